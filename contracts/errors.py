@@ -1,0 +1,142 @@
+"""The error tree: every failure that Tidelens names itself.
+
+    TidelensError
+    ├── UsageError             the operator must change something; exit code 2, one line
+    │   ├── ConfigurationError
+    │   ├── BrokerUnavailable  (retriable)
+    │   ├── PortInUse
+    │   ├── DataDirInUse
+    │   ├── DataDirNotWritable
+    │   ├── ModelMissing
+    │   └── TopicMismatch
+    ├── RejectedRecord         one record is bad: dead-lettered, the next one is served
+    ├── RejectedRequest        one request is bad: an RFC 9457 problem, or an `error` message
+    ├── NotReady               the node cannot stand for an answer now (retriable)
+    ├── TimedOut               a bounded wait ended (retriable)
+    ├── SpaceMismatch          vectors of two spaces met
+    ├── Fenced                 another process owns this partition now
+    ├── LogChanged             the log is not the one that the state came from: rebuild
+    └── SnapshotRefused        torn, corrupt, or of another log or space
+
+A message names the field, the limit and the value, where there are such.
+"""
+
+from typing import Any
+
+
+class TidelensError(Exception):
+    """Base of all. `retriable`: the same call may succeed later without a change."""
+
+    retriable = False
+
+
+class UsageError(TidelensError):
+    """The operator has to change something; shown as one line, exit code 2."""
+
+
+class ConfigurationError(UsageError):
+    """A setting or argument has a value that cannot work."""
+
+
+class BrokerUnavailable(UsageError):
+    """No Kafka broker answers at the given address, or it refuses us."""
+
+    retriable = True
+
+
+class PortInUse(UsageError):
+    """A port that we must listen on is taken."""
+
+
+class DataDirInUse(UsageError):
+    """Another live process uses the data directory."""
+
+
+class DataDirNotWritable(UsageError):
+    """The data directory cannot be written."""
+
+
+class ModelMissing(UsageError):
+    """The model's files are not here and cannot be had."""
+
+
+class TopicMismatch(UsageError):
+    """A topic is absent, or exists with settings that would lose or reorder records."""
+
+
+class _Rejected(TidelensError):
+    """Shared by what is refused for its content: a code, and field, limit and value."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        field: str | None = None,
+        limit: Any = None,
+        value: Any = None,
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+        self.limit = limit
+        self.value = value
+
+    def members(self) -> dict[str, Any]:
+        """Code, message and whichever of field, limit, value are known, for the wire."""
+        known = {"field": self.field, "limit": self.limit, "value": self.value}
+        return {
+            "code": self.code,
+            "message": self.message,
+            **{name: value for name, value in known.items() if value is not None},
+        }
+
+
+class RejectedRecord(_Rejected):
+    """One record is bad by itself; it goes to the dead letters with `code` as its reason."""
+
+
+class RejectedRequest(_Rejected):
+    """One request is bad; `status` is the HTTP status it is answered with."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        status: int = 400,
+        field: str | None = None,
+        limit: Any = None,
+        value: Any = None,
+    ) -> None:
+        super().__init__(code, message, field=field, limit=limit, value=value)
+        self.status = status
+
+
+class NotReady(TidelensError):
+    """The node has not caught up, or fell so far behind that its state no longer exists."""
+
+    retriable = True
+
+
+class TimedOut(TidelensError):
+    """A bounded wait ended before what it waited for came."""
+
+    retriable = True
+
+
+class SpaceMismatch(TidelensError):
+    """Vectors of two spaces met; the message names both."""
+
+
+class Fenced(TidelensError):
+    """A newer owner of the partition exists; whoever sees this drops all it owns and joins anew."""
+
+
+class LogChanged(TidelensError):
+    """Topic recreated, or offsets out of range: the state must be rebuilt from the log."""
+
+
+class SnapshotRefused(TidelensError):
+    """A snapshot is torn, corrupt, of a newer format, or of another log or space."""

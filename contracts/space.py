@@ -1,0 +1,47 @@
+"""A vector space: what must agree before two vectors may be compared.
+
+A space is a short name bound to the model, its weights, the preprocessing, the dimension and the
+metric. Its fingerprint travels in every embedding, so that vectors of two spaces never mix.
+"""
+
+import hashlib
+import re
+from dataclasses import asdict, dataclass
+
+import orjson
+
+from contracts.errors import ConfigurationError, SpaceMismatch
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Names one embedding space. `dim` is the vector length; `metric` is always cosine by now."""
+
+    name: str
+    model: str
+    revision: str
+    preprocessing: str
+    dim: int
+    metric: str = "cosine"
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ConfigurationError(
+                f"space name {self.name!r}: want lower-case letters, digits and '-', at most 63"
+            )
+
+    @property
+    def fingerprint(self) -> bytes:
+        """Eight bytes that differ when anything about the space differs."""
+        canonical = orjson.dumps(asdict(self), option=orjson.OPT_SORT_KEYS)
+        return hashlib.blake2b(canonical, digest_size=8).digest()
+
+    def require(self, fingerprint: bytes, *, where: str) -> None:
+        """Raise SpaceMismatch unless `fingerprint` is this space's."""
+        if fingerprint != self.fingerprint:
+            raise SpaceMismatch(
+                f"{where} is of space {fingerprint.hex()}, this node serves "
+                f"{self.name} ({self.fingerprint.hex()})"
+            )

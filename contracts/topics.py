@@ -1,0 +1,98 @@
+"""Names of topics, groups and transactional ids, and what each topic's settings must be."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Target = Literal["images", "captions"]
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Every Kafka name of one collection. `prefix` ends in a dot, as given by --topic-prefix.
+
+    >>> Names("tidelens.", "starter-v1").content("images")
+    'tidelens.images'
+    """
+
+    prefix: str
+    space: str
+
+    def content(self, target: Target) -> str:
+        return f"{self.prefix}{target}"
+
+    def embeddings(self, target: Target) -> str:
+        return f"{self.prefix}embeddings.{self.space}.{target}"
+
+    @property
+    def dead_letters(self) -> str:
+        return f"{self.prefix}dead-letters"
+
+    @property
+    def control(self) -> str:
+        return f"{self.prefix}control"
+
+    @property
+    def bare(self) -> str:
+        """The prefix without its final dot, as group and transactional ids carry it."""
+        return self.prefix.removesuffix(".")
+
+    @property
+    def encoder_group(self) -> str:
+        return f"{self.bare}.encode.{self.space}"
+
+    def index_group(self, shard: str, replica: str) -> str:
+        return f"{self.bare}.index.{self.space}.{shard}.{replica}"
+
+    def transactional_id(self, target: Target, partition: int) -> str:
+        return f"{self.bare}.{self.space}.{target}.{partition}"
+
+    def target_of(self, topic: str) -> Target | None:
+        """The target of a content or embeddings topic of this collection, else None."""
+        for target in TARGETS:
+            if topic in (self.content(target), self.embeddings(target)):
+                return target
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class TopicSpec:
+    """What a topic must look like: partitions (None: any number) and settings."""
+
+    name: str
+    partitions: int
+    config: dict[str, str]
+
+
+def topic_specs(
+    names: Names,
+    *,
+    partitions: int,
+    content_bytes_max: int,
+    compaction_lag_ms: int = 3_600_000,
+    delete_retention_ms: int = 86_400_000,
+) -> list[TopicSpec]:
+    """The topics of a collection: contents, embeddings of one space, dead letters, control.
+
+    `content_bytes_max` is the largest record in bytes; dead letters hold twice that, since they
+    carry the original untouched with more headers.
+    """
+    compacted = {
+        "cleanup.policy": "compact",
+        "min.compaction.lag.ms": str(compaction_lag_ms),
+        "delete.retention.ms": str(delete_retention_ms),
+        "message.timestamp.type": "LogAppendTime",
+        "max.message.bytes": str(content_bytes_max),
+    }
+    dead = {
+        "cleanup.policy": "delete",
+        "retention.ms": str(30 * 86_400_000),
+        "message.timestamp.type": "LogAppendTime",
+        "max.message.bytes": str(2 * content_bytes_max),
+    }
+    data = [names.content(t) for t in TARGETS] + [names.embeddings(t) for t in TARGETS]
+    return [
+        *(TopicSpec(topic, partitions, compacted) for topic in data),
+        TopicSpec(names.dead_letters, partitions, dead),
+        TopicSpec(names.control, 1, {"cleanup.policy": "compact"}),
+    ]

@@ -231,9 +231,7 @@ def _json(raw: bytes, field: str) -> Any:
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise RejectedRecord(
-            "invalid_json", f"{field}: not JSON ({error})", field=field
-        ) from None
+        raise RejectedRecord("invalid_json", f"{field}: not JSON ({error})", field=field) from None
 
 
 def _validated(model: type[_Model], body: Any) -> _Model:
@@ -242,9 +240,7 @@ def _validated(model: type[_Model], body: Any) -> _Model:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "value"
-        raise RejectedRecord(
-            "invalid_content", f"{field}: {first['msg']}", field=field
-        ) from None
+        raise RejectedRecord("invalid_content", f"{field}: {first['msg']}", field=field) from None
 
 
 def content_record(

@@ -29,7 +29,8 @@ def unit(vectors: ArrayLike) -> Vectors:
     lengths = np.linalg.norm(wide, axis=-1, keepdims=True)
     if not np.all(np.isfinite(lengths)) or np.any(lengths == 0):
         raise ValueError("a vector must be finite and not all zeros")
-    return (wide / lengths).astype(np.float16)
+    rows: Vectors = (wide / lengths).astype(np.float16)
+    return rows
 
 
 def exact_scores(rows: Vectors, query: Vectors) -> Scores:

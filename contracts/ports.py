@@ -1,0 +1,284 @@
+"""The ports where rooms meet. Each has a real in-memory version in contracts/memory.py.
+
+A port says what is promised; how it is kept is the implementation's business.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.hits import Hit, VectorQuery
+from contracts.records import (
+    Fetched,
+    OutRecord,
+    Positions,
+    Record,
+    RecordPosition,
+    TopicPartition,
+)
+from contracts.score import Vectors
+from contracts.space import Space
+from contracts.topics import Target
+
+RgbImage = NDArray[np.uint8]
+
+
+class Encoder(Protocol):
+    """Texts and images to unit vectors of one space.
+
+    Blocking; called from one thread at a time. Any number of inputs; the encoder splits them.
+    """
+
+    @property
+    def space(self) -> Space: ...
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied with before a softmax, as the checkpoint was trained."""
+        ...
+
+    @property
+    def image_side(self) -> int:
+        """Pixels of the model's input; a hint for decoding large pictures smaller."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """Shape (n, dim), float16, rows of length one."""
+        ...
+
+    def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
+        """`images`: uint8, (height, width, 3). Shape (n, dim), float16, rows of length one."""
+        ...
+
+
+class QueryEncoder(Protocol):
+    """The same for queries, off the event loop, one at a time, batched and cached behind it."""
+
+    async def text(self, text: str) -> Vectors: ...
+
+    async def image(self, data: bytes) -> Vectors:
+        """Raises RejectedRecord for a picture that cannot be decoded."""
+        ...
+
+
+class Clock(Protocol):
+    """Wall-clock time in seconds since the epoch; tests move it by hand."""
+
+    def now(self) -> float: ...
+
+
+class LogReader(Protocol):
+    """Reads assigned partitions in order, committed records only.
+
+    Offsets out of range raise LogChanged: there is no silent jump to either end.
+    """
+
+    async def fetch(self, *, records_max: int, timeout_ms: int) -> Fetched: ...
+
+    async def stable_offsets(self) -> dict[TopicPartition, int]:
+        """The last stable offset of each assigned partition, asked of the broker now."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class EventLog(Protocol):
+    """The event log as producers and index nodes use it."""
+
+    async def publish(self, records: Sequence[OutRecord]) -> list[RecordPosition]:
+        """Append, acknowledged by all in-sync replicas; positions in the order given."""
+        ...
+
+    async def read(self, position: RecordPosition) -> Record | None:
+        """The record at exactly this offset, or None where compaction took it."""
+        ...
+
+    async def tail(self, start: Positions) -> LogReader:
+        """A reader standing at `start`; every partition to read is named there."""
+        ...
+
+    async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """The broker's id of each topic; raises TopicMismatch for one that is absent."""
+        ...
+
+    async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Raises TopicMismatch for a topic that is absent."""
+        ...
+
+    async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """High watermarks: past everything appended, transactions still open included."""
+        ...
+
+    async def committed(self, group: str) -> dict[TopicPartition, int]:
+        """The group's committed offsets."""
+        ...
+
+    async def commit(self, group: str, positions: Positions) -> None:
+        """Publish an index node's positions, for dashboards only."""
+        ...
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Lease:
+    """One period of owning one content partition. Compared by identity: a later period is new."""
+
+    partition: TopicPartition
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Records of one leased partition, in source order, and the position after them."""
+
+    lease: Lease
+    records: Sequence[Record]
+    next_offset: int
+
+
+class Ownership(Protocol):
+    """An encoder's membership in its group: which partitions are its own, and writing for them.
+
+    Keeps invariant 2: the former owner is fenced before the committed offset is read, and outputs
+    and offset go into one transaction.
+    """
+
+    async def fetch(self, *, records_max: int, timeout_ms: int) -> list[Claimed]:
+        """Next records of the partitions owned now; empty when there are none in time."""
+        ...
+
+    async def commit(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
+        """Append `outputs` and move the partition's offset to `claimed.next_offset`, or neither.
+
+        Raises Fenced when the lease has ended; the batch is then somebody else's.
+        """
+        ...
+
+    @property
+    def owned(self) -> frozenset[TopicPartition]: ...
+
+
+class EncoderLog(Protocol):
+    """The event log as encoders use it."""
+
+    def own(self, group: str) -> AbstractAsyncContextManager[Ownership]:
+        """Join `group`, which shares out the partitions of both content topics."""
+        ...
+
+    async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]: ...
+
+    async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]: ...
+
+
+class BlobStore(Protocol):
+    """Named immutable blobs: where snapshots live. Names are slash-separated."""
+
+    async def write(self, name: str, data: bytes | memoryview) -> None:
+        """Whole or not at all, and durable when it returns."""
+        ...
+
+    async def read(self, name: str) -> bytes:
+        """Raises KeyError when there is no such blob."""
+        ...
+
+    async def list(self, prefix: str) -> list[str]: ...
+
+    async def delete(self, name: str) -> None:
+        """Deleting what is not there is not an error."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AsOf:
+    """The state that an answer stands for: the index is a function of these offsets alone.
+
+    `offsets` are positions in the embeddings partitions: target -> one number per partition.
+    `epoch` names the log itself; it changes when a topic is recreated.
+    """
+
+    space: str
+    epoch: str
+    offsets: Mapping[Target, Sequence[int]]
+
+    def covers(self, other: "AsOf") -> bool:
+        """Whether this state is at or past `other` in every partition."""
+        return all(
+            mine >= theirs
+            for target, offsets in other.offsets.items()
+            for mine, theirs in zip(self.offsets[target], offsets, strict=True)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Hits of one query, and the state they were found in."""
+
+    hits: Sequence[Hit]
+    as_of: AsOf
+
+
+class Searcher(Protocol):
+    """Answers vector queries from one consistent state."""
+
+    async def search(self, queries: Sequence[VectorQuery]) -> list[Answer]:
+        """All answers from the same view, in order. Raises NotReady."""
+        ...
+
+    async def item(self, target: Target, item_id: str) -> Hit | None:
+        """The item as indexed now (rank and score 0), its vector included."""
+        ...
+
+    def as_of(self) -> AsOf: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What one applied batch changed: for each target the ids put in and the ids taken out.
+
+    `vectors` holds a row per id of `upserted`. An id is in one of the two, by its last record.
+    """
+
+    target: Target
+    upserted: Sequence[str]
+    vectors: Vectors
+    removed: Sequence[str]
+
+
+class AppliedBatches(Protocol):
+    """Tells listeners about every applied batch, after its view has become the current one."""
+
+    def listen(self, listener: Callable[[Sequence[Applied]], None]) -> Callable[[], None]:
+        """Call `listener` on the event loop after each batch; returns what ends it."""
+        ...
+
+
+class Matcher(Protocol):
+    """Nominates (query, vector) pairs whose score may reach the query's floor."""
+
+    def nominate(
+        self, queries: Vectors, floors: NDArray[np.float64], vectors: Vectors
+    ) -> NDArray[np.intp]:
+        """Indices of queries (q, d) that some row of vectors (n, d) may score >= floor (q,)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """How far one group is behind in one partition."""
+
+    role: str
+    group: str
+    topic: str
+    partition: int
+    position: int
+    end: int
+    records: int
+    seconds: float
+
+
+class LagSource(Protocol):
+    """Lag of encoders and index nodes against the last stable offset."""
+
+    async def lag(self) -> list[Lag]: ...

@@ -1,0 +1,137 @@
+"""Every setting, read from the environment in this one place.
+
+A setting `name` is the variable TIDELENS_NAME; `tidelens config` prints each with its value,
+origin and meaning. Command-line options override them. Every limit of the system stands here or
+beside the contract it limits (contracts/events.py), with a name and a default.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contracts.errors import ConfigurationError
+from contracts.partitioning import PartitionerName
+
+MIB = 1024 * 1024
+
+
+class KafkaSettings(BaseSettings):
+    """How every Kafka client connects, Faust's included: TIDELENS_KAFKA_*."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDELENS_KAFKA_", frozen=True)
+
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="Kafka's security.protocol."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="Kafka's sasl.mechanism."
+    )
+    sasl_username: str | None = Field(None, description="User for SASL.")
+    sasl_password: SecretStr | None = Field(None, description="Password for SASL.")
+    ssl_cafile: Path | None = Field(None, description="CA certificates, PEM.")
+    ssl_certfile: Path | None = Field(None, description="Client certificate, PEM.")
+    ssl_keyfile: Path | None = Field(None, description="Client key, PEM.")
+    ssl_password: SecretStr | None = Field(None, description="Password of the client key.")
+    client_id: str = Field("tidelens", description="client.id, seen in the broker's logs.")
+
+
+class Settings(BaseSettings):
+    """All other settings: TIDELENS_*."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDELENS_", frozen=True)
+
+    # What is served
+    brokers: str | None = Field(None, description="Bootstrap servers; none: run Kafka itself.")
+    topic_prefix: str = Field(
+        "tidelens.",
+        pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.$",
+        description="Starts every topic, group and transactional id; ends in a dot.",
+    )
+    model: str = Field("starter", description="`starter`, a folder, or a Hugging Face hub name.")
+    partitioner: PartitionerName = Field(
+        "murmur2", description="Where ids live: Java's default, or librdkafka's (crc32)."
+    )
+    partitions: int = Field(4, ge=1, le=4096, description="Partitions of topics that we create.")
+    replication_factor: int = Field(1, ge=1, le=32767, description="Of topics that we create.")
+    min_insync_replicas: int = Field(1, ge=1, description="Of topics that we create.")
+    data: Path = Field(Path("tidelens-data"), description="Directory for Kafka's and our files.")
+    cache_dir: Path | None = Field(None, description="Downloads; none: the user's cache.")
+    shard: str = Field("0", pattern=r"^[a-z0-9-]+$", description="This index node's shard.")
+    replica: str = Field("0", pattern=r"^[a-z0-9-]+$", description="This index node's replica.")
+
+    # Addresses
+    host: str = Field("127.0.0.1", description="Address that the API listens on.")
+    port: int = Field(8080, ge=0, le=65535, description="Port that the API listens on.")
+    encode_metrics_port: int = Field(
+        9464, ge=0, le=65535, description="Port of an encoder's /metrics; 0: none."
+    )
+    hosts_allowed: list[str] = Field(
+        default_factory=list,
+        description="Host names that may be in Host and Origin, beside loopback (JSON list).",
+    )
+    allow_roots: list[Path] = Field(
+        default_factory=list, description="Folders that file: references may point into (JSON)."
+    )
+
+    # Limits of records
+    record_bytes_max: int = Field(4 * MIB, description="Largest content record.")
+    inline_bytes_max: int = Field(2 * MIB, description="Pictures above this go by reference.")
+    image_bytes_max: int = Field(20 * MIB, description="Largest picture, compressed.")
+    image_pixels_max: int = Field(50_000_000, description="Largest picture, in pixels.")
+
+    # Limits of encoding
+    encode_batch_records: int = Field(256, ge=1, description="Records of one encoder batch.")
+    encode_wait_ms: int = Field(50, ge=1, description="Longest wait of one poll for records.")
+    encode_threads: int = Field(2, ge=1, description="Threads of the model and of decoding.")
+    query_batch_max: int = Field(32, ge=1, description="Queries encoded together.")
+    query_queue_max: int = Field(256, ge=1, description="Queries waiting to be encoded.")
+    query_cache_max: int = Field(4096, ge=0, description="Query vectors kept.")
+
+    # Limits of indexing
+    index_batch_records: int = Field(2048, ge=1, description="Records applied in one step.")
+    index_wait_ms: int = Field(20, ge=1, description="Longest wait of one poll for records.")
+    snapshot_every_s: float = Field(60.0, gt=0, description="Snapshot when this old and changed.")
+    snapshots_kept: int = Field(2, ge=1, description="Snapshots kept.")
+    stale_after_s: float = Field(
+        3600.0, gt=0, description="Not ready when last caught up this long ago."
+    )
+
+    # Limits of serving
+    k_max: int = Field(1000, ge=1, description="Largest k + offset of a query.")
+    body_bytes_max: int = Field(32 * MIB, description="Largest HTTP request body.")
+    publish_items_max: int = Field(1000, description="Items in one POST /v1/items.")
+    queries_max: int = Field(64, description="Queries in one POST /v1/search.")
+    wait_s_max: float = Field(60.0, description="Longest wait_for.")
+    connections_max: int = Field(1000, description="WebSocket connections.")
+    subscriptions_max: int = Field(100, description="Subscriptions on one connection.")
+    frame_bytes_max: int = Field(8 * MIB, description="Largest WebSocket frame received.")
+    send_timeout_s: float = Field(10.0, description="A client that takes longer is closed, 1013.")
+
+    log_format: Literal["auto", "human", "json"] = Field(
+        "auto", description="auto: human on a terminal, JSON else."
+    )
+
+
+def load(**overrides: Any) -> Settings:
+    """Settings from the environment, `overrides` (None: not given) before it."""
+    given = {name: value for name, value in overrides.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigurationError(_one_line("TIDELENS_", error)) from None
+
+
+def load_kafka() -> KafkaSettings:
+    """Connection settings from the environment."""
+    try:
+        return KafkaSettings()
+    except ValidationError as error:
+        raise ConfigurationError(_one_line("TIDELENS_KAFKA_", error)) from None
+
+
+def _one_line(prefix: str, error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0]).upper()
+    return f"{prefix}{name}: {first['msg']}, got {first['input']!r}"

@@ -1,0 +1,58 @@
+"""Live cursors: the state a standing list was exact at, and a digest of that list.
+
+Opaque to clients: base64url of a JSON array. Nothing in it is trusted for more than comparing.
+"""
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from contracts.errors import RejectedRequest
+from contracts.messages import WireHit
+from contracts.ports import AsOf
+
+CURSOR_CHARS_MAX = 100_000
+
+
+def list_digest(hits: Sequence[WireHit]) -> str:
+    """Equal for equal lists: ids, order, scores and every other member."""
+    raw = orjson.dumps(list(hits), option=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(raw, digest_size=12).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """`as_of`, a digest of the query it answers, and the digest of the hits there."""
+
+    as_of: AsOf
+    query: str
+    hits: str
+
+    def encode(self) -> str:
+        offsets = {target: list(numbers) for target, numbers in self.as_of.offsets.items()}
+        parts = [1, self.as_of.space, self.as_of.epoch, offsets, self.query, self.hits]
+        return base64.urlsafe_b64encode(orjson.dumps(parts)).decode().rstrip("=")
+
+    @classmethod
+    def decode(cls, raw: str) -> "Cursor":
+        """Raises RejectedRequest `invalid_cursor`."""
+        try:
+            if len(raw) > CURSOR_CHARS_MAX:
+                raise ValueError("too long")
+            padded = raw + "=" * (-len(raw) % 4)
+            version, space, epoch, offsets, query, digest = orjson.loads(
+                base64.b64decode(padded, altchars=b"-_", validate=True)
+            )
+            if version != 1 or not all(isinstance(s, str) for s in (space, epoch, query, digest)):
+                raise ValueError("not of version 1")
+            if not all(isinstance(n, int) for numbers in offsets.values() for n in numbers):
+                raise ValueError("offsets are not numbers")
+        except (ValueError, TypeError, AttributeError, binascii.Error) as error:
+            raise RejectedRequest(
+                "invalid_cursor", f"cursor: not one of ours ({error})", field="cursor"
+            ) from None
+        return cls(AsOf(space, epoch, offsets), query, digest)

@@ -1,0 +1,330 @@
+"""The wire, version 1: queries, items, live messages, problems. The same in HTTP and WebSocket.
+
+Parsing is pydantic's; what we send is built as plain dictionaries and dumped by orjson, typed
+here so that the schemas in contracts/schemas/ are generated from one place.
+"""
+
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from contracts.errors import RejectedRequest
+from contracts.events import ID_BYTES_MAX, TEXT_CHARS_MAX, ImageData, Metadata
+from contracts.hits import Hit
+from contracts.ports import AsOf
+from contracts.topics import Target
+
+WireHit = dict[str, Any]
+
+_Id = Annotated[str, Field(min_length=1, max_length=ID_BYTES_MAX)]
+_Text = Annotated[str, Field(min_length=1, max_length=TEXT_CHARS_MAX)]
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Token(_Message):
+    """Where a published record stands; `wait_for` takes it back."""
+
+    topic: str
+    partition: Annotated[int, Field(ge=0)]
+    offset: Annotated[int, Field(ge=0)]
+
+
+class AsOfMessage(_Message):
+    """The state an answer stands for; `wait_for` takes it back."""
+
+    space: str
+    epoch: str
+    offsets: dict[Target, list[int]]
+
+
+class _Part(_Message):
+    """What to look for: exactly one of text, image, vector, id (with `of`)."""
+
+    text: _Text | None = None
+    image: str | None = Field(default=None, description="The picture's bytes in base64.")
+    vector: list[float] | None = None
+    id: _Id | None = None
+    of: Target | None = Field(default=None, description="Which target `id` is of.")
+
+    def kinds(self) -> list[str]:
+        names = ("text", "image", "vector", "id")
+        return [name for name in names if getattr(self, name) is not None]
+
+    @model_validator(mode="after")
+    def _id_with_of(self) -> "_Part":
+        if self.id is not None and self.of is None:
+            raise ValueError("of: `id` needs it, images or captions")
+        if self.of is not None and self.id is None:
+            raise ValueError("of: goes with `id` only")
+        return self
+
+
+class FusePart(_Part):
+    """One part of a fused query; negative weights push away."""
+
+    weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "FusePart":
+        if len(self.kinds()) != 1:
+            raise ValueError("exactly one of text, image, vector and id is needed")
+        return self
+
+
+class Query(_Part):
+    """One search: exactly one of text, image, vector, id, fuse; the rest says how."""
+
+    fuse: Annotated[list[FusePart], Field(min_length=1, max_length=16)] | None = None
+    target: Target = "images"
+    k: Annotated[int, Field(ge=1)] = 10
+    offset: Annotated[int, Field(ge=0)] = 0
+    min_score: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    filter: dict[str, Any] | None = None
+    exact: bool = False
+    collapse: Literal["item"] | None = None
+    include: list[Literal["vector"]] = Field(default_factory=list)
+    wait_for: Token | AsOfMessage | None = None
+    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _one_question(self) -> "Query":
+        kinds = self.kinds() + (["fuse"] if self.fuse is not None else [])
+        if len(kinds) != 1:
+            got = ", ".join(kinds) or "none"
+            raise ValueError(
+                f"exactly one of text, image, vector, id and fuse is needed, got {got}"
+            )
+        return self
+
+
+class NewItem(_Message):
+    """One item of POST /v1/items and of a JSON Lines file: exactly one of text and image."""
+
+    target: Target
+    id: _Id
+    text: _Text | None = None
+    image: str | ImageData | None = Field(default=None, description="Base64, or a reference.")
+    item: _Id | None = None
+    metadata: Metadata = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _content(self) -> "NewItem":
+        needed, other = ("image", "text") if self.target == "images" else ("text", "image")
+        if getattr(self, needed) is None or getattr(self, other) is not None:
+            raise ValueError(f"{needed}: target {self.target} needs it, and no {other}")
+        return self
+
+
+class Subscribe(_Message):
+    """Open a live subscription named `sub`, or resume one from `cursor`."""
+
+    op: Literal["subscribe"]
+    sub: Annotated[str, Field(min_length=1, max_length=64)]
+    mode: Literal["top", "matches"] = "top"
+    query: Query
+    cursor: str | None = None
+
+
+class Unsubscribe(_Message):
+    """End the subscription named `sub`."""
+
+    op: Literal["unsubscribe"]
+    sub: str
+
+
+class Ping(_Message):
+    """Asks for a `pong`, for clients that cannot send WebSocket pings (browsers)."""
+
+    op: Literal["ping"]
+
+
+ClientMessage = Annotated[Subscribe | Unsubscribe | Ping, Field(discriminator="op")]
+_CLIENT_MESSAGE: TypeAdapter[Subscribe | Unsubscribe | Ping] = TypeAdapter(ClientMessage)
+_QUERIES: TypeAdapter[list[Query]] = TypeAdapter(list[Query])
+_NEW_ITEMS: TypeAdapter[list[NewItem]] = TypeAdapter(list[NewItem])
+
+
+class SourceMessage(_Message):
+    """The content record that a hit comes from."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class HitMessage(_Message):
+    """One hit as sent. `picture` is a URL path for images, else null."""
+
+    id: str
+    target: Target
+    rank: int
+    score: float
+    item: str | None
+    text: str | None
+    metadata: Metadata
+    source: SourceMessage
+    picture: str | None
+    vector: list[float] | None = None
+
+
+class AnswerMessage(_Message):
+    """What POST /v1/search answers."""
+
+    hits: list[HitMessage]
+    as_of: AsOfMessage
+    behind_s: float | None
+    partial: bool
+    shards_ok: int
+    shards: int
+    took_ms: float
+
+
+class Change(_Message):
+    """One change of a standing list; `hit` is absent for `leave`. Ranks are of the new list."""
+
+    change: Literal["enter", "leave", "move", "update"]
+    id: str
+    rank: int | None = None
+    hit: HitMessage | None = None
+
+
+class Snapshot(_Message):
+    type: Literal["snapshot"]
+    sub: str
+    hits: list[HitMessage]
+    cursor: str
+
+
+class Delta(_Message):
+    type: Literal["delta"]
+    sub: str
+    changes: list[Change]
+    cursor: str
+
+
+class Resumed(_Message):
+    type: Literal["resumed"]
+    sub: str
+    cursor: str
+
+
+class Reset(_Message):
+    """The cursor belongs to another space or log; a fresh snapshot follows."""
+
+    type: Literal["reset"]
+    sub: str
+    reason: str
+
+
+class ErrorMessage(_Message):
+    """A refused message, or the end of a subscription; members as in a problem document."""
+
+    type: Literal["error"]
+    sub: str | None = None
+    code: str
+    message: str
+    field: str | None = None
+
+
+class Pong(_Message):
+    type: Literal["pong"]
+
+
+ServerMessage = Annotated[
+    Snapshot | Delta | Resumed | Reset | ErrorMessage | Pong, Field(discriminator="type")
+]
+
+
+def parse_json(raw: bytes | str) -> Any:
+    """JSON, or RejectedRequest `invalid_json`."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise RejectedRequest("invalid_json", f"body: not JSON ({error})", field="body") from None
+
+
+def parse_queries(body: Any, *, queries_max: int) -> list[Query]:
+    """A query or a list of them. Raises RejectedRequest naming the field."""
+    queries = body if isinstance(body, list) else [body]
+    _bounded("queries", len(queries), queries_max)
+    return _validated(_QUERIES, queries, unlisted=not isinstance(body, list))
+
+
+def parse_new_items(body: Any, *, items_max: int) -> list[NewItem]:
+    """An item or a list of them. Raises RejectedRequest naming the field."""
+    items = body if isinstance(body, list) else [body]
+    _bounded("items", len(items), items_max)
+    return _validated(_NEW_ITEMS, items, unlisted=not isinstance(body, list))
+
+
+def parse_client_message(raw: str) -> Subscribe | Unsubscribe | Ping:
+    """One WebSocket message of a client. Raises RejectedRequest naming the field."""
+    return _validated(_CLIENT_MESSAGE, parse_json(raw))
+
+
+_Parsed = TypeVar("_Parsed")
+
+
+def _validated(adapter: TypeAdapter[_Parsed], body: Any, *, unlisted: bool = False) -> _Parsed:
+    try:
+        return adapter.validate_python(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        path = [str(part) for part in first["loc"]]
+        field = ".".join(path[1:] if unlisted else path) or "body"
+        raise RejectedRequest(
+            "invalid_request",
+            f"{field}: {first['msg'].removeprefix('Value error, ')}",
+            field=field,
+        ) from None
+
+
+def _bounded(field: str, value: int, limit: int) -> None:
+    if value > limit:
+        raise RejectedRequest(
+            "too_many",
+            f"{field}: limit {limit}, got {value}",
+            status=413,
+            field=field,
+            limit=limit,
+            value=value,
+        )
+
+
+def wire_hit(hit: Hit) -> WireHit:
+    """A hit as it is sent (HitMessage's members)."""
+    topic, partition, offset = hit.source
+    wire: WireHit = {
+        "id": hit.id,
+        "target": hit.target,
+        "rank": hit.rank,
+        "score": hit.score,
+        "item": hit.item,
+        "text": hit.text,
+        "metadata": dict(hit.metadata or {}),
+        "source": {"topic": topic, "partition": partition, "offset": offset},
+        "picture": f"/v1/pictures/{quote(hit.id)}" if hit.target == "images" else None,
+    }
+    if hit.vector is not None:
+        wire["vector"] = [float(number) for number in hit.vector]
+    return wire
+
+
+def wire_as_of(as_of: AsOf) -> dict[str, Any]:
+    """A state as it is sent (AsOfMessage's members)."""
+    return {
+        "space": as_of.space,
+        "epoch": as_of.epoch,
+        "offsets": {target: list(offsets) for target, offsets in as_of.offsets.items()},
+    }
+
+
+def read_as_of(message: AsOfMessage) -> AsOf:
+    """The inverse of `wire_as_of`."""
+    return AsOf(message.space, message.epoch, message.offsets)

@@ -28,6 +28,7 @@ from contracts.score import Vectors, unit
 from contracts.space import Space
 
 _Known = TypeVar("_Known")
+_MURMUR2 = partitioner("murmur2")
 
 
 class ManualClock:
@@ -106,7 +107,7 @@ class MemoryLog:
         topics: Mapping[str, int],
         *,
         content_topics: Sequence[str] = (),
-        partition_of: Partitioner = partitioner("murmur2"),
+        partition_of: Partitioner = _MURMUR2,
         clock: ManualClock | None = None,
     ) -> None:
         self._counts = dict(topics)

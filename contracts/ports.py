@@ -233,6 +233,22 @@ class Searcher(Protocol):
     def as_of(self) -> AsOf: ...
 
 
+class Progress(Protocol):
+    """How far an index has come, in terms of the content records behind it."""
+
+    def highest_source(self, target: Target, partition: int) -> int:
+        """Highest content offset whose vector or tombstone was applied; -1: none."""
+        ...
+
+    def reason_of(self, target: Target, partition: int, offset: int) -> str | None:
+        """Why this content record was dead-lettered, while that is remembered."""
+        ...
+
+    def count(self, target: Target) -> int:
+        """Live items."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Applied:
     """What one applied batch changed: for each target the ids put in and the ids taken out.

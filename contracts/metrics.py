@@ -1,0 +1,128 @@
+"""Every metric, by its Prometheus name, made once per process on a registry that is handed in."""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+)
+
+# From a millisecond to a minute: what lies between an in-memory search and a cold encoder.
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_RECORDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+
+
+class Metrics:
+    """The metrics of one process. Times are seconds, sizes bytes, as Prometheus asks."""
+
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = registry or CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        r = self.registry
+        self.encoded = Counter(
+            "tidelens_encoded_records_total",
+            "Content records turned into a vector or a tombstone.",
+            ["target", "outcome"],
+            registry=r,
+        )
+        self.encode_seconds = Histogram(
+            "tidelens_encode_seconds",
+            "Time in the model for one batch.",
+            ["target"],
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.encode_batch = Histogram(
+            "tidelens_encode_batch_records",
+            "Records of one encoder batch.",
+            buckets=_RECORDS,
+            registry=r,
+        )
+        self.transaction_seconds = Histogram(
+            "tidelens_encode_transaction_seconds",
+            "Time of one transaction, embeddings and offset.",
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.partitions_owned = Gauge(
+            "tidelens_encode_partitions_owned", "Content partitions this encoder owns.", registry=r
+        )
+        self.fenced = Counter(
+            "tidelens_encode_fenced_total", "Times that a newer owner ended ours.", registry=r
+        )
+        self.dead_letters = Counter(
+            "tidelens_dead_letters_total",
+            "Records written to the dead letters.",
+            ["stage", "reason"],
+            registry=r,
+        )
+        self.applied = Counter(
+            "tidelens_applied_records_total",
+            "Embedding records applied to the index.",
+            ["target"],
+            registry=r,
+        )
+        self.apply_seconds = Histogram(
+            "tidelens_apply_seconds", "Time to apply one batch.", buckets=_SECONDS, registry=r
+        )
+        self.items = Gauge("tidelens_index_items", "Live items.", ["target"], registry=r)
+        self.snapshots = Counter(
+            "tidelens_snapshots_total", "Snapshots, by outcome.", ["outcome"], registry=r
+        )
+        self.stage_seconds = Histogram(
+            "tidelens_stage_seconds",
+            "Since the broker appended the content record: until encoded, searchable, pushed.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.search_seconds = Histogram(
+            "tidelens_search_seconds",
+            "Time to answer one search request.",
+            ["outcome"],
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.query_encode_seconds = Histogram(
+            "tidelens_query_encode_seconds",
+            "Time to turn a query's text or image into a vector.",
+            ["kind", "cache"],
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.connections = Gauge(
+            "tidelens_live_connections", "Open WebSocket connections.", registry=r
+        )
+        self.subscriptions = Gauge("tidelens_live_subscriptions", "Live subscriptions.", registry=r)
+        self.live_messages = Counter(
+            "tidelens_live_messages_total", "Messages sent to subscribers.", ["type"], registry=r
+        )
+        self.published = Counter(
+            "tidelens_published_records_total", "Records published by the API.", registry=r
+        )
+        self.lag_records = Gauge(
+            "tidelens_lag_records",
+            "Records between a group's position and the last stable offset.",
+            ["role", "group", "topic", "partition"],
+            registry=r,
+        )
+        self.lag_seconds = Gauge(
+            "tidelens_lag_seconds",
+            "Age of the oldest record that a group has not processed.",
+            ["role", "group", "topic", "partition"],
+            registry=r,
+        )
+        self.behind_seconds = Gauge(
+            "tidelens_behind_seconds",
+            "Age of the oldest content record not yet searchable.",
+            registry=r,
+        )
+        self.queue_depth = Gauge(
+            "tidelens_queue_depth", "Entries waiting in a bounded queue.", ["queue"], registry=r
+        )
+        self.ready = Gauge("tidelens_ready", "1 when the node answers searches.", registry=r)

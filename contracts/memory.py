@@ -131,11 +131,12 @@ class MemoryLog:
         records = self.records[TopicPartition(position.topic, position.partition)]
         return records[position.offset] if position.offset < len(records) else None
 
-    async def tail(self, start: Positions) -> "MemoryReader":
-        for partition, offset in start.items():
+    async def tail(self, start: Mapping[TopicPartition, int | None]) -> "MemoryReader":
+        positions = {partition: offset or 0 for partition, offset in start.items()}
+        for partition, offset in positions.items():
             if offset > len(self.records[partition]):
                 raise LogChanged(f"{partition}: offset {offset} is past the end")
-        return MemoryReader(self, start)
+        return MemoryReader(self, positions)
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         return {topic: self._known(self._ids, topic) for topic in topics}
@@ -166,6 +167,9 @@ class MemoryLog:
         yield MemoryOwnership(self, group, leases)
 
     # What the readers below share
+
+    def now(self) -> float:
+        return self._clock.now()
 
     def owns(self, lease: Lease) -> bool:
         return self._owner.get(lease.partition) is lease
@@ -230,6 +234,9 @@ class MemoryReader:
     async def stable_offsets(self) -> dict[TopicPartition, int]:
         return await self._log.end_offsets(self._positions)
 
+    async def positions(self) -> dict[TopicPartition, int]:
+        return dict(self._positions)
+
     async def close(self) -> None:
         """Nothing to release."""
 
@@ -243,6 +250,11 @@ class MemoryReader:
                 self._positions[partition] = position + len(records)
                 left -= len(records)
         fetched.positions = dict(self._positions)
+        fetched.caught_up = {
+            partition: self._log.now()
+            for partition, position in self._positions.items()
+            if position >= len(self._log.records[partition])
+        }
         return fetched
 
 

@@ -79,6 +79,10 @@ class LogReader(Protocol):
 
     async def fetch(self, *, records_max: int, timeout_ms: int) -> Fetched: ...
 
+    async def positions(self) -> dict[TopicPartition, int]:
+        """Where the next fetch goes on."""
+        ...
+
     async def stable_offsets(self) -> dict[TopicPartition, int]:
         """The last stable offset of each assigned partition, asked of the broker now."""
         ...
@@ -97,8 +101,8 @@ class EventLog(Protocol):
         """The record at exactly this offset, or None where compaction took it."""
         ...
 
-    async def tail(self, start: Positions) -> LogReader:
-        """A reader standing at `start`; every partition to read is named there."""
+    async def tail(self, start: Mapping[TopicPartition, int | None]) -> LogReader:
+        """A reader standing at `start` (None: the beginning); it reads the partitions named."""
         ...
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:

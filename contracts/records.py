@@ -87,8 +87,11 @@ class Fetched:
     """One read of a tailing reader: records by partition, and the positions after them.
 
     Positions move past transaction markers and compaction holes, so they may advance while
-    `records` is empty.
+    `records` is empty. `caught_up` names the partitions of which nothing stable is left to read,
+    with the time (seconds since the epoch) of the broker's answer that said so: while no broker
+    answers, that time stands still.
     """
 
     records: dict[TopicPartition, list[Record]] = field(default_factory=dict)
     positions: dict[TopicPartition, int] = field(default_factory=dict)
+    caught_up: dict[TopicPartition, float] = field(default_factory=dict)

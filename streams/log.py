@@ -1,0 +1,268 @@
+"""The event log on Kafka: the EventLog and LogReader ports on aiokafka.
+
+Reading is always by assignment and seek, read_committed, with no automatic reset: a position that
+the log no longer has is an error to act on (LogChanged), never a silent jump.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Self
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+
+from contracts.errors import LogChanged
+from contracts.partitioning import Partitioner
+from contracts.records import (
+    Fetched,
+    OutRecord,
+    Positions,
+    Record,
+    RecordPosition,
+    TopicPartition,
+)
+from streams.connect import Connection
+
+_READ_TIMEOUT_MS = 3_000
+
+
+def read_record(record: ConsumerRecord) -> Record:
+    """aiokafka's record as ours."""
+    return Record(
+        record.topic,
+        record.partition,
+        record.offset,
+        record.timestamp,
+        record.key,
+        record.value,
+        record.headers,
+    )
+
+
+class KafkaReader:
+    """The LogReader port: partitions assigned once, read in order."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, partitions: Sequence[KafkaPartition]) -> None:
+        self._consumer = consumer
+        self._partitions = partitions
+
+    @classmethod
+    async def open(cls, connection: Connection, start: Mapping[TopicPartition, int | None]) -> Self:
+        """A reader standing at `start`; None: at the beginning of what the log still has."""
+        consumer = AIOKafkaConsumer(
+            **connection.client_options(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            fetch_max_wait_ms=500,
+            fetch_max_bytes=16 * 1024 * 1024,
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+        )
+        partitions = [KafkaPartition(*partition) for partition in start]
+        await consumer.start()
+        try:
+            consumer.assign(partitions)
+            beginning = [KafkaPartition(*p) for p, offset in start.items() if offset is None]
+            if beginning:
+                for partition, offset in (await consumer.beginning_offsets(beginning)).items():
+                    consumer.seek(partition, offset)
+            for partition, position in start.items():
+                if position is not None:
+                    consumer.seek(KafkaPartition(*partition), position)
+        except BaseException:
+            await consumer.stop()
+            raise
+        return cls(consumer, partitions)
+
+    async def fetch(self, *, records_max: int, timeout_ms: int) -> Fetched:
+        try:
+            found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=records_max)
+        except OffsetOutOfRangeError as error:
+            raise LogChanged(f"offsets out of range: {error}") from error
+        positions = await self.positions()
+        return Fetched(
+            {
+                TopicPartition(*partition): [read_record(record) for record in records]
+                for partition, records in found.items()
+            },
+            positions,
+            self._caught_up(positions),
+        )
+
+    async def positions(self) -> dict[TopicPartition, int]:
+        """Where the next fetch goes on, past markers and holes."""
+        return {
+            TopicPartition(*partition): await self._consumer.position(partition)
+            for partition in self._partitions
+        }
+
+    def _caught_up(self, positions: Positions) -> dict[TopicPartition, float]:
+        caught_up = {}
+        for partition in self._partitions:
+            stable = self._consumer.last_stable_offset(partition)
+            asked_ms = self._consumer.last_poll_timestamp(partition)
+            if stable is None or asked_ms is None:
+                continue  # nothing was fetched yet
+            if positions[TopicPartition(*partition)] >= stable:
+                caught_up[TopicPartition(*partition)] = asked_ms / 1000
+        return caught_up
+
+    async def stable_offsets(self) -> dict[TopicPartition, int]:
+        # A read_committed consumer is answered with the last stable offset (KIP-98).
+        ends = await self._consumer.end_offsets(self._partitions)
+        return {TopicPartition(*partition): offset for partition, offset in ends.items()}
+
+    async def close(self) -> None:
+        await self._consumer.stop()
+
+
+class KafkaLog:
+    """The EventLog port. Clients are opened on first use and kept."""
+
+    def __init__(
+        self, connection: Connection, *, partition_of: Partitioner, record_bytes_max: int
+    ) -> None:
+        self._connection = connection
+        self._partition_of = partition_of
+        self._record_bytes_max = record_bytes_max
+        self._producer: AIOKafkaProducer | None = None
+        self._looker: AIOKafkaConsumer | None = None
+        self._ends: AIOKafkaConsumer | None = None
+        self._committers: dict[str, AIOKafkaConsumer] = {}
+        self._opening = asyncio.Lock()
+        self._looking = asyncio.Lock()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, connection: Connection, *, partition_of: Partitioner, record_bytes_max: int
+    ) -> AsyncIterator[Self]:
+        log = cls(connection, partition_of=partition_of, record_bytes_max=record_bytes_max)
+        try:
+            yield log
+        finally:
+            await log.close()
+
+    async def close(self) -> None:
+        for client in (self._producer, self._looker, self._ends, *self._committers.values()):
+            if client is not None:
+                with contextlib.suppress(KafkaError, TimeoutError):
+                    async with asyncio.timeout(5):
+                        await client.stop()
+
+    async def publish(self, records: Sequence[OutRecord]) -> list[RecordPosition]:
+        producer = await self._open_producer()
+        counts = await self._counts(producer, {record.topic for record in records})
+        futures = []
+        for record in records:
+            partition = record.partition
+            if partition is None:
+                partition = self._partition_of(record.key or b"", counts[record.topic])
+            futures.append(
+                await producer.send(
+                    record.topic,
+                    record.value,
+                    record.key,
+                    partition=partition,
+                    headers=list(record.headers),
+                )
+            )
+        sent = await asyncio.gather(*futures)
+        return [RecordPosition(m.topic, m.partition, m.offset) for m in sent]
+
+    async def read(self, position: RecordPosition) -> Record | None:
+        # One consumer moves from place to place; the lock keeps the moves apart.
+        async with self._looking:
+            if self._looker is None:
+                self._looker = await self._started(AIOKafkaConsumer, "read_committed")
+            partition = KafkaPartition(position.topic, position.partition)
+            self._looker.assign([partition])
+            self._looker.seek(partition, position.offset)
+            try:
+                found = await self._looker.getmany(timeout_ms=_READ_TIMEOUT_MS, max_records=1)
+            except OffsetOutOfRangeError:
+                return None
+            finally:
+                self._looker.unsubscribe()
+        for records in found.values():
+            if records[0].offset == position.offset:
+                return read_record(records[0])
+        return None
+
+    async def tail(self, start: Mapping[TopicPartition, int | None]) -> KafkaReader:
+        return await KafkaReader.open(self._connection, start)
+
+    async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        return await self._connection.topic_ids(set(topics))
+
+    async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        return await self._connection.partition_counts(set(topics))
+
+    async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        async with self._opening:
+            if self._ends is None:
+                # read_uncommitted: answered with the high watermark.
+                self._ends = await self._started(AIOKafkaConsumer, "read_uncommitted")
+        wanted = [KafkaPartition(*partition) for partition in partitions]
+        self._ends.assign(wanted)
+        self._ends.pause(*wanted)
+        ends = await self._ends.end_offsets(wanted)
+        return {TopicPartition(*partition): offset for partition, offset in ends.items()}
+
+    async def committed(self, group: str) -> dict[TopicPartition, int]:
+        async with self._connection.admin() as admin:
+            offsets = await admin.list_consumer_group_offsets(group)
+        return {
+            TopicPartition(*partition): found.offset
+            for partition, found in offsets.items()
+            if found.offset >= 0
+        }
+
+    async def commit(self, group: str, positions: Positions) -> None:
+        if group not in self._committers:
+            consumer = AIOKafkaConsumer(
+                **self._connection.client_options(), group_id=group, enable_auto_commit=False
+            )
+            await consumer.start()
+            self._committers[group] = consumer
+        consumer = self._committers[group]
+        wanted = {KafkaPartition(*partition): offset for partition, offset in positions.items()}
+        if set(consumer.assignment()) != set(wanted):
+            consumer.assign(list(wanted))
+            consumer.pause(*wanted)
+        await consumer.commit(wanted)
+
+    async def _open_producer(self) -> AIOKafkaProducer:
+        async with self._opening:
+            if self._producer is None:
+                producer = AIOKafkaProducer(
+                    **self._connection.client_options(),
+                    enable_idempotence=True,
+                    acks="all",
+                    linger_ms=5,
+                    max_request_size=self._record_bytes_max,
+                    max_batch_size=256 * 1024,
+                )
+                await producer.start()
+                self._producer = producer
+            return self._producer
+
+    async def _started(self, kind: type[AIOKafkaConsumer], isolation: str) -> AIOKafkaConsumer:
+        consumer = kind(
+            **self._connection.client_options(),
+            group_id=None,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level=isolation,
+            fetch_max_wait_ms=200,
+        )
+        await consumer.start()
+        return consumer
+
+    @staticmethod
+    async def _counts(producer: AIOKafkaProducer, topics: Iterable[str]) -> dict[str, int]:
+        return {topic: len(await producer.partitions_for(topic)) for topic in topics}

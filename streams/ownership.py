@@ -1,0 +1,377 @@
+"""An encoder's hold on its partitions: invariant 2, built on aiokafka.
+
+Why it is not a plain consumer loop: aiokafka has no group-generation fencing for transactions, so
+a late writer behind a rebalance could append an older vector after a newer one, and compaction
+would keep the older. Therefore each content partition has its own transactional id; whoever owns
+the partition initialises it (which fences the former owner) *before* reading the committed offset.
+
+Three clients with separate duties:
+
+    membership   a group consumer that is never read from; it only learns who owns what
+    producers    one per owned partition, fencing by their transactional ids
+    reader       an assigned consumer standing at the committed offsets
+
+A `_Session` is what one assignment built. It is thrown away whole, at a revocation as at a fence:
+nothing of it is re-used, so nothing stale can be written through it.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+
+import orjson
+import structlog
+from aiokafka import (
+    AIOKafkaConsumer,
+    AIOKafkaProducer,
+    ConsumerRebalanceListener,
+    OffsetAndMetadata,
+)
+from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.errors import KafkaError
+
+from contracts import faults
+from contracts.errors import Fenced, LogChanged
+from contracts.ports import Claimed, Lease
+from contracts.records import OutRecord, TopicPartition
+from contracts.topics import TARGETS, Names
+from streams.connect import Connection
+from streams.log import KafkaReader
+from streams.reconcile import tombstones_for_lost_past
+
+log = structlog.get_logger(__name__)
+
+# The membership consumer is never polled; Kafka's clients would leave the group after this time.
+_POLL_INTERVAL_MS = 2**31 - 1
+_ABANDON_S = 2.0
+_RETRY_S = 1.0
+
+
+class KafkaOwnership:
+    """The Ownership port on Kafka. Make it with KafkaEncoderLog.own."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        names: Names,
+        group: str,
+        *,
+        record_bytes_max: int,
+        session_timeout_ms: int = 10_000,
+        transaction_timeout_ms: int = 60_000,
+    ) -> None:
+        self._connection = connection
+        self._names = names
+        self._group = group
+        self._record_bytes_max = record_bytes_max
+        self._session_timeout_ms = session_timeout_ms
+        self._transaction_timeout_ms = transaction_timeout_ms
+        self._membership: AIOKafkaConsumer | None = None
+        self._assignment: frozenset[TopicPartition] = frozenset()
+        self._changed = asyncio.Event()
+        self._session: _Session | None = None
+        self._ended: list[_Session] = []
+
+    @property
+    def owned(self) -> frozenset[TopicPartition]:
+        return frozenset(self._session.leases) if self._session else frozenset()
+
+    async def fetch(self, *, records_max: int, timeout_ms: int) -> list[Claimed]:
+        """Records of the partitions owned now. Joins the group anew where that is needed."""
+        try:
+            session = await self._current(timeout_ms / 1000)
+            if session is None:
+                return []
+            return await session.fetch(records_max=records_max, timeout_ms=timeout_ms)
+        except (KafkaError, OSError, AssertionError) as error:
+            log.warning("encoder lost the broker, joining anew", error=repr(error))
+            await self._drop_all()
+            await asyncio.sleep(_RETRY_S)
+            return []
+
+    async def commit(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
+        session = self._session
+        if session is None or session.leases.get(claimed.lease.partition) is not claimed.lease:
+            raise Fenced(f"{claimed.lease.partition} was taken from this encoder")
+        try:
+            await session.commit(claimed, outputs)
+        except (KafkaError, OSError, AssertionError) as error:
+            # aiokafka raises ProducerFenced once, then bare AssertionErrors; other errors leave
+            # the transaction's fate unknown. All end the same way: drop everything and join anew,
+            # also when we still believe that we are assigned. Re-initialising the producer in
+            # place would fence the rightful owner back.
+            await self._drop_all()
+            raise Fenced(f"{claimed.lease.partition}: {error!r}") from error
+
+    async def close(self) -> None:
+        await self._drop_all()
+
+    async def _current(self, timeout_s: float) -> "_Session | None":
+        """The session of the newest assignment, built if it does not stand yet."""
+        await self._abandon_ended()
+        if self._membership is None:
+            await self._join()
+        if self._session is None and not self._changed.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._changed.wait()
+        if self._changed.is_set():
+            self._changed.clear()
+            self._end_session()
+            await self._abandon_ended()
+            if self._assignment:
+                session = _Session(self, self._assignment)
+                try:
+                    await session.open()
+                except BaseException:
+                    await session.abandon()
+                    raise
+                if self._changed.is_set():
+                    # Reassigned while we were opening; what we built may be somebody else's.
+                    await session.abandon()
+                    return None
+                self._session = session
+        return self._session
+
+    async def _join(self) -> None:
+        membership = AIOKafkaConsumer(
+            **self._connection.client_options(),
+            group_id=self._group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_committed",
+            max_poll_interval_ms=_POLL_INTERVAL_MS,
+            session_timeout_ms=self._session_timeout_ms,
+            heartbeat_interval_ms=max(100, self._session_timeout_ms // 5),
+            rebalance_timeout_ms=self._session_timeout_ms,
+        )
+        topics = [self._names.content(target) for target in TARGETS]
+        membership.subscribe(topics, listener=_Listener(self, membership))
+        self._membership = membership
+        await membership.start()
+
+    def reassigned(self, partitions: frozenset[TopicPartition]) -> None:
+        """Called by the listener: whatever was built for the former assignment has ended."""
+        self._end_session()
+        self._assignment = partitions
+        self._changed.set()
+
+    def _end_session(self) -> None:
+        if self._session is not None:
+            self._session.leases.clear()
+            self._ended.append(self._session)
+            self._session = None
+
+    async def _abandon_ended(self) -> None:
+        while self._ended:
+            await self._ended.pop().abandon()
+
+    async def _drop_all(self) -> None:
+        self._end_session()
+        self._assignment = frozenset()
+        membership, self._membership = self._membership, None
+        if membership is not None:
+            await _quietly(membership.stop())
+        self._changed.clear()
+        await self._abandon_ended()
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Hands assignments over; does nothing slow, since the group waits for it."""
+
+    def __init__(self, owner: KafkaOwnership, membership: AIOKafkaConsumer) -> None:
+        self._owner = owner
+        self._membership = membership
+
+    async def on_partitions_revoked(self, revoked: Sequence[KafkaPartition]) -> None:
+        self._owner.reassigned(frozenset())
+
+    async def on_partitions_assigned(self, assigned: Sequence[KafkaPartition]) -> None:
+        # Paused at once: this consumer must not fetch what it will never be asked for.
+        self._membership.pause(*assigned)
+        self._owner.reassigned(frozenset(TopicPartition(*partition) for partition in assigned))
+
+
+class _Session:
+    """What one assignment built: leases, a fenced producer for each, a reader at their offsets."""
+
+    def __init__(self, owner: KafkaOwnership, partitions: frozenset[TopicPartition]) -> None:
+        self._owner = owner
+        self._partitions = sorted(partitions)
+        self.leases = {partition: Lease(partition) for partition in self._partitions}
+        self._producers: dict[TopicPartition, AIOKafkaProducer] = {}
+        self._reader: KafkaReader | None = None
+        self._topic_ids: dict[str, str] = {}
+        self._claimed_to: dict[TopicPartition, int] = {}
+        self._caught_up_ms: dict[TopicPartition, int] = {}
+
+    async def open(self) -> None:
+        """Fence, then read the offsets, then stand at them: in this order (invariant 2)."""
+        # 1. Initialise every producer: from here on no former owner can commit.
+        await asyncio.gather(*(self._start_producer(p) for p in self._partitions))
+        # 2. Read what the group committed, with the metadata that `committed()` would drop.
+        starts = await self._starts()
+        # 3. A fresh reader, standing there.
+        self._reader = await KafkaReader.open(self._owner._connection, starts)
+        self._claimed_to = dict(starts)
+
+    async def fetch(self, *, records_max: int, timeout_ms: int) -> list[Claimed]:
+        assert self._reader is not None
+        fetched = await self._reader.fetch(records_max=records_max, timeout_ms=timeout_ms)
+        for partition, asked in fetched.caught_up.items():
+            self._caught_up_ms[partition] = int(asked * 1000)
+        claims = []
+        for partition, position in fetched.positions.items():
+            lease = self.leases.get(partition)
+            if lease is None:
+                continue
+            # A position may move past transaction markers alone: then only the offset is written.
+            if position > self._claimed_to[partition]:
+                self._claimed_to[partition] = position
+                claims.append(Claimed(lease, fetched.records.get(partition, []), position))
+        return claims
+
+    async def commit(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
+        partition = claimed.lease.partition
+        producer = self._producers[partition]
+        # 1. Open the transaction and append the outputs in source order.
+        await producer.begin_transaction()
+        sent = [
+            await producer.send(
+                record.topic,
+                record.value,
+                record.key,
+                partition=record.partition,
+                headers=list(record.headers),
+            )
+            for record in outputs
+        ]
+        faults.reach("encode.sent")
+        # 2. The source offset joins the same transaction.
+        metadata = {
+            "topic_id": self._topic_ids[partition.topic],
+            "caught_up_ms": self._caught_up_ms.get(partition),
+        }
+        offset = OffsetAndMetadata(claimed.next_offset, orjson.dumps(metadata).decode())
+        await producer.send_offsets_to_transaction(
+            {KafkaPartition(*partition): offset}, self._owner._group
+        )
+        faults.reach("encode.offsets_sent")
+        # 3. Both become visible, or neither.
+        await producer.commit_transaction()
+        for future in sent:
+            await future  # delivered by now; an error here would have failed the commit
+        faults.reach("encode.committed")
+
+    async def abandon(self) -> None:
+        """Close everything within a bound; a fenced producer may never flush."""
+        self.leases.clear()
+        producers, self._producers = list(self._producers.values()), {}
+        reader, self._reader = self._reader, None
+        closing = [_close_producer(producer) for producer in producers]
+        if reader is not None:
+            closing.append(_quietly(reader.close()))
+        await asyncio.gather(*closing)
+
+    async def _start_producer(self, partition: TopicPartition) -> None:
+        owner = self._owner
+        target = owner._names.target_of(partition.topic)
+        assert target is not None
+        producer = AIOKafkaProducer(
+            **owner._connection.client_options(),
+            transactional_id=owner._names.transactional_id(target, partition.partition),
+            transaction_timeout_ms=owner._transaction_timeout_ms,
+            # Dead letters carry an original of the largest size, and headers.
+            max_request_size=2 * owner._record_bytes_max,
+            max_batch_size=1024 * 1024,
+            linger_ms=0,
+        )
+        self._producers[partition] = producer
+        await producer.start()
+
+    async def _starts(self) -> dict[TopicPartition, int]:
+        owner = self._owner
+        self._topic_ids = await owner._connection.topic_ids({p.topic for p in self._partitions})
+        async with owner._connection.admin() as admin:
+            committed = await admin.list_consumer_group_offsets(owner._group)
+        starts = {}
+        for partition in self._partitions:
+            found = committed.get(KafkaPartition(*partition))
+            if found is not None and found.offset >= 0 and self._same_topic(partition, found):
+                starts[partition] = int(found.offset)
+            else:
+                starts[partition] = 0
+                await self._reconcile(partition)
+        return starts
+
+    def _same_topic(self, partition: TopicPartition, found: OffsetAndMetadata) -> bool:
+        """Whether the committed offset is of the topic that bears the name today."""
+        try:
+            known = orjson.loads(found.metadata)["topic_id"]
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            return True  # written by another tool; Kafka drops offsets with their topic
+        if known != self._topic_ids[partition.topic]:
+            log.warning("content topic was recreated", topic=partition.topic)
+            return False
+        return True
+
+    async def _reconcile(self, partition: TopicPartition) -> None:
+        """No usable past: what the embeddings hold and the content no longer does must go."""
+        owner = self._owner
+        target = owner._names.target_of(partition.topic)
+        assert target is not None
+        embeddings = TopicPartition(owner._names.embeddings(target), partition.partition)
+        tombstones = await tombstones_for_lost_past(
+            owner._connection, partition, embeddings, self._topic_ids[partition.topic]
+        )
+        if tombstones:
+            log.warning("reconciling", partition=partition.partition, tombstones=len(tombstones))
+            claim = Claimed(self.leases[partition], [], 0)
+            await self.commit(claim, tombstones)
+
+
+async def _close_producer(producer: AIOKafkaProducer) -> None:
+    try:
+        async with asyncio.timeout(_ABANDON_S):
+            await producer.stop()
+    except (KafkaError, OSError, AssertionError, TimeoutError):
+        # stop() marks itself closed first and may hang in its flush: close the sockets ourselves.
+        await _quietly(producer.client.close())
+
+
+async def _quietly(closing: Awaitable[None]) -> None:
+    with contextlib.suppress(KafkaError, OSError, AssertionError, TimeoutError, LogChanged):
+        async with asyncio.timeout(_ABANDON_S):
+            await closing
+
+
+class KafkaEncoderLog:
+    """The EncoderLog port on Kafka."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        names: Names,
+        *,
+        record_bytes_max: int,
+        session_timeout_ms: int = 10_000,
+    ) -> None:
+        self._connection = connection
+        self._names = names
+        self._record_bytes_max = record_bytes_max
+        self._session_timeout_ms = session_timeout_ms
+
+    @asynccontextmanager
+    async def own(self, group: str) -> AsyncIterator[KafkaOwnership]:
+        ownership = KafkaOwnership(
+            self._connection,
+            self._names,
+            group,
+            record_bytes_max=self._record_bytes_max,
+            session_timeout_ms=self._session_timeout_ms,
+        )
+        try:
+            yield ownership
+        finally:
+            await ownership.close()

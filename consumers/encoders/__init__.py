@@ -1,0 +1,40 @@
+"""The encoders behind contracts.ports.Encoder: the starter model, and Hugging Face checkpoints.
+
+Importing this package costs nothing; `open_encoder` imports torch, `space_of` does not.
+"""
+
+from consumers.encoders.spaces import STARTER, checkpoint_space, find_checkpoint, starter_space
+from contracts.ports import Encoder
+from contracts.space import Space
+
+__all__ = ["open_encoder", "space_of"]
+
+
+def open_encoder(model: str, *, threads: int | None = None) -> Encoder:
+    """Load `model`: "starter", a local folder, or a Hugging Face hub name.
+
+    `threads` is how many torch may use in this process; None leaves that to torch. Loading takes
+    about 7 s for the starter, nearly all of it importing torch. Raises ModelMissing.
+    """
+    if model != STARTER:
+        checkpoint = find_checkpoint(model)  # before the slow import: a wrong name fails at once
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if model == STARTER:
+        from consumers.encoders.starter import StarterEncoder
+
+        return StarterEncoder()
+    from consumers.encoders.hf import HuggingFaceEncoder
+
+    return HuggingFaceEncoder(checkpoint)
+
+
+def space_of(model: str) -> Space:
+    """The space that `open_encoder(model)` encodes into, without loading it.
+
+    20 ms for the starter; a local folder's weights are read once for their SHA-256; a hub name is
+    downloaded if it is not in the cache yet. Raises ModelMissing.
+    """
+    return starter_space() if model == STARTER else checkpoint_space(find_checkpoint(model))

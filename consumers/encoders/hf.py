@@ -1,0 +1,130 @@
+"""Any Hugging Face checkpoint with text and image features in one space: CLIP, SigLIP and kin.
+
+Loads safetensors weights and the checkpoint's own processors from a local folder; runs no code that
+comes with a checkpoint, and asks no network.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from consumers.encoders.spaces import Checkpoint, checkpoint_space
+from contracts.errors import ModelMissing
+from contracts.ports import RgbImage
+from contracts.score import Vectors, unit
+from contracts.space import Space
+
+_TEXTS_PER_BATCH = 64
+_IMAGES_PER_BATCH = 32
+_TOKENS_MAX = 512  # where neither tokenizer nor model names a limit
+
+# Processors that scale the shorter side first would make a strip of 1 by 50 million pixels grow
+# beyond all memory; what lies outside this ratio is cut off evenly at both ends.
+_ASPECT_MAX = 16
+
+
+class HuggingFaceEncoder:
+    """contracts.ports.Encoder on a checkpoint's get_text_features and get_image_features.
+
+    Raises ModelMissing for a checkpoint that has no such features or needs code of its own.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.space: Space = checkpoint_space(checkpoint)
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        local = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, **local)
+            # Pillow's resampling, which is what checkpoints were trained and published with.
+            self._processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+                checkpoint.folder, backend="pil", **local
+            )
+            model = AutoModel.from_pretrained(
+                checkpoint.folder, use_safetensors=True, dtype=torch.float32, **local
+            )
+        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+            reason = str(error).strip().split("\n")[0]
+            raise ModelMissing(f"model {checkpoint.name!r} cannot be loaded: {reason}") from error
+        if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
+            raise ModelMissing(
+                f"model {checkpoint.name!r} is a {type(model).__name__}, which has no text and "
+                f"image features; give a CLIP or SigLIP-like one"
+            )
+        self._model = model.eval().requires_grad_(False)
+        self._tokens_max = _tokens_max(self._tokenizer, model.config)
+        # SigLIP was trained on texts padded to the full length, and reads the last position.
+        self._padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
+        self.logit_scale = _logit_scale(model)
+        self.image_side = _image_side(self._processor, model.config)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """(n, dim) float16, unit length; a text beyond the model's limit is cut there."""
+        vectors = np.empty((len(texts), self.space.dim), np.float32)
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        for start in range(0, len(order), _TEXTS_PER_BATCH):
+            rows = order[start : start + _TEXTS_PER_BATCH]
+            tokens = self._tokenizer(
+                [texts[row] for row in rows],
+                padding=self._padding,
+                truncation=True,
+                max_length=self._tokens_max,
+                return_tensors="pt",
+            )
+            vectors[rows] = _pooled(self._model.get_text_features(**tokens))
+        return unit(vectors)
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
+        """(n, dim) float16, unit length; resized and cropped by the checkpoint's processor."""
+        vectors = np.empty((len(images), self.space.dim), np.float32)
+        for start in range(0, len(images), _IMAGES_PER_BATCH):
+            batch = [
+                Image.fromarray(_within_aspect(image))
+                for image in images[start : start + _IMAGES_PER_BATCH]
+            ]
+            pixels = self._processor(images=batch, return_tensors="pt")
+            vectors[start : start + len(batch)] = _pooled(self._model.get_image_features(**pixels))
+        return unit(vectors)
+
+
+def _pooled(output: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """transformers 5 returns an output object, whose `pooler_output` is the projected feature."""
+    features = output if isinstance(output, torch.Tensor) else output.pooler_output
+    numbers: np.ndarray[Any, np.dtype[np.float32]] = features.float().numpy()
+    return numbers
+
+
+def _within_aspect(image: RgbImage) -> RgbImage:
+    longest = min(image.shape[:2]) * _ASPECT_MAX
+    top = max(0, image.shape[0] - longest) // 2
+    left = max(0, image.shape[1] - longest) // 2
+    return np.ascontiguousarray(image[top : top + longest, left : left + longest])
+
+
+def _tokens_max(tokenizer: Any, config: Any) -> int:
+    text = getattr(config, "text_config", config)
+    positions = getattr(text, "max_position_embeddings", None) or _TOKENS_MAX
+    return int(min(tokenizer.model_max_length, positions))
+
+
+def _logit_scale(model: Any) -> float:
+    """CLIP and SigLIP store its logarithm, ALIGN its inverse; 100 is where CLIP's training ends."""
+    if hasattr(model, "logit_scale"):
+        return float(model.logit_scale.exp())
+    if hasattr(model, "temperature"):
+        return float(1 / model.temperature)
+    return 100.0
+
+
+def _image_side(processor: Any, config: Any) -> int:
+    """The larger of what the processor scales to and what the model takes, in pixels."""
+    size = getattr(processor, "size", None) or {}
+    vision = getattr(config, "vision_config", config)
+    named = [size.get(edge) for edge in ("shortest_edge", "height", "width")]
+    return max(int(side) for side in (*named, getattr(vision, "image_size", None), 64) if side)

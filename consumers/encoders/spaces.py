@@ -1,0 +1,168 @@
+"""Which vector space a model makes, found without loading it: no torch, no transformers.
+
+The starter's comes from the digests of its three files. A Hugging Face checkpoint's comes from its
+folder: the commit hash where the hub gave one, else a digest of its files; the dimension is read
+from the header of its safetensors file, since configurations leave out what is a default.
+"""
+
+import hashlib
+import json
+import re
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from consumers.encoders import weights
+from contracts.errors import ModelMissing
+from contracts.space import Space
+
+STARTER = "starter"
+STARTER_DIM = 768
+
+# Change this text whenever the same picture or caption would give the starter another vector.
+_STARTER_PREPROCESSING = "rgb-centre-224of256-bicubic-(x-127)/128 wordpiece-256"
+
+_FILES = (".safetensors", ".json", ".txt")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+# Names of the last tensor of the text side, whose first axis is the dimension of the space.
+_TEXT_PROJECTIONS = (
+    "text_projection.weight",  # CLIP, AltCLIP, Chinese-CLIP, ALIGN, MetaCLIP 2
+    "text_model.head.weight",  # SigLIP, SigLIP 2
+    "text_projection.linear2.weight",  # CLAP-like two-layer heads
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint's folder, and what names it: the same on every machine, unlike the path."""
+
+    folder: Path
+    name: str
+    revision: str
+
+
+def starter_space() -> Space:
+    """The starter's space; 20 ms, most of it the head's SHA-256."""
+    if not weights.HEAD.is_file():
+        raise ModelMissing(
+            f"{weights.HEAD.name} is not installed: reinstall, or run python -m training.starter"
+        )
+    parts = (
+        weights.sha256_of(weights.HEAD),
+        weights.EFFICIENTNET_SHA256,
+        weights.MINILM_ZIP_SHA256,
+    )
+    return Space(
+        name="starter-v1",
+        model=STARTER,
+        revision=hashlib.sha256("".join(parts).encode()).hexdigest()[:40],
+        preprocessing=_STARTER_PREPROCESSING,
+        dim=STARTER_DIM,
+    )
+
+
+def checkpoint_space(checkpoint: Checkpoint) -> Space:
+    """The space of a Hugging Face checkpoint with image and text features."""
+    slug = re.sub(r"[^a-z0-9]+", "-", checkpoint.name.rsplit("/", 1)[-1].lower()).strip("-")
+    return Space(
+        name=f"{slug[:54] or 'model'}-{checkpoint.revision[:8]}",
+        model=checkpoint.name,
+        revision=checkpoint.revision,
+        preprocessing="as the checkpoint's own processors",
+        dim=_dim(checkpoint.folder),
+    )
+
+
+def find_checkpoint(model: str) -> Checkpoint:
+    """A local folder, or a hub name resolved to its newest reachable snapshot.
+
+    Without a network the hub's local cache is used as it is. Raises ModelMissing.
+    """
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        _check_files(folder, model)
+        return Checkpoint(folder, folder.resolve().name, _digest(folder))
+    folder = _download(model)
+    _check_files(folder, model)
+    revision = folder.name if _COMMIT.fullmatch(folder.name) else _digest(folder)
+    return Checkpoint(folder, model, revision)
+
+
+def _download(model: str) -> Path:
+    # Imported here: 0.3 s that a local folder and the starter do not need.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(
+            snapshot_download(
+                model, allow_patterns=[f"*{end}" for end in _FILES], ignore_patterns=["*/*"]
+            )
+        )
+    except HFValidationError:
+        raise ModelMissing(
+            f"model {model!r}: no such folder, and not a hub name (owner/name) either; "
+            f"give one of these, or leave it at {STARTER!r}"
+        ) from None
+    except Exception as error:  # the hub client, its transport and the disk each raise their own
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise ModelMissing(
+            f"model {model!r} is neither a local folder, nor in the hub's cache, nor to be had "
+            f"from the hub ({reason}); check the name and the network, or give a folder"
+        ) from error
+
+
+def _check_files(folder: Path, model: str) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelMissing(f"model {model!r}: {folder} holds no config.json; give a model's folder")
+    missing = [name for name in _weight_files(folder) if not (folder / name).is_file()]
+    if missing:
+        raise ModelMissing(
+            f"model {model!r}: {folder} holds no {missing[0]}; only safetensors weights are "
+            f"loaded, convert others with save_pretrained()"
+        )
+
+
+def _weight_files(folder: Path) -> list[str]:
+    """The files that transformers will load: one, or the shards that an index names."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not (folder / "model.safetensors").is_file():
+        return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+    return ["model.safetensors"]
+
+
+def _digest(folder: Path) -> str:
+    """40 hexadecimal digits over names and bytes of every file that loading may read."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _FILES and path.is_file():
+            total.update(f"{path.name} {weights.sha256_of(path)}\n".encode())
+    return total.hexdigest()[:40]
+
+
+def _dim(folder: Path) -> int:
+    shapes: dict[str, list[int]] = {}
+    for name in _weight_files(folder):
+        shapes |= _tensor_shapes(folder / name)
+    for name in _TEXT_PROJECTIONS:
+        if name in shapes:
+            return shapes[name][0]
+    config = json.loads((folder / "config.json").read_bytes())
+    if isinstance(config.get("projection_dim"), int):
+        return int(config["projection_dim"])
+    raise ModelMissing(
+        f"{folder} is a checkpoint of type {config.get('model_type')!r}, which has no text and "
+        f"image features in one space; give a CLIP or SigLIP-like one"
+    )
+
+
+def _tensor_shapes(path: Path) -> dict[str, list[int]]:
+    """From a safetensors header: its length in 8 bytes, little endian, then JSON."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+    except (OSError, ValueError, struct.error) as error:
+        raise ModelMissing(f"{path} is no safetensors file ({error}); fetch it again") from error
+    return {name: about["shape"] for name, about in header.items() if name != "__metadata__"}

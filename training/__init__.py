@@ -1,0 +1,1 @@
+"""Training and evaluation: the starter model's head, fine-tuning, scores."""

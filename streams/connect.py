@@ -1,0 +1,267 @@
+"""How every Kafka client reaches the broker: one place for addresses, SASL, TLS and clear errors.
+
+aiokafka says "unable to bootstrap" whatever the cause was, and logs the cause several times.
+`Connection.check` asks each address itself, so that a wrong port, a wrong password and a missing
+CA certificate each give one line that says what to do.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from aiokafka import errors
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+from aiokafka.conn import create_conn
+from aiokafka.helpers import create_ssl_context
+from aiokafka.protocol.metadata import MetadataRequest
+
+from contracts.errors import BrokerUnavailable, ConfigurationError
+from contracts.settings import KafkaSettings
+from streams.topic_ids import topics_found
+
+if TYPE_CHECKING:
+    import faust
+
+# A broker that is there answers in milliseconds; this bounds an address that swallows packets.
+CHECK_S = 4.0
+
+AUTH_ERRORS = (
+    errors.AuthenticationFailedError,
+    errors.AuthenticationMethodNotSupported,
+    errors.SaslAuthenticationFailed,
+    errors.UnsupportedSaslMechanismError,
+    errors.IllegalSaslStateError,
+)
+# Raised by a request of a client that was fine a moment ago.
+_AWAY = (
+    errors.KafkaConnectionError,
+    errors.NodeNotReadyError,
+    errors.RequestTimedOutError,
+    errors.StaleMetadata,
+    errors.NoBrokersAvailable,
+    OSError,
+    TimeoutError,
+)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """Where the brokers are and how to be let in.
+
+    | want | use |
+    |---|---|
+    | options of a producer, consumer or admin client | `**connection.client_options()` |
+    | the same for Faust | `broker_credentials=connection.faust_credentials()` |
+    | a started admin client | `async with connection.admin() as admin` |
+    | one clear line, or nothing, before anything else | `await connection.check()` |
+    """
+
+    brokers: str
+    kafka: KafkaSettings
+
+    def client_options(self) -> dict[str, Any]:
+        """Keyword arguments that every aiokafka client takes."""
+        options: dict[str, Any] = {
+            "bootstrap_servers": self.brokers,
+            "client_id": self.kafka.client_id,
+            "security_protocol": self.kafka.security_protocol,
+        }
+        if self._tls:
+            options["ssl_context"] = self._ssl_context
+        if self._sasl:
+            options["sasl_mechanism"] = self.kafka.sasl_mechanism
+            options["sasl_plain_username"], options["sasl_plain_password"] = self._user
+        return options
+
+    def faust_credentials(self) -> "faust.SASLCredentials | faust.SSLCredentials | None":
+        """The same for a Faust app; None where the broker wants neither TLS nor a user."""
+        import faust  # seconds to import: only the index role pays for it
+
+        if self._sasl:
+            user, password = self._user
+            return faust.SASLCredentials(
+                username=user,
+                password=password,
+                mechanism=self.kafka.sasl_mechanism,
+                ssl_context=self._ssl_context if self._tls else None,
+            )
+        return faust.SSLCredentials(self._ssl_context) if self._tls else None
+
+    async def check(self, timeout_s: float = CHECK_S) -> None:
+        """Return once a broker has let us in. Raises BrokerUnavailable that names the cause."""
+        causes = {}
+        probes = [
+            asyncio.create_task(self._probe(host, port, timeout_s))
+            for host, port in self._addresses()
+        ]
+        try:
+            for probe in asyncio.as_completed(probes):
+                error = await probe
+                if error is None:
+                    return
+                causes[error] = self._advice(error)
+        finally:
+            for task in probes:
+                task.cancel()
+            await asyncio.gather(*probes, return_exceptions=True)
+        # Of several addresses, one that refuses our password tells more than one that is down.
+        worst = next((e for e in causes if isinstance(e, AUTH_ERRORS)), next(iter(causes)))
+        raise BrokerUnavailable(causes[worst]) from None
+
+    @asynccontextmanager
+    async def admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
+        """A started admin client. Raises BrokerUnavailable at the start and while in use."""
+        await self.check()
+        async with self.errors_translated():
+            admin = AIOKafkaAdminClient(**self.client_options(), request_timeout_ms=15_000)
+            try:
+                await admin.start()
+                yield admin
+            finally:
+                with contextlib.suppress(errors.KafkaError, OSError):
+                    await admin.close()
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[AIOKafkaClient]:
+        """A started plain client, for requests that aiokafka's admin client does not know."""
+        await self.check()
+        async with self.errors_translated():
+            client = AIOKafkaClient(**self.client_options(), request_timeout_ms=15_000)
+            try:
+                await client.bootstrap()
+                yield client
+            finally:
+                await client.close()
+
+    @asynccontextmanager
+    async def errors_translated(self) -> AsyncIterator[None]:
+        """Let BrokerUnavailable out instead of aiokafka's errors about reaching the broker."""
+        try:
+            yield
+        except (*AUTH_ERRORS, *_AWAY) as error:
+            raise BrokerUnavailable(self._advice(error)) from error
+
+    async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        """The broker's id of each topic. Raises TopicMismatch for one that is absent."""
+        async with self.client() as client:
+            found = await topics_found(client, topics)
+        return {name: topic.id for name, topic in found.items()}
+
+    async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        """Raises TopicMismatch for a topic that is absent."""
+        async with self.client() as client:
+            found = await topics_found(client, topics)
+        return {name: topic.partitions for name, topic in found.items()}
+
+    @property
+    def _tls(self) -> bool:
+        return self.kafka.security_protocol in ("SSL", "SASL_SSL")
+
+    @property
+    def _sasl(self) -> bool:
+        return self.kafka.security_protocol.startswith("SASL_")
+
+    @property
+    def _user(self) -> tuple[str, str]:
+        user, password = self.kafka.sasl_username, self.kafka.sasl_password
+        for name, given in (("USERNAME", user), ("PASSWORD", password)):
+            if given is None:
+                raise ConfigurationError(
+                    f"TIDELENS_KAFKA_SASL_{name}: not set, and "
+                    f"TIDELENS_KAFKA_SECURITY_PROTOCOL={self.kafka.security_protocol} needs it"
+                )
+        assert user is not None and password is not None
+        return user, password.get_secret_value()
+
+    @cached_property
+    def _ssl_context(self) -> ssl.SSLContext:
+        kafka = self.kafka
+        password = kafka.ssl_password.get_secret_value() if kafka.ssl_password else None
+        try:
+            context: ssl.SSLContext = create_ssl_context(
+                cafile=kafka.ssl_cafile,
+                certfile=kafka.ssl_certfile,
+                keyfile=kafka.ssl_keyfile,
+                password=password,
+            )
+        except OSError as error:  # ssl.SSLError is one
+            files = [f for f in (kafka.ssl_cafile, kafka.ssl_certfile, kafka.ssl_keyfile) if f]
+            raise ConfigurationError(
+                f"TIDELENS_KAFKA_SSL_*: cannot load {', '.join(map(str, files))} "
+                f"({error.strerror or error})"
+            ) from None
+        return context
+
+    def _addresses(self) -> list[tuple[str, int]]:
+        addresses = []
+        for address in self.brokers.split(","):
+            host, _, port = address.strip().rpartition(":")
+            if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+                raise ConfigurationError(
+                    f"brokers: want HOST:PORT[,HOST:PORT...], got {self.brokers!r}"
+                )
+            addresses.append((host.strip("[]"), int(port)))
+        return addresses
+
+    async def _probe(self, host: str, port: int, timeout_s: float) -> BaseException | None:
+        """None when this broker answers a request beyond the hello; else why it did not."""
+        options = self.client_options()
+        del options["bootstrap_servers"]
+        try:
+            async with asyncio.timeout(timeout_s):
+                # A listener that wants SASL accepts the hello of a plain client and hangs up on
+                # the first real request, so send one.
+                conn = await create_conn(host, port, **options)
+                try:
+                    await conn.send(MetadataRequest([]))
+                finally:
+                    await conn.close()
+        except (errors.KafkaError, OSError, TimeoutError) as error:
+            return error
+        return None
+
+    def _advice(self, error: BaseException) -> str:
+        kafka = self.kafka
+        if isinstance(error, AUTH_ERRORS):
+            said = " ".join(str(error).split())
+            return (
+                f"Kafka at {self.brokers} refuses user {kafka.sasl_username!r} with "
+                f"{kafka.sasl_mechanism} ({said}); check TIDELENS_KAFKA_SASL_USERNAME, "
+                "_SASL_PASSWORD and _SASL_MECHANISM"
+            )
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return (
+                f"Kafka at {self.brokers} shows a certificate that is not trusted "
+                f"({error.verify_message}); set TIDELENS_KAFKA_SSL_CAFILE to its CA"
+            )
+        if isinstance(error, ssl.SSLError):
+            return (
+                f"Kafka at {self.brokers} does not speak TLS as we do ({error.reason}); check "
+                f"TIDELENS_KAFKA_SECURITY_PROTOCOL, now {kafka.security_protocol}"
+            )
+        if isinstance(error, errors.KafkaError) and not isinstance(
+            error, errors.RequestTimedOutError
+        ):
+            return (
+                f"Kafka at {self.brokers} hangs up on us; check the address, and "
+                f"TIDELENS_KAFKA_SECURITY_PROTOCOL, now {kafka.security_protocol}"
+            )
+        if isinstance(error, socket.gaierror):
+            why = "no such host name"
+        elif isinstance(error, ConnectionRefusedError):
+            why = "connection refused"
+        elif isinstance(error, TimeoutError | errors.RequestTimedOutError):
+            why = "no answer in time"
+        else:
+            why = str(error) or type(error).__name__
+        return (
+            f"no Kafka broker at {self.brokers} ({why}); start one with `tidelens up`, or give "
+            "the address of yours with --brokers HOST:PORT"
+        )

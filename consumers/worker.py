@@ -33,7 +33,7 @@ class _Batch:
 
 
 class EncoderWorker:
-    """Runs until cancelled. `topic_ids` are those of the content topics."""
+    """Runs until cancelled."""
 
     def __init__(
         self,
@@ -41,7 +41,6 @@ class EncoderWorker:
         encoder: Encoder,
         names: Names,
         intake: Intake,
-        topic_ids: dict[str, str],
         metrics: Metrics,
         clock: Clock,
         *,
@@ -53,7 +52,6 @@ class EncoderWorker:
         self._encoder = encoder
         self._names = names
         self._intake = intake
-        self._topic_ids = topic_ids
         self._metrics = metrics
         self._clock = clock
         self._batch_records = batch_records
@@ -108,11 +106,10 @@ class EncoderWorker:
             await asyncio.gather(*(self._commit(claim, jobs) for claim, jobs in batch.claims))
 
     async def _commit(self, claim: Claimed, jobs: Sequence[Job]) -> None:
-        topic_id = self._topic_ids[claim.lease.partition.topic]
         records = [
             record
             for job in jobs
-            for record in outputs(job, self._encoder.space, self._names, topic_id)
+            for record in outputs(job, self._encoder.space, self._names, claim.lease.topic_id)
         ]
         began = perf_counter()
         try:

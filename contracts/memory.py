@@ -162,7 +162,7 @@ class MemoryLog:
             for topic in self._content
             for number in range(self._counts[topic])
         ]
-        leases = {partition: Lease(partition) for partition in partitions}
+        leases = {tp: Lease(tp, self._ids[tp.topic]) for tp in partitions}
         self._owner.update(leases)
         yield MemoryOwnership(self, group, leases)
 

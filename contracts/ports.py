@@ -128,9 +128,13 @@ class EventLog(Protocol):
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Lease:
-    """One period of owning one content partition. Compared by identity: a later period is new."""
+    """One period of owning one content partition. Compared by identity: a later period is new.
+
+    `topic_id` is the broker's id of the topic then, for the `source` of what is written.
+    """
 
     partition: TopicPartition
+    topic_id: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,7 +199,7 @@ class _Session:
     def __init__(self, owner: KafkaOwnership, partitions: frozenset[TopicPartition]) -> None:
         self._owner = owner
         self._partitions = sorted(partitions)
-        self.leases = {partition: Lease(partition) for partition in self._partitions}
+        self.leases: dict[TopicPartition, Lease] = {}
         self._producers: dict[TopicPartition, AIOKafkaProducer] = {}
         self._reader: KafkaReader | None = None
         self._topic_ids: dict[str, str] = {}
@@ -208,6 +208,9 @@ class _Session:
 
     async def open(self) -> None:
         """Fence, then read the offsets, then stand at them: in this order (invariant 2)."""
+        topics = {partition.topic for partition in self._partitions}
+        self._topic_ids = await self._owner._connection.topic_ids(topics)
+        self.leases = {p: Lease(p, self._topic_ids[p.topic]) for p in self._partitions}
         # 1. Initialise every producer: from here on no former owner can commit.
         await asyncio.gather(*(self._start_producer(p) for p in self._partitions))
         # 2. Read what the group committed, with the metadata that `committed()` would drop.
@@ -292,7 +295,6 @@ class _Session:
 
     async def _starts(self) -> dict[TopicPartition, int]:
         owner = self._owner
-        self._topic_ids = await owner._connection.topic_ids({p.topic for p in self._partitions})
         async with owner._connection.admin() as admin:
             committed = await admin.list_consumer_group_offsets(owner._group)
         starts = {}

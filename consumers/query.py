@@ -1,0 +1,239 @@
+"""Query encoding: a query's text or picture to one vector, in a process of its own.
+
+A child process, because importing torch takes seconds and the model's Python would slow every
+search and socket on the same interpreter. Batching without a timer: one batch runs, the next one
+forms meanwhile. Answers are kept in an LRU cache; equal texts then give the very same vector.
+"""
+
+import asyncio
+import hashlib
+import multiprocessing
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import structlog
+
+from contracts.errors import NotReady, RejectedRecord, RejectedRequest
+from contracts.metrics import Metrics
+from contracts.ports import Encoder
+from contracts.score import Vectors
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryModel:
+    """What the child process loads, and the limits it decodes pictures under."""
+
+    model: str
+    threads: int
+    image_bytes_max: int
+    image_pixels_max: int
+
+
+@dataclass(slots=True)
+class _Waiting:
+    key: bytes
+    text: str | None
+    image: bytes | None
+    future: "asyncio.Future[Vectors]"
+
+
+class ProcessQueryEncoder:
+    """The QueryEncoder port over a child process; `run` must be running."""
+
+    def __init__(
+        self,
+        model: QueryModel,
+        metrics: Metrics,
+        *,
+        batch_max: int,
+        queue_max: int,
+        cache_max: int,
+    ) -> None:
+        self._model = model
+        self._metrics = metrics
+        self._batch_max = batch_max
+        self._queue_max = queue_max
+        self._cache_max = cache_max
+        self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
+        self._waiting: list[_Waiting] = []
+        self._arrived = asyncio.Event()
+        self._pool: ProcessPoolExecutor | None = None
+        self.loaded = asyncio.Event()
+
+    async def text(self, text: str) -> Vectors:
+        normal = " ".join(text.split())
+        key = hashlib.blake2b(b"t" + normal.encode(), digest_size=16).digest()
+        return await self._encode("text", key, normal, None)
+
+    async def image(self, data: bytes) -> Vectors:
+        key = hashlib.blake2b(b"i" + data, digest_size=16).digest()
+        return await self._encode("image", key, None, data)
+
+    async def _encode(self, kind: str, key: bytes, text: str | None, image: bytes | None) -> Vectors:
+        began = perf_counter()
+        cached = self._cache.get(key)
+        if cached is not None:
+            self._cache.move_to_end(key)
+            self._metrics.query_encode_seconds.labels(kind, "hit").observe(perf_counter() - began)
+            return cached
+        if len(self._waiting) >= self._queue_max:
+            raise RejectedRequest(
+                "too_many_queries",
+                f"query_queue_max: limit {self._queue_max} queries waiting to be encoded",
+                status=429,
+                limit=self._queue_max,
+            )
+        future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Waiting(key, text, image, future))
+        self._arrived.set()
+        vector = await future
+        self._metrics.query_encode_seconds.labels(kind, "miss").observe(perf_counter() - began)
+        return vector
+
+    async def run(self) -> None:
+        """Start the child, then encode batches until cancelled; a child that dies is replaced."""
+        try:
+            while True:
+                try:
+                    await self._call(_warm)
+                    self.loaded.set()
+                    await self._serve()
+                except BrokenProcessPool:
+                    log.error("the query encoder's process died; starting another")
+                    self._drop("the query encoder restarts")
+                    await asyncio.sleep(1)
+        finally:
+            self._drop("shutting down")
+            self._stop_pool()
+
+    async def _serve(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                # Requests that nobody awaits any more are dropped before they cost anything.
+                batch = [w for w in self._waiting[: self._batch_max] if not w.future.done()]
+                del self._waiting[: self._batch_max]
+                self._metrics.queue_depth.labels("query").set(len(self._waiting))
+                if batch:
+                    await self._encode_batch(batch)
+
+    async def _encode_batch(self, batch: Sequence[_Waiting]) -> None:
+        try:
+            results = await self._call(_encode_all, [(w.text, w.image) for w in batch])
+        except BrokenProcessPool:
+            self._waiting.extend(batch)
+            raise
+        for waiting, result in zip(batch, results, strict=True):
+            if waiting.future.done():
+                continue
+            if isinstance(result, dict):
+                waiting.future.set_exception(RejectedRecord(**result))
+                continue
+            self._remember(waiting.key, result)
+            waiting.future.set_result(result)
+
+    def _remember(self, key: bytes, vector: Vectors) -> None:
+        self._cache[key] = vector
+        while len(self._cache) > self._cache_max:
+            self._cache.popitem(last=False)
+
+    async def _call(self, function: Any, *arguments: Any) -> Any:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                1,
+                # spawn: a fork of a process with threads and an event loop is not safe.
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_load,
+                initargs=(self._model,),
+            )
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._pool, function, *arguments)
+        except BrokenProcessPool:
+            self._stop_pool()
+            raise
+
+    def _stop_pool(self) -> None:
+        if self._pool is not None:
+            for process in list((self._pool._processes or {}).values()):
+                process.terminate()
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+
+    def _drop(self, why: str) -> None:
+        for waiting in self._waiting:
+            if not waiting.future.done():
+                waiting.future.set_exception(NotReady(why))
+        self._waiting.clear()
+
+
+# In the child process from here on.
+
+_encoder: Encoder | None = None
+_limits: QueryModel | None = None
+
+
+def _load(model: QueryModel) -> None:
+    """The child's start: end with the parent, then load the model."""
+    global _encoder, _limits
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    from consumers.encoders import open_encoder
+
+    _encoder = open_encoder(model.model, threads=model.threads)
+    _limits = model
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(0)
+
+
+def _warm() -> None:
+    """Answers once the model is loaded and has run once for each kind of input."""
+    assert _encoder is not None
+    _encoder.encode_texts(["warm up"])
+    _encoder.encode_images([np.zeros((64, 64, 3), np.uint8)])
+
+
+def _encode_all(
+    inputs: Sequence[tuple[str | None, bytes | None]],
+) -> list[Vectors | dict[str, Any]]:
+    """A vector for each input, or the members of its rejection (errors do not pickle well)."""
+    from consumers.images import decode_image
+
+    assert _encoder is not None and _limits is not None
+    results: list[Vectors | dict[str, Any]] = [{} for _ in inputs]
+    texts = [(i, text) for i, (text, _) in enumerate(inputs) if text is not None]
+    for (i, _), vector in zip(texts, _encoder.encode_texts([t for _, t in texts]), strict=True):
+        results[i] = vector
+    images = []
+    for i, (_, data) in enumerate(inputs):
+        if data is None:
+            continue
+        try:
+            picture = decode_image(
+                data,
+                bytes_max=_limits.image_bytes_max,
+                pixels_max=_limits.image_pixels_max,
+                side_hint=_encoder.image_side,
+            )
+            images.append((i, picture))
+        except RejectedRecord as rejection:
+            results[i] = rejection.members()
+    rows = _encoder.encode_images([picture for _, picture in images])
+    for (i, _), vector in zip(images, rows, strict=True):
+        results[i] = vector
+    return results

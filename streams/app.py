@@ -1,0 +1,99 @@
+"""The streams app: a Faust App as the process shell of the index-maintainer stream.
+
+It hosts the maintainer loop as a service, the timers, and an agent that watches the dead letters.
+What Faust does not do here, and why: it does not carry the Kafka-to-Faiss work (an agent takes
+9,000 records/s where the plain loop takes 130,000), no Table holds the index (a Table loses a
+record when its recovery ends under live writes), and nothing exact hangs on an agent, which reads
+uncommitted records. Each node has its own app id, so every node's agent sees every record.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import faust
+import structlog
+from aiokafka.errors import KafkaError
+from mode import Service
+from yarl import URL
+
+from contracts.errors import TidelensError
+from contracts.ports import Clock
+from contracts.topics import Names
+from streams.connect import Connection
+from streams.maintainer import Maintainer
+from streams.windows import WindowedCounts
+
+log = structlog.get_logger(__name__)
+
+# Faust logs its timers' drift as errors; ours wait for brokers, so drift is expected.
+_COMMIT_EVERY_S = 2.0
+_IDENTITY_EVERY_S = 10.0
+
+
+def streams_app(
+    connection: Connection,
+    names: Names,
+    app_id: str,
+    data_dir: Path,
+    maintainer: Maintainer,
+    dead_letters: WindowedCounts,
+    clock: Clock,
+    *,
+    snapshot_every_s: float,
+) -> faust.App:
+    """The app; start it with `await app.start()` under a loop and signals of our own."""
+    data_dir.mkdir(parents=True, exist_ok=True)  # Faust dies silently without it
+    app = faust.App(
+        app_id,
+        broker=[URL(f"kafka://{address.strip()}") for address in connection.brokers.split(",")],
+        broker_credentials=connection.faust_credentials(),
+        broker_client_id=connection.kafka.client_id,
+        datadir=data_dir,
+        store="memory://",
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        consumer_auto_offset_reset="latest",
+        # aiokafka's default poll interval would make an idle observer leave its group.
+        broker_max_poll_interval=2**31 / 1000 - 1,
+    )
+
+    @app.service
+    class MaintainerService(Service):  # type: ignore[misc, unused-ignore]
+        """The plain aiokafka loop, hosted."""
+
+        @Service.task
+        async def _maintain(self) -> None:
+            await maintainer.run()
+
+    @app.timer(interval=_COMMIT_EVERY_S)
+    async def commit() -> None:
+        await _patiently("commit", maintainer.commit)
+
+    @app.timer(interval=_IDENTITY_EVERY_S)
+    async def check_identity() -> None:
+        await _patiently("identity", maintainer.check_identity)
+
+    @app.timer(interval=snapshot_every_s)
+    async def snapshot() -> None:
+        await _patiently("snapshot", maintainer.snapshot)
+
+    letters = app.topic(names.dead_letters, key_serializer="raw", value_serializer="raw")
+
+    @app.agent(letters)
+    async def watch_dead_letters(stream: faust.StreamT[bytes]) -> AsyncIterator[None]:
+        async for event in stream.events():
+            raw = (event.headers or {}).get("dead_letter_reason", b"unknown")
+            reason = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
+            dead_letters.add(reason, clock.now())
+            yield
+
+    return app
+
+
+async def _patiently(what: str, step: Callable[[], Awaitable[object]]) -> None:
+    """A timer's step that waits out a broker that is away: the next tick tries again."""
+    try:
+        await step()
+    except (KafkaError, TidelensError, OSError) as error:
+        log.warning("put off until the broker answers", step=what, error=str(error))

@@ -1,0 +1,239 @@
+"""The index maintainer: the loop from the embeddings topics into the index.
+
+Bulk replay and live tail are this one loop. The index's state holds its own offsets; a start means
+restore a snapshot and seek to them, and commits to the group are for dashboards only.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from time import perf_counter
+
+import structlog
+
+from contracts import faults
+from contracts.dead_letters import dead_letter_record
+from contracts.errors import LogChanged, RejectedRecord, TidelensError
+from contracts.metrics import Metrics
+from contracts.ports import Clock, EventLog, LogReader
+from contracts.records import Fetched, OutRecord, Record, TopicPartition
+from contracts.topics import TARGETS, Names, Target
+from index_store.index import Index
+from index_store.searcher import AppliedFeed, LocalSearcher
+from index_store.snapshots import Snapshots
+
+log = structlog.get_logger(__name__)
+
+# About 2 ms of applying: what a search on the same loop may have to wait for.
+_SLICE_RECORDS = 256
+
+
+class Maintainer:
+    """Keeps one node's index. `run` ends only by cancellation or an error to act on.
+
+    `new_index` makes an empty index for the log as it is now: partitions and topic ids.
+    """
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        names: Names,
+        group: str,
+        new_index: Callable[[Mapping[Target, int], Mapping[str, str]], Index],
+        searcher: LocalSearcher,
+        feed: AppliedFeed,
+        snapshots: Snapshots,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        batch_records: int,
+        wait_ms: int,
+        stale_after_s: float,
+    ) -> None:
+        self._log = event_log
+        self._names = names
+        self._group = group
+        self._new_index = new_index
+        self._searcher = searcher
+        self._feed = feed
+        self._snapshots = snapshots
+        self._metrics = metrics
+        self._clock = clock
+        self._batch_records = batch_records
+        self._wait_ms = wait_ms
+        self._stale_after_s = stale_after_s
+        self._index: Index | None = None
+        self._recreated = False
+        self._ready_at: dict[TopicPartition, int] = {}
+        self._letters_from: dict[TopicPartition, int] = {}
+        self._committed: dict[TopicPartition, int] = {}
+        self._snapshotted: dict[TopicPartition, int] = {}
+
+    @property
+    def index(self) -> Index | None:
+        """None until the first start has read the log's shape."""
+        return self._index
+
+    async def run(self) -> None:
+        """Restore, tail, and start over from the beginning when the log is not the one we knew."""
+        restore = True
+        while True:
+            try:
+                await self._start(restore=restore)
+                await self._tail()
+            except LogChanged as changed:
+                log.warning("rebuilding the index from the log", reason=str(changed))
+                self._searcher.not_ready("rebuilding: " + str(changed))
+                # A snapshot whose offsets the log no longer has would lead straight back here.
+                restore = False
+
+    async def _start(self, *, restore: bool) -> None:
+        topics = [self._names.embeddings(target) for target in TARGETS]
+        ids = await self._log.topic_ids(topics)
+        counts = await self._log.partition_counts(topics)
+        partitions: dict[Target, int] = {t: counts[self._names.embeddings(t)] for t in TARGETS}
+        index = self._new_index(partitions, ids)
+        if restore:
+            index = await self._snapshots.restore(index) or index
+        self._index = index
+        self._searcher.serve(index)
+        self._snapshotted = dict(index.positions)
+        committed = await self._log.committed(self._group)
+        self._letters_from = {tp: committed.get(tp, 0) for tp in index.positions}
+        log.info("index starts", items={t: index.count(t) for t in TARGETS}, restored=restore)
+
+    async def _tail(self) -> None:
+        assert self._index is not None
+        start = {tp: position or None for tp, position in self._index.positions.items()}
+        reader = await self._log.tail(start)
+        try:
+            # Ready once everything that was stable at the start has been passed (invariant 8).
+            self._ready_at = await reader.stable_offsets()
+            while True:
+                await self._step(reader)
+        finally:
+            await reader.close()
+
+    async def _step(self, reader: LogReader) -> None:
+        assert self._index is not None
+        if self._recreated:
+            self._recreated = False
+            raise LogChanged("an embeddings topic was recreated")
+        fetched = await reader.fetch(records_max=self._batch_records, timeout_ms=self._wait_ms)
+        for piece in slices(fetched, _SLICE_RECORDS):
+            await self._apply(piece)
+            # Searches and sockets get their turn between slices.
+            await asyncio.sleep(0)
+        for partition, at in fetched.caught_up.items():
+            self._index.caught_up(partition, at)
+        self._judge_readiness()
+
+    async def _apply(self, piece: Fetched) -> None:
+        index = self._index
+        assert index is not None
+        began = perf_counter()
+        applied = index.apply(piece, self._clock.now())
+        faults.reach("index.applied")
+        count = sum(len(records) for records in piece.records.values())
+        if count:
+            self._metrics.apply_seconds.observe(perf_counter() - began)
+            now = self._clock.now()
+            for partition, records in piece.records.items():
+                target = self._names.target_of(partition.topic)
+                self._metrics.applied.labels(target).inc(len(records))
+            for appended_ms in index.last_appended_ms:
+                self._metrics.stage_seconds.labels("searchable").observe(
+                    max(0.0, now - appended_ms / 1000)
+                )
+            for target in TARGETS:
+                self._metrics.items.labels(target).set(index.count(target))
+        if applied:
+            self._feed.publish(applied)
+        for record, error in index.rejected:
+            await self._reject(record, error)
+
+    async def _reject(self, record: Record, error: TidelensError) -> None:
+        """Dead-letter an unreadable embedding once: not again on every replay of the topic."""
+        partition = TopicPartition(record.topic, record.partition)
+        code = error.code if isinstance(error, RejectedRecord) else "wrong_space"
+        self._metrics.dead_letters.labels("index", code).inc()
+        log.warning(
+            "unreadable embedding",
+            item=(record.key or b"").decode("utf-8", "replace"),
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            reason=code,
+            detail=str(error),
+        )
+        if record.offset < self._letters_from.get(partition, 0):
+            return
+        rejection = error if isinstance(error, RejectedRecord) else RejectedRecord(code, str(error))
+        letter: OutRecord = dead_letter_record(
+            self._names.dead_letters, record, rejection, stage="index", attempts=1
+        )
+        await self._log.publish([letter])
+
+    def _judge_readiness(self) -> None:
+        index = self._index
+        assert index is not None
+        behind = [
+            partition
+            for partition, end in self._ready_at.items()
+            if index.positions[partition] < end
+        ]
+        if behind:
+            self._searcher.not_ready(f"replaying: {len(behind)} partitions are not caught up yet")
+            return
+        oldest = min(index.caught_up_at.values(), default=None)
+        if oldest is not None and self._clock.now() - oldest > self._stale_after_s:
+            self._searcher.not_ready(
+                f"caught up last {self._clock.now() - oldest:.0f} s ago, limit "
+                f"{self._stale_after_s:.0f} s (min.compaction.lag.ms)"
+            )
+            return
+        self._searcher.ready()
+
+    async def commit(self) -> None:
+        """Publish the positions to the node's group, so that Kafka's own tools show the lag."""
+        if self._index is None or self._index.positions == self._committed:
+            return
+        positions = dict(self._index.positions)
+        await self._log.commit(self._group, positions)
+        self._committed = positions
+        faults.reach("index.committed")
+
+    async def snapshot(self) -> bool:
+        """Write a snapshot if anything changed since the last; whether one was written."""
+        index = self._index
+        if index is None or index.positions == self._snapshotted:
+            return False
+        positions = dict(index.positions)
+        try:
+            await self._snapshots.write(index)
+        except OSError as error:
+            self._metrics.snapshots.labels("failed").inc()
+            log.error("snapshot failed; searching goes on", error=str(error))
+            return False
+        self._snapshotted = positions
+        self._metrics.snapshots.labels("written").inc()
+        return True
+
+    async def check_identity(self) -> None:
+        """Notice a topic recreated under the running index; the loop then rebuilds."""
+        if self._index is None:
+            return
+        found = await self._log.topic_ids(self._names.embeddings(target) for target in TARGETS)
+        if found != dict(self._index.topic_ids):
+            self._recreated = True
+
+
+def slices(fetched: Fetched, records_max: int) -> Iterator[Fetched]:
+    """`fetched` in pieces of at most `records_max` records; the last has the final positions.
+
+    Each piece leaves a true state: its positions are those right after its records.
+    """
+    for partition, records in fetched.records.items():
+        for start in range(0, len(records), records_max):
+            piece = records[start : start + records_max]
+            yield Fetched({partition: piece}, {partition: piece[-1].offset + 1})
+    yield Fetched({}, fetched.positions)

@@ -1,0 +1,1 @@
+"""The public face: the async client and the `tidelens` command, which wires the rooms."""

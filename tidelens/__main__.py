@@ -1,0 +1,74 @@
+"""The `tidelens` command: registers the subcommands, each imported only when it runs.
+
+Exit codes: 0 done; 1 the command ran and failed; 2 the operator has to change something. A failure
+is one clear line on stderr, never a stack trace.
+"""
+
+import importlib
+import sys
+
+import click
+
+from contracts.errors import TidelensError, UsageError
+
+# Subcommand -> module that holds it, so that `tidelens lag` imports nothing of `up`.
+COMMANDS = {
+    "up": "tidelens.commands.up",
+    "encode": "tidelens.commands.encode",
+    "index": "tidelens.commands.index",
+    "serve": "tidelens.commands.serve",
+    "publish": "tidelens.commands.publish",
+    "delete": "tidelens.commands.publish",
+    "search": "tidelens.commands.search",
+    "watch": "tidelens.commands.watch",
+    "lag": "tidelens.commands.lag",
+    "topics": "tidelens.commands.topics",
+    "snapshot": "tidelens.commands.snapshot",
+    "digest": "tidelens.commands.digest",
+    "config": "tidelens.commands.config",
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported by name when they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(package_name="tidelens")
+def cli() -> None:
+    """Search over a live stream of pictures and captions."""
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        cli(standalone_mode=False)
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except UsageError as error:
+        click.echo(f"tidelens: {error}", err=True)
+        sys.exit(2)
+    except TidelensError as error:
+        click.echo(f"tidelens: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""The public async client: search, publish, and live lists that keep themselves current.
+
+    async with Client("http://127.0.0.1:8080") as client:
+        answer = await client.search({"text": "a red bicycle"})
+        async for update in client.watch({"text": "a red bicycle", "k": 5}):
+            print(update.hits)
+
+`watch` reconnects by itself and resumes with its cursor: nothing is lost and nothing comes twice.
+"""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import httpx
+import orjson
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from contracts.deltas import WireChange, apply, difference
+from contracts.errors import BrokerUnavailable, RejectedRequest, TidelensError
+from contracts.messages import WireHit
+
+_BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class ServerUnavailable(BrokerUnavailable):
+    """No Tidelens server answers at the given URL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """One step of a live list: what happened, the changes, and the whole list after them.
+
+    `event` is snapshot, delta, resumed or reset; after a snapshot that follows a reconnect the
+    changes are the difference to what was held before.
+    """
+
+    event: str
+    changes: Sequence[WireChange]
+    hits: Sequence[WireHit]
+    cursor: str | None
+    reason: str | None = None
+
+
+class Client:
+    """Speaks the public HTTP and WebSocket contract, version 1. Use as `async with`."""
+
+    def __init__(self, url: str = "http://127.0.0.1:8080", *, timeout_s: float = 60.0) -> None:
+        self._url = url.rstrip("/")
+        self._http = httpx.AsyncClient(base_url=self._url, timeout=timeout_s, trust_env=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def search(self, query: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
+        """Answer(s) as contracts.messages.AnswerMessage; a list of queries gives a list."""
+        return await self._request("POST", "/v1/search", query)
+
+    async def publish(self, items: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Tokens, in order; each can be given to `wait_for`."""
+        answer = await self._request("POST", "/v1/items", items)
+        tokens: list[Any] = answer["tokens"]
+        return tokens
+
+    async def item(self, target: str, item_id: str) -> Any:
+        return await self._request("GET", f"/v1/items/{target}/{quote(item_id)}")
+
+    async def delete(self, target: str, item_id: str) -> Any:
+        return await self._request("DELETE", f"/v1/items/{target}/{quote(item_id)}")
+
+    async def get(self, path: str) -> Any:
+        """Any other GET of the API: /v1/lag, /v1/status."""
+        return await self._request("GET", path)
+
+    async def _request(self, method: str, path: str, body: Any = None) -> Any:
+        content = orjson.dumps(body) if body is not None else None
+        headers = {"content-type": "application/json"} if content is not None else {}
+        try:
+            response = await self._http.request(method, path, content=content, headers=headers)
+        except httpx.TransportError as error:
+            raise ServerUnavailable(
+                f"no Tidelens server answers at {self._url} ({error or type(error).__name__}); "
+                "start one with `tidelens up`, or give --url"
+            ) from None
+        if response.is_success:
+            return response.json()
+        raise _refused(response)
+
+    async def watch(
+        self, query: Mapping[str, Any], *, cursor: str | None = None, mode: str = "top"
+    ) -> AsyncIterator[Update]:
+        """Updates of one live subscription, for ever; the list is kept across reconnects.
+
+        Raises RejectedRequest when the server refuses the query or ends the subscription.
+        """
+        subscription = _Subscription(query, mode, cursor)
+        failures = 0
+        while True:
+            try:
+                async with connect(
+                    self._live_url(), max_size=None, compression=None, proxy=None
+                ) as socket:
+                    await socket.send(subscription.opening())
+                    async for update in subscription.updates(socket):
+                        failures = 0
+                        yield update
+            except (OSError, InvalidHandshake, ConnectionClosed, TimeoutError) as error:
+                if failures == 0 and not subscription.opened:
+                    raise ServerUnavailable(f"no live socket at {self._url}: {error}") from None
+            await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
+            failures += 1
+
+    def _live_url(self) -> str:
+        scheme, host, path, _, _ = urlsplit(self._url)
+        live = "wss" if scheme == "https" else "ws"
+        return urlunsplit((live, host, f"{path}/v1/live", "", ""))
+
+
+class _Subscription:
+    """What a live list is: query, cursor, hits. Survives the sockets it is carried on."""
+
+    def __init__(self, query: Mapping[str, Any], mode: str, cursor: str | None) -> None:
+        self._query = query
+        self._mode = mode
+        self._cursor = cursor
+        self._hits: list[WireHit] = []
+        self.opened = False
+
+    def opening(self) -> str:
+        # A cursor without the list it stands for would make the server say only `resumed`.
+        message = {
+            "op": "subscribe",
+            "sub": "watch",
+            "mode": self._mode,
+            "query": self._query,
+            "cursor": self._cursor,
+        }
+        return orjson.dumps(message).decode()
+
+    async def updates(self, socket: ClientConnection) -> AsyncIterator[Update]:
+        async for raw in socket:
+            update = self._take(orjson.loads(raw))
+            if update is not None:
+                self.opened = True
+                yield update
+
+    def _take(self, message: Mapping[str, Any]) -> Update | None:
+        kind = message["type"]
+        if kind == "error":
+            raise RejectedRequest(
+                message["code"], message["message"], field=message.get("field")
+            )
+        if kind == "reset":
+            self._cursor = None
+            return Update("reset", [], self._hits, None, message["reason"])
+        changes: Sequence[WireChange]
+        if kind == "snapshot":
+            changes = difference(self._hits, message["hits"])
+            self._hits = message["hits"]
+        elif kind == "delta":
+            changes = message["changes"]
+            self._hits = apply(self._hits, changes)
+        elif kind == "resumed":
+            changes = []
+        else:
+            return None
+        self._cursor = message["cursor"]
+        return Update(kind, changes, self._hits, self._cursor)
+
+
+def _refused(response: httpx.Response) -> TidelensError:
+    try:
+        problem = response.json()
+        return RejectedRequest(
+            problem.get("code", "error"),
+            problem.get("detail") or problem.get("title") or response.reason_phrase,
+            status=response.status_code,
+            field=problem.get("field"),
+            limit=problem.get("limit"),
+            value=problem.get("value"),
+        )
+    except (json.JSONDecodeError, AttributeError):
+        return RejectedRequest(
+            "error", f"HTTP {response.status_code} from the server", status=response.status_code
+        )

@@ -1,0 +1,60 @@
+"""`tidelens watch`: a live subscription on the terminal, changes as they come."""
+
+import asyncio
+import sys
+from typing import Any
+
+import click
+import orjson
+
+from tidelens.commands.search import build_query, line_of, query_options
+from tidelens.options import json_option, url_option
+
+_MARKS = {"enter": "+", "leave": "-", "move": "~", "update": "="}
+
+
+@click.command()
+@query_options
+@url_option
+@json_option
+@click.option("--cursor", help="Resume from where an earlier watch ended.")
+@click.option("--changes", "changes_max", type=int, help="End after this many messages.")
+def watch(
+    url: str | None, as_json: bool, cursor: str | None, changes_max: int | None, **query: Any
+) -> None:
+    """Watch the results for TEXT, a picture or an item change, until stopped."""
+    from contracts import settings
+    from tidelens.client import Client
+    from tidelens.runtime import api_of
+
+    async def run() -> None:
+        seen = 0
+        async with Client(url or api_of(settings.load())) as client:
+            async for update in client.watch(build_query(**query), cursor=cursor):
+                _show(update, as_json)
+                seen += 1
+                if changes_max is not None and seen >= changes_max:
+                    return
+
+    asyncio.run(run())
+
+
+def _show(update: Any, as_json: bool) -> None:
+    if as_json:
+        members = {
+            "event": update.event,
+            "changes": list(update.changes),
+            "hits": list(update.hits),
+            "cursor": update.cursor,
+            "reason": update.reason,
+        }
+        sys.stdout.buffer.write(orjson.dumps(members) + b"\n")
+        sys.stdout.buffer.flush()
+        return
+    if update.event != "delta":
+        click.echo(f"# {update.event}" + (f": {update.reason}" if update.reason else ""))
+    for change in update.changes:
+        mark = _MARKS[change["change"]]
+        hit = change.get("hit")
+        click.echo(f"{mark} {line_of(hit) if hit else change['id']}")
+    sys.stdout.flush()

@@ -1,0 +1,127 @@
+"""The encode role: wires the worker to Kafka, the model and /metrics."""
+
+import asyncio
+import contextlib
+import sys
+
+import structlog
+from prometheus_client import start_http_server
+
+from contracts.errors import PortInUse
+from contracts.metrics import Metrics
+from contracts.partitioning import partitioner
+from contracts.settings import KafkaSettings, Settings
+from contracts.topics import TARGETS, Names
+from tidelens.clock import SystemClock
+from tidelens.signals import stop_signal, until_stopped
+
+log = structlog.get_logger(__name__)
+
+_BROKER_WAIT_S = 60.0
+
+
+async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: bool) -> None:
+    """Encode until stopped. `attached`: the broker's address is the first line on stdin, and the
+    end of stdin (the parent is gone) stops us.
+    """
+    async with stop_signal() as stop:
+        # The imports and the weights take seconds: load them while the broker starts.
+        loading = asyncio.create_task(asyncio.to_thread(_load, settings))
+        try:
+            brokers = settings.brokers or ""
+            if attached:
+                brokers = await _address_from_parent(stop)
+            if not stop.is_set():
+                await _encode(settings, kafka, brokers, loading, stop)
+        finally:
+            loading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await loading
+
+
+def _load(settings: Settings):  # type: ignore[no-untyped-def]  # torch stays unimported here
+    from consumers.encoders import open_encoder
+
+    return open_encoder(settings.model, threads=settings.encode_threads)
+
+
+async def _address_from_parent(stop: asyncio.Event) -> str:
+    """Read the address line; keep watching stdin for its end."""
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    line = await reader.readline()
+    if not line:
+        stop.set()
+        return ""
+
+    async def watch() -> None:
+        await reader.read()
+        stop.set()
+
+    # Kept on the loop by its name; it ends with the process.
+    _watching.append(asyncio.create_task(watch(), name="parent"))
+    return line.decode().strip()
+
+
+_watching: "list[asyncio.Task[None]]" = []
+
+
+async def _encode(settings, kafka, brokers, loading, stop) -> None:  # type: ignore[no-untyped-def]
+    from consumers.jobs import Intake
+    from consumers.worker import EncoderWorker
+    from streams.connect import Connection
+    from streams.ownership import KafkaEncoderLog
+
+    connection = Connection(brokers, kafka)
+    metrics = Metrics()
+    clock = SystemClock()
+    encoder = await loading
+    names = Names(settings.topic_prefix, encoder.space.name)
+    counts = await connection.partition_counts({names.content(target) for target in TARGETS})
+    intake = Intake(
+        names,
+        counts,
+        partitioner(settings.partitioner),
+        settings.allow_roots,
+        settings.image_bytes_max,
+        settings.image_pixels_max,
+        encoder.image_side,
+    )
+    encoder_log = KafkaEncoderLog(connection, names, record_bytes_max=settings.record_bytes_max)
+    with _metrics_server(settings.encode_metrics_port, metrics):
+        async with encoder_log.own(names.encoder_group) as ownership:
+            worker = EncoderWorker(
+                ownership,
+                encoder,
+                names,
+                intake,
+                metrics,
+                clock,
+                batch_records=settings.encode_batch_records,
+                wait_ms=settings.encode_wait_ms,
+                threads=settings.encode_threads,
+            )
+            log.info("encoding", space=encoder.space.name, brokers=brokers)
+            await until_stopped(stop, {"worker": asyncio.create_task(worker.run())})
+    log.info("encoder stopped")
+
+
+@contextlib.contextmanager
+def _metrics_server(port: int, metrics: Metrics):  # type: ignore[no-untyped-def]
+    if port == 0:
+        yield
+        return
+    try:
+        server, thread = start_http_server(port, "127.0.0.1", registry=metrics.registry)
+    except OSError as error:
+        raise PortInUse(
+            f"port {port} for the encoder's /metrics: {error.strerror}; "
+            "set TIDELENS_ENCODE_METRICS_PORT, 0 for none"
+        ) from None
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,77 @@
+"""What `up` publishes by itself: the OpenMoji sample stream, and files appearing in a folder."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import structlog
+from aiokafka.errors import KafkaError
+
+from contracts.errors import TidelensError
+from contracts.events import Content, content_record
+from contracts.ports import EventLog
+from contracts.settings import Settings
+from contracts.topics import Names
+
+log = structlog.get_logger(__name__)
+
+_SAMPLE_EVERY_S = 0.5
+_SAMPLES_MAX = 1_000
+_ATTRIBUTION = "OpenMoji, CC BY-SA 4.0"
+
+
+def samples(seed: int = 0) -> Iterator[list[Content]]:
+    """Pictures with their names, in a shuffled order that is the same at every start."""
+    from training.openmoji import emoji_pictures
+
+    pictures = list(emoji_pictures())
+    random.Random(seed).shuffle(pictures)
+    for picture in pictures[:_SAMPLES_MAX]:
+        item = f"openmoji/{picture.hexcode}"
+        metadata = {"name": picture.name, "attribution": _ATTRIBUTION}
+        yield [
+            Content(
+                target="images", id=item, image=picture.render(), item=item, metadata=metadata
+            ),
+            Content(target="captions", id=item, text=picture.name, item=item, metadata=metadata),
+        ]
+
+
+async def publish_samples(event_log: EventLog, names: Names) -> None:
+    """A few a second, up to a bound; a broker that is away is waited for."""
+    stream = samples()
+    published = 0
+    while (pair := await asyncio.to_thread(next, stream, None)) is not None:
+        await _publish(event_log, names, pair)
+        published += 1
+        await asyncio.sleep(_SAMPLE_EVERY_S)
+    log.info("sample stream ended", pictures=published)
+    await asyncio.Event().wait()
+
+
+async def publish_folder(
+    event_log: EventLog, names: Names, settings: Settings, folder: Path
+) -> None:
+    """Publish each picture or caption that appears or changes under `folder`."""
+    from tidelens.publishing import contents_of, watch_folder
+
+    async for path in watch_folder(folder):
+        for entry in await asyncio.to_thread(lambda p=path: list(contents_of(p, folder, settings))):
+            if isinstance(entry, Content):
+                await _publish(event_log, names, [entry])
+                log.info("published", item=entry.id, target=entry.target)
+            else:
+                log.warning("not published", file=str(path), reason=str(entry))
+
+
+async def _publish(event_log: EventLog, names: Names, contents: list[Content]) -> None:
+    records = [content_record(names.content(content.target), content) for content in contents]
+    for attempt in itertools.count():
+        try:
+            await event_log.publish(records)
+            return
+        except (KafkaError, TidelensError) as error:
+            log.warning("publishing waits for the broker", error=str(error), attempt=attempt)
+            await asyncio.sleep(2)

@@ -1,0 +1,175 @@
+"""An index node that also answers: maintainer, searcher and API in one process."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from api.app import create_app
+from api.node import Node
+from consumers.encoders import space_of
+from consumers.query import ProcessQueryEncoder, QueryModel
+from contracts.metrics import Metrics
+from contracts.partitioning import partitioner
+from contracts.settings import KafkaSettings, Settings
+from contracts.space import Space
+from contracts.topics import Names, Target
+from index_store.blobs import DiskBlobs
+from index_store.index import Index
+from index_store.matcher import NumpyMatcher
+from index_store.searcher import AppliedFeed, LocalSearcher
+from index_store.snapshots import Snapshots
+from streams.app import streams_app
+from streams.connect import Connection
+from streams.lag import KafkaLag
+from streams.log import KafkaLog
+from streams.maintainer import Maintainer
+from streams.windows import WindowedCounts
+from tidelens.clock import SystemClock
+from tidelens.server import serve
+
+log = structlog.get_logger(__name__)
+
+Run = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Queries:
+    """The query encoder and its space; started before Kafka answers, since it takes longest."""
+
+    space: Space
+    encoder: ProcessQueryEncoder
+    metrics: Metrics
+
+
+def make_queries(settings: Settings) -> Queries:
+    """Raises ModelMissing when the model is not here."""
+    metrics = Metrics()
+    model = QueryModel(
+        settings.model,
+        settings.encode_threads,
+        settings.image_bytes_max,
+        settings.image_pixels_max,
+    )
+    encoder = ProcessQueryEncoder(
+        model,
+        metrics,
+        batch_max=settings.query_batch_max,
+        queue_max=settings.query_queue_max,
+        cache_max=settings.query_cache_max,
+    )
+    return Queries(space_of(settings.model), encoder, metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A node's long-running parts by name, for the caller to run and watch; and its log."""
+
+    runs: dict[str, Run]
+    event_log: KafkaLog
+
+
+@asynccontextmanager
+async def open_node(
+    settings: Settings,
+    kafka: KafkaSettings,
+    brokers: str,
+    queries: Queries,
+    listener: socket.socket,
+) -> AsyncIterator[Parts]:
+    """Everything of a node but the query encoder's process, which the caller runs."""
+    connection = Connection(brokers, kafka)
+    clock = SystemClock()
+    metrics = queries.metrics
+    names = Names(settings.topic_prefix, queries.space.name)
+    group = names.index_group(settings.shard, settings.replica)
+    async with (
+        KafkaLog.open(
+            connection,
+            partition_of=partitioner(settings.partitioner),
+            record_bytes_max=settings.record_bytes_max,
+        ) as event_log,
+        _opened_lag(KafkaLag(connection, names, group, clock)) as lag,
+    ):
+        feed = AppliedFeed()
+        searcher = LocalSearcher()
+        prefix = f"{queries.space.name}/{settings.shard}/{settings.replica}/"
+        snapshots = Snapshots(
+            DiskBlobs(settings.data / "snapshots"), prefix, kept=settings.snapshots_kept
+        )
+
+        def new_index(partitions: Mapping[Target, int], topic_ids: Mapping[str, str]) -> Index:
+            return Index(queries.space, names, partitions, topic_ids)
+
+        maintainer = Maintainer(
+            event_log,
+            names,
+            group,
+            new_index,
+            searcher,
+            feed,
+            snapshots,
+            metrics,
+            clock,
+            batch_records=settings.index_batch_records,
+            wait_ms=settings.index_wait_ms,
+            stale_after_s=settings.stale_after_s,
+        )
+        dead_letters = WindowedCounts()
+        streams = streams_app(
+            connection,
+            names,
+            group,
+            settings.data / "faust" / f"{settings.shard}-{settings.replica}",
+            maintainer,
+            dead_letters,
+            clock,
+            snapshot_every_s=settings.snapshot_every_s,
+        )
+        app = create_app(
+            Node(
+                space=queries.space,
+                names=names,
+                settings=settings,
+                searcher=searcher,
+                progress=searcher,
+                feed=feed,
+                log=event_log,
+                queries=queries.encoder,
+                lag=lag,
+                matcher=NumpyMatcher(),
+                metrics=metrics,
+                clock=clock,
+                status=lambda: {"dead_letters_last_hour": dead_letters.totals(clock.now())},
+            )
+        )
+
+        async def host_streams() -> None:
+            try:
+                await streams.start()
+                await streams.wait_until_stopped()
+            finally:
+                await streams.stop()
+                # The last state to disk, so that the next start has little to replay.
+                await maintainer.snapshot()
+
+        async def serve_api() -> None:
+            await serve(app, listener, frame_bytes_max=settings.frame_bytes_max)
+
+        yield Parts({"streams": host_streams, "api": serve_api}, event_log)
+
+
+@asynccontextmanager
+async def _opened_lag(lag: KafkaLag) -> AsyncIterator[KafkaLag]:
+    await lag.start()
+    try:
+        yield lag
+    finally:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(5):
+                await lag.stop()

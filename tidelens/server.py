@@ -1,0 +1,61 @@
+"""The HTTP and WebSocket server: uvicorn under our own signals."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from contracts.errors import PortInUse
+
+_DRAIN_S = 5
+
+
+class Server(uvicorn.Server):
+    """uvicorn that leaves the signals to tidelens/signals.py."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket, taken before anything slow starts. Raises PortInUse."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise PortInUse(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --port"
+        ) from None
+    return listener
+
+
+async def serve(app: ASGIApp, listener: socket.socket, *, frame_bytes_max: int) -> None:
+    """Serve until cancelled, then let open requests end within a deadline."""
+    server = Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            ws="websockets-sansio",
+            ws_max_size=frame_bytes_max,
+            ws_per_message_deflate=False,
+            timeout_graceful_shutdown=_DRAIN_S,
+            server_header=False,
+        )
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        await asyncio.shield(serving)
+    except asyncio.CancelledError:
+        server.should_exit = True
+        await serving
+        raise

@@ -1,0 +1,23 @@
+"""Options that several commands share. All default to None, so that the environment applies."""
+
+import click
+
+brokers_option = click.option(
+    "--brokers",
+    metavar="HOST:PORT[,...]",
+    help="Kafka's bootstrap servers (TIDELENS_BROKERS; else those of the running `up`).",
+)
+topic_prefix_option = click.option(
+    "--topic-prefix",
+    metavar="PREFIX",
+    help="Starts every topic and group; ends in a dot (TIDELENS_TOPIC_PREFIX; tidelens.).",
+)
+model_option = click.option(
+    "--model",
+    metavar="MODEL",
+    help="`starter`, a folder, or a Hugging Face hub name (TIDELENS_MODEL; starter).",
+)
+url_option = click.option(
+    "--url", metavar="URL", help="Address of the API; else that of the running `up`."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")

@@ -1,0 +1,180 @@
+"""Making the topics as contracts.topics says, and saying exactly what differs where they exist.
+
+A partition count is fixed at creation: an id lives in one partition, so another count would put
+its next event elsewhere, behind the old one's back. It is refused with both numbers. Any other
+difference is told, not repaired: whoever runs the cluster may have had a reason.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from contracts.errors import TopicMismatch
+from contracts.topics import TARGETS, Names, TopicSpec
+from streams.connect import Connection
+from streams.topic_ids import topics_found
+
+_ALREADY_EXISTS = 36
+_NOT_ALLOWED = (29, 31)  # topic, cluster authorization failed
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic as it is on the broker."""
+
+    name: str
+    id: str
+    partitions: int
+    replication_factor: int
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing about a topic that is not as wanted; `have` None: the topic is absent."""
+
+    topic: str
+    setting: str
+    want: str
+    have: str | None
+
+    def __str__(self) -> str:
+        if self.have is None:
+            return f"{self.topic}: does not exist"
+        return f"{self.topic}: {self.setting} is {self.have}, want {self.want}"
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What `create` did: topics made now, and what differs on those that were there."""
+
+    created: Sequence[str]
+    differences: Sequence[Difference]
+
+
+def with_replication(specs: Sequence[TopicSpec], min_insync_replicas: int) -> list[TopicSpec]:
+    """The same specs, each with min.insync.replicas."""
+    return [
+        replace(spec, config={**spec.config, "min.insync.replicas": str(min_insync_replicas)})
+        for spec in specs
+    ]
+
+
+def differences(specs: Sequence[TopicSpec], topics: Mapping[str, Topic]) -> list[Difference]:
+    """What is not as `specs` want it, partitions first. Settings that no spec names are free."""
+    found = []
+    for spec in specs:
+        topic = topics.get(spec.name)
+        if topic is None:
+            found.append(Difference(spec.name, "topic", "exists", None))
+            continue
+        if topic.partitions != spec.partitions:
+            found.append(
+                Difference(spec.name, "partitions", str(spec.partitions), str(topic.partitions))
+            )
+        for setting, want in spec.config.items():
+            have = topic.config.get(setting, "unknown")
+            if _normal(setting, have) != _normal(setting, want):
+                found.append(Difference(spec.name, setting, want, have))
+    return found
+
+
+def require_partitions(specs: Sequence[TopicSpec], counts: Mapping[str, int]) -> None:
+    """Raise TopicMismatch for the first existing topic whose count is another, with both."""
+    for spec in specs:
+        have = counts.get(spec.name, spec.partitions)
+        if have != spec.partitions:
+            raise TopicMismatch(
+                f"topic {spec.name} has {have} partitions, {spec.partitions} are wanted "
+                f"(TIDELENS_PARTITIONS): a partition count is fixed at creation; set "
+                f"TIDELENS_PARTITIONS={have}, or start anew under another --topic-prefix"
+            )
+
+
+def require_pairs(names: Names, counts: Mapping[str, int]) -> None:
+    """Raise TopicMismatch unless content and embeddings topics have the same partitions."""
+    for target in TARGETS:
+        content, embeddings = names.content(target), names.embeddings(target)
+        if counts[content] != counts[embeddings]:
+            raise TopicMismatch(
+                f"topic {content} has {counts[content]} partitions, its embeddings topic "
+                f"{embeddings} has {counts[embeddings]}: they must be equal, record for record "
+                "in the same partition"
+            )
+
+
+async def describe(connection: Connection, names: Sequence[str]) -> dict[str, Topic]:
+    """Those of `names` that exist, with all their settings."""
+    async with connection.client() as client:
+        found = await topics_found(client, names, absent_ok=True)
+    if not found:
+        return {}
+    async with connection.admin() as admin:
+        configs = await _configs(admin, list(found))
+    return {
+        name: Topic(name, topic.id, topic.partitions, topic.replication_factor, configs[name])
+        for name, topic in found.items()
+    }
+
+
+async def create(
+    connection: Connection,
+    specs: Sequence[TopicSpec],
+    *,
+    replication_factor: int,
+    min_insync_replicas: int,
+) -> Created:
+    """Create what is absent; running it twice, or twice at once, changes nothing more.
+
+    Raises TopicMismatch for a wrong partition count before anything is created, and when the
+    broker does not let us.
+    """
+    wanted = with_replication(specs, min_insync_replicas)
+    async with connection.client() as client:
+        there = await topics_found(client, [spec.name for spec in specs], absent_ok=True)
+    require_partitions(specs, {name: topic.partitions for name, topic in there.items()})
+    missing = [spec for spec in wanted if spec.name not in there]
+    created = await _create(connection, missing, replication_factor) if missing else []
+    topics = await describe(connection, [spec.name for spec in specs])
+    require_partitions(specs, {name: topic.partitions for name, topic in topics.items()})
+    return Created(created, differences(wanted, topics))
+
+
+async def _create(
+    connection: Connection, specs: Sequence[TopicSpec], replication_factor: int
+) -> list[str]:
+    new = [
+        NewTopic(spec.name, spec.partitions, replication_factor, topic_configs=dict(spec.config))
+        for spec in specs
+    ]
+    async with connection.admin() as admin:
+        response = await admin.create_topics(new, timeout_ms=10_000)
+    created = []
+    for name, code, message in response.topic_errors:
+        if code == 0:
+            created.append(name)
+        elif code in _NOT_ALLOWED:
+            raise TopicMismatch(
+                f"topic {name}: we may not create it; `tidelens topics print` shows the commands "
+                "for whoever may"
+            )
+        elif code != _ALREADY_EXISTS:  # another process was quicker: fine
+            raise TopicMismatch(f"topic {name}: the broker does not create it: {message}")
+    return created
+
+
+async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    configs: dict[str, dict[str, str]] = {}
+    for response in await admin.describe_configs(resources):
+        for _, _, _, name, entries in response.resources:
+            # Without the right to describe settings, they come back as an error and stay unknown.
+            configs[name] = {entry[0]: entry[1] for entry in entries}
+    return configs
+
+
+def _normal(setting: str, value: str) -> object:
+    """`compact,delete` and `delete,compact` are the same policy."""
+    return frozenset(value.split(",")) if setting == "cleanup.policy" else value

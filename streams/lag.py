@@ -1,0 +1,202 @@
+"""Lag of encoders and index nodes: how many records, and how old the oldest of them is.
+
+Measured against the last stable offset, which is as far as anybody may read. `records` counts
+offsets between committed and stable, as Kafka's own tools do, and is 0 when nothing but
+transaction markers lies between. `seconds` is the age of the oldest record not yet processed,
+read from that record itself.
+
+When the broker is away, `lag` raises BrokerUnavailable within seconds; what was measured last can
+still be given to `behind_s`, which lets the ages grow with the clock.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+from aiokafka.protocol.admin import ListGroupsRequest
+
+from contracts.errors import BrokerUnavailable
+from contracts.ports import Clock, Lag
+from contracts.records import TopicPartition
+from contracts.topics import TARGETS, Names
+from streams.connect import Connection
+from streams.group_offsets import group_offsets
+from streams.oldest import Oldest, OldestRecords
+from streams.topic_ids import topics_found
+
+_ANSWER_S = 8.0
+
+_Key = tuple[str, TopicPartition]
+
+
+@dataclass(slots=True)
+class _Known:
+    """What stood at `position`: the oldest record, or nothing in all of [position, clear_to)."""
+
+    position: int
+    clear_to: int
+    oldest: Oldest | None
+
+
+class KafkaLag:
+    """The LagSource port. `index_group` None: every index group of this space."""
+
+    def __init__(
+        self, connection: Connection, names: Names, index_group: str | None, clock: Clock
+    ) -> None:
+        self._connection = connection
+        self._names = names
+        self._index_group = index_group
+        self._clock = clock
+        self._clients: contextlib.AsyncExitStack | None = None
+        self._client: AIOKafkaClient | None = None
+        self._reader: OldestRecords | None = None
+        self._counts: Mapping[str, int] = {}
+        self._known: dict[_Key, _Known] = {}
+        self._one_at_a_time = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Open the clients. Raises BrokerUnavailable, and TopicMismatch for an absent topic."""
+        async with self._one_at_a_time:
+            await self._open()
+
+    async def stop(self) -> None:
+        async with self._one_at_a_time:
+            await self._close()
+
+    async def lag(self) -> list[Lag]:
+        """One row for each group, topic and partition. Raises BrokerUnavailable.
+
+        Costs three requests, and one small fetch for each partition whose oldest unprocessed
+        record is another than at the last call.
+        """
+        async with self._one_at_a_time, self._connection.errors_translated():
+            try:
+                async with asyncio.timeout(_ANSWER_S):
+                    if self._clients is None:
+                        await self._open()
+                    return await self._measure()
+            except (KafkaError, TimeoutError):
+                # Fresh clients next time: these may hold a broker that is gone for good.
+                await self._close()
+                raise
+
+    def behind_s(self, lags: Sequence[Lag]) -> float:
+        """Age of the oldest content record that is not in the index yet, the encoder's lag
+        included; 0 when everything is. `lags` is what `lag` answered last.
+        """
+        return max((self._content_age_s(lag) for lag in lags if lag.records), default=0.0)
+
+    def _content_age_s(self, lag: Lag) -> float:
+        known = self._known.get((lag.group, TopicPartition(lag.topic, lag.partition)))
+        if known is None or known.oldest is None:
+            return lag.seconds
+        return self._age_s(known.oldest.appended_ms)
+
+    async def _measure(self) -> list[Lag]:
+        assert self._client is not None and self._reader is not None
+        bounds = await self._reader.bounds()
+        positions = {}
+        for role, group, topics in await self._groups():
+            committed = await group_offsets(self._client, group)
+            for topic in topics:
+                for number in range(self._counts[topic]):
+                    partition = TopicPartition(topic, number)
+                    begin, _ = bounds[partition]
+                    offset = committed[partition].offset if partition in committed else begin
+                    positions[role, group, partition] = max(offset, begin)
+        await self._look_up(
+            {(group, partition): at for (_, group, partition), at in positions.items()}, bounds
+        )
+        return [
+            self._row(role, group, partition, position, bounds[partition][1])
+            for (role, group, partition), position in positions.items()
+        ]
+
+    async def _groups(self) -> list[tuple[str, str, list[str]]]:
+        names = self._names
+        content = [names.content(target) for target in TARGETS]
+        embeddings = [names.embeddings(target) for target in TARGETS]
+        if self._index_group is not None:
+            index = [self._index_group]
+        else:
+            index = await self._index_groups(f"{names.bare}.index.{names.space}.")
+        return [
+            ("encode", names.encoder_group, content),
+            *(("index", group, embeddings) for group in index),
+        ]
+
+    async def _index_groups(self, prefix: str) -> list[str]:
+        assert self._client is not None
+        groups: set[str] = set()
+        for broker in self._client.cluster.brokers():
+            answer = await self._client.send(broker.nodeId, ListGroupsRequest())
+            groups |= {group for group, _ in answer.groups if group.startswith(prefix)}
+        return sorted(groups)
+
+    async def _look_up(
+        self,
+        positions: Mapping[_Key, int],
+        bounds: Mapping[TopicPartition, tuple[int, int]],
+    ) -> None:
+        """Bring `_known` up to date: read what is new, one span a partition at a time."""
+        assert self._reader is not None
+        todo: dict[_Key, tuple[int, int]] = {}
+        for key, position in positions.items():
+            end = bounds[key[1]][1]
+            known = self._known.get(key)
+            if known is None or known.position != position:
+                known = self._known[key] = _Known(position, position, None)
+            if known.oldest is None and known.clear_to < end:
+                todo[key] = (known.clear_to, end)
+        while todo:
+            # Two groups may want the same partition, at different places: one after the other.
+            turn = {key[1]: key for key in todo}
+            found = await self._reader.read({tp: todo[key] for tp, key in turn.items()})
+            for tp, key in turn.items():
+                known = self._known[key]
+                known.oldest, known.clear_to = found[tp], todo.pop(key)[1]
+
+    def _row(
+        self, role: str, group: str, partition: TopicPartition, position: int, end: int
+    ) -> Lag:
+        oldest = self._known[group, partition].oldest
+        return Lag(
+            role=role,
+            group=group,
+            topic=partition.topic,
+            partition=partition.partition,
+            position=position,
+            end=end,
+            records=end - position if oldest else 0,
+            seconds=self._age_s(oldest.timestamp_ms) if oldest else 0.0,
+        )
+
+    def _age_s(self, timestamp_ms: int) -> float:
+        # The broker's clock may run ahead of ours by a little.
+        return max(0.0, self._clock.now() - timestamp_ms / 1000)
+
+    async def _open(self) -> None:
+        names = self._names
+        topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
+        async with contextlib.AsyncExitStack() as opening:
+            client = await opening.enter_async_context(self._connection.client())
+            found = await topics_found(client, topics)
+            counts = {name: topic.partitions for name, topic in found.items()}
+            partitions = [TopicPartition(t, n) for t in topics for n in range(counts[t])]
+            reader = await OldestRecords.open(self._connection, partitions)
+            opening.push_async_callback(reader.close)
+            self._client, self._reader, self._counts = client, reader, counts
+            # Offsets of another cluster, or of a topic made anew, mean nothing here.
+            self._known.clear()
+            self._clients = opening.pop_all()
+
+    async def _close(self) -> None:
+        clients, self._clients = self._clients, None
+        if clients is not None:
+            with contextlib.suppress(KafkaError, BrokerUnavailable, OSError, TimeoutError):
+                async with asyncio.timeout(2):
+                    await clients.aclose()

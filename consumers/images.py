@@ -6,6 +6,7 @@ Pillow raises becomes a RejectedRecord. Pictures come back about as large as the
 """
 
 import io
+import re
 import warnings
 
 import numpy as np
@@ -14,9 +15,12 @@ from PIL import Image, UnidentifiedImageError
 from contracts.errors import RejectedRecord
 from contracts.ports import RgbImage
 
-# decode_image checks its own limit, in an exact number and before decoding. Pillow's is one for the
-# whole process and warns by the `warnings` module, whose suppression is not safe in threads.
+# decode_image checks its own limit, exactly and before decoding; Pillow's is one for the whole
+# process, and would come first.
 Image.MAX_IMAGE_PIXELS = None
+
+_PILLOW = r"PIL\."
+_QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)  # as `warnings` keeps it
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "JPEG"),
@@ -59,9 +63,7 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int, side_hint: int
             value=len(data),
         )
     format_name = _format_of(data)
-    # Pillow warns about odd metadata; that says nothing about the picture. Repeating the call costs
-    # microseconds and leaves one filter.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    _quiet_pillow()
     try:
         with Image.open(io.BytesIO(data), formats=[format_name]) as image:
             _check_pixels(image, pixels_max)
@@ -72,6 +74,15 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int, side_hint: int
         raise _broken(format_name, "its header cannot be read") from None
     except Exception as error:  # Pillow's readers raise almost anything on hostile input
         raise _broken(format_name, str(error) or type(error).__name__) from error
+
+
+def _quiet_pillow() -> None:
+    """Ignore what Pillow warns about, odd metadata: it says nothing about the picture.
+
+    One filter that stays: `warnings.catch_warnings` around each decoding is not safe in threads.
+    """
+    if list(warnings.filters[:1]) != [_QUIET]:
+        warnings.filterwarnings("ignore", module=_PILLOW)
 
 
 def _format_of(data: bytes) -> str:

@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
+
+# The name in `transformers` itself insists on torchvision, which the Pillow backend does not need.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
 
 from consumers.encoders.spaces import Checkpoint, checkpoint_space
@@ -22,6 +25,8 @@ from contracts.space import Space
 _TEXTS_PER_BATCH = 64
 _IMAGES_PER_BATCH = 32
 _TOKENS_MAX = 512  # where neither tokenizer nor model names a limit
+
+_SIDE_DEFAULT = 384  # where the model takes any number of patches (SigLIP 2 NaFlex)
 
 # Processors that scale the shorter side first would make a strip of 1 by 50 million pixels grow
 # beyond all memory; what lies outside this ratio is cut off evenly at both ends.
@@ -127,4 +132,5 @@ def _image_side(processor: Any, config: Any) -> int:
     size = getattr(processor, "size", None) or {}
     vision = getattr(config, "vision_config", config)
     named = [size.get(edge) for edge in ("shortest_edge", "height", "width")]
-    return max(int(side) for side in (*named, getattr(vision, "image_size", None), 64) if side)
+    sides = [int(side) for side in (*named, getattr(vision, "image_size", None)) if side]
+    return max(sides, default=_SIDE_DEFAULT)

@@ -19,7 +19,8 @@ TOKENS_MAX = 256  # what the model was trained for (its sentence_bert_config.jso
 _LAYERS = 6
 _HEADS = 12
 _NORM_EPSILON = 1e-12
-_BATCH = 64
+_BATCH = 32  # measured: 16 to 64 alike, less beyond
+_PACKED_FOR = 512  # rows of a typical batch, a hint for the layout
 
 
 class MiniLM:
@@ -27,6 +28,7 @@ class MiniLM:
 
     def __init__(self, folder: Path) -> None:
         self._weights = load_file(folder / "model.safetensors")
+        self._packed = _packed(self._weights)
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(TOKENS_MAX)
         self._tokenizer.no_padding()
@@ -79,8 +81,28 @@ class MiniLM:
         return hidden
 
     def _linear(self, x: Tensor, name: str) -> Tensor:
-        return functional.linear(x, self._weights[f"{name}.weight"], self._weights[f"{name}.bias"])
+        bias = self._weights[f"{name}.bias"]
+        if name in self._packed:
+            packed = self._packed[name]
+            product: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
+            return product
+        return functional.linear(x, self._weights[f"{name}.weight"], bias)
 
     def _norm(self, x: Tensor, name: str) -> Tensor:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
         return functional.layer_norm(x, (DIM,), weight, bias, _NORM_EPSILON)
+
+
+def _packed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The layers' matrices in oneDNN's own layout, where torch was built with it.
+
+    torch multiplies float32 by MKL otherwise, at half the speed on AMD processors (100 against 190
+    GFLOP/s on two cores). torch.compile uses the same two operators; they have no public name.
+    """
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return {}
+    return {
+        name.removesuffix(".weight"): torch.ops.mkldnn._reorder_linear_weight(tensor, _PACKED_FOR)
+        for name, tensor in weights.items()
+        if name.startswith("encoder.") and tensor.dim() == 2
+    }

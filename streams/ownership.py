@@ -32,7 +32,7 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import KafkaError
 
 from contracts import faults
-from contracts.errors import Fenced, LogChanged
+from contracts.errors import Fenced, TidelensError
 from contracts.ports import Claimed, Lease
 from contracts.records import OutRecord, TopicPartition
 from contracts.topics import TARGETS, Names
@@ -84,7 +84,7 @@ class KafkaOwnership:
             if session is None:
                 return []
             return await session.fetch(records_max=records_max, timeout_ms=timeout_ms)
-        except (KafkaError, OSError, AssertionError) as error:
+        except (KafkaError, OSError, AssertionError, TidelensError) as error:
             log.warning("encoder lost the broker, joining anew", error=repr(error))
             await self._drop_all()
             await asyncio.sleep(_RETRY_S)
@@ -343,7 +343,7 @@ async def _close_producer(producer: AIOKafkaProducer) -> None:
 
 
 async def _quietly(closing: Awaitable[None]) -> None:
-    with contextlib.suppress(KafkaError, OSError, AssertionError, TimeoutError, LogChanged):
+    with contextlib.suppress(KafkaError, OSError, AssertionError, TimeoutError, TidelensError):
         async with asyncio.timeout(_ABANDON_S):
             await closing
 

@@ -163,9 +163,7 @@ class _Subscription:
     def _take(self, message: Mapping[str, Any]) -> Update | None:
         kind = message["type"]
         if kind == "error":
-            raise RejectedRequest(
-                message["code"], message["message"], field=message.get("field")
-            )
+            raise RejectedRequest(message["code"], message["message"], field=message.get("field"))
         if kind == "reset":
             self._cursor = None
             return Update("reset", [], self._hits, None, message["reason"])

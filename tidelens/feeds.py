@@ -32,9 +32,7 @@ def samples(seed: int = 0) -> Iterator[list[Content]]:
         item = f"openmoji/{picture.hexcode}"
         metadata = {"name": picture.name, "attribution": _ATTRIBUTION}
         yield [
-            Content(
-                target="images", id=item, image=picture.render(), item=item, metadata=metadata
-            ),
+            Content(target="images", id=item, image=picture.render(), item=item, metadata=metadata),
             Content(target="captions", id=item, text=picture.name, item=item, metadata=metadata),
         ]
 

@@ -69,7 +69,9 @@ async def _run(
             parts = await stack.enter_async_context(
                 node.open_node(settings, kafka, brokers, queries, listener)
             )
-            tasks |= {name: asyncio.create_task(run(), name=name) for name, run in parts.runs.items()}
+            tasks |= {
+                name: asyncio.create_task(run(), name=name) for name, run in parts.runs.items()
+            }
             tasks["encoder"] = asyncio.create_task(encoder.watch(), name="encoder")
             tasks |= _feeds(parts.event_log, names, settings, sample=sample, watch=watch)
             _announce(settings, brokers, port, names.space, stack)

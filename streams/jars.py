@@ -1,0 +1,86 @@
+"""Kafka's jars: fetched once from Maven Central by jgo's resolver, then read from a cache.
+
+The second start touches neither the network nor jgo: a list of the jars with their sizes stands
+beside them, written last, so that a half-fetched cache is never taken for a whole one.
+"""
+
+import fcntl
+import logging
+import os
+from pathlib import Path
+
+import orjson
+
+from contracts.errors import BrokerUnavailable
+
+KAFKA_VERSION = "4.1.1"
+# All named: left to itself the resolver picks kafka-clients 3.8.0, and the broker then dies with
+# NoSuchMethodError.
+_COORDINATES = "+".join(
+    [
+        *(
+            f"org.apache.kafka:{name}:{KAFKA_VERSION}"
+            for name in (
+                "kafka_2.13",
+                "kafka-clients",
+                "kafka-tools",
+                "kafka-server-common",
+                "kafka-metadata",
+            )
+        ),
+        "org.apache.logging.log4j:log4j-slf4j-impl:2.24.3",
+    ]
+)
+
+
+def default_cache() -> Path:
+    """The user's cache directory for us, by the XDG convention."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "tidelens"
+
+
+def kafka_classpath(cache_dir: Path | None = None) -> str:
+    """The class path of Kafka's broker and tools. Blocking; downloads 54 MB at the first call.
+
+    Raises BrokerUnavailable when the jars are neither here nor to be had.
+    """
+    root = (cache_dir or default_cache()) / f"kafka-{KAFKA_VERSION}"
+    root.mkdir(parents=True, exist_ok=True)
+    found = _listed(root)
+    if found is None:
+        # Two starts at once: one downloads, the other waits and then finds the list.
+        with (root / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            found = _listed(root) or _download(root)
+    return os.pathsep.join(found)
+
+
+def _listed(root: Path) -> list[str] | None:
+    """The jars of a complete cache, or None."""
+    try:
+        listed = orjson.loads((root / "jars.json").read_bytes())
+        whole = all((root / name).stat().st_size == size for name, size in listed.items())
+    except (OSError, ValueError):
+        return None
+    return [str(root / name) for name in listed] if whole else None
+
+
+def _download(root: Path) -> list[str]:
+    from jgo.env import EnvironmentBuilder
+    from jgo.maven import MavenContext
+
+    logging.getLogger("jgo").setLevel(logging.ERROR)
+    try:
+        context = MavenContext(repo_cache=root / "repository", timeout=60)
+        builder = EnvironmentBuilder(context, cache_dir=root / "environment")
+        jars = [Path(jar) for jar in builder.from_endpoint(_COORDINATES).all_jars]
+    except Exception as error:  # the resolver raises many kinds; each means "not to be had"
+        raise BrokerUnavailable(
+            f"Apache Kafka {KAFKA_VERSION} cannot be fetched ({type(error).__name__}: {error}); "
+            "connect to the network once, or name your cluster with --brokers"
+        ) from error
+    listed = {os.path.relpath(jar, root): jar.stat().st_size for jar in jars}
+    partial = root / f"jars.json.{os.getpid()}"
+    partial.write_bytes(orjson.dumps(listed))
+    partial.rename(root / "jars.json")
+    return [str(jar) for jar in jars]

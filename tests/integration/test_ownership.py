@@ -1,0 +1,199 @@
+"""Invariant 2 on the real broker: one owner, source order, exactly once, in any storm."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from contracts.embedding import embedding_record, encode_value, read_embedding
+from contracts.errors import Fenced
+from contracts.events import content_record
+from contracts.memory import HashEncoder
+from contracts.records import OutRecord, Record, Source
+from streams.ownership import KafkaEncoderLog, KafkaOwnership
+from tests.kit import RECORD_BYTES_MAX, Collection, caption, collection, worker
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker]
+
+ENCODER = HashEncoder(dim=8)
+
+
+def encoder_log(kit: Collection, *, session_timeout_ms: int = 6_000) -> KafkaEncoderLog:
+    return KafkaEncoderLog(
+        kit.connection,
+        kit.names,
+        record_bytes_max=RECORD_BYTES_MAX,
+        session_timeout_ms=session_timeout_ms,
+    )
+
+
+async def publish(kit: Collection, count: int, *, ids: int, start: int = 0) -> None:
+    topic = kit.names.content("captions")
+    records = [
+        content_record(topic, caption(f"item-{n % ids}", f"caption number {n}"))
+        for n in range(start, start + count)
+    ]
+    await kit.log.publish(records)
+
+
+async def drained(kit: Collection, count: int, timeout_s: float = 60) -> list[tuple[int, int]]:
+    """Wait until `count` embeddings stand; (partition, source offset) in log order."""
+    topic = kit.names.embeddings("captions")
+    async with asyncio.timeout(timeout_s):
+        while True:
+            found = await kit.read_all(topic)
+            if sum(map(len, found.values())) >= count:
+                return [
+                    (partition, read_embedding(ENCODER.space, record).source.offset)
+                    for partition, records in found.items()
+                    for record in records
+                ]
+            await asyncio.sleep(0.2)
+
+
+def assert_in_order_once(sources: list[tuple[int, int]], partitions: int) -> None:
+    for partition in range(partitions):
+        offsets = [offset for p, offset in sources if p == partition]
+        assert offsets == sorted(set(offsets)), f"partition {partition}: order or repeats"
+
+
+@asynccontextmanager
+async def running_worker(kit: Collection) -> AsyncIterator[KafkaOwnership]:
+    async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+        running = asyncio.create_task(
+            worker(ownership, kit.names, kit.partitions, encoder=ENCODER).run()
+        )
+        try:
+            yield ownership
+        finally:
+            running.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await running
+
+
+async def test_every_record_becomes_one_embedding_in_source_order(kafka) -> None:
+    async with collection(kafka.bootstrap) as kit, running_worker(kit):
+        await publish(kit, 500, ids=500)
+        sources = await drained(kit, 500)
+        assert len(sources) == 500
+        assert_in_order_once(sources, kit.partitions)
+
+
+async def test_a_later_start_goes_on_where_the_group_stood(kafka) -> None:
+    async with collection(kafka.bootstrap) as kit:
+        async with running_worker(kit):
+            await publish(kit, 100, ids=100)
+            await drained(kit, 100)
+        await publish(kit, 100, ids=100, start=100)
+        async with running_worker(kit):
+            sources = await drained(kit, 200)
+        assert len(sources) == 200
+        assert_in_order_once(sources, kit.partitions)
+
+
+async def claim_all(ownership: KafkaOwnership, wanted: int) -> list:
+    claims = []
+    async with asyncio.timeout(30):
+        while sum(len(c.records) for c in claims) < wanted:
+            claims += await ownership.fetch(records_max=1000, timeout_ms=100)
+    return claims
+
+
+def as_embeddings(kit: Collection, records: list[Record], topic_id: str) -> list[OutRecord]:
+    vectors = ENCODER.encode_texts([repr(r.value) for r in records])
+    topic = kit.names.embeddings("captions")
+    return [
+        embedding_record(
+            topic,
+            record,
+            Source(topic_id, record.partition, record.offset),
+            encode_value(ENCODER.space, vector),
+        )
+        for record, vector in zip(records, vectors, strict=True)
+    ]
+
+
+async def test_a_sleeper_that_wakes_behind_a_new_owner_writes_nothing(kafka) -> None:
+    """The old owner fetched, stalled, and comes back after somebody else took its partitions."""
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        await publish(kit, 50, ids=50)
+        async with encoder_log(kit).own(kit.names.encoder_group) as old:
+            claims = await claim_all(old, 50)
+            # Whoever initialises the same transactional ids is the owner now, as after a
+            # rebalance that the sleeper did not see: its own group membership is still alive.
+            usurper = KafkaOwnership(
+                kit.connection, kit.names, kit.names.encoder_group, record_bytes_max=10_000_000
+            )
+            from streams.ownership import _Session
+
+            session = _Session(usurper, old.owned)
+            await session.open()
+            try:
+                claim = claims[0]
+                outputs = as_embeddings(kit, claim.records, claim.lease.topic_id)
+                with pytest.raises(Fenced):
+                    await old.commit(claim, outputs)
+                assert old.owned == frozenset()
+                assert await kit.log.committed(kit.names.encoder_group) == {}
+            finally:
+                await session.abandon()
+            # It drops all it owned, joins anew, and then encodes from the committed offset.
+            claims = await claim_all(old, 50)
+            for claim in claims:
+                await old.commit(claim, as_embeddings(kit, claim.records, claim.lease.topic_id))
+        sources = await drained(kit, 50)
+        assert len(sources) == 50
+
+
+async def test_a_lost_past_takes_ghosts_out_before_encoding(kafka) -> None:
+    """No committed offset, but embeddings of items that are no longer published."""
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        topic = kit.names.embeddings("captions")
+        value = encode_value(ENCODER.space, ENCODER.encode_texts(["ghost"])[0])
+        headers = [("source", Source("x", 0, 3).encode()), ("appended", b"0")]
+        await kit.log.publish([OutRecord(topic, b"ghost", value, headers, partition=0)])
+        await publish(kit, 10, ids=10)
+        async with running_worker(kit):
+            await drained(kit, 12)
+        truth = await kit.truth(ENCODER)
+        assert {item for _, item in truth} == {f"item-{n}" for n in range(10)}
+
+
+@pytest.mark.timeout(180)
+async def test_a_storm_of_joins_and_leaves_keeps_order_and_loses_nothing(kafka) -> None:
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    total = 4000
+    async with collection(kafka.bootstrap) as kit:
+        leaving: list[asyncio.Event] = []
+        members: list[asyncio.Task[None]] = []
+
+        async def member(leave: asyncio.Event) -> None:
+            async with running_worker(kit):
+                await leave.wait()
+
+        def join() -> None:
+            leaving.append(asyncio.Event())
+            members.append(asyncio.create_task(member(leaving[-1])))
+
+        join()
+        published = 0
+        while published < total:
+            await publish(kit, 200, ids=10_000, start=published)
+            published += 200
+            if len(leaving) < 3 and dice.random() < 0.5:
+                join()
+            elif len(leaving) > 1 and dice.random() < 0.4:
+                leaving.pop(dice.randrange(len(leaving))).set()
+            await asyncio.sleep(dice.uniform(0.1, 0.8))
+        try:
+            sources = await drained(kit, total, timeout_s=90)
+        finally:
+            for leave in leaving:
+                leave.set()
+            await asyncio.gather(*members)
+        assert len(sources) == total, f"seed {seed}"
+        assert_in_order_once(sources, kit.partitions)

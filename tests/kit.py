@@ -1,0 +1,119 @@
+"""What several tests need: topics of their own on the shared broker, a brute-force reader."""
+
+import itertools
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from consumers.jobs import Intake
+from consumers.worker import EncoderWorker
+from contracts.embedding import Embedding, read_embedding
+from contracts.events import Content
+from contracts.memory import HashEncoder
+from contracts.metrics import Metrics
+from contracts.partitioning import partitioner
+from contracts.ports import Encoder, Ownership
+from contracts.records import Record, TopicPartition
+from contracts.settings import KafkaSettings
+from contracts.topics import TARGETS, Names, Target, topic_specs
+from streams.connect import Connection
+from streams.log import KafkaLog, KafkaReader
+from streams.topics import create
+from tidelens.clock import SystemClock
+
+MURMUR2 = partitioner("murmur2")
+RECORD_BYTES_MAX = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Collection:
+    """A topic prefix of a test's own, with its topics created."""
+
+    connection: Connection
+    names: Names
+    partitions: int
+    log: KafkaLog
+
+    async def read_all(self, topic: str) -> dict[int, list[Record]]:
+        """Every committed record of a topic, by partition, up to the last stable offset."""
+        partitions = [TopicPartition(topic, n) for n in range(self.partitions)]
+        reader = await KafkaReader.open(self.connection, dict.fromkeys(partitions))
+        try:
+            ends = await reader.stable_offsets()
+            found: dict[int, list[Record]] = {n: [] for n in range(self.partitions)}
+            while any(p < ends[tp] for tp, p in (await reader.positions()).items()):
+                fetched = await reader.fetch(records_max=5000, timeout_ms=200)
+                for tp, records in fetched.records.items():
+                    found[tp.partition] += records
+            return found
+        finally:
+            await reader.close()
+
+    async def truth(self, encoder: HashEncoder) -> dict[tuple[Target, str], Embedding]:
+        """The live items, by a brute-force reading of the embeddings topics."""
+        live: dict[tuple[Target, str], Embedding] = {}
+        for target in TARGETS:
+            for records in (await self.read_all(self.names.embeddings(target))).values():
+                for record in records:
+                    embedding = read_embedding(encoder.space, record)
+                    if embedding.vector is None:
+                        live.pop((target, embedding.id), None)
+                    else:
+                        live[target, embedding.id] = embedding
+        return live
+
+
+_counter = itertools.count()
+
+
+@asynccontextmanager
+async def collection(
+    bootstrap: str,
+    *,
+    space: str = "hash-v1",
+    partitions: int = 4,
+    kafka: KafkaSettings | None = None,
+    **lags: int,
+) -> AsyncIterator[Collection]:
+    """Fresh topics under a prefix that no other test uses."""
+    connection = Connection(bootstrap, kafka or KafkaSettings())
+    names = Names(f"t{next(_counter)}{uuid.uuid4().hex[:6]}.", space)
+    specs = topic_specs(names, partitions=partitions, content_bytes_max=RECORD_BYTES_MAX, **lags)
+    await create(connection, specs, replication_factor=1, min_insync_replicas=1)
+    async with KafkaLog.open(
+        connection, partition_of=MURMUR2, record_bytes_max=RECORD_BYTES_MAX
+    ) as log:
+        yield Collection(connection, names, partitions, log)
+
+
+def caption(item_id: str, text: str, **rest: object) -> Content:
+    return Content(target="captions", id=item_id, text=text, **rest)
+
+
+def intake(names: Names, partitions: int, roots: Sequence[Path] = ()) -> Intake:
+    counts = {names.content(target): partitions for target in TARGETS}
+    return Intake(names, counts, MURMUR2, roots, 1_000_000, 4_000_000, 32)
+
+
+def worker(
+    ownership: Ownership,
+    names: Names,
+    partitions: int,
+    *,
+    encoder: Encoder | None = None,
+    batch_records: int = 64,
+    metrics: Metrics | None = None,
+) -> EncoderWorker:
+    return EncoderWorker(
+        ownership,
+        encoder or HashEncoder(),
+        names,
+        intake(names, partitions),
+        metrics or Metrics(),
+        SystemClock(),
+        batch_records=batch_records,
+        wait_ms=20,
+        threads=1,
+    )

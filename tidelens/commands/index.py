@@ -1,0 +1,37 @@
+"""`tidelens index`: an index node that answers vector queries and hosts the streams app."""
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from tidelens.options import brokers_option, model_option, topic_prefix_option
+
+
+@click.command()
+@brokers_option
+@topic_prefix_option
+@model_option
+@click.option("--port", type=int, help="Port of the API (8080).")
+@click.option("--host", help="Address of the API (127.0.0.1).")
+@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data directory.")
+def index(
+    brokers: str | None,
+    topic_prefix: str | None,
+    model: str | None,
+    port: int | None,
+    host: str | None,
+    data: Path | None,
+) -> None:
+    """Maintain an index and answer searches on it, texts and pictures included."""
+    from contracts import settings as settings_module
+    from tidelens import logs
+    from tidelens.roles import run_index
+    from tidelens.runtime import brokers_of
+
+    settings = settings_module.load(
+        brokers=brokers, topic_prefix=topic_prefix, model=model, port=port, host=host, data=data
+    )
+    settings = settings.model_copy(update={"brokers": brokers_of(settings)})
+    logs.configure(settings.log_format, "index")
+    asyncio.run(run_index(settings, settings_module.load_kafka()))

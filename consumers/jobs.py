@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from consumers.images import decode_image
+from consumers.references import read_reference
 from contracts.dead_letters import dead_letter_record
 from contracts.embedding import embedding_record, encode_value
 from contracts.errors import RejectedRecord
@@ -17,8 +19,6 @@ from contracts.records import OutRecord, Record, Source
 from contracts.score import Vectors
 from contracts.space import Space
 from contracts.topics import Names, Target
-from consumers.images import decode_image
-from consumers.references import read_reference
 
 WRONG_PARTITION = "wrong_partition"
 # Rejections that leave nothing to take out: the item lives in another partition, or nowhere.

@@ -79,7 +79,9 @@ class ProcessQueryEncoder:
         key = hashlib.blake2b(b"i" + data, digest_size=16).digest()
         return await self._encode("image", key, None, data)
 
-    async def _encode(self, kind: str, key: bytes, text: str | None, image: bytes | None) -> Vectors:
+    async def _encode(
+        self, kind: str, key: bytes, text: str | None, image: bytes | None
+    ) -> Vectors:
         began = perf_counter()
         cached = self._cache.get(key)
         if cached is not None:

@@ -12,12 +12,12 @@ from time import perf_counter
 
 import structlog
 
+from consumers.jobs import Intake, Job, encode_jobs, newest_of_each, outputs, prepare
 from contracts import faults
 from contracts.errors import Fenced
 from contracts.metrics import Metrics
 from contracts.ports import Claimed, Clock, Encoder, Ownership
 from contracts.topics import Names
-from consumers.jobs import Intake, Job, encode_jobs, newest_of_each, outputs, prepare
 
 log = structlog.get_logger(__name__)
 

@@ -1,0 +1,1 @@
+"""The Starlette app: search, live subscriptions, items, health, and the page."""

@@ -1,0 +1,1 @@
+"""Kafka: the event log, topics, the index maintainer, lag, the local broker, the Faust app."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sys
+from collections.abc import Iterator
 
 import structlog
 from prometheus_client import start_http_server
@@ -10,14 +11,13 @@ from prometheus_client import start_http_server
 from contracts.errors import PortInUse
 from contracts.metrics import Metrics
 from contracts.partitioning import partitioner
+from contracts.ports import Encoder
 from contracts.settings import KafkaSettings, Settings
 from contracts.topics import TARGETS, Names
 from tidelens.clock import SystemClock
 from tidelens.signals import stop_signal, until_stopped
 
 log = structlog.get_logger(__name__)
-
-_BROKER_WAIT_S = 60.0
 
 
 async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: bool) -> None:
@@ -28,46 +28,57 @@ async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: boo
         # The imports and the weights take seconds: load them while the broker starts.
         loading = asyncio.create_task(asyncio.to_thread(_load, settings))
         try:
-            brokers = settings.brokers or ""
-            if attached:
-                brokers = await _address_from_parent(stop)
-            if not stop.is_set():
+            if not attached:
+                await _encode(settings, kafka, settings.brokers or "", loading, stop)
+                return
+            parent = await _Parent.connect()
+            brokers = await parent.address()
+            watching = asyncio.create_task(parent.gone())
+            watching.add_done_callback(lambda _: stop.set())
+            if brokers:
                 await _encode(settings, kafka, brokers, loading, stop)
+            watching.cancel()
         finally:
             loading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await loading
 
 
-def _load(settings: Settings):  # type: ignore[no-untyped-def]  # torch stays unimported here
+def _load(settings: Settings) -> Encoder:
     from consumers.encoders import open_encoder
 
     return open_encoder(settings.model, threads=settings.encode_threads)
 
 
-async def _address_from_parent(stop: asyncio.Event) -> str:
-    """Read the address line; keep watching stdin for its end."""
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    line = await reader.readline()
-    if not line:
-        stop.set()
-        return ""
+class _Parent:
+    """The process that started us, at the other end of stdin."""
 
-    async def watch() -> None:
-        await reader.read()
-        stop.set()
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
 
-    # Kept on the loop by its name; it ends with the process.
-    _watching.append(asyncio.create_task(watch(), name="parent"))
-    return line.decode().strip()
+    @classmethod
+    async def connect(cls) -> "_Parent":
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+        )
+        return cls(reader)
+
+    async def address(self) -> str:
+        """The first line; empty when the parent went before it wrote one."""
+        return (await self._reader.readline()).decode().strip()
+
+    async def gone(self) -> None:
+        await self._reader.read()
 
 
-_watching: "list[asyncio.Task[None]]" = []
-
-
-async def _encode(settings, kafka, brokers, loading, stop) -> None:  # type: ignore[no-untyped-def]
+async def _encode(
+    settings: Settings,
+    kafka: KafkaSettings,
+    brokers: str,
+    loading: "asyncio.Task[Encoder]",
+    stop: asyncio.Event,
+) -> None:
     from consumers.jobs import Intake
     from consumers.worker import EncoderWorker
     from streams.connect import Connection
@@ -108,7 +119,7 @@ async def _encode(settings, kafka, brokers, loading, stop) -> None:  # type: ign
 
 
 @contextlib.contextmanager
-def _metrics_server(port: int, metrics: Metrics):  # type: ignore[no-untyped-def]
+def _metrics_server(port: int, metrics: Metrics) -> Iterator[None]:
     if port == 0:
         yield
         return

@@ -24,15 +24,21 @@ _ATTRIBUTION = "OpenMoji, CC BY-SA 4.0"
 
 def samples(seed: int = 0) -> Iterator[list[Content]]:
     """Pictures with their names, in a shuffled order that is the same at every start."""
-    from training.openmoji import emoji_pictures
+    from training.openmoji import pictures, render_png
 
-    pictures = list(emoji_pictures())
-    random.Random(seed).shuffle(pictures)
-    for picture in pictures[:_SAMPLES_MAX]:
+    shuffled = pictures()
+    random.Random(seed).shuffle(shuffled)
+    for picture in shuffled[:_SAMPLES_MAX]:
         item = f"openmoji/{picture.hexcode}"
         metadata = {"name": picture.name, "attribution": _ATTRIBUTION}
         yield [
-            Content(target="images", id=item, image=picture.render(), item=item, metadata=metadata),
+            Content(
+                target="images",
+                id=item,
+                image=render_png(picture.svg),
+                item=item,
+                metadata=metadata,
+            ),
             Content(target="captions", id=item, text=picture.name, item=item, metadata=metadata),
         ]
 
@@ -53,15 +59,21 @@ async def publish_folder(
     event_log: EventLog, names: Names, settings: Settings, folder: Path
 ) -> None:
     """Publish each picture or caption that appears or changes under `folder`."""
-    from tidelens.publishing import contents_of, watch_folder
+    from tidelens.publishing import watch_folder
 
     async for path in watch_folder(folder):
-        for entry in await asyncio.to_thread(lambda p=path: list(contents_of(p, folder, settings))):
+        for entry in await asyncio.to_thread(_contents, path, folder, settings):
             if isinstance(entry, Content):
                 await _publish(event_log, names, [entry])
                 log.info("published", item=entry.id, target=entry.target)
             else:
                 log.warning("not published", file=str(path), reason=str(entry))
+
+
+def _contents(path: Path, folder: Path, settings: Settings) -> list[Content | TidelensError]:
+    from tidelens.publishing import contents_of
+
+    return list(contents_of(path, folder, settings))
 
 
 async def _publish(event_log: EventLog, names: Names, contents: list[Content]) -> None:

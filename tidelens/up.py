@@ -7,6 +7,7 @@ one, which holds index and API. All of them end with this one, even when it is k
 import asyncio
 import contextlib
 import fcntl
+import importlib
 import os
 import socket
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 import structlog
 
 from contracts.errors import DataDirInUse, DataDirNotWritable, TidelensError
+from contracts.ports import EventLog
 from contracts.settings import KafkaSettings, Settings
 from contracts.topics import Names, topic_specs
 from tidelens.signals import stop_signal, until_stopped
@@ -54,7 +56,7 @@ async def _run(
         broker = asyncio.create_task(stack.enter_async_context(_broker(settings, kafka)))
         stopping = asyncio.create_task(stop.wait())
         # Imports of the rooms, in a thread beside the broker's start.
-        node = await asyncio.to_thread(_import_node)
+        node = await asyncio.to_thread(importlib.import_module, "tidelens.node")
         queries = node.make_queries(settings)
         loading = asyncio.create_task(queries.encoder.run(), name="queries")
         tasks = {"queries": loading}
@@ -81,12 +83,6 @@ async def _run(
         finally:
             stopping.cancel()
             await until_stopped(stop, tasks)
-
-
-def _import_node():  # type: ignore[no-untyped-def]
-    from tidelens import node
-
-    return node
 
 
 @contextmanager
@@ -212,7 +208,9 @@ def _json_paths(paths: list[Path]) -> str:
     return orjson.dumps([str(path) for path in paths]).decode()
 
 
-def _feeds(event_log, names, settings, *, sample, watch):  # type: ignore[no-untyped-def]
+def _feeds(
+    event_log: EventLog, names: Names, settings: Settings, *, sample: bool, watch: Path | None
+) -> dict[str, "asyncio.Task[None]"]:
     from tidelens.feeds import publish_folder, publish_samples
 
     feeds = {}

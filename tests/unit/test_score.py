@@ -1,0 +1,48 @@
+"""The exact score: the same number in any summation order."""
+
+import numpy as np
+import pytest
+
+from contracts.score import NOMINATION_SLACK, exact_scores, ranking, unit
+
+
+def vectors(count: int, dim: int = 512) -> np.ndarray:
+    return unit(np.random.default_rng(7).standard_normal((count, dim)))
+
+
+def test_any_order_of_summation_gives_the_same_bits() -> None:
+    rows, query = vectors(200), vectors(1)[0]
+    order = np.random.default_rng(1).permutation(512)
+    one = exact_scores(rows, query)
+    assert np.array_equal(one, exact_scores(rows[:, order], query[order]))
+    assert np.array_equal(one, [float(exact_scores(row[None], query)[0]) for row in rows])
+    wide, narrow = rows.astype(np.float64), query.astype(np.float64)
+    assert np.array_equal(one, np.stack([wide @ narrow, wide @ narrow], axis=1)[:, 0])
+    assert np.array_equal(one, [sum((row * narrow).tolist()) for row in wide])
+
+
+def test_the_slack_is_above_the_error_of_float32() -> None:
+    rows = vectors(500, 2048)
+    queries = vectors(20, 2048)
+    exact = np.stack([exact_scores(rows, query) for query in queries], axis=1)
+    fast = rows.astype(np.float32) @ queries.astype(np.float32).T
+    assert np.abs(exact - fast).max() < NOMINATION_SLACK / 10
+
+
+def test_units_are_units_to_rounding() -> None:
+    assert np.allclose(np.linalg.norm(vectors(100).astype(np.float64), axis=1), 1, atol=2e-4)
+
+
+@pytest.mark.parametrize("bad", [np.zeros(4), np.array([np.nan, 1.0]), np.array([np.inf, 1.0])])
+def test_no_unit_of_nothing(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        unit(bad)
+
+
+def test_scores_are_of_float16_only() -> None:
+    with pytest.raises(TypeError, match="float16"):
+        exact_scores(np.ones((1, 2), np.float32), np.ones(2, np.float16))
+
+
+def test_ties_go_by_id() -> None:
+    assert ranking([0.5, 0.9, 0.5], ["b", "z", "a"]) == [1, 2, 0]

@@ -1,0 +1,209 @@
+"""The encoder worker on the in-memory log: a vector or a tombstone for each record."""
+
+import asyncio
+import hashlib
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from consumers.jobs import newest_of_each, prepare
+from consumers.references import read_reference
+from contracts.embedding import Embedding, read_embedding
+from contracts.errors import RejectedRecord
+from contracts.events import Content, content_record, delete_record
+from contracts.memory import HashEncoder, MemoryLog
+from contracts.records import OutRecord, TopicPartition
+from contracts.topics import TARGETS, Names
+from tests.kit import caption, intake, worker
+
+pytestmark = pytest.mark.anyio
+
+ENCODER = HashEncoder()
+NAMES = Names("t.", ENCODER.space.name)
+PARTITIONS = 2
+CONTENT = [NAMES.content(target) for target in TARGETS]
+
+
+def memory_log() -> MemoryLog:
+    topics = dict.fromkeys([*CONTENT, *(NAMES.embeddings(t) for t in TARGETS)], PARTITIONS)
+    return MemoryLog({**topics, NAMES.dead_letters: 1}, content_topics=CONTENT)
+
+
+def png(colour: tuple[int, int, int] = (200, 0, 0)) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 10), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@asynccontextmanager
+async def running(log: MemoryLog, **options: object) -> AsyncIterator[None]:
+    async with log.own(NAMES.encoder_group) as ownership:
+        task = asyncio.create_task(worker(ownership, NAMES, PARTITIONS, **options).run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def encoded(log: MemoryLog) -> list[Embedding]:
+    """All embeddings, once the encoder's offsets have reached the end of the content."""
+    async with asyncio.timeout(10):
+        while any(
+            log.offsets[NAMES.encoder_group].get(tp, 0) < len(log.records[tp])
+            for tp in (TopicPartition(t, n) for t in CONTENT for n in range(PARTITIONS))
+        ):
+            await asyncio.sleep(0.01)
+    return [
+        read_embedding(ENCODER.space, record)
+        for target in TARGETS
+        for n in range(PARTITIONS)
+        for record in log.records[TopicPartition(NAMES.embeddings(target), n)]
+    ]
+
+
+def letters(log: MemoryLog) -> list[str]:
+    records = log.records[TopicPartition(NAMES.dead_letters, 0)]
+    return [(record.header("dead_letter_reason") or b"").decode() for record in records]
+
+
+async def test_captions_pictures_and_deletes() -> None:
+    log = memory_log()
+    captions, images = NAMES.content("captions"), NAMES.content("images")
+    await log.publish(
+        [
+            content_record(captions, caption("c", "a cat", item="i", metadata={"n": 1})),
+            content_record(images, Content(target="images", id="p", image=png())),
+            delete_record(captions, "gone"),
+        ]
+    )
+    async with running(log):
+        found = {e.id: e for e in await encoded(log)}
+    assert found["c"].vector is not None
+    assert (found["c"].text, found["c"].item, found["c"].metadata) == ("a cat", "i", {"n": 1})
+    assert found["c"].vector.tobytes() == ENCODER.encode_texts(["a cat"])[0].tobytes()
+    assert found["p"].vector is not None
+    assert found["gone"].vector is None
+    assert letters(log) == []
+
+
+async def test_a_bad_record_is_lettered_and_the_next_is_served() -> None:
+    log = memory_log()
+    captions = NAMES.content("captions")
+    good = content_record(captions, caption("good", "fine"))
+    bad = OutRecord(captions, b"bad", b"{", good.headers)
+    await log.publish([bad, good])
+    async with running(log):
+        found = {e.id: e for e in await encoded(log)}
+    assert found["good"].vector is not None
+    assert found["bad"].vector is None
+    assert (found["bad"].reason or "").startswith("invalid_json: ")
+    assert letters(log) == ["invalid_json"]
+    letter = log.records[TopicPartition(NAMES.dead_letters, 0)][0]
+    assert (letter.key, letter.value) == (b"bad", b"{")
+
+
+async def test_a_wrong_partition_gets_the_letter_alone() -> None:
+    log = memory_log()
+    record = content_record(NAMES.content("captions"), caption("a", "text"))
+    positions = await log.publish([record])
+    wrong = 1 - positions[0].partition
+    await log.publish(
+        [OutRecord(record.topic, record.key, record.value, record.headers, partition=wrong)]
+    )
+    async with running(log):
+        found = await encoded(log)
+    assert [e.id for e in found] == ["a"]
+    assert letters(log) == ["wrong_partition"]
+
+
+async def test_an_input_that_breaks_the_model_takes_no_other_with_it() -> None:
+    class Fragile(HashEncoder):
+        def encode_texts(self, texts):  # type: ignore[no-untyped-def]
+            if "poison" in texts:
+                raise RuntimeError("boom")
+            return super().encode_texts(texts)
+
+    log = memory_log()
+    captions = NAMES.content("captions")
+    texts = ["one", "poison", "two"]
+    await log.publish([content_record(captions, caption(t, t)) for t in texts])
+    async with running(log, encoder=Fragile()):
+        found = {e.id: e for e in await encoded(log)}
+    assert found["one"].vector is not None
+    assert found["two"].vector is not None
+    assert found["poison"].vector is None
+    assert letters(log) == ["encode_failed"]
+
+
+async def test_a_second_owner_takes_over_and_the_first_writes_nothing_more() -> None:
+    log = memory_log()
+    captions = NAMES.content("captions")
+    async with log.own(NAMES.encoder_group) as old:
+        await log.publish([content_record(captions, caption("a", "x"))])
+        claims = await old.fetch(records_max=10, timeout_ms=10)
+        async with running(log):
+            before = await encoded(log)
+        from contracts.errors import Fenced
+
+        with pytest.raises(Fenced):
+            await old.commit(claims[0], [])
+        assert [e.id for e in before] == ["a"]
+
+
+def test_superseded_records_of_a_batch_are_left_out() -> None:
+    log = memory_log()
+    topic = NAMES.content("captions")
+    for text in ("old", "new"):
+        log._append(content_record(topic, caption("same", text)))
+    records = next(records for records in log.records.values() if records)
+    assert [r.offset for r in newest_of_each(records)] == [1]
+
+
+@pytest.mark.parametrize(
+    ("image", "code"),
+    [(b"", "image_format"), (b"not a picture", "image_format"), (png()[:40], "image_broken")],
+)
+def test_broken_pictures_are_rejected(image: bytes, code: str) -> None:
+    log = memory_log()
+    topic = NAMES.content("images")
+    log._append(content_record(topic, Content(target="images", id="p", image=image)))
+    record = next(records for records in log.records.values() if records)[0]
+    job = prepare(record, intake(NAMES, PARTITIONS))
+    assert job.rejection is not None
+    assert job.rejection.code == code
+
+
+def test_references(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "secret.png"
+    root.mkdir()
+    (root / "a.png").write_bytes(b"data")
+    outside.write_bytes(b"data")
+    (root / "link.png").symlink_to(outside)
+    digest = hashlib.sha256(b"data").hexdigest()
+
+    def read(ref: str, sha256: str = digest, bytes_max: int = 100) -> bytes:
+        return read_reference(ref, sha256, allow_roots=[root], bytes_max=bytes_max)
+
+    assert read((root / "a.png").as_uri()) == b"data"
+    for ref, code in [
+        ("https://example.org/a.png", "not_enabled"),
+        ("s3://bucket/a.png", "not_enabled"),
+        (outside.as_uri(), "reference_forbidden"),
+        ((root / ".." / "secret.png").as_uri(), "reference_forbidden"),
+        ((root / "link.png").as_uri(), "reference_forbidden"),
+        ("file://host/a.png", "reference_forbidden"),
+        ((root / "none.png").as_uri(), "reference_missing"),
+        ("file:///a%00b", "reference_missing"),
+    ]:
+        with pytest.raises(RejectedRecord) as caught:
+            read(ref)
+        assert caught.value.code == code, ref
+    with pytest.raises(RejectedRecord, match="limit 3"):
+        read((root / "a.png").as_uri(), bytes_max=3)
+    with pytest.raises(RejectedRecord, match="sha256"):
+        read((root / "a.png").as_uri(), "0" * 64)

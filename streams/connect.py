@@ -39,11 +39,12 @@ AUTH_ERRORS = (
     errors.UnsupportedSaslMechanismError,
     errors.IllegalSaslStateError,
 )
+_SLOW = (errors.RequestTimedOutError, errors.KafkaTimeoutError)
 # Raised by a request of a client that was fine a moment ago.
 _AWAY = (
     errors.KafkaConnectionError,
     errors.NodeNotReadyError,
-    errors.RequestTimedOutError,
+    *_SLOW,
     errors.StaleMetadata,
     errors.NoBrokersAvailable,
     OSError,
@@ -246,9 +247,7 @@ class Connection:
                 f"Kafka at {self.brokers} does not speak TLS as we do ({error.reason}); check "
                 f"TIDELENS_KAFKA_SECURITY_PROTOCOL, now {kafka.security_protocol}"
             )
-        if isinstance(error, errors.KafkaError) and not isinstance(
-            error, errors.RequestTimedOutError
-        ):
+        if isinstance(error, errors.KafkaError) and not isinstance(error, _SLOW):
             return (
                 f"Kafka at {self.brokers} hangs up on us; check the address, and "
                 f"TIDELENS_KAFKA_SECURITY_PROTOCOL, now {kafka.security_protocol}"
@@ -257,7 +256,7 @@ class Connection:
             why = "no such host name"
         elif isinstance(error, ConnectionRefusedError):
             why = "connection refused"
-        elif isinstance(error, TimeoutError | errors.RequestTimedOutError):
+        elif isinstance(error, (TimeoutError, *_SLOW)):
             why = "no answer in time"
         else:
             why = str(error) or type(error).__name__

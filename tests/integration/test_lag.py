@@ -1,0 +1,254 @@
+"""Lag on the real broker: records and seconds, markers that are no lag, a broker that goes away."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import TopicPartition as KafkaPartition
+from blockbuster import BlockBuster
+
+from contracts.embedding import embedding_record, encode_value
+from contracts.errors import BrokerUnavailable
+from contracts.events import content_record
+from contracts.memory import HashEncoder, ManualClock
+from contracts.ports import Lag
+from contracts.records import OutRecord, Record, Source, TopicPartition
+from streams.broker import LocalBroker
+from streams.lag import KafkaLag
+from tests.broker_fixture import TestKafka
+from tests.kit import Collection, caption, collection
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker]
+
+ENCODER = HashEncoder(dim=8)
+
+
+@asynccontextmanager
+async def measuring(
+    kit: Collection, clock: ManualClock | None = None, group: str | None = "index"
+) -> AsyncIterator[KafkaLag]:
+    lag = KafkaLag(kit.connection, kit.names, group, clock or ManualClock(time.time()))
+    await lag.start()
+    try:
+        yield lag
+    finally:
+        await lag.stop()
+
+
+async def publish(kit: Collection, count: int) -> None:
+    topic = kit.names.content("captions")
+    await kit.log.publish([content_record(topic, caption(f"id{n}", "text")) for n in range(count)])
+
+
+async def encode_one(kit: Collection, partition: int = 0) -> Record:
+    """What an encoder does for the first caption: embedding and offset in one transaction."""
+    captions = kit.names.content("captions")
+    content = (await kit.read_all(captions))[partition][0]
+    source = Source("topic-id", partition, content.offset)
+    value = encode_value(ENCODER.space, ENCODER.encode_texts(["text"])[0])
+    record = embedding_record(kit.names.embeddings("captions"), content, source, value)
+    await transact(
+        kit, [record], {KafkaPartition(captions, partition): content.offset + 1}, commit=True
+    )
+    return content
+
+
+async def transact(
+    kit: Collection,
+    records: list[OutRecord],
+    offsets: dict[KafkaPartition, int],
+    *,
+    commit: bool,
+) -> None:
+    producer = AIOKafkaProducer(
+        **kit.connection.client_options(), transactional_id=f"{kit.names.bare}.test"
+    )
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        for r in records:
+            await producer.send_and_wait(
+                r.topic, r.value, r.key, partition=r.partition, headers=list(r.headers)
+            )
+        if offsets:
+            await producer.send_offsets_to_transaction(offsets, kit.names.encoder_group)
+        await (producer.commit_transaction() if commit else producer.abort_transaction())
+    finally:
+        await producer.stop()
+
+
+def row(lags: list[Lag], role: str, topic: str, partition: int = 0) -> Lag:
+    [found] = [g for g in lags if (g.role, g.topic, g.partition) == (role, topic, partition)]
+    return found
+
+
+async def eventually(
+    lag: KafkaLag, role: str, topic: str, reached: Callable[[Lag], bool], timeout_s: float = 10
+) -> Lag:
+    """The row once it is so: the broker writes a transaction's markers after it answered."""
+    async with asyncio.timeout(timeout_s):
+        while not reached(found := row(await lag.lag(), role, topic)):
+            await asyncio.sleep(0.02)
+    return found
+
+
+async def test_nothing_published_is_no_lag(kafka: TestKafka) -> None:
+    async with collection(kafka.bootstrap, partitions=2) as kit, measuring(kit) as lag:
+        rows = await lag.lag()
+        assert len(rows) == 2 * 2 * 2  # roles, targets, partitions
+        assert {(r.records, r.seconds) for r in rows} == {(0, 0.0)}
+        assert lag.behind_s(rows) == 0.0
+
+
+async def test_seconds_are_the_age_of_the_oldest_unprocessed_record(kafka: TestKafka) -> None:
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        captions = kit.names.content("captions")
+        await publish(kit, 1)
+        await asyncio.sleep(0.05)
+        await publish(kit, 3)
+        first, second = (await kit.read_all(captions))[0][:2]
+        clock = ManualClock(first.timestamp_ms / 1000 + 100)
+        async with measuring(kit, clock) as lag:
+            found = row(await lag.lag(), "encode", captions)
+            assert (found.position, found.end, found.records) == (0, 4, 4)
+            assert found.seconds == pytest.approx(100)
+            # Time passes, nothing moves: the same record, older.
+            clock.advance(5)
+            assert row(await lag.lag(), "encode", captions).seconds == pytest.approx(105)
+            await encode_one(kit)
+            found = await eventually(lag, "encode", captions, lambda r: r.position == 1)
+            assert found.records == 3
+            assert found.seconds == pytest.approx(clock.now() - second.timestamp_ms / 1000)
+
+
+async def test_markers_and_aborted_records_are_no_lag(kafka: TestKafka) -> None:
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        embeddings = kit.names.embeddings("captions")
+        await publish(kit, 1)
+        async with measuring(kit) as lag:
+            await encode_one(kit)
+            # One embedding and its commit marker; the index has applied the embedding.
+            await kit.log.commit("index", {TopicPartition(embeddings, 0): 1})
+            found = await eventually(lag, "index", embeddings, lambda r: r.end == 2)
+            assert (found.position, found.records, found.seconds) == (1, 0, 0.0)
+            # An aborted embedding and its marker change the end, not the lag.
+            await transact(kit, [OutRecord(embeddings, b"id0", b"x", (), 0)], {}, commit=False)
+            found = await eventually(lag, "index", embeddings, lambda r: r.end == 4)
+            assert (found.records, found.seconds) == (0, 0.0)
+            await encode_one(kit)
+            found = await eventually(lag, "index", embeddings, lambda r: r.end == 6)
+            assert found.records == 5
+            assert lag.behind_s([found]) > 0
+
+
+async def test_an_open_transaction_is_not_lag_before_it_commits(kafka: TestKafka) -> None:
+    async with collection(kafka.bootstrap, partitions=1) as kit, measuring(kit) as lag:
+        embeddings = kit.names.embeddings("captions")
+        producer = AIOKafkaProducer(
+            **kit.connection.client_options(), transactional_id=f"{kit.names.bare}.open"
+        )
+        await producer.start()
+        try:
+            await producer.begin_transaction()
+            await producer.send_and_wait(embeddings, b"x", b"k", partition=0)
+            found = row(await lag.lag(), "index", embeddings)
+            assert (found.end, found.records) == (0, 0)
+            await producer.commit_transaction()
+            found = await eventually(lag, "index", embeddings, lambda r: r.end == 2)
+            assert found.records == 2  # with its marker, as Kafka's tools count
+        finally:
+            await producer.stop()
+
+
+async def test_behind_is_the_age_of_the_content_not_of_its_embedding(kafka: TestKafka) -> None:
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        await publish(kit, 1)
+        await asyncio.sleep(0.3)
+        content = await encode_one(kit)
+        clock = ManualClock(content.timestamp_ms / 1000 + 10)
+        async with measuring(kit, clock) as lag:
+            index = await eventually(
+                lag, "index", kit.names.embeddings("captions"), lambda r: r.records > 0
+            )
+            assert index.seconds < 9.8
+            await eventually(lag, "encode", kit.names.content("captions"), lambda r: not r.records)
+            rows = await lag.lag()
+            assert lag.behind_s(rows) == pytest.approx(10)
+            clock.advance(3)
+            assert lag.behind_s(rows) == pytest.approx(13)
+
+
+async def test_numbers_agree_with_a_plain_consumer_group(kafka: TestKafka) -> None:
+    """A consumer commits as it goes; its lag by the admin client's numbers is ours."""
+    async with collection(kafka.bootstrap, partitions=2) as kit, measuring(kit) as lag:
+        captions = kit.names.content("captions")
+        await publish(kit, 40)
+        consumer = AIOKafkaConsumer(
+            captions,
+            **kit.connection.client_options(),
+            group_id=kit.names.encoder_group,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            max_poll_records=7,
+        )
+        await consumer.start()
+        try:
+            await consumer.getmany(timeout_ms=5_000)
+            await consumer.commit()
+            partitions = [KafkaPartition(captions, n) for n in range(2)]
+            ends = await consumer.end_offsets(partitions)
+            async with kit.connection.admin() as admin:
+                committed = await admin.list_consumer_group_offsets(kit.names.encoder_group)
+            rows = await lag.lag()
+            for partition in partitions:
+                at = committed[partition].offset if partition in committed else 0
+                found = row(rows, "encode", captions, partition.partition)
+                assert found.records == ends[partition] - at
+            total = sum(r.records for r in rows if r.role == "encode")
+            assert 0 < total < 40
+        finally:
+            await consumer.stop()
+
+
+async def test_every_index_group_of_the_space_is_found(kafka: TestKafka) -> None:
+    async with collection(kafka.bootstrap, partitions=1) as kit, measuring(kit, None, None) as lag:
+        position = {TopicPartition(kit.names.embeddings("images"), 0): 0}
+        groups = [kit.names.index_group("0", replica) for replica in "ab"]
+        for group in groups:
+            await kit.log.commit(group, position)
+        assert sorted({r.group for r in await lag.lag() if r.role == "index"}) == groups
+
+
+async def test_a_record_larger_than_a_fetch_is_read(kafka: TestKafka) -> None:
+    async with collection(kafka.bootstrap, partitions=3) as kit, measuring(kit) as lag:
+        captions = kit.names.content("captions")
+        big = [OutRecord(captions, b"k", b"x" * 900_000, (), n % 3) for n in range(9)]
+        await kit.log.publish(big)
+        rows = [r for r in await lag.lag() if r.topic == captions]
+        assert [r.records for r in rows] == [3, 3, 3]
+
+
+async def test_a_broker_that_goes_away_is_said_and_waited_for(
+    own_kafka: Callable[[], Awaitable[LocalBroker]],
+    no_blocking_calls: "BlockBuster",
+) -> None:
+    no_blocking_calls.functions["os.stat"].deactivate()
+    broker = await own_kafka()
+    async with collection(broker.bootstrap, partitions=1) as kit:
+        await publish(kit, 1)
+        clock = ManualClock(time.time())
+        async with measuring(kit, clock) as lag:
+            rows = await lag.lag()
+            before = lag.behind_s(rows)
+            await broker.stop()
+            for _ in range(2):
+                async with asyncio.timeout(12):
+                    with pytest.raises(BrokerUnavailable, match=broker.bootstrap):
+                        await lag.lag()
+            clock.advance(60)
+            assert lag.behind_s(rows) == pytest.approx(before + 60)
+            await broker.start()
+            assert row(await lag.lag(), "encode", kit.names.content("captions")).records == 1

@@ -1,0 +1,136 @@
+"""Topics on the real broker: made as contracts say, told apart by id, refused when they differ."""
+
+import asyncio
+import uuid
+from dataclasses import replace
+
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+
+from contracts.errors import TopicMismatch
+from contracts.settings import KafkaSettings
+from contracts.topics import Names, TopicSpec, topic_specs
+from streams import topics
+from streams.connect import Connection
+from streams.topic_ids import printed
+from tests.broker_fixture import TestKafka
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker]
+
+
+@pytest.fixture
+def connection(kafka: TestKafka) -> Connection:
+    return Connection(kafka.bootstrap, KafkaSettings())
+
+
+@pytest.fixture
+def names() -> Names:
+    return Names(f"topics-{uuid.uuid4().hex[:8]}.", "hash-v1")
+
+
+def specs(names: Names, partitions: int = 2) -> list[TopicSpec]:
+    return topic_specs(names, partitions=partitions, content_bytes_max=1_000_000)
+
+
+async def create(connection: Connection, wanted: list[TopicSpec]) -> topics.Created:
+    return await topics.create(connection, wanted, replication_factor=1, min_insync_replicas=1)
+
+
+async def test_create_makes_what_was_asked_for(connection: Connection, names: Names) -> None:
+    wanted = specs(names)
+    made = await create(connection, wanted)
+    assert sorted(made.created) == sorted(spec.name for spec in wanted)
+    assert made.differences == []
+    found = await topics.describe(connection, [spec.name for spec in wanted])
+    images = found[names.content("images")]
+    assert (images.partitions, images.replication_factor) == (2, 1)
+    assert images.config["cleanup.policy"] == "compact"
+    assert images.config["message.timestamp.type"] == "LogAppendTime"
+    assert images.config["min.insync.replicas"] == "1"
+    assert found[names.control].partitions == 1
+
+
+async def test_create_twice_or_twice_at_once_changes_nothing(
+    connection: Connection, names: Names
+) -> None:
+    both = await asyncio.gather(*(create(connection, specs(names)) for _ in range(2)))
+    assert sum(len(made.created) for made in both) == len(specs(names))
+    assert (await create(connection, specs(names))).created == []
+
+
+async def test_other_settings_are_told_one_by_one(connection: Connection, names: Names) -> None:
+    await create(connection, specs(names))
+    wanted = [
+        replace(spec, config={**spec.config, "max.message.bytes": "2000000"})
+        for spec in specs(names)
+        if spec.name == names.content("images")
+    ]
+    made = await create(connection, wanted)
+    assert [str(difference) for difference in made.differences] == [
+        f"{names.content('images')}: max.message.bytes is 1000000, want 2000000"
+    ]
+
+
+async def test_another_partition_count_is_refused_with_both(
+    connection: Connection, names: Names
+) -> None:
+    await create(connection, specs(names, partitions=2))
+    with pytest.raises(TopicMismatch, match=r"has 2 partitions, 3 are wanted"):
+        await create(connection, specs(names, partitions=3))
+
+
+async def test_a_wrong_count_is_found_before_anything_is_created(
+    connection: Connection, names: Names
+) -> None:
+    [captions] = [s for s in specs(names) if s.name == names.content("captions")]
+    await create(connection, [captions])
+    with pytest.raises(TopicMismatch):
+        await create(connection, specs(names, partitions=3))
+    assert set(await topics.describe(connection, [s.name for s in specs(names)])) == {captions.name}
+
+
+async def test_asking_for_an_absent_topic_does_not_create_it(
+    connection: Connection, names: Names
+) -> None:
+    for _ in range(2):
+        with pytest.raises(TopicMismatch, match="does not exist"):
+            await connection.topic_ids([names.control])
+        with pytest.raises(TopicMismatch, match="does not exist"):
+            await connection.partition_counts([names.control])
+
+
+async def test_the_id_is_the_one_that_the_broker_itself_writes_down(
+    connection: Connection, names: Names, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    await create(connection, specs(names))
+    ids = await connection.topic_ids([names.control, names.dead_letters])
+    for topic, topic_id in ids.items():
+        pattern = f"kafka0/**/{topic}-0/partition.metadata"
+        async with asyncio.timeout(10):
+            while not (noted := list(tmp_path_factory.getbasetemp().glob(pattern))):
+                await asyncio.sleep(0.05)  # the broker writes it a moment later
+        assert f"topic_id: {topic_id}" in noted[0].read_text().splitlines()
+
+
+def test_ids_are_printed_as_java_prints_them() -> None:
+    # From Kafka's own tests: Uuid(0L, 1L), and the id of the cluster metadata topic.
+    assert printed(bytes(15) + b"\x01") == "AAAAAAAAAAAAAAAAAAAAAQ"
+    raw = uuid.UUID("a2f1c6a4-7d0e-4b3f-9c55-fbefbe00ff3e").bytes
+    assert printed(raw) == "ovHGpH0OSz-cVfvvvgD_Pg"
+
+
+async def test_a_topic_made_anew_has_another_id(connection: Connection, names: Names) -> None:
+    [control] = [spec for spec in specs(names) if spec.name == names.control]
+    await create(connection, [control])
+    before = (await connection.topic_ids([control.name]))[control.name]
+    async with connection.admin() as admin:
+        await delete_and_wait(connection, admin, control.name)
+    await create(connection, [control])
+    assert (await connection.topic_ids([control.name]))[control.name] != before
+
+
+async def delete_and_wait(connection: Connection, admin: AIOKafkaAdminClient, topic: str) -> None:
+    await admin.delete_topics([topic])
+    async with asyncio.timeout(10):
+        while await topics.describe(connection, [topic]):
+            await asyncio.sleep(0.05)

@@ -131,7 +131,7 @@ class Maintainer:
         index = self._index
         assert index is not None
         began = perf_counter()
-        applied = index.apply(piece, self._clock.now())
+        applied = index.apply(piece)
         faults.reach("index.applied")
         count = sum(len(records) for records in piece.records.values())
         if count:

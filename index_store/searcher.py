@@ -1,0 +1,74 @@
+"""The local Searcher and Progress over whichever index a node serves, and the feed of changes."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from contracts.errors import NotReady
+from contracts.hits import Hit, VectorQuery
+from contracts.ports import Answer, Applied, AsOf
+from contracts.topics import Target
+from index_store.index import Index
+
+
+class LocalSearcher:
+    """Answers from the served index while the node is ready (invariant 8)."""
+
+    def __init__(self) -> None:
+        self._index: Index | None = None
+        self.is_ready = False
+        self.reason: str | None = "starting"
+
+    def serve(self, index: Index) -> None:
+        """Answer from `index` from now on, once `ready` is called."""
+        self._index = index
+        self.not_ready("replaying")
+
+    def ready(self) -> None:
+        self.is_ready, self.reason = True, None
+
+    def not_ready(self, reason: str) -> None:
+        self.is_ready, self.reason = False, reason
+
+    async def search(self, queries: Sequence[VectorQuery]) -> list[Answer]:
+        view = self._ready_index().view
+        # A thread: numpy and Faiss release the interpreter, and the loop goes on serving.
+        found = await asyncio.to_thread(view.search, queries)
+        return [Answer(hits, view.as_of) for hits in found]
+
+    async def item(self, target: Target, item_id: str) -> Hit | None:
+        return self._ready_index().get(target, item_id)
+
+    def as_of(self) -> AsOf:
+        return self._ready_index().as_of()
+
+    def highest_source(self, target: Target, partition: int) -> int:
+        return self._index.highest_source(target, partition) if self._index else -1
+
+    def reason_of(self, target: Target, partition: int, offset: int) -> str | None:
+        return self._index.reason_of(target, partition, offset) if self._index else None
+
+    def count(self, target: Target) -> int:
+        return self._index.count(target) if self._index else 0
+
+    def digests(self) -> list[dict[str, object]]:
+        return self._index.digests() if self._index else []
+
+    def _ready_index(self) -> Index:
+        if self._index is None or not self.is_ready:
+            raise NotReady(f"this node cannot answer yet: {self.reason}")
+        return self._index
+
+
+class AppliedFeed:
+    """The AppliedBatches port: listeners are called in order, on the event loop."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Callable[[Sequence[Applied]], None]] = []
+
+    def listen(self, listener: Callable[[Sequence[Applied]], None]) -> Callable[[], None]:
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def publish(self, applied: Sequence[Applied]) -> None:
+        for listener in tuple(self._listeners):
+            listener(applied)

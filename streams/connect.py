@@ -247,7 +247,8 @@ class Connection:
                 f"Kafka at {self.brokers} does not speak TLS as we do ({error.reason}); check "
                 f"TIDELENS_KAFKA_SECURITY_PROTOCOL, now {kafka.security_protocol}"
             )
-        if isinstance(error, errors.KafkaError) and not isinstance(error, _SLOW):
+        hung_up = isinstance(error, errors.KafkaError) and not isinstance(error, _SLOW)
+        if hung_up or isinstance(error, ConnectionResetError | BrokenPipeError):
             return (
                 f"Kafka at {self.brokers} hangs up on us; check the address, and "
                 f"TIDELENS_KAFKA_SECURITY_PROTOCOL, now {kafka.security_protocol}"

@@ -1,0 +1,220 @@
+// Ties the page together: what is asked goes to the live list, what it says goes to the view.
+
+import { Live } from "./live.js";
+import { base64Of, FOR_QUERY, picturesOf } from "./picture.js";
+import { onDrop, startPublishing } from "./publish.js";
+import { fromLocation, toLocation, toQuery } from "./question.js";
+import { showConnection, startStrip } from "./strip.js";
+import { pictureUrl, titleOf, View } from "./view.js";
+
+const TYPING_PAUSE_MS = 250;
+// Screen readers get a summary now and then, not every change.
+const ANNOUNCE_EVERY_MS = 5_000;
+
+const $ = (id) => document.getElementById(id);
+const targets = [...document.querySelectorAll('input[name="target"]')];
+
+let question = fromLocation(location.search);
+/** The list as last received, and what of it came since it was drawn. */
+let hits = [];
+let fresh = false;
+let paused = false;
+let frame = 0;
+
+const view = new View({ list: $("results"), leaving: $("leaving"), onMore: moreLike });
+const live = new Live(`${location.protocol.replace("http", "ws")}//${location.host}/v1/live`, {
+  onState: (state) => showConnection($("connection"), state),
+  onList: listed,
+  onProblem: refused,
+});
+
+// --- what is asked ---------------------------------------------------------------------------
+
+/** Ask `next`; `push`: as a step that the browser's back button undoes. */
+function ask(next, { push = false } = {}) {
+  const asked = JSON.stringify(toQuery(question));
+  if (question.picture && question.picture !== next.picture) URL.revokeObjectURL(question.picture.url);
+  question = next;
+  history[push ? "pushState" : "replaceState"](null, "", toLocation(question));
+  if (JSON.stringify(toQuery(question)) !== asked) stand();
+  showQuestion();
+}
+
+/** Subscribe to what the question says. */
+function stand() {
+  const query = toQuery(question);
+  fresh = true;
+  problem(null);
+  live.watch(query);
+  $("results").setAttribute("aria-busy", String(query !== null));
+  if (query === null) {
+    hits = [];
+    draw();
+  }
+}
+
+function showQuestion() {
+  const { target, text, like, picture } = question;
+  for (const radio of targets) radio.checked = radio.value === target;
+  if (document.activeElement !== $("q")) $("q").value = text ?? "";
+  const example = like ?? picture;
+  $("example").hidden = !example;
+  $("example-name").textContent = picture?.name ?? like?.name ?? like?.id ?? "";
+  const url = picture?.url ?? like?.url;
+  $("example-picture").hidden = !url;
+  if (url) $("example-picture").src = url;
+  $("q").placeholder = example ? "or words instead" : "animal";
+  $("empty").hidden = toQuery(question) !== null;
+  const words = text || (example ? `like ${$("example-name").textContent}` : "");
+  document.title = words ? `${words} · Tidelens` : "Tidelens";
+}
+
+function moreLike(hit) {
+  const like = { id: hit.id, of: hit.target, name: titleOf(hit) };
+  if (hit.picture !== null) like.url = pictureUrl(hit);
+  $("q").value = "";
+  ask({ target: question.target, like }, { push: true });
+  $("found").focus({ preventScroll: true });
+  scrollTo({ top: 0, behavior: "instant" });
+}
+
+async function askPicture(file) {
+  const image = await base64Of(file, FOR_QUERY);
+  const picture = { image, name: file.name, url: URL.createObjectURL(file) };
+  $("q").value = "";
+  ask({ target: question.target, picture }, { push: true });
+}
+
+function startAsking() {
+  const asText = (push) => ask({ target: question.target, text: $("q").value }, { push });
+  let typing = 0;
+  $("q").addEventListener("input", () => {
+    clearTimeout(typing);
+    // Emptying the box beside an example is no question; its own button takes the example away.
+    const example = question.like ?? question.picture;
+    if (example && !$("q").value.trim()) return;
+    typing = setTimeout(() => asText(Boolean(example)), TYPING_PAUSE_MS);
+  });
+  $("search").addEventListener("submit", (event) => {
+    event.preventDefault();
+    clearTimeout(typing);
+    if ($("q").value.trim()) asText(true);
+  });
+  for (const radio of targets) {
+    radio.addEventListener("change", () => ask({ ...question, target: radio.value }, { push: true }));
+  }
+  $("ideas").addEventListener("click", ({ target }) => {
+    if (target.matches("button")) ask({ ...question, text: target.textContent }, { push: true });
+  });
+  $("example-clear").addEventListener("click", () => {
+    asText(true);
+    $("q").focus();
+  });
+  $("by-picture").addEventListener("click", () => $("query-file").click());
+  $("query-file").addEventListener("change", () => {
+    const [file] = $("query-file").files;
+    $("query-file").value = "";
+    if (file) askPicture(file);
+  });
+  const first = (transfer) => picturesOf(transfer).slice(0, 1).forEach(askPicture);
+  $("q").addEventListener("paste", (event) => first(event.clipboardData));
+  onDrop($("search"), first);
+  addEventListener("popstate", () => {
+    question = fromLocation(location.search);
+    $("q").value = question.text ?? "";
+    stand();
+    showQuestion();
+  });
+}
+
+// --- what is answered ------------------------------------------------------------------------
+
+function listed(now, type) {
+  hits = now;
+  // The first answer to a question is no news; what changes after it is.
+  if (type === "snapshot" && fresh) {
+    fresh = false;
+    schedule({ live: false });
+  } else schedule({ live: true });
+}
+
+/** Draw once a frame however many changes come; held while paused, but for a new question. */
+function schedule({ live }) {
+  if (paused && live) return showPause();
+  if (frame && live) return;
+  cancelAnimationFrame(frame);
+  frame = requestAnimationFrame(() => {
+    frame = 0;
+    draw({ live });
+  });
+}
+
+function draw({ live = false } = {}) {
+  const { entered, left } = view.render(hits, { live });
+  $("results").setAttribute("aria-busy", "false");
+  const asking = toQuery(question) !== null;
+  $("about").textContent = about(asking);
+  $("pause").hidden = !asking;
+  if (live && (entered.length || left)) announce(entered);
+}
+
+function about(asking) {
+  if (!asking) return "";
+  if (!hits.length) return "Nothing yet. What is published will appear here by itself.";
+  return `The best ${hits.length}, kept current`;
+}
+
+let announced = 0;
+function announce(entered) {
+  if (!entered.length || Date.now() - announced < ANNOUNCE_EVERY_MS) return;
+  announced = Date.now();
+  const best = entered[0];
+  $("changes").textContent = `New at rank ${best.rank}: ${titleOf(best)}`;
+}
+
+function startPausing() {
+  $("pause").addEventListener("click", () => {
+    paused = !paused;
+    showPause();
+    if (!paused) schedule({ live: true });
+  });
+}
+
+function showPause() {
+  $("pause").setAttribute("aria-pressed", String(paused));
+  $("pause").textContent = paused ? "Resume" : "Pause";
+  $("results").classList.toggle("paused", paused);
+}
+
+function refused({ code, message, ended }) {
+  const ends = { query_item_gone: "The item that this search follows was deleted." };
+  problem(ends[code] ?? `${message}${ended ? "" : " Trying again."}`);
+  if (ended) $("results").setAttribute("aria-busy", "false");
+}
+
+function problem(text) {
+  $("problem").hidden = text === null;
+  $("problem").textContent = text ?? "";
+}
+
+// --- start -----------------------------------------------------------------------------------
+
+startAsking();
+startPausing();
+startPublishing({
+  form: $("publish-caption"),
+  caption: $("caption"),
+  drop: $("drop"),
+  choose: $("choose"),
+  file: $("picture-file"),
+  log: $("published"),
+});
+startStrip(document);
+// On a narrow screen publishing would push the results out of sight.
+$("publisher").open = matchMedia("(min-width: 60rem)").matches;
+$("q").value = question.text ?? "";
+live.start();
+stand();
+showQuestion();
+addEventListener("online", () => live.hurry());
+document.addEventListener("visibilitychange", () => !document.hidden && live.hurry());

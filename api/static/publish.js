@@ -1,0 +1,117 @@
+// Publishing from the page, and telling when what was published can be found.
+
+import { post } from "./http.js";
+import { base64Of, FOR_PUBLISHING, picturesOf } from "./picture.js";
+
+const SHOWN_MAX = 5;
+const SEARCHABLE_WITHIN_S = 30;
+
+/** Wire the caption form, the drop target and the file button. */
+export function startPublishing({ form, caption, drop, choose, file, log }) {
+  const journal = new Journal(log);
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const text = caption.value.trim();
+    if (!text) return caption.focus();
+    caption.value = "";
+    journal.tell(text, () => publish({ target: "captions", id: newId(), text }));
+  });
+
+  const take = async (files) => {
+    // One after the other: a folder of photos should not hold them all in memory.
+    for (const picture of files) {
+      await journal.tell(picture.name, () => publishPicture(picture));
+    }
+  };
+  choose.addEventListener("click", () => file.click());
+  file.addEventListener("change", () => {
+    const files = [...file.files];
+    file.value = ""; // so that choosing the same file again is a change again
+    take(files);
+  });
+  onDrop(drop, (transfer) => {
+    const pictures = picturesOf(transfer);
+    if (pictures.length) take(pictures);
+    else journal.refuse("What was dropped is no picture file.");
+  });
+}
+
+/** Call `take(dataTransfer)` on a drop, and show that `area` would take it. */
+export function onDrop(area, take) {
+  area.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    area.classList.add("over");
+  });
+  area.addEventListener("dragleave", (event) => {
+    if (!area.contains(event.relatedTarget)) area.classList.remove("over");
+  });
+  area.addEventListener("drop", (event) => {
+    event.preventDefault();
+    area.classList.remove("over");
+    take(event.dataTransfer);
+  });
+}
+
+async function publishPicture(file) {
+  const image = await base64Of(file, FOR_PUBLISHING);
+  const name = file.name.replace(/\.[^.]*$/, "");
+  return publish({ target: "images", id: newId(), image, metadata: name ? { name } : {} });
+}
+
+/** Publish one item; returns the milliseconds until a search could find it. */
+async function publish(item) {
+  const started = performance.now();
+  const { tokens } = await post("/v1/items", item);
+  // Any query will do, its answer is not looked at; the same one each time stays in the cache.
+  const query = { text: "a", k: 1, target: item.target };
+  await post("/v1/search", { ...query, wait_for: tokens[0], timeout_s: SEARCHABLE_WITHIN_S });
+  return performance.now() - started;
+}
+
+// Not crypto.randomUUID: browsers have that on https and localhost only.
+function newId() {
+  const bytes = crypto.getRandomValues(new Uint8Array(8));
+  return `page/${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+}
+
+/** The last few things published here, and what became of them. */
+class Journal {
+  #log;
+
+  constructor(log) {
+    this.#log = log;
+  }
+
+  async tell(name, publishing) {
+    const outcome = this.#line(name);
+    outcome.set("busy", "publishing …");
+    try {
+      outcome.set("done", `searchable after ${Math.round(await publishing())} ms`);
+    } catch (error) {
+      outcome.set("failed", error.message);
+    }
+  }
+
+  refuse(why) {
+    this.#line("").set("failed", why);
+  }
+
+  #line(name) {
+    const line = document.createElement("li");
+    const what = document.createElement("span");
+    what.className = "what";
+    what.textContent = name;
+    const outcome = document.createElement("span");
+    outcome.className = "outcome";
+    line.append(what, outcome);
+    this.#log.prepend(line);
+    while (this.#log.childElementCount > SHOWN_MAX) this.#log.lastElementChild.remove();
+    return {
+      set(state, text) {
+        line.dataset.state = state;
+        outcome.textContent = text;
+      },
+    };
+  }
+}

@@ -27,40 +27,11 @@ from contracts.topics import TARGETS, Names, Target
 from streams.connect import Connection
 from streams.log import KafkaLog
 
-WORDS = [
-    "a",
-    "red",
-    "blue",
-    "green",
-    "small",
-    "large",
-    "dog",
-    "cat",
-    "horse",
-    "bicycle",
-    "train",
-    "boat",
-    "child",
-    "woman",
-    "man",
-    "running",
-    "sitting",
-    "jumping",
-    "beach",
-    "street",
-    "mountain",
-    "river",
-    "house",
-    "garden",
-    "snow",
-    "rain",
-    "night",
-    "morning",
-    "with",
-    "near",
-    "under",
-    "over",
-]
+_VOCABULARY = (
+    "a red blue green small large dog cat horse bicycle train boat child woman man running sitting "
+    "jumping beach street mountain river house garden snow rain night morning with near under over"
+)
+WORDS = _VOCABULARY.split()
 LIGHT_SAMPLES = 60
 IDLE_S = 20
 

@@ -49,7 +49,10 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.$",
         description="Starts every topic, group and transactional id; ends in a dot.",
     )
-    model: str = Field("starter", description="`starter`, a folder, or a Hugging Face hub name.")
+    model: str = Field(
+        "starter",
+        description="`starter`, a folder, a Hugging Face hub name; `hash`: words only, for tests.",
+    )
     partitioner: PartitionerName = Field(
         "murmur2", description="Where ids live: Java's default, or librdkafka's (crc32)."
     )
@@ -85,6 +88,9 @@ class Settings(BaseSettings):
     encode_batch_records: int = Field(256, ge=1, description="Records of one encoder batch.")
     encode_wait_ms: int = Field(50, ge=1, description="Longest wait of one poll for records.")
     encode_threads: int = Field(2, ge=1, description="Threads of the model and of decoding.")
+    encode_session_ms: int = Field(
+        10_000, ge=1_000, description="Kafka's session.timeout.ms: when a dead encoder is replaced."
+    )
     query_batch_max: int = Field(32, ge=1, description="Queries encoded together.")
     query_queue_max: int = Field(256, ge=1, description="Queries waiting to be encoded.")
     query_cache_max: int = Field(4096, ge=0, description="Query vectors kept.")

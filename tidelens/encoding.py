@@ -99,7 +99,12 @@ async def _encode(
         settings.image_pixels_max,
         encoder.image_side,
     )
-    encoder_log = KafkaEncoderLog(connection, names, record_bytes_max=settings.record_bytes_max)
+    encoder_log = KafkaEncoderLog(
+        connection,
+        names,
+        record_bytes_max=settings.record_bytes_max,
+        session_timeout_ms=settings.encode_session_ms,
+    )
     with _metrics_server(settings.encode_metrics_port, metrics):
         async with encoder_log.own(names.encoder_group) as ownership:
             worker = EncoderWorker(

@@ -4,18 +4,24 @@ Importing this package costs nothing; `open_encoder` imports torch, `space_of` d
 """
 
 from consumers.encoders.spaces import STARTER, checkpoint_space, find_checkpoint, starter_space
+from contracts.memory import HashEncoder
 from contracts.ports import Encoder
 from contracts.space import Space
 
 __all__ = ["open_encoder", "space_of"]
 
+# The in-memory encoder by name: tests run the installed commands without waiting for torch.
+HASH = "hash"
+
 
 def open_encoder(model: str, *, threads: int | None = None) -> Encoder:
-    """Load `model`: "starter", a local folder, or a Hugging Face hub name.
+    """Load `model`: "starter", a local folder, a Hugging Face hub name, or "hash".
 
     `threads` is how many torch may use in this process; None leaves that to torch. Loading takes
     about 7 s for the starter, nearly all of it importing torch. Raises ModelMissing.
     """
+    if model == HASH:
+        return HashEncoder()
     if model != STARTER:
         checkpoint = find_checkpoint(model)  # before the slow import: a wrong name fails at once
     import torch
@@ -37,4 +43,6 @@ def space_of(model: str) -> Space:
     20 ms for the starter; a local folder's weights are read once for their SHA-256; a hub name is
     downloaded if it is not in the cache yet. Raises ModelMissing.
     """
+    if model == HASH:
+        return HashEncoder().space
     return starter_space() if model == STARTER else checkpoint_space(find_checkpoint(model))

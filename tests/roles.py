@@ -1,0 +1,110 @@
+"""The installed command's roles as processes, for tests that stop, kill and restart them."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from contracts.errors import TidelensError
+from tests.kit import Collection
+from tidelens.client import Client
+
+MODEL = "hash"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Role:
+    """One `tidelens ROLE` process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.process = process
+        self.log = log
+
+    @classmethod
+    async def start(
+        cls, folder: Path, role: str, *arguments: str, fault: str = "", **environment: str
+    ) -> "Role":
+        log = folder / f"{role}-{time.time_ns()}.log"
+        variables = {
+            **os.environ,
+            "TIDELENS_MODEL": MODEL,
+            "TIDELENS_LOG_FORMAT": "json",
+            "TIDELENS_ENCODE_METRICS_PORT": "0",
+            "TIDELENS_ENCODE_SESSION_MS": "1500",
+            "TIDELENS_DATA": str(folder / "data"),
+            **environment,
+        }
+        if fault:
+            variables["TIDELENS_FAULT"] = fault
+        with log.open("wb") as output:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "tidelens",
+                role,
+                *arguments,
+                stdout=output,
+                stderr=output,
+                env=variables,
+            )
+        return cls(process, log)
+
+    async def ended(self, timeout_s: float = 40) -> int:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self.process.wait()
+        except TimeoutError:
+            raise AssertionError(f"still running:\n{self.log.read_text()[-3000:]}") from None
+
+    async def stop(self) -> int:
+        if self.process.returncode is None:
+            self.process.terminate()
+        return await self.ended()
+
+    async def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.process.send_signal(signal.SIGKILL)
+        await self.process.wait()
+
+
+@asynccontextmanager
+async def role(
+    folder: Path, name: str, *arguments: str, fault: str = "", **environment: str
+) -> AsyncIterator[Role]:
+    started = await Role.start(folder, name, *arguments, fault=fault, **environment)
+    try:
+        yield started
+    finally:
+        await started.kill()
+
+
+def of(kit: Collection, *more: str) -> list[str]:
+    """Arguments that point a role at the test's own topics."""
+    return ["--brokers", kit.connection.brokers, "--topic-prefix", kit.names.prefix, *more]
+
+
+async def answering(client: Client, process: Role, timeout_s: float = 40) -> None:
+    """Wait until the node is ready to search."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            if (await client.get("/v1/status"))["ready"]:
+                return
+        except TidelensError:
+            pass
+        ended = process.process.returncode is not None
+        if ended or time.monotonic() > deadline:
+            raise AssertionError(f"not ready:\n{process.log.read_text()[-3000:]}")
+        await asyncio.sleep(0.05)

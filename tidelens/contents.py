@@ -1,0 +1,225 @@
+"""Files as content events: pictures, captions in .txt files, and JSON Lines of both.
+
+Ids are stable, so that publishing twice leaves one item: a file's id is its path below the
+published folder, with forward slashes and its suffix (`cats/one.jpg`); a JSON line gives its own,
+or has its picture's path. Files that differ only in their suffix belong together: their `item` is
+that path without it, so a picture and its caption in `one.txt` can be collapsed into one.
+
+A folder gives its pictures and .txt files. A JSON Lines file is read when it is named itself: what
+lies beside the pictures it describes is usually not meant twice.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from contracts.errors import RejectedRecord, TidelensError
+from contracts.events import Content, ImageData, content_record, decode_base64, key_of_id
+from contracts.settings import Settings
+from contracts.topics import Target
+
+PICTURES = {
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".bmp": "image/bmp",
+    ".tif": "image/tiff",
+    ".tiff": "image/tiff",
+}
+CAPTIONS = {".txt"}
+LINES = {".jsonl", ".ndjson"}
+
+# Base64 of the largest inline picture, and room for the rest.
+_LINE_BYTES_MAX = 8 * 1024 * 1024
+
+
+class Refused(TidelensError):
+    """One file or line that is not published; `where` names it."""
+
+    def __init__(self, where: str, code: str, message: str) -> None:
+        super().__init__(f"{where}: {message}")
+        self.where = where
+        self.code = code
+        self.message = message
+
+
+class _Line(BaseModel):
+    """One line of a JSON Lines file; `image` as a string is a path relative to the file."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: str | None = None
+    target: Target | None = None
+    text: str | None = None
+    image: str | ImageData | None = None
+    item: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+def sources(paths: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
+    """Each file to publish, with the folder that its id is relative to; in a stable order."""
+    for path in paths:
+        if path.is_dir():
+            yield from ((file, path) for file in files_below(path))
+        else:
+            yield path, path.parent
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Pictures and captions in a folder and below, hidden ones left out, links not followed."""
+    for directory, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if is_content(name):
+                yield Path(directory, name)
+
+
+def is_content(name: str) -> bool:
+    """Whether a file of this name in a folder is published."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return not name.startswith(".") and (suffix in PICTURES or suffix in CAPTIONS)
+
+
+def media_type(item_id: str) -> str:
+    """The type that an id's suffix tells; readers look into the bytes anyway."""
+    return PICTURES.get(PurePosixPath(item_id).suffix.lower(), "image/*")
+
+
+def contents_of(path: Path, folder: Path, settings: Settings) -> Iterator[Content | Refused]:
+    """The events of one file, or why there is none. Blocking; never raises for the file's sake."""
+    where = _shown(path)
+    suffix = path.suffix.lower()
+    if suffix in LINES:
+        yield from _lines(path, settings)
+        return
+    try:
+        item_id = path.relative_to(folder).as_posix()
+        if suffix in PICTURES:
+            yield _checked(_picture(path, item_id, settings, item=_stem(item_id)))
+        elif suffix in CAPTIONS:
+            yield _checked(_caption(path, item_id))
+        else:
+            kinds = " ".join(sorted({*PICTURES, *CAPTIONS, *LINES}))
+            yield Refused(where, "unknown_kind", f"not one of {kinds}")
+    except (RejectedRecord, ValidationError, OSError) as error:
+        yield _refused(where, error)
+
+
+def _lines(path: Path, settings: Settings) -> Iterator[Content | Refused]:
+    shown = _shown(path)
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(_LINE_BYTES_MAX + 1):
+                number += 1
+                where = f"{shown}:{number}"
+                if len(line) > _LINE_BYTES_MAX:
+                    yield Refused(where, "line_too_long", f"limit {_LINE_BYTES_MAX} bytes a line")
+                    return  # where the next line begins is not known
+                if not line.strip():
+                    continue
+                try:
+                    yield _checked(_content_of_line(line, path.parent, settings))
+                except (RejectedRecord, ValidationError, OSError) as error:
+                    yield _refused(where, error)
+    except OSError as error:
+        yield _refused(shown, error)
+
+
+def _content_of_line(raw: bytes, folder: Path, settings: Settings) -> Content:
+    try:
+        line = _Line.model_validate(orjson.loads(raw))
+    except orjson.JSONDecodeError as error:
+        raise RejectedRecord("invalid_json", f"not JSON ({error})") from None
+    target = line.target or ("captions" if line.image is None else "images")
+    wanted, other = (line.text, line.image) if target == "captions" else (line.image, line.text)
+    if wanted is None or other is not None:
+        needed = "text" if target == "captions" else "image"
+        _invalid(needed, f"target {target} needs it, and nothing else")
+    rest: dict[str, Any] = {"item": line.item, "metadata": line.metadata or {}}
+    if isinstance(line.image, str):
+        item_id = PurePosixPath(line.image).as_posix() if line.id is None else line.id
+        return _picture(folder / line.image, item_id, settings, **rest)
+    if line.id is None:
+        _invalid("id", "needed, since there is no path to take it from")
+    if line.image is None:
+        return Content(target=target, id=line.id, text=line.text, **rest)
+    if line.image.data is None:
+        ref, sha256 = line.image.ref, line.image.sha256
+        return Content(target=target, id=line.id, ref=ref, sha256=sha256, **rest)
+    data = decode_base64(line.image.data, "image.data")
+    if len(data) > settings.inline_bytes_max:
+        _too_large("image.data", settings.inline_bytes_max, len(data))
+    return Content(target=target, id=line.id, image=data, **rest)
+
+
+def _picture(path: Path, item_id: str, settings: Settings, **rest: Any) -> Content:
+    """Inline up to the limit; above it by reference, bound to the bytes by their SHA-256."""
+    key_of_id(item_id)
+    size = path.stat().st_size
+    if size == 0:
+        raise RejectedRecord("empty_file", "the file is empty")
+    if size > settings.image_bytes_max:
+        _too_large("picture", settings.image_bytes_max, size)
+    if size <= settings.inline_bytes_max:
+        return Content(target="images", id=item_id, image=path.read_bytes(), **rest)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    ref = path.resolve().as_uri()
+    return Content(target="images", id=item_id, ref=ref, sha256=digest, **rest)
+
+
+def _caption(path: Path, item_id: str) -> Content:
+    key_of_id(item_id)
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise RejectedRecord("not_text", f"not UTF-8 ({error.reason})") from None
+    return Content(target="captions", id=item_id, text=text, item=_stem(item_id))
+
+
+def _checked(content: Content) -> Content:
+    """Raises RejectedRecord for what readers would dead-letter."""
+    content_record("", content)
+    return content
+
+
+def _stem(item_id: str) -> str:
+    return PurePosixPath(item_id).with_suffix("").as_posix()
+
+
+def _invalid(field: str, message: str) -> NoReturn:
+    raise RejectedRecord("invalid_content", f"{field}: {message}", field=field)
+
+
+def _too_large(field: str, limit: int, size: int) -> NoReturn:
+    raise RejectedRecord(
+        "image_too_large_bytes",
+        f"{field}: limit {limit} bytes, got {size}",
+        field=field,
+        limit=limit,
+        value=size,
+    )
+
+
+def _refused(where: str, error: Exception) -> Refused:
+    if isinstance(error, RejectedRecord):
+        return Refused(where, error.code, error.message)
+    if isinstance(error, ValidationError):
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "line"
+        return Refused(where, "invalid_content", f"{field}: {first['msg']}")
+    reason = getattr(error, "strerror", None) or str(error)
+    return Refused(where, "unreadable", f"cannot be read ({reason})")
+
+
+def _shown(path: Path) -> str:
+    """A path for people, whatever bytes the file system holds."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -230,6 +230,8 @@ class ErrorMessage(_Message):
     code: str
     message: str
     field: str | None = None
+    limit: Any = None
+    value: Any = None
 
 
 class Pong(_Message):

@@ -262,12 +262,14 @@ class Applied:
     """What one applied batch changed: for each target the ids put in and the ids taken out.
 
     `vectors` holds a row per id of `upserted`. An id is in one of the two, by its last record.
+    `appended_ms` is the append time of the oldest content record behind it, where that is known.
     """
 
     target: Target
     upserted: Sequence[str]
     vectors: Vectors
     removed: Sequence[str]
+    appended_ms: int | None = None
 
 
 class AppliedBatches(Protocol):
@@ -305,4 +307,10 @@ class Lag:
 class LagSource(Protocol):
     """Lag of encoders and index nodes against the last stable offset."""
 
-    async def lag(self) -> list[Lag]: ...
+    async def lag(self) -> list[Lag]:
+        """Asked of the broker now. Raises BrokerUnavailable."""
+        ...
+
+    def behind_s(self, lags: Sequence[Lag]) -> float:
+        """Age now of the oldest content record behind `lags`, which `lag` answered; 0: none."""
+        ...

@@ -1,0 +1,409 @@
+"""The contracts as documents: JSON Schemas, OpenAPI 3.1 (HTTP), AsyncAPI 3 (Kafka, WebSocket).
+
+Generated from the types into contracts/schemas/, checked in, and served from here:
+
+    python -m contracts.schema            write them
+    python -m contracts.schema --check    exit 1 when what is checked in differs
+"""
+
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import models_json_schema
+
+from contracts import dead_letters
+from contracts.events import EVENT_TYPES, ID_BYTES_MAX, CaptionBody, ImageBody, Metadata
+from contracts.messages import (
+    AnswerMessage,
+    AsOfMessage,
+    ClientMessage,
+    HitMessage,
+    NewItem,
+    Query,
+    ServerMessage,
+    SourceMessage,
+    Token,
+)
+from contracts.topics import TARGETS, Names, Target
+
+FOLDER = Path(__file__).parent / "schemas"
+
+# The wire's version; a change that breaks an older reader needs a new one, and /v2 paths.
+VERSION = "1.0.0"
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+Document = dict[str, Any]
+
+
+class Problem(BaseModel):
+    """RFC 9457, with the members that every error of ours has where they are known."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    field: str | None = None
+    limit: Any = None
+    value: Any = None
+
+
+class Tokens(BaseModel):
+    """Where each published record stands, in the order given."""
+
+    tokens: list[Token]
+
+
+class Item(BaseModel):
+    """An item as it is indexed now."""
+
+    id: str
+    target: Target
+    item: str | None
+    text: str | None
+    metadata: Metadata
+    source: SourceMessage
+    picture: str | None
+
+
+class LagRow(BaseModel):
+    """How far one group is behind in one partition."""
+
+    role: Literal["encode", "index"]
+    group: str
+    topic: str
+    partition: int
+    position: int
+    end: int
+    records: int
+    seconds: float
+
+
+class LagAnswer(BaseModel):
+    """GET /v1/lag; the rows are the last known ones while the broker is unreachable."""
+
+    broker: Literal["unknown", "reachable", "unreachable"]
+    behind_s: float | None
+    partitions: list[LagRow]
+
+
+class Readiness(BaseModel):
+    """GET /readyz, with 200 when ready and 503 when not."""
+
+    ready: bool
+    reason: str | None
+    broker: Literal["unknown", "reachable", "unreachable"]
+    behind_s: float | None
+
+
+class SpaceInfo(BaseModel):
+    """The vector space served."""
+
+    name: str
+    model: str
+    revision: str
+    dim: int
+    metric: str
+    fingerprint: str
+
+
+class Status(Readiness):
+    """GET /v1/status; more members may follow."""
+
+    space: SpaceInfo
+    shard: str
+    replica: str
+    time: float
+    as_of: AsOfMessage | None
+    items: dict[Target, int] | None
+
+
+_MODELS: tuple[type[BaseModel], ...] = (
+    *(Query, NewItem, AnswerMessage, HitMessage, Tokens, Item),
+    *(Problem, LagAnswer, Readiness, Status),
+)
+
+
+@cache
+def documents() -> dict[str, Document]:
+    """Every document by its name; the file is NAME.json."""
+    return {
+        "caption.v1": _schema(CaptionBody),
+        "image.v1": _schema(ImageBody),
+        "query": _schema(Query),
+        "new-item": _schema(NewItem),
+        "answer": _schema(AnswerMessage),
+        "client-message": _schema(ClientMessage),
+        "server-message": _schema(ServerMessage),
+        "problem": _schema(Problem),
+        "openapi": _openapi(),
+        "asyncapi": _asyncapi(),
+    }
+
+
+def _schema(kind: Any) -> Document:
+    return {"$schema": _DIALECT, **TypeAdapter(kind).json_schema()}
+
+
+def _openapi() -> Document:
+    _, definitions = models_json_schema(
+        [(model, "validation") for model in _MODELS], ref_template="#/components/schemas/{model}"
+    )
+    target = {
+        "name": "target",
+        "in": "path",
+        "required": True,
+        "schema": {"type": "string", "enum": list(TARGETS)},
+    }
+    item_id = {
+        "name": "id",
+        "in": "path",
+        "required": True,
+        "description": "The whole rest of the path, percent-decoded; it may hold slashes.",
+        "schema": {"type": "string", "maxLength": ID_BYTES_MAX},
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Tidelens", "version": VERSION},
+        "paths": {
+            "/v1/search": {
+                "post": _operation("Search", _or_list("AnswerMessage"), body=_or_list("Query"))
+            },
+            "/v1/items": {
+                "post": _operation("Publish items", _ref("Tokens"), body=_or_list("NewItem"))
+            },
+            "/v1/items/{target}/{id}": {
+                "parameters": [target, item_id],
+                "get": _operation("An item as it is indexed", _ref("Item")),
+                "delete": _operation("Delete an item", _ref("Tokens")),
+            },
+            "/v1/pictures/{id}": {
+                "parameters": [item_id],
+                "get": _operation("A picture", {"type": "string"}, media_type="image/*"),
+            },
+            "/v1/lag": {"get": _operation("Lag by group and partition", _ref("LagAnswer"))},
+            "/v1/status": {"get": _operation("The node's state", _ref("Status"))},
+            "/metrics": {
+                "get": _operation("Prometheus metrics", {"type": "string"}, media_type="text/plain")
+            },
+            "/healthz": {
+                "get": _operation(
+                    "Alive", {"type": "object", "properties": {"alive": {"const": True}}}
+                )
+            },
+            "/readyz": {"get": _readyz()},
+        },
+        "components": {
+            "schemas": definitions["$defs"],
+            "responses": {
+                "Problem": {
+                    "description": "An error, as RFC 9457 tells it.",
+                    "content": {"application/problem+json": {"schema": _ref("Problem")}},
+                }
+            },
+        },
+    }
+
+
+def _operation(
+    summary: str,
+    answer: Document,
+    *,
+    body: Document | None = None,
+    media_type: str = "application/json",
+) -> Document:
+    operation: Document = {
+        "summary": summary,
+        "responses": {
+            "200": {"description": "Done.", "content": {media_type: {"schema": answer}}},
+            "default": {"$ref": "#/components/responses/Problem"},
+        },
+    }
+    if body is not None:
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": body}},
+        }
+    return operation
+
+
+def _readyz() -> Document:
+    operation = _operation("Ready to answer", _ref("Readiness"))
+    not_ready = {**operation["responses"]["200"], "description": "Not ready; `reason` says why."}
+    operation["responses"]["503"] = not_ready
+    return operation
+
+
+def _ref(name: str) -> Document:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _or_list(name: str) -> Document:
+    return {"oneOf": [_ref(name), {"type": "array", "items": _ref(name)}]}
+
+
+def _asyncapi() -> Document:
+    names = Names("tidelens.", "{space}")
+    schemas: Document = {}
+    channels: Document = {
+        "live": _channel("/v1/live", "Live subscriptions.", ["FromClient", "FromServer"]),
+        "deadLetters": _channel(
+            names.dead_letters, "Refused records, untouched, with reasons.", ["DeadLetter"]
+        ),
+    }
+    messages: Document = {
+        "FromClient": {"payload": _component(schemas, "ClientMessage", ClientMessage)},
+        "FromServer": {"payload": _component(schemas, "ServerMessage", ServerMessage)},
+        "DeadLetter": _dead_letter(),
+    }
+    bodies: dict[Target, type[BaseModel]] = {"images": ImageBody, "captions": CaptionBody}
+    for target, body in bodies.items():
+        kind = target.removesuffix("s").capitalize()
+        messages[kind] = _content_event(target, _component(schemas, f"{kind}Body", body))
+        messages[f"{kind}Embedding"] = _embedding()
+        channels[target] = _channel(
+            names.content(target), "Content events; a null value deletes the item.", [kind]
+        )
+        channels[f"embeddings-{target}"] = {
+            **_channel(
+                names.embeddings(target),
+                "Vectors of one space; a null value is a tombstone.",
+                [f"{kind}Embedding"],
+            ),
+            "parameters": {"space": {"description": "Name of the vector space."}},
+        }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Tidelens",
+            "version": VERSION,
+            "description": "Topic names start with the collection's prefix, here `tidelens.`.",
+        },
+        "defaultContentType": "application/json",
+        "channels": channels,
+        "operations": {
+            "publishImages": _deed("receive", "images", ["Image"]),
+            "publishCaptions": _deed("receive", "captions", ["Caption"]),
+            "subscribeLive": _deed("receive", "live", ["FromClient"]),
+            "pushLive": _deed("send", "live", ["FromServer"]),
+            "refuse": _deed("send", "deadLetters", ["DeadLetter"]),
+        },
+        "components": {"messages": messages, "schemas": schemas},
+    }
+
+
+def _component(schemas: Document, name: str, kind: Any) -> Document:
+    """Put the type's schema, and those it refers to, among `schemas`; a reference to it."""
+    schema = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(schema.pop("$defs", {}))
+    schemas[name] = schema
+    return _ref(name)
+
+
+def _channel(address: str, description: str, messages: list[str]) -> Document:
+    return {
+        "address": address,
+        "description": description,
+        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
+    }
+
+
+def _deed(action: str, channel: str, messages: list[str]) -> Document:
+    return {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{channel}"},
+        "messages": [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages],
+    }
+
+
+_KEY = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": ID_BYTES_MAX,
+    "description": f"The item's id: UTF-8, at most {ID_BYTES_MAX} bytes.",
+}
+
+
+def _headers(required: dict[str, Document], optional: dict[str, Document]) -> Document:
+    return {
+        "type": "object",
+        "required": sorted(required),
+        "properties": {**required, **optional},
+    }
+
+
+def _content_event(target: Target, payload: Document) -> Document:
+    required: dict[str, Document] = {
+        "ce_specversion": {"const": "1.0"},
+        "ce_id": {"type": "string"},
+        "ce_source": {"type": "string"},
+        "ce_type": {"const": EVENT_TYPES[target]},
+    }
+    optional: dict[str, Document] = {"content-type": {"type": "string"}}
+    if target == "images":
+        optional["ce_item"] = {"type": "string", "description": "With an image/* body: `item`."}
+        optional["ce_metadata"] = {"type": "string", "description": "Then `metadata`, as JSON."}
+    return {
+        "summary": "A CloudEvent in binary mode"
+        + ("; the body is JSON, or the picture itself." if target == "images" else "."),
+        "headers": _headers(required, optional),
+        "payload": payload,
+        "bindings": {"kafka": {"key": _KEY}},
+    }
+
+
+def _embedding() -> Document:
+    return {
+        "summary": "A vector as documented in contracts/embedding.py, or null.",
+        "contentType": "application/octet-stream",
+        "headers": _headers(
+            {
+                "source": {"type": "string", "description": "TOPIC_ID:PARTITION:OFFSET"},
+                "appended": {"type": "string", "description": "Milliseconds, of the content."},
+            },
+            {"reason": {"type": "string", "description": "Of a dead letter's tombstone."}},
+        ),
+        "bindings": {"kafka": {"key": _KEY}},
+    }
+
+
+def _dead_letter() -> Document:
+    added = ("REASON", "MESSAGE", "STAGE", "ATTEMPTS", "SOURCE")
+    return {
+        "summary": "The original key, value and headers, and behind them why it was refused.",
+        "contentType": "application/octet-stream",
+        "headers": _headers({getattr(dead_letters, n): {"type": "string"} for n in added}, {}),
+        "bindings": {"kafka": {"key": {"type": "string"}}},
+    }
+
+
+def dumped(document: Document) -> bytes:
+    """As the files hold it: stable, and readable in a diff."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE
+    return orjson.dumps(document, option=options)
+
+
+def differing() -> list[str]:
+    """Names of the documents that are not as checked in."""
+    expected = {f"{name}.json": dumped(document) for name, document in documents().items()}
+    present = {path.name: path.read_bytes() for path in FOLDER.glob("*.json")}
+    names = expected.keys() | present.keys()
+    return sorted(name for name in names if expected.get(name) != present.get(name))
+
+
+def write() -> None:
+    FOLDER.mkdir(exist_ok=True)
+    for name, document in documents().items():
+        (FOLDER / f"{name}.json").write_bytes(dumped(document))
+
+
+if __name__ == "__main__":
+    if "--check" in sys.argv[1:]:
+        if stale := differing():
+            sys.exit(f"not as generated: {', '.join(stale)}; run python -m contracts.schema")
+    else:
+        write()

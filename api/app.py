@@ -1,0 +1,72 @@
+"""The app: every path of the API, guarded, with one place for errors.
+
+There is no lifespan: `background` names what must run beside the app, and whoever serves it starts
+those and watches them.
+"""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route, WebSocketRoute
+
+from api import pages
+from api.freshness import Freshness
+from api.guarding import Guard
+from api.health import Health
+from api.items import Items
+from api.live import Live
+from api.node import Node
+from api.pictures import Pictures
+from api.problems import on_error, on_failure, on_http_error
+from api.searching import Searching
+from api.waiting import Waiting
+from contracts.errors import TidelensError
+
+Run = Callable[[], Coroutine[Any, Any, None]]
+
+
+def create_app(node: Node) -> Starlette:
+    """The API of one node."""
+    waiting = Waiting(node)
+    freshness = Freshness(node)
+    searching = Searching(node, waiting, freshness)
+    items = Items(node)
+    pictures = Pictures(node)
+    health = Health(node, freshness)
+    live = Live(node, waiting)
+    app = Starlette(
+        routes=[
+            Route("/v1/search", searching.post, methods=["POST"]),
+            WebSocketRoute("/v1/live", live.endpoint),
+            Route("/v1/items", items.post, methods=["POST"]),
+            Route("/v1/items/{target}/{id:path}", items.get, methods=["GET"]),
+            Route("/v1/items/{target}/{id:path}", items.delete, methods=["DELETE"]),
+            Route("/v1/pictures/{id:path}", pictures.get, methods=["GET"]),
+            Route("/v1/lag", health.lag),
+            Route("/v1/status", health.status),
+            Route("/metrics", health.metrics),
+            Route("/healthz", health.healthz),
+            Route("/readyz", health.readyz),
+            *pages.routes(),
+        ],
+        middleware=[
+            Middleware(pages.Hardened),
+            Middleware(Guard, host=node.settings.host, hosts_allowed=node.settings.hosts_allowed),
+        ],
+        exception_handlers={
+            TidelensError: on_error,
+            HTTPException: on_http_error,
+            Exception: on_failure,
+        },
+    )
+    app.state.background = {"freshness": freshness.run, "live": live.run}
+    return app
+
+
+def background(app: Starlette) -> dict[str, Run]:
+    """What must run beside the app, by name; each ends only by cancellation or a defect."""
+    runs: dict[str, Run] = app.state.background
+    return runs

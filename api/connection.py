@@ -1,0 +1,228 @@
+"""What may happen on one live connection, and in which order. No I/O.
+
+A subscription is OPENING (its query is being prepared, or its cursor waited for), then LIVE, then
+ENDED; a connection is OPEN, then CLOSED. A client's wrong step is a RejectedRequest, told to the
+client, and the connection goes on; a wrong step of ours raises WrongStep, saying what was expected
+and what came.
+"""
+
+import enum
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from contracts.cursors import Cursor, list_digest
+from contracts.deltas import difference
+from contracts.errors import RejectedRequest
+from contracts.messages import (
+    Ping,
+    Subscribe,
+    Unsubscribe,
+    WireHit,
+    parse_client_message,
+    parse_json,
+)
+from contracts.ports import AsOf
+
+ServerMessage = dict[str, Any]
+
+# RFC 6455, section 7.4.1, and 1013 of the IANA registry.
+UNSUPPORTED_DATA = 1003
+TOO_BIG = 1009
+TRY_AGAIN_LATER = 1013
+
+
+class WrongStep(RuntimeError):
+    """A step of ours that the state does not allow: a defect."""
+
+
+class SubscriptionState(enum.Enum):
+    OPENING = "opening"
+    LIVE = "live"
+    ENDED = "ended"
+
+
+class ConnectionState(enum.Enum):
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Refused(Exception):
+    """The frame is such that the connection must close, with this code."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+
+
+class Subscription:
+    """One named subscription: which messages follow from the list that a search found.
+
+    Compared by identity: a name may be taken again after its subscription ended. Raises
+    RejectedRequest for a cursor that is not one of this query.
+    """
+
+    def __init__(self, message: Subscribe) -> None:
+        self.query = message.query
+        self.name = message.sub
+        self.state = SubscriptionState.OPENING
+        self._digest = query_digest(message)
+        # What the client holds: when resuming, a list of which we only know the digest.
+        self.cursor = Cursor.decode(message.cursor) if message.cursor is not None else None
+        self._hits: Sequence[WireHit] = []
+        if self.cursor is not None and self.cursor.query != self._digest:
+            raise RejectedRequest(
+                "invalid_cursor", "cursor: it belongs to another query", field="cursor"
+            )
+
+    def found(self, hits: Sequence[WireHit], as_of: AsOf) -> list[ServerMessage]:
+        """What to send, now that the exact list at `as_of` is `hits`; makes it LIVE."""
+        if self.state is SubscriptionState.ENDED:
+            raise WrongStep(f"subscription {self.name!r}: want OPENING or LIVE, got ENDED")
+        resuming = self.state is SubscriptionState.OPENING
+        self.state = SubscriptionState.LIVE
+        held, hits_held = self.cursor, self._hits
+        cursor = Cursor(as_of, self._digest, list_digest(hits))
+        if held is None:
+            messages = [self._snapshot(hits, cursor)]
+        elif reason := _another_state(held.as_of, as_of):
+            reset = {"type": "reset", "sub": self.name, "reason": reason}
+            messages = [reset, self._snapshot(hits, cursor)]
+        elif held.hits == cursor.hits:
+            # Nothing is said when nothing changed: then the cursor that was sent still holds.
+            if not resuming:
+                return []
+            messages = [{"type": "resumed", "sub": self.name, "cursor": cursor.encode()}]
+        elif resuming:
+            messages = [self._snapshot(hits, cursor)]
+        else:
+            changes = difference(hits_held, hits)
+            messages = [
+                {"type": "delta", "sub": self.name, "changes": changes, "cursor": cursor.encode()}
+            ]
+        self.cursor, self._hits = cursor, hits
+        return messages
+
+    def ended(self) -> None:
+        if self.state is SubscriptionState.ENDED:
+            raise WrongStep(f"subscription {self.name!r}: want OPENING or LIVE, got ENDED")
+        self.state = SubscriptionState.ENDED
+
+    def _snapshot(self, hits: Sequence[WireHit], cursor: Cursor) -> ServerMessage:
+        return {
+            "type": "snapshot",
+            "sub": self.name,
+            "hits": list(hits),
+            "cursor": cursor.encode(),
+        }
+
+
+def query_digest(message: Subscribe) -> str:
+    """Equal for subscriptions that ask the same; how long to wait is not part of the question."""
+    asked = message.query.model_dump(exclude={"wait_for", "timeout_s", "exact"})
+    raw = orjson.dumps([message.mode, asked], option=orjson.OPT_SORT_KEYS)
+    return hashlib.blake2b(raw, digest_size=12).hexdigest()
+
+
+def _another_state(held: AsOf, now: AsOf) -> str | None:
+    """Why a list held at `held` says nothing about `now`, or None."""
+    if held.space != now.space:
+        return f"space_changed: from {held.space} to {now.space}"
+    if held.epoch != now.epoch:
+        return "epoch_changed: the log was made anew"
+    return None
+
+
+class Connection:
+    """The subscriptions of one client, and its messages checked against them."""
+
+    def __init__(self, *, subscriptions_max: int, frame_bytes_max: int) -> None:
+        self._subscriptions_max = subscriptions_max
+        self._frame_bytes_max = frame_bytes_max
+        self.state = ConnectionState.OPEN
+        self.subscriptions: dict[str, Subscription] = {}
+
+    def read(
+        self, *, text: str | None, data: bytes | None
+    ) -> Subscription | Unsubscribe | Ping | None:
+        """One frame: what is to be done. A Subscription is new, in state OPENING.
+
+        Raises Refused for a frame that ends the connection, RejectedRequest for a bad message.
+        """
+        self._require_open()
+        if text is None:
+            size = len(data or b"")
+            raise Refused(UNSUPPORTED_DATA, f"want a text frame, got {size} bytes of binary")
+        # A character takes at most 4 bytes in UTF-8: only long texts are encoded to be measured.
+        if 4 * len(text) > self._frame_bytes_max:
+            size = len(text.encode())
+            if size > self._frame_bytes_max:
+                raise Refused(TOO_BIG, f"frame: limit {self._frame_bytes_max} bytes, got {size}")
+        message = parse_client_message(text)
+        if isinstance(message, Subscribe):
+            return self._subscribe(message)
+        if isinstance(message, Unsubscribe) and message.sub not in self.subscriptions:
+            raise RejectedRequest(
+                "unknown_sub", f"sub: no subscription {message.sub!r}", field="sub"
+            )
+        return message
+
+    def end(self, subscription: Subscription) -> None:
+        """The subscription is over, for either side's reasons."""
+        subscription.ended()
+        del self.subscriptions[subscription.name]
+
+    def close(self) -> list[Subscription]:
+        """The connection is over; returns the subscriptions that ended with it."""
+        self._require_open()
+        self.state = ConnectionState.CLOSED
+        ended = list(self.subscriptions.values())
+        for subscription in ended:
+            self.end(subscription)
+        return ended
+
+    def _subscribe(self, message: Subscribe) -> Subscription:
+        if message.sub in self.subscriptions:
+            raise RejectedRequest(
+                "duplicate_sub", f"sub: {message.sub!r} is taken on this connection", field="sub"
+            )
+        if len(self.subscriptions) >= self._subscriptions_max:
+            raise RejectedRequest(
+                "too_many",
+                f"subscriptions_max: limit {self._subscriptions_max} on one connection",
+                status=429,
+                field="sub",
+                limit=self._subscriptions_max,
+            )
+        if message.mode != "top":
+            raise RejectedRequest(
+                "not_enabled", f"mode: {message.mode} is not in this version yet", field="mode"
+            )
+        if message.query.offset:
+            raise RejectedRequest(
+                "invalid_request",
+                f"query.offset: a live list starts at the top, got {message.query.offset}",
+                field="query.offset",
+                limit=0,
+                value=message.query.offset,
+            )
+        subscription = Subscription(message)
+        self.subscriptions[message.sub] = subscription
+        return subscription
+
+    def _require_open(self) -> None:
+        if self.state is not ConnectionState.OPEN:
+            raise WrongStep(f"connection: want OPEN, got {self.state.name}")
+
+
+def sub_of(text: str) -> str | None:
+    """The `sub` that a refused message names, so that its error can name it too."""
+    try:
+        message = parse_json(text)
+    except RejectedRequest:
+        return None
+    sub = message.get("sub") if isinstance(message, dict) else None
+    return sub if isinstance(sub, str) else None

@@ -1,0 +1,92 @@
+"""What operators and orchestrators ask: lag, status, metrics, alive, ready."""
+
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.bodies import json
+from api.freshness import Freshness, not_ready_reason
+from api.node import Node
+from contracts.errors import NotReady
+from contracts.messages import wire_as_of
+from contracts.topics import TARGETS
+
+
+class Health:
+    """The endpoints."""
+
+    def __init__(self, node: Node, freshness: Freshness) -> None:
+        self._node = node
+        self._freshness = freshness
+
+    async def healthz(self, _: Request) -> Response:
+        """Alive: the loop turns."""
+        return json({"alive": True})
+
+    async def readyz(self, _: Request) -> Response:
+        """Whether this node can stand for its answers. A lost broker alone does not unready it."""
+        readiness = await self._readiness()
+        return json(readiness, 200 if readiness["ready"] else 503)
+
+    async def lag(self, _: Request) -> Response:
+        """A row for each group, topic and partition, asked of the broker now where it answers."""
+        lags = await self._freshness.measure()
+        rows = [
+            {
+                "role": lag.role,
+                "group": lag.group,
+                "topic": lag.topic,
+                "partition": lag.partition,
+                "position": lag.position,
+                "end": lag.end,
+                "records": lag.records,
+                "seconds": round(lag.seconds, 3),
+            }
+            for lag in lags
+        ]
+        return json(
+            {
+                "broker": self._freshness.broker,
+                "behind_s": self._freshness.behind_s(),
+                "partitions": rows,
+            }
+        )
+
+    async def status(self, _: Request) -> Response:
+        node = self._node
+        body: dict[str, Any] = {
+            **await self._readiness(),
+            "space": {
+                "name": node.space.name,
+                "model": node.space.model,
+                "revision": node.space.revision,
+                "dim": node.space.dim,
+                "metric": node.space.metric,
+                "fingerprint": node.space.fingerprint.hex(),
+            },
+            "shard": node.settings.shard,
+            "replica": node.settings.replica,
+            "time": node.clock.now(),
+        }
+        try:
+            body["as_of"] = wire_as_of(node.searcher.as_of())
+            body["items"] = {target: node.progress.count(target) for target in TARGETS}
+        except NotReady:
+            body["as_of"] = body["items"] = None
+        return json({**body, **node.status()})
+
+    async def metrics(self, _: Request) -> Response:
+        return Response(
+            generate_latest(self._node.metrics.registry), media_type=CONTENT_TYPE_LATEST
+        )
+
+    async def _readiness(self) -> dict[str, Any]:
+        reason = await not_ready_reason(self._node)
+        return {
+            "ready": reason is None,
+            "reason": reason,
+            "broker": self._freshness.broker,
+            "behind_s": self._freshness.behind_s(),
+        }

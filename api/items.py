@@ -1,0 +1,156 @@
+"""/v1/items: publishing to the log, and looking at and deleting what is indexed."""
+
+import asyncio
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.bodies import json, read_json
+from api.node import Node
+from api.sniffing import media_type_of
+from contracts.errors import RejectedRecord, RejectedRequest, TimedOut
+from contracts.events import (
+    Content,
+    ImageData,
+    content_record,
+    decode_base64,
+    delete_record,
+)
+from contracts.messages import NewItem, parse_new_items, wire_hit
+from contracts.records import OutRecord
+from contracts.topics import TARGETS, Target
+
+
+class Items:
+    """The endpoints. What is published is an event in the log; the index follows it."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    async def post(self, request: Request) -> Response:
+        settings = self._node.settings
+        body = await read_json(request, bytes_max=settings.body_bytes_max)
+        items = parse_new_items(body, items_max=settings.publish_items_max)
+        records = []
+        for place, item in enumerate(items):
+            try:
+                records.append(self._record(item))
+            except RejectedRecord as error:
+                raise _at(error, f"{place}." if isinstance(body, list) else "") from None
+        return await self._publish(records)
+
+    async def get(self, request: Request) -> Response:
+        target, item_id = _place(request)
+        hit = await self._node.searcher.item(target, item_id)
+        if hit is None:
+            raise RejectedRequest(
+                "item_not_found", f"no item {item_id!r} in {target}", status=404, field="id"
+            )
+        item = wire_hit(hit)
+        for of_a_search in ("rank", "score", "vector"):
+            item.pop(of_a_search, None)
+        return json(item)
+
+    async def delete(self, request: Request) -> Response:
+        target, item_id = _place(request)
+        return await self._publish([delete_record(self._node.names.content(target), item_id)])
+
+    async def _publish(self, records: Sequence[OutRecord]) -> Response:
+        bound_s = self._node.settings.wait_s_max
+        try:
+            async with asyncio.timeout(bound_s):
+                positions = await self._node.log.publish(records)
+        except TimeoutError:
+            raise TimedOut(
+                f"not acknowledged by the brokers within {bound_s:g} s; it may have been written, "
+                "and publishing it again does no harm"
+            ) from None
+        self._node.metrics.published.inc(len(records))
+        return json({"tokens": [position._asdict() for position in positions]})
+
+    def _record(self, item: NewItem) -> OutRecord:
+        """Raises RejectedRecord for what every reader would refuse."""
+        image = self._image(item.image) if item.image is not None else None
+        content = Content(
+            target=item.target,
+            id=item.id,
+            text=item.text,
+            image=image,
+            item=item.item,
+            metadata=item.metadata,
+        )
+        # A picture of no known format is published all the same: its reason is the encoder's.
+        media_type = media_type_of(image or b"") or "image/*"
+        record = content_record(
+            self._node.names.content(item.target), content, media_type=media_type
+        )
+        self._bound(_size(record), "record_bytes_max", self._node.settings.record_bytes_max)
+        return record
+
+    def _image(self, image: str | ImageData) -> bytes:
+        if isinstance(image, ImageData):
+            if image.ref is not None:
+                raise _refused_reference(image.ref)
+            assert image.data is not None
+            data = decode_base64(image.data, "image.data")
+        elif ":" in image[:16]:  # never in base64
+            raise _refused_reference(image)
+        else:
+            data = decode_base64(image, "image")
+        if not data:
+            raise RejectedRecord("empty_image", "image: no bytes", field="image")
+        self._bound(len(data), "inline_bytes_max", self._node.settings.inline_bytes_max)
+        return data
+
+    @staticmethod
+    def _bound(size: int, name: str, limit: int) -> None:
+        if size > limit:
+            raise RejectedRecord(
+                "too_large",
+                f"{name}: limit {limit} bytes, got {size}",
+                field="image",
+                limit=limit,
+                value=size,
+            )
+
+
+def _refused_reference(ref: str) -> RejectedRecord:
+    if ref.lower().startswith("file:"):
+        # Else anybody who can reach us could have our own files read and shown.
+        message = "image.ref: file: references are not taken over HTTP; `tidelens publish` can"
+        return RejectedRecord("file_reference", message, field="image.ref")
+    message = "image.ref: references over HTTP are not in this version yet"
+    return RejectedRecord("not_enabled", message, field="image.ref")
+
+
+def _size(record: OutRecord) -> int:
+    headers = sum(len(name) + len(value) for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers
+
+
+def _at(error: RejectedRecord, prefix: str) -> RejectedRequest:
+    """The record's rejection as the request's, telling which item of a list it is."""
+    return RejectedRequest(
+        error.code,
+        f"{prefix}{error.message}",
+        status=413 if error.code == "too_large" else 400,
+        field=f"{prefix}{error.field or 'item'}",
+        limit=error.limit,
+        value=error.value,
+    )
+
+
+def _place(request: Request) -> tuple[Target, str]:
+    name = request.path_params["target"]
+    for target in TARGETS:
+        if target == name:
+            return target, request.path_params["id"]
+    raise RejectedRequest(
+        "unknown_target",
+        f"target: want {' or '.join(TARGETS)}, got {name!r}",
+        status=404,
+        field="target",
+        limit=list(TARGETS),
+        value=name,
+    )

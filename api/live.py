@@ -1,0 +1,322 @@
+"""WebSocket /v1/live: standing queries, pushed.
+
+Exact, because every list that is sent is what one exact search returned at one state, and the
+cursor sent with it names that state. Complete, because a subscription is registered with the
+standing set *before* its first search: a batch applied before the search started is in what the
+search sees, and one applied later marks the list dirty, so that it is searched again. Nothing comes
+twice, because what is sent is the difference to the list sent last. Bounded, because there is no
+outbox: a slow client's dirty lists are searched when it has taken the message before, and what it
+gets then is the newest state.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+import structlog
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
+
+from api.connection import (
+    TRY_AGAIN_LATER,
+    Connection,
+    Refused,
+    Subscription,
+    SubscriptionState,
+    sub_of,
+)
+from api.node import Node
+from api.problems import members_of, problem
+from api.queries import Asked, ItemGone, ask, prepare
+from api.standing import Standing, StandingSet
+from api.waiting import Waiting, require_shape
+from contracts.errors import NotReady, RejectedRequest, TidelensError, TimedOut
+from contracts.messages import Ping, Unsubscribe, wire_hit
+from contracts.ports import Applied
+
+log = structlog.get_logger(__name__)
+
+_INTERNAL_ERROR = 1011
+_CLOSE_S = 1.0
+_CHECK_EVERY_S = 1.0
+_RETRY_S = 0.25
+# Lists searched in one call: a client with many of them must not hold the searcher for long.
+_SEARCHES = 16
+
+
+class Live:
+    """The endpoint, and what all connections share."""
+
+    def __init__(self, node: Node, waiting: Waiting) -> None:
+        self.node = node
+        self.waiting = waiting
+        self.standing = StandingSet(node.matcher)
+        self._connections = 0
+        self._epoch: str | None = None
+        node.feed.listen(self._applied)
+
+    async def run(self) -> None:
+        """Notice, until cancelled, an index replaced without a batch that would tell."""
+        while True:
+            self._check_epoch()
+            await asyncio.sleep(_CHECK_EVERY_S)
+
+    async def endpoint(self, websocket: WebSocket) -> None:
+        limit = self.node.settings.connections_max
+        if self._connections >= limit:
+            members = {
+                "code": "too_many",
+                "message": f"connections_max: limit {limit} WebSocket connections",
+                "limit": limit,
+            }
+            await websocket.send_denial_response(problem(429, members))
+            return
+        self._connections += 1
+        self._count()
+        try:
+            await websocket.accept()
+            await _Client(self, websocket).serve()
+        finally:
+            self._connections -= 1
+            self._count()
+
+    def add(self, standing: Standing) -> None:
+        self.standing.add(standing)
+        self._count()
+
+    def remove(self, standing: Standing) -> None:
+        self.standing.remove(standing)
+        self._count()
+
+    def _applied(self, batches: Sequence[Applied]) -> None:
+        self._check_epoch()
+        self.standing.applied(batches)
+
+    def _check_epoch(self) -> None:
+        """Mark everything when the state is no longer a successor of the one that we knew."""
+        try:
+            epoch: str | None = self.node.searcher.as_of().epoch
+        except NotReady:
+            # It may come back as a rebuilt one, whose batches do not tell what went meanwhile.
+            epoch = None
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self.standing.mark_all()
+
+    def _count(self) -> None:
+        self.node.metrics.connections.set(self._connections)
+        self.node.metrics.subscriptions.set(len(self.standing))
+
+
+class _Gone(Exception):
+    """The client is no longer there; ends everything that is done for it."""
+
+
+class _Outlet:
+    """Sends to one client, one message at a time, each within a time."""
+
+    def __init__(self, node: Node, socket: WebSocket) -> None:
+        self._metrics = node.metrics
+        self._timeout_s = node.settings.send_timeout_s
+        self._socket = socket
+        self._turn = asyncio.Lock()
+
+    async def send(self, message: dict[str, Any]) -> None:
+        text = orjson.dumps(message, default=str).decode()
+        try:
+            async with asyncio.timeout(self._timeout_s), self._turn:
+                await self._socket.send_text(text)
+        except TimeoutError:
+            await self.close(TRY_AGAIN_LATER, "too slow: resume with the last cursor")
+            raise _Gone from None
+        except (WebSocketDisconnect, WebSocketDisconnected):
+            raise _Gone from None
+        self._metrics.live_messages.labels(message["type"]).inc()
+
+    async def error(self, sub: str | None, error: TidelensError) -> None:
+        named = {} if sub is None else {"sub": sub}
+        await self.send({"type": "error", **named, **members_of(error)[1]})
+
+    async def close(self, code: int, reason: str) -> None:
+        # A client that does not read does not take the close frame either.
+        with contextlib.suppress(TimeoutError, WebSocketDisconnect, WebSocketDisconnected):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._socket.close(code, reason)
+
+
+class _Client:
+    """One connection: a receiver, a sender, and a task for each subscription being opened."""
+
+    def __init__(self, live: Live, socket: WebSocket) -> None:
+        self._live = live
+        self._node = live.node
+        self._searcher = live.node.searcher
+        self._socket = socket
+        self._outlet = _Outlet(live.node, socket)
+        self._connection = Connection(
+            subscriptions_max=live.node.settings.subscriptions_max,
+            frame_bytes_max=live.node.settings.frame_bytes_max,
+        )
+        self._standing: dict[Subscription, Standing] = {}
+        self._opening: dict[Subscription, asyncio.Task[None]] = {}
+        self._dirty = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Until the client goes. A defect of ours closes it with 1011, and is logged."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._send_changes())
+                await self._receive(tasks)
+        except* _Gone:
+            pass
+        except* Exception as defects:
+            log.error("live connection failed", error=repr(defects), exc_info=defects)
+            await self._outlet.close(_INTERNAL_ERROR, "an unexpected error")
+        finally:
+            for subscription in self._connection.close():
+                self._forget(subscription)
+
+    async def _receive(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            frame = await self._socket.receive()
+            if frame["type"] == "websocket.disconnect":
+                raise _Gone
+            text = frame.get("text")
+            try:
+                step = self._connection.read(text=text, data=frame.get("bytes"))
+            except Refused as refused:
+                await self._outlet.close(refused.code, refused.reason)
+                raise _Gone from None
+            except RejectedRequest as error:
+                await self._outlet.error(sub_of(text or ""), error)
+                continue
+            match step:
+                case Ping():
+                    await self._outlet.send({"type": "pong"})
+                case Unsubscribe():
+                    self._end(self._connection.subscriptions[step.sub])
+                case Subscription():
+                    self._opening[step] = tasks.create_task(self._open(step))
+
+    async def _open(self, subscription: Subscription) -> None:
+        """Prepare the query, wait for what it waits for, then hand it to the sender."""
+        query, node = subscription.query, self._node
+        limit_s = node.settings.wait_s_max
+        bound_s = limit_s if query.timeout_s is None else min(query.timeout_s, limit_s)
+        try:
+            async with asyncio.timeout(bound_s):
+                if query.wait_for is not None:
+                    await self._live.waiting.wait_for(query.wait_for)
+                question = await prepare(node, query)
+                await self._catch_up(subscription)
+        except TimeoutError:
+            error = TimedOut(f"subscribe: the cursor's state was not reached within {bound_s:g} s")
+            await self._refuse(subscription, error)
+        except TidelensError as error:
+            await self._refuse(subscription, error)
+        else:
+            standing = Standing(question, self._dirty.set)
+            self._standing[subscription] = standing
+            self._live.add(standing)
+        finally:
+            self._opening.pop(subscription, None)
+
+    async def _catch_up(self, subscription: Subscription) -> None:
+        """Never back in time: wait until the index is at or past the client's cursor."""
+        cursor = subscription.cursor
+        if cursor is None:
+            return
+        now = self._searcher.as_of()
+        if (cursor.as_of.space, cursor.as_of.epoch) == (now.space, now.epoch):
+            require_shape(cursor.as_of, now, "cursor")
+            await self._live.waiting.reach(cursor.as_of)
+
+    async def _send_changes(self) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            dirty = [pair for pair in self._standing.items() if pair[1].dirty]
+            for start in range(0, len(dirty), _SEARCHES):
+                await self._refresh(dirty[start : start + _SEARCHES])
+
+    async def _refresh(self, dirty: Sequence[tuple[Subscription, Standing]]) -> None:
+        """Search the dirty lists anew, and send what changed."""
+        # Batches that made them dirty before this point are in what the search will see.
+        since = {standing: standing.since_ms for _, standing in dirty}
+        for _, standing in dirty:
+            self._live.standing.begin(standing)
+        try:
+            asked = await self._asked(dirty)
+            answers = await self._searcher.search(
+                [one.question.vector_query(one.vector, exact=True) for _, _, one in asked]
+            )
+        except NotReady as error:
+            await self._not_ready(dirty, error)
+            return
+        for (subscription, standing, one), answer in zip(asked, answers, strict=True):
+            if not await one.still_true(self._searcher):
+                # Its item changed between the look-up and the search: another try.
+                standing.mark(since[standing])
+                continue
+            if subscription.state is SubscriptionState.ENDED:
+                continue
+            hits = [wire_hit(hit) for hit in answer.hits]
+            messages = subscription.found(hits, answer.as_of)
+            self._live.standing.settle(standing, one.vector, hits)
+            for message in messages:
+                if subscription.state is SubscriptionState.LIVE:
+                    await self._outlet.send(message)
+            if messages:
+                self._observe(since[standing])
+
+    async def _asked(
+        self, dirty: Sequence[tuple[Subscription, Standing]]
+    ) -> list[tuple[Subscription, Standing, Asked]]:
+        """The vectors to search with; what asks by an item that is gone ends here."""
+        asked = []
+        for subscription, standing in dirty:
+            try:
+                asked.append((subscription, standing, await ask(self._searcher, standing.question)))
+            except ItemGone as gone:
+                error: RejectedRequest = gone
+                if subscription.state is SubscriptionState.LIVE:
+                    error = RejectedRequest(
+                        "query_item_gone", gone.message, field=gone.field, value=gone.value
+                    )
+                await self._refuse(subscription, error)
+        return asked
+
+    async def _not_ready(
+        self, dirty: Sequence[tuple[Subscription, Standing]], error: NotReady
+    ) -> None:
+        """New subscriptions are refused; open ones keep their list until the node is ready."""
+        for subscription, standing in dirty:
+            if subscription.state is SubscriptionState.OPENING:
+                await self._refuse(subscription, error)
+            standing.mark()
+        await asyncio.sleep(_RETRY_S)
+
+    async def _refuse(self, subscription: Subscription, error: TidelensError) -> None:
+        """End it, telling why; nothing to tell when the client ended it itself meanwhile."""
+        if subscription.state is not SubscriptionState.ENDED:
+            self._end(subscription)
+            await self._outlet.error(subscription.name, error)
+
+    def _end(self, subscription: Subscription) -> None:
+        self._connection.end(subscription)
+        self._forget(subscription)
+
+    def _forget(self, subscription: Subscription) -> None:
+        """Let go of what belongs to an ended subscription."""
+        opening = self._opening.pop(subscription, None)
+        if opening is not None and opening is not asyncio.current_task():
+            opening.cancel()
+        standing = self._standing.pop(subscription, None)
+        if standing is not None:
+            self._live.remove(standing)
+
+    def _observe(self, since_ms: int | None) -> None:
+        if since_ms is not None:
+            age_s = max(0.0, self._node.clock.now() - since_ms / 1000)
+            self._node.metrics.stage_seconds.labels("pushed").observe(age_s)

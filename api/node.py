@@ -1,0 +1,42 @@
+"""What the app is made of: the ports of one node, wired by the command that serves it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from contracts.metrics import Metrics
+from contracts.ports import (
+    AppliedBatches,
+    Clock,
+    EventLog,
+    LagSource,
+    Matcher,
+    Progress,
+    QueryEncoder,
+    Searcher,
+)
+from contracts.settings import Settings
+from contracts.space import Space
+from contracts.topics import Names
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """The ports that the API answers from.
+
+    `status` adds what only the wiring knows to /v1/status: dead letters, digests.
+    """
+
+    space: Space
+    names: Names
+    settings: Settings
+    searcher: Searcher
+    progress: Progress
+    feed: AppliedBatches
+    log: EventLog
+    queries: QueryEncoder
+    lag: LagSource
+    matcher: Matcher
+    metrics: Metrics
+    clock: Clock
+    status: Callable[[], Mapping[str, Any]]

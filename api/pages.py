@@ -1,0 +1,79 @@
+"""The page at `/` with its static files, and the schemas of the API."""
+
+from functools import cache
+from pathlib import Path
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from contracts import schema
+from contracts.errors import RejectedRequest
+
+_STATIC = Path(__file__).parent / "static"
+# Nothing from another host, no inline script or style, no framing; pictures also from memory, to
+# show a dropped one before it is published.
+_POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+_HEADERS = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+
+
+class Hardened:
+    """ASGI middleware: adds the headers that keep the page to itself, where none were set."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def hardened(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = list(message.get("headers", []))
+                present = {name for name, _ in headers}
+                headers += [header for header in _HEADERS if header[0] not in present]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self._app(scope, receive, hardened if scope["type"] == "http" else send)
+
+
+def routes() -> list[BaseRoute]:
+    return [
+        Route("/", _page),
+        Mount("/static", StaticFiles(directory=_STATIC, check_dir=False)),
+        Route("/openapi.json", _openapi),
+        Route("/asyncapi.json", _asyncapi),
+    ]
+
+
+async def _page(_: Request) -> Response:
+    if not _there():
+        raise RejectedRequest("no_page", "this build has no page", status=404)
+    return FileResponse(_STATIC / "index.html", headers={"cache-control": "no-cache"})
+
+
+@cache
+def _there() -> bool:
+    return (_STATIC / "index.html").is_file()
+
+
+async def _openapi(_: Request) -> Response:
+    return Response(_dumped("openapi"), media_type="application/json")
+
+
+async def _asyncapi(_: Request) -> Response:
+    return Response(_dumped("asyncapi"), media_type="application/json")
+
+
+@cache
+def _dumped(name: str) -> bytes:
+    return orjson.dumps(schema.documents()[name])

@@ -1,0 +1,87 @@
+"""Errors as RFC 9457 problem documents: the one place where an exception becomes an answer."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from contracts.errors import (
+    BrokerUnavailable,
+    NotReady,
+    RejectedRecord,
+    RejectedRequest,
+    TidelensError,
+    TimedOut,
+)
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_S = "1"
+
+
+def members_of(error: TidelensError) -> tuple[int, dict[str, Any]]:
+    """HTTP status, and code, message, field, limit and value: of problems and `error` messages."""
+    match error:
+        case RejectedRequest():
+            return error.status, error.members()
+        case RejectedRecord():
+            return 400, error.members()
+        case NotReady():
+            return 503, {"code": "not_ready", "message": str(error)}
+        case BrokerUnavailable():
+            return 503, {"code": "broker_unavailable", "message": str(error)}
+        case TimedOut():
+            return 504, {"code": "timed_out", "message": str(error)}
+    raise error
+
+
+def problem(
+    status: int, members: Mapping[str, Any], *, headers: Mapping[str, str] | None = None
+) -> Response:
+    """The document: type, title, status and detail, then the error's own members."""
+    own = dict(members)
+    code = own.pop("code")
+    body = {
+        "type": f"urn:tidelens:problem:{code}",
+        "title": code.replace("_", " ").capitalize(),
+        "status": status,
+        "detail": own.pop("message"),
+        "code": code,
+        **own,
+    }
+    retry = {"retry-after": RETRY_AFTER_S} if status in (429, 503, 504) else {}
+    return Response(
+        # A value comes from the request: whatever it is, the answer must not fail on it.
+        orjson.dumps(body, default=str),
+        status,
+        {**retry, **(headers or {})},
+        media_type="application/problem+json",
+    )
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Our own errors."""
+    assert isinstance(error, TidelensError)
+    try:
+        return problem(*members_of(error))
+    except TidelensError:
+        return await on_failure(request, error)
+
+
+async def on_http_error(_: Request, error: Exception) -> Response:
+    """What the router refuses: an unknown path, a method that is not for it."""
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+    members = {"code": code, "message": error.detail}
+    return problem(error.status_code, members, headers=error.headers)
+
+
+async def on_failure(request: Request, error: Exception) -> Response:
+    """A defect of ours: the log has it whole, the answer tells nothing of it."""
+    log.error("request failed", path=request.url.path, error=repr(error), exc_info=error)
+    return problem(500, {"code": "internal", "message": "an unexpected error; see the server log"})

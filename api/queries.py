@@ -1,0 +1,214 @@
+"""From a query on the wire to the vector that is searched with.
+
+A question is prepared once (texts and images are encoded, vectors checked); what it takes from the
+index, the vectors of items named by `id`, is looked up for every search, so that a standing query
+follows its items.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from api.node import Node
+from contracts.errors import RejectedRequest
+from contracts.events import decode_base64
+from contracts.hits import VectorQuery
+from contracts.messages import FusePart, Query
+from contracts.ports import Answer, Searcher
+from contracts.records import RecordPosition
+from contracts.score import Vectors, unit
+from contracts.topics import Target
+
+
+class ItemRef(NamedTuple):
+    """An indexed item whose vector a query uses."""
+
+    target: Target
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One summand: a vector at hand, or an item to look up."""
+
+    weight: float
+    vector: Vectors | None = None
+    item: ItemRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A query with everything encoded; `vector` waits only for its items' vectors."""
+
+    query: Query
+    parts: Sequence[_Part]
+
+    @property
+    def items(self) -> list[ItemRef]:
+        return [part.item for part in self.parts if part.item is not None]
+
+    def vector(self, items: Mapping[ItemRef, Vectors]) -> Vectors:
+        """The unit vector to search with."""
+        rows = [(part.weight, _row(part, items)) for part in self.parts]
+        if self.query.fuse is None:
+            return rows[0][1]
+        total = sum(weight * row.astype(np.float64) for weight, row in rows)
+        return _unit(total, "fuse")
+
+    def vector_query(self, vector: Vectors, *, exact: bool) -> VectorQuery:
+        query = self.query
+        return VectorQuery(
+            target=query.target,
+            vector=vector,
+            k=query.k,
+            offset=query.offset,
+            min_score=query.min_score,
+            exact=exact or query.exact,
+            collapse=query.collapse == "item",
+            with_vector="vector" in query.include,
+        )
+
+
+class ItemGone(RejectedRequest):
+    """An item that a query takes its vector from is not in the index."""
+
+    def __init__(self, item: ItemRef) -> None:
+        super().__init__(
+            "item_not_found",
+            f"id: no item {item.id!r} in {item.target}",
+            status=404,
+            field="id",
+            value=item.id,
+        )
+
+
+async def prepare(node: Node, query: Query) -> Question:
+    """Check what the types cannot, and encode texts and images.
+
+    Raises RejectedRequest, RejectedRecord for a picture that cannot be decoded, NotReady.
+    """
+    _check(node, query)
+    parts = query.fuse if query.fuse is not None else [query]
+    # Together, so that the encoder takes them as one batch.
+    return Question(query, await asyncio.gather(*(_prepared(node, part) for part in parts)))
+
+
+def _check(node: Node, query: Query) -> None:
+    limit = node.settings.k_max
+    if query.k + query.offset > limit:
+        raise RejectedRequest(
+            "too_many",
+            f"k + offset: limit {limit}, got {query.k + query.offset}",
+            field="k",
+            limit=limit,
+            value=query.k + query.offset,
+        )
+    if query.filter is not None:
+        raise RejectedRequest("not_enabled", "filter: not in this version yet", field="filter")
+
+
+async def _prepared(node: Node, part: Query | FusePart) -> _Part:
+    weight = part.weight if isinstance(part, FusePart) else 1.0
+    if part.id is not None:
+        assert part.of is not None
+        return _Part(weight, item=ItemRef(part.of, part.id))
+    if part.text is not None:
+        return _Part(weight, await node.queries.text(part.text))
+    if part.image is not None:
+        return _Part(weight, await node.queries.image(_picture(node, part.image)))
+    assert part.vector is not None
+    return _Part(weight, _given(node, part.vector))
+
+
+def _picture(node: Node, image: str) -> bytes:
+    if ":" in image[:16]:  # never in base64
+        raise RejectedRequest(
+            "not_enabled", "image: by reference is not in this version yet", field="image"
+        )
+    data = decode_base64(image, "image")
+    limit = node.settings.image_bytes_max
+    if len(data) > limit:
+        raise RejectedRequest(
+            "too_large",
+            f"image: limit {limit} bytes, got {len(data)}",
+            status=413,
+            field="image",
+            limit=limit,
+            value=len(data),
+        )
+    return data
+
+
+def _given(node: Node, vector: Sequence[float]) -> Vectors:
+    dim = node.space.dim
+    if len(vector) != dim:
+        raise RejectedRequest(
+            "wrong_dimension",
+            f"vector: space {node.space.name} has {dim} dimensions, got {len(vector)}",
+            field="vector",
+            limit=dim,
+            value=len(vector),
+        )
+    return _unit(vector, "vector")
+
+
+def _unit(numbers: object, field: str) -> Vectors:
+    try:
+        return unit(np.asarray(numbers, dtype=np.float64))
+    except ValueError as error:
+        raise RejectedRequest("zero_vector", f"{field}: {error}", field=field) from None
+
+
+def _row(part: _Part, items: Mapping[ItemRef, Vectors]) -> Vectors:
+    if part.vector is not None:
+        return part.vector
+    assert part.item is not None
+    return items[part.item]
+
+
+Versions = dict[ItemRef, RecordPosition]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question's vector now, and the versions of the items that it came from."""
+
+    question: Question
+    vector: Vectors
+    versions: Versions
+
+    async def still_true(self, searcher: Searcher) -> bool:
+        """Whether all of its items stand unchanged."""
+        for item, version in self.versions.items():
+            found = await searcher.item(*item)
+            if found is None or found.source != version:
+                return False
+        return True
+
+
+async def ask(searcher: Searcher, question: Question) -> Asked:
+    """Look up the question's items. Raises ItemGone."""
+    vectors: dict[ItemRef, Vectors] = {}
+    versions: Versions = {}
+    for item in question.items:
+        found = await searcher.item(*item)
+        if found is None or found.vector is None:
+            raise ItemGone(item)
+        vectors[item] = found.vector
+        versions[item] = found.source
+    return Asked(question, question.vector(vectors), versions)
+
+
+async def search(searcher: Searcher, questions: Sequence[Question]) -> list[Answer]:
+    """Answers from one view, in order, in which the questions' items have the vectors used."""
+    while True:
+        asked = [await ask(searcher, question) for question in questions]
+        answers = await searcher.search(
+            [one.question.vector_query(one.vector, exact=False) for one in asked]
+        )
+        # An item looked up before the view was taken, and the same after it, was the same in it.
+        if all([await one.still_true(searcher) for one in asked]):
+            return answers

@@ -117,9 +117,8 @@ class LocalBroker:
         await self.stop()
 
     async def wait(self) -> int:
-        """The exit code, once it has ended."""
-        assert self._guard is not None
-        return await self._guard.wait()
+        """The exit code, once it has ended; -1 when it is not running."""
+        return await self._guard.wait() if self._guard is not None else -1
 
     async def _kill_java(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -63,7 +63,7 @@ class KafkaReader:
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
         partitions = [KafkaPartition(*partition) for partition in start]
-        await consumer.start()
+        await _start(consumer)
         try:
             consumer.assign(partitions)
             beginning = [KafkaPartition(*p) for p, offset in start.items() if offset is None]
@@ -135,6 +135,7 @@ class KafkaLog:
         self._committers: dict[str, AIOKafkaConsumer] = {}
         self._opening = asyncio.Lock()
         self._looking = asyncio.Lock()
+        self._asking = asyncio.Lock()
 
     @classmethod
     @asynccontextmanager
@@ -155,6 +156,10 @@ class KafkaLog:
                         await client.stop()
 
     async def publish(self, records: Sequence[OutRecord]) -> list[RecordPosition]:
+        async with self._connection.errors_translated():
+            return await self._publish(records)
+
+    async def _publish(self, records: Sequence[OutRecord]) -> list[RecordPosition]:
         producer = await self._open_producer()
         counts = await self._counts(producer, {record.topic for record in records})
         futures = []
@@ -176,9 +181,9 @@ class KafkaLog:
 
     async def read(self, position: RecordPosition) -> Record | None:
         # One consumer moves from place to place; the lock keeps the moves apart.
-        async with self._looking:
+        async with self._looking, self._connection.errors_translated():
             if self._looker is None:
-                self._looker = await self._started(AIOKafkaConsumer, "read_committed")
+                self._looker = await self._started("read_committed")
             partition = KafkaPartition(position.topic, position.partition)
             self._looker.assign([partition])
             self._looker.seek(partition, position.offset)
@@ -203,14 +208,14 @@ class KafkaLog:
         return await self._connection.partition_counts(set(topics))
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
-        async with self._opening:
+        wanted = [KafkaPartition(*partition) for partition in partitions]
+        async with self._asking, self._connection.errors_translated():
             if self._ends is None:
                 # read_uncommitted: answered with the high watermark.
-                self._ends = await self._started(AIOKafkaConsumer, "read_uncommitted")
-        wanted = [KafkaPartition(*partition) for partition in partitions]
-        self._ends.assign(wanted)
-        self._ends.pause(*wanted)
-        ends = await self._ends.end_offsets(wanted)
+                self._ends = await self._started("read_uncommitted")
+            self._ends.assign(wanted)
+            self._ends.pause(*wanted)
+            ends = await self._ends.end_offsets(wanted)
         return {TopicPartition(*partition): offset for partition, offset in ends.items()}
 
     async def committed(self, group: str) -> dict[TopicPartition, int]:
@@ -227,14 +232,16 @@ class KafkaLog:
             consumer = AIOKafkaConsumer(
                 **self._connection.client_options(), group_id=group, enable_auto_commit=False
             )
-            await consumer.start()
+            async with self._connection.errors_translated():
+                await _start(consumer)
             self._committers[group] = consumer
         consumer = self._committers[group]
         wanted = {KafkaPartition(*partition): offset for partition, offset in positions.items()}
         if set(consumer.assignment()) != set(wanted):
             consumer.assign(list(wanted))
             consumer.pause(*wanted)
-        await consumer.commit(wanted)
+        async with self._connection.errors_translated():
+            await consumer.commit(wanted)
 
     async def _open_producer(self) -> AIOKafkaProducer:
         async with self._opening:
@@ -247,12 +254,12 @@ class KafkaLog:
                     max_request_size=self._record_bytes_max,
                     max_batch_size=256 * 1024,
                 )
-                await producer.start()
+                await _start(producer)
                 self._producer = producer
             return self._producer
 
-    async def _started(self, kind: type[AIOKafkaConsumer], isolation: str) -> AIOKafkaConsumer:
-        consumer = kind(
+    async def _started(self, isolation: str) -> AIOKafkaConsumer:
+        consumer = AIOKafkaConsumer(
             **self._connection.client_options(),
             group_id=None,
             enable_auto_commit=False,
@@ -260,9 +267,18 @@ class KafkaLog:
             isolation_level=isolation,
             fetch_max_wait_ms=200,
         )
-        await consumer.start()
+        await _start(consumer)
         return consumer
 
     @staticmethod
     async def _counts(producer: AIOKafkaProducer, topics: Iterable[str]) -> dict[str, int]:
         return {topic: len(await producer.partitions_for(topic)) for topic in topics}
+
+
+async def _start(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    """Start it, or leave nothing open."""
+    try:
+        await client.start()
+    except BaseException:
+        await client.stop()
+        raise

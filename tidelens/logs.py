@@ -15,7 +15,7 @@ _SHARED = (
 )
 
 # They repeat a broker's absence several times a second; our own lines say it once.
-_NOISY = ("aiokafka", "faust", "mode", "httpx", "httpcore", "uvicorn.access")
+_NOISY = ("aiokafka", "faust", "mode", "httpx", "httpcore", "uvicorn", "faiss", "jgo")
 
 
 def configure(form: Literal["auto", "human", "json"], role: str) -> None:
@@ -48,4 +48,6 @@ def configure(form: Literal["auto", "human", "json"], role: str) -> None:
     root.setLevel(logging.INFO)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # uvicorn gives its own loggers levels of their own.
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     structlog.contextvars.bind_contextvars(role=role)

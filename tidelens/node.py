@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from api.app import create_app
+from api.app import background, create_app
 from api.node import Node
 from consumers.encoders import space_of
 from consumers.query import ProcessQueryEncoder, QueryModel
@@ -145,7 +145,10 @@ async def open_node(
                 matcher=NumpyMatcher(),
                 metrics=metrics,
                 clock=clock,
-                status=lambda: {"dead_letters_last_hour": dead_letters.totals(clock.now())},
+                status=lambda: {
+                    "digests": searcher.digests(),
+                    "dead_letters_last_hour": dead_letters.totals(clock.now()),
+                },
             )
         )
 
@@ -161,7 +164,7 @@ async def open_node(
         async def serve_api() -> None:
             await serve(app, listener, frame_bytes_max=settings.frame_bytes_max)
 
-        yield Parts({"streams": host_streams, "api": serve_api}, event_log)
+        yield Parts({"streams": host_streams, "api": serve_api, **background(app)}, event_log)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -23,9 +24,13 @@ from contracts.settings import KafkaSettings, Settings
 from contracts.topics import Names, topic_specs
 from tidelens.signals import stop_signal, until_stopped
 
+if TYPE_CHECKING:
+    from streams.broker import LocalBroker
+
 log = structlog.get_logger(__name__)
 
 _ENCODER_STOP_S = 10.0
+_BROKER_RESTART_S = 1.0
 
 
 async def run_up(
@@ -112,16 +117,34 @@ async def _broker(settings: Settings, kafka: KafkaSettings) -> AsyncIterator[str
     from streams.connect import Connection
 
     if settings.brokers:
-        async with Connection(settings.brokers, kafka).admin():
-            yield settings.brokers
+        await Connection(settings.brokers, kafka).check()
+        yield settings.brokers
         return
     from streams.broker import LocalBroker
 
     broker = LocalBroker(settings.data)
     try:
-        yield await broker.start()
+        address = await broker.start()
+        keeping = asyncio.create_task(_keep(broker), name="broker")
+        try:
+            yield address
+        finally:
+            keeping.cancel()
+            await asyncio.wait([keeping])
     finally:
         await broker.stop()
+
+
+async def _keep(broker: "LocalBroker") -> None:
+    """Start a broker that died again, on its old address; searches go on meanwhile."""
+    while True:
+        code = await broker.wait()
+        log.error("Kafka ended and is started again", exit_code=code)
+        await asyncio.sleep(_BROKER_RESTART_S)
+        try:
+            await broker.start()
+        except TidelensError as error:
+            log.error("Kafka does not start", error=str(error))
 
 
 async def _create_topics(

@@ -1,0 +1,52 @@
+"""`tidelens config`: every setting with its value, where that came from, and what it means."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import orjson
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings
+
+from tidelens.options import json_option
+
+_HIDDEN = "********"
+
+
+@click.command()
+@json_option
+def config(as_json: bool) -> None:
+    """Show every setting: variable, value, origin (default or environment) and meaning."""
+    from contracts.settings import load, load_kafka
+
+    rows = [*_rows(load()), *_rows(load_kafka())]
+    if as_json:
+        click.echo(orjson.dumps(rows))
+        return
+    for row in rows:
+        value = "" if row["value"] is None else row["value"]
+        origin = "" if row["origin"] == "default" else f"  ({row['origin']})"
+        click.echo(f"{row['variable']}={_shown(value)}{origin}")
+        click.echo(f"    {row['meaning']}")
+
+
+def _rows(settings: BaseSettings) -> Iterator[dict[str, Any]]:
+    prefix = str(settings.model_config["env_prefix"])
+    # pydantic-settings takes the variables in any case.
+    given = {name.upper() for name in os.environ}
+    plain = settings.model_dump(mode="json")
+    for name, info in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        variable = f"{prefix}{name.upper()}"
+        yield {
+            "variable": variable,
+            "value": _HIDDEN if isinstance(value, SecretStr) else plain[name],
+            "origin": "environment" if variable in given else "default",
+            "meaning": info.description,
+        }
+
+
+def _shown(value: object) -> str:
+    """As it would be written into the environment."""
+    return value if isinstance(value, str) else orjson.dumps(value).decode()

@@ -1,0 +1,144 @@
+"""`tidelens publish` and `tidelens delete`: items to the log, from files and by id."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import orjson
+
+from contracts.topics import TARGETS, Target
+from tidelens.options import brokers_option, json_option, topic_prefix_option
+
+if TYPE_CHECKING:
+    from contracts.settings import Settings
+    from contracts.topics import Names
+    from streams.log import KafkaLog
+    from tidelens.publishing import Published
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@brokers_option
+@topic_prefix_option
+@json_option
+def publish(
+    paths: tuple[Path, ...], brokers: str | None, topic_prefix: str | None, as_json: bool
+) -> None:
+    """Publish pictures, .txt captions, folders of them, and JSON Lines files.
+
+    A JSON line is {"id", "text" or "image", "item", "metadata"}; "image" is a path relative to the
+    file. Ids are paths below the published folder, so that publishing twice leaves one item.
+    """
+    from contracts import settings as settings_module
+    from tidelens.publishing import entries_of, sources
+    from tidelens.publishing import publish as publish_all
+
+    settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix)
+
+    async def run() -> "Published":
+        files = await asyncio.to_thread(lambda: list(sources(paths)))
+        async with _opened(settings) as (event_log, names):
+            with _progress(len(files)) as advance:
+                return await publish_all(
+                    event_log, names, entries_of(files, settings), advance=advance
+                )
+
+    done = asyncio.run(run())
+    if done.by_reference and not as_json:
+        click.echo(
+            f"{done.by_reference} pictures above {settings.inline_bytes_max} bytes travel by "
+            "reference: encoders read them only below an --allow-root (TIDELENS_ALLOW_ROOTS)",
+            err=True,
+        )
+    _report(done, "published", as_json)
+
+
+@click.command()
+@click.argument("target", type=click.Choice(TARGETS))
+@click.argument("ids", nargs=-1, required=True)
+@brokers_option
+@topic_prefix_option
+@json_option
+def delete(
+    target: Target,
+    ids: tuple[str, ...],
+    brokers: str | None,
+    topic_prefix: str | None,
+    as_json: bool,
+) -> None:
+    """Delete items by TARGET (images or captions) and id."""
+    from contracts import settings as settings_module
+    from tidelens.publishing import delete as delete_all
+
+    settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix)
+
+    async def run() -> "Published":
+        async with _opened(settings) as (event_log, names):
+            return await delete_all(event_log, names, target, ids)
+
+    _report(asyncio.run(run()), "deleted", as_json)
+
+
+@asynccontextmanager
+async def _opened(settings: "Settings") -> "AsyncIterator[tuple[KafkaLog, Names]]":
+    """The event log, once the topics are known to be there: a producer would make them wrongly."""
+    from contracts.partitioning import partitioner
+    from contracts.settings import load_kafka
+    from contracts.topics import Names
+    from streams.connect import Connection
+    from streams.log import KafkaLog
+    from tidelens import logs
+    from tidelens.runtime import brokers_of
+
+    logs.configure(settings.log_format, "publish")
+    connection = Connection(brokers_of(settings), load_kafka())
+    names = Names(settings.topic_prefix, "any")  # content topics belong to no space
+    await connection.partition_counts(map(names.content, TARGETS))
+    async with (
+        connection.errors_translated(),
+        KafkaLog.open(
+            connection,
+            partition_of=partitioner(settings.partitioner),
+            record_bytes_max=settings.record_bytes_max,
+        ) as event_log,
+    ):
+        yield event_log, names
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar with the rate, on stderr and only on a terminal."""
+    from tqdm import tqdm
+
+    # A JSON Lines file is one file and many items, so the total is a lower bound.
+    with tqdm(total=total, unit=" items", disable=not sys.stderr.isatty()) as bar:
+
+        def advance(count: int) -> None:
+            if bar.n + count > bar.total:
+                bar.total = bar.n + count
+            bar.update(count)
+
+        yield advance
+
+
+def _report(done: "Published", verb: str, as_json: bool) -> None:
+    if as_json:
+        answer = {
+            verb: done.records,
+            "refused": [
+                {"path": refused.where, "code": refused.code, "message": refused.message}
+                for refused in done.refused
+            ],
+            "tokens": [token._asdict() for token in done.tokens],
+        }
+        click.echo(orjson.dumps(answer))
+    else:
+        click.echo(f"{verb} {done.records}")
+        for refused in done.refused:
+            click.echo(f"not {verb}: {refused}", err=True)
+    if done.refused:
+        sys.exit(1)

@@ -1,0 +1,194 @@
+"""`tidelens topics`: create the topics, say what differs, print Kafka's own commands for them."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+
+from tidelens.options import brokers_option, json_option, model_option, topic_prefix_option
+
+if TYPE_CHECKING:
+    from contracts.settings import Settings
+    from contracts.topics import Names, TopicSpec
+    from streams.connect import Connection
+    from streams.topics import Difference
+
+
+@click.group()
+def topics() -> None:
+    """Create, describe or print the Kafka topics."""
+
+
+def _wanted(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say which topics are wanted; None: as the environment says."""
+    for option in (
+        brokers_option,
+        topic_prefix_option,
+        model_option,
+        click.option("--partitions", type=int, help="Of content and embeddings topics."),
+        click.option("--replication-factor", type=int),
+        click.option("--min-insync-replicas", type=int),
+        json_option,
+    ):
+        command = option(command)
+    return command
+
+
+@topics.command()
+@_wanted
+def create(as_json: bool, **options: Any) -> None:
+    """Create what is absent, and say what differs on what exists (exit code 1)."""
+    from streams import topics as kafka_topics
+
+    plan = _Plan.of(options)
+    settings = plan.settings
+    made = _run(
+        kafka_topics.create(
+            plan.connection,
+            plan.specs,
+            replication_factor=settings.replication_factor,
+            min_insync_replicas=settings.min_insync_replicas,
+        )
+    )
+    if as_json:
+        differences = [asdict(difference) for difference in made.differences]
+        click.echo(orjson.dumps({"created": made.created, "differences": differences}))
+    else:
+        for name in made.created:
+            click.echo(f"created {name}")
+        if not made.created and not made.differences:
+            click.echo(f"all {len(plan.specs)} topics exist as they should")
+        _tell(made.differences, plan)
+    if made.differences:
+        sys.exit(1)
+
+
+@topics.command()
+@_wanted
+def describe(as_json: bool, **options: Any) -> None:
+    """Show the topics as they are, and what differs from what is wanted (exit code 1)."""
+    from streams import topics as kafka_topics
+
+    plan = _Plan.of(options)
+    found = _run(kafka_topics.describe(plan.connection, [spec.name for spec in plan.specs]))
+    wanted = kafka_topics.with_replication(plan.specs, plan.settings.min_insync_replicas)
+    differences = kafka_topics.differences(wanted, found)
+    if as_json:
+        answer = {
+            "topics": [asdict(topic) for topic in found.values()],
+            "differences": [asdict(difference) for difference in differences],
+        }
+        click.echo(orjson.dumps(answer))
+    else:
+        for spec in wanted:
+            topic = found.get(spec.name)
+            if topic is None:
+                continue
+            click.echo(
+                f"{topic.name}  id {topic.id}  partitions {topic.partitions}  "
+                f"replication factor {topic.replication_factor}"
+            )
+            for setting in spec.config:
+                click.echo(f"    {setting}={topic.config.get(setting, 'unknown')}")
+        _tell(differences, plan)
+    if differences:
+        sys.exit(1)
+
+
+@topics.command("print")
+@_wanted
+@click.option("--command-config", metavar="FILE", help="Client properties for Kafka's tools.")
+@click.option(
+    "--principal",
+    "principals",
+    multiple=True,
+    metavar="ROLE=User:NAME",
+    help="Who a role logs in as: publisher, encoder, index, gateway; may be repeated.",
+)
+def print_(
+    as_json: bool, command_config: str | None, principals: tuple[str, ...], **options: Any
+) -> None:
+    """Print the kafka-topics and kafka-acls commands, for whoever may run them. Asks no broker."""
+    from streams.kafka_commands import Principals, kafka_acls_commands, kafka_topics_commands
+    from streams.topics import with_replication
+
+    plan = _Plan.of(options)
+    brokers = plan.connection.brokers
+    named = _principals(principals, Principals.roles())
+    create_commands = kafka_topics_commands(
+        with_replication(plan.specs, plan.settings.min_insync_replicas),
+        brokers,
+        replication_factor=plan.settings.replication_factor,
+        command_config=command_config,
+    )
+    acl_commands = kafka_acls_commands(
+        plan.names, brokers, Principals(**named), command_config=command_config
+    )
+    if as_json:
+        click.echo(orjson.dumps({"topics": create_commands, "acls": acl_commands}))
+        return
+    click.echo("# Topics")
+    click.echo("\n".join(create_commands))
+    for role, commands in acl_commands.items():
+        click.echo(f"\n# ACLs of the role {role}")
+        click.echo("\n".join(commands))
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Which topics are wanted, and where."""
+
+    settings: "Settings"
+    names: "Names"
+    specs: "list[TopicSpec]"
+    connection: "Connection"
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> "_Plan":
+        from consumers.encoders import space_of
+        from contracts.settings import load, load_kafka
+        from contracts.topics import Names, topic_specs
+        from streams.connect import Connection
+        from tidelens import logs
+        from tidelens.runtime import brokers_of
+
+        settings = load(**options)
+        logs.configure(settings.log_format, "topics")
+        names = Names(settings.topic_prefix, space_of(settings.model).name)
+        specs = topic_specs(
+            names, partitions=settings.partitions, content_bytes_max=settings.record_bytes_max
+        )
+        return cls(settings, names, specs, Connection(brokers_of(settings), load_kafka()))
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(work)
+
+
+def _tell(differences: "list[Difference]", plan: _Plan) -> None:
+    from streams.kafka_commands import kafka_configs_commands
+
+    for difference in differences:
+        click.echo(f"differs: {difference}", err=True)
+    repairs = kafka_configs_commands(differences, plan.connection.brokers)
+    if repairs:
+        click.echo("to change the settings:", err=True)
+        for command in repairs:
+            click.echo(f"    {command}", err=True)
+
+
+def _principals(given: tuple[str, ...], roles: list[str]) -> dict[str, str]:
+    named = {}
+    for entry in given:
+        role, _, principal = entry.partition("=")
+        if role not in roles or ":" not in principal:
+            raise click.BadParameter(
+                f"want ROLE=User:NAME with a role of {', '.join(roles)}, got {entry!r}",
+                param_hint="--principal",
+            )
+        named[role] = principal
+    return named

@@ -78,7 +78,8 @@ export class Live {
 
   /**
    * `onState("connecting" | "live" | "closed", retryMs)`; `onList(hits, type)` with the type of
-   * the message behind it; `onProblem({ code, message, field, ended })`.
+   * the message behind it; `onProblem({ code, message, field, again, ended })`: whether we try
+   * again by ourselves, or the subscription is over.
    */
   constructor(url, { onState, onList, onProblem }) {
     this.#url = url;
@@ -178,10 +179,10 @@ export class Live {
 
   #refused({ sub = null, code, message, field = null }) {
     if (sub !== null && sub !== this.#standing?.sub) return;
-    const ended = !RETRIED_CODES.has(code);
-    this.#on.onProblem({ code, message, field, ended });
-    if (sub === null) return;
+    const again = sub !== null && RETRIED_CODES.has(code);
+    const ended = sub !== null && !again;
+    this.#on.onProblem({ code, message, field, again, ended });
     if (ended) this.#standing = null;
-    else this.#timers.resubscribe = setTimeout(() => this.#subscribe(), this.#backoff());
+    if (again) this.#timers.resubscribe = setTimeout(() => this.#subscribe(), this.#backoff());
   }
 }

@@ -19,6 +19,8 @@ let question = fromLocation(location.search);
 let hits = [];
 let fresh = false;
 let paused = false;
+/** The server refused the query or ended it: what is drawn is not kept current any more. */
+let ended = false;
 let frame = 0;
 
 const view = new View({ list: $("results"), leaving: $("leaving"), onMore: moreLike });
@@ -36,7 +38,7 @@ function ask(next, { push = false } = {}) {
   if (question.picture && question.picture !== next.picture) URL.revokeObjectURL(question.picture.url);
   question = next;
   history[push ? "pushState" : "replaceState"](null, "", toLocation(question));
-  if (JSON.stringify(toQuery(question)) !== asked) stand();
+  if (ended || JSON.stringify(toQuery(question)) !== asked) stand();
   showQuestion();
 }
 
@@ -44,6 +46,7 @@ function ask(next, { push = false } = {}) {
 function stand() {
   const query = toQuery(question);
   fresh = true;
+  setEnded(false);
   problem(null);
   live.watch(query);
   $("results").setAttribute("aria-busy", String(query !== null));
@@ -131,6 +134,7 @@ function startAsking() {
 
 function listed(now, type) {
   hits = now;
+  problem(null);
   // The first answer to a question is no news; what changes after it is.
   if (type === "snapshot" && fresh) {
     fresh = false;
@@ -160,6 +164,7 @@ function draw({ live = false } = {}) {
 
 function about(asking) {
   if (!asking) return "";
+  if (ended) return "Not kept current";
   if (!hits.length) return "Nothing yet. What is published will appear here by itself.";
   return `The best ${hits.length}, kept current`;
 }
@@ -186,10 +191,18 @@ function showPause() {
   $("results").classList.toggle("paused", paused);
 }
 
-function refused({ code, message, ended }) {
+function refused({ code, message, again, ended: over }) {
   const ends = { query_item_gone: "The item that this search follows was deleted." };
-  problem(ends[code] ?? `${message}${ended ? "" : " Trying again."}`);
-  if (ended) $("results").setAttribute("aria-busy", "false");
+  problem(ends[code] ?? `${message}${again ? ". Trying again." : ""}`);
+  if (over) setEnded(true);
+}
+
+function setEnded(now) {
+  ended = now;
+  $("results").classList.toggle("ended", now);
+  if (!now) return;
+  $("results").setAttribute("aria-busy", "false");
+  $("about").textContent = about(true);
 }
 
 function problem(text) {

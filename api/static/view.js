@@ -135,6 +135,7 @@ class Card {
     this.hit = hit;
     const title = titleOf(hit);
     setText(this.title, title);
+    this.title.title = title;
     setText(this.score, hit.score.toFixed(3));
     this.score.title = `cosine ${hit.score}`;
     setText(this.id, hit.id);

@@ -39,6 +39,12 @@ AUTH_ERRORS = (
     errors.UnsupportedSaslMechanismError,
     errors.IllegalSaslStateError,
 )
+_FORBIDDEN = (
+    errors.TopicAuthorizationFailedError,
+    errors.GroupAuthorizationFailedError,
+    errors.ClusterAuthorizationFailedError,
+    errors.TransactionalIdAuthorizationFailed,
+)
 _SLOW = (errors.RequestTimedOutError, errors.KafkaTimeoutError)
 # Raised by a request of a client that was fine a moment ago.
 _AWAY = (
@@ -143,10 +149,10 @@ class Connection:
 
     @asynccontextmanager
     async def errors_translated(self) -> AsyncIterator[None]:
-        """Let BrokerUnavailable out instead of aiokafka's errors about reaching the broker."""
+        """Let BrokerUnavailable out instead of aiokafka's errors about being let in and served."""
         try:
             yield
-        except (*AUTH_ERRORS, *_AWAY) as error:
+        except (*AUTH_ERRORS, *_FORBIDDEN, *_AWAY) as error:
             raise BrokerUnavailable(self._advice(error)) from error
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
@@ -236,6 +242,12 @@ class Connection:
                 f"Kafka at {self.brokers} refuses user {kafka.sasl_username!r} with "
                 f"{kafka.sasl_mechanism} ({said}); check TIDELENS_KAFKA_SASL_USERNAME, "
                 "_SASL_PASSWORD and _SASL_MECHANISM"
+            )
+        if isinstance(error, _FORBIDDEN):
+            said = " ".join(str(error).split())
+            return (
+                f"Kafka at {self.brokers} does not let us do this ({said}); `tidelens topics "
+                "print` shows the ACLs that each role needs"
             )
         if isinstance(error, ssl.SSLCertVerificationError):
             return (

@@ -140,6 +140,13 @@ async def test_errors_of_a_client_in_use_are_translated(error: Exception) -> Non
 
 @pytest.mark.anyio
 async def test_other_errors_pass() -> None:
-    with pytest.raises(errors.TopicAuthorizationFailedError):
+    with pytest.raises(errors.MessageSizeTooLargeError):
+        async with Connection("h:1", KafkaSettings()).errors_translated():
+            raise errors.MessageSizeTooLargeError("t")
+
+
+@pytest.mark.anyio
+async def test_a_missing_right_points_to_the_acls() -> None:
+    with pytest.raises(BrokerUnavailable, match=r"\(.*t.*\); `tidelens topics print`"):
         async with Connection("h:1", KafkaSettings()).errors_translated():
             raise errors.TopicAuthorizationFailedError("t")

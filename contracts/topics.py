@@ -44,6 +44,10 @@ class Names:
     def index_group(self, shard: str, replica: str) -> str:
         return f"{self.bare}.index.{self.space}.{shard}.{replica}"
 
+    def streams_app_id(self, shard: str, replica: str) -> str:
+        """Faust's group; not the index group, whose offsets a group with members would refuse."""
+        return f"{self.bare}.streams.{self.space}.{shard}.{replica}"
+
     def transactional_id(self, target: Target, partition: int) -> str:
         return f"{self.bare}.{self.space}.{target}.{partition}"
 

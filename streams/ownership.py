@@ -272,7 +272,7 @@ class _Session:
         self.leases.clear()
         producers, self._producers = list(self._producers.values()), {}
         reader, self._reader = self._reader, None
-        closing = [_close_producer(producer) for producer in producers]
+        closing: list[Awaitable[object]] = [_close_producer(producer) for producer in producers]
         if reader is not None:
             closing.append(_quietly(reader.close()))
         await asyncio.gather(*closing)
@@ -334,18 +334,25 @@ class _Session:
 
 
 async def _close_producer(producer: AIOKafkaProducer) -> None:
-    try:
-        async with asyncio.timeout(_ABANDON_S):
-            await producer.stop()
-    except (KafkaError, OSError, AssertionError, TimeoutError):
+    if not await _quietly(producer.stop()):
         # stop() marks itself closed first and may hang in its flush: close the sockets ourselves.
         await _quietly(producer.client.close())
 
 
-async def _quietly(closing: Awaitable[None]) -> None:
-    with contextlib.suppress(KafkaError, OSError, AssertionError, TimeoutError, TidelensError):
+async def _quietly(closing: Awaitable[None]) -> bool:
+    """Whether it closed in time. What is closed here is being thrown away, errors with it."""
+    try:
         async with asyncio.timeout(_ABANDON_S):
             await closing
+    except asyncio.CancelledError:
+        # aiokafka lets the cancellation of its own tasks out; ours must go on.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return False
+    except (KafkaError, OSError, AssertionError, TimeoutError, TidelensError):
+        return False
+    return True
 
 
 class KafkaEncoderLog:

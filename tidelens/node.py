@@ -12,12 +12,8 @@ import structlog
 
 from api.app import background, create_app
 from api.node import Node
-from consumers.encoders import space_of
-from consumers.query import ProcessQueryEncoder, QueryModel
-from contracts.metrics import Metrics
 from contracts.partitioning import partitioner
 from contracts.settings import KafkaSettings, Settings
-from contracts.space import Space
 from contracts.topics import Names, Target
 from index_store.blobs import DiskBlobs
 from index_store.index import Index
@@ -31,39 +27,12 @@ from streams.log import KafkaLog
 from streams.maintainer import Maintainer
 from streams.windows import WindowedCounts
 from tidelens.clock import SystemClock
+from tidelens.queries import Queries
 from tidelens.server import serve
 
 log = structlog.get_logger(__name__)
 
 Run = Callable[[], Coroutine[Any, Any, None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Queries:
-    """The query encoder and its space; started before Kafka answers, since it takes longest."""
-
-    space: Space
-    encoder: ProcessQueryEncoder
-    metrics: Metrics
-
-
-def make_queries(settings: Settings) -> Queries:
-    """Raises ModelMissing when the model is not here."""
-    metrics = Metrics()
-    model = QueryModel(
-        settings.model,
-        settings.encode_threads,
-        settings.image_bytes_max,
-        settings.image_pixels_max,
-    )
-    encoder = ProcessQueryEncoder(
-        model,
-        metrics,
-        batch_max=settings.query_batch_max,
-        queue_max=settings.query_queue_max,
-        cache_max=settings.query_cache_max,
-    )
-    return Queries(space_of(settings.model), encoder, metrics)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +93,7 @@ async def open_node(
         streams = streams_app(
             connection,
             names,
-            group,
+            names.streams_app_id(settings.shard, settings.replica),
             settings.data / "faust" / f"{settings.shard}-{settings.replica}",
             maintainer,
             dead_letters,
@@ -156,6 +125,8 @@ async def open_node(
             try:
                 await streams.start()
                 await streams.wait_until_stopped()
+                # Faust keeps a crash to itself unless somebody asks.
+                raise streams.crash_reason or RuntimeError("the streams app stopped by itself")
             finally:
                 await streams.stop()
                 # The last state to disk, so that the next start has little to replay.

@@ -9,7 +9,8 @@ from tidelens.signals import stop_signal, until_stopped
 
 async def run_index(settings: Settings, kafka: KafkaSettings) -> None:
     """Maintain an index and answer on it, until stopped."""
-    from tidelens.node import make_queries, open_node
+    from tidelens.node import open_node
+    from tidelens.queries import make_queries
     from tidelens.server import listen
 
     async with contextlib.AsyncExitStack() as stack:

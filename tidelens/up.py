@@ -22,6 +22,7 @@ from contracts.errors import DataDirInUse, DataDirNotWritable, TidelensError
 from contracts.ports import EventLog
 from contracts.settings import KafkaSettings, Settings
 from contracts.topics import Names, topic_specs
+from tidelens.queries import make_queries
 from tidelens.signals import stop_signal, until_stopped
 
 if TYPE_CHECKING:
@@ -60,12 +61,12 @@ async def _run(
         encoder = await stack.enter_async_context(_encoder_process(settings, port))
         broker = asyncio.create_task(stack.enter_async_context(_broker(settings, kafka)))
         stopping = asyncio.create_task(stop.wait())
-        # Imports of the rooms, in a thread beside the broker's start.
-        node = await asyncio.to_thread(importlib.import_module, "tidelens.node")
-        queries = node.make_queries(settings)
+        queries = await asyncio.to_thread(make_queries, settings)
         loading = asyncio.create_task(queries.encoder.run(), name="queries")
         tasks = {"queries": loading}
         try:
+            # The rooms' imports, in a thread beside the broker's start.
+            node = await asyncio.to_thread(importlib.import_module, "tidelens.node")
             await asyncio.wait([broker, stopping], return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
                 return

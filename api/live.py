@@ -171,8 +171,8 @@ class _Client:
         except* _Gone:
             pass
         except* Exception as defects:
-            log.error("live connection failed", error=repr(defects), exc_info=defects)
             await self._outlet.close(_INTERNAL_ERROR, "an unexpected error")
+            log.error("live connection failed", error=repr(defects), exc_info=defects)
         finally:
             for subscription in self._connection.close():
                 self._forget(subscription)

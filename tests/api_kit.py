@@ -42,7 +42,7 @@ Items = dict[tuple[Target, str], Hit]
 class BruteIndex:
     """Searcher, Progress and AppliedBatches over a dictionary."""
 
-    def __init__(self, *, batch_listeners: bool = True) -> None:
+    def __init__(self) -> None:
         self.epoch = "epoch-1"
         self.ready = True
         self.items: Items = {}
@@ -348,6 +348,8 @@ class Socket:
         """Go away, and see the server's side end by itself."""
         assert self._task is not None
         self.reading.set()
+        if self._task.done():
+            return
         self._in.put_nowait({"type": "websocket.disconnect", "code": 1000})
         async with asyncio.timeout(5):
             await self._task
@@ -413,6 +415,9 @@ class Follower:
                 self.hits = apply(self.hits, message["changes"])
             case "resumed":
                 pass
+            case "reset":
+                self.hits, self.cursor = [], None
+                return
             case other:
                 raise AssertionError(f"want a list message, got {other}: {message}")
         self.cursor = message["cursor"]

@@ -1,0 +1,289 @@
+"""For every cursor that a server ever sends, the client's list is the exact list at that cursor.
+
+Random histories of puts, removals, batches, reconnects, slow readers and logs made anew, with
+searches that take a while, so that batches fall between a search's view and its answer. The truth
+is a dictionary that is sorted whole, for the state that each cursor names.
+"""
+
+import asyncio
+import itertools
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from api.standing import Standing, StandingSet
+from contracts.deltas import apply, difference
+from contracts.hits import VectorQuery
+from contracts.ports import AsOf
+from contracts.score import unit
+from contracts.topics import Target
+from tests.api_kit import Follower, Kit, Socket
+
+WORDS = ("red", "cat", "dog")
+IDS = tuple("abcdefgh")
+KEPT = st.lists(st.sampled_from(IDS), unique=True, max_size=8)
+
+
+def listed(names: list[str], versions: list[int]) -> list[dict[str, Any]]:
+    return [
+        {"id": name, "rank": rank, "version": version}
+        for rank, (name, version) in enumerate(zip(names, versions, strict=False), start=1)
+    ]
+
+
+@given(KEPT, KEPT, st.lists(st.integers(0, 1), min_size=8, max_size=8))
+def test_applying_the_difference_gives_the_new_list(
+    before: list[str], after: list[str], versions: list[int]
+) -> None:
+    old, new = listed(before, [0] * 8), listed(after, versions)
+    assert apply(old, difference(old, new)) == new
+
+
+@given(KEPT, st.data())
+def test_moves_are_the_fewest_possible(before: list[str], data: st.DataObject) -> None:
+    after = data.draw(st.permutations(before))
+    old, new = listed(before, [0] * 8), listed(list(after), [0] * 8)
+    moves = [change for change in difference(old, new) if change["change"] == "move"]
+    places = [before.index(name) for name in after]
+    longest = max(
+        (
+            size
+            for size in range(len(places) + 1)
+            for chosen in itertools.combinations(places, size)
+            if list(chosen) == sorted(chosen)
+        ),
+        default=0,
+    )
+    assert len(moves) == len(before) - longest
+
+
+TARGET = st.sampled_from(["images", "captions"])
+ID = st.sampled_from(IDS)
+TEXT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=3).map(" ".join)
+GROUP = st.sampled_from([None, "one", "two"])
+PUT = st.tuples(st.just("put"), TARGET, ID, TEXT, GROUP)
+REMOVE = st.tuples(st.just("remove"), TARGET, ID)
+QUERY = st.fixed_dictionaries(
+    {"k": st.integers(1, 4), "target": TARGET},
+    optional={
+        "min_score": st.sampled_from([0.0, 0.3, 0.7]),
+        "collapse": st.just("item"),
+        "include": st.just(["vector"]),
+    },
+)
+BY_TEXT = st.builds(lambda text: {"text": text}, TEXT)
+ASKED = st.one_of(
+    BY_TEXT,
+    BY_TEXT,
+    st.builds(lambda name, of: {"id": name, "of": of}, ID, TARGET),
+    st.builds(
+        lambda text, name, of: {
+            "fuse": [{"text": text, "weight": 0.6}, {"id": name, "of": of, "weight": -0.5}]
+        },
+        TEXT,
+        ID,
+        TARGET,
+    ),
+)
+SUBSCRIBE = st.tuples(st.just("subscribe"), QUERY, ASKED)
+RARE = st.one_of(
+    SUBSCRIBE,
+    st.tuples(st.just("unsubscribe"), st.integers(0, 9)),
+    st.tuples(st.just("hold")),
+    st.tuples(st.just("marker"), TARGET),
+    st.tuples(st.just("reconnect")),
+    st.tuples(st.just("anew"), PUT),
+)
+BATCH = st.tuples(st.just("batch"), st.lists(PUT | REMOVE, min_size=1, max_size=6))
+STEP = st.one_of(PUT, PUT, PUT, REMOVE, BATCH, RARE)
+TURNS = st.sampled_from([0, 0, 3, 10, 40])
+# What stands at the start, what is subscribed to it, and what happens then, with the number of
+# turns of the event loop after each step; and how many a search takes.
+HISTORY = st.tuples(
+    st.lists(PUT, min_size=4, max_size=8),
+    st.lists(SUBSCRIBE, min_size=2, max_size=4),
+    st.lists(st.tuples(STEP, TURNS), min_size=15, max_size=40),
+    st.integers(0, 25),
+)
+History = tuple[list[Any], list[Any], list[tuple[Any, int]], int]
+
+
+class Watched:
+    """One subscription of the scenario: how to open it, and the list it led to."""
+
+    def __init__(self, kit: Kit, name: str, query: dict[str, Any]) -> None:
+        self.name = name
+        self.query = query
+        self.over = False
+        self.follower = Follower(kit.index, lambda as_of: exact_query(kit, query, as_of))
+
+    def open(self, socket: Socket) -> None:
+        socket.subscribe(self.name, self.follower.cursor, **self.query)
+
+
+def exact_query(kit: Kit, query: dict[str, Any], as_of: AsOf) -> VectorQuery:
+    """What the query asks at that state: by its items' vectors of then."""
+    then = kit.index.past[kit.index._key(as_of)]
+
+    def vector(part: dict[str, Any]) -> Any:
+        if "text" in part:
+            return kit.text(part["text"])
+        return then[part["of"], part["id"]].vector
+
+    if "fuse" in query:
+        total = sum(part["weight"] * vector(part).astype(float) for part in query["fuse"])
+        asked = unit(total)
+    else:
+        asked = vector(query)
+    target: Target = query["target"]
+    return VectorQuery(
+        target,
+        asked,
+        k=query["k"],
+        min_score=query.get("min_score"),
+        collapse=query.get("collapse") == "item",
+        with_vector="include" in query,
+    )
+
+
+class Scenario:
+    """Runs one history against one node, checking every message as it comes."""
+
+    def __init__(self, slowness: int) -> None:
+        self.kit = Kit()
+        self.watched: dict[str, Watched] = {}
+        self.names = itertools.count()
+        self.epochs = itertools.count(2)
+        self.checked = 0
+
+        async def slow() -> None:
+            await turns(slowness)
+
+        self.kit.index.gate = slow
+
+    async def run(self, start: list[Any], steps: list[tuple[Any, int]]) -> None:
+        await self._connect()
+        for step in start:
+            await self._step(*step)
+        for step, after in steps:
+            await self._step(*step)
+            await turns(after)
+            self._drain()
+        self.socket.reading.set()
+        await self._settle()
+        for watched in self.watched.values():
+            if not watched.over:
+                now = self.kit.index.as_of_now()
+                want = self.kit.index.wire_list_at(now, exact_query(self.kit, watched.query, now))
+                assert watched.follower.hits == want, "the last state was never sent"
+        await self.socket.stop()
+        assert len(self.kit.index.listeners) == 2
+        assert self.kit.sample("tidelens_live_subscriptions") == 0
+
+    async def _step(self, what: str, *rest: Any) -> None:
+        index = self.kit.index
+        match what:
+            case "put" | "remove":
+                index.batch([self._change(what, *rest)])
+            case "batch":
+                index.batch([self._change(*change) for change in rest[0]])
+            case "subscribe":
+                watched = Watched(self.kit, str(next(self.names)), {**rest[0], **rest[1]})
+                self.watched[watched.name] = watched
+                watched.open(self.socket)
+            case "unsubscribe":
+                if watched := self.watched.get(str(rest[0])):
+                    self.socket.send(op="unsubscribe", sub=watched.name)
+                    watched.over = True
+            case "hold":
+                if self.socket.reading.is_set():
+                    self.socket.reading.clear()
+                else:
+                    self.socket.reading.set()
+            case "marker":
+                index.move(rest[0], 0)
+            case "reconnect":
+                await self.socket.stop()
+                self._drain()
+                await self._connect()
+                for watched in self.watched.values():
+                    if not watched.over:
+                        watched.open(self.socket)
+            case "anew":
+                index.restart(f"epoch-{next(self.epochs)}")
+                await self._step(*rest[0])
+
+    def _change(self, what: str, target: Target, item_id: str, *rest: Any) -> Any:
+        if what == "remove":
+            return target, item_id, None, {}
+        text, group = rest
+        return target, item_id, self.kit.text(text), {"text": text, "item": group}
+
+    async def _connect(self) -> None:
+        self.socket = Socket(self.kit.app, {})
+        self.socket.start()
+        await self.socket.accepted()
+
+    def _drain(self) -> None:
+        for message in self.socket.waiting():
+            watched = self.watched[message["sub"]]
+            if message["type"] == "error":
+                assert message["code"] in ("item_not_found", "query_item_gone", "unknown_sub")
+                watched.over = True
+            else:
+                watched.follower.take(message)
+                self.checked += 1
+
+    async def _settle(self) -> None:
+        quiet = 0
+        while quiet < 100:
+            await asyncio.sleep(0)
+            before = (self.checked, self.kit.index.searches)
+            self._drain()
+            quiet = quiet + 1 if before == (self.checked, self.kit.index.searches) else 0
+
+
+async def turns(number: int) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+def play(history: History) -> None:
+    items, subscriptions, steps, slowness = history
+    asyncio.run(Scenario(slowness).run([*items, *subscriptions], steps))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(HISTORY)
+def test_every_list_is_exact_at_its_cursor(history: History) -> None:
+    play(history)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "broken"),
+    [
+        (StandingSet, "_interest", lambda *_: None),
+        (Standing, "floor", property(lambda _: float("inf"))),
+    ],
+)
+def test_the_check_would_notice(
+    owner: type, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without either of the two rules of api/standing.py, some history gives a wrong list."""
+    monkeypatch.setattr(owner, name, broken)
+
+    @settings(
+        max_examples=1000,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(HISTORY)
+    def look_for_a_wrong_list(history: History) -> None:
+        play(history)
+
+    with pytest.raises((AssertionError, KeyError)):
+        look_for_a_wrong_list()

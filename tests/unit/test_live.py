@@ -1,0 +1,520 @@
+"""Live lists on the ports in memory: what is sent, when, and what is refused."""
+
+import asyncio
+from dataclasses import replace
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+import pytest
+from pydantic import TypeAdapter
+
+from structlog.testing import capture_logs
+
+from api.app import background
+from contracts.cursors import Cursor
+from contracts.hits import VectorQuery
+from contracts.messages import ServerMessage
+from tests.api_kit import Closed, Follower, Kit, Socket
+
+pytestmark = pytest.mark.anyio
+SERVER_MESSAGE: TypeAdapter[Any] = TypeAdapter(ServerMessage)
+
+
+@pytest.fixture
+async def kit() -> Kit:
+    kit = Kit()
+    kit.caption("a", "red cat")
+    kit.caption("b", "red dog")
+    kit.caption("c", "blue dog")
+    return kit
+
+
+@pytest.fixture
+async def socket(kit: Kit) -> AsyncIterator[Socket]:
+    async with kit.live() as socket:
+        await socket.accepted()
+        yield socket
+
+
+async def quiet(socket: Socket) -> None:
+    """Nothing more comes."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert socket.waiting() == []
+
+
+def ids(message: Any) -> list[str]:
+    return [hit["id"] for hit in message["hits"]]
+
+
+async def opened(socket: Socket, sub: str = "s", **query: Any) -> Any:
+    socket.subscribe(sub, **{"target": "captions", "text": "red cat", "k": 2, **query})
+    return await socket.receive()
+
+
+async def test_a_snapshot_then_a_delta(kit: Kit, socket: Socket) -> None:
+    follower = Follower(kit.index, lambda _: VectorQuery("captions", kit.text("red cat"), k=2))
+    follower.take(await opened(socket))
+    assert [hit["id"] for hit in follower.hits] == ["a", "b"]
+    kit.caption("d", "red cat")
+    delta = await socket.receive()
+    follower.take(delta)
+    assert [c["change"] for c in delta["changes"]] == ["leave", "enter"]
+    assert [hit["id"] for hit in follower.hits] == ["a", "d"]
+    SERVER_MESSAGE.validate_python(delta)
+
+
+async def test_the_next_best_enters_when_one_is_deleted(kit: Kit, socket: Socket) -> None:
+    await opened(socket)
+    kit.index.remove("captions", "a")
+    delta = await socket.receive()
+    assert [(c["change"], c["id"]) for c in delta["changes"]] == [("leave", "a"), ("enter", "c")]
+
+
+async def test_nothing_is_sent_when_nothing_changes(kit: Kit, socket: Socket) -> None:
+    await opened(socket)
+    searches = kit.index.searches
+    kit.caption("far", "quite another thing")
+    kit.index.put("images", "a", kit.text("red cat"))
+    await quiet(socket)
+    assert kit.index.searches == searches, "what lies below the floor costs no search"
+
+
+async def test_changed_metadata_is_an_update(kit: Kit, socket: Socket) -> None:
+    await opened(socket)
+    kit.caption("a", "red cat", metadata={"seen": 2})
+    delta = await socket.receive()
+    assert [c["change"] for c in delta["changes"]] == ["update"]
+    assert delta["changes"][0]["hit"]["metadata"] == {"seen": 2}
+
+
+async def test_many_batches_while_a_client_reads_slowly_become_one_delta(
+    kit: Kit, socket: Socket
+) -> None:
+    await opened(socket, k=3)
+    socket.reading.clear()
+    for number in range(100):
+        kit.caption(f"n{number}", "red cat")
+        await asyncio.sleep(0)
+    socket.reading.set()
+    deltas = [await socket.receive(), await socket.receive()]
+    assert [d["type"] for d in deltas] == ["delta", "delta"]
+    await quiet(socket)
+
+
+async def test_a_client_that_does_not_read_is_closed_with_1013() -> None:
+    kit = Kit(send_timeout_s=0.05)
+    async with kit.live() as socket:
+        await socket.accepted()
+        await opened(socket)
+        socket.reading.clear()
+        kit.caption("a", "red cat")
+        await asyncio.sleep(0.2)
+        socket.reading.set()
+        with pytest.raises(Closed) as closed:
+            await socket.receive()
+        assert closed.value.code == 1013
+    assert kit.sample("tidelens_live_subscriptions") == 0
+    assert kit.sample("tidelens_live_connections") == 0
+
+
+async def test_a_batch_between_view_and_answer_is_not_lost(kit: Kit, socket: Socket) -> None:
+    """The list that a search is about to replace says nothing about what comes meanwhile."""
+    await opened(socket, k=1)
+    started, go = asyncio.Event(), asyncio.Event()
+
+    async def gate() -> None:
+        started.set()
+        await go.wait()
+
+    kit.index.gate = gate
+    kit.index.remove("captions", "a")  # the refill will find b
+    await started.wait()
+    kit.index.remove("captions", "b")  # of no list so far, and below no floor
+    kit.index.gate = None
+    go.set()
+    assert [c["id"] for c in (await socket.receive())["changes"]] == ["a", "b"]
+    assert [c["id"] for c in (await socket.receive())["changes"]] == ["b", "c"]
+
+
+async def test_a_batch_during_the_first_search_is_not_lost(kit: Kit, socket: Socket) -> None:
+    started, go = asyncio.Event(), asyncio.Event()
+
+    async def gate() -> None:
+        started.set()
+        await go.wait()
+
+    kit.index.gate = gate
+    socket.subscribe("s", target="captions", text="red cat", k=1)
+    await started.wait()
+    kit.index.remove("captions", "a")
+    kit.index.gate = None
+    go.set()
+    assert ids(await socket.receive()) == ["a"]
+    assert (await socket.receive())["changes"][-1]["id"] == "b"
+
+
+async def test_a_query_by_id_follows_its_item(kit: Kit, socket: Socket) -> None:
+    first = await opened(socket, text=None, id="a", of="captions", k=1)
+    assert ids(first) == ["a"]
+    kit.index.put("images", "cat", kit.text("blue dog"))
+    second = await opened(socket, "t", text=None, id="cat", of="images", k=1)
+    assert ids(second) == ["c"]
+    kit.index.put("images", "cat", kit.text("red dog"))
+    delta = await socket.receive()
+    assert (delta["sub"], delta["changes"][-1]["id"]) == ("t", "b")
+
+
+async def test_its_item_changing_during_a_search_gives_no_list_of_the_old_vector(
+    kit: Kit, socket: Socket
+) -> None:
+    kit.index.put("images", "cat", kit.text("red cat"))
+    calls = 0
+
+    async def gate() -> None:
+        nonlocal calls
+        calls += 1
+
+    async def item(target: Any, item_id: str) -> Any:
+        found = await type(kit.index).item(kit.index, target, item_id)
+        if calls == 0:
+            # Between the look-up and the search, as a thread may do it: nobody is told yet.
+            kit.index.items = {
+                **kit.index.items,
+                ("images", "cat"): await changed(found),
+            }
+        return found
+
+    async def changed(hit: Any) -> Any:
+                source = hit.source._replace(offset=hit.source.offset + 1)
+        return replace(hit, vector=kit.text("blue dog"), source=source)
+
+    kit.index.item = item  # type: ignore[method-assign]
+    kit.index.gate = gate
+    assert ids(await opened(socket, text=None, id="cat", of="images", k=1)) == ["c"]
+    assert calls == 2
+
+
+async def test_the_subscription_ends_with_its_item(kit: Kit, socket: Socket) -> None:
+    await opened(socket, text=None, id="a", of="captions")
+    kit.index.remove("captions", "a")
+    error = await socket.receive()
+    assert (error["type"], error["sub"], error["code"]) == ("error", "s", "query_item_gone")
+    await opened(socket, "s")  # the name is free again
+
+
+async def test_an_item_that_never_was(socket: Socket) -> None:
+    error = await opened(socket, text=None, id="nobody", of="images")
+    assert (error["code"], error["field"]) == ("item_not_found", "id")
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        ({"min_score": 0.3, "k": 5}, ["a", "b"]),
+        ({"collapse": "item", "k": 5}, ["a", "b", "c"]),
+        ({"text": None, "fuse": [{"text": "red cat"}, {"text": "cat", "weight": -1}]}, ["b", "a"]),
+        ({"text": None, "vector": [1.0] + [0.0] * 63, "k": 3}, None),
+        ({"text": None, "image": "AAAA", "k": 3}, None),
+    ],
+)
+async def test_every_kind_of_query(
+    socket: Socket, query: dict[str, Any], found: list[str] | None
+) -> None:
+    snapshot = await opened(socket, **query)
+    assert snapshot["type"] == "snapshot"
+    assert found is None or ids(snapshot) == found
+
+
+async def test_only_what_reaches_min_score_enters(kit: Kit, socket: Socket) -> None:
+    await opened(socket, min_score=0.6, k=5)
+    kit.caption("low", "green tree")
+    await quiet(socket)
+    kit.caption("high", "red cat")
+    assert (await socket.receive())["changes"][0]["id"] == "high"
+
+
+async def test_resuming_an_unchanged_list(kit: Kit, socket: Socket) -> None:
+    cursor = (await opened(socket))["cursor"]
+    socket.send(op="unsubscribe", sub="s")
+    kit.caption("far", "quite another thing")
+    resumed = await opened(socket, cursor=None) and await resume(socket, cursor, "t")
+    assert resumed["type"] == "resumed"
+    assert resumed["cursor"] != cursor, "it stands for the state of now"
+    kit.index.remove("captions", "a")
+    assert {(await socket.receive())["sub"] for _ in range(2)} == {"s", "t"}
+
+
+async def resume(socket: Socket, cursor: str, sub: str = "s", **query: Any) -> Any:
+    asked = {"target": "captions", "text": "red cat", "k": 2, **query}
+    socket.subscribe(sub, cursor, **asked)
+    return await socket.receive()
+
+
+async def test_resuming_a_changed_list(kit: Kit, socket: Socket) -> None:
+    cursor = (await opened(socket))["cursor"]
+    socket.send(op="unsubscribe", sub="s")
+    kit.caption("d", "red cat")
+    snapshot = await resume(socket, cursor)
+    assert (snapshot["type"], ids(snapshot)) == ("snapshot", ["a", "d"])
+
+
+async def test_resuming_on_a_node_that_is_behind_waits(kit: Kit) -> None:
+    async with kit.live() as socket:
+        await socket.accepted()
+        kit.caption("x", "quite another thing")
+        cursor = (await opened(socket))["cursor"]
+    behind = Kit()
+    for name, text in (("a", "red cat"), ("b", "red dog"), ("c", "blue dog")):
+        behind.caption(name, text)
+    async with behind.live() as socket:
+        await socket.accepted()
+        socket.subscribe("s", cursor, target="captions", text="red cat", k=2)
+        await quiet(socket)
+        behind.caption("x", "quite another thing")
+        assert (await socket.receive())["type"] == "resumed"
+
+
+async def test_that_wait_is_bounded(kit: Kit, socket: Socket) -> None:
+    kit.caption("x", "quite another thing")
+    cursor = (await opened(socket))["cursor"]
+    behind = Kit(wait_s_max=0.05)
+    async with behind.live() as late:
+        await late.accepted()
+        error = await resume(late, cursor)
+        assert (error["type"], error["code"]) == ("error", "timed_out")
+
+
+async def test_a_cursor_of_another_query_is_refused(socket: Socket) -> None:
+    cursor = (await opened(socket))["cursor"]
+    socket.send(op="unsubscribe", sub="s")
+    error = await resume(socket, cursor, k=3)
+    assert (error["code"], error["field"], error["sub"]) == ("invalid_cursor", "cursor", "s")
+
+
+@pytest.mark.parametrize("cursor", ["", "zzz", "!!!", "WzEsMl0", "x" * 200_000])
+async def test_a_cursor_that_is_none(socket: Socket, cursor: str) -> None:
+    error = await resume(socket, cursor)
+    assert (error["code"], error["field"]) == ("invalid_cursor", "cursor")
+
+
+async def test_a_cursor_of_another_number_of_partitions(kit: Kit, socket: Socket) -> None:
+        cursor = Cursor.decode((await opened(socket))["cursor"])
+    socket.send(op="unsubscribe", sub="s")
+    other = replace(cursor, as_of=replace(cursor.as_of, offsets={"images": [0]}))
+    error = await resume(socket, other.encode())
+    assert error["field"] == "cursor"
+
+
+async def test_another_epoch_resets(kit: Kit, socket: Socket) -> None:
+    cursor = (await opened(socket))["cursor"]
+    kit.index.restart("epoch-2")
+    kit.caption("z", "red cat")
+    reset, snapshot = await socket.receive(), await socket.receive()
+    assert (reset["type"], snapshot["type"], ids(snapshot)) == ("reset", "snapshot", ["z"])
+    assert reset["reason"].startswith("epoch_changed")
+    reset = await resume(socket, cursor, "again")
+    assert (reset["type"], reset["sub"]) == ("reset", "again")
+    assert ids(await socket.receive()) == ["z"]
+
+
+async def test_a_log_made_anew_is_noticed_without_a_batch(kit: Kit, socket: Socket) -> None:
+    running = asyncio.create_task(background(kit.app)["live"]())
+    await opened(socket)
+    kit.index.restart("epoch-2")
+    reset, snapshot = await socket.receive(), await socket.receive()
+    assert (reset["type"], snapshot["hits"]) == ("reset", [])
+    running.cancel()
+
+
+async def test_another_space_resets(kit: Kit, socket: Socket) -> None:
+        cursor = Cursor.decode((await opened(socket))["cursor"])
+    socket.send(op="unsubscribe", sub="s")
+    other = replace(cursor, as_of=replace(cursor.as_of, space="old"))
+    assert (await resume(socket, other.encode()))["reason"] == "space_changed: from old to hash-v1"
+    assert (await socket.receive())["type"] == "snapshot"
+
+
+async def test_not_ready_refuses_new_ones_and_keeps_open_ones(kit: Kit, socket: Socket) -> None:
+    await opened(socket)
+    kit.index.ready = False
+    error = await opened(socket, "t")
+    assert (error["sub"], error["code"]) == ("t", "not_ready")
+    kit.caption("d", "red cat")
+    await quiet(socket)
+    kit.index.ready = True
+    assert (await socket.receive())["type"] == "delta"
+
+
+async def test_wait_for_a_token_before_the_snapshot(kit: Kit, socket: Socket) -> None:
+    token = {"topic": "tidelens.captions", "partition": 0, "offset": 50}
+    socket.subscribe("s", target="captions", text="red cat", wait_for=token)
+    await quiet(socket)
+    kit.index.put("captions", "late", kit.text("red cat"), at=50)
+    kit.index.sources["captions", 0] = 50
+    kit.index.move("captions", 0)
+    snapshot = await socket.receive()
+    assert "late" in ids(snapshot)
+
+
+async def test_unsubscribing(kit: Kit, socket: Socket) -> None:
+    await opened(socket)
+    socket.send(op="unsubscribe", sub="s")
+    kit.caption("d", "red cat")
+    await quiet(socket)
+    assert kit.sample("tidelens_live_subscriptions") == 0
+    socket.send(op="unsubscribe", sub="s")
+    assert (await socket.receive())["code"] == "unknown_sub"
+
+
+async def test_unsubscribing_while_it_opens(kit: Kit, socket: Socket) -> None:
+    token = {"topic": "tidelens.captions", "partition": 0, "offset": 50}
+    socket.subscribe("s", target="captions", text="red cat", wait_for=token)
+    socket.send(op="unsubscribe", sub="s")
+    await quiet(socket)
+    assert (await opened(socket))["type"] == "snapshot"
+
+
+async def test_ping(socket: Socket) -> None:
+    socket.send(op="ping")
+    assert await socket.receive() == {"type": "pong"}
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "field"),
+    [
+        ({"op": "dance"}, "invalid_request", "body"),
+        ({"sub": "s"}, "invalid_request", "body"),
+        ([], "invalid_request", "body"),
+        ({"op": "subscribe", "sub": "", "query": {"text": "x"}}, "invalid_request", "sub"),
+        ({"op": "subscribe", "sub": "s", "query": {}}, "invalid_request", "query"),
+        ({"op": "subscribe", "sub": "s", "query": {"text": "x"}, "x": 1}, "invalid_request", "x"),
+        ({"op": "ping", "extra": 1}, "invalid_request", "extra"),
+        (
+            {"op": "subscribe", "sub": "s", "mode": "matches", "query": {"text": "x"}},
+            "not_enabled",
+            "mode",
+        ),
+        (
+            {"op": "subscribe", "sub": "s", "query": {"text": "x", "filter": {"a": 1}}},
+            "not_enabled",
+            "filter",
+        ),
+        (
+            {"op": "subscribe", "sub": "s", "query": {"text": "x", "offset": 3}},
+            "invalid_request",
+            "query.offset",
+        ),
+        ({"op": "subscribe", "sub": "s", "query": {"text": "x", "k": 1000}}, "too_many", "k"),
+        (
+            {"op": "subscribe", "sub": "s", "query": {"image": "https://x/y.png"}},
+            "not_enabled",
+            "image",
+        ),
+        (
+            {"op": "subscribe", "sub": "s", "query": {"vector": [1, 2]}},
+            "wrong_dimension",
+            "vector",
+        ),
+        ({"op": "unsubscribe", "sub": "none"}, "unknown_sub", "sub"),
+    ],
+)
+async def test_a_bad_message_is_told_and_the_connection_goes_on(
+    socket: Socket, message: Any, code: str, field: str
+) -> None:
+    socket.send_text(orjson.dumps(message).decode())
+    error = await socket.receive()
+    assert (error["type"], error["code"]) == ("error", code)
+    assert error["field"].endswith(field)
+    SERVER_MESSAGE.validate_python(error)
+    if isinstance(message, dict) and "sub" in message:
+        assert error["sub"] == message["sub"]
+    socket.send(op="ping")
+    assert (await socket.receive())["type"] == "pong"
+
+
+async def test_what_is_not_json(socket: Socket) -> None:
+    socket.send_text("{")
+    assert (await socket.receive())["code"] == "invalid_json"
+    socket.send(op="ping")
+    assert (await socket.receive())["type"] == "pong"
+
+
+async def test_a_name_that_is_taken(kit: Kit, socket: Socket) -> None:
+    await opened(socket)
+    assert (await opened(socket))["code"] == "duplicate_sub"
+    kit.caption("d", "red cat")
+    assert (await socket.receive())["type"] == "delta", "the first one goes on"
+
+
+async def test_binary_frames_close_with_1003(socket: Socket) -> None:
+    socket.send_bytes(b"{}")
+    with pytest.raises(Closed) as closed:
+        await socket.receive()
+    assert closed.value.code == 1003
+
+
+async def test_a_frame_over_the_limit_closes_with_1009() -> None:
+    kit = Kit(frame_bytes_max=100)
+    async with kit.live() as socket:
+        await socket.accepted()
+        socket.send_text('{"op": "ping", "x": "' + "é" * 45 + '"}')
+        with pytest.raises(Closed) as closed:
+            await socket.receive()
+        assert closed.value.code == 1009
+
+
+async def test_too_many_subscriptions() -> None:
+    kit = Kit(subscriptions_max=2)
+    async with kit.live() as socket:
+        await socket.accepted()
+        for name in ("a", "b"):
+            assert (await opened(socket, name))["type"] == "snapshot"
+        error = await opened(socket, "c")
+        assert (error["code"], error["limit"]) == ("too_many", 2)
+
+
+async def test_too_many_connections() -> None:
+    kit = Kit(connections_max=1)
+    async with kit.live() as first:
+        await first.accepted()
+        async with kit.live() as second:
+            status, body = await second.refused()
+            assert (status, body["code"], body["limit"]) == (429, "too_many", 1)
+    async with kit.live() as third:
+        await third.accepted()
+
+
+async def test_a_defect_closes_with_1011_and_tells_nothing(kit: Kit, socket: Socket) -> None:
+    async def gate() -> None:
+        raise ZeroDivisionError("secret")
+
+    kit.index.gate = gate
+    with capture_logs() as logs:
+        socket.subscribe("s", text="x")
+        with pytest.raises(Closed) as closed:
+            await socket.receive()
+        await socket.stop()
+    assert (closed.value.code, "secret" in closed.value.reason) == (1011, False)
+    assert "secret" in logs[0]["error"]
+
+
+async def test_messages_are_counted(kit: Kit, socket: Socket) -> None:
+    await opened(socket)
+    kit.caption("d", "red cat")
+    await socket.receive()
+    sent = "tidelens_live_messages_total"
+    assert kit.sample(sent, {"type": "snapshot"}) == kit.sample(sent, {"type": "delta"}) == 1
+    assert kit.sample("tidelens_live_connections") == 1
+    assert kit.sample("tidelens_live_subscriptions") == 1
+    assert kit.sample("tidelens_stage_seconds_count", {"stage": "pushed"}) == 1
+
+
+async def test_many_subscriptions_on_one_connection(kit: Kit, socket: Socket) -> None:
+    for number in range(40):
+        await opened(socket, f"s{number}")
+    kit.index.remove("captions", "a")
+    subs = {(await socket.receive())["sub"] for _ in range(40)}
+    assert len(subs) == 40
+    await quiet(socket)

@@ -76,6 +76,7 @@ def kafka_acls_commands(
     embeddings = [names.embeddings(target) for target in TARGETS]
     transactions = f"{names.bare}.{names.space}."
     index_groups = f"{names.bare}.index.{names.space}."
+    streams_groups = f"{names.bare}.streams.{names.space}."  # Faust's, one a node
 
     def allow(principal: str, operations: Sequence[str], *resource: str) -> str:
         return _command(
@@ -117,6 +118,7 @@ def kafka_acls_commands(
             # Pictures are read back by their source, and lag by the oldest record still to come.
             topics(read, index, *contents),
             allow(index, read, "--group", index_groups, *prefixed),
+            allow(index, read, "--group", streams_groups, *prefixed),
             allow(index, ["Describe"], "--group", names.encoder_group),
         ],
         "gateway": [

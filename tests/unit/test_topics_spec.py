@@ -146,6 +146,7 @@ def test_an_index_node_reads_and_commits_its_own_groups() -> None:
     grants = granted("index")
     assert grants["--group", "t.index.space-v1."] == {"Read", "Describe"}
     assert NAMES.index_group("0", "a").startswith("t.index.space-v1.")
+    assert grants["--group", "t.streams.space-v1."] == {"Read", "Describe"}
     assert grants["--group", NAMES.encoder_group] == {"Describe"}
 
 

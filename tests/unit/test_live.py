@@ -1,14 +1,13 @@
 """Live lists on the ports in memory: what is sent, when, and what is refused."""
 
 import asyncio
-from dataclasses import replace
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 from pydantic import TypeAdapter
-
 from structlog.testing import capture_logs
 
 from api.app import background
@@ -187,7 +186,7 @@ async def test_its_item_changing_during_a_search_gives_no_list_of_the_old_vector
         return found
 
     async def changed(hit: Any) -> Any:
-                source = hit.source._replace(offset=hit.source.offset + 1)
+        source = hit.source._replace(offset=hit.source.offset + 1)
         return replace(hit, vector=kit.text("blue dog"), source=source)
 
     kit.index.item = item  # type: ignore[method-assign]
@@ -300,7 +299,7 @@ async def test_a_cursor_that_is_none(socket: Socket, cursor: str) -> None:
 
 
 async def test_a_cursor_of_another_number_of_partitions(kit: Kit, socket: Socket) -> None:
-        cursor = Cursor.decode((await opened(socket))["cursor"])
+    cursor = Cursor.decode((await opened(socket))["cursor"])
     socket.send(op="unsubscribe", sub="s")
     other = replace(cursor, as_of=replace(cursor.as_of, offsets={"images": [0]}))
     error = await resume(socket, other.encode())
@@ -329,7 +328,7 @@ async def test_a_log_made_anew_is_noticed_without_a_batch(kit: Kit, socket: Sock
 
 
 async def test_another_space_resets(kit: Kit, socket: Socket) -> None:
-        cursor = Cursor.decode((await opened(socket))["cursor"])
+    cursor = Cursor.decode((await opened(socket))["cursor"])
     socket.send(op="unsubscribe", sub="s")
     other = replace(cursor, as_of=replace(cursor.as_of, space="old"))
     assert (await resume(socket, other.encode()))["reason"] == "space_changed: from old to hash-v1"

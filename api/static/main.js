@@ -89,8 +89,12 @@ async function askPicture(file) {
 }
 
 function startAsking() {
-  const asText = (push) => ask({ target: question.target, text: $("q").value }, { push });
   let typing = 0;
+  const asText = (push) => {
+    clearTimeout(typing);
+    typing = 0;
+    ask({ target: question.target, text: $("q").value }, { push });
+  };
   $("q").addEventListener("input", () => {
     clearTimeout(typing);
     // Emptying the box beside an example is no question; its own button takes the example away.
@@ -100,11 +104,13 @@ function startAsking() {
   });
   $("search").addEventListener("submit", (event) => {
     event.preventDefault();
-    clearTimeout(typing);
     if ($("q").value.trim()) asText(true);
   });
   for (const radio of targets) {
-    radio.addEventListener("change", () => ask({ ...question, target: radio.value }, { push: true }));
+    radio.addEventListener("change", () => {
+      if (typing) asText(false); // what was just typed belongs to the question
+      ask({ ...question, target: radio.value }, { push: true });
+    });
   }
   $("ideas").addEventListener("click", ({ target }) => {
     if (target.matches("button")) ask({ ...question, text: target.textContent }, { push: true });

@@ -55,7 +55,8 @@ class Question:
         rows = [(part.weight, _row(part, items)) for part in self.parts]
         if self.query.fuse is None:
             return rows[0][1]
-        total = sum(weight * row.astype(np.float64) for weight, row in rows)
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+            total = sum(weight * row.astype(np.float64) for weight, row in rows)
         return _unit(total, "fuse")
 
     def vector_query(self, vector: Vectors, *, exact: bool) -> VectorQuery:
@@ -157,7 +158,8 @@ def _given(node: Node, vector: Sequence[float]) -> Vectors:
 
 def _unit(numbers: object, field: str) -> Vectors:
     try:
-        return unit(np.asarray(numbers, dtype=np.float64))
+        with np.errstate(over="ignore", invalid="ignore"):
+            return unit(np.asarray(numbers, dtype=np.float64))
     except ValueError as error:
         raise RejectedRequest("zero_vector", f"{field}: {error}", field=field) from None
 

@@ -1,5 +1,6 @@
 """What operators and orchestrators ask: lag, status, metrics, alive, ready."""
 
+import asyncio
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -78,9 +79,9 @@ class Health:
         return json({**body, **node.status()})
 
     async def metrics(self, _: Request) -> Response:
-        return Response(
-            generate_latest(self._node.metrics.registry), media_type=CONTENT_TYPE_LATEST
-        )
+        # A thread: the process collector reads files.
+        text = await asyncio.to_thread(generate_latest, self._node.metrics.registry)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def _readiness(self) -> dict[str, Any]:
         reason = await not_ready_reason(self._node)

@@ -48,7 +48,7 @@ class Hardened:
 
 def routes() -> list[BaseRoute]:
     return [
-        Route("/", _page),
+        Route("/", _page if (_STATIC / "index.html").is_file() else _no_page),
         Mount("/static", StaticFiles(directory=_STATIC, check_dir=False)),
         Route("/openapi.json", _openapi),
         Route("/asyncapi.json", _asyncapi),
@@ -56,14 +56,11 @@ def routes() -> list[BaseRoute]:
 
 
 async def _page(_: Request) -> Response:
-    if not _there():
-        raise RejectedRequest("no_page", "this build has no page", status=404)
     return FileResponse(_STATIC / "index.html", headers={"cache-control": "no-cache"})
 
 
-@cache
-def _there() -> bool:
-    return (_STATIC / "index.html").is_file()
+async def _no_page(_: Request) -> Response:
+    raise RejectedRequest("no_page", "this build has no page", status=404)
 
 
 async def _openapi(_: Request) -> Response:

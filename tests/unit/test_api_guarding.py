@@ -1,0 +1,129 @@
+"""Foreign web pages can neither write nor open the WebSocket; a foreign Host reaches nothing."""
+
+from typing import Any
+
+import pytest
+
+from tests.api_kit import Closed, Kit
+
+pytestmark = pytest.mark.anyio
+HOST = "127.0.0.1:8080"
+
+
+async def status(kit: Kit, method: str = "POST", **headers: str) -> int:
+    query = {"text": "a"} if method == "POST" else None
+    path = "/v1/search" if method == "POST" else "/healthz"
+    return (await kit.http.request(method, path, json=query, headers=headers)).status_code
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "localhost:1", "LOCALHOST:8080", "127.0.0.1", "127.8.9.1:80", "[::1]:8080"],
+)
+async def test_loopback_under_any_port(host: str) -> None:
+    assert await status(Kit(), host=host) == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "localhost.evil.example:8080",
+        "",
+        "10.0.0.5",
+        "0.0.0.0",
+        "[",
+        "user@x",
+        "::1",
+    ],
+)
+async def test_a_foreign_host_reaches_nothing(host: str) -> None:
+    for method in ("GET", "POST"):
+        assert await status(Kit(), method, host=host) == 403
+    response = await Kit().http.get("/", headers={"host": host})
+    assert response.json()["code"] == "host_not_allowed"
+
+
+async def test_the_host_we_listen_on_and_those_allowed() -> None:
+    kit = Kit(host="192.168.1.7", hosts_allowed=["search.example"])
+    assert await status(kit, host="192.168.1.7:8080") == 200
+    assert await status(kit, host="search.example") == 200
+    assert await status(kit, host="other.example") == 403
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        (f"http://{HOST}", 200),
+        (f"https://{HOST}", 200),
+        ("http://evil.example", 403),
+        ("http://127.0.0.1:3000", 403),
+        ("http://localhost:8080", 403),
+        ("null", 403),
+        ("", 403),
+        ("http://[", 403),
+        (f"http://evil.example/{HOST}", 403),
+        (f"http://{HOST}@evil.example", 403),
+    ],
+)
+async def test_where_a_write_may_come_from(origin: str, expected: int) -> None:
+    kit = Kit()
+    assert await status(kit, host=HOST, origin=origin) == expected
+    item = {"target": "captions", "id": "a", "text": "x"}
+    headers = {"origin": origin}
+    assert (await kit.http.post("/v1/items", json=item, headers=headers)).status_code == expected
+    deleted = await kit.http.delete("/v1/items/images/a", headers=headers)
+    assert deleted.status_code == expected
+    assert bool(kit.log.records) == (expected == 200)
+
+
+async def test_reading_needs_no_origin_of_ours() -> None:
+    assert await status(Kit(), "GET", origin="http://evil.example") == 200
+
+
+async def test_an_allowed_host_may_be_an_origin() -> None:
+    kit = Kit(hosts_allowed=["search.example"])
+    assert await status(kit, origin="https://search.example:444") == 200
+
+
+async def test_a_form_of_a_foreign_page_cannot_write_even_without_an_origin() -> None:
+    kit = Kit()
+    response = await kit.http.post("/v1/items", data={"target": "captions"})
+    assert response.status_code == 415
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"host": "evil.example"},
+        {"host": "evil.example", "origin": "http://evil.example"},
+    ],
+)
+async def test_the_socket_is_closed_before_it_is_accepted(headers: dict[str, Any]) -> None:
+    async with Kit().live(headers) as socket:
+        with pytest.raises(Closed):
+            await socket.accepted()
+
+
+@pytest.mark.parametrize("headers", [{}, {"origin": f"http://{HOST}"}])
+async def test_our_own_page_and_no_page_may_open_it(headers: dict[str, Any]) -> None:
+    async with Kit().live(headers) as socket:
+        await socket.accepted()
+
+
+async def test_the_page_keeps_to_itself() -> None:
+    for path in ("/", "/healthz", "/static/none.js"):
+        headers = (await Kit().http.get(path)).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
+async def test_nothing_outside_the_static_folder_is_served() -> None:
+    for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/..%2fapp.py"):
+        assert (await Kit().http.get(path)).status_code == 404

@@ -1,0 +1,123 @@
+"""Lag, status, metrics, alive and ready; and what they say when the broker is away."""
+
+import asyncio
+
+import pytest
+from structlog.testing import capture_logs
+
+from api.app import background
+from contracts.errors import BrokerUnavailable
+from contracts.ports import Lag
+from contracts.schema import LagAnswer, Readiness, Status
+from tests.api_kit import Kit
+
+pytestmark = pytest.mark.anyio
+LAG = Lag("encode", "tidelens.encode.hash-v1", "tidelens.images", 1, 3, 5, 2, 4.0)
+
+
+async def test_alive() -> None:
+    assert (await Kit().http.get("/healthz")).json() == {"alive": True}
+
+
+async def test_ready_tells_the_broker_and_how_far_behind() -> None:
+    kit = Kit()
+    kit.lag.lags = [LAG]
+    await kit.http.get("/v1/lag")
+    response = await kit.http.get("/readyz")
+    Readiness.model_validate_json(response.content)
+    assert response.status_code == 200
+    body = {"ready": True, "reason": None, "broker": "reachable", "behind_s": 4.0}
+    assert response.json() == body
+    assert kit.sample("tidelens_ready") == 1
+
+
+async def test_not_ready_tells_why() -> None:
+    kit = Kit()
+    kit.index.ready = False
+    response = await kit.http.get("/readyz")
+    assert (response.status_code, response.json()["ready"]) == (503, False)
+    assert "replaying" in response.json()["reason"]
+    assert kit.sample("tidelens_ready") == 0
+    status = await kit.http.get("/v1/status")
+    Status.model_validate_json(status.content)
+    assert (status.status_code, status.json()["items"]) == (200, None)
+
+
+async def test_a_lost_broker_does_not_make_it_unready() -> None:
+    kit = Kit()
+    kit.lag.lags = [LAG]
+    assert (await kit.http.get("/v1/lag")).json()["broker"] == "reachable"
+    kit.lag.error = BrokerUnavailable("no broker")
+    with capture_logs() as logs:
+        for _ in range(3):
+            lag = (await kit.http.get("/v1/lag")).json()
+    assert len(logs) == 1, "told once, not every second"
+    assert (lag["broker"], len(lag["partitions"])) == ("unreachable", 1)
+    ready = await kit.http.get("/readyz")
+    assert (ready.status_code, ready.json()["broker"]) == (200, "unreachable")
+    assert ready.json()["behind_s"] == 4.0
+    kit.lag.error = None
+    with capture_logs() as logs:
+        await kit.http.get("/v1/lag")
+    assert [entry["event"] for entry in logs] == ["the broker answers again"]
+
+
+async def test_lag_row_by_row() -> None:
+    kit = Kit()
+    kit.lag.lags = [LAG]
+    response = await kit.http.get("/v1/lag")
+    LagAnswer.model_validate_json(response.content)
+    [row] = response.json()["partitions"]
+    assert row == {
+        "role": "encode",
+        "group": "tidelens.encode.hash-v1",
+        "topic": "tidelens.images",
+        "partition": 1,
+        "position": 3,
+        "end": 5,
+        "records": 2,
+        "seconds": 4.0,
+    }
+
+
+async def test_it_is_measured_in_the_background() -> None:
+    kit = Kit()
+    kit.lag.lags = [LAG]
+    running = asyncio.create_task(background(kit.app)["freshness"]())
+    await asyncio.sleep(0.01)
+    assert (await kit.http.get("/readyz")).json()["behind_s"] == 4.0
+    labels = {
+        "role": "encode",
+        "group": LAG.group,
+        "topic": LAG.topic,
+        "partition": "1",
+    }
+    assert kit.sample("tidelens_lag_records", labels) == 2
+    assert kit.sample("tidelens_lag_seconds", labels) == 4
+    assert kit.sample("tidelens_behind_seconds") == 4
+    running.cancel()
+
+
+async def test_status() -> None:
+    kit = Kit()
+    kit.caption("a", "red cat")
+    response = await kit.http.get("/v1/status")
+    Status.model_validate_json(response.content)
+    status = response.json()
+    assert status["items"] == {"images": 0, "captions": 1}
+    assert status["space"]["name"] == "hash-v1"
+    assert status["space"]["fingerprint"] == kit.node.space.fingerprint.hex()
+    assert status["as_of"]["offsets"] == {"images": [0, 0], "captions": [1, 0]}
+    assert status["dead_letters_last_hour"] == {}, "what the wiring adds"
+
+
+async def test_metrics_in_prometheus_text() -> None:
+    response = await Kit().http.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    assert "# TYPE tidelens_live_connections gauge" in response.text
+
+
+async def test_the_schemas_are_served() -> None:
+    kit = Kit()
+    assert (await kit.http.get("/openapi.json")).json()["openapi"] == "3.1.0"
+    assert (await kit.http.get("/asyncapi.json")).json()["asyncapi"] == "3.0.0"

@@ -74,10 +74,9 @@ export class Live {
   #failures = 0;
   #timers = { reconnect: 0, resubscribe: 0, ping: 0 };
   #heardAt = 0;
-  #stopped = true;
 
   /**
-   * `onState("connecting" | "live" | "closed", retryMs)`; `onList(hits, type)` with the type of
+   * `onState("connecting" | "live" | "closed")`; `onList(hits, type)` with the type of
    * the message behind it; `onProblem({ code, message, field, again, ended })`: whether we try
    * again by ourselves, or the subscription is over.
    */
@@ -87,14 +86,7 @@ export class Live {
   }
 
   start() {
-    this.#stopped = false;
     this.#connect();
-  }
-
-  stop() {
-    this.#stopped = true;
-    for (const timer of Object.values(this.#timers)) clearTimeout(timer);
-    this.#socket?.close();
   }
 
   /** Stand for `query` from now on, or for nothing (null). */
@@ -108,25 +100,27 @@ export class Live {
 
   /** Do not sit out the wait: the network is back, or somebody looks at the page again. */
   hurry() {
-    if (this.#stopped || this.#socket) return;
+    if (this.#socket) return;
     this.#failures = 0;
     clearTimeout(this.#timers.reconnect);
     this.#connect();
   }
 
   #connect() {
-    this.#on.onState("connecting", 0);
+    this.#on.onState("connecting");
     const socket = new WebSocket(this.#url);
     this.#socket = socket;
-    socket.onopen = () => this.#opened();
-    socket.onmessage = (event) => this.#heard(JSON.parse(event.data));
+    // A socket given up for its silence may still deliver: the list stands on the next one then.
+    const ifCurrent = (handle) => (event) => socket === this.#socket && handle(event);
+    socket.onopen = ifCurrent(() => this.#opened());
+    socket.onmessage = ifCurrent((event) => this.#heard(JSON.parse(event.data)));
     // An `error` event is always followed by `close`, which tells as much.
-    socket.onclose = () => socket === this.#socket && this.#lost();
+    socket.onclose = ifCurrent(() => this.#lost());
   }
 
   #opened() {
     this.#heardAt = Date.now();
-    this.#on.onState("live", 0);
+    this.#on.onState("live");
     this.#timers.ping = setTimeout(() => this.#ping(), PING_EVERY_MS);
     this.#subscribe();
   }
@@ -135,10 +129,8 @@ export class Live {
     this.#socket = null;
     clearTimeout(this.#timers.ping);
     clearTimeout(this.#timers.resubscribe);
-    if (this.#stopped) return this.#on.onState("closed", 0);
-    const wait = this.#backoff();
-    this.#on.onState("closed", wait);
-    this.#timers.reconnect = setTimeout(() => this.#connect(), wait);
+    this.#on.onState("closed");
+    this.#timers.reconnect = setTimeout(() => this.#connect(), this.#backoff());
   }
 
   #backoff() {

@@ -25,7 +25,7 @@ export function startStrip(root) {
     setTimeout(poll, EVERY_MS);
   };
   const take = (answer) => {
-    const rows = rowsOf(answer);
+    const rows = answer.partitions;
     samples.push({ at: performance.now(), events: encoded(rows) });
     samples.splice(0, samples.length - WINDOW_POLLS - 1);
     show("events_per_s", rate(samples));
@@ -38,8 +38,6 @@ export function startStrip(root) {
   };
   poll();
 }
-
-const rowsOf = (answer) => answer.partitions ?? answer.lag;
 
 /**
  * Content events that encoders have passed. Positions in the content topics are counted, since
@@ -62,7 +60,7 @@ function rate(samples) {
 const compact = (number) =>
   new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 }).format(number);
 
-export function duration(seconds) {
+function duration(seconds) {
   if (seconds === null || seconds === undefined) return "–";
   if (seconds < 10) return `${seconds.toFixed(1)} s`;
   if (seconds < 120) return `${Math.round(seconds)} s`;

@@ -1,5 +1,6 @@
 """The page at `/` with its static files, and the schemas of the API."""
 
+import mimetypes
 from functools import cache
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from contracts import schema
 from contracts.errors import RejectedRequest
 
 _STATIC = Path(__file__).parent / "static"
+_BUILT = (_STATIC / "index.html").is_file()
 # Nothing from another host, no inline script or style, no framing; pictures also from memory, to
 # show a dropped one before it is published.
 _POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
+# Reads the system's tables, once: not in a request.
+mimetypes.init()
 _HEADERS = [
     (b"content-security-policy", _POLICY.encode()),
     (b"x-content-type-options", b"nosniff"),
@@ -48,7 +52,7 @@ class Hardened:
 
 def routes() -> list[BaseRoute]:
     return [
-        Route("/", _page if (_STATIC / "index.html").is_file() else _no_page),
+        Route("/", _page if _BUILT else _no_page),
         Mount("/static", StaticFiles(directory=_STATIC, check_dir=False)),
         Route("/openapi.json", _openapi),
         Route("/asyncapi.json", _asyncapi),

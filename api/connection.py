@@ -18,6 +18,7 @@ from contracts.deltas import difference
 from contracts.errors import RejectedRequest
 from contracts.messages import (
     Ping,
+    Query,
     Subscribe,
     Unsubscribe,
     WireHit,
@@ -66,8 +67,8 @@ class Subscription:
     """
 
     def __init__(self, message: Subscribe) -> None:
-        self.query = message.query
         self.name = message.sub
+        self._query: Query | None = message.query
         self.state = SubscriptionState.OPENING
         self._digest = query_digest(message)
         # What the client holds: when resuming, a list of which we only know the digest.
@@ -77,6 +78,13 @@ class Subscription:
             raise RejectedRequest(
                 "invalid_cursor", "cursor: it belongs to another query", field="cursor"
             )
+
+    def asked(self) -> Query:
+        """The query, once: a picture in it may be large, and must not stay for ever."""
+        query, self._query = self._query, None
+        if query is None:
+            raise WrongStep(f"subscription {self.name!r}: its query was taken before")
+        return query
 
     def found(self, hits: Sequence[WireHit], as_of: AsOf) -> list[ServerMessage]:
         """What to send, now that the exact list at `as_of` is `hits`; makes it LIVE."""

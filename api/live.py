@@ -91,7 +91,8 @@ class Live:
 
     def _applied(self, batches: Sequence[Applied]) -> None:
         self._check_epoch()
-        self.standing.applied(batches)
+        if self._epoch is not None:  # else all will be marked once the node is ready again
+            self.standing.applied(batches)
 
     def _check_epoch(self) -> None:
         """Mark everything when the state is no longer a successor of the one that we knew."""
@@ -201,7 +202,7 @@ class _Client:
 
     async def _open(self, subscription: Subscription) -> None:
         """Prepare the query, wait for what it waits for, then hand it to the sender."""
-        query, node = subscription.query, self._node
+        query, node = subscription.asked(), self._node
         limit_s = node.settings.wait_s_max
         bound_s = limit_s if query.timeout_s is None else min(query.timeout_s, limit_s)
         try:
@@ -248,6 +249,8 @@ class _Client:
             self._live.standing.begin(standing)
         try:
             asked = await self._asked(dirty)
+            if not asked:
+                return
             answers = await self._searcher.search(
                 [one.question.vector_query(one.vector, exact=True) for _, _, one in asked]
             )

@@ -43,8 +43,15 @@ class _Part:
 class Question:
     """A query with everything encoded; `vector` waits only for its items' vectors."""
 
-    query: Query
+    target: Target
     parts: Sequence[_Part]
+    fused: bool = False
+    k: int = 10
+    offset: int = 0
+    min_score: float | None = None
+    exact: bool = False
+    collapse: bool = False
+    with_vector: bool = False
 
     @property
     def items(self) -> list[ItemRef]:
@@ -53,23 +60,22 @@ class Question:
     def vector(self, items: Mapping[ItemRef, Vectors]) -> Vectors:
         """The unit vector to search with."""
         rows = [(part.weight, _row(part, items)) for part in self.parts]
-        if self.query.fuse is None:
+        if not self.fused:
             return rows[0][1]
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
             total = sum(weight * row.astype(np.float64) for weight, row in rows)
         return _unit(total, "fuse")
 
     def vector_query(self, vector: Vectors, *, exact: bool) -> VectorQuery:
-        query = self.query
         return VectorQuery(
-            target=query.target,
+            target=self.target,
             vector=vector,
-            k=query.k,
-            offset=query.offset,
-            min_score=query.min_score,
-            exact=exact or query.exact,
-            collapse=query.collapse == "item",
-            with_vector="vector" in query.include,
+            k=self.k,
+            offset=self.offset,
+            min_score=self.min_score,
+            exact=exact or self.exact,
+            collapse=self.collapse,
+            with_vector=self.with_vector,
         )
 
 
@@ -94,7 +100,18 @@ async def prepare(node: Node, query: Query) -> Question:
     _check(node, query)
     parts = query.fuse if query.fuse is not None else [query]
     # Together, so that the encoder takes them as one batch.
-    return Question(query, await asyncio.gather(*(_prepared(node, part) for part in parts)))
+    prepared = await asyncio.gather(*(_prepared(node, part) for part in parts))
+    return Question(
+        target=query.target,
+        parts=prepared,
+        fused=query.fuse is not None,
+        k=query.k,
+        offset=query.offset,
+        min_score=query.min_score,
+        exact=query.exact,
+        collapse=query.collapse == "item",
+        with_vector="vector" in query.include,
+    )
 
 
 def _check(node: Node, query: Query) -> None:

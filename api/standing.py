@@ -44,7 +44,7 @@ class Standing:
 
     @property
     def target(self) -> Target:
-        return self.question.query.target
+        return self.question.target
 
     @property
     def vector(self) -> Vectors:
@@ -54,10 +54,10 @@ class Standing:
     @property
     def floor(self) -> float:
         """The lowest score that can still enter."""
-        query = self.question.query
-        if len(self._hits) >= query.k:
+        if len(self._hits) >= self.question.k:
             return float(self._hits[-1]["score"])
-        return -np.inf if query.min_score is None else query.min_score
+        least = self.question.min_score
+        return -np.inf if least is None else least
 
     @property
     def items(self) -> set[ItemRef]:

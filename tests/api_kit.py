@@ -6,6 +6,7 @@ at every offset, so that a test can ask what an exact search returned *then*.
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from api.app import create_app
 from api.node import Node
 from contracts.cursors import Cursor
 from contracts.deltas import apply
+from contracts.embedding import embedding_record, encode_value
 from contracts.errors import NotReady
 from contracts.hits import Hit, VectorQuery
 from contracts.memory import HashEncoder, ManualClock, MemoryLog
@@ -27,10 +29,13 @@ from contracts.messages import WireHit, wire_hit
 from contracts.metrics import Metrics
 from contracts.partitioning import partitioner
 from contracts.ports import Answer, Applied, AsOf, Lag, RgbImage
-from contracts.records import RecordPosition
+from contracts.records import Fetched, Record, RecordPosition, Source, TopicPartition
 from contracts.score import Vectors, exact_scores, ranking
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Names, Target
+from index_store.index import Index
+from index_store.matcher import NumpyMatcher
+from index_store.searcher import LocalSearcher
 
 PARTITIONS = 2
 NAMES = Names("tidelens.", "hash-v1")
@@ -52,6 +57,7 @@ class BruteIndex:
         self.past: dict[bytes, Items] = {}
         self.listeners: list[Callable[[Sequence[Applied]], None]] = []
         self.searches = 0
+        self.running = 0
         # Lets a test put something between a search's view and its answer.
         self.gate: Callable[[], Any] | None = None
         self._remember()
@@ -163,6 +169,76 @@ class BruteIndex:
         return [wire_hit(hit) for hit in brute(self.past[self._key(as_of)], query)]
 
 
+class RealIndex(BruteIndex):
+    """The index that is served, beside the dictionary that says what it must answer."""
+
+    def __init__(self) -> None:
+        self.served = LocalSearcher()
+        self._make()
+        super().__init__()
+        self.epoch = self.real.epoch
+        self._remember()
+
+    def batch(
+        self,
+        changes: Sequence[tuple[Target, str, Vectors | None, Mapping[str, Any]]],
+        *,
+        at: int | None = None,
+    ) -> None:
+        records: dict[TopicPartition, list[Record]] = {}
+        offsets = {target: list(numbers) for target, numbers in self.offsets.items()}
+        for target, item_id, vector, rest in changes:
+            number = MURMUR2(item_id.encode(), PARTITIONS)
+            partition = TopicPartition(NAMES.embeddings(target), number)
+            offset = offsets[target][number]
+            offsets[target][number] += 1
+            value = None if vector is None else encode_value(self.real.space, vector, **rest)
+            content = Record(NAMES.content(target), number, offset, 1, item_id.encode(), None)
+            written = embedding_record(
+                partition.topic, content, Source("topic", number, offset), value
+            )
+            records.setdefault(partition, []).append(
+                Record(*partition, offset, 1, written.key, written.value, tuple(written.headers))
+            )
+        ends = {partition: found[-1].offset + 1 for partition, found in records.items()}
+        self._changed = self.real.apply(Fetched(records, ends))
+        super().batch(changes, at=at)
+
+    def _tell(self, last: Mapping[tuple[Target, str], Vectors | None]) -> None:
+        for listener in self.listeners:
+            listener(self._changed)
+
+    def move(self, target: Target, partition: int, steps: int = 1) -> None:
+        super().move(target, partition, steps)
+        place = TopicPartition(NAMES.embeddings(target), partition)
+        self.real.apply(Fetched({}, {place: self.offsets[target][partition]}))
+
+    def restart(self, epoch: str) -> None:
+        self._make()
+        super().restart(self.real.epoch)
+
+    def _make(self) -> None:
+        counts: dict[Target, int] = dict.fromkeys(TARGETS, PARTITIONS)
+        ids = {NAMES.embeddings(target): uuid.uuid4().hex for target in TARGETS}
+        self.real = Index(HashEncoder().space, NAMES, counts, ids)
+        self.served.serve(self.real)
+        self.served.ready()
+
+    async def search(self, queries: Sequence[VectorQuery]) -> list[Answer]:
+        self.searches += 1
+        self.running += 1
+        try:
+            return await self.served.search(queries)
+        finally:
+            self.running -= 1
+
+    async def item(self, target: Target, item_id: str) -> Hit | None:
+        return await self.served.item(target, item_id)
+
+    def as_of(self) -> AsOf:
+        return self.served.as_of()
+
+
 def brute(items: Items, query: VectorQuery) -> list[Hit]:
     """The definition of a search: score everything, sort, cut."""
     found = [hit for (target, _), hit in items.items() if target == query.target]
@@ -244,8 +320,8 @@ class DirectQueries:
 class Kit:
     """A node on the ports in memory, its app, and clients of it."""
 
-    def __init__(self, **settings: Any) -> None:
-        self.index = BruteIndex()
+    def __init__(self, *, index: BruteIndex | None = None, **settings: Any) -> None:
+        self.index = index or BruteIndex()
         self.clock = ManualClock()
         topics = {f(t): PARTITIONS for t in TARGETS for f in (NAMES.content, NAMES.embeddings)}
         self.log = MemoryLog(topics, clock=self.clock)
@@ -263,7 +339,7 @@ class Kit:
             log=self.log,
             queries=self.queries,
             lag=self.lag,
-            matcher=SlackMatcher(),
+            matcher=SlackMatcher() if index is None else NumpyMatcher(),
             metrics=self.metrics,
             clock=self.clock,
             status=lambda: {"dead_letters_last_hour": {}},

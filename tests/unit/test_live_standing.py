@@ -5,7 +5,6 @@ import pytest
 
 from api.queries import ItemRef, Question, _Part
 from api.standing import Standing, StandingSet
-from contracts.messages import Query
 from contracts.ports import Applied
 from contracts.score import Vectors, unit
 from contracts.topics import Target
@@ -33,9 +32,11 @@ class Hall:
     def wake(self) -> None:
         self.woken += 1
 
-    def stand(self, hits: dict[str, float], *, vector: Vectors = X, **query: object) -> Standing:
-        asked = Query.model_validate({"text": "x", "k": 2, **query})
-        standing = Standing(Question(asked, [_Part(1.0, vector)]), self.wake)
+    def stand(
+        self, hits: dict[str, float], *, vector: Vectors = X, min_score: float | None = None
+    ) -> Standing:
+        question = Question("images", [_Part(1.0, vector)], k=2, min_score=min_score)
+        standing = Standing(question, self.wake)
         self.set.add(standing)
         self.settle(standing, hits, vector)
         return standing
@@ -88,8 +89,8 @@ def test_while_it_is_searched_any_batch_marks(hall: Hall) -> None:
 
 
 def test_an_item_that_the_query_asks_by(hall: Hall) -> None:
-    asked = Query.model_validate({"id": "q", "of": "captions", "k": 1})
-    standing = Standing(Question(asked, [_Part(1.0, item=ItemRef("captions", "q"))]), hall.wake)
+    parts = [_Part(1.0, item=ItemRef("captions", "q"))]
+    standing = Standing(Question("images", parts, k=1), hall.wake)
     hall.set.add(standing)
     hall.settle(standing, {"a": 1.0})
     assert hall.marks(standing, batch("captions", gone=("q",)))

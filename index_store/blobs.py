@@ -2,59 +2,103 @@
 
 import asyncio
 import os
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
+
+_PARTIAL = ".partial"
+# A crash leaves its half-written file; one that nobody touched for so long is such.
+_ABANDONED_S = 3600.0
 
 
 class DiskBlobs:
-    """The BlobStore port in a folder; names are paths below it."""
+    """The BlobStore port in a folder; names are paths below it, without hidden parts."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
+        self._swept = False
 
     async def write(self, name: str, data: bytes | memoryview) -> None:
+        """Raises OSError, for a full disk or a read-only one; then the blob is as it was."""
         await asyncio.to_thread(self._write, self._path(name), data)
 
     async def read(self, name: str) -> bytes:
+        """Raises KeyError when there is no such blob."""
+        path = self._path(name)
         try:
-            return await asyncio.to_thread(self._path(name).read_bytes)
-        except FileNotFoundError:
+            return await asyncio.to_thread(path.read_bytes)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise KeyError(name) from None
 
     async def list(self, prefix: str) -> list[str]:
+        """Names that begin with `prefix`, sorted."""
         return [*await asyncio.to_thread(self._list, prefix)]
 
     async def delete(self, name: str) -> None:
-        await asyncio.to_thread(self._path(name).unlink, missing_ok=True)
+        """Its folder goes too, once empty."""
+        await asyncio.to_thread(self._delete, self._path(name))
 
     def _path(self, name: str) -> Path:
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts:
+        path = PurePosixPath(name)
+        hidden = any(part.startswith(".") for part in path.parts)
+        if not path.parts or path.is_absolute() or hidden or str(path) != name:
             raise ValueError(f"not a blob name: {name!r}")
-        return self._root.joinpath(*parts)
+        return self._root / path
 
-    @staticmethod
-    def _write(path: Path, data: bytes | memoryview) -> None:
+    def _write(self, path: Path, data: bytes | memoryview) -> None:
+        if not self._swept:
+            self._sweep()
+            self._swept = True
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(path)
-        # The rename itself is durable only once its folder is.
-        folder = os.open(path.parent, os.O_RDONLY)
+        partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.rename(path)
+        except OSError:
+            # Half a blob would only keep a full disk full.
+            partial.unlink(missing_ok=True)
+            raise
+        # The rename itself is durable only once its folder is, and new folders in theirs.
+        folder = path.parent
+        while folder != self._root.parent:
+            _sync_folder(folder)
+            folder = folder.parent
+
+    def _delete(self, path: Path) -> None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+        self._remove_if_empty(path.parent)
+
+    def _remove_if_empty(self, folder: Path) -> None:
+        if folder != self._root:
+            with suppress(OSError):
+                folder.rmdir()
 
     def _list(self, prefix: str) -> Sequence[str]:
-        if not self._root.exists():
-            return []
+        # Walk only the folder that `prefix` leads into.
+        start = self._root / prefix.rpartition("/")[0]
         names = (
             path.relative_to(self._root).as_posix()
-            for path in self._root.rglob("*")
-            if path.is_file() and not path.name.startswith(".")
+            for path in start.rglob("*")
+            if not path.name.startswith(".") and path.is_file()
         )
         return sorted(name for name in names if name.startswith(prefix))
+
+    def _sweep(self) -> None:
+        for partial in list(self._root.rglob(f".*{_PARTIAL}")):
+            with suppress(OSError):
+                if time.time() - partial.stat().st_mtime > _ABANDONED_S:
+                    partial.unlink()
+                    self._remove_if_empty(partial.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

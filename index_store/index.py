@@ -7,22 +7,22 @@ whatever the order in which partitions interleaved.
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from contracts.embedding import Embedding, read_embedding
-from contracts.errors import RejectedRecord, SpaceMismatch, TidelensError
 from contracts.hits import Hit
 from contracts.partitioning import Partitioner, partitioner
 from contracts.ports import Applied, AsOf
 from contracts.records import Fetched, Record, TopicPartition
-from contracts.score import Vectors
 from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
 from index_store import digest
-from index_store.rows import CHUNK_ROWS, Row, Table
-from index_store.view import IndexView, hit_of
+from index_store.placement import places_of
+from index_store.reading import Reader, Reading, Rejected
+from index_store.rows import CHUNK_ROWS, Table
+from index_store.view import Highest, IndexView, hit_of
 
 _MURMUR2 = partitioner("murmur2")
 _REASONS_MAX = 10_000
@@ -32,6 +32,9 @@ class Index:
     """The writer; one thread applies, any thread reads `view`.
 
     `partitions` counts each target's partitions, `topic_ids` are the embeddings topics'.
+    After each `apply`, `rejected` holds the unreadable records of that batch with their errors,
+    `last_appended_ms` the content records' append times of the rows put in; `misplaced` counts
+    records of keys that belong to other partitions, since the start.
     """
 
     def __init__(
@@ -49,146 +52,139 @@ class Index:
         self.partitions = dict(partitions)
         self.topic_ids = dict(topic_ids)
         self.epoch = _epoch(topic_ids)
-        self.partition_of = partition_of
-        self.chunk_rows = chunk_rows
-        self.tables = {target: Table(space.dim, chunk_rows) for target in TARGETS}
+        self._partition_of = partition_of
+        self._chunk_rows = chunk_rows
+        self._tables = {target: Table(space.dim, chunk_rows) for target in TARGETS}
+        self._readers = {target: Reader(space, target) for target in TARGETS}
         self._targets: dict[TopicPartition, Target] = {
-            TopicPartition(names.embeddings(target), number): target
+            self._embeddings(target, number): target
             for target in TARGETS
             for number in range(partitions[target])
         }
         self.positions: dict[TopicPartition, int] = dict.fromkeys(self._targets, 0)
-        self.totals: dict[TopicPartition, int] = dict.fromkeys(self._targets, 0)
-        self.sources: dict[TopicPartition, int] = dict.fromkeys(self._targets, -1)
         self.caught_up_at: dict[TopicPartition, float] = {}
+        self._digests: dict[TopicPartition, int] = dict.fromkeys(self._targets, 0)
+        self._highest: dict[TopicPartition, Highest] = {}
         self._reasons: OrderedDict[tuple[Target, int, int], str] = OrderedDict()
-        self.rejected: list[tuple[Record, TidelensError]] = []
-        self.misplaced = 0
+        self.rejected: list[Rejected] = []
         self.last_appended_ms: list[int] = []
+        self.misplaced = 0
         self.view = self._make_view()
+
+    def emptied(self) -> "Index":
+        """A new, empty index of the same log."""
+        return Index(
+            self.space,
+            self.names,
+            self.partitions,
+            self.topic_ids,
+            partition_of=self._partition_of,
+            chunk_rows=self._chunk_rows,
+        )
 
     def apply(self, batch: Fetched) -> list[Applied]:
         """Fold a batch in and make the new view current; what changed, for each target.
 
-        Unreadable records are left in `rejected`, those of foreign keys are counted in
-        `misplaced`; neither changes anything, which is the same on every replay.
+        Records of keys that belong elsewhere change nothing; unreadable ones take their item out
+        (see index_store.reading). Positions advance over both, and without any record too.
         """
-        self.rejected = []
-        self.last_appended_ms = []
-        applied = []
-        last: dict[Target, dict[str, tuple[Embedding, TopicPartition]]] = {}
+        self.rejected, self.last_appended_ms = [], []
+        newest: dict[Target, dict[str, Reading]] = {}
         for partition, records in batch.records.items():
             target = self._targets[partition]
-            self._read(target, partition, records, last.setdefault(target, {}))
-        for target, newest in last.items():
-            if newest:
-                applied.append(self._fold(target, newest))
+            ids = newest.setdefault(target, {})
+            for reading in self._read(target, partition, records):
+                ids[reading.id] = reading
+        applied = [self._fold(target, ids.values()) for target, ids in newest.items() if ids]
         for partition, position in batch.positions.items():
-            self.positions[partition] = max(self.positions[partition], position)
-        for table in self.tables.values():
-            table.merge()
+            self._advance(partition, position)
         # One assignment: a reader has either the old state or the new one, whole.
         self.view = self._make_view()
         return applied
 
     def _read(
-        self,
-        target: Target,
-        partition: TopicPartition,
-        records: Sequence[Record],
-        newest: dict[str, tuple[Embedding, TopicPartition]],
-    ) -> None:
-        count, position = self.partitions[target], self.positions[partition]
-        for record in records:
-            if record.offset < position:
-                continue
-            if self.partition_of(record.key or b"", count) != partition.partition:
-                self.misplaced += 1
-                continue
-            try:
-                embedding = read_embedding(self.space, record)
-            except (RejectedRecord, SpaceMismatch) as error:
-                self.rejected.append((record, error))
-                continue
-            newest[embedding.id] = (embedding, partition)
-            self.sources[partition] = max(self.sources[partition], embedding.source.offset)
-            if embedding.reason is not None:
-                self._remember(target, embedding)
+        self, target: Target, partition: TopicPartition, records: Sequence[Record]
+    ) -> list[Reading]:
+        """Readings of the records that are new here, in their order."""
+        position, count = self.positions[partition], self.partitions[target]
+        new = [record for record in records if record.offset >= position]
+        if not new:
+            return []
+        places = places_of([record.key or b"" for record in new], count, self._partition_of)
+        here = places == partition.partition
+        if not here.all():
+            self.misplaced += int(len(new) - here.sum())
+        own = [record for record, belongs in zip(new, here.tolist(), strict=True) if belongs]
+        readings, rejected = self._readers[target].read(partition.partition, own)
+        self.rejected += rejected
+        for reading in readings:
+            self._see_source(target, partition, reading)
+        self._advance(partition, new[-1].offset + 1)
+        return readings
 
-    def _fold(
-        self, target: Target, newest: Mapping[str, tuple[Embedding, TopicPartition]]
-    ) -> Applied:
-        table = self.tables[target]
-        rows: list[Row] = []
-        vectors: list[Vectors] = []
-        removed: list[str] = []
-        for embedding, partition in newest.values():
-            old = table.remove(embedding.id)
-            if old is not None:
-                self.totals[partition] = digest.subtract(self.totals[partition], old.hash)
-            if embedding.vector is None:
-                if old is not None:
-                    removed.append(embedding.id)
-                continue
-            row = self._row(target, embedding, partition)
-            self.totals[partition] = digest.add(self.totals[partition], row.hash)
-            rows.append(row)
-            vectors.append(embedding.vector)
-            self.last_appended_ms.append(embedding.appended_ms)
-        stacked = np.stack(vectors) if vectors else np.empty((0, self.space.dim), np.float16)
-        table.put(rows, stacked)
-        return Applied(target, [row.id for row in rows], stacked, removed)
+    def _see_source(self, target: Target, partition: TopicPartition, reading: Reading) -> None:
+        if reading.origin is None:
+            return
+        highest = self._highest.get(partition)
+        # A recreated content topic counts from 0 again: the offsets of the old one say nothing.
+        if highest is None or highest[0] != reading.origin or highest[1] < reading.offset:
+            self._highest[partition] = (reading.origin, reading.offset)
+        if reading.reason is not None:
+            self._reasons[target, reading.origin[1], reading.offset] = reading.reason
+            while len(self._reasons) > _REASONS_MAX:
+                self._reasons.popitem(last=False)
 
-    @staticmethod
-    def _row(target: Target, embedding: Embedding, partition: TopicPartition) -> Row:
-        assert embedding.vector is not None
-        metadata = embedding.metadata or None
-        return Row(
-            embedding.id,
-            embedding.item,
-            embedding.text,
-            metadata,
-            embedding.source,
-            embedding.appended_ms,
-            partition.partition,
-            digest.item_hash(
-                target,
-                embedding.id,
-                embedding.source,
-                embedding.vector.tobytes(),
-                embedding.item,
-                embedding.text,
-                metadata,
-            ),
+    def _fold(self, target: Target, readings: Collection[Reading]) -> Applied:
+        """Take out the ids' old rows, put in the new ones."""
+        table = self._tables[target]
+        removed = table.remove(reading.id for reading in readings)
+        rows = self._readers[target].rows([r for r in readings if r.vector is not None])
+        table.put(rows)
+        table.merge(len(rows))
+        self._add_to_digests(target, removed.partitions, removed.hashes, sign=-1)
+        self._add_to_digests(target, rows.partitions, rows.hashes, sign=1)
+        self.last_appended_ms += rows.appended_ms.tolist()
+        put = set(rows.ids)
+        return Applied(
+            target,
+            rows.ids,
+            rows.vectors,
+            [item_id for item_id in removed.ids if item_id not in put],
+            min(reading.appended_ms for reading in readings),
         )
 
-    def _remember(self, target: Target, embedding: Embedding) -> None:
-        source = embedding.source
-        self._reasons[target, source.partition, source.offset] = embedding.reason or ""
-        while len(self._reasons) > _REASONS_MAX:
-            self._reasons.popitem(last=False)
-
-    def restore(
+    def _add_to_digests(
         self,
         target: Target,
-        rows: Sequence[Row],
-        vectors: Vectors,
+        partitions: NDArray[np.int32],
+        hashes: digest.Hashes,
+        *,
+        sign: int,
     ) -> None:
-        """Put rows of a snapshot into an empty table; `finish_restore` makes them visible."""
-        self.tables[target].put(rows, vectors)
-        for row in rows:
-            partition = TopicPartition(self.names.embeddings(target), row.partition)
-            self.totals[partition] = digest.add(self.totals[partition], row.hash)
+        for number in np.unique(partitions).tolist():
+            partition = self._embeddings(target, number)
+            change = sign * digest.total(hashes[partitions == number])
+            self._digests[partition] = digest.add(self._digests[partition], change)
+
+    def _advance(self, partition: TopicPartition, position: int) -> None:
+        self.positions[partition] = max(self.positions[partition], position)
+
+    def restore_rows(self, target: Target, readings: Sequence[Reading]) -> None:
+        """Put rows of a snapshot into an empty index; `finish_restore` makes them visible."""
+        rows = self._readers[target].rows(readings)
+        self._tables[target].put(rows)
+        self._add_to_digests(target, rows.partitions, rows.hashes, sign=1)
 
     def finish_restore(
         self,
         positions: Mapping[TopicPartition, int],
-        sources: Mapping[TopicPartition, int],
+        highest: Mapping[TopicPartition, Highest],
         caught_up_at: Mapping[TopicPartition, float],
     ) -> None:
-        self.positions = dict(positions)
-        self.sources = dict(sources)
-        self.caught_up_at = dict(caught_up_at)
+        """The state's offsets; the view is current from here on."""
+        self.positions.update(positions)
+        self._highest.update(highest)
+        self.caught_up_at.update(caught_up_at)
         self.view = self._make_view()
 
     def caught_up(self, partition: TopicPartition, at: float) -> None:
@@ -196,70 +192,54 @@ class Index:
         self.caught_up_at[partition] = max(at, self.caught_up_at.get(partition, at))
 
     def highest_source(self, target: Target, partition: int) -> int:
-        key = TopicPartition(self.names.embeddings(target), partition)
-        return self.sources.get(key, -1)
+        """Highest content offset seen there, tombstones and refused ones too; -1: none."""
+        highest = self._highest.get(self._embeddings(target, partition))
+        return -1 if highest is None else highest[1]
 
     def reason_of(self, target: Target, partition: int, offset: int) -> str | None:
+        """Why the content record there was given up, while that is remembered."""
         return self._reasons.get((target, partition, offset))
 
     def count(self, target: Target) -> int:
-        return len(self.tables[target].places)
+        """Live items."""
+        return len(self._tables[target])
 
     def get(self, target: Target, item_id: str) -> Hit | None:
-        """The item as it is now, with its vector; rank and score are 0."""
-        place = self.tables[target].places.get(item_id)
-        if place is None:
+        """The item as it is now, with its vector; rank and score are 0. On the writer's thread."""
+        found = self._tables[target].find(item_id)
+        if found is None:
             return None
-        row, vector = place.chunk.rows[place.row], place.chunk.vectors[place.row]
-        return hit_of(self.names, target, row, 0, 0.0, vector)
+        rows, number = found
+        return hit_of(self.names, target, rows, number, rank=0, score=0.0, with_vector=True)
 
     def as_of(self) -> AsOf:
         return self.view.as_of
 
     def digests(self) -> list[dict[str, object]]:
         """The digest of each partition with the offset it belongs to."""
-        return [
-            {
-                "topic": partition.topic,
-                "partition": partition.partition,
-                "offset": position,
-                "digest": digest.text_of(self.view.digests[partition]),
-            }
-            for partition, position in sorted(self.view.positions.items())
-        ]
+        return self.view.digests_by_partition()
 
     def verify(self) -> bool:
         """Recompute every digest from the rows; False when memory does not hold what it should."""
-        totals = dict.fromkeys(self._targets, 0)
-        for target, table in self.tables.items():
-            for place in table.places.values():
-                row, vector = place.chunk.rows[place.row], place.chunk.vectors[place.row]
-                partition = TopicPartition(self.names.embeddings(target), row.partition)
-                found = digest.item_hash(
-                    target,
-                    row.id,
-                    row.source,
-                    vector.tobytes(),
-                    row.item,
-                    row.text,
-                    row.metadata,
-                )
-                totals[partition] = digest.add(totals[partition], found)
-        return totals == self.totals
+        return self.view.recomputed_digests() == self.view.digests
+
+    def _embeddings(self, target: Target, number: int) -> TopicPartition:
+        return TopicPartition(self.names.embeddings(target), number)
 
     def _make_view(self) -> IndexView:
         offsets = {
             target: [
-                self.positions[TopicPartition(self.names.embeddings(target), number)]
+                self.positions[self._embeddings(target, number)]
                 for number in range(self.partitions[target])
             ]
             for target in TARGETS
         }
         return IndexView(
             self.names,
-            {target: table.views() for target, table in self.tables.items()},
+            {target: table.views() for target, table in self._tables.items()},
             dict(self.positions),
-            dict(self.totals),
+            dict(self._digests),
+            dict(self._highest),
             AsOf(self.space.name, self.epoch, offsets),
         )
 

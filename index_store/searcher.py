@@ -63,12 +63,18 @@ class AppliedFeed:
     """The AppliedBatches port: listeners are called in order, on the event loop."""
 
     def __init__(self) -> None:
-        self._listeners: list[Callable[[Sequence[Applied]], None]] = []
+        # Keyed by the listening, not the listener, which may listen twice.
+        self._listeners: dict[object, Callable[[Sequence[Applied]], None]] = {}
 
     def listen(self, listener: Callable[[Sequence[Applied]], None]) -> Callable[[], None]:
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        listening = object()
+        self._listeners[listening] = listener
+
+        def stop() -> None:
+            self._listeners.pop(listening, None)
+
+        return stop
 
     def publish(self, applied: Sequence[Applied]) -> None:
-        for listener in tuple(self._listeners):
+        for listener in tuple(self._listeners.values()):
             listener(applied)

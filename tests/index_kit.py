@@ -1,0 +1,101 @@
+"""What the tests of the index store share: one space, records of it, a brute-force search."""
+
+from typing import Any
+
+import numpy as np
+
+from contracts.embedding import encode_value
+from contracts.hits import Hit, VectorQuery
+from contracts.partitioning import partitioner
+from contracts.records import Fetched, Record, Source, TopicPartition
+from contracts.score import Vectors, unit
+from contracts.space import Space
+from contracts.topics import TARGETS, Names, Target
+from index_store.index import Index
+
+SPACE = Space("unit-v1", "m", "1", "p", 16)
+NAMES = Names("t.", SPACE.name)
+IMAGES = TopicPartition(NAMES.embeddings("images"), 0)
+TOPIC_IDS = {NAMES.embeddings(target): f"id-of-{target}" for target in TARGETS}
+MURMUR2 = partitioner("murmur2")
+
+
+def new_index(
+    chunk_rows: int = 64, topic_ids: dict[str, str] = TOPIC_IDS, partitions: int = 1
+) -> Index:
+    counts = dict.fromkeys(TARGETS, partitions)
+    return Index(SPACE, NAMES, counts, topic_ids, chunk_rows=chunk_rows)
+
+
+def record(
+    offset: int,
+    item_id: str,
+    value: bytes | None,
+    *,
+    target: Target = "images",
+    partition: int = 0,
+    reason: str | None = None,
+    source: bytes | None = None,
+    appended_ms: int = 5,
+) -> Record:
+    headers = [
+        ("source", source or Source("content", partition, offset).encode()),
+        ("appended", str(appended_ms).encode()),
+    ]
+    if reason is not None:
+        headers.append(("reason", reason.encode()))
+    topic = NAMES.embeddings(target)
+    return Record(topic, partition, offset, 9, item_id.encode(), value, headers)
+
+
+def batch(*records: Record) -> Fetched:
+    """Records of one or more partitions, and the positions right after them."""
+    fetched = Fetched()
+    for one in records:
+        partition = TopicPartition(one.topic, one.partition)
+        fetched.records.setdefault(partition, []).append(one)
+        fetched.positions[partition] = one.offset + 1
+    return fetched
+
+
+def vectors(count: int, seed: int = 5) -> Vectors:
+    return unit(np.random.default_rng(seed).standard_normal((count, SPACE.dim)))
+
+
+def put(
+    offset: int, item_id: str, vector: Vectors, target: Target = "images", **body: Any
+) -> Record:
+    return record(offset, item_id, encode_value(SPACE, vector, **body), target=target)
+
+
+def filled(rows: Vectors, chunk_rows: int = 64) -> Index:
+    """An index of images i0000, i0001, ... with these vectors."""
+    index = new_index(chunk_rows)
+    index.apply(batch(*(put(n, f"i{n:04}", row) for n, row in enumerate(rows))))
+    return index
+
+
+def brute_force(
+    rows: dict[str, tuple[Vectors, str | None]], query: VectorQuery
+) -> list[tuple[str, float]]:
+    """Ids with scores by the plainest reading of the contract; `rows`: id -> vector, item."""
+    narrow = query.vector.astype(np.float64)
+    scored = sorted(
+        (-float(sum((vector.astype(np.float64) * narrow).tolist())), item_id)
+        for item_id, (vector, _) in rows.items()
+    )
+    if query.min_score is not None:
+        scored = [(negated, item_id) for negated, item_id in scored if -negated >= query.min_score]
+    kept, seen = [], set()
+    for negated, item_id in scored:
+        item = rows[item_id][1]
+        if query.collapse and item is not None:
+            if item in seen:
+                continue
+            seen.add(item)
+        kept.append((item_id, -negated))
+    return kept[query.offset : query.offset + query.k]
+
+
+def pairs(hits: list[Hit]) -> list[tuple[str, float]]:
+    return [(hit.id, hit.score) for hit in hits]

@@ -1,0 +1,78 @@
+"""The ports on the index: searching when ready, telling listeners, nominating pairs."""
+
+import numpy as np
+import pytest
+
+from contracts.errors import NotReady
+from contracts.hits import VectorQuery
+from contracts.ports import Applied
+from index_store.matcher import NumpyMatcher
+from index_store.searcher import AppliedFeed, LocalSearcher
+from tests.index_kit import batch, filled, record, vectors
+
+QUERY = VectorQuery("images", vectors(1, seed=77)[0])
+
+
+@pytest.mark.anyio
+async def test_the_searcher_answers_only_when_ready() -> None:
+    searcher = LocalSearcher()
+    assert (searcher.count("images"), searcher.highest_source("images", 0)) == (0, -1)
+    with pytest.raises(NotReady, match="starting"):
+        await searcher.search([QUERY])
+    searcher.serve(filled(vectors(3)))
+    for ask in (searcher.search([QUERY]), searcher.item("images", "i0000")):
+        with pytest.raises(NotReady, match="replaying"):
+            await ask
+    searcher.ready()
+    first, second = await searcher.search([QUERY, QUERY])
+    assert len(first.hits) == 3
+    assert first == second
+    assert first.as_of.offsets["images"] == [3]
+    assert first.as_of.space == "unit-v1"
+    searcher.not_ready("stale")
+    with pytest.raises(NotReady, match="stale"):
+        searcher.as_of()
+
+
+@pytest.mark.anyio
+async def test_the_searcher_tells_of_items_and_progress() -> None:
+    searcher, index = LocalSearcher(), filled(vectors(3))
+    index.apply(batch(record(3, "i0001", None, reason="bad: picture")))
+    searcher.serve(index)
+    searcher.ready()
+    hit = await searcher.item("images", "i0002")
+    assert hit is not None
+    assert hit.vector is not None
+    assert await searcher.item("images", "i0001") is None
+    assert searcher.count("images") == 2
+    assert searcher.highest_source("images", 0) == 3
+    assert searcher.reason_of("images", 0, 3) == "bad: picture"
+    assert searcher.digests() == index.digests()
+
+
+def test_listeners_hear_of_batches_until_they_stop() -> None:
+    feed = AppliedFeed()
+    heard: list[object] = []
+
+    def listener(applied: object) -> None:
+        heard.append(applied)
+
+    stop, _ = feed.listen(listener), feed.listen(listener)
+    applied = [Applied("images", [], vectors(0), ["a"])]
+    feed.publish(applied)
+    stop()
+    stop()  # ending twice ends nobody else's
+    feed.publish([])
+    assert heard == [applied, applied, []]
+
+
+def test_the_matcher_nominates_whatever_may_reach_its_floor() -> None:
+    dice = np.random.default_rng(5)
+    queries, rows = vectors(5000, seed=1), vectors(3, seed=2)
+    exact = (queries.astype(np.float64) @ rows.astype(np.float64).T).max(axis=1)
+    floors = exact + dice.choice([-0.1, 0.0, 0.1], 5000)
+    nominated = NumpyMatcher().nominate(queries, floors, rows)
+    assert set(np.flatnonzero(exact >= floors).tolist()) <= set(nominated.tolist())
+    assert not set(nominated.tolist()) & set(np.flatnonzero(exact < floors - 0.05).tolist())
+    assert NumpyMatcher().nominate(queries[:0], floors[:0], rows).tolist() == []
+    assert NumpyMatcher().nominate(queries, floors, rows[:0]).tolist() == []

@@ -10,24 +10,15 @@ gets then is the newest state.
 """
 
 import asyncio
-import contextlib
 from collections.abc import Sequence
-from typing import Any
 
-import orjson
 import structlog
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
+from starlette.websockets import WebSocket
 
-from api.connection import (
-    TRY_AGAIN_LATER,
-    Connection,
-    Refused,
-    Subscription,
-    SubscriptionState,
-    sub_of,
-)
+from api.connection import Connection, Refused, Subscription, SubscriptionState, sub_of
 from api.node import Node
-from api.problems import members_of, problem
+from api.outlet import Gone, Outlet
+from api.problems import problem
 from api.queries import Asked, ItemGone, ask, prepare
 from api.standing import Standing, StandingSet
 from api.waiting import Waiting, require_shape
@@ -38,7 +29,6 @@ from contracts.ports import Applied
 log = structlog.get_logger(__name__)
 
 _INTERNAL_ERROR = 1011
-_CLOSE_S = 1.0
 _CHECK_EVERY_S = 1.0
 _RETRY_S = 0.25
 # Lists searched in one call: a client with many of them must not hold the searcher for long.
@@ -110,42 +100,6 @@ class Live:
         self.node.metrics.subscriptions.set(len(self.standing))
 
 
-class _Gone(Exception):
-    """The client is no longer there; ends everything that is done for it."""
-
-
-class _Outlet:
-    """Sends to one client, one message at a time, each within a time."""
-
-    def __init__(self, node: Node, socket: WebSocket) -> None:
-        self._metrics = node.metrics
-        self._timeout_s = node.settings.send_timeout_s
-        self._socket = socket
-        self._turn = asyncio.Lock()
-
-    async def send(self, message: dict[str, Any]) -> None:
-        text = orjson.dumps(message, default=str).decode()
-        try:
-            async with asyncio.timeout(self._timeout_s), self._turn:
-                await self._socket.send_text(text)
-        except TimeoutError:
-            await self.close(TRY_AGAIN_LATER, "too slow: resume with the last cursor")
-            raise _Gone from None
-        except (WebSocketDisconnect, WebSocketDisconnected):
-            raise _Gone from None
-        self._metrics.live_messages.labels(message["type"]).inc()
-
-    async def error(self, sub: str | None, error: TidelensError) -> None:
-        named = {} if sub is None else {"sub": sub}
-        await self.send({"type": "error", **named, **members_of(error)[1]})
-
-    async def close(self, code: int, reason: str) -> None:
-        # A client that does not read does not take the close frame either.
-        with contextlib.suppress(TimeoutError, WebSocketDisconnect, WebSocketDisconnected):
-            async with asyncio.timeout(_CLOSE_S):
-                await self._socket.close(code, reason)
-
-
 class _Client:
     """One connection: a receiver, a sender, and a task for each subscription being opened."""
 
@@ -154,7 +108,7 @@ class _Client:
         self._node = live.node
         self._searcher = live.node.searcher
         self._socket = socket
-        self._outlet = _Outlet(live.node, socket)
+        self._outlet = Outlet(live.node, socket)
         self._connection = Connection(
             subscriptions_max=live.node.settings.subscriptions_max,
             frame_bytes_max=live.node.settings.frame_bytes_max,
@@ -169,7 +123,7 @@ class _Client:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._send_changes())
                 await self._receive(tasks)
-        except* _Gone:
+        except* Gone:
             pass
         except* Exception as defects:
             await self._outlet.close(_INTERNAL_ERROR, "an unexpected error")
@@ -182,13 +136,13 @@ class _Client:
         while True:
             frame = await self._socket.receive()
             if frame["type"] == "websocket.disconnect":
-                raise _Gone
+                raise Gone
             text = frame.get("text")
             try:
                 step = self._connection.read(text=text, data=frame.get("bytes"))
             except Refused as refused:
                 await self._outlet.close(refused.code, refused.reason)
-                raise _Gone from None
+                raise Gone from None
             except RejectedRequest as error:
                 await self._outlet.error(sub_of(text or ""), error)
                 continue

@@ -15,8 +15,8 @@ import orjson
 from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import models_json_schema
 
-from contracts import dead_letters
-from contracts.events import EVENT_TYPES, ID_BYTES_MAX, CaptionBody, ImageBody, Metadata
+from contracts import asyncapi
+from contracts.events import ID_BYTES_MAX, CaptionBody, ImageBody, Metadata
 from contracts.messages import (
     AnswerMessage,
     AsOfMessage,
@@ -28,12 +28,10 @@ from contracts.messages import (
     SourceMessage,
     Token,
 )
-from contracts.topics import TARGETS, Names, Target
+from contracts.topics import TARGETS, Target
 
 FOLDER = Path(__file__).parent / "schemas"
 
-# The wire's version; a change that breaks an older reader needs a new one, and /v2 paths.
-VERSION = "1.0.0"
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 Document = dict[str, Any]
@@ -141,7 +139,7 @@ def documents() -> dict[str, Document]:
         "server-message": _schema(ServerMessage),
         "problem": _schema(Problem),
         "openapi": _openapi(),
-        "asyncapi": _asyncapi(),
+        "asyncapi": asyncapi.document(),
     }
 
 
@@ -168,7 +166,7 @@ def _openapi() -> Document:
     }
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Tidelens", "version": VERSION},
+        "info": {"title": "Tidelens", "version": asyncapi.VERSION},
         "paths": {
             "/v1/search": {
                 "post": _operation("Search", _or_list("AnswerMessage"), body=_or_list("Query"))
@@ -244,141 +242,6 @@ def _ref(name: str) -> Document:
 
 def _or_list(name: str) -> Document:
     return {"oneOf": [_ref(name), {"type": "array", "items": _ref(name)}]}
-
-
-def _asyncapi() -> Document:
-    names = Names("tidelens.", "{space}")
-    schemas: Document = {}
-    channels: Document = {
-        "live": _channel("/v1/live", "Live subscriptions.", ["FromClient", "FromServer"]),
-        "deadLetters": _channel(
-            names.dead_letters, "Refused records, untouched, with reasons.", ["DeadLetter"]
-        ),
-    }
-    messages: Document = {
-        "FromClient": {"payload": _component(schemas, "ClientMessage", ClientMessage)},
-        "FromServer": {"payload": _component(schemas, "ServerMessage", ServerMessage)},
-        "DeadLetter": _dead_letter(),
-    }
-    bodies: dict[Target, type[BaseModel]] = {"images": ImageBody, "captions": CaptionBody}
-    for target, body in bodies.items():
-        kind = target.removesuffix("s").capitalize()
-        messages[kind] = _content_event(target, _component(schemas, f"{kind}Body", body))
-        messages[f"{kind}Embedding"] = _embedding()
-        channels[target] = _channel(
-            names.content(target), "Content events; a null value deletes the item.", [kind]
-        )
-        channels[f"embeddings-{target}"] = {
-            **_channel(
-                names.embeddings(target),
-                "Vectors of one space; a null value is a tombstone.",
-                [f"{kind}Embedding"],
-            ),
-            "parameters": {"space": {"description": "Name of the vector space."}},
-        }
-    return {
-        "asyncapi": "3.0.0",
-        "info": {
-            "title": "Tidelens",
-            "version": VERSION,
-            "description": "Topic names start with the collection's prefix, here `tidelens.`.",
-        },
-        "defaultContentType": "application/json",
-        "channels": channels,
-        "operations": {
-            "publishImages": _deed("receive", "images", ["Image"]),
-            "publishCaptions": _deed("receive", "captions", ["Caption"]),
-            "subscribeLive": _deed("receive", "live", ["FromClient"]),
-            "pushLive": _deed("send", "live", ["FromServer"]),
-            "refuse": _deed("send", "deadLetters", ["DeadLetter"]),
-        },
-        "components": {"messages": messages, "schemas": schemas},
-    }
-
-
-def _component(schemas: Document, name: str, kind: Any) -> Document:
-    """Put the type's schema, and those it refers to, among `schemas`; a reference to it."""
-    schema = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(schema.pop("$defs", {}))
-    schemas[name] = schema
-    return _ref(name)
-
-
-def _channel(address: str, description: str, messages: list[str]) -> Document:
-    return {
-        "address": address,
-        "description": description,
-        "messages": {name: {"$ref": f"#/components/messages/{name}"} for name in messages},
-    }
-
-
-def _deed(action: str, channel: str, messages: list[str]) -> Document:
-    return {
-        "action": action,
-        "channel": {"$ref": f"#/channels/{channel}"},
-        "messages": [{"$ref": f"#/channels/{channel}/messages/{name}"} for name in messages],
-    }
-
-
-_KEY = {
-    "type": "string",
-    "minLength": 1,
-    "maxLength": ID_BYTES_MAX,
-    "description": f"The item's id: UTF-8, at most {ID_BYTES_MAX} bytes.",
-}
-
-
-def _headers(required: dict[str, Document], optional: dict[str, Document]) -> Document:
-    return {
-        "type": "object",
-        "required": sorted(required),
-        "properties": {**required, **optional},
-    }
-
-
-def _content_event(target: Target, payload: Document) -> Document:
-    required: dict[str, Document] = {
-        "ce_specversion": {"const": "1.0"},
-        "ce_id": {"type": "string"},
-        "ce_source": {"type": "string"},
-        "ce_type": {"const": EVENT_TYPES[target]},
-    }
-    optional: dict[str, Document] = {"content-type": {"type": "string"}}
-    if target == "images":
-        optional["ce_item"] = {"type": "string", "description": "With an image/* body: `item`."}
-        optional["ce_metadata"] = {"type": "string", "description": "Then `metadata`, as JSON."}
-    return {
-        "summary": "A CloudEvent in binary mode"
-        + ("; the body is JSON, or the picture itself." if target == "images" else "."),
-        "headers": _headers(required, optional),
-        "payload": payload,
-        "bindings": {"kafka": {"key": _KEY}},
-    }
-
-
-def _embedding() -> Document:
-    return {
-        "summary": "A vector as documented in contracts/embedding.py, or null.",
-        "contentType": "application/octet-stream",
-        "headers": _headers(
-            {
-                "source": {"type": "string", "description": "TOPIC_ID:PARTITION:OFFSET"},
-                "appended": {"type": "string", "description": "Milliseconds, of the content."},
-            },
-            {"reason": {"type": "string", "description": "Of a dead letter's tombstone."}},
-        ),
-        "bindings": {"kafka": {"key": _KEY}},
-    }
-
-
-def _dead_letter() -> Document:
-    added = ("REASON", "MESSAGE", "STAGE", "ATTEMPTS", "SOURCE")
-    return {
-        "summary": "The original key, value and headers, and behind them why it was refused.",
-        "contentType": "application/octet-stream",
-        "headers": _headers({getattr(dead_letters, n): {"type": "string"} for n in added}, {}),
-        "bindings": {"kafka": {"key": {"type": "string"}}},
-    }
 
 
 def dumped(document: Document) -> bytes:

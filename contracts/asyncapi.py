@@ -1,4 +1,4 @@
-"""The AsyncAPI 3 document: what crosses Kafka and the live WebSocket. Part of contracts/schema.py."""
+"""The AsyncAPI 3 document, of contracts/schema.py: what crosses Kafka and the live WebSocket."""
 
 from typing import Any
 

@@ -39,7 +39,9 @@ def item_hash(
 
 def canonical(metadata: object) -> bytes:
     """JSON with sorted keys, however they came."""
-    return orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS)
+    dumped = orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS)
+    # A copy: orjson's own result keeps its buffer of 4 KiB, and these bytes stay with the row.
+    return memoryview(dumped).tobytes()
 
 
 def stacked(hashes: list[bytes]) -> Hashes:

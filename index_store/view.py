@@ -231,7 +231,7 @@ class Scan:
         seen: set[str] = set()
         for winner in ordered:
             item = self._chunks[winner[2]].rows.items[winner[3]]
-            if item is None or item not in seen:
+            if item not in seen:
                 yield winner
             if item is not None:
                 seen.add(item)

@@ -103,7 +103,9 @@ class Fold(RuleBasedStateMachine):
 
     @rule(
         of=targets,
-        some=st.lists(st.tuples(item_ids, vectors, st.sampled_from([None, "a", "b"])), max_size=9),
+        some=st.lists(
+            st.tuples(item_ids, vectors, st.sampled_from([None, "a", "b"])), min_size=3, max_size=12
+        ),
         metadata=st.sampled_from([{}, {"n": 1}, {"n": 2, "b": [True]}]),
     )
     def put(self, of: Target, some: list[Any], metadata: dict[str, Any]) -> None:
@@ -111,7 +113,7 @@ class Fold(RuleBasedStateMachine):
             value = encode_value(SPACE, vector, item=item, text=item_id, metadata=metadata)
             self.append(of, item_id, value)
 
-    @rule(of=targets, some=st.lists(item_ids, max_size=6))
+    @rule(of=targets, some=st.lists(item_ids, max_size=4))
     def delete(self, of: Target, some: list[str]) -> None:
         for item_id in some:
             self.append(of, item_id, None)
@@ -201,6 +203,7 @@ class Fold(RuleBasedStateMachine):
         offset=st.integers(0, 3),
         min_score=st.sampled_from([None, 0.0, 0.5]),
         collapse=st.booleans(),
+        caught_up=st.booleans(),
     )
     def search(
         self,
@@ -210,7 +213,10 @@ class Fold(RuleBasedStateMachine):
         offset: int,
         min_score: float | None,
         collapse: bool,
+        caught_up: bool,
     ) -> None:
+        if caught_up:
+            self.apply_all()
         model = self.model(of)
         query = VectorQuery(of, vector, k, offset, min_score=min_score, collapse=collapse)
         expected = brute_force(model, query)
@@ -262,4 +268,4 @@ class Fold(RuleBasedStateMachine):
 
 
 TestFold = Fold.TestCase
-TestFold.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestFold.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)

@@ -83,7 +83,7 @@ class LocalBroker:
         classpath = await asyncio.to_thread(kafka_classpath, self._cache_dir)
         await asyncio.to_thread(self._write_configuration)
         java = await asyncio.to_thread(self._java, classpath)
-        if not (self._root / "data" / "meta.properties").exists():
+        if not await asyncio.to_thread((self._root / "data" / "meta.properties").exists):
             await self._format(java)
         await self._launch([*java, "kafka.Kafka", str(self._root / "server.properties")])
         try:

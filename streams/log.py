@@ -25,6 +25,7 @@ from contracts.records import (
     TopicPartition,
 )
 from streams.connect import Connection
+from streams.group_offsets import group_offsets
 
 _READ_TIMEOUT_MS = 3_000
 
@@ -219,8 +220,8 @@ class KafkaLog:
         return {TopicPartition(*partition): offset for partition, offset in ends.items()}
 
     async def committed(self, group: str) -> dict[TopicPartition, int]:
-        async with self._connection.admin() as admin:
-            offsets = await admin.list_consumer_group_offsets(group)
+        async with self._connection.client() as client:
+            offsets = await group_offsets(client, group)
         return {
             TopicPartition(*partition): found.offset
             for partition, found in offsets.items()

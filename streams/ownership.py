@@ -37,6 +37,7 @@ from contracts.ports import Claimed, Lease
 from contracts.records import OutRecord, TopicPartition
 from contracts.topics import TARGETS, Names
 from streams.connect import Connection
+from streams.group_offsets import group_offsets
 from streams.log import KafkaReader
 from streams.reconcile import tombstones_for_lost_past
 
@@ -295,11 +296,11 @@ class _Session:
 
     async def _starts(self) -> dict[TopicPartition, int]:
         owner = self._owner
-        async with owner._connection.admin() as admin:
-            committed = await admin.list_consumer_group_offsets(owner._group)
+        async with owner._connection.client() as client:
+            committed = await group_offsets(client, owner._group)
         starts = {}
         for partition in self._partitions:
-            found = committed.get(KafkaPartition(*partition))
+            found = committed.get(partition)
             if found is not None and found.offset >= 0 and self._same_topic(partition, found):
                 starts[partition] = int(found.offset)
             else:

@@ -16,14 +16,12 @@ COMMANDS = {
     "up": "tidelens.commands.up",
     "encode": "tidelens.commands.encode",
     "index": "tidelens.commands.index",
-    "serve": "tidelens.commands.serve",
     "publish": "tidelens.commands.publish",
     "delete": "tidelens.commands.publish",
     "search": "tidelens.commands.search",
     "watch": "tidelens.commands.watch",
     "lag": "tidelens.commands.lag",
     "topics": "tidelens.commands.topics",
-    "snapshot": "tidelens.commands.snapshot",
     "digest": "tidelens.commands.digest",
     "config": "tidelens.commands.config",
 }
@@ -52,7 +50,8 @@ def cli() -> None:
 def main() -> None:
     """The console script."""
     try:
-        cli(standalone_mode=False)
+        # Not standalone, so that our errors come here; an exit code is then returned.
+        sys.exit(cli(standalone_mode=False) or 0)
     except click.exceptions.Abort:
         sys.exit(130)
     except click.exceptions.Exit as exit_:

@@ -22,10 +22,12 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from contracts.deltas import WireChange, apply, difference
-from contracts.errors import BrokerUnavailable, RejectedRequest, TidelensError
+from contracts.errors import BrokerUnavailable, NotReady, RejectedRequest, TidelensError
 from contracts.messages import WireHit
 
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
+# What a server says while it starts or catches up: the cursor stays good, so ask again.
+_RETRIED = frozenset({"not_ready", "timed_out"})
 
 
 class ServerUnavailable(BrokerUnavailable):
@@ -120,6 +122,8 @@ class Client:
                     async for update in subscription.updates(socket):
                         failures = 0
                         yield update
+            except NotReady:
+                pass
             except (OSError, InvalidHandshake, ConnectionClosed, TimeoutError) as error:
                 if failures == 0 and not subscription.opened:
                     raise ServerUnavailable(f"no live socket at {self._url}: {error}") from None
@@ -163,6 +167,8 @@ class _Subscription:
     def _take(self, message: Mapping[str, Any]) -> Update | None:
         kind = message["type"]
         if kind == "error":
+            if message["code"] in _RETRIED:
+                raise NotReady(message["message"])
             raise RejectedRequest(message["code"], message["message"], field=message.get("field"))
         if kind == "reset":
             self._cursor = None

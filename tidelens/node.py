@@ -73,7 +73,13 @@ async def open_node(
         )
 
         def new_index(partitions: Mapping[Target, int], topic_ids: Mapping[str, str]) -> Index:
-            return Index(queries.space, names, partitions, topic_ids)
+            return Index(
+                queries.space,
+                names,
+                partitions,
+                topic_ids,
+                partition_of=partitioner(settings.partitioner),
+            )
 
         maintainer = Maintainer(
             event_log,

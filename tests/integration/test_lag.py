@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
-from blockbuster import BlockBuster
 
 from contracts.embedding import embedding_record, encode_value
 from contracts.errors import BrokerUnavailable
@@ -233,9 +232,7 @@ async def test_a_record_larger_than_a_fetch_is_read(kafka: TestKafka) -> None:
 
 async def test_a_broker_that_goes_away_is_said_and_waited_for(
     own_kafka: Callable[[], Awaitable[LocalBroker]],
-    no_blocking_calls: "BlockBuster",
 ) -> None:
-    no_blocking_calls.functions["os.stat"].deactivate()
     broker = await own_kafka()
     async with collection(broker.bootstrap, partitions=1) as kit:
         await publish(kit, 1)

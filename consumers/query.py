@@ -170,7 +170,8 @@ class ProcessQueryEncoder:
         if self._pool is not None:
             for process in list((self._pool._processes or {}).values()):
                 process.terminate()
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            # Waits for the terminated child only, and gives its semaphores back.
+            self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
 
     def _drop(self, why: str) -> None:

@@ -29,10 +29,10 @@ from aiokafka import (
     OffsetAndMetadata,
 )
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import InvalidSessionTimeoutError, KafkaError
 
 from contracts import faults
-from contracts.errors import Fenced, TidelensError
+from contracts.errors import ConfigurationError, Fenced, TidelensError
 from contracts.ports import Claimed, Lease
 from contracts.records import OutRecord, TopicPartition
 from contracts.topics import TARGETS, Names
@@ -85,6 +85,11 @@ class KafkaOwnership:
             if session is None:
                 return []
             return await session.fetch(records_max=records_max, timeout_ms=timeout_ms)
+        except InvalidSessionTimeoutError:
+            raise ConfigurationError(
+                f"TIDELENS_ENCODE_SESSION_MS: the brokers refuse {self._session_timeout_ms} "
+                "(their group.min.session.timeout.ms and group.max.session.timeout.ms)"
+            ) from None
         except (KafkaError, OSError, AssertionError, TidelensError) as error:
             log.warning("encoder lost the broker, joining anew", error=repr(error))
             await self._drop_all()

@@ -42,6 +42,9 @@ async def until_stopped(
         await asyncio.wait([stopping, *tasks.values()], timeout=deadline_s)
     for task in failed:
         error = task.exception()
+        # A task group wraps what one of its tasks raised; the one line is about the cause.
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
         if error is not None:
             raise error
         if not stop.is_set():

@@ -17,7 +17,7 @@ from contracts.partitioning import partitioner
 from contracts.ports import Encoder, Ownership
 from contracts.records import Record, TopicPartition
 from contracts.settings import KafkaSettings
-from contracts.topics import TARGETS, Names, Target, topic_specs
+from contracts.topics import TARGETS, Names, Target, TopicSpec, topic_specs
 from streams.connect import Connection
 from streams.log import KafkaLog, KafkaReader
 from streams.topics import create
@@ -66,6 +66,13 @@ class Collection:
 
 
 _counter = itertools.count()
+# Segments roll at every append that comes 100 ms after the last; cleaned at once, tombstones too.
+_EAGER = {
+    "segment.ms": "100",
+    "min.cleanable.dirty.ratio": "0.001",
+    "min.compaction.lag.ms": "0",
+    "delete.retention.ms": "0",
+}
 
 
 @asynccontextmanager
@@ -75,12 +82,14 @@ async def collection(
     space: str = "hash-v1",
     partitions: int = 4,
     kafka: KafkaSettings | None = None,
-    **lags: int,
+    eager_compaction: bool = False,
 ) -> AsyncIterator[Collection]:
     """Fresh topics under a prefix that no other test uses."""
     connection = Connection(bootstrap, kafka or KafkaSettings())
     names = Names(f"t{next(_counter)}{uuid.uuid4().hex[:6]}.", space)
-    specs = topic_specs(names, partitions=partitions, content_bytes_max=RECORD_BYTES_MAX, **lags)
+    specs = topic_specs(names, partitions=partitions, content_bytes_max=RECORD_BYTES_MAX)
+    if eager_compaction:
+        specs = [TopicSpec(s.name, s.partitions, s.config | _EAGER) for s in specs]
     await create(connection, specs, replication_factor=1, min_insync_replicas=1)
     async with KafkaLog.open(
         connection, partition_of=MURMUR2, record_bytes_max=RECORD_BYTES_MAX

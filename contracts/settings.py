@@ -86,7 +86,7 @@ class Settings(BaseSettings):
 
     # Limits of encoding
     encode_batch_records: int = Field(256, ge=1, description="Records of one encoder batch.")
-    encode_wait_ms: int = Field(50, ge=1, description="Longest wait of one poll for records.")
+    encode_wait_ms: int = Field(200, ge=1, description="Longest wait of one poll for records.")
     encode_threads: int = Field(2, ge=1, description="Threads of the model and of decoding.")
     encode_session_ms: int = Field(
         10_000, ge=1_000, description="Kafka's session.timeout.ms: when a dead encoder is replaced."
@@ -97,7 +97,7 @@ class Settings(BaseSettings):
 
     # Limits of indexing
     index_batch_records: int = Field(2048, ge=1, description="Records applied in one step.")
-    index_wait_ms: int = Field(20, ge=1, description="Longest wait of one poll for records.")
+    index_wait_ms: int = Field(200, ge=1, description="Longest wait of one poll for records.")
     snapshot_every_s: float = Field(60.0, gt=0, description="Snapshot when this old and changed.")
     snapshots_kept: int = Field(2, ge=1, description="Snapshots kept.")
     stale_after_s: float = Field(

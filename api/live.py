@@ -212,7 +212,12 @@ class _Client:
             await self._not_ready(dirty, error)
             return
         for (subscription, standing, one), answer in zip(asked, answers, strict=True):
-            if not await one.still_true(self._searcher):
+            try:
+                unchanged = await one.still_true(self._searcher)
+            except NotReady:
+                # The node went stale during the search; asked again once it is ready.
+                unchanged = False
+            if not unchanged:
                 # Its item changed between the look-up and the search: another try.
                 standing.mark(since[standing])
                 continue

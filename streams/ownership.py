@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import orjson
 import structlog
@@ -246,16 +247,18 @@ class _Session:
         producer = self._producers[partition]
         # 1. Open the transaction and append the outputs in source order.
         await producer.begin_transaction()
-        sent = [
-            await producer.send(
+        sent = []
+        for record in outputs:
+            future = await producer.send(
                 record.topic,
                 record.value,
                 record.key,
                 partition=record.partition,
                 headers=list(record.headers),
             )
-            for record in outputs
-        ]
+            # Whatever fails a send fails the commit too, and is reported there.
+            future.add_done_callback(_seen)
+            sent.append(future)
         faults.reach("encode.sent")
         # 2. The source offset joins the same transaction.
         metadata = {
@@ -339,7 +342,31 @@ class _Session:
             await self.commit(claim, tombstones)
 
 
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Look at a future's error, so that asyncio does not log it as never retrieved."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _see_failures(producer: AIOKafkaProducer) -> None:
+    """The same for two kinds of futures that a fenced producer of aiokafka 0.14 fails itself.
+
+    Nobody can await them through its public methods: the end of the transaction, once `commit`
+    gave up on the way to it, and the wait for each batch that was never sent.
+    """
+    _when_done(producer._txn_manager.wait_for_transaction_end())
+    for batches in producer._message_accumulator._batches.values():
+        for batch in batches:
+            _when_done(batch._drain_waiter)
+
+
+def _when_done(future: asyncio.Future[Any] | None) -> None:
+    if future is not None:
+        future.add_done_callback(_seen)
+
+
 async def _close_producer(producer: AIOKafkaProducer) -> None:
+    _see_failures(producer)
     if not await _quietly(producer.stop()):
         # stop() marks itself closed first and may hang in its flush: close the sockets ourselves.
         await _quietly(producer.client.close())

@@ -16,6 +16,7 @@
     ├── SpaceMismatch          vectors of two spaces met
     ├── Fenced                 another process owns this partition now
     ├── LogChanged             the log is not the one that the state came from: rebuild
+    ├── RebuildFailed          a segment could not be built; the index is as it was
     └── SnapshotRefused        torn, corrupt, or of another log or space
 
 A message names the field, the limit and the value, where there are such.
@@ -136,6 +137,10 @@ class Fenced(TidelensError):
 
 class LogChanged(TidelensError):
     """Topic recreated, or offsets out of range: the state must be rebuilt from the log."""
+
+
+class RebuildFailed(TidelensError):
+    """A segment could not be built; the index is as it was."""
 
 
 class SnapshotRefused(TidelensError):

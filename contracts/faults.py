@@ -19,6 +19,9 @@ POINTS = frozenset(
         "index.committed",  # offsets committed, no snapshot
         "snapshot.blobs",  # blobs written, no manifest
         "snapshot.manifest",  # manifest written, pointer still the old one
+        "rebuild.spilled",  # rows in files, no segment yet
+        "rebuild.built",  # segment in files, not mapped
+        "rebuild.swapped",  # segment in use, in no snapshot
         "snapshot.pointer",  # pointer moved, old snapshots not yet deleted
     }
 )

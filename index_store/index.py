@@ -19,9 +19,11 @@ from contracts.records import Fetched, Record, TopicPartition
 from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
 from index_store import digest
+from index_store.chunk import CHUNK_ROWS
 from index_store.placement import places_of
 from index_store.reading import Reader, Reading, Rejected
-from index_store.rows import CHUNK_ROWS, Table
+from index_store.segment import Segment
+from index_store.table import Sealing, Table
 from index_store.view import Highest, IndexView, hit_of
 
 _MURMUR2 = partitioner("murmur2")
@@ -168,6 +170,25 @@ class Index:
 
     def _advance(self, partition: TopicPartition, position: int) -> None:
         self.positions[partition] = max(self.positions[partition], position)
+
+    def table(self, target: Target) -> Table:
+        """For those who decide about rebuilds."""
+        return self._tables[target]
+
+    def seal(self, target: Target) -> Sealing:
+        """Begin a rebuild of all rows of `target`; `swap` or `give_up` ends it."""
+        sealing = self._tables[target].seal()
+        self.view = self._make_view()
+        return sealing
+
+    def swap(self, target: Target, sealing: Sealing, segment: Segment | None) -> None:
+        """Let `segment` take the place of the parts it was built from (None: all rows died)."""
+        self._tables[target].swap(sealing, segment)
+        self.view = self._make_view()
+
+    def give_up(self, target: Target, sealing: Sealing) -> None:
+        """End a rebuild that failed."""
+        self._tables[target].give_up(sealing)
 
     def restore_rows(self, target: Target, readings: Sequence[Reading]) -> None:
         """Put rows of a snapshot into an empty index; `finish_restore` makes them visible."""

@@ -237,7 +237,7 @@ Pieces = Sequence[tuple[Rows, Numbers]]
 
 def _parts(view: IndexView) -> Iterator[tuple[Target, int, Pieces]]:
     """The live rows of each target, at most _PART_ROWS (and a chunk) at a time."""
-    for target in view.chunks:
+    for target in view.parts:
         pieces: list[tuple[Rows, Numbers]] = []
         part = 0
         for rows, numbers in view.rows(target):

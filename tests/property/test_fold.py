@@ -30,7 +30,7 @@ from contracts.records import Fetched, Record, Source, TopicPartition
 from contracts.score import Vectors, unit
 from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
-from index_store import view
+from index_store import scan
 from index_store.index import Index
 from index_store.snapshots import Snapshots
 from index_store.view import IndexView
@@ -65,8 +65,8 @@ Answer = list[tuple[str, float]]
 def nominate_no_more_than_asked_for() -> Iterator[None]:
     """Else so few items would always be scored all, and no second scan would be needed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(view, "_SPARE", 0)
-        patch.setattr(view, "_ROWS_PER_ITEM", 1)
+        patch.setattr(scan, "_SPARE", 0)
+        patch.setattr(scan, "_ROWS_PER_ITEM", 1)
         yield
 
 

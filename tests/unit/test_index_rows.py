@@ -5,8 +5,10 @@ import gc
 import numpy as np
 
 from contracts.score import unit
+from index_store.chunk import Chunk
 from index_store.digest import stacked
-from index_store.rows import Chunk, Rows, Table
+from index_store.rows import Rows
+from index_store.table import Table
 
 DIM = 8
 
@@ -32,7 +34,7 @@ def test_a_chunk_is_searched_in_the_memory_that_its_rows_are_written_to() -> Non
     chunk, rows = Chunk(DIM, 32), some_rows([f"r{n}" for n in range(20)])
     chunk.append(rows, 0, 20)
     wide = rows.vectors.astype(np.float32)
-    scores, numbers = chunk.view().nominate(wide, 5)
+    scores, numbers = chunk.view().nominate(wide, 5, chunk.view().everything)
     assert numbers[:, 0].tolist() == list(range(20))
     exact = rows.vectors.astype(np.float64) @ rows.vectors.astype(np.float64).T
     assert np.allclose(scores, np.sort(exact, axis=1)[:, ::-1][:, :5], atol=1e-5)
@@ -56,11 +58,11 @@ def test_a_view_sees_neither_later_rows_nor_later_deletions() -> None:
     chunk.append(rows, 10, 20)
     chunk.delete(np.array([0, 3]))
     wide = rows.vectors[:1].astype(np.float32)
-    assert sorted(view.nominate(wide, 99)[1][0].tolist()) == list(range(10))
-    assert sorted(view.reaching(wide[0], -2).tolist()) == list(range(10))
+    assert sorted(view.nominate(wide, 99, view.everything)[1][0].tolist()) == list(range(10))
+    assert sorted(view.reaching(wide[0], -2, view.everything).tolist()) == list(range(10))
     assert view.numbers().tolist() == list(range(10))
     now = chunk.view()
-    assert sorted(now.nominate(wide, 99)[1][0].tolist()) == [1, 2, *range(4, 20)]
+    assert sorted(now.nominate(wide, 99, now.everything)[1][0].tolist()) == [1, 2, *range(4, 20)]
     assert (view.live, now.live) == (10, 18)
 
 

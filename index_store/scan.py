@@ -1,0 +1,194 @@
+"""Searching one view's parts: nominate in float32, answer by the exact score.
+
+An exact answer is complete when its worst winner's exact score is above what any row left out
+could have; where it is not (near ties), the rows within the slack are all nominated in a second
+scan. An approximate one takes what the parts' indexes nominate, and turns to the exact one when
+they found fewer rows than there are.
+"""
+
+from collections.abc import Iterator, Sequence
+from heapq import nsmallest
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.hits import VectorQuery
+from contracts.score import NOMINATION_SLACK, exact_scores
+from index_store.parts import Part, Selection
+from index_store.rows import Numbers
+
+# A little more than k is nominated at once, so that near ties seldom need a second scan.
+_SPARE = 16
+_SPARE_PER_WANTED = 8
+# With collapse, several rows may stand for one item.
+_ROWS_PER_ITEM = 4
+_GROWTH = 8
+
+# Score negated, id, part, row: sorts in the order of an answer.
+Winner = tuple[float, str, int, int]
+
+
+class Scan:
+    """Queries of one target and filter over its parts: one pass for all of them."""
+
+    def __init__(
+        self, parts: Sequence[Part], selections: Sequence[Selection], queries: Sequence[VectorQuery]
+    ) -> None:
+        self._parts = parts
+        self._selections = selections
+        self._queries = queries
+        # A place is a row's number over all parts: its part's start and its row there.
+        self._starts = np.cumsum([0, *(part.capacity for part in parts)])
+        self._live = sum(selection.count for selection in selections)
+        self._wide = np.stack([query.vector for query in queries]).astype(np.float32)
+
+    def exact(self) -> Iterator[list[Winner]]:
+        """The winners of each query, best first, at most k + offset."""
+        most = max(_enough(query) for query in self._queries)
+        scores, places = self._nominated(self._wide, most)
+        for n, query in enumerate(self._queries):
+            yield self._exact(n, query, scores[n], places[n], min(_enough(query), most))
+
+    def approximate(self, recall: float) -> Iterator[list[Winner]]:
+        """The same, reaching `recall` on average."""
+        most = max(_enough(query) for query in self._queries)
+        places = self._approximated(most, recall)
+        for n, query in enumerate(self._queries):
+            found = places[n][places[n] >= 0]
+            winners = self._winners(query, found)
+            # Too few: the lists read held too few of the rows that the filter admits, or (with
+            # collapse) of the items. A min_score that nothing reaches is no reason to look again.
+            wanted = min(query.k + query.offset, self._live)
+            short = len(winners) < wanted if query.collapse else len(found) < wanted
+            if short and not self._below_min_score(query, found, winners):
+                [winners] = Scan(self._parts, self._selections, [query]).exact()
+            yield winners
+
+    def _below_min_score(
+        self, query: VectorQuery, found: NDArray[np.int64], winners: Sequence[Winner]
+    ) -> bool:
+        """Whether what was found went below min_score already, so that more would too."""
+        if query.min_score is None or not len(found):
+            return False
+        scores, _, _ = self._scored(query, found)
+        return bool(scores.min() < query.min_score)
+
+    def _exact(
+        self,
+        n: int,
+        query: VectorQuery,
+        scores: NDArray[np.float32],
+        places: NDArray[np.int64],
+        most: int,
+    ) -> list[Winner]:
+        wanted = query.k + query.offset
+        while True:
+            places, ceiling = self._best(scores, places, most)
+            winners = self._winners(query, places)
+            # What a row left out would have to reach to be in the answer.
+            bar = -winners[-1][0] if len(winners) == wanted else -np.inf
+            if query.min_score is not None:
+                bar = max(bar, query.min_score)
+            if ceiling < bar or ceiling == -np.inf:
+                return winners
+            if bar > -np.inf:
+                return self._winners(query, self._reaching(self._wide[n], bar - NOMINATION_SLACK))
+            # Too few items among the rows (collapse): more rows.
+            most *= _GROWTH
+            [scores], [places] = self._nominated(self._wide[n : n + 1], most)
+
+    def _nominated(
+        self, queries: NDArray[np.float32], most: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Every part's best for each query, side by side: float32 scores, and places."""
+        scores = [np.empty((len(queries), 0), np.float32)]
+        places = [np.empty((len(queries), 0), np.int64)]
+        for part, selection, start in self._each():
+            found, numbers = part.nominate(queries, most, selection)
+            scores.append(found)
+            places.append(numbers + start)
+        return np.hstack(scores), np.hstack(places)
+
+    def _approximated(self, most: int, recall: float) -> NDArray[np.int64]:
+        """Places that the parts' indexes nominate for each query; those left over are -1."""
+        places = [np.empty((len(self._wide), 0), np.int64)]
+        for part, selection, start in self._each():
+            _, numbers = part.approximate(self._wide, most, selection, recall)
+            places.append(np.where(numbers >= 0, numbers + start, -1))
+        return np.hstack(places)
+
+    def _each(self) -> Iterator[tuple[Part, Selection, int]]:
+        for part, selection, start in zip(
+            self._parts, self._selections, self._starts.tolist(), strict=False
+        ):
+            if selection.count:
+                yield part, selection, start
+
+    def _best(
+        self, scores: NDArray[np.float32], places: NDArray[np.int64], most: int
+    ) -> tuple[NDArray[np.int64], float]:
+        """The `most` best places, and what the exact score of no other row can reach."""
+        if self._live <= most:
+            return places, -np.inf
+        best = np.argpartition(scores, -most)[-most:]
+        return places[best], float(scores[best].min()) + NOMINATION_SLACK
+
+    def _reaching(self, query: NDArray[np.float32], floor: float) -> NDArray[np.int64]:
+        """All places whose float32 score is above `floor`."""
+        found = [np.empty(0, np.int64)]
+        for part, selection, start in self._each():
+            found.append(part.reaching(query, floor, selection) + start)
+        return np.concatenate(found)
+
+    def _winners(self, query: VectorQuery, places: NDArray[np.int64]) -> list[Winner]:
+        """The best of `places` by exact score, then id; at most k + offset."""
+        wanted = query.k + query.offset
+        scores, parts, rows = self._scored(query, places)
+        kept = np.ones(len(scores), np.bool_)
+        if query.min_score is not None:
+            kept &= scores >= query.min_score
+        if not query.collapse and len(scores) > wanted:
+            # Python sees only what can win, ties of the last place included.
+            kept &= scores >= np.partition(scores, -wanted)[-wanted]
+        candidates = (
+            (-score, self._parts[part].rows.ids[row], part, row)
+            for score, part, row in zip(
+                scores[kept].tolist(), parts[kept].tolist(), rows[kept].tolist(), strict=True
+            )
+        )
+        if query.collapse:
+            return list(islice(self._collapsed(sorted(candidates)), wanted))
+        return nsmallest(wanted, candidates)
+
+    def _scored(
+        self, query: VectorQuery, places: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], Numbers, Numbers]:
+        """Exact scores, parts and rows of `places`; in the order of parts."""
+        places = np.sort(places)
+        parts = np.searchsorted(self._starts, places, side="right") - 1
+        rows = places - self._starts[parts]
+        scores = np.empty(len(places), np.float64)
+        # By part, which bounds what is converted at a time when thousands tie.
+        for part in np.unique(parts).tolist():
+            here = parts == part
+            vectors = self._parts[part].rows.vectors
+            scores[here] = exact_scores(vectors[rows[here]], query.vector)
+        return scores, parts, rows
+
+    def _collapsed(self, ordered: Sequence[Winner]) -> Iterator[Winner]:
+        """The best of each item; one without `item` stands for itself."""
+        seen: set[str] = set()
+        for winner in ordered:
+            item = self._parts[winner[2]].rows.items[winner[3]]
+            if item not in seen:
+                yield winner
+            if item is not None:
+                seen.add(item)
+
+
+def _enough(query: VectorQuery) -> int:
+    """How many rows to nominate at first."""
+    wanted = query.k + query.offset
+    rows = wanted * _ROWS_PER_ITEM if query.collapse else wanted
+    return rows + rows // _SPARE_PER_WANTED + _SPARE

@@ -1,0 +1,97 @@
+"""Sealed rows: an immutable block with its own index, and a bitmap of what was deleted since.
+
+A segment's files (vectors, columns, index) are written once, by the process that builds it, and
+mapped from then on. Where a snapshot was restored, its growing rows stand in a segment without an
+index, scanned like a chunk, until the next rebuild.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.score import Vectors
+from index_store import columns, flat
+from index_store.ann import Ann
+from index_store.columns import Arrays
+from index_store.files import PartFiles
+from index_store.ids import SealedIds, sorted_hashes
+from index_store.parts import Part, PartFields
+from index_store.rows import Numbers
+
+
+class Segment:
+    """`arrays` are the columns (index_store.columns), `index` the vectors of the same rows."""
+
+    def __init__(
+        self,
+        uid: str,
+        arrays: Arrays,
+        index: flat.Flat,
+        ann: Ann | None = None,
+        files: PartFiles | None = None,
+    ) -> None:
+        self.uid = uid
+        self.arrays = arrays
+        self.flat = index
+        self.ann = ann
+        self.files = files
+        self.rows = columns.unpack(arrays, flat.vectors(index))
+        self.capacity = len(self.rows)
+        self.live = self.capacity
+        self._bits = all_bits(self.capacity)
+        self._fields = PartFields(self.rows)
+        self._view: Part | None = None
+        hashes, order = arrays.get("ids.hashes"), arrays.get("ids.order")
+        if hashes is None or order is None:
+            hashes, order = sorted_hashes(self.rows.ids)
+        self._ids = SealedIds(hashes, order, self.rows.ids)
+
+    @classmethod
+    def of(cls, uid: str, arrays: Arrays, vectors: Vectors) -> "Segment":
+        """In memory, to be scanned."""
+        return cls(uid, arrays, flat.of(vectors))
+
+    def find(self, ids: list[str], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+        """The live row of each id, -1 where there is none: shape (len(ids),)."""
+        found = self._ids.find(ids, hashes)
+        dead = found >= 0
+        dead[dead] = ~self._alive(found[dead])
+        found[dead] = -1
+        return found
+
+    def delete(self, numbers: Numbers) -> None:
+        """Take out rows, all of them live."""
+        np.bitwise_and.at(self._bits, numbers >> 3, ~(1 << (numbers & 7)).astype(np.uint8))
+        self.live -= len(numbers)
+        self._view = None
+
+    def keep(self, alive: NDArray[np.bool_]) -> None:
+        """Make exactly these rows live: shape (capacity,)."""
+        self._bits = np.packbits(alive, bitorder="little")
+        self.live = int(alive.sum())
+        self._view = None
+
+    def alive(self) -> Numbers:
+        return np.flatnonzero(np.unpackbits(self._bits, count=self.capacity, bitorder="little"))
+
+    def view(self) -> Part:
+        """This segment as it is now; the same object until something changes."""
+        if self._view is None:
+            self._view = Part(
+                self.rows,
+                self.flat,
+                self._bits.copy(),
+                self.live,
+                self.capacity,
+                self._fields,
+                self.ann,
+                self.uid,
+                self.files,
+            )
+        return self._view
+
+    def _alive(self, numbers: Numbers) -> NDArray[np.bool_]:
+        return (self._bits[numbers >> 3] >> (numbers & 7).astype(np.uint8) & 1).astype(np.bool_)
+
+
+def all_bits(count: int) -> NDArray[np.uint8]:
+    return np.packbits(np.ones(count, np.bool_), bitorder="little")

@@ -1,0 +1,217 @@
+"""The writer's side of one target: its chunks and segments, and where each live id stands."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_store.chunk import CHUNK_ROWS, Chunk
+from index_store.digest import Hashes
+from index_store.ids import GrowingIds, hashes_of
+from index_store.parts import Part
+from index_store.rows import Rows
+from index_store.segment import Segment
+
+# A place is the number of a chunk and a row in it, in one int.
+_ROW_BITS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Rows that were taken out, and their shares of the digest (in an order of their own)."""
+
+    ids: list[str]
+    partitions: NDArray[np.int32]
+    hashes: Hashes
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """What a rebuild merges: the parts of one moment, and who they belong to.
+
+    While it goes on, the chunks in it take no more rows and are not merged.
+    """
+
+    parts: Sequence[Part]
+    chunks: Mapping[int, Chunk]
+    segments: Sequence[Segment]
+    ids: GrowingIds
+
+
+@dataclass(slots=True)
+class _Found:
+    """Live rows of some ids, by the chunk or segment that holds them."""
+
+    ids: list[str] = field(default_factory=list)
+    holders: list[tuple[Chunk | Segment, list[int]]] = field(default_factory=list)
+
+
+class Table:
+    """One thread writes; `views` are for any."""
+
+    def __init__(self, dim: int, chunk_rows: int = CHUNK_ROWS) -> None:
+        self._dim = dim
+        self._chunk_rows = chunk_rows
+        self._next = 0
+        self.chunks: dict[int, Chunk] = {}
+        self.segments: list[Segment] = []
+        self._growing = GrowingIds()
+        self._sealing: Sealing | None = None
+
+    def __len__(self) -> int:
+        holders = [*self.chunks.values(), *self.segments]
+        return sum(holder.live for holder in holders)
+
+    @property
+    def growing_rows(self) -> int:
+        """Rows outside of sealed segments."""
+        return sum(len(chunk.rows) for chunk in self.chunks.values())
+
+    @property
+    def unindexed_rows(self) -> int:
+        """Live rows that every search has to scan."""
+        scanned = [segment for segment in self.segments if segment.ann is None]
+        return sum(holder.live for holder in [*self.chunks.values(), *scanned])
+
+    @property
+    def dead_rows(self) -> int:
+        """Rows in memory that were deleted or replaced."""
+        chunks = sum(len(chunk.rows) - chunk.live for chunk in self.chunks.values())
+        return chunks + sum(segment.capacity - segment.live for segment in self.segments)
+
+    def find(self, item_id: str) -> tuple[Rows, int] | None:
+        """The columns and the row that `item_id` stands in."""
+        place = self._growing.get(item_id)
+        if place is None and self._sealing is not None:
+            place = self._sealing.ids.get(item_id)
+        if place is not None:
+            chunk, number = place >> _ROW_BITS, place & ((1 << _ROW_BITS) - 1)
+            return self.chunks[chunk].rows, number
+        hashes = hashes_of([item_id])
+        for segment in self.segments:
+            [row] = segment.find([item_id], hashes).tolist()
+            if row >= 0:
+                return segment.rows, row
+        return None
+
+    def put(self, rows: Rows) -> None:
+        """Append rows; their ids are distinct, and have no live row (`remove` them first)."""
+        done = 0
+        while done < len(rows):
+            chunk = self.chunks.get(self._next - 1)
+            if chunk is None or not chunk.room or self._is_sealing(self._next - 1):
+                chunk = self.chunks[self._next] = Chunk(self._dim, self._chunk_rows)
+                self._next += 1
+            end = min(len(rows), done + chunk.room)
+            place = ((self._next - 1) << _ROW_BITS) + len(chunk.rows)
+            chunk.append(rows, done, end)
+            self._growing.put(rows.ids[done:end], range(place, place + end - done))
+            done = end
+
+    def remove(self, ids: Iterable[str]) -> Removed:
+        """Take out those of `ids` that are live."""
+        found = self._locate(list(ids))
+        partitions, hashes = [np.empty(0, np.int32)], [np.empty((0, 4), np.uint32)]
+        for holder, listed in found.holders:
+            numbers = np.array(listed, np.intp)
+            partitions.append(holder.rows.partitions[numbers])
+            hashes.append(holder.rows.hashes[numbers])
+            holder.delete(numbers)
+        return Removed(found.ids, np.concatenate(partitions), np.concatenate(hashes))
+
+    def merge(self, rows_min: int) -> None:
+        """Move the live rows out of chunks mostly dead, until `rows_min` were moved.
+
+        A chunk gives back more rows than are moved, so with `rows_min` at least the rows that came
+        in, endless upserts keep memory below about twice the live rows; and the work is bounded.
+        """
+        moved = 0
+        for number in [n for n, chunk in self.chunks.items() if chunk.mostly_dead]:
+            if moved > rows_min:
+                break
+            if self._is_sealing(number):
+                continue
+            chunk = self.chunks.pop(number)
+            rows = chunk.rows.take(chunk.alive())
+            self.put(rows)
+            moved += len(rows)
+
+    def views(self) -> tuple[Part, ...]:
+        holders: list[Chunk | Segment] = [*self.segments, *self.chunks.values()]
+        return tuple(holder.view() for holder in holders if holder.live)
+
+    def seal(self) -> Sealing:
+        """Begin a rebuild of everything that is here now. One at a time."""
+        assert self._sealing is None
+        holders = [holder for holder in [*self.segments, *self.chunks.values()] if holder.live]
+        self._sealing = Sealing(
+            [holder.view() for holder in holders],
+            dict(self.chunks),
+            list(self.segments),
+            self._growing,
+        )
+        self._growing = GrowingIds()
+        return self._sealing
+
+    def swap(self, sealing: Sealing, new: Segment | None) -> None:
+        """End a rebuild: `new` holds the rows of `sealing.parts`, in their order; what was
+        deleted since is deleted in it too. None: there were none."""
+        assert self._sealing is sealing
+        by_uid = {holder.uid: holder for holder in [*sealing.chunks.values(), *sealing.segments]}
+        if new is not None:
+            new.keep(np.concatenate([_still(by_uid[part.uid], part) for part in sealing.parts]))
+        for number in sealing.chunks:
+            del self.chunks[number]
+        self.segments = [segment for segment in self.segments if segment not in sealing.segments]
+        if new is not None:
+            self.segments.insert(0, new)
+        self._sealing = None
+
+    def give_up(self, sealing: Sealing) -> None:
+        """End a rebuild that failed: everything stays as it is."""
+        assert self._sealing is sealing
+        # The smaller one moves.
+        for shard in self._growing.shards():
+            sealing.ids.put(list(shard), shard.values())
+        self._growing = sealing.ids
+        self._sealing = None
+
+    def adopt(self, segment: Segment) -> None:
+        """A segment of a snapshot; its live ids are nowhere else."""
+        self.segments.append(segment)
+
+    def _is_sealing(self, number: int) -> bool:
+        return self._sealing is not None and number in self._sealing.chunks
+
+    def _locate(self, ids: list[str]) -> _Found:
+        """Forget where the live ones of `ids` stand, and tell it."""
+        found = _Found()
+        by_chunk: dict[int, list[int]] = {}
+        elsewhere: list[str] = []
+        for item_id in ids:
+            place = self._growing.pop(item_id)
+            if place is None and self._sealing is not None:
+                place = self._sealing.ids.pop(item_id)
+            if place is None:
+                elsewhere.append(item_id)
+            else:
+                found.ids.append(item_id)
+                numbers = by_chunk.setdefault(place >> _ROW_BITS, [])
+                numbers.append(place & ((1 << _ROW_BITS) - 1))
+        found.holders += [(self.chunks[chunk], numbers) for chunk, numbers in by_chunk.items()]
+        hashes = hashes_of(elsewhere if self.segments else [])
+        for segment in self.segments if elsewhere else ():
+            rows = segment.find(elsewhere, hashes)
+            here = rows >= 0
+            if here.any():
+                found.ids += [i for i, there in zip(elsewhere, here.tolist(), strict=True) if there]
+                found.holders.append((segment, rows[here].tolist()))
+        return found
+
+
+def _still(holder: Chunk | Segment, part: Part) -> NDArray[np.bool_]:
+    """Which of the part's live rows are live now."""
+    alive = np.zeros(holder.capacity, np.bool_)
+    alive[holder.alive()] = True
+    return alive[part.numbers()]

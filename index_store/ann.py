@@ -39,7 +39,7 @@ class Operating:
 class Ann:
     """A trained and filled Faiss index over rows 0..n-1, inner product."""
 
-    def __init__(self, kind: str, index: faiss.Index, points: Sequence[Operating]) -> None:
+    def __init__(self, kind: str, index: Any, points: Sequence[Operating]) -> None:
         """`points` ascend in cost."""
         self.kind = kind
         self.points = list(points)
@@ -113,9 +113,9 @@ class Ann:
             parameters = faiss.SearchParametersIVF(nprobe=effort, **given)  # type: ignore[call-arg]
         elif self._hnsw is not None:
             effort = max(effort, nominees)
-            parameters = faiss.SearchParametersHNSW(efSearch=effort, **given)  # type: ignore[call-arg]
+            parameters = faiss.SearchParametersHNSW(efSearch=effort, **given)  # type: ignore[attr-defined]
         else:
-            parameters = faiss.SearchParameters(**given)  # type: ignore[call-arg]
+            parameters = faiss.SearchParameters(**given)
         if self._transformed:
             return faiss.SearchParametersPreTransform(index_params=parameters)  # type: ignore[call-arg]
         return parameters

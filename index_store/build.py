@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -81,7 +82,7 @@ def build(spec: Spec) -> None:
     _require_digests(spec.target, arrays, vectors)
     # 3. The index, and what it costs.
     kind = kinds.complete(spec.kind, rows, spec.dim)
-    built = {"rows": rows, "kind": None, "points": []}
+    built: dict[str, Any] = {"rows": rows, "kind": None, "points": []}
     if kind != "Flat":
         ann = Ann(kind, _filled(kind, vectors), [])
         points = tuning.measure(ann, vectors, np.load(spec.queries))

@@ -6,6 +6,7 @@ in a file are Faiss's own file of such an index, which it maps without reading i
 """
 
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -74,11 +75,12 @@ def file_head(dim: int, rows: int) -> bytes:
 def mapped(path: Path, dim: int, rows: int) -> Flat:
     """The index in a file, mapped. Raises SnapshotRefused when it is not what is wanted."""
     try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
+        index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:
         raise SnapshotRefused(f"{path.name}: unreadable ({str(error).splitlines()[0]})") from None
     if (index.d, index.ntotal) != (dim, rows):
         raise SnapshotRefused(
             f"{path.name}: want {rows} rows of {dim}, got {index.ntotal} of {index.d}"
         )
-    return index
+    found: Flat = index
+    return found

@@ -35,7 +35,7 @@ def choose(rows: int, dim: int) -> str:
 
 def lists_for(rows: int) -> int:
     """About the square root, so that reading the centroids and a list cost the same."""
-    lists = 1 << max(4, round(rows**0.5).bit_length() - 1)
+    lists: int = 1 << max(4, round(rows**0.5).bit_length() - 1)
     return min(lists, _LISTS_MAX)
 
 

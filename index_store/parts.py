@@ -4,8 +4,6 @@ A `Part` is a chunk or a segment as it was at one moment. A `Selection` names th
 a search may see: the live ones, or those of them that a filter admits.
 """
 
-from __future__ import annotations
-
 import threading
 from functools import cached_property
 from typing import Any
@@ -15,7 +13,10 @@ import numpy as np
 import pyroaring
 from numpy.typing import NDArray
 
+from contracts.filters import Filter
 from index_store.ann import Ann
+from index_store.bitmaps import selector_bits
+from index_store.fields import Fields
 from index_store.files import PartFiles
 from index_store.flat import Flat
 from index_store.rows import Numbers, Rows
@@ -60,7 +61,7 @@ class PartFields:
 
     def __init__(self, rows: Rows) -> None:
         self._rows = rows
-        self._fields = None
+        self._fields = Fields()
         self._lock = threading.Lock()
         self._found: dict[object, tuple[int, pyroaring.BitMap]] = {}
 
@@ -82,10 +83,6 @@ class PartFields:
             return {name: set(kinds) for name, kinds in self._fields.kinds().items()}
 
     def _catch_up(self) -> int:
-        if self._fields is None:
-            from index_store.fields import Fields
-
-            self._fields = Fields()
         count = len(self._rows)
         done = len(self._fields)
         if count > done:
@@ -130,8 +127,6 @@ class Part:
         """The live rows that a filter admits."""
         if condition is None:
             return self.everything
-        from index_store.fields import selector_bits
-
         bits = selector_bits(self.fields.select(condition), self.capacity)
         bits = bits & self.everything.bits
         return Selection(bits, int(np.bitwise_count(bits).sum()), self.capacity)

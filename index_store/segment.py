@@ -90,7 +90,9 @@ class Segment:
         return self._view
 
     def _alive(self, numbers: Numbers) -> NDArray[np.bool_]:
-        return (self._bits[numbers >> 3] >> (numbers & 7).astype(np.uint8) & 1).astype(np.bool_)
+        bits = self._bits[numbers >> 3] >> (numbers & 7).astype(np.uint8)
+        alive: NDArray[np.bool_] = (bits & 1).astype(np.bool_)
+        return alive
 
 
 def all_bits(count: int) -> NDArray[np.uint8]:

@@ -60,8 +60,7 @@ class Table:
         self._sealing: Sealing | None = None
 
     def __len__(self) -> int:
-        holders = [*self.chunks.values(), *self.segments]
-        return sum(holder.live for holder in holders)
+        return sum(holder.live for holder in self._holders())
 
     @property
     def growing_rows(self) -> int:
@@ -71,8 +70,8 @@ class Table:
     @property
     def unindexed_rows(self) -> int:
         """Live rows that every search has to scan."""
-        scanned = [segment for segment in self.segments if segment.ann is None]
-        return sum(holder.live for holder in [*self.chunks.values(), *scanned])
+        indexed = sum(segment.live for segment in self.segments if segment.ann is not None)
+        return len(self) - indexed
 
     @property
     def dead_rows(self) -> int:
@@ -138,15 +137,13 @@ class Table:
             moved += len(rows)
 
     def views(self) -> tuple[Part, ...]:
-        holders: list[Chunk | Segment] = [*self.segments, *self.chunks.values()]
-        return tuple(holder.view() for holder in holders if holder.live)
+        return tuple(holder.view() for holder in self._holders() if holder.live)
 
     def seal(self) -> Sealing:
         """Begin a rebuild of everything that is here now. One at a time."""
         assert self._sealing is None
-        holders = [holder for holder in [*self.segments, *self.chunks.values()] if holder.live]
         self._sealing = Sealing(
-            [holder.view() for holder in holders],
+            self.views(),
             dict(self.chunks),
             list(self.segments),
             self._growing,
@@ -158,7 +155,8 @@ class Table:
         """End a rebuild: `new` holds the rows of `sealing.parts`, in their order; what was
         deleted since is deleted in it too. None: there were none."""
         assert self._sealing is sealing
-        by_uid = {holder.uid: holder for holder in [*sealing.chunks.values(), *sealing.segments]}
+        holders: list[Chunk | Segment] = [*sealing.chunks.values(), *sealing.segments]
+        by_uid = {holder.uid: holder for holder in holders}
         if new is not None:
             new.keep(np.concatenate([_still(by_uid[part.uid], part) for part in sealing.parts]))
         for number in sealing.chunks:
@@ -180,6 +178,9 @@ class Table:
     def adopt(self, segment: Segment) -> None:
         """A segment of a snapshot; its live ids are nowhere else."""
         self.segments.append(segment)
+
+    def _holders(self) -> list[Chunk | Segment]:
+        return [*self.segments, *self.chunks.values()]
 
     def _is_sealing(self, number: int) -> bool:
         return self._sealing is not None and number in self._sealing.chunks

@@ -13,7 +13,6 @@ Sorted columns have an unsorted tail, which is scanned; it is merged when it has
 of the whole, so that a row's part in all the merges is a constant.
 """
 
-from array import array
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from pyroaring import BitMap
 
 from contracts.filter_nodes import BOOLEAN, NUMBER, STRING, Number, Scalar
+from index_store.bitmaps import RowNumbers, bitmap_of
 
 TERMS_MAX = 512
 _TAIL_MIN = 4096
@@ -32,7 +32,6 @@ _EXACT_MAX = 2.0**53
 # Above every remainder: float64s below 2^64 are at most 2048 apart.
 _REMAINDER_MAX = 20_000
 
-RowNumbers = NDArray[np.uint32]
 Pair = tuple[Any, int]
 
 LOWEST: Pair = (-np.inf, 0)
@@ -183,11 +182,6 @@ def above(number: Number) -> Pair:
 def below(number: Number) -> Pair:
     first, second = _pair(number)
     return first, second - 1
-
-
-def bitmap_of(rows: RowNumbers) -> BitMap:
-    """Rows in any order, repeated or not. Ten times faster than BitMap(rows)."""
-    return BitMap(array("I", np.sort(rows).tobytes()))
 
 
 def _pair(number: Number) -> Pair:

@@ -9,6 +9,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -86,6 +87,15 @@ class MemoryBlobs:
 
     async def read(self, name: str) -> bytes:
         return self.blobs[name]
+
+    async def upload(self, name: str, path: Path) -> None:
+        await self.write(name, await asyncio.to_thread(path.read_bytes))
+
+    async def local(self, name: str, folder: Path) -> Path:
+        data = await self.read(name)
+        path = folder / name.replace("/", "_")
+        await asyncio.to_thread(path.write_bytes, data)
+        return path
 
     async def list(self, prefix: str) -> list[str]:
         return sorted(name for name in self.blobs if name.startswith(prefix))

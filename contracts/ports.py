@@ -6,6 +6,7 @@ A port says what is promised; how it is kept is the implementation's business.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -189,6 +190,20 @@ class BlobStore(Protocol):
 
     async def read(self, name: str) -> bytes:
         """Raises KeyError when there is no such blob."""
+        ...
+
+    async def upload(self, name: str, path: Path) -> None:
+        """The file's bytes become the blob: whole or not at all, and durable on return.
+
+        The file is never changed afterwards, but it may be deleted.
+        """
+        ...
+
+    async def local(self, name: str, folder: Path) -> Path:
+        """A file with the blob's bytes, to be mapped: its own, or a copy made in `folder`.
+
+        Raises KeyError when there is no such blob.
+        """
         ...
 
     async def list(self, prefix: str) -> list[str]: ...

@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import shutil
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
 _PARTIAL = ".partial"
@@ -22,6 +23,17 @@ class DiskBlobs:
     async def write(self, name: str, data: bytes | memoryview) -> None:
         """Raises OSError, for a full disk or a read-only one; then the blob is as it was."""
         await asyncio.to_thread(self._write, self._path(name), data)
+
+    async def upload(self, name: str, path: Path) -> None:
+        """The same, from a file; on the same file system it is linked, not copied."""
+        await asyncio.to_thread(self._upload, self._path(name), path)
+
+    async def local(self, name: str, folder: Path) -> Path:
+        """The blob's own file. Raises KeyError when there is no such blob."""
+        path = self._path(name)
+        if not await asyncio.to_thread(path.is_file):
+            raise KeyError(name)
+        return path
 
     async def read(self, name: str) -> bytes:
         """Raises KeyError when there is no such blob."""
@@ -47,16 +59,31 @@ class DiskBlobs:
         return self._root / path
 
     def _write(self, path: Path, data: bytes | memoryview) -> None:
+        with self._replacing(path) as partial, partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _upload(self, path: Path, source: Path) -> None:
+        with self._replacing(path) as partial:
+            partial.unlink(missing_ok=True)
+            try:
+                os.link(source, partial)
+            except OSError:  # another file system
+                shutil.copyfile(source, partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+
+    @contextmanager
+    def _replacing(self, path: Path) -> Iterator[Path]:
+        """A path to fill, which then becomes `path`, durably."""
         if not self._swept:
             self._sweep()
             self._swept = True
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
         try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            yield partial
             partial.rename(path)
         except OSError:
             # Half a blob would only keep a full disk full.

@@ -74,6 +74,12 @@ class Metrics:
         self.snapshots = Counter(
             "tidelens_snapshots_total", "Snapshots, by outcome.", ["outcome"], registry=r
         )
+        self.rebuilds = Counter(
+            "tidelens_rebuilds_total", "Sealed segments built.", ["target", "outcome"], registry=r
+        )
+        self.rebuild_seconds = Gauge(
+            "tidelens_rebuild_seconds", "Length of the last rebuild.", ["target"], registry=r
+        )
         self.stage_seconds = Histogram(
             "tidelens_stage_seconds",
             "Since the broker appended the content record: until encoded, searchable, pushed.",

@@ -98,6 +98,14 @@ class Settings(BaseSettings):
     # Limits of indexing
     index_batch_records: int = Field(2048, ge=1, description="Records applied in one step.")
     index_wait_ms: int = Field(200, ge=1, description="Longest wait of one poll for records.")
+    index_kind: str = Field(
+        "auto",
+        description="Of sealed segments: auto, Flat, or a Faiss factory string (IVF,SQ8; HNSW32).",
+    )
+    target_recall: float = Field(
+        0.95, gt=0, le=1, description="Recall@10 that searches are tuned to; 1: always exact."
+    )
+    rebuild_threads: int = Field(1, ge=1, description="Threads of the process that builds.")
     snapshot_every_s: float = Field(60.0, gt=0, description="Snapshot when this old and changed.")
     snapshots_kept: int = Field(2, ge=1, description="Snapshots kept.")
     stale_after_s: float = Field(

@@ -36,7 +36,8 @@ _BLOCK_ROWS = 16_384
 class Piece:
     """A part's files, and a file of the numbers of its live rows."""
 
-    folder: str
+    vectors: str
+    columns: str
     rows: int
     numbers: str
 
@@ -95,9 +96,8 @@ def build(spec: Spec) -> None:
 
 
 def _open(piece: Piece, dim: int) -> tuple[Arrays, Vectors, Numbers]:
-    folder = Path(piece.folder)
-    vectors = flat.vectors(flat.mapped(folder / VECTORS, dim, piece.rows))
-    return columns.load(folder / COLUMNS), vectors, np.load(piece.numbers)
+    vectors = flat.vectors(flat.mapped(Path(piece.vectors), dim, piece.rows))
+    return columns.load(Path(piece.columns)), vectors, np.load(piece.numbers)
 
 
 def _blocks(pieces: list[tuple[Arrays, Vectors, Numbers]]) -> Iterator[Vectors]:

@@ -10,15 +10,29 @@ VECTORS, COLUMNS, ANN = "vectors.faiss", "columns.safetensors", "ann.faiss"
 
 @dataclass(frozen=True, slots=True)
 class PartFiles:
-    """Where a part's files are; `kind` names the index in ANN, None where there is none."""
+    """`kind` names the index in `ann`, None where there is none; `points` are its tuning."""
 
     name: str
-    folder: Path
     rows: int
+    vectors: Path
+    columns: Path
+    ann: Path | None = None
     kind: str | None = None
     points: list[Operating] = field(default_factory=list)
 
     @property
-    def files(self) -> list[Path]:
-        names = [VECTORS, COLUMNS] if self.kind is None else [VECTORS, COLUMNS, ANN]
-        return [self.folder / name for name in names]
+    def paths(self) -> list[Path]:
+        return [path for path in (self.vectors, self.columns, self.ann) if path is not None]
+
+    @classmethod
+    def within(
+        cls,
+        name: str,
+        rows: int,
+        folder: Path,
+        kind: str | None = None,
+        points: list[Operating] | None = None,
+    ) -> "PartFiles":
+        """All in one folder, under their usual names."""
+        ann = None if kind is None else folder / ANN
+        return cls(name, rows, folder / VECTORS, folder / COLUMNS, ann, kind, points or [])

@@ -190,19 +190,23 @@ class Index:
         """End a rebuild that failed."""
         self._tables[target].give_up(sealing)
 
-    def restore_rows(self, target: Target, readings: Sequence[Reading]) -> None:
-        """Put rows of a snapshot into an empty index; `finish_restore` makes them visible."""
-        rows = self._readers[target].rows(readings)
-        self._tables[target].put(rows)
-        self._add_to_digests(target, rows.partitions, rows.hashes, sign=1)
+    def adopt(self, target: Target, segment: Segment) -> None:
+        """Take in a segment of a snapshot; `finish_restore` makes it visible."""
+        self._tables[target].adopt(segment)
+        alive = segment.alive()
+        partitions, hashes = segment.rows.partitions[alive], segment.rows.hashes[alive]
+        self._add_to_digests(target, partitions, hashes, sign=1)
 
     def finish_restore(
         self,
         positions: Mapping[TopicPartition, int],
         highest: Mapping[TopicPartition, Highest],
         caught_up_at: Mapping[TopicPartition, float],
+        reasons: Sequence[tuple[Target, int, int, str]] = (),
     ) -> None:
         """The state's offsets; the view is current from here on."""
+        for target, partition, offset, reason in reasons:
+            self._reasons[target, partition, offset] = reason
         self.positions.update(positions)
         self._highest.update(highest)
         self.caught_up_at.update(caught_up_at)
@@ -220,6 +224,10 @@ class Index:
     def reason_of(self, target: Target, partition: int, offset: int) -> str | None:
         """Why the content record there was given up, while that is remembered."""
         return self._reasons.get((target, partition, offset))
+
+    def reasons(self) -> list[tuple[Target, int, int, str]]:
+        """All that are remembered: target, content partition, offset, reason."""
+        return [(*where, reason) for where, reason in self._reasons.items()]
 
     def count(self, target: Target) -> int:
         """Live items."""

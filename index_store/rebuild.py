@@ -21,10 +21,10 @@ from contracts import faults
 from contracts.errors import RebuildFailed, SnapshotRefused
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
-from index_store import ann, columns, digest, flat
+from index_store import digest
 from index_store.ann import Operating
 from index_store.build import BUILT, Piece, Spec
-from index_store.files import ANN, COLUMNS, VECTORS, PartFiles
+from index_store.files import PartFiles
 from index_store.index import Index
 from index_store.parts import Part
 from index_store.segment import Segment
@@ -114,34 +114,36 @@ class Rebuilder:
         if not any(part.live for part in sealing.parts):
             return None
         name = uuid.uuid4().hex
-        out = await self._spill.new_folder(f"{name}-built")
-        # 1. The rows as files; those of sealed segments are there already.
-        pieces = []
-        for n, part in enumerate(sealing.parts):
-            files = await self._spill.of(part)
-            numbers = out / f"{n}.npy"
-            await asyncio.to_thread(np.save, numbers, part.numbers())
-            pieces.append(Piece(str(files.folder), files.rows, str(numbers)))
-        queries = out / "queries.npy"
-        await asyncio.to_thread(np.save, queries, sampled(index))
-        spec = Spec(
-            target,
-            index.space.dim,
-            self._kind,
-            self._threads,
-            pieces,
-            str(queries),
-            str(out),
-        )
-        faults.reach("rebuild.spilled")
-        # 2. The segment, by a process of its own.
-        await _run_child(out / "spec.json", spec)
-        faults.reach("rebuild.built")
-        # 3. Mapped, checked, and warm before anybody sees it.
-        segment = await asyncio.to_thread(opened, name, out, index.space.dim)
-        await asyncio.to_thread(_require_same, sealing.parts, segment)
-        await asyncio.to_thread(_warm, segment)
-        return segment
+        async with self._spill.building(name) as out:
+            # 1. The rows as files; those of sealed segments are there already.
+            pieces = []
+            for n, part in enumerate(sealing.parts):
+                files = await self._spill.of(part)
+                numbers = out / f"{n}.npy"
+                await asyncio.to_thread(np.save, numbers, part.numbers())
+                pieces.append(
+                    Piece(str(files.vectors), str(files.columns), files.rows, str(numbers))
+                )
+            queries = out / "queries.npy"
+            await asyncio.to_thread(np.save, queries, sampled(index))
+            spec = Spec(
+                target,
+                index.space.dim,
+                self._kind,
+                self._threads,
+                pieces,
+                str(queries),
+                str(out),
+            )
+            faults.reach("rebuild.spilled")
+            # 2. The segment, by a process of its own.
+            await _run_child(out / "spec.json", spec)
+            faults.reach("rebuild.built")
+            # 3. Mapped, checked, and warm before anybody sees it.
+            segment = await asyncio.to_thread(opened, name, out, index.space.dim)
+            await asyncio.to_thread(_require_same, sealing.parts, segment)
+            await asyncio.to_thread(_warm, segment)
+            return segment
 
 
 async def _run_child(path: Path, spec: Spec) -> None:
@@ -172,18 +174,7 @@ def opened(name: str, folder: Path, dim: int) -> Segment:
     """The segment in a folder that the building process finished. Raises SnapshotRefused."""
     built = orjson.loads((folder / BUILT).read_bytes())
     points = [Operating(**point) for point in built["points"]]
-    files = PartFiles(name, folder, built["rows"], built["kind"], points)
-    return mapped(files, dim)
-
-
-def mapped(files: PartFiles, dim: int) -> Segment:
-    """A segment over its files. Raises SnapshotRefused."""
-    index = flat.mapped(files.folder / VECTORS, dim, files.rows)
-    arrays = columns.load(files.folder / COLUMNS)
-    found = None
-    if files.kind is not None:
-        found = ann.load(files.kind, files.folder / ANN, files.rows, files.points)
-    return Segment(files.name, arrays, index, found, files)
+    return Segment.mapped(PartFiles.within(name, built["rows"], folder, built["kind"], points), dim)
 
 
 def sampled(index: Index, most: int = _SAMPLED) -> Vectors:

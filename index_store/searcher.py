@@ -11,9 +11,13 @@ from index_store.index import Index
 
 
 class LocalSearcher:
-    """Answers from the served index while the node is ready (invariant 8)."""
+    """Answers from the served index while the node is ready (invariant 8).
 
-    def __init__(self) -> None:
+    Queries that are not `exact` are answered with about `target_recall`; 1 means exactly.
+    """
+
+    def __init__(self, *, target_recall: float = 0.95) -> None:
+        self._recall = None if target_recall >= 1 else target_recall
         self._index: Index | None = None
         self.is_ready = False
         self.reason: str | None = "starting"
@@ -32,7 +36,7 @@ class LocalSearcher:
     async def search(self, queries: Sequence[VectorQuery]) -> list[Answer]:
         view = self._ready_index().view
         # A thread: numpy and Faiss release the interpreter, and the loop goes on serving.
-        found = await asyncio.to_thread(view.search, queries)
+        found = await asyncio.to_thread(view.search, queries, recall=self._recall)
         return [Answer(hits, view.as_of) for hits in found]
 
     async def item(self, target: Target, item_id: str) -> Hit | None:

@@ -8,8 +8,8 @@ index, scanned like a chunk, until the next rebuild.
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.score import Vectors
-from index_store import columns, flat
+from contracts.errors import SnapshotRefused
+from index_store import ann, columns, flat
 from index_store.ann import Ann
 from index_store.columns import Arrays
 from index_store.files import PartFiles
@@ -19,20 +19,21 @@ from index_store.rows import Numbers
 
 
 class Segment:
-    """`arrays` are the columns (index_store.columns), `index` the vectors of the same rows."""
+    """`arrays` are the columns (index_store.columns), `index` the vectors of the same rows,
+    `found` the index that nominates among them, if any."""
 
     def __init__(
         self,
         uid: str,
         arrays: Arrays,
         index: flat.Flat,
-        ann: Ann | None = None,
+        found: Ann | None = None,
         files: PartFiles | None = None,
     ) -> None:
         self.uid = uid
         self.arrays = arrays
         self.flat = index
-        self.ann = ann
+        self.ann = found
         self.files = files
         self.rows = columns.unpack(arrays, flat.vectors(index))
         self.capacity = len(self.rows)
@@ -46,9 +47,18 @@ class Segment:
         self._ids = SealedIds(hashes, order, self.rows.ids)
 
     @classmethod
-    def of(cls, uid: str, arrays: Arrays, vectors: Vectors) -> "Segment":
-        """In memory, to be scanned."""
-        return cls(uid, arrays, flat.of(vectors))
+    def mapped(cls, files: PartFiles, dim: int) -> "Segment":
+        """Over its files. Raises SnapshotRefused when they are not what they should be."""
+        index = flat.mapped(files.vectors, dim, files.rows)
+        arrays = columns.load(files.columns)
+        if columns.count(arrays) != files.rows:
+            raise SnapshotRefused(
+                f"{files.columns.name}: want {files.rows} rows, got {columns.count(arrays)}"
+            )
+        found = None
+        if files.ann is not None and files.kind is not None:
+            found = ann.load(files.kind, files.ann, files.rows, files.points)
+        return cls(files.name, arrays, index, found, files)
 
     def find(self, ids: list[str], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The live row of each id, -1 where there is none: shape (len(ids),)."""

@@ -1,57 +1,60 @@
-"""Snapshots: a view's live rows with the offsets they stand for, published last byte first.
+"""Snapshots: a view's parts with the offsets they stand for, published last byte first.
 
 Below PREFIX (SPACE/SHARD/REPLICA/):
 
-    NAME/TARGET-PART.vectors  live rows, float16, little-endian, row after row
-    NAME/TARGET-PART.rows     one JSON array per line, in the same order
-    NAME/manifest.json        what the rows stand for; size and SHA-256 of each blob and of itself
-    pointer                   NAME of the newest
+    parts/PART/...        the files of an immutable part: vectors, columns, and its index if any
+    NAME/alive            which rows of each part were live: bitmaps, one after the other
+    NAME/manifest.json    what they stand for; size and SHA-256 of each blob and of itself
+    pointer               NAME of the newest
 
 Blobs are written first, then the manifest, then the pointer, so that whatever a crash leaves is
-either whole or not published. NAMEs grow. One blob at a time is in memory.
+either whole or not published. NAMEs grow. A part that did not change is never written twice.
 """
 
 import asyncio
-import hashlib
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-import orjson
+import numpy as np
 import structlog
 
 from contracts import faults
 from contracts.errors import SnapshotRefused
 from contracts.ports import BlobStore
-from contracts.records import TopicPartition
 from contracts.topics import Target
+from index_store import manifest as manifests
+from index_store.ann import Operating
+from index_store.files import PartFiles
 from index_store.index import Index
-from index_store.reading import Reading
-from index_store.rows import Numbers, Origin, Rows
+from index_store.manifest import Blob, Manifest, Moment
+from index_store.parts import Part
+from index_store.segment import Segment
+from index_store.spill import Spill
 from index_store.view import IndexView
 
 log = structlog.get_logger(__name__)
-
-FORMAT = 1
-# Rows of one blob: 64 MiB of vectors at 512 dimensions.
-_PART_ROWS = 65_536
-
-Manifest = dict[str, Any]
 
 
 class Snapshots:
     """Writes under its own replica's prefix, restores any replica's newest valid one.
 
-    One instance at a time may write below `prefix`; `kept` snapshots stay.
+    One instance at a time may write below `prefix`; `kept` snapshots stay. `spill` keeps the local
+    files of parts.
     """
 
-    def __init__(self, store: BlobStore, prefix: str, *, kept: int) -> None:
+    def __init__(self, store: BlobStore, prefix: str, spill: Spill, *, kept: int) -> None:
         self._store = store
         self._prefix = prefix
         self._shard_prefix = prefix.rstrip("/").rpartition("/")[0] + "/"
         self._kept = kept
+        self._spill = spill
         self._writing = asyncio.Lock()
+        # What this process wrote or read back whole; what was written before may have gone bad.
+        self._written: dict[str, Sequence[Blob]] = {}
+        self._needed: dict[str, set[str]] = {}
         self.refused: dict[str, str] = {}
         """Snapshots that the last `restore` refused, with the reasons."""
 
@@ -60,31 +63,36 @@ class Snapshots:
 
         Applying and searching go on meanwhile: everything is read from one view.
         """
-        # Older times with a newer view are safe, the other way round they would promise too much.
-        caught_up_at = dict(index.caught_up_at)
+        moment = Moment.of(index)
         view = index.view
         async with self._writing:
             # 0. What crashes left: it may be what fills the disk.
             finished = await self._delete_unfinished()
             # Names grow even when the clock does not.
             name = f"{max([time.time_ns(), *(int(old) + 1 for old in finished)]):020d}"
+            known = set(self._written)
             try:
                 # 1. The blobs.
-                blobs = [blob async for blob in self._write_blobs(name, view)]
+                parts, alive = await self._write_blobs(name, view)
                 faults.reach("snapshot.blobs")
                 # 2. The manifest, which vouches for them.
-                manifest = _manifest(index, view, caught_up_at) | {"blobs": blobs}
-                await self._store.write(f"{self._prefix}{name}/manifest.json", _sealed(manifest))
+                manifest = manifests.manifest(index, view, moment)
+                manifest |= {"parts": parts, "alive": alive}
+                raw = manifests.sealed(manifest)
+                await self._store.write(f"{self._prefix}{name}/manifest.json", raw)
+                self._needed[name] = manifests.parts_in(manifest)
                 faults.reach("snapshot.manifest")
                 # 3. The pointer: from here on this is the newest.
                 await self._store.write(f"{self._prefix}pointer", name.encode())
                 faults.reach("snapshot.pointer")
             except OSError:
-                await self._delete(name)
+                await self._give_up(name, set(self._written) - known)
                 raise
             # 4. What is no longer kept.
             for old in [*finished, name][: -self._kept]:
                 await self._delete(old)
+            await self._delete_unneeded_parts()
+            await self._spill.keep(_names(index.view))
         return name
 
     async def list(self) -> list[str]:
@@ -94,13 +102,18 @@ class Snapshots:
         """
         blobs = await self._store.list(self._shard_prefix)
         replicas = [blob.removesuffix("pointer") for blob in blobs if blob.endswith("/pointer")]
-        pointed = {
-            replica + (await self._store.read(f"{replica}pointer")).decode("ascii", "replace")
-            for replica in replicas
-        }
+        pointed = set()
+        for replica in replicas:
+            with suppress(KeyError):  # deleted since
+                name = (await self._store.read(f"{replica}pointer")).decode("ascii", "replace")
+                pointed.add(replica + name)
         found = [b.removesuffix("/manifest.json") for b in blobs if b.endswith("/manifest.json")]
         found.sort(key=lambda name: (name in pointed, name.rpartition("/")[2]), reverse=True)
         return [name.removeprefix(self._shard_prefix) for name in found]
+
+    async def manifest(self, name: str) -> Manifest:
+        """Of a snapshot that `list` named. Raises SnapshotRefused."""
+        return manifests.opened(await self._read(f"{name}/manifest.json"))
 
     async def restore(self, empty: Index) -> Index | None:
         """An index like `empty` from the best valid snapshot of its log, or None.
@@ -110,7 +123,7 @@ class Snapshots:
         self.refused = {}
         for name in await self.list():
             try:
-                index = await self._load(name, empty)
+                index = await self._load(name, empty, keep=True)
             except SnapshotRefused as refused:
                 self.refused[name] = str(refused)
                 log.warning("snapshot refused", snapshot=name, reason=str(refused))
@@ -120,43 +133,107 @@ class Snapshots:
         return None
 
     async def verify(self, name: str, empty: Index) -> None:
-        """Raise SnapshotRefused unless `name` (of `list`) restores to its digest."""
-        await self._load(name, empty)
+        """Raise SnapshotRefused unless `name` (of `list`) restores to its digest, row by row."""
+        index = await self._load(name, empty)
+        if not await asyncio.to_thread(index.verify):
+            raise SnapshotRefused("the rows do not have the digest that they were stored with")
 
-    async def _write_blobs(self, name: str, view: IndexView) -> AsyncIterator[Manifest]:
-        """Write the rows part by part; yields what the manifest says of each blob."""
-        for target, part, pieces in _parts(view):
-            for kind, make in (("vectors", _vectors), ("rows", _lines)):
-                data, digest = await asyncio.to_thread(_hashed, make, pieces)
-                blob = f"{target}-{part:05d}.{kind}"
-                await self._store.write(f"{self._prefix}{name}/{blob}", data)
-                yield {"name": blob, "bytes": len(data), "sha256": digest}
+    async def point_to(self, name: str) -> None:
+        """Let the next start restore this own snapshot (NAME, without the replica)."""
+        manifests.opened(await self._read(f"{self._own(name)}/manifest.json"))
+        await self._store.write(f"{self._prefix}pointer", name.encode())
 
-    async def _load(self, name: str, empty: Index) -> Index:
+    def _own(self, name: str) -> str:
+        return self._prefix.removeprefix(self._shard_prefix) + name
+
+    async def _write_blobs(self, name: str, view: IndexView) -> tuple[Sequence[Manifest], Blob]:
+        """Write what is not there yet; what the manifest says of parts and bitmaps."""
+        entries, bitmaps = [], []
+        for target, parts in view.parts.items():
+            for part in parts:
+                files = await self._spill.of(part)
+                bits = part.everything.bits[: (files.rows + 7) // 8]
+                entries.append(
+                    {
+                        "target": target,
+                        "name": files.name,
+                        "rows": files.rows,
+                        "live": part.live,
+                        "kind": files.kind,
+                        "points": files.points,
+                        "blobs": await self._write_part(files),
+                    }
+                )
+                bitmaps.append(bits.tobytes())
+        data = b"".join(bitmaps)
+        await self._store.write(f"{self._prefix}{name}/alive", data)
+        alive = {"name": "alive", "bytes": len(data), "sha256": manifests.sha256(data)}
+        return entries, alive
+
+    async def _write_part(self, files: PartFiles) -> Sequence[Blob]:
+        blobs = self._written.get(files.name)
+        if blobs is None:
+            blobs = []
+            for path in files.paths:
+                blob = f"parts/{files.name}/{path.name}"
+                await self._store.upload(self._prefix + blob, path)
+                blobs.append(await asyncio.to_thread(manifests.described, blob, path))
+            self._written[files.name] = blobs
+        return blobs
+
+    async def _load(self, name: str, empty: Index, *, keep: bool = False) -> Index:
+        """`keep`: this index will be used, so that its parts need not be written again."""
         index = empty.emptied()
-        manifest = _opened(await self._read(f"{name}/manifest.json"))
-        _require_same(manifest, index)
-        blobs = manifest["blobs"]
-        for vectors, rows in zip(blobs[::2], blobs[1::2], strict=True):
-            target: Target = vectors["name"].partition("-")[0]
-            data = [await self._checked(name, blob) for blob in (vectors, rows)]
-            await asyncio.to_thread(_fill, index, target, *data)
+        manifest = await self.manifest(name)
+        manifests.require_same(manifest, index)
+        replica = name.rpartition("/")[0] + "/"
+        alive = await self._read(f"{name}/alive")
+        await asyncio.to_thread(manifests.require_blob, manifest["alive"], alive)
+        start = 0
+        for part in manifest["parts"]:
+            end = start + (part["rows"] + 7) // 8
+            segment = await self._segment(replica, part, index.space.dim)
+            bits = np.frombuffer(alive[start:end], np.uint8)
+            segment.keep(np.unpackbits(bits, count=part["rows"], bitorder="little").astype(bool))
+            target: Target = part["target"]
+            await asyncio.to_thread(index.adopt, target, segment)
+            start = end
         index.finish_restore(
-            {partition: value for partition, (value,) in _by_partition(manifest["positions"])},
-            {tp: ((topic_id, n), o) for tp, (topic_id, n, o) in _by_partition(manifest["highest"])},
-            {partition: value for partition, (value,) in _by_partition(manifest["caught_up_at"])},
+            manifests.positions(manifest),
+            manifests.highest(manifest),
+            manifests.caught_up_at(manifest),
+            manifest["reasons"],
         )
         if index.digests() != manifest["digests"]:
             raise SnapshotRefused("the rows do not have the digest that the manifest names")
+        if keep and self._shard_prefix + replica == self._prefix:
+            self._written |= {part["name"]: part["blobs"] for part in manifest["parts"]}
         return index
 
-    async def _checked(self, name: str, blob: dict[str, Any]) -> bytes:
-        data = await self._read(f"{name}/{blob['name']}")
-        if len(data) != blob["bytes"]:
-            raise SnapshotRefused(f"{blob['name']}: want {blob['bytes']} bytes, got {len(data)}")
-        if await asyncio.to_thread(_sha256, data) != blob["sha256"]:
-            raise SnapshotRefused(f"{blob['name']}: the bytes are not those written (SHA-256)")
-        return data
+    async def _segment(self, replica: str, part: dict[str, Any], dim: int) -> Segment:
+        vectors, columns, *ann = [await self._local(replica, blob) for blob in part["blobs"]]
+        points = [Operating(**point) for point in part["points"]]
+        files = PartFiles(
+            part["name"],
+            part["rows"],
+            vectors,
+            columns,
+            ann[0] if ann else None,
+            part["kind"],
+            points,
+        )
+        return await asyncio.to_thread(Segment.mapped, files, dim)
+
+    async def _local(self, replica: str, blob: Blob) -> Path:
+        try:
+            folder = await self._spill.folder_for(blob["name"].split("/")[1])
+            path = await self._store.local(self._shard_prefix + replica + blob["name"], folder)
+        except KeyError:
+            raise SnapshotRefused(f"{blob['name']}: missing") from None
+        except OSError as error:
+            raise SnapshotRefused(f"{blob['name']}: {error}") from error
+        await asyncio.to_thread(manifests.require_file, blob, path)
+        return path
 
     async def _read(self, name: str) -> bytes:
         try:
@@ -174,126 +251,45 @@ class Snapshots:
         for name in sorted(name for name in names if name.isdecimal()):
             if f"{self._prefix}{name}/manifest.json" in blobs:
                 finished.append(name)
+                if name not in self._needed:
+                    self._needed[name] = await self._parts_of(name)
             else:
                 await self._delete(name)
+        await self._delete_unneeded_parts()
         return finished
 
+    async def _parts_of(self, name: str) -> set[str]:
+        try:
+            return manifests.parts_in(await self.manifest(self._own(name)))
+        except SnapshotRefused:
+            return set()  # nobody can restore it
+
+    async def _delete_unneeded_parts(self) -> None:
+        needed = set().union(*self._needed.values())
+        for blob in await self._store.list(f"{self._prefix}parts/"):
+            part = blob.removeprefix(self._prefix).split("/")[1]
+            if part not in needed:
+                self._written.pop(part, None)
+                await self._store.delete(blob)
+
+    async def _give_up(self, name: str, new: set[str]) -> None:
+        """Half a snapshot would only keep a full disk full."""
+        await self._delete(name)
+        for part in new:
+            del self._written[part]
+        await self._delete_unneeded_parts()
+
     async def _delete(self, name: str) -> None:
+        self._needed.pop(name, None)
         blobs = await self._store.list(f"{self._prefix}{name}/")
         # The manifest first: without it the rest is no snapshot any more.
         for blob in sorted(blobs, key=lambda blob: not blob.endswith("/manifest.json")):
             await self._store.delete(blob)
 
 
-def _manifest(index: Index, view: IndexView, caught_up_at: dict[TopicPartition, float]) -> Manifest:
-    return {
-        "created": time.time(),
-        "space": asdict(index.space) | {"fingerprint": index.space.fingerprint.hex()},
-        "topic_ids": index.topic_ids,
-        "partitions": index.partitions,
-        "positions": [[*partition, value] for partition, value in view.positions.items()],
-        "highest": [[*tp, *origin, offset] for tp, (origin, offset) in view.highest.items()],
-        "caught_up_at": [[*partition, at] for partition, at in caught_up_at.items()],
-        "digests": view.digests_by_partition(),
+def _names(view: IndexView) -> set[str]:
+    """Of the files that parts of this view have or would get."""
+    parts: Sequence[Part] = [part for parts in view.parts.values() for part in parts]
+    return {f"{part.uid}-{len(part.rows)}" for part in parts} | {
+        part.files.name for part in parts if part.files is not None
     }
-
-
-def _sealed(manifest: Manifest) -> bytes:
-    """With its own SHA-256, since nothing else vouches for offsets and times."""
-    digest = _sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS))
-    return orjson.dumps({"format": FORMAT, "sha256": digest, "manifest": manifest})
-
-
-def _opened(raw: bytes) -> Manifest:
-    """Raises SnapshotRefused."""
-    try:
-        sealed = orjson.loads(raw)
-        found, digest, manifest = sealed["format"], sealed["sha256"], sealed["manifest"]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise SnapshotRefused(f"manifest.json: unreadable ({error!r})") from None
-    if found != FORMAT:
-        raise SnapshotRefused(f"format: this version reads {FORMAT}, got {found}")
-    if _sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)) != digest:
-        raise SnapshotRefused("manifest.json: the bytes are not those written (SHA-256)")
-    result: Manifest = manifest
-    return result
-
-
-def _require_same(manifest: Manifest, index: Index) -> None:
-    """A snapshot stands for one space and one log; of another it says nothing."""
-    fingerprint = index.space.fingerprint.hex()
-    if manifest["space"]["fingerprint"] != fingerprint:
-        raise SnapshotRefused(
-            f"space: want {index.space.name} ({fingerprint}), "
-            f"got {manifest['space']['name']} ({manifest['space']['fingerprint']})"
-        )
-    for member, wanted in (("topic_ids", index.topic_ids), ("partitions", index.partitions)):
-        if manifest[member] != wanted:
-            raise SnapshotRefused(f"{member}: today {wanted}, the snapshot has {manifest[member]}")
-
-
-Pieces = Sequence[tuple[Rows, Numbers]]
-
-
-def _parts(view: IndexView) -> Iterator[tuple[Target, int, Pieces]]:
-    """The live rows of each target, at most _PART_ROWS (and a chunk) at a time."""
-    for target in view.parts:
-        pieces: list[tuple[Rows, Numbers]] = []
-        part = 0
-        for rows, numbers in view.rows(target):
-            pieces.append((rows, numbers))
-            if sum(len(numbers) for _, numbers in pieces) >= _PART_ROWS:
-                yield target, part, pieces
-                pieces, part = [], part + 1
-        if pieces:
-            yield target, part, pieces
-
-
-def _vectors(pieces: Pieces) -> bytes:
-    return b"".join(rows.vectors[numbers].tobytes() for rows, numbers in pieces)
-
-
-def _lines(pieces: Pieces) -> bytes:
-    return b"".join(_line(rows, n) for rows, numbers in pieces for n in numbers.tolist())
-
-
-def _line(rows: Rows, n: int) -> bytes:
-    metadata = rows.metadata[n]
-    members = [
-        rows.ids[n],
-        int(rows.partitions[n]),
-        *rows.origins[n],
-        int(rows.offsets[n]),
-        int(rows.appended_ms[n]),
-        rows.items[n],
-        rows.texts[n],
-        None if metadata is None else orjson.Fragment(metadata),
-    ]
-    return orjson.dumps(members, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def _fill(index: Index, target: Target, raw_vectors: bytes, raw_rows: bytes) -> None:
-    """Put one part's rows into `index`."""
-    size = 2 * index.space.dim
-    origins: dict[Origin, Origin] = {}
-    readings = []
-    for number, line in enumerate(raw_rows.splitlines()):
-        item_id, partition, topic_id, content, offset, appended_ms, *rest = orjson.loads(line)
-        origin = origins.setdefault((topic_id, content), (topic_id, content))
-        vector = raw_vectors[number * size : (number + 1) * size]
-        readings.append(Reading(item_id, partition, origin, offset, appended_ms, vector, *rest))
-    index.restore_rows(target, readings)
-
-
-def _by_partition(rows: Sequence[Sequence[Any]]) -> Iterator[tuple[TopicPartition, list[Any]]]:
-    for topic, number, *values in rows:
-        yield TopicPartition(topic, number), values
-
-
-def _hashed(make: Callable[[Pieces], bytes], pieces: Pieces) -> tuple[bytes, str]:
-    data = make(pieces)
-    return data, _sha256(data)
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()

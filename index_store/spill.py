@@ -6,7 +6,8 @@ never written again. Built segments bring their files with them.
 
 import asyncio
 import shutil
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from index_store import columns, flat
@@ -21,9 +22,10 @@ class Spill:
     """Keeps the files of parts below `folder`, which is emptied at the start."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self._folder = folder
         self._lock = asyncio.Lock()
         self._emptied = False
+        self._held: set[str] = set()
 
     async def of(self, part: Part) -> PartFiles:
         """The part's files, written now unless they are there. Raises OSError."""
@@ -32,27 +34,40 @@ class Spill:
         async with self._lock:
             return await asyncio.to_thread(self._write, part)
 
-    async def new_folder(self, name: str) -> Path:
-        """An empty folder for the files of a segment to be built."""
+    async def folder_for(self, name: str) -> Path:
+        """A folder for files of that name, made unless it is there."""
         async with self._lock:
-            await asyncio.to_thread(self._empty_once)
-            folder = self.folder / name
-            await asyncio.to_thread(folder.mkdir, parents=True)
-            return folder
+            return await asyncio.to_thread(self._folder_for, name)
+
+    @asynccontextmanager
+    async def building(self, name: str) -> AsyncIterator[Path]:
+        """A folder for the files of a segment to be built, which `keep` leaves alone meanwhile."""
+        self._held.add(name)
+        try:
+            yield await self.folder_for(name)
+        finally:
+            self._held.discard(name)
 
     async def keep(self, names: Collection[str]) -> None:
         """Delete the files of all other parts. What is mapped stays readable."""
         async with self._lock:
-            await asyncio.to_thread(self._keep, set(names))
+            await asyncio.to_thread(self._keep, {*names, *self._held})
+
+    def _folder_for(self, name: str) -> Path:
+        self._empty_once()
+        folder = self._folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def _write(self, part: Part) -> PartFiles:
         self._empty_once()
         # A chunk may have got rows since its view was made; they do no harm in its files.
         rows = len(part.rows)
-        files = PartFiles(f"{part.uid}-{rows}", self.folder / f"{part.uid}-{rows}", rows)
-        if files.folder.exists():
+        name = f"{part.uid}-{rows}"
+        files = PartFiles.within(name, rows, self._folder / name)
+        if files.columns.exists():
             return files
-        partial = self.folder / f".{files.name}"
+        partial = self._folder / f".{name}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         columns.save(columns.pack(part.rows, rows), partial / COLUMNS)
@@ -61,7 +76,7 @@ class Spill:
             file.write(flat.file_head(vectors.shape[1], rows))
             for start in range(0, rows, _BLOCK_ROWS):
                 file.write(vectors[start : min(rows, start + _BLOCK_ROWS)].tobytes())
-        partial.rename(files.folder)
+        partial.rename(self._folder / name)
         return files
 
     def _empty_once(self) -> None:
@@ -70,8 +85,8 @@ class Spill:
             self._emptied = True
 
     def _keep(self, names: set[str]) -> None:
-        if not self.folder.exists():
+        if not self._folder.exists():
             return
-        for folder in self.folder.iterdir():
+        for folder in self._folder.iterdir():
             if folder.name not in names:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 _COMMIT_EVERY_S = 2.0
 _IDENTITY_EVERY_S = 10.0
+_REBUILD_EVERY_S = 5.0
 # Faust's default of 60 s keeps the timers of a node waiting that was killed and started again.
 _SESSION_S = 6.0
 
@@ -104,6 +105,10 @@ def streams_app(
     @app.timer(interval=snapshot_every_s)
     async def snapshot() -> None:
         await _patiently("snapshot", maintainer.snapshot)
+
+    @app.timer(interval=_REBUILD_EVERY_S)
+    async def rebuild() -> None:
+        await _patiently("rebuild", maintainer.rebuild_if_due)
 
     letters = app.topic(names.dead_letters, key_serializer="raw", value_serializer="raw")
 

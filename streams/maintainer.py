@@ -5,19 +5,26 @@ restore a snapshot and seek to them, and commits to the group are for dashboards
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 
 import structlog
 
 from contracts import faults
 from contracts.dead_letters import dead_letter_record
-from contracts.errors import LogChanged, RejectedRecord, TidelensError
+from contracts.errors import (
+    LogChanged,
+    NotReady,
+    RebuildFailed,
+    RejectedRecord,
+    TidelensError,
+)
 from contracts.metrics import Metrics
 from contracts.ports import Clock, EventLog, LogReader
 from contracts.records import Fetched, OutRecord, Record, TopicPartition
 from contracts.topics import TARGETS, Names, Target
 from index_store.index import Index
+from index_store.rebuild import Rebuilder, Rebuilt, due
 from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.snapshots import Snapshots
 
@@ -42,6 +49,7 @@ class Maintainer:
         searcher: LocalSearcher,
         feed: AppliedFeed,
         snapshots: Snapshots,
+        rebuilder: Rebuilder,
         metrics: Metrics,
         clock: Clock,
         *,
@@ -56,6 +64,7 @@ class Maintainer:
         self._searcher = searcher
         self._feed = feed
         self._snapshots = snapshots
+        self._rebuilder = rebuilder
         self._metrics = metrics
         self._clock = clock
         self._batch_records = batch_records
@@ -217,6 +226,36 @@ class Maintainer:
         self._snapshotted = positions
         self._metrics.snapshots.labels("written").inc()
         return True
+
+    async def rebuild(self, targets: Sequence[Target] = TARGETS) -> list[Rebuilt]:
+        """Build the sealed segments of `targets` anew. Raises NotReady, RebuildFailed."""
+        index = self._index
+        if index is None:
+            raise NotReady("this node has no index yet")
+        return [await self._rebuilt(index, target, "asked for") for target in targets]
+
+    async def rebuild_if_due(self) -> None:
+        """Where many rows are without an index, or dead; not while replaying, more is to come."""
+        index = self._index
+        if index is None or not self._searcher.is_ready:
+            return
+        for target in TARGETS:
+            reason = due(index.table(target))
+            if reason is not None:
+                try:
+                    await self._rebuilt(index, target, reason)
+                except RebuildFailed as error:
+                    log.error("rebuild failed; searching goes on", error=str(error))
+
+    async def _rebuilt(self, index: Index, target: Target, reason: str) -> Rebuilt:
+        try:
+            done = await self._rebuilder.run(index, target, reason=reason)
+        except RebuildFailed:
+            self._metrics.rebuilds.labels(target, "failed").inc()
+            raise
+        self._metrics.rebuilds.labels(target, "done").inc()
+        self._metrics.rebuild_seconds.labels(target).set(done.seconds)
+        return done
 
     async def check_identity(self) -> None:
         """Notice a topic recreated under the running index; the loop then rebuilds."""

@@ -5,12 +5,22 @@ from collections.abc import Iterator
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
+from tests import index_kit
+
 pytest_plugins = ["tests.broker_fixture"]
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def spills(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Files of index parts go where pytest cleans up."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_kit, "SPILLS", tmp_path_factory.mktemp("spills"))
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,8 @@
 """What the tests of the index store share: one space, records of it, a brute-force search."""
 
+import tempfile
+import uuid
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,17 +10,22 @@ import numpy as np
 from contracts.embedding import encode_value
 from contracts.hits import Hit, VectorQuery
 from contracts.partitioning import partitioner
+from contracts.ports import BlobStore
 from contracts.records import Fetched, Record, Source, TopicPartition
 from contracts.score import Vectors, unit
 from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
 from index_store.index import Index
+from index_store.snapshots import Snapshots
+from index_store.spill import Spill
 
 SPACE = Space("unit-v1", "m", "1", "p", 16)
 NAMES = Names("t.", SPACE.name)
 IMAGES = TopicPartition(NAMES.embeddings("images"), 0)
 TOPIC_IDS = {NAMES.embeddings(target): f"id-of-{target}" for target in TARGETS}
 MURMUR2 = partitioner("murmur2")
+# Below pytest's own temporary folder: see tests/conftest.py.
+SPILLS = Path(tempfile.gettempdir()) / "tidelens-spills"
 
 
 def new_index(
@@ -56,6 +64,15 @@ def batch(*records: Record) -> Fetched:
         fetched.records.setdefault(partition, []).append(one)
         fetched.positions[partition] = one.offset + 1
     return fetched
+
+
+def new_spill() -> Spill:
+    """In a folder of its own."""
+    return Spill(SPILLS / uuid.uuid4().hex)
+
+
+def snapshots_in(store: BlobStore, prefix: str = "unit-v1/0/0/", *, kept: int = 1) -> Snapshots:
+    return Snapshots(store, prefix, new_spill(), kept=kept)
 
 
 def vectors(count: int, seed: int = 5) -> Vectors:

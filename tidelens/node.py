@@ -18,8 +18,10 @@ from contracts.topics import Names, Target
 from index_store.blobs import DiskBlobs
 from index_store.index import Index
 from index_store.matcher import NumpyMatcher
+from index_store.rebuild import Rebuilder
 from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.snapshots import Snapshots
+from index_store.spill import Spill
 from streams.app import streams_app
 from streams.connect import Connection
 from streams.lag import KafkaLag
@@ -66,11 +68,13 @@ async def open_node(
         _opened_lag(KafkaLag(connection, names, group, clock)) as lag,
     ):
         feed = AppliedFeed()
-        searcher = LocalSearcher()
+        searcher = LocalSearcher(target_recall=settings.target_recall)
         prefix = f"{queries.space.name}/{settings.shard}/{settings.replica}/"
+        spill = Spill(settings.data / "segments" / prefix)
         snapshots = Snapshots(
-            DiskBlobs(settings.data / "snapshots"), prefix, kept=settings.snapshots_kept
+            DiskBlobs(settings.data / "snapshots"), prefix, spill, kept=settings.snapshots_kept
         )
+        rebuilder = Rebuilder(spill, kind=settings.index_kind, threads=settings.rebuild_threads)
 
         def new_index(partitions: Mapping[Target, int], topic_ids: Mapping[str, str]) -> Index:
             return Index(
@@ -89,6 +93,7 @@ async def open_node(
             searcher,
             feed,
             snapshots,
+            rebuilder,
             metrics,
             clock,
             batch_records=settings.index_batch_records,

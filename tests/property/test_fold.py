@@ -32,9 +32,8 @@ from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
 from index_store import scan
 from index_store.index import Index
-from index_store.snapshots import Snapshots
 from index_store.view import IndexView
-from tests.index_kit import MURMUR2, brute_force, pairs
+from tests.index_kit import MURMUR2, brute_force, pairs, snapshots_in
 
 SPACE = Space("fold-v1", "m", "1", "p", 4)
 OTHER_SPACE = Space("fold-v1", "m", "2", "p", 4)
@@ -86,7 +85,7 @@ class Fold(RuleBasedStateMachine):
         self.ends = dict.fromkeys(partitions, 0)
         self.compacted = dict.fromkeys(partitions, 0)
         self.index = new_index()
-        self.snapshots = Snapshots(MemoryBlobs(), "fold-v1/0/0/", kept=1)
+        self.snapshots = snapshots_in(MemoryBlobs(), "fold-v1/0/0/")
         self.held: list[tuple[IndexView, VectorQuery, Answer]] = []
 
     # What producers and encoders do

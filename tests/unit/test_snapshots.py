@@ -16,7 +16,6 @@ from contracts.topics import TARGETS
 from index_store import snapshots as module
 from index_store.blobs import DiskBlobs
 from index_store.index import Index
-from index_store.snapshots import Snapshots
 from tests.index_kit import (
     IMAGES,
     NAMES,
@@ -26,6 +25,7 @@ from tests.index_kit import (
     new_index,
     put,
     record,
+    snapshots_in,
     vectors,
 )
 
@@ -47,17 +47,15 @@ def some_index(rows: int = 100) -> Index:
 
 
 def change(index: Index) -> None:
-    index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
+    """One row less and one more, so that a part is a new one."""
+    at = index.positions[IMAGES]
+    index.apply(batch(record(at, "i0001", None), put(at + 1, f"n{at}", vectors(1, seed=at)[0])))
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
-@pytest.mark.parametrize("part_rows", [10, 65_536])
-async def test_a_restored_index_is_the_one_that_was_written(
-    kind: str, part_rows: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_PART_ROWS", part_rows)
+async def test_a_restored_index_is_the_one_that_was_written(kind: str, tmp_path: Path) -> None:
     store = MemoryBlobs() if kind == "memory" else DiskBlobs(tmp_path / "deep" / "snapshots")
-    snapshots, index = Snapshots(store, PREFIX, kept=2), some_index()
+    snapshots, index = snapshots_in(store, PREFIX, kept=2), some_index()
     name = await snapshots.write(index)
     empty = new_index(chunk_rows=7)
     restored = await snapshots.restore(empty)
@@ -83,7 +81,7 @@ async def test_a_restored_index_is_the_one_that_was_written(
 
 
 async def test_an_empty_index_can_be_written() -> None:
-    snapshots = Snapshots(MemoryBlobs(), PREFIX, kept=1)
+    snapshots = snapshots_in(MemoryBlobs(), PREFIX, kept=1)
     await snapshots.write(new_index())
     restored = await snapshots.restore(new_index())
     assert restored is not None
@@ -91,21 +89,27 @@ async def test_an_empty_index_can_be_written() -> None:
 
 
 async def test_nothing_to_restore() -> None:
-    assert await Snapshots(MemoryBlobs(), PREFIX, kept=1).restore(new_index()) is None
+    assert await snapshots_in(MemoryBlobs(), PREFIX, kept=1).restore(new_index()) is None
 
 
 @pytest.mark.parametrize("harm", ["tear", "flip", "lose", "swap"])
 async def test_a_harmed_snapshot_is_refused_and_the_previous_used(harm: str) -> None:
     """Whichever blob is harmed, and wherever."""
     store, index = MemoryBlobs(), some_index()
-    snapshots, dice = Snapshots(store, PREFIX, kept=2), random.Random(harm)
+    snapshots, dice = snapshots_in(store, PREFIX, kept=2), random.Random(harm)
     await snapshots.write(index)
-    before = index.digests()
+    before, old = index.digests(), dict(store.blobs)
     change(index)
     newest = await snapshots.write(index)
     whole = dict(store.blobs)
-    blobs = [name for name in whole if f"/{newest}/" in name]
-    assert len(blobs) == 5
+    # What both need is in the store once, so that harm to it would be harm to both.
+    blobs = [name for name in whole if name not in old]
+    assert {name.rpartition("/")[2] for name in blobs} == {
+        "alive",
+        "manifest.json",
+        "vectors.faiss",
+        "columns.safetensors",
+    }
     for blob in blobs * (20 if harm == "flip" else 1):
         store.blobs = dict(whole)
         data = whole[blob]
@@ -129,34 +133,66 @@ async def test_a_harmed_snapshot_is_refused_and_the_previous_used(harm: str) -> 
 
 async def test_a_newer_format_is_refused_by_its_number() -> None:
     store = MemoryBlobs()
-    snapshots = Snapshots(store, PREFIX, kept=1)
+    snapshots = snapshots_in(store, PREFIX, kept=1)
     name = await snapshots.write(some_index())
     manifest = f"{PREFIX}{name}/manifest.json"
     store.blobs[manifest] = orjson.dumps({**orjson.loads(store.blobs[manifest]), "format": 99})
-    with pytest.raises(SnapshotRefused, match="format: this version reads 1, got 99"):
+    with pytest.raises(SnapshotRefused, match="format: this version reads 2, got 99"):
         await snapshots.verify(f"0/{name}", new_index())
 
 
-async def test_rows_that_do_not_make_the_digest_are_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.parametrize("what", ["digest", "vectors"])
+async def test_rows_that_do_not_make_the_digest_are_refused(what: str) -> None:
     """What a bug, and no disk, would do: blobs that match their sums and not the state."""
     store = MemoryBlobs()
-    snapshots = Snapshots(store, PREFIX, kept=1)
-    monkeypatch.setattr(module, "_vectors", lambda pieces: b"\0" * _size(pieces))
+    snapshots = snapshots_in(store, PREFIX, kept=1)
     name = await snapshots.write(some_index())
+    at = f"{PREFIX}{name}/manifest.json"
+    manifest = module.manifests.opened(store.blobs[at])
+    if what == "digest":
+        manifest["digests"][0]["digest"] = "0" * 32
+    else:
+        blob = manifest["parts"][0]["blobs"][0]
+        raw = store.blobs[PREFIX + blob["name"]]
+        store.blobs[PREFIX + blob["name"]] = changed = raw[:-64] + b"\0" * 64
+        blob["sha256"] = module.manifests.sha256(changed)
+    store.blobs[at] = module.manifests.sealed(manifest)
     with pytest.raises(SnapshotRefused, match="digest"):
         await snapshots.verify(f"0/{name}", new_index())
 
 
-def _size(pieces: module.Pieces) -> int:
-    return sum(32 * len(numbers) for _, numbers in pieces)
+async def test_a_part_that_did_not_change_is_written_once() -> None:
+    store, index = MemoryBlobs(), filled(vectors(100), chunk_rows=8)
+    snapshots = snapshots_in(store, PREFIX, kept=1)
+    await snapshots.write(index)
+    parts = {blob for blob in store.blobs if "/parts/" in blob}
+    index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
+    await snapshots.write(index)
+    assert {blob for blob in store.blobs if "/parts/" in blob} == parts
+    # Nor after a restart.
+    again = snapshots_in(store, PREFIX, kept=1)
+    restored = await again.restore(new_index())
+    assert restored is not None
+    change(restored)
+    await again.write(restored)
+    now = {blob for blob in store.blobs if "/parts/" in blob}
+    assert len(now - parts) == 2
+    assert await again.restore(new_index()) is not None
+
+
+async def test_reasons_are_remembered() -> None:
+    snapshots, index = snapshots_in(MemoryBlobs(), PREFIX, kept=1), some_index()
+    index.apply(batch(record(index.positions[IMAGES], "i0003", None, reason="bad_image")))
+    await snapshots.write(index)
+    restored = await snapshots.restore(new_index())
+    assert restored is not None
+    assert restored.reason_of("images", 0, index.positions[IMAGES] - 1) == "bad_image"
 
 
 async def test_snapshots_of_another_log_or_space_are_refused() -> None:
     store = MemoryBlobs()
-    name = await Snapshots(store, PREFIX, kept=2).write(some_index())
-    snapshots = Snapshots(store, "unit-v1/0/1/", kept=2)  # another replica may use it
+    name = await snapshots_in(store, PREFIX, kept=2).write(some_index())
+    snapshots = snapshots_in(store, "unit-v1/0/1/", kept=2)  # another replica may use it
     assert await snapshots.restore(new_index()) is not None
     recreated = new_index(topic_ids={**TOPIC_IDS, IMAGES.topic: "another"})
     repartitioned = new_index(partitions=2)
@@ -168,9 +204,9 @@ async def test_snapshots_of_another_log_or_space_are_refused() -> None:
 
 async def test_old_snapshots_go_and_other_replicas_are_left_alone() -> None:
     store, index = MemoryBlobs(), filled(vectors(10))
-    other = Snapshots(store, "unit-v1/0/1/", kept=1)
+    other = snapshots_in(store, "unit-v1/0/1/", kept=1)
     theirs = await other.write(index)
-    snapshots = Snapshots(store, PREFIX, kept=2)
+    snapshots = snapshots_in(store, PREFIX, kept=2)
     names = [await snapshots.write(index) for _ in range(4)]
     assert sorted(names) == names
     assert set(await snapshots.list()) == {f"1/{theirs}", f"0/{names[2]}", f"0/{names[3]}"}
@@ -181,7 +217,7 @@ async def test_old_snapshots_go_and_other_replicas_are_left_alone() -> None:
 
 async def test_names_grow_though_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     store, index = MemoryBlobs(), filled(vectors(10))
-    snapshots = Snapshots(store, PREFIX, kept=1)
+    snapshots = snapshots_in(store, PREFIX, kept=1)
     first = await snapshots.write(index)
     monkeypatch.setattr(module.time, "time_ns", lambda: 5)
     change(index)
@@ -201,7 +237,7 @@ async def test_a_crash_between_any_two_steps_loses_nothing(
     point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, index = MemoryBlobs(), some_index()
-    snapshots = Snapshots(store, PREFIX, kept=1)
+    snapshots = snapshots_in(store, PREFIX, kept=1)
     old = await snapshots.write(index)
     before = index.digests()
     change(index)
@@ -214,7 +250,7 @@ async def test_a_crash_between_any_two_steps_loses_nothing(
     with pytest.raises(Crash):
         await snapshots.write(index)
     monkeypatch.undo()
-    again = Snapshots(store, PREFIX, kept=1)
+    again = snapshots_in(store, PREFIX, kept=1)
     restored = await again.restore(new_index())
     assert restored is not None
     assert restored.digests() == (index.digests() if point == "snapshot.pointer" else before)
@@ -222,7 +258,9 @@ async def test_a_crash_between_any_two_steps_loses_nothing(
     # The next write cleans up, whatever was left.
     newest = await again.write(restored)
     assert await again.list() == [f"0/{newest}"]
-    assert {blob.split("/")[3] for blob in store.blobs} == {newest, "pointer"}
+    assert {blob.split("/")[3] for blob in store.blobs} == {newest, "pointer", "parts"}
+    needed = module.manifests.parts_in(await again.manifest(f"0/{newest}"))
+    assert {blob.split("/")[4] for blob in store.blobs if "/parts/" in blob} == needed
     assert old != newest
 
 
@@ -240,10 +278,10 @@ class FullDisk(MemoryBlobs):
         await super().write(name, data)
 
 
-@pytest.mark.parametrize("writes", range(6))
+@pytest.mark.parametrize("writes", range(5))
 async def test_a_full_disk_leaves_the_previous_snapshot_and_no_rest(writes: int) -> None:
-    store, index = FullDisk(6), some_index()
-    snapshots = Snapshots(store, PREFIX, kept=1)
+    store, index = FullDisk(9), some_index()
+    snapshots = snapshots_in(store, PREFIX, kept=1)
     await snapshots.write(index)
     whole = dict(store.blobs)
     change(index)
@@ -269,7 +307,7 @@ async def test_applying_goes_on_while_a_snapshot_is_written() -> None:
     index = filled(vectors(100), chunk_rows=8)
     index.caught_up(IMAGES, 5.0)
     written.append(index.digests())
-    snapshots = Snapshots(Slow(), PREFIX, kept=1)
+    snapshots = snapshots_in(Slow(), PREFIX, kept=1)
     await snapshots.write(index)
     restored = await snapshots.restore(new_index())
     assert restored is not None
@@ -280,7 +318,7 @@ async def test_applying_goes_on_while_a_snapshot_is_written() -> None:
 
 async def test_two_writes_at_once_take_turns() -> None:
     store, index = MemoryBlobs(), some_index()
-    snapshots = Snapshots(store, PREFIX, kept=5)
+    snapshots = snapshots_in(store, PREFIX, kept=5)
     names = await asyncio.gather(*(snapshots.write(index) for _ in range(3)))
     assert len(set(names)) == 3
     for name in names:

@@ -15,6 +15,7 @@ import numpy as np
 from api.node import Node
 from contracts.errors import RejectedRequest
 from contracts.events import decode_base64
+from contracts.filters import Filter, parse
 from contracts.hits import VectorQuery
 from contracts.messages import FusePart, Query
 from contracts.ports import Answer, Searcher
@@ -52,6 +53,7 @@ class Question:
     exact: bool = False
     collapse: bool = False
     with_vector: bool = False
+    filter: Filter | None = None
 
     @property
     def items(self) -> list[ItemRef]:
@@ -76,6 +78,7 @@ class Question:
             exact=exact or self.exact,
             collapse=self.collapse,
             with_vector=self.with_vector,
+            filter=self.filter,
         )
 
 
@@ -98,6 +101,7 @@ async def prepare(node: Node, query: Query) -> Question:
     Raises RejectedRequest, RejectedRecord for a picture that cannot be decoded, NotReady.
     """
     _check(node, query)
+    condition = parse(query.filter) if query.filter is not None else None
     parts = query.fuse if query.fuse is not None else [query]
     # Together, so that the encoder takes them as one batch.
     prepared = await asyncio.gather(*(_prepared(node, part) for part in parts))
@@ -111,6 +115,7 @@ async def prepare(node: Node, query: Query) -> Question:
         exact=query.exact,
         collapse=query.collapse == "item",
         with_vector="vector" in query.include,
+        filter=condition,
     )
 
 
@@ -124,8 +129,6 @@ def _check(node: Node, query: Query) -> None:
             limit=limit,
             value=query.k + query.offset,
         )
-    if query.filter is not None:
-        raise RejectedRequest("not_enabled", "filter: not in this version yet", field="filter")
 
 
 async def _prepared(node: Node, part: Query | FusePart) -> _Part:

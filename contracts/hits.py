@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from contracts.filters import Filter
 from contracts.records import RecordPosition
 from contracts.score import Vectors
 from contracts.topics import Target
@@ -21,6 +22,7 @@ class VectorQuery:
     exact: bool = False
     collapse: bool = False
     with_vector: bool = False
+    filter: Filter | None = None
 
 
 @dataclass(frozen=True, slots=True)

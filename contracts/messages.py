@@ -85,7 +85,9 @@ class Query(_Part):
     k: Annotated[int, Field(ge=1)] = 10
     offset: Annotated[int, Field(ge=0)] = 0
     min_score: Annotated[float, Field(allow_inf_nan=False)] | None = None
-    filter: dict[str, Any] | None = None
+    filter: dict[str, Any] | None = Field(
+        default=None, description="Keeps items by their metadata; docs/filters.md has the grammar."
+    )
     exact: bool = False
     collapse: Literal["item"] | None = None
     include: list[Literal["vector"]] = Field(default_factory=list)

@@ -242,6 +242,8 @@ class RealIndex(BruteIndex):
 def brute(items: Items, query: VectorQuery) -> list[Hit]:
     """The definition of a search: score everything, sort, cut."""
     found = [hit for (target, _), hit in items.items() if target == query.target]
+    if query.filter is not None:
+        found = [hit for hit in found if query.filter.matches(hit.metadata or {})]
     if not found:
         return []
     scores = exact_scores(np.stack([hit.vector for hit in found]), query.vector)  # type: ignore[misc]

@@ -128,7 +128,14 @@ async def test_a_list_is_answered_in_order_from_one_view(kit: Kit) -> None:
         ({"text": "a", "k": 60, "offset": 60}, 400, "too_many", "k"),
         ({"text": "a", "target": "videos"}, 400, "invalid_request", "target"),
         ({"text": "a", "wat": 1}, 400, "invalid_request", "wat"),
-        ({"text": "a", "filter": {}}, 400, "not_enabled", "filter"),
+        ({"text": "a", "filter": {}}, 400, "invalid_filter", "filter"),
+        ({"text": "a", "filter": "lang = 1"}, 400, "invalid_request", "filter"),
+        (
+            {"text": "a", "filter": {"and": [{"exists": "a"}, {"range": {"year": {"gt": "x"}}}]}},
+            400,
+            "invalid_filter",
+            "filter.and[1].range.year.gt",
+        ),
         ({"text": "a", "timeout_s": 0}, 400, "invalid_request", "timeout_s"),
         ({"text": "a", "collapse": "id"}, 400, "invalid_request", "collapse"),
         ({"image": "https://example.com/x.png"}, 400, "not_enabled", "image"),
@@ -152,9 +159,22 @@ async def test_what_is_refused(kit: Kit, query: Any, status: int, code: str, fie
     assert (problem["status"], problem["code"]) == (status, code), problem
     assert problem["field"].startswith(field)
     assert field == "body" or field.split(".")[-1] in problem["detail"]
+    assert not kit.index.searches
+
+
+async def test_a_filter_keeps_items_by_metadata(kit: Kit) -> None:
+    assert ids(await search(kit, text="red cat", filter={"eq": {"lang": "en"}})) == ["a"]
+    missing = {"not": {"exists": "lang"}}
+    assert ids(await search(kit, text="red cat", filter=missing)) == ["b", "c"]
+    assert ids(await search(kit, text="red cat", filter=missing, k=1, offset=1)) == ["c"]
 
 
 async def test_limits_name_limit_and_value(kit: Kit) -> None:
+    deep: Any = {"exists": "a"}
+    for _ in range(8):
+        deep = {"not": deep}
+    problem = await refused(kit, {"text": "a", "filter": deep})
+    assert (problem["limit"], problem["value"]) == (8, 9)
     problem = await refused(kit, {"text": "a", "k": 101})
     assert (problem["limit"], problem["value"]) == (100, 101)
 

@@ -234,6 +234,23 @@ async def test_only_what_reaches_min_score_enters(kit: Kit, socket: Socket) -> N
     assert (await socket.receive())["changes"][0]["id"] == "high"
 
 
+async def test_a_list_with_a_filter_follows_metadata(kit: Kit, socket: Socket) -> None:
+    assert ids(await opened(socket, filter={"eq": {"lang": "en"}})) == []
+    kit.caption("b", "red dog", metadata={"lang": "en"})
+    assert [one["change"] for one in (await socket.receive())["changes"]] == ["enter"]
+    kit.caption("a", "red cat", metadata={"lang": "de"})
+    await quiet(socket)
+    kit.caption("b", "red dog", metadata={"lang": "de"})
+    assert [one["change"] for one in (await socket.receive())["changes"]] == ["leave"]
+
+
+async def test_a_cursor_of_another_filter_is_refused(socket: Socket) -> None:
+    cursor = (await opened(socket, filter={"exists": "a"}))["cursor"]
+    query = {"target": "captions", "text": "red cat", "k": 2, "filter": {"exists": "b"}}
+    socket.send(op="subscribe", sub="t", query=query, cursor=cursor)
+    assert (await socket.receive())["code"] == "invalid_cursor"
+
+
 async def test_resuming_an_unchanged_list(kit: Kit, socket: Socket) -> None:
     cursor = (await opened(socket))["cursor"]
     socket.send(op="unsubscribe", sub="s")
@@ -396,9 +413,9 @@ async def test_ping(socket: Socket) -> None:
             "mode",
         ),
         (
-            {"op": "subscribe", "sub": "s", "query": {"text": "x", "filter": {"a": 1}}},
-            "not_enabled",
-            "filter",
+            {"op": "subscribe", "sub": "s", "query": {"text": "x", "filter": {"eq": {"a": []}}}},
+            "invalid_filter",
+            "filter.eq.a",
         ),
         (
             {"op": "subscribe", "sub": "s", "query": {"text": "x", "offset": 3}},

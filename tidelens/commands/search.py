@@ -8,7 +8,26 @@ from typing import Any
 import click
 import orjson
 
+from contracts.errors import RejectedRequest
+from contracts.filter_text import parse_text
 from tidelens.options import json_option, url_option
+
+
+def _read_filter(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> dict[str, Any] | None:
+    """A text that begins with { is JSON, which the server checks like the rest of the query."""
+    if text is None:
+        return None
+    try:
+        if text.lstrip().startswith("{"):
+            condition: dict[str, Any] = orjson.loads(text)
+            return condition
+        return parse_text(text)
+    except orjson.JSONDecodeError as error:
+        raise click.BadParameter(f"not JSON ({error})") from None
+    except RejectedRequest as error:
+        raise click.BadParameter(error.message) from None
 
 
 def query_options(command: Any) -> Any:
@@ -21,6 +40,13 @@ def query_options(command: Any) -> Any:
         click.option("--target", type=click.Choice(["images", "captions"]), default="images"),
         click.option("-k", type=int, default=10, show_default=True),
         click.option("--min-score", type=float),
+        click.option(
+            "--filter",
+            "condition",
+            metavar="FILTER",
+            callback=_read_filter,
+            help="Keep items by metadata: 'lang = \"en\" and year >= 2000', or JSON.",
+        ),
         click.option("--collapse", type=click.Choice(["item"])),
     ):
         command = option(command)
@@ -35,6 +61,7 @@ def build_query(
     target: str,
     k: int,
     min_score: float | None,
+    condition: dict[str, Any] | None,
     collapse: str | None,
 ) -> dict[str, Any]:
     """The wire's query object; the server says what is wrong with it."""
@@ -48,6 +75,8 @@ def build_query(
         query["of"] = of or target
     if min_score is not None:
         query["min_score"] = min_score
+    if condition is not None:
+        query["filter"] = condition
     if collapse is not None:
         query["collapse"] = collapse
     return query

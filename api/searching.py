@@ -54,6 +54,10 @@ class Searching:
                     if query.wait_for is not None:
                         await self._waiting.wait_for(query.wait_for)
                 questions = await asyncio.gather(*(prepare(self._node, q) for q in queries))
+                for question in questions:
+                    # Here and not for standing queries, which may wait for the first such item.
+                    if question.filter is not None:
+                        await self._node.searcher.check_filter(question.target, question.filter)
                 return await search(self._node.searcher, questions)
         except TimeoutError:
             raise TimedOut(f"timeout_s: no answer within {bound_s:g} s") from None

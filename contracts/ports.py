@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.filter_nodes import Filter
 from contracts.hits import Hit, VectorQuery
 from contracts.records import (
     Fetched,
@@ -247,6 +248,13 @@ class Searcher(Protocol):
 
     async def search(self, queries: Sequence[VectorQuery]) -> list[Answer]:
         """All answers from the same view, in order. Raises NotReady."""
+        ...
+
+    async def check_filter(self, target: Target, condition: Filter) -> None:
+        """Raises RejectedRequest where it asks for a field, or a kind of value, that no item has.
+
+        Not where there are no items at all.
+        """
         ...
 
     async def item(self, target: Target, item_id: str) -> Hit | None:

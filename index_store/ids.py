@@ -49,22 +49,26 @@ class SealedIds:
         self._rows = rows
         self._ids = ids
 
-    def find(self, ids: Sequence[str], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The row number of each id, -1 where there is none: shape (len(ids),)."""
+    def find(
+        self, ids: Sequence[str], hashes: NDArray[np.uint64], bits: NDArray[np.uint8]
+    ) -> NDArray[np.int64]:
+        """The row number of each id, -1 where there is none: shape (len(ids),).
+
+        Of several rows of one id the one that is set in `bits`: at most one is live.
+        """
         found = np.full(len(ids), -1, np.int64)
         if not len(self._hashes):
             return found
         starts = np.searchsorted(self._hashes, hashes)
         here = self._hashes[np.minimum(starts, len(self._hashes) - 1)] == hashes
         for n in np.flatnonzero(here).tolist():
-            found[n] = self._exact(ids[n], int(starts[n]), hashes[n])
+            found[n] = self._exact(ids[n], int(starts[n]), hashes[n], bits)
         return found
 
-    def _exact(self, item_id: str, start: int, hashed: np.uint64) -> int:
-        """Among the rows of the same hash the one whose id is the same."""
+    def _exact(self, item_id: str, start: int, hashed: np.uint64, bits: NDArray[np.uint8]) -> int:
         while start < len(self._hashes) and self._hashes[start] == hashed:
             row = int(self._rows[start])
-            if self._ids[row] == item_id:
+            if bits[row >> 3] >> (row & 7) & 1 and self._ids[row] == item_id:
                 return row
             start += 1
         return -1

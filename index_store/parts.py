@@ -5,6 +5,7 @@ a search may see: the live ones, or those of them that a filter admits.
 """
 
 import threading
+import time
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pyroaring
 from numpy.typing import NDArray
 
-from contracts.filters import Filter
+from contracts.filter_nodes import Filter
 from index_store.ann import Ann
 from index_store.bitmaps import selector_bits
 from index_store.fields import Fields
@@ -22,6 +23,8 @@ from index_store.flat import Flat
 from index_store.rows import Numbers, Rows
 
 _FILTERS_KEPT = 64
+# About 2 ms of work.
+_CATCH_UP_ROWS = 512
 
 Nominated = tuple[NDArray[np.float32], NDArray[np.int64]]
 
@@ -85,8 +88,11 @@ class PartFields:
     def _catch_up(self) -> int:
         count = len(self._rows)
         done = len(self._fields)
-        if count > done:
-            self._fields.extend(self._rows.metadata[done:count])
+        for start in range(done, count, _CATCH_UP_ROWS):
+            end = min(count, start + _CATCH_UP_ROWS)
+            self._fields.extend(self._rows.metadata[start:end])
+            # Plain Python: whoever waits for the interpreter gets it between slices.
+            time.sleep(0)
         return count
 
 

@@ -115,25 +115,9 @@ class Rebuilder:
             return None
         name = uuid.uuid4().hex
         async with self._spill.building(name) as out:
-            # 1. The rows as files; those of sealed segments are there already.
-            pieces = []
-            for n, part in enumerate(sealing.parts):
-                files = await self._spill.of(part)
-                numbers = out / f"{n}.npy"
-                await asyncio.to_thread(np.save, numbers, part.numbers())
-                pieces.append(
-                    Piece(str(files.vectors), str(files.columns), files.rows, str(numbers))
-                )
-            queries = out / "queries.npy"
-            await asyncio.to_thread(np.save, queries, sampled(index))
-            spec = Spec(
-                target,
-                index.space.dim,
-                self._kind,
-                self._threads,
-                pieces,
-                str(queries),
-                str(out),
+            # 1. The rows as files.
+            spec = await specified(
+                index, target, sealing, self._spill, out, kind=self._kind, threads=self._threads
             )
             faults.reach("rebuild.spilled")
             # 2. The segment, by a process of its own.
@@ -144,6 +128,28 @@ class Rebuilder:
             await asyncio.to_thread(_require_same, sealing.parts, segment)
             await asyncio.to_thread(_warm, segment)
             return segment
+
+
+async def specified(
+    index: Index,
+    target: Target,
+    sealing: Sealing,
+    spill: Spill,
+    out: Path,
+    *,
+    kind: str,
+    threads: int,
+) -> Spec:
+    """What to build, its rows in files; those of sealed segments are there already."""
+    pieces = []
+    for n, part in enumerate(sealing.parts):
+        files = await spill.of(part)
+        numbers = out / f"{n}.npy"
+        await asyncio.to_thread(np.save, numbers, part.numbers())
+        pieces.append(Piece(str(files.vectors), str(files.columns), files.rows, str(numbers)))
+    queries = out / "queries.npy"
+    await asyncio.to_thread(np.save, queries, sampled(index))
+    return Spec(target, index.space.dim, kind, threads, pieces, str(queries), str(out))
 
 
 async def _run_child(path: Path, spec: Spec) -> None:

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from contracts.errors import NotReady
+from contracts.filter_nodes import Filter
 from contracts.hits import Hit, VectorQuery
 from contracts.ports import Answer, Applied, AsOf
 from contracts.topics import Target
+from index_store.fields import check
 from index_store.index import Index
 
 
@@ -38,6 +40,11 @@ class LocalSearcher:
         # A thread: numpy and Faiss release the interpreter, and the loop goes on serving.
         found = await asyncio.to_thread(view.search, queries, recall=self._recall)
         return [Answer(hits, view.as_of) for hits in found]
+
+    async def check_filter(self, target: Target, condition: Filter) -> None:
+        view = self._ready_index().view
+        if view.count(target):
+            check(condition, await asyncio.to_thread(view.kinds, target))
 
     async def item(self, target: Target, item_id: str) -> Hit | None:
         return self._ready_index().get(target, item_id)

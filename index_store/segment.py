@@ -62,11 +62,7 @@ class Segment:
 
     def find(self, ids: list[str], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The live row of each id, -1 where there is none: shape (len(ids),)."""
-        found = self._ids.find(ids, hashes)
-        dead = found >= 0
-        dead[dead] = ~self._alive(found[dead])
-        found[dead] = -1
-        return found
+        return self._ids.find(ids, hashes, self._bits)
 
     def delete(self, numbers: Numbers) -> None:
         """Take out rows, all of them live."""
@@ -98,11 +94,6 @@ class Segment:
                 self.files,
             )
         return self._view
-
-    def _alive(self, numbers: Numbers) -> NDArray[np.bool_]:
-        bits = self._bits[numbers >> 3] >> (numbers & 7).astype(np.uint8)
-        alive: NDArray[np.bool_] = (bits & 1).astype(np.bool_)
-        return alive
 
 
 def all_bits(count: int) -> NDArray[np.uint8]:

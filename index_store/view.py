@@ -47,9 +47,7 @@ class IndexView:
         for (target, _, exact), numbers in self._alike(queries).items():
             parts = self.parts[target]
             asked = [queries[n] for n in numbers]
-            scan = Scan(
-                parts, [part.select(getattr(asked[0], "filter", None)) for part in parts], asked
-            )
+            scan = Scan(parts, [part.select(asked[0].filter) for part in parts], asked)
             found = scan.exact() if exact or recall is None else scan.approximate(recall)
             for n, winners in zip(numbers, found, strict=True):
                 answers[n] = self._hits(queries[n], winners)
@@ -69,7 +67,7 @@ class IndexView:
         """Which queries are searched in one pass."""
         alike: dict[tuple[Target, object, bool], list[int]] = {}
         for n, query in enumerate(queries):
-            condition = getattr(query, "filter", None) and query.filter.key
+            condition = None if query.filter is None else query.filter.key
             alike.setdefault((query.target, condition, query.exact), []).append(n)
         return alike
 

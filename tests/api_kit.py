@@ -23,6 +23,7 @@ from contracts.cursors import Cursor
 from contracts.deltas import apply
 from contracts.embedding import embedding_record, encode_value
 from contracts.errors import NotReady
+from contracts.filter_nodes import Filter
 from contracts.hits import Hit, VectorQuery
 from contracts.memory import HashEncoder, ManualClock, MemoryLog
 from contracts.messages import WireHit, wire_hit
@@ -33,6 +34,8 @@ from contracts.records import Fetched, Record, RecordPosition, Source, TopicPart
 from contracts.score import Vectors, exact_scores, ranking
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Names, Target
+from index_store import digest
+from index_store.fields import Fields, check
 from index_store.index import Index
 from index_store.matcher import NumpyMatcher
 from index_store.searcher import LocalSearcher
@@ -139,6 +142,14 @@ class BruteIndex:
             await self.gate()
         return [Answer(brute(items, query), as_of) for query in queries]
 
+    async def check_filter(self, target: Target, condition: Filter) -> None:
+        hits = [hit for (of, _), hit in self.items.items() if of == target]
+        bodies = [digest.canonical(hit.metadata or {}) for hit in hits]
+        if bodies:
+            fields = Fields()
+            fields.extend(bodies)
+            check(condition, fields.kinds())
+
     async def item(self, target: Target, item_id: str) -> Hit | None:
         self._require_ready()
         return self.items.get((target, item_id))
@@ -231,6 +242,9 @@ class RealIndex(BruteIndex):
             return await self.served.search(queries)
         finally:
             self.running -= 1
+
+    async def check_filter(self, target: Target, condition: Filter) -> None:
+        await self.served.check_filter(target, condition)
 
     async def item(self, target: Target, item_id: str) -> Hit | None:
         return await self.served.item(target, item_id)

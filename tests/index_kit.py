@@ -1,5 +1,6 @@
 """What the tests of the index store share: one space, records of it, a brute-force search."""
 
+import asyncio
 import tempfile
 import uuid
 from pathlib import Path
@@ -15,9 +16,13 @@ from contracts.records import Fetched, Record, Source, TopicPartition
 from contracts.score import Vectors, unit
 from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
+from index_store.build import build
 from index_store.index import Index
+from index_store.rebuild import opened, specified
+from index_store.segment import Segment
 from index_store.snapshots import Snapshots
 from index_store.spill import Spill
+from index_store.table import Sealing
 
 SPACE = Space("unit-v1", "m", "1", "p", 16)
 NAMES = Names("t.", SPACE.name)
@@ -73,6 +78,21 @@ def new_spill() -> Spill:
 
 def snapshots_in(store: BlobStore, prefix: str = "unit-v1/0/0/", *, kept: int = 1) -> Snapshots:
     return Snapshots(store, prefix, new_spill(), kept=kept)
+
+
+async def built(
+    index: Index, target: Target, sealing: Sealing, spill: Spill, kind: str
+) -> Segment | None:
+    """What the building process makes of a sealing, in this process."""
+    rows = sum(part.live for part in sealing.parts)
+    if not rows:
+        return None
+    kind = kind if rows >= 40 else "Flat"  # Faiss wants some rows to train on
+    name = uuid.uuid4().hex
+    async with spill.building(name) as out:
+        spec = await specified(index, target, sealing, spill, out, kind=kind, threads=1)
+        await asyncio.to_thread(build, spec)
+        return await asyncio.to_thread(opened, name, out, index.space.dim)
 
 
 def vectors(count: int, seed: int = 5) -> Vectors:

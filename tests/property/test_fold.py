@@ -8,7 +8,7 @@ has the same digest.
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,8 @@ from hypothesis.stateful import (
 )
 
 from contracts.embedding import encode_value, read_embedding
+from contracts.filter_nodes import Filter
+from contracts.filters import parse
 from contracts.hits import VectorQuery
 from contracts.memory import MemoryBlobs
 from contracts.records import Fetched, Record, Source, TopicPartition
@@ -32,8 +34,9 @@ from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
 from index_store import scan
 from index_store.index import Index
+from index_store.table import Sealing
 from index_store.view import IndexView
-from tests.index_kit import MURMUR2, brute_force, pairs, snapshots_in
+from tests.index_kit import MURMUR2, brute_force, built, new_spill, pairs, snapshots_in
 
 SPACE = Space("fold-v1", "m", "1", "p", 4)
 OTHER_SPACE = Space("fold-v1", "m", "2", "p", 4)
@@ -56,6 +59,13 @@ BAD_VALUES = [
 targets = st.sampled_from(TARGETS)
 item_ids = st.sampled_from(ITEM_IDS)
 vectors = st.sampled_from(VECTORS)
+
+FILTERS = [
+    None,
+    parse({"eq": {"n": 1}}),
+    parse({"range": {"n": {"gte": 1}}}),
+    parse({"not": {"exists": "b"}}),
+]
 
 Answer = list[tuple[str, float]]
 
@@ -86,6 +96,8 @@ class Fold(RuleBasedStateMachine):
         self.compacted = dict.fromkeys(partitions, 0)
         self.index = new_index()
         self.snapshots = snapshots_in(MemoryBlobs(), "fold-v1/0/0/")
+        self.sealing: tuple[Target, Sealing] | None = None
+        self.spill = new_spill()
         self.held: list[tuple[IndexView, VectorQuery, Answer]] = []
 
     # What producers and encoders do
@@ -174,13 +186,35 @@ class Fold(RuleBasedStateMachine):
         restored = asyncio.run(self.snapshots.restore(new_index()))
         assert self.snapshots.refused == {}
         self.index = restored or new_index()
+        self.sealing = None
         # Behind what is compacted, the states on the way are nobody's promise.
         self.apply(self.compacted)
 
+    @precondition(lambda self: self.sealing is None)
+    @rule(of=targets)
+    def begin_a_rebuild(self, of: Target) -> None:
+        self.sealing = of, self.index.seal(of)
+
+    @precondition(lambda self: self.sealing is not None)
+    @rule(kind=st.sampled_from(["Flat", "IVF2,SQ8"]))
+    def swap_in_what_was_rebuilt(self, kind: str) -> None:
+        assert self.sealing is not None
+        of, sealing = self.sealing
+        segment = asyncio.run(built(self.index, of, sealing, self.spill, kind))
+        self.index.swap(of, sealing, segment)
+        self.sealing = None
+
+    @precondition(lambda self: self.sealing is not None)
+    @rule()
+    def give_a_rebuild_up(self) -> None:
+        assert self.sealing is not None
+        self.index.give_up(*self.sealing)
+        self.sealing = None
+
     # What must hold
 
-    def model(self, of: Target) -> dict[str, tuple[Vectors, str | None]]:
-        items: dict[str, tuple[Vectors, str | None]] = {}
+    def model(self, of: Target) -> dict[str, tuple[Vectors, str | None, Mapping[str, Any]]]:
+        items: dict[str, tuple[Vectors, str | None, Mapping[str, Any]]] = {}
         for partition, log in self.logs.items():
             if partition.topic != NAMES.embeddings(of):
                 continue
@@ -192,7 +226,7 @@ class Fold(RuleBasedStateMachine):
                     if record.value not in (None, *BAD_VALUES):
                         found = read_embedding(SPACE, record)
                         assert found.vector is not None
-                        items[found.id] = (found.vector, found.item)
+                        items[found.id] = (found.vector, found.item, found.metadata)
         return items
 
     @rule(
@@ -202,6 +236,7 @@ class Fold(RuleBasedStateMachine):
         offset=st.integers(0, 3),
         min_score=st.sampled_from([None, 0.0, 0.5]),
         collapse=st.booleans(),
+        condition=st.sampled_from(FILTERS),
         caught_up=st.booleans(),
     )
     def search(
@@ -212,17 +247,30 @@ class Fold(RuleBasedStateMachine):
         offset: int,
         min_score: float | None,
         collapse: bool,
+        condition: Filter | None,
         caught_up: bool,
     ) -> None:
         if caught_up:
             self.apply_all()
-        model = self.model(of)
-        query = VectorQuery(of, vector, k, offset, min_score=min_score, collapse=collapse)
+        live = self.model(of)
+        query = VectorQuery(
+            of, vector, k, offset, min_score=min_score, collapse=collapse, filter=condition
+        )
+        model = {
+            item_id: (found, item)
+            for item_id, (found, item, metadata) in live.items()
+            if condition is None or condition.matches(metadata)
+        }
         expected = brute_force(model, query)
         hits = self.index.view.search([query])[0]
         assert pairs(hits) == expected
         assert [hit.rank for hit in hits] == list(range(offset + 1, offset + 1 + len(hits)))
-        assert self.index.count(of) == self.index.view.count(of) == len(model)
+        assert self.index.count(of) == self.index.view.count(of) == len(live)
+        # Through the segments' indexes: as many, all of them live, each with its exact score.
+        [near] = self.index.view.search([query], recall=0.5)
+        everything = VectorQuery(of, vector, 10_000, min_score=min_score)
+        assert len(near) == len(expected) or min_score is not None
+        assert set(pairs(near)) <= set(brute_force(model, everything))
         # The view is kept: whatever comes, it must answer as it did.
         self.held = [*self.held[-3:], (self.index.view, query, expected)]
 
@@ -259,6 +307,8 @@ class Fold(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "index"):
+            if self.sealing is not None:
+                self.give_a_rebuild_up()
             self.apply_all()
             self.replay_from_the_beginning(0)
             assert self.index.verify()

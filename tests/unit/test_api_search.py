@@ -169,6 +169,20 @@ async def test_a_filter_keeps_items_by_metadata(kit: Kit) -> None:
     assert ids(await search(kit, text="red cat", filter=missing, k=1, offset=1)) == ["c"]
 
 
+@pytest.mark.parametrize(
+    ("condition", "code", "field"),
+    [
+        ({"eq": {"language": "en"}}, "unknown_field", "filter.language"),
+        ({"range": {"lang": {"gte": 5}}}, "wrong_type", "filter.lang"),
+    ],
+)
+async def test_a_filter_that_nothing_could_match_is_refused(
+    kit: Kit, condition: dict[str, Any], code: str, field: str
+) -> None:
+    problem = await refused(kit, {"text": "a", "target": "captions", "filter": condition})
+    assert (problem["code"], problem["field"]) == (code, field)
+
+
 async def test_limits_name_limit_and_value(kit: Kit) -> None:
     deep: Any = {"exists": "a"}
     for _ in range(8):

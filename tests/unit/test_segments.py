@@ -1,0 +1,255 @@
+"""Sealed segments: built by the real child process, searched through their index, swapped in."""
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from contracts.errors import RebuildFailed, SnapshotRefused
+from contracts.filters import parse
+from contracts.hits import VectorQuery
+from contracts.score import Vectors, unit
+from index_store import columns, flat, kinds
+from index_store.ann import Ann, Operating
+from index_store.index import Index
+from index_store.rebuild import Rebuilder, due
+from tests.index_kit import (
+    IMAGES,
+    SPACE,
+    batch,
+    brute_force,
+    new_index,
+    new_spill,
+    pairs,
+    put,
+    record,
+    vectors,
+)
+
+pytestmark = pytest.mark.anyio
+
+ROWS = 3000
+
+
+def clustered(count: int, seed: int) -> Vectors:
+    """Rows around a few centres, as embeddings are."""
+    dice = np.random.default_rng(seed)
+    centres = np.random.default_rng(9).standard_normal((30, SPACE.dim))
+    return unit(centres[dice.integers(30, size=count)] + dice.normal(0, 0.4, (count, SPACE.dim)))
+
+
+def body(n: int) -> Mapping[str, Any]:
+    return {"half": n % 2, "hundredth": n % 100, "one": n}
+
+
+def grown(count: int = ROWS) -> Index:
+    index = new_index(256)
+    rows = clustered(count, 1)
+    index.apply(batch(*(put(n, f"i{n:04}", row, metadata=body(n)) for n, row in enumerate(rows))))
+    return index
+
+
+@pytest.fixture(scope="module")
+def model() -> dict[str, tuple[Vectors, str | None]]:
+    return {f"i{n:04}": (row, None) for n, row in enumerate(clustered(ROWS, 1))}
+
+
+@pytest.mark.parametrize("kind", ["Flat", "IVF16,SQ8", "IVF,PQ8x4fs", "HNSW16", "OPQ8,IVF16,PQ8"])
+async def test_a_rebuilt_index_answers_as_before(
+    kind: str, model: dict[str, tuple[Vectors, str | None]]
+) -> None:
+    index = grown()
+    digests, before = index.digests(), index.view
+    done = await Rebuilder(new_spill(), kind=kind).run(index, "images")
+    assert done.rows == ROWS
+    table = index.table("images")
+    assert (len(table.segments), len(table.chunks)) == (1, 0)
+    assert index.digests() == digests
+    assert index.verify()
+    queries = [VectorQuery("images", row) for row in clustered(50, 2)]
+    expected = [brute_force(model, query) for query in queries]
+    # Exact is exact, in the old view too, and the index finds nearly all.
+    assert [pairs(hits) for hits in index.view.search(queries)] == expected
+    assert [pairs(hits) for hits in before.search(queries)] == expected
+    found = index.view.search(queries, recall=0.95)
+    right = sum(len({*pairs(f)} & {*e}) for f, e in zip(found, expected, strict=True))
+    assert right >= 0.9 * 50 * 10
+    hit = index.get("images", "i0007")
+    assert hit is not None
+    assert hit.metadata == body(7)
+    assert hit.source.offset == 7
+
+
+@pytest.mark.parametrize(
+    ("condition", "share"),
+    [
+        ({"eq": {"half": 1}}, 2),
+        ({"eq": {"hundredth": 7}}, 100),
+        ({"range": {"one": {"gte": 100, "lt": 103}}}, 1000),
+        ({"eq": {"one": -1}}, None),
+    ],
+)
+async def test_a_filtered_search_finds_k_where_there_are_k(
+    condition: dict[str, Any],
+    share: int | None,
+    model: dict[str, tuple[Vectors, str | None]],
+) -> None:
+    index = grown()
+    await Rebuilder(new_spill(), kind="IVF16,SQ8").run(index, "images")
+    # Some are dead, and some grow beside the segment.
+    gone = [record(ROWS + n, f"i{n:04}", None) for n in range(0, 300, 3)]
+    index.apply(batch(*gone))
+    new = clustered(200, 3)
+    at = index.positions[IMAGES]
+    index.apply(batch(*(put(at + n, f"n{n}", row, metadata=body(n)) for n, row in enumerate(new))))
+    admitted = parse(condition)
+    live = {
+        item_id: found
+        for item_id, found in model.items()
+        if item_id not in {g.key.decode() for g in gone if g.key}
+    }
+    live |= {f"n{n}": (row, None) for n, row in enumerate(new)}
+    live = {i: found for i, found in live.items() if admitted.matches(body(int(i[1:])))}
+    if share is not None:
+        assert live
+    for row in clustered(20, 2):
+        query = VectorQuery("images", row, filter=admitted)
+        expected = brute_force(live, query)
+        # In a thread, as a node does: the value index catches up with the rows there.
+        [hits] = await asyncio.to_thread(index.view.search, [query])
+        assert pairs(hits) == expected
+        [near] = await asyncio.to_thread(index.view.search, [query], recall=0.95)
+        assert len(near) == len(expected) == min(10, len(live))
+        assert {*pairs(near)} <= {*brute_force(live, VectorQuery("images", row, k=10_000))}
+
+
+async def test_what_changes_during_a_rebuild_is_not_lost() -> None:
+    index = grown(600)
+    rebuilding = asyncio.create_task(Rebuilder(new_spill(), kind="IVF4,SQ8").run(index, "images"))
+    fresh, changed = vectors(300, seed=4), 0
+    while not rebuilding.done():
+        at = index.positions[IMAGES]
+        index.apply(
+            batch(
+                put(at, f"i{changed % 600:04}", fresh[changed % 300]),
+                record(at + 1, f"i{(changed * 7 + 1) % 600:04}", None),
+                put(at + 2, f"new{changed}", fresh[(changed + 1) % 300]),
+            )
+        )
+        changed += 1
+        await asyncio.sleep(0.002)
+    await rebuilding
+    assert changed > 20
+    assert index.verify()
+    again = new_index(64)
+    # The same log, without a rebuild.
+    again.apply(
+        batch(*(put(n, f"i{n:04}", r, metadata=body(n)) for n, r in enumerate(clustered(600, 1))))
+    )
+    for n in range(changed):
+        at = again.positions[IMAGES]
+        again.apply(
+            batch(
+                put(at, f"i{n % 600:04}", fresh[n % 300]),
+                record(at + 1, f"i{(n * 7 + 1) % 600:04}", None),
+                put(at + 2, f"new{n}", fresh[(n + 1) % 300]),
+            )
+        )
+    assert index.digests() == again.digests()
+    assert index.count("images") == again.count("images")
+
+
+async def test_a_failed_rebuild_leaves_everything_as_it_was() -> None:
+    index = grown(500)
+    digests = index.digests()
+    with pytest.raises(RebuildFailed, match="images: the building process ended with 1: "):
+        await Rebuilder(new_spill(), kind="IVF4,Nonsense").run(index, "images")
+    assert index.digests() == digests
+    assert index.verify()
+    index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
+    assert index.count("images") == 499
+    # And the next one may succeed.
+    assert (await Rebuilder(new_spill(), kind="Flat").run(index, "images")).rows == 499
+
+
+async def test_a_cancelled_rebuild_ends_its_process() -> None:
+    index = grown(500)
+    rebuilding = asyncio.create_task(Rebuilder(new_spill(), kind="IVF4,SQ8").run(index, "images"))
+    await asyncio.sleep(0.1)
+    rebuilding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await rebuilding
+    assert len(index.table("images").segments) == 0
+    assert (await Rebuilder(new_spill(), kind="Flat").run(index, "images")).rows == 500
+
+
+async def test_everything_deleted_leaves_no_segment() -> None:
+    index = grown(50)
+    index.apply(batch(*(record(50 + n, f"i{n:04}", None) for n in range(50))))
+    assert (await Rebuilder(new_spill()).run(index, "images")).rows == 0
+    assert index.view.parts["images"] == ()
+
+
+def test_a_rebuild_is_due_when_many_rows_are_scanned_or_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("index_store.rebuild._SCANNED_ROWS", 100)
+    assert due(grown(100).table("images")) is None
+    reason = due(grown(101).table("images"))
+    assert reason is not None
+    assert reason.startswith("growing: 101 rows")
+
+
+def test_the_file_of_vectors_is_one_that_faiss_reads(tmp_path: Path) -> None:
+    rows = vectors(20)
+    path = tmp_path / "v"
+    path.write_bytes(flat.file_head(SPACE.dim, 20) + rows.tobytes())
+    assert np.array_equal(flat.vectors(flat.mapped(path, SPACE.dim, 20)), rows)
+    with pytest.raises(SnapshotRefused, match="want 21 rows of 16, got 20 of 16"):
+        flat.mapped(path, SPACE.dim, 21)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(SnapshotRefused, match="v: unreadable"):
+        flat.mapped(path, SPACE.dim, 20)
+
+
+def test_columns_come_back_as_they_were_packed(tmp_path: Path) -> None:
+    index = grown(100)
+    part = index.view.parts["images"][0]
+    arrays = columns.pack(part.rows, 100)
+    columns.save(arrays, tmp_path / "c")
+    for found in (
+        arrays,
+        columns.load(tmp_path / "c"),
+        columns.gathered([(arrays, np.arange(100))]),
+    ):
+        rows = columns.unpack(found, part.rows.vectors)
+        for name in ("ids", "items", "texts", "metadata", "origins"):
+            assert list(getattr(rows, name)) == list(getattr(part.rows, name)[:100])
+            assert getattr(rows, name)[3:5] == getattr(part.rows, name)[3:5]
+        assert np.array_equal(rows.hashes, part.rows.hashes[:100])
+    some = columns.unpack(columns.gathered([(arrays, np.array([7, 3]))]), part.rows.vectors)
+    assert list(some.ids) == ["i0007", "i0003"]
+    (tmp_path / "c").write_bytes(b"torn")
+    with pytest.raises(SnapshotRefused, match="c: unreadable"):
+        columns.load(tmp_path / "c")
+
+
+def test_kinds() -> None:
+    assert kinds.choose(5_000, 512) == "Flat"
+    assert kinds.choose(100_000, 512) == "IVF256,PQ256x4fs"
+    assert kinds.choose(1_000_000, 512) == "IVF512,PQ256x4fs"
+    assert kinds.choose(100_000, 9) == "IVF256,SQ8"
+    assert kinds.complete("IVF,SQ8", 100_000, 512) == "IVF256,SQ8"
+    assert kinds.complete("OPQ64,IVF,PQ64", 100_000, 512) == "OPQ64,IVF256,PQ64"
+    assert kinds.complete("HNSW32", 100_000, 512) == "HNSW32"
+
+
+def test_the_cheapest_point_that_reaches_the_recall_is_taken() -> None:
+    points = [Operating(1, 1, 0.7, 0.1), Operating(4, 1, 0.94, 0.2), Operating(8, 2, 0.99, 0.4)]
+    ann = Ann("Flat", flat.of(vectors(5)), points)
+    assert ann.at(0.5).effort == 1
+    assert ann.at(0.95).effort == 8
+    assert ann.at(0.999).effort == 8

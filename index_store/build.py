@@ -44,7 +44,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What to build. `queries` is a .npy file of float16 vectors to tune on."""
+    """What to build. `queries` is a .npy file of float16 vectors to tune on.
+
+    `like` is the file of an index whose training is taken over, tuning included.
+    """
 
     target: Target
     dim: int
@@ -53,6 +56,7 @@ class Spec:
     pieces: list[Piece]
     queries: str
     out: str
+    like: str = ""
 
 
 def main() -> None:
@@ -84,7 +88,10 @@ def build(spec: Spec) -> None:
     # 3. The index, and what it costs.
     kind = kinds.complete(spec.kind, rows, spec.dim)
     built: dict[str, Any] = {"rows": rows, "kind": None, "points": []}
-    if kind != "Flat":
+    if spec.like:
+        faiss.write_index(_filled_like(Path(spec.like), vectors), str(out / ANN))
+        built |= {"kind": spec.kind}
+    elif kind != "Flat":
         ann = Ann(kind, _filled(kind, vectors), [])
         points = tuning.measure(ann, vectors, np.load(spec.queries))
         faiss.write_index(ann.index, str(out / ANN))
@@ -113,6 +120,17 @@ def _filled(kind: str, vectors: Vectors) -> faiss.Index:
     if len(vectors) > most:
         sample = np.sort(np.random.default_rng(0).choice(len(vectors), most, replace=False))
     index.train(vectors[sample].astype(np.float32))
+    return _with_rows(index, vectors)
+
+
+def _filled_like(path: Path, vectors: Vectors) -> faiss.Index:
+    """Trained as the index in that file is."""
+    index = faiss.read_index(str(path))
+    index.reset()
+    return _with_rows(index, vectors)
+
+
+def _with_rows(index: faiss.Index, vectors: Vectors) -> faiss.Index:
     for start in range(0, len(vectors), _BLOCK_ROWS):
         index.add(vectors[start : start + _BLOCK_ROWS].astype(np.float32))
     return index

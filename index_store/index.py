@@ -175,11 +175,12 @@ class Index:
         """For those who decide about rebuilds."""
         return self._tables[target]
 
-    def seal(self, target: Target) -> Sealing:
-        """Begin a rebuild of all rows of `target`; `swap` or `give_up` ends it."""
-        sealing = self._tables[target].seal()
-        self.view = self._make_view()
-        return sealing
+    def seal(self, target: Target, segments: Sequence[Segment] | None = None) -> Sealing:
+        """Begin to build a segment of the growing rows and of `segments` (None: all of them).
+
+        `swap` or `give_up` ends it.
+        """
+        return self._tables[target].seal(segments)
 
     def swap(self, target: Target, sealing: Sealing, segment: Segment | None) -> None:
         """Let `segment` take the place of the parts it was built from (None: all rows died)."""

@@ -9,7 +9,7 @@ import asyncio
 import sys
 import uuid
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -35,11 +35,13 @@ log = structlog.get_logger(__name__)
 
 # Queries to tune on, of each target: recall is then known to about a percent.
 _SAMPLED = 128
-# A segment is rebuilt when this share of its rows was deleted, or so many rows are scanned by
-# every search: a fixed number, or a share of the rows that have an index.
-_DEAD_SHARE = 0.3
+# Without an index: so many rows are scanned at most (about 1 ms). With one: growing rows get an
+# index of their own, trained like the largest segment's, from so many on.
 _SCANNED_ROWS = 20_000
-_SCANNED_SHARE = 0.1
+_GROWING_ROWS = 16_384
+# All is built anew when rows beside the largest segment, or dead ones, are this share of it.
+_GROWN_SHARE = 0.5
+_DEAD_SHARE = 0.3
 _WARM_QUERIES = 32
 
 
@@ -55,17 +57,56 @@ class Rebuilt:
     reason: str
 
 
-def due(table: Table) -> str | None:
-    """Why a rebuild would pay now, or None."""
-    indexed = sum(segment.capacity for segment in table.segments if segment.ann is not None)
-    scanned = table.unindexed_rows
-    if scanned > max(_SCANNED_ROWS, _SCANNED_SHARE * indexed):
-        return f"growing: {scanned} rows without an index"
-    dead = sum(segment.capacity - segment.live for segment in table.segments)
-    sealed = sum(segment.capacity for segment in table.segments)
-    if sealed and dead > _DEAD_SHARE * sealed:
-        return f"deleted: {dead} of {sealed} sealed rows"
-    return None
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to put into one new segment beside the growing rows: `segments` (None: all).
+
+    `like` is the segment whose training its index takes over; None: trained anew.
+    """
+
+    reason: str
+    segments: Sequence[Segment] | None = None
+    like: Segment | None = None
+
+
+EVERYTHING = Plan("asked for")
+
+
+def due(table: Table, kind: str = "auto") -> Plan | None:
+    """What a rebuild would be good for now, if anything."""
+    main = max(
+        (segment for segment in table.segments if segment.ann is not None or kind == "Flat"),
+        key=lambda segment: segment.capacity,
+        default=None,
+    )
+    rest = [segment for segment in table.segments if segment is not main]
+    beside = table.growing_rows + sum(segment.capacity for segment in rest)
+    if main is None:
+        scanned = table.unindexed_rows
+        return Plan(f"{scanned} rows without an index") if scanned > _SCANNED_ROWS else None
+    sealed = main.capacity + beside - table.growing_rows
+    dead = sealed - main.live - sum(segment.live for segment in rest)
+    if dead > max(_DEAD_SHARE * sealed, _GROWING_ROWS):
+        return Plan(f"{dead} of {sealed} sealed rows are dead")
+    if beside > max(_GROWN_SHARE * main.capacity, _SCANNED_ROWS):
+        return Plan(f"{beside} rows beside a segment of {main.capacity}")
+    plain = [segment for segment in rest if segment.ann is None]
+    growing = table.growing_rows + sum(segment.capacity for segment in plain)
+    if growing < _GROWING_ROWS:
+        return None
+    return Plan(f"{growing} growing rows", _with_smaller(plain, rest, growing), main)
+
+
+def _with_smaller(
+    chosen: Sequence[Segment], rest: Sequence[Segment], rows: int
+) -> Sequence[Segment]:
+    """With segments that are not much larger than all before, so that there are never many."""
+    found = list(chosen)
+    for segment in sorted(rest, key=lambda segment: segment.capacity):
+        if segment not in found and segment.capacity <= 2 * rows:
+            found.append(segment)
+            rows += segment.capacity
+    return found
 
 
 class Rebuilder:
@@ -83,13 +124,17 @@ class Rebuilder:
         self._threads = threads
         self._one = asyncio.Lock()
 
-    async def run(self, index: Index, target: Target, *, reason: str = "asked for") -> Rebuilt:
+    def due(self, index: Index, target: Target) -> Plan | None:
+        """What `run` would be good for now, if anything."""
+        return due(index.table(target), self._kind)
+
+    async def run(self, index: Index, target: Target, plan: Plan = EVERYTHING) -> Rebuilt:
         """Raises RebuildFailed; then the index is as it was."""
         async with self._one:
             began = perf_counter()
-            sealing = index.seal(target)
+            sealing = index.seal(target, plan.segments)
             try:
-                segment = await self._built(index, target, sealing)
+                segment = await self._built(index, target, sealing, plan)
             except BaseException as error:
                 index.give_up(target, sealing)
                 if isinstance(error, (OSError, ValueError, SnapshotRefused)):
@@ -105,12 +150,14 @@ class Rebuilder:
                 "Flat" if found is None else found.kind,
                 [] if found is None else found.points,
                 perf_counter() - began,
-                reason,
+                plan.reason,
             )
-            log.info("rebuilt", target=target, rows=done.rows, kind=done.kind, reason=reason)
+            log.info("rebuilt", target=target, rows=done.rows, kind=done.kind, reason=plan.reason)
             return done
 
-    async def _built(self, index: Index, target: Target, sealing: Sealing) -> Segment | None:
+    async def _built(
+        self, index: Index, target: Target, sealing: Sealing, plan: Plan
+    ) -> Segment | None:
         if not any(part.live for part in sealing.parts):
             return None
         name = uuid.uuid4().hex
@@ -119,12 +166,15 @@ class Rebuilder:
             spec = await specified(
                 index, target, sealing, self._spill, out, kind=self._kind, threads=self._threads
             )
+            if plan.like is not None and plan.like.files is not None:
+                spec = replace(spec, like=str(plan.like.files.ann or ""), kind=plan.like.kind)
             faults.reach("rebuild.spilled")
             # 2. The segment, by a process of its own.
             await _run_child(out / "spec.json", spec)
             faults.reach("rebuild.built")
             # 3. Mapped, checked, and warm before anybody sees it.
-            segment = await asyncio.to_thread(opened, name, out, index.space.dim)
+            points = None if plan.like is None or plan.like.ann is None else plan.like.ann.points
+            segment = await asyncio.to_thread(opened, name, out, index.space.dim, points)
             await asyncio.to_thread(_require_same, sealing.parts, segment)
             await asyncio.to_thread(_warm, segment)
             return segment
@@ -176,11 +226,17 @@ async def _run_child(path: Path, spec: Spec) -> None:
         raise RebuildFailed(f"{spec.target}: the building process ended with {code}: {last[0]}")
 
 
-def opened(name: str, folder: Path, dim: int) -> Segment:
-    """The segment in a folder that the building process finished. Raises SnapshotRefused."""
+def opened(name: str, folder: Path, dim: int, points: Sequence[Operating] | None = None) -> Segment:
+    """The segment in a folder that the building process finished. Raises SnapshotRefused.
+
+    `points` are those of the segment that it was trained like, if it was.
+    """
     built = orjson.loads((folder / BUILT).read_bytes())
-    points = [Operating(**point) for point in built["points"]]
-    return Segment.mapped(PartFiles.within(name, built["rows"], folder, built["kind"], points), dim)
+    if points is None:
+        points = [Operating(**point) for point in built["points"]]
+    return Segment.mapped(
+        PartFiles.within(name, built["rows"], folder, built["kind"], list(points)), dim
+    )
 
 
 def sampled(index: Index, most: int = _SAMPLED) -> Vectors:

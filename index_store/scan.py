@@ -111,12 +111,22 @@ class Scan:
         return np.hstack(scores), np.hstack(places)
 
     def _approximated(self, most: int, recall: float) -> NDArray[np.int64]:
-        """Places that the parts' indexes nominate for each query; those left over are -1."""
+        """Places that the parts' indexes nominate for each query; those left over are -1.
+
+        As many as the part asked for most: of several parts, the best of all by their scores.
+        """
+        scores = [np.empty((len(self._wide), 0), np.float32)]
         places = [np.empty((len(self._wide), 0), np.int64)]
         for part, selection, start in self._each():
-            _, numbers = part.approximate(self._wide, most, selection, recall)
+            found, numbers = part.approximate(self._wide, most, selection, recall)
+            scores.append(found)
             places.append(np.where(numbers >= 0, numbers + start, -1))
-        return np.hstack(places)
+        widest = max(found.shape[1] for found in scores)
+        joined = np.hstack(places)
+        if joined.shape[1] <= widest:
+            return joined
+        best = np.argpartition(np.hstack(scores), -widest, axis=1)[:, -widest:]
+        return np.take_along_axis(joined, best, axis=1)
 
     def _each(self) -> Iterator[tuple[Part, Selection, int]]:
         for part, selection, start in zip(

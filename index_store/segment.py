@@ -60,6 +60,10 @@ class Segment:
             found = ann.load(files.kind, files.ann, files.rows, files.points)
         return cls(files.name, arrays, index, found, files)
 
+    @property
+    def kind(self) -> str:
+        return "Flat" if self.ann is None else self.ann.kind
+
     def find(self, ids: list[str], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The live row of each id, -1 where there is none: shape (len(ids),)."""
         return self._ids.find(ids, hashes, self._bits)

@@ -139,13 +139,18 @@ class Table:
     def views(self) -> tuple[Part, ...]:
         return tuple(holder.view() for holder in self._holders() if holder.live)
 
-    def seal(self) -> Sealing:
-        """Begin a rebuild of everything that is here now. One at a time."""
+    def seal(self, segments: Sequence[Segment] | None = None) -> Sealing:
+        """Begin to build a segment of all chunks and of `segments` (None: all of them).
+
+        One at a time.
+        """
         assert self._sealing is None
+        chosen = self.segments if segments is None else segments
+        holders: list[Chunk | Segment] = [*chosen, *self.chunks.values()]
         self._sealing = Sealing(
-            self.views(),
+            [holder.view() for holder in holders if holder.live],
             dict(self.chunks),
-            list(self.segments),
+            list(chosen),
             self._growing,
         )
         self._growing = GrowingIds()

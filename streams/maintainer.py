@@ -24,7 +24,7 @@ from contracts.ports import Clock, EventLog, LogReader
 from contracts.records import Fetched, OutRecord, Record, TopicPartition
 from contracts.topics import TARGETS, Names, Target
 from index_store.index import Index
-from index_store.rebuild import Rebuilder, Rebuilt, due
+from index_store.rebuild import EVERYTHING, Plan, Rebuilder, Rebuilt
 from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.snapshots import Snapshots
 
@@ -232,7 +232,7 @@ class Maintainer:
         index = self._index
         if index is None:
             raise NotReady("this node has no index yet")
-        return [await self._rebuilt(index, target, "asked for") for target in targets]
+        return [await self._rebuilt(index, target, EVERYTHING) for target in targets]
 
     async def rebuild_if_due(self) -> None:
         """Where many rows are without an index, or dead; not while replaying, more is to come."""
@@ -240,16 +240,16 @@ class Maintainer:
         if index is None or not self._searcher.is_ready:
             return
         for target in TARGETS:
-            reason = due(index.table(target))
-            if reason is not None:
+            plan = self._rebuilder.due(index, target)
+            if plan is not None:
                 try:
-                    await self._rebuilt(index, target, reason)
+                    await self._rebuilt(index, target, plan)
                 except RebuildFailed as error:
                     log.error("rebuild failed; searching goes on", error=str(error))
 
-    async def _rebuilt(self, index: Index, target: Target, reason: str) -> Rebuilt:
+    async def _rebuilt(self, index: Index, target: Target, plan: Plan) -> Rebuilt:
         try:
-            done = await self._rebuilder.run(index, target, reason=reason)
+            done = await self._rebuilder.run(index, target, plan)
         except RebuildFailed:
             self._metrics.rebuilds.labels(target, "failed").inc()
             raise

@@ -80,6 +80,13 @@ class Metrics:
         self.rebuild_seconds = Gauge(
             "tidelens_rebuild_seconds", "Length of the last rebuild.", ["target"], registry=r
         )
+        self.audited_recall = Histogram(
+            "tidelens_audited_recall",
+            "Recall of queries that came, asked again exactly.",
+            ["target"],
+            buckets=(0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
+            registry=r,
+        )
         self.stage_seconds = Histogram(
             "tidelens_stage_seconds",
             "Since the broker appended the content record: until encoded, searchable, pushed.",

@@ -44,7 +44,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What to build. `queries` is a .npy file of float16 vectors to tune on.
+    """What to build. `queries` are .npy files of float16 vectors to tune on, a file for each kind.
 
     `like` is the file of an index whose training is taken over, tuning included.
     """
@@ -54,7 +54,7 @@ class Spec:
     kind: str
     threads: int
     pieces: list[Piece]
-    queries: str
+    queries: list[str]
     out: str
     like: str = ""
 
@@ -93,7 +93,7 @@ def build(spec: Spec) -> None:
         built |= {"kind": spec.kind}
     elif kind != "Flat":
         ann = Ann(kind, _filled(kind, vectors), [])
-        points = tuning.measure(ann, vectors, np.load(spec.queries))
+        points = tuning.measure(ann, vectors, [np.load(path) for path in spec.queries])
         faiss.write_index(ann.index, str(out / ANN))
         built |= {"kind": kind, "points": [asdict(point) for point in points]}
     # 4. Whoever finds this file finds the others whole.

@@ -8,7 +8,7 @@ too, what was added stands in chunks of its own. Whatever fails, the index stays
 import asyncio
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -118,10 +118,13 @@ class Rebuilder:
         *,
         kind: str = "auto",
         threads: int = 1,
+        recent: Callable[[Target], Vectors] | None = None,
     ) -> None:
+        """`recent` tells vectors of queries that came lately, to tune on."""
         self._spill = spill
         self._kind = kind
         self._threads = threads
+        self._recent = recent or (lambda target: np.empty((0, 1), np.float16))
         self._one = asyncio.Lock()
 
     def due(self, index: Index, target: Target) -> Plan | None:
@@ -164,7 +167,14 @@ class Rebuilder:
         async with self._spill.building(name) as out:
             # 1. The rows as files.
             spec = await specified(
-                index, target, sealing, self._spill, out, kind=self._kind, threads=self._threads
+                index,
+                target,
+                sealing,
+                self._spill,
+                out,
+                kind=self._kind,
+                threads=self._threads,
+                recent=self._recent(target),
             )
             if plan.like is not None and plan.like.files is not None:
                 spec = replace(spec, like=str(plan.like.files.ann or ""), kind=plan.like.kind)
@@ -189,17 +199,24 @@ async def specified(
     *,
     kind: str,
     threads: int,
+    recent: Vectors,
 ) -> Spec:
-    """What to build, its rows in files; those of sealed segments are there already."""
+    """What to build, its rows in files; those of sealed segments are there already.
+
+    `recent` are vectors of queries that came lately.
+    """
     pieces = []
     for n, part in enumerate(sealing.parts):
         files = await spill.of(part)
         numbers = out / f"{n}.npy"
         await asyncio.to_thread(np.save, numbers, part.numbers())
         pieces.append(Piece(str(files.vectors), str(files.columns), files.rows, str(numbers)))
-    queries = out / "queries.npy"
-    await asyncio.to_thread(np.save, queries, sampled(index))
-    return Spec(target, index.space.dim, kind, threads, pieces, str(queries), str(out))
+    queries = []
+    for n, some in enumerate([*sampled(index), recent]):
+        if len(some):
+            queries.append(str(out / f"queries-{n}.npy"))
+            await asyncio.to_thread(np.save, queries[-1], some)
+    return Spec(target, index.space.dim, kind, threads, pieces, queries, str(out))
 
 
 async def _run_child(path: Path, spec: Spec) -> None:
@@ -239,19 +256,21 @@ def opened(name: str, folder: Path, dim: int, points: Sequence[Operating] | None
     )
 
 
-def sampled(index: Index, most: int = _SAMPLED) -> Vectors:
-    """Some live vectors of both targets: what queries of either kind look like."""
+def sampled(index: Index, most: int = _SAMPLED) -> list[Vectors]:
+    """Some live vectors of each target: what queries of either kind look like."""
     dice = np.random.default_rng(0)
-    found = [np.empty((0, index.space.dim), np.float16)]
+    samples = []
     for target in TARGETS:
         parts = index.view.parts[target]
         shares = np.array([part.live for part in parts], np.float64)
         if not shares.sum():
             continue
+        found = [np.empty((0, index.space.dim), np.float16)]
         for part, count in zip(parts, dice.multinomial(most, shares / shares.sum()), strict=True):
             numbers = dice.choice(part.numbers(), min(int(count), part.live), replace=False)
             found.append(part.rows.vectors[np.sort(numbers)])
-    return np.concatenate(found)
+        samples.append(np.concatenate(found))
+    return samples
 
 
 def _require_same(parts: Sequence[Part], segment: Segment) -> None:

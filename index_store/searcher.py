@@ -1,15 +1,24 @@
 """The local Searcher and Progress over whichever index a node serves, and the feed of changes."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
+from random import choice
+
+import numpy as np
 
 from contracts.errors import NotReady
 from contracts.filter_nodes import Filter
 from contracts.hits import Hit, VectorQuery
 from contracts.ports import Answer, Applied, AsOf
-from contracts.topics import Target
+from contracts.score import Vectors
+from contracts.topics import TARGETS, Target
 from index_store.fields import check
 from index_store.index import Index
+from index_store.view import IndexView
+
+# Queries kept of each target, to tune on and to audit.
+_RECENT = 256
 
 
 class LocalSearcher:
@@ -20,6 +29,9 @@ class LocalSearcher:
 
     def __init__(self, *, target_recall: float = 0.95) -> None:
         self._recall = None if target_recall >= 1 else target_recall
+        self._recent: dict[Target, deque[VectorQuery]] = {
+            target: deque(maxlen=_RECENT) for target in TARGETS
+        }
         self._index: Index | None = None
         self.is_ready = False
         self.reason: str | None = "starting"
@@ -39,7 +51,22 @@ class LocalSearcher:
         view = self._ready_index().view
         # A thread: numpy and Faiss release the interpreter, and the loop goes on serving.
         found = await asyncio.to_thread(view.search, queries, recall=self._recall)
+        for query in queries:
+            if not query.exact:
+                self._recent[query.target].append(query)
         return [Answer(hits, view.as_of) for hits in found]
+
+    def recent(self, target: Target) -> Vectors:
+        """Vectors of queries that came lately, (n, dim); what an index should be tuned on."""
+        found = [query.vector for query in self._recent[target]]
+        return np.stack(found) if found else np.empty((0, 1), np.float16)
+
+    async def audit(self, target: Target) -> float | None:
+        """Recall of one of the latest queries, asked again and exactly; None: there is none."""
+        if self._index is None or not self.is_ready or not self._recent[target]:
+            return None
+        view, query = self._index.view, choice(self._recent[target])
+        return await asyncio.to_thread(_recall, view, query, self._recall)
 
     async def check_filter(self, target: Target, condition: Filter) -> None:
         view = self._ready_index().view
@@ -68,6 +95,12 @@ class LocalSearcher:
         if self._index is None or not self.is_ready:
             raise NotReady(f"this node cannot answer yet: {self.reason}")
         return self._index
+
+
+def _recall(view: IndexView, query: VectorQuery, recall: float | None) -> float | None:
+    [found], [right] = view.search([query], recall=recall), view.search([query])
+    wanted = {hit.id for hit in right}
+    return len(wanted & {hit.id for hit in found}) / len(wanted) if wanted else None
 
 
 class AppliedFeed:

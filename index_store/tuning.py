@@ -44,10 +44,15 @@ def truth(vectors: Vectors, queries: Vectors) -> NDArray[np.int64]:
     return numbers
 
 
-def measure(ann: Ann, vectors: Vectors, queries: Vectors) -> list[Operating]:
-    """Operating points worth having, cheapest first: each reaches more than those before."""
-    if not len(queries):
+def measure(ann: Ann, vectors: Vectors, kinds: Sequence[Vectors]) -> list[Operating]:
+    """Operating points worth having, cheapest first: each reaches more than those before.
+
+    A point's recall is that of the kind of queries which it serves worst.
+    """
+    if not kinds:
         return []
+    queries = np.concatenate(list(kinds))
+    ends = np.cumsum([len(some) for some in kinds])[:-1]
     wanted, wide = truth(vectors, queries), queries.astype(np.float32)
     points: list[Operating] = []
     threads = faiss.omp_get_max_threads()
@@ -55,7 +60,8 @@ def measure(ann: Ann, vectors: Vectors, queries: Vectors) -> list[Operating]:
     try:
         for effort in [one for one in _EFFORTS if one < ann.effort_max] + [ann.effort_max]:
             points += [
-                _point(ann, vectors, wide, wanted, effort, depth) for depth in _depths(ann.kind)
+                _point(ann, vectors, wide, wanted, ends, effort, depth)
+                for depth in _depths(ann.kind)
             ]
             if points[-1].recall >= _GOOD_ENOUGH:
                 break
@@ -69,19 +75,21 @@ def _point(
     vectors: Vectors,
     wide: NDArray[np.float32],
     wanted: NDArray[np.int64],
+    ends: NDArray[np.int64],
     effort: int,
     depth: int,
 ) -> Operating:
     began = perf_counter()
     _, found = ann.search_with(wide, _NOMINATED * depth, None, effort)
     ms = (perf_counter() - began) / len(wide) * 1000
-    hits = 0
+    hits = []
     for query, nominees, right in zip(wide, found, wanted, strict=True):
         nominees = nominees[nominees >= 0]
         scores = vectors[nominees].astype(np.float32) @ query
         best = nominees[np.argsort(-scores)[:K]]
-        hits += len(np.intersect1d(best, right))
-    return Operating(effort, depth, hits / wanted.size, ms)
+        hits.append(len(np.intersect1d(best, right)) / len(right))
+    recall = min(float(np.mean(some)) for some in np.split(np.array(hits), ends))
+    return Operating(effort, depth, recall, ms)
 
 
 def _depths(kind: str) -> Sequence[int]:

@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 _COMMIT_EVERY_S = 2.0
 _IDENTITY_EVERY_S = 10.0
 _REBUILD_EVERY_S = 5.0
+_AUDIT_EVERY_S = 5.0
 # Faust's default of 60 s keeps the timers of a node waiting that was killed and started again.
 _SESSION_S = 6.0
 
@@ -109,6 +110,10 @@ def streams_app(
     @app.timer(interval=_REBUILD_EVERY_S)
     async def rebuild() -> None:
         await _patiently("rebuild", maintainer.rebuild_if_due)
+
+    @app.timer(interval=_AUDIT_EVERY_S)
+    async def audit() -> None:
+        await _patiently("audit", maintainer.audit)
 
     letters = app.topic(names.dead_letters, key_serializer="raw", value_serializer="raw")
 

@@ -247,6 +247,13 @@ class Maintainer:
                 except RebuildFailed as error:
                     log.error("rebuild failed; searching goes on", error=str(error))
 
+    async def audit(self) -> None:
+        """Ask a late query of each target again, exactly, and report the recall."""
+        for target in TARGETS:
+            recall = await self._searcher.audit(target)
+            if recall is not None:
+                self._metrics.audited_recall.labels(target).observe(recall)
+
     async def _rebuilt(self, index: Index, target: Target, plan: Plan) -> Rebuilt:
         try:
             done = await self._rebuilder.run(index, target, plan)

@@ -90,7 +90,9 @@ async def built(
     kind = kind if rows >= 40 else "Flat"  # Faiss wants some rows to train on
     name = uuid.uuid4().hex
     async with spill.building(name) as out:
-        spec = await specified(index, target, sealing, spill, out, kind=kind, threads=1)
+        spec = await specified(
+            index, target, sealing, spill, out, kind=kind, threads=1, recent=vectors(3)
+        )
         await asyncio.to_thread(build, spec)
         return await asyncio.to_thread(opened, name, out, index.space.dim)
 

@@ -74,7 +74,12 @@ async def open_node(
         snapshots = Snapshots(
             DiskBlobs(settings.data / "snapshots"), prefix, spill, kept=settings.snapshots_kept
         )
-        rebuilder = Rebuilder(spill, kind=settings.index_kind, threads=settings.rebuild_threads)
+        rebuilder = Rebuilder(
+            spill,
+            kind=settings.index_kind,
+            threads=settings.rebuild_threads,
+            recent=searcher.recent,
+        )
 
         def new_index(partitions: Mapping[Target, int], topic_ids: Mapping[str, str]) -> Index:
             return Index(

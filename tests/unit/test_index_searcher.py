@@ -1,5 +1,7 @@
 """The ports on the index: searching when ready, telling listeners, nominating pairs."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -76,3 +78,19 @@ def test_the_matcher_nominates_whatever_may_reach_its_floor() -> None:
     assert not set(nominated.tolist()) & set(np.flatnonzero(exact < floors - 0.05).tolist())
     assert NumpyMatcher().nominate(queries[:0], floors[:0], rows).tolist() == []
     assert NumpyMatcher().nominate(queries, floors, rows[:0]).tolist() == []
+
+
+@pytest.mark.anyio
+async def test_an_audit_asks_a_late_query_again_and_exactly() -> None:
+    searcher, index = LocalSearcher(target_recall=0.5), filled(vectors(200))
+    assert await searcher.audit("images") is None
+    searcher.serve(index)
+    searcher.ready()
+    assert await searcher.audit("images") is None
+    assert searcher.recent("images").shape[0] == 0
+    query = VectorQuery("images", vectors(1, seed=3)[0])
+    await searcher.search([query, replace(query, exact=True)])
+    assert searcher.recent("images").tolist() == [query.vector.tolist()]
+    # Nothing is sealed, so what is found is what there is.
+    assert await searcher.audit("images") == 1.0
+    assert await searcher.audit("captions") is None

@@ -176,15 +176,17 @@ class Scan:
     ) -> tuple[NDArray[np.float64], Numbers, Numbers]:
         """Exact scores, parts and rows of `places`; in the order of parts."""
         places = np.sort(places)
-        parts = np.searchsorted(self._starts, places, side="right") - 1
-        rows = places - self._starts[parts]
+        ends = np.searchsorted(places, self._starts).tolist()
         scores = np.empty(len(places), np.float64)
+        parts = np.empty(len(places), np.intp)
         # By part, which bounds what is converted at a time when thousands tie.
-        for part in np.unique(parts).tolist():
-            here = parts == part
-            vectors = self._parts[part].rows.vectors
-            scores[here] = exact_scores(vectors[rows[here]], query.vector)
-        return scores, parts, rows
+        for n, part in enumerate(self._parts):
+            here = slice(ends[n], ends[n + 1])
+            if ends[n] < ends[n + 1]:
+                places[here] -= self._starts[n]
+                parts[here] = n
+                scores[here] = exact_scores(part.rows.vectors[places[here]], query.vector)
+        return scores, parts, places
 
     def _collapsed(self, ordered: Sequence[Winner]) -> Iterator[Winner]:
         """The best of each item; one without `item` stands for itself."""

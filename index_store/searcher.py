@@ -15,6 +15,7 @@ from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 from index_store.fields import check
 from index_store.index import Index
+from index_store.lanes import Lane
 from index_store.view import IndexView
 
 # Queries kept of each target, to tune on and to audit.
@@ -32,6 +33,7 @@ class LocalSearcher:
         self._recent: dict[Target, deque[VectorQuery]] = {
             target: deque(maxlen=_RECENT) for target in TARGETS
         }
+        self._fast, self._exact = Lane(self._answers), Lane(self._answers)
         self._index: Index | None = None
         self.is_ready = False
         self.reason: str | None = "starting"
@@ -48,13 +50,19 @@ class LocalSearcher:
         self.is_ready, self.reason = False, reason
 
     async def search(self, queries: Sequence[VectorQuery]) -> list[Answer]:
-        view = self._ready_index().view
-        # A thread: numpy and Faiss release the interpreter, and the loop goes on serving.
-        found = await asyncio.to_thread(view.search, queries, recall=self._recall)
+        self._ready_index()
         for query in queries:
             if not query.exact:
                 self._recent[query.target].append(query)
-        return [Answer(hits, view.as_of) for hits in found]
+        # Exact ones take long; they must not hold up those that do not.
+        lane = self._exact if any(query.exact for query in queries) else self._fast
+        return await lane.ask(queries)
+
+    def _answers(self, requests: Sequence[Sequence[VectorQuery]]) -> list[list[Answer]]:
+        """In a thread: numpy and Faiss release the interpreter, and the loop goes on serving."""
+        view = self._ready_index().view
+        found = iter(view.search([q for queries in requests for q in queries], recall=self._recall))
+        return [[Answer(next(found), view.as_of) for _ in queries] for queries in requests]
 
     def recent(self, target: Target) -> Vectors:
         """Vectors of queries that came lately, (n, dim); what an index should be tuned on."""

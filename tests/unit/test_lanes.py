@@ -1,0 +1,68 @@
+"""Lanes: what is asked while others are answered goes together, and errors stay with their own."""
+
+import asyncio
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from index_store.lanes import Lane
+
+pytestmark = pytest.mark.anyio
+
+
+class Work:
+    """Doubles numbers, when let; refuses 13."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[int]] = []
+        self.may = threading.Event()
+
+    def __call__(self, asked: Sequence[int]) -> list[int]:
+        self.batches.append(list(asked))
+        assert self.may.wait(5)
+        if 13 in asked:
+            raise ValueError("13")
+        return [2 * one for one in asked]
+
+
+async def until(condition: object) -> None:
+    for _ in range(1000):
+        if condition():  # type: ignore[operator]
+            return
+        await asyncio.sleep(0.001)
+    raise AssertionError("not in time")
+
+
+async def test_one_batch_runs_and_one_waits() -> None:
+    work = Work()
+    lane = Lane(work)
+    asking = [asyncio.create_task(lane.ask(1))]
+    await until(lambda: work.batches)
+    asking += [asyncio.create_task(lane.ask(n)) for n in (2, 3, 4)]
+    await asyncio.sleep(0.01)
+    asking[2].cancel()
+    await asyncio.sleep(0)
+    work.may.set()
+    assert await asyncio.gather(*asking[:2], asking[3]) == [2, 4, 8]
+    assert work.batches == [[1], [2, 4]]
+    assert await lane.ask(5) == 10
+
+
+async def test_an_error_is_only_for_who_caused_it() -> None:
+    work = Work()
+    lane = Lane(work)
+    asking = [asyncio.create_task(lane.ask(n)) for n in (1, 13, 2)]
+    work.may.set()
+    found = await asyncio.gather(*asking, return_exceptions=True)
+    assert (found[0], found[2]) == (2, 4)
+    assert isinstance(found[1], ValueError)
+
+
+async def test_a_batch_has_a_limit() -> None:
+    work = Work()
+    lane = Lane(work)
+    asking = [asyncio.create_task(lane.ask(n)) for n in range(100, 300)]
+    work.may.set()
+    assert await asyncio.gather(*asking) == [2 * n for n in range(100, 300)]
+    assert max(map(len, work.batches)) == 64

@@ -57,6 +57,7 @@ class Spec:
     queries: list[str]
     out: str
     like: str = ""
+    scanned_rows: int = kinds.SCANNED_ROWS
 
 
 def main() -> None:
@@ -86,7 +87,7 @@ def build(spec: Spec) -> None:
     vectors = flat.vectors(flat.mapped(out / VECTORS, spec.dim, rows))
     _require_digests(spec.target, arrays, vectors)
     # 3. The index, and what it costs.
-    kind = kinds.complete(spec.kind, rows, spec.dim)
+    kind = kinds.complete(spec.kind, rows, spec.dim, spec.scanned_rows)
     built: dict[str, Any] = {"rows": rows, "kind": None, "points": []}
     if spec.like:
         faiss.write_index(_filled_like(Path(spec.like), vectors), str(out / ANN))

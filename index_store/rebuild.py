@@ -21,7 +21,7 @@ from contracts import faults
 from contracts.errors import RebuildFailed, SnapshotRefused
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
-from index_store import digest
+from index_store import digest, kinds
 from index_store.ann import Operating
 from index_store.build import BUILT, Piece, Spec
 from index_store.files import PartFiles
@@ -35,10 +35,6 @@ log = structlog.get_logger(__name__)
 
 # Queries to tune on, of each target: recall is then known to about a percent.
 _SAMPLED = 128
-# Without an index: so many rows are scanned at most (about 1 ms). With one: growing rows get an
-# index of their own, trained like the largest segment's, from so many on.
-_SCANNED_ROWS = 20_000
-_GROWING_ROWS = 16_384
 # All is built anew when rows beside the largest segment, or dead ones, are this share of it.
 _GROWN_SHARE = 0.5
 _DEAD_SHARE = 0.3
@@ -72,8 +68,12 @@ class Plan:
 EVERYTHING = Plan("asked for")
 
 
-def due(table: Table, kind: str = "auto") -> Plan | None:
-    """What a rebuild would be good for now, if anything."""
+def due(table: Table, kind: str = "auto", scanned_rows: int = kinds.SCANNED_ROWS) -> Plan | None:
+    """What a rebuild would be good for now, if anything.
+
+    More than `scanned_rows` without an index get one: all of them together at first, later the
+    growing ones by themselves, trained like the largest segment.
+    """
     main = max(
         (segment for segment in table.segments if segment.ann is not None or kind == "Flat"),
         key=lambda segment: segment.capacity,
@@ -83,16 +83,16 @@ def due(table: Table, kind: str = "auto") -> Plan | None:
     beside = table.growing_rows + sum(segment.capacity for segment in rest)
     if main is None:
         scanned = table.unindexed_rows
-        return Plan(f"{scanned} rows without an index") if scanned > _SCANNED_ROWS else None
+        return Plan(f"{scanned} rows without an index") if scanned > scanned_rows else None
     sealed = main.capacity + beside - table.growing_rows
     dead = sealed - main.live - sum(segment.live for segment in rest)
-    if dead > max(_DEAD_SHARE * sealed, _GROWING_ROWS):
+    if dead > max(_DEAD_SHARE * sealed, scanned_rows):
         return Plan(f"{dead} of {sealed} sealed rows are dead")
-    if beside > max(_GROWN_SHARE * main.capacity, _SCANNED_ROWS):
+    if beside > max(_GROWN_SHARE * main.capacity, scanned_rows):
         return Plan(f"{beside} rows beside a segment of {main.capacity}")
     plain = [segment for segment in rest if segment.ann is None]
     growing = table.growing_rows + sum(segment.capacity for segment in plain)
-    if growing < _GROWING_ROWS:
+    if growing < scanned_rows:
         return None
     return Plan(f"{growing} growing rows", _with_smaller(plain, rest, growing), main)
 
@@ -117,19 +117,21 @@ class Rebuilder:
         spill: Spill,
         *,
         kind: str = "auto",
+        scanned_rows: int = kinds.SCANNED_ROWS,
         threads: int = 1,
         recent: Callable[[Target], Vectors] | None = None,
     ) -> None:
         """`recent` tells vectors of queries that came lately, to tune on."""
         self._spill = spill
         self._kind = kind
+        self._scanned_rows = scanned_rows
         self._threads = threads
         self._recent = recent or (lambda target: np.empty((0, 1), np.float16))
         self._one = asyncio.Lock()
 
     def due(self, index: Index, target: Target) -> Plan | None:
         """What `run` would be good for now, if anything."""
-        return due(index.table(target), self._kind)
+        return due(index.table(target), self._kind, self._scanned_rows)
 
     async def run(self, index: Index, target: Target, plan: Plan = EVERYTHING) -> Rebuilt:
         """Raises RebuildFailed; then the index is as it was."""
@@ -176,6 +178,7 @@ class Rebuilder:
                 threads=self._threads,
                 recent=self._recent(target),
             )
+            spec = replace(spec, scanned_rows=self._scanned_rows)
             if plan.like is not None and plan.like.files is not None:
                 spec = replace(spec, like=str(plan.like.files.ann or ""), kind=plan.like.kind)
             faults.reach("rebuild.spilled")

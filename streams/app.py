@@ -29,7 +29,7 @@ log = structlog.get_logger(__name__)
 
 _COMMIT_EVERY_S = 2.0
 _IDENTITY_EVERY_S = 10.0
-_REBUILD_EVERY_S = 5.0
+_REBUILD_EVERY_S = 1.0
 _AUDIT_EVERY_S = 5.0
 # Faust's default of 60 s keeps the timers of a node waiting that was killed and started again.
 _SESSION_S = 6.0

@@ -77,6 +77,7 @@ async def open_node(
         rebuilder = Rebuilder(
             spill,
             kind=settings.index_kind,
+            scanned_rows=settings.scanned_rows_max,
             threads=settings.rebuild_threads,
             recent=searcher.recent,
         )

@@ -103,7 +103,7 @@ async def test_a_killed_index_node(kafka, tmp_path: Path, point: str) -> None:
     port = free_port()
     async with collection(kafka.bootstrap, space=ENCODER.space.name, partitions=2) as kit:
         arguments = of(kit, "--port", str(port))
-        often = {"TIDELENS_SNAPSHOT_EVERY_S": "1"}
+        often = {"TIDELENS_SNAPSHOT_EVERY_S": "1", "TIDELENS_SCANNED_ROWS_MAX": "20"}
         async with role(tmp_path, "encode", *of(kit)):
             await churn(kit, dice, 100)
             await all_encoded(kit)

@@ -193,22 +193,15 @@ async def test_everything_deleted_leaves_no_segment() -> None:
     assert index.view.parts["images"] == ()
 
 
-def test_a_rebuild_is_due_when_many_rows_are_scanned_or_dead(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("index_store.rebuild._SCANNED_ROWS", 100)
-    assert due(grown(100).table("images")) is None
-    plan = due(grown(101).table("images"))
+def test_a_rebuild_is_due_when_many_rows_are_scanned() -> None:
+    assert due(grown(100).table("images"), scanned_rows=100) is None
+    plan = due(grown(101).table("images"), scanned_rows=100)
     assert plan is not None
     assert plan.reason == "101 rows without an index"
 
 
-async def test_growing_rows_get_an_index_trained_like_the_largest(
-    monkeypatch: pytest.MonkeyPatch, model: dict[str, tuple[Vectors, str | None]]
-) -> None:
-    monkeypatch.setattr("index_store.rebuild._SCANNED_ROWS", 1000)
-    monkeypatch.setattr("index_store.rebuild._GROWING_ROWS", 200)
-    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8")
+async def test_growing_rows_get_an_index_trained_like_the_largest() -> None:
+    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
     table = index.table("images")
     await rebuilder.run(index, "images")
     sizes = []
@@ -240,9 +233,8 @@ async def test_growing_rows_get_an_index_trained_like_the_largest(
     assert [segment.capacity for segment in table.segments] == [4880]
 
 
-async def test_a_segment_with_many_dead_rows_is_rebuilt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index_store.rebuild._GROWING_ROWS", 10)
-    index, rebuilder = grown(500), Rebuilder(new_spill(), kind="IVF4,SQ8")
+async def test_a_segment_with_many_dead_rows_is_rebuilt() -> None:
+    index, rebuilder = grown(500), Rebuilder(new_spill(), kind="IVF4,SQ8", scanned_rows=10)
     await rebuilder.run(index, "images")
     assert rebuilder.due(index, "images") is None
     at = index.positions[IMAGES]

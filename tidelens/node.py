@@ -34,6 +34,8 @@ from tidelens.server import serve
 
 log = structlog.get_logger(__name__)
 
+_STOP_S = 8.0
+
 Run = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -145,7 +147,10 @@ async def open_node(
                 # Faust keeps a crash to itself unless somebody asks.
                 raise streams.crash_reason or RuntimeError("the streams app stopped by itself")
             finally:
-                await streams.stop()
+                # Stopped while it still joins its group, Faust may wait for ever (seen once).
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_STOP_S):
+                        await streams.stop()
                 # The last state to disk, so that the next start has little to replay.
                 await maintainer.snapshot()
 

@@ -109,6 +109,10 @@ class Settings(BaseSettings):
         0.95, gt=0, le=1, description="Recall@10 that searches are tuned to; 1: always exact."
     )
     rebuild_threads: int = Field(1, ge=1, description="Threads of the process that builds.")
+    snapshots: str | None = Field(
+        None,
+        description="Where snapshots go: file:PATH, s3://BUCKET/PREFIX; none: the data directory.",
+    )
     snapshot_every_s: float = Field(60.0, gt=0, description="Snapshot when this old and changed.")
     snapshots_kept: int = Field(2, ge=1, description="Snapshots kept.")
     stale_after_s: float = Field(

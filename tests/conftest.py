@@ -7,7 +7,7 @@ from blockbuster import BlockBuster, blockbuster_ctx
 
 from tests import index_kit
 
-pytest_plugins = ["tests.broker_fixture"]
+pytest_plugins = ["tests.broker_fixture", "tests.s3_fixture"]
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from api.node import Node
 from contracts.partitioning import partitioner
 from contracts.settings import KafkaSettings, Settings
 from contracts.topics import Names, Target
-from index_store.blobs import DiskBlobs
 from index_store.index import Index
 from index_store.matcher import NumpyMatcher
 from index_store.rebuild import Rebuilder
 from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.snapshots import Snapshots
 from index_store.spill import Spill
+from index_store.stores import open_blobs
 from streams.app import streams_app
 from streams.connect import Connection
 from streams.lag import KafkaLag
@@ -68,14 +68,13 @@ async def open_node(
             record_bytes_max=settings.record_bytes_max,
         ) as event_log,
         _opened_lag(KafkaLag(connection, names, group, clock)) as lag,
+        open_blobs(settings.snapshots, settings.data / "snapshots") as store,
     ):
         feed = AppliedFeed()
         searcher = LocalSearcher(target_recall=settings.target_recall)
         prefix = f"{queries.space.name}/{settings.shard}/{settings.replica}/"
         spill = Spill(settings.data / "segments" / prefix)
-        snapshots = Snapshots(
-            DiskBlobs(settings.data / "snapshots"), prefix, spill, kept=settings.snapshots_kept
-        )
+        snapshots = Snapshots(store, prefix, spill, kept=settings.snapshots_kept)
         rebuilder = Rebuilder(
             spill,
             kind=settings.index_kind,

@@ -20,4 +20,9 @@ model_option = click.option(
 url_option = click.option(
     "--url", metavar="URL", help="Address of the API; else that of the running `up`."
 )
+snapshots_option = click.option(
+    "--snapshots",
+    metavar="URL",
+    help="file:PATH or s3://BUCKET/PREFIX (TIDELENS_SNAPSHOTS; else the data directory).",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import click
 
-from tidelens.options import brokers_option, model_option, topic_prefix_option
+from tidelens.options import brokers_option, model_option, snapshots_option, topic_prefix_option
 
 
 @click.command()
 @brokers_option
 @topic_prefix_option
 @model_option
+@snapshots_option
 @click.option("--port", type=int, help="Port of the API (8080).")
 @click.option("--host", help="Address of the API (127.0.0.1).")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data directory.")
@@ -19,6 +20,7 @@ def index(
     brokers: str | None,
     topic_prefix: str | None,
     model: str | None,
+    snapshots: str | None,
     port: int | None,
     host: str | None,
     data: Path | None,
@@ -30,7 +32,13 @@ def index(
     from tidelens.runtime import brokers_of
 
     settings = settings_module.load(
-        brokers=brokers, topic_prefix=topic_prefix, model=model, port=port, host=host, data=data
+        brokers=brokers,
+        topic_prefix=topic_prefix,
+        model=model,
+        snapshots=snapshots,
+        port=port,
+        host=host,
+        data=data,
     )
     settings = settings.model_copy(update={"brokers": brokers_of(settings)})
     logs.configure(settings.log_format, "index")

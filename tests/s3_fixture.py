@@ -86,7 +86,7 @@ async def s3(
     for function in no_blocking_calls.functions.values():
         function.can_block_in("aiobotocore/session.py", {"_create_client"})
     (tmp_path / "s3").mkdir()
-    server = S3Server(tmp_path / "s3", await asyncio.to_thread(s3mock_jar), _free_port())
+    server = S3Server(tmp_path / "s3", await asyncio.to_thread(s3mock_jar), free_port())
     for name, value in server.environment.items():
         monkeypatch.setenv(name, value)
     await server.start()
@@ -112,7 +112,7 @@ def _jars(root: Path) -> Iterator[Path]:
     return root.rglob(f"s3mock-{_VERSION}-exec.jar")
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]

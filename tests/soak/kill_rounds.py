@@ -1,0 +1,56 @@
+"""python -m tests.soak.kill_rounds [--rounds 200] [--seed N]: see tests/kill_rounds.py.
+
+Takes about ten seconds a round. Ends with an error at the first round whose index is not the log.
+"""
+
+import argparse
+import asyncio
+import os
+import random
+import tempfile
+import time
+from pathlib import Path
+
+from contracts.errors import TidelensError
+from streams.broker import LocalBroker
+from tests.broker_fixture import FAST
+from tests.kill_rounds import ENCODER, Rounds
+from tests.kit import collection
+from tests.s3_fixture import S3Server, free_port, s3mock_jar
+
+
+async def run(folder: Path, rounds: int, seed: int) -> None:
+    server = S3Server(folder, s3mock_jar(), free_port())
+    os.environ.update(server.environment)
+    broker = LocalBroker(folder / "kafka", extra=FAST)
+    await asyncio.gather(server.start(), broker.start())
+    try:
+        async with collection(broker.bootstrap, space=ENCODER.space.name, partitions=2) as kit:
+            bucket = await server.new_bucket()
+            killing = Rounds(kit, folder, server, bucket, random.Random(seed))
+            began = time.monotonic()
+            try:
+                await killing.run(rounds)
+            finally:
+                print(f"{sum(killing.done.values())} rounds, {killing.outages} with S3 away")
+                print(f"{time.monotonic() - began:.0f} s, seed {seed}: {dict(killing.done)}")
+    finally:
+        await broker.stop()
+        await server.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    arguments = parser.parse_args()
+    print(f"seed {arguments.seed}")
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            asyncio.run(run(Path(folder), arguments.rounds, arguments.seed))
+        except (AssertionError, TidelensError) as error:
+            raise SystemExit(f"failed: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

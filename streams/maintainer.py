@@ -32,6 +32,8 @@ log = structlog.get_logger(__name__)
 
 # About 2 ms of applying: what a search on the same loop may have to wait for.
 _SLICE_RECORDS = 256
+# A rebuild that failed (a full disk) would fail again at once, and costs a process each time.
+_REBUILD_AGAIN_S = 60.0
 
 
 class Maintainer:
@@ -72,6 +74,7 @@ class Maintainer:
         self._stale_after_s = stale_after_s
         self._index: Index | None = None
         self._recreated = False
+        self._rebuild_again_at = 0.0
         self._ready_at: dict[TopicPartition, int] = {}
         self._letters_from: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
@@ -239,6 +242,8 @@ class Maintainer:
         index = self._index
         if index is None or not self._searcher.is_ready:
             return
+        if self._clock.now() < self._rebuild_again_at:
+            return
         for target in TARGETS:
             plan = self._rebuilder.due(index, target)
             if plan is not None:
@@ -246,6 +251,7 @@ class Maintainer:
                     await self._rebuilt(index, target, plan)
                 except RebuildFailed as error:
                     log.error("rebuild failed; searching goes on", error=str(error))
+                    self._rebuild_again_at = self._clock.now() + _REBUILD_AGAIN_S
 
     async def audit(self) -> None:
         """Ask a late query of each target again, exactly, and report the recall."""

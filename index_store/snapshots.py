@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ class Snapshots:
                         "rows": files.rows,
                         "live": part.live,
                         "kind": files.kind,
-                        "points": files.points,
+                        "points": [asdict(point) for point in files.points],
                         "blobs": await self._write_part(files),
                     }
                 )

@@ -98,6 +98,8 @@ class Rounds:
         ):
             await answering(client, node)
             await assert_index_is_the_log(self.kit, client)
+        # What a kill leaves is whole or not published, so nothing has to be refused.
+        assert "snapshot refused" not in node.log.read_text(), node.log.read_text()[-3000:]
 
     def _encoder(self, fault: str = ""):  # type: ignore[no-untyped-def]
         return role(self.folder, "encode", *of(self.kit), fault=fault, **OFTEN)

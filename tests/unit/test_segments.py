@@ -11,6 +11,7 @@ import pytest
 from contracts.errors import RebuildFailed, SnapshotRefused
 from contracts.filters import parse
 from contracts.hits import VectorQuery
+from contracts.memory import MemoryBlobs
 from contracts.score import Vectors, unit
 from index_store import columns, flat, kinds
 from index_store.ann import Ann, Operating
@@ -26,6 +27,7 @@ from tests.index_kit import (
     pairs,
     put,
     record,
+    snapshots_in,
     vectors,
 )
 
@@ -160,6 +162,36 @@ async def test_what_changes_during_a_rebuild_is_not_lost() -> None:
         )
     assert index.digests() == again.digests()
     assert index.count("images") == again.count("images")
+
+
+async def test_a_sealed_segment_comes_back_from_a_snapshot_with_its_index_and_tuning() -> None:
+    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    await rebuilder.run(index, "images")
+    at = index.positions[IMAGES]
+    rows = clustered(250, 7)
+    index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(rows))))
+    index.apply(batch(*(record(at + 250 + n, f"i{n:04}", None) for n in range(100))))
+    plan = rebuilder.due(index, "images")
+    assert plan is not None
+    await rebuilder.run(index, "images", plan)
+    snapshots = snapshots_in(MemoryBlobs())
+    await snapshots.write(index)
+    restored = await snapshots.restore(new_index())
+    assert snapshots.refused == {}
+    assert restored is not None
+    assert restored.verify()
+    before, after = index.table("images").segments, restored.table("images").segments
+    assert [one.kind for one in after] == [one.kind for one in before] == ["IVF16,SQ8"] * 2
+    for one, other in zip(before, after, strict=True):
+        assert one.ann is not None
+        assert other.ann is not None
+        assert one.ann.points == other.ann.points
+    queries = [VectorQuery("images", row) for row in clustered(20, 2)]
+    assert restored.view.search(queries, recall=0.95) == index.view.search(queries, recall=0.95)
+    # Nothing of it has to be written again.
+    assert {segment.files.name for segment in after if segment.files is not None} <= {
+        *snapshots._written
+    }
 
 
 async def test_a_failed_rebuild_leaves_everything_as_it_was() -> None:

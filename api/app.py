@@ -13,6 +13,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route, WebSocketRoute
 
 from api import pages
+from api.admin import Admin
 from api.freshness import Freshness
 from api.guarding import Guard
 from api.health import Health
@@ -36,6 +37,7 @@ def create_app(node: Node) -> Starlette:
     items = Items(node)
     pictures = Pictures(node)
     health = Health(node, freshness)
+    admin = Admin(node)
     live = Live(node, waiting)
     app = Starlette(
         routes=[
@@ -45,6 +47,10 @@ def create_app(node: Node) -> Starlette:
             Route("/v1/items/{target}/{id:path}", items.get, methods=["GET"]),
             Route("/v1/items/{target}/{id:path}", items.delete, methods=["DELETE"]),
             Route("/v1/pictures/{id:path}", pictures.get, methods=["GET"]),
+            Route("/v1/admin/snapshot", admin.snapshot, methods=["POST"]),
+            Route("/v1/admin/rebuild", admin.rebuild, methods=["POST"]),
+            Route("/v1/admin/segments", admin.segments, methods=["GET"]),
+            Route("/v1/admin/verify", admin.verify, methods=["POST"]),
             Route("/v1/lag", health.lag),
             Route("/v1/status", health.status),
             Route("/metrics", health.metrics),

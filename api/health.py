@@ -90,4 +90,6 @@ class Health:
             "reason": reason,
             "broker": self._freshness.broker,
             "behind_s": self._freshness.behind_s(),
+            # A node that cannot write snapshots serves on, but somebody should know.
+            "snapshot": self._node.status().get("snapshot"),
         }

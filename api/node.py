@@ -9,6 +9,7 @@ from contracts.ports import (
     AppliedBatches,
     Clock,
     EventLog,
+    IndexAdmin,
     LagSource,
     Matcher,
     Progress,
@@ -36,6 +37,7 @@ class Node:
     log: EventLog
     queries: QueryEncoder
     lag: LagSource
+    admin: IndexAdmin
     matcher: Matcher
     metrics: Metrics
     clock: Clock

@@ -13,8 +13,10 @@ from starlette.responses import Response
 from contracts.errors import (
     BrokerUnavailable,
     NotReady,
+    RebuildFailed,
     RejectedRecord,
     RejectedRequest,
+    SnapshotFailed,
     TidelensError,
     TimedOut,
 )
@@ -35,6 +37,10 @@ def members_of(error: TidelensError) -> tuple[int, dict[str, Any]]:
             return 503, {"code": "not_ready", "message": str(error)}
         case BrokerUnavailable():
             return 503, {"code": "broker_unavailable", "message": str(error)}
+        case SnapshotFailed():
+            return 503, {"code": "snapshot_failed", "message": str(error)}
+        case RebuildFailed():
+            return 500, {"code": "rebuild_failed", "message": str(error)}
         case TimedOut():
             return 504, {"code": "timed_out", "message": str(error)}
     raise error

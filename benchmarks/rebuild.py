@@ -68,6 +68,14 @@ class Traffic:
             due += _SLICE / _UPSERTS_PER_S
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
+    async def index_growing(self, rebuilder: Rebuilder) -> None:
+        """What the node's timer does."""
+        while True:
+            await asyncio.sleep(1)
+            plan = rebuilder.due(self._filled.index, "images")
+            if plan is not None:
+                await rebuilder.run(self._filled.index, "images", plan)
+
     def now(self) -> float:
         return time.perf_counter() - self.began
 
@@ -106,6 +114,7 @@ async def measure(
     running = [
         asyncio.create_task(traffic.search()),
         asyncio.create_task(traffic.upsert(rows, unit(images))),
+        asyncio.create_task(traffic.index_growing(rebuilder)),
     ]
     await asyncio.sleep(_QUIET_S)
     begun = traffic.now()

@@ -17,6 +17,8 @@
     ├── Fenced                 another process owns this partition now
     ├── LogChanged             the log is not the one that the state came from: rebuild
     ├── RebuildFailed          a segment could not be built; the index is as it was
+    ├── DigestMismatch         rows are not those that the digest was made of
+    ├── SnapshotFailed         a snapshot could not be written (retriable)
     └── SnapshotRefused        torn, corrupt, or of another log or space
 
 A message names the field, the limit and the value, where there are such.
@@ -141,6 +143,16 @@ class LogChanged(TidelensError):
 
 class RebuildFailed(TidelensError):
     """A segment could not be built; the index is as it was."""
+
+
+class DigestMismatch(TidelensError):
+    """The rows are not those that the state's digest was made of: memory went bad, or a defect."""
+
+
+class SnapshotFailed(TidelensError):
+    """A snapshot could not be written; the index serves on, and a later try may succeed."""
+
+    retriable = True
 
 
 class SnapshotRefused(TidelensError):

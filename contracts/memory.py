@@ -125,6 +125,7 @@ class MemoryLog:
         self._ids = {topic: uuid.uuid4().hex[:22] for topic in topics}
         self._partition_of = partition_of
         self._clock = clock or ManualClock()
+        self.retention_s = 86_400.0
         self._grown = asyncio.Condition()
         self._owner: dict[TopicPartition, Lease] = {}
         self.records: dict[TopicPartition, list[Record]] = defaultdict(list)
@@ -156,6 +157,9 @@ class MemoryLog:
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return {partition: len(self.records[partition]) for partition in partitions}
+
+    async def delete_retention_s(self, topics: Iterable[str]) -> float:
+        return self.retention_s
 
     async def committed(self, group: str) -> dict[TopicPartition, int]:
         return dict(self.offsets[group])

@@ -74,6 +74,9 @@ class Metrics:
         self.snapshots = Counter(
             "tidelens_snapshots_total", "Snapshots, by outcome.", ["outcome"], registry=r
         )
+        self.snapshot_at = Gauge(
+            "tidelens_snapshot_timestamp_seconds", "When the last was written.", registry=r
+        )
         self.rebuilds = Counter(
             "tidelens_rebuilds_total", "Sealed segments built.", ["target", "outcome"], registry=r
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,6 +117,10 @@ class EventLog(Protocol):
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """High watermarks: past everything appended, transactions still open included."""
+        ...
+
+    async def delete_retention_s(self, topics: Iterable[str]) -> float:
+        """For how long at least tombstones stay (delete.retention.ms); infinite where unknown."""
         ...
 
     async def committed(self, group: str) -> dict[TopicPartition, int]:
@@ -262,6 +266,26 @@ class Searcher(Protocol):
         ...
 
     def as_of(self) -> AsOf: ...
+
+
+class IndexAdmin(Protocol):
+    """What an operator may ask of a running index node. All raise NotReady."""
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Write one now. Raises SnapshotFailed."""
+        ...
+
+    async def rebuild(self, targets: Sequence[Target]) -> list[dict[str, Any]]:
+        """Build sealed segments anew: what was built. Raises RebuildFailed."""
+        ...
+
+    async def verify(self) -> dict[str, Any]:
+        """Recompute the digests from the rows."""
+        ...
+
+    def segments(self) -> list[dict[str, Any]]:
+        """Sealed segments with their tuning tables."""
+        ...
 
 
 class Progress(Protocol):

@@ -89,6 +89,28 @@ class LagAnswer(BaseModel):
     partitions: list[LagRow]
 
 
+class LastSnapshot(BaseModel):
+    """The last snapshot written: its name, when (seconds since the epoch), how long it took."""
+
+    name: str
+    at: float
+    seconds: float
+
+
+class SnapshotFailure(BaseModel):
+    """Why the last try failed, and when; gone once one is written."""
+
+    reason: str
+    at: float
+
+
+class SnapshotState(BaseModel):
+    """Since this node's start."""
+
+    last: LastSnapshot | None
+    failure: SnapshotFailure | None
+
+
 class Readiness(BaseModel):
     """GET /readyz, with 200 when ready and 503 when not."""
 
@@ -96,6 +118,7 @@ class Readiness(BaseModel):
     reason: str | None
     broker: Literal["unknown", "reachable", "unreachable"]
     behind_s: float | None
+    snapshot: SnapshotState | None = None
 
 
 class SpaceInfo(BaseModel):
@@ -185,6 +208,7 @@ def _openapi() -> Document:
             },
             "/v1/lag": {"get": _operation("Lag by group and partition", _ref("LagAnswer"))},
             "/v1/status": {"get": _operation("The node's state", _ref("Status"))},
+            **_admin(),
             "/metrics": {
                 "get": _operation("Prometheus metrics", {"type": "string"}, media_type="text/plain")
             },
@@ -227,6 +251,20 @@ def _operation(
             "content": {"application/json": {"schema": body}},
         }
     return operation
+
+
+def _admin() -> Document:
+    """What an operator asks of a running node; see the port IndexAdmin."""
+    answer, some = {"type": "object"}, {"type": "array", "items": {"enum": list(TARGETS)}}
+    body = {"type": "object", "properties": {"targets": some}}
+    rebuild = _operation("Build sealed segments anew", answer, body=body)
+    rebuild["requestBody"]["required"] = False
+    return {
+        "/v1/admin/snapshot": {"post": _operation("Write a snapshot now", answer)},
+        "/v1/admin/rebuild": {"post": rebuild},
+        "/v1/admin/segments": {"get": _operation("Sealed segments and their tuning", answer)},
+        "/v1/admin/verify": {"post": _operation("Recompute the digests", answer)},
+    }
 
 
 def _readyz() -> Document:

@@ -114,6 +114,12 @@ class Settings(BaseSettings):
         description="Where snapshots go: file:PATH, s3://BUCKET/PREFIX; none: the data directory.",
     )
     snapshot_every_s: float = Field(60.0, gt=0, description="Snapshot when this old and changed.")
+    snapshot_every_records: int = Field(
+        100_000, ge=1, description="Snapshot after so many records applied."
+    )
+    snapshot_refresh_s: float = Field(
+        900.0, gt=0, description="An unchanged state is written again after this, for its time."
+    )
     snapshots_kept: int = Field(2, ge=1, description="Snapshots kept.")
     stale_after_s: float = Field(
         3600.0, gt=0, description="Not ready when last caught up this long ago."

@@ -29,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 _COMMIT_EVERY_S = 2.0
 _IDENTITY_EVERY_S = 10.0
+_SNAPSHOT_CHECK_S = 1.0
 _REBUILD_EVERY_S = 1.0
 _AUDIT_EVERY_S = 5.0
 # Faust's default of 60 s keeps the timers of a node waiting that was killed and started again.
@@ -71,8 +72,6 @@ def streams_app(
     maintainer: Maintainer,
     dead_letters: WindowedCounts,
     clock: Clock,
-    *,
-    snapshot_every_s: float,
 ) -> faust.App:
     """The app; start it with `await app.start()` under a loop and signals of our own."""
     data_dir.mkdir(parents=True, exist_ok=True)  # Faust dies silently without it
@@ -103,9 +102,9 @@ def streams_app(
     async def check_identity() -> None:
         await _patiently("identity", maintainer.check_identity)
 
-    @app.timer(interval=snapshot_every_s)
+    @app.timer(interval=_SNAPSHOT_CHECK_S)
     async def snapshot() -> None:
-        await _patiently("snapshot", maintainer.snapshot)
+        await _patiently("snapshot", maintainer.snapshot_if_due)
 
     @app.timer(interval=_REBUILD_EVERY_S)
     async def rebuild() -> None:

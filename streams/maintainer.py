@@ -17,6 +17,7 @@ from contracts.errors import (
     NotReady,
     RebuildFailed,
     RejectedRecord,
+    SnapshotFailed,
     TidelensError,
 )
 from contracts.metrics import Metrics
@@ -26,7 +27,7 @@ from contracts.topics import TARGETS, Names, Target
 from index_store.index import Index
 from index_store.rebuild import EVERYTHING, Plan, Rebuilder, Rebuilt
 from index_store.searcher import AppliedFeed, LocalSearcher
-from index_store.snapshots import Snapshots
+from streams.keeping import SnapshotKeeper
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +35,8 @@ log = structlog.get_logger(__name__)
 _SLICE_RECORDS = 256
 # A rebuild that failed (a full disk) would fail again at once, and costs a process each time.
 _REBUILD_AGAIN_S = 60.0
+# With less, a topic says that it does not keep tombstones at all, and no reader could be sure.
+_RETENTION_MIN_S = 60.0
 
 
 class Maintainer:
@@ -50,7 +53,7 @@ class Maintainer:
         new_index: Callable[[Mapping[Target, int], Mapping[str, str]], Index],
         searcher: LocalSearcher,
         feed: AppliedFeed,
-        snapshots: Snapshots,
+        keeper: SnapshotKeeper,
         rebuilder: Rebuilder,
         metrics: Metrics,
         clock: Clock,
@@ -65,7 +68,7 @@ class Maintainer:
         self._new_index = new_index
         self._searcher = searcher
         self._feed = feed
-        self._snapshots = snapshots
+        self.keeper = keeper
         self._rebuilder = rebuilder
         self._metrics = metrics
         self._clock = clock
@@ -78,7 +81,7 @@ class Maintainer:
         self._ready_at: dict[TopicPartition, int] = {}
         self._letters_from: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
-        self._snapshotted: dict[TopicPartition, int] = {}
+        self._retention_s = float("inf")
 
     @property
     def index(self) -> Index | None:
@@ -105,13 +108,30 @@ class Maintainer:
         partitions: dict[Target, int] = {t: counts[self._names.embeddings(t)] for t in TARGETS}
         index = self._new_index(partitions, ids)
         if restore:
-            index = await self._snapshots.restore(index) or index
+            index = await self._restored(index, topics) or index
         self._index = index
         self._searcher.serve(index)
-        self._snapshotted = dict(index.positions)
+        for partition in index.positions:
+            # An empty state that starts to read now will see every delete from now on.
+            if partition not in index.caught_up_at:
+                index.caught_up(partition, self._clock.now())
+        self.keeper.begin(index)
         committed = await self._log.committed(self._group)
         self._letters_from = {tp: committed.get(tp, 0) for tp in index.positions}
         log.info("index starts", items={t: index.count(t) for t in TARGETS}, restored=restore)
+
+    async def _restored(self, empty: Index, topics: Sequence[str]) -> Index | None:
+        index = await self.keeper.restore(empty)
+        self._retention_s = max(_RETENTION_MIN_S, await self._log.delete_retention_s(topics))
+        if index is not None and self._missed_deletes(index):
+            log.warning("snapshot too old: deletes may have been compacted away since")
+            return None
+        return index
+
+    def _missed_deletes(self, index: Index) -> bool:
+        """Whether tombstones may be gone that this state has not seen (invariant 7)."""
+        oldest = min(index.caught_up_at.values(), default=self._clock.now())
+        return self._clock.now() - oldest > self._retention_s
 
     async def _tail(self) -> None:
         assert self._index is not None
@@ -131,6 +151,9 @@ class Maintainer:
             self._recreated = False
             raise LogChanged("an embeddings topic was recreated")
         fetched = await reader.fetch(records_max=self._batch_records, timeout_ms=self._wait_ms)
+        # Judged by what had been seen before: what came now may follow deletes that are gone.
+        if self._missed_deletes(self._index):
+            raise LogChanged("nothing was read for longer than delete.retention.ms")
         for piece in slices(fetched, _SLICE_RECORDS):
             await self._apply(piece)
             # Searches and sockets get their turn between slices.
@@ -214,21 +237,21 @@ class Maintainer:
         self._committed = positions
         faults.reach("index.committed")
 
-    async def snapshot(self) -> bool:
-        """Write a snapshot if anything changed since the last; whether one was written."""
-        index = self._index
-        if index is None or index.positions == self._snapshotted:
-            return False
-        positions = dict(index.positions)
+    async def snapshot(self) -> None:
+        """Write one if anything changed, as at a stop."""
+        if self._index is not None and self.keeper.changed(self._index):
+            await self._write_snapshot(self._index)
+
+    async def snapshot_if_due(self) -> None:
+        """By age, or by how much was applied since the last."""
+        if self._index is not None and self.keeper.due(self._index):
+            await self._write_snapshot(self._index)
+
+    async def _write_snapshot(self, index: Index) -> None:
         try:
-            await self._snapshots.write(index)
-        except OSError as error:
-            self._metrics.snapshots.labels("failed").inc()
+            await self.keeper.write(index)
+        except SnapshotFailed as error:
             log.error("snapshot failed; searching goes on", error=str(error))
-            return False
-        self._snapshotted = positions
-        self._metrics.snapshots.labels("written").inc()
-        return True
 
     async def rebuild(self, targets: Sequence[Target] = TARGETS) -> list[Rebuilt]:
         """Build the sealed segments of `targets` anew. Raises NotReady, RebuildFailed."""

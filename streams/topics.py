@@ -112,7 +112,7 @@ async def describe(connection: Connection, names: Sequence[str]) -> dict[str, To
     if not found:
         return {}
     async with connection.admin() as admin:
-        configs = await _configs(admin, list(found))
+        configs = await topic_configs(admin, list(found))
     return {
         name: Topic(name, topic.id, topic.partitions, topic.replication_factor, configs[name])
         for name, topic in found.items()
@@ -165,7 +165,10 @@ async def _create(
     return created
 
 
-async def _configs(admin: AIOKafkaAdminClient, names: Sequence[str]) -> dict[str, dict[str, str]]:
+async def topic_configs(
+    admin: AIOKafkaAdminClient, names: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Settings of topics; none where they may not be described."""
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     configs: dict[str, dict[str, str]] = {}
     for response in await admin.describe_configs(resources):

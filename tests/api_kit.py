@@ -22,7 +22,7 @@ from api.node import Node
 from contracts.cursors import Cursor
 from contracts.deltas import apply
 from contracts.embedding import embedding_record, encode_value
-from contracts.errors import NotReady
+from contracts.errors import NotReady, TidelensError
 from contracts.filter_nodes import Filter
 from contracts.hits import Hit, VectorQuery
 from contracts.memory import HashEncoder, ManualClock, MemoryLog
@@ -333,6 +333,33 @@ class DirectQueries:
         return self.encoder.encode_images([picture])[0]
 
 
+class FixedAdmin:
+    """An IndexAdmin that remembers what was asked; `error` is raised instead of an answer."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+        self.error: TidelensError | None = None
+
+    async def snapshot(self) -> dict[str, Any]:
+        return self._answer("snapshot", {"name": "1"})
+
+    async def rebuild(self, targets: Sequence[Target]) -> list[dict[str, Any]]:
+        self._answer("rebuild", {})
+        return [{"target": target} for target in targets]
+
+    async def verify(self) -> dict[str, Any]:
+        return self._answer("verify", {"verified": True, "digests": []})
+
+    def segments(self) -> list[dict[str, Any]]:
+        return [self._answer("segments", {"kind": "Flat"})]
+
+    def _answer(self, asked: str, answer: dict[str, Any]) -> dict[str, Any]:
+        self.asked.append(asked)
+        if self.error is not None:
+            raise self.error
+        return answer
+
+
 class Kit:
     """A node on the ports in memory, its app, and clients of it."""
 
@@ -342,6 +369,7 @@ class Kit:
         topics = {f(t): PARTITIONS for t in TARGETS for f in (NAMES.content, NAMES.embeddings)}
         self.log = MemoryLog(topics, clock=self.clock)
         self.lag = FixedLag()
+        self.admin = FixedAdmin()
         self.queries = DirectQueries()
         self.metrics = Metrics()
         self.settings = Settings(**{"wait_s_max": 2.0, "k_max": 100, **settings})
@@ -355,6 +383,7 @@ class Kit:
             log=self.log,
             queries=self.queries,
             lag=self.lag,
+            admin=self.admin,
             matcher=SlackMatcher() if index is None else NumpyMatcher(),
             metrics=self.metrics,
             clock=self.clock,

@@ -109,6 +109,12 @@ class Rounds:
         return role(self.folder, "index", *arguments, fault=fault, **OFTEN)
 
 
+def seed() -> random.Random:
+    number = random.SystemRandom().randrange(2**32)
+    print(f"seed {number}")
+    return random.Random(number)
+
+
 async def churn(kit: Collection, dice: random.Random, count: int) -> None:
     """Puts, updates and deletes of few ids."""
     topic = kit.names.content("captions")

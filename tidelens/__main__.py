@@ -22,6 +22,8 @@ COMMANDS = {
     "watch": "tidelens.commands.watch",
     "lag": "tidelens.commands.lag",
     "topics": "tidelens.commands.topics",
+    "snapshot": "tidelens.commands.snapshot",
+    "rebuild": "tidelens.commands.rebuild",
     "digest": "tidelens.commands.digest",
     "config": "tidelens.commands.config",
 }

@@ -52,7 +52,9 @@ class Update:
 class Client:
     """Speaks the public HTTP and WebSocket contract, version 1. Use as `async with`."""
 
-    def __init__(self, url: str = "http://127.0.0.1:8080", *, timeout_s: float = 60.0) -> None:
+    def __init__(
+        self, url: str = "http://127.0.0.1:8080", *, timeout_s: float | None = 60.0
+    ) -> None:
         self._url = url.rstrip("/")
         self._http = httpx.AsyncClient(base_url=self._url, timeout=timeout_s, trust_env=False)
 
@@ -89,6 +91,10 @@ class Client:
     async def get(self, path: str) -> Any:
         """Any other GET of the API: /v1/lag, /v1/status."""
         return await self._request("GET", path)
+
+    async def post(self, path: str, body: Any = None) -> Any:
+        """Any other POST of the API: /v1/admin/snapshot."""
+        return await self._request("POST", path, body)
 
     async def _request(self, method: str, path: str, body: Any = None) -> Any:
         content = orjson.dumps(body) if body is not None else None

@@ -24,9 +24,11 @@ from index_store.spill import Spill
 from index_store.stores import open_blobs
 from streams.app import streams_app
 from streams.connect import Connection
+from streams.keeping import SnapshotKeeper
 from streams.lag import KafkaLag
 from streams.log import KafkaLog
 from streams.maintainer import Maintainer
+from streams.operating import Operations
 from streams.windows import WindowedCounts
 from tidelens.clock import SystemClock
 from tidelens.queries import Queries
@@ -92,6 +94,14 @@ async def open_node(
                 partition_of=partitioner(settings.partitioner),
             )
 
+        keeper = SnapshotKeeper(
+            snapshots,
+            metrics,
+            clock,
+            every_s=settings.snapshot_every_s,
+            every_records=settings.snapshot_every_records,
+            refresh_s=settings.snapshot_refresh_s,
+        )
         maintainer = Maintainer(
             event_log,
             names,
@@ -99,7 +109,7 @@ async def open_node(
             new_index,
             searcher,
             feed,
-            snapshots,
+            keeper,
             rebuilder,
             metrics,
             clock,
@@ -116,7 +126,6 @@ async def open_node(
             maintainer,
             dead_letters,
             clock,
-            snapshot_every_s=settings.snapshot_every_s,
         )
         app = create_app(
             Node(
@@ -129,11 +138,13 @@ async def open_node(
                 log=event_log,
                 queries=queries.encoder,
                 lag=lag,
+                admin=Operations(maintainer, target_recall=settings.target_recall),
                 matcher=NumpyMatcher(),
                 metrics=metrics,
                 clock=clock,
                 status=lambda: {
                     "digests": searcher.digests(),
+                    "snapshot": keeper.describe(),
                     "dead_letters_last_hour": dead_letters.totals(clock.now()),
                 },
             )

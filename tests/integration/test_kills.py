@@ -4,14 +4,13 @@ Publishes, runs the role until it kills itself at the named point, runs it again
 a brute-force reading of the log.
 """
 
-import random
 from pathlib import Path
 
 import pytest
 
 from contracts.embedding import read_embedding
 from contracts.faults import POINTS
-from tests.kill_rounds import ENCODER, Rounds, all_encoded, assert_index_is_the_log, churn
+from tests.kill_rounds import ENCODER, Rounds, all_encoded, assert_index_is_the_log, churn, seed
 from tests.kit import Collection, collection
 from tests.roles import answering, free_port, of, role
 from tests.s3_fixture import S3Server
@@ -20,12 +19,6 @@ from tidelens.client import Client
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(150)]
 
 ENCODE_POINTS = sorted(p for p in POINTS if p.startswith("encode."))
-
-
-def seed() -> random.Random:
-    number = random.SystemRandom().randrange(2**32)
-    print(f"seed {number}")
-    return random.Random(number)
 
 
 async def assert_encoded_exactly_once_in_order(kit: Collection) -> None:

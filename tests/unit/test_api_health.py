@@ -27,7 +27,7 @@ async def test_ready_tells_the_broker_and_how_far_behind() -> None:
     Readiness.model_validate_json(response.content)
     assert response.status_code == 200
     body = {"ready": True, "reason": None, "broker": "reachable", "behind_s": 4.0}
-    assert response.json() == body
+    assert response.json() == body | {"snapshot": None}
     assert kit.sample("tidelens_ready") == 1
 
 

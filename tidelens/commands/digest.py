@@ -11,16 +11,23 @@ from tidelens.options import json_option, url_option
 
 @click.command()
 @url_option
+@click.option("--verify", is_flag=True, help="Recompute it from the rows.")
 @json_option
-def digest(url: str | None, as_json: bool) -> None:
+def digest(url: str | None, verify: bool, as_json: bool) -> None:
     """Show the digest of each partition; equal offsets must have equal digests."""
     from contracts import settings
+    from contracts.errors import DigestMismatch
     from tidelens.client import Client
     from tidelens.runtime import api_of
 
     async def run() -> Any:
-        async with Client(url or api_of(settings.load())) as client:
-            return (await client.get("/v1/status"))["digests"]
+        async with Client(url or api_of(settings.load()), timeout_s=None) as client:
+            if not verify:
+                return (await client.get("/v1/status"))["digests"]
+            found = await client.post("/v1/admin/verify")
+            if not found["verified"]:
+                raise DigestMismatch("the rows in memory do not have the digest that was kept")
+            return found["digests"]
 
     digests = asyncio.run(run())
     if as_json:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import click
 
+from tidelens.commands.tune import tune
 from tidelens.options import brokers_option, model_option, snapshots_option, topic_prefix_option
 
 
-@click.command()
+@click.group(invoke_without_command=True)
 @brokers_option
 @topic_prefix_option
 @model_option
@@ -16,7 +17,9 @@ from tidelens.options import brokers_option, model_option, snapshots_option, top
 @click.option("--port", type=int, help="Port of the API (8080).")
 @click.option("--host", help="Address of the API (127.0.0.1).")
 @click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data directory.")
+@click.pass_context
 def index(
+    context: click.Context,
     brokers: str | None,
     topic_prefix: str | None,
     model: str | None,
@@ -25,7 +28,12 @@ def index(
     host: str | None,
     data: Path | None,
 ) -> None:
-    """Maintain an index and answer searches on it, texts and pictures included."""
+    """Maintain an index and answer searches on it, texts and pictures included.
+
+    With a command, ask a running node instead.
+    """
+    if context.invoked_subcommand is not None:
+        return
     from contracts import settings as settings_module
     from tidelens import logs
     from tidelens.roles import run_index
@@ -43,3 +51,6 @@ def index(
     settings = settings.model_copy(update={"brokers": brokers_of(settings)})
     logs.configure(settings.log_format, "index")
     asyncio.run(run_index(settings, settings_module.load_kafka()))
+
+
+index.add_command(tune)

@@ -1,0 +1,92 @@
+"""When snapshots are written, and what became of the last one."""
+
+import asyncio
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+import structlog
+
+from contracts.errors import SnapshotFailed
+from contracts.metrics import Metrics
+from contracts.ports import Clock
+from contracts.records import TopicPartition
+from index_store.index import Index
+from index_store.snapshots import Snapshots
+
+log = structlog.get_logger(__name__)
+
+
+class SnapshotKeeper:
+    """Writes a snapshot of a changed state when it is old or much was applied since.
+
+    An unchanged one is written again after `refresh_s`, so that what it says of when everything
+    had been seen does not age (invariant 7); that costs a manifest.
+    """
+
+    def __init__(
+        self,
+        snapshots: Snapshots,
+        metrics: Metrics,
+        clock: Clock,
+        *,
+        every_s: float,
+        every_records: int,
+        refresh_s: float,
+    ) -> None:
+        self._snapshots = snapshots
+        self._metrics = metrics
+        self._clock = clock
+        self._every_s = every_s
+        self._every_records = every_records
+        self._refresh_s = refresh_s
+        self._positions: Mapping[TopicPartition, int] = {}
+        self._tried_at = clock.now()
+        self._last: dict[str, Any] | None = None
+        self._failure: dict[str, Any] | None = None
+        self._writing = asyncio.Lock()
+
+    async def restore(self, empty: Index) -> Index | None:
+        return await self._snapshots.restore(empty)
+
+    def begin(self, index: Index) -> None:
+        """Count changes from this state on."""
+        self._positions = dict(index.positions)
+        self._tried_at = self._clock.now()
+
+    def describe(self) -> dict[str, Any]:
+        """The last snapshot (name, at, seconds) and the last failure since it, for operators."""
+        return {"last": self._last, "failure": self._failure}
+
+    def changed(self, index: Index) -> bool:
+        return index.positions != self._positions
+
+    def due(self, index: Index) -> bool:
+        age = self._clock.now() - self._tried_at
+        if not self.changed(index):
+            return age >= self._refresh_s
+        applied = sum(index.positions.values()) - sum(self._positions.values())
+        # A failed one is not tried again before its time, however much comes in.
+        many = applied >= self._every_records and self._failure is None
+        return age >= self._every_s or many
+
+    async def write(self, index: Index) -> str:
+        """The snapshot's name. Raises SnapshotFailed; searching and applying go on either way."""
+        async with self._writing:
+            positions, began = dict(index.positions), perf_counter()
+            self._tried_at = self._clock.now()
+            try:
+                name = await self._snapshots.write(index)
+            except OSError as error:
+                self._metrics.snapshots.labels("failed").inc()
+                self._failure = {"reason": str(error), "at": self._clock.now()}
+                raise SnapshotFailed(f"the snapshot could not be written: {error}") from error
+            self._positions, self._failure = positions, None
+            self._metrics.snapshots.labels("written").inc()
+            self._metrics.snapshot_at.set(self._clock.now())
+            self._last = {
+                "name": name,
+                "at": self._clock.now(),
+                "seconds": round(perf_counter() - began, 3),
+            }
+            return name

@@ -3,6 +3,8 @@
 Importing this package costs nothing; `open_encoder` imports torch, `space_of` does not.
 """
 
+import re
+
 from consumers.encoders.spaces import STARTER, checkpoint_space, find_checkpoint, starter_space
 from contracts.memory import HashEncoder
 from contracts.ports import Encoder
@@ -12,16 +14,19 @@ __all__ = ["open_encoder", "space_of"]
 
 # The in-memory encoder by name: tests run the installed commands without waiting for torch.
 HASH = "hash"
+# The same with another dimension, `hash:48`: a second space to switch to.
+_HASH_DIM = re.compile(r"hash:([1-9][0-9]{0,3})")
 
 
 def open_encoder(model: str, *, threads: int | None = None) -> Encoder:
-    """Load `model`: "starter", a local folder, a Hugging Face hub name, or "hash".
+    """Load `model`: "starter", a local folder, a Hugging Face hub name, "hash" or "hash:DIM".
 
     `threads` is how many torch may use in this process; None leaves that to torch. Loading takes
     about 7 s for the starter, nearly all of it importing torch. Raises ModelMissing.
     """
-    if model == HASH:
-        return HashEncoder()
+    hashes = _hash_encoder(model)
+    if hashes is not None:
+        return hashes
     if model != STARTER:
         checkpoint = find_checkpoint(model)  # before the slow import: a wrong name fails at once
     import torch
@@ -43,6 +48,14 @@ def space_of(model: str) -> Space:
     20 ms for the starter; a local folder's weights are read once for their SHA-256; a hub name is
     downloaded if it is not in the cache yet. Raises ModelMissing.
     """
-    if model == HASH:
-        return HashEncoder().space
+    hashes = _hash_encoder(model)
+    if hashes is not None:
+        return hashes.space
     return starter_space() if model == STARTER else checkpoint_space(find_checkpoint(model))
+
+
+def _hash_encoder(model: str) -> HashEncoder | None:
+    if model == HASH:
+        return HashEncoder()
+    sized = _HASH_DIM.fullmatch(model)
+    return HashEncoder(int(sized[1]), f"hash-{sized[1]}") if sized else None

@@ -26,7 +26,7 @@ from contracts.records import (
 )
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
-from streams.topics import topic_configs
+from streams.topics import delete_retention_s
 
 _READ_TIMEOUT_MS = 3_000
 
@@ -221,11 +221,7 @@ class KafkaLog:
         return {TopicPartition(*partition): offset for partition, offset in ends.items()}
 
     async def delete_retention_s(self, topics: Iterable[str]) -> float:
-        async with self._connection.admin() as admin:
-            found = await topic_configs(admin, list(topics))
-        settings = [config.get("delete.retention.ms") for config in found.values()]
-        known = [float(setting) for setting in settings if setting is not None]
-        return min(known, default=float("inf")) / 1000
+        return await delete_retention_s(self._connection, topics)
 
     async def committed(self, group: str) -> dict[TopicPartition, int]:
         async with self._connection.client() as client:

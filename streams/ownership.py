@@ -17,6 +17,7 @@ nothing of it is re-used, so nothing stale can be written through it.
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -33,7 +34,7 @@ from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import InvalidSessionTimeoutError, KafkaError
 
 from contracts import faults
-from contracts.errors import ConfigurationError, Fenced, TidelensError
+from contracts.errors import ConfigurationError, Fenced, LogChanged, TidelensError
 from contracts.ports import Claimed, Lease
 from contracts.records import OutRecord, TopicPartition
 from contracts.topics import TARGETS, Names
@@ -41,6 +42,7 @@ from streams.connect import Connection
 from streams.group_offsets import group_offsets
 from streams.log import KafkaReader
 from streams.reconcile import tombstones_for_lost_past
+from streams.topics import delete_retention_s
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +50,8 @@ log = structlog.get_logger(__name__)
 _POLL_INTERVAL_MS = 2**31 - 1
 _ABANDON_S = 2.0
 _RETRY_S = 1.0
+# With less, a topic says that it does not keep tombstones at all, and no reader could be sure.
+_RETENTION_MIN_S = 60.0
 
 
 class KafkaOwnership:
@@ -62,6 +66,7 @@ class KafkaOwnership:
         record_bytes_max: int,
         session_timeout_ms: int = 10_000,
         transaction_timeout_ms: int = 60_000,
+        retention_min_s: float = _RETENTION_MIN_S,
     ) -> None:
         self._connection = connection
         self._names = names
@@ -69,6 +74,7 @@ class KafkaOwnership:
         self._record_bytes_max = record_bytes_max
         self._session_timeout_ms = session_timeout_ms
         self._transaction_timeout_ms = transaction_timeout_ms
+        self._retention_min_s = retention_min_s
         self._membership: AIOKafkaConsumer | None = None
         self._assignment: frozenset[TopicPartition] = frozenset()
         self._changed = asyncio.Event()
@@ -92,7 +98,7 @@ class KafkaOwnership:
                 "(their group.min.session.timeout.ms and group.max.session.timeout.ms)"
             ) from None
         except (KafkaError, OSError, AssertionError, TidelensError) as error:
-            log.warning("encoder lost the broker, joining anew", error=repr(error))
+            log.warning("encoder joins anew", error=repr(error))
             await self._drop_all()
             await asyncio.sleep(_RETRY_S)
             return []
@@ -211,7 +217,9 @@ class _Session:
         self._reader: KafkaReader | None = None
         self._topic_ids: dict[str, str] = {}
         self._claimed_to: dict[TopicPartition, int] = {}
+        # Every delete before that time is in the embeddings (invariant 7).
         self._caught_up_ms: dict[TopicPartition, int] = {}
+        self._retention_s = float("inf")
 
     async def open(self) -> None:
         """Fence, then read the offsets, then stand at them: in this order (invariant 2)."""
@@ -225,10 +233,15 @@ class _Session:
         # 3. A fresh reader, standing there.
         self._reader = await KafkaReader.open(self._owner._connection, starts)
         self._claimed_to = dict(starts)
+        # 4. Before anything is read: deletes that may have gone unseen.
+        await self._make_up_for_deletes(self._reader, starts)
 
     async def fetch(self, *, records_max: int, timeout_ms: int) -> list[Claimed]:
         assert self._reader is not None
         fetched = await self._reader.fetch(records_max=records_max, timeout_ms=timeout_ms)
+        # Judged by what had been seen before: what came now may follow deletes that are gone.
+        if any(self._too_old(partition) for partition in self.leases):
+            raise LogChanged("not caught up for longer than delete.retention.ms")
         for partition, asked in fetched.caught_up.items():
             self._caught_up_ms[partition] = int(asked * 1000)
         claims = []
@@ -303,43 +316,85 @@ class _Session:
         await producer.start()
 
     async def _starts(self) -> dict[TopicPartition, int]:
+        """Where the group stands, 0 without a usable past; `_caught_up_ms` is of there too."""
         owner = self._owner
         async with owner._connection.client() as client:
             committed = await group_offsets(client, owner._group)
-        starts = {}
+        starts = dict.fromkeys(self._partitions, 0)
         for partition in self._partitions:
             found = committed.get(partition)
-            if found is not None and found.offset >= 0 and self._same_topic(partition, found):
+            if found is None or found.offset < 0:
+                continue
+            metadata = _metadata(found)
+            if self._same_topic(partition, metadata.get("topic_id")):
                 starts[partition] = int(found.offset)
-            else:
-                starts[partition] = 0
-                await self._reconcile(partition)
+                if isinstance(metadata.get("caught_up_ms"), int):
+                    self._caught_up_ms[partition] = metadata["caught_up_ms"]
         return starts
 
-    def _same_topic(self, partition: TopicPartition, found: OffsetAndMetadata) -> bool:
-        """Whether the committed offset is of the topic that bears the name today."""
-        try:
-            known = orjson.loads(found.metadata)["topic_id"]
-        except (orjson.JSONDecodeError, KeyError, TypeError):
-            return True  # written by another tool; Kafka drops offsets with their topic
-        if known != self._topic_ids[partition.topic]:
+    async def _make_up_for_deletes(
+        self, reader: KafkaReader, starts: dict[TopicPartition, int]
+    ) -> None:
+        """Reconcile where deletes may have come and gone unseen (invariant 7).
+
+        In a re-encode that takes longer than tombstones are kept, this happens on its way.
+        """
+        owner, asked_ms = self._owner, _now_ms()
+        topics = {partition.topic for partition in starts}
+        retention_s = await delete_retention_s(owner._connection, topics)
+        self._retention_s = max(owner._retention_min_s, retention_s)
+        ends = await reader.stable_offsets()
+        for partition, offset in starts.items():
+            if offset > 0 and offset >= ends[partition]:
+                # Nothing was appended since, so nothing was deleted.
+                self._caught_up_ms[partition] = asked_ms
+            elif partition not in self._caught_up_ms or self._too_old(partition):
+                await self._reconcile(partition, offset)
+
+    def _too_old(self, partition: TopicPartition) -> bool:
+        return _now_ms() - self._caught_up_ms[partition] > 1000 * self._retention_s
+
+    def _same_topic(self, partition: TopicPartition, known: str | None) -> bool:
+        """Whether the committed offset is of the topic that bears the name today.
+
+        Without an id it was written by another tool; Kafka drops offsets with their topic.
+        """
+        if known is not None and known != self._topic_ids[partition.topic]:
             log.warning("content topic was recreated", topic=partition.topic)
             return False
         return True
 
-    async def _reconcile(self, partition: TopicPartition) -> None:
-        """No usable past: what the embeddings hold and the content no longer does must go."""
-        owner = self._owner
+    async def _reconcile(self, partition: TopicPartition, offset: int) -> None:
+        """What the embeddings hold and the content no longer does must go.
+
+        Nothing of this partition is under way now, so that no vector of an item that is gone can
+        follow its tombstone.
+        """
+        owner, began_ms = self._owner, _now_ms()
         target = owner._names.target_of(partition.topic)
         assert target is not None
         embeddings = TopicPartition(owner._names.embeddings(target), partition.partition)
         tombstones = await tombstones_for_lost_past(
             owner._connection, partition, embeddings, self._topic_ids[partition.topic]
         )
+        self._caught_up_ms[partition] = began_ms
         if tombstones:
             log.warning("reconciling", partition=partition.partition, tombstones=len(tombstones))
-            claim = Claimed(self.leases[partition], [], 0)
-            await self.commit(claim, tombstones)
+        if tombstones or offset:
+            await self.commit(Claimed(self.leases[partition], [], offset), tombstones)
+
+
+def _metadata(found: OffsetAndMetadata) -> dict[str, Any]:
+    """What we wrote beside the offset; nothing where another tool did."""
+    try:
+        metadata = orjson.loads(found.metadata)
+    except orjson.JSONDecodeError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
 
 
 def _seen(future: asyncio.Future[Any]) -> None:
@@ -398,11 +453,13 @@ class KafkaEncoderLog:
         *,
         record_bytes_max: int,
         session_timeout_ms: int = 10_000,
+        retention_min_s: float = _RETENTION_MIN_S,
     ) -> None:
         self._connection = connection
         self._names = names
         self._record_bytes_max = record_bytes_max
         self._session_timeout_ms = session_timeout_ms
+        self._retention_min_s = retention_min_s
 
     @asynccontextmanager
     async def own(self, group: str) -> AsyncIterator[KafkaOwnership]:
@@ -412,6 +469,7 @@ class KafkaEncoderLog:
             group,
             record_bytes_max=self._record_bytes_max,
             session_timeout_ms=self._session_timeout_ms,
+            retention_min_s=self._retention_min_s,
         )
         try:
             yield ownership

@@ -5,7 +5,7 @@ its next event elsewhere, behind the old one's back. It is refused with both num
 difference is told, not repaired: whoever runs the cluster may have had a reason.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -176,6 +176,15 @@ async def topic_configs(
             # Without the right to describe settings, they come back as an error and stay unknown.
             configs[name] = {entry[0]: entry[1] for entry in entries}
     return configs
+
+
+async def delete_retention_s(connection: Connection, names: Iterable[str]) -> float:
+    """For how long at least tombstones stay in all of them; infinite where unknown."""
+    async with connection.admin() as admin:
+        found = await topic_configs(admin, list(names))
+    settings = [config.get("delete.retention.ms") for config in found.values()]
+    known = [float(setting) for setting in settings if setting is not None]
+    return min(known, default=float("inf")) / 1000
 
 
 def _normal(setting: str, value: str) -> object:

@@ -83,11 +83,17 @@ async def collection(
     partitions: int = 4,
     kafka: KafkaSettings | None = None,
     eager_compaction: bool = False,
+    retention_ms: int = 86_400_000,
 ) -> AsyncIterator[Collection]:
     """Fresh topics under a prefix that no other test uses."""
     connection = Connection(bootstrap, kafka or KafkaSettings())
     names = Names(f"t{next(_counter)}{uuid.uuid4().hex[:6]}.", space)
-    specs = topic_specs(names, partitions=partitions, content_bytes_max=RECORD_BYTES_MAX)
+    specs = topic_specs(
+        names,
+        partitions=partitions,
+        content_bytes_max=RECORD_BYTES_MAX,
+        delete_retention_ms=retention_ms,
+    )
     if eager_compaction:
         specs = [TopicSpec(s.name, s.partitions, s.config | _EAGER) for s in specs]
     await create(connection, specs, replication_factor=1, min_insync_replicas=1)

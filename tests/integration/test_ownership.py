@@ -3,14 +3,17 @@
 import asyncio
 import gc
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import orjson
 import pytest
+from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
 
 from contracts.embedding import embedding_record, encode_value, read_embedding
 from contracts.errors import Fenced
-from contracts.events import content_record
+from contracts.events import content_record, delete_record
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord, Record, Source
 from streams.ownership import KafkaEncoderLog, KafkaOwnership
@@ -162,6 +165,67 @@ async def test_a_lost_past_takes_ghosts_out_before_encoding(kafka) -> None:
             await drained(kit, 12)
         truth = await kit.truth(ENCODER)
         assert {item for _, item in truth} == {f"item-{n}" for n in range(10)}
+
+
+async def committed_as(kit: Collection, offset: int, metadata: dict[str, object]) -> None:
+    """Let the encoders' group stand there, as an encoder that ended long ago had left it."""
+    consumer = AIOKafkaConsumer(
+        **kit.connection.client_options(),
+        group_id=kit.names.encoder_group,
+        enable_auto_commit=False,
+    )
+    await consumer.start()
+    try:
+        partition = TopicPartition(kit.names.content("captions"), 0)
+        consumer.assign([partition])
+        text = orjson.dumps(metadata).decode()
+        await consumer.commit({partition: OffsetAndMetadata(offset, text)})
+    finally:
+        await consumer.stop()
+
+
+@pytest.mark.parametrize("away_s, ghosts", [(2 * 86_400, set()), (3_600, {"item-0"})])
+async def test_deletes_missed_while_away_are_made_up_for(kafka, away_s, ghosts) -> None:
+    """Behind delete.retention.ms a tombstone may have been compacted away before it was read."""
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        topic = kit.names.content("captions")
+        await publish(kit, 10, ids=10)
+        async with running_worker(kit):
+            await drained(kit, 10)
+        ids = await kit.connection.topic_ids([topic])
+        await kit.log.publish([delete_record(topic, "item-0")])
+        # The tombstone at offset 10 is skipped, as if it had been compacted away.
+        caught_up = int((time.time() - away_s) * 1000)
+        await committed_as(kit, 11, {"topic_id": ids[topic], "caught_up_ms": caught_up})
+        await publish(kit, 1, ids=100, start=50)
+        async with running_worker(kit):
+            await drained(kit, 11 + (not ghosts))
+        truth = await kit.truth(ENCODER)
+        expected = {f"item-{n}" for n in range(1, 10)} | {"item-50"} | ghosts
+        assert {item for _, item in truth} == expected
+
+
+async def test_an_encoder_that_falls_too_far_behind_makes_up_on_its_way(kafka) -> None:
+    """As in a re-encode that takes longer than tombstones are kept."""
+    async with collection(kafka.bootstrap, partitions=1, retention_ms=1_000) as kit:
+        log = KafkaEncoderLog(
+            kit.connection, kit.names, record_bytes_max=RECORD_BYTES_MAX, retention_min_s=1
+        )
+        async with log.own(kit.names.encoder_group) as ownership:
+            await publish(kit, 10, ids=10)
+            claims = await claim_all(ownership, 10)
+            await publish(kit, 1, ids=100, start=50)
+            await asyncio.sleep(1.2)
+            # Not caught up for longer than a second: it begins again at what was committed.
+            assert await ownership.fetch(records_max=100, timeout_ms=1_000) == []
+            outputs = as_embeddings(kit, claims[0].records, claims[0].lease.topic_id)
+            with pytest.raises(Fenced):
+                await ownership.commit(claims[0], outputs)
+            claims = await claim_all(ownership, 11)
+            for claim in claims:
+                outputs = as_embeddings(kit, claim.records, claim.lease.topic_id)
+                await ownership.commit(claim, outputs)
+        assert len(await drained(kit, 11)) == 11
 
 
 @pytest.mark.timeout(180)

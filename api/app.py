@@ -48,6 +48,7 @@ def create_app(node: Node) -> Starlette:
             Route("/v1/items/{target}/{id:path}", items.delete, methods=["DELETE"]),
             Route("/v1/pictures/{id:path}", pictures.get, methods=["GET"]),
             Route("/v1/admin/snapshot", admin.snapshot, methods=["POST"]),
+            Route("/v1/admin/restore", admin.restore, methods=["POST"]),
             Route("/v1/admin/rebuild", admin.rebuild, methods=["POST"]),
             Route("/v1/admin/segments", admin.segments, methods=["GET"]),
             Route("/v1/admin/verify", admin.verify, methods=["POST"]),
@@ -69,6 +70,7 @@ def create_app(node: Node) -> Starlette:
         },
     )
     app.state.background = {"freshness": freshness.run, "live": live.run}
+    app.state.live = live
     return app
 
 
@@ -76,3 +78,9 @@ def background(app: Starlette) -> dict[str, Run]:
     """What must run beside the app, by name; each ends only by cancellation or a defect."""
     runs: dict[str, Run] = app.state.background
     return runs
+
+
+def move_live(app: Starlette, space: str | None) -> None:
+    """Reset and close all live subscriptions: `space` answers from now on (None: this app does)."""
+    live: Live = app.state.live
+    live.move(space)

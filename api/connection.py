@@ -29,9 +29,10 @@ from contracts.ports import AsOf
 
 ServerMessage = dict[str, Any]
 
-# RFC 6455, section 7.4.1, and 1013 of the IANA registry.
+# RFC 6455, section 7.4.1, and 1012 and 1013 of the IANA registry.
 UNSUPPORTED_DATA = 1003
 TOO_BIG = 1009
+SERVICE_RESTART = 1012
 TRY_AGAIN_LATER = 1013
 
 
@@ -97,8 +98,7 @@ class Subscription:
         if held is None:
             messages = [self._snapshot(hits, cursor)]
         elif reason := _another_state(held.as_of, as_of):
-            reset = {"type": "reset", "sub": self.name, "reason": reason}
-            messages = [reset, self._snapshot(hits, cursor)]
+            messages = [self.reset(reason), self._snapshot(hits, cursor)]
         elif held.hits == cursor.hits:
             # Nothing is said when nothing changed: then the cursor that was sent still holds.
             if not resuming:
@@ -113,6 +113,10 @@ class Subscription:
             ]
         self.cursor, self._hits = cursor, hits
         return messages
+
+    def reset(self, reason: str) -> ServerMessage:
+        """The list and the cursor that the client holds are worth nothing any more."""
+        return {"type": "reset", "sub": self.name, "reason": reason}
 
     def ended(self) -> None:
         if self.state is SubscriptionState.ENDED:
@@ -135,10 +139,15 @@ def query_digest(message: Subscribe) -> str:
     return hashlib.blake2b(raw, digest_size=12).hexdigest()
 
 
+def space_changed(before: str, now: str) -> str:
+    """The reason of a reset when another space answers."""
+    return f"space_changed: from {before} to {now}"
+
+
 def _another_state(held: AsOf, now: AsOf) -> str | None:
     """Why a list held at `held` says nothing about `now`, or None."""
     if held.space != now.space:
-        return f"space_changed: from {held.space} to {now.space}"
+        return space_changed(held.space, now.space)
     if held.epoch != now.epoch:
         return "epoch_changed: the log was made anew"
     return None

@@ -15,7 +15,15 @@ from collections.abc import Sequence
 import structlog
 from starlette.websockets import WebSocket
 
-from api.connection import Connection, Refused, Subscription, SubscriptionState, sub_of
+from api.connection import (
+    SERVICE_RESTART,
+    Connection,
+    Refused,
+    Subscription,
+    SubscriptionState,
+    space_changed,
+    sub_of,
+)
 from api.node import Node
 from api.outlet import Gone, Outlet
 from api.problems import problem
@@ -43,7 +51,10 @@ class Live:
         self.waiting = waiting
         self.standing = StandingSet(node.matcher)
         self._connections = 0
+        self._clients: set[_Client] = set()
         self._epoch: str | None = None
+        # The space that answers instead of this one, while another does.
+        self.moved_to: str | None = None
         node.feed.listen(self._applied)
 
     async def run(self) -> None:
@@ -66,10 +77,25 @@ class Live:
         self._count()
         try:
             await websocket.accept()
-            await _Client(self, websocket).serve()
+            client = _Client(self, websocket)
+            self._clients.add(client)
+            try:
+                await client.serve()
+            finally:
+                self._clients.discard(client)
         finally:
             self._connections -= 1
             self._count()
+
+    def move(self, space: str | None) -> None:
+        """Another space answers from now on (None: this one does, again).
+
+        Every subscription is reset and every connection closed, so that clients ask that one: the
+        vectors of standing queries are of this space, and their pictures are not kept.
+        """
+        self.moved_to = space
+        for client in self._clients:
+            client.wake()
 
     def add(self, standing: Standing) -> None:
         self.standing.add(standing)
@@ -116,6 +142,11 @@ class _Client:
         self._standing: dict[Subscription, Standing] = {}
         self._opening: dict[Subscription, asyncio.Task[None]] = {}
         self._dirty = asyncio.Event()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the sender look at what there is to do."""
+        self._dirty.set()
 
     async def serve(self) -> None:
         """Until the client goes. A defect of ours closes it with 1011, and is logged."""
@@ -191,9 +222,19 @@ class _Client:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
+            if self._live.moved_to is not None:
+                await self._leave(self._live.moved_to)
             dirty = [pair for pair in self._standing.items() if pair[1].dirty]
             for start in range(0, len(dirty), _SEARCHES):
                 await self._refresh(dirty[start : start + _SEARCHES])
+
+    async def _leave(self, space: str) -> None:
+        reason = space_changed(self._node.space.name, space)
+        for subscription in list(self._connection.subscriptions.values()):
+            if subscription.state is SubscriptionState.LIVE:
+                await self._outlet.send(subscription.reset(reason))
+        await self._outlet.close(SERVICE_RESTART, reason)
+        raise Gone
 
     async def _refresh(self, dirty: Sequence[tuple[Subscription, Standing]]) -> None:
         """Search the dirty lists anew, and send what changed."""

@@ -13,7 +13,7 @@ import orjson
 import structlog
 from aiokafka.errors import KafkaError
 
-from contracts.errors import LogChanged, TidelensError
+from contracts.errors import LogChanged, SpaceMismatch, TidelensError
 from contracts.ports import EventLog, LogReader
 from contracts.records import OutRecord, Record, TopicPartition
 from contracts.space import Space
@@ -47,6 +47,15 @@ class SpaceRef:
         if not all(isinstance(member, str) and member for member in members):
             raise ValueError("space, model and fingerprint must be texts")
         return cls(*members)
+
+
+def require_same(ref: SpaceRef, space: Space) -> None:
+    """Raise SpaceMismatch unless `space`, as the model makes it here, is the one referred to."""
+    if (ref.space, ref.fingerprint) != (space.name, space.fingerprint.hex()):
+        raise SpaceMismatch(
+            f"model {ref.model!r} makes space {space.name} ({space.fingerprint.hex()}) here, "
+            f"want {ref.space} ({ref.fingerprint})"
+        )
 
 
 @dataclass(frozen=True, slots=True)

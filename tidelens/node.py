@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -13,7 +12,7 @@ import structlog
 from api.app import background, create_app
 from api.node import Node
 from contracts.partitioning import partitioner
-from contracts.settings import KafkaSettings, Settings
+from contracts.settings import Settings
 from contracts.topics import Names, Target
 from index_store.index import Index
 from index_store.matcher import NumpyMatcher
@@ -24,6 +23,7 @@ from index_store.spill import Spill
 from index_store.stores import open_blobs
 from streams.app import streams_app
 from streams.connect import Connection
+from streams.control import SpaceRef, follow_control, require_same
 from streams.keeping import SnapshotKeeper
 from streams.lag import KafkaLag
 from streams.log import KafkaLog
@@ -31,44 +31,83 @@ from streams.maintainer import Maintainer
 from streams.operating import Operations
 from streams.windows import WindowedCounts
 from tidelens.clock import SystemClock
-from tidelens.queries import Queries
+from tidelens.queries import Queries, make_queries
 from tidelens.server import serve
+from tidelens.spaces import Run, Serving, Spaces
 
 log = structlog.get_logger(__name__)
 
 _STOP_S = 8.0
 
-Run = Callable[[], Coroutine[Any, Any, None]]
 
+def open_node(
+    settings: Settings,
+    connection: Connection,
+    event_log: KafkaLog,
+    queries: Queries,
+    listener: socket.socket,
+) -> dict[str, Run]:
+    """The long-running parts of a node, by name, for the caller to run and watch.
 
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """A node's long-running parts by name, for the caller to run and watch; and its log."""
+    It answers in the space of `queries`, and moves to another when the control topic says so.
+    """
+    topic = Names(settings.topic_prefix, queries.space.name).control
+    made = {SpaceRef.of(queries.space, queries.model): queries}
 
-    runs: dict[str, Run]
-    event_log: KafkaLog
+    @asynccontextmanager
+    async def opening(ref: SpaceRef) -> AsyncIterator[Serving]:
+        # Started before the node was: later ones are made when they are needed.
+        of_space = made.pop(ref, None)
+        if of_space is None:
+            of_space = await asyncio.to_thread(queries_of, settings, ref)
+        opened = _serving(settings, connection, event_log, of_space, spaces.describe)
+        async with opened as serving:
+            yield serving
+
+    spaces = Spaces(next(iter(made)), opening)
+
+    async def serve_api() -> None:
+        await spaces.opened.wait()
+        await serve(spaces.switch, listener, frame_bytes_max=settings.frame_bytes_max)
+
+    async def serve_spaces() -> None:
+        await spaces.run(follow_control(event_log, topic))
+
+    return {"spaces": serve_spaces, "api": serve_api}
 
 
 @asynccontextmanager
-async def open_node(
+async def open_log(settings: Settings, connection: Connection) -> AsyncIterator[KafkaLog]:
+    """The event log, shared by all spaces of a process."""
+    async with KafkaLog.open(
+        connection,
+        partition_of=partitioner(settings.partitioner),
+        record_bytes_max=settings.record_bytes_max,
+    ) as event_log:
+        yield event_log
+
+
+def queries_of(settings: Settings, ref: SpaceRef) -> Queries:
+    """Raises ModelMissing, and SpaceMismatch where this machine's model is another one."""
+    queries = make_queries(settings, ref.model)
+    require_same(ref, queries.space)
+    return queries
+
+
+@asynccontextmanager
+async def _serving(
     settings: Settings,
-    kafka: KafkaSettings,
-    brokers: str,
+    connection: Connection,
+    event_log: KafkaLog,
     queries: Queries,
-    listener: socket.socket,
-) -> AsyncIterator[Parts]:
-    """Everything of a node but the query encoder's process, which the caller runs."""
-    connection = Connection(brokers, kafka)
+    spaces: Callable[[], dict[str, Any]],
+) -> AsyncIterator[Serving]:
+    """Everything of one space: query encoder, maintainer, searcher and app."""
     clock = SystemClock()
     metrics = queries.metrics
     names = Names(settings.topic_prefix, queries.space.name)
     group = names.index_group(settings.shard, settings.replica)
     async with (
-        KafkaLog.open(
-            connection,
-            partition_of=partitioner(settings.partitioner),
-            record_bytes_max=settings.record_bytes_max,
-        ) as event_log,
         _opened_lag(KafkaLag(connection, names, group, clock)) as lag,
         open_blobs(settings.snapshots, settings.data / "snapshots") as store,
     ):
@@ -122,7 +161,7 @@ async def open_node(
             connection,
             names,
             names.streams_app_id(settings.shard, settings.replica),
-            settings.data / "faust" / f"{settings.shard}-{settings.replica}",
+            settings.data / "faust" / f"{names.space}-{settings.shard}-{settings.replica}",
             maintainer,
             dead_letters,
             clock,
@@ -143,6 +182,7 @@ async def open_node(
                 metrics=metrics,
                 clock=clock,
                 status=lambda: {
+                    "spaces": spaces(),
                     "digests": searcher.digests(),
                     "snapshot": keeper.describe(),
                     "dead_letters_last_hour": dead_letters.totals(clock.now()),
@@ -164,10 +204,8 @@ async def open_node(
                 # The last state to disk, so that the next start has little to replay.
                 await maintainer.snapshot()
 
-        async def serve_api() -> None:
-            await serve(app, listener, frame_bytes_max=settings.frame_bytes_max)
-
-        yield Parts({"streams": host_streams, "api": serve_api, **background(app)}, event_log)
+        runs = {"queries": queries.run, "streams": host_streams, **background(app)}
+        yield Serving(app, runs, lambda: searcher.is_ready and queries.encoder.loaded.is_set())
 
 
 @asynccontextmanager

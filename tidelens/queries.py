@@ -3,6 +3,7 @@
 Loading the model takes longest of all at a start; importing what else a node needs goes beside it.
 """
 
+import asyncio
 from dataclasses import dataclass
 
 from consumers.encoders import space_of
@@ -12,29 +13,47 @@ from contracts.settings import Settings
 from contracts.space import Space
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Queries:
-    """The query encoder and its space; started before Kafka answers, since it takes longest."""
+    """The query encoder of one model; started before Kafka answers, since it takes longest."""
 
+    model: str
     space: Space
     encoder: ProcessQueryEncoder
     metrics: Metrics
+    _running: "asyncio.Task[None] | None" = None
+
+    def start(self) -> None:
+        """Let the process load its model from now on; `run` then goes on with it."""
+        if self._running is None:
+            self._running = asyncio.create_task(self.encoder.run(), name="queries")
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        self.start()
+        assert self._running is not None
+        await self._running
+
+    async def stop(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
 
 
-def make_queries(settings: Settings) -> Queries:
-    """Raises ModelMissing when the model is not here."""
+def make_queries(settings: Settings, model: str | None = None) -> Queries:
+    """For `model`, else the settings' one. Raises ModelMissing when it is not here."""
+    model = model or settings.model
     metrics = Metrics()
-    model = QueryModel(
-        settings.model,
-        settings.encode_threads,
-        settings.image_bytes_max,
-        settings.image_pixels_max,
-    )
     encoder = ProcessQueryEncoder(
-        model,
+        QueryModel(
+            model,
+            settings.encode_threads,
+            settings.image_bytes_max,
+            settings.image_pixels_max,
+        ),
         metrics,
         batch_max=settings.query_batch_max,
         queue_max=settings.query_queue_max,
         cache_max=settings.query_cache_max,
     )
-    return Queries(space_of(settings.model), encoder, metrics)
+    return Queries(model, space_of(model), encoder, metrics)

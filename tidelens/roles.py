@@ -9,18 +9,25 @@ from tidelens.signals import stop_signal, until_stopped
 
 async def run_index(settings: Settings, kafka: KafkaSettings) -> None:
     """Maintain an index and answer on it, until stopped."""
-    from tidelens.node import open_node
+    from contracts.topics import Names
+    from streams.connect import Connection
+    from streams.control import read_control
+    from tidelens.node import open_log, open_node, queries_of
     from tidelens.queries import make_queries
     from tidelens.server import listen
 
+    connection = Connection(settings.brokers or "", kafka)
     async with contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(contextlib.closing(listen(settings.host, settings.port)))
         stop = await stack.enter_async_context(stop_signal())
-        queries = make_queries(settings)
-        parts = await stack.enter_async_context(
-            open_node(settings, kafka, settings.brokers or "", queries, listener)
-        )
-        runs = {"queries": queries.encoder.run, **parts.runs}
+        event_log = await stack.enter_async_context(open_log(settings, connection))
+        control = await read_control(event_log, Names(settings.topic_prefix, "").control)
+        if control.active is None:
+            queries = await asyncio.to_thread(make_queries, settings)
+        else:
+            queries = await asyncio.to_thread(queries_of, settings, control.active.current)
+        stack.push_async_callback(queries.stop)
+        runs = open_node(settings, connection, event_log, queries, listener)
         await until_stopped(
             stop, {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
         )

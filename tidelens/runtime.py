@@ -14,6 +14,7 @@ import orjson
 from contracts.settings import Settings
 
 _FILE = "run.json"
+_MODEL_FILE = "active-model"
 DEFAULT_BROKERS = "127.0.0.1:9092"
 
 
@@ -25,6 +26,7 @@ class Runtime:
     port: int
     pid: int
     space: str
+    model: str
 
     def write(self, data: Path) -> None:
         """Whole or not at all, since readers come at any time."""
@@ -62,6 +64,25 @@ def api_of(settings: Settings) -> str:
     """URL of the API for a command: of the running `up`, else where one would listen."""
     runtime = Runtime.read(settings.data)
     return f"http://127.0.0.1:{runtime.port if runtime else settings.port}"
+
+
+def remember_model(data: Path, model: str | None) -> None:
+    """Of the active space: what the next start loads before it can ask Kafka; None: nothing."""
+    path = data / _MODEL_FILE
+    if model is None:
+        path.unlink(missing_ok=True)
+    elif model != remembered_model(data):
+        draft = path.with_suffix(".draft")
+        draft.write_text(model)
+        draft.replace(path)
+
+
+def remembered_model(data: Path) -> str | None:
+    """A guess: the control topic may say otherwise by now."""
+    try:
+        return (data / _MODEL_FILE).read_text() or None
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _alive(pid: int) -> bool:

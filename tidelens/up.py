@@ -10,7 +10,6 @@ import fcntl
 import importlib
 import os
 import socket
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -22,15 +21,18 @@ from contracts.errors import DataDirInUse, DataDirNotWritable, TidelensError
 from contracts.ports import EventLog
 from contracts.settings import KafkaSettings, Settings
 from contracts.topics import Names, topic_specs
-from tidelens.queries import make_queries
+from tidelens.encoders import Encoders
+from tidelens.queries import Queries, make_queries
+from tidelens.runtime import remembered_model
 from tidelens.signals import stop_signal, until_stopped
 
 if TYPE_CHECKING:
     from streams.broker import LocalBroker
+    from streams.connect import Connection
+    from streams.control import Control
 
 log = structlog.get_logger(__name__)
 
-_ENCODER_STOP_S = 10.0
 _BROKER_RESTART_S = 1.0
 
 
@@ -57,13 +59,18 @@ async def _run(
 ) -> None:
     port = listener.getsockname()[1]
     async with contextlib.AsyncExitStack() as stack:
-        # What takes longest goes first: the encoder loads its model while Kafka starts.
-        encoder = await stack.enter_async_context(_encoder_process(settings, port))
+        # What takes longest goes first: the models are loaded while Kafka starts. Which they are
+        # is only a guess until Kafka has told, and then nearly always right.
+        guess = remembered_model(settings.data) or settings.model
+        encoders = Encoders(settings, _metrics_port(settings, port))
+        stack.push_async_callback(encoders.stop)
+        await encoders.start(guess)
         broker = asyncio.create_task(stack.enter_async_context(_broker(settings, kafka)))
         stopping = asyncio.create_task(stop.wait())
-        queries = await asyncio.to_thread(make_queries, settings)
-        loading = asyncio.create_task(queries.encoder.run(), name="queries")
-        tasks = {"queries": loading}
+        queries = await asyncio.to_thread(make_queries, settings, guess)
+        stack.push_async_callback(queries.stop)
+        queries.start()
+        tasks: dict[str, asyncio.Task[None]] = {}
         try:
             # The rooms' imports, in a thread beside the broker's start.
             node = await asyncio.to_thread(importlib.import_module, "tidelens.node")
@@ -71,24 +78,60 @@ async def _run(
             if stop.is_set():
                 return
             brokers = await broker
+            connection = node.Connection(brokers, kafka)
+            event_log = await stack.enter_async_context(node.open_log(settings, connection))
+            queries = await _confirmed(settings, connection, event_log, queries)
+            stack.push_async_callback(queries.stop)
+            runs = node.open_node(settings, connection, event_log, queries, listener)
+            tasks |= {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
             names = Names(settings.topic_prefix, queries.space.name)
-            await _create_topics(settings, kafka, names, brokers)
-            encoder.attach(brokers)
-            parts = await stack.enter_async_context(
-                node.open_node(settings, kafka, brokers, queries, listener)
-            )
-            tasks |= {
-                name: asyncio.create_task(run(), name=name) for name, run in parts.runs.items()
-            }
-            tasks["encoder"] = asyncio.create_task(encoder.watch(), name="encoder")
-            tasks |= _feeds(parts.event_log, names, settings, sample=sample, watch=watch)
-            _announce(settings, brokers, port, names.space, stack)
+            followed = _remembering(settings.data, event_log, names.control)
+            tasks["encoders"] = asyncio.create_task(encoders.run(brokers, followed))
+            tasks |= _feeds(event_log, names, settings, sample=sample, watch=watch)
+            _announce(settings, brokers, port, queries, stack)
         except BaseException:
             stop.set()
             raise
         finally:
             stopping.cancel()
             await until_stopped(stop, tasks)
+
+
+async def _confirmed(
+    settings: Settings, connection: "Connection", event_log: EventLog, guessed: Queries
+) -> Queries:
+    """The query encoder of the active space, the topics made: the guessed one, or another."""
+    from streams.control import read_control, require_same
+    from tidelens.node import queries_of
+
+    names = Names(settings.topic_prefix, guessed.space.name)
+    await _create_topics(settings, connection, names)
+    active = (await read_control(event_log, names.control)).active
+    model = settings.model if active is None else active.current.model
+    if model != settings.model:
+        log.warning("serving the active space's model", model=model, given=settings.model)
+    if model == guessed.model:
+        if active is not None:
+            require_same(active.current, guessed.space)
+        return guessed
+    await guessed.stop()
+    if active is not None:
+        return await asyncio.to_thread(queries_of, settings, active.current)
+    queries = await asyncio.to_thread(make_queries, settings)
+    await _create_topics(settings, connection, Names(settings.topic_prefix, queries.space.name))
+    return queries
+
+
+async def _remembering(data: Path, event_log: EventLog, topic: str) -> "AsyncIterator[Control]":
+    """The control topic, followed; its model is the guess of the next start."""
+    from streams.control import follow_control
+    from tidelens.runtime import remember_model
+
+    async for control in follow_control(event_log, topic):
+        active = control.active
+        model = None if active is None else active.current.model
+        await asyncio.to_thread(remember_model, data, model)
+        yield control
 
 
 @contextmanager
@@ -148,75 +191,18 @@ async def _keep(broker: "LocalBroker") -> None:
             log.error("Kafka does not start", error=str(error))
 
 
-async def _create_topics(
-    settings: Settings, kafka: KafkaSettings, names: Names, brokers: str
-) -> None:
-    from streams.connect import Connection
+async def _create_topics(settings: Settings, connection: "Connection", names: Names) -> None:
     from streams.topics import create
 
     specs = topic_specs(
         names, partitions=settings.partitions, content_bytes_max=settings.record_bytes_max
     )
     await create(
-        Connection(brokers, kafka),
+        connection,
         specs,
         replication_factor=settings.replication_factor,
         min_insync_replicas=settings.min_insync_replicas,
     )
-
-
-class EncoderProcess:
-    """The encode role as a child: it ends when our end of its stdin does."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    def attach(self, brokers: str) -> None:
-        """Tell it where Kafka is; until then it loads its model."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(brokers.encode() + b"\n")
-
-    async def watch(self) -> None:
-        code = await self._process.wait()
-        raise TidelensError(f"the encoder process ended with exit code {code}")
-
-    async def stop(self) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
-            try:
-                async with asyncio.timeout(_ENCODER_STOP_S):
-                    await self._process.wait()
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
-
-
-@asynccontextmanager
-async def _encoder_process(settings: Settings, port: int) -> AsyncIterator[EncoderProcess]:
-    environment = {
-        **os.environ,
-        "TIDELENS_ENCODE_METRICS_PORT": str(_metrics_port(settings, port)),
-        "TIDELENS_MODEL": settings.model,
-        "TIDELENS_TOPIC_PREFIX": settings.topic_prefix,
-        "TIDELENS_ALLOW_ROOTS": _json_paths(settings.allow_roots),
-    }
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tidelens",
-        "encode",
-        "--attached",
-        stdin=asyncio.subprocess.PIPE,
-        env=environment,
-        start_new_session=True,  # a Ctrl-C is for us; we stop it in order
-        preexec_fn=lambda: os.nice(19),
-    )
-    encoder = EncoderProcess(process)
-    try:
-        yield encoder
-    finally:
-        await encoder.stop()
 
 
 def _metrics_port(settings: Settings, port: int) -> int:
@@ -224,12 +210,6 @@ def _metrics_port(settings: Settings, port: int) -> int:
     if "encode_metrics_port" in settings.model_fields_set:
         return settings.encode_metrics_port
     return port + 1 if port < 65535 else 0
-
-
-def _json_paths(paths: list[Path]) -> str:
-    import orjson
-
-    return orjson.dumps([str(path) for path in paths]).decode()
 
 
 def _feeds(
@@ -246,11 +226,16 @@ def _feeds(
 
 
 def _announce(
-    settings: Settings, brokers: str, port: int, space: str, stack: contextlib.AsyncExitStack
+    settings: Settings,
+    brokers: str,
+    port: int,
+    queries: Queries,
+    stack: contextlib.AsyncExitStack,
 ) -> None:
     from tidelens.runtime import Runtime
 
-    runtime = Runtime(brokers=brokers, port=port, pid=os.getpid(), space=space)
+    space = queries.space.name
+    runtime = Runtime(brokers, port, os.getpid(), space, queries.model)
     runtime.write(settings.data)
     stack.callback(Runtime.remove, settings.data)
     log.info("up", page=f"http://{settings.host}:{port}/", brokers=brokers, space=space)

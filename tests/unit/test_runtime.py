@@ -11,7 +11,9 @@ import pytest
 from contracts.settings import Settings
 from tidelens.runtime import DEFAULT_BROKERS, Runtime, api_of, brokers_of
 
-RUNNING = Runtime(brokers="127.0.0.1:1234", port=5678, pid=os.getpid(), space="starter-v1")
+RUNNING = Runtime(
+    brokers="127.0.0.1:1234", port=5678, pid=os.getpid(), space="starter-v1", model="starter"
+)
 
 
 @pytest.fixture

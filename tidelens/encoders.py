@@ -1,0 +1,147 @@
+"""The encoder processes of `up`: one for each space that is served, or about to be."""
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Self
+
+import orjson
+import structlog
+
+from contracts.errors import TidelensError
+from contracts.settings import Settings
+
+if TYPE_CHECKING:
+    from streams.control import Control
+
+log = structlog.get_logger(__name__)
+
+_STOP_S = 10.0
+_AGAIN_S = 10.0
+
+
+class EncoderProcess:
+    """The encode role as a child: it ends when our end of its stdin does."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, settings: Settings, model: str, metrics_port: int) -> Self:
+        """It loads its model until it is told where Kafka is."""
+        roots = [str(path) for path in settings.allow_roots]
+        environment = {
+            **os.environ,
+            "TIDELENS_ENCODE_METRICS_PORT": str(metrics_port),
+            "TIDELENS_MODEL": model,
+            "TIDELENS_TOPIC_PREFIX": settings.topic_prefix,
+            "TIDELENS_ALLOW_ROOTS": orjson.dumps(roots).decode(),
+        }
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "tidelens",
+            "encode",
+            "--attached",
+            stdin=asyncio.subprocess.PIPE,
+            env=environment,
+            start_new_session=True,  # a Ctrl-C is for us; we stop it in order
+            preexec_fn=lambda: os.nice(19),
+        )
+        return cls(process)
+
+    def attach(self, brokers: str) -> None:
+        """Tell it where Kafka is."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(brokers.encode() + b"\n")
+
+    async def watch(self) -> None:
+        code = await self._process.wait()
+        raise TidelensError(f"the encoder process ended with exit code {code}")
+
+    async def stop(self) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            try:
+                async with asyncio.timeout(_STOP_S):
+                    await self._process.wait()
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+
+
+class Encoders:
+    """Runs an encoder for each model that the control topic names, the first from the start.
+
+    A space's encoder must run for as long as the space may answer, so that it stays current: those
+    of the active space, of the one kept for a rollback, and of a candidate encoded once.
+    """
+
+    def __init__(self, settings: Settings, metrics_port: int) -> None:
+        self._settings = settings
+        self._metrics_port = metrics_port
+        self._first: tuple[str, EncoderProcess] | None = None
+        self._current = settings.model
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self, model: str) -> None:
+        """A first process, before Kafka is there, since loading a model takes longest."""
+        self._first = (
+            model,
+            await EncoderProcess.start(self._settings, model, self._metrics_port),
+        )
+
+    async def stop(self) -> None:
+        """End the first one if `run` has no use for it."""
+        if self._first is not None:
+            process = self._first[1]
+            self._first = None
+            await process.stop()
+
+    async def run(self, brokers: str, followed: "AsyncIterator[Control]") -> None:
+        """Until cancelled, or until the current model's encoder fails."""
+        async with asyncio.TaskGroup() as tasks:
+            async for control in followed:
+                wanted = _models(control, self._settings.model)
+                self._current = wanted[0]
+                if self._first is not None and self._first[0] not in wanted:
+                    await self.stop()
+                for model in wanted:
+                    if model not in self._tasks:
+                        self._tasks[model] = tasks.create_task(self._keep(model, brokers))
+                for model in set(self._tasks) - set(wanted):
+                    self._tasks.pop(model).cancel()
+
+    async def _keep(self, model: str, brokers: str) -> None:
+        while True:
+            encoder = await self._started(model)
+            try:
+                encoder.attach(brokers)
+                await encoder.watch()
+            except TidelensError as error:
+                if model == self._current:
+                    raise
+                log.error("encoder beside fails; trying again", model=model, error=str(error))
+            finally:
+                await encoder.stop()
+            await asyncio.sleep(_AGAIN_S)
+
+    async def _started(self, model: str) -> EncoderProcess:
+        if self._first is not None and self._first[0] == model:
+            process = self._first[1]
+            self._first = None
+            return process
+        # Only one has /metrics on the port that is known; others would collide with it.
+        return await EncoderProcess.start(self._settings, model, 0)
+
+
+def _models(control: "Control", default: str) -> list[str]:
+    """The current one first."""
+    models = [default] if control.active is None else [r.model for r in control.active.served]
+    candidate = control.candidate
+    if candidate is not None and candidate.encoded_at is not None:
+        models.append(candidate.made.model)
+    return list(dict.fromkeys(models))

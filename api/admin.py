@@ -17,10 +17,22 @@ class Admin:
     def __init__(self, node: Node) -> None:
         self._admin = node.admin
         self._body_bytes_max = node.settings.body_bytes_max
+        self._replica = node.settings.replica
 
     async def snapshot(self, _: Request) -> Response:
         """Write one now; its name."""
         return json(await self._admin.snapshot())
+
+    async def restore(self, request: Request) -> Response:
+        """Begin from {"name": "REPLICA/NAME"} at the next start."""
+        body = await read_json(request, bytes_max=self._body_bytes_max)
+        name = body.get("name") if isinstance(body, dict) else None
+        # Another replica's snapshots are for its own node to choose from.
+        if not isinstance(name, str) or not name.startswith(f"{self._replica}/"):
+            raise RejectedRequest(
+                "invalid_request", f"name: want {self._replica}/NAME, got {name!r}", field="name"
+            )
+        return json(await self._admin.restore(name))
 
     async def rebuild(self, request: Request) -> Response:
         """Build the sealed segments of {"targets": [...]} anew, of all without a body."""

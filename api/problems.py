@@ -17,6 +17,7 @@ from contracts.errors import (
     RejectedRecord,
     RejectedRequest,
     SnapshotFailed,
+    SnapshotRefused,
     TidelensError,
     TimedOut,
 )
@@ -39,6 +40,8 @@ def members_of(error: TidelensError) -> tuple[int, dict[str, Any]]:
             return 503, {"code": "broker_unavailable", "message": str(error)}
         case SnapshotFailed():
             return 503, {"code": "snapshot_failed", "message": str(error)}
+        case SnapshotRefused():
+            return 409, {"code": "snapshot_refused", "message": str(error)}
         case RebuildFailed():
             return 500, {"code": "rebuild_failed", "message": str(error)}
         case TimedOut():

@@ -150,7 +150,7 @@ class DigestMismatch(TidelensError):
 
 
 class SnapshotFailed(TidelensError):
-    """A snapshot could not be written; the index serves on, and a later try may succeed."""
+    """A snapshot could not be written, or its store not be reached; a later try may succeed."""
 
     retriable = True
 

@@ -77,6 +77,9 @@ class Metrics:
         self.snapshot_at = Gauge(
             "tidelens_snapshot_timestamp_seconds", "When the last was written.", registry=r
         )
+        self.snapshot_failed_at = Gauge(
+            "tidelens_snapshot_failure_timestamp_seconds", "When one failed last.", registry=r
+        )
         self.rebuilds = Counter(
             "tidelens_rebuilds_total", "Sealed segments built.", ["target", "outcome"], registry=r
         )

@@ -275,6 +275,13 @@ class IndexAdmin(Protocol):
         """Write one now. Raises SnapshotFailed."""
         ...
 
+    async def restore(self, name: str) -> dict[str, Any]:
+        """Let the next start begin from this replica's snapshot `name`, and write none until then.
+
+        Raises SnapshotRefused where a start would pass it over, SnapshotFailed.
+        """
+        ...
+
     async def rebuild(self, targets: Sequence[Target]) -> list[dict[str, Any]]:
         """Build sealed segments anew: what was built. Raises RebuildFailed."""
         ...

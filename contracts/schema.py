@@ -105,10 +105,11 @@ class SnapshotFailure(BaseModel):
 
 
 class SnapshotState(BaseModel):
-    """Since this node's start."""
+    """Since this node's start. `chosen`: an operator's, for the next start; none is written now."""
 
     last: LastSnapshot | None
     failure: SnapshotFailure | None
+    chosen: str | None = None
 
 
 class Readiness(BaseModel):
@@ -259,8 +260,11 @@ def _admin() -> Document:
     body = {"type": "object", "properties": {"targets": some}}
     rebuild = _operation("Build sealed segments anew", answer, body=body)
     rebuild["requestBody"]["required"] = False
+    named = {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}
+    restore = _operation("Begin from this snapshot at the next start", answer, body=named)
     return {
         "/v1/admin/snapshot": {"post": _operation("Write a snapshot now", answer)},
+        "/v1/admin/restore": {"post": restore},
         "/v1/admin/rebuild": {"post": rebuild},
         "/v1/admin/segments": {"get": _operation("Sealed segments and their tuning", answer)},
         "/v1/admin/verify": {"post": _operation("Recompute the digests", answer)},

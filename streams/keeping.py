@@ -13,6 +13,7 @@ from contracts.ports import Clock
 from contracts.records import TopicPartition
 from index_store.index import Index
 from index_store.snapshots import Snapshots
+from streams.choosing import choose
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +45,7 @@ class SnapshotKeeper:
         self._tried_at = clock.now()
         self._last: dict[str, Any] | None = None
         self._failure: dict[str, Any] | None = None
+        self._chosen: str | None = None
         self._writing = asyncio.Lock()
 
     async def restore(self, empty: Index) -> Index | None:
@@ -51,17 +53,35 @@ class SnapshotKeeper:
 
     def begin(self, index: Index) -> None:
         """Count changes from this state on."""
+        # A snapshot chosen before a rebuild from the log would only lead to another one.
+        self._chosen = None
         self._positions = dict(index.positions)
         self._tried_at = self._clock.now()
 
     def describe(self) -> dict[str, Any]:
-        """The last snapshot (name, at, seconds) and the last failure since it, for operators."""
-        return {"last": self._last, "failure": self._failure}
+        """The last snapshot (name, at, seconds), the last failure since it, the one chosen."""
+        return {"last": self._last, "failure": self._failure, "chosen": self._chosen}
+
+    async def choose(self, name: str, index: Index, *, retention_s: float) -> None:
+        """Let the next start begin from `name` (REPLICA/NAME); until then nothing is written.
+
+        A newer snapshot, as the one of a clean stop, would take its place. Raises SnapshotRefused,
+        SnapshotFailed.
+        """
+        async with self._writing:
+            now = self._clock.now()
+            try:
+                await choose(self._snapshots, name, index, now=now, retention_s=retention_s)
+            except OSError as error:
+                raise SnapshotFailed(f"the pointer could not be written: {error}") from error
+            self._chosen = name
 
     def changed(self, index: Index) -> bool:
-        return index.positions != self._positions
+        return self._chosen is None and index.positions != self._positions
 
     def due(self, index: Index) -> bool:
+        if self._chosen is not None:
+            return False
         age = self._clock.now() - self._tried_at
         if not self.changed(index):
             return age >= self._refresh_s
@@ -73,12 +93,17 @@ class SnapshotKeeper:
     async def write(self, index: Index) -> str:
         """The snapshot's name. Raises SnapshotFailed; searching and applying go on either way."""
         async with self._writing:
+            if self._chosen is not None:
+                raise SnapshotFailed(
+                    f"{self._chosen} was chosen for the next start: restart this node first"
+                )
             positions, began = dict(index.positions), perf_counter()
             self._tried_at = self._clock.now()
             try:
                 name = await self._snapshots.write(index)
             except OSError as error:
                 self._metrics.snapshots.labels("failed").inc()
+                self._metrics.snapshot_failed_at.set(self._clock.now())
                 self._failure = {"reason": str(error), "at": self._clock.now()}
                 raise SnapshotFailed(f"the snapshot could not be written: {error}") from error
             self._positions, self._failure = positions, None

@@ -27,6 +27,7 @@ from contracts.topics import TARGETS, Names, Target
 from index_store.index import Index
 from index_store.rebuild import EVERYTHING, Plan, Rebuilder, Rebuilt
 from index_store.searcher import AppliedFeed, LocalSearcher
+from streams.choosing import RETENTION_MIN_S, missed_deletes
 from streams.keeping import SnapshotKeeper
 
 log = structlog.get_logger(__name__)
@@ -35,8 +36,6 @@ log = structlog.get_logger(__name__)
 _SLICE_RECORDS = 256
 # A rebuild that failed (a full disk) would fail again at once, and costs a process each time.
 _REBUILD_AGAIN_S = 60.0
-# With less, a topic says that it does not keep tombstones at all, and no reader could be sure.
-_RETENTION_MIN_S = 60.0
 
 
 class Maintainer:
@@ -81,7 +80,8 @@ class Maintainer:
         self._ready_at: dict[TopicPartition, int] = {}
         self._letters_from: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
-        self._retention_s = float("inf")
+        self.retention_s = float("inf")
+        """For how long tombstones stay in the embeddings topics."""
 
     @property
     def index(self) -> Index | None:
@@ -122,16 +122,26 @@ class Maintainer:
 
     async def _restored(self, empty: Index, topics: Sequence[str]) -> Index | None:
         index = await self.keeper.restore(empty)
-        self._retention_s = max(_RETENTION_MIN_S, await self._log.delete_retention_s(topics))
-        if index is not None and self._missed_deletes(index):
-            log.warning("snapshot too old: deletes may have been compacted away since")
-            return None
+        self.retention_s = max(RETENTION_MIN_S, await self._log.delete_retention_s(topics))
+        if index is not None:
+            missed = missed_deletes(index.caught_up_at, self._clock.now(), self.retention_s)
+            if missed is not None:
+                log.warning("snapshot refused: replaying from the beginning", reason=missed)
+                return None
         return index
 
-    def _missed_deletes(self, index: Index) -> bool:
-        """Whether tombstones may be gone that this state has not seen (invariant 7)."""
-        oldest = min(index.caught_up_at.values(), default=self._clock.now())
-        return self._clock.now() - oldest > self._retention_s
+    def _require_no_missed_deletes(self, index: Index, fetched: Fetched) -> None:
+        """Judged by what had been seen before: what came now may follow deletes that are gone.
+
+        Only where something came: a broker that is away for long is waited for all the same.
+        """
+        known = index.caught_up_at
+        came = {partition for partition, records in fetched.records.items() if records}
+        came |= {partition for partition, at in fetched.caught_up.items() if at > known[partition]}
+        seen = {partition: known[partition] for partition in came}
+        missed = missed_deletes(seen, self._clock.now(), self.retention_s)
+        if missed is not None:
+            raise LogChanged(missed)
 
     async def _tail(self) -> None:
         assert self._index is not None
@@ -151,9 +161,7 @@ class Maintainer:
             self._recreated = False
             raise LogChanged("an embeddings topic was recreated")
         fetched = await reader.fetch(records_max=self._batch_records, timeout_ms=self._wait_ms)
-        # Judged by what had been seen before: what came now may follow deletes that are gone.
-        if self._missed_deletes(self._index):
-            raise LogChanged("nothing was read for longer than delete.retention.ms")
+        self._require_no_missed_deletes(self._index, fetched)
         for piece in slices(fetched, _SLICE_RECORDS):
             await self._apply(piece)
             # Searches and sockets get their turn between slices.

@@ -22,6 +22,12 @@ class Operations:
         """Raises SnapshotFailed."""
         return {"name": await self._maintainer.keeper.write(self._index())}
 
+    async def restore(self, name: str) -> dict[str, Any]:
+        """Raises SnapshotRefused, SnapshotFailed."""
+        index, retention_s = self._index(), self._maintainer.retention_s
+        await self._maintainer.keeper.choose(name, index, retention_s=retention_s)
+        return {"name": name}
+
     async def rebuild(self, targets: Sequence[Target]) -> list[dict[str, Any]]:
         """Raises RebuildFailed."""
         return [asdict(done) for done in await self._maintainer.rebuild(targets)]

@@ -343,6 +343,9 @@ class FixedAdmin:
     async def snapshot(self) -> dict[str, Any]:
         return self._answer("snapshot", {"name": "1"})
 
+    async def restore(self, name: str) -> dict[str, Any]:
+        return self._answer("restore", {"name": name})
+
     async def rebuild(self, targets: Sequence[Target]) -> list[dict[str, Any]]:
         self._answer("rebuild", {})
         return [{"target": target} for target in targets]

@@ -77,18 +77,35 @@ async def test_snapshots_rebuilds_and_digests(kafka, tmp_path: Path) -> None:
                 second = (await command.run("snapshot", "create", asks=True)).strip()
                 listed = await command.json("snapshot", "list")
                 assert [one["name"] for one in listed] == [f"0/{second}", f"0/{first}"]
+                assert [one["pointer"] for one in listed] == [True, False]
                 assert listed[0]["items"]["captions"] > 0
+                assert (await command.run("snapshot", "list")).startswith(f"* 0/{second}  ")
                 assert await command.run("snapshot", "verify") == f"0/{second}: whole\n"
                 verified = await command.json("digest", "--verify", asks=True)
                 assert verified == (await client.get("/v1/status"))["digests"]
                 assert (await client.get("/readyz"))["snapshot"]["last"]["name"] == second
-                await node.kill()
-            # Back to the first, and then on with the log.
-            told = await command.run("snapshot", "restore", f"0/{first}")
-            assert told == f"0/{first}: restart the node to begin from it\n"
+                # The node keeps to what it was told, although it stops with changes to write.
+                assert (await command.json("snapshot", "restore", f"0/{first}", asks=True)) == {
+                    "pointed_to": f"0/{first}"
+                }
+                chosen = (await client.get("/readyz"))["snapshot"]["chosen"]
+                assert chosen == f"0/{first}"
+                refused = await command.run("snapshot", "create", asks=True, rc=1)
+                assert "restart this node" in refused
+                assert refused.count("\n") == 1
+                await churn(kit, dice, 5)
+                await all_encoded(kit)
+                assert await node.stop() == 0
             assert (await command.json("snapshot", "list"))[0]["name"] == f"0/{first}"
-            refused = await command.run("snapshot", "restore", "0/123", rc=1)
+            # The same without a node: forth, and back to the first, and then on with the log.
+            for name in (second, first):
+                told = await command.run("snapshot", "restore", f"0/{name}", asks=True)
+                assert told == f"0/{name}: restart the node to begin from it\n"
+                assert (await command.json("snapshot", "list"))[0]["name"] == f"0/{name}"
+            refused = await command.run("snapshot", "restore", "0/123", asks=True, rc=1)
             assert refused == "tidelens: 0/123/manifest.json: missing\n"
+            refused = await command.run("snapshot", "restore", f"1/{first}", asks=True, rc=1)
+            assert "want one of this replica's, 0/NAME" in refused
             async with role(tmp_path, "index", *arguments, **often) as again:
                 await answering(client, again)
                 assert f"0/{first}" in again.log.read_text()
@@ -97,3 +114,21 @@ async def test_snapshots_rebuilds_and_digests(kafka, tmp_path: Path) -> None:
             harmed.write_bytes(harmed.read_bytes()[:-1])
             refused = await command.run("snapshot", "verify", f"0/{first}", rc=1)
             assert "vectors.faiss: want" in refused
+
+
+async def test_snapshots_of_another_log_are_refused(kafka, tmp_path: Path) -> None:
+    port = free_port()
+    async with collection(kafka.bootstrap, space=HashEncoder().space.name, partitions=2) as kit:
+        async with (
+            role(tmp_path, "index", *of(kit, "--port", str(port))) as node,
+            Client(f"http://127.0.0.1:{port}") as client,
+        ):
+            await answering(client, node)
+            command = Command(kit, tmp_path / "data", port)
+            name = "0/" + (await command.json("snapshot", "create", asks=True))["name"]
+        async with collection(kafka.bootstrap, space=HashEncoder().space.name) as other:
+            elsewhere = Command(other, tmp_path / "data", port)
+            for operation in ("verify", "restore"):
+                refused = await elsewhere.run("snapshot", operation, name, rc=1)
+                assert "topic_ids: today" in refused
+                assert refused.count("\n") == 1

@@ -4,7 +4,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from contracts.errors import NotReady, RebuildFailed, SnapshotFailed, TidelensError
+from contracts.errors import (
+    NotReady,
+    RebuildFailed,
+    SnapshotFailed,
+    SnapshotRefused,
+    TidelensError,
+)
 from tests.api_kit import Kit
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +31,10 @@ async def test_each_asks_the_index(kit: Kit) -> None:
     assert some.json() == {"rebuilt": [{"target": "captions"}]}
     assert (await kit.http.get("/v1/admin/segments")).json() == {"segments": [{"kind": "Flat"}]}
     assert (await kit.http.post("/v1/admin/verify")).json()["verified"] is True
-    assert kit.admin.asked == ["snapshot", "rebuild", "rebuild", "segments", "verify"]
+    restored = await kit.http.post("/v1/admin/restore", json={"name": "0/1"})
+    assert restored.json() == {"name": "0/1"}
+    asked = ["snapshot", "rebuild", "rebuild", "segments", "verify", "restore"]
+    assert kit.admin.asked == asked
 
 
 @pytest.mark.parametrize("body", [{"targets": "images"}, {"targets": ["pictures"]}, []])
@@ -36,10 +45,19 @@ async def test_unknown_targets_are_refused(kit: Kit, body: object) -> None:
     assert kit.admin.asked == []
 
 
+@pytest.mark.parametrize("body", [{}, [], {"name": 1}, {"name": "1/2"}, {"name": "2"}])
+async def test_only_own_snapshots_can_be_chosen(kit: Kit, body: object) -> None:
+    response = await kit.http.post("/v1/admin/restore", json=body)
+    assert response.status_code == 400
+    assert response.json()["field"] == "name"
+    assert kit.admin.asked == []
+
+
 @pytest.mark.parametrize(
     ("error", "status", "code"),
     [
         (SnapshotFailed("the snapshot could not be written: no space"), 503, "snapshot_failed"),
+        (SnapshotRefused("0/1: missing"), 409, "snapshot_refused"),
         (RebuildFailed("images: no space"), 500, "rebuild_failed"),
         (NotReady("this node has no index yet"), 503, "not_ready"),
     ],

@@ -7,10 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 
 from contracts.embedding import encode_value
-from contracts.errors import SnapshotFailed
-from contracts.memory import ManualClock, MemoryBlobs, MemoryLog
+from contracts.errors import SnapshotFailed, SnapshotRefused
+from contracts.memory import ManualClock, MemoryBlobs, MemoryLog, MemoryReader
 from contracts.metrics import Metrics
-from contracts.records import OutRecord, Source
+from contracts.records import Fetched, OutRecord, Source
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 from index_store.index import Index
@@ -45,7 +45,7 @@ class Kit:
 
     def node(self) -> Maintainer:
         keeper = SnapshotKeeper(
-            snapshots_in(self.store),
+            snapshots_in(self.store, kept=2),
             self.metrics,
             self.clock,
             every_s=60,
@@ -160,6 +160,10 @@ async def test_a_failed_snapshot_is_told_and_tried_again_in_time() -> None:
         )
         with pytest.raises(SnapshotFailed, match="No space left"):
             await Operations(node, target_recall=0.95).snapshot()
+        failed_at = kit.metrics.registry.get_sample_value(
+            "tidelens_snapshot_failure_timestamp_seconds"
+        )
+        assert failed_at == kit.clock.now()
         # Searching goes on; and the next try waits for its time, whatever comes in.
         assert kit.searcher.is_ready
         kit.store.full = False
@@ -203,6 +207,81 @@ async def test_a_reader_that_slept_too_long_starts_over() -> None:
             while index_of(node) is before:
                 await asyncio.sleep(0.005)
         await until(kit, 1)
+
+
+async def test_a_broker_that_is_away_for_long_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kit = Kit()
+    silent = False
+    fetch = MemoryReader.fetch
+
+    async def fetched(reader: MemoryReader, *, records_max: int, timeout_ms: int) -> Fetched:
+        if silent:
+            await asyncio.sleep(0.001)
+            return Fetched({}, await reader.positions(), {})
+        return await fetch(reader, records_max=records_max, timeout_ms=timeout_ms)
+
+    monkeypatch.setattr(MemoryReader, "fetch", fetched)
+    async with running(kit.node()) as node:
+        await kit.put(["a"], vectors(1))
+        await until(kit, 1)
+        before, silent = index_of(node), True
+        await asyncio.sleep(0.05)
+        kit.clock.advance(kit.log.retention_s + 1)
+        await asyncio.sleep(0.05)
+        assert index_of(node) is before
+        assert not kit.searcher.is_ready
+        # What it answers now may follow deletes that are gone.
+        silent = False
+        async with asyncio.timeout(5):
+            while index_of(node) is before:
+                await asyncio.sleep(0.005)
+        await until(kit, 1)
+
+
+async def test_a_chosen_snapshot_stays_the_one_to_begin_from() -> None:
+    kit = Kit()
+    async with running(kit.node()) as node:
+        operations = Operations(node, target_recall=0.95)
+        await kit.put(["a"], vectors(1))
+        await until(kit, 1)
+        first = "0/" + (await operations.snapshot())["name"]
+        await kit.put(["b"], vectors(1))
+        await until(kit, 2)
+        await operations.snapshot()
+        with pytest.raises(SnapshotRefused, match="missing"):
+            await operations.restore("0/123")
+        assert await operations.restore(first) == {"name": first}
+        assert node.keeper.describe()["chosen"] == first
+        # Neither time, nor changes, nor a clean stop write one in its place.
+        await kit.put(["c"], vectors(1))
+        await until(kit, 3)
+        kit.clock.advance(901)
+        await node.snapshot_if_due()
+        await node.snapshot()
+        with pytest.raises(SnapshotFailed, match="restart this node"):
+            await operations.snapshot()
+        assert (await snapshots_in(kit.store).list())[0] == first
+    async with running(kit.node()) as node:
+        await until(kit, 3)
+        assert node.keeper.describe()["chosen"] is None
+        await node.snapshot()
+
+
+async def test_a_snapshot_that_a_start_would_pass_over_cannot_be_chosen() -> None:
+    kit = Kit()
+    async with running(kit.node()) as node:
+        operations = Operations(node, target_recall=0.95)
+        await kit.put(["a"], vectors(1))
+        await until(kit, 1)
+        old = "0/" + (await operations.snapshot())["name"]
+        elsewhere = await snapshots_in(kit.store, "unit-v1/0/1/").write(index_of(node))
+        with pytest.raises(SnapshotRefused, match=f"prefer the newer 1/{elsewhere}"):
+            await operations.restore(old)
+        kit.clock.advance(kit.log.retention_s + 1)
+        with pytest.raises(SnapshotRefused, match="tombstones are kept for 86400 s"):
+            await operations.restore(old)
 
 
 async def test_what_is_due_gets_an_index_and_operators_see_it() -> None:

@@ -1,8 +1,9 @@
 """`tidelens snapshot`: write, list, verify and restore snapshots of an index."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
+from contracts.settings import Settings
+from contracts.space import Space
 from tidelens.options import (
     brokers_option,
     json_option,
@@ -20,12 +23,29 @@ from tidelens.options import (
 )
 
 if TYPE_CHECKING:
+    from contracts.ports import BlobStore
     from index_store.index import Index
     from index_store.snapshots import Snapshots
+    from streams.connect import Connection
 
 _data_option = click.option(
     "--data", type=click.Path(path_type=Path, file_okay=False), help="Data directory."
 )
+
+
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """Several options in this order, as one decorator."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+_store_options = _options(snapshots_option, model_option, _data_option, json_option)
+_log_options = _options(brokers_option, topic_prefix_option)
 
 
 @click.group()
@@ -43,7 +63,7 @@ def create(url: str | None, as_json: bool) -> None:
     from tidelens.runtime import api_of
 
     async def run() -> Any:
-        async with Client(url or api_of(settings.load())) as client:
+        async with Client(url or api_of(settings.load()), timeout_s=None) as client:
             return await client.post("/v1/admin/snapshot")
 
     made = asyncio.run(run())
@@ -51,55 +71,46 @@ def create(url: str | None, as_json: bool) -> None:
 
 
 @snapshot.command("list")
-@snapshots_option
-@model_option
-@_data_option
-@json_option
-def list_(snapshots: str | None, model: str | None, data: Path | None, as_json: bool) -> None:
-    """Snapshots of this shard, the one that a start would try first at the top."""
+@_store_options
+def list_(as_json: bool, **given: Any) -> None:
+    """Snapshots of this shard, the one that a start would try first at the top; * is pointed to."""
 
     async def run() -> list[dict[str, Any]]:
-        async with _store(snapshots, model, data) as store:
-            return [await _described(store, name) for name in await store.list()]
+        async with _opened(given) as shard:
+            names = await shard.snapshots.list()
+            pointed = await shard.pointed(names)
+            return [
+                {"name": name, "pointer": name in pointed} | await _described(shard, name)
+                for name in names
+            ]
 
     found = asyncio.run(run())
     if as_json:
         click.echo(orjson.dumps(found))
         return
     for one in found:
+        told = f"{'*' if one['pointer'] else ' '} {one['name']}  "
         if "refused" in one:
-            click.echo(f"{one['name']}  refused: {one['refused']}")
+            click.echo(f"{told}refused: {one['refused']}")
         else:
             items = ", ".join(f"{count} {target}" for target, count in one["items"].items())
-            click.echo(f"{one['name']}  {one['created']}  {items}  {one['bytes'] / 1e6:.1f} MB")
+            click.echo(f"{told}{one['created']}  {items}  {one['bytes'] / 1e6:.1f} MB")
 
 
 @snapshot.command()
 @click.argument("name", required=False)
-@snapshots_option
-@brokers_option
-@topic_prefix_option
-@model_option
-@_data_option
-@json_option
-def verify(
-    name: str | None,
-    snapshots: str | None,
-    brokers: str | None,
-    topic_prefix: str | None,
-    model: str | None,
-    data: Path | None,
-    as_json: bool,
-) -> None:
+@_log_options
+@_store_options
+def verify(name: str | None, as_json: bool, **given: Any) -> None:
     """Read NAME (of `list`; else the first) whole, and recompute its digest row by row."""
     from contracts.errors import SnapshotRefused
 
     async def run() -> str:
-        async with _store(snapshots, model, data) as store:
-            wanted = name or next(iter(await store.list()), None)
+        async with _opened(given) as shard:
+            wanted = name or next(iter(await shard.snapshots.list()), None)
             if wanted is None:
                 raise SnapshotRefused("there is no snapshot")
-            await store.verify(wanted, await _empty_index(brokers, topic_prefix, model, data))
+            await shard.snapshots.verify(wanted, await shard.empty_index())
             return wanted
 
     verified = asyncio.run(run())
@@ -108,85 +119,160 @@ def verify(
 
 @snapshot.command()
 @click.argument("name")
-@snapshots_option
-@model_option
-@_data_option
-@json_option
-def restore(
-    name: str, snapshots: str | None, model: str | None, data: Path | None, as_json: bool
-) -> None:
-    """Let the next start of this replica's node begin from NAME (of `list`)."""
+@url_option
+@_log_options
+@_store_options
+def restore(name: str, url: str | None, as_json: bool, **given: Any) -> None:
+    """Let the next start of this replica's node begin from NAME (of `list`).
+
+    A node that runs now writes no more snapshots, which would take its place, until its restart.
+    """
 
     async def run() -> None:
-        async with _store(snapshots, model, data) as store:
-            await store.point_to(name.rpartition("/")[2])
+        async with _opened(given) as shard:
+            _require_own(name, shard.settings.replica)
+            if not await _ask_node(url, shard, name):
+                await _choose(shard, name)
 
     asyncio.run(run())
     told = f"{name}: restart the node to begin from it"
     click.echo(orjson.dumps({"pointed_to": name}) if as_json else told)
 
 
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """A shard's snapshots, as the node of this replica sees them, and the log that they are of."""
+
+    settings: Settings
+    space: Space
+    blobs: "BlobStore"
+    snapshots: "Snapshots"
+
+    async def pointed(self, names: Sequence[str]) -> set[str]:
+        """Those of `names` that their replica's pointer names."""
+        found = set()
+        for replica in {name.partition("/")[0] for name in names}:
+            with suppress(KeyError):
+                pointer = f"{self.space.name}/{self.settings.shard}/{replica}/pointer"
+                name = (await self.blobs.read(pointer)).decode("ascii", "replace")
+                found.add(f"{replica}/{name}")
+        return found & set(names)
+
+    def connection(self) -> "Connection":
+        from contracts import settings
+        from streams.connect import Connection
+        from tidelens.runtime import brokers_of
+
+        return Connection(brokers_of(self.settings), settings.load_kafka())
+
+    def embeddings(self) -> list[str]:
+        from contracts.topics import TARGETS, Names
+
+        names = Names(self.settings.topic_prefix, self.space.name)
+        return [names.embeddings(target) for target in TARGETS]
+
+    async def empty_index(self) -> "Index":
+        """Of the log as it is today: a snapshot of another log says nothing about it."""
+        from contracts.partitioning import partitioner
+        from contracts.topics import TARGETS, Names
+        from index_store.index import Index
+
+        connection, topics = self.connection(), self.embeddings()
+        counts = await connection.partition_counts(topics)
+        return Index(
+            self.space,
+            Names(self.settings.topic_prefix, self.space.name),
+            {target: counts[topic] for target, topic in zip(TARGETS, topics, strict=True)},
+            await connection.topic_ids(topics),
+            partition_of=partitioner(self.settings.partitioner),
+        )
+
+
 @asynccontextmanager
-async def _store(
-    url: str | None, model: str | None, data: Path | None
-) -> "AsyncIterator[Snapshots]":
-    """The shard's snapshots, as the node of this replica sees them."""
+async def _opened(given: dict[str, Any]) -> AsyncIterator[_Shard]:
+    """`given` are settings, None where not. Raises SnapshotFailed when the store is away."""
     import tempfile
 
     from consumers.encoders import space_of
     from contracts import settings as settings_module
+    from contracts.errors import SnapshotFailed
     from index_store.snapshots import Snapshots
     from index_store.spill import Spill
     from index_store.stores import open_blobs
 
-    settings = settings_module.load(snapshots=url, model=model, data=data)
-    space = space_of(settings.model).name
-    prefix = f"{space}/{settings.shard}/{settings.replica}/"
-    with tempfile.TemporaryDirectory(prefix="tidelens-") as folder:
-        async with open_blobs(settings.snapshots, settings.data / "snapshots") as blobs:
-            yield Snapshots(blobs, prefix, Spill(Path(folder)), kept=settings.snapshots_kept)
-
-
-async def _empty_index(
-    brokers: str | None, topic_prefix: str | None, model: str | None, data: Path | None
-) -> "Index":
-    """An index of the log as it is today: a snapshot of another log says nothing about it."""
-    from consumers.encoders import space_of
-    from contracts import settings as settings_module
-    from contracts.topics import TARGETS, Names
-    from index_store.index import Index
-    from streams.connect import Connection
-    from tidelens.runtime import brokers_of
-
-    settings = settings_module.load(
-        brokers=brokers, topic_prefix=topic_prefix, model=model, data=data
-    )
+    settings = settings_module.load(**given)
     space = space_of(settings.model)
-    names = Names(settings.topic_prefix, space.name)
-    connection = Connection(brokers_of(settings), settings_module.load_kafka())
-    topics = [names.embeddings(target) for target in TARGETS]
-    counts = await connection.partition_counts(topics)
-    return Index(
-        space,
-        names,
-        {target: counts[names.embeddings(target)] for target in TARGETS},
-        await connection.topic_ids(topics),
-    )
+    prefix = f"{space.name}/{settings.shard}/{settings.replica}/"
+    with tempfile.TemporaryDirectory(prefix="tidelens-") as folder:
+        try:
+            async with open_blobs(settings.snapshots, settings.data / "snapshots") as blobs:
+                spill = Spill(Path(folder))
+                snapshots = Snapshots(blobs, prefix, spill, kept=settings.snapshots_kept)
+                yield _Shard(settings, space, blobs, snapshots)
+        except OSError as error:
+            raise SnapshotFailed(f"the store of snapshots does not answer: {error}") from error
 
 
-async def _described(store: "Snapshots", name: str) -> dict[str, Any]:
+def _require_own(name: str, replica: str) -> None:
+    from contracts.errors import SnapshotRefused
+
+    if not name.startswith(f"{replica}/"):
+        raise SnapshotRefused(
+            f"{name}: want one of this replica's, {replica}/NAME; for another replica's node set "
+            "TIDELENS_REPLICA"
+        )
+
+
+async def _ask_node(url: str | None, shard: _Shard, name: str) -> bool:
+    """Whether this replica's node runs; then it points to `name` itself, and keeps to it."""
+    from tidelens.client import Client, ServerUnavailable
+    from tidelens.runtime import api_of
+
+    async with Client(url or api_of(shard.settings)) as client:
+        try:
+            status = await client.get("/v1/status")
+        except ServerUnavailable:
+            return False
+        if not await _is_of(status, shard):
+            return False
+        await client.post("/v1/admin/restore", {"name": name})
+        return True
+
+
+async def _is_of(status: Any, shard: _Shard) -> bool:
+    """Whether a node's /v1/status is that of this shard, replica, space and log."""
+    running = (status.get("shard"), status.get("replica"), status["space"]["fingerprint"])
+    here = (shard.settings.shard, shard.settings.replica, shard.space.fingerprint.hex())
+    if running != here:
+        return False
+    as_of = status.get("as_of")  # none while it is not ready yet
+    return as_of is None or as_of["epoch"] == (await shard.empty_index()).epoch
+
+
+async def _choose(shard: _Shard, name: str) -> None:
+    import time
+
+    from streams.choosing import RETENTION_MIN_S, choose
+    from streams.topics import delete_retention_s
+
+    index = await shard.empty_index()
+    retention_s = await delete_retention_s(shard.connection(), shard.embeddings())
+    retention_s = max(RETENTION_MIN_S, retention_s)
+    await choose(shard.snapshots, name, index, now=time.time(), retention_s=retention_s)
+
+
+async def _described(shard: _Shard, name: str) -> dict[str, Any]:
     from contracts.errors import SnapshotRefused
 
     try:
-        manifest = await store.manifest(name)
+        manifest = await shard.snapshots.manifest(name)
     except SnapshotRefused as error:
-        return {"name": name, "refused": str(error)}
+        return {"refused": str(error)}
     created = datetime.fromtimestamp(manifest["created"], UTC)
     blobs = [blob["bytes"] for part in manifest["parts"] for blob in part["blobs"]]
     return {
-        "name": name,
         "created": created.isoformat(timespec="seconds"),
         "items": manifest["items"],
-        "bytes": sum(blobs),
+        "bytes": sum(blobs) + manifest["alive"]["bytes"],
         "digests": manifest["digests"],
     }

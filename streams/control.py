@@ -6,7 +6,7 @@ read is logged and changes nothing: a node must not stop for what another versio
 
 import asyncio
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import orjson
@@ -29,10 +29,13 @@ _AGAIN_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class SpaceRef:
-    """A space by name, and the model that makes it; the fingerprint says that it is the same."""
+    """A space by name and fingerprint, and the model that makes it here.
+
+    `model` is not compared: a folder may be written in several ways.
+    """
 
     space: str
-    model: str
+    model: str = field(compare=False)
     fingerprint: str
 
     @classmethod

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
 import structlog
 from prometheus_client import start_http_server
@@ -11,11 +12,15 @@ from prometheus_client import start_http_server
 from contracts.errors import PortInUse
 from contracts.metrics import Metrics
 from contracts.partitioning import partitioner
-from contracts.ports import Encoder
+from contracts.ports import Clock, Encoder
 from contracts.settings import KafkaSettings, Settings
 from contracts.topics import TARGETS, Names
 from tidelens.clock import SystemClock
 from tidelens.signals import stop_signal, until_stopped
+
+if TYPE_CHECKING:
+    from consumers.worker import EncoderWorker
+    from streams.connect import Connection
 
 log = structlog.get_logger(__name__)
 
@@ -79,15 +84,32 @@ async def _encode(
     loading: "asyncio.Task[Encoder]",
     stop: asyncio.Event,
 ) -> None:
+    from streams.connect import Connection
+
+    metrics = Metrics()
+    encoder = await loading
+    with _metrics_server(settings.encode_metrics_port, metrics):
+        async with open_worker(
+            settings, Connection(brokers, kafka), encoder, metrics, SystemClock()
+        ) as worker:
+            log.info("encoding", space=encoder.space.name, brokers=brokers)
+            await until_stopped(stop, {"worker": asyncio.create_task(worker.run())})
+    log.info("encoder stopped")
+
+
+@contextlib.asynccontextmanager
+async def open_worker(
+    settings: Settings,
+    connection: "Connection",
+    encoder: Encoder,
+    metrics: Metrics,
+    clock: Clock,
+) -> "AsyncIterator[EncoderWorker]":
+    """A worker in the group of the encoder's space; the caller runs it."""
     from consumers.jobs import Intake
     from consumers.worker import EncoderWorker
-    from streams.connect import Connection
     from streams.ownership import KafkaEncoderLog
 
-    connection = Connection(brokers, kafka)
-    metrics = Metrics()
-    clock = SystemClock()
-    encoder = await loading
     names = Names(settings.topic_prefix, encoder.space.name)
     counts = await connection.partition_counts({names.content(target) for target in TARGETS})
     intake = Intake(
@@ -105,22 +127,18 @@ async def _encode(
         record_bytes_max=settings.record_bytes_max,
         session_timeout_ms=settings.encode_session_ms,
     )
-    with _metrics_server(settings.encode_metrics_port, metrics):
-        async with encoder_log.own(names.encoder_group) as ownership:
-            worker = EncoderWorker(
-                ownership,
-                encoder,
-                names,
-                intake,
-                metrics,
-                clock,
-                batch_records=settings.encode_batch_records,
-                wait_ms=settings.encode_wait_ms,
-                threads=settings.encode_threads,
-            )
-            log.info("encoding", space=encoder.space.name, brokers=brokers)
-            await until_stopped(stop, {"worker": asyncio.create_task(worker.run())})
-    log.info("encoder stopped")
+    async with encoder_log.own(names.encoder_group) as ownership:
+        yield EncoderWorker(
+            ownership,
+            encoder,
+            names,
+            intake,
+            metrics,
+            clock,
+            batch_records=settings.encode_batch_records,
+            wait_ms=settings.encode_wait_ms,
+            threads=settings.encode_threads,
+        )
 
 
 @contextlib.contextmanager

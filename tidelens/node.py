@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -13,24 +13,19 @@ from api.app import background, create_app
 from api.node import Node
 from contracts.partitioning import partitioner
 from contracts.settings import Settings
-from contracts.topics import Names, Target
-from index_store.index import Index
+from contracts.topics import Names
 from index_store.matcher import NumpyMatcher
-from index_store.rebuild import Rebuilder
 from index_store.searcher import AppliedFeed, LocalSearcher
-from index_store.snapshots import Snapshots
-from index_store.spill import Spill
 from index_store.stores import open_blobs
 from streams.app import streams_app
 from streams.connect import Connection
 from streams.control import SpaceRef, follow_control, require_same
-from streams.keeping import SnapshotKeeper
 from streams.lag import KafkaLag
 from streams.log import KafkaLog
-from streams.maintainer import Maintainer
 from streams.operating import Operations
 from streams.windows import WindowedCounts
 from tidelens.clock import SystemClock
+from tidelens.indexing import make_maintainer
 from tidelens.queries import Queries, make_queries
 from tidelens.server import serve
 from tidelens.spaces import Run, Serving, Spaces
@@ -113,48 +108,16 @@ async def _serving(
     ):
         feed = AppliedFeed()
         searcher = LocalSearcher(target_recall=settings.target_recall)
-        prefix = f"{queries.space.name}/{settings.shard}/{settings.replica}/"
-        spill = Spill(settings.data / "segments" / prefix)
-        snapshots = Snapshots(store, prefix, spill, kept=settings.snapshots_kept)
-        rebuilder = Rebuilder(
-            spill,
-            kind=settings.index_kind,
-            scanned_rows=settings.scanned_rows_max,
-            threads=settings.rebuild_threads,
-            recent=searcher.recent,
-        )
-
-        def new_index(partitions: Mapping[Target, int], topic_ids: Mapping[str, str]) -> Index:
-            return Index(
-                queries.space,
-                names,
-                partitions,
-                topic_ids,
-                partition_of=partitioner(settings.partitioner),
-            )
-
-        keeper = SnapshotKeeper(
-            snapshots,
-            metrics,
-            clock,
-            every_s=settings.snapshot_every_s,
-            every_records=settings.snapshot_every_records,
-            refresh_s=settings.snapshot_refresh_s,
-        )
-        maintainer = Maintainer(
+        maintainer = make_maintainer(
+            settings,
             event_log,
-            names,
-            group,
-            new_index,
+            queries.space,
+            settings.replica,
+            store,
             searcher,
             feed,
-            keeper,
-            rebuilder,
             metrics,
             clock,
-            batch_records=settings.index_batch_records,
-            wait_ms=settings.index_wait_ms,
-            stale_after_s=settings.stale_after_s,
         )
         dead_letters = WindowedCounts()
         streams = streams_app(
@@ -184,7 +147,7 @@ async def _serving(
                 status=lambda: {
                     "spaces": spaces(),
                     "digests": searcher.digests(),
-                    "snapshot": keeper.describe(),
+                    "snapshot": maintainer.keeper.describe(),
                     "dead_letters_last_hour": dead_letters.totals(clock.now()),
                 },
             )

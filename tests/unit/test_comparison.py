@@ -1,0 +1,135 @@
+"""A new space against the served one: live ids on the log in memory, overlap and recall by hand."""
+
+import pytest
+
+from contracts.errors import TidelensError
+from contracts.memory import MemoryLog
+from contracts.records import OutRecord, Source, TopicPartition
+from contracts.topics import TARGETS, Names, Target
+from streams.entries import Missing
+from tidelens import comparison
+from tidelens.comparison import compare_sets, overlap, recall
+
+pytestmark = pytest.mark.anyio
+
+OLD, NEW = Names("t.", "old"), Names("t.", "new")
+COUNTS: dict[Target, int] = dict.fromkeys(TARGETS, 1)
+
+
+class Log:
+    """Contents, and what encoders of two spaces made of them."""
+
+    def __init__(self) -> None:
+        topics = {names.embeddings(target): 1 for names in (OLD, NEW) for target in TARGETS}
+        self.log = MemoryLog(topics | {OLD.content(target): 1 for target in TARGETS})
+        self.content = TopicPartition(OLD.content("captions"), 0)
+
+    async def publish(self, item: str, value: bytes | None = b"x") -> int:
+        topic = self.content.topic
+        [place] = await self.log.publish([OutRecord(topic, item.encode(), value, partition=0)])
+        return place.offset
+
+    async def encoded(
+        self, names: Names, item: str, offset: int, value: bytes | None = b"v", reason: str = ""
+    ) -> None:
+        headers = [("source", Source("id", 0, offset).encode())]
+        if reason:
+            headers.append(("reason", reason.encode()))
+        topic = names.embeddings("captions")
+        await self.log.publish([OutRecord(topic, item.encode(), value, headers, partition=0)])
+        await self.log.commit(names.encoder_group, {self.content: offset + 1})
+
+    async def compare(self) -> comparison.LiveSets:
+        return await compare_sets(self.log, OLD, NEW, COUNTS)
+
+
+async def test_equal_sets_lack_nothing() -> None:
+    log = Log()
+    for name in ("a", "b"):
+        offset = await log.publish(name)
+        await log.encoded(OLD, name, offset)
+        await log.encoded(NEW, name, offset)
+    sets = await log.compare()
+    assert sets.wire() == {
+        "items": {"images": {"old": 0, "new": 0}, "captions": {"old": 2, "new": 2}},
+        "missing_count": 0,
+        "missing_reasons": {},
+        "missing": [],
+    }
+
+
+async def test_what_is_missing_is_told_with_its_reason() -> None:
+    log = Log()
+    for name in ("a", "b"):
+        offset = await log.publish(name)
+        await log.encoded(OLD, name, offset)
+    await log.encoded(NEW, "a", 1, None, "invalid_image: cannot be decoded")
+    sets = await log.compare()
+    assert sets.missing == [
+        Missing("captions", "a", "invalid_image: cannot be decoded"),
+        Missing("captions", "b", "absent: its content record left no embedding"),
+    ]
+    assert dict(sets.reasons) == {"invalid_image": 1, "absent": 1}
+
+
+async def test_what_was_deleted_since_and_ghosts_of_the_old_space_are_not_missing() -> None:
+    log = Log()
+    first = await log.publish("a")
+    await log.encoded(OLD, "a", first)
+    await log.encoded(NEW, "a", first)
+    # Deleted, which the old space has not seen yet.
+    deleted = await log.publish("a", None)
+    await log.encoded(NEW, "a", deleted, None)
+    # Published by nobody: a ghost.
+    await log.encoded(OLD, "ghost", first)
+    sets = await log.compare()
+    assert sets.missing_count == 0
+    assert (sets.old["captions"], sets.new["captions"]) == (2, 0)
+
+
+async def test_more_than_can_be_listed_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "LISTED", 2)
+    log = Log()
+    for name in ("a", "b", "c"):
+        offset = await log.publish(name)
+        await log.encoded(OLD, name, offset)
+        await log.encoded(NEW, name, offset, None, "encode_failed: no")
+    sets = await log.compare()
+    assert (sets.missing_count, len(sets.missing)) == (3, 2)
+
+
+async def test_a_space_that_nobody_encodes_is_said_to_be_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(comparison, "_ENCODED_WAIT_S", 0.1)
+    log = Log()
+    await log.encoded(OLD, "a", await log.publish("a"))
+    with pytest.raises(TidelensError, match=r"t\.captions-0 is encoded up to 0, want 1"):
+        await log.compare()
+
+
+@pytest.mark.parametrize(
+    "before, now, expected",
+    [
+        ([["a", "b"]], [["b", "a"]], 1.0),
+        ([["a", "b"]], [["a", "c"]], 0.5),
+        ([["a", "b"]], [["a"]], 0.5),
+        ([["a"], []], [["a"], ["x"]], 0.5),
+        ([[]], [[]], None),
+        ([], [], None),
+    ],
+)
+def test_overlap(before: list[list[str]], now: list[list[str]], expected: float | None) -> None:
+    assert overlap(before, now) == expected
+
+
+@pytest.mark.parametrize(
+    "found, right, expected",
+    [
+        ([["a", "b"]], [["a", "b"]], 1.0),
+        ([["a", "x"], ["c"]], [["a", "b"], ["c"]], 0.75),
+        ([["x"]], [[]], None),
+    ],
+)
+def test_recall(found: list[list[str]], right: list[list[str]], expected: float | None) -> None:
+    assert recall(found, right) == expected

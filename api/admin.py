@@ -16,6 +16,7 @@ class Admin:
 
     def __init__(self, node: Node) -> None:
         self._admin = node.admin
+        self._recent_queries = node.recent_queries
         self._body_bytes_max = node.settings.body_bytes_max
         self._replica = node.settings.replica
 
@@ -45,6 +46,10 @@ class Admin:
     async def segments(self, _: Request) -> Response:
         """Sealed segments with their tuning tables."""
         return json({"segments": self._admin.segments()})
+
+    async def queries(self, _: Request) -> Response:
+        """Texts asked lately: what a new space is compared on."""
+        return json({"texts": self._recent_queries()})
 
     async def verify(self, _: Request) -> Response:
         """Recompute the digests from the rows."""

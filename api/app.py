@@ -51,6 +51,7 @@ def create_app(node: Node) -> Starlette:
             Route("/v1/admin/restore", admin.restore, methods=["POST"]),
             Route("/v1/admin/rebuild", admin.rebuild, methods=["POST"]),
             Route("/v1/admin/segments", admin.segments, methods=["GET"]),
+            Route("/v1/admin/queries", admin.queries, methods=["GET"]),
             Route("/v1/admin/verify", admin.verify, methods=["POST"]),
             Route("/v1/lag", health.lag),
             Route("/v1/status", health.status),

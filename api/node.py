@@ -25,7 +25,8 @@ from contracts.topics import Names
 class Node:
     """The ports that the API answers from.
 
-    `status` adds what only the wiring knows to /v1/status: dead letters, digests.
+    `status` adds what only the wiring knows to /v1/status: dead letters, digests. `recent_queries`
+    are texts asked lately, for a space that is compared with this one.
     """
 
     space: Space
@@ -42,3 +43,4 @@ class Node:
     metrics: Metrics
     clock: Clock
     status: Callable[[], Mapping[str, Any]]
+    recent_queries: Callable[[], list[str]] = list

@@ -10,7 +10,7 @@ import hashlib
 import multiprocessing
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -27,6 +27,9 @@ from contracts.ports import Encoder
 from contracts.score import Vectors
 
 log = structlog.get_logger(__name__)
+
+# Texts asked lately, to ask another space the same.
+_RECENT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +69,20 @@ class ProcessQueryEncoder:
         self._cache_max = cache_max
         self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
         self._waiting: list[_Waiting] = []
+        self._recent: deque[str] = deque(maxlen=_RECENT)
         self._arrived = asyncio.Event()
         self._pool: ProcessPoolExecutor | None = None
         self.loaded = asyncio.Event()
 
     async def text(self, text: str) -> Vectors:
         normal = " ".join(text.split())
+        self._recent.append(normal)
         key = hashlib.blake2b(b"t" + normal.encode(), digest_size=16).digest()
         return await self._encode("text", key, normal, None)
+
+    def recent(self) -> list[str]:
+        """Texts asked lately, each once, the latest last."""
+        return list(dict.fromkeys(reversed(self._recent)))[::-1]
 
     async def image(self, data: bytes) -> Vectors:
         key = hashlib.blake2b(b"i" + data, digest_size=16).digest()

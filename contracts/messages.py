@@ -217,8 +217,9 @@ class Resumed(_Message):
 
 
 class Reset(_Message):
-    """The cursor belongs to another space or log: a fresh snapshot follows, or the connection closes
-    with 1012; then subscribe anew.
+    """The cursor belongs to another space or log.
+
+    A fresh snapshot follows, or the connection closes with 1012; then subscribe anew.
     """
 
     type: Literal["reset"]

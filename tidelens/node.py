@@ -150,6 +150,7 @@ async def _serving(
                     "snapshot": maintainer.keeper.describe(),
                     "dead_letters_last_hour": dead_letters.totals(clock.now()),
                 },
+                recent_queries=queries.encoder.recent,
             )
         )
 

@@ -76,3 +76,7 @@ async def test_pages_of_others_may_not_ask(kit: Kit) -> None:
     response = await kit.http.post("/v1/admin/rebuild", headers={"origin": "http://evil.example"})
     assert response.status_code == 403
     assert kit.admin.asked == []
+
+
+async def test_queries_asked_lately(kit: Kit) -> None:
+    assert (await kit.http.get("/v1/admin/queries")).json() == {"texts": []}

@@ -1,12 +1,25 @@
-"""`tidelens rebuild`: the running node builds its sealed segments anew."""
+"""`tidelens rebuild`: segments of the running node anew, or a whole space beside live traffic."""
 
 import asyncio
-from typing import Any
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
 
-from tidelens.options import json_option, url_option
+from tidelens.options import brokers_option, json_option, topic_prefix_option, url_option
+
+if TYPE_CHECKING:
+    from streams.control import ActiveSpace
+    from tidelens.rebuilding import Report, Tell
+    from tidelens.switching import Collection
+
+_LINES = 20
+_ACTIONS = ("rollback", "give_up_rollback", "abandon")
 
 
 @click.command()
@@ -15,27 +28,211 @@ from tidelens.options import json_option, url_option
     "targets",
     multiple=True,
     type=click.Choice(["images", "captions"]),
-    help="Only these; may be repeated.",
+    help="Segments of only these; may be repeated.",
 )
+@click.option("--space", metavar="NEW", help="Make this space, beside the one that is served.")
+@click.option("--model", metavar="MODEL", help="What makes it: as `up --model`.")
+@click.option(
+    "--queries",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="Texts to compare answers with, one a line; else what was asked lately, and captions.",
+)
+@click.option("--switch", is_flag=True, help="Let nodes answer in the space that was made.")
+@click.option("--missing-ok", is_flag=True, help="Switch although items are missing in it.")
+@click.option("--rollback", is_flag=True, help="Back to the space that answered before.")
+@click.option("--give-up-rollback", is_flag=True, help="Let the other space go.")
+@click.option("--abandon", is_flag=True, help="Give up the space that is being made.")
+@brokers_option
+@topic_prefix_option
 @url_option
 @json_option
-def rebuild(targets: tuple[str, ...], url: str | None, as_json: bool) -> None:
+def rebuild(as_json: bool, **options: Any) -> None:
     """Build the running node's sealed segments anew; searches go on meanwhile.
 
     For another kind of index, restart the node with TIDELENS_INDEX_KIND first.
+
+    With --space and --model, make another space beside live traffic: re-encode, index, compare.
+    May be ended at any point and started again. Then --switch, and --rollback if it was not good.
     """
+    actions = [name for name in _ACTIONS if options[name]]
+    making = options["space"] is not None or options["model"] is not None
+    if making and None in (options["space"], options["model"]):
+        raise click.UsageError("--space and --model go together")
+    if len(actions) + (making or options["switch"]) > 1:
+        raise click.UsageError("one at a time: --space, --switch, --rollback, ...")
+    if options["targets"] and (actions or making or options["switch"]):
+        raise click.UsageError("--target is about the running node's segments only")
+    if options["missing_ok"] and not options["switch"]:
+        raise click.UsageError("--missing-ok goes with --switch")
+    if actions or making or options["switch"]:
+        asyncio.run(_about_spaces(options, actions, as_json=as_json))
+    else:
+        asyncio.run(_segments(options["targets"], options["url"], as_json=as_json))
+
+
+async def _segments(targets: Sequence[str], url: str | None, *, as_json: bool) -> None:
     from contracts import settings
     from tidelens.client import Client
     from tidelens.runtime import api_of
 
-    async def run() -> Any:
-        async with Client(url or api_of(settings.load()), timeout_s=None) as client:
-            body = {"targets": list(targets)} if targets else None
-            return (await client.post("/v1/admin/rebuild", body))["rebuilt"]
-
-    rebuilt = asyncio.run(run())
+    async with Client(url or api_of(settings.load()), timeout_s=None) as client:
+        body = {"targets": list(targets)} if targets else None
+        rebuilt = (await client.post("/v1/admin/rebuild", body))["rebuilt"]
     if as_json:
         click.echo(orjson.dumps(rebuilt))
         return
     for one in rebuilt:
         click.echo("{target}: {rows} rows, {kind}, {seconds:.1f} s".format(**one))
+
+
+async def _about_spaces(options: dict[str, Any], actions: Sequence[str], *, as_json: bool) -> None:
+    from tidelens import switching
+
+    async with _collection(options["brokers"], options["topic_prefix"]) as collection:
+        answer: dict[str, Any] = {}
+        try:
+            if options["space"] is not None:
+                report = await _made(collection, options)
+                answer |= report.wire()
+                if not as_json:
+                    _tell_report(report)
+            if options["switch"]:
+                await _switched(collection, options, answer, as_json=as_json)
+            elif actions == ["abandon"]:
+                gone = await switching.abandon(collection)
+                answer["abandoned"] = gone.space
+                _say(f"gave up {gone.space}", as_json=as_json)
+            elif actions:
+                turn = switching.roll_back if options["rollback"] else switching.give_up_rollback
+                _tell_active(await turn(collection), answer, as_json=as_json)
+        finally:
+            # Also when a switch is refused: what is missing stands in there.
+            if as_json and answer:
+                click.echo(orjson.dumps(answer))
+
+
+async def _made(collection: "Collection", options: dict[str, Any]) -> "Report":
+    from tidelens.client import Client
+    from tidelens.rebuilding import choose, make_space
+    from tidelens.runtime import api_of
+    from tidelens.switching import served_now
+
+    old = await served_now(collection, _model_served(collection))
+    ref = await choose(collection, old, options["space"], options["model"])
+    texts = await asyncio.to_thread(_lines, options["queries"])
+    async with Client(options["url"] or api_of(collection.settings), timeout_s=None) as client:
+        if options["queries"] is None:
+            texts = (await client.get("/v1/admin/queries"))["texts"]
+        with _progress() as tell:
+            return await make_space(collection, old, ref, client, texts, tell)
+
+
+async def _switched(
+    collection: "Collection", options: dict[str, Any], answer: dict[str, Any], *, as_json: bool
+) -> None:
+    from tidelens import switching
+
+    old = await switching.served_now(collection, _model_served(collection))
+    candidate, sets = await switching.check_switch(collection, old)
+    answer |= {"space": candidate.made.space, "switched": False, **sets.wire()}
+    if not as_json and options["space"] is None:
+        _tell_missing(sets.wire())
+    if not options["missing_ok"]:
+        switching.require_whole(sets, candidate.made)
+    active = await switching.switch(collection, old, candidate.made)
+    answer["switched"] = True
+    _tell_active(active, answer, as_json=as_json)
+
+
+def _model_served(collection: "Collection") -> str:
+    """Before the first switch Kafka does not know it: the running `up` does, or the settings."""
+    from tidelens.runtime import Runtime
+
+    runtime = Runtime.read(collection.settings.data)
+    return runtime.model if runtime else collection.settings.model
+
+
+@asynccontextmanager
+async def _collection(brokers: str | None, topic_prefix: str | None) -> "AsyncIterator[Collection]":
+    from contracts import settings as settings_module
+    from contracts.partitioning import partitioner
+    from streams.connect import Connection
+    from streams.log import KafkaLog
+    from tidelens import logs
+    from tidelens.runtime import brokers_of
+    from tidelens.switching import Collection
+
+    settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix)
+    logs.configure(settings.log_format, "rebuild")
+    connection = Connection(brokers_of(settings), settings_module.load_kafka())
+    await connection.check()
+    async with KafkaLog.open(
+        connection,
+        partition_of=partitioner(settings.partitioner),
+        record_bytes_max=settings.record_bytes_max,
+    ) as event_log:
+        yield Collection(settings, connection, event_log)
+
+
+@contextmanager
+def _progress() -> "Iterator[Tell]":
+    """Records, rate and remaining time, on a terminal."""
+    from tqdm import tqdm
+
+    with tqdm(desc="encoding", unit=" records", disable=not sys.stderr.isatty()) as bar:
+
+        def tell(done: int, total: int) -> None:
+            if bar.total is None:
+                bar.initial = done  # of earlier runs: no part of this one's rate
+                bar.n = done
+            bar.total = total
+            bar.update(done - bar.n)
+            bar.refresh()
+
+        yield tell
+
+
+def _lines(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+
+def _tell_report(report: "Report") -> None:
+    encoded, answers = report.encoded, report.answers
+    click.echo(
+        f"{report.new.space}: {encoded.records} records encoded in {encoded.seconds:.1f} s, "
+        f"{encoded.total} in all; snapshot {report.snapshot}"
+    )
+    body = report.wire()
+    for target, count in body["items"].items():
+        click.echo(
+            f"{target}: {count['old']} items in {report.old.space}, {count['new']} in "
+            f"{report.new.space}; overlap@{answers.k} {_share(body['overlap'][target])}, "
+            f"recall@{answers.k} {_share(body['recall'][target])}"
+        )
+    click.echo(f"compared on {answers.queries} queries")
+    _tell_missing(body)
+
+
+def _tell_missing(body: dict[str, Any]) -> None:
+    for one in body["missing"][:_LINES]:
+        click.echo("missing: {target} {id}: {reason}".format(**one))
+    rest = body["missing_count"] - _LINES
+    if rest > 0:
+        click.echo(f"missing: {rest} more (--json lists up to 1000)")
+
+
+def _tell_active(active: "ActiveSpace", answer: dict[str, Any], *, as_json: bool) -> None:
+    answer["active"] = asdict(active)
+    other = f"; {active.previous.space} is kept for a rollback" if active.previous else ""
+    _say(f"active: {active.current.space}{other}", as_json=as_json)
+
+
+def _say(line: str, *, as_json: bool) -> None:
+    if not as_json:
+        click.echo(line)
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -1,0 +1,229 @@
+"""A new space beside live traffic on the real broker: killed, gone on with, compared, switched."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from contracts.events import content_record, delete_record
+from contracts.memory import HashEncoder
+from contracts.topics import Names
+from tests.integration.test_operating import Command
+from tests.kill_rounds import all_encoded
+from tests.kit import Collection, caption, collection
+from tests.roles import Role, answering, free_port, of, role
+from tidelens.client import Client, Update
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(180)]
+
+OLD, NEW = HashEncoder(), HashEncoder(48, "hash-48")
+MAKE = ("--space", "hash-48", "--model", "hash:48")
+
+
+class System:
+    """A node, its collection, and an operator beside them."""
+
+    def __init__(self, kit: Collection, node: Role, client: Client, folder: Path, port: int):
+        self.kit, self.node, self.client = kit, node, client
+        self.folder = folder
+        self.new = Names(kit.names.prefix, "hash-48")
+        self.operator = Command(kit, folder / "data", port)
+        self.url = f"http://127.0.0.1:{port}"
+
+    async def publish(self, start: int, count: int) -> None:
+        topic = self.kit.names.content("captions")
+        await self.kit.log.publish(
+            [content_record(topic, caption(f"c{n}", text(n))) for n in range(start, start + count)]
+        )
+
+    async def space(self) -> str:
+        status = await self.client.get("/v1/status")
+        return str(status["spaces"]["answering"])
+
+    async def in_space(self, name: str) -> None:
+        async with asyncio.timeout(30):
+            while await self.space() != name:
+                await asyncio.sleep(0.1)
+
+    async def top(self, query: str, **rest: Any) -> list[str]:
+        asked = {"text": query, "target": "captions", "k": 3, "timeout_s": 20, **rest}
+        return [hit["id"] for hit in (await self.client.search(asked))["hits"]]
+
+
+def text(number: int) -> str:
+    words = ("red", "blue", "green", "cat", "dog", "horse", "snow", "sand", "sea")
+    return f"{words[number % 3]} {words[3 + number // 3 % 3]} {words[6 + number // 9 % 3]} {number}"
+
+
+@asynccontextmanager
+async def system(bootstrap: str, folder: Path, *more: str) -> AsyncIterator[System]:
+    """`up` on a collection of the test's own; `more` roles beside it."""
+    port = free_port()
+    async with collection(bootstrap, space=OLD.space.name, partitions=2) as kit:
+        environment = {"TIDELENS_PARTITIONS": "2"}
+        async with (
+            role(folder, "up", *of(kit), "--port", str(port), **environment) as node,
+            Client(f"http://127.0.0.1:{port}") as client,
+        ):
+            await answering(client, node)
+            yield System(kit, node, client, folder, port)
+            assert await node.stop() == 0
+
+
+async def following(updates: AsyncIterator[Update]) -> Update:
+    async with asyncio.timeout(40):
+        return await anext(updates)
+
+
+async def test_killed_in_the_middle_it_goes_on_and_then_is_switched_and_rolled_back(
+    kafka, tmp_path: Path
+) -> None:
+    async with system(kafka.bootstrap, tmp_path) as one:
+        await one.publish(0, 300)
+        await all_encoded(one.kit)
+        # 1. Killed between two transactions of its encoder, then gone on with.
+        environment = {"TIDELENS_ENCODE_BATCH_RECORDS": "40"}
+        arguments = [*of(one.kit)[:4], *MAKE, "--url", one.url]
+        killed = await Role.start(
+            tmp_path, "rebuild", *arguments, fault="encode.committed:4", **environment
+        )
+        assert await killed.ended() == -9
+        committed = await one.kit.log.committed(one.new.encoder_group)
+        assert 0 < sum(committed.values()) < 300
+        refused = await one.operator.run("rebuild", "--switch", rc=1)
+        assert "space hash-48 is not encoded yet" in refused
+        await one.publish(300, 20)
+        await one.top(text(310))
+        report = orjson.loads(await one.operator.run("rebuild", *MAKE, "--json", asks=True))
+        assert report["encoded"]["total"] == 320
+        assert report["encoded"]["records"] < 320
+        assert report["items"]["captions"] == {"old": 320, "new": 320}
+        assert report["missing_count"] == 0
+        assert report["queries"] == 200
+        assert report["overlap"]["captions"] > 0.5
+        assert report["recall"]["captions"] == 1.0
+        # Each record of the content was encoded exactly once, in order, in spite of the kill.
+        encoded = await one.kit.read_all(one.new.embeddings("captions"))
+        assert sum(map(len, encoded.values())) == 320
+        # 2. Switched under an open subscription.
+        updates = one.client.watch({"text": text(7), "target": "captions", "k": 3})
+        first = await following(updates)
+        assert first.hits[0]["id"] == "c7"
+        assert await one.space() == "hash-v1"
+        active = orjson.loads(await one.operator.run("rebuild", "--switch", "--json"))["active"]
+        assert (active["current"]["space"], active["previous"]["space"]) == ("hash-48", "hash-v1")
+        reset = await following(updates)
+        assert (reset.event, reset.reason) == (
+            "reset",
+            "space_changed: from hash-v1 to hash-48",
+        )
+        fresh = await following(updates)
+        assert fresh.event == "snapshot"
+        await one.in_space("hash-48")
+        exact = await one.top(text(7), exact=True)
+        assert [hit["id"] for hit in fresh.hits] == exact
+        assert (await one.client.get("/v1/status"))["space"]["dim"] == 48
+        # 3. What is published now is pushed in the new space, and kept in the old one.
+        token = (await one.client.publish([{"target": "captions", "id": "x", "text": text(7)}]))[0]
+        delta = await following(updates)
+        assert delta.event == "delta" and "x" in [hit["id"] for hit in delta.hits]
+        assert "x" in await one.top(text(7), wait_for=token)
+        # 4. Back.
+        assert "active: hash-v1" in await one.operator.run("rebuild", "--rollback")
+        assert (await following(updates)).event == "reset"
+        back = await following(updates)
+        assert back.event == "snapshot" and "x" in [hit["id"] for hit in back.hits]
+        await updates.aclose()
+        await one.in_space("hash-v1")
+        assert (await one.client.get("/v1/status"))["spaces"]["kept"] == {
+            "hash-v1": True,
+            "hash-48": True,
+        }
+
+
+async def test_a_start_serves_the_active_space_until_the_rollback_is_given_up(
+    kafka, tmp_path: Path
+) -> None:
+    async with system(kafka.bootstrap, tmp_path) as one:
+        await one.publish(0, 30)
+        await all_encoded(one.kit)
+        told = await one.operator.run("rebuild", *MAKE, "--switch", asks=True)
+        assert "active: hash-48; hash-v1 is kept for a rollback" in told
+        await one.in_space("hash-48")
+        assert await one.node.stop() == 0
+        # The model given is the old one; the control topic knows better.
+        port = free_port()
+        arguments = [*of(one.kit), "--port", str(port)]
+        async with (
+            role(tmp_path, "up", *arguments, TIDELENS_PARTITIONS="2") as again,
+            Client(f"http://127.0.0.1:{port}") as client,
+        ):
+            await answering(client, again)
+            one.client = client
+            assert await one.space() == "hash-48"
+            await one.publish(30, 1)
+            async with asyncio.timeout(30):
+                while "c30" not in await one.top(text(30)):
+                    await asyncio.sleep(0.1)
+            assert await one.operator.run("rebuild", "--give-up-rollback") == "active: hash-48\n"
+            async with asyncio.timeout(20):
+                while (await client.get("/v1/status"))["spaces"]["kept"] != {"hash-48": True}:
+                    await asyncio.sleep(0.1)
+            refused = await one.operator.run("rebuild", "--rollback", rc=1)
+            assert refused == "tidelens: nothing was switched, or its rollback was given up\n"
+            assert await again.stop() == 0
+
+
+async def test_what_is_missing_refuses_the_switch(kafka, tmp_path: Path) -> None:
+    async with system(kafka.bootstrap, tmp_path) as one:
+        await one.publish(0, 10)
+        await one.kit.log.publish([delete_record(one.kit.names.content("captions"), "c9")])
+        await all_encoded(one.kit)
+        await one.operator.run("rebuild", *MAKE, asks=True)
+        # Its tombstone in the new space, as of a record that the new model could not take.
+        await one.kit.log.publish([dead(one, "c3")])
+        answer = await one.operator.run("rebuild", "--switch", rc=1)
+        assert answer == (
+            "tidelens: items missing in hash-48: 1 (1 encode_failed); publish them anew, "
+            "or switch with --missing-ok\n"
+        )
+        done = orjson.loads(await one.operator.run("rebuild", "--switch", "--missing-ok", "--json"))
+        assert done["missing"] == [
+            {"target": "captions", "id": "c3", "reason": "encode_failed: the model failed"}
+        ]
+        assert done["switched"] is True
+        assert done["items"]["captions"] == {"old": 9, "new": 8}
+        await one.in_space("hash-48")
+
+
+async def test_what_cannot_work_is_one_line(kafka, tmp_path: Path) -> None:
+    async with system(kafka.bootstrap, tmp_path) as one:
+        for arguments, words in [
+            (("--space", "hash-49", "--model", "hash:48"), "model 'hash:48' makes space hash-48"),
+            (("--space", "hash-v1", "--model", "hash"), "it is the active space"),
+            (("--space", "hash-48"), "--space and --model go together"),
+            (("--rollback", "--abandon"), "one at a time"),
+        ]:
+            assert words in await one.operator.run("rebuild", *arguments, rc=2)
+        for arguments, words in [
+            (("--switch",), "there is no candidate"),
+            (("--abandon",), "there is no candidate"),
+        ]:
+            assert words in await one.operator.run("rebuild", *arguments, rc=1)
+
+
+def dead(one: System, item: str) -> Any:
+    from contracts.partitioning import partitioner
+    from contracts.records import OutRecord, Source
+
+    number = partitioner("murmur2")(item.encode(), 2)
+    headers = [
+        ("source", Source("x", number, 0).encode()),
+        ("appended", b"0"),
+        ("reason", b"encode_failed: the model failed"),
+    ]
+    return OutRecord(one.new.embeddings("captions"), item.encode(), None, headers, number)

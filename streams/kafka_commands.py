@@ -19,6 +19,7 @@ class Principals:
     encoder: str = "User:encoder"
     index: str = "User:index"
     gateway: str = "User:gateway"
+    operator: str = "User:operator"
 
     @classmethod
     def roles(cls) -> list[str]:
@@ -91,32 +92,40 @@ def kafka_acls_commands(
     def topics(operations: Sequence[str], who: str, *which: str) -> str:
         return allow(who, operations, *(part for topic in which for part in ("--topic", topic)))
 
-    publisher, encoder, index, gateway = (
+    publisher, encoder, index, gateway, operator = (
         principals.publisher,
         principals.encoder,
         principals.index,
         principals.gateway,
+        principals.operator,
     )
     read, write, both = ["Read", "Describe"], ["Write", "Describe"], ["Read", "Write", "Describe"]
     prefixed = ("--resource-pattern-type", "prefixed")
+
+    def encoding(who: str) -> list[str]:
+        return [
+            topics(read, who, *contents, names.control),
+            topics(both, who, *embeddings),
+            topics(write, who, names.dead_letters),
+            # For how long tombstones stay: without it nobody knows what was missed while away.
+            topics(["DescribeConfigs"], who, *contents),
+            allow(who, write, "--transactional-id", transactions, *prefixed),
+            allow(who, ["IdempotentWrite"], "--cluster"),
+            allow(who, read, "--group", names.encoder_group),
+        ]
+
     return {
         "publisher": [
             topics(write, publisher, *contents),
             # Needed by brokers before 3.0; later ones take Write on the topic for it.
             allow(publisher, ["IdempotentWrite"], "--cluster"),
         ],
-        "encoder": [
-            topics(read, encoder, *contents, names.control),
-            topics(both, encoder, *embeddings),
-            topics(write, encoder, names.dead_letters),
-            allow(encoder, write, "--transactional-id", transactions, *prefixed),
-            allow(encoder, ["IdempotentWrite"], "--cluster"),
-            allow(encoder, read, "--group", names.encoder_group),
-        ],
+        "encoder": encoding(encoder),
         "index": [
             topics(read, index, *embeddings, names.dead_letters, names.control),
             # Pictures are read back by their source, and lag by the oldest record still to come.
             topics(read, index, *contents),
+            topics(["DescribeConfigs"], index, *embeddings),
             allow(index, read, "--group", index_groups, *prefixed),
             allow(index, read, "--group", streams_groups, *prefixed),
             allow(index, ["Describe"], "--group", names.encoder_group),
@@ -127,6 +136,13 @@ def kafka_acls_commands(
             allow(gateway, ["IdempotentWrite"], "--cluster"),
             allow(gateway, ["Describe"], "--group", names.encoder_group),
             allow(gateway, ["Describe"], "--group", index_groups, *prefixed),
+        ],
+        # Makes this space beside another one (`tidelens rebuild`), and switches between them.
+        "operator": [
+            *encoding(operator),
+            topics(both, operator, names.control),
+            allow(operator, read, "--topic", f"{names.prefix}embeddings.", *prefixed),
+            allow(operator, ["Describe"], "--group", f"{names.bare}.", *prefixed),
         ],
     }
 

@@ -104,5 +104,5 @@ def test_failures_are_one_line_and_exit_code_2(
 def test_print_asks_no_broker(tidelens: Tidelens) -> None:
     printed = answer(tidelens("topics", "print", "--json", "--brokers", "k:1"))
     assert len(printed["topics"]) == 6
-    assert sorted(printed["acls"]) == ["encoder", "gateway", "index", "publisher"]
+    assert sorted(printed["acls"]) == ["encoder", "gateway", "index", "operator", "publisher"]
     assert tidelens("topics", "print", "--principal", "cook=x").returncode == 2

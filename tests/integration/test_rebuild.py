@@ -40,6 +40,13 @@ class System:
             [content_record(topic, caption(f"c{n}", text(n))) for n in range(start, start + count)]
         )
 
+    async def killed(self, fault: str) -> None:
+        """A rebuild that kills itself at that point."""
+        arguments = [*of(self.kit), *MAKE, "--url", self.url]
+        small = {"TIDELENS_ENCODE_BATCH_RECORDS": "30"}
+        rebuild = await Role.start(self.folder, "rebuild", *arguments, fault=fault, **small)
+        assert await rebuild.ended() == -9, rebuild.log.read_text()[-3000:]
+
     async def space(self) -> str:
         status = await self.client.get("/v1/status")
         return str(status["spaces"]["answering"])
@@ -85,18 +92,17 @@ async def test_killed_in_the_middle_it_goes_on_and_then_is_switched_and_rolled_b
     async with system(kafka.bootstrap, tmp_path) as one:
         await one.publish(0, 300)
         await all_encoded(one.kit)
-        # 1. Killed between two transactions of its encoder, then gone on with.
-        environment = {"TIDELENS_ENCODE_BATCH_RECORDS": "40"}
-        arguments = [*of(one.kit)[:4], *MAKE, "--url", one.url]
-        killed = await Role.start(
-            tmp_path, "rebuild", *arguments, fault="encode.committed:4", **environment
-        )
-        assert await killed.ended() == -9
+        # 1. Killed inside and between transactions of its encoder, then gone on with.
+        for fault in ("encode.sent:2", "encode.offsets_sent:2", "encode.committed:2"):
+            await one.killed(fault)
         committed = await one.kit.log.committed(one.new.encoder_group)
         assert 0 < sum(committed.values()) < 300
         refused = await one.operator.run("rebuild", "--switch", rc=1)
         assert "space hash-48 is not encoded yet" in refused
         await one.publish(300, 20)
+        # And while it builds and writes the index.
+        for fault in ("index.applied", "snapshot.blobs", "snapshot.manifest"):
+            await one.killed(fault)
         await one.top(text(310))
         report = orjson.loads(await one.operator.run("rebuild", *MAKE, "--json", asks=True))
         assert report["encoded"]["total"] == 320

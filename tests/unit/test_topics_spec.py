@@ -150,6 +150,14 @@ def test_an_index_node_reads_and_commits_its_own_groups() -> None:
     assert grants["--group", NAMES.encoder_group] == {"Describe"}
 
 
+def test_an_operator_makes_a_space_and_says_which_is_active() -> None:
+    grants = granted("operator")
+    assert grants["--topic", NAMES.control] == {"Read", "Write", "Describe"}
+    assert grants["--topic", "t.embeddings."] == {"Read", "Describe"}
+    assert granted("encoder").keys() - grants.keys() == set()
+    assert "Write" not in grants["--topic", NAMES.content("images")]
+
+
 def test_principals_are_used() -> None:
     commands = kafka_acls_commands(NAMES, "k:1", Principals(encoder="User:enc"))
     assert all("--allow-principal User:enc" in command for command in commands["encoder"])

@@ -11,6 +11,8 @@ from tidelens.options import brokers_option, json_option, model_option, topic_pr
 
 if TYPE_CHECKING:
     from contracts.ports import Lag
+    from contracts.settings import Settings
+    from streams.connect import Connection
 
 
 @click.command()
@@ -22,36 +24,70 @@ def lag(brokers: str | None, topic_prefix: str | None, model: str | None, as_jso
     """Show the lag per group, topic and partition, in records and in seconds.
 
     Against the last stable offset. Index nodes commit every few seconds, so theirs is that old.
+    Without --model: of every space that is served or being made; `behind` is the active one's.
     """
-    from consumers.encoders import space_of
     from contracts import settings as settings_module
-    from contracts.topics import Names
     from streams.connect import Connection
-    from streams.lag import KafkaLag
     from tidelens import logs
-    from tidelens.clock import SystemClock
     from tidelens.runtime import brokers_of
 
     settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix, model=model)
     logs.configure(settings.log_format, "lag")
-    names = Names(settings.topic_prefix, space_of(settings.model).name)
     connection = Connection(brokers_of(settings), settings_module.load_kafka())
-
-    async def run() -> "tuple[list[Lag], float]":
-        source = KafkaLag(connection, names, None, SystemClock())
-        await source.start()
-        try:
-            rows = await source.lag()
-            return rows, source.behind_s(rows)
-        finally:
-            await source.stop()
-
-    rows, behind_s = asyncio.run(run())
+    rows, behind_s = asyncio.run(_measured(settings, connection, asked=model is not None))
     if as_json:
         click.echo(orjson.dumps({"lag": [asdict(row) for row in rows], "behind_s": behind_s}))
         return
     click.echo("\n".join(_table(rows)))
     click.echo(f"behind: {behind_s:.1f} s")
+
+
+async def _measured(
+    settings: "Settings", connection: "Connection", *, asked: bool
+) -> "tuple[list[Lag], float]":
+    from contracts.topics import Names
+    from streams.lag import KafkaLag
+    from tidelens.clock import SystemClock
+
+    found: list[Lag] = []
+    behind_s: float | None = None
+    for space in await _spaces(settings, connection, asked=asked):
+        names = Names(settings.topic_prefix, space)
+        source = KafkaLag(connection, names, None, SystemClock())
+        await source.start()
+        try:
+            rows = await source.lag()
+            found += rows
+            behind_s = source.behind_s(rows) if behind_s is None else behind_s
+        finally:
+            await source.stop()
+    return found, behind_s or 0.0
+
+
+async def _spaces(settings: "Settings", connection: "Connection", *, asked: bool) -> list[str]:
+    """The active one first, or the one asked for alone."""
+    from consumers.encoders import space_of
+    from contracts.partitioning import partitioner
+    from contracts.topics import Names
+    from streams.control import Control, read_control
+    from streams.log import KafkaLog
+
+    control = Control()
+    if not asked:
+        async with KafkaLog.open(
+            connection,
+            partition_of=partitioner(settings.partitioner),
+            record_bytes_max=settings.record_bytes_max,
+        ) as event_log:
+            topic = Names(settings.topic_prefix, "").control
+            control = await read_control(event_log, topic)
+    if control.active is None:
+        spaces = [(await asyncio.to_thread(space_of, settings.model)).name]
+    else:
+        spaces = [ref.space for ref in control.active.served]
+    if control.candidate is not None:
+        spaces.append(control.candidate.made.space)
+    return list(dict.fromkeys(spaces))
 
 
 def _table(rows: "list[Lag]") -> list[str]:

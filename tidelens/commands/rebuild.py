@@ -15,6 +15,7 @@ from tidelens.options import brokers_option, json_option, topic_prefix_option, u
 
 if TYPE_CHECKING:
     from streams.control import ActiveSpace
+    from tidelens.client import Client
     from tidelens.rebuilding import Report, Tell
     from tidelens.switching import Collection
 
@@ -121,10 +122,22 @@ async def _made(collection: "Collection", options: dict[str, Any]) -> "Report":
     ref = await choose(collection, old, options["space"], options["model"])
     texts = await asyncio.to_thread(_lines, options["queries"])
     async with Client(options["url"] or api_of(collection.settings), timeout_s=None) as client:
+        await _require_answering(client, old.space)
         if options["queries"] is None:
             texts = (await client.get("/v1/admin/queries"))["texts"]
         with _progress() as tell:
             return await make_space(collection, old, ref, client, texts, tell)
+
+
+async def _require_answering(client: "Client", space: str) -> None:
+    """Asked before the long work, not after it: its answers are what is compared with."""
+    from contracts.errors import ConfigurationError
+
+    answering = (await client.get("/v1/status"))["space"]["name"]
+    if answering != space:
+        raise ConfigurationError(
+            f"--url: the node there answers in space {answering}, the active one is {space}"
+        )
 
 
 async def _switched(

@@ -107,7 +107,7 @@ def describe(as_json: bool, **options: Any) -> None:
     "principals",
     multiple=True,
     metavar="ROLE=User:NAME",
-    help="Who a role logs in as: publisher, encoder, index, gateway; may be repeated.",
+    help="Who a role logs in as: publisher, encoder, index, gateway, operator; may be repeated.",
 )
 def print_(
     as_json: bool, command_config: str | None, principals: tuple[str, ...], **options: Any

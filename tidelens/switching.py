@@ -86,6 +86,10 @@ async def check_switch(collection: Collection, old: SpaceRef) -> tuple[Candidate
             "there is no candidate: make one with `tidelens rebuild --space NEW --model MODEL`"
         )
     made = candidate.made
+    if made == old:
+        # A switch that was cut off between its two records.
+        await collection.write(no_candidate(collection.names().control))
+        raise TidelensError(f"space {made.space} is active already")
     if candidate.encoded_at is None:
         raise TidelensError(
             f"space {made.space} is not encoded yet: run `tidelens rebuild --space {made.space} "
@@ -102,12 +106,17 @@ async def check_switch(collection: Collection, old: SpaceRef) -> tuple[Candidate
     return candidate, sets
 
 
+async def without_encoder(collection: Collection, ref: SpaceRef) -> bool:
+    """Whether nobody keeps this space current now."""
+    group = collection.names(ref.space).encoder_group
+    return not await group_members(collection.connection, group)
+
+
 async def _require_encoder(collection: Collection, ref: SpaceRef) -> None:
     """Without an encoder of its own the new space would answer from the past for ever."""
-    group = collection.names(ref.space).encoder_group
     try:
         async with asyncio.timeout(_ENCODER_WAIT_S):
-            while not await group_members(collection.connection, group):  # noqa: ASYNC110
+            while await without_encoder(collection, ref):  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_S)
     except TimeoutError:
         raise TidelensError(

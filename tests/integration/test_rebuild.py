@@ -9,13 +9,18 @@ from typing import Any
 import orjson
 import pytest
 
+from contracts.errors import ConfigurationError, TidelensError
 from contracts.events import content_record, delete_record
 from contracts.memory import HashEncoder
+from contracts.records import OutRecord
+from contracts.settings import Settings
 from contracts.topics import Names
+from streams.control import ACTIVE, ActiveSpace, CandidateSpace, Control, SpaceRef
 from tests.integration.test_operating import Command
 from tests.kill_rounds import all_encoded
 from tests.kit import Collection, caption, collection
 from tests.roles import Role, answering, free_port, of, role
+from tidelens import switching
 from tidelens.client import Client, Update
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(180)]
@@ -206,6 +211,72 @@ async def test_what_is_missing_refuses_the_switch(kafka, tmp_path: Path) -> None
         await one.in_space("hash-48")
 
 
+async def test_nodes_of_a_cluster_follow_each_by_itself(kafka, tmp_path: Path) -> None:
+    """Encoders and nodes as roles of their own; one node is killed as it is told to move."""
+    port, other = free_port(), free_port()
+    async with collection(kafka.bootstrap, space=OLD.space.name, partitions=2) as kit:
+        node = [*of(kit), "--port"]
+        second = {"TIDELENS_REPLICA": "1", "TIDELENS_DATA": str(tmp_path / "second")}
+        async with (
+            role(tmp_path, "encode", *of(kit)),
+            role(tmp_path, "index", *node, str(port)) as first,
+            role(tmp_path, "index", *node, str(other), **second) as killed,
+            Client(f"http://127.0.0.1:{port}") as client,
+            Client(f"http://127.0.0.1:{other}") as other_client,
+        ):
+            await answering(client, first)
+            await answering(other_client, killed)
+            one = System(kit, first, client, tmp_path, port)
+            await one.publish(0, 60)
+            await all_encoded(kit)
+            await one.operator.run("rebuild", *MAKE, asks=True)
+            async with (
+                role(tmp_path, "encode", *of(kit), "--model", "hash:48"),
+            ):
+                await one.operator.run("rebuild", "--switch")
+                await killed.kill()
+                await one.in_space("hash-48")
+                async with role(tmp_path, "index", *node, str(other), **second) as again:
+                    await answering(other_client, again)
+                    status = await other_client.get("/v1/status")
+                    assert status["space"]["name"] == "hash-48"
+                    await one.publish(60, 1)
+                    for asked in (client, other_client):
+                        one.client = asked
+                        async with asyncio.timeout(30):
+                            while "c60" not in await one.top(text(60)):
+                                await asyncio.sleep(0.1)
+                    digests = [(await c.get("/v1/status"))["digests"] for c in (client, asked)]
+                    assert digests[0] == digests[1]
+                lag = await one.operator.json("lag")
+                groups = {row["group"] for row in lag["lag"] if row["role"] == "encode"}
+                assert groups == {kit.names.encoder_group, one.new.encoder_group}
+
+
+async def test_without_an_encoder_of_its_own_a_space_is_not_switched_to(
+    kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switching, "_ENCODER_WAIT_S", 0.2)
+    async with collection(kafka.bootstrap, space=OLD.space.name, partitions=1) as kit:
+        collected = switching.Collection(
+            Settings(topic_prefix=kit.names.prefix), kit.connection, kit.log
+        )
+        old = await switching.served_now(collected, "hash")
+        new = SpaceRef.of(NEW.space, "hash:48")
+        control = kit.names.control
+        await kit.log.publish([CandidateSpace(new, 1.0, 2.0).record(control)])
+        with pytest.raises(TidelensError, match="no encoder of space hash-48 runs"):
+            await switching.check_switch(collected, old)
+        # Cut off between its two records, a switch is not done twice: that would lose the way back.
+        await kit.log.publish([ActiveSpace(new, old, 3.0).record(control)])
+        with pytest.raises(TidelensError, match="space hash-48 is active already"):
+            await switching.check_switch(collected, await switching.served_now(collected, "hash"))
+        assert await collected.control() == Control(ActiveSpace(new, old, 3.0), None)
+        with pytest.raises(ConfigurationError, match="nobody serves space hash-7"):
+            await kit.log.publish([OutRecord(control, ACTIVE, None, partition=0)])
+            await switching.served_now(collected, "hash:7")
+
+
 async def test_what_cannot_work_is_one_line(kafka, tmp_path: Path) -> None:
     async with system(kafka.bootstrap, tmp_path) as one:
         for arguments, words in [
@@ -224,7 +295,7 @@ async def test_what_cannot_work_is_one_line(kafka, tmp_path: Path) -> None:
 
 def dead(one: System, item: str) -> Any:
     from contracts.partitioning import partitioner
-    from contracts.records import OutRecord, Source
+    from contracts.records import Source
 
     number = partitioner("murmur2")(item.encode(), 2)
     headers = [

@@ -105,7 +105,15 @@ async def _about_spaces(options: dict[str, Any], actions: Sequence[str], *, as_j
                 _say(f"gave up {gone.space}", as_json=as_json)
             elif actions:
                 turn = switching.roll_back if options["rollback"] else switching.give_up_rollback
-                _tell_active(await turn(collection), answer, as_json=as_json)
+                active = await turn(collection)
+                _tell_active(active, answer, as_json=as_json)
+                if await switching.without_encoder(collection, active.current):
+                    model = active.current.model
+                    click.echo(
+                        f"warning: nobody keeps {active.current.space} current; "
+                        f"start `tidelens encode --model {model}`",
+                        err=True,
+                    )
         finally:
             # Also when a switch is refused: what is missing stands in there.
             if as_json and answer:
@@ -125,7 +133,7 @@ async def _made(collection: "Collection", options: dict[str, Any]) -> "Report":
         await _require_answering(client, old.space)
         if options["queries"] is None:
             texts = (await client.get("/v1/admin/queries"))["texts"]
-        with _progress() as tell:
+        with _alone(collection.settings.data), _progress() as tell:
             return await make_space(collection, old, ref, client, texts, tell)
 
 
@@ -185,6 +193,22 @@ async def _collection(brokers: str | None, topic_prefix: str | None) -> "AsyncIt
         record_bytes_max=settings.record_bytes_max,
     ) as event_log:
         yield Collection(settings, connection, event_log)
+
+
+@contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    """One rebuild at a time writes the new space's snapshots. Raises DataDirInUse."""
+    import fcntl
+
+    from contracts.errors import DataDirInUse
+
+    data.mkdir(parents=True, exist_ok=True)
+    with (data / "rebuild.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataDirInUse(f"another rebuild runs on the data directory {data}") from None
+        yield
 
 
 @contextmanager

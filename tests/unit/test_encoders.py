@@ -1,4 +1,4 @@
-"""Which encoders `up` runs: one for each model that the control topic names, restarted if need be."""
+"""Which encoders `up` runs: one for each model that the control topic names."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -337,6 +337,28 @@ def test_a_lost_socket_is_resumed_with_the_cursor(system: System, page: Page, se
     assert second["cursor"]
 
 
+def test_the_list_goes_on_in_another_space(system: System, page: Page) -> None:
+    system.publish(("space/heron", "a grey heron by a pond"))
+    opened(page, "/?q=a+grey+heron+by+a+pond&target=captions")
+    expect(card(page, "space/heron")).to_be_visible(timeout=PATIENCE_MS)
+    page.evaluate("window.sameDocument = true")
+    system.run("rebuild", "--space", "hash-48", "--model", "hash:48", "--switch")
+    try:
+        page.wait_for_function(
+            """async () => (await (await fetch('/v1/status')).json()).space.name === 'hash-48'"""
+        )
+        system.publish(("space/crane", "a grey crane by a pond"))
+        expect(card(page, "space/crane")).to_be_visible(timeout=PATIENCE_MS)
+        expect(card(page, "space/heron")).to_contain_text("1.000")
+        assert ids(page)[0] == "space/heron"
+    finally:
+        system.run("rebuild", "--rollback")
+        system.run("rebuild", "--give-up-rollback")
+    system.publish(("space/stork", "a grey heron in a pond"))
+    expect(card(page, "space/stork")).to_be_visible(timeout=PATIENCE_MS)
+    assert page.evaluate("window.sameDocument")
+
+
 def test_a_paused_list_stands_still(system: System, page: Page) -> None:
     system.publish(("pause/one", "a kettle on a stove"))
     opened(page, "/?q=a+kettle+on+a+stove&target=captions")

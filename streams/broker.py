@@ -212,7 +212,10 @@ class LocalBroker:
 
     async def _format(self, java: list[str]) -> None:
         """Kafka's own first step, once for a data directory."""
-        cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # Kafka's own form of an id; one that begins with a dash would be read as an option.
+        cluster = "-"
+        while cluster.startswith("-"):
+            cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         configuration = str(self._root / "server.properties")
         tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", cluster]
         process = await asyncio.create_subprocess_exec(

@@ -11,11 +11,14 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import structlog
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
 from contracts.errors import ConfigurationError
+
+log = structlog.get_logger(__name__)
 
 MIB = 1024 * 1024
 _PART_BYTES = 16 * MIB
@@ -44,7 +47,10 @@ class S3Blobs:
     async def opened(
         cls, bucket: str, prefix: str, *, part_bytes: int = _PART_BYTES
     ) -> AsyncIterator["S3Blobs"]:
-        """Raises ConfigurationError when there is no such bucket, OSError when nobody answers."""
+        """Raises ConfigurationError when there is no such bucket.
+
+        A server that does not answer now may later: that is for those who read and write to wait.
+        """
         config = AioConfig(
             connect_timeout=_CONNECT_S,
             read_timeout=_READ_S,
@@ -54,10 +60,10 @@ class S3Blobs:
             # Reads its service descriptions from disk, on the loop: 0.2 s, at the start only.
             async with get_session().create_client("s3", config=config) as client:
                 store = cls(client, bucket, prefix, part_bytes=part_bytes)
-                await store.require_bucket()
+                await store._require_bucket()
                 yield store
 
-    async def require_bucket(self) -> None:
+    async def _require_bucket(self) -> None:
         try:
             await self._client.head_bucket(Bucket=self._bucket)
         except ClientError as error:
@@ -65,7 +71,9 @@ class S3Blobs:
                 raise ConfigurationError(
                     f"TIDELENS_SNAPSHOTS: there is no bucket {self._bucket!r}; create it first"
                 ) from None
-            raise
+            log.warning("the bucket cannot be looked at", bucket=self._bucket, error=str(error))
+        except (BotoCoreError, TimeoutError) as error:
+            log.warning("S3 does not answer", bucket=self._bucket, error=str(error))
 
     async def write(self, name: str, data: bytes | memoryview) -> None:
         """Raises OSError; then the blob is as it was."""

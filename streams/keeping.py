@@ -17,6 +17,8 @@ from streams.choosing import choose
 
 log = structlog.get_logger(__name__)
 
+_RESTORE_PAUSES_S = (1.0, 4.0)
+
 
 class SnapshotKeeper:
     """Writes a snapshot of a changed state when it is old or much was applied since.
@@ -49,7 +51,18 @@ class SnapshotKeeper:
         self._writing = asyncio.Lock()
 
     async def restore(self, empty: Index) -> Index | None:
-        return await self._snapshots.restore(empty)
+        """From the best valid snapshot; None where there is none, or where the store is away.
+
+        The log has everything too, so nobody has to wait for a store for longer than a moment.
+        """
+        for pause_s in (*_RESTORE_PAUSES_S, None):
+            try:
+                return await self._snapshots.restore(empty)
+            except OSError as error:
+                log.warning("snapshots cannot be read", error=str(error), again_in_s=pause_s)
+                if pause_s is not None:
+                    await asyncio.sleep(pause_s)
+        return None
 
     def begin(self, index: Index) -> None:
         """Count changes from this state on."""

@@ -6,10 +6,13 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import ConfigurationError
+from contracts.memory import ManualClock
+from contracts.metrics import Metrics
 from index_store import s3 as module
 from index_store.s3 import S3Blobs
 from index_store.snapshots import Snapshots
 from index_store.stores import open_blobs
+from streams.keeping import SnapshotKeeper
 from tests.index_kit import IMAGES, batch, filled, new_index, new_spill, record, vectors
 from tests.s3_fixture import S3Server
 
@@ -102,3 +105,23 @@ async def test_a_snapshot_in_s3_and_an_outage(s3: S3Server, tmp_path: Path) -> N
         # And it goes on once the server is back.
         name = await snapshots.write(index)
         await elsewhere.verify(f"0/{name}", new_index())
+
+
+async def test_a_server_that_is_away_at_the_start_is_no_reason_not_to_start(
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = await s3.new_bucket()
+    async with open_blobs(f"s3://{bucket}/p", tmp_path) as store:
+        await Snapshots(store, PREFIX, new_spill(), kept=1).write(filled(vectors(10)))
+    await s3.stop()
+    monkeypatch.setattr("streams.keeping._RESTORE_PAUSES_S", (0.1, 0.1))
+    async with open_blobs(f"s3://{bucket}/p", tmp_path) as store:
+        snapshots = Snapshots(store, PREFIX, new_spill(), kept=1)
+        keeper = SnapshotKeeper(
+            snapshots, Metrics(), ManualClock(), every_s=1, every_records=1, refresh_s=1
+        )
+        assert await keeper.restore(new_index()) is None
+        await s3.start()
+        restored = await keeper.restore(new_index())
+        assert restored is not None
+        assert restored.count("images") == 10

@@ -31,6 +31,8 @@ Nominated = tuple[NDArray[np.float32], NDArray[np.int64]]
 # Reading so many rows one by one costs less than walking the bitmap of all (measured: 2,000 of a
 # million take 1 ms, the bitmap 1.2 ms).
 _GATHERED_MAX = 2_000
+# 8,192 rows of 512 dimensions take 0.24 ms.
+_SCANNED_ROW_MS = 3e-5
 
 
 class Selection:
@@ -136,6 +138,12 @@ class Part:
         bits = selector_bits(self.fields.select(condition), self.capacity)
         bits = bits & self.everything.bits
         return Selection(bits, int(np.bitwise_count(bits).sum()), self.capacity)
+
+    def cost_ms(self, recall: float) -> float:
+        """About what `approximate` over everything takes."""
+        if self.ann is None:
+            return self.live * _SCANNED_ROW_MS
+        return self.ann.at(recall).ms
 
     def nominate(self, queries: NDArray[np.float32], most: int, selection: Selection) -> Nominated:
         """The best `most` (or all) selected rows for each query (q, dim): scores and numbers.

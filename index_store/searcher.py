@@ -18,6 +18,9 @@ from index_store.index import Index
 from index_store.lanes import Lane
 from index_store.view import IndexView
 
+# Queries that may be answered on the loop, and what they may take together.
+_AT_ONCE = 2
+_QUICK_MS = 1.5
 # Queries kept of each target, to tune on and to audit.
 _RECENT = 256
 
@@ -50,10 +53,13 @@ class LocalSearcher:
         self.is_ready, self.reason = False, reason
 
     async def search(self, queries: Sequence[VectorQuery]) -> list[Answer]:
-        self._ready_index()
+        view = self._ready_index().view
         for query in queries:
             if not query.exact:
                 self._recent[query.target].append(query)
+        if len(queries) <= _AT_ONCE and self._is_quick(view, queries):
+            # On the loop: handing it to a thread and back would take as long.
+            return [Answer(hits, view.as_of) for hits in view.search(queries, recall=self._recall)]
         # Exact ones take long; they must not hold up those that do not.
         lane = self._exact if any(query.exact for query in queries) else self._fast
         return await lane.ask(queries)
@@ -63,6 +69,13 @@ class LocalSearcher:
         view = self._ready_index().view
         found = iter(view.search([q for queries in requests for q in queries], recall=self._recall))
         return [[Answer(next(found), view.as_of) for _ in queries] for queries in requests]
+
+    def _is_quick(self, view: IndexView, queries: Sequence[VectorQuery]) -> bool:
+        """Whether they take less than a slice of the loop, of which others get their turns."""
+        if self._recall is None or any(query.exact or query.filter for query in queries):
+            return False
+        recall = self._recall
+        return sum(view.cost_ms(query.target, recall) for query in queries) <= _QUICK_MS
 
     def recent(self, target: Target) -> Vectors:
         """Vectors of queries that came lately, (n, dim); what an index should be tuned on."""

@@ -53,6 +53,10 @@ class IndexView:
                 answers[n] = self._hits(queries[n], winners)
         return [answers[n] for n in range(len(queries))]
 
+    def cost_ms(self, target: Target, recall: float) -> float:
+        """About what one approximate search without a filter takes."""
+        return sum(part.cost_ms(recall) for part in self.parts[target])
+
     def kinds(self, target: Target) -> dict[str, set[str]]:
         """Metadata fields, with the kinds of values that they hold."""
         found: dict[str, set[str]] = {}

@@ -1,0 +1,152 @@
+"""One system of benchmarks.index_search in its own process.
+
+python -m benchmarks.searching NAME ROWS
+"""
+
+import asyncio
+import json
+import resource
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import clip_like
+from benchmarks.contenders import Contender, make
+from contracts.score import Vectors, unit
+
+_SECONDS = 4.0
+_UPSERTS_PER_S = 1000
+_SLICE = 50
+_TARGETS = (0.95, 0.99)
+
+
+def truth(rows: Vectors, queries: Vectors) -> NDArray[np.int64]:
+    from index_store.tuning import truth as exact
+
+    return exact(rows, queries)
+
+
+def recall(system: Contender, queries: Vectors, right: NDArray[np.int64]) -> float:
+    found = [system.search(query) for query in queries]
+    return float(
+        np.mean([len({*f} & {*r}) / 10 for f, r in zip(found, right.tolist(), strict=True)])
+    )
+
+
+def rate(search: Callable[[Vectors], object], queries: Vectors, clients: int) -> dict[str, float]:
+    """QPS, and p50 and p99 in ms."""
+    until = time.perf_counter() + _SECONDS
+
+    def client(number: int) -> list[float]:
+        taken: list[float] = []
+        while (began := time.perf_counter()) < until:
+            search(queries[(number + len(taken) * clients) % len(queries)])
+            taken.append(time.perf_counter() - began)
+        return taken
+
+    with ThreadPoolExecutor(clients) as pool:
+        taken = [one for some in pool.map(client, range(clients)) for one in some]
+    p50, p99 = np.percentile(taken, [50, 99]) * 1000
+    return {"qps": len(taken) / _SECONDS, "p50": p50, "p99": p99}
+
+
+async def async_rate(system: Any, queries: Vectors, clients: int) -> dict[str, float]:
+    until = time.perf_counter() + _SECONDS
+    taken: list[float] = []
+
+    async def client(number: int) -> None:
+        n = number
+        while (began := time.perf_counter()) < until:
+            await system.search_async(queries[n % len(queries)])
+            taken.append(time.perf_counter() - began)
+            n += clients
+
+    await asyncio.gather(*(client(number) for number in range(clients)))
+    p50, p99 = np.percentile(taken, [50, 99]) * 1000
+    return {"qps": len(taken) / _SECONDS, "p50": p50, "p99": p99}
+
+
+class Ingest:
+    """1,000 upserts/s of rows that exist, as far as the system lets."""
+
+    def __init__(self, system: Contender, rows: Vectors) -> None:
+        self._system = system
+        self._rows = rows
+        self._stop = threading.Event()
+        self.done = 0
+        self.rate = 0.0
+
+    def __call__(self) -> None:
+        dice, due = np.random.default_rng(3), time.perf_counter()
+        began = due
+        while not self._stop.is_set():
+            ids = np.unique(dice.integers(len(self._rows), size=_SLICE))
+            try:
+                self._system.upsert(ids, self._rows[(ids + 7) % len(self._rows)])
+            except Exception as error:
+                # The row says 0 upserts/s, which is what the system then does.
+                print(f"upsert failed: {error}", file=sys.stderr)
+                self.rate = 0.0
+                return
+            self.done += len(ids)
+            due += len(ids) / _UPSERTS_PER_S
+            self._stop.wait(max(0.0, due - time.perf_counter()))
+        self.rate = self.done / (time.perf_counter() - began)
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+def measure(name: str, count: int) -> list[dict[str, Any]]:
+    images, texts = clip_like.load()
+    rows = np.concatenate(list(clip_like.widened(images, count)))
+    queries = unit(texts)
+    tuned_on, asked = queries[:200], queries[200:500]
+    right, right_tuned = truth(rows, asked), truth(rows, tuned_on)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    system = make(name)
+    began = time.perf_counter()
+    system.build(rows, tuned_on)
+    build_s = time.perf_counter() - began
+    table = []
+    for target in _TARGETS:
+        system.tune(target, lambda: recall(system, tuned_on, right_tuned))
+        found = recall(system, asked, right)
+        one, many = system.rates(asked, rate, async_rate)
+        table.append(
+            {
+                "system": name,
+                "rows": count,
+                "target": target,
+                "recall": found,
+                "qps_1": one["qps"],
+                "p50_1": one["p50"],
+                "p99_1": one["p99"],
+                "qps_8": many["qps"],
+                "p99_8": many["p99"],
+                "build_s": build_s,
+            }
+        )
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    system.delete(np.arange(0, count, 10))
+    for row in table:
+        system.tune(row["target"], None)
+        ingest = Ingest(system, rows)
+        under = system.rate_under(ingest, asked, rate, async_rate)
+        row |= {
+            "qps_ingest": under["qps"],
+            "p99_ingest": under["p99"],
+            "upserts_per_s": ingest.rate,
+            "memory_MB": memory / 1000,
+        }
+    return table
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(sys.argv[1], int(sys.argv[2]))))

@@ -16,15 +16,21 @@ class Series:
     points: Sequence[tuple[float, float]]
 
 
-def plot(lines: Sequence[Series], marks: Mapping[str, float], *, title: str) -> str:
-    """`marks` are names at places of x. Where points are dense, each pixel shows its highest."""
+def plot(
+    lines: Sequence[Series], marks: Mapping[str, float], *, title: str, bottom: float = 0.0
+) -> str:
+    """`marks` are names at places of x, `bottom` where y begins.
+
+    Where points are dense, each pixel shows its highest.
+    """
     xs = [x for line in lines for x, _ in line.points]
     ys = sorted(y for line in lines for _, y in line.points)
-    right, top = max(xs, default=1.0) or 1.0, (ys[-1] if ys else 1.0) * 1.05 or 1.0
+    right, top = max(xs, default=1.0) or 1.0, ys[-1] if ys else 1.0
+    top = bottom + (top - bottom) * 1.05 or 1.0
 
     def at(x: float, y: float) -> str:
         across = _LEFT + x / right * (_WIDTH - _LEFT - 20)
-        down = _TOP + (1 - y / top) * (_HEIGHT - _TOP - _BOTTOM)
+        down = _TOP + (1 - (y - bottom) / (top - bottom)) * (_HEIGHT - _TOP - _BOTTOM)
         return f"{across:.1f},{down:.1f}"
 
     parts = [
@@ -34,13 +40,14 @@ def plot(lines: Sequence[Series], marks: Mapping[str, float], *, title: str) -> 
         f'<text x="{_LEFT}" y="20" font-size="14">{title}</text>',
     ]
     for share in (0, 0.25, 0.5, 0.75, 1):
-        _, y = at(0, share * top).split(",")
+        height = bottom + share * (top - bottom)
+        _, y = at(0, height).split(",")
         parts.append(f'<line x1="{_LEFT}" x2="{_WIDTH - 20}" y1="{y}" y2="{y}" stroke="#ddd"/>')
-        parts.append(f'<text x="5" y="{y}">{share * top:.3g}</text>')
-        x, _ = at(share * right, 0).split(",")
+        parts.append(f'<text x="5" y="{y}">{height:.3g}</text>')
+        x, _ = at(share * right, bottom).split(",")
         parts.append(f'<text x="{x}" y="{_HEIGHT - 15}">{share * right:.3g}</text>')
     for name, place in marks.items():
-        x, _ = at(place, 0).split(",")
+        x, _ = at(place, bottom).split(",")
         parts.append(
             f'<line x1="{x}" x2="{x}" y1="{_TOP}" y2="{_HEIGHT - _BOTTOM}" stroke="#888" '
             f'stroke-dasharray="4"/><text x="{x}" y="{_TOP - 4}">{name}</text>'

@@ -72,7 +72,8 @@ def _commit() -> str:
 def _table(rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         return
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    # Series are for plots and for the JSON document.
+    names = list(dict.fromkeys(name for row in rows for name in row if type(row[name]) is not list))
     lines = [names] + [[_cell(row.get(name)) for name in names] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(names))]
     for number, line in enumerate(lines):

@@ -201,9 +201,13 @@ class Asked:
     question: Question
     vector: Vectors
     versions: Versions
+    epoch: str | None
 
     async def still_true(self, searcher: Searcher) -> bool:
         """Whether all of its items stand unchanged."""
+        # Another log counts its offsets anew, so that the same version may be another record.
+        if self.epoch is not None and searcher.as_of().epoch != self.epoch:
+            return False
         for item, version in self.versions.items():
             found = await searcher.item(*item)
             if found is None or found.source != version:
@@ -215,13 +219,14 @@ async def ask(searcher: Searcher, question: Question) -> Asked:
     """Look up the question's items. Raises ItemGone."""
     vectors: dict[ItemRef, Vectors] = {}
     versions: Versions = {}
+    epoch = searcher.as_of().epoch if question.items else None
     for item in question.items:
         found = await searcher.item(*item)
         if found is None or found.vector is None:
             raise ItemGone(item)
         vectors[item] = found.vector
         versions[item] = found.source
-    return Asked(question, question.vector(vectors), versions)
+    return Asked(question, question.vector(vectors), versions, epoch)
 
 
 async def search(searcher: Searcher, questions: Sequence[Question]) -> list[Answer]:

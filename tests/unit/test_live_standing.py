@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from api.queries import ItemRef, Question, _Part
+from api.queries import Asked, ItemRef, Question, _Part
 from api.standing import Standing, StandingSet
 from contracts.ports import Applied
 from contracts.score import Vectors, unit
 from contracts.topics import Target
-from tests.api_kit import SlackMatcher
+from tests.api_kit import BruteIndex, SlackMatcher
 
 X, Y = unit([1.0, 0.0]), unit([0.0, 1.0])
 NEITHER = np.empty((0, 2), np.float16)
@@ -146,3 +146,13 @@ def test_everything_is_marked_when_the_state_is_another(hall: Hall) -> None:
     all_of_them = [hall.stand({"a": 1.0}) for _ in range(3)]
     hall.set.mark_all()
     assert all(standing.dirty for standing in all_of_them)
+
+
+@pytest.mark.anyio
+async def test_a_version_of_another_log_is_another_version() -> None:
+    """A log made anew counts from 0 again: the same offset may be another record."""
+    index = BruteIndex()
+    asked = Asked(Question("images", [_Part(1.0, X)], k=2), X, {}, index.epoch)
+    assert await asked.still_true(index)
+    index.restart("epoch-2")
+    assert not await asked.still_true(index)

@@ -240,7 +240,7 @@ class Index:
         if found is None:
             return None
         rows, number = found
-        return hit_of(self.names, target, rows, number, rank=0, score=0.0, with_vector=True)
+        return hit_of(self.names, target, rows, number)
 
     def as_of(self) -> AsOf:
         return self.view.as_of

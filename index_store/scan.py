@@ -7,7 +7,6 @@ they found fewer rows than there are.
 """
 
 from collections.abc import Iterator, Sequence
-from heapq import nsmallest
 from itertools import islice
 
 import numpy as np
@@ -115,12 +114,15 @@ class Scan:
 
         As many as the part asked for most: of several parts, the best of all by their scores.
         """
-        scores = [np.empty((len(self._wide), 0), np.float32)]
-        places = [np.empty((len(self._wide), 0), np.int64)]
+        scores, places = [], []
         for part, selection, start in self._each():
             found, numbers = part.approximate(self._wide, most, selection, recall)
             scores.append(found)
-            places.append(np.where(numbers >= 0, numbers + start, -1))
+            places.append(np.where(numbers >= 0, numbers + start, -1) if start else numbers)
+        if not places:
+            return np.empty((len(self._wide), 0), np.int64)
+        if len(places) == 1:
+            return places[0]
         widest = max(found.shape[1] for found in scores)
         joined = np.hstack(places)
         if joined.shape[1] <= widest:
@@ -155,21 +157,20 @@ class Scan:
         """The best of `places` by exact score, then id; at most k + offset."""
         wanted = query.k + query.offset
         scores, parts, rows = self._scored(query, places)
-        kept = np.ones(len(scores), np.bool_)
-        if query.min_score is not None:
-            kept &= scores >= query.min_score
+        floor = -np.inf if query.min_score is None else query.min_score
         if not query.collapse and len(scores) > wanted:
             # Python sees only what can win, ties of the last place included.
-            kept &= scores >= np.partition(scores, -wanted)[-wanted]
-        candidates = (
+            floor = max(floor, np.partition(scores, -wanted)[-wanted])
+        kept = np.flatnonzero(scores >= floor)
+        found = sorted(
             (-score, self._parts[part].rows.ids[row], part, row)
             for score, part, row in zip(
                 scores[kept].tolist(), parts[kept].tolist(), rows[kept].tolist(), strict=True
             )
         )
         if query.collapse:
-            return list(islice(self._collapsed(sorted(candidates)), wanted))
-        return nsmallest(wanted, candidates)
+            return list(islice(self._collapsed(found), wanted))
+        return found[:wanted]
 
     def _scored(
         self, query: VectorQuery, places: NDArray[np.int64]

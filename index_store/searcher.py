@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from random import choice
 
+import faiss
 import numpy as np
 
 from contracts.errors import NotReady
@@ -58,7 +59,9 @@ class LocalSearcher:
             if not query.exact:
                 self._recent[query.target].append(query)
         if len(queries) <= _AT_ONCE and self._is_quick(view, queries):
-            # On the loop: handing it to a thread and back would take as long.
+            # On the loop: handing it to a thread and back would take as long. On one core: a second
+            # one gains little here, and is waited for where a rebuild has it.
+            faiss.omp_set_num_threads(1)  # of this thread alone, says OpenMP 5.2, section 2.4
             return [Answer(hits, view.as_of) for hits in view.search(queries, recall=self._recall)]
         # Exact ones take long; they must not hold up those that do not.
         lane = self._exact if any(query.exact for query in queries) else self._fast

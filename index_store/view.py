@@ -114,40 +114,48 @@ class IndexView:
         return found
 
     def _hits(self, query: VectorQuery, winners: Sequence[Winner]) -> list[Hit]:
-        parts = self.parts[query.target]
+        parts, content = self.parts[query.target], self.names.content(query.target)
         return [
-            hit_of(
-                self.names,
+            _hit(
                 query.target,
+                content,
+                item_id,
                 parts[part].rows,
                 row,
-                rank=rank,
-                score=-negated,
+                rank,
+                -negated,
                 with_vector=query.with_vector,
             )
-            for rank, (negated, _, part, row) in enumerate(winners, start=1)
+            for rank, (negated, item_id, part, row) in enumerate(winners, start=1)
             if rank > query.offset
         ]
 
 
-def hit_of(
-    names: Names,
+def hit_of(names: Names, target: Target, rows: Rows, number: int) -> Hit:
+    """A row by itself as a hit, with its vector; rank and score are 0."""
+    content, item_id = names.content(target), rows.ids[number]
+    return _hit(target, content, item_id, rows, number, 0, 0.0, with_vector=True)
+
+
+def _hit(
     target: Target,
+    content: str,
+    item_id: str,
     rows: Rows,
     number: int,
-    *,
     rank: int,
     score: float,
+    *,
     with_vector: bool,
 ) -> Hit:
     """A row as a hit; its source names the content topic."""
     metadata = rows.metadata[number]
     return Hit(
         target,
-        rows.ids[number],
+        item_id,
         rank,
         score,
-        RecordPosition(names.content(target), rows.origins[number][1], int(rows.offsets[number])),
+        RecordPosition(content, rows.origins[number][1], int(rows.offsets[number])),
         rows.items[number],
         rows.texts[number],
         None if metadata is None else orjson.loads(metadata),

@@ -5,7 +5,6 @@ python -m benchmarks.searching NAME ROWS
 
 import asyncio
 import json
-import resource
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from benchmarks import clip_like
@@ -109,7 +109,7 @@ def measure(name: str, count: int) -> list[dict[str, Any]]:
     queries = unit(texts)
     tuned_on, asked = queries[:200], queries[200:500]
     right, right_tuned = truth(rows, asked), truth(rows, tuned_on)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = psutil.Process().memory_info().rss
     system = make(name)
     began = time.perf_counter()
     system.build(rows, tuned_on)
@@ -133,7 +133,7 @@ def measure(name: str, count: int) -> list[dict[str, Any]]:
                 "build_s": build_s,
             }
         )
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    memory = psutil.Process().memory_info().rss - before
     system.delete(np.arange(0, count, 10))
     for row in table:
         system.tune(row["target"], None)
@@ -143,7 +143,7 @@ def measure(name: str, count: int) -> list[dict[str, Any]]:
             "qps_ingest": under["qps"],
             "p99_ingest": under["p99"],
             "upserts_per_s": ingest.rate,
-            "memory_MB": memory / 1000,
+            "memory_MB": memory / 1e6,
         }
     return table
 

@@ -59,7 +59,9 @@ def finish(
             "rows": list(rows),
             "goals": [{**asdict(goal), "met": goal.met} for goal in goals],
         }
-        path.write_bytes(orjson.dumps(document, option=orjson.OPT_INDENT_2))
+        path.write_bytes(
+            orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+        )
 
 
 def _commit() -> str:

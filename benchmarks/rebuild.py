@@ -9,7 +9,6 @@ up to the first answer.
 
 import asyncio
 import shutil
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -28,6 +27,7 @@ from index_store.rebuild import Rebuilder
 from index_store.searcher import LocalSearcher
 from index_store.snapshots import Snapshots
 from index_store.spill import Spill
+from tidelens import pauses
 
 _QUIET_S = 15.0
 _UPSERTS_PER_S = 1000
@@ -180,8 +180,7 @@ def main() -> None:
     made.add_argument("--rows", type=int)
     made.add_argument("--plot", type=Path)
     arguments = made.parse_args()
-    # As the node does (tidelens.roles), so that searches are not kept waiting by other threads.
-    sys.setswitchinterval(0.0005)
+    pauses.shorten()  # as the node does
     rows = arguments.rows or (100_000 if arguments.quick else 1_000_000)
     with tempfile.TemporaryDirectory() as folder:
         table, goals = asyncio.run(measure(rows, Path(folder), arguments.plot))

@@ -24,6 +24,7 @@ from streams.lag import KafkaLag
 from streams.log import KafkaLog
 from streams.operating import Operations
 from streams.windows import WindowedCounts
+from tidelens import pauses
 from tidelens.clock import SystemClock
 from tidelens.indexing import make_maintainer
 from tidelens.queries import Queries, make_queries
@@ -168,6 +169,7 @@ async def _serving(
                 # The last state to disk, so that the next start has little to replay.
                 await maintainer.snapshot()
 
+        pauses.shorten()
         runs = {"queries": queries.run, "streams": host_streams, **background(app)}
         yield Serving(app, runs, lambda: searcher.is_ready and queries.encoder.loaded.is_set())
 

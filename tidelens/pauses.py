@@ -1,0 +1,22 @@
+"""What keeps the interpreter's own pauses short in a process that answers searches."""
+
+import gc
+import sys
+
+# A thread that wants the interpreter waits this long for one that computes; Python's own is 5 ms,
+# ten searches.
+_SWITCH_S = 0.0005
+# Young objects before a collection, and collections before one of the older generations.
+_THRESHOLDS = (10_000, 20, 50)
+
+
+def shorten() -> None:
+    """Call once everything is imported.
+
+    A full collection walks every object, those of all imported modules too: 40 ms of 118 with
+    300,000 rows, in which no search is answered. What stands now is never looked at again.
+    """
+    sys.setswitchinterval(_SWITCH_S)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_THRESHOLDS)

@@ -24,6 +24,7 @@ _AT_ONCE = 2
 _QUICK_MS = 1.5
 # Queries kept of each target, to tune on and to audit.
 _RECENT = 256
+_CORES = faiss.omp_get_max_threads()
 
 
 class LocalSearcher:
@@ -59,9 +60,9 @@ class LocalSearcher:
             if not query.exact:
                 self._recent[query.target].append(query)
         if len(queries) <= _AT_ONCE and self._is_quick(view, queries):
-            # On the loop: handing it to a thread and back would take as long. On one core: a second
-            # one gains little here, and is waited for where a rebuild has it.
-            faiss.omp_set_num_threads(1)  # of this thread alone, says OpenMP 5.2, section 2.4
+            # On the loop: handing it to a thread and back would take as long. On one core, see
+            # `_answers`; the number is this thread's own (OpenMP 5.2, section 2.4).
+            faiss.omp_set_num_threads(1)
             return [Answer(hits, view.as_of) for hits in view.search(queries, recall=self._recall)]
         # Exact ones take long; they must not hold up those that do not.
         lane = self._exact if any(query.exact for query in queries) else self._fast
@@ -70,7 +71,12 @@ class LocalSearcher:
     def _answers(self, requests: Sequence[Sequence[VectorQuery]]) -> list[list[Answer]]:
         """In a thread: numpy and Faiss release the interpreter, and the loop goes on serving."""
         view = self._ready_index().view
-        found = iter(view.search([q for queries in requests for q in queries], recall=self._recall))
+        asked = [query for queries in requests for query in queries]
+        alone = len(asked) == 1 and self._recall is not None and not asked[0].exact
+        # Faiss's threads wait for the last of them, which a rebuild may keep from its core; that
+        # is worth it where there is much to share.
+        faiss.omp_set_num_threads(1 if alone else _CORES)
+        found = iter(view.search(asked, recall=self._recall))
         return [[Answer(next(found), view.as_of) for _ in queries] for queries in requests]
 
     def _is_quick(self, view: IndexView, queries: Sequence[VectorQuery]) -> bool:

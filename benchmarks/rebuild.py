@@ -72,7 +72,7 @@ class Traffic:
         """What the node's timer does."""
         while True:
             await asyncio.sleep(1)
-            plan = rebuilder.due(self._filled.index, "images")
+            plan = rebuilder.small(self._filled.index, "images")
             if plan is not None:
                 await rebuilder.run(self._filled.index, "images", plan)
 

@@ -69,32 +69,52 @@ EVERYTHING = Plan("asked for")
 
 
 def due(table: Table, kind: str = "auto", scanned_rows: int = kinds.SCANNED_ROWS) -> Plan | None:
-    """What a rebuild would be good for now, if anything.
+    """What a rebuild would be good for now, if anything: a large one first, else a small one."""
+    return large(table, kind, scanned_rows) or small(table, kind, scanned_rows)
 
-    More than `scanned_rows` without an index get one: all of them together at first, later the
-    growing ones by themselves, trained like the largest segment.
-    """
-    main = max(
-        (segment for segment in table.segments if segment.ann is not None or kind == "Flat"),
-        key=lambda segment: segment.capacity,
-        default=None,
-    )
-    rest = [segment for segment in table.segments if segment is not main]
-    beside = table.growing_rows + sum(segment.capacity for segment in rest)
+
+def large(table: Table, kind: str = "auto", scanned_rows: int = kinds.SCANNED_ROWS) -> Plan | None:
+    """To build all anew: the first index, or when much has died or grown. Not while one does."""
+    main = _main(table, kind)
     if main is None:
         scanned = table.unindexed_rows
-        return Plan(f"{scanned} rows without an index") if scanned > scanned_rows else None
-    sealed = main.capacity + beside - table.growing_rows
-    dead = sealed - main.live - sum(segment.live for segment in rest)
+        if scanned <= scanned_rows or table.is_sealing:
+            return None
+        return Plan(f"{scanned} rows without an index")
+    free = table.free_segments
+    if main not in free:
+        return None
+    sealed = sum(segment.capacity for segment in free)
+    dead = sealed - sum(segment.live for segment in free)
     if dead > max(_DEAD_SHARE * sealed, scanned_rows):
         return Plan(f"{dead} of {sealed} sealed rows are dead")
+    beside = table.growing_rows + sealed - main.capacity
     if beside > max(_GROWN_SHARE * main.capacity, scanned_rows):
         return Plan(f"{beside} rows beside a segment of {main.capacity}")
+    return None
+
+
+def small(table: Table, kind: str = "auto", scanned_rows: int = kinds.SCANNED_ROWS) -> Plan | None:
+    """To index the growing rows by themselves, trained like the largest segment; also while that
+    is being built anew, so that no search ever scans many more than `scanned_rows`."""
+    main = _main(table, kind)
+    if main is None:
+        return None
+    rest = [segment for segment in table.free_segments if segment is not main]
     plain = [segment for segment in rest if segment.ann is None]
     growing = table.growing_rows + sum(segment.capacity for segment in plain)
     if growing < scanned_rows:
         return None
     return Plan(f"{growing} growing rows", _with_smaller(plain, rest, growing), main)
+
+
+def _main(table: Table, kind: str) -> Segment | None:
+    """The largest segment that has what `kind` asks for."""
+    return max(
+        (segment for segment in table.segments if segment.ann is not None or kind == "Flat"),
+        key=lambda segment: segment.capacity,
+        default=None,
+    )
 
 
 def _with_smaller(
@@ -110,7 +130,7 @@ def _with_smaller(
 
 
 class Rebuilder:
-    """Rebuilds one target of one index at a time."""
+    """Runs one large rebuild at a time, and one small one beside it."""
 
     def __init__(
         self,
@@ -127,38 +147,51 @@ class Rebuilder:
         self._scanned_rows = scanned_rows
         self._threads = threads
         self._recent = recent or (lambda target: np.empty((0, 1), np.float16))
-        self._one = asyncio.Lock()
+        self._large, self._small = asyncio.Lock(), asyncio.Lock()
 
     def due(self, index: Index, target: Target) -> Plan | None:
         """What `run` would be good for now, if anything."""
         return due(index.table(target), self._kind, self._scanned_rows)
 
+    def small(self, index: Index, target: Target) -> Plan | None:
+        """The same of what may run beside a large one."""
+        return small(index.table(target), self._kind, self._scanned_rows)
+
     async def run(self, index: Index, target: Target, plan: Plan = EVERYTHING) -> Rebuilt:
         """Raises RebuildFailed; then the index is as it was."""
-        async with self._one:
-            began = perf_counter()
-            sealing = index.seal(target, plan.segments)
-            try:
-                segment = await self._built(index, target, sealing, plan)
-            except BaseException as error:
-                index.give_up(target, sealing)
-                if isinstance(error, (OSError, ValueError, SnapshotRefused)):
-                    raise RebuildFailed(f"{target}: {error}") from error
-                raise
-            # By one assignment: a search has either the old segments or the new one.
-            index.swap(target, sealing, segment)
-            faults.reach("rebuild.swapped")
-            found = segment.ann if segment is not None else None
-            done = Rebuilt(
-                target,
-                0 if segment is None else segment.capacity,
-                "Flat" if found is None else found.kind,
-                [] if found is None else found.points,
-                perf_counter() - began,
-                plan.reason,
-            )
-            log.info("rebuilt", target=target, rows=done.rows, kind=done.kind, reason=plan.reason)
-            return done
+        if plan.like is not None:
+            async with self._small:
+                # While it waited, a large one may have taken up what it was to hold.
+                return await self._run(index, target, plan, index.seal(target, plan.segments))
+        async with self._large:
+            async with self._small:
+                # All of it: a small one that is under way ends first.
+                sealing = index.seal(target, plan.segments)
+            return await self._run(index, target, plan, sealing)
+
+    async def _run(self, index: Index, target: Target, plan: Plan, sealing: Sealing) -> Rebuilt:
+        began = perf_counter()
+        try:
+            segment = await self._built(index, target, sealing, plan)
+        except BaseException as error:
+            index.give_up(target, sealing)
+            if isinstance(error, (OSError, ValueError, SnapshotRefused)):
+                raise RebuildFailed(f"{target}: {error}") from error
+            raise
+        # By one assignment: a search has either the old segments or the new one.
+        index.swap(target, sealing, segment)
+        faults.reach("rebuild.swapped")
+        found = segment.ann if segment is not None else None
+        done = Rebuilt(
+            target,
+            0 if segment is None else segment.capacity,
+            "Flat" if found is None else found.kind,
+            [] if found is None else found.points,
+            perf_counter() - began,
+            plan.reason,
+        )
+        log.info("rebuilt", target=target, rows=done.rows, kind=done.kind, reason=plan.reason)
+        return done
 
     async def _built(
         self, index: Index, target: Target, sealing: Sealing, plan: Plan
@@ -166,7 +199,8 @@ class Rebuilder:
         if not any(part.live for part in sealing.parts):
             return None
         name = uuid.uuid4().hex
-        async with self._spill.building(name) as out:
+        trained = [] if plan.like is None else [plan.like.view()]
+        async with self._spill.building(name, [*sealing.parts, *trained]) as out:
             # 1. The rows as files.
             spec = await specified(
                 index,

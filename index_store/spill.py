@@ -6,7 +6,8 @@ never written again. Built segments bring their files with them.
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Collection
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -25,7 +26,7 @@ class Spill:
         self._folder = folder
         self._lock = asyncio.Lock()
         self._emptied = False
-        self._held: set[str] = set()
+        self._held: Counter[str] = Counter()
 
     async def of(self, part: Part) -> PartFiles:
         """The part's files, written now unless they are there. Raises OSError."""
@@ -40,13 +41,18 @@ class Spill:
             return await asyncio.to_thread(self._folder_for, name)
 
     @asynccontextmanager
-    async def building(self, name: str) -> AsyncIterator[Path]:
-        """A folder for the files of a segment to be built, which `keep` leaves alone meanwhile."""
-        self._held.add(name)
+    async def building(self, name: str, parts: Sequence[Part]) -> AsyncIterator[Path]:
+        """A folder for the files of a segment to be built out of those of `parts`.
+
+        `keep` leaves it and them alone meanwhile, whatever becomes of the parts.
+        """
+        held = [name, *map(_name_of, parts)]
+        self._held.update(held)
         try:
             yield await self.folder_for(name)
         finally:
-            self._held.discard(name)
+            self._held.subtract(held)
+            self._held = +self._held
 
     async def keep(self, names: Collection[str]) -> None:
         """Delete the files of all other parts. What is mapped stays readable."""
@@ -62,8 +68,7 @@ class Spill:
     def _write(self, part: Part) -> PartFiles:
         self._empty_once()
         # A chunk may have got rows since its view was made; they do no harm in its files.
-        rows = len(part.rows)
-        name = f"{part.uid}-{rows}"
+        rows, name = len(part.rows), _name_of(part)
         files = PartFiles.within(name, rows, self._folder / name)
         if files.columns.exists():
             return files
@@ -90,3 +95,7 @@ class Spill:
         for folder in self._folder.iterdir():
             if folder.name not in names:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _name_of(part: Part) -> str:
+    return f"{part.uid}-{len(part.rows)}" if part.files is None else part.files.name

@@ -26,11 +26,13 @@ class Removed:
     hashes: Hashes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Sealing:
     """What a rebuild merges: the parts of one moment, and who they belong to.
 
-    While it goes on, the chunks in it take no more rows and are not merged.
+    While it goes on, the chunks in it take no more rows and are not merged. Several may go on at
+    once, each with chunks and segments of its own: what grows while a large segment is built
+    anew is indexed meanwhile.
     """
 
     parts: Sequence[Part]
@@ -57,15 +59,26 @@ class Table:
         self.chunks: dict[int, Chunk] = {}
         self.segments: list[Segment] = []
         self._growing = GrowingIds()
-        self._sealing: Sealing | None = None
+        self._sealings: list[Sealing] = []
 
     def __len__(self) -> int:
         return sum(holder.live for holder in self._holders())
 
     @property
     def growing_rows(self) -> int:
-        """Rows outside of sealed segments."""
-        return sum(len(chunk.rows) for chunk in self.chunks.values())
+        """Rows outside of sealed segments, and of those that are being built."""
+        return sum(len(chunk.rows) for n, chunk in self.chunks.items() if not self._is_sealing(n))
+
+    @property
+    def free_segments(self) -> list[Segment]:
+        """Those that no rebuild under way takes up."""
+        taken = [segment for sealing in self._sealings for segment in sealing.segments]
+        return [segment for segment in self.segments if segment not in taken]
+
+    @property
+    def is_sealing(self) -> bool:
+        """Whether a rebuild is under way."""
+        return bool(self._sealings)
 
     @property
     def unindexed_rows(self) -> int:
@@ -81,9 +94,8 @@ class Table:
 
     def find(self, item_id: str) -> tuple[Rows, int] | None:
         """The columns and the row that `item_id` stands in."""
-        place = self._growing.get(item_id)
-        if place is None and self._sealing is not None:
-            place = self._sealing.ids.get(item_id)
+        places = (ids.get(item_id) for ids in self._ids())
+        place = next((place for place in places if place is not None), None)
         if place is not None:
             chunk, number = place >> _ROW_BITS, place & ((1 << _ROW_BITS) - 1)
             return self.chunks[chunk].rows, number
@@ -140,26 +152,22 @@ class Table:
         return tuple(holder.view() for holder in self._holders() if holder.live)
 
     def seal(self, segments: Sequence[Segment] | None = None) -> Sealing:
-        """Begin to build a segment of all chunks and of `segments` (None: all of them).
-
-        One at a time.
-        """
-        assert self._sealing is None
-        chosen = self.segments if segments is None else segments
-        holders: list[Chunk | Segment] = [*chosen, *self.chunks.values()]
-        self._sealing = Sealing(
-            [holder.view() for holder in holders if holder.live],
-            dict(self.chunks),
-            list(chosen),
-            self._growing,
-        )
+        """Begin to build a segment of all chunks and of `segments` (None: all of them), but for
+        those that another rebuild has begun with."""
+        free = self.free_segments
+        chosen = [s for s in free if segments is None or s in segments]
+        chunks = {n: chunk for n, chunk in self.chunks.items() if not self._is_sealing(n)}
+        holders: list[Chunk | Segment] = [*chosen, *chunks.values()]
+        parts = [holder.view() for holder in holders if holder.live]
+        sealing = Sealing(parts, chunks, chosen, self._growing)
+        self._sealings.append(sealing)
         self._growing = GrowingIds()
-        return self._sealing
+        return sealing
 
     def swap(self, sealing: Sealing, new: Segment | None) -> None:
         """End a rebuild: `new` holds the rows of `sealing.parts`, in their order; what was
         deleted since is deleted in it too. None: there were none."""
-        assert self._sealing is sealing
+        self._sealings.remove(sealing)
         holders: list[Chunk | Segment] = [*sealing.chunks.values(), *sealing.segments]
         by_uid = {holder.uid: holder for holder in holders}
         if new is not None:
@@ -169,16 +177,14 @@ class Table:
         self.segments = [segment for segment in self.segments if segment not in sealing.segments]
         if new is not None:
             self.segments.insert(0, new)
-        self._sealing = None
 
     def give_up(self, sealing: Sealing) -> None:
         """End a rebuild that failed: everything stays as it is."""
-        assert self._sealing is sealing
+        self._sealings.remove(sealing)
         # The smaller one moves.
         for shard in self._growing.shards():
             sealing.ids.put(list(shard), shard.values())
         self._growing = sealing.ids
-        self._sealing = None
 
     def adopt(self, segment: Segment) -> None:
         """A segment of a snapshot; its live ids are nowhere else."""
@@ -188,17 +194,23 @@ class Table:
         return [*self.segments, *self.chunks.values()]
 
     def _is_sealing(self, number: int) -> bool:
-        return self._sealing is not None and number in self._sealing.chunks
+        return any(number in sealing.chunks for sealing in self._sealings)
+
+    def _ids(self) -> list[GrowingIds]:
+        return [self._growing, *(sealing.ids for sealing in self._sealings)]
 
     def _locate(self, ids: list[str]) -> _Found:
         """Forget where the live ones of `ids` stand, and tell it."""
         found = _Found()
         by_chunk: dict[int, list[int]] = {}
         elsewhere: list[str] = []
+        growing = self._ids()
         for item_id in ids:
-            place = self._growing.pop(item_id)
-            if place is None and self._sealing is not None:
-                place = self._sealing.ids.pop(item_id)
+            place = None
+            for known in growing:
+                place = known.pop(item_id)
+                if place is not None:
+                    break
             if place is None:
                 elsewhere.append(item_id)
             else:

@@ -110,6 +110,10 @@ def streams_app(
     async def rebuild() -> None:
         await _patiently("rebuild", maintainer.rebuild_if_due)
 
+    @app.timer(interval=_REBUILD_EVERY_S)
+    async def index_growing() -> None:
+        await _patiently("index growing rows", maintainer.index_growing_if_due)
+
     @app.timer(interval=_AUDIT_EVERY_S)
     async def audit() -> None:
         await _patiently("audit", maintainer.audit)

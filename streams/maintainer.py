@@ -270,13 +270,20 @@ class Maintainer:
 
     async def rebuild_if_due(self) -> None:
         """Where many rows are without an index, or dead; not while replaying, more is to come."""
+        await self._rebuild_where(self._rebuilder.due)
+
+    async def index_growing_if_due(self) -> None:
+        """The same of rows that grow, which does not wait for a large rebuild to end."""
+        await self._rebuild_where(self._rebuilder.small)
+
+    async def _rebuild_where(self, due: Callable[[Index, Target], Plan | None]) -> None:
         index = self._index
         if index is None or not self._searcher.is_ready:
             return
-        if self._clock.now() < self._rebuild_again_at:
-            return
         for target in TARGETS:
-            plan = self._rebuilder.due(index, target)
+            if self._clock.now() < self._rebuild_again_at:
+                return
+            plan = due(index, target)
             if plan is not None:
                 try:
                     await self._rebuilt(index, target, plan)

@@ -89,7 +89,7 @@ async def built(
         return None
     kind = kind if rows >= 40 else "Flat"  # Faiss wants some rows to train on
     name = uuid.uuid4().hex
-    async with spill.building(name) as out:
+    async with spill.building(name, sealing.parts) as out:
         spec = await specified(
             index, target, sealing, spill, out, kind=kind, threads=1, recent=vectors(3)
         )

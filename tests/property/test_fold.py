@@ -96,7 +96,7 @@ class Fold(RuleBasedStateMachine):
         self.compacted = dict.fromkeys(partitions, 0)
         self.index = new_index()
         self.snapshots = snapshots_in(MemoryBlobs(), "fold-v1/0/0/")
-        self.sealing: tuple[Target, Sealing] | None = None
+        self.sealings: list[tuple[Target, Sealing]] = []
         self.spill = new_spill()
         self.held: list[tuple[IndexView, VectorQuery, Answer]] = []
 
@@ -186,30 +186,27 @@ class Fold(RuleBasedStateMachine):
         restored = asyncio.run(self.snapshots.restore(new_index()))
         assert self.snapshots.refused == {}
         self.index = restored or new_index()
-        self.sealing = None
+        self.sealings = []
         # Behind what is compacted, the states on the way are nobody's promise.
         self.apply(self.compacted)
 
-    @precondition(lambda self: self.sealing is None)
-    @rule(of=targets)
-    def begin_a_rebuild(self, of: Target) -> None:
-        self.sealing = of, self.index.seal(of)
+    @precondition(lambda self: len(self.sealings) < 3)
+    @rule(of=targets, with_segments=st.booleans())
+    def begin_a_rebuild(self, of: Target, with_segments: bool) -> None:
+        """Beside those under way: of what they left."""
+        self.sealings.append((of, self.index.seal(of, None if with_segments else [])))
 
-    @precondition(lambda self: self.sealing is not None)
-    @rule(kind=st.sampled_from(["Flat", "IVF2,SQ8"]))
-    def swap_in_what_was_rebuilt(self, kind: str) -> None:
-        assert self.sealing is not None
-        of, sealing = self.sealing
+    @precondition(lambda self: self.sealings)
+    @rule(kind=st.sampled_from(["Flat", "IVF2,SQ8"]), number=st.integers(0, 2))
+    def swap_in_what_was_rebuilt(self, kind: str, number: int) -> None:
+        of, sealing = self.sealings.pop(number % len(self.sealings))
         segment = asyncio.run(built(self.index, of, sealing, self.spill, kind))
         self.index.swap(of, sealing, segment)
-        self.sealing = None
 
-    @precondition(lambda self: self.sealing is not None)
-    @rule()
-    def give_a_rebuild_up(self) -> None:
-        assert self.sealing is not None
-        self.index.give_up(*self.sealing)
-        self.sealing = None
+    @precondition(lambda self: self.sealings)
+    @rule(number=st.integers(0, 2))
+    def give_a_rebuild_up(self, number: int) -> None:
+        self.index.give_up(*self.sealings.pop(number % len(self.sealings)))
 
     # What must hold
 
@@ -307,8 +304,8 @@ class Fold(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "index"):
-            if self.sealing is not None:
-                self.give_a_rebuild_up()
+            while self.sealings:
+                self.index.give_up(*self.sealings.pop())
             self.apply_all()
             self.replay_from_the_beginning(0)
             assert self.index.verify()

@@ -265,6 +265,48 @@ async def test_growing_rows_get_an_index_trained_like_the_largest() -> None:
     assert [segment.capacity for segment in table.segments] == [4880]
 
 
+async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile() -> None:
+    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    table = index.table("images")
+    await rebuilder.run(index, "images")
+    digests = index.digests()
+    large = asyncio.create_task(rebuilder.run(index, "images"))
+    while not table.is_sealing:
+        await asyncio.sleep(0)
+    at = index.positions[IMAGES]
+    index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(clustered(220, 7)))))
+    plan = rebuilder.small(index, "images")
+    assert plan is not None
+    assert rebuilder.due(index, "images") == plan
+    assert (plan.segments, plan.reason) == ([], "220 growing rows")
+    await rebuilder.run(index, "images", plan)
+    assert not large.done()
+    # Ids of all three places: in the large one, in the small one, and growing.
+    changed = ["i0001", "i2999", "s0", "s219", "t0"]
+    index.apply(batch(put(at + 220, "t0", vectors(1)[0])))
+    index.apply(batch(*(record(at + 221 + n, gone, None) for n, gone in enumerate(changed))))
+    await large
+    assert sorted(segment.capacity for segment in table.segments) == [220, 3000]
+    assert sorted(segment.live for segment in table.segments) == [218, 2998]
+    assert index.verify()
+    assert index.digests() != digests
+    for gone in changed:
+        assert index.get("images", gone) is None
+    assert index.get("images", "s1") is not None
+
+
+async def test_a_large_rebuild_waits_for_a_small_one_so_that_it_takes_up_everything() -> None:
+    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    table = index.table("images")
+    await rebuilder.run(index, "images")
+    at = index.positions[IMAGES]
+    index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(clustered(220, 7)))))
+    plan = rebuilder.small(index, "images")
+    assert plan is not None
+    await asyncio.gather(rebuilder.run(index, "images", plan), rebuilder.run(index, "images"))
+    assert [segment.capacity for segment in table.segments] == [3220]
+
+
 async def test_a_segment_with_many_dead_rows_is_rebuilt() -> None:
     index, rebuilder = grown(500), Rebuilder(new_spill(), kind="IVF4,SQ8", scanned_rows=10)
     await rebuilder.run(index, "images")

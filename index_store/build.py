@@ -84,7 +84,8 @@ def build(spec: Spec) -> None:
         file.write(flat.file_head(spec.dim, rows))
         for block in _blocks(pieces):
             file.write(block.tobytes())
-    vectors = flat.vectors(flat.mapped(out / VECTORS, spec.dim, rows))
+    exact = flat.mapped(out / VECTORS, spec.dim, rows)
+    vectors = flat.vectors(exact)
     _require_digests(spec.target, arrays, vectors)
     # 3. The index, and what it costs.
     kind = kinds.complete(spec.kind, rows, spec.dim, spec.scanned_rows)
@@ -93,7 +94,7 @@ def build(spec: Spec) -> None:
         faiss.write_index(_filled_like(Path(spec.like), vectors), str(out / ANN))
         built |= {"kind": spec.kind}
     elif kind != "Flat":
-        ann = Ann(kind, _filled(kind, vectors), [])
+        ann = Ann(kind, _filled(kind, vectors), [], exact)
         points = tuning.measure(ann, vectors, [np.load(path) for path in spec.queries])
         faiss.write_index(ann.index, str(out / ANN))
         built |= {"kind": kind, "points": [asdict(point) for point in points]}

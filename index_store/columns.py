@@ -6,7 +6,7 @@ their own bytes and 9 more, are written to a file as they are, and are read back
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,15 +27,18 @@ _GATHER_ROWS = 32_768
 T = TypeVar("T")
 
 
-class Packed(Sequence[T]):
-    """Strings end to end; `ends` has one entry more than there are strings."""
+class Packed(Sequence[T | None]):
+    """Strings end to end; `ends` has one entry more than there are strings.
+
+    `read` makes one of a view of its bytes; what is not `present` is None.
+    """
 
     def __init__(
         self,
         data: NDArray[np.uint8],
         ends: NDArray[np.int64],
         present: NDArray[np.bool_],
-        read: Callable[[bytes | None], T],
+        read: Callable[["memoryview[Any]"], T],
     ) -> None:
         # Memory views, since picking one number out of a numpy array takes ten times as long.
         self._data = _view(data)
@@ -47,20 +50,20 @@ class Packed(Sequence[T]):
         return len(self._present)
 
     @overload
-    def __getitem__(self, n: int) -> T: ...
+    def __getitem__(self, n: int) -> T | None: ...
     @overload
-    def __getitem__(self, n: slice) -> Sequence[T]: ...
-    def __getitem__(self, n: int | slice) -> T | Sequence[T]:
+    def __getitem__(self, n: slice) -> Sequence[T | None]: ...
+    def __getitem__(self, n: int | slice) -> T | Sequence[T | None] | None:
         if isinstance(n, slice):
             return [self[one] for one in range(*n.indices(len(self)))]
         if not self._present[n]:
-            return self._read(None)
-        return self._read(bytes(self._data[self._ends[n] : self._ends[n + 1]]))
+            return None
+        return self._read(self._data[self._ends[n] : self._ends[n + 1]])
 
-    def __iter__(self) -> Iterator[T]:
+    def __iter__(self) -> Iterator[T | None]:
         data, ends, read = self._data, self._ends.tolist(), self._read
         for n, present in enumerate(self._present.tolist()):
-            yield read(bytes(data[ends[n] : ends[n + 1]]) if present else None)
+            yield read(data[ends[n] : ends[n + 1]]) if present else None
 
 
 class Coded(Sequence[Origin]):
@@ -68,7 +71,7 @@ class Coded(Sequence[Origin]):
 
     def __init__(self, values: Sequence[Origin], codes: NDArray[np.int32]) -> None:
         self._values = values
-        self._codes = codes
+        self._codes = _view(codes)
 
     def __len__(self) -> int:
         return len(self._codes)
@@ -79,8 +82,9 @@ class Coded(Sequence[Origin]):
     def __getitem__(self, n: slice) -> Sequence[Origin]: ...
     def __getitem__(self, n: int | slice) -> Origin | Sequence[Origin]:
         if isinstance(n, slice):
-            return [self._values[code] for code in self._codes[n].tolist()]
-        return self._values[int(self._codes[n])]
+            return [self._values[code] for code in self._codes[n]]
+        one: int = self._codes[n]
+        return self._values[one]
 
 
 def _view(array: NDArray[Any]) -> "memoryview[Any]":
@@ -110,10 +114,10 @@ def pack(rows: Rows, count: int) -> Arrays:
 def unpack(arrays: Arrays, vectors: Vectors) -> Rows:
     """Rows over these arrays, no copies."""
     return Rows(
-        _column(arrays, "ids", _text_always),
+        _texts(arrays, "ids"),
         _column(arrays, "items", _text),
         _column(arrays, "texts", _text),
-        _column(arrays, "metadata", _raw),
+        _column(arrays, "metadata", bytes),
         Coded(_origins(arrays), arrays["origins.codes"]),
         arrays["offsets"],
         arrays["appended_ms"],
@@ -193,13 +197,18 @@ def _gather(
     return data[places]
 
 
-def _column(arrays: Arrays, name: str, read: Callable[[bytes | None], T]) -> Packed[T]:
+def _column(arrays: Arrays, name: str, read: Callable[["memoryview[Any]"], T]) -> Packed[T]:
     data, ends, present = (arrays[f"{name}.{part}"] for part in ("data", "ends", "present"))
     return Packed(data, ends, present, read)
 
 
+def _texts(arrays: Arrays, name: str) -> Sequence[str]:
+    """A column in which nothing is absent."""
+    return cast(Sequence[str], _column(arrays, name, _text))
+
+
 def _origins(arrays: Arrays) -> list[Origin]:
-    topics = _column(arrays, "origins.topics", _text_always)
+    topics = _texts(arrays, "origins.topics")
     return list(zip(topics, arrays["origins.partitions"].tolist(), strict=True))
 
 
@@ -208,14 +217,5 @@ def _origin_values(values: Sequence[Origin]) -> Arrays:
     return topics | {"origins.partitions": np.array([n for _, n in values], np.int32)}
 
 
-def _raw(raw: bytes | None) -> bytes | None:
-    return raw
-
-
-def _text(raw: bytes | None) -> str | None:
-    return None if raw is None else raw.decode()
-
-
-def _text_always(raw: bytes | None) -> str:
-    assert raw is not None
-    return raw.decode()
+def _text(raw: "memoryview[Any]") -> str:
+    return str(raw, "utf-8")

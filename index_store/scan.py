@@ -7,7 +7,7 @@ they found fewer rows than there are.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,9 +38,9 @@ class Scan:
         self._selections = selections
         self._queries = queries
         # A place is a row's number over all parts: its part's start and its row there.
-        self._starts = np.cumsum([0, *(part.capacity for part in parts)])
+        self._starts = [0, *accumulate(part.capacity for part in parts)]
         self._live = sum(selection.count for selection in selections)
-        self._wide = np.stack([query.vector for query in queries]).astype(np.float32)
+        self._wide = np.array([query.vector for query in queries], np.float32)
 
     def exact(self) -> Iterator[list[Winner]]:
         """The winners of each query, best first, at most k + offset."""
@@ -132,7 +132,7 @@ class Scan:
 
     def _each(self) -> Iterator[tuple[Part, Selection, int]]:
         for part, selection, start in zip(
-            self._parts, self._selections, self._starts.tolist(), strict=False
+            self._parts, self._selections, self._starts, strict=False
         ):
             if selection.count:
                 yield part, selection, start

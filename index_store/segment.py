@@ -57,7 +57,7 @@ class Segment:
             )
         found = None
         if files.ann is not None and files.kind is not None:
-            found = ann.load(files.kind, files.ann, files.rows, files.points)
+            found = ann.load(files.kind, files.ann, index, files.points)
         return cls(files.name, arrays, index, found, files)
 
     @property

@@ -114,27 +114,20 @@ class IndexView:
         return found
 
     def _hits(self, query: VectorQuery, winners: Sequence[Winner]) -> list[Hit]:
-        parts, content = self.parts[query.target], self.names.content(query.target)
+        target, parts = query.target, self.parts[query.target]
+        content, with_vector = self.names.content(target), query.with_vector
         return [
-            _hit(
-                query.target,
-                content,
-                item_id,
-                parts[part].rows,
-                row,
-                rank,
-                -negated,
-                with_vector=query.with_vector,
+            _hit(target, content, item_id, parts[part].rows, row, rank, -negated, with_vector)
+            for rank, (negated, item_id, part, row) in enumerate(
+                winners[query.offset :], start=query.offset + 1
             )
-            for rank, (negated, item_id, part, row) in enumerate(winners, start=1)
-            if rank > query.offset
         ]
 
 
 def hit_of(names: Names, target: Target, rows: Rows, number: int) -> Hit:
     """A row by itself as a hit, with its vector; rank and score are 0."""
     content, item_id = names.content(target), rows.ids[number]
-    return _hit(target, content, item_id, rows, number, 0, 0.0, with_vector=True)
+    return _hit(target, content, item_id, rows, number, 0, 0.0, True)
 
 
 def _hit(
@@ -145,7 +138,6 @@ def _hit(
     number: int,
     rank: int,
     score: float,
-    *,
     with_vector: bool,
 ) -> Hit:
     """A row as a hit; its source names the content topic."""
@@ -155,7 +147,7 @@ def _hit(
         item_id,
         rank,
         score,
-        RecordPosition(content, rows.origins[number][1], int(rows.offsets[number])),
+        RecordPosition(content, rows.origins[number][1], rows.offsets.item(number)),
         rows.items[number],
         rows.texts[number],
         None if metadata is None else orjson.loads(metadata),

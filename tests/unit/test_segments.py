@@ -366,7 +366,8 @@ def test_kinds() -> None:
 
 def test_the_cheapest_point_that_reaches_the_recall_is_taken() -> None:
     points = [Operating(1, 1, 0.7, 0.1), Operating(4, 1, 0.94, 0.2), Operating(8, 2, 0.99, 0.4)]
-    ann = Ann("Flat", flat.of(vectors(5)), points)
+    rows = flat.of(vectors(5))
+    ann = Ann("Flat", rows, points, rows)
     assert ann.at(0.5).effort == 1
     assert ann.at(0.95).effort == 8
     assert ann.at(0.999).effort == 8

@@ -1,12 +1,13 @@
-"""Bytes a row and time to build of each kind of index that a segment may have.
+"""What each kind of index that a segment may have costs: memory, time to build, time to search.
 
     python -m benchmarks.kinds [--quick] [--rows N] [--json FILE]
 
 The index alone, as it stands in its file: the float16 rows (2 bytes a dimension, mapped) and the
-columns come on top of each.
+columns come on top of each. Searched with texts at pictures, on one core, tuned as a segment is.
 """
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import faiss
@@ -15,34 +16,48 @@ import numpy as np
 from benchmarks import clip_like
 from benchmarks.filled import DIM
 from benchmarks.report import Goal, finish, parser
-from contracts.score import Vectors
-from index_store import kinds
+from contracts.score import Vectors, unit
+from index_store import flat, kinds, tuning
+from index_store.ann import Ann, Operating
 
 KINDS = (
     "IVF,Flat",
     "IVF,SQ8",
     f"IVF,PQ{DIM // 2}x4fs",
-    "IVF,PQ64",
-    "OPQ64,IVF,PQ64",
+    f"IVF,PQ{DIM // 4}x4fs",
+    f"OPQ{DIM // 4},IVF,PQ{DIM // 4}x4fs",
+    f"IVF,PQ{DIM // 8}x4fs",
+    f"OPQ{DIM // 8},IVF,PQ{DIM // 8}x4fs",
+    f"IVF,PQ{DIM // 8}",
+    f"OPQ{DIM // 8},IVF,PQ{DIM // 8}",
     "HNSW32",
     "HNSW32_SQ8",
 )
+_QUERIES = 200
 
 
-def measure(kind: str, rows: Vectors) -> dict[str, Any]:
+def measure(kind: str, rows: Vectors, queries: Vectors) -> dict[str, Any]:
     complete = kinds.complete(kind, len(rows), DIM)
     index = faiss.index_factory(DIM, complete, faiss.METRIC_INNER_PRODUCT)
     wide, began = rows.astype(np.float32), time.perf_counter()
     index.train(wide[: kinds.training_rows(index)])
     index.add(wide)
     seconds = time.perf_counter() - began
-    size = faiss.serialize_index(index).nbytes
-    return {
+    points = tuning.measure(Ann(complete, index, [], flat.of(rows)), rows, [queries])
+    row: dict[str, Any] = {
         "kind": complete,
         "rows": len(rows),
-        "bytes_a_row": size / len(rows),
+        "bytes_a_row": faiss.serialize_index(index).nbytes / len(rows),
         "build_s": seconds,
     }
+    for recall in (0.95, 0.99):
+        row[f"ms_at_{recall}"] = _ms(points, recall)
+    return row
+
+
+def _ms(points: Sequence[Operating], recall: float) -> float | None:
+    """None: no effort reaches it."""
+    return next((point.ms for point in points if point.recall >= recall), None)
 
 
 def main() -> None:
@@ -50,9 +65,10 @@ def main() -> None:
     made.add_argument("--rows", type=int)
     arguments = made.parse_args()
     count = arguments.rows or (30_000 if arguments.quick else 100_000)
-    images, _ = clip_like.load()
+    images, texts = clip_like.load()
     rows = np.concatenate(list(clip_like.widened(images, count)))
-    table = [measure(kind, rows) for kind in KINDS]
+    queries = unit(texts[:_QUERIES])
+    table = [measure(kind, rows, queries) for kind in KINDS]
     goals: list[Goal] = []
     finish("kinds", table, goals, arguments.json)
 

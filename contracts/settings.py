@@ -108,6 +108,12 @@ class Settings(BaseSettings):
     target_recall: float = Field(
         0.95, gt=0, le=1, description="Recall@10 that searches are tuned to; 1: always exact."
     )
+    index_mb_max: int = Field(
+        0, ge=0, description="Memory of one target's index; more gets coarser codes. 0: no limit."
+    )
+    gpu_memory_mb: int = Field(
+        8192, ge=0, description="Of a GPU, for sealed segments; the rest stays on the CPU."
+    )
     rebuild_threads: int = Field(1, ge=1, description="Threads of the process that builds.")
     snapshots: str | None = Field(
         None,

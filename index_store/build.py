@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +21,16 @@ import orjson
 from contracts.score import Vectors
 from contracts.topics import Target
 from index_store import columns, digest, flat, kinds, tuning
-from index_store.ann import Ann
+from index_store.ann import Ann, Operating
 from index_store.columns import Arrays
 from index_store.files import ANN, COLUMNS, VECTORS
 from index_store.ids import sorted_hashes
 from index_store.rows import Numbers
 
 BUILT = "built.json"
-_NICE = 10
+_NICE = 19
+# By how much less recall is taken from an index trained on other rows.
+_SHORTFALL = 0.02
 _BLOCK_ROWS = 16_384
 
 
@@ -46,7 +48,8 @@ class Piece:
 class Spec:
     """What to build. `queries` are .npy files of float16 vectors to tune on, a file for each kind.
 
-    `like` is the file of an index whose training is taken over, tuning included.
+    `like` is the file of an index whose training is taken over, and `points` are its tuning.
+    `bytes_max` is what the index may take, 0: whatever its kind does.
     """
 
     target: Target
@@ -57,12 +60,16 @@ class Spec:
     queries: list[str]
     out: str
     like: str = ""
+    points: list[Operating] = field(default_factory=list)
     scanned_rows: int = kinds.SCANNED_ROWS
+    bytes_max: int = 0
 
 
 def main() -> None:
     raw = orjson.loads(Path(sys.argv[1]).read_bytes())
-    spec = Spec(**raw | {"pieces": [Piece(**piece) for piece in raw["pieces"]]})
+    pieces = [Piece(**piece) for piece in raw["pieces"]]
+    points = [Operating(**point) for point in raw["points"]]
+    spec = Spec(**raw | {"pieces": pieces, "points": points})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(_NICE)
     faiss.omp_set_num_threads(spec.threads)
@@ -88,16 +95,12 @@ def build(spec: Spec) -> None:
     vectors = flat.vectors(exact)
     _require_digests(spec.target, arrays, vectors)
     # 3. The index, and what it costs.
-    kind = kinds.complete(spec.kind, rows, spec.dim, spec.scanned_rows)
     built: dict[str, Any] = {"rows": rows, "kind": None, "points": []}
-    if spec.like:
-        faiss.write_index(_filled_like(Path(spec.like), vectors), str(out / ANN))
-        built |= {"kind": spec.kind}
-    elif kind != "Flat":
-        ann = Ann(kind, _filled(kind, vectors), [], exact)
-        points = tuning.measure(ann, vectors, [np.load(path) for path in spec.queries])
+    queries = [np.load(path) for path in spec.queries]
+    ann = _like(spec, exact, queries) or _anew(spec, exact, queries)
+    if ann is not None:
         faiss.write_index(ann.index, str(out / ANN))
-        built |= {"kind": kind, "points": [asdict(point) for point in points]}
+        built |= {"kind": ann.kind, "points": [asdict(point) for point in ann.points]}
     # 4. Whoever finds this file finds the others whole.
     partial = out / f".{BUILT}"
     partial.write_bytes(orjson.dumps(built))
@@ -115,6 +118,31 @@ def _blocks(pieces: list[tuple[Arrays, Vectors, Numbers]]) -> Iterator[Vectors]:
             yield vectors[numbers[start : start + _BLOCK_ROWS]]
 
 
+def _like(spec: Spec, rows: flat.Flat, queries: list[Vectors]) -> Ann | None:
+    """Trained as another index is; None where there is none, or where these rows are so unlike
+    those it was trained on that much less is found."""
+    if not spec.like:
+        return None
+    index = faiss.read_index(spec.like)
+    index.reset()
+    ann = Ann(spec.kind, _with_rows(index, flat.vectors(rows)), spec.points, rows)
+    ann.points = tuning.measured_anew(ann, flat.vectors(rows), queries)
+    if tuning.best(ann.points) < tuning.best(spec.points) - _SHORTFALL:
+        return None
+    return ann
+
+
+def _anew(spec: Spec, rows: flat.Flat, queries: list[Vectors]) -> Ann | None:
+    """Trained on these rows and tuned; None where they are few enough to be scanned."""
+    vectors = flat.vectors(rows)
+    kind = kinds.complete(spec.kind, len(vectors), spec.dim, spec.scanned_rows, spec.bytes_max)
+    if kind == "Flat":
+        return None
+    ann = Ann(kind, _filled(kind, vectors), [], rows)
+    ann.points = tuning.measure(ann, vectors, queries)
+    return ann
+
+
 def _filled(kind: str, vectors: Vectors) -> faiss.Index:
     index = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
     most = kinds.training_rows(index)
@@ -122,13 +150,6 @@ def _filled(kind: str, vectors: Vectors) -> faiss.Index:
     if len(vectors) > most:
         sample = np.sort(np.random.default_rng(0).choice(len(vectors), most, replace=False))
     index.train(vectors[sample].astype(np.float32))
-    return _with_rows(index, vectors)
-
-
-def _filled_like(path: Path, vectors: Vectors) -> faiss.Index:
-    """Trained as the index in that file is."""
-    index = faiss.read_index(str(path))
-    index.reset()
     return _with_rows(index, vectors)
 
 

@@ -213,6 +213,10 @@ class Index:
         self.caught_up_at.update(caught_up_at)
         self.view = self._make_view()
 
+    def refresh(self) -> None:
+        """Make the view anew: segments changed in something that is no row."""
+        self.view = self._make_view()
+
     def caught_up(self, partition: TopicPartition, at: float) -> None:
         """Everything that was in the log at time `at` has been seen (invariant 7)."""
         self.caught_up_at[partition] = max(at, self.caught_up_at.get(partition, at))

@@ -20,17 +20,31 @@ from contracts.errors import ConfigurationError
 # Scanning so many rows takes half a millisecond on one core; an index is not faster by much.
 SCANNED_ROWS = 16_384
 _LISTS_MAX = 16_384
+# Dimensions that share a code: fine to coarse.
+_DIMS_A_CODE = (2, 4, 8)
 # Training takes this many points for each list; Faiss warns below 39.
 _TRAIN_PER_LIST = 64
 
 
-def choose(rows: int, dim: int, scanned_rows: int = SCANNED_ROWS) -> str:
-    """A Faiss factory string for so many rows; up to `scanned_rows` they are scanned."""
+def choose(rows: int, dim: int, scanned_rows: int = SCANNED_ROWS, bytes_max: int = 0) -> str:
+    """A Faiss factory string for so many rows; up to `scanned_rows` they are scanned.
+
+    Its codes are the finest that fit `bytes_max` (0: any), or else the coarsest.
+    """
     if rows <= scanned_rows:
         return "Flat"
-    # Two dimensions to four bits, compared in SIMD registers; the re-score mends the order.
-    codes = f"PQ{dim // 2}x4fs" if dim % 4 == 0 else "SQ8"
-    return f"IVF{lists_for(rows)},{codes}"
+    lists = lists_for(rows)
+    # Faiss compares codes in pairs.
+    possible = [dims for dims in _DIMS_A_CODE if dim % (2 * dims) == 0]
+    if not possible:
+        return f"IVF{lists},SQ8"
+    for dims in possible:
+        # Four bits for each code, a number for each row, and the lists' centroids.
+        size = rows * (dim // dims // 2 + 8) + lists * dim * 4
+        if size <= bytes_max or not bytes_max:
+            break
+    # Compared in SIMD registers; the re-score mends the order.
+    return f"IVF{lists},PQ{dim // dims}x4fs"
 
 
 def lists_for(rows: int) -> int:
@@ -39,10 +53,12 @@ def lists_for(rows: int) -> int:
     return min(lists, _LISTS_MAX)
 
 
-def complete(kind: str, rows: int, dim: int, scanned_rows: int = SCANNED_ROWS) -> str:
+def complete(
+    kind: str, rows: int, dim: int, scanned_rows: int = SCANNED_ROWS, bytes_max: int = 0
+) -> str:
     """`auto`, or a factory string in which IVF may lack its number of lists."""
     if kind == "auto":
-        return choose(rows, dim, scanned_rows)
+        return choose(rows, dim, scanned_rows, bytes_max)
     return re.sub(r"\bIVF(?=[,_])", f"IVF{lists_for(rows)}", kind)
 
 
@@ -54,14 +70,22 @@ def training_rows(index: faiss.Index) -> int:
 
 
 def require_known(kind: str, dim: int) -> None:
-    """Raise ConfigurationError unless Faiss can make `kind`."""
+    """Raise ConfigurationError unless segments of `kind` can be made and searched."""
     if kind in ("auto", "Flat"):
         return
     try:
-        faiss.index_factory(dim, complete(kind, 100_000, dim), faiss.METRIC_INNER_PRODUCT)
+        made = faiss.index_factory(dim, complete(kind, 100_000, dim), faiss.METRIC_INNER_PRODUCT)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise ConfigurationError(
-            "TIDELENS_INDEX_KIND: want auto, Flat or a Faiss factory string, "
-            f"got {kind!r}: {reason}"
-        ) from None
+    else:
+        # `made` owns what the others point into.
+        outer = faiss.downcast_index(made)
+        transformed = isinstance(outer, faiss.IndexPreTransform)
+        inner = faiss.downcast_index(outer.index) if transformed else outer  # type: ignore[attr-defined]
+        if isinstance(inner, (faiss.IndexIVF, faiss.IndexHNSW)):
+            return
+        reason = f"{type(inner).__name__} is no IVF or HNSW index"
+    raise ConfigurationError(
+        f"TIDELENS_INDEX_KIND: want auto, Flat, or a Faiss factory string of an IVF or HNSW index, "
+        f"got {kind!r}: {reason}"
+    )

@@ -7,7 +7,7 @@ a search may see: the live ones, or those of them that a filter admits.
 import threading
 import time
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
@@ -32,7 +32,9 @@ Nominated = tuple[NDArray[np.float32], NDArray[np.int64]]
 # million take 1 ms, the bitmap 1.2 ms).
 _GATHERED_MAX = 2_000
 # 8,192 rows of 512 dimensions take 0.24 ms.
-_SCANNED_ROW_MS = 3e-5
+SCANNED_ROW_MS = 3e-5
+# Never on the event loop: a device answers many at once, and whoever uses it waits for it.
+_DEVICE_MS = 10.0
 
 
 class Selection:
@@ -59,6 +61,16 @@ class Selection:
     @property
     def share(self) -> float:
         return self.count / self.capacity
+
+
+class Nominator(Protocol):
+    """A device that holds a part's rows."""
+
+    def nominate(
+        self, queries: NDArray[np.float32], most: int, selection: Selection
+    ) -> Nominated | None:
+        """As `Part.approximate`; None where the CPU should answer."""
+        ...
 
 
 class PartFields:
@@ -102,7 +114,7 @@ class Part:
     """A chunk or a segment as it was at one moment; `live` counts the rows that count.
 
     Row numbers are below `capacity`. `ann` None: small enough to be scanned. `uid` names the rows,
-    not the moment; `files` is where they are, once written.
+    not the moment; `files` is where they are, once written; `device` has them too, if any does.
     """
 
     def __init__(
@@ -116,6 +128,7 @@ class Part:
         ann: Ann | None,
         uid: str,
         files: PartFiles | None = None,
+        device: Nominator | None = None,
     ) -> None:
         self.files = files
         self.uid = uid
@@ -126,6 +139,7 @@ class Part:
         self.ann = ann
         self.everything = Selection(bits, live, capacity)
         self._flat = flat
+        self._device = device
 
     def numbers(self) -> Numbers:
         """Of the live rows, ascending."""
@@ -141,8 +155,10 @@ class Part:
 
     def cost_ms(self, recall: float) -> float:
         """About what `approximate` over everything takes."""
+        if self._device is not None:
+            return _DEVICE_MS
         if self.ann is None:
-            return self.live * _SCANNED_ROW_MS
+            return self.live * SCANNED_ROW_MS
         return self.ann.at(recall).ms
 
     def nominate(self, queries: NDArray[np.float32], most: int, selection: Selection) -> Nominated:
@@ -160,6 +176,10 @@ class Part:
         self, queries: NDArray[np.float32], most: int, selection: Selection, recall: float
     ) -> Nominated:
         """The same, but rows may be missed, and places left over are -1."""
+        if self._device is not None:
+            found = self._device.nominate(queries, most, selection)
+            if found is not None:
+                return found
         if self.ann is None or not self.ann.pays(selection.count, most, recall):
             return self.nominate(queries, most, selection)
         return self.ann.search(queries, most, selection.selector, selection.share, recall)

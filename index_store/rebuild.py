@@ -6,6 +6,7 @@ too, what was added stands in chunks of its own. Whatever fails, the index stays
 """
 
 import asyncio
+import os
 import sys
 import uuid
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
+import faiss
 import numpy as np
 import orjson
 import structlog
@@ -21,7 +23,7 @@ from contracts import faults
 from contracts.errors import RebuildFailed, SnapshotRefused
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
-from index_store import digest, kinds
+from index_store import digest, kinds, tuning
 from index_store.ann import Operating
 from index_store.build import BUILT, Piece, Spec
 from index_store.files import PartFiles
@@ -38,7 +40,10 @@ _SAMPLED = 128
 # All is built anew when rows beside the largest segment, or dead ones, are this share of it.
 _GROWN_SHARE = 0.5
 _DEAD_SHARE = 0.3
-_WARM_QUERIES = 32
+# Queries of each kind that a new index must answer before anybody sees it, and by how much their
+# recall may fall short of what all of them reached: so few differ by less than that.
+_SAMPLED_AT_SWAP = 4
+_SAMPLE_SLACK = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +143,20 @@ class Rebuilder:
         *,
         kind: str = "auto",
         scanned_rows: int = kinds.SCANNED_ROWS,
+        bytes_max: int = 0,
         threads: int = 1,
         recent: Callable[[Target], Vectors] | None = None,
+        place: Callable[[Segment], object] | None = None,
     ) -> None:
-        """`recent` tells vectors of queries that came lately, to tune on."""
+        """`recent` tells vectors of queries that came lately, to tune on; `place` puts a segment
+        where it is searched faster, if there is such a place."""
         self._spill = spill
         self._kind = kind
         self._scanned_rows = scanned_rows
+        self._bytes_max = bytes_max
         self._threads = threads
         self._recent = recent or (lambda target: np.empty((0, 1), np.float16))
+        self._place = place
         self._large, self._small = asyncio.Lock(), asyncio.Lock()
 
     def due(self, index: Index, target: Target) -> Plan | None:
@@ -212,19 +222,30 @@ class Rebuilder:
                 threads=self._threads,
                 recent=self._recent(target),
             )
-            spec = replace(spec, scanned_rows=self._scanned_rows)
+            spec = replace(spec, scanned_rows=self._scanned_rows, bytes_max=self._bytes_max)
             if plan.like is not None and plan.like.files is not None:
-                spec = replace(spec, like=str(plan.like.files.ann or ""), kind=plan.like.kind)
+                files, like = plan.like.files, str(plan.like.files.ann or "")
+                spec = replace(spec, like=like, kind=plan.like.kind, points=files.points)
             faults.reach("rebuild.spilled")
             # 2. The segment, by a process of its own.
             await _run_child(out / "spec.json", spec)
             faults.reach("rebuild.built")
             # 3. Mapped, checked, and warm before anybody sees it.
-            points = None if plan.like is None or plan.like.ann is None else plan.like.ann.points
-            segment = await asyncio.to_thread(opened, name, out, index.space.dim, points)
+            segment = await asyncio.to_thread(opened, name, out, index.space.dim)
             await asyncio.to_thread(_require_same, sealing.parts, segment)
-            await asyncio.to_thread(_warm, segment)
+            await asyncio.to_thread(_require_found, segment, spec.queries)
+            if self._place is not None:
+                await asyncio.to_thread(self._place, segment)
             return segment
+
+    async def place(self, index: Index) -> None:
+        """The segments of a restored index, as those that are built here."""
+        if self._place is None:
+            return
+        for target in TARGETS:
+            for segment in index.table(target).segments:
+                await asyncio.to_thread(self._place, segment)
+        index.refresh()
 
 
 async def specified(
@@ -266,6 +287,8 @@ async def _run_child(path: Path, spec: Spec) -> None:
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
+        # Read when numpy's BLAS is loaded.
+        env={**os.environ, "OPENBLAS_NUM_THREADS": str(spec.threads)},
     )
     try:
         assert process.stderr is not None
@@ -280,17 +303,11 @@ async def _run_child(path: Path, spec: Spec) -> None:
         raise RebuildFailed(f"{spec.target}: the building process ended with {code}: {last[0]}")
 
 
-def opened(name: str, folder: Path, dim: int, points: Sequence[Operating] | None = None) -> Segment:
-    """The segment in a folder that the building process finished. Raises SnapshotRefused.
-
-    `points` are those of the segment that it was trained like, if it was.
-    """
+def opened(name: str, folder: Path, dim: int) -> Segment:
+    """The segment in a folder that the building process finished. Raises SnapshotRefused."""
     built = orjson.loads((folder / BUILT).read_bytes())
-    if points is None:
-        points = [Operating(**point) for point in built["points"]]
-    return Segment.mapped(
-        PartFiles.within(name, built["rows"], folder, built["kind"], list(points)), dim
-    )
+    points = [Operating(**point) for point in built["points"]]
+    return Segment.mapped(PartFiles.within(name, built["rows"], folder, built["kind"], points), dim)
 
 
 def sampled(index: Index, most: int = _SAMPLED) -> list[Vectors]:
@@ -317,10 +334,20 @@ def _require_same(parts: Sequence[Part], segment: Segment) -> None:
         raise ValueError("the new segment does not have the digest of the rows it was built from")
 
 
-def _warm(segment: Segment) -> None:
-    """Touch the pages that the first searches would wait for."""
-    if segment.ann is None:
+def _require_found(segment: Segment, queries: Sequence[str]) -> None:
+    """A few queries find through the mapped index about what it was measured to find.
+
+    That also touches the pages which the first searches would wait for.
+    """
+    if segment.ann is None or not queries:
         return
-    part = segment.view()
-    queries = segment.rows.vectors[:_WARM_QUERIES].astype(np.float32)
-    part.approximate(queries, _WARM_QUERIES, part.everything, 0.99)
+    # The other core is for those who search.
+    faiss.omp_set_num_threads(1)
+    some = np.concatenate([np.load(path)[:_SAMPLED_AT_SWAP] for path in queries])
+    wide, everything = some.astype(np.float32), segment.view().everything
+    point = segment.ann.points[-1]
+    _, right = segment.view().nominate(wide, tuning.K, everything)
+    _, found = segment.ann.search(wide, tuning.K, everything.selector, 1.0, point.recall)
+    recall = np.mean([np.isin(*pair).mean() for pair in zip(right, found, strict=True)])
+    if recall < point.recall - _SAMPLE_SLACK:
+        raise ValueError(f"recall of the new index: want about {point.recall}, got {recall:.3f}")

@@ -14,7 +14,7 @@ from index_store.ann import Ann
 from index_store.columns import Arrays
 from index_store.files import PartFiles
 from index_store.ids import SealedIds, sorted_hashes
-from index_store.parts import Part, PartFields
+from index_store.parts import Nominator, Part, PartFields
 from index_store.rows import Numbers
 
 
@@ -41,6 +41,7 @@ class Segment:
         self._bits = all_bits(self.capacity)
         self._fields = PartFields(self.rows)
         self._view: Part | None = None
+        self._device: Nominator | None = None
         hashes, order = arrays.get("ids.hashes"), arrays.get("ids.order")
         if hashes is None or order is None:
             hashes, order = sorted_hashes(self.rows.ids)
@@ -59,6 +60,16 @@ class Segment:
         if files.ann is not None and files.kind is not None:
             found = ann.load(files.kind, files.ann, index, files.points)
         return cls(files.name, arrays, index, found, files)
+
+    @property
+    def device(self) -> Nominator | None:
+        """What has these rows too, and nominates among them first."""
+        return self._device
+
+    @device.setter
+    def device(self, device: Nominator) -> None:
+        self._device = device
+        self._view = None
 
     @property
     def kind(self) -> str:
@@ -96,6 +107,7 @@ class Segment:
                 self.ann,
                 self.uid,
                 self.files,
+                self._device,
             )
         return self._view
 

@@ -5,6 +5,7 @@ distribution and need more effort than a picture's neighbours. Truth is the exac
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from time import perf_counter
 
 import faiss
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from contracts.score import Vectors
 from index_store.ann import Ann, Operating
+from index_store.parts import SCANNED_ROW_MS
 
 K = 10
 # What a search for 10 nominates (index_store.scan).
@@ -24,6 +26,8 @@ _TIMED = 32
 _TIMINGS = 3
 _EFFORTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
 _GOOD_ENOUGH = 0.998
+# An effort that costs more than a few exact scans is nobody's choice.
+_SCANS = 4
 _BLOCK_ROWS = 16_384
 
 
@@ -58,6 +62,7 @@ def measure(ann: Ann, vectors: Vectors, kinds: Sequence[Vectors]) -> list[Operat
     ends = np.cumsum([len(some) for some in kinds])[:-1]
     wanted, wide = truth(vectors, queries), queries.astype(np.float32)
     points: list[Operating] = []
+    dearer_than_a_scan = _SCANS * SCANNED_ROW_MS * ann.rows
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
@@ -65,11 +70,30 @@ def measure(ann: Ann, vectors: Vectors, kinds: Sequence[Vectors]) -> list[Operat
             points += [
                 _point(ann, wide, wanted, ends, effort, depth) for depth in _depths(ann.kind)
             ]
-            if points[-1].recall >= _GOOD_ENOUGH:
+            cheapest = points[-len(_depths(ann.kind))]
+            if points[-1].recall >= _GOOD_ENOUGH or cheapest.ms > dearer_than_a_scan:
                 break
     finally:
         faiss.omp_set_num_threads(threads)
     return _worth_having(points)
+
+
+def measured_anew(ann: Ann, vectors: Vectors, kinds: Sequence[Vectors]) -> list[Operating]:
+    """The points of `ann`, with the recall that they reach on these vectors; costs as they were."""
+    if not kinds:
+        return ann.points
+    queries = np.concatenate(list(kinds))
+    ends = np.cumsum([len(some) for some in kinds])[:-1]
+    wanted, wide = truth(vectors, queries), queries.astype(np.float32)
+    return [
+        replace(point, recall=_recall(ann, wide, wanted, ends, point.effort, point.depth))
+        for point in ann.points
+    ]
+
+
+def best(points: Sequence[Operating]) -> float:
+    """The highest recall of any; 0 where none was measured."""
+    return max((point.recall for point in points), default=0.0)
 
 
 def _point(
@@ -80,15 +104,27 @@ def _point(
     effort: int,
     depth: int,
 ) -> Operating:
+    recall = _recall(ann, wide, wanted, ends, effort, depth)
+    timed = wide[:: max(1, len(wide) // _TIMED)]
+    ms = min(_ms(ann, timed, effort, depth) for _ in range(_TIMINGS))
+    return Operating(effort, depth, recall, ms)
+
+
+def _recall(
+    ann: Ann,
+    wide: NDArray[np.float32],
+    wanted: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    effort: int,
+    depth: int,
+) -> float:
+    """Of the kind of queries that is served worst; they end at `ends`."""
     _, found = ann.search_with(wide, _NOMINATED, depth, None, effort)
     hits = [
         len(np.intersect1d(*pair)) / wanted.shape[1]
         for pair in zip(found[:, :K], wanted, strict=True)
     ]
-    recall = min(float(np.mean(some)) for some in np.split(np.array(hits), ends))
-    timed = wide[:: max(1, len(wide) // _TIMED)]
-    ms = min(_ms(ann, timed, effort, depth) for _ in range(_TIMINGS))
-    return Operating(effort, depth, recall, ms)
+    return min(float(np.mean(some)) for some in np.split(np.array(hits), ends))
 
 
 def _ms(ann: Ann, queries: NDArray[np.float32], effort: int, depth: int) -> float:

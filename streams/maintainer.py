@@ -109,6 +109,7 @@ class Maintainer:
         index = self._new_index(partitions, ids)
         if restore:
             index = await self._restored(index, topics) or index
+            await self._rebuilder.place(index)
         self._index = index
         self._searcher.serve(index)
         for partition in index.positions:

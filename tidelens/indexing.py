@@ -1,6 +1,6 @@
 """A maintainer as it is wired: snapshots, rebuilds, and the log that it follows."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from contracts.metrics import Metrics
 from contracts.partitioning import partitioner
@@ -8,9 +8,12 @@ from contracts.ports import BlobStore, Clock, EventLog
 from contracts.settings import Settings
 from contracts.space import Space
 from contracts.topics import Names, Target
+from index_store import kinds
+from index_store.gpu import open_device
 from index_store.index import Index
 from index_store.rebuild import Rebuilder
 from index_store.searcher import AppliedFeed, LocalSearcher
+from index_store.segment import Segment
 from index_store.snapshots import Snapshots
 from index_store.spill import Spill
 from streams.keeping import SnapshotKeeper
@@ -28,7 +31,11 @@ def make_maintainer(
     metrics: Metrics,
     clock: Clock,
 ) -> Maintainer:
-    """Of one space; `replica` is the only one that writes below its own prefix."""
+    """Of one space; `replica` is the only one that writes below its own prefix.
+
+    Raises ConfigurationError for a kind of index that cannot be.
+    """
+    kinds.require_known(settings.index_kind, space.dim)
     names = Names(settings.topic_prefix, space.name)
     prefix = f"{space.name}/{settings.shard}/{replica}/"
     spill = Spill(settings.data / "segments" / prefix)
@@ -37,8 +44,10 @@ def make_maintainer(
         spill,
         kind=settings.index_kind,
         scanned_rows=settings.scanned_rows_max,
+        bytes_max=settings.index_mb_max << 20,
         threads=settings.rebuild_threads,
         recent=searcher.recent,
+        place=_placing(settings),
     )
 
     def new_index(partitions: Mapping[Target, int], topic_ids: Mapping[str, str]) -> Index:
@@ -69,3 +78,11 @@ def make_maintainer(
         wait_ms=settings.index_wait_ms,
         stale_after_s=settings.stale_after_s,
     )
+
+
+def _placing(settings: Settings) -> Callable[[Segment], object] | None:
+    """Onto the GPU, where there is one."""
+    device = open_device(settings.gpu_memory_mb)
+    if device is None:
+        return None
+    return lambda segment: device.place(segment, settings.target_recall)

@@ -2,19 +2,24 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 
-from contracts.errors import RebuildFailed, SnapshotRefused
+from contracts.errors import ConfigurationError, RebuildFailed, SnapshotRefused
 from contracts.filters import parse
 from contracts.hits import VectorQuery
 from contracts.memory import MemoryBlobs
 from contracts.score import Vectors, unit
+from index_store import build as build_module
 from index_store import columns, flat, kinds
+from index_store import rebuild as rebuild_module
 from index_store.ann import Ann, Operating
+from index_store.build import Spec
 from index_store.index import Index
 from index_store.rebuild import Rebuilder, due
 from tests.index_kit import (
@@ -59,7 +64,7 @@ def model() -> dict[str, tuple[Vectors, str | None]]:
     return {f"i{n:04}": (row, None) for n, row in enumerate(clustered(ROWS, 1))}
 
 
-@pytest.mark.parametrize("kind", ["Flat", "IVF16,SQ8", "IVF,PQ8x4fs", "HNSW16", "IVF16,PQ8"])
+@pytest.mark.parametrize("kind", ["Flat", "IVF16,SQ8", "IVF,PQ8x4fs", "HNSW16", "IVF16,PQ8x4"])
 async def test_a_rebuilt_index_answers_as_before(
     kind: str, model: dict[str, tuple[Vectors, str | None]]
 ) -> None:
@@ -250,7 +255,6 @@ async def test_growing_rows_get_an_index_trained_like_the_largest() -> None:
     # Small ones are merged as they come, the large one is left alone.
     assert sizes == [[220, 3000], [440, 3000], [660, 3000], [220, 660, 3000]]
     assert index.verify()
-    assert len({str(s.files.points) for s in table.segments if s.files is not None}) == 1
     for row in clustered(20, 2):
         query = VectorQuery("images", row)
         [exact], [near] = index.view.search([query]), index.view.search([query], recall=0.99)
@@ -265,11 +269,39 @@ async def test_growing_rows_get_an_index_trained_like_the_largest() -> None:
     assert [segment.capacity for segment in table.segments] == [4880]
 
 
-async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile() -> None:
+def test_training_is_taken_over_only_where_it_finds_as_much(tmp_path: Path) -> None:
+    other, rows = clustered(ROWS, 1), vectors(400)
+    trained = faiss.index_factory(SPACE.dim, "IVF16,SQ8", faiss.METRIC_INNER_PRODUCT)
+    trained.train(other.astype(np.float32))
+    path = tmp_path / "trained"
+    faiss.write_index(trained, str(path))
+    spec = Spec("images", SPACE.dim, "IVF16,SQ8", 1, [], [], str(tmp_path), like=str(path))
+    asked = [vectors(50, seed=8)]
+    # All lists are read: nothing is missed, whatever they were trained on.
+    enough = replace(spec, points=[Operating(16, 2, 0.99, 0.5)])
+    taken = build_module._like(enough, flat.of(rows), asked)
+    assert taken is not None
+    assert taken.points == [Operating(16, 2, 1.0, 0.5)]
+    # One list of sixteen is read.
+    too_little = replace(spec, points=[Operating(1, 1, 0.99, 0.1)])
+    assert build_module._like(too_little, flat.of(rows), asked) is None
+    assert build_module._like(replace(spec, like=""), flat.of(rows), asked) is None
+
+
+async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
     table = index.table("images")
     await rebuilder.run(index, "images")
-    digests = index.digests()
+    digests, run_child, may_go_on = index.digests(), rebuild_module._run_child, asyncio.Event()
+
+    async def large_one_takes_long(path: Path, spec: Spec) -> None:
+        if not spec.like:
+            await may_go_on.wait()
+        await run_child(path, spec)
+
+    monkeypatch.setattr(rebuild_module, "_run_child", large_one_takes_long)
     large = asyncio.create_task(rebuilder.run(index, "images"))
     while not table.is_sealing:
         await asyncio.sleep(0)
@@ -281,6 +313,7 @@ async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile() -> None:
     assert (plan.segments, plan.reason) == ([], "220 growing rows")
     await rebuilder.run(index, "images", plan)
     assert not large.done()
+    may_go_on.set()
     # Ids of all three places: in the large one, in the small one, and growing.
     changed = ["i0001", "i2999", "s0", "s219", "t0"]
     index.apply(batch(put(at + 220, "t0", vectors(1)[0])))
@@ -359,9 +392,26 @@ def test_kinds() -> None:
     assert kinds.choose(100_000, 512) == "IVF256,PQ256x4fs"
     assert kinds.choose(1_000_000, 512) == "IVF512,PQ256x4fs"
     assert kinds.choose(100_000, 9) == "IVF256,SQ8"
+    assert kinds.choose(100_000, 12) == "IVF256,PQ6x4fs"
+    # By memory: 136, 72 and 40 bytes a row, and half a megabyte of centroids.
+    assert kinds.choose(100_000, 512, bytes_max=15 << 20) == "IVF256,PQ256x4fs"
+    assert kinds.choose(100_000, 512, bytes_max=8 << 20) == "IVF256,PQ128x4fs"
+    assert kinds.choose(100_000, 512, bytes_max=5 << 20) == "IVF256,PQ64x4fs"
+    assert kinds.choose(100_000, 512, bytes_max=1) == "IVF256,PQ64x4fs"
     assert kinds.complete("IVF,SQ8", 100_000, 512) == "IVF256,SQ8"
     assert kinds.complete("OPQ64,IVF,PQ64", 100_000, 512) == "OPQ64,IVF256,PQ64"
     assert kinds.complete("HNSW32", 100_000, 512) == "HNSW32"
+
+
+@pytest.mark.parametrize("kind", ["auto", "Flat", "IVF,SQ8", "OPQ8,IVF,PQ8", "HNSW32_SQ8"])
+def test_kinds_that_can_be(kind: str) -> None:
+    kinds.require_known(kind, 16)
+
+
+@pytest.mark.parametrize("kind", ["Nonsense", "IVF,PQ7", "PQ8", "IVF,SQ8,RFlat", "LSH"])
+def test_kinds_that_cannot_be_are_refused_at_the_start(kind: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"TIDELENS_INDEX_KIND.*got '{kind}': "):
+        kinds.require_known(kind, 16)
 
 
 def test_the_cheapest_point_that_reaches_the_recall_is_taken() -> None:

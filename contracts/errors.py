@@ -20,6 +20,7 @@
     ├── DigestMismatch         rows are not those that the digest was made of
     ├── SnapshotFailed         a snapshot could not be written (retriable)
     └── SnapshotRefused        torn, corrupt, or of another log or space
+        └── UnknownFormat      of a version of Tidelens that reads what this one does not
 
 A message names the field, the limit and the value, where there are such.
 """
@@ -157,3 +158,7 @@ class SnapshotFailed(TidelensError):
 
 class SnapshotRefused(TidelensError):
     """A snapshot is torn, corrupt, of a newer format, or of another log or space."""
+
+
+class UnknownFormat(SnapshotRefused):
+    """Another version wrote it and can restore it: its parts are not garbage."""

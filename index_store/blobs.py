@@ -2,11 +2,12 @@
 
 import asyncio
 import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
+
+from index_store.files import link_or_copy
 
 _PARTIAL = ".partial"
 # A crash leaves its half-written file; one that nobody touched for so long is such.
@@ -66,11 +67,7 @@ class DiskBlobs:
 
     def _upload(self, path: Path, source: Path) -> None:
         with self._replacing(path) as partial:
-            partial.unlink(missing_ok=True)
-            try:
-                os.link(source, partial)
-            except OSError:  # another file system
-                shutil.copyfile(source, partial)
+            link_or_copy(source, partial)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
 

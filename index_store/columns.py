@@ -159,7 +159,11 @@ def gathered(pieces: Sequence[tuple[Arrays, Numbers]]) -> Arrays:
 
 
 def save(arrays: Arrays, path: Path) -> None:
-    save_file(arrays, path)
+    """Raises OSError, as for a full disk or a read-only one."""
+    try:
+        save_file(arrays, path)
+    except SafetensorError as error:
+        raise OSError(f"{path.name}: {error}") from error
 
 
 def load(path: Path) -> Arrays:

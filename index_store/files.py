@@ -1,5 +1,7 @@
 """Where an immutable part's files are."""
 
+import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,3 +38,14 @@ class PartFiles:
         """All in one folder, under their usual names."""
         ann = None if kind is None else folder / ANN
         return cls(name, rows, folder / VECTORS, folder / COLUMNS, ann, kind, points or [])
+
+
+def link_or_copy(source: Path, target: Path) -> Path:
+    """`target`, now a file of the bytes of `source`; on the same file system they are shared."""
+    # Never written into: what is there may be linked elsewhere too.
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+    return target

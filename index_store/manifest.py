@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from contracts.errors import SnapshotRefused
+from contracts.errors import SnapshotRefused, UnknownFormat
 from contracts.records import TopicPartition
 from contracts.topics import Target
 from index_store.index import Index
@@ -58,14 +58,15 @@ def sealed(manifest: Manifest) -> bytes:
 
 
 def opened(raw: bytes) -> Manifest:
-    """Raises SnapshotRefused."""
+    """Raises SnapshotRefused, UnknownFormat."""
     try:
         sealed = orjson.loads(raw)
-        found, digest, manifest = sealed["format"], sealed["sha256"], sealed["manifest"]
+        found = sealed["format"]
+        if found != FORMAT:
+            raise UnknownFormat(f"format: this version reads {FORMAT}, got {found}")
+        digest, manifest = sealed["sha256"], sealed["manifest"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise SnapshotRefused(f"manifest.json: unreadable ({error!r})") from None
-    if found != FORMAT:
-        raise SnapshotRefused(f"format: this version reads {FORMAT}, got {found}")
     if sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)) != digest:
         raise SnapshotRefused("manifest.json: the bytes are not those written (SHA-256)")
     result: Manifest = manifest

@@ -6,11 +6,12 @@ reads them (AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3 for another server).
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import aiohttp
 import structlog
 from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
@@ -27,8 +28,14 @@ _READ_BYTES = 4 * MIB
 _CONNECT_S = 5
 _READ_S = 30
 _ATTEMPTS = 4
+# Botocore asks again until an answer begins, not for one that is cut off in its body.
+_BODY_ATTEMPTS = 3
 
 _MISSING = {"NoSuchKey", "404", "NotFound"}
+# No answer, or half of one: aiohttp's own error comes through where a body is cut off.
+_AWAY = (BotoCoreError, aiohttp.ClientError, TimeoutError)
+
+T = TypeVar("T")
 
 
 class S3Blobs:
@@ -72,7 +79,7 @@ class S3Blobs:
                     f"TIDELENS_SNAPSHOTS: there is no bucket {self._bucket!r}; create it first"
                 ) from None
             log.warning("the bucket cannot be looked at", bucket=self._bucket, error=str(error))
-        except (BotoCoreError, TimeoutError) as error:
+        except _AWAY as error:
             log.warning("S3 does not answer", bucket=self._bucket, error=str(error))
 
     async def write(self, name: str, data: bytes | memoryview) -> None:
@@ -103,27 +110,49 @@ class S3Blobs:
 
     async def read(self, name: str) -> bytes:
         """Raises KeyError when there is no such blob, OSError when it cannot be had."""
-        with _translated(self._bucket, name):
-            answer = await self._client.get_object(Bucket=self._bucket, Key=self._key(name))
-            async with answer["Body"] as body:
-                data: bytes = await body.read()
-                return data
+
+        async def take(body: Any) -> bytes:
+            data: bytes = await body.read()
+            return data
+
+        return await self._received(name, take)
 
     async def local(self, name: str, folder: Path) -> Path:
         """A copy in `folder`, whole once it has its name. Raises KeyError, OSError."""
         path = folder / name.rpartition("/")[2]
         partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with _translated(self._bucket, name):
-            answer = await self._client.get_object(Bucket=self._bucket, Key=self._key(name))
-            async with answer["Body"] as body:
-                file = await asyncio.to_thread(partial.open, "wb")
-                try:
-                    while data := await body.read(_READ_BYTES):
-                        await asyncio.to_thread(file.write, data)
-                finally:
-                    await asyncio.to_thread(file.close)
-        await asyncio.to_thread(partial.rename, path)
+
+        async def take(body: Any) -> None:
+            file = await asyncio.to_thread(partial.open, "wb")
+            try:
+                while data := await body.read(_READ_BYTES):
+                    await asyncio.to_thread(file.write, data)
+            finally:
+                await asyncio.to_thread(file.close)
+
+        try:
+            await self._received(name, take)
+            await asyncio.to_thread(partial.rename, path)
+        except OSError:
+            # Half a blob would only keep a full disk full.
+            await asyncio.to_thread(partial.unlink, missing_ok=True)
+            raise
         return path
+
+    async def _received(self, name: str, take: Callable[[Any], Awaitable[T]]) -> T:
+        """What `take` makes of the blob's body, from its beginning where that was cut off."""
+        attempt = 1
+        while True:
+            with _translated(self._bucket, name):
+                answer = await self._client.get_object(Bucket=self._bucket, Key=self._key(name))
+                try:
+                    async with answer["Body"] as body:
+                        return await take(body)
+                except _AWAY as error:
+                    if attempt == _BODY_ATTEMPTS:
+                        raise
+                    log.warning("a blob was cut off", blob=name, error=str(error), attempt=attempt)
+            attempt += 1
 
     async def list(self, prefix: str) -> list[str]:
         """Names that begin with `prefix`, sorted. Raises OSError."""
@@ -187,5 +216,5 @@ def _translated(bucket: str, name: str) -> Iterator[None]:
         if _code(error) == "NoSuchBucket":
             raise OSError(f"s3://{bucket}: the bucket is gone") from None
         raise OSError(f"s3://{bucket}/{name}: {error}") from error
-    except (BotoCoreError, TimeoutError) as error:
+    except _AWAY as error:
         raise OSError(f"s3://{bucket}/{name}: {error}") from error

@@ -23,12 +23,12 @@ import numpy as np
 import structlog
 
 from contracts import faults
-from contracts.errors import SnapshotRefused
+from contracts.errors import SnapshotRefused, UnknownFormat
 from contracts.ports import BlobStore
 from contracts.topics import Target
 from index_store import manifest as manifests
 from index_store.ann import Operating
-from index_store.files import PartFiles
+from index_store.files import PartFiles, link_or_copy
 from index_store.index import Index
 from index_store.manifest import Blob, Manifest, Moment
 from index_store.parts import Part
@@ -55,7 +55,8 @@ class Snapshots:
         self._writing = asyncio.Lock()
         # What this process wrote or read back whole; what was written before may have gone bad.
         self._written: dict[str, Sequence[Blob]] = {}
-        self._needed: dict[str, set[str]] = {}
+        # Parts of each of our snapshots; None: not known now.
+        self._needed: dict[str, set[str] | None] = {}
         self.refused: dict[str, str] = {}
         """Snapshots that the last `restore` refused, with the reasons."""
 
@@ -67,74 +68,107 @@ class Snapshots:
         moment = Moment.of(index)
         view = index.view
         async with self._writing:
-            # 0. What crashes left: it may be what fills the disk.
-            finished = await self._delete_unfinished()
-            # Names grow even when the clock does not.
-            name = f"{max([time.time_ns(), *(int(old) + 1 for old in finished)]):020d}"
-            known = set(self._written)
             try:
-                # 1. The blobs.
-                parts, alive = await self._write_blobs(name, view)
-                faults.reach("snapshot.blobs")
-                # 2. The manifest, which vouches for them.
-                manifest = manifests.manifest(index, view, moment)
-                manifest |= {"parts": parts, "alive": alive}
-                raw = manifests.sealed(manifest)
-                await self._store.write(f"{self._prefix}{name}/manifest.json", raw)
-                self._needed[name] = manifests.parts_in(manifest)
-                faults.reach("snapshot.manifest")
-                # 3. The pointer: from here on this is the newest.
-                await self._store.write(f"{self._prefix}pointer", name.encode())
-                faults.reach("snapshot.pointer")
-            except OSError:
-                await self._give_up(name, set(self._written) - known)
-                raise
-            # 4. What is no longer kept.
-            for old in [*finished, name][: -self._kept]:
-                await self._delete(old)
-            await self._delete_unneeded_parts()
-            await self._spill.keep(_names(index.view))
+                return await self._write(index, view, moment)
+            finally:
+                # Also of a failed one: what it needed a while ago may be what fills the disk.
+                await self._spill.keep(lambda: _names(index.view))
+
+    async def _write(self, index: Index, view: IndexView, moment: Moment) -> str:
+        # 0. What crashes left: it may be what fills the disk.
+        finished = await self._delete_unfinished()
+        # Names grow even when the clock does not.
+        name = f"{max([time.time_ns(), *(int(old) + 1 for old in finished)]):020d}"
+        known = set(self._written)
+        try:
+            # 1. The blobs.
+            parts, alive = await self._write_blobs(name, view)
+            faults.reach("snapshot.blobs")
+            # 2. The manifest, which vouches for them.
+            manifest = manifests.manifest(index, view, moment)
+            manifest |= {"parts": parts, "alive": alive}
+            raw = manifests.sealed(manifest)
+            await self._store.write(f"{self._prefix}{name}/manifest.json", raw)
+            self._needed[name] = manifests.parts_in(manifest)
+            faults.reach("snapshot.manifest")
+            # 3. The pointer: from here on this is the newest.
+            await self._store.write(f"{self._prefix}pointer", name.encode())
+            faults.reach("snapshot.pointer")
+        except OSError:
+            await self._give_up(name, set(self._written) - known)
+            raise
+        # 4. What is no longer kept.
+        for old in [*finished, name][: -self._kept]:
+            await self._delete(old)
+        await self._delete_unneeded_parts()
         return name
+
+    async def tidy(self, index: Index) -> None:
+        """Delete local files that the index no longer needs, as after a swap."""
+        if self._writing.locked():
+            return  # that needs the files of its own view, and does the same at its end
+        async with self._writing:
+            await self._spill.keep(lambda: _names(index.view))
 
     async def list(self) -> list[str]:
         """Names below the shard's prefix (REPLICA/NAME) that have a manifest, best first.
 
         Those that a pointer names come first, then the newest.
         """
+        names, _ = await self._listed()
+        return [*names]
+
+    async def _listed(self) -> tuple[Sequence[str], Sequence[str]]:
+        """The same, and what pointers name beside these: lost, or not even a name."""
         blobs = await self._store.list(self._shard_prefix)
-        replicas = [blob.removesuffix("pointer") for blob in blobs if blob.endswith("/pointer")]
-        pointed = set()
-        for replica in replicas:
-            with suppress(KeyError):  # deleted since
-                name = (await self._store.read(f"{replica}pointer")).decode("ascii", "replace")
-                pointed.add(replica + name)
         found = [b.removesuffix("/manifest.json") for b in blobs if b.endswith("/manifest.json")]
+        pointed = set()
+        for blob in blobs:
+            if blob.endswith("/pointer"):
+                with suppress(KeyError):  # deleted since
+                    name = (await self._store.read(blob)).decode("ascii", "replace")
+                    pointed.add(blob.removesuffix("pointer") + name)
         found.sort(key=lambda name: (name in pointed, name.rpartition("/")[2]), reverse=True)
-        return [name.removeprefix(self._shard_prefix) for name in found]
+        without = len(self._shard_prefix)
+        lost = sorted(pointed - set(found))
+        return [name[without:] for name in found], [name[without:] for name in lost]
 
     async def manifest(self, name: str) -> Manifest:
-        """Of a snapshot that `list` named. Raises SnapshotRefused."""
+        """Of a snapshot that `list` named. Raises SnapshotRefused, OSError."""
         return manifests.opened(await self._read(f"{name}/manifest.json"))
 
-    async def restore(self, empty: Index) -> Index | None:
+    async def restore(self, empty: Index, *, skip_unread: bool = False) -> Index | None:
         """An index like `empty` from the best valid snapshot of its log, or None.
 
         `empty` itself is not changed; `refused` tells why the snapshots passed over were refused.
+        Raises OSError when the store fails, which says nothing about a snapshot; with
+        `skip_unread` one that cannot be read is passed over as well.
         """
         self.refused = {}
-        for name in await self.list():
+        names, lost = await self._listed()
+        for name in [*lost, *names]:
             try:
                 index = await self._load(name, empty, keep=True)
             except SnapshotRefused as refused:
-                self.refused[name] = str(refused)
-                log.warning("snapshot refused", snapshot=name, reason=str(refused))
+                self._refuse(name, refused)
+            except OSError as error:
+                if not skip_unread:
+                    raise
+                self._refuse(name, error)
             else:
                 log.info("snapshot restored", snapshot=name)
                 return index
         return None
 
+    def _refuse(self, name: str, reason: Exception) -> None:
+        self.refused[name] = str(reason)
+        log.warning("snapshot refused", snapshot=name, reason=str(reason))
+
     async def verify(self, name: str, empty: Index) -> None:
-        """Raise SnapshotRefused unless `name` (of `list`) restores to its digest, row by row."""
+        """Raise SnapshotRefused unless `name` (of `list`) restores to its digest, row by row.
+
+        Raises OSError when the store fails.
+        """
         index = await self._load(name, empty)
         if not await asyncio.to_thread(index.verify):
             raise SnapshotRefused("the rows do not have the digest that they were stored with")
@@ -184,16 +218,18 @@ class Snapshots:
 
     async def _load(self, name: str, empty: Index, *, keep: bool = False) -> Index:
         """`keep`: this index will be used, so that its parts need not be written again."""
+        replica, _, own = name.rpartition("/")
+        if not own.isdecimal():
+            raise SnapshotRefused(f"name: want the digits of a snapshot's, got {own[:40]!r}")
         index = empty.emptied()
         manifest = await self.manifest(name)
         manifests.require_same(manifest, index)
-        replica = name.rpartition("/")[0] + "/"
         alive = await self._read(f"{name}/alive")
         await asyncio.to_thread(manifests.require_blob, manifest["alive"], alive)
         start = 0
         for part in manifest["parts"]:
             end = start + (part["rows"] + 7) // 8
-            segment = await self._segment(replica, part, index.space.dim)
+            segment = await self._segment(f"{replica}/", part, index.space.dim, keep=keep)
             bits = np.frombuffer(alive[start:end], np.uint8)
             segment.keep(np.unpackbits(bits, count=part["rows"], bitorder="little").astype(bool))
             target: Target = part["target"]
@@ -207,12 +243,15 @@ class Snapshots:
         )
         if index.digests() != manifest["digests"]:
             raise SnapshotRefused("the rows do not have the digest that the manifest names")
-        if keep and self._shard_prefix + replica == self._prefix:
+        if keep and self._own(own) == name:
             self._written |= {part["name"]: part["blobs"] for part in manifest["parts"]}
         return index
 
-    async def _segment(self, replica: str, part: dict[str, Any], dim: int) -> Segment:
-        vectors, columns, *ann = [await self._local(replica, blob) for blob in part["blobs"]]
+    async def _segment(
+        self, replica: str, part: dict[str, Any], dim: int, *, keep: bool
+    ) -> Segment:
+        paths = [await self._local(replica, blob, keep=keep) for blob in part["blobs"]]
+        vectors, columns, *ann = paths
         points = [Operating(**point) for point in part["points"]]
         files = PartFiles(
             part["name"],
@@ -225,14 +264,16 @@ class Snapshots:
         )
         return await asyncio.to_thread(Segment.mapped, files, dim)
 
-    async def _local(self, replica: str, blob: Blob) -> Path:
+    async def _local(self, replica: str, blob: Blob, *, keep: bool) -> Path:
+        prefix = self._shard_prefix + replica
+        folder = await self._spill.folder_for(blob["name"].split("/")[1])
         try:
-            folder = await self._spill.folder_for(blob["name"].split("/")[1])
-            path = await self._store.local(self._shard_prefix + replica + blob["name"], folder)
+            path = await self._store.local(prefix + blob["name"], folder)
         except KeyError:
             raise SnapshotRefused(f"{blob['name']}: missing") from None
-        except OSError as error:
-            raise SnapshotRefused(f"{blob['name']}: {error}") from error
+        if keep and prefix != self._prefix and path.parent != folder:
+            # Another replica deletes its own file whenever it likes.
+            path = await asyncio.to_thread(link_or_copy, path, folder / path.name)
         await asyncio.to_thread(manifests.require_file, blob, path)
         return path
 
@@ -241,8 +282,6 @@ class Snapshots:
             return await self._store.read(self._shard_prefix + name)
         except KeyError:
             raise SnapshotRefused(f"{name}: missing") from None
-        except OSError as error:
-            raise SnapshotRefused(f"{name}: {error}") from error
 
     async def _delete_unfinished(self) -> Sequence[str]:
         """Delete our own snapshots without a manifest; the names of the others, ascending."""
@@ -252,21 +291,28 @@ class Snapshots:
         for name in sorted(name for name in names if name.isdecimal()):
             if f"{self._prefix}{name}/manifest.json" in blobs:
                 finished.append(name)
-                if name not in self._needed:
+                if self._needed.get(name) is None:
                     self._needed[name] = await self._parts_of(name)
             else:
                 await self._delete(name)
         await self._delete_unneeded_parts()
         return finished
 
-    async def _parts_of(self, name: str) -> set[str]:
+    async def _parts_of(self, name: str) -> set[str] | None:
         try:
             return manifests.parts_in(await self.manifest(self._own(name)))
+        except (UnknownFormat, OSError) as error:
+            log.warning("no part is deleted", snapshot=name, reason=str(error))
+            return None
         except SnapshotRefused:
             return set()  # nobody can restore it
 
     async def _delete_unneeded_parts(self) -> None:
-        needed = set().union(*self._needed.values())
+        needed: set[str] = set()
+        for parts in self._needed.values():
+            if parts is None:
+                return
+            needed |= parts
         for blob in await self._store.list(f"{self._prefix}parts/"):
             part = blob.removeprefix(self._prefix).split("/")[1]
             if part not in needed:

@@ -7,7 +7,7 @@ never written again. Built segments bring their files with them.
 import asyncio
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -44,20 +44,27 @@ class Spill:
     async def building(self, name: str, parts: Sequence[Part]) -> AsyncIterator[Path]:
         """A folder for the files of a segment to be built out of those of `parts`.
 
-        `keep` leaves it and them alone meanwhile, whatever becomes of the parts.
+        `keep` leaves it and them alone meanwhile, whatever becomes of the parts. After a failure
+        the folder is gone.
         """
         held = [name, *map(_name_of, parts)]
         self._held.update(held)
         try:
             yield await self.folder_for(name)
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, self._folder / name, ignore_errors=True)
+            raise
         finally:
             self._held.subtract(held)
             self._held = +self._held
 
-    async def keep(self, names: Collection[str]) -> None:
-        """Delete the files of all other parts. What is mapped stays readable."""
+    async def keep(self, names: Callable[[], Collection[str]]) -> None:
+        """Delete the files of all other parts. What is mapped stays readable.
+
+        `names` is asked when nobody writes: what is swapped in while this waits is then among them.
+        """
         async with self._lock:
-            await asyncio.to_thread(self._keep, {*names, *self._held})
+            await asyncio.to_thread(self._keep, {*names(), *self._held})
 
     def _folder_for(self, name: str) -> Path:
         self._empty_once()
@@ -75,13 +82,13 @@ class Spill:
         partial = self._folder / f".{name}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        columns.save(columns.pack(part.rows, rows), partial / COLUMNS)
-        vectors = part.rows.vectors
-        with (partial / VECTORS).open("wb") as file:
-            file.write(flat.file_head(vectors.shape[1], rows))
-            for start in range(0, rows, _BLOCK_ROWS):
-                file.write(vectors[start : min(rows, start + _BLOCK_ROWS)].tobytes())
-        partial.rename(self._folder / name)
+        try:
+            _write_rows(part, rows, partial)
+            partial.rename(self._folder / name)
+        except OSError:
+            # Half a part would only keep a full disk full.
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
         return files
 
     def _empty_once(self) -> None:
@@ -95,6 +102,15 @@ class Spill:
         for folder in self._folder.iterdir():
             if folder.name not in names:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _write_rows(part: Part, rows: int, folder: Path) -> None:
+    columns.save(columns.pack(part.rows, rows), folder / COLUMNS)
+    vectors = part.rows.vectors
+    with (folder / VECTORS).open("wb") as file:
+        file.write(flat.file_head(vectors.shape[1], rows))
+        for start in range(0, rows, _BLOCK_ROWS):
+            file.write(vectors[start : min(rows, start + _BLOCK_ROWS)].tobytes())
 
 
 def _name_of(part: Part) -> str:

@@ -53,16 +53,24 @@ class SnapshotKeeper:
     async def restore(self, empty: Index) -> Index | None:
         """From the best valid snapshot; None where there is none, or where the store is away.
 
-        The log has everything too, so nobody has to wait for a store for longer than a moment.
+        What cannot be read is tried again before another snapshot or the log has to do. The log
+        has everything too, so nobody has to wait for a store for longer than a moment.
         """
         for pause_s in (*_RESTORE_PAUSES_S, None):
             try:
-                return await self._snapshots.restore(empty)
+                return await self._snapshots.restore(empty, skip_unread=pause_s is None)
             except OSError as error:
                 log.warning("snapshots cannot be read", error=str(error), again_in_s=pause_s)
                 if pause_s is not None:
                     await asyncio.sleep(pause_s)
         return None
+
+    async def tidy(self, index: Index) -> None:
+        """Delete local files that the index no longer needs, as after a rebuild."""
+        try:
+            await self._snapshots.tidy(index)
+        except OSError as error:
+            log.warning("files could not be deleted", error=str(error))
 
     def begin(self, index: Index) -> None:
         """Count changes from this state on."""
@@ -86,7 +94,7 @@ class SnapshotKeeper:
             try:
                 await choose(self._snapshots, name, index, now=now, retention_s=retention_s)
             except OSError as error:
-                raise SnapshotFailed(f"the pointer could not be written: {error}") from error
+                raise SnapshotFailed(f"the snapshot could not be chosen: {error}") from error
             self._chosen = name
 
     def changed(self, index: Index) -> bool:

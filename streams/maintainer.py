@@ -305,6 +305,10 @@ class Maintainer:
         except RebuildFailed:
             self._metrics.rebuilds.labels(target, "failed").inc()
             raise
+        finally:
+            # Not of an index that is no longer served: its files are none that are needed.
+            if index is self._index:
+                await self.keeper.tidy(index)
         self._metrics.rebuilds.labels(target, "done").inc()
         self._metrics.rebuild_seconds.labels(target).set(done.seconds)
         return done

@@ -375,6 +375,7 @@ class Kit:
         self.admin = FixedAdmin()
         self.queries = DirectQueries()
         self.metrics = Metrics()
+        self.status: dict[str, Any] = {"dead_letters_last_hour": {}}
         self.settings = Settings(**{"wait_s_max": 2.0, "k_max": 100, **settings})
         self.node = Node(
             space=self.queries.encoder.space,
@@ -390,7 +391,7 @@ class Kit:
             matcher=SlackMatcher() if index is None else NumpyMatcher(),
             metrics=self.metrics,
             clock=self.clock,
-            status=lambda: {"dead_letters_last_hour": {}},
+            status=lambda: self.status,
         )
         self.app: Starlette = create_app(self.node)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)

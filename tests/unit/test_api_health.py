@@ -1,15 +1,19 @@
 """Lag, status, metrics, alive and ready; and what they say when the broker is away."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
 from api.app import background
-from contracts.errors import BrokerUnavailable
+from contracts.errors import BrokerUnavailable, SnapshotFailed
 from contracts.ports import Lag
 from contracts.schema import LagAnswer, Readiness, Status
+from index_store.blobs import DiskBlobs
+from streams.keeping import SnapshotKeeper
 from tests.api_kit import Kit
+from tests.index_kit import filled, snapshots_in, vectors
 
 pytestmark = pytest.mark.anyio
 LAG = Lag("encode", "tidelens.encode.hash-v1", "tidelens.images", 1, 3, 5, 2, 4.0)
@@ -29,6 +33,31 @@ async def test_ready_tells_the_broker_and_how_far_behind() -> None:
     body = {"ready": True, "reason": None, "broker": "reachable", "behind_s": 4.0}
     assert response.json() == body | {"snapshot": None}
     assert kit.sample("tidelens_ready") == 1
+
+
+async def test_a_snapshot_that_failed_is_told_and_does_not_make_it_unready(tmp_path: Path) -> None:
+    kit = Kit()
+    (tmp_path / "file").touch()
+    snapshots = snapshots_in(DiskBlobs(tmp_path / "file" / "store"))
+    keeper = SnapshotKeeper(
+        snapshots, kit.metrics, kit.clock, every_s=60, every_records=100, refresh_s=900
+    )
+    kit.status["snapshot"] = keeper.describe()
+    nothing = {"last": None, "failure": None, "chosen": None}
+    assert (await kit.http.get("/readyz")).json()["snapshot"] == nothing
+    with pytest.raises(SnapshotFailed):
+        await keeper.write(filled(vectors(3)))
+    kit.status["snapshot"] = keeper.describe()
+    for path, answer in (("/readyz", Readiness), ("/v1/status", Status)):
+        response = await kit.http.get(path)
+        answer.model_validate_json(response.content)
+        assert (response.status_code, response.json()["ready"]) == (200, True)
+        failure = response.json()["snapshot"]["failure"]
+        assert "Not a directory" in failure["reason"]
+        assert failure["at"] == kit.clock.now()
+    text = (await kit.http.get("/metrics")).text
+    assert 'tidelens_snapshots_total{outcome="failed"} 1.0' in text
+    assert kit.sample("tidelens_snapshot_failure_timestamp_seconds") == kit.clock.now()
 
 
 async def test_not_ready_tells_why() -> None:

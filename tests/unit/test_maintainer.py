@@ -1,21 +1,30 @@
 """The maintainer on the log in memory: deletes that could be missed, snapshots, rebuilds."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
+from structlog.testing import capture_logs
 
 from contracts.embedding import encode_value
 from contracts.errors import SnapshotFailed, SnapshotRefused
 from contracts.memory import ManualClock, MemoryBlobs, MemoryLog, MemoryReader
 from contracts.metrics import Metrics
+from contracts.ports import BlobStore
 from contracts.records import Fetched, OutRecord, Source
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
+from index_store.blobs import DiskBlobs
 from index_store.index import Index
 from index_store.rebuild import Rebuilder
 from index_store.searcher import AppliedFeed, LocalSearcher
+from index_store.snapshots import Snapshots
+from index_store.spill import Spill
 from streams.keeping import SnapshotKeeper
 from streams.maintainer import Maintainer
 from streams.operating import Operations
@@ -26,6 +35,12 @@ pytestmark = pytest.mark.anyio
 
 class FullBlobs(MemoryBlobs):
     full = False
+    away: str | None = None
+
+    async def read(self, name: str) -> bytes:
+        if self.away is not None and name.endswith(self.away):
+            raise OSError("the store is away")
+        return await super().read(name)
 
     async def write(self, name: str, data: bytes | memoryview) -> None:
         if self.full:
@@ -34,18 +49,20 @@ class FullBlobs(MemoryBlobs):
 
 
 class Kit:
-    """A log, a store, a clock; `node` makes a maintainer on them."""
+    """A log, a store, a clock; `node` makes a maintainer on them, with its files in `spills`."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: BlobStore | None = None, spills: Path | None = None) -> None:
         self.clock = ManualClock()
         self.log = MemoryLog({NAMES.embeddings(t): 1 for t in TARGETS}, clock=self.clock)
-        self.store = FullBlobs()
+        self.store: Any = store or FullBlobs()
+        self.spills = spills
         self.searcher = LocalSearcher()
         self.metrics = Metrics()
 
     def node(self) -> Maintainer:
+        spill = new_spill() if self.spills is None else Spill(self.spills)
         keeper = SnapshotKeeper(
-            snapshots_in(self.store, kept=2),
+            Snapshots(self.store, "unit-v1/0/0/", spill, kept=2),
             self.metrics,
             self.clock,
             every_s=60,
@@ -64,13 +81,16 @@ class Kit:
             self.searcher,
             AppliedFeed(),
             keeper,
-            Rebuilder(new_spill(), scanned_rows=50),
+            Rebuilder(spill, scanned_rows=50),
             self.metrics,
             self.clock,
             batch_records=100,
             wait_ms=20,
             stale_after_s=3600,
         )
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(f"tidelens_{name}", labels)
 
     async def put(self, ids: list[str], rows: Vectors) -> None:
         topic = NAMES.embeddings("images")
@@ -154,16 +174,10 @@ async def test_a_failed_snapshot_is_told_and_tried_again_in_time() -> None:
         await node.snapshot_if_due()
         failure = node.keeper.describe()["failure"]
         assert "No space left on device" in failure["reason"]
-        assert (
-            kit.metrics.registry.get_sample_value("tidelens_snapshots_total", {"outcome": "failed"})
-            == 1
-        )
+        assert kit.sample("snapshots_total", outcome="failed") == 1
         with pytest.raises(SnapshotFailed, match="No space left"):
             await Operations(node, target_recall=0.95).snapshot()
-        failed_at = kit.metrics.registry.get_sample_value(
-            "tidelens_snapshot_failure_timestamp_seconds"
-        )
-        assert failed_at == kit.clock.now()
+        assert kit.sample("snapshot_failure_timestamp_seconds") == kit.clock.now()
         # Searching goes on; and the next try waits for its time, whatever comes in.
         assert kit.searcher.is_ready
         kit.store.full = False
@@ -194,6 +208,46 @@ async def test_a_snapshot_older_than_the_tombstones_is_not_read_on_from() -> Non
     async with running(kit.node()) as node:
         await until(kit, 1)
         assert index_of(node).get("images", "gone") is None
+
+
+@pytest.mark.parametrize("harm", ["truncated", "missing", "newer format", "store away"])
+async def test_where_no_snapshot_is_good_the_log_is_replayed_to_the_same_digest(
+    harm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.keeping._RESTORE_PAUSES_S", (0.0, 0.0))
+    kit = Kit()
+    async with running(kit.node()) as node:
+        for n in range(2):
+            await kit.put([f"a{n}", "again"], vectors(2, seed=n))
+            await until(kit, n + 2)
+            await node.snapshot()
+    before, blobs = index_of(node).digests(), kit.store.blobs
+    manifests = [name for name in blobs if name.endswith("manifest.json")]
+    assert len(manifests) == 2
+    for name in manifests:
+        match harm:
+            case "truncated":
+                blobs[name] = blobs[name][:-1]
+            case "missing":
+                del blobs[name.replace("manifest.json", "alive")]
+            case "newer format":
+                blobs[name] = orjson.dumps({"format": 99})
+            case _:
+                kit.store.away = "/alive"
+    kit.searcher.not_ready("ended")
+    with capture_logs() as logs:
+        async with running(kit.node()) as node:
+            await until(kit, 3)
+            assert index_of(node).digests() == before
+            kit.store.away = None
+            await kit.put(["b"], vectors(1))
+            await until(kit, 4)
+            await node.snapshot()
+    refused = [entry["snapshot"] for entry in logs if entry["event"] == "snapshot refused"]
+    assert len(refused) == 2
+    restored = await snapshots_in(kit.store).restore(index_of(node).emptied())
+    assert restored is not None
+    assert restored.digests() == index_of(node).digests()
 
 
 async def test_a_reader_that_slept_too_long_starts_over() -> None:
@@ -298,3 +352,63 @@ async def test_what_is_due_gets_an_index_and_operators_see_it() -> None:
         assert (await operations.verify())["verified"] is True
         [rebuilt] = await operations.rebuild(["images"])
         assert rebuilt["rows"] == 60
+
+
+async def test_files_that_nothing_needs_any_more_are_deleted(tmp_path: Path) -> None:
+    kit = Kit(spills=tmp_path)
+
+    def names() -> set[str]:
+        return {path.name for path in tmp_path.iterdir()}
+
+    def needed() -> set[str]:
+        parts = index_of(node).view.parts["images"]
+        return {f"{p.uid}-{len(p.rows)}" if p.files is None else p.files.name for p in parts}
+
+    async with running(kit.node()) as node:
+        operations = Operations(node, target_recall=0.95)
+        kit.store.full = True
+        for n in range(3):
+            await kit.put([f"a{n}-{m}" for m in range(60)], vectors(60, seed=n))
+            await until(kit, 60 * (n + 1))
+            # Growing rows are written anew each time.
+            with pytest.raises(SnapshotFailed):
+                await operations.snapshot()
+            assert names() == needed()
+        for _ in range(2):
+            await operations.rebuild(["images"])
+            assert names() == needed()
+        kit.store.full = False
+        await operations.snapshot()
+    restored = await snapshots_in(kit.store).restore(index_of(node).emptied())
+    assert restored is not None
+    assert restored.digests() == index_of(node).digests()
+
+
+async def test_a_full_disk_stops_neither_searches_nor_applying(tmp_path: Path) -> None:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tests.full_disk",
+        str(tmp_path),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    told, _ = await child.communicate()
+    assert child.returncode == 0, told.decode()
+
+
+async def test_a_disk_that_cannot_be_written_stops_neither(tmp_path: Path) -> None:
+    """Folders cannot be made below a file, by root either."""
+    (tmp_path / "file").touch()
+    kit = Kit(DiskBlobs(tmp_path / "file" / "store"), tmp_path / "file" / "spills")
+    async with running(kit.node()) as node:
+        await kit.put([f"a{n}" for n in range(60)], vectors(60))
+        await until(kit, 60)
+        kit.clock.advance(61)
+        await node.snapshot_if_due()
+        await node.rebuild_if_due()
+        assert kit.sample("snapshots_total", outcome="failed") == 1
+        assert kit.sample("rebuilds_total", target="images", outcome="failed") == 1
+        assert "Not a directory" in node.keeper.describe()["failure"]["reason"]
+        await kit.put(["b"], vectors(1))
+        await until(kit, 61)

@@ -22,6 +22,7 @@ from index_store.ann import Ann, Operating
 from index_store.build import Spec
 from index_store.index import Index
 from index_store.rebuild import Rebuilder, due
+from index_store.spill import Spill
 from tests.index_kit import (
     IMAGES,
     SPACE,
@@ -199,11 +200,13 @@ async def test_a_sealed_segment_comes_back_from_a_snapshot_with_its_index_and_tu
     }
 
 
-async def test_a_failed_rebuild_leaves_everything_as_it_was() -> None:
+async def test_a_failed_rebuild_leaves_everything_as_it_was(tmp_path: Path) -> None:
     index = grown(500)
-    digests = index.digests()
+    digests, parts = index.digests(), index.view.parts["images"]
     with pytest.raises(RebuildFailed, match="images: the building process ended with 1: "):
-        await Rebuilder(new_spill(), kind="IVF4,Nonsense").run(index, "images")
+        await Rebuilder(Spill(tmp_path), kind="IVF4,Nonsense").run(index, "images")
+    # Only the rows that it began with are still there, for the next one.
+    assert {path.name for path in tmp_path.iterdir()} == {f"{p.uid}-{len(p.rows)}" for p in parts}
     assert index.digests() == digests
     assert index.verify()
     index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
@@ -212,13 +215,17 @@ async def test_a_failed_rebuild_leaves_everything_as_it_was() -> None:
     assert (await Rebuilder(new_spill(), kind="Flat").run(index, "images")).rows == 499
 
 
-async def test_a_cancelled_rebuild_ends_its_process() -> None:
+async def test_a_cancelled_rebuild_ends_its_process_and_leaves_no_files(tmp_path: Path) -> None:
     index = grown(500)
-    rebuilding = asyncio.create_task(Rebuilder(new_spill(), kind="IVF4,SQ8").run(index, "images"))
-    await asyncio.sleep(0.1)
+    rebuilding = asyncio.create_task(
+        Rebuilder(Spill(tmp_path), kind="IVF4,SQ8").run(index, "images")
+    )
+    while not list(tmp_path.rglob("spec.json")):
+        await asyncio.sleep(0.01)
     rebuilding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await rebuilding
+    assert not list(tmp_path.rglob("spec.json"))
     assert len(index.table("images").segments) == 0
     assert (await Rebuilder(new_spill(), kind="Flat").run(index, "images")).rows == 500
 
@@ -385,6 +392,8 @@ def test_columns_come_back_as_they_were_packed(tmp_path: Path) -> None:
     (tmp_path / "c").write_bytes(b"torn")
     with pytest.raises(SnapshotRefused, match="c: unreadable"):
         columns.load(tmp_path / "c")
+    with pytest.raises(OSError, match=r"d: .*Not a directory"):
+        columns.save(arrays, tmp_path / "c" / "d")
 
 
 def test_kinds() -> None:

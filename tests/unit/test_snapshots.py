@@ -1,28 +1,38 @@
 """Snapshots: whole or refused, of this log and space only, published last byte first."""
 
 import asyncio
+import os
 import random
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import orjson
 import pytest
 
 from contracts.errors import SnapshotRefused
 from contracts.hits import VectorQuery
-from contracts.memory import MemoryBlobs
+from contracts.memory import ManualClock, MemoryBlobs
+from contracts.metrics import Metrics
 from contracts.records import TopicPartition
 from contracts.space import Space
 from contracts.topics import TARGETS
 from index_store import snapshots as module
 from index_store.blobs import DiskBlobs
 from index_store.index import Index
+from index_store.snapshots import Snapshots
+from index_store.spill import Spill
+from streams.keeping import SnapshotKeeper
 from tests.index_kit import (
     IMAGES,
     NAMES,
     TOPIC_IDS,
     batch,
+    built,
     filled,
     new_index,
+    new_spill,
     put,
     record,
     snapshots_in,
@@ -92,53 +102,202 @@ async def test_nothing_to_restore() -> None:
     assert await snapshots_in(MemoryBlobs(), PREFIX, kept=1).restore(new_index()) is None
 
 
-@pytest.mark.parametrize("harm", ["tear", "flip", "lose", "swap"])
-async def test_a_harmed_snapshot_is_refused_and_the_previous_used(harm: str) -> None:
-    """Whichever blob is harmed, and wherever."""
-    store, index = MemoryBlobs(), some_index()
-    snapshots, dice = snapshots_in(store, PREFIX, kept=2), random.Random(harm)
-    await snapshots.write(index)
-    before, old = index.digests(), dict(store.blobs)
+class Two(NamedTuple):
+    """A store with two snapshots; `new` are the blobs that only the second needs."""
+
+    blobs: dict[str, bytes]
+    new: list[str]
+    names: list[str]
+    digests: list[Any]
+
+
+async def _two() -> Two:
+    store, index, spill = MemoryBlobs(), some_index(), new_spill()
+    snapshots = Snapshots(store, PREFIX, spill, kept=2)
+    names, digests = [await snapshots.write(index)], [index.digests()]
+    old = {name for name in store.blobs if "/parts/" in name or names[0] in name}
+    sealing = index.seal("images")
+    index.swap("images", sealing, await built(index, "images", sealing, spill, "IVF4,SQ8"))
     change(index)
-    newest = await snapshots.write(index)
-    whole = dict(store.blobs)
+    names.append(await snapshots.write(index))
+    digests.append(index.digests())
+    new = [name for name in store.blobs if name not in old and not name.endswith("pointer")]
+    return Two(store.blobs, new, names, digests)
+
+
+@pytest.fixture(scope="module")
+def two() -> Two:
+    return asyncio.run(_two())
+
+
+def torn(data: bytes, dice: random.Random) -> bytes:
+    """What was cached and not written: the length is right already."""
+    kept = len(data) // 2
+    return data[:kept] + bytes(len(data) - kept)
+
+
+def truncated(data: bytes, dice: random.Random) -> bytes:
+    return data[: dice.randrange(len(data))]
+
+
+def flipped(data: bytes, dice: random.Random) -> bytes:
+    place, bit = dice.randrange(len(data)), 1 << dice.randrange(8)
+    return data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :]
+
+
+def missing(data: bytes, dice: random.Random) -> None:
+    return None
+
+
+Harm = Callable[[bytes, random.Random], bytes | None]
+HARMS: dict[Harm, str] = {
+    torn: r"{blob}: the bytes are not those written \(SHA-256\)",
+    truncated: r"{blob}: want \d+ bytes, got \d+",
+    flipped: r"{blob}: the bytes are not those written \(SHA-256\)",
+    missing: r"{blob}: missing",
+}
+MANIFEST_HARMS: dict[Harm, str] = {
+    torn: r"{blob}: unreadable \(JSONDecodeError",
+    truncated: r"{blob}: unreadable \(JSONDecodeError",
+    flipped: r"{blob}: unreadable|{blob}: the bytes are not those written|format: this version",
+    missing: r"{blob}: missing",
+}
+
+
+def harmed(two: Two, blob: str, harm: Harm, dice: random.Random) -> MemoryBlobs:
+    store = MemoryBlobs()
+    store.blobs = dict(two.blobs)
+    data = harm(store.blobs.pop(blob), dice)
+    if data is not None:
+        store.blobs[blob] = data
+    return store
+
+
+@pytest.mark.parametrize("harm", HARMS, ids=lambda harm: harm.__name__)
+@pytest.mark.parametrize(
+    "blob", ["manifest.json", "alive", "vectors.faiss", "columns.safetensors", "ann.faiss"]
+)
+async def test_a_harmed_snapshot_is_refused_and_the_previous_used(
+    blob: str, harm: Harm, two: Two
+) -> None:
+    dice = random.Random(f"{blob} {harm.__name__}")
+    reason = (MANIFEST_HARMS if blob == "manifest.json" else HARMS)[harm]
     # What both need is in the store once, so that harm to it would be harm to both.
-    blobs = [name for name in whole if name not in old]
-    assert {name.rpartition("/")[2] for name in blobs} == {
-        "alive",
-        "manifest.json",
-        "vectors.faiss",
-        "columns.safetensors",
-    }
-    for blob in blobs * (20 if harm == "flip" else 1):
-        store.blobs = dict(whole)
-        data = whole[blob]
-        if harm == "tear":
-            store.blobs[blob] = data[: dice.randrange(len(data))]
-        elif harm == "lose":
-            del store.blobs[blob]
-        elif harm == "swap":
-            store.blobs[blob] = data[::-1]
-        else:
-            place, bit = dice.randrange(len(data)), 1 << dice.randrange(8)
-            changed = bytes([data[place] ^ bit])
-            store.blobs[blob] = data[:place] + changed + data[place + 1 :]
+    names = [name for name in two.new if name.endswith(f"/{blob}")]
+    assert names
+    for name in names * (20 if harm in (truncated, flipped) else 1):
+        snapshots = snapshots_in(harmed(two, name, harm, dice), PREFIX, kept=2)
         restored = await snapshots.restore(new_index())
         assert restored is not None
-        assert restored.digests() == before, f"{blob} {harm}"
-        # A lost manifest leaves no snapshot that could be refused.
-        lost = harm == "lose" and blob.endswith("manifest.json")
-        assert list(snapshots.refused) == ([] if lost else [f"0/{newest}"])
+        assert restored.digests() == two.digests[0]
+        assert list(snapshots.refused) == [f"0/{two.names[1]}"]
+        [told] = snapshots.refused.values()
+        assert re.search(reason.format(blob=re.escape(blob)), told), told
 
 
-async def test_a_newer_format_is_refused_by_its_number() -> None:
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (torn, r"name: want the digits of a snapshot's, got '\d+\\x00"),
+        (truncated, r"0/\d+/manifest.json: missing|name: want the digits"),
+        (flipped, r"0/\d+/manifest.json: missing|name: want the digits"),
+        (missing, None),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+async def test_a_harmed_pointer_is_told_and_the_newest_used(
+    harm: Harm, reason: str | None, two: Two
+) -> None:
+    dice = random.Random(harm.__name__)
+    for _ in range(20):
+        store = harmed(two, f"{PREFIX}pointer", harm, dice)
+        snapshots = snapshots_in(store, PREFIX, kept=2)
+        restored = await snapshots.restore(new_index())
+        assert restored is not None
+        assert restored.digests() == two.digests[1]
+        assert len(snapshots.refused) == (reason is not None)
+        for told in snapshots.refused.values():
+            assert reason is not None
+            assert re.match(reason, told), told
+
+
+def resealed(store: MemoryBlobs, name: str, change: Callable[[Any], None]) -> None:
+    """Change a manifest as its writer would have: it vouches for itself again."""
+    at = f"{PREFIX}{name}/manifest.json"
+    manifest = module.manifests.opened(store.blobs[at])
+    change(manifest)
+    store.blobs[at] = module.manifests.sealed(manifest)
+
+
+def other_space(manifest: Any) -> None:
+    manifest["space"] |= {"name": "other-v1", "fingerprint": "00"}
+
+
+def other_topic(manifest: Any) -> None:
+    manifest["topic_ids"][IMAGES.topic] = "another"
+
+
+def other_partitions(manifest: Any) -> None:
+    manifest["partitions"]["images"] = 2
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (other_space, r"space: want unit-v1 \(\w+\), got other-v1 \(00\)"),
+        (other_topic, r"topic_ids: today .*'id-of-images'.*, the snapshot has .*'another'"),
+        (other_partitions, r"partitions: today .*'images': 1.*, the snapshot has .*'images': 2"),
+    ],
+)
+async def test_a_snapshot_of_something_else_is_refused_and_the_previous_used(
+    change: Callable[[Any], None], reason: str, two: Two
+) -> None:
     store = MemoryBlobs()
-    snapshots = snapshots_in(store, PREFIX, kept=1)
-    name = await snapshots.write(some_index())
-    manifest = f"{PREFIX}{name}/manifest.json"
-    store.blobs[manifest] = orjson.dumps({**orjson.loads(store.blobs[manifest]), "format": 99})
-    with pytest.raises(SnapshotRefused, match="format: this version reads 2, got 99"):
-        await snapshots.verify(f"0/{name}", new_index())
+    store.blobs = dict(two.blobs)
+    resealed(store, two.names[1], change)
+    snapshots = snapshots_in(store, PREFIX, kept=2)
+    restored = await snapshots.restore(new_index())
+    assert restored is not None
+    assert restored.digests() == two.digests[0]
+    assert list(snapshots.refused) == [f"0/{two.names[1]}"]
+    assert re.match(reason, snapshots.refused[f"0/{two.names[1]}"])
+
+
+async def test_a_newer_format_is_refused_by_its_number_and_the_previous_used(two: Two) -> None:
+    store = MemoryBlobs()
+    store.blobs = dict(two.blobs)
+    newer_format(store, two.names[1])
+    snapshots = snapshots_in(store, PREFIX, kept=2)
+    restored = await snapshots.restore(new_index())
+    assert restored is not None
+    assert restored.digests() == two.digests[0]
+    assert snapshots.refused == {f"0/{two.names[1]}": "format: this version reads 2, got 99"}
+
+
+def newer_format(store: MemoryBlobs, name: str) -> None:
+    """Nothing but the number may be known of it."""
+    store.blobs[f"{PREFIX}{name}/manifest.json"] = orjson.dumps({"format": 99, "all": "else"})
+
+
+@pytest.mark.parametrize("blob", ["vectors.faiss", "columns.safetensors", "ann.faiss"])
+async def test_files_of_a_format_that_nobody_knows_are_refused(blob: str, two: Two) -> None:
+    """Though the manifest vouches for their bytes."""
+    store, data = MemoryBlobs(), b"of another version"
+    store.blobs = dict(two.blobs)
+
+    def vouch(manifest: Any) -> None:
+        for part in manifest["parts"]:
+            for entry in part["blobs"]:
+                if entry["name"].endswith(blob) and PREFIX + entry["name"] in two.new:
+                    store.blobs[PREFIX + entry["name"]] = data
+                    entry |= {"bytes": len(data), "sha256": module.manifests.sha256(data)}
+
+    resealed(store, two.names[1], vouch)
+    snapshots = snapshots_in(store, PREFIX, kept=2)
+    restored = await snapshots.restore(new_index())
+    assert restored is not None
+    assert restored.digests() == two.digests[0]
+    assert re.search(f"{blob}: unreadable", snapshots.refused[f"0/{two.names[1]}"])
 
 
 @pytest.mark.parametrize("what", ["digest", "vectors"])
@@ -147,16 +306,17 @@ async def test_rows_that_do_not_make_the_digest_are_refused(what: str) -> None:
     store = MemoryBlobs()
     snapshots = snapshots_in(store, PREFIX, kept=1)
     name = await snapshots.write(some_index())
-    at = f"{PREFIX}{name}/manifest.json"
-    manifest = module.manifests.opened(store.blobs[at])
-    if what == "digest":
-        manifest["digests"][0]["digest"] = "0" * 32
-    else:
-        blob = manifest["parts"][0]["blobs"][0]
-        raw = store.blobs[PREFIX + blob["name"]]
-        store.blobs[PREFIX + blob["name"]] = changed = raw[:-64] + b"\0" * 64
-        blob["sha256"] = module.manifests.sha256(changed)
-    store.blobs[at] = module.manifests.sealed(manifest)
+
+    def change(manifest: Any) -> None:
+        if what == "digest":
+            manifest["digests"][0]["digest"] = "0" * 32
+        else:
+            blob = manifest["parts"][0]["blobs"][0]
+            raw = store.blobs[PREFIX + blob["name"]]
+            store.blobs[PREFIX + blob["name"]] = changed = raw[:-64] + b"\0" * 64
+            blob["sha256"] = module.manifests.sha256(changed)
+
+    resealed(store, name, change)
     with pytest.raises(SnapshotRefused, match="digest"):
         await snapshots.verify(f"0/{name}", new_index())
 
@@ -278,6 +438,125 @@ class FullDisk(MemoryBlobs):
         await super().write(name, data)
 
 
+class FailingOnce(MemoryBlobs):
+    """The first read of the blob that `blob` ends fails, or all of them."""
+
+    blob = "none"
+    always = False
+
+    async def read(self, name: str) -> bytes:
+        if name.endswith(self.blob):
+            if not self.always:
+                self.blob = "none"
+            raise OSError(f"{name}: the store is away")
+        return await super().read(name)
+
+
+def parts_in(store: MemoryBlobs) -> set[str]:
+    return {name for name in store.blobs if "/parts/" in name}
+
+
+async def test_a_manifest_that_cannot_be_read_costs_no_snapshot_its_parts() -> None:
+    store, index = FailingOnce(), some_index()
+    first = snapshots_in(store, PREFIX, kept=3)
+    names = [await first.write(index)]
+    change(index)
+    names.append(await first.write(index))
+    before = parts_in(store)
+    # A new process, which has to read what the others need.
+    again = snapshots_in(store, PREFIX, kept=3)
+    store.blob = f"{names[0]}/manifest.json"
+    change(index)
+    names.append(await again.write(index))
+    assert store.blob == "none", "it failed"
+    assert parts_in(store) > before
+    for name in names:
+        await again.verify(f"0/{name}", new_index())
+    # Once it is known what is needed, the rest goes again.
+    store.blobs[f"{PREFIX}parts/of-nothing/vectors.faiss"] = b"1"
+    await again.write(index)
+    assert not any("of-nothing" in name for name in store.blobs)
+
+
+async def test_a_snapshot_of_another_version_keeps_its_parts_as_long_as_itself() -> None:
+    store, index = MemoryBlobs(), some_index()
+    name = await snapshots_in(store, PREFIX, kept=2).write(index)
+    newer_format(store, name)
+    theirs = parts_in(store)
+    snapshots, index = snapshots_in(store, PREFIX, kept=2), some_index(50)
+    await snapshots.write(index)
+    assert parts_in(store) > theirs
+    await snapshots.write(index)
+    assert not parts_in(store) & theirs
+    assert not any(f"/{name}/" in blob for blob in store.blobs)
+
+
+@pytest.mark.parametrize("blob", ["pointer", "manifest.json", "alive", "columns.safetensors"])
+async def test_a_store_that_fails_once_says_nothing_about_a_snapshot(blob: str) -> None:
+    store, index = FailingOnce(), some_index()
+    snapshots = snapshots_in(store, PREFIX, kept=1)
+    await snapshots.write(index)
+    store.blob = blob
+    with pytest.raises(OSError, match=f"{blob}: the store is away"):
+        await snapshots.restore(new_index())
+    restored = await snapshots.restore(new_index())
+    assert restored is not None
+    assert restored.digests() == index.digests()
+    assert snapshots.refused == {}
+
+
+@pytest.mark.parametrize("always", [False, True])
+async def test_a_start_tries_again_before_it_takes_the_previous_one(
+    always: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.keeping._RESTORE_PAUSES_S", (0.0, 0.0))
+    store, index = FailingOnce(), some_index()
+    snapshots = snapshots_in(store, PREFIX, kept=2)
+    await snapshots.write(index)
+    digests = [index.digests()]
+    change(index)
+    newest = await snapshots.write(index)
+    digests.append(index.digests())
+    store.blob, store.always = f"{newest}/alive", always
+    keeper = SnapshotKeeper(
+        snapshots, Metrics(), ManualClock(), every_s=1, every_records=1, refresh_s=1
+    )
+    restored = await keeper.restore(new_index())
+    assert restored is not None
+    assert restored.digests() == digests[0 if always else 1]
+    told = {f"0/{newest}": f"{PREFIX}{newest}/alive: the store is away"}
+    assert snapshots.refused == (told if always else {})
+
+
+@pytest.mark.parametrize("devices", ["one", "two"])
+async def test_an_index_outlives_the_snapshot_of_another_replica_that_it_came_from(
+    devices: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, index = DiskBlobs(tmp_path / "store"), some_index()
+    other = snapshots_in(store, "unit-v1/0/1/", kept=1)
+    await other.write(index)
+    if devices == "two":
+
+        def link(source: Path, target: Path) -> None:
+            raise OSError(18, "Invalid cross-device link")
+
+        monkeypatch.setattr(os, "link", link)
+    snapshots = Snapshots(store, PREFIX, Spill(tmp_path / "spill"), kept=1)
+    restored = await snapshots.restore(new_index())
+    assert restored is not None
+    # The other builds anew, and deletes what it wrote before.
+    theirs = await other.write(some_index(10))
+    change(restored)
+    name = await snapshots.write(restored)
+    await snapshots.verify(f"0/{name}", new_index())
+    assert restored.verify()
+    # And its own may go on from there.
+    own = await snapshots_in(store, PREFIX, kept=1).restore(new_index())
+    assert own is not None
+    assert own.digests() == restored.digests()
+    await other.verify(f"1/{theirs}", new_index())
+
+
 @pytest.mark.parametrize("writes", range(5))
 async def test_a_full_disk_leaves_the_previous_snapshot_and_no_rest(writes: int) -> None:
     store, index = FullDisk(9), some_index()
@@ -314,6 +593,19 @@ async def test_applying_goes_on_while_a_snapshot_is_written() -> None:
     assert restored.digests() == written[0] != index.digests()
     assert restored.caught_up_at == {IMAGES: 5.0}
     assert TopicPartition(NAMES.embeddings("captions"), 0) in restored.positions
+
+
+async def test_files_of_a_snapshot_under_way_are_not_tidied_away() -> None:
+    class Growing(MemoryBlobs):
+        async def upload(self, name: str, path: Path) -> None:
+            change(index)
+            await snapshots.tidy(index)
+            await super().upload(name, path)
+
+    index = some_index()
+    snapshots = snapshots_in(Growing(), PREFIX, kept=1)
+    name = await snapshots.write(index)
+    await snapshots.verify(f"0/{name}", new_index())
 
 
 async def test_two_writes_at_once_take_turns() -> None:

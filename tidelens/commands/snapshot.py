@@ -266,7 +266,7 @@ async def _described(shard: _Shard, name: str) -> dict[str, Any]:
 
     try:
         manifest = await shard.snapshots.manifest(name)
-    except SnapshotRefused as error:
+    except (SnapshotRefused, OSError) as error:
         return {"refused": str(error)}
     created = datetime.fromtimestamp(manifest["created"], UTC)
     blobs = [blob["bytes"] for part in manifest["parts"] for blob in part["blobs"]]

@@ -126,6 +126,7 @@ class MemoryLog:
         self._partition_of = partition_of
         self._clock = clock or ManualClock()
         self.retention_s = 86_400.0
+        self.lag_s = 3_600.0
         self._grown = asyncio.Condition()
         self._owner: dict[TopicPartition, Lease] = {}
         self.records: dict[TopicPartition, list[Record]] = defaultdict(list)
@@ -160,6 +161,9 @@ class MemoryLog:
 
     async def delete_retention_s(self, topics: Iterable[str]) -> float:
         return self.retention_s
+
+    async def compaction_lag_s(self, topics: Iterable[str]) -> float:
+        return self.lag_s
 
     async def committed(self, group: str) -> dict[TopicPartition, int]:
         return dict(self.offsets[group])

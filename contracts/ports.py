@@ -123,6 +123,10 @@ class EventLog(Protocol):
         """For how long at least tombstones stay (delete.retention.ms); infinite where unknown."""
         ...
 
+    async def compaction_lag_s(self, topics: Iterable[str]) -> float:
+        """How long every record stays at least (min.compaction.lag.ms); infinite where unknown."""
+        ...
+
     async def committed(self, group: str) -> dict[TopicPartition, int]:
         """The group's committed offsets."""
         ...

@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.errors import ConfigurationError
 from contracts.partitioning import PartitionerName
+from contracts.user_folders import user_data_dir
 
 MIB = 1024 * 1024
 
@@ -59,16 +60,20 @@ class Settings(BaseSettings):
     partitions: int = Field(4, ge=1, le=4096, description="Partitions of topics that we create.")
     replication_factor: int = Field(1, ge=1, le=32767, description="Of topics that we create.")
     min_insync_replicas: int = Field(1, ge=1, description="Of topics that we create.")
-    data: Path = Field(Path("tidelens-data"), description="Directory for Kafka's and our files.")
-    cache_dir: Path | None = Field(None, description="Downloads; none: the user's cache.")
+    data: Path = Field(
+        default_factory=user_data_dir, description="Directory for Kafka's and our files."
+    )
     shard: str = Field("0", pattern=r"^[a-z0-9-]+$", description="This index node's shard.")
     replica: str = Field("0", pattern=r"^[a-z0-9-]+$", description="This index node's replica.")
 
     # Addresses
-    host: str = Field("127.0.0.1", description="Address that the API listens on.")
+    host: str = Field("127.0.0.1", description="Address that the API and /metrics listen on.")
     port: int = Field(8080, ge=0, le=65535, description="Port that the API listens on.")
     encode_metrics_port: int = Field(
-        9464, ge=0, le=65535, description="Port of an encoder's /metrics; 0: none."
+        9464,
+        ge=0,
+        le=65535,
+        description="Port of an encoder's /metrics; not set and taken: another one; 0: none.",
     )
     hosts_allowed: list[str] = Field(
         default_factory=list,
@@ -128,7 +133,9 @@ class Settings(BaseSettings):
     )
     snapshots_kept: int = Field(2, ge=1, description="Snapshots kept.")
     stale_after_s: float = Field(
-        3600.0, gt=0, description="Not ready when last caught up this long ago."
+        3600.0,
+        gt=0,
+        description="Not ready when last caught up this long ago, or min.compaction.lag.ms ago.",
     )
 
     # Limits of serving

@@ -62,14 +62,12 @@ class LocalBroker:
         heap_mb: int = 512,
         sasl: SaslListener | None = None,
         extra: Mapping[str, str] | None = None,
-        cache_dir: Path | None = None,
     ) -> None:
         self._root = data_dir / "kafka"
         self._port = port
         self._heap_mb = heap_mb
         self._sasl = sasl
         self._extra = dict(extra or {})
-        self._cache_dir = cache_dir
         self._guard: asyncio.subprocess.Process | None = None
         self.pid = 0
         self.bootstrap = ""
@@ -80,7 +78,7 @@ class LocalBroker:
 
         Raises DataDirNotWritable, DataDirInUse, PortInUse, BrokerUnavailable.
         """
-        classpath = await asyncio.to_thread(kafka_classpath, self._cache_dir)
+        classpath = await asyncio.to_thread(kafka_classpath)
         await asyncio.to_thread(self._write_configuration)
         java = await asyncio.to_thread(self._java, classpath)
         if not await asyncio.to_thread((self._root / "data" / "meta.properties").exists):

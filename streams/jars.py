@@ -11,7 +11,8 @@ from pathlib import Path
 
 import orjson
 
-from contracts.errors import BrokerUnavailable
+from contracts.errors import BrokerUnavailable, ConfigurationError
+from contracts.user_folders import user_cache_dir
 
 KAFKA_VERSION = "4.1.1"
 # All named: left to itself the resolver picks kafka-clients 3.8.0, and the broker then dies with
@@ -33,26 +34,31 @@ _COORDINATES = "+".join(
 )
 
 
-def default_cache() -> Path:
-    """The user's cache directory for us, by the XDG convention."""
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "tidelens"
-
-
-def kafka_classpath(cache_dir: Path | None = None) -> str:
+def kafka_classpath() -> str:
     """The class path of Kafka's broker and tools. Blocking; downloads 54 MB at the first call.
 
-    Raises BrokerUnavailable when the jars are neither here nor to be had.
+    Raises BrokerUnavailable when the jars are neither here nor to be had, ConfigurationError when
+    the user's cache folder cannot be written.
     """
-    root = (cache_dir or default_cache()) / f"kafka-{KAFKA_VERSION}"
-    root.mkdir(parents=True, exist_ok=True)
+    root = user_cache_dir() / f"kafka-{KAFKA_VERSION}"
     found = _listed(root)
     if found is None:
-        # Two starts at once: one downloads, the other waits and then finds the list.
-        with (root / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            found = _listed(root) or _download(root)
+        try:
+            found = _fetched(root)
+        except OSError as error:
+            raise ConfigurationError(
+                f"XDG_CACHE_HOME: Kafka's jars cannot be kept in {root}: {error.strerror}; make it "
+                "writable or set another folder"
+            ) from error
     return os.pathsep.join(found)
+
+
+def _fetched(root: Path) -> list[str]:
+    root.mkdir(parents=True, exist_ok=True)
+    # Two starts at once: one downloads, the other waits and then finds the list.
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _listed(root) or _download(root)
 
 
 def _listed(root: Path) -> list[str] | None:

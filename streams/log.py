@@ -26,7 +26,7 @@ from contracts.records import (
 )
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
-from streams.topics import delete_retention_s
+from streams.topics import compaction_lag_s, delete_retention_s
 
 _READ_TIMEOUT_MS = 3_000
 
@@ -222,6 +222,9 @@ class KafkaLog:
 
     async def delete_retention_s(self, topics: Iterable[str]) -> float:
         return await delete_retention_s(self._connection, topics)
+
+    async def compaction_lag_s(self, topics: Iterable[str]) -> float:
+        return await compaction_lag_s(self._connection, topics)
 
     async def committed(self, group: str) -> dict[TopicPartition, int]:
         async with self._connection.client() as client:

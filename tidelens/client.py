@@ -19,10 +19,16 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import httpx
 import orjson
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from contracts.deltas import WireChange, apply, difference
-from contracts.errors import BrokerUnavailable, NotReady, RejectedRequest, TidelensError
+from contracts.errors import (
+    BrokerUnavailable,
+    ConfigurationError,
+    NotReady,
+    RejectedRequest,
+    TidelensError,
+)
 from contracts.messages import WireHit
 
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -50,12 +56,15 @@ class Update:
 
 
 class Client:
-    """Speaks the public HTTP and WebSocket contract, version 1. Use as `async with`."""
+    """Speaks the public HTTP and WebSocket contract, version 1. Use as `async with`.
+
+    Raises ConfigurationError for a URL that cannot be one of a server.
+    """
 
     def __init__(
         self, url: str = "http://127.0.0.1:8080", *, timeout_s: float | None = 60.0
     ) -> None:
-        self._url = url.rstrip("/")
+        self._url = _checked(url).rstrip("/")
         self._http = httpx.AsyncClient(base_url=self._url, timeout=timeout_s, trust_env=False)
 
     async def __aenter__(self) -> Self:
@@ -106,9 +115,14 @@ class Client:
                 f"no Tidelens server answers at {self._url} ({error or type(error).__name__}); "
                 "start one with `tidelens up`, or give --url"
             ) from None
-        if response.is_success:
+        if not response.is_success:
+            raise _refused(response)
+        try:
             return response.json()
-        raise _refused(response)
+        except ValueError:
+            raise ServerUnavailable(
+                f"what answers at {self._url} is no Tidelens server; give another --url"
+            ) from None
 
     async def watch(
         self, query: Mapping[str, Any], *, cursor: str | None = None, mode: str = "top"
@@ -130,7 +144,7 @@ class Client:
                         yield update
             except NotReady:
                 pass
-            except (OSError, InvalidHandshake, ConnectionClosed, TimeoutError) as error:
+            except (OSError, InvalidHandshake, InvalidURI, ConnectionClosed) as error:
                 if failures == 0 and not subscription.opened:
                     raise ServerUnavailable(f"no live socket at {self._url}: {error}") from None
             await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
@@ -192,6 +206,20 @@ class _Subscription:
             return None
         self._cursor = message["cursor"]
         return Update(kind, changes, self._hits, self._cursor)
+
+
+def _checked(url: str) -> str:
+    """The same. Raises ConfigurationError."""
+    try:
+        parts = urlsplit(url)
+        # Each of these is parsed only when it is asked for, and raises ValueError then.
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        httpx.URL(url)
+    except (ValueError, httpx.InvalidURL):
+        known = False
+    if not known:
+        raise ConfigurationError(f"url: want http://HOST:PORT, got {url!r}")
+    return url
 
 
 def _refused(response: httpx.Response) -> TidelensError:

@@ -12,6 +12,7 @@ import structlog
 
 from contracts.errors import TidelensError
 from contracts.settings import Settings
+from tidelens.runtime import RunFile
 
 if TYPE_CHECKING:
     from streams.control import Control
@@ -28,6 +29,10 @@ class EncoderProcess:
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     @classmethod
     async def start(cls, settings: Settings, model: str, metrics_port: int) -> Self:
         """It loads its model until it is told where Kafka is."""
@@ -35,6 +40,7 @@ class EncoderProcess:
         environment = {
             **os.environ,
             "TIDELENS_ENCODE_METRICS_PORT": str(metrics_port),
+            "TIDELENS_HOST": settings.host,
             "TIDELENS_MODEL": model,
             "TIDELENS_TOPIC_PREFIX": settings.topic_prefix,
             "TIDELENS_ALLOW_ROOTS": orjson.dumps(roots).decode(),
@@ -80,26 +86,24 @@ class Encoders:
     of the active space, of the one kept for a rollback, and of a candidate encoded once.
     """
 
-    def __init__(self, settings: Settings, metrics_port: int) -> None:
+    def __init__(self, settings: Settings, metrics_port: int, run_file: RunFile) -> None:
         self._settings = settings
         self._metrics_port = metrics_port
+        self._run_file = run_file
         self._first: tuple[str, EncoderProcess] | None = None
         self._current = settings.model
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, model: str) -> None:
         """A first process, before Kafka is there, since loading a model takes longest."""
-        self._first = (
-            model,
-            await EncoderProcess.start(self._settings, model, self._metrics_port),
-        )
+        self._first = (model, await self._start(model, self._metrics_port))
 
     async def stop(self) -> None:
         """End the first one if `run` has no use for it."""
         if self._first is not None:
-            process = self._first[1]
+            model, process = self._first
             self._first = None
-            await process.stop()
+            await self._stop(model, process)
 
     async def run(self, brokers: str, followed: "AsyncIterator[Control]") -> None:
         """Until cancelled, or until the current model's encoder fails."""
@@ -126,7 +130,7 @@ class Encoders:
                     raise
                 log.error("encoder beside fails; trying again", model=model, error=str(error))
             finally:
-                await encoder.stop()
+                await self._stop(model, encoder)
             await asyncio.sleep(_AGAIN_S)
 
     async def _started(self, model: str) -> EncoderProcess:
@@ -135,7 +139,16 @@ class Encoders:
             self._first = None
             return process
         # Only one has /metrics on the port that is known; others would collide with it.
-        return await EncoderProcess.start(self._settings, model, 0)
+        return await self._start(model, 0)
+
+    async def _start(self, model: str, metrics_port: int) -> EncoderProcess:
+        process = await EncoderProcess.start(self._settings, model, metrics_port)
+        self._run_file.child(f"encode {model}", process.pid)
+        return process
+
+    async def _stop(self, model: str, process: EncoderProcess) -> None:
+        await process.stop()
+        self._run_file.child(f"encode {model}", None)
 
 
 def _models(control: "Control", default: str) -> list[str]:

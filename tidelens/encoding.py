@@ -19,6 +19,9 @@ from tidelens.clock import SystemClock
 from tidelens.signals import stop_signal, until_stopped
 
 if TYPE_CHECKING:
+    from threading import Thread
+    from wsgiref.simple_server import WSGIServer
+
     from consumers.worker import EncoderWorker
     from streams.connect import Connection
 
@@ -29,19 +32,23 @@ async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: boo
     """Encode until stopped. `attached`: the broker's address is the first line on stdin, and the
     end of stdin (the parent is gone) stops us.
     """
-    async with stop_signal() as stop:
+    metrics = Metrics()
+    async with contextlib.AsyncExitStack() as stack:
+        stop = await stack.enter_async_context(stop_signal())
+        # A taken port is told at once, not after the model was loaded.
+        stack.enter_context(metrics_server(settings, metrics))
         # The imports and the weights take seconds: load them while the broker starts.
         loading = asyncio.create_task(asyncio.to_thread(_load, settings))
         try:
             if not attached:
-                await _encode(settings, kafka, settings.brokers or "", loading, stop)
+                await _encode(settings, kafka, settings.brokers or "", loading, metrics, stop)
                 return
             parent = await _Parent.connect()
             brokers = await parent.address()
             watching = asyncio.create_task(parent.gone())
             watching.add_done_callback(lambda _: stop.set())
             if brokers:
-                await _encode(settings, kafka, brokers, loading, stop)
+                await _encode(settings, kafka, brokers, loading, metrics, stop)
             watching.cancel()
         finally:
             loading.cancel()
@@ -82,18 +89,17 @@ async def _encode(
     kafka: KafkaSettings,
     brokers: str,
     loading: "asyncio.Task[Encoder]",
+    metrics: Metrics,
     stop: asyncio.Event,
 ) -> None:
     from streams.connect import Connection
 
-    metrics = Metrics()
     encoder = await loading
-    with _metrics_server(settings.encode_metrics_port, metrics):
-        async with open_worker(
-            settings, Connection(brokers, kafka), encoder, metrics, SystemClock()
-        ) as worker:
-            log.info("encoding", space=encoder.space.name, brokers=brokers)
-            await until_stopped(stop, {"worker": asyncio.create_task(worker.run())})
+    async with open_worker(
+        settings, Connection(brokers, kafka), encoder, metrics, SystemClock()
+    ) as worker:
+        log.info("encoding", space=encoder.space.name, brokers=brokers)
+        await until_stopped(stop, {"worker": asyncio.create_task(worker.run())})
     log.info("encoder stopped")
 
 
@@ -142,20 +148,38 @@ async def open_worker(
 
 
 @contextlib.contextmanager
-def _metrics_server(port: int, metrics: Metrics) -> Iterator[None]:
-    if port == 0:
-        yield
+def metrics_server(settings: Settings, metrics: Metrics) -> Iterator[int]:
+    """Serves /metrics and yields the port; 0: none is served. Raises PortInUse.
+
+    Where the port is only the default, a second encoder of a machine takes another one.
+    """
+    wanted, chosen = (
+        settings.encode_metrics_port,
+        "encode_metrics_port" in settings.model_fields_set,
+    )
+    if wanted == 0:
+        yield 0
         return
     try:
-        server, thread = start_http_server(port, "127.0.0.1", registry=metrics.registry)
-    except OSError as error:
-        raise PortInUse(
-            f"port {port} for the encoder's /metrics: {error.strerror}; "
-            "set TIDELENS_ENCODE_METRICS_PORT, 0 for none"
-        ) from None
+        server, thread = _started(settings.host, wanted, metrics)
+    except PortInUse:
+        if chosen:
+            raise
+        server, thread = _started(settings.host, 0, metrics)
+        log.warning("/metrics is on another port", port=server.server_port, wanted=wanted)
     try:
-        yield
+        yield server.server_port
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def _started(host: str, port: int, metrics: Metrics) -> "tuple[WSGIServer, Thread]":
+    try:
+        return start_http_server(port, host, registry=metrics.registry)
+    except OSError as error:
+        raise PortInUse(
+            f"cannot listen on {host}:{port} for the encoder's /metrics: {error.strerror}; "
+            "set TIDELENS_ENCODE_METRICS_PORT to another, 0 for none"
+        ) from None

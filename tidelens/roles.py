@@ -12,12 +12,14 @@ async def run_index(settings: Settings, kafka: KafkaSettings) -> None:
     from contracts.topics import Names
     from streams.connect import Connection
     from streams.control import read_control
+    from tidelens.data_dir import locked, node_part
     from tidelens.node import open_log, open_node, queries_of
     from tidelens.queries import make_queries
     from tidelens.server import listen
 
     connection = Connection(settings.brokers or "", kafka)
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(locked(settings.data, node_part(settings)))
         listener = stack.enter_context(contextlib.closing(listen(settings.host, settings.port)))
         stop = await stack.enter_async_context(stop_signal())
         event_log = await stack.enter_async_context(open_log(settings, connection))

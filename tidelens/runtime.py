@@ -6,7 +6,8 @@ which is why a reader believes it only while the process that wrote it lives.
 
 import contextlib
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import orjson
@@ -17,16 +18,24 @@ _FILE = "run.json"
 _MODEL_FILE = "active-model"
 DEFAULT_BROKERS = "127.0.0.1:9092"
 
+# Hosts that mean every address of this machine, and the one of them to ask.
+_EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """One running `up`."""
+    """One running `up`.
+
+    `url` is the API's, `metrics_port` the encoder's (0: none), `children` are pids by role.
+    """
 
     brokers: str
-    port: int
+    url: str
     pid: int
     space: str
     model: str
+    metrics_port: int
+    children: Mapping[str, int] = field(default_factory=dict)
 
     def write(self, data: Path) -> None:
         """Whole or not at all, since readers come at any time."""
@@ -52,6 +61,34 @@ class Runtime:
                 (data / _FILE).unlink()
 
 
+class RunFile:
+    """DATA/run.json of this process: written once all is up, and then when a child is new."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._children: dict[str, int] = {}
+        self._runtime: Runtime | None = None
+
+    def write(self, runtime: Runtime) -> None:
+        self._runtime = replace(runtime, children=self._children)
+        self._runtime.write(self._data)
+
+    def child(self, role: str, pid: int | None) -> None:
+        """The process that has this role from now on; None: it ended."""
+        if pid is not None:
+            self._children[role] = pid
+        else:
+            self._children.pop(role, None)
+        if self._runtime is not None:
+            # A full disk is no reason to end: what stands there is older, and still ours.
+            with contextlib.suppress(OSError):
+                self.write(self._runtime)
+
+    def remove(self) -> None:
+        self._runtime = None
+        Runtime.remove(self._data)
+
+
 def brokers_of(settings: Settings) -> str:
     """Bootstrap servers for a command: given, else of the running `up`, else Kafka's usual ones."""
     if settings.brokers:
@@ -63,7 +100,19 @@ def brokers_of(settings: Settings) -> str:
 def api_of(settings: Settings) -> str:
     """URL of the API for a command: of the running `up`, else where one would listen."""
     runtime = Runtime.read(settings.data)
-    return f"http://127.0.0.1:{runtime.port if runtime else settings.port}"
+    return runtime.url if runtime else url_of(settings.host, settings.port)
+
+
+def model_of(settings: Settings) -> str:
+    """What nodes encode queries with before the first switch: of the running `up`, else as set."""
+    runtime = Runtime.read(settings.data)
+    return runtime.model if runtime else settings.model
+
+
+def url_of(host: str, port: int) -> str:
+    """Where this machine reaches a server that listens there."""
+    reached = _EVERYWHERE.get(host, host)
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
 def remember_model(data: Path, model: str | None) -> None:

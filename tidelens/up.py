@@ -6,24 +6,25 @@ one, which holds index and API. All of them end with this one, even when it is k
 
 import asyncio
 import contextlib
-import fcntl
 import importlib
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
-from contracts.errors import DataDirInUse, DataDirNotWritable, TidelensError
+from contracts.errors import PortInUse, TidelensError
 from contracts.ports import EventLog
 from contracts.settings import KafkaSettings, Settings
 from contracts.topics import Names, topic_specs
+from tidelens.data_dir import locked, node_part
 from tidelens.encoders import Encoders
 from tidelens.queries import Queries, make_queries
-from tidelens.runtime import remembered_model
+from tidelens.runtime import RunFile, Runtime, remembered_model, url_of
 from tidelens.signals import stop_signal, until_stopped
 
 if TYPE_CHECKING:
@@ -42,9 +43,13 @@ async def run_up(
     """Bring everything up, serve until stopped, take everything down."""
     from tidelens.server import listen
 
-    with _data_dir(settings.data), contextlib.closing(listen(settings.host, settings.port)) as sock:
+    with (
+        locked(settings.data, "up"),
+        locked(settings.data, node_part(settings)),
+        contextlib.closing(listen(settings.host, settings.port)) as listener,
+    ):
         async with stop_signal() as stop:
-            await _run(settings, kafka, sock, stop, sample=sample, watch=watch)
+            await _run(settings, kafka, listener, stop, sample=sample, watch=watch)
     log.info("stopped")
 
 
@@ -62,10 +67,12 @@ async def _run(
         # What takes longest goes first: the models are loaded while Kafka starts. Which they are
         # is only a guess until Kafka has told, and then nearly always right.
         guess = remembered_model(settings.data) or settings.model
-        encoders = Encoders(settings, _metrics_port(settings, port))
+        metrics_port = choose_metrics_port(settings, port)
+        run_file = RunFile(settings.data)
+        encoders = Encoders(settings, metrics_port, run_file)
         stack.push_async_callback(encoders.stop)
         await encoders.start(guess)
-        broker = asyncio.create_task(stack.enter_async_context(_broker(settings, kafka)))
+        broker = asyncio.create_task(stack.enter_async_context(_broker(settings, kafka, run_file)))
         stopping = asyncio.create_task(stop.wait())
         queries = await asyncio.to_thread(make_queries, settings, guess)
         stack.push_async_callback(queries.stop)
@@ -88,7 +95,12 @@ async def _run(
             followed = _remembering(settings.data, event_log, names.control)
             tasks["encoders"] = asyncio.create_task(encoders.run(brokers, followed))
             tasks |= _feeds(event_log, names, settings, sample=sample, watch=watch)
-            _announce(settings, brokers, port, queries, stack)
+            url = url_of(settings.host, port)
+            stack.callback(run_file.remove)
+            run_file.write(
+                Runtime(brokers, url, os.getpid(), queries.space.name, queries.model, metrics_port)
+            )
+            log.info("up", page=f"{url}/", brokers=brokers, space=queries.space.name)
         except BaseException:
             stop.set()
             raise
@@ -134,29 +146,10 @@ async def _remembering(data: Path, event_log: EventLog, topic: str) -> "AsyncIte
         yield control
 
 
-@contextmanager
-def _data_dir(path: Path) -> Iterator[None]:
-    """The data directory, made and locked: one `up` at a time."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / "up.lock").open("w")
-    except OSError as error:
-        raise DataDirNotWritable(
-            f"data directory {path}: {error.strerror}; give another with --data"
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataDirInUse(
-                f"another tidelens runs on the data directory {path}; "
-                "stop it, or give another with --data"
-            ) from None
-        yield
-
-
 @asynccontextmanager
-async def _broker(settings: Settings, kafka: KafkaSettings) -> AsyncIterator[str]:
+async def _broker(
+    settings: Settings, kafka: KafkaSettings, run_file: RunFile
+) -> AsyncIterator[str]:
     """The address of the user's cluster, or of an Apache Kafka of our own."""
     from streams.connect import Connection
 
@@ -169,7 +162,8 @@ async def _broker(settings: Settings, kafka: KafkaSettings) -> AsyncIterator[str
     broker = LocalBroker(settings.data)
     try:
         address = await broker.start()
-        keeping = asyncio.create_task(_keep(broker), name="broker")
+        run_file.child("kafka", broker.pid)
+        keeping = asyncio.create_task(_keep(broker, run_file), name="broker")
         try:
             yield address
         finally:
@@ -179,7 +173,7 @@ async def _broker(settings: Settings, kafka: KafkaSettings) -> AsyncIterator[str
         await broker.stop()
 
 
-async def _keep(broker: "LocalBroker") -> None:
+async def _keep(broker: "LocalBroker", run_file: RunFile) -> None:
     """Start a broker that died again, on its old address; searches go on meanwhile."""
     while True:
         code = await broker.wait()
@@ -187,6 +181,7 @@ async def _keep(broker: "LocalBroker") -> None:
         await asyncio.sleep(_BROKER_RESTART_S)
         try:
             await broker.start()
+            run_file.child("kafka", broker.pid)
         except TidelensError as error:
             log.error("Kafka does not start", error=str(error))
 
@@ -197,19 +192,39 @@ async def _create_topics(settings: Settings, connection: "Connection", names: Na
     specs = topic_specs(
         names, partitions=settings.partitions, content_bytes_max=settings.record_bytes_max
     )
-    await create(
+    made = await create(
         connection,
         specs,
         replication_factor=settings.replication_factor,
         min_insync_replicas=settings.min_insync_replicas,
     )
+    for difference in made.differences:
+        # Told, not repaired: whoever runs the cluster may have had a reason.
+        log.warning("topic is not as wanted", **asdict(difference))
 
 
-def _metrics_port(settings: Settings, port: int) -> int:
-    """The encoder's /metrics beside the API's port, so that two `up`s do not collide."""
+def choose_metrics_port(settings: Settings, port: int) -> int:
+    """For the encoder's /metrics: the one given, else the next after the API's, else a free one.
+
+    0: none. Raises PortInUse for one that was given.
+    """
+    from tidelens.server import listen
+
     if "encode_metrics_port" in settings.model_fields_set:
-        return settings.encode_metrics_port
-    return port + 1 if port < 65535 else 0
+        given = settings.encode_metrics_port
+        if given:
+            listen(settings.host, given, option="TIDELENS_ENCODE_METRICS_PORT").close()
+        return given
+    wanted = port + 1 if port < 65535 else 0
+    try:
+        listener = listen(settings.host, wanted)
+    except PortInUse:
+        listener = listen(settings.host, 0)
+    with listener:
+        chosen: int = listener.getsockname()[1]
+    if chosen != wanted:
+        log.warning("the encoder's /metrics is on another port", port=chosen, wanted=wanted)
+    return chosen
 
 
 def _feeds(
@@ -223,19 +238,3 @@ def _feeds(
     if watch is not None:
         feeds["watch"] = asyncio.create_task(publish_folder(event_log, names, settings, watch))
     return feeds
-
-
-def _announce(
-    settings: Settings,
-    brokers: str,
-    port: int,
-    queries: Queries,
-    stack: contextlib.AsyncExitStack,
-) -> None:
-    from tidelens.runtime import Runtime
-
-    space = queries.space.name
-    runtime = Runtime(brokers, port, os.getpid(), space, queries.model)
-    runtime.write(settings.data)
-    stack.callback(Runtime.remove, settings.data)
-    log.info("up", page=f"http://{settings.host}:{port}/", brokers=brokers, space=space)

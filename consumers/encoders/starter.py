@@ -4,7 +4,6 @@ What it is and how well it does: STARTER_MODEL_CARD.md. How its head is made: tr
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -21,15 +20,14 @@ from contracts.space import Space
 class StarterEncoder:
     """contracts.ports.Encoder on EfficientNet-lite0, MiniLM and the trained head.
 
-    `cache_dir` is where MiniLM is unpacked once (default: the user's cache folder). Raises
-    ModelMissing.
+    MiniLM is unpacked once, into the user's cache folder. Raises ModelMissing.
     """
 
     image_side = 256  # the network sees 224 of these
 
-    def __init__(self, cache_dir: Path | None = None) -> None:
+    def __init__(self) -> None:
         self.space: Space = starter_space()
-        self._text = MiniLM(weights.minilm_folder(cache_dir))
+        self._text = MiniLM(weights.minilm_folder())
         self._image = EfficientNetLite0(weights.efficientnet_path())
         self._head = load_head(weights.HEAD)
         self.logit_scale = float(self._head.logit_scale)

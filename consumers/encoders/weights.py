@@ -5,7 +5,6 @@ that `space_of("starter")` costs milliseconds.
 """
 
 import hashlib
-import os
 import shutil
 import tempfile
 import zipfile
@@ -15,6 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from contracts.errors import ModelMissing
+from contracts.user_folders import user_cache_dir
 
 HEAD = Path(__file__).with_name("starter_head.safetensors")
 
@@ -59,11 +59,6 @@ def minilm_folder(cache_dir: Path | None = None) -> Path:
             f"make the folder writable or set XDG_CACHE_HOME"
         ) from error
     return folder
-
-
-def user_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/tidelens`, or `~/.cache/tidelens`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tidelens"
 
 
 def sha256_of(path: Path) -> str:

@@ -1,5 +1,6 @@
 """The commands as a user types them: topics, publish, lag, delete, and their one-line failures."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -11,7 +12,15 @@ from typing import Any
 import orjson
 import pytest
 
+from contracts.memory import HashEncoder
+from contracts.records import OutRecord
+from contracts.settings import KafkaSettings
+from streams.connect import Connection
+from streams.control import ActiveSpace, SpaceRef
+from streams.log import KafkaLog
 from tests.broker_fixture import TestKafka
+from tests.kit import MURMUR2, RECORD_BYTES_MAX
+from tidelens.runtime import Runtime, remember_model
 
 pytestmark = pytest.mark.broker
 
@@ -99,6 +108,47 @@ def test_failures_are_one_line_and_exit_code_2(
     assert says in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stdout == ""
+
+
+def test_snapshots_are_those_of_the_space_that_is_served(
+    tidelens: Tidelens, kafka: TestKafka, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    for space in ("starter-v1", "hash-v1", "hash-7", "hash-48"):
+        folder = data / "snapshots" / space / "0" / "0" / space[-1].rjust(20, "0")
+        folder.mkdir(parents=True)
+        (folder / "manifest.json").write_bytes(b"torn")
+
+    def listed(*arguments: str) -> list[str]:
+        return [
+            one["name"][-1] for one in answer(tidelens("snapshot", "list", "--json", *arguments))
+        ]
+
+    prefix = f"cmd-{uuid.uuid4().hex[:8]}."
+    ours, away = ["--topic-prefix", prefix], ["--brokers", "127.0.0.1:1"]
+    assert listed(*ours) == ["1"]
+    # 1. Before a switch the running `up` knows it, topics or not.
+    Runtime("k:1", "http://h:1", os.getpid(), "hash-7", "hash:7", 0).write(data)
+    assert listed(*ours) == ["7"]
+    assert listed(*ours, "--model", "hash") == ["1"]
+    # 2. After it the control topic does, and while Kafka is away what was remembered of that.
+    tidelens("topics", "create", *ours)
+    assert listed(*ours) == ["7"]
+    new = SpaceRef.of(HashEncoder(48, "hash-48").space, "hash:48")
+    record = ActiveSpace(new, None, 1.0).record(f"{prefix}control")
+    asyncio.run(published(kafka.bootstrap, record))
+    assert listed(*ours) == ["8"]
+    assert listed(*ours, *away) == ["7"]
+    remember_model(data, "hash:48")
+    assert listed(*ours, *away) == ["8"]
+
+
+async def published(bootstrap: str, record: OutRecord) -> None:
+    connection = Connection(bootstrap, KafkaSettings())
+    async with KafkaLog.open(
+        connection, partition_of=MURMUR2, record_bytes_max=RECORD_BYTES_MAX
+    ) as event_log:
+        await event_log.publish([record])
 
 
 def test_print_asks_no_broker(tidelens: Tidelens) -> None:

@@ -136,18 +136,19 @@ async def delete_and_wait(connection: Connection, admin: AIOKafkaAdminClient, to
             await asyncio.sleep(0.05)
 
 
-async def test_the_broker_is_asked_how_long_tombstones_stay(
+async def test_the_broker_is_asked_how_long_tombstones_and_records_stay(
     connection: Connection, names: Names
 ) -> None:
     wanted = specs(names)
     short, rest = names.embeddings("captions"), names.embeddings("images")
+    shorter = {"delete.retention.ms": "5000", "min.compaction.lag.ms": "9000"}
     wanted = [
-        replace(spec, config=spec.config | {"delete.retention.ms": "5000"})
-        if spec.name == short
-        else spec
+        replace(spec, config=spec.config | shorter) if spec.name == short else spec
         for spec in wanted
     ]
     await create(connection, wanted)
     assert await topics.delete_retention_s(connection, [rest]) == 86_400
     # The shortest of all: a reader of several can miss deletes in any of them.
     assert await topics.delete_retention_s(connection, [rest, short]) == 5
+    assert await topics.compaction_lag_s(connection, [rest]) == 3_600
+    assert await topics.compaction_lag_s(connection, [rest, short]) == 9

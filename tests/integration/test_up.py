@@ -17,6 +17,7 @@ from contracts.space import Space
 from tests.kit import collection
 from tests.roles import Role, answering, free_port, of, role
 from tidelens.client import Client
+from tidelens.runtime import Runtime
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(120)]
 
@@ -93,19 +94,33 @@ async def test_everything_comes_back_after_a_stop_and_after_a_kill(tmp_path: Pat
             assert await third.stop() == 0
 
 
-async def test_a_second_up_on_the_same_data_says_so(kafka, tmp_path: Path) -> None:
-    port = free_port()
-    async with collection(kafka.bootstrap, space="hash-v1", partitions=4) as kit:
+async def test_a_second_node_on_the_same_data_says_so(kafka, tmp_path: Path) -> None:
+    port, hour_ms = free_port(), 3_600_000
+    other_topics = {"space": "hash-v1", "partitions": 4, "retention_ms": hour_ms}
+    async with collection(kafka.bootstrap, **other_topics) as kit:
         data = ["--data", str(tmp_path / "data")]
         async with (
             role(tmp_path, "up", *of(kit), "--port", str(port), *data) as first,
             Client(f"http://127.0.0.1:{port}") as client,
         ):
             await answering(client, first)
-            code, _, err = await said("up", *of(kit), "--port", str(free_port()), *data)
-            assert (code, err.count("\n")) == (2, 1)
-            assert "another tidelens runs" in err
+            for command in ("up", "index"):
+                code, _, err = await said(command, *of(kit), "--port", str(free_port()), *data)
+                assert (code, err.count("\n")) == (2, 1)
+                assert f"another tidelens (pid {first.process.pid}) runs" in err
+            runtime = await asyncio.to_thread(Runtime.read, tmp_path / "data")
+            assert runtime is not None
+            assert runtime.url == f"http://127.0.0.1:{port}"
+            assert runtime.pid == first.process.pid
+            # No Kafka of its own here, and the query encoder's process is not told.
+            encoder = runtime.children["encode hash"]
+            assert "encode" in psutil.Process(encoder).cmdline()
+            assert list(runtime.children) == ["encode hash"]
+            differs = [line for line in first.log.read_text().splitlines() if "as wanted" in line]
+            assert len(differs) == 4
+            assert "delete.retention.ms" in differs[0] and str(hour_ms) in differs[0]
             assert await first.stop() == 0
+            assert not (tmp_path / "data" / "run.json").exists()
 
 
 async def test_what_cannot_work_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
@@ -118,14 +133,17 @@ async def test_what_cannot_work_is_one_line_and_exit_code_2(tmp_path: Path) -> N
         data = ["--data", str(tmp_path / "data")]
         nowhere = ["--brokers", "127.0.0.1:1"]
         free = ["--port", str(free_port())]
+        unwritable = ["--data", str(blocked / "x")]
         for arguments, words in [
             (["up", *nowhere, *free, *data], "no Kafka broker at 127.0.0.1:1"),
             (["encode", *nowhere], "no Kafka broker at 127.0.0.1:1"),
             (["up", *nowhere, "--port", port, *data], f"127.0.0.1:{port}"),
-            (["up", *nowhere, *free, "--data", str(blocked / "x")], "data directory"),
+            (["up", *nowhere, *free, *unwritable], "data directory"),
+            (["index", *nowhere, *free, *unwritable], "data directory"),
             (["up", *nowhere, *free, *data, "--model", str(tmp_path / "none")], "model"),
             (["up", *nowhere, *free, *data, "--topic-prefix", "no dot"], "TOPIC_PREFIX"),
             (["search", "x", "--url", "http://127.0.0.1:1"], "no Tidelens server"),
+            (["watch", "x", "--url", "foo"], "want http://HOST:PORT, got 'foo'"),
         ]:
             code, out, err = await said(*arguments)
             assert code == 2, (arguments, err)

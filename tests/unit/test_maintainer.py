@@ -263,31 +263,62 @@ async def test_a_reader_that_slept_too_long_starts_over() -> None:
         await until(kit, 1)
 
 
-async def test_a_broker_that_is_away_for_long_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(
+    ("lag_s", "limit_s"),
+    [(600.0, 600.0), (0.0, 60.0), (86_400.0, 3_600.0), (float("inf"), 3_600.0)],
+)
+async def test_a_state_that_compaction_may_have_taken_is_not_answered_from(
+    monkeypatch: pytest.MonkeyPatch, lag_s: float, limit_s: float
 ) -> None:
     kit = Kit()
-    silent = False
+    kit.log.lag_s = lag_s
+    silenced = silence(monkeypatch)
+    async with running(kit.node()):
+        await kit.put(["a"], vectors(1))
+        await until(kit, 1)
+        silenced.set()
+        await asyncio.sleep(0.05)
+        kit.clock.advance(limit_s)
+        await asyncio.sleep(0.05)
+        assert kit.searcher.is_ready
+        kit.clock.advance(1)
+        async with asyncio.timeout(5):
+            while kit.searcher.is_ready:
+                await asyncio.sleep(0.005)
+
+
+def silence(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """A broker that is away for as long as this is set."""
+    silent = asyncio.Event()
     fetch = MemoryReader.fetch
 
     async def fetched(reader: MemoryReader, *, records_max: int, timeout_ms: int) -> Fetched:
-        if silent:
+        if silent.is_set():
             await asyncio.sleep(0.001)
             return Fetched({}, await reader.positions(), {})
         return await fetch(reader, records_max=records_max, timeout_ms=timeout_ms)
 
     monkeypatch.setattr(MemoryReader, "fetch", fetched)
+    return silent
+
+
+async def test_a_broker_that_is_away_for_long_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kit = Kit()
+    silent = silence(monkeypatch)
     async with running(kit.node()) as node:
         await kit.put(["a"], vectors(1))
         await until(kit, 1)
-        before, silent = index_of(node), True
+        before = index_of(node)
+        silent.set()
         await asyncio.sleep(0.05)
         kit.clock.advance(kit.log.retention_s + 1)
         await asyncio.sleep(0.05)
         assert index_of(node) is before
         assert not kit.searcher.is_ready
         # What it answers now may follow deletes that are gone.
-        silent = False
+        silent.clear()
         async with asyncio.timeout(5):
             while index_of(node) is before:
                 await asyncio.sleep(0.005)

@@ -9,10 +9,23 @@ from pathlib import Path
 import pytest
 
 from contracts.settings import Settings
-from tidelens.runtime import DEFAULT_BROKERS, Runtime, api_of, brokers_of
+from tidelens.runtime import (
+    DEFAULT_BROKERS,
+    RunFile,
+    Runtime,
+    api_of,
+    brokers_of,
+    model_of,
+    url_of,
+)
 
 RUNNING = Runtime(
-    brokers="127.0.0.1:1234", port=5678, pid=os.getpid(), space="starter-v1", model="starter"
+    brokers="127.0.0.1:1234",
+    url="http://10.0.0.7:5678",
+    pid=os.getpid(),
+    space="hash-v1",
+    model="hash",
+    metrics_port=5679,
 )
 
 
@@ -28,7 +41,8 @@ def test_commands_find_the_running_up(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path)
     assert Runtime.read(tmp_path) == RUNNING
     assert brokers_of(settings) == "127.0.0.1:1234"
-    assert api_of(settings) == "http://127.0.0.1:5678"
+    assert api_of(settings) == "http://10.0.0.7:5678"
+    assert model_of(settings) == "hash"
 
 
 def test_what_is_given_comes_first(tmp_path: Path) -> None:
@@ -40,6 +54,31 @@ def test_without_one_the_usual_addresses(tmp_path: Path) -> None:
     settings = Settings(data=tmp_path, port=81)
     assert brokers_of(settings) == DEFAULT_BROKERS
     assert api_of(settings) == "http://127.0.0.1:81"
+    assert api_of(Settings(data=tmp_path, host="10.0.0.7", port=81)) == "http://10.0.0.7:81"
+    assert model_of(settings) == "starter"
+
+
+@pytest.mark.parametrize(
+    ("host", "reached"),
+    [("0.0.0.0", "127.0.0.1"), ("::", "[::1]"), ("fe80::7", "[fe80::7]"), ("node", "node")],
+)
+def test_a_server_is_reached_where_it_listens(host: str, reached: str) -> None:
+    assert url_of(host, 80) == f"http://{reached}:80"
+
+
+def test_children_come_and_go_in_the_file(tmp_path: Path) -> None:
+    run_file = RunFile(tmp_path)
+    run_file.child("kafka", 10)
+    assert Runtime.read(tmp_path) is None
+    run_file.write(RUNNING)
+    assert Runtime.read(tmp_path) == replace(RUNNING, children={"kafka": 10})
+    run_file.child("kafka", 11)
+    run_file.child("encode hash", 12)
+    run_file.child("encode hash", None)
+    assert Runtime.read(tmp_path) == replace(RUNNING, children={"kafka": 11})
+    run_file.remove()
+    run_file.child("kafka", 12)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_one_is_not_believed(tmp_path: Path, ended_pid: int) -> None:

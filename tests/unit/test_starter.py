@@ -199,11 +199,6 @@ def test_two_processes_may_unpack_at_once(tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "tokenizer.json"]
 
 
-def test_the_cache_follows_xdg(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert weights.user_cache_dir() == tmp_path / "tidelens"
-
-
 def test_a_cache_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file, where a folder is needed")
     with pytest.raises(ModelMissing, match="XDG_CACHE_HOME"):

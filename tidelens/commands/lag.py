@@ -67,22 +67,14 @@ async def _measured(
 async def _spaces(settings: "Settings", connection: "Connection", *, asked: bool) -> list[str]:
     """The active one first, or the one asked for alone."""
     from consumers.encoders import space_of
-    from contracts.partitioning import partitioner
-    from contracts.topics import Names
-    from streams.control import Control, read_control
-    from streams.log import KafkaLog
+    from streams.control import Control
+    from tidelens.runtime import model_of
+    from tidelens.served import ask_control
 
-    control = Control()
-    if not asked:
-        async with KafkaLog.open(
-            connection,
-            partition_of=partitioner(settings.partitioner),
-            record_bytes_max=settings.record_bytes_max,
-        ) as event_log:
-            topic = Names(settings.topic_prefix, "").control
-            control = await read_control(event_log, topic)
+    control = Control() if asked else await ask_control(settings, connection)
     if control.active is None:
-        spaces = [(await asyncio.to_thread(space_of, settings.model)).name]
+        model = settings.model if asked else model_of(settings)
+        spaces = [(await asyncio.to_thread(space_of, model)).name]
     else:
         spaces = [ref.space for ref in control.active.served]
     if control.candidate is not None:

@@ -122,18 +122,20 @@ async def _about_spaces(options: dict[str, Any], actions: Sequence[str], *, as_j
 
 async def _made(collection: "Collection", options: dict[str, Any]) -> "Report":
     from tidelens.client import Client
+    from tidelens.data_dir import locked
     from tidelens.rebuilding import choose, make_space
-    from tidelens.runtime import api_of
+    from tidelens.runtime import api_of, model_of
     from tidelens.switching import served_now
 
-    old = await served_now(collection, _model_served(collection))
+    old = await served_now(collection, model_of(collection.settings))
     ref = await choose(collection, old, options["space"], options["model"])
     texts = await asyncio.to_thread(_lines, options["queries"])
     async with Client(options["url"] or api_of(collection.settings), timeout_s=None) as client:
         await _require_answering(client, old.space)
         if options["queries"] is None:
             texts = (await client.get("/v1/admin/queries"))["texts"]
-        with _alone(collection.settings.data), _progress() as tell:
+        # One at a time writes the new space's snapshots.
+        with locked(collection.settings.data, "rebuild"), _progress() as tell:
             return await make_space(collection, old, ref, client, texts, tell)
 
 
@@ -152,8 +154,9 @@ async def _switched(
     collection: "Collection", options: dict[str, Any], answer: dict[str, Any], *, as_json: bool
 ) -> None:
     from tidelens import switching
+    from tidelens.runtime import model_of
 
-    old = await switching.served_now(collection, _model_served(collection))
+    old = await switching.served_now(collection, model_of(collection.settings))
     candidate, sets = await switching.check_switch(collection, old)
     answer |= {"space": candidate.made.space, "switched": False, **sets.wire()}
     if not as_json and options["space"] is None:
@@ -163,14 +166,6 @@ async def _switched(
     active = await switching.switch(collection, old, candidate.made)
     answer["switched"] = True
     _tell_active(active, answer, as_json=as_json)
-
-
-def _model_served(collection: "Collection") -> str:
-    """Before the first switch Kafka does not know it: the running `up` does, or the settings."""
-    from tidelens.runtime import Runtime
-
-    runtime = Runtime.read(collection.settings.data)
-    return runtime.model if runtime else collection.settings.model
 
 
 @asynccontextmanager
@@ -193,22 +188,6 @@ async def _collection(brokers: str | None, topic_prefix: str | None) -> "AsyncIt
         record_bytes_max=settings.record_bytes_max,
     ) as event_log:
         yield Collection(settings, connection, event_log)
-
-
-@contextmanager
-def _alone(data: Path) -> Iterator[None]:
-    """One rebuild at a time writes the new space's snapshots. Raises DataDirInUse."""
-    import fcntl
-
-    from contracts.errors import DataDirInUse
-
-    data.mkdir(parents=True, exist_ok=True)
-    with (data / "rebuild.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataDirInUse(f"another rebuild runs on the data directory {data}") from None
-        yield
 
 
 @contextmanager

@@ -44,8 +44,14 @@ def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
     return decorate
 
 
-_store_options = _options(snapshots_option, model_option, _data_option, json_option)
-_log_options = _options(brokers_option, topic_prefix_option)
+_shard_options = _options(
+    brokers_option,
+    topic_prefix_option,
+    snapshots_option,
+    model_option,
+    _data_option,
+    json_option,
+)
 
 
 @click.group()
@@ -71,9 +77,12 @@ def create(url: str | None, as_json: bool) -> None:
 
 
 @snapshot.command("list")
-@_store_options
+@_shard_options
 def list_(as_json: bool, **given: Any) -> None:
-    """Snapshots of this shard, the one that a start would try first at the top; * is pointed to."""
+    """Snapshots of this shard, the one that a start would try first at the top; * is pointed to.
+
+    Without --model: of the space that nodes answer in.
+    """
 
     async def run() -> list[dict[str, Any]]:
         async with _opened(given) as shard:
@@ -99,8 +108,7 @@ def list_(as_json: bool, **given: Any) -> None:
 
 @snapshot.command()
 @click.argument("name", required=False)
-@_log_options
-@_store_options
+@_shard_options
 def verify(name: str | None, as_json: bool, **given: Any) -> None:
     """Read NAME (of `list`; else the first) whole, and recompute its digest row by row."""
     from contracts.errors import SnapshotRefused
@@ -120,8 +128,7 @@ def verify(name: str | None, as_json: bool, **given: Any) -> None:
 @snapshot.command()
 @click.argument("name")
 @url_option
-@_log_options
-@_store_options
+@_shard_options
 def restore(name: str, url: str | None, as_json: bool, **given: Any) -> None:
     """Let the next start of this replica's node begin from NAME (of `list`).
 
@@ -145,6 +152,7 @@ class _Shard:
 
     settings: Settings
     space: Space
+    connection: "Connection"
     blobs: "BlobStore"
     snapshots: "Snapshots"
 
@@ -158,13 +166,6 @@ class _Shard:
                 found.add(f"{replica}/{name}")
         return found & set(names)
 
-    def connection(self) -> "Connection":
-        from contracts import settings
-        from streams.connect import Connection
-        from tidelens.runtime import brokers_of
-
-        return Connection(brokers_of(self.settings), settings.load_kafka())
-
     def embeddings(self) -> list[str]:
         from contracts.topics import TARGETS, Names
 
@@ -177,13 +178,13 @@ class _Shard:
         from contracts.topics import TARGETS, Names
         from index_store.index import Index
 
-        connection, topics = self.connection(), self.embeddings()
-        counts = await connection.partition_counts(topics)
+        topics = self.embeddings()
+        counts = await self.connection.partition_counts(topics)
         return Index(
             self.space,
             Names(self.settings.topic_prefix, self.space.name),
             {target: counts[topic] for target, topic in zip(TARGETS, topics, strict=True)},
-            await connection.topic_ids(topics),
+            await self.connection.topic_ids(topics),
             partition_of=partitioner(self.settings.partitioner),
         )
 
@@ -193,24 +194,37 @@ async def _opened(given: dict[str, Any]) -> AsyncIterator[_Shard]:
     """`given` are settings, None where not. Raises SnapshotFailed when the store is away."""
     import tempfile
 
-    from consumers.encoders import space_of
     from contracts import settings as settings_module
     from contracts.errors import SnapshotFailed
     from index_store.snapshots import Snapshots
     from index_store.spill import Spill
     from index_store.stores import open_blobs
+    from streams.connect import Connection
+    from tidelens import logs
+    from tidelens.runtime import brokers_of
 
     settings = settings_module.load(**given)
-    space = space_of(settings.model)
+    logs.configure(settings.log_format, "snapshot")
+    connection = Connection(brokers_of(settings), settings_module.load_kafka())
+    space = await _space(settings, connection, asked=given["model"] is not None)
     prefix = f"{space.name}/{settings.shard}/{settings.replica}/"
     with tempfile.TemporaryDirectory(prefix="tidelens-") as folder:
         try:
             async with open_blobs(settings.snapshots, settings.data / "snapshots") as blobs:
                 spill = Spill(Path(folder))
                 snapshots = Snapshots(blobs, prefix, spill, kept=settings.snapshots_kept)
-                yield _Shard(settings, space, blobs, snapshots)
+                yield _Shard(settings, space, connection, blobs, snapshots)
         except OSError as error:
             raise SnapshotFailed(f"the store of snapshots does not answer: {error}") from error
+
+
+async def _space(settings: Settings, connection: "Connection", *, asked: bool) -> Space:
+    from consumers.encoders import space_of
+    from tidelens.served import space_served
+
+    if asked:
+        return await asyncio.to_thread(space_of, settings.model)
+    return await space_served(settings, connection)
 
 
 def _require_own(name: str, replica: str) -> None:
@@ -256,7 +270,7 @@ async def _choose(shard: _Shard, name: str) -> None:
     from streams.topics import delete_retention_s
 
     index = await shard.empty_index()
-    retention_s = await delete_retention_s(shard.connection(), shard.embeddings())
+    retention_s = await delete_retention_s(shard.connection, shard.embeddings())
     retention_s = max(RETENTION_MIN_S, retention_s)
     await choose(shard.snapshots, name, index, now=time.time(), retention_s=retention_s)
 

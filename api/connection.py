@@ -16,6 +16,7 @@ import orjson
 from contracts.cursors import Cursor, list_digest
 from contracts.deltas import difference
 from contracts.errors import RejectedRequest
+from contracts.filters import parse
 from contracts.messages import (
     Ping,
     Query,
@@ -226,6 +227,9 @@ class Connection:
                 limit=0,
                 value=message.query.offset,
             )
+        if message.query.filter is not None:
+            # Before it is digested: what is no filter may be nested deeper than JSON is written.
+            parse(message.query.filter)
         subscription = Subscription(message)
         self.subscriptions[message.sub] = subscription
         return subscription

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from consumers.images import decode_image
 from consumers.references import read_reference
 from contracts.dead_letters import dead_letter_record
@@ -20,6 +22,8 @@ from contracts.score import Vectors
 from contracts.space import Space
 from contracts.topics import Names, Target
 
+log = structlog.get_logger(__name__)
+
 WRONG_PARTITION = "wrong_partition"
 # Rejections that leave nothing to take out: the item lives in another partition, or nowhere.
 _LETTER_ALONE = frozenset({WRONG_PARTITION, "empty_id", "id_not_utf8", "id_too_long"})
@@ -27,7 +31,7 @@ _LETTER_ALONE = frozenset({WRONG_PARTITION, "empty_id", "id_not_utf8", "id_too_l
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What a record is checked against before it costs anything."""
+    """What a record is checked against before it costs anything, and what a letter may cost."""
 
     names: Names
     partition_counts: dict[str, int]
@@ -36,6 +40,7 @@ class Intake:
     image_bytes_max: int
     image_pixels_max: int
     image_side: int
+    letter_bytes_max: int
 
 
 @dataclass(slots=True)
@@ -74,7 +79,22 @@ def prepare(record: Record, intake: Intake) -> Job:
             job.image = _decode(job.content, intake)
     except RejectedRecord as rejection:
         job.rejection = rejection
+    except Exception as error:
+        job.rejection = _unreadable(record, error)
     return job
+
+
+def _unreadable(record: Record, error: Exception) -> RejectedRecord:
+    """For what nobody foresaw: a defect of ours, but it must not stop the partition."""
+    log.error(
+        "unforeseen failure of one record",
+        topic=record.topic,
+        partition=record.partition,
+        offset=record.offset,
+        error=repr(error),
+        exc_info=error,
+    )
+    return RejectedRecord("unreadable", f"an unforeseen failure: {error!r}")
 
 
 def _check_partition(record: Record, intake: Intake) -> None:
@@ -140,22 +160,32 @@ def _encode(group: Sequence[Job], encoder: Encoder) -> None:
         job.vector = vector
 
 
-def outputs(job: Job, space: Space, names: Names, topic_id: str) -> list[OutRecord]:
+def outputs(job: Job, space: Space, intake: Intake, topic_id: str) -> list[OutRecord]:
     """What the transaction holds for one record: a vector, a tombstone, a dead letter with one.
 
     A record in the wrong partition writes the dead letter alone (invariant 3): its item's
-    embeddings live in another partition, whose order this one must not touch.
+    embeddings live in another partition, whose order this one must not touch. Never raises for
+    what is in the record.
     """
+    try:
+        return _outputs(job, space, intake, topic_id)
+    except Exception as error:
+        job.vector, job.rejection = None, _unreadable(job.record, error)
+        return _outputs(job, space, intake, topic_id)
+
+
+def _outputs(job: Job, space: Space, intake: Intake, topic_id: str) -> list[OutRecord]:
     record = job.record
     source = Source(topic_id, record.partition, record.offset)
-    topic = names.embeddings(job.target)
+    topic = intake.names.embeddings(job.target)
     if job.rejection is not None:
         letter = dead_letter_record(
-            names.dead_letters,
+            intake.names.dead_letters,
             record,
             job.rejection,
             stage="encode",
             attempts=job.attempts,
+            bytes_max=intake.letter_bytes_max,
         )
         if job.rejection.code in _LETTER_ALONE:
             return [letter]

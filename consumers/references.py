@@ -5,6 +5,7 @@ that nobody's encoder can be made to fetch what a stranger names.
 """
 
 import hashlib
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,10 +18,15 @@ def read_reference(
 ) -> bytes:
     """The bytes that `ref` names, checked against their SHA-256. Blocking.
 
-    Raises RejectedRecord: not_enabled, reference_forbidden, reference_missing,
+    Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden, reference_missing,
     image_too_large_bytes, reference_changed.
     """
-    parts = urlsplit(ref)
+    try:
+        parts = urlsplit(ref)
+    except ValueError as error:
+        raise RejectedRecord(
+            "reference_invalid", f"image.ref: not a URL ({error})", field="image.ref"
+        ) from None
     if parts.scheme != "file":
         raise RejectedRecord(
             "not_enabled",
@@ -35,9 +41,12 @@ def read_reference(
         path = Path(unquote(parts.path)).resolve()
         if not any(path.is_relative_to(root.resolve()) for root in allow_roots):
             raise _forbidden("the file is outside the allowed roots (TIDELENS_ALLOW_ROOTS)")
+        # Opening a pipe would wait for whoever writes to it, for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("not a regular file")
         with path.open("rb") as file:
             data = file.read(bytes_max + 1)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
         reason = getattr(error, "strerror", None) or str(error)
         raise RejectedRecord(
             "reference_missing", f"image.ref: cannot be read ({reason})", field="image.ref"

@@ -7,19 +7,22 @@ and decoded. Batches mix partitions; publishing is per partition, one transactio
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import structlog
 
 from consumers.jobs import Intake, Job, encode_jobs, newest_of_each, outputs, prepare
 from contracts import faults
-from contracts.errors import Fenced
+from contracts.errors import Fenced, RecordTooLarge
+from contracts.events import ID_BYTES_MAX
 from contracts.metrics import Metrics
 from contracts.ports import Claimed, Clock, Encoder, Ownership
-from contracts.topics import Names
 
 log = structlog.get_logger(__name__)
+
+# Of letters from when a topic refused one for its size: what any topic takes.
+_SMALL_LETTER_BYTES_MAX = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,6 @@ class EncoderWorker:
         self,
         ownership: Ownership,
         encoder: Encoder,
-        names: Names,
         intake: Intake,
         metrics: Metrics,
         clock: Clock,
@@ -50,7 +52,6 @@ class EncoderWorker:
     ) -> None:
         self._ownership = ownership
         self._encoder = encoder
-        self._names = names
         self._intake = intake
         self._metrics = metrics
         self._clock = clock
@@ -106,10 +107,11 @@ class EncoderWorker:
             await asyncio.gather(*(self._commit(claim, jobs) for claim, jobs in batch.claims))
 
     async def _commit(self, claim: Claimed, jobs: Sequence[Job]) -> None:
+        intake = self._intake
         records = [
             record
             for job in jobs
-            for record in outputs(job, self._encoder.space, self._names, claim.lease.topic_id)
+            for record in outputs(job, self._encoder.space, intake, claim.lease.topic_id)
         ]
         began = perf_counter()
         try:
@@ -118,6 +120,13 @@ class EncoderWorker:
             # The batch is the new owner's now; it starts from the offset that we did not move.
             self._metrics.fenced.inc()
             log.warning("fenced", partition=claim.lease.partition.partition, reason=str(fenced))
+            return
+        except RecordTooLarge as error:
+            if intake.letter_bytes_max <= _SMALL_LETTER_BYTES_MAX:
+                raise
+            # The batch is fetched again, and letters are all that can be large in it.
+            self._intake = replace(intake, letter_bytes_max=_SMALL_LETTER_BYTES_MAX)
+            log.error("dead letters are truncated from now on", error=str(error))
             return
         self._metrics.transaction_seconds.observe(perf_counter() - began)
         now = self._clock.now()
@@ -133,7 +142,7 @@ class EncoderWorker:
             self._metrics.dead_letters.labels("encode", job.rejection.code).inc()
             log.warning(
                 "dead letter",
-                item=(job.record.key or b"").decode("utf-8", "replace"),
+                item=(job.record.key or b"")[:ID_BYTES_MAX].decode("utf-8", "replace"),
                 topic=job.record.topic,
                 partition=job.record.partition,
                 offset=job.record.offset,

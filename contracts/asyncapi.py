@@ -146,6 +146,9 @@ def _dead_letter() -> Document:
     return {
         "summary": "The original key, value and headers, and behind them why it was refused.",
         "contentType": "application/octet-stream",
-        "headers": _headers({getattr(dead_letters, n): {"type": "string"} for n in added}, {}),
+        "headers": _headers(
+            {getattr(dead_letters, n): {"type": "string"} for n in added},
+            {dead_letters.TRUNCATED: {"type": "string", "description": "Bytes of the original."}},
+        ),
         "bindings": {"kafka": {"key": {"type": "string"}}},
     }

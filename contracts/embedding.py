@@ -103,7 +103,7 @@ def embedding_record(
     """The embeddings record for `content`: same key, same partition; value None: a tombstone."""
     headers = [("source", source.encode()), ("appended", str(content.timestamp_ms).encode())]
     if reason is not None:
-        headers.append(("reason", reason.encode()))
+        headers.append(("reason", reason.encode("utf-8", "backslashreplace")))
     return OutRecord(topic, content.key, value, headers, partition=content.partition)
 
 

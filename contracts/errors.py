@@ -8,7 +8,8 @@
     │   ├── DataDirInUse
     │   ├── DataDirNotWritable
     │   ├── ModelMissing
-    │   └── TopicMismatch
+    │   ├── TopicMismatch
+    │   └── RecordTooLarge
     ├── RejectedRecord         one record is bad: dead-lettered, the next one is served
     ├── RejectedRequest        one request is bad: an RFC 9457 problem, or an `error` message
     ├── NotReady               the node cannot stand for an answer now (retriable)
@@ -26,6 +27,9 @@ A message names the field, the limit and the value, where there are such.
 """
 
 from typing import Any
+
+# A message may quote what it refuses, which strangers wrote.
+MESSAGE_CHARS_MAX = 1_000
 
 
 class TidelensError(Exception):
@@ -68,6 +72,10 @@ class TopicMismatch(UsageError):
     """A topic is absent, or exists with settings that would lose or reorder records."""
 
 
+class RecordTooLarge(UsageError):
+    """A topic does not take a record that we have to write: its max.message.bytes is too low."""
+
+
 class _Rejected(TidelensError):
     """Shared by what is refused for its content: a code, and field, limit and value."""
 
@@ -80,6 +88,7 @@ class _Rejected(TidelensError):
         limit: Any = None,
         value: Any = None,
     ) -> None:
+        message = message[:MESSAGE_CHARS_MAX]
         super().__init__(message)
         self.code = code
         self.message = message

@@ -15,7 +15,7 @@ import uuid
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from contracts.errors import RejectedRecord
 from contracts.records import OutRecord, Record
@@ -24,6 +24,9 @@ from contracts.topics import Target
 ID_BYTES_MAX = 512
 TEXT_CHARS_MAX = 10_000
 METADATA_BYTES_MAX = 16_384
+# Levels of objects and lists, the metadata itself the first: orjson writes no more than 254, and
+# what is answered puts its own around them.
+METADATA_DEPTH_MAX = 32
 
 EVENT_TYPES: dict[Target, str] = {
     "images": "tidelens.image.v1",
@@ -44,12 +47,23 @@ class _Body(BaseModel):
     )
     metadata: Metadata = Field(default_factory=dict, description="Flat members to show and filter.")
 
-    @model_validator(mode="after")
-    def _bounded(self) -> "_Body":
-        size = len(orjson.dumps(self.metadata))
+    @field_validator("metadata")
+    @classmethod
+    def _bounded(cls, metadata: Metadata) -> Metadata:
+        if _deeper_than(METADATA_DEPTH_MAX, metadata):
+            raise ValueError(f"limit {METADATA_DEPTH_MAX} levels, got more")
+        size = len(orjson.dumps(metadata))
         if size > METADATA_BYTES_MAX:
-            raise ValueError(f"metadata: limit {METADATA_BYTES_MAX} bytes, got {size}")
-        return self
+            raise ValueError(f"limit {METADATA_BYTES_MAX} bytes, got {size}")
+        return metadata
+
+
+def _deeper_than(levels: int, value: Any) -> bool:
+    """Whether more than `levels` objects and lists stand one in the other."""
+    if not isinstance(value, dict | list):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper_than(levels - 1, part) for part in parts)
 
 
 class CaptionBody(_Body):
@@ -63,16 +77,18 @@ class ImageData(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
-    data: str | None = Field(default=None, description="The picture's bytes in base64.")
+    data: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="The picture's bytes in base64."
+    )
     ref: str | None = Field(default=None, description="A file:, https: or s3: URL.")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> "ImageData":
         if (self.data is None) == (self.ref is None):
-            raise ValueError("image: exactly one of data and ref is needed")
+            raise ValueError("exactly one of data and ref is needed")
         if self.ref is not None and self.sha256 is None:
-            raise ValueError("image.sha256: a reference needs the SHA-256 of its bytes")
+            raise ValueError("sha256: a reference needs the SHA-256 of its bytes")
         return self
 
 
@@ -206,10 +222,11 @@ def _read_json(target: Target, item_id: str, value: bytes) -> Content:
             metadata=caption.metadata,
         )
     picture = _validated(ImageBody, body)
+    data = picture.image.data
     return Content(
         target=target,
         id=item_id,
-        image=decode_base64(picture.image.data, "image.data") if picture.image.data else None,
+        image=None if data is None else decode_base64(data, "image.data"),
         ref=picture.image.ref,
         sha256=picture.image.sha256,
         item=picture.item,
@@ -240,7 +257,8 @@ def _validated(model: type[_Model], body: Any) -> _Model:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in first["loc"]) or "value"
-        raise RejectedRecord("invalid_content", f"{field}: {first['msg']}", field=field) from None
+        why = first["msg"].removeprefix("Value error, ")
+        raise RejectedRecord("invalid_content", f"{field}: {why}", field=field) from None
 
 
 def content_record(

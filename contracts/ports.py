@@ -170,7 +170,8 @@ class Ownership(Protocol):
     async def commit(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
         """Append `outputs` and move the partition's offset to `claimed.next_offset`, or neither.
 
-        Raises Fenced when the lease has ended; the batch is then somebody else's.
+        Raises Fenced when the lease has ended; the batch is then somebody else's. Raises
+        RecordTooLarge for an output that its topic does not take; the batch is fetched again.
         """
         ...
 

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from contracts.dead_letters import letter_bytes_max
+
 Target = Literal["images", "captions"]
 TARGETS: tuple[Target, ...] = get_args(Target)
 
@@ -92,7 +94,7 @@ def topic_specs(
         "cleanup.policy": "delete",
         "retention.ms": str(30 * 86_400_000),
         "message.timestamp.type": "LogAppendTime",
-        "max.message.bytes": str(2 * content_bytes_max),
+        "max.message.bytes": str(letter_bytes_max(content_bytes_max)),
     }
     data = [names.content(t) for t in TARGETS] + [names.embeddings(t) for t in TARGETS]
     return [

@@ -62,6 +62,7 @@ class Maintainer:
         batch_records: int,
         wait_ms: int,
         stale_after_s: float,
+        letter_bytes_max: int,
     ) -> None:
         self._log = event_log
         self._names = names
@@ -76,6 +77,7 @@ class Maintainer:
         self._batch_records = batch_records
         self._wait_ms = wait_ms
         self._stale_after_s = stale_after_s
+        self._letter_bytes_max = letter_bytes_max
         self._index: Index | None = None
         self._recreated = False
         self._rebuild_again_at = 0.0
@@ -218,7 +220,12 @@ class Maintainer:
             return
         rejection = error if isinstance(error, RejectedRecord) else RejectedRecord(code, str(error))
         letter: OutRecord = dead_letter_record(
-            self._names.dead_letters, record, rejection, stage="index", attempts=1
+            self._names.dead_letters,
+            record,
+            rejection,
+            stage="index",
+            attempts=1,
+            bytes_max=self._letter_bytes_max,
         )
         await self._log.publish([letter])
 

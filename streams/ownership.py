@@ -18,7 +18,7 @@ nothing of it is re-used, so nothing stale can be written through it.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,10 +31,22 @@ from aiokafka import (
     OffsetAndMetadata,
 )
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import InvalidSessionTimeoutError, KafkaError
+from aiokafka.errors import (
+    InvalidSessionTimeoutError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+)
 
 from contracts import faults
-from contracts.errors import ConfigurationError, Fenced, LogChanged, TidelensError
+from contracts.dead_letters import letter_bytes_max
+from contracts.errors import (
+    ConfigurationError,
+    Fenced,
+    LogChanged,
+    RecordTooLarge,
+    TidelensError,
+)
 from contracts.ports import Claimed, Lease
 from contracts.records import OutRecord, TopicPartition
 from contracts.topics import TARGETS, Names
@@ -109,6 +121,11 @@ class KafkaOwnership:
             raise Fenced(f"{claimed.lease.partition} was taken from this encoder")
         try:
             await session.commit(claimed, outputs)
+        except RecordTooLarge:
+            # No fence: whoever owns the partition meets the same record. But the producer's
+            # sequence has a gap now, so that it cannot go on.
+            await self._drop_all()
+            raise
         except (KafkaError, OSError, AssertionError) as error:
             # aiokafka raises ProducerFenced once, then bare AssertionErrors; other errors leave
             # the transaction's fate unknown. All end the same way: drop everything and join anew,
@@ -262,14 +279,15 @@ class _Session:
         await producer.begin_transaction()
         sent = []
         for record in outputs:
-            future = await producer.send(
-                record.topic,
-                record.value,
-                record.key,
-                partition=record.partition,
-                headers=list(record.headers),
-            )
-            # Whatever fails a send fails the commit too, and is reported there.
+            with _sizes_translated(record):
+                future = await producer.send(
+                    record.topic,
+                    record.value,
+                    record.key,
+                    partition=record.partition,
+                    headers=list(record.headers),
+                )
+            # What fails a send is reported below, or by what failed before it.
             future.add_done_callback(_seen)
             sent.append(future)
         faults.reach("encode.sent")
@@ -283,10 +301,14 @@ class _Session:
             {KafkaPartition(*partition): offset}, self._owner._group
         )
         faults.reach("encode.offsets_sent")
-        # 3. Both become visible, or neither.
+        # 3. Every output is delivered: aiokafka would commit without what the broker refused. Past
+        # this time the broker has given the transaction up.
+        async with asyncio.timeout(self._owner._transaction_timeout_ms / 1000):
+            for record, future in zip(outputs, sent, strict=True):
+                with _sizes_translated(record):
+                    await future
+        # 4. Both become visible, or neither.
         await producer.commit_transaction()
-        for future in sent:
-            await future  # delivered by now; an error here would have failed the commit
         faults.reach("encode.committed")
 
     async def abandon(self) -> None:
@@ -307,8 +329,7 @@ class _Session:
             **owner._connection.client_options(),
             transactional_id=owner._names.transactional_id(target, partition.partition),
             transaction_timeout_ms=owner._transaction_timeout_ms,
-            # Dead letters carry an original of the largest size, and headers.
-            max_request_size=2 * owner._record_bytes_max,
+            max_request_size=letter_bytes_max(owner._record_bytes_max),
             max_batch_size=1024 * 1024,
             linger_ms=0,
         )
@@ -391,6 +412,18 @@ def _metadata(found: OffsetAndMetadata) -> dict[str, Any]:
     except orjson.JSONDecodeError:
         return {}
     return metadata if isinstance(metadata, dict) else {}
+
+
+@contextlib.contextmanager
+def _sizes_translated(record: OutRecord) -> Iterator[None]:
+    try:
+        yield
+    except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
+        size = len(record.value or b"")
+        raise RecordTooLarge(
+            f"topic {record.topic} takes no record with a value of {size} bytes, or no batch with "
+            "it: raise its max.message.bytes; `tidelens topics describe` shows what is wanted"
+        ) from error
 
 
 def _now_ms() -> int:

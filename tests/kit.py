@@ -2,13 +2,13 @@
 
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 from consumers.jobs import Intake
 from consumers.worker import EncoderWorker
+from contracts.dead_letters import letter_bytes_max
 from contracts.embedding import Embedding, read_embedding
 from contracts.events import Content
 from contracts.memory import HashEncoder
@@ -25,6 +25,7 @@ from tidelens.clock import SystemClock
 
 MURMUR2 = partitioner("murmur2")
 RECORD_BYTES_MAX = 4 * 1024 * 1024
+LETTER_BYTES_MAX = letter_bytes_max(RECORD_BYTES_MAX)
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,9 @@ def caption(item_id: str, text: str, **rest: object) -> Content:
     return Content(target="captions", id=item_id, text=text, **rest)
 
 
-def intake(names: Names, partitions: int, roots: Sequence[Path] = ()) -> Intake:
+def intake(names: Names, partitions: int, *, letter_bytes_max: int = LETTER_BYTES_MAX) -> Intake:
     counts = {names.content(target): partitions for target in TARGETS}
-    return Intake(names, counts, MURMUR2, roots, 1_000_000, 4_000_000, 32)
+    return Intake(names, counts, MURMUR2, (), 1_000_000, 4_000_000, 32, letter_bytes_max)
 
 
 def worker(
@@ -124,7 +125,6 @@ def worker(
     return EncoderWorker(
         ownership,
         encoder or HashEncoder(),
-        names,
         intake(names, partitions),
         metrics or Metrics(),
         SystemClock(),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 from prometheus_client import start_http_server
 
+from contracts.dead_letters import letter_bytes_max
 from contracts.errors import PortInUse
 from contracts.metrics import Metrics
 from contracts.partitioning import partitioner
@@ -126,6 +127,7 @@ async def open_worker(
         settings.image_bytes_max,
         settings.image_pixels_max,
         encoder.image_side,
+        letter_bytes_max(settings.record_bytes_max),
     )
     encoder_log = KafkaEncoderLog(
         connection,
@@ -137,7 +139,6 @@ async def open_worker(
         yield EncoderWorker(
             ownership,
             encoder,
-            names,
             intake,
             metrics,
             clock,

@@ -77,6 +77,7 @@ def make_maintainer(
         batch_records=settings.index_batch_records,
         wait_ms=settings.index_wait_ms,
         stale_after_s=settings.stale_after_s,
+        letter_bytes_max=settings.record_bytes_max,  # what the event log's producer takes
     )
 
 

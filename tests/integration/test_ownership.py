@@ -6,16 +6,19 @@ import random
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import orjson
 import pytest
-from aiokafka import AIOKafkaConsumer, OffsetAndMetadata, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, OffsetAndMetadata, TopicPartition
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from contracts.embedding import embedding_record, encode_value, read_embedding
-from contracts.errors import Fenced
-from contracts.events import content_record, delete_record
+from contracts.errors import Fenced, RecordTooLarge
+from contracts.events import EVENT_TYPES, content_record, delete_record
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord, Record, Source
+from contracts.topics import TARGETS
 from streams.ownership import KafkaEncoderLog, KafkaOwnership
 from tests.kit import RECORD_BYTES_MAX, Collection, caption, collection, worker
 
@@ -151,6 +154,106 @@ async def test_a_sleeper_that_wakes_behind_a_new_owner_writes_nothing(kafka) -> 
         assert len(sources) == 50
     # A failed future that nobody looked at is logged when it is collected, which fails the test.
     gc.collect()
+
+
+@pytest.mark.parametrize("size", [5 * 2**20, 9 * 2**20], ids=["broker refuses", "client refuses"])
+async def test_an_output_that_is_too_large_is_no_fence(kafka, size: int) -> None:
+    """And the offset does not move on without it."""
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        await publish(kit, 2, ids=2)
+        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+            [claim] = await claim_all(ownership, 2)
+            outputs = as_embeddings(kit, claim.records, claim.lease.topic_id)
+            large = replace(outputs[0], value=b"x" * size)
+            with pytest.raises(RecordTooLarge, match=r"max\.message\.bytes"):
+                await ownership.commit(claim, [large, outputs[1]])
+            assert await kit.log.committed(kit.names.encoder_group) == {}
+            [claim] = await claim_all(ownership, 2)
+            await ownership.commit(claim, as_embeddings(kit, claim.records, claim.lease.topic_id))
+        assert len(await drained(kit, 2)) == 2
+    gc.collect()
+
+
+def hostile(kit: Collection) -> list[OutRecord]:
+    """Records that are bad in ways of their own; each is an item `bad-N`."""
+    deep = b"[" * 252 + b"]" * 252
+    values = [
+        ("images", b'{"image": {"data": ""}}', b""),
+        ("images", b'{"image": {"ref": "file://[", "sha256": "' + b"0" * 64 + b'"}}', b""),
+        ("captions", b'{"text": "x", "metadata": {"m": ' + deep + b"}}", b""),
+        ("captions", b'{"text": "x"}', b"\0" * 1_200_000),
+        ("captions", b"{" * (3 * RECORD_BYTES_MAX), b""),
+    ]
+    return [
+        OutRecord(
+            kit.names.content(target),
+            f"bad-{number}".encode(),
+            value,
+            [("ce_type", kind or EVENT_TYPES[target].encode())],
+            partition=0,
+        )
+        for number, (target, value, kind) in enumerate(values)
+    ]
+
+
+async def publish_compressed(kit: Collection, records: list[OutRecord]) -> None:
+    """As a producer does that has other limits than ours: small only on the way."""
+    async with AIOKafkaProducer(
+        **kit.connection.client_options(),
+        compression_type="gzip",
+        max_request_size=4 * RECORD_BYTES_MAX,
+    ) as producer:
+        for r in records:
+            await producer.send_and_wait(
+                r.topic, r.value, r.key, partition=r.partition, headers=list(r.headers)
+            )
+
+
+async def lettered(kit: Collection, count: int) -> list[Record]:
+    async with asyncio.timeout(60):
+        while True:
+            [letters] = (await kit.read_all(kit.names.dead_letters)).values()
+            if len(letters) >= count:
+                return letters
+            await asyncio.sleep(0.2)
+
+
+async def test_bad_records_yield_tombstones_and_the_next_are_served(kafka) -> None:
+    async with collection(kafka.bootstrap, partitions=1) as kit, running_worker(kit):
+        bad = hostile(kit)
+        await publish_compressed(kit, bad)
+        await publish(kit, 1, ids=1)
+        letters = await lettered(kit, len(bad))
+        assert {letter.key for letter in letters} == {record.key for record in bad}
+        assert [r.key for r in letters if r.header("dead_letter_truncated")] == [b"bad-4"]
+        async with asyncio.timeout(60):
+            while {item for _, item in await kit.truth(ENCODER)} != {"item-0"}:
+                await asyncio.sleep(0.2)
+        tombstones = {
+            record.key
+            for target in TARGETS
+            for record in (await kit.read_all(kit.names.embeddings(target)))[0]
+            if record.value is None
+        }
+        assert tombstones == {record.key for record in bad}
+
+
+async def test_a_dead_letter_topic_that_takes_little_stops_nobody(kafka) -> None:
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        async with kit.connection.admin() as admin:
+            little = {"max.message.bytes": "20000"}
+            await admin.alter_configs(
+                [ConfigResource(ConfigResourceType.TOPIC, kit.names.dead_letters, little)]
+            )
+        topic = kit.names.content("captions")
+        kind = [("ce_type", EVENT_TYPES["captions"].encode())]
+        await kit.log.publish([OutRecord(topic, b"bad", b"{" * 100_000, kind)])
+        async with running_worker(kit):
+            await publish(kit, 1, ids=1)
+            [letter] = await lettered(kit, 1)
+            assert await drained(kit, 2) == [(0, 0), (0, 1)]
+        assert letter.header("dead_letter_truncated") is not None
+        assert letter.header("dead_letter_reason") == b"invalid_json"
 
 
 async def test_a_lost_past_takes_ghosts_out_before_encoding(kafka) -> None:

@@ -75,6 +75,13 @@ async def test_a_list_is_answered_in_order(kit: Kit) -> None:
         assert kit.log.records[place][token["offset"]].key == item["id"].encode()
 
 
+def nested(levels: int) -> Any:
+    value: Any = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     ("item", "status", "code", "field"),
     [
@@ -108,8 +115,15 @@ async def test_a_list_is_answered_in_order(kit: Kit) -> None:
             {"target": "captions", "id": "a", "text": "x", "metadata": {"m": "x" * 20_000}},
             400,
             "invalid_content",
-            "",
+            "metadata",
         ),
+        (
+            {"target": "captions", "id": "a", "text": "x", "metadata": {"m": nested(300)}},
+            400,
+            "invalid_content",
+            "metadata",
+        ),
+        ({"target": "images", "id": "a", "image": {"data": ""}}, 400, "invalid_request", "image"),
         ([{"target": "captions", "id": "a", "text": "x"}] * 1001, 413, "too_many", "items"),
     ],
 )

@@ -1,14 +1,22 @@
 """Dead letters keep the original whole and say why it is there."""
 
-from contracts.dead_letters import MESSAGE_CHARS_MAX, dead_letter_record
-from contracts.errors import RejectedRecord
+from typing import Any
+
+import pytest
+
+from contracts.dead_letters import HEAD_BYTES_MAX, dead_letter_record
+from contracts.errors import MESSAGE_CHARS_MAX, RejectedRecord
 from contracts.records import Record
+
+BYTES_MAX = 10_000
 
 
 def letter(rejection: RejectedRecord, record: Record | None = None) -> Record:
     """The letter as a reader would see it."""
     original = record or Record("t.images", 3, 17, 0, b"k\xff", b"\x00\xff", [("a", b"\xfe")])
-    out = dead_letter_record("t.dead-letters", original, rejection, stage="encode", attempts=2)
+    out = dead_letter_record(
+        "t.dead-letters", original, rejection, stage="encode", attempts=2, bytes_max=BYTES_MAX
+    )
     return Record(out.topic, 0, 0, 0, out.key, out.value, out.headers)
 
 
@@ -39,3 +47,25 @@ def test_the_message_is_bounded_and_always_encodable() -> None:
     message = seen.header("dead_letter_message") or b""
     assert message.startswith(b"\\udcff")
     assert len(message) < MESSAGE_CHARS_MAX + 10
+
+
+@pytest.mark.parametrize(
+    ("more", "size"),
+    [
+        ({"value": b"v" * BYTES_MAX}, BYTES_MAX + 1),
+        ({"key": b"k" * BYTES_MAX}, BYTES_MAX + 1),
+        ({"headers": [("h", b"x" * BYTES_MAX)]}, BYTES_MAX + 3),
+        # Nothing in them, yet each costs some bytes of framing.
+        ({"headers": [("h", b"")] * 4_000}, 4_002),
+    ],
+)
+def test_what_the_topic_does_not_take_is_truncated(more: dict[str, Any], size: int) -> None:
+    parts = {"key": b"k", "value": b"v", "headers": [], **more}
+    seen = letter(RejectedRecord("invalid_json", "not JSON"), Record("t.images", 3, 17, 0, **parts))
+    assert (seen.key, seen.value) == (
+        parts["key"][:HEAD_BYTES_MAX],
+        parts["value"][:HEAD_BYTES_MAX],
+    )
+    assert seen.header("dead_letter_truncated") == str(size).encode()
+    assert seen.header("dead_letter_source") == b"t.images:3:17"
+    assert seen.header("h") is None

@@ -1,12 +1,14 @@
 """Content events: what is accepted, and the reason each bad record gets."""
 
 import base64
+from typing import Any
 
 import orjson
 import pytest
 
 from contracts.errors import RejectedRecord
 from contracts.events import (
+    METADATA_DEPTH_MAX,
     Content,
     content_record,
     delete_record,
@@ -94,6 +96,7 @@ def test_bad_records_get_their_reason(code: str, field: str, bad: Record) -> Non
     ("code", "body"),
     [
         ("invalid_content", {"image": {}}),
+        ("invalid_content", {"image": {"data": ""}}),
         ("invalid_content", {"image": {"data": "", "ref": "file:///a"}}),
         ("invalid_content", {"image": {"ref": "file:///a"}}),
         ("invalid_content", {"image": {"ref": "file:///a", "sha256": "short"}}),
@@ -111,6 +114,44 @@ def test_metadata_has_a_limit() -> None:
         content_record(
             "t", Content(target="captions", id="a", text="x", metadata={"m": "y" * 20_000})
         )
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """Metadata of so many levels, itself the first, lists among them."""
+    value: Any = []
+    for _ in range(levels - 2):
+        value = [value]
+    return {"m": value}
+
+
+def test_metadata_has_a_limit_of_depth() -> None:
+    metadata = nested(METADATA_DEPTH_MAX)
+    made = content_record("t", Content(target="captions", id="a", text="x", metadata=metadata))
+    read = read_content("captions", as_read(made))
+    assert read is not None and read.metadata == metadata
+
+
+# orjson reads up to 1,024 levels, and writes up to 254.
+@pytest.mark.parametrize("levels", [METADATA_DEPTH_MAX + 1, 253, 254, 255, 1_000])
+def test_metadata_that_is_too_deep_is_refused_everywhere(levels: int) -> None:
+    raw = b'{"m":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"
+    with pytest.raises(RejectedRecord) as in_json:
+        read_content("captions", record(b'{"text": "x", "metadata": ' + raw + b"}"))
+    with pytest.raises(RejectedRecord) as in_header:
+        read_content(
+            "images",
+            record(
+                b"bytes",
+                kind="tidelens.image.v1",
+                content_type="image/png",
+                more=(("ce_metadata", raw),),
+            ),
+        )
+    with pytest.raises(RejectedRecord) as made:
+        content_record("t", Content(target="captions", id="a", text="x", metadata=nested(levels)))
+    for caught in (in_json, in_header, made):
+        assert (caught.value.code, caught.value.field) == ("invalid_content", "metadata")
+        assert caught.value.message == "metadata: limit 32 levels, got more"
 
 
 def test_a_lone_surrogate_is_no_id() -> None:

@@ -450,6 +450,18 @@ async def test_a_bad_message_is_told_and_the_connection_goes_on(
     assert (await socket.receive())["type"] == "pong"
 
 
+@pytest.mark.parametrize("levels", [30, 300, 1_000])
+async def test_a_filter_nested_too_deep(socket: Socket, levels: int) -> None:
+    condition = '{"not": ' * levels + '{"exists": "a"}' + "}" * levels
+    query = f'{{"text": "x", "filter": {condition}}}'
+    socket.send_text(f'{{"op": "subscribe", "sub": "s", "query": {query}}}')
+    error = await socket.receive()
+    assert (error["type"], error["sub"], error["code"]) == ("error", "s", "invalid_filter")
+    assert error["field"].startswith("filter.not")
+    socket.send(op="ping")
+    assert (await socket.receive())["type"] == "pong"
+
+
 async def test_what_is_not_json(socket: Socket) -> None:
     socket.send_text("{")
     assert (await socket.receive())["code"] == "invalid_json"

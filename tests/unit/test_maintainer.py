@@ -87,6 +87,7 @@ class Kit:
             batch_records=100,
             wait_ms=20,
             stale_after_s=3600,
+            letter_bytes_max=1_000_000,
         )
 
     def sample(self, name: str, **labels: str) -> float | None:

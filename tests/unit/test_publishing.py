@@ -146,6 +146,11 @@ def test_json_lines(tmp_path: Path) -> None:
         ({"id": "a", "image": {"data": "!"}}, "invalid_base64"),
         ({"id": "a", "image": {"data": "A" * 400}}, "image_too_large_bytes"),
         ({"id": "a", "image": {"ref": "file:///x"}}, "invalid_content"),
+        ({"id": "a", "image": {"data": ""}}, "invalid_content"),
+        (
+            b'{"id": "a", "text": "x", "metadata": {"m": ' + b"[" * 300 + b"]" * 300 + b"}}",
+            "invalid_content",
+        ),
     ],
 )
 def test_a_bad_line_is_refused_and_the_next_one_read(

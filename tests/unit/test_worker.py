@@ -3,28 +3,32 @@
 import asyncio
 import hashlib
 import io
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from consumers.jobs import newest_of_each, prepare
+from consumers.jobs import Job, newest_of_each, outputs, prepare
 from consumers.references import read_reference
 from contracts.embedding import Embedding, read_embedding
 from contracts.errors import RejectedRecord
-from contracts.events import Content, content_record, delete_record
+from contracts.events import EVENT_TYPES, Content, content_record, delete_record
 from contracts.memory import HashEncoder, MemoryLog
-from contracts.records import OutRecord, TopicPartition
-from contracts.topics import TARGETS, Names
-from tests.kit import caption, intake, worker
+from contracts.records import OutRecord, Record, TopicPartition
+from contracts.topics import TARGETS, Names, Target
+from tests.kit import LETTER_BYTES_MAX, caption, intake, worker
 
 pytestmark = pytest.mark.anyio
 
 ENCODER = HashEncoder()
 NAMES = Names("t.", ENCODER.space.name)
 PARTITIONS = 2
+REFERENCE = b'{"image": {"ref": "%s", "sha256": "' + b"0" * 64 + b'"}}'
 CONTENT = [NAMES.content(target) for target in TARGETS]
 
 
@@ -107,6 +111,62 @@ async def test_a_bad_record_is_lettered_and_the_next_is_served() -> None:
     assert (letter.key, letter.value) == (b"bad", b"{")
 
 
+NULS = b"\0" * 1_200_000
+DEEP = b'{"m": ' + b"[" * 252 + b"]" * 252 + b"}"
+
+
+def bad(target: Target, value: bytes, kind: bytes | None = None) -> OutRecord:
+    headers = [
+        ("ce_type", EVENT_TYPES[target].encode() if kind is None else kind),
+        ("content-type", b"application/json"),
+    ]
+    return OutRecord(NAMES.content(target), b"bad", value, headers)
+
+
+@pytest.mark.parametrize(
+    ("record", "code"),
+    [
+        (bad("images", b'{"image": {"data": ""}}'), "invalid_content"),
+        (bad("images", REFERENCE % b"file://["), "reference_invalid"),
+        (bad("captions", b'{"text": "x", "metadata": ' + DEEP + b"}"), "invalid_content"),
+        (bad("captions", b'{"text": "x"}', NULS), "unknown_event_type"),
+        (bad("captions", b"{" * LETTER_BYTES_MAX), "invalid_json"),
+    ],
+    ids=["empty data", "no URL", "deep", "long type", "large"],
+)
+async def test_whatever_is_in_a_record_the_next_is_served(record: OutRecord, code: str) -> None:
+    log = memory_log()
+    await log.publish([record, content_record(NAMES.content("captions"), caption("good", "fine"))])
+    async with running(log):
+        found = {e.id: e for e in await encoded(log)}
+    assert found["good"].vector is not None
+    assert found["bad"].vector is None
+    reason = found["bad"].reason or ""
+    assert reason.startswith(f"{code}: ") and len(reason) < 1_100
+    assert letters(log) == [code]
+    [letter] = log.records[TopicPartition(NAMES.dead_letters, 0)]
+    assert len(letter.value or b"") < LETTER_BYTES_MAX
+
+
+def test_what_nobody_foresaw_rejects_one_record() -> None:
+    def failing(key: bytes, count: int) -> int:
+        raise ZeroDivisionError("boom")
+
+    record = Record(NAMES.content("captions"), 0, 7, 0, b"a", b'{"text": "x"}')
+    job = prepare(record, replace(intake(NAMES, PARTITIONS), partition_of=failing))
+    assert job.rejection is not None
+    assert job.rejection.code == "unreadable"
+    assert "boom" in job.rejection.message
+
+
+def test_a_vector_that_cannot_be_written_rejects_one_record() -> None:
+    record = Record(NAMES.content("captions"), 0, 7, 0, b"a", b'{"text": "x"}')
+    job = Job(record, "captions", content=caption("a", "x"), vector=np.zeros(3, np.float16))
+    letter, tombstone = outputs(job, ENCODER.space, intake(NAMES, PARTITIONS), "id")
+    assert dict(letter.headers)["dead_letter_reason"] == b"unreadable"
+    assert (tombstone.key, tombstone.value) == (b"a", None)
+
+
 async def test_a_wrong_partition_gets_the_letter_alone() -> None:
     log = memory_log()
     record = content_record(NAMES.content("captions"), caption("a", "text"))
@@ -184,6 +244,8 @@ def test_references(tmp_path: Path) -> None:
     (root / "a.png").write_bytes(b"data")
     outside.write_bytes(b"data")
     (root / "link.png").symlink_to(outside)
+    (root / "circle.png").symlink_to(root / "circle.png")
+    os.mkfifo(root / "pipe.png")
     digest = hashlib.sha256(b"data").hexdigest()
 
     def read(ref: str, sha256: str = digest, bytes_max: int = 100) -> bytes:
@@ -199,6 +261,11 @@ def test_references(tmp_path: Path) -> None:
         ("file://host/a.png", "reference_forbidden"),
         ((root / "none.png").as_uri(), "reference_missing"),
         ("file:///a%00b", "reference_missing"),
+        ((root / "circle.png").as_uri(), "reference_missing"),
+        ((root / "pipe.png").as_uri(), "reference_missing"),
+        (root.as_uri(), "reference_missing"),
+        ("file://[", "reference_invalid"),
+        ("https://[x", "reference_invalid"),
     ]:
         with pytest.raises(RejectedRecord) as caught:
             read(ref)

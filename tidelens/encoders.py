@@ -12,6 +12,7 @@ import structlog
 
 from contracts.errors import TidelensError
 from contracts.settings import Settings
+from tidelens.server import listen
 
 if TYPE_CHECKING:
     from streams.control import Control
@@ -83,23 +84,23 @@ class Encoders:
     def __init__(self, settings: Settings, metrics_port: int) -> None:
         self._settings = settings
         self._metrics_port = metrics_port
+        # Of /metrics: the port that is known is one encoder's, another gets a free one.
+        self._ports: dict[str, int] = {}
         self._first: tuple[str, EncoderProcess] | None = None
         self._current = settings.model
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, model: str) -> None:
         """A first process, before Kafka is there, since loading a model takes longest."""
-        self._first = (
-            model,
-            await EncoderProcess.start(self._settings, model, self._metrics_port),
-        )
+        self._first = (model, await self._new(model))
 
     async def stop(self) -> None:
         """End the first one if `run` has no use for it."""
         if self._first is not None:
-            process = self._first[1]
+            model, process = self._first
             self._first = None
             await process.stop()
+            self._ports.pop(model, None)
 
     async def run(self, brokers: str, followed: "AsyncIterator[Control]") -> None:
         """Until cancelled, or until the current model's encoder fails."""
@@ -127,6 +128,7 @@ class Encoders:
                 log.error("encoder beside fails; trying again", model=model, error=str(error))
             finally:
                 await encoder.stop()
+                self._ports.pop(model, None)
             await asyncio.sleep(_AGAIN_S)
 
     async def _started(self, model: str) -> EncoderProcess:
@@ -134,8 +136,16 @@ class Encoders:
             process = self._first[1]
             self._first = None
             return process
-        # Only one has /metrics on the port that is known; others would collide with it.
-        return await EncoderProcess.start(self._settings, model, 0)
+        return await self._new(model)
+
+    async def _new(self, model: str) -> EncoderProcess:
+        port = self._metrics_port
+        if port and port in self._ports.values():
+            with contextlib.closing(listen(self._settings.host, 0)) as free:
+                port = free.getsockname()[1]
+            log.info("an encoder beside, with /metrics of its own", model=model, port=port)
+        self._ports[model] = port
+        return await EncoderProcess.start(self._settings, model, port)
 
 
 def _models(control: "Control", default: str) -> list[str]:

@@ -5,6 +5,7 @@ Also the node's knowledge of whether the broker answers: what asks it every seco
 
 import asyncio
 from collections.abc import Sequence
+from math import nan
 
 import structlog
 
@@ -33,28 +34,43 @@ class Freshness:
             await self.measure()
             await asyncio.sleep(_EVERY_S)
 
-    async def measure(self) -> list[Lag]:
+    async def measure(self) -> Sequence[Lag]:
         """Ask now, remember, and set the gauges. Raises nothing for a broker that is away."""
+        metrics = self._node.metrics
         try:
             lags = await self._node.lag.lag()
         except BrokerUnavailable as error:
             if self.broker != "unreachable":
                 log.warning("the broker does not answer", error=str(error))
             self.broker = "unreachable"
-            lags = list(self._lags or [])
+            metrics.lag_unknown()
         else:
             if self.broker == "unreachable":
                 log.info("the broker answers again")
             self.broker = "reachable"
             self._lags = lags
-        self._show(lags)
-        return lags
+            metrics.show_lag([lag for lag in lags if self._is_ours(lag)], self._node.clock.now())
+        behind_s = self.behind_s()
+        metrics.behind_seconds.set(nan if behind_s is None else behind_s)
+        return self._lags or []
 
     def behind_s(self) -> float | None:
-        """Age of the oldest content record not yet in the index; None while that is unknown."""
+        """Age of the oldest content record not yet in the index; None while that is unknown.
+
+        While the broker is away: of the oldest one known, since there may be others by now.
+        """
         if self._lags is None:
             return None
-        return round(self._node.lag.behind_s([lag for lag in self._lags if not self._done(lag)]), 3)
+        behind = [lag for lag in self._lags if self._is_before_us(lag) and not self._done(lag)]
+        age_s = round(self._node.lag.behind_s(behind), 3)
+        return None if self.broker == "unreachable" and not age_s else age_s
+
+    def _is_ours(self, lag: Lag) -> bool:
+        return lag.space == self._node.space.name
+
+    def _is_before_us(self, lag: Lag) -> bool:
+        """Other nodes may be behind this one; what they lack is here all the same."""
+        return self._is_ours(lag) and (lag.role == "encode" or lag.group == self._group)
 
     def _done(self, lag: Lag) -> bool:
         """Whether this index is past that row by now: its group's offsets come late, on a timer."""
@@ -66,21 +82,11 @@ class Freshness:
         except NotReady:
             return False
 
-    def _show(self, lags: Sequence[Lag]) -> None:
-        metrics = self._node.metrics
-        for lag in lags:
-            labels = (lag.role, lag.group, lag.topic, str(lag.partition))
-            metrics.lag_records.labels(*labels).set(lag.records)
-            metrics.lag_seconds.labels(*labels).set(lag.seconds)
-        metrics.behind_seconds.set(self.behind_s() or 0.0)
-
 
 async def not_ready_reason(node: Node) -> str | None:
     """Why this node cannot answer now, or None when it can; the searcher itself is asked."""
     try:
         await node.searcher.search([])
     except NotReady as error:
-        node.metrics.ready.set(0)
         return str(error)
-    node.metrics.ready.set(1)
     return None

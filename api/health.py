@@ -11,7 +11,7 @@ from api.bodies import json
 from api.freshness import Freshness, not_ready_reason
 from api.node import Node
 from contracts.errors import NotReady
-from contracts.messages import wire_as_of
+from contracts.messages import wire_as_of, wire_lag
 from contracts.topics import TARGETS
 
 
@@ -34,25 +34,13 @@ class Health:
     async def lag(self, _: Request) -> Response:
         """A row for each group, topic and partition, asked of the broker now where it answers."""
         lags = await self._freshness.measure()
-        rows = [
-            {
-                "role": lag.role,
-                "group": lag.group,
-                "topic": lag.topic,
-                "partition": lag.partition,
-                "position": lag.position,
-                "end": lag.end,
-                "records": lag.records,
-                "seconds": round(lag.seconds, 3),
-            }
-            for lag in lags
-        ]
         return json(
-            {
-                "broker": self._freshness.broker,
-                "behind_s": self._freshness.behind_s(),
-                "partitions": rows,
-            }
+            wire_lag(
+                lags,
+                space=self._node.space.name,
+                broker=self._freshness.broker,
+                behind_s=self._freshness.behind_s(),
+            )
         )
 
     async def status(self, _: Request) -> Response:
@@ -80,7 +68,7 @@ class Health:
 
     async def metrics(self, _: Request) -> Response:
         # A thread: the process collector reads files.
-        text = await asyncio.to_thread(generate_latest, self._node.metrics.registry)
+        text = await asyncio.to_thread(generate_latest, self._node.exposed)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
     async def _readiness(self) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prometheus_client import CollectorRegistry
+
 from contracts.metrics import Metrics
 from contracts.ports import (
     AppliedBatches,
@@ -25,8 +27,9 @@ from contracts.topics import Names
 class Node:
     """The ports that the API answers from.
 
-    `status` adds what only the wiring knows to /v1/status: dead letters, digests. `recent_queries`
-    are texts asked lately, for a space that is compared with this one.
+    `exposed` is all that /metrics shows. `status` adds what only the wiring knows to /v1/status:
+    dead letters, digests. `recent_queries` are texts asked lately, for a space that is compared
+    with this one.
     """
 
     space: Space
@@ -41,6 +44,7 @@ class Node:
     admin: IndexAdmin
     matcher: Matcher
     metrics: Metrics
+    exposed: CollectorRegistry
     clock: Clock
     status: Callable[[], Mapping[str, Any]]
     recent_queries: Callable[[], list[str]] = list

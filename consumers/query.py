@@ -69,6 +69,7 @@ class ProcessQueryEncoder:
         self._cache_max = cache_max
         self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
         self._waiting: list[_Waiting] = []
+        metrics.queue_depth.labels("query").set_function(lambda: len(self._waiting))
         self._recent: deque[str] = deque(maxlen=_RECENT)
         self._arrived = asyncio.Event()
         self._pool: ProcessPoolExecutor | None = None
@@ -135,7 +136,6 @@ class ProcessQueryEncoder:
                 # Requests that nobody awaits any more are dropped before they cost anything.
                 batch = [w for w in self._waiting[: self._batch_max] if not w.future.done()]
                 del self._waiting[: self._batch_max]
-                self._metrics.queue_depth.labels("query").set(len(self._waiting))
                 if batch:
                     await self._encode_batch(batch)
 

@@ -61,6 +61,7 @@ class EncoderWorker:
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._waiting: asyncio.Queue[_Batch] = asyncio.Queue(maxsize=1)
+        metrics.queue_depth.labels("encode").set_function(self._waiting.qsize)
 
     async def run(self) -> None:
         try:
@@ -91,7 +92,6 @@ class EncoderWorker:
                 prepared.append((claim, work))
             batch = _Batch([(claim, list(await asyncio.gather(*w))) for claim, w in prepared])
             await self._waiting.put(batch)
-            self._metrics.queue_depth.labels("encode").set(self._waiting.qsize())
 
     async def _encode_and_commit(self) -> None:
         loop = asyncio.get_running_loop()

@@ -4,6 +4,8 @@ Parsing is pydantic's; what we send is built as plain dictionaries and dumped by
 here so that the schemas in contracts/schemas/ are generated from one place.
 """
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -13,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from contracts.errors import RejectedRequest
 from contracts.events import ID_BYTES_MAX, TEXT_CHARS_MAX, ImageData, Metadata
 from contracts.hits import Hit
-from contracts.ports import AsOf
+from contracts.ports import AsOf, Lag
 from contracts.topics import Target
 
 WireHit = dict[str, Any]
@@ -330,6 +332,14 @@ def wire_as_of(as_of: AsOf) -> dict[str, Any]:
         "epoch": as_of.epoch,
         "offsets": {target: list(offsets) for target, offsets in as_of.offsets.items()},
     }
+
+
+def wire_lag(
+    lags: Sequence[Lag], *, space: str, broker: str, behind_s: float | None
+) -> dict[str, Any]:
+    """Lag as it is sent, and printed by the command (LagAnswer's members)."""
+    rows = [asdict(lag) | {"seconds": round(lag.seconds, 3)} for lag in lags]
+    return {"broker": broker, "space": space, "behind_s": behind_s, "partitions": rows}
 
 
 def read_as_of(message: AsOfMessage) -> AsOf:

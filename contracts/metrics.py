@@ -1,4 +1,7 @@
-"""Every metric, by its Prometheus name, made once per process on a registry that is handed in."""
+"""Every metric, by its Prometheus name, made once for each space that a process works on."""
+
+from collections.abc import Iterable, Sequence
+from math import nan
 
 from prometheus_client import (
     CollectorRegistry,
@@ -6,24 +9,50 @@ from prometheus_client import (
     Gauge,
     GCCollector,
     Histogram,
+    Metric,
     PlatformCollector,
     ProcessCollector,
 )
+
+from contracts.ports import Lag
 
 # From a millisecond to a minute: what lies between an in-memory search and a cold encoder.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _RECORDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
-class Metrics:
-    """The metrics of one process. Times are seconds, sizes bytes, as Prometheus asks."""
+class _OfSpace(CollectorRegistry):
+    """Labels our metrics with the space, since a process may keep two of them ready."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        self.registry = registry or CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
-        r = self.registry
+    def __init__(self, space: str | None) -> None:
+        super().__init__()
+        self.space = space
+
+    def collect(self) -> Iterable[Metric]:
+        label = {} if self.space is None else {"space": self.space}
+        for metric in super().collect():
+            if metric.name.startswith("tidelens_"):
+                metric.samples = [
+                    sample._replace(labels=label | sample.labels) for sample in metric.samples
+                ]
+            yield metric
+
+
+def show_process(registry: CollectorRegistry) -> None:
+    """Add what the process itself uses: memory, processor time, files, garbage collections."""
+    ProcessCollector(registry=registry)
+    PlatformCollector(registry=registry)
+    GCCollector(registry=registry)
+
+
+class Metrics:
+    """The metrics of one space in one process; they have no such label until it is known.
+
+    Times are seconds, sizes bytes, as Prometheus asks; NaN is what is not known.
+    """
+
+    def __init__(self, space: str | None = None) -> None:
+        self.registry = r = _OfSpace(space)
         self.encoded = Counter(
             "tidelens_encoded_records_total",
             "Content records turned into a vector or a tombstone.",
@@ -95,7 +124,8 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "tidelens_stage_seconds",
-            "Since the broker appended the content record: until encoded, searchable, pushed.",
+            "Since the broker appended the content record: until encoded, searchable, pushed. "
+            "Searchable without what is replayed until the node is ready.",
             ["stage"],
             buckets=_SECONDS,
             registry=r,
@@ -138,10 +168,43 @@ class Metrics:
         )
         self.behind_seconds = Gauge(
             "tidelens_behind_seconds",
-            "Age of the oldest content record not yet searchable.",
+            "Age of the oldest content record not yet searchable; NaN: not known.",
+            registry=r,
+        )
+        self.behind_seconds.set(nan)
+        self.lag_read_at = Gauge(
+            "tidelens_lag_read_timestamp_seconds",
+            "When the broker last told the lag; until it does again, the lag is NaN.",
             registry=r,
         )
         self.queue_depth = Gauge(
-            "tidelens_queue_depth", "Entries waiting in a bounded queue.", ["queue"], registry=r
+            "tidelens_queue_depth",
+            "What waits now: batches to encode, queries to encode, requests in a search lane.",
+            ["queue"],
+            registry=r,
         )
         self.ready = Gauge("tidelens_ready", "1 when the node answers searches.", registry=r)
+        self.ready.set(nan)
+        self._lag_labels: set[tuple[str, str, str, str]] = set()
+
+    def of_space(self, name: str) -> None:
+        """Label them with a space that was not known from the start."""
+        self.registry.space = name
+
+    def show_lag(self, lags: Sequence[Lag], now: float) -> None:
+        """Set the lag as it was read; groups and partitions that are gone disappear."""
+        rows = {(lag.role, lag.group, lag.topic, str(lag.partition)): lag for lag in lags}
+        for labels, lag in rows.items():
+            self.lag_records.labels(*labels).set(lag.records)
+            self.lag_seconds.labels(*labels).set(lag.seconds)
+        for gone in self._lag_labels - rows.keys():
+            self.lag_records.remove(*gone)
+            self.lag_seconds.remove(*gone)
+        self._lag_labels = set(rows)
+        self.lag_read_at.set(now)
+
+    def lag_unknown(self) -> None:
+        """The broker does not tell: the last figures would look as if they were still true."""
+        for labels in self._lag_labels:
+            self.lag_records.labels(*labels).set(nan)
+            self.lag_seconds.labels(*labels).set(nan)

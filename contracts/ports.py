@@ -361,10 +361,14 @@ class Lag:
     end: int
     records: int
     seconds: float
+    space: str
 
 
 class LagSource(Protocol):
-    """Lag of encoders and index nodes against the last stable offset."""
+    """Lag of encoders and index nodes against the last stable offset.
+
+    Of the space that the process works on, and of those kept or made beside it.
+    """
 
     async def lag(self) -> list[Lag]:
         """Asked of the broker now. Raises BrokerUnavailable."""

@@ -79,12 +79,17 @@ class LagRow(BaseModel):
     end: int
     records: int
     seconds: float
+    space: str
 
 
 class LagAnswer(BaseModel):
-    """GET /v1/lag; the rows are the last known ones while the broker is unreachable."""
+    """GET /v1/lag; the rows are the last known ones while the broker is unreachable.
+
+    `space` answers; the rows are of every group of it, and of the spaces kept or made beside it.
+    """
 
     broker: Literal["unknown", "reachable", "unreachable"]
+    space: str
     behind_s: float | None
     partitions: list[LagRow]
 

@@ -22,6 +22,10 @@ class Lane(Generic[Asked, Answered]):
         self._waiting: list[tuple[Asked, asyncio.Future[Answered]]] = []
         self._running: asyncio.Task[None] | None = None
 
+    def waiting(self) -> int:
+        """Those whose batch has not begun."""
+        return len(self._waiting)
+
     async def ask(self, asked: Asked) -> Answered:
         """Raises what `work` raises for it."""
         future: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()

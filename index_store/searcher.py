@@ -43,6 +43,10 @@ class LocalSearcher:
         self.is_ready = False
         self.reason: str | None = "starting"
 
+    def queues(self) -> dict[str, Callable[[], int]]:
+        """How many requests wait, by lane."""
+        return {"search": self._fast.waiting, "search_exact": self._exact.waiting}
+
     def serve(self, index: Index) -> None:
         """Answer from `index` from now on, once `ready` is called."""
         self._index = index

@@ -122,6 +122,13 @@ class Control:
     active: ActiveSpace | None = None
     candidate: CandidateSpace | None = None
 
+    @property
+    def spaces(self) -> list[str]:
+        """Those served, the current one first, then the one being made."""
+        served = [] if self.active is None else [ref.space for ref in self.active.served]
+        made = [] if self.candidate is None else [self.candidate.made.space]
+        return list(dict.fromkeys([*served, *made]))
+
     def after(self, record: Record) -> "Control":
         """With one more record applied; keys and bodies that are not ours change nothing."""
         try:

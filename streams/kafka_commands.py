@@ -112,6 +112,8 @@ def kafka_acls_commands(
             allow(who, write, "--transactional-id", transactions, *prefixed),
             allow(who, ["IdempotentWrite"], "--cluster"),
             allow(who, read, "--group", names.encoder_group),
+            # Its /metrics show the lag of index nodes too: of those groups that it may see.
+            allow(who, ["Describe"], "--group", index_groups, *prefixed),
         ]
 
     return {

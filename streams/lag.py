@@ -42,13 +42,16 @@ class _Known:
 
 
 class KafkaLag:
-    """The LagSource port. `index_group` None: every index group of this space."""
+    """The lag of one space: of its encoders, and of every index group that has committed.
+
+    `index_group` is there even before it has: a node's own.
+    """
 
     def __init__(
         self, connection: Connection, names: Names, index_group: str | None, clock: Clock
     ) -> None:
         self._connection = connection
-        self._names = names
+        self.names = names
         self._index_group = index_group
         self._clock = clock
         self._clients: contextlib.AsyncExitStack | None = None
@@ -84,6 +87,11 @@ class KafkaLag:
                 await self._close()
                 raise
 
+    def beside(self, space: str) -> "KafkaLag":
+        """The lag of another space of the same collection."""
+        names = Names(self.names.prefix, space)
+        return KafkaLag(self._connection, names, None, self._clock)
+
     def behind_s(self, lags: Sequence[Lag]) -> float:
         """Age of the oldest content record that is not in the index yet, the encoder's lag
         included; 0 when everything is. `lags` is what `lag` answered last.
@@ -117,13 +125,10 @@ class KafkaLag:
         ]
 
     async def _groups(self) -> list[tuple[str, str, list[str]]]:
-        names = self._names
+        names = self.names
         content = [names.content(target) for target in TARGETS]
         embeddings = [names.embeddings(target) for target in TARGETS]
-        if self._index_group is not None:
-            index = [self._index_group]
-        else:
-            index = await self._index_groups(f"{names.bare}.index.{names.space}.")
+        index = await self._index_groups(f"{names.bare}.index.{names.space}.")
         return [
             ("encode", names.encoder_group, content),
             *(("index", group, embeddings) for group in index),
@@ -131,7 +136,7 @@ class KafkaLag:
 
     async def _index_groups(self, prefix: str) -> list[str]:
         assert self._client is not None
-        groups: set[str] = set()
+        groups = set() if self._index_group is None else {self._index_group}
         for broker in self._client.cluster.brokers():
             answer = await self._client.send(broker.nodeId, ListGroupsRequest())
             groups |= {group for group, _ in answer.groups if group.startswith(prefix)}
@@ -173,6 +178,7 @@ class KafkaLag:
             end=end,
             records=end - position if oldest else 0,
             seconds=self._age_s(oldest.timestamp_ms) if oldest else 0.0,
+            space=self.names.space,
         )
 
     def _age_s(self, timestamp_ms: int) -> float:
@@ -180,7 +186,7 @@ class KafkaLag:
         return max(0.0, self._clock.now() - timestamp_ms / 1000)
 
     async def _open(self) -> None:
-        names = self._names
+        names = self.names
         topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
         async with contextlib.AsyncExitStack() as opening:
             client = await opening.enter_async_context(self._connection.client())

@@ -120,6 +120,7 @@ class Maintainer:
             await self._rebuilder.place(index)
         self._index = index
         self._searcher.serve(index)
+        self._count_items(index)
         for partition in index.positions:
             # An empty state that starts to read now will see every delete from now on.
             if partition not in index.caught_up_at:
@@ -191,16 +192,20 @@ class Maintainer:
             for partition, records in piece.records.items():
                 target = self._names.target_of(partition.topic)
                 self._metrics.applied.labels(target).inc(len(records))
-            for appended_ms in index.last_appended_ms:
+            # What is replayed was searchable before: its age says nothing of our latency.
+            for appended_ms in index.last_appended_ms if self._searcher.is_ready else ():
                 self._metrics.stage_seconds.labels("searchable").observe(
                     max(0.0, now - appended_ms / 1000)
                 )
-            for target in TARGETS:
-                self._metrics.items.labels(target).set(index.count(target))
+            self._count_items(index)
         if applied:
             self._feed.publish(applied)
         for record, error in index.rejected:
             await self._reject(record, error)
+
+    def _count_items(self, index: Index) -> None:
+        for target in TARGETS:
+            self._metrics.items.labels(target).set(index.count(target))
 
     async def _reject(self, record: Record, error: TidelensError) -> None:
         """Dead-letter an unreadable embedding once: not again on every replay of the topic."""

@@ -390,6 +390,7 @@ class Kit:
             admin=self.admin,
             matcher=SlackMatcher() if index is None else NumpyMatcher(),
             metrics=self.metrics,
+            exposed=self.metrics.registry,
             clock=self.clock,
             status=lambda: self.status,
         )

@@ -13,6 +13,7 @@ import structlog
 from contracts.errors import TidelensError
 from contracts.settings import Settings
 from tidelens.runtime import RunFile
+from tidelens.server import listen
 
 if TYPE_CHECKING:
     from streams.control import Control
@@ -90,13 +91,15 @@ class Encoders:
         self._settings = settings
         self._metrics_port = metrics_port
         self._run_file = run_file
+        # Of /metrics: the port that is known is one encoder's, another gets a free one.
+        self._ports: dict[str, int] = {}
         self._first: tuple[str, EncoderProcess] | None = None
         self._current = settings.model
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, model: str) -> None:
         """A first process, before Kafka is there, since loading a model takes longest."""
-        self._first = (model, await self._start(model, self._metrics_port))
+        self._first = (model, await self._new(model))
 
     async def stop(self) -> None:
         """End the first one if `run` has no use for it."""
@@ -138,16 +141,22 @@ class Encoders:
             process = self._first[1]
             self._first = None
             return process
-        # Only one has /metrics on the port that is known; others would collide with it.
-        return await self._start(model, 0)
+        return await self._new(model)
 
-    async def _start(self, model: str, metrics_port: int) -> EncoderProcess:
-        process = await EncoderProcess.start(self._settings, model, metrics_port)
+    async def _new(self, model: str) -> EncoderProcess:
+        port = self._metrics_port
+        if port and port in self._ports.values():
+            with contextlib.closing(listen(self._settings.host, 0)) as free:
+                port = free.getsockname()[1]
+            log.info("an encoder beside, with /metrics of its own", model=model, port=port)
+        self._ports[model] = port
+        process = await EncoderProcess.start(self._settings, model, port)
         self._run_file.child(f"encode {model}", process.pid)
         return process
 
     async def _stop(self, model: str, process: EncoderProcess) -> None:
         await process.stop()
+        self._ports.pop(model, None)
         self._run_file.child(f"encode {model}", None)
 
 

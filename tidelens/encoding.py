@@ -10,10 +10,10 @@ import structlog
 from prometheus_client import start_http_server
 
 from contracts.dead_letters import letter_bytes_max
-from contracts.errors import PortInUse
-from contracts.metrics import Metrics
+from contracts.errors import PortInUse, TidelensError
+from contracts.metrics import Metrics, show_process
 from contracts.partitioning import partitioner
-from contracts.ports import Clock, Encoder
+from contracts.ports import Clock, Encoder, LagSource
 from contracts.settings import KafkaSettings, Settings
 from contracts.topics import TARGETS, Names
 from tidelens.clock import SystemClock
@@ -28,12 +28,15 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_LAG_EVERY_S = 5.0
+
 
 async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: bool) -> None:
     """Encode until stopped. `attached`: the broker's address is the first line on stdin, and the
     end of stdin (the parent is gone) stops us.
     """
     metrics = Metrics()
+    show_process(metrics.registry)
     async with contextlib.AsyncExitStack() as stack:
         stop = await stack.enter_async_context(stop_signal())
         # A taken port is told at once, not after the model was loaded.
@@ -94,14 +97,35 @@ async def _encode(
     stop: asyncio.Event,
 ) -> None:
     from streams.connect import Connection
+    from streams.lag import KafkaLag
 
     encoder = await loading
-    async with open_worker(
-        settings, Connection(brokers, kafka), encoder, metrics, SystemClock()
-    ) as worker:
+    metrics.of_space(encoder.space.name)
+    clock, connection = SystemClock(), Connection(brokers, kafka)
+    lag = KafkaLag(connection, Names(settings.topic_prefix, encoder.space.name), None, clock)
+    async with open_worker(settings, connection, encoder, metrics, clock) as worker:
         log.info("encoding", space=encoder.space.name, brokers=brokers)
-        await until_stopped(stop, {"worker": asyncio.create_task(worker.run())})
+        runs = {"worker": worker.run(), "lag": show_lag(lag, metrics, clock)}
+        try:
+            await until_stopped(
+                stop, {name: asyncio.create_task(run, name=name) for name, run in runs.items()}
+            )
+        finally:
+            await lag.stop()
     log.info("encoder stopped")
+
+
+async def show_lag(source: LagSource, metrics: Metrics, clock: Clock) -> None:
+    """Keep the lag in the metrics until cancelled; an encoder does not end for want of it."""
+    from aiokafka.errors import KafkaError
+
+    while True:
+        try:
+            metrics.show_lag(await source.lag(), clock.now())
+        except (TidelensError, KafkaError) as error:
+            log.debug("the lag is not known", error=str(error))
+            metrics.lag_unknown()
+        await asyncio.sleep(_LAG_EVERY_S)
 
 
 @contextlib.asynccontextmanager

@@ -3,9 +3,8 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import structlog
 
@@ -21,11 +20,13 @@ from streams.app import streams_app
 from streams.connect import Connection
 from streams.control import SpaceRef, follow_control, require_same
 from streams.lag import KafkaLag
+from streams.lag_of_spaces import LagOfSpaces
 from streams.log import KafkaLog
 from streams.operating import Operations
 from streams.windows import WindowedCounts
 from tidelens import pauses
 from tidelens.clock import SystemClock
+from tidelens.exposition import Exposition
 from tidelens.indexing import make_maintainer
 from tidelens.queries import Queries, make_queries
 from tidelens.server import serve
@@ -56,10 +57,11 @@ def open_node(
         of_space = made.pop(ref, None)
         if of_space is None:
             of_space = await asyncio.to_thread(queries_of, settings, ref)
-        opened = _serving(settings, connection, event_log, of_space, spaces.describe)
+        opened = _serving(settings, connection, event_log, of_space, spaces, exposition)
         async with opened as serving:
             yield serving
 
+    exposition = Exposition()
     spaces = Spaces(next(iter(made)), opening)
 
     async def serve_api() -> None:
@@ -96,19 +98,24 @@ async def _serving(
     connection: Connection,
     event_log: KafkaLog,
     queries: Queries,
-    spaces: Callable[[], dict[str, Any]],
+    spaces: Spaces,
+    exposition: Exposition,
 ) -> AsyncIterator[Serving]:
     """Everything of one space: query encoder, maintainer, searcher and app."""
     clock = SystemClock()
     metrics = queries.metrics
     names = Names(settings.topic_prefix, queries.space.name)
     group = names.index_group(settings.shard, settings.replica)
+    source = LagOfSpaces(KafkaLag(connection, names, group, clock), lambda: spaces.named)
     async with (
-        _opened_lag(KafkaLag(connection, names, group, clock)) as lag,
+        _opened_lag(source) as lag,
         open_blobs(settings.snapshots, settings.data / "snapshots") as store,
     ):
         feed = AppliedFeed()
         searcher = LocalSearcher(target_recall=settings.target_recall)
+        for queue, depth in searcher.queues().items():
+            metrics.queue_depth.labels(queue).set_function(depth)
+        metrics.ready.set_function(lambda: searcher.is_ready)
         maintainer = make_maintainer(
             settings,
             event_log,
@@ -144,9 +151,10 @@ async def _serving(
                 admin=Operations(maintainer, target_recall=settings.target_recall),
                 matcher=NumpyMatcher(),
                 metrics=metrics,
+                exposed=exposition.registry,
                 clock=clock,
                 status=lambda: {
-                    "spaces": spaces(),
+                    "spaces": spaces.describe(),
                     "digests": searcher.digests(),
                     "snapshot": maintainer.keeper.describe(),
                     "dead_letters_last_hour": dead_letters.totals(clock.now()),
@@ -171,11 +179,12 @@ async def _serving(
 
         pauses.shorten()
         runs = {"queries": queries.run, "streams": host_streams, **background(app)}
-        yield Serving(app, runs, lambda: searcher.is_ready and queries.encoder.loaded.is_set())
+        with exposition.showing(metrics):
+            yield Serving(app, runs, lambda: searcher.is_ready and queries.encoder.loaded.is_set())
 
 
 @asynccontextmanager
-async def _opened_lag(lag: KafkaLag) -> AsyncIterator[KafkaLag]:
+async def _opened_lag(lag: LagOfSpaces) -> AsyncIterator[LagOfSpaces]:
     await lag.start()
     try:
         yield lag

@@ -43,7 +43,8 @@ class Queries:
 def make_queries(settings: Settings, model: str | None = None) -> Queries:
     """For `model`, else the settings' one. Raises ModelMissing when it is not here."""
     model = model or settings.model
-    metrics = Metrics()
+    space = space_of(model)
+    metrics = Metrics(space.name)
     encoder = ProcessQueryEncoder(
         QueryModel(
             model,
@@ -56,4 +57,4 @@ def make_queries(settings: Settings, model: str | None = None) -> Queries:
         queue_max=settings.query_queue_max,
         cache_max=settings.query_cache_max,
     )
-    return Queries(model, space_of(model), encoder, metrics)
+    return Queries(model, space, encoder, metrics)

@@ -65,6 +65,8 @@ class Spaces:
         self.switch = Switch()
         self.opened = asyncio.Event()
         """From here on the switch has an app behind it."""
+        self.named: list[str] = []
+        """By the control topic: those served, and one being made."""
         self._opening = opening
         self._answering = first
         self._current = first
@@ -90,6 +92,7 @@ class Spaces:
 
     async def _follow(self, followed: AsyncIterator[Control]) -> None:
         async for control in followed:
+            self.named = control.spaces
             if control.active is not None:
                 self._current = control.active.current
                 self._wanted = control.active.served

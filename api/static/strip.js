@@ -25,11 +25,11 @@ export function startStrip(root) {
     setTimeout(poll, EVERY_MS);
   };
   const take = (answer) => {
-    const rows = answer.partitions;
+    const rows = answer.partitions.filter((row) => row.space === answer.space);
     samples.push({ at: performance.now(), events: encoded(rows) });
     samples.splice(0, samples.length - WINDOW_POLLS - 1);
     show("events_per_s", rate(samples));
-    show("lag_records", compact(rows.reduce((sum, row) => sum + row.records, 0)));
+    show("lag_records", compact(waiting(rows)));
     show("behind_s", duration(answer.behind_s));
   };
   const unknown = () => {
@@ -47,6 +47,16 @@ function encoded(rows) {
   return rows
     .filter((row) => row.role === "encode")
     .reduce((sum, row) => sum + row.position, 0);
+}
+
+/** Records still to process; of several index groups the one furthest behind is counted. */
+function waiting(rows) {
+  const most = new Map();
+  for (const { topic, partition, records } of rows) {
+    const place = `${topic} ${partition}`;
+    most.set(place, Math.max(records, most.get(place) ?? 0));
+  }
+  return [...most.values()].reduce((sum, records) => sum + records, 0);
 }
 
 function rate(samples) {

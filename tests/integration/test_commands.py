@@ -14,6 +14,7 @@ import pytest
 
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord
+from contracts.schema import LagAnswer
 from contracts.settings import KafkaSettings
 from streams.connect import Connection
 from streams.control import ActiveSpace, SpaceRef
@@ -81,7 +82,8 @@ def test_from_topics_to_deletion(tidelens: Tidelens, tmp_path: Path) -> None:
     assert (again["published"], again["refused"]) == (3, [])
 
     lag = answer(tidelens("lag", "--json"))
-    assert sum(row["records"] for row in lag["lag"]) == 6
+    LagAnswer.model_validate(lag)
+    assert sum(row["records"] for row in lag["partitions"]) == 6
     assert lag["behind_s"] > 0
     assert "RECORDS" in tidelens("lag").stdout
 

@@ -15,8 +15,11 @@ from contracts.events import content_record
 from contracts.memory import HashEncoder, ManualClock
 from contracts.ports import Lag
 from contracts.records import OutRecord, Record, Source, TopicPartition
+from contracts.topics import Names, topic_specs
 from streams.broker import LocalBroker
 from streams.lag import KafkaLag
+from streams.lag_of_spaces import LagOfSpaces
+from streams.topics import create
 from tests.broker_fixture import TestKafka
 from tests.kit import Collection, caption, collection
 
@@ -219,6 +222,34 @@ async def test_every_index_group_of_the_space_is_found(kafka: TestKafka) -> None
         for group in groups:
             await kit.log.commit(group, position)
         assert sorted({r.group for r in await lag.lag() if r.role == "index"}) == groups
+        # A node's own is there before it commits.
+        own = kit.names.index_group("0", "c")
+        async with measuring(kit, None, own) as of_node:
+            found = sorted({r.group for r in await of_node.lag() if r.role == "index"})
+        assert found == [*groups, own]
+
+
+async def test_spaces_beside_are_told_of_if_they_are_there(kafka: TestKafka) -> None:
+    async with collection(kafka.bootstrap, partitions=1) as kit, measuring(kit) as own:
+        other = Names(kit.names.prefix, "other")
+        specs = topic_specs(other, partitions=1, content_bytes_max=1_000_000)
+        await create(kit.connection, specs, replication_factor=1, min_insync_replicas=1)
+        await publish(kit, 2)
+        spaces = [kit.names.space, "absent", "other"]
+        lag = LagOfSpaces(own, lambda: spaces)
+        rows = await lag.lag()
+        assert list(dict.fromkeys(row.space for row in rows)) == [kit.names.space, "other"]
+        behind = {row.group: row.records for row in rows if row.topic == other.content("captions")}
+        assert behind == {kit.names.encoder_group: 2, other.encoder_group: 2}
+        # Nobody is answered from the other space.
+        await kit.log.commit(
+            kit.names.encoder_group, {TopicPartition(kit.names.content("captions"), 0): 2}
+        )
+        await eventually(own, "encode", kit.names.content("captions"), lambda r: not r.records)
+        assert lag.behind_s(await lag.lag()) == 0
+        spaces.remove("other")
+        assert {row.space for row in await lag.lag()} == {kit.names.space}
+        await lag.stop()
 
 
 async def test_a_record_larger_than_a_fetch_is_read(kafka: TestKafka) -> None:

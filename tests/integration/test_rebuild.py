@@ -1,13 +1,16 @@
 """A new space beside live traffic on the real broker: killed, gone on with, compared, switched."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import orjson
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.errors import ConfigurationError, TidelensError
 from contracts.events import content_record, delete_record
@@ -249,8 +252,31 @@ async def test_nodes_of_a_cluster_follow_each_by_itself(kafka, tmp_path: Path) -
                     digests = [(await c.get("/v1/status"))["digests"] for c in (client, asked)]
                     assert digests[0] == digests[1]
                 lag = await one.operator.json("lag")
-                groups = {row["group"] for row in lag["lag"] if row["role"] == "encode"}
+                groups = {row["group"] for row in lag["partitions"] if row["role"] == "encode"}
                 assert groups == {kit.names.encoder_group, one.new.encoder_group}
+                over_http = await client.get("/v1/lag")
+                assert (over_http["space"], lag["space"]) == ("hash-48", "hash-48")
+                assert places(over_http) == places(lag)
+                # What was counted before the switch is still told, beside what is counted now.
+                counted = await applied(port)
+                assert counted[OLD.space.name] > 60
+                assert counted["hash-48"] > 0
+
+
+def places(lag: Any) -> set[tuple[str, str, int]]:
+    return {(row["group"], row["topic"], row["partition"]) for row in lag["partitions"]}
+
+
+async def applied(port: int) -> Counter[str]:
+    """Records applied by the node there, by space, as its /metrics tells."""
+    async with httpx.AsyncClient(trust_env=False) as http:
+        text = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
+    found: Counter[str] = Counter()
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if sample.name == "tidelens_applied_records_total":
+                found[sample.labels["space"]] += int(sample.value)
+    return found
 
 
 async def test_without_an_encoder_of_its_own_a_space_is_not_switched_to(

@@ -5,15 +5,21 @@ import os
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
+from typing import Self
 
+import httpx
 import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.embedding import encode_value
+from contracts.errors import RejectedRequest
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord, Source
 from contracts.space import Space
+from contracts.topics import TARGETS, Names
 from tests.kit import collection
 from tests.roles import Role, answering, free_port, of, role
 from tidelens.client import Client
@@ -22,6 +28,8 @@ from tidelens.runtime import Runtime
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(120)]
 
 TEXTS = ["a black cat", "a white dog", "a red bicycle"]
+NAMES = Names("tidelens.", "hash-v1")
+TOPICS = {f(target) for f in (NAMES.content, NAMES.embeddings) for target in TARGETS}
 
 
 async def said(*arguments: str, **environment: str) -> tuple[int, str, str]:
@@ -67,13 +75,93 @@ async def assert_found(client: Client) -> None:
         assert answer["hits"][0]["score"] == pytest.approx(1, abs=2e-3)
 
 
+class Scraped:
+    """One reading of a role's /metrics."""
+
+    def __init__(self, text: str) -> None:
+        families = text_string_to_metric_families(text)
+        self._samples = [sample for family in families for sample in family.samples]
+
+    @classmethod
+    async def of(cls, port: int) -> Self:
+        async with httpx.AsyncClient(trust_env=False) as http:
+            return cls((await http.get(f"http://127.0.0.1:{port}/metrics")).text)
+
+    def values(self, name: str, label: str = "space", **labels: str) -> dict[str, float]:
+        """By the values of one label; those that share it are summed."""
+        found: dict[str, float] = {}
+        for sample in self._samples:
+            if sample.name == f"tidelens_{name}" and labels.items() <= sample.labels.items():
+                value = sample.labels[label]
+                found[value] = found.get(value, 0) + sample.value
+        return found
+
+    def process_memory(self) -> float:
+        [found] = [s for s in self._samples if s.name == "process_resident_memory_bytes"]
+        return float(found.value)
+
+
+async def pushed(client: Client) -> None:
+    """A caption that comes to an open subscription, and a picture that no encoder can read."""
+    updates = client.watch({"text": "a boat", "target": "captions", "k": 1})
+    await anext(updates)
+    await client.publish({"target": "captions", "id": "boat", "text": "a boat"})
+    async with asyncio.timeout(20):
+        while (await anext(updates)).hits[0]["id"] != "boat":
+            pass
+    await updates.aclose()
+    [token] = await client.publish(
+        {"target": "images", "id": "bad", "image": "bm90IGEgcGljdHVyZQ=="}
+    )
+    with pytest.raises(RejectedRequest, match="image_format"):
+        await client.search({"text": "x", "wait_for": token, "timeout_s": 30})
+
+
+async def assert_metrics(node_port: int, encoder_port: int) -> None:
+    """Both roles show lag, throughput, latency by stage, dead letters, queues and memory."""
+    async with asyncio.timeout(20):
+        # The lag is read on a timer: until it has seen what was published last.
+        while True:
+            node, encoder = await Scraped.of(node_port), await Scraped.of(encoder_port)
+            lags = [shown.values("lag_records", "role") for shown in (node, encoder)]
+            if lags == [{"encode": 0, "index": 0}] * 2:
+                break
+            await asyncio.sleep(0.2)
+    groups = {"tidelens.encode.hash-v1", "tidelens.index.hash-v1.0.0"}
+    for shown in (node, encoder):
+        assert shown.values("lag_seconds", "group").keys() == groups
+        assert shown.values("lag_seconds", "topic").keys() == TOPICS
+        assert time.time() - shown.values("lag_read_timestamp_seconds")["hash-v1"] < 15
+        assert 20e6 < shown.process_memory() < 4e9
+    assert node.values("behind_seconds") == {"hash-v1": 0}
+    assert node.values("ready") == {"hash-v1": 1}
+    assert encoder.values("encoded_records_total", "outcome") == {"vector": 4, "tombstone": 1}
+    assert node.values("applied_records_total", "target") == {"captions": 4, "images": 1}
+    assert node.values("index_items", "target") == {"captions": 4, "images": 0}
+    assert node.values("published_records_total") == {"hash-v1": 5}
+    assert encoder.values("stage_seconds_count", "stage") == {"encoded": 5}
+    assert node.values("stage_seconds_count", "stage") == {"searchable": 4, "pushed": 1}
+    for shown in (node, encoder):
+        assert all(0 < s < 300 for s in shown.values("stage_seconds_sum", "stage").values())
+    letters = encoder.values("dead_letters_total", "reason", stage="encode")
+    assert letters == {"image_format": 1}
+    assert encoder.values("queue_depth", "queue") == {"encode": 0}
+    assert node.values("queue_depth", "queue") == {"query": 0, "search": 0, "search_exact": 0}
+    children = node.values("child_memory_bytes", "role")
+    assert {"broker", "encode", "query"} <= children.keys()
+    assert all(20e6 < children[kind] < 4e9 for kind in ("broker", "encode", "query"))
+
+
 async def test_everything_comes_back_after_a_stop_and_after_a_kill(tmp_path: Path) -> None:
-    port = free_port()
+    port, encoder_port = free_port(), free_port()
     arguments = ["--port", str(port), "--data", str(tmp_path / "data")]
     async with Client(f"http://127.0.0.1:{port}") as client:
-        async with role(tmp_path, "up", *arguments) as first:
+        scraped = {"TIDELENS_ENCODE_METRICS_PORT": str(encoder_port)}
+        async with role(tmp_path, "up", *arguments, **scraped) as first:
             await answering(client, first)
             await publish_and_search(client)
+            await pushed(client)
+            await assert_metrics(port, encoder_port)
             before = (await client.get("/v1/status"))["digests"]
             processes = family(first)
             first.process.send_signal(signal.SIGINT)

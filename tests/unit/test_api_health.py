@@ -1,6 +1,8 @@
 """Lag, status, metrics, alive and ready; and what they say when the broker is away."""
 
 import asyncio
+from dataclasses import replace
+from math import isnan
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,8 @@ from tests.api_kit import Kit
 from tests.index_kit import filled, snapshots_in, vectors
 
 pytestmark = pytest.mark.anyio
-LAG = Lag("encode", "tidelens.encode.hash-v1", "tidelens.images", 1, 3, 5, 2, 4.0)
+LAG = Lag("encode", "tidelens.encode.hash-v1", "tidelens.images", 1, 3, 5, 2, 4.0, "hash-v1")
+LABELS = {"role": "encode", "group": LAG.group, "topic": LAG.topic, "partition": "1"}
 
 
 async def test_alive() -> None:
@@ -32,7 +35,6 @@ async def test_ready_tells_the_broker_and_how_far_behind() -> None:
     assert response.status_code == 200
     body = {"ready": True, "reason": None, "broker": "reachable", "behind_s": 4.0}
     assert response.json() == body | {"snapshot": None}
-    assert kit.sample("tidelens_ready") == 1
 
 
 async def test_a_snapshot_that_failed_is_told_and_does_not_make_it_unready(tmp_path: Path) -> None:
@@ -66,7 +68,6 @@ async def test_not_ready_tells_why() -> None:
     response = await kit.http.get("/readyz")
     assert (response.status_code, response.json()["ready"]) == (503, False)
     assert "replaying" in response.json()["reason"]
-    assert kit.sample("tidelens_ready") == 0
     status = await kit.http.get("/v1/status")
     Status.model_validate_json(status.content)
     assert (status.status_code, status.json()["items"]) == (200, None)
@@ -84,7 +85,7 @@ async def test_a_lost_broker_does_not_make_it_unready() -> None:
     assert (lag["broker"], len(lag["partitions"])) == ("unreachable", 1)
     ready = await kit.http.get("/readyz")
     assert (ready.status_code, ready.json()["broker"]) == (200, "unreachable")
-    assert ready.json()["behind_s"] == 4.0
+    assert ready.json()["behind_s"] == 4.0, "of what is known to wait"
     kit.lag.error = None
     with capture_logs() as logs:
         await kit.http.get("/v1/lag")
@@ -106,7 +107,50 @@ async def test_lag_row_by_row() -> None:
         "end": 5,
         "records": 2,
         "seconds": 4.0,
+        "space": "hash-v1",
     }
+    assert response.json()["space"] == "hash-v1"
+
+
+async def test_what_the_broker_does_not_tell_is_shown_as_unknown() -> None:
+    kit = Kit()
+    assert isnan(kit.sample("tidelens_behind_seconds"))
+    kit.lag.lags = [LAG]
+    await kit.http.get("/v1/lag")
+    assert kit.sample("tidelens_lag_records", LABELS) == 2
+    read_at = kit.clock.now()
+    kit.clock.advance(60)
+    kit.lag.error = BrokerUnavailable("no broker")
+    await kit.http.get("/v1/lag")
+    assert isnan(kit.sample("tidelens_lag_records", LABELS))
+    assert isnan(kit.sample("tidelens_lag_seconds", LABELS))
+    assert kit.sample("tidelens_lag_read_timestamp_seconds") == read_at
+    assert kit.sample("tidelens_behind_seconds") == 4, "of what is known to wait"
+    kit.lag.error, kit.lag.lags = None, [replace(LAG, records=0, seconds=0.0)]
+    await kit.http.get("/v1/lag")
+    assert kit.sample("tidelens_behind_seconds") == 0
+    assert kit.sample("tidelens_lag_read_timestamp_seconds") == kit.clock.now()
+    kit.lag.error = BrokerUnavailable("no broker")
+    assert (await kit.http.get("/v1/lag")).json()["behind_s"] is None
+    assert isnan(kit.sample("tidelens_behind_seconds"))
+
+
+async def test_others_are_shown_but_this_node_is_not_behind_for_them() -> None:
+    kit = Kit()
+    topic = "tidelens.embeddings.hash-v1.images"
+    replica = Lag("index", "tidelens.index.hash-v1.0.9", topic, 0, 0, 9, 9, 50.0, "hash-v1")
+    beside = replace(LAG, group="tidelens.encode.new", seconds=99.0, space="new")
+    kit.lag.lags = [LAG, replica, beside]
+    answer = (await kit.http.get("/v1/lag")).json()
+    assert [row["seconds"] for row in answer["partitions"]] == [4.0, 50.0, 99.0]
+    assert answer["behind_s"] == 4.0
+    shown = {"role": "index", "group": replica.group, "topic": topic, "partition": "0"}
+    assert kit.sample("tidelens_lag_records", shown) == 9
+    # Its own metrics, under its own space, show what is beside.
+    assert kit.sample("tidelens_lag_records", LABELS | {"group": beside.group}) is None
+    kit.lag.lags = [LAG]
+    await kit.http.get("/v1/lag")
+    assert kit.sample("tidelens_lag_records", shown) is None, "a group that is gone"
 
 
 async def test_it_is_measured_in_the_background() -> None:
@@ -115,14 +159,8 @@ async def test_it_is_measured_in_the_background() -> None:
     running = asyncio.create_task(background(kit.app)["freshness"]())
     await asyncio.sleep(0.01)
     assert (await kit.http.get("/readyz")).json()["behind_s"] == 4.0
-    labels = {
-        "role": "encode",
-        "group": LAG.group,
-        "topic": LAG.topic,
-        "partition": "1",
-    }
-    assert kit.sample("tidelens_lag_records", labels) == 2
-    assert kit.sample("tidelens_lag_seconds", labels) == 4
+    assert kit.sample("tidelens_lag_records", LABELS) == 2
+    assert kit.sample("tidelens_lag_seconds", LABELS) == 4
     assert kit.sample("tidelens_behind_seconds") == 4
     running.cancel()
 

@@ -280,7 +280,7 @@ async def test_an_unknown_path_and_a_wrong_method(kit: Kit) -> None:
 
 async def test_behind_s_counts_the_encoder_but_not_what_is_indexed_by_now(kit: Kit) -> None:
     group = "tidelens.index.hash-v1.0.0"
-    late = Lag("index", group, "tidelens.embeddings.hash-v1.captions", 0, 0, 1, 1, 9.0)
+    late = Lag("index", group, "tidelens.embeddings.hash-v1.captions", 0, 0, 1, 1, 9.0, "hash-v1")
     kit.lag.lags = [late]
     await kit.http.get("/v1/lag")
     assert (await search(kit, text="a"))["behind_s"] == 0.0, "the group's offset comes late"

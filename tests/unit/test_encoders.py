@@ -49,10 +49,10 @@ class FakeProcess:
 
 
 class Kit:
-    def __init__(self) -> None:
+    def __init__(self, metrics_port: int = 9000) -> None:
         FakeProcess.running, FakeProcess.started = [], []
         self.told: asyncio.Queue[Control] = asyncio.Queue()
-        self.encoders = Encoders(Settings(model="hash"), 9000)
+        self.encoders = Encoders(Settings(model="hash"), metrics_port)
 
     async def followed(self) -> AsyncIterator[Control]:
         while True:
@@ -89,8 +89,10 @@ async def test_one_for_each_space_that_is_served_or_encoded(kit: Kit) -> None:
     await kit.runs("hash", "hash:48")
     kit.told.put_nowait(Control(ActiveSpace(NEW, None, 4.0)))
     await kit.runs("hash:48")
-    # Each was started once, the first on the port that is known.
-    assert FakeProcess.started == [("hash", 9000), ("hash:48", 0)]
+    # Each was started once, the first on the port that is known, the other on a free one.
+    [first, (model, port)] = FakeProcess.started
+    assert (first, model) == (("hash", 9000), "hash:48")
+    assert port not in (0, 9000)
 
 
 async def test_one_that_fails_beside_is_tried_again(
@@ -100,7 +102,7 @@ async def test_one_that_fails_beside_is_tried_again(
     dies = SpaceRef("other", "dies", "00")
     kit.told.put_nowait(Control(None, CandidateSpace(dies, 1.0, 2.0)))
     async with asyncio.timeout(5):
-        while FakeProcess.started.count(("dies", 0)) < 3:
+        while [model for model, _ in FakeProcess.started].count("dies") < 3:
             await asyncio.sleep(0.01)
     kit.told.put_nowait(Control())
     await kit.runs("hash")
@@ -113,6 +115,20 @@ async def test_a_wrong_guess_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None
     running = asyncio.create_task(kit.encoders.run("k:1", kit.followed()))
     kit.told.put_nowait(Control())
     await kit.runs("hash")
+    assert FakeProcess.started == [("guessed", 9000), ("hash", 9000)]
+    running.cancel()
+    await asyncio.wait([running])
+
+
+async def test_without_metrics_there_are_none_beside_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(encoders_module, "EncoderProcess", FakeProcess)
+    kit = Kit(metrics_port=0)
+    running = asyncio.create_task(kit.encoders.run("k:1", kit.followed()))
+    kit.told.put_nowait(Control(ActiveSpace(NEW, OLD, 1.0)))
+    await kit.runs("hash", "hash:48")
+    assert {port for _, port in FakeProcess.started} == {0}
     running.cancel()
     await asyncio.wait([running])
 

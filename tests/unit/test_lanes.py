@@ -40,12 +40,13 @@ async def test_one_batch_runs_and_one_waits() -> None:
     asking = [asyncio.create_task(lane.ask(1))]
     await until(lambda: work.batches)
     asking += [asyncio.create_task(lane.ask(n)) for n in (2, 3, 4)]
-    await asyncio.sleep(0.01)
+    await until(lambda: lane.waiting() == 3)
     asking[2].cancel()
     await asyncio.sleep(0)
     work.may.set()
     assert await asyncio.gather(*asking[:2], asking[3]) == [2, 4, 8]
     assert work.batches == [[1], [2, 4]]
+    assert lane.waiting() == 0
     assert await lane.ask(5) == 10
 
 

@@ -326,6 +326,28 @@ async def test_a_broker_that_is_away_for_long_is_waited_for(
         await until(kit, 1)
 
 
+async def test_a_replay_is_no_latency() -> None:
+    kit = Kit()
+    seen = "tidelens_stage_seconds_count", {"stage": "searchable"}
+
+    def items() -> float | None:
+        return kit.metrics.registry.get_sample_value("tidelens_index_items", {"target": "images"})
+
+    await kit.put(["a", "b"], vectors(2))
+    async with running(kit.node()) as node:
+        await until(kit, 2)
+        assert kit.metrics.registry.get_sample_value(*seen) is None
+        await kit.put(["c"], vectors(1))
+        await until(kit, 3)
+        assert kit.metrics.registry.get_sample_value(*seen) == 1
+        await node.snapshot()
+    kit.metrics, kit.searcher = Metrics(), LocalSearcher()
+    async with running(kit.node()):
+        await until(kit, 3)
+        assert kit.metrics.registry.get_sample_value(*seen) is None
+        assert items() == 3, "restored, and nothing applied since"
+
+
 async def test_a_chosen_snapshot_stays_the_one_to_begin_from() -> None:
     kit = Kit()
     async with running(kit.node()) as node:

@@ -131,6 +131,7 @@ def test_an_encoder_may_do_its_transactions_and_no_more() -> None:
     assert grants["--transactional-id", "t.space-v1."] == {"Write", "Describe"}
     assert NAMES.transactional_id("images", 3).startswith("t.space-v1.")
     assert grants["--group", NAMES.encoder_group] == {"Read", "Describe"}
+    assert grants["--group", "t.index.space-v1."] == {"Describe"}
     assert grants["--cluster", ""] == {"IdempotentWrite"}
     assert "Write" not in grants["--topic", NAMES.content("images")]
     assert "Write" in grants["--topic", NAMES.embeddings("images")]

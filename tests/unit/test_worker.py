@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,6 +20,7 @@ from contracts.embedding import Embedding, read_embedding
 from contracts.errors import RejectedRecord
 from contracts.events import EVENT_TYPES, Content, content_record, delete_record
 from contracts.memory import HashEncoder, MemoryLog
+from contracts.metrics import Metrics
 from contracts.records import OutRecord, Record, TopicPartition
 from contracts.topics import TARGETS, Names, Target
 from tests.kit import LETTER_BYTES_MAX, caption, intake, worker
@@ -198,6 +200,29 @@ async def test_an_input_that_breaks_the_model_takes_no_other_with_it() -> None:
     assert found["two"].vector is not None
     assert found["poison"].vector is None
     assert letters(log) == ["encode_failed"]
+
+
+async def test_the_queue_is_as_deep_as_it_says() -> None:
+    class Held(HashEncoder):
+        may = threading.Event()
+
+        def encode_texts(self, texts):  # type: ignore[no-untyped-def]
+            assert self.may.wait(5)
+            return super().encode_texts(texts)
+
+    def depth() -> float | None:
+        return metrics.registry.get_sample_value("tidelens_queue_depth", {"queue": "encode"})
+
+    log, metrics = memory_log(), Metrics()
+    captions = NAMES.content("captions")
+    await log.publish([content_record(captions, caption(f"c{n}", "text")) for n in range(9)])
+    async with running(log, encoder=Held(), batch_records=1, metrics=metrics):
+        async with asyncio.timeout(5):
+            while depth() != 1:
+                await asyncio.sleep(0.01)
+        Held.may.set()
+        await encoded(log)
+        assert depth() == 0
 
 
 async def test_a_second_owner_takes_over_and_the_first_writes_nothing_more() -> None:

@@ -1,7 +1,6 @@
 """`tidelens lag`: how far encoders and index nodes are behind, asked of Kafka itself."""
 
 import asyncio
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -24,9 +23,11 @@ def lag(brokers: str | None, topic_prefix: str | None, model: str | None, as_jso
     """Show the lag per group, topic and partition, in records and in seconds.
 
     Against the last stable offset. Index nodes commit every few seconds, so theirs is that old.
-    Without --model: of every space that is served or being made; `behind` is the active one's.
+    Without --model: of every space that is served or being made, as /v1/lag answers too; `behind`
+    is that of the active space, and of its slowest node.
     """
     from contracts import settings as settings_module
+    from contracts.messages import wire_lag
     from streams.connect import Connection
     from tidelens import logs
     from tidelens.runtime import brokers_of
@@ -34,9 +35,10 @@ def lag(brokers: str | None, topic_prefix: str | None, model: str | None, as_jso
     settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix, model=model)
     logs.configure(settings.log_format, "lag")
     connection = Connection(brokers_of(settings), settings_module.load_kafka())
-    rows, behind_s = asyncio.run(_measured(settings, connection, asked=model is not None))
+    space, rows, behind_s = asyncio.run(_measured(settings, connection, asked=model is not None))
     if as_json:
-        click.echo(orjson.dumps({"lag": [asdict(row) for row in rows], "behind_s": behind_s}))
+        wire = wire_lag(rows, space=space, broker="reachable", behind_s=round(behind_s, 3))
+        click.echo(orjson.dumps(wire))
         return
     click.echo("\n".join(_table(rows)))
     click.echo(f"behind: {behind_s:.1f} s")
@@ -44,24 +46,22 @@ def lag(brokers: str | None, topic_prefix: str | None, model: str | None, as_jso
 
 async def _measured(
     settings: "Settings", connection: "Connection", *, asked: bool
-) -> "tuple[list[Lag], float]":
+) -> "tuple[str, list[Lag], float]":
+    """The space asked about, the rows of it and of those beside it, and its seconds behind."""
     from contracts.topics import Names
     from streams.lag import KafkaLag
+    from streams.lag_of_spaces import LagOfSpaces
     from tidelens.clock import SystemClock
 
-    found: list[Lag] = []
-    behind_s: float | None = None
-    for space in await _spaces(settings, connection, asked=asked):
-        names = Names(settings.topic_prefix, space)
-        source = KafkaLag(connection, names, None, SystemClock())
-        await source.start()
-        try:
-            rows = await source.lag()
-            found += rows
-            behind_s = source.behind_s(rows) if behind_s is None else behind_s
-        finally:
-            await source.stop()
-    return found, behind_s or 0.0
+    spaces = await _spaces(settings, connection, asked=asked)
+    own = KafkaLag(connection, Names(settings.topic_prefix, spaces[0]), None, SystemClock())
+    source = LagOfSpaces(own, lambda: spaces)
+    await source.start()
+    try:
+        rows = await source.lag()
+        return spaces[0], rows, source.behind_s(rows)
+    finally:
+        await source.stop()
 
 
 async def _spaces(settings: "Settings", connection: "Connection", *, asked: bool) -> list[str]:
@@ -72,14 +72,10 @@ async def _spaces(settings: "Settings", connection: "Connection", *, asked: bool
     from tidelens.served import ask_control
 
     control = Control() if asked else await ask_control(settings, connection)
-    if control.active is None:
-        model = settings.model if asked else model_of(settings)
-        spaces = [(await asyncio.to_thread(space_of, model)).name]
-    else:
-        spaces = [ref.space for ref in control.active.served]
-    if control.candidate is not None:
-        spaces.append(control.candidate.made.space)
-    return list(dict.fromkeys(spaces))
+    if control.active is not None:
+        return control.spaces
+    model = settings.model if asked else model_of(settings)
+    return [(await asyncio.to_thread(space_of, model)).name, *control.spaces]
 
 
 def _table(rows: "list[Lag]") -> list[str]:

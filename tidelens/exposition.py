@@ -1,0 +1,72 @@
+"""What a node shows at /metrics: itself, its child processes, and each space that it keeps."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import psutil
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from contracts.metrics import Metrics, show_process
+
+# The role of a child by a word of its command line. Kafka's guard has Kafka's in its own; what
+# multiprocessing starts encodes queries.
+_ROLES = {
+    "kafka.Kafka": "broker",
+    "encode": "encode",
+    "index_store.build": "rebuild",
+    "--multiprocessing-fork": "query",
+}
+
+
+class Exposition(Collector):
+    """One for each process; counters of a space last for as long as the space is kept."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        show_process(self.registry)
+        self.registry.register(ChildMemory())
+        self.registry.register(self)
+        self._shown: list[Metrics] = []
+
+    @contextlib.contextmanager
+    def showing(self, metrics: Metrics) -> Iterator[None]:
+        self._shown.append(metrics)
+        try:
+            yield
+        finally:
+            self._shown.remove(metrics)
+
+    def collect(self) -> Iterable[Metric]:
+        """A name stands in the text once, with the samples of every space."""
+        merged: dict[str, Metric] = {}
+        for metrics in tuple(self._shown):
+            for metric in metrics.registry.collect():
+                if merged.setdefault(metric.name, metric) is not metric:
+                    merged[metric.name].samples += metric.samples
+        return merged.values()
+
+
+class ChildMemory(Collector):
+    """Resident memory of our child processes, summed by role, read when it is asked for."""
+
+    def collect(self) -> Iterable[Metric]:
+        used: Counter[str] = Counter()
+        for child in psutil.Process().children(recursive=True):
+            # It may end while we look.
+            with contextlib.suppress(psutil.Error):
+                used[_role(child.cmdline())] += child.memory_info().rss
+        family = GaugeMetricFamily(
+            "tidelens_child_memory_bytes",
+            "Resident memory of the child processes, by what they do.",
+            labels=["role"],
+        )
+        for role, size in sorted(used.items()):
+            family.add_metric([role], size)
+        yield family
+
+
+def _role(command: list[str]) -> str:
+    return next((role for word, role in _ROLES.items() if word in command), "other")

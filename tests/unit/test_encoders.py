@@ -12,7 +12,7 @@ from contracts.settings import Settings
 from streams.control import ActiveSpace, CandidateSpace, Control, SpaceRef
 from tidelens import encoders as encoders_module
 from tidelens.encoders import Encoders
-from tidelens.runtime import remember_model, remembered_model
+from tidelens.runtime import RunFile, remember_model, remembered_model
 
 pytestmark = pytest.mark.anyio
 
@@ -28,6 +28,7 @@ class FakeProcess:
 
     def __init__(self, model: str) -> None:
         self.model = model
+        self.pid = 4242
         self.died = asyncio.Event()
 
     @classmethod
@@ -52,7 +53,8 @@ class Kit:
     def __init__(self, metrics_port: int = 9000) -> None:
         FakeProcess.running, FakeProcess.started = [], []
         self.told: asyncio.Queue[Control] = asyncio.Queue()
-        self.encoders = Encoders(Settings(model="hash"), metrics_port)
+        # Nothing is written: `up` does that once all is there.
+        self.encoders = Encoders(Settings(model="hash"), metrics_port, RunFile(Path("nowhere")))
 
     async def followed(self) -> AsyncIterator[Control]:
         while True:
@@ -136,7 +138,7 @@ async def test_without_metrics_there_are_none_beside_either(
 async def test_the_current_ones_end_is_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders_module, "EncoderProcess", FakeProcess)
     kit = Kit()
-    kit.encoders = Encoders(Settings(model="dies"), 9000)
+    kit.encoders = Encoders(Settings(model="dies"), 9000, RunFile(Path("nowhere")))
     kit.told.put_nowait(Control())
     with pytest.raises(ExceptionGroup) as group:
         async with asyncio.timeout(5):

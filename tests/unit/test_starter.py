@@ -51,10 +51,10 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def encoder(cache: Path) -> Encoder:
+def encoder() -> Encoder:
     from consumers.encoders.starter import StarterEncoder
 
-    return StarterEncoder(cache)
+    return StarterEncoder()
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from contracts.errors import RebuildFailed, SnapshotRefused
+from contracts.filter_nodes import Filter
 from contracts.filters import parse
 from contracts.hits import VectorQuery
 from contracts.memory import MemoryBlobs
@@ -36,11 +39,19 @@ pytestmark = pytest.mark.anyio
 ROWS = 3000
 
 
+CENTRES = 30
+
+
 def clustered(count: int, seed: int) -> Vectors:
     """Rows around a few centres, as embeddings are."""
-    dice = np.random.default_rng(seed)
-    centres = np.random.default_rng(9).standard_normal((30, SPACE.dim))
-    return unit(centres[dice.integers(30, size=count)] + dice.normal(0, 0.4, (count, SPACE.dim)))
+    centres = np.random.default_rng(9).standard_normal((CENTRES, SPACE.dim))
+    noise = np.random.default_rng(seed + 1000).normal(0, 0.4, (count, SPACE.dim))
+    return unit(centres[clusters(count, seed)] + noise)
+
+
+def clusters(count: int, seed: int) -> NDArray[np.int64]:
+    """Which centre each of the rows of `clustered` is around."""
+    return np.random.default_rng(seed).integers(CENTRES, size=count)
 
 
 def body(n: int) -> Mapping[str, Any]:
@@ -59,7 +70,19 @@ def model() -> dict[str, tuple[Vectors, str | None]]:
     return {f"i{n:04}": (row, None) for n, row in enumerate(clustered(ROWS, 1))}
 
 
-@pytest.mark.parametrize("kind", ["Flat", "IVF16,SQ8", "IVF,PQ8x4fs", "HNSW16", "IVF16,PQ8"])
+KINDS = [
+    "Flat",
+    "IVF16,Flat",
+    "IVF16,SQ8",
+    "IVF16,PQ8",
+    "IVF,PQ8x4fs",
+    "OPQ8,IVF16,PQ8",
+    "HNSW16",
+    "HNSW16_SQ8",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_rebuilt_index_answers_as_before(
     kind: str, model: dict[str, tuple[Vectors, str | None]]
 ) -> None:
@@ -126,6 +149,89 @@ async def test_a_filtered_search_finds_k_where_there_are_k(
         [near] = await asyncio.to_thread(index.view.search, [query], recall=0.95)
         assert len(near) == len(expected) == min(10, len(live))
         assert {*pairs(near)} <= {*brute_force(live, VectorQuery("images", row, k=10_000))}
+
+
+def filters_near(cluster: int) -> Mapping[str, Filter | None]:
+    """By what a query near that centre may be filtered: related to it or not."""
+    half, other = ([c for c in range(CENTRES) if c % 2 == (cluster + n) % 2] for n in range(2))
+    third = {"eq": {"third": 1}}
+    conditions: dict[str, dict[str, Any]] = {
+        "half": {"eq": {"half": 1}},
+        "half, its own": {"in": {"cluster": half}},
+        "half, the other": {"in": {"cluster": other}},
+        "all but its own": {"not": {"eq": {"cluster": cluster}}},
+        "hundredth": {"eq": {"hundredth": 7}},
+        "hundredth, its own": {"and": [{"eq": {"cluster": cluster}}, third]},
+        "hundredth, another": {"and": [{"eq": {"cluster": (cluster + 1) % CENTRES}}, third]},
+    }
+    return {"none": None, **{name: parse(one) for name, one in conditions.items()}}
+
+
+@pytest.mark.parametrize("kind", ["IVF16,SQ8", "IVF,PQ8x4fs", "HNSW16"])
+async def test_a_filtered_search_reaches_the_recall_wherever_its_rows_are(kind: str) -> None:
+    """Independent of the query, where the query is, and everywhere but there."""
+    index, count, target = new_index(1024), 2 * ROWS, 0.95
+    where = clusters(count, 1).tolist()
+    index.apply(
+        batch(
+            *(
+                put(n, f"i{n:04}", row, metadata={**body(n), "cluster": where[n], "third": n % 3})
+                for n, row in enumerate(clustered(count, 1))
+            )
+        )
+    )
+    await Rebuilder(new_spill(), kind=kind).run(index, "images")
+    # Every tenth is dead, and all around one centre.
+    dead = [n for n in range(count) if n % 10 == 0 or where[n] == 5]
+    index.apply(batch(*(record(count + n, f"i{gone:04}", None) for n, gone in enumerate(dead))))
+    [part] = index.view.parts["images"]
+    assert part.ann is not None
+    recalls: dict[str, list[float]] = {}
+    through_the_index = set()
+    for row, cluster in zip(clustered(60, 2), clusters(60, 2).tolist(), strict=True):
+        for name, condition in filters_near(cluster).items():
+            query = VectorQuery("images", row, filter=condition)
+            [exact] = await asyncio.to_thread(index.view.search, [query])
+            [near] = await asyncio.to_thread(index.view.search, [query], recall=target)
+            assert len(near) == len(exact)
+            right = len({*pairs(exact)} & {*pairs(near)})
+            recalls.setdefault(name, []).append(right / len(exact) if exact else 1.0)
+            selection = part.select(condition)
+            if part.ann.pays(selection.count, 27, selection.share, target):
+                through_the_index.add(name)
+    assert through_the_index >= {"none", "all but its own"}
+    assert kind == "HNSW16" or through_the_index >= {"half", "half, its own", "half, the other"}
+    reached = {name: float(np.mean(some)) for name, some in recalls.items()}
+    assert min(reached.values()) >= target - 0.02, reached
+
+
+async def test_a_min_score_does_not_hide_rows_that_a_filter_left_far_away() -> None:
+    """Near the query the filter admits a few rows below min_score; those above it are elsewhere."""
+    axes, around = np.eye(SPACE.dim), np.random.default_rng(4)
+    near = axes[0] + 0.2 * np.repeat([[1], [-1]], 400, axis=0) * axes[15]
+    low = 0.4 * axes[0] + 0.9 * axes[1] + 0.1 * axes[15] * np.array([[1], [0], [-1]])
+    far = 0.5 * axes[0] + 0.86 * axes[2 + np.arange(2600) % 13]
+    rows = np.concatenate([near, low, far])
+    rows = unit(rows + around.normal(0, 0.01, rows.shape))
+    index = new_index(1024)
+    index.apply(
+        batch(
+            *(
+                put(n, f"i{n:04}", row, metadata={"admitted": n >= len(near)})
+                for n, row in enumerate(rows)
+            )
+        )
+    )
+    await Rebuilder(new_spill(), kind="IVF32,SQ8").run(index, "images")
+    [segment] = index.table("images").segments
+    assert segment.ann is not None
+    segment.ann.points = [Operating(1, 1, 0.95, 0.1)]
+    asked = VectorQuery("images", unit(axes[:1])[0], filter=parse({"eq": {"admitted": True}}))
+    for query in (asked, replace(asked, min_score=0.45)):
+        [exact] = await asyncio.to_thread(index.view.search, [query])
+        [found] = await asyncio.to_thread(index.view.search, [query], recall=0.95)
+        assert pairs(found) == pairs(exact)
+        assert len(found) == 10
 
 
 async def test_what_changes_during_a_rebuild_is_not_lost() -> None:

@@ -161,7 +161,9 @@ class Rebuilder:
         """Raises RebuildFailed; then the index is as it was."""
         if plan.like is not None:
             async with self._small:
-                # While it waited, a large one may have taken up what it was to hold.
+                # While it waited, a large one may have taken up what it was to hold, and with its
+                # swap the segment that it was to be trained like is gone.
+                plan = replace(plan, like=_main(index.table(target), self._kind))
                 return await self._run(index, target, plan, index.seal(target, plan.segments))
         async with self._large:
             async with self._small:

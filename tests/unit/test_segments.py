@@ -19,7 +19,7 @@ from contracts.score import Vectors, unit
 from index_store import columns, flat, kinds
 from index_store.ann import Ann, Operating
 from index_store.index import Index
-from index_store.rebuild import Rebuilder, due
+from index_store.rebuild import Plan, Rebuilder, due
 from tests.index_kit import (
     IMAGES,
     SPACE,
@@ -411,6 +411,66 @@ async def test_a_large_rebuild_waits_for_a_small_one_so_that_it_takes_up_everyth
     assert plan is not None
     await asyncio.gather(rebuilder.run(index, "images", plan), rebuilder.run(index, "images"))
     assert [segment.capacity for segment in table.segments] == [3220]
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["under way", "ended"])
+async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(ended: bool) -> None:
+    """Of the small segment that it names: taken by the large rebuild, or gone with its swap."""
+    index, spill = grown(), new_spill()
+    rebuilder, table = Rebuilder(spill, kind="IVF16,SQ8", scanned_rows=200), index.table("images")
+    await rebuilder.run(index, "images")
+
+    def more(name: str, count: int, seed: int) -> None:
+        rows, at = clustered(count, seed), index.positions[IMAGES]
+        index.apply(batch(*(put(at + n, f"{name}{n}", row) for n, row in enumerate(rows))))
+
+    def small() -> Plan:
+        plan = rebuilder.small(index, "images")
+        assert plan is not None
+        return plan
+
+    more("s", 220, 7)
+    await rebuilder.run(index, "images", small())
+    more("t", 220, 8)
+    waited = small()
+    assert waited.segments is not None
+    assert [segment.capacity for segment in waited.segments] == [220]
+    large = asyncio.create_task(rebuilder.run(index, "images"))
+    while not table.is_sealing:
+        await asyncio.sleep(0)
+    if ended:
+        await large
+        # As a snapshot does: the files of the segment that it was to be trained like go too.
+        await spill.keep([segment.uid for segment in table.segments])
+    more("u", 30, 9)
+    # Of the rows that it was made for none is left: those that came since are all it finds.
+    done = await rebuilder.run(index, "images", waited)
+    assert large.done() == ended
+    assert done.rows == 30
+    await large
+    assert sorted(segment.capacity for segment in table.segments) == [30, 3440]
+    ids = [rows.ids[n] for rows, numbers in index.view.rows("images") for n in numbers.tolist()]
+    assert len(ids) == len(set(ids)) == index.count("images") == 3470
+    assert index.verify()
+
+
+async def test_a_plan_whose_rows_were_all_taken_builds_nothing() -> None:
+    """Both wait for a small rebuild that is under way, the large one first."""
+    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    await rebuilder.run(index, "images")
+    at = index.positions[IMAGES]
+    index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(clustered(220, 7)))))
+    plan = rebuilder.small(index, "images")
+    assert plan is not None
+    small, _, waited = await asyncio.gather(
+        rebuilder.run(index, "images", plan),
+        rebuilder.run(index, "images"),
+        rebuilder.run(index, "images", plan),
+    )
+    assert (small.rows, waited.rows) == (220, 0)
+    assert [segment.capacity for segment in index.table("images").segments] == [3220]
+    assert index.count("images") == 3220
+    assert index.verify()
 
 
 async def test_a_segment_with_many_dead_rows_is_rebuilt() -> None:

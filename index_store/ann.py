@@ -10,6 +10,7 @@ that reached the recall asked for.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from index_store.flat import Flat
 # and a row that the scan only passes over: 300k x 512, one core (benchmarks.index_search).
 _ANN_ROW = 0.6
 _SKIPPED_ROW = 0.02
+# A nominee that a filter refuses: found, scored and looked up for nothing.
+_REFUSED_ROW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,7 @@ class Ann:
         # Asking Faiss for a number takes a microsecond each time.
         self.rows = int(index.ntotal)
         self.effort_max = int(self._ivf.nlist) if self._ivf is not None else max(1, self.rows)
-        self._last: tuple[Any, int, int, Any] = None, 0, 0, None
+        self._last: tuple[tuple[int, int, int], Any] = (0, 0, 0), None
 
     def at(self, recall: float) -> Operating:
         """The cheapest point that reached `recall`, or else the best."""
@@ -67,73 +70,66 @@ class Ann:
             return max(self.points, key=lambda point: point.recall)
         return Operating(self.effort_max, 4, 1.0, 0.0)
 
-    def pays(self, selected: int, most: int, recall: float) -> bool:
-        """Whether searching it costs less than scanning the `selected` rows."""
-        rows = self.rows
+    def pays(self, selected: int, most: int, share: float, recall: float) -> bool:
+        """Whether searching it costs less than scanning the `selected` rows, `share` of all."""
         if selected <= most:
             return False
-        point = self.at(recall)
-        effort = self._effort(point, selected / rows)
-        seen = rows * effort / self.effort_max if self._ivf is not None else 32.0 * effort
-        return seen * _ANN_ROW < selected + rows * _SKIPPED_ROW
+        nominated, depth, effort = self._asked(most, share, recall)
+        scored = nominated * depth
+        lists = self._ivf is not None
+        seen = self.rows * effort / self.effort_max if lists else 32.0 * max(effort, scored)
+        cost = seen * _ANN_ROW + scored * (1 - share) * _REFUSED_ROW
+        return cost < selected + self.rows * _SKIPPED_ROW
 
     def search(
-        self,
-        queries: NDArray[np.float32],
-        most: int,
-        selector: Any,
-        share: float,
-        recall: float,
+        self, queries: NDArray[np.float32], most: int, share: float, recall: float
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Nominees for each query (q, dim): scores and row numbers, -1 where there are too few.
 
-        `selector` admits `share` of the rows. Scores err by less than NOMINATION_SLACK.
+        So many that `most` are left when a filter that admits `share` of them has refused the
+        others. Scores err by less than NOMINATION_SLACK.
         """
-        point = self.at(recall)
-        return self.search_with(
-            queries, most, point.depth, selector, self._effort(point, share, most)
-        )
+        return self.search_with(queries, *self._asked(most, share, recall))
 
     def search_with(
-        self, queries: NDArray[np.float32], most: int, depth: int, selector: Any, effort: int
+        self, queries: NDArray[np.float32], most: int, depth: int, effort: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         most = min(most, self.rows)
         scored = min(most * depth, self.rows)
         found: tuple[NDArray[np.float32], NDArray[np.int64]] = self._refined.search(
-            queries, most, params=self._parameters(selector, effort, scored, scored / most)
+            queries, most, params=self._parameters(effort, most, scored)
         )
         return found
 
-    def _effort(self, point: Operating, share: float, most: int = 0) -> int:
-        """A filter thins the lists out, so that many more must be read for as many rows."""
-        effort = int(np.ceil(point.effort / max(share, 1e-9)))
-        if self._hnsw is not None:
-            effort = max(effort, most * point.depth)
-        return min(effort, self.effort_max)
+    def _asked(self, most: int, share: float, recall: float) -> tuple[int, int, int]:
+        """Nominees, depth and effort: what a filter refuses has to be found as well."""
+        point = self.at(recall)
+        effort = min(ceil(point.effort / share), self.effort_max)
+        return min(ceil(most / share), self.rows), point.depth, effort
 
-    def _parameters(self, selector: Any, effort: int, scored: int, depth: float) -> Any:
+    def _parameters(self, effort: int, most: int, scored: int) -> Any:
         """Those of the last search, if it was of the same kind: making them takes as long as a
         tenth of a search."""
-        last = self._last
-        if last[0] is selector and last[1:3] == (effort, scored) and last[3] is not None:
-            return last[3]
-        base = self._of_index(selector, effort, scored)
-        # The Python layer takes keywords that the stubs do not know.
-        made = faiss.IndexRefineSearchParameters(k_factor=depth, base_index_params=base)  # type: ignore[call-arg]
-        # Any thread's will do.
-        self._last = selector, effort, scored, made
+        kind, made = self._last
+        if kind != (effort, most, scored):
+            base = self._of_index(effort, scored)
+            # The Python layer takes keywords that the stubs do not know.
+            made = faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]
+                k_factor=scored / most, base_index_params=base
+            )
+            # Any thread's will do.
+            self._last = (effort, most, scored), made
         return made
 
-    def _of_index(self, selector: Any, effort: int, scored: int) -> Any:
-        given: dict[str, Any] = {} if selector is None else {"sel": selector}
+    def _of_index(self, effort: int, scored: int) -> Any:
         parameters: Any
         if self._ivf is not None:
-            parameters = faiss.SearchParametersIVF(nprobe=effort, **given)  # type: ignore[call-arg]
+            parameters = faiss.SearchParametersIVF(nprobe=effort)  # type: ignore[call-arg]
         elif self._hnsw is not None:
             effort = max(effort, scored)
-            parameters = faiss.SearchParametersHNSW(efSearch=effort, **given)  # type: ignore[attr-defined]
+            parameters = faiss.SearchParametersHNSW(efSearch=effort)  # type: ignore[attr-defined]
         else:
-            parameters = faiss.SearchParameters(**given)
+            parameters = faiss.SearchParameters()
         if self._transformed:
             return faiss.SearchParametersPreTransform(index_params=parameters)  # type: ignore[call-arg]
         return parameters

@@ -58,7 +58,7 @@ class DeviceRows:
         while asked <= limit:
             with self._lock:
                 scores, numbers = self.index.search(queries, asked, params=self._parameters)
-            admitted = _admitted(numbers, selection)
+            admitted = ~selection.refused(numbers)
             if admitted.sum(axis=1).min() >= wanted:
                 # The best of those admitted, in their order; what is left over is -1.
                 first = np.argsort(~admitted, axis=1, kind="stable")[:, :most]
@@ -149,11 +149,3 @@ def open_device(memory_mb: int) -> Device | None:
     if not memory_mb or not faiss.get_num_gpus():
         return None
     return Device(memory_mb << 20)
-
-
-def _admitted(numbers: NDArray[np.int64], selection: Selection) -> NDArray[np.bool_]:
-    there = numbers >= 0
-    places = np.where(there, numbers, 0)
-    bits = selection.bits[places >> 3] >> (places & 7).astype(np.uint8) & 1
-    admitted: NDArray[np.bool_] = there & bits.astype(np.bool_)
-    return admitted

@@ -171,7 +171,9 @@ class Rebuilder:
         """Raises RebuildFailed; then the index is as it was."""
         if plan.like is not None:
             async with self._small:
-                # While it waited, a large one may have taken up what it was to hold.
+                # While it waited, a large one may have taken up what it was to hold, and with its
+                # swap the segment that it was to be trained like is gone.
+                plan = replace(plan, like=_main(index.table(target), self._kind))
                 return await self._run(index, target, plan, index.seal(target, plan.segments))
         async with self._large:
             async with self._small:
@@ -347,7 +349,7 @@ def _require_found(segment: Segment, queries: Sequence[str]) -> None:
     wide, everything = some.astype(np.float32), segment.view().everything
     point = segment.ann.points[-1]
     _, right = segment.view().nominate(wide, tuning.K, everything)
-    _, found = segment.ann.search(wide, tuning.K, everything.selector, 1.0, point.recall)
+    _, found = segment.ann.search(wide, tuning.K, 1.0, point.recall)
     recall = np.mean([np.isin(*pair).mean() for pair in zip(right, found, strict=True)])
     if recall < point.recall - _SAMPLE_SLACK:
         raise ValueError(f"recall of the new index: want about {point.recall}, got {recall:.3f}")

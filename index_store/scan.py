@@ -56,19 +56,22 @@ class Scan:
         for n, query in enumerate(self._queries):
             found = places[n][places[n] >= 0]
             winners = self._winners(query, found)
-            # Too few: the lists read held too few of the rows that the filter admits, or (with
-            # collapse) of the items. A min_score that nothing reaches is no reason to look again.
+            # Too few: the lists read held too few of the rows there are, whose scores say nothing
+            # of what the others hold; or (with collapse) too few items.
             wanted = min(query.k + query.offset, self._live)
-            short = len(winners) < wanted if query.collapse else len(found) < wanted
-            if short and not self._below_min_score(query, found, winners):
+            short = len(found) < wanted
+            if query.collapse and len(winners) < wanted:
+                short = short or not self._below_min_score(query, found)
+            if short:
                 [winners] = Scan(self._parts, self._selections, [query]).exact()
             yield winners
 
-    def _below_min_score(
-        self, query: VectorQuery, found: NDArray[np.int64], winners: Sequence[Winner]
-    ) -> bool:
-        """Whether what was found went below min_score already, so that more would too."""
-        if query.min_score is None or not len(found):
+    def _below_min_score(self, query: VectorQuery, found: NDArray[np.int64]) -> bool:
+        """Whether what was found went below min_score already, so that more would too.
+
+        Else one that nothing reaches would be a reason to look again at every search.
+        """
+        if query.min_score is None:
             return False
         scores, _, _ = self._scored(query, found)
         return bool(scores.min() < query.min_score)
@@ -123,7 +126,7 @@ class Scan:
             return np.empty((len(self._wide), 0), np.int64)
         if len(places) == 1:
             return places[0]
-        widest = max(found.shape[1] for found in scores)
+        widest = max(int((found >= 0).sum(axis=1).max()) for found in places)
         joined = np.hstack(places)
         if joined.shape[1] <= widest:
             return joined

@@ -119,7 +119,7 @@ def _recall(
     depth: int,
 ) -> float:
     """Of the kind of queries that is served worst; they end at `ends`."""
-    _, found = ann.search_with(wide, _NOMINATED, depth, None, effort)
+    _, found = ann.search_with(wide, _NOMINATED, depth, effort)
     hits = [
         len(np.intersect1d(*pair)) / wanted.shape[1]
         for pair in zip(found[:, :K], wanted, strict=True)
@@ -131,7 +131,7 @@ def _ms(ann: Ann, queries: NDArray[np.float32], effort: int, depth: int) -> floa
     """Of a query. One by one, as they mostly come: Faiss reads lists in another way for many."""
     began = perf_counter()
     for n in range(len(queries)):
-        ann.search_with(queries[n : n + 1], _NOMINATED, depth, None, effort)
+        ann.search_with(queries[n : n + 1], _NOMINATED, depth, effort)
     return (perf_counter() - began) / len(queries) * 1000
 
 

@@ -9,8 +9,10 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from contracts.errors import ConfigurationError, RebuildFailed, SnapshotRefused
+from contracts.filter_nodes import Filter
 from contracts.filters import parse
 from contracts.hits import VectorQuery
 from contracts.memory import MemoryBlobs
@@ -21,7 +23,7 @@ from index_store import rebuild as rebuild_module
 from index_store.ann import Ann, Operating
 from index_store.build import Spec
 from index_store.index import Index
-from index_store.rebuild import Rebuilder, due
+from index_store.rebuild import Plan, Rebuilder, due
 from index_store.spill import Spill
 from tests.index_kit import (
     IMAGES,
@@ -42,11 +44,19 @@ pytestmark = pytest.mark.anyio
 ROWS = 3000
 
 
+CENTRES = 30
+
+
 def clustered(count: int, seed: int) -> Vectors:
     """Rows around a few centres, as embeddings are."""
-    dice = np.random.default_rng(seed)
-    centres = np.random.default_rng(9).standard_normal((30, SPACE.dim))
-    return unit(centres[dice.integers(30, size=count)] + dice.normal(0, 0.4, (count, SPACE.dim)))
+    centres = np.random.default_rng(9).standard_normal((CENTRES, SPACE.dim))
+    noise = np.random.default_rng(seed + 1000).normal(0, 0.4, (count, SPACE.dim))
+    return unit(centres[clusters(count, seed)] + noise)
+
+
+def clusters(count: int, seed: int) -> NDArray[np.int64]:
+    """Which centre each of the rows of `clustered` is around."""
+    return np.random.default_rng(seed).integers(CENTRES, size=count)
 
 
 def body(n: int) -> Mapping[str, Any]:
@@ -65,7 +75,19 @@ def model() -> dict[str, tuple[Vectors, str | None]]:
     return {f"i{n:04}": (row, None) for n, row in enumerate(clustered(ROWS, 1))}
 
 
-@pytest.mark.parametrize("kind", ["Flat", "IVF16,SQ8", "IVF,PQ8x4fs", "HNSW16", "IVF16,PQ8x4"])
+KINDS = [
+    "Flat",
+    "IVF16,Flat",
+    "IVF16,SQ8",
+    "IVF16,PQ8",
+    "IVF,PQ8x4fs",
+    "OPQ8,IVF16,PQ8",
+    "HNSW16",
+    "HNSW16_SQ8",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_rebuilt_index_answers_as_before(
     kind: str, model: dict[str, tuple[Vectors, str | None]]
 ) -> None:
@@ -132,6 +154,89 @@ async def test_a_filtered_search_finds_k_where_there_are_k(
         [near] = await asyncio.to_thread(index.view.search, [query], recall=0.95)
         assert len(near) == len(expected) == min(10, len(live))
         assert {*pairs(near)} <= {*brute_force(live, VectorQuery("images", row, k=10_000))}
+
+
+def filters_near(cluster: int) -> Mapping[str, Filter | None]:
+    """By what a query near that centre may be filtered: related to it or not."""
+    half, other = ([c for c in range(CENTRES) if c % 2 == (cluster + n) % 2] for n in range(2))
+    third = {"eq": {"third": 1}}
+    conditions: dict[str, dict[str, Any]] = {
+        "half": {"eq": {"half": 1}},
+        "half, its own": {"in": {"cluster": half}},
+        "half, the other": {"in": {"cluster": other}},
+        "all but its own": {"not": {"eq": {"cluster": cluster}}},
+        "hundredth": {"eq": {"hundredth": 7}},
+        "hundredth, its own": {"and": [{"eq": {"cluster": cluster}}, third]},
+        "hundredth, another": {"and": [{"eq": {"cluster": (cluster + 1) % CENTRES}}, third]},
+    }
+    return {"none": None, **{name: parse(one) for name, one in conditions.items()}}
+
+
+@pytest.mark.parametrize("kind", ["IVF16,SQ8", "IVF,PQ8x4fs", "HNSW16"])
+async def test_a_filtered_search_reaches_the_recall_wherever_its_rows_are(kind: str) -> None:
+    """Independent of the query, where the query is, and everywhere but there."""
+    index, count, target = new_index(1024), 2 * ROWS, 0.95
+    where = clusters(count, 1).tolist()
+    index.apply(
+        batch(
+            *(
+                put(n, f"i{n:04}", row, metadata={**body(n), "cluster": where[n], "third": n % 3})
+                for n, row in enumerate(clustered(count, 1))
+            )
+        )
+    )
+    await Rebuilder(new_spill(), kind=kind).run(index, "images")
+    # Every tenth is dead, and all around one centre.
+    dead = [n for n in range(count) if n % 10 == 0 or where[n] == 5]
+    index.apply(batch(*(record(count + n, f"i{gone:04}", None) for n, gone in enumerate(dead))))
+    [part] = index.view.parts["images"]
+    assert part.ann is not None
+    recalls: dict[str, list[float]] = {}
+    through_the_index = set()
+    for row, cluster in zip(clustered(60, 2), clusters(60, 2).tolist(), strict=True):
+        for name, condition in filters_near(cluster).items():
+            query = VectorQuery("images", row, filter=condition)
+            [exact] = await asyncio.to_thread(index.view.search, [query])
+            [near] = await asyncio.to_thread(index.view.search, [query], recall=target)
+            assert len(near) == len(exact)
+            right = len({*pairs(exact)} & {*pairs(near)})
+            recalls.setdefault(name, []).append(right / len(exact) if exact else 1.0)
+            selection = part.select(condition)
+            if part.ann.pays(selection.count, 27, selection.share, target):
+                through_the_index.add(name)
+    assert through_the_index >= {"none", "all but its own"}
+    assert kind == "HNSW16" or through_the_index >= {"half", "half, its own", "half, the other"}
+    reached = {name: float(np.mean(some)) for name, some in recalls.items()}
+    assert min(reached.values()) >= target - 0.02, reached
+
+
+async def test_a_min_score_does_not_hide_rows_that_a_filter_left_far_away() -> None:
+    """Near the query the filter admits a few rows below min_score; those above it are elsewhere."""
+    axes, around = np.eye(SPACE.dim), np.random.default_rng(4)
+    near = axes[0] + 0.2 * np.repeat([[1], [-1]], 400, axis=0) * axes[15]
+    low = 0.4 * axes[0] + 0.9 * axes[1] + 0.1 * axes[15] * np.array([[1], [0], [-1]])
+    far = 0.5 * axes[0] + 0.86 * axes[2 + np.arange(2600) % 13]
+    rows = np.concatenate([near, low, far])
+    rows = unit(rows + around.normal(0, 0.01, rows.shape))
+    index = new_index(1024)
+    index.apply(
+        batch(
+            *(
+                put(n, f"i{n:04}", row, metadata={"admitted": n >= len(near)})
+                for n, row in enumerate(rows)
+            )
+        )
+    )
+    await Rebuilder(new_spill(), kind="IVF32,SQ8").run(index, "images")
+    [segment] = index.table("images").segments
+    assert segment.ann is not None
+    segment.ann.points = [Operating(1, 1, 0.95, 0.1)]
+    asked = VectorQuery("images", unit(axes[:1])[0], filter=parse({"eq": {"admitted": True}}))
+    for query in (asked, replace(asked, min_score=0.45)):
+        [exact] = await asyncio.to_thread(index.view.search, [query])
+        [found] = await asyncio.to_thread(index.view.search, [query], recall=0.95)
+        assert pairs(found) == pairs(exact)
+        assert len(found) == 10
 
 
 async def test_what_changes_during_a_rebuild_is_not_lost() -> None:
@@ -345,6 +450,66 @@ async def test_a_large_rebuild_waits_for_a_small_one_so_that_it_takes_up_everyth
     assert plan is not None
     await asyncio.gather(rebuilder.run(index, "images", plan), rebuilder.run(index, "images"))
     assert [segment.capacity for segment in table.segments] == [3220]
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["under way", "ended"])
+async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(ended: bool) -> None:
+    """Of the small segment that it names: taken by the large rebuild, or gone with its swap."""
+    index, spill = grown(), new_spill()
+    rebuilder, table = Rebuilder(spill, kind="IVF16,SQ8", scanned_rows=200), index.table("images")
+    await rebuilder.run(index, "images")
+
+    def more(name: str, count: int, seed: int) -> None:
+        rows, at = clustered(count, seed), index.positions[IMAGES]
+        index.apply(batch(*(put(at + n, f"{name}{n}", row) for n, row in enumerate(rows))))
+
+    def small() -> Plan:
+        plan = rebuilder.small(index, "images")
+        assert plan is not None
+        return plan
+
+    more("s", 220, 7)
+    await rebuilder.run(index, "images", small())
+    more("t", 220, 8)
+    waited = small()
+    assert waited.segments is not None
+    assert [segment.capacity for segment in waited.segments] == [220]
+    large = asyncio.create_task(rebuilder.run(index, "images"))
+    while not table.is_sealing:
+        await asyncio.sleep(0)
+    if ended:
+        await large
+        # As a snapshot does: the files of the segment that it was to be trained like go too.
+        await spill.keep([segment.uid for segment in table.segments])
+    more("u", 30, 9)
+    # Of the rows that it was made for none is left: those that came since are all it finds.
+    done = await rebuilder.run(index, "images", waited)
+    assert large.done() == ended
+    assert done.rows == 30
+    await large
+    assert sorted(segment.capacity for segment in table.segments) == [30, 3440]
+    ids = [rows.ids[n] for rows, numbers in index.view.rows("images") for n in numbers.tolist()]
+    assert len(ids) == len(set(ids)) == index.count("images") == 3470
+    assert index.verify()
+
+
+async def test_a_plan_whose_rows_were_all_taken_builds_nothing() -> None:
+    """Both wait for a small rebuild that is under way, the large one first."""
+    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    await rebuilder.run(index, "images")
+    at = index.positions[IMAGES]
+    index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(clustered(220, 7)))))
+    plan = rebuilder.small(index, "images")
+    assert plan is not None
+    small, _, waited = await asyncio.gather(
+        rebuilder.run(index, "images", plan),
+        rebuilder.run(index, "images"),
+        rebuilder.run(index, "images", plan),
+    )
+    assert (small.rows, waited.rows) == (220, 0)
+    assert [segment.capacity for segment in index.table("images").segments] == [3220]
+    assert index.count("images") == 3220
+    assert index.verify()
 
 
 async def test_a_segment_with_many_dead_rows_is_rebuilt() -> None:

@@ -1,10 +1,8 @@
 """`tidelens up` as a person runs it: start, stop, kill, again, and what it says if it cannot."""
 
 import asyncio
-import os
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import psutil
@@ -15,29 +13,12 @@ from contracts.memory import HashEncoder
 from contracts.records import OutRecord, Source
 from contracts.space import Space
 from tests.kit import collection
-from tests.roles import Role, answering, free_port, of, role
+from tests.roles import Role, answering, free_port, of, role, said
 from tidelens.client import Client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(120)]
 
 TEXTS = ["a black cat", "a white dog", "a red bicycle"]
-
-
-async def said(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one `tidelens` command."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tidelens",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "TIDELENS_MODEL": "hash", **environment},
-    )
-    async with asyncio.timeout(40):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
 
 
 def family(process: Role) -> list[psutil.Process]:

@@ -4,6 +4,7 @@ import asyncio
 import signal
 import socket
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,6 +48,14 @@ async def assert_found(client: Client) -> None:
         assert answer["hits"][0]["score"] == pytest.approx(1, abs=2e-3)
 
 
+async def found(client: Client, query: dict[str, Any]) -> Any:
+    """The first hit, once there is one."""
+    async with asyncio.timeout(40):
+        while not (hits := (await client.search(query))["hits"]):
+            await asyncio.sleep(0.1)
+    return hits[0]
+
+
 async def test_everything_comes_back_after_a_stop_and_after_a_kill(tmp_path: Path) -> None:
     port = free_port()
     arguments = ["--port", str(port), "--data", str(tmp_path / "data")]
@@ -74,15 +83,25 @@ async def test_everything_comes_back_after_a_stop_and_after_a_kill(tmp_path: Pat
             assert await third.stop() == 0
 
 
-async def test_a_second_up_on_the_same_data_says_so(kafka, tmp_path: Path) -> None:
+async def test_samples_and_a_folder_and_a_second_up_on_the_same_data(kafka, tmp_path: Path) -> None:
     port = free_port()
+    folder = tmp_path / "folder"
+    folder.mkdir()
     async with collection(kafka.bootstrap, space="hash-v1", partitions=4) as kit:
         data = ["--data", str(tmp_path / "data")]
+        feeds = ["--sample", "--watch", str(folder)]
         async with (
-            role(tmp_path, "up", *of(kit), "--port", str(port), *data) as first,
+            role(tmp_path, "up", *of(kit), "--port", str(port), *data, *feeds) as first,
             Client(f"http://127.0.0.1:{port}") as client,
         ):
             await answering(client, first)
+            (folder / "note.txt").write_text("a purple umbrella")
+            query = {"text": "a purple umbrella", "target": "captions", "k": 1}
+            note = await found(client, {**query, "min_score": 0.99})
+            assert (note["id"], note["item"]) == ("note.txt", "note")
+            sample = await found(client, {"text": "x", "k": 1})
+            assert sample["id"].startswith("openmoji/")
+            assert "OpenMoji" in sample["metadata"]["attribution"]
             code, _, err = await said("up", *of(kit), "--port", str(free_port()), *data)
             assert (code, err.count("\n")) == (2, 1)
             assert "another tidelens runs" in err

@@ -39,6 +39,7 @@ from index_store.fields import Fields, check
 from index_store.index import Index
 from index_store.matcher import NumpyMatcher
 from index_store.searcher import LocalSearcher
+from tidelens.server import listen, serve
 
 PARTITIONS = 2
 NAMES = Names("tidelens.", "hash-v1")
@@ -416,6 +417,20 @@ class Kit:
             yield socket
         finally:
             await socket.stop()
+
+
+@asynccontextmanager
+async def serving(app: Starlette, settings: Settings, port: int = 0) -> AsyncIterator[int]:
+    """The app as `up` serves it, on a loopback port; 0: a free one."""
+    listener = listen("127.0.0.1", port)
+    task = asyncio.create_task(serve(app, listener, frame_bytes_max=settings.frame_bytes_max))
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        listener.close()
 
 
 class Closed(Exception):

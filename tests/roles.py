@@ -90,6 +90,23 @@ async def role(
         await started.kill()
 
 
+async def said(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of one `tidelens` command."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "tidelens",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "TIDELENS_MODEL": MODEL, **environment},
+    )
+    async with asyncio.timeout(40):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
 def of(kit: Collection, *more: str) -> list[str]:
     """Arguments that point a role at the test's own topics."""
     return ["--brokers", kit.connection.brokers, "--topic-prefix", kit.names.prefix, *more]

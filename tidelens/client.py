@@ -11,7 +11,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -21,6 +21,7 @@ import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
+from contracts.cursors import Cursor, list_digest
 from contracts.deltas import WireChange, apply, difference
 from contracts.errors import (
     BrokerUnavailable,
@@ -125,13 +126,20 @@ class Client:
             ) from None
 
     async def watch(
-        self, query: Mapping[str, Any], *, cursor: str | None = None, mode: str = "top"
+        self,
+        query: Mapping[str, Any],
+        *,
+        cursor: str | None = None,
+        hits: Sequence[WireHit] = (),
+        mode: str = "top",
     ) -> AsyncIterator[Update]:
         """Updates of one live subscription, for ever; the list is kept across reconnects.
 
+        `cursor` and `hits` are those of an earlier update: it goes on from there. Without that
+        list it begins with a snapshot, of no earlier state than the cursor's.
         Raises RejectedRequest when the server refuses the query or ends the subscription.
         """
-        subscription = _Subscription(query, mode, cursor)
+        subscription = _Subscription(query, mode, cursor, hits)
         failures = 0
         while True:
             try:
@@ -159,15 +167,22 @@ class Client:
 class _Subscription:
     """What a live list is: query, cursor, hits. Survives the sockets it is carried on."""
 
-    def __init__(self, query: Mapping[str, Any], mode: str, cursor: str | None) -> None:
+    def __init__(
+        self,
+        query: Mapping[str, Any],
+        mode: str,
+        cursor: str | None,
+        hits: Sequence[WireHit],
+    ) -> None:
         self._query = query
         self._mode = mode
-        self._cursor = cursor
-        self._hits: list[WireHit] = []
+        self._hits = list(hits)
+        # The digest is of the list that is held here: deltas cannot be applied to another one,
+        # so the server has to say `resumed` for this one only.
+        self._cursor = cursor and replace(Cursor.decode(cursor), hits=list_digest(hits)).encode()
         self.opened = False
 
     def opening(self) -> str:
-        # A cursor without the list it stands for would make the server say only `resumed`.
         message = {
             "op": "subscribe",
             "sub": "watch",

@@ -19,6 +19,7 @@ log = structlog.get_logger(__name__)
 
 _SAMPLE_EVERY_S = 0.5
 _SAMPLES_MAX = 1_000
+_AGAIN_S = 2.0
 _ATTRIBUTION = "OpenMoji, CC BY-SA 4.0"
 
 
@@ -84,4 +85,4 @@ async def _publish(event_log: EventLog, names: Names, contents: list[Content]) -
             return
         except (KafkaError, TidelensError) as error:
             log.warning("publishing waits for the broker", error=str(error), attempt=attempt)
-            await asyncio.sleep(2)
+            await asyncio.sleep(_AGAIN_S)

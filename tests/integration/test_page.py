@@ -1,5 +1,6 @@
 """The page in a real Chromium, on a running system with the real broker and the real model."""
 
+import base64
 import json
 import os
 import random
@@ -189,6 +190,24 @@ def drawing(path: Path, colour: str) -> Path:
     return path
 
 
+def drop(page: Page, area: str, path: Path, media_type: str) -> None:
+    """Drag a file over an area and let it go there."""
+    transfer = page.evaluate_handle(
+        """([data, name, type]) => {
+            const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([bytes], name, { type }));
+            return transfer;
+        }""",
+        [base64.b64encode(path.read_bytes()).decode(), path.name, media_type],
+    )
+    over = re.compile(r"\bover\b")
+    page.dispatch_event(area, "dragover", {"dataTransfer": transfer})
+    expect(page.locator(area)).to_have_class(over)
+    page.dispatch_event(area, "drop", {"dataTransfer": transfer})
+    expect(page.locator(area)).not_to_have_class(over)
+
+
 def test_what_is_published_elsewhere_arrives_by_itself(system: System, page: Page) -> None:
     system.publish(("live/train", "a steam train crossing a bridge"))
     opened(page).locator("#q").fill("a cat sleeping")
@@ -224,11 +243,16 @@ def test_publishing_from_the_page(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#results li").first).to_contain_text("seen from a boat")
 
     page.get_by_text("Pictures", exact=True).click()
-    page.set_input_files("#picture-file", drawing(tmp_path / "a green disc.png", "green"))
+    drop(page, "#drop", drawing(tmp_path / "a green disc.png", "green"), "image/png")
     expect(published).to_contain_text(re.compile(r"disc.*searchable after \d+ ms"))
     picture = page.locator("#results img[alt='a green disc']")
     expect(picture).to_be_visible()
     assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") == 96
+
+    note = tmp_path / "note.txt"
+    note.write_text("no picture")
+    drop(page, "#drop", note, "text/plain")
+    expect(published).to_contain_text("What was dropped is no picture file.")
 
 
 def test_searching_by_picture_and_by_item(page: Page, tmp_path: Path) -> None:

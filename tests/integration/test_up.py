@@ -1,13 +1,11 @@
 """`tidelens up` as a person runs it: start, stop, kill, again, and what it says if it cannot."""
 
 import asyncio
-import os
 import signal
 import socket
-import sys
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -21,7 +19,7 @@ from contracts.records import OutRecord, Source
 from contracts.space import Space
 from contracts.topics import TARGETS, Names
 from tests.kit import collection
-from tests.roles import Role, answering, free_port, of, role
+from tests.roles import Role, answering, free_port, of, role, said
 from tidelens.client import Client
 from tidelens.runtime import Runtime
 
@@ -30,23 +28,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(120)]
 TEXTS = ["a black cat", "a white dog", "a red bicycle"]
 NAMES = Names("tidelens.", "hash-v1")
 TOPICS = {f(target) for f in (NAMES.content, NAMES.embeddings) for target in TARGETS}
-
-
-async def said(*arguments: str, **environment: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of one `tidelens` command."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tidelens",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "TIDELENS_MODEL": "hash", **environment},
-    )
-    async with asyncio.timeout(40):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
 
 
 def family(process: Role) -> list[psutil.Process]:
@@ -152,6 +133,14 @@ async def assert_metrics(node_port: int, encoder_port: int) -> None:
     assert all(20e6 < children[kind] < 4e9 for kind in ("broker", "encode", "query"))
 
 
+async def found(client: Client, query: dict[str, Any]) -> Any:
+    """The first hit, once there is one."""
+    async with asyncio.timeout(40):
+        while not (hits := (await client.search(query))["hits"]):
+            await asyncio.sleep(0.1)
+    return hits[0]
+
+
 async def test_everything_comes_back_after_a_stop_and_after_a_kill(tmp_path: Path) -> None:
     port, encoder_port = free_port(), free_port()
     arguments = ["--port", str(port), "--data", str(tmp_path / "data")]
@@ -182,13 +171,18 @@ async def test_everything_comes_back_after_a_stop_and_after_a_kill(tmp_path: Pat
             assert await third.stop() == 0
 
 
-async def test_a_second_node_on_the_same_data_says_so(kafka, tmp_path: Path) -> None:
+async def test_samples_and_a_folder_and_a_second_node_on_the_same_data(
+    kafka, tmp_path: Path
+) -> None:
     port, hour_ms = free_port(), 3_600_000
+    folder = tmp_path / "folder"
+    folder.mkdir()
     other_topics = {"space": "hash-v1", "partitions": 4, "retention_ms": hour_ms}
     async with collection(kafka.bootstrap, **other_topics) as kit:
         data = ["--data", str(tmp_path / "data")]
+        feeds = ["--sample", "--watch", str(folder)]
         async with (
-            role(tmp_path, "up", *of(kit), "--port", str(port), *data) as first,
+            role(tmp_path, "up", *of(kit), "--port", str(port), *data, *feeds) as first,
             Client(f"http://127.0.0.1:{port}") as client,
         ):
             await answering(client, first)
@@ -207,6 +201,13 @@ async def test_a_second_node_on_the_same_data_says_so(kafka, tmp_path: Path) -> 
             differs = [line for line in first.log.read_text().splitlines() if "as wanted" in line]
             assert len(differs) == 4
             assert "delete.retention.ms" in differs[0] and str(hour_ms) in differs[0]
+            (folder / "note.txt").write_text("a purple umbrella")
+            query = {"text": "a purple umbrella", "target": "captions", "k": 1}
+            note = await found(client, {**query, "min_score": 0.99})
+            assert (note["id"], note["item"]) == ("note.txt", "note")
+            sample = await found(client, {"text": "x", "k": 1})
+            assert sample["id"].startswith("openmoji/")
+            assert "OpenMoji" in sample["metadata"]["attribution"]
             assert await first.stop() == 0
             assert not (tmp_path / "data" / "run.json").exists()
 

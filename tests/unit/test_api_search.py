@@ -140,6 +140,8 @@ async def test_a_list_is_answered_in_order_from_one_view(kit: Kit) -> None:
         ({"text": "a", "collapse": "id"}, 400, "invalid_request", "collapse"),
         ({"image": "https://example.com/x.png"}, 400, "not_enabled", "image"),
         ({"image": "file:/etc/passwd"}, 400, "not_enabled", "image"),
+        ({"image": {"ref": "s3://b/k"}}, 400, "invalid_request", "image"),
+        ({"fuse": [{"image": "s3://b/k"}]}, 400, "not_enabled", "image"),
         ({"image": "???"}, 400, "invalid_base64", "image"),
         ({"vector": [1.0]}, 400, "wrong_dimension", "vector"),
         ({"vector": [0.0] * 64}, 400, "zero_vector", "vector"),

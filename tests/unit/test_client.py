@@ -1,13 +1,130 @@
-"""What the client says of an address where no Tidelens server is."""
+"""The client: addresses where no server is, and a live list over restarts and from a cursor."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from prometheus_client import start_http_server
 
-from contracts.errors import ConfigurationError
+from contracts.errors import ConfigurationError, RejectedRequest
 from contracts.metrics import Metrics
-from tidelens.client import Client, ServerUnavailable
+from tests.api_kit import Kit, serving
+from tests.roles import free_port
+from tidelens.client import Client, ServerUnavailable, Update
 
 pytestmark = pytest.mark.anyio
+
+QUERY = {"text": "red cat", "target": "captions", "k": 2}
+
+
+@pytest.fixture
+def kit() -> Kit:
+    kit = Kit()
+    for item_id, text in (("a", "red cat"), ("b", "red dog"), ("c", "blue dog")):
+        kit.caption(item_id, text)
+    return kit
+
+
+@asynccontextmanager
+async def started(kit: Kit, port: int) -> AsyncIterator[Kit]:
+    """A server of its own on the kit's index, as after a restart."""
+    again = Kit(index=kit.index)
+    async with serving(again.app, again.settings, port):
+        yield again
+
+
+@asynccontextmanager
+async def watching(port: int, **options: Any) -> AsyncIterator[AsyncIterator[Update]]:
+    async with Client(f"http://127.0.0.1:{port}") as client:
+        updates = client.watch(options.pop("query", QUERY), **options)
+        yield updates
+        await updates.aclose()  # type: ignore[attr-defined]
+
+
+async def following(updates: AsyncIterator[Update]) -> Update:
+    async with asyncio.timeout(20):
+        return await anext(updates)
+
+
+def changed(update: Update) -> list[tuple[str, str]]:
+    return [(change["change"], change["id"]) for change in update.changes]
+
+
+def ids(update: Update) -> list[str]:
+    return [hit["id"] for hit in update.hits]
+
+
+async def test_a_list_goes_on_over_restarts_of_the_server(kit: Kit) -> None:
+    port = free_port()
+    async with watching(port) as updates:
+        async with started(kit, port):
+            first = await following(updates)
+            assert (first.event, ids(first)) == ("snapshot", ["a", "b"])
+        async with started(kit, port):
+            resumed = await following(updates)
+            assert (resumed.event, resumed.changes) == ("resumed", [])
+            assert resumed.hits == first.hits
+            kit.index.remove("captions", "b")
+            assert changed(await following(updates)) == [("leave", "b"), ("enter", "c")]
+        kit.caption("d", "red cat")
+        async with started(kit, port):
+            missed = await following(updates)
+            assert (missed.event, ids(missed)) == ("snapshot", ["a", "d"])
+            assert changed(missed) == [("leave", "c"), ("enter", "d")]
+
+
+async def test_a_server_that_is_not_ready_yet_is_waited_for(kit: Kit) -> None:
+    port = free_port()
+    async with watching(port) as updates:
+        async with started(kit, port):
+            first = await following(updates)
+        kit.index.ready = False
+        async with started(kit, port) as again:
+            waiting = asyncio.create_task(following(updates))
+            async with asyncio.timeout(20):
+                while not again.sample("tidelens_live_connections"):
+                    await asyncio.sleep(0.01)
+            kit.index.ready = True
+            resumed = await waiting
+            assert (resumed.event, resumed.hits) == ("resumed", first.hits)
+
+
+@pytest.mark.parametrize("with_list", [True, False])
+async def test_going_on_from_an_earlier_update(kit: Kit, with_list: bool) -> None:
+    port = free_port()
+    async with started(kit, port):
+        async with watching(port) as updates:
+            earlier = await following(updates)
+        held: dict[str, Any] = {"hits": earlier.hits} if with_list else {}
+        async with watching(port, cursor=earlier.cursor, **held) as updates:
+            update = await following(updates)
+            assert update.event == ("resumed" if with_list else "snapshot")
+            assert update.hits == earlier.hits
+            # The list is right after the next change too.
+            kit.caption("d", "red cat")
+            assert ids(await following(updates)) == ["a", "d"]
+
+
+async def test_what_is_refused_ends_the_watch(kit: Kit) -> None:
+    port = free_port()
+    async with started(kit, port):
+        for options, field in (
+            ({"query": {**QUERY, "k": 0}}, "subscribe.query.k"),
+            ({"cursor": "nonsense"}, "cursor"),
+        ):
+            async with watching(port, **options) as updates:
+                with pytest.raises(RejectedRequest, match=field) as refused:
+                    await following(updates)
+                assert refused.value.field == field
+
+
+async def test_no_server_at_the_start_is_told_at_once() -> None:
+    port = free_port()
+    async with watching(port) as updates:
+        with pytest.raises(ServerUnavailable, match=f"127.0.0.1:{port}"):
+            await following(updates)
 
 
 @pytest.mark.parametrize(

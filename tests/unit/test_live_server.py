@@ -1,7 +1,6 @@
 """The same over a real socket: uvicorn as it is served, the websockets client, raw frames."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,8 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Frame, Opcode
 
-from tests.api_kit import Kit
-from tidelens.server import listen, serve
+from tests.api_kit import Kit, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -36,16 +34,8 @@ async def served(**settings: Any) -> AsyncIterator[Served]:
     kit = Kit(**settings)
     kit.caption("a", "red cat")
     kit.caption("b", "blue dog")
-    listener = listen("127.0.0.1", 0)
-    limit = kit.settings.frame_bytes_max
-    serving = asyncio.create_task(serve(kit.app, listener, frame_bytes_max=limit))
-    try:
-        yield Served(kit, listener.getsockname()[1])
-    finally:
-        serving.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await serving
-        listener.close()
+    async with serving(kit.app, kit.settings) as port:
+        yield Served(kit, port)
 
 
 def subscribe(**query: Any) -> str:

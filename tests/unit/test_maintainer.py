@@ -1,9 +1,11 @@
 """The maintainer on the log in memory: deletes that could be missed, snapshots, rebuilds."""
 
 import asyncio
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
+from api.app import create_app
 from contracts.embedding import encode_value
 from contracts.errors import SnapshotFailed, SnapshotRefused
 from contracts.memory import ManualClock, MemoryBlobs, MemoryLog, MemoryReader
@@ -28,7 +31,9 @@ from index_store.spill import Spill
 from streams.keeping import SnapshotKeeper
 from streams.maintainer import Maintainer
 from streams.operating import Operations
+from tests import api_kit
 from tests.index_kit import NAMES, SPACE, new_spill, snapshots_in, vectors
+from tests.roles import said
 
 pytestmark = pytest.mark.anyio
 
@@ -466,3 +471,26 @@ async def test_a_disk_that_cannot_be_written_stops_neither(tmp_path: Path) -> No
         assert "Not a directory" in node.keeper.describe()["failure"]["reason"]
         await kit.put(["b"], vectors(1))
         await until(kit, 61)
+
+
+async def test_the_tuning_table_as_the_command_shows_it() -> None:
+    kit, api = Kit(), api_kit.Kit()
+    async with running(kit.node()) as node:
+        operations = Operations(node, target_recall=0.95)
+        await kit.put([f"a{n}" for n in range(60)], vectors(60))
+        await until(kit, 60)
+        await node.rebuild_if_due()
+        app = create_app(replace(api.node, admin=operations))
+        async with api_kit.serving(app, api.settings) as port:
+            code, out, err = await said("index", "tune", "--url", f"http://127.0.0.1:{port}")
+    assert (code, err) == (0, "")
+    [sealed] = [one for one in operations.segments() if one["points"]]
+    growing, heading, *table, last = out.splitlines()
+    assert (growing, last) == ("images: 0 rows, growing", "captions: 0 rows, growing")
+    assert heading == f"images: 60 rows, {sealed['kind']}"
+    row = r"  ([* ]) effort +(\d+)  depth +(\d+)  recall@10 (\d\.\d{3})  \d+\.\d{3} ms"
+    shown = [re.fullmatch(row, line) for line in table]
+    assert [found and found.groups() for found in shown] == [
+        ("*" if p["used"] else " ", str(p["effort"]), str(p["depth"]), f"{p['recall']:.3f}")
+        for p in sealed["points"]
+    ]

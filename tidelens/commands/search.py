@@ -8,9 +8,17 @@ from typing import Any
 import click
 import orjson
 
-from contracts.errors import RejectedRequest
+from contracts.errors import ConfigurationError, RejectedRequest
 from contracts.filter_text import parse_text
+from contracts.messages import parse_queries
+from contracts.topics import TARGETS
 from tidelens.options import json_option, url_option
+
+
+def _read_image(
+    context: click.Context, parameter: click.Parameter, path: Path | None
+) -> str | None:
+    return None if path is None else base64.b64encode(path.read_bytes()).decode()
 
 
 def _read_filter(
@@ -30,56 +38,87 @@ def _read_filter(
         raise click.BadParameter(error.message) from None
 
 
+def _read_object(
+    context: click.Context, parameter: click.Parameter, text: str | None
+) -> dict[str, Any] | None:
+    """A JSON object, given itself or as @FILE. Raises ConfigurationError."""
+    if text is None:
+        return None
+    option = parameter.opts[0]
+    try:
+        found = orjson.loads(Path(text[1:]).read_bytes() if text.startswith("@") else text)
+    except OSError as error:
+        raise ConfigurationError(f"{option}: {text[1:]}: {error.strerror}") from None
+    except orjson.JSONDecodeError as error:
+        raise ConfigurationError(f"{option}: not JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{option}: want a JSON object, got {type(found).__name__}")
+    return found
+
+
 def query_options(command: Any) -> Any:
-    """The options that describe a query, shared by `search` and `watch`."""
-    for option in (
+    """The options that describe a query, shared by `search` and `watch`.
+
+    All but --query are named after the member that they set.
+    """
+    options = (
         click.argument("text", required=False),
-        click.option("--image", type=click.Path(exists=True, dir_okay=False, path_type=Path)),
-        click.option("--id", "item_id", help="Search by an indexed item, with --of."),
-        click.option("--of", type=click.Choice(["images", "captions"])),
-        click.option("--target", type=click.Choice(["images", "captions"]), default="images"),
-        click.option("-k", type=int, default=10, show_default=True),
+        click.option(
+            "--image",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            callback=_read_image,
+            help="Search by a picture.",
+        ),
+        click.option("--id", help="Search by an indexed item, with --of."),
+        click.option("--of", type=click.Choice(TARGETS)),
+        click.option("--target", type=click.Choice(TARGETS), help="What to find (images)."),
+        click.option("-k", type=int, help="How many (10)."),
+        click.option("--offset", type=int, help="Leave out the best so many (0)."),
         click.option("--min-score", type=float),
         click.option(
             "--filter",
-            "condition",
             metavar="FILTER",
             callback=_read_filter,
             help="Keep items by metadata: 'lang = \"en\" and year >= 2000', or JSON.",
         ),
         click.option("--collapse", type=click.Choice(["item"])),
-    ):
+        click.option("--exact", is_flag=True, default=None, help="Scan every row."),
+        click.option(
+            "--include", type=click.Choice(["vector"]), multiple=True, help="Seen with --json."
+        ),
+        click.option(
+            "--wait-for",
+            metavar="TOKEN",
+            callback=_read_object,
+            help="Answer once this is indexed: a token of `publish --json`, or an `as_of`.",
+        ),
+        click.option(
+            "--timeout", "timeout_s", type=float, metavar="SECONDS", help="Give up after this."
+        ),
+        click.option(
+            "--query",
+            metavar="JSON|@FILE",
+            callback=_read_object,
+            help="The whole query, as in POST /v1/search; other options set members of it.",
+        ),
+    )
+    for option in reversed(options):
         command = option(command)
     return command
 
 
-def build_query(
-    text: str | None,
-    image: Path | None,
-    item_id: str | None,
-    of: str | None,
-    target: str,
-    k: int,
-    min_score: float | None,
-    condition: dict[str, Any] | None,
-    collapse: str | None,
-) -> dict[str, Any]:
-    """The wire's query object; the server says what is wrong with it."""
-    query: dict[str, Any] = {"target": target, "k": k}
-    if text is not None:
-        query["text"] = text
-    if image is not None:
-        query["image"] = base64.b64encode(image.read_bytes()).decode()
-    if item_id is not None:
-        query["id"] = item_id
-        query["of"] = of or target
-    if min_score is not None:
-        query["min_score"] = min_score
-    if condition is not None:
-        query["filter"] = condition
-    if collapse is not None:
-        query["collapse"] = collapse
-    return query
+def build_query(query: dict[str, Any] | None, **members: Any) -> dict[str, Any]:
+    """The wire's query object: `query` with the members given. Raises RejectedRequest."""
+    given = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in members.items()
+        if value not in (None, ())
+    }
+    built = {**(query or {}), **given}
+    if "id" in given:
+        built.setdefault("of", built.get("target", "images"))
+    parse_queries(built, queries_max=1)
+    return built
 
 
 def line_of(hit: dict[str, Any]) -> str:
@@ -93,14 +132,17 @@ def line_of(hit: dict[str, Any]) -> str:
 @url_option
 @json_option
 def search(url: str | None, as_json: bool, **query: Any) -> None:
-    """Search for TEXT, a picture or an item, once."""
+    """Search once, for TEXT, a picture, an item, or whatever --query asks."""
     from contracts import settings
     from tidelens.client import Client
     from tidelens.runtime import api_of
 
+    asked = build_query(**query)
+
     async def run() -> Any:
-        async with Client(url or api_of(settings.load())) as client:
-            return await client.search(build_query(**query))
+        # The server ends every wait, by its own limit if not by the query's.
+        async with Client(url or api_of(settings.load()), timeout_s=None) as client:
+            return await client.search(asked)
 
     answer = asyncio.run(run())
     if as_json:

@@ -1,4 +1,4 @@
-"""`tidelens tune`: what each effort of the index costs and reaches."""
+"""`tidelens index tune`: what each effort of the index costs and reaches."""
 
 import asyncio
 from typing import Any

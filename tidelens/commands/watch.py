@@ -22,15 +22,17 @@ _MARKS = {"enter": "+", "leave": "-", "move": "~", "update": "="}
 def watch(
     url: str | None, as_json: bool, cursor: str | None, changes_max: int | None, **query: Any
 ) -> None:
-    """Watch the results for TEXT, a picture or an item change, until stopped."""
+    """Watch the results for TEXT, a picture, an item or --query change, until stopped."""
     from contracts import settings
     from tidelens.client import Client
     from tidelens.runtime import api_of
 
+    asked = build_query(**query)
+
     async def run() -> None:
         seen = 0
         async with Client(url or api_of(settings.load())) as client:
-            async for update in client.watch(build_query(**query), cursor=cursor):
+            async for update in client.watch(asked, cursor=cursor):
                 _show(update, as_json)
                 seen += 1
                 if changes_max is not None and seen >= changes_max:

@@ -101,6 +101,8 @@ def build(spec: Spec) -> None:
     if ann is not None:
         faiss.write_index(ann.index, str(out / ANN))
         built |= {"kind": ann.kind, "points": [asdict(point) for point in ann.points]}
+        if ann.points and queries:
+            built["sample"] = tuning.sample(ann, exact, queries)
     # 4. Whoever finds this file finds the others whole.
     partial = out / f".{BUILT}"
     partial.write_bytes(orjson.dumps(built))

@@ -40,10 +40,8 @@ _SAMPLED = 128
 # All is built anew when rows beside the largest segment, or dead ones, are this share of it.
 _GROWN_SHARE = 0.5
 _DEAD_SHARE = 0.3
-# Queries of each kind that a new index must answer before anybody sees it, and by how much their
-# recall may fall short of what all of them reached: so few differ by less than that.
-_SAMPLED_AT_SWAP = 4
-_SAMPLE_SLACK = 0.25
+# Of a sample of ten or more queries: ties may fall otherwise.
+_SAMPLE_SLACK = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +233,7 @@ class Rebuilder:
             # 3. Mapped, checked, and warm before anybody sees it.
             segment = await asyncio.to_thread(opened, name, out, index.space.dim)
             await asyncio.to_thread(_require_same, sealing.parts, segment)
-            await asyncio.to_thread(_require_found, segment, spec.queries)
+            await asyncio.to_thread(_require_found, segment, out, spec.queries)
             if self._place is not None:
                 await asyncio.to_thread(self._place, segment)
             return segment
@@ -336,20 +334,16 @@ def _require_same(parts: Sequence[Part], segment: Segment) -> None:
         raise ValueError("the new segment does not have the digest of the rows it was built from")
 
 
-def _require_found(segment: Segment, queries: Sequence[str]) -> None:
-    """A few queries find through the mapped index about what it was measured to find.
+def _require_found(segment: Segment, folder: Path, queries: Sequence[str]) -> None:
+    """A few queries find through the mapped index what they found when it was built.
 
     That also touches the pages which the first searches would wait for.
     """
-    if segment.ann is None or not queries:
+    wanted = orjson.loads((folder / BUILT).read_bytes()).get("sample")
+    if segment.ann is None or wanted is None:
         return
     # The other core is for those who search.
     faiss.omp_set_num_threads(1)
-    some = np.concatenate([np.load(path)[:_SAMPLED_AT_SWAP] for path in queries])
-    wide, everything = some.astype(np.float32), segment.view().everything
-    point = segment.ann.points[-1]
-    _, right = segment.view().nominate(wide, tuning.K, everything)
-    _, found = segment.ann.search(wide, tuning.K, 1.0, point.recall)
-    recall = np.mean([np.isin(*pair).mean() for pair in zip(right, found, strict=True)])
-    if recall < point.recall - _SAMPLE_SLACK:
-        raise ValueError(f"recall of the new index: want about {point.recall}, got {recall:.3f}")
+    found = tuning.sample(segment.ann, segment.flat, [np.load(path) for path in queries])
+    if found < wanted - _SAMPLE_SLACK:
+        raise ValueError(f"recall of the new index: want {wanted:.3f} as built, got {found:.3f}")

@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 from contracts.score import Vectors
 from index_store.ann import Ann, Operating
+from index_store.flat import Flat
 from index_store.parts import SCANNED_ROW_MS
 
 K = 10
 # What a search for 10 nominates (index_store.scan).
-_NOMINATED = 27
+NOMINATED = 27
 # By how coarse the codes are; "fs" (fast scan) is looked for before "PQ".
 _DEPTHS = {"SQ": (1, 2), "Flat": (1,), "fs": (1, 2, 4, 8, 16), "PQ": (4, 16, 64)}
 # Queries whose time is taken, and how often: the least counts, whatever else runs.
@@ -26,6 +27,8 @@ _TIMED = 32
 _TIMINGS = 3
 _EFFORTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
 _GOOD_ENOUGH = 0.998
+# Queries of each kind in a sample.
+_SAMPLED = 4
 # An effort that costs more than a few exact scans is nobody's choice.
 _SCANS = 4
 _BLOCK_ROWS = 16_384
@@ -91,6 +94,15 @@ def measured_anew(ann: Ann, vectors: Vectors, kinds: Sequence[Vectors]) -> list[
     ]
 
 
+def sample(ann: Ann, rows: Flat, kinds: Sequence[Vectors]) -> float:
+    """Recall of a few queries at the last point: the same for whoever opens the same files."""
+    some = np.concatenate([kind[:_SAMPLED] for kind in kinds]).astype(np.float32)
+    point = ann.points[-1]
+    _, right = rows.search(some, min(K, ann.rows))
+    _, found = ann.search_with(some, NOMINATED, point.depth, point.effort)
+    return float(np.mean([np.isin(*pair).mean() for pair in zip(right, found[:, :K], strict=True)]))
+
+
 def best(points: Sequence[Operating]) -> float:
     """The highest recall of any; 0 where none was measured."""
     return max((point.recall for point in points), default=0.0)
@@ -119,7 +131,7 @@ def _recall(
     depth: int,
 ) -> float:
     """Of the kind of queries that is served worst; they end at `ends`."""
-    _, found = ann.search_with(wide, _NOMINATED, depth, effort)
+    _, found = ann.search_with(wide, NOMINATED, depth, effort)
     hits = [
         len(np.intersect1d(*pair)) / wanted.shape[1]
         for pair in zip(found[:, :K], wanted, strict=True)
@@ -131,7 +143,7 @@ def _ms(ann: Ann, queries: NDArray[np.float32], effort: int, depth: int) -> floa
     """Of a query. One by one, as they mostly come: Faiss reads lists in another way for many."""
     began = perf_counter()
     for n in range(len(queries)):
-        ann.search_with(queries[n : n + 1], _NOMINATED, depth, effort)
+        ann.search_with(queries[n : n + 1], NOMINATED, depth, effort)
     return (perf_counter() - began) / len(queries) * 1000
 
 

@@ -440,6 +440,27 @@ async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile(
     assert index.get("images", "s1") is not None
 
 
+async def test_an_index_that_finds_less_than_when_it_was_built_is_not_swapped_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8")
+    run_child = rebuild_module._run_child
+
+    async def with_other_codes(path: Path, spec: Spec) -> None:
+        await run_child(path, spec)
+        file = Path(spec.out) / "ann.faiss"
+        wrong = faiss.read_index(str(file))
+        wrong.reset()
+        wrong.add(vectors(ROWS).astype(np.float32))
+        faiss.write_index(wrong, str(file))
+
+    monkeypatch.setattr(rebuild_module, "_run_child", with_other_codes)
+    digests = index.digests()
+    with pytest.raises(RebuildFailed, match=r"recall of the new index: want \d\.\d+ as built, got 0\.0"):
+        await rebuilder.run(index, "images")
+    assert (index.digests(), index.table("images").segments) == (digests, [])
+
+
 async def test_a_large_rebuild_waits_for_a_small_one_so_that_it_takes_up_everything() -> None:
     index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
     table = index.table("images")
@@ -480,7 +501,7 @@ async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(ended
     if ended:
         await large
         # As a snapshot does: the files of the segment that it was to be trained like go too.
-        await spill.keep([segment.uid for segment in table.segments])
+        await spill.keep(lambda: {segment.uid for segment in table.segments})
     more("u", 30, 9)
     # Of the rows that it was made for none is left: those that came since are all it finds.
     done = await rebuilder.run(index, "images", waited)

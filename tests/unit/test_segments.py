@@ -400,20 +400,29 @@ def test_training_is_taken_over_only_where_it_finds_as_much(tmp_path: Path) -> N
     assert build_module._like(replace(spec, like=""), flat.of(rows), asked) is None
 
 
+@pytest.fixture
+def may_go_on(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Large rebuilds wait for this before they build, as if they took long."""
+    run_child, event = rebuild_module._run_child, asyncio.Event()
+
+    async def waiting(path: Path, spec: Spec) -> None:
+        if not spec.like:
+            await event.wait()
+        await run_child(path, spec)
+
+    monkeypatch.setattr(rebuild_module, "_run_child", waiting)
+    event.set()
+    return event
+
+
 async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
+    may_go_on: asyncio.Event,
 ) -> None:
     index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
     table = index.table("images")
     await rebuilder.run(index, "images")
-    digests, run_child, may_go_on = index.digests(), rebuild_module._run_child, asyncio.Event()
-
-    async def large_one_takes_long(path: Path, spec: Spec) -> None:
-        if not spec.like:
-            await may_go_on.wait()
-        await run_child(path, spec)
-
-    monkeypatch.setattr(rebuild_module, "_run_child", large_one_takes_long)
+    digests = index.digests()
+    may_go_on.clear()
     large = asyncio.create_task(rebuilder.run(index, "images"))
     while not table.is_sealing:
         await asyncio.sleep(0)
@@ -456,7 +465,9 @@ async def test_an_index_that_finds_less_than_when_it_was_built_is_not_swapped_in
 
     monkeypatch.setattr(rebuild_module, "_run_child", with_other_codes)
     digests = index.digests()
-    with pytest.raises(RebuildFailed, match=r"recall of the new index: want \d\.\d+ as built, got 0\.0"):
+    with pytest.raises(
+        RebuildFailed, match=r"recall of the new index: want \d\.\d+ as built, got 0\.0"
+    ):
         await rebuilder.run(index, "images")
     assert (index.digests(), index.table("images").segments) == (digests, [])
 
@@ -474,7 +485,9 @@ async def test_a_large_rebuild_waits_for_a_small_one_so_that_it_takes_up_everyth
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["under way", "ended"])
-async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(ended: bool) -> None:
+async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(
+    ended: bool, may_go_on: asyncio.Event
+) -> None:
     """Of the small segment that it names: taken by the large rebuild, or gone with its swap."""
     index, spill = grown(), new_spill()
     rebuilder, table = Rebuilder(spill, kind="IVF16,SQ8", scanned_rows=200), index.table("images")
@@ -495,6 +508,8 @@ async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(ended
     waited = small()
     assert waited.segments is not None
     assert [segment.capacity for segment in waited.segments] == [220]
+    if not ended:
+        may_go_on.clear()
     large = asyncio.create_task(rebuilder.run(index, "images"))
     while not table.is_sealing:
         await asyncio.sleep(0)
@@ -507,6 +522,7 @@ async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(ended
     done = await rebuilder.run(index, "images", waited)
     assert large.done() == ended
     assert done.rows == 30
+    may_go_on.set()
     await large
     assert sorted(segment.capacity for segment in table.segments) == [30, 3440]
     ids = [rows.ids[n] for rows, numbers in index.view.rows("images") for n in numbers.tolist()]

@@ -60,6 +60,7 @@ class Maintainer:
         batch_records: int,
         wait_ms: int,
         stale_after_s: float,
+        retention_min_s: float = RETENTION_MIN_S,
     ) -> None:
         self._log = event_log
         self._names = names
@@ -74,6 +75,7 @@ class Maintainer:
         self._batch_records = batch_records
         self._wait_ms = wait_ms
         self._stale_after_s = stale_after_s
+        self._retention_min_s = retention_min_s
         self._index: Index | None = None
         self._recreated = False
         self._rebuild_again_at = 0.0
@@ -122,7 +124,8 @@ class Maintainer:
 
     async def _restored(self, empty: Index, topics: Sequence[str]) -> Index | None:
         index = await self.keeper.restore(empty)
-        self.retention_s = max(RETENTION_MIN_S, await self._log.delete_retention_s(topics))
+        kept_s = await self._log.delete_retention_s(topics)
+        self.retention_s = max(self._retention_min_s, kept_s)
         if index is not None:
             missed = missed_deletes(index.caught_up_at, self._clock.now(), self.retention_s)
             if missed is not None:

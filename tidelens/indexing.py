@@ -13,6 +13,7 @@ from index_store.rebuild import Rebuilder
 from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.snapshots import Snapshots
 from index_store.spill import Spill
+from streams.choosing import RETENTION_MIN_S
 from streams.keeping import SnapshotKeeper
 from streams.maintainer import Maintainer
 
@@ -27,6 +28,8 @@ def make_maintainer(
     feed: AppliedFeed,
     metrics: Metrics,
     clock: Clock,
+    *,
+    retention_min_s: float = RETENTION_MIN_S,
 ) -> Maintainer:
     """Of one space; `replica` is the only one that writes below its own prefix."""
     names = Names(settings.topic_prefix, space.name)
@@ -68,4 +71,5 @@ def make_maintainer(
         batch_records=settings.index_batch_records,
         wait_ms=settings.index_wait_ms,
         stale_after_s=settings.stale_after_s,
+        retention_min_s=retention_min_s,
     )

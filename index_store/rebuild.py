@@ -101,7 +101,8 @@ def small(table: Table, kind: str = "auto", scanned_rows: int = kinds.SCANNED_RO
     """To index the growing rows by themselves, trained like the largest segment; also while that
     is being built anew, so that no search ever scans many more than `scanned_rows`."""
     main = _main(table, kind)
-    if main is None:
+    # Of one whose rows all died no snapshot keeps the files.
+    if main is None or not main.live:
         return None
     rest = [segment for segment in table.free_segments if segment is not main]
     plain = [segment for segment in rest if segment.ann is None]

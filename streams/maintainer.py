@@ -63,6 +63,7 @@ class Maintainer:
         wait_ms: int,
         stale_after_s: float,
         letter_bytes_max: int,
+        retention_min_s: float = RETENTION_MIN_S,
     ) -> None:
         self._log = event_log
         self._names = names
@@ -78,6 +79,7 @@ class Maintainer:
         self._wait_ms = wait_ms
         self._stale_after_s = stale_after_s
         self._letter_bytes_max = letter_bytes_max
+        self._retention_min_s = retention_min_s
         self._index: Index | None = None
         self._recreated = False
         self._rebuild_again_at = 0.0
@@ -108,7 +110,8 @@ class Maintainer:
 
     async def _start(self, *, restore: bool) -> None:
         topics = [self._names.embeddings(target) for target in TARGETS]
-        self.retention_s = max(RETENTION_MIN_S, await self._log.delete_retention_s(topics))
+        kept_s = await self._log.delete_retention_s(topics)
+        self.retention_s = max(self._retention_min_s, kept_s)
         lag_s = max(_STALE_MIN_S, await self._log.compaction_lag_s(topics))
         self._stale_s = min(self._stale_after_s, lag_s)
         ids = await self._log.topic_ids(topics)

@@ -50,6 +50,7 @@ from contracts.errors import (
 from contracts.ports import Claimed, Lease
 from contracts.records import OutRecord, TopicPartition
 from contracts.topics import TARGETS, Names
+from streams.choosing import RETENTION_MIN_S
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
 from streams.log import KafkaReader
@@ -62,8 +63,6 @@ log = structlog.get_logger(__name__)
 _POLL_INTERVAL_MS = 2**31 - 1
 _ABANDON_S = 2.0
 _RETRY_S = 1.0
-# With less, a topic says that it does not keep tombstones at all, and no reader could be sure.
-_RETENTION_MIN_S = 60.0
 
 
 class KafkaOwnership:
@@ -78,7 +77,7 @@ class KafkaOwnership:
         record_bytes_max: int,
         session_timeout_ms: int = 10_000,
         transaction_timeout_ms: int = 60_000,
-        retention_min_s: float = _RETENTION_MIN_S,
+        retention_min_s: float = RETENTION_MIN_S,
     ) -> None:
         self._connection = connection
         self._names = names
@@ -486,7 +485,7 @@ class KafkaEncoderLog:
         *,
         record_bytes_max: int,
         session_timeout_ms: int = 10_000,
-        retention_min_s: float = _RETENTION_MIN_S,
+        retention_min_s: float = RETENTION_MIN_S,
     ) -> None:
         self._connection = connection
         self._names = names

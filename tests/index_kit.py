@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,24 +82,32 @@ def snapshots_in(store: BlobStore, prefix: str = "unit-v1/0/0/", *, kept: int = 
 
 
 async def built(
-    index: Index, target: Target, sealing: Sealing, spill: Spill, kind: str
+    index: Index,
+    target: Target,
+    sealing: Sealing,
+    spill: Spill,
+    kind: str,
+    like: Segment | None = None,
 ) -> Segment | None:
     """What the building process makes of a sealing, in this process."""
     rows = sum(part.live for part in sealing.parts)
     if not rows:
         return None
-    kind = kind if rows >= 40 else "Flat"  # Faiss wants some rows to train on
-    name = uuid.uuid4().hex
+    kind = kind if rows >= 4 else "Flat"  # Faiss wants some rows to train on
+    name, asked = uuid.uuid4().hex, vectors(3, dim=index.space.dim)
     async with spill.building(name, sealing.parts) as out:
         spec = await specified(
-            index, target, sealing, spill, out, kind=kind, threads=1, recent=vectors(3)
+            index, target, sealing, spill, out, kind=kind, threads=1, recent=asked
         )
+        if like is not None and like.files is not None:
+            spec = replace(spec, like=str(like.files.ann), kind=like.kind)
         await asyncio.to_thread(build, spec)
-        return await asyncio.to_thread(opened, name, out, index.space.dim)
+        points = None if like is None or like.ann is None else like.ann.points
+        return await asyncio.to_thread(opened, name, out, index.space.dim, points)
 
 
-def vectors(count: int, seed: int = 5) -> Vectors:
-    return unit(np.random.default_rng(seed).standard_normal((count, SPACE.dim)))
+def vectors(count: int, seed: int = 5, dim: int = SPACE.dim) -> Vectors:
+    return unit(np.random.default_rng(seed).standard_normal((count, dim)))
 
 
 def put(

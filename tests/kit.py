@@ -1,8 +1,9 @@
 """What several tests need: topics of their own on the shared broker, a brute-force reader."""
 
+import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from contracts.memory import HashEncoder
 from contracts.metrics import Metrics
 from contracts.partitioning import partitioner
 from contracts.ports import Encoder, Ownership
-from contracts.records import Record, TopicPartition
+from contracts.records import OutRecord, Record, TopicPartition
 from contracts.settings import KafkaSettings
 from contracts.topics import TARGETS, Names, Target, TopicSpec, topic_specs
 from streams.connect import Connection
@@ -64,6 +65,22 @@ class Collection:
                     else:
                         live[target, embedding.id] = embedding
         return live
+
+
+async def expired(
+    kit: Collection, topic: str, keys: set[bytes], filler: Callable[[int], OutRecord]
+) -> None:
+    """Wait until the broker has compacted away all records of `keys`, tombstones too.
+
+    Each `filler` rolls a segment; the cleaner takes a log up again where something was appended.
+    """
+    async with asyncio.timeout(45):
+        for n in itertools.count():
+            await kit.log.publish([filler(n)])
+            found = await kit.read_all(topic)
+            if not keys & {record.key for records in found.values() for record in records}:
+                return
+            await asyncio.sleep(0.3)
 
 
 _counter = itertools.count()

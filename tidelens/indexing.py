@@ -16,6 +16,7 @@ from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.segment import Segment
 from index_store.snapshots import Snapshots
 from index_store.spill import Spill
+from streams.choosing import RETENTION_MIN_S
 from streams.keeping import SnapshotKeeper
 from streams.maintainer import Maintainer
 
@@ -30,6 +31,8 @@ def make_maintainer(
     feed: AppliedFeed,
     metrics: Metrics,
     clock: Clock,
+    *,
+    retention_min_s: float = RETENTION_MIN_S,
 ) -> Maintainer:
     """Of one space; `replica` is the only one that writes below its own prefix.
 
@@ -78,6 +81,7 @@ def make_maintainer(
         wait_ms=settings.index_wait_ms,
         stale_after_s=settings.stale_after_s,
         letter_bytes_max=settings.record_bytes_max,  # what the event log's producer takes
+        retention_min_s=retention_min_s,
     )
 
 

@@ -20,19 +20,19 @@ from contracts.memory import HashEncoder
 from contracts.records import OutRecord, Record, Source
 from contracts.topics import TARGETS
 from streams.ownership import KafkaEncoderLog, KafkaOwnership
-from tests.kit import RECORD_BYTES_MAX, Collection, caption, collection, worker
+from tests.kit import RECORD_BYTES_MAX, Collection, caption, collection, expired, worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
 ENCODER = HashEncoder(dim=8)
 
 
-def encoder_log(kit: Collection, *, session_timeout_ms: int = 6_000) -> KafkaEncoderLog:
+def encoder_log(kit: Collection, **limits: float) -> KafkaEncoderLog:
     return KafkaEncoderLog(
         kit.connection,
         kit.names,
         record_bytes_max=RECORD_BYTES_MAX,
-        session_timeout_ms=session_timeout_ms,
+        **{"session_timeout_ms": 6_000, **limits},
     )
 
 
@@ -67,8 +67,8 @@ def assert_in_order_once(sources: list[tuple[int, int]], partitions: int) -> Non
 
 
 @asynccontextmanager
-async def running_worker(kit: Collection) -> AsyncIterator[KafkaOwnership]:
-    async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+async def running_worker(kit: Collection, **limits: float) -> AsyncIterator[KafkaOwnership]:
+    async with encoder_log(kit, **limits).own(kit.names.encoder_group) as ownership:
         running = asyncio.create_task(
             worker(ownership, kit.names, kit.partitions, encoder=ENCODER).run()
         )
@@ -308,13 +308,38 @@ async def test_deletes_missed_while_away_are_made_up_for(kafka, away_s, ghosts) 
         assert {item for _, item in truth} == expected
 
 
+@pytest.mark.parametrize("kept_s, ghosts", [(2, set()), (3_600, {"item-0"})])
+async def test_deletes_whose_tombstones_expired_on_the_broker_are_made_up_for(
+    kafka, kept_s, ghosts
+) -> None:
+    """Whoever takes tombstones to be kept for longer than they are keeps what was deleted."""
+    async with collection(kafka.bootstrap, partitions=1, eager_compaction=True) as kit:
+        topic = kit.names.content("captions")
+        await publish(kit, 10, ids=10)
+        async with running_worker(kit, retention_min_s=kept_s):
+            await drained(kit, 10)
+        await kit.log.publish([delete_record(topic, "item-0")])
+        await expired(
+            kit, topic, {b"item-0"}, lambda n: content_record(topic, caption("last", str(n)))
+        )
+        await asyncio.sleep(2.1)
+        async with running_worker(kit, retention_min_s=kept_s):
+            async with asyncio.timeout(30):
+                while ("captions", "last") not in await kit.truth(ENCODER):
+                    await asyncio.sleep(0.2)
+        published = {
+            (record.key or b"").decode()
+            for record in (await kit.read_all(topic))[0]
+            if record.value
+        }
+        assert published == {"last", *(f"item-{n}" for n in range(1, 10))}
+        assert {item for _, item in await kit.truth(ENCODER)} == published | ghosts
+
+
 async def test_an_encoder_that_falls_too_far_behind_makes_up_on_its_way(kafka) -> None:
     """As in a re-encode that takes longer than tombstones are kept."""
     async with collection(kafka.bootstrap, partitions=1, retention_ms=1_000) as kit:
-        log = KafkaEncoderLog(
-            kit.connection, kit.names, record_bytes_max=RECORD_BYTES_MAX, retention_min_s=1
-        )
-        async with log.own(kit.names.encoder_group) as ownership:
+        async with encoder_log(kit, retention_min_s=1).own(kit.names.encoder_group) as ownership:
             await publish(kit, 10, ids=10)
             claims = await claim_all(ownership, 10)
             await publish(kit, 1, ids=100, start=50)

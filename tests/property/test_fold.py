@@ -2,15 +2,25 @@
 
 The model keeps no state: it reads the logs up to the index's positions, the last record of a key
 wins, and a search scores every live item with float64. Logs are compacted meanwhile, views are
-held, snapshots are written and restored late, and whatever happened, a replay from the beginning
-has the same digest.
+held and read by a thread, snapshots are written and restored late, and whatever happened, a replay
+from the beginning has the same digest.
+
+    FOLD_HISTORIES=5000 python -m pytest tests/property/test_fold.py --timeout 0
+
+runs through that many histories; by default about a minute's worth.
 """
 
 import asyncio
+import os
 import random
+import sys
+import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -23,7 +33,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from contracts.embedding import encode_value, read_embedding
+from contracts.embedding import Embedding, encode_value, read_embedding
 from contracts.filter_nodes import Filter
 from contracts.filters import parse
 from contracts.hits import VectorQuery
@@ -33,7 +43,9 @@ from contracts.score import Vectors, unit
 from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
 from index_store import scan
+from index_store.ann import Ann
 from index_store.index import Index
+from index_store.segment import Segment
 from index_store.table import Sealing
 from index_store.view import IndexView
 from tests.index_kit import MURMUR2, brute_force, built, new_spill, pairs, snapshots_in
@@ -43,7 +55,8 @@ OTHER_SPACE = Space("fold-v1", "m", "2", "p", 4)
 NAMES = Names("t.", SPACE.name)
 PARTITIONS = 3
 TOPIC_IDS = {NAMES.embeddings(target): f"topic-{target}" for target in TARGETS}
-ITEM_IDS = [f"id-{n}" for n in range(20)]
+HISTORIES = int(os.environ.get("FOLD_HISTORIES", "250"))
+ITEM_IDS = [f"id-{n}" for n in range(40)]
 # Few distinct vectors, so that equal scores are common and the order by id matters; and two that
 # differ by less than float32 sees.
 DICE = np.random.default_rng(3)
@@ -60,6 +73,9 @@ targets = st.sampled_from(TARGETS)
 item_ids = st.sampled_from(ITEM_IDS)
 vectors = st.sampled_from(VECTORS)
 
+kinds = st.sampled_from(["Flat", "IVF2,SQ8"])
+metadatas = st.sampled_from([{}, {"n": 1}, {"n": 2, "b": [True]}])
+
 FILTERS = [
     None,
     parse({"eq": {"n": 1}}),
@@ -70,13 +86,79 @@ FILTERS = [
 Answer = list[tuple[str, float]]
 
 
+# One loop for all: making one takes longer than most steps.
+LOOP = asyncio.Runner()
+
+
 @pytest.fixture(autouse=True, scope="module")
-def nominate_no_more_than_asked_for() -> Iterator[None]:
-    """Else so few items would always be scored all, and no second scan would be needed."""
+def searches_of_few_rows() -> Iterator[None]:
+    """Nominating no more than asked for: else all would always be scored, and no second scan be
+    needed. And through an index: they are counted."""
+    asked, search = 0, Ann.search
+
+    def counted(ann: Ann, *arguments: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        return search(ann, *arguments)
+
+    # Starting a second thread takes longer than so few rows.
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "_SPARE", 0)
         patch.setattr(scan, "_ROWS_PER_ITEM", 1)
+        patch.setattr(Ann, "search", counted)
         yield
+    faiss.omp_set_num_threads(threads)
+    LOOP.close()
+    assert asked > HISTORIES // 4, "hardly any search went through an index"
+
+
+@cache
+def read(topic: str, key: bytes, value: bytes, offset: int) -> Embedding:
+    """The log is read again at every step."""
+    headers = [("source", Source("content", 0, offset).encode()), ("appended", b"1")]
+    return read_embedding(SPACE, Record(topic, 0, offset, 1, key, value, headers))
+
+
+class Reading:
+    """A thread that reads until it is left, at least once; `wrong` is what it could not explain."""
+
+    def __init__(self, index: Index, held: list[tuple[IndexView, VectorQuery, Answer]]) -> None:
+        self.wrong: str | None = None
+        self._index = index
+        self._held = held
+        self._began, self._ends = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> None:
+        # Else it would hardly ever get its turn in the middle of a step.
+        self._interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        self._thread.start()
+        self._began.wait()
+
+    def __exit__(self, *error: object) -> None:
+        self._ends.set()
+        self._thread.join()
+        sys.setswitchinterval(self._interval)
+
+    def _run(self) -> None:
+        try:
+            while self.wrong is None:
+                for view, query, expected in self._held:
+                    if pairs(view.search([query])[0]) != expected:
+                        self.wrong = f"a held view answers {query} otherwise than before"
+                view = self._index.view
+                if view.recomputed_digests() != view.digests:
+                    self.wrong = f"the view at {view.positions} is not whole"
+                self._began.set()
+                if self._ends.is_set():
+                    return
+        except Exception as error:
+            self.wrong = repr(error)
+        finally:
+            self._began.set()
 
 
 def new_index() -> Index:
@@ -86,8 +168,9 @@ def new_index() -> Index:
 
 
 class Fold(RuleBasedStateMachine):
-    @initialize()
-    def start(self) -> None:
+    @initialize(sealed=st.sets(targets))
+    def start(self, sealed: set[Target]) -> None:
+        """Empty, or with a segment that has an index: few histories would make one of their own."""
         partitions = [
             TopicPartition(NAMES.embeddings(t), n) for t in TARGETS for n in range(PARTITIONS)
         ]
@@ -99,6 +182,11 @@ class Fold(RuleBasedStateMachine):
         self.sealings: list[tuple[Target, Sealing]] = []
         self.spill = new_spill()
         self.held: list[tuple[IndexView, VectorQuery, Answer]] = []
+        for of in sorted(sealed):
+            some = [(i, VECTORS[n % len(VECTORS)], None) for n, i in enumerate(ITEM_IDS[:30])]
+            self.put(of, some, {"n": 1})
+            self.apply_all()
+            self.rebuild(of, 0, True, "IVF2,SQ8", False)
 
     # What producers and encoders do
 
@@ -117,10 +205,19 @@ class Fold(RuleBasedStateMachine):
         some=st.lists(
             st.tuples(item_ids, vectors, st.sampled_from([None, "a", "b"])), min_size=3, max_size=12
         ),
-        metadata=st.sampled_from([{}, {"n": 1}, {"n": 2, "b": [True]}]),
+        metadata=metadatas,
     )
     def put(self, of: Target, some: list[Any], metadata: dict[str, Any]) -> None:
         for item_id, vector, item in some:
+            value = encode_value(SPACE, vector, item=item, text=item_id, metadata=metadata)
+            self.append(of, item_id, value)
+
+    @rule(of=targets, number=st.integers(0, 99), metadata=metadatas)
+    def change_only_metadata(self, of: Target, number: int, metadata: dict[str, Any]) -> None:
+        items = self.model(of, self.ends)
+        if items:
+            item_id = sorted(items)[number % len(items)]
+            vector, item, _ = items[item_id]
             value = encode_value(SPACE, vector, item=item, text=item_id, metadata=metadata)
             self.append(of, item_id, value)
 
@@ -178,12 +275,12 @@ class Fold(RuleBasedStateMachine):
 
     @rule()
     def write_a_snapshot(self) -> None:
-        asyncio.run(self.snapshots.write(self.index))
+        LOOP.run(self.snapshots.write(self.index))
 
     @rule()
     def restart(self) -> None:
         """From the last snapshot, however old, or from nothing; then on to where the log is."""
-        restored = asyncio.run(self.snapshots.restore(new_index()))
+        restored = LOOP.run(self.snapshots.restore(new_index()))
         assert self.snapshots.refused == {}
         self.index = restored or new_index()
         self.sealings = []
@@ -191,17 +288,37 @@ class Fold(RuleBasedStateMachine):
         self.apply(self.compacted)
 
     @precondition(lambda self: len(self.sealings) < 3)
-    @rule(of=targets, with_segments=st.booleans())
-    def begin_a_rebuild(self, of: Target, with_segments: bool) -> None:
-        """Beside those under way: of what they left."""
-        self.sealings.append((of, self.index.seal(of, None if with_segments else [])))
+    @rule(of=targets, seed=st.integers(0, 2**16), everything=st.booleans())
+    def begin_a_rebuild(self, of: Target, seed: int, everything: bool) -> None:
+        """Beside those under way: of what they left, and of all segments or some."""
+        known, dice = self.index.table(of).segments, random.Random(seed)
+        some = dice.sample(known, dice.randint(0, len(known)))
+        self.sealings.append((of, self.index.seal(of, None if everything else some)))
 
     @precondition(lambda self: self.sealings)
-    @rule(kind=st.sampled_from(["Flat", "IVF2,SQ8"]), number=st.integers(0, 2))
-    def swap_in_what_was_rebuilt(self, kind: str, number: int) -> None:
+    @rule(kind=kinds, number=st.integers(0, 2), like=st.booleans())
+    def swap_in_what_was_rebuilt(self, kind: str, number: int, like: bool) -> None:
+        """Trained anew, or like the largest segment."""
         of, sealing = self.sealings.pop(number % len(self.sealings))
-        segment = asyncio.run(built(self.index, of, sealing, self.spill, kind))
+        model = self.largest(of) if like else None
+        segment = LOOP.run(built(self.index, of, sealing, self.spill, kind, model))
         self.index.swap(of, sealing, segment)
+
+    @precondition(lambda self: len(self.sealings) < 3)
+    @rule(
+        of=targets,
+        seed=st.integers(0, 2**16),
+        everything=st.booleans(),
+        kind=kinds,
+        like=st.booleans(),
+    )
+    def rebuild(self, of: Target, seed: int, everything: bool, kind: str, like: bool) -> None:
+        self.begin_a_rebuild(of, seed, everything)
+        self.swap_in_what_was_rebuilt(kind, len(self.sealings) - 1, like)
+
+    def largest(self, of: Target) -> Segment | None:
+        trained = [one for one in self.index.table(of).segments if one.ann is not None and one.live]
+        return max(trained, key=lambda one: one.capacity, default=None)
 
     @precondition(lambda self: self.sealings)
     @rule(number=st.integers(0, 2))
@@ -210,7 +327,11 @@ class Fold(RuleBasedStateMachine):
 
     # What must hold
 
-    def model(self, of: Target) -> dict[str, tuple[Vectors, str | None, Mapping[str, Any]]]:
+    def model(
+        self, of: Target, ends: Mapping[TopicPartition, int] | None = None
+    ) -> dict[str, tuple[Vectors, str | None, Mapping[str, Any]]]:
+        """The live items where the index is, or at `ends`."""
+        ends = self.index.positions if ends is None else ends
         items: dict[str, tuple[Vectors, str | None, Mapping[str, Any]]] = {}
         for partition, log in self.logs.items():
             if partition.topic != NAMES.embeddings(of):
@@ -218,10 +339,10 @@ class Fold(RuleBasedStateMachine):
             for record in log:
                 assert record.key is not None
                 own = MURMUR2(record.key, PARTITIONS) == partition.partition
-                if own and record.offset < self.index.positions[partition]:
+                if own and record.offset < ends[partition]:
                     items.pop(record.key.decode(), None)
-                    if record.value not in (None, *BAD_VALUES):
-                        found = read_embedding(SPACE, record)
+                    if record.value is not None and record.value not in BAD_VALUES:
+                        found = read(record.topic, record.key, record.value, record.offset)
                         assert found.vector is not None
                         items[found.id] = (found.vector, found.item, found.metadata)
         return items
@@ -264,10 +385,13 @@ class Fold(RuleBasedStateMachine):
         assert [hit.rank for hit in hits] == list(range(offset + 1, offset + 1 + len(hits)))
         assert self.index.count(of) == self.index.view.count(of) == len(live)
         # Through the segments' indexes: as many, all of them live, each with its exact score.
-        [near] = self.index.view.search([query], recall=0.5)
-        everything = VectorQuery(of, vector, 10_000, min_score=min_score)
-        assert len(near) == len(expected) or min_score is not None
-        assert set(pairs(near)) <= set(brute_force(model, everything))
+        everything = brute_force(model, VectorQuery(of, vector, 10_000, min_score=min_score))
+        for few in {k, 1, 4}:
+            asked = replace(query, k=few)
+            [near] = self.index.view.search([asked], recall=0.5)
+            wanted = len(brute_force(model, asked))
+            assert len(near) == wanted or (min_score is not None and len(near) < wanted)
+            assert set(pairs(near)) <= set(everything)
         # The view is kept: whatever comes, it must answer as it did.
         self.held = [*self.held[-3:], (self.index.view, query, expected)]
 
@@ -281,6 +405,21 @@ class Fold(RuleBasedStateMachine):
             assert hit.vector is not None
             assert hit.vector.tobytes() == expected[0].tobytes()
             assert (hit.item, hit.text) == (expected[1], item_id)
+            assert (hit.metadata or {}) == expected[2]
+
+    @precondition(lambda self: self.held)
+    @rule(of=targets, kind=kinds)
+    def read_while_it_is_written(self, of: Target, kind: str) -> None:
+        """A thread asks the held views and looks at the current one, through each step."""
+        index, reader = self.index, Reading(self.index, self.held)
+        with reader:
+            for partition, end in self.ends.items():
+                for position in range(index.positions[partition] + 1, end + 1):
+                    self.apply({partition: position})
+            sealing = index.seal(of)
+            segment = LOOP.run(built(index, of, sealing, self.spill, kind))
+            index.swap(of, sealing, segment)
+        assert reader.wrong is None, reader.wrong
 
     @rule(seed=st.integers(0, 2**16))
     def replay_from_the_beginning(self, seed: int) -> None:
@@ -313,5 +452,5 @@ class Fold(RuleBasedStateMachine):
                 assert len(table.chunks) <= 1 + 2 * len(table) / 5 + 2
 
 
-TestFold = Fold.TestCase
-TestFold.settings = settings(max_examples=200, stateful_step_count=50, deadline=None)
+TestFold = pytest.mark.timeout(600)(Fold.TestCase)
+TestFold.settings = settings(max_examples=HISTORIES, stateful_step_count=50, deadline=None)

@@ -17,7 +17,7 @@ from tests.kit import collection
 from tests.roles import Role, answering, free_port, of, role, said
 from tidelens.client import Client
 
-pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
 
 TEXTS = ["a black cat", "a white dog", "a red bicycle"]
 

@@ -16,6 +16,8 @@ from tests.kit import Collection
 from tidelens.client import Client
 
 MODEL = "hash"
+# Only bounds what never comes: on a loaded machine `up` took more than 40 s to be ready.
+PATIENCE_S = 120
 
 
 def free_port() -> int:
@@ -61,7 +63,7 @@ class Role:
             )
         return cls(process, log)
 
-    async def ended(self, timeout_s: float = 40) -> int:
+    async def ended(self, timeout_s: float = PATIENCE_S) -> int:
         try:
             async with asyncio.timeout(timeout_s):
                 return await self.process.wait()
@@ -101,7 +103,7 @@ async def said(*arguments: str, **environment: str) -> tuple[int, str, str]:
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "TIDELENS_MODEL": MODEL, **environment},
     )
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(PATIENCE_S):
         out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
@@ -112,7 +114,7 @@ def of(kit: Collection, *more: str) -> list[str]:
     return ["--brokers", kit.connection.brokers, "--topic-prefix", kit.names.prefix, *more]
 
 
-async def answering(client: Client, process: Role, timeout_s: float = 40) -> None:
+async def answering(client: Client, process: Role, timeout_s: float = PATIENCE_S) -> None:
     """Wait until the node is ready to search."""
     deadline = time.monotonic() + timeout_s
     while True:

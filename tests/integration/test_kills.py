@@ -16,7 +16,7 @@ from tests.roles import answering, free_port, of, role
 from tests.s3_fixture import S3Server
 from tidelens.client import Client
 
-pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
 
 ENCODE_POINTS = sorted(p for p in POINTS if p.startswith("encode."))
 
@@ -55,7 +55,8 @@ async def test_a_killed_encoder(kafka, tmp_path: Path, point: str) -> None:
         await assert_encoded_exactly_once_in_order(kit)
 
 
-@pytest.mark.timeout(400)
+# Every step has a bound of its own; on a loaded machine a round took up to 70 s.
+@pytest.mark.timeout(1800)
 async def test_rounds_of_kills_with_snapshots_in_s3(kafka, s3: S3Server, tmp_path: Path) -> None:
     """Every point, the encoder's too; the 200 rounds are tests/soak/kill_rounds.py."""
     dice = seed()

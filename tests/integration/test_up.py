@@ -23,7 +23,7 @@ from tests.roles import Role, answering, free_port, of, role, said
 from tidelens.client import Client
 from tidelens.runtime import Runtime
 
-pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
 
 TEXTS = ["a black cat", "a white dog", "a red bicycle"]
 NAMES = Names("tidelens.", "hash-v1")

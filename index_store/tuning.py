@@ -5,7 +5,7 @@ distribution and need more effort than a picture's neighbours. Truth is the exac
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import faiss
@@ -22,7 +22,7 @@ K = 10
 NOMINATED = 27
 # By how coarse the codes are; "fs" (fast scan) is looked for before "PQ".
 _DEPTHS = {"SQ": (1, 2), "Flat": (1,), "fs": (1, 2, 4, 8, 16), "PQ": (4, 16, 64)}
-# Queries whose time is taken, and how often: the least counts, whatever else runs.
+# Queries whose time is taken, and how often.
 _TIMED = 32
 _TIMINGS = 3
 _EFFORTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
@@ -54,6 +54,42 @@ def truth(vectors: Vectors, queries: Vectors) -> NDArray[np.int64]:
     return numbers
 
 
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Queries (q, dim) with their right answers (q, K); those of each kind end at `ends`."""
+
+    queries: NDArray[np.float32]
+    wanted: NDArray[np.int64]
+    ends: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, vectors: Vectors, kinds: Sequence[Vectors]) -> "Trial":
+        queries = np.concatenate(list(kinds))
+        ends = np.cumsum([len(some) for some in kinds])[:-1]
+        return cls(queries.astype(np.float32), truth(vectors, queries), ends)
+
+    def recall(self, ann: Ann, effort: int, depth: int) -> float:
+        """Of the kind of queries that is served worst."""
+        _, found = ann.search_with(self.queries, NOMINATED, depth, effort)
+        hits = [
+            len(np.intersect1d(*pair)) / self.wanted.shape[1]
+            for pair in zip(found[:, :K], self.wanted, strict=True)
+        ]
+        return min(float(np.mean(some)) for some in np.split(np.array(hits), self.ends))
+
+    def ms(self, ann: Ann, effort: int, depth: int) -> float:
+        """Of a query. One by one, as they mostly come: Faiss reads lists in another way for many.
+        The least of some rounds counts, whatever else runs."""
+        asked = self.queries[:: max(1, len(self.queries) // _TIMED)]
+        rounds = []
+        for _ in range(_TIMINGS):
+            began = perf_counter()
+            for n in range(len(asked)):
+                ann.search_with(asked[n : n + 1], NOMINATED, depth, effort)
+            rounds.append((perf_counter() - began) / len(asked) * 1000)
+        return min(rounds)
+
+
 def measure(ann: Ann, vectors: Vectors, kinds: Sequence[Vectors]) -> list[Operating]:
     """Operating points worth having, cheapest first: each reaches more than those before.
 
@@ -61,20 +97,20 @@ def measure(ann: Ann, vectors: Vectors, kinds: Sequence[Vectors]) -> list[Operat
     """
     if not kinds:
         return []
-    queries = np.concatenate(list(kinds))
-    ends = np.cumsum([len(some) for some in kinds])[:-1]
-    wanted, wide = truth(vectors, queries), queries.astype(np.float32)
-    points: list[Operating] = []
+    trial, points = Trial.of(vectors, kinds), list[Operating]()
     dearer_than_a_scan = _SCANS * SCANNED_ROW_MS * ann.rows
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
         for effort in [one for one in _EFFORTS if one < ann.effort_max] + [ann.effort_max]:
-            points += [
-                _point(ann, wide, wanted, ends, effort, depth) for depth in _depths(ann.kind)
+            here = [
+                Operating(
+                    effort, depth, trial.recall(ann, effort, depth), trial.ms(ann, effort, depth)
+                )
+                for depth in _depths(ann.kind)
             ]
-            cheapest = points[-len(_depths(ann.kind))]
-            if points[-1].recall >= _GOOD_ENOUGH or cheapest.ms > dearer_than_a_scan:
+            points += here
+            if here[-1].recall >= _GOOD_ENOUGH or here[0].ms > dearer_than_a_scan:
                 break
     finally:
         faiss.omp_set_num_threads(threads)
@@ -85,12 +121,9 @@ def measured_anew(ann: Ann, vectors: Vectors, kinds: Sequence[Vectors]) -> list[
     """The points of `ann`, with the recall that they reach on these vectors; costs as they were."""
     if not kinds:
         return ann.points
-    queries = np.concatenate(list(kinds))
-    ends = np.cumsum([len(some) for some in kinds])[:-1]
-    wanted, wide = truth(vectors, queries), queries.astype(np.float32)
+    trial = Trial.of(vectors, kinds)
     return [
-        replace(point, recall=_recall(ann, wide, wanted, ends, point.effort, point.depth))
-        for point in ann.points
+        replace(point, recall=trial.recall(ann, point.effort, point.depth)) for point in ann.points
     ]
 
 
@@ -106,45 +139,6 @@ def sample(ann: Ann, rows: Flat, kinds: Sequence[Vectors]) -> float:
 def best(points: Sequence[Operating]) -> float:
     """The highest recall of any; 0 where none was measured."""
     return max((point.recall for point in points), default=0.0)
-
-
-def _point(
-    ann: Ann,
-    wide: NDArray[np.float32],
-    wanted: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    effort: int,
-    depth: int,
-) -> Operating:
-    recall = _recall(ann, wide, wanted, ends, effort, depth)
-    timed = wide[:: max(1, len(wide) // _TIMED)]
-    ms = min(_ms(ann, timed, effort, depth) for _ in range(_TIMINGS))
-    return Operating(effort, depth, recall, ms)
-
-
-def _recall(
-    ann: Ann,
-    wide: NDArray[np.float32],
-    wanted: NDArray[np.int64],
-    ends: NDArray[np.int64],
-    effort: int,
-    depth: int,
-) -> float:
-    """Of the kind of queries that is served worst; they end at `ends`."""
-    _, found = ann.search_with(wide, NOMINATED, depth, effort)
-    hits = [
-        len(np.intersect1d(*pair)) / wanted.shape[1]
-        for pair in zip(found[:, :K], wanted, strict=True)
-    ]
-    return min(float(np.mean(some)) for some in np.split(np.array(hits), ends))
-
-
-def _ms(ann: Ann, queries: NDArray[np.float32], effort: int, depth: int) -> float:
-    """Of a query. One by one, as they mostly come: Faiss reads lists in another way for many."""
-    began = perf_counter()
-    for n in range(len(queries)):
-        ann.search_with(queries[n : n + 1], NOMINATED, depth, effort)
-    return (perf_counter() - began) / len(queries) * 1000
 
 
 def _depths(kind: str) -> Sequence[int]:

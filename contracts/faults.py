@@ -23,6 +23,9 @@ POINTS = frozenset(
         "rebuild.built",  # segment in files, not mapped
         "rebuild.swapped",  # segment in use, in no snapshot
         "snapshot.pointer",  # pointer moved, old snapshots not yet deleted
+        "space.begun",  # candidate space recorded, nothing of it encoded
+        "space.encoded",  # recorded as encoded, no index yet
+        "space.switched",  # active space recorded, still recorded as the candidate too
     }
 )
 

@@ -19,6 +19,7 @@ import numpy as np
 import structlog
 
 from consumers.encoders import open_encoder, space_of
+from contracts import faults
 from contracts.errors import BrokerUnavailable, ConfigurationError
 from contracts.hits import VectorQuery
 from contracts.metrics import Metrics
@@ -132,6 +133,7 @@ async def make_space(
     await _create_topics(collection, ref)
     # 2. The record that says that it is being made; one of an earlier run goes on.
     candidate = await _begin(collection, ref)
+    faults.reach("space.begun")
     # 3. Every content record, in the encoders' own group.
     encoder = await asyncio.to_thread(open_encoder, ref.model, threads=settings.encode_threads)
     async with _encoding(collection, encoder) as encoding:
@@ -140,6 +142,7 @@ async def make_space(
         if candidate.encoded_at is None:
             done = replace(candidate, encoded_at=SystemClock().now())
             await collection.write(done.record(collection.names().control))
+        faults.reach("space.encoded")
         # 5. Its index, written as a snapshot that nodes can begin from.
         async with _indexed(collection, encoder.space) as (searcher, snapshot):
             # 6. Against the old one.

@@ -6,6 +6,7 @@ Each is one record in the control topic, written after its checks; nodes follow 
 import asyncio
 from dataclasses import dataclass
 
+from contracts import faults
 from contracts.errors import ConfigurationError, TidelensError, TopicMismatch
 from contracts.ports import EventLog
 from contracts.records import OutRecord
@@ -140,7 +141,10 @@ async def switch(collection: Collection, old: SpaceRef, new: SpaceRef) -> Active
     active = ActiveSpace(new, old, SystemClock().now())
     topic = collection.names().control
     # In this order: a crash between the two leaves a candidate that is active, which harms nobody.
+    # 1. Nodes follow this record.
     await collection.write(active.record(topic))
+    faults.reach("space.switched")
+    # 2. No candidate any more.
     await collection.write(no_candidate(topic))
     return active
 

@@ -18,7 +18,14 @@ from contracts.memory import HashEncoder
 from contracts.records import OutRecord
 from contracts.settings import Settings
 from contracts.topics import Names
-from streams.control import ACTIVE, ActiveSpace, CandidateSpace, Control, SpaceRef
+from streams.control import (
+    ACTIVE,
+    ActiveSpace,
+    CandidateSpace,
+    Control,
+    SpaceRef,
+    read_control,
+)
 from tests.integration.test_operating import Command
 from tests.kill_rounds import all_encoded
 from tests.kit import Collection, caption, collection
@@ -48,12 +55,13 @@ class System:
             [content_record(topic, caption(f"c{n}", text(n))) for n in range(start, start + count)]
         )
 
-    async def killed(self, fault: str) -> None:
-        """A rebuild that kills itself at that point."""
-        arguments = [*of(self.kit), *MAKE, "--url", self.url]
+    async def killed(self, fault: str, *what: str) -> Control:
+        """A rebuild that kills itself at that point; what the control topic says then."""
+        arguments = [*of(self.kit), *(what or MAKE), "--url", self.url]
         small = {"TIDELENS_ENCODE_BATCH_RECORDS": "30"}
         rebuild = await Role.start(self.folder, "rebuild", *arguments, fault=fault, **small)
         assert await rebuild.ended() == -9, rebuild.log.read_text()[-3000:]
+        return await read_control(self.kit.log, self.kit.names.control)
 
     async def space(self) -> str:
         status = await self.client.get("/v1/status")
@@ -100,7 +108,10 @@ async def test_killed_in_the_middle_it_goes_on_and_then_is_switched_and_rolled_b
     async with system(kafka.bootstrap, tmp_path) as one:
         await one.publish(0, 300)
         await all_encoded(one.kit)
-        # 1. Killed inside and between transactions of its encoder, then gone on with.
+        # 1. Killed before it encodes, inside and between transactions of its encoder, and gone on
+        # with.
+        begun = (await one.killed("space.begun")).candidate
+        assert begun is not None and begun.encoded_at is None
         for fault in ("encode.sent:2", "encode.offsets_sent:2", "encode.committed:2"):
             await one.killed(fault)
         committed = await one.kit.log.committed(one.new.encoder_group)
@@ -108,6 +119,9 @@ async def test_killed_in_the_middle_it_goes_on_and_then_is_switched_and_rolled_b
         refused = await one.operator.run("rebuild", "--switch", rc=1)
         assert "space hash-48 is not encoded yet" in refused
         await one.publish(300, 20)
+        encoded_as = (await one.killed("space.encoded")).candidate
+        assert encoded_as is not None and encoded_as.encoded_at is not None
+        assert (encoded_as.made, encoded_as.started_at) == (begun.made, begun.started_at)
         # And while it builds and writes the index.
         for fault in ("index.applied", "snapshot.blobs", "snapshot.manifest"):
             await one.killed(fault)
@@ -123,13 +137,21 @@ async def test_killed_in_the_middle_it_goes_on_and_then_is_switched_and_rolled_b
         # Each record of the content was encoded exactly once, in order, in spite of the kill.
         encoded = await one.kit.read_all(one.new.embeddings("captions"))
         assert sum(map(len, encoded.values())) == 320
-        # 2. Switched under an open subscription.
+        # 2. Switched under an open subscription, by a command that is killed between its records.
         updates = one.client.watch({"text": text(7), "target": "captions", "k": 3})
         first = await following(updates)
         assert first.hits[0]["id"] == "c7"
         assert await one.space() == "hash-v1"
-        active = orjson.loads(await one.operator.run("rebuild", "--switch", "--json"))["active"]
-        assert (active["current"]["space"], active["previous"]["space"]) == ("hash-48", "hash-v1")
+        control = await one.killed("space.switched", "--switch")
+        assert control.active is not None and control.active.previous is not None
+        spaces = control.active.current.space, control.active.previous.space
+        assert spaces == ("hash-48", "hash-v1")
+        assert control.candidate is not None
+        refused = await one.operator.run("rebuild", "--switch", rc=1)
+        assert refused == "tidelens: space hash-48 is active already\n"
+        assert await read_control(one.kit.log, one.kit.names.control) == Control(
+            control.active, None
+        )
         reset = await following(updates)
         assert (reset.event, reset.reason) == (
             "reset",
@@ -210,6 +232,8 @@ async def test_what_is_missing_refuses_the_switch(kafka, tmp_path: Path) -> None
             {"target": "captions", "id": "c3", "reason": "encode_failed: the model failed"}
         ]
         assert done["switched"] is True
+        spaces = done["active"]["current"]["space"], done["active"]["previous"]["space"]
+        assert spaces == ("hash-48", "hash-v1")
         assert done["items"]["captions"] == {"old": 9, "new": 8}
         await one.in_space("hash-48")
 

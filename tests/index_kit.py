@@ -100,10 +100,10 @@ async def built(
             index, target, sealing, spill, out, kind=kind, threads=1, recent=asked
         )
         if like is not None and like.files is not None:
-            spec = replace(spec, like=str(like.files.ann), kind=like.kind)
+            files = like.files
+            spec = replace(spec, like=str(files.ann), kind=like.kind, points=files.points)
         await asyncio.to_thread(build, spec)
-        points = None if like is None or like.ann is None else like.ann.points
-        return await asyncio.to_thread(opened, name, out, index.space.dim, points)
+        return await asyncio.to_thread(opened, name, out, index.space.dim)
 
 
 def vectors(count: int, seed: int = 5, dim: int = SPACE.dim) -> Vectors:

@@ -233,6 +233,7 @@ class _Session:
         self._reader: KafkaReader | None = None
         self._topic_ids: dict[str, str] = {}
         self._claimed_to: dict[TopicPartition, int] = {}
+        self._committing: set[asyncio.Timeout] = set()
         # Every delete before that time is in the embeddings (invariant 7).
         self._caught_up_ms: dict[TopicPartition, int] = {}
         self._retention_s = float("inf")
@@ -272,6 +273,15 @@ class _Session:
         return claims
 
     async def commit(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
+        """Raises TimeoutError past the transaction's time, and when the session is abandoned."""
+        async with asyncio.timeout(self._owner._transaction_timeout_ms / 1000) as bound:
+            self._committing.add(bound)
+            try:
+                await self._transact(claimed, outputs)
+            finally:
+                self._committing.remove(bound)
+
+    async def _transact(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
         partition = claimed.lease.partition
         producer = self._producers[partition]
         # 1. Open the transaction and append the outputs in source order.
@@ -300,12 +310,10 @@ class _Session:
             {KafkaPartition(*partition): offset}, self._owner._group
         )
         faults.reach("encode.offsets_sent")
-        # 3. Every output is delivered: aiokafka would commit without what the broker refused. Past
-        # this time the broker has given the transaction up.
-        async with asyncio.timeout(self._owner._transaction_timeout_ms / 1000):
-            for record, future in zip(outputs, sent, strict=True):
-                with _sizes_translated(record):
-                    await future
+        # 3. Every output is delivered: aiokafka would commit without what the broker refused.
+        for record, future in zip(outputs, sent, strict=True):
+            with _sizes_translated(record):
+                await future
         # 4. Both become visible, or neither.
         await producer.commit_transaction()
         faults.reach("encode.committed")
@@ -319,6 +327,10 @@ class _Session:
         if reader is not None:
             closing.append(_quietly(reader.close()))
         await asyncio.gather(*closing)
+        # A closed producer answers nobody: end what still waits for one.
+        for bound in self._committing:
+            if not bound.expired():
+                bound.reschedule(0)
 
     async def _start_producer(self, partition: TopicPartition) -> None:
         owner = self._owner

@@ -256,6 +256,28 @@ async def test_a_dead_letter_topic_that_takes_little_stops_nobody(kafka) -> None
         assert letter.header("dead_letter_reason") == b"invalid_json"
 
 
+async def test_a_commit_ends_with_its_session(kafka, monkeypatch) -> None:
+    """A revocation closes the producer between two steps: nobody would answer the second."""
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        await publish(kit, 50, ids=50)
+        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+            [claim] = await claim_all(ownership, 50)
+            closing = []
+
+            def reach(point: str) -> None:
+                if point == "encode.sent":
+                    closing.append(asyncio.create_task(ownership.close()))
+
+            monkeypatch.setattr("streams.ownership.faults.reach", reach)
+            async with asyncio.timeout(20):
+                with pytest.raises(Fenced):
+                    await ownership.commit(
+                        claim, as_embeddings(kit, claim.records, claim.lease.topic_id)
+                    )
+            await asyncio.gather(*closing)
+        assert await kit.log.committed(kit.names.encoder_group) == {}
+
+
 async def test_a_lost_past_takes_ghosts_out_before_encoding(kafka) -> None:
     """No committed offset, but embeddings of items that are no longer published."""
     async with collection(kafka.bootstrap, partitions=1) as kit:

@@ -1,4 +1,4 @@
-"""Rounds of kill -9 at named points, while snapshots go to an S3 server that comes and goes.
+"""Rounds of kill -9 at named points, while the broker and the S3 server of snapshots come and go.
 
 A round publishes changes, runs encoder and node until one of them kills itself, and then compares
 what a clean start comes to with a brute-force reading of the log: items, vectors and digests.
@@ -7,6 +7,7 @@ what a clean start comes to with a brute-force reading of the log: items, vector
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from contracts.faults import POINTS
 from contracts.memory import HashEncoder
 from contracts.topics import TARGETS
 from index_store import digest
+from streams.broker import LocalBroker
 from tests.kit import Collection, caption
 from tests.roles import PATIENCE_S, Role, answering, free_port, of, role
 from tests.s3_fixture import S3Server
@@ -31,6 +33,8 @@ OFTEN = {
 }
 # A point's second pass may need two rebuilds, which run at nice 19.
 _DEATH_S = 180
+# Those of the two roles; an operator's command is killed in tests/integration/test_rebuild.py.
+_POINTS = sorted(point for point in POINTS if not point.startswith("space."))
 
 
 @dataclass
@@ -38,46 +42,66 @@ class Rounds:
     """One collection through many rounds; everything random comes from `dice`."""
 
     kit: Collection
+    broker: LocalBroker
     folder: Path
     s3: S3Server
     bucket: str
     dice: random.Random
     done: Counter[str] = field(default_factory=Counter)
-    outages: int = 0
+    s3_away: int = 0
+    broker_killed: int = 0
 
     async def run(self, count: int) -> None:
         """Each point once, in random order, then again."""
         points: list[str] = []
         for number in range(count):
-            points = points or self.dice.sample(sorted(POINTS), len(POINTS))
+            points = points or self.dice.sample(_POINTS, len(_POINTS))
             point = points.pop()
             fault = f"{point}:{self.dice.randint(1, 2)}"
-            away = self.dice.random() < 0.3 and point.startswith(("index.", "rebuild."))
-            print(f"round {number}: {fault}{', S3 away' if away else ''}", flush=True)
-            await self._round(fault, away=away)
+            s3 = self.dice.random() < 0.3 and point.startswith(("index.", "rebuild."))
+            broker = self.dice.random() < 0.2
+            told = f"{', S3 away' if s3 else ''}{', broker killed' if broker else ''}"
+            print(f"round {number}: {fault}{told}", flush=True)
+            await self._round(fault, s3=s3, broker=broker)
             self.done[point] += 1
-            self.outages += away
+            self.s3_away += s3
+            self.broker_killed += broker
 
-    async def _round(self, fault: str, *, away: bool) -> None:
-        encoding = fault.startswith("encode.")
+    async def _round(self, fault: str, *, s3: bool, broker: bool) -> None:
+        encoding, groups = fault.startswith("encode."), [self.kit.names.encoder_group]
         async with AsyncExitStack() as stack:
-            encoder = await stack.enter_async_context(self._encoder(fault if encoding else ""))
+            dying = await stack.enter_async_context(self._encoder(fault if encoding else ""))
+            if not encoding:
+                dying = await stack.enter_async_context(self._node(free_port(), fault))
+                groups.append(self.kit.names.index_group("0", "0"))
+            if broker:
+                await self._until_it_works(dying, groups)
+                await self.broker.kill()
+                await self.broker.start()
+            if s3:
+                await self._until_dead(dying, seconds=4)
+                await self.s3.stop()
+            try:
+                await self._until_dead(dying)
+            finally:
+                if s3:
+                    await self.s3.start()
             if encoding:
-                await self._until_dead(encoder)
                 await stack.enter_async_context(self._encoder())
-            else:
-                node = await stack.enter_async_context(self._node(free_port(), fault))
-                if away:
-                    await self._until_dead(node, seconds=4)
-                    await self.s3.stop()
-                try:
-                    await self._until_dead(node)
-                finally:
-                    if away:
-                        await self.s3.start()
             await churn(self.kit, self.dice, 60)
             await all_encoded(self.kit)
             await self._compare()
+
+    async def _until_it_works(self, process: Role, groups: Sequence[str]) -> None:
+        """All do, or it is dead: whoever is starting ends where the broker is away."""
+        before = [await self.kit.log.committed(group) for group in groups]
+        async with asyncio.timeout(_DEATH_S):
+            while process.process.returncode is None:
+                await churn(self.kit, self.dice, 20)
+                await asyncio.sleep(0.2)
+                now = [await self.kit.log.committed(group) for group in groups]
+                if all(one != other for one, other in zip(now, before, strict=True)):
+                    return
 
     async def _until_dead(self, process: Role, seconds: float | None = None) -> None:
         """Publish until it dies; with `seconds`, at most so long."""

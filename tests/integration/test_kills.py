@@ -57,11 +57,13 @@ async def test_a_killed_encoder(kafka, tmp_path: Path, point: str) -> None:
 
 # Every step has a bound of its own; on a loaded machine a round took up to 70 s.
 @pytest.mark.timeout(1800)
-async def test_rounds_of_kills_with_snapshots_in_s3(kafka, s3: S3Server, tmp_path: Path) -> None:
+async def test_rounds_of_kills_with_snapshots_in_s3(
+    own_kafka, s3: S3Server, tmp_path: Path
+) -> None:
     """Every point, the encoder's too; the 200 rounds are tests/soak/kill_rounds.py."""
-    dice = seed()
-    async with collection(kafka.bootstrap, space=ENCODER.space.name, partitions=2) as kit:
-        rounds = Rounds(kit, tmp_path, s3, await s3.new_bucket(), dice)
+    dice, broker = seed(), await own_kafka()
+    async with collection(broker.bootstrap, space=ENCODER.space.name, partitions=2) as kit:
+        rounds = Rounds(kit, broker, tmp_path, s3, await s3.new_bucket(), dice)
         await rounds.run(15)
         # A full replay elsewhere, without a snapshot, comes to the same.
         port = free_port()

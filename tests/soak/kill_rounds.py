@@ -27,12 +27,14 @@ async def run(folder: Path, rounds: int, seed: int) -> None:
     try:
         async with collection(broker.bootstrap, space=ENCODER.space.name, partitions=2) as kit:
             bucket = await server.new_bucket()
-            killing = Rounds(kit, folder, server, bucket, random.Random(seed))
+            killing = Rounds(kit, broker, folder, server, bucket, random.Random(seed))
             began = time.monotonic()
             try:
                 await killing.run(rounds)
             finally:
-                print(f"{sum(killing.done.values())} rounds, {killing.outages} with S3 away")
+                away, killed = killing.s3_away, killing.broker_killed
+                rounds_done = sum(killing.done.values())
+                print(f"{rounds_done} rounds, S3 away in {away}, broker killed in {killed}")
                 print(f"{time.monotonic() - began:.0f} s, seed {seed}: {dict(killing.done)}")
     finally:
         await broker.stop()

@@ -257,18 +257,18 @@ async def test_a_dead_letter_topic_that_takes_little_stops_nobody(kafka) -> None
 
 
 async def test_a_commit_ends_with_its_session(kafka, monkeypatch) -> None:
-    """A revocation closes the producer between two steps: nobody would answer the second."""
+    """A revocation closes the producer between two steps, and nobody answers the second."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await publish(kit, 50, ids=50)
         async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
             [claim] = await claim_all(ownership, 50)
             closing = []
 
-            def reach(point: str) -> None:
-                if point == "encode.sent":
-                    closing.append(asyncio.create_task(ownership.close()))
+            async def unanswered(*_: object) -> None:
+                closing.append(asyncio.create_task(ownership.close()))
+                await asyncio.Event().wait()
 
-            monkeypatch.setattr("streams.ownership.faults.reach", reach)
+            monkeypatch.setattr(AIOKafkaProducer, "send_offsets_to_transaction", unanswered)
             async with asyncio.timeout(20):
                 with pytest.raises(Fenced):
                     await ownership.commit(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import fcntl
 import socket
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -100,13 +101,17 @@ async def s3(
 def s3mock_jar() -> Path:
     """Fetched once from Maven Central, beside Kafka's jars."""
     root = user_cache_dir() / f"s3mock-{_VERSION}"
-    with contextlib.suppress(StopIteration):
-        return next(_jars(root))
-    from jgo.maven import MavenContext
+    root.mkdir(parents=True, exist_ok=True)
+    # Of two test processes one fetches it, and the other finds it whole.
+    with (root / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(StopIteration):
+            return next(_jars(root))
+        from jgo.maven import MavenContext
 
-    context = MavenContext(repo_cache=root, timeout=60)
-    component = context.project("com.adobe.testing", "s3mock").at_version(_VERSION)
-    return Path(component.artifact(classifier="exec", packaging="jar").resolve())
+        context = MavenContext(repo_cache=root, timeout=60)
+        component = context.project("com.adobe.testing", "s3mock").at_version(_VERSION)
+        return Path(component.artifact(classifier="exec", packaging="jar").resolve())
 
 
 def _jars(root: Path) -> Iterator[Path]:

@@ -3,7 +3,8 @@
 import asyncio
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.filled import DIM, Filled
+from contracts import filters
+from contracts.filter_nodes import Filter
 from contracts.hits import VectorQuery
 from contracts.score import Vectors, exact_scores
+from index_store import flat, kinds, tuning
+from index_store.ann import Ann, Operating
 
 Ids = NDArray[np.int64]
 Rate = Callable[..., Any]
+TARGETS = (0.95, 0.99)
+# Fields that are 0 in a share of 1/n of the rows.
+FIELDS = {"half": 2, "hundredth": 100, "rare": 10_000}
 _EFFORTS = (8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
 
 class Contender:
-    """Synchronous and safe to call from threads, unless `rates` is overridden."""
+    """Synchronous and safe to call from threads, unless `rates` is overridden.
+
+    Every row n has the fields `half`, `hundredth` and `rare`: n modulo 2, 100 and 10,000.
+    `condition` is a field that a search wants to be 0; `filters` tells who can do that.
+    """
+
+    filters = False
 
     def build(self, rows: Vectors, queries: Vectors) -> None: ...
 
@@ -39,9 +53,11 @@ class Contender:
 
     def __init__(self) -> None:
         self._efforts: dict[float, int] = {}
+        self.condition: str | None = None
 
     def tune(self, target: float, recall: Callable[[], float] | None) -> None:
-        """The least effort that reaches the recall; None: what was found before."""
+        """The least effort that reaches the recall of the queries that are asked then; None: what
+        was found before."""
         if recall is None:
             self.set_effort(self._efforts[target])
             return
@@ -51,8 +67,11 @@ class Contender:
             if recall() >= target:
                 return
 
-    def rates(self, queries: Vectors, rate: Rate, async_rate: Rate) -> tuple[Any, Any]:
-        return rate(self.search, queries, 1), rate(self.search, queries, 8)
+    def rates(
+        self, queries: Vectors, rate: Rate, async_rate: Rate, clients: Sequence[int] = (1, 8)
+    ) -> list[Any]:
+        """Of so many clients."""
+        return [rate(self.search, queries, count) for count in clients]
 
     def rate_under(self, ingest: Any, queries: Vectors, rate: Rate, async_rate: Rate) -> Any:
         thread = threading.Thread(target=ingest)
@@ -66,6 +85,8 @@ class Contender:
 
 class Tidelens(Contender):
     """The searcher of a node, with its rebuilds in child processes."""
+
+    filters = True
 
     def build(self, rows: Vectors, queries: Vectors) -> None:
         from index_store.rebuild import Rebuilder
@@ -87,11 +108,15 @@ class Tidelens(Contender):
         self._searcher.ready()
 
     def search(self, query: Vectors) -> list[int]:
-        [hits] = self._filled.index.view.search([VectorQuery("images", query)], recall=self._target)
+        [hits] = self._filled.index.view.search([self._asked(query)], recall=self._target)
         return [int(hit.id[1:]) for hit in hits]
 
     async def search_async(self, query: Vectors) -> None:
-        await self._searcher.search([VectorQuery("images", query)])
+        await self._searcher.search([self._asked(query)])
+
+    def _asked(self, query: Vectors) -> VectorQuery:
+        condition = None if self.condition is None else _condition(self.condition)
+        return VectorQuery("images", query, filter=condition)
 
     def upsert(self, ids: Ids, rows: Vectors) -> None:
         for batch in self._filled.batches([f"i{n}" for n in ids.tolist()], rows):
@@ -101,11 +126,13 @@ class Tidelens(Contender):
         for n in ids.tolist():
             self._filled.index.apply(self._filled.delete(f"i{n}"))
 
-    def rates(self, queries: Vectors, rate: Rate, async_rate: Rate) -> tuple[Any, Any]:
-        async def both() -> tuple[Any, Any]:
-            return await async_rate(self, queries, 1), await async_rate(self, queries, 8)
+    def rates(
+        self, queries: Vectors, rate: Rate, async_rate: Rate, clients: Sequence[int] = (1, 8)
+    ) -> list[Any]:
+        async def each() -> list[Any]:
+            return [await async_rate(self, queries, count) for count in clients]
 
-        return asyncio.run(both())
+        return asyncio.run(each())
 
     def rate_under(self, ingest: Any, queries: Vectors, rate: Rate, async_rate: Rate) -> Any:
         """As a node does it: applying on the loop, growing rows indexed when due."""
@@ -130,29 +157,45 @@ class Tidelens(Contender):
         return asyncio.run(under())
 
 
+@cache
+def _condition(field: str) -> Filter:
+    return filters.parse({"eq": {field: 0}})
+
+
 class PlainFaiss(Contender):
-    """The same kind and the same re-score, in a plain script with a lock around changes."""
+    """The same kind, coarse to fine and with the same exact re-score, in a plain script: no ids,
+    no texts, and a lock around changes."""
+
+    filters = True
 
     def build(self, rows: Vectors, queries: Vectors) -> None:
-        from index_store import kinds
-
-        self._rows = rows.copy()
+        self._rows = flat.of(rows)
         kind = kinds.choose(len(rows), DIM)
         self._index = faiss.index_factory(DIM, kind, faiss.METRIC_INNER_PRODUCT)
         self._index.train(rows[: kinds.training_rows(self._index)].astype(np.float32))
         for start in range(0, len(rows), 16_384):
             self._index.add(rows[start : start + 16_384].astype(np.float32))
+        self._refined = faiss.IndexRefine(self._index, self._rows)
+        points = tuning.measure(Ann(kind, self._index, [], self._rows), rows, [queries])
+        self._points = {target: next(p for p in points if p.recall >= target) for target in TARGETS}
+        self._selectors = {None: None} | {
+            field: _selector(np.arange(len(rows)) % modulus == 0)
+            for field, modulus in FIELDS.items()
+        }
         self._lock = threading.Lock()
 
-    def set_effort(self, effort: int) -> None:
-        self._effort = effort
+    def tune(self, target: float, recall: Callable[[], float] | None) -> None:
+        """As we are: on a grid of two numbers, by what a query costs (index_store.tuning)."""
+        self._parameters = {
+            field: _parameters(self._points[target], selector)
+            for field, selector in self._selectors.items()
+        }
 
     def search(self, query: Vectors) -> list[int]:
-        parameters = faiss.SearchParametersIVF(nprobe=self._effort)  # type: ignore[call-arg]
-        wide = query.astype(np.float32)[None]
-        _, found = self._index.search(wide, 27 * 4, params=parameters)
+        wide, parameters = query.astype(np.float32)[None], self._parameters[self.condition]
+        _, found = self._refined.search(wide, tuning.NOMINATED, params=parameters)
         ids = found[0][found[0] >= 0]
-        scores = exact_scores(self._rows[ids], query)
+        scores = exact_scores(flat.vectors(self._rows)[ids], query)
         return [int(n) for n in ids[np.argsort(-scores)[:10]]]
 
     def upsert(self, ids: Ids, rows: Vectors) -> None:
@@ -160,7 +203,7 @@ class PlainFaiss(Contender):
         with self._lock:
             self._index.remove_ids(ids)  # type: ignore[arg-type]
             self._index.add_with_ids(rows.astype(np.float32), ids)
-            self._rows[ids] = rows
+            flat.vectors(self._rows)[ids] = rows
 
     def delete(self, ids: Ids) -> None:
         self._index.remove_ids(ids)  # type: ignore[arg-type]
@@ -179,13 +222,27 @@ class PlainFaiss(Contender):
             thread.join()
 
 
+def _parameters(point: Operating, selector: Any) -> Any:
+    # The Python layer takes keywords that the stubs do not know.
+    lists = faiss.SearchParametersIVF(nprobe=point.effort, sel=selector)  # type: ignore[call-arg]
+    return faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]
+        k_factor=point.depth, base_index_params=lists
+    )
+
+
+def _selector(admitted: NDArray[np.bool_]) -> Any:
+    bits = np.packbits(admitted, bitorder="little")
+    return faiss.IDSelectorBitmap(bits)  # type: ignore[call-arg, arg-type]
+
+
 class Hnswlib(Contender):
     def build(self, rows: Vectors, queries: Vectors) -> None:
         import hnswlib
 
         self._index = hnswlib.Index("ip", DIM)
-        self._index.init_index(len(rows), M=24, ef_construction=200, allow_replace_deleted=True)
+        self._index.init_index(len(rows), M=24, ef_construction=200)
         self._index.add_items(rows.astype(np.float32), np.arange(len(rows)), num_threads=2)
+        self._deleted: set[int] = set()
 
     def set_effort(self, effort: int) -> None:
         self._index.set_ef(effort)
@@ -195,11 +252,16 @@ class Hnswlib(Contender):
         return [int(n) for n in ids[0]]
 
     def upsert(self, ids: Ids, rows: Vectors) -> None:
+        # It refuses to update what is deleted.
+        for n in self._deleted.intersection(ids.tolist()):
+            self._index.unmark_deleted(n)
+            self._deleted.remove(n)
         self._index.add_items(rows.astype(np.float32), ids, num_threads=1)
 
     def delete(self, ids: Ids) -> None:
         for n in ids.tolist():
             self._index.mark_deleted(n)
+        self._deleted.update(ids.tolist())
 
 
 class Usearch(Contender):
@@ -224,6 +286,8 @@ class Usearch(Contender):
 
 
 class Lancedb(Contender):
+    filters = True
+
     def build(self, rows: Vectors, queries: Vectors) -> None:
         import lancedb
         import pyarrow as pa
@@ -237,19 +301,30 @@ class Lancedb(Contender):
         self._table.create_index(
             metric="dot", num_partitions=lists, num_sub_vectors=DIM // 8, index_type="IVF_PQ"
         )
+        for name in FIELDS:
+            self._table.create_scalar_index(name)
 
     def _arrow(self, ids: Ids, rows: Vectors) -> Any:
         pa = self._pa
         flat = pa.array(rows.astype(np.float32).ravel())
         vectors = pa.FixedSizeListArray.from_arrays(flat, DIM)
-        return pa.table({"id": pa.array(ids), "vector": vectors})
+        fields = {name: pa.array(ids % modulus) for name, modulus in FIELDS.items()}
+        return pa.table({"id": pa.array(ids), "vector": vectors, **fields})
 
     def set_effort(self, effort: int) -> None:
         self._effort = effort
 
     def search(self, query: Vectors) -> list[int]:
         asked = self._table.search(query.astype(np.float32)).distance_type("dot")
-        found = asked.nprobes(self._effort).refine_factor(20).select(["id"]).limit(10).to_arrow()
+        if self.condition is not None:
+            asked = asked.where(f"{self.condition} = 0", prefilter=True)
+        found = (
+            asked.nprobes(self._effort)
+            .refine_factor(20)
+            .select(["id", "_distance"])
+            .limit(10)
+            .to_arrow()
+        )
         return [int(n) for n in found["id"].to_pylist()]
 
     def upsert(self, ids: Ids, rows: Vectors) -> None:
@@ -261,24 +336,28 @@ class Lancedb(Contender):
 
 
 class Chroma(Contender):
+    filters = True
+
     def build(self, rows: Vectors, queries: Vectors) -> None:
         import chromadb
 
         self._client = chromadb.EphemeralClient()
         self._collection = self._client.create_collection(
-            "c", metadata={"hnsw:space": "ip", "hnsw:M": 24, "hnsw:construction_ef": 200}
+            "pictures", metadata={"hnsw:space": "ip", "hnsw:M": 24, "hnsw:construction_ef": 200}
         )
         for start in range(0, len(rows), 5000):
             some = rows[start : start + 5000].astype(np.float32)
-            ids = [str(n) for n in range(start, start + len(some))]
-            self._collection.add(ids=ids, embeddings=some)
+            numbers = np.arange(start, start + len(some))
+            ids, fields = [str(n) for n in numbers.tolist()], _fields(numbers)
+            self._collection.add(ids=ids, embeddings=some, metadatas=fields)
 
     def set_effort(self, effort: int) -> None:
         self._collection.modify(configuration={"hnsw": {"ef_search": effort}})
 
     def search(self, query: Vectors) -> list[int]:
+        where = None if self.condition is None else {self.condition: 0}
         found = self._collection.query(
-            query_embeddings=[query.astype(np.float32)], n_results=10, include=[]
+            query_embeddings=[query.astype(np.float32)], n_results=10, include=[], where=where
         )
         return [int(n) for n in found["ids"][0]]
 
@@ -292,6 +371,62 @@ class Chroma(Contender):
             self._collection.delete(ids=[str(n) for n in ids[start : start + 1000].tolist()])
 
 
+class Qdrant(Contender):
+    """Its local edge build: HNSW over float16 rows, payload indexes for the fields."""
+
+    filters = True
+
+    def build(self, rows: Vectors, queries: Vectors) -> None:
+        import qdrant_edge as qdrant
+
+        self._q = qdrant
+        self._folder = tempfile.TemporaryDirectory()
+        vectors = qdrant.EdgeVectorParams(
+            size=DIM,
+            distance=qdrant.Distance.Dot,
+            datatype=qdrant.VectorStorageDatatype.Float16,
+            memory=qdrant.Memory.Pinned,
+        )
+        hnsw = qdrant.HnswIndexConfig(m=24, ef_construct=200, full_scan_threshold=10_000)
+        config = qdrant.EdgeConfig(vectors={"v": vectors}, hnsw_config=hnsw)
+        self._shard = qdrant.EdgeShard.create(self._folder.name, config)
+        for start in range(0, len(rows), 2000):
+            self.upsert(np.arange(start, min(len(rows), start + 2000)), rows[start : start + 2000])
+        for name in FIELDS:
+            self._shard.update(
+                qdrant.UpdateOperation.create_field_index(name, qdrant.PayloadSchemaType.Integer)
+            )
+        self._shard.optimize()
+
+    def set_effort(self, effort: int) -> None:
+        self._parameters = self._q.SearchParams(hnsw_ef=effort)
+
+    def search(self, query: Vectors) -> list[int]:
+        nearest = self._q.Query.Nearest(query.astype(np.float32).tolist(), using="v")
+        condition = None
+        if self.condition is not None:
+            match = self._q.MatchValue(0)
+            condition = self._q.Filter(must=[self._q.FieldCondition(self.condition, match=match)])
+        request = self._q.SearchRequest(nearest, 10, filter=condition, params=self._parameters)
+        return [int(point.id) for point in self._shard.search(request)]
+
+    def upsert(self, ids: Ids, rows: Vectors) -> None:
+        points = [
+            self._q.Point(n, {"v": row}, fields)
+            for n, row, fields in zip(
+                ids.tolist(), rows.astype(np.float32).tolist(), _fields(ids), strict=True
+            )
+        ]
+        self._shard.update(self._q.UpdateOperation.upsert_points(points))
+
+    def delete(self, ids: Ids) -> None:
+        self._shard.update(self._q.UpdateOperation.delete_points(ids.tolist()))
+
+
+def _fields(ids: Ids) -> list[Any]:
+    return [{name: n % modulus for name, modulus in FIELDS.items()} for n in ids.tolist()]
+
+
 def make(name: str) -> Contender:
     kinds: dict[str, type[Contender]] = {
         "tidelens": Tidelens,
@@ -300,5 +435,6 @@ def make(name: str) -> Contender:
         "usearch": Usearch,
         "lancedb": Lancedb,
         "chroma": Chroma,
+        "qdrant": Qdrant,
     }
     return kinds[name]()

@@ -3,9 +3,10 @@
     python -m benchmarks.index_search [--quick] [--json FILE] [--peers DIR]
 
 Text queries at CLIP-like pictures, recall@10 against the exact answer. Every system runs in a
-process of its own, one after the other, on the same rows, each tuned to reach the recall with the
-least effort: quiet with one and with eight clients, then with 1,000 upserts/s after a tenth of the
-rows was deleted. DIR is where the peers of requirements/peers.in were installed (`uv pip install
+process of its own, one after the other, on the same rows, each tuned to reach the recall of the
+queries that are asked with the least effort: quiet with one and with eight clients, with filters
+that admit 50, 1 and .01 % of the rows, then with 1,000 upserts/s after a tenth of the rows was
+deleted. DIR is where the peers of requirements/peers.in were installed (`uv pip install
 --target DIR`); one that is absent is named so in its row.
 """
 
@@ -21,10 +22,9 @@ from typing import Any
 
 from benchmarks.report import Goal, finish, parser
 
-SYSTEMS = ("tidelens", "faiss", "hnswlib", "usearch", "lancedb", "chroma")
-MODULES = {"chroma": "chromadb"}
-EMBEDDED = ("hnswlib", "usearch", "lancedb", "chroma")
-TARGETS = (0.95, 0.99)
+SYSTEMS = ("tidelens", "faiss", "hnswlib", "usearch", "lancedb", "chroma", "qdrant")
+MODULES = {"chroma": "chromadb", "qdrant": "qdrant_edge"}
+EMBEDDED = ("hnswlib", "usearch", "lancedb", "chroma", "qdrant")
 
 
 def run(system: str, rows: int, peers: Path | None) -> list[dict[str, Any]]:

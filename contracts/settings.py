@@ -108,7 +108,7 @@ class Settings(BaseSettings):
         description="Of sealed segments: auto, Flat, or a Faiss factory string (IVF,SQ8; HNSW32).",
     )
     scanned_rows_max: int = Field(
-        16_384, ge=1, description="Rows that each search scans; more than these get an index."
+        8_192, ge=1, description="Rows that each search scans; more than these get an index."
     )
     target_recall: float = Field(
         0.95, gt=0, le=1, description="Recall@10 that searches are tuned to; 1: always exact."

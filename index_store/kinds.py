@@ -18,7 +18,7 @@ import faiss
 from contracts.errors import ConfigurationError
 
 # Scanning so many rows takes half a millisecond on one core; an index is not faster by much.
-SCANNED_ROWS = 16_384
+SCANNED_ROWS = 8_192
 _LISTS_MAX = 16_384
 # Dimensions that share a code: fine to coarse.
 _DIMS_A_CODE = (2, 4, 8)

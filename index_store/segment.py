@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from contracts.errors import SnapshotRefused
 from index_store import ann, columns, flat
 from index_store.ann import Ann
+from index_store.bitmaps import numbers_of
 from index_store.columns import Arrays
 from index_store.files import PartFiles
 from index_store.ids import SealedIds, sorted_hashes
@@ -92,7 +93,11 @@ class Segment:
         self._view = None
 
     def alive(self) -> Numbers:
-        return np.flatnonzero(np.unpackbits(self._bits, count=self.capacity, bitorder="little"))
+        return numbers_of(self._bits)
+
+    def bits(self) -> NDArray[np.uint8]:
+        """A bit for each row that is live, low bits first."""
+        return self._bits
 
     def view(self) -> Part:
         """This segment as it is now; the same object until something changes."""

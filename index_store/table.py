@@ -1,16 +1,17 @@
 """The writer's side of one target: its chunks and segments, and where each live id stands."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from index_store.bitmaps import numbers_of
 from index_store.chunk import CHUNK_ROWS, Chunk
 from index_store.digest import Hashes
 from index_store.ids import GrowingIds, hashes_of
 from index_store.parts import Part
-from index_store.rows import Rows
+from index_store.rows import Numbers, Rows
 from index_store.segment import Segment
 
 # A place is the number of a chunk and a row in it, in one int.
@@ -26,7 +27,7 @@ class Removed:
     hashes: Hashes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Sealing:
     """What a rebuild merges: the parts of one moment, and who they belong to.
 
@@ -35,10 +36,25 @@ class Sealing:
     anew is indexed meanwhile.
     """
 
-    parts: Sequence[Part]
-    chunks: Mapping[int, Chunk]
-    segments: Sequence[Segment]
+    parts: list[Part]
+    chunks: dict[int, Chunk]
+    segments: list[Segment]
     ids: GrowingIds
+
+    def free(self) -> None:
+        """Let go of what a swap has replaced; for a thread, as it takes long.
+
+        One by one: each holds the interpreter while its memory goes back.
+        """
+        self.parts.clear()
+        shards = list(self.ids.shards())
+        self.ids = GrowingIds()
+        while self.chunks:
+            self.chunks.popitem()
+        while self.segments:
+            self.segments.pop()
+        while shards:
+            shards.pop()
 
 
 @dataclass(slots=True)
@@ -171,12 +187,14 @@ class Table:
         holders: list[Chunk | Segment] = [*sealing.chunks.values(), *sealing.segments]
         by_uid = {holder.uid: holder for holder in holders}
         if new is not None:
-            new.keep(np.concatenate([_still(by_uid[part.uid], part) for part in sealing.parts]))
+            start = 0
+            for part in sealing.parts:
+                new.delete(start + _gone(by_uid[part.uid], part))
+                start += part.live
+            self.segments.insert(0, new)
         for number in sealing.chunks:
             del self.chunks[number]
         self.segments = [segment for segment in self.segments if segment not in sealing.segments]
-        if new is not None:
-            self.segments.insert(0, new)
 
     def give_up(self, sealing: Sealing) -> None:
         """End a rebuild that failed: everything stays as it is."""
@@ -228,8 +246,8 @@ class Table:
         return found
 
 
-def _still(holder: Chunk | Segment, part: Part) -> NDArray[np.bool_]:
-    """Which of the part's live rows are live now."""
-    alive = np.zeros(holder.capacity, np.bool_)
-    alive[holder.alive()] = True
-    return alive[part.numbers()]
+def _gone(holder: Chunk | Segment, part: Part) -> Numbers:
+    """Which of the part's live rows died since, as places among them."""
+    rows = numbers_of(part.everything.bits & ~holder.bits())
+    places: Numbers = np.searchsorted(part.numbers(), rows)
+    return places

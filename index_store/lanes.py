@@ -1,7 +1,8 @@
 """One batch running and one waiting: what is asked while others are answered goes together.
 
 A thread for each query costs as much as the query, and they fight for the interpreter; a batch is
-one call of Faiss. There is no timer: what finds nothing running runs at once.
+one call of Faiss. There is no timer: what finds nothing running runs at the loop's next turn, with
+whatever else was asked in this one.
 """
 
 import asyncio
@@ -15,10 +16,18 @@ Answered = TypeVar("Answered")
 
 
 class Lane(Generic[Asked, Answered]):
-    """Runs `work`, in a thread, on a batch of what was asked; one answer for each."""
+    """Runs `work` on a batch of what was asked; one answer for each.
 
-    def __init__(self, work: Callable[[Sequence[Asked]], Sequence[Answered]]) -> None:
+    In a thread, or on the loop where `is_quick` says that handing it over would take as long.
+    """
+
+    def __init__(
+        self,
+        work: Callable[[Sequence[Asked]], Sequence[Answered]],
+        is_quick: Callable[[Sequence[Asked]], bool] = lambda _: False,
+    ) -> None:
         self._work = work
+        self._is_quick = is_quick
         self._waiting: list[tuple[Asked, asyncio.Future[Answered]]] = []
         self._running: asyncio.Task[None] | None = None
 
@@ -46,8 +55,12 @@ class Lane(Generic[Asked, Answered]):
             self._running = None
 
     async def _answer(self, batch: Sequence[tuple[Asked, asyncio.Future[Answered]]]) -> None:
+        work = [asked for asked, _ in batch]
         try:
-            answers = await asyncio.to_thread(self._work, [asked for asked, _ in batch])
+            if self._is_quick(work):
+                answers = self._work(work)
+            else:
+                answers = await asyncio.to_thread(self._work, work)
         except Exception as error:
             if len(batch) > 1:
                 # It was one of them: the others have their answers, each by itself.

@@ -38,7 +38,7 @@ class LocalSearcher:
         self._recent: dict[Target, deque[VectorQuery]] = {
             target: deque(maxlen=_RECENT) for target in TARGETS
         }
-        self._fast, self._exact = Lane(self._answers), Lane(self._answers)
+        self._fast, self._exact = Lane(self._answers, self._are_quick), Lane(self._answers)
         self._index: Index | None = None
         self.is_ready = False
         self.reason: str | None = "starting"
@@ -59,36 +59,35 @@ class LocalSearcher:
         self.is_ready, self.reason = False, reason
 
     async def search(self, queries: Sequence[VectorQuery]) -> list[Answer]:
-        view = self._ready_index().view
+        self._ready_index()
         for query in queries:
             if not query.exact:
                 self._recent[query.target].append(query)
-        if len(queries) <= _AT_ONCE and self._is_quick(view, queries):
-            # On the loop: handing it to a thread and back would take as long. On one core, see
-            # `_answers`; the number is this thread's own (OpenMP 5.2, section 2.4).
-            faiss.omp_set_num_threads(1)
-            return [Answer(hits, view.as_of) for hits in view.search(queries, recall=self._recall)]
         # Exact ones take long; they must not hold up those that do not.
         lane = self._exact if any(query.exact for query in queries) else self._fast
         return await lane.ask(queries)
 
     def _answers(self, requests: Sequence[Sequence[VectorQuery]]) -> list[list[Answer]]:
-        """In a thread: numpy and Faiss release the interpreter, and the loop goes on serving."""
+        """In a thread, mostly: numpy and Faiss release the interpreter, and the loop goes on."""
         view = self._ready_index().view
         asked = [query for queries in requests for query in queries]
         alone = len(asked) == 1 and self._recall is not None and not asked[0].exact
         # Faiss's threads wait for the last of them, which a rebuild may keep from its core; that
-        # is worth it where there is much to share.
-        faiss.omp_set_num_threads(1 if alone else _CORES)
+        # is worth it where there is much to share. The number is this thread's own (OpenMP 5.2,
+        # section 2.4).
+        faiss.omp_set_num_threads(1 if alone or self._are_quick(requests) else _CORES)
         found = iter(view.search(asked, recall=self._recall))
         return [[Answer(next(found), view.as_of) for _ in queries] for queries in requests]
 
-    def _is_quick(self, view: IndexView, queries: Sequence[VectorQuery]) -> bool:
+    def _are_quick(self, requests: Sequence[Sequence[VectorQuery]]) -> bool:
         """Whether they take less than a slice of the loop, of which others get their turns."""
-        if self._recall is None or any(query.exact or query.filter for query in queries):
+        asked = [query for queries in requests for query in queries]
+        if self._index is None or self._recall is None or len(asked) > _AT_ONCE:
             return False
-        recall = self._recall
-        return sum(view.cost_ms(query.target, recall) for query in queries) <= _QUICK_MS
+        if any(query.exact or query.filter for query in asked):
+            return False
+        view, recall = self._index.view, self._recall
+        return sum(view.cost_ms(query.target, recall) for query in asked) <= _QUICK_MS
 
     def recent(self, target: Target) -> Vectors:
         """Vectors of queries that came lately, (n, dim); what an index should be tuned on."""

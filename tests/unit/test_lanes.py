@@ -67,3 +67,37 @@ async def test_a_batch_has_a_limit() -> None:
     work.may.set()
     assert await asyncio.gather(*asking) == [2 * n for n in range(100, 300)]
     assert max(map(len, work.batches)) == 64
+
+
+async def test_a_quick_batch_runs_on_the_loop_and_others_get_their_turn() -> None:
+    ran: list[tuple[list[int], bool]] = []
+
+    def work(asked: Sequence[int]) -> list[int]:
+        ran.append((list(asked), threading.current_thread() is threading.main_thread()))
+        return [2 * one for one in asked]
+
+    lane = Lane(work, lambda asked: len(asked) == 1)
+    assert await lane.ask(1) == 2
+    assert await asyncio.gather(lane.ask(2), lane.ask(3)) == [4, 6]
+    assert ran == [([1], True), ([2, 3], False)]
+    # One that asks again and again does not keep the loop for itself.
+    turns = 0
+
+    async def ask_often() -> None:
+        for n in range(100):
+            await lane.ask(n)
+
+    asking = asyncio.create_task(ask_often())
+    while not asking.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert turns >= 100
+
+
+async def test_an_error_of_a_quick_one_is_raised_as_any_other() -> None:
+    work = Work()
+    work.may.set()
+    lane = Lane(work, lambda _: True)
+    with pytest.raises(ValueError, match="13"):
+        await lane.ask(13)
+    assert await lane.ask(1) == 2

@@ -5,29 +5,14 @@ loads after a broker's restart, it answers that nothing was ever committed. Whoe
 starts from the beginning.
 """
 
-import asyncio
-
 from aiokafka.client import AIOKafkaClient, CoordinationType
-from aiokafka.errors import (
-    BrokerResponseError,
-    CoordinatorLoadInProgressError,
-    CoordinatorNotAvailableError,
-    GroupAuthorizationFailedError,
-    KafkaError,
-    NotCoordinatorError,
-    for_code,
-)
+from aiokafka.errors import GroupAuthorizationFailedError
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.structs import OffsetAndMetadata
 
 from contracts.errors import ConfigurationError
 from contracts.records import TopicPartition
-
-_TRIES = 50
-_RETRY_S = 0.1
-
-# The first group of a cluster waits for __consumer_offsets, a restarted broker loads it.
-_SOON = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError)
+from streams.coordinator import raise_for, when_ready
 
 
 async def group_offsets(
@@ -37,36 +22,23 @@ async def group_offsets(
 
     Raises KafkaError when the broker does not say, which is not the same as an empty answer.
     """
-    for attempt in range(1, _TRIES + 1):
-        try:
-            return await _ask(client, group)
-        except _SOON:
-            if attempt == _TRIES:
-                raise
-            await asyncio.sleep(_RETRY_S)
-        except GroupAuthorizationFailedError:
-            raise ConfigurationError(
-                f"group {group}: we may not read it; `tidelens topics print` shows the ACLs"
-            ) from None
-    raise AssertionError("unreachable")
+    try:
+        return await when_ready(lambda: _ask(client, group))
+    except GroupAuthorizationFailedError:
+        raise ConfigurationError(
+            f"group {group}: we may not read it; `tidelens topics print` shows the ACLs"
+        ) from None
 
 
 async def _ask(client: AIOKafkaClient, group: str) -> dict[TopicPartition, OffsetAndMetadata]:
     coordinator = await client.coordinator_lookup(CoordinationType.GROUP, group)
     # None: every partition that the group has an offset for.
     response = await client.send(coordinator, OffsetFetchRequest(group, None))
-    _raise_for(getattr(response, "error_code", 0))
+    raise_for(getattr(response, "error_code", 0))
     offsets = {}
     for topic, partitions in response.topics:
         for number, offset, metadata, code in partitions:
-            _raise_for(code)
+            raise_for(code)
             if offset >= 0:
                 offsets[TopicPartition(topic, number)] = OffsetAndMetadata(offset, metadata)
     return offsets
-
-
-def _raise_for(code: int) -> None:
-    if code:
-        error: type[KafkaError] = for_code(code)
-        assert issubclass(error, BrokerResponseError)
-        raise error()

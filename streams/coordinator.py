@@ -1,0 +1,48 @@
+"""Asking a group's coordinator, which may not be there yet.
+
+The first group of a cluster waits for __consumer_offsets to be made, and a restarted broker loads
+it; both take a moment, in which every answer is an error.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from aiokafka.errors import (
+    BrokerResponseError,
+    CoordinatorLoadInProgressError,
+    CoordinatorNotAvailableError,
+    KafkaError,
+    NotCoordinatorError,
+    for_code,
+)
+
+_TRIES = 50
+_RETRY_S = 0.1
+
+_SOON = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError)
+
+T = TypeVar("T")
+
+
+async def when_ready(ask: Callable[[], Awaitable[T]]) -> T:
+    """What `ask` answers once the coordinator does, asked for up to five seconds.
+
+    Raises the coordinator's error after that, and any other at once.
+    """
+    for attempt in range(1, _TRIES + 1):
+        try:
+            return await ask()
+        except _SOON:
+            if attempt == _TRIES:
+                raise
+            await asyncio.sleep(_RETRY_S)
+    raise AssertionError("unreachable")
+
+
+def raise_for(code: int) -> None:
+    """Raise the KafkaError of a code that is not 0."""
+    if code:
+        error: type[KafkaError] = for_code(code)
+        assert issubclass(error, BrokerResponseError)
+        raise error()

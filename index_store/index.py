@@ -182,6 +182,10 @@ class Index:
         """
         return self._tables[target].seal(segments)
 
+    def catch_up(self, target: Target, sealing: Sealing, segment: Segment) -> None:
+        """Delete in a new segment what died in its parts so far; may run in a thread."""
+        self._tables[target].catch_up(sealing, segment)
+
     def swap(self, target: Target, sealing: Sealing, segment: Segment | None) -> None:
         """Let `segment` take the place of the parts it was built from (None: all rows died)."""
         self._tables[target].swap(sealing, segment)

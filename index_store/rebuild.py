@@ -190,6 +190,9 @@ class Rebuilder:
             if isinstance(error, (OSError, ValueError, SnapshotRefused)):
                 raise RebuildFailed(f"{target}: {error}") from error
             raise
+        if segment is not None:
+            # Most of it here, so that the loop has only the last moment's to do.
+            await asyncio.to_thread(index.catch_up, target, sealing, segment)
         # By one assignment: a search has either the old segments or the new one.
         index.swap(target, sealing, segment)
         await asyncio.to_thread(sealing.free)

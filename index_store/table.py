@@ -11,7 +11,7 @@ from index_store.chunk import CHUNK_ROWS, Chunk
 from index_store.digest import Hashes
 from index_store.ids import GrowingIds, hashes_of
 from index_store.parts import Part
-from index_store.rows import Numbers, Rows
+from index_store.rows import Rows
 from index_store.segment import Segment
 
 # A place is the number of a chunk and a row in it, in one int.
@@ -40,6 +40,8 @@ class Sealing:
     chunks: dict[int, Chunk]
     segments: list[Segment]
     ids: GrowingIds
+    # Of each part the rows that were alive when the new segment was last told.
+    alive: list[NDArray[np.uint8]]
 
     def free(self) -> None:
         """Let go of what a swap has replaced; for a thread, as it takes long.
@@ -47,6 +49,7 @@ class Sealing:
         One by one: each holds the interpreter while its memory goes back.
         """
         self.parts.clear()
+        self.alive.clear()
         shards = list(self.ids.shards())
         self.ids = GrowingIds()
         while self.chunks:
@@ -175,22 +178,31 @@ class Table:
         chunks = {n: chunk for n, chunk in self.chunks.items() if not self._is_sealing(n)}
         holders: list[Chunk | Segment] = [*chosen, *chunks.values()]
         parts = [holder.view() for holder in holders if holder.live]
-        sealing = Sealing(parts, chunks, chosen, self._growing)
+        alive = [part.everything.bits for part in parts]
+        sealing = Sealing(parts, chunks, chosen, self._growing, alive)
         self._sealings.append(sealing)
         self._growing = GrowingIds()
         return sealing
 
-    def swap(self, sealing: Sealing, new: Segment | None) -> None:
-        """End a rebuild: `new` holds the rows of `sealing.parts`, in their order; what was
-        deleted since is deleted in it too. None: there were none."""
-        self._sealings.remove(sealing)
+    def catch_up(self, sealing: Sealing, new: Segment) -> None:
+        """Delete in `new`, which holds the rows of `sealing.parts` in their order, what died in
+        them since. In a thread too, as long as nobody else has `new`: `swap` does the rest."""
         holders: list[Chunk | Segment] = [*sealing.chunks.values(), *sealing.segments]
         by_uid = {holder.uid: holder for holder in holders}
+        start = 0
+        for n, part in enumerate(sealing.parts):
+            # A copy: the writer may be clearing bits right now.
+            now = by_uid[part.uid].bits().copy()
+            died = numbers_of(sealing.alive[n] & ~now)
+            sealing.alive[n] = now
+            new.delete(start + np.searchsorted(part.numbers(), died))
+            start += part.live
+
+    def swap(self, sealing: Sealing, new: Segment | None) -> None:
+        """End a rebuild: `new` takes the place of what it was built from. None: no row was left."""
+        self._sealings.remove(sealing)
         if new is not None:
-            start = 0
-            for part in sealing.parts:
-                new.delete(start + _gone(by_uid[part.uid], part))
-                start += part.live
+            self.catch_up(sealing, new)
             self.segments.insert(0, new)
         for number in sealing.chunks:
             del self.chunks[number]
@@ -244,10 +256,3 @@ class Table:
                 found.ids += [i for i, there in zip(elsewhere, here.tolist(), strict=True) if there]
                 found.holders.append((segment, rows[here].tolist()))
         return found
-
-
-def _gone(holder: Chunk | Segment, part: Part) -> Numbers:
-    """Which of the part's live rows died since, as places among them."""
-    rows = numbers_of(part.everything.bits & ~holder.bits())
-    places: Numbers = np.searchsorted(part.numbers(), rows)
-    return places

@@ -54,6 +54,7 @@ class Packed(Sequence[T | None]):
         self._data = _view(data)
         self._ends = _view(ends)
         self._present = _view(present)
+        self._whole = bool(present.all())
         self._read = read
 
     def __len__(self) -> int:
@@ -66,9 +67,10 @@ class Packed(Sequence[T | None]):
     def __getitem__(self, n: int | slice) -> T | Sequence[T | None] | None:
         if isinstance(n, slice):
             return [self[one] for one in range(*n.indices(len(self)))]
-        if not self._present[n]:
+        if not (self._whole or self._present[n]):
             return None
-        return self._read(self._data[self._ends[n] : self._ends[n + 1]])
+        ends = self._ends
+        return self._read(self._data[ends[n] : ends[n + 1]])
 
     def __iter__(self) -> Iterator[T | None]:
         data, ends, read = self._data, self._ends.tolist(), self._read

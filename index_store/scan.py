@@ -23,6 +23,8 @@ _SPARE_PER_WANTED = 8
 # With collapse, several rows may stand for one item.
 _ROWS_PER_ITEM = 4
 _GROWTH = 8
+# Thousands may tie: bounds what is converted to float64 at a time (32 MB at 512 dimensions).
+_SCORED_AT_ONCE = 8192
 
 # Score negated, id, part, row: sorts in the order of an answer.
 Winner = tuple[float, str, int, int]
@@ -115,23 +117,25 @@ class Scan:
     def _approximated(self, most: int, recall: float) -> NDArray[np.int64]:
         """Places that the parts' indexes nominate for each query; those left over are -1.
 
-        As many as the part asked for most: of several parts, the best of all by their scores.
+        Of several parts, the best `most` of all by their scores.
         """
         scores, places = [], []
         for part, selection, start in self._each():
             found, numbers = part.approximate(self._wide, most, selection, recall)
+            if start:
+                numbers[numbers >= 0] += start
             scores.append(found)
-            places.append(np.where(numbers >= 0, numbers + start, -1) if start else numbers)
+            places.append(numbers)
         if not places:
             return np.empty((len(self._wide), 0), np.int64)
         if len(places) == 1:
             return places[0]
-        widest = max(int((found >= 0).sum(axis=1).max()) for found in places)
         joined = np.hstack(places)
-        if joined.shape[1] <= widest:
+        if joined.shape[1] <= most:
             return joined
-        best = np.argpartition(np.hstack(scores), -widest, axis=1)[:, -widest:]
-        return np.take_along_axis(joined, best, axis=1)
+        best = np.argpartition(np.hstack(scores), -most, axis=1)[:, -most:]
+        chosen: NDArray[np.int64] = joined[np.arange(len(joined))[:, None], best]
+        return chosen
 
     def _each(self) -> Iterator[tuple[Part, Selection, int]]:
         for part, selection, start in zip(
@@ -178,23 +182,27 @@ class Scan:
     def _scored(
         self, query: VectorQuery, places: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], Numbers, Numbers]:
-        """Exact scores, parts and rows of `places`; in the order of parts."""
+        """Exact scores, parts and rows of `places`, in an order of their own."""
+        if len(places) > _SCORED_AT_ONCE:
+            some = np.split(places, range(_SCORED_AT_ONCE, len(places), _SCORED_AT_ONCE))
+            found = zip(*(self._scored(query, one) for one in some), strict=True)
+            scores, parts, rows = map(np.concatenate, found)
+            return scores, parts, rows
         if len(self._parts) == 1:
             # Most of the time; what is below would take as long as the scores.
             scores = exact_scores(self._parts[0].rows.vectors[places], query.vector)
             return scores, np.zeros(len(places), np.intp), places
-        places = np.sort(places)
-        ends = np.searchsorted(places, self._starts).tolist()
-        scores = np.empty(len(places), np.float64)
-        parts = np.empty(len(places), np.intp)
-        # By part, which bounds what is converted at a time when thousands tie.
+        rows = np.sort(places)
+        ends = np.searchsorted(rows, self._starts).tolist()
+        vectors = np.empty((len(rows), self._wide.shape[1]), np.float16)
+        parts = np.empty(len(rows), np.intp)
         for n, part in enumerate(self._parts):
             here = slice(ends[n], ends[n + 1])
             if ends[n] < ends[n + 1]:
-                places[here] -= self._starts[n]
+                rows[here] -= self._starts[n]
                 parts[here] = n
-                scores[here] = exact_scores(part.rows.vectors[places[here]], query.vector)
-        return scores, parts, places
+                vectors[here] = part.rows.vectors[rows[here]]
+        return exact_scores(vectors, query.vector), parts, rows
 
     def _collapsed(self, ordered: Sequence[Winner]) -> Iterator[Winner]:
         """The best of each item; one without `item` stands for itself."""

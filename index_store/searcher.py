@@ -84,10 +84,10 @@ class LocalSearcher:
         asked = [query for queries in requests for query in queries]
         if self._index is None or self._recall is None or len(asked) > _AT_ONCE:
             return False
-        if any(query.exact or query.filter for query in asked):
+        if any(query.exact for query in asked):
             return False
         view, recall = self._index.view, self._recall
-        return sum(view.cost_ms(query.target, recall) for query in asked) <= _QUICK_MS
+        return sum(view.cost_ms(query, recall) for query in asked) <= _QUICK_MS
 
     def recent(self, target: Target) -> Vectors:
         """Vectors of queries that came lately, (n, dim); what an index should be tuned on."""

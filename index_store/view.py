@@ -53,9 +53,9 @@ class IndexView:
                 answers[n] = self._hits(queries[n], winners)
         return [answers[n] for n in range(len(queries))]
 
-    def cost_ms(self, target: Target, recall: float) -> float:
-        """About what one approximate search without a filter takes."""
-        return sum(part.cost_ms(recall) for part in self.parts[target])
+    def cost_ms(self, query: VectorQuery, recall: float) -> float:
+        """About what an approximate search takes; infinite where its filter is a new one."""
+        return sum(part.cost_ms(recall, query.filter) for part in self.parts[query.target])
 
     def kinds(self, target: Target) -> dict[str, set[str]]:
         """Metadata fields, with the kinds of values that they hold."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from contracts.errors import ConfigurationError, RebuildFailed, SnapshotRefused
 from contracts.filter_nodes import Filter
 from contracts.filters import parse
-from contracts.hits import VectorQuery
+from contracts.hits import Hit, VectorQuery
 from contracts.memory import MemoryBlobs
 from contracts.score import Vectors, unit
 from index_store import build as build_module
@@ -25,6 +25,7 @@ from index_store.build import Spec
 from index_store.index import Index
 from index_store.rebuild import Plan, Rebuilder, due
 from index_store.spill import Spill
+from index_store.view import IndexView
 from tests.index_kit import (
     IMAGES,
     SPACE,
@@ -111,6 +112,38 @@ async def test_a_rebuilt_index_answers_as_before(
     assert hit is not None
     assert hit.metadata == body(7)
     assert hit.source.offset == 7
+
+
+async def test_what_a_filter_admits_is_known_only_of_the_rows_it_was_asked_of() -> None:
+    """A filter asked again is cheap, and forgets nothing that changed in between."""
+    index = grown()
+    await Rebuilder(new_spill(), kind="IVF16,SQ8").run(index, "images")
+    condition = parse({"eq": {"hundredth": 7}})
+    query = VectorQuery("images", clustered(1, 5)[0], k=100, filter=condition)
+    assert index.view.cost_ms(query, 0.95) == float("inf")
+
+    async def searched(view: IndexView) -> list[Hit]:
+        # The first time in a thread, as the searcher does.
+        [hits] = await asyncio.to_thread(view.search, [query], recall=0.95)
+        return hits
+
+    before = await searched(index.view)
+    assert index.view.cost_ms(query, 0.95) < 1
+    old = index.view
+    at = index.positions[IMAGES]
+    gone, changed = before[0].id, before[1]
+    vector = clustered(ROWS, 1)[int(changed.id[1:])]
+    index.apply(
+        batch(
+            record(at, gone, None),
+            put(at + 1, changed.id, vector, metadata=body(int(changed.id[1:])) | {"hundredth": 8}),
+            put(at + 2, "i9907", vector, metadata=body(9907)),
+        )
+    )
+    after = await searched(index.view)
+    ids = {hit.id for hit in before} - {gone, changed.id} | {"i9907"}
+    assert {hit.id for hit in after} == ids
+    assert pairs(await searched(old)) == pairs(before)
 
 
 @pytest.mark.parametrize(

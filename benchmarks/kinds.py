@@ -1,6 +1,6 @@
 """What each kind of index that a segment may have costs: memory, time to build, time to search.
 
-    python -m benchmarks.kinds [--quick] [--rows N] [--json FILE]
+    python -m benchmarks.kinds [--quick] [--rows N] [--kinds KIND ...] [--json FILE]
 
 The index alone, as it stands in its file: the float16 rows (2 bytes a dimension, mapped) and the
 columns come on top of each. Searched with texts at pictures, on one core, tuned as a segment is.
@@ -63,12 +63,16 @@ def _ms(points: Sequence[Operating], recall: float) -> float | None:
 def main() -> None:
     made = parser("kinds", __doc__ or "")
     made.add_argument("--rows", type=int)
+    made.add_argument("--kinds", nargs="+", default=KINDS, metavar="KIND")
     arguments = made.parse_args()
     count = arguments.rows or (30_000 if arguments.quick else 100_000)
     images, texts = clip_like.load()
     rows = np.concatenate(list(clip_like.widened(images, count)))
     queries = unit(texts[:_QUERIES])
-    table = [measure(kind, rows, queries) for kind in KINDS]
+    table = []
+    for kind in arguments.kinds:
+        table.append(measure(kind, rows, queries))
+        print(table[-1], flush=True)
     goals: list[Goal] = []
     finish("kinds", table, goals, arguments.json)
 

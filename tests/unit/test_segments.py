@@ -31,6 +31,7 @@ from tests.index_kit import (
     SPACE,
     batch,
     brute_force,
+    built,
     new_index,
     new_spill,
     pairs,
@@ -112,6 +113,27 @@ async def test_a_rebuilt_index_answers_as_before(
     assert hit is not None
     assert hit.metadata == body(7)
     assert hit.source.offset == 7
+
+
+async def test_what_dies_before_and_after_a_new_segment_catches_up_is_dead_in_it() -> None:
+    index = grown(300)
+    sealing = index.seal("images")
+    segment = await built(index, "images", sealing, new_spill(), "IVF4,SQ8")
+    assert segment is not None
+    for start in (0, 50):
+        at = index.positions[IMAGES]
+        gone = [record(at + n, f"i{start + n:04}", None) for n in range(50)]
+        index.apply(batch(*gone, put(at + 50, f"i{start + 200:04}", clustered(1, start)[0])))
+        if not start:
+            index.catch_up("images", sealing, segment)
+            assert segment.live == 249
+    index.swap("images", sealing, segment)
+    assert segment.live == 198
+    assert index.count("images") == 200
+    assert index.verify()
+    query = VectorQuery("images", clustered(1, 5)[0], k=300)
+    [hits] = await asyncio.to_thread(index.view.search, [query])
+    assert {hit.id for hit in hits} == {f"i{n:04}" for n in range(100, 300)}
 
 
 async def test_what_a_filter_admits_is_known_only_of_the_rows_it_was_asked_of() -> None:

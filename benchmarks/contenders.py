@@ -135,7 +135,7 @@ class Tidelens(Contender):
         return asyncio.run(each())
 
     def rate_under(self, ingest: Any, queries: Vectors, rate: Rate, async_rate: Rate) -> Any:
-        """As a node does it: applying on the loop, growing rows indexed when due."""
+        """Growing rows are indexed when due, as in a node; applied in a thread, not on the loop."""
 
         async def maintain() -> None:
             while True:

@@ -48,19 +48,20 @@ def test_counters_of_a_space_last_for_as_long_as_it_is_kept() -> None:
 def test_the_memory_of_children_by_role(words: list[str], role: str) -> None:
     code = "print('up', flush=True); input()"
 
-    def sample() -> float:
-        # Beside it other tests' brokers may be children too.
-        value = Exposition().registry.get_sample_value(
-            "tidelens_child_memory_bytes", {"role": role}
-        )
-        return value or 0.0
+    def sample() -> float | None:
+        registry, name = Exposition().registry, "tidelens_child_memory_bytes"
+        return registry.get_sample_value(name, {"role": role})
 
+    # None, unless other tests' brokers are children of this process too.
     before = sample()
     command = [sys.executable, "-c", code, *words]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as child:
         assert child.stdout is not None and child.stdout.readline()
         size = psutil.Process(child.pid).memory_info().rss
-        assert sample() - before == pytest.approx(size, rel=0.2)
+        used = sample()
+        assert used is not None
+        assert used - (before or 0) >= 0.9 * size
         child.communicate(b"\n")
-    assert sample() == pytest.approx(before, abs=0.2 * size)
+    after = sample()
+    assert after is None if before is None else after == pytest.approx(before, abs=0.2 * size)

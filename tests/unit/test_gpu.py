@@ -89,9 +89,8 @@ async def test_a_segment_that_was_placed_is_searched_there_and_answers_as_before
             pairs(h) for h in index.view.search([query])
         ]
     assert len(asked) == 10
-    assert (
-        index.view.cost_ms(VectorQuery("images", vectors(1)[0]), 0.95) > 1.5
-    )  # never on the event loop
+    # Never on the event loop.
+    assert index.view.cost_ms(VectorQuery("images", vectors(1)[0]), 0.95) > 1.5
 
 
 def test_without_a_gpu_or_where_none_is_wanted_nothing_is_placed() -> None:

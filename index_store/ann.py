@@ -24,9 +24,9 @@ from index_store.flat import Flat
 # What one code costs when it is looked at through an index, against one row of a float16 scan,
 # and a row that the scan only passes over: 300k x 512, one core (benchmarks.index_search).
 _ANN_ROW = 0.6
-_SKIPPED_ROW = 0.02
+SKIPPED_ROW = 0.02
 # A nominee that a filter refuses: found, scored and looked up for nothing.
-_REFUSED_ROW = 4
+REFUSED_ROW = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,10 @@ class Ann:
             return max(self.points, key=lambda point: point.recall)
         return Operating(self.effort_max, 4, 1.0, 0.0)
 
+    def cost_ms(self, share: float, recall: float) -> float:
+        """About what a search for as many as usual takes, of a filter that admits `share`."""
+        return self.at(recall).ms / share
+
     def pays(self, selected: int, most: int, share: float, recall: float) -> bool:
         """Whether searching it costs less than scanning the `selected` rows, `share` of all."""
         if selected <= most:
@@ -78,8 +82,8 @@ class Ann:
         scored = nominated * depth
         lists = self._ivf is not None
         seen = self.rows * effort / self.effort_max if lists else 32.0 * max(effort, scored)
-        cost = seen * _ANN_ROW + scored * (1 - share) * _REFUSED_ROW
-        return cost < selected + self.rows * _SKIPPED_ROW
+        cost = seen * _ANN_ROW + scored * (1 - share) * REFUSED_ROW
+        return cost < selected + self.rows * SKIPPED_ROW
 
     def search(
         self, queries: NDArray[np.float32], most: int, share: float, recall: float

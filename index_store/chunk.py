@@ -4,7 +4,8 @@ A chunk is a fixed number of rows, allocated at once. A reader holds a bitmap of
 live then; rows are only ever written behind those that any bitmap names, so a view answers the
 same for ever while the writer goes on. Measured (512 dimensions, one core): a scan of 8,192 rows
 takes 0.24 ms, of 100 rows in a chunk 0.02 ms; a float32 mirror of the growing rows took 1.7 ms and
-16 MB.
+16 MB. Where a sealed segment's quantizer gives them codes (index_store.codes), those are scanned
+instead.
 """
 
 import uuid
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_store import flat
+from index_store.codes import Coder, Codes
 from index_store.parts import Part, PartFields
 from index_store.rows import Numbers, Rows
 
@@ -22,13 +24,15 @@ CHUNK_ROWS = 8192
 class Chunk:
     """Up to `capacity` rows; written by one thread, read by any through its parts."""
 
-    def __init__(self, dim: int, capacity: int) -> None:
+    def __init__(self, dim: int, capacity: int, coder: Coder | None = None) -> None:
         self.uid = uuid.uuid4().hex
         self.capacity = capacity
         # The Faiss index counts all rows from the start and is never changed again: rows are
         # written into its memory, and bitmaps say which of them a search may see.
         self.flat = flat.blank(dim, capacity)
         self.rows = Rows.blank(flat.vectors(self.flat))
+        self.coder = coder
+        self.codes = None if coder is None else Codes(coder, self.flat)
         self.live = 0
         self._fields = PartFields(self.rows)
         self._alive = np.zeros(capacity, np.bool_)
@@ -39,14 +43,21 @@ class Chunk:
         return self.capacity - len(self.rows)
 
     @property
-    def mostly_dead(self) -> bool:
-        return self.room == 0 and self.live * 2 < self.capacity
+    def is_mostly_dead(self) -> bool:
+        return self.live * 2 < self.capacity
 
-    def append(self, rows: Rows, start: int, end: int) -> None:
-        """Add rows start..end of `rows`."""
+    def append(
+        self, rows: Rows, start: int, end: int, codes: NDArray[np.uint8] | None = None
+    ) -> None:
+        """Add rows start..end of `rows`; `codes` are those of its coder, if they are known."""
         assert end - start <= self.room
         done = len(self.rows)
         self.rows.write(rows, start, end)
+        if self.codes is not None:
+            self.codes.append(
+                self.rows.vectors[done : done + end - start],
+                None if codes is None else codes[start:end],
+            )
         self._alive[done : done + end - start] = True
         self.live += end - start
         self._view = None
@@ -73,8 +84,9 @@ class Chunk:
                 self.bits(),
                 self.live,
                 self.capacity,
+                len(self.rows),
                 self._fields,
-                None,
+                self.codes,
                 self.uid,
             )
         return self._view

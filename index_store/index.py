@@ -171,6 +171,11 @@ class Index:
     def _advance(self, partition: TopicPartition, position: int) -> None:
         self.positions[partition] = max(self.positions[partition], position)
 
+    def expect_searches(self) -> None:
+        """From now on rows are put in so that they are found fast, at a cost for each."""
+        for table in self._tables.values():
+            table.is_searched = True
+
     def table(self, target: Target) -> Table:
         """For those who decide about rebuilds."""
         return self._tables[target]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from contracts.filter_nodes import Filter
 from index_store.ann import Ann
 from index_store.bitmaps import numbers_of, selector_bits
+from index_store.codes import Codes
 from index_store.fields import Fields
 from index_store.files import PartFiles
 from index_store.flat import Flat
@@ -45,12 +46,14 @@ _DEVICE_MS = 10.0
 
 
 class Selection:
-    """Rows of one part, as the bitmap that Faiss takes."""
+    """`count` of the `rows` of one part, as the bitmap that Faiss takes; it has more bits where a
+    part has room for more rows."""
 
-    def __init__(self, bits: NDArray[np.uint8], count: int, capacity: int) -> None:
+    def __init__(self, bits: NDArray[np.uint8], count: int, capacity: int, rows: int) -> None:
         self.bits = bits
         self.count = count
         self.capacity = capacity
+        self.rows = rows
 
     @cached_property
     def numbers(self) -> Numbers:
@@ -67,7 +70,7 @@ class Selection:
 
     @property
     def share(self) -> float:
-        return self.count / self.capacity
+        return self.count / self.rows
 
     def refused(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
         """Which of these rows it does not select; -1 it never does."""
@@ -126,7 +129,8 @@ class PartFields:
 class Part:
     """A chunk or a segment as it was at one moment; `live` counts the rows that count.
 
-    Row numbers are below `capacity`. `ann` None: small enough to be scanned. `uid` names the rows,
+    Row numbers are below `capacity`; it had `written` of them. `ann` nominates among them; None:
+    few enough to be scanned. `uid` names the rows,
     not the moment; `files` is where they are, once written; `device` has them too, if any does.
     """
 
@@ -137,8 +141,9 @@ class Part:
         bits: NDArray[np.uint8],
         live: int,
         capacity: int,
+        written: int,
         fields: PartFields,
-        ann: Ann | None,
+        ann: Ann | Codes | None,
         uid: str,
         files: PartFiles | None = None,
         device: Nominator | None = None,
@@ -148,9 +153,10 @@ class Part:
         self.rows = rows
         self.live = live
         self.capacity = capacity
+        self.written = written
         self.fields = fields
         self.ann = ann
-        self.everything = Selection(bits, live, capacity)
+        self.everything = Selection(bits, live, capacity, written)
         self._flat = flat
         self._device = device
         # Nothing of a part ever changes, so neither does what a filter admits of it.
@@ -168,7 +174,8 @@ class Part:
         if known is None:
             bits = selector_bits(self.fields.select(condition), self.capacity)
             bits = bits & self.everything.bits
-            known = Selection(bits, int(np.bitwise_count(bits).sum()), self.capacity)
+            count = int(np.bitwise_count(bits).sum())
+            known = Selection(bits, count, self.capacity, self.written)
             if len(self._selections) >= _SELECTIONS_KEPT:
                 self._selections.clear()
             self._selections[condition.key] = known
@@ -190,7 +197,7 @@ class Part:
             scanned += self.capacity * _SKIPPED_ROW_MS
         if self.ann is None or not selection.count:
             return scanned
-        return min(scanned, self.ann.at(recall).ms / selection.share)
+        return min(scanned, self.ann.cost_ms(selection.share, recall))
 
     def nominate(self, queries: NDArray[np.float32], most: int, selection: Selection) -> Nominated:
         """The best `most` (or all) selected rows for each query (q, dim): scores and numbers.

@@ -41,6 +41,8 @@ _SAMPLED = 128
 # All is built anew when rows beside the largest segment, or dead ones, are this share of it.
 _GROWN_SHARE = 0.5
 _DEAD_SHARE = 0.3
+# Searching so many growing rows that have codes costs no more than scanning one.
+_CODED_PER_SCANNED = 4
 # Of a sample of ten or more queries: ties may fall otherwise.
 _SAMPLE_SLACK = 0.02
 
@@ -108,7 +110,8 @@ def small(table: Table, kind: str = "auto", scanned_rows: int = kinds.SCANNED_RO
     rest = [segment for segment in table.free_segments if segment is not main]
     plain = [segment for segment in rest if segment.ann is None]
     growing = table.growing_rows + sum(segment.capacity for segment in plain)
-    if growing < scanned_rows:
+    coded = table.coded_rows
+    if growing - coded + coded // _CODED_PER_SCANNED < scanned_rows:
         return None
     return Plan(f"{growing} growing rows", _with_smaller(plain, rest, growing), main)
 

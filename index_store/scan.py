@@ -54,9 +54,9 @@ class Scan:
     def approximate(self, recall: float) -> Iterator[list[Winner]]:
         """The same, reaching `recall` on average."""
         most = max(_enough(query) for query in self._queries)
-        places = self._approximated(most, recall)
+        scores, places = self._approximated(most, recall)
         for n, query in enumerate(self._queries):
-            found = places[n][places[n] >= 0]
+            found = _hopeful(query, scores[n], places[n])
             winners = self._winners(query, found)
             # Too few: the lists read held too few of the rows there are, whose scores say nothing
             # of what the others hold; or (with collapse) too few items.
@@ -114,11 +114,10 @@ class Scan:
             places.append(numbers + start)
         return np.hstack(scores), np.hstack(places)
 
-    def _approximated(self, most: int, recall: float) -> NDArray[np.int64]:
-        """Places that the parts' indexes nominate for each query; those left over are -1.
-
-        Of several parts, the best `most` of all by their scores.
-        """
+    def _approximated(
+        self, most: int, recall: float
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The same of what the parts' indexes nominate; places left over are -1."""
         scores, places = [], []
         for part, selection, start in self._each():
             found, numbers = part.approximate(self._wide, most, selection, recall)
@@ -126,16 +125,13 @@ class Scan:
                 numbers[numbers >= 0] += start
             scores.append(found)
             places.append(numbers)
-        if not places:
-            return np.empty((len(self._wide), 0), np.int64)
         if len(places) == 1:
-            return places[0]
-        joined = np.hstack(places)
-        if joined.shape[1] <= most:
-            return joined
-        best = np.argpartition(np.hstack(scores), -most, axis=1)[:, -most:]
-        chosen: NDArray[np.int64] = joined[np.arange(len(joined))[:, None], best]
-        return chosen
+            return scores[0], places[0]
+        none = len(self._wide), 0
+        return (
+            np.concatenate([np.empty(none, np.float32), *scores], axis=1),
+            np.concatenate([np.empty(none, np.int64), *places], axis=1),
+        )
 
     def _each(self) -> Iterator[tuple[Part, Selection, int]]:
         for part, selection, start in zip(
@@ -213,6 +209,19 @@ class Scan:
                 yield winner
             if item is not None:
                 seen.add(item)
+
+
+def _hopeful(
+    query: VectorQuery, scores: NDArray[np.float32], places: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """Those of the nominated whose exact score may put them in the answer."""
+    wanted = query.k + query.offset
+    if query.collapse or len(places) <= wanted:
+        return places[places >= 0]
+    # Both scores err by the slack; with too few nominees the bar is where nobody is.
+    bar = np.partition(scores, -wanted)[-wanted] - 2 * NOMINATION_SLACK
+    hopeful: NDArray[np.int64] = places[(scores >= bar) & (places >= 0)]
+    return hopeful
 
 
 def _enough(query: VectorQuery) -> int:

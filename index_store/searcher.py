@@ -54,6 +54,8 @@ class LocalSearcher:
 
     def ready(self) -> None:
         self.is_ready, self.reason = True, None
+        if self._index is not None:
+            self._index.expect_searches()
 
     def not_ready(self, reason: str) -> None:
         self.is_ready, self.reason = False, reason

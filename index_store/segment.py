@@ -5,6 +5,8 @@ mapped from then on. Where a snapshot was restored, its growing rows stand in a 
 index, scanned like a chunk, until the next rebuild.
 """
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,7 @@ from contracts.errors import SnapshotRefused
 from index_store import ann, columns, flat
 from index_store.ann import Ann
 from index_store.bitmaps import numbers_of
+from index_store.codes import Coder
 from index_store.columns import Arrays
 from index_store.files import PartFiles
 from index_store.ids import SealedIds, sorted_hashes
@@ -76,6 +79,11 @@ class Segment:
     def kind(self) -> str:
         return "Flat" if self.ann is None else self.ann.kind
 
+    @cached_property
+    def coder(self) -> Coder | None:
+        """Its training, for rows that come after it."""
+        return None if self.ann is None else Coder.of(self.ann)
+
     def find(self, ids: list[str], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The live row of each id, -1 where there is none: shape (len(ids),)."""
         return self._ids.find(ids, hashes, self._bits)
@@ -107,6 +115,7 @@ class Segment:
                 self.flat,
                 self._bits.copy(),
                 self.live,
+                self.capacity,
                 self.capacity,
                 self._fields,
                 self.ann,

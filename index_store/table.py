@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from index_store.bitmaps import numbers_of
 from index_store.chunk import CHUNK_ROWS, Chunk
+from index_store.codes import Coder
 from index_store.digest import Hashes
 from index_store.ids import GrowingIds, hashes_of
 from index_store.parts import Part
@@ -16,6 +17,8 @@ from index_store.segment import Segment
 
 # A place is the number of a chunk and a row in it, in one int.
 _ROW_BITS = 24
+# Times the rows of a chunk without codes: a search pays for each chunk by itself.
+_CODED_CHUNK = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Table:
         self._dim = dim
         self._chunk_rows = chunk_rows
         self._next = 0
+        # Whether rows get codes: not while nobody asks, since a replay would take longer.
+        self.is_searched = False
         self.chunks: dict[int, Chunk] = {}
         self.segments: list[Segment] = []
         self._growing = GrowingIds()
@@ -87,6 +92,15 @@ class Table:
     def growing_rows(self) -> int:
         """Rows outside of sealed segments, and of those that are being built."""
         return sum(len(chunk.rows) for n, chunk in self.chunks.items() if not self._is_sealing(n))
+
+    @property
+    def coded_rows(self) -> int:
+        """Those of the growing rows that have codes."""
+        return sum(
+            len(chunk.rows)
+            for n, chunk in self.chunks.items()
+            if chunk.codes is not None and not self._is_sealing(n)
+        )
 
     @property
     def free_segments(self) -> list[Segment]:
@@ -125,17 +139,23 @@ class Table:
                 return segment.rows, row
         return None
 
-    def put(self, rows: Rows) -> None:
-        """Append rows; their ids are distinct, and have no live row (`remove` them first)."""
-        done = 0
+    def put(self, rows: Rows, codes: NDArray[np.uint8] | None = None) -> None:
+        """Append rows; their ids are distinct, and have no live row (`remove` them first).
+
+        `codes` are theirs, if they are known.
+        """
+        done, coder = 0, self._coder()
         while done < len(rows):
             chunk = self.chunks.get(self._next - 1)
             if chunk is None or not chunk.room or self._is_sealing(self._next - 1):
-                chunk = self.chunks[self._next] = Chunk(self._dim, self._chunk_rows)
+                chunk = None
+            if chunk is None or (chunk.codes is None and coder is not None):
+                room = self._chunk_rows * (1 if coder is None else _CODED_CHUNK)
+                chunk = self.chunks[self._next] = Chunk(self._dim, room, coder)
                 self._next += 1
             end = min(len(rows), done + chunk.room)
             place = ((self._next - 1) << _ROW_BITS) + len(chunk.rows)
-            chunk.append(rows, done, end)
+            chunk.append(rows, done, end, codes)
             self._growing.put(rows.ids[done:end], range(place, place + end - done))
             done = end
 
@@ -156,15 +176,19 @@ class Table:
         A chunk gives back more rows than are moved, so with `rows_min` at least the rows that came
         in, endless upserts keep memory below about twice the live rows; and the work is bounded.
         """
-        moved = 0
-        for number in [n for n, chunk in self.chunks.items() if chunk.mostly_dead]:
+        moved, coder = 0, self._coder()
+        for number, chunk in [item for item in self.chunks.items() if item[1].is_mostly_dead]:
             if moved > rows_min:
                 break
-            if self._is_sealing(number):
+            if self._is_sealing(number) or (chunk.room and number == self._next - 1):
                 continue
-            chunk = self.chunks.pop(number)
-            rows = chunk.rows.take(chunk.alive())
-            self.put(rows)
+            if chunk.coder is not coder and chunk.live:
+                # All its codes would have to be made now; the next rebuild takes it.
+                continue
+            del self.chunks[number]
+            alive = chunk.alive()
+            rows = chunk.rows.take(alive)
+            self.put(rows, None if chunk.codes is None else chunk.codes.take(alive))
             moved += len(rows)
 
     def views(self) -> tuple[Part, ...]:
@@ -219,6 +243,14 @@ class Table:
     def adopt(self, segment: Segment) -> None:
         """A segment of a snapshot; its live ids are nowhere else."""
         self.segments.append(segment)
+
+    def _coder(self) -> Coder | None:
+        """Of the largest segment that has an index."""
+        if not self.is_searched:
+            return None
+        indexed = [segment for segment in self.segments if segment.ann is not None]
+        main = max(indexed, key=lambda segment: segment.capacity, default=None)
+        return None if main is None else main.coder
 
     def _holders(self) -> list[Chunk | Segment]:
         return [*self.segments, *self.chunks.values()]

@@ -42,11 +42,12 @@ from contracts.records import Fetched, Record, Source, TopicPartition
 from contracts.score import Vectors, unit
 from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
-from index_store import scan
-from index_store.ann import Ann
+from index_store import codes, flat, scan
+from index_store.ann import Ann, Operating
+from index_store.codes import Coder, Codes
 from index_store.index import Index
 from index_store.segment import Segment
-from index_store.table import Sealing
+from index_store.table import Sealing, Table
 from index_store.view import IndexView
 from tests.index_kit import MURMUR2, brute_force, built, new_spill, pairs, snapshots_in
 
@@ -93,13 +94,25 @@ LOOP = asyncio.Runner()
 @pytest.fixture(autouse=True, scope="module")
 def searches_of_few_rows() -> Iterator[None]:
     """Nominating no more than asked for: else all would always be scored, and no second scan be
-    needed. And through an index: they are counted."""
-    asked, search = 0, Ann.search
+    needed. And through an index, or through codes: they are counted."""
+    asked = {Ann: 0, Codes: 0}
 
-    def counted(ann: Ann, *arguments: Any) -> Any:
-        nonlocal asked
-        asked += 1
-        return search(ann, *arguments)
+    def counted(kind: type[Ann | Codes]) -> Any:
+        search = kind.search
+
+        def counting(*arguments: Any) -> Any:
+            asked[kind] += 1
+            return search(*arguments)
+
+        return counting
+
+    # So few rows train nothing; every table has the same, once somebody searches.
+    rows = unit(np.random.default_rng(7).standard_normal((400, SPACE.dim)))
+    index = faiss.index_factory(SPACE.dim, "IVF2,PQ2x4fs", faiss.METRIC_INNER_PRODUCT)
+    index.train(rows.astype(np.float32))
+    index.add(rows.astype(np.float32))
+    coder = Coder.of(Ann("IVF2,PQ2x4fs", index, [Operating(1, 1, 0.5, 0.1)], flat.of(rows)))
+    assert coder is not None
 
     # Starting a second thread takes longer than so few rows.
     threads = faiss.omp_get_max_threads()
@@ -107,11 +120,14 @@ def searches_of_few_rows() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "_SPARE", 0)
         patch.setattr(scan, "_ROWS_PER_ITEM", 1)
-        patch.setattr(Ann, "search", counted)
+        for kind in (Ann, Codes):
+            patch.setattr(kind, "search", counted(kind))
+        patch.setattr(codes, "_DEPTH_MIN", 1)
+        patch.setattr(Table, "_coder", lambda table: coder if table.is_searched else None)
         yield
     faiss.omp_set_num_threads(threads)
     LOOP.close()
-    assert asked > HISTORIES // 4, "hardly any search went through an index"
+    assert min(asked.values()) > HISTORIES // 4, f"hardly any search went through one: {asked}"
 
 
 @cache
@@ -320,6 +336,10 @@ class Fold(RuleBasedStateMachine):
         trained = [one for one in self.index.table(of).segments if one.ann is not None and one.live]
         return max(trained, key=lambda one: one.capacity, default=None)
 
+    @rule()
+    def expect_searches(self) -> None:
+        self.index.expect_searches()
+
     @precondition(lambda self: self.sealings)
     @rule(number=st.integers(0, 2))
     def give_a_rebuild_up(self, number: int) -> None:
@@ -449,7 +469,8 @@ class Fold(RuleBasedStateMachine):
             self.replay_from_the_beginning(0)
             assert self.index.verify()
             for table in self.index._tables.values():
-                assert len(table.chunks) <= 1 + 2 * len(table) / 5 + 2
+                # And one that got no more rows when those that came got codes.
+                assert len(table.chunks) <= 1 + 2 * len(table) / 5 + 3
 
 
 TestFold = pytest.mark.timeout(600)(Fold.TestCase)

@@ -656,7 +656,7 @@ def test_columns_come_back_as_they_were_packed(tmp_path: Path) -> None:
 def test_kinds() -> None:
     assert kinds.choose(5_000, 512) == "Flat"
     assert kinds.choose(100_000, 512) == "IVF256,PQ256x4fs"
-    assert kinds.choose(1_000_000, 512) == "IVF512,PQ256x4fs"
+    assert kinds.choose(1_000_000, 512) == "IVF1024,PQ256x4fs"
     assert kinds.choose(100_000, 9) == "IVF256,SQ8"
     assert kinds.choose(100_000, 12) == "IVF256,PQ6x4fs"
     # By memory: 136, 72 and 40 bytes a row, and half a megabyte of centroids.

@@ -1,12 +1,11 @@
 """WebSocket /v1/live: standing queries, pushed.
 
-Exact, because every list that is sent is what one exact search returned at one state, and the
-cursor sent with it names that state. Complete, because a subscription is registered with the
-standing set *before* its first search: a batch applied before the search started is in what the
-search sees, and one applied later marks the list dirty, so that it is searched again. Nothing comes
-twice, because what is sent is the difference to the list sent last. Bounded, because there is no
-outbox: a slow client's dirty lists are searched when it has taken the message before, and what it
-gets then is the newest state.
+Exact, because a list is what an exact search returned at one state, with every batch applied since
+folded in (api.standing), and the cursor sent with it names the state after the last of these.
+Complete, because a subscription is registered with the standing set *before* its first search.
+Nothing comes twice, because what is sent is the difference to the list sent last. Bounded, because
+there is no outbox: a slow client's changed lists are looked at when it has taken the message
+before, and what it gets then is the newest state.
 """
 
 import asyncio
@@ -27,8 +26,9 @@ from api.connection import (
 from api.node import Node
 from api.outlet import Gone, Outlet
 from api.problems import problem
-from api.queries import Asked, ItemGone, ask, prepare
-from api.standing import Standing, StandingSet
+from api.queries import ItemGone, prepare
+from api.refills import Refills
+from api.standing import Standing
 from api.waiting import Waiting, require_shape
 from contracts.errors import NotReady, RejectedRequest, TidelensError, TimedOut
 from contracts.messages import Ping, Unsubscribe, wire_hit
@@ -39,8 +39,6 @@ log = structlog.get_logger(__name__)
 _INTERNAL_ERROR = 1011
 _CHECK_EVERY_S = 1.0
 _RETRY_S = 0.25
-# Lists searched in one call: a client with many of them must not hold the searcher for long.
-_SEARCHES = 16
 
 
 class Live:
@@ -49,10 +47,10 @@ class Live:
     def __init__(self, node: Node, waiting: Waiting) -> None:
         self.node = node
         self.waiting = waiting
-        self.standing = StandingSet(node.matcher)
+        self.standing = Refills(node.searcher, node.matcher).standing
         self._connections = 0
         self._clients: set[_Client] = set()
-        self._epoch: str | None = None
+        self._generation = node.searcher.generation
         # The space that answers instead of this one, while another does.
         self.moved_to: str | None = None
         node.feed.listen(self._applied)
@@ -60,7 +58,7 @@ class Live:
     async def run(self) -> None:
         """Notice, until cancelled, an index replaced without a batch that would tell."""
         while True:
-            self._check_epoch()
+            self.check_generation()
             await asyncio.sleep(_CHECK_EVERY_S)
 
     async def endpoint(self, websocket: WebSocket) -> None:
@@ -97,6 +95,18 @@ class Live:
         for client in self._clients:
             client.wake()
 
+    def require_room(self) -> None:
+        """Raises RejectedRequest while too many lists wait to be searched."""
+        limit = self.node.settings.standing_searches_max
+        if self.standing.waiting() >= limit:
+            raise RejectedRequest(
+                "too_many",
+                f"standing_searches_max: limit {limit} lists that wait to be searched; try later",
+                status=429,
+                field="sub",
+                limit=limit,
+            )
+
     def add(self, standing: Standing) -> None:
         self.standing.add(standing)
         self._count()
@@ -106,19 +116,14 @@ class Live:
         self._count()
 
     def _applied(self, batches: Sequence[Applied]) -> None:
-        self._check_epoch()
-        if self._epoch is not None:  # else all will be marked once the node is ready again
-            self.standing.applied(batches)
+        self.check_generation()
+        self.standing.applied(batches)
 
-    def _check_epoch(self) -> None:
-        """Mark everything when the state is no longer a successor of the one that we knew."""
-        try:
-            epoch: str | None = self.node.searcher.as_of().epoch
-        except NotReady:
-            # It may come back as a rebuilt one, whose batches do not tell what went meanwhile.
-            epoch = None
-        if epoch != self._epoch:
-            self._epoch = epoch
+    def check_generation(self) -> None:
+        """Search everything anew when the state is no longer a successor of the one we knew."""
+        generation = self.node.searcher.generation
+        if generation != self._generation:
+            self._generation = generation
             self.standing.mark_all()
 
     def _count(self) -> None:
@@ -140,6 +145,7 @@ class _Client:
             frame_bytes_max=live.node.settings.frame_bytes_max,
         )
         self._standing: dict[Subscription, Standing] = {}
+        self._woken: dict[Subscription, None] = {}
         self._opening: dict[Subscription, asyncio.Task[None]] = {}
         self._dirty = asyncio.Event()
         self.wake()
@@ -196,13 +202,15 @@ class _Client:
                     await self._live.waiting.wait_for(query.wait_for)
                 question = await prepare(node, query)
                 await self._catch_up(subscription)
+                self._searcher.as_of()  # raises NotReady
+                self._live.require_room()
         except TimeoutError:
             error = TimedOut(f"subscribe: the cursor's state was not reached within {bound_s:g} s")
             await self._refuse(subscription, error)
         except TidelensError as error:
             await self._refuse(subscription, error)
         else:
-            standing = Standing(question, self._dirty.set)
+            standing = Standing(question, lambda: self._wake(subscription))
             self._standing[subscription] = standing
             self._live.add(standing)
         finally:
@@ -224,9 +232,15 @@ class _Client:
             self._dirty.clear()
             if self._live.moved_to is not None:
                 await self._leave(self._live.moved_to)
-            dirty = [pair for pair in self._standing.items() if pair[1].dirty]
-            for start in range(0, len(dirty), _SEARCHES):
-                await self._refresh(dirty[start : start + _SEARCHES])
+            woken, self._woken = self._woken, {}
+            for subscription in woken:
+                standing = self._standing.get(subscription)
+                if standing is None:
+                    continue
+                if standing.failed is not None:
+                    await self._failed(subscription, standing)
+                elif standing.changed:
+                    await self._send_list(subscription, standing)
 
     async def _leave(self, space: str) -> None:
         reason = space_changed(self._node.space.name, space)
@@ -236,69 +250,44 @@ class _Client:
         await self._outlet.close(SERVICE_RESTART, reason)
         raise Gone
 
-    async def _refresh(self, dirty: Sequence[tuple[Subscription, Standing]]) -> None:
-        """Search the dirty lists anew, and send what changed."""
-        # Batches that made them dirty before this point are in what the search will see.
-        since = {standing: standing.since_ms for _, standing in dirty}
-        for _, standing in dirty:
-            self._live.standing.begin(standing)
+    async def _send_list(self, subscription: Subscription, standing: Standing) -> None:
+        """What changed in it since it was sent last, if it is known what it is now."""
+        self._live.check_generation()
         try:
-            asked = await self._asked(dirty)
-            if not asked:
-                return
-            answers = await self._searcher.search(
-                [one.question.vector_query(one.vector, exact=True) for _, _, one in asked]
-            )
-        except NotReady as error:
-            await self._not_ready(dirty, error)
+            as_of = self._searcher.as_of()
+        except NotReady:
+            await asyncio.sleep(_RETRY_S)
+            self._wake(subscription)
             return
-        for (subscription, standing, one), answer in zip(asked, answers, strict=True):
-            try:
-                unchanged = await one.still_true(self._searcher)
-            except NotReady:
-                # The node went stale during the search; asked again once it is ready.
-                unchanged = False
-            if not unchanged:
-                # Its item changed between the look-up and the search: another try.
-                standing.mark(since[standing])
-                continue
-            if subscription.state is SubscriptionState.ENDED:
-                continue
-            hits = [wire_hit(hit) for hit in answer.hits]
-            messages = subscription.found(hits, answer.as_of)
-            self._live.standing.settle(standing, one.vector, hits)
-            for message in messages:
-                if subscription.state is SubscriptionState.LIVE:
-                    await self._outlet.send(message)
-            if messages:
-                self._observe(since[standing])
+        if not standing.settled:
+            return  # woken again when it is
+        since, standing.since_ms, standing.changed = standing.since_ms, None, False
+        messages = subscription.found([wire_hit(hit) for hit in standing.list.top()], as_of)
+        for message in messages:
+            if subscription.state is SubscriptionState.LIVE:
+                await self._outlet.send(message)
+        if messages:
+            self._observe(since)
 
-    async def _asked(
-        self, dirty: Sequence[tuple[Subscription, Standing]]
-    ) -> list[tuple[Subscription, Standing, Asked]]:
-        """The vectors to search with; what asks by an item that is gone ends here."""
-        asked = []
-        for subscription, standing in dirty:
-            try:
-                asked.append((subscription, standing, await ask(self._searcher, standing.question)))
-            except ItemGone as gone:
-                error: RejectedRequest = gone
-                if subscription.state is SubscriptionState.LIVE:
-                    error = RejectedRequest(
-                        "query_item_gone", gone.message, field=gone.field, value=gone.value
-                    )
-                await self._refuse(subscription, error)
-        return asked
-
-    async def _not_ready(
-        self, dirty: Sequence[tuple[Subscription, Standing]], error: NotReady
-    ) -> None:
+    async def _failed(self, subscription: Subscription, standing: Standing) -> None:
         """New subscriptions are refused; open ones keep their list until the node is ready."""
-        for subscription, standing in dirty:
-            if subscription.state is SubscriptionState.OPENING:
+        error, standing.failed = standing.failed, None
+        is_open = subscription.state is SubscriptionState.LIVE
+        match error:
+            case ItemGone() if is_open:
+                code = "query_item_gone"
+                gone = RejectedRequest(code, error.message, field=error.field, value=error.value)
+                await self._refuse(subscription, gone)
+            case NotReady() if is_open:
+                pass
+            case TidelensError():
                 await self._refuse(subscription, error)
-            standing.mark()
-        await asyncio.sleep(_RETRY_S)
+            case Exception():
+                raise error
+
+    def _wake(self, subscription: Subscription) -> None:
+        self._woken[subscription] = None
+        self.wake()
 
     async def _refuse(self, subscription: Subscription, error: TidelensError) -> None:
         """End it, telling why; nothing to tell when the client ended it itself meanwhile."""

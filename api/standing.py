@@ -1,45 +1,57 @@
-"""Standing queries and what an applied batch may change in them. No I/O.
+"""Standing queries, and what each applied batch changes in their lists. No I/O.
 
-A standing list is what an exact search returned at one state, its *cursor*. After a batch it may
-differ from what a search would return now only if
+A standing query is *settled* while its list (api.lists) is what an exact search over the state of
+now would return. It stays so batch by batch:
 
-- an item of the list was put in anew or taken out, or
-- an item that was put in scores at or above the list's *floor*: the score of its last hit when it
-  is full, else whatever the query's `min_score` lets in.
+- an item that was put in anew or taken out leaves every list that it stands in;
+- one that was put in enters every list whose bound it reaches, if it matches: a matrix product of
+  new vectors and standing queries nominates the pairs, the exact score decides.
 
-Everything else that happened lies below the list. Such a list is marked *dirty*, to be searched
-again; that is all that is decided here. While a search for it runs, list and floor are those of
-the past and say nothing about batches of now, so any batch at all marks it (it is *unsettled*).
-Marking too often costs a search whose answer differs in nothing, and nothing is sent for it.
+What cannot be told so is searched: the first list; one that has lost too many; one whose vector
+comes from an item that changed; and one with `collapse`, where the best of an item that goes makes
+room for its second best. Meanwhile it is *unsettled*. The search sees all batches that were applied
+before it began, and maybe some of those that come while it runs; so all of these are kept, and
+folded in when it ends. That some were in it already does no harm: the last of them decides, as in
+the log.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from api.lists import StandingList
 from api.queries import ItemRef, Question
-from contracts.messages import WireHit
+from contracts.hits import Hit
 from contracts.ports import Applied, Matcher
 from contracts.score import Vectors
 from contracts.topics import Target
 
 _ROWS_FIRST = 16
+# Rows of batches that are kept for searches under way; one that takes longer is begun anew.
+_KEPT_ROWS = 65_536
+# Pairs: bounds what is converted to float64 at a time (64 MB at 512 dimensions).
+_SCORED_AT_ONCE = 8192
 
 
 class Standing:
-    """One standing query: what its last search found, and whether that may be out of date.
-
-    `wake` is called when it becomes dirty.
-    """
+    """One standing query. `wake` is called when there is something new to send, or to tell."""
 
     def __init__(self, question: Question, wake: Callable[[], None]) -> None:
         self.question = question
-        self.wake = wake
-        self.dirty = False
-        # Append time of the oldest record that made it dirty, where that is known.
+        # An item's other rows are not among what a search with `collapse` returns.
+        self.list = StandingList(question.k, question.k if question.collapse else None)
+        self.settled = False
+        # Whether the list may differ from what was sent last.
+        self.changed = False
+        # Why it could not be searched.
+        self.failed: Exception | None = None
+        # Append time of the oldest record that changed it, where that is known.
         self.since_ms: int | None = None
-        self._hits: Sequence[WireHit] = []
+        self._wake = wake
         self._vector: Vectors | None = None
 
     @property
@@ -52,41 +64,55 @@ class Standing:
         return self._vector
 
     @property
-    def floor(self) -> float:
-        """The lowest score that can still enter."""
-        if len(self._hits) >= self.question.k:
-            return float(self._hits[-1]["score"])
-        least = self.question.min_score
-        return -np.inf if least is None else least
+    def follows(self) -> bool:
+        """Whether its list can follow batches without a search."""
+        return not self.question.collapse
 
     @property
     def items(self) -> set[ItemRef]:
-        """The items whose every change concerns this list: its own, and those it asks by."""
-        return {
-            *(ItemRef(self.target, hit["id"]) for hit in self._hits),
-            *self.question.items,
-        }
+        """The items whose every change concerns it: its list's own, and those it asks by."""
+        return {*(ItemRef(self.target, one) for one in self.list.ids()), *self.question.items}
 
-    def found(self, vector: Vectors, hits: Sequence[WireHit]) -> None:
+    @property
+    def floor(self) -> float:
+        """The lowest score that can be of use."""
+        least = self.question.min_score
+        return max(self.list.floor, -np.inf if least is None else least)
+
+    def found(self, vector: Vectors, hits: Sequence[Hit]) -> None:
         """Take over what a search with `vector` returned."""
         self._vector = vector
-        self._hits = hits
+        self.list.fill(hits)
 
-    def mark(self, since_ms: int | None = None) -> None:
+    def change(self, since_ms: int | None) -> None:
         if self.since_ms is None:
             self.since_ms = since_ms
-        if not self.dirty:
-            self.dirty = True
-            self.wake()
+        if not self.changed:
+            self.changed = True
+            self._wake()
+
+    def fail(self, error: Exception) -> None:
+        self.failed = error
+        self._wake()
 
 
 class StandingSet:
-    """All standing queries of one node, and the matching of batches against them."""
+    """All standing queries of one node, and the folding of batches into their lists.
 
-    def __init__(self, matcher: Matcher) -> None:
+    `search` is called when one has to be searched: `take` it, and `settle` it with what was found.
+    """
+
+    def __init__(self, matcher: Matcher, search: Callable[[], None]) -> None:
         self._matcher = matcher
+        self._search = search
         self._all: set[Standing] = set()
-        self._unsettled: set[Standing] = set()
+        self._waiting: dict[Standing, None] = {}
+        # Searches under way, with the number of batches there had been when each began.
+        self._under_way: dict[Standing, int] = {}
+        self._batches = 0
+        self._kept: deque[tuple[int, _Batch]] = deque()
+        self._kept_rows = 0
+        self._forgotten = 0
         self._by_item: dict[ItemRef, set[Standing]] = {}
         self._items_of: dict[Standing, set[ItemRef]] = {}
         self._rows: dict[Target, _Rows] = {}
@@ -94,54 +120,144 @@ class StandingSet:
     def __len__(self) -> int:
         return len(self._all)
 
+    def waiting(self) -> int:
+        """How many are to be searched."""
+        return len(self._waiting)
+
     def add(self, standing: Standing) -> None:
-        """Register, before the first search: from here on no batch goes unnoticed."""
+        """Register it, to be searched: from here on no batch goes unnoticed."""
         self._all.add(standing)
-        self._unsettled.add(standing)
-        self._interest(standing, set(standing.question.items))
-        standing.mark()
+        self._unsettle(standing)
 
     def remove(self, standing: Standing) -> None:
         self._all.discard(standing)
-        self._unsettled.discard(standing)
+        self._waiting.pop(standing, None)
+        self._under_way.pop(standing, None)
         self._interest(standing, set())
         if standing.target in self._rows:
             self._rows[standing.target].remove(standing)
+        self._forget_batches()
 
-    def begin(self, standing: Standing) -> None:
-        """A search for it starts: it sees all batches so far, and any later one marks it again."""
-        standing.dirty = False
-        standing.since_ms = None
-        if standing in self._all:
-            self._unsettled.add(standing)
+    def take(self, most: int) -> list[Standing]:
+        """The next to be searched, which begins now; at most so many."""
+        taken = list(self._waiting)[:most]
+        for standing in taken:
+            del self._waiting[standing]
+            self._under_way[standing] = self._batches
+        return taken
 
-    def settle(self, standing: Standing, vector: Vectors, hits: Sequence[WireHit]) -> None:
-        """Its search found `hits`: match batches against those from now on."""
-        standing.found(vector, hits)
-        if standing not in self._all:
+    def again(self, standing: Standing) -> None:
+        """Its search came to nothing: it waits for another."""
+        if self._under_way.pop(standing, None) is not None:
+            self._unsettle(standing)
+
+    def settle(self, standing: Standing, vector: Vectors, hits: Sequence[Hit]) -> None:
+        """Its search with `vector` found `hits`: fold in what came since, and follow from here.
+
+        Nothing where it is gone, or waits again already.
+        """
+        began = self._under_way.pop(standing, None)
+        if began is None:
             return
-        self._unsettled.discard(standing)
-        self._interest(standing, standing.items)
-        rows = self._rows.setdefault(standing.target, _Rows())
-        rows.put(standing, standing.vector, standing.floor)
+        standing.found(vector, hits)
+        since = [batch for number, batch in self._kept if number > began]
+        if began < self._forgotten or not all(self._caught_up(standing, one) for one in since):
+            self._unsettle(standing)
+        else:
+            standing.settled = True
+            self._interest(standing, standing.items)
+            rows = self._rows.setdefault(standing.target, _Rows())
+            rows.put(standing, vector, standing.floor)
+            standing.changed = False
+            standing.change(None)
+        self._forget_batches()
 
     def applied(self, batches: Iterable[Applied]) -> None:
-        """Mark every standing query that the batches may have changed."""
-        for batch in batches:
-            for standing in list(self._unsettled):
-                standing.mark(batch.appended_ms)
-            for item_id in (*batch.upserted, *batch.removed):
-                for standing in self._by_item.get(ItemRef(batch.target, item_id), ()):
-                    standing.mark(batch.appended_ms)
-            rows = self._rows.get(batch.target)
-            if rows is not None and len(batch.upserted):
-                for standing in rows.nominated(self._matcher, batch.vectors):
-                    standing.mark(batch.appended_ms)
+        """Fold batches into all lists, in their order."""
+        for applied in batches:
+            batch = _Batch(applied, self._matcher)
+            self._batches += 1
+            self._keep(batch)
+            changed = self._take_out(applied)
+            rows = self._rows.get(applied.target)
+            if rows is not None:
+                for standing, hit in list(batch.entering(*rows.all())):
+                    if not standing.follows:
+                        self._unsettle(standing, applied.appended_ms)
+                    elif standing.settled:
+                        changed[standing] = standing.list.put(hit) or changed.get(standing, False)
+            for standing, top in changed.items():
+                if standing.list.is_short:
+                    self._unsettle(standing, applied.appended_ms)
+                elif standing.settled:
+                    self._interest(standing, standing.items)
+                    self._rows[standing.target].put(standing, standing.vector, standing.floor)
+                    if top:
+                        standing.change(applied.appended_ms)
 
     def mark_all(self) -> None:
         """The state became another one altogether: none of the lists holds."""
         for standing in list(self._all):
-            standing.mark()
+            self._unsettle(standing)
+        self._forget_batches()
+
+    def _take_out(self, applied: Applied) -> dict[Standing, bool]:
+        """Whose list held one of the batch's items; True where that was in sight."""
+        changed: dict[Standing, bool] = {}
+        for item_id in chain(applied.upserted, applied.removed):
+            item = ItemRef(applied.target, item_id)
+            for standing in list(self._by_item.get(item, ())):
+                if item in standing.question.items or not standing.follows:
+                    self._unsettle(standing, applied.appended_ms)
+                elif standing.settled:
+                    top = standing.list.remove(item_id)
+                    changed[standing] = top or changed.get(standing, False)
+        return changed
+
+    def _caught_up(self, standing: Standing, batch: "_Batch") -> bool:
+        """Fold one batch into one list; False where that cannot be."""
+        applied, found = batch.applied, standing.list
+        if applied.target != standing.target:
+            return True
+        here = [item_id for item_id in chain(applied.upserted, applied.removed) if item_id in found]
+        floors = np.array([standing.floor])
+        if here and not standing.follows:
+            return False
+        for item_id in here:
+            found.remove(item_id)
+        wide = standing.vector.astype(np.float32)[None]
+        for _, hit in batch.entering([standing], wide, floors):
+            if not standing.follows:
+                return False
+            found.put(hit)
+        return not found.is_short
+
+    def _unsettle(self, standing: Standing, since_ms: int | None = None) -> None:
+        if standing.since_ms is None:
+            standing.since_ms = since_ms
+        standing.settled = False
+        # A search under way has seen too little.
+        self._under_way.pop(standing, None)
+        self._interest(standing, set(standing.question.items))
+        if standing.target in self._rows:
+            self._rows[standing.target].remove(standing)
+        self._waiting[standing] = None
+        self._search()
+
+    def _keep(self, batch: "_Batch") -> None:
+        if not self._under_way:
+            return
+        self._kept.append((self._batches, batch))
+        self._kept_rows += batch.rows
+        while self._kept_rows > _KEPT_ROWS:
+            self._forgotten, oldest = self._kept.popleft()
+            self._kept_rows -= oldest.rows
+
+    def _forget_batches(self) -> None:
+        """Those that no search under way needs."""
+        needed = min(self._under_way.values(), default=self._batches)
+        while self._kept and self._kept[0][0] <= needed:
+            self._kept_rows -= self._kept.popleft()[1].rows
 
     def _interest(self, standing: Standing, items: set[ItemRef]) -> None:
         before = self._items_of.pop(standing, set())
@@ -156,14 +272,76 @@ class StandingSet:
             self._items_of[standing] = items
 
 
+class _Batch:
+    """An applied batch, with what is looked up in it at most once."""
+
+    def __init__(self, applied: Applied, matcher: Matcher) -> None:
+        self.applied = applied
+        self.rows = len(applied.upserted) + len(applied.removed)
+        self._matcher = matcher
+        self._hits: dict[int, Hit] = {}
+        self._admitted: dict[tuple[object, int], bool] = {}
+
+    def entering(
+        self,
+        owners: Sequence[Standing],
+        queries: NDArray[np.float32],
+        floors: NDArray[np.float64],
+    ) -> Iterator[tuple[Standing, Hit]]:
+        """Of the items put in, those that match a query and reach its floor, with their score."""
+        vectors = self.applied.vectors
+        if not len(queries) or not len(vectors):
+            return
+        pairs = self._matcher.nominate(queries, floors, vectors)
+        for start in range(0, len(pairs[0]), _SCORED_AT_ONCE):
+            of, row = (side[start : start + _SCORED_AT_ONCE] for side in pairs)
+            # Float32 holds float16 numbers as they are, and the sum is exact in any order.
+            scores = np.einsum(
+                "ij,ij->i", queries[of].astype(np.float64), vectors[row].astype(np.float64)
+            )
+            near = np.flatnonzero(scores >= floors[of])
+            for n in near.tolist():
+                standing, number = owners[of[n]], int(row[n])
+                if self._admits(standing, number):
+                    yield standing, self._hit(standing, number, float(scores[n]))
+
+    def _admits(self, standing: Standing, number: int) -> bool:
+        condition = standing.question.filter
+        if condition is None:
+            return True
+        key = condition.key, number
+        known = self._admitted.get(key)
+        if known is None:
+            hit = self._looked_up(number)
+            known = self._admitted[key] = condition.matches(hit.metadata or {})
+        return known
+
+    def _hit(self, standing: Standing, number: int, score: float) -> Hit:
+        found = self._looked_up(number)
+        vector = found.vector if standing.question.with_vector else None
+        return replace(found, score=score, vector=vector)
+
+    def _looked_up(self, number: int) -> Hit:
+        found = self._hits.get(number)
+        if found is None:
+            found = self._hits[number] = self.applied.hit(number)
+        return found
+
+
 class _Rows:
     """Vectors and floors of one target's standing queries, dense, as the matcher wants them."""
 
     def __init__(self) -> None:
         self._owners: list[Standing] = []
         self._row_of: dict[Standing, int] = {}
-        self._vectors: Vectors = np.empty((0, 0), np.float16)
+        # Float32, which the product takes: to widen them for each batch would cost as much as it.
+        self._vectors: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._floors: NDArray[np.float64] = np.empty(0)
+
+    def all(self) -> tuple[list[Standing], NDArray[np.float32], NDArray[np.float64]]:
+        """Owners, vectors, floors: until one is put or removed."""
+        count = len(self._owners)
+        return self._owners, self._vectors[:count], self._floors[:count]
 
     def put(self, standing: Standing, vector: Vectors, floor: float) -> None:
         row = self._row_of.get(standing)
@@ -173,7 +351,7 @@ class _Rows:
             self._row_of[standing] = row
             if row >= len(self._vectors):
                 self._grow(len(vector))
-        self._vectors[row] = vector
+            self._vectors[row] = vector
         self._floors[row] = floor
 
     def remove(self, standing: Standing) -> None:
@@ -189,16 +367,9 @@ class _Rows:
             self._vectors[row] = self._vectors[moved]
             self._floors[row] = self._floors[moved]
 
-    def nominated(self, matcher: Matcher, vectors: Vectors) -> list[Standing]:
-        count = len(self._owners)
-        if not count:
-            return []
-        found = matcher.nominate(self._vectors[:count], self._floors[:count], vectors)
-        return [self._owners[row] for row in found]
-
     def _grow(self, dim: int) -> None:
         size = max(_ROWS_FIRST, 2 * len(self._vectors))
-        vectors = np.zeros((size, dim), np.float16)
+        vectors = np.zeros((size, dim), np.float32)
         floors = np.full(size, np.inf)
         used = len(self._floors)
         if used:

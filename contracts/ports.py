@@ -253,7 +253,14 @@ class Answer:
 
 
 class Searcher(Protocol):
-    """Answers vector queries from one consistent state."""
+    """Answers vector queries from one consistent state.
+
+    `generation` counts the indexes that answered: while it stays, each state follows from the one
+    before by the batches that AppliedBatches tells.
+    """
+
+    @property
+    def generation(self) -> int: ...
 
     async def search(self, queries: Sequence[VectorQuery]) -> list[Answer]:
         """All answers from the same view, in order. Raises NotReady."""
@@ -320,19 +327,22 @@ class Progress(Protocol):
 class Applied:
     """What one applied batch changed: for each target the ids put in and the ids taken out.
 
-    `vectors` holds a row per id of `upserted`. An id is in one of the two, by its last record.
-    `appended_ms` is the append time of the oldest content record behind it, where that is known.
+    `vectors` holds a row per id of `upserted`, `hit` gives the n-th as a hit, with its vector. An
+    id is in one of the two, by its last record. `appended_ms` is the append time of the oldest
+    content record behind it, where that is known.
     """
 
     target: Target
     upserted: Sequence[str]
     vectors: Vectors
     removed: Sequence[str]
+    hit: Callable[[int], Hit]
     appended_ms: int | None = None
 
 
 class AppliedBatches(Protocol):
-    """Tells listeners about every applied batch, after its view has become the current one."""
+    """Tells listeners about every applied batch, in the turn of the event loop in which its view
+    becomes the current one: who reads the Searcher on the loop has been told of all it sees."""
 
     def listen(self, listener: Callable[[Sequence[Applied]], None]) -> Callable[[], None]:
         """Call `listener` on the event loop after each batch; returns what ends it."""
@@ -343,9 +353,12 @@ class Matcher(Protocol):
     """Nominates (query, vector) pairs whose score may reach the query's floor."""
 
     def nominate(
-        self, queries: Vectors, floors: NDArray[np.float64], vectors: Vectors
-    ) -> NDArray[np.intp]:
-        """Indices of queries (q, d) that some row of vectors (n, d) may score >= floor (q,)."""
+        self, queries: NDArray[np.float32], floors: NDArray[np.float64], vectors: Vectors
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Pairs of queries (q, d) and rows of vectors (n, d) whose score may be >= floor (q,).
+
+        As two arrays of numbers, of equal length.
+        """
         ...
 
 

@@ -146,6 +146,9 @@ class Settings(BaseSettings):
     wait_s_max: float = Field(60.0, description="Longest wait_for.")
     connections_max: int = Field(1000, description="WebSocket connections.")
     subscriptions_max: int = Field(100, description="Subscriptions on one connection.")
+    standing_searches_max: int = Field(
+        10_000, description="Live lists that wait to be searched; at more, no new ones."
+    )
     frame_bytes_max: int = Field(8 * MIB, description="Largest WebSocket frame received.")
     send_timeout_s: float = Field(10.0, description="A client that takes longer is closed, 1013.")
 

@@ -8,6 +8,7 @@ whatever the order in which partitions interleaved.
 import hashlib
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -152,6 +153,7 @@ class Index:
             rows.ids,
             rows.vectors,
             [item_id for item_id in removed.ids if item_id not in put],
+            partial(hit_of, self.names, target, rows),
             min(reading.appended_ms for reading in readings),
         )
 

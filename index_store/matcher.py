@@ -13,13 +13,16 @@ class NumpyMatcher:
     """Nominates with slack above float32's error; the exact score decides elsewhere."""
 
     def nominate(
-        self, queries: Vectors, floors: NDArray[np.float64], vectors: Vectors
-    ) -> NDArray[np.intp]:
+        self, queries: NDArray[np.float32], floors: NDArray[np.float64], vectors: Vectors
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         wide = vectors.astype(np.float32).T
-        found = []
+        found, rows = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
         for start in range(0, len(queries), _BLOCK):
-            block = queries[start : start + _BLOCK].astype(np.float32)
-            best = (block @ wide).max(axis=1, initial=-np.inf)
-            floor = floors[start : start + _BLOCK] - NOMINATION_SLACK
-            found.append(np.flatnonzero(best >= floor) + start)
-        return np.concatenate(found) if found else np.empty(0, np.intp)
+            scores = queries[start : start + _BLOCK] @ wide
+            bars = (floors[start : start + _BLOCK] - NOMINATION_SLACK).astype(np.float32)
+            # Most queries have no pair: one pass tells which.
+            near = np.flatnonzero(scores.max(axis=1, initial=-np.inf) >= bars)
+            query, row = np.nonzero(scores[near] >= bars[near, None])
+            found.append(near[query] + start)
+            rows.append(row)
+        return np.concatenate(found), np.concatenate(rows)

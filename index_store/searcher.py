@@ -40,6 +40,7 @@ class LocalSearcher:
         }
         self._fast, self._exact = Lane(self._answers, self._are_quick), Lane(self._answers)
         self._index: Index | None = None
+        self.generation = 0
         self.is_ready = False
         self.reason: str | None = "starting"
 
@@ -50,6 +51,7 @@ class LocalSearcher:
     def serve(self, index: Index) -> None:
         """Answer from `index` from now on, once `ready` is called."""
         self._index = index
+        self.generation += 1
         self.not_ready("replaying")
 
     def ready(self) -> None:

@@ -53,6 +53,7 @@ class BruteIndex:
 
     def __init__(self) -> None:
         self.epoch = "epoch-1"
+        self.generation = 1
         self.ready = True
         self.items: Items = {}
         self.offsets: dict[Target, list[int]] = {t: [0] * PARTITIONS for t in TARGETS}
@@ -108,6 +109,7 @@ class BruteIndex:
     def restart(self, epoch: str) -> None:
         """A fresh index on a log made anew."""
         self.epoch, self.items = epoch, {}
+        self.generation += 1
         self.offsets = {t: [0] * PARTITIONS for t in TARGETS}
         self._remember()
 
@@ -118,7 +120,8 @@ class BruteIndex:
             gone = [i for (t, i), v in last.items() if t == target and v is None]
             if put or gone:
                 rows = np.stack(list(put.values())) if put else np.empty((0, 64), np.float16)
-                applied.append(Applied(target, list(put), rows, gone, appended_ms=1))
+                hits = [self.items[target, item_id] for item_id in put]
+                applied.append(Applied(target, list(put), rows, gone, hits.__getitem__, 1))
         for listener in self.listeners:
             listener(applied)
 
@@ -296,10 +299,11 @@ class SlackMatcher:
     """A Matcher that computes in float64 and nominates exactly."""
 
     def nominate(
-        self, queries: Vectors, floors: NDArray[np.float64], vectors: Vectors
-    ) -> NDArray[np.intp]:
+        self, queries: NDArray[np.float32], floors: NDArray[np.float64], vectors: Vectors
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         scores = queries.astype(np.float64) @ vectors.astype(np.float64).T
-        return np.flatnonzero(scores.max(axis=1) >= floors)
+        found, rows = np.nonzero(scores >= floors[:, None])
+        return found, rows
 
 
 class FixedLag:

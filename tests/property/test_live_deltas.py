@@ -7,13 +7,16 @@ is a dictionary that is sorted whole, for the state that each cursor names.
 
 import asyncio
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from api.standing import Standing, StandingSet
+from api import lists
+from api.lists import StandingList
+from api.standing import StandingSet
 from contracts.deltas import apply, difference
 from contracts.hits import VectorQuery
 from contracts.ports import AsOf
@@ -108,6 +111,15 @@ HISTORY = st.tuples(
     st.integers(0, 25),
 )
 History = tuple[list[Any], list[Any], list[tuple[Any, int]], int]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hardly_any_spare() -> Iterator[None]:
+    """Else so few items would all be in every list, which would never lose sight of one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lists, "_SPARE", 1)
+        patch.setattr(lists, "_SPARE_PER_K", 0)
+        yield
 
 
 class Watched:
@@ -274,13 +286,15 @@ def test_the_same_on_the_index_that_is_served(history: History) -> None:
     ("owner", "name", "broken"),
     [
         (StandingSet, "_interest", lambda *_: None),
-        (Standing, "floor", property(lambda _: float("inf"))),
+        (StandingSet, "_caught_up", lambda *_: True),
+        (StandingList, "floor", property(lambda _: float("inf"))),
+        (StandingList, "is_short", property(lambda _: False)),
     ],
 )
 def test_the_check_would_notice(
     owner: type, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without either of the two rules of api/standing.py, some history gives a wrong list."""
+    """Without any one of the rules of api/standing.py and api/lists.py, some list is wrong."""
     monkeypatch.setattr(owner, name, broken)
 
     @settings(

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from api.queries import Asked, Question
 from contracts.errors import RejectedRecord
 from contracts.messages import AnswerMessage
 from contracts.ports import Lag
@@ -311,3 +312,12 @@ async def test_an_item_changing_during_the_search_is_searched_with_its_new_vecto
     answer = await search(kit, id="c", of="captions", k=2)
     assert ids(answer) == ["a", "c"]
     assert kit.index.searches == 2
+
+
+async def test_a_version_of_another_log_is_another_version(kit: Kit) -> None:
+    """A log made anew counts from 0 again: the same offset may be another record."""
+    vector = kit.text("red cat")
+    asked = Asked(Question("images", [], k=2), vector, {}, kit.index.epoch)
+    assert await asked.still_true(kit.index)
+    kit.index.restart("epoch-2")
+    assert not await asked.still_true(kit.index)

@@ -25,7 +25,8 @@ def flat_rows() -> tuple[DeviceRows, np.ndarray]:
 
 
 def selected(alive: np.ndarray) -> Selection:
-    return Selection(np.packbits(alive, bitorder="little"), int(alive.sum()), len(alive))
+    bits, rows = np.packbits(alive, bitorder="little"), len(alive)
+    return Selection(bits, int(alive.sum()), rows, rows)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.9, 0.3])

@@ -60,7 +60,7 @@ def test_listeners_hear_of_batches_until_they_stop() -> None:
         heard.append(applied)
 
     stop, _ = feed.listen(listener), feed.listen(listener)
-    applied = [Applied("images", [], vectors(0), ["a"])]
+    applied = [Applied("images", [], vectors(0), ["a"], [].__getitem__)]
     feed.publish(applied)
     stop()
     stop()  # ending twice ends nobody else's
@@ -71,13 +71,17 @@ def test_listeners_hear_of_batches_until_they_stop() -> None:
 def test_the_matcher_nominates_whatever_may_reach_its_floor() -> None:
     dice = np.random.default_rng(5)
     queries, rows = vectors(5000, seed=1), vectors(3, seed=2)
-    exact = (queries.astype(np.float64) @ rows.astype(np.float64).T).max(axis=1)
-    floors = exact + dice.choice([-0.1, 0.0, 0.1], 5000)
-    nominated = NumpyMatcher().nominate(queries, floors, rows)
-    assert set(np.flatnonzero(exact >= floors).tolist()) <= set(nominated.tolist())
-    assert not set(nominated.tolist()) & set(np.flatnonzero(exact < floors - 0.05).tolist())
-    assert NumpyMatcher().nominate(queries[:0], floors[:0], rows).tolist() == []
-    assert NumpyMatcher().nominate(queries, floors, rows[:0]).tolist() == []
+    exact = queries.astype(np.float64) @ rows.astype(np.float64).T
+    floors = exact.max(axis=1) + dice.choice([-0.1, 0.0, 0.1], 5000)
+    wide = queries.astype(np.float32)
+
+    def pairs(over: float) -> set[tuple[int, int]]:
+        return set(zip(*np.nonzero(exact >= floors[:, None] + over), strict=True))
+
+    nominated = set(zip(*NumpyMatcher().nominate(wide, floors, rows), strict=True))
+    assert pairs(0.0) <= nominated <= pairs(-0.05)
+    for none in ((wide[:0], floors[:0], rows), (wide, floors, rows[:0])):
+        assert [side.tolist() for side in NumpyMatcher().nominate(*none)] == [[], []]
 
 
 @pytest.mark.anyio

@@ -14,7 +14,7 @@ from api.app import background
 from contracts.cursors import Cursor
 from contracts.hits import VectorQuery
 from contracts.messages import ServerMessage
-from tests.api_kit import Closed, Follower, Kit, Socket
+from tests.api_kit import Closed, Follower, Kit, Socket, brute
 
 pytestmark = pytest.mark.anyio
 SERVER_MESSAGE: TypeAdapter[Any] = TypeAdapter(ServerMessage)
@@ -120,6 +120,10 @@ async def test_a_client_that_does_not_read_is_closed_with_1013() -> None:
 
 async def test_a_batch_between_view_and_answer_is_not_lost(kit: Kit, socket: Socket) -> None:
     """The list that a search is about to replace says nothing about what comes meanwhile."""
+    for n in range(20):
+        kit.caption(f"far{n}", f"far {n}")
+    query = VectorQuery("captions", kit.text("red cat"), k=100)
+    order = [hit.id for hit in brute(kit.index.items, query)]
     await opened(socket, k=1)
     started, go = asyncio.Event(), asyncio.Event()
 
@@ -128,13 +132,17 @@ async def test_a_batch_between_view_and_answer_is_not_lost(kit: Kit, socket: Soc
         await go.wait()
 
     kit.index.gate = gate
-    kit.index.remove("captions", "a")  # the refill will find b
+    # As many as the list holds: the next one has to be searched.
+    kit.index.batch([("captions", gone, None, {}) for gone in order[:11]])
     await started.wait()
-    kit.index.remove("captions", "b")  # of no list so far, and below no floor
+    kit.index.remove("captions", order[11])
+    kit.caption(order[13], "red cat")
     kit.index.gate = None
     go.set()
-    assert [c["id"] for c in (await socket.receive())["changes"]] == ["a", "b"]
-    assert [c["id"] for c in (await socket.receive())["changes"]] == ["b", "c"]
+    changes = (await socket.receive())["changes"]
+    assert [(c["change"], c["id"]) for c in changes] == [("leave", "a"), ("enter", order[13])]
+    kit.index.remove("captions", order[13])
+    assert [c["id"] for c in (await socket.receive())["changes"]] == [order[13], order[12]]
 
 
 async def test_a_batch_during_the_first_search_is_not_lost(kit: Kit, socket: Socket) -> None:
@@ -150,8 +158,7 @@ async def test_a_batch_during_the_first_search_is_not_lost(kit: Kit, socket: Soc
     kit.index.remove("captions", "a")
     kit.index.gate = None
     go.set()
-    assert ids(await socket.receive()) == ["a"]
-    assert (await socket.receive())["changes"][-1]["id"] == "b"
+    assert ids(await socket.receive()) == ["b"]
 
 
 async def test_a_query_by_id_follows_its_item(kit: Kit, socket: Socket) -> None:
@@ -169,30 +176,17 @@ async def test_its_item_changing_during_a_search_gives_no_list_of_the_old_vector
     kit: Kit, socket: Socket
 ) -> None:
     kit.index.put("images", "cat", kit.text("red cat"))
-    calls = 0
+    searches = 0
 
     async def gate() -> None:
-        nonlocal calls
-        calls += 1
+        nonlocal searches
+        searches += 1
+        if searches == 1:
+            kit.index.put("images", "cat", kit.text("blue dog"))
 
-    async def item(target: Any, item_id: str) -> Any:
-        found = await type(kit.index).item(kit.index, target, item_id)
-        if calls == 0:
-            # Between the look-up and the search, as a thread may do it: nobody is told yet.
-            kit.index.items = {
-                **kit.index.items,
-                ("images", "cat"): await changed(found),
-            }
-        return found
-
-    async def changed(hit: Any) -> Any:
-        source = hit.source._replace(offset=hit.source.offset + 1)
-        return replace(hit, vector=kit.text("blue dog"), source=source)
-
-    kit.index.item = item  # type: ignore[method-assign]
     kit.index.gate = gate
     assert ids(await opened(socket, text=None, id="cat", of="images", k=1)) == ["c"]
-    assert calls == 2
+    assert searches == 2
 
 
 async def test_the_subscription_ends_with_its_item(kit: Kit, socket: Socket) -> None:
@@ -501,6 +495,22 @@ async def test_too_many_subscriptions() -> None:
             assert (await opened(socket, name))["type"] == "snapshot"
         error = await opened(socket, "c")
         assert (error["code"], error["limit"]) == ("too_many", 2)
+
+
+async def test_too_many_lists_that_wait_to_be_searched() -> None:
+    kit, go = Kit(standing_searches_max=1), asyncio.Event()
+    kit.index.gate = go.wait
+    async with kit.live() as socket:
+        await socket.accepted()
+        socket.subscribe("searched", text="red cat")
+        while not kit.index.searches:
+            await asyncio.sleep(0)
+        socket.subscribe("waits", text="red cat")
+        socket.subscribe("refused", text="red cat")
+        error = await socket.receive()
+        assert (error["sub"], error["code"], error["limit"]) == ("refused", "too_many", 1)
+        go.set()
+        assert {(await socket.receive())["sub"] for _ in range(2)} == {"searched", "waits"}
 
 
 async def test_too_many_connections() -> None:

@@ -1,25 +1,39 @@
-"""Which batches mark which standing queries."""
+"""What applied batches do to standing queries, and which of them have to be searched."""
+
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 
-from api.queries import Asked, ItemRef, Question, _Part
+from api import standing as standing_module
+from api.queries import ItemRef, Question, _Part
 from api.standing import Standing, StandingSet
+from contracts.filters import parse
+from contracts.hits import Hit
 from contracts.ports import Applied
+from contracts.records import RecordPosition
 from contracts.score import Vectors, unit
 from contracts.topics import Target
-from tests.api_kit import BruteIndex, SlackMatcher
+from tests.api_kit import SlackMatcher
 
 X, Y = unit([1.0, 0.0]), unit([0.0, 1.0])
 NEITHER = np.empty((0, 2), np.float16)
 
 
+def made(item_id: str, score: float = 0.0, **rest: object) -> Hit:
+    return Hit("images", item_id, 0, score, RecordPosition("t", 0, 0), **rest)  # type: ignore[arg-type]
+
+
 def batch(
-    target: Target = "images", put: dict[str, Vectors] | None = None, gone: tuple[str, ...] = ()
+    target: Target = "images",
+    put: dict[str, Vectors] | None = None,
+    gone: tuple[str, ...] = (),
+    metadata: Mapping[str, object] | None = None,
 ) -> Applied:
     put = put or {}
     vectors = np.stack(list(put.values())) if put else NEITHER
-    return Applied(target, list(put), vectors, gone, appended_ms=7)
+    hits = [made(one, metadata=metadata, vector=vector) for one, vector in put.items()]
+    return Applied(target, list(put), vectors, gone, hits.__getitem__, appended_ms=7)
 
 
 class Hall:
@@ -27,30 +41,36 @@ class Hall:
 
     def __init__(self) -> None:
         self.woken = 0
-        self.set = StandingSet(SlackMatcher())
+        self.searches = 0
+        self.set = StandingSet(SlackMatcher(), self.search)
 
     def wake(self) -> None:
         self.woken += 1
 
+    def search(self) -> None:
+        self.searches += 1
+
     def stand(
-        self, hits: dict[str, float], *, vector: Vectors = X, min_score: float | None = None
+        self, hits: dict[str, float], *, vector: Vectors = X, k: int = 2, **question: object
     ) -> Standing:
-        question = Question("images", [_Part(1.0, vector)], k=2, min_score=min_score)
-        standing = Standing(question, self.wake)
+        asked = Question("images", [_Part(1.0, vector)], k=k, **question)  # type: ignore[arg-type]
+        return self.settled(Standing(asked, self.wake), hits, vector)
+
+    def settled(self, standing: Standing, hits: dict[str, float], vector: Vectors = X) -> Standing:
         self.set.add(standing)
+        self.set.take(1)
         self.settle(standing, hits, vector)
+        assert standing.settled
+        standing.changed = False
         return standing
 
     def settle(self, standing: Standing, hits: dict[str, float], vector: Vectors = X) -> None:
-        self.set.begin(standing)
-        wire = [{"id": name, "score": score} for name, score in hits.items()]
-        self.set.settle(standing, vector, wire)
-        assert not standing.dirty
+        self.set.settle(standing, vector, [made(*hit) for hit in hits.items()])
 
-    def marks(self, standing: Standing, *batches: Applied) -> bool:
-        standing.dirty = False
+    def changes(self, standing: Standing, *batches: Applied) -> bool:
+        standing.changed = False
         self.set.applied(batches)
-        return standing.dirty
+        return standing.changed
 
 
 @pytest.fixture
@@ -58,52 +78,111 @@ def hall() -> Hall:
     return Hall()
 
 
+def listed(standing: Standing) -> list[tuple[str, float]]:
+    assert standing.settled
+    return [(hit.id, round(hit.score, 3)) for hit in standing.list.top()]
+
+
 def test_an_item_of_the_list_put_anew_or_taken_out(hall: Hall) -> None:
-    standing = hall.stand({"a": 0.9, "b": 0.8})
-    assert hall.marks(standing, batch(put={"a": Y}))
-    assert hall.marks(standing, batch(gone=("b",)))
-    assert not hall.marks(standing, batch(gone=("c",)))
-    assert not hall.marks(standing, batch("captions", put={"a": Y}))
+    standing = hall.stand({"a": 0.9, "b": 0.8, "c": 0.7})
+    assert hall.changes(standing, batch(put={"a": Y}))
+    assert listed(standing) == [("b", 0.8), ("c", 0.7)]
+    assert hall.changes(standing, batch(gone=("b",)))
+    assert listed(standing) == [("c", 0.7), ("a", 0.0)]
+    assert not hall.changes(standing, batch(gone=("d",)))
+    assert not hall.changes(standing, batch("captions", put={"a": X}, gone=("c",)))
+    assert hall.searches == 1
 
 
-def test_an_item_at_or_above_the_floor(hall: Hall) -> None:
-    standing = hall.stand({"a": 1.0, "b": 1.0})
-    assert hall.marks(standing, batch(put={"c": X})), "equal scores are ordered by id"
-    assert not hall.marks(standing, batch(put={"c": Y}))
-    assert not hall.marks(standing, batch("captions", put={"c": X}))
+def test_equal_scores_are_ordered_by_id(hall: Hall) -> None:
+    standing = hall.stand({"b": 1.0, "d": 1.0})
+    assert hall.changes(standing, batch(put={"c": X}))
+    assert not hall.changes(standing, batch(put={"e": X}))
+    assert listed(standing) == [("b", 1.0), ("c", 1.0)]
 
 
-def test_a_list_that_is_not_full_has_the_floor_of_its_query(hall: Hall) -> None:
-    assert hall.marks(hall.stand({"a": 1.0}), batch(put={"c": Y}))
-    picky = hall.stand({"a": 1.0}, min_score=0.5)
-    assert not hall.marks(picky, batch(put={"c": Y}))
-    assert hall.marks(picky, batch(put={"c": X}))
-    full = hall.stand({"a": 0.9, "b": 0.8}, min_score=0.5)
-    assert not hall.marks(full, batch(put={"c": unit([0.7, 0.714])}))
+def test_min_score_and_filter_keep_out(hall: Hall) -> None:
+    near = unit([0.7, 0.714])
+    picky = hall.stand({"a": 1.0}, min_score=0.5, filter=parse({"eq": {"lang": "en"}}))
+    assert not hall.changes(picky, batch(put={"c": Y}, metadata={"lang": "en"}))
+    assert not hall.changes(picky, batch(put={"c": near}, metadata={"lang": "de"}))
+    assert hall.changes(picky, batch(put={"c": near}, metadata={"lang": "en"}))
+    assert [one for one, _ in listed(picky)] == ["a", "c"]
+    # It no longer matches: its metadata changed, and nothing else.
+    assert hall.changes(picky, batch(put={"c": near}))
+    assert listed(picky) == [("a", 1.0)]
 
 
-def test_while_it_is_searched_any_batch_marks(hall: Hall) -> None:
-    standing = hall.stand({"a": 1.0, "b": 1.0})
-    hall.set.begin(standing)
-    assert hall.marks(standing, batch(gone=("far",)))
+def test_one_that_lost_too_many_is_searched(hall: Hall) -> None:
+    standing = hall.stand({f"i{n:02}": 1 - n / 20 for n in range(12)})
+    gone = tuple(f"i{n:02}" for n in range(11))
+    hall.set.applied([batch(gone=gone[:10])])
+    assert (standing.settled, hall.set.waiting()) == (True, 0)
+    hall.set.applied([batch(gone=gone[10:])])
+    assert (standing.settled, hall.set.waiting(), hall.searches) == (False, 1, 2)
+    assert hall.set.take(5) == [standing]
+    hall.settle(standing, {"i11": 0.4})
+    assert listed(standing) == [("i11", 0.4)]
+    assert standing.since_ms == 7
+
+
+def test_what_comes_while_it_is_searched_is_folded_in(hall: Hall) -> None:
+    standing = hall.stand({"a": 0.9})
+    hall.set.mark_all()
+    hall.set.applied([batch(gone=("z",))])  # before it begins: the search sees it
+    hall.set.take(1)
+    hall.set.applied([batch(put={"a": Y, "n": X}), batch(gone=("b", "n"))])
+    hall.set.applied([batch("captions", put={"m": X})])
+    hall.settle(standing, {"n": 1.0, "a": 0.9, "b": 0.8, "z": 0.7})
+    assert listed(standing) == [("z", 0.7), ("a", 0.0)]
+    assert not hall.set._kept
+
+
+def test_a_search_that_took_too_long_is_made_again(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing_module, "_KEPT_ROWS", 3)
+    standing = hall.stand({"a": 0.9})
+    hall.set.mark_all()
+    hall.set.take(1)
+    hall.set.applied([batch(put={name: Y}) for name in "bcd"])
+    assert len(hall.set._kept) == 3
+    hall.set.applied([batch(put={"e": Y})])
+    hall.settle(standing, {"a": 0.9})
+    assert (standing.settled, hall.set.waiting(), len(hall.set._kept)) == (False, 1, 0)
 
 
 def test_an_item_that_the_query_asks_by(hall: Hall) -> None:
     parts = [_Part(1.0, item=ItemRef("captions", "q"))]
-    standing = Standing(Question("images", parts, k=1), hall.wake)
-    hall.set.add(standing)
-    hall.settle(standing, {"a": 1.0})
-    assert hall.marks(standing, batch("captions", gone=("q",)))
-    assert not hall.marks(standing, batch("images", gone=("q",)))
+    standing = hall.settled(Standing(Question("images", parts, k=1), hall.wake), {"a": 1.0})
+    hall.set.applied([batch("images", gone=("q",))])
+    assert standing.settled
+    hall.set.applied([batch("captions", put={"q": Y})])
+    assert hall.set.take(1) == [standing]
+    # Again while it is searched: what it finds is of the old vector.
+    hall.set.applied([batch("captions", put={"q": X})])
+    hall.settle(standing, {"a": 1.0}, Y)
+    assert (standing.settled, hall.set.waiting()) == (False, 1)
+    hall.set.take(1)
     hall.settle(standing, {"b": 1.0})
-    assert hall.marks(standing, batch("captions", put={"q": Y})), "also after another list"
+    assert listed(standing) == [("b", 1.0)]
 
 
-def test_a_list_that_moved_on_lets_go_of_its_former_items(hall: Hall) -> None:
-    standing = hall.stand({"a": 0.9, "b": 0.8})
-    hall.settle(standing, {"c": 0.9, "d": 0.8})
-    assert not hall.marks(standing, batch(gone=("a", "b")))
-    assert hall.marks(standing, batch(gone=("d",)))
+def test_with_collapse_whatever_concerns_the_list_is_searched(hall: Hall) -> None:
+    standing = hall.stand({"a": 0.9, "b": 0.8}, collapse=True)
+    assert standing.list.wanted == 2
+    hall.set.applied([batch(put={"c": unit([0.7, 0.714])}, gone=("d",))])
+    assert standing.settled
+    for concerned in (batch(put={"c": X}), batch(gone=("b",))):
+        hall.set.applied([concerned])
+        assert hall.set.take(1) == [standing]
+        hall.settle(standing, {"a": 0.9, "b": 0.8})
+        assert standing.settled
+    hall.set.mark_all()
+    hall.set.take(1)
+    hall.set.applied([batch(put={"c": X})])
+    hall.settle(standing, {"a": 0.9, "b": 0.8})
+    assert not standing.settled
 
 
 def test_it_is_woken_once_and_remembers_the_first_cause(hall: Hall) -> None:
@@ -114,19 +193,23 @@ def test_it_is_woken_once_and_remembers_the_first_cause(hall: Hall) -> None:
     assert standing.since_ms == 7
 
 
+def test_vectors_come_along_only_where_they_are_asked_for(hall: Hall) -> None:
+    plain, whole = hall.stand({}), hall.stand({}, with_vector=True)
+    hall.set.applied([batch(put={"a": X})])
+    [one], [other] = plain.list.top(), whole.list.top()
+    assert one.vector is None
+    assert other.vector is not None
+
+
 def test_removing_leaves_the_others_in_place(hall: Hall) -> None:
     vectors = {n: unit([np.cos(n / 20), np.sin(n / 20)]) for n in range(30)}
-    standing = {n: hall.stand({"a": 1.0, "b": 1.0}, vector=v) for n, v in vectors.items()}
+    full = {f"a{n:02}": 0.9998 for n in range(12)}
+    standing = {n: hall.stand(full, vector=v) for n, v in vectors.items()}
     for n in range(0, 30, 2):
         hall.set.remove(standing.pop(n))
     assert len(hall.set) == 15
-    for one in standing.values():
-        one.dirty = False
-        one._hits = [{"id": "a", "score": 0.9998}] * 2
-        hall.set.settle(one, one.vector, one._hits)
-    hall.set.applied([batch(put={"new": vectors[7]})])
-    marked = {n for n, one in standing.items() if one.dirty}
-    assert marked == {7}
+    hall.set.applied([batch(put={"a-new": vectors[7]})])
+    assert {n for n, one in standing.items() if one.changed} == {7}
     for one in standing.values():
         hall.set.remove(one)
     assert (len(hall.set), hall.set._by_item, hall.set._items_of) == (0, {}, {})
@@ -134,25 +217,20 @@ def test_removing_leaves_the_others_in_place(hall: Hall) -> None:
 
 def test_a_search_that_ends_after_its_subscription_leaves_nothing_behind(hall: Hall) -> None:
     standing = hall.stand({"a": 1.0})
+    hall.set.mark_all()
+    hall.set.take(1)
+    hall.set.applied([batch(put={"b": X})])
     hall.set.remove(standing)
-    hall.set.begin(standing)
-    hall.set.settle(standing, X, [{"id": "a", "score": 1.0}])
-    assert not hall.set._unsettled
-    assert not hall.set._by_item
+    assert not hall.set._kept
+    hall.settle(standing, {"a": 1.0})
+    hall.set.again(standing)
+    assert (hall.set._by_item, hall.set.waiting(), standing.settled) == ({}, 0, False)
     hall.set.applied([batch(gone=("a",))])
 
 
-def test_everything_is_marked_when_the_state_is_another(hall: Hall) -> None:
+def test_everything_is_searched_when_the_state_is_another(hall: Hall) -> None:
     all_of_them = [hall.stand({"a": 1.0}) for _ in range(3)]
     hall.set.mark_all()
-    assert all(standing.dirty for standing in all_of_them)
-
-
-@pytest.mark.anyio
-async def test_a_version_of_another_log_is_another_version() -> None:
-    """A log made anew counts from 0 again: the same offset may be another record."""
-    index = BruteIndex()
-    asked = Asked(Question("images", [_Part(1.0, X)], k=2), X, {}, index.epoch)
-    assert await asked.still_true(index)
-    index.restart("epoch-2")
-    assert not await asked.still_true(index)
+    assert set(hall.set.take(9)) == set(all_of_them)
+    assert not any(standing.settled for standing in all_of_them)
+    assert hall.set.take(9) == []

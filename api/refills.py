@@ -1,0 +1,73 @@
+"""Searching standing queries, those of all clients together: first lists, and refills.
+
+One task for the node, alive while something waits. It takes some at a time, in their order, so that
+neither a client with many nor the searcher is held up for long.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from api.queries import Asked, ItemGone, ask
+from api.standing import Standing, StandingSet
+from contracts.errors import NotReady
+from contracts.ports import Matcher, Searcher
+
+_AT_ONCE = 32
+_RETRY_S = 0.25
+
+
+class Refills:
+    """Owns the standing queries, and searches those that cannot be kept up without."""
+
+    def __init__(self, searcher: Searcher, matcher: Matcher) -> None:
+        self._searcher = searcher
+        self.standing = StandingSet(matcher, self._begin)
+        self._task: asyncio.Task[None] | None = None
+
+    def _begin(self) -> None:
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="refills")
+
+    async def _run(self) -> None:
+        try:
+            while taken := self.standing.take(_AT_ONCE):
+                try:
+                    await self._search(taken)
+                except NotReady as error:
+                    for one in taken:
+                        one.fail(error)
+                        self.standing.again(one)
+                    await asyncio.sleep(_RETRY_S)
+        finally:
+            self._task = None
+
+    async def _search(self, taken: Sequence[Standing]) -> None:
+        try:
+            await self._settle(taken)
+        except NotReady:
+            raise
+        except Exception as error:
+            # It was one of them: the others have their answers, each by itself.
+            if len(taken) == 1:
+                taken[0].fail(error)
+                return
+            for one in taken:
+                await self._search([one])
+
+    async def _settle(self, taken: Sequence[Standing]) -> None:
+        asked: list[tuple[Standing, Asked]] = []
+        for one in taken:
+            try:
+                asked.append((one, await ask(self._searcher, one.question)))
+            except ItemGone as gone:
+                one.fail(gone)
+        if not asked:
+            return
+        queries = [
+            replace(found.question.vector_query(found.vector, exact=True), k=one.list.wanted)
+            for one, found in asked
+        ]
+        answers = await self._searcher.search(queries)
+        for (one, found), answer in zip(asked, answers, strict=True):
+            self.standing.settle(one, found.vector, answer.hits)

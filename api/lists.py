@@ -7,7 +7,7 @@ the bound is followed; what lies behind it cannot be in the list while enough st
 fewer than k are left, only another search can tell the next one.
 """
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -49,6 +49,11 @@ class StandingList:
         """Whether one that it does not know belongs into the list."""
         return self._bound is not None and len(self._keys) < self.k
 
+    @property
+    def is_long(self) -> bool:
+        """Whether it holds many more than it needs: then `cut` it."""
+        return len(self._keys) > _GROWTH * self.wanted
+
     def __contains__(self, item_id: str) -> bool:
         return item_id in self._hits
 
@@ -82,14 +87,16 @@ class StandingList:
         key = (-hit.score, hit.id)
         if self._bound is not None and key > self._bound:
             return False
-        insort(self._keys, key)
+        place = bisect_left(self._keys, key)
+        self._keys.insert(place, key)
         self._hits[hit.id] = hit
-        if len(self._keys) > _GROWTH * self.wanted:
-            self._cut()
-        return bisect_left(self._keys, key) < self.k
+        return place < self.k
 
-    def _cut(self) -> None:
-        for _, item_id in self._keys[self.wanted :]:
+    def cut(self) -> list[str]:
+        """Lose sight of what stands last; the ids of that."""
+        gone = [item_id for _, item_id in self._keys[self.wanted :]]
+        for item_id in gone:
             del self._hits[item_id]
         del self._keys[self.wanted :]
         self._bound = self._keys[-1]
+        return gone

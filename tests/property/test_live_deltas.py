@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from api import lists
 from api.lists import StandingList
-from api.standing import StandingSet
+from api.standing import StandingSet, _Holders
 from contracts.deltas import apply, difference
 from contracts.hits import VectorQuery
 from contracts.ports import AsOf
@@ -285,7 +285,7 @@ def test_the_same_on_the_index_that_is_served(history: History) -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "broken"),
     [
-        (StandingSet, "_interest", lambda *_: None),
+        (_Holders, "add", lambda *_: None),
         (StandingSet, "_caught_up", lambda *_: True),
         (StandingList, "floor", property(lambda _: float("inf"))),
         (StandingList, "is_short", property(lambda _: False)),

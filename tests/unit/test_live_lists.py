@@ -56,6 +56,9 @@ def test_it_is_the_best_of_all(k: int, steps: list[tuple[str, str, float]]) -> N
                 # What lies below the floor need not be told to it.
                 if score >= found.floor:
                     changed = found.put(hit(item_id, score)) or changed
+                if found.is_long:
+                    kept = set(found.ids())
+                    assert set(found.cut()) == kept - set(found.ids())
             if what == "fill" or found.is_short:
                 filled(found, items)
                 assert not found.is_short

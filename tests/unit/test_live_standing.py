@@ -212,7 +212,7 @@ def test_removing_leaves_the_others_in_place(hall: Hall) -> None:
     assert {n for n, one in standing.items() if one.changed} == {7}
     for one in standing.values():
         hall.set.remove(one)
-    assert (len(hall.set), hall.set._by_item, hall.set._items_of) == (0, {}, {})
+    assert (len(hall.set), len(hall.set._holders["images"])) == (0, 0)
 
 
 def test_a_search_that_ends_after_its_subscription_leaves_nothing_behind(hall: Hall) -> None:
@@ -224,7 +224,7 @@ def test_a_search_that_ends_after_its_subscription_leaves_nothing_behind(hall: H
     assert not hall.set._kept
     hall.settle(standing, {"a": 1.0})
     hall.set.again(standing)
-    assert (hall.set._by_item, hall.set.waiting(), standing.settled) == ({}, 0, False)
+    assert (len(hall.set._holders["images"]), hall.set.waiting()) == (0, 0)
     hall.set.applied([batch(gone=("a",))])
 
 

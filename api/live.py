@@ -31,6 +31,7 @@ from api.refills import Refills
 from api.standing import Standing
 from api.waiting import Waiting, require_shape
 from contracts.errors import NotReady, RejectedRequest, TidelensError, TimedOut
+from contracts.hits import Hit
 from contracts.messages import Ping, Unsubscribe, wire_hit
 from contracts.ports import Applied
 
@@ -146,6 +147,7 @@ class _Client:
         )
         self._standing: dict[Subscription, Standing] = {}
         self._woken: dict[Subscription, None] = {}
+        self._retry: asyncio.TimerHandle | None = None
         self._opening: dict[Subscription, asyncio.Task[None]] = {}
         self._dirty = asyncio.Event()
         self.wake()
@@ -168,6 +170,8 @@ class _Client:
         finally:
             for subscription in self._connection.close():
                 self._forget(subscription)
+            if self._retry is not None:
+                self._retry.cancel()
 
     async def _receive(self, tasks: asyncio.TaskGroup) -> None:
         while True:
@@ -239,7 +243,7 @@ class _Client:
                     continue
                 if standing.failed is not None:
                     await self._failed(subscription, standing)
-                elif standing.changed:
+                if standing.changed and subscription.state is not SubscriptionState.ENDED:
                     await self._send_list(subscription, standing)
 
     async def _leave(self, space: str) -> None:
@@ -256,13 +260,18 @@ class _Client:
         try:
             as_of = self._searcher.as_of()
         except NotReady:
-            await asyncio.sleep(_RETRY_S)
-            self._wake(subscription)
+            self._wake_later(subscription)
             return
-        if not standing.settled:
+        hits: Sequence[Hit]
+        if standing.settled:
+            hits = standing.list.top()
+        elif standing.overtaken is not None:
+            hits, as_of = standing.overtaken
+        else:
             return  # woken again when it is
+        standing.overtaken = None
         since, standing.since_ms, standing.changed = standing.since_ms, None, False
-        messages = subscription.found([wire_hit(hit) for hit in standing.list.top()], as_of)
+        messages = subscription.found([wire_hit(hit) for hit in hits], as_of)
         for message in messages:
             if subscription.state is SubscriptionState.LIVE:
                 await self._outlet.send(message)
@@ -287,6 +296,16 @@ class _Client:
 
     def _wake(self, subscription: Subscription) -> None:
         self._woken[subscription] = None
+        self.wake()
+
+    def _wake_later(self, subscription: Subscription) -> None:
+        """With all others that wait for the same."""
+        self._woken[subscription] = None
+        if self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._wake_again)
+
+    def _wake_again(self) -> None:
+        self._retry = None
         self.wake()
 
     async def _refuse(self, subscription: Subscription, error: TidelensError) -> None:

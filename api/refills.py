@@ -36,8 +36,8 @@ class Refills:
                     await self._search(taken)
                 except NotReady as error:
                     for one in taken:
-                        one.fail(error)
                         self.standing.again(one)
+                        one.fail(error)
                     await asyncio.sleep(_RETRY_S)
         finally:
             self._task = None
@@ -50,7 +50,7 @@ class Refills:
         except Exception as error:
             # It was one of them: the others have their answers, each by itself.
             if len(taken) == 1:
-                taken[0].fail(error)
+                self.standing.fail(taken[0], error)
                 return
             for one in taken:
                 await self._search([one])
@@ -61,7 +61,7 @@ class Refills:
             try:
                 asked.append((one, await ask(self._searcher, one.question)))
             except ItemGone as gone:
-                one.fail(gone)
+                self.standing.fail(one, gone)
         if not asked:
             return
         queries = [
@@ -70,4 +70,4 @@ class Refills:
         ]
         answers = await self._searcher.search(queries)
         for (one, found), answer in zip(asked, answers, strict=True):
-            self.standing.settle(one, found.vector, answer.hits)
+            self.standing.settle(one, found.vector, answer.hits, answer.as_of)

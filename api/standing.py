@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from api.lists import StandingList
 from api.queries import ItemRef, Question
 from contracts.hits import Hit
-from contracts.ports import Applied, Matcher
+from contracts.ports import Applied, AsOf, Matcher
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 
@@ -48,6 +48,8 @@ class Standing:
         self.changed = False
         # Why it could not be searched.
         self.failed: Exception | None = None
+        # What a search found that batches have overtaken, and the state of which it is the list.
+        self.overtaken: tuple[Sequence[Hit], AsOf] | None = None
         # Append time of the oldest record that changed it, where that is known.
         self.since_ms: int | None = None
         self._wake = wake
@@ -151,10 +153,19 @@ class StandingSet:
         if self._under_way.pop(standing, None) is not None:
             self._unsettle(standing)
 
-    def settle(self, standing: Standing, vector: Vectors, hits: Sequence[Hit]) -> None:
+    def fail(self, standing: Standing, error: Exception) -> None:
+        """It cannot be searched; nothing is kept for it, and its owner is told."""
+        self._under_way.pop(standing, None)
+        self._forget_batches()
+        standing.fail(error)
+
+    def settle(
+        self, standing: Standing, vector: Vectors, hits: Sequence[Hit], as_of: AsOf | None = None
+    ) -> None:
         """Its search with `vector` found `hits`: fold in what came since, and follow from here.
 
-        Nothing where it is gone, or waits again already.
+        Nothing where it is gone, or waits again already. One that does not follow batches is at
+        least told what it was at `as_of`: else a busy one would never have any list.
         """
         began = self._under_way.pop(standing, None)
         if began is None:
@@ -163,8 +174,13 @@ class StandingSet:
         since = [batch for number, batch in self._kept if number > began]
         if began < self._forgotten or not all(self._caught_up(standing, one) for one in since):
             self._unsettle(standing)
+            if not standing.follows and as_of is not None:
+                standing.failed, standing.overtaken = None, (hits, as_of)
+                standing.changed = False
+                standing.change(None)
         else:
             standing.settled = True
+            standing.failed = standing.overtaken = None
             self._holders[standing.target].add(standing, standing.list.ids())
             self._rows[standing.target].put(standing, vector, standing.floor)
             standing.changed = False
@@ -190,8 +206,8 @@ class StandingSet:
     def mark_all(self) -> None:
         """The state became another one altogether: none of the lists holds."""
         for standing in list(self._all):
+            standing.overtaken = None
             self._unsettle(standing)
-        self._forget_batches()
 
     def _take_out(self, applied: Applied) -> dict[Standing, bool]:
         """Whose list held one of the batch's items; True where that was in sight."""
@@ -213,9 +229,11 @@ class StandingSet:
     def _put_in(self, batch: "_Batch", changed: dict[Standing, bool]) -> None:
         target = batch.applied.target
         holders, rows = self._holders[target], self._rows[target]
-        for standing, hit in list(batch.entering(*rows.all())):
+        overtaken: set[Standing] = set()
+        for standing, hit in batch.entering(*rows.all()):
             if not standing.follows:
-                self._unsettle(standing, batch.applied.appended_ms)
+                # Not now: that would move rows which are being looked at.
+                overtaken.add(standing)
                 continue
             top = standing.list.put(hit)
             changed[standing] = top or changed.get(standing, False)
@@ -224,6 +242,8 @@ class StandingSet:
             if standing.list.is_long:
                 holders.discard(standing, standing.list.cut())
                 rows.put(standing, standing.vector, standing.floor)
+        for standing in overtaken:
+            self._unsettle(standing, batch.applied.appended_ms)
 
     def _caught_up(self, standing: Standing, batch: "_Batch") -> bool:
         """Fold one batch into one list; False where that cannot be."""
@@ -250,7 +270,8 @@ class StandingSet:
             standing.since_ms = since_ms
         standing.settled = False
         # A search under way has seen too little.
-        self._under_way.pop(standing, None)
+        if self._under_way.pop(standing, None) is not None:
+            self._forget_batches()
         self._let_go(standing)
         self._waiting[standing] = None
         self._search()
@@ -314,10 +335,10 @@ class _Batch:
 
     def __init__(self, applied: Applied, matcher: Matcher) -> None:
         self.applied = applied
-        self.rows = len(applied.upserted) + len(applied.removed)
+        # What it counts for while it is kept.
+        self.rows = 1 + len(applied.upserted) + len(applied.removed)
         self._matcher = matcher
         self._hits: dict[int, Hit] = {}
-        self._admitted: dict[tuple[object, int], bool] = {}
 
     def entering(
         self,
@@ -325,33 +346,53 @@ class _Batch:
         queries: NDArray[np.float32],
         floors: NDArray[np.float64],
     ) -> Iterator[tuple[Standing, Hit]]:
-        """Of the items put in, those that match a query and reach its floor, with their score."""
+        """Of the items put in, those that match a query and reach its floor, with their score.
+
+        Floors may rise meanwhile; the owners of queries must stay.
+        """
         vectors = self.applied.vectors
         if not len(queries) or not len(vectors):
             return
         pairs = self._matcher.nominate(queries, floors, vectors)
+        admitted: dict[object, NDArray[np.bool_]] = {}
         for start in range(0, len(pairs[0]), _SCORED_AT_ONCE):
             of, row = (side[start : start + _SCORED_AT_ONCE] for side in pairs)
+            # First what costs least. A list that is not full has no floor, so that all rows of
+            # every batch are paired with it, and a filter leaves few.
+            kept = self._admitted(owners, of, row, admitted)
+            of, row = of[kept], row[kept]
             # Float32 holds float16 numbers as they are, and the sum is exact in any order.
             scores = np.einsum(
                 "ij,ij->i", queries[of].astype(np.float64), vectors[row].astype(np.float64)
             )
             near = np.flatnonzero(scores >= floors[of])
             for n in near.tolist():
-                standing, number = owners[of[n]], int(row[n])
-                if self._admits(standing, number):
-                    yield standing, self._hit(standing, number, float(scores[n]))
+                standing = owners[of[n]]
+                yield standing, self._hit(standing, int(row[n]), float(scores[n]))
 
-    def _admits(self, standing: Standing, number: int) -> bool:
-        condition = standing.question.filter
-        if condition is None:
-            return True
-        key = condition.key, number
-        known = self._admitted.get(key)
-        if known is None:
-            hit = self._looked_up(number)
-            known = self._admitted[key] = condition.matches(hit.metadata or {})
-        return known
+    def _admitted(
+        self,
+        owners: Sequence[Standing],
+        of: NDArray[np.intp],
+        row: NDArray[np.intp],
+        known: dict[object, NDArray[np.bool_]],
+    ) -> NDArray[np.bool_]:
+        """Which pairs the owners' filters let through; each filter looks at a row once."""
+        kept = np.ones(len(of), np.bool_)
+        # Pairs come in the order of their queries.
+        starts = np.flatnonzero(np.r_[True, of[1:] != of[:-1]]) if len(of) else of
+        for start, end in zip(starts.tolist(), [*starts[1:].tolist(), len(of)], strict=True):
+            condition = owners[of[start]].question.filter
+            if condition is None:
+                continue
+            lets = known.get(condition.key)
+            if lets is None:
+                rows = range(len(self.applied.upserted))
+                lets = known[condition.key] = np.array(
+                    [condition.matches(self._looked_up(n).metadata or {}) for n in rows], np.bool_
+                )
+            kept[start:end] = lets[row[start:end]]
+        return kept
 
     def _hit(self, standing: Standing, number: int, score: float) -> Hit:
         found = self._looked_up(number)

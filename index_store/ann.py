@@ -42,6 +42,14 @@ class Operating:
     ms: float
 
 
+def cheapest(points: Sequence[Operating], recall: float) -> Operating | None:
+    """The cheapest that reached `recall`, or else the best; None where none was measured."""
+    for point in points:
+        if point.recall >= recall:
+            return point
+    return max(points, key=lambda point: point.recall, default=None)
+
+
 class Ann:
     """A trained and filled Faiss index over rows 0..n-1, inner product."""
 
@@ -63,12 +71,7 @@ class Ann:
 
     def at(self, recall: float) -> Operating:
         """The cheapest point that reached `recall`, or else the best."""
-        for point in self.points:
-            if point.recall >= recall:
-                return point
-        if self.points:
-            return max(self.points, key=lambda point: point.recall)
-        return Operating(self.effort_max, 4, 1.0, 0.0)
+        return cheapest(self.points, recall) or Operating(self.effort_max, 4, 1.0, 0.0)
 
     def cost_ms(self, share: float, recall: float) -> float:
         """About what a search for as many as usual takes, of a filter that admits `share`."""

@@ -6,6 +6,7 @@ in SIMD registers. Measured (512 dimensions, one core, the best of them scored b
 so rows get them that are searched as they come, and not those of a replay.
 """
 
+from collections.abc import Sequence
 from math import ceil
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.score import Vectors
-from index_store.ann import REFUSED_ROW, SKIPPED_ROW, Ann
+from index_store.ann import REFUSED_ROW, SKIPPED_ROW, Ann, Operating, cheapest
 from index_store.flat import Flat
 from index_store.rows import Numbers
 
@@ -27,11 +28,15 @@ _DEPTH_MIN, _DEPTH_MAX = 4, 8
 
 
 class Coder:
-    """The quantizer of a segment's index, for rows that come after it."""
+    """The quantizer of a segment's index, for rows that come after it; a copy, since chunks live on
+    when the segment is replaced."""
 
-    def __init__(self, trained: Ann, quantizer: faiss.ProductQuantizer) -> None:
-        self._trained = trained
-        self._quantizer = quantizer
+    def __init__(self, quantizer: faiss.ProductQuantizer, depths: Sequence[Operating]) -> None:
+        dim, codes, bits = quantizer.d, quantizer.M, quantizer.nbits
+        self._shape = dim, codes, bits
+        self._model: Any = faiss.IndexPQFastScan(dim, codes, bits, faiss.METRIC_INNER_PRODUCT)
+        self._model.pq = quantizer
+        self._points = list(depths)
 
     @classmethod
     def of(cls, ann: Ann) -> "Coder | None":
@@ -41,13 +46,12 @@ class Coder:
         is_bare = isinstance(faiss.downcast_index(ann.index), faiss.IndexIVFPQFastScan)
         if not is_bare or found.by_residual:
             return None
-        return cls(ann, found.pq)
+        return cls(found.pq, ann.points)
 
     def blank(self) -> Any:
         """A trained IndexPQFastScan without rows."""
-        dim, codes, bits = self._quantizer.d, self._quantizer.M, self._quantizer.nbits
-        index = faiss.IndexPQFastScan(dim, codes, bits, faiss.METRIC_INNER_PRODUCT)
-        index.pq = self._quantizer
+        index = faiss.IndexPQFastScan(*self._shape, faiss.METRIC_INNER_PRODUCT)
+        index.pq = self._model.pq
         index.is_trained = True
         return index
 
@@ -55,12 +59,13 @@ class Coder:
         """One after the other, not as Faiss packs them: shape (n, bytes a code)."""
         # A few rows; Faiss's threads would wait for each other. It is this thread's own setting.
         faiss.omp_set_num_threads(1)
-        found: Any = self._quantizer.compute_codes(vectors.astype(np.float32))
+        found: Any = self._model.pq.compute_codes(vectors.astype(np.float32))
         return found  # type: ignore[no-any-return]
 
     def depth(self, recall: float) -> int:
         """How many to score by their rows for each one nominated."""
-        return min(max(_DEPTH_MIN, self._trained.at(recall).depth), _DEPTH_MAX)
+        found = cheapest(self._points, recall)
+        return _DEPTH_MAX if found is None else min(max(_DEPTH_MIN, found.depth), _DEPTH_MAX)
 
 
 class Codes:

@@ -155,7 +155,8 @@ class Table:
                 self._next += 1
             end = min(len(rows), done + chunk.room)
             place = ((self._next - 1) << _ROW_BITS) + len(chunk.rows)
-            chunk.append(rows, done, end, codes)
+            # The last chunk may have the codes of an earlier segment.
+            chunk.append(rows, done, end, codes if chunk.coder is coder else None)
             self._growing.put(rows.ids[done:end], range(place, place + end - done))
             done = end
 
@@ -185,10 +186,10 @@ class Table:
             if chunk.coder is not coder and chunk.live:
                 # All its codes would have to be made now; the next rebuild takes it.
                 continue
-            del self.chunks[number]
             alive = chunk.alive()
             rows = chunk.rows.take(alive)
             self.put(rows, None if chunk.codes is None else chunk.codes.take(alive))
+            del self.chunks[number]
             moved += len(rows)
 
     def views(self) -> tuple[Part, ...]:

@@ -1,5 +1,7 @@
 """Growing rows are found by codes of a sealed segment's quantizer, once anybody searches."""
 
+import gc
+import weakref
 from typing import Any
 
 import faiss
@@ -48,6 +50,17 @@ def coder() -> Coder:
 @pytest.mark.parametrize("kind", ["IVF4,SQ8", "HNSW8", "OPQ4,IVF4,PQ4x4fs", "IVF4,PQ4x4"])
 def test_other_kinds_have_no_codes_that_stand_by_themselves(kind: str) -> None:
     assert Coder.of(trained(kind)) is None
+
+
+def test_a_coder_does_not_keep_the_segment_that_it_comes_from() -> None:
+    ann = trained()
+    held, made = weakref.ref(ann), Coder.of(ann)
+    assert made is not None
+    del ann
+    gc.collect()
+    assert held() is None
+    assert made.depth(0.95) == 4
+    assert made.codes(vectors(3)).shape == (3, DIM // 4)
 
 
 def test_codes_that_came_piece_by_piece_are_those_that_faiss_makes_of_all_at_once() -> None:

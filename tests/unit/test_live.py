@@ -357,6 +357,29 @@ async def test_not_ready_refuses_new_ones_and_keeps_open_ones(kit: Kit, socket: 
     assert (await socket.receive())["type"] == "delta"
 
 
+async def test_a_list_searched_anew_while_the_node_was_not_ready_goes_on(
+    kit: Kit, socket: Socket
+) -> None:
+    """A client that was told late of the failed search still hears of the one that followed."""
+    await opened(socket)
+    socket.reading.clear()
+    kit.caption("x", "red cat")
+    await asyncio.sleep(0.01)  # being sent
+    kit.index.ready = False
+    kit.index.restart("epoch-2")
+    kit.caption("d", "red cat")
+    await asyncio.sleep(0.05)  # searched in vain
+    kit.index.ready = True
+    kit.caption("e", "red cat")
+    await asyncio.sleep(0.3)  # searched again
+    socket.reading.set()
+    found = [await socket.receive() for _ in range(3)]
+    assert [message["type"] for message in found] == ["delta", "reset", "snapshot"]
+    assert ids(found[2]) == ["d", "e"]
+    kit.caption("a", "red cat")
+    assert (await socket.receive())["type"] == "delta"
+
+
 async def test_wait_for_a_token_before_the_snapshot(kit: Kit, socket: Socket) -> None:
     token = {"topic": "tidelens.captions", "partition": 0, "offset": 50}
     socket.subscribe("s", target="captions", text="red cat", wait_for=token)

@@ -10,7 +10,7 @@ from api.queries import ItemRef, Question, _Part
 from api.standing import Standing, StandingSet
 from contracts.filters import parse
 from contracts.hits import Hit
-from contracts.ports import Applied
+from contracts.ports import Applied, AsOf
 from contracts.records import RecordPosition
 from contracts.score import Vectors, unit
 from contracts.topics import Target
@@ -141,7 +141,7 @@ def test_what_comes_while_it_is_searched_is_folded_in(hall: Hall) -> None:
 def test_a_search_that_took_too_long_is_made_again(
     hall: Hall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing_module, "_KEPT_ROWS", 3)
+    monkeypatch.setattr(standing_module, "_KEPT_ROWS", 6)
     standing = hall.stand({"a": 0.9})
     hall.set.mark_all()
     hall.set.take(1)
@@ -183,6 +183,63 @@ def test_with_collapse_whatever_concerns_the_list_is_searched(hall: Hall) -> Non
     hall.set.applied([batch(put={"c": X})])
     hall.settle(standing, {"a": 0.9, "b": 0.8})
     assert not standing.settled
+
+
+def test_a_busy_one_with_collapse_is_told_what_it_was(hall: Hall) -> None:
+    """It may never be searched without a batch between; what was found is true of its state."""
+    standing = hall.stand({"a": 0.9}, collapse=True)
+    hall.set.mark_all()
+    for state in ("one", "two"):
+        assert hall.set.take(1) == [standing]
+        hall.set.applied([batch(put={"b": X})])
+        as_of = AsOf("s", state, {})
+        hall.set.settle(standing, X, [made("a", 0.9)], as_of)
+        assert (standing.settled, standing.changed, hall.set.waiting()) == (False, True, 1)
+        assert standing.overtaken == ([made("a", 0.9)], as_of)
+    hall.set.take(1)
+    hall.settle(standing, {"b": 1.0, "a": 0.9})
+    assert (standing.settled, standing.overtaken) == (True, None)
+
+
+def test_a_filter_looks_at_a_row_once(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    condition, looked = parse({"eq": {"lang": "en"}}), 0
+    matches = type(condition).matches
+
+    def counted(self: object, metadata: Mapping[str, object]) -> bool:
+        nonlocal looked
+        looked += 1
+        return matches(self, metadata)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(condition), "matches", counted)
+    standing = [hall.stand({}, filter=condition) for _ in range(5)]
+    hall.set.applied([batch(put={"a": X, "b": X, "c": Y}, metadata={"lang": "de"})])
+    assert looked == 3
+    hall.set.applied([batch(put={"d": X}, metadata={"lang": "en"})])
+    assert [listed(one) for one in standing] == [[("d", 1.0)]] * 5
+
+
+def test_what_is_kept_for_a_search_is_bounded_and_let_go(
+    hall: Hall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(standing_module, "_KEPT_ROWS", 10)
+    standing = hall.stand({"a": 0.9})
+    hall.set.mark_all()
+    hall.set.take(1)
+    hall.set.applied([batch() for _ in range(100)])
+    assert len(hall.set._kept) == 10
+    hall.set.fail(standing, ValueError("no"))
+    assert (len(hall.set._kept), str(standing.failed)) == (0, "no")
+
+
+def test_one_that_failed_and_was_found_after_all_has_not_failed(hall: Hall) -> None:
+    standing = hall.stand({"a": 0.9})
+    hall.set.mark_all()
+    hall.set.take(1)
+    hall.set.again(standing)
+    standing.fail(ValueError("not yet"))
+    hall.set.take(1)
+    hall.settle(standing, {"a": 0.9})
+    assert (standing.failed, standing.changed) == (None, True)
 
 
 def test_it_is_woken_once_and_remembers_the_first_cause(hall: Hall) -> None:

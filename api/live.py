@@ -1,7 +1,7 @@
 """WebSocket /v1/live: standing queries, pushed.
 
 Exact, because a list is what an exact search returned at one state, with every batch applied since
-folded in (api.standing), and the cursor sent with it names the state after the last of these.
+folded in (api.standing_set), and the cursor sent with it names the state after the last of these.
 Complete, because a subscription is registered with the standing set *before* its first search.
 Nothing comes twice, because what is sent is the difference to the list sent last. Bounded, because
 there is no outbox: a slow client's changed lists are looked at when it has taken the message

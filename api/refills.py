@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from api.queries import Asked, ItemGone, ask
-from api.standing import Standing, StandingSet
+from api.standing import Standing
+from api.standing_set import StandingSet
 from contracts.errors import NotReady
 from contracts.ports import Matcher, Searcher
 

@@ -18,7 +18,8 @@ import psutil
 from numpy.typing import NDArray
 
 from api.queries import Question, _Part
-from api.standing import Standing, StandingSet
+from api.standing import Standing
+from api.standing_set import StandingSet
 from benchmarks import clip_like
 from benchmarks.report import Goal, finish, parser
 from contracts.hits import Hit

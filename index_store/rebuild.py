@@ -118,11 +118,7 @@ def small(table: Table, kind: str = "auto", scanned_rows: int = kinds.SCANNED_RO
 
 def _main(table: Table, kind: str) -> Segment | None:
     """The largest segment that has what `kind` asks for."""
-    return max(
-        (segment for segment in table.segments if segment.ann is not None or kind == "Flat"),
-        key=lambda segment: segment.capacity,
-        default=None,
-    )
+    return table.largest(indexed=kind != "Flat")
 
 
 def _with_smaller(

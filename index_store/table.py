@@ -108,6 +108,14 @@ class Table:
         taken = [segment for sealing in self._sealings for segment in sealing.segments]
         return [segment for segment in self.segments if segment not in taken]
 
+    def largest(self, *, indexed: bool = True) -> Segment | None:
+        """The largest segment, of those that have an index or of all."""
+        return max(
+            (segment for segment in self.segments if segment.ann is not None or not indexed),
+            key=lambda segment: segment.capacity,
+            default=None,
+        )
+
     @property
     def is_sealing(self) -> bool:
         """Whether a rebuild is under way."""
@@ -249,8 +257,7 @@ class Table:
         """Of the largest segment that has an index."""
         if not self.is_searched:
             return None
-        indexed = [segment for segment in self.segments if segment.ann is not None]
-        main = max(indexed, key=lambda segment: segment.capacity, default=None)
+        main = self.largest()
         return None if main is None else main.coder
 
     def _holders(self) -> list[Chunk | Segment]:

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from api import lists
 from api.lists import StandingList
-from api.standing import StandingSet, _Holders
+from api.matching import Holders
+from api.standing_set import StandingSet
 from contracts.deltas import apply, difference
 from contracts.hits import VectorQuery
 from contracts.ports import AsOf
@@ -285,7 +286,7 @@ def test_the_same_on_the_index_that_is_served(history: History) -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "broken"),
     [
-        (_Holders, "add", lambda *_: None),
+        (Holders, "add", lambda *_: None),
         (StandingSet, "_caught_up", lambda *_: True),
         (StandingList, "floor", property(lambda _: float("inf"))),
         (StandingList, "is_short", property(lambda _: False)),
@@ -294,7 +295,7 @@ def test_the_same_on_the_index_that_is_served(history: History) -> None:
 def test_the_check_would_notice(
     owner: type, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any one of the rules of api/standing.py and api/lists.py, some list is wrong."""
+    """Without any one of the rules of api/standing_set.py and api/lists.py, some list is wrong."""
     monkeypatch.setattr(owner, name, broken)
 
     @settings(

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from api import standing as standing_module
+from api import standing_set
 from api.queries import ItemRef, Question, _Part
-from api.standing import Standing, StandingSet
+from api.standing import Standing
+from api.standing_set import StandingSet
 from contracts.filters import parse
 from contracts.hits import Hit
 from contracts.ports import Applied, AsOf
@@ -141,7 +142,7 @@ def test_what_comes_while_it_is_searched_is_folded_in(hall: Hall) -> None:
 def test_a_search_that_took_too_long_is_made_again(
     hall: Hall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing_module, "_KEPT_ROWS", 6)
+    monkeypatch.setattr(standing_set, "_KEPT_ROWS", 6)
     standing = hall.stand({"a": 0.9})
     hall.set.mark_all()
     hall.set.take(1)
@@ -221,7 +222,7 @@ def test_a_filter_looks_at_a_row_once(hall: Hall, monkeypatch: pytest.MonkeyPatc
 def test_what_is_kept_for_a_search_is_bounded_and_let_go(
     hall: Hall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(standing_module, "_KEPT_ROWS", 10)
+    monkeypatch.setattr(standing_set, "_KEPT_ROWS", 10)
     standing = hall.stand({"a": 0.9})
     hall.set.mark_all()
     hall.set.take(1)

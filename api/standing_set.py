@@ -1,0 +1,239 @@
+"""All standing queries, and what each applied batch changes in their lists. No I/O.
+
+A standing query is *settled* while its list (api.lists) is what an exact search over the state of
+now would return. It stays so batch by batch:
+
+- an item that was put in anew or taken out leaves every list that it stands in;
+- one that was put in enters every list whose bound it reaches, if it matches: a matrix product of
+  new vectors and standing queries nominates the pairs, the exact score decides.
+
+What cannot be told so is searched: the first list; one that has lost too many; one whose vector
+comes from an item that changed; and one with `collapse`, where the best of an item that goes makes
+room for its second best. Meanwhile it is *unsettled*. The search sees all batches that were applied
+before it began, and maybe some of those that come while it runs; so all of these are kept, and
+folded in when it ends. That some were in it already does no harm: the last of them decides, as in
+the log.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+
+import numpy as np
+
+from api.matching import Batch, Holders, Rows
+from api.queries import ItemRef
+from api.standing import Standing
+from contracts.hits import Hit
+from contracts.ports import Applied, AsOf, Matcher
+from contracts.score import Vectors
+from contracts.topics import TARGETS, Target
+
+# Rows of batches that are kept for searches under way; one that takes longer is begun anew.
+_KEPT_ROWS = 65_536
+
+
+class StandingSet:
+    """All standing queries of one node, and the folding of batches into their lists.
+
+    `search` is called when one has to be searched: `take` it, and `settle` it with what was found.
+    """
+
+    def __init__(self, matcher: Matcher, search: Callable[[], None]) -> None:
+        self._matcher = matcher
+        self._search = search
+        self._all: set[Standing] = set()
+        self._waiting: dict[Standing, None] = {}
+        # Searches under way, with the number of batches there had been when each began.
+        self._under_way: dict[Standing, int] = {}
+        self._batches = 0
+        self._kept: deque[tuple[int, Batch]] = deque()
+        self._kept_rows = 0
+        self._forgotten = 0
+        # Who asks by an item; and, of those that are settled, whose list holds one.
+        self._asking: dict[ItemRef, set[Standing]] = {}
+        self._holders: dict[Target, Holders] = {target: Holders() for target in TARGETS}
+        self._rows: dict[Target, Rows] = {target: Rows() for target in TARGETS}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def waiting(self) -> int:
+        """How many are to be searched."""
+        return len(self._waiting)
+
+    def add(self, standing: Standing) -> None:
+        """Register it, to be searched: from here on no batch goes unnoticed."""
+        self._all.add(standing)
+        for item in standing.question.items:
+            self._asking.setdefault(item, set()).add(standing)
+        self._unsettle(standing)
+
+    def remove(self, standing: Standing) -> None:
+        self._all.discard(standing)
+        self._waiting.pop(standing, None)
+        self._under_way.pop(standing, None)
+        self._let_go(standing)
+        for item in standing.question.items:
+            asking = self._asking.get(item, set())
+            asking.discard(standing)
+            if not asking:
+                self._asking.pop(item, None)
+        self._forget_batches()
+
+    def take(self, most: int) -> list[Standing]:
+        """The next to be searched, which begins now; at most so many."""
+        taken = list(self._waiting)[:most]
+        for standing in taken:
+            del self._waiting[standing]
+            self._under_way[standing] = self._batches
+        return taken
+
+    def again(self, standing: Standing) -> None:
+        """Its search came to nothing: it waits for another."""
+        if self._under_way.pop(standing, None) is not None:
+            self._unsettle(standing)
+
+    def fail(self, standing: Standing, error: Exception) -> None:
+        """It cannot be searched; nothing is kept for it, and its owner is told."""
+        self._under_way.pop(standing, None)
+        self._forget_batches()
+        standing.fail(error)
+
+    def settle(
+        self, standing: Standing, vector: Vectors, hits: Sequence[Hit], as_of: AsOf | None = None
+    ) -> None:
+        """Its search with `vector` found `hits`: fold in what came since, and follow from here.
+
+        Nothing where it is gone, or waits again already. One that does not follow batches is at
+        least told what it was at `as_of`: else a busy one would never have any list.
+        """
+        began = self._under_way.pop(standing, None)
+        if began is None:
+            return
+        standing.found(vector, hits)
+        since = [batch for number, batch in self._kept if number > began]
+        if began < self._forgotten or not all(self._caught_up(standing, one) for one in since):
+            self._unsettle(standing)
+            if not standing.follows and as_of is not None:
+                standing.failed, standing.overtaken = None, (hits, as_of)
+                standing.changed = False
+                standing.change(None)
+        else:
+            standing.settled = True
+            standing.failed = standing.overtaken = None
+            self._holders[standing.target].add(standing, standing.list.ids())
+            self._rows[standing.target].put(standing, vector, standing.floor)
+            standing.changed = False
+            standing.change(None)
+        self._forget_batches()
+
+    def applied(self, batches: Iterable[Applied]) -> None:
+        """Fold batches into all lists, in their order."""
+        if not self._all:
+            return
+        for applied in batches:
+            batch = Batch(applied, self._matcher)
+            self._batches += 1
+            self._keep(batch)
+            changed = self._take_out(applied)
+            self._put_in(batch, changed)
+            for standing, top in changed.items():
+                if not standing.settled:
+                    continue
+                if standing.list.is_short:
+                    self._unsettle(standing, applied.appended_ms)
+                elif top:
+                    standing.change(applied.appended_ms)
+
+    def mark_all(self) -> None:
+        """The state became another one altogether: none of the lists holds."""
+        for standing in list(self._all):
+            standing.overtaken = None
+            self._unsettle(standing)
+
+    def _take_out(self, applied: Applied) -> dict[Standing, bool]:
+        """Whose list held one of the batch's items; True where that was in sight."""
+        changed: dict[Standing, bool] = {}
+        holders = self._holders[applied.target]
+        for item_id in chain(applied.upserted, applied.removed):
+            if self._asking:
+                for standing in self._asking.get(ItemRef(applied.target, item_id), ()):
+                    self._unsettle(standing, applied.appended_ms)
+            for standing in holders.of(item_id):
+                if not standing.follows:
+                    self._unsettle(standing, applied.appended_ms)
+                else:
+                    holders.discard(standing, [item_id])
+                    top = standing.list.remove(item_id)
+                    changed[standing] = top or changed.get(standing, False)
+        return changed
+
+    def _put_in(self, batch: Batch, changed: dict[Standing, bool]) -> None:
+        target = batch.applied.target
+        holders, rows = self._holders[target], self._rows[target]
+        overtaken: set[Standing] = set()
+        for standing, hit in batch.entering(*rows.all()):
+            if not standing.follows:
+                # Not now: that would move rows which are being looked at.
+                overtaken.add(standing)
+                continue
+            top = standing.list.put(hit)
+            changed[standing] = top or changed.get(standing, False)
+            if hit.id in standing.list:
+                holders.add(standing, [hit.id])
+            if standing.list.is_long:
+                holders.discard(standing, standing.list.cut())
+                rows.put(standing, standing.vector, standing.floor)
+        for standing in overtaken:
+            self._unsettle(standing, batch.applied.appended_ms)
+
+    def _caught_up(self, standing: Standing, batch: Batch) -> bool:
+        """Fold one batch into one list; False where that cannot be."""
+        applied, found = batch.applied, standing.list
+        if applied.target != standing.target:
+            return True
+        here = [item_id for item_id in chain(applied.upserted, applied.removed) if item_id in found]
+        floors = np.array([standing.floor])
+        if here and not standing.follows:
+            return False
+        for item_id in here:
+            found.remove(item_id)
+        wide = standing.vector.astype(np.float32)[None]
+        for _, hit in batch.entering([standing], wide, floors):
+            if not standing.follows:
+                return False
+            found.put(hit)
+        if found.is_long:
+            found.cut()
+        return not found.is_short
+
+    def _unsettle(self, standing: Standing, since_ms: int | None = None) -> None:
+        if standing.since_ms is None:
+            standing.since_ms = since_ms
+        standing.settled = False
+        # A search under way has seen too little.
+        if self._under_way.pop(standing, None) is not None:
+            self._forget_batches()
+        self._let_go(standing)
+        self._waiting[standing] = None
+        self._search()
+
+    def _let_go(self, standing: Standing) -> None:
+        self._holders[standing.target].discard(standing, standing.list.ids())
+        self._rows[standing.target].remove(standing)
+
+    def _keep(self, batch: Batch) -> None:
+        if not self._under_way:
+            return
+        self._kept.append((self._batches, batch))
+        self._kept_rows += batch.rows
+        while self._kept_rows > _KEPT_ROWS:
+            self._forgotten, oldest = self._kept.popleft()
+            self._kept_rows -= oldest.rows
+
+    def _forget_batches(self) -> None:
+        """Those that no search under way needs."""
+        needed = min(self._under_way.values(), default=self._batches)
+        while self._kept and self._kept[0][0] <= needed:
+            self._kept_rows -= self._kept.popleft()[1].rows

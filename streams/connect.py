@@ -6,7 +6,6 @@ CA certificate each give one line that says what to do.
 """
 
 import asyncio
-import contextlib
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterable
@@ -24,6 +23,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from contracts.errors import BrokerUnavailable, ConfigurationError
 from contracts.settings import KafkaSettings
+from streams.closing import close_client
 from streams.topic_ids import topics_found
 
 if TYPE_CHECKING:
@@ -132,8 +132,7 @@ class Connection:
                 await admin.start()
                 yield admin
             finally:
-                with contextlib.suppress(errors.KafkaError, OSError):
-                    await admin.close()
+                await close_client(admin)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AIOKafkaClient]:
@@ -145,7 +144,7 @@ class Connection:
                 await client.bootstrap()
                 yield client
             finally:
-                await client.close()
+                await close_client(client)
 
     @asynccontextmanager
     async def errors_translated(self) -> AsyncIterator[None]:

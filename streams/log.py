@@ -5,14 +5,13 @@ the log no longer has is an error to act on (LogChanged), never a silent jump.
 """
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import KafkaError, OffsetOutOfRangeError
+from aiokafka.errors import OffsetOutOfRangeError
 
 from contracts.errors import LogChanged
 from contracts.partitioning import Partitioner
@@ -24,6 +23,7 @@ from contracts.records import (
     RecordPosition,
     TopicPartition,
 )
+from streams.closing import close
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
 from streams.topics import compaction_lag_s, delete_retention_s
@@ -76,7 +76,7 @@ class KafkaReader:
                 if position is not None:
                     consumer.seek(KafkaPartition(*partition), position)
         except BaseException:
-            await consumer.stop()
+            await close(consumer)
             raise
         return cls(consumer, partitions)
 
@@ -119,7 +119,7 @@ class KafkaReader:
         return {TopicPartition(*partition): offset for partition, offset in ends.items()}
 
     async def close(self) -> None:
-        await self._consumer.stop()
+        await close(self._consumer)
 
 
 class KafkaLog:
@@ -153,9 +153,7 @@ class KafkaLog:
     async def close(self) -> None:
         for client in (self._producer, self._looker, self._ends, *self._committers.values()):
             if client is not None:
-                with contextlib.suppress(KafkaError, TimeoutError):
-                    async with asyncio.timeout(5):
-                        await client.stop()
+                await close(client)
 
     async def publish(self, records: Sequence[OutRecord]) -> list[RecordPosition]:
         async with self._connection.errors_translated():
@@ -288,5 +286,5 @@ async def _start(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
     try:
         await client.start()
     except BaseException:
-        await client.stop()
+        await close(client)
         raise

@@ -13,6 +13,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
 
 from contracts.records import TopicPartition
+from streams.closing import close
 from streams.connect import Connection
 
 # A fetch returns whole batches, at least one: asking for less than a batch gets just one.
@@ -54,7 +55,7 @@ class OldestRecords:
         try:
             await consumer.start()
         except BaseException:
-            await consumer.stop()
+            await close(consumer)
             raise
         oldest = cls(consumer, partitions)
         consumer.assign(oldest._partitions)
@@ -65,7 +66,7 @@ class OldestRecords:
         return oldest
 
     async def close(self) -> None:
-        await self._consumer.stop()
+        await close(self._consumer)
 
     async def bounds(self) -> dict[TopicPartition, tuple[int, int]]:
         """First offset and last stable offset of every partition, asked of the broker now."""

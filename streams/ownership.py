@@ -51,6 +51,7 @@ from contracts.ports import Claimed, Lease
 from contracts.records import OutRecord, TopicPartition
 from contracts.topics import TARGETS, Names
 from streams.choosing import RETENTION_MIN_S
+from streams.closing import close, to_its_end
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
 from streams.log import KafkaReader
@@ -61,7 +62,6 @@ log = structlog.get_logger(__name__)
 
 # The membership consumer is never polled; Kafka's clients would leave the group after this time.
 _POLL_INTERVAL_MS = 2**31 - 1
-_ABANDON_S = 2.0
 _RETRY_S = 1.0
 
 
@@ -201,7 +201,7 @@ class KafkaOwnership:
         self._assignment = frozenset()
         membership, self._membership = self._membership, None
         if membership is not None:
-            await _quietly(membership.stop())
+            await close(membership)
         self._changed.clear()
         await self._abandon_ended()
 
@@ -320,12 +320,15 @@ class _Session:
 
     async def abandon(self) -> None:
         """Close everything within a bound; a fenced producer may never flush."""
+        await to_its_end(self._abandon())
+
+    async def _abandon(self) -> None:
         self.leases.clear()
         producers, self._producers = list(self._producers.values()), {}
         reader, self._reader = self._reader, None
         closing: list[Awaitable[object]] = [_close_producer(producer) for producer in producers]
         if reader is not None:
-            closing.append(_quietly(reader.close()))
+            closing.append(reader.close())
         await asyncio.gather(*closing)
         # A closed producer answers nobody: end what still waits for one.
         for bound in self._committing:
@@ -466,25 +469,7 @@ def _when_done(future: asyncio.Future[Any] | None) -> None:
 
 async def _close_producer(producer: AIOKafkaProducer) -> None:
     _see_failures(producer)
-    if not await _quietly(producer.stop()):
-        # stop() marks itself closed first and may hang in its flush: close the sockets ourselves.
-        await _quietly(producer.client.close())
-
-
-async def _quietly(closing: Awaitable[None]) -> bool:
-    """Whether it closed in time. What is closed here is being thrown away, errors with it."""
-    try:
-        async with asyncio.timeout(_ABANDON_S):
-            await closing
-    except asyncio.CancelledError:
-        # aiokafka lets the cancellation of its own tasks out; ours must go on.
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        return False
-    except (KafkaError, OSError, AssertionError, TimeoutError, TidelensError):
-        return False
-    return True
+    await close(producer)
 
 
 class KafkaEncoderLog:

@@ -12,6 +12,7 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, OffsetAndMetadata, TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.conn import AIOKafkaConnection
 
 from contracts.embedding import embedding_record, encode_value, read_embedding
 from contracts.errors import Fenced, RecordTooLarge
@@ -376,6 +377,48 @@ async def test_an_encoder_that_falls_too_far_behind_makes_up_on_its_way(kafka) -
                 outputs = as_embeddings(kit, claim.records, claim.lease.topic_id)
                 await ownership.commit(claim, outputs)
         assert len(await drained(kit, 11)) == 11
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 4, 8, 16])
+async def test_a_closing_that_is_cancelled_still_closes_everything(kafka, steps: int) -> None:
+    """aiokafka marks itself closed first, so that nobody can stop it a second time."""
+    async with collection(kafka.bootstrap, partitions=2) as kit:
+        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+            await claim_nothing(ownership)
+            closing = asyncio.create_task(ownership.close())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.gather(closing, return_exceptions=True)
+        del ownership, closing
+        await nothing_open()
+
+
+async def test_a_member_that_cannot_leave_in_time_is_closed_all_the_same(
+    kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the group, say; its heartbeats must not hold its partitions for ever."""
+    async with collection(kafka.bootstrap, partitions=2) as kit:
+        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+            await claim_nothing(ownership)
+            monkeypatch.setattr("streams.closing.CLOSE_S", 0.0)
+        del ownership
+        await nothing_open()
+
+
+async def claim_nothing(ownership: KafkaOwnership) -> None:
+    """Until the group gave it everything."""
+    async with asyncio.timeout(30):
+        while not ownership.owned:
+            assert await ownership.fetch(records_max=10, timeout_ms=100) == []
+
+
+async def nothing_open() -> None:
+    """No connection of aiokafka is left; one that is only collected warns, which fails the test."""
+    await asyncio.sleep(0.5)
+    gc.collect()
+    left = [c for c in gc.get_objects() if isinstance(c, AIOKafkaConnection) and c.connected()]
+    assert left == []
 
 
 @pytest.mark.timeout(180)

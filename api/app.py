@@ -42,7 +42,8 @@ def create_app(node: Node) -> Starlette:
     app = Starlette(
         routes=[
             Route("/v1/search", searching.post, methods=["POST"]),
-            WebSocketRoute("/v1/live", live.endpoint),
+            WebSocketRoute("/v1/live", live.websocket),
+            Route("/v1/live", live.events, methods=["GET"]),
             Route("/v1/items", items.post, methods=["POST"]),
             Route("/v1/items/{target}/{id:path}", items.get, methods=["GET"]),
             Route("/v1/items/{target}/{id:path}", items.delete, methods=["DELETE"]),

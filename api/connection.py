@@ -31,6 +31,7 @@ from contracts.ports import AsOf
 ServerMessage = dict[str, Any]
 
 # RFC 6455, section 7.4.1, and 1012 and 1013 of the IANA registry.
+NORMAL_CLOSURE = 1000
 UNSUPPORTED_DATA = 1003
 TOO_BIG = 1009
 SERVICE_RESTART = 1012
@@ -70,6 +71,9 @@ class Subscription:
 
     def __init__(self, message: Subscribe) -> None:
         self.name = message.sub
+        self.mode = message.mode
+        self.throttle_s = message.throttle_ms / 1000
+        self._min_change = message.min_change
         self._query: Query | None = message.query
         self.state = SubscriptionState.OPENING
         self._digest = query_digest(message)
@@ -114,6 +118,48 @@ class Subscription:
             ]
         self.cursor, self._hits = cursor, hits
         return messages
+
+    def suppresses(self, hits: Sequence[WireHit]) -> bool:
+        """Whether the change to `hits` is too small to be told (`min_change`)."""
+        if not self._min_change or self.state is not SubscriptionState.LIVE:
+            return False
+        held = {hit["id"]: hit["score"] for hit in self._hits}
+        return held.keys() == {hit["id"] for hit in hits} and all(
+            abs(hit["score"] - held[hit["id"]]) < self._min_change for hit in hits
+        )
+
+    def followed(self, now: AsOf) -> list[ServerMessage]:
+        """Mode matches: what to send before the first match; makes it LIVE."""
+        if self.state is not SubscriptionState.OPENING:
+            raise WrongStep(f"subscription {self.name!r}: want OPENING, got {self.state.name}")
+        self.state = SubscriptionState.LIVE
+        if self.cursor is None:
+            return [self._at("resumed", now)]
+        reason = _another_state(self.cursor.as_of, now)
+        if reason is not None:
+            return [self.reset(reason), self._at("resumed", now)]
+        return [self._at("resumed", self.cursor.as_of)]
+
+    def matched(self, hits: Sequence[WireHit], told: AsOf) -> ServerMessage:
+        """Mode matches: these, with which everything up to `told` has been told."""
+        return {**self._at("match", told), "hits": list(hits)}
+
+    def lost(self, reason: str, now: AsOf) -> list[ServerMessage]:
+        """Mode matches: it goes on from `now`, and what was between is not to be had."""
+        return [self.reset(reason), self._at("resumed", now)]
+
+    def progress(self, told: AsOf) -> ServerMessage | None:
+        """Mode matches: everything up to `told` has been told; None where that is known."""
+        if self.cursor is not None and self.cursor.as_of == told:
+            return None
+        return self._at("progress", told)
+
+    def _at(self, kind: str, state: AsOf) -> ServerMessage:
+        """A message of mode matches, whose cursor has no list."""
+        if self.state is not SubscriptionState.LIVE:
+            raise WrongStep(f"subscription {self.name!r}: want LIVE, got {self.state.name}")
+        self.cursor = Cursor(state, self._digest, "")
+        return {"type": kind, "sub": self.name, "cursor": self.cursor.encode()}
 
     def reset(self, reason: str) -> ServerMessage:
         """The list and the cursor that the client holds are worth nothing any more."""
@@ -181,28 +227,15 @@ class Connection:
                 raise Refused(TOO_BIG, f"frame: limit {self._frame_bytes_max} bytes, got {size}")
         message = parse_client_message(text)
         if isinstance(message, Subscribe):
-            return self._subscribe(message)
+            return self.subscribe(message)
         if isinstance(message, Unsubscribe) and message.sub not in self.subscriptions:
             raise RejectedRequest(
                 "unknown_sub", f"sub: no subscription {message.sub!r}", field="sub"
             )
         return message
 
-    def end(self, subscription: Subscription) -> None:
-        """The subscription is over, for either side's reasons."""
-        subscription.ended()
-        del self.subscriptions[subscription.name]
-
-    def close(self) -> list[Subscription]:
-        """The connection is over; returns the subscriptions that ended with it."""
-        self._require_open()
-        self.state = ConnectionState.CLOSED
-        ended = list(self.subscriptions.values())
-        for subscription in ended:
-            self.end(subscription)
-        return ended
-
-    def _subscribe(self, message: Subscribe) -> Subscription:
+    def subscribe(self, message: Subscribe) -> Subscription:
+        """A new subscription, OPENING. Raises RejectedRequest."""
         if message.sub in self.subscriptions:
             raise RejectedRequest(
                 "duplicate_sub", f"sub: {message.sub!r} is taken on this connection", field="sub"
@@ -214,10 +247,6 @@ class Connection:
                 status=429,
                 field="sub",
                 limit=self._subscriptions_max,
-            )
-        if message.mode != "top":
-            raise RejectedRequest(
-                "not_enabled", f"mode: {message.mode} is not in this version yet", field="mode"
             )
         if message.query.offset:
             raise RejectedRequest(
@@ -233,6 +262,20 @@ class Connection:
         subscription = Subscription(message)
         self.subscriptions[message.sub] = subscription
         return subscription
+
+    def end(self, subscription: Subscription) -> None:
+        """The subscription is over, for either side's reasons."""
+        subscription.ended()
+        del self.subscriptions[subscription.name]
+
+    def close(self) -> list[Subscription]:
+        """The connection is over; returns the subscriptions that ended with it."""
+        self._require_open()
+        self.state = ConnectionState.CLOSED
+        ended = list(self.subscriptions.values())
+        for subscription in ended:
+            self.end(subscription)
+        return ended
 
     def _require_open(self) -> None:
         if self.state is not ConnectionState.OPEN:

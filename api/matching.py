@@ -1,10 +1,12 @@
 """What matching a batch against standing queries looks things up in. No I/O."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from api.queries import Question
 from api.standing import Standing
 from contracts.hits import Hit
 from contracts.ports import Applied, Matcher
@@ -13,6 +15,15 @@ from contracts.score import Vectors
 _ROWS_FIRST = 16
 # Pairs: bounds what is converted to float64 at a time (64 MB at 512 dimensions).
 _SCORED_AT_ONCE = 8192
+
+
+class Asking(Protocol):
+    """Whatever is matched with batches."""
+
+    question: Question
+
+
+_Owner = TypeVar("_Owner", bound=Asking)
 
 
 class Holders:
@@ -61,10 +72,10 @@ class Batch:
 
     def entering(
         self,
-        owners: Sequence[Standing],
+        owners: Sequence[_Owner],
         queries: NDArray[np.float32],
         floors: NDArray[np.float64],
-    ) -> Iterator[tuple[Standing, Hit]]:
+    ) -> Iterator[tuple[_Owner, Hit]]:
         """Of the items put in, those that match a query and reach its floor, with their score.
 
         Floors may rise meanwhile; the owners of queries must stay.
@@ -86,12 +97,12 @@ class Batch:
             )
             near = np.flatnonzero(scores >= floors[of])
             for n in near.tolist():
-                standing = owners[of[n]]
-                yield standing, self._hit(standing, int(row[n]), float(scores[n]))
+                owner = owners[of[n]]
+                yield owner, self._hit(owner, int(row[n]), float(scores[n]))
 
     def _admitted(
         self,
-        owners: Sequence[Standing],
+        owners: Sequence[Asking],
         of: NDArray[np.intp],
         row: NDArray[np.intp],
         known: dict[object, NDArray[np.bool_]],
@@ -113,9 +124,9 @@ class Batch:
             kept[start:end] = lets[row[start:end]]
         return kept
 
-    def _hit(self, standing: Standing, number: int, score: float) -> Hit:
+    def _hit(self, owner: Asking, number: int, score: float) -> Hit:
         found = self._looked_up(number)
-        vector = found.vector if standing.question.with_vector else None
+        vector = found.vector if owner.question.with_vector else None
         # By hand: dataclasses.replace takes three times as long.
         return Hit(
             found.target,
@@ -136,39 +147,39 @@ class Batch:
         return found
 
 
-class Rows:
+class Rows(Generic[_Owner]):
     """Vectors and floors of one target's standing queries, dense, as the matcher wants them."""
 
     def __init__(self) -> None:
-        self._owners: list[Standing] = []
-        self._row_of: dict[Standing, int] = {}
+        self._owners: list[_Owner] = []
+        self._row_of: dict[_Owner, int] = {}
         # Float32, which the product takes: to widen them for each batch would cost as much as it.
         self._vectors: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._floors: NDArray[np.float64] = np.empty(0)
 
-    def all(self) -> tuple[list[Standing], NDArray[np.float32], NDArray[np.float64]]:
+    def all(self) -> tuple[list[_Owner], NDArray[np.float32], NDArray[np.float64]]:
         """Owners, vectors, floors: until one is put or removed."""
         count = len(self._owners)
         return self._owners, self._vectors[:count], self._floors[:count]
 
-    def put(self, standing: Standing, vector: Vectors, floor: float) -> None:
-        row = self._row_of.get(standing)
+    def put(self, owner: _Owner, vector: Vectors, floor: float) -> None:
+        row = self._row_of.get(owner)
         if row is None:
             row = len(self._owners)
-            self._owners.append(standing)
-            self._row_of[standing] = row
+            self._owners.append(owner)
+            self._row_of[owner] = row
             if row >= len(self._vectors):
                 self._grow(len(vector))
             self._vectors[row] = vector
         self._floors[row] = floor
 
-    def remove(self, standing: Standing) -> None:
+    def remove(self, owner: _Owner) -> None:
         """The last row takes the place of the one that goes."""
-        row = self._row_of.pop(standing, None)
+        row = self._row_of.pop(owner, None)
         if row is None:
             return
         last = self._owners.pop()
-        if last is not standing:
+        if last is not owner:
             moved = len(self._owners)
             self._owners[row] = last
             self._row_of[last] = row

@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 import orjson
-from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketDisconnected
+from starlette.websockets import WebSocketDisconnect, WebSocketDisconnected
 
-from api.connection import TRY_AGAIN_LATER
+from api.connection import TRY_AGAIN_LATER, ServerMessage
 from api.node import Node
-from api.problems import members_of
+from api.problems import RETRIED, RETRY_AFTER_S, members_of
 from contracts.errors import TidelensError
 
 _CLOSE_S = 1.0
@@ -19,33 +20,71 @@ class Gone(Exception):
     """The client is no longer there; ends everything that is done for it."""
 
 
+class Socket(Protocol):
+    """What carries messages to a client and frames from it: a WebSocket, or an event stream."""
+
+    async def receive(self) -> Any:
+        """The next frame, as ASGI tells it of a WebSocket."""
+        ...
+
+    async def send_message(self, message: ServerMessage) -> None: ...
+
+    async def send_error(self, status: int, message: ServerMessage) -> None:
+        """`status` is that of the same error in HTTP."""
+        ...
+
+    async def beat(self) -> None:
+        """Show that the connection lives, where nothing below does."""
+        ...
+
+    async def close(self, code: int, reason: str) -> None: ...
+
+
 class Outlet:
     """Sends to one client, one message at a time, each within a time."""
 
-    def __init__(self, node: Node, socket: WebSocket) -> None:
+    def __init__(self, node: Node, socket: Socket) -> None:
         self._metrics = node.metrics
         self._timeout_s = node.settings.send_timeout_s
         self._socket = socket
         self._turn = asyncio.Lock()
 
-    async def send(self, message: dict[str, Any]) -> None:
-        text = orjson.dumps(message, default=str).decode()
+    async def send(self, message: ServerMessage) -> None:
+        await self._in_time(self._socket.send_message(message))
+        self._metrics.live_messages.labels(message["type"]).inc()
+
+    async def beat(self) -> None:
+        await self._in_time(self._socket.beat())
+
+    async def _in_time(self, sending: Coroutine[Any, Any, None]) -> None:
         try:
             async with asyncio.timeout(self._timeout_s), self._turn:
-                await self._socket.send_text(text)
+                await sending
         except TimeoutError:
             await self.close(TRY_AGAIN_LATER, "too slow: resume with the last cursor")
             raise Gone from None
         except (WebSocketDisconnect, WebSocketDisconnected):
             raise Gone from None
-        self._metrics.live_messages.labels(message["type"]).inc()
+        finally:
+            # Where its turn never came.
+            sending.close()
 
     async def error(self, sub: str | None, error: TidelensError) -> None:
+        status, members = members_of(error)
         named = {} if sub is None else {"sub": sub}
-        await self.send({"type": "error", **named, **members_of(error)[1]})
+        later = {"retry_after": RETRY_AFTER_S} if status in RETRIED else {}
+        message = {"type": "error", **named, **members, **later}
+        await self._in_time(self._socket.send_error(status, message))
+        self._metrics.live_messages.labels("error").inc()
 
     async def close(self, code: int, reason: str) -> None:
         # A client that does not read does not take the close frame either.
         with contextlib.suppress(TimeoutError, WebSocketDisconnect, WebSocketDisconnected):
             async with asyncio.timeout(_CLOSE_S):
                 await self._socket.close(code, reason)
+
+
+def as_text(message: ServerMessage) -> str:
+    """The message's JSON."""
+    # What a request held may stand in an error's `value`.
+    return orjson.dumps(message, default=str).decode()

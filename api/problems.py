@@ -24,7 +24,9 @@ from contracts.errors import (
 
 log = structlog.get_logger(__name__)
 
-RETRY_AFTER_S = "1"
+# Statuses that the same request may not meet again, and when to try.
+RETRIED = (429, 503, 504)
+RETRY_AFTER_S = 1
 
 
 def members_of(error: TidelensError) -> tuple[int, dict[str, Any]]:
@@ -63,7 +65,7 @@ def problem(
         "code": code,
         **own,
     }
-    retry = {"retry-after": RETRY_AFTER_S} if status in (429, 503, 504) else {}
+    retry = {"retry-after": str(RETRY_AFTER_S)} if status in RETRIED else {}
     return Response(
         # A value comes from the request: whatever it is, the answer must not fail on it.
         orjson.dumps(body, default=str),

@@ -53,7 +53,7 @@ class StandingSet:
         # Who asks by an item; and, of those that are settled, whose list holds one.
         self._asking: dict[ItemRef, set[Standing]] = {}
         self._holders: dict[Target, Holders] = {target: Holders() for target in TARGETS}
-        self._rows: dict[Target, Rows] = {target: Rows() for target in TARGETS}
+        self._rows: dict[Target, Rows[Standing]] = {target: Rows() for target in TARGETS}
 
     def __len__(self) -> int:
         return len(self._all)

@@ -49,8 +49,9 @@ class Cursor:
             )
             if version != 1 or not all(isinstance(s, str) for s in (space, epoch, query, digest)):
                 raise ValueError("not of version 1")
-            if not all(isinstance(n, int) for numbers in offsets.values() for n in numbers):
-                raise ValueError("offsets are not numbers")
+            for number in (number for numbers in offsets.values() for number in numbers):
+                if not isinstance(number, int) or number < 0:
+                    raise ValueError(f"not an offset: {number!r}")
         except (ValueError, TypeError, AttributeError, binascii.Error) as error:
             raise RejectedRequest(
                 "invalid_cursor", f"cursor: not one of ours ({error})", field="cursor"

@@ -20,6 +20,8 @@ from contracts.topics import Target
 
 WireHit = dict[str, Any]
 
+THROTTLE_MS_MAX = 3_600_000
+
 _Id = Annotated[str, Field(min_length=1, max_length=ID_BYTES_MAX)]
 _Text = Annotated[str, Field(min_length=1, max_length=TEXT_CHARS_MAX)]
 _Model = TypeVar("_Model", bound=BaseModel)
@@ -133,6 +135,24 @@ class Subscribe(_Message):
     mode: Literal["top", "matches"] = "top"
     query: Query
     cursor: str | None = None
+    throttle_ms: Annotated[int, Field(ge=0, le=THROTTLE_MS_MAX)] = Field(
+        default=0, description="Mode top: milliseconds at least between two messages."
+    )
+    min_change: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        default=0.0,
+        description="Mode top: told only once an item enters or leaves, or a score has changed by "
+        "this much since it was sent; 0: told of everything.",
+    )
+
+    @model_validator(mode="after")
+    def _of_its_mode(self) -> "Subscribe":
+        if self.mode == "matches":
+            if self.query.collapse is not None:
+                raise ValueError("query.collapse: mode matches tells of every item")
+            for name in ("throttle_ms", "min_change"):
+                if getattr(self, name):
+                    raise ValueError(f"{name}: goes with mode top only")
+        return self
 
 
 class Unsubscribe(_Message):
@@ -150,6 +170,7 @@ class Ping(_Message):
 
 ClientMessage = Annotated[Subscribe | Unsubscribe | Ping, Field(discriminator="op")]
 _CLIENT_MESSAGE: TypeAdapter[Subscribe | Unsubscribe | Ping] = TypeAdapter(ClientMessage)
+_SUBSCRIBE: TypeAdapter[Subscribe] = TypeAdapter(Subscribe)
 _QUERIES: TypeAdapter[list[Query]] = TypeAdapter(list[Query])
 _NEW_ITEMS: TypeAdapter[list[NewItem]] = TypeAdapter(list[NewItem])
 
@@ -213,7 +234,26 @@ class Delta(_Message):
 
 
 class Resumed(_Message):
+    """The list is that of this cursor; in mode matches, what follows comes after it."""
+
     type: Literal["resumed"]
+    sub: str
+    cursor: str
+
+
+class Match(_Message):
+    """Mode matches: items newly applied that match. Their rank is 0: they are in no list."""
+
+    type: Literal["match"]
+    sub: str
+    hits: list[HitMessage]
+    cursor: str
+
+
+class Progress(_Message):
+    """Mode matches: nothing matched up to this cursor but what was told."""
+
+    type: Literal["progress"]
     sub: str
     cursor: str
 
@@ -239,6 +279,9 @@ class ErrorMessage(_Message):
     field: str | None = None
     limit: Any = None
     value: Any = None
+    retry_after: Annotated[
+        float | None, Field(description="Seconds; absent where the same would be refused again.")
+    ] = None
 
 
 class Pong(_Message):
@@ -246,7 +289,8 @@ class Pong(_Message):
 
 
 ServerMessage = Annotated[
-    Snapshot | Delta | Resumed | Reset | ErrorMessage | Pong, Field(discriminator="type")
+    Snapshot | Delta | Match | Resumed | Progress | Reset | ErrorMessage | Pong,
+    Field(discriminator="type"),
 ]
 
 
@@ -275,6 +319,11 @@ def parse_new_items(body: Any, *, items_max: int) -> list[NewItem]:
 def parse_client_message(raw: str) -> Subscribe | Unsubscribe | Ping:
     """One WebSocket message of a client. Raises RejectedRequest naming the field."""
     return _validated(_CLIENT_MESSAGE, parse_json(raw))
+
+
+def parse_subscribe(body: Any) -> Subscribe:
+    """The same of one that is known to subscribe."""
+    return _validated(_SUBSCRIBE, body)
 
 
 _Parsed = TypeVar("_Parsed")

@@ -212,6 +212,7 @@ def _openapi() -> Document:
                 "parameters": [item_id],
                 "get": _operation("A picture", {"type": "string"}, media_type="image/*"),
             },
+            "/v1/live": {"get": _live()},
             "/v1/lag": {"get": _operation("Lag by group and partition", _ref("LagAnswer"))},
             "/v1/status": {"get": _operation("The node's state", _ref("Status"))},
             **_admin(),
@@ -256,6 +257,29 @@ def _operation(
             "required": True,
             "content": {"application/json": {"schema": body}},
         }
+    return operation
+
+
+def _live() -> Document:
+    """The live protocol as server-sent events; the WebSocket is in the AsyncAPI document."""
+    operation = _operation(
+        "One live subscription as server-sent events",
+        {"type": "string"},
+        media_type="text/event-stream",
+    )
+    said = {
+        "q": "The query's text; `id` and `of` stand for it.",
+        "query": "A whole query as JSON, instead of the parameters for its members.",
+        "filter": "As JSON or as text.",
+        "cursor": "Where to go on from; the header Last-Event-ID wins.",
+        "mode": "top, matches",
+    }
+    members = ("id", "of", "target", "k", "min_score", "collapse", "throttle_ms", "min_change")
+    operation["parameters"] = [
+        {"name": name, "in": "query", "schema": {"type": "string"}} | described
+        for name in (*said, *members)
+        for described in ({"description": said[name]} if name in said else {},)
+    ]
     return operation
 
 

@@ -144,8 +144,12 @@ class Settings(BaseSettings):
     publish_items_max: int = Field(1000, description="Items in one POST /v1/items.")
     queries_max: int = Field(64, description="Queries in one POST /v1/search.")
     wait_s_max: float = Field(60.0, description="Longest wait_for.")
-    connections_max: int = Field(1000, description="WebSocket connections.")
+    connections_max: int = Field(1000, description="Live connections.")
     subscriptions_max: int = Field(100, description="Subscriptions on one connection.")
+    standing_max: int = Field(100_000, description="Subscriptions of one node.")
+    idle_s_max: float = Field(
+        300.0, gt=0, description="A live connection without subscriptions is closed after this."
+    )
     standing_searches_max: int = Field(
         10_000, description="Live lists that wait to be searched; at more, no new ones."
     )

@@ -425,9 +425,9 @@ async def test_ping(socket: Socket) -> None:
         ({"op": "subscribe", "sub": "s", "query": {"text": "x"}, "x": 1}, "invalid_request", "x"),
         ({"op": "ping", "extra": 1}, "invalid_request", "extra"),
         (
-            {"op": "subscribe", "sub": "s", "mode": "matches", "query": {"text": "x"}},
-            "not_enabled",
-            "mode",
+            {"op": "subscribe", "sub": "s", "mode": "all", "query": {"text": "x"}},
+            "invalid_request",
+            "subscribe.mode",
         ),
         (
             {"op": "subscribe", "sub": "s", "query": {"text": "x", "filter": {"eq": {"a": []}}}},
@@ -579,3 +579,64 @@ async def test_many_subscriptions_on_one_connection(kit: Kit, socket: Socket) ->
     subs = {(await socket.receive())["sub"] for _ in range(40)}
     assert len(subs) == 40
     await quiet(socket)
+
+
+async def test_throttled_it_is_told_of_many_changes_at_once(kit: Kit, socket: Socket) -> None:
+    asked = {"text": "red cat", "target": "captions", "k": 2}
+    socket.send(op="subscribe", sub="s", query=asked, throttle_ms=100)
+    follower = Follower(kit.index, lambda _: VectorQuery("captions", kit.text("red cat"), k=2))
+    follower.take(await socket.receive())
+    for number in range(5):
+        kit.caption(f"n{number}", "red cat")
+        await quiet(socket)
+    follower.take(await socket.receive())
+    assert [hit["id"] for hit in follower.hits] == ["a", "n0"]
+    kit.index.remove("captions", "a")
+    await quiet(socket)
+    socket.send(op="unsubscribe", sub="s")
+    await quiet(socket)
+    [session] = kit.app.state.live._sessions
+    assert session._resting == {}
+
+
+async def test_changes_that_are_too_small_are_not_told(kit: Kit, socket: Socket) -> None:
+    asked = {"text": "red cat", "target": "captions", "k": 2}
+    socket.send(op="subscribe", sub="s", query=asked, min_change=0.2)
+    follower = Follower(kit.index, lambda _: VectorQuery("captions", kit.text("red cat"), k=2))
+    follower.take(await socket.receive())
+    kit.caption("a", "red cat", metadata={"seen": 1})
+    await quiet(socket)
+    # An item enters: now everything is told, and the cursor is exact again.
+    kit.caption("d", "red cat")
+    follower.take(await socket.receive())
+    kit.caption("d", "red cat dog")
+    follower.take(await socket.receive())
+    assert follower.cursors == 3
+
+
+async def test_one_without_subscriptions_is_closed_after_a_while() -> None:
+    kit = Kit(idle_s_max=5)
+    async with kit.live() as socket:
+        await socket.accepted()
+        kit.caption("a", "red cat")
+        await opened(socket)
+        [session] = kit.app.state.live._sessions
+        session.check(session._heard_at + 6)
+        await quiet(socket)
+        socket.send(op="unsubscribe", sub="s")
+        await quiet(socket)
+        session.check(session._heard_at + 6)
+        with pytest.raises(Closed) as closed:
+            await socket.receive()
+        assert closed.value.code == 1000
+
+
+@pytest.mark.parametrize("limit", ["standing_max", "standing_searches_max"])
+async def test_too_many_are_told_when_to_try_again(limit: str) -> None:
+    kit = Kit(**{limit: 0})
+    async with kit.live() as socket:
+        await socket.accepted()
+        error = await opened(socket)
+        SERVER_MESSAGE.validate_python(error)
+        assert (error["code"], error["retry_after"]) == ("too_many", 1)
+        assert limit in error["message"]

@@ -1,0 +1,362 @@
+"""One live client: what it subscribed to, and what it is told of it.
+
+A receiver of its messages, a task for each subscription that is being opened, and one sender. There
+is no outbox: what is waiting is which subscriptions have news. The sender looks at what these are
+when the client has taken the message before, so that a slow client costs the memory of one message,
+gets the newest list, and holds up nobody; one that takes none in time is closed.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import structlog
+
+from api.alerts import Alert
+from api.connection import (
+    NORMAL_CLOSURE,
+    SERVICE_RESTART,
+    Connection,
+    Refused,
+    ServerMessage,
+    Subscription,
+    SubscriptionState,
+    space_changed,
+    sub_of,
+)
+from api.outlet import Gone, Outlet, Socket
+from api.queries import ItemGone, Question, prepare
+from api.standing import Standing
+from api.waiting import require_shape
+from contracts.errors import NotReady, RejectedRequest, TidelensError, TimedOut
+from contracts.hits import Hit
+from contracts.messages import Ping, Subscribe, Unsubscribe, wire_hit
+from contracts.ports import AsOf
+
+if TYPE_CHECKING:
+    from api.live import Live
+
+log = structlog.get_logger(__name__)
+
+_INTERNAL_ERROR = 1011
+_RETRY_S = 0.25
+# Hits of one message of mode matches.
+_MATCHES_AT_ONCE = 100
+# Mode matches: how often a client to which nothing is told learns how far everything was.
+_PROGRESS_S = 30.0
+# How often a client that is told nothing is shown that the connection lives.
+_BEAT_S = 15.0
+
+
+class Session:
+    """One connection, until the client goes: `serve` it."""
+
+    def __init__(self, live: "Live", socket: Socket) -> None:
+        self._live = live
+        self._node = live.node
+        self._searcher = live.node.searcher
+        self._socket = socket
+        self._outlet = Outlet(live.node, socket)
+        self._connection = Connection(
+            subscriptions_max=live.node.settings.subscriptions_max,
+            frame_bytes_max=live.node.settings.frame_bytes_max,
+        )
+        self._standing: dict[Subscription, Standing] = {}
+        self._alerts: dict[Subscription, Alert] = {}
+        # Before the first match.
+        self._first: dict[Subscription, Sequence[ServerMessage]] = {}
+        # To be told how far everything was told.
+        self._far: dict[Subscription, None] = {}
+        self._woken: dict[Subscription, None] = {}
+        # Those that were told of a change lately and want to be left alone for a while.
+        self._resting: dict[Subscription, asyncio.TimerHandle] = {}
+        self._retry: asyncio.TimerHandle | None = None
+        self._opening: dict[Subscription, asyncio.Task[None]] = {}
+        self._dirty = asyncio.Event()
+        self._heard_at = self._progress_at = self._beat_at = monotonic()
+        self._idle = self._progress_due = self._beat_due = False
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the sender look at what there is to do."""
+        self._dirty.set()
+
+    def check(self, now: float) -> None:
+        """Look at the clock; called every second."""
+        limit_s = self._node.settings.idle_s_max
+        self._idle = not self._connection.subscriptions and now - self._heard_at > limit_s
+        self._beat_due = now - self._beat_at > _BEAT_S
+        self._progress_due = bool(self._alerts) and now - self._progress_at > _PROGRESS_S
+        if self._idle or self._beat_due or self._progress_due:
+            self.wake()
+
+    async def serve(self, first: Subscribe | None = None) -> None:
+        """Until the client goes. A defect of ours closes it with 1011, and is logged.
+
+        `first` is subscribed to as if the client had sent it.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if first is not None:
+                    try:
+                        self._begin(tasks, self._connection.subscribe(first))
+                    except RejectedRequest as error:
+                        await self._outlet.error(first.sub, error)
+                tasks.create_task(self._send_changes())
+                await self._receive(tasks)
+        except* Gone:
+            pass
+        except* Exception as defects:
+            await self._outlet.close(_INTERNAL_ERROR, "an unexpected error")
+            log.error("live connection failed", error=repr(defects), exc_info=defects)
+        finally:
+            for subscription in self._connection.close():
+                self._forget(subscription)
+            if self._retry is not None:
+                self._retry.cancel()
+
+    async def _receive(self, tasks: asyncio.TaskGroup) -> None:
+        while True:
+            frame = await self._socket.receive()
+            if frame["type"] == "websocket.disconnect":
+                raise Gone
+            self._heard_at = monotonic()
+            text = frame.get("text")
+            try:
+                step = self._connection.read(text=text, data=frame.get("bytes"))
+            except Refused as refused:
+                await self._outlet.close(refused.code, refused.reason)
+                raise Gone from None
+            except RejectedRequest as error:
+                await self._outlet.error(sub_of(text or ""), error)
+                continue
+            match step:
+                case Ping():
+                    await self._outlet.send({"type": "pong"})
+                case Unsubscribe():
+                    self._end(self._connection.subscriptions[step.sub])
+                case Subscription():
+                    self._begin(tasks, step)
+
+    def _begin(self, tasks: asyncio.TaskGroup, subscription: Subscription) -> None:
+        self._opening[subscription] = tasks.create_task(self._open(subscription))
+
+    async def _open(self, subscription: Subscription) -> None:
+        """Prepare the query, wait for what it waits for, then hand it to the sender."""
+        query, node = subscription.asked(), self._node
+        limit_s = node.settings.wait_s_max
+        bound_s = limit_s if query.timeout_s is None else min(query.timeout_s, limit_s)
+        try:
+            async with asyncio.timeout(bound_s):
+                if query.wait_for is not None:
+                    await self._live.waiting.wait_for(query.wait_for)
+                question = await prepare(node, query)
+                await self._catch_up(subscription)
+                now = self._searcher.as_of()  # raises NotReady
+                self._live.require_room()
+        except TimeoutError:
+            error = TimedOut(f"subscribe: the cursor's state was not reached within {bound_s:g} s")
+            await self._refuse(subscription, error)
+        except TidelensError as error:
+            await self._refuse(subscription, error)
+        else:
+            self._register(subscription, question, now)
+        finally:
+            self._opening.pop(subscription, None)
+
+    def _register(self, subscription: Subscription, question: Question, now: AsOf) -> None:
+        def wake() -> None:
+            self._wake(subscription)
+
+        one: Standing | Alert
+        if subscription.mode == "top":
+            one = self._standing[subscription] = Standing(question, wake)
+        else:
+            self._first[subscription] = subscription.followed(now)
+            assert subscription.cursor is not None
+            one = self._alerts[subscription] = Alert(question, subscription.cursor.as_of, wake)
+            wake()
+        self._live.add(one)
+
+    async def _catch_up(self, subscription: Subscription) -> None:
+        """Never back in time: wait until the index is at or past the client's cursor."""
+        cursor = subscription.cursor
+        if cursor is None:
+            return
+        now = self._searcher.as_of()
+        if (cursor.as_of.space, cursor.as_of.epoch) == (now.space, now.epoch):
+            require_shape(cursor.as_of, now, "cursor")
+            await self._live.waiting.reach(cursor.as_of)
+
+    async def _send_changes(self) -> None:
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            if self._live.moved_to is not None:
+                await self._leave(self._live.moved_to)
+            await self._keep_up()
+            woken, self._woken = self._woken, {}
+            for subscription in woken:
+                if (standing := self._standing.get(subscription)) is not None:
+                    await self._send_list(subscription, standing)
+                elif (alert := self._alerts.get(subscription)) is not None:
+                    await self._send_matches(subscription, alert)
+
+    async def _keep_up(self) -> None:
+        """What is due at this time."""
+        if self._idle:
+            await self._outlet.close(NORMAL_CLOSURE, "no subscription for too long")
+            raise Gone
+        if self._beat_due:
+            self._beat_at, self._beat_due = monotonic(), False
+            await self._outlet.beat()
+        if self._progress_due:
+            self._progress_at, self._progress_due = monotonic(), False
+            self._far = dict.fromkeys(self._alerts)
+            self._woken.update(self._far)
+
+    async def _send_matches(self, subscription: Subscription, alert: Alert) -> None:
+        """What it was not told yet, or a part of that."""
+        for message in self._first.pop(subscription, ()):
+            await self._outlet.send(message)
+        if alert.failed is not None:
+            await self._failed(subscription, alert)
+        if alert.lost is not None and subscription.state is SubscriptionState.LIVE:
+            reason, alert.lost = alert.lost, None
+            for message in subscription.lost(reason, alert.told):
+                await self._outlet.send(message)
+        if subscription.state is not SubscriptionState.LIVE:
+            return
+        hits = alert.take(_MATCHES_AT_ONCE)
+        if hits:
+            found = subscription.matched([wire_hit(hit) for hit in hits], alert.told)
+            await self._outlet.send(found)
+        if alert.has_news:
+            # After the others.
+            self._wake(subscription)
+            return
+        if alert.paused:
+            self._live.rereading.read(alert)
+        if subscription in self._far:
+            await self._send_progress(subscription, alert)
+
+    async def _send_progress(self, subscription: Subscription, alert: Alert) -> None:
+        del self._far[subscription]
+        state = self._live.state()
+        if state is not None and alert.lost is None:
+            message = subscription.progress(self._live.alerts.reached(alert, state))
+            if message is not None:
+                await self._outlet.send(message)
+
+    async def _leave(self, space: str) -> None:
+        reason = space_changed(self._node.space.name, space)
+        for subscription in list(self._connection.subscriptions.values()):
+            if subscription.state is SubscriptionState.LIVE:
+                await self._outlet.send(subscription.reset(reason))
+        await self._outlet.close(SERVICE_RESTART, reason)
+        raise Gone
+
+    async def _send_list(self, subscription: Subscription, standing: Standing) -> None:
+        """What changed in it since it was sent last, if it is known what it is now."""
+        if standing.failed is not None:
+            await self._failed(subscription, standing)
+        over = subscription.state is SubscriptionState.ENDED
+        if over or not standing.changed or subscription in self._resting:
+            return
+        self._live.check_generation()
+        try:
+            as_of = self._searcher.as_of()
+        except NotReady:
+            self._wake_later(subscription)
+            return
+        hits: Sequence[Hit]
+        if standing.settled:
+            hits = standing.list.top()
+        elif standing.overtaken is not None:
+            hits, as_of = standing.overtaken
+        else:
+            return  # woken again when it is
+        standing.overtaken = None
+        since, standing.since_ms, standing.changed = standing.since_ms, None, False
+        wire = [wire_hit(hit) for hit in hits]
+        if subscription.suppresses(wire):
+            return
+        messages = subscription.found(wire, as_of)
+        for message in messages:
+            if subscription.state is SubscriptionState.LIVE:
+                await self._outlet.send(message)
+        if messages:
+            self._observe(since)
+            self._rest(subscription)
+
+    async def _failed(self, subscription: Subscription, standing: Standing | Alert) -> None:
+        """New subscriptions are refused; open ones keep their list until the node is ready."""
+        error, standing.failed = standing.failed, None
+        is_open = subscription.state is SubscriptionState.LIVE
+        match error:
+            case ItemGone() if is_open:
+                code = "query_item_gone"
+                gone = RejectedRequest(code, error.message, field=error.field, value=error.value)
+                await self._refuse(subscription, gone)
+            case NotReady() if is_open:
+                pass
+            case TidelensError():
+                await self._refuse(subscription, error)
+            case Exception():
+                raise error
+
+    def _rest(self, subscription: Subscription) -> None:
+        """Tell it nothing for as long as it asked for."""
+        if subscription.throttle_s and subscription in self._standing:
+            loop = asyncio.get_running_loop()
+            self._resting[subscription] = loop.call_later(
+                subscription.throttle_s, self._rested, subscription
+            )
+
+    def _rested(self, subscription: Subscription) -> None:
+        del self._resting[subscription]
+        self._wake(subscription)
+
+    def _wake(self, subscription: Subscription) -> None:
+        self._woken[subscription] = None
+        self.wake()
+
+    def _wake_later(self, subscription: Subscription) -> None:
+        """With all others that wait for the same."""
+        self._woken[subscription] = None
+        if self._retry is None:
+            self._retry = asyncio.get_running_loop().call_later(_RETRY_S, self._wake_again)
+
+    def _wake_again(self) -> None:
+        self._retry = None
+        self.wake()
+
+    async def _refuse(self, subscription: Subscription, error: TidelensError) -> None:
+        """End it, telling why; nothing to tell when the client ended it itself meanwhile."""
+        if subscription.state is not SubscriptionState.ENDED:
+            self._end(subscription)
+            await self._outlet.error(subscription.name, error)
+
+    def _end(self, subscription: Subscription) -> None:
+        self._connection.end(subscription)
+        self._forget(subscription)
+
+    def _forget(self, subscription: Subscription) -> None:
+        """Let go of what belongs to an ended subscription."""
+        opening = self._opening.pop(subscription, None)
+        if opening is not None and opening is not asyncio.current_task():
+            opening.cancel()
+        resting = self._resting.pop(subscription, None)
+        if resting is not None:
+            resting.cancel()
+        self._first.pop(subscription, None)
+        self._far.pop(subscription, None)
+        one = self._standing.pop(subscription, None) or self._alerts.pop(subscription, None)
+        if one is not None:
+            self._live.remove(one)
+
+    def _observe(self, since_ms: int | None) -> None:
+        if since_ms is not None:
+            age_s = max(0.0, self._node.clock.now() - since_ms / 1000)
+            self._node.metrics.stage_seconds.labels("pushed").observe(age_s)

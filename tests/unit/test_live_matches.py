@@ -1,0 +1,184 @@
+"""Mode `matches` on the ports in memory: what is told, when, and what is refused."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from contracts.cursors import Cursor
+from contracts.errors import BrokerUnavailable
+from contracts.messages import ServerMessage
+from tests.api_kit import Kit, Socket
+from tests.logged_index import LoggedIndex
+
+pytestmark = pytest.mark.anyio
+SERVER_MESSAGE: TypeAdapter[Any] = TypeAdapter(ServerMessage)
+
+
+@pytest.fixture
+async def kit() -> Kit:
+    index = LoggedIndex()
+    kit = Kit(index=index)
+    index.log = kit.log
+    kit.caption("a", "red cat")
+    return kit
+
+
+@pytest.fixture
+async def socket(kit: Kit) -> AsyncIterator[Socket]:
+    async with kit.live() as socket:
+        await socket.accepted()
+        yield socket
+
+
+def subscribe(socket: Socket, cursor: str | None = None, **query: Any) -> None:
+    asked = {"text": "red cat", "target": "captions", "min_score": 0.6, **query}
+    socket.send(op="subscribe", sub="s", mode="matches", query=asked, cursor=cursor)
+
+
+async def opened(socket: Socket, cursor: str | None = None, **query: Any) -> Any:
+    subscribe(socket, cursor, **query)
+    resumed = await socket.receive()
+    assert resumed["type"] == "resumed", resumed
+    return resumed
+
+
+def ids(message: Any) -> list[str]:
+    SERVER_MESSAGE.validate_python(message)
+    assert message["type"] == "match"
+    return [hit["id"] for hit in message["hits"]]
+
+
+async def test_what_is_applied_from_now_on_and_matches(kit: Kit, socket: Socket) -> None:
+    await opened(socket)
+    kit.caption("b", "blue dog")
+    kit.caption("c", "red cat")
+    found = await socket.receive()
+    assert ids(found) == ["c"]
+    assert (found["hits"][0]["rank"], found["hits"][0]["score"]) == (0, pytest.approx(1, abs=1e-3))
+    # Each new version is applied anew, and the items of one batch come together.
+    changes = [("captions", name, kit.text("red cat"), {"text": "red cat"}) for name in "cde"]
+    kit.index.batch(changes)
+    assert sorted(ids(await socket.receive())) == ["c", "d", "e"]
+
+
+async def test_coming_back_it_is_told_what_it_missed(kit: Kit) -> None:
+    async with kit.live() as socket:
+        await socket.accepted()
+        resumed = await opened(socket)
+    for number in range(300):
+        kit.caption(f"n{number}", "red cat" if number % 3 == 0 else "blue dog")
+    async with kit.live() as socket:
+        await socket.accepted()
+        again = await opened(socket, resumed["cursor"])
+        assert again["cursor"] == resumed["cursor"]
+        told: list[str] = []
+        while len(told) < 100:
+            told += (found := ids(await socket.receive()))
+            assert len(found) <= 100
+        assert sorted(told) == sorted(f"n{number}" for number in range(0, 300, 3))
+        kit.caption("new", "red cat")
+        assert ids(await socket.receive()) == ["new"]
+
+
+async def test_with_another_log_it_is_reset(kit: Kit, socket: Socket) -> None:
+    assert isinstance(kit.index, LoggedIndex)
+    resumed = await opened(socket)
+    kit.index.restart("epoch-2")
+    kit.caption("b", "red cat")
+    reset, anew = await socket.receive(), await socket.receive()
+    assert (reset["type"], anew["type"]) == ("reset", "resumed")
+    assert Cursor.decode(anew["cursor"]).as_of.epoch == "epoch-2"
+    async with kit.live() as other:
+        await other.accepted()
+        subscribe(other, resumed["cursor"])
+        assert [(await other.receive())["type"] for _ in range(2)] == ["reset", "resumed"]
+        kit.caption("c", "red cat")
+        assert ids(await other.receive()) == ["c"]
+
+
+async def test_a_query_by_an_item_follows_it(kit: Kit, socket: Socket) -> None:
+    await opened(socket, text=None, id="a", of="captions")
+    kit.caption("b", "red cat")
+    assert ids(await socket.receive()) == ["b"]
+    kit.caption("a", "blue dog")
+    # The item itself matches, by its new vector.
+    assert ids(await socket.receive()) == ["a"]
+    kit.caption("c", "red cat")
+    kit.caption("d", "blue dog")
+    assert ids(await socket.receive()) == ["d"]
+    kit.index.remove("captions", "a")
+    error = await socket.receive()
+    assert (error["type"], error["code"]) == ("error", "query_item_gone")
+
+
+async def test_one_that_does_not_read_holds_little_and_misses_nothing(
+    kit: Kit, socket: Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.alerts._HELD_MAX", 10)
+    await opened(socket)
+    [alert] = kit.app.state.live.alerts._all
+    socket.reading.clear()
+    for number in range(50):
+        kit.caption(f"n{number}", "red cat")
+        await asyncio.sleep(0)
+        assert alert._held <= 10
+    socket.reading.set()
+    told: list[str] = []
+    while len(told) < 50:
+        told += ids(await socket.receive())
+    assert sorted(told) == sorted(f"n{number}" for number in range(50))
+
+
+async def test_progress_tells_how_far_nothing_matched(kit: Kit, socket: Socket) -> None:
+    resumed = await opened(socket)
+    kit.caption("b", "blue dog")
+    for _ in range(2):
+        # The second time nothing is new.
+        [session] = kit.app.state.live._sessions
+        session.check(session._progress_at + 31)
+        await asyncio.sleep(0.01)
+    [progress] = socket.waiting()
+    SERVER_MESSAGE.validate_python(progress)
+    assert progress["type"] == "progress"
+    before, now = (Cursor.decode(one["cursor"]).as_of for one in (resumed, progress))
+    assert now.covers(before) and not before.covers(now)
+
+
+async def test_a_broker_that_is_away_is_waited_for(
+    kit: Kit, socket: Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed = await opened(socket)
+    socket.send(op="unsubscribe", sub="s")
+    kit.caption("b", "red cat")
+    tail, tries = kit.log.tail, 0
+
+    async def away(start: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise BrokerUnavailable("away")
+        return await tail(start)
+
+    monkeypatch.setattr(kit.log, "tail", away)
+    monkeypatch.setattr("api.rereading._RETRY_S", 0.001)
+    await opened(socket, resumed["cursor"])
+    assert ids(await socket.receive()) == ["b"]
+    assert tries == 3
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ({"query": {"text": "x", "collapse": "item"}}, "query.collapse"),
+        ({"query": {"text": "x"}, "throttle_ms": 5}, "throttle_ms"),
+        ({"query": {"text": "x"}, "min_change": 0.5}, "min_change"),
+    ],
+)
+async def test_what_goes_with_lists_only(socket: Socket, message: Any, field: str) -> None:
+    socket.send(op="subscribe", sub="s", mode="matches", **message)
+    error = await socket.receive()
+    assert (error["code"], error["sub"]) == ("invalid_request", "s")
+    assert field in error["message"]

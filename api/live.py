@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from api.alerts import Alert
-from api.connection import ServerMessage
+from api.connection import ServerMessage, space_changed
 from api.event_stream import EventStream, subscription_of
 from api.node import Node
 from api.outlet import as_text
@@ -44,7 +44,8 @@ class Live:
         self._connections = 0
         self._sessions: set[Session] = set()
         self._generation = node.searcher.generation
-        # The space that answers instead of this one, while another does.
+        # Why clients must go elsewhere, while they must; and the space that answers there.
+        self.leaving: str | None = None
         self.moved_to: str | None = None
         node.feed.listen(self._applied)
 
@@ -53,11 +54,15 @@ class Live:
 
         Also notices an index that was replaced without a batch that would tell.
         """
-        while True:
-            self.check_generation()
-            for session in self._sessions:
-                session.check(monotonic())
-            await asyncio.sleep(_CHECK_EVERY_S)
+        try:
+            while True:
+                self.check_generation()
+                for session in self._sessions:
+                    session.check(monotonic())
+                await asyncio.sleep(_CHECK_EVERY_S)
+        finally:
+            # A server that stops waits for its responses, and event streams have no end.
+            self._leave("the server stops")
 
     async def websocket(self, websocket: WebSocket) -> None:
         """Any number of subscriptions on one connection."""
@@ -103,6 +108,10 @@ class Live:
         vectors of standing queries are of this space, and their pictures are not kept.
         """
         self.moved_to = space
+        self._leave(None if space is None else space_changed(self.node.space.name, space))
+
+    def _leave(self, reason: str | None) -> None:
+        self.leaving = reason
         for session in self._sessions:
             session.wake()
 

@@ -22,7 +22,6 @@ from api.connection import (
     ServerMessage,
     Subscription,
     SubscriptionState,
-    space_changed,
     sub_of,
 )
 from api.outlet import Gone, Outlet, Socket
@@ -193,8 +192,8 @@ class Session:
         while True:
             await self._dirty.wait()
             self._dirty.clear()
-            if self._live.moved_to is not None:
-                await self._leave(self._live.moved_to)
+            if self._live.leaving is not None:
+                await self._leave(self._live.leaving)
             await self._keep_up()
             woken, self._woken = self._woken, {}
             for subscription in woken:
@@ -249,11 +248,11 @@ class Session:
             if message is not None:
                 await self._outlet.send(message)
 
-    async def _leave(self, space: str) -> None:
-        reason = space_changed(self._node.space.name, space)
-        for subscription in list(self._connection.subscriptions.values()):
-            if subscription.state is SubscriptionState.LIVE:
-                await self._outlet.send(subscription.reset(reason))
+    async def _leave(self, reason: str) -> None:
+        if self._live.moved_to is not None:
+            for subscription in list(self._connection.subscriptions.values()):
+                if subscription.state is SubscriptionState.LIVE:
+                    await self._outlet.send(subscription.reset(reason))
         await self._outlet.close(SERVICE_RESTART, reason)
         raise Gone
 

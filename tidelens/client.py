@@ -1,11 +1,19 @@
 """The public async client: search, publish, and live lists that keep themselves current.
 
-    async with Client("http://127.0.0.1:8080") as client:
+    async with tidelens.Client("http://127.0.0.1:8080") as client:
         answer = await client.search({"text": "a red bicycle"})
         async for update in client.watch({"text": "a red bicycle", "k": 5}):
             print(update.hits)
 
 `watch` reconnects by itself and resumes with its cursor: nothing is lost and nothing comes twice.
+Whoever keeps `update.cursor`, and of a list `update.hits`, goes on from there another day:
+
+        async for update in client.watch(
+            {"text": "smoke", "min_score": 0.3}, mode="matches", cursor=kept
+        ):
+            for hit in update.hits:
+                alarm(hit)
+            keep(update.cursor)
 """
 
 import asyncio
@@ -13,7 +21,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
 import httpx
@@ -33,8 +41,9 @@ from contracts.errors import (
 from contracts.messages import WireHit
 
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-# What a server says while it starts or catches up: the cursor stays good, so ask again.
-_RETRIED = frozenset({"not_ready", "timed_out"})
+
+Mode = Literal["top", "matches"]
+Event = Literal["snapshot", "delta", "resumed", "reset", "match", "progress"]
 
 
 class ServerUnavailable(BrokerUnavailable):
@@ -43,13 +52,14 @@ class ServerUnavailable(BrokerUnavailable):
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One step of a live list: what happened, the changes, and the whole list after them.
+    """One step of a live subscription, whole: what happened, and what stands after it.
 
-    `event` is snapshot, delta, resumed or reset; after a snapshot that follows a reconnect the
-    changes are the difference to what was held before.
+    Mode top: `hits` is the list now and `changes` what led to it; after a snapshot that follows a
+    reconnect, the difference to what was held before. Mode matches: `hits` are those told now, and
+    there are no changes. `cursor` is where to go on from (None after a reset, which says why).
     """
 
-    event: str
+    event: Event
     changes: Sequence[WireChange]
     hits: Sequence[WireHit]
     cursor: str | None
@@ -131,15 +141,22 @@ class Client:
         *,
         cursor: str | None = None,
         hits: Sequence[WireHit] = (),
-        mode: str = "top",
+        mode: Mode = "top",
+        throttle_ms: int = 0,
+        min_change: float = 0.0,
     ) -> AsyncIterator[Update]:
         """Updates of one live subscription, for ever; the list is kept across reconnects.
 
         `cursor` and `hits` are those of an earlier update: it goes on from there. Without that
-        list it begins with a snapshot, of no earlier state than the cursor's.
+        list it begins with a snapshot, of no earlier state than the cursor's. Mode matches tells
+        of every item applied from now, or from the cursor, on that matches. `throttle_ms` and
+        `min_change` (mode top): at most one update in so many milliseconds, and none until an item
+        enters or leaves or a score changes by that much.
         Raises RejectedRequest when the server refuses the query or ends the subscription.
         """
-        subscription = _Subscription(query, mode, cursor, hits)
+        spared = {"throttle_ms": throttle_ms, "min_change": min_change}
+        asked = {"query": query, "mode": mode, **{k: v for k, v in spared.items() if v}}
+        subscription = _Subscription(asked, cursor, hits)
         failures = 0
         while True:
             try:
@@ -169,27 +186,21 @@ class _Subscription:
 
     def __init__(
         self,
-        query: Mapping[str, Any],
-        mode: str,
+        asked: Mapping[str, Any],
         cursor: str | None,
         hits: Sequence[WireHit],
     ) -> None:
-        self._query = query
-        self._mode = mode
+        self._asked = asked
         self._hits = list(hits)
-        # The digest is of the list that is held here: deltas cannot be applied to another one,
-        # so the server has to say `resumed` for this one only.
-        self._cursor = cursor and replace(Cursor.decode(cursor), hits=list_digest(hits)).encode()
+        self._cursor = cursor
+        if cursor is not None and asked["mode"] == "top":
+            # The digest is of the list that is held here: deltas cannot be applied to another one,
+            # so the server has to say `resumed` for this one only.
+            self._cursor = replace(Cursor.decode(cursor), hits=list_digest(hits)).encode()
         self.opened = False
 
     def opening(self) -> str:
-        message = {
-            "op": "subscribe",
-            "sub": "watch",
-            "mode": self._mode,
-            "query": self._query,
-            "cursor": self._cursor,
-        }
+        message = {"op": "subscribe", "sub": "watch", **self._asked, "cursor": self._cursor}
         return orjson.dumps(message).decode()
 
     async def updates(self, socket: ClientConnection) -> AsyncIterator[Update]:
@@ -202,12 +213,16 @@ class _Subscription:
     def _take(self, message: Mapping[str, Any]) -> Update | None:
         kind = message["type"]
         if kind == "error":
-            if message["code"] in _RETRIED:
+            # Said where the same may be accepted a moment later: the cursor stays good.
+            if message.get("retry_after") is not None:
                 raise NotReady(message["message"])
             raise RejectedRequest(message["code"], message["message"], field=message.get("field"))
         if kind == "reset":
             self._cursor = None
             return Update("reset", [], self._hits, None, message["reason"])
+        if kind == "match":
+            self._cursor = message["cursor"]
+            return Update("match", [], message["hits"], self._cursor)
         changes: Sequence[WireChange]
         if kind == "snapshot":
             changes = difference(self._hits, message["hits"])
@@ -215,7 +230,7 @@ class _Subscription:
         elif kind == "delta":
             changes = message["changes"]
             self._hits = apply(self._hits, changes)
-        elif kind == "resumed":
+        elif kind in ("resumed", "progress"):
             changes = []
         else:
             return None

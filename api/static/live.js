@@ -10,8 +10,6 @@ const BACKOFF_MS = [250, 500, 1000, 2000, 5000];
 const PING_EVERY_MS = 15_000;
 // Browsers do not tell when a network silently went away (sleep, another Wi-Fi): silence does.
 const SILENCE_MAX_MS = 40_000;
-// Faults of the surroundings: the same query may be accepted a moment later.
-const RETRIED_CODES = new Set(["not_ready", "broker_unavailable", "timed_out", "overloaded"]);
 
 /**
  * The list after `changes`: remove leaves and moves, insert by ascending rank, then update.
@@ -169,9 +167,10 @@ export class Live {
     if (standing.take(message)) this.#on.onList(standing.hits, message.type);
   }
 
-  #refused({ sub = null, code, message, field = null }) {
+  #refused({ sub = null, code, message, field = null, retry_after = null }) {
     if (sub !== null && sub !== this.#standing?.sub) return;
-    const again = sub !== null && RETRIED_CODES.has(code);
+    // Said where the same query may be accepted a moment later.
+    const again = sub !== null && retry_after !== null;
     const ended = sub !== null && !again;
     this.#on.onProblem({ code, message, field, again, ended });
     if (ended) this.#standing = null;

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from prometheus_client import start_http_server
 
+import tidelens
 from contracts.errors import ConfigurationError, RejectedRequest
 from contracts.metrics import Metrics
 from tests.api_kit import Kit, serving
+from tests.logged_index import LoggedIndex
 from tests.roles import free_port
 from tidelens.client import Client, ServerUnavailable, Update
 
@@ -148,3 +150,47 @@ async def test_another_server_is_told() -> None:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+async def test_matches_go_on_over_restarts_and_from_a_kept_cursor() -> None:
+    index = LoggedIndex()
+    kit = Kit(index=index)
+    index.log = kit.log
+    port = free_port()
+    query = {"text": "red cat", "target": "captions", "min_score": 0.6}
+
+    @asynccontextmanager
+    async def served() -> AsyncIterator[None]:
+        again = Kit(index=index)
+        again.log.records = kit.log.records
+        async with serving(again.app, again.settings, port):
+            yield
+
+    async with watching(port, query=query, mode="matches") as updates:
+        async with served():
+            assert (await following(updates)).event == "resumed"
+            kit.caption("a", "red cat")
+            kept = await following(updates)
+            assert (kept.event, ids(kept), kept.changes) == ("match", ["a"], [])
+        kit.caption("b", "red cat")
+        kit.caption("c", "blue dog")
+        async with served():
+            assert (await following(updates)).event == "resumed"
+            assert ids(await following(updates)) == ["b"]
+            async with watching(port, query=query, mode="matches", cursor=kept.cursor) as other:
+                assert (await following(other)).event == "resumed"
+                assert ids(await following(other)) == ["b"]
+
+
+async def test_what_goes_with_lists_only_is_refused(kit: Kit) -> None:
+    port = free_port()
+    async with started(kit, port), watching(port, mode="matches", throttle_ms=5) as updates:
+        with pytest.raises(RejectedRequest, match="throttle_ms: goes with mode top only"):
+            await following(updates)
+
+
+def test_it_is_public() -> None:
+    assert tidelens.Client is Client
+    assert tidelens.Update is Update
+    with pytest.raises(AttributeError, match="no attribute 'Server'"):
+        _ = tidelens.Server

@@ -9,6 +9,7 @@ import httpx
 import orjson
 import pytest
 
+from api.app import background
 from tests.api_kit import Kit, serving
 
 pytestmark = pytest.mark.anyio
@@ -146,3 +147,14 @@ async def test_silence_is_broken_and_one_too_many_is_429() -> None:
         answer = await http.get("/v1/live", params=ASKED)
         assert answer.status_code == 429
         assert answer.headers["retry-after"] == "1"
+
+
+async def test_a_server_that_stops_does_not_wait_for_it() -> None:
+    async with served() as (kit, http):
+        running = asyncio.create_task(background(kit.app)["live"]())
+        async with http.stream("GET", "/v1/live", params=ASKED) as response:
+            stream = Stream(response)
+            await stream.message()
+            running.cancel()
+            with pytest.raises(StopAsyncIteration):
+                await stream.event()

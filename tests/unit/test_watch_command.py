@@ -11,6 +11,7 @@ import orjson
 import pytest
 
 from tests.api_kit import Kit, serving
+from tests.logged_index import LoggedIndex
 from tests.roles import free_port
 
 pytestmark = pytest.mark.anyio
@@ -118,3 +119,21 @@ async def test_a_refusal_is_one_line() -> None:
         code, out, err = await watch.ended()
         assert (code, out, err.count("\n")) == (2, "", 1)
         assert f"no live socket at http://127.0.0.1:{port}" in err
+
+
+async def test_matches_are_lines_of_their_own() -> None:
+    index = LoggedIndex()
+    kit = Kit(index=index)
+    index.log = kit.log
+    async with (
+        serving(kit.app, kit.settings) as port,
+        watching(port, "--mode", "matches", "--min-score", "0.6") as watch,
+    ):
+        assert await watch.lines(1) == ["# resumed"]
+        kit.caption("near", "red cat")
+        kit.caption("far", "blue dog")
+        kit.caption("nearer", "red cat red cat")
+        assert await watch.lines(2) == [
+            "! SCORE  near  red cat",
+            "! SCORE  nearer  red cat red cat",
+        ]

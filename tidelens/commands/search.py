@@ -122,9 +122,10 @@ def build_query(query: dict[str, Any] | None, **members: Any) -> dict[str, Any]:
 
 
 def line_of(hit: dict[str, Any]) -> str:
-    """One hit for a terminal."""
+    """One hit for a terminal, with its rank if it is in a list."""
     shown = hit["text"] or hit["metadata"].get("name") or ""
-    return f"{hit['rank']:>3}  {hit['score']:.4f}  {hit['id']}  {shown}".rstrip()
+    rank = f"{hit['rank']:>3}  " if hit["rank"] else ""
+    return f"{rank}{hit['score']:.4f}  {hit['id']}  {shown}".rstrip()
 
 
 @click.command()

@@ -18,9 +18,26 @@ _MARKS = {"enter": "+", "leave": "-", "move": "~", "update": "="}
 @url_option
 @json_option
 @click.option("--cursor", help="Resume from where an earlier watch ended.")
+@click.option(
+    "--mode",
+    type=click.Choice(["top", "matches"]),
+    default="top",
+    help="The best k as they change, or every match as it comes.",
+)
+@click.option("--throttle-ms", type=int, default=0, help="Mode top: at most one message in these.")
+@click.option(
+    "--min-change", type=float, default=0.0, help="Mode top: smallest change of a score told of."
+)
 @click.option("--changes", "changes_max", type=int, help="End after this many messages.")
 def watch(
-    url: str | None, as_json: bool, cursor: str | None, changes_max: int | None, **query: Any
+    url: str | None,
+    as_json: bool,
+    cursor: str | None,
+    mode: Any,
+    throttle_ms: int,
+    min_change: float,
+    changes_max: int | None,
+    **query: Any,
 ) -> None:
     """Watch the results for TEXT, a picture, an item or --query change, until stopped."""
     from contracts import settings
@@ -32,7 +49,9 @@ def watch(
     async def run() -> None:
         seen = 0
         async with Client(url or api_of(settings.load())) as client:
-            async for update in client.watch(asked, cursor=cursor):
+            async for update in client.watch(
+                asked, cursor=cursor, mode=mode, throttle_ms=throttle_ms, min_change=min_change
+            ):
                 _show(update, as_json)
                 seen += 1
                 if changes_max is not None and seen >= changes_max:
@@ -53,7 +72,10 @@ def _show(update: Any, as_json: bool) -> None:
         sys.stdout.buffer.write(orjson.dumps(members) + b"\n")
         sys.stdout.buffer.flush()
         return
-    if update.event != "delta":
+    if update.event == "match":
+        for hit in update.hits:
+            click.echo(f"! {line_of(hit)}")
+    elif update.event != "delta":
         click.echo(f"# {update.event}" + (f": {update.reason}" if update.reason else ""))
     for change in update.changes:
         mark = _MARKS[change["change"]]

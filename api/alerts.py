@@ -163,8 +163,9 @@ class AlertSet:
                 self._turn_stale(applied)
             if now is None:
                 continue
-            owners, vectors, floors = self._rows[applied.target].all()
-            for alert, hit in Batch(applied, self._matcher).entering(owners, vectors, floors):
+            batch = Batch(applied, self._matcher)
+            for alert, number, score in batch.entering(self._rows[applied.target]):
+                hit = batch.scored(number, score, with_vector=alert.question.with_vector)
                 found.setdefault(alert, []).append(hit)
         if now is None:
             self._read_all_again()

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from api.alerts import Alert, AlertSet
-from api.matching import Batch
+from api.matching import Batch, Rows
 from api.node import Node
 from api.queries import ItemGone, ask
 from contracts.errors import BrokerUnavailable, LogChanged, NotReady
@@ -246,10 +245,10 @@ class _Pass:
         return _Batch(self._node, self._target, taken)
 
     def _found(self, batch: "_Batch") -> list[tuple[Alert, Hit, int, int]]:
-        owners = self._together
-        vectors = np.stack([self._vectors[alert] for alert in owners]).astype(np.float32)
-        floors = np.array([alert.floor for alert in owners])
-        return batch.found(owners, vectors, floors)
+        rows = Rows[Alert]()
+        for alert in self._together:
+            rows.put(alert, self._vectors[alert], alert.floor)
+        return batch.found(rows)
 
     def _now(self) -> AsOf:
         return self._node.searcher.as_of()
@@ -276,15 +275,14 @@ class _Batch:
         ids = [reading.id for _, reading in self._kept]
         self._batch = Batch(Applied(target, ids, vectors, [], self._hit), node.matcher)
 
-    def found(
-        self, alerts: Sequence[Alert], vectors: NDArray[np.float32], floors: NDArray[np.float64]
-    ) -> list[tuple[Alert, Hit, int, int]]:
+    def found(self, rows: Rows[Alert]) -> list[tuple[Alert, Hit, int, int]]:
         """Alert, hit, and partition and offset of the hit's record."""
-        places = {reading.id: (record.partition, record.offset) for record, reading in self._kept}
-        return [
-            (alert, hit, *places[hit.id])
-            for alert, hit in self._batch.entering(alerts, vectors, floors)
-        ]
+        found = []
+        for alert, number, score in self._batch.entering(rows):
+            hit = self._batch.scored(number, score, with_vector=alert.question.with_vector)
+            record, _ = self._kept[number]
+            found.append((alert, hit, record.partition, record.offset))
+        return found
 
     def _hit(self, number: int) -> Hit:
         _, reading = self._kept[number]

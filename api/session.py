@@ -271,7 +271,7 @@ class Session:
             return
         hits: Sequence[Hit]
         if standing.settled:
-            hits = standing.list.top()
+            hits = standing.top()
         elif standing.overtaken is not None:
             hits, as_of = standing.overtaken
         else:

@@ -19,9 +19,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
-import numpy as np
-
-from api.matching import Batch, Holders, Rows
+from api.held import Held
+from api.lists import StandingList
+from api.matching import Batch, Rows
 from api.queries import ItemRef
 from api.standing import Standing
 from contracts.hits import Hit
@@ -50,9 +50,9 @@ class StandingSet:
         self._kept: deque[tuple[int, Batch]] = deque()
         self._kept_rows = 0
         self._forgotten = 0
-        # Who asks by an item; and, of those that are settled, whose list holds one.
+        # Who asks by an item; and, of those that are settled, what their lists hold.
         self._asking: dict[ItemRef, set[Standing]] = {}
-        self._holders: dict[Target, Holders] = {target: Holders() for target in TARGETS}
+        self._held: dict[Target, Held] = {target: Held() for target in TARGETS}
         self._rows: dict[Target, Rows[Standing]] = {target: Rows() for target in TARGETS}
 
     def __len__(self) -> int:
@@ -111,9 +111,14 @@ class StandingSet:
         began = self._under_way.pop(standing, None)
         if began is None:
             return
-        standing.found(vector, hits)
+        found: StandingList[Hit] = standing.new_list()
+        found.fill([hit.score for hit in hits], hits)
+        row = Rows[Standing]()
+        row.put(standing, vector, found.floor)
         since = [batch for number, batch in self._kept if number > began]
-        if began < self._forgotten or not all(self._caught_up(standing, one) for one in since):
+        if began < self._forgotten or not all(
+            self._caught_up(standing, found, row, batch) for batch in since
+        ):
             self._unsettle(standing)
             if not standing.follows and as_of is not None:
                 standing.failed, standing.overtaken = None, (hits, as_of)
@@ -122,8 +127,9 @@ class StandingSet:
         else:
             standing.settled = True
             standing.failed = standing.overtaken = None
-            self._holders[standing.target].add(standing, standing.list.ids())
-            self._rows[standing.target].put(standing, vector, standing.floor)
+            held = self._held[standing.target]
+            standing.list = found.with_items(lambda hit: held.add(standing, hit))
+            self._rows[standing.target].put(standing, vector, found.floor)
             standing.changed = False
             standing.change(None)
         self._forget_batches()
@@ -136,7 +142,8 @@ class StandingSet:
             batch = Batch(applied, self._matcher)
             self._batches += 1
             self._keep(batch)
-            changed = self._take_out(applied)
+            self._unsettle_asking(applied)
+            changed = self._take_out(batch)
             self._put_in(batch, changed)
             for standing, top in changed.items():
                 if not standing.settled:
@@ -152,60 +159,71 @@ class StandingSet:
             standing.overtaken = None
             self._unsettle(standing)
 
-    def _take_out(self, applied: Applied) -> dict[Standing, bool]:
-        """Whose list held one of the batch's items; True where that was in sight."""
-        changed: dict[Standing, bool] = {}
-        holders = self._holders[applied.target]
-        for item_id in chain(applied.upserted, applied.removed):
-            if self._asking:
+    def _unsettle_asking(self, applied: Applied) -> None:
+        """Those whose vector comes from one of the batch's items."""
+        if self._asking:
+            for item_id in chain(applied.upserted, applied.removed):
                 for standing in self._asking.get(ItemRef(applied.target, item_id), ()):
                     self._unsettle(standing, applied.appended_ms)
-            for standing in holders.of(item_id):
+
+    def _take_out(self, batch: Batch) -> dict[Standing, bool]:
+        """Whose list held one of the batch's items; True where that was in sight."""
+        changed: dict[Standing, bool] = {}
+        applied = batch.applied
+        held = self._held[applied.target]
+        for item_id in held.among(chain(applied.upserted, applied.removed)):
+            for standing in held.holders(item_id):
                 if not standing.follows:
                     self._unsettle(standing, applied.appended_ms)
                 else:
-                    holders.discard(standing, [item_id])
+                    held.discard(standing, item_id)
                     top = standing.list.remove(item_id)
                     changed[standing] = top or changed.get(standing, False)
         return changed
 
     def _put_in(self, batch: Batch, changed: dict[Standing, bool]) -> None:
         target = batch.applied.target
-        holders, rows = self._holders[target], self._rows[target]
+        held, rows = self._held[target], self._rows[target]
         overtaken: set[Standing] = set()
-        for standing, hit in batch.entering(*rows.all()):
+        for standing, number, score in batch.entering(rows):
+            hit = batch.hit(number)
             if not standing.follows:
                 # Not now: that would move rows which are being looked at.
                 overtaken.add(standing)
-                continue
-            top = standing.list.put(hit)
-            changed[standing] = top or changed.get(standing, False)
-            if hit.id in standing.list:
-                holders.add(standing, [hit.id])
-            if standing.list.is_long:
-                holders.discard(standing, standing.list.cut())
-                rows.put(standing, standing.vector, standing.floor)
+            elif standing.list.admits(score, hit.id):
+                if standing.list.put(score, held.add(standing, hit)):
+                    changed[standing] = True
+                if standing.list.is_long:
+                    for item in standing.list.cut():
+                        held.discard(standing, item.id)
+                    rows.raise_floor(standing, standing.list.floor)
         for standing in overtaken:
             self._unsettle(standing, batch.applied.appended_ms)
 
-    def _caught_up(self, standing: Standing, batch: Batch) -> bool:
-        """Fold one batch into one list; False where that cannot be."""
-        applied, found = batch.applied, standing.list
-        if applied.target != standing.target:
+    def _caught_up(
+        self,
+        standing: Standing,
+        found: StandingList[Hit],
+        row: Rows[Standing],
+        batch: Batch,
+    ) -> bool:
+        """Fold one batch into what a search found for one; False where that cannot be."""
+        if batch.applied.target != standing.target:
             return True
-        here = [item_id for item_id in chain(applied.upserted, applied.removed) if item_id in found]
-        floors = np.array([standing.floor])
+        here = [hit.id for hit in found.items() if hit.id in batch.ids]
         if here and not standing.follows:
             return False
         for item_id in here:
             found.remove(item_id)
-        wide = standing.vector.astype(np.float32)[None]
-        for _, hit in batch.entering([standing], wide, floors):
+        for _, number, score in batch.entering(row):
             if not standing.follows:
                 return False
-            found.put(hit)
+            hit = batch.hit(number)
+            if found.admits(score, hit.id):
+                found.put(score, hit)
         if found.is_long:
             found.cut()
+            row.raise_floor(standing, found.floor)
         return not found.is_short
 
     def _unsettle(self, standing: Standing, since_ms: int | None = None) -> None:
@@ -220,7 +238,10 @@ class StandingSet:
         self._search()
 
     def _let_go(self, standing: Standing) -> None:
-        self._holders[standing.target].discard(standing, standing.list.ids())
+        held = self._held[standing.target]
+        for item in standing.list.items():
+            held.discard(standing, item.id)
+        standing.list.clear()
         self._rows[standing.target].remove(standing)
 
     def _keep(self, batch: Batch) -> None:

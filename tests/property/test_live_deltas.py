@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from api import lists
+from api.held import _HeldItem
 from api.lists import StandingList
-from api.matching import Holders
 from api.standing_set import StandingSet
 from contracts.deltas import apply, difference
 from contracts.hits import VectorQuery
@@ -286,7 +286,7 @@ def test_the_same_on_the_index_that_is_served(history: History) -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "broken"),
     [
-        (Holders, "add", lambda *_: None),
+        (_HeldItem, "join", lambda *_: None),
         (StandingSet, "_caught_up", lambda *_: True),
         (StandingList, "floor", property(lambda _: float("inf"))),
         (StandingList, "is_short", property(lambda _: False)),

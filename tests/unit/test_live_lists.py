@@ -1,5 +1,7 @@
 """A standing list is the best of what matches, or says that it no longer knows."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +9,6 @@ from hypothesis import strategies as st
 
 from api import lists
 from api.lists import StandingList
-from contracts.hits import Hit
-from contracts.records import RecordPosition
 
 # Few scores, so that ids decide.
 SCORES = st.sampled_from([0.1, 0.2, 0.3, 0.4])
@@ -18,8 +18,8 @@ REMOVE = st.tuples(st.just("remove"), IDS, st.none())
 FILL = st.tuples(st.just("fill"), st.none(), st.none())
 
 
-def hit(item_id: str, score: float) -> Hit:
-    return Hit("images", item_id, 0, score, RecordPosition("t", 0, 0))
+class Named(NamedTuple):
+    id: str
 
 
 def best(items: dict[str, float], count: int) -> list[tuple[str, float]]:
@@ -27,13 +27,21 @@ def best(items: dict[str, float], count: int) -> list[tuple[str, float]]:
     return ranked[:count]
 
 
-def pairs(hits: list[Hit]) -> list[tuple[str, float]]:
-    assert [one.rank for one in hits] == list(range(1, len(hits) + 1))
-    return [(one.id, one.score) for one in hits]
+def pairs(found: StandingList[Named]) -> list[tuple[str, float]]:
+    return [(item.id, score) for score, item in found.top()]
 
 
-def filled(found: StandingList, items: dict[str, float]) -> None:
-    found.fill([hit(*pair) for pair in best(items, found.wanted)])
+def ids(found: StandingList[Named]) -> list[str]:
+    return [item.id for item in found.items()]
+
+
+def filled(found: StandingList[Named], items: dict[str, float]) -> None:
+    pairs = best(items, found.wanted)
+    found.fill([score for _, score in pairs], [Named(item_id) for item_id, _ in pairs])
+
+
+def offered(found: StandingList[Named], item_id: str, score: float) -> bool:
+    return found.admits(score, item_id) and found.put(score, Named(item_id))
 
 
 @settings(deadline=None, max_examples=500)
@@ -43,44 +51,60 @@ def test_it_is_the_best_of_all(k: int, steps: list[tuple[str, str, float]]) -> N
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lists, "_SPARE", 1)
         patch.setattr(lists, "_SPARE_PER_K", 0)
-        found, items = StandingList(k), dict[str, float]()
+        found, items = StandingList[Named](k), dict[str, float]()
         filled(found, items)
         for what, item_id, score in steps:
-            before = pairs(found.top())
+            before = pairs(found)
             changed = False
             if what != "fill":
                 items.pop(item_id, None)
-                changed = found.remove(item_id)
+                changed = item_id in ids(found) and found.remove(item_id)
             if what == "put":
                 items[item_id] = score
                 # What lies below the floor need not be told to it.
                 if score >= found.floor:
-                    changed = found.put(hit(item_id, score)) or changed
+                    changed = offered(found, item_id, score) or changed
                 if found.is_long:
-                    kept = set(found.ids())
-                    assert set(found.cut()) == kept - set(found.ids())
+                    kept = found.items()
+                    gone = found.cut()
+                    assert found.items() + gone == kept
             if what == "fill" or found.is_short:
                 filled(found, items)
                 assert not found.is_short
                 changed = True
-            assert pairs(found.top()) == best(items, k)
+            assert pairs(found) == best(items, k)
             assert changed or before == best(items, k)
-            assert set(found.ids()) == {one for one in "abcdefghijkl" if one in found}
-            assert len(found.ids()) <= 2 * found.wanted + 1
+            assert len(found) <= 1.5 * found.wanted + 1
 
 
 def test_it_loses_sight_only_behind_its_bound() -> None:
-    found = StandingList(2)
+    found = StandingList[Named](2)
     assert found.wanted == 12
     filled(found, {f"i{n:02}": n / 20 for n in range(12)})
     assert found.floor == 0.0
-    assert not found.put(hit("low", -0.1))
+    assert not found.admits(-0.1, "low")
     for n in range(11, 1, -1):
         assert not found.is_short
         assert found.remove(f"i{n:02}")
-    assert [one.id for one in found.top()] == ["i01", "i00"]
+    assert pairs(found) == [("i01", 0.05), ("i00", 0.0)]
     assert found.remove("i01")
     assert found.is_short
     filled(found, {"a": 0.5})
     assert (found.is_short, found.floor) == (False, -np.inf)
-    assert found.put(hit("low", -0.9))
+    assert offered(found, "low", -0.9)
+
+
+def test_below_the_least_score_nothing_is_of_use() -> None:
+    found = StandingList[Named](2, least=0.5)
+    assert found.floor == 0.5
+    filled(found, {f"i{n:02}": 0.6 + n / 20 for n in range(12)})
+    assert found.floor == 0.6
+
+
+def test_the_same_list_of_other_objects() -> None:
+    found = StandingList[Named](1, 2)
+    filled(found, {"a": 0.5, "b": 0.4})
+    other = found.with_items(lambda item: Named(item.id.upper()))
+    assert (pairs(other), other.floor) == ([("A", 0.5)], 0.4)
+    other.clear()
+    assert (len(found), len(other), other.floor) == (2, 0, -np.inf)

@@ -81,7 +81,7 @@ def hall() -> Hall:
 
 def listed(standing: Standing) -> list[tuple[str, float]]:
     assert standing.settled
-    return [(hit.id, round(hit.score, 3)) for hit in standing.list.top()]
+    return [(hit.id, round(hit.score, 3)) for hit in standing.top()]
 
 
 def test_an_item_of_the_list_put_anew_or_taken_out(hall: Hall) -> None:
@@ -254,7 +254,7 @@ def test_it_is_woken_once_and_remembers_the_first_cause(hall: Hall) -> None:
 def test_vectors_come_along_only_where_they_are_asked_for(hall: Hall) -> None:
     plain, whole = hall.stand({}), hall.stand({}, with_vector=True)
     hall.set.applied([batch(put={"a": X})])
-    [one], [other] = plain.list.top(), whole.list.top()
+    [one], [other] = plain.top(), whole.top()
     assert one.vector is None
     assert other.vector is not None
 
@@ -270,7 +270,7 @@ def test_removing_leaves_the_others_in_place(hall: Hall) -> None:
     assert {n for n, one in standing.items() if one.changed} == {7}
     for one in standing.values():
         hall.set.remove(one)
-    assert (len(hall.set), len(hall.set._holders["images"])) == (0, 0)
+    assert (len(hall.set), len(hall.set._held["images"])) == (0, 0)
 
 
 def test_a_search_that_ends_after_its_subscription_leaves_nothing_behind(hall: Hall) -> None:
@@ -282,7 +282,7 @@ def test_a_search_that_ends_after_its_subscription_leaves_nothing_behind(hall: H
     assert not hall.set._kept
     hall.settle(standing, {"a": 1.0})
     hall.set.again(standing)
-    assert (len(hall.set._holders["images"]), hall.set.waiting()) == (0, 0)
+    assert (len(hall.set._held["images"]), hall.set.waiting()) == (0, 0)
     hall.set.applied([batch(gone=("a",))])
 
 

@@ -1,0 +1,75 @@
+"""An item is kept once for all lists that hold it, and no longer than one does."""
+
+import numpy as np
+import pytest
+
+from api import held as module
+from api.held import Held
+from api.item import Item
+from api.queries import Question
+from api.standing import Standing
+from contracts.hits import Hit
+from contracts.records import RecordPosition
+from contracts.score import unit
+
+VECTOR = unit([0.6, 0.8])
+
+
+def found(item_id: str = "a", score: float = 0.5) -> Hit:
+    return Hit(
+        "captions",
+        item_id,
+        3,
+        score,
+        RecordPosition("topic", 2, 7_000_000_000),
+        "group",
+        'Grüße ✓ \\ "',
+        {"n": 1.5, "many": ["x", None], "deep": {"y": True}},
+        VECTOR,
+    )
+
+
+def standing(*, with_vector: bool = False) -> Standing:
+    return Standing(Question("captions", [], with_vector=with_vector), lambda: None)
+
+
+def test_an_item_is_the_hit_again_wherever_it_stands() -> None:
+    hit = Item(found()).hit(3, 0.5)
+    assert hit.vector is None
+    hit.vector = VECTOR
+    assert hit == found()
+    bare = Hit("images", "b", 1, -0.0, RecordPosition("t", 0, 0))
+    assert Item(bare).hit(1, -0.0) == bare
+
+
+def test_all_lists_share_one() -> None:
+    held, some = Held(), [standing() for _ in range(3)]
+    items = {held.add(one, found(score=n / 10)) for n, one in enumerate(some)}
+    assert len(items) == 1
+    assert set(held.holders("a")) == set(some)
+    assert (held.among(["b", "a"]), held.holders("b")) == (["a"], ())
+    for one in some:
+        assert held.among("a")
+        held.discard(one, "a")
+    assert (len(held), held.holders("a")) == (0, ())
+
+
+def test_many_hold_one_as_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FEW", 3)
+    held, some = Held(), [standing() for _ in range(9)]
+    for count, one in enumerate(some, start=1):
+        held.add(one, found())
+        assert set(held.holders("a")) == set(some[:count])
+    while some:
+        held.discard(some.pop(), "a")
+        assert set(held.holders("a")) == set(some)
+    assert not len(held)
+
+
+def test_a_vector_is_kept_once_a_list_wants_it() -> None:
+    held, whole = Held(), standing(with_vector=True)
+    item = held.add(standing(), found())
+    assert item.hit(1, 0.5, with_vector=True).vector is None
+    assert held.add(whole, found()) is item
+    assert np.array_equal(item.hit(1, 0.5, with_vector=True).vector, VECTOR)
+    assert item.hit(1, 0.5).vector is None

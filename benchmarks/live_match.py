@@ -52,14 +52,17 @@ def hit(number: int, score: float) -> Hit:
 def best(queries: Vectors, rows: Vectors, count: int) -> _Best:
     """The exact best `count` rows for each query; a float32 product nominates twice as many."""
     wide, found = rows.astype(np.float32), list[_Best]()
-    for start in range(0, len(queries), _BATCH):
-        some = queries[start : start + _BATCH]
+    for start in range(0, len(queries), _BLOCK):
+        some = queries[start : start + _BLOCK]
         _, near = faiss.knn(some.astype(np.float32), wide, 2 * count, faiss.METRIC_INNER_PRODUCT)
-        exact = rows[near].astype(np.float64) @ some[:, :, None].astype(np.float64)
-        scores = exact[:, :, 0]
+        scores = np.empty(near.shape)
+        for n in range(0, len(some), _BATCH):
+            part = slice(n, n + _BATCH)
+            exact = rows[near[part]].astype(np.float64)
+            scores[part] = np.einsum("qnd,qd->qn", exact, some[part].astype(np.float64))
         order = np.lexsort((near, -scores))[:, :count]
         found.append((np.take_along_axis(near, order, 1), np.take_along_axis(scores, order, 1)))
-    return np.concatenate([best[0] for best in found]), np.concatenate([best[1] for best in found])
+    return np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found])
 
 
 def standing_set(queries: Vectors, lists: _Best) -> tuple[StandingSet, list[Standing]]:

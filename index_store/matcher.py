@@ -1,8 +1,10 @@
-"""The Matcher on numpy: one float32 product, which only nominates."""
+"""The Matcher on numpy: one float32 product, which only nominates. And which Matcher to use."""
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.ports import Matcher
 from contracts.score import NOMINATION_SLACK, Vectors
 
 # Queries of one block: bounds the product's memory to block x new rows.
@@ -26,3 +28,12 @@ class NumpyMatcher:
             found.append(near[query] + start)
             rows.append(row)
         return np.concatenate(found), np.concatenate(rows)
+
+
+def open_matcher() -> Matcher:
+    """On a GPU where there is one."""
+    if not faiss.get_num_gpus():
+        return NumpyMatcher()
+    from index_store.torch_matcher import TorchMatcher
+
+    return TorchMatcher()

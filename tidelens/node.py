@@ -13,7 +13,7 @@ from api.node import Node
 from contracts.partitioning import partitioner
 from contracts.settings import Settings
 from contracts.topics import Names
-from index_store.matcher import NumpyMatcher
+from index_store.matcher import open_matcher
 from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.stores import open_blobs
 from streams.app import streams_app
@@ -149,7 +149,7 @@ async def _serving(
                 queries=queries.encoder,
                 lag=lag,
                 admin=Operations(maintainer, target_recall=settings.target_recall),
-                matcher=NumpyMatcher(),
+                matcher=open_matcher(),
                 metrics=metrics,
                 exposed=exposition.registry,
                 clock=clock,

@@ -240,10 +240,15 @@ class Raw:
 async def raw(port: int) -> AsyncIterator[Raw]:
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     key = "dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455, section 1.3
-    writer.write(
-        f"GET /v1/live HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
-        f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
+    lines = (
+        "GET /v1/live HTTP/1.1",
+        f"Host: 127.0.0.1:{port}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {key}",
+        "Sec-WebSocket-Version: 13",
     )
+    writer.write("\r\n".join([*lines, "", ""]).encode())
     try:
         answer = await reader.readuntil(b"\r\n\r\n")
         assert b" 101 " in answer

@@ -19,7 +19,8 @@ MAY_IMPORT = {
 # Libraries that only some rooms may touch.
 OWNERS = {
     "faiss": {"index_store"},
-    "torch": {"consumers", "training"},
+    # The matcher's products, on a GPU.
+    "torch": {"consumers", "training", "index_store"},
     "transformers": {"consumers", "training"},
 }
 FILES = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]

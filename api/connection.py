@@ -76,11 +76,12 @@ class Subscription:
         self._min_change = message.min_change
         self._query: Query | None = message.query
         self.state = SubscriptionState.OPENING
-        self._digest = query_digest(message)
+        # Equal for those that ask the same.
+        self.query_digest = query_digest(message)
         # What the client holds: when resuming, a list of which we only know the digest.
         self.cursor = Cursor.decode(message.cursor) if message.cursor is not None else None
         self._hits: Sequence[WireHit] = []
-        if self.cursor is not None and self.cursor.query != self._digest:
+        if self.cursor is not None and self.cursor.query != self.query_digest:
             raise RejectedRequest(
                 "invalid_cursor", "cursor: it belongs to another query", field="cursor"
             )
@@ -99,7 +100,7 @@ class Subscription:
         resuming = self.state is SubscriptionState.OPENING
         self.state = SubscriptionState.LIVE
         held, hits_held = self.cursor, self._hits
-        cursor = Cursor(as_of, self._digest, list_digest(hits))
+        cursor = Cursor(as_of, self.query_digest, list_digest(hits))
         if held is None:
             messages = [self._snapshot(hits, cursor)]
         elif reason := _another_state(held.as_of, as_of):
@@ -158,7 +159,7 @@ class Subscription:
         """A message of mode matches, whose cursor has no list."""
         if self.state is not SubscriptionState.LIVE:
             raise WrongStep(f"subscription {self.name!r}: want LIVE, got {self.state.name}")
-        self.cursor = Cursor(state, self._digest, "")
+        self.cursor = Cursor(state, self.query_digest, "")
         return {"type": kind, "sub": self.name, "cursor": self.cursor.encode()}
 
     def reset(self, reason: str) -> ServerMessage:

@@ -7,7 +7,7 @@ Complete, because a subscription is registered *before* its first search, or bef
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 from starlette.requests import Request
@@ -20,10 +20,11 @@ from api.event_stream import EventStream, subscription_of
 from api.node import Node
 from api.outlet import as_text
 from api.problems import problem
+from api.queries import Question
 from api.refills import Refills
 from api.rereading import Rereading
 from api.session import Session
-from api.standing import Standing
+from api.standing import Standing, Watching
 from api.waiting import Waiting
 from contracts.errors import NotReady, RejectedRequest
 from contracts.messages import Subscribe
@@ -41,6 +42,9 @@ class Live:
         self.standing = Refills(node.searcher, node.matcher).standing
         self.rereading = Rereading(node)
         self.alerts = self.rereading.alerts
+        # Lists by the query that they stand for, and who watches them.
+        self._asked: dict[str, Standing] = {}
+        self._watching: dict[Watching, str] = {}
         self._connections = 0
         self._sessions: set[Session] = set()
         self._generation = node.searcher.generation
@@ -136,18 +140,36 @@ class Live:
                     limit=limit,
                 )
 
-    def add(self, one: Standing | Alert) -> None:
-        if isinstance(one, Standing):
-            self.standing.add(one)
+    def watch(self, asked: str, question: Question, wake: Callable[[], None]) -> Watching:
+        """Let it be told of a list, one for all who ask the same (`asked` names the query)."""
+        standing = self._asked.get(asked)
+        if standing is None or standing.broken:
+            standing = self._asked[asked] = Standing(question)
+            watching = standing.watch(wake)
+            self.standing.add(standing)
         else:
-            self.alerts.add(one)
+            watching = standing.watch(wake)
+        self._watching[watching] = asked
         self._count()
+        return watching
 
-    def remove(self, one: Standing | Alert) -> None:
-        if isinstance(one, Standing):
-            self.standing.remove(one)
-        else:
+    def follow(self, alert: Alert) -> Alert:
+        """Let it be told of matches."""
+        self.alerts.add(alert)
+        self._count()
+        return alert
+
+    def leave(self, one: Watching | Alert) -> None:
+        """Nothing more for it."""
+        if isinstance(one, Alert):
             self.alerts.remove(one)
+        else:
+            asked, standing = self._watching.pop(one), one.standing
+            standing.watchers.remove(one)
+            if not standing.watchers:
+                self.standing.remove(standing)
+                if self._asked.get(asked) is standing:
+                    del self._asked[asked]
         self._count()
 
     def _applied(self, batches: Sequence[Applied]) -> None:
@@ -172,7 +194,7 @@ class Live:
             self.alerts.mark_all()
 
     def _subscriptions(self) -> int:
-        return len(self.standing) + len(self.alerts)
+        return len(self._watching) + len(self.alerts)
 
     def _no_room(self) -> Response | None:
         limit = self.node.settings.connections_max

@@ -26,7 +26,7 @@ from api.connection import (
 )
 from api.outlet import Gone, Outlet, Socket
 from api.queries import ItemGone, Question, prepare
-from api.standing import Standing
+from api.standing import Watching
 from api.waiting import require_shape
 from contracts.errors import NotReady, RejectedRequest, TidelensError, TimedOut
 from contracts.hits import Hit
@@ -61,7 +61,7 @@ class Session:
             subscriptions_max=live.node.settings.subscriptions_max,
             frame_bytes_max=live.node.settings.frame_bytes_max,
         )
-        self._standing: dict[Subscription, Standing] = {}
+        self._lists: dict[Subscription, Watching] = {}
         self._alerts: dict[Subscription, Alert] = {}
         # Before the first match.
         self._first: dict[Subscription, Sequence[ServerMessage]] = {}
@@ -168,15 +168,15 @@ class Session:
         def wake() -> None:
             self._wake(subscription)
 
-        one: Standing | Alert
         if subscription.mode == "top":
-            one = self._standing[subscription] = Standing(question, wake)
+            asked = subscription.query_digest
+            self._lists[subscription] = self._live.watch(asked, question, wake)
         else:
             self._first[subscription] = subscription.followed(now)
             assert subscription.cursor is not None
-            one = self._alerts[subscription] = Alert(question, subscription.cursor.as_of, wake)
+            alert = Alert(question, subscription.cursor.as_of, wake)
+            self._alerts[subscription] = self._live.follow(alert)
             wake()
-        self._live.add(one)
 
     async def _catch_up(self, subscription: Subscription) -> None:
         """Never back in time: wait until the index is at or past the client's cursor."""
@@ -197,8 +197,8 @@ class Session:
             await self._keep_up()
             woken, self._woken = self._woken, {}
             for subscription in woken:
-                if (standing := self._standing.get(subscription)) is not None:
-                    await self._send_list(subscription, standing)
+                if (watching := self._lists.get(subscription)) is not None:
+                    await self._send_list(subscription, watching)
                 elif (alert := self._alerts.get(subscription)) is not None:
                     await self._send_matches(subscription, alert)
 
@@ -256,12 +256,12 @@ class Session:
         await self._outlet.close(SERVICE_RESTART, reason)
         raise Gone
 
-    async def _send_list(self, subscription: Subscription, standing: Standing) -> None:
+    async def _send_list(self, subscription: Subscription, watching: Watching) -> None:
         """What changed in it since it was sent last, if it is known what it is now."""
-        if standing.failed is not None:
-            await self._failed(subscription, standing)
+        if watching.failed is not None:
+            await self._failed(subscription, watching)
         over = subscription.state is SubscriptionState.ENDED
-        if over or not standing.changed or subscription in self._resting:
+        if over or not watching.changed or subscription in self._resting:
             return
         self._live.check_generation()
         try:
@@ -270,14 +270,14 @@ class Session:
             self._wake_later(subscription)
             return
         hits: Sequence[Hit]
-        if standing.settled:
-            hits = standing.top()
-        elif standing.overtaken is not None:
-            hits, as_of = standing.overtaken
+        if watching.standing.settled:
+            hits = watching.standing.top()
+        elif watching.overtaken is not None:
+            hits, as_of = watching.overtaken
         else:
             return  # woken again when it is
-        standing.overtaken = None
-        since, standing.since_ms, standing.changed = standing.since_ms, None, False
+        watching.overtaken = None
+        since, watching.since_ms, watching.changed = watching.since_ms, None, False
         wire = [wire_hit(hit) for hit in hits]
         if subscription.suppresses(wire):
             return
@@ -289,9 +289,9 @@ class Session:
             self._observe(since)
             self._rest(subscription)
 
-    async def _failed(self, subscription: Subscription, standing: Standing | Alert) -> None:
+    async def _failed(self, subscription: Subscription, one: Watching | Alert) -> None:
         """New subscriptions are refused; open ones keep their list until the node is ready."""
-        error, standing.failed = standing.failed, None
+        error, one.failed = one.failed, None
         is_open = subscription.state is SubscriptionState.LIVE
         match error:
             case ItemGone() if is_open:
@@ -307,7 +307,7 @@ class Session:
 
     def _rest(self, subscription: Subscription) -> None:
         """Tell it nothing for as long as it asked for."""
-        if subscription.throttle_s and subscription in self._standing:
+        if subscription.throttle_s and subscription in self._lists:
             loop = asyncio.get_running_loop()
             self._resting[subscription] = loop.call_later(
                 subscription.throttle_s, self._rested, subscription
@@ -351,9 +351,9 @@ class Session:
             resting.cancel()
         self._first.pop(subscription, None)
         self._far.pop(subscription, None)
-        one = self._standing.pop(subscription, None) or self._alerts.pop(subscription, None)
+        one = self._lists.pop(subscription, None) or self._alerts.pop(subscription, None)
         if one is not None:
-            self._live.remove(one)
+            self._live.leave(one)
 
     def _observe(self, since_ms: int | None) -> None:
         if since_ms is not None:

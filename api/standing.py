@@ -1,4 +1,4 @@
-"""One standing query: its list, and what its owner is to be told. No I/O."""
+"""One standing query: its list, and what those who watch it are to be told. No I/O."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,24 +11,16 @@ from contracts.ports import AsOf
 from contracts.topics import Target
 
 
-class Standing:
-    """One standing query. `wake` is called when there is something new to send, or to tell."""
+class Watching:
+    """One subscriber of a standing query, and what it is to be told.
 
-    __slots__ = (
-        "_wake",
-        "changed",
-        "failed",
-        "list",
-        "overtaken",
-        "question",
-        "settled",
-        "since_ms",
-    )
+    `wake` is called when there is something new to send, or to tell.
+    """
 
-    def __init__(self, question: Question, wake: Callable[[], None]) -> None:
-        self.question = question
-        self.list: StandingList[Item] = self.new_list()
-        self.settled = False
+    __slots__ = ("_wake", "changed", "failed", "overtaken", "since_ms", "standing")
+
+    def __init__(self, standing: "Standing", wake: Callable[[], None]) -> None:
+        self.standing = standing
         # Whether the list may differ from what was sent last.
         self.changed = False
         # Why it could not be searched.
@@ -38,6 +30,48 @@ class Standing:
         # Append time of the oldest record that changed it, where that is known.
         self.since_ms: int | None = None
         self._wake = wake
+
+    def change(self, since_ms: int | None) -> None:
+        self.touch(since_ms)
+        if not self.changed:
+            self.changed = True
+            self._wake()
+
+    def touch(self, since_ms: int | None) -> None:
+        """It may have changed by a record of then."""
+        if self.since_ms is None:
+            self.since_ms = since_ms
+
+    def know(self, overtaken: tuple[Sequence[Hit], AsOf] | None) -> None:
+        """A search came to an end: look again, whatever was told."""
+        self.failed, self.overtaken, self.changed = None, overtaken, False
+        self.change(None)
+
+    def fail(self, error: Exception) -> None:
+        self.failed = error
+        self._wake()
+
+
+class Standing:
+    """One standing query, which all who ask the same watch."""
+
+    __slots__ = ("broken", "list", "question", "settled", "watchers")
+
+    def __init__(self, question: Question) -> None:
+        self.question = question
+        self.list: StandingList[Item] = self.new_list()
+        self.settled = False
+        # Whether it cannot be searched, so that it will never be settled.
+        self.broken = False
+        self.watchers: list[Watching] = []
+
+    def watch(self, wake: Callable[[], None]) -> Watching:
+        """One more subscriber, to be told the list once it is known."""
+        watching = Watching(self, wake)
+        self.watchers.append(watching)
+        if self.settled:
+            watching.change(None)
+        return watching
 
     @property
     def target(self) -> Target:
@@ -63,12 +97,18 @@ class Standing:
         ]
 
     def change(self, since_ms: int | None) -> None:
-        if self.since_ms is None:
-            self.since_ms = since_ms
-        if not self.changed:
-            self.changed = True
-            self._wake()
+        for watching in self.watchers:
+            watching.change(since_ms)
+
+    def touch(self, since_ms: int | None) -> None:
+        for watching in self.watchers:
+            watching.touch(since_ms)
+
+    def know(self, overtaken: tuple[Sequence[Hit], AsOf] | None = None) -> None:
+        """A search came to an end: it is settled, or at least known what it was."""
+        for watching in self.watchers:
+            watching.know(overtaken)
 
     def fail(self, error: Exception) -> None:
-        self.failed = error
-        self._wake()
+        for watching in self.watchers:
+            watching.fail(error)

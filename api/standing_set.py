@@ -95,9 +95,10 @@ class StandingSet:
             self._unsettle(standing)
 
     def fail(self, standing: Standing, error: Exception) -> None:
-        """It cannot be searched; nothing is kept for it, and its owner is told."""
+        """It cannot be searched; nothing is kept for it, and who watches it is told."""
         self._under_way.pop(standing, None)
         self._forget_batches()
+        standing.broken = True
         standing.fail(error)
 
     def settle(
@@ -121,17 +122,13 @@ class StandingSet:
         ):
             self._unsettle(standing)
             if not standing.follows and as_of is not None:
-                standing.failed, standing.overtaken = None, (hits, as_of)
-                standing.changed = False
-                standing.change(None)
+                standing.know((hits, as_of))
         else:
             standing.settled = True
-            standing.failed = standing.overtaken = None
             held = self._held[standing.target]
             standing.list = found.with_items(lambda hit: held.add(standing, hit))
             self._rows[standing.target].put(standing, vector, found.floor)
-            standing.changed = False
-            standing.change(None)
+            standing.know()
         self._forget_batches()
 
     def applied(self, batches: Iterable[Applied]) -> None:
@@ -156,7 +153,8 @@ class StandingSet:
     def mark_all(self) -> None:
         """The state became another one altogether: none of the lists holds."""
         for standing in list(self._all):
-            standing.overtaken = None
+            for watching in standing.watchers:
+                watching.overtaken = None
             self._unsettle(standing)
 
     def _unsettle_asking(self, applied: Applied) -> None:
@@ -227,8 +225,7 @@ class StandingSet:
         return not found.is_short
 
     def _unsettle(self, standing: Standing, since_ms: int | None = None) -> None:
-        if standing.since_ms is None:
-            standing.since_ms = since_ms
+        standing.touch(since_ms)
         standing.settled = False
         # A search under way has seen too little.
         if self._under_way.pop(standing, None) is not None:

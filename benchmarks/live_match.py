@@ -67,15 +67,14 @@ def best(queries: Vectors, rows: Vectors, count: int) -> _Best:
 
 def standing_set(queries: Vectors, lists: _Best) -> tuple[StandingSet, list[Standing]]:
     found = StandingSet(NumpyMatcher(), lambda: None)
-    made = [
-        Standing(Question("images", [_Part(1.0, query)], k=_K), lambda: None) for query in queries
-    ]
+    made = [Standing(Question("images", [_Part(1.0, query)], k=_K)) for query in queries]
     for standing in made:
+        standing.watch(lambda: None)
         found.add(standing)
     found.take(len(made))
     for standing, query, numbers, scores in zip(made, queries, *lists, strict=True):
         found.settle(standing, query, list(map(hit, numbers.tolist(), scores.tolist())))
-        standing.changed = False
+        standing.watchers[0].changed = False
     return found, made
 
 
@@ -112,8 +111,8 @@ def speed(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, Any]:
         took_bare += time.perf_counter() - began
         items += _BATCH
         for standing in made:
-            changed += standing.changed
-            standing.changed = False
+            changed += standing.watchers[0].changed
+            standing.watchers[0].changed = False
         if took + took_bare > _SECONDS:
             break
     return {

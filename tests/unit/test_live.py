@@ -528,8 +528,8 @@ async def test_too_many_lists_that_wait_to_be_searched() -> None:
         socket.subscribe("searched", text="red cat")
         while not kit.index.searches:
             await asyncio.sleep(0)
-        socket.subscribe("waits", text="red cat")
-        socket.subscribe("refused", text="red cat")
+        socket.subscribe("waits", text="red cat", k=2)
+        socket.subscribe("refused", text="red cat", k=3)
         error = await socket.receive()
         assert (error["sub"], error["code"], error["limit"]) == ("refused", "too_many", 1)
         go.set()
@@ -640,3 +640,37 @@ async def test_too_many_are_told_when_to_try_again(limit: str) -> None:
         SERVER_MESSAGE.validate_python(error)
         assert (error["code"], error["retry_after"]) == ("too_many", 1)
         assert limit in error["message"]
+
+
+async def test_who_asks_the_same_shares_one_list(kit: Kit, socket: Socket) -> None:
+    live = kit.app.state.live
+    await opened(socket, "one")
+    searches = kit.index.searches
+    async with kit.live() as other:
+        await other.accepted()
+        assert ids(await opened(other, "two", timeout_s=5, exact=True)) == ["a", "b"]
+        assert ids(await opened(other, "three", k=1)) == ["a"]
+        assert (kit.index.searches, len(live.standing)) == (searches + 1, 2)
+        assert kit.sample("tidelens_live_subscriptions") == 3
+        kit.caption("d", "red cat")
+        assert [c["id"] for c in (await socket.receive())["changes"]] == ["b", "d"]
+        assert (await other.receive())["sub"] == "two"
+        await quiet(other)
+        socket.send(op="unsubscribe", sub="one")
+        await quiet(socket)
+        kit.index.remove("captions", "d")
+        assert [c["id"] for c in (await other.receive())["changes"]] == ["d", "b"]
+    await quiet(socket)
+    assert (len(live.standing), live._asked, live._watching) == (0, {}, {})
+
+
+async def test_one_whose_item_is_gone_is_not_shared(kit: Kit, socket: Socket) -> None:
+    asked = {"id": "a", "of": "captions", "text": None}
+    await opened(socket, **asked)
+    kit.index.remove("captions", "a")
+    while (message := await socket.receive())["type"] != "error":
+        pass
+    assert message["code"] == "query_item_gone"
+    assert (await opened(socket, **asked))["code"] == "item_not_found"
+    kit.caption("a", "red cat")
+    assert (await opened(socket, **asked))["type"] == "snapshot"

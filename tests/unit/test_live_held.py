@@ -30,7 +30,7 @@ def found(item_id: str = "a", score: float = 0.5) -> Hit:
 
 
 def standing(*, with_vector: bool = False) -> Standing:
-    return Standing(Question("captions", [], with_vector=with_vector), lambda: None)
+    return Standing(Question("captions", [], with_vector=with_vector))
 
 
 def test_an_item_is_the_hit_again_wherever_it_stands() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from api import standing_set
 from api.queries import ItemRef, Question, _Part
-from api.standing import Standing
+from api.standing import Standing, Watching
 from api.standing_set import StandingSet
 from contracts.filters import parse
 from contracts.hits import Hit
@@ -55,23 +55,30 @@ class Hall:
         self, hits: dict[str, float], *, vector: Vectors = X, k: int = 2, **question: object
     ) -> Standing:
         asked = Question("images", [_Part(1.0, vector)], k=k, **question)  # type: ignore[arg-type]
-        return self.settled(Standing(asked, self.wake), hits, vector)
+        return self.settled(Standing(asked), hits, vector)
 
     def settled(self, standing: Standing, hits: dict[str, float], vector: Vectors = X) -> Standing:
+        standing.watch(self.wake)
         self.set.add(standing)
         self.set.take(1)
         self.settle(standing, hits, vector)
         assert standing.settled
-        standing.changed = False
+        told(standing).changed = False
         return standing
 
     def settle(self, standing: Standing, hits: dict[str, float], vector: Vectors = X) -> None:
         self.set.settle(standing, vector, [made(*hit) for hit in hits.items()])
 
     def changes(self, standing: Standing, *batches: Applied) -> bool:
-        standing.changed = False
+        told(standing).changed = False
         self.set.applied(batches)
-        return standing.changed
+        return told(standing).changed
+
+
+def told(standing: Standing) -> Watching:
+    """Its one subscriber."""
+    [watching] = standing.watchers
+    return watching
 
 
 @pytest.fixture
@@ -124,7 +131,7 @@ def test_one_that_lost_too_many_is_searched(hall: Hall) -> None:
     assert hall.set.take(5) == [standing]
     hall.settle(standing, {"i11": 0.4})
     assert listed(standing) == [("i11", 0.4)]
-    assert standing.since_ms == 7
+    assert told(standing).since_ms == 7
 
 
 def test_what_comes_while_it_is_searched_is_folded_in(hall: Hall) -> None:
@@ -155,7 +162,7 @@ def test_a_search_that_took_too_long_is_made_again(
 
 def test_an_item_that_the_query_asks_by(hall: Hall) -> None:
     parts = [_Part(1.0, item=ItemRef("captions", "q"))]
-    standing = hall.settled(Standing(Question("images", parts, k=1), hall.wake), {"a": 1.0})
+    standing = hall.settled(Standing(Question("images", parts, k=1)), {"a": 1.0})
     hall.set.applied([batch("images", gone=("q",))])
     assert standing.settled
     hall.set.applied([batch("captions", put={"q": Y})])
@@ -195,11 +202,11 @@ def test_a_busy_one_with_collapse_is_told_what_it_was(hall: Hall) -> None:
         hall.set.applied([batch(put={"b": X})])
         as_of = AsOf("s", state, {})
         hall.set.settle(standing, X, [made("a", 0.9)], as_of)
-        assert (standing.settled, standing.changed, hall.set.waiting()) == (False, True, 1)
-        assert standing.overtaken == ([made("a", 0.9)], as_of)
+        assert (standing.settled, told(standing).changed, hall.set.waiting()) == (False, True, 1)
+        assert told(standing).overtaken == ([made("a", 0.9)], as_of)
     hall.set.take(1)
     hall.settle(standing, {"b": 1.0, "a": 0.9})
-    assert (standing.settled, standing.overtaken) == (True, None)
+    assert (standing.settled, told(standing).overtaken) == (True, None)
 
 
 def test_a_filter_looks_at_a_row_once(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +236,7 @@ def test_what_is_kept_for_a_search_is_bounded_and_let_go(
     hall.set.applied([batch() for _ in range(100)])
     assert len(hall.set._kept) == 10
     hall.set.fail(standing, ValueError("no"))
-    assert (len(hall.set._kept), str(standing.failed)) == (0, "no")
+    assert (len(hall.set._kept), str(told(standing).failed)) == (0, "no")
 
 
 def test_one_that_failed_and_was_found_after_all_has_not_failed(hall: Hall) -> None:
@@ -240,7 +247,7 @@ def test_one_that_failed_and_was_found_after_all_has_not_failed(hall: Hall) -> N
     standing.fail(ValueError("not yet"))
     hall.set.take(1)
     hall.settle(standing, {"a": 0.9})
-    assert (standing.failed, standing.changed) == (None, True)
+    assert (told(standing).failed, told(standing).changed) == (None, True)
 
 
 def test_it_is_woken_once_and_remembers_the_first_cause(hall: Hall) -> None:
@@ -248,7 +255,7 @@ def test_it_is_woken_once_and_remembers_the_first_cause(hall: Hall) -> None:
     woken = hall.woken
     hall.set.applied([batch(gone=("a",)), batch(gone=("b",))])
     assert hall.woken == woken + 1
-    assert standing.since_ms == 7
+    assert told(standing).since_ms == 7
 
 
 def test_vectors_come_along_only_where_they_are_asked_for(hall: Hall) -> None:
@@ -267,7 +274,7 @@ def test_removing_leaves_the_others_in_place(hall: Hall) -> None:
         hall.set.remove(standing.pop(n))
     assert len(hall.set) == 15
     hall.set.applied([batch(put={"a-new": vectors[7]})])
-    assert {n for n, one in standing.items() if one.changed} == {7}
+    assert {n for n, one in standing.items() if told(one).changed} == {7}
     for one in standing.values():
         hall.set.remove(one)
     assert (len(hall.set), len(hall.set._held["images"])) == (0, 0)

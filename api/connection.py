@@ -13,8 +13,9 @@ from typing import Any
 
 import orjson
 
-from contracts.cursors import Cursor, list_digest
-from contracts.deltas import difference
+from api.item import Place
+from contracts.cursors import Cursor, digest_of
+from contracts.deltas import changes
 from contracts.errors import RejectedRequest
 from contracts.filters import parse
 from contracts.messages import (
@@ -80,7 +81,7 @@ class Subscription:
         self.query_digest = query_digest(message)
         # What the client holds: when resuming, a list of which we only know the digest.
         self.cursor = Cursor.decode(message.cursor) if message.cursor is not None else None
-        self._hits: Sequence[WireHit] = []
+        self._places: Sequence[Place] = []
         if self.cursor is not None and self.cursor.query != self.query_digest:
             raise RejectedRequest(
                 "invalid_cursor", "cursor: it belongs to another query", field="cursor"
@@ -93,40 +94,39 @@ class Subscription:
             raise WrongStep(f"subscription {self.name!r}: its query was taken before")
         return query
 
-    def found(self, hits: Sequence[WireHit], as_of: AsOf) -> list[ServerMessage]:
-        """What to send, now that the exact list at `as_of` is `hits`; makes it LIVE."""
+    def found(self, places: Sequence[Place], as_of: AsOf) -> list[ServerMessage]:
+        """What to send, now that the exact list at `as_of` is this; makes it LIVE."""
         if self.state is SubscriptionState.ENDED:
             raise WrongStep(f"subscription {self.name!r}: want OPENING or LIVE, got ENDED")
         resuming = self.state is SubscriptionState.OPENING
         self.state = SubscriptionState.LIVE
-        held, hits_held = self.cursor, self._hits
-        cursor = Cursor(as_of, self.query_digest, list_digest(hits))
+        held, before = self.cursor, self._places
+        digest = digest_of((p.id, p.score, p.item.partition, p.item.offset) for p in places)
+        cursor = Cursor(as_of, self.query_digest, digest)
         if held is None:
-            messages = [self._snapshot(hits, cursor)]
+            messages = [self._snapshot(places, cursor)]
         elif reason := _another_state(held.as_of, as_of):
-            messages = [self.reset(reason), self._snapshot(hits, cursor)]
+            messages = [self.reset(reason), self._snapshot(places, cursor)]
         elif held.hits == cursor.hits:
             # Nothing is said when nothing changed: then the cursor that was sent still holds.
             if not resuming:
                 return []
             messages = [{"type": "resumed", "sub": self.name, "cursor": cursor.encode()}]
         elif resuming:
-            messages = [self._snapshot(hits, cursor)]
+            messages = [self._snapshot(places, cursor)]
         else:
-            changes = difference(hits_held, hits)
-            messages = [
-                {"type": "delta", "sub": self.name, "changes": changes, "cursor": cursor.encode()}
-            ]
-        self.cursor, self._hits = cursor, hits
+            delta = {"type": "delta", "sub": self.name, "changes": changes(before, places)}
+            messages = [{**delta, "cursor": cursor.encode()}]
+        self.cursor, self._places = cursor, places
         return messages
 
-    def suppresses(self, hits: Sequence[WireHit]) -> bool:
-        """Whether the change to `hits` is too small to be told (`min_change`)."""
+    def suppresses(self, places: Sequence[Place]) -> bool:
+        """Whether the change to this list is too small to be told (`min_change`)."""
         if not self._min_change or self.state is not SubscriptionState.LIVE:
             return False
-        held = {hit["id"]: hit["score"] for hit in self._hits}
-        return held.keys() == {hit["id"] for hit in hits} and all(
-            abs(hit["score"] - held[hit["id"]]) < self._min_change for hit in hits
+        held = {place.id: place.score for place in self._places}
+        return held.keys() == {place.id for place in places} and all(
+            abs(place.score - held[place.id]) < self._min_change for place in places
         )
 
     def followed(self, now: AsOf) -> list[ServerMessage]:
@@ -171,11 +171,11 @@ class Subscription:
             raise WrongStep(f"subscription {self.name!r}: want OPENING or LIVE, got ENDED")
         self.state = SubscriptionState.ENDED
 
-    def _snapshot(self, hits: Sequence[WireHit], cursor: Cursor) -> ServerMessage:
+    def _snapshot(self, places: Sequence[Place], cursor: Cursor) -> ServerMessage:
         return {
             "type": "snapshot",
             "sub": self.name,
-            "hits": list(hits),
+            "hits": [place.wire(rank) for rank, place in enumerate(places, start=1)],
             "cursor": cursor.encode(),
         }
 

@@ -24,12 +24,12 @@ from api.connection import (
     SubscriptionState,
     sub_of,
 )
+from api.item import places_of
 from api.outlet import Gone, Outlet, Socket
 from api.queries import ItemGone, Question, prepare
 from api.standing import Watching
 from api.waiting import require_shape
 from contracts.errors import NotReady, RejectedRequest, TidelensError, TimedOut
-from contracts.hits import Hit
 from contracts.messages import Ping, Subscribe, Unsubscribe, wire_hit
 from contracts.ports import AsOf
 
@@ -269,19 +269,18 @@ class Session:
         except NotReady:
             self._wake_later(subscription)
             return
-        hits: Sequence[Hit]
         if watching.standing.settled:
-            hits = watching.standing.top()
+            places = watching.standing.top()
         elif watching.overtaken is not None:
             hits, as_of = watching.overtaken
+            places = places_of(hits, watching.standing.question.with_vector)
         else:
             return  # woken again when it is
         watching.overtaken = None
         since, watching.since_ms, watching.changed = watching.since_ms, None, False
-        wire = [wire_hit(hit) for hit in hits]
-        if subscription.suppresses(wire):
+        if subscription.suppresses(places):
             return
-        messages = subscription.found(wire, as_of)
+        messages = subscription.found(places, as_of)
         for message in messages:
             if subscription.state is SubscriptionState.LIVE:
                 await self._outlet.send(message)

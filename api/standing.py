@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from api.item import Item
+from api.item import Item, Place
 from api.lists import StandingList
 from api.queries import Question
 from contracts.hits import Hit
@@ -88,13 +88,10 @@ class Standing:
         # An item's other rows are not among what a search with `collapse` returns.
         return StandingList(asked.k, asked.k if asked.collapse else None, asked.min_score)
 
-    def top(self) -> list[Hit]:
-        """The list as hits."""
+    def top(self) -> list[Place]:
+        """The list itself."""
         with_vector = self.question.with_vector
-        return [
-            item.hit(rank, score, with_vector=with_vector)
-            for rank, (score, item) in enumerate(self.list.top(), start=1)
-        ]
+        return [Place(score, item, with_vector) for score, item in self.list.top()]
 
     def change(self, since_ms: int | None) -> None:
         for watching in self.watchers:

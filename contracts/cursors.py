@@ -6,7 +6,7 @@ Opaque to clients: base64url of a JSON array. Nothing in it is trusted for more 
 import base64
 import binascii
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import orjson
@@ -18,10 +18,18 @@ from contracts.ports import AsOf
 CURSOR_CHARS_MAX = 100_000
 
 
-def list_digest(hits: Sequence[WireHit]) -> str:
-    """Equal for equal lists: ids, order, scores and every other member."""
-    raw = orjson.dumps(list(hits), option=orjson.OPT_SORT_KEYS)
-    return hashlib.blake2b(raw, digest_size=12).hexdigest()
+def list_digest(hits: Iterable[WireHit]) -> str:
+    """Equal for equal lists."""
+    sources = ((hit["id"], hit["score"], hit["source"]) for hit in hits)
+    return digest_of((i, s, source["partition"], source["offset"]) for i, s, source in sources)
+
+
+def digest_of(places: Iterable[tuple[str, float, int, int]]) -> str:
+    """The same of each hit's id, score, and partition and offset of its source.
+
+    Within one log the source stands for all members that come from the content record.
+    """
+    return hashlib.blake2b(orjson.dumps(list(places)), digest_size=12).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,40 +1,77 @@
 """Differences of standing lists: what a `delta` holds, and how a client applies it.
 
 Both sides share this file, so that "apply(old, difference(old, new)) == new" is tested once. A
-list is a sequence of wire hits in rank order; an id stands in it at most once.
+list is in rank order; an id stands in it at most once. The server compares what it holds of an item
+(`changes`) and makes a wire hit only of what it tells; clients compare wire hits (`difference`).
 """
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from contracts.messages import WireHit
 
 WireChange = dict[str, Any]
 
 
-def difference(old: Sequence[WireHit], new: Sequence[WireHit]) -> list[WireChange]:
+class Listed(Protocol):
+    """An item in a list."""
+
+    @property
+    def id(self) -> str: ...
+
+    def same(self, other: Any) -> bool:
+        """Whether both are equal in all but their rank."""
+        ...
+
+    def wire(self, rank: int) -> WireHit: ...
+
+
+def changes(old: Sequence[Listed], new: Sequence[Listed]) -> list[WireChange]:
     """The changes that turn `old` into `new`; empty when they are equal.
 
     Items that stay in relative order are not moves, even when their ranks shift: the fewest
     possible items move (the complement of a longest increasing subsequence).
     """
-    before = {hit["id"]: place for place, hit in enumerate(old)}
-    after = {hit["id"] for hit in new}
-    changes: list[WireChange] = [
-        {"change": "leave", "id": hit["id"]} for hit in old if hit["id"] not in after
-    ]
-    kept = [hit for hit in new if hit["id"] in before]
-    stay = {kept[i]["id"] for i in _longest_increasing([before[hit["id"]] for hit in kept])}
-    for hit in new:
-        place = before.get(hit["id"])
-        if place is None:
-            changes.append({"change": "enter", "id": hit["id"], "rank": hit["rank"], "hit": hit})
-        elif hit["id"] not in stay:
-            changes.append({"change": "move", "id": hit["id"], "rank": hit["rank"], "hit": hit})
-        elif _members(hit) != _members(old[place]):
-            changes.append({"change": "update", "id": hit["id"], "rank": hit["rank"], "hit": hit})
-    return changes
+    before = {one.id: place for place, one in enumerate(old)}
+    # Places in the old list, in the order of the new one; -1: it was not in it.
+    places = [before.pop(one.id, -1) for one in new]
+    found: list[WireChange] = [{"change": "leave", "id": item_id} for item_id in before]
+    kept = [place for place in places if place >= 0]
+    if all(map(int.__lt__, kept, kept[1:])):
+        moved: set[int] = set()
+    else:
+        moved = set(kept) - {kept[i] for i in _longest_increasing(kept)}
+    for rank, (one, place) in enumerate(zip(new, places, strict=True), start=1):
+        if place < 0:
+            kind = "enter"
+        elif place in moved:
+            kind = "move"
+        elif one.same(old[place]):
+            continue
+        else:
+            kind = "update"
+        found.append({"change": kind, "id": one.id, "rank": rank, "hit": one.wire(rank)})
+    return found
+
+
+def difference(old: Sequence[WireHit], new: Sequence[WireHit]) -> list[WireChange]:
+    """The same of wire hits."""
+    return changes([_Wired(hit) for hit in old], [_Wired(hit) for hit in new])
+
+
+class _Wired:
+    """A wire hit as Listed."""
+
+    def __init__(self, hit: WireHit) -> None:
+        self.id: str = hit["id"]
+        self._hit = hit
+
+    def same(self, other: "_Wired") -> bool:
+        return self._hit == {**other._hit, "rank": self._hit["rank"]}
+
+    def wire(self, rank: int) -> WireHit:
+        return self._hit
 
 
 def apply(hits: Sequence[WireHit], changes: Sequence[WireChange]) -> list[WireHit]:
@@ -47,10 +84,6 @@ def apply(hits: Sequence[WireHit], changes: Sequence[WireChange]) -> list[WireHi
     updated = {c["id"]: c["hit"] for c in changes if c["change"] == "update"}
     result = [updated.get(hit["id"], hit) for hit in result]
     return [{**hit, "rank": rank} for rank, hit in enumerate(result, start=1)]
-
-
-def _members(hit: WireHit) -> WireHit:
-    return {name: value for name, value in hit.items() if name != "rank"}
 
 
 def _longest_increasing(places: Sequence[int]) -> list[int]:

@@ -6,10 +6,13 @@ import orjson
 import pytest
 
 from api.connection import Connection, ConnectionState, Subscription, SubscriptionState, WrongStep
+from api.item import Item, Place
 from contracts.cursors import Cursor
 from contracts.errors import RejectedRequest
+from contracts.hits import Hit
 from contracts.messages import Subscribe
 from contracts.ports import AsOf
+from contracts.records import RecordPosition
 
 
 def connection() -> Connection:
@@ -26,8 +29,10 @@ def subscribe(one: Connection, sub: str = "s", **rest: Any) -> Subscription:
     return step
 
 
-def hit(name: str, rank: int) -> dict[str, Any]:
-    return {"id": name, "rank": rank, "score": 1.0}
+def hit(name: str, rank: int) -> Place:
+    """`rank` is its place where it is used, for the reader."""
+    source = RecordPosition("content", 0, 7)
+    return Place(1.0, Item(Hit("captions", name, rank, 1.0, source)), with_vector=False)
 
 
 def as_of(offset: int, space: str = "s1", epoch: str = "e1") -> AsOf:

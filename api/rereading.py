@@ -16,8 +16,8 @@ import structlog
 from api.alerts import Alert, AlertSet
 from api.matching import Batch, Rows
 from api.node import Node
-from api.queries import ItemGone, ask
-from contracts.errors import BrokerUnavailable, LogChanged, NotReady
+from api.queries import ask
+from contracts.errors import BrokerUnavailable, LogChanged, NotReady, RejectedRequest
 from contracts.hits import Hit
 from contracts.ports import Applied, AsOf, LogReader
 from contracts.records import Record, RecordPosition, TopicPartition
@@ -210,9 +210,11 @@ class _Pass:
             try:
                 asked = await ask(self._node.searcher, alert.question)
                 self._vectors[alert] = asked.vector
-            except ItemGone as gone:
+            except RejectedRequest as refused:
+                # Its own fault, which must not be the others': an item that is gone, or items whose
+                # sum is no vector.
                 self._together.remove(alert)
-                alert.fail(gone)
+                alert.fail(refused)
 
     def _leave_lost(self) -> None:
         """Of another log or space: what was between is not to be had."""

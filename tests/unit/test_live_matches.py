@@ -169,6 +169,22 @@ async def test_a_broker_that_is_away_is_waited_for(
     assert tries == 3
 
 
+async def test_one_whose_items_give_no_vector_ends_alone(kit: Kit, socket: Socket) -> None:
+    resumed = await opened(socket)
+    socket.send(op="unsubscribe", sub="s")
+    kit.caption("b", "red cat")
+    subscribe(socket, resumed["cursor"])
+    nothing = [{"id": "a", "of": "captions", "weight": weight} for weight in (1.0, -1.0)]
+    query = {"target": "captions", "fuse": nothing}
+    socket.send(op="subscribe", sub="x", mode="matches", query=query)
+    messages = [await socket.receive() for _ in range(4)]
+    assert [(m["type"], m.get("code")) for m in messages if m["sub"] == "x"] == [
+        ("resumed", None),
+        ("error", "zero_vector"),
+    ]
+    assert [m["type"] for m in messages if m["sub"] == "s"] == ["resumed", "match"]
+
+
 @pytest.mark.parametrize(
     ("message", "field"),
     [

@@ -119,6 +119,7 @@ class _Pass:
         self._together = list(together)
         self._topic = node.names.embeddings(self._target)
         self._reader = Reader(node.space, self._target)
+        self._generation = node.searcher.generation
         self._vectors: dict[Alert, Vectors] = {}
         # What was fetched and is not matched yet: records that the index has not applied either.
         self._ahead: dict[int, list[Record]] = defaultdict(list)
@@ -253,6 +254,9 @@ class _Pass:
         return batch.found(rows)
 
     def _now(self) -> AsOf:
+        """The index's state. Raises NotReady, also when another index answers than at the start."""
+        if self._node.searcher.generation != self._generation:
+            raise NotReady("the index was replaced while the log was read")
         return self._node.searcher.as_of()
 
     def _offsets(self, state: AsOf) -> _Offsets:

@@ -242,6 +242,8 @@ class Session:
 
     async def _send_progress(self, subscription: Subscription, alert: Alert) -> None:
         del self._far[subscription]
+        # The state of another index is none that this alert was matched up to.
+        self._live.check_generation()
         state = self._live.state()
         if state is not None and alert.lost is None:
             message = subscription.progress(self._live.alerts.reached(alert, state))

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 
 from contracts.cursors import Cursor
 from contracts.errors import BrokerUnavailable
+from contracts.memory import MemoryReader
 from contracts.messages import ServerMessage
 from tests.api_kit import Kit, Socket
 from tests.logged_index import LoggedIndex
@@ -183,6 +184,43 @@ async def test_one_whose_items_give_no_vector_ends_alone(kit: Kit, socket: Socke
         ("error", "zero_vector"),
     ]
     assert [m["type"] for m in messages if m["sub"] == "s"] == ["resumed", "match"]
+
+
+async def test_progress_is_not_that_of_another_log(kit: Kit, socket: Socket) -> None:
+    await opened(socket)
+    assert isinstance(kit.index, LoggedIndex)
+    # Before anybody noticed by a batch, or by the look that is taken every second.
+    kit.index.restart("epoch-2")
+    [session] = kit.app.state.live._sessions
+    session.check(session._progress_at + 31)
+    reset, anew = await socket.receive(), await socket.receive()
+    assert (reset["type"], anew["type"]) == ("reset", "resumed")
+    assert Cursor.decode(anew["cursor"]).as_of.epoch == "epoch-2"
+
+
+async def test_an_index_replaced_while_the_log_is_read(
+    kit: Kit, socket: Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed = await opened(socket)
+    socket.send(op="unsubscribe", sub="s")
+    for name in "bcd":
+        kit.caption(name, "red cat")
+    index, fetch = kit.index, MemoryReader.fetch
+
+    async def replaced(self: MemoryReader, **limits: Any) -> Any:
+        assert isinstance(index, LoggedIndex)
+        if index.epoch == "epoch-1":
+            index.restart("epoch-2")
+            kit.caption("z", "blue dog")
+        return await fetch(self, **limits)
+
+    monkeypatch.setattr(MemoryReader, "fetch", replaced)
+    monkeypatch.setattr("api.rereading._RETRY_S", 0.001)
+    await opened(socket, resumed["cursor"])
+    reset, anew = await socket.receive(), await socket.receive()
+    assert (reset["type"], anew["type"]) == ("reset", "resumed")
+    kit.caption("y", "red cat")
+    assert ids(await socket.receive()) == ["y"]
 
 
 @pytest.mark.parametrize(

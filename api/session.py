@@ -217,20 +217,20 @@ class Session:
 
     async def _send_matches(self, subscription: Subscription, alert: Alert) -> None:
         """What it was not told yet, or a part of that."""
-        for message in self._first.pop(subscription, ()):
-            await self._outlet.send(message)
+        await self._send_all(subscription, self._first.pop(subscription, ()))
         if alert.failed is not None:
             await self._failed(subscription, alert)
         if alert.lost is not None and subscription.state is SubscriptionState.LIVE:
             reason, alert.lost = alert.lost, None
-            for message in subscription.lost(reason, alert.told):
-                await self._outlet.send(message)
+            await self._send_all(subscription, subscription.lost(reason, alert.told))
         if subscription.state is not SubscriptionState.LIVE:
             return
         hits = alert.take(_MATCHES_AT_ONCE)
         if hits:
             found = subscription.matched([wire_hit(hit) for hit in hits], alert.told)
             await self._outlet.send(found)
+        if subscription.state is not SubscriptionState.LIVE:
+            return
         if alert.has_news:
             # After the others.
             self._wake(subscription)
@@ -283,12 +283,18 @@ class Session:
         if subscription.suppresses(places):
             return
         messages = subscription.found(places, as_of)
-        for message in messages:
-            if subscription.state is SubscriptionState.LIVE:
-                await self._outlet.send(message)
+        await self._send_all(subscription, messages)
         if messages:
             self._observe(since)
             self._rest(subscription)
+
+    async def _send_all(
+        self, subscription: Subscription, messages: Sequence[ServerMessage]
+    ) -> None:
+        """One after the other, while the client has not ended it: its name may be another's then."""
+        for message in messages:
+            if subscription.state is SubscriptionState.LIVE:
+                await self._outlet.send(message)
 
     async def _failed(self, subscription: Subscription, one: Watching | Alert) -> None:
         """New subscriptions are refused; open ones keep their list until the node is ready."""

@@ -223,6 +223,23 @@ async def test_an_index_replaced_while_the_log_is_read(
     assert ids(await socket.receive()) == ["y"]
 
 
+async def test_nothing_comes_for_one_that_was_ended_meanwhile(kit: Kit, socket: Socket) -> None:
+    resumed = await opened(socket)
+    assert isinstance(kit.index, LoggedIndex)
+    kit.index.restart("epoch-2")
+    socket.send(op="unsubscribe", sub="s")
+    await asyncio.sleep(0.01)
+    socket.reading.clear()
+    subscribe(socket, resumed["cursor"])  # answered with reset, which is not taken, and resumed
+    await asyncio.sleep(0.01)
+    socket.send(op="unsubscribe", sub="s")
+    subscribe(socket, text="blue dog")
+    await asyncio.sleep(0.01)
+    socket.reading.set()
+    await asyncio.sleep(0.01)
+    assert [message["type"] for message in socket.waiting()] == ["reset", "resumed"]
+
+
 @pytest.mark.parametrize(
     ("message", "field"),
     [

@@ -162,7 +162,7 @@ class Live:
     def leave(self, one: Watching | Alert) -> None:
         """Nothing more for it."""
         if isinstance(one, Alert):
-            self.alerts.remove(one)
+            self.rereading.remove(one)
         else:
             asked, standing = self._watching.pop(one), one.standing
             standing.watchers.remove(one)

@@ -54,6 +54,11 @@ class Rereading:
         """How many are to be read for."""
         return len(self._waiting)
 
+    def remove(self, alert: Alert) -> None:
+        """It is over: nobody waits for it any more."""
+        self._waiting.pop(alert, None)
+        self.alerts.remove(alert)
+
     def read(self, alert: Alert) -> None:
         """Let it be read up to where the index stands."""
         alert.paused = False

@@ -240,6 +240,29 @@ async def test_nothing_comes_for_one_that_was_ended_meanwhile(kit: Kit, socket: 
     assert [message["type"] for message in socket.waiting()] == ["reset", "resumed"]
 
 
+async def test_what_ended_does_not_wait(
+    kit: Kit, socket: Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else one client that comes and goes would use up what all may have waiting."""
+    resumed = await opened(socket)
+    socket.send(op="unsubscribe", sub="s")
+    kit.caption("b", "blue dog")
+    free, tail = asyncio.Event(), kit.log.tail
+
+    async def busy(start: Any) -> Any:
+        await free.wait()
+        return await tail(start)
+
+    monkeypatch.setattr(kit.log, "tail", busy)
+    for _ in range(10):
+        await opened(socket, resumed["cursor"])
+        await asyncio.sleep(0)
+        socket.send(op="unsubscribe", sub="s")
+    await opened(socket, resumed["cursor"])
+    assert kit.app.state.live.rereading.waiting() <= 1
+    free.set()
+
+
 @pytest.mark.parametrize(
     ("message", "field"),
     [

@@ -201,6 +201,9 @@ class Session:
                     await self._send_list(subscription, watching)
                 elif (alert := self._alerts.get(subscription)) is not None:
                     await self._send_matches(subscription, alert)
+                if len(woken) > 1 or self._woken:
+                    # A client that takes all at once never makes us wait.
+                    await asyncio.sleep(0)
 
     async def _keep_up(self) -> None:
         """What is due at this time."""
@@ -291,7 +294,7 @@ class Session:
     async def _send_all(
         self, subscription: Subscription, messages: Sequence[ServerMessage]
     ) -> None:
-        """One after the other, while the client has not ended it: its name may be another's then."""
+        """While the client has not ended it: after that its name may be another one's."""
         for message in messages:
             if subscription.state is SubscriptionState.LIVE:
                 await self._outlet.send(message)

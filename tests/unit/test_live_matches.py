@@ -263,6 +263,21 @@ async def test_what_ended_does_not_wait(
     free.set()
 
 
+async def test_much_to_tell_leaves_others_their_turns(kit: Kit, socket: Socket) -> None:
+    await opened(socket)
+    socket.reading.clear()
+    item = kit.text("red cat"), {"text": "red cat"}
+    kit.index.batch([("captions", f"n{number}", *item) for number in range(1000)])
+    await asyncio.sleep(0.01)
+    socket.reading.set()
+    told = 0
+    while told < 1000:
+        await asyncio.sleep(0)
+        messages = socket.waiting()
+        assert len(messages) <= 2
+        told += sum(len(message["hits"]) for message in messages)
+
+
 @pytest.mark.parametrize(
     ("message", "field"),
     [

@@ -75,17 +75,18 @@ class Rereading:
 
     async def _read_all(self) -> None:
         while together := self._next():
+            one = _Pass(self._node, self.alerts, together)
             try:
-                await _Pass(self._node, self.alerts, together).run()
+                await one.run()
             except (NotReady, BrokerUnavailable) as error:
                 log.info("alerts wait to be read for", error=str(error))
                 await asyncio.sleep(_RETRY_S)
             except Exception as error:
-                for alert in together:
+                for alert in one.left:
                     alert.fail(error)
                 continue
-            for alert in together:
-                if alert not in self.alerts or alert.following or alert.failed is not None:
+            for alert in one.left:
+                if alert not in self.alerts:
                     continue
                 if alert.is_full:
                     alert.paused = True
@@ -122,12 +123,18 @@ class _Pass:
         self._alerts = alerts
         self._target: Target = together[0].target
         self._together = list(together)
+        self._full: list[Alert] = []
         self._topic = node.names.embeddings(self._target)
         self._reader = Reader(node.space, self._target)
         self._generation = node.searcher.generation
         self._vectors: dict[Alert, Vectors] = {}
         # What was fetched and is not matched yet: records that the index has not applied either.
         self._ahead: dict[int, list[Record]] = defaultdict(list)
+
+    @property
+    def left(self) -> list[Alert]:
+        """Those that do not follow yet. One that does may be another pass's again by now."""
+        return self._full + self._together
 
     async def run(self) -> None:
         """Raises NotReady and BrokerUnavailable; then, and after its share, some may be left."""
@@ -195,6 +202,7 @@ class _Pass:
             alert.add(hits.get(alert, []), self._moved(alert.position, at))
             if alert.is_full or alert not in self._alerts:
                 self._together.remove(alert)
+                self._full.append(alert)
         return at
 
     def _join(self, at: _Offsets) -> bool:

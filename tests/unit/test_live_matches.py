@@ -278,6 +278,38 @@ async def test_much_to_tell_leaves_others_their_turns(kit: Kit, socket: Socket) 
         told += sum(len(message["hits"]) for message in messages)
 
 
+async def test_one_pass_at_a_time_reads_for_an_alert(
+    kit: Kit, socket: Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_item: dict[str, Any] = {"text": None, "id": "a", "of": "captions"}
+    resumed = await opened(socket, **by_item)
+    socket.send(op="unsubscribe", sub="s")
+    await asyncio.sleep(0.01)
+    kit.caption("b", "blue dog")
+    closing, closed, tails, tail = asyncio.Event(), asyncio.Event(), 0, kit.log.tail
+
+    async def close(self: MemoryReader) -> None:
+        closing.set()
+        await closed.wait()
+
+    async def counted(start: Any) -> Any:
+        nonlocal tails
+        tails += 1
+        await asyncio.sleep(0.05)
+        return await tail(start)
+
+    monkeypatch.setattr(MemoryReader, "close", close)
+    await opened(socket, resumed["cursor"], **by_item)
+    await closing.wait()
+    # It follows. Its item changes: another pass is to read for it, while this one closes.
+    monkeypatch.setattr(kit.log, "tail", counted)
+    kit.caption("a", "blue dog")
+    await asyncio.sleep(0.01)
+    closed.set()
+    await asyncio.sleep(0.02)
+    assert tails == 1
+
+
 @pytest.mark.parametrize(
     ("message", "field"),
     [

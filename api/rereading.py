@@ -151,12 +151,12 @@ class _Pass:
                 {TopicPartition(self._topic, n): offset for n, offset in enumerate(at)}
             )
         except LogChanged as error:
-            self._lose(error)
+            self._lose(error, at)
             return
         try:
             await self._read(reader, at)
         except LogChanged as error:
-            self._lose(error)
+            self._lose(error, at)
         finally:
             await reader.close()
 
@@ -240,10 +240,13 @@ class _Pass:
                 # The index was replaced by one that is not there yet.
                 raise NotReady("the index is behind where an alert stands")
 
-    def _lose(self, error: LogChanged) -> None:
+    def _lose(self, error: LogChanged, start: _Offsets) -> None:
+        """Not those whose past begins further on: it may be there, and is read for next."""
         now = self._now()
         for alert in self._together:
-            alert.lose(f"log_changed: {error}", now)
+            pairs = zip(self._offsets(alert.position), start, strict=True)
+            if any(mine <= began for mine, began in pairs):
+                alert.lose(f"log_changed: {error}", now)
 
     def _count(self, upto: _Offsets) -> int:
         return sum(

@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from contracts.cursors import Cursor
-from contracts.errors import BrokerUnavailable
+from contracts.errors import BrokerUnavailable, LogChanged
 from contracts.memory import MemoryReader
 from contracts.messages import ServerMessage
 from tests.api_kit import Kit, Socket
@@ -308,6 +308,36 @@ async def test_one_pass_at_a_time_reads_for_an_alert(
     closed.set()
     await asyncio.sleep(0.02)
     assert tails == 1
+
+
+async def test_only_those_whose_past_is_gone_are_reset(
+    kit: Kit, socket: Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = await opened(socket)
+    socket.send(op="unsubscribe", sub="s")
+    kit.index.batch(
+        [("captions", name, kit.text("blue dog"), {"text": "blue dog"}) for name in "bcdefgh"]
+    )
+    late = await opened(socket)
+    socket.send(op="unsubscribe", sub="s")
+    await asyncio.sleep(0.01)
+    kit.caption("i", "red cat")
+    first = Cursor.decode(late["cursor"]).as_of.offsets["captions"]
+    tail = kit.log.tail
+
+    async def cut(start: Any) -> Any:
+        await asyncio.sleep(0.01)
+        if any(offset < first[partition.partition] for partition, offset in start.items()):
+            raise LogChanged("offsets out of range")
+        return await tail(start)
+
+    monkeypatch.setattr(kit.log, "tail", cut)
+    query = {"text": "red cat", "target": "captions", "min_score": 0.6}
+    for name, resumed in (("early", early), ("late", late)):
+        socket.send(op="subscribe", sub=name, mode="matches", query=query, cursor=resumed["cursor"])
+    messages = [await socket.receive() for _ in range(5)]
+    told = {name: [m["type"] for m in messages if m["sub"] == name] for name in ("early", "late")}
+    assert told == {"early": ["resumed", "reset", "resumed"], "late": ["resumed", "match"]}
 
 
 @pytest.mark.parametrize(

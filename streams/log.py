@@ -199,7 +199,8 @@ class KafkaLog:
         return None
 
     async def tail(self, start: Mapping[TopicPartition, int | None]) -> KafkaReader:
-        return await KafkaReader.open(self._connection, start)
+        async with self._connection.errors_translated():
+            return await KafkaReader.open(self._connection, start)
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         return await self._connection.topic_ids(set(topics))

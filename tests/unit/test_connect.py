@@ -12,8 +12,11 @@ from aiokafka import errors
 from pydantic import SecretStr
 
 from contracts.errors import BrokerUnavailable, ConfigurationError
+from contracts.partitioning import partitioner
+from contracts.records import TopicPartition
 from contracts.settings import KafkaSettings
 from streams.connect import Connection
+from streams.log import KafkaLog
 
 
 def sasl(**more: object) -> KafkaSettings:
@@ -136,6 +139,15 @@ async def test_errors_of_a_client_in_use_are_translated(error: Exception) -> Non
     with pytest.raises(BrokerUnavailable, match="h:1"):
         async with Connection("h:1", KafkaSettings()).errors_translated():
             raise error
+
+
+@pytest.mark.anyio
+async def test_reading_from_nobody(closed_port: int) -> None:
+    connection = Connection(f"127.0.0.1:{closed_port}", KafkaSettings())
+    opened = KafkaLog.open(connection, partition_of=partitioner("murmur2"), record_bytes_max=1)
+    async with opened as event_log:
+        with pytest.raises(BrokerUnavailable, match=str(closed_port)):
+            await event_log.tail({TopicPartition("any", 0): 0})
 
 
 @pytest.mark.anyio

@@ -29,7 +29,7 @@ SUB = "events"
 _NUMBERS = ("k", "min_score", "throttle_ms", "min_change")
 _OF_QUERY = ("target", "id", "of", "collapse", "k", "min_score")
 _OF_SUBSCRIPTION = ("mode", "throttle_ms", "min_change")
-_HEADERS = {
+HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-store",
     # nginx would hold events back.
@@ -140,7 +140,7 @@ class EventStream(Response):
             raise WebSocketDisconnect
         if not self._started:
             self._started = True
-            headers = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
+            headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
         self._ended = not more
         await self._send({"type": "http.response.body", "body": data, "more_body": more})

@@ -16,7 +16,7 @@ from starlette.websockets import WebSocket
 
 from api.alerts import Alert
 from api.connection import ServerMessage, space_changed
-from api.event_stream import EventStream, subscription_of
+from api.event_stream import HEADERS, EventStream, subscription_of
 from api.node import Node
 from api.outlet import as_text
 from api.problems import problem
@@ -86,6 +86,8 @@ class Live:
     async def events(self, request: Request) -> Response:
         """One subscription as server-sent events. Raises RejectedRequest."""
         message = subscription_of(request)
+        if request.method == "HEAD":
+            return Response(headers=HEADERS)  # a stream would never end it
         return self._no_room() or EventStream(lambda stream: self._stream(stream, message))
 
     async def _stream(self, stream: EventStream, message: Subscribe) -> None:

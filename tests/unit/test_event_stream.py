@@ -149,6 +149,15 @@ async def test_silence_is_broken_and_one_too_many_is_429() -> None:
         assert answer.headers["retry-after"] == "1"
 
 
+async def test_the_head_alone_ends() -> None:
+    async with served() as (kit, http):
+        answer = await http.head("/v1/live", params=ASKED, timeout=2)
+        assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+        # The same connection goes on.
+        assert (await http.get("/healthz", timeout=2)).status_code == 200
+        assert not kit.sample("tidelens_live_connections")
+
+
 async def test_a_server_that_stops_does_not_wait_for_it() -> None:
     async with served() as (kit, http):
         running = asyncio.create_task(background(kit.app)["live"]())

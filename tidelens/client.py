@@ -5,7 +5,8 @@
         async for update in client.watch({"text": "a red bicycle", "k": 5}):
             print(update.hits)
 
-`watch` reconnects by itself and resumes with its cursor: nothing is lost and nothing comes twice.
+`watch` reconnects by itself and resumes with its cursor: nothing is lost, and a list changes only
+where it differs. In mode matches, what was told since the last cursor may come again after that.
 Whoever keeps `update.cursor`, and of a list `update.hits`, goes on from there another day:
 
         async for update in client.watch(
@@ -191,7 +192,8 @@ class _Subscription:
         hits: Sequence[WireHit],
     ) -> None:
         self._asked = asked
-        self._hits = list(hits)
+        # Mode matches holds no list: what was told before must not look as if told again.
+        self._hits = list(hits) if asked["mode"] == "top" else []
         self._cursor = cursor
         if cursor is not None and asked["mode"] == "top":
             # The digest is of the list that is held here: deltas cannot be applied to another one,

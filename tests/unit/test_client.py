@@ -194,3 +194,20 @@ def test_it_is_public() -> None:
     assert tidelens.Update is Update
     with pytest.raises(AttributeError, match="no attribute 'Server'"):
         _ = tidelens.Server
+
+
+async def test_what_was_told_before_is_not_told_again() -> None:
+    index = LoggedIndex()
+    kit = Kit(index=index)
+    index.log = kit.log
+    port = free_port()
+    query = {"text": "red cat", "target": "captions", "min_score": 0.6}
+    async with serving(kit.app, kit.settings, port):
+        async with watching(port, query=query, mode="matches") as updates:
+            await following(updates)
+            kit.caption("a", "red cat")
+            told = await following(updates)
+        held = {"cursor": told.cursor, "hits": told.hits}
+        async with watching(port, query=query, mode="matches", **held) as updates:
+            resumed = await following(updates)
+            assert (resumed.event, resumed.hits) == ("resumed", [])

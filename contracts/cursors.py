@@ -15,7 +15,8 @@ from contracts.errors import RejectedRequest
 from contracts.messages import WireHit
 from contracts.ports import AsOf
 
-CURSOR_CHARS_MAX = 100_000
+# Two targets with 4,096 partitions each take up to 220,000.
+CURSOR_CHARS_MAX = 250_000
 
 
 def list_digest(hits: Iterable[WireHit]) -> str:

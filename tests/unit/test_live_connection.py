@@ -13,6 +13,7 @@ from contracts.hits import Hit
 from contracts.messages import Subscribe
 from contracts.ports import AsOf
 from contracts.records import RecordPosition
+from contracts.topics import TARGETS, Target
 
 
 def connection() -> Connection:
@@ -132,3 +133,9 @@ def test_how_long_to_wait_is_not_part_of_the_question() -> None:
 
     assert digest() == digest(timeout_s=3.0) == digest(k=10)
     assert len({digest(), digest(k=11), digest(target="captions"), digest(min_score=0.0)}) == 4
+
+
+def test_a_cursor_of_as_many_partitions_as_there_may_be() -> None:
+    offsets: dict[Target, list[int]] = {target: [2**63 - 1] * 4096 for target in TARGETS}
+    cursor = Cursor(AsOf("s" * 64, "e" * 64, offsets), "q" * 24, "h" * 24)
+    assert Cursor.decode(cursor.encode()) == cursor

@@ -110,7 +110,7 @@ ILLEGAL: list[tuple[Any, str]] = [
     (subscribe(mode="matches", query={**QUERY, "collapse": "item"}), "invalid_request"),
     (subscribe(cursor=""), "invalid_cursor"),
     (subscribe(cursor="none"), "invalid_cursor"),
-    (subscribe(cursor="x" * 200_000), "invalid_cursor"),
+    (subscribe(cursor="x" * 300_000), "invalid_cursor"),
     (subscribe(more=1), "invalid_request"),
 ]
 

@@ -9,6 +9,8 @@ from contracts.score import NOMINATION_SLACK, Vectors
 
 # Queries of one block: bounds the product's memory to block x new rows.
 _BLOCK = 4096
+# Every float16 number as float32: numpy takes twice as long to convert as to look up.
+_WIDE = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 class NumpyMatcher:
@@ -17,7 +19,7 @@ class NumpyMatcher:
     def nominate(
         self, queries: NDArray[np.float32], floors: NDArray[np.float64], vectors: Vectors
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        wide = vectors.astype(np.float32).T
+        wide = _WIDE.take(vectors.view(np.uint16)).T
         found, rows = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
         for start in range(0, len(queries), _BLOCK):
             scores = queries[start : start + _BLOCK] @ wide

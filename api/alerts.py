@@ -164,7 +164,7 @@ class AlertSet:
             if now is None:
                 continue
             batch = Batch(applied, self._matcher)
-            for alert, number, score in batch.entering(self._rows[applied.target]):
+            for alert, number, score in batch.matches(self._rows[applied.target].now()):
                 hit = batch.scored(number, score, with_vector=alert.question.with_vector)
                 found.setdefault(alert, []).append(hit)
         if now is None:

@@ -94,6 +94,13 @@ class Subscription:
             raise WrongStep(f"subscription {self.name!r}: its query was taken before")
         return query
 
+    def is_ahead_of(self, as_of: AsOf) -> bool:
+        """Whether the client would go back in time with a list of that state."""
+        held = None if self.cursor is None else self.cursor.as_of
+        if held is None or self.state is not SubscriptionState.OPENING:
+            return False
+        return _another_state(held, as_of) is None and not as_of.covers(held)
+
     def found(self, places: Sequence[Place], as_of: AsOf) -> list[ServerMessage]:
         """What to send, now that the exact list at `as_of` is this; makes it LIVE."""
         if self.state is SubscriptionState.ENDED:

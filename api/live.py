@@ -39,7 +39,8 @@ class Live:
     def __init__(self, node: Node, waiting: Waiting) -> None:
         self.node = node
         self.waiting = waiting
-        self.standing = Refills(node.searcher, node.matcher).standing
+        refills = Refills(node.searcher, node.matcher)
+        self.standing, self.folding = refills.standing, refills.folding
         self.rereading = Rereading(node)
         self.alerts = self.rereading.alerts
         # Lists by the query that they stand for, and who watches them.
@@ -176,7 +177,7 @@ class Live:
 
     def _applied(self, batches: Sequence[Applied]) -> None:
         self.check_generation()
-        self.standing.applied(batches)
+        self.folding.applied(batches)
         if len(self.alerts):
             self.alerts.applied(batches, self.state())
 
@@ -192,7 +193,7 @@ class Live:
         generation = self.node.searcher.generation
         if generation != self._generation:
             self._generation = generation
-            self.standing.mark_all()
+            self.folding.mark_all()
             self.alerts.mark_all()
 
     def _subscriptions(self) -> int:

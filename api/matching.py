@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,10 @@ _Owner = TypeVar("_Owner", bound=Asking)
 class Batch:
     """An applied batch, with what is looked up in it at most once."""
 
-    def __init__(self, applied: Applied, matcher: Matcher) -> None:
+    def __init__(self, applied: Applied, matcher: Matcher, number: int = 0) -> None:
         self.applied = applied
+        # Of all batches, in the order of the log.
+        self.number = number
         # What it counts for while it is kept.
         self.rows = 1 + len(applied.upserted) + len(applied.removed)
         self._matcher = matcher
@@ -65,33 +67,29 @@ class Batch:
             found.vector if with_vector else None,
         )
 
-    def entering(self, rows: "Rows[_Owner]") -> Iterator[tuple[_Owner, int, float]]:
-        """Numbers of the items put in that match a query and reach its floor, with their score.
-
-        Floors may rise meanwhile; which rows there are must stay.
-        """
+    def matches(self, rows: "RowsNow[_Owner]") -> "Matches[_Owner]":
+        """Which items put in match which queries, and reach their floors. In any thread."""
+        owners, queries, floors, filtered = rows
         vectors = self.applied.vectors
-        if not len(rows) or not len(vectors):
-            return
-        queries, floors = rows.vectors, rows.floors
+        if not len(queries) or not len(vectors):
+            return Matches(owners, [])
         pairs = self._matcher.nominate(queries, floors, vectors)
+        found = []
         admitted: dict[object, NDArray[np.bool_]] = {}
         for start in range(0, len(pairs[0]), _SCORED_AT_ONCE):
             of, row = (side[start : start + _SCORED_AT_ONCE] for side in pairs)
             # First what costs least. A list that is not full has no floor, so that all rows of
             # every batch are paired with it, and a filter leaves few.
-            if rows.filtered[of].any():
-                kept = self._admitted(rows.owners, of, row, admitted)
+            if filtered[of].any():
+                kept = self._admitted(owners, of, row, admitted)
                 of, row = of[kept], row[kept]
             # Float32 holds float16 numbers as they are, and the sum is exact in any order.
             scores = np.einsum(
                 "ij,ij->i", queries[of].astype(np.float64), vectors[row].astype(np.float64)
             )
             near = np.flatnonzero(scores >= floors[of])
-            # As lists: numpy's own numbers are slow one by one.
-            found = (side[near].tolist() for side in (of, row, scores))
-            for query, number, score in zip(*found, strict=True):
-                yield rows.owners[query], number, score
+            found.append((of[near], row[near], scores[near]))
+        return Matches(owners, found)
 
     def _admitted(
         self,
@@ -118,37 +116,52 @@ class Batch:
         return kept
 
 
+class Matches(Generic[_Owner]):
+    """Owners, with the number of an item that matches, and its score."""
+
+    def __init__(self, owners: Sequence[_Owner], found: Sequence[tuple[NDArray[Any], ...]]) -> None:
+        self._owners = owners
+        self._found = found
+
+    def __iter__(self) -> Iterator[tuple[_Owner, int, float]]:
+        for some in self._found:
+            # As lists: numpy's own numbers are slow one by one.
+            for of, number, score in zip(*(column.tolist() for column in some), strict=True):
+                yield self._owners[of], number, score
+
+
+class RowsNow(NamedTuple, Generic[_Owner]):
+    """Rows as they are now. While nothing is put, they stay, but for what is removed meanwhile."""
+
+    owners: Sequence[_Owner]
+    vectors: NDArray[np.float32]
+    floors: NDArray[np.float64]
+    filtered: NDArray[np.bool_]
+
+
 class Rows(Generic[_Owner]):
     """What one target's standing queries are matched by, dense, as the matcher wants it."""
 
     def __init__(self) -> None:
-        self.owners: list[_Owner] = []
+        self._owners: list[_Owner] = []
         self._row_of: dict[_Owner, int] = {}
         # Float32, which the product takes: to widen them for each batch would cost as much as it.
         self._vectors: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._floors: NDArray[np.float64] = np.empty(0)
+        # Who has a filter.
         self._filtered: NDArray[np.bool_] = np.empty(0, np.bool_)
 
     def __len__(self) -> int:
-        return len(self.owners)
+        return len(self._owners)
 
-    @property
-    def vectors(self) -> NDArray[np.float32]:
-        return self._vectors[: len(self)]
-
-    @property
-    def floors(self) -> NDArray[np.float64]:
-        return self._floors[: len(self)]
-
-    @property
-    def filtered(self) -> NDArray[np.bool_]:
-        """Who has a filter."""
-        return self._filtered[: len(self)]
+    def now(self) -> RowsNow[_Owner]:
+        vectors, floors, filtered = (column[: len(self)] for column in self._columns())
+        return RowsNow(self._owners.copy(), vectors, floors, filtered)
 
     def put(self, owner: _Owner, vector: Vectors, floor: float) -> None:
         """One that is not among them."""
         row = self._row_of[owner] = len(self)
-        self.owners.append(owner)
+        self._owners.append(owner)
         if row >= len(self._vectors):
             self._grow(len(vector))
         self._vectors[row] = vector
@@ -159,14 +172,14 @@ class Rows(Generic[_Owner]):
         self._floors[self._row_of[owner]] = floor
 
     def remove(self, owner: _Owner) -> None:
-        """The last row takes the place of the one that goes."""
+        """The last row takes the place of the one that goes, and stays where it was as well."""
         row = self._row_of.pop(owner, None)
         if row is None:
             return
-        last = self.owners.pop()
+        last = self._owners.pop()
         if last is not owner:
             moved = len(self)
-            self.owners[row] = last
+            self._owners[row] = last
             self._row_of[last] = row
             for column in self._columns():
                 column[row] = column[moved]

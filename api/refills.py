@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from api.folding import Folding
 from api.queries import Asked, ItemGone, ask
 from api.standing import Standing
 from api.standing_set import StandingSet
@@ -24,6 +25,7 @@ class Refills:
     def __init__(self, searcher: Searcher, matcher: Matcher) -> None:
         self._searcher = searcher
         self.standing = StandingSet(matcher, self._begin)
+        self.folding = Folding(searcher, self.standing)
         self._task: asyncio.Task[None] | None = None
 
     def _begin(self) -> None:
@@ -71,4 +73,4 @@ class Refills:
         ]
         answers = await self._searcher.search(queries)
         for (one, found), answer in zip(asked, answers, strict=True):
-            self.standing.settle(one, found.vector, answer.hits, answer.as_of)
+            self.folding.found(one, found.vector, answer.hits, answer.as_of)

@@ -300,7 +300,7 @@ class _Batch:
     def found(self, rows: Rows[Alert]) -> list[tuple[Alert, Hit, int, int]]:
         """Alert, hit, and partition and offset of the hit's record."""
         found = []
-        for alert, number, score in self._batch.entering(rows):
+        for alert, number, score in self._batch.matches(rows.now()):
             hit = self._batch.scored(number, score, with_vector=alert.question.with_vector)
             record, _ = self._kept[number]
             found.append((alert, hit, record.partition, record.offset))

@@ -270,8 +270,10 @@ class Session:
             return
         self._live.check_generation()
         try:
-            as_of = self._searcher.as_of()
+            as_of = self._live.folding.as_of()
         except NotReady:
+            as_of = None
+        if as_of is None:
             self._wake_later(subscription)
             return
         if watching.standing.settled:
@@ -281,6 +283,10 @@ class Session:
             places = places_of(hits, watching.standing.question.with_vector)
         else:
             return  # woken again when it is
+        if subscription.is_ahead_of(as_of):
+            # Others' list, which is not as far as the client was elsewhere.
+            self._wake_later(subscription)
+            return
         watching.overtaken = None
         since, watching.since_ms, watching.changed = watching.since_ms, None, False
         if subscription.suppresses(places):

@@ -17,7 +17,7 @@ class Watching:
     `wake` is called when there is something new to send, or to tell.
     """
 
-    __slots__ = ("_wake", "changed", "failed", "overtaken", "since_ms", "standing")
+    __slots__ = ("changed", "failed", "overtaken", "since_ms", "standing", "wake")
 
     def __init__(self, standing: "Standing", wake: Callable[[], None]) -> None:
         self.standing = standing
@@ -29,27 +29,26 @@ class Watching:
         self.overtaken: tuple[Sequence[Hit], AsOf] | None = None
         # Append time of the oldest record that changed it, where that is known.
         self.since_ms: int | None = None
-        self._wake = wake
+        self.wake = wake
 
-    def change(self, since_ms: int | None) -> None:
-        self.touch(since_ms)
+    def since(self, appended_ms: int | None) -> None:
+        """What was appended then changed it: remembered until that is sent."""
+        if self.since_ms is None:
+            self.since_ms = appended_ms
+
+    def change(self) -> None:
         if not self.changed:
             self.changed = True
-            self._wake()
-
-    def touch(self, since_ms: int | None) -> None:
-        """It may have changed by a record of then."""
-        if self.since_ms is None:
-            self.since_ms = since_ms
+            self.wake()
 
     def know(self, overtaken: tuple[Sequence[Hit], AsOf] | None) -> None:
         """A search came to an end: look again, whatever was told."""
         self.failed, self.overtaken, self.changed = None, overtaken, False
-        self.change(None)
+        self.change()
 
     def fail(self, error: Exception) -> None:
         self.failed = error
-        self._wake()
+        self.wake()
 
 
 class Standing:
@@ -70,7 +69,7 @@ class Standing:
         watching = Watching(self, wake)
         self.watchers.append(watching)
         if self.settled:
-            watching.change(None)
+            watching.change()
         return watching
 
     @property
@@ -93,13 +92,18 @@ class Standing:
         with_vector = self.question.with_vector
         return [Place(score, item, with_vector) for score, item in self.list.top()]
 
-    def change(self, since_ms: int | None) -> None:
+    def since(self, appended_ms: int | None) -> None:
+        """What was appended then changed it: remembered until that is sent."""
         for watching in self.watchers:
-            watching.change(since_ms)
+            watching.since(appended_ms)
 
-    def touch(self, since_ms: int | None) -> None:
+    def change(self) -> None:
         for watching in self.watchers:
-            watching.touch(since_ms)
+            watching.change()
+
+    def wake(self) -> None:
+        for watching in self.watchers:
+            watching.wake()
 
     def know(self, overtaken: tuple[Sequence[Hit], AsOf] | None = None) -> None:
         """A search came to an end: it is settled, or at least known what it was."""

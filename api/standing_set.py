@@ -16,12 +16,14 @@ the log.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain
+from typing import NamedTuple
 
 from api.held import Held
 from api.lists import StandingList
-from api.matching import Batch, Rows
+from api.matching import Batch, Matches, Rows
 from api.queries import ItemRef
 from api.standing import Standing
 from contracts.hits import Hit
@@ -33,10 +35,21 @@ from contracts.topics import TARGETS, Target
 _KEPT_ROWS = 65_536
 
 
+class Found(NamedTuple):
+    """What a search found for a standing query that still wants it."""
+
+    standing: Standing
+    vector: Vectors
+    hits: Sequence[Hit]
+    as_of: AsOf | None
+    # The number of batches that had arrived when it began.
+    began: int
+
+
 class StandingSet:
     """All standing queries of one node, and the folding of batches into their lists.
 
-    `search` is called when one has to be searched: `take` it, and `settle` it with what was found.
+    `search` is called when one has to be searched: `take` it, and `settle` what was `found`.
     """
 
     def __init__(self, matcher: Matcher, search: Callable[[], None]) -> None:
@@ -44,10 +57,10 @@ class StandingSet:
         self._search = search
         self._all: set[Standing] = set()
         self._waiting: dict[Standing, None] = {}
-        # Searches under way, with the number of batches there had been when each began.
+        # Searches under way, with the number of batches that had arrived when each began.
         self._under_way: dict[Standing, int] = {}
         self._batches = 0
-        self._kept: deque[tuple[int, Batch]] = deque()
+        self._kept: deque[Batch] = deque()
         self._kept_rows = 0
         self._forgotten = 0
         # Who asks by an item; and, of those that are settled, what their lists hold.
@@ -101,24 +114,30 @@ class StandingSet:
         standing.broken = True
         standing.fail(error)
 
-    def settle(
+    def found(
         self, standing: Standing, vector: Vectors, hits: Sequence[Hit], as_of: AsOf | None = None
-    ) -> None:
-        """Its search with `vector` found `hits`: fold in what came since, and follow from here.
+    ) -> Found | None:
+        """Its search with `vector` has ended. Nothing where it is gone, or waits again already."""
+        began = self._under_way.get(standing)
+        return None if began is None else Found(standing, vector, hits, as_of, began)
 
-        Nothing where it is gone, or waits again already. One that does not follow batches is at
-        least told what it was at `as_of`: else a busy one would never have any list.
+    def settle(self, found: Found) -> None:
+        """Fold in what came since that search began, and follow from here.
+
+        All batches that had arrived when it ended must have been folded. One that does not follow
+        batches is at least told what it was: else a busy one would never have any list.
         """
-        began = self._under_way.pop(standing, None)
-        if began is None:
+        standing, vector, hits, as_of, began = found
+        if self._under_way.get(standing) != began:
             return
-        found: StandingList[Hit] = standing.new_list()
-        found.fill([hit.score for hit in hits], hits)
+        del self._under_way[standing]
+        listed: StandingList[Hit] = standing.new_list()
+        listed.fill([hit.score for hit in hits], hits)
         row = Rows[Standing]()
-        row.put(standing, vector, found.floor)
-        since = [batch for number, batch in self._kept if number > began]
+        row.put(standing, vector, listed.floor)
+        since = [batch for batch in self._kept if batch.number > began]
         if began < self._forgotten or not all(
-            self._caught_up(standing, found, row, batch) for batch in since
+            self._caught_up(standing, listed, row, batch) for batch in since
         ):
             self._unsettle(standing)
             if not standing.follows and as_of is not None:
@@ -126,29 +145,49 @@ class StandingSet:
         else:
             standing.settled = True
             held = self._held[standing.target]
-            standing.list = found.with_items(lambda hit: held.add(standing, hit))
-            self._rows[standing.target].put(standing, vector, found.floor)
+            standing.list = listed.with_items(lambda hit: held.add(standing, hit))
+            self._rows[standing.target].put(standing, vector, listed.floor)
             standing.know()
         self._forget_batches()
 
     def applied(self, batches: Iterable[Applied]) -> None:
-        """Fold batches into all lists, in their order."""
-        if not self._all:
-            return
-        for applied in batches:
-            batch = Batch(applied, self._matcher)
-            self._batches += 1
+        """Fold batches into all lists, in their order, here and now."""
+        self.fold_now([self.arrive(applied) for applied in batches])
+
+    def fold_now(self, batches: Iterable[Batch]) -> None:
+        for _ in self.fold((batch, self.matching(batch)()) for batch in batches):
+            pass
+
+    def arrive(self, applied: Applied) -> Batch:
+        """The next batch: searches that begin from now on see it."""
+        self._batches += 1
+        return Batch(applied, self._matcher, self._batches)
+
+    def pairs(self, batch: Batch) -> int:
+        """How many there are to look at: of standing queries, and what the batch puts in."""
+        return len(self._rows[batch.applied.target]) * len(batch.applied.upserted)
+
+    def matching(self, batch: Batch) -> Callable[[], Matches[Standing]]:
+        """What finds its matches, in any thread. Until they are folded, nothing may be settled."""
+        return partial(batch.matches, self._rows[batch.applied.target].now())
+
+    def fold(self, batches: Iterable[tuple[Batch, Matches[Standing]]]) -> Iterator[None]:
+        """Fold batches into all lists, one change of one list at a time.
+
+        In between, anything else may happen but that something is settled. Lists are those of the
+        state after the batches only at the end, and only then is anybody told.
+        """
+        changed: dict[Standing, None] = {}
+        for batch, matches in batches:
             self._keep(batch)
-            self._unsettle_asking(applied)
-            changed = self._take_out(batch)
-            self._put_in(batch, changed)
-            for standing, top in changed.items():
-                if not standing.settled:
-                    continue
-                if standing.list.is_short:
-                    self._unsettle(standing, applied.appended_ms)
-                elif top:
-                    standing.change(applied.appended_ms)
+            self._unsettle_asking(batch)
+            yield from self._take_out(batch, changed)
+            yield from self._put_in(batch, matches, changed)
+        for standing in changed:
+            if standing.settled and standing.list.is_short:
+                self._unsettle(standing)
+            elif standing.settled:
+                standing.change()
 
     def mark_all(self) -> None:
         """The state became another one altogether: none of the lists holds."""
@@ -157,46 +196,57 @@ class StandingSet:
                 watching.overtaken = None
             self._unsettle(standing)
 
-    def _unsettle_asking(self, applied: Applied) -> None:
+    def _unsettle_asking(self, batch: Batch) -> None:
         """Those whose vector comes from one of the batch's items."""
-        if self._asking:
-            for item_id in chain(applied.upserted, applied.removed):
-                for standing in self._asking.get(ItemRef(applied.target, item_id), ()):
+        if not self._asking:
+            return
+        applied = batch.applied
+        for item_id in chain(applied.upserted, applied.removed):
+            for standing in self._asking.get(ItemRef(applied.target, item_id), ()):
+                # A search that began later has seen it.
+                if self._under_way.get(standing, -1) < batch.number:
                     self._unsettle(standing, applied.appended_ms)
 
-    def _take_out(self, batch: Batch) -> dict[Standing, bool]:
-        """Whose list held one of the batch's items; True where that was in sight."""
-        changed: dict[Standing, bool] = {}
+    def _take_out(self, batch: Batch, changed: dict[Standing, None]) -> Iterator[None]:
+        """Out of every list that holds one of the batch's items; `changed`: where it was in sight.
+
+        A list becomes too short only by what was in sight.
+        """
         applied = batch.applied
         held = self._held[applied.target]
         for item_id in held.among(chain(applied.upserted, applied.removed)):
             for standing in held.holders(item_id):
+                if not standing.settled:
+                    continue
                 if not standing.follows:
                     self._unsettle(standing, applied.appended_ms)
                 else:
                     held.discard(standing, item_id)
-                    top = standing.list.remove(item_id)
-                    changed[standing] = top or changed.get(standing, False)
-        return changed
+                    if standing.list.remove(item_id):
+                        standing.since(applied.appended_ms)
+                        changed[standing] = None
+                yield
 
-    def _put_in(self, batch: Batch, changed: dict[Standing, bool]) -> None:
-        target = batch.applied.target
-        held, rows = self._held[target], self._rows[target]
-        overtaken: set[Standing] = set()
-        for standing, number, score in batch.entering(rows):
-            hit = batch.hit(number)
+    def _put_in(
+        self, batch: Batch, matches: Matches[Standing], changed: dict[Standing, None]
+    ) -> Iterator[None]:
+        applied = batch.applied
+        held, rows = self._held[applied.target], self._rows[applied.target]
+        for standing, number, score in matches:
+            if not standing.settled:
+                continue
+            hit, found = batch.hit(number), standing.list
             if not standing.follows:
-                # Not now: that would move rows which are being looked at.
-                overtaken.add(standing)
-            elif standing.list.admits(score, hit.id):
-                if standing.list.put(score, held.add(standing, hit)):
-                    changed[standing] = True
-                if standing.list.is_long:
-                    for item in standing.list.cut():
+                self._unsettle(standing, applied.appended_ms)
+            elif found.admits(score, hit.id):
+                if found.put(score, held.add(standing, hit)):
+                    standing.since(applied.appended_ms)
+                    changed[standing] = None
+                if found.is_long:
+                    for item in found.cut():
                         held.discard(standing, item.id)
-                    rows.raise_floor(standing, standing.list.floor)
-        for standing in overtaken:
-            self._unsettle(standing, batch.applied.appended_ms)
+                    rows.raise_floor(standing, found.floor)
+            yield
 
     def _caught_up(
         self,
@@ -213,7 +263,7 @@ class StandingSet:
             return False
         for item_id in here:
             found.remove(item_id)
-        for _, number, score in batch.entering(row):
+        for _, number, score in batch.matches(row.now()):
             if not standing.follows:
                 return False
             hit = batch.hit(number)
@@ -225,8 +275,7 @@ class StandingSet:
         return not found.is_short
 
     def _unsettle(self, standing: Standing, since_ms: int | None = None) -> None:
-        standing.touch(since_ms)
-        standing.settled = False
+        standing.since(since_ms)
         # A search under way has seen too little.
         if self._under_way.pop(standing, None) is not None:
             self._forget_batches()
@@ -235,6 +284,7 @@ class StandingSet:
         self._search()
 
     def _let_go(self, standing: Standing) -> None:
+        standing.settled = False
         held = self._held[standing.target]
         for item in standing.list.items():
             held.discard(standing, item.id)
@@ -244,14 +294,15 @@ class StandingSet:
     def _keep(self, batch: Batch) -> None:
         if not self._under_way:
             return
-        self._kept.append((self._batches, batch))
+        self._kept.append(batch)
         self._kept_rows += batch.rows
         while self._kept_rows > _KEPT_ROWS:
-            self._forgotten, oldest = self._kept.popleft()
+            oldest = self._kept.popleft()
             self._kept_rows -= oldest.rows
+            self._forgotten = oldest.number
 
     def _forget_batches(self) -> None:
         """Those that no search under way needs."""
         needed = min(self._under_way.values(), default=self._batches)
-        while self._kept and self._kept[0][0] <= needed:
-            self._kept_rows -= self._kept.popleft()[1].rows
+        while self._kept and self._kept[0].number <= needed:
+            self._kept_rows -= self._kept.popleft().rows

@@ -4,30 +4,36 @@
 
 1,000 to 100,000 standing queries (k=10, CLIP-like texts) over 100,000 CLIP-like pictures; new
 pictures come in batches of 256 as fast as they are followed. Beside it in the same process, on the
-same numbers: the bare float32 product and a threshold. Memory is what the interpreter allocates for
-the standing queries and their lists, less the array of their vectors: when the lists are new, and
-when they have followed the new pictures. Lists share items, the more the more lists there are over
-the same corpus; so the rows tell how many items there are to a list.
+same numbers: the bare float32 product and a threshold. How late others get their turn of the event
+loop is measured apart, by a task that wants it every millisecond while batches are folded as in a
+node.
+
+Memory is what the interpreter allocates for the standing queries and their lists, less the array of
+their vectors: when the lists are new, and when they have followed the new pictures. Lists share
+items, the more the more lists there are over the same corpus; so the rows tell how many items there
+are to a list.
 """
 
+import asyncio
 import gc
 import time
 import tracemalloc
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from api.folding import Folding
 from api.queries import Question, _Part
 from api.standing import Standing
 from api.standing_set import StandingSet
 from benchmarks import clip_like
 from benchmarks.report import Goal, finish, parser
 from contracts.hits import Hit
-from contracts.ports import Applied
+from contracts.ports import Applied, AsOf, Searcher
 from contracts.records import RecordPosition
 from contracts.score import Vectors
 from index_store.matcher import NumpyMatcher
@@ -37,6 +43,8 @@ _BATCH = 256
 _SECONDS = 16.0
 _BLOCK = 4096
 _K = 10
+_TICK_S = 0.001
+_LATE_BATCHES = 32
 
 # Numbers of rows and their scores, a line for each query.
 _Best = tuple[NDArray[np.int64], NDArray[np.float64]]
@@ -73,7 +81,10 @@ def standing_set(queries: Vectors, lists: _Best) -> tuple[StandingSet, list[Stan
         found.add(standing)
     found.take(len(made))
     for standing, query, numbers, scores in zip(made, queries, *lists, strict=True):
-        found.settle(standing, query, list(map(hit, numbers.tolist(), scores.tolist())))
+        hits = list(map(hit, numbers.tolist(), scores.tolist()))
+        searched = found.found(standing, query, hits)
+        assert searched is not None
+        found.settle(searched)
         standing.watchers[0].changed = False
     return found, made
 
@@ -126,6 +137,36 @@ def speed(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, Any]:
     }
 
 
+class _Index:
+    """A searcher as far as folding asks it."""
+
+    def as_of(self) -> AsOf:
+        return AsOf("clip", "one", {})
+
+
+async def lateness(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, Any]:
+    """How late others get their turn of the event loop while batches are folded as in a node."""
+    found, _ = standing_set(queries, lists)
+    folding = Folding(cast(Searcher, _Index()), found)
+    late: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(_TICK_S)
+            late.append(time.perf_counter() - began - _TICK_S)
+
+    ticking = asyncio.create_task(tick())
+    for batch in list(batches(new[: _LATE_BATCHES * _BATCH])):
+        folding.applied([batch])
+        while folding._task is not None:
+            await asyncio.sleep(_TICK_S)
+        await asyncio.sleep(_TICK_S)
+    ticking.cancel()
+    p99, most = np.percentile(late, [99, 100]) * 1e3
+    return {"loop_late_ms_p99": float(p99), "loop_late_ms_max": float(most)}
+
+
 def memory(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, Any]:
     """A second time, because to be traced takes time."""
     gc.collect()
@@ -159,8 +200,9 @@ def main() -> None:
         queries = np.concatenate(list(clip_like.widened(texts, count, seed=3)))
         lists = best(queries, rows, 2 * _K)
         followed = speed(queries, lists, new)
+        late = asyncio.run(lateness(queries, lists, new))
         kept = memory(queries, lists, new[: followed["items"]])
-        table.append({"standing": count, "corpus": _CORPUS} | followed | kept)
+        table.append({"standing": count, "corpus": _CORPUS} | followed | late | kept)
         print(table[-1], flush=True)
         name = f"{count} standing queries: items/s against the bare product"
         goals.append(Goal(name, followed["ratio"], 0.7, "higher"))

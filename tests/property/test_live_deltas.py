@@ -7,14 +7,16 @@ is a dictionary that is sorted whole, for the state that each cursor names.
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from api import lists
+from api import folding, lists
+from api.folding import Folding
 from api.held import _HeldItem
 from api.lists import StandingList
 from api.standing_set import StandingSet
@@ -283,6 +285,28 @@ def test_the_same_on_the_index_that_is_served(history: History) -> None:
     play(history, RealIndex())
 
 
+@contextmanager
+def slow_matching(slowness: int) -> Iterator[None]:
+    """Every product takes some turns of the loop, and every change of a list one."""
+
+    async def slowly(work: Callable[[], Any]) -> Any:
+        await turns(slowness)
+        return work()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folding, "_QUICK_PAIRS", -1)
+        patch.setattr(folding, "_STEP_S", -1.0)
+        patch.setattr(folding, "in_thread", slowly)
+        yield
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(HISTORY, st.integers(0, 25))
+def test_the_same_where_matching_takes_a_while(history: History, slowness: int) -> None:
+    with slow_matching(slowness):
+        play(history)
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "broken"),
     [
@@ -297,7 +321,31 @@ def test_the_check_would_notice(
 ) -> None:
     """Without any one of the rules of api/standing_set.py and api/lists.py, some list is wrong."""
     monkeypatch.setattr(owner, name, broken)
+    expect_a_wrong_list()
 
+
+def settle_at_once(self: Folding, *found: Any) -> None:
+    if (searched := self._standing.found(*found)) is not None:
+        self._standing.settle(searched)
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        ("as_of", lambda self: self._searcher.as_of()),
+        ("found", settle_at_once),
+    ],
+)
+def test_the_check_would_notice_a_list_of_another_state(
+    name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for the rules of api/folding.py."""
+    monkeypatch.setattr(Folding, name, broken)
+    with slow_matching(3):
+        expect_a_wrong_list()
+
+
+def expect_a_wrong_list() -> None:
     @settings(
         max_examples=1000,
         deadline=None,

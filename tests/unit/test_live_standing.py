@@ -67,7 +67,12 @@ class Hall:
         return standing
 
     def settle(self, standing: Standing, hits: dict[str, float], vector: Vectors = X) -> None:
-        self.set.settle(standing, vector, [made(*hit) for hit in hits.items()])
+        self.found(standing, vector, [made(*hit) for hit in hits.items()])
+
+    def found(self, standing: Standing, vector: Vectors, hits: list[Hit], *as_of: AsOf) -> None:
+        found = self.set.found(standing, vector, hits, *as_of)
+        if found is not None:
+            self.set.settle(found)
 
     def changes(self, standing: Standing, *batches: Applied) -> bool:
         told(standing).changed = False
@@ -201,7 +206,7 @@ def test_a_busy_one_with_collapse_is_told_what_it_was(hall: Hall) -> None:
         assert hall.set.take(1) == [standing]
         hall.set.applied([batch(put={"b": X})])
         as_of = AsOf("s", state, {})
-        hall.set.settle(standing, X, [made("a", 0.9)], as_of)
+        hall.found(standing, X, [made("a", 0.9)], as_of)
         assert (standing.settled, told(standing).changed, hall.set.waiting()) == (False, True, 1)
         assert told(standing).overtaken == ([made("a", 0.9)], as_of)
     hall.set.take(1)

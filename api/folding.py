@@ -1,0 +1,157 @@
+"""Applied batches and found lists reach the standing set in order, and the event loop goes on.
+
+The product of a batch with ten thousand standing queries takes 25 ms: it is computed in a thread,
+and then the lists are changed in steps, between which others get their turns. Meanwhile the index
+is ahead of the lists. So a list is sent with the state that it is exact at, the one after the last
+batch that was folded; and what a search found, which may have seen any batch that had arrived when
+it ended, waits until these have been folded.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TypeVar
+
+import structlog
+
+from api.matching import Batch
+from api.standing import Standing
+from api.standing_set import Found, StandingSet
+from contracts.errors import NotReady
+from contracts.hits import Hit
+from contracts.ports import Applied, AsOf, Searcher
+from contracts.score import Vectors
+
+log = structlog.get_logger(__name__)
+
+# Pairs of a standing query and a new item that are matched at once, on the loop: 3 ms.
+_QUICK_PAIRS = 1024 * 256
+# What is folded before others get their turn.
+_STEP_S = 0.002
+# Rows of batches that wait. Once there are more, all lists are searched anew: by then that is the
+# shorter way, and what waits takes memory.
+_BEHIND_ROWS = 65_536
+
+_Result = TypeVar("_Result")
+
+
+async def in_thread(work: Callable[[], _Result]) -> _Result:
+    return await asyncio.to_thread(work)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Group:
+    """Batches that were applied together, and the state after them, where that was known."""
+
+    batches: Sequence[Batch]
+    as_of: AsOf | None
+
+
+class Folding:
+    """One task, alive while something waits."""
+
+    def __init__(self, searcher: Searcher, standing: StandingSet) -> None:
+        self._searcher = searcher
+        self._standing = standing
+        self._waiting: deque[_Group | Found] = deque()
+        self._rows = 0
+        self._task: asyncio.Task[None] | None = None
+        self._between_states = False
+        # The state that settled lists are exact at, while something waits.
+        self._at: AsOf | None = None
+
+    def as_of(self) -> AsOf | None:
+        """The state that settled lists are exact at; None while there is none. Raises NotReady."""
+        now = self._searcher.as_of()
+        if not self._waiting:
+            self._at = now
+        return None if self._between_states else self._at
+
+    def applied(self, batches: Sequence[Applied]) -> None:
+        """Fold in what was applied to the index in this turn of the loop."""
+        if not len(self._standing):
+            return
+        group = _Group([self._standing.arrive(one) for one in batches], self._now())
+        if not self._waiting and sum(map(self._standing.pairs, group.batches)) <= _QUICK_PAIRS:
+            self._standing.fold_now(group.batches)
+            self._at = group.as_of
+            return
+        self._rows += sum(batch.rows for batch in group.batches)
+        self._waiting.append(group)
+        if self._rows > _BEHIND_ROWS:
+            self.mark_all()
+        elif self._task is None:
+            self._task = asyncio.create_task(self._run(), name="folding")
+
+    def found(self, standing: Standing, vector: Vectors, hits: Sequence[Hit], as_of: AsOf) -> None:
+        """A search has ended: settle it as soon as may be."""
+        found = self._standing.found(standing, vector, hits, as_of)
+        if found is None:
+            return
+        if self._waiting:
+            self._waiting.append(found)
+        else:
+            self._standing.settle(found)
+            self._at = self._now()
+
+    def mark_all(self) -> None:
+        """The state became another one altogether: none of the lists holds."""
+        self._waiting.clear()
+        self._rows = 0
+        self._between_states = False
+        self._at = None
+        self._standing.mark_all()
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                first = self._waiting[0]
+                if isinstance(first, Found):
+                    self._settle(first)
+                else:
+                    await self._fold(first)
+                if self._is_first(first):
+                    self._waiting.popleft()
+        except Exception as defect:
+            # Some list may be wrong now.
+            self.mark_all()
+            log.error("folding failed", error=repr(defect), exc_info=defect)
+        finally:
+            self._task = None
+
+    async def _fold(self, group: _Group) -> None:
+        """Unless all is marked meanwhile: then the group is not the first any more."""
+        matched = []
+        for batch in group.batches:
+            matched.append((batch, await in_thread(self._standing.matching(batch))))
+            if not self._is_first(group):
+                return
+        self._between_states = True
+        began = perf_counter()
+        for _ in self._standing.fold(matched):
+            if perf_counter() - began > _STEP_S:
+                await asyncio.sleep(0)
+                if not self._is_first(group):
+                    return
+                began = perf_counter()
+        self._between_states = False
+        self._rows -= sum(batch.rows for batch in group.batches)
+        self._at = group.as_of
+
+    def _settle(self, found: Found) -> None:
+        self._standing.settle(found)
+        # Of what it has seen, all but markers has been folded: a list is as true of that state, and
+        # nobody is sent a list, and later one of an earlier state.
+        if self._at is not None and found.as_of is not None and found.as_of.covers(self._at):
+            self._at = found.as_of
+
+    def _is_first(self, waiting: _Group | Found) -> bool:
+        return bool(self._waiting) and self._waiting[0] is waiting
+
+    def _now(self) -> AsOf | None:
+        try:
+            return self._searcher.as_of()
+        except NotReady:
+            return None

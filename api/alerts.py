@@ -19,8 +19,11 @@ from contracts.ports import Applied, AsOf, Matcher
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 
-# Hits that wait to be told; at more, they are read again when there is room.
+# Hits that wait to be told to one, and to all; at more, they are read again when there is room.
 _HELD_MAX = 4096
+_HELD_BY_ALL = 500_000
+# Matches of one batch that are looked at on the event loop: 15 ms.
+_AT_ONCE = 4096
 
 
 @dataclass(slots=True)
@@ -51,6 +54,8 @@ class Alert:
         self.failed: Exception | None = None
         # Why what it held before says nothing about what comes now.
         self.lost: str | None = None
+        # Shared by all alerts of a node, once it is among them.
+        self.tally = Tally()
         self._groups: deque[_Group] = deque()
         self._held = 0
         self._wake = wake
@@ -76,12 +81,17 @@ class Alert:
         """One batch always fits."""
         return not self._held or self._held + more <= _HELD_MAX
 
+    @property
+    def held(self) -> int:
+        """Hits that wait to be told."""
+        return self._held
+
     def add(self, hits: Sequence[Hit], position: AsOf) -> None:
         """What matched between its position and this one."""
         self.position = position
         if hits:
             self._groups.append(_Group(list(hits), position))
-            self._held += len(hits)
+            self._count(len(hits))
             self._wake()
         elif self._groups:
             self._groups[-1].position = position
@@ -99,20 +109,34 @@ class Alert:
             if not group.hits:
                 self.told = group.position
                 self._groups.popleft()
-        self._held -= len(taken)
+        self._count(-len(taken))
         return taken
 
     def lose(self, reason: str, position: AsOf) -> None:
         """Go on from `position`: what was between is not to be had."""
-        self._groups.clear()
-        self._held = 0
+        self.clear()
         self.position = self.told = position
         self.lost = reason
         self._wake()
 
+    def clear(self) -> None:
+        self._groups.clear()
+        self._count(-self._held)
+
     def fail(self, error: Exception) -> None:
         self.failed = error
         self._wake()
+
+    def _count(self, more: int) -> None:
+        self._held += more
+        self.tally.count += more
+
+
+class Tally:
+    """Hits that wait to be told, of all alerts."""
+
+    def __init__(self) -> None:
+        self.count = 0
 
 
 class AlertSet:
@@ -124,6 +148,7 @@ class AlertSet:
         self._all: set[Alert] = set()
         self._asking: dict[ItemRef, set[Alert]] = {}
         self._rows: dict[Target, Rows[Alert]] = {target: Rows() for target in TARGETS}
+        self._tally = Tally()
         # The state after the batches applied last.
         self._state: AsOf | None = None
 
@@ -133,8 +158,14 @@ class AlertSet:
     def __contains__(self, alert: Alert) -> bool:
         return alert in self._all
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more should be read until something was told."""
+        return self._tally.count >= _HELD_BY_ALL
+
     def add(self, alert: Alert) -> None:
         """Register it, to be read up to now."""
+        alert.tally = self._tally
         self._all.add(alert)
         for item in alert.question.items:
             self._asking.setdefault(item, set()).add(alert)
@@ -143,6 +174,7 @@ class AlertSet:
     def remove(self, alert: Alert) -> None:
         self._all.discard(alert)
         self._stop(alert)
+        alert.clear()
         for item in alert.question.items:
             asking = self._asking.get(item, set())
             asking.discard(alert)
@@ -164,7 +196,10 @@ class AlertSet:
             if now is None:
                 continue
             batch = Batch(applied, self._matcher)
-            for alert, number, score in batch.matches(self._rows[applied.target].now()):
+            matches = batch.matches(self._rows[applied.target].now(), _AT_ONCE)
+            for alert in matches.left_out:
+                self._read_again(alert)
+            for alert, number, score in matches:
                 hit = batch.scored(number, score, with_vector=alert.question.with_vector)
                 found.setdefault(alert, []).append(hit)
         if now is None:
@@ -172,7 +207,7 @@ class AlertSet:
         else:
             for alert, hits in found.items():
                 # By a later batch, it may have turned stale meanwhile.
-                if alert.following and alert.has_room(len(hits)):
+                if alert.following and alert.has_room(len(hits)) and not self.is_full:
                     alert.add(hits, now)
                 elif alert.following:
                     self._read_again(alert)

@@ -67,38 +67,48 @@ class Batch:
             found.vector if with_vector else None,
         )
 
-    def matches(self, rows: "RowsNow[_Owner]") -> "Matches[_Owner]":
-        """Which items put in match which queries, and reach their floors. In any thread."""
+    def matches(self, rows: "RowsNow[_Owner]", most: int | None = None) -> "Matches[_Owner]":
+        """Which items put in match which queries, and reach their floors. In any thread.
+
+        Where that would be more than `most` pairs, the owners with the most of them are left out.
+        """
         owners, queries, floors, filtered = rows
         vectors = self.applied.vectors
         if not len(queries) or not len(vectors):
             return Matches(owners, [])
-        pairs = self._matcher.nominate(queries, floors, vectors)
+        of, row = self._matcher.nominate(queries, floors, vectors)
+        # First what costs least. A list that is not full has no floor, so that all rows of every
+        # batch are paired with it, and a filter leaves few.
+        if filtered[of].any():
+            kept = self._admitted(owners, of, row)
+            of, row = of[kept], row[kept]
+        left_out: Sequence[_Owner] = []
+        if most is not None and len(of) > most:
+            counts = np.bincount(of, minlength=len(owners))
+            lightest = np.argsort(counts, kind="stable")
+            heavy = np.zeros(len(owners), np.bool_)
+            heavy[lightest[np.cumsum(counts[lightest]) > most]] = True
+            left_out = [owners[n] for n in np.flatnonzero(heavy).tolist()]
+            of, row = of[~heavy[of]], row[~heavy[of]]
         found = []
-        admitted: dict[object, NDArray[np.bool_]] = {}
-        for start in range(0, len(pairs[0]), _SCORED_AT_ONCE):
-            of, row = (side[start : start + _SCORED_AT_ONCE] for side in pairs)
-            # First what costs least. A list that is not full has no floor, so that all rows of
-            # every batch are paired with it, and a filter leaves few.
-            if filtered[of].any():
-                kept = self._admitted(owners, of, row, admitted)
-                of, row = of[kept], row[kept]
+        for start in range(0, len(of), _SCORED_AT_ONCE):
+            some, those = (side[start : start + _SCORED_AT_ONCE] for side in (of, row))
             # Float32 holds float16 numbers as they are, and the sum is exact in any order.
             scores = np.einsum(
-                "ij,ij->i", queries[of].astype(np.float64), vectors[row].astype(np.float64)
+                "ij,ij->i", queries[some].astype(np.float64), vectors[those].astype(np.float64)
             )
-            near = np.flatnonzero(scores >= floors[of])
-            found.append((of[near], row[near], scores[near]))
-        return Matches(owners, found)
+            near = np.flatnonzero(scores >= floors[some])
+            found.append((some[near], those[near], scores[near]))
+        return Matches(owners, found, left_out)
 
     def _admitted(
         self,
         owners: Sequence[Asking],
         of: NDArray[np.intp],
         row: NDArray[np.intp],
-        known: dict[object, NDArray[np.bool_]],
     ) -> NDArray[np.bool_]:
         """Which pairs the owners' filters let through; each filter looks at a row once."""
+        known: dict[object, NDArray[np.bool_]] = {}
         kept = np.ones(len(of), np.bool_)
         # Pairs come in the order of their queries.
         starts = np.flatnonzero(np.r_[True, of[1:] != of[:-1]]).tolist()
@@ -117,11 +127,17 @@ class Batch:
 
 
 class Matches(Generic[_Owner]):
-    """Owners, with the number of an item that matches, and its score."""
+    """Owners, with the number of an item that matches, and its score; but for those left out."""
 
-    def __init__(self, owners: Sequence[_Owner], found: Sequence[tuple[NDArray[Any], ...]]) -> None:
+    def __init__(
+        self,
+        owners: Sequence[_Owner],
+        found: Sequence[tuple[NDArray[Any], ...]],
+        left_out: Sequence[_Owner] = (),
+    ) -> None:
         self._owners = owners
         self._found = found
+        self.left_out = left_out
 
     def __iter__(self) -> Iterator[tuple[_Owner, int, float]]:
         for some in self._found:

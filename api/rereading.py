@@ -9,6 +9,8 @@ matched with batches; or when it has read its share, and others get theirs.
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
 import structlog
@@ -30,11 +32,15 @@ log = structlog.get_logger(__name__)
 _PASSES = 2
 # Alerts of one pass, and how many records apart they may stand at most.
 _TOGETHER = 1024
+_LOOKED_AT = 4096
 _NEAR = 20_000
 # Records: of one fetch; matched without leaving the event loop; and the share of one pass.
 _FETCHED = 1024
 _AT_ONCE = 128
 _SHARE = 50_000
+# Matches of one fetch, in a thread and on the loop; who has the most is read for another time.
+_MATCHES = 32_768
+_MATCHES_AT_ONCE = 4096
 _FETCH_MS = 100
 _RETRY_S = 0.25
 
@@ -47,22 +53,27 @@ class Rereading:
     def __init__(self, node: Node) -> None:
         self._node = node
         self.alerts = AlertSet(node.matcher, self.read)
-        self._waiting: dict[Alert, None] = {}
+        # Those that stand near the index, and those far behind it; each gets every other pass, so
+        # that who was away for long, or says so, does not keep the others from following.
+        self._near: dict[Alert, None] = {}
+        self._far: dict[Alert, None] = {}
+        self._turn = 0
         self._workers: set[asyncio.Task[None]] = set()
 
     def waiting(self) -> int:
         """How many are to be read for."""
-        return len(self._waiting)
+        return len(self._near) + len(self._far)
 
     def remove(self, alert: Alert) -> None:
         """It is over: nobody waits for it any more."""
-        self._waiting.pop(alert, None)
+        self._near.pop(alert, None)
+        self._far.pop(alert, None)
         self.alerts.remove(alert)
 
     def read(self, alert: Alert) -> None:
         """Let it be read up to where the index stands."""
         alert.paused = False
-        self._waiting[alert] = None
+        self._wait(alert)
         if len(self._workers) < _PASSES:
             self._workers.add(asyncio.create_task(self._work(), name="rereading"))
 
@@ -74,7 +85,11 @@ class Rereading:
             self._workers.discard(asyncio.current_task())
 
     async def _read_all(self) -> None:
-        while together := self._next():
+        while self.waiting():
+            if self.alerts.is_full:
+                await asyncio.sleep(_RETRY_S)
+                continue
+            together = self._next()
             one = _Pass(self._node, self.alerts, together)
             try:
                 await one.run()
@@ -91,27 +106,40 @@ class Rereading:
                 if alert.is_full:
                     alert.paused = True
                 else:
-                    self._waiting[alert] = None
+                    self._wait(alert)
+
+    def _wait(self, alert: Alert) -> None:
+        try:
+            now = self._node.searcher.as_of()
+        except NotReady:
+            now = alert.position
+        near = _are_near(alert.position, now, alert.target)
+        (self._near if near else self._far)[alert] = None
 
     def _next(self) -> list[Alert]:
         """The one that waits longest, and who can be read for with it."""
-        together: list[Alert] = []
-        for alert in list(self._waiting):
-            if alert not in self.alerts:
-                del self._waiting[alert]
-            elif not together or _are_near(together[0], alert):
-                together.append(alert)
-                del self._waiting[alert]
-            if len(together) == _TOGETHER:
-                break
+        self._turn += 1
+        queues = (self._near, self._far) if self._turn % 2 else (self._far, self._near)
+        queue = queues[0] or queues[1]
+        first = next(iter(queue), None)
+        if first is None:
+            return []
+        together = [
+            alert
+            for alert in islice(queue, _LOOKED_AT)
+            if alert.target == first.target
+            and _are_near(alert.position, first.position, first.target)
+        ][:_TOGETHER]
+        for alert in together:
+            del queue[alert]
         return together
 
 
-def _are_near(one: Alert, other: Alert) -> bool:
-    here, there = one.position, other.position
-    if (one.target, here.space, here.epoch) != (other.target, there.space, there.epoch):
+def _are_near(one: AsOf, other: AsOf, target: Target) -> bool:
+    """Whether what lies between them is read quickly."""
+    if (one.space, one.epoch) != (other.space, other.epoch):
         return False
-    pairs = zip(here.offsets[one.target], there.offsets[one.target], strict=True)
+    pairs = zip(one.offsets[target], other.offsets[target], strict=True)
     return sum(abs(mine - theirs) for mine, theirs in pairs) <= _NEAR
 
 
@@ -123,7 +151,7 @@ class _Pass:
         self._alerts = alerts
         self._target: Target = together[0].target
         self._together = list(together)
-        self._full: list[Alert] = []
+        self._out: list[Alert] = []
         self._topic = node.names.embeddings(self._target)
         self._reader = Reader(node.space, self._target)
         self._generation = node.searcher.generation
@@ -134,7 +162,7 @@ class _Pass:
     @property
     def left(self) -> list[Alert]:
         """Those that do not follow yet. One that does may be another pass's again by now."""
-        return self._full + self._together
+        return self._out + self._together
 
     async def run(self) -> None:
         """Raises NotReady and BrokerUnavailable; then, and after its share, some may be left."""
@@ -176,7 +204,8 @@ class _Pass:
             now = self._now()
             upto = _least(ends, self._offsets(now))
             if self._count(upto) <= _AT_ONCE:
-                at = self._tell(self._found(self._take(upto)), at, upto)
+                found = self._found(self._take(upto), _MATCHES_AT_ONCE)
+                at = self._tell(found, at, upto)
                 if self._join(at):
                     return
 
@@ -186,24 +215,28 @@ class _Pass:
         if self._count(upto) <= _AT_ONCE:
             return at
         batch = self._take(upto)
-        found = await asyncio.to_thread(self._found, batch)
+        found = await asyncio.to_thread(self._found, batch, _MATCHES)
         return self._tell(found, at, upto)
 
-    def _tell(
-        self, found: Sequence[tuple[Alert, Hit, int, int]], at: _Offsets, upto: _Offsets
-    ) -> _Offsets:
+    def _tell(self, found: "_Found", at: _Offsets, upto: _Offsets) -> _Offsets:
         """Hand out what was found; where that leads to."""
         hits: dict[Alert, list[Hit]] = {}
-        for alert, hit, partition, offset in found:
+        for alert in found.left_out:
+            self._leave(alert)
+        for alert, hit, partition, offset in found.hits:
             if offset >= self._offsets(alert.position)[partition]:
                 hits.setdefault(alert, []).append(hit)
         at = [max(*pair) for pair in zip(at, upto, strict=True)]
         for alert in list(self._together):
             alert.add(hits.get(alert, []), self._moved(alert.position, at))
             if alert.is_full or alert not in self._alerts:
-                self._together.remove(alert)
-                self._full.append(alert)
+                self._leave(alert)
         return at
+
+    def _leave(self, alert: Alert) -> None:
+        """It is read for another time, from where it stands."""
+        self._together.remove(alert)
+        self._out.append(alert)
 
     def _join(self, at: _Offsets) -> bool:
         """Let alerts follow where they stand at the state of now; whether all do, or are gone."""
@@ -263,11 +296,11 @@ class _Pass:
             taken += zip(records, readings, strict=True)
         return _Batch(self._node, self._target, taken)
 
-    def _found(self, batch: "_Batch") -> list[tuple[Alert, Hit, int, int]]:
+    def _found(self, batch: "_Batch", most: int) -> "_Found":
         rows = Rows[Alert]()
         for alert in self._together:
             rows.put(alert, self._vectors[alert], alert.floor)
-        return batch.found(rows)
+        return batch.found(rows, most)
 
     def _now(self) -> AsOf:
         """The index's state. Raises NotReady, also when another index answers than at the start."""
@@ -284,6 +317,13 @@ class _Pass:
         return AsOf(position.space, position.epoch, {**position.offsets, self._target: mine})
 
 
+class _Found(NamedTuple):
+    """Alert, hit, and partition and offset of the hit's record; and whose was too much."""
+
+    hits: Sequence[tuple[Alert, Hit, int, int]]
+    left_out: Sequence[Alert]
+
+
 class _Batch:
     """Records as a batch: of each item the newest version, and where its record stands."""
 
@@ -297,14 +337,14 @@ class _Batch:
         ids = [reading.id for _, reading in self._kept]
         self._batch = Batch(Applied(target, ids, vectors, [], self._hit), node.matcher)
 
-    def found(self, rows: Rows[Alert]) -> list[tuple[Alert, Hit, int, int]]:
-        """Alert, hit, and partition and offset of the hit's record."""
-        found = []
-        for alert, number, score in self._batch.matches(rows.now()):
+    def found(self, rows: Rows[Alert], most: int) -> _Found:
+        matches = self._batch.matches(rows.now(), most)
+        hits = []
+        for alert, number, score in matches:
             hit = self._batch.scored(number, score, with_vector=alert.question.with_vector)
             record, _ = self._kept[number]
-            found.append((alert, hit, record.partition, record.offset))
-        return found
+            hits.append((alert, hit, record.partition, record.offset))
+        return _Found(hits, matches.left_out)
 
     def _hit(self, number: int) -> Hit:
         _, reading = self._kept[number]

@@ -71,11 +71,15 @@ def small_limits() -> Iterator[None]:
     """Else so short a history would never meet one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(alerts, "_HELD_MAX", 4)
+        patch.setattr(alerts, "_HELD_BY_ALL", 9)
+        patch.setattr(alerts, "_AT_ONCE", 6)
         patch.setattr(session, "_MATCHES_AT_ONCE", 2)
         patch.setattr(rereading, "_SHARE", 6)
         patch.setattr(rereading, "_FETCHED", 3)
         patch.setattr(rereading, "_AT_ONCE", 2)
         patch.setattr(rereading, "_NEAR", 5)
+        patch.setattr(rereading, "_MATCHES", 5)
+        patch.setattr(rereading, "_MATCHES_AT_ONCE", 3)
         patch.setattr(rereading, "_FETCH_MS", 1)
         patch.setattr(rereading, "_RETRY_S", 0.001)
         yield
@@ -314,6 +318,7 @@ def join_early(one: Any, at: Any) -> bool:
     now = one._now()
     for alert in one._together:
         one._alerts.follow(alert, one._vectors[alert], now)
+    one._together = []
     return True
 
 

@@ -2,11 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter
 
+from api.alerts import Alert
+from api.queries import Question
+from api.rereading import Rereading
 from contracts.cursors import Cursor
 from contracts.errors import BrokerUnavailable, LogChanged
 from contracts.memory import MemoryReader
@@ -353,3 +357,42 @@ async def test_what_goes_with_lists_only(socket: Socket, message: Any, field: st
     error = await socket.receive()
     assert (error["code"], error["sub"]) == ("invalid_request", "s")
     assert field in error["message"]
+
+
+async def test_who_stands_near_does_not_wait_for_all_who_are_far_behind(
+    kit: Kit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.rereading._NEAR", 1)
+    behind = kit.index.as_of_now()
+    for number in range(10):
+        kit.caption(f"n{number}", "red cat")
+    rereading, question = Rereading(kit.node), Question("captions", [])
+    for one in range(5):
+        rereading.read(Alert(question, replace(behind, epoch=f"epoch-{one}"), lambda: None))
+    near = Alert(question, kit.index.as_of_now(), lambda: None)
+    rereading.read(near)
+    assert near in rereading._next() + rereading._next()
+    assert rereading.waiting() == 4
+
+
+async def test_one_that_matches_everything_does_not_hold_up_the_others(
+    kit: Kit, socket: Socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.alerts._AT_ONCE", 3)
+    asked = {"text": "red cat", "target": "captions"}
+    for name, least in (("all", -2.0), ("some", 0.6)):
+        query = {**asked, "min_score": least}
+        socket.send(op="subscribe", sub=name, mode="matches", query=query)
+        assert (await socket.receive())["type"] == "resumed"
+    alerts = kit.app.state.live.alerts
+    texts = {"a": "red cat", "b": "blue dog", "c": "one more", "d": "another"}
+    kit.index.batch([("captions", n, kit.text(text), {"text": text}) for n, text in texts.items()])
+    assert [alert.question.min_score for alert in alerts._all if alert.following] == [0.6]
+    told: dict[str, list[str]] = {"all": [], "some": []}
+    for _ in range(2):
+        message = await socket.receive()
+        told[message["sub"]] += ids(message)
+    assert {name: sorted(found) for name, found in told.items()} == {
+        "all": ["a", "b", "c", "d"],
+        "some": ["a"],
+    }

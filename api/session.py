@@ -155,7 +155,7 @@ class Session:
                 now = self._searcher.as_of()  # raises NotReady
                 self._live.require_room()
         except TimeoutError:
-            error = TimedOut(f"subscribe: the cursor's state was not reached within {bound_s:g} s")
+            error = TimedOut(f"subscribe: not opened within {bound_s:g} s")
             await self._refuse(subscription, error)
         except TidelensError as error:
             await self._refuse(subscription, error)

@@ -296,6 +296,18 @@ async def test_that_wait_is_bounded(kit: Kit, socket: Socket) -> None:
         assert (error["type"], error["code"]) == ("error", "timed_out")
 
 
+async def test_a_query_that_is_not_encoded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a node that has just started; no cursor is to be blamed."""
+    kit = Kit(wait_s_max=0.05)
+    monkeypatch.setattr(kit.queries, "text", lambda _: asyncio.Event().wait())
+    async with kit.live() as socket:
+        await socket.accepted()
+        socket.subscribe("s", text="red cat")
+        error = await socket.receive()
+    assert (error["type"], error["code"]) == ("error", "timed_out")
+    assert error["message"] == "subscribe: not opened within 0.05 s"
+
+
 async def test_a_cursor_of_another_query_is_refused(socket: Socket) -> None:
     cursor = (await opened(socket))["cursor"]
     socket.send(op="unsubscribe", sub="s")

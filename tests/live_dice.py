@@ -4,6 +4,7 @@ Words, colours and groups are few too, so that scores are often equal and lists 
 """
 
 import io
+import json
 import random
 from typing import Any
 
@@ -111,6 +112,13 @@ def question(dice: random.Random, *, large: bool = False) -> dict[str, Any]:
     if dice.random() < 0.25:
         found["include"] = ["vector"]
     return found
+
+
+def alert(dice: random.Random) -> dict[str, Any]:
+    """A query for mode `matches`: its vector does not change."""
+    while '"id"' in json.dumps(found := question(dice)):
+        pass
+    return {name: value for name, value in found.items() if name not in ("k", "collapse")}
 
 
 def _asked(dice: random.Random) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from contracts.records import Positions, TopicPartition
 from contracts.topics import TARGETS
 from streams.broker import LocalBroker
 from tests.kit import Collection
-from tests.live_dice import Contents, question
+from tests.live_alerts import MatchesFollower
+from tests.live_dice import Contents, alert, question
 from tests.live_followers import Claim, Follower, TopFollower
 from tests.live_links import RESTLESS, SLOW, STEADY, STUCK, Link
 from tests.live_roles import Broker, Replica, encoder
@@ -107,10 +108,12 @@ class LiveRounds:
             followers: list[list[Follower]] = [[], []]
             dice = self._dice_of(f"questions {number}")
             for n in range(_FOLLOWERS_PER_LINK):
-                query = question(dice, large=STUCK in pair)
+                # Every fourth wants matches.
+                kind: type[Follower] = MatchesFollower if n % 4 == 3 else TopFollower
+                large = STUCK in pair
+                query = alert(dice) if kind is MatchesFollower else question(dice, large=large)
                 one, other = (
-                    TopFollower(f"{number}{side}{n}", query, self._claims, self.counts)
-                    for side in "ab"
+                    kind(f"{number}{side}{n}", query, self._claims, self.counts) for side in "ab"
                 )
                 one.twin, other.twin = other, one
                 followers[0].append(one)

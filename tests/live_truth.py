@@ -119,6 +119,45 @@ class History:
                 found[ref] = hit
         return found
 
+    def matching(
+        self, query: Query, start: Positions, end: Positions
+    ) -> list[tuple[str, int, int]]:
+        """What mode `matches` must have told between two states, as id and place of the source.
+
+        Of each item the newest version below `end`, unless it stands below `start`.
+        """
+        newest: Items = {}
+        for ref, versions in self._versions.items():
+            if ref.target != query["target"]:
+                continue
+            place = TopicPartition(self.names.embeddings(ref.target), versions.partition)
+            number = bisect_left(versions.offsets, end[place]) - 1
+            if number >= 0 and versions.offsets[number] >= start[place]:
+                hit = versions.hits[number]
+                if hit is not None:
+                    newest[ref] = hit
+        found = exact_list(newest, {**query, "k": len(newest) + 1}) or []
+        return [(one["id"], one["source"]["partition"], one["source"]["offset"]) for one in found]
+
+    def match(self, query: Query, version: tuple[str, int, int]) -> tuple[int, WireHit] | None:
+        """That version's offset, and it as mode `matches` tells it; None: no match, or not read."""
+        item_id, partition, offset = version
+        ref = ItemRef(query["target"], item_id)
+        versions = self._versions.get(ref)
+        if versions is None:
+            return None
+        for at, hit in zip(versions.offsets, versions.hits, strict=True):
+            if hit is not None and hit.source[1:] == (partition, offset):
+                found = exact_list({ref: hit}, {**query, "k": 1})
+                return (at, {**found[0], "rank": 0}) if found else None
+        return None
+
+    def place(self, query: Query, item_id: str) -> TopicPartition:
+        """Where records of an item stand that was read."""
+        target: Target = query["target"]
+        partition = self._versions[ItemRef(target, item_id)].partition
+        return TopicPartition(self.names.embeddings(target), partition)
+
     def was_missing(self, ref: ItemRef, since: Positions | None) -> bool:
         """Whether the item is missing in some state, of those at or after `since`."""
         versions = self._versions.get(ref)

@@ -14,7 +14,8 @@ from contracts.messages import WireHit
 from contracts.ports import AsOf
 from contracts.records import Fetched, Record, Source, TopicPartition
 from contracts.topics import Names
-from tests import live_followers
+from tests import live_alerts, live_followers
+from tests.live_alerts import MatchesFollower
 from tests.live_followers import TopFollower
 from tests.live_truth import ENCODER, History, ItemRef, Violation, text_vector
 
@@ -31,10 +32,10 @@ LOG = [("a", "red"), ("b", "red cat"), ("c", "dog"), ("d", "cat"), ("b", None), 
 class Bench:
     """A follower, and the log that its messages are held against."""
 
-    def __init__(self, query: dict[str, Any] = QUERY) -> None:
+    def __init__(self, query: dict[str, Any] = QUERY, kind: type[Any] = TopFollower) -> None:
         self.history = History(NAMES, 1)
         self.claims: asyncio.Queue[live_followers.Claim] = asyncio.Queue()
-        self.follower = TopFollower("f", query, self.claims, Counter())
+        self.follower = kind("f", query, self.claims, Counter())
         self.query = query
 
     async def read_log(self) -> None:
@@ -65,6 +66,17 @@ class Bench:
 
     def take(self, message: dict[str, Any]) -> None:
         self.follower.take(message)
+
+    async def matched(self, kind: str, offset: int, *versions: tuple[str, int]) -> None:
+        """A message of mode `matches` that tells of these, judged."""
+        hits = []
+        for item_id, source in versions:
+            found = self.history.match({**self.query, "min_score": -2}, (item_id, 0, source))
+            assert found is not None
+            hits.append(found[1])
+        cursor = Cursor(as_of(offset), "query", "").encode()
+        self.take({"type": kind, "cursor": cursor, **({"hits": hits} if hits else {})})
+        await self.judge()
 
     async def judge(self) -> None:
         while not self.claims.empty():
@@ -209,3 +221,62 @@ async def test_an_item_that_is_gone_and_one_that_is_not(monkeypatch: pytest.Monk
     with pytest.raises(Violation, match="never missing"):
         await bench.judge()
     assert not bench.history.was_missing(ItemRef("captions", "d"), {PLACE: 4})
+
+
+@pytest.fixture
+async def alert(monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Of b, d and the second a, at offsets 1, 3 and 5; b is then taken out."""
+    monkeypatch.setattr(live_alerts, "_PROOF_S", 0.0)
+    query = {"text": "cat", "target": "captions", "min_score": 0.6}
+    made = Bench(query, MatchesFollower)
+    await made.read_log()
+    made.open()
+    await made.matched("resumed", 0)
+    return made
+
+
+async def test_matches_that_the_log_has(alert: Bench) -> None:
+    await alert.matched("match", 2, ("b", 1))
+    await alert.matched("progress", 3)
+    await alert.matched("match", 4, ("d", 3))
+    alert.follower.left()
+    alert.open()
+    await alert.matched("resumed", 4)
+    await alert.matched("match", 6, ("a", 5))
+    alert.follower.check_end(alert.history, {PLACE: 6})
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        (("match", 2), "not what is said"),
+        (("match", 2, ("c", 2)), "no match"),
+        (("match", 2, ("b", 1), ("b", 1)), "told twice"),
+        (("progress", 2), "never told"),
+        (("match", 6, ("a", 5)), "never told of .*d"),
+        (("resumed", 0), "not what is said"),
+    ],
+)
+async def test_wrong_matches(alert: Bench, told: Any, why: str) -> None:
+    with pytest.raises(Violation, match=why):
+        await alert.matched(*told)
+
+
+async def test_a_match_from_before_and_one_told_too_late(alert: Bench) -> None:
+    await alert.matched("match", 2, ("b", 1))
+    alert.open()
+    await alert.matched("resumed", 2)
+    with pytest.raises(Violation, match="from before"):
+        await alert.matched("match", 4, ("b", 1), ("d", 3))
+    with pytest.raises(Violation, match=r"never told of .*'a'"):
+        alert.follower.check_end(alert.history, {PLACE: 6})
+
+
+async def test_a_match_with_a_wrong_member(alert: Bench) -> None:
+    found = alert.history.match(alert.query, ("b", 0, 1))
+    assert found is not None
+    wrong = {**found[1], "score": found[1]["score"] + 2**-48}
+    cursor = Cursor(as_of(2), "query", "").encode()
+    alert.take({"type": "match", "cursor": cursor, "hits": [wrong]})
+    with pytest.raises(Violation, match="want"):
+        await alert.judge()

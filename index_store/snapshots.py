@@ -308,7 +308,8 @@ class Snapshots:
             return set()  # nobody can restore it
 
     async def _delete_unneeded_parts(self) -> None:
-        needed: set[str] = set()
+        # A restored part's files may be the store's own, which a rebuild has yet to read.
+        needed = set(self._spill.held)
         for parts in self._needed.values():
             if parts is None:
                 return

@@ -58,6 +58,11 @@ class Spill:
             self._held.subtract(held)
             self._held = +self._held
 
+    @property
+    def held(self) -> Collection[str]:
+        """Names of what segments are being built from, and into."""
+        return set(self._held)
+
     async def keep(self, names: Callable[[], Collection[str]]) -> None:
         """Delete the files of all other parts. What is mapped stays readable.
 

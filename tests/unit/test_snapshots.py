@@ -478,6 +478,24 @@ async def test_a_manifest_that_cannot_be_read_costs_no_snapshot_its_parts() -> N
     assert not any("of-nothing" in name for name in store.blobs)
 
 
+async def test_what_a_segment_is_built_of_stays_in_the_store(tmp_path: Path) -> None:
+    """The files of a restored part are the store's own; its rows may all die meanwhile."""
+    spill = new_spill()
+    snapshots = Snapshots(DiskBlobs(tmp_path), PREFIX, spill, kept=1)
+    await snapshots.write(filled(vectors(10)))
+    index = await snapshots.restore(new_index())
+    assert index is not None
+    [part] = index.view.parts["images"]
+    files = await spill.of(part)
+    assert tmp_path in files.vectors.parents
+    index.apply(batch(*(record(10 + n, f"i{n:04}", None) for n in range(10))))
+    async with spill.building("new", [part]):
+        await snapshots.write(index)
+        assert all(path.exists() for path in files.paths)
+    await snapshots.write(index)
+    assert not any(path.exists() for path in files.paths)
+
+
 async def test_a_snapshot_of_another_version_keeps_its_parts_as_long_as_itself() -> None:
     store, index = MemoryBlobs(), some_index()
     name = await snapshots_in(store, PREFIX, kept=2).write(index)

@@ -6,7 +6,7 @@ from collections.abc import Coroutine
 from typing import Any, Protocol
 
 import orjson
-from starlette.websockets import WebSocketDisconnect, WebSocketDisconnected
+from starlette.websockets import WebSocketDisconnect
 
 from api.connection import TRY_AGAIN_LATER, ServerMessage
 from api.node import Node
@@ -63,7 +63,8 @@ class Outlet:
         except TimeoutError:
             await self.close(TRY_AGAIN_LATER, "too slow: resume with the last cursor")
             raise Gone from None
-        except (WebSocketDisconnect, WebSocketDisconnected):
+        except (WebSocketDisconnect, RuntimeError):
+            # RuntimeError: closed before, by us, or by Uvicorn for want of a pong.
             raise Gone from None
         finally:
             # Where its turn never came.
@@ -79,7 +80,7 @@ class Outlet:
 
     async def close(self, code: int, reason: str) -> None:
         # A client that does not read does not take the close frame either.
-        with contextlib.suppress(TimeoutError, WebSocketDisconnect, WebSocketDisconnected):
+        with contextlib.suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
             async with asyncio.timeout(_CLOSE_S):
                 await self._socket.close(code, reason)
 

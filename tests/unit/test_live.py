@@ -686,3 +686,27 @@ async def test_one_whose_item_is_gone_is_not_shared(kit: Kit, socket: Socket) ->
     assert (await opened(socket, **asked))["code"] == "item_not_found"
     kit.caption("a", "red cat")
     assert (await opened(socket, **asked))["type"] == "snapshot"
+
+
+class ClosedBeneath(Socket):
+    """As Uvicorn's, which closes for want of a pong and tells of it at the next message only."""
+
+    is_closed = False
+
+    async def _take(self, message: Any) -> None:
+        if self.is_closed:
+            raise RuntimeError("Unexpected ASGI message, after sending 'websocket.close'.")
+        await super()._take(message)
+
+
+async def test_a_connection_that_the_server_closed_is_no_defect(kit: Kit) -> None:
+    socket = ClosedBeneath(kit.app, {})
+    socket.start()
+    await socket.accepted()
+    await opened(socket)
+    with capture_logs() as logs:
+        socket.is_closed = True
+        kit.index.remove("captions", "a")
+        await socket.stop()
+    assert not logs
+    assert kit.sample("tidelens_live_connections") == 0

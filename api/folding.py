@@ -61,13 +61,21 @@ class Folding:
         self._between_states = False
         # The state that settled lists are exact at, while something waits.
         self._at: AsOf | None = None
+        # Who asked for it when there was none.
+        self._put_off: dict[Standing, None] = {}
 
-    def as_of(self) -> AsOf | None:
-        """The state that settled lists are exact at; None while there is none. Raises NotReady."""
+    def as_of(self, standing: Standing) -> AsOf | None:
+        """The state that its list is exact at, if it is settled. Raises NotReady.
+
+        None while there is none: it is woken when it may ask again.
+        """
         now = self._searcher.as_of()
         if not self._waiting:
             self._at = now
-        return None if self._between_states else self._at
+        if self._at is None or self._between_states:
+            self._put_off[standing] = None
+            return None
+        return self._at
 
     def applied(self, batches: Sequence[Applied]) -> None:
         """Fold in what was applied to the index in this turn of the loop."""
@@ -102,6 +110,7 @@ class Folding:
         self._rows = 0
         self._between_states = False
         self._at = None
+        self._put_off.clear()
         self._standing.mark_all()
 
     async def _run(self) -> None:
@@ -139,6 +148,9 @@ class Folding:
         self._between_states = False
         self._rows -= sum(batch.rows for batch in group.batches)
         self._at = group.as_of
+        put_off, self._put_off = self._put_off, {}
+        for standing in put_off:
+            standing.wake()
 
     def _settle(self, found: Found) -> None:
         self._standing.settle(found)

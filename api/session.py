@@ -270,12 +270,12 @@ class Session:
             return
         self._live.check_generation()
         try:
-            as_of = self._live.folding.as_of()
+            as_of = self._live.folding.as_of(watching.standing)
         except NotReady:
-            as_of = None
-        if as_of is None:
             self._wake_later(subscription)
             return
+        if as_of is None:
+            return  # woken again when there is one
         if watching.standing.settled:
             places = watching.standing.top()
         elif watching.overtaken is not None:

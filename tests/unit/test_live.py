@@ -595,7 +595,7 @@ async def test_many_subscriptions_on_one_connection(kit: Kit, socket: Socket) ->
 
 async def test_throttled_it_is_told_of_many_changes_at_once(kit: Kit, socket: Socket) -> None:
     asked = {"text": "red cat", "target": "captions", "k": 2}
-    socket.send(op="subscribe", sub="s", query=asked, throttle_ms=100)
+    socket.send(op="subscribe", sub="s", query=asked, throttle_ms=700)
     follower = Follower(kit.index, lambda _: VectorQuery("captions", kit.text("red cat"), k=2))
     follower.take(await socket.receive())
     for number in range(5):

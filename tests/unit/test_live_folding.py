@@ -130,7 +130,8 @@ async def test_while_lists_are_changed_they_are_of_no_state(
     desk.put("a")
     thread.let.release()
     assert desk.at == 0
-    standing.changed = other.changed = False
+    for one in (standing, other):
+        one.watchers[0].changed = False
     states, woken = [], desk.woken
     while desk.folding._task is not None:
         await asyncio.sleep(0)

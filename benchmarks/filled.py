@@ -44,21 +44,26 @@ class Filled:
     def batches(self, ids: Sequence[str], vectors: Vectors) -> Iterator[Fetched]:
         for start in range(0, len(ids), 2048):
             records = [
-                self._put(item_id, vector)
+                self.put(item_id, vector)
                 for item_id, vector in zip(
                     ids[start : start + 2048], vectors[start : start + 2048], strict=True
                 )
             ]
-            yield Fetched({PICTURES: records}, {PICTURES: self.offset})
+            yield self.fetched(records)
 
-    def _put(self, item_id: str, vector: Vectors) -> Record:
+    def put(self, item_id: str, vector: Vectors, **metadata: int) -> Record:
+        """The next record of the log; `metadata` beside the fields that filters ask for."""
         n = self.offset
-        metadata = {"half": n % 2, "hundredth": n % 100, "rare": n % 10_000}
-        value = encode_value(SPACE, vector, text=f"picture {n}", metadata=metadata)
+        fields = {"half": n % 2, "hundredth": n % 100, "rare": n % 10_000}
+        value = encode_value(SPACE, vector, text=f"picture {n}", metadata=fields | metadata)
         return self._record(item_id, value)
 
     def delete(self, item_id: str) -> Fetched:
-        return Fetched({PICTURES: [self._record(item_id, None)]}, {PICTURES: self.offset})
+        return self.fetched([self._record(item_id, None)])
+
+    def fetched(self, records: list[Record]) -> Fetched:
+        """The latest records as they are applied."""
+        return Fetched({PICTURES: records}, {PICTURES: self.offset})
 
     def _record(self, item_id: str, value: bytes | None) -> Record:
         n = self.offset

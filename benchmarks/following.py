@@ -1,0 +1,204 @@
+"""One system of benchmarks.live_vs_pathway in its own process.
+
+python -m benchmarks.following NAME ROWS SECONDS
+"""
+
+import asyncio
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from api.queries import Question, _Part
+from api.standing import Standing
+from api.standing_set import StandingSet
+from benchmarks import clip_like
+from benchmarks.filled import Filled
+from benchmarks.searching import truth
+from contracts.hits import VectorQuery
+from contracts.score import Vectors, exact_scores
+from index_store.matcher import NumpyMatcher
+from index_store.rebuild import Rebuilder
+from index_store.spill import Spill
+from tidelens import pauses
+
+Row = dict[str, Any]
+Ids = NDArray[np.int64]
+
+K = 10
+QUERIES = 100
+BATCHES = (1, 16, 256, 2_048, 8_192)
+_NEW = 50_000
+# The right lists are found in float32.
+_SLACK = 1e-6
+# A system that takes longer than this for its first lists is not measured.
+_LOADED_S_MAX = 240.0
+
+
+class Follower(Protocol):
+    """Items 0 to n-1, and the best K of them for each query, known whenever a call returns."""
+
+    def load(self, rows: Vectors, queries: Vectors) -> None: ...
+
+    def upsert(self, ids: Ids, vectors: Vectors) -> None: ...
+
+    def lists(self) -> list[list[int]]: ...
+
+    def close(self) -> None: ...
+
+
+class Tidelens:
+    """The index and the standing queries as the node has them, with its rebuilds beside."""
+
+    def load(self, rows: Vectors, queries: Vectors) -> None:
+        self._filled = Filled()
+        self._filled.fill([rows])
+        self._loop = asyncio.new_event_loop()
+        self._rebuilding = self._loop.create_task(self._rebuild())
+        self._set = StandingSet(NumpyMatcher(), lambda: None)
+        self._changed: list[Standing] = []
+        self._standing = [self._made(query) for query in queries]
+        self._lists: dict[Standing, list[int]] = {}
+        for standing in self._standing:
+            self._set.add(standing)
+        self._read()
+
+    def upsert(self, ids: Ids, vectors: Vectors) -> None:
+        names = [f"i{n}" for n in ids.tolist()]
+        for batch in self._filled.batches(names, vectors):
+            self._set.applied(self._filled.index.apply(batch))
+        self._read()
+        # A turn for the steps of a rebuild, of which the most is in a process of its own.
+        self._loop.run_until_complete(asyncio.sleep(0))
+
+    async def _rebuild(self) -> None:
+        """What the node's timer does."""
+        with tempfile.TemporaryDirectory() as folder:
+            rebuilder = Rebuilder(Spill(Path(folder)))
+            while True:
+                plan = rebuilder.due(self._filled.index, "images")
+                if plan is not None:
+                    await rebuilder.run(self._filled.index, "images", plan)
+                await asyncio.sleep(1)
+
+    def lists(self) -> list[list[int]]:
+        return [self._lists[standing] for standing in self._standing]
+
+    def close(self) -> None:
+        self._rebuilding.cancel()
+        self._loop.run_until_complete(asyncio.gather(self._rebuilding, return_exceptions=True))
+
+    def _made(self, query: Vectors) -> Standing:
+        question = Question("images", [_Part(1.0, query)], k=K)
+        made = Standing(question, lambda: self._changed.append(made))
+        return made
+
+    def _read(self) -> None:
+        """Search what has to be searched, as api.refills does, and read the lists that changed."""
+        while taken := self._set.take(32):
+            vectors = [standing.question.vector({}) for standing in taken]
+            asked = [
+                VectorQuery("images", vector, k=standing.list.wanted, exact=True)
+                for standing, vector in zip(taken, vectors, strict=True)
+            ]
+            found = self._filled.index.view.search(asked)
+            for standing, vector, hits in zip(taken, vectors, found, strict=True):
+                self._set.settle(standing, vector, hits)
+        for standing in self._changed:
+            self._lists[standing] = [int(hit.id[1:]) for hit in standing.list.top()]
+            standing.changed = False
+        self._changed.clear()
+
+
+class Stream:
+    """What happens: items get other vectors; and what the right lists are then."""
+
+    def __init__(self, rows: int) -> None:
+        pictures, _ = clip_like.load()
+        self.rows = np.concatenate(list(clip_like.widened(pictures, rows)))
+        # Pictures that are not among the rows: texts are as far from one picture as from another,
+        # and hashing could not tell what is near them.
+        self.queries = next(clip_like.widened(pictures, QUERIES, seed=9))
+        self._new = np.concatenate(list(clip_like.widened(pictures, _NEW, seed=5)))
+        self._dice = np.random.default_rng(4)
+
+    def batch(self, size: int) -> tuple[Ids, Vectors]:
+        ids = self._dice.choice(len(self.rows), size, replace=False)
+        vectors = self._new[self._dice.integers(_NEW, size=size)]
+        self.rows[ids] = vectors
+        return ids, vectors
+
+    def recall(self, found: list[list[int]]) -> float:
+        """Of scores, not of ids: some items have the same vector."""
+        right = truth(self.rows, self.queries).tolist()
+        return float(
+            np.mean([self._share(*one) for one in zip(self.queries, found, right, strict=True)])
+        )
+
+    def _share(self, query: Vectors, found: list[int], right: list[int]) -> float:
+        bar = exact_scores(self.rows[right], query).min()
+        return float((exact_scores(self.rows[found], query) >= bar - _SLACK).sum()) / K
+
+
+def measured(follower: Follower, stream: Stream, size: int, seconds: float) -> Row:
+    """Batches of one size, each answered before the next is given."""
+    follower.upsert(*stream.batch(size))
+    taken: list[float] = []
+    cpu = time.process_time()
+    while len(taken) < 3 or sum(taken) < seconds:
+        batch = stream.batch(size)
+        began = time.perf_counter()
+        follower.upsert(*batch)
+        taken.append(time.perf_counter() - began)
+        if sum(taken) > 4 * seconds:
+            break
+    spent = time.process_time() - cpu
+    p50, p99 = np.percentile(taken, [50, 99]).tolist()
+    return {
+        "batch": size,
+        "upserts_per_s": size * len(taken) / sum(taken),
+        "p50_ms": p50 * 1e3,
+        "p99_ms": p99 * 1e3,
+        "cores": spent / sum(taken),
+        "recall": stream.recall(follower.lists()),
+    }
+
+
+def followed(name: str, rows: int, seconds: float) -> Iterator[Row]:
+    stream = Stream(rows)
+    follower: Follower
+    if name == "tidelens":
+        pauses.shorten()  # as the node does
+        follower = Tidelens()
+    else:
+        from benchmarks.pathway_follower import Pathway
+
+        follower = Pathway(name, loaded_s_max=_LOADED_S_MAX)
+    try:
+        began = time.perf_counter()
+        follower.load(stream.rows.copy(), stream.queries)
+        loaded_s = time.perf_counter() - began
+        for size in BATCHES:
+            if size <= rows:
+                row = measured(follower, stream, size, seconds)
+                memory = psutil.Process().memory_info().rss / 2**20
+                yield {"system": name, "rows": rows, **row, "MB": memory, "loaded_s": loaded_s}
+    finally:
+        follower.close()
+
+
+def main() -> None:
+    name, rows, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    for row in followed(name, rows, seconds):
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,6 @@
 """One system of benchmarks.live_vs_pathway in its own process.
 
-python -m benchmarks.following NAME ROWS SECONDS
+python -m benchmarks.following NAME ROWS SECONDS BATCH ...
 """
 
 import asyncio
@@ -34,7 +34,6 @@ Ids = NDArray[np.int64]
 
 K = 10
 QUERIES = 100
-BATCHES = (1, 16, 256, 2_048, 8_192)
 _NEW = 50_000
 # The right lists are found in float32.
 _SLACK = 1e-6
@@ -171,7 +170,7 @@ def measured(follower: Follower, stream: Stream, size: int, seconds: float) -> R
     }
 
 
-def followed(name: str, rows: int, seconds: float) -> Iterator[Row]:
+def followed(name: str, rows: int, seconds: float, sizes: list[int]) -> Iterator[Row]:
     stream = Stream(rows)
     follower: Follower
     if name == "tidelens":
@@ -185,18 +184,17 @@ def followed(name: str, rows: int, seconds: float) -> Iterator[Row]:
         began = time.perf_counter()
         follower.load(stream.rows.copy(), stream.queries)
         loaded_s = time.perf_counter() - began
-        for size in BATCHES:
-            if size <= rows:
-                row = measured(follower, stream, size, seconds)
-                memory = psutil.Process().memory_info().rss / 2**20
-                yield {"system": name, "rows": rows, **row, "MB": memory, "loaded_s": loaded_s}
+        for size in sizes:
+            row = measured(follower, stream, size, seconds)
+            memory = psutil.Process().memory_info().rss / 2**20
+            yield {"system": name, "rows": rows, **row, "MB": memory, "loaded_s": loaded_s}
     finally:
         follower.close()
 
 
 def main() -> None:
-    name, rows, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
-    for row in followed(name, rows, seconds):
+    _, name, rows, seconds, *sizes = sys.argv
+    for row in followed(name, int(rows), float(seconds), [int(size) for size in sizes]):
         print(json.dumps(row), flush=True)
 
 

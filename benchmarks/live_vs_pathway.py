@@ -21,32 +21,31 @@ from benchmarks.report import Goal, finish, parser
 
 Row = dict[str, Any]
 
-# With as many threads as there are cores here, and with one. USearch takes each upsert in each
-# thread. LSH hands all that lies in a query's buckets to Python whenever one of them changes: not
-# for 100,000 rows.
+# With one thread, and with as many as there are cores here. LSH hands all that lies in a query's
+# buckets to Python whenever one of them changes: not for 100,000 rows.
 _PATHWAY = (("brute", 1), ("brute", 2), ("usearch", 1), ("usearch", 2))
-_PATHWAY_SMALL = (*_PATHWAY, ("lsh 20x16", 1), ("lsh 20x12", 1))
+_LSH = (("lsh 20x16", 1), ("lsh 20x12", 1))
 _LIVE_MS = 1_000.0
 
 
-def run(name: str, threads: int, rows: int, seconds: float, peers: Path | None) -> list[Row]:
-    """One system in a fresh process; its rows."""
-    ours = name == "tidelens"
-    path = os.pathsep.join(str(p) for p in (peers, os.environ.get("PYTHONPATH")) if p)
-    environment = {**os.environ, "PATHWAY_THREADS": str(threads)}
-    if not ours:
-        environment["PYTHONPATH"] = path
-    command = [sys.executable, "-m", "benchmarks.following", name, str(rows), str(seconds)]
+def run(name: str, threads: int | None, rows: int, quick: bool, peers: Path | None) -> list[Row]:
+    """One system in a fresh process; its rows. `threads`: Pathway's."""
+    environment = dict(os.environ)
+    if threads is not None:
+        path = os.pathsep.join(str(p) for p in (peers, os.environ.get("PYTHONPATH")) if p)
+        environment |= {"PATHWAY_THREADS": str(threads), "PYTHONPATH": path}
+    seconds, sizes = (2.0, (1, 256, 2_048)) if quick else (8.0, (1, 16, 256, 2_048, 8_192))
+    asked = [str(one) for one in (name, rows, seconds, *sizes)]
+    command = [sys.executable, "-m", "benchmarks.following", *asked]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     found: list[Row] = [json.loads(line) for line in ended.stdout.splitlines() if line[:1] == "{"]
-    for row in found:
-        if not ours:
-            row |= {"system": f"pathway {name}", "threads": threads}
-        print(row, flush=True)
     if ended.returncode:
         last = ended.stderr.strip().splitlines()[-1:] or ["no message"]
         found.append({"system": name, "rows": rows, "note": f"failed: {last[0][:120]}"})
-        print(found[-1], flush=True)
+    for row in found:
+        if threads is not None:
+            row |= {"system": f"pathway {name}", "threads": threads}
+        print(row, flush=True)
     return found
 
 
@@ -83,13 +82,13 @@ def main() -> None:
     made: argparse.ArgumentParser = parser("live_vs_pathway", __doc__ or "")
     made.add_argument("--peers", type=Path)
     arguments = made.parse_args()
-    seconds = 2.0 if arguments.quick else 8.0
+    quick = arguments.quick
     table: list[Row] = []
     goals: list[Goal] = []
-    for rows in (10_000,) if arguments.quick else (10_000, 100_000):
-        table += run("tidelens", 1, rows, seconds, None)
-        for name, threads in _PATHWAY_SMALL if rows == 10_000 else _PATHWAY:
-            table += run(name, threads, rows, seconds, arguments.peers)
+    for rows in (10_000,) if quick else (10_000, 100_000):
+        table += run("tidelens", None, rows, quick, None)
+        for name, threads in _PATHWAY if rows > 10_000 else (*_PATHWAY, *_LSH):
+            table += run(name, threads, rows, quick, arguments.peers)
         goals += goals_of(rows, table)
     finish("live_vs_pathway", table, goals, arguments.json)
 

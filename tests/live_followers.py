@@ -26,6 +26,7 @@ _RETRIED = frozenset({"not_ready", "timed_out"})
 _GONE = frozenset({"item_not_found", "query_item_gone"})
 # For a claim that names no offsets: the record that proves it was already seen by a server.
 _PROOF_S = 60.0
+_SHOWN = 3
 
 
 class Claim(ABC):
@@ -255,11 +256,15 @@ def check_list(
     if want == list(hits):
         return
     places = range(max(len(want), len(hits)))
-    differing = [
-        f"  rank {n + 1}: want {want[n] if n < len(want) else None}\n"
-        f"  {' ' * len(f'rank {n + 1}')}   got {hits[n] if n < len(hits) else None}"
-        for n in places
-        if want[n : n + 1] != list(hits[n : n + 1])
-    ]
+    differing = [n for n in places if want[n : n + 1] != list(hits[n : n + 1])]
     where = {str(tuple(partition)): offset for partition, offset in positions.items()}
-    raise Violation("\n".join((f"{told}\nstate {where}: want", *differing)))
+    lines = [
+        f"{told}",
+        f"state {where}",
+        f"  want {[hit['id'] for hit in want]}",
+        f"  got  {[hit['id'] for hit in hits]}",
+    ]
+    for n in differing[:_SHOWN]:
+        lines.append(f"  rank {n + 1}: want {want[n] if n < len(want) else None}")
+        lines.append(f"  rank {n + 1}: got  {hits[n] if n < len(hits) else None}")
+    raise Violation("\n".join([*lines, f"  {len(differing)} ranks differ"]))

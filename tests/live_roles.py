@@ -19,6 +19,8 @@ _LIMITS = {
     "TIDELENS_SEND_TIMEOUT_S": "2",
     "TIDELENS_WAIT_S_MAX": "5",
 }
+# A rebuild of fewer rows than an index like the one before has lists; it is tried again later.
+_FEW_ROWS = "Number of training points"
 # Who is starting ends where the broker is away, and is not ready sooner on a loaded machine.
 _STARTING_S = 30.0
 
@@ -68,11 +70,21 @@ class Kept:
             started = role(self._folder, *self._arguments, **self._environment)
             async with started as self.role:
                 code = await self.role.process.wait()
-            if life == self.life and not self._broker.was_away(began, began + _STARTING_S):
+            by_itself = life == self.life
+            self.life += 1
+            self.check_log()
+            if by_itself and not self._broker.was_away(began, began + _STARTING_S):
                 log = self.role.log.read_text()[-3000:]
                 raise Violation(f"{self.name} ended by itself with {code}:\n{log}")
-            self.life += 1
             await asyncio.sleep(0.5)
+
+    def check_log(self) -> None:
+        """Nothing of what we do to it is an error of its own, or leaves a snapshot to refuse."""
+        lines = [] if self.role is None else self.role.log.read_text().splitlines()
+        for line in lines:
+            wrong = '"level": "error"' in line or "snapshot refused" in line
+            if wrong and _FEW_ROWS not in line:
+                raise Violation(f"{self.name} says in its log: {line}")
 
     async def ended(self, life: int) -> bool:
         """Whether that life is over, or is within a moment."""

@@ -99,6 +99,8 @@ class LiveRounds:
             running += [tasks.create_task(link.run()) for link in self._links()]
             await self._act(seconds)
             await self._quiet()
+            for kept in (self._encoder, *self._replicas):
+                kept.check_log()
             for task in (*running, *self._asked):
                 task.cancel()
 

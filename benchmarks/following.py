@@ -96,7 +96,8 @@ class Tidelens:
 
     def _made(self, query: Vectors) -> Standing:
         question = Question("images", [_Part(1.0, query)], k=K)
-        made = Standing(question, lambda: self._changed.append(made))
+        made = Standing(question)
+        made.watch(lambda: self._changed.append(made))
         return made
 
     def _read(self) -> None:
@@ -109,10 +110,12 @@ class Tidelens:
             ]
             found = self._filled.index.view.search(asked)
             for standing, vector, hits in zip(taken, vectors, found, strict=True):
-                self._set.settle(standing, vector, hits)
+                searched = self._set.found(standing, vector, hits)
+                assert searched is not None
+                self._set.settle(searched)
         for standing in self._changed:
-            self._lists[standing] = [int(hit.id[1:]) for hit in standing.list.top()]
-            standing.changed = False
+            self._lists[standing] = [int(item.id[1:]) for _, item in standing.list.top()]
+            standing.watchers[0].changed = False
         self._changed.clear()
 
 

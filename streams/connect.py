@@ -23,7 +23,7 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from contracts.errors import BrokerUnavailable, ConfigurationError
 from contracts.settings import KafkaSettings
-from streams.closing import close_client
+from streams.closing import close_client, start_client
 from streams.topic_ids import topics_found
 
 if TYPE_CHECKING:
@@ -128,8 +128,8 @@ class Connection:
         await self.check()
         async with self.errors_translated():
             admin = AIOKafkaAdminClient(**self.client_options(), request_timeout_ms=15_000)
+            await start_client(admin)
             try:
-                await admin.start()
                 yield admin
             finally:
                 await close_client(admin)
@@ -140,8 +140,8 @@ class Connection:
         await self.check()
         async with self.errors_translated():
             client = AIOKafkaClient(**self.client_options(), request_timeout_ms=15_000)
+            await start_client(client)
             try:
-                await client.bootstrap()
                 yield client
             finally:
                 await close_client(client)

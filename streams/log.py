@@ -23,7 +23,7 @@ from contracts.records import (
     RecordPosition,
     TopicPartition,
 )
-from streams.closing import close
+from streams.closing import close, start_client
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
 from streams.topics import compaction_lag_s, delete_retention_s
@@ -65,7 +65,7 @@ class KafkaReader:
             max_partition_fetch_bytes=4 * 1024 * 1024,
         )
         partitions = [KafkaPartition(*partition) for partition in start]
-        await _start(consumer)
+        await start_client(consumer)
         try:
             consumer.assign(partitions)
             beginning = [KafkaPartition(*p) for p, offset in start.items() if offset is None]
@@ -240,7 +240,7 @@ class KafkaLog:
                 **self._connection.client_options(), group_id=group, enable_auto_commit=False
             )
             async with self._connection.errors_translated():
-                await _start(consumer)
+                await start_client(consumer)
             self._committers[group] = consumer
         consumer = self._committers[group]
         wanted = {KafkaPartition(*partition): offset for partition, offset in positions.items()}
@@ -261,7 +261,7 @@ class KafkaLog:
                     max_request_size=self._record_bytes_max,
                     max_batch_size=256 * 1024,
                 )
-                await _start(producer)
+                await start_client(producer)
                 self._producer = producer
             return self._producer
 
@@ -274,18 +274,9 @@ class KafkaLog:
             isolation_level=isolation,
             fetch_max_wait_ms=200,
         )
-        await _start(consumer)
+        await start_client(consumer)
         return consumer
 
     @staticmethod
     async def _counts(producer: AIOKafkaProducer, topics: Iterable[str]) -> dict[str, int]:
         return {topic: len(await producer.partitions_for(topic)) for topic in topics}
-
-
-async def _start(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
-    """Start it, or leave nothing open."""
-    try:
-        await client.start()
-    except BaseException:
-        await close(client)
-        raise

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
 
 from contracts.records import TopicPartition
-from streams.closing import close
+from streams.closing import close, start_client
 from streams.connect import Connection
 
 # A fetch returns whole batches, at least one: asking for less than a batch gets just one.
@@ -52,11 +52,7 @@ class OldestRecords:
             fetch_max_wait_ms=_POLL_MS,
             request_timeout_ms=5_000,
         )
-        try:
-            await consumer.start()
-        except BaseException:
-            await close(consumer)
-            raise
+        await start_client(consumer)
         oldest = cls(consumer, partitions)
         consumer.assign(oldest._partitions)
         for partition in oldest._partitions:

@@ -51,7 +51,7 @@ from contracts.ports import Claimed, Lease
 from contracts.records import OutRecord, TopicPartition
 from contracts.topics import TARGETS, Names
 from streams.choosing import RETENTION_MIN_S
-from streams.closing import close, to_its_end
+from streams.closing import close, start_all, start_client, to_its_end
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
 from streams.log import KafkaReader
@@ -178,7 +178,7 @@ class KafkaOwnership:
         topics = [self._names.content(target) for target in TARGETS]
         membership.subscribe(topics, listener=_Listener(self, membership))
         self._membership = membership
-        await membership.start()
+        await start_client(membership)
 
     def reassigned(self, partitions: frozenset[TopicPartition]) -> None:
         """Called by the listener: whatever was built for the former assignment has ended."""
@@ -244,7 +244,8 @@ class _Session:
         self._topic_ids = await self._owner._connection.topic_ids(topics)
         self.leases = {p: Lease(p, self._topic_ids[p.topic]) for p in self._partitions}
         # 1. Initialise every producer: from here on no former owner can commit.
-        await asyncio.gather(*(self._start_producer(p) for p in self._partitions))
+        self._producers = {partition: self._producer(partition) for partition in self._partitions}
+        await start_all(self._producers.values())
         # 2. Read what the group committed, with the metadata that `committed()` would drop.
         starts = await self._starts()
         # 3. A fresh reader, standing there.
@@ -335,11 +336,11 @@ class _Session:
             if not bound.expired():
                 bound.reschedule(0)
 
-    async def _start_producer(self, partition: TopicPartition) -> None:
+    def _producer(self, partition: TopicPartition) -> AIOKafkaProducer:
         owner = self._owner
         target = owner._names.target_of(partition.topic)
         assert target is not None
-        producer = AIOKafkaProducer(
+        return AIOKafkaProducer(
             **owner._connection.client_options(),
             transactional_id=owner._names.transactional_id(target, partition.partition),
             transaction_timeout_ms=owner._transaction_timeout_ms,
@@ -347,8 +348,6 @@ class _Session:
             max_batch_size=1024 * 1024,
             linger_ms=0,
         )
-        self._producers[partition] = producer
-        await producer.start()
 
     async def _starts(self) -> dict[TopicPartition, int]:
         """Where the group stands, 0 without a usable past; `_caught_up_ms` is of there too."""

@@ -1,11 +1,14 @@
 """What several tests need: topics of their own on the shared broker, a brute-force reader."""
 
 import asyncio
+import gc
 import itertools
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+
+from aiokafka.conn import AIOKafkaConnection
 
 from consumers.jobs import Intake
 from consumers.worker import EncoderWorker
@@ -149,3 +152,11 @@ def worker(
         wait_ms=20,
         threads=1,
     )
+
+
+async def nothing_open() -> None:
+    """No connection of aiokafka is left; one that is only collected warns, which fails the test."""
+    await asyncio.sleep(0.5)
+    gc.collect()
+    left = [c for c in gc.get_objects() if type(c) is AIOKafkaConnection and c.connected()]
+    assert left == []

@@ -12,7 +12,6 @@ import orjson
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, OffsetAndMetadata, TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.conn import AIOKafkaConnection
 
 from contracts.embedding import embedding_record, encode_value, read_embedding
 from contracts.errors import Fenced, RecordTooLarge
@@ -21,7 +20,15 @@ from contracts.memory import HashEncoder
 from contracts.records import OutRecord, Record, Source
 from contracts.topics import TARGETS
 from streams.ownership import KafkaEncoderLog, KafkaOwnership
-from tests.kit import RECORD_BYTES_MAX, Collection, caption, collection, expired, worker
+from tests.kit import (
+    RECORD_BYTES_MAX,
+    Collection,
+    caption,
+    collection,
+    expired,
+    nothing_open,
+    worker,
+)
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
@@ -411,14 +418,6 @@ async def claim_nothing(ownership: KafkaOwnership) -> None:
     async with asyncio.timeout(30):
         while not ownership.owned:
             assert await ownership.fetch(records_max=10, timeout_ms=100) == []
-
-
-async def nothing_open() -> None:
-    """No connection of aiokafka is left; one that is only collected warns, which fails the test."""
-    await asyncio.sleep(0.5)
-    gc.collect()
-    left = [c for c in gc.get_objects() if type(c) is AIOKafkaConnection and c.connected()]
-    assert left == []
 
 
 @pytest.mark.timeout(180)

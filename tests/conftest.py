@@ -5,7 +5,11 @@ from collections.abc import Iterator
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
-from tests import index_kit
+from tidelens import blas
+
+blas.wait_asleep()
+
+from tests import index_kit  # noqa: E402  imports numpy
 
 pytest_plugins = ["tests.broker_fixture", "tests.s3_fixture"]
 

@@ -140,12 +140,19 @@ def _like(spec: Spec, rows: flat.Flat, queries: list[Vectors]) -> Ann | None:
 
 
 def _anew(spec: Spec, rows: flat.Flat, queries: list[Vectors]) -> Ann | None:
-    """Trained on these rows and tuned; None where they are few enough to be scanned."""
+    """Trained on these rows and tuned; None where they are so few that they are scanned."""
     vectors = flat.vectors(rows)
     kind = kinds.complete(spec.kind, len(vectors), spec.dim, spec.scanned_rows, spec.bytes_max)
     if kind == "Flat":
         return None
-    ann = Ann(kind, _filled(kind, vectors), [], rows)
+    try:
+        index = _filled(kind, vectors)
+    except RuntimeError as error:
+        # Faiss trains on no fewer rows than a kind has centroids; where told, it may have many.
+        if "training points" not in str(error) or len(vectors) > spec.scanned_rows:
+            raise
+        return None
+    ann = Ann(kind, index, [], rows)
     ann.points = tuning.measure(ann, vectors, queries)
     return ann
 

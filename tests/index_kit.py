@@ -93,7 +93,6 @@ async def built(
     rows = sum(part.live for part in sealing.parts)
     if not rows:
         return None
-    kind = kind if rows >= 4 else "Flat"  # Faiss wants some rows to train on
     name, asked = uuid.uuid4().hex, vectors(3, dim=index.space.dim)
     async with spill.building(name, sealing.parts) as out:
         spec = await specified(

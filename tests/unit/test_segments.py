@@ -617,6 +617,16 @@ async def test_a_segment_with_many_dead_rows_is_rebuilt() -> None:
     assert rebuilder.due(index, "images") is None
 
 
+@pytest.mark.parametrize("kind", ["IVF32,SQ8", "IVF2,PQ4", "HNSW8_PQ4", "OPQ4,IVF2,PQ4x4fs"])
+async def test_too_few_rows_for_the_kind_that_was_told_are_scanned(kind: str) -> None:
+    index, query = grown(30), VectorQuery("images", clustered(1, 2)[0])
+    [before] = index.view.search([query])
+    await Rebuilder(new_spill(), kind=kind).run(index, "images")
+    [segment] = index.table("images").segments
+    assert segment.ann is None
+    assert index.view.search([query], recall=0.95) == [before]
+
+
 def test_the_file_of_vectors_is_one_that_faiss_reads(tmp_path: Path) -> None:
     rows = vectors(20)
     path = tmp_path / "v"

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from api.item import Place
+from api.item import Place, Places
 from contracts.cursors import Cursor, digest_of
 from contracts.deltas import changes
 from contracts.errors import RejectedRequest
@@ -82,6 +82,7 @@ class Subscription:
         # What the client holds: when resuming, a list of which we only know the digest.
         self.cursor = Cursor.decode(message.cursor) if message.cursor is not None else None
         self._places: Sequence[Place] = []
+        self._reader = Places(with_vector="vector" in message.query.include)
         if self.cursor is not None and self.cursor.query != self.query_digest:
             raise RejectedRequest(
                 "invalid_cursor", "cursor: it belongs to another query", field="cursor"
@@ -108,7 +109,7 @@ class Subscription:
         resuming = self.state is SubscriptionState.OPENING
         self.state = SubscriptionState.LIVE
         held, before = self.cursor, self._places
-        digest = digest_of((p.id, p.score, p.item.partition, p.item.offset) for p in places)
+        digest = digest_of([(i.id, score, i.partition, i.offset) for score, i in places])
         cursor = Cursor(as_of, self.query_digest, digest)
         if held is None:
             messages = [self._snapshot(places, cursor)]
@@ -122,7 +123,11 @@ class Subscription:
         elif resuming:
             messages = [self._snapshot(places, cursor)]
         else:
-            delta = {"type": "delta", "sub": self.name, "changes": changes(before, places)}
+            delta = {
+                "type": "delta",
+                "sub": self.name,
+                "changes": changes(before, places, self._reader),
+            }
             messages = [{**delta, "cursor": cursor.encode()}]
         self.cursor, self._places = cursor, places
         return messages
@@ -131,9 +136,9 @@ class Subscription:
         """Whether the change to this list is too small to be told (`min_change`)."""
         if not self._min_change or self.state is not SubscriptionState.LIVE:
             return False
-        held = {place.id: place.score for place in self._places}
-        return held.keys() == {place.id for place in places} and all(
-            abs(place.score - held[place.id]) < self._min_change for place in places
+        held = {item.id: score for score, item in self._places}
+        return held.keys() == {item.id for _, item in places} and all(
+            abs(score - held[item.id]) < self._min_change for score, item in places
         )
 
     def followed(self, now: AsOf) -> list[ServerMessage]:
@@ -182,7 +187,7 @@ class Subscription:
         return {
             "type": "snapshot",
             "sub": self.name,
-            "hits": [place.wire(rank) for rank, place in enumerate(places, start=1)],
+            "hits": [self._reader.wire(place, rank) for rank, place in enumerate(places, start=1)],
             "cursor": cursor.encode(),
         }
 

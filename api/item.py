@@ -1,77 +1,68 @@
-"""An item that standing lists hold: packed, one for all of them; its place in one. No I/O."""
+"""An item that standing lists hold: what is told of it, one for all of them. No I/O."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import orjson
 
 from contracts.hits import Hit
-from contracts.messages import WireHit, wire_hit
-from contracts.records import RecordPosition
+from contracts.messages import wire_hit
 from contracts.score import Vectors
+
+# An item in a list: its score, and the item.
+Place = tuple[float, "Item"]
 
 
 class Item:
-    """All of a hit that is the same in every list, in a third of a hit's room."""
+    """All of a hit that is the same in every list, as it is sent."""
 
-    __slots__ = ("_packed", "id", "offset", "partition", "vector")
+    __slots__ = ("_told", "id", "offset", "partition", "vector")
 
     def __init__(self, hit: Hit) -> None:
         self.id = hit.id
         # Of its source, which tells versions apart.
         self.partition, self.offset = hit.source.partition, hit.source.offset
-        packed = orjson.dumps(
-            [hit.target, *hit.source, hit.item, hit.text, hit.metadata], default=dict
-        )
-        # A copy: what orjson returns keeps a whole page of memory.
-        self._packed = bytes(memoryview(packed))
+        wire = wire_hit(hit)
+        for member in ("rank", "score", "vector"):
+            wire.pop(member, None)
+        # Without its brace. A copy: what orjson returns keeps a whole page of memory.
+        self._told = bytes(memoryview(orjson.dumps(wire))[1:])
         # Only where a list wants it: it takes more than all the rest.
         self.vector: Vectors | None = None
 
     def same(self, other: "Item") -> bool:
-        return self is other or (self.id == other.id and self._packed == other._packed)
+        return self is other or self._told == other._told
 
-    def hit(self, rank: int, score: float, *, with_vector: bool = False) -> Hit:
-        target, topic, partition, offset, item, text, metadata = self._unpacked()
-        return Hit(
-            target,
-            self.id,
-            rank,
-            score,
-            RecordPosition(topic, partition, offset),
-            item,
-            text,
-            metadata,
-            self.vector if with_vector else None,
-        )
-
-    def _unpacked(self) -> Any:
-        return orjson.loads(self._packed)
+    def wire(self, rank: int, score: float, *, with_vector: bool = False) -> orjson.Fragment:
+        """contracts.messages.wire_hit of it in a list, as JSON."""
+        members = b'{"rank":%d,"score":%s,' % (rank, orjson.dumps(score))
+        if with_vector and self.vector is not None:
+            numbers = [float(number) for number in self.vector]
+            members += b'"vector":%s,' % orjson.dumps(numbers)
+        return orjson.Fragment(members + self._told)
 
 
-class Place:
-    """An item in a list, as it is told: contracts.deltas.Listed."""
+class Places:
+    """How `difference` reads places (contracts.deltas.Reader)."""
 
-    __slots__ = ("_with_vector", "id", "item", "score")
-
-    def __init__(self, score: float, item: Item, with_vector: bool) -> None:
-        self.id = item.id
-        self.score = score
-        self.item = item
+    def __init__(self, *, with_vector: bool) -> None:
         self._with_vector = with_vector
 
-    def same(self, other: "Place") -> bool:
-        return self.score == other.score and self.item.same(other.item)
+    def id(self, place: Place) -> str:
+        return place[1].id
 
-    def wire(self, rank: int) -> WireHit:
-        return wire_hit(self.item.hit(rank, self.score, with_vector=self._with_vector))
+    def same(self, one: Place, other: Place) -> bool:
+        return one[0] == other[0] and one[1].same(other[1])
+
+    def wire(self, place: Place, rank: int) -> orjson.Fragment:
+        score, item = place
+        return item.wire(rank, score, with_vector=self._with_vector)
 
 
-def places_of(hits: Sequence[Hit], with_vector: bool) -> list[Place]:
+def places_of(hits: Sequence[Hit]) -> list[Place]:
     """Of a search's answer."""
-    found = []
+    found: list[Place] = []
     for hit in hits:
         item = Item(hit)
         item.vector = hit.vector
-        found.append(Place(hit.score, item, with_vector))
+        found.append((hit.score, item))
     return found

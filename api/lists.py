@@ -76,8 +76,8 @@ class StandingList(Generic[T]):
 
     def top(self) -> list[tuple[float, T]]:
         """The list itself: scores and items."""
-        best = zip(self._negated[: self.k], self._items[: self.k], strict=True)
-        return [(-negated, item) for negated, item in best]
+        scores = [-negated for negated in self._negated[: self.k]]
+        return list(zip(scores, self._items[: self.k], strict=True))
 
     def fill(self, scores: Sequence[float], items: Sequence[T]) -> None:
         """Begin anew with what an exact search for `wanted` hits returned, in its order."""

@@ -9,6 +9,7 @@ import orjson
 from starlette.websockets import WebSocketDisconnect
 
 from api.connection import TRY_AGAIN_LATER, ServerMessage
+from api.eager import begun
 from api.node import Node
 from api.problems import RETRIED, RETRY_AFTER_S, members_of
 from contracts.errors import TidelensError
@@ -44,22 +45,26 @@ class Outlet:
     """Sends to one client, one message at a time, each within a time."""
 
     def __init__(self, node: Node, socket: Socket) -> None:
-        self._metrics = node.metrics
+        self._sent = node.metrics.live_message_sent
         self._timeout_s = node.settings.send_timeout_s
         self._socket = socket
         self._turn = asyncio.Lock()
 
     async def send(self, message: ServerMessage) -> None:
         await self._in_time(self._socket.send_message(message))
-        self._metrics.live_messages.labels(message["type"]).inc()
+        self._sent(message["type"])
 
     async def beat(self) -> None:
         await self._in_time(self._socket.beat())
 
     async def _in_time(self, sending: Coroutine[Any, Any, None]) -> None:
         try:
-            async with asyncio.timeout(self._timeout_s), self._turn:
-                await sending
+            # Whoever has the turn has it for a bounded time.
+            async with self._turn:
+                rest = begun(sending)
+                if rest is not None:
+                    async with asyncio.timeout(self._timeout_s):
+                        await rest
         except TimeoutError:
             await self.close(TRY_AGAIN_LATER, "too slow: resume with the last cursor")
             raise Gone from None
@@ -76,7 +81,7 @@ class Outlet:
         later = {"retry_after": RETRY_AFTER_S} if status in RETRIED else {}
         message = {"type": "error", **named, **members, **later}
         await self._in_time(self._socket.send_error(status, message))
-        self._metrics.live_messages.labels("error").inc()
+        self._sent("error")
 
     async def close(self, code: int, reason: str) -> None:
         # A client that does not read does not take the close frame either.

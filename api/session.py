@@ -194,7 +194,8 @@ class Session:
             self._dirty.clear()
             if self._live.leaving is not None:
                 await self._leave(self._live.leaving)
-            await self._keep_up()
+            if self._idle or self._beat_due or self._progress_due:
+                await self._keep_up()
             woken, self._woken = self._woken, {}
             for subscription in woken:
                 if (watching := self._lists.get(subscription)) is not None:
@@ -280,7 +281,7 @@ class Session:
             places = watching.standing.top()
         elif watching.overtaken is not None:
             hits, as_of = watching.overtaken
-            places = places_of(hits, watching.standing.question.with_vector)
+            places = places_of(hits)
         else:
             return  # woken again when it is
         if subscription.is_ahead_of(as_of):
@@ -374,4 +375,4 @@ class Session:
     def _observe(self, since_ms: int | None) -> None:
         if since_ms is not None:
             age_s = max(0.0, self._node.clock.now() - since_ms / 1000)
-            self._node.metrics.stage_seconds.labels("pushed").observe(age_s)
+            self._node.metrics.pushed_seconds.observe(age_s)

@@ -87,10 +87,9 @@ class Standing:
         # An item's other rows are not among what a search with `collapse` returns.
         return StandingList(asked.k, asked.k if asked.collapse else None, asked.min_score)
 
-    def top(self) -> list[Place]:
+    def top(self) -> Sequence[Place]:
         """The list itself."""
-        with_vector = self.question.with_vector
-        return [Place(score, item, with_vector) for score, item in self.list.top()]
+        return self.list.top()
 
     def since(self, appended_ms: int | None) -> None:
         """What was appended then changed it: remembered until that is sent."""

@@ -6,8 +6,9 @@ Opaque to clients: base64url of a JSON array. Nothing in it is trusted for more 
 import base64
 import binascii
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -22,15 +23,20 @@ CURSOR_CHARS_MAX = 250_000
 def list_digest(hits: Iterable[WireHit]) -> str:
     """Equal for equal lists."""
     sources = ((hit["id"], hit["score"], hit["source"]) for hit in hits)
-    return digest_of((i, s, source["partition"], source["offset"]) for i, s, source in sources)
+    return digest_of([(i, s, source["partition"], source["offset"]) for i, s, source in sources])
 
 
-def digest_of(places: Iterable[tuple[str, float, int, int]]) -> str:
+def digest_of(places: Sequence[tuple[str, float, int, int]]) -> str:
     """The same of each hit's id, score, and partition and offset of its source.
 
     Within one log the source stands for all members that come from the content record.
     """
-    return hashlib.blake2b(orjson.dumps(list(places)), digest_size=12).hexdigest()
+    return hashlib.blake2b(orjson.dumps(places), digest_size=12).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """Mappings and sequences of other kinds than JSON's."""
+    return dict(value) if isinstance(value, Mapping) else list(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +48,9 @@ class Cursor:
     hits: str
 
     def encode(self) -> str:
-        offsets = {target: list(numbers) for target, numbers in self.as_of.offsets.items()}
-        parts = [1, self.as_of.space, self.as_of.epoch, offsets, self.query, self.hits]
-        return base64.urlsafe_b64encode(orjson.dumps(parts)).decode().rstrip("=")
+        as_of = self.as_of
+        parts = [1, as_of.space, as_of.epoch, as_of.offsets, self.query, self.hits]
+        return base64.urlsafe_b64encode(orjson.dumps(parts, default=_plain)).decode().rstrip("=")
 
     @classmethod
     def decode(cls, raw: str) -> "Cursor":

@@ -7,71 +7,87 @@ list is in rank order; an id stands in it at most once. The server compares what
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from contracts.messages import WireHit
 
 WireChange = dict[str, Any]
 
+_One = TypeVar("_One")
+_Read = TypeVar("_Read", contravariant=True)
 
-class Listed(Protocol):
-    """An item in a list."""
 
-    @property
-    def id(self) -> str: ...
+class Reader(Protocol[_Read]):
+    """What a list holds, and what is told of it."""
 
-    def same(self, other: Any) -> bool:
+    def id(self, one: _Read, /) -> str: ...
+
+    def same(self, one: _Read, other: _Read, /) -> bool:
         """Whether both are equal in all but their rank."""
         ...
 
-    def wire(self, rank: int) -> WireHit: ...
+    def wire(self, one: _Read, rank: int, /) -> Any:
+        """A wire hit, or its JSON."""
+        ...
 
 
-def changes(old: Sequence[Listed], new: Sequence[Listed]) -> list[WireChange]:
+def changes(old: Sequence[_One], new: Sequence[_One], reader: Reader[_One]) -> list[WireChange]:
     """The changes that turn `old` into `new`; empty when they are equal.
 
     Items that stay in relative order are not moves, even when their ranks shift: the fewest
     possible items move (the complement of a longest increasing subsequence).
     """
-    before = {one.id: place for place, one in enumerate(old)}
+    # What is equal at either end stays as it is: as a rule nearly everything.
+    first, most = 0, min(len(old), len(new))
+    while first < most and old[first] == new[first]:
+        first += 1
+    last, most = 0, most - first
+    while last < most and old[-1 - last] == new[-1 - last]:
+        last += 1
+    old, new = old[first : len(old) - last], new[first : len(new) - last]
+    id_of = reader.id
+    before = {id_of(one): place for place, one in enumerate(old)}
     # Places in the old list, in the order of the new one; -1: it was not in it.
-    places = [before.pop(one.id, -1) for one in new]
+    places = [before.pop(id_of(one), -1) for one in new]
     found: list[WireChange] = [{"change": "leave", "id": item_id} for item_id in before]
     kept = [place for place in places if place >= 0]
     if all(map(int.__lt__, kept, kept[1:])):
         moved: set[int] = set()
     else:
         moved = set(kept) - {kept[i] for i in _longest_increasing(kept)}
-    for rank, (one, place) in enumerate(zip(new, places, strict=True), start=1):
+    for rank, (one, place) in enumerate(zip(new, places, strict=True), start=first + 1):
         if place < 0:
             kind = "enter"
         elif place in moved:
             kind = "move"
-        elif one.same(old[place]):
+        elif one == old[place] or reader.same(one, old[place]):
             continue
         else:
             kind = "update"
-        found.append({"change": kind, "id": one.id, "rank": rank, "hit": one.wire(rank)})
+        told = reader.wire(one, rank)
+        found.append({"change": kind, "id": id_of(one), "rank": rank, "hit": told})
     return found
 
 
 def difference(old: Sequence[WireHit], new: Sequence[WireHit]) -> list[WireChange]:
     """The same of wire hits."""
-    return changes([_Wired(hit) for hit in old], [_Wired(hit) for hit in new])
+    return changes(old, new, _WIRED)
 
 
 class _Wired:
-    """A wire hit as Listed."""
+    """How wire hits are read."""
 
-    def __init__(self, hit: WireHit) -> None:
-        self.id: str = hit["id"]
-        self._hit = hit
+    def id(self, hit: WireHit, /) -> str:
+        return str(hit["id"])
 
-    def same(self, other: "_Wired") -> bool:
-        return self._hit == {**other._hit, "rank": self._hit["rank"]}
+    def same(self, hit: WireHit, other: WireHit, /) -> bool:
+        return hit == {**other, "rank": hit["rank"]}
 
-    def wire(self, rank: int) -> WireHit:
-        return self._hit
+    def wire(self, hit: WireHit, rank: int, /) -> WireHit:
+        return hit
+
+
+_WIRED = _Wired()
 
 
 def apply(hits: Sequence[WireHit], changes: Sequence[WireChange]) -> list[WireHit]:

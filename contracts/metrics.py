@@ -1,6 +1,7 @@
 """Every metric, by its Prometheus name, made once for each space that a process works on."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from math import nan
 
 from prometheus_client import (
@@ -151,6 +152,7 @@ class Metrics:
         self.live_messages = Counter(
             "tidelens_live_messages_total", "Messages sent to subscribers.", ["type"], registry=r
         )
+        self._live_messages_of: dict[str, Counter] = {}
         self.published = Counter(
             "tidelens_published_records_total", "Records published by the API.", registry=r
         )
@@ -190,6 +192,18 @@ class Metrics:
     def of_space(self, name: str) -> None:
         """Label them with a space that was not known from the start."""
         self.registry.space = name
+
+    @cached_property
+    def pushed_seconds(self) -> Histogram:
+        """Of `stage_seconds`: to look a label up for each message would take longer than this."""
+        return self.stage_seconds.labels("pushed")
+
+    def live_message_sent(self, kind: str) -> None:
+        """One more, of this `type`."""
+        counter = self._live_messages_of.get(kind)
+        if counter is None:
+            counter = self._live_messages_of[kind] = self.live_messages.labels(kind)
+        counter.inc()
 
     def show_lag(self, lags: Sequence[Lag], now: float) -> None:
         """Set the lag as it was read; groups and partitions that are gone disappear."""

@@ -33,7 +33,7 @@ def subscribe(one: Connection, sub: str = "s", **rest: Any) -> Subscription:
 def hit(name: str, rank: int) -> Place:
     """`rank` is its place where it is used, for the reader."""
     source = RecordPosition("content", 0, 7)
-    return Place(1.0, Item(Hit("captions", name, rank, 1.0, source)), with_vector=False)
+    return 1.0, Item(Hit("captions", name, rank, 1.0, source))
 
 
 def as_of(offset: int, space: str = "s1", epoch: str = "e1") -> AsOf:

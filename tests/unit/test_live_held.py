@@ -1,6 +1,10 @@
 """An item is kept once for all lists that hold it, and no longer than one does."""
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
+import orjson
 import pytest
 
 from api import held as module
@@ -9,6 +13,7 @@ from api.item import Item
 from api.queries import Question
 from api.standing import Standing
 from contracts.hits import Hit
+from contracts.messages import wire_hit
 from contracts.records import RecordPosition
 from contracts.score import unit
 
@@ -33,13 +38,18 @@ def standing(*, with_vector: bool = False) -> Standing:
     return Standing(Question("captions", [], with_vector=with_vector))
 
 
-def test_an_item_is_the_hit_again_wherever_it_stands() -> None:
-    hit = Item(found()).hit(3, 0.5)
-    assert hit.vector is None
-    hit.vector = VECTOR
-    assert hit == found()
-    bare = Hit("images", "b", 1, -0.0, RecordPosition("t", 0, 0))
-    assert Item(bare).hit(1, -0.0) == bare
+def sent(message: Any) -> Any:
+    return orjson.loads(orjson.dumps(message))
+
+
+def test_an_item_is_told_as_the_hit_wherever_it_stands() -> None:
+    item = Item(found())
+    assert sent(item.wire(3, 0.5)) == wire_hit(replace(found(), vector=None))
+    item.vector = VECTOR
+    assert sent(item.wire(3, 0.5, with_vector=True)) == wire_hit(found())
+    assert "vector" not in sent(item.wire(3, 0.5))
+    bare = Hit("images", "b/ü", 12, -0.0, RecordPosition("t", 0, 0))
+    assert sent(Item(bare).wire(12, -0.0)) == wire_hit(bare)
 
 
 def test_all_lists_share_one() -> None:
@@ -69,7 +79,6 @@ def test_many_hold_one_as_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_vector_is_kept_once_a_list_wants_it() -> None:
     held, whole = Held(), standing(with_vector=True)
     item = held.add(standing(), found())
-    assert item.hit(1, 0.5, with_vector=True).vector is None
+    assert item.vector is None
     assert held.add(whole, found()) is item
-    assert np.array_equal(item.hit(1, 0.5, with_vector=True).vector, VECTOR)
-    assert item.hit(1, 0.5).vector is None
+    assert np.array_equal(item.vector, VECTOR)

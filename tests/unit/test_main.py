@@ -1,5 +1,7 @@
 """The console script: every failure is one line and an exit code."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -46,3 +48,22 @@ def test_a_cache_that_cannot_be_written_is_told(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with pytest.raises(ConfigurationError, match=r"XDG_CACHE_HOME: .*/file/tidelens/kafka-"):
         kafka_classpath()
+
+
+def test_numpy_is_loaded_after_its_threads_were_told_how_to_wait() -> None:
+    """OpenBLAS reads it once; and the command is there sooner without numpy."""
+    program = (
+        "import os, sys; from tidelens.__main__ import main; from tidelens import blas\n"
+        "early = 'numpy' in sys.modules; blas.wait_asleep()\n"
+        "sys.exit(early or os.environ['OPENBLAS_THREAD_TIMEOUT'] != '10')"
+    )
+    without = {k: v for k, v in os.environ.items() if k != "OPENBLAS_THREAD_TIMEOUT"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=without, timeout=30)
+
+
+def test_the_command_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT")
+    monkeypatch.setattr(sys, "argv", ["tidelens", "--version"])
+    with pytest.raises(SystemExit):
+        main()
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "10"

@@ -1,0 +1,33 @@
+"""Running a coroutine up to where it waits, so that what need not wait costs no time limit."""
+
+from collections.abc import Coroutine, Generator
+from typing import Any
+
+
+def begun(work: Coroutine[Any, Any, None]) -> "Rest | None":
+    """Run it until it first waits for something; None when it has ended without."""
+    try:
+        return Rest(work, work.send(None))
+    except StopIteration:
+        return None
+
+
+class Rest:
+    """What is left of a coroutine that waits: to be awaited in the task that began it."""
+
+    def __init__(self, work: Coroutine[Any, Any, None], waits_for: Any) -> None:
+        self._work = work
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        waits_for = self._waits_for
+        try:
+            while True:
+                try:
+                    got = yield waits_for
+                except BaseException as error:
+                    waits_for = self._work.throw(error)
+                else:
+                    waits_for = self._work.send(got)
+        except StopIteration:
+            return

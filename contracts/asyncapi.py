@@ -22,13 +22,16 @@ def document() -> Document:
     channels: Document = {
         "live": _channel("/v1/live", "Live subscriptions.", ["FromClient", "FromServer"]),
         "deadLetters": _channel(
-            names.dead_letters, "Refused records, untouched, with reasons.", ["DeadLetter"]
+            names.dead_letters,
+            "Refused records, untouched, with reasons; behind them, what became of each.",
+            ["DeadLetter", "DeadLetterMark"],
         ),
     }
     messages: Document = {
         "FromClient": {"payload": _component(schemas, "ClientMessage", ClientMessage)},
         "FromServer": {"payload": _component(schemas, "ServerMessage", ServerMessage)},
         "DeadLetter": _dead_letter(),
+        "DeadLetterMark": _dead_letter_mark(),
     }
     bodies: dict[Target, type[BaseModel]] = {"images": ImageBody, "captions": CaptionBody}
     for target, body in bodies.items():
@@ -150,5 +153,20 @@ def _dead_letter() -> Document:
             {getattr(dead_letters, n): {"type": "string"} for n in added},
             {dead_letters.TRUNCATED: {"type": "string", "description": "Bytes of the original."}},
         ),
+        "bindings": {"kafka": {"key": {"type": "string"}}},
+    }
+
+
+def _dead_letter_mark() -> Document:
+    return {
+        "summary": "What became of a letter of this partition; the last mark of a letter counts.",
+        "headers": _headers(
+            {
+                dead_letters.OF: {"type": "string", "description": "PARTITION:OFFSET of it."},
+                dead_letters.OUTCOME: {"enum": list(dead_letters.OUTCOMES)},
+            },
+            {},
+        ),
+        "payload": {"type": "null"},
         "bindings": {"kafka": {"key": {"type": "string"}}},
     }

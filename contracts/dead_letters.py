@@ -13,10 +13,19 @@ that was retried and failed again shows its newest reason):
 
 A compressed batch can hold a record larger than any topic's limit. Of such a one the letter has the
 beginning of key and value and no headers: there is nothing to publish again, save from its source.
+
+Kafka takes back no single record. What became of a letter is told by a *mark* behind it in the same
+partition: its key, no value, and two headers; the last mark of a letter counts.
+
+    dead_letter_of       PARTITION:OFFSET of the letter
+    dead_letter_outcome  `retried`, `superseded` (its item has a newer record) or `discarded`
 """
 
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, cast, get_args
+
 from contracts.errors import RejectedRecord
-from contracts.records import OutRecord, Record
+from contracts.records import OutRecord, Record, RecordPosition
 
 REASON = "dead_letter_reason"
 MESSAGE = "dead_letter_message"
@@ -24,12 +33,61 @@ STAGE = "dead_letter_stage"
 ATTEMPTS = "dead_letter_attempts"
 SOURCE = "dead_letter_source"
 TRUNCATED = "dead_letter_truncated"
+_ADDED = frozenset({REASON, MESSAGE, STAGE, ATTEMPTS, SOURCE, TRUNCATED})
+
+OF = "dead_letter_of"
+OUTCOME = "dead_letter_outcome"
+
+Outcome = Literal["retried", "superseded", "discarded"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 # What a truncated letter keeps of key and value: enough for an id, and to know a format.
 HEAD_BYTES_MAX = 1_024
 # Lengths and framing of a record and of its batch, and of each header: more than Kafka needs.
 _RECORD_OVERHEAD_BYTES = 128
 _HEADER_OVERHEAD_BYTES = 10
+
+
+class LetterId(NamedTuple):
+    """Where a letter stands in the dead-letters topic; PARTITION:OFFSET in text."""
+
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.partition}:{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> "LetterId":
+        """Raises ValueError."""
+        partition, _, offset = text.partition(":")
+        if not (partition.isdecimal() and offset.isdecimal()):
+            raise ValueError(f"want PARTITION:OFFSET, got {text!r}")
+        return cls(int(partition), int(offset))
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A letter as read. `source` is None where it does not tell one that we can read."""
+
+    id: LetterId
+    written_ms: int
+    key: bytes | None
+    value_bytes: int
+    reason: str
+    message: str
+    stage: str
+    attempts: int
+    source: RecordPosition | None
+    # Bytes of the original, where the letter has only its beginning.
+    truncated: int | None
+
+
+class Mark(NamedTuple):
+    """What became of a letter."""
+
+    letter: LetterId
+    outcome: Outcome
 
 
 def letter_bytes_max(record_bytes_max: int) -> int:
@@ -63,6 +121,58 @@ def dead_letter_record(
         return letter
     headers.append((TRUNCATED, str(_bytes_of(record)).encode()))
     return OutRecord(topic, _head(record.key), _head(record.value), headers)
+
+
+def read_letter(record: Record) -> Letter | None:
+    """None for what is no letter: a mark, or what another tool wrote."""
+    reason = record.header(REASON)
+    if reason is None:
+        return None
+
+    def text(name: str) -> str:
+        return (record.header(name) or b"").decode("utf-8", "replace")
+
+    attempts, truncated = text(ATTEMPTS), text(TRUNCATED)
+    return Letter(
+        LetterId(record.partition, record.offset),
+        record.timestamp_ms,
+        record.key,
+        len(record.value or b""),
+        text(REASON),
+        text(MESSAGE),
+        text(STAGE),
+        int(attempts) if attempts.isdecimal() else 1,
+        _read_source(text(SOURCE)),
+        int(truncated) if truncated.isdecimal() else None,
+    )
+
+
+def _read_source(text: str) -> RecordPosition | None:
+    topic, *numbers = text.split(":")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        return None
+    return RecordPosition(topic, int(numbers[0]), int(numbers[1]))
+
+
+def read_mark(record: Record) -> Mark | None:
+    """None for what is no mark, or one of a kind that a newer version writes."""
+    outcome = (record.header(OUTCOME) or b"").decode("utf-8", "replace")
+    try:
+        letter = LetterId.parse((record.header(OF) or b"").decode("utf-8", "replace"))
+    except ValueError:
+        return None
+    return Mark(letter, cast(Outcome, outcome)) if outcome in OUTCOMES else None
+
+
+def mark_record(topic: str, letter: Letter, outcome: Outcome) -> OutRecord:
+    """The mark that tells what became of `letter`."""
+    headers = [(OF, str(letter.id).encode()), (OUTCOME, outcome.encode())]
+    return OutRecord(topic, letter.key, None, headers, letter.id.partition)
+
+
+def original_headers(record: Record) -> list[tuple[str, bytes]]:
+    """The headers that a letter's original had."""
+    return [(name, value) for name, value in record.headers if name not in _ADDED]
 
 
 def _head(data: bytes | None) -> bytes | None:

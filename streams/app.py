@@ -18,6 +18,7 @@ from mode import Service
 from mode.types import ServiceT
 from yarl import URL
 
+from contracts.dead_letters import REASON
 from contracts.errors import TidelensError
 from contracts.ports import Clock
 from contracts.topics import Names
@@ -123,9 +124,10 @@ def streams_app(
     @app.agent(letters)
     async def watch_dead_letters(stream: faust.StreamT[bytes]) -> AsyncIterator[None]:
         async for event in stream.events():
-            raw = (event.headers or {}).get("dead_letter_reason", b"unknown")
-            reason = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
-            dead_letters.add(reason, clock.now())
+            raw = (event.headers or {}).get(REASON)
+            if raw is not None:  # else what became of one
+                reason = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
+                dead_letters.add(reason, clock.now())
             yield
 
     return app

@@ -139,10 +139,11 @@ def kafka_acls_commands(
             allow(gateway, ["Describe"], "--group", names.encoder_group),
             allow(gateway, ["Describe"], "--group", index_groups, *prefixed),
         ],
-        # Makes this space beside another one (`tidelens rebuild`), and switches between them.
+        # Makes this space beside another one (`tidelens rebuild`), and switches between them; tries
+        # dead letters again.
         "operator": [
             *encoding(operator),
-            topics(both, operator, names.control),
+            topics(both, operator, *contents, names.dead_letters, names.control),
             allow(operator, read, "--topic", f"{names.prefix}embeddings.", *prefixed),
             allow(operator, ["Describe"], "--group", f"{names.bare}.", *prefixed),
         ],

@@ -26,6 +26,7 @@ COMMANDS = {
     "snapshot": "tidelens.commands.snapshot",
     "rebuild": "tidelens.commands.rebuild",
     "digest": "tidelens.commands.digest",
+    "dead-letters": "tidelens.commands.dead_letters",
     "config": "tidelens.commands.config",
 }
 
@@ -39,7 +40,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(importlib.import_module(COMMANDS[cmd_name]), cmd_name)
+        module = importlib.import_module(COMMANDS[cmd_name])
+        command = getattr(module, cmd_name.replace("-", "_"))
         assert isinstance(command, click.Command)
         return command
 

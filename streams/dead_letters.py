@@ -1,0 +1,192 @@
+"""Dead letters on the operator's desk: what there are, what became of them, and another try.
+
+A retry publishes the original again, where its key belongs. It must not bring back what has been
+replaced since, so it asks the log first whether the record is still the newest of its item.
+Kafka knows no condition on a write: who publishes the item between the question and the answer is
+overwritten. That takes milliseconds, and `retry` says so in its documentation.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from contracts.dead_letters import (
+    Letter,
+    LetterId,
+    Outcome,
+    mark_record,
+    original_headers,
+    read_letter,
+    read_mark,
+)
+from contracts.errors import UsageError
+from contracts.partitioning import Partitioner
+from contracts.ports import EventLog
+from contracts.records import OutRecord, Record, RecordPosition, TopicPartition
+from contracts.topics import TARGETS, Names
+
+_RECORDS_MAX = 500
+_POLL_MS = 500
+
+# What a retry comes to beside the outcomes that are marked: the original cannot be published.
+Refusal = Literal["truncated", "not_content", "gone"]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A letter and what became of it, None while nothing did."""
+
+    letter: Letter
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What came of one retry: an outcome that is marked now, or why nothing was done."""
+
+    letter: Letter
+    outcome: Outcome | None
+    refusal: Refusal | None = None
+
+
+class DeadLetters:
+    """The dead letters of one topic prefix."""
+
+    def __init__(self, log: EventLog, names: Names, partition_of: Partitioner) -> None:
+        self._log = log
+        self._topic = names.dead_letters
+        self._content = {names.content(target) for target in TARGETS}
+        self._partition_of = partition_of
+
+    async def all(self) -> list[Listed]:
+        """In the order of the log, by partition, without their values."""
+        counts = await self._log.partition_counts([self._topic])
+        partitions = [TopicPartition(self._topic, n) for n in range(counts[self._topic])]
+        letters: dict[LetterId, Letter] = {}
+        outcomes: dict[LetterId, Outcome] = {}
+        async for record in _records(self._log, dict.fromkeys(partitions)):
+            if (mark := read_mark(record)) is not None:
+                outcomes[mark.letter] = mark.outcome
+            elif (letter := read_letter(record)) is not None:
+                letters[letter.id] = letter
+        return [Listed(letters[id_], outcomes.get(id_)) for id_ in sorted(letters)]
+
+    async def original(self, letter_id: LetterId) -> Record:
+        """The letter itself: key, value and headers. Raises UsageError."""
+        record = await self._log.read(RecordPosition(self._topic, *letter_id))
+        if record is None or read_letter(record) is None:
+            raise UsageError(f"letter: there is none at {letter_id} of {self._topic}")
+        return record
+
+    async def discard(self, letters: Iterable[Letter]) -> None:
+        """Nobody will look at them again."""
+        await self._log.publish(
+            [mark_record(self._topic, letter, "discarded") for letter in letters]
+        )
+
+    async def retry(self, letters: Collection[Letter]) -> list[Retried]:
+        """Publish each letter's record again, if it is still the newest of its item.
+
+        Of several letters of one item only the last can be. A crash may leave one published and not
+        marked: it is then published once more, which changes nothing.
+        """
+        newest = await self._newest(letters)
+        done = []
+        for letter in letters:
+            if letter.source is None or letter.source.topic not in self._content:
+                done.append(Retried(letter, None, "not_content"))
+            elif letter.id not in newest:
+                await self._mark(letter, "superseded")
+                done.append(Retried(letter, "superseded"))
+            else:
+                done.append(await self._publish_again(letter))
+        return done
+
+    async def _publish_again(self, letter: Letter) -> Retried:
+        assert letter.source is not None
+        record = await self._whole(letter)
+        if record is None:
+            return Retried(letter, None, "gone" if letter.truncated is None else "truncated")
+        again = OutRecord(letter.source.topic, record.key, record.value, original_headers(record))
+        await self._log.publish([again])
+        await self._mark(letter, "retried")
+        return Retried(letter, "retried")
+
+    async def _whole(self, letter: Letter) -> Record | None:
+        """The original, from its source where the letter has only the beginning of it."""
+        if letter.truncated is None:
+            return await self._log.read(RecordPosition(self._topic, *letter.id))
+        assert letter.source is not None
+        record = await self._log.read(letter.source)
+        return record if record is not None and _is_original(record, letter) else None
+
+    async def _mark(self, letter: Letter, outcome: Outcome) -> None:
+        await self._log.publish([mark_record(self._topic, letter, outcome)])
+
+    async def _newest(self, letters: Iterable[Letter]) -> set[LetterId]:
+        """Those whose record is still the newest of its item, in one pass over what came since."""
+        counts = await self._log.partition_counts(self._content)
+        last: dict[tuple[str, bytes | None], Letter] = {}
+        for letter in sorted(letters, key=lambda letter: (letter.written_ms, letter.id)):
+            if letter.source is not None and letter.source.topic in self._content:
+                last[letter.source.topic, letter.key] = letter
+        asked: dict[TopicPartition, dict[bytes | None, _Asked]] = defaultdict(dict)
+        for (topic, key), letter in last.items():
+            home = TopicPartition(topic, self._partition_of(key or b"", counts[topic]))
+            asked[home][key] = await self._asked(letter, home)
+        newest = {one.letter for of in asked.values() for one in of.values()}
+        for home, of in asked.items():
+            offsets = [one.offset for one in of.values()]
+            start = None if None in offsets else min(o for o in offsets if o is not None) + 1
+            async for record in _records(self._log, {home: start}):
+                one = of.get(record.key)
+                if one is not None and one.is_before(record):
+                    newest.discard(one.letter)
+        return newest
+
+    async def _asked(self, letter: Letter, home: TopicPartition) -> "_Asked":
+        assert letter.source is not None
+        record = await self._log.read(letter.source)
+        if record is None or not _is_original(record, letter):
+            # Compaction took it for a newer one, or the topic was made anew.
+            return _Asked(letter.id, None, letter.written_ms)
+        is_home = home.partition == record.partition
+        return _Asked(letter.id, record.offset if is_home else None, record.timestamp_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A letter, and where its record stands among its item's, if it stands there."""
+
+    letter: LetterId
+    offset: int | None
+    appended_ms: int
+
+    def is_before(self, record: Record) -> bool:
+        if self.offset is not None:
+            return record.offset > self.offset
+        return record.timestamp_ms >= self.appended_ms
+
+
+def _is_original(record: Record, letter: Letter) -> bool:
+    key = record.key or b""
+    return key == letter.key or (letter.truncated is not None and key.startswith(letter.key or b""))
+
+
+async def _records(
+    log: EventLog, start: Mapping[TopicPartition, int | None]
+) -> AsyncIterator[Record]:
+    """All that is stable now, from `start` on."""
+    reader = await log.tail(start)
+    try:
+        ends = await reader.stable_offsets()
+        positions: Mapping[TopicPartition, int] = await reader.positions()
+        while any(positions[partition] < end for partition, end in ends.items()):
+            fetched = await reader.fetch(records_max=_RECORDS_MAX, timeout_ms=_POLL_MS)
+            positions = fetched.positions
+            for records in fetched.records.values():
+                for record in records:
+                    yield record
+    finally:
+        await reader.close()

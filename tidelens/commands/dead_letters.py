@@ -1,0 +1,296 @@
+"""`tidelens dead-letters`: what was refused and why, another try, or none."""
+
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import orjson
+
+from tidelens.options import brokers_option, json_option, topic_prefix_option
+
+if TYPE_CHECKING:
+    from contracts.dead_letters import Letter, LetterId
+    from contracts.records import Record
+    from streams.dead_letters import DeadLetters, Listed, Retried
+
+_REFUSALS = {
+    "truncated": "the letter has only its beginning, and the original is no longer in the log: "
+    "publish it again from where it came",
+    "gone": "the letter is no longer in the log",
+    "not_content": "not from a content topic: publish its item again instead",
+}
+
+
+@click.group("dead-letters")
+def dead_letters() -> None:
+    """Records that could not be served: list, show, retry, discard.
+
+    A LETTER is PARTITION:OFFSET in the dead-letters topic, as `list` shows it.
+    """
+
+
+def _connected(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (json_option, topic_prefix_option, brokers_option):
+        command = option(command)
+    return command
+
+
+def _choosing(command: Callable[..., None]) -> Callable[..., None]:
+    """Which letters, by their ids or by what they have in common."""
+    for option in (
+        click.option("--stage", metavar="STAGE", help="Only of this stage: encode or index."),
+        click.option("--reason", metavar="CODE", help="Only with this reason."),
+    ):
+        command = option(command)
+    return command
+
+
+@dead_letters.command("list")
+@_connected
+@_choosing
+@click.option("--handled", is_flag=True, help="Also those retried, superseded or discarded.")
+def list_(
+    brokers: str | None,
+    topic_prefix: str | None,
+    as_json: bool,
+    reason: str | None,
+    stage: str | None,
+    handled: bool,
+) -> None:
+    """Show the letters to which nothing was done yet, in the order of the log."""
+
+    async def run() -> "list[Listed]":
+        async with _opened(brokers, topic_prefix) as letters:
+            return await letters.all()
+
+    found = [
+        one for one in _chosen(asyncio.run(run()), reason, stage) if handled or one.outcome is None
+    ]
+    if as_json:
+        click.echo(orjson.dumps([_wire(one.letter) | {"outcome": one.outcome} for one in found]))
+        return
+    for one in found:
+        click.echo(_line(one))
+    counts = Counter(one.letter.reason for one in found)
+    told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    click.echo(f"{len(found)} letters" + (f": {told}" if told else ""), err=True)
+
+
+@dead_letters.command()
+@click.argument("letter")
+@_connected
+@click.option(
+    "--save", type=click.Path(path_type=Path), help="Write the original value's bytes there."
+)
+def show(
+    letter: str, brokers: str | None, topic_prefix: str | None, as_json: bool, save: Path | None
+) -> None:
+    """Show one LETTER whole: why it was refused, and the original."""
+    from contracts.dead_letters import original_headers, read_letter
+
+    [letter_id] = _ids([letter])
+
+    async def run() -> "Record":
+        async with _opened(brokers, topic_prefix) as letters:
+            return await letters.original(letter_id)
+
+    record = asyncio.run(run())
+    read = read_letter(record)
+    assert read is not None
+    value = record.value or b""
+    if save is not None:
+        save.write_bytes(value)
+    answer = _wire(read) | {
+        "headers": {name: raw.decode("utf-8", "replace") for name, raw in original_headers(record)},
+        "value": _readable(value),
+    }
+    if as_json:
+        click.echo(orjson.dumps(answer))
+        return
+    headers = answer.pop("headers")
+    for name, shown in answer.items():
+        click.echo(f"{name:>10}  {shown}")
+    for name, shown in headers.items():
+        click.echo(f"{'header':>10}  {name}: {shown}")
+
+
+@dead_letters.command()
+@click.argument("letters", nargs=-1)
+@_connected
+@_choosing
+@click.option("--all", "every", is_flag=True, help="All to which nothing was done yet.")
+def retry(
+    letters: tuple[str, ...],
+    brokers: str | None,
+    topic_prefix: str | None,
+    as_json: bool,
+    reason: str | None,
+    stage: str | None,
+    every: bool,
+) -> None:
+    """Publish the originals of LETTERS again, each to the partition where its key belongs.
+
+    Only while a letter's record is still the newest of its item: else it is marked as superseded.
+    Who publishes the same item in the milliseconds between that question and the writing is
+    overwritten. What fails again becomes another letter.
+    """
+
+    async def run() -> "list[Retried]":
+        async with _opened(brokers, topic_prefix) as opened:
+            chosen = await _asked(opened, letters, reason, stage, every=every)
+            return await opened.retry([one.letter for one in chosen])
+
+    done = asyncio.run(run())
+    counts = Counter(one.outcome or one.refusal for one in done)
+    if as_json:
+        wire = [
+            {"letter": str(one.letter.id), "outcome": one.outcome, "refusal": one.refusal}
+            for one in done
+        ]
+        click.echo(orjson.dumps(wire))
+    else:
+        told = ", ".join(f"{counts.pop(name, 0)} {name}" for name in ("retried", "superseded"))
+        click.echo(told)
+        for one in done:
+            if one.refusal is not None:
+                click.echo(f"not retried: {one.letter.id}: {_REFUSALS[one.refusal]}", err=True)
+    if any(one.refusal for one in done):
+        sys.exit(1)
+
+
+@dead_letters.command()
+@click.argument("letters", nargs=-1)
+@_connected
+@_choosing
+@click.option("--all", "every", is_flag=True, help="All to which nothing was done yet.")
+def discard(
+    letters: tuple[str, ...],
+    brokers: str | None,
+    topic_prefix: str | None,
+    as_json: bool,
+    reason: str | None,
+    stage: str | None,
+    every: bool,
+) -> None:
+    """Mark LETTERS as seen to, so that they are not listed any more. They stay in the log."""
+
+    async def run() -> int:
+        async with _opened(brokers, topic_prefix) as opened:
+            chosen = await _asked(opened, letters, reason, stage, every=every)
+            await opened.discard([one.letter for one in chosen])
+            return len(chosen)
+
+    count = asyncio.run(run())
+    click.echo(orjson.dumps({"discarded": count}) if as_json else f"discarded {count}")
+
+
+@asynccontextmanager
+async def _opened(brokers: str | None, topic_prefix: str | None) -> "AsyncIterator[DeadLetters]":
+    from contracts import settings as settings_module
+    from contracts.dead_letters import letter_bytes_max
+    from contracts.partitioning import partitioner
+    from contracts.topics import Names
+    from streams.connect import Connection
+    from streams.dead_letters import DeadLetters
+    from streams.log import KafkaLog
+    from tidelens import logs
+    from tidelens.runtime import brokers_of
+
+    settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix)
+    logs.configure(settings.log_format, "dead-letters")
+    connection = Connection(brokers_of(settings), settings_module.load_kafka())
+    names = Names(settings.topic_prefix, "any")  # these topics belong to no space
+    partition_of = partitioner(settings.partitioner)
+    async with (
+        connection.errors_translated(),
+        KafkaLog.open(
+            connection,
+            partition_of=partition_of,
+            record_bytes_max=letter_bytes_max(settings.record_bytes_max),
+        ) as log,
+    ):
+        yield DeadLetters(log, names, partition_of)
+
+
+def _ids(letters: Sequence[str]) -> "list[LetterId]":
+    from contracts.dead_letters import LetterId
+    from contracts.errors import UsageError
+
+    try:
+        return [LetterId.parse(letter) for letter in letters]
+    except ValueError as error:
+        raise UsageError(f"LETTER: {error}") from None
+
+
+async def _asked(
+    letters: "DeadLetters",
+    ids: Sequence[str],
+    reason: str | None,
+    stage: str | None,
+    *,
+    every: bool,
+) -> "list[Listed]":
+    """Those named, whatever was done to them; or all that are open and fit."""
+    from contracts.errors import UsageError
+
+    wanted = _ids(ids)
+    if bool(wanted) == every:
+        raise UsageError("want LETTERs or --all, and not both")
+    known = {one.letter.id: one for one in await letters.all()}
+    if every:
+        open_ = [one for one in known.values() if one.outcome is None]
+        return _chosen(open_, reason, stage)
+    for letter_id in wanted:
+        if letter_id not in known:
+            raise UsageError(f"LETTER: there is none at {letter_id}")
+    return _chosen([known[letter_id] for letter_id in dict.fromkeys(wanted)], reason, stage)
+
+
+def _chosen(letters: "Sequence[Listed]", reason: str | None, stage: str | None) -> "list[Listed]":
+    return [
+        one
+        for one in letters
+        if reason in (None, one.letter.reason) and stage in (None, one.letter.stage)
+    ]
+
+
+def _wire(letter: "Letter") -> dict[str, Any]:
+    source = letter.source
+    return {
+        "letter": str(letter.id),
+        "written": datetime.fromtimestamp(letter.written_ms / 1000, UTC).isoformat(),
+        "id": None if letter.key is None else letter.key.decode("utf-8", "replace"),
+        "reason": letter.reason,
+        "message": letter.message,
+        "stage": letter.stage,
+        "attempts": letter.attempts,
+        "source": None if source is None else ":".join(map(str, source)),
+        "bytes": letter.truncated or len(letter.key or b"") + letter.value_bytes,
+        "truncated": letter.truncated is not None,
+    }
+
+
+def _line(one: "Listed") -> str:
+    wire = _wire(one.letter)
+    outcome = f" [{one.outcome}]" if one.outcome else ""
+    return (
+        f"{wire['letter']}  {wire['written'][:19]}  {wire['id']!r}  {wire['reason']}{outcome}: "
+        f"{wire['message']}"
+    )
+
+
+def _readable(value: bytes) -> str:
+    """As text where it is, else how much and how it begins."""
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        text = ""
+    if value and not text.isprintable():
+        return f"{len(value)} bytes, beginning with {value[:16].hex()}"
+    return text

@@ -14,6 +14,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from api import pages
 from api.admin import Admin
+from api.classifying import Classifying
 from api.freshness import Freshness
 from api.guarding import Guard
 from api.health import Health
@@ -34,6 +35,7 @@ def create_app(node: Node) -> Starlette:
     waiting = Waiting(node)
     freshness = Freshness(node)
     searching = Searching(node, waiting, freshness)
+    classifying = Classifying(node)
     items = Items(node)
     pictures = Pictures(node)
     health = Health(node, freshness)
@@ -42,6 +44,7 @@ def create_app(node: Node) -> Starlette:
     app = Starlette(
         routes=[
             Route("/v1/search", searching.post, methods=["POST"]),
+            Route("/v1/classify", classifying.post, methods=["POST"]),
             WebSocketRoute("/v1/live", live.websocket),
             Route("/v1/live", live.events, methods=["GET"]),
             Route("/v1/items", items.post, methods=["POST"]),

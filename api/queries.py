@@ -17,7 +17,7 @@ from contracts.errors import RejectedRequest
 from contracts.events import decode_base64
 from contracts.filters import Filter, parse
 from contracts.hits import VectorQuery
-from contracts.messages import FusePart, Query
+from contracts.messages import Classify, FusePart, Query
 from contracts.ports import Answer, Searcher
 from contracts.records import RecordPosition
 from contracts.score import Vectors, unit
@@ -131,7 +131,18 @@ def _check(node: Node, query: Query) -> None:
         )
 
 
-async def _prepared(node: Node, part: Query | FusePart) -> _Part:
+async def vector_of(node: Node, asked: Classify) -> Vectors:
+    """The vector of a text, a picture or an item. Raises as `prepare` does, and ItemGone."""
+    part = await _prepared(node, asked)
+    if part.item is None:
+        return _row(part, {})
+    found = await node.searcher.item(*part.item)
+    if found is None or found.vector is None:
+        raise ItemGone(part.item)
+    return found.vector
+
+
+async def _prepared(node: Node, part: Query | FusePart | Classify) -> _Part:
     weight = part.weight if isinstance(part, FusePart) else 1.0
     if part.id is not None:
         assert part.of is not None

@@ -74,6 +74,7 @@ class ProcessQueryEncoder:
         self._arrived = asyncio.Event()
         self._pool: ProcessPoolExecutor | None = None
         self.loaded = asyncio.Event()
+        self._logit_scale = 0.0
 
     async def text(self, text: str) -> Vectors:
         normal = " ".join(text.split())
@@ -88,6 +89,10 @@ class ProcessQueryEncoder:
     async def image(self, data: bytes) -> Vectors:
         key = hashlib.blake2b(b"i" + data, digest_size=16).digest()
         return await self._encode("image", key, None, data)
+
+    async def logit_scale(self) -> float:
+        await self.loaded.wait()
+        return self._logit_scale
 
     async def _encode(
         self, kind: str, key: bytes, text: str | None, image: bytes | None
@@ -117,7 +122,7 @@ class ProcessQueryEncoder:
         try:
             while True:
                 try:
-                    await self._call(_warm)
+                    self._logit_scale = await self._call(_warm)
                     self.loaded.set()
                     await self._serve()
                 except BrokenProcessPool:
@@ -213,11 +218,12 @@ def _end_with(parent: Any) -> None:
     os._exit(0)
 
 
-def _warm() -> None:
-    """Answers once the model is loaded and has run once for each kind of input."""
+def _warm() -> float:
+    """The model's logit scale, once it is loaded and has run once for each kind of input."""
     assert _encoder is not None
     _encoder.encode_texts(["warm up"])
     _encoder.encode_images([np.zeros((64, 64, 3), np.uint8)])
+    return _encoder.logit_scale
 
 
 def _encode_all(

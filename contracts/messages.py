@@ -4,6 +4,7 @@ Parsing is pydantic's; what we send is built as plain dictionaries and dumped by
 here so that the schemas in contracts/schemas/ are generated from one place.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
@@ -17,6 +18,7 @@ from contracts.events import ID_BYTES_MAX, TEXT_CHARS_MAX, ImageData, Metadata
 from contracts.hits import Hit
 from contracts.ports import AsOf, Lag
 from contracts.topics import Target
+from contracts.zero_shot import SLOT, TEMPLATES
 
 WireHit = dict[str, Any]
 
@@ -109,6 +111,31 @@ class Query(_Part):
         return self
 
 
+class Classify(_Part):
+    """What POST /v1/classify asks: which of `labels` fits one text, image, vector or id best."""
+
+    labels: Annotated[list[_Text], Field(min_length=1)]
+    templates: Annotated[list[_Text], Field(min_length=1)] = Field(
+        default=list(TEMPLATES), description="Each label is put into each, in place of `{}`."
+    )
+    k: Annotated[int, Field(ge=1)] = Field(default=5, description="How many labels to answer.")
+    timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+    @model_validator(mode="after")
+    def _one_question(self) -> "Classify":
+        kinds = self.kinds()
+        if len(kinds) != 1:
+            got = ", ".join(kinds) or "none"
+            raise ValueError(f"exactly one of text, image, vector and id is needed, got {got}")
+        for template in self.templates:
+            if SLOT not in template:
+                raise ValueError(f"templates: want {SLOT} for the label, got {template!r}")
+        repeated = [label for label, count in Counter(self.labels).items() if count > 1]
+        if repeated:
+            raise ValueError(f"labels: {repeated[0]!r} stands there twice")
+        return self
+
+
 class NewItem(_Message):
     """One item of POST /v1/items and of a JSON Lines file: exactly one of text and image."""
 
@@ -171,6 +198,7 @@ class Ping(_Message):
 ClientMessage = Annotated[Subscribe | Unsubscribe | Ping, Field(discriminator="op")]
 _CLIENT_MESSAGE: TypeAdapter[Subscribe | Unsubscribe | Ping] = TypeAdapter(ClientMessage)
 _SUBSCRIBE: TypeAdapter[Subscribe] = TypeAdapter(Subscribe)
+_CLASSIFY: TypeAdapter[Classify] = TypeAdapter(Classify)
 _QUERIES: TypeAdapter[list[Query]] = TypeAdapter(list[Query])
 _NEW_ITEMS: TypeAdapter[list[NewItem]] = TypeAdapter(list[NewItem])
 
@@ -207,6 +235,23 @@ class AnswerMessage(_Message):
     partial: bool
     shards_ok: int
     shards: int
+    took_ms: float
+
+
+class LabelMessage(_Message):
+    """A label, how likely it is among all of them, and its cosine."""
+
+    label: str
+    probability: float
+    score: float
+
+
+class ClassifyAnswer(_Message):
+    """What POST /v1/classify answers: the likeliest first."""
+
+    labels: list[LabelMessage]
+    space: str
+    logit_scale: float
     took_ms: float
 
 
@@ -307,6 +352,11 @@ def parse_queries(body: Any, *, queries_max: int) -> list[Query]:
     queries = body if isinstance(body, list) else [body]
     _bounded("queries", len(queries), queries_max)
     return _validated(_QUERIES, queries, unlisted=not isinstance(body, list))
+
+
+def parse_classify(body: Any) -> Classify:
+    """Raises RejectedRequest naming the field."""
+    return _validated(_CLASSIFY, body)
 
 
 def parse_new_items(body: Any, *, items_max: int) -> list[NewItem]:

@@ -66,6 +66,10 @@ class QueryEncoder(Protocol):
         """Raises RejectedRecord for a picture that cannot be decoded."""
         ...
 
+    async def logit_scale(self) -> float:
+        """The encoder's, once its model is loaded."""
+        ...
+
 
 class Clock(Protocol):
     """Wall-clock time in seconds since the epoch; tests move it by hand."""

@@ -20,6 +20,8 @@ from contracts.events import ID_BYTES_MAX, CaptionBody, ImageBody, Metadata
 from contracts.messages import (
     AnswerMessage,
     AsOfMessage,
+    Classify,
+    ClassifyAnswer,
     ClientMessage,
     HitMessage,
     NewItem,
@@ -150,7 +152,7 @@ class Status(Readiness):
 
 
 _MODELS: tuple[type[BaseModel], ...] = (
-    *(Query, NewItem, AnswerMessage, HitMessage, Tokens, Item),
+    *(Query, NewItem, AnswerMessage, HitMessage, Tokens, Item, Classify, ClassifyAnswer),
     *(Problem, LagAnswer, Readiness, Status),
 )
 
@@ -199,6 +201,11 @@ def _openapi() -> Document:
         "paths": {
             "/v1/search": {
                 "post": _operation("Search", _or_list("AnswerMessage"), body=_or_list("Query"))
+            },
+            "/v1/classify": {
+                "post": _operation(
+                    "Zero-shot classification", _ref("ClassifyAnswer"), body=_ref("Classify")
+                )
             },
             "/v1/items": {
                 "post": _operation("Publish items", _ref("Tokens"), body=_or_list("NewItem"))

@@ -143,6 +143,9 @@ class Settings(BaseSettings):
     body_bytes_max: int = Field(32 * MIB, description="Largest HTTP request body.")
     publish_items_max: int = Field(1000, description="Items in one POST /v1/items.")
     queries_max: int = Field(64, description="Queries in one POST /v1/search.")
+    classify_prompts_max: int = Field(
+        4096, ge=1, description="Labels times templates in one POST /v1/classify."
+    )
     wait_s_max: float = Field(60.0, description="Longest wait_for.")
     connections_max: int = Field(1000, description="Live connections.")
     subscriptions_max: int = Field(100, description="Subscriptions on one connection.")

@@ -337,6 +337,9 @@ class DirectQueries:
         picture: RgbImage = np.full((4, 4, 3), data[0], np.uint8)
         return self.encoder.encode_images([picture])[0]
 
+    async def logit_scale(self) -> float:
+        return self.encoder.logit_scale
+
 
 class FixedAdmin:
     """An IndexAdmin that remembers what was asked; `error` is raised instead of an answer."""

@@ -21,6 +21,7 @@ COMMANDS = {
     "delete": "tidelens.commands.publish",
     "search": "tidelens.commands.search",
     "watch": "tidelens.commands.watch",
+    "classify": "tidelens.commands.classify",
     "lag": "tidelens.commands.lag",
     "topics": "tidelens.commands.topics",
     "snapshot": "tidelens.commands.snapshot",

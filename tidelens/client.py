@@ -97,6 +97,10 @@ class Client:
         """Answer(s) as contracts.messages.AnswerMessage; a list of queries gives a list."""
         return await self._request("POST", "/v1/search", query)
 
+    async def classify(self, asked: Mapping[str, Any]) -> Any:
+        """The labels that fit best, likeliest first: ClassifyAnswer of a Classify."""
+        return await self._request("POST", "/v1/classify", asked)
+
     async def publish(self, items: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Any]:
         """Tokens, in order; each can be given to `wait_for`."""
         answer = await self._request("POST", "/v1/items", items)

@@ -15,9 +15,7 @@ from contracts.topics import TARGETS
 from tidelens.options import json_option, url_option
 
 
-def _read_image(
-    context: click.Context, parameter: click.Parameter, path: Path | None
-) -> str | None:
+def read_image(context: click.Context, parameter: click.Parameter, path: Path | None) -> str | None:
     return None if path is None else base64.b64encode(path.read_bytes()).decode()
 
 
@@ -66,7 +64,7 @@ def query_options(command: Any) -> Any:
         click.option(
             "--image",
             type=click.Path(exists=True, dir_okay=False, path_type=Path),
-            callback=_read_image,
+            callback=read_image,
             help="Search by a picture.",
         ),
         click.option("--id", help="Search by an indexed item, with --of."),

@@ -1,0 +1,39 @@
+"""Zero-shot classification: a label is what its text's vector says, and nothing is trained.
+
+As CLIP does it (Radford et al. 2021, section 3.1): each label is put into each prompt template, the
+unit vectors of a label's prompts are averaged and scaled to length one again, and the cosines to
+what is classified, times the checkpoint's logit scale, go through a softmax.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contracts.score import Vectors
+
+SLOT = "{}"
+TEMPLATES = ("a photo of a {}.",)
+
+
+def prompts(label: str, templates: Sequence[str]) -> list[str]:
+    """The label in each template."""
+    return [template.replace(SLOT, label) for template in templates]
+
+
+def label_vector(rows: Sequence[Vectors]) -> NDArray[np.float64]:
+    """Of the vectors of one label's prompts. Raises ValueError where they cancel each other out."""
+    total = np.mean([row.astype(np.float64) for row in rows], axis=0)
+    length = float(np.linalg.norm(total))
+    if not length:
+        raise ValueError("the prompts' vectors add up to nothing")
+    found: NDArray[np.float64] = total / length
+    return found
+
+
+def probabilities(scores: Sequence[float], logit_scale: float) -> list[float]:
+    """The softmax of the scaled cosines: adds up to one."""
+    logits = logit_scale * np.asarray(scores, np.float64)
+    weights = np.exp(logits - logits.max())
+    found: list[float] = (weights / weights.sum()).tolist()
+    return found

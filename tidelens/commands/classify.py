@@ -1,0 +1,88 @@
+"""`tidelens classify`: which of some labels fits a picture, a text or an item best."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+import orjson
+
+from contracts.errors import ConfigurationError
+from contracts.messages import parse_classify
+from contracts.topics import TARGETS
+from tidelens.commands.search import read_image
+from tidelens.options import json_option, url_option
+
+
+def _read_lines(context: click.Context, parameter: click.Parameter, path: Path | None) -> list[str]:
+    """One a line; blank ones are left out. Raises ConfigurationError."""
+    if path is None:
+        return []
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{parameter.opts[0]}: {path}: not UTF-8 (byte {error.start})"
+        ) from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+@click.command()
+@click.argument("text", required=False)
+@click.option(
+    "--image",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=read_image,
+    help="Classify a picture.",
+)
+@click.option("--id", help="Classify an indexed item, with --of (images).")
+@click.option("--of", type=click.Choice(TARGETS))
+@click.option("--label", "labels", multiple=True, help="One of the labels; give several.")
+@click.option(
+    "--labels",
+    "labels_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=_read_lines,
+    help="A file with a label on each line.",
+)
+@click.option(
+    "--template",
+    "templates",
+    multiple=True,
+    help="What a label is put into, in place of {}; several are averaged ('a photo of a {}.').",
+)
+@click.option("-k", type=int, help="How many labels to show (5).")
+@url_option
+@json_option
+def classify(
+    url: str | None,
+    as_json: bool,
+    labels: tuple[str, ...],
+    labels_file: list[str],
+    templates: tuple[str, ...],
+    **members: Any,
+) -> None:
+    """Say which labels fit TEXT, a picture or an item best, and how likely each is among them."""
+    from contracts import settings
+    from tidelens.client import Client
+    from tidelens.runtime import api_of
+
+    asked = {name: value for name, value in members.items() if value is not None}
+    asked["labels"] = [*labels, *labels_file]
+    if templates:
+        asked["templates"] = list(templates)
+    if "id" in asked:
+        asked.setdefault("of", "images")
+    parse_classify(asked)
+
+    async def run() -> Any:
+        # The server ends every wait.
+        async with Client(url or api_of(settings.load()), timeout_s=None) as client:
+            return await client.classify(asked)
+
+    answer = asyncio.run(run())
+    if as_json:
+        click.echo(orjson.dumps(answer))
+        return
+    for one in answer["labels"]:
+        click.echo(f"{one['probability']:7.2%}  {one['score']:.4f}  {one['label']}")

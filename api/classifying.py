@@ -14,8 +14,9 @@ from api.node import Node
 from api.queries import vector_of
 from contracts.errors import RejectedRequest, TimedOut
 from contracts.messages import Classify, parse_classify
+from contracts.prompts import prompts
 from contracts.score import Vectors
-from contracts.zero_shot import label_vector, probabilities, prompts
+from contracts.zero_shot import label_vector, probabilities
 
 
 class Classifying:

@@ -10,11 +10,12 @@ from pathlib import Path
 import structlog
 
 from consumers.images import decode_image
+from consumers.labelling import METADATA_KEY, Labeller
 from consumers.references import read_reference
 from contracts.dead_letters import dead_letter_record
 from contracts.embedding import embedding_record, encode_value
 from contracts.errors import RejectedRecord
-from contracts.events import Content, id_of_key, read_content
+from contracts.events import Content, Metadata, id_of_key, read_content
 from contracts.partitioning import Partitioner
 from contracts.ports import Encoder, RgbImage
 from contracts.records import OutRecord, Record, Source
@@ -54,6 +55,7 @@ class Job:
     rejection: RejectedRecord | None = None
     attempts: int = 1
     vector: Vectors | None = None
+    labels: Sequence[str] | None = None
 
     @property
     def text(self) -> str | None:
@@ -151,6 +153,13 @@ def encode_jobs(jobs: Sequence[Job], encoder: Encoder) -> None:
                     job.rejection = RejectedRecord("encode_failed", f"the model failed: {error!r}")
 
 
+def label_jobs(jobs: Sequence[Job], labeller: Labeller) -> None:
+    """Give what has a vector its labels."""
+    for job in jobs:
+        if job.vector is not None:
+            job.labels = labeller.labels_of(job.vector)
+
+
 def _encode(group: Sequence[Job], encoder: Encoder) -> None:
     if group[0].image is not None:
         vectors = encoder.encode_images([job.image for job in group if job.image is not None])
@@ -198,6 +207,13 @@ def _outputs(job: Job, space: Space, intake: Intake, topic_id: str) -> list[OutR
         job.vector,
         item=job.content.item,
         text=job.content.text,
-        metadata=job.content.metadata,
+        metadata=_metadata(job.content, job.labels),
     )
     return [embedding_record(topic, record, source, value)]
+
+
+def _metadata(content: Content, labels: Sequence[str] | None) -> Metadata:
+    """With labels, unless the producer gave its own."""
+    if labels is None or METADATA_KEY in content.metadata:
+        return content.metadata
+    return {**content.metadata, METADATA_KEY: list(labels)}

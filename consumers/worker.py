@@ -12,7 +12,16 @@ from time import perf_counter
 
 import structlog
 
-from consumers.jobs import Intake, Job, encode_jobs, newest_of_each, outputs, prepare
+from consumers.jobs import (
+    Intake,
+    Job,
+    encode_jobs,
+    label_jobs,
+    newest_of_each,
+    outputs,
+    prepare,
+)
+from consumers.labelling import Labeller
 from contracts import faults
 from contracts.errors import Fenced, RecordTooLarge
 from contracts.events import ID_BYTES_MAX
@@ -49,6 +58,7 @@ class EncoderWorker:
         batch_records: int,
         wait_ms: int,
         threads: int,
+        labeller: Labeller | None = None,
     ) -> None:
         self._ownership = ownership
         self._encoder = encoder
@@ -57,6 +67,7 @@ class EncoderWorker:
         self._clock = clock
         self._batch_records = batch_records
         self._wait_ms = wait_ms
+        self._labeller = labeller
         # Decoding has its own threads; the model has one, since encoders take one caller.
         self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -99,12 +110,17 @@ class EncoderWorker:
             batch = await self._waiting.get()
             jobs = batch.jobs()
             began = perf_counter()
-            await loop.run_in_executor(self._model, encode_jobs, jobs, self._encoder)
+            await loop.run_in_executor(self._model, self._encode, jobs)
             if jobs:
                 self._metrics.encode_batch.observe(len(jobs))
                 self._metrics.encode_seconds.labels(_kinds(jobs)).observe(perf_counter() - began)
             faults.reach("encode.encoded")
             await asyncio.gather(*(self._commit(claim, jobs) for claim, jobs in batch.claims))
+
+    def _encode(self, jobs: Sequence[Job]) -> None:
+        encode_jobs(jobs, self._encoder)
+        if self._labeller is not None:
+            label_jobs(jobs, self._labeller)
 
     async def _commit(self, claim: Claimed, jobs: Sequence[Job]) -> None:
         intake = self._intake

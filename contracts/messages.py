@@ -17,8 +17,8 @@ from contracts.errors import RejectedRequest
 from contracts.events import ID_BYTES_MAX, TEXT_CHARS_MAX, ImageData, Metadata
 from contracts.hits import Hit
 from contracts.ports import AsOf, Lag
+from contracts.prompts import SLOT, TEMPLATES
 from contracts.topics import Target
-from contracts.zero_shot import SLOT, TEMPLATES
 
 WireHit = dict[str, Any]
 

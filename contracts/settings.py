@@ -13,6 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from contracts.errors import ConfigurationError
 from contracts.partitioning import PartitionerName
+from contracts.prompts import TEMPLATES
 from contracts.user_folders import user_data_dir
 
 MIB = 1024 * 1024
@@ -93,6 +94,19 @@ class Settings(BaseSettings):
     encode_batch_records: int = Field(256, ge=1, description="Records of one encoder batch.")
     encode_wait_ms: int = Field(200, ge=1, description="Longest wait of one poll for records.")
     encode_threads: int = Field(2, ge=1, description="Threads of the model and of decoding.")
+    labels: list[str] = Field(
+        default_factory=list,
+        description="Labels that encoders choose from for `labels` in the metadata (JSON list).",
+    )
+    label_templates: list[str] = Field(
+        default_factory=lambda: list(TEMPLATES),
+        min_length=1,
+        description="What a label is put into, in place of {} (JSON list).",
+    )
+    label_count: int = Field(1, ge=1, description="Labels of one item at most.")
+    label_probability_min: float = Field(
+        0.5, ge=0, le=1, description="How likely a label must be, among all, to be given."
+    )
     encode_session_ms: int = Field(
         10_000, ge=1_000, description="Kafka's session.timeout.ms: when a dead encoder is replaced."
     )

@@ -12,14 +12,6 @@ from numpy.typing import NDArray
 
 from contracts.score import Vectors
 
-SLOT = "{}"
-TEMPLATES = ("a photo of a {}.",)
-
-
-def prompts(label: str, templates: Sequence[str]) -> list[str]:
-    """The label in each template."""
-    return [template.replace(SLOT, label) for template in templates]
-
 
 def label_vector(rows: Sequence[Vectors]) -> NDArray[np.float64]:
     """Of the vectors of one label's prompts. Raises ValueError where they cancel each other out."""
@@ -31,7 +23,7 @@ def label_vector(rows: Sequence[Vectors]) -> NDArray[np.float64]:
     return found
 
 
-def probabilities(scores: Sequence[float], logit_scale: float) -> list[float]:
+def probabilities(scores: Sequence[float] | NDArray[np.float64], logit_scale: float) -> list[float]:
     """The softmax of the scaled cosines: adds up to one."""
     logits = logit_scale * np.asarray(scores, np.float64)
     weights = np.exp(logits - logits.max())

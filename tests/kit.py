@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from aiokafka.conn import AIOKafkaConnection
 
 from consumers.jobs import Intake
+from consumers.labelling import Labeller
 from consumers.worker import EncoderWorker
 from contracts.dead_letters import letter_bytes_max
 from contracts.embedding import Embedding, read_embedding
@@ -141,6 +142,7 @@ def worker(
     encoder: Encoder | None = None,
     batch_records: int = 64,
     metrics: Metrics | None = None,
+    labeller: Labeller | None = None,
 ) -> EncoderWorker:
     return EncoderWorker(
         ownership,
@@ -151,6 +153,7 @@ def worker(
         batch_records=batch_records,
         wait_ms=20,
         threads=1,
+        labeller=labeller,
     )
 
 

@@ -138,6 +138,7 @@ async def open_worker(
 ) -> "AsyncIterator[EncoderWorker]":
     """A worker in the group of the encoder's space; the caller runs it."""
     from consumers.jobs import Intake
+    from consumers.labelling import Labeller
     from consumers.worker import EncoderWorker
     from streams.ownership import KafkaEncoderLog
 
@@ -153,6 +154,16 @@ async def open_worker(
         encoder.image_side,
         letter_bytes_max(settings.record_bytes_max),
     )
+    labeller = None
+    if settings.labels:
+        labeller = await asyncio.to_thread(
+            Labeller,
+            encoder,
+            settings.labels,
+            settings.label_templates,
+            count=settings.label_count,
+            probability_min=settings.label_probability_min,
+        )
     encoder_log = KafkaEncoderLog(
         connection,
         names,
@@ -169,6 +180,7 @@ async def open_worker(
             batch_records=settings.encode_batch_records,
             wait_ms=settings.encode_wait_ms,
             threads=settings.encode_threads,
+            labeller=labeller,
         )
 
 

@@ -12,8 +12,9 @@ from click.testing import CliRunner
 
 from contracts.errors import ConfigurationError, RejectedRequest
 from contracts.memory import HashEncoder
+from contracts.prompts import prompts
 from contracts.score import unit
-from contracts.zero_shot import label_vector, probabilities, prompts
+from contracts.zero_shot import label_vector, probabilities
 from tests.api_kit import Kit
 from tidelens.commands.classify import classify
 

@@ -9,15 +9,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from consumers.jobs import Job, newest_of_each, outputs, prepare
+from consumers.labelling import Labeller
 from consumers.references import read_reference
 from contracts.embedding import Embedding, read_embedding
-from contracts.errors import RejectedRecord
+from contracts.errors import ConfigurationError, RejectedRecord
 from contracts.events import EVENT_TYPES, Content, content_record, delete_record
 from contracts.memory import HashEncoder, MemoryLog
 from contracts.metrics import Metrics
@@ -299,3 +301,46 @@ def test_references(tmp_path: Path) -> None:
         read((root / "a.png").as_uri(), bytes_max=3)
     with pytest.raises(RejectedRecord, match="sha256"):
         read((root / "a.png").as_uri(), "0" * 64)
+
+
+def labeller(**how: Any) -> Labeller:
+    asked = {"count": 2, "probability_min": 0.1, **how}
+    return Labeller(ENCODER, ["red cat", "blue dog", "green frog"], ["{}"], **asked)
+
+
+async def test_each_embedding_gets_the_labels_that_fit_it() -> None:
+    log = memory_log()
+    async with running(log, labeller=labeller()):
+        topic = NAMES.content("captions")
+        own = caption("own", "red cat", metadata={"labels": ["mine"], "n": 1})
+        contents = [caption("a", "blue dog", metadata={"n": 2}), own, caption("b", "qwerty")]
+        await log.publish([content_record(topic, content) for content in contents])
+        found = {one.id: one.metadata for one in await encoded(log)}
+    assert found["a"] == {"n": 2, "labels": ["blue dog"]}
+    assert found["own"] == {"labels": ["mine"], "n": 1}, "the producer's own stay"
+    assert set(found["b"]) == {"labels"}
+
+
+def test_labels_are_the_likeliest_and_likely_enough() -> None:
+    vector = ENCODER.encode_texts(["red cat"])[0]
+    assert labeller(count=3, probability_min=0.0).labels_of(vector)[0] == "red cat"
+    assert len(labeller(count=3, probability_min=0.0).labels_of(vector)) == 3
+    assert labeller(count=3, probability_min=0.5).labels_of(vector) == ["red cat"]
+    assert labeller(count=3, probability_min=1.0).labels_of(-vector) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "templates", "says"),
+    [
+        (["a", "b", "a"], ["{}"], "TIDELENS_LABELS: a label stands there twice"),
+        (
+            ["a"],
+            ["{}", "a photo"],
+            "TIDELENS_LABEL_TEMPLATES: want {} for the label, got 'a photo'",
+        ),
+    ],
+)
+def test_a_set_that_cannot_be(labels: list[str], templates: list[str], says: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Labeller(ENCODER, labels, templates, count=1, probability_min=0.5)
+    assert says in str(refused.value)

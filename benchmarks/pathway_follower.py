@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pathway as pw
+from numpy.typing import NDArray
 from pathway.engine import BruteForceKnnMetricKind, USearchMetricKind
 from pathway.internals.api import ref_scalar
 from pathway.stdlib.indexing import BruteForceKnn, LshKnn, USearchKnn
@@ -19,6 +20,8 @@ from pathway.stdlib.indexing import BruteForceKnn, LshKnn, USearchKnn
 from benchmarks.filled import DIM
 from benchmarks.following import Ids, K
 from contracts.score import Vectors
+
+_Pair = tuple[int, NDArray[np.float64]]
 
 
 class _Item(pw.Schema):  # type: ignore[misc]
@@ -80,10 +83,13 @@ class Pathway:
             self._queries.next(query=number, vector=query)
         # Else no commit of the items would be done before another one of the queries.
         self._queries.over.set()
-        self._put(np.arange(len(rows)), rows, self._loaded_s_max)
+        self._put(self.prepared(np.arange(len(rows)), rows), self._loaded_s_max)
 
-    def upsert(self, ids: Ids, vectors: Vectors) -> None:
-        self._put(ids, vectors, None)
+    def prepared(self, ids: Ids, vectors: Vectors) -> list[_Pair]:
+        return list(zip(ids.tolist(), vectors.astype(np.float64), strict=True))
+
+    def upsert(self, batch: list[_Pair]) -> None:
+        self._put(batch, None)
 
     def lists(self) -> list[list[int]]:
         numbers = {ref_scalar(number): number for number in range(self._rows)}
@@ -94,12 +100,12 @@ class Pathway:
     def close(self) -> None:
         self._items.over.set()
 
-    def _put(self, ids: Ids, vectors: Vectors, timeout_s: float | None) -> None:
+    def _put(self, batch: list[_Pair], timeout_s: float | None) -> None:
         """Commit, and wait for the answers."""
         version, self._version = self._version, self._version + 1
         if not self._keeps_up:
             self._replies.clear()
-        for number, vector in zip(ids.tolist(), vectors.astype(np.float64), strict=True):
+        for number, vector in batch:
             self._items.next(number=number, version=version, vector=vector)
         self._items.next(number=-1 - version, version=version, vector=np.zeros(0))
         self._items.commit()

@@ -22,7 +22,7 @@ partition: its key, no value, and two headers; the last mark of a letter counts.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast, get_args
+from typing import Literal, NamedTuple, get_args
 
 from contracts.errors import RejectedRecord
 from contracts.records import OutRecord, Record, RecordPosition
@@ -161,7 +161,7 @@ def read_mark(record: Record) -> Mark | None:
         letter = LetterId.parse((record.header(OF) or b"").decode("utf-8", "replace"))
     except ValueError:
         return None
-    return Mark(letter, cast(Outcome, outcome)) if outcome in OUTCOMES else None
+    return Mark(letter, outcome) if outcome in OUTCOMES else None
 
 
 def mark_record(topic: str, letter: Letter, outcome: Outcome) -> OutRecord:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from contracts.score import Vectors
 
 
-def label_vector(rows: Sequence[Vectors]) -> NDArray[np.float64]:
+def label_vector(rows: Sequence[Vectors] | Vectors) -> NDArray[np.float64]:
     """Of the vectors of one label's prompts. Raises ValueError where they cancel each other out."""
     total = np.mean([row.astype(np.float64) for row in rows], axis=0)
     length = float(np.linalg.norm(total))

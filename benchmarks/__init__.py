@@ -1,5 +1,5 @@
 """Benchmarks: `python -m benchmarks.NAME [--quick] [--json FILE]`, one command each."""
 
-from tidelens import blas
+from tidelens import spinning
 
-blas.wait_asleep()  # as the product does
+spinning.wait_asleep()  # as the product does

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
-from tidelens import blas
+from tidelens import spinning
 
-blas.wait_asleep()
+spinning.wait_asleep()
 
 from tests import index_kit  # noqa: E402  imports numpy
 

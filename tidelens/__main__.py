@@ -10,7 +10,7 @@ import sys
 import click
 
 from contracts.errors import TidelensError, UsageError
-from tidelens import blas
+from tidelens import spinning
 
 # Subcommand -> module that holds it, so that `tidelens lag` imports nothing of `up`.
 COMMANDS = {
@@ -55,7 +55,7 @@ def cli() -> None:
 
 def main() -> None:
     """The console script."""
-    blas.wait_asleep()
+    spinning.wait_asleep()
     try:
         # Not standalone, so that our errors come here; an exit code is then returned.
         sys.exit(cli(standalone_mode=False) or 0)

@@ -9,6 +9,7 @@ import pytest
 
 from contracts.errors import ConfigurationError, TidelensError
 from streams.jars import kafka_classpath
+from tidelens import spinning
 from tidelens.__main__ import main
 from tidelens.commands.config import config
 
@@ -53,8 +54,8 @@ def test_a_cache_that_cannot_be_written_is_told(
 def test_numpy_is_loaded_after_its_threads_were_told_how_to_wait() -> None:
     """OpenBLAS reads it once; and the command is there sooner without numpy."""
     program = (
-        "import os, sys; from tidelens.__main__ import main; from tidelens import blas\n"
-        "early = 'numpy' in sys.modules; blas.wait_asleep()\n"
+        "import os, sys; from tidelens.__main__ import main; from tidelens import spinning\n"
+        "early = 'numpy' in sys.modules; spinning.wait_asleep()\n"
         "sys.exit(early or os.environ['OPENBLAS_THREAD_TIMEOUT'] != '10')"
     )
     without = {k: v for k, v in os.environ.items() if k != "OPENBLAS_THREAD_TIMEOUT"}
@@ -62,8 +63,19 @@ def test_numpy_is_loaded_after_its_threads_were_told_how_to_wait() -> None:
 
 
 def test_the_command_tells_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT")
+    for name in ("OPENBLAS_THREAD_TIMEOUT", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, "argv", ["tidelens", "--version"])
     with pytest.raises(SystemExit):
         main()
     assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "10"
+    assert os.environ["GOMP_SPINCOUNT"] == "20000"
+
+
+def test_what_the_operator_told_them_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "26")
+    spinning.wait_asleep()
+    assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "26"
+    assert "GOMP_SPINCOUNT" not in os.environ

@@ -79,7 +79,8 @@ def list_(
         click.echo(_line(one))
     counts = Counter(one.letter.reason for one in found)
     told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    click.echo(f"{len(found)} letters" + (f": {told}" if told else ""), err=True)
+    noun = "letter" if len(found) == 1 else "letters"
+    click.echo(f"{len(found)} {noun}" + (f": {told}" if told else ""), err=True)
 
 
 @dead_letters.command()

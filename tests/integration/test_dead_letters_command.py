@@ -103,9 +103,11 @@ async def test_from_a_refusal_to_its_end(kafka, tmp_path: Path) -> None:
                 "replaced": "superseded",
             }
             await letters_in(kit, 7)  # three, their marks, and the one that failed again
-        truth = await kit.truth(HashEncoder())
-        served = {item_id: one.text for (_, item_id), one in truth.items()}
-        assert served == {"stray": "a red fox", "replaced": "a newer one"}
+            # Partitions are committed one by one.
+            served = {"stray": "a red fox", "replaced": "a newer one"}
+            async with asyncio.timeout(30):
+                while await texts(kit) != served:
+                    await asyncio.sleep(0.2)
 
         # 3. Nobody will look at that one again.
         [left] = await tidelens(kit, "list", "--json")
@@ -114,6 +116,11 @@ async def test_from_a_refusal_to_its_end(kafka, tmp_path: Path) -> None:
         assert await tidelens(kit, "list", "--json") == []
         outcomes = [one["outcome"] for one in await tidelens(kit, "list", "--handled", "--json")]
         assert sorted(outcomes) == ["discarded", "retried", "retried", "superseded"]
+
+
+async def texts(kit: Collection) -> dict[str, str | None]:
+    truth = await kit.truth(HashEncoder())
+    return {item_id: embedding.text for (_, item_id), embedding in truth.items()}
 
 
 async def retried(kit: Collection) -> Any:

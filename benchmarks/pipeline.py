@@ -114,11 +114,13 @@ def bare_encoder(contents: Sequence[Content]) -> float:
             encoder.encode_texts([item.text for item in batch if item.text is not None])
             continue
         decoded = [
-            decode_image(
-                item.image or b"",
-                bytes_max=10**8,
-                pixels_max=10**8,
-                side_hint=encoder.image_side,
+            encoder.preprocess(
+                decode_image(
+                    item.image or b"",
+                    bytes_max=10**8,
+                    pixels_max=10**8,
+                    side_hint=encoder.preprocess.side,
+                )
             )
             for item in batch
         ]

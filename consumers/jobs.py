@@ -17,7 +17,7 @@ from contracts.embedding import embedding_record, encode_value
 from contracts.errors import RejectedRecord
 from contracts.events import Content, Metadata, id_of_key, read_content
 from contracts.partitioning import Partitioner
-from contracts.ports import Encoder, RgbImage
+from contracts.ports import Encoder, Preprocess, RgbImage
 from contracts.records import OutRecord, Record, Source
 from contracts.score import Vectors
 from contracts.space import Space
@@ -40,7 +40,7 @@ class Intake:
     allow_roots: Sequence[Path]
     image_bytes_max: int
     image_pixels_max: int
-    image_side: int
+    preprocess: Preprocess
     letter_bytes_max: int
 
 
@@ -123,11 +123,13 @@ def _decode(content: Content, intake: Intake) -> RgbImage:
             allow_roots=intake.allow_roots,
             bytes_max=intake.image_bytes_max,
         )
-    return decode_image(
-        data,
-        bytes_max=intake.image_bytes_max,
-        pixels_max=intake.image_pixels_max,
-        side_hint=intake.image_side,
+    return intake.preprocess(
+        decode_image(
+            data,
+            bytes_max=intake.image_bytes_max,
+            pixels_max=intake.image_pixels_max,
+            side_hint=intake.preprocess.side,
+        )
     )
 
 

@@ -222,7 +222,7 @@ def _warm() -> float:
     """The model's logit scale, once it is loaded and has run once for each kind of input."""
     assert _encoder is not None
     _encoder.encode_texts(["warm up"])
-    _encoder.encode_images([np.zeros((64, 64, 3), np.uint8)])
+    _encoder.encode_images([_encoder.preprocess(np.zeros((64, 64, 3), np.uint8))])
     return _encoder.logit_scale
 
 
@@ -246,9 +246,9 @@ def _encode_all(
                 data,
                 bytes_max=_limits.image_bytes_max,
                 pixels_max=_limits.image_pixels_max,
-                side_hint=_encoder.image_side,
+                side_hint=_encoder.preprocess.side,
             )
-            images.append((i, picture))
+            images.append((i, _encoder.preprocess(picture)))
         except RejectedRecord as rejection:
             results[i] = rejection.members()
     rows = _encoder.encode_images([picture for _, picture in images])

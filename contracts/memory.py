@@ -9,6 +9,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,6 +46,16 @@ class ManualClock:
         self._now += seconds
 
 
+@dataclass(frozen=True, slots=True)
+class AnySize:
+    """The Preprocess port for an encoder that takes pixels as they are."""
+
+    side: int = 32
+
+    def __call__(self, image: RgbImage) -> RgbImage:
+        return image
+
+
 class HashEncoder:
     """Deterministic vectors without a model: each word (or colour) adds its own direction.
 
@@ -52,10 +63,10 @@ class HashEncoder:
     """
 
     logit_scale = 100.0
-    image_side = 32
 
     def __init__(self, dim: int = 64, name: str = "hash-v1") -> None:
         self.space = Space(name, "hash", "1", "words", dim)
+        self.preprocess = AnySize()
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         rows = [self._sum(text.lower().split() or [""]) for text in texts]

@@ -29,6 +29,20 @@ from contracts.topics import Target
 RgbImage = NDArray[np.uint8]
 
 
+class Preprocess(Protocol):
+    """Pixels to the pixels that a model takes: resized and cropped, not normalised.
+
+    Runs where pictures are decoded, in another process: it pickles, and imports no torch.
+    """
+
+    @property
+    def side(self) -> int:
+        """Pixels of the shorter side that it needs; larger pictures may be decoded smaller."""
+        ...
+
+    def __call__(self, image: RgbImage) -> RgbImage: ...
+
+
 class Encoder(Protocol):
     """Texts and images to unit vectors of one space.
 
@@ -44,8 +58,8 @@ class Encoder(Protocol):
         ...
 
     @property
-    def image_side(self) -> int:
-        """Pixels of the model's input; a hint for decoding large pictures smaller."""
+    def preprocess(self) -> Preprocess:
+        """What a picture goes through before it is encoded."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
@@ -53,7 +67,10 @@ class Encoder(Protocol):
         ...
 
     def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
-        """`images`: uint8, (height, width, 3). Shape (n, dim), float16, rows of length one."""
+        """`images`: uint8, (height, width, 3), as `preprocess` gave them.
+
+        Shape (n, dim), float16, rows of length one.
+        """
         ...
 
 

@@ -16,7 +16,7 @@ from consumers.worker import EncoderWorker
 from contracts.dead_letters import letter_bytes_max
 from contracts.embedding import Embedding, read_embedding
 from contracts.events import Content
-from contracts.memory import HashEncoder
+from contracts.memory import AnySize, HashEncoder
 from contracts.metrics import Metrics
 from contracts.partitioning import partitioner
 from contracts.ports import Encoder, Ownership
@@ -131,7 +131,7 @@ def caption(item_id: str, text: str, **rest: object) -> Content:
 
 def intake(names: Names, partitions: int, *, letter_bytes_max: int = LETTER_BYTES_MAX) -> Intake:
     counts = {names.content(target): partitions for target in TARGETS}
-    return Intake(names, counts, MURMUR2, (), 1_000_000, 4_000_000, 32, letter_bytes_max)
+    return Intake(names, counts, MURMUR2, (), 1_000_000, 4_000_000, AnySize(), letter_bytes_max)
 
 
 def worker(

@@ -151,7 +151,7 @@ async def open_worker(
         settings.allow_roots,
         settings.image_bytes_max,
         settings.image_pixels_max,
-        encoder.image_side,
+        encoder.preprocess,
         letter_bytes_max(settings.record_bytes_max),
     )
     labeller = None

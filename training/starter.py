@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
 from consumers.encoders import weights
-from consumers.encoders.efficientnet import CLASSES, EfficientNetLite0
+from consumers.encoders.efficientnet import CLASSES, PREPROCESS, EfficientNetLite0
 from consumers.encoders.head import Head, load_head, save_head
 from consumers.encoders.minilm import MiniLM
 from contracts.score import unit
@@ -89,7 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.photos is not None:
         photos, captions, right = captioned_photos(options.photos)
         scored["photos"] = ScoredSet(
-            picture_net.features(photos), text_net.encode(captions), right.tolist()
+            picture_net.features([PREPROCESS(photo) for photo in photos]),
+            text_net.encode(captions),
+            right.tolist(),
         )
     train(head, pairs[kept], picture_net.class_weight)
     head.logit_scale.fill_(_fitted_scale(head, scored["openmoji"], picture_net))
@@ -182,7 +184,7 @@ def _pairs(
         for drawing in drawings
     ]
     return Pairs(
-        features=picture_net.features(images),
+        features=picture_net.features([PREPROCESS(image) for image in images]),
         names=text_net.encode([drawing.name for drawing in drawings]),
         described=text_net.encode([f"a picture of a {drawing.name}" for drawing in drawings]),
     )

@@ -10,15 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
 # The name in `transformers` itself insists on torchvision, which the Pillow backend does not need.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
 
+from consumers.encoders.processors import Normalise, halves_of
 from consumers.encoders.spaces import Checkpoint, checkpoint_space
+from consumers.preprocess import Unresized
 from contracts.errors import ModelMissing
-from contracts.ports import RgbImage
+from contracts.ports import Preprocess, RgbImage
 from contracts.score import Vectors, unit
 from contracts.space import Space
 
@@ -27,10 +30,6 @@ _IMAGES_PER_BATCH = 32
 _TOKENS_MAX = 512  # where neither tokenizer nor model names a limit
 
 _SIDE_DEFAULT = 384  # where the model takes any number of patches (SigLIP 2 NaFlex)
-
-# Processors that scale the shorter side first would make a strip of 1 by 50 million pixels grow
-# beyond all memory; what lies outside this ratio is cut off evenly at both ends.
-_ASPECT_MAX = 16
 
 
 class HuggingFaceEncoder:
@@ -65,7 +64,11 @@ class HuggingFaceEncoder:
         # SigLIP was trained on texts padded to the full length, and reads the last position.
         self._padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
         self.logit_scale = _logit_scale(model)
-        self.image_side = _image_side(self._processor, model.config)
+        self.preprocess: Preprocess = Unresized(_image_side(self._processor, model.config))
+        self._normalise: Normalise | None = None
+        halves = halves_of(self._processor)
+        if halves is not None:
+            self.preprocess, self._normalise = halves
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
@@ -86,16 +89,20 @@ class HuggingFaceEncoder:
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
-        """(n, dim) float16, unit length; resized and cropped by the checkpoint's processor."""
+        """(n, dim) float16, unit length."""
         vectors = np.empty((len(images), self.space.dim), np.float32)
         for start in range(0, len(images), _IMAGES_PER_BATCH):
-            batch = [
-                Image.fromarray(_within_aspect(image))
-                for image in images[start : start + _IMAGES_PER_BATCH]
-            ]
-            pixels = self._processor(images=batch, return_tensors="pt")
-            vectors[start : start + len(batch)] = _pooled(self._model.get_image_features(**pixels))
+            batch = images[start : start + _IMAGES_PER_BATCH]
+            inputs = self._inputs(batch)
+            vectors[start : start + len(batch)] = _pooled(self._model.get_image_features(**inputs))
         return unit(vectors)
+
+    def _inputs(self, images: Sequence[RgbImage]) -> dict[str, Tensor]:
+        if self._normalise is not None:
+            return {"pixel_values": self._normalise(torch.from_numpy(np.stack(images)))}
+        return dict(
+            self._processor(images=[Image.fromarray(i) for i in images], return_tensors="pt")
+        )
 
 
 def _pooled(output: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -103,13 +110,6 @@ def _pooled(output: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
     features = output if isinstance(output, torch.Tensor) else output.pooler_output
     numbers: np.ndarray[Any, np.dtype[np.float32]] = features.float().numpy()
     return numbers
-
-
-def _within_aspect(image: RgbImage) -> RgbImage:
-    longest = min(image.shape[:2]) * _ASPECT_MAX
-    top = max(0, image.shape[0] - longest) // 2
-    left = max(0, image.shape[1] - longest) // 2
-    return np.ascontiguousarray(image[top : top + longest, left : left + longest])
 
 
 def _tokens_max(tokenizer: Any, config: Any) -> int:

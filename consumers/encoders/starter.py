@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from consumers.encoders import weights
-from consumers.encoders.efficientnet import EfficientNetLite0
+from consumers.encoders.efficientnet import PREPROCESS, EfficientNetLite0
 from consumers.encoders.head import load_head
 from consumers.encoders.minilm import MiniLM
 from consumers.encoders.spaces import starter_space
@@ -23,7 +23,7 @@ class StarterEncoder:
     MiniLM is unpacked once, into the user's cache folder. Raises ModelMissing.
     """
 
-    image_side = 256  # the network sees 224 of these
+    preprocess = PREPROCESS
 
     def __init__(self) -> None:
         self.space: Space = starter_space()
@@ -39,6 +39,6 @@ class StarterEncoder:
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
-        """(n, 768) float16, unit length; the central square counts, as EfficientNet was trained."""
+        """(n, 768) float16, unit length; `images` (n, 224, 224, 3) as `preprocess` gave them."""
         features = self._image.features(images)
         return unit(self._head.images(features, self._image.class_logits(features)).numpy())

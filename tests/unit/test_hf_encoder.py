@@ -154,10 +154,51 @@ def cosines(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[Any]:
     return result
 
 
+def encoded(encoder: Encoder, images: list[RgbImage]) -> NDArray[Any]:
+    return encoder.encode_images([encoder.preprocess(image) for image in images])
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "ChineseCLIP", "Siglip"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"size": {"height": 40, "width": 24}, "do_center_crop": False},
+        {"size": {"shortest_edge": 30}, "crop_size": {"height": 41, "width": 33}},
+        {"do_normalize": False, "resample": 2},
+    ],
+    ids=["default", "squeezed", "framed", "plain"],
+)
+def test_preprocessing_equals_the_checkpoint_own_processor(
+    kind: str, options: dict[str, Any]
+) -> None:
+    """Pixels to the bit; what is left is the rounding of float32."""
+    from consumers.encoders.processors import halves_of
+
+    transformers: Any = import_module("transformers")
+    if "crop_size" in options:
+        options = {**options, "do_center_crop": True}
+    processor = getattr(transformers, f"{kind}ImageProcessorPil")(**options)
+    halves = halves_of(processor)
+    assert halves is not None
+    preprocess, normalise = halves
+    for image in pictures(6):
+        theirs = processor(Image.fromarray(image), return_tensors="np")["pixel_values"][0]
+        ours = normalise(torch_of(preprocess(image)))[0].numpy()
+        assert ours.shape == theirs.shape
+        assert np.abs(ours - theirs).max() < 1e-6
+
+
+def torch_of(pixels: RgbImage) -> Any:
+    import torch
+
+    return torch.from_numpy(pixels[None].copy())
+
+
 def test_vectors_equal_those_of_transformers(checkpoint: Path, encoder: Encoder) -> None:
     images = pictures(40)  # more than one batch
     texts_theirs, images_theirs = reference(checkpoint, images)
-    texts_ours, images_ours = encoder.encode_texts(TEXTS), encoder.encode_images(images)
+    texts_ours, images_ours = encoder.encode_texts(TEXTS), encoded(encoder, images)
     assert cosines(texts_ours, texts_theirs).min() > 0.9999
     assert cosines(images_ours, images_theirs).min() > 0.9999
     assert cosines(texts_ours[:1], texts_theirs[1:2]).max() < 0.999  # they do differ by content
@@ -178,7 +219,7 @@ def test_vectors_are_float16_unit_rows_in_the_order_given(encoder: Encoder) -> N
 def test_scale_side_and_space(checkpoint: Path, encoder: Encoder) -> None:
     kind = checkpoint.name.removeprefix("Tiny_")
     assert encoder.logit_scale == pytest.approx(np.exp(2.5), rel=1e-5)
-    assert encoder.image_side == 32
+    assert encoder.preprocess.side == 32
     space = encoder.space
     assert space.dim == PROJECTION[kind]
     assert space.name == f"tiny-{kind}-{space.revision[:8]}"
@@ -187,7 +228,7 @@ def test_scale_side_and_space(checkpoint: Path, encoder: Encoder) -> None:
 
 def test_a_long_strip_costs_no_memory(encoder: Encoder) -> None:
     strip = np.zeros((1, 3_000_000, 3), np.uint8)
-    assert encoder.encode_images([strip]).shape == (1, encoder.space.dim)
+    assert encoded(encoder, [strip]).shape == (1, encoder.space.dim)
 
 
 def test_space_is_the_same_wherever_the_folder_lies_and_differs_with_its_bytes(

@@ -58,12 +58,13 @@ def encoder() -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def drawings() -> list[RgbImage]:
+def drawings(encoder: Encoder) -> list[RgbImage]:
     by_name = {picture.name: picture for picture in openmoji.pictures()}
-    return [
+    pixels = [
         np.array(Image.open(io.BytesIO(openmoji.render_png(by_name[name].svg))).convert("RGB"))
         for name in DRAWN
     ]
+    return [encoder.preprocess(image) for image in pixels]
 
 
 def lengths(vectors: NDArray[Any]) -> NDArray[Any]:
@@ -111,19 +112,21 @@ def test_a_batch_gives_what_its_members_give(encoder: Encoder, drawings: list[Rg
 
 def test_any_shape_of_picture(encoder: Encoder) -> None:
     for height, width in ((1, 1), (1, 2_000_000), (3, 7), (224, 224), (2000, 31)):
-        vector = encoder.encode_images([np.full((height, width, 3), 90, np.uint8)])
+        vector = encoder.encode_images(
+            [encoder.preprocess(np.full((height, width, 3), 90, np.uint8))]
+        )
         assert abs(lengths(vector)[0] - 1) < 1e-3
 
 
 def test_the_central_square_is_cut_before_resizing() -> None:
     """The same as resizing the shorter side to 256 and cutting out the central 224."""
-    from consumers.encoders.efficientnet import central_square
+    from consumers.encoders.efficientnet import PREPROCESS
 
     across = np.linspace(0, 255, 640, dtype=np.uint8)
     image = np.repeat(across[None, :, None], 480, axis=0).repeat(3, axis=2)
     resized = Image.fromarray(image).resize((341, 256), Image.Resampling.BICUBIC)
     expected = np.asarray(resized.crop((58, 16, 58 + 224, 16 + 224))).astype(int)
-    assert np.abs(central_square(image) - expected).max() <= 2
+    assert np.abs(PREPROCESS(image) - expected).max() <= 2
 
 
 def test_minilm_equals_transformers(encoder: Encoder, cache: Path, tmp_path: Path) -> None:
@@ -153,18 +156,18 @@ def test_folded_network_equals_the_package_s() -> None:
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 
-    from consumers.encoders.efficientnet import EfficientNetLite0, central_square
+    from consumers.encoders.efficientnet import PREPROCESS, EfficientNetLite0
 
     path = weights.efficientnet_path()
     image = np.random.default_rng(2).integers(0, 255, (300, 260, 3), dtype=np.uint8)
     ours = EfficientNetLite0(path)
     plain = EfficientNet.from_name("efficientnet-lite0").eval()
     plain.load_state_dict(torch.load(path, weights_only=True))
-    pixels = (torch.from_numpy(central_square(image)).permute(2, 0, 1)[None].float() - 127) / 128
+    pixels = (torch.tensor(PREPROCESS(image)).permute(2, 0, 1)[None].float() - 127) / 128
     with torch.inference_mode():
         expected = plain.extract_features(pixels).mean((2, 3))
         logits = plain(pixels)
-    features = ours.features([image])
+    features = ours.features([PREPROCESS(image)])
     assert (features - expected).abs().max() < 1e-4
     assert (ours.class_logits(features) - logits).abs().max() < 1e-3
 

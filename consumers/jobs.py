@@ -1,23 +1,21 @@
-"""One content record on its way to an embedding: parsed, decoded, then given its vector.
+"""One content record on its way to an embedding: parsed, given its vector, written.
 
 Pure and blocking; the worker runs these in threads and knows no formats.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import structlog
 
-from consumers.images import decode_image
+from consumers.known import digest_of_image, digest_of_sha256, digest_of_text
 from consumers.labelling import METADATA_KEY, Labeller
-from consumers.references import read_reference
 from contracts.dead_letters import dead_letter_record
 from contracts.embedding import embedding_record, encode_value
 from contracts.errors import RejectedRecord
 from contracts.events import Content, Metadata, id_of_key, read_content
 from contracts.partitioning import Partitioner
-from contracts.ports import Encoder, Preprocess, RgbImage
+from contracts.ports import Encoder, RgbImage
 from contracts.records import OutRecord, Record, Source
 from contracts.score import Vectors
 from contracts.space import Space
@@ -37,29 +35,33 @@ class Intake:
     names: Names
     partition_counts: dict[str, int]
     partition_of: Partitioner
-    allow_roots: Sequence[Path]
-    image_bytes_max: int
-    image_pixels_max: int
-    preprocess: Preprocess
     letter_bytes_max: int
 
 
 @dataclass(slots=True)
 class Job:
-    """A record and what became of it: a rejection, a delete (neither), or an input to encode."""
+    """A record and what became of it: a rejection, a delete (neither), or an input to encode.
+
+    `digest` is of the input, where there is one; `image` is what the model takes.
+    """
 
     record: Record
     target: Target
     content: Content | None = None
+    digest: bytes = b""
     image: RgbImage | None = None
     rejection: RejectedRecord | None = None
     attempts: int = 1
     vector: Vectors | None = None
-    labels: Sequence[str] | None = None
 
     @property
     def text(self) -> str | None:
         return self.content.text if self.content else None
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing left to do but to write it."""
+        return self.rejection is not None or self.content is None or self.vector is not None
 
 
 def newest_of_each(records: Sequence[Record]) -> list[Record]:
@@ -68,8 +70,12 @@ def newest_of_each(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if last[record.key] == record.offset]
 
 
-def prepare(record: Record, intake: Intake) -> Job:
-    """Check, parse and decode one record. Never raises for what is in the record."""
+def parsed(records: Sequence[Record], intake: Intake) -> list[Job]:
+    """Check and parse the records of one transaction. Never raises for what is in them."""
+    return [parse(record, intake) for record in newest_of_each(records)]
+
+
+def parse(record: Record, intake: Intake) -> Job:
     target = intake.names.target_of(record.topic)
     assert target is not None
     job = Job(record, target)
@@ -77,16 +83,25 @@ def prepare(record: Record, intake: Intake) -> Job:
         id_of_key(record.key)
         _check_partition(record, intake)
         job.content = read_content(target, record)
-        if job.content is not None and target == "images":
-            job.image = _decode(job.content, intake)
+        if job.content is not None:
+            job.digest = _digest(job.content)
     except RejectedRecord as rejection:
         job.rejection = rejection
     except Exception as error:
-        job.rejection = _unreadable(record, error)
+        job.rejection = unreadable(record, error)
     return job
 
 
-def _unreadable(record: Record, error: Exception) -> RejectedRecord:
+def _digest(content: Content) -> bytes:
+    if content.text is not None:
+        return digest_of_text(content.text)
+    if content.image is not None:
+        return digest_of_image(content.image)
+    assert content.sha256 is not None
+    return digest_of_sha256(content.sha256)
+
+
+def unreadable(record: Record, error: Exception) -> RejectedRecord:
     """For what nobody foresaw: a defect of ours, but it must not stop the partition."""
     log.error(
         "unforeseen failure of one record",
@@ -113,34 +128,14 @@ def _check_partition(record: Record, intake: Intake) -> None:
         )
 
 
-def _decode(content: Content, intake: Intake) -> RgbImage:
-    data = content.image
-    if data is None:
-        assert content.ref is not None
-        data = read_reference(
-            content.ref,
-            content.sha256,
-            allow_roots=intake.allow_roots,
-            bytes_max=intake.image_bytes_max,
-        )
-    return intake.preprocess(
-        decode_image(
-            data,
-            bytes_max=intake.image_bytes_max,
-            pixels_max=intake.image_pixels_max,
-            side_hint=intake.preprocess.side,
-        )
-    )
-
-
 def encode_jobs(jobs: Sequence[Job], encoder: Encoder) -> None:
     """Give every encodable job its vector, in as few model calls as there are kinds of input.
 
     A batch that fails is tried again one by one, so that one input cannot take others with it;
     what fails alone twice is rejected as `encode_failed`.
     """
-    texts = [job for job in jobs if job.rejection is None and job.text is not None]
-    images = [job for job in jobs if job.rejection is None and job.image is not None]
+    texts = [job for job in jobs if job.text is not None]
+    images = [job for job in jobs if job.image is not None]
     for group in (texts, images):
         if not group:
             continue
@@ -155,13 +150,6 @@ def encode_jobs(jobs: Sequence[Job], encoder: Encoder) -> None:
                     job.rejection = RejectedRecord("encode_failed", f"the model failed: {error!r}")
 
 
-def label_jobs(jobs: Sequence[Job], labeller: Labeller) -> None:
-    """Give what has a vector its labels."""
-    for job in jobs:
-        if job.vector is not None:
-            job.labels = labeller.labels_of(job.vector)
-
-
 def _encode(group: Sequence[Job], encoder: Encoder) -> None:
     if group[0].image is not None:
         vectors = encoder.encode_images([job.image for job in group if job.image is not None])
@@ -171,7 +159,9 @@ def _encode(group: Sequence[Job], encoder: Encoder) -> None:
         job.vector = vector
 
 
-def outputs(job: Job, space: Space, intake: Intake, topic_id: str) -> list[OutRecord]:
+def outputs(
+    job: Job, space: Space, intake: Intake, topic_id: str, labeller: Labeller | None = None
+) -> list[OutRecord]:
     """What the transaction holds for one record: a vector, a tombstone, a dead letter with one.
 
     A record in the wrong partition writes the dead letter alone (invariant 3): its item's
@@ -179,13 +169,15 @@ def outputs(job: Job, space: Space, intake: Intake, topic_id: str) -> list[OutRe
     what is in the record.
     """
     try:
-        return _outputs(job, space, intake, topic_id)
+        return _outputs(job, space, intake, topic_id, labeller)
     except Exception as error:
-        job.vector, job.rejection = None, _unreadable(job.record, error)
-        return _outputs(job, space, intake, topic_id)
+        job.vector, job.rejection = None, unreadable(job.record, error)
+        return _outputs(job, space, intake, topic_id, None)
 
 
-def _outputs(job: Job, space: Space, intake: Intake, topic_id: str) -> list[OutRecord]:
+def _outputs(
+    job: Job, space: Space, intake: Intake, topic_id: str, labeller: Labeller | None
+) -> list[OutRecord]:
     record = job.record
     source = Source(topic_id, record.partition, record.offset)
     topic = intake.names.embeddings(job.target)
@@ -209,13 +201,13 @@ def _outputs(job: Job, space: Space, intake: Intake, topic_id: str) -> list[OutR
         job.vector,
         item=job.content.item,
         text=job.content.text,
-        metadata=_metadata(job.content, job.labels),
+        metadata=_metadata(job.content, job.vector, labeller),
     )
     return [embedding_record(topic, record, source, value)]
 
 
-def _metadata(content: Content, labels: Sequence[str] | None) -> Metadata:
+def _metadata(content: Content, vector: Vectors, labeller: Labeller | None) -> Metadata:
     """With labels, unless the producer gave its own."""
-    if labels is None or METADATA_KEY in content.metadata:
+    if labeller is None or METADATA_KEY in content.metadata:
         return content.metadata
-    return {**content.metadata, METADATA_KEY: list(labels)}
+    return {**content.metadata, METADATA_KEY: labeller.labels_of(vector)}

@@ -1,10 +1,17 @@
 """The encoder worker: owned partitions in, embeddings and offsets out, in source order.
 
-Two stages with one batch between them: while the model works on a batch, the next one is fetched
-and decoded. Batches mix partitions; publishing is per partition, one transaction each.
+Each target has a lane of its own, so that neither waits for the other:
+
+    fetch -> parse -> read and decode (many at once) -> wait for the model
+                                                          |
+    commit (a transaction for each partition) <- one batch runs, the next one forms
+
+Batches grow while the model is busy, with no timer, and mix partitions; commits are per partition
+and in source order. Every step is bounded by what a lane lets be under way (consumers/lane.py).
 """
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -12,21 +19,19 @@ from time import perf_counter
 
 import structlog
 
-from consumers.jobs import (
-    Intake,
-    Job,
-    encode_jobs,
-    label_jobs,
-    newest_of_each,
-    outputs,
-    prepare,
-)
+from consumers.jobs import Intake, Job, encode_jobs, outputs, parsed
+from consumers.known import KnownVectors
 from consumers.labelling import Labeller
+from consumers.lane import Errand, Flight, Lane
+from consumers.pictures import Pictures
 from contracts import faults
-from contracts.errors import Fenced, RecordTooLarge
+from contracts.errors import Fenced, RecordTooLarge, RejectedRecord
 from contracts.events import ID_BYTES_MAX
 from contracts.metrics import Metrics
-from contracts.ports import Claimed, Clock, Encoder, Ownership
+from contracts.ports import Claimed, Clock, Encoder, Lease, Ownership
+from contracts.records import OutRecord
+from contracts.score import Vectors
+from contracts.topics import TARGETS, Target
 
 log = structlog.get_logger(__name__)
 
@@ -35,13 +40,18 @@ _SMALL_LETTER_BYTES_MAX = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
-    """Claims of several partitions with their jobs, in source order within each."""
+class Limits:
+    """Of one worker; `ahead` is what a partition may have under way, in batches."""
 
-    claims: Sequence[tuple[Claimed, list[Job]]]
+    pictures_max: int
+    captions_max: int
+    ahead: int
+    ahead_bytes_max: int
+    wait_ms: int
+    known_max: int
 
-    def jobs(self) -> list[Job]:
-        return [job for _, jobs in self.claims for job in jobs]
+    def batch_max(self, target: Target) -> int:
+        return self.pictures_max if target == "images" else self.captions_max
 
 
 class EncoderWorker:
@@ -52,102 +62,235 @@ class EncoderWorker:
         ownership: Ownership,
         encoder: Encoder,
         intake: Intake,
+        pictures: Pictures,
+        limits: Limits,
         metrics: Metrics,
         clock: Clock,
         *,
-        batch_records: int,
-        wait_ms: int,
-        threads: int,
         labeller: Labeller | None = None,
     ) -> None:
         self._ownership = ownership
         self._encoder = encoder
         self._intake = intake
+        self._pictures = pictures
+        self._limits = limits
         self._metrics = metrics
         self._clock = clock
-        self._batch_records = batch_records
-        self._wait_ms = wait_ms
         self._labeller = labeller
-        # Decoding has its own threads; the model has one, since encoders take one caller.
-        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self._known = KnownVectors(limits.known_max)
+        # The same input, in a batch that runs: it is encoded once.
+        self._riding: dict[bytes, list[Errand]] = {}
+        self._lanes = {
+            target: Lane(
+                target,
+                batch_max=limits.batch_max(target),
+                ahead_max=limits.batch_max(target) * limits.ahead,
+                ahead_bytes_max=limits.ahead_bytes_max,
+            )
+            for target in TARGETS
+        }
+        self._room = {target: asyncio.Event() for target in TARGETS}
+        self._work = asyncio.Event()
+        self._tasks = asyncio.TaskGroup()
+        # Encoders take one caller.
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
-        self._waiting: asyncio.Queue[_Batch] = asyncio.Queue(maxsize=1)
-        metrics.queue_depth.labels("encode").set_function(self._waiting.qsize)
+        self._truncated = 0
+        metrics.queue_depth.labels("encode").set_function(
+            lambda: sum(lane.ready for lane in self._lanes.values())
+        )
 
     async def run(self) -> None:
         try:
-            async with asyncio.TaskGroup() as stages:
-                stages.create_task(self._fetch_and_decode(), name="fetch")
-                stages.create_task(self._encode_and_commit(), name="encode")
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                for target, lane in self._lanes.items():
+                    tasks.create_task(self._fetch(lane), name=f"fetch {target}")
+                tasks.create_task(self._encode(), name="encode")
         finally:
-            self._decoders.shutdown(wait=False, cancel_futures=True)
             self._model.shutdown(wait=False, cancel_futures=True)
 
-    async def _fetch_and_decode(self) -> None:
-        loop = asyncio.get_running_loop()
+    async def _fetch(self, lane: Lane) -> None:
+        topic, room = self._intake.names.content(lane.target), self._room[lane.target]
         while True:
-            claimed = await self._ownership.fetch(
-                records_max=self._batch_records, timeout_ms=self._wait_ms
+            self._drop_ended(lane)
+            full = lane.full()
+            owned = {p for p in self._ownership.owned if p.topic == topic}
+            if not lane.has_room or (owned and owned <= full):
+                room.clear()
+                with contextlib.suppress(TimeoutError):  # what ended meanwhile makes room, too
+                    async with asyncio.timeout(self._limits.wait_ms / 1000):
+                        await room.wait()
+                continue
+            claims = await self._ownership.fetch(
+                topic,
+                records_max=self._limits.batch_max(lane.target),
+                timeout_ms=self._limits.wait_ms,
+                without=full,
             )
             self._metrics.partitions_owned.set(len(self._ownership.owned))
-            if not claimed:
-                continue
-            faults.reach("encode.claimed")
-            prepared = []
-            for claim in claimed:
-                records = newest_of_each(claim.records)
-                work = [
-                    loop.run_in_executor(self._decoders, prepare, record, self._intake)
-                    for record in records
-                ]
-                prepared.append((claim, work))
-            batch = _Batch([(claim, list(await asyncio.gather(*w))) for claim, w in prepared])
-            await self._waiting.put(batch)
+            if claims:
+                faults.reach("encode.claimed")
+            for claim in claims:
+                jobs = await asyncio.to_thread(parsed, claim.records, self._intake)
+                self._take_off(lane, claim, jobs)
 
-    async def _encode_and_commit(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _take_off(self, lane: Lane, claim: Claimed, jobs: Sequence[Job]) -> None:
+        flight = lane.take_off(claim, jobs)
+        for job in jobs:
+            errand = Errand(job, flight)
+            known = self._known.get(job.digest)
+            if job.settled:
+                flight.open -= 1
+            elif known is not None:
+                self._reuse(lane, errand, known, None)
+            elif job.target == "images":
+                self._tasks.create_task(self._see(lane, errand))
+            else:
+                self._wait(lane, errand)
+        self._land(lane)
+
+    async def _see(self, lane: Lane, errand: Errand) -> None:
+        if self._holds(errand):
+            await self._pictures.see(errand.job)
+            if errand.job.rejection is None:
+                self._wait(lane, errand)
+            else:
+                self._settle(lane, errand)
+
+    def _wait(self, lane: Lane, errand: Errand) -> None:
+        lane.wait(errand)
+        self._work.set()
+
+    async def _encode(self) -> None:
+        """One batch runs and the next one forms: it is closed when it is full, or has its turn."""
+        running: list[asyncio.Task[None]] = []
+        turn = 0
         while True:
-            batch = await self._waiting.get()
-            jobs = batch.jobs()
-            began = perf_counter()
-            await loop.run_in_executor(self._model, self._encode, jobs)
-            if jobs:
-                self._metrics.encode_batch.observe(len(jobs))
-                self._metrics.encode_seconds.labels(_kinds(jobs)).observe(perf_counter() - began)
-            faults.reach("encode.encoded")
-            await asyncio.gather(*(self._commit(claim, jobs) for claim, jobs in batch.claims))
+            self._work.clear()
+            formed = False
+            for step in range(len(TARGETS)):
+                lane = self._lanes[TARGETS[(turn + step) % len(TARGETS)]]
+                batch = self._formed(lane, full=bool(running))
+                if batch:
+                    # The other lane has the next turn.
+                    turn, formed = turn + step + 1, True
+                    running.append(self._tasks.create_task(self._run(lane, batch)))
+                    break
+            if formed and len(running) == 1:
+                continue
+            if len(running) == 2:
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            elif not formed:
+                await self._work.wait()
+            running = [task for task in running if not task.done()]
 
-    def _encode(self, jobs: Sequence[Job]) -> None:
-        encode_jobs(jobs, self._encoder)
-        if self._labeller is not None:
-            label_jobs(jobs, self._labeller)
+    def _formed(self, lane: Lane, *, full: bool) -> list[Errand]:
+        """A batch in which each input stands once; who has the same input rides along."""
+        batch: list[Errand] = []
+        while not batch and (errands := lane.batch(full=full)):
+            for errand in errands:
+                digest = errand.job.digest
+                if not self._holds(errand):
+                    continue
+                if (vector := self._known.get(digest)) is not None:
+                    self._reuse(lane, errand, vector, None)
+                elif digest in self._riding:
+                    self._riding[digest].append(errand)
+                else:
+                    self._riding[digest] = []
+                    batch.append(errand)
+        return batch
 
-    async def _commit(self, claim: Claimed, jobs: Sequence[Job]) -> None:
-        intake = self._intake
-        records = [
-            record
-            for job in jobs
-            for record in outputs(job, self._encoder.space, intake, claim.lease.topic_id)
-        ]
+    async def _run(self, lane: Lane, batch: Sequence[Errand]) -> None:
+        jobs = [errand.job for errand in batch]
+        loop, began = asyncio.get_running_loop(), perf_counter()
+        await loop.run_in_executor(self._model, encode_jobs, jobs, self._encoder)
+        self._metrics.encode_batch.observe(len(jobs))
+        self._metrics.encode_seconds.labels(lane.target).observe(perf_counter() - began)
+        self._count_truncated()
+        faults.reach("encode.encoded")
+        for errand in batch:
+            job = errand.job
+            if job.vector is not None:
+                self._known.put(job.digest, job.vector)
+            for rider in self._riding.pop(job.digest):
+                self._reuse(lane, rider, job.vector, job.rejection)
+            self._settle(lane, errand)
+        self._work.set()
+
+    def _reuse(
+        self,
+        lane: Lane,
+        errand: Errand,
+        vector: Vectors | None,
+        rejection: RejectedRecord | None,
+    ) -> None:
+        """What came of the same input comes of this one, too."""
+        errand.job.vector, errand.job.rejection = vector, rejection
+        self._metrics.encode_reused.labels(lane.target).inc()
+        self._settle(lane, errand)
+
+    def _count_truncated(self) -> None:
+        more = self._encoder.truncated - self._truncated
+        self._truncated += more
+        self._metrics.encode_truncated.inc(more)
+
+    def _settle(self, lane: Lane, errand: Errand) -> None:
+        errand.job.image = None
+        errand.flight.open -= 1
+        if errand.flight.open == 0:
+            self._land(lane)
+
+    def _land(self, lane: Lane) -> None:
+        """Commit what is done at the head of each partition."""
+        for lease, flights in lane.land():
+            self._tasks.create_task(self._commit(lane, lease, flights))
+
+    async def _commit(self, lane: Lane, lease: Lease, flights: Sequence[Flight]) -> None:
+        jobs = [job for flight in flights for job in flight.jobs]
+        claim = Claimed(
+            lease,
+            [record for flight in flights for record in flight.claim.records],
+            flights[-1].claim.next_offset,
+        )
+        records = await asyncio.to_thread(self._outputs, jobs, lease.topic_id)
         began = perf_counter()
         try:
             await self._ownership.commit(claim, records)
         except Fenced as fenced:
             # The batch is the new owner's now; it starts from the offset that we did not move.
             self._metrics.fenced.inc()
-            log.warning("fenced", partition=claim.lease.partition.partition, reason=str(fenced))
-            return
+            log.warning("fenced", partition=lease.partition.partition, reason=str(fenced))
+            lane.drop([lease])
         except RecordTooLarge as error:
-            if intake.letter_bytes_max <= _SMALL_LETTER_BYTES_MAX:
+            if self._intake.letter_bytes_max <= _SMALL_LETTER_BYTES_MAX:
                 raise
             # The batch is fetched again, and letters are all that can be large in it.
-            self._intake = replace(intake, letter_bytes_max=_SMALL_LETTER_BYTES_MAX)
+            self._intake = replace(self._intake, letter_bytes_max=_SMALL_LETTER_BYTES_MAX)
             log.error("dead letters are truncated from now on", error=str(error))
-            return
-        self._metrics.transaction_seconds.observe(perf_counter() - began)
-        now = self._clock.now()
-        for job in jobs:
-            self._account(job, now)
+            lane.drop([lease])
+        else:
+            self._metrics.transaction_seconds.observe(perf_counter() - began)
+            now = self._clock.now()
+            for job in jobs:
+                self._account(job, now)
+            lane.landed(lease, flights)
+            self._land(lane)
+        self._room[lane.target].set()
+
+    def _outputs(self, jobs: Sequence[Job], topic_id: str) -> list[OutRecord]:
+        space, intake = self._encoder.space, self._intake
+        return [
+            record
+            for job in jobs
+            for record in outputs(job, space, intake, topic_id, self._labeller)
+        ]
+
+    def _drop_ended(self, lane: Lane) -> None:
+        lane.drop([lease for lease in lane.leases() if not self._ownership.holds(lease)])
+
+    def _holds(self, errand: Errand) -> bool:
+        return self._ownership.holds(errand.flight.claim.lease)
 
     def _account(self, job: Job, now: float) -> None:
         outcome = "vector" if job.vector is not None else "tombstone"
@@ -165,8 +308,3 @@ class EncoderWorker:
                 reason=job.rejection.code,
                 detail=job.rejection.message,
             )
-
-
-def _kinds(jobs: Sequence[Job]) -> str:
-    targets = {job.target for job in jobs}
-    return "both" if len(targets) > 1 else targets.pop()

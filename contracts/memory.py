@@ -7,7 +7,7 @@ import asyncio
 import hashlib
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,7 @@ class HashEncoder:
     """
 
     logit_scale = 100.0
+    truncated = 0
 
     def __init__(self, dim: int = 64, name: str = "hash-v1") -> None:
         self.space = Space(name, "hash", "1", "words", dim)
@@ -253,11 +254,13 @@ class MemoryReader:
         self._log = log
         self._positions = dict(start)
 
-    async def fetch(self, *, records_max: int, timeout_ms: int) -> Fetched:
-        fetched = self._take(records_max)
+    async def fetch(
+        self, *, records_max: int, timeout_ms: int, without: Collection[TopicPartition] = ()
+    ) -> Fetched:
+        fetched = self._take(records_max, without)
         if not fetched.records:
             await self._log.wait_for_more(timeout_ms)
-            fetched = self._take(records_max)
+            fetched = self._take(records_max, without)
         return fetched
 
     async def stable_offsets(self) -> dict[TopicPartition, int]:
@@ -269,10 +272,12 @@ class MemoryReader:
     async def close(self) -> None:
         """Nothing to release."""
 
-    def _take(self, records_max: int) -> Fetched:
+    def _take(self, records_max: int, without: Collection[TopicPartition]) -> Fetched:
         fetched = Fetched()
         left = records_max
         for partition, position in self._positions.items():
+            if partition in without:
+                continue
             records = self._log.records[partition][position : position + left]
             if records:
                 fetched.records[partition] = records
@@ -295,10 +300,26 @@ class MemoryOwnership:
         self._group = group
         self._leases = dict(leases)
         committed = log.offsets[group]
-        self._reader = MemoryReader(log, {tp: committed.get(tp, 0) for tp in leases})
+        self._readers = {
+            topic: MemoryReader(log, {p: committed.get(p, 0) for p in leases if p.topic == topic})
+            for topic in {partition.topic for partition in leases}
+        }
 
-    async def fetch(self, *, records_max: int, timeout_ms: int) -> list[Claimed]:
-        fetched = await self._reader.fetch(records_max=records_max, timeout_ms=timeout_ms)
+    def holds(self, lease: Lease) -> bool:
+        return self._log.owns(lease)
+
+    async def fetch(
+        self,
+        topic: str,
+        *,
+        records_max: int,
+        timeout_ms: int,
+        without: Collection[TopicPartition] = (),
+    ) -> list[Claimed]:
+        reader = self._readers[topic]
+        fetched = await reader.fetch(
+            records_max=records_max, timeout_ms=timeout_ms, without=without
+        )
         return [
             Claimed(self._leases[partition], records, fetched.positions[partition])
             for partition, records in fetched.records.items()

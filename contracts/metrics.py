@@ -73,6 +73,17 @@ class Metrics:
             buckets=_RECORDS,
             registry=r,
         )
+        self.encode_reused = Counter(
+            "tidelens_encode_reused_total",
+            "Records whose input had been encoded before, or was in the same batch.",
+            ["target"],
+            registry=r,
+        )
+        self.encode_truncated = Counter(
+            "tidelens_encode_truncated_total",
+            "Texts cut at the number of tokens that the model takes.",
+            registry=r,
+        )
         self.transaction_seconds = Histogram(
             "tidelens_encode_transaction_seconds",
             "Time of one transaction, embeddings and offset.",

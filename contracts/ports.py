@@ -3,7 +3,7 @@
 A port says what is promised; how it is kept is the implementation's business.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +60,11 @@ class Encoder(Protocol):
     @property
     def preprocess(self) -> Preprocess:
         """What a picture goes through before it is encoded."""
+        ...
+
+    @property
+    def truncated(self) -> int:
+        """Texts so far that were cut at the number of tokens which the model takes."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
@@ -181,11 +186,26 @@ class Ownership(Protocol):
     """An encoder's membership in its group: which partitions are its own, and writing for them.
 
     Keeps invariant 2: the former owner is fenced before the committed offset is read, and outputs
-    and offset go into one transaction.
+    and offset go into one transaction. One caller for each topic, and one commit at a time for
+    each partition.
     """
 
-    async def fetch(self, *, records_max: int, timeout_ms: int) -> list[Claimed]:
-        """Next records of the partitions owned now; empty when there are none in time."""
+    async def fetch(
+        self,
+        topic: str,
+        *,
+        records_max: int,
+        timeout_ms: int,
+        without: Collection[TopicPartition] = (),
+    ) -> list[Claimed]:
+        """Next records of the topic's partitions owned now; empty when there are none in time.
+
+        Those in `without` are left where they stand: this is how backpressure pauses a partition.
+        """
+        ...
+
+    def holds(self, lease: Lease) -> bool:
+        """Whether it goes on: what is under way for an ended one cannot be committed."""
         ...
 
     async def commit(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:

@@ -5,6 +5,7 @@ origin and meaning. Command-line options override them. Every limit of the syste
 beside the contract it limits (contracts/events.py), with a name and a default.
 """
 
+import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -91,9 +92,24 @@ class Settings(BaseSettings):
     image_pixels_max: int = Field(50_000_000, description="Largest picture, in pixels.")
 
     # Limits of encoding
-    encode_batch_records: int = Field(256, ge=1, description="Records of one encoder batch.")
+    encode_batch_pictures: int = Field(32, ge=1, description="Pictures of one encoder batch.")
+    encode_batch_captions: int = Field(256, ge=1, description="Captions of one encoder batch.")
+    encode_ahead_batches: int = Field(
+        4, ge=2, description="What a partition may have between fetched and committed, in batches."
+    )
+    encode_ahead_mb: int = Field(
+        256, ge=1, description="Records between fetched and committed, of one target in all."
+    )
+    encode_known_max: int = Field(
+        32_768, ge=0, description="Vectors kept for inputs that come again."
+    )
+    encode_drain_ms: int = Field(
+        1_000, ge=0, description="How long a rebalance waits for what is under way."
+    )
     encode_wait_ms: int = Field(200, ge=1, description="Longest wait of one poll for records.")
-    encode_threads: int = Field(2, ge=1, description="Threads of the model and of decoding.")
+    encode_threads: int = Field(
+        0, ge=0, description="Threads of the model, and processes of decoding; 0: one a core."
+    )
     labels: list[str] = Field(
         default_factory=list,
         description="Labels that encoders choose from for `labels` in the metadata (JSON list).",
@@ -176,6 +192,11 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "human", "json"] = Field(
         "auto", description="auto: human on a terminal, JSON else."
     )
+
+    @property
+    def encode_threads_used(self) -> int:
+        """`encode_threads`, or as many as there are cores for this process."""
+        return self.encode_threads or len(os.sched_getaffinity(0))
 
 
 def load(**overrides: Any) -> Settings:

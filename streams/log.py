@@ -5,7 +5,7 @@ the log no longer has is an error to act on (LogChanged), never a silent jump.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -80,9 +80,15 @@ class KafkaReader:
             raise
         return cls(consumer, partitions)
 
-    async def fetch(self, *, records_max: int, timeout_ms: int) -> Fetched:
+    async def fetch(
+        self, *, records_max: int, timeout_ms: int, without: Collection[TopicPartition] = ()
+    ) -> Fetched:
+        """Those in `without` stay where they are; aiokafka asks the broker no more for them."""
+        asked = [p for p in self._partitions if TopicPartition(*p) not in without]
         try:
-            found = await self._consumer.getmany(timeout_ms=timeout_ms, max_records=records_max)
+            found = await self._consumer.getmany(
+                *asked, timeout_ms=timeout_ms, max_records=records_max
+            )
         except OffsetOutOfRangeError as error:
             raise LogChanged(f"offsets out of range: {error}") from error
         positions = await self.positions()

@@ -9,7 +9,7 @@ Three clients with separate duties:
 
     membership   a group consumer that is never read from; it only learns who owns what
     producers    one per owned partition, fencing by their transactional ids
-    reader       an assigned consumer standing at the committed offsets
+    readers      an assigned consumer for each topic, standing at the committed offsets
 
 A `_Session` is what one assignment built. It is thrown away whole, at a revocation as at a fence:
 nothing of it is re-used, so nothing stale can be written through it.
@@ -18,7 +18,7 @@ nothing of it is re-used, so nothing stale can be written through it.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -77,6 +77,7 @@ class KafkaOwnership:
         record_bytes_max: int,
         session_timeout_ms: int = 10_000,
         transaction_timeout_ms: int = 60_000,
+        drain_ms: int = 1_000,
         retention_min_s: float = RETENTION_MIN_S,
     ) -> None:
         self._connection = connection
@@ -85,52 +86,69 @@ class KafkaOwnership:
         self._record_bytes_max = record_bytes_max
         self._session_timeout_ms = session_timeout_ms
         self._transaction_timeout_ms = transaction_timeout_ms
+        self._drain_ms = drain_ms
         self._retention_min_s = retention_min_s
         self._membership: AIOKafkaConsumer | None = None
         self._assignment: frozenset[TopicPartition] = frozenset()
         self._changed = asyncio.Event()
         self._session: _Session | None = None
+        self._building = asyncio.Lock()
         self._ended: list[_Session] = []
 
     @property
     def owned(self) -> frozenset[TopicPartition]:
         return frozenset(self._session.leases) if self._session else frozenset()
 
-    async def fetch(self, *, records_max: int, timeout_ms: int) -> list[Claimed]:
+    def holds(self, lease: Lease) -> bool:
+        return self._session is not None and self._session.leases.get(lease.partition) is lease
+
+    async def fetch(
+        self,
+        topic: str,
+        *,
+        records_max: int,
+        timeout_ms: int,
+        without: Collection[TopicPartition] = (),
+    ) -> list[Claimed]:
         """Records of the partitions owned now. Joins the group anew where that is needed."""
+        session = None
         try:
             session = await self._current(timeout_ms / 1000)
             if session is None:
                 return []
-            return await session.fetch(records_max=records_max, timeout_ms=timeout_ms)
+            return await session.fetch(
+                topic, records_max=records_max, timeout_ms=timeout_ms, without=without
+            )
         except InvalidSessionTimeoutError:
             raise ConfigurationError(
                 f"TIDELENS_ENCODE_SESSION_MS: the brokers refuse {self._session_timeout_ms} "
                 "(their group.min.session.timeout.ms and group.max.session.timeout.ms)"
             ) from None
         except (KafkaError, OSError, AssertionError, TidelensError) as error:
-            log.warning("encoder joins anew", error=repr(error))
-            await self._drop_all()
-            await asyncio.sleep(_RETRY_S)
+            # Of a session that has ended meanwhile, whatever ended it: the next one is no worse.
+            if session is self._session:
+                log.warning("encoder joins anew", error=repr(error))
+                await self._drop(session)
+                await asyncio.sleep(_RETRY_S)
             return []
 
     async def commit(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
         session = self._session
-        if session is None or session.leases.get(claimed.lease.partition) is not claimed.lease:
+        if session is None or not self.holds(claimed.lease):
             raise Fenced(f"{claimed.lease.partition} was taken from this encoder")
         try:
             await session.commit(claimed, outputs)
         except RecordTooLarge:
             # No fence: whoever owns the partition meets the same record. But the producer's
             # sequence has a gap now, so that it cannot go on.
-            await self._drop_all()
+            await self._drop(session)
             raise
         except (KafkaError, OSError, AssertionError) as error:
             # aiokafka raises ProducerFenced once, then bare AssertionErrors; other errors leave
             # the transaction's fate unknown. All end the same way: drop everything and join anew,
             # also when we still believe that we are assigned. Re-initialising the producer in
             # place would fence the rightful owner back.
-            await self._drop_all()
+            await self._drop(session)
             raise Fenced(f"{claimed.lease.partition}: {error!r}") from error
 
     async def close(self) -> None:
@@ -138,6 +156,12 @@ class KafkaOwnership:
 
     async def _current(self, timeout_s: float) -> "_Session | None":
         """The session of the newest assignment, built if it does not stand yet."""
+        if self._session is not None and not self._changed.is_set():
+            return self._session
+        async with self._building:
+            return await self._built(timeout_s)
+
+    async def _built(self, timeout_s: float) -> "_Session | None":
         await self._abandon_ended()
         if self._membership is None:
             await self._join()
@@ -180,6 +204,13 @@ class KafkaOwnership:
         self._membership = membership
         await start_client(membership)
 
+    async def drain(self) -> None:
+        """Let what is under way be committed before the partitions are given up, within a bound."""
+        if self._session is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._drain_ms / 1000):
+                    await self._session.drained()
+
     def reassigned(self, partitions: frozenset[TopicPartition]) -> None:
         """Called by the listener: whatever was built for the former assignment has ended."""
         self._end_session()
@@ -196,6 +227,12 @@ class KafkaOwnership:
         while self._ended:
             await self._ended.pop().abandon()
 
+    async def _drop(self, session: "_Session | None") -> None:
+        """Drop all, if `session` is still current: the first that sees it fail does."""
+        async with self._building:
+            if session is self._session:
+                await self._drop_all()
+
     async def _drop_all(self) -> None:
         self._end_session()
         self._assignment = frozenset()
@@ -207,13 +244,14 @@ class KafkaOwnership:
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Hands assignments over; does nothing slow, since the group waits for it."""
+    """Hands assignments over. The group waits for it: what is slow in it is bounded."""
 
     def __init__(self, owner: KafkaOwnership, membership: AIOKafkaConsumer) -> None:
         self._owner = owner
         self._membership = membership
 
     async def on_partitions_revoked(self, revoked: Sequence[KafkaPartition]) -> None:
+        await self._owner.drain()
         self._owner.reassigned(frozenset())
 
     async def on_partitions_assigned(self, assigned: Sequence[KafkaPartition]) -> None:
@@ -223,16 +261,22 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 class _Session:
-    """What one assignment built: leases, a fenced producer for each, a reader at their offsets."""
+    """What one assignment built: leases, a fenced producer for each, readers at their offsets.
+
+    A reader for each topic, so that a lane that waits for captions holds no pictures up.
+    """
 
     def __init__(self, owner: KafkaOwnership, partitions: frozenset[TopicPartition]) -> None:
         self._owner = owner
         self._partitions = sorted(partitions)
         self.leases: dict[TopicPartition, Lease] = {}
         self._producers: dict[TopicPartition, AIOKafkaProducer] = {}
-        self._reader: KafkaReader | None = None
+        self._readers: dict[str, KafkaReader] = {}
         self._topic_ids: dict[str, str] = {}
         self._claimed_to: dict[TopicPartition, int] = {}
+        self._committed_to: dict[TopicPartition, int] = {}
+        # Once it drains, nothing more is fetched, and each commit is looked at.
+        self._drained: asyncio.Event | None = None
         self._committing: set[asyncio.Timeout] = set()
         # Every delete before that time is in the embeddings (invariant 7).
         self._caught_up_ms: dict[TopicPartition, int] = {}
@@ -248,17 +292,32 @@ class _Session:
         await start_all(self._producers.values())
         # 2. Read what the group committed, with the metadata that `committed()` would drop.
         starts = await self._starts()
-        # 3. A fresh reader, standing there.
-        self._reader = await KafkaReader.open(self._owner._connection, starts)
-        self._claimed_to = dict(starts)
+        # 3. Fresh readers, standing there.
+        for topic in topics:
+            of_topic = {p: offset for p, offset in starts.items() if p.topic == topic}
+            reader = await KafkaReader.open(self._owner._connection, of_topic)
+            self._readers[topic] = reader
+        self._claimed_to, self._committed_to = dict(starts), dict(starts)
         # 4. Before anything is read: deletes that may have gone unseen.
-        await self._make_up_for_deletes(self._reader, starts)
+        await self._make_up_for_deletes(starts)
 
-    async def fetch(self, *, records_max: int, timeout_ms: int) -> list[Claimed]:
-        assert self._reader is not None
-        fetched = await self._reader.fetch(records_max=records_max, timeout_ms=timeout_ms)
+    async def fetch(
+        self,
+        topic: str,
+        *,
+        records_max: int,
+        timeout_ms: int,
+        without: Collection[TopicPartition],
+    ) -> list[Claimed]:
+        reader = self._readers.get(topic)
+        if reader is None or self._drained is not None:
+            await asyncio.sleep(timeout_ms / 1000)
+            return []
+        fetched = await reader.fetch(
+            records_max=records_max, timeout_ms=timeout_ms, without=without
+        )
         # Judged by what had been seen before: what came now may follow deletes that are gone.
-        if any(self._too_old(partition) for partition in self.leases):
+        if any(self._too_old(p) for p in self.leases if p.topic == topic):
             raise LogChanged("not caught up for longer than delete.retention.ms")
         for partition, asked in fetched.caught_up.items():
             self._caught_up_ms[partition] = int(asked * 1000)
@@ -318,6 +377,19 @@ class _Session:
         # 4. Both become visible, or neither.
         await producer.commit_transaction()
         faults.reach("encode.committed")
+        self._committed_to[partition] = claimed.next_offset
+        self._look_drained()
+
+    async def drained(self) -> None:
+        """Fetch nothing more, and wait until all that was claimed is committed."""
+        if self._drained is None:
+            self._drained = asyncio.Event()
+        self._look_drained()
+        await self._drained.wait()
+
+    def _look_drained(self) -> None:
+        if self._drained is not None and self._committed_to == self._claimed_to:
+            self._drained.set()
 
     async def abandon(self) -> None:
         """Close everything within a bound; a fenced producer may never flush."""
@@ -326,10 +398,9 @@ class _Session:
     async def _abandon(self) -> None:
         self.leases.clear()
         producers, self._producers = list(self._producers.values()), {}
-        reader, self._reader = self._reader, None
+        readers, self._readers = list(self._readers.values()), {}
         closing: list[Awaitable[object]] = [_close_producer(producer) for producer in producers]
-        if reader is not None:
-            closing.append(reader.close())
+        closing += [reader.close() for reader in readers]
         await asyncio.gather(*closing)
         # A closed producer answers nobody: end what still waits for one.
         for bound in self._committing:
@@ -366,9 +437,7 @@ class _Session:
                     self._caught_up_ms[partition] = metadata["caught_up_ms"]
         return starts
 
-    async def _make_up_for_deletes(
-        self, reader: KafkaReader, starts: dict[TopicPartition, int]
-    ) -> None:
+    async def _make_up_for_deletes(self, starts: dict[TopicPartition, int]) -> None:
         """Reconcile where deletes may have come and gone unseen (invariant 7).
 
         In a re-encode that takes longer than tombstones are kept, this happens on its way.
@@ -377,7 +446,9 @@ class _Session:
         topics = {partition.topic for partition in starts}
         retention_s = await delete_retention_s(owner._connection, topics)
         self._retention_s = max(owner._retention_min_s, retention_s)
-        ends = await reader.stable_offsets()
+        ends: dict[TopicPartition, int] = {}
+        for reader in self._readers.values():
+            ends |= await reader.stable_offsets()
         for partition, offset in starts.items():
             if offset > 0 and offset >= ends[partition]:
                 # Nothing was appended since, so nothing was deleted.
@@ -481,12 +552,14 @@ class KafkaEncoderLog:
         *,
         record_bytes_max: int,
         session_timeout_ms: int = 10_000,
+        drain_ms: int = 1_000,
         retention_min_s: float = RETENTION_MIN_S,
     ) -> None:
         self._connection = connection
         self._names = names
         self._record_bytes_max = record_bytes_max
         self._session_timeout_ms = session_timeout_ms
+        self._drain_ms = drain_ms
         self._retention_min_s = retention_min_s
 
     @asynccontextmanager
@@ -497,6 +570,7 @@ class KafkaEncoderLog:
             group,
             record_bytes_max=self._record_bytes_max,
             session_timeout_ms=self._session_timeout_ms,
+            drain_ms=self._drain_ms,
             retention_min_s=self._retention_min_s,
         )
         try:

@@ -10,16 +10,19 @@ from dataclasses import dataclass
 
 from aiokafka.conn import AIOKafkaConnection
 
+from consumers.images import decode_image
 from consumers.jobs import Intake
 from consumers.labelling import Labeller
-from consumers.worker import EncoderWorker
+from consumers.pictures import Pictures
+from consumers.references import read_reference
+from consumers.worker import EncoderWorker, Limits
 from contracts.dead_letters import letter_bytes_max
 from contracts.embedding import Embedding, read_embedding
 from contracts.events import Content
-from contracts.memory import AnySize, HashEncoder
+from contracts.memory import HashEncoder
 from contracts.metrics import Metrics
 from contracts.partitioning import partitioner
-from contracts.ports import Encoder, Ownership
+from contracts.ports import Encoder, Ownership, RgbImage
 from contracts.records import OutRecord, Record, TopicPartition
 from contracts.settings import KafkaSettings
 from contracts.topics import TARGETS, Names, Target, TopicSpec, topic_specs
@@ -131,7 +134,19 @@ def caption(item_id: str, text: str, **rest: object) -> Content:
 
 def intake(names: Names, partitions: int, *, letter_bytes_max: int = LETTER_BYTES_MAX) -> Intake:
     counts = {names.content(target): partitions for target in TARGETS}
-    return Intake(names, counts, MURMUR2, (), 1_000_000, 4_000_000, AnySize(), letter_bytes_max)
+    return Intake(names, counts, MURMUR2, letter_bytes_max)
+
+
+async def decoded(data: bytes) -> RgbImage:
+    """In this process: what decoding in others does is told in tests of its own."""
+    return decode_image(data, bytes_max=1_000_000, pixels_max=4_000_000, side_hint=32)
+
+
+@asynccontextmanager
+async def no_reference(ref: str, sha256: str | None) -> AsyncIterator[bytes]:
+    yield await asyncio.to_thread(
+        read_reference, ref, sha256, allow_roots=(), bytes_max=1_000_000
+    )
 
 
 def worker(
@@ -141,6 +156,7 @@ def worker(
     *,
     encoder: Encoder | None = None,
     batch_records: int = 64,
+    known_max: int = 1000,
     metrics: Metrics | None = None,
     labeller: Labeller | None = None,
 ) -> EncoderWorker:
@@ -148,11 +164,10 @@ def worker(
         ownership,
         encoder or HashEncoder(),
         intake(names, partitions),
+        Pictures(no_reference, decoded),
+        Limits(batch_records, batch_records, 4, 2**26, wait_ms=20, known_max=known_max),
         metrics or Metrics(),
         SystemClock(),
-        batch_records=batch_records,
-        wait_ms=20,
-        threads=1,
         labeller=labeller,
     )
 

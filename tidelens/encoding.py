@@ -13,8 +13,8 @@ from contracts.dead_letters import letter_bytes_max
 from contracts.errors import PortInUse, TidelensError
 from contracts.metrics import Metrics, show_process
 from contracts.partitioning import partitioner
-from contracts.ports import Clock, Encoder, LagSource
-from contracts.settings import KafkaSettings, Settings
+from contracts.ports import Clock, Encoder, LagSource, RgbImage
+from contracts.settings import MIB, KafkaSettings, Settings
 from contracts.topics import TARGETS, Names
 from tidelens.clock import SystemClock
 from tidelens.signals import stop_signal, until_stopped
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from threading import Thread
     from wsgiref.simple_server import WSGIServer
 
+    from consumers.pictures import Pictures
     from consumers.worker import EncoderWorker
     from streams.connect import Connection
 
@@ -63,7 +64,7 @@ async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: boo
 def _load(settings: Settings) -> Encoder:
     from consumers.encoders import open_encoder
 
-    return open_encoder(settings.model, threads=settings.encode_threads)
+    return open_encoder(settings.model, threads=settings.encode_threads_used)
 
 
 class _Parent:
@@ -139,7 +140,7 @@ async def open_worker(
     """A worker in the group of the encoder's space; the caller runs it."""
     from consumers.jobs import Intake
     from consumers.labelling import Labeller
-    from consumers.worker import EncoderWorker
+    from consumers.worker import EncoderWorker, Limits
     from streams.ownership import KafkaEncoderLog
 
     names = Names(settings.topic_prefix, encoder.space.name)
@@ -148,10 +149,6 @@ async def open_worker(
         names,
         counts,
         partitioner(settings.partitioner),
-        settings.allow_roots,
-        settings.image_bytes_max,
-        settings.image_pixels_max,
-        encoder.preprocess,
         letter_bytes_max(settings.record_bytes_max),
     )
     labeller = None
@@ -169,19 +166,52 @@ async def open_worker(
         names,
         record_bytes_max=settings.record_bytes_max,
         session_timeout_ms=settings.encode_session_ms,
+        drain_ms=settings.encode_drain_ms,
     )
     async with encoder_log.own(names.encoder_group) as ownership:
         yield EncoderWorker(
             ownership,
             encoder,
             intake,
+            _pictures(settings, encoder),
+            Limits(
+                pictures_max=settings.encode_batch_pictures,
+                captions_max=settings.encode_batch_captions,
+                ahead=settings.encode_ahead_batches,
+                ahead_bytes_max=settings.encode_ahead_mb * MIB,
+                wait_ms=settings.encode_wait_ms,
+                known_max=settings.encode_known_max,
+            ),
             metrics,
             clock,
-            batch_records=settings.encode_batch_records,
-            wait_ms=settings.encode_wait_ms,
-            threads=settings.encode_threads,
             labeller=labeller,
         )
+
+
+def _pictures(settings: Settings, encoder: Encoder) -> "Pictures":
+    from consumers.images import decode_image
+    from consumers.pictures import Pictures
+    from consumers.references import read_reference
+
+    limit, preprocess = settings.image_bytes_max, encoder.preprocess
+
+    @contextlib.asynccontextmanager
+    async def read(ref: str, sha256: str | None) -> AsyncIterator[bytes]:
+        yield await asyncio.to_thread(
+            read_reference, ref, sha256, allow_roots=settings.allow_roots, bytes_max=limit
+        )
+
+    async def decode(data: bytes) -> RgbImage:
+        image = await asyncio.to_thread(
+            decode_image,
+            data,
+            bytes_max=limit,
+            pixels_max=settings.image_pixels_max,
+            side_hint=preprocess.side,
+        )
+        return preprocess(image)
+
+    return Pictures(read, decode)
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ def make_queries(settings: Settings, model: str | None = None) -> Queries:
     encoder = ProcessQueryEncoder(
         QueryModel(
             model,
-            settings.encode_threads,
+            settings.encode_threads_used,
             settings.image_bytes_max,
             settings.image_pixels_max,
         ),

@@ -135,7 +135,7 @@ async def make_space(
     candidate = await _begin(collection, ref)
     faults.reach("space.begun")
     # 3. Every content record, in the encoders' own group.
-    encoder = await asyncio.to_thread(open_encoder, ref.model, threads=settings.encode_threads)
+    encoder = await asyncio.to_thread(open_encoder, ref.model, threads=settings.encode_threads_used)
     async with _encoding(collection, encoder) as encoding:
         encoded = await _caught_up(collection, ref, encoding, tell)
         # 4. From here on `up` keeps it current.

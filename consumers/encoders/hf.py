@@ -64,6 +64,7 @@ class HuggingFaceEncoder:
         # SigLIP was trained on texts padded to the full length, and reads the last position.
         self._padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
         self.logit_scale = _logit_scale(model)
+        self.truncated = 0
         self.preprocess: Preprocess = Unresized(_image_side(self._processor, model.config))
         self._normalise: Normalise | None = None
         halves = halves_of(self._processor)
@@ -84,6 +85,7 @@ class HuggingFaceEncoder:
                 max_length=self._tokens_max,
                 return_tensors="pt",
             )
+            self.truncated += _cut(tokens)
             vectors[rows] = _pooled(self._model.get_text_features(**tokens))
         return unit(vectors)
 
@@ -103,6 +105,11 @@ class HuggingFaceEncoder:
         return dict(
             self._processor(images=[Image.fromarray(i) for i in images], return_tensors="pt")
         )
+
+
+def _cut(tokens: Any) -> int:
+    """How many texts lost tokens; only the fast tokenizers tell."""
+    return sum(bool(encoding.overflowing) for encoding in tokens.encodings or ())
 
 
 def _pooled(output: Any) -> np.ndarray[Any, np.dtype[np.float32]]:

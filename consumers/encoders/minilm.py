@@ -32,11 +32,14 @@ class MiniLM:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(TOKENS_MAX)
         self._tokenizer.no_padding()
+        self.truncated = 0
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Tensor:
         """(n, 384) float32, rows of length one. Batches hold texts of similar length."""
-        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        encodings = self._tokenizer.encode_batch(list(texts))
+        self.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
+        tokens = [encoding.ids for encoding in encodings]
         order = sorted(range(len(tokens)), key=lambda row: len(tokens[row]))
         vectors = torch.empty(len(tokens), DIM)
         for start in range(0, len(order), _BATCH):

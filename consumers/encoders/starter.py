@@ -32,6 +32,10 @@ class StarterEncoder:
         self._head = load_head(weights.HEAD)
         self.logit_scale = float(self._head.logit_scale)
 
+    @property
+    def truncated(self) -> int:
+        return self._text.truncated
+
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """(n, 768) float16, unit length; a text beyond 256 word pieces is cut there."""

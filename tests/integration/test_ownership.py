@@ -108,11 +108,17 @@ async def test_a_later_start_goes_on_where_the_group_stood(kafka) -> None:
         assert_in_order_once(sources, kit.partitions)
 
 
+def captions_of(ownership: KafkaOwnership) -> str:
+    return ownership._names.content("captions")
+
+
 async def claim_all(ownership: KafkaOwnership, wanted: int) -> list:
     claims = []
     async with asyncio.timeout(30):
         while sum(len(c.records) for c in claims) < wanted:
-            claims += await ownership.fetch(records_max=1000, timeout_ms=100)
+            claims += await ownership.fetch(
+                captions_of(ownership), records_max=1000, timeout_ms=100
+            )
     return claims
 
 
@@ -374,8 +380,9 @@ async def test_an_encoder_that_falls_too_far_behind_makes_up_on_its_way(kafka) -
             claims = await claim_all(ownership, 10)
             await publish(kit, 1, ids=100, start=50)
             await asyncio.sleep(1.2)
+            topic = kit.names.content("captions")
             # Not caught up for longer than a second: it begins again at what was committed.
-            assert await ownership.fetch(records_max=100, timeout_ms=1_000) == []
+            assert await ownership.fetch(topic, records_max=100, timeout_ms=1_000) == []
             outputs = as_embeddings(kit, claims[0].records, claims[0].lease.topic_id)
             with pytest.raises(Fenced):
                 await ownership.commit(claims[0], outputs)
@@ -417,7 +424,9 @@ async def claim_nothing(ownership: KafkaOwnership) -> None:
     """Until the group gave it everything."""
     async with asyncio.timeout(30):
         while not ownership.owned:
-            assert await ownership.fetch(records_max=10, timeout_ms=100) == []
+            assert (
+                await ownership.fetch(captions_of(ownership), records_max=10, timeout_ms=100) == []
+            )
 
 
 @pytest.mark.timeout(180)

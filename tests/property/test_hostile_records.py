@@ -3,6 +3,7 @@
 Any bytes and any headers, and such as are nearly right, through the encoder's real steps.
 """
 
+import asyncio
 import base64
 import io
 from typing import Any
@@ -13,19 +14,21 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from consumers.jobs import WRONG_PARTITION, encode_jobs, outputs, prepare
+from consumers.jobs import WRONG_PARTITION, encode_jobs, outputs, parse
+from consumers.pictures import Pictures
 from contracts.embedding import read_embedding
 from contracts.errors import MESSAGE_CHARS_MAX
 from contracts.events import EVENT_TYPES
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord, Record
 from contracts.topics import TARGETS, Names, Target
-from tests.kit import MURMUR2, intake
+from tests.kit import MURMUR2, decoded, intake, no_reference
 
 ENCODER = HashEncoder(dim=8)
 NAMES = Names("t.", ENCODER.space.name)
 PARTITIONS = 2
 LETTER_BYTES_MAX = 16_384
+PICTURES = Pictures(no_reference, decoded)
 INTAKE = intake(NAMES, PARTITIONS, letter_bytes_max=LETTER_BYTES_MAX)
 # The item's embeddings live elsewhere, or it has no id that an embedding could have.
 LETTER_ALONE = {WRONG_PARTITION, "empty_id", "id_not_utf8", "id_too_long"}
@@ -121,8 +124,11 @@ def bytes_of(record: OutRecord) -> int:
 @settings(max_examples=300, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(records())
 def test_a_record_becomes_one_vector_or_one_tombstone(record: Record) -> None:
-    job = prepare(record, INTAKE)
-    encode_jobs([job], ENCODER)
+    job = parse(record, INTAKE)
+    if job.target == "images" and not job.settled:
+        asyncio.run(PICTURES.see(job))
+    if not job.settled:
+        encode_jobs([job], ENCODER)
     written = outputs(job, ENCODER.space, INTAKE, "topic-id")
     letters = [out for out in written if out.topic == NAMES.dead_letters]
     embeddings = [out for out in written if out.topic == NAMES.embeddings(job.target)]

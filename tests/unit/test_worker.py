@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consumers.jobs import Job, newest_of_each, outputs, prepare
+from consumers.jobs import Job, newest_of_each, outputs, parse
 from consumers.labelling import Labeller
+from consumers.pictures import Pictures
 from consumers.references import read_reference
 from contracts.embedding import Embedding, read_embedding
 from contracts.errors import ConfigurationError, RejectedRecord
@@ -25,7 +26,7 @@ from contracts.memory import HashEncoder, MemoryLog
 from contracts.metrics import Metrics
 from contracts.records import OutRecord, Record, TopicPartition
 from contracts.topics import TARGETS, Names, Target
-from tests.kit import LETTER_BYTES_MAX, caption, intake, worker
+from tests.kit import LETTER_BYTES_MAX, caption, decoded, intake, no_reference, worker
 
 pytestmark = pytest.mark.anyio
 
@@ -157,7 +158,7 @@ def test_what_nobody_foresaw_rejects_one_record() -> None:
         raise ZeroDivisionError("boom")
 
     record = Record(NAMES.content("captions"), 0, 7, 0, b"a", b'{"text": "x"}')
-    job = prepare(record, replace(intake(NAMES, PARTITIONS), partition_of=failing))
+    job = parse(record, replace(intake(NAMES, PARTITIONS), partition_of=failing))
     assert job.rejection is not None
     assert job.rejection.code == "unreadable"
     assert "boom" in job.rejection.message
@@ -217,10 +218,10 @@ async def test_the_queue_is_as_deep_as_it_says() -> None:
 
     log, metrics = memory_log(), Metrics()
     captions = NAMES.content("captions")
-    await log.publish([content_record(captions, caption(f"c{n}", "text")) for n in range(9)])
+    await log.publish([content_record(captions, caption(f"c{n}", f"text {n}")) for n in range(9)])
     async with running(log, encoder=Held(), batch_records=1, metrics=metrics):
         async with asyncio.timeout(5):
-            while depth() != 1:
+            while not depth():
                 await asyncio.sleep(0.01)
         Held.may.set()
         await encoded(log)
@@ -232,7 +233,7 @@ async def test_a_second_owner_takes_over_and_the_first_writes_nothing_more() -> 
     captions = NAMES.content("captions")
     async with log.own(NAMES.encoder_group) as old:
         await log.publish([content_record(captions, caption("a", "x"))])
-        claims = await old.fetch(records_max=10, timeout_ms=10)
+        claims = await old.fetch(captions, records_max=10, timeout_ms=10)
         async with running(log):
             before = await encoded(log)
         from contracts.errors import Fenced
@@ -255,12 +256,13 @@ def test_superseded_records_of_a_batch_are_left_out() -> None:
     ("image", "code"),
     [(b"", "image_format"), (b"not a picture", "image_format"), (png()[:40], "image_broken")],
 )
-def test_broken_pictures_are_rejected(image: bytes, code: str) -> None:
+async def test_broken_pictures_are_rejected(image: bytes, code: str) -> None:
     log = memory_log()
     topic = NAMES.content("images")
     log._append(content_record(topic, Content(target="images", id="p", image=image)))
     record = next(records for records in log.records.values() if records)[0]
-    job = prepare(record, intake(NAMES, PARTITIONS))
+    job = parse(record, intake(NAMES, PARTITIONS))
+    await Pictures(no_reference, decoded).see(job)
     assert job.rejection is not None
     assert job.rejection.code == code
 

@@ -1,0 +1,153 @@
+"""One target's records on their way: claimed, decoded, ready for the model, done, committed.
+
+Rules only, no I/O: which partitions have enough under way, what goes into the next batch, and which
+claims may be committed now. A claim is the unit of commit, a job that of encoding: a batch takes
+what is ready of all partitions, and what waits for a slow download holds up its own partition only.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from consumers.jobs import Job
+from contracts.ports import Claimed, Lease
+from contracts.records import TopicPartition
+from contracts.topics import Target
+
+# Of claims put into one transaction: its outputs lie in memory twice until it ends.
+_TRANSACTION_RECORDS_MAX = 1024
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A claim with its jobs; it may be committed when none of them is open any more."""
+
+    claim: Claimed
+    jobs: Sequence[Job]
+    size: int
+    open: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.open = len(self.jobs)
+
+
+@dataclass(slots=True, eq=False)
+class _Chain:
+    """The flights of one lease, in source order."""
+
+    flights: deque[Flight] = field(default_factory=deque)
+    records: int = 0
+    committing: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Errand:
+    """A job that waits for the model, and the flight that waits for it."""
+
+    job: Job
+    flight: Flight
+
+
+class Lane:
+    """What one target has under way. Limits are in records of a partition and bytes in all."""
+
+    def __init__(
+        self, target: Target, *, batch_max: int, ahead_max: int, ahead_bytes_max: int
+    ) -> None:
+        self.target: Target = target
+        self._batch_max = batch_max
+        self._ahead_max = ahead_max
+        self._ahead_bytes_max = ahead_bytes_max
+        self._chains: dict[Lease, _Chain] = defaultdict(_Chain)
+        self._ready: deque[Errand] = deque()
+        self._bytes = 0
+
+    @property
+    def ready(self) -> int:
+        """Jobs that wait for the model."""
+        return len(self._ready)
+
+    @property
+    def under_way(self) -> int:
+        """Records that were claimed and are not committed."""
+        return sum(chain.records for chain in self._chains.values())
+
+    @property
+    def has_room(self) -> bool:
+        return self._bytes < self._ahead_bytes_max
+
+    def full(self) -> set[TopicPartition]:
+        """Partitions that have enough under way."""
+        return {
+            lease.partition
+            for lease, chain in self._chains.items()
+            if chain.records >= self._ahead_max
+        }
+
+    def take_off(self, claim: Claimed, jobs: Sequence[Job]) -> Flight:
+        """A new flight behind those of its partition."""
+        size = sum(len(record.value or b"") for record in claim.records)
+        flight = Flight(claim, jobs, size)
+        chain = self._chains[claim.lease]
+        chain.flights.append(flight)
+        chain.records += len(claim.records)
+        self._bytes += size
+        return flight
+
+    def wait(self, errand: Errand) -> None:
+        """It is ready for the model."""
+        self._ready.append(errand)
+
+    def batch(self, *, full: bool) -> list[Errand]:
+        """What the model takes next, the longest waiting first; `full`: that many or none."""
+        if full and len(self._ready) < self._batch_max:
+            return []
+        count = min(self._batch_max, len(self._ready))
+        return [self._ready.popleft() for _ in range(count)]
+
+    def land(self) -> list[tuple[Lease, list[Flight]]]:
+        """Claims to commit now: all that is done at the head of each chain that is not committing.
+
+        Each is then this lane's no more once `landed` is told.
+        """
+        found = []
+        for lease, chain in self._chains.items():
+            done: list[Flight] = []
+            records = 0
+            for flight in () if chain.committing else chain.flights:
+                records += len(flight.claim.records)
+                if flight.open or (done and records > _TRANSACTION_RECORDS_MAX):
+                    break
+                done.append(flight)
+            if done:
+                chain.committing = True
+                found.append((lease, done))
+        return found
+
+    def landed(self, lease: Lease, flights: Sequence[Flight]) -> None:
+        """They were committed."""
+        chain = self._chains.get(lease)
+        if chain is None:
+            return
+        chain.committing = False
+        for flight in flights:
+            assert chain.flights.popleft() is flight
+            chain.records -= len(flight.claim.records)
+            self._bytes -= flight.size
+        if not chain.flights:
+            del self._chains[lease]
+
+    def drop(self, ended: Iterable[Lease]) -> None:
+        """Their records are somebody else's now."""
+        gone: set[Flight] = set()
+        for lease in ended:
+            chain = self._chains.pop(lease, None)
+            if chain is not None:
+                gone.update(chain.flights)
+                self._bytes -= sum(flight.size for flight in chain.flights)
+        if gone:
+            self._ready = deque(e for e in self._ready if e.flight not in gone)
+
+    def leases(self) -> list[Lease]:
+        """Those with something under way."""
+        return list(self._chains)

@@ -1,0 +1,46 @@
+"""A picture's bytes, inline or by reference, to what the model takes: the waiting part of a job."""
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+from consumers.jobs import Job, unreadable
+from contracts.errors import RejectedRecord
+from contracts.ports import RgbImage
+
+# Of a picture whose decoder died: its neighbour may have taken the memory.
+_ATTEMPTS = 2
+_CRASHED = "image_crashed"
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Where bytes come from, and what makes pixels of them."""
+
+    read: Callable[[str, str | None], AbstractAsyncContextManager[bytes]]
+    """Of a reference and its SHA-256; the bytes count as in memory until it is left."""
+    decode: Callable[[bytes], Awaitable[RgbImage]]
+
+    async def see(self, job: Job) -> None:
+        """Give the job its pixels or its rejection. Raises nothing for what is in the record."""
+        assert job.content is not None
+        try:
+            if job.content.image is not None:
+                job.image = await self._decoded(job, job.content.image)
+            else:
+                assert job.content.ref is not None
+                async with self.read(job.content.ref, job.content.sha256) as data:
+                    job.image = await self._decoded(job, data)
+        except RejectedRecord as rejection:
+            job.rejection = rejection
+        except Exception as error:
+            job.rejection = unreadable(job.record, error)
+
+    async def _decoded(self, job: Job, data: bytes) -> RgbImage:
+        while True:
+            try:
+                return await self.decode(data)
+            except RejectedRecord as rejection:
+                if rejection.code != _CRASHED or job.attempts == _ATTEMPTS:
+                    raise
+                job.attempts += 1

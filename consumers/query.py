@@ -38,6 +38,7 @@ class QueryModel:
 
     model: str
     threads: int
+    precision: str | None
     image_bytes_max: int
     image_pixels_max: int
 
@@ -209,7 +210,7 @@ def _load(model: QueryModel) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     from consumers.encoders import open_encoder
 
-    _encoder = open_encoder(model.model, threads=model.threads)
+    _encoder = open_encoder(model.model, threads=model.threads, precision=model.precision)
     _limits = model
 
 

@@ -56,6 +56,10 @@ class Settings(BaseSettings):
         "starter",
         description="`starter`, a folder, a Hugging Face hub name; `hash`: words only, for tests.",
     )
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+        "auto",
+        description="Of a checkpoint's numbers; auto: as `doctor --tune` found, else a 2 s probe.",
+    )
     partitioner: PartitionerName = Field(
         "murmur2", description="Where ids live: Java's default, or librdkafka's (crc32)."
     )
@@ -192,6 +196,11 @@ class Settings(BaseSettings):
     log_format: Literal["auto", "human", "json"] = Field(
         "auto", description="auto: human on a terminal, JSON else."
     )
+
+    @property
+    def precision_named(self) -> str | None:
+        """None: to be found."""
+        return None if self.precision == "auto" else self.precision
 
     @property
     def encode_threads_used(self) -> int:

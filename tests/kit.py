@@ -144,9 +144,7 @@ async def decoded(data: bytes) -> RgbImage:
 
 @asynccontextmanager
 async def no_reference(ref: str, sha256: str | None) -> AsyncIterator[bytes]:
-    yield await asyncio.to_thread(
-        read_reference, ref, sha256, allow_roots=(), bytes_max=1_000_000
-    )
+    yield await asyncio.to_thread(read_reference, ref, sha256, allow_roots=(), bytes_max=1_000_000)
 
 
 def worker(

@@ -43,6 +43,7 @@ class EncoderProcess:
             "TIDELENS_ENCODE_METRICS_PORT": str(metrics_port),
             "TIDELENS_HOST": settings.host,
             "TIDELENS_MODEL": model,
+            "TIDELENS_PRECISION": settings.precision,
             "TIDELENS_TOPIC_PREFIX": settings.topic_prefix,
             "TIDELENS_ALLOW_ROOTS": orjson.dumps(roots).decode(),
         }

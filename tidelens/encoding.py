@@ -64,7 +64,11 @@ async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: boo
 def _load(settings: Settings) -> Encoder:
     from consumers.encoders import open_encoder
 
-    return open_encoder(settings.model, threads=settings.encode_threads_used)
+    return open_encoder(
+        settings.model,
+        threads=settings.encode_threads_used,
+        precision=settings.precision_named,
+    )
 
 
 class _Parent:

@@ -17,6 +17,11 @@ model_option = click.option(
     metavar="MODEL",
     help="`starter`, a folder, or a Hugging Face hub name (TIDELENS_MODEL; starter).",
 )
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]),
+    help="Of a checkpoint's numbers (TIDELENS_PRECISION; auto: as measured).",
+)
 url_option = click.option(
     "--url", metavar="URL", help="Address of the API; else that of the running `up`."
 )

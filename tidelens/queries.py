@@ -49,6 +49,7 @@ def make_queries(settings: Settings, model: str | None = None) -> Queries:
         QueryModel(
             model,
             settings.encode_threads_used,
+            settings.precision_named,
             settings.image_bytes_max,
             settings.image_pixels_max,
         ),

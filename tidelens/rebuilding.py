@@ -135,7 +135,12 @@ async def make_space(
     candidate = await _begin(collection, ref)
     faults.reach("space.begun")
     # 3. Every content record, in the encoders' own group.
-    encoder = await asyncio.to_thread(open_encoder, ref.model, threads=settings.encode_threads_used)
+    encoder = await asyncio.to_thread(
+        open_encoder,
+        ref.model,
+        threads=settings.encode_threads_used,
+        precision=settings.precision_named,
+    )
     async with _encoding(collection, encoder) as encoding:
         encoded = await _caught_up(collection, ref, encoding, tell)
         # 4. From here on `up` keeps it current.

@@ -18,11 +18,15 @@ HASH = "hash"
 _HASH_DIM = re.compile(r"hash:([1-9][0-9]{0,3})")
 
 
-def open_encoder(model: str, *, threads: int | None = None) -> Encoder:
+def open_encoder(
+    model: str, *, threads: int | None = None, precision: str | None = None
+) -> Encoder:
     """Load `model`: "starter", a local folder, a Hugging Face hub name, "hash" or "hash:DIM".
 
-    `threads` is how many torch may use in this process; None leaves that to torch. Loading takes
-    about 7 s for the starter, nearly all of it importing torch. Raises ModelMissing.
+    `threads` is how many torch may use in this process; None leaves that to torch. `precision` is
+    one of precision.PRECISIONS for a checkpoint; None: what was measured to be best here, else a
+    probe of two seconds. Loading takes about 7 s for the starter, nearly all of it importing torch.
+    Raises ModelMissing.
     """
     hashes = _hash_encoder(model)
     if hashes is not None:
@@ -37,9 +41,11 @@ def open_encoder(model: str, *, threads: int | None = None) -> Encoder:
         from consumers.encoders.starter import StarterEncoder
 
         return StarterEncoder()
-    from consumers.encoders.hf import HuggingFaceEncoder
+    from consumers.encoders.precision import PRECISIONS
+    from consumers.encoders.probe import opened
 
-    return HuggingFaceEncoder(checkpoint)
+    named = next((known for known in PRECISIONS if known == precision), None)
+    return opened(checkpoint, named)
 
 
 def space_of(model: str) -> Space:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import structlog
 import torch
 from PIL import Image
 from torch import Tensor
@@ -17,6 +18,7 @@ from transformers import AutoModel, AutoTokenizer
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
 
+from consumers.encoders.precision import Choice, converted
 from consumers.encoders.processors import Normalise, halves_of
 from consumers.encoders.spaces import Checkpoint, checkpoint_space
 from consumers.preprocess import Unresized
@@ -25,20 +27,28 @@ from contracts.ports import Preprocess, RgbImage
 from contracts.score import Vectors, unit
 from contracts.space import Space
 
-_TEXTS_PER_BATCH = 64
-_IMAGES_PER_BATCH = 32
+log = structlog.get_logger(__name__)
+
 _TOKENS_MAX = 512  # where neither tokenizer nor model names a limit
 
+# Lengths of texts are rounded up to this, so that the model meets few shapes.
+_LENGTH_STEP = 8
+
 _SIDE_DEFAULT = 384  # where the model takes any number of patches (SigLIP 2 NaFlex)
+
+
+_EXACT = Choice()
 
 
 class HuggingFaceEncoder:
     """contracts.ports.Encoder on a checkpoint's get_text_features and get_image_features.
 
-    Raises ModelMissing for a checkpoint that has no such features or needs code of its own.
+    Runs on a GPU where there is one. Raises ModelMissing for a checkpoint that has no such features
+    or needs code of its own.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, choice: Choice = _EXACT) -> None:
+        self.choice = choice
         self.space: Space = checkpoint_space(checkpoint)
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         local = {"local_files_only": True, "trust_remote_code": False}
@@ -59,52 +69,107 @@ class HuggingFaceEncoder:
                 f"model {checkpoint.name!r} is a {type(model).__name__}, which has no text and "
                 f"image features; give a CLIP or SigLIP-like one"
             )
-        self._model = model.eval().requires_grad_(False)
+        model = model.eval().requires_grad_(False)
+        self._device = device_of()
         self._tokens_max = _tokens_max(self._tokenizer, model.config)
         # SigLIP was trained on texts padded to the full length, and reads the last position.
         self._padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
+        self._step = _LENGTH_STEP if self._padding == "longest" else None
         self.logit_scale = _logit_scale(model)
         self.truncated = 0
         self.preprocess: Preprocess = Unresized(_image_side(self._processor, model.config))
         self._normalise: Normalise | None = None
         halves = halves_of(self._processor)
         if halves is not None:
-            self.preprocess, self._normalise = halves
+            self.preprocess, normalise = halves
+            self._normalise = normalise.on(self._device)
+        self._model = converted(model, choice, self._device)
+        # They shrink where the memory does not suffice, and stay so.
+        self._pictures_max, self._texts_max = choice.pictures, choice.texts
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """(n, dim) float16, unit length; a text beyond the model's limit is cut there."""
-        vectors = np.empty((len(texts), self.space.dim), np.float32)
+        # Of one length as far as may be: what is padded is computed for nothing.
         order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
-        for start in range(0, len(order), _TEXTS_PER_BATCH):
-            rows = order[start : start + _TEXTS_PER_BATCH]
-            tokens = self._tokenizer(
-                [texts[row] for row in rows],
-                padding=self._padding,
-                truncation=True,
-                max_length=self._tokens_max,
-                return_tensors="pt",
-            )
+        found: list[tuple[list[int], Tensor]] = []
+        while order:
+            rows = order[: self._texts_max]
+            tokens = self._tokens([texts[row] for row in rows])
+            try:
+                found.append((rows, _features(self._model.get_text_features(**tokens))))
+            except RuntimeError as error:
+                self._texts_max = _halved(len(rows), error, "texts")
+                continue
             self.truncated += _cut(tokens)
-            vectors[rows] = _pooled(self._model.get_text_features(**tokens))
-        return unit(vectors)
+            del order[: len(rows)]
+        return self._vectors(len(texts), found)
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
         """(n, dim) float16, unit length."""
-        vectors = np.empty((len(images), self.space.dim), np.float32)
-        for start in range(0, len(images), _IMAGES_PER_BATCH):
-            batch = images[start : start + _IMAGES_PER_BATCH]
-            inputs = self._inputs(batch)
-            vectors[start : start + len(batch)] = _pooled(self._model.get_image_features(**inputs))
-        return unit(vectors)
+        found: list[tuple[list[int], Tensor]] = []
+        done = 0
+        while done < len(images):
+            rows = list(range(done, min(done + self._pictures_max, len(images))))
+            try:
+                inputs = self._inputs([images[row] for row in rows])
+                found.append((rows, _features(self._model.get_image_features(**inputs))))
+            except RuntimeError as error:
+                self._pictures_max = _halved(len(rows), error, "pictures")
+                continue
+            done += len(rows)
+        return self._vectors(len(images), found)
+
+    def _tokens(self, texts: Sequence[str]) -> Any:
+        tokens = self._tokenizer(
+            texts,
+            padding=self._padding,
+            truncation=True,
+            max_length=self._tokens_max,
+            pad_to_multiple_of=self._step,
+            return_tensors="pt",
+        )
+        if self._step is not None and tokens["input_ids"].shape[1] > self._tokens_max:
+            # Rounded up past what the model takes.
+            for name in tokens:
+                tokens[name] = tokens[name][:, : self._tokens_max]
+        return tokens.to(self._device)
 
     def _inputs(self, images: Sequence[RgbImage]) -> dict[str, Tensor]:
         if self._normalise is not None:
-            return {"pixel_values": self._normalise(torch.from_numpy(np.stack(images)))}
-        return dict(
-            self._processor(images=[Image.fromarray(i) for i in images], return_tensors="pt")
-        )
+            pixels = torch.from_numpy(np.stack(images))
+            if self._device.type == "cuda":
+                # Bytes are a quarter of float32; pinned, they travel while the device computes.
+                pixels = pixels.pin_memory().to(self._device, non_blocking=True)
+            return {"pixel_values": self._normalise(pixels).to(self.choice.dtype)}
+        inputs = self._processor(images=[Image.fromarray(i) for i in images], return_tensors="pt")
+        return {
+            name: value.to(self._device, self.choice.dtype if value.is_floating_point() else None)
+            for name, value in inputs.items()
+        }
+
+    def _vectors(self, count: int, found: Sequence[tuple[list[int], Tensor]]) -> Vectors:
+        """Rows in their order, fetched from the device only now, when all is under way there."""
+        rows = np.empty((count, self.space.dim), np.float32)
+        for places, features in found:
+            rows[places] = features.cpu().numpy()
+        return unit(rows)
+
+
+def device_of() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _halved(rows: int, error: RuntimeError, what: str) -> int:
+    """Half as many at once, where the memory did not suffice; else the error goes on."""
+    short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if not short or rows == 1:
+        raise error
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    log.warning("out of memory: smaller batches from now on", kind=what, batch=rows // 2)
+    return rows // 2
 
 
 def _cut(tokens: Any) -> int:
@@ -112,11 +177,10 @@ def _cut(tokens: Any) -> int:
     return sum(bool(encoding.overflowing) for encoding in tokens.encodings or ())
 
 
-def _pooled(output: Any) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _features(output: Any) -> Tensor:
     """transformers 5 returns an output object, whose `pooler_output` is the projected feature."""
-    features = output if isinstance(output, torch.Tensor) else output.pooler_output
-    numbers: np.ndarray[Any, np.dtype[np.float32]] = features.float().numpy()
-    return numbers
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
+    return features.float()
 
 
 def _tokens_max(tokenizer: Any, config: Any) -> int:

@@ -23,6 +23,9 @@ class Normalise:
     mean: Tensor
     deviation: Tensor
 
+    def on(self, device: torch.device) -> "Normalise":
+        return Normalise(self.scale, self.mean.to(device), self.deviation.to(device))
+
     def __call__(self, pixels: Tensor) -> Tensor:
         # Seen as channels first and left as channels last in memory, which convolutions prefer.
         return ((pixels.float() * self.scale - self.mean) / self.deviation).permute(0, 3, 1, 2)

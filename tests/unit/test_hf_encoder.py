@@ -109,7 +109,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 def encoder(checkpoint: Path) -> Iterator[Encoder]:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        yield open_encoder(str(checkpoint), threads=1)
+        yield open_encoder(str(checkpoint), threads=1, precision="float32")
 
 
 def pictures(count: int) -> list[RgbImage]:
@@ -202,6 +202,85 @@ def test_vectors_equal_those_of_transformers(checkpoint: Path, encoder: Encoder)
     assert cosines(texts_ours, texts_theirs).min() > 0.9999
     assert cosines(images_ours, images_theirs).min() > 0.9999
     assert cosines(texts_ours[:1], texts_theirs[1:2]).max() < 0.999  # they do differ by content
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_other_precisions_keep_close_to_float32(
+    checkpoint: Path, encoder: Encoder, precision: str
+) -> None:
+    other = open_encoder(str(checkpoint), threads=1, precision=precision)
+    assert other.space == encoder.space
+    images = pictures(12)
+    for ours, theirs in (
+        (other.encode_texts(TEXTS), encoder.encode_texts(TEXTS)),
+        (encoded(other, images), encoded(encoder, images)),
+    ):
+        assert cosines(ours, theirs).min() > 0.99
+        assert (ours != theirs).any()
+
+
+def test_the_first_start_probes_and_the_next_takes_what_is_kept(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from consumers.encoders import choices, probe
+    from consumers.encoders.precision import Choice
+    from consumers.encoders.spaces import find_checkpoint
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    found = find_checkpoint(str(checkpoint))
+    first = probe.opened(found, None)
+    assert first.choice.precision in ("float32", "bfloat16")
+    monkeypatch.setattr(probe, "_faster", None)
+    assert probe.opened(found, None).choice == first.choice
+    [key] = choices._all()
+    choices.keep(key, Choice("int8", 4, 8))
+    assert probe.opened(found, None).choice == Choice("int8", 4, 8)
+    assert probe.opened(found, "float32").choice.precision == "float32"
+    (tmp_path / "tidelens" / "precision.json").write_text(json.dumps({key: {"precision": "f4"}}))
+    assert choices.kept(key) is None
+
+
+def test_a_batch_too_large_for_the_memory_is_halved_and_that_is_remembered(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    encoder: Any = open_encoder(str(checkpoint), threads=1, precision="float32")
+    images = [encoder.preprocess(image) for image in pictures(40)]
+    wanted_images, wanted_texts = encoder.encode_images(images), encoder.encode_texts(TEXTS * 12)
+    sizes = []
+
+    def short(name: str) -> None:
+        real = getattr(encoder._model, name)
+
+        def limited(**inputs: Any) -> Any:
+            rows = len(next(iter(inputs.values())))
+            sizes.append(rows)
+            if rows > 8:
+                raise torch.OutOfMemoryError("out of memory")
+            return real(**inputs)
+
+        monkeypatch.setattr(encoder._model, name, limited)
+
+    short("get_image_features")
+    short("get_text_features")
+    assert cosines(encoder.encode_images(images), wanted_images).min() > 0.9999
+    assert sizes == [32, 16, 8, 8, 8, 8, 8]
+    sizes.clear()
+    encoder.encode_images(images)
+    assert sizes == [8] * 5
+    assert cosines(encoder.encode_texts(TEXTS * 12), wanted_texts).min() > 0.9999
+    monkeypatch.setattr(
+        encoder._model, "get_image_features", lambda **_: (_ for _ in ()).throw(RuntimeError("no"))
+    )
+    with pytest.raises(RuntimeError, match="no"):
+        encoder.encode_images(images)
+
+
+def test_texts_that_are_cut_are_counted(encoder: Encoder) -> None:
+    before = encoder.truncated
+    encoder.encode_texts(["a", "bird " * 90, "sky", "cat " * 15, "cat " * 14])
+    assert encoder.truncated == before + 2
 
 
 def test_vectors_are_float16_unit_rows_in_the_order_given(encoder: Encoder) -> None:

@@ -5,13 +5,20 @@ from pathlib import Path
 
 import click
 
-from tidelens.options import brokers_option, model_option, snapshots_option, topic_prefix_option
+from tidelens.options import (
+    brokers_option,
+    model_option,
+    precision_option,
+    snapshots_option,
+    topic_prefix_option,
+)
 
 
 @click.command()
 @brokers_option
 @topic_prefix_option
 @model_option
+@precision_option
 @snapshots_option
 @click.option("--port", type=int, help="Port of the API and the page (8080).")
 @click.option("--host", help="Address of the API (127.0.0.1).")
@@ -33,6 +40,7 @@ def up(
     brokers: str | None,
     topic_prefix: str | None,
     model: str | None,
+    precision: str | None,
     snapshots: str | None,
     port: int | None,
     host: str | None,
@@ -50,6 +58,7 @@ def up(
         brokers=brokers,
         topic_prefix=topic_prefix,
         model=model,
+        precision=precision,
         snapshots=snapshots,
         port=port,
         host=host,

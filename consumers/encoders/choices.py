@@ -1,0 +1,72 @@
+"""Which precision was found best for a model on this machine, kept in the user's cache folder."""
+
+import os
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import orjson
+import torch
+
+from consumers.encoders.precision import PRECISIONS, Choice
+from consumers.encoders.spaces import Checkpoint
+from contracts.user_folders import user_cache_dir
+
+_LIBRARIES = ("torch", "transformers")
+
+
+def key_of(checkpoint: Checkpoint, device: torch.device, threads: int) -> str:
+    """Another device, model, or version of a library is another question."""
+    versions = " ".join(f"{name}-{version(name)}" for name in _LIBRARIES)
+    return f"{_name_of(device)} x{threads} | {checkpoint.name}@{checkpoint.revision} | {versions}"
+
+
+def kept(key: str) -> Choice | None:
+    """What was kept under `key`; None also where the file is not of this version."""
+    try:
+        choice = Choice(**_all()[key])
+    except (KeyError, TypeError):
+        return None
+    return choice if choice.precision in PRECISIONS else None
+
+
+def keep(key: str, choice: Choice) -> None:
+    """For the next start. A folder that cannot be written is no failure: it is found again."""
+    known = {**_all(), key: asdict(choice)}
+    path = _path()
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(orjson.dumps(known, option=orjson.OPT_INDENT_2))
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+
+
+def _all() -> dict[str, Any]:
+    try:
+        known = orjson.loads(_path().read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return known if isinstance(known, dict) else {}
+
+
+def _path() -> Path:
+    return user_cache_dir() / "precision.json"
+
+
+def _name_of(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                # Virtual machines of one name differ in what their processors can do.
+                flags = {"amx_tile", "avx512_bf16", "avx512_vnni"} & set(
+                    cpuinfo.read_text().split()
+                )
+                return " ".join([line.partition(": ")[2], *sorted(flags)])
+    return platform.machine()

@@ -74,7 +74,6 @@ class HuggingFaceEncoder:
         self._tokens_max = _tokens_max(self._tokenizer, model.config)
         # SigLIP was trained on texts padded to the full length, and reads the last position.
         self._padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
-        self._step = _LENGTH_STEP if self._padding == "longest" else None
         self.logit_scale = _logit_scale(model)
         self.truncated = 0
         self.preprocess: Preprocess = Unresized(_image_side(self._processor, model.config))
@@ -127,14 +126,19 @@ class HuggingFaceEncoder:
             padding=self._padding,
             truncation=True,
             max_length=self._tokens_max,
-            pad_to_multiple_of=self._step,
             return_tensors="pt",
         )
-        if self._step is not None and tokens["input_ids"].shape[1] > self._tokens_max:
-            # Rounded up past what the model takes.
-            for name in tokens:
-                tokens[name] = tokens[name][:, : self._tokens_max]
+        if self._padding == "longest":
+            self._round_up(tokens)
         return tokens.to(self._device)
+
+    def _round_up(self, tokens: Any) -> None:
+        """Longer by padding, since tokenizers round no length that is not a multiple itself."""
+        length = tokens["input_ids"].shape[1]
+        more = min(-length % _LENGTH_STEP, self._tokens_max - length)
+        fill = {"input_ids": self._tokenizer.pad_token_id or 0}
+        for name in tokens:
+            tokens[name] = torch.nn.functional.pad(tokens[name], (0, more), value=fill.get(name, 0))
 
     def _inputs(self, images: Sequence[RgbImage]) -> dict[str, Tensor]:
         if self._normalise is not None:

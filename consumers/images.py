@@ -52,7 +52,8 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int, side_hint: int
     between one and four times the hint: less to decode, and a bound on the memory of a batch.
 
     Raises RejectedRecord with the code `image_too_large_bytes`, `image_format` (not one of JPEG,
-    PNG, WEBP, GIF, BMP, TIFF), `image_too_many_pixels` or `image_broken`, and nothing else.
+    PNG, WEBP, GIF, BMP, TIFF), `image_too_many_pixels` or `image_broken`; MemoryError where there is
+    not enough of it, and nothing else.
     """
     if len(data) > bytes_max:
         raise RejectedRecord(
@@ -68,7 +69,7 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int, side_hint: int
         with Image.open(io.BytesIO(data), formats=[format_name]) as image:
             _check_pixels(image, pixels_max)
             return _pixels(image, side_hint)
-    except RejectedRecord:
+    except (RejectedRecord, MemoryError):
         raise
     except UnidentifiedImageError:
         raise _broken(format_name, "its header cannot be read") from None

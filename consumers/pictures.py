@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 from consumers.jobs import Job, unreadable
-from contracts.errors import RejectedRecord
+from contracts.errors import NotReady, RejectedRecord
 from contracts.ports import RgbImage
 
 # Of a picture whose decoder died: its neighbour may have taken the memory.
@@ -22,7 +22,8 @@ class Pictures:
     decode: Callable[[bytes], Awaitable[RgbImage]]
 
     async def see(self, job: Job) -> None:
-        """Give the job its pixels or its rejection. Raises nothing for what is in the record."""
+        """Give the job its pixels or its rejection. Raises nothing for what is in the record, and
+        NotReady where there is no decoder to see it with."""
         assert job.content is not None
         try:
             if job.content.image is not None:
@@ -33,6 +34,8 @@ class Pictures:
                     job.image = await self._decoded(job, data)
         except RejectedRecord as rejection:
             job.rejection = rejection
+        except NotReady:
+            raise
         except Exception as error:
             job.rejection = unreadable(job.record, error)
 

@@ -114,6 +114,12 @@ class Settings(BaseSettings):
     encode_threads: int = Field(
         0, ge=0, description="Threads of the model, and processes of decoding; 0: one a core."
     )
+    decode_seconds_max: float = Field(
+        10.0, gt=0, description="Processor time of one picture's decoding; six times that by clock."
+    )
+    decode_memory_mb: int = Field(
+        2048, ge=256, description="Address space of one decoding process."
+    )
     labels: list[str] = Field(
         default_factory=list,
         description="Labels that encoders choose from for `labels` in the metadata (JSON list).",

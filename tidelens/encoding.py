@@ -13,7 +13,7 @@ from contracts.dead_letters import letter_bytes_max
 from contracts.errors import PortInUse, TidelensError
 from contracts.metrics import Metrics, show_process
 from contracts.partitioning import partitioner
-from contracts.ports import Clock, Encoder, LagSource, RgbImage
+from contracts.ports import Clock, Encoder, LagSource, Preprocess
 from contracts.settings import MIB, KafkaSettings, Settings
 from contracts.topics import TARGETS, Names
 from tidelens.clock import SystemClock
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from threading import Thread
     from wsgiref.simple_server import WSGIServer
 
+    from consumers.decoding import Decoders
     from consumers.pictures import Pictures
     from consumers.worker import EncoderWorker
     from streams.connect import Connection
@@ -172,12 +173,15 @@ async def open_worker(
         session_timeout_ms=settings.encode_session_ms,
         drain_ms=settings.encode_drain_ms,
     )
-    async with encoder_log.own(names.encoder_group) as ownership:
+    async with (
+        open_decoders(settings, encoder.preprocess) as decoders,
+        encoder_log.own(names.encoder_group) as ownership,
+    ):
         yield EncoderWorker(
             ownership,
             encoder,
             intake,
-            _pictures(settings, encoder),
+            _pictures(settings, decoders),
             Limits(
                 pictures_max=settings.encode_batch_pictures,
                 captions_max=settings.encode_batch_captions,
@@ -192,12 +196,29 @@ async def open_worker(
         )
 
 
-def _pictures(settings: Settings, encoder: Encoder) -> "Pictures":
-    from consumers.images import decode_image
+@contextlib.asynccontextmanager
+async def open_decoders(settings: Settings, preprocess: Preprocess) -> "AsyncIterator[Decoders]":
+    """As many processes as the model has threads; each starts with its first picture."""
+    from consumers.decoding import DecodeLimits, Decoders
+
+    limits = DecodeLimits(
+        settings.image_bytes_max,
+        settings.image_pixels_max,
+        settings.decode_seconds_max,
+        settings.decode_memory_mb * MIB,
+    )
+    decoders = Decoders(settings.encode_threads_used, limits, preprocess)
+    try:
+        yield decoders
+    finally:
+        await asyncio.to_thread(decoders.close)
+
+
+def _pictures(settings: Settings, decoders: "Decoders") -> "Pictures":
     from consumers.pictures import Pictures
     from consumers.references import read_reference
 
-    limit, preprocess = settings.image_bytes_max, encoder.preprocess
+    limit = settings.image_bytes_max
 
     @contextlib.asynccontextmanager
     async def read(ref: str, sha256: str | None) -> AsyncIterator[bytes]:
@@ -205,17 +226,7 @@ def _pictures(settings: Settings, encoder: Encoder) -> "Pictures":
             read_reference, ref, sha256, allow_roots=settings.allow_roots, bytes_max=limit
         )
 
-    async def decode(data: bytes) -> RgbImage:
-        image = await asyncio.to_thread(
-            decode_image,
-            data,
-            bytes_max=limit,
-            pixels_max=settings.image_pixels_max,
-            side_hint=preprocess.side,
-        )
-        return preprocess(image)
-
-    return Pictures(read, decode)
+    return Pictures(read, decoders.decode)
 
 
 @contextlib.contextmanager

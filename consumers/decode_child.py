@@ -1,0 +1,94 @@
+"""The process that decodes pictures and may die of one: `python -m consumers.decode_child FD BYTES`.
+
+FD names the memory shared with the parent, of so many BYTES. Limits and preprocess come first,
+pickled, on stdin; then, for each picture, the number of its bytes, which lie in the shared memory.
+An answer on stdout is a `Kind` and two numbers; pixels and rejections lie where the picture lay.
+"""
+
+import ctypes
+import mmap
+import os
+import pickle
+import resource
+import signal
+import struct
+import sys
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import BinaryIO
+
+import numpy as np
+import orjson
+
+from consumers.images import decode_image
+from contracts.errors import RejectedRecord
+from contracts.ports import Preprocess
+
+REQUEST = struct.Struct("<Q")
+ANSWER = struct.Struct("<BQQ")
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Kind(IntEnum):
+    """What an answer is, and what its two numbers are."""
+
+    READY = 0
+    PIXELS = 1  # height, width
+    REJECTED = 2  # bytes of JSON, the members of a RejectedRecord
+    MEMORY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """Of one picture; `seconds_max` of processor time, `memory_bytes_max` of address space."""
+
+    bytes_max: int
+    pixels_max: int
+    seconds_max: float
+    memory_bytes_max: int
+
+
+def main() -> None:
+    # Of its own accord too: a codec that hangs never sees the end of stdin.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    limits, preprocess, nice = pickle.load(requests)
+    shared = mmap.mmap(int(sys.argv[1]), int(sys.argv[2]))
+    os.nice(nice)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes_max, limits.memory_bytes_max))
+    _say(answers, Kind.READY)
+    while len(request := requests.read(REQUEST.size)) == REQUEST.size:
+        (size,) = REQUEST.unpack(request)
+        _say(answers, *_answer(shared, size, limits, preprocess))
+
+
+def _say(answers: BinaryIO, kind: Kind, first: int = 0, second: int = 0) -> None:
+    answers.write(ANSWER.pack(kind, first, second))
+    answers.flush()
+
+
+def _answer(
+    shared: mmap.mmap, size: int, limits: DecodeLimits, preprocess: Preprocess
+) -> tuple[Kind, int, int]:
+    try:
+        image = decode_image(
+            shared[:size],
+            bytes_max=limits.bytes_max,
+            pixels_max=limits.pixels_max,
+            side_hint=preprocess.side,
+        )
+        image = preprocess(image)
+        np.frombuffer(shared, np.uint8, image.size)[:] = image.reshape(-1)
+        return Kind.PIXELS, image.shape[0], image.shape[1]
+    except RejectedRecord as rejection:
+        members = orjson.dumps(rejection.members())
+        shared[: len(members)] = members
+        return Kind.REJECTED, len(members), 0
+    except MemoryError:
+        return Kind.MEMORY, 0, 0
+
+
+if __name__ == "__main__":
+    main()

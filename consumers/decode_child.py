@@ -1,8 +1,9 @@
-"""The process that decodes pictures and may die of one: `python -m consumers.decode_child FD BYTES`.
+"""The process that decodes pictures and may die of one.
 
-FD names the memory shared with the parent, of so many BYTES. Limits and preprocess come first,
-pickled, on stdin; then, for each picture, the number of its bytes, which lie in the shared memory.
-An answer on stdout is a `Kind` and two numbers; pixels and rejections lie where the picture lay.
+`python -m consumers.decode_child FD BYTES`: FD names the memory shared with the parent, of so many
+BYTES. Limits and preprocess come first, pickled, on stdin; then, for each picture, the number of
+its bytes, which lie in the shared memory. An answer on stdout is a `Kind` and two numbers; pixels
+and rejections lie where the picture lay.
 """
 
 import ctypes
@@ -15,6 +16,7 @@ import struct
 import sys
 from dataclasses import dataclass
 from enum import IntEnum
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -41,7 +43,9 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """Of one picture; `seconds_max` of processor time, `memory_bytes_max` of address space."""
+    """Of one picture. `seconds_max`: of processor time. `memory_bytes_max`: of address space,
+    beyond what the process takes anyway.
+    """
 
     bytes_max: int
     pixels_max: int
@@ -57,11 +61,17 @@ def main() -> None:
     shared = mmap.mmap(int(sys.argv[1]), int(sys.argv[2]))
     os.nice(nice)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes_max, limits.memory_bytes_max))
+    memory = _memory_bytes() + limits.memory_bytes_max
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     _say(answers, Kind.READY)
     while len(request := requests.read(REQUEST.size)) == REQUEST.size:
         (size,) = REQUEST.unpack(request)
         _say(answers, *_answer(shared, size, limits, preprocess))
+
+
+def _memory_bytes() -> int:
+    """Address space that we take before any picture."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
 def _say(answers: BinaryIO, kind: Kind, first: int = 0, second: int = 0) -> None:

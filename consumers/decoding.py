@@ -41,7 +41,7 @@ _SHARED_BYTES_MIN = 16 * 1024 * 1024
 
 
 class Decoders:
-    """So many processes, each started when it is first needed. `close` is to be called, and blocks."""
+    """So many processes, each started when it is first needed. Close it: that blocks."""
 
     def __init__(
         self, processes: int, limits: DecodeLimits, preprocess: Preprocess, *, nice: int = 0
@@ -118,7 +118,9 @@ class Decoders:
             self._children.add(child)
         if not child.started(self._start):
             self._forget(child)
-            raise _closed() if self._closed else NotReady("a decoder ended before its first picture")
+            raise (
+                _closed() if self._closed else NotReady("a decoder ended before its first picture")
+            )
         return child
 
     def _forget(self, child: "_Child") -> None:
@@ -161,7 +163,7 @@ class _Child:
         self._send(start)
         if not self._answered.poll(_START_S * 1000):
             return False
-        return self._read()[0] == Kind.READY
+        return len(self._answers.read(ANSWER.size)) == ANSWER.size
 
     @property
     def lives(self) -> bool:
@@ -183,7 +185,9 @@ class _Child:
             raise result
         return result
 
-    def _understood(self, kind: int, first: int, second: int) -> tuple[RgbImage | RejectedRecord, int]:
+    def _understood(
+        self, kind: int, first: int, second: int
+    ) -> tuple[RgbImage | RejectedRecord, int]:
         """What it answered, and how many of the shared bytes that took."""
         if kind == Kind.PIXELS and 0 < (size := 3 * first * second) <= len(self._shared):
             pixels = np.frombuffer(self._shared, np.uint8, size).reshape(first, second, 3)

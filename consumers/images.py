@@ -52,8 +52,8 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int, side_hint: int
     between one and four times the hint: less to decode, and a bound on the memory of a batch.
 
     Raises RejectedRecord with the code `image_too_large_bytes`, `image_format` (not one of JPEG,
-    PNG, WEBP, GIF, BMP, TIFF), `image_too_many_pixels` or `image_broken`; MemoryError where there is
-    not enough of it, and nothing else.
+    PNG, WEBP, GIF, BMP, TIFF), `image_too_many_pixels` or `image_broken`; MemoryError where it
+    runs out; and nothing else.
     """
     if len(data) > bytes_max:
         raise RejectedRecord(

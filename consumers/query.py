@@ -16,7 +16,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import structlog
@@ -25,6 +25,9 @@ from contracts.errors import NotReady, RejectedRecord, RejectedRequest
 from contracts.metrics import Metrics
 from contracts.ports import Encoder
 from contracts.score import Vectors
+
+if TYPE_CHECKING:
+    from consumers.decoding import Decoders
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +44,8 @@ class QueryModel:
     precision: str | None
     image_bytes_max: int
     image_pixels_max: int
+    decode_seconds_max: float
+    decode_memory_bytes_max: int
 
 
 @dataclass(slots=True)
@@ -154,6 +159,9 @@ class ProcessQueryEncoder:
         for waiting, result in zip(batch, results, strict=True):
             if waiting.future.done():
                 continue
+            if isinstance(result, NotReady):
+                waiting.future.set_exception(result)
+                continue
             if isinstance(result, dict):
                 waiting.future.set_exception(RejectedRecord(**result))
                 continue
@@ -199,19 +207,26 @@ class ProcessQueryEncoder:
 # In the child process from here on.
 
 _encoder: Encoder | None = None
-_limits: QueryModel | None = None
+_decoders: "Decoders | None" = None
 
 
 def _load(model: QueryModel) -> None:
     """The child's start: end with the parent, then load the model."""
-    global _encoder, _limits
+    global _encoder, _decoders
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    from consumers.decoding import DecodeLimits, Decoders
     from consumers.encoders import open_encoder
 
     _encoder = open_encoder(model.model, threads=model.threads, precision=model.precision)
-    _limits = model
+    limits = DecodeLimits(
+        model.image_bytes_max,
+        model.image_pixels_max,
+        model.decode_seconds_max,
+        model.decode_memory_bytes_max,
+    )
+    _decoders = Decoders(1, limits, _encoder.preprocess)
 
 
 def _end_with(parent: Any) -> None:
@@ -229,12 +244,10 @@ def _warm() -> float:
 
 def _encode_all(
     inputs: Sequence[tuple[str | None, bytes | None]],
-) -> list[Vectors | dict[str, Any]]:
+) -> list[Vectors | dict[str, Any] | NotReady]:
     """A vector for each input, or the members of its rejection (errors do not pickle well)."""
-    from consumers.images import decode_image
-
-    assert _encoder is not None and _limits is not None
-    results: list[Vectors | dict[str, Any]] = [{} for _ in inputs]
+    assert _encoder is not None and _decoders is not None
+    results: list[Vectors | dict[str, Any] | NotReady] = [{} for _ in inputs]
     texts = [(i, text) for i, (text, _) in enumerate(inputs) if text is not None]
     for (i, _), vector in zip(texts, _encoder.encode_texts([t for _, t in texts]), strict=True):
         results[i] = vector
@@ -243,15 +256,11 @@ def _encode_all(
         if data is None:
             continue
         try:
-            picture = decode_image(
-                data,
-                bytes_max=_limits.image_bytes_max,
-                pixels_max=_limits.image_pixels_max,
-                side_hint=_encoder.preprocess.side,
-            )
-            images.append((i, _encoder.preprocess(picture)))
+            images.append((i, _decoders.decode_now(data)))
         except RejectedRecord as rejection:
             results[i] = rejection.members()
+        except NotReady as error:
+            results[i] = error
     rows = _encoder.encode_images([picture for _, picture in images])
     for (i, _), vector in zip(images, rows, strict=True):
         results[i] = vector

@@ -118,7 +118,7 @@ class Settings(BaseSettings):
         10.0, gt=0, description="Processor time of one picture's decoding; six times that by clock."
     )
     decode_memory_mb: int = Field(
-        2048, ge=256, description="Address space of one decoding process."
+        2048, ge=64, description="Memory that decoding one picture may take."
     )
     labels: list[str] = Field(
         default_factory=list,

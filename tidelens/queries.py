@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from consumers.encoders import space_of
 from consumers.query import ProcessQueryEncoder, QueryModel
 from contracts.metrics import Metrics
-from contracts.settings import Settings
+from contracts.settings import MIB, Settings
 from contracts.space import Space
 
 
@@ -52,6 +52,8 @@ def make_queries(settings: Settings, model: str | None = None) -> Queries:
             settings.precision_named,
             settings.image_bytes_max,
             settings.image_pixels_max,
+            settings.decode_seconds_max,
+            settings.decode_memory_mb * MIB,
         ),
         metrics,
         batch_max=settings.query_batch_max,

@@ -1,0 +1,271 @@
+"""Decoding in processes: the same pixels, and what befalls one costs one picture."""
+
+import asyncio
+import io
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from blockbuster import BlockBuster
+from PIL import Image
+
+from consumers.decoding import DecodeLimits, Decoders
+from consumers.images import decode_image
+from consumers.preprocess import CentralSquare
+from consumers.query import ProcessQueryEncoder, QueryModel
+from contracts.errors import NotReady, RejectedRecord
+from contracts.metrics import Metrics
+from contracts.ports import Preprocess
+from tests import decode_kit
+from tests.decode_kit import Marked
+
+LIMITS = DecodeLimits(2_000_000, 4_000_000, 0.3, 1 << 30)
+
+
+@contextmanager
+def opened(
+    processes: int = 1,
+    preprocess: Preprocess = Marked(),  # noqa: B008  frozen
+    limits: DecodeLimits = LIMITS,
+) -> Iterator[Decoders]:
+    decoders = Decoders(processes, limits, preprocess)
+    try:
+        yield decoders
+    finally:
+        decoders.close()
+
+
+def marked(red: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), (red, 1, 2)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def photo(width: int = 640, height: int = 480) -> bytes:
+    noise = np.random.default_rng(1).integers(0, 255, (height // 8, width // 8, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).resize((width, height)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def rejected(decoders: Decoders, data: bytes) -> RejectedRecord:
+    with pytest.raises(RejectedRecord) as caught:
+        decoders.decode_now(data)
+    assert caught.value.field == "image"
+    return caught.value
+
+
+def decoder_processes(parent: int | None = None) -> list[psutil.Process]:
+    """The decoders below a process, ours by default."""
+    found = []
+    for process in psutil.Process(parent).children(recursive=True):
+        try:
+            if "consumers.decode_child" in process.cmdline():
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            pass
+    return found
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def eventually(holds: Callable[[], bool], within_s: float = 10) -> None:
+    ends = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < ends, "it did not come to hold"
+        time.sleep(0.01)
+
+
+def test_the_pixels_are_those_of_this_process() -> None:
+    preprocess = CentralSquare(256, 224)
+    with opened(preprocess=preprocess) as decoders:
+        for data in (photo(), photo(2000, 1500), marked(7), photo(80, 1600)):
+            decoded = decoders.decode_now(data)
+            here = decode_image(data, bytes_max=10**7, pixels_max=10**7, side_hint=256)
+            assert (decoded == preprocess(here)).all()
+            assert decoded.flags.writeable  # torch warns of others
+            assert decoded.flags.owndata
+
+
+def test_rejections_are_those_of_this_process() -> None:
+    with opened() as decoders:
+        for data in (b"", b"hello", photo()[:100], bytes(LIMITS.bytes_max + 1)):
+            found = rejected(decoders, data)
+            with pytest.raises(RejectedRecord) as here:
+                decode_image(
+                    data, bytes_max=LIMITS.bytes_max, pixels_max=LIMITS.pixels_max, side_hint=64
+                )
+            assert found.members() == here.value.members()
+
+
+def test_pictures_larger_than_what_is_kept_leave_nothing_behind() -> None:
+    limits = DecodeLimits(20_000_000, 16_000_000, 10, 1 << 31)
+    with opened(limits=limits, preprocess=Marked(side=4000)) as decoders:
+        buffer = io.BytesIO()
+        Image.new("RGB", (4000, 4000), "red").save(buffer, "PNG")
+        decoded = decoders.decode_now(buffer.getvalue())
+        assert decoded.shape == (4000, 4000, 3)
+        assert (decoded == (255, 0, 0)).all()
+        (child,) = decoder_processes()
+        shared = [m.rss for m in child.memory_maps() if "tidelens-picture" in m.path]
+        assert sum(shared) < 1_000_000
+        assert decoders.decode_now(marked(7)).shape == (30, 40, 3)
+
+
+@pytest.mark.parametrize(
+    ("red", "code", "why"),
+    [
+        (decode_kit.SEGFAULT, "image_crashed", "SIGSEGV"),
+        (decode_kit.EXIT, "image_crashed", "exit code 3"),
+        (decode_kit.RAISE, "image_crashed", "exit code 1"),
+        (decode_kit.SLEEP, "image_too_slow", "the limit is 0.3 s"),
+        (decode_kit.BURN, "image_too_slow", "the limit is 0.3 s"),
+        (decode_kit.ALLOCATE, "image_too_much_memory", str(1 << 30)),
+    ],
+)
+def test_what_befalls_a_process_costs_one_picture(red: int, code: str, why: str) -> None:
+    with opened(2) as decoders, ThreadPoolExecutor(4) as pool:
+        good = [pool.submit(decoders.decode_now, marked(7)) for _ in range(20)]
+        bad = pool.submit(rejected, decoders, marked(red))
+        good += [pool.submit(decoders.decode_now, marked(7)) for _ in range(20)]
+        assert bad.result().code == code
+        assert why in bad.result().message
+        assert all((future.result()[0, 0] == (7, 1, 2)).all() for future in good)
+        assert (decoders.decode_now(marked(7))[0, 0] == (7, 1, 2)).all()
+
+
+@pytest.mark.anyio
+async def test_the_event_loop_does_not_wait() -> None:
+    decoders = Decoders(1, LIMITS, Marked())
+    try:
+        hanging = asyncio.create_task(decoders.decode(marked(decode_kit.SLEEP)))
+        await asyncio.sleep(0.05)
+        good = asyncio.create_task(decoders.decode(marked(7)))
+        with pytest.raises(RejectedRecord, match="processor time"):
+            await hanging
+        assert (await good).shape == (30, 40, 3)
+    finally:
+        await asyncio.to_thread(decoders.close)
+
+
+def test_a_process_killed_while_idle_is_no_fault_of_the_next_picture() -> None:
+    with opened() as decoders:
+        decoders.decode_now(marked(7))
+        (child,) = decoder_processes()
+        child.send_signal(signal.SIGKILL)
+        eventually(lambda: _ended(child))
+        assert decoders.decode_now(marked(7)).shape == (30, 40, 3)
+
+
+def test_processes_outlive_the_threads_that_ask() -> None:
+    with opened() as decoders:
+        asking = threading.Thread(target=decoders.decode_now, args=(marked(7),))
+        asking.start()
+        asking.join()
+        (before,) = decoder_processes()
+        decoders.decode_now(marked(7))
+        assert decoder_processes() == [before]
+
+
+def test_a_decoder_that_cannot_start_is_no_fault_of_the_picture(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with opened() as decoders:
+        for executable in ("/nowhere/python", "/bin/false"):
+            monkeypatch.setattr(sys, "executable", executable)
+            with pytest.raises(NotReady):
+                decoders.decode_now(marked(7))
+        monkeypatch.undo()
+        assert decoders.decode_now(marked(7)).shape == (30, 40, 3)
+
+
+def test_close_ends_what_is_under_way() -> None:
+    decoders = Decoders(1, DecodeLimits(10**6, 10**6, 60, 1 << 30), Marked())
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(decoders.decode_now, marked(decode_kit.SLEEP))
+        eventually(lambda: bool(decoder_processes()))
+        time.sleep(0.2)
+        began = time.monotonic()
+        decoders.close()
+        assert time.monotonic() - began < 2
+        with pytest.raises(NotReady):  # and not a dead letter for a good picture
+            hanging.result()
+    assert decoder_processes() == []
+    decoders.close()
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_crashes_leak_nothing() -> None:
+    with opened() as decoders:
+        decoders.decode_now(marked(7))
+        files = _open_files()
+        for _ in range(30):
+            assert rejected(decoders, marked(decode_kit.SEGFAULT)).code == "image_crashed"
+        decoders.decode_now(marked(7))
+        assert _open_files() == files
+        assert len(decoder_processes()) == 1
+    maps = [m.path for m in psutil.Process().memory_maps()]
+    assert not any("tidelens-picture" in path for path in maps)
+    assert not [c for c in psutil.Process().children() if c.status() == psutil.STATUS_ZOMBIE]
+
+
+_PARENT = """
+import sys
+from tests.decode_kit import Marked
+from tests.unit.test_decoding import LIMITS, marked
+from consumers.decoding import DecodeLimits, Decoders
+decoders = Decoders(1, DecodeLimits(10**6, 10**6, 60, 1 << 30), Marked())
+decoders.decode_now(marked(7))
+print("ready", flush=True)
+decoders.decode_now(marked(int(sys.argv[1])))
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("red", [7, decode_kit.SLEEP, decode_kit.BURN])
+def test_a_process_ends_when_its_parent_is_killed(red: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PARENT, str(red)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"ready\n"
+        (child,) = decoder_processes(parent.pid)
+        parent.kill()
+        eventually(lambda: _ended(child))
+
+
+@pytest.mark.anyio
+async def test_the_query_encoder_lives_on(no_blocking_calls: BlockBuster) -> None:
+    no_blocking_calls.deactivate()  # starting a process is one
+    model = QueryModel("hash", 1, None, 10**6, 10**6, 10.0, 1 << 28)
+    encoder = ProcessQueryEncoder(model, Metrics(), batch_max=8, queue_max=8, cache_max=8)
+    running = asyncio.create_task(encoder.run())
+    try:
+        async with asyncio.timeout(60):
+            assert (await encoder.image(marked(7))).shape
+            (child,) = await asyncio.to_thread(decoder_processes)
+            child.kill()
+            await asyncio.to_thread(eventually, lambda: _ended(child))
+            assert (await encoder.image(marked(8))).shape
+            with pytest.raises(RejectedRecord, match="none of"):
+                await encoder.image(b"hello")
+    finally:
+        running.cancel()
+        await asyncio.wait([running])

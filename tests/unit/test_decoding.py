@@ -266,6 +266,8 @@ async def test_the_query_encoder_lives_on(no_blocking_calls: BlockBuster) -> Non
             assert (await encoder.image(marked(8))).shape
             with pytest.raises(RejectedRecord, match="none of"):
                 await encoder.image(b"hello")
+            (second,) = await asyncio.to_thread(decoder_processes)
     finally:
         running.cancel()
         await asyncio.wait([running])
+    await asyncio.to_thread(eventually, lambda: _ended(second))

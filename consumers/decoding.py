@@ -271,7 +271,7 @@ def _started(fd: int, size: int) -> "subprocess.Popen[bytes]":
             "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "OPENBLAS_NUM_THREADS": "1",  # each would take address space
-            # Else glibc returns each picture's memory, and faults for the next cost 1.5 ms.
+            # Else glibc returns each picture's memory, and faults for the next cost 1.7 ms.
             "MALLOC_TRIM_THRESHOLD_": str(32 * 1024 * 1024),
             "MALLOC_MMAP_THRESHOLD_": str(16 * 1024 * 1024),
         },

@@ -95,6 +95,36 @@ class Settings(BaseSettings):
     image_bytes_max: int = Field(20 * MIB, description="Largest picture, compressed.")
     image_pixels_max: int = Field(50_000_000, description="Largest picture, in pixels.")
 
+    # Limits of references
+    reference_schemes: list[Literal["file", "http", "https", "s3"]] = Field(
+        ["file", "https", "s3"],
+        description="Schemes of image.ref that encoders follow (JSON list).",
+    )
+    reference_ports: list[int] = Field(
+        default_factory=lambda: [443], description="Ports that references may name (JSON list)."
+    )
+    reference_hosts_allowed: list[str] = Field(
+        default_factory=list,
+        description="Hosts that references may name though their addresses are not public (JSON).",
+    )
+    reference_buckets: list[str] = Field(
+        default_factory=list, description="Buckets that s3: references may name (JSON list)."
+    )
+    reference_timeout_s: float = Field(
+        20.0, gt=0, description="Longest fetch of one reference, its redirects included."
+    )
+    reference_redirects_max: int = Field(3, ge=0, description="Redirects of one reference.")
+    reference_per_host_max: int = Field(
+        4, ge=1, description="References fetched from one host or bucket at once."
+    )
+    reference_held_max: int = Field(16, ge=1, description="Pictures of references in memory.")
+    reference_attempts_max: int = Field(
+        3, ge=1, description="Fetches of one reference whose host fails."
+    )
+    reference_patience_s: float = Field(
+        300.0, ge=0, description="How long references wait while network, resolver or S3 is away."
+    )
+
     # Limits of encoding
     encode_batch_pictures: int = Field(32, ge=1, description="Pictures of one encoder batch.")
     encode_batch_captions: int = Field(256, ge=1, description="Captions of one encoder batch.")

@@ -1,0 +1,64 @@
+"""Which IP addresses a reference may lead to: public ones only, however they are written."""
+
+import socket
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+Address = IPv4Address | IPv6Address
+
+_METADATA = {
+    ip_address("169.254.169.254"),
+    ip_address("fd00:ec2::254"),
+    # Azure's, which is a public address by its number.
+    ip_address("168.63.129.16"),
+}
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+
+def literal(host: str) -> Address | None:
+    """The address that `host` spells, as `inet_aton` reads it too (127.1, 0x7f.1, 2130706433)."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        pass
+    try:
+        return IPv4Address(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return None
+
+
+def refusal(address: Address) -> str | None:
+    """Why nothing may be fetched from `address`; None: it is public."""
+    if address in _METADATA:
+        return "a cloud's metadata service"
+    if isinstance(address, IPv6Address):
+        # These two are nothing but an IPv4 address in other clothes.
+        inner = address.ipv4_mapped or _translated(address)
+        if inner is not None:
+            return refusal(inner)
+        for tunnelled in (address.sixtofour, *(address.teredo or ())):
+            if tunnelled is not None and (why := refusal(tunnelled)):
+                return f"{why}, inside {address}"
+        if address.is_site_local:
+            return "a private address"
+    return _special(address)
+
+
+def _special(address: Address) -> str | None:
+    if address.is_unspecified:
+        return "the unspecified address"
+    if address.is_loopback:
+        return "a loopback address"
+    if address.is_link_local:
+        return "a link-local address"
+    if address.is_multicast:
+        return "a multicast address"
+    if address.is_reserved:
+        return "a reserved address"
+    if address.is_private:
+        return "a private address"
+    # What is left: carriers' networks (100.64.0.0/10), documentation, benchmarks.
+    return None if address.is_global else "not a public address"
+
+
+def _translated(address: IPv6Address) -> IPv4Address | None:
+    return IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None

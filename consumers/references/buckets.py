@@ -1,0 +1,122 @@
+"""References to S3: `s3://BUCKET/KEY`, in buckets that are allowed by name.
+
+Credentials, region and endpoint come from the standard AWS variables and files.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from aiobotocore.config import AioConfig
+from aiobotocore.session import get_session
+from botocore.exceptions import BotoCoreError, ClientError
+
+from consumers.references.limits import ReferenceLimits
+from consumers.references.places import Hosts, Place
+from consumers.references.refusals import refused, too_large
+from consumers.references.retrying import Failed, Retrying
+from contracts.errors import ConfigurationError
+
+_CONNECT_S = 5.0
+_CHUNK_BYTES = 64 * 1024
+# Ours are wrong or not there yet, which is no fault of the picture.
+_CREDENTIALS = {
+    "ExpiredToken",
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "RequestTimeTooSkewed",
+    "SignatureDoesNotMatch",
+    "TokenRefreshRequired",
+}
+_BUSY = 429
+
+
+@asynccontextmanager
+async def s3_client(limits: ReferenceLimits) -> AsyncIterator[Any]:
+    """None where no bucket is allowed. Raises ConfigurationError."""
+    if "s3" not in limits.schemes or not limits.buckets:
+        yield None
+        return
+    config = AioConfig(
+        connect_timeout=_CONNECT_S,
+        read_timeout=limits.timeout_s,
+        # Retrying does it.
+        retries={"mode": "standard", "total_max_attempts": 1},
+    )
+    try:
+        # Reads its service descriptions from disk, on the loop: 0.2 s, at the start only.
+        client = await get_session().create_client("s3", config=config).__aenter__()
+    except (BotoCoreError, ValueError) as error:
+        raise ConfigurationError(f"TIDELENS_REFERENCE_BUCKETS: no S3 client: {error}") from None
+    try:
+        yield client
+    finally:
+        await client.__aexit__(None, None, None)
+
+
+class Buckets:
+    """Attempts to read from S3."""
+
+    def __init__(
+        self, client: Any, limits: ReferenceLimits, hosts: Hosts, retrying: Retrying
+    ) -> None:
+        self._client = client
+        self._limits = limits
+        self._hosts = hosts
+        self._retrying = retrying
+
+    async def read(self, ref: str, place: Place) -> bytes:
+        """The picture, whose place is taken. Raises RejectedRecord."""
+        bucket, key = self._checked(ref)
+        host = f"s3://{bucket}"
+
+        async def attempt() -> bytes:
+            place.leave()
+            self._retrying.require_hope(host)
+            async with self._hosts.at(host):
+                await place.take()
+                return await self._attempt(host, bucket, key)
+
+        return await self._retrying.until_read(attempt)
+
+    async def _attempt(self, host: str, bucket: str, key: str) -> bytes:
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                answer = await self._client.get_object(Bucket=bucket, Key=key)
+                async with answer["Body"] as body:
+                    return await self._body(body, answer.get("ContentLength"))
+        except ClientError as error:
+            status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
+            code = str(error.response.get("Error", {}).get("Code", ""))
+            if status >= 500 or status == _BUSY or code in _CREDENTIALS:
+                raise Failed(host, f"answered {code}", away=True) from error
+            raise refused("reference_missing", f"{host} answered {code}", value=code) from None
+        except (BotoCoreError, aiohttp.ClientError, OSError) as error:
+            reason = str(error) or type(error).__name__
+            raise Failed(host, reason, away=True) from error
+
+    async def _body(self, body: Any, size: int | None) -> bytes:
+        bytes_max = self._limits.bytes_max
+        if size is not None and size > bytes_max:
+            raise too_large(bytes_max, size)
+        data = bytearray()
+        while chunk := await body.read(_CHUNK_BYTES):
+            data += chunk
+            if len(data) > bytes_max:
+                raise too_large(bytes_max)
+        return bytes(data)
+
+    def _checked(self, ref: str) -> tuple[str, str]:
+        """Bucket and key. The key is taken as it stands, without percent-encoding."""
+        bucket, _, key = ref[len("s3://") :].partition("/")
+        # A server that resolves `..` would lead into another bucket.
+        if not ref.lower().startswith("s3://") or not key or {".", ".."} & set(key.split("/")):
+            why = "expected s3://BUCKET/KEY without . and .. in the key"
+            raise refused("reference_invalid", why, value=ref)
+        if bucket not in self._limits.buckets:
+            allowed = sorted(self._limits.buckets)
+            why = f"bucket {bucket!r}, allowed {allowed} (TIDELENS_REFERENCE_BUCKETS)"
+            raise refused("reference_forbidden", why, limit=allowed, value=bucket)
+        return bucket, key

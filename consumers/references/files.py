@@ -1,0 +1,47 @@
+"""References to files: `file:` under allowed roots."""
+
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from consumers.references.refusals import refused, require_digest, too_large
+
+
+def read_reference(
+    ref: str, sha256: str | None, *, allow_roots: Sequence[Path], bytes_max: int
+) -> bytes:
+    """The bytes that `ref` names, checked against their SHA-256. Blocking.
+
+    Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden, reference_missing,
+    image_too_large_bytes, reference_changed.
+    """
+    try:
+        parts = urlsplit(ref)
+    except ValueError as error:
+        raise refused("reference_invalid", f"not a URL ({error})") from None
+    if parts.scheme != "file":
+        got = parts.scheme or repr(ref)
+        why = f"only file: references are enabled, got {got}"
+        raise refused("not_enabled", why, value=parts.scheme)
+    if parts.netloc not in ("", "localhost"):
+        why = f"a file: reference names no host, got {parts.netloc!r}"
+        raise refused("reference_forbidden", why, value=parts.netloc)
+    # Resolved before it is compared, so that neither `..` nor a link leads out of a root.
+    try:
+        path = Path(unquote(parts.path)).resolve()
+        if not any(path.is_relative_to(root.resolve()) for root in allow_roots):
+            why = "the file is outside the allowed roots (TIDELENS_ALLOW_ROOTS)"
+            raise refused("reference_forbidden", why)
+        # Opening a pipe would wait for whoever writes to it, for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("not a regular file")
+        with path.open("rb") as file:
+            data = file.read(bytes_max + 1)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+        reason = getattr(error, "strerror", None) or str(error)
+        raise refused("reference_missing", f"cannot be read ({reason})") from None
+    if len(data) > bytes_max:
+        raise too_large(bytes_max)
+    require_digest(data, sha256)
+    return data

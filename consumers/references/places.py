@@ -1,0 +1,55 @@
+"""Places that are limited: requests at one host, and pictures in memory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+
+class Hosts:
+    """At most so many at once at one host. Knows only hosts where somebody is."""
+
+    def __init__(self, per_host_max: int) -> None:
+        self._per_host_max = per_host_max
+        self._doors: dict[str, _Door] = {}
+
+    @asynccontextmanager
+    async def at(self, host: str) -> AsyncIterator[None]:
+        door = self._doors.setdefault(host, _Door(asyncio.Semaphore(self._per_host_max)))
+        door.users += 1
+        try:
+            async with door.semaphore:
+                yield
+        finally:
+            door.users -= 1
+            if door.users == 0:
+                del self._doors[host]
+
+
+@dataclass(slots=True)
+class _Door:
+    semaphore: asyncio.Semaphore
+    users: int = 0
+
+
+class Place:
+    """One picture's place in memory, of those that `places` counts.
+
+    Taken inside a host's door, so that a slow host holds no more of them than its own limit, and
+    left before another door: two who wait for each other's would wait for ever.
+    """
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places = places
+        self._taken = False
+
+    async def take(self) -> None:
+        assert not self._taken
+        await self._places.acquire()
+        self._taken = True
+
+    def leave(self) -> None:
+        """Does nothing where none is taken."""
+        if self._taken:
+            self._taken = False
+            self._places.release()

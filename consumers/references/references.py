@@ -1,0 +1,120 @@
+"""The bytes that references name, of whatever scheme."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from consumers.references.buckets import Buckets, s3_client
+from consumers.references.files import read_reference
+from consumers.references.limits import ReferenceLimits
+from consumers.references.places import Hosts, Place
+from consumers.references.refusals import refused, require_digest
+from consumers.references.resolver import Lookup, system_lookup
+from consumers.references.retrying import Retrying
+from consumers.references.web import SCHEMES as WEB
+from consumers.references.web import Web, web_session
+from contracts.errors import RejectedRecord
+
+log = structlog.get_logger(__name__)
+
+
+class References:
+    """Reads pictures by reference while it is entered, within its limits."""
+
+    def __init__(
+        self,
+        limits: ReferenceLimits,
+        *,
+        lookup: Lookup = system_lookup,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._lookup = lookup
+        self._places = asyncio.Semaphore(limits.held_max)
+        self._hosts = Hosts(limits.per_host_max)
+        # Two: that the web can be reached says nothing of S3.
+        self._of_web, self._of_s3 = (
+            Retrying(
+                attempts_max=limits.attempts_max,
+                patience_s=limits.patience_s,
+                sleep=sleep,
+                clock=clock,
+            )
+            for _ in range(2)
+        )
+        self._stack = AsyncExitStack()
+        self._web: Web
+        self._buckets: Buckets
+
+    @property
+    def waiting(self) -> int:
+        """References that wait for the surroundings: the network, the resolver, S3."""
+        return self._of_web.waiting + self._of_s3.waiting
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            session = await stack.enter_async_context(web_session(self._limits, self._lookup))
+            client = await stack.enter_async_context(s3_client(self._limits))
+            self._web = Web(session, self._limits, self._hosts, self._of_web)
+            self._buckets = Buckets(client, self._limits, self._hosts, self._of_s3)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    @asynccontextmanager
+    async def read(self, ref: str, sha256: str | None) -> AsyncIterator[bytes]:
+        """The bytes that `ref` names; they count as in memory until they are left.
+
+        Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden,
+        reference_missing, reference_unreachable, reference_too_many_redirects,
+        image_too_large_bytes, reference_changed.
+        """
+        place = Place(self._places)
+        try:
+            yield await self._bytes(ref, sha256, place)
+        finally:
+            place.leave()
+
+    async def _bytes(self, ref: str, sha256: str | None, place: Place) -> bytes:
+        try:
+            data = await self._by_scheme(ref, sha256, place)
+            await asyncio.to_thread(require_digest, data, sha256)
+        except RejectedRecord:
+            raise
+        except Exception as error:
+            # Of strangers' making, perhaps: it is theirs that is refused, and nobody stops.
+            log.error("a reference failed in a way that is not known", error=repr(error))
+            raise refused("reference_invalid", f"{type(error).__name__}: {error}") from error
+        return data
+
+    async def _by_scheme(self, ref: str, sha256: str | None, place: Place) -> bytes:
+        scheme = ref.partition(":")[0].lower()
+        if scheme not in self._limits.schemes:
+            enabled = sorted(self._limits.schemes)
+            why = f"scheme {scheme[:20]!r}, enabled {enabled} (TIDELENS_REFERENCE_SCHEMES)"
+            raise refused("not_enabled", why, limit=enabled, value=scheme[:20])
+        if scheme in WEB:
+            return await self._web.read(ref, place)
+        if scheme == "s3":
+            return await self._buckets.read(ref, place)
+        await place.take()
+        return await asyncio.to_thread(
+            read_reference,
+            ref,
+            sha256,
+            allow_roots=self._limits.allow_roots,
+            bytes_max=self._limits.bytes_max,
+        )

@@ -1,0 +1,42 @@
+"""How references are refused: each names the field, the limit and the value."""
+
+import hashlib
+from typing import Any
+
+from contracts.errors import RejectedRecord
+
+_VALUE_CHARS_MAX = 200
+
+
+def refused(code: str, why: str, *, limit: Any = None, value: Any = None) -> RejectedRecord:
+    """One that says what is wrong with `image.ref`."""
+    if isinstance(value, str):
+        value = _text(value)[:_VALUE_CHARS_MAX]
+    why = f"image.ref: {_text(why)}"
+    return RejectedRecord(code, why, field="image.ref", limit=limit, value=value)
+
+
+def _text(quoted: str) -> str:
+    """Without the halves of characters that a server's headers may hold, which are no JSON."""
+    return quoted.encode("utf-8", "backslashreplace").decode()
+
+
+def too_large(bytes_max: int, size: int | None = None) -> RejectedRecord:
+    got = "more" if size is None else size
+    why = f"limit {bytes_max} bytes, got {got}"
+    return refused("image_too_large_bytes", why, limit=bytes_max, value=size)
+
+
+def require_digest(data: bytes, sha256: str | None) -> None:
+    """Raises RejectedRecord `reference_changed` unless `data` is what was published."""
+    if sha256 is None:
+        return
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise RejectedRecord(
+            "reference_changed",
+            f"image.sha256: published {sha256}, the picture has {found}",
+            field="image.sha256",
+            limit=sha256,
+            value=found,
+        )

@@ -1,0 +1,67 @@
+"""Names to addresses, checked: what is handed to the connector is what was looked at."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from consumers.references.addresses import literal, refusal
+from consumers.references.refusals import refused
+
+Lookup = Callable[[str, int, int], Awaitable[list[tuple[int, str]]]]
+"""Of host, port and family: pairs of family and address. Raises OSError."""
+
+
+async def system_lookup(host: str, port: int, family: int) -> list[tuple[int, str]]:
+    found = await asyncio.get_running_loop().getaddrinfo(
+        host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
+    )
+    return [(kind, str(where[0])) for kind, _, _, _, where in found]
+
+
+def require_public(host: str, address: str, hosts_allowed: frozenset[str]) -> None:
+    """Raises RejectedRecord `reference_forbidden`."""
+    if host.lower() in hosts_allowed:
+        return
+    found = literal(address)
+    why = "no address" if found is None else refusal(found)
+    if why is not None:
+        raise refused(
+            "reference_forbidden",
+            f"{host} is {address}, {why}; TIDELENS_REFERENCE_HOSTS_ALLOWED does not name it",
+            limit="public addresses",
+            value=address,
+        )
+
+
+class CheckedResolver(AbstractResolver):
+    """Refuses a name that has any address which is not public, unless its host is allowed."""
+
+    def __init__(self, lookup: Lookup, hosts_allowed: frozenset[str]) -> None:
+        self._lookup = lookup
+        self._hosts_allowed = hosts_allowed
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        try:
+            found = await self._lookup(host, port, family)
+        except UnicodeError as error:  # a label that is too long
+            raise refused("reference_invalid", f"no host name ({error})", value=host) from None
+        for _, address in found:
+            require_public(host, address, self._hosts_allowed)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=kind,
+                proto=0,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for kind, address in found
+        ]
+
+    async def close(self) -> None:
+        """Nothing is open."""

@@ -1,0 +1,424 @@
+"""References against a real server on loopback, which does what servers of strangers may do."""
+
+import asyncio
+import errno
+import gzip
+import hashlib
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from aiohttp import web
+
+from consumers.references import ReferenceLimits, References
+from consumers.references.retrying import Failed, Retrying
+from contracts.errors import RejectedRecord
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(20)]
+
+DATA = b"a picture"
+HOST = "pictures.test"
+
+
+@dataclass
+class Site:
+    """A server that counts, and remembers what it was asked."""
+
+    port: int = 0
+    asked: list[web.Request] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    at_once: int = 0
+    at_once_max: int = 0
+    go: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def url(self, path: str, host: str = HOST) -> str:
+        return f"http://{host}:{self.port}/{path}"
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.path.removeprefix("/")
+        self.asked.append(request)
+        self.counts[path] += 1
+        if path == "to":
+            return web.Response(
+                status=302,
+                headers={"Location": request.query["url"], "Set-Cookie": "stolen=1"},
+            )
+        name, _, number = path.partition("-")
+        made = getattr(self, f"_{name}")(request, *([int(number)] if number else []))
+        response: web.StreamResponse = await made
+        return response
+
+    async def _good(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=DATA)
+
+    async def _status(self, request: web.Request, status: int) -> web.StreamResponse:
+        return web.Response(status=status)
+
+    async def _flaky(self, request: web.Request, status: int) -> web.StreamResponse:
+        if self.counts[request.path[1:]] <= 2:
+            return web.Response(status=status)
+        return web.Response(body=DATA)
+
+    async def _slow(self, request: web.Request) -> web.StreamResponse:
+        self.at_once += 1
+        self.at_once_max = max(self.at_once_max, self.at_once)
+        await self.go.wait()
+        self.at_once -= 1
+        return web.Response(body=DATA)
+
+    async def _gzip(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=gzip.compress(DATA), headers={"Content-Encoding": "gzip"})
+
+    async def _odd(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(body=DATA, headers={"Content-Encoding": "caf\udce9"})
+
+    async def _away(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": "http://[\udce9"})
+
+    async def _reset(self, request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        request.transport.abort()
+        return web.Response()
+
+    async def _short(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.content_length = 50
+        await response.prepare(request)
+        await response.write(DATA)
+        assert request.transport is not None
+        request.transport.close()
+        return response
+
+    async def _claims(self, request: web.Request, size: int) -> web.StreamResponse:
+        response = web.StreamResponse()
+        response.content_length = size
+        await response.prepare(request)
+        await self.go.wait()
+        return response
+
+    async def _endless(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(bytes(1024))
+
+    async def _trickle(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b"x")
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    found = Site()
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", found.answer)
+    runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    found.port = runner.addresses[0][1]
+    try:
+        yield found
+    finally:
+        found.go.set()
+        await runner.cleanup()
+
+
+async def loopback(host: str, port: int, family: int) -> list[tuple[int, str]]:
+    return [(socket.AF_INET, "127.0.0.1")]
+
+
+class Time:
+    """Sleeps pass at once, and tell how long they were."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += max(seconds, 0.1)
+        await asyncio.sleep(0)
+
+    def clock(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def opened(
+    site: Site, *, lookup: Any = loopback, time: Time | None = None, **limits: Any
+) -> AsyncIterator[References]:
+    time = time or Time()
+    usual = ReferenceLimits(
+        schemes=frozenset({"http", "https"}),
+        ports=frozenset({site.port}),
+        hosts_allowed=frozenset({HOST, "cdn.test"}),
+        bytes_max=1000,
+        timeout_s=5,
+    )
+    found = References(replace(usual, **limits), lookup=lookup, sleep=time.sleep, clock=time.clock)
+    async with found as references:
+        yield references
+
+
+async def read(references: References, ref: str, sha256: str | None = None) -> bytes:
+    async with references.read(ref, sha256) as data:
+        return data
+
+
+async def refused(references: References, ref: str, sha256: str | None = None) -> RejectedRecord:
+    with pytest.raises(RejectedRecord) as caught:
+        await read(references, ref, sha256)
+    assert caught.value.field in caught.value.message
+    # As a dead letter's text, whatever bytes a server sent.
+    orjson.dumps(caught.value.members())
+    return caught.value
+
+
+async def test_a_picture_is_read_and_compared_with_its_digest(site: Site) -> None:
+    async with opened(site) as references:
+        url = site.url("good")
+        assert await read(references, url, hashlib.sha256(DATA).hexdigest()) == DATA
+        changed = await refused(references, url, "0" * 64)
+    assert (changed.code, changed.field) == ("reference_changed", "image.sha256")
+
+
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [
+        ("status-401", "reference_missing"),
+        ("status-404", "reference_missing"),
+        ("status-410", "reference_missing"),
+        ("status-204", "reference_missing"),
+        ("status-302", "reference_missing"),
+        ("gzip", "reference_invalid"),
+        ("odd", "reference_invalid"),
+        ("away", "reference_invalid"),
+        ("claims-1001", "image_too_large_bytes"),
+        ("endless", "image_too_large_bytes"),
+    ],
+)
+async def test_what_is_bad_is_refused_at_once(site: Site, path: str, code: str) -> None:
+    async with opened(site) as references:
+        assert (await refused(references, site.url(path))).code == code
+    assert site.counts[path] == 1
+
+
+@pytest.mark.parametrize("path", ["status-500", "status-429", "reset", "short"])
+async def test_what_fails_is_tried_three_times(site: Site, path: str) -> None:
+    time = Time()
+    async with opened(site, time=time) as references:
+        error = await refused(references, site.url(path))
+    assert (error.code, error.limit) == ("reference_unreachable", 3)
+    # aiohttp itself asks again where a connection that was kept is closed.
+    assert site.counts[path] >= 3
+    assert len(time.slept) == 2
+
+
+async def test_two_failures_are_survived(site: Site) -> None:
+    async with opened(site) as references:
+        assert await read(references, site.url("flaky-500")) == DATA
+    assert site.counts["flaky-500"] == 3
+
+
+async def test_one_that_trickles_is_not_waited_for(site: Site) -> None:
+    async with opened(site, timeout_s=0.2, attempts_max=1) as references:
+        assert (await refused(references, site.url("trickle"))).code == "reference_unreachable"
+
+
+async def test_redirects_are_followed_without_cookies(site: Site) -> None:
+    async with opened(site) as references:
+        url = site.url("to?url=" + site.url("to?url=/good", "cdn.test"))
+        assert await read(references, url) == DATA
+    assert [request.path for request in site.asked] == ["/to", "/to", "/good"]
+    assert [request.host.split(":")[0] for request in site.asked] == [HOST, "cdn.test", "cdn.test"]
+    for request in site.asked:
+        assert not {"Cookie", "Authorization", "Referer"} & set(request.headers)
+        assert request.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "http://private.test:{port}/good",
+        "http://127.0.0.1:{port}/good",
+        "http://2130706433:{port}/good",
+        "http://[::ffff:127.0.0.1]:{port}/good",
+        "//localhost:{port}/good",
+        "http://pictures.test:1/good",
+        "http://user:password@pictures.test:{port}/good",
+        "file:///etc/passwd",
+        "s3://bucket/key",
+    ],
+)
+async def test_each_redirect_is_checked_as_the_first(site: Site, target: str) -> None:
+    async with opened(site) as references:
+        error = await refused(references, site.url("to?url=" + target.format(port=site.port)))
+    assert error.code == "reference_forbidden"
+    assert site.counts == {"to": 1}
+
+
+async def test_redirects_in_a_loop_end(site: Site) -> None:
+    async with opened(site, redirects_max=2) as references:
+        # A relative one without a query leads to itself.
+        error = await refused(references, site.url("to?url=?url=%3Furl%3D%253Furl%253D/good"))
+        assert (error.code, error.limit) == ("reference_too_many_redirects", 2)
+    assert site.counts["to"] == 3
+
+
+async def test_what_was_checked_is_what_is_connected_to(site: Site) -> None:
+    answers = [["203.0.114.1"], ["203.0.114.1", "127.0.0.1"], ["127.0.0.1"]]
+    asked = 0
+
+    async def rebinding(host: str, port: int, family: int) -> list[tuple[int, str]]:
+        nonlocal asked
+        asked += 1
+        return [(socket.AF_INET, address) for address in answers[min(asked, 3) - 1]]
+
+    connected: list[str] = []
+
+    async def no_connection(addr_infos: Any, **_: Any) -> Any:
+        connected.extend(info[4][0] for info in addr_infos)
+        raise OSError(errno.ECONNREFUSED, "refused")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", no_connection)
+        async with opened(site, lookup=rebinding) as references:
+            error = await refused(references, site.url("good", "rebinding.test"))
+            assert error.code == "reference_forbidden"
+            assert connected == ["203.0.114.1"]
+            assert asked == 2
+            error = await refused(references, site.url("good", "rebinding.test"))
+    assert (error.code, error.value) == ("reference_forbidden", "127.0.0.1")
+    assert connected == ["203.0.114.1"]
+    assert site.asked == []
+
+
+async def test_a_host_is_asked_for_few_at_once_and_others_go_on(site: Site) -> None:
+    async with opened(site, per_host_max=2, held_max=3) as references:
+        slow = [asyncio.create_task(read(references, site.url("slow"))) for _ in range(6)]
+        while site.at_once < 2:
+            await asyncio.sleep(0.01)
+        assert await read(references, site.url("good", "cdn.test")) == DATA
+        site.go.set()
+        assert await asyncio.gather(*slow) == [DATA] * 6
+    assert site.at_once_max == 2
+
+
+async def test_pictures_in_memory_are_few(site: Site) -> None:
+    async with opened(site, held_max=1) as references:
+        other = None
+        async with references.read(site.url("good"), None):
+            other = asyncio.create_task(read(references, site.url("good", "cdn.test")))
+            await asyncio.sleep(0.1)
+            assert not other.done()
+            assert site.counts["good"] == 1
+        assert await other == DATA
+        # A reader that fails, and one that is refused, leave their places too.
+        with pytest.raises(ZeroDivisionError):
+            async with references.read(site.url("good"), None):
+                raise ZeroDivisionError
+        await refused(references, site.url("endless"))
+        gone = asyncio.create_task(read(references, site.url("slow")))
+        while not site.at_once:
+            await asyncio.sleep(0.01)
+        gone.cancel()
+        await asyncio.wait([gone])
+        assert await read(references, site.url("good")) == DATA
+
+
+async def test_while_the_resolver_is_down_references_wait(site: Site) -> None:
+    down, time = True, Time()
+
+    async def lookup(host: str, port: int, family: int) -> list[tuple[int, str]]:
+        if down:
+            raise socket.gaierror(socket.EAI_AGAIN, "try again")
+        return await loopback(host, port, family)
+
+    async with opened(site, lookup=lookup, time=time) as references:
+        reading = asyncio.create_task(read(references, site.url("good")))
+        while len(time.slept) < 10:
+            await asyncio.sleep(0)
+        assert references.waiting == 1
+        assert not reading.done()
+        down = False
+        assert await reading == DATA
+        assert references.waiting == 0
+
+
+async def test_patience_ends_and_the_host_is_left_alone_for_a_while(site: Site) -> None:
+    lookups, time = 0, Time()
+
+    async def lookup(host: str, port: int, family: int) -> list[tuple[int, str]]:
+        nonlocal lookups
+        lookups += 1
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    async with opened(site, lookup=lookup, time=time, patience_s=30) as references:
+        error = await refused(references, site.url("good"))
+        assert (error.code, error.limit) == ("reference_unreachable", 30)
+        assert time.now >= 30
+        before = lookups
+        assert (await refused(references, site.url("other"))).code == "reference_unreachable"
+        assert lookups == before
+        time.now += 61
+        await refused(references, site.url("good"))
+        assert lookups > before
+        assert references.waiting == 0
+
+
+async def test_when_another_is_read_meanwhile_it_is_the_host() -> None:
+    time = Time()
+    retrying = Retrying(attempts_max=3, patience_s=1e9, sleep=time.sleep, clock=time.clock)
+    tried = 0
+
+    async def good() -> bytes:
+        return DATA
+
+    async def bad() -> bytes:
+        nonlocal tried
+        tried += 1
+        if tried == 7:
+            await retrying.until_read(good)
+        raise Failed("host", "no route", away=True)
+
+    with pytest.raises(RejectedRecord) as caught:
+        await retrying.until_read(bad)
+    assert caught.value.code == "reference_unreachable"
+    assert tried == 7
+    assert retrying.waiting == 0
+
+
+async def test_files_and_what_is_off(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(DATA)
+    ref = (tmp_path / "a.png").as_uri()
+    async with opened(site, schemes=frozenset({"file"}), allow_roots=(tmp_path,)) as references:
+        assert await read(references, ref, hashlib.sha256(DATA).hexdigest()) == DATA
+        assert (await refused(references, "file:///etc/passwd")).code == "reference_forbidden"
+        error = await refused(references, site.url("good"))
+        assert (error.code, error.limit, error.value) == ("not_enabled", ["file"], "http")
+
+
+@pytest.mark.parametrize(
+    ("ref", "code"),
+    [
+        ("s3://other/key", "reference_forbidden"),
+        ("s3://bucket", "reference_invalid"),
+        ("s3://bucket/", "reference_invalid"),
+        ("s3:bucket/key", "reference_invalid"),
+        ("s3://bucket/../other/key", "reference_invalid"),
+    ],
+)
+async def test_buckets_are_named_by_the_operator(site: Site, ref: str, code: str) -> None:
+    async with opened(site, schemes=frozenset({"s3"})) as references:
+        error = await refused(references, ref)
+    assert error.code == code
+    assert code != "reference_forbidden" or "TIDELENS_REFERENCE_BUCKETS" in error.message

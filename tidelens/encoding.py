@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
 
     from consumers.decoding import Decoders
-    from consumers.pictures import Pictures
     from consumers.worker import EncoderWorker
     from streams.connect import Connection
 
@@ -145,6 +144,8 @@ async def open_worker(
     """A worker in the group of the encoder's space; the caller runs it."""
     from consumers.jobs import Intake
     from consumers.labelling import Labeller
+    from consumers.pictures import Pictures
+    from consumers.references import ReferenceLimits, References
     from consumers.worker import EncoderWorker, Limits
     from streams.ownership import KafkaEncoderLog
 
@@ -175,13 +176,14 @@ async def open_worker(
     )
     async with (
         open_decoders(settings, encoder.preprocess) as decoders,
+        References(ReferenceLimits.of(settings)) as references,
         encoder_log.own(names.encoder_group) as ownership,
     ):
         yield EncoderWorker(
             ownership,
             encoder,
             intake,
-            _pictures(settings, decoders),
+            Pictures(references.read, decoders.decode),
             Limits(
                 pictures_max=settings.encode_batch_pictures,
                 captions_max=settings.encode_batch_captions,
@@ -212,21 +214,6 @@ async def open_decoders(settings: Settings, preprocess: Preprocess) -> "AsyncIte
         yield decoders
     finally:
         await asyncio.to_thread(decoders.close)
-
-
-def _pictures(settings: Settings, decoders: "Decoders") -> "Pictures":
-    from consumers.pictures import Pictures
-    from consumers.references import read_reference
-
-    limit = settings.image_bytes_max
-
-    @contextlib.asynccontextmanager
-    async def read(ref: str, sha256: str | None) -> AsyncIterator[bytes]:
-        yield await asyncio.to_thread(
-            read_reference, ref, sha256, allow_roots=settings.allow_roots, bytes_max=limit
-        )
-
-    return Pictures(read, decoders.decode)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
 """Which IP addresses a reference may lead to: public ones only, however they are written."""
 
 import socket
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
 Address = IPv4Address | IPv6Address
 
@@ -12,6 +12,14 @@ _METADATA = {
     ip_address("168.63.129.16"),
 }
 _NAT64 = IPv6Network("64:ff9b::/96")
+# IANA's special registries, as far as a Python that we run on takes them for public addresses.
+_SPECIAL = [
+    ip_network("192.0.0.0/24"),  # 192.0.0.192 is Oracle Cloud's metadata service
+    ip_network("192.88.99.0/24"),
+    ip_network("64:ff9b:1::/48"),
+    ip_network("3fff::/20"),
+    ip_network("5f00::/16"),
+]
 
 
 def literal(host: str) -> Address | None:
@@ -57,7 +65,8 @@ def _special(address: Address) -> str | None:
     if address.is_private:
         return "a private address"
     # What is left: carriers' networks (100.64.0.0/10), documentation, benchmarks.
-    return None if address.is_global else "not a public address"
+    public = address.is_global and not any(address in network for network in _SPECIAL)
+    return None if public else "not a public address"
 
 
 def _translated(address: IPv6Address) -> IPv4Address | None:

@@ -18,8 +18,17 @@ LOOPBACK = [
     "0x7f000001",
     "0177.0.0.1",
     "127。0。0。1",
+    "１２７.0.0.1",
+    "①②⑦.⓪.⓪.①",
+    "127.0.\n0.1",
+    "١٢٧.0.0.1",
+    "127.0.0.1%00.public.example",
+    "LOCALHOST",
     "[::1]",
+    "[::1%25lo]",
     "[::ffff:127.0.0.1]",
+    "[::ffff:7f00:1]",
+    "[0:0:0:0:0:ffff:7f00:1]",
     "[64:ff9b::7f00:1]",
     "[2002:7f00:1::]",
     "[2001:0:4136:e378:8000:63bf:80ff:fffe]",
@@ -31,6 +40,10 @@ OTHERS = [
     "[fd00:ec2::254]",
     "[::ffff:169.254.169.254]",
     "168.63.129.16",
+    "192.0.0.192",
+    "[64:ff9b::c000:c0]",
+    "metadata.google.internal",
+    "METADATA.google.internal.",
     "100.64.0.1",
     "100.100.100.200",
     "10.0.0.1",
@@ -42,6 +55,8 @@ OTHERS = [
     "240.0.0.1",
     "255.255.255.255",
     "192.0.2.1",
+    "192.88.99.1",
+    "198.18.0.1",
     "[::]",
     "[fe80::1%25eth0]",
     "[fe80::1]",
@@ -50,17 +65,29 @@ OTHERS = [
     "[ff02::1]",
     "[::127.0.0.1]",
     "[64:ff9b:1::a00:1]",
+    "[::ffff:0:7f00:1]",
+    "[3fff::1]",
+    "[5f00::1]",
 ]
 
 
-async def loopback_only(host: str, port: int, family: int) -> list[tuple[int, str]]:
-    assert host.rstrip(".") == "localhost", f"{host} came to the resolver"
-    return [(2, "127.0.0.1")]
+# What comes to the resolver, since no rule of ours or of aiohttp's reads an address in it.
+NAMES = {
+    "localhost": "127.0.0.1",
+    "metadata.google.internal": "169.254.169.254",
+    "xn--9hbcp.0.0.1": "127.0.0.1",
+    "127.0.0.1%00.public.example": "127.0.0.1",
+}
+
+
+async def private_only(host: str, port: int, family: int) -> list[tuple[int, str]]:
+    assert host.rstrip(".") in NAMES, f"{host} came to the resolver"
+    return [(2, NAMES[host.rstrip(".")])]
 
 
 async def code_of(ref: str) -> str:
     limits = ReferenceLimits(schemes=frozenset({"https"}), bytes_max=100)
-    async with References(limits, lookup=loopback_only) as references:
+    async with References(limits, lookup=private_only) as references:
         with pytest.raises(RejectedRecord) as caught:
             async with references.read(ref, None):
                 pass
@@ -80,12 +107,20 @@ async def test_what_is_not_public_is_refused(host: str) -> None:
         ("https://127.0.0.1@public.example/", "reference_forbidden"),
         ("https://user:password@public.example/", "reference_forbidden"),
         ("https://:@public.example/", "reference_forbidden"),
+        ("https://public.example;@127.0.0.1/", "reference_forbidden"),
+        ("https://127.0.0.1%2f@public.example/", "reference_forbidden"),
+        ("https://127.0.0.1#@public.example/", "reference_forbidden"),
+        ("https://127.0.0.1?@public.example/", "reference_forbidden"),
+        ("https://127.0.0.1./", "reference_invalid"),
         ("https://public.example:8443/", "reference_forbidden"),
         ("https://public.example:0/", "reference_forbidden"),
         ("https://public.example\\@127.0.0.1/", "reference_invalid"),
         ("https://public.example:99999/", "reference_invalid"),
         ("https:///a.png", "reference_invalid"),
         ("https:a.png", "reference_invalid"),
+        ("https:/127.0.0.1/", "reference_invalid"),
+        ("https:\\\\127.0.0.1/", "reference_invalid"),
+        ("https://127.0.0.1:443:443/", "reference_invalid"),
         ("https://[::1/", "reference_invalid"),
         ("https://134744072/", "reference_invalid"),
         ("http://public.example/", "not_enabled"),
@@ -108,6 +143,7 @@ async def test_other_tricks_are_refused(ref: str, code: str) -> None:
         "::ffff:8.8.8.8",
         "64:ff9b::808:808",
         "2002:808:808::",
+        "192.0.1.1",
     ],
 )
 def test_public_addresses_are_not_refused(address: str) -> None:

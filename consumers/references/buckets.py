@@ -73,11 +73,11 @@ class Buckets:
         host = f"s3://{bucket}"
 
         async def attempt() -> bytes:
-            place.leave()
             self._retrying.require_hope(host)
             async with self._hosts.at(host):
                 await place.take()
-                return await self._attempt(host, bucket, key)
+                with place.left_on_failure():
+                    return await self._attempt(host, bucket, key)
 
         return await self._retrying.until_read(attempt)
 

@@ -30,7 +30,10 @@ class ReferenceLimits:
             bytes_max=settings.image_bytes_max,
             allow_roots=tuple(settings.allow_roots),
             ports=frozenset(settings.reference_ports),
-            hosts_allowed=frozenset(host.lower() for host in settings.reference_hosts_allowed),
+            # An IPv6 address may stand there as in a URL, or bare.
+            hosts_allowed=frozenset(
+                host.lower().strip("[]") for host in settings.reference_hosts_allowed
+            ),
             buckets=frozenset(settings.reference_buckets),
             timeout_s=settings.reference_timeout_s,
             redirects_max=settings.reference_redirects_max,

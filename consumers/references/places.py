@@ -1,8 +1,8 @@
 """Places that are limited: requests at one host, and pictures in memory."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 
@@ -47,6 +47,15 @@ class Place:
         assert not self._taken
         await self._places.acquire()
         self._taken = True
+
+    @contextmanager
+    def left_on_failure(self) -> Iterator[None]:
+        """Whoever pauses before the next attempt holds nothing that others need."""
+        try:
+            yield
+        except BaseException:
+            self.leave()
+            raise
 
     def leave(self) -> None:
         """Does nothing where none is taken."""

@@ -14,7 +14,7 @@ from consumers.references.files import read_reference
 from consumers.references.limits import ReferenceLimits
 from consumers.references.places import Hosts, Place
 from consumers.references.refusals import refused, require_digest
-from consumers.references.resolver import Lookup, system_lookup
+from consumers.references.resolver import Lookup, SystemLookup
 from consumers.references.retrying import Retrying
 from consumers.references.web import SCHEMES as WEB
 from consumers.references.web import Web, web_session
@@ -30,7 +30,7 @@ class References:
         self,
         limits: ReferenceLimits,
         *,
-        lookup: Lookup = system_lookup,
+        lookup: Lookup | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,7 +59,9 @@ class References:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            session = await stack.enter_async_context(web_session(self._limits, self._lookup))
+            # As many as there are references under way: none waits for another's name server.
+            lookup = self._lookup or stack.enter_context(SystemLookup(self._limits.held_max))
+            session = await stack.enter_async_context(web_session(self._limits, lookup))
             client = await stack.enter_async_context(s3_client(self._limits))
             self._web = Web(session, self._limits, self._hosts, self._of_web)
             self._buckets = Buckets(client, self._limits, self._hosts, self._of_s3)
@@ -90,17 +92,17 @@ class References:
 
     async def _bytes(self, ref: str, sha256: str | None, place: Place) -> bytes:
         try:
-            data = await self._by_scheme(ref, sha256, place)
+            data = await self._by_scheme(ref, place)
             await asyncio.to_thread(require_digest, data, sha256)
         except RejectedRecord:
             raise
         except Exception as error:
             # Of strangers' making, perhaps: it is theirs that is refused, and nobody stops.
             log.error("a reference failed in a way that is not known", error=repr(error))
-            raise refused("reference_invalid", f"{type(error).__name__}: {error}") from error
+            raise refused("reference_invalid", f"failed by {type(error).__name__}") from error
         return data
 
-    async def _by_scheme(self, ref: str, sha256: str | None, place: Place) -> bytes:
+    async def _by_scheme(self, ref: str, place: Place) -> bytes:
         scheme = ref.partition(":")[0].lower()
         if scheme not in self._limits.schemes:
             enabled = sorted(self._limits.schemes)
@@ -114,7 +116,7 @@ class References:
         return await asyncio.to_thread(
             read_reference,
             ref,
-            sha256,
+            None,  # compared by whoever asked, as for all schemes
             allow_roots=self._limits.allow_roots,
             bytes_max=self._limits.bytes_max,
         )

@@ -3,6 +3,8 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Self
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
@@ -13,11 +15,31 @@ Lookup = Callable[[str, int, int], Awaitable[list[tuple[int, str]]]]
 """Of host, port and family: pairs of family and address. Raises OSError."""
 
 
-async def system_lookup(host: str, port: int, family: int) -> list[tuple[int, str]]:
-    found = await asyncio.get_running_loop().getaddrinfo(
-        host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG
-    )
-    return [(kind, str(where[0])) for kind, _, _, _, where in found]
+class SystemLookup:
+    """The system's resolver, in threads of its own while it is entered.
+
+    A stranger's name server may hold each for as long as it likes, and those of asyncio decode.
+    """
+
+    def __init__(self, threads_max: int) -> None:
+        self._threads = ThreadPoolExecutor(threads_max, "resolve")
+
+    async def __call__(self, host: str, port: int, family: int) -> list[tuple[int, str]]:
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._threads, _getaddrinfo, host, port, family
+        )
+        return [(kind, str(where[0])) for kind, _, _, _, where in found]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _getaddrinfo(host: str, port: int, family: int) -> list[Any]:
+    kind, flags = socket.SOCK_STREAM, socket.AI_ADDRCONFIG
+    return socket.getaddrinfo(host, port, family=family, type=kind, flags=flags)
 
 
 def require_public(host: str, address: str, hosts_allowed: frozenset[str]) -> None:

@@ -10,6 +10,7 @@ from contracts.errors import RejectedRecord
 
 _BACKOFF_S = 0.5
 _BACKOFF_S_MAX = 10.0
+_ASKED_S_MAX = 10.0
 _GIVEN_UP_S = 60.0
 _GIVEN_UP_MAX = 1024
 
@@ -18,19 +19,21 @@ class Failed(Exception):
     """An attempt failed at `host`, and the next may not.
 
     `away`: by what lies between us and all hosts, such as the resolver, not by this one host.
+    `asked_s`: for how long the host asks to be left alone.
     """
 
-    def __init__(self, host: str, reason: str, *, away: bool = False) -> None:
+    def __init__(self, host: str, reason: str, *, away: bool = False, asked_s: float = 0.0) -> None:
         super().__init__(f"{host}: {reason}")
         self.host = host
         self.away = away
+        self.asked_s = asked_s
 
 
 class Retrying:
     """Repeats the attempts of all reads of one kind, since they tell of each other.
 
     While one fails for the surroundings it is tried for `patience_s`, for a picture is not bad
-    because a cable is out. But when another one came through meanwhile, it was the host after all.
+    because a cable is out. But what fails though another one came through before is the host's.
     """
 
     def __init__(
@@ -57,30 +60,34 @@ class Retrying:
 
     async def until_read(self, attempt: Callable[[], Awaitable[bytes]]) -> bytes:
         """Raises what `attempt` raises beside Failed, or RejectedRecord `reference_unreachable`."""
-        failures, began, succeeded = 0, 0.0, 0
+        failures, of_host, began, succeeded = 0, 0, 0.0, 0
         waits = False
         try:
             while True:
+                before = self._succeeded
                 try:
                     data = await attempt()
                 except Failed as failure:
                     failures += 1
                     if failures == 1:
                         began, succeeded = self._clock(), self._succeeded
-                    patient = failure.away and self._succeeded == succeeded
+                    # Attempts that were under way when another came through tell nothing.
+                    patient = failure.away and before <= succeeded
+                    of_host += not patient
                     elapsed = self._clock() - began
                     if patient and elapsed >= self._patience_s:
                         raise self._unreachable(failure, self._patience_s, elapsed, "s") from None
-                    if not patient and failures >= self._attempts_max:
+                    if of_host >= self._attempts_max:
                         raise self._unreachable(
-                            failure, self._attempts_max, failures, "attempts"
+                            failure, self._attempts_max, of_host, "attempts"
                         ) from None
                     self.waiting += patient - waits
                     waits = patient
+                    pause_s = min(failure.asked_s, _ASKED_S_MAX) + _backoff(failures)
                 else:
                     self._succeeded += 1
                     return data
-                await self._sleep(_backoff(failures))
+                await self._sleep(pause_s)
         finally:
             self.waiting -= waits
 

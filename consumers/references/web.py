@@ -9,6 +9,7 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -23,6 +24,7 @@ from consumers.references.retrying import Failed, Retrying
 SCHEMES = frozenset({"http", "https"})
 _CONNECT_S = 5.0
 _CHUNK_BYTES = 64 * 1024
+_IDLE_MAX = 32
 _REDIRECTS = {301, 302, 303, 307, 308}
 _BUSY = 429
 _AWAY = {errno.ENETUNREACH, errno.ENETDOWN, socket.EAI_AGAIN}
@@ -31,7 +33,7 @@ _AWAY = {errno.ENETUNREACH, errno.ENETDOWN, socket.EAI_AGAIN}
 def web_session(limits: ReferenceLimits, lookup: Lookup) -> aiohttp.ClientSession:
     """Knows no proxy, cookie or password, and connects only to what the resolver checked."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
+        connector=_Connector(
             resolver=CheckedResolver(lookup, limits.hosts_allowed),
             use_dns_cache=False,
             # Hosts limits them; here a wait would count as a slow host.
@@ -45,6 +47,15 @@ def web_session(limits: ReferenceLimits, lookup: Lookup) -> aiohttp.ClientSessio
         auto_decompress=False,
         headers={"Accept-Encoding": "identity", "User-Agent": "tidelens"},
     )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Aiohttp limits the connections in use, not those kept for later: here they are few."""
+
+    # Private to aiohttp, whose version is pinned; a test counts what stays open.
+    def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
+        idle = sum(map(len, self._conns.values()))
+        super()._release(key, protocol, should_close=should_close or idle >= _IDLE_MAX)
 
 
 class Web:
@@ -67,8 +78,8 @@ class Web:
         url = self._checked(ref, None)
 
         async def attempt() -> bytes:
-            place.leave()
-            return await self._attempt(url, place)
+            with place.left_on_failure():
+                return await self._attempt(url, place)
 
         return await self._retrying.until_read(attempt)
 
@@ -146,7 +157,7 @@ class Web:
 def _require_picture(host: str, response: aiohttp.ClientResponse) -> None:
     status = response.status
     if status == _BUSY or status >= 500:
-        raise Failed(host, f"answered {status}")
+        raise Failed(host, f"answered {status}", asked_s=_asked_s(response))
     if status != 200:
         why = f"{host} answered {status}, expected 200"
         raise refused("reference_missing", why, limit=200, value=status)
@@ -154,6 +165,12 @@ def _require_picture(host: str, response: aiohttp.ClientResponse) -> None:
     if encoding not in ("", "identity"):
         why = f"Content-Encoding {encoding!r} of {host}, expected identity"
         raise refused("reference_invalid", why, limit="identity", value=encoding)
+
+
+def _asked_s(response: aiohttp.ClientResponse) -> float:
+    """Retry-After where it is in seconds; its dates are not read."""
+    asked = response.headers.get("Retry-After", "")
+    return float(asked) if asked.isascii() and asked.isdigit() else 0.0
 
 
 @contextmanager
@@ -166,7 +183,8 @@ def _translated(host: str) -> Iterator[None]:
             raise refused("reference_invalid", f"not a URL ({error})", value=host) from None
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         away = isinstance(cause, OSError) and cause.errno in _AWAY
-        reason = str(error) or type(error).__name__
+        # The other errors of aiohttp quote what came, which may be meant for nobody.
+        reason = (isinstance(error, OSError) and str(error)) or type(error).__name__
         raise Failed(host, reason, away=away) from error
     except ValueError as error:  # a host that TLS or the resolver cannot take
         raise refused("reference_invalid", f"not a URL ({error})", value=host) from None

@@ -1,16 +1,22 @@
 """References against a real server on loopback, which does what servers of strangers may do."""
 
 import asyncio
+import contextlib
 import errno
 import gzip
 import hashlib
+import shutil
 import socket
+import ssl
+import subprocess
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import orjson
 import pytest
@@ -45,6 +51,7 @@ class Site:
         self.asked.append(request)
         self.counts[path] += 1
         if path == "to":
+            await asyncio.sleep(float(request.query.get("after_s", 0)))
             return web.Response(
                 status=302,
                 headers={"Location": request.query["url"], "Set-Cookie": "stolen=1"},
@@ -59,6 +66,11 @@ class Site:
 
     async def _status(self, request: web.Request, status: int) -> web.StreamResponse:
         return web.Response(status=status)
+
+    async def _later(self, request: web.Request, seconds: int) -> web.StreamResponse:
+        if self.counts[request.path[1:]] == 1:
+            return web.Response(status=429, headers={"Retry-After": str(seconds)})
+        return web.Response(body=DATA)
 
     async def _flaky(self, request: web.Request, status: int) -> web.StreamResponse:
         if self.counts[request.path[1:]] <= 2:
@@ -116,20 +128,39 @@ class Site:
             await asyncio.sleep(0.02)
 
 
-@pytest.fixture
-async def site() -> AsyncIterator[Site]:
+@asynccontextmanager
+async def served(tls: ssl.SSLContext | None = None) -> AsyncIterator[Site]:
     found = Site()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", found.answer)
     runner = web.AppRunner(app, shutdown_timeout=0, handler_cancellation=True)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     found.port = runner.addresses[0][1]
     try:
         yield found
     finally:
         found.go.set()
         await runner.cleanup()
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    async with served() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of HOST, with its key, signed by itself."""
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl command to make a certificate with")
+    file = tmp_path_factory.mktemp("tls") / "host.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
+    name = ["-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
+    files = ["-out", str(file), "-keyout", str(file.with_suffix(".key"))]
+    subprocess.run([*command.split(), *name, *files], check=True, capture_output=True)
+    return file
 
 
 async def loopback(host: str, port: int, family: int) -> list[tuple[int, str]]:
@@ -167,6 +198,10 @@ async def opened(
     found = References(replace(usual, **limits), lookup=lookup, sleep=time.sleep, clock=time.clock)
     async with found as references:
         yield references
+
+
+async def good() -> bytes:
+    return DATA
 
 
 async def read(references: References, ref: str, sha256: str | None = None) -> bytes:
@@ -229,9 +264,65 @@ async def test_two_failures_are_survived(site: Site) -> None:
     assert site.counts["flaky-500"] == 3
 
 
+@pytest.mark.parametrize(("asked_s", "waited_s"), [(7, 7), (86_400, 10)])
+async def test_a_server_may_ask_for_a_pause_but_not_for_any(
+    site: Site, asked_s: int, waited_s: int
+) -> None:
+    time = Time()
+    async with opened(site, time=time) as references:
+        assert await read(references, site.url(f"later-{asked_s}")) == DATA
+    # Beside it the usual pause, at random.
+    assert waited_s <= time.slept[0] <= waited_s + 1
+
+
+async def test_what_no_http_server_says_is_not_repeated() -> None:
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 secret.internal ESMTP\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        other = Site(port=server.sockets[0].getsockname()[1])
+        async with opened(other) as references:
+            error = await refused(references, other.url(""))
+    assert error.code == "reference_unreachable"
+    assert "secret" not in str(error.members())
+
+
+async def test_few_connections_are_kept_for_later() -> None:
+    open_now = 0
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal open_now
+        open_now += 1
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n")
+        open_now -= 1
+        writer.close()
+
+    hosts = [f"{number}.test" for number in range(60)]
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        other = Site(port=server.sockets[0].getsockname()[1])
+        async with opened(other, hosts_allowed=frozenset(hosts)) as references:
+            for host in hosts * 2:
+                await refused(references, other.url("", host))
+            await asyncio.sleep(0.05)
+            assert 0 < open_now <= 32
+
+
 async def test_one_that_trickles_is_not_waited_for(site: Site) -> None:
     async with opened(site, timeout_s=0.2, attempts_max=1) as references:
         assert (await refused(references, site.url("trickle"))).code == "reference_unreachable"
+
+
+async def test_redirects_have_their_time_together(site: Site) -> None:
+    path = "/good"
+    for _ in range(3):
+        path = "/to?" + urlencode({"after_s": 0.15, "url": path})
+    async with opened(site, timeout_s=0.3, attempts_max=1) as references:
+        assert (await refused(references, site.url(path[1:]))).code == "reference_unreachable"
+    assert site.counts["good"] == 0
 
 
 async def test_redirects_are_followed_without_cookies(site: Site) -> None:
@@ -264,6 +355,48 @@ async def test_each_redirect_is_checked_as_the_first(site: Site, target: str) ->
         error = await refused(references, site.url("to?url=" + target.format(port=site.port)))
     assert error.code == "reference_forbidden"
     assert site.counts == {"to": 1}
+
+
+@pytest.mark.parametrize(
+    ("host", "trusted", "code"),
+    [
+        (HOST, True, None),
+        ("cdn.test", True, "reference_unreachable"),
+        (HOST, False, "reference_unreachable"),
+    ],
+)
+async def test_the_certificate_is_of_the_name_and_not_of_the_address(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch, host: str, trusted: bool, code: str | None
+) -> None:
+    def contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+        server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        server.load_cert_chain(certificate, certificate.with_suffix(".key"))
+        return server, ssl.create_default_context(cafile=certificate if trusted else None)
+
+    server, client = await asyncio.to_thread(contexts)
+    # Made when aiohttp is imported, of what the system trusts (SSL_CERT_FILE).
+    monkeypatch.setattr("aiohttp.connector._SSL_CONTEXT_VERIFIED", client)
+    async with served(server) as site, opened(site) as references:
+        url = site.url("good", host).replace("http:", "https:")
+        if code is None:
+            assert await read(references, url) == DATA
+        else:
+            error = await refused(references, url)
+            assert (error.code, site.asked) == (code, [])
+            assert "certificate verify failed" in error.message
+
+
+async def test_proxies_and_netrc_are_not_known(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+        monkeypatch.setenv(name.upper(), "http://127.0.0.1:1")
+    (tmp_path / "netrc").write_text(f"machine {HOST} login me password secret")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    async with opened(site) as references:
+        assert await read(references, site.url("good")) == DATA
+    assert "Authorization" not in site.asked[0].headers
 
 
 async def test_redirects_in_a_loop_end(site: Site) -> None:
@@ -335,6 +468,49 @@ async def test_pictures_in_memory_are_few(site: Site) -> None:
         assert await read(references, site.url("good")) == DATA
 
 
+async def test_who_pauses_holds_no_memory(site: Site) -> None:
+    paused = asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        paused.set()
+        await asyncio.Event().wait()
+
+    time = Time()
+    time.sleep = sleep  # type: ignore[method-assign]
+    async with opened(site, time=time, held_max=1) as references:
+        failing = asyncio.create_task(read(references, site.url("status-500", "cdn.test")))
+        await paused.wait()
+        try:
+            async with asyncio.timeout(2):
+                assert await read(references, site.url("good")) == DATA
+        finally:
+            failing.cancel()
+        await asyncio.wait([failing])
+
+
+async def test_slow_resolvers_of_strangers_leave_threads_to_others(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    def getaddrinfo(*_: Any, **__: Any) -> Any:
+        go.wait(10)
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
+    urls = [site.url("good", f"{number}.test") for number in range(40)]
+    async with opened(site, lookup=None, held_max=40, attempts_max=1) as references:
+        reading = [asyncio.create_task(refused(references, url)) for url in urls]
+        try:
+            await asyncio.sleep(0.1)
+            async with asyncio.timeout(2):
+                assert await asyncio.to_thread(sum, [1, 2]) == 3
+        finally:
+            go.set()
+        codes = {error.code for error in await asyncio.gather(*reading)}
+    assert codes == {"reference_unreachable"}
+
+
 async def test_while_the_resolver_is_down_references_wait(site: Site) -> None:
     down, time = True, Time()
 
@@ -380,9 +556,6 @@ async def test_when_another_is_read_meanwhile_it_is_the_host() -> None:
     retrying = Retrying(attempts_max=3, patience_s=1e9, sleep=time.sleep, clock=time.clock)
     tried = 0
 
-    async def good() -> bytes:
-        return DATA
-
     async def bad() -> bytes:
         nonlocal tried
         tried += 1
@@ -392,9 +565,28 @@ async def test_when_another_is_read_meanwhile_it_is_the_host() -> None:
 
     with pytest.raises(RejectedRecord) as caught:
         await retrying.until_read(bad)
-    assert caught.value.code == "reference_unreachable"
-    assert tried == 7
+    assert (caught.value.code, caught.value.limit) == ("reference_unreachable", 3)
+    # The seventh began before the other came through, so that it tells nothing.
+    assert tried == 10
     assert retrying.waiting == 0
+
+
+async def test_what_was_under_way_when_the_network_came_back_is_no_fault_of_its_host() -> None:
+    time = Time()
+    retrying = Retrying(attempts_max=1, patience_s=1e9, sleep=time.sleep, clock=time.clock)
+    tried = 0
+
+    async def late() -> bytes:
+        nonlocal tried
+        tried += 1
+        if tried == 3:
+            await retrying.until_read(good)
+        if tried <= 3:
+            raise Failed("host", "no resolver", away=True)
+        return DATA
+
+    assert await retrying.until_read(late) == DATA
+    retrying.require_hope("host")
 
 
 async def test_files_and_what_is_off(site: Site, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ import pytest
 from aiohttp import web
 
 from consumers.references import ReferenceLimits, References
+from consumers.references.refusals import refused as make_refusal
 from consumers.references.retrying import Failed, Retrying
 from contracts.errors import RejectedRecord
 
@@ -397,6 +398,19 @@ async def test_proxies_and_netrc_are_not_known(
     async with opened(site) as references:
         assert await read(references, site.url("good")) == DATA
     assert "Authorization" not in site.asked[0].headers
+
+
+async def test_no_redirect_leads_to_a_scheme_that_is_off(site: Site) -> None:
+    target = f"https://{HOST}:{site.port}/good"
+    async with opened(site, schemes=frozenset({"http"})) as references:
+        error = await refused(references, site.url("to?url=" + target))
+    assert (error.code, error.limit, error.value) == ("reference_forbidden", ["http"], "https")
+
+
+def test_a_refusal_is_json_whatever_a_server_sent() -> None:
+    members = make_refusal("reference_invalid", "got \udce9", value="\udce9" * 1000).members()
+    assert len(members["value"]) == 200
+    orjson.dumps(members)
 
 
 async def test_redirects_in_a_loop_end(site: Site) -> None:

@@ -29,6 +29,7 @@ COMMANDS = {
     "digest": "tidelens.commands.digest",
     "dead-letters": "tidelens.commands.dead_letters",
     "config": "tidelens.commands.config",
+    "doctor": "tidelens.commands.doctor",
 }
 
 

@@ -1,0 +1,1 @@
+"""`tidelens doctor`: what this machine and its surroundings lack, and how each is mended."""

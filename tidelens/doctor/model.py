@@ -1,0 +1,46 @@
+"""The model: found without loading it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from contracts.errors import ModelMissing
+from contracts.settings import KafkaSettings, Settings
+from contracts.space import Space
+from tidelens.doctor.finding import Finding, beside, ok, told, warning
+
+_FIX = "TIDELENS_MODEL=starter, or a folder or hub name of a CLIP-like checkpoint"
+
+
+async def model(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
+    """Its space, which every start computes too."""
+    try:
+        space = await space_here(settings.model)
+    except ModelMissing as error:
+        return [told("model", error, fix=_FIX)]
+    if space is None:
+        detail = f"{settings.model} is not in the hub's cache; the first start downloads it"
+        return [warning("model", detail, fix=f"hf download {settings.model}")]
+    return [ok("model", f"{settings.model}: space {space.name}, {space.dim} dimensions")]
+
+
+async def space_here(model: str) -> Space | None:
+    """None: it would have to be downloaded first, which is not for a check to do.
+
+    Raises ModelMissing.
+    """
+    return await beside(lambda: _space_here(model))
+
+
+def _space_here(model: str) -> Space | None:
+    from consumers.encoders import space_of
+
+    if "/" in model and not Path(model).expanduser().is_dir():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            if try_to_load_from_cache(model, "config.json") is None:
+                return None
+        except HFValidationError:
+            pass  # no hub name either: space_of says so
+    return space_of(model)

@@ -18,7 +18,9 @@ _SHARED = (
 _NOISY = ("aiokafka", "faust", "mode", "httpx", "httpcore", "uvicorn", "faiss", "jgo")
 
 
-def configure(form: Literal["auto", "human", "json"], role: str) -> None:
+def configure(
+    form: Literal["auto", "human", "json"], role: str, *, level: int = logging.INFO
+) -> None:
     """Send everything through structlog's renderer; `role` stands in every line."""
     human = form == "human" or (form == "auto" and sys.stderr.isatty())
     renderer = (
@@ -45,7 +47,7 @@ def configure(form: Literal["auto", "human", "json"], role: str) -> None:
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(level)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # uvicorn gives its own loggers levels of their own.

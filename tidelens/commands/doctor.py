@@ -1,6 +1,7 @@
 """`tidelens doctor`: what is in the way of running here, with a fix for each."""
 
 import asyncio
+import logging
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -35,7 +36,8 @@ def doctor(as_json: bool, **options: str | None) -> None:
     from tidelens import logs
     from tidelens.doctor.examination import examined
 
-    logs.configure("auto", "doctor")
+    # The table says it.
+    logs.configure("auto", "doctor", level=logging.ERROR)
     given = {name: value for name, value in options.items() if value is not None}
     findings = asyncio.run(examined(given))
     any_failed = any(finding.state == "failed" for finding in findings)

@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsError
@@ -83,7 +83,7 @@ def _read(kind: type[S], given: Mapping[str, Any]) -> tuple[S, list[Finding]]:
             failed(
                 "settings",
                 f"{prefix}{name.upper()}: {each['msg']}, got {each['input']!r}",
-                fix=f"unset {prefix}{name.upper()}, or give it what `tidelens config` asks for",
+                fix=f"unset {prefix}{name.upper()}, or give it a value that can be",
             )
             for name, each in wrong.items()
         ]
@@ -93,5 +93,4 @@ def _read(kind: type[S], given: Mapping[str, Any]) -> tuple[S, list[Finding]]:
         named = re.search(r'field "(\w+)"', str(error))
         variable = f"{prefix}{named[1].upper()}" if named else f"{prefix}*"
         finding = failed("settings", f"{variable}: not JSON", fix=f"{variable}='[\"...\"]'")
-        defaulted: S = kind.model_construct(**given)
-        return defaulted, [finding]
+        return cast(S, kind.model_construct(**given)), [finding]

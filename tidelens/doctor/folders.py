@@ -1,6 +1,7 @@
 """Folders and the bucket: there, writable, with room."""
 
 import asyncio
+import errno
 import os
 import shutil
 import tempfile
@@ -96,9 +97,9 @@ def allow_roots(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 def _write(there: Path, *, probe: bool) -> None:
     """Into the folder itself; above one that does not exist yet, only ask whether we may."""
     if not there.is_dir():
-        raise NotADirectoryError(20, "Not a directory")
+        raise NotADirectoryError(errno.ENOTDIR, "Not a directory")
     if probe:
         with tempfile.TemporaryFile(dir=there) as file:
             file.write(b"tidelens doctor")
     elif not os.access(there, os.W_OK | os.X_OK):
-        raise PermissionError(13, "Permission denied")
+        raise PermissionError(errno.EACCES, "Permission denied")

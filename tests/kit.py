@@ -4,7 +4,7 @@ import asyncio
 import gc
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -155,6 +155,7 @@ def worker(
     encoder: Encoder | None = None,
     batch_records: int = 64,
     known_max: int = 1000,
+    decode: Callable[[bytes], Awaitable[RgbImage]] | None = None,
     metrics: Metrics | None = None,
     labeller: Labeller | None = None,
 ) -> EncoderWorker:
@@ -162,7 +163,7 @@ def worker(
         ownership,
         encoder or HashEncoder(),
         intake(names, partitions),
-        Pictures(no_reference, decoded),
+        Pictures(no_reference, decode or decoded),
         Limits(batch_records, batch_records, 4, 2**26, wait_ms=20, known_max=known_max),
         metrics or Metrics(),
         SystemClock(),

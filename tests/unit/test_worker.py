@@ -24,6 +24,7 @@ from contracts.errors import ConfigurationError, RejectedRecord
 from contracts.events import EVENT_TYPES, Content, content_record, delete_record
 from contracts.memory import HashEncoder, MemoryLog
 from contracts.metrics import Metrics
+from contracts.ports import RgbImage
 from contracts.records import OutRecord, Record, TopicPartition
 from contracts.topics import TARGETS, Names, Target
 from tests.kit import LETTER_BYTES_MAX, caption, decoded, intake, no_reference, worker
@@ -67,6 +68,10 @@ async def encoded(log: MemoryLog) -> list[Embedding]:
             for tp in (TopicPartition(t, n) for t in CONTENT for n in range(PARTITIONS))
         ):
             await asyncio.sleep(0.01)
+    return written(log)
+
+
+def written(log: MemoryLog) -> list[Embedding]:
     return [
         read_embedding(ENCODER.space, record)
         for target in TARGETS
@@ -226,6 +231,116 @@ async def test_the_queue_is_as_deep_as_it_says() -> None:
         Held.may.set()
         await encoded(log)
         assert depth() == 0
+
+
+class Counting(HashEncoder):
+    """Remembers what it was asked to encode; waits for leave where that is given."""
+
+    def __init__(self, may: threading.Event | None = None) -> None:
+        super().__init__()
+        self.batches: list[list[str]] = []
+        self._may = may
+
+    def encode_texts(self, texts):  # type: ignore[no-untyped-def]
+        self.batches.append(list(texts))
+        assert self._may is None or self._may.wait(5)
+        return super().encode_texts(texts)
+
+
+async def test_the_same_input_is_encoded_once() -> None:
+    log, encoder, metrics = memory_log(), Counting(), Metrics()
+    topic = NAMES.content("captions")
+    same = [caption(f"c{n}", "the same", metadata={"n": n}) for n in range(20)]
+    await log.publish([content_record(topic, one) for one in same])
+    async with running(log, encoder=encoder, metrics=metrics):
+        await encoded(log)
+        # And later, with other metadata.
+        await log.publish([content_record(topic, caption("c0", "the same", metadata={"n": 100}))])
+        found = await encoded(log)
+    assert [text for batch in encoder.batches for text in batch] == ["the same"]
+    assert len(found) == 21
+    assert len({one.vector.tobytes() for one in found if one.vector is not None}) == 1
+    assert {one.id: one.metadata for one in found}["c0"] == {"n": 100}
+    reused = metrics.registry.get_sample_value(
+        "tidelens_encode_reused_total", {"target": "captions"}
+    )
+    assert reused == 20
+
+
+async def test_what_is_known_is_bounded() -> None:
+    log, encoder = memory_log(), Counting()
+    topic = NAMES.content("captions")
+    async with running(log, encoder=encoder, known_max=2):
+        for text in ("a", "b", "c", "a", "c"):
+            await log.publish([content_record(topic, caption("x", text))])
+            await encoded(log)
+    assert [text for batch in encoder.batches for text in batch] == ["a", "b", "c", "a"]
+
+
+async def test_batches_grow_while_the_model_is_busy_and_mix_partitions() -> None:
+    may = threading.Event()
+    log, encoder = memory_log(), Counting(may)
+    topic = NAMES.content("captions")
+    async with running(log, encoder=encoder, batch_records=8):
+        await log.publish([content_record(topic, caption("first", "first"))])
+        async with asyncio.timeout(5):
+            while not encoder.batches:
+                await asyncio.sleep(0.01)
+        await log.publish([content_record(topic, caption(f"c{n}", f"t{n}")) for n in range(12)])
+        await asyncio.sleep(0.1)
+        may.set()
+        await encoded(log)
+    assert [len(batch) for batch in encoder.batches][:2] == [1, 8]
+    assert sum(len(batch) for batch in encoder.batches) == 13
+
+
+async def test_a_picture_that_waits_holds_up_its_own_partition_only() -> None:
+    log = memory_log()
+    topic = NAMES.content("images")
+    go, slow = asyncio.Event(), png((1, 2, 3))
+
+    async def waiting(data: bytes) -> RgbImage:
+        if data == slow:
+            await go.wait()
+        return await decoded(data)
+
+    contents = [Content(target="images", id="slow", image=slow)]
+    contents += [Content(target="images", id=f"p{n}", image=png((n, 0, 0))) for n in range(20)]
+    places = await log.publish([content_record(topic, content) for content in contents])
+    held = places[0].partition
+    free = {c.id for c, p in zip(contents, places, strict=True) if p.partition != held}
+    assert free
+    await log.publish([content_record(NAMES.content("captions"), caption("c", "text"))])
+    async with running(log, decode=waiting):
+        async with asyncio.timeout(5):
+            while {one.id for one in written(log)} != {*free, "c"}:
+                await asyncio.sleep(0.01)
+        go.set()
+        assert {one.id for one in await encoded(log)} == {c.id for c in contents} | {"c"}
+
+
+async def test_a_decoder_that_died_gets_a_second_picture_to_try() -> None:
+    tries = []
+
+    async def dying(data: bytes) -> RgbImage:
+        tries.append(data)
+        if len(tries) == 1 or data == b"deadly":
+            raise RejectedRecord("image_crashed", "SIGSEGV")
+        return await decoded(data)
+
+    log = memory_log()
+    topic = NAMES.content("images")
+    await log.publish([content_record(topic, Content(target="images", id="p", image=png()))])
+    async with running(log, decode=dying):
+        [found] = await encoded(log)
+        assert found.vector is not None
+        await log.publish(
+            [content_record(topic, Content(target="images", id="d", image=b"deadly"))]
+        )
+        await encoded(log)
+    assert letters(log) == ["image_crashed"]
+    [letter] = log.records[TopicPartition(NAMES.dead_letters, 0)]
+    assert letter.header("dead_letter_attempts") == b"2"
 
 
 async def test_a_second_owner_takes_over_and_the_first_writes_nothing_more() -> None:

@@ -179,6 +179,7 @@ async def open_worker(
         References(ReferenceLimits.of(settings)) as references,
         encoder_log.own(names.encoder_group) as ownership,
     ):
+        metrics.queue_depth.labels("references").set_function(lambda: references.waiting)
         yield EncoderWorker(
             ownership,
             encoder,

@@ -192,8 +192,8 @@ class Metrics:
         )
         self.queue_depth = Gauge(
             "tidelens_queue_depth",
-            "What waits now: records to encode, references for the network to come back, queries to "
-            "encode, requests in a search lane.",
+            "What waits now: records to encode, references for the network to come back, "
+            "queries to encode, requests in a search lane.",
             ["queue"],
             registry=r,
         )

@@ -29,7 +29,8 @@ ENCODER = HashEncoder()
 OFTEN = {
     "TIDELENS_SNAPSHOT_EVERY_S": "1",
     "TIDELENS_SCANNED_ROWS_MAX": "20",
-    "TIDELENS_ENCODE_BATCH_RECORDS": "40",
+    "TIDELENS_ENCODE_BATCH_CAPTIONS": "40",
+    "TIDELENS_ENCODE_BATCH_PICTURES": "40",
 }
 # A point's second pass may need two rebuilds, which run at nice 19.
 _DEATH_S = 180

@@ -45,7 +45,7 @@ async def test_a_killed_encoder(kafka, tmp_path: Path, point: str) -> None:
     async with collection(kafka.bootstrap, space=ENCODER.space.name, partitions=2) as kit:
         await churn(kit, dice, 200)
         nth = dice.randint(1, 2)
-        limits = {"TIDELENS_ENCODE_BATCH_RECORDS": "40"}
+        limits = {"TIDELENS_ENCODE_BATCH_CAPTIONS": "40"}
         async with role(tmp_path, "encode", *of(kit), fault=f"{point}:{nth}", **limits) as first:
             assert await first.ended() == -9
         await churn(kit, dice, 100)

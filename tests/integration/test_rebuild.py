@@ -58,7 +58,7 @@ class System:
     async def killed(self, fault: str, *what: str) -> Control:
         """A rebuild that kills itself at that point; what the control topic says then."""
         arguments = [*of(self.kit), *(what or MAKE), "--url", self.url]
-        small = {"TIDELENS_ENCODE_BATCH_RECORDS": "30"}
+        small = {"TIDELENS_ENCODE_BATCH_CAPTIONS": "30"}
         rebuild = await Role.start(self.folder, "rebuild", *arguments, fault=fault, **small)
         assert await rebuild.ended() == -9, rebuild.log.read_text()[-3000:]
         return await read_control(self.kit.log, self.kit.names.control)

@@ -126,7 +126,7 @@ async def assert_metrics(node_port: int, encoder_port: int) -> None:
         assert all(0 < s < 300 for s in shown.values("stage_seconds_sum", "stage").values())
     letters = encoder.values("dead_letters_total", "reason", stage="encode")
     assert letters == {"image_format": 1}
-    assert encoder.values("queue_depth", "queue") == {"encode": 0}
+    assert encoder.values("queue_depth", "queue") == {"encode": 0, "references": 0}
     assert node.values("queue_depth", "queue") == {"query": 0, "search": 0, "search_exact": 0}
     children = node.values("child_memory_bytes", "role")
     assert {"broker", "encode", "query"} <= children.keys()

@@ -86,7 +86,8 @@ async def test_a_server_that_is_not_ready_yet_is_waited_for(kit: Kit) -> None:
         async with started(kit, port) as again:
             waiting = asyncio.create_task(following(updates))
             async with asyncio.timeout(20):
-                while not again.sample("tidelens_live_connections"):
+                # It hangs up at once: told of for good, unlike the connections that are open.
+                while not again.sample("tidelens_live_messages_total", {"type": "error"}):
                     await asyncio.sleep(0.01)
             kit.index.ready = True
             resumed = await waiting

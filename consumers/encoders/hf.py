@@ -85,6 +85,7 @@ class HuggingFaceEncoder:
         self._model = converted(model, choice, self._device)
         # They shrink where the memory does not suffice, and stay so.
         self._pictures_max, self._texts_max = choice.pictures, choice.texts
+        self._compiled = _compiled(self._model, self._device) if choice.compiled else None
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
@@ -113,12 +114,18 @@ class HuggingFaceEncoder:
             rows = list(range(done, min(done + self._pictures_max, len(images))))
             try:
                 inputs = self._inputs([images[row] for row in rows])
-                found.append((rows, _features(self._model.get_image_features(**inputs))))
+                found.append((rows, _features(self._see(len(rows), inputs))))
             except RuntimeError as error:
                 self._pictures_max = _halved(len(rows), error, "pictures")
                 continue
             done += len(rows)
         return self._vectors(len(images), found)
+
+    def _see(self, rows: int, inputs: dict[str, Tensor]) -> Any:
+        # Compiled for full batches alone: each other size would take a minute of its own.
+        if self._compiled is not None and rows == self.choice.pictures:
+            return self._compiled(**inputs)
+        return self._model.get_image_features(**inputs)
 
     def _tokens(self, texts: Sequence[str]) -> Any:
         tokens = self._tokenizer(
@@ -163,6 +170,13 @@ class HuggingFaceEncoder:
 
 def device_of() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _compiled(model: Any, device: torch.device) -> Any:
+    """get_image_features for one shape: weights folded in on a CPU, CUDA graphs on a GPU."""
+    if device.type == "cuda":
+        return torch.compile(model.get_image_features, dynamic=False, mode="max-autotune")
+    return torch.compile(model.get_image_features, dynamic=False, options={"freezing": True})
 
 
 def _halved(rows: int, error: RuntimeError, what: str) -> int:

@@ -1,7 +1,7 @@
 """How a model's numbers are kept while it runs: float32, bfloat16, float16, or int8.
 
 None is fastest everywhere: bfloat16 is 3.4 times float32 on a CPU with AVX512_BF16 and no better
-without. So it is measured (probe.py, consumers/tuning.py), and held to float32's vectors.
+without. So it is measured (probe.py, tuning.py), and held to float32's vectors.
 """
 
 import warnings
@@ -20,11 +20,15 @@ _PACKED_FOR = 1024
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A precision, and how many pictures and texts go through the model at once."""
+    """A precision, and how many pictures and texts go through the model at once.
+
+    `compiled`: full batches of pictures go through torch.compile, which wants one shape.
+    """
 
     precision: Precision = "float32"
     pictures: int = 32
     texts: int = 64
+    compiled: bool = False
 
     @property
     def dtype(self) -> torch.dtype:
@@ -38,7 +42,9 @@ def converted(model: Any, choice: Choice, device: torch.device) -> Any:
     if choice.precision == "int8":
         return _quantised(model)
     model = model.to(device, choice.dtype)
-    if device.type == "cpu" and choice.precision != "float16" and _packs(choice.dtype):
+    # A compiler lays matrices out by itself, and cannot look into packed ones.
+    packs = device.type == "cpu" and choice.precision != "float16" and not choice.compiled
+    if packs and _packs(choice.dtype):
         _pack(model)
     return model
 

@@ -6,11 +6,12 @@ beside the contract it limits (contracts/events.py), with a name and a default.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from contracts.errors import ConfigurationError
 from contracts.partitioning import PartitionerName
@@ -251,6 +252,10 @@ def load(**overrides: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         raise ConfigurationError(_one_line("TIDELENS_", error)) from None
+    except SettingsError as error:  # a list that is no JSON
+        named = re.search(r'field "(\w+)"', str(error))
+        name = named[1].upper() if named else "*"
+        raise ConfigurationError(f"TIDELENS_{name}: not JSON; write it as '[\"...\"]'") from None
 
 
 def load_kafka() -> KafkaSettings:

@@ -10,7 +10,7 @@ from contracts.memory import HashEncoder
 from contracts.ports import Encoder
 from contracts.space import Space
 
-__all__ = ["open_encoder", "space_of"]
+__all__ = ["open_encoder", "space_of", "tunable"]
 
 # The in-memory encoder by name: tests run the installed commands without waiting for torch.
 HASH = "hash"
@@ -58,6 +58,11 @@ def space_of(model: str) -> Space:
     if hashes is not None:
         return hashes.space
     return starter_space() if model == STARTER else checkpoint_space(find_checkpoint(model))
+
+
+def tunable(model: str) -> bool:
+    """Whether `model` is a checkpoint, which runs in one precision or another."""
+    return model != STARTER and _hash_encoder(model) is None
 
 
 def _hash_encoder(model: str) -> HashEncoder | None:

@@ -23,12 +23,13 @@ PICTURES: Mapping[str, Sequence[int]] = {
 }
 TEXTS: Mapping[str, Sequence[int]] = {"cpu": (32, 64, 128, 256), "cuda": (128, 256, 512, 1024)}
 
-_SECONDS = 1.0
 # Of one batch: no larger one is of use, for each has to end within a rebalance's patience.
 _SLOW_S = 4.0
 T = TypeVar("T")
 
-_NOTHING: Vectors = np.empty((0, 0), np.float16)
+
+def _none() -> Vectors:
+    return np.empty((0, 0), np.float16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,7 @@ class Asked:
     threads: int
     memory_bytes_max: int
     samples: Samples
+    seconds: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +70,8 @@ class Found:
     """With the samples' vectors, (n, dim) each."""
 
     measured: Measured
-    pictures: Vectors = _NOTHING
-    texts: Vectors = _NOTHING
+    pictures: Vectors = field(default_factory=_none)
+    texts: Vectors = field(default_factory=_none)
 
 
 def measured(asked: Asked, choice: Choice) -> Found:
@@ -89,15 +91,16 @@ def measured(asked: Asked, choice: Choice) -> Found:
             _by(encoder.encode_images, seen, pictures_at[0]),
             _by(encoder.encode_texts, asked.samples.texts, texts_at[0]),
         )
-        limit = asked.memory_bytes_max
-        pictures = dict(_rates(encoder.encode_images, seen, pictures_at, limit))
-        texts = dict(_rates(encoder.encode_texts, asked.samples.texts, texts_at, limit))
+        pictures = dict(_rates(encoder.encode_images, seen, pictures_at, asked))
+        texts = dict(_rates(encoder.encode_texts, asked.samples.texts, texts_at, asked))
     except (RuntimeError, MemoryError) as error:  # a kernel that this device lacks is one, too
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         return Found(replace(row, trouble=reason))
     row = replace(row, pictures=pictures, texts=texts, memory_bytes=_peak_bytes())
     if not (pictures and texts):
-        trouble = f"takes {row.memory_bytes >> 20} MiB, more than {limit >> 20} MiB"
+        trouble = (
+            f"takes {row.memory_bytes >> 20} MiB, more than {asked.memory_bytes_max >> 20} MiB"
+        )
         row = replace(row, trouble=trouble)
     return Found(row, *vectors)
 
@@ -112,16 +115,16 @@ def _rates(
     encode: Callable[[Sequence[T]], Vectors],
     inputs: Sequence[T],
     sizes: Sequence[int],
-    memory_bytes_max: int,
+    asked: Asked,
 ) -> Iterator[tuple[int, float]]:
     """The best of several runs of each size, up to the one that takes too much memory or time."""
     for size in sizes:
         batch = list(islice(cycle(inputs), size))
         encode(batch)  # the first call also sets up
-        if _peak_bytes() > memory_bytes_max:
+        if _peak_bytes() > asked.memory_bytes_max:
             return
         times: list[float] = []
-        while sum(times) < _SECONDS:
+        while sum(times) < asked.seconds:
             began = perf_counter()
             encode(batch)
             times.append(perf_counter() - began)

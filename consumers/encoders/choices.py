@@ -1,18 +1,15 @@
 """Which precision was found best for a model on this machine, kept in the user's cache folder."""
 
-import os
 import platform
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import orjson
 import torch
 
+from consumers.encoders import kept as kept_file
 from consumers.encoders.precision import PRECISIONS, Choice
 from consumers.encoders.spaces import Checkpoint
-from contracts.user_folders import user_cache_dir
 
 _LIBRARIES = ("torch", "transformers")
 
@@ -26,35 +23,15 @@ def key_of(checkpoint: Checkpoint, device: torch.device, threads: int) -> str:
 def kept(key: str) -> Choice | None:
     """What was kept under `key`; None also where the file is not of this version."""
     try:
-        choice = Choice(**_all()[key])
+        choice = Choice(**kept_file.everything()[key])
     except (KeyError, TypeError):
         return None
     return choice if choice.precision in PRECISIONS else None
 
 
 def keep(key: str, choice: Choice) -> None:
-    """For the next start. A folder that cannot be written is no failure: it is found again."""
-    known = {**_all(), key: asdict(choice)}
-    path = _path()
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(orjson.dumps(known, option=orjson.OPT_INDENT_2))
-        partial.replace(path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-
-
-def _all() -> dict[str, Any]:
-    try:
-        known = orjson.loads(_path().read_bytes())
-    except (OSError, orjson.JSONDecodeError):
-        return {}
-    return known if isinstance(known, dict) else {}
-
-
-def _path() -> Path:
-    return user_cache_dir() / "precision.json"
+    """For the next start."""
+    kept_file.add(key, asdict(choice))
 
 
 def _name_of(device: torch.device) -> str:

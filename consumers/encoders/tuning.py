@@ -49,14 +49,17 @@ def tune(
     samples: Samples,
     memory_bytes_max: int,
     tell: Tell = lambda _: None,
+    *,
+    seconds: float = 1.0,
 ) -> Tuned:
     """Measure every precision, and torch.compile on the best; `tell` hears of each when it is done.
 
-    About half a minute for each on two cores with ViT-B/32; nothing else should compute meanwhile.
-    What is best is kept for the next start (choices.py).
+    Each batch size is timed for `seconds`: half a minute for a precision on two cores, and two
+    minutes for float16 where the processor has none (ViT-B/32). Nothing else should compute
+    meanwhile. What is best is kept for the next start (choices.py).
     """
     device = device_of()
-    asked = Asked(checkpoint, threads, memory_bytes_max, samples)
+    asked = Asked(checkpoint, threads, memory_bytes_max, samples, seconds)
     table: list[Measured] = []
     exact: Found | None = None
 

@@ -21,7 +21,7 @@ from contracts.errors import BrokerUnavailable
 from contracts.settings import KafkaSettings, Settings
 from streams.topics import Difference
 from tidelens.commands.doctor import doctor
-from tidelens.doctor import examination, folders, kafka, machine, model, packages, ports
+from tidelens.doctor import examination, folders, kafka, machine, model, packages, ports, precision
 from tidelens.doctor.examination import CHECKS, examined
 from tidelens.doctor.finding import Check, Finding, State, in_thread, ok
 from tidelens.runtime import Runtime
@@ -490,7 +490,7 @@ def test_each_difference_has_a_fix_of_its_own() -> None:
 
 
 def test_every_check_that_there_is_stands_in_the_table() -> None:
-    modules = (folders, kafka, machine, model, packages, ports)
+    modules = (folders, kafka, machine, model, packages, ports, precision)
     there = {
         name
         for module in modules

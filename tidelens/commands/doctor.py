@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import orjson
@@ -18,6 +18,7 @@ from tidelens.options import (
 )
 
 if TYPE_CHECKING:
+    from consumers.encoders.candidate import Measured
     from tidelens.doctor.finding import Finding
 
 
@@ -26,8 +27,18 @@ if TYPE_CHECKING:
 @topic_prefix_option
 @model_option
 @snapshots_option
+@click.option(
+    "--tune",
+    is_flag=True,
+    help="Before the checks, time the model in each precision and keep the best: some minutes.",
+)
+@click.option(
+    "--memory-mb",
+    type=click.IntRange(min=1),
+    help="MiB that a candidate of --tune may take; else half of what is free.",
+)
 @json_option
-def doctor(as_json: bool, **options: str | None) -> None:
+def doctor(as_json: bool, tune: bool, memory_mb: int | None, **options: str | None) -> None:
     """Check Python, packages, device, broker and topics, bucket, model, disk and ports.
 
     A line for each, with what to do where something is wrong. Exit code 1 when a check failed;
@@ -39,15 +50,41 @@ def doctor(as_json: bool, **options: str | None) -> None:
     # The table says it.
     logs.configure("auto", "doctor", level=logging.ERROR)
     given = {name: value for name, value in options.items() if value is not None}
+    tuned = _tuned(given, memory_mb, quiet=as_json) if tune else None
     findings = asyncio.run(examined(given))
     any_failed = any(finding.state == "failed" for finding in findings)
     if as_json:
         rows = [asdict(finding) for finding in findings]
-        click.echo(orjson.dumps({"ok": not any_failed, "findings": rows}))
+        answer = {"ok": not any_failed, "findings": rows, **({"tuned": tuned} if tuned else {})}
+        click.echo(orjson.dumps(answer, option=orjson.OPT_NON_STR_KEYS))
     else:
         click.echo("\n".join(_table(findings)))
     if any_failed:
         sys.exit(1)
+
+
+def _tuned(given: dict[str, str], memory_mb: int | None, *, quiet: bool) -> dict[str, Any]:
+    """The table, told row by row: the whole takes minutes."""
+    from consumers.encoders import tunable
+    from contracts.settings import load
+    from tidelens.doctor.precision import memory_bytes_default, rows_of, tuned
+
+    settings = load(**given)
+    if not tunable(settings.model):
+        raise click.UsageError(
+            f"--tune: {settings.model} has one precision; give a checkpoint with --model"
+        )
+
+    def tell(measured: "Measured") -> None:
+        if not quiet:
+            click.echo("\n".join(rows_of(measured)))
+
+    budget = memory_mb * 2**20 if memory_mb else memory_bytes_default()
+    found = tuned(settings, budget, tell)
+    if not quiet:
+        click.echo(f"best: {found.best or 'none, give it more memory'}\n")
+    best = asdict(found.best) if found.best else None
+    return {"best": best, "table": [asdict(row) for row in found.table]}
 
 
 def _table(findings: "list[Finding]") -> list[str]:

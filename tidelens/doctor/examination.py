@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsError
 
 from contracts.errors import TidelensError
 from contracts.settings import KafkaSettings, Settings
-from tidelens.doctor import folders, kafka, machine, model, packages, ports
+from tidelens.doctor import folders, kafka, machine, model, packages, ports, precision
 from tidelens.doctor.finding import Check, Finding, failed, told
 
 BOUND_S = 10.0
@@ -27,6 +27,7 @@ CHECKS: Mapping[str, Check] = {
     "bucket": folders.bucket,
     "allow roots": folders.allow_roots,
     "model": model.model,
+    "precision": precision.precision,
     "ports": ports.ports,
     "broker": kafka.broker,
     "topics": kafka.topics,

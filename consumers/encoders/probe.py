@@ -5,6 +5,7 @@ from time import perf_counter
 import numpy as np
 import structlog
 import torch
+from numpy.typing import NDArray
 
 from consumers.encoders import choices
 from consumers.encoders.hf import HuggingFaceEncoder, device_of
@@ -15,7 +16,7 @@ from contracts.score import Vectors
 
 log = structlog.get_logger(__name__)
 
-# Of every vector with float32's: the bound that `doctor --tune` holds candidates to as well.
+# Of every vector with float32's; `doctor --tune` holds candidates to it as well.
 COSINE_MIN = 0.999
 _PICTURES = 8
 _SECONDS = 0.5
@@ -63,9 +64,9 @@ def _timed(encoder: HuggingFaceEncoder, pictures: list[RgbImage]) -> tuple[Vecto
     return vectors, min(times)
 
 
-def cosines(ours: Vectors, theirs: Vectors) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-    """Row by row, of unit vectors."""
-    product: np.ndarray[tuple[int], np.dtype[np.float64]] = (
-        ours.astype(np.float64) * theirs.astype(np.float64)
-    ).sum(axis=1)
-    return product
+def cosines(ours: Vectors, theirs: Vectors) -> NDArray[np.float64]:
+    """Row by row; float16 rows are of unit length to three digits only."""
+    a, b = ours.astype(np.float64), theirs.astype(np.float64)
+    lengths: NDArray[np.float64] = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+    products: NDArray[np.float64] = (a * b).sum(axis=1)
+    return products / lengths

@@ -17,11 +17,11 @@ from consumers.encoders import choices
 from consumers.encoders.candidate import Asked, Found, Measured, Samples, measured
 from consumers.encoders.hf import device_of
 from consumers.encoders.precision import PRECISIONS, Choice
+from consumers.encoders.probe import COSINE_MIN, cosines
 from consumers.encoders.spaces import Checkpoint
 from contracts.score import Vectors
 
-# What a candidate must keep of float32's vectors: of each one, and of each one's ten nearest.
-COSINE_MIN = 0.999
+# Of each one's ten nearest, what a candidate must keep.
 AGREEMENT_MIN = 0.99
 NEAREST = 10
 # Closer than this, two scores are a draw: either order is right.
@@ -115,7 +115,7 @@ def held_to(exact: Found, found: Found) -> Measured:
     if row.trouble is not None or exact.measured.trouble is not None:
         return row
     cosine = min(
-        float((ours.astype(np.float64) * theirs.astype(np.float64)).sum(axis=1).min())
+        float(cosines(ours, theirs).min())
         for ours, theirs in ((found.pictures, exact.pictures), (found.texts, exact.texts))
     )
     agreed = min(

@@ -222,7 +222,7 @@ def test_other_precisions_keep_close_to_float32(
 def test_the_first_start_probes_and_the_next_takes_what_is_kept(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from consumers.encoders import choices, probe
+    from consumers.encoders import choices, kept, probe
     from consumers.encoders.precision import Choice
     from consumers.encoders.spaces import find_checkpoint
 
@@ -232,7 +232,7 @@ def test_the_first_start_probes_and_the_next_takes_what_is_kept(
     assert first.choice.precision in ("float32", "bfloat16")
     monkeypatch.setattr(probe, "_faster", None)
     assert probe.opened(found, None).choice == first.choice
-    [key] = choices._all()
+    [key] = kept.everything()
     choices.keep(key, Choice("int8", 4, 8))
     assert probe.opened(found, None).choice == Choice("int8", 4, 8)
     assert probe.opened(found, "float32").choice.precision == "float32"

@@ -9,15 +9,11 @@ cores / (model core-seconds + decode core-seconds) a picture; on a GPU it is the
 """
 
 import asyncio
-import contextlib
 import io
 import os
-import signal
-import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +21,14 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import vit_b32
+from benchmarks.encoding import PARTITIONS, encoder, publish, topics
 from benchmarks.report import Goal, finish, parser
-from contracts.events import Content, content_record
-from contracts.partitioning import partitioner
+from contracts.events import Content
 from contracts.records import TopicPartition
-from contracts.settings import KafkaSettings
-from contracts.topics import Names, topic_specs
+from contracts.topics import Names
 from streams.broker import LocalBroker
-from streams.connect import Connection
 from streams.log import KafkaLog
-from streams.topics import create
 
-PARTITIONS = 4
-RECORD_BYTES_MAX = 4 * 2**20
 CORES = len(os.sched_getaffinity(0))
 # Of the run, what passes before the clock starts: batches grow to their size.
 WARM = 0.15
@@ -63,8 +54,8 @@ async def measure(
     await broker.start()
     try:
         async with (
-            _topics(broker.bootstrap, bare["space"]) as (log, names),
-            _encoder(broker.bootstrap, model, precision),
+            topics(broker.bootstrap, bare["space"]) as (log, names),
+            encoder(broker.bootstrap, model, precision),
         ):
             await _through(log, names, vit_b32.pictures(64, jpegs, "warm"))
             whole = await _through(log, names, vit_b32.pictures(pictures, jpegs))
@@ -196,41 +187,13 @@ def _flags() -> set[str]:
     return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
-@asynccontextmanager
-async def _topics(brokers: str, space: str) -> AsyncIterator[tuple[KafkaLog, Names]]:
-    connection, names = Connection(brokers, KafkaSettings()), Names("tidelens.", space)
-    specs = topic_specs(names, partitions=PARTITIONS, content_bytes_max=RECORD_BYTES_MAX)
-    await create(connection, specs, replication_factor=1, min_insync_replicas=1)
-    partition_of = partitioner("murmur2")
-    async with KafkaLog.open(
-        connection, partition_of=partition_of, record_bytes_max=RECORD_BYTES_MAX
-    ) as log:
-        yield log, names
-
-
-@asynccontextmanager
-async def _encoder(brokers: str, model: Path, precision: str) -> AsyncIterator[None]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "tidelens", "encode", "--brokers", brokers, "--model", str(model)),
-        *("--precision", precision),
-        env={**os.environ, "TIDELENS_ENCODE_METRICS_PORT": "0", "TIDELENS_LOG_FORMAT": "json"},
-    )
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        await process.wait()
-
-
 async def _through(log: KafkaLog, names: Names, contents: Sequence[Content]) -> float:
     """Records a second, from when `WARM` of them stand in the embeddings to when all do."""
     target = contents[0].target
     partitions = [TopicPartition(names.embeddings(target), n) for n in range(PARTITIONS)]
     reader = await log.tail(await log.end_offsets(partitions))
     try:
-        publishing = asyncio.create_task(_publish(log, names, contents))
+        publishing = asyncio.create_task(publish(log, names, contents))
         seen, first, began = 0, 0, 0.0
         while seen < len(contents):
             fetched = await reader.fetch(records_max=5_000, timeout_ms=100)
@@ -241,12 +204,6 @@ async def _through(log: KafkaLog, names: Names, contents: Sequence[Content]) -> 
         return (len(contents) - first) / max(1e-9, time.perf_counter() - began)
     finally:
         await reader.close()
-
-
-async def _publish(log: KafkaLog, names: Names, contents: Sequence[Content]) -> None:
-    topic = names.content(contents[0].target)
-    for start in range(0, len(contents), 200):
-        await log.publish([content_record(topic, c) for c in contents[start : start + 200]])
 
 
 if __name__ == "__main__":

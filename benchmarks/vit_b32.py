@@ -22,14 +22,19 @@ _VOCABULARY = (
 _WORDS = _VOCABULARY.split()
 
 
-def make(folder: Path) -> Path:
-    """Write the checkpoint; 600 MB."""
+def make(folder: Path, *, layers: int = 12, width: int = 0) -> Path:
+    """Write the checkpoint; 600 MB, or a small one of another depth and width."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
     torch.manual_seed(0)
     config: Any = CLIPConfig()
+    for tower in (config.text_config, config.vision_config):
+        tower.num_hidden_layers = layers
+        if width:
+            tower.hidden_size, tower.intermediate_size = width, 4 * width
+            tower.num_attention_heads = 4
     start, end = 49406, 49407
     vocabulary = {word: row for row, word in enumerate(["<pad>", "<unk>", *_WORDS])}
     words = Tokenizer(models.WordLevel(vocabulary | {"<s>": start, "</s>": end}, unk_token="<unk>"))

@@ -1,0 +1,232 @@
+"""How long from a record's publication to its committed embedding, and what queries feel of it.
+
+    python -m benchmarks.encode_latency [--quick] [--json FILE]
+
+ViT-B/32's shape; pictures and captions arrive by a Poisson process at shares of the rate that the
+same worker reaches in the same run. Then a whole Tidelens: searches with texts it has not seen, on
+a quiet system and while its encoder works off a backlog of pictures.
+"""
+
+import asyncio
+import itertools
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import vit_b32
+from benchmarks.encoding import PARTITIONS, Worker, encoder, publish, topics
+from benchmarks.report import Goal, finish, parser
+from benchmarks.system import System, system
+from consumers.encoders import space_of
+from contracts.events import Content, content_record
+from contracts.partitioning import partitioner
+from contracts.records import TopicPartition
+from contracts.settings import KafkaSettings
+from contracts.topics import Names
+from streams.broker import LocalBroker
+from streams.connect import Connection
+from streams.log import KafkaLog
+
+LOADS = (0.1, 0.5, 0.9)
+QUERIES_PER_S = 5.0
+RECORD_BYTES_MAX = 4 * 2**20
+
+
+def main() -> None:
+    given = parser("encode_latency", "From publication to the committed embedding.").parse_args()
+    seconds = 15.0 if given.quick else 60.0
+    with tempfile.TemporaryDirectory(prefix="tidelens-bench-") as folder:
+        model = vit_b32.make(Path(folder) / "vit-b-32")
+        rows, goals = asyncio.run(measure(model, Path(folder), seconds))
+    finish("encode_latency", rows, goals, given.json)
+
+
+async def measure(
+    model: Path, folder: Path, seconds: float
+) -> tuple[list[dict[str, Any]], list[Goal]]:
+    broker = LocalBroker(folder / "kafka")
+    await broker.start()
+    try:
+        async with (
+            topics(broker.bootstrap, space_of(str(model)).name) as (log, names),
+            encoder(broker.bootstrap, model) as worker,
+        ):
+            rows, goals = await _encoded(log, names, worker, seconds)
+    finally:
+        await broker.stop()
+    async with system("--model", str(model)) as running:
+        more_rows, more_goals = await _queried(running, seconds)
+    return [*rows, *more_rows], [*goals, *more_goals]
+
+
+async def _encoded(
+    log: KafkaLog, names: Names, worker: Worker, seconds: float
+) -> tuple[list[dict[str, Any]], list[Goal]]:
+    jpegs = vit_b32.jpegs()
+    await _arrivals(log, names, vit_b32.pictures(64, jpegs, "warm"), None)
+    await _arrivals(log, names, vit_b32.captions(512, "warm"), None)
+    before = await worker.sums()
+    full_rate = {
+        "images": await _rate(log, names, vit_b32.pictures(int(20 * seconds), jpegs, "full")),
+        "captions": await _rate(log, names, vit_b32.captions(int(150 * seconds), "full")),
+    }
+    at_load = _transactions(before, await worker.sums())
+    rows: list[dict[str, Any]] = []
+    light: dict[str, float] = {}
+    for target, load in itertools.product(("images", "captions"), LOADS):
+        rate = full_rate[target] * load
+        count = int(rate * seconds)
+        name = f"{target} {load}"
+        contents = (
+            vit_b32.pictures(count, jpegs, name)
+            if target == "images"
+            else vit_b32.captions(count, name)
+        )
+        before = await worker.sums()
+        latencies = await _arrivals(log, names, contents, rate)
+        spent = _transactions(before, await worker.sums())
+        if load == LOADS[0]:
+            light[target] = spent["mean_ms"]
+        rows.append(
+            {
+                "what": f"{target}, committed after",
+                "load": load,
+                "per_s": rate,
+                **_percentiles(latencies),
+                "transaction_ms": spent["mean_ms"],
+            }
+        )
+    rows.append(
+        {
+            "what": "as fast as it goes",
+            "per_s": full_rate["images"],
+            "transaction_ms": at_load["mean_ms"],
+        }
+    )
+    return rows, [
+        Goal("transactions at light load, ms", max(light.values()), 100.0, "lower"),
+        Goal("transactions of encode time, at load", at_load["share"], 0.05, "lower"),
+    ]
+
+
+def _transactions(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """Of the worker between two readings."""
+
+    def more(name: str) -> float:
+        return after.get(name, 0.0) - before.get(name, 0.0)
+
+    spent, count = (more(f"tidelens_transaction_seconds_{what}") for what in ("sum", "count"))
+    encoding = more("tidelens_encode_seconds_sum")
+    return {"mean_ms": 1000 * spent / max(1, count), "share": spent / max(1e-9, encoding)}
+
+
+async def _rate(log: KafkaLog, names: Names, contents: Sequence[Content]) -> float:
+    began = time.perf_counter()
+    await _arrivals(log, names, contents, None)
+    return len(contents) / (time.perf_counter() - began)
+
+
+async def _arrivals(
+    log: KafkaLog, names: Names, contents: Sequence[Content], rate: float | None
+) -> list[float]:
+    """Seconds from the publication of each to its committed embedding, in order of the latter.
+
+    `rate` per second in random distances; None: all at once.
+    """
+    target = contents[0].target
+    partitions = [TopicPartition(names.embeddings(target), n) for n in range(PARTITIONS)]
+    reader = await log.tail(await log.end_offsets(partitions))
+    sent: dict[str, float] = {}
+    latencies: list[float] = []
+    try:
+        publishing = asyncio.create_task(_publish(log, names, contents, rate, sent))
+        while len(latencies) < len(contents):
+            fetched = await reader.fetch(records_max=5_000, timeout_ms=100)
+            now = time.perf_counter()
+            latencies.extend(
+                now - sent[(record.key or b"").decode()]
+                for record in itertools.chain.from_iterable(fetched.records.values())
+            )
+        await publishing
+    finally:
+        await reader.close()
+    return latencies
+
+
+async def _publish(
+    log: KafkaLog,
+    names: Names,
+    contents: Sequence[Content],
+    rate: float | None,
+    sent: dict[str, float],
+) -> None:
+    topic = names.content(contents[0].target)
+    if rate is None:
+        now = time.perf_counter()
+        sent.update((content.id, now) for content in contents)
+        await publish(log, names, contents)
+        return
+    dice, at = random.Random(1), time.perf_counter()
+    async with asyncio.TaskGroup() as tasks:
+        for content in contents:
+            at += dice.expovariate(rate)
+            await asyncio.sleep(max(0.0, at - time.perf_counter()))
+            # From when it was due: a producer that is late must not hide what it waited for.
+            sent[content.id] = at
+            tasks.create_task(log.publish([content_record(topic, content)]))
+
+
+async def _queried(running: System, seconds: float) -> tuple[list[dict[str, Any]], list[Goal]]:
+    jpegs = vit_b32.jpegs()
+    await _searches(running, seconds / 4, "warm")
+    quiet = await _searches(running, seconds, "quiet")
+    names = Names("tidelens.", running.space)
+    connection = Connection(running.brokers, KafkaSettings())
+    async with KafkaLog.open(
+        connection,
+        partition_of=partitioner("murmur2"),
+        record_bytes_max=RECORD_BYTES_MAX,
+    ) as log:
+        # More than it can work off meanwhile.
+        backlog = vit_b32.pictures(int(200 * seconds), jpegs, "bulk")
+        await publish(log, names, backlog)
+        busy = await _searches(running, seconds, "busy")
+    found = {"quiet": _percentiles(quiet), "while bulk encoding": _percentiles(busy)}
+    rows = [
+        {"what": f"query, {state}", "per_s": QUERIES_PER_S, **figures}
+        for state, figures in found.items()
+    ]
+    ratio = found["while bulk encoding"]["p99_ms"] / found["quiet"]["p99_ms"]
+    return rows, [Goal("query p99 while bulk encoding, of quiet", ratio, 2.0, "lower")]
+
+
+async def _searches(running: System, seconds: float, name: str) -> list[float]:
+    """Seconds of each search, with a text that no cache knows."""
+    latencies: list[float] = []
+    dice, at = random.Random(1), time.perf_counter()
+    texts = (content.text for content in vit_b32.captions(int(QUERIES_PER_S * seconds), name))
+
+    async def one(text: str | None, due: float) -> None:
+        await running.client.search({"text": text, "k": 10})
+        latencies.append(time.perf_counter() - due)
+
+    async with asyncio.TaskGroup() as tasks:
+        for text in texts:
+            at += dice.expovariate(QUERIES_PER_S)
+            await asyncio.sleep(max(0.0, at - time.perf_counter()))
+            tasks.create_task(one(text, at))
+    return latencies
+
+
+def _percentiles(latencies: Sequence[float]) -> dict[str, float]:
+    found = np.percentile(np.asarray(latencies) * 1000, (50, 99))
+    return {"p50_ms": float(found[0]), "p99_ms": float(found[1]), "count": len(latencies)}
+
+
+if __name__ == "__main__":
+    main()

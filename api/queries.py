@@ -148,7 +148,9 @@ async def _prepared(node: Node, part: Query | FusePart | Classify) -> _Part:
         assert part.of is not None
         return _Part(weight, item=ItemRef(part.of, part.id))
     if part.text is not None:
-        return _Part(weight, await node.queries.text(part.text))
+        # What is to be classified is content, and no query.
+        encode = node.queries.text if isinstance(part, Classify) else node.queries.query
+        return _Part(weight, await encode(part.text))
     if part.image is not None:
         return _Part(weight, await node.queries.image(_picture(node, part.image)))
     assert part.vector is not None

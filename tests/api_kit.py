@@ -329,6 +329,9 @@ class DirectQueries:
         self.encoder = HashEncoder()
         self.texts: list[str] = []
 
+    async def query(self, text: str) -> Vectors:
+        return await self.text(text)
+
     async def text(self, text: str) -> Vectors:
         self.texts.append(text)
         return self.encoder.encode_texts([text])[0]

@@ -99,6 +99,16 @@ class QueryEncoder(Protocol):
         ...
 
 
+class ReferenceReader(Protocol):
+    """Reads the pictures that references name, within limits, and only where that is allowed."""
+
+    def read(self, ref: str, sha256: str | None) -> AbstractAsyncContextManager[bytes]:
+        """The bytes; they count as in memory until they are left. Raises RejectedRecord:
+        `reference_unreachable` where a later try may succeed.
+        """
+        ...
+
+
 class Clock(Protocol):
     """Wall-clock time in seconds since the epoch; tests move it by hand."""
 

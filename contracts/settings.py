@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     # Limits of references
     reference_schemes: list[Literal["file", "http", "https", "s3"]] = Field(
         ["file", "https", "s3"],
-        description="Schemes of image.ref that encoders follow (JSON list).",
+        description="Schemes of image.ref that are followed; file: not from HTTP (JSON list).",
     )
     reference_ports: list[int] = Field(
         default_factory=lambda: [443], description="Ports that references may name (JSON list)."
@@ -177,6 +177,10 @@ class Settings(BaseSettings):
     )
     query_queue_max: int = Field(256, ge=1, description="Queries waiting to be encoded.")
     query_cache_max: int = Field(4096, ge=0, description="Query vectors kept.")
+
+    query_reference_timeout_s: float = Field(
+        10.0, gt=0, description="Longest wait for the picture that a query's image.ref names."
+    )
 
     # Limits of indexing
     index_batch_records: int = Field(2048, ge=1, description="Records applied in one step.")

@@ -41,6 +41,7 @@ class EncoderProcess:
         """It loads its model until it is told where Kafka is."""
         roots = [str(path) for path in settings.allow_roots]
         environment = {
+            "CUDA_MPS_CLIENT_PRIORITY": "1",  # below that of queries, where GPUs are shared by MPS
             **os.environ,
             "TIDELENS_ENCODE_METRICS_PORT": str(metrics_port),
             "TIDELENS_HOST": settings.host,

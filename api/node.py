@@ -16,6 +16,7 @@ from contracts.ports import (
     Matcher,
     Progress,
     QueryEncoder,
+    ReferenceReader,
     Searcher,
 )
 from contracts.settings import Settings
@@ -40,6 +41,7 @@ class Node:
     feed: AppliedBatches
     log: EventLog
     queries: QueryEncoder
+    references: ReferenceReader
     lag: LagSource
     admin: IndexAdmin
     matcher: Matcher

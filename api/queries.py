@@ -6,15 +6,16 @@ follows its items.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
+from api.asked_pictures import picture_of
 from api.node import Node
 from contracts.errors import RejectedRequest
-from contracts.events import decode_base64
 from contracts.filters import Filter, parse
 from contracts.hits import VectorQuery
 from contracts.messages import Classify, FusePart, Query
@@ -54,6 +55,14 @@ class Question:
     collapse: bool = False
     with_vector: bool = False
     filter: Filter | None = None
+
+    def made_of(self) -> str:
+        """A digest of the vectors at hand: a reference may name another picture tomorrow."""
+        found = hashlib.blake2b(digest_size=12)
+        for part in self.parts:
+            if part.vector is not None:
+                found.update(part.vector.tobytes())
+        return found.hexdigest()
 
     @property
     def items(self) -> list[ItemRef]:
@@ -98,7 +107,7 @@ class ItemGone(RejectedRequest):
 async def prepare(node: Node, query: Query) -> Question:
     """Check what the types cannot, and encode texts and images.
 
-    Raises RejectedRequest, RejectedRecord for a picture that cannot be decoded, NotReady.
+    Raises RejectedRequest, RejectedRecord for a picture that cannot be read or decoded, NotReady.
     """
     _check(node, query)
     condition = parse(query.filter) if query.filter is not None else None
@@ -148,30 +157,14 @@ async def _prepared(node: Node, part: Query | FusePart | Classify) -> _Part:
         assert part.of is not None
         return _Part(weight, item=ItemRef(part.of, part.id))
     if part.text is not None:
-        return _Part(weight, await node.queries.text(part.text))
+        # What is to be classified is content, and no query.
+        encode = node.queries.text if isinstance(part, Classify) else node.queries.query
+        return _Part(weight, await encode(part.text))
     if part.image is not None:
-        return _Part(weight, await node.queries.image(_picture(node, part.image)))
+        async with picture_of(node, part.image) as data:
+            return _Part(weight, await node.queries.image(data))
     assert part.vector is not None
     return _Part(weight, _given(node, part.vector))
-
-
-def _picture(node: Node, image: str) -> bytes:
-    if ":" in image[:16]:  # never in base64
-        raise RejectedRequest(
-            "not_enabled", "image: by reference is not in this version yet", field="image"
-        )
-    data = decode_base64(image, "image")
-    limit = node.settings.image_bytes_max
-    if len(data) > limit:
-        raise RejectedRequest(
-            "too_large",
-            f"image: limit {limit} bytes, got {len(data)}",
-            status=413,
-            field="image",
-            limit=limit,
-            value=len(data),
-        )
-    return data
 
 
 def _given(node: Node, vector: Sequence[float]) -> Vectors:

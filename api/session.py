@@ -169,7 +169,7 @@ class Session:
             self._wake(subscription)
 
         if subscription.mode == "top":
-            asked = subscription.query_digest
+            asked = f"{subscription.query_digest}-{question.made_of()}"
             self._lists[subscription] = self._live.watch(asked, question, wake)
         else:
             self._first[subscription] = subscription.followed(now)

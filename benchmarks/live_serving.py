@@ -63,6 +63,7 @@ class Tidelens:
             feed=self._feed,
             log=MemoryLog({}),
             queries=absent,
+            references=absent,
             lag=absent,
             admin=absent,
             matcher=NumpyMatcher(),

@@ -8,7 +8,6 @@ and rejections lie where the picture lay.
 
 import ctypes
 import mmap
-import os
 import pickle
 import resource
 import signal
@@ -57,9 +56,8 @@ def main() -> None:
     # Of its own accord too: a codec that hangs never sees the end of stdin.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    limits, preprocess, nice = pickle.load(requests)
+    limits, preprocess = pickle.load(requests)
     shared = mmap.mmap(int(sys.argv[1]), int(sys.argv[2]))
-    os.nice(nice)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = _memory_bytes() + limits.memory_bytes_max
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

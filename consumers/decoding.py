@@ -43,11 +43,9 @@ _SHARED_BYTES_MIN = 16 * 1024 * 1024
 class Decoders:
     """So many processes, each started when it is first needed. Close it: that blocks."""
 
-    def __init__(
-        self, processes: int, limits: DecodeLimits, preprocess: Preprocess, *, nice: int = 0
-    ) -> None:
+    def __init__(self, processes: int, limits: DecodeLimits, preprocess: Preprocess) -> None:
         self._limits = limits
-        self._start = pickle.dumps((limits, preprocess, nice))
+        self._start = pickle.dumps((limits, preprocess))
         self._idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._children: set[_Child] = set()
@@ -264,7 +262,9 @@ def _started(fd: int, size: int) -> "subprocess.Popen[bytes]":
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         pass_fds=[fd],
-        start_new_session=True,  # a Ctrl-C is for us
+        # A Ctrl-C is for us. The session stays ours: where Linux shares processors among sessions
+        # (autogroup), the niceness that it inherits counts only within one.
+        process_group=0,
         # No secret of ours goes to what strangers' pictures run in.
         env={
             "PATH": os.environ.get("PATH", ""),

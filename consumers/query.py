@@ -24,7 +24,9 @@ import structlog
 from contracts.errors import NotReady, RejectedRecord, RejectedRequest
 from contracts.metrics import Metrics
 from contracts.ports import Encoder
+from contracts.prompts import PLAIN, prompts
 from contracts.score import Vectors
+from contracts.zero_shot import query_vector
 
 if TYPE_CHECKING:
     from consumers.decoding import Decoders
@@ -33,6 +35,9 @@ log = structlog.get_logger(__name__)
 
 # Texts asked lately, to ask another space the same.
 _RECENT = 256
+
+# A text in each of its templates, or a picture's bytes.
+_Asked = list[str] | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,7 @@ class QueryModel:
 @dataclass(slots=True)
 class _Waiting:
     key: bytes
-    text: str | None
-    image: bytes | None
+    asked: "_Asked"
     future: "asyncio.Future[Vectors]"
 
 
@@ -67,12 +71,16 @@ class ProcessQueryEncoder:
         batch_max: int,
         queue_max: int,
         cache_max: int,
+        space: str = "",
+        templates: Sequence[str] = PLAIN,
     ) -> None:
         self._model = model
         self._metrics = metrics
         self._batch_max = batch_max
         self._queue_max = queue_max
         self._cache_max = cache_max
+        self._space = space
+        self._templates = templates
         self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
         self._waiting: list[_Waiting] = []
         metrics.queue_depth.labels("query").set_function(lambda: len(self._waiting))
@@ -82,28 +90,28 @@ class ProcessQueryEncoder:
         self.loaded = asyncio.Event()
         self._logit_scale = 0.0
 
-    async def text(self, text: str) -> Vectors:
+    async def query(self, text: str) -> Vectors:
         normal = " ".join(text.split())
         self._recent.append(normal)
-        key = hashlib.blake2b(b"t" + normal.encode(), digest_size=16).digest()
-        return await self._encode("text", key, normal, None)
+        return await self._encode("text", prompts(normal, self._templates))
+
+    async def text(self, text: str) -> Vectors:
+        return await self._encode("text", [" ".join(text.split())])
 
     def recent(self) -> list[str]:
-        """Texts asked lately, each once, the latest last."""
+        """Queries' texts asked lately, each once, the latest last."""
         return list(dict.fromkeys(reversed(self._recent)))[::-1]
 
     async def image(self, data: bytes) -> Vectors:
-        key = hashlib.blake2b(b"i" + data, digest_size=16).digest()
-        return await self._encode("image", key, None, data)
+        return await self._encode("image", data)
 
     async def logit_scale(self) -> float:
         await self.loaded.wait()
         return self._logit_scale
 
-    async def _encode(
-        self, kind: str, key: bytes, text: str | None, image: bytes | None
-    ) -> Vectors:
+    async def _encode(self, kind: str, asked: _Asked) -> Vectors:
         began = perf_counter()
+        key = _key(self._space, asked)
         cached = self._cache.get(key)
         if cached is not None:
             self._cache.move_to_end(key)
@@ -117,7 +125,7 @@ class ProcessQueryEncoder:
                 limit=self._queue_max,
             )
         future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(key, text, image, future))
+        self._waiting.append(_Waiting(key, asked, future))
         self._arrived.set()
         vector = await future
         self._metrics.query_encode_seconds.labels(kind, "miss").observe(perf_counter() - began)
@@ -143,16 +151,26 @@ class ProcessQueryEncoder:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
-            while self._waiting:
-                # Requests that nobody awaits any more are dropped before they cost anything.
-                batch = [w for w in self._waiting[: self._batch_max] if not w.future.done()]
-                del self._waiting[: self._batch_max]
-                if batch:
-                    await self._encode_batch(batch)
+            while batch := self._next_batch():
+                await self._encode_batch(batch)
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Those that wait longest, as many as fit; one alone may be more than fits."""
+        # Requests that nobody awaits any more are dropped before they cost anything.
+        self._waiting = [waiting for waiting in self._waiting if not waiting.future.done()]
+        count = inputs = 0
+        for waiting in self._waiting:
+            inputs += len(waiting.asked) if isinstance(waiting.asked, list) else 1
+            if count and inputs > self._batch_max:
+                break
+            count += 1
+        batch = self._waiting[:count]
+        del self._waiting[:count]
+        return batch
 
     async def _encode_batch(self, batch: Sequence[_Waiting]) -> None:
         try:
-            results = await self._call(_encode_all, [(w.text, w.image) for w in batch])
+            results = await self._call(_encode_all, [w.asked for w in batch])
         except BrokenProcessPool:
             self._waiting.extend(batch)
             raise
@@ -204,6 +222,17 @@ class ProcessQueryEncoder:
         self._waiting.clear()
 
 
+def _key(space: str, asked: _Asked) -> bytes:
+    """Of all that the vector comes from. Lengths keep apart what only joins to the same."""
+    parts = asked if isinstance(asked, list) else [asked]
+    found = hashlib.blake2b(digest_size=16)
+    for part in (space, "text" if isinstance(asked, list) else "image", *parts):
+        data = part.encode() if isinstance(part, str) else part
+        found.update(len(data).to_bytes(8))
+        found.update(data)
+    return found.digest()
+
+
 # In the child process from here on.
 
 _encoder: Encoder | None = None
@@ -242,21 +271,26 @@ def _warm() -> float:
     return _encoder.logit_scale
 
 
-def _encode_all(
-    inputs: Sequence[tuple[str | None, bytes | None]],
-) -> list[Vectors | dict[str, Any] | NotReady]:
+def _encode_all(inputs: Sequence[_Asked]) -> list[Vectors | dict[str, Any] | NotReady]:
     """A vector for each input, or the members of its rejection (errors do not pickle well)."""
     assert _encoder is not None and _decoders is not None
     results: list[Vectors | dict[str, Any] | NotReady] = [{} for _ in inputs]
-    texts = [(i, text) for i, (text, _) in enumerate(inputs) if text is not None]
-    for (i, _), vector in zip(texts, _encoder.encode_texts([t for _, t in texts]), strict=True):
-        results[i] = vector
+    texts = [(i, asked) for i, asked in enumerate(inputs) if isinstance(asked, list)]
+    rows = _encoder.encode_texts([prompt for _, its_prompts in texts for prompt in its_prompts])
+    start = 0
+    for i, its_prompts in texts:
+        its = rows[start : start + len(its_prompts)]
+        start += len(its_prompts)
+        try:
+            results[i] = query_vector(its)
+        except ValueError as error:
+            results[i] = RejectedRecord("zero_vector", f"text: {error}", field="text").members()
     images = []
-    for i, (_, data) in enumerate(inputs):
-        if data is None:
+    for i, asked in enumerate(inputs):
+        if isinstance(asked, list):
             continue
         try:
-            images.append((i, _decoders.decode_now(data)))
+            images.append((i, _decoders.decode_now(asked)))
         except RejectedRecord as rejection:
             results[i] = rejection.members()
         except NotReady as error:

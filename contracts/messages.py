@@ -23,6 +23,7 @@ from contracts.topics import Target
 WireHit = dict[str, Any]
 
 THROTTLE_MS_MAX = 3_600_000
+REF_CHARS_MAX = 4_096
 
 _Id = Annotated[str, Field(min_length=1, max_length=ID_BYTES_MAX)]
 _Text = Annotated[str, Field(min_length=1, max_length=TEXT_CHARS_MAX)]
@@ -49,11 +50,33 @@ class AsOfMessage(_Message):
     offsets: dict[Target, list[int]]
 
 
+class QueryImage(_Message):
+    """A picture to look for: base64 `data`, or where it is."""
+
+    data: str | None = Field(default=None, description="The picture's bytes in base64.")
+    ref: Annotated[str, Field(min_length=1, max_length=REF_CHARS_MAX)] | None = Field(
+        default=None, description="An https: or s3: URL, read once, when the query comes."
+    )
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
+        default=None, description="Of the bytes that `ref` must name."
+    )
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "QueryImage":
+        if (self.data is None) == (self.ref is None):
+            raise ValueError("exactly one of data and ref is needed")
+        if self.data is not None and self.sha256 is not None:
+            raise ValueError("sha256: goes with `ref` only")
+        return self
+
+
 class _Part(_Message):
     """What to look for: exactly one of text, image, vector, id (with `of`)."""
 
     text: _Text | None = None
-    image: str | None = Field(default=None, description="The picture's bytes in base64.")
+    image: str | QueryImage | None = Field(
+        default=None, description="The picture's bytes in base64, or an https: or s3: URL."
+    )
     vector: list[float] | None = None
     id: _Id | None = None
     of: Target | None = Field(default=None, description="Which target `id` is of.")

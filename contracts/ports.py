@@ -82,7 +82,13 @@ class Encoder(Protocol):
 class QueryEncoder(Protocol):
     """The same for queries, off the event loop, one at a time, batched and cached behind it."""
 
-    async def text(self, text: str) -> Vectors: ...
+    async def query(self, text: str) -> Vectors:
+        """Of a text that is asked for, in the templates that are set for queries."""
+        ...
+
+    async def text(self, text: str) -> Vectors:
+        """Of a text as it stands: a label in its own template, what is to be classified."""
+        ...
 
     async def image(self, data: bytes) -> Vectors:
         """Raises RejectedRecord for a picture that cannot be decoded."""
@@ -90,6 +96,16 @@ class QueryEncoder(Protocol):
 
     async def logit_scale(self) -> float:
         """The encoder's, once its model is loaded."""
+        ...
+
+
+class ReferenceReader(Protocol):
+    """Reads the pictures that references name, within limits, and only where that is allowed."""
+
+    def read(self, ref: str, sha256: str | None) -> AbstractAsyncContextManager[bytes]:
+        """The bytes; they count as in memory until they are left. Raises RejectedRecord:
+        `reference_unreachable` where a later try may succeed.
+        """
         ...
 
 

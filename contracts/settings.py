@@ -6,16 +6,15 @@ beside the contract it limits (contracts/events.py), with a name and a default.
 """
 
 import os
-import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from contracts.errors import ConfigurationError
 from contracts.partitioning import PartitionerName
-from contracts.prompts import TEMPLATES
+from contracts.prompts import PLAIN, TEMPLATES, require_slot
 from contracts.user_folders import user_data_dir
 
 MIB = 1024 * 1024
@@ -99,7 +98,7 @@ class Settings(BaseSettings):
     # Limits of references
     reference_schemes: list[Literal["file", "http", "https", "s3"]] = Field(
         ["file", "https", "s3"],
-        description="Schemes of image.ref that encoders follow (JSON list).",
+        description="Schemes of image.ref that are followed; file: not from HTTP (JSON list).",
     )
     reference_ports: list[int] = Field(
         default_factory=lambda: [443], description="Ports that references may name (JSON list)."
@@ -167,9 +166,21 @@ class Settings(BaseSettings):
     encode_session_ms: int = Field(
         10_000, ge=1_000, description="Kafka's session.timeout.ms: when a dead encoder is replaced."
     )
-    query_batch_max: int = Field(32, ge=1, description="Queries encoded together.")
+    query_templates: list[Annotated[str, AfterValidator(require_slot)]] = Field(
+        default_factory=lambda: list(PLAIN),
+        min_length=1,
+        max_length=128,
+        description="What a query's text is put into, in place of {}; the vectors are averaged.",
+    )
+    query_batch_max: int = Field(
+        32, ge=1, description="Pictures and texts, in each template, encoded together."
+    )
     query_queue_max: int = Field(256, ge=1, description="Queries waiting to be encoded.")
     query_cache_max: int = Field(4096, ge=0, description="Query vectors kept.")
+
+    query_reference_timeout_s: float = Field(
+        10.0, gt=0, description="Longest wait for the picture that a query's image.ref names."
+    )
 
     # Limits of indexing
     index_batch_records: int = Field(2048, ge=1, description="Records applied in one step.")
@@ -252,10 +263,8 @@ def load(**overrides: Any) -> Settings:
         return Settings(**given)
     except ValidationError as error:
         raise ConfigurationError(_one_line("TIDELENS_", error)) from None
-    except SettingsError as error:  # a list that is no JSON
-        named = re.search(r'field "(\w+)"', str(error))
-        name = named[1].upper() if named else "*"
-        raise ConfigurationError(f"TIDELENS_{name}: not JSON; write it as '[\"...\"]'") from None
+    except SettingsError as error:
+        raise ConfigurationError(_not_json(error)) from None
 
 
 def load_kafka() -> KafkaSettings:
@@ -270,3 +279,10 @@ def _one_line(prefix: str, error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]).upper()
     return f"{prefix}{name}: {first['msg']}, got {first['input']!r}"
+
+
+def _not_json(error: SettingsError) -> str:
+    """Only the library's message has the name, and only what caused it the value."""
+    name = str(error).split('"')[1].upper()
+    got = getattr(error.__cause__, "doc", "")
+    return f"TIDELENS_{name}: want JSON, got {got!r}"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.score import Vectors
+from contracts.score import Vectors, unit
 
 
 def label_vector(rows: Sequence[Vectors] | Vectors) -> NDArray[np.float64]:
@@ -21,6 +21,11 @@ def label_vector(rows: Sequence[Vectors] | Vectors) -> NDArray[np.float64]:
         raise ValueError("the prompts' vectors add up to nothing")
     found: NDArray[np.float64] = total / length
     return found
+
+
+def query_vector(rows: Vectors) -> Vectors:
+    """The same of one query's prompts; a single one's is not rounded again. Raises ValueError."""
+    return rows[0] if len(rows) == 1 else unit(label_vector(rows))
 
 
 def probabilities(scores: Sequence[float] | NDArray[np.float64], logit_scale: float) -> list[float]:

@@ -22,14 +22,14 @@ from api.node import Node
 from contracts.cursors import Cursor
 from contracts.deltas import apply
 from contracts.embedding import embedding_record, encode_value
-from contracts.errors import NotReady, TidelensError
+from contracts.errors import NotReady, RejectedRecord, TidelensError
 from contracts.filter_nodes import Filter
 from contracts.hits import Hit, VectorQuery
 from contracts.memory import HashEncoder, ManualClock, MemoryLog
 from contracts.messages import WireHit, wire_hit
 from contracts.metrics import Metrics
 from contracts.partitioning import partitioner
-from contracts.ports import Answer, Applied, AsOf, Lag, RgbImage
+from contracts.ports import Answer, Applied, AsOf, Lag, ReferenceReader, RgbImage
 from contracts.records import Fetched, Record, RecordPosition, Source, TopicPartition
 from contracts.score import Vectors, exact_scores, ranking
 from contracts.settings import Settings
@@ -329,6 +329,9 @@ class DirectQueries:
         self.encoder = HashEncoder()
         self.texts: list[str] = []
 
+    async def query(self, text: str) -> Vectors:
+        return await self.text(text)
+
     async def text(self, text: str) -> Vectors:
         self.texts.append(text)
         return self.encoder.encode_texts([text])[0]
@@ -339,6 +342,15 @@ class DirectQueries:
 
     async def logit_scale(self) -> float:
         return self.encoder.logit_scale
+
+
+class NoReferences:
+    """A ReferenceReader whose settings turn every scheme off."""
+
+    @asynccontextmanager
+    async def read(self, ref: str, sha256: str | None) -> AsyncIterator[bytes]:
+        raise RejectedRecord("not_enabled", "image.ref: no scheme is enabled", field="image.ref")
+        yield b""
 
 
 class FixedAdmin:
@@ -374,7 +386,13 @@ class FixedAdmin:
 class Kit:
     """A node on the ports in memory, its app, and clients of it."""
 
-    def __init__(self, *, index: BruteIndex | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        *,
+        index: BruteIndex | None = None,
+        references: ReferenceReader | None = None,
+        **settings: Any,
+    ) -> None:
         self.index = index or BruteIndex()
         self.clock = ManualClock()
         topics = {f(t): PARTITIONS for t in TARGETS for f in (NAMES.content, NAMES.embeddings)}
@@ -382,6 +400,7 @@ class Kit:
         self.lag = FixedLag()
         self.admin = FixedAdmin()
         self.queries = DirectQueries()
+        self.references = references or NoReferences()
         self.metrics = Metrics()
         self.status: dict[str, Any] = {"dead_letters_last_hour": {}}
         self.settings = Settings(**{"wait_s_max": 2.0, "k_max": 100, **settings})
@@ -394,6 +413,7 @@ class Kit:
             feed=self.index,
             log=self.log,
             queries=self.queries,
+            references=self.references,
             lag=self.lag,
             admin=self.admin,
             matcher=SlackMatcher() if index is None else NumpyMatcher(),

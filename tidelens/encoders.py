@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Self
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_NICE = 19
 _STOP_S = 10.0
 _AGAIN_S = 10.0
 
@@ -39,6 +41,7 @@ class EncoderProcess:
         """It loads its model until it is told where Kafka is."""
         roots = [str(path) for path in settings.allow_roots]
         environment = {
+            "CUDA_MPS_CLIENT_PRIORITY": "1",  # below that of queries, where GPUs are shared by MPS
             **os.environ,
             "TIDELENS_ENCODE_METRICS_PORT": str(metrics_port),
             "TIDELENS_HOST": settings.host,
@@ -55,8 +58,10 @@ class EncoderProcess:
             "--attached",
             stdin=asyncio.subprocess.PIPE,
             env=environment,
-            start_new_session=True,  # a Ctrl-C is for us; we stop it in order
-            preexec_fn=lambda: os.nice(19),
+            # A Ctrl-C is for us; we stop it in order. Not a session of its own: where Linux shares
+            # processors among sessions (autogroup), niceness counts only within one.
+            process_group=0,
+            preexec_fn=_give_way,
         )
         return cls(process)
 
@@ -79,6 +84,13 @@ class EncoderProcess:
             except TimeoutError:
                 self._process.kill()
                 await self._process.wait()
+
+
+def _give_way() -> None:
+    """Queries, in our process and its other child, come first. Decoders inherit it."""
+    os.nice(_NICE)
+    # From here on it stands in the background of a terminal, which may stop it for writing there.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
 
 
 class Encoders:

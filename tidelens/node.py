@@ -10,7 +10,9 @@ import structlog
 
 from api.app import background, create_app
 from api.node import Node
+from consumers.references import ReferenceLimits, References
 from contracts.partitioning import partitioner
+from contracts.ports import ReferenceReader
 from contracts.settings import Settings
 from contracts.topics import Names
 from index_store.matcher import open_matcher
@@ -41,6 +43,7 @@ def open_node(
     settings: Settings,
     connection: Connection,
     event_log: KafkaLog,
+    references: ReferenceReader,
     queries: Queries,
     listener: socket.socket,
 ) -> dict[str, Run]:
@@ -57,7 +60,7 @@ def open_node(
         of_space = made.pop(ref, None)
         if of_space is None:
             of_space = await asyncio.to_thread(queries_of, settings, ref)
-        opened = _serving(settings, connection, event_log, of_space, spaces, exposition)
+        opened = _serving(settings, connection, event_log, references, of_space, spaces, exposition)
         async with opened as serving:
             yield serving
 
@@ -85,6 +88,11 @@ async def open_log(settings: Settings, connection: Connection) -> AsyncIterator[
         yield event_log
 
 
+def open_references(settings: Settings) -> References:
+    """Reads the pictures that queries name, for all spaces of a process, while it is entered."""
+    return References(ReferenceLimits.of_queries(settings))
+
+
 def queries_of(settings: Settings, ref: SpaceRef) -> Queries:
     """Raises ModelMissing, and SpaceMismatch where this machine's model is another one."""
     queries = make_queries(settings, ref.model)
@@ -97,6 +105,7 @@ async def _serving(
     settings: Settings,
     connection: Connection,
     event_log: KafkaLog,
+    references: ReferenceReader,
     queries: Queries,
     spaces: Spaces,
     exposition: Exposition,
@@ -147,6 +156,7 @@ async def _serving(
                 feed=feed,
                 log=event_log,
                 queries=queries.encoder,
+                references=references,
                 lag=lag,
                 admin=Operations(maintainer, target_recall=settings.target_recall),
                 matcher=open_matcher(),

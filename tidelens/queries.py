@@ -59,5 +59,7 @@ def make_queries(settings: Settings, model: str | None = None) -> Queries:
         batch_max=settings.query_batch_max,
         queue_max=settings.query_queue_max,
         cache_max=settings.query_cache_max,
+        space=space.name,
+        templates=settings.query_templates,
     )
     return Queries(model, space, encoder, metrics)

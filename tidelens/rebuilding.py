@@ -24,10 +24,12 @@ from contracts.errors import BrokerUnavailable, ConfigurationError
 from contracts.hits import VectorQuery
 from contracts.metrics import Metrics
 from contracts.ports import Encoder, Lag
+from contracts.prompts import prompts
 from contracts.records import TopicPartition
 from contracts.score import Vectors, unit
 from contracts.space import Space
 from contracts.topics import TARGETS, topic_specs
+from contracts.zero_shot import query_vector
 from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.stores import open_blobs
 from streams.control import CandidateSpace, SpaceRef
@@ -160,7 +162,7 @@ async def make_space(
             asked = await _texts(searcher, encoder.space, texts)
 
             async def encode(some: Sequence[str]) -> Vectors:
-                return await asyncio.to_thread(encoder.encode_texts, some)
+                return await asyncio.to_thread(_queries, encoder, some, settings.query_templates)
 
             answers = await compare_answers(client, searcher, encode, asked, K)
     return Report(old, ref, encoded, sets, answers, snapshot)
@@ -296,6 +298,13 @@ async def _indexed(
             # The snapshot holds what these files hold.
             files = settings.data / "segments" / space.name / settings.shard / _REPLICA
             await asyncio.to_thread(shutil.rmtree, files, ignore_errors=True)
+
+
+def _queries(encoder: Encoder, texts: Sequence[str], templates: Sequence[str]) -> Vectors:
+    """As the nodes' query encoders do it."""
+    rows = encoder.encode_texts([prompt for text in texts for prompt in prompts(text, templates)])
+    step = len(templates)
+    return np.stack([query_vector(rows[at : at + step]) for at in range(0, len(rows), step)])
 
 
 async def _texts(searcher: LocalSearcher, space: Space, given: Sequence[str]) -> list[str]:

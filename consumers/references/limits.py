@@ -1,6 +1,6 @@
 """What references may name and cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from contracts.settings import Settings
@@ -22,6 +22,7 @@ class ReferenceLimits:
     held_max: int = 16
     attempts_max: int = 3
     patience_s: float = 300.0
+    given_up_s: float = 60.0
 
     @classmethod
     def of(cls, settings: Settings) -> "ReferenceLimits":
@@ -41,4 +42,17 @@ class ReferenceLimits:
             held_max=settings.reference_held_max,
             attempts_max=settings.reference_attempts_max,
             patience_s=settings.reference_patience_s,
+        )
+
+    @classmethod
+    def of_queries(cls, settings: Settings) -> "ReferenceLimits":
+        """Tried once: somebody waits, and can ask again. So no host is given up either. Our files
+        are not for whoever can ask.
+        """
+        return replace(
+            cls.of(settings),
+            schemes=frozenset(settings.reference_schemes) - {"file"},
+            attempts_max=1,
+            patience_s=0.0,
+            given_up_s=0.0,
         )

@@ -43,6 +43,7 @@ class References:
             Retrying(
                 attempts_max=limits.attempts_max,
                 patience_s=limits.patience_s,
+                given_up_s=limits.given_up_s,
                 sleep=sleep,
                 clock=clock,
             )

@@ -11,7 +11,6 @@ from contracts.errors import RejectedRecord
 _BACKOFF_S = 0.5
 _BACKOFF_S_MAX = 10.0
 _ASKED_S_MAX = 10.0
-_GIVEN_UP_S = 60.0
 _GIVEN_UP_MAX = 1024
 
 
@@ -41,11 +40,13 @@ class Retrying:
         *,
         attempts_max: int,
         patience_s: float,
+        given_up_s: float = 60.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._attempts_max = attempts_max
         self._patience_s = patience_s
+        self._given_up_s = given_up_s
         self._sleep = sleep
         self._clock = clock
         self._succeeded = 0
@@ -55,8 +56,8 @@ class Retrying:
     def require_hope(self, host: str) -> None:
         """Raises RejectedRecord for a host that was given up a short while ago."""
         if self._clock() < self._given_up.get(host, float("-inf")):
-            why = f"{host} could not be reached, tried again after {_GIVEN_UP_S:g} s"
-            raise refused("reference_unreachable", why, limit=_GIVEN_UP_S, value=host)
+            why = f"{host} could not be reached, tried again after {self._given_up_s:g} s"
+            raise refused("reference_unreachable", why, limit=self._given_up_s, value=host)
 
     async def until_read(self, attempt: Callable[[], Awaitable[bytes]]) -> bytes:
         """Raises what `attempt` raises beside Failed, or RejectedRecord `reference_unreachable`."""
@@ -101,7 +102,7 @@ class Retrying:
 
     def _give_up(self, host: str) -> None:
         self._given_up.pop(host, None)
-        self._given_up[host] = self._clock() + _GIVEN_UP_S
+        self._given_up[host] = self._clock() + self._given_up_s
         if len(self._given_up) > _GIVEN_UP_MAX:
             del self._given_up[next(iter(self._given_up))]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -271,3 +272,12 @@ async def test_the_query_encoder_lives_on(no_blocking_calls: BlockBuster) -> Non
         running.cancel()
         await asyncio.wait([running])
     await asyncio.to_thread(eventually, lambda: _ended(second))
+
+
+def test_a_decoder_is_as_nice_as_we_are_and_in_our_session() -> None:
+    with opened() as decoders:
+        decoders.decode_now(marked(7))
+        (child,) = decoder_processes()
+        assert child.nice() == os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getsid(child.pid) == os.getsid(0)
+        assert os.getpgid(child.pid) == child.pid

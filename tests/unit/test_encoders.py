@@ -1,17 +1,20 @@
 """Which encoders `up` runs: one for each model that the control topic names."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psutil
 import pytest
+from blockbuster import BlockBuster
 
 from contracts.errors import TidelensError
 from contracts.memory import HashEncoder
 from contracts.settings import Settings
 from streams.control import ActiveSpace, CandidateSpace, Control, SpaceRef
 from tidelens import encoders as encoders_module
-from tidelens.encoders import Encoders
+from tidelens.encoders import EncoderProcess, Encoders
 from tidelens.runtime import RunFile, remember_model, remembered_model
 
 pytestmark = pytest.mark.anyio
@@ -153,3 +156,16 @@ def test_the_model_to_load_at_the_next_start(tmp_path: Path) -> None:
     remember_model(tmp_path, None)
     remember_model(tmp_path, None)
     assert remembered_model(tmp_path) is None
+
+
+async def test_queries_come_before_it(no_blocking_calls: BlockBuster) -> None:
+    no_blocking_calls.deactivate()  # starting a process is one
+    encoder = await EncoderProcess.start(Settings(model="hash"), "hash", 0)
+    try:
+        assert psutil.Process(encoder.pid).nice() == 19
+        # In a session of its own it would have half of a processor, however nice (autogroup).
+        assert os.getsid(encoder.pid) == os.getsid(0)
+        # And yet a Ctrl-C in our terminal does not reach it.
+        assert os.getpgid(encoder.pid) != os.getpgid(0)
+    finally:
+        await encoder.stop()

@@ -455,7 +455,7 @@ async def test_ping(socket: Socket) -> None:
         (
             {"op": "subscribe", "sub": "s", "query": {"image": "https://x/y.png"}},
             "not_enabled",
-            "image",
+            "image.ref",
         ),
         (
             {"op": "subscribe", "sub": "s", "query": {"vector": [1, 2]}},

@@ -1,35 +1,160 @@
-"""The query encoder's process: what waits for it is told as it is."""
+"""The query encoder's process: what waits for it is told as it is, and what it is asked is kept."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
 
+import numpy as np
 import pytest
 from blockbuster import BlockBuster
 
-from consumers.query import ProcessQueryEncoder, QueryModel
+from consumers.query import ProcessQueryEncoder, QueryModel, _key
+from contracts.errors import ConfigurationError
 from contracts.memory import HashEncoder
 from contracts.metrics import Metrics
+from contracts.score import unit
+from contracts.settings import Settings, load
+from tests.api_kit import Kit
+from tidelens.queries import make_queries
 
 pytestmark = pytest.mark.anyio
 
+MODEL = QueryModel("hash", 1, None, 1_000_000, 1_000_000, 10.0, 2**31)
 
-async def test_the_queue_is_as_deep_as_it_says(no_blocking_calls: BlockBuster) -> None:
-    no_blocking_calls.deactivate()  # starting a process is one
+
+@pytest.fixture(autouse=True)
+def starting_processes(no_blocking_calls: BlockBuster) -> None:
+    no_blocking_calls.deactivate()  # starting a process is a blocking call
+
+
+@asynccontextmanager
+async def running(metrics: Metrics | None = None, **options: Any) -> AsyncIterator[Any]:
+    limits = {"batch_max": 8, "queue_max": 8, "cache_max": 8}
+    encoder = ProcessQueryEncoder(MODEL, metrics or Metrics(), **(limits | options))
+    task = asyncio.create_task(encoder.run())
+    try:
+        async with asyncio.timeout(60):
+            yield encoder
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_the_queue_is_as_deep_as_it_says() -> None:
     metrics = Metrics()
-    model = QueryModel("hash", 1, None, 1_000_000, 1_000_000, 10.0, 2**31)
-    encoder = ProcessQueryEncoder(model, metrics, batch_max=8, queue_max=8, cache_max=8)
 
     def depth() -> float | None:
         return metrics.registry.get_sample_value("tidelens_queue_depth", {"queue": "query"})
 
-    assert depth() == 0
-    asking = [asyncio.create_task(encoder.text(text)) for text in ("one", "two")]
-    await asyncio.sleep(0)
-    assert depth() == 2
-    running = asyncio.create_task(encoder.run())
-    async with asyncio.timeout(60):
+    async with running(metrics) as encoder:
+        assert depth() == 0
+        asking = [asyncio.create_task(encoder.text(text)) for text in ("one", "two")]
+        await asyncio.sleep(0)
+        assert depth() == 2
         found = await asyncio.gather(*asking)
-    assert depth() == 0
+        assert depth() == 0
     expected = HashEncoder().encode_texts(["one", "two"])
     assert [vector.tobytes() for vector in found] == [row.tobytes() for row in expected]
-    running.cancel()
-    await asyncio.wait([running])
+
+
+def hits(metrics: Metrics) -> float | None:
+    name, labels = "tidelens_query_encode_seconds_count", {"kind": "text", "cache": "hit"}
+    return metrics.registry.get_sample_value(name, labels)
+
+
+async def test_without_a_template_a_query_is_the_text_to_the_bit() -> None:
+    metrics = Metrics()
+    async with running(metrics) as encoder:
+        found = await encoder.query(" red\n cat ")
+        assert found.tobytes() == HashEncoder().encode_texts(["red cat"])[0].tobytes()
+        assert hits(metrics) is None
+        assert (await encoder.text("red  cat")) is found
+        assert hits(metrics) == 1
+        assert encoder.recent() == ["red cat"]
+
+
+async def test_a_query_is_the_mean_of_its_templates_and_a_label_is_not() -> None:
+    templates = ["a photo of {}", "{} in {}"]
+    metrics = Metrics()
+    async with running(metrics, templates=templates, batch_max=3) as encoder:
+        found, label, other = await asyncio.gather(
+            encoder.query(" red  cat"), encoder.text("red cat"), encoder.query("a {}")
+        )
+        assert (await encoder.query("red cat")) is found
+        assert hits(metrics) == 1
+    hashes = HashEncoder()
+    rows = hashes.encode_texts(["a photo of red cat", "red cat in red cat"]).astype(np.float64)
+    assert found.tobytes() == unit(rows.mean(axis=0) / np.linalg.norm(rows.mean(axis=0))).tobytes()
+    assert label.tobytes() == hashes.encode_texts(["red cat"])[0].tobytes()
+    rows = hashes.encode_texts(["a photo of a {}", "a {} in a {}"]).astype(np.float64)
+    assert np.allclose(other, unit(rows.mean(axis=0)), atol=1e-3)
+
+
+async def test_the_most_that_is_encoded_together_counts_templates() -> None:
+    encoder = ProcessQueryEncoder(
+        MODEL, Metrics(), batch_max=4, queue_max=8, cache_max=8, templates=["{}", "a {}", "the {}"]
+    )
+    asking = [asyncio.create_task(encoder.query(text)) for text in ("one", "two", "three")]
+    asking.append(asyncio.create_task(encoder.text("four")))
+    await asyncio.sleep(0)
+    asking[1].cancel()  # nobody awaits it any more
+    await asyncio.sleep(0)
+    assert [w.asked for w in encoder._next_batch()] == [["one", "a one", "the one"]]
+    assert [w.asked[0] for w in encoder._next_batch()] == ["three", "four"]
+    assert encoder._next_batch() == []
+    for task in asking:
+        task.cancel()
+
+
+async def test_what_is_kept_is_of_one_space() -> None:
+    asked: list[list[str] | bytes] = [["a", "b"], ["ab"], ["b", "a"], ["a"], b"a", b"ab"]
+    keys = {_key(space, one) for space in ("hash-v1", "hash-v2") for one in asked}
+    assert len(keys) == 2 * len(asked)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ('["{}", "a photo"]', "TIDELENS_QUERY_TEMPLATES: .*want {} in the template, got 'a photo'"),
+        ("[]", "TIDELENS_QUERY_TEMPLATES: .*at least 1 item"),
+        ("a photo of {}", "TIDELENS_QUERY_TEMPLATES: want JSON, got 'a photo of {}'"),
+    ],
+)
+async def test_a_template_that_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, value: str, says: str
+) -> None:
+    monkeypatch.setenv("TIDELENS_QUERY_TEMPLATES", value)
+    with pytest.raises(ConfigurationError, match=says) as raised:
+        load()
+    assert "\n" not in str(raised.value)
+
+
+async def test_the_setting_comes_to_the_encoder() -> None:
+    assert make_queries(Settings(model="hash")).encoder._templates == ["{}"]
+    queries = make_queries(Settings(model="hash:48", query_templates=["a {}"]))
+    assert (queries.encoder._templates, queries.encoder._space) == (["a {}"], "hash-48")
+
+
+async def test_searches_and_live_lists_are_queries_and_labels_are_not() -> None:
+    kit, asked = Kit(), []
+
+    async def query(text: str) -> Any:
+        asked.append(text)
+        return kit.text(f"a photo of {text}")
+
+    kit.queries.query = query  # type: ignore[method-assign]
+    kit.caption("a", "a photo of cat")
+    answer = (await kit.http.post("/v1/search", json={"text": "cat", "target": "captions"})).json()
+    assert answer["hits"][0]["score"] == pytest.approx(1, abs=1e-3)
+    fused = {"fuse": [{"text": "dog"}, {"text": "cow"}], "target": "captions"}
+    await kit.http.post("/v1/search", json=fused)
+    async with kit.live() as socket:
+        await socket.accepted()
+        socket.subscribe("s", text="cat", target="captions")
+        assert (await socket.receive())["hits"][0]["score"] == answer["hits"][0]["score"]
+    assert asked == ["cat", "dog", "cow", "cat"]
+    response = await kit.http.post("/v1/classify", json={"text": "hen", "labels": ["cat", "dog"]})
+    assert response.status_code == 200
+    assert asked == ["cat", "dog", "cow", "cat"]
+    assert kit.queries.texts == ["hen", "a photo of a cat.", "a photo of a dog."]

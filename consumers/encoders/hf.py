@@ -1,7 +1,7 @@
 """Any Hugging Face checkpoint with text and image features in one space: CLIP, SigLIP and kin.
 
-Loads safetensors weights and the checkpoint's own processors from a local folder; runs no code that
-comes with a checkpoint, and asks no network.
+Loads safetensors weights and the checkpoint's own processors from a local folder; asks no network,
+and runs no code that comes with a checkpoint unless it was told that it may.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from consumers.encoders.precision import Choice, converted
 from consumers.encoders.processors import Normalise, halves_of
-from consumers.encoders.spaces import Checkpoint, checkpoint_space
+from consumers.encoders.spaces import Checkpoint, checkpoint_space, code_of
 from consumers.preprocess import Unresized
 from contracts.errors import ModelMissing
 from contracts.ports import Preprocess, RgbImage
@@ -44,26 +44,14 @@ class HuggingFaceEncoder:
     """contracts.ports.Encoder on a checkpoint's get_text_features and get_image_features.
 
     Runs on a GPU where there is one. Raises ModelMissing for a checkpoint that has no such features
-    or needs code of its own.
+    or needs code of its own, unless `checkpoint.remote_code` lets that run.
     """
 
     def __init__(self, checkpoint: Checkpoint, choice: Choice = _EXACT) -> None:
         self.choice = choice
         self.space: Space = checkpoint_space(checkpoint)
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        local = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, **local)
-            # Pillow's resampling, which is what checkpoints were trained and published with.
-            self._processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-                checkpoint.folder, backend="pil", **local
-            )
-            model = AutoModel.from_pretrained(
-                checkpoint.folder, use_safetensors=True, dtype=torch.float32, **local
-            )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ModelMissing(f"model {checkpoint.name!r} cannot be loaded: {reason}") from error
+        self._tokenizer, self._processor, model = _loaded(checkpoint)
         if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
             raise ModelMissing(
                 f"model {checkpoint.name!r} is a {type(model).__name__}, which has no text and "
@@ -159,6 +147,43 @@ class HuggingFaceEncoder:
         for places, features in found:
             rows[places] = features.cpu().numpy()
         return unit(rows)
+
+
+def _loaded(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
+    """Tokenizer, image processor and model, in float32. Raises ModelMissing."""
+    local = {"local_files_only": True, "trust_remote_code": checkpoint.remote_code}
+    if checkpoint.remote_code:
+        _refuse_code_of_others(checkpoint)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, **local)
+        # Pillow's resampling, which is what checkpoints were trained and published with.
+        processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            checkpoint.folder, backend="pil", **local
+        )
+        model = AutoModel.from_pretrained(
+            checkpoint.folder, use_safetensors=True, dtype=torch.float32, **local
+        )
+    except Exception as error:  # also whatever a checkpoint's own code raises
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if code_of(checkpoint.folder) and not checkpoint.remote_code:
+            reason = (
+                "it needs code of its own, which is run only with TIDELENS_REMOTE_CODE=true; "
+                "read that code before"
+            )
+        raise ModelMissing(f"model {checkpoint.name!r} cannot be loaded: {reason}") from error
+    return tokenizer, processor, model
+
+
+def _refuse_code_of_others(checkpoint: Checkpoint) -> None:
+    """Code of another repository can change while the revision, and so the space, stays."""
+    for name in code_of(checkpoint.folder):
+        repository, others, _ = name.rpartition("--")
+        if others:
+            raise ModelMissing(
+                f"model {checkpoint.name!r} takes its code from {repository}, which its revision "
+                f"does not cover: copy the .py files into a folder with the model, and take "
+                f"{repository + others!r} out of its auto_map"
+            )
 
 
 def device_of() -> torch.device:

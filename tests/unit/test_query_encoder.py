@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 async def test_the_queue_is_as_deep_as_it_says(no_blocking_calls: BlockBuster) -> None:
     no_blocking_calls.deactivate()  # starting a process is one
     metrics = Metrics()
-    model = QueryModel("hash", 1, None, 1_000_000, 1_000_000, 10.0, 2**31)
+    model = QueryModel("hash", 1, None, False, 1_000_000, 1_000_000, 10.0, 2**31)
     encoder = ProcessQueryEncoder(model, metrics, batch_max=8, queue_max=8, cache_max=8)
 
     def depth() -> float | None:

@@ -5,12 +5,14 @@ and runs no code that comes with a checkpoint unless it was told that it may.
 """
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
 import structlog
 import torch
 from PIL import Image
+from tokenizers import normalizers
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
@@ -34,8 +36,7 @@ _TOKENS_MAX = 512  # where neither tokenizer nor model names a limit
 # Lengths of texts are rounded up to this, so that the model meets few shapes.
 _LENGTH_STEP = 8
 
-_SIDE_DEFAULT = 384  # where the model takes any number of patches (SigLIP 2 NaFlex)
-
+_SIDE_DEFAULT = 384  # where neither processor nor model names a size
 
 _EXACT = Choice()
 
@@ -59,9 +60,14 @@ class HuggingFaceEncoder:
             )
         model = model.eval().requires_grad_(False)
         self._device = device_of()
-        self._tokens_max = _tokens_max(self._tokenizer, model.config)
-        # SigLIP was trained on texts padded to the full length, and reads the last position.
-        self._padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
+        self._tokens_max = _tokens_max(self._tokenizer, model)
+        # SigLIP was trained on texts padded to the full length, and reads the last position; who
+        # tells the model no mask does not mean it to see padding of any other length either.
+        siglip = model.config.model_type.startswith("siglip")
+        masked = "attention_mask" in self._tokenizer.model_input_names
+        self._padding = "longest" if masked and not siglip else "max_length"
+        if siglip and type(self._tokenizer).__name__.startswith("Gemma"):
+            _lower_case(self._tokenizer)
         self.logit_scale = _logit_scale(model)
         self.truncated = 0
         self.preprocess: Preprocess = Unresized(_image_side(self._processor, model.config))
@@ -73,6 +79,7 @@ class HuggingFaceEncoder:
         self._model = converted(model, choice, self._device)
         # They shrink where the memory does not suffice, and stay so.
         self._pictures_max, self._texts_max = choice.pictures, choice.texts
+        self._try(checkpoint.name)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
@@ -88,7 +95,7 @@ class HuggingFaceEncoder:
             except RuntimeError as error:
                 self._texts_max = _halved(len(rows), error, "texts")
                 continue
-            self.truncated += _cut(tokens)
+            self.truncated += self._cut(tokens, [texts[row] for row in rows])
             del order[: len(rows)]
         return self._vectors(len(texts), found)
 
@@ -124,9 +131,37 @@ class HuggingFaceEncoder:
         """Longer by padding, since tokenizers round no length that is not a multiple itself."""
         length = tokens["input_ids"].shape[1]
         more = min(-length % _LENGTH_STEP, self._tokens_max - length)
+        ends = (more, 0) if self._tokenizer.padding_side == "left" else (0, more)
         fill = {"input_ids": self._tokenizer.pad_token_id or 0}
         for name in tokens:
-            tokens[name] = torch.nn.functional.pad(tokens[name], (0, more), value=fill.get(name, 0))
+            tokens[name] = torch.nn.functional.pad(tokens[name], ends, value=fill.get(name, 0))
+
+    def _cut(self, tokens: Any, texts: Sequence[str]) -> int:
+        """How many texts lost tokens; those in Python do not tell, and are asked again."""
+        if tokens.is_fast:
+            return sum(bool(encoding.overflowing) for encoding in tokens.encodings)
+        whole = self._tokenizer(texts)["input_ids"]
+        return sum(len(ids) > self._tokens_max for ids in whole)
+
+    @torch.inference_mode()
+    def _try(self, name: str) -> None:
+        """A text of full length and a picture, so that what cannot work is told at the start."""
+        text = "a " * min(self._tokens_max, _TOKENS_MAX)
+        picture = self.preprocess(np.zeros((32, 32, 3), np.uint8))
+        try:
+            outputs = (
+                self._model.get_text_features(**self._tokens([text])),
+                self._model.get_image_features(**self._inputs([picture])),
+            )
+            shapes = [tuple(_features(output).shape) for output in outputs]
+        except Exception as error:  # whatever a model raises that was made for something else
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise ModelMissing(f"model {name!r} does not encode: {reason}") from error
+        if shapes != [(1, self.space.dim)] * 2:
+            raise ModelMissing(
+                f"model {name!r} makes {shapes[0]} of a text and {shapes[1]} of a picture, where "
+                f"vectors of {self.space.dim} are needed; give a CLIP or SigLIP-like one"
+            )
 
     def _inputs(self, images: Sequence[RgbImage]) -> dict[str, Tensor]:
         if self._normalise is not None:
@@ -201,20 +236,31 @@ def _halved(rows: int, error: RuntimeError, what: str) -> int:
     return rows // 2
 
 
-def _cut(tokens: Any) -> int:
-    """How many texts lost tokens; only the fast tokenizers tell."""
-    return sum(bool(encoding.overflowing) for encoding in tokens.encodings or ())
-
-
 def _features(output: Any) -> Tensor:
     """transformers 5 returns an output object, whose `pooler_output` is the projected feature."""
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features.float()
 
 
-def _tokens_max(tokenizer: Any, config: Any) -> int:
-    text = getattr(config, "text_config", config)
+def _lower_case(tokenizer: Any) -> None:
+    """As SigLIP 2 was trained, and as Siglip2Tokenizer does; its checkpoints name Gemma's, which
+    does not.
+    """
+    backend = tokenizer.backend_tokenizer
+    steps = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
+    backend.normalizer = normalizers.Sequence(steps)
+
+
+def _tokens_max(tokenizer: Any, model: Any) -> int:
+    text = getattr(model.config, "text_config", model.config)
     positions = getattr(text, "max_position_embeddings", None) or _TOKENS_MAX
+    # RoBERTa and its kin count positions from behind the one of padding.
+    for name, module in model.named_modules():
+        if (
+            name.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ):
+            positions = min(positions, module.num_embeddings - module.padding_idx - 1)
     return int(min(tokenizer.model_max_length, positions))
 
 
@@ -233,4 +279,7 @@ def _image_side(processor: Any, config: Any) -> int:
     vision = getattr(config, "vision_config", config)
     named = [size.get(edge) for edge in ("shortest_edge", "height", "width")]
     sides = [int(side) for side in (*named, getattr(vision, "image_size", None)) if side]
+    patches = getattr(processor, "max_num_patches", None)
+    if patches:  # of SigLIP 2 NaFlex; as many as there are in a square
+        sides.append(ceil(patches**0.5 * processor.patch_size))
     return max(sides, default=_SIDE_DEFAULT)

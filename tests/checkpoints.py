@@ -45,7 +45,7 @@ def _bert(length_max: int) -> Any:
 
 
 def _gemma(name: str) -> Any:
-    """As SigLIP 2 has it: Gemma's, which gives no attention mask, ends in <eos> and has no limit."""
+    """As SigLIP 2 has it: Gemma's, which gives no attention mask, ends in <eos>, has no limit."""
     from tokenizers import processors
 
     words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS, *CHINESE]

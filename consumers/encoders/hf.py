@@ -4,8 +4,10 @@ Loads safetensors weights and the checkpoint's own processors from a local folde
 and runs no code that comes with a checkpoint unless it was told that it may.
 """
 
+import json
 from collections.abc import Sequence
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from PIL import Image
 from tokenizers import normalizers
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, TokenizersBackend
 
 # The name in `transformers` itself insists on torchvision, which the Pillow backend does not need.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -190,7 +192,7 @@ def _loaded(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
     if checkpoint.remote_code:
         _refuse_code_of_others(checkpoint)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, **local)
+        tokenizer = _tokenizer(checkpoint.folder, local)
         # Pillow's resampling, which is what checkpoints were trained and published with.
         processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             checkpoint.folder, backend="pil", **local
@@ -205,8 +207,23 @@ def _loaded(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
                 "it needs code of its own, which is run only with TIDELENS_REMOTE_CODE=true; "
                 "read that code before"
             )
+        elif "sentencepiece" in reason.lower():
+            reason = "it has no tokenizer.json; pip install sentencepiece protobuf"
         raise ModelMissing(f"model {checkpoint.name!r} cannot be loaded: {reason}") from error
     return tokenizer, processor, model
+
+
+def _tokenizer(folder: Path, local: dict[str, bool]) -> Any:
+    """SigLIP's own class wants sentencepiece, though its checkpoints hold a tokenizer.json too."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, **local)
+    except (ImportError, ValueError):
+        if code_of(folder) or not (folder / "tokenizer.json").is_file():
+            raise
+        tokenizer: Any = TokenizersBackend.from_pretrained(folder, local_files_only=True)
+        named = json.loads((folder / "tokenizer_config.json").read_bytes())
+        tokenizer.model_input_names = named.get("model_input_names", ["input_ids"])
+        return tokenizer
 
 
 def _refuse_code_of_others(checkpoint: Checkpoint) -> None:

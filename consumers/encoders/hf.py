@@ -1,30 +1,23 @@
 """Any Hugging Face checkpoint with text and image features in one space: CLIP, SigLIP and kin.
 
-Loads safetensors weights and the checkpoint's own processors from a local folder; asks no network,
-and runs no code that comes with a checkpoint unless it was told that it may.
+Vectors are those of transformers' own pipeline (tests compare, family by family); loading.py reads
+the checkpoint.
 """
 
-import json
 from collections.abc import Sequence
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import structlog
 import torch
 from PIL import Image
-from tokenizers import normalizers
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer, TokenizersBackend
 
-# The name in `transformers` itself insists on torchvision, which the Pillow backend does not need.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.utils import logging as transformers_logging
-
+from consumers.encoders.loading import loaded
 from consumers.encoders.precision import Choice, converted
 from consumers.encoders.processors import Normalise, halves_of
-from consumers.encoders.spaces import Checkpoint, checkpoint_space, code_of
+from consumers.encoders.spaces import Checkpoint, checkpoint_space
 from consumers.preprocess import Unresized
 from contracts.errors import ModelMissing
 from contracts.ports import Preprocess, RgbImage
@@ -53,8 +46,7 @@ class HuggingFaceEncoder:
     def __init__(self, checkpoint: Checkpoint, choice: Choice = _EXACT) -> None:
         self.choice = choice
         self.space: Space = checkpoint_space(checkpoint)
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        self._tokenizer, self._processor, model = _loaded(checkpoint)
+        self._tokenizer, self._processor, model = loaded(checkpoint)
         if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
             raise ModelMissing(
                 f"model {checkpoint.name!r} is a {type(model).__name__}, which has no text and "
@@ -68,8 +60,6 @@ class HuggingFaceEncoder:
         siglip = model.config.model_type.startswith("siglip")
         masked = "attention_mask" in self._tokenizer.model_input_names
         self._padding = "longest" if masked and not siglip else "max_length"
-        if siglip and type(self._tokenizer).__name__.startswith("Gemma"):
-            _lower_case(self._tokenizer)
         self.logit_scale = _logit_scale(model)
         self.truncated = 0
         self.preprocess: Preprocess = Unresized(_image_side(self._processor, model.config))
@@ -186,58 +176,6 @@ class HuggingFaceEncoder:
         return unit(rows)
 
 
-def _loaded(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
-    """Tokenizer, image processor and model, in float32. Raises ModelMissing."""
-    local = {"local_files_only": True, "trust_remote_code": checkpoint.remote_code}
-    if checkpoint.remote_code:
-        _refuse_code_of_others(checkpoint)
-    try:
-        tokenizer = _tokenizer(checkpoint.folder, local)
-        # Pillow's resampling, which is what checkpoints were trained and published with.
-        processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-            checkpoint.folder, backend="pil", **local
-        )
-        model = AutoModel.from_pretrained(
-            checkpoint.folder, use_safetensors=True, dtype=torch.float32, **local
-        )
-    except Exception as error:  # also whatever a checkpoint's own code raises
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        if code_of(checkpoint.folder) and not checkpoint.remote_code:
-            reason = (
-                "it needs code of its own, which is run only with TIDELENS_REMOTE_CODE=true; "
-                "read that code before"
-            )
-        elif "sentencepiece" in reason.lower():
-            reason = "it has no tokenizer.json; pip install sentencepiece protobuf"
-        raise ModelMissing(f"model {checkpoint.name!r} cannot be loaded: {reason}") from error
-    return tokenizer, processor, model
-
-
-def _tokenizer(folder: Path, local: dict[str, bool]) -> Any:
-    """SigLIP's own class wants sentencepiece, though its checkpoints hold a tokenizer.json too."""
-    try:
-        return AutoTokenizer.from_pretrained(folder, **local)
-    except (ImportError, ValueError):
-        if code_of(folder) or not (folder / "tokenizer.json").is_file():
-            raise
-        tokenizer: Any = TokenizersBackend.from_pretrained(folder, local_files_only=True)
-        named = json.loads((folder / "tokenizer_config.json").read_bytes())
-        tokenizer.model_input_names = named.get("model_input_names", ["input_ids"])
-        return tokenizer
-
-
-def _refuse_code_of_others(checkpoint: Checkpoint) -> None:
-    """Code of another repository can change while the revision, and so the space, stays."""
-    for name in code_of(checkpoint.folder):
-        repository, others, _ = name.rpartition("--")
-        if others:
-            raise ModelMissing(
-                f"model {checkpoint.name!r} takes its code from {repository}, which its revision "
-                f"does not cover: copy the .py files into a folder with the model, and take "
-                f"{repository + others!r} out of its auto_map"
-            )
-
-
 def device_of() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -257,15 +195,6 @@ def _features(output: Any) -> Tensor:
     """transformers 5 returns an output object, whose `pooler_output` is the projected feature."""
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features.float()
-
-
-def _lower_case(tokenizer: Any) -> None:
-    """As SigLIP 2 was trained, and as Siglip2Tokenizer does; its checkpoints name Gemma's, which
-    does not.
-    """
-    backend = tokenizer.backend_tokenizer
-    steps = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
-    backend.normalizer = normalizers.Sequence(steps)
 
 
 def _tokens_max(tokenizer: Any, model: Any) -> int:

@@ -122,7 +122,7 @@ def test_siglip_2_is_asked_in_lower_case_whatever_tokenizer_it_names(tmp_path: P
 def test_siglip_without_sentencepiece_reads_its_tokenizer_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str | None
 ) -> None:
-    from consumers.encoders import hf
+    from consumers.encoders import loading
 
     folder = make("siglip2_fixed", tmp_path / "siglip")
     wanted = open_encoder(str(folder), threads=1, precision="float32").encode_texts(TEXTS)
@@ -134,7 +134,7 @@ def test_siglip_without_sentencepiece_reads_its_tokenizer_json(
     def absent(*_: object, **__: object) -> None:
         raise ImportError("SiglipTokenizer requires the SentencePiece library")
 
-    monkeypatch.setattr(hf.AutoTokenizer, "from_pretrained", absent)
+    monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", absent)
     found = open_encoder(str(folder), threads=1, precision="float32").encode_texts(TEXTS)
     assert cosines(found, wanted).min() > 0.9999
     (folder / "tokenizer.json").unlink()

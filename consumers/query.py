@@ -47,6 +47,7 @@ class QueryModel:
     model: str
     threads: int
     precision: str | None
+    remote_code: bool
     image_bytes_max: int
     image_pixels_max: int
     decode_seconds_max: float
@@ -248,7 +249,12 @@ def _load(model: QueryModel) -> None:
     from consumers.decoding import DecodeLimits, Decoders
     from consumers.encoders import open_encoder
 
-    _encoder = open_encoder(model.model, threads=model.threads, precision=model.precision)
+    _encoder = open_encoder(
+        model.model,
+        threads=model.threads,
+        precision=model.precision,
+        remote_code=model.remote_code,
+    )
     limits = DecodeLimits(
         model.image_bytes_max,
         model.image_pixels_max,

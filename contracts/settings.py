@@ -60,6 +60,9 @@ class Settings(BaseSettings):
         "auto",
         description="Of a checkpoint's numbers; auto: as `doctor --tune` found, else a 2 s probe.",
     )
+    remote_code: bool = Field(
+        False, description="Run the Python that a checkpoint brings; read it before."
+    )
     partitioner: PartitionerName = Field(
         "murmur2", description="Where ids live: Java's default, or librdkafka's (crc32)."
     )

@@ -68,6 +68,7 @@ def _load(settings: Settings) -> Encoder:
         settings.model,
         threads=settings.encode_threads_used,
         precision=settings.precision_named,
+        remote_code=settings.remote_code,
     )
 
 

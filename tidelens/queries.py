@@ -50,6 +50,7 @@ def make_queries(settings: Settings, model: str | None = None) -> Queries:
             model,
             settings.encode_threads_used,
             settings.precision_named,
+            settings.remote_code,
             settings.image_bytes_max,
             settings.image_pixels_max,
             settings.decode_seconds_max,

@@ -142,6 +142,7 @@ async def make_space(
         ref.model,
         threads=settings.encode_threads_used,
         precision=settings.precision_named,
+        remote_code=settings.remote_code,
     )
     async with _encoding(collection, encoder) as encoding:
         encoded = await _caught_up(collection, ref, encoding, tell)

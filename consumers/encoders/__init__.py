@@ -19,20 +19,25 @@ _HASH_DIM = re.compile(r"hash:([1-9][0-9]{0,3})")
 
 
 def open_encoder(
-    model: str, *, threads: int | None = None, precision: str | None = None
+    model: str,
+    *,
+    threads: int | None = None,
+    precision: str | None = None,
+    remote_code: bool = False,
 ) -> Encoder:
     """Load `model`: "starter", a local folder, a Hugging Face hub name, "hash" or "hash:DIM".
 
     `threads` is how many torch may use in this process; None leaves that to torch. `precision` is
     one of precision.PRECISIONS for a checkpoint; None: what was measured to be best here, else a
-    probe of two seconds. Loading takes about 7 s for the starter, nearly all of it importing torch.
-    Raises ModelMissing.
+    probe of two seconds. `remote_code`: the Python that a checkpoint brings may be run. Loading
+    takes about 7 s for the starter, nearly all of it importing torch. Raises ModelMissing.
     """
     hashes = _hash_encoder(model)
     if hashes is not None:
         return hashes
     if model != STARTER:
-        checkpoint = find_checkpoint(model)  # before the slow import: a wrong name fails at once
+        # Before the slow import: a wrong name fails at once.
+        checkpoint = find_checkpoint(model, remote_code=remote_code)
     import torch
 
     if threads is not None:
@@ -52,7 +57,7 @@ def space_of(model: str) -> Space:
     """The space that `open_encoder(model)` encodes into, without loading it.
 
     20 ms for the starter; a local folder's weights are read once for their SHA-256; a hub name is
-    downloaded if it is not in the cache yet. Raises ModelMissing.
+    downloaded if it is not in the cache yet. No code of a checkpoint is run. Raises ModelMissing.
     """
     hashes = _hash_encoder(model)
     if hashes is not None:

@@ -1,10 +1,11 @@
 """Any Hugging Face checkpoint with text and image features in one space: CLIP, SigLIP and kin.
 
-Loads safetensors weights and the checkpoint's own processors from a local folder; runs no code that
-comes with a checkpoint, and asks no network.
+Vectors are those of transformers' own pipeline (tests compare, family by family); loading.py reads
+the checkpoint.
 """
 
 from collections.abc import Sequence
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -12,12 +13,8 @@ import structlog
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
 
-# The name in `transformers` itself insists on torchvision, which the Pillow backend does not need.
-from transformers.models.auto.image_processing_auto import AutoImageProcessor
-from transformers.utils import logging as transformers_logging
-
+from consumers.encoders.loading import loaded
 from consumers.encoders.precision import Choice, converted
 from consumers.encoders.processors import Normalise, halves_of
 from consumers.encoders.spaces import Checkpoint, checkpoint_space
@@ -34,8 +31,7 @@ _TOKENS_MAX = 512  # where neither tokenizer nor model names a limit
 # Lengths of texts are rounded up to this, so that the model meets few shapes.
 _LENGTH_STEP = 8
 
-_SIDE_DEFAULT = 384  # where the model takes any number of patches (SigLIP 2 NaFlex)
-
+_SIDE_DEFAULT = 384  # where neither processor nor model names a size
 
 _EXACT = Choice()
 
@@ -44,26 +40,13 @@ class HuggingFaceEncoder:
     """contracts.ports.Encoder on a checkpoint's get_text_features and get_image_features.
 
     Runs on a GPU where there is one. Raises ModelMissing for a checkpoint that has no such features
-    or needs code of its own.
+    or needs code of its own, unless `checkpoint.remote_code` lets that run.
     """
 
     def __init__(self, checkpoint: Checkpoint, choice: Choice = _EXACT) -> None:
         self.choice = choice
         self.space: Space = checkpoint_space(checkpoint)
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        local = {"local_files_only": True, "trust_remote_code": False}
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, **local)
-            # Pillow's resampling, which is what checkpoints were trained and published with.
-            self._processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
-                checkpoint.folder, backend="pil", **local
-            )
-            model = AutoModel.from_pretrained(
-                checkpoint.folder, use_safetensors=True, dtype=torch.float32, **local
-            )
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise ModelMissing(f"model {checkpoint.name!r} cannot be loaded: {reason}") from error
+        self._tokenizer, self._processor, model = loaded(checkpoint)
         if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
             raise ModelMissing(
                 f"model {checkpoint.name!r} is a {type(model).__name__}, which has no text and "
@@ -71,9 +54,12 @@ class HuggingFaceEncoder:
             )
         model = model.eval().requires_grad_(False)
         self._device = device_of()
-        self._tokens_max = _tokens_max(self._tokenizer, model.config)
-        # SigLIP was trained on texts padded to the full length, and reads the last position.
-        self._padding = "max_length" if model.config.model_type.startswith("siglip") else "longest"
+        self._tokens_max = _tokens_max(self._tokenizer, model)
+        # SigLIP was trained on texts padded to the full length, and reads the last position; who
+        # tells the model no mask does not mean it to see padding of any other length either.
+        siglip = model.config.model_type.startswith("siglip")
+        masked = "attention_mask" in self._tokenizer.model_input_names
+        self._padding = "longest" if masked and not siglip else "max_length"
         self.logit_scale = _logit_scale(model)
         self.truncated = 0
         self.preprocess: Preprocess = Unresized(_image_side(self._processor, model.config))
@@ -86,6 +72,11 @@ class HuggingFaceEncoder:
         # They shrink where the memory does not suffice, and stay so.
         self._pictures_max, self._texts_max = choice.pictures, choice.texts
         self._compiled = _compiled(self._model, self._device) if choice.compiled else None
+        self._try(checkpoint.name)
+        if self._compiled is not None:
+            # The first full batch is where it compiles: not while a record waits.
+            blank = self.preprocess(np.zeros((64, 64, 3), np.uint8))
+            self.encode_images([blank] * choice.pictures)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
@@ -101,7 +92,7 @@ class HuggingFaceEncoder:
             except RuntimeError as error:
                 self._texts_max = _halved(len(rows), error, "texts")
                 continue
-            self.truncated += _cut(tokens)
+            self.truncated += self._cut(tokens, [texts[row] for row in rows])
             del order[: len(rows)]
         return self._vectors(len(texts), found)
 
@@ -143,9 +134,37 @@ class HuggingFaceEncoder:
         """Longer by padding, since tokenizers round no length that is not a multiple itself."""
         length = tokens["input_ids"].shape[1]
         more = min(-length % _LENGTH_STEP, self._tokens_max - length)
+        ends = (more, 0) if self._tokenizer.padding_side == "left" else (0, more)
         fill = {"input_ids": self._tokenizer.pad_token_id or 0}
         for name in tokens:
-            tokens[name] = torch.nn.functional.pad(tokens[name], (0, more), value=fill.get(name, 0))
+            tokens[name] = torch.nn.functional.pad(tokens[name], ends, value=fill.get(name, 0))
+
+    def _cut(self, tokens: Any, texts: Sequence[str]) -> int:
+        """How many texts lost tokens; those in Python do not tell, and are asked again."""
+        if tokens.is_fast:
+            return sum(bool(encoding.overflowing) for encoding in tokens.encodings)
+        whole = self._tokenizer(texts)["input_ids"]
+        return sum(len(ids) > self._tokens_max for ids in whole)
+
+    @torch.inference_mode()
+    def _try(self, name: str) -> None:
+        """A text of full length and a picture, so that what cannot work is told at the start."""
+        text = "a " * min(self._tokens_max, _TOKENS_MAX)
+        picture = self.preprocess(np.zeros((32, 32, 3), np.uint8))
+        try:
+            outputs = (
+                self._model.get_text_features(**self._tokens([text])),
+                self._model.get_image_features(**self._inputs([picture])),
+            )
+            shapes = [tuple(_features(output).shape) for output in outputs]
+        except Exception as error:  # whatever a model raises that was made for something else
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            raise ModelMissing(f"model {name!r} does not encode: {reason}") from error
+        if shapes != [(1, self.space.dim)] * 2:
+            raise ModelMissing(
+                f"model {name!r} makes {shapes[0]} of a text and {shapes[1]} of a picture, where "
+                f"vectors of {self.space.dim} are needed; give a CLIP or SigLIP-like one"
+            )
 
     def _inputs(self, images: Sequence[RgbImage]) -> dict[str, Tensor]:
         if self._normalise is not None:
@@ -173,9 +192,13 @@ def device_of() -> torch.device:
 
 
 def _compiled(model: Any, device: torch.device) -> Any:
-    """get_image_features for one shape: weights folded in on a CPU, CUDA graphs on a GPU."""
+    """get_image_features for one shape; a CPU's weights are folded in.
+
+    No CUDA graphs: a replay overwrites the output before, which is fetched only when all is done.
+    """
     if device.type == "cuda":
-        return torch.compile(model.get_image_features, dynamic=False, mode="max-autotune")
+        mode = "max-autotune-no-cudagraphs"
+        return torch.compile(model.get_image_features, dynamic=False, mode=mode)
     return torch.compile(model.get_image_features, dynamic=False, options={"freezing": True})
 
 
@@ -190,20 +213,22 @@ def _halved(rows: int, error: RuntimeError, what: str) -> int:
     return rows // 2
 
 
-def _cut(tokens: Any) -> int:
-    """How many texts lost tokens; only the fast tokenizers tell."""
-    return sum(bool(encoding.overflowing) for encoding in tokens.encodings or ())
-
-
 def _features(output: Any) -> Tensor:
     """transformers 5 returns an output object, whose `pooler_output` is the projected feature."""
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features.float()
 
 
-def _tokens_max(tokenizer: Any, config: Any) -> int:
-    text = getattr(config, "text_config", config)
+def _tokens_max(tokenizer: Any, model: Any) -> int:
+    text = getattr(model.config, "text_config", model.config)
     positions = getattr(text, "max_position_embeddings", None) or _TOKENS_MAX
+    # RoBERTa and its kin count positions from behind the one of padding.
+    for name, module in model.named_modules():
+        if (
+            name.endswith("position_embeddings")
+            and getattr(module, "padding_idx", None) is not None
+        ):
+            positions = min(positions, module.num_embeddings - module.padding_idx - 1)
     return int(min(tokenizer.model_max_length, positions))
 
 
@@ -222,4 +247,7 @@ def _image_side(processor: Any, config: Any) -> int:
     vision = getattr(config, "vision_config", config)
     named = [size.get(edge) for edge in ("shortest_edge", "height", "width")]
     sides = [int(side) for side in (*named, getattr(vision, "image_size", None)) if side]
+    patches = getattr(processor, "max_num_patches", None)
+    if patches:  # of SigLIP 2 NaFlex; as many as there are in a square
+        sides.append(ceil(patches**0.5 * processor.patch_size))
     return max(sides, default=_SIDE_DEFAULT)

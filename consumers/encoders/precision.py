@@ -62,6 +62,11 @@ class PackedLinear(nn.Module):
         self.register_buffer("bias", linear.bias)
         self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), _PACKED_FOR)
 
+    @property
+    def weight(self) -> Tensor:
+        """Without content: models ask what type it is of."""
+        return torch.empty(0, dtype=self.packed.dtype)
+
     def forward(self, x: Tensor) -> Tensor:
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self.packed, self.bias, "none", [], ""
@@ -86,10 +91,13 @@ def _pack(module: nn.Module) -> None:
 
 def _quantised(model: nn.Module) -> nn.Module:
     """Linear layers with 8-bit weights and, found for each input, 8-bit activations. CPU only."""
+    to_int8 = torch.ao.quantization.default_dynamic_qconfig
+    # SigLIP 2 asks what type the weight of this one is of, and it is small.
+    kept = [name for name, _ in model.named_modules() if name.endswith(".patch_embedding")]
     with warnings.catch_warnings():
         # Deprecated in favour of a package of its own, whose CPU kernels need a compiler.
         warnings.simplefilter("ignore")
         quantised: nn.Module = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
-            model, {nn.Linear}, dtype=torch.qint8
+            model, {nn.Linear: to_int8, **dict.fromkeys(kept)}
         )
     return quantised

@@ -22,7 +22,12 @@ STARTER_DIM = 768
 # Change this text whenever the same picture or caption would give the starter another vector.
 _STARTER_PREPROCESSING = "rgb-centre-224of256-bicubic-(x-127)/128 wordpiece-256"
 
-_FILES = (".safetensors", ".json", ".txt")
+# What loading may read, of the folder itself. Others' weights, as open_clip's, lie beside.
+_FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors")
+_CODE = "*.py"
+# Files whose `auto_map` names classes that come with the checkpoint.
+_MAPS = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
+_OPEN_CLIP = "open_clip_config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # Names of the last tensor of the text side, whose first axis is the dimension of the space.
@@ -35,11 +40,15 @@ _TEXT_PROJECTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint's folder, and what names it: the same on every machine, unlike the path."""
+    """A checkpoint's folder, and what names it: the same on every machine, unlike the path.
+
+    `remote_code`: the Python in the folder may be run.
+    """
 
     folder: Path
     name: str
     revision: str
+    remote_code: bool = False
 
 
 def starter_space() -> Space:
@@ -74,22 +83,37 @@ def checkpoint_space(checkpoint: Checkpoint) -> Space:
     )
 
 
-def find_checkpoint(model: str) -> Checkpoint:
+def find_checkpoint(model: str, *, remote_code: bool = False) -> Checkpoint:
     """A local folder, or a hub name resolved to its newest reachable snapshot.
 
-    Without a network the hub's local cache is used as it is. Raises ModelMissing.
+    Without a network the hub's local cache is used as it is. Python files are fetched only for
+    `remote_code`; the revision covers them either way. Raises ModelMissing.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
         _check_files(folder, model)
-        return Checkpoint(folder, folder.resolve().name, _digest(folder))
-    folder = _download(model)
+        return Checkpoint(folder, folder.resolve().name, _digest(folder), remote_code)
+    folder = _download(model, remote_code)
     _check_files(folder, model)
     revision = folder.name if _COMMIT.fullmatch(folder.name) else _digest(folder)
-    return Checkpoint(folder, model, revision)
+    return Checkpoint(folder, model, revision, remote_code)
 
 
-def _download(model: str) -> Path:
+def code_of(folder: Path) -> list[str]:
+    """The classes that the checkpoint brings itself, as `module.Class`; `owner/name--module.Class`
+    where another repository is to bring it.
+    """
+    found: list[str] = []
+    for name in _MAPS:
+        if (folder / name).is_file():
+            mapped = json.loads((folder / name).read_bytes()).get("auto_map") or {}
+            values = mapped.values() if isinstance(mapped, dict) else mapped
+            for value in values:
+                found += [value] if isinstance(value, str) else [part for part in value if part]
+    return found
+
+
+def _download(model: str, remote_code: bool) -> Path:
     # Imported here: 0.3 s that a local folder and the starter do not need.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
@@ -97,7 +121,9 @@ def _download(model: str) -> Path:
     try:
         return Path(
             snapshot_download(
-                model, allow_patterns=[f"*{end}" for end in _FILES], ignore_patterns=["*/*"]
+                model,
+                allow_patterns=[*_FILES, _CODE] if remote_code else list(_FILES),
+                ignore_patterns=["*/*"],
             )
         )
     except HFValidationError:
@@ -115,6 +141,12 @@ def _download(model: str) -> Path:
 
 def _check_files(folder: Path, model: str) -> None:
     if not (folder / "config.json").is_file():
+        if (folder / _OPEN_CLIP).is_file():
+            raise ModelMissing(
+                f"model {model!r}: {folder} is of open_clip, whose format is not read; take the "
+                f"same weights in transformers' (config.json and model.safetensors; many hub "
+                f"repositories hold both), or convert them to a CLIPModel and save_pretrained() it"
+            )
         raise ModelMissing(f"model {model!r}: {folder} holds no config.json; give a model's folder")
     missing = [name for name in _weight_files(folder) if not (folder / name).is_file()]
     if missing:
@@ -136,7 +168,7 @@ def _digest(folder: Path) -> str:
     """40 hexadecimal digits over names and bytes of every file that loading may read."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
-        if path.suffix in _FILES and path.is_file():
+        if any(path.match(pattern) for pattern in (*_FILES, _CODE)) and path.is_file():
             total.update(f"{path.name} {weights.sha256_of(path)}\n".encode())
     return total.hexdigest()[:40]
 

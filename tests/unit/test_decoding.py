@@ -255,7 +255,7 @@ def test_a_process_ends_when_its_parent_is_killed(red: int) -> None:
 @pytest.mark.anyio
 async def test_the_query_encoder_lives_on(no_blocking_calls: BlockBuster) -> None:
     no_blocking_calls.deactivate()  # starting a process is one
-    model = QueryModel("hash", 1, None, 10**6, 10**6, 10.0, 1 << 28)
+    model = QueryModel("hash", 1, None, False, 10**6, 10**6, 10.0, 1 << 28)
     encoder = ProcessQueryEncoder(model, Metrics(), batch_max=8, queue_max=8, cache_max=8)
     running = asyncio.create_task(encoder.run())
     try:

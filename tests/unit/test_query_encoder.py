@@ -20,7 +20,7 @@ from tidelens.queries import make_queries
 
 pytestmark = pytest.mark.anyio
 
-MODEL = QueryModel("hash", 1, None, 1_000_000, 1_000_000, 10.0, 2**31)
+MODEL = QueryModel("hash", 1, None, False, 1_000_000, 1_000_000, 10.0, 2**31)
 
 
 @pytest.fixture(autouse=True)

@@ -45,7 +45,7 @@ def tuned(settings: Settings, memory_bytes_max: int, tell: "Callable[[Measured],
     from consumers.encoders.spaces import find_checkpoint
     from consumers.encoders.tuning import tune
 
-    checkpoint = find_checkpoint(settings.model)
+    checkpoint = find_checkpoint(settings.model, remote_code=settings.remote_code)
     return tune(checkpoint, settings.encode_threads_used, _samples(), memory_bytes_max, tell)
 
 

@@ -1,0 +1,86 @@
+"""A checkpoint's tokenizer, image processor and model, from its folder.
+
+Weights are safetensors; no network is asked; no code that comes with a checkpoint is run unless it
+may be (TIDELENS_REMOTE_CODE).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import normalizers
+from transformers import AutoModel, AutoTokenizer, TokenizersBackend
+
+# The name in `transformers` itself insists on torchvision, which the Pillow backend does not need.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.utils import logging as transformers_logging
+
+from consumers.encoders.spaces import Checkpoint, code_of
+from contracts.errors import ModelMissing
+
+
+def loaded(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
+    """Tokenizer, image processor and model, in float32. Raises ModelMissing."""
+    local = {"local_files_only": True, "trust_remote_code": checkpoint.remote_code}
+    if checkpoint.remote_code:
+        _refuse_code_of_others(checkpoint)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        tokenizer = _tokenizer(checkpoint.folder, local)
+        # Pillow's resampling, which is what checkpoints were trained and published with.
+        processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
+            checkpoint.folder, backend="pil", **local
+        )
+        model = AutoModel.from_pretrained(
+            checkpoint.folder, use_safetensors=True, dtype=torch.float32, **local
+        )
+    except Exception as error:  # also whatever a checkpoint's own code raises
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        if code_of(checkpoint.folder) and not checkpoint.remote_code:
+            reason = (
+                "it needs code of its own, which is run only with TIDELENS_REMOTE_CODE=true; "
+                "read that code before"
+            )
+        elif "sentencepiece" in reason.lower():
+            reason = "it has no tokenizer.json; pip install sentencepiece protobuf"
+        raise ModelMissing(f"model {checkpoint.name!r} cannot be loaded: {reason}") from error
+    if model.config.model_type.startswith("siglip") and type(tokenizer).__name__.startswith(
+        "Gemma"
+    ):
+        _lower_case(tokenizer)
+    return tokenizer, processor, model
+
+
+def _tokenizer(folder: Path, local: dict[str, bool]) -> Any:
+    """SigLIP's own class wants sentencepiece, though its checkpoints hold a tokenizer.json too."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, **local)
+    except (ImportError, ValueError):
+        if code_of(folder) or not (folder / "tokenizer.json").is_file():
+            raise
+        tokenizer: Any = TokenizersBackend.from_pretrained(folder, local_files_only=True)
+        named = json.loads((folder / "tokenizer_config.json").read_bytes())
+        tokenizer.model_input_names = named.get("model_input_names", ["input_ids"])
+        return tokenizer
+
+
+def _refuse_code_of_others(checkpoint: Checkpoint) -> None:
+    """Code of another repository can change while the revision, and so the space, stays."""
+    for name in code_of(checkpoint.folder):
+        repository, others, _ = name.rpartition("--")
+        if others:
+            raise ModelMissing(
+                f"model {checkpoint.name!r} takes its code from {repository}, which its revision "
+                f"does not cover: copy the .py files into a folder with the model, and take "
+                f"{repository + others!r} out of its auto_map"
+            )
+
+
+def _lower_case(tokenizer: Any) -> None:
+    """As SigLIP 2 was trained, and as Siglip2Tokenizer does; its checkpoints name Gemma's, which
+    does not.
+    """
+    backend = tokenizer.backend_tokenizer
+    steps = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]
+    backend.normalizer = normalizers.Sequence(steps)

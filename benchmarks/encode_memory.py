@@ -26,10 +26,12 @@ from benchmarks.report import Goal, finish, parser
 from consumers.encoders import space_of
 from contracts.events import Content, content_record
 from contracts.records import OutRecord, TopicPartition
-from contracts.topics import Names
+from contracts.topics import TARGETS, Names
 from streams.broker import LocalBroker
 from streams.log import KafkaLog
 
+# Unlike the others never superseded, and in every partition: when these are encoded, all are.
+LAST, _LAST = 64, "last/"
 # Of the records; the rest are captions.
 PICTURES, BROKEN, DELETED = 0.35, 0.05, 0.05
 
@@ -97,19 +99,21 @@ async def _through(log: KafkaLog, names: Names, count: int) -> int:
         for n in range(PARTITIONS)
     ]
     reader = await log.tail(await log.end_offsets(outputs))
-    seen = rejected = 0
+    awaited = {f"{_LAST}{n}".encode() for n in range(LAST)}
+    seen = {target: set(awaited) for target in TARGETS}
     try:
         publishing = asyncio.create_task(_publish(log, names, count))
-        while seen < count:
+        while any(seen.values()):
             fetched = await reader.fetch(records_max=5_000, timeout_ms=200)
-            for records in fetched.records.values():
-                seen += len(records)
+            for partition, records in fetched.records.items():
+                target = names.target_of(partition.topic)
+                assert target is not None
+                seen[target] -= {record.key for record in records if record.key is not None}
             if publishing.done():
                 publishing.result()
-        rejected = await publishing
+        return await publishing
     finally:
         await reader.close()
-    return rejected
 
 
 async def _publish(log: KafkaLog, names: Names, count: int) -> int:
@@ -132,7 +136,7 @@ def _records(names: Names, count: int) -> Iterator[tuple[OutRecord, bool]]:
     photos = [*vit_b32.jpegs(), *_drawn()]
     texts = vit_b32.captions(count)
     bad = [b"no picture", photos[0][:2000], b"", _png(9_000, 9_000)]
-    for n in range(count):
+    for n in range(count - 2 * LAST):
         lot = dice.random()
         some_id = f"i{dice.randrange(count // 2)}"
         if lot < PICTURES:
@@ -151,6 +155,11 @@ def _records(names: Names, count: int) -> Iterator[tuple[OutRecord, bool]]:
         else:
             text = texts[n].text
             yield _record(names, Content(target="captions", id=some_id, text=text)), False
+    for n in range(LAST):
+        last = f"{_LAST}{n}"
+        yield _record(names, Content(target="captions", id=last, text=last)), False
+        image = photos[0] + last.encode()
+        yield _record(names, Content(target="images", id=last, image=image)), False
 
 
 def _record(names: Names, content: Content) -> OutRecord:

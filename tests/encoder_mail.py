@@ -77,7 +77,7 @@ class Mail:
             except asyncio.CancelledError:
                 await sending
                 raise
-            await asyncio.sleep(self._dice.uniform(0, 0.3))
+            await asyncio.sleep(self._dice.uniform(0, 0.2))
 
     def _record(self) -> OutRecord:
         target: Target = self._dice.choice(TARGETS)

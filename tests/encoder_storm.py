@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from contracts.faults import POINTS
 from contracts.records import TopicPartition
 from contracts.topics import TARGETS
@@ -26,29 +28,45 @@ WORKERS_MAX = 3
 SESSION_MS = 1_500
 # Small batches, so that a partition has several transactions under way when it is taken.
 SETTINGS = {
-    "TIDELENS_ENCODE_BATCH_CAPTIONS": "20",
-    "TIDELENS_ENCODE_BATCH_PICTURES": "10",
+    "TIDELENS_ENCODE_BATCH_CAPTIONS": "5",
+    "TIDELENS_ENCODE_BATCH_PICTURES": "5",
     "TIDELENS_ENCODE_SESSION_MS": str(SESSION_MS),
     "TIDELENS_ENCODE_THREADS": "1",
     "TIDELENS_IMAGE_PIXELS_MAX": str(PIXELS_MAX),
 }
 _POINTS = sorted(point for point in POINTS if point.startswith("encode."))
+_CALM_S = 3
 # What is dealt to workers, shuffled, and then again.
 _BLOWS = ("kill -9", "kill -9", "leave", "stall")
 
 
 @dataclass(eq=False)
 class Member:
-    """One encoder process; with `fault` it may kill itself."""
+    """One encoder process; with `fault` it kills or stops itself at some time."""
 
     role: Role
     fault: str
-    stalled: bool = False
     leaving: bool = False
+    waking: asyncio.Task[None] | None = None
 
     @property
     def is_running(self) -> bool:
         return self.role.process.returncode is None
+
+    @property
+    def may_kill_itself(self) -> bool:
+        return bool(self.fault) and not self.fault.endswith("stop")
+
+    @property
+    def is_stopped(self) -> bool:
+        try:
+            return bool(psutil.Process(self.role.process.pid).status() == psutil.STATUS_STOPPED)
+        except psutil.NoSuchProcess:
+            return False
+
+    async def wake(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        self.signal(signal.SIGCONT)
 
     def signal(self, number: signal.Signals) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -73,10 +91,10 @@ class Storm:
         self._members: list[Member] = []
         self._blows: list[str] = []
         self._wrong: list[str] = []
-        self._waking: set[asyncio.Task[None]] = set()
 
     async def run(self, seconds: float) -> list[str]:
         """What was violated, after a storm of that length and a quiet end."""
+        waking = asyncio.create_task(self._wake_stopped())
         try:
             publishing = asyncio.create_task(self._mail.run())
             with contextlib.suppress(TimeoutError):
@@ -89,25 +107,43 @@ class Storm:
             await self._quiet()
             return [*self._wrong, *await self._violations()]
         finally:
-            for waking in self._waking:
-                waking.cancel()
+            waking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await waking
             for member in self._members:
                 await member.role.kill()
+                if member.waking is not None:
+                    member.waking.cancel()
             self.counts += self._mail.counts
             self._count_members()
 
     async def _weather(self) -> None:
         while True:
             running = [member for member in self._members if member.is_running]
-            if len(running) < WORKERS_MAX and (not running or self._dice.random() < 0.7):
-                await self._join(faulty=self._dice.random() < 0.3)
+            if len(running) < WORKERS_MAX and (not running or self._dice.random() < 0.8):
+                await self._join(faulty=self._dice.random() < 0.6)
             else:
+                # A blow that hits nobody at work tells nothing.
+                await self._until_encoding()
                 self._blow(self._dice.choice(running))
-            await asyncio.sleep(self._dice.uniform(0.2, 1.5))
+            await asyncio.sleep(self._dice.uniform(0, 0.6))
+
+    async def _until_encoding(self) -> None:
+        """Until a commit since the call; there may be none while too many are stopped or dead."""
+        before = await self._committed()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CALM_S):
+                while await self._committed() == before:
+                    await asyncio.sleep(0.1)
 
     async def _join(self, *, faulty: bool) -> None:
-        fault = f"{self._dice.choice(_POINTS)}:{self._dice.randint(1, 6)}" if faulty else ""
-        role = await Role.start(self.folder, "encode", *of(self.kit), fault=fault, **SETTINGS)
+        """It lets a rebalance wait for what is under way, or not."""
+        fault = ""
+        if faulty:
+            how = self._dice.choice(("", ":stop"))
+            fault = f"{self._dice.choice(_POINTS)}:{self._dice.randint(1, 20)}{how}"
+        settings = {**SETTINGS, "TIDELENS_ENCODE_DRAIN_MS": self._dice.choice(("0", "1000"))}
+        role = await Role.start(self.folder, "encode", *of(self.kit), fault=fault, **settings)
         self._members.append(Member(role, fault))
         self.counts["joined"] += 1
 
@@ -122,23 +158,19 @@ class Storm:
             member.leaving = True
             member.signal(signal.SIGTERM)
         else:
-            # Longer than its session: others take its partitions, and it wakes behind them.
-            seconds = SESSION_MS / 1000 + self._dice.uniform(-0.5, 2)
-            waking = asyncio.create_task(self._stall(member, seconds))
-            self._waking.add(waking)
-            waking.add_done_callback(self._waking.discard)
+            member.signal(signal.SIGSTOP)
 
-    async def _stall(self, member: Member, seconds: float) -> None:
-        member.signal(signal.SIGSTOP)
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            member.signal(signal.SIGCONT)
+    async def _wake_stopped(self) -> None:
+        """Mostly later than their sessions: others have their partitions, and they do not know."""
+        while True:
+            for member in self._members:
+                if member.is_stopped and (member.waking is None or member.waking.done()):
+                    seconds = SESSION_MS / 1000 + self._dice.uniform(-0.5, 2)
+                    member.waking = asyncio.create_task(member.wake(seconds))
+            await asyncio.sleep(0.1)
 
     async def _quiet(self) -> None:
         """One that nothing happens to encodes the rest; then all leave in order."""
-        if self._waking:
-            await asyncio.wait(self._waking)
         if not any(m.is_running and not m.leaving and not m.fault for m in self._members):
             await self._join(faulty=False)
         try:
@@ -186,15 +218,16 @@ class Storm:
         for member in self._members:
             self.counts["fenced commits"] += member.told("fenced")
             self.counts["joined anew"] += member.told("encoder joins anew")
-            if member.fault and not member.leaving:
-                self.counts[f"killed itself at {member.fault.partition(':')[0]}"] += 1
+            if member.fault:
+                point, *how = member.fault.split(":")
+                self.counts[f"to {'stop' if 'stop' in how else 'kill'} itself at {point}"] += 1
 
 
 def _wrong_end(member: Member, code: int) -> Iterator[str]:
     """An end that nobody asked for."""
     text = member.role.log.read_text()
     expected = {0, -signal.SIGKILL} if member.leaving else set()
-    if member.fault:
+    if member.may_kill_itself:
         expected.add(-signal.SIGKILL)
     if not text:
         # It was asked to leave before it could listen to that.

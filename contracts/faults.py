@@ -11,6 +11,7 @@ import signal
 
 POINTS = frozenset(
     {
+        "takeover.fenced",  # former owner fenced, the committed offset not read
         "encode.claimed",  # records read, nothing encoded
         "encode.encoded",  # vectors computed, no transaction yet
         "encode.sent",  # records sent in the open transaction, offsets not yet

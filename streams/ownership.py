@@ -290,6 +290,7 @@ class _Session:
         # 1. Initialise every producer: from here on no former owner can commit.
         self._producers = {partition: self._producer(partition) for partition in self._partitions}
         await start_all(self._producers.values())
+        faults.reach("takeover.fenced")
         # 2. Read what the group committed, with the metadata that `committed()` would drop.
         starts = await self._starts()
         # 3. Fresh readers, standing there.

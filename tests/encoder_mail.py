@@ -6,6 +6,7 @@ Each record carries a number in a header, under which it is kept what the record
 import asyncio
 import base64
 import functools
+import hashlib
 import io
 import random
 from collections import Counter
@@ -19,6 +20,7 @@ from contracts.records import OutRecord, Record
 from contracts.topics import TARGETS, Target
 from tests.encoder_truth import Colour, Meant
 from tests.kit import MURMUR2, Collection
+from tests.slow_host import SlowHost
 
 PIXELS_MAX = 10_000
 _NUMBER = "storm"
@@ -48,9 +50,10 @@ def picture(colour: Colour, form: str, side: int) -> bytes:
 class Mail:
     """Publishes until cancelled; remembers what each record means."""
 
-    def __init__(self, kit: Collection, dice: random.Random) -> None:
+    def __init__(self, kit: Collection, dice: random.Random, host: SlowHost) -> None:
         self._kit = kit
         self._dice = dice
+        self._host = host
         self._meant: list[Meant] = []
         # The last good state of each item, for updates of the metadata alone; its picture too.
         self._last: dict[Target, dict[str, tuple[Meant, bytes | None]]] = {t: {} for t in TARGETS}
@@ -87,6 +90,7 @@ class Mail:
             self._delete: 12,
             self._malformed: 10,
             self._picture_fault: 6 if target == "images" else 0,
+            self._referred: 0.5 if target == "images" else 0,
             self._astray: 6,
             self._nobody: 1,
         }
@@ -163,6 +167,17 @@ class Mail:
         if reason == "invalid_base64":
             record = self._json_record(item, {"image": {"data": "not base64!"}})
         return record, Meant(reason=reason)
+
+    def _referred(self, target: Target, item: str) -> tuple[OutRecord, Meant]:
+        """A picture that takes a while to come, and holds up those behind it; or another one."""
+        self._last[target].pop(item, None)
+        # Bytes behind a picture's end are no part of it: these have not been encoded before.
+        data = picture((80, 144, 80), "PNG", 8) + str(self.published).encode()
+        url = self._host.put(data, self._dice.uniform(0.2, 2))
+        changed = self._dice.random() < 0.3
+        sha256 = hashlib.sha256(b"other" + data if changed else data).hexdigest()
+        record = self._json_record(item, {"image": {"ref": url, "sha256": sha256}})
+        return record, Meant(reason="reference_changed") if changed else Meant(colour=(80, 144, 80))
 
     def _astray(self, target: Target, item: str) -> tuple[OutRecord, Meant]:
         """In a partition where its key does not belong; whatever it says, its item stays."""

@@ -23,6 +23,7 @@ from tests.encoder_mail import PIXELS_MAX, Mail
 from tests.encoder_truth import Truth
 from tests.kit import Collection
 from tests.roles import PATIENCE_S, Role, of
+from tests.slow_host import SlowHost
 
 WORKERS_MAX = 3
 SESSION_MS = 1_500
@@ -87,35 +88,40 @@ class Storm:
 
     def __post_init__(self) -> None:
         self._dice = random.Random(self.seed)
-        self._mail = Mail(self.kit, random.Random(self.seed + 1))
+        self._host = SlowHost()
+        self._mail = Mail(self.kit, random.Random(self.seed + 1), self._host)
         self._members: list[Member] = []
         self._blows: list[str] = []
         self._wrong: list[str] = []
 
     async def run(self, seconds: float) -> list[str]:
         """What was violated, after a storm of that length and a quiet end."""
-        waking = asyncio.create_task(self._wake_stopped())
-        try:
-            publishing = asyncio.create_task(self._mail.run())
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    await self._weather()
-            self.counts["encoded when the storm ended"] = sum((await self._committed()).values())
-            publishing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await publishing
-            await self._quiet()
-            return [*self._wrong, *await self._violations()]
-        finally:
-            waking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await waking
-            for member in self._members:
-                await member.role.kill()
-                if member.waking is not None:
-                    member.waking.cancel()
-            self.counts += self._mail.counts
-            self._count_members()
+        async with self._host.listening():
+            waking = asyncio.create_task(self._wake_stopped())
+            try:
+                await self._storm(seconds)
+                await self._quiet()
+                return [*self._wrong, *await self._violations()]
+            finally:
+                waking.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await waking
+                for member in self._members:
+                    await member.role.kill()
+                    if member.waking is not None:
+                        member.waking.cancel()
+                self.counts += self._mail.counts
+                self._count_members()
+
+    async def _storm(self, seconds: float) -> None:
+        publishing = asyncio.create_task(self._mail.run())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._weather()
+        self.counts["encoded when the storm ended"] = sum((await self._committed()).values())
+        publishing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await publishing
 
     async def _weather(self) -> None:
         while True:
@@ -141,8 +147,15 @@ class Storm:
         fault = ""
         if faulty:
             how = self._dice.choice(("", ":stop"))
-            fault = f"{self._dice.choice(_POINTS)}:{self._dice.randint(1, 20)}{how}"
-        settings = {**SETTINGS, "TIDELENS_ENCODE_DRAIN_MS": self._dice.choice(("0", "1000"))}
+            # A worker takes over far less often than it commits.
+            point, passes = self._dice.choice([("takeover.fenced", 3), *((p, 20) for p in _POINTS)])
+            fault = f"{point}:{self._dice.randint(1, passes)}{how}"
+        drain_ms = self._dice.choice(("0", "1000"))
+        settings = {
+            **SETTINGS,
+            **self._host.environment,
+            "TIDELENS_ENCODE_DRAIN_MS": drain_ms,
+        }
         role = await Role.start(self.folder, "encode", *of(self.kit), fault=fault, **settings)
         self._members.append(Member(role, fault))
         self.counts["joined"] += 1

@@ -73,14 +73,14 @@ class Mail:
         """A cancellation waits for what is being sent."""
         while True:
             burst = self._dice.random() < 0.05
-            records = [self._record() for _ in range(400 if burst else self._dice.randint(5, 60))]
+            records = [self._record() for _ in range(200 if burst else self._dice.randint(5, 60))]
             sending = asyncio.ensure_future(self._kit.log.publish(records))
             try:
                 await asyncio.shield(sending)
             except asyncio.CancelledError:
                 await sending
                 raise
-            await asyncio.sleep(self._dice.uniform(0, 0.2))
+            await asyncio.sleep(self._dice.uniform(0.1, 0.3))
 
     def _record(self) -> OutRecord:
         target: Target = self._dice.choice(TARGETS)
@@ -90,7 +90,7 @@ class Mail:
             self._delete: 12,
             self._malformed: 10,
             self._picture_fault: 6 if target == "images" else 0,
-            self._referred: 0.5 if target == "images" else 0,
+            self._referred: 1.5 if target == "images" else 0,
             self._astray: 6,
             self._nobody: 1,
         }

@@ -29,8 +29,8 @@ WORKERS_MAX = 3
 SESSION_MS = 1_500
 # Small batches, so that a partition has several transactions under way when it is taken.
 SETTINGS = {
-    "TIDELENS_ENCODE_BATCH_CAPTIONS": "5",
-    "TIDELENS_ENCODE_BATCH_PICTURES": "5",
+    "TIDELENS_ENCODE_BATCH_CAPTIONS": "10",
+    "TIDELENS_ENCODE_BATCH_PICTURES": "10",
     "TIDELENS_ENCODE_SESSION_MS": str(SESSION_MS),
     "TIDELENS_ENCODE_THREADS": "1",
     "TIDELENS_IMAGE_PIXELS_MAX": str(PIXELS_MAX),
@@ -148,7 +148,9 @@ class Storm:
         if faulty:
             how = self._dice.choice(("", ":stop"))
             # A worker takes over far less often than it commits.
-            point, passes = self._dice.choice([("takeover.fenced", 3), *((p, 20) for p in _POINTS)])
+            point, passes = self._dice.choice(
+                [("takeover.fenced", 3)] * 3 + [(p, 20) for p in _POINTS]
+            )
             fault = f"{point}:{self._dice.randint(1, passes)}{how}"
         drain_ms = self._dice.choice(("0", "1000"))
         settings = {
@@ -178,7 +180,7 @@ class Storm:
         while True:
             for member in self._members:
                 if member.is_stopped and (member.waking is None or member.waking.done()):
-                    seconds = SESSION_MS / 1000 + self._dice.uniform(-0.5, 2)
+                    seconds = SESSION_MS / 1000 + self._dice.uniform(0, 3)
                     member.waking = asyncio.create_task(member.wake(seconds))
             await asyncio.sleep(0.1)
 

@@ -126,12 +126,14 @@ class Storm:
     async def _weather(self) -> None:
         while True:
             running = [member for member in self._members if member.is_running]
-            if len(running) < WORKERS_MAX and (not running or self._dice.random() < 0.8):
+            # Who leaves is asked once: a second signal may end it as it is about to.
+            staying = [member for member in running if not member.leaving]
+            if len(running) < WORKERS_MAX and (not staying or self._dice.random() < 0.8):
                 await self._join(faulty=self._dice.random() < 0.6)
-            else:
+            elif staying:
                 # A blow that hits nobody at work tells nothing.
                 await self._until_encoding()
-                self._blow(self._dice.choice(running))
+                self._blow(self._dice.choice(staying))
             await asyncio.sleep(self._dice.uniform(0, 0.6))
 
     async def _until_encoding(self) -> None:
@@ -232,7 +234,6 @@ class Storm:
     def _count_members(self) -> None:
         for member in self._members:
             self.counts["fenced commits"] += member.told("fenced")
-            self.counts["joined anew"] += member.told("encoder joins anew")
             if member.fault:
                 point, *how = member.fault.split(":")
                 self.counts[f"to {'stop' if 'stop' in how else 'kill'} itself at {point}"] += 1

@@ -133,7 +133,7 @@ class Storm:
             elif staying:
                 # A blow that hits nobody at work tells nothing.
                 await self._until_encoding()
-                self._blow(self._dice.choice(staying))
+                self._blow(self._dice.choice([m for m in staying if m.is_running] or staying))
             await asyncio.sleep(self._dice.uniform(0, 0.6))
 
     async def _until_encoding(self) -> None:

@@ -1,8 +1,9 @@
 """Named points between the steps of multi-step commits, where tests kill the process.
 
 `reach("encode.sent")` does nothing unless TIDELENS_FAULT names that point: then the process kills
-itself with SIGKILL, on the n-th pass when written `encode.sent:n`. A shipped no-op costs one
-dictionary look-up; a fault that is only in the tests would not be on the real path.
+itself with SIGKILL, on the n-th pass when written `encode.sent:n`; with `encode.sent:n:stop` it
+stops there (SIGSTOP) until somebody wakes it. A shipped no-op costs one dictionary look-up; a fault
+that is only in the tests would not be on the real path.
 """
 
 import os
@@ -10,6 +11,7 @@ import signal
 
 POINTS = frozenset(
     {
+        "takeover.fenced",  # former owner fenced, the committed offset not read
         "encode.claimed",  # records read, nothing encoded
         "encode.encoded",  # vectors computed, no transaction yet
         "encode.sent",  # records sent in the open transaction, offsets not yet
@@ -33,15 +35,19 @@ _passes: dict[str, int] = {}
 
 
 def reach(point: str) -> None:
-    """Die here if TIDELENS_FAULT says so."""
+    """Die or stop here if TIDELENS_FAULT says so."""
     wanted = os.environ.get("TIDELENS_FAULT")
     if wanted is None:
         return
-    name, _, nth = wanted.partition(":")
+    name, _, rest = wanted.partition(":")
+    nth, _, how = rest.partition(":")
     if name not in POINTS:
         raise ValueError(f"TIDELENS_FAULT: no fault point {name!r}; known: {sorted(POINTS)}")
     if name != point:
         return
     _passes[point] = _passes.get(point, 0) + 1
-    if _passes[point] >= int(nth or 1):
+    if how == "stop":
+        if _passes[point] == int(nth):
+            os.kill(os.getpid(), signal.SIGSTOP)
+    elif _passes[point] >= int(nth or 1):
         os.kill(os.getpid(), signal.SIGKILL)

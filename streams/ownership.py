@@ -32,6 +32,7 @@ from aiokafka import (
 )
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import (
+    IllegalOperation,
     InvalidSessionTimeoutError,
     KafkaError,
     MessageSizeTooLargeError,
@@ -63,6 +64,9 @@ log = structlog.get_logger(__name__)
 # The membership consumer is never polled; Kafka's clients would leave the group after this time.
 _POLL_INTERVAL_MS = 2**31 - 1
 _RETRY_S = 1.0
+# What a session may end by. aiokafka's IllegalOperation, what a producer answers that was fenced
+# between two steps of a transaction, is no KafkaError.
+_CLIENT_ERRORS = (KafkaError, IllegalOperation, OSError, AssertionError)
 
 
 class KafkaOwnership:
@@ -124,7 +128,7 @@ class KafkaOwnership:
                 f"TIDELENS_ENCODE_SESSION_MS: the brokers refuse {self._session_timeout_ms} "
                 "(their group.min.session.timeout.ms and group.max.session.timeout.ms)"
             ) from None
-        except (KafkaError, OSError, AssertionError, TidelensError) as error:
+        except (*_CLIENT_ERRORS, TidelensError) as error:
             # Of a session that has ended meanwhile, whatever ended it: the next one is no worse.
             if session is self._session:
                 log.warning("encoder joins anew", error=repr(error))
@@ -143,7 +147,7 @@ class KafkaOwnership:
             # sequence has a gap now, so that it cannot go on.
             await self._drop(session)
             raise
-        except (KafkaError, OSError, AssertionError) as error:
+        except _CLIENT_ERRORS as error:
             # aiokafka raises ProducerFenced once, then bare AssertionErrors; other errors leave
             # the transaction's fate unknown. All end the same way: drop everything and join anew,
             # also when we still believe that we are assigned. Re-initialising the producer in
@@ -290,6 +294,7 @@ class _Session:
         # 1. Initialise every producer: from here on no former owner can commit.
         self._producers = {partition: self._producer(partition) for partition in self._partitions}
         await start_all(self._producers.values())
+        faults.reach("takeover.fenced")
         # 2. Read what the group committed, with the metadata that `committed()` would drop.
         starts = await self._starts()
         # 3. Fresh readers, standing there.

@@ -19,7 +19,7 @@ from contracts.events import EVENT_TYPES, content_record, delete_record
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord, Record, Source
 from contracts.topics import TARGETS
-from streams.ownership import KafkaEncoderLog, KafkaOwnership
+from streams.ownership import KafkaEncoderLog, KafkaOwnership, _Session
 from tests.kit import (
     RECORD_BYTES_MAX,
     Collection,
@@ -136,6 +136,20 @@ def as_embeddings(kit: Collection, records: list[Record], topic_id: str) -> list
     ]
 
 
+@asynccontextmanager
+async def usurped(kit: Collection, old: KafkaOwnership) -> AsyncIterator[None]:
+    """Somebody else is the owner now of all that `old` believes to own."""
+    usurper = KafkaOwnership(
+        kit.connection, kit.names, kit.names.encoder_group, record_bytes_max=10_000_000
+    )
+    session = _Session(usurper, old.owned)
+    await session.open()
+    try:
+        yield
+    finally:
+        await session.abandon()
+
+
 async def test_a_sleeper_that_wakes_behind_a_new_owner_writes_nothing(kafka) -> None:
     """The old owner fetched, stalled, and comes back after somebody else took its partitions."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
@@ -144,22 +158,13 @@ async def test_a_sleeper_that_wakes_behind_a_new_owner_writes_nothing(kafka) -> 
             claims = await claim_all(old, 50)
             # Whoever initialises the same transactional ids is the owner now, as after a
             # rebalance that the sleeper did not see: its own group membership is still alive.
-            usurper = KafkaOwnership(
-                kit.connection, kit.names, kit.names.encoder_group, record_bytes_max=10_000_000
-            )
-            from streams.ownership import _Session
-
-            session = _Session(usurper, old.owned)
-            await session.open()
-            try:
+            async with usurped(kit, old):
                 claim = claims[0]
                 outputs = as_embeddings(kit, claim.records, claim.lease.topic_id)
                 with pytest.raises(Fenced):
                     await old.commit(claim, outputs)
                 assert old.owned == frozenset()
                 assert await kit.log.committed(kit.names.encoder_group) == {}
-            finally:
-                await session.abandon()
             # It drops all it owned, joins anew, and then encodes from the committed offset.
             claims = await claim_all(old, 50)
             for claim in claims:
@@ -167,6 +172,28 @@ async def test_a_sleeper_that_wakes_behind_a_new_owner_writes_nothing(kafka) -> 
         sources = await drained(kit, 50)
         assert len(sources) == 50
     # A failed future that nobody looked at is logged when it is collected, which fails the test.
+    gc.collect()
+
+
+async def test_a_fence_between_two_sends_is_a_fence(kafka, monkeypatch) -> None:
+    """aiokafka then raises what is no KafkaError: not in a transaction, it says."""
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        await publish(kit, 2, ids=2)
+        async with encoder_log(kit).own(kit.names.encoder_group) as old:
+            [claim] = await claim_all(old, 2)
+            send = AIOKafkaProducer.send
+
+            async def answered(*args: object, **options: object) -> object:
+                future = await send(*args, **options)
+                await asyncio.wait([future])
+                return future
+
+            async with usurped(kit, old):
+                monkeypatch.setattr(AIOKafkaProducer, "send", answered)
+                outputs = as_embeddings(kit, claim.records, claim.lease.topic_id)
+                with pytest.raises(Fenced, match="not in transaction"):
+                    await old.commit(claim, outputs)
+                assert old.owned == frozenset()
     gc.collect()
 
 

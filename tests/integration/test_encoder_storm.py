@@ -1,0 +1,30 @@
+"""Invariants 2 and 3 while encoders are killed, stalled, leave and join: 20 s of it.
+
+Two minutes are tests/soak/encoder_storm.py.
+"""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from tests.encoder_storm import Storm
+from tests.encoder_truth import ENCODER
+from tests.kit import collection
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
+
+
+async def test_a_storm_over_three_encoders(kafka, tmp_path: Path) -> None:
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    async with collection(kafka.bootstrap, space=ENCODER.space.name, partitions=3) as kit:
+        storm = Storm(kit, tmp_path, seed)
+        violations = await storm.run(20)
+    print(storm.counts)
+    assert violations == []
+    assert storm.counts["joined"] >= 3
+    assert all(storm.counts[blow] >= 1 for blow in ("kill -9", "leave", "stall"))
+    # It is encoded in the storm, not only behind it.
+    assert storm.counts["encoded when the storm ended"] > 0
+    assert storm.counts["dead letters"] > 100

@@ -45,7 +45,8 @@ class KnownVectors:
         if place is None or self._rows is None:
             return None
         self._places.move_to_end(digest)
-        return self._rows[place].copy()
+        row: Vectors = self._rows[place].copy()
+        return row
 
     def put(self, digest: bytes, vector: Vectors) -> None:
         if not self._entries_max:

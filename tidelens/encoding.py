@@ -18,6 +18,7 @@ from contracts.settings import MIB, KafkaSettings, Settings
 from contracts.topics import TARGETS, Names
 from tidelens.clock import SystemClock
 from tidelens.signals import stop_signal, until_stopped
+from tidelens.trimming import trim
 
 if TYPE_CHECKING:
     from threading import Thread
@@ -111,7 +112,7 @@ async def _encode(
     lag = KafkaLag(connection, Names(settings.topic_prefix, encoder.space.name), None, clock)
     async with open_worker(settings, connection, encoder, metrics, clock) as worker:
         log.info("encoding", space=encoder.space.name, brokers=brokers)
-        runs = {"worker": worker.run(), "lag": show_lag(lag, metrics, clock)}
+        runs = {"worker": worker.run(), "lag": show_lag(lag, metrics, clock), "trim": trim()}
         try:
             await until_stopped(
                 stop, {name: asyncio.create_task(run, name=name) for name, run in runs.items()}

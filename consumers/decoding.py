@@ -189,7 +189,7 @@ class _Child:
         """What it answered, and how many of the shared bytes that took."""
         if kind == Kind.PIXELS and 0 < (size := 3 * first * second) <= len(self._shared):
             pixels = np.frombuffer(self._shared, np.uint8, size).reshape(first, second, 3)
-            return pixels.copy(), size
+            return _apart(pixels), size
         if kind == Kind.REJECTED and first <= len(self._shared):
             return RejectedRecord(**orjson.loads(self._shared[:first])), first
         if kind == Kind.MEMORY:
@@ -252,6 +252,13 @@ class _Child:
         self._requests.close()
         self._answers.close()
         self._shared.close()
+
+
+def _apart(pixels: RgbImage) -> RgbImage:
+    """A copy in memory of its own, not of the heap, which hundreds of them would fragment."""
+    copied = np.frombuffer(mmap.mmap(-1, pixels.size), np.uint8).reshape(pixels.shape)
+    copied[:] = pixels
+    return copied
 
 
 def _started(fd: int, size: int) -> "subprocess.Popen[bytes]":

@@ -33,7 +33,7 @@ from streams.connect import Connection
 from streams.log import KafkaLog
 
 LOADS = (0.1, 0.5, 0.9)
-QUERIES_PER_S = 5.0
+QUERIES_PER_S = 10.0
 RECORD_BYTES_MAX = 4 * 2**20
 
 
@@ -120,9 +120,10 @@ def _transactions(before: dict[str, float], after: dict[str, float]) -> dict[str
     def more(name: str) -> float:
         return after.get(name, 0.0) - before.get(name, 0.0)
 
-    spent, count = (more(f"tidelens_transaction_seconds_{what}") for what in ("sum", "count"))
+    spent, count = (more(f"tidelens_encode_transaction_seconds_{what}") for what in ("sum", "count"))
     encoding = more("tidelens_encode_seconds_sum")
-    return {"mean_ms": 1000 * spent / max(1, count), "share": spent / max(1e-9, encoding)}
+    assert count and encoding
+    return {"mean_ms": 1000 * spent / count, "share": spent / encoding}
 
 
 async def _rate(log: KafkaLog, names: Names, contents: Sequence[Content]) -> float:

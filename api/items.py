@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -71,37 +72,54 @@ class Items:
 
     def _record(self, item: NewItem) -> OutRecord:
         """Raises RejectedRecord for what every reader would refuse."""
-        image = self._image(item.image) if item.image is not None else None
         content = Content(
             target=item.target,
             id=item.id,
             text=item.text,
-            image=image,
             item=item.item,
             metadata=item.metadata,
+            **({} if item.image is None else self._picture(item.image)),
         )
         # A picture of no known format is published all the same: its reason is the encoder's.
-        media_type = media_type_of(image or b"") or "image/*"
+        media_type = media_type_of(content.image or b"") or "image/*"
         record = content_record(
             self._node.names.content(item.target), content, media_type=media_type
         )
         self._bound(_size(record), "record_bytes_max", self._node.settings.record_bytes_max)
         return record
 
-    def _image(self, image: str | ImageData) -> bytes:
+    def _picture(self, image: str | ImageData) -> dict[str, Any]:
+        """Of the content: its bytes, or where the encoder finds them."""
         if isinstance(image, ImageData):
             if image.ref is not None:
-                raise _refused_reference(image.ref)
+                self._check_reference(image.ref)
+                return {"ref": image.ref, "sha256": image.sha256}
             assert image.data is not None
             data = decode_base64(image.data, "image.data")
         elif ":" in image[:16]:  # never in base64
-            raise _refused_reference(image)
+            self._check_reference(image)
+            message = "image.sha256: a reference needs the SHA-256 of its bytes"
+            raise RejectedRecord("invalid_content", message, field="image.sha256")
         else:
             data = decode_base64(image, "image")
         if not data:
             raise RejectedRecord("empty_image", "image: no bytes", field="image")
         self._bound(len(data), "inline_bytes_max", self._node.settings.inline_bytes_max)
-        return data
+        return {"image": data}
+
+    def _check_reference(self, ref: str) -> None:
+        """The scheme alone: whether the rest may be read is the encoder's to say, as always."""
+        if ref.lower().startswith("file:"):
+            # Else anybody who can reach us could have our own files read and shown.
+            message = "image.ref: file: references are not taken over HTTP; `tidelens publish` can"
+            raise RejectedRecord("file_reference", message, field="image.ref")
+        enabled = [s for s in self._node.settings.reference_schemes if s != "file"]
+        scheme = ref.partition(":")[0].lower()
+        if scheme not in enabled:
+            message = f"image.ref: want one of {', '.join(enabled) or 'none'}, got {scheme[:20]!r}"
+            raise RejectedRecord(
+                "not_enabled", message, field="image.ref", limit=enabled, value=scheme[:20]
+            )
 
     @staticmethod
     def _bound(size: int, name: str, limit: int) -> None:
@@ -113,15 +131,6 @@ class Items:
                 limit=limit,
                 value=size,
             )
-
-
-def _refused_reference(ref: str) -> RejectedRecord:
-    if ref.lower().startswith("file:"):
-        # Else anybody who can reach us could have our own files read and shown.
-        message = "image.ref: file: references are not taken over HTTP; `tidelens publish` can"
-        return RejectedRecord("file_reference", message, field="image.ref")
-    message = "image.ref: references over HTTP are not in this version yet"
-    return RejectedRecord("not_enabled", message, field="image.ref")
 
 
 def _size(record: OutRecord) -> int:

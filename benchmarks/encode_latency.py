@@ -120,7 +120,9 @@ def _transactions(before: dict[str, float], after: dict[str, float]) -> dict[str
     def more(name: str) -> float:
         return after.get(name, 0.0) - before.get(name, 0.0)
 
-    spent, count = (more(f"tidelens_encode_transaction_seconds_{what}") for what in ("sum", "count"))
+    spent, count = (
+        more(f"tidelens_encode_transaction_seconds_{what}") for what in ("sum", "count")
+    )
     encoding = more("tidelens_encode_seconds_sum")
     assert count and encoding
     return {"mean_ms": 1000 * spent / count, "share": spent / encoding}

@@ -60,6 +60,19 @@ async def test_a_picture(kit: Kit, image: Any) -> None:
     assert record.header("content-type") == b"image/png"
 
 
+@pytest.mark.parametrize("ref", ["s3://bucket/a.png", "https://host.example/a.png"])
+async def test_a_picture_by_reference(kit: Kit, ref: str) -> None:
+    image = {"ref": ref, "sha256": "ab" * 32}
+    item = {"target": "images", "id": "p", "image": image, "metadata": {"n": 1}}
+    response = await kit.http.post("/v1/items", json=item)
+    assert response.status_code == 200
+    [record] = records(kit, "tidelens.images")
+    content = read_content("images", record)
+    assert content is not None
+    assert (content.ref, content.sha256, content.image) == (ref, "ab" * 32, None)
+    assert content.metadata == {"n": 1}
+
+
 async def test_a_broken_picture_is_the_encoders_to_refuse(kit: Kit) -> None:
     item = {"target": "images", "id": "p", "image": b64(b"not a picture")}
     assert (await kit.http.post("/v1/items", json=item)).status_code == 200
@@ -105,12 +118,18 @@ def nested(levels: int) -> Any:
         ),
         ({"target": "images", "id": "a", "image": "file:/x"}, 400, "file_reference", "image.ref"),
         (
-            {"target": "images", "id": "a", "image": {"ref": "https://x/y", "sha256": "0" * 64}},
+            {"target": "images", "id": "a", "image": {"ref": "ftp://x/y", "sha256": "0" * 64}},
             400,
             "not_enabled",
             "image.ref",
         ),
-        ({"target": "images", "id": "a", "image": "s3://b/k"}, 400, "not_enabled", "image.ref"),
+        ({"target": "images", "id": "a", "image": "http://x/y"}, 400, "not_enabled", "image.ref"),
+        (
+            {"target": "images", "id": "a", "image": "s3://b/k"},
+            400,
+            "invalid_content",
+            "image.sha256",
+        ),
         (
             {"target": "captions", "id": "a", "text": "x", "metadata": {"m": "x" * 20_000}},
             400,

@@ -12,6 +12,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 
 import numpy as np
+import psutil
+import torch
 
 from consumers.encoders import choices
 from consumers.encoders.candidate import Asked, Found, Measured, Samples, measured
@@ -81,6 +83,13 @@ def tune(
     if best is not None:
         choices.keep(choices.key_of(checkpoint, device, threads), best)
     return Tuned(table, best)
+
+
+def memory_bytes_default() -> int:
+    """Half of what is free: of the GPU's where there is one, else of the host's."""
+    if device_of().type == "cuda":
+        return int(torch.cuda.mem_get_info()[0]) // 2
+    return int(psutil.virtual_memory().available) // 2
 
 
 def in_a_process(asked: Asked, choice: Choice) -> Found:

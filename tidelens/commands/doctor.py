@@ -67,13 +67,15 @@ def _tuned(given: dict[str, str], memory_mb: int | None, *, quiet: bool) -> dict
     """The table, told row by row: the whole takes minutes."""
     from consumers.encoders import tunable
     from contracts.settings import load
-    from tidelens.doctor.precision import memory_bytes_default, rows_of, tuned
+    from tidelens.doctor.precision import rows_of, tuned
 
     settings = load(**given)
     if not tunable(settings.model):
         raise click.UsageError(
             f"--tune: {settings.model} has one precision; give a checkpoint with --model"
         )
+
+    from consumers.encoders.tuning import memory_bytes_default
 
     def tell(measured: "Measured") -> None:
         if not quiet:

@@ -49,16 +49,6 @@ def tuned(settings: Settings, memory_bytes_max: int, tell: "Callable[[Measured],
     return tune(checkpoint, settings.encode_threads_used, _samples(), memory_bytes_max, tell)
 
 
-def memory_bytes_default() -> int:
-    """Half of what is free: of the GPU's where there is one, else of the host's."""
-    import psutil
-    import torch
-
-    if torch.cuda.is_available():
-        return int(torch.cuda.mem_get_info()[0]) // 2
-    return int(psutil.virtual_memory().available) // 2
-
-
 def rows_of(measured: "Measured") -> list[str]:
     """Of the table: what a candidate does per second, by how many go at once."""
     name = f"{measured.precision}{' compiled' if measured.compiled else ''}"

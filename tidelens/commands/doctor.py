@@ -19,6 +19,7 @@ from tidelens.options import (
 
 if TYPE_CHECKING:
     from consumers.encoders.candidate import Measured
+    from consumers.encoders.precision import Choice
     from tidelens.doctor.finding import Finding
 
 
@@ -84,9 +85,15 @@ def _tuned(given: dict[str, str], memory_mb: int | None, *, quiet: bool) -> dict
     budget = memory_mb * 2**20 if memory_mb else memory_bytes_default()
     found = tuned(settings, budget, tell)
     if not quiet:
-        click.echo(f"best: {found.best or 'none, give it more memory'}\n")
+        click.echo(f"best: {_said(found.best) if found.best else 'none, give it more memory'}\n")
     best = asdict(found.best) if found.best else None
     return {"best": best, "table": [asdict(row) for row in found.table]}
+
+
+def _said(choice: "Choice") -> str:
+    compiled = ", compiled" if choice.compiled else ""
+    at_once = f"{choice.pictures} pictures and {choice.texts} captions at once"
+    return f"{choice.precision}{compiled}, {at_once}"
 
 
 def _table(findings: "list[Finding]") -> list[str]:

@@ -12,7 +12,6 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 
 import numpy as np
-import psutil
 import torch
 
 from consumers.encoders import choices
@@ -85,11 +84,11 @@ def tune(
     return Tuned(table, best)
 
 
-def memory_bytes_default() -> int:
+def memory_bytes_default(host_free_bytes: int) -> int:
     """Half of what is free: of the GPU's where there is one, else of the host's."""
     if device_of().type == "cuda":
         return int(torch.cuda.mem_get_info()[0]) // 2
-    return int(psutil.virtual_memory().available) // 2
+    return host_free_bytes // 2
 
 
 def in_a_process(asked: Asked, choice: Choice) -> Found:

@@ -68,6 +68,7 @@ def _tuned(given: dict[str, str], memory_mb: int | None, *, quiet: bool) -> dict
     """The table, told row by row: the whole takes minutes."""
     from consumers.encoders import tunable
     from contracts.settings import load
+    from tidelens.doctor.machine import free_memory_bytes
     from tidelens.doctor.precision import rows_of, tuned
 
     settings = load(**given)
@@ -82,7 +83,7 @@ def _tuned(given: dict[str, str], memory_mb: int | None, *, quiet: bool) -> dict
         if not quiet:
             click.echo("\n".join(rows_of(measured)))
 
-    budget = memory_mb * 2**20 if memory_mb else memory_bytes_default()
+    budget = memory_mb * 2**20 if memory_mb else memory_bytes_default(free_memory_bytes())
     found = tuned(settings, budget, tell)
     if not quiet:
         click.echo(f"best: {_said(found.best) if found.best else 'none, give it more memory'}\n")

@@ -52,12 +52,7 @@ def compiler(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 @in_thread
 def memory(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     """What is free to use, within the control group's limit."""
-    import psutil
-
-    available = int(psutil.virtual_memory().available)
-    limit, used = _group_bytes("memory.max"), _group_bytes("memory.current")
-    if limit is not None and used is not None:
-        available = min(available, limit - used)
+    available = free_memory_bytes()
     detail = f"{available / _GIB:.1f} GiB free"
     if available >= _MEMORY_MIN:
         return [ok("memory", detail)]
@@ -74,6 +69,17 @@ def open_files(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
         return [ok("open files", f"{limit}, enough for {settings.connections_max} connections")]
     detail = f"{limit}, want {wanted} for {settings.connections_max} connections"
     return [warning("open files", detail, fix=f"ulimit -n {wanted}")]
+
+
+def free_memory_bytes() -> int:
+    """Memory to be had, within the control group's limit."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    limit, used = _group_bytes("memory.max"), _group_bytes("memory.current")
+    if limit is not None and used is not None:
+        available = min(available, limit - used)
+    return available
 
 
 def processor(cpuinfo: Path) -> str:

@@ -285,7 +285,13 @@ def _one_line(prefix: str, error: ValidationError) -> str:
 
 
 def _not_json(error: SettingsError) -> str:
-    """Only the library's message has the name, and only what caused it the value."""
-    name = str(error).split('"')[1].upper()
-    got = getattr(error.__cause__, "doc", "")
-    return f"TIDELENS_{name}: want JSON, got {got!r}"
+    got = getattr(error.__cause__, "doc", "")  # only what caused it has the value
+    return f"TIDELENS_{setting_of(error)}: want JSON, got {got!r}"
+
+
+def setting_of(error: SettingsError) -> str:
+    """The setting that is no JSON, in capitals and without prefix; the library tells it in words.
+
+    It stops there, before it looks at the other settings.
+    """
+    return str(error).split('"')[1].upper()

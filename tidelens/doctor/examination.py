@@ -1,7 +1,6 @@
 """All checks at once, each bounded, so that one that hangs or breaks is one line of the table."""
 
 import asyncio
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
@@ -9,7 +8,7 @@ from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsError
 
 from contracts.errors import TidelensError
-from contracts.settings import KafkaSettings, Settings
+from contracts.settings import KafkaSettings, Settings, setting_of
 from tidelens.doctor import folders, kafka, machine, model, packages, ports, precision
 from tidelens.doctor.finding import Check, Finding, failed, told
 
@@ -90,8 +89,6 @@ def _read(kind: type[S], given: Mapping[str, Any]) -> tuple[S, list[Finding]]:
         ]
         return kind(**{**given, **defaults}), findings
     except SettingsError as error:
-        # A list that is no JSON: pydantic-settings stops before it looks at the other variables.
-        named = re.search(r'field "(\w+)"', str(error))
-        variable = f"{prefix}{named[1].upper()}" if named else f"{prefix}*"
+        variable = f"{prefix}{setting_of(error)}"
         finding = failed("settings", f"{variable}: not JSON", fix=f"{variable}='[\"...\"]'")
         return cast(S, kind.model_construct(**given)), [finding]

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from api.node import Node
 from contracts.errors import RejectedRecord, RejectedRequest
-from contracts.events import decode_base64
+from contracts.events import decode_base64, is_reference
 from contracts.messages import REF_CHARS_MAX, QueryImage
 
 _FIELD = "image.ref"
@@ -36,8 +36,7 @@ def _told(image: str | QueryImage) -> tuple[str | None, str | None, str | None]:
     """Data, reference and SHA-256."""
     if isinstance(image, QueryImage):
         return image.data, image.ref, image.sha256
-    is_reference = ":" in image[:16]  # never in base64
-    return (None, image, None) if is_reference else (image, None, None)
+    return (None, image, None) if is_reference(image) else (image, None, None)
 
 
 def _decoded(node: Node, image: str) -> bytes:

@@ -17,6 +17,7 @@ from contracts.events import (
     content_record,
     decode_base64,
     delete_record,
+    is_reference,
 )
 from contracts.messages import NewItem, parse_new_items, wire_hit
 from contracts.records import OutRecord
@@ -96,7 +97,7 @@ class Items:
                 return {"ref": image.ref, "sha256": image.sha256}
             assert image.data is not None
             data = decode_base64(image.data, "image.data")
-        elif ":" in image[:16]:  # never in base64
+        elif is_reference(image):
             self._check_reference(image)
             message = "image.sha256: a reference needs the SHA-256 of its bytes"
             raise RejectedRecord("invalid_content", message, field="image.sha256")

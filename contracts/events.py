@@ -234,6 +234,11 @@ def _read_json(target: Target, item_id: str, value: bytes) -> Content:
     )
 
 
+def is_reference(image: str) -> bool:
+    """Whether it is a URL: base64 has no colon."""
+    return ":" in image[:16]
+
+
 def decode_base64(data: str, field: str) -> bytes:
     """Bytes of a base64 string. Raises RejectedRecord `invalid_base64` naming `field`."""
     try:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import vit_b32
-from benchmarks.encoding import PARTITIONS, Worker, encoder, publish, topics
+from benchmarks.encoding import PARTITIONS, RECORD_BYTES_MAX, Worker, encoder, publish, topics
 from benchmarks.report import Goal, finish, parser
 from benchmarks.system import System, system
 from consumers.encoders import space_of
@@ -34,7 +34,6 @@ from streams.log import KafkaLog
 
 LOADS = (0.1, 0.5, 0.9)
 QUERIES_PER_S = 10.0
-RECORD_BYTES_MAX = 4 * 2**20
 
 
 def main() -> None:

@@ -2,6 +2,9 @@
 # Usage: bootstrap FILE (requirements/cpu.txt, gpu.txt or dev.txt)
 bootstrap() {
   local file="$1" python="${PYTHON:-python3}" stamp
+  # Images of Python set it. Each process would compile torch and transformers anew: half of its
+  # start, and a system is several processes.
+  unset PYTHONDONTWRITEBYTECODE
   cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
   "$python" - <<'PY' || exit 1
 import sys

@@ -14,9 +14,10 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from contracts.errors import LogChanged, SpaceMismatch, TidelensError
-from contracts.ports import EventLog, LogReader
+from contracts.ports import EventLog
 from contracts.records import OutRecord, Record, TopicPartition
 from contracts.space import Space
+from streams.reading import records_now, to_the_end
 
 log = structlog.get_logger(__name__)
 
@@ -147,11 +148,10 @@ class Control:
 async def read_control(event_log: EventLog, topic: str) -> Control:
     """What it says now. Raises TopicMismatch where there is no such topic."""
     await event_log.partition_counts([topic])
-    reader = await event_log.tail({TopicPartition(topic, 0): None})
-    try:
-        return await _to_the_end(reader, TopicPartition(topic, 0))
-    finally:
-        await reader.close()
+    control = Control()
+    async for record in records_now(event_log, {TopicPartition(topic, 0): None}):
+        control = control.after(record)
+    return control
 
 
 async def follow_control(event_log: EventLog, topic: str) -> AsyncIterator[Control]:
@@ -172,7 +172,10 @@ async def _followed(event_log: EventLog, topic: str) -> AsyncIterator[Control]:
     partition = TopicPartition(topic, 0)
     reader = await event_log.tail({partition: None})
     try:
-        control = await _to_the_end(reader, partition)
+        # As one state: a later record may take an earlier one back.
+        control = Control()
+        async for record in to_the_end(reader):
+            control = control.after(record)
         yield control
         while True:
             fetched = await reader.fetch(records_max=100, timeout_ms=_WAIT_MS)
@@ -181,14 +184,3 @@ async def _followed(event_log: EventLog, topic: str) -> AsyncIterator[Control]:
             yield control
     finally:
         await reader.close()
-
-
-async def _to_the_end(reader: LogReader, partition: TopicPartition) -> Control:
-    """All that stands there now, as one state: a later record may take an earlier one back."""
-    control = Control()
-    end = (await reader.stable_offsets())[partition]
-    while (await reader.positions())[partition] < end:
-        fetched = await reader.fetch(records_max=1000, timeout_ms=_WAIT_MS)
-        for record in fetched.records.get(partition, []):
-            control = control.after(record)
-    return control

@@ -7,7 +7,7 @@ overwritten. That takes milliseconds, and `retry` says so in its documentation.
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,9 +25,7 @@ from contracts.partitioning import Partitioner
 from contracts.ports import EventLog
 from contracts.records import OutRecord, Record, RecordPosition, TopicPartition
 from contracts.topics import TARGETS, Names
-
-_RECORDS_MAX = 500
-_POLL_MS = 500
+from streams.reading import records_now
 
 # What a retry comes to beside the outcomes that are marked: the original cannot be published.
 Refusal = Literal["truncated", "not_content", "gone"]
@@ -65,7 +63,7 @@ class DeadLetters:
         partitions = [TopicPartition(self._topic, n) for n in range(counts[self._topic])]
         letters: dict[LetterId, Letter] = {}
         outcomes: dict[LetterId, Outcome] = {}
-        async for record in _records(self._log, dict.fromkeys(partitions)):
+        async for record in records_now(self._log, dict.fromkeys(partitions)):
             if (mark := read_mark(record)) is not None:
                 outcomes[mark.letter] = mark.outcome
             elif (letter := read_letter(record)) is not None:
@@ -139,7 +137,7 @@ class DeadLetters:
         for home, of in asked.items():
             offsets = [one.offset for one in of.values()]
             start = None if None in offsets else min(o for o in offsets if o is not None) + 1
-            async for record in _records(self._log, {home: start}):
+            async for record in records_now(self._log, {home: start}):
                 one = of.get(record.key)
                 if one is not None and one.is_before(record):
                     newest.discard(one.letter)
@@ -172,21 +170,3 @@ class _Asked:
 def _is_original(record: Record, letter: Letter) -> bool:
     key = record.key or b""
     return key == letter.key or (letter.truncated is not None and key.startswith(letter.key or b""))
-
-
-async def _records(
-    log: EventLog, start: Mapping[TopicPartition, int | None]
-) -> AsyncIterator[Record]:
-    """All that is stable now, from `start` on."""
-    reader = await log.tail(start)
-    try:
-        ends = await reader.stable_offsets()
-        positions: Mapping[TopicPartition, int] = await reader.positions()
-        while any(positions[partition] < end for partition, end in ends.items()):
-            fetched = await reader.fetch(records_max=_RECORDS_MAX, timeout_ms=_POLL_MS)
-            positions = fetched.positions
-            for records in fetched.records.values():
-                for record in records:
-                    yield record
-    finally:
-        await reader.close()

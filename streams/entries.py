@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from contracts.ports import EventLog
 from contracts.records import Record, Source, TopicPartition
+from streams.reading import records_now
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,18 +19,11 @@ class Entry:
 
 async def read_entries(event_log: EventLog, partition: TopicPartition) -> dict[str, Entry]:
     """By id; costs one read of the partition, up to its stable end now."""
-    reader = await event_log.tail({partition: None})
-    try:
-        end = (await reader.stable_offsets())[partition]
-        entries: dict[str, Entry] = {}
-        while (await reader.positions())[partition] < end:
-            fetched = await reader.fetch(records_max=4096, timeout_ms=200)
-            for record in fetched.records.get(partition, []):
-                if record.offset < end and record.key is not None:
-                    entries[record.key.decode("utf-8", "replace")] = _entry(record)
-        return entries
-    finally:
-        await reader.close()
+    entries: dict[str, Entry] = {}
+    async for record in records_now(event_log, {partition: None}):
+        if record.key is not None:
+            entries[record.key.decode("utf-8", "replace")] = _entry(record)
+    return entries
 
 
 def _entry(record: Record) -> Entry:

@@ -8,6 +8,7 @@ the beginning would bring back every item that still exists and keep every ghost
 from contracts.records import OutRecord, Source, TopicPartition
 from streams.connect import Connection
 from streams.log import KafkaReader
+from streams.reading import to_the_end
 
 
 async def tombstones_for_lost_past(
@@ -36,19 +37,10 @@ async def tombstones_for_lost_past(
 async def _live_keys(connection: Connection, partition: TopicPartition) -> set[bytes]:
     reader = await KafkaReader.open(connection, {partition: None})
     try:
-        end = (await reader.stable_offsets())[partition]
         live: set[bytes] = set()
-        position = (await reader.positions())[partition]
-        while position < end:
-            fetched = await reader.fetch(records_max=4096, timeout_ms=200)
-            for record in fetched.records.get(partition, []):
-                if record.offset >= end or record.key is None:
-                    continue
-                if record.value is None:
-                    live.discard(record.key)
-                else:
-                    live.add(record.key)
-            position = fetched.positions[partition]
+        async for record in to_the_end(reader):
+            if record.key is not None:
+                (live.discard if record.value is None else live.add)(record.key)
         return live
     finally:
         await reader.close()

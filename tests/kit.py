@@ -27,7 +27,8 @@ from contracts.records import OutRecord, Record, TopicPartition
 from contracts.settings import KafkaSettings
 from contracts.topics import TARGETS, Names, Target, TopicSpec, topic_specs
 from streams.connect import Connection
-from streams.log import KafkaLog, KafkaReader
+from streams.log import KafkaLog
+from streams.reading import records_now
 from streams.topics import create
 from tidelens.clock import SystemClock
 
@@ -48,17 +49,10 @@ class Collection:
     async def read_all(self, topic: str) -> dict[int, list[Record]]:
         """Every committed record of a topic, by partition, up to the last stable offset."""
         partitions = [TopicPartition(topic, n) for n in range(self.partitions)]
-        reader = await KafkaReader.open(self.connection, dict.fromkeys(partitions))
-        try:
-            ends = await reader.stable_offsets()
-            found: dict[int, list[Record]] = {n: [] for n in range(self.partitions)}
-            while any(p < ends[tp] for tp, p in (await reader.positions()).items()):
-                fetched = await reader.fetch(records_max=5000, timeout_ms=200)
-                for tp, records in fetched.records.items():
-                    found[tp.partition] += records
-            return found
-        finally:
-            await reader.close()
+        found: dict[int, list[Record]] = {n: [] for n in range(self.partitions)}
+        async for record in records_now(self.log, dict.fromkeys(partitions)):
+            found[record.partition].append(record)
+        return found
 
     async def truth(self, encoder: HashEncoder) -> dict[tuple[Target, str], Embedding]:
         """The live items, by a brute-force reading of the embeddings topics."""

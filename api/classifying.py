@@ -16,7 +16,7 @@ from contracts.errors import RejectedRequest, TimedOut
 from contracts.messages import Classify, parse_classify
 from contracts.prompts import prompts
 from contracts.score import Vectors
-from contracts.zero_shot import label_vector, probabilities
+from contracts.zero_shot import label_vectors, probabilities
 
 
 class Classifying:
@@ -50,18 +50,8 @@ class Classifying:
     async def _answer(self, asked: Classify) -> dict[str, Any]:
         node = self._node
         vector = (await vector_of(node, asked)).astype(np.float64)
-        rows = await self._encoded(
-            [prompt for label in asked.labels for prompt in prompts(label, asked.templates)]
-        )
-        step, scores = len(asked.templates), []
-        for number, label in enumerate(asked.labels):
-            try:
-                its = label_vector(rows[number * step : (number + 1) * step])
-            except ValueError as error:
-                raise RejectedRequest(
-                    "zero_vector", f"labels: {label!r}: {error}", field="labels", value=label
-                ) from None
-            scores.append(float(its @ vector))
+        rows = await self._encoded(prompts(asked.labels, asked.templates))
+        scores: list[float] = (label_vectors(asked.labels, rows) @ vector).tolist()
         scale = await node.queries.logit_scale()
         likely = probabilities(scores, scale)
         best = sorted(range(len(scores)), key=lambda n: (-scores[n], asked.labels[n]))[: asked.k]

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from contracts.errors import ConfigurationError
+from contracts.errors import ConfigurationError, RejectedRequest
 from contracts.ports import Encoder
-from contracts.prompts import SLOT, prompts
+from contracts.prompts import prompts
 from contracts.score import Vectors
-from contracts.zero_shot import label_vector, probabilities
+from contracts.zero_shot import label_vectors, probabilities
 
 METADATA_KEY = "labels"
 
@@ -29,26 +29,15 @@ class Labeller:
         count: int,
         probability_min: float,
     ) -> None:
-        """Encodes the prompts. Raises ConfigurationError for a set that cannot be."""
-        if len(set(labels)) < len(labels):
-            raise ConfigurationError("TIDELENS_LABELS: a label stands there twice")
-        for template in templates:
-            if SLOT not in template:
-                raise ConfigurationError(
-                    f"TIDELENS_LABEL_TEMPLATES: want {SLOT} for the label, got {template!r}"
-                )
+        """Encodes the prompts. Raises ConfigurationError where those of a label cancel out."""
         self._labels = list(labels)
         self._count = count
         self._probability_min = probability_min
         self._logit_scale = encoder.logit_scale
-        texts = [prompt for label in labels for prompt in prompts(label, templates)]
-        rows = encoder.encode_texts(texts)
-        step = len(templates)
+        rows = encoder.encode_texts(prompts(labels, templates))
         try:
-            self._rows = np.stack(
-                [label_vector(rows[start : start + step]) for start in range(0, len(rows), step)]
-            )
-        except ValueError as error:
+            self._rows = label_vectors(labels, rows)
+        except RejectedRequest as error:
             raise ConfigurationError(f"TIDELENS_LABELS: {error}") from None
 
     def labels_of(self, vector: Vectors) -> list[str]:

@@ -94,7 +94,7 @@ class ProcessQueryEncoder:
     async def query(self, text: str) -> Vectors:
         normal = " ".join(text.split())
         self._recent.append(normal)
-        return await self._encode("text", prompts(normal, self._templates))
+        return await self._encode("text", prompts([normal], self._templates))
 
     async def text(self, text: str) -> Vectors:
         return await self._encode("text", [" ".join(text.split())])

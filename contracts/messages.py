@@ -4,20 +4,27 @@ Parsing is pydantic's; what we send is built as plain dictionaries and dumped by
 here so that the schemas in contracts/schemas/ are generated from one place.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from contracts.errors import RejectedRequest
 from contracts.events import ID_BYTES_MAX, TEXT_CHARS_MAX, ImageData, Metadata
 from contracts.hits import Hit
 from contracts.ports import AsOf, Lag
-from contracts.prompts import SLOT, TEMPLATES
+from contracts.prompts import TEMPLATES, require_distinct, require_slot
 from contracts.topics import Target
 
 WireHit = dict[str, Any]
@@ -137,10 +144,10 @@ class Query(_Part):
 class Classify(_Part):
     """What POST /v1/classify asks: which of `labels` fits one text, image, vector or id best."""
 
-    labels: Annotated[list[_Text], Field(min_length=1)]
-    templates: Annotated[list[_Text], Field(min_length=1)] = Field(
-        default=list(TEMPLATES), description="Each label is put into each, in place of `{}`."
-    )
+    labels: Annotated[list[_Text], Field(min_length=1), AfterValidator(require_distinct)]
+    templates: Annotated[
+        list[Annotated[_Text, AfterValidator(require_slot)]], Field(min_length=1)
+    ] = Field(default=list(TEMPLATES), description="Each label is put into each, in place of `{}`.")
     k: Annotated[int, Field(ge=1)] = Field(default=5, description="How many labels to answer.")
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
@@ -150,12 +157,6 @@ class Classify(_Part):
         if len(kinds) != 1:
             got = ", ".join(kinds) or "none"
             raise ValueError(f"exactly one of text, image, vector and id is needed, got {got}")
-        for template in self.templates:
-            if SLOT not in template:
-                raise ValueError(f"templates: want {SLOT} for the label, got {template!r}")
-        repeated = [label for label, count in Counter(self.labels).items() if count > 1]
-        if repeated:
-            raise ValueError(f"labels: {repeated[0]!r} stands there twice")
         return self
 
 

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from contracts.errors import ConfigurationError
 from contracts.partitioning import PartitionerName
-from contracts.prompts import PLAIN, TEMPLATES, require_slot
+from contracts.prompts import PLAIN, TEMPLATES, require_distinct, require_slot
 from contracts.user_folders import user_data_dir
 
 MIB = 1024 * 1024
@@ -153,11 +153,11 @@ class Settings(BaseSettings):
     decode_memory_mb: int = Field(
         2048, ge=64, description="Memory that decoding one picture may take."
     )
-    labels: list[str] = Field(
+    labels: Annotated[list[str], AfterValidator(require_distinct)] = Field(
         default_factory=list,
         description="Labels that encoders choose from for `labels` in the metadata (JSON list).",
     )
-    label_templates: list[str] = Field(
+    label_templates: list[Annotated[str, AfterValidator(require_slot)]] = Field(
         default_factory=lambda: list(TEMPLATES),
         min_length=1,
         description="What a label is put into, in place of {} (JSON list).",
@@ -281,6 +281,8 @@ def load_kafka() -> KafkaSettings:
 def _one_line(prefix: str, error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0]).upper()
+    if first["type"] == "value_error":  # ours, which tells what it got
+        return f"{prefix}{name}: {first['msg'].removeprefix('Value error, ')}"
     return f"{prefix}{name}: {first['msg']}, got {first['input']!r}"
 
 

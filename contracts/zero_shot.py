@@ -10,22 +10,34 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.errors import RejectedRequest
 from contracts.score import Vectors, unit
 
+_NOTHING = "the prompts' vectors add up to nothing"
 
-def label_vector(rows: Sequence[Vectors] | Vectors) -> NDArray[np.float64]:
-    """Of the vectors of one label's prompts. Raises ValueError where they cancel each other out."""
-    total = np.mean([row.astype(np.float64) for row in rows], axis=0)
-    length = float(np.linalg.norm(total))
-    if not length:
-        raise ValueError("the prompts' vectors add up to nothing")
-    found: NDArray[np.float64] = total / length
+
+def label_vectors(labels: Sequence[str], rows: Sequence[Vectors] | Vectors) -> NDArray[np.float64]:
+    """Unit vectors (labels, dim), of `rows`, (labels * templates, dim): those of their prompts.
+
+    In the order of contracts.prompts. Raises RejectedRequest where those of one cancel out.
+    """
+    shape = len(labels), -1, len(rows[0])
+    means = np.reshape(rows, shape).mean(axis=1, dtype=np.float64)
+    for label, mean in zip(labels, means, strict=True):
+        if not mean.any():
+            says = f"label {label!r}: {_NOTHING}"
+            raise RejectedRequest("zero_vector", says, field="labels", value=label)
+    found: NDArray[np.float64] = means / np.linalg.norm(means, axis=1, keepdims=True)
     return found
 
 
 def query_vector(rows: Vectors) -> Vectors:
-    """The same of one query's prompts; a single one's is not rounded again. Raises ValueError."""
-    return rows[0] if len(rows) == 1 else unit(label_vector(rows))
+    """The same of one query's prompts, (templates, dim), as float16, (dim,); a single one's is not
+    rounded again. Raises ValueError."""
+    mean = rows.mean(axis=0, dtype=np.float64)
+    if not mean.any():
+        raise ValueError(_NOTHING)
+    return rows[0] if len(rows) == 1 else unit(mean)
 
 
 def probabilities(scores: Sequence[float] | NDArray[np.float64], logit_scale: float) -> list[float]:

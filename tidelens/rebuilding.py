@@ -303,7 +303,7 @@ async def _indexed(
 
 def _queries(encoder: Encoder, texts: Sequence[str], templates: Sequence[str]) -> Vectors:
     """As the nodes' query encoders do it."""
-    rows = encoder.encode_texts([prompt for text in texts for prompt in prompts(text, templates)])
+    rows = encoder.encode_texts(prompts(texts, templates))
     step = len(templates)
     return np.stack([query_vector(rows[at : at + step]) for at in range(0, len(rows), step)])
 

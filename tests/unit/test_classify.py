@@ -14,7 +14,7 @@ from contracts.errors import ConfigurationError, RejectedRequest
 from contracts.memory import HashEncoder
 from contracts.prompts import prompts
 from contracts.score import unit
-from contracts.zero_shot import label_vector, probabilities
+from contracts.zero_shot import label_vectors, probabilities
 from tests.api_kit import Kit
 from tidelens.commands.classify import classify
 
@@ -22,11 +22,13 @@ pytestmark = pytest.mark.anyio
 
 
 def test_a_label_is_the_average_of_its_prompts() -> None:
-    assert prompts("cat", ["a {}.", "{} and {}"]) == ["a cat.", "cat and cat"]
-    rows = [unit([1.0, 0.0]), unit([0.0, 1.0])]
-    assert np.allclose(label_vector(rows), [np.sqrt(0.5), np.sqrt(0.5)])
-    with pytest.raises(ValueError, match="add up to nothing"):
-        label_vector([unit([1.0, 0.0]), unit([-1.0, 0.0])])
+    assert prompts(["cat", "x"], ["a {}.", "{}, {}"]) == ["a cat.", "cat, cat", "a x.", "x, x"]
+    one, other = unit([1.0, 0.0]), unit([0.0, 1.0])
+    found = label_vectors(["a", "b"], [one, other, one, one])
+    assert np.allclose(found, [[np.sqrt(0.5), np.sqrt(0.5)], [1, 0]])
+    with pytest.raises(RejectedRequest, match=r"label 'b': .* add up to nothing") as refused:
+        label_vectors(["a", "b"], [one, other, one, -one])
+    assert (refused.value.field, refused.value.value) == ("labels", "b")
 
 
 def test_probabilities_are_the_softmax_of_scaled_cosines() -> None:
@@ -63,7 +65,7 @@ async def test_the_likeliest_label_comes_first(kit: Kit) -> None:
     query = encoder.encode_texts(["blue dog"])[0].astype(np.float64)
     expected = []
     for label in labels:
-        rows = encoder.encode_texts(prompts(label, templates)).astype(np.float64)
+        rows = encoder.encode_texts(prompts([label], templates)).astype(np.float64)
         mean = rows.mean(axis=0)
         expected.append(float(mean / np.linalg.norm(mean) @ query))
     likely = probabilities(expected, encoder.logit_scale)
@@ -114,7 +116,7 @@ async def test_prompts_are_encoded_a_batch_at_a_time_and_like_any_query(kit: Kit
         ({"text": "x", "labels": ["a", "b", "a"]}, "labels: 'a' stands there twice"),
         (
             {"text": "x", "labels": ["a"], "templates": ["a cat"]},
-            "templates: want {} for the label",
+            "templates.0: want {} in the template, got 'a cat'",
         ),
         ({"text": "x", "labels": ["a"], "templates": []}, "templates: "),
         ({"text": "x", "labels": [""]}, "labels.0: "),

@@ -1,6 +1,7 @@
 """The query encoder's process: what waits for it is told as it is, and what it is asked is kept."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -114,20 +115,22 @@ async def test_what_is_kept_is_of_one_space() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("name", "value", "says"),
     [
-        ('["{}", "a photo"]', "TIDELENS_QUERY_TEMPLATES: .*want {} in the template, got 'a photo'"),
-        ("[]", "TIDELENS_QUERY_TEMPLATES: .*at least 1 item"),
-        ("a photo of {}", "TIDELENS_QUERY_TEMPLATES: want JSON, got 'a photo of {}'"),
+        ("QUERY_TEMPLATES", '["{}", "a photo"]', "want {} in the template, got 'a photo'"),
+        ("QUERY_TEMPLATES", "[]", ".*at least 1 item.*"),
+        ("QUERY_TEMPLATES", "a photo of {}", "want JSON, got 'a photo of {}'"),
+        ("LABEL_TEMPLATES", '["a photo"]', "want {} in the template, got 'a photo'"),
+        ("LABELS", '["a", "b", "a"]', "'a' stands there twice"),
     ],
 )
-async def test_a_template_that_cannot_be(
-    monkeypatch: pytest.MonkeyPatch, value: str, says: str
+async def test_templates_and_labels_that_cannot_be(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
 ) -> None:
-    monkeypatch.setenv("TIDELENS_QUERY_TEMPLATES", value)
-    with pytest.raises(ConfigurationError, match=says) as raised:
+    monkeypatch.setenv(f"TIDELENS_{name}", value)
+    with pytest.raises(ConfigurationError) as raised:
         load()
-    assert "\n" not in str(raised.value)
+    assert re.fullmatch(f"TIDELENS_{name}: {says}", str(raised.value))
 
 
 async def test_the_setting_comes_to_the_encoder() -> None:

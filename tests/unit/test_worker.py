@@ -20,7 +20,7 @@ from consumers.labelling import Labeller
 from consumers.pictures import Pictures
 from consumers.references import read_reference
 from contracts.embedding import Embedding, read_embedding
-from contracts.errors import ConfigurationError, RejectedRecord
+from contracts.errors import RejectedRecord
 from contracts.events import EVENT_TYPES, Content, content_record, delete_record
 from contracts.memory import HashEncoder, MemoryLog
 from contracts.metrics import Metrics
@@ -444,20 +444,3 @@ def test_labels_are_the_likeliest_and_likely_enough() -> None:
     assert len(labeller(count=3, probability_min=0.0).labels_of(vector)) == 3
     assert labeller(count=3, probability_min=0.5).labels_of(vector) == ["red cat"]
     assert labeller(count=3, probability_min=1.0).labels_of(-vector) == []
-
-
-@pytest.mark.parametrize(
-    ("labels", "templates", "says"),
-    [
-        (["a", "b", "a"], ["{}"], "TIDELENS_LABELS: a label stands there twice"),
-        (
-            ["a"],
-            ["{}", "a photo"],
-            "TIDELENS_LABEL_TEMPLATES: want {} for the label, got 'a photo'",
-        ),
-    ],
-)
-def test_a_set_that_cannot_be(labels: list[str], templates: list[str], says: str) -> None:
-    with pytest.raises(ConfigurationError) as refused:
-        Labeller(ENCODER, labels, templates, count=1, probability_min=0.5)
-    assert says in str(refused.value)

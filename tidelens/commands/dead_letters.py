@@ -51,6 +51,12 @@ def _choosing(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _asking(command: Callable[..., None]) -> Callable[..., None]:
+    """For which letters to do something: what `_asked` takes."""
+    every = click.option("--all", "every", is_flag=True, help="All to which nothing was done yet.")
+    return click.argument("letters", nargs=-1)(_connected(_choosing(every(command))))
+
+
 @dead_letters.command("list")
 @_connected
 @_choosing
@@ -122,19 +128,8 @@ def show(
 
 
 @dead_letters.command()
-@click.argument("letters", nargs=-1)
-@_connected
-@_choosing
-@click.option("--all", "every", is_flag=True, help="All to which nothing was done yet.")
-def retry(
-    letters: tuple[str, ...],
-    brokers: str | None,
-    topic_prefix: str | None,
-    as_json: bool,
-    reason: str | None,
-    stage: str | None,
-    every: bool,
-) -> None:
+@_asking
+def retry(as_json: bool, **asked: Any) -> None:
     """Publish the originals of LETTERS again, each to the partition where its key belongs.
 
     Only while a letter's record is still the newest of its item: else it is marked as superseded.
@@ -143,9 +138,8 @@ def retry(
     """
 
     async def run() -> "list[Retried]":
-        async with _opened(brokers, topic_prefix) as opened:
-            chosen = await _asked(opened, letters, reason, stage, every=every)
-            return await opened.retry([one.letter for one in chosen])
+        async with _asked(**asked) as (opened, letters):
+            return await opened.retry(letters)
 
     done = asyncio.run(run())
     counts = Counter(one.outcome or one.refusal for one in done)
@@ -166,26 +160,14 @@ def retry(
 
 
 @dead_letters.command()
-@click.argument("letters", nargs=-1)
-@_connected
-@_choosing
-@click.option("--all", "every", is_flag=True, help="All to which nothing was done yet.")
-def discard(
-    letters: tuple[str, ...],
-    brokers: str | None,
-    topic_prefix: str | None,
-    as_json: bool,
-    reason: str | None,
-    stage: str | None,
-    every: bool,
-) -> None:
+@_asking
+def discard(as_json: bool, **asked: Any) -> None:
     """Mark LETTERS as seen to, so that they are not listed any more. They stay in the log."""
 
     async def run() -> int:
-        async with _opened(brokers, topic_prefix) as opened:
-            chosen = await _asked(opened, letters, reason, stage, every=every)
-            await opened.discard([one.letter for one in chosen])
-            return len(chosen)
+        async with _asked(**asked) as (opened, letters):
+            await opened.discard(letters)
+            return len(letters)
 
     count = asyncio.run(run())
     click.echo(orjson.dumps({"discarded": count}) if as_json else f"discarded {count}")
@@ -229,28 +211,29 @@ def _ids(letters: Sequence[str]) -> "list[LetterId]":
         raise UsageError(f"LETTER: {error}") from None
 
 
+@asynccontextmanager
 async def _asked(
-    letters: "DeadLetters",
-    ids: Sequence[str],
+    brokers: str | None,
+    topic_prefix: str | None,
+    letters: Sequence[str],
     reason: str | None,
     stage: str | None,
-    *,
     every: bool,
-) -> "list[Listed]":
-    """Those named, whatever was done to them; or all that are open and fit."""
+) -> "AsyncIterator[tuple[DeadLetters, list[Letter]]]":
+    """Those named, whatever was done to them; or all that are open and fit. Raises UsageError."""
     from contracts.errors import UsageError
 
-    wanted = _ids(ids)
-    if bool(wanted) == every:
-        raise UsageError("want LETTERs or --all, and not both")
-    known = {one.letter.id: one for one in await letters.all()}
-    if every:
-        open_ = [one for one in known.values() if one.outcome is None]
-        return _chosen(open_, reason, stage)
-    for letter_id in wanted:
-        if letter_id not in known:
-            raise UsageError(f"LETTER: there is none at {letter_id}")
-    return _chosen([known[letter_id] for letter_id in dict.fromkeys(wanted)], reason, stage)
+    async with _opened(brokers, topic_prefix) as opened:
+        wanted = _ids(letters)
+        if bool(wanted) == every:
+            raise UsageError("want LETTERs or --all, and not both")
+        known = {one.letter.id: one for one in await opened.all()}
+        for letter_id in wanted:
+            if letter_id not in known:
+                raise UsageError(f"LETTER: there is none at {letter_id}")
+        named = [known[letter_id] for letter_id in dict.fromkeys(wanted)]
+        among = [one for one in known.values() if one.outcome is None] if every else named
+        yield opened, [one.letter for one in _chosen(among, reason, stage)]
 
 
 def _chosen(letters: "Sequence[Listed]", reason: str | None, stage: str | None) -> "list[Listed]":

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.score import Vectors
-from index_store.ann import REFUSED_ROW, SKIPPED_ROW, Ann, Operating, cheapest
+from index_store.ann import REFUSED_ROW, SCANNED_ROW_MS, SKIPPED_ROW, Ann, Operating, cheapest
 from index_store.flat import Flat
 from index_store.rows import Numbers
 
-# What a code costs a search, and the call; 0.1 of a row that is scanned (see above).
-_CODED_ROW_MS = 5.6e-6
-_CALL_MS = 0.05
+# What a code costs a search, against a row that is scanned (see above), and the call.
 _CODED_ROW = 0.1
+_CALL_MS = 0.05
 # With these all of 8,192 rows are found that should be, and 99.6 % of 32,768.
 _DEPTH_MIN, _DEPTH_MAX = 4, 8
 
@@ -118,7 +117,7 @@ class Codes:
 
     def cost_ms(self, share: float, recall: float) -> float:
         """About what a search for as many as usual takes."""
-        return _CALL_MS + len(self) * _CODED_ROW_MS / share
+        return _CALL_MS + len(self) * _CODED_ROW * SCANNED_ROW_MS / share
 
     def pays(self, selected: int, most: int, share: float, recall: float) -> bool:
         """As `Ann.pays`."""

@@ -16,7 +16,7 @@ import pyroaring
 from numpy.typing import NDArray
 
 from contracts.filter_nodes import Filter
-from index_store.ann import Ann
+from index_store.ann import SCANNED_ROW_MS, SKIPPED_ROW, Ann
 from index_store.bitmaps import numbers_of, selector_bits
 from index_store.codes import Codes
 from index_store.fields import Fields
@@ -38,9 +38,6 @@ _WALKED_PER_GATHERED = 800
 # Of the rows near a query a filter admits about its share of all rows; less than half of that is
 # no chance.
 _THIN = 0.5
-# 8,192 rows of 512 dimensions take 0.24 ms.
-SCANNED_ROW_MS = 3e-5
-_SKIPPED_ROW_MS = 1.2e-6
 # Never on the event loop: a device answers many at once, and whoever uses it waits for it.
 _DEVICE_MS = 10.0
 
@@ -192,9 +189,8 @@ class Part:
             if known is None:
                 return inf
             selection = known
-        scanned = selection.count * SCANNED_ROW_MS
-        if selection.count < self.live:
-            scanned += self.capacity * _SKIPPED_ROW_MS
+        skipped = self.capacity if selection.count < self.live else 0
+        scanned = (selection.count + skipped * SKIPPED_ROW) * SCANNED_ROW_MS
         if self.ann is None or not selection.count:
             return scanned
         return min(scanned, self.ann.cost_ms(selection.share, recall))

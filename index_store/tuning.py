@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.score import Vectors
-from index_store.ann import Ann, Operating
-from index_store.parts import SCANNED_ROW_MS
+from index_store.ann import SCANNED_ROW_MS, Ann, Operating
 
 K = 10
 # What a search for 10 nominates (index_store.scan).
@@ -29,8 +28,8 @@ _GOOD_ENOUGH = 0.998
 # Queries of each kind, to measure a known tuning anew and in a sample.
 _ANEW = 64
 _SAMPLED = 4
-# An effort that costs more than a few exact scans is nobody's choice.
-_SCANS = 4
+# An effort that costs more than two exact scans is nobody's choice.
+_SCANS = 2
 # Float32 sums of 512 products in another order differ by so much; the tenth and the eleventh of
 # 100,000 rows by 20 times as much.
 _ROUNDING = 2e-5

@@ -36,8 +36,8 @@ from index_store.table import Sealing, Table
 
 log = structlog.get_logger(__name__)
 
-# Queries to tune on, of each target: recall is then known to about a percent.
-_SAMPLED = 128
+# To tune on, of each target: recall is then known to about a percent.
+_ROWS_ASKED = 128
 # All is built anew when rows beside the largest segment, or dead ones, are this share of it.
 _GROWN_SHARE = 0.5
 _DEAD_SHARE = 0.3
@@ -275,7 +275,7 @@ async def specified(
         await asyncio.to_thread(np.save, numbers, part.numbers())
         pieces.append(Piece(str(files.vectors), str(files.columns), files.rows, str(numbers)))
     queries = []
-    of_rows = await asyncio.to_thread(sampled, index)
+    of_rows = await asyncio.to_thread(_rows_to_ask, index)
     for n, some in enumerate([*of_rows, recent]):
         if len(some):
             queries.append(str(out / f"queries-{n}.npy"))
@@ -316,7 +316,7 @@ def opened(name: str, folder: Path, dim: int) -> Segment:
     return Segment.mapped(PartFiles.within(name, built["rows"], folder, built["kind"], points), dim)
 
 
-def sampled(index: Index, most: int = _SAMPLED) -> list[Vectors]:
+def _rows_to_ask(index: Index) -> list[Vectors]:
     """Some live vectors of each target: what queries of either kind look like."""
     dice = np.random.default_rng(0)
     samples = []
@@ -326,7 +326,8 @@ def sampled(index: Index, most: int = _SAMPLED) -> list[Vectors]:
         if not shares.sum():
             continue
         found = [np.empty((0, index.space.dim), np.float16)]
-        for part, count in zip(parts, dice.multinomial(most, shares / shares.sum()), strict=True):
+        counts = dice.multinomial(_ROWS_ASKED, shares / shares.sum())
+        for part, count in zip(parts, counts, strict=True):
             numbers = dice.choice(part.numbers(), min(int(count), part.live), replace=False)
             found.append(part.rows.vectors[np.sort(numbers)])
         samples.append(np.concatenate(found))

@@ -106,11 +106,13 @@ def _bare(
         return preprocess(image)
 
     prepared = [decoded(jpegs[n % len(jpegs)]) for n in range(batch)]
-    texts = sorted((c.text or "" for c in vit_b32.captions(1024)), key=len)
-    slices = [texts[n : n + encoder.choice.texts] for n in range(0, 1024, encoder.choice.texts)]
+    texts = [c.text or "" for c in vit_b32.captions(1024)]
+    words = encoder._tokens(texts)
+    by_length = sorted(range(1024), key=lambda row: len(words["input_ids"][row]))
+    size = encoder.choice.texts
     with torch.inference_mode():
         inputs = encoder._inputs(prepared)
-        tokens = [encoder._tokens(some) for some in slices]
+        tokens = [encoder._padded(words, by_length[n : n + size]) for n in range(0, 1024, size)]
 
         def see() -> None:
             encoder._model.get_image_features(**inputs)

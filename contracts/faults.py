@@ -11,6 +11,7 @@ import signal
 
 POINTS = frozenset(
     {
+        "takeover.fencing",  # partitions assigned, their former owner about to be fenced
         "takeover.fenced",  # former owner fenced, the committed offset not read
         "encode.claimed",  # records read, nothing encoded
         "encode.encoded",  # vectors computed, no transaction yet

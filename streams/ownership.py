@@ -293,6 +293,7 @@ class _Session:
         self.leases = {p: Lease(p, self._topic_ids[p.topic]) for p in self._partitions}
         # 1. Initialise every producer: from here on no former owner can commit.
         self._producers = {partition: self._producer(partition) for partition in self._partitions}
+        faults.reach("takeover.fencing")
         await start_all(self._producers.values())
         faults.reach("takeover.fenced")
         # 2. Read what the group committed, with the metadata that `committed()` would drop.

@@ -3,12 +3,16 @@
 import asyncio
 import gc
 import random
+import signal
 import time
 from collections.abc import AsyncIterator
+from collections.abc import Set as AbstractSet
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import orjson
+import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, OffsetAndMetadata, TopicPartition
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
@@ -18,6 +22,7 @@ from contracts.errors import Fenced, RecordTooLarge
 from contracts.events import EVENT_TYPES, content_record, delete_record
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord, Record, Source
+from contracts.records import TopicPartition as Partition
 from contracts.topics import TARGETS
 from streams.ownership import KafkaEncoderLog, KafkaOwnership, _Session
 from tests.kit import (
@@ -29,10 +34,12 @@ from tests.kit import (
     nothing_open,
     worker,
 )
+from tests.roles import PATIENCE_S, Role, of, role
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
-ENCODER = HashEncoder(dim=8)
+# What the processes of the role encode with, too.
+ENCODER = HashEncoder()
 
 
 def encoder_log(kit: Collection, **limits: float) -> KafkaEncoderLog:
@@ -112,13 +119,22 @@ def captions_of(ownership: KafkaOwnership) -> str:
     return ownership._names.content("captions")
 
 
-async def claim_all(ownership: KafkaOwnership, wanted: int) -> list:
+async def claim_all(ownership: KafkaOwnership, wanted: int, *, records_max: int = 1000) -> list:
     claims = []
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while sum(len(c.records) for c in claims) < wanted:
             claims += await ownership.fetch(
-                captions_of(ownership), records_max=1000, timeout_ms=100
+                captions_of(ownership), records_max=records_max, timeout_ms=100
             )
+    return claims
+
+
+async def claims_of(session: _Session, topic: str, wanted: int) -> list:
+    """The same of a session alone."""
+    claims = []
+    async with asyncio.timeout(PATIENCE_S):
+        while sum(len(c.records) for c in claims) < wanted:
+            claims += await session.fetch(topic, records_max=1000, timeout_ms=100, without=())
     return claims
 
 
@@ -137,15 +153,22 @@ def as_embeddings(kit: Collection, records: list[Record], topic_id: str) -> list
 
 
 @asynccontextmanager
-async def usurped(kit: Collection, old: KafkaOwnership) -> AsyncIterator[None]:
-    """Somebody else is the owner now of all that `old` believes to own."""
-    usurper = KafkaOwnership(
-        kit.connection, kit.names, kit.names.encoder_group, record_bytes_max=10_000_000
+async def seized(kit: Collection, partitions: AbstractSet[Partition]) -> AsyncIterator[_Session]:
+    """Who initialised their transactional ids last, and is not in the group.
+
+    As the others see a new owner of whose rebalance they do not know, or an old one that stalled.
+    """
+    owner = KafkaOwnership(
+        kit.connection,
+        kit.names,
+        kit.names.encoder_group,
+        record_bytes_max=10_000_000,
+        transaction_timeout_ms=600_000,  # the test ends its transactions, not the broker
     )
-    session = _Session(usurper, old.owned)
+    session = _Session(owner, frozenset(partitions))
     await session.open()
     try:
-        yield
+        yield session
     finally:
         await session.abandon()
 
@@ -158,7 +181,7 @@ async def test_a_sleeper_that_wakes_behind_a_new_owner_writes_nothing(kafka) -> 
             claims = await claim_all(old, 50)
             # Whoever initialises the same transactional ids is the owner now, as after a
             # rebalance that the sleeper did not see: its own group membership is still alive.
-            async with usurped(kit, old):
+            async with seized(kit, old.owned):
                 claim = claims[0]
                 outputs = as_embeddings(kit, claim.records, claim.lease.topic_id)
                 with pytest.raises(Fenced):
@@ -175,6 +198,84 @@ async def test_a_sleeper_that_wakes_behind_a_new_owner_writes_nothing(kafka) -> 
     gc.collect()
 
 
+async def stopped(process: Role) -> None:
+    """Until it has come to its fault point."""
+    async with asyncio.timeout(PATIENCE_S):
+        while psutil.Process(process.process.pid).status() != psutil.STATUS_STOPPED:
+            assert process.process.returncode is None, process.log.read_text()[-3000:]
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("point", ["takeover.fencing", "takeover.fenced"])
+async def test_a_new_owner_goes_on_from_what_the_old_one_committed_before_the_fence(
+    kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    """The old one's transaction, under way meanwhile, ends before the fence or comes too late.
+
+    An offset that was read before the fence may be one that the old owner still moved.
+    """
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        await publish(kit, 50, ids=60)
+        captions = Partition(kit.names.content("captions"), 0)
+        async with seized(kit, {captions}) as old:
+            [claim] = await claims_of(old, captions.topic, 50)
+            ready, may_end = asyncio.Event(), asyncio.Event()
+            commit_transaction = AIOKafkaProducer.commit_transaction
+
+            async def held(producer: AIOKafkaProducer) -> None:
+                ready.set()
+                await may_end.wait()
+                await commit_transaction(producer)
+
+            monkeypatch.setattr(AIOKafkaProducer, "commit_transaction", held)
+            outputs = as_embeddings(kit, claim.records, claim.lease.topic_id)
+            committing = asyncio.create_task(old.commit(claim, outputs))
+            async with asyncio.timeout(PATIENCE_S):
+                await ready.wait()
+            # Its session is so long that the group does not take it for dead while it is stopped.
+            async with role(
+                tmp_path,
+                "encode",
+                *of(kit),
+                fault=f"{point}:1:stop",
+                TIDELENS_ENCODE_SESSION_MS="600000",
+            ) as new:
+                await stopped(new)
+                may_end.set()
+                [end] = await asyncio.gather(committing, return_exceptions=True)
+                assert (end is None) == (point == "takeover.fencing"), end
+                new.process.send_signal(signal.SIGCONT)
+                await publish(kit, 10, ids=60, start=50)
+                await drained(kit, 60, timeout_s=PATIENCE_S)
+                assert await new.stop() == 0
+            assert await drained(kit, 60) == [(0, offset) for offset in range(60)]
+    gc.collect()
+
+
+@pytest.mark.timeout(600)
+async def test_what_was_claimed_before_a_loss_is_not_committed_behind_it(kafka) -> None:
+    """A batch that took so long that its partition went to another and came back.
+
+    The producer is the rightful one by then, so that only the lease tells.
+    """
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        await publish(kit, 50, ids=50)
+        async with encoder_log(kit).own(kit.names.encoder_group) as old:
+            first, *_, late = await claim_all(old, 50, records_max=25)
+            async with seized(kit, old.owned):
+                with pytest.raises(Fenced):
+                    await old.commit(first, [])
+            async with running_worker(kit):
+                await drained(kit, 50, timeout_s=PATIENCE_S)
+            await claim_nothing(old)
+            assert late.lease.partition in old.owned
+            with pytest.raises(Fenced):
+                await old.commit(late, as_embeddings(kit, late.records, late.lease.topic_id))
+        assert await drained(kit, 50) == [(0, offset) for offset in range(50)]
+    gc.collect()
+
+
 async def test_a_fence_between_two_sends_is_a_fence(kafka, monkeypatch) -> None:
     """aiokafka then raises what is no KafkaError: not in a transaction, it says."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
@@ -188,7 +289,7 @@ async def test_a_fence_between_two_sends_is_a_fence(kafka, monkeypatch) -> None:
                 await asyncio.wait([future])
                 return future
 
-            async with usurped(kit, old):
+            async with seized(kit, old.owned):
                 monkeypatch.setattr(AIOKafkaProducer, "send", answered)
                 outputs = as_embeddings(kit, claim.records, claim.lease.topic_id)
                 with pytest.raises(Fenced, match="not in transaction"):
@@ -449,7 +550,7 @@ async def test_a_member_that_cannot_leave_in_time_is_closed_all_the_same(
 
 async def claim_nothing(ownership: KafkaOwnership) -> None:
     """Until the group gave it everything."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while not ownership.owned:
             assert (
                 await ownership.fetch(captions_of(ownership), records_max=10, timeout_ms=100) == []

@@ -126,7 +126,7 @@ class Storm:
     async def _weather(self) -> None:
         while True:
             running = [member for member in self._members if member.is_running]
-            # Who leaves is asked once: a second signal may end it as it is about to.
+            # Who leaves is let go: a blow is for one at work.
             staying = [member for member in running if not member.leaving]
             if len(running) < WORKERS_MAX and (not staying or self._dice.random() < 0.8):
                 await self._join(faulty=self._dice.random() < 0.6)

@@ -1,27 +1,51 @@
-"""SIGINT and SIGTERM as one awaitable, owned by us for as long as a role runs.
+"""SIGINT and SIGTERM as one awaitable, owned by us from a role's start to the end of its process.
 
 uvicorn would take the signals and raise them again at its end, which kills the tasks beside it
-without their clean-up; so nobody but this file installs handlers.
+without their clean-up; so nobody but this file installs handlers. Nor does asyncio: its loop puts
+the defaults back when it closes, and the interpreter may take seconds from there to its end. Who is
+asked to stop once more in that time would seem to have died of it.
 """
 
 import asyncio
 import signal
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+_STOPPING = frozenset({signal.SIGINT, signal.SIGTERM})
+_READ_BYTES = 64
 
 
 @asynccontextmanager
 async def stop_signal() -> AsyncIterator[asyncio.Event]:
-    """An event that is set by the first SIGINT or SIGTERM; a second one is ignored."""
+    """An event that is set by the first SIGINT or SIGTERM; later ones are ignored.
+
+    Also behind the context, until the process has ended, so a process enters it once and last.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        yield stop
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
+    heard, told = socket.socketpair()
+
+    def look() -> None:
+        if _STOPPING & set(heard.recv(_READ_BYTES)):
+            stop.set()
+
+    with heard, told:
+        heard.setblocking(False)
+        told.setblocking(False)
+        # Written to by Python, whatever the loop is doing; the handlers themselves do nothing.
+        signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+        loop.add_reader(heard, look)
+        for number in _STOPPING:
+            signal.signal(number, lambda *_: None)
+        try:
+            yield stop
+        finally:
+            # Not a handler that does nothing: the interpreter takes those away before it ends.
+            for number in _STOPPING:
+                signal.signal(number, signal.SIG_IGN)
+            signal.set_wakeup_fd(-1)
+            loop.remove_reader(heard)
 
 
 async def until_stopped(

@@ -1,0 +1,50 @@
+"""A role that is asked to stop again and again, until it is gone, ends as if asked once."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.kit import collection
+from tests.roles import PATIENCE_S, Role, answering, free_port, of, role
+from tidelens.client import Client
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
+
+
+async def told(process: Role, event: str) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while event not in process.log.read_text():
+            assert process.process.returncode is None, process.log.read_text()[-3000:]
+            await asyncio.sleep(0.05)
+
+
+async def hurried(process: Role) -> int:
+    async with asyncio.timeout(PATIENCE_S):
+        while process.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                # Not by asyncio, which looks whether it ended and so takes its exit code away.
+                os.kill(process.process.pid, signal.SIGTERM)
+            await asyncio.sleep(0.005)
+    return process.process.returncode
+
+
+async def test_an_encoder(kafka, tmp_path: Path) -> None:
+    async with collection(kafka.bootstrap) as kit, role(tmp_path, "encode", *of(kit)) as encoder:
+        await told(encoder, '"encoding"')
+        assert await hurried(encoder) == 0, encoder.log.read_text()[-3000:]
+        assert "encoder stopped" in encoder.log.read_text()
+
+
+async def test_an_index(kafka, tmp_path: Path) -> None:
+    async with collection(kafka.bootstrap) as kit:
+        port = str(free_port())
+        async with (
+            role(tmp_path, "index", *of(kit, "--port", port)) as index,
+            Client(f"http://127.0.0.1:{port}") as client,
+        ):
+            await answering(client, index)
+            assert await hurried(index) == 0, index.log.read_text()[-3000:]

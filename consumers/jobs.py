@@ -59,6 +59,10 @@ class Job:
         return self.content.text if self.content else None
 
     @property
+    def ref(self) -> str | None:
+        return self.content.ref if self.content else None
+
+    @property
     def settled(self) -> bool:
         """Whether there is nothing left to do but to write it."""
         return self.rejection is not None or self.content is None or self.vector is not None

@@ -1,7 +1,7 @@
 """A picture's bytes, inline or by reference, to what the model takes: the waiting part of a job."""
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass
 
 from consumers.jobs import Job, unreadable
@@ -19,25 +19,30 @@ class Pictures:
 
     read: Callable[[str, str | None], AbstractAsyncContextManager[bytes]]
     """Of a reference and its SHA-256; the bytes count as in memory until it is left."""
+    allow: Callable[[str], Awaitable[None]]
+    """Raises RejectedRecord for a reference that may not be read; asks nobody."""
     decode: Callable[[bytes], Awaitable[RgbImage]]
 
     async def see(self, job: Job) -> None:
         """Give the job its pixels or its rejection. Raises nothing for what is in the record, and
         NotReady where there is no decoder to see it with."""
         assert job.content is not None
-        try:
+        with _rejected(job):
             if job.content.image is not None:
                 job.image = await self._decoded(job, job.content.image)
             else:
                 assert job.content.ref is not None
                 async with self.read(job.content.ref, job.content.sha256) as data:
                     job.image = await self._decoded(job, data)
-        except RejectedRecord as rejection:
-            job.rejection = rejection
-        except NotReady:
-            raise
-        except Exception as error:
-            job.rejection = unreadable(job.record, error)
+
+    async def recognise(self, job: Job) -> None:
+        """Of a picture whose vector is known: give the job its rejection if it may not be read.
+
+        Else who knows a picture's SHA-256 would have it taken under any reference at all.
+        """
+        assert job.content is not None and job.content.ref is not None
+        with _rejected(job):
+            await self.allow(job.content.ref)
 
     async def _decoded(self, job: Job, data: bytes) -> RgbImage:
         while True:
@@ -47,3 +52,16 @@ class Pictures:
                 if rejection.code != _CRASHED or job.attempts == _ATTEMPTS:
                     raise
                 job.attempts += 1
+
+
+@contextmanager
+def _rejected(job: Job) -> Iterator[None]:
+    """What is wrong with the record goes to the job."""
+    try:
+        yield
+    except RejectedRecord as rejection:
+        job.rejection = rejection
+    except NotReady:
+        raise
+    except Exception as error:
+        job.rejection = unreadable(job.record, error)

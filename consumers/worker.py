@@ -141,8 +141,10 @@ class EncoderWorker:
             known = self._known.get(job.digest)
             if job.settled:
                 flight.open -= 1
-            elif known is not None:
+            elif known is not None and job.ref is None:
                 self._reuse(lane, errand, known, None)
+            elif known is not None:
+                self._tasks.create_task(self._recognise(lane, errand, known))
             elif job.target == "images":
                 self._tasks.create_task(self._see(lane, errand))
             else:
@@ -154,6 +156,14 @@ class EncoderWorker:
             await self._pictures.see(errand.job)
             if errand.job.rejection is None:
                 self._wait(lane, errand)
+            else:
+                self._settle(lane, errand)
+
+    async def _recognise(self, lane: Lane, errand: Errand, known: Vectors) -> None:
+        if self._holds(errand):
+            await self._pictures.recognise(errand.job)
+            if errand.job.rejection is None:
+                self._reuse(lane, errand, known, None)
             else:
                 self._settle(lane, errand)
 

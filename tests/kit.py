@@ -14,7 +14,8 @@ from consumers.images import decode_image
 from consumers.jobs import Intake
 from consumers.labelling import Labeller
 from consumers.pictures import Pictures
-from consumers.references import read_reference
+from consumers.references import References, read_reference
+from consumers.references.files import allowed_path
 from consumers.worker import EncoderWorker, Limits
 from contracts.dead_letters import letter_bytes_max
 from contracts.embedding import Embedding, read_embedding
@@ -141,6 +142,10 @@ async def no_reference(ref: str, sha256: str | None) -> AsyncIterator[bytes]:
     yield await asyncio.to_thread(read_reference, ref, sha256, allow_roots=(), bytes_max=1_000_000)
 
 
+async def none_allowed(ref: str) -> None:
+    await asyncio.to_thread(allowed_path, ref, ())
+
+
 def worker(
     ownership: Ownership,
     names: Names,
@@ -152,12 +157,16 @@ def worker(
     decode: Callable[[bytes], Awaitable[RgbImage]] | None = None,
     metrics: Metrics | None = None,
     labeller: Labeller | None = None,
+    references: References | None = None,
 ) -> EncoderWorker:
+    read, allow = (
+        (references.read, references.allow) if references else (no_reference, none_allowed)
+    )
     return EncoderWorker(
         ownership,
         encoder or HashEncoder(),
         intake(names, partitions),
-        Pictures(no_reference, decode or decoded),
+        Pictures(read, allow, decode or decoded),
         Limits(batch_records, batch_records, 4, 2**26, wait_ms=20, known_max=known_max),
         metrics or Metrics(),
         SystemClock(),

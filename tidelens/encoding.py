@@ -186,7 +186,7 @@ async def open_worker(
             ownership,
             encoder,
             intake,
-            Pictures(references.read, decoders.decode),
+            Pictures(references.read, references.allow, decoders.decode),
             Limits(
                 pictures_max=settings.encode_batch_pictures,
                 captions_max=settings.encode_batch_captions,

@@ -69,7 +69,7 @@ class Buckets:
 
     async def read(self, ref: str, place: Place) -> bytes:
         """The picture, whose place is taken. Raises RejectedRecord."""
-        bucket, key = self._checked(ref)
+        bucket, key = self.checked(ref)
         host = f"s3://{bucket}"
 
         async def attempt() -> bytes:
@@ -108,7 +108,7 @@ class Buckets:
                 raise too_large(bytes_max)
         return bytes(data)
 
-    def _checked(self, ref: str) -> tuple[str, str]:
+    def checked(self, ref: str) -> tuple[str, str]:
         """Bucket and key. The key is taken as it stands, without percent-encoding."""
         bucket, _, key = ref[len("s3://") :].partition("/")
         # A server that resolves `..` would lead into another bucket.

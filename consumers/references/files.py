@@ -1,7 +1,8 @@
 """References to files: `file:` under allowed roots."""
 
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -16,6 +17,24 @@ def read_reference(
     Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden, reference_missing,
     image_too_large_bytes, reference_changed.
     """
+    path = allowed_path(ref, allow_roots)
+    with _translated():
+        # Opening a pipe would wait for whoever writes to it, for ever.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise OSError("not a regular file")
+        with path.open("rb") as file:
+            data = file.read(bytes_max + 1)
+    if len(data) > bytes_max:
+        raise too_large(bytes_max)
+    require_digest(data, sha256)
+    return data
+
+
+def allowed_path(ref: str, allow_roots: Sequence[Path]) -> Path:
+    """Where `ref` leads, whether or not a file is there. Blocking, since links are followed.
+
+    Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden, reference_missing.
+    """
     try:
         parts = urlsplit(ref)
     except ValueError as error:
@@ -28,20 +47,19 @@ def read_reference(
         why = f"a file: reference names no host, got {parts.netloc!r}"
         raise refused("reference_forbidden", why, value=parts.netloc)
     # Resolved before it is compared, so that neither `..` nor a link leads out of a root.
-    try:
+    with _translated():
         path = Path(unquote(parts.path)).resolve()
         if not any(path.is_relative_to(root.resolve()) for root in allow_roots):
             why = "the file is outside the allowed roots (TIDELENS_ALLOW_ROOTS)"
             raise refused("reference_forbidden", why)
-        # Opening a pipe would wait for whoever writes to it, for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError("not a regular file")
-        with path.open("rb") as file:
-            data = file.read(bytes_max + 1)
+    return path
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """What the system raises as our own."""
+    try:
+        yield
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
         reason = getattr(error, "strerror", None) or str(error)
         raise refused("reference_missing", f"cannot be read ({reason})") from None
-    if len(data) > bytes_max:
-        raise too_large(bytes_max)
-    require_digest(data, sha256)
-    return data

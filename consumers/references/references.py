@@ -2,15 +2,15 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Self
 
 import structlog
 
 from consumers.references.buckets import Buckets, s3_client
-from consumers.references.files import read_reference
+from consumers.references.files import allowed_path, read_reference
 from consumers.references.limits import ReferenceLimits
 from consumers.references.places import Hosts, Place
 from consumers.references.refusals import refused, require_digest
@@ -91,24 +91,42 @@ class References:
         finally:
             place.leave()
 
+    async def allow(self, ref: str) -> None:
+        """Refuse what `read` would refuse before it asks anybody: for a picture that is known.
+
+        That is by scheme, user, port, an address in place of a name, bucket, or a file's root.
+        There is no network in it: no name is looked up, so that one which leads to a private
+        address passes, and nobody knows whether anything is there.
+
+        Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden,
+        reference_missing (links in a circle).
+        """
+        with _foreseen():
+            scheme = self._scheme(ref)
+            if scheme in WEB:
+                self._web.checked(ref)
+            elif scheme == "s3":
+                self._buckets.checked(ref)
+            else:
+                await asyncio.to_thread(allowed_path, ref, self._limits.allow_roots)
+
     async def _bytes(self, ref: str, sha256: str | None, place: Place) -> bytes:
-        try:
+        with _foreseen():
             data = await self._by_scheme(ref, place)
             await asyncio.to_thread(require_digest, data, sha256)
-        except RejectedRecord:
-            raise
-        except Exception as error:
-            # Of strangers' making, perhaps: it is theirs that is refused, and nobody stops.
-            log.error("a reference failed in a way that is not known", error=repr(error))
-            raise refused("reference_invalid", f"failed by {type(error).__name__}") from error
         return data
 
-    async def _by_scheme(self, ref: str, place: Place) -> bytes:
+    def _scheme(self, ref: str) -> str:
+        """One that is enabled. Raises RejectedRecord."""
         scheme = ref.partition(":")[0].lower()
         if scheme not in self._limits.schemes:
             enabled = sorted(self._limits.schemes)
             why = f"scheme {scheme[:20]!r}, enabled {enabled} (TIDELENS_REFERENCE_SCHEMES)"
             raise refused("not_enabled", why, limit=enabled, value=scheme[:20])
+        return scheme
+
+    async def _by_scheme(self, ref: str, place: Place) -> bytes:
+        scheme = self._scheme(ref)
         if scheme in WEB:
             return await self._web.read(ref, place)
         if scheme == "s3":
@@ -121,3 +139,16 @@ class References:
             allow_roots=self._limits.allow_roots,
             bytes_max=self._limits.bytes_max,
         )
+
+
+@contextmanager
+def _foreseen() -> Iterator[None]:
+    """Nothing but refusals comes out."""
+    try:
+        yield
+    except RejectedRecord:
+        raise
+    except Exception as error:
+        # Of strangers' making, perhaps: it is theirs that is refused, and nobody stops.
+        log.error("a reference failed in a way that is not known", error=repr(error))
+        raise refused("reference_invalid", f"failed by {type(error).__name__}") from error

@@ -75,7 +75,7 @@ class Web:
 
     async def read(self, ref: str, place: Place) -> bytes:
         """The picture, whose place is taken. Raises RejectedRecord."""
-        url = self._checked(ref, None)
+        url = self.checked(ref)
 
         async def attempt() -> bytes:
             with place.left_on_failure():
@@ -99,7 +99,7 @@ class Web:
                 return found
             place.leave()
             seconds = max(0.0, seconds - (loop.time() - started))
-            url = self._checked(found, url)
+            url = self.checked(found, url)
         limit = self._limits.redirects_max
         why = f"limit {limit} redirects, got more"
         raise refused("reference_too_many_redirects", why, limit=limit, value=limit + 1)
@@ -128,8 +128,11 @@ class Web:
                 raise too_large(bytes_max)
         return bytes(data)
 
-    def _checked(self, ref: str, base: URL | None) -> URL:
-        """`ref` parsed, as seen from `base`, when it may be asked for. Raises RejectedRecord."""
+    def checked(self, ref: str, base: URL | None = None) -> URL:
+        """`ref` parsed, as seen from `base`, when it may be asked for. Raises RejectedRecord.
+
+        Of a name nothing is known yet: its addresses are looked at by the resolver.
+        """
         try:
             url = URL(ref) if base is None else base.join(URL(ref))
             host, name, port = url.host, url.raw_host, url.port

@@ -22,13 +22,13 @@ from contracts.events import EVENT_TYPES
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord, Record
 from contracts.topics import TARGETS, Names, Target
-from tests.kit import MURMUR2, decoded, intake, no_reference
+from tests.kit import MURMUR2, decoded, intake, no_reference, none_allowed
 
 ENCODER = HashEncoder(dim=8)
 NAMES = Names("t.", ENCODER.space.name)
 PARTITIONS = 2
 LETTER_BYTES_MAX = 16_384
-PICTURES = Pictures(no_reference, decoded)
+PICTURES = Pictures(no_reference, none_allowed, decoded)
 INTAKE = intake(NAMES, PARTITIONS, letter_bytes_max=LETTER_BYTES_MAX)
 # The item's embeddings live elsewhere, or it has no id that an embedding could have.
 LETTER_ALONE = {WRONG_PARTITION, "empty_id", "id_not_utf8", "id_too_long"}

@@ -609,6 +609,12 @@ async def test_files_and_what_is_off(site: Site, tmp_path: Path) -> None:
     async with opened(site, schemes=frozenset({"file"}), allow_roots=(tmp_path,)) as references:
         assert await read(references, ref, hashlib.sha256(DATA).hexdigest()) == DATA
         assert (await refused(references, "file:///etc/passwd")).code == "reference_forbidden"
+        (tmp_path / "link.png").symlink_to("/etc/passwd")
+        for outside in ("file:///etc/passwd", (tmp_path / "link.png").as_uri()):
+            with pytest.raises(RejectedRecord, match="TIDELENS_ALLOW_ROOTS"):
+                await references.allow(outside)
+        await references.allow(ref)
+        await references.allow((tmp_path / "gone.png").as_uri())
         error = await refused(references, site.url("good"))
         assert (error.code, error.limit, error.value) == ("not_enabled", ["file"], "http")
 
@@ -626,5 +632,8 @@ async def test_files_and_what_is_off(site: Site, tmp_path: Path) -> None:
 async def test_buckets_are_named_by_the_operator(site: Site, ref: str, code: str) -> None:
     async with opened(site, schemes=frozenset({"s3"})) as references:
         error = await refused(references, ref)
+        with pytest.raises(RejectedRecord) as known:
+            await references.allow(ref)
+    assert known.value.members() == error.members()
     assert error.code == code
     assert code != "reference_forbidden" or "TIDELENS_REFERENCE_BUCKETS" in error.message

@@ -5,7 +5,7 @@ import hashlib
 import io
 import os
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image
 from consumers.jobs import Job, newest_of_each, outputs, parse
 from consumers.labelling import Labeller
 from consumers.pictures import Pictures
-from consumers.references import read_reference
+from consumers.references import ReferenceLimits, References, read_reference
 from contracts.embedding import Embedding, read_embedding
 from contracts.errors import RejectedRecord
 from contracts.events import EVENT_TYPES, Content, content_record, delete_record
@@ -27,7 +27,7 @@ from contracts.metrics import Metrics
 from contracts.ports import RgbImage
 from contracts.records import OutRecord, Record, TopicPartition
 from contracts.topics import TARGETS, Names, Target
-from tests.kit import LETTER_BYTES_MAX, caption, decoded, intake, no_reference, worker
+from tests.kit import LETTER_BYTES_MAX, caption, decoded, intake, no_reference, none_allowed, worker
 
 pytestmark = pytest.mark.anyio
 
@@ -267,6 +267,62 @@ async def test_the_same_input_is_encoded_once() -> None:
     assert reused == 20
 
 
+@pytest.mark.parametrize("digest_known", [True, False], ids=["known", "new"])
+async def test_a_known_picture_is_not_read_but_its_reference_is_looked_at(
+    tmp_path: Path, digest_known: bool
+) -> None:
+    """Whoever has seen a picture knows its SHA-256: that gets nobody's reference past the rules."""
+    (tmp_path / "link.png").symlink_to("/etc/passwd")
+    expected = {
+        "gopher://example.org/a.png": "not_enabled",
+        "http://example.org/a.png": "not_enabled",
+        "s3://example/a.png": "not_enabled",
+        "https://example.org:8443/a.png": "reference_forbidden",
+        "https://user:word@example.org/a.png": "reference_forbidden",
+        "https://10.0.0.1/a.png": "reference_forbidden",
+        "https://2130706433/a.png": "reference_forbidden",
+        "https:///a.png": "reference_invalid",
+        "file:///etc/passwd": "reference_forbidden",
+        (tmp_path / "link.png").as_uri(): "reference_forbidden",
+    }
+    log, topic, looked_up = memory_log(), NAMES.content("images"), []
+
+    async def lookup(host: str, port: int, family: int) -> list[tuple[int, str]]:
+        looked_up.append(host)
+        return []
+
+    limits = ReferenceLimits(frozenset({"https", "file"}), 1_000_000, allow_roots=(tmp_path,))
+    sha256 = hashlib.sha256(png() if digest_known else b"another").hexdigest()
+
+    def by_reference(refs: Iterable[str]) -> list[OutRecord]:
+        return [
+            content_record(topic, Content(target="images", id=ref, ref=ref, sha256=sha256))
+            for ref in refs
+        ]
+
+    async with (
+        References(limits, lookup=lookup) as references,
+        running(log, references=references),
+    ):
+        inline = Content(target="images", id="inline", image=png())
+        await log.publish([content_record(topic, inline)])
+        [first] = await encoded(log)
+        await log.publish(by_reference(expected))
+        found = {e.id: e for e in await encoded(log)}
+        assert {ref: (found[ref].reason or "").partition(":")[0] for ref in expected} == expected
+        assert sorted(letters(log)) == sorted(expected.values())
+        if digest_known:
+            # Neither is there, and nobody asks.
+            allowed = ["https://example.org/a.png", (tmp_path / "gone.png").as_uri()]
+            await log.publish(by_reference(allowed))
+            found = {e.id: e for e in await encoded(log)}
+            for ref in allowed:
+                vector = found[ref].vector
+                assert vector is not None and first.vector is not None
+                assert vector.tobytes() == first.vector.tobytes()
+    assert looked_up == []
+
+
 async def test_what_is_known_is_bounded() -> None:
     log, encoder = memory_log(), Counting()
     topic = NAMES.content("captions")
@@ -377,7 +433,7 @@ async def test_broken_pictures_are_rejected(image: bytes, code: str) -> None:
     log._append(content_record(topic, Content(target="images", id="p", image=image)))
     record = next(records for records in log.records.values() if records)[0]
     job = parse(record, intake(NAMES, PARTITIONS))
-    await Pictures(no_reference, decoded).see(job)
+    await Pictures(no_reference, none_allowed, decoded).see(job)
     assert job.rejection is not None
     assert job.rejection.code == code
 

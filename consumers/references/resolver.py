@@ -6,10 +6,14 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
+import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from consumers.references.addresses import literal, refusal
 from consumers.references.refusals import refused
+from contracts.errors import RejectedRecord
+
+log = structlog.get_logger(__name__)
 
 Lookup = Callable[[str, int, int], Awaitable[list[tuple[int, str]]]]
 """Of host, port and family: pairs of family and address. Raises OSError."""
@@ -42,23 +46,29 @@ def _getaddrinfo(host: str, port: int, family: int) -> list[Any]:
     return socket.getaddrinfo(host, port, family=family, type=kind, flags=flags)
 
 
-def require_public(host: str, address: str, hosts_allowed: frozenset[str]) -> None:
-    """Raises RejectedRecord `reference_forbidden`."""
+def why_not(host: str, address: str, hosts_allowed: frozenset[str]) -> str | None:
+    """What keeps us from `host` at `address`; None: nothing does."""
     if host.lower() in hosts_allowed:
-        return
+        return None
     found = literal(address)
-    why = "no address" if found is None else refusal(found)
-    if why is not None:
-        raise refused(
-            "reference_forbidden",
-            f"{host} is {address}, {why}; TIDELENS_REFERENCE_HOSTS_ALLOWED does not name it",
-            limit="public addresses",
-            value=address,
-        )
+    return "no address" if found is None else refusal(found)
+
+
+def not_public(host: str, why: str) -> RejectedRecord:
+    return refused(
+        "reference_forbidden",
+        f"{host} {why}; TIDELENS_REFERENCE_HOSTS_ALLOWED does not name it",
+        limit="public addresses",
+        value=host,
+    )
 
 
 class CheckedResolver(AbstractResolver):
-    """Refuses a name that has any address which is not public, unless its host is allowed."""
+    """Refuses a name that has any address which is not public, unless its host is allowed.
+
+    The refusal comes to whoever named it, in an answer or by `wait_for`: it does not tell which
+    address, else anybody could ask our name server for the names of our network. The log does.
+    """
 
     def __init__(self, lookup: Lookup, hosts_allowed: frozenset[str]) -> None:
         self._lookup = lookup
@@ -72,7 +82,10 @@ class CheckedResolver(AbstractResolver):
         except UnicodeError as error:  # a label that is too long
             raise refused("reference_invalid", f"no host name ({error})", value=host) from None
         for _, address in found:
-            require_public(host, address, self._hosts_allowed)
+            why = why_not(host, address, self._hosts_allowed)
+            if why is not None:
+                log.warning("a reference leads inside", host=host, address=address, why=why)
+                raise not_public(host, "has an address that is not public")
         return [
             ResolveResult(
                 hostname=host,

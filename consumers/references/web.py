@@ -6,6 +6,7 @@ parsed once, and the object that was checked is the object that is fetched.
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from consumers.references.addresses import literal
 from consumers.references.limits import ReferenceLimits
 from consumers.references.places import Hosts, Place
 from consumers.references.refusals import refused, too_large
-from consumers.references.resolver import CheckedResolver, Lookup, require_public
+from consumers.references.resolver import CheckedResolver, Lookup, not_public, why_not
 from consumers.references.retrying import Failed, Retrying
 
 SCHEMES = frozenset({"http", "https"})
@@ -153,7 +154,9 @@ class Web:
             raise refused("reference_forbidden", why, limit=ports, value=port)
         # An address in place of a name never comes to the resolver.
         if literal(host) is not None:
-            require_public(name, host, self._limits.hosts_allowed)
+            barred = why_not(name, host, self._limits.hosts_allowed)
+            if barred is not None:
+                raise not_public(name, f"is {barred}")
         return url
 
 
@@ -176,6 +179,14 @@ def _asked_s(response: aiohttp.ClientResponse) -> float:
     return float(asked) if asked.isascii() and asked.isdigit() else 0.0
 
 
+def _reason(error: aiohttp.ClientError | OSError) -> str:
+    # Its own words name the addresses that were tried, which is for nobody to know who only asks.
+    if type(error) is aiohttp.ClientConnectorError:
+        return os.strerror(error.errno) if error.errno else "no connection"
+    # The errors of aiohttp that are none of the system's quote what came: the same.
+    return (isinstance(error, OSError) and str(error)) or type(error).__name__
+
+
 @contextmanager
 def _translated(host: str) -> Iterator[None]:
     """What asyncio and aiohttp raise as our own."""
@@ -186,8 +197,6 @@ def _translated(host: str) -> Iterator[None]:
             raise refused("reference_invalid", f"not a URL ({error})", value=host) from None
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         away = isinstance(cause, OSError) and cause.errno in _AWAY
-        # The other errors of aiohttp quote what came, which may be meant for nobody.
-        reason = (isinstance(error, OSError) and str(error)) or type(error).__name__
-        raise Failed(host, reason, away=away) from error
+        raise Failed(host, _reason(error), away=away) from error
     except ValueError as error:  # a host that TLS or the resolver cannot take
         raise refused("reference_invalid", f"not a URL ({error})", value=host) from None

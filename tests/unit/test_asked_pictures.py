@@ -142,6 +142,30 @@ async def test_only_what_encoders_may_read_is_read(site: Site) -> None:
     assert site.asked == asked
 
 
+async def test_no_answer_tells_the_address_of_a_name(site: Site) -> None:
+    """Else anybody who can ask could read our name server's view of our own network."""
+
+    async def nobody_there(host: str, port: int, family: int) -> list[tuple[int, str]]:
+        return [(socket.AF_INET, "127.0.0.2"), (socket.AF_INET, "127.0.0.3")]
+
+    for lookup, allowed, code, address in (
+        (private, [], "reference_forbidden", "10.0.0.1"),
+        (nobody_there, [HOST], "reference_unreachable", "127.0.0."),
+    ):
+        async with opened(site, lookup, reference_hosts_allowed=allowed) as kit:
+            for endpoint, more in (("search", {}), ("classify", {"labels": ["a", "b"]})):
+                asked = {"image": {"ref": site.url}, **more}
+                response = await kit.http.post(f"/v1/{endpoint}", json=asked)
+                assert response.json()["code"] == code
+                assert HOST in response.text and address not in response.text
+            async with kit.live() as live:
+                await live.accepted()
+                live.subscribe("s", image={"ref": site.url})
+                error = await live.receive()
+            assert error["code"] == code
+            assert HOST in str(error) and address not in str(error)
+
+
 async def test_files_are_not_for_whoever_can_ask(site: Site) -> None:
     assert "file" not in ReferenceLimits.of_queries(Settings()).schemes
     async with opened(site, allow_roots=["/"]) as kit:

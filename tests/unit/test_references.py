@@ -21,6 +21,7 @@ from urllib.parse import urlencode
 import orjson
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
 from consumers.references import ReferenceLimits, References
 from consumers.references.refusals import refused as make_refusal
@@ -444,7 +445,7 @@ async def test_what_was_checked_is_what_is_connected_to(site: Site) -> None:
             assert connected == ["203.0.114.1"]
             assert asked == 2
             error = await refused(references, site.url("good", "rebinding.test"))
-    assert (error.code, error.value) == ("reference_forbidden", "127.0.0.1")
+    assert (error.code, error.value) == ("reference_forbidden", "rebinding.test")
     assert connected == ["203.0.114.1"]
     assert site.asked == []
 
@@ -601,6 +602,23 @@ async def test_what_was_under_way_when_the_network_came_back_is_no_fault_of_its_
 
     assert await retrying.until_read(late) == DATA
     retrying.require_hope("host")
+
+
+async def test_only_the_log_tells_the_address_of_a_name(site: Site) -> None:
+    """The refusal is in a dead letter and a tombstone, of which `wait_for` answers."""
+
+    async def inside(host: str, port: int, family: int) -> list[tuple[int, str]]:
+        return [(socket.AF_INET, "93.184.216.34"), (socket.AF_INET, "10.1.2.3")]
+
+    async with opened(site, lookup=inside, hosts_allowed=frozenset()) as references:
+        with capture_logs() as logs:
+            error = await refused(references, site.url("good"))
+        written = await refused(references, site.url("good", "10.1.2.3"))
+    assert error.code == "reference_forbidden"
+    assert error.value == HOST and "10.1.2.3" not in str(error.members())
+    assert [(line["host"], line["address"]) for line in logs] == [(HOST, "10.1.2.3")]
+    # Who wrote an address knows it.
+    assert "10.1.2.3 is a private address" in written.message
 
 
 async def test_files_and_what_is_off(site: Site, tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ log = structlog.get_logger(__name__)
 
 _TOKENS_MAX = 512  # where neither tokenizer nor model names a limit
 
-# Lengths of texts are rounded up to this: a GPU's kernels want few shapes. On a CPU a new shape costs
-# nothing (oneDNN), and a caption of 13 tokens a quarter more when padded to multiples of 8.
+# Lengths of texts are rounded up to this: a GPU's kernels want few shapes. On a CPU a new shape
+# costs nothing (oneDNN), and padding to multiples of 8 a third more for captions of 13 tokens.
 _LENGTH_STEP = {"cpu": 1, "cuda": 8}
 
 _SIDE_DEFAULT = 384  # where neither processor nor model names a size

@@ -28,8 +28,10 @@ RECORD_BYTES_MAX = 4 * 2**20
 
 
 @asynccontextmanager
-async def topics(brokers: str, space: str) -> AsyncIterator[tuple[KafkaLog, Names]]:
-    connection, names = Connection(brokers, KafkaSettings()), Names("tidelens.", space)
+async def topics(
+    brokers: str, space: str, prefix: str = "tidelens."
+) -> AsyncIterator[tuple[KafkaLog, Names]]:
+    connection, names = Connection(brokers, KafkaSettings()), Names(prefix, space)
     specs = topic_specs(names, partitions=PARTITIONS, content_bytes_max=RECORD_BYTES_MAX)
     await create(connection, specs, replication_factor=1, min_insync_replicas=1)
     partition_of = partitioner("murmur2")
@@ -68,14 +70,20 @@ class Worker:
 
 @asynccontextmanager
 async def encoder(
-    brokers: str, model: str | Path, precision: str = "auto", *, quiet: bool = False
+    brokers: str,
+    model: str | Path,
+    precision: str = "auto",
+    *,
+    quiet: bool = False,
+    prefix: str = "tidelens.",
+    module: str = "tidelens",
 ) -> AsyncIterator[Worker]:
     """`quiet`: without a line for each record that it refuses."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-m", "tidelens", "encode", "--brokers", brokers, "--model", str(model)),
-        *("--precision", precision),
+        *("-m", module, "encode", "--brokers", brokers, "--model", str(model)),
+        *("--precision", precision, "--topic-prefix", prefix),
         env={
             **os.environ,
             "TIDELENS_ENCODE_METRICS_PORT": str(port),

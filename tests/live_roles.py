@@ -97,11 +97,10 @@ class Kept:
     async def pause(self, seconds: float) -> None:
         """Stop it where it stands, so that it is behind all others when it goes on."""
         if self.role is not None:
-            process = self.role.process
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGSTOP)
-                await asyncio.sleep(seconds)
-                process.send_signal(signal.SIGCONT)
+            paused = self.role
+            paused.signal(signal.SIGSTOP)
+            await asyncio.sleep(seconds)
+            paused.signal(signal.SIGCONT)
 
     async def kill(self) -> None:
         self.life += 1

@@ -70,14 +70,18 @@ class Role:
         except TimeoutError:
             raise AssertionError(f"still running:\n{self.log.read_text()[-3000:]}") from None
 
-    async def stop(self) -> int:
+    def signal(self, number: signal.Signals) -> None:
+        """Not by asyncio's own, which may reap who is just ending: 255 is then the exit code."""
         if self.process.returncode is None:
-            self.process.terminate()
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+
+    async def stop(self) -> int:
+        self.signal(signal.SIGTERM)
         return await self.ended()
 
     async def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGKILL)
+        self.signal(signal.SIGKILL)
         await self.process.wait()
 
 

@@ -245,7 +245,7 @@ async def test_a_new_owner_goes_on_from_what_the_old_one_committed_before_the_fe
                 may_end.set()
                 [end] = await asyncio.gather(committing, return_exceptions=True)
                 assert (end is None) == (point == "takeover.fencing"), end
-                new.process.send_signal(signal.SIGCONT)
+                new.signal(signal.SIGCONT)
                 await publish(kit, 10, ids=60, start=50)
                 await drained(kit, 60, timeout_s=PATIENCE_S)
                 assert await new.stop() == 0

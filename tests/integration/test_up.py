@@ -153,7 +153,7 @@ async def test_everything_comes_back_after_a_stop_and_after_a_kill(tmp_path: Pat
             await assert_metrics(port, encoder_port)
             before = (await client.get("/v1/status"))["digests"]
             processes = family(first)
-            first.process.send_signal(signal.SIGINT)
+            first.signal(signal.SIGINT)
             assert await first.ended() == 0
             await gone(processes)
         async with role(tmp_path, "up", *arguments) as second:

@@ -1,0 +1,50 @@
+"""`tidelens` with an encoder that writes without transactions: the difference is what they cost.
+
+    python -m benchmarks.untransacted encode ...
+
+Same clients, same records, same order; but no transactional id, no offsets, and nothing that takes
+back what half a batch wrote. For benchmarks.encode_latency alone.
+"""
+
+from collections.abc import Sequence
+
+from aiokafka import AIOKafkaProducer
+
+from contracts.dead_letters import letter_bytes_max
+from contracts.ports import Claimed
+from contracts.records import OutRecord, TopicPartition
+from streams import ownership
+from tidelens.__main__ import main
+
+
+class _Session(ownership._Session):
+    def _producer(self, partition: TopicPartition) -> AIOKafkaProducer:
+        return AIOKafkaProducer(
+            **self._owner._connection.client_options(),
+            enable_idempotence=True,
+            max_request_size=letter_bytes_max(self._owner._record_bytes_max),
+            max_batch_size=1024 * 1024,
+            linger_ms=0,
+        )
+
+    async def _transact(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
+        partition = claimed.lease.partition
+        sent = [
+            await self._producers[partition].send(
+                record.topic,
+                record.value,
+                record.key,
+                partition=record.partition,
+                headers=list(record.headers),
+            )
+            for record in outputs
+        ]
+        for future in sent:
+            await future
+        self._committed_to[partition] = claimed.next_offset
+        self._look_drained()
+
+
+if __name__ == "__main__":
+    ownership._Session = _Session  # type: ignore[misc]
+    main()

@@ -519,7 +519,7 @@ class Socket:
         if self._task.done():
             return
         self._in.put_nowait({"type": "websocket.disconnect", "code": 1000})
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await self._task
 
     async def accepted(self) -> None:
@@ -560,7 +560,7 @@ class Socket:
         return found
 
     async def _next(self) -> dict[str, Any]:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return await self._out.get()
 
 

@@ -106,7 +106,7 @@ async def test_the_id_is_the_one_that_the_broker_itself_writes_down(
     ids = await connection.topic_ids([names.control, names.dead_letters])
     for topic, topic_id in ids.items():
         pattern = f"kafka0/**/{topic}-0/partition.metadata"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while not (noted := list(tmp_path_factory.getbasetemp().glob(pattern))):
                 await asyncio.sleep(0.05)  # the broker writes it a moment later
         assert f"topic_id: {topic_id}" in noted[0].read_text().splitlines()
@@ -131,7 +131,7 @@ async def test_a_topic_made_anew_has_another_id(connection: Connection, names: N
 
 async def delete_and_wait(connection: Connection, admin: AIOKafkaAdminClient, topic: str) -> None:
     await admin.delete_topics([topic])
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await topics.describe(connection, [topic]):
             await asyncio.sleep(0.05)
 

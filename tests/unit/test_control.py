@@ -67,7 +67,7 @@ async def test_a_follower_is_told_the_state_first_and_then_each_change_once() ->
     first, then = ActiveSpace(OLD, None, 1.0), ActiveSpace(NEW, OLD, 2.0)
     await log.publish([first.record(TOPIC), then.record(TOPIC)])
     seen = follow_control(log, TOPIC)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await anext(seen) == Control(then)
         # The same once more is no change.
         await log.publish([then.record(TOPIC)])

@@ -64,7 +64,7 @@ class Kit:
             yield await self.told.get()
 
     async def runs(self, *models: str) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while sorted(FakeProcess.running) != sorted(models):
                 await asyncio.sleep(0.01)
 
@@ -106,7 +106,7 @@ async def test_one_that_fails_beside_is_tried_again(
     monkeypatch.setattr(encoders_module, "_AGAIN_S", 0.02)
     dies = SpaceRef("other", "dies", "00")
     kit.told.put_nowait(Control(None, CandidateSpace(dies, 1.0, 2.0)))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while [model for model, _ in FakeProcess.started].count("dies") < 3:
             await asyncio.sleep(0.01)
     kit.told.put_nowait(Control())
@@ -144,7 +144,7 @@ async def test_the_current_ones_end_is_the_end(monkeypatch: pytest.MonkeyPatch) 
     kit.encoders = Encoders(Settings(model="dies"), 9000, RunFile(Path("nowhere")))
     kit.told.put_nowait(Control())
     with pytest.raises(ExceptionGroup) as group:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await kit.encoders.run("k:1", kit.followed())
     assert "exit code 2" in str(group.value.exceptions[0])
 

@@ -24,7 +24,7 @@ class Stream:
 
     async def event(self) -> dict[str, str]:
         fields: dict[str, str] = {}
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:
                 line = await anext(self._lines)
                 if line:

@@ -125,7 +125,7 @@ async def running(node: Maintainer) -> AsyncIterator[Maintainer]:
 
 
 async def until(kit: Kit, count: int) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not kit.searcher.is_ready or kit.searcher.count("images") != count:
             await asyncio.sleep(0.005)
 
@@ -263,7 +263,7 @@ async def test_a_reader_that_slept_too_long_starts_over() -> None:
         await until(kit, 1)
         before = index_of(node)
         kit.clock.advance(kit.log.retention_s + 1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while index_of(node) is before:
                 await asyncio.sleep(0.005)
         await until(kit, 1)
@@ -288,7 +288,7 @@ async def test_a_state_that_compaction_may_have_taken_is_not_answered_from(
         await asyncio.sleep(0.05)
         assert kit.searcher.is_ready
         kit.clock.advance(1)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while kit.searcher.is_ready:
                 await asyncio.sleep(0.005)
 
@@ -325,7 +325,7 @@ async def test_a_broker_that_is_away_for_long_is_waited_for(
         assert not kit.searcher.is_ready
         # What it answers now may follow deletes that are gone.
         silent.clear()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while index_of(node) is before:
                 await asyncio.sleep(0.005)
         await until(kit, 1)

@@ -30,7 +30,7 @@ async def test_each_partition_is_read_in_order_from_where_it_is_asked() -> None:
 
 async def test_who_goes_on_writing_does_not_keep_a_reader() -> None:
     log, found = await log_of(3), 0
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         async for _ in records_now(log, {FIRST: None}):
             found += 1
             await log.publish([OutRecord("t", b"more", b"", partition=0)])
@@ -38,5 +38,5 @@ async def test_who_goes_on_writing_does_not_keep_a_reader() -> None:
 
 
 async def test_nothing_is_read_of_an_empty_partition() -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert [one async for one in records_now(await log_of(0), {FIRST: None})] == []

@@ -63,7 +63,7 @@ class Parts:
     async def answers(self, ref: SpaceRef) -> None:
         """Wait until searches are answered by that space."""
         want = {OLD: "old", NEW: "new"}[ref]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while await self.found() != want:
                 await asyncio.sleep(0.02)
 
@@ -83,7 +83,7 @@ async def parts() -> AsyncIterator[Parts]:
         asyncio.create_task(parts.spaces.run(parts.followed())),
         asyncio.create_task(serve(parts.spaces.switch, listener, frame_bytes_max=1_000_000)),
     ]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await parts.spaces.opened.wait()
     yield parts
     for task in tasks:
@@ -122,7 +122,7 @@ async def test_a_rollback_given_up_lets_the_old_space_go(parts: Parts) -> None:
     parts.say(NEW, OLD)
     await parts.answers(NEW)
     parts.say(NEW, None)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while parts.open != [NEW]:
             await asyncio.sleep(0.02)
     assert await parts.found() == "new"
@@ -166,7 +166,7 @@ async def test_a_connection_without_subscriptions_is_closed_too(parts: Parts) ->
         await socket.recv()
         parts.say(NEW, OLD)
         with pytest.raises(ConnectionClosed) as closed:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await socket.recv()
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (
@@ -176,7 +176,7 @@ async def test_a_connection_without_subscriptions_is_closed_too(parts: Parts) ->
 
 
 async def following(updates: AsyncIterator[Update]) -> Update:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return await anext(updates)
 
 

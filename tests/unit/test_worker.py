@@ -62,7 +62,7 @@ async def running(log: MemoryLog, **options: object) -> AsyncIterator[None]:
 
 async def encoded(log: MemoryLog) -> list[Embedding]:
     """All embeddings, once the encoder's offsets have reached the end of the content."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while any(
             log.offsets[NAMES.encoder_group].get(tp, 0) < len(log.records[tp])
             for tp in (TopicPartition(t, n) for t in CONTENT for n in range(PARTITIONS))
@@ -225,7 +225,7 @@ async def test_the_queue_is_as_deep_as_it_says() -> None:
     captions = NAMES.content("captions")
     await log.publish([content_record(captions, caption(f"c{n}", f"text {n}")) for n in range(9)])
     async with running(log, encoder=Held(), batch_records=1, metrics=metrics):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not depth():
                 await asyncio.sleep(0.01)
         Held.may.set()
@@ -339,7 +339,7 @@ async def test_batches_grow_while_the_model_is_busy_and_mix_partitions() -> None
     topic = NAMES.content("captions")
     async with running(log, encoder=encoder, batch_records=8):
         await log.publish([content_record(topic, caption("first", "first"))])
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not encoder.batches:
                 await asyncio.sleep(0.01)
         await log.publish([content_record(topic, caption(f"c{n}", f"t{n}")) for n in range(12)])
@@ -368,7 +368,7 @@ async def test_a_picture_that_waits_holds_up_its_own_partition_only() -> None:
     assert free
     await log.publish([content_record(NAMES.content("captions"), caption("c", "text"))])
     async with running(log, decode=waiting):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while {one.id for one in written(log)} != {*free, "c"}:
                 await asyncio.sleep(0.01)
         go.set()

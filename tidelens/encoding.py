@@ -16,6 +16,7 @@ from contracts.partitioning import partitioner
 from contracts.ports import Clock, Encoder, LagSource, Preprocess
 from contracts.settings import MIB, KafkaSettings, Settings
 from contracts.topics import TARGETS, Names
+from tidelens import pauses
 from tidelens.clock import SystemClock
 from tidelens.signals import stop_signal, until_stopped
 from tidelens.trimming import trim
@@ -107,6 +108,7 @@ async def _encode(
     from streams.lag import KafkaLag
 
     encoder = await loading
+    pauses.forget_imports()
     metrics.of_space(encoder.space.name)
     clock, connection = SystemClock(), Connection(brokers, kafka)
     lag = KafkaLag(connection, Names(settings.topic_prefix, encoder.space.name), None, clock)

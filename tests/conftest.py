@@ -14,6 +14,11 @@ from tests import index_kit  # noqa: E402  imports numpy
 pytest_plugins = ["tests.broker_fixture", "tests.s3_fixture"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest first: as the last one it kept one of two processes for five minutes."""
+    items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

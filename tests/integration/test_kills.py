@@ -56,6 +56,7 @@ async def test_a_killed_encoder(kafka, tmp_path: Path, point: str) -> None:
 
 
 # Every step has a bound of its own; on a loaded machine a round took up to 70 s.
+@pytest.mark.longest
 @pytest.mark.timeout(1800)
 async def test_rounds_of_kills_with_snapshots_in_s3(
     own_kafka, s3: S3Server, tmp_path: Path

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import fcntl
 import socket
+import subprocess
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,12 +24,15 @@ _READY_S = 180
 
 @dataclass
 class S3Server:
-    """One server on a port of its own; its contents end with it."""
+    """One server on a port of its own; its contents outlive a stop and a start.
+
+    Not asyncio's process: each test has an event loop of its own.
+    """
 
     folder: Path
     jar: Path
     port: int
-    process: asyncio.subprocess.Process | None = None
+    process: "subprocess.Popen[bytes] | None" = None
 
     @property
     def url(self) -> str:
@@ -45,9 +49,12 @@ class S3Server:
         }
 
     async def start(self) -> None:
+        """Unless it runs."""
+        if self.process is not None and self.process.poll() is None:
+            return
         log = (self.folder / "s3mock.log").open("ab")
         with log:
-            self.process = await asyncio.create_subprocess_exec(
+            command = [
                 str(JAVA),
                 "-Xmx256m",
                 "-XX:TieredStopAtLevel=1",
@@ -57,21 +64,20 @@ class S3Server:
                 str(self.jar),
                 "--server.port=0",
                 f"--com.adobe.testing.s3mock.httpPort={self.port}",
-                stdout=log,
-                stderr=log,
-            )
+            ]
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
         async with asyncio.timeout(_READY_S), httpx.AsyncClient() as client:
             while True:
                 with contextlib.suppress(httpx.HTTPError):
                     if (await client.get(self.url)).status_code == 200:
                         return
-                assert self.process.returncode is None, "S3Mock ended"
+                assert self.process.poll() is None, "S3Mock ended"
                 await asyncio.sleep(0.1)
 
     async def stop(self) -> None:
-        if self.process is not None and self.process.returncode is None:
+        if self.process is not None:
             self.process.kill()
-            await self.process.wait()
+            await asyncio.to_thread(self.process.wait)
 
     async def new_bucket(self) -> str:
         name = f"bucket-{uuid.uuid4().hex[:12]}"
@@ -80,22 +86,25 @@ class S3Server:
         return name
 
 
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """One for all tests of this process: a start takes ten seconds of a core."""
+    server = S3Server(tmp_path_factory.mktemp("s3"), s3mock_jar(), free_port())
+    yield server
+    asyncio.run(server.stop())
+
+
 @pytest.fixture
 async def s3(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
-) -> AsyncIterator[S3Server]:
-    """A server of the test's own, the AWS variables naming it."""
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
+) -> S3Server:
+    """A running server, the AWS variables naming it; each test has a bucket of its own."""
     for function in no_blocking_calls.functions.values():
         function.can_block_in("aiobotocore/session.py", {"_create_client"})
-    (tmp_path / "s3").mkdir()
-    server = S3Server(tmp_path / "s3", await asyncio.to_thread(s3mock_jar), free_port())
-    for name, value in server.environment.items():
+    for name, value in s3_server.environment.items():
         monkeypatch.setenv(name, value)
-    await server.start()
-    try:
-        yield server
-    finally:
-        await server.stop()
+    await s3_server.start()
+    return s3_server
 
 
 def s3mock_jar() -> Path:

@@ -236,6 +236,9 @@ def _key(space: str, asked: _Asked) -> bytes:
 
 # In the child process from here on.
 
+# A vector, or the members of a rejection (errors do not pickle well).
+_Answer = Vectors | dict[str, Any] | NotReady
+
 _encoder: Encoder | None = None
 _decoders: "Decoders | None" = None
 
@@ -277,10 +280,25 @@ def _warm() -> float:
     return _encoder.logit_scale
 
 
-def _encode_all(inputs: Sequence[_Asked]) -> list[Vectors | dict[str, Any] | NotReady]:
-    """A vector for each input, or the members of its rejection (errors do not pickle well)."""
+def _encode_all(inputs: Sequence[_Asked]) -> list[_Answer]:
+    """What fails together is tried one by one, so that one query cannot take others with it."""
+    try:
+        return _encode_together(inputs)
+    except Exception:
+        return [_encode_alone(asked) for asked in inputs]
+
+
+def _encode_alone(asked: _Asked) -> _Answer:
+    try:
+        return _encode_together([asked])[0]
+    except Exception as error:
+        return RejectedRecord("encode_failed", f"the model failed: {error!r}").members()
+
+
+def _encode_together(inputs: Sequence[_Asked]) -> list[_Answer]:
+    """Raises whatever the model does."""
     assert _encoder is not None and _decoders is not None
-    results: list[Vectors | dict[str, Any] | NotReady] = [{} for _ in inputs]
+    results: list[_Answer] = [{} for _ in inputs]
     texts = [(i, asked) for i, asked in enumerate(inputs) if isinstance(asked, list)]
     rows = _encoder.encode_texts([prompt for _, its_prompts in texts for prompt in its_prompts])
     start = 0

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from blockbuster import BlockBuster
 
+from consumers import query
 from consumers.query import ProcessQueryEncoder, QueryModel, _key
 from contracts.errors import ConfigurationError
 from contracts.memory import HashEncoder
 from contracts.metrics import Metrics
-from contracts.score import unit
+from contracts.score import Vectors, unit
 from contracts.settings import Settings, load
 from tests.api_kit import Kit
 from tidelens.queries import make_queries
@@ -90,6 +91,22 @@ async def test_a_query_is_the_mean_of_its_templates_and_a_label_is_not() -> None
     assert label.tobytes() == hashes.encode_texts(["red cat"])[0].tobytes()
     rows = hashes.encode_texts(["a photo of a {}", "a {} in a {}"]).astype(np.float64)
     assert np.allclose(other, unit(rows.mean(axis=0)), atol=1e-3)
+
+
+def test_a_query_that_the_model_cannot_take_costs_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Overflowing(HashEncoder):
+        def encode_texts(self, texts: Sequence[str]) -> Vectors:
+            if any("huge" in text for text in texts):
+                raise ValueError("not finite")
+            return super().encode_texts(texts)
+
+    monkeypatch.setattr(query, "_encoder", Overflowing())
+    monkeypatch.setattr(query, "_decoders", object())
+    good, bad, other = query._encode_all([["one"], ["a huge one"], ["two"]])
+    rows = HashEncoder().encode_texts(["one", "two"])
+    assert [good.tobytes(), other.tobytes()] == [row.tobytes() for row in rows]
+    assert bad["code"] == "encode_failed"
+    assert "not finite" in bad["message"]
 
 
 async def test_the_most_that_is_encoded_together_counts_templates() -> None:

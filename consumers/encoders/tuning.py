@@ -120,8 +120,12 @@ def chosen(table: Sequence[Measured]) -> Choice | None:
 def held_to(exact: Found, found: Found) -> Measured:
     """The row with what it keeps of the exact vectors, and with what is wrong about it."""
     row = found.measured
-    if row.trouble is not None or exact.measured.trouble is not None:
+    if row.trouble is not None:
         return row
+    # One that takes too much memory is compared with all the same.
+    if not (len(exact.pictures) and len(exact.texts)):
+        why = f"nothing to compare with: float32 failed ({exact.measured.trouble})"
+        return replace(row, trouble=why)
     cosine = min(
         float(cosines(ours, theirs).min())
         for ours, theirs in ((found.pictures, exact.pictures), (found.texts, exact.texts))

@@ -105,6 +105,17 @@ def test_vectors_that_went_astray_are_not_taken() -> None:
     assert far.agreement is not None and far.agreement < 0.9
 
 
+def test_what_cannot_be_compared_is_not_taken() -> None:
+    exact = found("float32", rows(50, 1), rows(50, 2))
+    large = Found(replace(exact.measured, trouble="takes too much"), exact.pictures, exact.texts)
+    astray = held_to(large, found("int8", rows(50, 3), rows(50, 4)))
+    assert astray.trouble is not None and astray.trouble.startswith("cosine")
+    killed = Found(replace(exact.measured, trouble="its process was killed"))
+    row = held_to(killed, found("int8", rows(50, 3), rows(50, 4)))
+    assert row.trouble == "nothing to compare with: float32 failed (its process was killed)"
+    assert chosen([killed.measured, row]) is None
+
+
 def test_one_vector_astray_is_enough() -> None:
     exact = found("float32", rows(50, 1), rows(50, 2))
     texts = exact.texts.copy()

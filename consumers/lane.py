@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from consumers.jobs import Job
 from contracts.ports import Claimed, Lease
-from contracts.records import TopicPartition
+from contracts.records import TopicPartition, bytes_of
 from contracts.topics import Target
 
 # Of claims put into one transaction: its outputs lie in memory twice until it ends.
@@ -60,7 +60,7 @@ class Lane:
         self._ahead_bytes_max = ahead_bytes_max
         self._chains: dict[Lease, _Chain] = defaultdict(_Chain)
         self._ready: deque[Errand] = deque()
-        self._bytes = 0
+        self._bytes = self._pixel_bytes = 0
 
     @property
     def ready(self) -> int:
@@ -74,7 +74,14 @@ class Lane:
 
     @property
     def has_room(self) -> bool:
+        """For more records."""
         return self._bytes < self._ahead_bytes_max
+
+    @property
+    def has_room_for_pixels(self) -> bool:
+        """A picture of 80 KB may be 50 MB when it is decoded: those wait in front of the decoder
+        until the model has taken some."""
+        return self._pixel_bytes < self._ahead_bytes_max
 
     def full(self) -> set[TopicPartition]:
         """Partitions that have enough under way."""
@@ -86,7 +93,7 @@ class Lane:
 
     def take_off(self, claim: Claimed, jobs: Sequence[Job]) -> Flight:
         """A new flight behind those of its partition."""
-        size = sum(len(record.value or b"") for record in claim.records)
+        size = sum(map(bytes_of, claim.records))
         flight = Flight(claim, jobs, size)
         chain = self._chains[claim.lease]
         chain.flights.append(flight)
@@ -97,13 +104,16 @@ class Lane:
     def wait(self, errand: Errand) -> None:
         """It is ready for the model."""
         self._ready.append(errand)
+        self._pixel_bytes += _pixel_bytes(errand)
 
     def batch(self, *, full: bool) -> list[Errand]:
         """What the model takes next, the longest waiting first; `full`: that many or none."""
         if full and len(self._ready) < self._batch_max:
             return []
         count = min(self._batch_max, len(self._ready))
-        return [self._ready.popleft() for _ in range(count)]
+        taken = [self._ready.popleft() for _ in range(count)]
+        self._pixel_bytes -= sum(map(_pixel_bytes, taken))
+        return taken
 
     def land(self) -> list[tuple[Lease, list[Flight]]]:
         """Claims to commit now: all that is done at the head of each chain that is not committing.
@@ -147,7 +157,12 @@ class Lane:
                 self._bytes -= sum(flight.size for flight in chain.flights)
         if gone:
             self._ready = deque(e for e in self._ready if e.flight not in gone)
+            self._pixel_bytes = sum(map(_pixel_bytes, self._ready))
 
     def leases(self) -> list[Lease]:
         """Those with something under way."""
         return list(self._chains)
+
+
+def _pixel_bytes(errand: Errand) -> int:
+    return 0 if errand.job.image is None else errand.job.image.nbytes

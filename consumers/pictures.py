@@ -1,7 +1,7 @@
 """A picture's bytes, inline or by reference, to what the model takes: the waiting part of a job."""
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from consumers.jobs import Job, unreadable
@@ -11,6 +11,9 @@ from contracts.ports import RgbImage
 # Of a picture whose decoder died: its neighbour may have taken the memory.
 _ATTEMPTS = 2
 _CRASHED = "image_crashed"
+
+
+Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +26,17 @@ class Pictures:
     """Raises RejectedRecord for a reference that may not be read; asks nobody."""
     decode: Callable[[bytes], Awaitable[RgbImage]]
 
-    async def see(self, job: Job) -> None:
-        """Give the job its pixels or its rejection. Raises nothing for what is in the record, and
-        NotReady where there is no decoder to see it with."""
+    async def see(self, job: Job, turn: Turn = nullcontext) -> None:
+        """Give the job its pixels or its rejection, decoding inside `turn`. Raises nothing for what
+        is in the record, and NotReady where there is no decoder to see it with."""
         assert job.content is not None
         with _rejected(job):
             if job.content.image is not None:
-                job.image = await self._decoded(job, job.content.image)
+                job.image = await self._decoded(job, job.content.image, turn)
             else:
                 assert job.content.ref is not None
                 async with self.read(job.content.ref, job.content.sha256) as data:
-                    job.image = await self._decoded(job, data)
+                    job.image = await self._decoded(job, data, turn)
 
     async def recognise(self, job: Job) -> None:
         """Of a picture whose vector is known: give the job its rejection if it may not be read.
@@ -44,10 +47,11 @@ class Pictures:
         with _rejected(job):
             await self.allow(job.content.ref)
 
-    async def _decoded(self, job: Job, data: bytes) -> RgbImage:
+    async def _decoded(self, job: Job, data: bytes, turn: Turn) -> RgbImage:
         while True:
             try:
-                return await self.decode(data)
+                async with turn():
+                    return await self.decode(data)
             except RejectedRecord as rejection:
                 if rejection.code != _CRASHED or job.attempts == _ATTEMPTS:
                     raise

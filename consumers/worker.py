@@ -12,9 +12,11 @@ and in source order. Every step is bounded by what a lane lets be under way (con
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from time import perf_counter
 
 import structlog
@@ -49,6 +51,7 @@ class Limits:
     ahead_bytes_max: int
     wait_ms: int
     known_max: int
+    decoding_max: int = 4
 
     def batch_max(self, target: Target) -> int:
         return self.pictures_max if target == "images" else self.captions_max
@@ -91,6 +94,8 @@ class EncoderWorker:
         }
         self._room = {target: asyncio.Event() for target in TARGETS}
         self._work = asyncio.Event()
+        self._decoding = asyncio.Semaphore(limits.decoding_max)
+        self._taken = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         # Encoders take one caller.
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -153,11 +158,20 @@ class EncoderWorker:
 
     async def _see(self, lane: Lane, errand: Errand) -> None:
         if self._holds(errand):
-            await self._pictures.see(errand.job)
+            await self._pictures.see(errand.job, partial(self._turn, lane))
             if errand.job.rejection is None:
                 self._wait(lane, errand)
             else:
                 self._settle(lane, errand)
+
+    @asynccontextmanager
+    async def _turn(self, lane: Lane) -> AsyncIterator[None]:
+        """To decode: few at once, since nobody knows how large a picture will be."""
+        async with self._decoding:
+            while not lane.has_room_for_pixels:
+                self._taken.clear()
+                await self._taken.wait()
+            yield
 
     async def _recognise(self, lane: Lane, errand: Errand, known: Vectors) -> None:
         if self._holds(errand):
@@ -198,6 +212,7 @@ class EncoderWorker:
         """A batch in which each input stands once; who has the same input rides along."""
         batch: list[Errand] = []
         while not batch and (errands := lane.batch(full=full)):
+            self._taken.set()
             for errand in errands:
                 digest = errand.job.digest
                 if not self._holds(errand):
@@ -287,6 +302,7 @@ class EncoderWorker:
             lane.landed(lease, flights)
             self._land(lane)
         self._room[lane.target].set()
+        self._taken.set()
 
     def _outputs(self, jobs: Sequence[Job], topic_id: str) -> list[OutRecord]:
         space, intake = self._encoder.space, self._intake
@@ -298,6 +314,7 @@ class EncoderWorker:
 
     def _drop_ended(self, lane: Lane) -> None:
         lane.drop([lease for lease in lane.leases() if not self._ownership.holds(lease)])
+        self._taken.set()
 
     def _holds(self, errand: Errand) -> bool:
         return self._ownership.holds(errand.flight.claim.lease)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from contracts.errors import RejectedRecord
-from contracts.records import OutRecord, Record, RecordPosition
+from contracts.records import OutRecord, Record, RecordPosition, bytes_of
 
 REASON = "dead_letter_reason"
 MESSAGE = "dead_letter_message"
@@ -117,9 +117,9 @@ def dead_letter_record(
     headers = [(name, text.encode("utf-8", "backslashreplace")) for name, text in added.items()]
     letter = OutRecord(topic, record.key, record.value, [*record.headers, *headers])
     overhead = _RECORD_OVERHEAD_BYTES + _HEADER_OVERHEAD_BYTES * len(letter.headers)
-    if _bytes_of(letter) + overhead <= bytes_max:
+    if bytes_of(letter) + overhead <= bytes_max:
         return letter
-    headers.append((TRUNCATED, str(_bytes_of(record)).encode()))
+    headers.append((TRUNCATED, str(bytes_of(record)).encode()))
     return OutRecord(topic, _head(record.key), _head(record.value), headers)
 
 
@@ -177,8 +177,3 @@ def original_headers(record: Record) -> list[tuple[str, bytes]]:
 
 def _head(data: bytes | None) -> bytes | None:
     return None if data is None else data[:HEAD_BYTES_MAX]
-
-
-def _bytes_of(record: Record | OutRecord) -> int:
-    headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
-    return len(record.key or b"") + len(record.value or b"") + headers

@@ -60,6 +60,12 @@ class OutRecord:
     partition: int | None = None
 
 
+def bytes_of(record: Record | OutRecord) -> int:
+    """Of key, value and headers: a header may be as large as a value."""
+    headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """The content record that an embedding or tombstone came from.

@@ -196,6 +196,8 @@ async def open_worker(
                 ahead_bytes_max=settings.encode_ahead_mb * MIB,
                 wait_ms=settings.encode_wait_ms,
                 known_max=settings.encode_known_max,
+                # One for each decoder, and one that comes next.
+                decoding_max=2 * settings.encode_threads_used,
             ),
             metrics,
             clock,

@@ -42,6 +42,17 @@ def test_claims_of_a_partition_land_in_order_and_together() -> None:
     assert one.leases() == [] and one.under_way == 0
 
 
+def test_headers_count_as_bytes_under_way() -> None:
+    one, of = lane(ahead_bytes_max=100), lease()
+    flight = one.take_off(
+        Claimed(of, [Record("t", 0, 0, 0, b"k", b"", [("h", b"x" * 100)])], 1), []
+    )
+    assert not one.has_room
+    one.land()
+    one.landed(of, [flight])
+    assert one.has_room
+
+
 def test_partitions_do_not_wait_for_each_other() -> None:
     one, slow, quick = lane(), lease(0), lease(1)
     take_off(one, slow, 0, 1)

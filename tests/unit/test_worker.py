@@ -233,6 +233,34 @@ async def test_the_queue_is_as_deep_as_it_says() -> None:
         assert depth() == 0
 
 
+async def test_pictures_wait_undecoded_when_those_for_the_model_are_large() -> None:
+    may, sizes = threading.Event(), []
+
+    class Held(HashEncoder):
+        def encode_images(self, images):  # type: ignore[no-untyped-def]
+            assert may.wait(60)
+            return super().encode_images([image[:1, :1] for image in images])
+
+    async def large(data: bytes) -> RgbImage:
+        sizes.append(len(data))
+        return np.broadcast_to(np.full(3, len(sizes), np.uint8), (4096, 4096, 3))  # 48 MiB
+
+    log, topic = memory_log(), NAMES.content("images")
+    pictures = [Content(target="images", id=f"p{n}", image=png((n, 0, 0))) for n in range(40)]
+    await log.publish([content_record(topic, picture) for picture in pictures])
+    async with running(log, encoder=Held(), decode=large, batch_records=8):
+        before = -1
+        async with asyncio.timeout(60):
+            while not sizes or before != len(sizes):
+                before = len(sizes)
+                await asyncio.sleep(0.3)
+        # One in the model, two that fill the 64 MiB, and four that were on their way.
+        assert len(sizes) <= 7
+        may.set()
+        assert {e.id for e in await encoded(log)} == {picture.id for picture in pictures}
+    assert len(sizes) == 40
+
+
 class Counting(HashEncoder):
     """Remembers what it was asked to encode; waits for leave where that is given."""
 

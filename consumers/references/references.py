@@ -22,6 +22,8 @@ from contracts.errors import RejectedRecord
 
 log = structlog.get_logger(__name__)
 
+_LOOKUPS_MAX = 64
+
 
 class References:
     """Reads pictures by reference while it is entered, within its limits."""
@@ -60,8 +62,10 @@ class References:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            # As many as there are references under way: none waits for another's name server.
-            lookup = self._lookup or stack.enter_context(SystemLookup(self._limits.held_max))
+            # A lookup that timed out keeps its thread, for half a minute with most resolvers, while
+            # its place is another's; threads that only wait cost little.
+            threads_max = max(_LOOKUPS_MAX, 4 * self._limits.held_max)
+            lookup = self._lookup or stack.enter_context(SystemLookup(threads_max))
             session = await stack.enter_async_context(web_session(self._limits, lookup))
             client = await stack.enter_async_context(s3_client(self._limits))
             self._web = Web(session, self._limits, self._hosts, self._of_web)

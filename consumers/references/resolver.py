@@ -1,6 +1,7 @@
 """Names to addresses, checked: what is handed to the connector is what was looked at."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,20 +20,40 @@ Lookup = Callable[[str, int, int], Awaitable[list[tuple[int, str]]]]
 """Of host, port and family: pairs of family and address. Raises OSError."""
 
 
+class NoThread(OSError):
+    """All threads look other names up: no fault of the host, which was not even asked for."""
+
+
 class SystemLookup:
     """The system's resolver, in threads of its own while it is entered.
 
-    A stranger's name server may hold each for as long as it likes, and those of asyncio decode.
+    A stranger's name server may hold each for as long as the system waits, and those of asyncio
+    decode. Who gives up waiting frees no thread, so that a name has one at most, shared by all who
+    ask for it, and no lookup queues for one: that wait would be taken for its own host's.
     """
 
     def __init__(self, threads_max: int) -> None:
+        self._threads_max = threads_max
         self._threads = ThreadPoolExecutor(threads_max, "resolve")
+        self._running: dict[tuple[str, int], asyncio.Future[list[Any]]] = {}
 
     async def __call__(self, host: str, port: int, family: int) -> list[tuple[int, str]]:
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._threads, _getaddrinfo, host, port, family
-        )
-        return [(kind, str(where[0])) for kind, _, _, _, where in found]
+        name = (host.lower(), family)
+        running = self._running.get(name) or self._start(name)
+        # Whoever is cancelled here leaves it to the others.
+        await asyncio.wait([running])
+        return [(kind, str(where[0])) for kind, _, _, _, where in running.result()]
+
+    def _start(self, name: tuple[str, int]) -> asyncio.Future[list[Any]]:
+        if len(self._running) >= self._threads_max:
+            raise NoThread(errno.EAGAIN, f"all {self._threads_max} lookups of names are taken")
+        loop = asyncio.get_running_loop()
+        running = loop.run_in_executor(self._threads, _getaddrinfo, *name)
+        self._running[name] = running
+        running.add_done_callback(lambda _: self._running.pop(name))
+        # One that nobody waits for any more fails in silence.
+        running.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return running
 
     def __enter__(self) -> Self:
         return self
@@ -41,9 +62,9 @@ class SystemLookup:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _getaddrinfo(host: str, port: int, family: int) -> list[Any]:
+def _getaddrinfo(host: str, family: int) -> list[Any]:
     kind, flags = socket.SOCK_STREAM, socket.AI_ADDRCONFIG
-    return socket.getaddrinfo(host, port, family=family, type=kind, flags=flags)
+    return socket.getaddrinfo(host, None, family=family, type=kind, flags=flags)
 
 
 def why_not(host: str, address: str, hosts_allowed: frozenset[str]) -> str | None:

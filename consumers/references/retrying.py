@@ -18,13 +18,23 @@ class Failed(Exception):
     """An attempt failed at `host`, and the next may not.
 
     `away`: by what lies between us and all hosts, such as the resolver, not by this one host.
+    `crowded`: before the host was asked, since others have all there is of something of ours.
     `asked_s`: for how long the host asks to be left alone.
     """
 
-    def __init__(self, host: str, reason: str, *, away: bool = False, asked_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        host: str,
+        reason: str,
+        *,
+        away: bool = False,
+        crowded: bool = False,
+        asked_s: float = 0.0,
+    ) -> None:
         super().__init__(f"{host}: {reason}")
         self.host = host
         self.away = away
+        self.crowded = crowded
         self.asked_s = asked_s
 
 
@@ -73,7 +83,7 @@ class Retrying:
                     if failures == 1:
                         began, succeeded = self._clock(), self._succeeded
                     # Attempts that were under way when another came through tell nothing.
-                    patient = failure.away and before <= succeeded
+                    patient = failure.crowded or (failure.away and before <= succeeded)
                     of_host += not patient
                     elapsed = self._clock() - began
                     if patient and elapsed >= self._patience_s:

@@ -19,7 +19,13 @@ from consumers.references.addresses import literal
 from consumers.references.limits import ReferenceLimits
 from consumers.references.places import Hosts, Place
 from consumers.references.refusals import refused, too_large
-from consumers.references.resolver import CheckedResolver, Lookup, not_public, why_not
+from consumers.references.resolver import (
+    CheckedResolver,
+    Lookup,
+    NoThread,
+    not_public,
+    why_not,
+)
 from consumers.references.retrying import Failed, Retrying
 
 SCHEMES = frozenset({"http", "https"})
@@ -197,6 +203,7 @@ def _translated(host: str) -> Iterator[None]:
             raise refused("reference_invalid", f"not a URL ({error})", value=host) from None
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         away = isinstance(cause, OSError) and cause.errno in _AWAY
-        raise Failed(host, _reason(error), away=away) from error
+        crowded = isinstance(cause, NoThread)
+        raise Failed(host, _reason(error), away=away, crowded=crowded) from error
     except ValueError as error:  # a host that TLS or the resolver cannot take
         raise refused("reference_invalid", f"not a URL ({error})", value=host) from None

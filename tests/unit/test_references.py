@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from structlog.testing import capture_logs
 
 from consumers.references import ReferenceLimits, References
 from consumers.references.refusals import refused as make_refusal
+from consumers.references.resolver import SystemLookup
 from consumers.references.retrying import Failed, Retrying
 from contracts.errors import RejectedRecord
 
@@ -524,6 +525,93 @@ async def test_slow_resolvers_of_strangers_leave_threads_to_others(
             go.set()
         codes = {error.code for error in await asyncio.gather(*reading)}
     assert codes == {"reference_unreachable"}
+
+
+@dataclass
+class NameServers:
+    """Names that begin with `slow` are answered when it is told to go; counts what it was asked."""
+
+    asked: Counter[str] = field(default_factory=Counter)
+    go: threading.Event = field(default_factory=threading.Event)
+
+    def getaddrinfo(self, host: str, *_: Any, **__: Any) -> Any:
+        self.asked[host] += 1
+        if host.startswith("slow"):
+            self.go.wait(10)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 0))]
+
+
+@pytest.fixture
+def name_servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServers]:
+    found = NameServers()
+    monkeypatch.setattr("socket.getaddrinfo", found.getaddrinfo)
+    yield found
+    found.go.set()
+
+
+async def test_names_that_were_given_up_keep_no_thread_from_another(
+    site: Site, name_servers: NameServers
+) -> None:
+    limits = {"held_max": 4, "timeout_s": 0.2, "attempts_max": 1}
+    async with opened(site, lookup=None, **limits) as references:
+        urls = [site.url("good", f"slow{number}.test") for number in range(8)]
+        for error in await asyncio.gather(*(refused(references, url) for url in urls)):
+            assert error.code == "reference_unreachable"
+        assert await read(references, site.url("good")) == DATA
+
+
+async def test_a_name_has_one_lookup_whoever_asks(site: Site, name_servers: NameServers) -> None:
+    lookup = SystemLookup(2)
+    with lookup:
+        impatient = asyncio.create_task(lookup("slow.test", 443, 0))
+        patient = asyncio.create_task(lookup("SLOW.test", 80, 0))
+        await asyncio.sleep(0.01)
+        impatient.cancel()
+        await asyncio.wait([impatient])
+        later = asyncio.create_task(lookup("slow.test", 443, 0))
+        assert await lookup("other.test", 443, 0) == [(socket.AF_INET, "127.0.0.1")]
+        name_servers.go.set()
+        assert await patient == await later == [(socket.AF_INET, "127.0.0.1")]
+        assert name_servers.asked == {"slow.test": 1, "other.test": 1}
+        # One that is over is not kept.
+        await lookup("slow.test", 443, 0)
+    assert name_servers.asked["slow.test"] == 2
+
+
+async def test_a_lookup_that_finds_no_thread_waits_without_blame(
+    site: Site, name_servers: NameServers
+) -> None:
+    time = Time()
+    with SystemLookup(1) as lookup:
+        slow = asyncio.create_task(lookup("slow.test", 443, 0))
+        await asyncio.sleep(0)
+        limits = {"attempts_max": 1, "patience_s": 30, "hosts_allowed": frozenset({HOST})}
+        async with opened(site, lookup=lookup, time=time, **limits) as references:
+            error = await refused(references, site.url("good"))
+            assert (error.code, error.limit) == ("reference_unreachable", 30)
+            assert "all 1 lookups" in error.message
+            assert len(time.slept) > 1
+            name_servers.go.set()
+            await slow
+            # The host was not given up either.
+            assert await read(references, site.url("good")) == DATA
+
+
+async def test_a_crowd_is_no_fault_of_a_host_whatever_else_came_through() -> None:
+    time = Time()
+    retrying = Retrying(attempts_max=1, patience_s=1e9, sleep=time.sleep, clock=time.clock)
+    tried = 0
+
+    async def crowded() -> bytes:
+        nonlocal tried
+        tried += 1
+        assert retrying.waiting == (tried > 1)
+        await retrying.until_read(good)
+        if tried <= 5:
+            raise Failed("host", "no thread", crowded=True)
+        return DATA
+
+    assert await retrying.until_read(crowded) == DATA
 
 
 async def test_while_the_resolver_is_down_references_wait(site: Site) -> None:

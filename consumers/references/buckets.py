@@ -73,8 +73,9 @@ class Buckets:
         host = f"s3://{bucket}"
 
         async def attempt() -> bytes:
-            self._retrying.require_hope(host)
             async with self._hosts.at(host):
+                # Here: it may have been given up while this one waited at its door.
+                self._retrying.require_hope(host)
                 await place.take()
                 with place.left_on_failure():
                     return await self._attempt(host, bucket, key)

@@ -3,7 +3,9 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
 
 from consumers.references.refusals import refused
 from contracts.errors import RejectedRecord
@@ -11,7 +13,9 @@ from contracts.errors import RejectedRecord
 _BACKOFF_S = 0.5
 _BACKOFF_S_MAX = 10.0
 _ASKED_S_MAX = 10.0
-_GIVEN_UP_MAX = 1024
+_HOSTS_MAX = 1024
+
+_T = TypeVar("_T")
 
 
 class Failed(Exception):
@@ -19,6 +23,7 @@ class Failed(Exception):
 
     `away`: by what lies between us and all hosts, such as the resolver, not by this one host.
     `crowded`: before the host was asked, since others have all there is of something of ours.
+    `timed_out`: the host did not answer in time.
     `asked_s`: for how long the host asks to be left alone.
     """
 
@@ -29,12 +34,14 @@ class Failed(Exception):
         *,
         away: bool = False,
         crowded: bool = False,
+        timed_out: bool = False,
         asked_s: float = 0.0,
     ) -> None:
         super().__init__(f"{host}: {reason}")
         self.host = host
         self.away = away
         self.crowded = crowded
+        self.timed_out = timed_out
         self.asked_s = asked_s
 
 
@@ -61,6 +68,9 @@ class Retrying:
         self._clock = clock
         self._succeeded = 0
         self._given_up: dict[str, float] = {}
+        self._silences = 0
+        # By host: how many in a row, and the number of the last.
+        self._silent: dict[str, tuple[int, int]] = {}
         self.waiting = 0
 
     def require_hope(self, host: str) -> None:
@@ -68,6 +78,37 @@ class Retrying:
         if self._clock() < self._given_up.get(host, float("-inf")):
             why = f"{host} could not be reached, tried again after {self._given_up_s:g} s"
             raise refused("reference_unreachable", why, limit=self._given_up_s, value=host)
+
+    @contextmanager
+    def asking(self, host: str, *, had_time: bool = True) -> Iterator[None]:
+        """One request at `host`, which is given up after as many in a row that timed out as one
+        read may have: whoever's they were, else each of a thousand reads would wait for its own.
+
+        `had_time`: not what others had left of it, which is no fault of this host.
+        """
+        began = self._silences
+        try:
+            yield
+        except Failed as failure:
+            if failure.timed_out and had_time:
+                self._note_silence(host, began)
+            raise
+        except RejectedRecord:
+            self._silent.pop(host, None)
+            raise
+        else:
+            self._silent.pop(host, None)
+
+    def _note_silence(self, host: str, began: int) -> None:
+        count, last = self._silent.get(host, (0, 0))
+        # Requests beside each other are one silence, else a host that pauses once were given up.
+        if began < last:
+            return
+        self._silences += 1
+        _put(self._silent, host, (count + 1, self._silences))
+        if count + 1 >= self._attempts_max:
+            del self._silent[host]
+            self._give_up(host)
 
     async def until_read(self, attempt: Callable[[], Awaitable[bytes]]) -> bytes:
         """Raises what `attempt` raises beside Failed, or RejectedRecord `reference_unreachable`."""
@@ -111,10 +152,15 @@ class Retrying:
         return refused("reference_unreachable", why, limit=limit, value=value)
 
     def _give_up(self, host: str) -> None:
-        self._given_up.pop(host, None)
-        self._given_up[host] = self._clock() + self._given_up_s
-        if len(self._given_up) > _GIVEN_UP_MAX:
-            del self._given_up[next(iter(self._given_up))]
+        _put(self._given_up, host, self._clock() + self._given_up_s)
+
+
+def _put(hosts: dict[str, _T], host: str, value: _T) -> None:
+    """As the youngest of those that are remembered; the oldest is forgotten."""
+    hosts.pop(host, None)
+    hosts[host] = value
+    if len(hosts) > _HOSTS_MAX:
+        del hosts[next(iter(hosts))]
 
 
 def _backoff(failures: int) -> float:

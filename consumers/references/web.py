@@ -95,11 +95,13 @@ class Web:
         loop, seconds = asyncio.get_running_loop(), self._limits.timeout_s
         for _ in range(self._limits.redirects_max + 1):
             host = url.raw_host or ""
-            self._retrying.require_hope(host)
             async with self._hosts.at(host):
+                # Here: it may have been given up while this one waited at its door.
+                self._retrying.require_hope(host)
                 await place.take()
                 started = loop.time()
-                with _translated(host):
+                had_time = 2 * seconds >= self._limits.timeout_s
+                with self._retrying.asking(host, had_time=had_time), _translated(host):
                     async with asyncio.timeout(seconds):
                         found = await self._hop(url)
             if isinstance(found, bytes):
@@ -203,7 +205,12 @@ def _translated(host: str) -> Iterator[None]:
             raise refused("reference_invalid", f"not a URL ({error})", value=host) from None
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         away = isinstance(cause, OSError) and cause.errno in _AWAY
-        crowded = isinstance(cause, NoThread)
-        raise Failed(host, _reason(error), away=away, crowded=crowded) from error
+        raise Failed(
+            host,
+            _reason(error),
+            away=away,
+            crowded=isinstance(cause, NoThread),
+            timed_out=isinstance(cause, TimeoutError),
+        ) from error
     except ValueError as error:  # a host that TLS or the resolver cannot take
         raise refused("reference_invalid", f"not a URL ({error})", value=host) from None

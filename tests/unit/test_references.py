@@ -552,7 +552,7 @@ def name_servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[NameServers]:
 async def test_names_that_were_given_up_keep_no_thread_from_another(
     site: Site, name_servers: NameServers
 ) -> None:
-    limits = {"held_max": 4, "timeout_s": 0.2, "attempts_max": 1}
+    limits = {"held_max": 4, "timeout_s": 0.5, "attempts_max": 1}
     async with opened(site, lookup=None, **limits) as references:
         urls = [site.url("good", f"slow{number}.test") for number in range(8)]
         for error in await asyncio.gather(*(refused(references, url) for url in urls)):
@@ -652,6 +652,61 @@ async def test_patience_ends_and_the_host_is_left_alone_for_a_while(site: Site) 
         await refused(references, site.url("good"))
         assert lookups > before
         assert references.waiting == 0
+
+
+async def test_a_host_that_only_times_out_is_left_alone_for_a_while(site: Site) -> None:
+    time = Time()
+    async with opened(site, time=time, timeout_s=0.2, per_host_max=1) as references:
+        # Those who wait at its door when it is given up do not ask it either.
+        reading = (refused(references, site.url("slow")) for _ in range(5))
+        codes = {error.code for error in await asyncio.gather(*reading)}
+        assert (codes, site.counts["slow"]) == ({"reference_unreachable"}, 3)
+        assert (await refused(references, site.url("good"))).limit == 60
+        assert await read(references, site.url("good", "cdn.test")) == DATA
+        time.now += 61
+        assert await read(references, site.url("good")) == DATA
+        assert (await refused(references, site.url("slow"))).limit == 3
+        assert (await refused(references, site.url("good"))).limit == 60
+    assert site.counts == {"slow": 6, "good": 2}
+
+
+async def test_a_host_that_answers_others_is_not_given_up_for_one_that_is_slow(site: Site) -> None:
+    time = Time()
+
+    async def sleep(_: float) -> None:
+        assert await read(references, site.url("good")) == DATA
+
+    time.sleep = sleep  # type: ignore[method-assign]
+    async with opened(site, time=time, timeout_s=0.2) as references:
+        assert (await refused(references, site.url("slow"))).limit == 3
+        assert await read(references, site.url("good")) == DATA
+
+
+async def test_requests_beside_each_other_time_out_as_one(site: Site) -> None:
+    time, paused, go = Time(), 0, asyncio.Event()
+
+    async def sleep(_: float) -> None:
+        nonlocal paused
+        paused += 1
+        await go.wait()
+
+    time.sleep = sleep  # type: ignore[method-assign]
+    async with opened(site, time=time, timeout_s=0.2, per_host_max=4) as references:
+        slow = [asyncio.create_task(read(references, site.url("slow"))) for _ in range(4)]
+        while paused < 4:
+            await asyncio.sleep(0.01)
+        assert await read(references, site.url("good")) == DATA
+        site.go.set()
+        go.set()
+        assert await asyncio.gather(*slow) == [DATA] * 4
+
+
+async def test_a_redirect_that_takes_the_time_is_no_fault_of_where_it_leads(site: Site) -> None:
+    slow = site.url("to?" + urlencode({"after_s": 0.4, "url": site.url("slow", "cdn.test")}))
+    async with opened(site, timeout_s=0.6) as references:
+        assert (await refused(references, slow)).limit == 3
+        assert await read(references, site.url("good", "cdn.test")) == DATA
+    assert site.counts["slow"] > 0
 
 
 async def test_when_another_is_read_meanwhile_it_is_the_host() -> None:

@@ -2,7 +2,8 @@
 
 Rules only, no I/O: which partitions have enough under way, what goes into the next batch, and which
 claims may be committed now. A claim is the unit of commit, a job that of encoding: a batch takes
-what is ready of all partitions, and what waits for a slow download holds up its own partition only.
+what is ready of all partitions, and what waits for a slow download holds up its own partition only,
+while there are places for the downloads of others (references/places.py).
 """
 
 from collections import defaultdict, deque

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 
 class Hosts:
-    """At most so many at once at one host. Knows only hosts where somebody is."""
+    """At most so many at once at one host. Knows only hosts where somebody is.
+
+    By name: who has many of them has as many doors.
+    """
 
     def __init__(self, per_host_max: int) -> None:
         self._per_host_max = per_host_max

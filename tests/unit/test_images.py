@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from consumers.images import decode_image
+from consumers.preprocess import Resized
 from contracts.errors import RejectedRecord
 from contracts.ports import RgbImage
 
@@ -252,6 +253,29 @@ def test_large_pictures_come_back_about_as_large_as_asked(
     assert width / height == pytest.approx(size[0] / size[1], rel=0.03)
     small = np.asarray(original.resize((width, height), Image.Resampling.BOX)).astype(int)
     assert np.abs(decoded - small).mean() < 4
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "WEBP", "BMP", "TIFF", "JPEG"])
+@pytest.mark.parametrize("smooth", [True, False], ids=["smooth", "noise"])
+def test_what_is_made_smaller_before_differs_by_little(format_name: str, smooth: bool) -> None:
+    """From the checkpoint's own resizing of all pixels; docs/ARCHITECTURE.md states these."""
+    if smooth:
+        image = gradient(1000, 1000)
+    else:
+        dice = np.random.default_rng(3)
+        image = Image.fromarray(dice.integers(0, 256, (1000, 1000, 3), dtype=np.uint8))
+    data = saved(image, format_name, **({"lossless": True} if format_name == "WEBP" else {}))
+    resize = Resized(224, (224, 224), int(Image.Resampling.BICUBIC))
+    with Image.open(io.BytesIO(data)) as whole:
+        wanted = resize(np.asarray(whole.convert("RGB"))).astype(int)
+    found = resize(decode(data, bytes_max=10**8, side_hint=resize.side)).astype(int)
+    greatest = 2 if smooth else 39 if format_name == "JPEG" else 18
+    assert np.abs(found - wanted).max() <= greatest
+    # Below four times the model's side nothing is done before.
+    small = saved(image.crop((0, 0, 895, 895)), "PNG")
+    with Image.open(io.BytesIO(small)) as whole:
+        exact = resize(np.asarray(whole.convert("RGB")))
+    assert np.array_equal(resize(decode(small, bytes_max=10**8, side_hint=resize.side)), exact)
 
 
 def test_a_strip_is_no_problem() -> None:

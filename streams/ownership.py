@@ -18,7 +18,7 @@ nothing of it is re-used, so nothing stale can be written through it.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -56,6 +56,7 @@ from streams.closing import close, start_all, start_client, to_its_end
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
 from streams.log import KafkaReader
+from streams.oldest import OldestRecords
 from streams.reconcile import tombstones_for_lost_past
 from streams.topics import delete_retention_s
 
@@ -297,15 +298,17 @@ class _Session:
         await start_all(self._producers.values())
         faults.reach("takeover.fenced")
         # 2. Read what the group committed, with the metadata that `committed()` would drop.
-        starts = await self._starts()
-        # 3. Fresh readers, standing there.
+        async with self._owner._connection.client() as client:
+            committed = await group_offsets(client, self._owner._group)
+        # 3. Fresh readers, standing there, or where the log begins if it has no such place.
+        starts = await self._starts(committed)
         for topic in topics:
             of_topic = {p: offset for p, offset in starts.items() if p.topic == topic}
             reader = await KafkaReader.open(self._owner._connection, of_topic)
             self._readers[topic] = reader
         self._claimed_to, self._committed_to = dict(starts), dict(starts)
         # 4. Before anything is read: deletes that may have gone unseen.
-        await self._make_up_for_deletes(starts)
+        await self._make_up_for_deletes(starts, committed)
 
     async def fetch(
         self,
@@ -426,41 +429,63 @@ class _Session:
             linger_ms=0,
         )
 
-    async def _starts(self) -> dict[TopicPartition, int]:
-        """Where the group stands, 0 without a usable past; `_caught_up_ms` is of there too."""
-        owner = self._owner
-        async with owner._connection.client() as client:
-            committed = await group_offsets(client, owner._group)
-        starts = dict.fromkeys(self._partitions, 0)
-        for partition in self._partitions:
+    async def _starts(
+        self, committed: Mapping[TopicPartition, OffsetAndMetadata]
+    ) -> dict[TopicPartition, int]:
+        """Where the group stands, the log's beginning without a usable past.
+
+        `_caught_up_ms` is of there too. Asked after the group was: a log whose end is below what
+        was committed has lost records, and was not just looked at too early.
+        """
+        asked_ms, bounds = _now_ms(), await self._bounds()
+        starts = {}
+        for partition, (beginning, end) in bounds.items():
+            starts[partition] = beginning
             found = committed.get(partition)
-            if found is None or found.offset < 0:
+            if found is None:
                 continue
             metadata = _metadata(found)
-            if self._same_topic(partition, metadata.get("topic_id")):
-                starts[partition] = int(found.offset)
-                if isinstance(metadata.get("caught_up_ms"), int):
-                    self._caught_up_ms[partition] = metadata["caught_up_ms"]
+            if not self._same_topic(partition, metadata.get("topic_id")):
+                continue
+            if not beginning <= found.offset <= end:
+                log.warning(
+                    "the log does not have the committed offset, beginning anew",
+                    topic=partition.topic,
+                    partition=partition.partition,
+                    committed=found.offset,
+                    beginning=beginning,
+                    end=end,
+                )
+                continue
+            starts[partition] = int(found.offset)
+            caught_up_ms = metadata.get("caught_up_ms")
+            if isinstance(caught_up_ms, int):
+                # At the end nothing was appended since, so nothing was deleted.
+                self._caught_up_ms[partition] = asked_ms if found.offset == end else caught_up_ms
         return starts
 
-    async def _make_up_for_deletes(self, starts: dict[TopicPartition, int]) -> None:
+    async def _bounds(self) -> dict[TopicPartition, tuple[int, int]]:
+        """Where each log begins and its stable end, asked of the broker now."""
+        asking = await OldestRecords.open(self._owner._connection, self._partitions)
+        try:
+            return await asking.bounds()
+        finally:
+            await asking.close()
+
+    async def _make_up_for_deletes(
+        self, starts: Mapping[TopicPartition, int], committed: Collection[TopicPartition]
+    ) -> None:
         """Reconcile where deletes may have come and gone unseen (invariant 7).
 
         In a re-encode that takes longer than tombstones are kept, this happens on its way.
         """
-        owner, asked_ms = self._owner, _now_ms()
+        owner = self._owner
         topics = {partition.topic for partition in starts}
         retention_s = await delete_retention_s(owner._connection, topics)
         self._retention_s = max(owner._retention_min_s, retention_s)
-        ends: dict[TopicPartition, int] = {}
-        for reader in self._readers.values():
-            ends |= await reader.stable_offsets()
         for partition, offset in starts.items():
-            if offset > 0 and offset >= ends[partition]:
-                # Nothing was appended since, so nothing was deleted.
-                self._caught_up_ms[partition] = asked_ms
-            elif partition not in self._caught_up_ms or self._too_old(partition):
-                await self._reconcile(partition, offset)
+            if partition not in self._caught_up_ms or self._too_old(partition):
+                await self._reconcile(partition, offset, first=partition not in committed)
 
     def _too_old(self, partition: TopicPartition) -> bool:
         return _now_ms() - self._caught_up_ms[partition] > 1000 * self._retention_s
@@ -475,11 +500,11 @@ class _Session:
             return False
         return True
 
-    async def _reconcile(self, partition: TopicPartition, offset: int) -> None:
+    async def _reconcile(self, partition: TopicPartition, offset: int, *, first: bool) -> None:
         """What the embeddings hold and the content no longer does must go.
 
         Nothing of this partition is under way now, so that no vector of an item that is gone can
-        follow its tombstone.
+        follow its tombstone. `first`: the group has committed nothing that this would replace.
         """
         owner, began_ms = self._owner, _now_ms()
         target = owner._names.target_of(partition.topic)
@@ -491,7 +516,8 @@ class _Session:
         self._caught_up_ms[partition] = began_ms
         if tombstones:
             log.warning("reconciling", partition=partition.partition, tombstones=len(tombstones))
-        if tombstones or offset:
+        # A committed offset that the log does not have must not stand: it may grow past it again.
+        if tombstones or not first:
             await self.commit(Claimed(self.leases[partition], [], offset), tombstones)
 
 

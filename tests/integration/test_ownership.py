@@ -15,7 +15,9 @@ import orjson
 import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, OffsetAndMetadata, TopicPartition
+from aiokafka.admin import RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+from aiokafka.errors import PolicyViolationError
 
 from contracts.embedding import embedding_record, encode_value, read_embedding
 from contracts.errors import Fenced, RecordTooLarge
@@ -420,13 +422,17 @@ async def test_a_commit_ends_with_its_session(kafka, monkeypatch) -> None:
         assert await kit.log.committed(kit.names.encoder_group) == {}
 
 
+def ghost(kit: Collection) -> OutRecord:
+    """An embedding of what is not published."""
+    value = encode_value(ENCODER.space, ENCODER.encode_texts(["ghost"])[0])
+    headers = [("source", Source("x", 0, 3).encode()), ("appended", b"0")]
+    return OutRecord(kit.names.embeddings("captions"), b"ghost", value, headers, partition=0)
+
+
 async def test_a_lost_past_takes_ghosts_out_before_encoding(kafka) -> None:
     """No committed offset, but embeddings of items that are no longer published."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
-        topic = kit.names.embeddings("captions")
-        value = encode_value(ENCODER.space, ENCODER.encode_texts(["ghost"])[0])
-        headers = [("source", Source("x", 0, 3).encode()), ("appended", b"0")]
-        await kit.log.publish([OutRecord(topic, b"ghost", value, headers, partition=0)])
+        await kit.log.publish([ghost(kit)])
         await publish(kit, 10, ids=10)
         async with running_worker(kit):
             await drained(kit, 12)
@@ -498,6 +504,119 @@ async def test_deletes_whose_tombstones_expired_on_the_broker_are_made_up_for(
         }
         assert published == {"last", *(f"item-{n}" for n in range(1, 10))}
         assert {item for _, item in await kit.truth(ENCODER)} == published | ghosts
+
+
+async def truncated(kit: Collection, before: int) -> None:
+    """Let the captions of partition 0 begin there, as DeleteRecords and retention do it.
+
+    Brokers refuse it where topics are compacted only, and hear of a new policy a little later.
+    """
+    topic = kit.names.content("captions")
+    async with kit.connection.admin() as admin, asyncio.timeout(60):
+        policy = {"cleanup.policy": "compact,delete"}
+        await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, topic, policy)])
+        while True:
+            try:
+                await admin.delete_records({TopicPartition(topic, 0): RecordsToDelete(before)})
+            except PolicyViolationError:
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+
+async def live(kit: Collection, items: set[str], timeout_s: float = 60) -> None:
+    """Wait until the embeddings hold just these."""
+    async with asyncio.timeout(timeout_s):
+        while {item for _, item in await kit.truth(ENCODER)} != items:
+            await asyncio.sleep(0.2)
+
+
+async def stands(kit: Collection, offset: int, timeout_s: float = 60) -> None:
+    """Wait until the group has committed that offset of partition 0."""
+    partition = Partition(kit.names.content("captions"), 0)
+    async with asyncio.timeout(timeout_s):
+        while (await kit.log.committed(kit.names.encoder_group)).get(partition) != offset:
+            await asyncio.sleep(0.2)
+
+
+async def test_a_new_group_starts_where_the_log_begins(kafka) -> None:
+    async with collection(kafka.bootstrap) as kit:
+        await publish(kit, 100, ids=100)
+        await truncated(kit, 3)
+        async with running_worker(kit):
+            sources = await drained(kit, 97)
+        assert len(sources) == 97
+        assert_in_order_once(sources, kit.partitions)
+        assert min(offset for partition, offset in sources if partition == 0) == 3
+
+
+async def test_a_new_group_takes_ghosts_out_also_where_the_log_is_empty_by_now(kafka) -> None:
+    """Its end is above 0 then, and no sign that all before it was seen."""
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        await kit.log.publish([ghost(kit)])
+        await publish(kit, 10, ids=10)
+        await truncated(kit, 10)
+        async with running_worker(kit):
+            await live(kit, set())
+            await publish(kit, 1, ids=1)
+            await live(kit, {"item-0"})
+
+
+async def test_a_log_that_begins_above_the_committed_offset_is_a_lost_past(kafka) -> None:
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        await publish(kit, 10, ids=10)
+        async with running_worker(kit):
+            await drained(kit, 10)
+        await stands(kit, 10)
+        await publish(kit, 4, ids=100, start=10)
+        await publish(kit, 1, ids=100, start=9)
+        await truncated(kit, 12)
+        async with running_worker(kit):
+            await live(kit, {"item-12", "item-13", "item-9"})
+            # Once: not for each session anew.
+            await stands(kit, 15)
+        lost = [(0, -1)] * 9
+        encoded_anew = [(0, 12), (0, 13), (0, 14)]
+        assert (await drained(kit, 22))[10:] == lost + encoded_anew
+
+
+@pytest.mark.parametrize("count", [10, 0])
+async def test_a_committed_offset_above_the_end_is_a_lost_past(kafka, count: int) -> None:
+    """An unclean leader election lost the end of the log, which may grow past that offset again."""
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        await publish(kit, count, ids=10)
+        await kit.log.publish([ghost(kit)])
+        ids = await kit.connection.topic_ids([kit.names.content("captions")])
+        caught_up = int(time.time() * 1000)
+        metadata = {"topic_id": ids[kit.names.content("captions")], "caught_up_ms": caught_up}
+        await committed_as(kit, 20, metadata)
+        async with running_worker(kit):
+            await live(kit, {f"item-{n}" for n in range(count)})
+            await stands(kit, count)
+            await publish(kit, 15, ids=100, start=count)
+            await live(kit, {f"item-{n}" for n in range(count + 15)})
+
+
+async def test_an_encoder_that_the_log_begins_to_pass_goes_on_by_itself(kafka) -> None:
+    """More is published than it fetches ahead, and removed before it comes to it."""
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        topic = kit.names.content("captions")
+        large = [OutRecord(topic, b"large", b"x" * 2**20, [], partition=0) for _ in range(12)]
+        await kit.log.publish(large)
+        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+            [first, *_] = await claim_all(ownership, 1, records_max=1)
+            await truncated(kit, 12)
+            await publish(kit, 1, ids=1)
+            async with asyncio.timeout(PATIENCE_S):
+                found = [first]
+                while found[-1].next_offset < 13:
+                    found += await ownership.fetch(topic, records_max=1, timeout_ms=100)
+            last = found[-1]
+            assert [record.offset for record in last.records] == [12]
+            assert last.lease is not first.lease
+            outputs = as_embeddings(kit, last.records, last.lease.topic_id)
+            await ownership.commit(last, outputs)
+        assert await drained(kit, 1) == [(0, 12)]
 
 
 async def test_an_encoder_that_falls_too_far_behind_makes_up_on_its_way(kafka) -> None:

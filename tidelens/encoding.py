@@ -18,7 +18,8 @@ from contracts.settings import MIB, KafkaSettings, Settings
 from contracts.topics import TARGETS, Names
 from tidelens import pauses
 from tidelens.clock import SystemClock
-from tidelens.signals import stop_signal, until_stopped
+from tidelens.signals import stop_signal, unless_stopped, until_stopped
+from tidelens.threads import beside
 from tidelens.trimming import trim
 
 if TYPE_CHECKING:
@@ -34,9 +35,11 @@ log = structlog.get_logger(__name__)
 _LAG_EVERY_S = 5.0
 
 
-async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: bool) -> None:
+async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: bool) -> bool:
     """Encode until stopped. `attached`: the broker's address is the first line on stdin, and the
     end of stdin (the parent is gone) stops us.
+
+    False: stopped before the model was there; a thread may still load it, which nobody can end.
     """
     metrics = Metrics()
     show_process(metrics.registry)
@@ -45,18 +48,21 @@ async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: boo
         # A taken port is told at once, not after the model was loaded.
         stack.enter_context(metrics_server(settings, metrics))
         # The imports and the weights take seconds: load them while the broker starts.
-        loading = asyncio.create_task(asyncio.to_thread(_load, settings))
+        loading = asyncio.create_task(beside(lambda: _load(settings)))
         try:
             if not attached:
-                await _encode(settings, kafka, settings.brokers or "", loading, metrics, stop)
-                return
+                brokers = settings.brokers or ""
+                return await _encode(settings, kafka, brokers, loading, metrics, stop)
             parent = await _Parent.connect()
-            brokers = await parent.address()
+            told = await unless_stopped(stop, parent.address())
+            if not told:
+                return False
             watching = asyncio.create_task(parent.gone())
             watching.add_done_callback(lambda _: stop.set())
-            if brokers:
-                await _encode(settings, kafka, brokers, loading, metrics, stop)
-            watching.cancel()
+            try:
+                return await _encode(settings, kafka, told, loading, metrics, stop)
+            finally:
+                watching.cancel()
         finally:
             loading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -103,11 +109,14 @@ async def _encode(
     loading: "asyncio.Task[Encoder]",
     metrics: Metrics,
     stop: asyncio.Event,
-) -> None:
+) -> bool:
     from streams.connect import Connection
     from streams.lag import KafkaLag
 
-    encoder = await loading
+    encoder = await unless_stopped(stop, loading)
+    if encoder is None:
+        log.info("stopped before the model was loaded")
+        return False
     pauses.forget_imports()
     metrics.of_space(encoder.space.name)
     clock, connection = SystemClock(), Connection(brokers, kafka)
@@ -122,6 +131,7 @@ async def _encode(
         finally:
             await lag.stop()
     log.info("encoder stopped")
+    return True
 
 
 async def show_lag(source: LagSource, metrics: Metrics, clock: Clock) -> None:

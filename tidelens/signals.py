@@ -9,8 +9,11 @@ asked to stop once more in that time would seem to have died of it.
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from typing import TypeVar
+
+T = TypeVar("T")
 
 _STOPPING = frozenset({signal.SIGINT, signal.SIGTERM})
 _READ_BYTES = 64
@@ -46,6 +49,17 @@ async def stop_signal() -> AsyncIterator[asyncio.Event]:
                 signal.signal(number, signal.SIG_IGN)
             signal.set_wakeup_fd(-1)
             loop.remove_reader(heard)
+
+
+async def unless_stopped(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
+    """What `work` returns; None, and `work` is cancelled, where `stop` is set before it does."""
+    working, stopping = asyncio.ensure_future(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        working.cancel()
+        stopping.cancel()
 
 
 async def until_stopped(

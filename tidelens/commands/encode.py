@@ -25,6 +25,7 @@ def encode(
     from tidelens import logs
     from tidelens.encoding import run_encoder
     from tidelens.runtime import brokers_of
+    from tidelens.threads import end_now
 
     settings = settings_module.load(
         brokers=brokers, topic_prefix=topic_prefix, model=model, precision=precision
@@ -32,4 +33,5 @@ def encode(
     if not attached:
         settings = settings.model_copy(update={"brokers": brokers_of(settings)})
     logs.configure(settings.log_format, "encode")
-    asyncio.run(run_encoder(settings, settings_module.load_kafka(), attached=attached))
+    if not asyncio.run(run_encoder(settings, settings_module.load_kafka(), attached=attached)):
+        end_now()

@@ -3,19 +3,16 @@
 Checks import what they need when they run: a package that is absent is then one failed line.
 """
 
-import asyncio
 import functools
-import threading
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from contracts.errors import ConfigurationError
 from contracts.settings import KafkaSettings, Settings
+from tidelens.threads import beside
 
 State = Literal["ok", "warning", "failed", "skipped"]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,32 +65,6 @@ def in_thread(look: Look) -> Check:
         return await beside(lambda: look(settings, kafka))
 
     return check
-
-
-async def beside(work: Callable[[], T]) -> T:
-    """What `work` returns, from a thread that holds up nobody's exit when it hangs.
-
-    asyncio.to_thread's are waited for when the loop closes.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def settle(how: Callable[[Any], None], value: Any) -> None:
-        if not done.done():
-            how(value)
-
-    def run() -> None:
-        how: Callable[[Any], None]
-        value: Any
-        try:
-            how, value = done.set_result, work()
-        except Exception as error:
-            how, value = done.set_exception, error
-        with suppress(RuntimeError):  # nobody waited, and the loop is closed
-            loop.call_soon_threadsafe(settle, how, value)
-
-    threading.Thread(target=run, daemon=True).start()
-    return await done
 
 
 def _line(text: str) -> str:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from contracts.errors import BrokerUnavailable, ConfigurationError, ModelMissing
 from contracts.settings import KafkaSettings, Settings
 from contracts.topics import TARGETS, Names, topic_specs
-from tidelens.doctor.finding import Finding, beside, failed, ok, skipped, told, warning
+from tidelens.doctor.finding import Finding, failed, ok, skipped, told, warning
 from tidelens.doctor.model import space_here
 from tidelens.runtime import Runtime
+from tidelens.threads import beside
 
 if TYPE_CHECKING:
     from streams.topics import Difference

@@ -6,7 +6,8 @@ from pathlib import Path
 from contracts.errors import ModelMissing
 from contracts.settings import KafkaSettings, Settings
 from contracts.space import Space
-from tidelens.doctor.finding import Finding, beside, ok, told, warning
+from tidelens.doctor.finding import Finding, ok, told, warning
+from tidelens.threads import beside
 
 _FIX = "TIDELENS_MODEL=starter, or a folder or hub name of a CLIP-like checkpoint"
 

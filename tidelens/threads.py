@@ -1,0 +1,49 @@
+"""Work that blocks and cannot be ended, such as loading a model, beside a loop that can."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
+
+T = TypeVar("T")
+
+
+async def beside(work: Callable[[], T]) -> T:
+    """What `work` returns, from a thread that holds up nobody's exit when it hangs.
+
+    asyncio.to_thread's are waited for when the loop closes.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(how: Callable[[Any], None], value: Any) -> None:
+        if not done.done():
+            how(value)
+
+    def run() -> None:
+        how: Callable[[Any], None]
+        value: Any
+        try:
+            how, value = done.set_result, work()
+        except BaseException as error:
+            how, value = done.set_exception, error
+        with contextlib.suppress(RuntimeError):  # nobody waited, and the loop is closed
+            loop.call_soon_threadsafe(settle, how, value)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
+
+
+def end_now() -> NoReturn:
+    """End the process with 0, whatever runs in its threads.
+
+    The interpreter would wait for those of a download, and may crash in one that is importing.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

@@ -135,7 +135,10 @@ class Settings(BaseSettings):
         4, ge=2, description="What a partition may have between fetched and committed, in batches."
     )
     encode_ahead_mb: int = Field(
-        256, ge=1, description="Records between fetched and committed, of one target in all."
+        256,
+        ge=1,
+        description="Records between fetched and committed, of one target in all; decoded pictures "
+        "that wait for the model may take as much again.",
     )
     encode_known_max: int = Field(
         32_768, ge=0, description="Vectors kept for inputs that come again."

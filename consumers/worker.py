@@ -51,7 +51,7 @@ class Limits:
     ahead_bytes_max: int
     wait_ms: int
     known_max: int
-    decoding_max: int = 4
+    decoding_max: int
 
     def batch_max(self, target: Target) -> int:
         return self.pictures_max if target == "images" else self.captions_max

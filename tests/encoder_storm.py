@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
-
 from contracts.faults import POINTS
 from contracts.records import TopicPartition
 from contracts.topics import TARGETS
@@ -58,13 +56,6 @@ class Member:
     @property
     def may_kill_itself(self) -> bool:
         return bool(self.fault) and not self.fault.endswith("stop")
-
-    @property
-    def is_stopped(self) -> bool:
-        try:
-            return bool(psutil.Process(self.role.process.pid).status() == psutil.STATUS_STOPPED)
-        except psutil.NoSuchProcess:
-            return False
 
     async def wake(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
@@ -183,7 +174,7 @@ class Storm:
         """Mostly later than their sessions: others have their partitions, and they do not know."""
         while True:
             for member in self._members:
-                if member.is_stopped and (member.waking is None or member.waking.done()):
+                if member.role.is_stopped and (member.waking is None or member.waking.done()):
                     seconds = SESSION_MS / 1000 + self._dice.uniform(0, 3)
                     member.waking = asyncio.create_task(member.wake(seconds))
             await asyncio.sleep(0.1)

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import psutil
+
 from contracts.errors import TidelensError
 from tests.kit import Collection
 from tidelens.client import Client
@@ -75,6 +77,13 @@ class Role:
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
+
+    @property
+    def is_stopped(self) -> bool:
+        """By SIGSTOP, of its own or of another."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return bool(psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED)
+        return False
 
     async def stop(self) -> int:
         self.signal(signal.SIGTERM)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import orjson
-import psutil
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, OffsetAndMetadata, TopicPartition
 from aiokafka.admin import RecordsToDelete
@@ -203,7 +202,7 @@ async def test_a_sleeper_that_wakes_behind_a_new_owner_writes_nothing(kafka) -> 
 async def stopped(process: Role) -> None:
     """Until it has come to its fault point."""
     async with asyncio.timeout(PATIENCE_S):
-        while psutil.Process(process.process.pid).status() != psutil.STATUS_STOPPED:
+        while not process.is_stopped:
             assert process.process.returncode is None, process.log.read_text()[-3000:]
             await asyncio.sleep(0.05)
 

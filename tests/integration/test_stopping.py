@@ -1,8 +1,6 @@
 """A role that is asked to stop again and again, until it is gone, ends as if asked once."""
 
 import asyncio
-import contextlib
-import os
 import signal
 from pathlib import Path
 
@@ -25,9 +23,7 @@ async def told(process: Role, event: str) -> None:
 async def hurried(process: Role) -> int:
     async with asyncio.timeout(PATIENCE_S):
         while process.process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                # Not by asyncio, which looks whether it ended and so takes its exit code away.
-                os.kill(process.process.pid, signal.SIGTERM)
+            process.signal(signal.SIGTERM)
             await asyncio.sleep(0.005)
     return process.process.returncode
 

@@ -17,18 +17,15 @@ nothing of it is re-used, so nothing stale can be written through it.
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-import orjson
 import structlog
 from aiokafka import (
     AIOKafkaConsumer,
     AIOKafkaProducer,
     ConsumerRebalanceListener,
-    OffsetAndMetadata,
 )
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import (
@@ -54,10 +51,9 @@ from contracts.topics import TARGETS, Names
 from streams.choosing import RETENTION_MIN_S
 from streams.closing import close, start_all, start_client, to_its_end
 from streams.connect import Connection
-from streams.group_offsets import group_offsets
 from streams.log import KafkaReader
-from streams.oldest import OldestRecords
 from streams.reconcile import tombstones_for_lost_past
+from streams.starting import Start, committing, now_ms, starts
 from streams.topics import delete_retention_s
 
 log = structlog.get_logger(__name__)
@@ -297,18 +293,21 @@ class _Session:
         faults.reach("takeover.fencing")
         await start_all(self._producers.values())
         faults.reach("takeover.fenced")
-        # 2. Read what the group committed, with the metadata that `committed()` would drop.
-        async with self._owner._connection.client() as client:
-            committed = await group_offsets(client, self._owner._group)
+        # 2. Read what the group committed.
+        found = await starts(
+            self._owner._connection,
+            self._owner._group,
+            {p: self._topic_ids[p.topic] for p in self._partitions},
+        )
         # 3. Fresh readers, standing there, or where the log begins if it has no such place.
-        starts = await self._starts(committed)
         for topic in topics:
-            of_topic = {p: offset for p, offset in starts.items() if p.topic == topic}
+            of_topic = {p: start.offset for p, start in found.items() if p.topic == topic}
             reader = await KafkaReader.open(self._owner._connection, of_topic)
             self._readers[topic] = reader
-        self._claimed_to, self._committed_to = dict(starts), dict(starts)
+        self._claimed_to = {p: start.offset for p, start in found.items()}
+        self._committed_to = dict(self._claimed_to)
         # 4. Before anything is read: deletes that may have gone unseen.
-        await self._make_up_for_deletes(starts, committed)
+        await self._make_up_for_deletes(found)
 
     async def fetch(
         self,
@@ -370,11 +369,11 @@ class _Session:
             sent.append(future)
         faults.reach("encode.sent")
         # 2. The source offset joins the same transaction.
-        metadata = {
-            "topic_id": self._topic_ids[partition.topic],
-            "caught_up_ms": self._caught_up_ms.get(partition),
-        }
-        offset = OffsetAndMetadata(claimed.next_offset, orjson.dumps(metadata).decode())
+        offset = committing(
+            claimed.next_offset,
+            self._topic_ids[partition.topic],
+            self._caught_up_ms.get(partition),
+        )
         await producer.send_offsets_to_transaction(
             {KafkaPartition(*partition): offset}, self._owner._group
         )
@@ -429,84 +428,31 @@ class _Session:
             linger_ms=0,
         )
 
-    async def _starts(
-        self, committed: Mapping[TopicPartition, OffsetAndMetadata]
-    ) -> dict[TopicPartition, int]:
-        """Where the group stands, the log's beginning without a usable past.
-
-        `_caught_up_ms` is of there too. Asked after the group was: a log whose end is below what
-        was committed has lost records, and was not just looked at too early.
-        """
-        asked_ms, bounds = _now_ms(), await self._bounds()
-        starts = {}
-        for partition, (beginning, end) in bounds.items():
-            starts[partition] = beginning
-            found = committed.get(partition)
-            if found is None:
-                continue
-            metadata = _metadata(found)
-            if not self._same_topic(partition, metadata.get("topic_id")):
-                continue
-            if not beginning <= found.offset <= end:
-                log.warning(
-                    "the log does not have the committed offset, beginning anew",
-                    topic=partition.topic,
-                    partition=partition.partition,
-                    committed=found.offset,
-                    beginning=beginning,
-                    end=end,
-                )
-                continue
-            starts[partition] = int(found.offset)
-            caught_up_ms = metadata.get("caught_up_ms")
-            if isinstance(caught_up_ms, int):
-                # At the end nothing was appended since, so nothing was deleted.
-                self._caught_up_ms[partition] = asked_ms if found.offset == end else caught_up_ms
-        return starts
-
-    async def _bounds(self) -> dict[TopicPartition, tuple[int, int]]:
-        """Where each log begins and its stable end, asked of the broker now."""
-        asking = await OldestRecords.open(self._owner._connection, self._partitions)
-        try:
-            return await asking.bounds()
-        finally:
-            await asking.close()
-
-    async def _make_up_for_deletes(
-        self, starts: Mapping[TopicPartition, int], committed: Collection[TopicPartition]
-    ) -> None:
+    async def _make_up_for_deletes(self, found: Mapping[TopicPartition, Start]) -> None:
         """Reconcile where deletes may have come and gone unseen (invariant 7).
 
         In a re-encode that takes longer than tombstones are kept, this happens on its way.
         """
         owner = self._owner
-        topics = {partition.topic for partition in starts}
+        topics = {partition.topic for partition in found}
         retention_s = await delete_retention_s(owner._connection, topics)
         self._retention_s = max(owner._retention_min_s, retention_s)
-        for partition, offset in starts.items():
-            if partition not in self._caught_up_ms or self._too_old(partition):
-                await self._reconcile(partition, offset, first=partition not in committed)
+        for partition, start in found.items():
+            if start.caught_up_ms is not None:
+                self._caught_up_ms[partition] = start.caught_up_ms
+            if start.caught_up_ms is None or self._too_old(partition):
+                await self._reconcile(partition, start)
 
     def _too_old(self, partition: TopicPartition) -> bool:
-        return _now_ms() - self._caught_up_ms[partition] > 1000 * self._retention_s
+        return now_ms() - self._caught_up_ms[partition] > 1000 * self._retention_s
 
-    def _same_topic(self, partition: TopicPartition, known: str | None) -> bool:
-        """Whether the committed offset is of the topic that bears the name today.
-
-        Without an id it was written by another tool; Kafka drops offsets with their topic.
-        """
-        if known is not None and known != self._topic_ids[partition.topic]:
-            log.warning("content topic was recreated", topic=partition.topic)
-            return False
-        return True
-
-    async def _reconcile(self, partition: TopicPartition, offset: int, *, first: bool) -> None:
+    async def _reconcile(self, partition: TopicPartition, start: Start) -> None:
         """What the embeddings hold and the content no longer does must go.
 
         Nothing of this partition is under way now, so that no vector of an item that is gone can
-        follow its tombstone. `first`: the group has committed nothing that this would replace.
+        follow its tombstone.
         """
-        owner, began_ms = self._owner, _now_ms()
+        owner, began_ms = self._owner, now_ms()
         target = owner._names.target_of(partition.topic)
         assert target is not None
         embeddings = TopicPartition(owner._names.embeddings(target), partition.partition)
@@ -517,17 +463,8 @@ class _Session:
         if tombstones:
             log.warning("reconciling", partition=partition.partition, tombstones=len(tombstones))
         # A committed offset that the log does not have must not stand: it may grow past it again.
-        if tombstones or not first:
-            await self.commit(Claimed(self.leases[partition], [], offset), tombstones)
-
-
-def _metadata(found: OffsetAndMetadata) -> dict[str, Any]:
-    """What we wrote beside the offset; nothing where another tool did."""
-    try:
-        metadata = orjson.loads(found.metadata)
-    except orjson.JSONDecodeError:
-        return {}
-    return metadata if isinstance(metadata, dict) else {}
+        if tombstones or not start.is_first:
+            await self.commit(Claimed(self.leases[partition], [], start.offset), tombstones)
 
 
 @contextlib.contextmanager
@@ -540,10 +477,6 @@ def _sizes_translated(record: OutRecord) -> Iterator[None]:
             f"topic {record.topic} takes no record with a value of {size} bytes, or no batch with "
             "it: raise its max.message.bytes; `tidelens topics describe` shows what is wanted"
         ) from error
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
 
 
 def _seen(future: asyncio.Future[Any]) -> None:

@@ -436,6 +436,12 @@ class Kit:
     def sample(self, name: str, labels: dict[str, str] | None = None) -> float | None:
         return self.metrics.registry.get_sample_value(name, labels or {})
 
+    async def until(self, name: str, value: float) -> None:
+        """Wait for what follows by itself, as when a client has gone."""
+        async with asyncio.timeout(60):
+            while self.sample(name) != value:
+                await asyncio.sleep(0.01)
+
     @asynccontextmanager
     async def live(self, headers: Mapping[str, str] | None = None) -> AsyncIterator["Socket"]:
         socket = Socket(self.app, headers or {})

@@ -11,6 +11,9 @@ from starlette.types import ASGIApp
 from contracts.errors import PortInUse
 
 _DRAIN_S = 5
+# Longer than clients and proxies keep an idle connection (httpx 5 s, Amazon's load balancers 60 s),
+# so that it is they who close it: uvicorn's 5 s met requests that were just being sent.
+_IDLE_S = 75
 
 
 class Server(uvicorn.Server):
@@ -53,6 +56,7 @@ async def serve(app: ASGIApp, listener: socket.socket, *, frame_bytes_max: int) 
             ws="websockets-sansio",
             ws_max_size=frame_bytes_max,
             ws_per_message_deflate=False,
+            timeout_keep_alive=_IDLE_S,
             timeout_graceful_shutdown=_DRAIN_S,
             server_header=False,
         )

@@ -2,8 +2,8 @@
 
     python -m benchmarks.encode [--quick] [--json FILE] [--precision P]
 
-A checkpoint of ViT-B/32's shape; JPEG decoding included. In the same run, before the worker and
-after it, of which the mean counts: the bare model on prepared tensors, decoding alone, plain
+A checkpoint of ViT-B/32's shape; JPEG decoding included. In turns with the worker, because the
+speed of machines changes by the minute: the bare model on prepared tensors, decoding alone, plain
 Pillow, and the seed's loop (float32, one picture at a time, the processor of transformers). On a
 CPU model and decoding share the cores, so the bound is cores / (model core-seconds + decode
 core-seconds) a picture; on a GPU it is the bare model.
@@ -14,7 +14,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,14 @@ from streams.log import KafkaLog
 CORES = len(os.sched_getaffinity(0))
 # Of the run, what passes before the clock starts: batches grow to their size.
 WARM = 0.15
+_TEXTS, _SEED_PICTURES = 1024, 8
 
 
 def main() -> None:
     arguments = parser("encode", "The encoder worker against its bare parts.")
     arguments.add_argument("--precision", default="auto")
     given = arguments.parse_args()
-    sizes = (800, 4_000, 24) if given.quick else (4_000, 20_000, 100)
+    sizes = (400, 2_000, 2) if given.quick else (800, 4_000, 5)
     with tempfile.TemporaryDirectory(prefix="tidelens-bench-") as folder:
         model = vit_b32.make(Path(folder) / "vit-b-32")
         rows, goals = asyncio.run(measure(model, Path(folder), given.precision, *sizes))
@@ -47,98 +48,161 @@ def main() -> None:
 
 
 async def measure(
-    model: Path, folder: Path, precision: str, pictures: int, captions: int, seed_pictures: int
+    model: Path, folder: Path, precision: str, pictures: int, captions: int, turns: int
 ) -> tuple[list[dict[str, Any]], list[Goal]]:
+    """Pictures and captions of each turn; so many turns."""
     jpegs = vit_b32.jpegs()
-    before = await asyncio.to_thread(_bare, model, precision, jpegs, seed_pictures)
+    bare = await asyncio.to_thread(Bare, model, precision, jpegs)
+    seen, read = Turns(bare.pictures), Turns(bare.texts)
     broker = LocalBroker(folder / "kafka")
     await broker.start()
     try:
         async with (
-            topics(broker.bootstrap, before["space"]) as (log, names),
+            topics(broker.bootstrap, bare.space) as (log, names),
             encoder(broker.bootstrap, model, precision),
         ):
             await _through(log, names, vit_b32.pictures(64, jpegs, "warm"))
-            whole = await _through(log, names, vit_b32.pictures(pictures, jpegs))
+            for turn in range(turns):
+                await seen.take(log, names, vit_b32.pictures(pictures, jpegs, f"picture{turn}"))
             await _through(log, names, vit_b32.captions(256, "warm"))
-            texts = await _through(log, names, vit_b32.captions(captions))
+            for turn in range(turns):
+                await read.take(log, names, vit_b32.captions(captions, f"caption{turn}"))
     finally:
         await broker.stop()
-    after = await asyncio.to_thread(_bare, model, precision, jpegs, seed_pictures)
-    bare = {
-        name: (value + after[name]) / 2 if isinstance(value, float) else value
-        for name, value in before.items()
-    }
-    gpu = bare["device"] == "cuda"
-    model_s, decode_s = 1 / bare["model"], bare["decode_core_s"]
-    bound = bare["model"] if gpu else 1 / (model_s + decode_s / CORES)
-    rows = [
-        {"what": "worker, pictures", "per_s": whole, "of_bound": whole / bound},
-        {"what": "bound: model and decoding on all cores", "per_s": bound, "of_bound": 1.0},
-        {"what": f"bare model, pictures, {bare['precision']}", "per_s": bare["model"]},
-        {"what": "decoding, a core", "per_s": 1 / decode_s},
-        {"what": "plain Pillow (libjpeg-turbo), draft and resize, a core", "per_s": bare["pillow"]},
-        {"what": "plain Pillow, every pixel decoded, a core", "per_s": bare["pillow_whole"]},
-        {"what": "the seed's loop", "per_s": bare["seed"], "of_bound": bare["seed"] / bound},
-        {"what": "worker, captions", "per_s": texts, "of_bound": texts / bare["texts"]},
-        {"what": "bare model, captions", "per_s": bare["texts"], "of_bound": 1.0},
-    ]
-    against_seed = 40.0 if gpu else 6.0 if "amx_tile" in _flags() else 2.5
-    return rows, [
-        Goal("pictures, of the bound", whole / bound, 0.90, "higher"),
-        Goal("pictures, times the seed's loop", whole / bare["seed"], against_seed, "higher"),
-        Goal("captions, of the bare model", texts / bare["texts"], 0.90, "higher"),
-    ]
-
-
-def _bare(
-    model: Path, precision: str, jpegs: Sequence[bytes], seed_pictures: int
-) -> dict[str, Any]:
-    """What the parts do alone, each in its best way."""
-    import torch
-
-    from consumers.encoders import open_encoder
-    from consumers.encoders.hf import HuggingFaceEncoder
-    from consumers.images import decode_image
-
-    encoder = open_encoder(
-        str(model), threads=CORES, precision=None if precision == "auto" else precision
+    parts, texts = seen.parts(), read.parts()["model"]
+    bound = (
+        parts["model"] if bare.on_gpu else 1 / (1 / parts["model"] + 1 / parts["decoding"] / CORES)
     )
-    assert isinstance(encoder, HuggingFaceEncoder)
-    preprocess, batch = encoder.preprocess, encoder.choice.pictures
+    rows = [
+        {"what": "worker, pictures", "per_s": seen.rate, "of_bound": seen.rate / bound},
+        {"what": "bound: model and decoding on all cores", "per_s": bound, "of_bound": 1.0},
+        {"what": f"bare model, pictures, {bare.precision}", "per_s": parts["model"]},
+        {"what": "decoding, a core", "per_s": parts["decoding"]},
+        {
+            "what": "plain Pillow (libjpeg-turbo), draft and resize, a core",
+            "per_s": parts["pillow"],
+        },
+        {"what": "plain Pillow, every pixel decoded, a core", "per_s": parts["pillow_whole"]},
+        {"what": "the seed's loop", "per_s": parts["seed"], "of_bound": parts["seed"] / bound},
+        {"what": "worker, captions", "per_s": read.rate, "of_bound": read.rate / texts},
+        {"what": "bare model, captions", "per_s": texts, "of_bound": 1.0},
+    ]
+    against_seed = 40.0 if bare.on_gpu else 6.0 if "amx_tile" in _flags() else 2.5
+    return rows, [
+        Goal("pictures, of the bound", seen.rate / bound, 0.90, "higher"),
+        Goal("pictures, times the seed's loop", seen.rate / parts["seed"], against_seed, "higher"),
+        Goal("captions, of the bare model", read.rate / texts, 0.90, "higher"),
+    ]
 
-    def decoded(data: bytes) -> Any:
+
+class Turns:
+    """The worker's turns, and the bare parts measured before, between and after them."""
+
+    def __init__(self, measured: Callable[[], dict[str, float]]) -> None:
+        self._measured = measured
+        self._parts: list[dict[str, float]] = []
+        self._records, self._seconds = 0, 0.0
+
+    async def take(self, log: KafkaLog, names: Names, contents: Sequence[Content]) -> None:
+        if not self._parts:
+            self._parts.append(await asyncio.to_thread(self._measured))
+        records, seconds = await _through(log, names, contents)
+        self._records += records
+        self._seconds += seconds
+        self._parts.append(await asyncio.to_thread(self._measured))
+
+    @property
+    def rate(self) -> float:
+        return self._records / self._seconds
+
+    def parts(self) -> dict[str, float]:
+        """The mean over all; those inside count twice, as each stands beside two turns."""
+        weights = [1, *[2] * (len(self._parts) - 2), 1]
+        return {
+            name: float(np.average([part[name] for part in self._parts], weights=weights))
+            for name in self._parts[0]
+        }
+
+
+class Bare:
+    """What the parts do alone a second, each in its best way."""
+
+    def __init__(self, model: Path, precision: str, jpegs: Sequence[bytes]) -> None:
+        from consumers.encoders import open_encoder
+        from consumers.encoders.hf import HuggingFaceEncoder
+
+        encoder = open_encoder(
+            str(model), threads=CORES, precision=None if precision == "auto" else precision
+        )
+        assert isinstance(encoder, HuggingFaceEncoder)
+        self._encoder, self._model, self._jpegs = encoder, model, jpegs
+        self.space = encoder.space.name
+        self.precision = encoder.choice.precision
+        self.on_gpu = encoder._device.type == "cuda"
+        batch, size = encoder.choice.pictures, encoder.choice.texts
+        prepared = [self._decoded(jpegs[n % len(jpegs)]) for n in range(batch)]
+        texts = [c.text or "" for c in vit_b32.captions(_TEXTS)]
+        words = encoder._tokens(texts)
+        by_length = sorted(range(_TEXTS), key=lambda row: len(words["input_ids"][row]))
+        self._inputs = encoder._inputs(prepared)
+        self._tokens = [
+            encoder._padded(words, by_length[n : n + size]) for n in range(0, _TEXTS, size)
+        ]
+        self._seed_one = self._seed()
+
+    def pictures(self) -> dict[str, float]:
+        seed_s = _least(self._seed_one)
+        return {
+            "model": self._encoder.choice.pictures / _least(self._see),
+            "decoding": 1 / _core_s(self._decoded, self._jpegs),
+            "pillow": 1 / _core_s(lambda data: _pillow(data, draft=True), self._jpegs),
+            "pillow_whole": 1 / _core_s(lambda data: _pillow(data, draft=False), self._jpegs),
+            "seed": _SEED_PICTURES / seed_s,
+        }
+
+    def texts(self) -> dict[str, float]:
+        return {"model": _TEXTS / _least(self._read)}
+
+    def _decoded(self, data: bytes) -> Any:
+        from consumers.images import decode_image
+
+        preprocess = self._encoder.preprocess
         image = decode_image(data, bytes_max=10**8, pixels_max=10**8, side_hint=preprocess.side)
         return preprocess(image)
 
-    prepared = [decoded(jpegs[n % len(jpegs)]) for n in range(batch)]
-    texts = [c.text or "" for c in vit_b32.captions(1024)]
-    words = encoder._tokens(texts)
-    by_length = sorted(range(1024), key=lambda row: len(words["input_ids"][row]))
-    size = encoder.choice.texts
-    with torch.inference_mode():
-        inputs = encoder._inputs(prepared)
-        tokens = [encoder._padded(words, by_length[n : n + size]) for n in range(0, 1024, size)]
+    def _see(self) -> None:
+        self._run(self._encoder._model.get_image_features, [self._inputs])
 
-        def see() -> None:
-            encoder._model.get_image_features(**inputs)
-            if encoder._device.type == "cuda":
+    def _read(self) -> None:
+        self._run(self._encoder._model.get_text_features, self._tokens)
+
+    def _run(self, features: Callable[..., object], batches: Sequence[Mapping[str, Any]]) -> None:
+        import torch
+
+        with torch.inference_mode():
+            for batch in batches:
+                features(**batch)
+            if self.on_gpu:
                 torch.cuda.synchronize()
 
-        def read() -> None:
-            for some in tokens:
-                encoder._model.get_text_features(**some)
-            if encoder._device.type == "cuda":
-                torch.cuda.synchronize()
+    def _seed(self) -> Callable[[], None]:
+        """float32, one picture at a time, the processor that came with the checkpoint."""
+        import torch
+        from transformers import AutoModel
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-        bare: dict[str, Any] = {"model": batch / _least(see), "texts": len(texts) / _least(read, 2)}
-    bare["decode_core_s"] = _core_s(lambda data: decoded(data), jpegs)
-    bare["pillow"] = 1 / _core_s(lambda data: _pillow(data, draft=True), jpegs)
-    bare["pillow_whole"] = 1 / _core_s(lambda data: _pillow(data, draft=False), jpegs)
-    bare |= {"device": encoder._device.type, "precision": encoder.choice.precision}
-    bare["space"] = encoder.space.name
-    bare["seed"] = _seed(model, jpegs, seed_pictures)
-    return bare
+        processor = AutoImageProcessor.from_pretrained(self._model, backend="pil")  # type: ignore[no-untyped-call]
+        plain = AutoModel.from_pretrained(self._model).eval()
+        if torch.cuda.is_available():
+            plain = plain.cuda()
+
+        def some() -> None:
+            for data in self._jpegs[:_SEED_PICTURES]:
+                with torch.no_grad(), Image.open(io.BytesIO(data)) as image:
+                    pixels = processor(images=image.convert("RGB"), return_tensors="pt")
+                    plain.get_image_features(**pixels.to(plain.device)).pooler_output.cpu()
+
+        return some
 
 
 def _pillow(data: bytes, *, draft: bool) -> Any:
@@ -148,30 +212,7 @@ def _pillow(data: bytes, *, draft: bool) -> Any:
         return np.asarray(image.convert("RGB").resize((224, 224), Image.Resampling.BICUBIC))
 
 
-def _seed(model: Path, jpegs: Sequence[bytes], count: int) -> float:
-    """float32, one picture at a time, the processor that came with the checkpoint."""
-    import torch
-    from transformers import AutoModel
-    from transformers.models.auto.image_processing_auto import AutoImageProcessor
-
-    processor = AutoImageProcessor.from_pretrained(model, backend="pil")  # type: ignore[no-untyped-call]
-    plain = AutoModel.from_pretrained(model).eval()
-    if torch.cuda.is_available():
-        plain = plain.cuda()
-
-    def one(data: bytes) -> None:
-        with torch.no_grad(), Image.open(io.BytesIO(data)) as image:
-            pixels = processor(images=image.convert("RGB"), return_tensors="pt").to(plain.device)
-            plain.get_image_features(**pixels).pooler_output.cpu()
-
-    one(jpegs[0])
-    began = time.perf_counter()
-    for n in range(count):
-        one(jpegs[n % len(jpegs)])
-    return count / (time.perf_counter() - began)
-
-
-def _least(call: Any, least_s: float = 5.0) -> float:
+def _least(call: Callable[[], object], least_s: float = 5.0) -> float:
     """The median time of a call, of as many as take `least_s`."""
     call()
     times: list[float] = []
@@ -195,8 +236,8 @@ def _flags() -> set[str]:
     return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
-async def _through(log: KafkaLog, names: Names, contents: Sequence[Content]) -> float:
-    """Records a second, from when `WARM` of them stand in the embeddings to when all do."""
+async def _through(log: KafkaLog, names: Names, contents: Sequence[Content]) -> tuple[int, float]:
+    """Records and seconds, from when `WARM` of them stand in the embeddings to when all do."""
     target = contents[0].target
     partitions = [TopicPartition(names.embeddings(target), n) for n in range(PARTITIONS)]
     reader = await log.tail(await log.end_offsets(partitions))
@@ -209,7 +250,7 @@ async def _through(log: KafkaLog, names: Names, contents: Sequence[Content]) -> 
             if not first and publishing.done() and seen >= WARM * len(contents):
                 first, began = seen, time.perf_counter()
         await publishing
-        return (len(contents) - first) / max(1e-9, time.perf_counter() - began)
+        return len(contents) - first, time.perf_counter() - began
     finally:
         await reader.close()
 

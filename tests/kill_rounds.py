@@ -36,7 +36,10 @@ OFTEN = {
 _DEATH_S = 180
 # Those that a role comes to again and again; an operator's command is killed in
 # tests/integration/test_rebuild.py, and who takes partitions over in tests/encoder_storm.py.
-_POINTS = sorted(point for point in POINTS if not point.startswith(("space.", "takeover.")))
+ENCODER_POINTS = sorted(point for point in POINTS if point.startswith("encode."))
+NODE_POINTS = sorted(
+    point for point in POINTS if point.startswith(("index.", "rebuild.", "snapshot."))
+)
 
 
 @dataclass
@@ -53,11 +56,11 @@ class Rounds:
     s3_away: int = 0
     broker_killed: int = 0
 
-    async def run(self, count: int) -> None:
-        """Each point once, in random order, then again."""
+    async def run(self, count: int, among: Sequence[str]) -> None:
+        """Each of the points once, in random order, then again."""
         points: list[str] = []
         for number in range(count):
-            points = points or self.dice.sample(_POINTS, len(_POINTS))
+            points = points or self.dice.sample(among, len(among))
             point = points.pop()
             fault = f"{point}:{self.dice.randint(1, 2)}"
             s3 = self.dice.random() < 0.3 and point.startswith(("index.", "rebuild."))

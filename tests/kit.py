@@ -76,7 +76,7 @@ async def expired(
 
     Each `filler` rolls a segment; the cleaner takes a log up again where something was appended.
     """
-    async with asyncio.timeout(45):
+    async with asyncio.timeout(90):
         for n in itertools.count():
             await kit.log.publish([filler(n)])
             found = await kit.read_all(topic)

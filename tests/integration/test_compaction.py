@@ -59,7 +59,7 @@ async def test_a_replay_after_compaction_comes_to_the_live_state(kafka, tmp_path
                     written += 40
                     await asyncio.sleep(0.3)
             await all_encoded(kit)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 while (await client.get("/v1/lag"))["behind_s"]:
                     await asyncio.sleep(0.2)
             await assert_index_is_the_log(kit, client)

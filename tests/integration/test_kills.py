@@ -9,16 +9,22 @@ from pathlib import Path
 import pytest
 
 from contracts.embedding import read_embedding
-from contracts.faults import POINTS
-from tests.kill_rounds import ENCODER, Rounds, all_encoded, assert_index_is_the_log, churn, seed
+from tests.kill_rounds import (
+    ENCODER,
+    ENCODER_POINTS,
+    NODE_POINTS,
+    Rounds,
+    all_encoded,
+    assert_index_is_the_log,
+    churn,
+    seed,
+)
 from tests.kit import Collection, collection
 from tests.roles import answering, free_port, of, role
 from tests.s3_fixture import S3Server
 from tidelens.client import Client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
-
-ENCODE_POINTS = sorted(p for p in POINTS if p.startswith("encode."))
 
 
 async def assert_encoded_exactly_once_in_order(kit: Collection) -> None:
@@ -39,7 +45,7 @@ async def assert_encoded_exactly_once_in_order(kit: Collection) -> None:
         }
 
 
-@pytest.mark.parametrize("point", ENCODE_POINTS)
+@pytest.mark.parametrize("point", ENCODER_POINTS)
 async def test_a_killed_encoder(kafka, tmp_path: Path, point: str) -> None:
     dice = seed()
     async with collection(kafka.bootstrap, space=ENCODER.space.name, partitions=2) as kit:
@@ -61,11 +67,11 @@ async def test_a_killed_encoder(kafka, tmp_path: Path, point: str) -> None:
 async def test_rounds_of_kills_with_snapshots_in_s3(
     own_kafka, s3: S3Server, tmp_path: Path
 ) -> None:
-    """Every point, the encoder's too; the 200 rounds are tests/soak/kill_rounds.py."""
+    """Every point of a node; 200 rounds, the encoder's too, are tests/soak/kill_rounds.py."""
     dice, broker = seed(), await own_kafka()
     async with collection(broker.bootstrap, space=ENCODER.space.name, partitions=2) as kit:
         rounds = Rounds(kit, broker, tmp_path, s3, await s3.new_bucket(), dice)
-        await rounds.run(15)
+        await rounds.run(len(NODE_POINTS), NODE_POINTS)
         # A full replay elsewhere, without a snapshot, comes to the same.
         port = free_port()
         (tmp_path / "fresh").mkdir()

@@ -412,7 +412,7 @@ async def test_a_commit_ends_with_its_session(kafka, monkeypatch) -> None:
                 await asyncio.Event().wait()
 
             monkeypatch.setattr(AIOKafkaProducer, "send_offsets_to_transaction", unanswered)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 with pytest.raises(Fenced):
                     await ownership.commit(
                         claim, as_embeddings(kit, claim.records, claim.lease.topic_id)

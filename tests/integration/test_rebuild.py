@@ -98,7 +98,7 @@ async def system(bootstrap: str, folder: Path, *more: str) -> AsyncIterator[Syst
 
 
 async def following(updates: AsyncIterator[Update]) -> Update:
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(90):
         return await anext(updates)
 
 
@@ -206,7 +206,7 @@ async def test_a_start_serves_the_active_space_until_the_rollback_is_given_up(
                 while "c30" not in await one.top(text(30)):
                     await asyncio.sleep(0.1)
             assert await one.operator.run("rebuild", "--give-up-rollback") == "active: hash-48\n"
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 while (await client.get("/v1/status"))["spaces"]["kept"] != {"hash-48": True}:
                     await asyncio.sleep(0.1)
             refused = await one.operator.run("rebuild", "--rollback", rc=1)

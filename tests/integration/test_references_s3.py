@@ -57,7 +57,7 @@ async def test_a_reference_waits_for_s3(s3: S3Server) -> None:
     await s3.stop()
     async with References(limits(bucket)) as references:
         reading = asyncio.create_task(read(references, f"s3://{bucket}/a.png"))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(90):
             while not references.waiting:
                 await asyncio.sleep(0.05)
         await s3.start()

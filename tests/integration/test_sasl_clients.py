@@ -33,7 +33,7 @@ def sasl(kafka: TestKafka, *, password: str | None = None, user: str | None = No
 
 async def refusal(connection: Connection) -> str:
     """The one line, within the time that a person waits."""
-    async with asyncio.timeout(6):
+    async with asyncio.timeout(30):
         with pytest.raises(BrokerUnavailable) as refused:
             async with connection.admin():
                 pass
@@ -81,7 +81,7 @@ async def test_faust_takes_the_same_credentials(kafka: TestKafka) -> None:
         web_enabled=False,
     )
     producer = app.transport.create_producer()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         await producer.start()
         await producer.stop()
 

@@ -36,7 +36,7 @@ def family(process: Role) -> list[psutil.Process]:
 
 
 async def gone(processes: list[psutil.Process]) -> None:
-    async with asyncio.timeout(25):
+    async with asyncio.timeout(90):
         while any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes):
             await asyncio.sleep(0.1)
 
@@ -87,7 +87,7 @@ async def pushed(client: Client) -> None:
     updates = client.watch({"text": "a boat", "target": "captions", "k": 1})
     await anext(updates)
     await client.publish({"target": "captions", "id": "boat", "text": "a boat"})
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while (await anext(updates)).hits[0]["id"] != "boat":
             pass
     await updates.aclose()
@@ -100,7 +100,7 @@ async def pushed(client: Client) -> None:
 
 async def assert_metrics(node_port: int, encoder_port: int) -> None:
     """Both roles show lag, throughput, latency by stage, dead letters, queues and memory."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         # The lag is read on a timer: until it has seen what was published last.
         while True:
             node, encoder = await Scraped.of(node_port), await Scraped.of(encoder_port)
@@ -112,7 +112,7 @@ async def assert_metrics(node_port: int, encoder_port: int) -> None:
     for shown in (node, encoder):
         assert shown.values("lag_seconds", "group").keys() == groups
         assert shown.values("lag_seconds", "topic").keys() == TOPICS
-        assert time.time() - shown.values("lag_read_timestamp_seconds")["hash-v1"] < 15
+        assert time.time() - shown.values("lag_read_timestamp_seconds")["hash-v1"] < 90
         assert 20e6 < shown.process_memory() < 4e9
     assert node.values("behind_seconds") == {"hash-v1": 0}
     assert node.values("ready") == {"hash-v1": 1}
@@ -135,7 +135,7 @@ async def assert_metrics(node_port: int, encoder_port: int) -> None:
 
 async def found(client: Client, query: dict[str, Any]) -> Any:
     """The first hit, once there is one."""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(90):
         while not (hits := (await client.search(query))["hits"]):
             await asyncio.sleep(0.1)
     return hits[0]

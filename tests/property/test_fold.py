@@ -56,7 +56,7 @@ OTHER_SPACE = Space("fold-v1", "m", "2", "p", 4)
 NAMES = Names("t.", SPACE.name)
 PARTITIONS = 3
 TOPIC_IDS = {NAMES.embeddings(target): f"topic-{target}" for target in TARGETS}
-HISTORIES = int(os.environ.get("FOLD_HISTORIES", "250"))
+HISTORIES = int(os.environ.get("FOLD_HISTORIES", "150"))
 ITEM_IDS = [f"id-{n}" for n in range(40)]
 # Few distinct vectors, so that equal scores are common and the order by id matters; and two that
 # differ by less than float32 sees.

@@ -297,7 +297,7 @@ async def turns(number: int) -> None:
         await asyncio.sleep(0)
 
 
-def play(history: History, patience_s: float = 10) -> None:
+def play(history: History, patience_s: float = 60) -> None:
     items, subscriptions, steps = history
 
     async def bounded() -> None:

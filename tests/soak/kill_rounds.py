@@ -14,7 +14,7 @@ from pathlib import Path
 from contracts.errors import TidelensError
 from streams.broker import LocalBroker
 from tests.broker_fixture import FAST
-from tests.kill_rounds import ENCODER, Rounds
+from tests.kill_rounds import ENCODER, ENCODER_POINTS, NODE_POINTS, Rounds
 from tests.kit import collection
 from tests.s3_fixture import S3Server, free_port, s3mock_jar
 
@@ -30,7 +30,7 @@ async def run(folder: Path, rounds: int, seed: int) -> None:
             killing = Rounds(kit, broker, folder, server, bucket, random.Random(seed))
             began = time.monotonic()
             try:
-                await killing.run(rounds)
+                await killing.run(rounds, ENCODER_POINTS + NODE_POINTS)
             finally:
                 away, killed = killing.s3_away, killing.broker_killed
                 rounds_done = sum(killing.done.values())

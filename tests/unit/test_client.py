@@ -46,7 +46,7 @@ async def watching(port: int, **options: Any) -> AsyncIterator[AsyncIterator[Upd
 
 
 async def following(updates: AsyncIterator[Update]) -> Update:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         return await anext(updates)
 
 
@@ -85,7 +85,7 @@ async def test_a_server_that_is_not_ready_yet_is_waited_for(kit: Kit) -> None:
         kit.index.ready = False
         async with started(kit, port) as again:
             waiting = asyncio.create_task(following(updates))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(90):
                 # It hangs up at once: told of for good, unlike the connections that are open.
                 while not again.sample("tidelens_live_messages_total", {"type": "error"}):
                     await asyncio.sleep(0.01)

@@ -22,7 +22,7 @@ def passing(fault: str) -> subprocess.Popen[str]:
 @pytest.mark.parametrize(("fault", "passes"), [("encode.sent", 0), ("encode.sent:3", 2)])
 def test_it_kills_itself(fault: str, passes: int) -> None:
     with passing(fault) as process:
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=90)
     assert process.returncode == -signal.SIGKILL
     assert out.split() == [str(n) for n in range(passes)]
 
@@ -32,11 +32,11 @@ def test_it_stops_once_until_it_is_woken() -> None:
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
         process.send_signal(signal.SIGCONT)
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=90)
     assert process.returncode == 0
     assert out.split() == ["0", "1", "2", "3"]
 
 
 def test_another_point_is_passed() -> None:
     with passing("encode.claimed") as process:
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=90) == 0

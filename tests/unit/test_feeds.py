@@ -65,7 +65,7 @@ async def running(feed: Coroutine[Any, Any, None]) -> AsyncIterator["asyncio.Tas
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while not true():
             await asyncio.sleep(0.01)
 

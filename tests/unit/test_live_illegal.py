@@ -291,9 +291,7 @@ async def test_what_the_protocol_forbids(name: str) -> None:
         for first, payload in frames:
             socket.frame(first, payload)
         assert await socket.closed_with() == code
-        async with asyncio.timeout(30):
-            while kit.sample("tidelens_live_connections"):
-                await asyncio.sleep(0.01)
+        await kit.until("tidelens_live_connections", 0)
 
 
 async def test_frames_that_are_not_masked_or_never_end() -> None:

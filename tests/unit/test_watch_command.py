@@ -33,12 +33,12 @@ class Watching:
 
     async def _line(self) -> bytes:
         assert self._process.stdout is not None
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(90):
             return await self._process.stdout.readline()
 
     async def ended(self) -> tuple[int | None, str, str]:
         """Exit code, and what else it wrote."""
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(90):
             out, err = await self._process.communicate()
         return self._process.returncode, out.decode(), err.decode()
 

@@ -215,7 +215,7 @@ async def test_the_queue_is_as_deep_as_it_says() -> None:
         may = threading.Event()
 
         def encode_texts(self, texts):  # type: ignore[no-untyped-def]
-            assert self.may.wait(5)
+            assert self.may.wait(60)
             return super().encode_texts(texts)
 
     def depth() -> float | None:
@@ -271,7 +271,7 @@ class Counting(HashEncoder):
 
     def encode_texts(self, texts):  # type: ignore[no-untyped-def]
         self.batches.append(list(texts))
-        assert self._may is None or self._may.wait(5)
+        assert self._may is None or self._may.wait(60)
         return super().encode_texts(texts)
 
 

@@ -139,15 +139,17 @@ class Bare:
         self.space = encoder.space.name
         self.precision = encoder.choice.precision
         self.on_gpu = encoder._device.type == "cuda"
-        batch, size = encoder.choice.pictures, encoder.choice.texts
+        batch = encoder.choice.pictures
         prepared = [self._decoded(jpegs[n % len(jpegs)]) for n in range(batch)]
         texts = [c.text or "" for c in vit_b32.captions(_TEXTS)]
         words = encoder._tokens(texts)
-        by_length = sorted(range(_TEXTS), key=lambda row: len(words["input_ids"][row]))
+        order, lengths = encoder._by_length(words)
         self._inputs = encoder._inputs(prepared)
-        self._tokens = [
-            encoder._padded(words, by_length[n : n + size]) for n in range(0, _TEXTS, size)
-        ]
+        self._tokens = []
+        while order:
+            count = encoder._passes.first(lengths, encoder.choice.texts)
+            self._tokens.append(encoder._padded(words, order[:count]))
+            del order[:count], lengths[:count]
         self._seed_one = self._seed()
 
     def pictures(self) -> dict[str, float]:

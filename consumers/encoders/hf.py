@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from consumers.encoders.loading import loaded
+from consumers.encoders.passes import PASSES
 from consumers.encoders.precision import Choice, converted
 from consumers.encoders.processors import Normalise, halves_of
 from consumers.encoders.spaces import Checkpoint, checkpoint_space
@@ -27,10 +28,6 @@ from contracts.space import Space
 log = structlog.get_logger(__name__)
 
 _TOKENS_MAX = 512  # where neither tokenizer nor model names a limit
-
-# Lengths of texts are rounded up to this: a GPU's kernels want few shapes. On a CPU a new shape
-# costs nothing (oneDNN), and padding to multiples of 8 a third more for captions of 13 tokens.
-_LENGTH_STEP = {"cpu": 1, "cuda": 8}
 
 _SIDE_DEFAULT = 384  # where neither processor nor model names a size
 
@@ -55,6 +52,7 @@ class HuggingFaceEncoder:
             )
         model = model.eval().requires_grad_(False)
         self._device = device_of()
+        self._passes = PASSES[self._device.type]
         self._tokens_max = _tokens_max(self._tokenizer, model)
         # SigLIP was trained on texts padded to the full length, and reads the last position; who
         # tells the model no mask does not mean it to see padding of any other length either.
@@ -85,18 +83,17 @@ class HuggingFaceEncoder:
         if not texts:  # which tokenizers do not take
             return self._vectors(0, [])
         tokens = self._tokens(texts)
-        # Of one length as far as may be: what is padded is computed for nothing.
-        order = sorted(range(len(texts)), key=lambda row: len(tokens["input_ids"][row]))
+        order, lengths = self._by_length(tokens)
         found: list[tuple[list[int], Tensor]] = []
         while order:
-            rows = order[: self._texts_max]
+            rows = order[: self._passes.first(lengths, self._texts_max)]
             try:
                 inputs = self._padded(tokens, rows)
                 found.append((rows, _features(self._model.get_text_features(**inputs))))
             except RuntimeError as error:
                 self._texts_max = _halved(len(rows), error, "texts")
                 continue
-            del order[: len(rows)]
+            del order[: len(rows)], lengths[: len(rows)]
         self.truncated += self._cut(tokens, texts)
         return self._vectors(len(texts), found)
 
@@ -125,13 +122,20 @@ class HuggingFaceEncoder:
     def _tokens(self, texts: Sequence[str]) -> Any:
         return self._tokenizer(list(texts), truncation=True, max_length=self._tokens_max)
 
+    def _by_length(self, tokens: Any) -> tuple[list[int], list[int]]:
+        """The rows, shortest first, and the length of each."""
+        lengths = [self._length(ids) for ids in tokens["input_ids"]]
+        order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+        return order, [lengths[row] for row in order]
+
+    def _length(self, ids: Sequence[int]) -> int:
+        """What a text is padded to at least."""
+        return len(ids) if self._pads_to_longest else self._tokens_max
+
     def _padded(self, tokens: Any, rows: Sequence[int]) -> Any:
         """Those rows as tensors, all of the longest one's length, rounded up."""
-        length = self._tokens_max
-        if self._pads_to_longest:
-            longest = max(len(tokens["input_ids"][row]) for row in rows)
-            step = _LENGTH_STEP[self._device.type]
-            length = min(length, ceil(longest / step) * step)
+        longest = max(self._length(tokens["input_ids"][row]) for row in rows)
+        length = min(self._tokens_max, self._passes.padded(longest))
         return self._tokenizer.pad(
             {name: [column[row] for row in rows] for name, column in tokens.items()},
             padding="max_length",

@@ -23,10 +23,13 @@ class Choice:
     """A precision, and how many pictures and texts go through the model at once.
 
     `compiled`: full batches of pictures go through torch.compile, which wants one shape.
+
+    By default what suits a CPU: of ViT-B/32 on two cores without AVX-512, 32 pictures in passes
+    of 16 take .86 of the time of one of 32 in float32, .93 in int8 (median of 18 pairs).
     """
 
     precision: Precision = "float32"
-    pictures: int = 32
+    pictures: int = 16
     texts: int = 64
     compiled: bool = False
 

@@ -245,7 +245,11 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_that_is_remembered(
 ) -> None:
     import torch
 
-    encoder: Any = open_encoder(str(checkpoint), threads=1, precision="float32")
+    from consumers.encoders.hf import HuggingFaceEncoder
+    from consumers.encoders.precision import Choice
+    from consumers.encoders.spaces import find_checkpoint
+
+    encoder: Any = HuggingFaceEncoder(find_checkpoint(str(checkpoint)), Choice(pictures=32))
     images = [encoder.preprocess(image) for image in pictures(40)]
     wanted_images, wanted_texts = encoder.encode_images(images), encoder.encode_texts(TEXTS * 12)
     sizes = []

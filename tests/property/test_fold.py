@@ -127,9 +127,7 @@ def searches_of_few_rows() -> Iterator[None]:
         yield
     faiss.omp_set_num_threads(threads)
     LOOP.close()
-    print(f"searches through each: {asked}")
-    # Chance has it at 7 to hundreds.
-    assert all(asked.values()), f"no search went through one: {asked}"
+    assert min(asked.values()) > HISTORIES // 10, f"hardly any search went through one: {asked}"
 
 
 @cache

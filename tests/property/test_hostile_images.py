@@ -4,6 +4,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -283,10 +284,10 @@ def test_by_hand(decoders: Decoders, name: str) -> None:
 
 
 def test_what_takes_too_long() -> None:
-    decoders = Decoders(1, replace(_LIMITS, seconds_max=1.0), CentralSquare(64, 56))
-    assert outcome(decoders, jpeg_of_scans(20_000)) == "image_too_slow"
-    assert outcome(decoders, saved(noise(), "PNG")) == FINE
-    decoders.close()
+    limits = replace(_LIMITS, seconds_max=1.0)
+    with closing(Decoders(1, limits, CentralSquare(64, 56))) as decoders:
+        assert outcome(decoders, jpeg_of_scans(20_000)) == "image_too_slow"
+        assert outcome(decoders, saved(noise(), "PNG")) == FINE
 
 
 @pytest.mark.parametrize("format_name", FORMATS)

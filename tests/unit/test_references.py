@@ -203,6 +203,11 @@ async def opened(
         yield references
 
 
+def patient(attempts_max: int) -> Retrying:
+    time = Time()
+    return Retrying(attempts_max=attempts_max, patience_s=1e9, sleep=time.sleep, clock=time.clock)
+
+
 async def good() -> bytes:
     return DATA
 
@@ -598,8 +603,7 @@ async def test_a_lookup_that_finds_no_thread_waits_without_blame(
 
 
 async def test_a_crowd_is_no_fault_of_a_host_whatever_else_came_through() -> None:
-    time = Time()
-    retrying = Retrying(attempts_max=1, patience_s=1e9, sleep=time.sleep, clock=time.clock)
+    retrying = patient(attempts_max=1)
     tried = 0
 
     async def crowded() -> bytes:
@@ -710,8 +714,7 @@ async def test_a_redirect_that_takes_the_time_is_no_fault_of_where_it_leads(site
 
 
 async def test_when_another_is_read_meanwhile_it_is_the_host() -> None:
-    time = Time()
-    retrying = Retrying(attempts_max=3, patience_s=1e9, sleep=time.sleep, clock=time.clock)
+    retrying = patient(attempts_max=3)
     tried = 0
 
     async def bad() -> bytes:
@@ -730,8 +733,7 @@ async def test_when_another_is_read_meanwhile_it_is_the_host() -> None:
 
 
 async def test_what_was_under_way_when_the_network_came_back_is_no_fault_of_its_host() -> None:
-    time = Time()
-    retrying = Retrying(attempts_max=1, patience_s=1e9, sleep=time.sleep, clock=time.clock)
+    retrying = patient(attempts_max=1)
     tried = 0
 
     async def late() -> bytes:

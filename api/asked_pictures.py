@@ -24,7 +24,7 @@ async def picture_of(node: Node, image: str | QueryImage) -> AsyncIterator[bytes
     """
     data, ref, sha256 = _told(image)
     if data is not None:
-        yield _decoded(node, data)
+        yield _decoded(node, data, "image" if isinstance(image, str) else "image.data")
         return
     assert ref is not None
     _require_remote(ref)
@@ -39,15 +39,15 @@ def _told(image: str | QueryImage) -> tuple[str | None, str | None, str | None]:
     return (None, image, None) if is_reference(image) else (image, None, None)
 
 
-def _decoded(node: Node, image: str) -> bytes:
-    data = decode_base64(image, "image")
+def _decoded(node: Node, image: str, field: str) -> bytes:
+    data = decode_base64(image, field)
     limit = node.settings.image_bytes_max
     if len(data) > limit:
         raise RejectedRequest(
             "too_large",
-            f"image: limit {limit} bytes, got {len(data)}",
+            f"{field}: limit {limit} bytes, got {len(data)}",
             status=413,
-            field="image",
+            field=field,
             limit=limit,
             value=len(data),
         )

@@ -13,13 +13,23 @@ import binascii
 import re
 import uuid
 from typing import Annotated, Any, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from contracts.errors import RejectedRecord
 from contracts.records import OutRecord, Record
 from contracts.topics import Target
+from contracts.validation import first_fault, tagged, wrong
 
 ID_BYTES_MAX = 512
 TEXT_CHARS_MAX = 10_000
@@ -78,7 +88,7 @@ class ImageData(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
     data: Annotated[str, Field(min_length=1)] | None = Field(
-        default=None, description="The picture's bytes in base64."
+        default=None, description="The picture's bytes in base64, or a data: URI."
     )
     ref: str | None = Field(default=None, description="A file:, https: or s3: URL.")
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
@@ -88,8 +98,22 @@ class ImageData(BaseModel):
         if (self.data is None) == (self.ref is None):
             raise ValueError("exactly one of data and ref is needed")
         if self.ref is not None and self.sha256 is None:
-            raise ValueError("sha256: a reference needs the SHA-256 of its bytes")
+            raise wrong("sha256", "a reference needs the SHA-256 of its bytes")
         return self
+
+
+def _image_tag(value: Any) -> str | None:
+    """Return which of the two forms of an image the value looks like."""
+    if isinstance(value, str):
+        return "string"
+    return "object" if isinstance(value, dict | BaseModel) else None
+
+
+IMAGE_FORM = tagged(_image_tag, "base64, a data: URI, a URL, or an object with data or ref")
+Image = Annotated[
+    Annotated[str, Tag("string")] | Annotated[ImageData, Tag("object")],
+    IMAGE_FORM,
+]
 
 
 class ImageBody(_Body):
@@ -235,12 +259,31 @@ def _read_json(target: Target, item_id: str, value: bytes) -> Content:
 
 
 def is_reference(image: str) -> bool:
-    """Whether it is a URL: base64 has no colon."""
-    return ":" in image[:16]
+    """Say whether it is a URL to read from; base64 has no colon, a data: URI holds the bytes."""
+    return ":" in image[:16] and not is_data_uri(image)
+
+
+def is_data_uri(image: str) -> bool:
+    """Say whether it is a data: URI (RFC 2397), whose scheme may be in capitals."""
+    return image[:5].lower() == "data:"
 
 
 def decode_base64(data: str, field: str) -> bytes:
-    """Bytes of a base64 string. Raises RejectedRecord `invalid_base64` naming `field`."""
+    """Return the bytes of a base64 string or of a data: URI.
+
+    Raises RejectedRecord: `invalid_base64`, or `invalid_data_uri`, naming `field`.
+    """
+    if is_data_uri(data):
+        head, comma, body = data.partition(",")
+        if not comma:
+            raise RejectedRecord(
+                "invalid_data_uri",
+                f"{field}: a data: URI needs a comma before its data",
+                field=field,
+            )
+        if not head.lower().endswith(";base64"):
+            return unquote_to_bytes(body)
+        data = unquote_to_bytes(body).decode("latin-1") if "%" in body else body
     try:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -260,10 +303,15 @@ def _validated(model: type[_Model], body: Any) -> _Model:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "value"
-        why = first["msg"].removeprefix("Value error, ")
-        raise RejectedRecord("invalid_content", f"{field}: {why}", field=field) from None
+        fault = first_fault(error, body)
+        field = fault.field or "value"
+        raise RejectedRecord(
+            "invalid_content",
+            f"{field}: {fault.message}",
+            field=field,
+            limit=fault.limit,
+            value=fault.value,
+        ) from None
 
 
 def content_record(

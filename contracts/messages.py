@@ -15,17 +15,25 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    Tag,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
 
 from contracts.errors import RejectedRequest
-from contracts.events import ID_BYTES_MAX, TEXT_CHARS_MAX, ImageData, Metadata
+from contracts.events import (
+    ID_BYTES_MAX,
+    IMAGE_FORM,
+    TEXT_CHARS_MAX,
+    Image,
+    Metadata,
+)
 from contracts.hits import Hit
 from contracts.ports import AsOf, Lag
 from contracts.prompts import TEMPLATES, require_distinct, require_slot
 from contracts.topics import Target
+from contracts.validation import first_fault, tagged, wrong
 
 WireHit = dict[str, Any]
 
@@ -57,10 +65,30 @@ class AsOfMessage(_Message):
     offsets: dict[Target, list[int]]
 
 
+def _wait_for_tag(value: Any) -> str | None:
+    """Return which of the two forms of `wait_for` the value looks like."""
+    if isinstance(value, BaseModel):
+        return "token" if isinstance(value, Token) else "as_of"
+    if not isinstance(value, dict):
+        return None
+    for tag, model in (("token", Token), ("as_of", AsOfMessage)):
+        if model.model_fields.keys() & value.keys():
+            return tag
+    return None
+
+
+_WAIT_FOR_FORM = tagged(
+    _wait_for_tag,
+    "a publish token (topic, partition, offset) or an earlier as_of (space, epoch, offsets)",
+)
+
+
 class QueryImage(_Message):
     """A picture to look for: base64 `data`, or where it is."""
 
-    data: str | None = Field(default=None, description="The picture's bytes in base64.")
+    data: str | None = Field(
+        default=None, description="The picture's bytes in base64, or a data: URI."
+    )
     ref: Annotated[str, Field(min_length=1, max_length=REF_CHARS_MAX)] | None = Field(
         default=None, description="An https: or s3: URL, read once, when the query comes."
     )
@@ -73,7 +101,7 @@ class QueryImage(_Message):
         if (self.data is None) == (self.ref is None):
             raise ValueError("exactly one of data and ref is needed")
         if self.data is not None and self.sha256 is not None:
-            raise ValueError("sha256: goes with `ref` only")
+            raise wrong("sha256", "goes with `ref` only")
         return self
 
 
@@ -81,8 +109,12 @@ class _Part(_Message):
     """What to look for: exactly one of text, image, vector, id (with `of`)."""
 
     text: _Text | None = None
-    image: str | QueryImage | None = Field(
-        default=None, description="The picture's bytes in base64, or an https: or s3: URL."
+    image: (
+        Annotated[Annotated[str, Tag("string")] | Annotated[QueryImage, Tag("object")], IMAGE_FORM]
+        | None
+    ) = Field(
+        default=None,
+        description="The picture's bytes in base64, a data: URI, or an https: or s3: URL.",
     )
     vector: list[float] | None = None
     id: _Id | None = None
@@ -95,9 +127,9 @@ class _Part(_Message):
     @model_validator(mode="after")
     def _id_with_of(self) -> "_Part":
         if self.id is not None and self.of is None:
-            raise ValueError("of: `id` needs it, images or captions")
+            raise wrong("of", "`id` needs it, images or captions")
         if self.of is not None and self.id is None:
-            raise ValueError("of: goes with `id` only")
+            raise wrong("of", "goes with `id` only")
         return self
 
 
@@ -127,7 +159,12 @@ class Query(_Part):
     exact: bool = False
     collapse: Literal["item"] | None = None
     include: list[Literal["vector"]] = Field(default_factory=list)
-    wait_for: Token | AsOfMessage | None = None
+    wait_for: (
+        Annotated[
+            Annotated[Token, Tag("token")] | Annotated[AsOfMessage, Tag("as_of")], _WAIT_FOR_FORM
+        ]
+        | None
+    ) = None
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
     @model_validator(mode="after")
@@ -166,15 +203,17 @@ class NewItem(_Message):
     target: Target
     id: _Id
     text: _Text | None = None
-    image: str | ImageData | None = Field(default=None, description="Base64, or a reference.")
+    image: Image | None = Field(default=None, description="Base64, a data: URI, or a reference.")
     item: _Id | None = None
     metadata: Metadata = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _content(self) -> "NewItem":
         needed, other = ("image", "text") if self.target == "images" else ("text", "image")
-        if getattr(self, needed) is None or getattr(self, other) is not None:
-            raise ValueError(f"{needed}: target {self.target} needs it, and no {other}")
+        if getattr(self, needed) is None:
+            raise wrong(needed, f"target {self.target} needs it")
+        if getattr(self, other) is not None:
+            raise wrong(other, f"target {self.target} takes {needed} only")
         return self
 
 
@@ -199,10 +238,10 @@ class Subscribe(_Message):
     def _of_its_mode(self) -> "Subscribe":
         if self.mode == "matches":
             if self.query.collapse is not None:
-                raise ValueError("query.collapse: mode matches tells of every item")
+                raise wrong("query.collapse", "mode matches reports every item")
             for name in ("throttle_ms", "min_change"):
                 if getattr(self, name):
-                    raise ValueError(f"{name}: goes with mode top only")
+                    raise wrong(name, "goes with mode top only")
         return self
 
 
@@ -407,13 +446,15 @@ def _validated(adapter: TypeAdapter[_Parsed], body: Any, *, unlisted: bool = Fal
     try:
         return adapter.validate_python(body)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        path = [str(part) for part in first["loc"]]
-        field = ".".join(path[1:] if unlisted else path) or "body"
+        fault = first_fault(error, body)
+        # A single query is checked as a list of one, whose index its sender did not write.
+        field = fault.field.partition(".")[2] if unlisted else fault.field
         raise RejectedRequest(
             "invalid_request",
-            f"{field}: {first['msg'].removeprefix('Value error, ')}",
-            field=field,
+            f"{field or 'body'}: {fault.message}",
+            field=field or "body",
+            limit=fault.limit,
+            value=fault.value,
         ) from None
 
 

@@ -19,9 +19,10 @@ import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contracts.errors import RejectedRecord, TidelensError
-from contracts.events import Content, ImageData, content_record, decode_base64, key_of_id
+from contracts.events import Content, Image, content_record, decode_base64, is_data_uri, key_of_id
 from contracts.settings import Settings
 from contracts.topics import Target
+from contracts.validation import first_fault
 
 PICTURES = {
     ".jpg": "image/jpeg",
@@ -51,14 +52,17 @@ class Refused(TidelensError):
 
 
 class _Line(BaseModel):
-    """One line of a JSON Lines file; `image` as a string is a path relative to the file."""
+    """One line of a JSON Lines file.
+
+    `image` as a string is a path relative to the file, or a data: URI.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     id: str | None = None
     target: Target | None = None
     text: str | None = None
-    image: str | ImageData | None = None
+    image: Image | None = None
     item: str | None = None
     metadata: dict[str, Any] | None = None
 
@@ -108,7 +112,7 @@ def contents_of(path: Path, folder: Path, settings: Settings) -> Iterator[Conten
         else:
             kinds = " ".join(sorted({*PICTURES, *CAPTIONS, *LINES}))
             yield Refused(where, "unknown_kind", f"not one of {kinds}")
-    except (RejectedRecord, ValidationError, OSError) as error:
+    except (RejectedRecord, OSError) as error:
         yield _refused(where, error)
 
 
@@ -127,7 +131,7 @@ def _lines(path: Path, settings: Settings) -> Iterator[Content | Refused]:
                     continue
                 try:
                     yield _checked(_content_of_line(line, path.parent, settings))
-                except (RejectedRecord, ValidationError, OSError) as error:
+                except (RejectedRecord, OSError) as error:
                     yield _refused(where, error)
     except OSError as error:
         yield _refused(shown, error)
@@ -135,28 +139,35 @@ def _lines(path: Path, settings: Settings) -> Iterator[Content | Refused]:
 
 def _content_of_line(raw: bytes, folder: Path, settings: Settings) -> Content:
     try:
-        line = _Line.model_validate(orjson.loads(raw))
+        body = orjson.loads(raw)
+        line = _Line.model_validate(body)
     except orjson.JSONDecodeError as error:
         raise RejectedRecord("invalid_json", f"not JSON ({error})") from None
+    except ValidationError as error:
+        fault = first_fault(error, body)
+        _invalid(fault.field or "line", fault.message)
     target = line.target or ("captions" if line.image is None else "images")
     wanted, other = (line.text, line.image) if target == "captions" else (line.image, line.text)
     if wanted is None or other is not None:
         needed = "text" if target == "captions" else "image"
         _invalid(needed, f"target {target} needs it, and nothing else")
     rest: dict[str, Any] = {"item": line.item, "metadata": line.metadata or {}}
-    if isinstance(line.image, str):
+    if isinstance(line.image, str) and not is_data_uri(line.image):
         item_id = PurePosixPath(line.image).as_posix() if line.id is None else line.id
         return _picture(folder / line.image, item_id, settings, **rest)
     if line.id is None:
         _invalid("id", "needed, since there is no path to take it from")
     if line.image is None:
         return Content(target=target, id=line.id, text=line.text, **rest)
-    if line.image.data is None:
-        ref, sha256 = line.image.ref, line.image.sha256
-        return Content(target=target, id=line.id, ref=ref, sha256=sha256, **rest)
-    data = decode_base64(line.image.data, "image.data")
+    encoded, field = line.image, "image"
+    if not isinstance(encoded, str):
+        if encoded.data is None:
+            ref, sha256 = encoded.ref, encoded.sha256
+            return Content(target=target, id=line.id, ref=ref, sha256=sha256, **rest)
+        encoded, field = encoded.data, "image.data"
+    data = decode_base64(encoded, field)
     if len(data) > settings.inline_bytes_max:
-        _too_large("image.data", settings.inline_bytes_max, len(data))
+        _too_large(field, settings.inline_bytes_max, len(data))
     return Content(target=target, id=line.id, image=data, **rest)
 
 
@@ -209,13 +220,9 @@ def _too_large(field: str, limit: int, size: int) -> NoReturn:
     )
 
 
-def _refused(where: str, error: Exception) -> Refused:
+def _refused(where: str, error: RejectedRecord | OSError) -> Refused:
     if isinstance(error, RejectedRecord):
         return Refused(where, error.code, error.message)
-    if isinstance(error, ValidationError):
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "line"
-        return Refused(where, "invalid_content", f"{field}: {first['msg']}")
     reason = getattr(error, "strerror", None) or str(error)
     return Refused(where, "unreadable", f"cannot be read ({reason})")
 

@@ -120,7 +120,7 @@ async def test_a_list_is_answered_in_order_from_one_view(kit: Kit) -> None:
     [
         ({}, 400, "invalid_request", "body"),
         ({"text": "a", "id": "b", "of": "images"}, 400, "invalid_request", "body"),
-        ({"id": "a"}, 400, "invalid_request", "body"),
+        ({"id": "a"}, 400, "invalid_request", "of"),
         ({"text": ""}, 400, "invalid_request", "text"),
         ({"text": 1}, 400, "invalid_request", "text"),
         ({"text": "a", "k": 0}, 400, "invalid_request", "k"),

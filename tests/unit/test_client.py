@@ -114,7 +114,7 @@ async def test_what_is_refused_ends_the_watch(kit: Kit) -> None:
     port = free_port()
     async with started(kit, port):
         for options, field in (
-            ({"query": {**QUERY, "k": 0}}, "subscribe.query.k"),
+            ({"query": {**QUERY, "k": 0}}, "query.k"),
             ({"cursor": "nonsense"}, "cursor"),
         ):
             async with watching(port, **options) as updates:

@@ -439,7 +439,7 @@ async def test_ping(socket: Socket) -> None:
         (
             {"op": "subscribe", "sub": "s", "mode": "all", "query": {"text": "x"}},
             "invalid_request",
-            "subscribe.mode",
+            "mode",
         ),
         (
             {"op": "subscribe", "sub": "s", "query": {"text": "x", "filter": {"eq": {"a": []}}}},

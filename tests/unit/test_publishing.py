@@ -118,12 +118,14 @@ def test_json_lines(tmp_path: Path) -> None:
         {"image": "pictures/a.jpg"},
         {"id": "p2", "image": {"data": data}, "target": "images"},
         {"id": "p3", "image": {"ref": "file:///x.jpg", "sha256": "0" * 64}},
+        {"id": "p4", "image": f"data:image/png;base64,{data}"},
     ) == [
         Content(target="captions", id="c1", text="a cat", item="i", metadata={"year": 2020}),
         Content(target="images", id="p1", image=b"bytes", item="i"),
         Content(target="images", id="pictures/a.jpg", image=b"bytes"),
         Content(target="images", id="p2", image=b"inline"),
         Content(target="images", id="p3", ref="file:///x.jpg", sha256="0" * 64),
+        Content(target="images", id="p4", image=b"inline"),
     ]
 
 

@@ -1,0 +1,106 @@
+"""Validation errors in words: which member is wrong, why, its limit and its value.
+
+Every parser of the contracts reports the first error of pydantic through `first_fault`, so that
+HTTP, WebSocket, Kafka and JSON Lines name the same field for the same mistake. Unions are
+discriminated by what the input looks like (`tagged`), so that only the member that was meant is
+checked: an undiscriminated union reports the mistakes of all its members, and the first of them is
+rarely about the one that was meant.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Discriminator, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+# What pydantic calls the bound that a value broke.
+_LIMITS = ("max_length", "min_length", "le", "lt", "ge", "gt", "expected", "pattern")
+_VALUE_CHARS_MAX = 100
+_OBJECTS = {"model_type", "model_attributes_type", "dict_type"}
+_NAMES = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list"}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The first mistake of an input. `field` is a dotted path, empty where it is the whole input.
+
+    `limit` and `value` are None where there is none to name.
+    """
+
+    field: str
+    message: str
+    limit: Any = None
+    value: Any = None
+
+
+def wrong(field: str, message: str) -> PydanticCustomError:
+    """Make the error of a model's own check: `message` is about the model's member `field`."""
+    return PydanticCustomError("wrong_member", "{message}", {"field": field, "message": message})
+
+
+def tagged(choose: Callable[[Any], str | None], want: str) -> Discriminator:
+    """Discriminate a union by `choose`, which names a tag, or None where the input fits no member.
+
+    `want` says in the error what the members are.
+    """
+    return Discriminator(
+        choose, custom_error_type="wrong_type", custom_error_message=f"want {want}"
+    )
+
+
+def first_fault(error: ValidationError, body: Any) -> Fault:
+    """The first mistake that pydantic found in `body`, by the path that the sender knows."""
+    first = error.errors(include_url=False)[0]
+    path = _path(first, body)
+    context = first.get("ctx", {})
+    if first["type"] == "wrong_member":
+        path.append(str(context["field"]))
+    limit = next((context[name] for name in _LIMITS if name in context), None)
+    value = _shown_value(first) if limit is not None else None
+    return Fault(".".join(path), _message(first, value), limit, value)
+
+
+def _path(first: ErrorDetails, body: Any) -> list[str]:
+    """Pydantic's location without the tags of unions, which no sender wrote."""
+    path: list[str] = []
+    at = body
+    for part in first["loc"]:
+        found, at = _member(at, part)
+        if found or (first["type"] == "missing" and part is first["loc"][-1]):
+            path.append(str(part))
+    return path
+
+
+def _member(of: Any, part: str | int) -> tuple[bool, Any]:
+    """Return whether `of` has such a member, and the member; `of` itself where it has not."""
+    if isinstance(of, Mapping) and part in of:
+        return True, of[part]
+    if isinstance(of, list) and isinstance(part, int) and part < len(of):
+        return True, of[part]
+    return False, of
+
+
+def _message(first: ErrorDetails, value: Any) -> str:
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] in _OBJECTS:
+        return f"want a JSON object, got {_kind(first['input'])}"
+    if first["type"] == "wrong_type":
+        return f"{message}, got {_kind(first['input'])}"
+    return message if value is None else f"{message}, got {value!r}"
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"an object with {', '.join(map(str, list(value)[:5])) or 'no members'}"
+    return "null" if value is None else _NAMES.get(type(value), type(value).__name__)
+
+
+def _shown_value(first: ErrorDetails) -> Any:
+    """The value, or its length where that is what the limit is about."""
+    value = first["input"]
+    if first["type"].endswith(("too_long", "too_short")):
+        return len(value)
+    if isinstance(value, str):
+        return value[:_VALUE_CHARS_MAX]
+    return value if isinstance(value, bool | int | float) else None

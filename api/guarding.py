@@ -1,11 +1,14 @@
-"""Keeps foreign web pages out: Host and Origin are checked before anything else sees a request.
+"""Keeps foreign web pages out: Host, Origin and Sec-Fetch-Site are checked before all the rest.
 
 A page on another site can make a browser send us requests, and by DNS rebinding even under our own
-origin. So the Host must be a name that we are known by, and whatever opens a WebSocket or writes
-must come from a page of ours, or from no page at all (then there is no Origin).
+origin. So the Host must be a name that we are known by, and what a page sends must come from a page
+of ours. A foreign page could not read the answers anyway, but asking costs: an event stream holds
+its connection for as long as the page likes. Only a link that a person follows may lead here from
+anywhere. Programs send neither Origin nor Sec-Fetch-Site.
 """
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
@@ -14,8 +17,15 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.problems import problem
 
-_READS = ("GET", "HEAD", "OPTIONS")
 _POLICY_VIOLATION = 1008
+_AUTHORITY = re.compile(
+    r"(?:\[([0-9a-f:.]+)\]|([^][@:/?#\\\s]+))(?::([0-9]{1,5}))?", re.ASCII | re.I
+)
+_PORT_MAX = 65535
+# The second is a page on another port of this host, or on a host beside it: another program.
+_FOREIGN = ("cross-site", "same-site")
+# Opened as a page it would still be a stream.
+_NO_PAGE = ("/v1/live",)
 
 
 class Guard:
@@ -44,15 +54,28 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> tuple[str, str, str] | None:
         headers = Headers(scope=scope)
-        host = headers.get("host", "")
-        if not self._is_ours(_hostname(f"//{host}")):
-            return "host_not_allowed", f"Host: {host!r} is no name of this server", "Host"
-        if scope["type"] == "http" and scope["method"] in _READS:
-            return None
+        hosts = headers.getlist("host")
+        host = hosts[0] if len(hosts) == 1 else ""
+        if not self._is_ours(_hostname(host)):
+            return (
+                "host_not_allowed",
+                f"Host: {', '.join(hosts)!r} is no name of this server",
+                "Host",
+            )
         origin = headers.get("origin")
-        if origin is None or self._may_come_from(origin, host):
-            return None
-        return "origin_not_allowed", f"Origin: {origin!r} is a foreign page", "Origin"
+        if origin is not None:
+            if self._may_come_from(origin, host):
+                return None
+            return "origin_not_allowed", f"Origin: {origin!r} is a foreign page", "Origin"
+        # Browsers name no origin when a page loads a picture or a script.
+        site = headers.get("sec-fetch-site", "").lower()
+        if site in _FOREIGN and not _is_followed_link(scope, headers):
+            return (
+                "origin_not_allowed",
+                f"Sec-Fetch-Site: {site} is a foreign page",
+                "Sec-Fetch-Site",
+            )
+        return None
 
     def _is_ours(self, name: str | None) -> bool:
         if name is None:
@@ -67,14 +90,25 @@ class Guard:
     def _may_come_from(self, origin: str, host: str) -> bool:
         # Another port on this machine is another program: loopback alone is not enough here.
         try:
-            same = urlsplit(origin).netloc.lower() == host.lower()
+            page = urlsplit(origin).netloc.lower()
         except ValueError:
             return False
-        return same or _hostname(origin) in self._foreign_pages
+        return page == host.lower() or _hostname(page) in self._foreign_pages
 
 
-def _hostname(url: str) -> str | None:
-    try:
-        return urlsplit(url).hostname
-    except ValueError:
+def _hostname(authority: str) -> str | None:
+    """The name in a Host header or an origin; None unless it is one, with or without a port."""
+    found = _AUTHORITY.fullmatch(authority)
+    if found is None or not 0 < int(found[3] or _PORT_MAX) <= _PORT_MAX:
         return None
+    return (found[1] or found[2]).lower()
+
+
+def _is_followed_link(scope: Scope, headers: Headers) -> bool:
+    return (
+        scope["type"] == "http"
+        and scope["method"] in ("GET", "HEAD")
+        and headers.get("sec-fetch-mode") == "navigate"
+        and headers.get("sec-fetch-dest") == "document"
+        and scope["path"] not in _NO_PAGE
+    )

@@ -19,6 +19,7 @@ from api.sniffing import media_type_of
 from contracts.errors import RejectedRecord, RejectedRequest
 from contracts.events import Content, key_of_id, read_content
 from contracts.records import RecordPosition
+from contracts.rooted import OutsideRoots, open_under
 
 # Of pictures kept in memory: enough for the page's lists, and never more.
 CACHE_BYTES_MAX = 64 * 1024 * 1024
@@ -111,15 +112,13 @@ class _Kept:
 
 
 def _file_under(roots: list[Path], path: Path, bytes_max: int) -> bytes | None:
-    """The file's bytes, if it lies below one of `roots` once every link is followed."""
+    """Read the file, if it lies below one of `roots` once every link is followed."""
     try:
-        real = path.resolve(strict=True)
-        inside = any(real.is_relative_to(root.resolve()) for root in roots)
-        if not inside or not real.is_file() or real.stat().st_size > bytes_max:
-            return None
-        return real.read_bytes()
-    except (OSError, ValueError):
+        with open_under(path, roots) as file:
+            data = file.read(bytes_max + 1)
+    except (OutsideRoots, OSError, ValueError, RuntimeError):  # RuntimeError: links in a circle
         return None
+    return None if len(data) > bytes_max else data
 
 
 def _etag(epoch: str, source: RecordPosition) -> str:

@@ -1,4 +1,4 @@
-"""The user's own folders for us, by the XDG convention."""
+"""The user's own folders for us, by the XDG convention, and folders for nobody but this user."""
 
 import os
 from pathlib import Path
@@ -14,6 +14,26 @@ def user_cache_dir() -> Path:
 def user_data_dir() -> Path:
     """`$XDG_DATA_HOME/tidelens`, or `~/.local/share/tidelens`."""
     return _folder("XDG_DATA_HOME", ".local/share")
+
+
+def make_private(folder: Path) -> None:
+    """Make `folder` and what is missing above it for this user alone. What is there stays as it is.
+
+    Raises OSError.
+    """
+    try:
+        folder.mkdir(mode=0o700)
+    except FileNotFoundError:
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError:
+        if not folder.is_dir():
+            raise
+
+
+def open_to_others(folder: Path) -> bool:
+    """Whether other users of this machine may look into `folder`, or write there."""
+    return bool(folder.stat().st_mode & 0o077)
 
 
 def _folder(variable: str, below_home: str) -> Path:

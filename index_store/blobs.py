@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
+from contracts.user_folders import make_private
 from index_store.files import link_or_copy
 
 _PARTIAL = ".partial"
@@ -77,7 +78,7 @@ class DiskBlobs:
         if not self._swept:
             self._sweep()
             self._swept = True
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path.parent)
         partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
         try:
             yield partial

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from contracts.user_folders import make_private
 from index_store import columns, flat
 from index_store.files import COLUMNS, VECTORS, PartFiles
 from index_store.parts import Part
@@ -74,7 +75,7 @@ class Spill:
     def _folder_for(self, name: str) -> Path:
         self._empty_once()
         folder = self._folder / name
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         return folder
 
     def _write(self, part: Part) -> PartFiles:
@@ -86,7 +87,7 @@ class Spill:
             return files
         partial = self._folder / f".{name}"
         shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
+        make_private(partial)
         try:
             _write_rows(part, rows, partial)
             partial.rename(self._folder / name)

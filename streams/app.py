@@ -22,6 +22,7 @@ from contracts.dead_letters import REASON
 from contracts.errors import TidelensError
 from contracts.ports import Clock
 from contracts.topics import Names
+from contracts.user_folders import make_private
 from streams.connect import Connection
 from streams.maintainer import Maintainer
 from streams.windows import WindowedCounts
@@ -75,7 +76,7 @@ def streams_app(
     clock: Clock,
 ) -> faust.App:
     """The app; start it with `await app.start()` under a loop and signals of our own."""
-    data_dir.mkdir(parents=True, exist_ok=True)  # Faust dies silently without it
+    make_private(data_dir)  # Faust dies silently without it
     app = StreamsApp(
         app_id,
         maintainer,

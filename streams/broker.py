@@ -20,6 +20,7 @@ import structlog
 
 from contracts.errors import BrokerUnavailable, DataDirInUse, DataDirNotWritable, PortInUse
 from contracts.settings import KafkaSettings
+from contracts.user_folders import make_private
 from streams.connect import Connection
 from streams.guard import LOCK_TAKEN
 from streams.jars import kafka_classpath
@@ -124,7 +125,7 @@ class LocalBroker:
 
     def _write_configuration(self) -> None:
         try:
-            self._root.mkdir(parents=True, exist_ok=True)
+            make_private(self._root)
             port, controller, sasl = self._ports()
             self.bootstrap = f"127.0.0.1:{port}"
             self.sasl_bootstrap = f"127.0.0.1:{sasl}" if self._sasl else ""

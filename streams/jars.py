@@ -12,7 +12,7 @@ from pathlib import Path
 import orjson
 
 from contracts.errors import BrokerUnavailable, ConfigurationError
-from contracts.user_folders import user_cache_dir
+from contracts.user_folders import make_private, user_cache_dir
 
 KAFKA_VERSION = "4.1.1"
 # All named: left to itself the resolver picks kafka-clients 3.8.0, and the broker then dies with
@@ -54,7 +54,7 @@ def kafka_classpath() -> str:
 
 
 def _fetched(root: Path) -> list[str]:
-    root.mkdir(parents=True, exist_ok=True)
+    make_private(root)
     # Two starts at once: one downloads, the other waits and then finds the list.
     with (root / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

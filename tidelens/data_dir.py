@@ -3,11 +3,16 @@
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from contracts.errors import DataDirInUse, DataDirNotWritable
+import structlog
+
+from contracts.errors import ConfigurationError, DataDirInUse, DataDirNotWritable
 from contracts.settings import Settings
+from contracts.user_folders import make_private, open_to_others, user_data_dir
+
+log = structlog.get_logger(__name__)
 
 
 @contextmanager
@@ -17,7 +22,8 @@ def locked(data: Path, part: str) -> Iterator[None]:
     Raises DataDirNotWritable, DataDirInUse.
     """
     try:
-        data.mkdir(parents=True, exist_ok=True)
+        make_private(data)
+        _close_to_others(data)
         # Not emptied when opened: it may name another process.
         lock = (data / f"{part}.lock").open("a+")
     except OSError as error:
@@ -38,6 +44,17 @@ def locked(data: Path, part: str) -> Iterator[None]:
         except OSError as error:
             raise _not_writable(data, error) from None
         yield
+
+
+def _close_to_others(data: Path) -> None:
+    """Only the folder that is ours alone is changed: another may be open to others on purpose."""
+    if not open_to_others(data):
+        return
+    with suppress(ConfigurationError, PermissionError):
+        if data == user_data_dir():
+            data.chmod(0o700)
+            return
+    log.warning("other users may look into the data directory", fix=f"chmod 700 {data}")
 
 
 def node_part(settings: Settings) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from contracts.user_folders import user_cache_dir
+from contracts.user_folders import make_private, user_cache_dir
 
 
 def everything() -> dict[str, Any]:
@@ -23,7 +23,7 @@ def add(key: str, choice: dict[str, Any]) -> None:
     path = _path()
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path.parent)
         partial.write_bytes(orjson.dumps({**everything(), key: choice}, option=orjson.OPT_INDENT_2))
         partial.replace(path)
     except OSError:

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from contracts.errors import ModelMissing
-from contracts.user_folders import user_cache_dir
+from contracts.user_folders import make_private, user_cache_dir
 
 HEAD = Path(__file__).with_name("starter_head.safetensors")
 
@@ -90,7 +90,7 @@ def _verified(path: Path, sha256: str, package: str) -> Path:
 @contextmanager
 def _unpacking_beside(folder: Path) -> Iterator[Path]:
     """A fresh folder on the same file system as `folder`; what is left of it is removed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_private(folder.parent)
     fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
     try:
         yield fresh

@@ -1,12 +1,12 @@
 """References to files: `file:` under allowed roots."""
 
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from consumers.references.refusals import refused, require_digest, too_large
+from contracts.rooted import OutsideRoots, open_under, resolved_under
 
 
 def read_reference(
@@ -17,13 +17,9 @@ def read_reference(
     Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden, reference_missing,
     image_too_large_bytes, reference_changed.
     """
-    path = allowed_path(ref, allow_roots)
-    with _translated():
-        # Opening a pipe would wait for whoever writes to it, for ever.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise OSError("not a regular file")
-        with path.open("rb") as file:
-            data = file.read(bytes_max + 1)
+    path = _path_of(ref)
+    with _translated(), open_under(path, allow_roots) as file:
+        data = file.read(bytes_max + 1)
     if len(data) > bytes_max:
         raise too_large(bytes_max)
     require_digest(data, sha256)
@@ -35,6 +31,12 @@ def allowed_path(ref: str, allow_roots: Sequence[Path]) -> Path:
 
     Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden, reference_missing.
     """
+    path = _path_of(ref)
+    with _translated():
+        return resolved_under(path, allow_roots)
+
+
+def _path_of(ref: str) -> Path:
     try:
         parts = urlsplit(ref)
     except ValueError as error:
@@ -46,13 +48,7 @@ def allowed_path(ref: str, allow_roots: Sequence[Path]) -> Path:
     if parts.netloc not in ("", "localhost"):
         why = f"a file: reference names no host, got {parts.netloc!r}"
         raise refused("reference_forbidden", why, value=parts.netloc)
-    # Resolved before it is compared, so that neither `..` nor a link leads out of a root.
-    with _translated():
-        path = Path(unquote(parts.path)).resolve()
-        if not any(path.is_relative_to(root.resolve()) for root in allow_roots):
-            why = "the file is outside the allowed roots (TIDELENS_ALLOW_ROOTS)"
-            raise refused("reference_forbidden", why)
-    return path
+    return Path(unquote(parts.path))
 
 
 @contextmanager
@@ -60,6 +56,9 @@ def _translated() -> Iterator[None]:
     """What the system raises as our own."""
     try:
         yield
+    except OutsideRoots:
+        why = "the file is outside the allowed roots (TIDELENS_ALLOW_ROOTS)"
+        raise refused("reference_forbidden", why) from None
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
         reason = getattr(error, "strerror", None) or str(error)
         raise refused("reference_missing", f"cannot be read ({reason})") from None

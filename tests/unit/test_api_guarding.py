@@ -35,6 +35,19 @@ async def test_loopback_under_any_port(host: str) -> None:
         "[",
         "user@x",
         "::1",
+        "evil@127.0.0.1",
+        "evil@localhost:8080",
+        "127.0.0.1:99999x",
+        "127.0.0.1:99999",
+        "127.0.0.1:0",
+        "127.0.0.1:",
+        "127.0.0.1:80:80",
+        "localhost/x",
+        "localhost#x",
+        "localhost\\x",
+        "localhost evil.example",
+        "[::1]x:8080",
+        "[::1]:8080]",
     ],
 )
 async def test_a_foreign_host_reaches_nothing(host: str) -> None:
@@ -77,8 +90,75 @@ async def test_where_a_write_may_come_from(origin: str, expected: int) -> None:
     assert bool(kit.log.records) == (expected == 200)
 
 
-async def test_reading_needs_no_origin_of_ours() -> None:
-    assert await status(Kit(), "GET", origin="http://evil.example") == 200
+READS = [
+    "/v1/live?target=captions&text=a",
+    "/v1/items/captions/a",
+    "/v1/pictures/a",
+    "/v1/admin/segments",
+    "/v1/admin/queries",
+    "/v1/lag",
+    "/v1/status",
+    "/metrics",
+    "/healthz",
+    "/",
+]
+EMBEDDED = {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}
+FRAMED = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}
+LINKED = {"sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"sec-fetch-site": "cross-site", **EMBEDDED},
+        {"sec-fetch-site": "same-site", **EMBEDDED},  # another port of this host
+        {"sec-fetch-site": "cross-site", **FRAMED},
+        {"sec-fetch-site": "cross-site"},
+        {"origin": "http://evil.example"},
+        {"origin": "http://127.0.0.1:3000"},
+        {"origin": "null"},
+    ],
+)
+async def test_a_foreign_page_starts_no_read(headers: dict[str, str]) -> None:
+    kit = Kit()
+    for path in READS:
+        response = await kit.http.get(path, headers=headers)
+        assert (response.status_code, response.json()["code"]) == (403, "origin_not_allowed"), path
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"sec-fetch-site": "none", **LINKED},
+        {"sec-fetch-site": "same-origin", **EMBEDDED},
+        {"sec-fetch-site": "cross-site", **LINKED},
+        {"sec-fetch-site": "same-site", **LINKED},
+        {"origin": f"http://{HOST}", "sec-fetch-site": "same-origin"},
+    ],
+)
+async def test_programs_our_own_page_and_links_may_read(headers: dict[str, str]) -> None:
+    assert await status(Kit(), "GET", **headers) == 200
+    assert (await Kit().http.get("/", headers=headers)).status_code == 200
+
+
+async def test_a_link_of_a_foreign_page_starts_no_stream() -> None:
+    headers = {"sec-fetch-site": "cross-site", **LINKED}
+    response = await Kit().http.get(READS[0], headers=headers)
+    assert response.status_code == 403
+
+
+async def test_an_allowed_page_may_read_and_names_itself() -> None:
+    kit = Kit(hosts_allowed=["search.example"])
+    page = {"origin": "https://search.example", "sec-fetch-site": "cross-site"}
+    assert await status(kit, "GET", **page) == 200
+    for origin in ("https://search.example:99999x", "https://x@search.example"):
+        assert await status(kit, "GET", origin=origin) == 403
+
+
+async def test_two_hosts_are_none() -> None:
+    headers = [("host", HOST), ("host", "evil.example")]
+    assert (await Kit().http.get("/healthz", headers=headers)).status_code == 403
 
 
 async def test_an_allowed_host_may_be_an_origin() -> None:

@@ -499,3 +499,11 @@ def test_every_check_that_there_is_stands_in_the_table() -> None:
         and not name.startswith("_")
     }
     assert {name.replace(" ", "_") for name in CHECKS} == there
+
+
+async def test_a_data_directory_that_others_may_look_into(tmp_path: Path) -> None:
+    tmp_path.chmod(0o750)
+    told = [one for one in await found(folders.disk, data=tmp_path) if "other users" in one.detail]
+    assert [(one.state, one.fix) for one in told] == [("warning", f"chmod 700 {tmp_path}")]
+    tmp_path.chmod(0o700)
+    assert len(await found(folders.disk, data=tmp_path)) == 2

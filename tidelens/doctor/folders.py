@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from contracts.settings import KafkaSettings, Settings
-from contracts.user_folders import user_cache_dir
+from contracts.user_folders import open_to_others, user_cache_dir
 from tidelens.doctor.finding import Finding, failed, in_thread, ok, skipped, told, warning
 
 _GIB = 1024**3
@@ -23,10 +23,19 @@ _BUCKET_S = 8.0
 @in_thread
 def disk(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     """Where Kafka, segments and snapshots go, and where what is downloaded stays."""
+    data = folder("data directory", settings.data, "TIDELENS_DATA")
     return [
-        folder("data directory", settings.data, "TIDELENS_DATA"),
+        data,
+        *(_private(settings.data) if data.state != "failed" else []),
         folder("cache", user_cache_dir(), "XDG_CACHE_HOME"),
     ]
+
+
+def _private(data: Path) -> Sequence[Finding]:
+    if not data.is_dir() or not open_to_others(data):
+        return []
+    detail = "data directory: other users of this machine may look into it"
+    return [warning("disk", detail, fix=f"chmod 700 {data}")]
 
 
 def free_bytes(path: Path) -> int:

@@ -1,0 +1,57 @@
+"""Files below allowed folders, opened so that no link leads out of them while they are read.
+
+A path that was compared with a root is only a name: a stranger who may write below the root can
+put a link in the place of any folder before the file is opened. So the links are resolved first,
+what they lead to is compared, and then that path is walked one folder at a time without following
+any link. What is opened is what was compared, or nothing.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+
+class OutsideRoots(Exception):
+    """The path leads out of every allowed folder."""
+
+
+def resolved_under(path: Path, roots: Sequence[Path]) -> Path:
+    """Resolve every link of `path`, whether or not a file is there, and compare it with the roots.
+
+    Raises OutsideRoots, and for paths that no system takes OSError, ValueError or RuntimeError
+    (links in a circle).
+    """
+    real = path.resolve()
+    if not any(real.is_relative_to(root.resolve()) for root in roots):
+        raise OutsideRoots
+    return real
+
+
+def open_under(path: Path, roots: Sequence[Path]) -> BinaryIO:
+    """Open a regular file below one of `roots`. Blocking, but never for the writer of a pipe.
+
+    Raises what `resolved_under` raises; OSError too when a link was put into the path meanwhile.
+    """
+    found = _walked(resolved_under(path, roots))
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError("not a regular file")
+        # The walk opened nothing but the name: a pipe or a device would act on being opened.
+        return Path(f"/proc/self/fd/{found}").open("rb")
+    finally:
+        os.close(found)
+
+
+def _walked(real: Path) -> int:
+    """Return a descriptor for `real`, which stands for the path only. Follows no link in it."""
+    held = os.open("/", os.O_PATH)
+    for part in real.parts[1:]:
+        try:
+            # Of a link this opens the link itself, in which no further name is found.
+            following = os.open(part, os.O_PATH | os.O_NOFOLLOW, dir_fd=held)
+        finally:
+            os.close(held)
+        held = following
+    return held

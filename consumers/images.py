@@ -10,14 +10,16 @@ import re
 import warnings
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from consumers.samples import complete_pillow, eight_bits, samples_of
 from contracts.errors import RejectedRecord
 from contracts.ports import RgbImage
 
 # decode_image checks its own limit, exactly and before decoding; Pillow's is one for the whole
 # process, and would come first.
 Image.MAX_IMAGE_PIXELS = None
+complete_pillow()
 
 _PILLOW = r"PIL\."
 _QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)  # as `warnings` keeps it
@@ -68,7 +70,7 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int, side_hint: int
     try:
         with Image.open(io.BytesIO(data), formats=[format_name]) as image:
             _check_pixels(image, pixels_max)
-            return _pixels(image, side_hint)
+            return _pixels(image, data, side_hint)
     except (RejectedRecord, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -114,11 +116,12 @@ def _check_pixels(image: Image.Image, pixels_max: int) -> None:
         )
 
 
-def _pixels(image: Image.Image, side_hint: int) -> RgbImage:
+def _pixels(image: ImageFile.ImageFile, data: bytes, side_hint: int) -> RgbImage:
+    samples = samples_of(image)
     image.draft(None, (side_hint, side_hint))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that does
     image.load()
     upright_by = _UPRIGHT_BY.get(_orientation(image))
-    plain = _eight_bits(image)
+    plain = eight_bits(image, samples, data)
     factor = min(plain.size) // (side_hint * 2)
     if factor > 1:
         plain = plain.reduce(factor)
@@ -133,26 +136,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # broken metadata does not make a picture unreadable
         return 1
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """The picture in mode RGB, or RGBA where it has transparency."""
-    if image.mode.startswith("I;16"):
-        high_bytes = (np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)
-        return Image.fromarray(high_bytes).convert("RGB")
-    if image.mode in ("I", "F"):
-        return _stretched(image).convert("RGB")
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    return image.convert("RGBA" if image.has_transparency_data else "RGB")
-
-
-def _stretched(image: Image.Image) -> Image.Image:
-    """Numbers without an agreed range: the least becomes black, the greatest white."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-    low, high = values.min(), values.max()
-    scaled = (values - low) * (255 / (high - low) if high > low else 0)
-    return Image.fromarray(scaled.astype(np.uint8))
 
 
 def _over_white(image: Image.Image) -> Image.Image:

@@ -14,6 +14,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from api import pages
 from api.admin import Admin
+from api.allowance import Allowance
 from api.classifying import Classifying
 from api.freshness import Freshness
 from api.guarding import Guard
@@ -34,7 +35,9 @@ def create_app(node: Node) -> Starlette:
     """The API of one node."""
     waiting = Waiting(node)
     freshness = Freshness(node)
-    searching = Searching(node, waiting, freshness)
+    limit = node.settings.answers_bytes_max
+    allowance = Allowance(one_max=min(node.settings.answer_bytes_max, limit), all_max=limit)
+    searching = Searching(node, waiting, freshness, allowance)
     classifying = Classifying(node)
     items = Items(node)
     pictures = Pictures(node)

@@ -82,7 +82,7 @@ class Subscription:
         # What the client holds: when resuming, a list of which we only know the digest.
         self.cursor = Cursor.decode(message.cursor) if message.cursor is not None else None
         self._places: Sequence[Place] = []
-        self._reader = Places(with_vector="vector" in message.query.include)
+        self._reader = Places(message.query.include)
         if self.cursor is not None and self.cursor.query != self.query_digest:
             raise RejectedRequest(
                 "invalid_cursor", "cursor: it belongs to another query", field="cursor"

@@ -1,9 +1,10 @@
 """An item that standing lists hold: what is told of it, one for all of them. No I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import orjson
 
+from api.hit_json import vector_members
 from contracts.hits import Hit
 from contracts.messages import wire_hit
 from contracts.score import Vectors
@@ -21,9 +22,8 @@ class Item:
         self.id = hit.id
         # Of its source, which tells versions apart.
         self.partition, self.offset = hit.source.partition, hit.source.offset
-        wire = wire_hit(hit)
-        for member in ("rank", "score", "vector"):
-            wire.pop(member, None)
+        wire = wire_hit(hit, include=())
+        del wire["rank"], wire["score"]
         # Without its brace. A copy: what orjson returns keeps a whole page of memory.
         self._told = bytes(memoryview(orjson.dumps(wire))[1:])
         # Only where a list wants it: it takes more than all the rest.
@@ -32,20 +32,19 @@ class Item:
     def same(self, other: "Item") -> bool:
         return self is other or self._told == other._told
 
-    def wire(self, rank: int, score: float, *, with_vector: bool = False) -> orjson.Fragment:
+    def wire(self, rank: int, score: float, include: Collection[str] = ()) -> orjson.Fragment:
         """contracts.messages.wire_hit of it in a list, as JSON."""
         members = b'{"rank":%d,"score":%s,' % (rank, orjson.dumps(score))
-        if with_vector and self.vector is not None:
-            numbers = [float(number) for number in self.vector]
-            members += b'"vector":%s,' % orjson.dumps(numbers)
+        if include and self.vector is not None:
+            members += vector_members(self.vector, include) + b","
         return orjson.Fragment(members + self._told)
 
 
 class Places:
     """How `difference` reads places (contracts.deltas.Reader)."""
 
-    def __init__(self, *, with_vector: bool) -> None:
-        self._with_vector = with_vector
+    def __init__(self, include: Collection[str]) -> None:
+        self._include = include
 
     def id(self, place: Place) -> str:
         return place[1].id
@@ -55,7 +54,7 @@ class Places:
 
     def wire(self, place: Place, rank: int) -> orjson.Fragment:
         score, item = place
-        return item.wire(rank, score, with_vector=self._with_vector)
+        return item.wire(rank, score, self._include)
 
 
 def places_of(hits: Sequence[Hit]) -> list[Place]:

@@ -49,9 +49,8 @@ class Items:
             raise RejectedRequest(
                 "item_not_found", f"no item {item_id!r} in {target}", status=404, field="id"
             )
-        item = wire_hit(hit)
-        for of_a_search in ("rank", "score", "vector"):
-            item.pop(of_a_search, None)
+        item = wire_hit(hit, include=())
+        del item["rank"], item["score"]
         return json(item)
 
     async def delete(self, request: Request) -> Response:

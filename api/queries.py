@@ -18,7 +18,7 @@ from api.node import Node
 from contracts.errors import RejectedRequest
 from contracts.filters import Filter, parse
 from contracts.hits import VectorQuery
-from contracts.messages import Classify, FusePart, Query
+from contracts.messages import Classify, FusePart, Included, Query
 from contracts.ports import Answer, Searcher
 from contracts.records import RecordPosition
 from contracts.score import Vectors, unit
@@ -53,7 +53,7 @@ class Question:
     min_score: float | None = None
     exact: bool = False
     collapse: bool = False
-    with_vector: bool = False
+    include: Sequence[Included] = ()
     filter: Filter | None = None
 
     def made_of(self) -> str:
@@ -63,6 +63,11 @@ class Question:
             if part.vector is not None:
                 found.update(part.vector.tobytes())
         return found.hexdigest()
+
+    @property
+    def with_vector(self) -> bool:
+        """Whether its hits show their vectors, in whichever form."""
+        return bool(self.include)
 
     @property
     def items(self) -> list[ItemRef]:
@@ -123,7 +128,7 @@ async def prepare(node: Node, query: Query) -> Question:
         min_score=query.min_score,
         exact=query.exact,
         collapse=query.collapse == "item",
-        with_vector="vector" in query.include,
+        include=query.include,
         filter=condition,
     )
 

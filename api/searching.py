@@ -3,46 +3,58 @@
 import asyncio
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.bodies import json, read_json
+from api.allowance import Allowance, answers_bytes
+from api.bodies import read_json
 from api.freshness import Freshness
+from api.hit_json import hits_json
 from api.node import Node
+from api.pace import Pace
+from api.pieces import InPieces, Pieces
 from api.queries import prepare, search
 from api.waiting import Waiting
 from contracts.errors import TidelensError, TimedOut
-from contracts.messages import Query, parse_queries, wire_as_of, wire_hit
-from contracts.ports import Answer
+from contracts.messages import Query, parse_queries, wire_as_of
+from contracts.ports import Answer, AsOf
 
 
 class Searching:
     """The endpoint."""
 
-    def __init__(self, node: Node, waiting: Waiting, freshness: Freshness) -> None:
+    def __init__(
+        self, node: Node, waiting: Waiting, freshness: Freshness, allowance: Allowance
+    ) -> None:
         self._node = node
         self._waiting = waiting
         self._freshness = freshness
+        self._allowance = allowance
 
     async def post(self, request: Request) -> Response:
         began = perf_counter()
         outcome = "error"
+        settings, pieces = self._node.settings, None
         try:
-            settings = self._node.settings
             body = await read_json(request, bytes_max=settings.body_bytes_max)
             queries = parse_queries(body, queries_max=settings.queries_max)
+            expected = answers_bytes(queries, self._node.space.dim)
+            pieces = Pieces(self._allowance.share(expected))
             answers = await self._bounded(queries)
+            took_s = perf_counter() - began
+            await self._write(pieces, queries, answers, took_s, listed=isinstance(body, list))
             outcome = "ok"
-        except TidelensError as error:
-            outcome = type(error).__name__
+            return InPieces(pieces, timeout_s=settings.send_timeout_s)
+        except BaseException as error:
+            if pieces is not None:
+                pieces.close()
+            if isinstance(error, TidelensError):
+                outcome = type(error).__name__
             raise
         finally:
-            took_s = perf_counter() - began
-            self._node.metrics.search_seconds.labels(outcome).observe(took_s)
-        messages = [self._message(answer, took_s) for answer in answers]
-        return json(messages if isinstance(body, list) else messages[0])
+            self._node.metrics.search_seconds.labels(outcome).observe(perf_counter() - began)
 
     async def _bounded(self, queries: Sequence[Query]) -> list[Answer]:
         """Within the shortest `timeout_s` of the queries, and in any case within the limit."""
@@ -62,13 +74,47 @@ class Searching:
         except TimeoutError:
             raise TimedOut(f"timeout_s: no answer within {bound_s:g} s") from None
 
-    def _message(self, answer: Answer, took_s: float) -> dict[str, Any]:
-        return {
-            "hits": [wire_hit(hit) for hit in answer.hits],
-            "as_of": wire_as_of(answer.as_of),
-            "behind_s": self._freshness.behind_s(),
-            "partial": False,
-            "shards_ok": 1,
-            "shards": 1,
-            "took_ms": round(took_s * 1000, 3),
-        }
+    async def _write(
+        self,
+        pieces: Pieces,
+        queries: Sequence[Query],
+        answers: Sequence[Answer],
+        took_s: float,
+        *,
+        listed: bool,
+    ) -> None:
+        """The answers as JSON. Raises RejectedRequest where that is too much."""
+        pace, rests = Pace(), _Rests(self._freshness.behind_s(), took_s)
+        pieces.add(b"[" if listed else b"")
+        for number, (query, answer) in enumerate(zip(queries, answers, strict=True)):
+            pieces.add(b',{"hits":[' if number else b'{"hits":[')
+            for some in hits_json(answer.hits, query.include):
+                pieces.add(some)
+                await pace.rest()
+            pieces.add(b"]," + rests.of(answer))
+        pieces.add(b"]" if listed else b"")
+
+
+class _Rests:
+    """What stands in the answers of one request behind their hits."""
+
+    def __init__(self, behind_s: float | None, took_s: float) -> None:
+        self._behind_s = behind_s
+        self._took_ms = round(took_s * 1000, 3)
+        self._as_of: AsOf | None = None
+        self._written = b""
+
+    def of(self, answer: Answer) -> bytes:
+        """Its members without the first brace; they are of one view, and written once."""
+        if answer.as_of is not self._as_of:
+            self._as_of = answer.as_of
+            members = {
+                "as_of": wire_as_of(answer.as_of),
+                "behind_s": self._behind_s,
+                "partial": False,
+                "shards_ok": 1,
+                "shards": 1,
+                "took_ms": self._took_ms,
+            }
+            self._written = orjson.dumps(members)[1:]
+        return self._written

@@ -231,7 +231,9 @@ class Session:
             return
         hits = alert.take(_MATCHES_AT_ONCE)
         if hits:
-            found = subscription.matched([wire_hit(hit) for hit in hits], alert.told)
+            found = subscription.matched(
+                [wire_hit(hit, alert.question.include) for hit in hits], alert.told
+            )
             await self._outlet.send(found)
         if subscription.state is not SubscriptionState.LIVE:
             return

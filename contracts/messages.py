@@ -4,7 +4,8 @@ Parsing is pydantic's; what we send is built as plain dictionaries and dumped by
 here so that the schemas in contracts/schemas/ are generated from one place.
 """
 
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
@@ -39,8 +40,12 @@ WireHit = dict[str, Any]
 
 THROTTLE_MS_MAX = 3_600_000
 REF_CHARS_MAX = 4_096
+# Far more than any space has: bounds what is read before the dimension is looked at.
+VECTOR_NUMBERS_MAX = 65_536
 
 _Id = Annotated[str, Field(min_length=1, max_length=ID_BYTES_MAX)]
+# How a hit shows its vector: as JSON numbers, or compact.
+Included = Literal["vector", "vector_f16"]
 _Text = Annotated[str, Field(min_length=1, max_length=TEXT_CHARS_MAX)]
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -116,7 +121,7 @@ class _Part(_Message):
         default=None,
         description="The picture's bytes in base64, a data: URI, or an https: or s3: URL.",
     )
-    vector: list[float] | None = None
+    vector: Annotated[list[float], Field(max_length=VECTOR_NUMBERS_MAX)] | None = None
     id: _Id | None = None
     of: Target | None = Field(default=None, description="Which target `id` is of.")
 
@@ -158,7 +163,11 @@ class Query(_Part):
     )
     exact: bool = False
     collapse: Literal["item"] | None = None
-    include: list[Literal["vector"]] = Field(default_factory=list)
+    include: Annotated[list[Included], Field(max_length=16)] = Field(
+        default_factory=list,
+        description="What hits show beside their members: `vector`, its numbers; `vector_f16`, the "
+        "same in a seventh of the bytes.",
+    )
     wait_for: (
         Annotated[
             Annotated[Token, Tag("token")] | Annotated[AsOfMessage, Tag("as_of")], _WAIT_FOR_FORM
@@ -287,6 +296,10 @@ class HitMessage(_Message):
     source: SourceMessage
     picture: str | None
     vector: list[float] | None = None
+    vector_f16: str | None = Field(
+        default=None,
+        description="The vector's numbers as IEEE 754 half precision, little-endian, in base64.",
+    )
 
 
 class AnswerMessage(_Message):
@@ -470,8 +483,8 @@ def _bounded(field: str, value: int, limit: int) -> None:
         )
 
 
-def wire_hit(hit: Hit) -> WireHit:
-    """A hit as it is sent (HitMessage's members)."""
+def wire_hit(hit: Hit, include: Collection[str] = ("vector",)) -> WireHit:
+    """A hit as it is sent (HitMessage's members), with its vector where it has one."""
     topic, partition, offset = hit.source
     wire: WireHit = {
         "id": hit.id,
@@ -484,8 +497,10 @@ def wire_hit(hit: Hit) -> WireHit:
         "source": {"topic": topic, "partition": partition, "offset": offset},
         "picture": f"/v1/pictures/{quote(hit.id)}" if hit.target == "images" else None,
     }
-    if hit.vector is not None:
+    if hit.vector is not None and "vector" in include:
         wire["vector"] = [float(number) for number in hit.vector]
+    if hit.vector is not None and "vector_f16" in include:
+        wire["vector_f16"] = b64encode(hit.vector.astype("<f2").tobytes()).decode()
     return wire
 
 

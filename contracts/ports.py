@@ -303,7 +303,10 @@ class AsOf:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Hits of one query, and the state they were found in."""
+    """Hits of one query, and the state they were found in.
+
+    Hits may be made as they are read: go through them once, and let each go.
+    """
 
     hits: Sequence[Hit]
     as_of: AsOf

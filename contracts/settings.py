@@ -228,6 +228,12 @@ class Settings(BaseSettings):
 
     # Limits of serving
     k_max: int = Field(1000, ge=1, description="Largest k + offset of a query.")
+    answer_bytes_max: int = Field(
+        32 * MIB, ge=MIB, description="Largest answer of one HTTP request."
+    )
+    answers_bytes_max: int = Field(
+        256 * MIB, ge=MIB, description="Answers in memory together; more are refused with 503."
+    )
     body_bytes_max: int = Field(32 * MIB, description="Largest HTTP request body.")
     publish_items_max: int = Field(1000, description="Items in one POST /v1/items.")
     queries_max: int = Field(64, description="Queries in one POST /v1/search.")

@@ -80,7 +80,7 @@ class LocalSearcher:
         # is worth it where there is much to share. The number is this thread's own (OpenMP 5.2,
         # section 2.4).
         faiss.omp_set_num_threads(1 if alone or self._are_quick(requests) else _CORES)
-        found = iter(view.search(asked, recall=self._recall))
+        found = iter(view.found(asked, recall=self._recall))
         return [[Answer(next(found), view.as_of) for _ in queries] for queries in requests]
 
     def _are_quick(self, requests: Sequence[Sequence[VectorQuery]]) -> bool:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import orjson
 
@@ -43,14 +44,20 @@ class IndexView:
 
         Those that are `exact` are; the others are found with about this recall (None: exact).
         """
-        answers: dict[int, list[Hit]] = {}
+        return [list(hits) for hits in self.found(queries, recall=recall)]
+
+    def found(
+        self, queries: Sequence[VectorQuery], *, recall: float | None = None
+    ) -> "list[FoundHits]":
+        """The same, with hits that are made when they are read."""
+        answers: dict[int, FoundHits] = {}
         for (target, _, exact), numbers in self._alike(queries).items():
             parts = self.parts[target]
             asked = [queries[n] for n in numbers]
             scan = Scan(parts, [part.select(asked[0].filter) for part in parts], asked)
             found = scan.exact() if exact or recall is None else scan.approximate(recall)
             for n, winners in zip(numbers, found, strict=True):
-                answers[n] = self._hits(queries[n], winners)
+                answers[n] = FoundHits(self, queries[n], winners)
         return [answers[n] for n in range(len(queries))]
 
     def cost_ms(self, query: VectorQuery, recall: float) -> float:
@@ -113,15 +120,51 @@ class IndexView:
                     found[partition] = digest.add(found[partition], change)
         return found
 
-    def _hits(self, query: VectorQuery, winners: Sequence[Winner]) -> list[Hit]:
-        target, parts = query.target, self.parts[query.target]
-        content, with_vector = self.names.content(target), query.with_vector
-        return [
-            _hit(target, content, item_id, parts[part].rows, row, rank, -negated, with_vector)
-            for rank, (negated, item_id, part, row) in enumerate(
-                winners[query.offset :], start=query.offset + 1
-            )
-        ]
+
+class FoundHits(Sequence[Hit]):
+    """One query's hits, each made when it is read: a thousand may have long texts."""
+
+    __slots__ = ("_parts", "_query", "_topic", "_winners")
+
+    def __init__(self, view: IndexView, query: VectorQuery, winners: Sequence[Winner]) -> None:
+        self._parts = view.parts[query.target]
+        self._topic = view.names.content(query.target)
+        self._query = query
+        self._winners = winners[query.offset :]
+
+    def __len__(self) -> int:
+        return len(self._winners)
+
+    @overload
+    def __getitem__(self, n: int) -> Hit: ...
+    @overload
+    def __getitem__(self, n: slice) -> Sequence[Hit]: ...
+    def __getitem__(self, n: int | slice) -> Hit | Sequence[Hit]:
+        if isinstance(n, slice):
+            return [self[one] for one in range(*n.indices(len(self)))]
+        query, place = self._query, range(len(self))[n]
+        negated, item_id, part, row = self._winners[place]
+        return _hit(
+            query.target,
+            self._topic,
+            item_id,
+            self._parts[part].rows,
+            row,
+            query.offset + place + 1,
+            -negated,
+            query.with_vector,
+        )
+
+    def __iter__(self) -> Iterator[Hit]:
+        query, parts, topic = self._query, self._parts, self._topic
+        target, with_vector = query.target, query.with_vector
+        for rank, (negated, item_id, part, row) in enumerate(self._winners, query.offset + 1):
+            yield _hit(target, topic, item_id, parts[part].rows, row, rank, -negated, with_vector)
+
+    def __eq__(self, other: object) -> bool:
+        return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
 
 
 def hit_of(names: Names, target: Target, rows: Rows, number: int) -> Hit:

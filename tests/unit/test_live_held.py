@@ -13,7 +13,7 @@ from api.item import Item
 from api.queries import Question
 from api.standing import Standing
 from contracts.hits import Hit
-from contracts.messages import wire_hit
+from contracts.messages import Included, wire_hit
 from contracts.records import RecordPosition
 from contracts.score import unit
 
@@ -34,8 +34,8 @@ def found(item_id: str = "a", score: float = 0.5) -> Hit:
     )
 
 
-def standing(*, with_vector: bool = False) -> Standing:
-    return Standing(Question("captions", [], with_vector=with_vector))
+def standing(*include: Included) -> Standing:
+    return Standing(Question("captions", [], include=include))
 
 
 def sent(message: Any) -> Any:
@@ -46,7 +46,7 @@ def test_an_item_is_told_as_the_hit_wherever_it_stands() -> None:
     item = Item(found())
     assert sent(item.wire(3, 0.5)) == wire_hit(replace(found(), vector=None))
     item.vector = VECTOR
-    assert sent(item.wire(3, 0.5, with_vector=True)) == wire_hit(found())
+    assert sent(item.wire(3, 0.5, ["vector"])) == wire_hit(found())
     assert "vector" not in sent(item.wire(3, 0.5))
     bare = Hit("images", "b/ü", 12, -0.0, RecordPosition("t", 0, 0))
     assert sent(Item(bare).wire(12, -0.0)) == wire_hit(bare)
@@ -77,7 +77,7 @@ def test_many_hold_one_as_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_vector_is_kept_once_a_list_wants_it() -> None:
-    held, whole = Held(), standing(with_vector=True)
+    held, whole = Held(), standing("vector")
     item = held.add(standing(), found())
     assert item.vector is None
     assert held.add(whole, found()) is item

@@ -265,12 +265,12 @@ def test_it_is_woken_once_and_remembers_the_first_cause(hall: Hall) -> None:
 
 
 def test_vectors_come_along_only_where_they_are_asked_for(hall: Hall) -> None:
-    plain, whole = hall.stand({}), hall.stand({}, with_vector=True)
+    plain, whole = hall.stand({}), hall.stand({}, include=["vector"])
     hall.set.applied([batch(put={"a": X})])
     [(score, item)], [(_, same)] = plain.top(), whole.top()
     assert item is same
     assert b"vector" not in orjson.dumps(item.wire(1, score))
-    assert b'"vector":[1.0,0.0]' in orjson.dumps(item.wire(1, score, with_vector=True))
+    assert b'"vector":[1.0,0.0]' in orjson.dumps(item.wire(1, score, ["vector"]))
 
 
 def test_removing_leaves_the_others_in_place(hall: Hall) -> None:

@@ -82,7 +82,10 @@ def query_options(command: Any) -> Any:
         click.option("--collapse", type=click.Choice(["item"])),
         click.option("--exact", is_flag=True, default=None, help="Scan every row."),
         click.option(
-            "--include", type=click.Choice(["vector"]), multiple=True, help="Seen with --json."
+            "--include",
+            type=click.Choice(["vector", "vector_f16"]),
+            multiple=True,
+            help="Seen with --json; vector_f16 is base64 of half-precision numbers.",
         ),
         click.option(
             "--wait-for",

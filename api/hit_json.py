@@ -1,0 +1,45 @@
+"""Hits as the JSON that is sent: contracts.messages.HitMessage, written without its detours."""
+
+from base64 import b64encode
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
+
+import numpy as np
+import orjson
+
+from contracts.hits import Hit
+from contracts.messages import wire_hit
+from contracts.score import Vectors
+
+# Hits written in one step: eight of the largest take 2 ms.
+_AT_ONCE = 8
+
+
+def hits_json(hits: Iterable[Hit], include: Collection[str]) -> Iterator[bytes]:
+    """A few at a time, with the commas that stand before and between them."""
+    rest, comma = iter(hits), b""
+    wired = (_wire(hit, include) for hit in rest) if include else (wire_hit(h, ()) for h in rest)
+    while some := list(islice(wired, _AT_ONCE)):
+        yield comma + orjson.dumps(some, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+        comma = b","
+
+
+def _wire(hit: Hit, include: Collection[str]) -> dict[str, object]:
+    if hit.vector is None:
+        return wire_hit(hit, ())
+    wire = wire_hit(hit, [form for form in include if form != "vector"])
+    if "vector" in include:
+        # An array as it stands: a quarter of the time that a list of Python's numbers takes.
+        wire["vector"] = hit.vector.astype(np.float64)
+    return wire
+
+
+def vector_members(vector: Vectors, include: Collection[str]) -> bytes:
+    """The members that hold the vector, without braces: `vector`, `vector_f16`, or both."""
+    members = []
+    if "vector" in include:
+        numbers = orjson.dumps(vector.astype(np.float64), option=orjson.OPT_SERIALIZE_NUMPY)
+        members.append(b'"vector":' + numbers)
+    if "vector_f16" in include:
+        members.append(b'"vector_f16":"' + b64encode(vector.astype("<f2").tobytes()) + b'"')
+    return b",".join(members)

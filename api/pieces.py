@@ -1,0 +1,91 @@
+"""A JSON answer written and sent in pieces, within what answers may take in memory."""
+
+import asyncio
+from collections import deque
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from api.allowance import Share
+from api.eager import begun
+
+# Written into the connection's buffer at a time; it holds little more than one.
+_PIECE_BYTES = 128 * 1024
+
+
+class Pieces:
+    """Bytes that are added, kept in pieces. Adding raises RejectedRequest where they are too many.
+
+    Whoever made them calls `close`, or hands them to the response, which does.
+    """
+
+    def __init__(self, share: Share) -> None:
+        self._share = share
+        self._parts: list[bytes] = []
+        self._size = 0
+        self.whole: deque[bytes] = deque()
+        self.size = 0
+
+    def add(self, part: bytes) -> None:
+        self._parts.append(part)
+        self._size += len(part)
+        if self._size >= _PIECE_BYTES:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._share.write(self._size)
+        self.whole.append(b"".join(self._parts))
+        self.size += self._size
+        self._parts, self._size = [], 0
+
+    def end(self) -> None:
+        """Nothing more is added."""
+        if self._size:
+            self._finish()
+
+    def close(self) -> None:
+        self.whole.clear()
+        self._share.close()
+
+
+class InPieces(Response):
+    """The response: each piece is let go once the client has taken those before.
+
+    A client that takes none in time is left: its connection closes without the rest.
+    """
+
+    media_type = "application/json"
+
+    def __init__(self, pieces: Pieces, *, timeout_s: float, status: int = 200) -> None:
+        pieces.end()
+        super().__init__(None, status, {"content-length": str(pieces.size)})
+        self._pieces = pieces
+        self._timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._send(send)
+        except TimeoutError:
+            return
+        finally:
+            self._pieces.close()
+
+    async def _send(self, send: Send) -> None:
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send({**start, "headers": self.raw_headers})
+        whole = self._pieces.whole
+        more = len(whole) > 1
+        while whole:
+            await self._in_time(send, whole.popleft(), more=more)
+        if more:
+            # The connection takes this only once its buffer is nearly empty: then all was taken.
+            await self._in_time(send, b"", more=False)
+
+    async def _in_time(self, send: Send, body: bytes, *, more: bool) -> None:
+        async def sending() -> None:
+            await send({"type": "http.response.body", "body": body, "more_body": more})
+
+        rest = begun(sending())
+        if rest is not None:
+            async with asyncio.timeout(self._timeout_s):
+                await rest

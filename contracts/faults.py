@@ -32,12 +32,14 @@ POINTS = frozenset(
     }
 )
 
+VARIABLE = "TIDELENS_FAULT"
+
 _passes: dict[str, int] = {}
 
 
 def reach(point: str) -> None:
     """Die or stop here if TIDELENS_FAULT says so."""
-    wanted = os.environ.get("TIDELENS_FAULT")
+    wanted = os.environ.get(VARIABLE)
     if wanted is None:
         return
     name, _, rest = wanted.partition(":")

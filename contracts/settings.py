@@ -9,21 +9,39 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_settings import SettingsConfigDict
 
-from contracts.errors import ConfigurationError
+from contracts.environment import FromEnvironment, read, variable_of
 from contracts.partitioning import PartitionerName
 from contracts.prompts import PLAIN, TEMPLATES, require_distinct, require_slot
 from contracts.user_folders import user_data_dir
+from contracts.variables import Variables, sorted_out
 
 MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+# Far beyond what is sensible, so that a slip of the keyboard is seen and nothing overflows.
+_TEXT_MAX = 4096
+_NAMES_MAX = 1000
+_THREADS_MAX = 4096
+_MEMORY_MB_MAX = 16 * MIB
+_HOUR_S = 3600.0
+_YEAR_S = 366 * 24 * _HOUR_S
+_MINUTE_MS = 60_000
+
+Text = Annotated[str, Field(max_length=_TEXT_MAX)]
+Secret = Annotated[SecretStr, Field(max_length=_TEXT_MAX)]
+Host = Annotated[str, Field(max_length=255)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 
 
-class KafkaSettings(BaseSettings):
+class KafkaSettings(FromEnvironment):
     """How every Kafka client connects, Faust's included: TIDELENS_KAFKA_*."""
 
-    model_config = SettingsConfigDict(env_prefix="TIDELENS_KAFKA_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="TIDELENS_KAFKA_", frozen=True, allow_inf_nan=False
+    )
 
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="Kafka's security.protocol."
@@ -31,29 +49,33 @@ class KafkaSettings(BaseSettings):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
         "PLAIN", description="Kafka's sasl.mechanism."
     )
-    sasl_username: str | None = Field(None, description="User for SASL.")
-    sasl_password: SecretStr | None = Field(None, description="Password for SASL.")
+    sasl_username: Text | None = Field(None, description="User for SASL.")
+    sasl_password: Secret | None = Field(None, description="Password for SASL.")
     ssl_cafile: Path | None = Field(None, description="CA certificates, PEM.")
     ssl_certfile: Path | None = Field(None, description="Client certificate, PEM.")
     ssl_keyfile: Path | None = Field(None, description="Client key, PEM.")
-    ssl_password: SecretStr | None = Field(None, description="Password of the client key.")
-    client_id: str = Field("tidelens", description="client.id, seen in the broker's logs.")
+    ssl_password: Secret | None = Field(None, description="Password of the client key.")
+    client_id: str = Field(
+        "tidelens", max_length=255, description="client.id, seen in the broker's logs."
+    )
 
 
-class Settings(BaseSettings):
+class Settings(FromEnvironment):
     """All other settings: TIDELENS_*."""
 
-    model_config = SettingsConfigDict(env_prefix="TIDELENS_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="TIDELENS_", frozen=True, allow_inf_nan=False)
 
     # What is served
-    brokers: str | None = Field(None, description="Bootstrap servers; none: run Kafka itself.")
+    brokers: Text | None = Field(None, description="Bootstrap servers; none: run Kafka itself.")
     topic_prefix: str = Field(
         "tidelens.",
+        max_length=150,
         pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.$",
         description="Starts every topic, group and transactional id; ends in a dot.",
     )
     model: str = Field(
         "starter",
+        max_length=_TEXT_MAX,
         description="`starter`, a folder, a Hugging Face hub name; `hash`: words only, for tests.",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
@@ -68,15 +90,21 @@ class Settings(BaseSettings):
     )
     partitions: int = Field(4, ge=1, le=4096, description="Partitions of topics that we create.")
     replication_factor: int = Field(1, ge=1, le=32767, description="Of topics that we create.")
-    min_insync_replicas: int = Field(1, ge=1, description="Of topics that we create.")
+    min_insync_replicas: int = Field(1, ge=1, le=32767, description="Of topics that we create.")
     data: Path = Field(
         default_factory=user_data_dir, description="Directory for Kafka's and our files."
     )
-    shard: str = Field("0", pattern=r"^[a-z0-9-]+$", description="This index node's shard.")
-    replica: str = Field("0", pattern=r"^[a-z0-9-]+$", description="This index node's replica.")
+    shard: str = Field(
+        "0", max_length=50, pattern=r"^[a-z0-9-]+$", description="This index node's shard."
+    )
+    replica: str = Field(
+        "0", max_length=50, pattern=r"^[a-z0-9-]+$", description="This index node's replica."
+    )
 
     # Addresses
-    host: str = Field("127.0.0.1", description="Address that the API and /metrics listen on.")
+    host: str = Field(
+        "127.0.0.1", max_length=255, description="Address that the API and /metrics listen on."
+    )
     port: int = Field(8080, ge=0, le=65535, description="Port that the API listens on.")
     encode_metrics_port: int = Field(
         9464,
@@ -84,174 +112,265 @@ class Settings(BaseSettings):
         le=65535,
         description="Port of an encoder's /metrics; not set and taken: another one; 0: none.",
     )
-    hosts_allowed: list[str] = Field(
+    hosts_allowed: list[Host] = Field(
         default_factory=list,
+        max_length=_NAMES_MAX,
         description="Host names that may be in Host and Origin, beside loopback (JSON list).",
     )
     allow_roots: list[Path] = Field(
-        default_factory=list, description="Folders that file: references may point into (JSON)."
+        default_factory=list,
+        max_length=_NAMES_MAX,
+        description="Folders that file: references may point into (JSON).",
     )
 
     # Limits of records
-    record_bytes_max: int = Field(4 * MIB, description="Largest content record.")
-    inline_bytes_max: int = Field(2 * MIB, description="Pictures above this go by reference.")
-    image_bytes_max: int = Field(20 * MIB, description="Largest picture, compressed.")
-    image_pixels_max: int = Field(50_000_000, description="Largest picture, in pixels.")
+    record_bytes_max: int = Field(4 * MIB, ge=1, le=GIB, description="Largest content record.")
+    inline_bytes_max: int = Field(
+        2 * MIB, ge=0, le=GIB, description="Pictures above this go by reference."
+    )
+    image_bytes_max: int = Field(20 * MIB, ge=1, le=GIB, description="Largest picture, compressed.")
+    image_pixels_max: int = Field(
+        50_000_000, ge=1, le=1_000_000_000, description="Largest picture, in pixels."
+    )
 
     # Limits of references
     reference_schemes: list[Literal["file", "http", "https", "s3"]] = Field(
         ["file", "https", "s3"],
+        max_length=4,
         description="Schemes of image.ref that are followed; file: not from HTTP (JSON list).",
     )
-    reference_ports: list[int] = Field(
-        default_factory=lambda: [443], description="Ports that references may name (JSON list)."
+    reference_ports: list[Port] = Field(
+        default_factory=lambda: [443],
+        max_length=_NAMES_MAX,
+        description="Ports that references may name (JSON list).",
     )
-    reference_hosts_allowed: list[str] = Field(
+    reference_hosts_allowed: list[Host] = Field(
         default_factory=list,
+        max_length=_NAMES_MAX,
         description="Hosts that references may name though their addresses are not public (JSON).",
     )
-    reference_buckets: list[str] = Field(
-        default_factory=list, description="Buckets that s3: references may name (JSON list)."
+    reference_buckets: list[Host] = Field(
+        default_factory=list,
+        max_length=_NAMES_MAX,
+        description="Buckets that s3: references may name (JSON list).",
     )
     reference_timeout_s: float = Field(
-        20.0, gt=0, description="Longest fetch of one reference, its redirects included."
+        20.0,
+        gt=0,
+        le=_HOUR_S,
+        description="Longest fetch of one reference, its redirects included.",
     )
-    reference_redirects_max: int = Field(3, ge=0, description="Redirects of one reference.")
+    reference_redirects_max: int = Field(3, ge=0, le=20, description="Redirects of one reference.")
     reference_per_host_max: int = Field(
-        4, ge=1, description="References fetched from one host or bucket at once."
+        4, ge=1, le=1000, description="References fetched from one host or bucket at once."
     )
-    reference_held_max: int = Field(16, ge=1, description="Pictures of references in memory.")
+    reference_held_max: int = Field(
+        16, ge=1, le=1000, description="Pictures of references in memory."
+    )
     reference_attempts_max: int = Field(
-        3, ge=1, description="Fetches of one reference whose host fails."
+        3, ge=1, le=100, description="Fetches of one reference whose host fails."
     )
     reference_patience_s: float = Field(
-        300.0, ge=0, description="How long references wait while network, resolver or S3 is away."
+        300.0,
+        ge=0,
+        le=_YEAR_S,
+        description="How long references wait while network, resolver or S3 is away.",
     )
 
     # Limits of encoding
-    encode_batch_pictures: int = Field(32, ge=1, description="Pictures of one encoder batch.")
-    encode_batch_captions: int = Field(256, ge=1, description="Captions of one encoder batch.")
+    encode_batch_pictures: int = Field(
+        32, ge=1, le=4096, description="Pictures of one encoder batch."
+    )
+    encode_batch_captions: int = Field(
+        256, ge=1, le=65_536, description="Captions of one encoder batch."
+    )
     encode_ahead_batches: int = Field(
-        4, ge=2, description="What a partition may have between fetched and committed, in batches."
+        4,
+        ge=2,
+        le=1000,
+        description="What a partition may have between fetched and committed, in batches.",
     )
     encode_ahead_mb: int = Field(
         256,
         ge=1,
+        le=_MEMORY_MB_MAX,
         description="Records between fetched and committed, of one target in all; decoded pictures "
         "that wait for the model may take as much again.",
     )
     encode_known_max: int = Field(
-        32_768, ge=0, description="Vectors kept for inputs that come again."
+        32_768, ge=0, le=100_000_000, description="Vectors kept for inputs that come again."
     )
     encode_drain_ms: int = Field(
-        1_000, ge=0, description="How long a rebalance waits for what is under way."
+        1_000,
+        ge=0,
+        le=10 * _MINUTE_MS,
+        description="How long a rebalance waits for what is under way.",
     )
-    encode_wait_ms: int = Field(200, ge=1, description="Longest wait of one poll for records.")
+    encode_wait_ms: int = Field(
+        200, ge=1, le=_MINUTE_MS, description="Longest wait of one poll for records."
+    )
     encode_threads: int = Field(
-        0, ge=0, description="Threads of the model, and processes of decoding; 0: one a core."
+        0,
+        ge=0,
+        le=_THREADS_MAX,
+        description="Threads of the model, and processes of decoding; 0: one a core.",
     )
     decode_seconds_max: float = Field(
-        10.0, gt=0, description="Processor time of one picture's decoding; six times that by clock."
+        10.0,
+        gt=0,
+        le=_HOUR_S,
+        description="Processor time of one picture's decoding; six times that by clock.",
     )
     decode_memory_mb: int = Field(
-        2048, ge=64, description="Memory that decoding one picture may take."
+        2048, ge=64, le=_MEMORY_MB_MAX, description="Memory that decoding one picture may take."
     )
-    labels: Annotated[list[str], AfterValidator(require_distinct)] = Field(
+    labels: Annotated[list[Text], AfterValidator(require_distinct)] = Field(
         default_factory=list,
+        max_length=10 * _NAMES_MAX,
         description="Labels that encoders choose from for `labels` in the metadata (JSON list).",
     )
-    label_templates: list[Annotated[str, AfterValidator(require_slot)]] = Field(
+    label_templates: list[Annotated[Text, AfterValidator(require_slot)]] = Field(
         default_factory=lambda: list(TEMPLATES),
         min_length=1,
+        max_length=_NAMES_MAX,
         description="What a label is put into, in place of {} (JSON list).",
     )
-    label_count: int = Field(1, ge=1, description="Labels of one item at most.")
+    label_count: int = Field(1, ge=1, le=1000, description="Labels of one item at most.")
     label_probability_min: float = Field(
         0.5, ge=0, le=1, description="How likely a label must be, among all, to be given."
     )
     encode_session_ms: int = Field(
-        10_000, ge=1_000, description="Kafka's session.timeout.ms: when a dead encoder is replaced."
+        10_000,
+        ge=1_000,
+        le=30 * _MINUTE_MS,
+        description="Kafka's session.timeout.ms: when a dead encoder is replaced.",
     )
-    query_templates: list[Annotated[str, AfterValidator(require_slot)]] = Field(
+    query_templates: list[Annotated[Text, AfterValidator(require_slot)]] = Field(
         default_factory=lambda: list(PLAIN),
         min_length=1,
         max_length=128,
         description="What a query's text is put into, in place of {}; the vectors are averaged.",
     )
     query_batch_max: int = Field(
-        32, ge=1, description="Pictures and texts, in each template, encoded together."
+        32, ge=1, le=4096, description="Pictures and texts, in each template, encoded together."
     )
-    query_queue_max: int = Field(256, ge=1, description="Queries waiting to be encoded.")
-    query_cache_max: int = Field(4096, ge=0, description="Query vectors kept.")
+    query_queue_max: int = Field(
+        256, ge=1, le=1_000_000, description="Queries waiting to be encoded."
+    )
+    query_cache_max: int = Field(4096, ge=0, le=10_000_000, description="Query vectors kept.")
 
     query_reference_timeout_s: float = Field(
-        10.0, gt=0, description="Longest wait for the picture that a query's image.ref names."
+        10.0,
+        gt=0,
+        le=_HOUR_S,
+        description="Longest wait for the picture that a query's image.ref names.",
     )
 
     # Limits of indexing
-    index_batch_records: int = Field(2048, ge=1, description="Records applied in one step.")
-    index_wait_ms: int = Field(200, ge=1, description="Longest wait of one poll for records.")
+    index_batch_records: int = Field(
+        2048, ge=1, le=1_000_000, description="Records applied in one step."
+    )
+    index_wait_ms: int = Field(
+        200, ge=1, le=_MINUTE_MS, description="Longest wait of one poll for records."
+    )
     index_kind: str = Field(
         "auto",
+        max_length=200,
         description="Of sealed segments: auto, Flat, or a Faiss factory string (IVF,SQ8; HNSW32).",
     )
     scanned_rows_max: int = Field(
-        8_192, ge=1, description="Rows that each search scans; more than these get an index."
+        8_192,
+        ge=1,
+        le=1_000_000_000,
+        description="Rows that each search scans; more than these get an index.",
     )
     target_recall: float = Field(
         0.95, gt=0, le=1, description="Recall@10 that searches are tuned to; 1: always exact."
     )
     index_mb_max: int = Field(
-        0, ge=0, description="Memory of one target's index; more gets coarser codes. 0: no limit."
+        0,
+        ge=0,
+        le=_MEMORY_MB_MAX,
+        description="Memory of one target's index; more gets coarser codes. 0: no limit.",
     )
     gpu_memory_mb: int = Field(
-        8192, ge=0, description="Of a GPU, for sealed segments; the rest stays on the CPU."
+        8192,
+        ge=0,
+        le=_MEMORY_MB_MAX,
+        description="Of a GPU, for sealed segments; the rest stays on the CPU.",
     )
-    rebuild_threads: int = Field(1, ge=1, description="Threads of the process that builds.")
-    snapshots: str | None = Field(
+    rebuild_threads: int = Field(
+        1, ge=1, le=_THREADS_MAX, description="Threads of the process that builds."
+    )
+    snapshots: Text | None = Field(
         None,
         description="Where snapshots go: file:PATH, s3://BUCKET/PREFIX; none: the data directory.",
     )
-    snapshot_every_s: float = Field(60.0, gt=0, description="Snapshot when this old and changed.")
+    snapshot_every_s: float = Field(
+        60.0, gt=0, le=_YEAR_S, description="Snapshot when this old and changed."
+    )
     snapshot_every_records: int = Field(
-        100_000, ge=1, description="Snapshot after so many records applied."
+        100_000, ge=1, le=1_000_000_000_000, description="Snapshot after so many records applied."
     )
     snapshot_refresh_s: float = Field(
-        900.0, gt=0, description="An unchanged state is written again after this, for its time."
+        900.0,
+        gt=0,
+        le=_YEAR_S,
+        description="An unchanged state is written again after this, for its time.",
     )
-    snapshots_kept: int = Field(2, ge=1, description="Snapshots kept.")
+    snapshots_kept: int = Field(2, ge=1, le=1000, description="Snapshots kept.")
     stale_after_s: float = Field(
         3600.0,
         gt=0,
+        le=_YEAR_S,
         description="Not ready when last caught up this long ago, or min.compaction.lag.ms ago.",
     )
 
     # Limits of serving
-    k_max: int = Field(1000, ge=1, description="Largest k + offset of a query.")
+    k_max: int = Field(1000, ge=1, le=1_000_000, description="Largest k + offset of a query.")
     answer_bytes_max: int = Field(
-        32 * MIB, ge=MIB, description="Largest answer of one HTTP request."
+        32 * MIB, ge=MIB, le=GIB, description="Largest answer of one HTTP request."
     )
     answers_bytes_max: int = Field(
-        256 * MIB, ge=MIB, description="Answers in memory together; more are refused with 503."
+        256 * MIB,
+        ge=MIB,
+        le=64 * GIB,
+        description="Answers in memory together; more are refused with 503.",
     )
-    body_bytes_max: int = Field(32 * MIB, description="Largest HTTP request body.")
-    publish_items_max: int = Field(1000, description="Items in one POST /v1/items.")
-    queries_max: int = Field(64, description="Queries in one POST /v1/search.")
+    body_bytes_max: int = Field(32 * MIB, ge=1, le=GIB, description="Largest HTTP request body.")
+    publish_items_max: int = Field(
+        1000, ge=1, le=100_000, description="Items in one POST /v1/items."
+    )
+    queries_max: int = Field(64, ge=1, le=10_000, description="Queries in one POST /v1/search.")
     classify_prompts_max: int = Field(
-        4096, ge=1, description="Labels times templates in one POST /v1/classify."
+        4096, ge=1, le=1_000_000, description="Labels times templates in one POST /v1/classify."
     )
-    wait_s_max: float = Field(60.0, description="Longest wait_for.")
-    connections_max: int = Field(1000, description="Live connections.")
-    subscriptions_max: int = Field(100, description="Subscriptions on one connection.")
-    standing_max: int = Field(100_000, description="Subscriptions of one node.")
+    wait_s_max: float = Field(60.0, ge=0, le=_YEAR_S, description="Longest wait_for.")
+    connections_max: int = Field(1000, ge=0, le=1_000_000, description="Live connections.")
+    subscriptions_max: int = Field(
+        100, ge=0, le=1_000_000, description="Subscriptions on one connection."
+    )
+    standing_max: int = Field(
+        100_000, ge=0, le=10_000_000, description="Subscriptions of one node."
+    )
     idle_s_max: float = Field(
-        300.0, gt=0, description="A live connection without subscriptions is closed after this."
+        300.0,
+        gt=0,
+        le=_YEAR_S,
+        description="A live connection without subscriptions is closed after this.",
     )
     standing_searches_max: int = Field(
-        10_000, description="Live lists that wait to be searched; at more, no new ones."
+        10_000,
+        ge=0,
+        le=10_000_000,
+        description="Live lists that wait to be searched; at more, no new ones.",
     )
-    frame_bytes_max: int = Field(8 * MIB, description="Largest WebSocket frame received.")
-    send_timeout_s: float = Field(10.0, description="A client that takes longer is closed, 1013.")
+    frame_bytes_max: int = Field(
+        8 * MIB, ge=1, le=GIB, description="Largest WebSocket frame received."
+    )
+    send_timeout_s: float = Field(
+        10.0, gt=0, le=_HOUR_S, description="A client that takes longer is closed, 1013."
+    )
 
     log_format: Literal["auto", "human", "json"] = Field(
         "auto", description="auto: human on a terminal, JSON else."
@@ -270,39 +389,17 @@ class Settings(BaseSettings):
 
 def load(**overrides: Any) -> Settings:
     """Settings from the environment, `overrides` (None: not given) before it."""
-    given = {name: value for name, value in overrides.items() if value is not None}
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        raise ConfigurationError(_one_line("TIDELENS_", error)) from None
-    except SettingsError as error:
-        raise ConfigurationError(_not_json(error)) from None
+    return read(Settings, overrides, variables())
 
 
 def load_kafka() -> KafkaSettings:
     """Connection settings from the environment."""
-    try:
-        return KafkaSettings()
-    except ValidationError as error:
-        raise ConfigurationError(_one_line("TIDELENS_KAFKA_", error)) from None
+    return read(KafkaSettings, {}, variables())
 
 
-def _one_line(prefix: str, error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    name = str(first["loc"][0]).upper()
-    if first["type"] == "value_error":  # ours, which tells what it got
-        return f"{prefix}{name}: {first['msg'].removeprefix('Value error, ')}"
-    return f"{prefix}{name}: {first['msg']}, got {first['input']!r}"
-
-
-def _not_json(error: SettingsError) -> str:
-    got = getattr(error.__cause__, "doc", "")  # only what caused it has the value
-    return f"TIDELENS_{setting_of(error)}: want JSON, got {got!r}"
-
-
-def setting_of(error: SettingsError) -> str:
-    """The setting that is no JSON, in capitals and without prefix; the library tells it in words.
-
-    It stops there, before it looks at the other settings.
-    """
-    return str(error).split('"')[1].upper()
+def variables() -> Variables:
+    """The variables of the environment that begin with TIDELENS_, told apart."""
+    kinds = (Settings, KafkaSettings)
+    return sorted_out(
+        os.environ, [variable_of(kind, name) for kind in kinds for name in kind.model_fields]
+    )

@@ -6,6 +6,10 @@ from typing import Literal
 
 import structlog
 
+from contracts.settings import variables
+
+log = structlog.get_logger(__name__)
+
 _SHARED = (
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -53,3 +57,11 @@ def configure(
     # uvicorn gives its own loggers levels of their own.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
     structlog.contextvars.bind_contextvars(role=role)
+    # Here, since settings are read before anything can be logged.
+    warn_of_variables()
+
+
+def warn_of_variables() -> None:
+    """Tell which variables of the environment look like settings and are none."""
+    if passed_over := variables().of_kubernetes:
+        log.warning("variables made by Kubernetes for a service are passed over", names=passed_over)

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, SettingsError
+from pydantic_settings import SettingsError
 
+from contracts.environment import FromEnvironment, setting_of, shown, variable_of
 from contracts.errors import TidelensError
-from contracts.settings import KafkaSettings, Settings, setting_of
+from contracts.settings import KafkaSettings, Settings, variables
 from tidelens.doctor import folders, kafka, machine, model, packages, ports, precision
-from tidelens.doctor.finding import Check, Finding, failed, told
+from tidelens.doctor.finding import Check, Finding, failed, told, warning
 
 BOUND_S = 10.0
 
@@ -32,15 +33,21 @@ CHECKS: Mapping[str, Check] = {
     "topics": kafka.topics,
 }
 
+_NAMES = "unset it, or write the name that is meant; `tidelens config` lists all"
 _SETTINGS = "`tidelens config` shows the addresses, folders and files that are asked"
 
-S = TypeVar("S", bound=BaseSettings)
+S = TypeVar("S", bound=FromEnvironment)
 
 
 async def examined(
     given: Mapping[str, Any], checks: Mapping[str, Check] = CHECKS, *, bound_s: float = BOUND_S
 ) -> list[Finding]:
     """Of the settings in the environment, with those `given` before them."""
+    given_names = variables()
+    names = [failed("settings", line, fix=_NAMES) for line in given_names.wrong()]
+    if passed_over := given_names.of_kubernetes:
+        detail = f"{', '.join(passed_over)}: made by Kubernetes for a service, passed over"
+        names.append(warning("settings", detail, fix="enableServiceLinks: false, in the pod"))
     settings, wrong = _read(Settings, given)
     kafka_settings, wrong_too = _read(KafkaSettings, {})
     found = await asyncio.gather(
@@ -49,7 +56,7 @@ async def examined(
             for name, check in checks.items()
         )
     )
-    return [*wrong, *wrong_too, *(finding for findings in found for finding in findings)]
+    return [*names, *wrong, *wrong_too, *(finding for findings in found for finding in findings)]
 
 
 async def _bounded(
@@ -71,7 +78,6 @@ async def _bounded(
 
 def _read(kind: type[S], given: Mapping[str, Any]) -> tuple[S, list[Finding]]:
     """The settings, with the default of each that cannot be, which is told."""
-    prefix = str(kind.model_config["env_prefix"])
     try:
         return kind(**given), []
     except ValidationError as error:
@@ -82,13 +88,13 @@ def _read(kind: type[S], given: Mapping[str, Any]) -> tuple[S, list[Finding]]:
         findings = [
             failed(
                 "settings",
-                f"{prefix}{name.upper()}: {each['msg']}, got {each['input']!r}",
-                fix=f"unset {prefix}{name.upper()}, or give it a value that can be",
+                f"{variable_of(kind, name)}: {each['msg']}, got {shown(kind, each)}",
+                fix=f"unset {variable_of(kind, name)}, or give it a value that can be",
             )
             for name, each in wrong.items()
         ]
         return kind(**{**given, **defaults}), findings
     except SettingsError as error:
-        variable = f"{prefix}{setting_of(error)}"
+        variable = variable_of(kind, setting_of(error))
         finding = failed("settings", f"{variable}: not JSON", fix=f"{variable}='[\"...\"]'")
         return cast(S, kind.model_construct(**given)), [finding]

@@ -1,0 +1,68 @@
+"""Which variables of the environment that begin with TIDELENS_ are settings, and which are not.
+
+A name that is nobody's is a mistake, which would otherwise stand for a setting that has no effect.
+Kubernetes puts variables of its own into every pod beside a service, named after the service: one
+called `tidelens` gives TIDELENS_SERVICE_HOST and TIDELENS_PORT=tcp://10.0.0.1:8080, one called
+`tidelens-api` gives TIDELENS_API_PORT. Those are passed over.
+"""
+
+import difflib
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from contracts.faults import VARIABLE as FAULT
+
+PREFIX = "TIDELENS_"
+
+_SERVICE = re.compile(r"TIDELENS_(\w+_)?SERVICE_(HOST|PORT(_\w+)?)", re.ASCII)
+_LINK = re.compile(r"TIDELENS_(\w+_)?PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?", re.ASCII)
+_PORT = re.compile(r"TIDELENS_(\w+_)?PORT", re.ASCII)
+_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """The variables that begin with TIDELENS_ in any case, without their values."""
+
+    unknown: tuple[str, ...]
+    twice: tuple[str, ...]
+    of_kubernetes: tuple[str, ...]
+    known: tuple[str, ...]
+
+    def wrong(self) -> list[str]:
+        """What is wrong with the names, one line each. Values are not told: they may be secrets."""
+        return [
+            *(f"{name}: no setting has this name; {self._advice(name)}" for name in self.unknown),
+            *(f"{name}: this setting is given twice, in other letters too" for name in self.twice),
+        ]
+
+    def _advice(self, name: str) -> str:
+        # All begin alike: with that, anything would be near to something.
+        rest = {known.removeprefix(PREFIX): known for known in self.known}
+        near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), rest, n=1)
+        return f"did you mean {rest[near[0]]}?" if near else "`tidelens config` lists all settings"
+
+
+def sorted_out(environment: Mapping[str, str], known: Collection[str]) -> Variables:
+    """Tell the variables apart; `known` are the names of the settings."""
+    ours = [name for name in environment if name.upper().startswith(PREFIX)]
+    injected = {name for name in ours if of_kubernetes(name, environment[name])}
+    settings = sorted(name for name in ours if name not in injected)
+    spelled: dict[str, list[str]] = {}
+    for name in settings:
+        spelled.setdefault(name.upper(), []).append(name)
+    return Variables(
+        unknown=tuple(name for name in settings if name.upper() not in {*known, FAULT}),
+        twice=tuple(name for names in spelled.values() for name in names[1:]),
+        of_kubernetes=tuple(sorted(injected)),
+        known=tuple(known),
+    )
+
+
+def of_kubernetes(name: str, value: str) -> bool:
+    """Whether Kubernetes made the variable for a service; a port that we listen on is a number."""
+    name = name.upper()
+    if _SERVICE.fullmatch(name) or _LINK.fullmatch(name):
+        return True
+    return bool(_PORT.fullmatch(name) and _ADDRESS.fullmatch(value))

@@ -27,6 +27,7 @@ from index_store.matcher import NumpyMatcher
 from index_store.searcher import AppliedFeed, LocalSearcher
 from tidelens import pauses
 from tidelens.clock import SystemClock
+from tidelens.door import Door, DoorLimits
 from tidelens.server import listen, serve
 
 # As the maintainer's.
@@ -167,7 +168,10 @@ def run(pipe: Connection, load: Load) -> None:
 
 
 async def _run(pipe: Connection, server: Server, listener: socket.socket) -> None:
-    tasks = [asyncio.create_task(serve(server.app, listener, frame_bytes_max=2**20))]
+    # All clients have one address, as behind a proxy.
+    door = Door(DoorLimits(connections_max=20_000, per_address_max=20_000))
+    serving = serve(server.app, listener, frame_bytes_max=2**20, door=door)
+    tasks = [asyncio.create_task(serving)]
     if isinstance(server, Tidelens):
         tasks.append(asyncio.create_task(server.live()))
     pipe.send(listener.getsockname()[1])

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 
 import psutil
 from prometheus_client import CollectorRegistry, Metric
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from contracts.metrics import Metrics, show_process
+from tidelens.door import Door
 
 # The role of a child by a word of its command line. Kafka's guard has Kafka's in its own; what
 # multiprocessing starts encodes queries.
@@ -66,6 +67,31 @@ class ChildMemory(Collector):
         for role, size in sorted(used.items()):
             family.add_metric([role], size)
         yield family
+
+
+class DoorCounts(Collector):
+    """Who is inside, what their bodies take, and who had to go by which limit."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily(
+            "tidelens_http_connections", "Connections to the API.", value=self._door.connections
+        )
+        yield GaugeMetricFamily(
+            "tidelens_http_body_bytes",
+            "Bodies and unfinished frames in memory, the large ones.",
+            value=self._door.held_bytes,
+        )
+        refused = CounterMetricFamily(
+            "tidelens_http_refused",
+            "Connections and bodies that had to go, by the setting that they were over.",
+            labels=["limit"],
+        )
+        for limit, count in sorted(self._door.refused.items()):
+            refused.add_metric([limit], count)
+        yield refused
 
 
 def _role(command: list[str]) -> str:

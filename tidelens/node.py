@@ -28,11 +28,13 @@ from streams.operating import Operations
 from streams.windows import WindowedCounts
 from tidelens import pauses
 from tidelens.clock import SystemClock
-from tidelens.exposition import Exposition
+from tidelens.descriptors import open_door
+from tidelens.exposition import DoorCounts, Exposition
 from tidelens.indexing import make_maintainer
 from tidelens.queries import Queries, make_queries
 from tidelens.server import serve
 from tidelens.spaces import Run, Serving, Spaces
+from tidelens.trimming import trim
 
 log = structlog.get_logger(__name__)
 
@@ -65,16 +67,18 @@ def open_node(
             yield serving
 
     exposition = Exposition()
+    door = open_door(settings)
+    exposition.registry.register(DoorCounts(door))
     spaces = Spaces(next(iter(made)), opening)
 
     async def serve_api() -> None:
         await spaces.opened.wait()
-        await serve(spaces.switch, listener, frame_bytes_max=settings.frame_bytes_max)
+        await serve(spaces.switch, listener, frame_bytes_max=settings.frame_bytes_max, door=door)
 
     async def serve_spaces() -> None:
         await spaces.run(follow_control(event_log, topic))
 
-    return {"spaces": serve_spaces, "api": serve_api}
+    return {"spaces": serve_spaces, "api": serve_api, "trim": trim}
 
 
 @asynccontextmanager

@@ -1,19 +1,25 @@
-"""The HTTP and WebSocket server: uvicorn under our own signals."""
+"""The HTTP and WebSocket server: uvicorn under our own signals, behind our own door."""
 
 import asyncio
 import contextlib
+import functools
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from contracts.errors import PortInUse
+from tidelens.door import Door
+from tidelens.http_protocol import HttpProtocol
+from tidelens.live_protocol import LiveProtocol
 
 _DRAIN_S = 5
-# Longer than clients and proxies keep an idle connection (httpx 5 s, Amazon's load balancers 60 s),
-# so that it is they who close it: uvicorn's 5 s met requests that were just being sent.
-_IDLE_S = 75
+# Connections that the kernel keeps for us, and those that are accepted in one turn of the loop. To
+# asyncio both are one number, and 2,048 strangers in one turn took the loop for .2 s.
+_BACKLOG = 2048
+_ACCEPTED_AT_ONCE = 16
 
 
 class Server(uvicorn.Server):
@@ -22,6 +28,11 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(_BACKLOG)
 
 
 def listen(host: str, port: int, *, option: str = "--port") -> socket.socket:
@@ -36,7 +47,7 @@ def listen(host: str, port: int, *, option: str = "--port") -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(2048)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise PortInUse(
@@ -45,26 +56,48 @@ def listen(host: str, port: int, *, option: str = "--port") -> socket.socket:
     return listener
 
 
-async def serve(app: ASGIApp, listener: socket.socket, *, frame_bytes_max: int) -> None:
+async def serve(
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    frame_bytes_max: int,
+    door: Door | None = None,
+    check_every_s: float = 0.5,
+) -> None:
     """Serve until cancelled, then let open requests end within a deadline."""
+    door = door or Door()
+    # uvicorn asks for classes, but only calls them.
+    http: Any = functools.partial(HttpProtocol, door)
+    live: Any = functools.partial(LiveProtocol, door)
     server = Server(
         uvicorn.Config(
             app,
             lifespan="off",
             log_config=None,
             access_log=False,
-            ws="websockets-sansio",
+            http=http,
+            ws=live,
             ws_max_size=frame_bytes_max,
             ws_per_message_deflate=False,
-            timeout_keep_alive=_IDLE_S,
+            backlog=_ACCEPTED_AT_ONCE,
+            timeout_keep_alive=int(door.limits.idle_timeout_s),
             timeout_graceful_shutdown=_DRAIN_S,
             server_header=False,
         )
     )
+    checking = asyncio.create_task(_check(door, check_every_s))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        await asyncio.shield(serving)
-    except asyncio.CancelledError:
+        done, _ = await asyncio.wait([serving, checking], return_when=asyncio.FIRST_COMPLETED)
+        for ended in done:
+            ended.result()
+    finally:
         server.should_exit = True
-        await serving
-        raise
+        await asyncio.wait([serving])
+        checking.cancel()
+
+
+async def _check(door: Door, every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        door.check()

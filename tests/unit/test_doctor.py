@@ -21,9 +21,11 @@ from contracts.errors import BrokerUnavailable
 from contracts.settings import KafkaSettings, Settings
 from streams.topics import Difference
 from tidelens.commands.doctor import doctor
+from tidelens.descriptors import KEPT
 from tidelens.doctor import examination, folders, kafka, machine, model, packages, ports, precision
 from tidelens.doctor.examination import CHECKS, examined
 from tidelens.doctor.finding import Check, Finding, State, in_thread, ok
+from tidelens.door import LEAVING_MAX
 from tidelens.runtime import Runtime
 
 pytestmark = pytest.mark.anyio
@@ -309,10 +311,10 @@ async def test_memory_within_a_control_group(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_open_files() -> None:
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    assert (await one(machine.open_files, connections_max=1)).state == "ok"
-    told = await one(machine.open_files, connections_max=limit)
-    assert (told.state, told.fix) == ("warning", f"ulimit -n {limit + 256}")
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    assert (await one(machine.open_files, http_connections_max=16)).state == "ok"
+    told = await one(machine.open_files, http_connections_max=limit)
+    assert (told.state, told.fix) == ("warning", f"ulimit -Hn {limit + KEPT + LEAVING_MAX}")
 
 
 # Folders and the bucket

@@ -18,8 +18,6 @@ _FLAGS = ("amx_tile", "avx512_bf16", "avx512_vnni")
 _GIB = 1024**3
 # Kafka's heap, an encoder, the query encoder and the node, each with its libraries.
 _MEMORY_MIN = 3 * _GIB
-# Beside live connections: libraries, segments and snapshots, Kafka's connections, logs.
-_OWN_FILES = 256
 _NVIDIA_SMI_S = 5.0
 
 
@@ -62,13 +60,15 @@ def memory(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 
 @in_thread
 def open_files(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """Each live connection is one."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = settings.connections_max + _OWN_FILES
-    if limit == resource.RLIM_INFINITY or limit >= wanted:
-        return [ok("open files", f"{limit}, enough for {settings.connections_max} connections")]
-    detail = f"{limit}, want {wanted} for {settings.connections_max} connections"
-    return [warning("open files", detail, fix=f"ulimit -n {wanted}")]
+    """Each connection is one; a node raises its soft limit by itself."""
+    from tidelens.descriptors import wanted
+
+    connections = settings.http_connections_max
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or limit >= wanted(connections):
+        return [ok("open files", f"{limit}, enough for {connections} connections")]
+    detail = f"{limit}, want {wanted(connections)} for {connections} connections"
+    return [warning("open files", detail, fix=f"ulimit -Hn {wanted(connections)}")]
 
 
 def free_memory_bytes() -> int:

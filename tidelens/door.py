@@ -1,0 +1,266 @@
+"""Who may come in and who has to go: connections and bodies, in all and by client address. No I/O.
+
+One stranger must not be able to lock the others out. So an address has only a part of everything,
+and when all is taken, room for a newcomer is made by those of whom we wait for the next byte,
+beginning with the address that has most of them; whatever the server is working on goes on.
+"""
+
+import enum
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Protocol
+
+from contracts.settings import MIB, Settings
+from tidelens.by_address import ByAddress
+from tidelens.pace import Pace
+
+# Beyond the limit so many clients are still answered why; the others are cut off at once.
+LEAVING_MAX = 64
+# Bodies up to this size are not counted, so that small requests pass whatever the large ones hold.
+UNCOUNTED_BYTES = 16 * 1024
+# A body that is below its rate for this long makes room for one that is not.
+_BEHIND_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class DoorLimits:
+    """The limits, by default those of the settings."""
+
+    connections_max: int = 4096
+    per_address_max: int = 512
+    bodies_bytes_max: int = 256 * MIB
+    bodies_per_address_bytes_max: int = 128 * MIB
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 15.0
+    send_timeout_s: float = 10.0
+    # Longer than clients and proxies keep an idle connection (httpx 5 s, Amazon's load balancers
+    # 60 s), so that it is they who close it: uvicorn's 5 s met requests that were being sent.
+    idle_timeout_s: float = 75.0
+    bytes_per_s_min: int = 8192
+
+    @classmethod
+    def of(cls, settings: Settings) -> "DoorLimits":
+        """One body as large as TIDELENS_BODY_BYTES_MAX always fits."""
+        largest = settings.body_bytes_max + UNCOUNTED_BYTES
+        return cls(
+            connections_max=settings.http_connections_max,
+            per_address_max=settings.http_connections_per_address_max,
+            bodies_bytes_max=max(largest, settings.bodies_mb_max * MIB),
+            bodies_per_address_bytes_max=max(largest, settings.bodies_per_address_mb_max * MIB),
+            header_timeout_s=settings.header_timeout_s,
+            body_timeout_s=settings.body_timeout_s,
+            send_timeout_s=settings.send_timeout_s,
+            bytes_per_s_min=settings.client_bytes_per_s_min,
+        )
+
+
+class Phase(enum.Enum):
+    """What a connection is in the middle of."""
+
+    WAITING = "no request is under way, or its head has not arrived whole"
+    RECEIVING = "the rest of a body or of a frame has to come"
+    WORKING = "the next step is ours, or a live connection is open"
+    LEAVING = "it was refused, and may read why"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a client has to go: an HTTP status, and the members of the problem document."""
+
+    status: int
+    code: str
+    message: str
+    field: str
+    limit: float
+
+    def members(self) -> dict[str, Any]:
+        return {
+            "code": self.code,
+            "message": self.message,
+            "field": self.field,
+            "limit": self.limit,
+        }
+
+
+class Leaver(Protocol):
+    """The protocol that speaks on a connection."""
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with it where that is possible, and close."""
+
+    def check(self, now: float) -> None:
+        """Look at the clock, and close what has taken too long."""
+
+
+@dataclass(eq=False, slots=True)
+class Guest:
+    """One connection, as the door knows it."""
+
+    address: str
+    leaver: Leaver
+    pace: Pace
+    phase: Phase = Phase.WORKING
+    # When the phase began.
+    since: float = 0.0
+    # Bytes of bodies that count.
+    held: int = 0
+
+    @property
+    def is_leaving(self) -> bool:
+        return self.phase is Phase.LEAVING
+
+
+@dataclass(slots=True)
+class _Held:
+    total: int = 0
+    by_address: Counter[str] = field(default_factory=Counter)
+
+    def change(self, address: str, by: int) -> None:
+        self.total += by
+        self.by_address[address] += by
+        if not self.by_address[address]:
+            del self.by_address[address]
+
+
+class Door:
+    """One for each listening server."""
+
+    def __init__(
+        self, limits: DoorLimits | None = None, *, now: Callable[[], float] = monotonic
+    ) -> None:
+        self.limits = limits or DoorLimits()
+        self.now = now
+        self._inside: ByAddress[Guest] = ByAddress()
+        self._guests: dict[Guest, None] = {}
+        self._phases: dict[Phase, ByAddress[Guest]] = {
+            Phase.WAITING: ByAddress(),
+            Phase.RECEIVING: ByAddress(),
+        }
+        self._leaving: dict[Guest, None] = {}
+        self._held = _Held()
+        # By the setting that was exceeded.
+        self.refused: Counter[str] = Counter()
+
+    @property
+    def connections(self) -> int:
+        return len(self._guests)
+
+    @property
+    def held_bytes(self) -> int:
+        return self._held.total
+
+    def guest(self, address: str, leaver: Leaver) -> Guest:
+        limits = self.limits
+        return Guest(address, leaver, Pace(limits.body_timeout_s, limits.bytes_per_s_min))
+
+    def enter(self, guest: Guest) -> Refusal | None:
+        """Let it in, at the expense of one that waits where all is taken; or say why not."""
+        limits, address = self.limits, guest.address
+        if self._inside.count(address) >= limits.per_address_max:
+            refusal = self._too_many("http_connections_per_address_max", limits.per_address_max)
+            if not self._make_room(address, refusal):
+                return refusal
+        elif len(self._guests) >= limits.connections_max:
+            refusal = self._too_many("http_connections_max", limits.connections_max)
+            if not self._make_room(None, refusal):
+                return refusal
+        self._guests[guest] = None
+        self._inside.add(address, guest)
+        self.move(guest, Phase.WAITING)
+        return None
+
+    def leave(self, guest: Guest) -> None:
+        """Its connection is gone, or about to be."""
+        self.move(guest, Phase.LEAVING)
+        self._count(guest, 0)
+        self._guests.pop(guest, None)
+        self._leaving.pop(guest, None)
+        self._inside.discard(guest.address, guest)
+
+    def linger(self, guest: Guest) -> bool:
+        """Whether it may stay for a moment to read why it has to go; it holds no place inside."""
+        self.leave(guest)
+        if len(self._leaving) >= LEAVING_MAX:
+            return False
+        self._leaving[guest] = None
+        return True
+
+    def move(self, guest: Guest, phase: Phase) -> None:
+        if guest.phase is not phase:
+            if guest.phase in self._phases:
+                self._phases[guest.phase].discard(guest.address, guest)
+            if phase in self._phases:
+                self._phases[phase].add(guest.address, guest)
+            guest.phase = phase
+        guest.since = self.now()
+        guest.pace.start(guest.since)
+
+    def hold(self, guest: Guest, size: int) -> None:
+        """Count `size` bytes of its requests as in memory; who is over a limit has to go."""
+        if guest.is_leaving:
+            return
+        limits = self.limits
+        self._count(guest, max(0, size - UNCOUNTED_BYTES))
+        limit = limits.bodies_per_address_bytes_max
+        while self._held.by_address[guest.address] > limit and not guest.is_leaving:
+            refusal = self._refusal("bodies_per_address_mb_max", limit // MIB, "MiB of bodies")
+            self._send_away(self._behind(guest.address) or guest, refusal)
+        limit = limits.bodies_bytes_max
+        while self._held.total > limit and not guest.is_leaving:
+            refusal = self._refusal("bodies_mb_max", limit // MIB, "MiB of bodies")
+            self._send_away(self._largest_holder(guest), refusal)
+
+    def check(self) -> None:
+        """Let every connection look at the clock."""
+        now = self.now()
+        for guest in (*self._guests, *self._leaving):
+            guest.leaver.check(now)
+
+    def _count(self, guest: Guest, held: int) -> None:
+        if held != guest.held:
+            self._held.change(guest.address, held - guest.held)
+            guest.held = held
+
+    def _make_room(self, address: str | None, refusal: Refusal) -> bool:
+        """Close what waits longest, of that address or of the one that has most that wait."""
+        for phase in (Phase.WAITING, Phase.RECEIVING):
+            waiting = self._phases[phase]
+            chosen = address if address is not None else waiting.fullest()
+            guest = None if chosen is None else next(iter(waiting.of(chosen)), None)
+            if guest is not None:
+                self._send_away(guest, refusal)
+                return True
+        return False
+
+    def _largest_holder(self, newcomer: Guest) -> Guest:
+        """A body of the address that holds most: one that is behind, or else its newest."""
+        address = max(self._held.by_address, key=self._held.by_address.__getitem__)
+        if address == newcomer.address:
+            return self._behind(address) or newcomer
+        receiving = [g for g in self._phases[Phase.RECEIVING].of(address) if g.held]
+        return self._behind(address) or (receiving[-1] if receiving else newcomer)
+
+    def _behind(self, address: str) -> Guest | None:
+        now = self.now()
+        for guest in self._phases[Phase.RECEIVING].of(address):
+            if guest.held and guest.pace.behind(now, _BEHIND_S):
+                return guest
+        return None
+
+    def _send_away(self, guest: Guest, refusal: Refusal) -> None:
+        guest.leaver.refuse(refusal)
+        # Whatever it could still do: from here on it counts no more.
+        if not guest.is_leaving:
+            self.leave(guest)
+
+    def _too_many(self, name: str, limit: int) -> Refusal:
+        return self._refusal(name, limit, "connections")
+
+    def _refusal(self, name: str, limit: int, what: str) -> Refusal:
+        self.refused[name] += 1
+        whom = "of one client address" if "per_address" in name else "of all clients"
+        return Refusal(
+            503, "too_many", f"{name}: limit {limit} {what} {whom}; try later", name, limit
+        )

@@ -1,0 +1,294 @@
+"""HTTP on one connection: uvicorn's protocol on httptools, with the bounds that it lacks.
+
+It has no time limit for a header, a body or an answer that nobody takes, and no bound on the size
+of a header, on the requests that are sent ahead, or on the bodies of all connections together.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any, cast
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from api.problems import problem
+from tidelens.by_address import address_of
+from tidelens.door import Door, Guest, Phase, Refusal
+from tidelens.live_protocol import LiveProtocol
+from tidelens.pace import Unsent
+
+HEAD_BYTES_MAX = 64 * 1024
+HEADERS_MAX = 256
+# Requests that a client may send before it has the answer to the first.
+PIPELINED_MAX = 32
+# A chunked body may have so much around its bytes: extensions, trailers, many small chunks.
+_FRAMING_FACTOR = 8
+# How long a refused client may take to read why.
+LINGER_S = 1.0
+
+
+class _Broken(Exception):
+    """Ends the parsing of what a client sent; the refusal is kept by the protocol."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection, known to the door from its first moment to its last."""
+
+    def __init__(self, door: Door, **given: Any) -> None:
+        super().__init__(**given)
+        self._door = door
+        self._guest: Guest
+        limits = door.limits
+        self._unsent = Unsent(limits.send_timeout_s, limits.bytes_per_s_min)
+        # Requests whose answers are not complete, the oldest first.
+        self._open: deque[RequestResponseCycle] = deque()
+        self._in_body = False
+        self._head_bytes = 0
+        # Of the bodies of open requests; and of all bodies, and all bytes, since the last header.
+        self._held_bytes = 0
+        self._body_bytes = self._raw_bytes = 0
+        self._ending_at: float | None = None
+        self._refused = False
+        self._why_broken: Refusal | None = None
+        self._other_protocol = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        host = self.client[0] if self.client else ""
+        self._guest = self._door.guest(address_of(host), self)
+        refusal = self._door.enter(self._guest)
+        if refusal is not None:
+            self.refuse(refusal)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._door.leave(self._guest)
+        self._disconnect()
+        super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        self._unsent.emptied()
+        super().resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._unset_keepalive_if_required()
+        in_head = self._head_bytes > 0
+        self._raw_bytes += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError:
+            self._broken()
+        else:
+            self._received(len(data) if in_head else 0)
+
+    def _received(self, of_head: int) -> None:
+        """After the parser took some bytes: see what the client is in the middle of."""
+        if self._in_body:
+            if self._raw_bytes > HEAD_BYTES_MAX + _FRAMING_FACTOR * self._body_bytes:
+                self.refuse(_too_large("a chunked body's framing", HEAD_BYTES_MAX))
+            elif self._guest.phase is Phase.WORKING:
+                self._door.move(self._guest, Phase.RECEIVING)
+        elif self._head_bytes:
+            self._head_bytes += of_head
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self.refuse(_too_large("the header", HEAD_BYTES_MAX))
+
+    def _upgrade(self, rest: bytes) -> None:
+        if self._should_upgrade():
+            self.handle_websocket_upgrade()
+        else:
+            self._stay(rest)
+
+    def handle_websocket_upgrade(self) -> None:
+        super().handle_websocket_upgrade()
+        live = self.transport.get_protocol()
+        assert isinstance(live, LiveProtocol)
+        live.take_over(self._guest)
+
+    def _stay(self, rest: bytes) -> None:
+        """Read a request that offers another protocol, such as h2c, as if it did not.
+
+        Java's HttpClient offers h2c with its first request, and the parser takes the body of such
+        a request for the other protocol.
+        """
+        self._other_protocol = False
+        version = self.parser.get_http_version().encode()
+        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
+        lines += [
+            name + b": " + value
+            for name, value in self.headers
+            if name not in (b"connection", b"upgrade", b"http2-settings")
+        ]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.data_received(b"\r\n".join([*lines, b"", b""]) + rest)
+
+    # The parser's callbacks
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head_bytes = 1
+        if self._guest.phase is Phase.WAITING:
+            self._guest.since = self._door.now()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # Trailers come here too; nobody asks for those.
+        if not self._in_body:
+            super().on_header(name, value)
+            if len(self.headers) > HEADERS_MAX:
+                self._break(_too_large("headers", HEADERS_MAX))
+
+    def on_headers_complete(self) -> None:
+        if self._refused:
+            raise _Broken
+        if len(self._open) >= PIPELINED_MAX:
+            self._break(_too_large("requests sent ahead", PIPELINED_MAX))
+        self._head_bytes = self._body_bytes = self._raw_bytes = 0
+        upgrade = self.parser.should_upgrade()
+        if upgrade and not self._should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._break(Refusal(400, "invalid_request", "CONNECT: not served", "method", 0))
+            self._other_protocol = True
+            return
+        super().on_headers_complete()
+        self._door.move(self._guest, Phase.WORKING)
+        if not upgrade:
+            self._in_body = True
+            self._open.append(self.cycle)
+
+    def on_body(self, body: bytes) -> None:
+        if self._refused:
+            return
+        super().on_body(body)
+        self._body_bytes += len(body)
+        self._guest.pace.moved(len(body))
+        if not self.cycle.response_complete:
+            self._held_bytes += len(body)
+            self._door.hold(self._guest, self._held_bytes)
+
+    def on_message_complete(self) -> None:
+        if self._refused or self._other_protocol:
+            return
+        super().on_message_complete()
+        self._in_body = False
+        self._raw_bytes = 0
+        if self._open or self.parser.should_upgrade():
+            self._door.move(self._guest, Phase.WORKING)
+        else:
+            self._door.move(self._guest, Phase.WAITING)
+
+    def on_response_complete(self) -> None:
+        self._open.popleft()
+        super().on_response_complete()
+        # What has not been begun still has its whole body.
+        self._held_bytes = sum(len(cycle.body) for cycle in self._open)
+        self._door.hold(self._guest, self._held_bytes)
+        if not self._open and not self._in_body:
+            self._door.move(self._guest, Phase.WAITING)
+
+    # Going
+
+    def _break(self, why: Refusal) -> None:
+        self._why_broken = why
+        raise _Broken
+
+    def _broken(self) -> None:
+        message = "Invalid HTTP request received."
+        if self._why_broken is None:
+            self.logger.warning(message)
+        self.refuse(self._why_broken or Refusal(400, "invalid_request", message, "request", 0))
+
+    def send_400_response(self, msg: str) -> None:
+        self.refuse(Refusal(400, "invalid_request", msg, "request", 0))
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with it where nothing else was begun, and close soon."""
+        if self._refused:
+            return
+        self._refused = True
+        silent = refusal.status == 503 and not self._open and self._is_idle()
+        answerable = not silent and (
+            not self._open or (len(self._open) == 1 and not self._open[0].response_started)
+        )
+        self._disconnect()
+        if answerable and not self.transport.is_closing() and self._door.linger(self._guest):
+            self.transport.write(_as_bytes(refusal))
+            self.transport.write_eof()
+            # What is still on its way is read and thrown away, or the answer might be lost.
+            self.flow.resume_reading()
+        else:
+            self._door.leave(self._guest)
+            self._close()
+
+    def _is_idle(self) -> bool:
+        return self._guest.phase is Phase.WAITING and not self._head_bytes
+
+    def _close(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            self.transport.close()
+
+    def _disconnect(self) -> None:
+        """Let every open request know that nobody waits for its answer."""
+        for cycle in self._open:
+            cycle.disconnected = True
+            cycle.body = bytearray()
+            cycle.message_event.set()
+        self._open.clear()
+        self.pipeline.clear()
+        self.flow.resume_writing()
+
+    def check(self, now: float) -> None:
+        """Close what has taken too long; called about every second."""
+        if self._refused or self.transport.is_closing():
+            self._end(now)
+        elif self._unsent.stuck(self.transport.get_write_buffer_size(), now):
+            self._refused = True
+            self._disconnect()
+            self.transport.abort()
+        elif self._guest.phase is Phase.WAITING:
+            self._check_head(now)
+        elif self._guest.phase is Phase.RECEIVING:
+            self._check_body(now)
+
+    def _end(self, now: float) -> None:
+        if self._ending_at is None:
+            self._ending_at = now
+        limit_s = LINGER_S if self._refused else self._door.limits.send_timeout_s
+        if now - self._ending_at > limit_s:
+            self.transport.abort()
+
+    def _check_head(self, now: float) -> None:
+        limits, waited_s = self._door.limits, now - self._guest.since
+        if self._head_bytes:
+            if waited_s > limits.header_timeout_s:
+                self.refuse(_too_late("header_timeout_s", limits.header_timeout_s))
+        elif waited_s > (limits.idle_timeout_s if self.cycle else limits.header_timeout_s):
+            self._refused = True
+            self.transport.close()
+
+    def _check_body(self, now: float) -> None:
+        pace, limits = self._guest.pace, self._door.limits
+        if self.flow.read_paused:
+            pace.start(now)
+        elif pace.too_slow(now):
+            self.refuse(_too_late("body_timeout_s", limits.body_timeout_s))
+
+
+def _as_bytes(refusal: Refusal) -> bytes:
+    response = problem(refusal.status, refusal.members(), headers={"connection": "close"})
+    lines = [name + b": " + value for name, value in response.raw_headers]
+    head = b"\r\n".join([b"HTTP/1.1 %d Refused" % refusal.status, *lines, b"", b""])
+    return head + cast(bytes, response.body)
+
+
+def _too_late(name: str, limit: float) -> Refusal:
+    return Refusal(408, "timed_out", f"{name}: limit {limit:g} s for the next bytes", name, limit)
+
+
+def _too_large(what: str, limit: int) -> Refusal:
+    return Refusal(431, "too_large", f"{what}: limit {limit}", "request", limit)

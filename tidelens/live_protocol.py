@@ -1,0 +1,87 @@
+"""A WebSocket on one connection: uvicorn's protocol, with bounds on messages that do not end."""
+
+from typing import Any
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode, Frame
+
+from tidelens.door import Door, Guest, Phase, Refusal
+from tidelens.pace import Unsent
+
+# Each fragment of a message costs more than its bytes.
+FRAGMENTS_MAX = 1024
+
+
+class LiveProtocol(WebSocketsSansIOProtocol):
+    """Takes over what the door knows of the HTTP connection that it was."""
+
+    def __init__(self, door: Door, **given: Any) -> None:
+        super().__init__(**given)
+        self._door = door
+        self._guest: Guest | None = None
+        limits = door.limits
+        self._unsent = Unsent(limits.send_timeout_s, limits.bytes_per_s_min)
+        self._ending_at: float | None = None
+
+    def take_over(self, guest: Guest) -> None:
+        guest.leaver = self
+        self._guest = guest
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._guest is not None:
+            self._door.leave(self._guest)
+        super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        self._unsent.emptied()
+        super().resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        guest = self._guest
+        if guest is None or self.transport.is_closing():
+            return
+        unfinished = len(self.conn.reader.buffer) + sum(map(len, self.frames))
+        if not unfinished:
+            if guest.phase is Phase.RECEIVING:
+                self._door.move(guest, Phase.WORKING)
+        elif guest.phase is Phase.WORKING:
+            self._door.move(guest, Phase.RECEIVING)
+        guest.pace.moved(len(data))
+        self._door.hold(guest, unfinished)
+
+    def handle_cont(self, event: Frame) -> None:
+        super().handle_cont(event)
+        if len(self.frames) > FRAGMENTS_MAX:
+            self._fail(CloseCode.MESSAGE_TOO_BIG, f"limit {FRAGMENTS_MAX} fragments of a message")
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Close with 1013, so that the client comes again later."""
+        self._fail(CloseCode.TRY_AGAIN_LATER, refusal.message)
+
+    def check(self, now: float) -> None:
+        """Close what has taken too long; called about every second."""
+        assert self._guest is not None
+        limits = self._door.limits
+        if self.transport.is_closing():
+            if self._ending_at is None:
+                self._ending_at = now
+            elif now - self._ending_at > limits.send_timeout_s:
+                self.transport.abort()
+        elif self._unsent.stuck(self.transport.get_write_buffer_size(), now):
+            self.transport.abort()
+        elif self._guest.phase is Phase.RECEIVING:
+            if self.read_paused:
+                self._guest.pace.start(now)
+            elif self._guest.pace.too_slow(now):
+                reason = f"body_timeout_s: limit {limits.body_timeout_s:g} s for the next bytes"
+                self._fail(CloseCode.POLICY_VIOLATION, reason)
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        if self.close_sent or self.transport.is_closing():
+            return
+        self.conn.fail(code, reason[:120])
+        self.frames = []
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self.transport.close()

@@ -1,0 +1,58 @@
+"""Whether bytes move fast enough for a client to keep what it holds of ours. No I/O."""
+
+
+class Pace:
+    """So many bytes in each window of time; a window ends early when that many have moved.
+
+    A limit on the whole time would cut off large bodies on slow lines; one on silence alone would
+    let a client that sends a byte a second hold its memory for months.
+    """
+
+    def __init__(self, window_s: float, bytes_per_s_min: float) -> None:
+        self._window_s = window_s
+        self._rate = bytes_per_s_min
+        self._began = 0.0
+        self._moved = 0
+
+    def start(self, now: float) -> None:
+        """Begin a new window."""
+        self._began, self._moved = now, 0
+
+    def moved(self, count: int) -> None:
+        self._moved += count
+
+    def too_slow(self, now: float) -> bool:
+        """Whether the window has ended with too little; otherwise the next one may begin."""
+        if now - self._began <= self._window_s:
+            return False
+        if self._moved < self._rate * self._window_s:
+            return True
+        self.start(now)
+        return False
+
+    def behind(self, now: float, grace_s: float) -> bool:
+        """Whether it lives on the rest of its window: past `grace_s`, and below the rate."""
+        elapsed = now - self._began
+        return elapsed > grace_s and self._moved < self._rate * elapsed
+
+
+class Unsent:
+    """Whether a client takes what we have written; told the size of the buffer now and then."""
+
+    def __init__(self, window_s: float, bytes_per_s_min: float) -> None:
+        self._pace = Pace(window_s, bytes_per_s_min)
+        self._size = 0
+
+    def emptied(self) -> None:
+        """It has taken nearly everything, so the next look begins a new window."""
+        self._size = 0
+
+    def stuck(self, size: int, now: float) -> bool:
+        before, self._size = self._size, size
+        if not size:
+            return False
+        if not before:
+            self._pace.start(now)
+        # New answers may have been written meanwhile: then less is seen than was taken.
+        self._pace.moved(max(0, before - size))
+        return self._pace.too_slow(now)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import structlog
 
-from contracts.errors import NotReady, RejectedRecord, RejectedRequest
+from contracts.errors import ModelMissing, NotReady, RejectedRecord, RejectedRequest
 from contracts.metrics import Metrics
 from contracts.ports import Encoder
 from contracts.prompts import PLAIN, prompts
@@ -240,24 +240,30 @@ def _key(space: str, asked: _Asked) -> bytes:
 _Answer = Vectors | dict[str, Any] | NotReady
 
 _encoder: Encoder | None = None
+_refused: ModelMissing | None = None
 _decoders: "Decoders | None" = None
 
 
 def _load(model: QueryModel) -> None:
     """The child's start: end with the parent, then load the model."""
-    global _encoder, _decoders
+    global _encoder, _decoders, _refused
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     from consumers.decoding import DecodeLimits, Decoders
     from consumers.encoders import open_encoder
 
-    _encoder = open_encoder(
-        model.model,
-        threads=model.threads,
-        precision=model.precision,
-        remote_code=model.remote_code,
-    )
+    try:
+        _encoder = open_encoder(
+            model.model,
+            threads=model.threads,
+            precision=model.precision,
+            remote_code=model.remote_code,
+        )
+    except ModelMissing as error:
+        # Raised here it would be a stack trace, and the child be started again for ever.
+        _refused = error
+        return
     limits = DecodeLimits(
         model.image_bytes_max,
         model.image_pixels_max,
@@ -273,7 +279,12 @@ def _end_with(parent: Any) -> None:
 
 
 def _warm() -> float:
-    """The model's logit scale, once it is loaded and has run once for each kind of input."""
+    """The model's logit scale, once it is loaded and has run once for each kind of input.
+
+    Raises ModelMissing where it was refused.
+    """
+    if _refused is not None:
+        raise ModelMissing(str(_refused))
     assert _encoder is not None
     _encoder.encode_texts(["warm up"])
     _encoder.encode_images([_encoder.preprocess(np.zeros((64, 64, 3), np.uint8))])

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from consumers.encoders import trial
 from consumers.encoders.loading import loaded
 from consumers.encoders.passes import PASSES
 from consumers.encoders.precision import Choice, converted
@@ -61,12 +62,7 @@ class HuggingFaceEncoder:
         self._pads_to_longest = masked and not siglip
         self.logit_scale = _logit_scale(model)
         self.truncated = 0
-        self.preprocess: Preprocess = Unresized(_image_side(self._processor, model.config))
-        self._normalise: Normalise | None = None
-        halves = halves_of(self._processor)
-        if halves is not None:
-            self.preprocess, normalise = halves
-            self._normalise = normalise.on(self._device)
+        self.preprocess, self._normalise = self._preprocessing(checkpoint.name, model.config)
         self._model = converted(model, choice, self._device)
         # They shrink where the memory does not suffice, and stay so.
         self._pictures_max, self._texts_max = choice.pictures, choice.texts
@@ -150,25 +146,48 @@ class HuggingFaceEncoder:
         whole = self._tokenizer(texts)["input_ids"]
         return sum(len(ids) > self._tokens_max for ids in whole)
 
+    def _preprocessing(self, name: str, config: Any) -> tuple[Preprocess, Normalise | None]:
+        """The processor in two halves; one that does something else runs whole for each batch."""
+        try:
+            halves = halves_of(self._processor)
+            if halves is None:
+                return Unresized(_image_side(self._processor, config)), None
+            preprocess, normalise = halves
+            return preprocess, normalise.on(self._device)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise ModelMissing(
+                f"model {name!r}: its image processor's settings do not fit together "
+                f"({_reason(error)}); fetch preprocessor_config.json again"
+            ) from error
+
     @torch.inference_mode()
     def _try(self, name: str) -> None:
-        """A text of full length and a picture, so that what cannot work is told at the start."""
-        text = "a " * min(self._tokens_max, _TOKENS_MAX)
-        picture = self.preprocess(np.zeros((32, 32, 3), np.uint8))
+        """Encode two texts of full length and two pictures, so that a model that cannot work, or
+        that tells nothing apart, is refused at the start.
+        """
         try:
-            outputs = (
-                self._model.get_text_features(**self._padded(self._tokens([text]), [0])),
-                self._model.get_image_features(**self._inputs([picture])),
+            words = trial.two_words(lambda words: self._tokens(words)["input_ids"], name)
+            tokens = self._tokens(
+                [f"{word} " * min(self._tokens_max, _TOKENS_MAX) for word in words]
             )
-            shapes = [tuple(_features(output).shape) for output in outputs]
+            pictures = [self.preprocess(picture) for picture in trial.two_pictures()]
+            outputs = (
+                self._model.get_text_features(**self._padded(tokens, [0, 1])),
+                self._model.get_image_features(**self._inputs(pictures)),
+            )
+            texts, images = (_features(output).cpu().numpy() for output in outputs)
+        except ModelMissing:
+            raise
         except Exception as error:  # whatever a model raises that was made for something else
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
-            raise ModelMissing(f"model {name!r} does not encode: {reason}") from error
+            raise ModelMissing(f"model {name!r} does not encode: {_reason(error)}") from error
+        shapes = [(1, *features.shape[1:]) for features in (texts, images)]
         if shapes != [(1, self.space.dim)] * 2:
             raise ModelMissing(
                 f"model {name!r} makes {shapes[0]} of a text and {shapes[1]} of a picture, where "
                 f"vectors of {self.space.dim} are needed; give a CLIP or SigLIP-like one"
             )
+        trial.require_different(texts, "different texts", name)
+        trial.require_different(images, "different pictures", name)
 
     def _inputs(self, images: Sequence[RgbImage]) -> dict[str, Tensor]:
         if self._normalise is not None:
@@ -189,6 +208,10 @@ class HuggingFaceEncoder:
         for places, features in found:
             rows[places] = features.cpu().numpy()
         return unit(rows)
+
+
+def _reason(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def device_of() -> torch.device:

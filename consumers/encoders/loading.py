@@ -5,6 +5,7 @@ may be (TIDELENS_REMOTE_CODE).
 """
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,20 @@ def loaded(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
     if checkpoint.remote_code:
         _refuse_code_of_others(checkpoint)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    # Its table of missing weights would stand before the one line that refuses them.
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         tokenizer = _tokenizer(checkpoint.folder, local)
         # Pillow's resampling, which is what checkpoints were trained and published with.
         processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             checkpoint.folder, backend="pil", **local
         )
-        model = AutoModel.from_pretrained(
-            checkpoint.folder, use_safetensors=True, dtype=torch.float32, **local
+        model, found = AutoModel.from_pretrained(
+            checkpoint.folder,
+            use_safetensors=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **local,
         )
     except Exception as error:  # also whatever a checkpoint's own code raises
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -45,11 +52,30 @@ def loaded(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
         elif "sentencepiece" in reason.lower():
             reason = "it has no tokenizer.json; pip install sentencepiece protobuf"
         raise ModelMissing(f"model {checkpoint.name!r} cannot be loaded: {reason}") from error
+    _require_whole(model, found["missing_keys"], checkpoint.name)
     if model.config.model_type.startswith("siglip") and type(tokenizer).__name__.startswith(
         "Gemma"
     ):
         _lower_case(tokenizer)
     return tokenizer, processor, model
+
+
+def _require_whole(model: Any, missing: Collection[str], name: str) -> None:
+    """Raise ModelMissing for weights that the files lack, which transformers fills at random.
+
+    Single numbers are left out: the scale of logits has a value of its own before training.
+    """
+    made_up = sorted(
+        key
+        for key, parameter in model.named_parameters(remove_duplicate=False)
+        if key in missing and parameter.numel() > 1
+    )
+    if made_up:
+        more = f" and {len(made_up) - 1} more" if made_up[1:] else ""
+        raise ModelMissing(
+            f"model {name!r}: its weights lack {made_up[0]!r}{more}, which {type(model).__name__} "
+            f"has; they are of another model or of a part of one, fetch the whole"
+        )
 
 
 def _tokenizer(folder: Path, local: dict[str, bool]) -> Any:
@@ -60,7 +86,8 @@ def _tokenizer(folder: Path, local: dict[str, bool]) -> Any:
         if code_of(folder) or not (folder / "tokenizer.json").is_file():
             raise
         tokenizer: Any = TokenizersBackend.from_pretrained(folder, local_files_only=True)
-        named = json.loads((folder / "tokenizer_config.json").read_bytes())
+        config = folder / "tokenizer_config.json"
+        named = json.loads(config.read_bytes()) if config.is_file() else {}
         tokenizer.model_input_names = named.get("model_input_names", ["input_ids"])
         return tokenizer
 

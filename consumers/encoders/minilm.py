@@ -34,6 +34,9 @@ class MiniLM:
         self._tokenizer.no_padding()
         self.truncated = 0
 
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Tensor:
         """(n, 384) float32, rows of length one. Batches hold texts of similar length."""

@@ -8,11 +8,12 @@ from the header of its safetensors file, since configurations leave out what is 
 import hashlib
 import json
 import re
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from consumers.encoders import weights
+from consumers.encoders.checkpoint_files import CONFIG, check_files, tensor_shapes
+from consumers.encoders.vocabulary_files import BrokenFile
 from contracts.errors import ModelMissing
 from contracts.space import Space
 
@@ -27,7 +28,6 @@ _FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensor
 _CODE = "*.py"
 # Files whose `auto_map` names classes that come with the checkpoint.
 _MAPS = ("config.json", "tokenizer_config.json", "preprocessor_config.json")
-_OPEN_CLIP = "open_clip_config.json"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 # Names of the last tensor of the text side, whose first axis is the dimension of the space.
@@ -53,10 +53,7 @@ class Checkpoint:
 
 def starter_space() -> Space:
     """The starter's space; 20 ms, most of it the head's SHA-256."""
-    if not weights.HEAD.is_file():
-        raise ModelMissing(
-            f"{weights.HEAD.name} is not installed: reinstall, or run python -m training.starter"
-        )
+    weights.check_files()
     parts = (
         weights.sha256_of(weights.HEAD),
         weights.EFFICIENTNET_SHA256,
@@ -91,10 +88,12 @@ def find_checkpoint(model: str, *, remote_code: bool = False) -> Checkpoint:
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
-        _check_files(folder, model)
+        check_files(folder, model)
         return Checkpoint(folder, folder.resolve().name, _digest(folder), remote_code)
+    if folder.exists():
+        raise ModelMissing(f"model {model!r} is a file; give the folder that it lies in")
     folder = _download(model, remote_code)
-    _check_files(folder, model)
+    check_files(folder, model)
     revision = folder.name if _COMMIT.fullmatch(folder.name) else _digest(folder)
     return Checkpoint(folder, model, revision, remote_code)
 
@@ -139,31 +138,6 @@ def _download(model: str, remote_code: bool) -> Path:
         ) from error
 
 
-def _check_files(folder: Path, model: str) -> None:
-    if not (folder / "config.json").is_file():
-        if (folder / _OPEN_CLIP).is_file():
-            raise ModelMissing(
-                f"model {model!r}: {folder} is of open_clip, whose format is not read; take the "
-                f"same weights in transformers' (config.json and model.safetensors; many hub "
-                f"repositories hold both), or convert them to a CLIPModel and save_pretrained() it"
-            )
-        raise ModelMissing(f"model {model!r}: {folder} holds no config.json; give a model's folder")
-    missing = [name for name in _weight_files(folder) if not (folder / name).is_file()]
-    if missing:
-        raise ModelMissing(
-            f"model {model!r}: {folder} holds no {missing[0]}; only safetensors weights are "
-            f"loaded, convert others with save_pretrained()"
-        )
-
-
-def _weight_files(folder: Path) -> list[str]:
-    """The files that transformers will load: one, or the shards that an index names."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file() and not (folder / "model.safetensors").is_file():
-        return sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
-    return ["model.safetensors"]
-
-
 def _digest(folder: Path) -> str:
     """40 hexadecimal digits over names and bytes of every file that loading may read."""
     total = hashlib.sha256()
@@ -174,27 +148,17 @@ def _digest(folder: Path) -> str:
 
 
 def _dim(folder: Path) -> int:
-    shapes: dict[str, list[int]] = {}
-    for name in _weight_files(folder):
-        shapes |= _tensor_shapes(folder / name)
+    try:
+        shapes = tensor_shapes(folder)
+    except BrokenFile as broken:  # since it was checked
+        raise ModelMissing(f"{broken}; fetch it again") from broken
     for name in _TEXT_PROJECTIONS:
-        if name in shapes:
+        if shapes.get(name):
             return shapes[name][0]
-    config = json.loads((folder / "config.json").read_bytes())
+    config = json.loads((folder / CONFIG).read_bytes())
     if isinstance(config.get("projection_dim"), int):
         return int(config["projection_dim"])
     raise ModelMissing(
         f"{folder} is a checkpoint of type {config.get('model_type')!r}, which has no text and "
         f"image features in one space; give a CLIP or SigLIP-like one"
     )
-
-
-def _tensor_shapes(path: Path) -> dict[str, list[int]]:
-    """From a safetensors header: its length in 8 bytes, little endian, then JSON."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            header = json.loads(file.read(length))
-    except (OSError, ValueError, struct.error) as error:
-        raise ModelMissing(f"{path} is no safetensors file ({error}); fetch it again") from error
-    return {name: about["shape"] for name, about in header.items() if name != "__metadata__"}

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import torch
 
-from consumers.encoders import weights
+from consumers.encoders import trial, weights
 from consumers.encoders.efficientnet import PREPROCESS, EfficientNetLite0
 from consumers.encoders.head import load_head
 from consumers.encoders.minilm import MiniLM
-from consumers.encoders.spaces import starter_space
+from consumers.encoders.spaces import STARTER, starter_space
 from contracts.ports import RgbImage
 from contracts.score import Vectors, unit
 from contracts.space import Space
@@ -31,6 +31,14 @@ class StarterEncoder:
         self._image = EfficientNetLite0(weights.efficientnet_path())
         self._head = load_head(weights.HEAD)
         self.logit_scale = float(self._head.logit_scale)
+        self._try()
+
+    def _try(self) -> None:
+        """Refuse damaged files; under 0.1 s, most of which the first batch would take anyway."""
+        words = trial.two_words(self._text.tokens, STARTER)
+        trial.require_different(self.encode_texts(words), "different texts", STARTER)
+        pictures = [self.preprocess(picture) for picture in trial.two_pictures()]
+        trial.require_different(self.encode_images(pictures), "different pictures", STARTER)
 
     @property
     def truncated(self) -> int:

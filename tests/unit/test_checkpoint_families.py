@@ -1,7 +1,8 @@
 """Every family of checkpoints that is named, against transformers' own processor and model."""
 
 import json
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,92 @@ def test_the_dimension_is_read_without_loading(checkpoint: Path, encoder: Encode
     assert encoder.logit_scale == pytest.approx(scale, rel=1e-5)
 
 
+def test_without_its_tokenizer_a_folder_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """transformers takes it, and gives every text the same tokens."""
+    folder = shutil.copytree(checkpoint, tmp_path / checkpoint.name)
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    for ask in (space_of, open_encoder):
+        with pytest.raises(
+            ModelMissing, match=r"holds no tokenizer \(tokenizer.json, or"
+        ) as caught:
+            ask(str(folder))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_that_knows_no_word_is_refused_at_the_start(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(checkpoint, tmp_path / checkpoint.name)
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_bytes())
+    words = tokenizer["model"]["vocab"]
+    if isinstance(words, dict):
+        specials = {token["content"] for token in tokenizer["added_tokens"]}
+        kept: Any = {word: row for word, row in words.items() if word in specials}
+    else:  # of XLM-RoBERTa, the specials first
+        kept = words[:4]
+    tokenizer["model"]["vocab"] = kept
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(ModelMissing, match="gives different words the same tokens") as caught:
+        open_encoder(str(folder), threads=1, precision="float32")
+    assert "\n" not in str(caught.value)
+
+
+def other_weights(checkpoint: Path, folder: Path, change: Callable[[dict[str, Any]], None]) -> str:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(checkpoint, folder)
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return str(folder)
+
+
+def refusal(folder: str, precision: str = "float32") -> str:
+    with pytest.raises(ModelMissing) as caught:
+        open_encoder(folder, threads=1, precision=precision)
+    return str(caught.value)
+
+
+def test_weights_that_make_one_vector_of_everything_are_refused(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    def zero(side: str) -> Callable[[dict[str, Any]], None]:
+        def change(weights: dict[str, Any]) -> None:
+            for name, weight in weights.items():
+                if name.startswith(side):
+                    weight.zero_()
+
+        return change
+
+    def poison(weights: dict[str, Any]) -> None:
+        next(weight for weight in weights.values() if weight.dim() > 1).fill_(float("nan"))
+
+    said = refusal(other_weights(checkpoint, tmp_path / "text", zero("text")))
+    assert "its vectors of different texts are equal to the bit" in said
+    said = refusal(other_weights(checkpoint, tmp_path / "vision", zero("vis")))
+    assert "its vectors of different pictures are equal to the bit" in said
+    said = refusal(other_weights(checkpoint, tmp_path / "nan", poison))
+    assert "hold NaN or infinity" in said
+
+
+def test_weights_of_a_part_of_the_model_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    """transformers fills what is missing at random."""
+
+    def without_a_bias(weights: dict[str, Any]) -> None:
+        del weights[next(name for name in weights if ".bias" in name and name.startswith("vis"))]
+
+    said = refusal(other_weights(checkpoint, tmp_path / "part", without_a_bias))
+    assert "its weights lack 'vision_model." in said
+    assert ".bias', which " in said
+
+
+def test_random_weights_are_taken_in_bfloat16_too(checkpoint: Path) -> None:
+    """Its few digits may not make equal what differs."""
+    assert open_encoder(str(checkpoint), threads=1, precision="bfloat16").space.dim
+
+
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_other_precisions_of_naflex(tmp_path: Path, precision: str) -> None:
     """It reads the type of a weight that packing and int8 replace."""
@@ -137,7 +224,8 @@ def test_siglip_without_sentencepiece_reads_its_tokenizer_json(
     monkeypatch.setattr(loading.AutoTokenizer, "from_pretrained", absent)
     found = open_encoder(str(folder), threads=1, precision="float32").encode_texts(TEXTS)
     assert cosines(found, wanted).min() > 0.9999
-    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").rename(folder / "elsewhere")
+    (folder / "spiece.model").write_bytes(b"\x0a\x05\x0a\x03cat")
     with pytest.raises(ModelMissing, match="pip install sentencepiece protobuf"):
         open_encoder(str(folder), threads=1, precision="float32")
 

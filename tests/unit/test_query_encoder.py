@@ -4,6 +4,8 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from blockbuster import BlockBuster
 
 from consumers import query
 from consumers.query import ProcessQueryEncoder, QueryModel, _key
-from contracts.errors import ConfigurationError
+from contracts.errors import ConfigurationError, ModelMissing
 from contracts.memory import HashEncoder
 from contracts.metrics import Metrics
 from contracts.score import Vectors, unit
@@ -178,3 +180,13 @@ async def test_searches_and_live_lists_are_queries_and_labels_are_not() -> None:
     assert response.status_code == 200
     assert asked == ["cat", "dog", "cow", "cat"]
     assert kit.queries.texts == ["hen", "a photo of a cat.", "a photo of a dog."]
+
+
+async def test_a_model_that_is_refused_ends_the_node_with_its_reason(tmp_path: Path) -> None:
+    """Another process would be refused too, each with a stack trace, for ever."""
+    (tmp_path / "config.json").write_text("{")
+    model = replace(MODEL, model=str(tmp_path))
+    encoder = ProcessQueryEncoder(model, Metrics(), batch_max=8, queue_max=8, cache_max=8)
+    async with asyncio.timeout(60):
+        with pytest.raises(ModelMissing, match=r"config\.json is not JSON"):
+            await encoder.run()

@@ -226,3 +226,20 @@ def test_openmoji_pictures_have_names_and_draw() -> None:
     with Image.open(io.BytesIO(openmoji.render_png(pictures[0].svg, side=64))) as image:
         assert (image.format, image.size) == ("PNG", (64, 64))
         assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_a_starter_that_tells_nothing_apart_is_refused(
+    encoder: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files have the right sizes, and the wrong bytes."""
+    starter: Any = encoder
+    with monkeypatch.context() as patch:
+        patch.setattr(starter._text, "tokens", lambda texts: [[1, 100, 2] for _ in texts])
+        with pytest.raises(ModelMissing, match="gives different words the same tokens"):
+            starter._try()
+    for name, what in (("encode_texts", "texts"), ("encode_images", "pictures")):
+        with monkeypatch.context() as patch:
+            patch.setattr(starter, name, lambda given: np.ones((len(given), 768), np.float16))
+            with pytest.raises(ModelMissing, match=f"different {what} are equal to the bit"):
+                starter._try()
+    starter._try()

@@ -33,8 +33,12 @@ async def space_here(model: str) -> Space | None:
 
 
 def _space_here(model: str) -> Space | None:
-    from consumers.encoders import space_of
+    from consumers.encoders import space_of, weights
+    from consumers.encoders.spaces import STARTER
 
+    if model == STARTER:
+        # A start finds this where it reads them.
+        weights.verify_packages()
     if "/" in model and not Path(model).expanduser().is_dir():
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError

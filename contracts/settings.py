@@ -162,7 +162,10 @@ class Settings(FromEnvironment):
     )
     reference_redirects_max: int = Field(3, ge=0, le=20, description="Redirects of one reference.")
     reference_per_host_max: int = Field(
-        4, ge=1, le=1000, description="References fetched from one host or bucket at once."
+        4,
+        ge=1,
+        le=1000,
+        description="References fetched at once from the hosts of one domain, or one bucket.",
     )
     reference_held_max: int = Field(
         16, ge=1, le=1000, description="Pictures of references in memory."

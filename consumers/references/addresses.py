@@ -51,6 +51,11 @@ def refusal(address: Address) -> str | None:
     return _special(address)
 
 
+def inner_ipv4(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address whose holder has this one too."""
+    return address.ipv4_mapped or _translated(address) or address.sixtofour
+
+
 def _special(address: Address) -> str | None:
     if address.is_unspecified:
         return "the unspecified address"

@@ -1,4 +1,4 @@
-"""Places that are limited: requests at one host, and pictures in memory."""
+"""Places that are limited: requests at one registrant's hosts, and pictures in memory."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 
 class Hosts:
-    """At most so many at once at one host. Knows only hosts where somebody is.
+    """At most so many at once at the hosts of one owner. Knows only owners at whom somebody is.
 
-    By name: who has many of them has as many doors.
+    An owner is a registrant (registrants.py) or a bucket.
     """
 
     def __init__(self, per_host_max: int) -> None:
@@ -17,8 +17,8 @@ class Hosts:
         self._doors: dict[str, _Door] = {}
 
     @asynccontextmanager
-    async def at(self, host: str) -> AsyncIterator[None]:
-        door = self._doors.setdefault(host, _Door(asyncio.Semaphore(self._per_host_max)))
+    async def at(self, owner: str) -> AsyncIterator[None]:
+        door = self._doors.setdefault(owner, _Door(asyncio.Semaphore(self._per_host_max)))
         door.users += 1
         try:
             async with door.semaphore:
@@ -26,7 +26,7 @@ class Hosts:
         finally:
             door.users -= 1
             if door.users == 0:
-                del self._doors[host]
+                del self._doors[owner]
 
 
 @dataclass(slots=True)
@@ -38,8 +38,8 @@ class _Door:
 class Place:
     """One picture's place in memory, of those that `places` counts.
 
-    Taken inside a host's door, so that a slow host holds no more of them than its own limit, and
-    left before another door: two who wait for each other's would wait for ever.
+    Taken inside an owner's door, so that its slow hosts hold no more of them than its own limit,
+    and left before another door: two who wait for each other's would wait for ever.
     """
 
     def __init__(self, places: asyncio.Semaphore) -> None:

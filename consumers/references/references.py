@@ -14,6 +14,7 @@ from consumers.references.files import allowed_path, read_reference
 from consumers.references.limits import ReferenceLimits
 from consumers.references.places import Hosts, Place
 from consumers.references.refusals import refused, require_digest
+from consumers.references.registrants import suffixes
 from consumers.references.resolver import Lookup, SystemLookup
 from consumers.references.retrying import Retrying
 from consumers.references.web import SCHEMES as WEB
@@ -61,6 +62,7 @@ class References:
         return self._of_web.waiting + self._of_s3.waiting
 
     async def __aenter__(self) -> Self:
+        await asyncio.to_thread(suffixes)
         async with AsyncExitStack() as stack:
             # A lookup that timed out keeps its thread, for half a minute with most resolvers, while
             # its place is another's; threads that only wait cost little.

@@ -19,6 +19,7 @@ from consumers.references.addresses import literal
 from consumers.references.limits import ReferenceLimits
 from consumers.references.places import Hosts, Place
 from consumers.references.refusals import refused, too_large
+from consumers.references.registrants import registrant
 from consumers.references.resolver import (
     CheckedResolver,
     Lookup,
@@ -95,7 +96,8 @@ class Web:
         loop, seconds = asyncio.get_running_loop(), self._limits.timeout_s
         for _ in range(self._limits.redirects_max + 1):
             host = url.raw_host or ""
-            async with self._hosts.at(host):
+            owner = registrant(host, self._limits.hosts_allowed)
+            async with self._hosts.at(owner):
                 # Here: it may have been given up while this one waited at its door.
                 self._retrying.require_hope(host)
                 await place.take()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import aiohappyeyeballs
 import orjson
 import pytest
 from aiohttp import web
@@ -462,6 +463,57 @@ async def test_a_host_is_asked_for_few_at_once_and_others_go_on(site: Site) -> N
         while site.at_once < 2:
             await asyncio.sleep(0.01)
         assert await read(references, site.url("good", "cdn.test")) == DATA
+        site.go.set()
+        assert await asyncio.gather(*slow) == [DATA] * 6
+    assert site.at_once_max == 2
+
+
+@asynccontextmanager
+async def strangers(site: Site, **limits: Any) -> AsyncIterator[References]:
+    """References whose names all lead to public addresses, behind which the site answers."""
+    connect = aiohappyeyeballs.start_connection
+
+    async def public(host: str, port: int, family: int) -> list[tuple[int, str]]:
+        return [(socket.AF_INET, "203.0.114.1")]
+
+    async def to_the_site(addr_infos: Any, **how: Any) -> Any:
+        there = [(*info[:4], ("127.0.0.1", site.port)) for info in addr_infos]
+        return await connect(there, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", to_the_site)
+        async with opened(site, lookup=public, **limits) as references:
+            yield references
+
+
+async def test_one_stranger_with_many_names_leaves_places_to_others(site: Site) -> None:
+    names = ["a.slow.test", "b.slow.test", "c.d.SLOW.test", "slow.test.", "x--1.slow.test"]
+    async with strangers(site, per_host_max=2, held_max=3) as references:
+        slow = [
+            asyncio.create_task(read(references, site.url("slow", name)))
+            for name in names
+            for _ in range(2)
+        ]
+        while site.at_once < 2:
+            await asyncio.sleep(0.01)
+        for _ in range(3):
+            assert await read(references, site.url("good", "cdn.test")) == DATA
+            assert await read(references, site.url("good", "other.test")) == DATA
+        site.go.set()
+        assert await asyncio.gather(*slow) == [DATA] * 10
+    assert site.at_once_max == 2
+
+
+async def test_a_redirect_counts_for_whom_it_leads_to(site: Site) -> None:
+    async with strangers(site, per_host_max=2, held_max=3) as references:
+        there = urlencode({"url": site.url("slow", "a.slow.test")})
+        slow = [
+            asyncio.create_task(read(references, site.url(f"to?{there}", f"{name}.test")))
+            for name in "abcdef"
+        ]
+        while site.at_once < 2:
+            await asyncio.sleep(0.01)
+        assert await read(references, site.url("good", "a.test")) == DATA
         site.go.set()
         assert await asyncio.gather(*slow) == [DATA] * 6
     assert site.at_once_max == 2

@@ -29,11 +29,13 @@ from pydantic import (
 from contracts.errors import RejectedRecord
 from contracts.records import OutRecord, Record
 from contracts.topics import Target
-from contracts.validation import first_fault, tagged, wrong
+from contracts.validation import first_fault, over, tagged, wrong
 
 ID_BYTES_MAX = 512
 TEXT_CHARS_MAX = 10_000
 METADATA_BYTES_MAX = 16_384
+# Each can be asked for by a filter. Names within nested objects cannot, and do not count.
+METADATA_NAMES_MAX = 100
 # Levels of objects and lists, the metadata itself the first: orjson writes no more than 254, and
 # what is answered puts its own around them.
 METADATA_DEPTH_MAX = 32
@@ -60,11 +62,13 @@ class _Body(BaseModel):
     @field_validator("metadata")
     @classmethod
     def _bounded(cls, metadata: Metadata) -> Metadata:
+        if len(metadata) > METADATA_NAMES_MAX:
+            raise over(METADATA_NAMES_MAX, "names", len(metadata))
         if _deeper_than(METADATA_DEPTH_MAX, metadata):
             raise ValueError(f"limit {METADATA_DEPTH_MAX} levels, got more")
         size = len(orjson.dumps(metadata))
         if size > METADATA_BYTES_MAX:
-            raise ValueError(f"limit {METADATA_BYTES_MAX} bytes, got {size}")
+            raise over(METADATA_BYTES_MAX, "bytes", size)
         return metadata
 
 

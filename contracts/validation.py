@@ -15,7 +15,7 @@ from pydantic import Discriminator, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 # What pydantic calls the bound that a value broke.
-_LIMITS = ("max_length", "min_length", "le", "lt", "ge", "gt", "expected", "pattern")
+_LIMITS = ("limit", "max_length", "min_length", "le", "lt", "ge", "gt", "expected", "pattern")
 _VALUE_CHARS_MAX = 100
 _OBJECTS = {"model_type", "model_attributes_type", "dict_type"}
 _NAMES = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list"}
@@ -37,6 +37,13 @@ class Fault:
 def wrong(field: str, message: str) -> PydanticCustomError:
     """Make the error of a model's own check: `message` is about the model's member `field`."""
     return PydanticCustomError("wrong_member", "{message}", {"field": field, "message": message})
+
+
+def over(limit: int, what: str, value: int) -> PydanticCustomError:
+    """Make the error of a model's own bound: `limit` of `what`, and what there was."""
+    return PydanticCustomError(
+        "over_limit", "limit {limit} {what}", {"limit": limit, "what": what, "value": value}
+    )
 
 
 def tagged(choose: Callable[[Any], str | None], want: str) -> Discriminator:
@@ -97,8 +104,10 @@ def _kind(value: Any) -> str:
 
 
 def _shown_value(first: ErrorDetails) -> Any:
-    """The value, or its length where that is what the limit is about."""
+    """The value, or its length or size where that is what the limit is about."""
     value = first["input"]
+    if first["type"] == "over_limit":
+        return first["ctx"]["value"]
     if first["type"].endswith(("too_long", "too_short")):
         return len(value)
     if isinstance(value, str):

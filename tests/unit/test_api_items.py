@@ -137,6 +137,17 @@ def nested(levels: int) -> Any:
             "metadata",
         ),
         (
+            {
+                "target": "captions",
+                "id": "a",
+                "text": "x",
+                "metadata": {f"n{n}": n for n in range(101)},
+            },
+            400,
+            "invalid_content",
+            "metadata",
+        ),
+        (
             {"target": "captions", "id": "a", "text": "x", "metadata": {"m": nested(300)}},
             400,
             "invalid_content",

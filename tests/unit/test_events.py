@@ -8,7 +8,9 @@ import pytest
 
 from contracts.errors import RejectedRecord
 from contracts.events import (
+    METADATA_BYTES_MAX,
     METADATA_DEPTH_MAX,
+    METADATA_NAMES_MAX,
     Content,
     content_record,
     delete_record,
@@ -126,6 +128,39 @@ def nested(levels: int) -> dict[str, Any]:
 
 def test_metadata_has_a_limit_of_depth() -> None:
     metadata = nested(METADATA_DEPTH_MAX)
+    made = content_record("t", Content(target="captions", id="a", text="x", metadata=metadata))
+    read = read_content("captions", as_read(made))
+    assert read is not None and read.metadata == metadata
+
+
+@pytest.mark.parametrize(
+    ("metadata", "limit", "value"),
+    [
+        (dict.fromkeys(map(str, range(METADATA_NAMES_MAX + 1)), 1), METADATA_NAMES_MAX, 101),
+        (dict.fromkeys(map(str, range(1100))), METADATA_NAMES_MAX, 1100),
+        ({"a": METADATA_BYTES_MAX * "x"}, METADATA_BYTES_MAX, METADATA_BYTES_MAX + 8),
+    ],
+)
+def test_metadata_is_bounded_everywhere(metadata: dict[str, Any], limit: int, value: int) -> None:
+    raw = orjson.dumps(metadata)
+    image = {"kind": "tidelens.image.v1", "content_type": "image/png"}
+    content = Content(target="captions", id="a", text="x", metadata=metadata)
+    for refused in (
+        lambda: read_content("captions", record(b'{"text": "x", "metadata": ' + raw + b"}")),
+        lambda: read_content("images", record(b"png", **image, more=(("ce_metadata", raw),))),
+        lambda: content_record("t", content),
+    ):
+        with pytest.raises(RejectedRecord) as caught:
+            refused()
+        error = caught.value
+        assert (error.code, error.field) == ("invalid_content", "metadata")
+        assert (error.limit, error.value) == (limit, value)
+        assert str(limit) in error.message and str(value) in error.message
+
+
+def test_metadata_may_have_as_many_names_as_the_limit_says_and_more_within_one() -> None:
+    names = {str(n): 1 for n in range(METADATA_NAMES_MAX - 1)}
+    metadata = {**names, "nested": {str(n): 1 for n in range(1100)}}
     made = content_record("t", Content(target="captions", id="a", text="x", metadata=metadata))
     read = read_content("captions", as_read(made))
     assert read is not None and read.metadata == metadata

@@ -134,6 +134,17 @@ class Metrics:
             buckets=(0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
             registry=r,
         )
+        self.audits_skipped = Counter(
+            "tidelens_audits_skipped_total",
+            "Audits of recall that were left out since the query could not be asked again.",
+            ["target"],
+            registry=r,
+        )
+        self.filter_rows_read = Counter(
+            "tidelens_filter_rows_read_total",
+            "Rows whose metadata was read since a filter asked for a field without an index.",
+            registry=r,
+        )
         self.stage_seconds = Histogram(
             "tidelens_stage_seconds",
             "Since the broker appended the content record: until encoded, searchable, pushed. "

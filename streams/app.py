@@ -19,7 +19,7 @@ from mode.types import ServiceT
 from yarl import URL
 
 from contracts.dead_letters import REASON
-from contracts.errors import TidelensError
+from contracts.errors import BrokerUnavailable, TidelensError
 from contracts.ports import Clock
 from contracts.topics import Names
 from contracts.user_folders import make_private
@@ -98,27 +98,27 @@ def streams_app(
 
     @app.timer(interval=_COMMIT_EVERY_S)
     async def commit() -> None:
-        await _patiently("commit", maintainer.commit)
+        await patiently("commit", maintainer.commit)
 
     @app.timer(interval=_IDENTITY_EVERY_S)
     async def check_identity() -> None:
-        await _patiently("identity", maintainer.check_identity)
+        await patiently("identity", maintainer.check_identity)
 
     @app.timer(interval=_SNAPSHOT_CHECK_S)
     async def snapshot() -> None:
-        await _patiently("snapshot", maintainer.snapshot_if_due)
+        await patiently("snapshot", maintainer.snapshot_if_due)
 
     @app.timer(interval=_REBUILD_EVERY_S)
     async def rebuild() -> None:
-        await _patiently("rebuild", maintainer.rebuild_if_due)
+        await patiently("rebuild", maintainer.rebuild_if_due)
 
     @app.timer(interval=_REBUILD_EVERY_S)
     async def index_growing() -> None:
-        await _patiently("index growing rows", maintainer.index_growing_if_due)
+        await patiently("index growing rows", maintainer.index_growing_if_due)
 
     @app.timer(interval=_AUDIT_EVERY_S)
     async def audit() -> None:
-        await _patiently("audit", maintainer.audit)
+        await patiently("audit", maintainer.audit)
 
     letters = app.topic(names.dead_letters, key_serializer="raw", value_serializer="raw")
 
@@ -134,9 +134,13 @@ def streams_app(
     return app
 
 
-async def _patiently(what: str, step: Callable[[], Awaitable[object]]) -> None:
-    """A timer's step that waits out a broker that is away: the next tick tries again."""
+async def patiently(what: str, step: Callable[[], Awaitable[object]]) -> None:
+    """A timer's step that waits out what goes by, as a broker that is away: the next tick tries
+    again. It is said of the broker only where that is the reason."""
     try:
         await step()
-    except (KafkaError, TidelensError, OSError) as error:
+    except (KafkaError, BrokerUnavailable, ConnectionError) as error:
         log.warning("put off until the broker answers", step=what, error=str(error))
+    except (TidelensError, OSError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        log.warning("put off until the next time", step=what, error=reason)

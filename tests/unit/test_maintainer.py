@@ -11,11 +11,19 @@ from typing import Any
 
 import orjson
 import pytest
+from aiokafka.errors import KafkaConnectionError
 from structlog.testing import capture_logs
 
 from api.app import create_app
 from contracts.embedding import encode_value
-from contracts.errors import SnapshotFailed, SnapshotRefused
+from contracts.errors import (
+    BrokerUnavailable,
+    NotReady,
+    RejectedRequest,
+    SnapshotFailed,
+    SnapshotRefused,
+)
+from contracts.hits import VectorQuery
 from contracts.memory import ManualClock, MemoryBlobs, MemoryLog, MemoryReader
 from contracts.metrics import Metrics
 from contracts.ports import BlobStore
@@ -28,6 +36,7 @@ from index_store.rebuild import Rebuilder
 from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.snapshots import Snapshots
 from index_store.spill import Spill
+from streams.app import patiently
 from streams.keeping import SnapshotKeeper
 from streams.maintainer import Maintainer
 from streams.operating import Operations
@@ -494,3 +503,43 @@ async def test_the_tuning_table_as_the_command_shows_it() -> None:
         ("*" if p["used"] else " ", str(p["effort"]), str(p["depth"]), f"{p['recall']:.3f}")
         for p in sealed["points"]
     ]
+
+
+async def test_an_audit_that_cannot_be_made_is_skipped_and_says_why() -> None:
+    kit = Kit()
+    async with running(kit.node()) as node:
+        await kit.put([f"a{n}" for n in range(10)], vectors(10))
+        await until(kit, 10)
+        # As of a space with another dimension.
+        await kit.searcher.search([VectorQuery("images", vectors(1)[0])])
+        kit.searcher._recent["images"][0] = VectorQuery("images", vectors(1, dim=8)[0])
+        with capture_logs() as logs:
+            await node.audit()
+            await node.audit()
+    assert kit.sample("audits_skipped_total", target="images") == 2
+    assert kit.sample("audited_recall_count", target="images") in (None, 0)
+    assert {(one["event"], one["target"]) for one in logs} == {("query not audited", "images")}
+    assert all(one["reason"] for one in logs)
+
+
+@pytest.mark.parametrize(
+    ("error", "event"),
+    [
+        (KafkaConnectionError("away"), "put off until the broker answers"),
+        (BrokerUnavailable("no broker"), "put off until the broker answers"),
+        (ConnectionRefusedError("refused"), "put off until the broker answers"),
+        (RejectedRequest("bad", "a filter"), "put off until the next time"),
+        (OSError(28, "No space left on device"), "put off until the next time"),
+        (NotReady("replaying"), "put off until the next time"),
+    ],
+)
+async def test_a_timer_blames_the_broker_only_for_what_the_broker_did(
+    error: Exception, event: str
+) -> None:
+    async def step() -> None:
+        raise error
+
+    with capture_logs() as logs:
+        await patiently("step", step)
+    assert [(one["event"], one["step"]) for one in logs] == [(event, "step")]
+    assert str(error) in logs[0]["error"]

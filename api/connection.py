@@ -17,6 +17,7 @@ from api.item import Place, Places
 from contracts.cursors import Cursor, digest_of
 from contracts.deltas import changes
 from contracts.errors import RejectedRequest
+from contracts.filter_warnings import FilterWarning
 from contracts.filters import parse
 from contracts.messages import (
     Ping,
@@ -26,6 +27,7 @@ from contracts.messages import (
     WireHit,
     parse_client_message,
     parse_json,
+    wire_warnings,
 )
 from contracts.ports import AsOf
 
@@ -81,6 +83,8 @@ class Subscription:
         self.query_digest = query_digest(message)
         # What the client holds: when resuming, a list of which we only know the digest.
         self.cursor = Cursor.decode(message.cursor) if message.cursor is not None else None
+        # Told with the first snapshot: what its filter asks for that no item had.
+        self.warnings: Sequence[FilterWarning] = ()
         self._places: Sequence[Place] = []
         self._reader = Places(message.query.include)
         if self.cursor is not None and self.cursor.query != self.query_digest:
@@ -184,11 +188,13 @@ class Subscription:
         self.state = SubscriptionState.ENDED
 
     def _snapshot(self, places: Sequence[Place], cursor: Cursor) -> ServerMessage:
+        warnings, self.warnings = self.warnings, ()
         return {
             "type": "snapshot",
             "sub": self.name,
             "hits": [self._reader.wire(place, rank) for rank, place in enumerate(places, start=1)],
             "cursor": cursor.encode(),
+            **wire_warnings(warnings),
         }
 
 

@@ -18,7 +18,7 @@ from api.pieces import InPieces, Pieces
 from api.queries import prepare, search
 from api.waiting import Waiting
 from contracts.errors import TidelensError, TimedOut
-from contracts.messages import Query, parse_queries, wire_as_of
+from contracts.messages import Query, parse_queries, wire_as_of, wire_warnings
 from contracts.ports import Answer, AsOf
 
 
@@ -66,10 +66,6 @@ class Searching:
                     if query.wait_for is not None:
                         await self._waiting.wait_for(query.wait_for)
                 questions = await asyncio.gather(*(prepare(self._node, q) for q in queries))
-                for question in questions:
-                    # Here and not for standing queries, which may wait for the first such item.
-                    if question.filter is not None:
-                        await self._node.searcher.check_filter(question.target, question.filter)
                 return await search(self._node.searcher, questions)
         except TimeoutError:
             raise TimedOut(f"timeout_s: no answer within {bound_s:g} s") from None
@@ -105,7 +101,7 @@ class _Rests:
         self._written = b""
 
     def of(self, answer: Answer) -> bytes:
-        """Its members without the first brace; they are of one view, and written once."""
+        """Its members without the first brace; all but warnings are of one view, written once."""
         if answer.as_of is not self._as_of:
             self._as_of = answer.as_of
             members = {
@@ -117,4 +113,6 @@ class _Rests:
                 "took_ms": self._took_ms,
             }
             self._written = orjson.dumps(members)[1:]
-        return self._written
+        if not answer.warnings:
+            return self._written
+        return self._written[:-1] + b"," + orjson.dumps(wire_warnings(answer.warnings))[1:]

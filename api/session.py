@@ -152,6 +152,10 @@ class Session:
                     await self._live.waiting.wait_for(query.wait_for)
                 question = await prepare(node, query)
                 await self._catch_up(subscription)
+                if question.filter is not None:
+                    subscription.warnings = await self._searcher.warnings(
+                        question.target, question.filter
+                    )
                 now = self._searcher.as_of()  # raises NotReady
                 self._live.require_room()
         except TimeoutError:

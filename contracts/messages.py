@@ -30,6 +30,7 @@ from contracts.events import (
     Image,
     Metadata,
 )
+from contracts.filter_warnings import FilterWarning
 from contracts.hits import Hit
 from contracts.ports import AsOf, Lag
 from contracts.prompts import TEMPLATES, require_distinct, require_slot
@@ -302,6 +303,20 @@ class HitMessage(_Message):
     )
 
 
+class WarningMessage(_Message):
+    """What a query's filter asks for that no item has: the answer is right all the same."""
+
+    code: Literal["unknown_field", "wrong_type"]
+    field: str
+    message: str
+
+
+_Warnings = Annotated[
+    list[WarningMessage],
+    Field(default_factory=list, description="Absent where there is nothing to warn of."),
+]
+
+
 class AnswerMessage(_Message):
     """What POST /v1/search answers."""
 
@@ -312,6 +327,7 @@ class AnswerMessage(_Message):
     shards_ok: int
     shards: int
     took_ms: float
+    warnings: _Warnings
 
 
 class LabelMessage(_Message):
@@ -345,6 +361,7 @@ class Snapshot(_Message):
     sub: str
     hits: list[HitMessage]
     cursor: str
+    warnings: _Warnings
 
 
 class Delta(_Message):
@@ -502,6 +519,11 @@ def wire_hit(hit: Hit, include: Collection[str] = ("vector",)) -> WireHit:
     if hit.vector is not None and "vector_f16" in include:
         wire["vector_f16"] = b64encode(hit.vector.astype("<f2").tobytes()).decode()
     return wire
+
+
+def wire_warnings(warnings: Sequence[FilterWarning]) -> dict[str, Any]:
+    """The member `warnings` as it is sent (WarningMessage's members), if there are any."""
+    return {"warnings": [asdict(warning) for warning in warnings]} if warnings else {}
 
 
 def wire_as_of(as_of: AsOf) -> dict[str, Any]:

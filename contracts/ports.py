@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.filter_nodes import Filter
+from contracts.filter_warnings import FilterWarning
 from contracts.hits import Hit, VectorQuery
 from contracts.records import (
     Fetched,
@@ -303,13 +304,14 @@ class AsOf:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Hits of one query, and the state they were found in.
+    """Hits of one query, and the state they were found in; `warnings` are of its filter there.
 
     Hits may be made as they are read: go through them once, and let each go.
     """
 
     hits: Sequence[Hit]
     as_of: AsOf
+    warnings: Sequence[FilterWarning] = ()
 
 
 class Searcher(Protocol):
@@ -326,11 +328,8 @@ class Searcher(Protocol):
         """All answers from the same view, in order. Raises NotReady."""
         ...
 
-    async def check_filter(self, target: Target, condition: Filter) -> None:
-        """Raises RejectedRequest where it asks for a field, or a kind of value, that no item has.
-
-        Not where there are no items at all.
-        """
+    async def warnings(self, target: Target, condition: Filter) -> Sequence[FilterWarning]:
+        """What a filter asks for that no item has now. Raises NotReady."""
         ...
 
     async def item(self, target: Target, item_id: str) -> Hit | None:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from index_store import flat
 from index_store.codes import Coder, Codes
-from index_store.parts import Part, PartFields
+from index_store.part_fields import PartFields
+from index_store.parts import Part
 from index_store.rows import Numbers, Rows
 
 CHUNK_ROWS = 8192

@@ -4,32 +4,26 @@ A `Part` is a chunk or a segment as it was at one moment. A `Selection` names th
 a search may see: the live ones, or those of them that a filter admits.
 """
 
-import threading
-import time
+from collections.abc import Mapping
 from functools import cached_property
 from math import inf
 from typing import Any, Protocol
 
 import faiss
 import numpy as np
-import pyroaring
 from numpy.typing import NDArray
 
 from contracts.filter_nodes import Filter
 from index_store.ann import SCANNED_ROW_MS, SKIPPED_ROW, Ann
 from index_store.bitmaps import numbers_of, selector_bits
 from index_store.codes import Codes
-from index_store.fields import Fields
 from index_store.files import PartFiles
 from index_store.flat import Flat
+from index_store.part_fields import PartFields, Reads
 from index_store.rows import Numbers, Rows
 
-_FILTERS_KEPT = 64
 # For each part; an eighth of a byte a row.
 _SELECTIONS_KEPT = 16
-# About 2 ms of work.
-_CATCH_UP_ROWS = 512
-
 Nominated = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 # Reading one row by itself costs as much as walking the bitmap over so many (measured: 1 us a row
@@ -44,13 +38,22 @@ _DEVICE_MS = 10.0
 
 class Selection:
     """`count` of the `rows` of one part, as the bitmap that Faiss takes; it has more bits where a
-    part has room for more rows."""
+    part has room for more rows. `kinds` are those of the values that live rows have, for each field
+    of the filter that it was made by."""
 
-    def __init__(self, bits: NDArray[np.uint8], count: int, capacity: int, rows: int) -> None:
+    def __init__(
+        self,
+        bits: NDArray[np.uint8],
+        count: int,
+        capacity: int,
+        rows: int,
+        kinds: Mapping[str, frozenset[str]] | None = None,
+    ) -> None:
         self.bits = bits
         self.count = count
         self.capacity = capacity
         self.rows = rows
+        self.kinds = kinds or {}
 
     @cached_property
     def numbers(self) -> Numbers:
@@ -84,43 +87,6 @@ class Nominator(Protocol):
     ) -> Nominated | None:
         """As `Part.approximate`; None where the CPU should answer."""
         ...
-
-
-class PartFields:
-    """The value index of one part's rows, caught up with them when a filter asks."""
-
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
-        self._fields = Fields()
-        self._lock = threading.Lock()
-        self._found: dict[object, tuple[int, pyroaring.BitMap]] = {}
-
-    def select(self, condition: Filter) -> pyroaring.BitMap:
-        """Rows that match, dead ones and ones newer than a view included."""
-        with self._lock:
-            count = self._catch_up()
-            known = self._found.get(condition.key)
-            if known is None or known[0] != count:
-                if len(self._found) >= _FILTERS_KEPT:
-                    self._found.clear()
-                known = self._found[condition.key] = count, self._fields.select(condition)
-            return known[1]
-
-    def kinds(self) -> dict[str, set[str]]:
-        """Fields, with the kinds of values they hold."""
-        with self._lock:
-            self._catch_up()
-            return {name: set(kinds) for name, kinds in self._fields.kinds().items()}
-
-    def _catch_up(self) -> int:
-        count = len(self._rows)
-        done = len(self._fields)
-        for start in range(done, count, _CATCH_UP_ROWS):
-            end = min(count, start + _CATCH_UP_ROWS)
-            self._fields.extend(self._rows.metadata[start:end])
-            # Plain Python: whoever waits for the interpreter gets it between slices.
-            time.sleep(0)
-        return count
 
 
 class Part:
@@ -163,20 +129,25 @@ class Part:
         """Of the live rows, ascending."""
         return self.everything.numbers
 
-    def select(self, condition: Filter | None) -> Selection:
-        """The live rows that a filter admits."""
+    def select(self, condition: Filter | None, reads: Reads = lambda rows: None) -> Selection:
+        """The live rows that a filter admits; `reads` is told of rows that had to be read."""
         if condition is None:
             return self.everything
         known = self._selections.get(condition.key)
         if known is None:
-            bits = selector_bits(self.fields.select(condition), self.capacity)
-            bits = bits & self.everything.bits
+            alive = self.everything.bits
+            matching, kinds = self.fields.select(condition, alive, reads)
+            bits = selector_bits(matching, self.capacity) & alive
             count = int(np.bitwise_count(bits).sum())
-            known = Selection(bits, count, self.capacity, self.written)
+            known = Selection(bits, count, self.capacity, self.written, kinds)
             if len(self._selections) >= _SELECTIONS_KEPT:
                 self._selections.clear()
             self._selections[condition.key] = known
         return known
+
+    def must_read(self, condition: Filter) -> bool:
+        """Whether rows have to be read to answer `select`, as far as is known without waiting."""
+        return condition.key not in self._selections and self.fields.must_read(condition)
 
     def cost_ms(self, recall: float, condition: Filter | None = None) -> float:
         """About what `approximate` takes over everything, or over what a filter admits; infinite

@@ -10,13 +10,14 @@ import numpy as np
 
 from contracts.errors import NotReady
 from contracts.filter_nodes import Filter
+from contracts.filter_warnings import FilterWarning
 from contracts.hits import Hit, VectorQuery
 from contracts.ports import Answer, Applied, AsOf
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
-from index_store.fields import check
 from index_store.index import Index
 from index_store.lanes import Lane
+from index_store.part_fields import Reads
 from index_store.view import IndexView
 
 # Queries that may be answered on the loop, and what they may take together.
@@ -30,15 +31,18 @@ _CORES = faiss.omp_get_max_threads()
 class LocalSearcher:
     """Answers from the served index while the node is ready (invariant 8).
 
-    Queries that are not `exact` are answered with about `target_recall`; 1 means exactly.
+    Queries that are not `exact` are answered with about `target_recall`; 1 means exactly. `reads`
+    is told of each number of rows whose metadata was read since a filter's field has no index.
     """
 
-    def __init__(self, *, target_recall: float = 0.95) -> None:
+    def __init__(self, *, target_recall: float = 0.95, reads: Reads = lambda rows: None) -> None:
         self._recall = None if target_recall >= 1 else target_recall
         self._recent: dict[Target, deque[VectorQuery]] = {
             target: deque(maxlen=_RECENT) for target in TARGETS
         }
+        self._reads = reads
         self._fast, self._exact = Lane(self._answers, self._are_quick), Lane(self._answers)
+        self._warned = Lane(self._warnings)
         self._index: Index | None = None
         self.generation = 0
         self.is_ready = False
@@ -67,9 +71,13 @@ class LocalSearcher:
         for query in queries:
             if not query.exact:
                 self._recent[query.target].append(query)
-        # Exact ones take long; they must not hold up those that do not.
-        lane = self._exact if any(query.exact for query in queries) else self._fast
-        return await lane.ask(queries)
+        # These take long; they must not hold up those that do not.
+        slow = any(query.exact or self._must_read(query) for query in queries)
+        return await (self._exact if slow else self._fast).ask(queries)
+
+    def _must_read(self, query: VectorQuery) -> bool:
+        view = self._ready_index().view
+        return query.filter is not None and view.must_read(query.target, query.filter)
 
     def _answers(self, requests: Sequence[Sequence[VectorQuery]]) -> list[list[Answer]]:
         """In a thread, mostly: numpy and Faiss release the interpreter, and the loop goes on."""
@@ -80,8 +88,8 @@ class LocalSearcher:
         # is worth it where there is much to share. The number is this thread's own (OpenMP 5.2,
         # section 2.4).
         faiss.omp_set_num_threads(1 if alone or self._are_quick(requests) else _CORES)
-        found = iter(view.found(asked, recall=self._recall))
-        return [[Answer(next(found), view.as_of) for _ in queries] for queries in requests]
+        found = iter(view.answers(asked, recall=self._recall, reads=self._reads))
+        return [[next(found) for _ in queries] for queries in requests]
 
     def _are_quick(self, requests: Sequence[Sequence[VectorQuery]]) -> bool:
         """Whether they take less than a slice of the loop, of which others get their turns."""
@@ -105,10 +113,12 @@ class LocalSearcher:
         view, query = self._index.view, choice(self._recent[target])
         return await asyncio.to_thread(_recall, view, query, self._recall)
 
-    async def check_filter(self, target: Target, condition: Filter) -> None:
+    async def warnings(self, target: Target, condition: Filter) -> Sequence[FilterWarning]:
+        return await self._warned.ask((target, condition))
+
+    def _warnings(self, asked: Sequence[tuple[Target, Filter]]) -> list[Sequence[FilterWarning]]:
         view = self._ready_index().view
-        if view.count(target):
-            check(condition, await asyncio.to_thread(view.kinds, target))
+        return [view.warnings(target, condition, self._reads) for target, condition in asked]
 
     async def item(self, target: Target, item_id: str) -> Hit | None:
         return self._ready_index().get(target, item_id)

@@ -18,7 +18,8 @@ from index_store.codes import Coder
 from index_store.columns import Arrays
 from index_store.files import PartFiles
 from index_store.ids import SealedIds, sorted_hashes
-from index_store.parts import Nominator, Part, PartFields
+from index_store.part_fields import PartFields
+from index_store.parts import Nominator, Part
 from index_store.rows import Numbers
 
 

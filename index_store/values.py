@@ -2,7 +2,8 @@
 
 Three shapes, by what a value costs:
 
-- Booleans, and the first TERMS_MAX different strings of a field, have a bitmap each.
+- Booleans, and the first TERMS_MAX different strings of a field, have a bitmap each; those of more
+  than TERM_CHARS_MAX characters do not.
 - Further strings (URLs, names) stand as 128-bit BLAKE2b digests, sorted: 20 bytes a row, where a
   bitmap and the string itself would take 400. That two strings share a digest is as good as
   impossible, with intent too; the state's own digest (index_store/digest.py) relies on the same.
@@ -22,7 +23,12 @@ from contracts.filter_nodes import NUMBER, Number, Range, Scalar
 from index_store.bitmaps import RowNumbers, bitmap_of
 
 TERMS_MAX = 512
-_SPARE_MIN = 64
+# A longer string would be kept a second time, and metadata holds up to 16 KB of them.
+TERM_CHARS_MAX = 256
+# What a term takes beside its characters, and a row in its bitmap.
+_TERM_BYTES = 300
+_ROW_BYTES = 2
+_SPARE_MIN = 8
 # Up to here every integer is a float64.
 _EXACT_MAX = 2.0**53
 # Above every remainder: float64s below 2^64 are at most 2048 apart.
@@ -47,6 +53,11 @@ class SortedPairs:
 
     def __len__(self) -> int:
         return self._count
+
+    @property
+    def nbytes(self) -> int:
+        """Memory of the columns."""
+        return self._first.nbytes + self._second.nbytes + self._rows.nbytes
 
     def extend(self, first: NDArray[Any], second: NDArray[Any], rows: Sequence[int]) -> None:
         """Append pairs with their rows; all of shape (n,)."""
@@ -100,14 +111,18 @@ class Values:
     """Scalars and the rows that hold them."""
 
     def __init__(self) -> None:
-        self.kinds: set[str] = set()
         self._terms: dict[str | bool, BitMap] = {}
+        self._terms_bytes = 0
         self._strings = SortedPairs(np.uint64, np.uint64)
         self._numbers = SortedPairs(np.float64, np.int16)
 
+    @property
+    def nbytes(self) -> int:
+        """About the memory that it takes."""
+        return self._terms_bytes + self._strings.nbytes + self._numbers.nbytes
+
     def extend(self, kind: str, rows: Sequence[int], values: Sequence[Any]) -> None:
         """Rows and a value that each holds (too); all of them STRING, NUMBER or BOOLEAN."""
-        self.kinds.add(kind)
         if kind == NUMBER:
             first, second = _pairs(values)
             self._numbers.extend(first, second, rows)
@@ -154,14 +169,23 @@ class Values:
             bitmap = known(value)
             if bitmap is not None:
                 bitmap.add(row)
-            elif len(self._terms) < TERMS_MAX or isinstance(value, bool):
+            elif self._is_term(value):
                 self._terms[value] = BitMap((row,))
+                self._terms_bytes += _TERM_BYTES
+                self._terms_bytes += len(value) if isinstance(value, str) else 0
             else:
                 rare_rows.append(row)
-                rare.append(_digest(value))
+                rare.append(_digest(str(value)))
+        self._terms_bytes += _ROW_BYTES * (len(rows) - len(rare))
         if rare:
             first, second = _halves(rare)
             self._strings.extend(first, second, rare_rows)
+
+    def _is_term(self, value: str | bool) -> bool:
+        """Whether a new value gets a bitmap."""
+        if isinstance(value, bool):
+            return True
+        return len(self._terms) < TERMS_MAX and len(value) <= TERM_CHARS_MAX
 
 
 def _pair(number: Number) -> Pair:

@@ -6,12 +6,15 @@ from typing import overload
 
 import orjson
 
+from contracts.filter_nodes import Filter
+from contracts.filter_warnings import FilterWarning, warnings_of
 from contracts.hits import Hit, VectorQuery
-from contracts.ports import AsOf
+from contracts.ports import Answer, AsOf
 from contracts.records import RecordPosition, TopicPartition
 from contracts.topics import Names, Target
 from index_store import digest
-from index_store.parts import Part
+from index_store.part_fields import Reads
+from index_store.parts import Part, Selection
 from index_store.rows import Numbers, Origin, Rows
 from index_store.scan import Scan, Winner
 
@@ -40,37 +43,48 @@ class IndexView:
     def search(
         self, queries: Sequence[VectorQuery], *, recall: float | None = None
     ) -> list[list[Hit]]:
+        """The hits of each query, as in `answers`."""
+        return [list(answer.hits) for answer in self.answers(queries, recall=recall)]
+
+    def answers(
+        self,
+        queries: Sequence[VectorQuery],
+        *,
+        recall: float | None = None,
+        reads: Reads = lambda rows: None,
+    ) -> list[Answer]:
         """Answers in the order of `queries`: score descending, then id ascending.
 
         Those that are `exact` are; the others are found with about this recall (None: exact).
+        Hits are made when they are read. `reads` is told of rows that had to be read for a filter.
         """
-        return [list(hits) for hits in self.found(queries, recall=recall)]
-
-    def found(
-        self, queries: Sequence[VectorQuery], *, recall: float | None = None
-    ) -> "list[FoundHits]":
-        """The same, with hits that are made when they are read."""
-        answers: dict[int, FoundHits] = {}
+        answers: dict[int, Answer] = {}
         for (target, _, exact), numbers in self._alike(queries).items():
             parts = self.parts[target]
             asked = [queries[n] for n in numbers]
-            scan = Scan(parts, [part.select(asked[0].filter) for part in parts], asked)
+            condition = asked[0].filter
+            selections = [part.select(condition, reads) for part in parts]
+            warnings = _warnings(condition, selections)
+            scan = Scan(parts, selections, asked)
             found = scan.exact() if exact or recall is None else scan.approximate(recall)
             for n, winners in zip(numbers, found, strict=True):
-                answers[n] = FoundHits(self, queries[n], winners)
+                hits = FoundHits(self, queries[n], winners)
+                answers[n] = Answer(hits, self.as_of, warnings)
         return [answers[n] for n in range(len(queries))]
+
+    def warnings(
+        self, target: Target, condition: Filter, reads: Reads = lambda rows: None
+    ) -> Sequence[FilterWarning]:
+        """What a filter asks for that no live item has."""
+        return _warnings(condition, [part.select(condition, reads) for part in self.parts[target]])
+
+    def must_read(self, target: Target, condition: Filter) -> bool:
+        """Whether rows have to be read to answer a filter, as far as is known without waiting."""
+        return any(part.must_read(condition) for part in self.parts[target])
 
     def cost_ms(self, query: VectorQuery, recall: float) -> float:
         """About what an approximate search takes; infinite where its filter is a new one."""
         return sum(part.cost_ms(recall, query.filter) for part in self.parts[query.target])
-
-    def kinds(self, target: Target) -> dict[str, set[str]]:
-        """Metadata fields, with the kinds of values that they hold."""
-        found: dict[str, set[str]] = {}
-        for part in self.parts[target]:
-            for name, kinds in part.fields.kinds().items():
-                found.setdefault(name, set()).update(kinds)
-        return found
 
     def _alike(
         self, queries: Sequence[VectorQuery]
@@ -165,6 +179,16 @@ class FoundHits(Sequence[Hit]):
         return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
 
     __hash__ = None  # type: ignore[assignment]
+
+
+def _warnings(condition: Filter | None, selections: Sequence[Selection]) -> Sequence[FilterWarning]:
+    if condition is None:
+        return ()
+    kinds: dict[str, set[str]] = {}
+    for selection in selections:
+        for name, found in selection.kinds.items():
+            kinds.setdefault(name, set()).update(found)
+    return warnings_of(condition, kinds)
 
 
 def hit_of(names: Names, target: Target, rows: Rows, number: int) -> Hit:

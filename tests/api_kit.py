@@ -24,6 +24,7 @@ from contracts.deltas import apply
 from contracts.embedding import embedding_record, encode_value
 from contracts.errors import NotReady, RejectedRecord, TidelensError
 from contracts.filter_nodes import Filter
+from contracts.filter_warnings import FilterWarning, warnings_of
 from contracts.hits import Hit, VectorQuery
 from contracts.memory import HashEncoder, ManualClock, MemoryLog
 from contracts.messages import WireHit, wire_hit
@@ -34,11 +35,10 @@ from contracts.records import Fetched, Record, RecordPosition, Source, TopicPart
 from contracts.score import Vectors, exact_scores, ranking
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Names, Target
-from index_store import digest
-from index_store.fields import Fields, check
 from index_store.index import Index
 from index_store.matcher import NumpyMatcher
 from index_store.searcher import LocalSearcher
+from tests.index_kit import kinds_by_field
 from tidelens.server import listen, serve
 
 PARTITIONS = 2
@@ -144,15 +144,14 @@ class BruteIndex:
         items, as_of = self.items, self.as_of_now()
         if self.gate is not None:
             await self.gate()
-        return [Answer(brute(items, query), as_of) for query in queries]
+        return [
+            Answer(brute(items, query), as_of, brute_warnings(items, query.target, query.filter))
+            for query in queries
+        ]
 
-    async def check_filter(self, target: Target, condition: Filter) -> None:
-        hits = [hit for (of, _), hit in self.items.items() if of == target]
-        bodies = [digest.canonical(hit.metadata or {}) for hit in hits]
-        if bodies:
-            fields = Fields()
-            fields.extend(bodies)
-            check(condition, fields.kinds())
+    async def warnings(self, target: Target, condition: Filter) -> Sequence[FilterWarning]:
+        self._require_ready()
+        return brute_warnings(self.items, target, condition)
 
     async def item(self, target: Target, item_id: str) -> Hit | None:
         self._require_ready()
@@ -247,8 +246,8 @@ class RealIndex(BruteIndex):
         finally:
             self.running -= 1
 
-    async def check_filter(self, target: Target, condition: Filter) -> None:
-        await self.served.check_filter(target, condition)
+    async def warnings(self, target: Target, condition: Filter) -> Sequence[FilterWarning]:
+        return await self.served.warnings(target, condition)
 
     async def item(self, target: Target, item_id: str) -> Hit | None:
         return await self.served.item(target, item_id)
@@ -293,6 +292,16 @@ def brute(items: Items, query: VectorQuery) -> list[Hit]:
             ranked[query.offset : query.offset + query.k], start=query.offset + 1
         )
     ]
+
+
+def brute_warnings(
+    items: Items, target: Target, condition: Filter | None
+) -> Sequence[FilterWarning]:
+    """The same of what a filter asks for: look at every value of every live item."""
+    if condition is None:
+        return ()
+    live = [hit.metadata or {} for (of, _), hit in items.items() if of == target]
+    return warnings_of(condition, kinds_by_field(live))
 
 
 class SlackMatcher:

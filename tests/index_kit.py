@@ -3,6 +3,7 @@
 import asyncio
 import tempfile
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from contracts.embedding import encode_value
+from contracts.filter_nodes import BOOLEAN, LIST, NUMBER, STRING, kind_of, list_of
 from contracts.hits import Hit, VectorQuery
 from contracts.partitioning import partitioner
 from contracts.ports import BlobStore
@@ -142,6 +144,19 @@ def brute_force(
             seen.add(item)
         kept.append((item_id, -negated))
     return kept[query.offset : query.offset + query.k]
+
+
+def kinds_by_field(live: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """The kinds of all values of live items' metadata; of a list those of its members."""
+    kinds: dict[str, set[str]] = {}
+    for metadata in live:
+        for name, value in metadata.items():
+            found = {kind_of(value)}
+            if LIST in found:
+                scalars = {kind_of(member) for member in value} & {STRING, NUMBER, BOOLEAN}
+                found = {list_of(member) for member in scalars if member} or {LIST}
+            kinds.setdefault(name, set()).update(kind for kind in found if kind)
+    return kinds
 
 
 def pairs(hits: list[Hit]) -> list[tuple[str, float]]:

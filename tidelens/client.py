@@ -58,6 +58,7 @@ class Update:
     Mode top: `hits` is the list now and `changes` what led to it; after a snapshot that follows a
     reconnect, the difference to what was held before. Mode matches: `hits` are those told now, and
     there are no changes. `cursor` is where to go on from (None after a reset, which says why).
+    `warnings` name what the filter asks for that no item has (WarningMessage).
     """
 
     event: Event
@@ -65,6 +66,7 @@ class Update:
     hits: Sequence[WireHit]
     cursor: str | None
     reason: str | None = None
+    warnings: Sequence[Mapping[str, str]] = ()
 
 
 class Client:
@@ -241,7 +243,8 @@ class _Subscription:
         else:
             return None
         self._cursor = message["cursor"]
-        return Update(kind, changes, self._hits, self._cursor)
+        warnings = message.get("warnings", ())
+        return Update(kind, changes, self._hits, self._cursor, warnings=warnings)
 
 
 def _checked(url: str) -> str:

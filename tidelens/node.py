@@ -125,7 +125,9 @@ async def _serving(
         open_blobs(settings.snapshots, settings.data / "snapshots") as store,
     ):
         feed = AppliedFeed()
-        searcher = LocalSearcher(target_recall=settings.target_recall)
+        searcher = LocalSearcher(
+            target_recall=settings.target_recall, reads=metrics.filter_rows_read.inc
+        )
         for queue, depth in searcher.queues().items():
             metrics.queue_depth.labels(queue).set_function(depth)
         metrics.ready.set_function(lambda: searcher.is_ready)

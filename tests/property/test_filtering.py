@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from contracts.filter_text import parse_text
 from contracts.filters import parse
 from index_store import values
+from index_store.field_scan import scan
 from index_store.fields import Fields
 
 NAMES = st.sampled_from(["a", "b", "my field", "and"])
@@ -79,24 +80,30 @@ def literal(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-@pytest.mark.parametrize("terms_max", [values.TERMS_MAX, 2])
+@pytest.mark.parametrize(("terms_max", "fields_max"), [(values.TERMS_MAX, 1000), (2, 2)])
 @given(
     st.lists(METADATA | st.none(), max_size=12), st.lists(FILTERS, max_size=4), st.integers(0, 12)
 )
 def test_the_index_selects_what_matches(
-    terms_max: int, metadata: list[dict[str, Any] | None], raws: list[Any], split: int
+    terms_max: int,
+    fields_max: int,
+    metadata: list[dict[str, Any] | None],
+    raws: list[Any],
+    split: int,
 ) -> None:
     rows = [None if row is None else orjson.dumps(row) for row in metadata]
     meant = [{} if raw is None else orjson.loads(raw) for raw in rows]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(values, "TERMS_MAX", terms_max)
-        fields = Fields()
+        fields = Fields(fields_max=fields_max)
         for part in (rows[:split], rows[split:]):
             fields.extend(part)
             for raw in raws:
                 condition = parse(raw)
                 expected = {n for n in range(len(fields)) if condition.matches(meant[n])}
-                assert set(fields.select(condition)) == expected, raw
+                read = scan(rows, 0, len(fields), fields.missing(condition))
+                assert set(fields.select(condition, read)) == expected, raw
+                fields.adopt(read)
 
 
 @given(FILTERS)

@@ -35,6 +35,7 @@ from hypothesis.stateful import (
 
 from contracts.embedding import Embedding, encode_value, read_embedding
 from contracts.filter_nodes import Filter
+from contracts.filter_warnings import warnings_of
 from contracts.filters import parse
 from contracts.hits import VectorQuery
 from contracts.memory import MemoryBlobs
@@ -49,7 +50,15 @@ from index_store.index import Index
 from index_store.segment import Segment
 from index_store.table import Sealing, Table
 from index_store.view import IndexView
-from tests.index_kit import MURMUR2, brute_force, built, new_spill, pairs, snapshots_in
+from tests.index_kit import (
+    MURMUR2,
+    brute_force,
+    built,
+    kinds_by_field,
+    new_spill,
+    pairs,
+    snapshots_in,
+)
 
 SPACE = Space("fold-v1", "m", "1", "p", 4)
 OTHER_SPACE = Space("fold-v1", "m", "2", "p", 4)
@@ -405,8 +414,11 @@ class Fold(RuleBasedStateMachine):
             if condition is None or condition.matches(metadata)
         }
         expected = brute_force(model, query)
-        hits = self.index.view.search([query])[0]
-        assert pairs(hits) == expected
+        [answer] = self.index.view.answers([query])
+        hits = answer.hits
+        assert pairs(list(hits)) == expected
+        kinds = kinds_by_field(metadata for _, _, metadata in live.values())
+        assert list(answer.warnings) == ([] if condition is None else warnings_of(condition, kinds))
         assert [hit.rank for hit in hits] == list(range(offset + 1, offset + 1 + len(hits)))
         assert self.index.count(of) == self.index.view.count(of) == len(live)
         # Through the segments' indexes: as many, all of them live, each with its exact score.

@@ -186,11 +186,32 @@ async def test_a_filter_keeps_items_by_metadata(kit: Kit) -> None:
         ({"range": {"lang": {"gte": 5}}}, "wrong_type", "filter.lang"),
     ],
 )
-async def test_a_filter_that_nothing_could_match_is_refused(
+async def test_a_filter_that_nothing_could_match_is_answered_with_a_warning(
     kit: Kit, condition: dict[str, Any], code: str, field: str
 ) -> None:
-    problem = await refused(kit, {"text": "a", "target": "captions", "filter": condition})
-    assert (problem["code"], problem["field"]) == (code, field)
+    answer = await search(kit, text="red cat", filter=condition)
+    assert answer["hits"] == []
+    [warning] = answer["warnings"]
+    assert (warning["code"], warning["field"]) == (code, field)
+    assert repr(field.removeprefix("filter.")) in warning["message"]
+    negated = await search(kit, text="red cat", filter={"not": condition})
+    plain = await search(kit, text="red cat")
+    assert (ids(negated), negated["warnings"]) == (ids(plain), [warning])
+    assert "warnings" not in plain
+
+
+async def test_not_exists_of_a_field_nobody_has_admits_everything(kit: Kit) -> None:
+    condition = {"not": {"exists": "draft"}}
+    before = await search(kit, text="red cat", filter=condition)
+    assert ids(before) == ["a", "b", "c"]
+    assert [one["code"] for one in before["warnings"]] == ["unknown_field"]
+    kit.caption("d", "red cat", metadata={"draft": True})
+    after = await search(kit, text="red cat", filter=condition)
+    assert "warnings" not in after
+    assert ids(after) == ["a", "b", "c"]
+    kit.index.remove("captions", "d")
+    again = await search(kit, text="red cat", filter=condition)
+    assert (again["hits"], again["warnings"]) == (before["hits"], before["warnings"])
 
 
 async def test_limits_name_limit_and_value(kit: Kit) -> None:

@@ -1,16 +1,19 @@
-"""The value index of metadata: every kind of value, the three ways it is kept, what is refused."""
+"""The value index of metadata: every kind of value, the three ways it is kept, its bounds."""
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import orjson
 import pytest
 from pyroaring import BitMap
 
-from contracts.errors import RejectedRequest
 from contracts.filters import parse
-from index_store import fields as module
-from index_store.fields import Fields, check, selector_bits
+from index_store.bitmaps import selector_bits
+from index_store.field import alive_kinds
+from index_store.field_scan import scan
+from index_store.fields import Fields
+from index_store.part_fields import PartFields
+from index_store.rows import Rows
 from index_store.values import TERMS_MAX
 
 
@@ -73,7 +76,6 @@ def test_no_rows() -> None:
     fields = Fields()
     assert len(fields) == 0
     assert select(fields, {"not": {"exists": "a"}}) == []
-    assert fields.kinds() == {}
 
 
 def test_rows_are_appended_between_questions() -> None:
@@ -132,57 +134,148 @@ def test_what_is_selected_is_the_callers_own() -> None:
         assert select(fields, raw) == before
 
 
+def kinds(fields: Fields, name: str, alive: list[int]) -> set[str]:
+    """Those of the values of `name` in these rows."""
+    bits = np.zeros(len(fields), np.bool_)
+    bits[alive] = True
+    asked = fields.asked(parse({"exists": name}))
+    if name not in asked:
+        return set()
+    return set(alive_kinds(asked[name].by_kind, np.packbits(bits, bitorder="little")))
+
+
 def test_the_kinds_seen() -> None:
-    assert index(*MIXED).kinds() == {
-        "lang": {"string", "object"},
-        "year": {"number", "string", "boolean"},
-        "tags": {"string", "list", "list of string", "list of number", "list of boolean"},
-        "draft": {"boolean"},
-    }
-    assert index({"a": None}).kinds() == {}
-    assert index({"a": [None, {}]}, {"a": ["x"]}).kinds() == {"a": {"list", "list of string"}}
+    fields, every = index(*MIXED), list(range(len(MIXED)))
+    assert kinds(fields, "lang", every) == {"string", "object"}
+    assert kinds(fields, "year", every) == {"number", "string", "boolean"}
+    lists = {"list", "list of string", "list of number", "list of boolean"}
+    assert kinds(fields, "tags", every) == {"string"} | lists
+    assert kinds(fields, "draft", every) == {"boolean"}
+    assert kinds(index({"a": None}), "a", [0]) == set()
+    fields = index({"a": [None, {}]}, {"a": ["x"]})
+    assert kinds(fields, "a", [0, 1]) == {"list", "list of string"}
 
 
-def test_check_names_field_wanted_and_found_kinds() -> None:
-    kinds = {"lang": {"string"}, "year": {"number"}, "tags": {"list of string"}, "e": {"list"}}
-    for good in (
-        {"in": {"lang": ["en", "de"]}},
-        {"exists": "tags"},
-        {"contains": {"tags": "cat"}},
-        {"contains": {"e": 1}},
-        {"not": {"range": {"year": {"gt": 1}}}},
-    ):
-        check(parse(good), kinds)
-    for raw, code, field, found, wanted in (
-        ({"exists": "langg"}, "unknown_field", "langg", None, "langg"),
-        ({"range": {"lang": {"gt": 1}}}, "wrong_type", "lang", ["string"], "number"),
-        ({"in": {"lang": ["en", 1]}}, "wrong_type", "lang", ["string"], "number"),
-        ({"contains": {"lang": "e"}}, "wrong_type", "lang", ["string"], "list of string"),
-        ({"contains": {"tags": 1}}, "wrong_type", "tags", ["list of string"], "list of number"),
-        ({"eq": {"tags": "cat"}}, "wrong_type", "tags", ["list of string"], "string"),
-        ({"not": {"eq": {"year": True}}}, "wrong_type", "year", ["number"], "boolean"),
-    ):
-        with pytest.raises(RejectedRequest) as caught:
-            check(parse(raw), kinds)
-        error = caught.value
-        assert (error.code, error.field) == (code, f"filter.{field}")
-        assert (error.limit, error.value) == (found, wanted)
-        assert repr(field) in error.message
-    with pytest.raises(RejectedRequest, match="known: none"):
-        check(parse({"exists": "a"}), {})
+def test_the_kinds_of_dead_rows_do_not_count() -> None:
+    fields = index(*MIXED)
+    assert kinds(fields, "year", [0, 1, 2]) == {"number"}
+    assert kinds(fields, "draft", [1, 2, 3]) == set()
+    many = index(*({"a": 1} for _ in range(1000)), {"a": "x"})
+    assert kinds(many, "a", [999, 1000]) == {"number", "string"}
+    assert kinds(many, "a", [1000]) == {"string"}
 
 
-def test_field_names_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIELDS_MAX", 3)
-    fields = index({"a": 1, "n": None, "b": 1}, {"c": 1})
-    assert select(fields, {"exists": "d"}) == []
-    fields.extend(rows_of({"d": 1, "a": 2}))
-    assert select(fields, {"exists": "a"}) == [0, 2]
-    for raw in ({"exists": "d"}, {"and": [{"exists": "nothing"}, {"eq": {"d": 1}}]}):
-        check(parse(raw), fields.kinds())
-        with pytest.raises(RejectedRequest, match="more than 3 different") as caught:
-            fields.select(parse(raw))
-        assert (caught.value.code, caught.value.limit) == ("field_not_indexed", 3)
+def test_a_name_that_was_left_out_is_read_and_then_kept() -> None:
+    rows = rows_of({"a": 1, "n": None, "b": 1}, {"c": 1}, {"d": 1, "a": 2}, {"a": 3, "x": {"c": 1}})
+    fields = Fields(fields_max=3)
+    fields.extend(rows[:2])
+    assert fields.missing(parse({"exists": "d"})) == []
+    fields.extend(rows[2:])
+    condition = parse({"and": [{"not": {"eq": {"c": 1}}}, {"exists": "a"}]})
+    assert fields.missing(condition) == ["c"]
+    read = scan(rows, 0, len(rows), ["c"])
+    assert list(fields.select(condition, read)) == [0, 2, 3]
+    fields.asked(condition, read)
+    fields.adopt(read)
+    assert fields.missing(condition) == []
+    assert list(fields.select(condition)) == [0, 2, 3]
+    fields.extend(rows_of({"c": 1, "a": 1}, {"c": 2, "a": 1}))
+    assert list(fields.select(condition)) == [0, 2, 3, 5]
+
+
+def test_what_many_rows_have_is_kept_before_invented_names() -> None:
+    invented = [{f"i{n}_{m}": n for m in range(100)} for n in range(12)]
+    fields = Fields(fields_max=1000)
+    fields.extend(rows_of(*invented[:6], *({"lang": "en"} for _ in range(3)), *invented[6:]))
+    assert fields.missing(parse({"eq": {"lang": "en"}})) == []
+    for one in invented:
+        fields.extend(rows_of(one))
+    fields.extend(rows_of(*({"lang": "de"} for _ in range(600))))
+    assert fields.missing(parse({"eq": {"lang": "de"}})) == []
+    assert len(select(fields, {"eq": {"lang": "de"}})) == 600
+
+
+def test_the_index_takes_no_more_than_its_bytes_whatever_comes() -> None:
+    fields = Fields(fields_max=200, bytes_min=100_000, row_bytes_max=100)
+    rng = np.random.default_rng(5)
+    for n in range(40):
+        # Names that come and go, long lists of numbers, many long strings.
+        fields.extend(
+            rows_of(
+                *({f"n{n}_{m}_{i}": m for m in range(20)} for i in range(10)),
+                {"numbers": rng.random(500).tolist()},
+                *({f"s{i}": f"{n}-{i}" + 400 * "x"} for i in range(50)),
+                *({"lang": "en"} for _ in range(100)),
+            )
+        )
+        assert fields.nbytes <= fields.bytes_max == max(100_000, 100 * len(fields))
+    assert fields.missing(parse({"exists": "lang"})) == []
+    assert fields.missing(parse({"exists": "numbers"})) == ["numbers"]
+
+
+def test_one_field_that_is_too_large_does_not_push_out_the_others() -> None:
+    rows = rows_of(*({"large": list(range(n, n + 50)), "lang": "en"} for n in range(1000)))
+    fields = Fields(bytes_min=100_000, row_bytes_max=100)
+    fields.extend(rows)
+    condition = parse({"and": [{"contains": {"large": 50}}, {"eq": {"lang": "en"}}]})
+    for _ in range(2):
+        assert fields.missing(condition) == ["large"]
+        read = scan(rows, 0, len(rows), ["large"])
+        assert list(fields.select(condition, read)) == list(range(1, 51))
+        fields.asked(condition, read)
+        fields.adopt(read)
+    assert fields.nbytes <= fields.bytes_max
+
+
+def test_what_filters_asked_for_is_kept_before_what_is_published() -> None:
+    fields = Fields(fields_max=10)
+    fields.extend(rows_of({"rare": 1}))
+    fields.asked(parse({"exists": "rare"}))
+    for n in range(50):
+        fields.extend(rows_of(*({f"n{n}": 1} for _ in range(5))))
+    assert fields.missing(parse({"exists": "rare"})) == []
+    assert select(fields, {"exists": "rare"}) == [0]
+
+
+def test_part_fields_read_without_the_lock_what_has_no_index() -> None:
+    rows = Rows.blank(np.zeros((6, 4), np.float16))
+    metadata = rows_of({"a": 1, "b": 1}, {"c": "x"}, None, {"d": [1], "c": "y"}, {"a": True})
+    cast(list[Any], rows.metadata).extend(metadata)
+    cast(list[Any], rows.ids).extend("abcde")
+    part = PartFields(rows, Fields(fields_max=2))
+    alive = np.packbits([True, True, True, False, True], bitorder="little")
+    told: list[int] = []
+    raws: dict[str, list[int]] = {"a": [0, 4], "b": [0], "c": [1, 3], "d": [3], "e": []}
+    kinds = {"a": {"number", "boolean"}, "b": {"number"}, "c": {"string"}, "d": set(), "e": set()}
+    for name in [*raws, *raws]:
+        matching, found = part.select(parse({"exists": name}), alive, told.append)
+        assert (name, list(matching)) == (name, raws[name])
+        assert found.get(name, frozenset()) == kinds[name]
+    assert told and set(told) == {5}
+    assert not part.must_read(parse({"exists": "e"}))
+
+
+def test_rows_that_come_while_others_are_read_are_not_forgotten() -> None:
+    rows = Rows.blank(np.zeros((4, 4), np.float16))
+    metadata, ids = cast(list[Any], rows.metadata), cast(list[Any], rows.ids)
+
+    def append(one: dict[str, Any], item_id: str) -> None:
+        metadata.extend(rows_of(one))
+        ids.append(item_id)
+
+    append({"a": 1, "b": 1}, "x")
+    append({"a": 2, "c": 1}, "y")
+    part = PartFields(rows, Fields(fields_max=2))
+    alive = np.packbits([True] * 4, bitorder="little")
+    part.select(parse({"exists": "a"}), alive, lambda rows: None)
+    [left_out] = [n for n in "abc" if part.must_read(parse({"exists": n}))]
+    condition = parse({"exists": left_out})
+    before = 1 if left_out == "c" else 0
+    matching, _ = part.select(condition, alive, lambda rows: append({left_out: 2}, "z"))
+    assert list(matching) == [before, 2]
+    append({left_out: 3}, "w")
+    matching, _ = part.select(condition, alive, lambda rows: pytest.fail("it was kept"))
+    assert list(matching) == [before, 2, 3]
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.05, 0.1, 0.5, 0.999, 1])

@@ -64,6 +64,20 @@ async def test_a_snapshot_then_a_delta(kit: Kit, socket: Socket) -> None:
     SERVER_MESSAGE.validate_python(delta)
 
 
+async def test_the_first_snapshot_warns_of_what_nobody_has(kit: Kit, socket: Socket) -> None:
+    condition = {"not": {"exists": "draft"}}
+    snapshot = await opened(socket, filter=condition)
+    SERVER_MESSAGE.validate_python(snapshot)
+    assert ids(snapshot) == ["a", "b"]
+    [warning] = snapshot["warnings"]
+    assert (warning["code"], warning["field"]) == ("unknown_field", "filter.draft")
+    kit.caption("d", "red cat", metadata={"draft": True})
+    # One list for both, which was first asked for when nobody had the field.
+    assert "warnings" not in await opened(socket, "t", filter=condition)
+    kit.caption("a", "red cat", metadata={"n": 1})
+    assert "warnings" not in await socket.receive()
+
+
 async def test_the_next_best_enters_when_one_is_deleted(kit: Kit, socket: Socket) -> None:
     await opened(socket)
     kit.index.remove("captions", "a")

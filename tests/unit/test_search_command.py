@@ -137,15 +137,17 @@ async def test_hits_a_line_each_or_the_answer_as_json() -> None:
     kit.caption("a", "red cat")
     kit.caption("b", "blue dog")
     whole = '{"text": "red cat", "target": "captions", "k": 1, "include": ["vector"]}'
-    (code, out, err), nothing, (json_code, json, json_err) = await searched(
+    (code, out, err), nothing, (json_code, json, json_err), warned = await searched(
         kit,
         ["red cat"],
         ["red cat", "--min-score", "2"],
         ["--json", "--query", whole, "--offset", "1"],
+        ["red cat", "--filter", "not exists(draft)"],
     )
     assert re.fullmatch(r"  1  [01]\.\d{4}  p/1\.jpg  cat face\n", out)
     assert (code, err) == (0, "")
     assert nothing == (0, "", "no hits\n")
+    assert warned == (0, out, "warning: filter: no item has a field 'draft'\n")
     assert (json_code, json.count("\n"), json_err) == (0, 1, "")
     [hit] = AnswerMessage.model_validate_json(json).hits
     assert (hit.id, hit.rank, hit.text) == ("b", 2, "blue dog")

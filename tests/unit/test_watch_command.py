@@ -93,10 +93,11 @@ async def test_changes_as_they_come_and_over_restarts_of_the_server() -> None:
 
 async def test_json_lines_and_a_bound() -> None:
     kit, port = filled(), free_port()
-    arguments = ["--json", "-k", "1", "--changes", "2"]
+    arguments = ["--json", "-k", "1", "--changes", "2", "--filter", "not exists(draft)"]
     async with serving(kit.app, kit.settings, port), watching(port, *arguments) as watch:
         opened = await watch.json()
-        assert opened.keys() == {"event", "changes", "hits", "cursor", "reason"}
+        assert opened.keys() == {"event", "changes", "hits", "cursor", "reason", "warnings"}
+        assert [one["field"] for one in opened["warnings"]] == ["filter.draft"]
         assert (opened["event"], opened["reason"]) == ("snapshot", None)
         assert [hit["id"] for hit in opened["hits"]] == ["a"]
         kit.index.remove("captions", "a")

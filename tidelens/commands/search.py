@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,12 @@ def line_of(hit: dict[str, Any]) -> str:
     return f"{rank}{hit['score']:.4f}  {hit['id']}  {shown}".rstrip()
 
 
+def show_warnings(warnings: Iterable[Mapping[str, str]]) -> None:
+    """On stderr: the answer stands all the same."""
+    for warning in warnings:
+        click.echo(f"warning: {warning['message']}", err=True)
+
+
 @click.command()
 @query_options
 @url_option
@@ -150,6 +157,7 @@ def search(url: str | None, as_json: bool, **query: Any) -> None:
     if as_json:
         click.echo(orjson.dumps(answer))
         return
+    show_warnings(answer.get("warnings", ()))
     for hit in answer["hits"]:
         click.echo(line_of(hit))
     if not answer["hits"]:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 import orjson
 
-from tidelens.commands.search import build_query, line_of, query_options
+from tidelens.commands.search import build_query, line_of, query_options, show_warnings
 from tidelens.options import json_option, url_option
 
 _MARKS = {"enter": "+", "leave": "-", "move": "~", "update": "="}
@@ -68,10 +68,12 @@ def _show(update: Any, as_json: bool) -> None:
             "hits": list(update.hits),
             "cursor": update.cursor,
             "reason": update.reason,
+            **({"warnings": list(update.warnings)} if update.warnings else {}),
         }
         sys.stdout.buffer.write(orjson.dumps(members) + b"\n")
         sys.stdout.buffer.flush()
         return
+    show_warnings(update.warnings)
     if update.event == "match":
         for hit in update.hits:
             click.echo(f"! {line_of(hit)}")

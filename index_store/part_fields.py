@@ -1,0 +1,92 @@
+"""The value index of one part's rows, caught up with them when a filter asks."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pyroaring
+from numpy.typing import NDArray
+
+from contracts.filter_nodes import Filter
+from index_store import field_scan
+from index_store.field import Field, RowsByKind, alive_kinds
+from index_store.fields import Fields
+from index_store.rows import Rows
+
+_FILTERS_KEPT = 64
+# About 2 ms of work.
+_CATCH_UP_ROWS = 512
+
+# Told of a number of rows whose metadata was read because a field has no index.
+Reads = Callable[[int], None]
+Selected = tuple[pyroaring.BitMap, Mapping[str, frozenset[str]]]
+
+
+class PartFields:
+    """For any thread. Only what is quick is done while others must wait."""
+
+    def __init__(self, rows: Rows, fields: Fields | None = None) -> None:
+        self._rows = rows
+        self._fields = Fields() if fields is None else fields
+        self._lock = threading.Lock()
+        # Filter -> rows that there were, those that match, and those that have its fields.
+        self._found: dict[object, tuple[int, pyroaring.BitMap, Mapping[str, RowsByKind]]] = {}
+
+    def select(self, condition: Filter, alive: NDArray[np.uint8], reads: Reads) -> Selected:
+        """Rows that match, dead ones and ones newer than a view included; and for each field of the
+        filter the kinds of the values that rows have which are `alive` (a bit for each row)."""
+        read: dict[str, Field] = {}
+        done = 0
+        while True:
+            with self._lock:
+                count = self._catch_up()
+                known = self._found.get(condition.key)
+                missing = self._fields.missing(condition)
+                unread = [name for name in missing if name not in read]
+                if not unread or (known is not None and known[0] == count):
+                    return self._selected(condition, count, read, done, alive)
+            # Rows never change: what takes long needs no lock.
+            field_scan.extend(read, self._rows.metadata, done, count)
+            read |= field_scan.scan(self._rows.metadata, 0, count, unread)
+            done = count
+            reads(count)
+
+    def must_read(self, condition: Filter) -> bool:
+        """Whether `select` has to read rows. Without the lock, which may be held for long: what
+        others do meanwhile makes it a guess, no more."""
+        known = self._found.get(condition.key)
+        is_known = known is not None and known[0] == len(self._rows)
+        return not is_known and bool(self._fields.missing(condition))
+
+    def _selected(
+        self,
+        condition: Filter,
+        count: int,
+        read: dict[str, Field],
+        done: int,
+        alive: NDArray[np.uint8],
+    ) -> Selected:
+        """With the lock held. `read` are fields of the first `done` rows."""
+        known = self._found.get(condition.key)
+        if known is None or known[0] != count:
+            if read:
+                field_scan.extend(read, self._rows.metadata, done, count)
+            asked = self._fields.asked(condition, read)
+            matching = self._fields.select(condition, read)
+            by_kind = {name: field.by_kind for name, field in asked.items()}
+            self._fields.adopt(read)
+            if len(self._found) >= _FILTERS_KEPT:
+                self._found.clear()
+            known = self._found[condition.key] = count, matching, by_kind
+        return known[1], {name: alive_kinds(by_kind, alive) for name, by_kind in known[2].items()}
+
+    def _catch_up(self) -> int:
+        count = len(self._rows)
+        done = len(self._fields)
+        for start in range(done, count, _CATCH_UP_ROWS):
+            end = min(count, start + _CATCH_UP_ROWS)
+            self._fields.extend(self._rows.metadata[start:end])
+            # Plain Python: whoever waits for the interpreter gets it between slices.
+            time.sleep(0)
+        return count

@@ -5,6 +5,8 @@ what a hit takes at least. Texts and metadata vary, so the limit also holds whil
 What it takes is given back once its last byte was handed to the connection.
 """
 
+import asyncio
+from collections import deque
 from collections.abc import Collection, Sequence
 
 from contracts.errors import RejectedRequest
@@ -35,6 +37,8 @@ class Allowance:
         self._one_max = one_max
         self._all_max = all_max
         self.held = 0
+        # Who waits for how many bytes, in line.
+        self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def share(self, expected: int) -> "Share":
         """Room for one answer of about so many bytes; `close` it. Raises RejectedRequest."""
@@ -56,8 +60,35 @@ class Allowance:
             )
         self.held += more
 
+    async def wait(self, expected: int, timeout_s: float) -> "Share":
+        """The same for what is not refused but waits in line. Raises RejectedRequest after that."""
+        expected = min(expected, self._one_max)
+        if self._line or self.held + expected > self._all_max:
+            turn = asyncio.get_running_loop().create_future()
+            self._line.append((expected, turn))
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await turn
+            except TimeoutError:
+                pass  # then `share` refuses, or there is room by now
+            finally:
+                self._line = deque(one for one in self._line if one[1] is not turn)
+                self._advance()
+        return self.share(expected)
+
     def give_back(self, taken: int) -> None:
         self.held -= taken
+        self._advance()
+
+    def _advance(self) -> None:
+        """Let those first in line go on, who take what they need in this turn of the loop."""
+        room = self._all_max - self.held
+        for size, turn in self._line:
+            room -= size
+            if room < 0:
+                break
+            if not turn.done():
+                turn.set_result(None)
 
 
 class Share:

@@ -43,7 +43,7 @@ def create_app(node: Node) -> Starlette:
     pictures = Pictures(node)
     health = Health(node, freshness)
     admin = Admin(node)
-    live = Live(node, waiting)
+    live = Live(node, waiting, allowance)
     app = Starlette(
         routes=[
             Route("/v1/search", searching.post, methods=["POST"]),

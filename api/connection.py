@@ -24,7 +24,6 @@ from contracts.messages import (
     Query,
     Subscribe,
     Unsubscribe,
-    WireHit,
     parse_client_message,
     parse_json,
     wire_warnings,
@@ -157,7 +156,7 @@ class Subscription:
             return [self.reset(reason), self._at("resumed", now)]
         return [self._at("resumed", self.cursor.as_of)]
 
-    def matched(self, hits: Sequence[WireHit], told: AsOf) -> ServerMessage:
+    def matched(self, hits: Sequence[Any], told: AsOf) -> ServerMessage:
         """Mode matches: these, with which everything up to `told` has been told."""
         return {**self._at("match", told), "hits": list(hits)}
 

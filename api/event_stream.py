@@ -18,8 +18,9 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from api.connection import ServerMessage
-from api.outlet import as_text
+from api.pieces import PIECE_BYTES
 from api.problems import problem
+from api.written import as_text
 from contracts.errors import RejectedRequest
 from contracts.filter_text import parse_text
 from contracts.messages import Subscribe, parse_json, parse_subscribe
@@ -110,16 +111,18 @@ class EventStream(Response):
         self._ended = True
         return {"type": "websocket.disconnect"}
 
-    async def send_message(self, message: ServerMessage) -> None:
-        fields = [f"event: {message['type']}", f"data: {as_text(message)}"]
+    async def send_message(self, message: ServerMessage, text: str) -> None:
+        fields = [f"event: {message['type']}", f"data: {text}"]
         if "cursor" in message:
             fields.append(f"id: {message['cursor']}")
-        await self._write("\n".join([*fields, "", ""]).encode())
+        event = "\n".join([*fields, "", ""]).encode()
+        for start in range(0, len(event), PIECE_BYTES):
+            await self._write(event[start : start + PIECE_BYTES])
 
     async def send_error(self, status: int, message: ServerMessage) -> None:
         """Ends the stream: there is no other subscription on it."""
         if self._started:
-            await self.send_message(message)
+            await self.send_message(message, as_text(message))
         else:
             assert self._scope is not None and self._receive is not None and self._send is not None
             members = {name: message[name] for name in message.keys() - {"type", "sub"}}

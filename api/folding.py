@@ -16,11 +16,12 @@ from typing import TypeVar
 
 import structlog
 
+from api.item import Place
 from api.matching import Batch
+from api.pace import STEP_S, Pace
 from api.standing import Standing
 from api.standing_set import Found, StandingSet
 from contracts.errors import NotReady
-from contracts.hits import Hit
 from contracts.ports import Applied, AsOf, Searcher
 from contracts.score import Vectors
 
@@ -29,7 +30,7 @@ log = structlog.get_logger(__name__)
 # Pairs of a standing query and a new item that are matched at once, on the loop: 3 ms.
 _QUICK_PAIRS = 1024 * 256
 # What is folded before others get their turn.
-_STEP_S = 0.002
+_STEP_S = STEP_S
 # Rows of batches that wait. Once there are more, all lists are searched anew: by then that is the
 # shorter way, and what waits takes memory.
 _BEHIND_ROWS = 65_536
@@ -93,9 +94,11 @@ class Folding:
         elif self._task is None:
             self._task = asyncio.create_task(self._run(), name="folding")
 
-    def found(self, standing: Standing, vector: Vectors, hits: Sequence[Hit], as_of: AsOf) -> None:
+    def found(
+        self, standing: Standing, vector: Vectors, places: Sequence[Place], as_of: AsOf
+    ) -> None:
         """A search has ended: settle it as soon as may be."""
-        found = self._standing.found(standing, vector, hits, as_of)
+        found = self._standing.found(standing, vector, places, as_of)
         if found is None:
             return
         if self._waiting:
@@ -114,6 +117,7 @@ class Folding:
         self._standing.mark_all()
 
     async def _run(self) -> None:
+        pace = Pace()
         try:
             while self._waiting:
                 first = self._waiting[0]
@@ -123,6 +127,7 @@ class Folding:
                     await self._fold(first)
                 if self._is_first(first):
                     self._waiting.popleft()
+                await pace.rest()
         except Exception as defect:
             # Some list may be wrong now.
             self.mark_all()

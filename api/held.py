@@ -15,7 +15,7 @@ class _HeldItem(Item):
 
     __slots__ = ("_holders",)
 
-    def __init__(self, hit: Hit, holder: Standing) -> None:
+    def __init__(self, hit: Hit | Item, holder: Standing) -> None:
         super().__init__(hit)
         self._holders: Standing | tuple[Standing, ...] | set[Standing] = holder
 
@@ -59,7 +59,7 @@ class Held:
         item = self._items.get(item_id)
         return () if item is None else item.holders()
 
-    def add(self, standing: Standing, hit: Hit) -> Item:
+    def add(self, standing: Standing, hit: Hit | Item) -> Item:
         """Its list holds this item from now on."""
         item = self._items.get(hit.id)
         if item is None:

@@ -24,6 +24,11 @@ def hits_json(hits: Iterable[Hit], include: Collection[str]) -> Iterator[bytes]:
         comma = b","
 
 
+def hit_json(hit: Hit, include: Collection[str]) -> bytes:
+    """One of them."""
+    return orjson.dumps(_wire(hit, include), option=orjson.OPT_SERIALIZE_NUMPY)
+
+
 def _wire(hit: Hit, include: Collection[str]) -> dict[str, object]:
     if hit.vector is None:
         return wire_hit(hit, ())

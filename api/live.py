@@ -15,10 +15,10 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from api.alerts import Alert
+from api.allowance import Allowance
 from api.connection import ServerMessage, space_changed
 from api.event_stream import HEADERS, EventStream, subscription_of
 from api.node import Node
-from api.outlet import as_text
 from api.problems import problem
 from api.queries import Question
 from api.refills import Refills
@@ -26,6 +26,7 @@ from api.rereading import Rereading
 from api.session import Session
 from api.standing import Standing, Watching
 from api.waiting import Waiting
+from api.written import as_text
 from contracts.errors import NotReady, RejectedRequest
 from contracts.messages import Subscribe
 from contracts.ports import Applied, AsOf
@@ -36,8 +37,9 @@ _CHECK_EVERY_S = 1.0
 class Live:
     """The endpoints, and what all connections share."""
 
-    def __init__(self, node: Node, waiting: Waiting) -> None:
+    def __init__(self, node: Node, waiting: Waiting, allowance: Allowance) -> None:
         self.node = node
+        self.allowance = allowance
         self.waiting = waiting
         refills = Refills(node.searcher, node.matcher)
         self.standing, self.folding = refills.standing, refills.folding
@@ -223,11 +225,11 @@ class _Framed:
         self.receive = websocket.receive
         self.close = websocket.close
 
-    async def send_message(self, message: ServerMessage) -> None:
-        await self._websocket.send_text(as_text(message))
+    async def send_message(self, message: ServerMessage, text: str) -> None:
+        await self._websocket.send_text(text)
 
     async def send_error(self, status: int, message: ServerMessage) -> None:
-        await self.send_message(message)
+        await self.send_message(message, as_text(message))
 
     async def beat(self) -> None:
         """The server's WebSocket pings do that."""

@@ -2,16 +2,17 @@
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
-import orjson
 from starlette.websockets import WebSocketDisconnect
 
+from api.allowance import Allowance
 from api.connection import TRY_AGAIN_LATER, ServerMessage
 from api.eager import begun
 from api.node import Node
 from api.problems import RETRIED, RETRY_AFTER_S, members_of
+from api.written import SMALL_BYTES, as_text, in_slices, size_of
 from contracts.errors import TidelensError
 
 _CLOSE_S = 1.0
@@ -28,7 +29,9 @@ class Socket(Protocol):
         """The next frame, as ASGI tells it of a WebSocket."""
         ...
 
-    async def send_message(self, message: ServerMessage) -> None: ...
+    async def send_message(self, message: ServerMessage, text: str) -> None:
+        """`text` is its JSON."""
+        ...
 
     async def send_error(self, status: int, message: ServerMessage) -> None:
         """`status` is that of the same error in HTTP."""
@@ -44,14 +47,35 @@ class Socket(Protocol):
 class Outlet:
     """Sends to one client, one message at a time, each within a time."""
 
-    def __init__(self, node: Node, socket: Socket) -> None:
+    def __init__(self, node: Node, socket: Socket, allowance: Allowance) -> None:
         self._sent = node.metrics.live_message_sent
+        self._allowance = allowance
+        self._bytes_max = node.settings.message_bytes_max
         self._timeout_s = node.settings.send_timeout_s
         self._socket = socket
         self._turn = asyncio.Lock()
 
-    async def send(self, message: ServerMessage) -> None:
-        await self._in_time(self._socket.send_message(message))
+    async def send(
+        self, message: ServerMessage, *, wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        """A large one takes a while to be written: it is sent if it is still wanted then.
+
+        Raises RejectedRequest where it is larger than a message may be, or finds no room.
+        """
+        size = size_of(message)
+        if size <= SMALL_BYTES:
+            await self._in_time(self._socket.send_message(message, as_text(message)))
+        else:
+            share = await self._allowance.wait(size, self._timeout_s)
+            try:
+                text = await in_slices(message, self._bytes_max)
+                # Joining it was a slice of its own.
+                await asyncio.sleep(0)
+                if not wanted():
+                    return
+                await self._in_time(self._socket.send_message(message, text))
+            finally:
+                share.close()
         self._sent(message["type"])
 
     async def beat(self) -> None:
@@ -88,9 +112,3 @@ class Outlet:
         with contextlib.suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
             async with asyncio.timeout(_CLOSE_S):
                 await self._socket.close(code, reason)
-
-
-def as_text(message: ServerMessage) -> str:
-    """The message's JSON."""
-    # What a request held may stand in an error's `value`.
-    return orjson.dumps(message, default=str).decode()

@@ -10,7 +10,7 @@ from api.allowance import Share
 from api.eager import begun
 
 # Written into the connection's buffer at a time; it holds little more than one.
-_PIECE_BYTES = 128 * 1024
+PIECE_BYTES = 128 * 1024
 
 
 class Pieces:
@@ -29,7 +29,7 @@ class Pieces:
     def add(self, part: bytes) -> None:
         self._parts.append(part)
         self._size += len(part)
-        if self._size >= _PIECE_BYTES:
+        if self._size >= PIECE_BYTES:
             self._finish()
 
     def _finish(self) -> None:

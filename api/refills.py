@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from api.folding import Folding
+from api.item import place_of
+from api.pace import Pace
 from api.queries import Asked, ItemGone, ask
 from api.standing import Standing
 from api.standing_set import StandingSet
@@ -72,5 +74,11 @@ class Refills:
             for one, found in asked
         ]
         answers = await self._searcher.search(queries)
+        pace = Pace()
         for (one, found), answer in zip(asked, answers, strict=True):
-            self.folding.found(one, found.vector, answer.hits, answer.as_of)
+            # As if the search had taken so much longer: what is applied meanwhile is folded in.
+            places = []
+            for hit in answer.hits:
+                places.append(place_of(hit))
+                await pace.rest()
+            self.folding.found(one, found.vector, places, answer.as_of)

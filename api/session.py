@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from api.alerts import Alert
+from api.allowance import hits_bytes
 from api.connection import (
     NORMAL_CLOSURE,
     SERVICE_RESTART,
@@ -24,13 +25,13 @@ from api.connection import (
     SubscriptionState,
     sub_of,
 )
-from api.item import places_of
 from api.outlet import Gone, Outlet, Socket
 from api.queries import ItemGone, Question, prepare
 from api.standing import Watching
 from api.waiting import require_shape
+from api.written import Match, too_large
 from contracts.errors import NotReady, RejectedRequest, TidelensError, TimedOut
-from contracts.messages import Ping, Subscribe, Unsubscribe, wire_hit
+from contracts.messages import Ping, Subscribe, Unsubscribe
 from contracts.ports import AsOf
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Session:
         self._node = live.node
         self._searcher = live.node.searcher
         self._socket = socket
-        self._outlet = Outlet(live.node, socket)
+        self._outlet = Outlet(live.node, socket, live.allowance)
         self._connection = Connection(
             subscriptions_max=live.node.settings.subscriptions_max,
             frame_bytes_max=live.node.settings.frame_bytes_max,
@@ -151,6 +152,7 @@ class Session:
                 if query.wait_for is not None:
                     await self._live.waiting.wait_for(query.wait_for)
                 question = await prepare(node, query)
+                self._bound(subscription, question)
                 await self._catch_up(subscription)
                 if question.filter is not None:
                     subscription.warnings = await self._searcher.warnings(
@@ -167,6 +169,14 @@ class Session:
             self._register(subscription, question, now)
         finally:
             self._opening.pop(subscription, None)
+
+    def _bound(self, subscription: Subscription, question: Question) -> None:
+        """Raises RejectedRequest for a list that would be too much for one message."""
+        if subscription.mode == "top":
+            limit = self._node.settings.message_bytes_max
+            size = hits_bytes(question.k, question.include, self._node.space.dim)
+            if size > limit:
+                raise too_large(limit, size)
 
     def _register(self, subscription: Subscription, question: Question, now: AsOf) -> None:
         def wake() -> None:
@@ -235,10 +245,8 @@ class Session:
             return
         hits = alert.take(_MATCHES_AT_ONCE)
         if hits:
-            found = subscription.matched(
-                [wire_hit(hit, alert.question.include) for hit in hits], alert.told
-            )
-            await self._outlet.send(found)
+            shown = [Match(hit, alert.question.include) for hit in hits]
+            await self._send_all(subscription, [subscription.matched(shown, alert.told)])
         if subscription.state is not SubscriptionState.LIVE:
             return
         if alert.has_news:
@@ -286,8 +294,7 @@ class Session:
         if watching.standing.settled:
             places = watching.standing.top()
         elif watching.overtaken is not None:
-            hits, as_of = watching.overtaken
-            places = places_of(hits)
+            places, as_of = watching.overtaken
         else:
             return  # woken again when it is
         if subscription.is_ahead_of(as_of):
@@ -308,9 +315,16 @@ class Session:
         self, subscription: Subscription, messages: Sequence[ServerMessage]
     ) -> None:
         """While the client has not ended it: after that its name may be another one's."""
+
+        def wanted() -> bool:
+            return subscription.state is SubscriptionState.LIVE
+
         for message in messages:
-            if subscription.state is SubscriptionState.LIVE:
-                await self._outlet.send(message)
+            if wanted():
+                try:
+                    await self._outlet.send(message, wanted=wanted)
+                except RejectedRequest as error:
+                    await self._refuse(subscription, error)
 
     async def _failed(self, subscription: Subscription, one: Watching | Alert) -> None:
         """New subscriptions are refused; open ones keep their list until the node is ready."""

@@ -411,6 +411,9 @@ class Settings(FromEnvironment):
         le=1_048_576,
         description="The same of one client address. Behind a proxy: TIDELENS_BODIES_MB_MAX.",
     )
+    message_bytes_max: int = Field(
+        16 * MIB, ge=MIB, le=GIB, description="Largest message of a live connection."
+    )
 
     log_format: Literal["auto", "human", "json"] = Field(
         "auto", description="auto: human on a terminal, JSON else."

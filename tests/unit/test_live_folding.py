@@ -10,6 +10,7 @@ from structlog.testing import capture_logs
 
 from api import folding as module
 from api.folding import Folding
+from api.item import place_of
 from api.queries import Question, _Part
 from api.standing import Standing
 from api.standing_set import StandingSet
@@ -60,7 +61,8 @@ class Desk:
             standing.watch(self.wake)
             self.set.add(standing)
         self.set.take(9)
-        self.folding.found(standing, X, [hit(item_id, 1.0) for item_id in ids], self.as_of())
+        places = [place_of(hit(item_id, 1.0)) for item_id in ids]
+        self.folding.found(standing, X, places, self.as_of())
         return standing
 
     @property

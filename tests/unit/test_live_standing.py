@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from api import standing_set
+from api.item import place_of
 from api.queries import ItemRef, Question, _Part
 from api.standing import Standing, Watching
 from api.standing_set import StandingSet
@@ -71,7 +72,7 @@ class Hall:
         self.found(standing, vector, [made(*hit) for hit in hits.items()])
 
     def found(self, standing: Standing, vector: Vectors, hits: list[Hit], *as_of: AsOf) -> None:
-        found = self.set.found(standing, vector, hits, *as_of)
+        found = self.set.found(standing, vector, list(map(place_of, hits)), *as_of)
         if found is not None:
             self.set.settle(found)
 
@@ -209,7 +210,12 @@ def test_a_busy_one_with_collapse_is_told_what_it_was(hall: Hall) -> None:
         as_of = AsOf("s", state, {})
         hall.found(standing, X, [made("a", 0.9)], as_of)
         assert (standing.settled, told(standing).changed, hall.set.waiting()) == (False, True, 1)
-        assert told(standing).overtaken == ([made("a", 0.9)], as_of)
+        overtaken = told(standing).overtaken
+        assert overtaken is not None
+        assert ([(score, item.id) for score, item in overtaken[0]], overtaken[1]) == (
+            [(0.9, "a")],
+            as_of,
+        )
     hall.set.take(1)
     hall.settle(standing, {"b": 1.0, "a": 0.9})
     assert (standing.settled, told(standing).overtaken) == (True, None)

@@ -12,6 +12,8 @@ import warnings
 import numpy as np
 from PIL import Image, ImageFile, UnidentifiedImageError
 
+from consumers.containers import essential
+from consumers.jpeg_ends import with_end
 from consumers.samples import complete_pillow, eight_bits, samples_of
 from contracts.errors import RejectedRecord
 from contracts.ports import RgbImage
@@ -68,15 +70,29 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int, side_hint: int
     format_name = _format_of(data)
     _quiet_pillow()
     try:
-        with Image.open(io.BytesIO(data), formats=[format_name]) as image:
-            _check_pixels(image, pixels_max)
-            return _pixels(image, data, side_hint)
+        return _decoded(format_name, data, pixels_max, side_hint)
     except (RejectedRecord, MemoryError):
         raise
     except UnidentifiedImageError:
         raise _broken(format_name, "its header cannot be read") from None
     except Exception as error:  # Pillow's readers raise almost anything on hostile input
         raise _broken(format_name, str(error) or type(error).__name__) from error
+
+
+def _decoded(format_name: str, data: bytes, pixels_max: int, side_hint: int) -> RgbImage:
+    try:
+        return _opened(format_name, essential(format_name, data), pixels_max, side_hint)
+    except OSError:
+        ended = with_end(data) if format_name == "JPEG" else None
+        if ended is None:
+            raise
+        return _opened(format_name, ended, pixels_max, side_hint)
+
+
+def _opened(format_name: str, data: bytes, pixels_max: int, side_hint: int) -> RgbImage:
+    with Image.open(io.BytesIO(data), formats=[format_name]) as image:
+        _check_pixels(image, pixels_max)
+        return _pixels(image, data, side_hint)
 
 
 def _quiet_pillow() -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 import structlog
 
 from contracts.settings import variables
+from tidelens.log_limits import LimitedHandler
 
 log = structlog.get_logger(__name__)
 
@@ -42,7 +43,7 @@ def configure(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LimitedHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_SHARED,

@@ -1,0 +1,94 @@
+"""A line that comes again and again is written once a second, with a count."""
+
+import io
+import logging
+import subprocess
+import sys
+from typing import Any
+
+import orjson
+
+from tidelens.log_limits import PER_EVENT_MAX, WINDOW_S, LimitedHandler, Repeats
+
+
+class Times:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def record(msg: Any, *args: Any, name: str = "asyncio") -> logging.LogRecord:
+    return logging.LogRecord(name, logging.ERROR, "file.py", 1, msg, args, None)
+
+
+def test_the_same_line_comes_once_a_second_with_a_count() -> None:
+    times = Times()
+    repeats = Repeats(now=times)
+    line = "socket.accept() out of system resource\nsocket: <asyncio.TransportSocket fd=%d>"
+    let_through = [repeats.lets_through(record(line, 7)) for _ in range(235_518)]
+    assert let_through[0] and not any(let_through[1:])
+    assert repeats.due() == []
+    times.now = WINDOW_S
+    (told,) = repeats.due()
+    assert told.__dict__["left_out"] == 235_517 and told.getMessage().endswith("fd=7>")
+    # It was written just now, so the next one waits for its second.
+    assert not repeats.lets_through(record(line, 7))
+    times.now = 3 * WINDOW_S
+    assert [told.__dict__["left_out"] for told in repeats.due()] == [1]
+    times.now = 5 * WINDOW_S
+    assert repeats.due() == [] and repeats.lets_through(record(line, 7))
+
+
+def test_lines_of_one_event_that_differ_are_bounded_and_others_pass() -> None:
+    repeats = Repeats(now=Times())
+    ours = [{"event": "request failed", "path": f"/{n}", "timestamp": n} for n in range(50)]
+    assert sum(repeats.lets_through(record(fields)) for fields in ours) == PER_EVENT_MAX
+    assert repeats.lets_through(record({"event": "up", "timestamp": 1}))
+    assert not repeats.lets_through(record({"event": "up", "timestamp": 2}))
+    assert repeats.lets_through(record("up", name="other"))
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    repeats = Repeats(now=Times())
+    for n in range(5000):
+        repeats.lets_through(record(f"line {n}"))
+    assert len(repeats._windows) <= 1000
+
+
+def test_the_count_is_written_when_nothing_more_comes() -> None:
+    times, written = Times(), io.StringIO()
+    handler = LimitedHandler(written, now=times)
+    handler.setFormatter(logging.Formatter("%(message)s %(left_out)s", defaults={"left_out": 0}))
+    for _ in range(3):
+        handler.handle(record("full"))
+    assert written.getvalue() == "full 0\n"
+    times.now = WINDOW_S
+    handler.tell()
+    assert written.getvalue() == "full 0\nfull 2\n"
+
+
+PROGRAM = """
+import asyncio, logging, structlog, time
+from tidelens.logs import configure
+configure("json", "test")
+ours = structlog.get_logger("ours")
+for n in range(1000):
+    logging.getLogger("asyncio").error("out of resources")
+    ours.warning("refused", field="x")
+time.sleep(1.5)
+"""
+
+
+def test_all_loggers_of_a_process_are_limited() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True, timeout=60
+    )
+    lines = [orjson.loads(line) for line in ran.stderr.splitlines()]
+    told = [(line["event"], line.get("left_out")) for line in lines]
+    assert sorted(told, key=str) == [
+        ("out of resources", 999),
+        ("out of resources", None),
+        ("refused", 999),
+        ("refused", None),
+    ]

@@ -1,0 +1,124 @@
+"""The same log line at most once a second, with a count: a stranger must not fill the disk.
+
+asyncio alone wrote 235,518 lines in 20 s when it could accept no more connections.
+"""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+WINDOW_S = 1.0
+# Warnings and errors of one event that differ in what they tell of, such as a path that a client
+# chose. Progress (INFO) is ours to tell.
+PER_EVENT_MAX = 20
+# Different lines and events that are remembered at once.
+_KEYS_MAX = 1000
+# After the first line that is left out, so that its window has ended.
+_LATER_S = 0.01
+_KEY_CHARS_MAX = 500
+
+
+@dataclass(slots=True)
+class _Window:
+    began: float
+    let_through: int = 0
+    left_out: int = 0
+    # The last that was left out; kept for a second only, since it may hold a traceback.
+    record: logging.LogRecord | None = None
+
+
+class Repeats:
+    """Which lines are left out, and which of them have to be told of later. No I/O."""
+
+    def __init__(self, *, now: Callable[[], float] = monotonic) -> None:
+        self._now = now
+        # Those that began first come first.
+        self._windows: OrderedDict[Hashable, _Window] = OrderedDict()
+
+    def lets_through(self, record: logging.LogRecord) -> bool:
+        """Count it; False: it is left out."""
+        event, line = _keys(record)
+        if not self._counts(line, record, 1):
+            return False
+        return record.levelno < logging.WARNING or self._counts(event, record, PER_EVENT_MAX)
+
+    def due(self) -> list[logging.LogRecord]:
+        """Of each window that has ended the last line that was left out, with their count."""
+        told, now = [], self._now()
+        for key, window in tuple(self._windows.items()):
+            if now - window.began < WINDOW_S:
+                break
+            del self._windows[key]
+            if window.record is not None:
+                told.append(_telling(window.record, window.left_out))
+                self._windows[key] = _Window(now, let_through=1)
+        return told
+
+    def _counts(self, key: Hashable, record: logging.LogRecord, most: int) -> bool:
+        window = self._windows.get(key)
+        if window is None or (window.record is None and self._now() - window.began >= WINDOW_S):
+            self._windows.pop(key, None)
+            window = self._windows[key] = _Window(self._now())
+            if len(self._windows) > _KEYS_MAX:
+                self._windows.popitem(last=False)
+        if window.let_through < most:
+            window.let_through += 1
+            return True
+        window.left_out += 1
+        window.record = record
+        return False
+
+
+class LimitedHandler(logging.StreamHandler[Any]):
+    """Leaves repeated lines out, and tells a second later how many there were."""
+
+    def __init__(self, stream: Any, *, now: Callable[[], float] = monotonic) -> None:
+        super().__init__(stream)
+        self._repeats = Repeats(now=now)
+        self._timer: threading.Timer | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called under the handler's lock."""
+        if self._repeats.lets_through(record):
+            super().emit(record)
+        elif self._timer is None:
+            self._timer = threading.Timer(WINDOW_S + _LATER_S, self.tell)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def tell(self) -> None:
+        """Write what is due; a line that goes on coming is due again a second later."""
+        self.acquire()
+        try:
+            self._timer = None
+            for record in self._repeats.due():
+                super().emit(record)
+        finally:
+            self.release()
+
+
+def _telling(record: logging.LogRecord, left_out: int) -> logging.LogRecord:
+    """The line, saying how many like it were left out, itself included."""
+    if isinstance(record.msg, dict):
+        record.msg = {**record.msg, "left_out": left_out}
+    else:
+        record.__dict__["left_out"] = left_out
+    return record
+
+
+def _keys(record: logging.LogRecord) -> tuple[Hashable, Hashable]:
+    """What names the event, and what names the line."""
+    event, line = record.msg, record.msg
+    if isinstance(record.msg, dict):  # structlog's
+        event = record.msg.get("event")
+        line = {name: value for name, value in record.msg.items() if name != "timestamp"}
+    else:
+        # asyncio tells in further lines which socket or task it was.
+        event = str(event).partition("\n")[0]
+        line = record.getMessage()
+    source = (record.name, record.levelno)
+    return (*source, str(event)[:_KEY_CHARS_MAX]), (*source, "line", str(line)[:_KEY_CHARS_MAX])

@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import structlog
-from prometheus_client import start_http_server
 
 from contracts.dead_letters import letter_bytes_max
-from contracts.errors import PortInUse, TidelensError
+from contracts.errors import TidelensError
 from contracts.metrics import Metrics, show_process
 from contracts.partitioning import partitioner
 from contracts.ports import Clock, Encoder, LagSource, Preprocess
@@ -23,9 +22,6 @@ from tidelens.threads import beside
 from tidelens.trimming import trim
 
 if TYPE_CHECKING:
-    from threading import Thread
-    from wsgiref.simple_server import WSGIServer
-
     from consumers.decoding import Decoders
     from consumers.worker import EncoderWorker
     from streams.connect import Connection
@@ -41,6 +37,8 @@ async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: boo
 
     False: stopped before the model was there; a thread may still load it, which nobody can end.
     """
+    from tidelens.metrics_port import metrics_server
+
     metrics = Metrics()
     show_process(metrics.registry)
     async with contextlib.AsyncExitStack() as stack:
@@ -231,41 +229,3 @@ async def open_decoders(settings: Settings, preprocess: Preprocess) -> "AsyncIte
         yield decoders
     finally:
         await asyncio.to_thread(decoders.close)
-
-
-@contextlib.contextmanager
-def metrics_server(settings: Settings, metrics: Metrics) -> Iterator[int]:
-    """Serves /metrics and yields the port; 0: none is served. Raises PortInUse.
-
-    Where the port is only the default, a second encoder of a machine takes another one.
-    """
-    wanted, chosen = (
-        settings.encode_metrics_port,
-        "encode_metrics_port" in settings.model_fields_set,
-    )
-    if wanted == 0:
-        yield 0
-        return
-    try:
-        server, thread = _started(settings.host, wanted, metrics)
-    except PortInUse:
-        if chosen:
-            raise
-        server, thread = _started(settings.host, 0, metrics)
-        log.warning("/metrics is on another port", port=server.server_port, wanted=wanted)
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def _started(host: str, port: int, metrics: Metrics) -> "tuple[WSGIServer, Thread]":
-    try:
-        return start_http_server(port, host, registry=metrics.registry)
-    except OSError as error:
-        raise PortInUse(
-            f"cannot listen on {host}:{port} for the encoder's /metrics: {error.strerror}; "
-            "set TIDELENS_ENCODE_METRICS_PORT to another, 0 for none"
-        ) from None

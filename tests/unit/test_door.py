@@ -1,11 +1,14 @@
 """Who is let in and who has to go, without sockets."""
 
 import random
+import resource
 from collections import Counter
 
 import pytest
 
+from contracts.settings import MIB, Settings
 from tidelens.by_address import ByAddress, address_of
+from tidelens.descriptors import KEPT, open_door
 from tidelens.door import LEAVING_MAX, UNCOUNTED_BYTES, Door, DoorLimits, Guest, Phase, Refusal
 from tidelens.pace import Pace, Unsent
 
@@ -173,3 +176,30 @@ def test_answers_must_be_taken_at_a_pace() -> None:
     assert not unsent.stuck(0, 20.4) and not unsent.stuck(50_000, 21.0)
     unsent.emptied()
     assert not unsent.stuck(50_000, 40.0)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "let_in", "raised"),
+    [
+        (1024, 524_288, 4096, 4096 + KEPT + LEAVING_MAX),
+        (1024, 2048, 2048 - KEPT - LEAVING_MAX, 2048),
+        (20_000, 20_000, 4096, None),
+        (256, 256, 16, 256),
+        (1024, resource.RLIM_INFINITY, 4096, 4096 + KEPT + LEAVING_MAX),
+    ],
+)
+def test_the_soft_limit_is_raised_and_descriptors_are_kept(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, let_in: int, raised: int | None
+) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    assert open_door(Settings()).limits.connections_max == let_in
+    assert asked == ([] if raised is None else [(raised, hard)])
+
+
+def test_a_body_of_the_largest_size_always_fits() -> None:
+    limits = DoorLimits.of(
+        Settings(body_bytes_max=300 * MIB, bodies_mb_max=1, bodies_per_address_mb_max=1)
+    )
+    assert limits.bodies_bytes_max > 300 * MIB < limits.bodies_per_address_bytes_max

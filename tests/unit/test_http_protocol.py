@@ -13,7 +13,6 @@ from structlog.testing import capture_logs
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from contracts.settings import Settings
 from tests.api_kit import Kit
 from tidelens.door import Door, DoorLimits
 from tidelens.http_protocol import HEAD_BYTES_MAX, HEADERS_MAX, PIPELINED_MAX
@@ -357,10 +356,3 @@ async def test_fragments_of_a_message_are_bounded() -> None:
         first, more = b"\x01\x81\0\0\0\0x", b"\x00\x81\0\0\0\0x"
         socket.transport.write(first + more * (FRAGMENTS_MAX + 1))
         assert (await closed_with(socket))[0] == 1009
-
-
-def test_a_body_of_the_largest_size_always_fits() -> None:
-    limits = DoorLimits.of(
-        Settings(body_bytes_max=300 * 2**20, bodies_mb_max=1, bodies_per_address_mb_max=1)
-    )
-    assert limits.bodies_bytes_max > 300 * 2**20 < limits.bodies_per_address_bytes_max

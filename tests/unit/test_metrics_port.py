@@ -1,6 +1,8 @@
 """Where an encoder's /metrics is: the port that was given, or a free one near the usual."""
 
+import contextlib
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +13,7 @@ from contracts.errors import PortInUse
 from contracts.metrics import Metrics
 from contracts.settings import Settings
 from tests.roles import free_port
-from tidelens.encoding import metrics_server
+from tidelens.metrics_port import metrics_server
 from tidelens.up import choose_metrics_port
 
 
@@ -63,3 +65,28 @@ def test_up_takes_the_next_port_or_a_free_one(taken: int) -> None:
     assert choose_metrics_port(by_default(), free - 1) == free
     assert choose_metrics_port(by_default(), taken - 1) not in (0, taken)
     assert choose_metrics_port(by_default(), 65535) != 0
+
+
+def test_strangers_with_half_a_request_do_not_keep_a_scraper_out() -> None:
+    threads = threading.active_count()
+    with contextlib.ExitStack() as stack:
+        given = Settings(encode_metrics_port=free_port(), header_timeout_s=0.2)
+        port = stack.enter_context(metrics_server(given, Metrics()))
+        strangers = [
+            stack.enter_context(
+                socket.create_connection(("127.0.0.1", port), source_address=(f"127.0.0.{n}", 0))
+            )
+            for n in (2, 3, 4)
+            for _ in range(40)
+        ]
+        for stranger in strangers:
+            with contextlib.suppress(ConnectionError):
+                stranger.sendall(b"GET /metrics HTTP/1.1\r\n")
+        answer = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False)
+        assert "tidelens_" in answer.text
+        assert threading.active_count() == threads + 1
+        for stranger in strangers:
+            stranger.settimeout(30)
+            with contextlib.suppress(ConnectionError):
+                while stranger.recv(4096):
+                    pass

@@ -1,0 +1,109 @@
+"""An encoder's /metrics: a server of its own, behind a door of its own, on a thread of its own.
+
+prometheus_client's has a thread for each connection, however many there are, and waits for each
+one's request for ever.
+"""
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+
+import structlog
+from prometheus_client import make_asgi_app
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from contracts.errors import PortInUse
+from contracts.metrics import Metrics
+from contracts.settings import MIB, Settings
+from tidelens.door import Door, DoorLimits
+from tidelens.server import listen, serve
+
+log = structlog.get_logger(__name__)
+
+# A few scrapers ask every few seconds.
+_CONNECTIONS_MAX = 64
+_PER_ADDRESS_MAX = 32
+_OPTION = "TIDELENS_ENCODE_METRICS_PORT (0: none)"
+
+
+@contextlib.contextmanager
+def metrics_server(settings: Settings, metrics: Metrics) -> Iterator[int]:
+    """Serve /metrics and yield the port; 0: none is served. Raises PortInUse.
+
+    Where the port is only the default, a second encoder of a machine takes another one.
+    """
+    wanted = settings.encode_metrics_port
+    if wanted == 0:
+        yield 0
+        return
+    with contextlib.closing(_listener(settings)) as listener:
+        port: int = listener.getsockname()[1]
+        if port != wanted:
+            log.warning("/metrics is on another port", port=port, wanted=wanted)
+        limits = replace(
+            DoorLimits.of(settings),
+            connections_max=_CONNECTIONS_MAX,
+            per_address_max=_PER_ADDRESS_MAX,
+            bodies_bytes_max=MIB,
+            bodies_per_address_bytes_max=MIB,
+        )
+        serving = _Serving(_without_sockets(make_asgi_app(metrics.registry)), listener, limits)
+        serving.start()
+        try:
+            yield port
+        finally:
+            serving.stop()
+
+
+class _Serving:
+    """Serves in a thread, whatever the loop of the encoder is doing."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket, limits: DoorLimits) -> None:
+        self._app = app
+        self._listener = listener
+        self._limits = limits
+        self._loop = asyncio.new_event_loop()
+        self._stopping = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="metrics", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._stopping.set)
+        self._thread.join()
+
+    def _run(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
+
+    async def _serve(self) -> None:
+        serving = asyncio.create_task(
+            serve(self._app, self._listener, frame_bytes_max=MIB, door=Door(self._limits))
+        )
+        await self._stopping.wait()
+        serving.cancel()
+        await asyncio.wait([serving])
+
+
+def _listener(settings: Settings) -> socket.socket:
+    try:
+        return listen(settings.host, settings.encode_metrics_port, option=_OPTION)
+    except PortInUse:
+        if "encode_metrics_port" in settings.model_fields_set:
+            raise
+        return listen(settings.host, 0, option=_OPTION)
+
+
+def _without_sockets(app: ASGIApp) -> ASGIApp:
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await app(scope, receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1000, "reason": ""})
+
+    return answer

@@ -25,7 +25,6 @@ from contracts.messages import (
     Subscribe,
     Unsubscribe,
     parse_client_message,
-    parse_json,
     wire_warnings,
 )
 from contracts.ports import AsOf
@@ -303,8 +302,8 @@ class Connection:
 def sub_of(text: str) -> str | None:
     """The `sub` that a refused message names, so that its error can name it too."""
     try:
-        message = parse_json(text)
-    except RejectedRequest:
+        message = orjson.loads(text)
+    except orjson.JSONDecodeError:
         return None
     sub = message.get("sub") if isinstance(message, dict) else None
     return sub if isinstance(sub, str) else None

@@ -59,7 +59,7 @@ def subscription_of(request: Request) -> Subscribe:
 
 def _query(given: dict[str, str]) -> Any:
     if "query" in given:
-        query = parse_json(given.pop("query"))
+        query = parse_json(given.pop("query"), "query")
         if not isinstance(query, dict):
             raise RejectedRequest("invalid_request", "query: want a JSON object", field="query")
         return query
@@ -69,7 +69,7 @@ def _query(given: dict[str, str]) -> Any:
             query[name] = _value(name, given.pop(name))
     if "filter" in given:
         text = given.pop("filter")
-        query["filter"] = parse_json(text) if text.startswith("{") else parse_text(text)
+        query["filter"] = parse_json(text, "filter") if text.startswith("{") else parse_text(text)
     return query
 
 

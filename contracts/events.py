@@ -27,9 +27,10 @@ from pydantic import (
 )
 
 from contracts.errors import RejectedRecord
+from contracts.exact_json import NumberBeyond, beyond, loads
 from contracts.records import OutRecord, Record
 from contracts.topics import Target
-from contracts.validation import first_fault, over, tagged, wrong
+from contracts.validation import first_fault, inexact, over, tagged, wrong
 
 ID_BYTES_MAX = 512
 TEXT_CHARS_MAX = 10_000
@@ -66,6 +67,9 @@ class _Body(BaseModel):
             raise over(METADATA_NAMES_MAX, "names", len(metadata))
         if _deeper_than(METADATA_DEPTH_MAX, metadata):
             raise ValueError(f"limit {METADATA_DEPTH_MAX} levels, got more")
+        found = beyond(metadata)
+        if found is not None:
+            raise inexact(found)
         size = len(orjson.dumps(metadata))
         if size > METADATA_BYTES_MAX:
             raise over(METADATA_BYTES_MAX, "bytes", size)
@@ -298,9 +302,21 @@ def decode_base64(data: str, field: str) -> bytes:
 
 def _json(raw: bytes, field: str) -> Any:
     try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
+        # Other members of a body are ignored, whatever is in them.
+        return loads(raw, only="metadata" if field == "value" else None)
+    except NumberBeyond as error:
+        raise _inexact(error, field) from None
+    except ValueError as error:
         raise RejectedRecord("invalid_json", f"{field}: not JSON ({error})", field=field) from None
+
+
+def _inexact(error: NumberBeyond, field: str) -> RejectedRecord:
+    found = error.beyond
+    # The body's members are named by themselves, those of a header after it.
+    at = found.field if field == "value" else f"metadata.{found.field}"
+    return RejectedRecord(
+        "invalid_content", f"{at}: {found.message}", field=at, limit=found.limit, value=found.value
+    )
 
 
 def _validated(model: type[_Model], body: Any) -> _Model:

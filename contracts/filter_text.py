@@ -18,9 +18,8 @@ import re
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-import orjson
-
 from contracts.errors import RejectedRequest
+from contracts.exact_json import NumberBeyond, beyond, loads
 
 FILTER_TEXT_CHARS_MAX = 10_000
 # Only bounds the recursion; the filter's own depth is limited where its JSON is parsed.
@@ -180,9 +179,14 @@ class _Reader:
     def _json(self) -> Any:
         token = self._token
         try:
-            value = orjson.loads(token.raw)
-        except orjson.JSONDecodeError:
+            value = loads(token.raw)
+        except NumberBeyond as error:
+            _refuse(token.at, error.beyond.message, error.beyond.limit, error.beyond.value)
+        except ValueError:
             _refuse(token.at, f"no JSON {token.kind}: {token.raw[:40]}")
+        found = beyond(value)
+        if found is not None:
+            _refuse(token.at, found.message, found.limit, found.value)
         self._next += 1
         return value
 
@@ -201,6 +205,6 @@ class _Reader:
         _refuse(token.at, f"want {what}, got {got}")
 
 
-def _refuse(at: int, why: str, limit: int | None = None) -> NoReturn:
+def _refuse(at: int, why: str, limit: float | None = None, value: Any = None) -> NoReturn:
     message = f"filter: at character {at + 1}: {why}"
-    raise RejectedRequest("invalid_filter", message, field="filter", limit=limit)
+    raise RejectedRequest("invalid_filter", message, field="filter", limit=limit, value=value)

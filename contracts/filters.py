@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from contracts.errors import RejectedRequest
+from contracts.exact_json import beyond
 from contracts.filter_nodes import (
     LIST,
     NUMBER,
@@ -185,8 +186,9 @@ def _number(raw: Number, path: str) -> Number:
         if not raw.is_integer() or not -(2.0**63) <= raw < 2.0**64:
             return raw
         raw = int(raw)
-    if not -(2**63) <= raw < 2**64:
-        _refuse(path, "an integer has at most 64 bits")
+    found = beyond(raw)
+    if found is not None:
+        _refuse(path, found.message, found.limit, found.value)
     return raw
 
 

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
-import orjson
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -30,6 +29,7 @@ from contracts.events import (
     Image,
     Metadata,
 )
+from contracts.exact_json import NumberBeyond, loads
 from contracts.filter_warnings import FilterWarning
 from contracts.hits import Hit
 from contracts.ports import AsOf, Lag
@@ -432,12 +432,25 @@ ServerMessage = Annotated[
 ]
 
 
-def parse_json(raw: bytes | str) -> Any:
-    """JSON, or RejectedRequest `invalid_json`."""
+def parse_json(raw: bytes | str, field: str = "body") -> Any:
+    """JSON, its integers exact; or RejectedRequest `invalid_json`, `invalid_request`."""
     try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise RejectedRequest("invalid_json", f"body: not JSON ({error})", field="body") from None
+        return loads(raw)
+    except NumberBeyond as error:
+        found = error.beyond
+        # The members of a body are named by themselves.
+        path = [part for part in (field, found.field) if part]
+        at = ".".join(path[1:] if field == "body" and found.field else path)
+        raise RejectedRequest(
+            "invalid_request",
+            f"{at}: {found.message}",
+            field=at,
+            limit=found.limit,
+            value=found.value,
+        ) from None
+    except ValueError as error:
+        message = f"{field}: not JSON ({error})"
+        raise RejectedRequest("invalid_json", message, field=field) from None
 
 
 def parse_queries(body: Any, *, queries_max: int) -> list[Query]:

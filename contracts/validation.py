@@ -14,6 +14,8 @@ from typing import Any
 from pydantic import Discriminator, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from contracts.exact_json import Beyond
+
 # What pydantic calls the bound that a value broke.
 _LIMITS = ("limit", "max_length", "min_length", "le", "lt", "ge", "gt", "expected", "pattern")
 _VALUE_CHARS_MAX = 100
@@ -39,10 +41,18 @@ def wrong(field: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("wrong_member", "{message}", {"field": field, "message": message})
 
 
+def inexact(found: Beyond) -> PydanticCustomError:
+    """Make the error of a number in a model's member that would not be kept exactly."""
+    about = {"field": found.field, "limit": found.limit, "value": found.value}
+    return PydanticCustomError("wrong_member", "{message}", {**about, "message": found.message})
+
+
 def over(limit: int, what: str, value: int) -> PydanticCustomError:
     """Make the error of a model's own bound: `limit` of `what`, and what there was."""
     return PydanticCustomError(
-        "over_limit", "limit {limit} {what}", {"limit": limit, "what": what, "value": value}
+        "over_limit",
+        "limit {limit} {what}, got {value}",
+        {"limit": limit, "what": what, "value": value},
     )
 
 
@@ -64,7 +74,9 @@ def first_fault(error: ValidationError, body: Any) -> Fault:
     if first["type"] == "wrong_member":
         path.append(str(context["field"]))
     limit = next((context[name] for name in _LIMITS if name in context), None)
-    value = _shown_value(first) if limit is not None else None
+    value = context.get("value")
+    if value is None and limit is not None:
+        value = _shown_value(first)
     return Fault(".".join(path), _message(first, value), limit, value)
 
 
@@ -94,7 +106,9 @@ def _message(first: ErrorDetails, value: Any) -> str:
         return f"want a JSON object, got {_kind(first['input'])}"
     if first["type"] == "wrong_type":
         return f"{message}, got {_kind(first['input'])}"
-    return message if value is None else f"{message}, got {value!r}"
+    if value is None or "value" in first.get("ctx", {}):
+        return message
+    return f"{message}, got {value!r}"
 
 
 def _kind(value: Any) -> str:
@@ -106,8 +120,6 @@ def _kind(value: Any) -> str:
 def _shown_value(first: ErrorDetails) -> Any:
     """The value, or its length or size where that is what the limit is about."""
     value = first["input"]
-    if first["type"] == "over_limit":
-        return first["ctx"]["value"]
     if first["type"].endswith(("too_long", "too_short")):
         return len(value)
     if isinstance(value, str):

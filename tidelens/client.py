@@ -39,6 +39,7 @@ from contracts.errors import (
     RejectedRequest,
     TidelensError,
 )
+from contracts.exact_json import beyond
 from contracts.messages import WireHit
 
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -124,7 +125,7 @@ class Client:
         return await self._request("POST", path, body)
 
     async def _request(self, method: str, path: str, body: Any = None) -> Any:
-        content = orjson.dumps(body) if body is not None else None
+        content = _dumped(body) if body is not None else None
         headers = {"content-type": "application/json"} if content is not None else {}
         try:
             response = await self._http.request(method, path, content=content, headers=headers)
@@ -209,7 +210,7 @@ class _Subscription:
 
     def opening(self) -> str:
         message = {"op": "subscribe", "sub": "watch", **self._asked, "cursor": self._cursor}
-        return orjson.dumps(message).decode()
+        return _dumped(message).decode()
 
     async def updates(self, socket: ClientConnection) -> AsyncIterator[Update]:
         async for raw in socket:
@@ -259,6 +260,23 @@ def _checked(url: str) -> str:
     if not known:
         raise ConfigurationError(f"url: want http://HOST:PORT, got {url!r}")
     return url
+
+
+def _dumped(body: Any) -> bytes:
+    """As JSON. Raises RejectedRequest for an integer beyond 64 bits, as the server does."""
+    try:
+        return orjson.dumps(body)
+    except orjson.JSONEncodeError:
+        found = beyond(body)
+        if found is None:
+            raise
+        raise RejectedRequest(
+            "invalid_request",
+            f"{found.field}: {found.message}",
+            field=found.field,
+            limit=found.limit,
+            value=found.value,
+        ) from None
 
 
 def _refused(response: httpx.Response) -> TidelensError:

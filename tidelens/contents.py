@@ -15,11 +15,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contracts.errors import RejectedRecord, TidelensError
 from contracts.events import Content, Image, content_record, decode_base64, is_data_uri, key_of_id
+from contracts.exact_json import NumberBeyond, loads
 from contracts.settings import Settings
 from contracts.topics import Target
 from contracts.validation import first_fault
@@ -139,13 +139,15 @@ def _lines(path: Path, settings: Settings) -> Iterator[Content | Refused]:
 
 def _content_of_line(raw: bytes, folder: Path, settings: Settings) -> Content:
     try:
-        body = orjson.loads(raw)
+        body = loads(raw, only="metadata")
         line = _Line.model_validate(body)
-    except orjson.JSONDecodeError as error:
-        raise RejectedRecord("invalid_json", f"not JSON ({error})") from None
     except ValidationError as error:
         fault = first_fault(error, body)
         _invalid(fault.field or "line", fault.message)
+    except NumberBeyond as error:
+        _invalid(error.beyond.field or "line", error.beyond.message)
+    except ValueError as error:
+        raise RejectedRecord("invalid_json", f"not JSON ({error})") from None
     target = line.target or ("captions" if line.image is None else "images")
     wanted, other = (line.text, line.image) if target == "captions" else (line.image, line.text)
     if wanted is None or other is not None:

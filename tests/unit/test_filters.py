@@ -149,7 +149,7 @@ def nested(levels: int) -> Any:
         ({"eq": {"a": None}}, "filter.eq.a", None, None),
         ({"eq": {"a": [1]}}, "filter.eq.a", None, None),
         ({"eq": {"a": float("nan")}}, "filter.eq.a", None, None),
-        ({"eq": {"a": 2**64}}, "filter.eq.a", None, None),
+        ({"eq": {"a": 2**64}}, "filter.eq.a", 2**64 - 1, str(2**64)),
         ({"eq": {"a": "\ud800"}}, "filter.eq.a", None, None),
         ({"eq": {"a": "x" * 4097}}, "filter.eq.a", 4096, 4097),
         ({"eq": {"x" * 257: 1}}, "filter.eq", 256, 257),

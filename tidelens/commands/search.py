@@ -10,7 +10,9 @@ import click
 import orjson
 
 from contracts.errors import ConfigurationError, RejectedRequest
+from contracts.exact_json import NumberBeyond, loads
 from contracts.filter_text import parse_text
+from contracts.filters import parse
 from contracts.messages import parse_queries
 from contracts.topics import TARGETS
 from tidelens.options import json_option, url_option
@@ -28,10 +30,12 @@ def _read_filter(
         return None
     try:
         if text.lstrip().startswith("{"):
-            condition: dict[str, Any] = orjson.loads(text)
+            condition: dict[str, Any] = loads(text)
             return condition
         return parse_text(text)
-    except orjson.JSONDecodeError as error:
+    except NumberBeyond as error:
+        raise click.BadParameter(str(error)) from None
+    except ValueError as error:
         raise click.BadParameter(f"not JSON ({error})") from None
     except RejectedRequest as error:
         raise click.BadParameter(error.message) from None
@@ -45,10 +49,12 @@ def _read_object(
         return None
     option = parameter.opts[0]
     try:
-        found = orjson.loads(Path(text[1:]).read_bytes() if text.startswith("@") else text)
+        found = loads(Path(text[1:]).read_bytes() if text.startswith("@") else text)
     except OSError as error:
         raise ConfigurationError(f"{option}: {text[1:]}: {error.strerror}") from None
-    except orjson.JSONDecodeError as error:
+    except NumberBeyond as error:
+        raise ConfigurationError(f"{option}: {error}") from None
+    except ValueError as error:
         raise ConfigurationError(f"{option}: not JSON ({error})") from None
     if not isinstance(found, dict):
         raise ConfigurationError(f"{option}: want a JSON object, got {type(found).__name__}")
@@ -120,6 +126,8 @@ def build_query(query: dict[str, Any] | None, **members: Any) -> dict[str, Any]:
     if "id" in given:
         built.setdefault("of", built.get("target", "images"))
     parse_queries(built, queries_max=1)
+    if built.get("filter") is not None:
+        parse(built["filter"])
     return built
 
 

@@ -1,0 +1,155 @@
+"""JSON whose integers are what was written, or refused.
+
+orjson gives the nearest float64 for an integer of more than 64 bits, without a word: a filter would
+then find its neighbours. Parsing everything exactly takes ten times as long. So what orjson made is
+looked through for floats that may have been such integers, and only where there is one is the text
+parsed once more, to tell 2^70 from 1e300 and to name the field.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1
+FLOAT_MAX = sys.float_info.max
+# Always a long list of floats, as which integers are meant there too.
+_VECTOR = "vector"
+# Python refuses to convert more than 4,300 digits; these are as far out of any bounds.
+_DIGITS_READ = 400
+_SHOWN_CHARS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """A number that would not be kept exactly: its dotted path, the limit it broke, its begin."""
+
+    field: str
+    limit: float
+    value: str
+
+    @property
+    def message(self) -> str:
+        bits = " (64 bits)" if isinstance(self.limit, int) else ""
+        return f"limit {self.limit}{bits}, got {self.value}"
+
+
+class NumberBeyond(ValueError):
+    """JSON with a number that would not be kept exactly."""
+
+    def __init__(self, beyond: Beyond) -> None:
+        super().__init__(f"{beyond.field or 'value'}: {beyond.message}")
+        self.beyond = beyond
+
+
+def loads(raw: bytes | str, *, only: str | None = None) -> Any:
+    """What the JSON text says. Raises ValueError for what is not JSON, NumberBeyond.
+
+    Integers may have any size in members named `vector`, and with `only` in all members of the
+    object but that one.
+    """
+    try:
+        found = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        if error.msg.startswith("number is infinity"):
+            # It is JSON all the same.
+            _refuse_inexact(raw, None, (), lambda number: abs(number) > FLOAT_MAX)
+        raise
+    if _may_be_rounded(_part(found, only)):
+        _refuse_inexact(raw, only, (_VECTOR,), lambda n: isinstance(n, int) and _is_beyond(n))
+    return found
+
+
+def beyond(value: Any) -> Beyond | None:
+    """The first number in it that is neither an integer of 64 bits nor a finite float, if any."""
+    if not _any_beyond(value):
+        return None
+    found = ((path, number) for path, number in _numbers(value, "", ()) if _is_beyond(number))
+    return _described(*next(found))
+
+
+def _refuse_inexact(
+    raw: bytes | str, only: str | None, without: tuple[str, ...], is_wrong: Callable[[float], bool]
+) -> None:
+    try:
+        exact = json.loads(raw, parse_int=_integer, parse_constant=_no_constant)
+        for path, number in _numbers(_part(exact, only), only or "", without):
+            if is_wrong(number):
+                raise NumberBeyond(_described(path, number))
+    except RecursionError:
+        # orjson reads up to 1,024 levels, and none of ours needs as many.
+        raise ValueError("nested too deep") from None
+
+
+def _part(body: Any, only: str | None) -> Any:
+    if only is None:
+        return body
+    return body.get(only) if isinstance(body, dict) else None
+
+
+def _integer(text: str) -> int:
+    return int(text[:_DIGITS_READ])
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not a number of JSON")
+
+
+# The next two see every body and record: one loop each, and no recursion.
+def _may_be_rounded(value: Any) -> bool:
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, float):
+            if one >= 2.0**64 or one <= -(2.0**63):
+                return True
+        elif isinstance(one, dict):
+            left.extend(member for name, member in one.items() if name != _VECTOR)
+        elif isinstance(one, list):
+            left.extend(one)
+    return False
+
+
+def _any_beyond(value: Any) -> bool:
+    left = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, int | float):
+            if _is_beyond(one):
+                return True
+        elif isinstance(one, dict):
+            left.extend(one.values())
+        elif isinstance(one, list):
+            left.extend(one)
+    return False
+
+
+def _is_beyond(number: float) -> bool:
+    if isinstance(number, int):
+        return not INTEGER_MIN <= number <= INTEGER_MAX
+    return not math.isfinite(number)
+
+
+def _numbers(value: Any, path: str, without: tuple[str, ...]) -> Iterator[tuple[str, float]]:
+    """Every number in it, in order, with its path; not those in members named in `without`."""
+    if isinstance(value, int | float):
+        yield path, value
+        return
+    members: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        members = [(name, member) for name, member in value.items() if name not in without]
+    elif isinstance(value, list):
+        members = list(enumerate(value))
+    for name, member in members:
+        yield from _numbers(member, f"{path}.{name}" if path else str(name), without)
+
+
+def _described(path: str, number: float) -> Beyond:
+    limit = FLOAT_MAX if isinstance(number, float) else INTEGER_MAX if number > 0 else INTEGER_MIN
+    text = str(number)
+    shown = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
+    return Beyond(path, limit, shown)

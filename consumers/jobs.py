@@ -191,6 +191,7 @@ def _outputs(
             record,
             job.rejection,
             stage="encode",
+            space=space.name,
             attempts=job.attempts,
             bytes_max=intake.letter_bytes_max,
         )

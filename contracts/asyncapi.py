@@ -151,7 +151,10 @@ def _dead_letter() -> Document:
         "contentType": "application/octet-stream",
         "headers": _headers(
             {getattr(dead_letters, n): {"type": "string"} for n in added},
-            {dead_letters.TRUNCATED: {"type": "string", "description": "Bytes of the original."}},
+            {
+                dead_letters.SPACE: {"type": "string", "description": "Whose letter it is."},
+                dead_letters.TRUNCATED: {"type": "string", "description": "Bytes of the original."},
+            },
         ),
         "bindings": {"kafka": {"key": {"type": "string"}}},
     }

@@ -9,7 +9,11 @@ that was retried and failed again shows its newest reason):
     dead_letter_stage      who gave up: `encode`, `index`
     dead_letter_attempts   how often it was tried, 1 for what no retry could change
     dead_letter_source     TOPIC:PARTITION:OFFSET of the original
+    dead_letter_space      the space whose encoder or index refused it; older letters lack it
     dead_letter_truncated  bytes of the original, where they are more than the topic takes
+
+Every space refuses a bad record for itself, in the transaction of its own encoder: a rebuild writes
+a second letter of the same source. Letters of one source and of the same bytes are *copies*.
 
 A compressed batch can hold a record larger than any topic's limit. Of such a one the letter has the
 beginning of key and value and no headers: there is nothing to publish again, save from its source.
@@ -21,19 +25,22 @@ partition: its key, no value, and two headers; the last mark of a letter counts.
     dead_letter_outcome  `retried`, `superseded` (its item has a newer record) or `discarded`
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from contracts.errors import RejectedRecord
 from contracts.records import OutRecord, Record, RecordPosition, bytes_of
+from contracts.space import SPACE_NAME
 
 REASON = "dead_letter_reason"
 MESSAGE = "dead_letter_message"
 STAGE = "dead_letter_stage"
 ATTEMPTS = "dead_letter_attempts"
 SOURCE = "dead_letter_source"
+SPACE = "dead_letter_space"
 TRUNCATED = "dead_letter_truncated"
-_ADDED = frozenset({REASON, MESSAGE, STAGE, ATTEMPTS, SOURCE, TRUNCATED})
+_ADDED = frozenset({REASON, MESSAGE, STAGE, ATTEMPTS, SOURCE, SPACE, TRUNCATED})
 
 OF = "dead_letter_of"
 OUTCOME = "dead_letter_outcome"
@@ -68,7 +75,11 @@ class LetterId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A letter as read. `source` is None where it does not tell one that we can read."""
+    """A letter as read. `source` is None where it does not tell one that we can read.
+
+    `space` is None in letters of versions that did not write it. `digest` is of the value as the
+    letter has it.
+    """
 
     id: LetterId
     written_ms: int
@@ -79,6 +90,8 @@ class Letter:
     stage: str
     attempts: int
     source: RecordPosition | None
+    space: str | None
+    digest: bytes
     # Bytes of the original, where the letter has only its beginning.
     truncated: int | None
 
@@ -101,6 +114,7 @@ def dead_letter_record(
     rejection: RejectedRecord,
     *,
     stage: str,
+    space: str,
     attempts: int,
     bytes_max: int,
 ) -> OutRecord:
@@ -112,6 +126,7 @@ def dead_letter_record(
         STAGE: stage,
         ATTEMPTS: str(attempts),
         SOURCE: source,
+        SPACE: space,
     }
     # What was not UTF-8 in the record may be quoted in the message.
     headers = [(name, text.encode("utf-8", "backslashreplace")) for name, text in added.items()]
@@ -143,8 +158,16 @@ def read_letter(record: Record) -> Letter | None:
         text(STAGE),
         int(attempts) if attempts.isdecimal() else 1,
         _read_source(text(SOURCE)),
+        space_of(record.header(SPACE)),
+        hashlib.blake2b(record.value or b"", digest_size=8).digest(),
         int(truncated) if truncated.isdecimal() else None,
     )
+
+
+def space_of(header: bytes | None) -> str | None:
+    """Return the space that a letter names; None where it names none that could be one."""
+    name = (header or b"").decode("utf-8", "replace")
+    return name if SPACE_NAME.fullmatch(name) else None
 
 
 def _read_source(text: str) -> RecordPosition | None:
@@ -155,7 +178,12 @@ def _read_source(text: str) -> RecordPosition | None:
 
 
 def read_mark(record: Record) -> Mark | None:
-    """None for what is no mark, or one of a kind that a newer version writes."""
+    """None for what is no mark, or one of a kind that a newer version writes.
+
+    A letter is never one: its original may have had headers of these names.
+    """
+    if record.header(REASON) is not None:
+        return None
     outcome = (record.header(OUTCOME) or b"").decode("utf-8", "replace")
     try:
         letter = LetterId.parse((record.header(OF) or b"").decode("utf-8", "replace"))

@@ -13,7 +13,7 @@ import orjson
 
 from contracts.errors import ConfigurationError, SpaceMismatch
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+SPACE_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Space:
     metric: str = "cosine"
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not SPACE_NAME.fullmatch(self.name):
             raise ConfigurationError(
                 f"space name {self.name!r}: want lower-case letters, digits and '-', at most 63"
             )

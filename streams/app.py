@@ -7,7 +7,7 @@ record when its recovery ends under live writes), and nothing exact hangs on an 
 uncommitted records. Each node has its own app id, so every node's agent sees every record.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from mode import Service
 from mode.types import ServiceT
 from yarl import URL
 
-from contracts.dead_letters import REASON
+from contracts.dead_letters import REASON, SPACE, space_of
 from contracts.errors import BrokerUnavailable, TidelensError
 from contracts.ports import Clock
 from contracts.topics import Names
@@ -125,13 +125,24 @@ def streams_app(
     @app.agent(letters)
     async def watch_dead_letters(stream: faust.StreamT[bytes]) -> AsyncIterator[None]:
         async for event in stream.events():
-            raw = (event.headers or {}).get(REASON)
-            if raw is not None:  # else what became of one
-                reason = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
+            reason = counted_reason(event.headers or {}, names.space)
+            if reason is not None:
                 dead_letters.add(reason, clock.now())
             yield
 
     return app
+
+
+def counted_reason(headers: Mapping[str, bytes | str], space: str) -> str | None:
+    """Return the reason of a letter of `space`, or of one that names no space; None for the rest.
+
+    Marks are not letters, and those of another space are copies that its rebuild writes.
+    """
+    found = {name: headers[name] for name in (REASON, SPACE) if name in headers}
+    raw = {name: one.encode() if isinstance(one, str) else one for name, one in found.items()}
+    if REASON not in raw or space_of(raw.get(SPACE)) not in (space, None):
+        return None
+    return raw[REASON].decode("utf-8", "replace")
 
 
 async def patiently(what: str, step: Callable[[], Awaitable[object]]) -> None:

@@ -33,17 +33,30 @@ Refusal = Literal["truncated", "not_content", "gone"]
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A letter and what became of it, None while nothing did."""
+    """One record's letter with its copies, and what became of it, None while nothing did.
 
-    letter: Letter
+    `letters` holds the letter of each space that refused the record, the oldest first. What was
+    done to one of them was done to the record, so it counts for all, later copies included.
+    """
+
+    letters: tuple[Letter, ...]
     outcome: Outcome | None
+
+    @property
+    def letter(self) -> Letter:
+        """The oldest: a rebuild does not change by which id a record is known."""
+        return self.letters[0]
+
+    @property
+    def spaces(self) -> list[str]:
+        return list(dict.fromkeys(one.space for one in self.letters if one.space is not None))
 
 
 @dataclass(frozen=True, slots=True)
 class Retried:
     """What came of one retry: an outcome that is marked now, or why nothing was done."""
 
-    letter: Letter
+    listed: Listed
     outcome: Outcome | None
     refusal: Refusal | None = None
 
@@ -58,17 +71,19 @@ class DeadLetters:
         self._partition_of = partition_of
 
     async def all(self) -> list[Listed]:
-        """In the order of the log, by partition, without their values."""
+        """In the order of the log, by partition, without their values; copies are folded."""
         counts = await self._log.partition_counts([self._topic])
         partitions = [TopicPartition(self._topic, n) for n in range(counts[self._topic])]
         letters: dict[LetterId, Letter] = {}
         outcomes: dict[LetterId, Outcome] = {}
         async for record in records_now(self._log, dict.fromkeys(partitions)):
-            if (mark := read_mark(record)) is not None:
-                outcomes[mark.letter] = mark.outcome
-            elif (letter := read_letter(record)) is not None:
+            if (letter := read_letter(record)) is not None:
                 letters[letter.id] = letter
-        return [Listed(letters[id_], outcomes.get(id_)) for id_ in sorted(letters)]
+            elif (mark := read_mark(record)) is not None:
+                # Behind the letter, and behind earlier marks of it or of a copy.
+                outcomes.pop(mark.letter, None)
+                outcomes[mark.letter] = mark.outcome
+        return _folded(letters, outcomes)
 
     async def original(self, letter_id: LetterId) -> Record:
         """The letter itself: key, value and headers. Raises UsageError."""
@@ -77,50 +92,56 @@ class DeadLetters:
             raise UsageError(f"letter: there is none at {letter_id} of {self._topic}")
         return record
 
-    async def discard(self, letters: Iterable[Letter]) -> None:
+    async def discard(self, chosen: Iterable[Listed]) -> None:
         """Nobody will look at them again."""
-        await self._log.publish(
-            [mark_record(self._topic, letter, "discarded") for letter in letters]
-        )
+        for one in chosen:
+            await self._mark(one, "discarded")
 
-    async def retry(self, letters: Collection[Letter]) -> list[Retried]:
-        """Publish each letter's record again, if it is still the newest of its item.
+    async def retry(self, chosen: Collection[Listed]) -> list[Retried]:
+        """Publish each record again, once for all its letters, if it is still its item's newest.
 
-        Of several letters of one item only the last can be. A crash may leave one published and not
+        Of several records of one item only the last can be. A crash may leave one published and not
         marked: it is then published once more, which changes nothing.
         """
-        newest = await self._newest(letters)
+        newest = await self._newest([one.letter for one in chosen])
         done = []
-        for letter in letters:
-            if letter.source is None or letter.source.topic not in self._content:
-                done.append(Retried(letter, None, "not_content"))
-            elif letter.id not in newest:
-                await self._mark(letter, "superseded")
-                done.append(Retried(letter, "superseded"))
+        for one in chosen:
+            source = one.letter.source
+            if source is None or source.topic not in self._content:
+                done.append(Retried(one, None, "not_content"))
+            elif one.letter.id not in newest:
+                await self._mark(one, "superseded")
+                done.append(Retried(one, "superseded"))
             else:
-                done.append(await self._publish_again(letter))
+                done.append(await self._publish_again(one, source.topic))
         return done
 
-    async def _publish_again(self, letter: Letter) -> Retried:
-        assert letter.source is not None
-        record = await self._whole(letter)
+    async def _publish_again(self, one: Listed, topic: str) -> Retried:
+        record = await self._whole(one)
         if record is None:
-            return Retried(letter, None, "gone" if letter.truncated is None else "truncated")
-        again = OutRecord(letter.source.topic, record.key, record.value, original_headers(record))
+            return Retried(one, None, "gone" if one.letter.truncated is None else "truncated")
+        again = OutRecord(topic, record.key, record.value, original_headers(record))
         await self._log.publish([again])
-        await self._mark(letter, "retried")
-        return Retried(letter, "retried")
+        await self._mark(one, "retried")
+        return Retried(one, "retried")
 
-    async def _whole(self, letter: Letter) -> Record | None:
-        """The original, from its source where the letter has only the beginning of it."""
-        if letter.truncated is None:
-            return await self._log.read(RecordPosition(self._topic, *letter.id))
-        assert letter.source is not None
-        record = await self._log.read(letter.source)
-        return record if record is not None and _is_original(record, letter) else None
+    async def _whole(self, one: Listed) -> Record | None:
+        """The original, from its source where the letters have only the beginning of it."""
+        letter = one.letter
+        if letter.truncated is not None:
+            assert letter.source is not None
+            record = await self._log.read(letter.source)
+            return record if record is not None and _is_original(record, letter) else None
+        for copy in one.letters:  # the older ones leave the log first
+            record = await self._log.read(RecordPosition(self._topic, *copy.id))
+            if record is not None:
+                return record
+        return None
 
-    async def _mark(self, letter: Letter, outcome: Outcome) -> None:
-        await self._log.publish([mark_record(self._topic, letter, outcome)])
+    async def _mark(self, one: Listed, outcome: Outcome) -> None:
+        await self._log.publish(
+            [mark_record(self._topic, letter, outcome) for letter in one.letters]
+        )
 
     async def _newest(self, letters: Iterable[Letter]) -> set[LetterId]:
         """Those whose record is still the newest of its item, in one pass over what came since."""
@@ -151,6 +172,24 @@ class DeadLetters:
             return _Asked(letter.id, None, letter.written_ms)
         is_home = home.partition == record.partition
         return _Asked(letter.id, record.offset if is_home else None, record.timestamp_ms)
+
+
+def _folded(letters: dict[LetterId, Letter], outcomes: dict[LetterId, Outcome]) -> list[Listed]:
+    """One entry a record, ordered by its oldest letter. `outcomes` are in the order of the log.
+
+    A topic that was made again has other records at the same offsets: their bytes tell.
+    """
+    copies: dict[object, list[Letter]] = defaultdict(list)
+    for _, letter in sorted(letters.items()):
+        source = letter.source
+        record = letter.id if source is None else (source, letter.key, letter.digest)
+        copies[record].append(letter)
+    order = {letter_id: at for at, letter_id in enumerate(outcomes)}
+    found = []
+    for each in copies.values():
+        last = max((order.get(letter.id, -1), letter.id) for letter in each)[1]
+        found.append(Listed(tuple(each), outcomes.get(last)))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -232,6 +232,7 @@ class Maintainer:
             record,
             rejection,
             stage="index",
+            space=self._names.space,
             attempts=1,
             bytes_max=self._letter_bytes_max,
         )

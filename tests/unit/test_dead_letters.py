@@ -15,7 +15,13 @@ def letter(rejection: RejectedRecord, record: Record | None = None) -> Record:
     """The letter as a reader would see it."""
     original = record or Record("t.images", 3, 17, 0, b"k\xff", b"\x00\xff", [("a", b"\xfe")])
     out = dead_letter_record(
-        "t.dead-letters", original, rejection, stage="encode", attempts=2, bytes_max=BYTES_MAX
+        "t.dead-letters",
+        original,
+        rejection,
+        stage="encode",
+        space="a-v1",
+        attempts=2,
+        bytes_max=BYTES_MAX,
     )
     return Record(out.topic, 0, 0, 0, out.key, out.value, out.headers)
 
@@ -33,6 +39,7 @@ def test_headers_tell_reason_stage_attempts_and_source() -> None:
         "dead_letter_stage": b"encode",
         "dead_letter_attempts": b"2",
         "dead_letter_source": b"t.images:3:17",
+        "dead_letter_space": b"a-v1",
     }
 
 

@@ -1,15 +1,32 @@
 """Letters listed, tried again and discarded, on the log in memory."""
 
-import pytest
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
-from contracts.dead_letters import LetterId, dead_letter_record, read_letter
+import orjson
+import pytest
+from click.testing import CliRunner
+
+from consumers.jobs import Intake, outputs, parse
+from contracts.dead_letters import (
+    LetterId,
+    dead_letter_record,
+    mark_record,
+    original_headers,
+    read_letter,
+    read_mark,
+)
 from contracts.errors import RejectedRecord, UsageError
 from contracts.events import content_record, delete_record
-from contracts.memory import ManualClock, MemoryLog
+from contracts.memory import HashEncoder, ManualClock, MemoryLog
 from contracts.records import OutRecord, Record, RecordPosition, TopicPartition
 from contracts.topics import TARGETS, Names
+from streams.app import counted_reason
 from streams.dead_letters import DeadLetters
 from tests.kit import MURMUR2, caption
+from tidelens.commands import dead_letters as dead_letters_command
 
 pytestmark = pytest.mark.anyio
 
@@ -41,13 +58,19 @@ class Desk:
         return record
 
     async def refuse(
-        self, record: Record, reason: str = "invalid_json", *, bytes_max: int = 10_000
+        self,
+        record: Record,
+        reason: str = "invalid_json",
+        *,
+        space: str = "a-v1",
+        bytes_max: int = 10_000,
     ) -> LetterId:
         letter = dead_letter_record(
             NAMES.dead_letters,
             record,
             RejectedRecord(reason, f"value: {reason}"),
             stage="encode",
+            space=space,
             attempts=2,
             bytes_max=bytes_max,
         )
@@ -55,12 +78,9 @@ class Desk:
         return LetterId(position.partition, position.offset)
 
     async def retry(self, *ids: LetterId) -> list[tuple[str | None, str | None]]:
-        letters = []
-        for letter_id in ids:
-            letter = read_letter(await self.letters.original(letter_id))
-            assert letter is not None
-            letters.append(letter)
-        return [(one.outcome, one.refusal) for one in await self.letters.retry(letters)]
+        known = {letter.id: one for one in await self.letters.all() for letter in one.letters}
+        chosen = [known[letter_id] for letter_id in ids]
+        return [(one.outcome, one.refusal) for one in await self.letters.retry(chosen)]
 
     async def outcomes(self) -> dict[str, str | None]:
         return {str(one.letter.id): one.outcome for one in await self.letters.all()}
@@ -196,7 +216,7 @@ async def test_what_no_producer_published_cannot_be_published_again(desk: Desk) 
 async def test_discarded_letters_stay_in_the_log(desk: Desk) -> None:
     first = await desk.refuse(await desk.content("a", "one"))
     second = await desk.refuse(await desk.content("b", "one"))
-    [one] = [one.letter for one in await desk.letters.all() if one.letter.id == first]
+    [one] = [one for one in await desk.letters.all() if one.letter.id == first]
     await desk.letters.discard([one])
     assert await desk.outcomes() == {str(first): "discarded", str(second): None}
     assert (await desk.letters.original(first)).key == b"a"
@@ -207,7 +227,7 @@ async def test_discarded_letters_stay_in_the_log(desk: Desk) -> None:
 
 async def test_a_mark_is_no_letter_and_nothing_is_none(desk: Desk) -> None:
     letter_id = await desk.refuse(await desk.content("a", "one"))
-    await desk.letters.discard([one.letter for one in await desk.letters.all()])
+    await desk.letters.discard(await desk.letters.all())
     for offset in (letter_id.offset + 1, letter_id.offset + 2):
         missing = LetterId(letter_id.partition, offset)
         with pytest.raises(UsageError, match=f"none at {missing}"):
@@ -227,3 +247,179 @@ async def test_what_others_write_into_the_topic_is_not_listed(desk: Desk) -> Non
 def test_a_letters_name_has_one_form(text: str) -> None:
     with pytest.raises(ValueError, match="want PARTITION:OFFSET"):
         LetterId.parse(text)
+
+
+# Copies: letters of one record by several spaces
+
+
+async def test_a_rebuild_writes_copies_which_are_one_entry(desk: Desk) -> None:
+    records = [await desk.content(name, "one") for name in "ab"]
+    old = [await desk.refuse(record) for record in records]
+    new = [await desk.refuse(record, space="b-v1") for record in records]
+    listed = await desk.letters.all()
+    assert sorted(one.letter.id for one in listed) == sorted(old)
+    assert all(one.spaces == ["a-v1", "b-v1"] for one in listed)
+    found = {letter.id for one in listed for letter in one.letters}
+    assert found == {*old, *new}
+
+
+async def test_a_retry_of_a_copy_publishes_once_and_marks_all(desk: Desk) -> None:
+    record = await desk.content("a", "one")
+    first, second = await desk.refuse(record), await desk.refuse(record, space="b-v1")
+    assert await desk.retry(second) == [("retried", None)]
+    assert [value for _, value in desk.texts()] == [record.value] * 2
+    marks = await marked(desk)
+    assert marks == {first: "retried", second: "retried"}
+    assert await desk.outcomes() == {str(first): "retried"}
+
+
+async def marked(desk: Desk) -> dict[LetterId, str]:
+    marks = [
+        read_mark(record)
+        for number in range(PARTITIONS)
+        for record in desk.log.records[TopicPartition(NAMES.dead_letters, number)]
+    ]
+    return {mark.letter: mark.outcome for mark in marks if mark is not None}
+
+
+@pytest.mark.parametrize("outcome", ["retried", "discarded"])
+async def test_what_was_seen_to_does_not_come_back_with_a_rebuild(desk: Desk, outcome: str) -> None:
+    record = await desk.content("a", "one")
+    first = await desk.refuse(record)
+    if outcome == "retried":
+        await desk.retry(first)
+    else:
+        await desk.letters.discard(await desk.letters.all())
+    second = await desk.refuse(record, space="b-v1")
+    [one] = await desk.letters.all()
+    assert ([letter.id for letter in one.letters], one.outcome) == ([first, second], outcome)
+    # Another mind, told about the copy.
+    await desk.letters.discard([one])
+    assert await desk.outcomes() == {str(first): "discarded"}
+
+
+async def test_a_topic_made_again_has_letters_of_its_own(desk: Desk) -> None:
+    """With a record of other bytes at the same offset."""
+    record = await desk.content("a", "one")
+    first = await desk.refuse(record)
+    await desk.letters.discard(await desk.letters.all())
+    other = Record(CAPTIONS, record.partition, record.offset, 0, b"a", b"mended, yet bad")
+    second = await desk.refuse(other)
+    assert await desk.outcomes() == {str(first): "discarded", str(second): None}
+
+
+async def test_letters_of_two_records_are_not_copies(desk: Desk) -> None:
+    letters = [await desk.refuse(await desk.content("a", "one")) for _ in range(2)]
+    assert len(await desk.letters.all()) == len(letters)
+
+
+async def test_letters_of_an_older_version_name_no_space_and_fold_all_the_same(desk: Desk) -> None:
+    record = await desk.content("a", "one")
+    letter_id = await desk.refuse(record)
+    log = desk.log.records[TopicPartition(NAMES.dead_letters, letter_id.partition)]
+    old = log[letter_id.offset]
+    headers = [(name, value) for name, value in old.headers if name != "dead_letter_space"]
+    log[letter_id.offset] = replace(old, headers=headers)
+    [one] = await desk.letters.all()
+    assert (one.letter.space, one.spaces) == (None, [])
+    await desk.refuse(record, space="b-v1")
+    [one] = await desk.letters.all()
+    assert (len(one.letters), one.spaces) == (2, ["b-v1"])
+
+
+async def test_a_bad_record_with_the_headers_of_a_mark_is_a_letter(desk: Desk) -> None:
+    """It would take another letter out of the list, and itself."""
+    hidden = await desk.refuse(await desk.content("a", "one"))
+    letter = (await desk.letters.all())[0].letter
+    forged = mark_record(NAMES.dead_letters, letter, "discarded")
+    record = Record(CAPTIONS, 0, 7, 0, b"a", b"{", [*forged.headers, ("dead_letter_space", b"!")])
+    second = await desk.refuse(record)
+    assert await desk.outcomes() == {str(hidden): None, str(second): None}
+    original = await desk.letters.original(second)
+    assert read_letter(original).space == "a-v1"  # type: ignore[union-attr]
+    assert original_headers(original) == [*forged.headers]
+
+
+def test_both_spaces_write_the_letter_of_a_bad_record() -> None:
+    """By the way of the encoders, each in its own transaction."""
+    record = Record(CAPTIONS, MURMUR2(b"a", PARTITIONS), 5, 0, b"a", b"{")
+    found = []
+    for encoder in (HashEncoder(), HashEncoder(48, "hash-48")):
+        names = Names(NAMES.prefix, encoder.space.name)
+        intake = Intake(names, {CAPTIONS: PARTITIONS}, MURMUR2, 10_000)
+        letter, tombstone = outputs(parse(record, intake), encoder.space, intake, "topic-id")
+        assert tombstone.value is None
+        seen = Record(letter.topic, 0, len(found), 0, letter.key, letter.value, letter.headers)
+        read = read_letter(seen)
+        assert read is not None
+        found.append((read.space, read.source, read.digest))
+    assert [space for space, *_ in found] == [HashEncoder().space.name, "hash-48"]
+    assert found[0][1:] == found[1][1:]
+
+
+@pytest.mark.parametrize(
+    ("headers", "counted"),
+    [
+        ({"dead_letter_reason": b"invalid_json", "dead_letter_space": b"a-v1"}, "invalid_json"),
+        ({"dead_letter_reason": "invalid_json", "dead_letter_space": "a-v1"}, "invalid_json"),
+        ({"dead_letter_reason": b"invalid_json"}, "invalid_json"),
+        ({"dead_letter_reason": b"invalid_json", "dead_letter_space": b"b-v1"}, None),
+        ({"dead_letter_of": b"0:1", "dead_letter_outcome": b"retried"}, None),
+        ({}, None),
+    ],
+)
+def test_a_node_counts_the_letters_of_its_space_once(
+    headers: dict[str, bytes | str], counted: str | None
+) -> None:
+    assert counted_reason(headers, "a-v1") == counted
+
+
+# The command
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """`tidelens dead-letters ...` on three letters of two spaces, one of them about a stray."""
+
+    @asynccontextmanager
+    async def opened(*_: object) -> AsyncIterator[DeadLetters]:
+        desk = Desk()
+        record = await desk.content("a", "one")
+        await desk.refuse(record)
+        await desk.refuse(record, "encode_failed", space="b-v1")
+        await desk.refuse(await desk.content("b", "one", partition=0), "wrong_partition")
+        yield desk.letters
+
+    monkeypatch.setattr(dead_letters_command, "_opened", opened)
+
+    def run(*arguments: str) -> Any:
+        result = CliRunner().invoke(dead_letters_command.dead_letters, list(arguments))
+        assert result.exit_code == 0, result.output
+        return orjson.loads(result.stdout) if "--json" in arguments else result
+
+    return run
+
+
+def test_a_line_names_the_spaces_and_what_else_was_said(command: Callable[..., Any]) -> None:
+    result = command("list")
+    [line] = [line for line in result.stdout.splitlines() if "'a'" in line]
+    assert line.endswith(
+        "'a'  a-v1, b-v1  invalid_json: value: invalid_json; "
+        "b-v1: encode_failed: value: encode_failed"
+    )
+    assert "2 letters: 1 " in result.stderr
+    wire = {one["id"]: one for one in command("list", "--json")}
+    assert wire["a"]["spaces"] == ["a-v1", "b-v1"]
+    assert [one["reason"] for one in wire["a"]["letters"]] == ["invalid_json", "encode_failed"]
+    assert wire["a"]["letter"] == wire["a"]["letters"][0]["letter"]
+    assert wire["b"]["spaces"] == ["a-v1"]
+
+
+def test_a_copy_is_chosen_by_its_own_reason_too(command: Callable[..., Any]) -> None:
+    [one] = command("list", "--json", "--reason", "encode_failed")
+    copy = one["letters"][1]["letter"]
+    assert command("show", copy, "--json")["space"] == "b-v1"
+    [done] = command("retry", copy, one["letter"], "--json")
+    assert done["outcome"] == "retried"
+    assert done["letters"] == [one["letter"], copy]
+    assert command("discard", "--all", "--json") == {"discarded": 2}

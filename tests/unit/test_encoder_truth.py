@@ -50,7 +50,13 @@ def embedding(
 def letter(offset: int, reason: str | None = None) -> OutRecord:
     rejection = RejectedRecord(reason or MEANT[offset].reason or "none", "why")
     return dead_letter_record(
-        "dead", CONTENT[offset], rejection, stage="encode", attempts=1, bytes_max=9_999
+        "dead",
+        CONTENT[offset],
+        rejection,
+        stage="encode",
+        space="a-v1",
+        attempts=1,
+        bytes_max=9_999,
     )
 
 

@@ -69,7 +69,12 @@ def list_(
     stage: str | None,
     handled: bool,
 ) -> None:
-    """Show the letters to which nothing was done yet, in the order of the log."""
+    """Show the letters to which nothing was done yet, in the order of the log.
+
+    Each space refuses a bad record for itself, so that a rebuild writes another letter of it. Such
+    copies are one line, under the oldest one's LETTER, with the names of their spaces; --json names
+    them all.
+    """
 
     async def run() -> "list[Listed]":
         async with _opened(brokers, topic_prefix) as letters:
@@ -79,7 +84,7 @@ def list_(
         one for one in _chosen(asyncio.run(run()), reason, stage) if handled or one.outcome is None
     ]
     if as_json:
-        click.echo(orjson.dumps([_wire(one.letter) | {"outcome": one.outcome} for one in found]))
+        click.echo(orjson.dumps([_wire_listed(one) for one in found]))
         return
     for one in found:
         click.echo(_line(one))
@@ -133,6 +138,7 @@ def retry(as_json: bool, **asked: Any) -> None:
     """Publish the originals of LETTERS again, each to the partition where its key belongs.
 
     Only while a letter's record is still the newest of its item: else it is marked as superseded.
+    A record is published once, whichever of its copies is named, and all of them are marked.
     Who publishes the same item in the milliseconds between that question and the writing is
     overwritten. What fails again becomes another letter.
     """
@@ -145,7 +151,12 @@ def retry(as_json: bool, **asked: Any) -> None:
     counts = Counter(one.outcome or one.refusal for one in done)
     if as_json:
         wire = [
-            {"letter": str(one.letter.id), "outcome": one.outcome, "refusal": one.refusal}
+            {
+                "letter": str(one.listed.letter.id),
+                "letters": [str(letter.id) for letter in one.listed.letters],
+                "outcome": one.outcome,
+                "refusal": one.refusal,
+            }
             for one in done
         ]
         click.echo(orjson.dumps(wire))
@@ -154,7 +165,9 @@ def retry(as_json: bool, **asked: Any) -> None:
         click.echo(told)
         for one in done:
             if one.refusal is not None:
-                click.echo(f"not retried: {one.letter.id}: {_REFUSALS[one.refusal]}", err=True)
+                click.echo(
+                    f"not retried: {one.listed.letter.id}: {_REFUSALS[one.refusal]}", err=True
+                )
     if any(one.refusal for one in done):
         sys.exit(1)
 
@@ -162,7 +175,10 @@ def retry(as_json: bool, **asked: Any) -> None:
 @dead_letters.command()
 @_asking
 def discard(as_json: bool, **asked: Any) -> None:
-    """Mark LETTERS as seen to, so that they are not listed any more. They stay in the log."""
+    """Mark LETTERS and their copies as seen to, so that they are not listed any more.
+
+    They stay in the log.
+    """
 
     async def run() -> int:
         async with _asked(**asked) as (opened, letters):
@@ -219,7 +235,7 @@ async def _asked(
     reason: str | None,
     stage: str | None,
     every: bool,
-) -> "AsyncIterator[tuple[DeadLetters, list[Letter]]]":
+) -> "AsyncIterator[tuple[DeadLetters, list[Listed]]]":
     """Those named, whatever was done to them; or all that are open and fit. Raises UsageError."""
     from contracts.errors import UsageError
 
@@ -227,21 +243,37 @@ async def _asked(
         wanted = _ids(letters)
         if bool(wanted) == every:
             raise UsageError("want LETTERs or --all, and not both")
-        known = {one.letter.id: one for one in await opened.all()}
+        listed = await opened.all()
+        known = {letter.id: one for one in listed for letter in one.letters}
         for letter_id in wanted:
             if letter_id not in known:
                 raise UsageError(f"LETTER: there is none at {letter_id}")
-        named = [known[letter_id] for letter_id in dict.fromkeys(wanted)]
-        among = [one for one in known.values() if one.outcome is None] if every else named
-        yield opened, [one.letter for one in _chosen(among, reason, stage)]
+        named = {known[letter_id].letter.id: known[letter_id] for letter_id in wanted}
+        among = [one for one in listed if one.outcome is None] if every else list(named.values())
+        yield opened, _chosen(among, reason, stage)
 
 
-def _chosen(letters: "Sequence[Listed]", reason: str | None, stage: str | None) -> "list[Listed]":
+def _chosen(found: "Sequence[Listed]", reason: str | None, stage: str | None) -> "list[Listed]":
+    """Those of which a copy at least has that reason and stage."""
     return [
         one
-        for one in letters
-        if reason in (None, one.letter.reason) and stage in (None, one.letter.stage)
+        for one in found
+        if any(
+            reason in (None, letter.reason) and stage in (None, letter.stage)
+            for letter in one.letters
+        )
     ]
+
+
+def _wire_listed(one: "Listed") -> dict[str, Any]:
+    return _wire(one.letter) | {
+        "outcome": one.outcome,
+        "spaces": one.spaces,
+        "letters": [
+            {"letter": str(letter.id), "space": letter.space, "reason": letter.reason}
+            for letter in one.letters
+        ],
+    }
 
 
 def _wire(letter: "Letter") -> dict[str, Any]:
@@ -253,6 +285,7 @@ def _wire(letter: "Letter") -> dict[str, Any]:
         "reason": letter.reason,
         "message": letter.message,
         "stage": letter.stage,
+        "space": letter.space,
         "attempts": letter.attempts,
         "source": None if source is None else ":".join(map(str, source)),
         "bytes": letter.truncated or len(letter.key or b"") + letter.value_bytes,
@@ -262,10 +295,16 @@ def _wire(letter: "Letter") -> dict[str, Any]:
 
 def _line(one: "Listed") -> str:
     wire = _wire(one.letter)
+    spaces = f"  {', '.join(one.spaces)}" if one.spaces else ""
     outcome = f" [{one.outcome}]" if one.outcome else ""
+    said = {one.letter.reason: ""} | {
+        letter.reason: f"; {letter.space}: {letter.reason}: {letter.message}"
+        for letter in one.letters[1:]
+        if letter.reason != one.letter.reason
+    }
     return (
-        f"{wire['letter']}  {wire['written'][:19]}  {wire['id']!r}  {wire['reason']}{outcome}: "
-        f"{wire['message']}"
+        f"{wire['letter']}  {wire['written'][:19]}  {wire['id']!r}{spaces}  "
+        f"{wire['reason']}{outcome}: {wire['message']}{''.join(said.values())}"
     )
 
 

@@ -5,12 +5,15 @@ is one clear line on stderr, never a stack trace.
 """
 
 import importlib
+import io
 import sys
 
 import click
 
+from contracts.characters import escaped
 from contracts.errors import TidelensError, UsageError
 from tidelens import spinning
+from tidelens.terminal import say
 
 # Subcommand -> module that holds it, so that `tidelens lag` imports nothing of `up`.
 COMMANDS = {
@@ -65,21 +68,29 @@ def main() -> None:
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
-        error.show()
+        _show(error)
         sys.exit(error.exit_code)
     except UsageError as error:
-        click.echo(f"tidelens: {error}", err=True)
+        say(f"tidelens: {error}", err=True)
         sys.exit(2)
     except TidelensError as error:
-        click.echo(f"tidelens: {error}", err=True)
+        say(f"tidelens: {error}", err=True)
         sys.exit(1)
     except OSError as error:
         # Nobody nearer could say what to do about it.
         told = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
-        click.echo(f"tidelens: {told or repr(error)}", err=True)
+        say(f"tidelens: {told or repr(error)}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _show(error: click.ClickException) -> None:
+    """Say what click would print; it may quote a name that a stranger gave to a file."""
+    error.message = escaped(error.message)
+    shown = io.StringIO()
+    error.show(shown)
+    say(*shown.getvalue().expandtabs().rstrip("\n").split("\n"), err=True)
 
 
 if __name__ == "__main__":

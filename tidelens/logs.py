@@ -6,6 +6,7 @@ from typing import Literal
 
 import structlog
 
+from contracts.characters import escaped
 from contracts.settings import variables
 from tidelens.log_limits import LimitedHandler
 
@@ -18,6 +19,8 @@ _SHARED = (
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.stdlib.ExtraAdder(),
 )
+
+_OF_LINES = ("exception", "stack")
 
 # They repeat a broker's absence several times a second; our own lines say it once.
 _NOISY = ("aiokafka", "faust", "mode", "httpx", "httpcore", "uvicorn", "faiss", "jgo")
@@ -47,7 +50,11 @@ def configure(
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_SHARED,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([_escape] if human else []),
+                renderer,
+            ],
         )
     )
     root = logging.getLogger()
@@ -60,6 +67,19 @@ def configure(
     structlog.contextvars.bind_contextvars(role=role)
     # Here, since settings are read before anything can be logged.
     warn_of_variables()
+
+
+def _escape(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """For people: each text on its own line; those of several lines stand to the right of ours.
+
+    JSON needs none of it, since all but ASCII is escaped there.
+    """
+    for name, value in event.items():
+        if name in _OF_LINES and isinstance(value, str):
+            event[name] = "\n".join(f"    {escaped(line)}" for line in value.split("\n"))
+        elif isinstance(value, str):
+            event[name] = escaped(value)
+    return event
 
 
 def warn_of_variables() -> None:

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 
 from contracts.errors import ConfigurationError
 from contracts.messages import parse_classify
 from contracts.topics import TARGETS
 from tidelens.commands.search import read_image
 from tidelens.options import json_option, url_option
+from tidelens.terminal import say, say_json
 
 
 def _read_lines(context: click.Context, parameter: click.Parameter, path: Path | None) -> list[str]:
@@ -82,7 +82,7 @@ def classify(
 
     answer = asyncio.run(run())
     if as_json:
-        click.echo(orjson.dumps(answer))
+        say_json(answer)
         return
     for one in answer["labels"]:
-        click.echo(f"{one['probability']:7.2%}  {one['score']:.4f}  {one['label']}")
+        say(f"{one['probability']:7.2%}  {one['score']:.4f}  {one['label']}")

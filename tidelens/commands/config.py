@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
 from tidelens.options import json_option
+from tidelens.terminal import say, say_json
 
 _HIDDEN = "********"
 
@@ -22,13 +23,13 @@ def config(as_json: bool) -> None:
 
     rows = [*_rows(load()), *_rows(load_kafka())]
     if as_json:
-        click.echo(orjson.dumps(rows))
+        say_json(rows)
         return
     for row in rows:
         value = "" if row["value"] is None else row["value"]
         origin = "" if row["origin"] == "default" else f"  ({row['origin']})"
-        click.echo(f"{row['variable']}={_shown(value)}{origin}")
-        click.echo(f"    {row['meaning']}")
+        say(f"{row['variable']}={_shown(value)}{origin}")
+        say(f"    {row['meaning']}")
 
 
 def _rows(settings: BaseSettings) -> Iterator[dict[str, Any]]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
 
 from tidelens.options import brokers_option, json_option, topic_prefix_option
+from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
     from contracts.dead_letters import Letter, LetterId
@@ -84,14 +84,14 @@ def list_(
         one for one in _chosen(asyncio.run(run()), reason, stage) if handled or one.outcome is None
     ]
     if as_json:
-        click.echo(orjson.dumps([_wire_listed(one) for one in found]))
+        say_json([_wire_listed(one) for one in found])
         return
     for one in found:
-        click.echo(_line(one))
+        say(_line(one))
     counts = Counter(one.letter.reason for one in found)
     told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     noun = "letter" if len(found) == 1 else "letters"
-    click.echo(f"{len(found)} {noun}" + (f": {told}" if told else ""), err=True)
+    say(f"{len(found)} {noun}" + (f": {told}" if told else ""), err=True)
 
 
 @dead_letters.command()
@@ -120,16 +120,16 @@ def show(
         save.write_bytes(value)
     answer = _wire(read) | {
         "headers": {name: raw.decode("utf-8", "replace") for name, raw in original_headers(record)},
-        "value": _readable(value),
+        "value": _readable(value, whole=as_json),
     }
     if as_json:
-        click.echo(orjson.dumps(answer))
+        say_json(answer)
         return
     headers = answer.pop("headers")
     for name, shown in answer.items():
-        click.echo(f"{name:>10}  {shown}")
+        say(f"{name:>10}  {shown}")
     for name, shown in headers.items():
-        click.echo(f"{'header':>10}  {name}: {shown}")
+        say(f"{'header':>10}  {name}: {shown}")
 
 
 @dead_letters.command()
@@ -159,15 +159,13 @@ def retry(as_json: bool, **asked: Any) -> None:
             }
             for one in done
         ]
-        click.echo(orjson.dumps(wire))
+        say_json(wire)
     else:
         told = ", ".join(f"{counts.pop(name, 0)} {name}" for name in ("retried", "superseded"))
-        click.echo(told)
+        say(told)
         for one in done:
             if one.refusal is not None:
-                click.echo(
-                    f"not retried: {one.listed.letter.id}: {_REFUSALS[one.refusal]}", err=True
-                )
+                say(f"not retried: {one.listed.letter.id}: {_REFUSALS[one.refusal]}", err=True)
     if any(one.refusal for one in done):
         sys.exit(1)
 
@@ -186,7 +184,10 @@ def discard(as_json: bool, **asked: Any) -> None:
             return len(letters)
 
     count = asyncio.run(run())
-    click.echo(orjson.dumps({"discarded": count}) if as_json else f"discarded {count}")
+    if as_json:
+        say_json({"discarded": count})
+    else:
+        say(f"discarded {count}")
 
 
 @asynccontextmanager
@@ -308,12 +309,12 @@ def _line(one: "Listed") -> str:
     )
 
 
-def _readable(value: bytes) -> str:
-    """As text where it is, else how much and how it begins."""
+def _readable(value: bytes, *, whole: bool) -> str:
+    """As text where it is (`whole`: of whatever characters), else how much and how it begins."""
     try:
         text = value.decode()
     except UnicodeDecodeError:
         text = ""
-    if value and not text.isprintable():
+    if value and not (text if whole else text.isprintable()):
         return f"{len(value)} bytes, beginning with {value[:16].hex()}"
     return text

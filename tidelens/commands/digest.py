@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 import click
-import orjson
 
 from tidelens.options import json_option, url_option
+from tidelens.terminal import say, say_json
 
 
 @click.command()
@@ -31,7 +31,7 @@ def digest(url: str | None, verify: bool, as_json: bool) -> None:
 
     digests = asyncio.run(run())
     if as_json:
-        click.echo(orjson.dumps(digests))
+        say_json(digests)
         return
     for entry in digests:
-        click.echo("{topic}-{partition} @{offset}  {digest}".format(**entry))
+        say("{topic}-{partition} @{offset}  {digest}".format(**entry))

@@ -16,6 +16,7 @@ from tidelens.options import (
     snapshots_option,
     topic_prefix_option,
 )
+from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
     from consumers.encoders.candidate import Measured
@@ -57,9 +58,9 @@ def doctor(as_json: bool, tune: bool, memory_mb: int | None, **options: str | No
     if as_json:
         rows = [asdict(finding) for finding in findings]
         answer = {"ok": not any_failed, "findings": rows, **({"tuned": tuned} if tuned else {})}
-        click.echo(orjson.dumps(answer, option=orjson.OPT_NON_STR_KEYS))
+        say_json(answer, option=orjson.OPT_NON_STR_KEYS)
     else:
-        click.echo("\n".join(_table(findings)))
+        say(*_table(findings))
     if any_failed:
         sys.exit(1)
 
@@ -81,12 +82,12 @@ def _tuned(given: dict[str, str], memory_mb: int | None, *, quiet: bool) -> dict
 
     def tell(measured: "Measured") -> None:
         if not quiet:
-            click.echo("\n".join(rows_of(measured)))
+            say(*rows_of(measured))
 
     budget = memory_mb * 2**20 if memory_mb else memory_bytes_default(free_memory_bytes())
     found = tuned(settings, budget, tell)
     if not quiet:
-        click.echo(f"best: {_said(found.best) if found.best else 'none, give it more memory'}\n")
+        say(f"best: {_said(found.best) if found.best else 'none, give it more memory'}", "")
     best = asdict(found.best) if found.best else None
     return {"best": best, "table": [asdict(row) for row in found.table]}
 

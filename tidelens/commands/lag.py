@@ -4,9 +4,9 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import click
-import orjson
 
 from tidelens.options import brokers_option, json_option, model_option, topic_prefix_option
+from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
     from contracts.ports import Lag
@@ -38,10 +38,10 @@ def lag(brokers: str | None, topic_prefix: str | None, model: str | None, as_jso
     space, rows, behind_s = asyncio.run(_measured(settings, connection, asked=model is not None))
     if as_json:
         wire = wire_lag(rows, space=space, broker="reachable", behind_s=round(behind_s, 3))
-        click.echo(orjson.dumps(wire))
+        say_json(wire)
         return
-    click.echo("\n".join(_table(rows)))
-    click.echo(f"behind: {behind_s:.1f} s")
+    say(*_table(rows))
+    say(f"behind: {behind_s:.1f} s")
 
 
 async def _measured(

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import orjson
 
 from contracts.topics import TARGETS, Target
 from tidelens.options import brokers_option, json_option, topic_prefix_option
+from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
     from contracts.settings import Settings
@@ -49,7 +49,7 @@ def publish(
 
     done = asyncio.run(run())
     if done.by_reference and not as_json:
-        click.echo(
+        say(
             f"{done.by_reference} pictures above {settings.inline_bytes_max} bytes travel by "
             "reference: encoders read them only below an --allow-root (TIDELENS_ALLOW_ROOTS)",
             err=True,
@@ -135,10 +135,10 @@ def _report(done: "Published", verb: str, as_json: bool) -> None:
             ],
             "tokens": [token._asdict() for token in done.tokens],
         }
-        click.echo(orjson.dumps(answer))
+        say_json(answer)
     else:
-        click.echo(f"{verb} {done.records}")
+        say(f"{verb} {done.records}")
         for refused in done.refused:
-            click.echo(f"not {verb}: {refused}", err=True)
+            say(f"not {verb}: {refused}", err=True)
     if done.refused:
         sys.exit(1)

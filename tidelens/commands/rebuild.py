@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
 
 from tidelens.options import brokers_option, json_option, topic_prefix_option, url_option
+from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
     from streams.control import ActiveSpace
@@ -80,10 +80,10 @@ async def _segments(targets: Sequence[str], url: str | None, *, as_json: bool) -
         body = {"targets": list(targets)} if targets else None
         rebuilt = (await client.post("/v1/admin/rebuild", body))["rebuilt"]
     if as_json:
-        click.echo(orjson.dumps(rebuilt))
+        say_json(rebuilt)
         return
     for one in rebuilt:
-        click.echo("{target}: {rows} rows, {kind}, {seconds:.1f} s".format(**one))
+        say("{target}: {rows} rows, {kind}, {seconds:.1f} s".format(**one))
 
 
 async def _about_spaces(options: dict[str, Any], actions: Sequence[str], *, as_json: bool) -> None:
@@ -109,7 +109,7 @@ async def _about_spaces(options: dict[str, Any], actions: Sequence[str], *, as_j
                 _tell_active(active, answer, as_json=as_json)
                 if await switching.without_encoder(collection, active.current):
                     model = active.current.model
-                    click.echo(
+                    say(
                         f"warning: nobody keeps {active.current.space} current; "
                         f"start `tidelens encode --model {model}`",
                         err=True,
@@ -117,7 +117,7 @@ async def _about_spaces(options: dict[str, Any], actions: Sequence[str], *, as_j
         finally:
             # Also when a switch is refused: what is missing stands in there.
             if as_json and answer:
-                click.echo(orjson.dumps(answer))
+                say_json(answer)
 
 
 async def _made(collection: "Collection", options: dict[str, Any]) -> "Report":
@@ -216,27 +216,27 @@ def _lines(path: Path | None) -> list[str]:
 
 def _tell_report(report: "Report") -> None:
     encoded, answers = report.encoded, report.answers
-    click.echo(
+    say(
         f"{report.new.space}: {encoded.records} records encoded in {encoded.seconds:.1f} s, "
         f"{encoded.total} in all; snapshot {report.snapshot}"
     )
     body = report.wire()
     for target, count in body["items"].items():
-        click.echo(
+        say(
             f"{target}: {count['old']} items in {report.old.space}, {count['new']} in "
             f"{report.new.space}; overlap@{answers.k} {_share(body['overlap'][target])}, "
             f"recall@{answers.k} {_share(body['recall'][target])}"
         )
-    click.echo(f"compared on {answers.queries} queries")
+    say(f"compared on {answers.queries} queries")
     _tell_missing(body)
 
 
 def _tell_missing(body: dict[str, Any]) -> None:
     for one in body["missing"][:_LINES]:
-        click.echo("missing: {target} {id}: {reason}".format(**one))
+        say("missing: {target} {id}: {reason}".format(**one))
     rest = body["missing_count"] - _LINES
     if rest > 0:
-        click.echo(f"missing: {rest} more (--json lists up to 1000)")
+        say(f"missing: {rest} more (--json lists up to 1000)")
 
 
 def _tell_active(active: "ActiveSpace", answer: dict[str, Any], *, as_json: bool) -> None:
@@ -247,7 +247,7 @@ def _tell_active(active: "ActiveSpace", answer: dict[str, Any], *, as_json: bool
 
 def _say(line: str, *, as_json: bool) -> None:
     if not as_json:
-        click.echo(line)
+        say(line)
 
 
 def _share(value: float | None) -> str:

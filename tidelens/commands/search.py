@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import orjson
 
 from contracts.errors import ConfigurationError, RejectedRequest
 from contracts.exact_json import NumberBeyond, loads
@@ -16,6 +15,7 @@ from contracts.filters import parse
 from contracts.messages import parse_queries
 from contracts.topics import TARGETS
 from tidelens.options import json_option, url_option
+from tidelens.terminal import say, say_json
 
 
 def read_image(context: click.Context, parameter: click.Parameter, path: Path | None) -> str | None:
@@ -141,7 +141,7 @@ def line_of(hit: dict[str, Any]) -> str:
 def show_warnings(warnings: Iterable[Mapping[str, str]]) -> None:
     """On stderr: the answer stands all the same."""
     for warning in warnings:
-        click.echo(f"warning: {warning['message']}", err=True)
+        say(f"warning: {warning['message']}", err=True)
 
 
 @click.command()
@@ -163,10 +163,10 @@ def search(url: str | None, as_json: bool, **query: Any) -> None:
 
     answer = asyncio.run(run())
     if as_json:
-        click.echo(orjson.dumps(answer))
+        say_json(answer)
         return
     show_warnings(answer.get("warnings", ()))
     for hit in answer["hits"]:
-        click.echo(line_of(hit))
+        say(line_of(hit))
     if not answer["hits"]:
-        click.echo("no hits", err=True)
+        say("no hits", err=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
 
 from contracts.settings import Settings
 from contracts.space import Space
@@ -21,6 +20,7 @@ from tidelens.options import (
     topic_prefix_option,
     url_option,
 )
+from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
     from contracts.ports import BlobStore
@@ -73,7 +73,10 @@ def create(url: str | None, as_json: bool) -> None:
             return await client.post("/v1/admin/snapshot")
 
     made = asyncio.run(run())
-    click.echo(orjson.dumps(made) if as_json else made["name"])
+    if as_json:
+        say_json(made)
+    else:
+        say(made["name"])
 
 
 @snapshot.command("list")
@@ -95,15 +98,15 @@ def list_(as_json: bool, **given: Any) -> None:
 
     found = asyncio.run(run())
     if as_json:
-        click.echo(orjson.dumps(found))
+        say_json(found)
         return
     for one in found:
         told = f"{'*' if one['pointer'] else ' '} {one['name']}  "
         if "refused" in one:
-            click.echo(f"{told}refused: {one['refused']}")
+            say(f"{told}refused: {one['refused']}")
         else:
             items = ", ".join(f"{count} {target}" for target, count in one["items"].items())
-            click.echo(f"{told}{one['created']}  {items}  {one['bytes'] / 1e6:.1f} MB")
+            say(f"{told}{one['created']}  {items}  {one['bytes'] / 1e6:.1f} MB")
 
 
 @snapshot.command()
@@ -122,7 +125,10 @@ def verify(name: str | None, as_json: bool, **given: Any) -> None:
             return wanted
 
     verified = asyncio.run(run())
-    click.echo(orjson.dumps({"verified": verified}) if as_json else f"{verified}: whole")
+    if as_json:
+        say_json({"verified": verified})
+    else:
+        say(f"{verified}: whole")
 
 
 @snapshot.command()
@@ -143,7 +149,10 @@ def restore(name: str, url: str | None, as_json: bool, **given: Any) -> None:
 
     asyncio.run(run())
     told = f"{name}: restart the node to begin from it"
-    click.echo(orjson.dumps({"pointed_to": name}) if as_json else told)
+    if as_json:
+        say_json({"pointed_to": name})
+    else:
+        say(told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
-import orjson
 
 from tidelens.options import brokers_option, json_option, model_option, topic_prefix_option
+from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
     from contracts.settings import Settings
@@ -56,12 +56,12 @@ def create(as_json: bool, **options: Any) -> None:
     )
     if as_json:
         differences = [asdict(difference) for difference in made.differences]
-        click.echo(orjson.dumps({"created": made.created, "differences": differences}))
+        say_json({"created": made.created, "differences": differences})
     else:
         for name in made.created:
-            click.echo(f"created {name}")
+            say(f"created {name}")
         if not made.created and not made.differences:
-            click.echo(f"all {len(plan.specs)} topics exist as they should")
+            say(f"all {len(plan.specs)} topics exist as they should")
         _tell(made.differences, plan)
     if made.differences:
         sys.exit(1)
@@ -82,18 +82,18 @@ def describe(as_json: bool, **options: Any) -> None:
             "topics": [asdict(topic) for topic in found.values()],
             "differences": [asdict(difference) for difference in differences],
         }
-        click.echo(orjson.dumps(answer))
+        say_json(answer)
     else:
         for spec in wanted:
             topic = found.get(spec.name)
             if topic is None:
                 continue
-            click.echo(
+            say(
                 f"{topic.name}  id {topic.id}  partitions {topic.partitions}  "
                 f"replication factor {topic.replication_factor}"
             )
             for setting in spec.config:
-                click.echo(f"    {setting}={topic.config.get(setting, 'unknown')}")
+                say(f"    {setting}={topic.config.get(setting, 'unknown')}")
         _tell(differences, plan)
     if differences:
         sys.exit(1)
@@ -129,13 +129,11 @@ def print_(
         plan.names, brokers, Principals(**named), command_config=command_config
     )
     if as_json:
-        click.echo(orjson.dumps({"topics": create_commands, "acls": acl_commands}))
+        say_json({"topics": create_commands, "acls": acl_commands})
         return
-    click.echo("# Topics")
-    click.echo("\n".join(create_commands))
+    say("# Topics", *create_commands)
     for role, commands in acl_commands.items():
-        click.echo(f"\n# ACLs of the role {role}")
-        click.echo("\n".join(commands))
+        say("", f"# ACLs of the role {role}", *commands)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +171,12 @@ def _tell(differences: "list[Difference]", plan: _Plan) -> None:
     from streams.kafka_commands import kafka_configs_commands
 
     for difference in differences:
-        click.echo(f"differs: {difference}", err=True)
+        say(f"differs: {difference}", err=True)
     repairs = kafka_configs_commands(differences, plan.connection.brokers)
     if repairs:
-        click.echo("to change the settings:", err=True)
+        say("to change the settings:", err=True)
         for command in repairs:
-            click.echo(f"    {command}", err=True)
+            say(f"    {command}", err=True)
 
 
 def _principals(given: tuple[str, ...], roles: list[str]) -> dict[str, str]:

@@ -4,9 +4,9 @@ import asyncio
 from typing import Any
 
 import click
-import orjson
 
 from tidelens.options import json_option, url_option
+from tidelens.terminal import say, say_json
 
 
 @click.command()
@@ -27,13 +27,13 @@ def tune(url: str | None, as_json: bool) -> None:
 
     segments = asyncio.run(run())
     if as_json:
-        click.echo(orjson.dumps(segments))
+        say_json(segments)
         return
     for segment in segments:
-        click.echo("{target}: {rows} rows, {kind}".format(**segment))
+        say("{target}: {rows} rows, {kind}".format(**segment))
         for point in segment["points"]:
             mark = "*" if point["used"] else " "
-            click.echo(
+            say(
                 f"  {mark} effort {point['effort']:5}  depth {point['depth']:3}  "
                 f"recall@10 {point['recall']:.3f}  {point['ms']:.3f} ms"
             )

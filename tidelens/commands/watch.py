@@ -1,14 +1,13 @@
 """`tidelens watch`: a live subscription on the terminal, changes as they come."""
 
 import asyncio
-import sys
 from typing import Any
 
 import click
-import orjson
 
 from tidelens.commands.search import build_query, line_of, query_options, show_warnings
 from tidelens.options import json_option, url_option
+from tidelens.terminal import say, say_json
 
 _MARKS = {"enter": "+", "leave": "-", "move": "~", "update": "="}
 
@@ -70,17 +69,15 @@ def _show(update: Any, as_json: bool) -> None:
             "reason": update.reason,
             **({"warnings": list(update.warnings)} if update.warnings else {}),
         }
-        sys.stdout.buffer.write(orjson.dumps(members) + b"\n")
-        sys.stdout.buffer.flush()
+        say_json(members)
         return
     show_warnings(update.warnings)
     if update.event == "match":
         for hit in update.hits:
-            click.echo(f"! {line_of(hit)}")
+            say(f"! {line_of(hit)}")
     elif update.event != "delta":
-        click.echo(f"# {update.event}" + (f": {update.reason}" if update.reason else ""))
+        say(f"# {update.event}" + (f": {update.reason}" if update.reason else ""))
     for change in update.changes:
         mark = _MARKS[change["change"]]
         hit = change.get("hit")
-        click.echo(f"{mark} {line_of(hit) if hit else change['id']}")
-    sys.stdout.flush()
+        say(f"{mark} {line_of(hit) if hit else change['id']}")

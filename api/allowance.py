@@ -12,6 +12,8 @@ from collections.abc import Collection, Sequence
 from contracts.errors import RejectedRequest
 from contracts.messages import Query
 
+# Answers below that are not counted: there is always room for a health check, and for a search.
+SMALL_BYTES = 64 * 1024
 # A hit without text, metadata and vector: measured 210 to 300 bytes with short ids.
 _HIT_BYTES = 256
 # One number of a vector: float16 written as JSON takes up to 22 digits, 17.2 and a comma on
@@ -120,7 +122,7 @@ class Share:
         self._taken = 0
 
     def _grow(self, size: int) -> None:
-        if size > self._taken:
+        if size > max(self._taken, SMALL_BYTES):
             self._allowance.take(size - self._taken)
             self._taken = size
 

@@ -14,7 +14,7 @@ from starlette.routing import Route, WebSocketRoute
 
 from api import pages
 from api.admin import Admin
-from api.allowance import Allowance
+from api.answering import Answering
 from api.classifying import Classifying
 from api.freshness import Freshness
 from api.guarding import Guard
@@ -35,15 +35,14 @@ def create_app(node: Node) -> Starlette:
     """The API of one node."""
     waiting = Waiting(node)
     freshness = Freshness(node)
-    limit = node.settings.answers_bytes_max
-    allowance = Allowance(one_max=min(node.settings.answer_bytes_max, limit), all_max=limit)
-    searching = Searching(node, waiting, freshness, allowance)
-    classifying = Classifying(node)
-    items = Items(node)
+    answering = Answering(node)
+    searching = Searching(node, waiting, freshness, answering)
+    classifying = Classifying(node, answering)
+    items = Items(node, answering)
     pictures = Pictures(node)
-    health = Health(node, freshness)
-    admin = Admin(node)
-    live = Live(node, waiting, allowance)
+    health = Health(node, freshness, answering)
+    admin = Admin(node, answering)
+    live = Live(node, waiting, answering.allowance)
     app = Starlette(
         routes=[
             Route("/v1/search", searching.post, methods=["POST"]),

@@ -18,7 +18,6 @@ from contracts.cursors import Cursor, digest_of
 from contracts.deltas import changes
 from contracts.errors import RejectedRequest
 from contracts.filter_warnings import FilterWarning
-from contracts.filters import parse
 from contracts.messages import (
     Ping,
     Query,
@@ -275,7 +274,7 @@ class Connection:
             )
         if message.query.filter is not None:
             # Before it is digested: what is no filter may be nested deeper than JSON is written.
-            parse(message.query.filter)
+            message.query.checked()
         subscription = Subscription(message)
         self.subscriptions[message.sub] = subscription
         return subscription

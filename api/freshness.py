@@ -24,6 +24,9 @@ class Freshness:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._lags: Sequence[Lag] | None = None
+        # Those of them that say how far we are behind.
+        self._behind: Sequence[Lag] = ()
+        self._showing = asyncio.Lock()
         self.broker = "unknown"
         names, settings = node.names, node.settings
         self._group = names.index_group(settings.shard, settings.replica)
@@ -43,13 +46,18 @@ class Freshness:
             if self.broker != "unreachable":
                 log.warning("the broker does not answer", error=str(error))
             self.broker = "unreachable"
-            metrics.lag_unknown()
+            async with self._showing:
+                await asyncio.to_thread(metrics.lag_unknown)
         else:
             if self.broker == "unreachable":
                 log.info("the broker answers again")
             self.broker = "reachable"
             self._lags = lags
-            metrics.show_lag([lag for lag in lags if self._is_ours(lag)], self._node.clock.now())
+            self._behind = [lag for lag in lags if lag.records and self._is_before_us(lag)]
+            ours = [lag for lag in lags if self._is_ours(lag)]
+            async with self._showing:
+                # In a thread: with thousands of partitions it takes longer than a search may wait.
+                await asyncio.to_thread(metrics.show_lag, ours, self._node.clock.now())
         behind_s = self.behind_s()
         metrics.behind_seconds.set(nan if behind_s is None else behind_s)
         return self._lags or []
@@ -61,7 +69,7 @@ class Freshness:
         """
         if self._lags is None:
             return None
-        behind = [lag for lag in self._lags if self._is_before_us(lag) and not self._done(lag)]
+        behind = [lag for lag in self._behind if not self._done(lag)]
         age_s = round(self._node.lag.behind_s(behind), 3)
         return None if self.broker == "unreachable" and not age_s else age_s
 

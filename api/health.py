@@ -1,52 +1,54 @@
 """What operators and orchestrators ask: lag, status, metrics, alive, ready."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.bodies import json
+from api.answering import Answering
 from api.freshness import Freshness, not_ready_reason
 from api.node import Node
 from contracts.errors import NotReady
-from contracts.messages import wire_as_of, wire_lag
+from contracts.messages import wire_as_of, wire_lag_row
 from contracts.topics import TARGETS
 
 
 class Health:
     """The endpoints."""
 
-    def __init__(self, node: Node, freshness: Freshness) -> None:
+    def __init__(self, node: Node, freshness: Freshness, answering: Answering) -> None:
         self._node = node
+        self._json = answering.json
         self._freshness = freshness
 
     async def healthz(self, _: Request) -> Response:
         """Alive: the loop turns."""
-        return json({"alive": True})
+        return await self._json({"alive": True})
 
     async def readyz(self, _: Request) -> Response:
         """Whether this node can stand for its answers. A lost broker alone does not unready it."""
-        readiness = await self._readiness()
-        return json(readiness, 200 if readiness["ready"] else 503)
+        readiness = await self._readiness(self._node.status())
+        return await self._json(readiness, 200 if readiness["ready"] else 503)
 
     async def lag(self, _: Request) -> Response:
         """A row for each group, topic and partition, asked of the broker now where it answers."""
         lags = await self._freshness.measure()
-        return json(
-            wire_lag(
-                lags,
-                space=self._node.space.name,
-                broker=self._freshness.broker,
-                behind_s=self._freshness.behind_s(),
-            )
+        return await self._json(
+            {
+                "broker": self._freshness.broker,
+                "space": self._node.space.name,
+                "behind_s": self._freshness.behind_s(),
+                "partitions": map(wire_lag_row, lags),
+            }
         )
 
     async def status(self, _: Request) -> Response:
-        node = self._node
+        node, own = self._node, self._node.status()
         body: dict[str, Any] = {
-            **await self._readiness(),
+            **await self._readiness(own),
             "space": {
                 "name": node.space.name,
                 "model": node.space.model,
@@ -64,14 +66,14 @@ class Health:
             body["items"] = {target: node.progress.count(target) for target in TARGETS}
         except NotReady:
             body["as_of"] = body["items"] = None
-        return json({**body, **node.status()})
+        return await self._json({**body, **own})
 
     async def metrics(self, _: Request) -> Response:
         # A thread: the process collector reads files.
         text = await asyncio.to_thread(generate_latest, self._node.exposed)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
-    async def _readiness(self) -> dict[str, Any]:
+    async def _readiness(self, status: Mapping[str, Any]) -> dict[str, Any]:
         reason = await not_ready_reason(self._node)
         return {
             "ready": reason is None,
@@ -79,5 +81,5 @@ class Health:
             "broker": self._freshness.broker,
             "behind_s": self._freshness.behind_s(),
             # A node that cannot write snapshots serves on, but somebody should know.
-            "snapshot": self._node.status().get("snapshot"),
+            "snapshot": status.get("snapshot"),
         }

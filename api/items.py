@@ -7,7 +7,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.bodies import json, read_json
+from api.answering import Answering
+from api.bodies import read_as
 from api.node import Node
 from api.sniffing import media_type_of
 from contracts.errors import RejectedRecord, RejectedRequest, TimedOut
@@ -27,20 +28,22 @@ from contracts.topics import TARGETS, Target
 class Items:
     """The endpoints. What is published is an event in the log; the index follows it."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, answering: Answering) -> None:
         self._node = node
+        self._json = answering.json
 
     async def post(self, request: Request) -> Response:
-        settings = self._node.settings
-        body = await read_json(request, bytes_max=settings.body_bytes_max)
-        items = parse_new_items(body, items_max=settings.publish_items_max)
+        return await self._publish(await read_as(request, self._node.settings, self._records))
+
+    def _records(self, body: Any) -> list[OutRecord]:
+        items = parse_new_items(body, items_max=self._node.settings.publish_items_max)
         records = []
         for place, item in enumerate(items):
             try:
                 records.append(self._record(item))
             except RejectedRecord as error:
                 raise _at(error, f"{place}." if isinstance(body, list) else "") from None
-        return await self._publish(records)
+        return records
 
     async def get(self, request: Request) -> Response:
         target, item_id = _place(request)
@@ -51,7 +54,7 @@ class Items:
             )
         item = wire_hit(hit, include=())
         del item["rank"], item["score"]
-        return json(item)
+        return await self._json(item)
 
     async def delete(self, request: Request) -> Response:
         target, item_id = _place(request)
@@ -68,7 +71,7 @@ class Items:
                 "and publishing it again does no harm"
             ) from None
         self._node.metrics.published.inc(len(records))
-        return json({"tokens": [position._asdict() for position in positions]})
+        return await self._json({"tokens": (position._asdict() for position in positions)})
 
     def _record(self, item: NewItem) -> OutRecord:
         """Raises RejectedRecord for what every reader would refuse."""

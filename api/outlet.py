@@ -7,12 +7,12 @@ from typing import Any, Protocol
 
 from starlette.websockets import WebSocketDisconnect
 
-from api.allowance import Allowance
+from api.allowance import SMALL_BYTES, Allowance
 from api.connection import TRY_AGAIN_LATER, ServerMessage
 from api.eager import begun
 from api.node import Node
 from api.problems import RETRIED, RETRY_AFTER_S, members_of
-from api.written import SMALL_BYTES, as_text, in_slices, size_of
+from api.written import as_text, in_slices, size_of
 from contracts.errors import TidelensError
 
 _CLOSE_S = 1.0

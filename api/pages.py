@@ -1,5 +1,6 @@
 """The page at `/` with its static files, and the schemas of the API."""
 
+import asyncio
 import mimetypes
 from functools import cache
 from pathlib import Path
@@ -68,11 +69,16 @@ async def _no_page(_: Request) -> Response:
 
 
 async def _openapi(_: Request) -> Response:
-    return Response(_dumped("openapi"), media_type="application/json")
+    return await _document("openapi")
 
 
 async def _asyncapi(_: Request) -> Response:
-    return Response(_dumped("asyncapi"), media_type="application/json")
+    return await _document("asyncapi")
+
+
+async def _document(name: str) -> Response:
+    # In a thread: the first time they are made from all types.
+    return Response(await asyncio.to_thread(_dumped, name), media_type="application/json")
 
 
 @cache

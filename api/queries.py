@@ -15,8 +15,9 @@ import numpy as np
 
 from api.asked_pictures import picture_of
 from api.node import Node
+from api.pace import Pace
 from contracts.errors import RejectedRequest
-from contracts.filters import Filter, parse
+from contracts.filters import Filter
 from contracts.hits import VectorQuery
 from contracts.messages import Classify, FusePart, Included, Query
 from contracts.ports import Answer, Searcher
@@ -109,16 +110,16 @@ class ItemGone(RejectedRequest):
         )
 
 
-async def prepare(node: Node, query: Query) -> Question:
+async def prepare(node: Node, query: Query, pace: Pace) -> Question:
     """Check what the types cannot, and encode texts and images.
 
-    Raises RejectedRequest, RejectedRecord for a picture that cannot be read or decoded, NotReady.
+    `pace` is that of the request. Raises RejectedRequest, RejectedRecord for a picture that cannot
+    be read or decoded, NotReady.
     """
     _check(node, query)
-    condition = parse(query.filter) if query.filter is not None else None
     parts = query.fuse if query.fuse is not None else [query]
     # Together, so that the encoder takes them as one batch.
-    prepared = await asyncio.gather(*(_prepared(node, part) for part in parts))
+    prepared = await asyncio.gather(*(_prepared(node, part, pace) for part in parts))
     return Question(
         target=query.target,
         parts=prepared,
@@ -129,7 +130,7 @@ async def prepare(node: Node, query: Query) -> Question:
         exact=query.exact,
         collapse=query.collapse == "item",
         include=query.include,
-        filter=condition,
+        filter=query.condition,
     )
 
 
@@ -147,7 +148,7 @@ def _check(node: Node, query: Query) -> None:
 
 async def vector_of(node: Node, asked: Classify) -> Vectors:
     """The vector of a text, a picture or an item. Raises as `prepare` does, and ItemGone."""
-    part = await _prepared(node, asked)
+    part = await _prepared(node, asked, Pace())
     if part.item is None:
         return _row(part, {})
     found = await node.searcher.item(*part.item)
@@ -156,7 +157,7 @@ async def vector_of(node: Node, asked: Classify) -> Vectors:
     return found.vector
 
 
-async def _prepared(node: Node, part: Query | FusePart | Classify) -> _Part:
+async def _prepared(node: Node, part: Query | FusePart | Classify, pace: Pace) -> _Part:
     weight = part.weight if isinstance(part, FusePart) else 1.0
     if part.id is not None:
         assert part.of is not None
@@ -169,6 +170,7 @@ async def _prepared(node: Node, part: Query | FusePart | Classify) -> _Part:
         async with picture_of(node, part.image) as data:
             return _Part(weight, await node.queries.image(data))
     assert part.vector is not None
+    await pace.rest()
     return _Part(weight, _given(node, part.vector))
 
 

@@ -3,18 +3,20 @@
 import asyncio
 from collections.abc import Sequence
 from time import perf_counter
+from typing import Any
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.allowance import Allowance, answers_bytes
-from api.bodies import read_json
+from api.allowance import answers_bytes
+from api.answering import Answering
+from api.bodies import read_as
 from api.freshness import Freshness
 from api.hit_json import hits_json
 from api.node import Node
 from api.pace import Pace
-from api.pieces import InPieces, Pieces
+from api.pieces import Pieces
 from api.queries import prepare, search
 from api.waiting import Waiting
 from contracts.errors import TidelensError, TimedOut
@@ -26,27 +28,26 @@ class Searching:
     """The endpoint."""
 
     def __init__(
-        self, node: Node, waiting: Waiting, freshness: Freshness, allowance: Allowance
+        self, node: Node, waiting: Waiting, freshness: Freshness, answering: Answering
     ) -> None:
         self._node = node
         self._waiting = waiting
         self._freshness = freshness
-        self._allowance = allowance
+        self._answering = answering
 
     async def post(self, request: Request) -> Response:
         began = perf_counter()
         outcome = "error"
         settings, pieces = self._node.settings, None
         try:
-            body = await read_json(request, bytes_max=settings.body_bytes_max)
-            queries = parse_queries(body, queries_max=settings.queries_max)
+            listed, queries = await read_as(request, settings, self._parsed)
             expected = answers_bytes(queries, self._node.space.dim)
-            pieces = Pieces(self._allowance.share(expected))
+            pieces = self._answering.pieces(expected)
             answers = await self._bounded(queries)
             took_s = perf_counter() - began
-            await self._write(pieces, queries, answers, took_s, listed=isinstance(body, list))
+            await self._write(pieces, queries, answers, took_s, listed=listed)
             outcome = "ok"
-            return InPieces(pieces, timeout_s=settings.send_timeout_s)
+            return self._answering.response(pieces)
         except BaseException as error:
             if pieces is not None:
                 pieces.close()
@@ -55,6 +56,11 @@ class Searching:
             raise
         finally:
             self._node.metrics.search_seconds.labels(outcome).observe(perf_counter() - began)
+
+    def _parsed(self, body: Any) -> tuple[bool, list[Query]]:
+        """Whether it was a list, and the queries."""
+        queries = parse_queries(body, queries_max=self._node.settings.queries_max)
+        return isinstance(body, list), [query.checked() for query in queries]
 
     async def _bounded(self, queries: Sequence[Query]) -> list[Answer]:
         """Within the shortest `timeout_s` of the queries, and in any case within the limit."""
@@ -65,7 +71,10 @@ class Searching:
                 for query in queries:
                     if query.wait_for is not None:
                         await self._waiting.wait_for(query.wait_for)
-                questions = await asyncio.gather(*(prepare(self._node, q) for q in queries))
+                pace = Pace()
+                questions = await asyncio.gather(
+                    *(prepare(self._node, query, pace) for query in queries)
+                )
                 return await search(self._node.searcher, questions)
         except TimeoutError:
             raise TimedOut(f"timeout_s: no answer within {bound_s:g} s") from None

@@ -26,6 +26,7 @@ from api.connection import (
     sub_of,
 )
 from api.outlet import Gone, Outlet, Socket
+from api.pace import Pace
 from api.queries import ItemGone, Question, prepare
 from api.standing import Watching
 from api.waiting import require_shape
@@ -151,7 +152,7 @@ class Session:
             async with asyncio.timeout(bound_s):
                 if query.wait_for is not None:
                     await self._live.waiting.wait_for(query.wait_for)
-                question = await prepare(node, query)
+                question = await prepare(node, query, Pace())
                 self._bound(subscription, question)
                 await self._catch_up(subscription)
                 if question.filter is not None:

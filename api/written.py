@@ -13,8 +13,6 @@ from api.pace import Pace
 from contracts.errors import RejectedRequest
 from contracts.hits import Hit
 
-# Below that a message is written at once, and does not count with the answers in memory.
-SMALL_BYTES = 64 * 1024
 # What is counted for metadata that was not written yet.
 _METADATA_BYTES = 512
 

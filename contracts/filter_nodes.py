@@ -51,8 +51,12 @@ class Filter:
         """Every field named, with the kind wanted of it; None where any kind will do."""
         raise NotImplementedError
 
-    def fields(self) -> dict[str, frozenset[str]]:
+    def fields(self) -> Mapping[str, frozenset[str]]:
         """The fields used, each with the kinds wanted of it; none where any kind will do."""
+        return self._wanted
+
+    @cached_property
+    def _wanted(self) -> Mapping[str, frozenset[str]]:
         wanted: dict[str, set[str]] = {}
         for field, kind in self.uses():
             wanted.setdefault(field, set()).update([kind] if kind is not None else [])

@@ -7,6 +7,7 @@ here so that the schemas in contracts/schemas/ are generated from one place.
 from base64 import b64encode
 from collections.abc import Collection, Sequence
 from dataclasses import asdict
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -31,6 +32,7 @@ from contracts.events import (
 )
 from contracts.exact_json import NumberBeyond, loads
 from contracts.filter_warnings import FilterWarning
+from contracts.filters import Filter, parse
 from contracts.hits import Hit
 from contracts.ports import AsOf, Lag
 from contracts.prompts import TEMPLATES, require_distinct, require_slot
@@ -43,16 +45,28 @@ THROTTLE_MS_MAX = 3_600_000
 REF_CHARS_MAX = 4_096
 # Far more than any space has: bounds what is read before the dimension is looked at.
 VECTOR_NUMBERS_MAX = 65_536
+# Of one object, whose names are known; metadata and filters have bounds of their own.
+MEMBERS_MAX = 64
 
 _Id = Annotated[str, Field(min_length=1, max_length=ID_BYTES_MAX)]
 # How a hit shows its vector: as JSON numbers, or compact.
 Included = Literal["vector", "vector_f16"]
+# One fault is told: of a million wrong numbers, each would be kept.
+_Numbers = Annotated[list[float], Field(max_length=VECTOR_NUMBERS_MAX, fail_fast=True)]
 _Text = Annotated[str, Field(min_length=1, max_length=TEXT_CHARS_MAX)]
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_members(cls, given: Any) -> Any:
+        # Each unknown one would be an error of its own: half a million took a second.
+        if isinstance(given, dict) and len(given) > MEMBERS_MAX:
+            raise ValueError(f"limit {MEMBERS_MAX} members, got {len(given)}")
+        return given
 
 
 class Token(_Message):
@@ -122,7 +136,7 @@ class _Part(_Message):
         default=None,
         description="The picture's bytes in base64, a data: URI, or an https: or s3: URL.",
     )
-    vector: Annotated[list[float], Field(max_length=VECTOR_NUMBERS_MAX)] | None = None
+    vector: _Numbers | None = None
     id: _Id | None = None
     of: Target | None = Field(default=None, description="Which target `id` is of.")
 
@@ -177,6 +191,21 @@ class Query(_Part):
     ) = None
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
+    @cached_property
+    def condition(self) -> Filter | None:
+        """The filter as it is evaluated. Raises RejectedRequest `invalid_filter`."""
+        if self.filter is None:
+            return None
+        return parse(self.filter)
+
+    def checked(self) -> "Query":
+        """The same, once its filter is read: of a large one that takes long. Raises as above."""
+        if self.condition is not None:
+            # Its key and its fields as well, which are found when they are first asked for.
+            hash(self.condition)
+            self.condition.fields()
+        return self
+
     @model_validator(mode="after")
     def _one_question(self) -> "Query":
         kinds = self.kinds() + (["fuse"] if self.fuse is not None else [])
@@ -191,7 +220,9 @@ class Query(_Part):
 class Classify(_Part):
     """What POST /v1/classify asks: which of `labels` fits one text, image, vector or id best."""
 
-    labels: Annotated[list[_Text], Field(min_length=1), AfterValidator(require_distinct)]
+    labels: Annotated[
+        list[_Text], Field(min_length=1, fail_fast=True), AfterValidator(require_distinct)
+    ]
     templates: Annotated[
         list[Annotated[_Text, AfterValidator(require_slot)]], Field(min_length=1)
     ] = Field(default=list(TEMPLATES), description="Each label is put into each, in place of `{}`.")
@@ -272,8 +303,9 @@ ClientMessage = Annotated[Subscribe | Unsubscribe | Ping, Field(discriminator="o
 _CLIENT_MESSAGE: TypeAdapter[Subscribe | Unsubscribe | Ping] = TypeAdapter(ClientMessage)
 _SUBSCRIBE: TypeAdapter[Subscribe] = TypeAdapter(Subscribe)
 _CLASSIFY: TypeAdapter[Classify] = TypeAdapter(Classify)
-_QUERIES: TypeAdapter[list[Query]] = TypeAdapter(list[Query])
-_NEW_ITEMS: TypeAdapter[list[NewItem]] = TypeAdapter(list[NewItem])
+_QUERIES: TypeAdapter[list[Query]] = TypeAdapter(Annotated[list[Query], Field(fail_fast=True)])
+_ITEMS = Annotated[list[NewItem], Field(fail_fast=True)]
+_NEW_ITEMS: TypeAdapter[list[NewItem]] = TypeAdapter(_ITEMS)
 
 
 class SourceMessage(_Message):
@@ -552,8 +584,24 @@ def wire_lag(
     lags: Sequence[Lag], *, space: str, broker: str, behind_s: float | None
 ) -> dict[str, Any]:
     """Lag as it is sent, and printed by the command (LagAnswer's members)."""
-    rows = [asdict(lag) | {"seconds": round(lag.seconds, 3)} for lag in lags]
+    rows = [wire_lag_row(lag) for lag in lags]
     return {"broker": broker, "space": space, "behind_s": behind_s, "partitions": rows}
+
+
+def wire_lag_row(lag: Lag) -> dict[str, Any]:
+    """One of its rows (LagRow's members)."""
+    # By hand: dataclasses.asdict takes ten times as long, and there may be thousands.
+    return {
+        "role": lag.role,
+        "group": lag.group,
+        "topic": lag.topic,
+        "partition": lag.partition,
+        "position": lag.position,
+        "end": lag.end,
+        "records": lag.records,
+        "seconds": round(lag.seconds, 3),
+        "space": lag.space,
+    }
 
 
 def read_as_of(message: AsOfMessage) -> AsOf:

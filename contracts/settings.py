@@ -341,6 +341,12 @@ class Settings(FromEnvironment):
         description="Answers in memory together; more are refused with 503.",
     )
     body_bytes_max: int = Field(32 * MIB, ge=1, le=GIB, description="Largest HTTP request body.")
+    body_values_max: int = Field(
+        1_000_000,
+        ge=1_000,
+        le=1_000_000_000,
+        description="Values in one request body or frame: commas, and lists and objects twice.",
+    )
     publish_items_max: int = Field(
         1000, ge=1, le=100_000, description="Items in one POST /v1/items."
     )

@@ -186,7 +186,8 @@ class BruteIndex:
 class RealIndex(BruteIndex):
     """The index that is served, beside the dictionary that says what it must answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, dim: int = 64) -> None:
+        self._dim = dim
         self.served = LocalSearcher()
         self._make()
         super().__init__()
@@ -234,7 +235,7 @@ class RealIndex(BruteIndex):
     def _make(self) -> None:
         counts: dict[Target, int] = dict.fromkeys(TARGETS, PARTITIONS)
         ids = {NAMES.embeddings(target): uuid.uuid4().hex for target in TARGETS}
-        self.real = Index(HashEncoder().space, NAMES, counts, ids)
+        self.real = Index(HashEncoder(self._dim).space, NAMES, counts, ids)
         self.served.serve(self.real)
         self.served.ready()
 
@@ -334,8 +335,8 @@ class FixedLag:
 class DirectQueries:
     """A QueryEncoder without a process; pictures are their first byte's shade of grey."""
 
-    def __init__(self) -> None:
-        self.encoder = HashEncoder()
+    def __init__(self, dim: int = 64) -> None:
+        self.encoder = HashEncoder(dim)
         self.texts: list[str] = []
 
     async def query(self, text: str) -> Vectors:
@@ -400,6 +401,7 @@ class Kit:
         *,
         index: BruteIndex | None = None,
         references: ReferenceReader | None = None,
+        dim: int = 64,
         **settings: Any,
     ) -> None:
         self.index = index or BruteIndex()
@@ -408,9 +410,10 @@ class Kit:
         self.log = MemoryLog(topics, clock=self.clock)
         self.lag = FixedLag()
         self.admin = FixedAdmin()
-        self.queries = DirectQueries()
+        self.queries = DirectQueries(dim)
         self.references = references or NoReferences()
         self.metrics = Metrics()
+        self.recent: list[str] = []
         self.status: dict[str, Any] = {"dead_letters_last_hour": {}}
         self.settings = Settings(**{"wait_s_max": 2.0, "k_max": 100, **settings})
         self.node = Node(
@@ -430,6 +433,7 @@ class Kit:
             exposed=self.metrics.registry,
             clock=self.clock,
             status=lambda: self.status,
+            recent_queries=lambda: self.recent,
         )
         self.app: Starlette = create_app(self.node)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)

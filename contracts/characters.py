@@ -34,6 +34,13 @@ def is_blank(text: str) -> bool:
     return _VISIBLE.search(text) is None
 
 
+def require_visible(text: str) -> str:
+    """Raises ValueError for a text that says nothing: its vector would be like no other's."""
+    if is_blank(text):
+        raise ValueError("want a text that shows something, got only blanks")
+    return text
+
+
 def escaped(text: str) -> str:
     r"""Write what acts or hides as \n, \x1b, \u202e, so that `text` is one line that shows it all.
 

@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes
 
 import orjson
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -26,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from contracts.characters import require_visible
 from contracts.errors import RejectedRecord
 from contracts.exact_json import NumberBeyond, beyond, loads
 from contracts.records import OutRecord, Record
@@ -48,6 +50,13 @@ EVENT_TYPES: dict[Target, str] = {
 _TYPE = re.compile(r"tidelens\.(image|caption)\.v(\d+)")
 
 Metadata = dict[str, Any]
+# Every text that is encoded, whoever it comes from. The pattern is for those who read the schemas:
+# it lets through the zero-width characters that are refused here.
+Text = Annotated[
+    str,
+    Field(min_length=1, max_length=TEXT_CHARS_MAX, json_schema_extra={"pattern": r"\S"}),
+    AfterValidator(require_visible),
+]
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -87,7 +96,7 @@ def _deeper_than(levels: int, value: Any) -> bool:
 class CaptionBody(_Body):
     """The JSON value of a `tidelens.caption.v1` event."""
 
-    text: Annotated[str, Field(min_length=1, max_length=TEXT_CHARS_MAX)]
+    text: Text
 
 
 class ImageData(BaseModel):

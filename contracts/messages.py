@@ -26,9 +26,9 @@ from contracts.errors import RejectedRequest
 from contracts.events import (
     ID_BYTES_MAX,
     IMAGE_FORM,
-    TEXT_CHARS_MAX,
     Image,
     Metadata,
+    Text,
 )
 from contracts.exact_json import NumberBeyond, loads
 from contracts.filter_warnings import FilterWarning
@@ -53,7 +53,6 @@ _Id = Annotated[str, Field(min_length=1, max_length=ID_BYTES_MAX)]
 Included = Literal["vector", "vector_f16"]
 # One fault is told: of a million wrong numbers, each would be kept.
 _Numbers = Annotated[list[float], Field(max_length=VECTOR_NUMBERS_MAX, fail_fast=True)]
-_Text = Annotated[str, Field(min_length=1, max_length=TEXT_CHARS_MAX)]
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -128,7 +127,7 @@ class QueryImage(_Message):
 class _Part(_Message):
     """What to look for: exactly one of text, image, vector, id (with `of`)."""
 
-    text: _Text | None = None
+    text: Text | None = None
     image: (
         Annotated[Annotated[str, Tag("string")] | Annotated[QueryImage, Tag("object")], IMAGE_FORM]
         | None
@@ -221,10 +220,10 @@ class Classify(_Part):
     """What POST /v1/classify asks: which of `labels` fits one text, image, vector or id best."""
 
     labels: Annotated[
-        list[_Text], Field(min_length=1, fail_fast=True), AfterValidator(require_distinct)
+        list[Text], Field(min_length=1, fail_fast=True), AfterValidator(require_distinct)
     ]
     templates: Annotated[
-        list[Annotated[_Text, AfterValidator(require_slot)]], Field(min_length=1)
+        list[Annotated[Text, AfterValidator(require_slot)]], Field(min_length=1)
     ] = Field(default=list(TEMPLATES), description="Each label is put into each, in place of `{}`.")
     k: Annotated[int, Field(ge=1)] = Field(default=5, description="How many labels to answer.")
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -243,7 +242,7 @@ class NewItem(_Message):
 
     target: Target
     id: _Id
-    text: _Text | None = None
+    text: Text | None = None
     image: Image | None = Field(default=None, description="Base64, a data: URI, or a reference.")
     item: _Id | None = None
     metadata: Metadata = Field(default_factory=dict)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
+from contracts.characters import require_visible
 from contracts.environment import FromEnvironment, read, variable_of
 from contracts.partitioning import PartitionerName
 from contracts.prompts import PLAIN, TEMPLATES, require_distinct, require_slot
@@ -227,7 +228,9 @@ class Settings(FromEnvironment):
     decode_memory_mb: int = Field(
         2048, ge=64, le=_MEMORY_MB_MAX, description="Memory that decoding one picture may take."
     )
-    labels: Annotated[list[Text], AfterValidator(require_distinct)] = Field(
+    labels: Annotated[
+        list[Annotated[Text, AfterValidator(require_visible)]], AfterValidator(require_distinct)
+    ] = Field(
         default_factory=list,
         max_length=10 * _NAMES_MAX,
         description="Labels that encoders choose from for `labels` in the metadata (JSON list).",

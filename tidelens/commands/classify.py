@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from contracts.characters import is_blank
 from contracts.errors import ConfigurationError
 from contracts.messages import parse_classify
 from contracts.topics import TARGETS
@@ -24,7 +25,7 @@ def _read_lines(context: click.Context, parameter: click.Parameter, path: Path |
         raise ConfigurationError(
             f"{parameter.opts[0]}: {path}: not UTF-8 (byte {error.start})"
         ) from None
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in lines if not is_blank(line)]
 
 
 @click.command()

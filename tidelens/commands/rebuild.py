@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from contracts.characters import is_blank
 from tidelens.options import brokers_option, json_option, topic_prefix_option, url_option
 from tidelens.terminal import say, say_json
 
@@ -211,7 +212,7 @@ def _progress() -> "Iterator[Tell]":
 def _lines(path: Path | None) -> list[str]:
     if path is None:
         return []
-    return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    return [line.strip() for line in path.read_text("utf-8").splitlines() if not is_blank(line)]
 
 
 def _tell_report(report: "Report") -> None:

@@ -134,10 +134,8 @@ class Door:
         self.now = now
         self._inside: ByAddress[Guest] = ByAddress()
         self._guests: dict[Guest, None] = {}
-        self._phases: dict[Phase, ByAddress[Guest]] = {
-            Phase.WAITING: ByAddress(),
-            Phase.RECEIVING: ByAddress(),
-        }
+        self._waiting: ByAddress[Guest] = ByAddress()
+        self._receiving: ByAddress[Guest] = ByAddress()
         self._leaving: dict[Guest, None] = {}
         self._held = _Held()
         # By the setting that was exceeded.
@@ -188,18 +186,25 @@ class Door:
         return True
 
     def move(self, guest: Guest, phase: Phase) -> None:
-        if guest.phase is not phase:
-            if guest.phase in self._phases:
-                self._phases[guest.phase].discard(guest.address, guest)
-            if phase in self._phases:
-                self._phases[phase].add(guest.address, guest)
-            guest.phase = phase
-        guest.since = self.now()
-        guest.pace.start(guest.since)
+        """Called twice for each request."""
+        before = guest.phase
+        if before is phase:
+            return
+        if before is Phase.WAITING:
+            self._waiting.discard(guest.address, guest)
+        elif before is Phase.RECEIVING:
+            self._receiving.discard(guest.address, guest)
+        guest.phase = phase
+        if phase is Phase.WAITING:
+            self._waiting.add(guest.address, guest)
+            guest.since = self.now()
+        elif phase is Phase.RECEIVING:
+            self._receiving.add(guest.address, guest)
+            guest.pace.start(self.now())
 
     def hold(self, guest: Guest, size: int) -> None:
         """Count `size` bytes of its requests as in memory; who is over a limit has to go."""
-        if guest.is_leaving:
+        if guest.is_leaving or (size <= UNCOUNTED_BYTES and not guest.held):
             return
         limits = self.limits
         self._count(guest, max(0, size - UNCOUNTED_BYTES))
@@ -225,8 +230,7 @@ class Door:
 
     def _make_room(self, address: str | None, refusal: Refusal) -> bool:
         """Close what waits longest, of that address or of the one that has most that wait."""
-        for phase in (Phase.WAITING, Phase.RECEIVING):
-            waiting = self._phases[phase]
+        for waiting in (self._waiting, self._receiving):
             chosen = address if address is not None else waiting.fullest()
             guest = None if chosen is None else next(iter(waiting.of(chosen)), None)
             if guest is not None:
@@ -239,12 +243,12 @@ class Door:
         address = max(self._held.by_address, key=self._held.by_address.__getitem__)
         if address == newcomer.address:
             return self._behind(address) or newcomer
-        receiving = [g for g in self._phases[Phase.RECEIVING].of(address) if g.held]
+        receiving = [g for g in self._receiving.of(address) if g.held]
         return self._behind(address) or (receiving[-1] if receiving else newcomer)
 
     def _behind(self, address: str) -> Guest | None:
         now = self.now()
-        for guest in self._phases[Phase.RECEIVING].of(address):
+        for guest in self._receiving.of(address):
             if guest.held and guest.pace.behind(now, _BEHIND_S):
                 return guest
         return None

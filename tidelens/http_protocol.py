@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from api.problems import problem
 from tidelens.by_address import address_of
-from tidelens.door import Door, Guest, Phase, Refusal
+from tidelens.door import UNCOUNTED_BYTES, Door, Guest, Phase, Refusal
 from tidelens.live_protocol import LiveProtocol
 from tidelens.pace import Unsent
 
@@ -42,7 +42,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._unsent = Unsent(limits.send_timeout_s, limits.bytes_per_s_min)
         # Requests whose answers are not complete, the oldest first.
         self._open: deque[RequestResponseCycle] = deque()
-        self._in_body = False
+        self._in_body = self._ended_here = False
         self._head_bytes = 0
         # Of the bodies of open requests; and of all bodies, and all bytes, since the last header.
         self._held_bytes = 0
@@ -72,9 +72,6 @@ class HttpProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
-        self._unset_keepalive_if_required()
-        in_head = self._head_bytes > 0
-        self._raw_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -82,19 +79,27 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             self._broken()
         else:
-            self._received(len(data) if in_head else 0)
+            # What follows a whole request in the same piece is bounded by the size of a piece.
+            if not self._ended_here:
+                self._unfinished(len(data))
+            self._ended_here = False
 
-    def _received(self, of_head: int) -> None:
-        """After the parser took some bytes: see what the client is in the middle of."""
+    def _unfinished(self, count: int) -> None:
+        """So many bytes more of a header or a body that has not ended."""
         if self._in_body:
+            self._raw_bytes += count
             if self._raw_bytes > HEAD_BYTES_MAX + _FRAMING_FACTOR * self._body_bytes:
                 self.refuse(_too_large("a chunked body's framing", HEAD_BYTES_MAX))
             elif self._guest.phase is Phase.WORKING:
                 self._door.move(self._guest, Phase.RECEIVING)
-        elif self._head_bytes:
-            self._head_bytes += of_head
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self.refuse(_too_large("the header", HEAD_BYTES_MAX))
+            return
+        if not self._head_bytes:
+            self._guest.since = self._door.now()
+        self._head_bytes += count
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self.refuse(_too_large("the header", HEAD_BYTES_MAX))
+        elif self.headers is not None and len(self.headers) > HEADERS_MAX:
+            self.refuse(_too_large("headers", HEADERS_MAX))
 
     def _upgrade(self, rest: bytes) -> None:
         if self._should_upgrade():
@@ -128,22 +133,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     # The parser's callbacks
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._head_bytes = 1
-        if self._guest.phase is Phase.WAITING:
-            self._guest.since = self._door.now()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        # Trailers come here too; nobody asks for those.
-        if not self._in_body:
-            super().on_header(name, value)
-            if len(self.headers) > HEADERS_MAX:
-                self._break(_too_large("headers", HEADERS_MAX))
-
     def on_headers_complete(self) -> None:
         if self._refused:
             raise _Broken
+        if len(self.headers) > HEADERS_MAX:
+            self._break(_too_large("headers", HEADERS_MAX))
         if len(self._open) >= PIPELINED_MAX:
             self._break(_too_large("requests sent ahead", PIPELINED_MAX))
         self._head_bytes = self._body_bytes = self._raw_bytes = 0
@@ -158,35 +152,45 @@ class HttpProtocol(HttpToolsProtocol):
         if not upgrade:
             self._in_body = True
             self._open.append(self.cycle)
+            # Trailers come where headers came, and nobody asks for those.
+            self.headers = []
 
     def on_body(self, body: bytes) -> None:
         if self._refused:
             return
         super().on_body(body)
-        self._body_bytes += len(body)
-        self._guest.pace.moved(len(body))
+        count = len(body)
+        self._body_bytes += count
+        if self._guest.phase is Phase.RECEIVING:
+            self._guest.pace.moved(count)
         if not self.cycle.response_complete:
-            self._held_bytes += len(body)
-            self._door.hold(self._guest, self._held_bytes)
+            self._held_bytes += count
+            if self._held_bytes > UNCOUNTED_BYTES:
+                self._door.hold(self._guest, self._held_bytes)
 
     def on_message_complete(self) -> None:
         if self._refused or self._other_protocol:
             return
         super().on_message_complete()
         self._in_body = False
-        self._raw_bytes = 0
-        if self._open or self.parser.should_upgrade():
-            self._door.move(self._guest, Phase.WORKING)
-        else:
-            self._door.move(self._guest, Phase.WAITING)
+        self._ended_here = True
+        if self._guest.phase is Phase.RECEIVING:
+            self._door.move(self._guest, Phase.WORKING if self._open else Phase.WAITING)
 
     def on_response_complete(self) -> None:
+        """As uvicorn's, but without a timer for each idle connection: `check` looks after those."""
         self._open.popleft()
-        super().on_response_complete()
-        # What has not been begun still has its whole body.
-        self._held_bytes = sum(len(cycle.body) for cycle in self._open)
-        self._door.hold(self._guest, self._held_bytes)
-        if not self._open and not self._in_body:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self._held_bytes:
+            # What has not been begun still has its whole body.
+            self._held_bytes = sum(len(cycle.body) for cycle in self._open)
+            self._door.hold(self._guest, self._held_bytes)
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self._in_body:
             self._door.move(self._guest, Phase.WAITING)
 
     # Going

@@ -80,7 +80,7 @@ async def serve(
             ws_max_size=frame_bytes_max,
             ws_per_message_deflate=False,
             backlog=_ACCEPTED_AT_ONCE,
-            timeout_keep_alive=int(door.limits.idle_timeout_s),
+            proxy_headers=False,  # nothing of ours asks for a client's address or scheme
             timeout_graceful_shutdown=_DRAIN_S,
             server_header=False,
         )

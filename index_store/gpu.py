@@ -21,7 +21,7 @@ import structlog
 from numpy.typing import NDArray
 
 from index_store.ann import Ann
-from index_store.parts import Nominated, Selection
+from index_store.parts import Nominees, Selection, last_of
 from index_store.segment import Segment
 
 log = structlog.get_logger(__name__)
@@ -48,7 +48,7 @@ class DeviceRows:
 
     def nominate(
         self, queries: NDArray[np.float32], most: int, selection: Selection
-    ) -> Nominated | None:
+    ) -> Nominees | None:
         """As `Part.approximate`; None where the CPU should answer, as few rows are selected."""
         limit = min(_K_MAX, selection.capacity)
         wanted = min(most, selection.count)
@@ -63,7 +63,10 @@ class DeviceRows:
                 # The best of those admitted, in their order; what is left over is -1.
                 first = np.argsort(~admitted, axis=1, kind="stable")[:, :most]
                 kept = np.take_along_axis(np.where(admitted, numbers, -1), first, axis=1)
-                return np.take_along_axis(scores, first, axis=1), kept
+                best = np.take_along_axis(scores, first, axis=1)
+                # A clone of an index looks at some of its lists only.
+                cuts = last_of(best, selection.count)
+                return Nominees(best, kept, cuts, self._parameters is None)
             asked = limit if asked < limit < asked * _GROWTH else asked * _GROWTH
         return None
 

@@ -7,7 +7,7 @@ a search may see: the live ones, or those of them that a filter admits.
 from collections.abc import Mapping
 from functools import cached_property
 from math import inf
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import faiss
 import numpy as np
@@ -25,6 +25,26 @@ from index_store.rows import Numbers, Rows
 # For each part; an eighth of a byte a row.
 _SELECTIONS_KEPT = 16
 Nominated = tuple[NDArray[np.float32], NDArray[np.int64]]
+
+
+class Nominees(NamedTuple):
+    """Float32 scores and row numbers (q, n), -1 in places left over; and where rankings were cut.
+
+    No row that the cut left out scores more than `cuts` (q,) in float32; a place left over scores
+    less than any row.
+    """
+
+    scores: NDArray[np.float32]
+    numbers: NDArray[np.int64]
+    cuts: NDArray[np.float32]
+    # Whether all rows were looked at, so that only the cut leaves any out.
+    complete: bool
+
+    def of(self, query: int) -> "Nominees":
+        """Those of one query."""
+        only = slice(query, query + 1)
+        return Nominees(self.scores[only], self.numbers[only], self.cuts[only], self.complete)
+
 
 # Reading one row by itself costs as much as walking the bitmap over so many (measured: 1 us a row
 # where numpy converts float16 without SIMD; 1.2 ms for the bitmap of a million).
@@ -84,7 +104,7 @@ class Nominator(Protocol):
 
     def nominate(
         self, queries: NDArray[np.float32], most: int, selection: Selection
-    ) -> Nominated | None:
+    ) -> Nominees | None:
         """As `Part.approximate`; None where the CPU should answer."""
         ...
 
@@ -179,18 +199,21 @@ class Part:
 
     def approximate(
         self, queries: NDArray[np.float32], most: int, selection: Selection, recall: float
-    ) -> Nominated:
-        """The same, but rows may be missed, and places left over are -1."""
+    ) -> Nominees:
+        """The same, but an index may miss rows, and places left over are -1."""
         if self._device is not None:
             there = self._device.nominate(queries, most, selection)
             if there is not None:
                 return there
         share = selection.share
         if self.ann is None or not self.ann.pays(selection.count, most, share, recall):
-            return self.nominate(queries, most, selection)
+            scores, numbers = self.nominate(queries, most, selection)
+            return Nominees(scores, numbers, last_of(scores, selection.count), True)
         scores, numbers = self.ann.search(queries, most, share, recall)
+        # A filter only drops some of what was found, so the cut is where the index made it.
+        cuts = scores[:, -1].copy()
         if selection.count == self.capacity:
-            return scores, numbers
+            return Nominees(scores, numbers, cuts, False)
         refused = selection.refused(numbers)
         near, left = (numbers >= 0).sum(axis=1), (~refused).sum(axis=1)
         scores[refused], numbers[refused] = -np.inf, -1
@@ -200,7 +223,8 @@ class Part:
             exact, found = self.nominate(queries[n : n + 1], most, selection)
             scores[n], numbers[n] = -np.inf, -1
             scores[n, : found.shape[1]], numbers[n, : found.shape[1]] = exact[0], found[0]
-        return scores, numbers
+            cuts[n] = last_of(exact, selection.count)[0]
+        return Nominees(scores, numbers, cuts, False)
 
     def reaching(
         self, query: NDArray[np.float32], floor: float, selection: Selection
@@ -214,6 +238,13 @@ class Part:
         scores = queries @ self.rows.vectors[numbers].astype(np.float32).T
         best = np.argsort(-scores, axis=1)[:, :most]
         return np.take_along_axis(scores, best, axis=1), numbers[best]
+
+
+def last_of(scores: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+    """The lowest of the best scores (q, n) of so many rows; -inf where none of them is left out."""
+    if scores.shape[1] >= rows:
+        return np.full(len(scores), -np.inf, np.float32)
+    return scores[:, -1].copy()
 
 
 def _parameters(selection: Selection) -> Any:

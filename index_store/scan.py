@@ -2,8 +2,10 @@
 
 An exact answer is complete when its worst winner's exact score is above what any row left out
 could have; where it is not (near ties), the rows within the slack are all nominated in a second
-scan. An approximate one takes what the parts' indexes nominate, and turns to the exact one when
-they found fewer rows than there are.
+scan. An approximate one takes what the parts' indexes nominate. Where the ranking was cut among
+rows that may tie with its last winner, more are nominated, up to `TIES_MAX`; beyond that, and where
+the indexes found fewer rows than there are, it turns to the exact one. Without such care pages of
+equal scores would repeat some rows and leave others out: which of them are nominated is chance.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.hits import VectorQuery
-from contracts.score import NOMINATION_SLACK, exact_scores
-from index_store.parts import Part, Selection
+from contracts.score import NOMINATION_SLACK, exact_scores, slack_of
+from index_store.kinds import SCANNED_ROWS
+from index_store.parts import Nominees, Part, Selection
 from index_store.rows import Numbers
 
 # A little more than k is nominated at once, so that near ties seldom need a second scan.
@@ -23,6 +26,11 @@ _SPARE_PER_WANTED = 8
 # With collapse, several rows may stand for one item.
 _ROWS_PER_ITEM = 4
 _GROWTH = 8
+# Rows nominated beyond those that are needed, to see the end of a tie: first a few, then so many.
+TIES_MAX = 2048
+_TIES_AT_FIRST = 128
+# So many rows are scanned in half a millisecond: nobody has to wait for that in a lane of its own.
+_SCANNED_AT_ONCE = SCANNED_ROWS
 # Thousands may tie: bounds what is converted to float64 at a time (32 MB at 512 dimensions).
 _SCORED_AT_ONCE = 8192
 
@@ -43,6 +51,7 @@ class Scan:
         self._starts = [0, *accumulate(part.capacity for part in parts)]
         self._live = sum(selection.count for selection in selections)
         self._wide = np.array([query.vector for query in queries], np.float32)
+        self._slack = slack_of(self._wide.shape[1])
 
     def exact(self) -> Iterator[list[Winner]]:
         """The winners of each query, best first, at most k + offset."""
@@ -51,22 +60,51 @@ class Scan:
         for n, query in enumerate(self._queries):
             yield self._exact(n, query, scores[n], places[n], min(_enough(query), most))
 
-    def approximate(self, recall: float) -> Iterator[list[Winner]]:
-        """The same, reaching `recall` on average."""
+    def approximate(self, recall: float, *, patient: bool = True) -> Iterator[list[Winner] | None]:
+        """The same, reaching `recall` on average; exactly where all rows are scanned.
+
+        Nothing for a query that takes an exact scan of many rows, unless `patient`.
+        """
         most = max(_enough(query) for query in self._queries)
-        scores, places = self._approximated(most, recall)
+        found = self._approximated(self._wide, most, recall)
+        may_scan = patient or self._live <= _SCANNED_AT_ONCE
         for n, query in enumerate(self._queries):
-            found = _hopeful(query, scores[n], places[n])
-            winners = self._winners(query, found)
+            winners, bar = self._near(n, query, found.of(n), most, recall)
+            if bar is None:
+                yield winners
+            else:
+                yield self._from(n, query, bar) if may_scan else None
+
+    def _near(
+        self, n: int, query: VectorQuery, nominees: Nominees, most: int, recall: float
+    ) -> tuple[list[Winner], float | None]:
+        """The winners among what is nominated; and what others may have to reach to be among them,
+        where the nominees do not tell."""
+        wanted = min(query.k + query.offset, self._live)
+        for extra in (_TIES_AT_FIRST, TIES_MAX, 0):
+            found = _hopeful(query, nominees.scores[0], nominees.numbers[0])
+            winners, cut = self._winners(query, found), float(nominees.cuts[0])
             # Too few: the lists read held too few of the rows there are, whose scores say nothing
             # of what the others hold; or (with collapse) too few items.
-            wanted = min(query.k + query.offset, self._live)
-            short = len(found) < wanted
+            if len(found) < wanted:
+                return winners, -np.inf
             if query.collapse and len(winners) < wanted:
-                short = short or not self._below_min_score(query, found)
-            if short:
-                [winners] = Scan(self._parts, self._selections, [query]).exact()
-            yield winners
+                return winners, None if self._below_min_score(query, found) else -np.inf
+            bar = _bar(query, winners)
+            if cut + self._slack < bar or cut == -np.inf:
+                return winners, None
+            # A scan for more rows takes as long as one that leaves none out.
+            if nominees.complete or not extra:
+                break
+            nominees = self._approximated(self._wide[n : n + 1], most + extra, recall)
+        return winners, bar
+
+    def _from(self, n: int, query: VectorQuery, bar: float) -> list[Winner]:
+        """The winners, none of which scores less than `bar`, by a scan of all rows."""
+        if bar > -np.inf:
+            return self._winners(query, self._reaching(self._wide[n], bar - NOMINATION_SLACK))
+        [winners] = Scan(self._parts, self._selections, [query]).exact()
+        return winners
 
     def _below_min_score(self, query: VectorQuery, found: NDArray[np.int64]) -> bool:
         """Whether what was found went below min_score already, so that more would too.
@@ -86,18 +124,14 @@ class Scan:
         places: NDArray[np.int64],
         most: int,
     ) -> list[Winner]:
-        wanted = query.k + query.offset
         while True:
             places, ceiling = self._best(scores, places, most)
             winners = self._winners(query, places)
-            # What a row left out would have to reach to be in the answer.
-            bar = -winners[-1][0] if len(winners) == wanted else -np.inf
-            if query.min_score is not None:
-                bar = max(bar, query.min_score)
+            bar = _bar(query, winners)
             if ceiling < bar or ceiling == -np.inf:
                 return winners
             if bar > -np.inf:
-                return self._winners(query, self._reaching(self._wide[n], bar - NOMINATION_SLACK))
+                return self._from(n, query, bar)
             # Too few items among the rows (collapse): more rows.
             most *= _GROWTH
             [scores], [places] = self._nominated(self._wide[n : n + 1], most)
@@ -114,23 +148,25 @@ class Scan:
             places.append(numbers + start)
         return np.hstack(scores), np.hstack(places)
 
-    def _approximated(
-        self, most: int, recall: float
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The same of what the parts' indexes nominate; places left over are -1."""
-        scores, places = [], []
+    def _approximated(self, queries: NDArray[np.float32], most: int, recall: float) -> Nominees:
+        """What the parts' indexes nominate, side by side; the numbers are places, or -1."""
+        found = []
         for part, selection, start in self._each():
-            found, numbers = part.approximate(self._wide, most, selection, recall)
+            here = part.approximate(queries, most, selection, recall)
             if start:
-                numbers[numbers >= 0] += start
-            scores.append(found)
-            places.append(numbers)
-        if len(places) == 1:
-            return scores[0], places[0]
-        none = len(self._wide), 0
-        return (
-            np.concatenate([np.empty(none, np.float32), *scores], axis=1),
-            np.concatenate([np.empty(none, np.int64), *places], axis=1),
+                here.numbers[here.numbers >= 0] += start
+            found.append(here)
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            none = len(queries), 0
+            cuts = np.full(len(queries), -np.inf, np.float32)
+            return Nominees(np.empty(none, np.float32), np.empty(none, np.int64), cuts, True)
+        return Nominees(
+            np.hstack([one.scores for one in found]),
+            np.hstack([one.numbers for one in found]),
+            np.max([one.cuts for one in found], axis=0),
+            all(one.complete for one in found),
         )
 
     def _each(self) -> Iterator[tuple[Part, Selection, int]]:
@@ -222,6 +258,13 @@ def _hopeful(
     bar = np.partition(scores, -wanted)[-wanted] - 2 * NOMINATION_SLACK
     hopeful: NDArray[np.int64] = places[(scores >= bar) & (places >= 0)]
     return hopeful
+
+
+def _bar(query: VectorQuery, winners: Sequence[Winner]) -> float:
+    """What a row left out would have to reach to be in the answer."""
+    full = len(winners) == query.k + query.offset
+    bar = -winners[-1][0] if full else -np.inf
+    return bar if query.min_score is None else max(bar, query.min_score)
 
 
 def _enough(query: VectorQuery) -> int:

@@ -3,6 +3,8 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
 from random import choice
 
 import faiss
@@ -41,7 +43,8 @@ class LocalSearcher:
             target: deque(maxlen=_RECENT) for target in TARGETS
         }
         self._reads = reads
-        self._fast, self._exact = Lane(self._answers, self._are_quick), Lane(self._answers)
+        self._fast = Lane(partial(self._answers, patient=False), self._are_quick)
+        self._exact = Lane(partial(self._answers, patient=True))
         self._warned = Lane(self._warnings)
         self._index: Index | None = None
         self.generation = 0
@@ -73,23 +76,41 @@ class LocalSearcher:
                 self._recent[query.target].append(query)
         # These take long; they must not hold up those that do not.
         slow = any(query.exact or self._must_read(query) for query in queries)
-        return await (self._exact if slow else self._fast).ask(queries)
+        answers = None if slow else await self._fast.ask(queries)
+        return await self._in_full(queries) if answers is None else answers
 
     def _must_read(self, query: VectorQuery) -> bool:
         view = self._ready_index().view
         return query.filter is not None and view.must_read(query.target, query.filter)
 
-    def _answers(self, requests: Sequence[Sequence[VectorQuery]]) -> list[list[Answer]]:
-        """In a thread, mostly: numpy and Faiss release the interpreter, and the loop goes on."""
+    async def _in_full(self, queries: Sequence[VectorQuery]) -> list[Answer]:
+        """By the lane of what takes long, or turned out to."""
+        answers = await self._exact.ask(queries)
+        assert answers is not None
+        return answers
+
+    def _answers(
+        self, requests: Sequence[Sequence[VectorQuery]], *, patient: bool
+    ) -> list[list[Answer] | None]:
+        """In a thread, mostly: numpy and Faiss release the interpreter, and the loop goes on.
+
+        Unless `patient`, nothing for requests with a query that takes an exact scan.
+        """
         view = self._ready_index().view
         asked = [query for queries in requests for query in queries]
-        alone = len(asked) == 1 and self._recall is not None and not asked[0].exact
+        alone = len(asked) == 1 and self._recall is not None
         # Faiss's threads wait for the last of them, which a rebuild may keep from its core; that
         # is worth it where there is much to share. The number is this thread's own (OpenMP 5.2,
         # section 2.4).
-        faiss.omp_set_num_threads(1 if alone or self._are_quick(requests) else _CORES)
-        found = iter(view.answers(asked, recall=self._recall, reads=self._reads))
-        return [[next(found) for _ in queries] for queries in requests]
+        few = not patient and (alone or self._are_quick(requests))
+        faiss.omp_set_num_threads(1 if few else _CORES)
+        found = iter(view.found(asked, recall=self._recall, reads=self._reads, patient=patient))
+        answers: list[list[Answer] | None] = []
+        for queries in requests:
+            some = list(islice(found, len(queries)))
+            whole = [answer for answer in some if answer is not None]
+            answers.append(whole if len(whole) == len(some) else None)
+        return answers
 
     def _are_quick(self, requests: Sequence[Sequence[VectorQuery]]) -> bool:
         """Whether they take less than a slice of the loop, of which others get their turns."""

@@ -58,7 +58,14 @@ class IndexView:
         Those that are `exact` are; the others are found with about this recall (None: exact).
         Hits are made when they are read. `reads` is told of rows that had to be read for a filter.
         """
-        answers: dict[int, Answer] = {}
+        answers = self.found(queries, recall=recall, reads=reads, patient=True)
+        return [answer for answer in answers if answer is not None]
+
+    def found(
+        self, queries: Sequence[VectorQuery], *, recall: float | None, reads: Reads, patient: bool
+    ) -> list[Answer | None]:
+        """The same; unless `patient`, nothing for those that turned out to take an exact scan."""
+        answers: dict[int, Answer | None] = {}
         for (target, _, exact), numbers in self._alike(queries).items():
             parts = self.parts[target]
             asked = [queries[n] for n in numbers]
@@ -66,10 +73,17 @@ class IndexView:
             selections = [part.select(condition, reads) for part in parts]
             warnings = _warnings(condition, selections)
             scan = Scan(parts, selections, asked)
-            found = scan.exact() if exact or recall is None else scan.approximate(recall)
+            found: Iterator[list[Winner] | None] = (
+                scan.exact()
+                if exact or recall is None
+                else scan.approximate(recall, patient=patient)
+            )
             for n, winners in zip(numbers, found, strict=True):
-                hits = FoundHits(self, queries[n], winners)
-                answers[n] = Answer(hits, self.as_of, warnings)
+                if winners is None:
+                    answers[n] = None
+                else:
+                    hits = FoundHits(self, queries[n], winners)
+                    answers[n] = Answer(hits, self.as_of, warnings)
         return [answers[n] for n in range(len(queries))]
 
     def warnings(

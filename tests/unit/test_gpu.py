@@ -36,10 +36,13 @@ def test_rows_left_out_by_the_bitmap_are_replaced_by_the_next_best(share: float)
     queries = vectors(8, seed=2).astype(np.float32)
     found = device.nominate(queries, 20, selected(alive))
     assert found is not None
-    scores, numbers = found
+    scores, numbers, cuts, complete = found
     exact = np.where(alive, queries @ rows.T, -2)
     assert numbers.tolist() == np.argsort(-exact, axis=1)[:, :20].tolist()
     assert np.allclose(scores, np.sort(-exact, axis=1)[:, :20] * -1, atol=1e-6)
+    # Where the ranking was cut, and that nothing but the cut left rows out.
+    assert cuts.tolist() == scores[:, -1].tolist()
+    assert complete
 
 
 def test_more_are_asked_for_where_the_best_are_all_left_out() -> None:
@@ -50,7 +53,7 @@ def test_more_are_asked_for_where_the_best_are_all_left_out() -> None:
     alive[order[:500]] = False
     found = device.nominate(query, 10, selected(alive))
     assert found is not None
-    assert found[1][0].tolist() == order[500:510].tolist()
+    assert found.numbers[0].tolist() == order[500:510].tolist()
 
 
 def test_the_cpu_answers_where_the_device_would_have_to_look_at_too_many() -> None:

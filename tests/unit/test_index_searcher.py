@@ -1,6 +1,7 @@
 """The ports on the index: searching when ready, telling listeners, nominating pairs."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from contracts.errors import NotReady
 from contracts.hits import VectorQuery
 from contracts.ports import Applied
+from index_store import scan
 from index_store.matcher import NumpyMatcher
 from index_store.searcher import AppliedFeed, LocalSearcher
+from index_store.view import IndexView
 from tests.index_kit import batch, filled, record, vectors
 
 QUERY = VectorQuery("images", vectors(1, seed=77)[0])
@@ -82,6 +85,37 @@ def test_the_matcher_nominates_whatever_may_reach_its_floor() -> None:
     assert pairs(0.0) <= nominated <= pairs(-0.05)
     for none in ((wide[:0], floors[:0], rows), (wide, floors, rows[:0])):
         assert [side.tolist() for side in NumpyMatcher().nominate(*none)] == [[], []]
+
+
+@pytest.mark.anyio
+async def test_what_takes_an_exact_scan_after_all_holds_up_no_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More rows tie than are taken along: the lane of exact queries answers, with all its cores."""
+    monkeypatch.setattr(scan, "_SCANNED_AT_ONCE", 0)
+    copies, others = np.repeat(vectors(1), 100, axis=0), vectors(50, seed=9)
+    searcher, index = LocalSearcher(), filled(np.concatenate([others, copies]))
+    searcher.serve(index)
+    searcher.ready()
+    tied, plain = VectorQuery("images", copies[0]), VectorQuery("images", others[7], 1)
+    none, some = index.view.found(
+        [tied, plain], recall=0.95, reads=lambda rows: None, patient=False
+    )
+    assert none is None
+    assert some is not None
+    patient: list[bool] = []
+    found = IndexView.found
+
+    def spied(view: IndexView, *asked: Any, **options: Any) -> Any:
+        patient.append(options["patient"])
+        return found(view, *asked, **options)
+
+    monkeypatch.setattr(IndexView, "found", spied)
+    one, two = await searcher.search([tied, plain])
+    assert [hit.id for hit in one.hits] == [f"i{n:04}" for n in range(50, 60)]
+    assert [hit.id for hit in two.hits] == ["i0007"]
+    await searcher.search([plain])
+    assert patient == [False, True, False]
 
 
 @pytest.mark.anyio

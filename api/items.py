@@ -10,7 +10,6 @@ from starlette.responses import Response
 from api.answering import Answering
 from api.bodies import read_as
 from api.node import Node
-from api.sniffing import media_type_of
 from contracts.errors import RejectedRecord, RejectedRequest, TimedOut
 from contracts.events import (
     Content,
@@ -21,6 +20,7 @@ from contracts.events import (
     is_reference,
 )
 from contracts.messages import NewItem, parse_new_items, wire_hit
+from contracts.picture_formats import media_type_of
 from contracts.records import OutRecord
 from contracts.topics import TARGETS, Target
 
@@ -84,7 +84,7 @@ class Items:
             **({} if item.image is None else self._picture(item.image)),
         )
         # A picture of no known format is published all the same: its reason is the encoder's.
-        media_type = media_type_of(content.image or b"") or "image/*"
+        media_type = media_type_of(content.image or b"")
         record = content_record(
             self._node.names.content(item.target), content, media_type=media_type
         )

@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.node import Node
-from api.sniffing import media_type_of
 from contracts.errors import RejectedRecord, RejectedRequest
 from contracts.events import Content, key_of_id, read_content
+from contracts.picture_formats import format_of
 from contracts.records import RecordPosition
 from contracts.rooted import OutsideRoots, open_under
 
@@ -48,15 +48,15 @@ class Pictures:
         if data is None:
             data = await self._read(item_id, hit.source)
             self._kept.put(version, data)
-        media_type = media_type_of(data)
-        if media_type is None:
+        known = format_of(data)
+        if known is None or not known.shown:
             raise _absent("unknown_format", f"{item_id!r} is of no known picture format")
         headers |= {
             "content-security-policy": "default-src 'none'; sandbox",
             "x-content-type-options": "nosniff",
             "content-disposition": "inline",
         }
-        return Response(data, headers=headers, media_type=media_type)
+        return Response(data, headers=headers, media_type=known.media_type)
 
     async def _read(self, item_id: str, source: RecordPosition) -> bytes:
         record = await self._node.log.read(source)

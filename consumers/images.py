@@ -10,32 +10,25 @@ import re
 import warnings
 
 import numpy as np
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError
 
 from consumers.containers import essential
+from consumers.heic import enable_heic
 from consumers.jpeg_ends import with_end
 from consumers.samples import complete_pillow, eight_bits, samples_of
 from contracts.errors import RejectedRecord
+from contracts.picture_formats import NAMES, format_of
 from contracts.ports import RgbImage
 
 # decode_image checks its own limit, exactly and before decoding; Pillow's is one for the whole
 # process, and would come first.
 Image.MAX_IMAGE_PIXELS = None
 complete_pillow()
+# There are as many decoders as processors are to decode.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 _PILLOW = r"PIL\."
 _QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)  # as `warnings` keeps it
-
-_SIGNATURES = (
-    (b"\xff\xd8\xff", "JPEG"),
-    (b"\x89PNG\r\n\x1a\n", "PNG"),
-    (b"GIF87a", "GIF"),
-    (b"GIF89a", "GIF"),
-    (b"BM", "BMP"),
-    (b"II*\x00", "TIFF"),
-    (b"MM\x00*", "TIFF"),
-)
-_FORMATS = "JPEG, PNG, WEBP, GIF, BMP, TIFF"
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT_BY = {
@@ -55,9 +48,9 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int, side_hint: int
     A picture whose shorter side is many times `side_hint` comes back smaller, with a shorter side
     between one and four times the hint: less to decode, and a bound on the memory of a batch.
 
-    Raises RejectedRecord with the code `image_too_large_bytes`, `image_format` (not one of JPEG,
-    PNG, WEBP, GIF, BMP, TIFF), `image_too_many_pixels` or `image_broken`; MemoryError where it
-    runs out; and nothing else.
+    Raises RejectedRecord with the code `image_too_large_bytes`, `image_format` (not in the
+    table of picture_formats, or HEIC without its extra), `image_too_many_pixels` or
+    `image_broken`; MemoryError where it runs out; and nothing else.
     """
     if len(data) > bytes_max:
         raise RejectedRecord(
@@ -67,7 +60,7 @@ def decode_image(data: bytes, *, bytes_max: int, pixels_max: int, side_hint: int
             limit=bytes_max,
             value=len(data),
         )
-    format_name = _format_of(data)
+    format_name = _format_name(data)
     _quiet_pillow()
     try:
         return _decoded(format_name, data, pixels_max, side_hint)
@@ -104,19 +97,19 @@ def _quiet_pillow() -> None:
         warnings.filterwarnings("ignore", module=_PILLOW)
 
 
-def _format_of(data: bytes) -> str:
-    for signature, name in _SIGNATURES:
-        if data.startswith(signature):
-            return name
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "WEBP"
-    raise RejectedRecord(
-        "image_format",
-        f"the picture is none of {_FORMATS}; it begins with {data[:8].hex() or 'nothing'}",
-        field="image",
-        limit=_FORMATS,
-        value=data[:8].hex(),
-    )
+def _format_name(data: bytes) -> str:
+    known = format_of(data)
+    if known is None:
+        raise RejectedRecord(
+            "image_format",
+            f"the picture is none of {NAMES}; it begins with {data[:8].hex() or 'nothing'}",
+            field="image",
+            limit=NAMES,
+            value=data[:8].hex(),
+        )
+    if known.name == "HEIF":
+        enable_heic()
+    return known.name
 
 
 def _check_pixels(image: Image.Image, pixels_max: int) -> None:

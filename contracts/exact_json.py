@@ -9,6 +9,7 @@ parsed once more, to tell 2^70 from 1e300 and to name the field.
 import json
 import math
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -58,10 +59,22 @@ def loads(raw: bytes | str, *, only: str | None = None) -> Any:
         if error.msg.startswith("number is infinity"):
             # It is JSON all the same.
             _refuse_inexact(raw, None, (), lambda number: abs(number) > FLOAT_MAX)
+        unmarked = _without_mark(raw)
+        if unmarked is not None:
+            return loads(unmarked, only=only)
         raise
     if _may_be_rounded(_part(found, only)):
         _refuse_inexact(raw, only, (_VECTOR,), lambda n: isinstance(n, int) and _is_beyond(n))
     return found
+
+
+def _without_mark(raw: bytes | str) -> bytes | str | None:
+    """What is behind a byte-order mark, which readers may pass over (RFC 8259, 8.1); None without
+    one, and with several."""
+    if isinstance(raw, str):
+        return raw[1:] if raw.startswith("\ufeff") and not raw.startswith("\ufeff", 1) else None
+    size = len(BOM_UTF8)
+    return raw[size:] if raw.startswith(BOM_UTF8) and not raw.startswith(BOM_UTF8, size) else None
 
 
 def beyond(value: Any) -> Beyond | None:

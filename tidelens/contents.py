@@ -5,13 +5,14 @@ published folder, with forward slashes and its suffix (`cats/one.jpg`); a JSON l
 or has its picture's path. Files that differ only in their suffix belong together: their `item` is
 that path without it, so a picture and its caption in `one.txt` can be collapsed into one.
 
-A folder gives its pictures and .txt files. A JSON Lines file is read when it is named itself: what
-lies beside the pictures it describes is usually not meant twice.
+A folder gives its pictures and .txt files, which tidelens/kinds.py tells apart. A JSON Lines file
+is read when it is named itself: what lies beside the pictures it describes is usually not meant
+twice.
 """
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
@@ -20,25 +21,28 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from contracts.errors import RejectedRecord, TidelensError
 from contracts.events import Content, Image, content_record, decode_base64, is_data_uri, key_of_id
 from contracts.exact_json import NumberBeyond, loads
+from contracts.picture_formats import HEAD_BYTES, NAMES, format_of
 from contracts.settings import Settings
 from contracts.topics import Target
 from contracts.validation import first_fault
-
-PICTURES = {
-    ".jpg": "image/jpeg",
-    ".jpeg": "image/jpeg",
-    ".png": "image/png",
-    ".webp": "image/webp",
-    ".gif": "image/gif",
-    ".bmp": "image/bmp",
-    ".tif": "image/tiff",
-    ".tiff": "image/tiff",
-}
-CAPTIONS = {".txt"}
-LINES = {".jsonl", ".ndjson"}
+from tidelens.kinds import (
+    CAPTIONS,
+    LINES,
+    Found,
+    Kind,
+    LeftOut,
+    Source,
+    Unreadable,
+    head_of,
+    kind_of,
+    label,
+)
+from tidelens.texts import lines_of, text_of
 
 # Base64 of the largest inline picture, and room for the rest.
 _LINE_BYTES_MAX = 8 * 1024 * 1024
+# Of a text file: far more than a caption may have, and no more than is read to see that.
+_CAPTION_BYTES_MAX = 256 * 1024
 
 
 class Refused(TidelensError):
@@ -67,62 +71,51 @@ class _Line(BaseModel):
     metadata: dict[str, Any] | None = None
 
 
-def sources(paths: Iterable[Path]) -> Iterator[tuple[Path, Path]]:
-    """Each file to publish, with the folder that its id is relative to; in a stable order."""
-    for path in paths:
-        if path.is_dir():
-            yield from ((file, path) for file in files_below(path))
-        else:
-            yield path, path.parent
-
-
-def files_below(folder: Path) -> Iterator[Path]:
-    """Pictures and captions in a folder and below, hidden ones left out, links not followed."""
-    for directory, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if is_content(name):
-                yield Path(directory, name)
-
-
-def is_content(name: str) -> bool:
-    """Whether a file of this name in a folder is published."""
-    suffix = PurePosixPath(name).suffix.lower()
-    return not name.startswith(".") and (suffix in PICTURES or suffix in CAPTIONS)
-
-
-def media_type(item_id: str) -> str:
-    """The type that an id's suffix tells; readers look into the bytes anyway."""
-    return PICTURES.get(PurePosixPath(item_id).suffix.lower(), "image/*")
-
-
-def contents_of(path: Path, folder: Path, settings: Settings) -> Iterator[Content | Refused]:
+def contents_of(found: Found, settings: Settings) -> Iterator[Content | Refused | LeftOut]:
     """The events of one file, or why there is none. Blocking; never raises for the file's sake."""
-    where = _shown(path)
-    suffix = path.suffix.lower()
-    if suffix in LINES:
-        yield from _lines(path, settings)
-        return
+    if isinstance(found, LeftOut):
+        yield found
+    elif isinstance(found, Unreadable):
+        yield _refused(_shown(found.path), found.error)
+    else:
+        yield from _of_source(found, settings)
+
+
+def _of_source(source: Source, settings: Settings) -> Iterator[Content | Refused | LeftOut]:
+    path = source.path
     try:
-        item_id = path.relative_to(folder).as_posix()
-        if suffix in PICTURES:
-            yield _checked(_picture(path, item_id, settings, item=_stem(item_id)))
-        elif suffix in CAPTIONS:
-            yield _checked(_caption(path, item_id))
+        head = head_of(path)
+        kind = None if head is None else kind_of(path, head)
+        if kind is None or (kind is Kind.LINES and not source.named):
+            yield _not_published(source, regular=head is not None)
+        elif kind is Kind.LINES:
+            yield from _lines(path, settings)
         else:
-            kinds = " ".join(sorted({*PICTURES, *CAPTIONS, *LINES}))
-            yield Refused(where, "unknown_kind", f"not one of {kinds}")
+            item_id = path.relative_to(source.folder).as_posix()
+            if kind is Kind.CAPTION:
+                yield _checked(_caption(path, item_id))
+            else:
+                yield _checked(_picture(path, item_id, settings, item=_stem(item_id)))
     except (RejectedRecord, OSError) as error:
-        yield _refused(where, error)
+        yield _refused(_shown(path), error)
+
+
+def _not_published(source: Source, *, regular: bool) -> Refused | LeftOut:
+    """What was named is refused; what only lies in a folder is counted."""
+    if not source.named:
+        return LeftOut(label(source.path.name) if regular else "no regular file")
+    suffixes = " ".join(sorted(CAPTIONS | LINES))
+    return Refused(
+        _shown(source.path), "unknown_kind", f"neither a picture ({NAMES}) nor one of {suffixes}"
+    )
 
 
 def _lines(path: Path, settings: Settings) -> Iterator[Content | Refused]:
     shown = _shown(path)
+    number = 0
     try:
         with path.open("rb") as file:
-            number = 0
-            while line := file.readline(_LINE_BYTES_MAX + 1):
-                number += 1
+            for number, line in enumerate(lines_of(file, _LINE_BYTES_MAX), 1):
                 where = f"{shown}:{number}"
                 if len(line) > _LINE_BYTES_MAX:
                     yield Refused(where, "line_too_long", f"limit {_LINE_BYTES_MAX} bytes a line")
@@ -133,6 +126,8 @@ def _lines(path: Path, settings: Settings) -> Iterator[Content | Refused]:
                     yield _checked(_content_of_line(line, path.parent, settings))
                 except (RejectedRecord, OSError) as error:
                     yield _refused(where, error)
+    except UnicodeDecodeError as error:
+        yield Refused(f"{shown}:{number + 1}", "not_text", f"not UTF-16 ({error.reason})")
     except OSError as error:
         yield _refused(shown, error)
 
@@ -182,19 +177,39 @@ def _picture(path: Path, item_id: str, settings: Settings, **rest: Any) -> Conte
     if size > settings.image_bytes_max:
         _too_large("picture", settings.image_bytes_max, size)
     if size <= settings.inline_bytes_max:
-        return Content(target="images", id=item_id, image=path.read_bytes(), **rest)
+        data = path.read_bytes()
+        _check_format(data)
+        return Content(target="images", id=item_id, image=data, **rest)
     with path.open("rb") as file:
+        _check_format(file.read(HEAD_BYTES))
+        file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     ref = path.resolve().as_uri()
     return Content(target="images", id=item_id, ref=ref, sha256=digest, **rest)
 
 
+def _check_format(data: bytes) -> None:
+    """Refuse what every encoder would refuse."""
+    if format_of(data) is None:
+        raise RejectedRecord(
+            "image_format",
+            f"the picture is none of {NAMES}; it begins with {data[:8].hex()}",
+            field="image",
+            limit=NAMES,
+            value=data[:8].hex(),
+        )
+
+
 def _caption(path: Path, item_id: str) -> Content:
     key_of_id(item_id)
+    with path.open("rb") as file:
+        data = file.read(_CAPTION_BYTES_MAX + 1)
+    if len(data) > _CAPTION_BYTES_MAX:
+        _invalid("text", f"limit {_CAPTION_BYTES_MAX} bytes, got more")
     try:
-        text = path.read_text(encoding="utf-8-sig").strip()
+        text = text_of(data).strip()
     except UnicodeDecodeError as error:
-        raise RejectedRecord("not_text", f"not UTF-8 ({error.reason})") from None
+        raise RejectedRecord("not_text", f"not {error.encoding.upper()} ({error.reason})") from None
     return Content(target="captions", id=item_id, text=text, item=_stem(item_id))
 
 
@@ -225,6 +240,8 @@ def _too_large(field: str, limit: int, size: int) -> NoReturn:
 def _refused(where: str, error: RejectedRecord | OSError) -> Refused:
     if isinstance(error, RejectedRecord):
         return Refused(where, error.code, error.message)
+    if isinstance(error, FileNotFoundError):
+        return Refused(where, "unreadable", "there is no such file or folder")
     reason = getattr(error, "strerror", None) or str(error)
     return Refused(where, "unreadable", f"cannot be read ({reason})")
 

@@ -5,6 +5,7 @@ import itertools
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 from aiokafka.errors import KafkaError
@@ -15,11 +16,16 @@ from contracts.ports import EventLog
 from contracts.settings import Settings
 from contracts.topics import Names
 
+if TYPE_CHECKING:
+    from tidelens.publishing import Entry
+
 log = structlog.get_logger(__name__)
 
 _SAMPLE_EVERY_S = 0.5
 _SAMPLES_MAX = 1_000
 _AGAIN_S = 2.0
+# A suffix can be anything.
+_KINDS_TOLD_MAX = 100
 _ATTRIBUTION = "OpenMoji, CC BY-SA 4.0"
 
 
@@ -60,21 +66,27 @@ async def publish_folder(
     event_log: EventLog, names: Names, settings: Settings, folder: Path
 ) -> None:
     """Publish each picture or caption that appears or changes under `folder`."""
+    from tidelens.kinds import LeftOut
     from tidelens.publishing import watch_folder
 
+    told: set[str] = set()
     async for path in watch_folder(folder):
         for entry in await asyncio.to_thread(_contents, path, folder, settings):
             if isinstance(entry, Content):
                 await _publish(event_log, names, [entry])
                 log.info("published", item=entry.id, target=entry.target)
-            else:
+            elif not isinstance(entry, LeftOut):
                 log.warning("not published", file=str(path), reason=str(entry))
+            elif entry.kind not in told and len(told) < _KINDS_TOLD_MAX:
+                told.add(entry.kind)
+                log.warning("files of this kind are left out", kind=entry.kind, first=str(path))
 
 
-def _contents(path: Path, folder: Path, settings: Settings) -> list[Content | TidelensError]:
+def _contents(path: Path, folder: Path, settings: Settings) -> "list[Entry]":
+    from tidelens.kinds import Source
     from tidelens.publishing import contents_of
 
-    return list(contents_of(path, folder, settings))
+    return list(contents_of(Source(path, folder, named=False), settings))
 
 
 async def _publish(event_log: EventLog, names: Names, contents: list[Content]) -> None:

@@ -1,8 +1,9 @@
-"""Watching a folder: yields each picture or caption file once it is there whole.
+"""Watching a folder: yields each file once it is there whole.
 
 By polling, since it works on every file system, network shares included. A file is whole when
-size and modification time were the same at two looks; hidden files, which is how programs name
-what they are still writing, are left out. Everything that is there at the start is yielded first.
+size and modification time were the same at two looks; hidden files and those with the suffixes of
+unfinished downloads, which is how programs name what they are still writing, are left out.
+Everything that is there at the start is yielded first.
 A deleted file is not a deleted item: `tidelens delete` is for that.
 """
 
@@ -12,7 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-from tidelens.contents import is_content
+from tidelens.kinds import is_hidden, is_unfinished
 
 Stamp = tuple[int, int]
 
@@ -54,18 +55,18 @@ async def watch_folder(folder: Path, *, every_s: float = 0.5) -> AsyncIterator[P
 
 
 def scan(folder: Path) -> dict[str, Stamp]:
-    """Size and modification time of every content file; what vanishes meanwhile is left out."""
+    """Size and modification time of every file; what vanishes meanwhile is left out."""
     found: dict[str, Stamp] = {}
     folders = [str(folder)]
     while folders:
         try:
             with os.scandir(folders.pop()) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if is_hidden(entry.name) or is_unfinished(entry.name):
                         continue
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.path)
-                    elif is_content(entry.name):
+                    elif entry.is_file():
                         status = entry.stat()
                         found[entry.path] = (status.st_size, status.st_mtime_ns)
         except OSError:

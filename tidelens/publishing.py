@@ -6,26 +6,29 @@ the same time, memory holds two batches, and records keep the order they were gi
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from aiokafka.errors import KafkaError
 
 from contracts.errors import RejectedRecord
 from contracts.events import Content, content_record, delete_record
+from contracts.picture_formats import media_type_of
 from contracts.ports import EventLog
 from contracts.records import OutRecord, RecordPosition
 from contracts.settings import Settings
 from contracts.topics import Names, Target
-from tidelens.contents import Refused, contents_of, media_type, sources
+from tidelens.contents import Refused, contents_of
 from tidelens.folders import watch_folder
+from tidelens.kinds import Found, LeftOut, sources
 
 __all__ = ["Published", "contents_of", "delete", "entries_of", "publish", "sources", "watch_folder"]
 
 BATCH_RECORDS_MAX = 500
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 
+Entry = Content | Refused | LeftOut
 Advance = Callable[[int], None]
 
 
@@ -36,6 +39,8 @@ class Published:
     records: int = 0
     by_reference: int = 0
     refused: list[Refused] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    """How many files of which kind."""
     # The last record in each partition: waiting for these waits for all.
     last: dict[tuple[str, int], RecordPosition] = field(default_factory=dict)
 
@@ -52,7 +57,7 @@ class Published:
 async def publish(
     event_log: EventLog,
     names: Names,
-    entries: Iterable[Content | Refused],
+    entries: Iterable[Entry],
     *,
     advance: Advance = lambda _: None,
 ) -> Published:
@@ -95,9 +100,10 @@ async def delete(
 
 
 async def _publish_batch(
-    event_log: EventLog, names: Names, batch: Sequence[Content | Refused], done: Published
+    event_log: EventLog, names: Names, batch: Sequence[Entry], done: Published
 ) -> None:
     done.refused += [entry for entry in batch if isinstance(entry, Refused)]
+    done.left_out.update(entry.kind for entry in batch if isinstance(entry, LeftOut))
     contents = [entry for entry in batch if isinstance(entry, Content)]
     done.by_reference += sum(content.ref is not None for content in contents)
     records = [_record(names, content) for content in contents]
@@ -121,11 +127,11 @@ async def _publish_batch(
 
 def _record(names: Names, content: Content) -> OutRecord:
     topic = names.content(content.target)
-    return content_record(topic, content, media_type=media_type(content.id))
+    return content_record(topic, content, media_type=media_type_of(content.image or b""))
 
 
-def _batches(entries: Iterable[Content | Refused]) -> Iterator[list[Content | Refused]]:
-    batch: list[Content | Refused] = []
+def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    batch: list[Entry] = []
     size = 0
     for entry in entries:
         batch.append(entry)
@@ -138,9 +144,7 @@ def _batches(entries: Iterable[Content | Refused]) -> Iterator[list[Content | Re
         yield batch
 
 
-def entries_of(
-    files: Iterable[tuple[Path, Path]], settings: Settings
-) -> Iterator[Content | Refused]:
+def entries_of(found: Iterable[Found], settings: Settings) -> Iterator[Entry]:
     """The events of all files, one file open at a time."""
-    for path, folder in files:
-        yield from contents_of(path, folder, settings)
+    for one in found:
+        yield from contents_of(one, settings)

@@ -67,14 +67,16 @@ def test_from_topics_to_deletion(tidelens: Tidelens, tmp_path: Path) -> None:
 
     folder = tmp_path / "pictures"
     folder.mkdir()
-    (folder / "small.jpg").write_bytes(b"x")
-    (folder / "large.jpg").write_bytes(b"x" * 1_001)
+    (folder / "small.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF")
+    (folder / "large.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF".ljust(1_001))
+    (folder / "notes.md").write_text("no caption")
     (folder / "empty.jpg").write_bytes(b"")
     (folder / "one.txt").write_text("a caption")
     published = tidelens("publish", str(folder))
     assert published.returncode == 1
     assert published.stdout == "published 3\n"
     assert f"not published: {folder}/empty.jpg: the file is empty" in published.stderr
+    assert "left out: 1 .md" in published.stderr
     assert "1 pictures above 1000 bytes travel by reference" in published.stderr
     assert "\r" not in published.stderr  # no progress bar where nobody sees it
     (folder / "empty.jpg").unlink()

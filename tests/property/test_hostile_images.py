@@ -18,8 +18,9 @@ from PIL import Image
 from consumers.decoding import DecodeLimits, Decoders
 from consumers.preprocess import CentralSquare
 from contracts.errors import RejectedRecord
+from tests.heic_files import heic
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 FINE = "fine"
 BROKEN, FORMAT = "image_broken", "image_format"
 MANY_PIXELS = "image_too_many_pixels"
@@ -218,8 +219,7 @@ BY_HAND: dict[str, tuple[Callable[[], bytes], str]] = {
         name: (lambda data=data: data + bytes(100), FORMAT)
         for name, data in {
             "psd": b"8BPS\x00\x01",
-            "heic": b"\x00\x00\x00\x18ftypheic",
-            "avif": b"\x00\x00\x00\x1cftypavif",
+            "film": b"\x00\x00\x00\x18ftypisom",
             "svg in xml": b"<?xml version='1.0'?><svg/>",
             "eps with a preview": b"\xc5\xd0\xd3\xc6",
             "big tiff": b"II+\x00\x08\x00\x00\x00",
@@ -232,7 +232,22 @@ BY_HAND: dict[str, tuple[Callable[[], bytes], str]] = {
     },
     "pdf behind a jpeg's first bytes": (lambda: b"\xff\xd8\xff%PDF-1.7" + bytes(100), BROKEN),
     "svg behind a gif's first bytes": (lambda: b"GIF89a<svg/>" + bytes(100), BROKEN),
-    "script behind a bmp's first bytes": (lambda: b"BM=1;alert(1)//" + bytes(100), BROKEN),
+    # Two letters are too few to go by.
+    "script behind a bmp's first bytes": (lambda: b"BM=1;alert(1)//" + bytes(100), FORMAT),
+    "heic's first bytes": (lambda: b"\x00\x00\x00\x18ftypheic" + bytes(100), BROKEN),
+    "avif's first bytes": (lambda: b"\x00\x00\x00\x1cftypavif" + bytes(100), BROKEN),
+    "heic of 60,000 squared": (
+        lambda: heic(np.zeros((16, 16, 3), np.uint8), claimed=(60_000, 60_000)),
+        MANY_PIXELS,
+    ),
+    "heic of another size than it says": (
+        lambda: heic(np.zeros((16, 16, 3), np.uint8), claimed=(4000, 4000)),
+        BROKEN,
+    ),
+    "avif of 16,384 by 3,000": (
+        lambda: saved(Image.new("L", (16_384, 3_000)), "AVIF", speed=10, quality=1),
+        MANY_PIXELS,
+    ),
     # Modes
     "cmyk jpeg": (lambda: saved(noise(mode="CMYK"), "JPEG"), FINE),
     "cmyk tiff": (lambda: saved(noise(mode="CMYK"), "TIFF"), FINE),

@@ -16,6 +16,8 @@ from contracts.settings import Settings, load
 from tests.api_kit import Kit
 from tidelens.__main__ import LazyGroup
 from tidelens.contents import Refused, contents_of
+from tidelens.kinds import Source
+from tidelens.texts import listed
 
 BLANKS = ["", "   ", "\t\n", "\u3000\xa0", "\u200b\ufeff", "\x00\x1b", "\u202e", "\u2800"]
 
@@ -77,7 +79,7 @@ def test_files(tmp_path: Path, blank: str) -> None:
     text.write_text(blank)
     lines.write_bytes(orjson.dumps({"id": "a", "text": blank}) + b"\n")
     for path in (text, lines):
-        [refused] = contents_of(path, tmp_path, Settings())
+        [refused] = contents_of(Source(path, tmp_path), Settings())
         assert isinstance(refused, Refused)
         assert (refused.code, refused.message.partition(":")[0]) == ("invalid_content", "text")
 
@@ -113,8 +115,6 @@ def test_commands_ask_nobody(command: list[str]) -> None:
 
 
 def test_blank_lines_of_a_file_of_labels_are_left_out(tmp_path: Path) -> None:
-    from tidelens.commands.rebuild import _lines
-
     path = tmp_path / "lines"
     path.write_text("a\n \u200b \n\ufeff\n b \n")
-    assert _lines(path) == ["a", "b"]
+    assert listed(path, "--queries") == ["a", "b"]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from aiokafka.errors import KafkaConnectionError
 from PIL import Image
+from structlog.testing import capture_logs
 
 from contracts.errors import BrokerUnavailable
 from contracts.events import Content, read_content
@@ -24,6 +25,7 @@ from tidelens.feeds import publish_folder, publish_samples, samples
 pytestmark = pytest.mark.anyio
 
 NAMES = Names("t.", "")
+JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF\0"
 
 
 class AwayLog(MemoryLog):
@@ -104,14 +106,14 @@ async def test_the_sample_stream_is_bounded_and_waits_for_the_broker(
 async def test_what_appears_or_changes_in_a_folder_is_published(
     log: AwayLog, tmp_path: Path
 ) -> None:
-    settings = Settings(inline_bytes_max=10)
+    settings = Settings(inline_bytes_max=20)
     (tmp_path / "cats").mkdir()
     (tmp_path / "cats" / "one.txt").write_text("a cat")
     (tmp_path / "empty.jpg").write_bytes(b"")
     async with running(publish_folder(log, NAMES, settings, tmp_path)) as feed:
         await until(lambda: len(published(log, "captions")) == 1)
-        (tmp_path / "large.jpg").write_bytes(b"x" * 11)
-        (tmp_path / "small.jpg").write_bytes(b"x")
+        (tmp_path / "large.jpg").write_bytes(JPEG.ljust(21))
+        (tmp_path / "small").write_bytes(JPEG)
         await until(lambda: len(published(log, "images")) == 2)
         (tmp_path / "cats" / "one.txt").write_text("a black cat")
         await until(lambda: len(published(log, "captions")) == 2)
@@ -121,5 +123,17 @@ async def test_what_appears_or_changes_in_a_folder_is_published(
         ("cats/one.txt", "a black cat", "cats/one"),
     ]
     pictures = {content.id: content for content in published(log, "images")}
-    assert pictures["small.jpg"].image == b"x"
+    assert pictures["small"].image == JPEG
     assert pictures["large.jpg"].ref == (tmp_path / "large.jpg").as_uri()
+
+
+async def test_what_is_left_out_is_told_once_for_each_kind(log: AwayLog, tmp_path: Path) -> None:
+    for name in ("a.pdf", "b.pdf", "c.svg"):
+        (tmp_path / name).write_bytes(b"something else")
+    (tmp_path / "next.jpg.part").write_bytes(JPEG)
+    with capture_logs() as lines:
+        async with running(publish_folder(log, NAMES, Settings(), tmp_path)):
+            await until(lambda: any(line.get("kind") == ".svg" for line in lines))
+            (tmp_path / "photo").write_bytes(JPEG)
+            await until(lambda: len(published(log, "images")) == 1)
+    assert [line["kind"] for line in lines if "kind" in line] == [".pdf", ".svg"]

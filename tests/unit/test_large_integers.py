@@ -21,6 +21,7 @@ from tests.api_kit import Kit
 from tidelens.client import Client
 from tidelens.commands.search import search
 from tidelens.contents import Refused
+from tidelens.kinds import Source
 from tidelens.publishing import entries_of
 
 MOST, LEAST = 2**64 - 1, -(2**63)
@@ -115,7 +116,7 @@ def test_in_json_lines_and_on_the_command_line(
 ) -> None:
     file = tmp_path / "items.jsonl"
     file.write_text(f'{{"id": "a", "text": "x", "metadata": {{"n": {number}}}}}\n')
-    [refused] = entries_of([(file, file.name)], Settings())
+    [refused] = entries_of([Source(file, tmp_path)], Settings())
     assert isinstance(refused, Refused)
     assert f"metadata.n: limit {limit} (64 bits), got {value}" in refused.message
     for option, given_ in (

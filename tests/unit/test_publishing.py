@@ -15,10 +15,13 @@ from contracts.records import OutRecord, RecordPosition
 from contracts.settings import Settings
 from contracts.topics import Names
 from tidelens import publishing
-from tidelens.contents import Refused, contents_of, sources
+from tidelens.contents import Refused, contents_of
 from tidelens.folders import Settling, scan
+from tidelens.kinds import LeftOut, Source, sources
 from tidelens.publishing import delete, entries_of, publish
 
+JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF\0"
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR"
 SETTINGS = Settings(inline_bytes_max=100, image_bytes_max=1_000)
 NAMES = Names("t.", "")
 
@@ -32,9 +35,9 @@ def log() -> MemoryLog:
 def folder(tmp_path: Path) -> Path:
     """Two pictures, a caption, and what is not published."""
     (tmp_path / "cats").mkdir()
-    (tmp_path / "cats" / "one.jpg").write_bytes(b"picture one")
+    (tmp_path / "cats" / "one.jpg").write_bytes(JPEG + b"one")
     (tmp_path / "cats" / "one.txt").write_text(" a cat \n")
-    (tmp_path / "Two.PNG").write_bytes(b"picture two")
+    (tmp_path / "Two.PNG").write_bytes(PNG + b"two")
     (tmp_path / "notes.md").write_text("no")
     (tmp_path / ".hidden.jpg").write_bytes(b"no")
     (tmp_path / ".git").mkdir()
@@ -42,11 +45,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def all_of(*paths: Path, settings: Settings = SETTINGS) -> list[Content | Refused]:
+def all_of(*paths: Path, settings: Settings = SETTINGS) -> list[Content | Refused | LeftOut]:
     return list(entries_of(sources(paths), settings))
 
 
-def lines(tmp_path: Path, *objects: object) -> list[Content | Refused]:
+def lines(tmp_path: Path, *objects: object) -> list[Content | Refused | LeftOut]:
     file = tmp_path / "items.jsonl"
     file.write_bytes(
         b"\n".join(raw if isinstance(raw, bytes) else orjson.dumps(raw) for raw in objects)
@@ -56,8 +59,11 @@ def lines(tmp_path: Path, *objects: object) -> list[Content | Refused]:
 
 def test_a_folder_gives_pictures_and_captions_by_path(folder: Path) -> None:
     assert all_of(folder) == [
-        Content(target="images", id="Two.PNG", image=b"picture two", item="Two"),
-        Content(target="images", id="cats/one.jpg", image=b"picture one", item="cats/one"),
+        LeftOut("hidden"),
+        LeftOut("hidden"),
+        Content(target="images", id="Two.PNG", image=PNG + b"two", item="Two"),
+        LeftOut(".md"),
+        Content(target="images", id="cats/one.jpg", image=JPEG + b"one", item="cats/one"),
         Content(target="captions", id="cats/one.txt", text="a cat", item="cats/one"),
     ]
 
@@ -69,11 +75,11 @@ def test_a_file_by_itself_has_its_name_as_id(folder: Path) -> None:
 
 def test_above_the_inline_limit_a_reference_with_its_digest(tmp_path: Path) -> None:
     picture = tmp_path / "with space.jpg"
-    picture.write_bytes(b"x" * 101)
+    picture.write_bytes(JPEG.ljust(101))
     [content] = all_of(picture)
     assert isinstance(content, Content) and content.image is None
     assert content.ref == picture.resolve().as_uri()
-    assert content.sha256 == hashlib.sha256(b"x" * 101).hexdigest()
+    assert content.sha256 == hashlib.sha256(JPEG.ljust(101)).hexdigest()
 
 
 @pytest.mark.parametrize(
@@ -86,6 +92,10 @@ def test_above_the_inline_limit_a_reference_with_its_digest(tmp_path: Path) -> N
         ("long.txt", b"x" * 10_001, "invalid_content"),
         ("film.mp4", b"x", "unknown_kind"),
         ("gone.jpg", None, "unreadable"),
+        ("text.jpg", b"a text", "image_format"),
+        ("text.heic", b"\0\0\0\x18ftypisom", "image_format"),
+        ("no-suffix", b"a text", "unknown_kind"),
+        ("huge.txt", b"x" * 300_000, "invalid_content"),
     ],
 )
 def test_bad_files_are_refused_with_a_reason(
@@ -100,7 +110,8 @@ def test_bad_files_are_refused_with_a_reason(
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path = Path(str(tmp_path) + "/bad\udcff.jpg")
-    [refused] = contents_of(path, tmp_path, SETTINGS)
+    path.write_bytes(JPEG)
+    [refused] = contents_of(Source(path, tmp_path), SETTINGS)
     assert isinstance(refused, Refused)
     assert refused.code == "id_not_utf8"
     assert refused.where.endswith("bad\\xff.jpg")
@@ -108,7 +119,7 @@ def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 def test_json_lines(tmp_path: Path) -> None:
     (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "a.jpg").write_bytes(b"bytes")
+    (tmp_path / "pictures" / "a.jpg").write_bytes(JPEG)
     data = base64.b64encode(b"inline").decode()
     assert lines(
         tmp_path,
@@ -121,8 +132,8 @@ def test_json_lines(tmp_path: Path) -> None:
         {"id": "p4", "image": f"data:image/png;base64,{data}"},
     ) == [
         Content(target="captions", id="c1", text="a cat", item="i", metadata={"year": 2020}),
-        Content(target="images", id="p1", image=b"bytes", item="i"),
-        Content(target="images", id="pictures/a.jpg", image=b"bytes"),
+        Content(target="images", id="p1", image=JPEG, item="i"),
+        Content(target="images", id="pictures/a.jpg", image=JPEG),
         Content(target="images", id="p2", image=b"inline"),
         Content(target="images", id="p3", ref="file:///x.jpg", sha256="0" * 64),
         Content(target="images", id="p4", image=b"inline"),
@@ -170,7 +181,8 @@ async def test_what_is_published_reads_back_the_same(log: MemoryLog, folder: Pat
     done = await publish(
         log, NAMES, entries_of(sources([folder]), SETTINGS), advance=counted.append
     )
-    assert (done.records, done.refused, sum(counted)) == (3, [], 3)
+    assert (done.records, done.refused, sum(counted)) == (3, [], 6)
+    assert done.left_out == {"hidden": 2, ".md": 1}
     found = [
         read_content(target, record)
         for target in ("images", "captions")
@@ -266,9 +278,11 @@ def test_a_file_is_yielded_once_it_stays_the_same() -> None:
     assert settling.look({"a": (3, 3)}) == ["a"]
 
 
-def test_a_scan_finds_what_a_folder_would_publish(folder: Path) -> None:
+def test_a_scan_finds_what_a_folder_may_hold_to_publish(folder: Path) -> None:
+    """Which of it is a picture, its bytes tell once it is whole."""
+    (folder / "cats" / "next.jpg.crdownload").write_bytes(JPEG)
     assert sorted(scan(folder)) == [
-        str(folder / name) for name in ("Two.PNG", "cats/one.jpg", "cats/one.txt")
+        str(folder / name) for name in ("Two.PNG", "cats/one.jpg", "cats/one.txt", "notes.md")
     ]
     assert scan(folder / "absent") == {}
 

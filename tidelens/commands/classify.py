@@ -6,26 +6,18 @@ from typing import Any
 
 import click
 
-from contracts.characters import is_blank
-from contracts.errors import ConfigurationError
 from contracts.messages import parse_classify
 from contracts.topics import TARGETS
 from tidelens.commands.search import read_image
 from tidelens.options import json_option, url_option
 from tidelens.terminal import say, say_json
+from tidelens.texts import listed
 
 
 def _read_lines(context: click.Context, parameter: click.Parameter, path: Path | None) -> list[str]:
-    """One a line; blank ones are left out. Raises ConfigurationError."""
     if path is None:
         return []
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(
-            f"{parameter.opts[0]}: {path}: not UTF-8 (byte {error.start})"
-        ) from None
-    return [line.strip() for line in lines if not is_blank(line)]
+    return listed(path, parameter.opts[0])
 
 
 @click.command()

@@ -30,8 +30,10 @@ def publish(
 ) -> None:
     """Publish pictures, .txt captions, folders of them, and JSON Lines files.
 
-    A JSON line is {"id", "text" or "image", "item", "metadata"}; "image" is a path relative to the
-    file. Ids are paths below the published folder, so that publishing twice leaves one item.
+    Pictures are known by their bytes, whatever their names. A JSON line is {"id", "text" or
+    "image", "item", "metadata"}; "image" is a path relative to the file. Ids are paths below the
+    published folder, so that publishing twice leaves one item. What a folder holds besides is
+    counted by kind. Exits with 1 where something was refused or nothing was published.
     """
     from contracts import settings as settings_module
     from tidelens.publishing import entries_of, sources
@@ -39,15 +41,14 @@ def publish(
 
     settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix)
 
-    async def run() -> "Published":
-        files = await asyncio.to_thread(lambda: list(sources(paths)))
-        async with _opened(settings) as (event_log, names):
-            with _progress(len(files)) as advance:
-                return await publish_all(
-                    event_log, names, entries_of(files, settings), advance=advance
-                )
+    files = list(sources(paths))
 
-    done = asyncio.run(run())
+    async def run(advance: Callable[[int], None]) -> "Published":
+        async with _opened(settings) as (event_log, names):
+            return await publish_all(event_log, names, entries_of(files, settings), advance=advance)
+
+    with _progress(len(files)) as advance:
+        done = asyncio.run(run(advance))
     if done.by_reference and not as_json:
         say(
             f"{done.by_reference} pictures above {settings.inline_bytes_max} bytes travel by "
@@ -133,6 +134,7 @@ def _report(done: "Published", verb: str, as_json: bool) -> None:
                 {"path": refused.where, "code": refused.code, "message": refused.message}
                 for refused in done.refused
             ],
+            "left_out": dict(sorted(done.left_out.items())),
             "tokens": [token._asdict() for token in done.tokens],
         }
         say_json(answer)
@@ -140,5 +142,10 @@ def _report(done: "Published", verb: str, as_json: bool) -> None:
         say(f"{verb} {done.records}")
         for refused in done.refused:
             say(f"not {verb}: {refused}", err=True)
-    if done.refused:
+        if done.left_out:
+            kinds = ", ".join(f"{n} {kind}" for kind, n in done.left_out.most_common())
+            say(f"left out: {kinds}", err=True)
+        elif not done.records and not done.refused:
+            say(f"not {verb}: there is nothing there", err=True)
+    if done.refused or not done.records:
         sys.exit(1)

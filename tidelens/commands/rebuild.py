@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from contracts.characters import is_blank
 from tidelens.options import brokers_option, json_option, topic_prefix_option, url_option
 from tidelens.terminal import say, say_json
+from tidelens.texts import listed
 
 if TYPE_CHECKING:
     from streams.control import ActiveSpace
@@ -130,7 +130,8 @@ async def _made(collection: "Collection", options: dict[str, Any]) -> "Report":
 
     old = await served_now(collection, model_of(collection.settings))
     ref = await choose(collection, old, options["space"], options["model"])
-    texts = await asyncio.to_thread(_lines, options["queries"])
+    queries = options["queries"]
+    texts = await asyncio.to_thread(listed, queries, "--queries") if queries else []
     async with Client(options["url"] or api_of(collection.settings), timeout_s=None) as client:
         await _require_answering(client, old.space)
         if options["queries"] is None:
@@ -207,12 +208,6 @@ def _progress() -> "Iterator[Tell]":
             bar.refresh()
 
         yield tell
-
-
-def _lines(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    return [line.strip() for line in path.read_text("utf-8").splitlines() if not is_blank(line)]
 
 
 def _tell_report(report: "Report") -> None:

@@ -16,6 +16,7 @@ from contracts.messages import parse_queries
 from contracts.topics import TARGETS
 from tidelens.options import json_option, url_option
 from tidelens.terminal import say, say_json
+from tidelens.texts import text_of
 
 
 def read_image(context: click.Context, parameter: click.Parameter, path: Path | None) -> str | None:
@@ -49,9 +50,16 @@ def _read_object(
         return None
     option = parameter.opts[0]
     try:
-        found = loads(Path(text[1:]).read_bytes() if text.startswith("@") else text)
+        # A byte-order mark may also come by $(cat FILE).
+        found = loads(
+            text_of(Path(text[1:]).read_bytes())
+            if text.startswith("@")
+            else text.removeprefix("\ufeff")
+        )
     except OSError as error:
         raise ConfigurationError(f"{option}: {text[1:]}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{option}: {text[1:]}: not {error.encoding.upper()}") from None
     except NumberBeyond as error:
         raise ConfigurationError(f"{option}: {error}") from None
     except ValueError as error:

@@ -1,0 +1,96 @@
+"""The formats of pictures that are taken, each known by its first bytes and by nothing more.
+
+One table for all: what is published from files, what encoders decode, and what is served.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+HEAD_BYTES = 256
+"""How much of a file tells its format."""
+
+_AVIF_BRANDS = frozenset({b"avif", b"avis"})
+_HEIC_BRANDS = frozenset(
+    {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PictureFormat:
+    """`name` is Pillow's. `suffixes`: as files of it are named, if they are named after it.
+    `shown`: by browsers, so that it can be served as it is.
+    """
+
+    name: str
+    media_type: str
+    suffixes: tuple[str, ...]
+    shown: bool
+    begins: Callable[[bytes], bool]
+
+
+def _with(*signatures: bytes) -> Callable[[bytes], bool]:
+    return lambda head: head.startswith(signatures)
+
+
+# Of the header that comes second in a BMP; two letters alone may begin any text.
+_BMP_HEADER_SIZES = {12, 40, 52, 56, 64, 108, 124}
+
+
+def _bmp(head: bytes) -> bool:
+    second = head[14:18]
+    return head[:2] == b"BM" and (
+        len(second) < 4 or int.from_bytes(second, "little") in _BMP_HEADER_SIZES
+    )
+
+
+def _webp(head: bytes) -> bool:
+    return head[:4] == b"RIFF" and head[8:12] == b"WEBP"
+
+
+def _brands(head: bytes) -> set[bytes]:
+    """Of the ISO container that AVIF and HEIC share: the major one and those it is compatible with.
+
+    The minor version that lies between them is left out.
+    """
+    if head[4:8] != b"ftyp":
+        return set()
+    end = min(int.from_bytes(head[:4]), len(head), HEAD_BYTES)
+    return {head[at : at + 4] for at in (8, *range(16, end, 4))}
+
+
+def _avif(head: bytes) -> bool:
+    return not _AVIF_BRANDS.isdisjoint(_brands(head))
+
+
+def _heic(head: bytes) -> bool:
+    brands = _brands(head)
+    return brands.isdisjoint(_AVIF_BRANDS) and not brands.isdisjoint(_HEIC_BRANDS)
+
+
+_JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
+
+FORMATS = (
+    # A file of several JPEGs (MPO), as cameras of two lenses write it, begins as its first one.
+    PictureFormat("JPEG", "image/jpeg", _JPEG_SUFFIXES, True, _with(b"\xff\xd8\xff")),
+    PictureFormat("PNG", "image/png", (".png",), True, _with(b"\x89PNG\r\n\x1a\n")),
+    PictureFormat("WEBP", "image/webp", (".webp",), True, _webp),
+    PictureFormat("GIF", "image/gif", (".gif",), True, _with(b"GIF87a", b"GIF89a")),
+    PictureFormat("BMP", "image/bmp", (".bmp",), True, _bmp),
+    PictureFormat("TIFF", "image/tiff", (".tif", ".tiff"), False, _with(b"II*\x00", b"MM\x00*")),
+    PictureFormat("AVIF", "image/avif", (".avif",), True, _avif),
+    PictureFormat("HEIF", "image/heic", (".heic", ".heif", ".hif"), False, _heic),
+)
+NAMES = ", ".join(known.name for known in FORMATS)
+SUFFIXES = frozenset(suffix for known in FORMATS for suffix in known.suffixes)
+
+
+def format_of(data: bytes) -> PictureFormat | None:
+    """By the first bytes; None for anything that is not in the table."""
+    head = bytes(data[:HEAD_BYTES])
+    return next((known for known in FORMATS if known.begins(head)), None)
+
+
+def media_type_of(data: bytes) -> str:
+    """For a record's header: `image/*` for what is not in the table, which readers refuse."""
+    known = format_of(data)
+    return "image/*" if known is None else known.media_type

@@ -1,0 +1,121 @@
+"""What a path holds to publish: each file is known by its bytes, and what is left out by its kind.
+
+Pictures begin as one of the formats that are taken, whatever their names are. Captions and JSON
+Lines have no such beginning: they are known by the suffixes below, and by not being pictures.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path, PurePosixPath
+
+from contracts.picture_formats import HEAD_BYTES, SUFFIXES, format_of
+
+CAPTIONS = {".txt"}
+LINES = {".jsonl", ".ndjson"}
+# What browsers and copying programs name a file that is not whole yet.
+_UNFINISHED = {".part", ".partial", ".crdownload", ".download", ".opdownload", ".filepart"}
+_UNFINISHED |= {".tmp", ".temp"}
+_LABEL_CHARACTERS_MAX = 20
+
+
+class Kind(Enum):
+    """What a file is published as."""
+
+    PICTURE = "picture"
+    CAPTION = "caption"
+    LINES = "JSON Lines"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file, the folder that its id is relative to, and whether it was named itself."""
+
+    path: Path
+    folder: Path
+    named: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """One file of a folder that is not published, by its suffix or by what it is instead."""
+
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A folder that cannot be listed."""
+
+    path: Path
+    error: OSError
+
+
+Found = Source | LeftOut | Unreadable
+
+
+def sources(paths: Iterable[Path]) -> Iterator[Found]:
+    """Each file to look at, in a stable order. Links to folders are not followed."""
+    for path in paths:
+        if path.is_dir():
+            yield from _below(path)
+        else:
+            yield Source(path, path.parent)
+
+
+def _below(folder: Path) -> Iterator[Found]:
+    unreadable: list[OSError] = []
+    for directory, folders, names in os.walk(folder, onerror=unreadable.append):
+        links = [name for name in folders if Path(directory, name).is_symlink()]
+        hidden = [name for name in (*folders, *names) if is_hidden(name)]
+        folders[:] = sorted(set(folders) - set(links) - set(hidden))
+        yield from (LeftOut("hidden") for _ in hidden)
+        yield from (LeftOut("link to a folder") for name in links if not is_hidden(name))
+        for name in sorted(set(names) - set(hidden)):
+            if is_unfinished(name):
+                yield LeftOut(label(name))
+            else:
+                yield Source(Path(directory, name), folder, named=False)
+    for error in unreadable:
+        yield Unreadable(Path(os.fsdecode(error.filename or folder)), error)
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".")
+
+
+def is_unfinished(name: str) -> bool:
+    return name.endswith("~") or PurePosixPath(name).suffix.lower() in _UNFINISHED
+
+
+def label(name: str) -> str:
+    """A file's kind for people: its suffix, if that is one."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix if 1 < len(suffix) <= _LABEL_CHARACTERS_MAX else "no suffix"
+
+
+def head_of(path: Path) -> bytes | None:
+    """The first bytes; None for what is no file but a pipe, a socket or a device.
+
+    Raises OSError.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        return None
+    with path.open("rb") as file:
+        return file.read(HEAD_BYTES)
+
+
+def kind_of(path: Path, head: bytes) -> Kind | None:
+    """By the file's first bytes, and where these tell nothing by its suffix.
+
+    A damaged picture keeps its kind by its suffix, so that it is refused and not left out.
+    """
+    suffix = path.suffix.lower()
+    if suffix in CAPTIONS | LINES:
+        # A text may begin with the letters of a format; no text has a zero in it.
+        if suffix in CAPTIONS and b"\0" in head and format_of(head):
+            return Kind.PICTURE
+        return Kind.CAPTION if suffix in CAPTIONS else Kind.LINES
+    return Kind.PICTURE if format_of(head) or suffix in SUFFIXES else None

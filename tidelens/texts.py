@@ -1,0 +1,53 @@
+"""Files of text, whatever program wrote them: a byte-order mark at their head is not text."""
+
+import codecs
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from contracts.characters import is_blank
+from contracts.errors import ConfigurationError
+
+_UTF16 = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+
+
+def text_of(data: bytes) -> str:
+    """UTF-8, or UTF-16 where its mark says so. Raises UnicodeDecodeError."""
+    for mark, encoding in _UTF16:
+        if data.startswith(mark):
+            return data[len(mark) :].decode(encoding)
+    return data.decode("utf-8-sig")
+
+
+def listed(path: Path, option: str) -> list[str]:
+    """One a line; blank ones are left out. Raises ConfigurationError, which names the option."""
+    try:
+        lines = text_of(path.read_bytes()).splitlines()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(
+            f"{option}: {path}: not {error.encoding.upper()} (byte {error.start})"
+        ) from None
+    return [line.strip() for line in lines if not is_blank(line)]
+
+
+def lines_of(file: BinaryIO, line_max: int) -> Iterator[bytes]:
+    """Lines in UTF-8. One of more than `line_max` bytes comes cut off, at a greater length.
+
+    Raises UnicodeDecodeError where a file in UTF-16 breaks it.
+    """
+    head = file.read(len(codecs.BOM_UTF8))
+    for mark, encoding in _UTF16:
+        if head.startswith(mark):
+            file.seek(len(mark))
+            text = io.TextIOWrapper(file, encoding, newline="\n")
+            try:
+                while line := text.readline(line_max + 1):
+                    yield line.encode()
+            finally:
+                text.detach()  # the caller closes the file
+            return
+    if head != codecs.BOM_UTF8:
+        file.seek(0)
+    while raw := file.readline(line_max + 1):
+        yield raw

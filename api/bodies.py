@@ -62,11 +62,13 @@ async def _read(request: Request, settings: Settings) -> tuple[list[bytes], int]
     return chunks, size
 
 
-def values_in(raw: bytes) -> int:
+def values_in(raw: bytes | str) -> int:
     """About how many values a piece of JSON has, without parsing it.
 
     What stands in texts counts too; lists and objects count twice more, as they take most memory.
     """
+    if isinstance(raw, str):
+        return raw.count(",") + 2 * (raw.count("[") + raw.count("{"))
     return raw.count(b",") + 2 * (raw.count(b"[") + raw.count(b"{"))
 
 

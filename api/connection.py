@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from api.bodies import require_few, values_in
 from api.item import Place, Places
 from contracts.cursors import Cursor, digest_of
 from contracts.deltas import changes
@@ -27,8 +28,10 @@ from contracts.messages import (
     wire_warnings,
 )
 from contracts.ports import AsOf
+from contracts.settings import Settings
 
 ServerMessage = dict[str, Any]
+Message = Subscribe | Unsubscribe | Ping
 
 # RFC 6455, section 7.4.1, and 1012 and 1013 of the IANA registry.
 NORMAL_CLOSURE = 1000
@@ -69,7 +72,7 @@ class Subscription:
     RejectedRequest for a cursor that is not one of this query.
     """
 
-    def __init__(self, message: Subscribe) -> None:
+    def __init__(self, message: Subscribe, digest: str | None = None) -> None:
         self.name = message.sub
         self.mode = message.mode
         self.throttle_s = message.throttle_ms / 1000
@@ -77,7 +80,7 @@ class Subscription:
         self._query: Query | None = message.query
         self.state = SubscriptionState.OPENING
         # Equal for those that ask the same.
-        self.query_digest = query_digest(message)
+        self.query_digest = digest or query_digest(message)
         # What the client holds: when resuming, a list of which we only know the digest.
         self.cursor = Cursor.decode(message.cursor) if message.cursor is not None else None
         # Told with the first snapshot: what its filter asks for that no item had.
@@ -219,18 +222,24 @@ def _another_state(held: AsOf, now: AsOf) -> str | None:
 class Connection:
     """The subscriptions of one client, and its messages checked against them."""
 
-    def __init__(self, *, subscriptions_max: int, frame_bytes_max: int) -> None:
-        self._subscriptions_max = subscriptions_max
-        self._frame_bytes_max = frame_bytes_max
+    def __init__(self, settings: Settings) -> None:
+        self._subscriptions_max = settings.subscriptions_max
+        self._frame_bytes_max = settings.frame_bytes_max
+        self._values_max = settings.body_values_max
         self.state = ConnectionState.OPEN
         self.subscriptions: dict[str, Subscription] = {}
 
-    def read(
-        self, *, text: str | None, data: bytes | None
-    ) -> Subscription | Unsubscribe | Ping | None:
+    def read(self, *, text: str | None, data: bytes | None) -> Subscription | Unsubscribe | Ping:
         """One frame: what is to be done. A Subscription is new, in state OPENING.
 
-        Raises Refused for a frame that ends the connection, RejectedRequest for a bad message.
+        Raises as `measured` does, and RejectedRequest for a bad message.
+        """
+        return self.take(parse_client_message(self.measured(text=text, data=data)))
+
+    def measured(self, *, text: str | None, data: bytes | None) -> str:
+        """The frame's text, if it may be parsed.
+
+        Raises Refused for a frame that ends the connection, RejectedRequest for too many values.
         """
         self._require_open()
         if text is None:
@@ -241,16 +250,25 @@ class Connection:
             size = len(text.encode())
             if size > self._frame_bytes_max:
                 raise Refused(TOO_BIG, f"frame: limit {self._frame_bytes_max} bytes, got {size}")
-        message = parse_client_message(text)
+        require_few(values_in(text), self._values_max, "frame")
+        return text
+
+    def take(
+        self, message: Message, digest: str | None = None
+    ) -> Subscription | Unsubscribe | Ping:
+        """What is to be done of a message. Raises RejectedRequest for a wrong step.
+
+        `digest` is that of its query, where it is known.
+        """
         if isinstance(message, Subscribe):
-            return self.subscribe(message)
+            return self.subscribe(message, digest)
         if isinstance(message, Unsubscribe) and message.sub not in self.subscriptions:
             raise RejectedRequest(
                 "unknown_sub", f"sub: no subscription {message.sub!r}", field="sub"
             )
         return message
 
-    def subscribe(self, message: Subscribe) -> Subscription:
+    def subscribe(self, message: Subscribe, digest: str | None = None) -> Subscription:
         """A new subscription, OPENING. Raises RejectedRequest."""
         if message.sub in self.subscriptions:
             raise RejectedRequest(
@@ -275,7 +293,7 @@ class Connection:
         if message.query.filter is not None:
             # Before it is digested: what is no filter may be nested deeper than JSON is written.
             message.query.checked()
-        subscription = Subscription(message)
+        subscription = Subscription(message, digest)
         self.subscriptions[message.sub] = subscription
         return subscription
 
@@ -296,6 +314,15 @@ class Connection:
     def _require_open(self) -> None:
         if self.state is not ConnectionState.OPEN:
             raise WrongStep(f"connection: want OPEN, got {self.state.name}")
+
+
+def parsed(text: str) -> tuple[Message, str | None]:
+    """A large message, in any thread, and the digest of its query. Raises RejectedRequest."""
+    message = parse_client_message(text)
+    if not isinstance(message, Subscribe):
+        return message, None
+    message.query.checked()
+    return message, query_digest(message)
 
 
 def sub_of(text: str) -> str | None:

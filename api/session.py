@@ -23,6 +23,7 @@ from api.connection import (
     ServerMessage,
     Subscription,
     SubscriptionState,
+    parsed,
     sub_of,
 )
 from api.outlet import Gone, Outlet, Socket
@@ -32,7 +33,7 @@ from api.standing import Watching
 from api.waiting import require_shape
 from api.written import Match, too_large
 from contracts.errors import NotReady, RejectedRequest, TidelensError, TimedOut
-from contracts.messages import Ping, Subscribe, Unsubscribe
+from contracts.messages import Ping, Subscribe, Unsubscribe, parse_client_message
 from contracts.ports import AsOf
 
 if TYPE_CHECKING:
@@ -42,6 +43,8 @@ log = structlog.get_logger(__name__)
 
 _INTERNAL_ERROR = 1011
 _RETRY_S = 0.25
+# Characters of a frame that is parsed on the loop: handing over less takes as long.
+_QUICK_CHARS = 32 * 1024
 # Hits of one message of mode matches.
 _MATCHES_AT_ONCE = 100
 # Mode matches: how often a client to which nothing is told learns how far everything was.
@@ -59,10 +62,7 @@ class Session:
         self._searcher = live.node.searcher
         self._socket = socket
         self._outlet = Outlet(live.node, socket, live.allowance)
-        self._connection = Connection(
-            subscriptions_max=live.node.settings.subscriptions_max,
-            frame_bytes_max=live.node.settings.frame_bytes_max,
-        )
+        self._connection = Connection(live.node.settings)
         self._lists: dict[Subscription, Watching] = {}
         self._alerts: dict[Subscription, Alert] = {}
         # Before the first match.
@@ -125,12 +125,12 @@ class Session:
             self._heard_at = monotonic()
             text = frame.get("text")
             try:
-                step = self._connection.read(text=text, data=frame.get("bytes"))
+                step = await self._read(text, frame.get("bytes"))
             except Refused as refused:
                 await self._outlet.close(refused.code, refused.reason)
                 raise Gone from None
             except RejectedRequest as error:
-                await self._outlet.error(sub_of(text or ""), error)
+                await self._outlet.error(await _sub_of(text or "", error), error)
                 continue
             match step:
                 case Ping():
@@ -139,6 +139,15 @@ class Session:
                     self._end(self._connection.subscriptions[step.sub])
                 case Subscription():
                     self._begin(tasks, step)
+
+    async def _read(
+        self, text: str | None, data: bytes | None
+    ) -> Subscription | Unsubscribe | Ping:
+        """One frame; a large one is parsed in a thread. Raises as Connection.read does."""
+        text = self._connection.measured(text=text, data=data)
+        if len(text) <= _QUICK_CHARS:
+            return self._connection.take(parse_client_message(text))
+        return self._connection.take(*await asyncio.to_thread(parsed, text))
 
     def _begin(self, tasks: asyncio.TaskGroup, subscription: Subscription) -> None:
         self._opening[subscription] = tasks.create_task(self._open(subscription))
@@ -397,3 +406,11 @@ class Session:
         if since_ms is not None:
             age_s = max(0.0, self._node.clock.now() - since_ms / 1000)
             self._node.metrics.pushed_seconds.observe(age_s)
+
+
+async def _sub_of(text: str, error: RejectedRequest) -> str | None:
+    """Whom the refusal of this message concerns, as far as that can be told."""
+    if len(text) <= _QUICK_CHARS:
+        return sub_of(text)
+    # One of too many values is not parsed at all.
+    return None if error.field == "frame" else await asyncio.to_thread(sub_of, text)

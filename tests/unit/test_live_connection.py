@@ -13,11 +13,12 @@ from contracts.hits import Hit
 from contracts.messages import Subscribe
 from contracts.ports import AsOf
 from contracts.records import RecordPosition
+from contracts.settings import Settings
 from contracts.topics import TARGETS, Target
 
 
 def connection() -> Connection:
-    return Connection(subscriptions_max=3, frame_bytes_max=10_000)
+    return Connection(Settings(subscriptions_max=3, frame_bytes_max=10_000))
 
 
 def read(one: Connection, **message: Any) -> Any:

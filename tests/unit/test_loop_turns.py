@@ -12,11 +12,12 @@ import numpy as np
 import orjson
 import pytest
 from starlette.routing import Mount, Route, WebSocketRoute
+from websockets.sync.client import ClientConnection, connect
 
 from contracts.ports import Lag
 from contracts.score import unit
 from contracts.settings import MIB
-from contracts.topics import TARGETS
+from contracts.topics import TARGETS, Target
 from tests.api_kit import NAMES, Kit, RealIndex
 from tests.loop_turns import Served, served
 
@@ -173,6 +174,116 @@ def test_a_request_takes_no_turn_for_long(
 ) -> None:
     CASES[route][name](client)
     short(client.server)
+
+
+def subscription(sub: str, mode: str = "top", cursor: str | None = None, **query: Any) -> str:
+    asked = {"op": "subscribe", "sub": sub, "mode": mode, "cursor": cursor, "query": query}
+    return orjson.dumps(asked).decode()
+
+
+def opened(server: Served) -> ClientConnection:
+    url = f"ws://127.0.0.1:{server.port}/v1/live"
+    return connect(url, max_size=None, compression=None, proxy=None)
+
+
+def received(socket: ClientConnection, kind: str) -> Any:
+    message = orjson.loads(socket.recv(60))
+    assert message["type"] == kind, str(message)[:500]
+    return message
+
+
+def changed(server: Served, target: Target, count: int, **rest: Any) -> None:
+    """Publish some items again that many lists hold, in one batch."""
+    rows = unit(np.random.default_rng(count).standard_normal((count, DIM)))
+    batch = [(target, f"{target[0]}{n}", row, rest) for n, row in enumerate(rows)]
+    server.call(lambda: server.kit.index.batch(batch))
+
+
+def snapshots(socket: ClientConnection, server: Served) -> None:
+    socket.send(subscription("vectors", **WHOLE, include=["vector"]))
+    assert len(received(socket, "snapshot")["hits"]) == ITEMS
+    socket.send(subscription("texts", **WHOLE | {"target": "captions", "k": 400}))
+    assert len(received(socket, "snapshot")["hits"]) == 400
+
+
+def many_lists(socket: ClientConnection, server: Served) -> None:
+    for n in range(100):
+        socket.send(subscription(f"s{n}", **WHOLE | {"text": f"word-{n}"}))
+    assert {received(socket, "snapshot")["sub"] for _ in range(100)} == {
+        f"s{n}" for n in range(100)
+    }
+
+
+def deltas(socket: ClientConnection, server: Served) -> None:
+    for n in range(8):
+        query = WHOLE | {"text": f"word-{n}", "target": "captions", "k": 400}
+        socket.send(subscription(f"s{n}", **query))
+    for _ in range(8):
+        received(socket, "snapshot")
+    changed(server, "captions", 50, text=LONG, metadata=METADATA)
+    assert len({received(socket, "delta")["sub"] for _ in range(8)}) == 8
+
+
+def resuming(socket: ClientConnection, server: Served) -> None:
+    socket.send(subscription("a", **WHOLE))
+    cursor = received(socket, "snapshot")["cursor"]
+    for n in range(90):
+        socket.send(subscription(f"r{n}", cursor=cursor, **WHOLE))
+    for _ in range(90):
+        received(socket, "resumed")
+
+
+def matches(socket: ClientConnection, server: Served) -> None:
+    for n in range(40):
+        among = {"in": {"lang": [str(i) for i in range(900)]}}
+        condition = {"or": [{"exists": "n"}, {"exists": f"{n}"}, among]}
+        query = {"text": "x", "include": ["vector"], "filter": condition}
+        socket.send(subscription(f"m{n}", "matches", **query))
+        received(socket, "resumed")
+    # They follow the index once they were read up to it; the log of this kit holds nothing.
+    rereading = server.kit.app.state.live.rereading
+    while server.call(lambda: rereading.waiting() + len(rereading._workers)):
+        pass
+    changed(server, "images", 100, metadata={"n": 1})
+    for _ in range(40):
+        assert len(received(socket, "match")["hits"]) == 100
+
+
+def large_frames(socket: ClientConnection, server: Served) -> None:
+    socket.send(subscription("picture", image=picture(5 * MIB), k=1))
+    received(socket, "snapshot")
+    parts = [{"in": {f"f{n}": [f"{v}" for v in range(1000)]}} for n in range(60)]
+    socket.send(subscription("filter", text="x", k=1, filter={"or": parts}))
+    received(socket, "snapshot")
+    socket.send("[" + "[]," * 2 * MIB)
+    assert received(socket, "error")["code"] == "too_many"
+    socket.send(subscription("wrong", text="x" * 7 * MIB))
+    assert received(socket, "error")["sub"] == "wrong"
+    socket.send(orjson.dumps({"op": "subscribe", "sub": "x", **dict.fromkeys(LABELS)}).decode())
+    received(socket, "error")
+
+
+def event_stream(socket: ClientConnection, server: Served) -> None:
+    query = orjson.dumps({**WHOLE, "include": ["vector"]}).decode()
+    with httpx.stream("GET", f"{server.url}/v1/live", params={"query": query}) as response:
+        for line in response.iter_lines():
+            if line.startswith("data: "):
+                assert len(orjson.loads(line[6:])["hits"]) == ITEMS
+                break
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [snapshots, many_lists, deltas, resuming, matches, large_frames, event_stream],
+    ids=lambda talk: talk.__name__,
+)
+def test_a_live_message_takes_no_turn_for_long(
+    server: Served, talk: Callable[[ClientConnection, Served], None]
+) -> None:
+    with opened(server) as socket:
+        server.longest_ms()
+        talk(socket, server)
+    short(server)
 
 
 def test_every_route_has_a_case(server: Served) -> None:

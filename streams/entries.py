@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from contracts.ports import EventLog
 from contracts.records import Record, Source, TopicPartition
-from streams.reading import records_now
+from streams.reading import records_now, to_offsets
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,45 @@ async def read_entries(event_log: EventLog, partition: TopicPartition) -> dict[s
         if record.key is not None:
             entries[record.key.decode("utf-8", "replace")] = _entry(record)
     return entries
+
+
+@dataclass(frozen=True, slots=True)
+class EntriesAt:
+    """What a partition says of its ids at one offset of their content partition.
+
+    `entries` come from content records before that offset, `later` are the ids with a record from
+    there on. An id that is `later` may lack its entry: of the records of an item that an encoder
+    takes together only the newest leaves one, and compaction does the same.
+    """
+
+    entries: Mapping[str, Entry]
+    later: frozenset[str]
+
+
+async def read_entries_at(
+    event_log: EventLog, partition: TopicPartition, content_offset: int
+) -> EntriesAt:
+    """Read up to all that is written now, transactions that are still open included.
+
+    Those behind an offset that an encoder has committed are: Kafka shows the committed offset a
+    moment before the records beside it.
+    """
+    entries: dict[str, Entry] = {}
+    later: set[str] = set()
+    ends = await event_log.end_offsets([partition])
+    reader = await event_log.tail({partition: None})
+    try:
+        async for record in to_offsets(reader, ends):
+            if record.key is None:
+                continue
+            name, entry = record.key.decode("utf-8", "replace"), _entry(record)
+            if entry.offset < content_offset:
+                entries[name] = entry
+            else:
+                later.add(name)
+    finally:
+        await reader.close()
+    return EntriesAt(entries, frozenset(later))
 
 
 def _entry(record: Record) -> Entry:
@@ -49,16 +88,22 @@ class Missing:
     reason: str
 
 
-def not_in(new: Mapping[str, Entry], old: Mapping[str, Entry]) -> list[str]:
-    """Live in `old` and not in `new`, save for what `new` has seen deleted since.
+def not_in(new: EntriesAt, old: Mapping[str, Entry]) -> list[str]:
+    """Live in `old` and not in `new`, both at the same offset of their content partition.
 
-    Both are of the same partition, and `new` has seen every content record behind `old`.
+    `new` must have seen every content record before that offset. An id whose record `new` skipped
+    for a later one is not counted: at this offset `new` has no opinion on it.
     """
     found = []
-    for name in sorted(live(old) - live(new)):
-        entry = new.get(name)
-        deleted = entry is not None and entry.reason is None and entry.offset > old[name].offset
-        if not deleted:
+    for name in sorted(live(old)):
+        entry = new.entries.get(name)
+        if entry is not None and entry.live:
+            continue
+        if entry is not None and entry.offset >= old[name].offset:
+            deleted = entry.reason is None and entry.offset > old[name].offset
+            if not deleted:
+                found.append(name)
+        elif name not in new.later:
             found.append(name)
     return found
 

@@ -15,7 +15,12 @@ async def to_the_end(reader: LogReader) -> AsyncIterator[Record]:
 
     What came since may be among the last of them. Raises LogChanged.
     """
-    ends = await reader.stable_offsets()
+    async for record in to_offsets(reader, await reader.stable_offsets()):
+        yield record
+
+
+async def to_offsets(reader: LogReader, ends: Positions) -> AsyncIterator[Record]:
+    """From where `reader` stands to `ends` at least; waits for what is not stable there yet."""
     positions: Positions = await reader.positions()
     while any(positions[partition] < end for partition, end in ends.items()):
         fetched = await reader.fetch(records_max=_RECORDS_MAX, timeout_ms=_POLL_MS)

@@ -14,7 +14,15 @@ from contracts.ports import EventLog, Searcher
 from contracts.records import TopicPartition
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Names, Target
-from streams.entries import Entry, Missing, live, not_in, read_entries, why_missing
+from streams.entries import (
+    EntriesAt,
+    Missing,
+    live,
+    not_in,
+    read_entries,
+    read_entries_at,
+    why_missing,
+)
 from tidelens.client import Client
 
 # Missing ids listed one by one; all of them are counted.
@@ -57,32 +65,43 @@ async def compare_sets(
 ) -> LiveSets:
     """Partition by partition, since both spaces keep an id in the same one.
 
-    Waits until the new space's encoders have passed what the old space has. Raises TidelensError
-    when they do not.
+    Both are judged at the same offset of the content partition, up to which the old space had come
+    when it was read: what is published meanwhile counts for neither. Raises TidelensError when the
+    new space's encoders do not get there.
     """
     sets = LiveSets()
     for target in TARGETS:
         for number in range(partitions[target]):
             content = TopicPartition(old.content(target), number)
             before = await read_entries(event_log, TopicPartition(old.embeddings(target), number))
-            await _encoded(event_log, new, content, before)
-            after = await read_entries(event_log, TopicPartition(new.embeddings(target), number))
-            sets.old[target] += len(live(before))
-            sets.new[target] += len(live(after))
+            # Transactions of a partition are in source order: nothing before this is still to come.
+            at = max((entry.offset + 1 for entry in before.values()), default=0)
+            await _encoded(event_log, new, content, at)
+            after = await _read_at(event_log, TopicPartition(new.embeddings(target), number), at)
             names = not_in(after, before)
+            sets.old[target] += len(live(before))
+            sets.new[target] += len(live(after.entries) | (live(before) & after.later - set(names)))
             # A ghost of the old space is nobody's loss; asked only where it matters.
             published = live(await read_entries(event_log, content)) if names else set()
             for name in names:
                 if name in published:
-                    sets.add(why_missing(target, name, after.get(name)))
+                    sets.add(why_missing(target, name, after.entries.get(name)))
     return sets
 
 
-async def _encoded(
-    event_log: EventLog, names: Names, content: TopicPartition, old: Mapping[str, Entry]
-) -> None:
-    """Wait until the encoders of `names` have passed every content record behind `old`."""
-    wanted = max((entry.offset + 1 for entry in old.values()), default=0)
+async def _read_at(event_log: EventLog, partition: TopicPartition, at: int) -> EntriesAt:
+    try:
+        async with asyncio.timeout(_ENCODED_WAIT_S):
+            return await read_entries_at(event_log, partition, at)
+    except TimeoutError:
+        raise TidelensError(
+            f"{partition.topic}-{partition.partition} was not read to its end within "
+            f"{_ENCODED_WAIT_S:g} s: a transaction of an encoder stays open; ask again"
+        ) from None
+
+
+async def _encoded(event_log: EventLog, names: Names, content: TopicPartition, wanted: int) -> None:
+    """Wait until the encoders of `names` have passed every content record before `wanted`."""
     try:
         async with asyncio.timeout(_ENCODED_WAIT_S):
             while True:

@@ -1,9 +1,11 @@
 """A new space against the served one: live ids on the log in memory, overlap and recall by hand."""
 
+from collections.abc import Iterable
+
 import pytest
 
 from contracts.errors import TidelensError
-from contracts.memory import MemoryLog
+from contracts.memory import MemoryLog, MemoryReader
 from contracts.records import OutRecord, Source, TopicPartition
 from contracts.topics import TARGETS, Names, Target
 from streams.entries import Missing
@@ -84,27 +86,80 @@ async def test_what_was_deleted_since_and_ghosts_of_the_old_space_are_not_missin
     await log.encoded(OLD, "ghost", first)
     sets = await log.compare()
     assert sets.missing_count == 0
-    assert (sets.old["captions"], sets.new["captions"]) == (2, 0)
+    # At the offset that the old space has come to, the new one held it too.
+    assert (sets.old["captions"], sets.new["captions"]) == (2, 1)
 
 
-async def test_more_than_can_be_listed_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(comparison, "LISTED", 2)
+BAD = "invalid_json: value: not JSON"
+
+
+async def test_a_bad_record_that_only_the_new_space_has_seen_is_nobodys_loss() -> None:
+    """It overwrote the item after the old space was read, and will take it out there too."""
     log = Log()
-    for name in ("a", "b", "c"):
-        offset = await log.publish(name)
-        await log.encoded(OLD, name, offset)
-        await log.encoded(NEW, name, offset, None, "encode_failed: no")
+    for name in ("a", "b", "c", "d"):
+        await log.encoded(OLD, name, await log.publish(name))
+    await log.encoded(NEW, "a", 0)
+    await log.encoded(NEW, "b", 1)
+    # The records of "c" and "d" were skipped for the newer ones, as of one transaction.
+    bad = [await log.publish(name) for name in ("a", "c")]
+    deleted = await log.publish("d", None)
+    await log.encoded(NEW, "a", bad[0], None, BAD)
+    await log.encoded(NEW, "c", bad[1], None, BAD)
+    await log.encoded(NEW, "d", deleted, None)
     sets = await log.compare()
-    assert (sets.missing_count, len(sets.missing)) == (3, 2)
+    assert sets.missing == []
+    assert (sets.old["captions"], sets.new["captions"]) == (4, 4)
+    # Once the old space has come there too, both lack them.
+    for name, offset in zip(("a", "c"), bad, strict=True):
+        await log.encoded(OLD, name, offset, None, BAD)
+    sets = await log.compare()
+    assert (sets.missing, sets.old["captions"], sets.new["captions"]) == ([], 2, 2)
 
 
-async def test_a_space_that_nobody_encodes_is_said_to_be_behind(
+async def test_what_the_new_space_refused_is_missing_though_it_was_overwritten_since() -> None:
+    log = Log()
+    for name in ("a", "b"):
+        await log.encoded(OLD, name, await log.publish(name))
+    await log.encoded(NEW, "a", 0, None, "encode_failed: no")
+    await log.encoded(NEW, "b", 1)
+    await log.encoded(NEW, "a", await log.publish("a"), None, "encode_failed: no")
+    sets = await log.compare()
+    assert sets.missing == [Missing("captions", "a", "encode_failed: no")]
+
+
+async def test_the_last_transaction_counts_before_it_is_stable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Kafka shows an encoder's committed offset a moment before the records beside it."""
+    log = Log()
+    for name in ("a", "b"):
+        offset = await log.publish(name)
+        await log.encoded(OLD, name, offset)
+        await log.encoded(NEW, name, offset)
+    ends = MemoryReader.stable_offsets
+
+    async def behind(reader: MemoryReader) -> dict[TopicPartition, int]:
+        found = await ends(reader)
+        return {at: end - (at.topic == NEW.embeddings("captions")) for at, end in found.items()}
+
+    monkeypatch.setattr(MemoryReader, "stable_offsets", behind)
+    sets = await log.compare()
+    assert (sets.missing, sets.new["captions"]) == ([], 2)
+
+
+async def test_a_transaction_that_stays_open_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "_ENCODED_WAIT_S", 0.1)
     log = Log()
-    await log.encoded(OLD, "a", await log.publish("a"))
-    with pytest.raises(TidelensError, match=r"t\.captions-0 is encoded up to 0, want 1"):
+    offset = await log.publish("a")
+    await log.encoded(OLD, "a", offset)
+    await log.encoded(NEW, "a", offset)
+
+    async def ends(partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        open_ = NEW.embeddings("captions")
+        return {at: len(log.log.records[at]) + (at.topic == open_) for at in partitions}
+
+    monkeypatch.setattr(log.log, "end_offsets", ends)
+    with pytest.raises(TidelensError, match=r"captions-0 was not read to its end within 0\.1 s"):
         await log.compare()
 
 

@@ -6,38 +6,48 @@ what they lead to is compared, and then that path is walked one folder at a time
 any link. What is opened is what was compared, or nothing.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 
 class OutsideRoots(Exception):
     """The path leads out of every allowed folder."""
 
 
+class NotRegular(OSError):
+    """The path leads to a folder, a pipe, a socket or a device."""
+
+
 def resolved_under(path: Path, roots: Sequence[Path]) -> Path:
     """Resolve every link of `path`, whether or not a file is there, and compare it with the roots.
 
-    Raises OutsideRoots, and for paths that no system takes OSError, ValueError or RuntimeError
-    (links in a circle).
+    Raises OutsideRoots, and OSError where links go in a circle or no file can have such a name.
     """
-    real = path.resolve()
+    try:
+        real = path.resolve()
+    except RuntimeError:
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from None
+    except ValueError:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(path)) from None
     if not any(real.is_relative_to(root.resolve()) for root in roots):
         raise OutsideRoots
     return real
 
 
-def open_under(path: Path, roots: Sequence[Path]) -> BinaryIO:
+def open_under(path: Path, roots: Sequence[Path]) -> BufferedReader:
     """Open a regular file below one of `roots`. Blocking, but never for the writer of a pipe.
 
-    Raises what `resolved_under` raises; OSError too when a link was put into the path meanwhile.
+    Raises what `resolved_under` raises, NotRegular, and OSError where nothing is there or a link
+    was put into the path meanwhile.
     """
     found = _walked(resolved_under(path, roots))
     try:
         if not stat.S_ISREG(os.fstat(found).st_mode):
-            raise OSError("not a regular file")
+            raise NotRegular("not a regular file")
         # The walk opened nothing but the name: a pipe or a device would act on being opened.
         return Path(f"/proc/self/fd/{found}").open("rb")
     finally:

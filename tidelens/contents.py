@@ -13,6 +13,7 @@ twice.
 import hashlib
 import os
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
@@ -22,6 +23,7 @@ from contracts.errors import RejectedRecord, TidelensError
 from contracts.events import Content, Image, content_record, decode_base64, is_data_uri, key_of_id
 from contracts.exact_json import NumberBeyond, loads
 from contracts.picture_formats import HEAD_BYTES, NAMES, format_of
+from contracts.rooted import NotRegular, OutsideRoots
 from contracts.settings import Settings
 from contracts.topics import Target
 from contracts.validation import first_fault
@@ -33,7 +35,6 @@ from tidelens.kinds import (
     LeftOut,
     Source,
     Unreadable,
-    head_of,
     kind_of,
     label,
 )
@@ -84,52 +85,54 @@ def contents_of(found: Found, settings: Settings) -> Iterator[Content | Refused 
 def _of_source(source: Source, settings: Settings) -> Iterator[Content | Refused | LeftOut]:
     path = source.path
     try:
-        head = head_of(path)
-        kind = None if head is None else kind_of(path, head)
-        if kind is None or (kind is Kind.LINES and not source.named):
-            yield _not_published(source, regular=head is not None)
-        elif kind is Kind.LINES:
-            yield from _lines(path, settings)
-        else:
-            item_id = path.relative_to(source.folder).as_posix()
-            if kind is Kind.CAPTION:
-                yield _checked(_caption(path, item_id))
+        with source.open() as file:
+            kind = kind_of(path, file.read(HEAD_BYTES))
+            file.seek(0)
+            if kind is None or (kind is Kind.LINES and not source.named):
+                yield _not_published(source, label(path.name))
+            elif kind is Kind.LINES:
+                yield from _lines(file, path, settings)
             else:
-                yield _checked(_picture(path, item_id, settings, item=_stem(item_id)))
+                item_id = path.relative_to(source.folder).as_posix()
+                if kind is Kind.CAPTION:
+                    yield _checked(_caption(file, item_id))
+                else:
+                    yield _checked(_picture(file, path, item_id, settings, item=_stem(item_id)))
+    except OutsideRoots:
+        yield LeftOut("link out of the folder")
+    except NotRegular:
+        yield _not_published(source, "no regular file")
     except (RejectedRecord, OSError) as error:
         yield _refused(_shown(path), error)
 
 
-def _not_published(source: Source, *, regular: bool) -> Refused | LeftOut:
+def _not_published(source: Source, kind: str) -> Refused | LeftOut:
     """What was named is refused; what only lies in a folder is counted."""
     if not source.named:
-        return LeftOut(label(source.path.name) if regular else "no regular file")
+        return LeftOut(kind)
     suffixes = " ".join(sorted(CAPTIONS | LINES))
     return Refused(
         _shown(source.path), "unknown_kind", f"neither a picture ({NAMES}) nor one of {suffixes}"
     )
 
 
-def _lines(path: Path, settings: Settings) -> Iterator[Content | Refused]:
+def _lines(file: BufferedReader, path: Path, settings: Settings) -> Iterator[Content | Refused]:
     shown = _shown(path)
     number = 0
     try:
-        with path.open("rb") as file:
-            for number, line in enumerate(lines_of(file, _LINE_BYTES_MAX), 1):
-                where = f"{shown}:{number}"
-                if len(line) > _LINE_BYTES_MAX:
-                    yield Refused(where, "line_too_long", f"limit {_LINE_BYTES_MAX} bytes a line")
-                    return  # where the next line begins is not known
-                if not line.strip():
-                    continue
-                try:
-                    yield _checked(_content_of_line(line, path.parent, settings))
-                except (RejectedRecord, OSError) as error:
-                    yield _refused(where, error)
+        for number, line in enumerate(lines_of(file, _LINE_BYTES_MAX), 1):
+            where = f"{shown}:{number}"
+            if len(line) > _LINE_BYTES_MAX:
+                yield Refused(where, "line_too_long", f"limit {_LINE_BYTES_MAX} bytes a line")
+                return  # where the next line begins is not known
+            if not line.strip():
+                continue
+            try:
+                yield _checked(_content_of_line(line, path.parent, settings))
+            except (RejectedRecord, OSError) as error:
+                yield _refused(where, error)
     except UnicodeDecodeError as error:
         yield Refused(f"{shown}:{number + 1}", "not_text", f"not UTF-16 ({error.reason})")
-    except OSError as error:
-        yield _refused(shown, error)
 
 
 def _content_of_line(raw: bytes, folder: Path, settings: Settings) -> Content:
@@ -151,7 +154,10 @@ def _content_of_line(raw: bytes, folder: Path, settings: Settings) -> Content:
     rest: dict[str, Any] = {"item": line.item, "metadata": line.metadata or {}}
     if isinstance(line.image, str) and not is_data_uri(line.image):
         item_id = PurePosixPath(line.image).as_posix() if line.id is None else line.id
-        return _picture(folder / line.image, item_id, settings, **rest)
+        path = folder / line.image
+        # The author of the file chose where its pictures are.
+        with Source(path, path.parent).open() as file:
+            return _picture(file, path, item_id, settings, **rest)
     if line.id is None:
         _invalid("id", "needed, since there is no path to take it from")
     if line.image is None:
@@ -168,22 +174,23 @@ def _content_of_line(raw: bytes, folder: Path, settings: Settings) -> Content:
     return Content(target=target, id=line.id, image=data, **rest)
 
 
-def _picture(path: Path, item_id: str, settings: Settings, **rest: Any) -> Content:
+def _picture(
+    file: BufferedReader, path: Path, item_id: str, settings: Settings, **rest: Any
+) -> Content:
     """Inline up to the limit; above it by reference, bound to the bytes by their SHA-256."""
     key_of_id(item_id)
-    size = path.stat().st_size
+    size = os.fstat(file.fileno()).st_size
     if size == 0:
         raise RejectedRecord("empty_file", "the file is empty")
     if size > settings.image_bytes_max:
         _too_large("picture", settings.image_bytes_max, size)
     if size <= settings.inline_bytes_max:
-        data = path.read_bytes()
+        data = file.read(size)
         _check_format(data)
         return Content(target="images", id=item_id, image=data, **rest)
-    with path.open("rb") as file:
-        _check_format(file.read(HEAD_BYTES))
-        file.seek(0)
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    _check_format(file.read(HEAD_BYTES))
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
     ref = path.resolve().as_uri()
     return Content(target="images", id=item_id, ref=ref, sha256=digest, **rest)
 
@@ -200,10 +207,9 @@ def _check_format(data: bytes) -> None:
         )
 
 
-def _caption(path: Path, item_id: str) -> Content:
+def _caption(file: BufferedReader, item_id: str) -> Content:
     key_of_id(item_id)
-    with path.open("rb") as file:
-        data = file.read(_CAPTION_BYTES_MAX + 1)
+    data = file.read(_CAPTION_BYTES_MAX + 1)
     if len(data) > _CAPTION_BYTES_MAX:
         _invalid("text", f"limit {_CAPTION_BYTES_MAX} bytes, got more")
     try:

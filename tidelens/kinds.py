@@ -5,13 +5,14 @@ Lines have no such beginning: they are known by the suffixes below, and by not b
 """
 
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
-from contracts.picture_formats import HEAD_BYTES, SUFFIXES, format_of
+from contracts.picture_formats import SUFFIXES, format_of
+from contracts.rooted import open_under
 
 CAPTIONS = {".txt"}
 LINES = {".jsonl", ".ndjson"}
@@ -19,6 +20,7 @@ LINES = {".jsonl", ".ndjson"}
 _UNFINISHED = {".part", ".partial", ".crdownload", ".download", ".opdownload", ".filepart"}
 _UNFINISHED |= {".tmp", ".temp"}
 _LABEL_CHARACTERS_MAX = 20
+_ANYWHERE = Path("/")
 
 
 class Kind(Enum):
@@ -36,6 +38,14 @@ class Source:
     path: Path
     folder: Path
     named: bool = True
+
+    def open(self) -> BufferedReader:
+        """Open it. What was found in a folder is read only where no link leads out of that.
+
+        Whoever may write into the folder could otherwise have any file of the publisher's shown.
+        Raises OutsideRoots, NotRegular, OSError.
+        """
+        return open_under(self.path, [_ANYWHERE if self.named else self.folder])
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,17 +104,6 @@ def label(name: str) -> str:
     """A file's kind for people: its suffix, if that is one."""
     suffix = PurePosixPath(name).suffix.lower()
     return suffix if 1 < len(suffix) <= _LABEL_CHARACTERS_MAX else "no suffix"
-
-
-def head_of(path: Path) -> bytes | None:
-    """The first bytes; None for what is no file but a pipe, a socket or a device.
-
-    Raises OSError.
-    """
-    if not stat.S_ISREG(path.stat().st_mode):
-        return None
-    with path.open("rb") as file:
-        return file.read(HEAD_BYTES)
 
 
 def kind_of(path: Path, head: bytes) -> Kind | None:

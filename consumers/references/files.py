@@ -59,6 +59,6 @@ def _translated() -> Iterator[None]:
     except OutsideRoots:
         why = "the file is outside the allowed roots (TIDELENS_ALLOW_ROOTS)"
         raise refused("reference_forbidden", why) from None
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+    except OSError as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise refused("reference_missing", f"cannot be read ({reason})") from None

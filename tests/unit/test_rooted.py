@@ -4,12 +4,17 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import orjson
 import pytest
 
 from api.pictures import _file_under
 from consumers.references import read_reference
 from contracts.errors import RejectedRecord
+from contracts.events import Content
 from contracts.rooted import OutsideRoots, open_under
+from contracts.settings import Settings
+from tidelens.contents import Refused, contents_of
+from tidelens.kinds import LeftOut, Source, sources
 
 INSIDE, SECRET = b"inside", b"secret"
 
@@ -88,3 +93,70 @@ def test_pipes_and_folders_are_not_opened(root: Path, read: Reader) -> None:
     for name in ("pipe.png", "a", "none.png", "a/b/one.png/x"):
         assert read(root, root / name) is None
     assert set(Path("/proc/self/fd").iterdir()) == before, "no descriptor stays open"
+
+
+def published(folder: Path) -> dict[str, object]:
+    """What each file of a folder comes to: its text or bytes, or why it is left out."""
+    settings = Settings()
+    files = [found for found in sources([folder]) if isinstance(found, Source)]
+    found: dict[str, object] = {}
+    for file in files:
+        [entry] = contents_of(file, settings)
+        name = file.path.relative_to(folder).as_posix()
+        content = isinstance(entry, Content)
+        found[name] = (entry.text or entry.image) if content else entry  # type: ignore[union-attr]
+    return found
+
+
+def test_a_published_folder_shows_nothing_that_lies_elsewhere(root: Path) -> None:
+    png = b"\x89PNG\r\n\x1a\n"
+    (root / "a" / "b" / "one.png").write_bytes(png)
+    (root.parent / "secret").write_text("secret")
+    (root.parent / "secret.png").write_bytes(png)
+    (root / "leak.txt").symlink_to(root.parent / "secret")
+    (root / "leak.png").symlink_to("../secret.png")
+    (root / "own.png").symlink_to("a/b/one.png")
+    (root / "gone.txt").symlink_to(root.parent / "none")
+    out = LeftOut("link out of the folder")
+    assert published(root) == {
+        "a/b/one.png": png,
+        "own.png": png,
+        "leak.txt": out,
+        "leak.png": out,
+        "gone.txt": out,
+    }
+    # Who names the link means what it leads to.
+    [entry] = contents_of(Source(root / "leak.png", root), Settings())
+    assert isinstance(entry, Content) and entry.image == png
+
+
+def test_a_folder_that_is_swapped_while_it_is_published(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "a" / "b" / "one.txt").write_text("inside")
+    (root.parent / "elsewhere" / "b" / "one.txt").write_text("secret")
+    file = Source(root / "a" / "b" / "one.txt", root, named=False)
+    resolve = Path.resolve
+
+    def swapping(self: Path, strict: bool = False) -> Path:
+        found = resolve(self, strict=strict)
+        if self == root and not (root / "kept").exists():
+            (root / "a").rename(root / "kept")
+            (root / "a").symlink_to(root.parent / "elsewhere")
+        return found
+
+    monkeypatch.setattr(Path, "resolve", swapping)
+    [entry] = contents_of(file, Settings())
+    assert isinstance(entry, Refused) and entry.code == "unreadable"
+    [entry] = contents_of(file, Settings())
+    assert entry == LeftOut("link out of the folder")
+
+
+@pytest.mark.parametrize("image", ["pipe.png", "a", "circle.png", "none.png", "x\0y.png"])
+def test_what_a_line_names_is_no_file(root: Path, image: str) -> None:
+    os.mkfifo(root / "pipe.png")
+    (root / "circle.png").symlink_to("circle.png")
+    lines = root / "lines.jsonl"
+    lines.write_bytes(orjson.dumps({"image": image}) + b"\n")
+    [entry] = contents_of(Source(lines, root), Settings())
+    assert isinstance(entry, Refused) and entry.code == "unreadable"

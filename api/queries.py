@@ -7,7 +7,8 @@ follows its items.
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from contracts.messages import Classify, FusePart, Included, Query
 from contracts.ports import Answer, Searcher
 from contracts.records import RecordPosition
 from contracts.score import Vectors, unit
+from contracts.sums import weighted_sum
 from contracts.topics import Target
 
 
@@ -76,12 +78,11 @@ class Question:
 
     def vector(self, items: Mapping[ItemRef, Vectors]) -> Vectors:
         """The unit vector to search with."""
-        rows = [(part.weight, _row(part, items)) for part in self.parts]
+        rows = [_row(part, items) for part in self.parts]
         if not self.fused:
-            return rows[0][1]
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
-            total = sum(weight * row.astype(np.float64) for weight, row in rows)
-        return _unit(total, "fuse")
+            return rows[0]
+        with _refused("fuse"):
+            return unit(weighted_sum([part.weight for part in self.parts], rows))
 
     def vector_query(self, vector: Vectors, *, exact: bool) -> VectorQuery:
         return VectorQuery(
@@ -184,13 +185,15 @@ def _given(node: Node, vector: Sequence[float]) -> Vectors:
             limit=dim,
             value=len(vector),
         )
-    return _unit(vector, "vector")
+    with _refused("vector"):
+        return unit(np.asarray(vector, dtype=np.float64))
 
 
-def _unit(numbers: object, field: str) -> Vectors:
+@contextmanager
+def _refused(field: str) -> Iterator[None]:
+    """A sum or a vector without a direction is the fault of this field."""
     try:
-        with np.errstate(over="ignore", invalid="ignore"):
-            return unit(np.asarray(numbers, dtype=np.float64))
+        yield
     except ValueError as error:
         raise RejectedRequest("zero_vector", f"{field}: {error}", field=field) from None
 

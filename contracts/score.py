@@ -32,12 +32,16 @@ def slack_of(dim: int) -> float:
 def unit(vectors: ArrayLike) -> Vectors:
     """Scale rows to length one and round to float16.
 
-    Shape (d,) or (n, d) is kept. Raises ValueError on a zero or non-finite row.
+    Shape (d,) or (n, d) is kept, and any finite scale will do. Raises ValueError on a zero or
+    non-finite row.
     """
     wide = np.asarray(vectors, dtype=np.float64)
-    lengths = np.linalg.norm(wide, axis=-1, keepdims=True)
-    if not np.all(np.isfinite(lengths)) or np.any(lengths == 0):
+    peaks = np.abs(wide).max(axis=-1, keepdims=True)
+    if not np.all(np.isfinite(peaks)) or np.any(peaks == 0):
         raise ValueError("a vector must be finite and not all zeros")
+    # Squares of 1e200 overflow and those of 1e-200 vanish. A power of two changes no digit.
+    wide = np.ldexp(wide, -np.frexp(peaks)[1])
+    lengths = np.linalg.norm(wide, axis=-1, keepdims=True)
     rows: Vectors = (wide / lengths).astype(np.float16)
     return rows
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from contracts.errors import RejectedRequest
 from contracts.score import Vectors, unit
+from contracts.sums import is_nothing
 
 _NOTHING = "the prompts' vectors add up to nothing"
 
@@ -24,7 +25,7 @@ def label_vectors(labels: Sequence[str], rows: Sequence[Vectors] | Vectors) -> N
     shape = len(labels), -1, len(rows[0])
     means = np.reshape(rows, shape).mean(axis=1, dtype=np.float64)
     for label, mean in zip(labels, means, strict=True):
-        if not mean.any():
+        if is_nothing(mean, 1.0):
             says = f"label {label!r}: {_NOTHING}"
             raise RejectedRequest("zero_vector", says, field="labels", value=label)
     found: NDArray[np.float64] = means / np.linalg.norm(means, axis=1, keepdims=True)
@@ -35,7 +36,7 @@ def query_vector(rows: Vectors) -> Vectors:
     """The same of one query's prompts, (templates, dim), as float16, (dim,); a single one's is not
     rounded again. Raises ValueError."""
     mean = rows.mean(axis=0, dtype=np.float64)
-    if not mean.any():
+    if is_nothing(mean, 1.0):
         raise ValueError(_NOTHING)
     return rows[0] if len(rows) == 1 else unit(mean)
 

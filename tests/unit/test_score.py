@@ -39,6 +39,19 @@ def test_no_unit_of_nothing(bad: np.ndarray) -> None:
         unit(bad)
 
 
+@pytest.mark.parametrize("scale", [5e-324, 1e-320, 1e-200, 1.0, 1e200, 1e308])
+def test_any_finite_scale_is_taken(scale: float) -> None:
+    signs = np.array([[1.0, -1.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.0]])
+    assert unit(scale * signs).tolist() == [[0.5, -0.5, 0.5, 0.5], [0.0, 0.0, 1.0, 0.0]]
+    assert unit([scale, 0.0]).tolist() == [1.0, 0.0]
+
+
+def test_a_scale_changes_no_bit() -> None:
+    rows = np.random.default_rng(2).standard_normal((50, 512))
+    for exponent in (-900, -3, 800):
+        assert np.array_equal(unit(np.ldexp(rows, exponent)), unit(rows))
+
+
 def test_scores_are_of_float16_only() -> None:
     with pytest.raises(TypeError, match="float16"):
         exact_scores(np.ones((1, 2), np.float32), np.ones(2, np.float16))

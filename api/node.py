@@ -14,6 +14,7 @@ from contracts.ports import (
     IndexAdmin,
     LagSource,
     Matcher,
+    PictureConverter,
     Progress,
     QueryEncoder,
     ReferenceReader,
@@ -28,9 +29,10 @@ from contracts.topics import Names
 class Node:
     """The ports that the API answers from.
 
-    `exposed` is all that /metrics shows. `status` adds what only the wiring knows to /v1/status:
-    dead letters, digests. `recent_queries` are texts asked lately, for a space that is compared
-    with this one.
+    `references` reads what queries name, and `picture_references` what was published: our files
+    too. `exposed` is all that /metrics shows. `status` adds what only the wiring knows to
+    /v1/status: dead letters, digests. `recent_queries` are texts asked lately, for a space that is
+    compared with this one.
     """
 
     space: Space
@@ -42,6 +44,8 @@ class Node:
     log: EventLog
     queries: QueryEncoder
     references: ReferenceReader
+    picture_references: ReferenceReader
+    converter: PictureConverter
     lag: LagSource
     admin: IndexAdmin
     matcher: Matcher

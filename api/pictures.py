@@ -1,36 +1,51 @@
 """GET /v1/pictures/ID: a picture, read back from the log where it was published.
 
 There is no second store of pictures: the hit's source names the record, and the record's key must
-be the id that was asked for. Pictures come from strangers, so what is not one of a few known
-formats is not served, and what is served may run nothing.
+be the id that was asked for. A record may only say where the picture is: it is read from there,
+and must still be what was published. Pictures come from strangers, so what is not one of the known
+formats is not served, what browsers do not show is converted where a codec may die of it, and what
+is served may run nothing.
 """
 
 import asyncio
 import hashlib
-from collections import OrderedDict
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api.node import Node
+from api.picture_cache import CostlyRefusal, Flights, KeptPictures, Picture, Places
 from contracts.errors import RejectedRecord, RejectedRequest
 from contracts.events import Content, key_of_id, read_content
 from contracts.picture_formats import format_of
 from contracts.records import RecordPosition
-from contracts.rooted import OutsideRoots, open_under
+from contracts.settings import MIB
 
-# Of pictures kept in memory: enough for the page's lists, and never more.
-CACHE_BYTES_MAX = 64 * 1024 * 1024
+_CONVERTED_TO = "image/jpeg"
+# What a reader of references refuses, as this endpoint says it; anything else is `not_readable`.
+_REFUSED_AS = {
+    "not_enabled": ("not_enabled", "the picture is elsewhere, in a way that is not enabled here"),
+    "reference_changed": ("superseded", "the picture has changed since it was published"),
+}
+_NOT_READABLE = ("not_readable", "the picture cannot be read from where its reference points")
+_FILE = "file:"
 
 
 class Pictures:
-    """The endpoint, with the pictures read last."""
+    """The endpoint, with the pictures looked at last."""
 
     def __init__(self, node: Node) -> None:
+        settings = node.settings
         self._node = node
-        self._kept = _Kept(CACHE_BYTES_MAX)
+        self._kept = KeptPictures(settings.pictures_cached_mb * MIB)
+        # One kind must not take all places: other hosts may be slow, and so may codecs.
+        reading, remote = settings.pictures_reading_max, settings.pictures_remote_max
+        self._remote = Places("pictures_remote_max", remote, "pictures read from other hosts")
+        converting = settings.pictures_converting_max
+        self._converting = Places("pictures_converting_max", converting, "pictures being converted")
+        self._flights = Flights(
+            Places("pictures_reading_max", reading, "pictures being read"), node.clock.now
+        )
 
     async def get(self, request: Request) -> Response:
         item_id = request.path_params["id"]
@@ -39,26 +54,38 @@ class Pictures:
             raise RejectedRequest(
                 "item_not_found", f"no picture {item_id!r}", status=404, field="id"
             )
-        version = _etag(self._node.searcher.as_of().epoch, hit.source)
+        source = hit.source
+        version = _etag(self._node.searcher.as_of().epoch, source)
         # The id may show another picture tomorrow: it is asked again each time, by its version.
         headers = {"etag": version, "cache-control": "private, no-cache"}
         if version in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        data = self._kept.get(version)
-        if data is None:
-            data = await self._read(item_id, hit.source)
-            self._kept.put(version, data)
-        known = format_of(data)
-        if known is None or not known.shown:
-            raise _absent("unknown_format", f"{item_id!r} is of no known picture format")
+        picture = self._kept.get(version)
+        if picture is None:
+            picture = await self._flights.join(
+                version, lambda: self._read(item_id, source, version)
+            )
         headers |= {
             "content-security-policy": "default-src 'none'; sandbox",
             "x-content-type-options": "nosniff",
             "content-disposition": "inline",
         }
-        return Response(data, headers=headers, media_type=known.media_type)
+        return Response(picture.data, headers=headers, media_type=picture.media_type)
 
-    async def _read(self, item_id: str, source: RecordPosition) -> bytes:
+    async def _read(self, item_id: str, source: RecordPosition, version: str) -> Picture:
+        content = await self._content(item_id, source)
+        # Many items may name one picture elsewhere, which is known by what was published of it.
+        name = version if content.sha256 is None else content.sha256
+        picture = self._kept.get(name)
+        if picture is None:
+            if content.image is not None:
+                picture = await self._shown(item_id, content.image)
+            else:
+                picture = await self._referenced(item_id, content)
+            self._kept.put(name, picture)
+        return picture
+
+    async def _content(self, item_id: str, source: RecordPosition) -> Content:
         record = await self._node.log.read(source)
         if record is None or record.key != key_of_id(item_id):
             raise _absent("superseded", f"{item_id!r} was published anew, or compacted away")
@@ -68,57 +95,46 @@ class Pictures:
             raise _absent(error.code, error.message) from None
         if content is None:
             raise _absent("superseded", f"{item_id!r} was deleted")
-        if content.image is not None:
-            return content.image
-        return await self._referenced(content)
+        return content
 
-    async def _referenced(self, content: Content) -> bytes:
+    async def _referenced(self, item_id: str, content: Content) -> Picture:
         assert content.ref is not None
-        parts = urlsplit(content.ref)
-        if parts.scheme != "file" or parts.netloc not in ("", "localhost"):
-            raise _absent("not_enabled", "the picture is elsewhere, and only file: is read here")
-        roots = self._node.settings.allow_roots
-        limit = self._node.settings.image_bytes_max
-        data = await asyncio.to_thread(_file_under, roots, Path(unquote(parts.path)), limit)
-        if data is None:
-            raise _absent("not_readable", "the picture's file is not under an allowed root")
-        if hashlib.sha256(data).hexdigest() != content.sha256:
-            raise _absent("superseded", "the picture's file has changed since it was published")
-        return data
+        reading = self._node.picture_references.read(content.ref, content.sha256)
+        if content.ref.lower().startswith(_FILE):
+            try:
+                async with reading as data:
+                    return await self._shown(item_id, data)
+            except RejectedRecord as error:
+                raise _absent(*_REFUSED_AS.get(error.code, _NOT_READABLE)) from None
+        limit_s = self._node.settings.reference_timeout_s
+        with self._remote.taken():
+            try:
+                async with asyncio.timeout(limit_s) as reading_time, reading as data:
+                    reading_time.reschedule(None)
+                    return await self._shown(item_id, data)
+            except TimeoutError:
+                message = (
+                    f"the picture was not read within {limit_s:g} s (TIDELENS_REFERENCE_TIMEOUT_S)"
+                )
+                raise CostlyRefusal("timed_out", message, status=504, limit=limit_s) from None
+            except RejectedRecord as error:
+                code, message = _REFUSED_AS.get(error.code, _NOT_READABLE)
+                if error.code == "reference_unreachable":  # a later try may succeed
+                    raise CostlyRefusal(error.code, message, status=503, field="id") from None
+                raise CostlyRefusal(code, message, status=404, field="id") from None
 
-
-class _Kept:
-    """The pictures read last, up to a number of bytes."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._bytes = 0
-        self._pictures: OrderedDict[str, bytes] = OrderedDict()
-
-    def get(self, version: str) -> bytes | None:
-        data = self._pictures.get(version)
-        if data is not None:
-            self._pictures.move_to_end(version)
-        return data
-
-    def put(self, version: str, data: bytes) -> None:
-        if len(data) > self._bytes_max or version in self._pictures:
-            return
-        self._pictures[version] = data
-        self._bytes += len(data)
-        while self._bytes > self._bytes_max:
-            _, dropped = self._pictures.popitem(last=False)
-            self._bytes -= len(dropped)
-
-
-def _file_under(roots: list[Path], path: Path, bytes_max: int) -> bytes | None:
-    """Read the file, if it lies below one of `roots` once every link is followed."""
-    try:
-        with open_under(path, roots) as file:
-            data = file.read(bytes_max + 1)
-    except (OutsideRoots, OSError):
-        return None
-    return None if len(data) > bytes_max else data
+    async def _shown(self, item_id: str, data: bytes) -> Picture:
+        """As it is, or as browsers show it."""
+        known = format_of(data)
+        if known is None:
+            raise _absent("unknown_format", f"{item_id!r} is of no known picture format")
+        if known.shown:
+            return Picture(data, known.media_type)
+        with self._converting.taken():
+            try:
+                return Picture(await self._node.converter.converted(data), _CONVERTED_TO)
+            except RejectedRecord as error:
+                raise CostlyRefusal(error.code, error.message, status=404, field="id") from None
 
 
 def _etag(epoch: str, source: RecordPosition) -> str:

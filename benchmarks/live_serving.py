@@ -65,6 +65,8 @@ class Tidelens:
             log=MemoryLog({}),
             queries=absent,
             references=absent,
+            picture_references=absent,
+            converter=absent,
             lag=absent,
             admin=absent,
             matcher=NumpyMatcher(),

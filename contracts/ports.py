@@ -110,6 +110,18 @@ class ReferenceReader(Protocol):
         ...
 
 
+class PictureConverter(Protocol):
+    """Makes a JPEG of a picture that browsers do not show, off the event loop, in a process that
+    the picture may kill.
+    """
+
+    async def converted(self, data: bytes) -> bytes:
+        """Raises RejectedRecord for a picture that cannot be decoded within its limits, and
+        NotReady.
+        """
+        ...
+
+
 class Clock(Protocol):
     """Wall-clock time in seconds since the epoch; tests move it by hand."""
 

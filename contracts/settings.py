@@ -272,6 +272,23 @@ class Settings(FromEnvironment):
         description="Longest wait for the picture that a query's image.ref names.",
     )
 
+    # Limits of the pictures that are shown
+    pictures_cached_mb: int = Field(
+        64, ge=0, le=_MEMORY_MB_MAX, description="Pictures kept in memory that were shown lately."
+    )
+    pictures_reading_max: int = Field(
+        64, ge=1, le=10_000, description="Pictures read at once, to be shown."
+    )
+    pictures_remote_max: int = Field(
+        16, ge=1, le=10_000, description="Of these, read from where https: and s3: point."
+    )
+    pictures_converting_max: int = Field(
+        16, ge=1, le=10_000, description="Of these, converted, since no browser shows them."
+    )
+    picture_side_max: int = Field(
+        2048, ge=16, le=16_384, description="Longest side of a picture that is converted."
+    )
+
     # Limits of indexing
     index_batch_records: int = Field(
         2048, ge=1, le=1_000_000, description="Records applied in one step."

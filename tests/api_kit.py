@@ -30,7 +30,7 @@ from contracts.memory import HashEncoder, ManualClock, MemoryLog
 from contracts.messages import WireHit, wire_hit
 from contracts.metrics import Metrics
 from contracts.partitioning import partitioner
-from contracts.ports import Answer, Applied, AsOf, Lag, ReferenceReader, RgbImage
+from contracts.ports import Answer, Applied, AsOf, Lag, PictureConverter, ReferenceReader, RgbImage
 from contracts.records import Fetched, Record, RecordPosition, Source, TopicPartition
 from contracts.score import Vectors, exact_scores, ranking
 from contracts.settings import Settings
@@ -363,6 +363,13 @@ class NoReferences:
         yield b""
 
 
+class NoConverter:
+    """A PictureConverter whose process cannot be started."""
+
+    async def converted(self, data: bytes) -> bytes:
+        raise NotReady("a decoder cannot be started")
+
+
 class FixedAdmin:
     """An IndexAdmin that remembers what was asked; `error` is raised instead of an answer."""
 
@@ -401,6 +408,8 @@ class Kit:
         *,
         index: BruteIndex | None = None,
         references: ReferenceReader | None = None,
+        picture_references: ReferenceReader | None = None,
+        converter: PictureConverter | None = None,
         dim: int = 64,
         **settings: Any,
     ) -> None:
@@ -426,6 +435,8 @@ class Kit:
             log=self.log,
             queries=self.queries,
             references=self.references,
+            picture_references=picture_references or self.references,
+            converter=converter or NoConverter(),
             lag=self.lag,
             admin=self.admin,
             matcher=SlackMatcher() if index is None else NumpyMatcher(),

@@ -10,9 +10,7 @@ import structlog
 
 from api.app import background, create_app
 from api.node import Node
-from consumers.references import ReferenceLimits, References
 from contracts.partitioning import partitioner
-from contracts.ports import ReferenceReader
 from contracts.settings import Settings
 from contracts.topics import Names
 from index_store.matcher import open_matcher
@@ -33,8 +31,11 @@ from tidelens.exposition import DoorCounts, Exposition
 from tidelens.indexing import make_maintainer
 from tidelens.queries import Queries, make_queries
 from tidelens.server import serve
+from tidelens.showing import PictureReading, open_picture_reading
 from tidelens.spaces import Run, Serving, Spaces
 from tidelens.trimming import trim
+
+__all__ = ["Connection", "open_log", "open_node", "open_picture_reading", "queries_of"]
 
 log = structlog.get_logger(__name__)
 
@@ -45,7 +46,7 @@ def open_node(
     settings: Settings,
     connection: Connection,
     event_log: KafkaLog,
-    references: ReferenceReader,
+    pictures: PictureReading,
     queries: Queries,
     listener: socket.socket,
 ) -> dict[str, Run]:
@@ -62,7 +63,7 @@ def open_node(
         of_space = made.pop(ref, None)
         if of_space is None:
             of_space = await asyncio.to_thread(queries_of, settings, ref)
-        opened = _serving(settings, connection, event_log, references, of_space, spaces, exposition)
+        opened = _serving(settings, connection, event_log, pictures, of_space, spaces, exposition)
         async with opened as serving:
             yield serving
 
@@ -92,11 +93,6 @@ async def open_log(settings: Settings, connection: Connection) -> AsyncIterator[
         yield event_log
 
 
-def open_references(settings: Settings) -> References:
-    """Reads the pictures that queries name, for all spaces of a process, while it is entered."""
-    return References(ReferenceLimits.of_queries(settings))
-
-
 def queries_of(settings: Settings, ref: SpaceRef) -> Queries:
     """Raises ModelMissing, and SpaceMismatch where this machine's model is another one."""
     queries = make_queries(settings, ref.model)
@@ -109,7 +105,7 @@ async def _serving(
     settings: Settings,
     connection: Connection,
     event_log: KafkaLog,
-    references: ReferenceReader,
+    pictures: PictureReading,
     queries: Queries,
     spaces: Spaces,
     exposition: Exposition,
@@ -162,7 +158,9 @@ async def _serving(
                 feed=feed,
                 log=event_log,
                 queries=queries.encoder,
-                references=references,
+                references=pictures.asked,
+                picture_references=pictures.shown,
+                converter=pictures.converter,
                 lag=lag,
                 admin=Operations(maintainer, target_recall=settings.target_recall),
                 matcher=open_matcher(),

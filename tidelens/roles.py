@@ -13,7 +13,7 @@ async def run_index(settings: Settings, kafka: KafkaSettings) -> None:
     from streams.connect import Connection
     from streams.control import read_control
     from tidelens.data_dir import locked, node_part
-    from tidelens.node import open_log, open_node, open_references, queries_of
+    from tidelens.node import open_log, open_node, open_picture_reading, queries_of
     from tidelens.queries import make_queries
     from tidelens.server import listen
 
@@ -23,14 +23,14 @@ async def run_index(settings: Settings, kafka: KafkaSettings) -> None:
         listener = stack.enter_context(contextlib.closing(listen(settings.host, settings.port)))
         stop = await stack.enter_async_context(stop_signal())
         event_log = await stack.enter_async_context(open_log(settings, connection))
-        references = await stack.enter_async_context(open_references(settings))
+        pictures = await stack.enter_async_context(open_picture_reading(settings))
         control = await read_control(event_log, Names(settings.topic_prefix, "").control)
         if control.active is None:
             queries = await asyncio.to_thread(make_queries, settings)
         else:
             queries = await asyncio.to_thread(queries_of, settings, control.active.current)
         stack.push_async_callback(queries.stop)
-        runs = open_node(settings, connection, event_log, references, queries, listener)
+        runs = open_node(settings, connection, event_log, pictures, queries, listener)
         await until_stopped(
             stop, {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
         )

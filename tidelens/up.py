@@ -87,10 +87,11 @@ async def _run(
             brokers = await broker
             connection = node.Connection(brokers, kafka)
             event_log = await stack.enter_async_context(node.open_log(settings, connection))
-            references = await stack.enter_async_context(node.open_references(settings))
+            reading = node.open_picture_reading(settings)
+            pictures = await stack.enter_async_context(reading)
             queries = await _confirmed(settings, connection, event_log, queries)
             stack.push_async_callback(queries.stop)
-            runs = node.open_node(settings, connection, event_log, references, queries, listener)
+            runs = node.open_node(settings, connection, event_log, pictures, queries, listener)
             tasks |= {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
             names = Names(settings.topic_prefix, queries.space.name)
             followed = _remembering(settings.data, event_log, names.control)

@@ -8,10 +8,13 @@ from typing import Any
 import orjson
 import pytest
 
-from api.pictures import _Kept
+from api.picture_cache import KeptPictures, Picture
+from consumers.references import ReferenceLimits
+from consumers.references.shown import ShownReferences
 from contracts.events import Content, content_record
 from contracts.records import OutRecord
-from tests.api_kit import MURMUR2, PARTITIONS, Kit
+from contracts.settings import Settings
+from tests.api_kit import MURMUR2, PARTITIONS, Kit, NoReferences
 
 pytestmark = pytest.mark.anyio
 PICTURES = {
@@ -20,6 +23,7 @@ PICTURES = {
     "image/webp": b"RIFF\0\0\0\0WEBP....",
     "image/gif": b"GIF89a....",
     "image/bmp": b"BM......",
+    "image/avif": b"\0\0\0\x14ftypavif\0\0\0\0mif1....",
 }
 PNG = PICTURES["image/png"]
 
@@ -115,10 +119,15 @@ async def reference(kit: Kit, ref: str, data: bytes = PNG) -> None:
     await published(kit, "a", content_record("tidelens.images", content))
 
 
+def reading_files(**settings: Any) -> Kit:
+    limits = ReferenceLimits.of(Settings(**settings))
+    return Kit(picture_references=ShownReferences(NoReferences(), limits), **settings)
+
+
 async def test_a_file_under_an_allowed_root(tmp_path: Path) -> None:
     path = tmp_path / "with space.png"
     path.write_bytes(PNG)
-    kit = Kit(allow_roots=[tmp_path])
+    kit = reading_files(allow_roots=[tmp_path])
     await reference(kit, path.as_uri())
     assert (await kit.http.get("/v1/pictures/a")).content == PNG
 
@@ -130,10 +139,10 @@ async def test_files_elsewhere_are_not_read(tmp_path: Path) -> None:
     root.mkdir()
     (root / "link.png").symlink_to(secret)
     for ref in (secret.as_uri(), f"file://{root}/../secret.png", f"file://{root}/link.png"):
-        kit = Kit(allow_roots=[root])
+        kit = reading_files(allow_roots=[root])
         await reference(kit, ref)
         assert await code(kit) == "not_readable"
-    kit = Kit()
+    kit = reading_files()
     await reference(kit, secret.as_uri())
     assert await code(kit) == "not_readable", "no root is allowed by default"
 
@@ -141,22 +150,25 @@ async def test_files_elsewhere_are_not_read(tmp_path: Path) -> None:
 async def test_a_file_that_changed_or_went_or_is_too_large(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(PNG + b"!")
-    kit = Kit(allow_roots=[tmp_path])
+    kit = reading_files(allow_roots=[tmp_path])
     await reference(kit, path.as_uri())
     assert await code(kit) == "superseded"
     path.unlink()
     assert await code(kit) == "not_readable"
     path.write_bytes(PNG)
-    small = Kit(allow_roots=[tmp_path], image_bytes_max=5)
+    small = reading_files(allow_roots=[tmp_path], image_bytes_max=5)
     await reference(small, path.as_uri())
     assert await code(small) == "not_readable"
 
 
-async def test_references_elsewhere_are_not_followed() -> None:
-    for ref in ("https://example.com/a.png", "s3://bucket/a.png", "file://host/a.png"):
-        kit = Kit()
+async def test_schemes_that_are_not_enabled() -> None:
+    for ref in ("https://example.com/a.png", "s3://bucket/a.png", "file:///a.png"):
+        kit = reading_files(reference_schemes=[])
         await reference(kit, ref)
         assert await code(kit) == "not_enabled"
+    kit = reading_files()
+    await reference(kit, "file://host/a.png")
+    assert await code(kit) == "not_readable"
 
 
 async def test_a_record_that_cannot_be_read() -> None:
@@ -166,11 +178,12 @@ async def test_a_record_that_cannot_be_read() -> None:
 
 
 def test_pictures_are_kept_up_to_a_number_of_bytes() -> None:
-    kept = _Kept(10)
-    kept.put("a", b"1234")
-    kept.put("b", b"1234")
-    assert kept.get("a") == b"1234"
-    kept.put("c", b"1234")
-    assert [kept.get(name) for name in "abc"] == [b"1234", None, b"1234"]
-    kept.put("d", b"x" * 11)
+    four, eleven = Picture(b"1234", "image/png"), Picture(b"x" * 11, "image/png")
+    kept = KeptPictures(10)
+    kept.put("a", four)
+    kept.put("b", four)
+    assert kept.get("a") is four
+    kept.put("c", four)
+    assert [kept.get(name) for name in "abc"] == [four, None, four]
+    kept.put("d", eleven)
     assert kept.get("d") is None

@@ -1,0 +1,42 @@
+"""What reads the pictures that references name, and converts those that browsers do not show."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from consumers.decoding import DecodeLimits, Decoders
+from consumers.references import ReferenceLimits, References
+from consumers.references.shown import ShownReferences
+from consumers.showing import Converter, Shown
+from contracts.ports import PictureConverter, ReferenceReader
+from contracts.settings import MIB, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class PictureReading:
+    """The readers and the converter, shared by all spaces of a process."""
+
+    asked: ReferenceReader
+    """Of what queries name."""
+    shown: ReferenceReader
+    """Of what was published."""
+    converter: PictureConverter
+
+
+@asynccontextmanager
+async def open_picture_reading(settings: Settings) -> AsyncIterator[PictureReading]:
+    """Its decoder's process starts with the first picture that needs it."""
+    limits = DecodeLimits(
+        settings.image_bytes_max,
+        settings.image_pixels_max,
+        settings.decode_seconds_max,
+        settings.decode_memory_mb * MIB,
+    )
+    decoders = Decoders(1, limits, Shown(settings.picture_side_max))
+    try:
+        async with References(ReferenceLimits.of_queries(settings)) as asked:
+            shown = ShownReferences(asked, ReferenceLimits.of(settings))
+            yield PictureReading(asked, shown, Converter(decoders))
+    finally:
+        await asyncio.to_thread(decoders.close)

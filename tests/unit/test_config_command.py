@@ -39,6 +39,11 @@ def test_values_and_origins(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
+def test_what_kubernetes_made_is_no_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = rows(monkeypatch, TIDELENS_PORT="tcp://10.0.0.1:8080")
+    assert (shown["TIDELENS_PORT"]["value"], shown["TIDELENS_PORT"]["origin"]) == (8080, "default")
+
+
 @pytest.mark.parametrize("options", [[], ["--json"]])
 def test_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch, options: list[str]) -> None:
     monkeypatch.setenv("TIDELENS_KAFKA_SASL_PASSWORD", "hunter2")

@@ -9,6 +9,7 @@ import orjson
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
+from contracts.variables import of_kubernetes
 from tidelens.options import json_option
 from tidelens.terminal import say, say_json
 
@@ -35,7 +36,7 @@ def config(as_json: bool) -> None:
 def _rows(settings: BaseSettings) -> Iterator[dict[str, Any]]:
     prefix = str(settings.model_config["env_prefix"])
     # pydantic-settings takes the variables in any case.
-    given = {name.upper() for name in os.environ}
+    given = {n.upper() for n, text in os.environ.items() if not of_kubernetes(n, text)}
     plain = settings.model_dump(mode="json")
     for name, info in type(settings).model_fields.items():
         value = getattr(settings, name)

@@ -16,6 +16,7 @@ from tidelens.by_address import address_of
 from tidelens.door import UNCOUNTED_BYTES, Door, Guest, Phase, Refusal
 from tidelens.live_protocol import LiveProtocol
 from tidelens.pace import Unsent
+from tidelens.unframed import ended_by_closing
 
 HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
@@ -130,6 +131,11 @@ class HttpProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.data_received(b"\r\n".join([*lines, b"", b""]) + rest)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.scope["http_version"] != "1.1":
+            app = ended_by_closing(app, cycle)
+        super()._start_asgi_task(cycle, app)
 
     # The parser's callbacks
 
@@ -248,12 +254,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     def check(self, now: float) -> None:
         """Close what has taken too long; called about every second."""
-        if self._refused or self.transport.is_closing():
+        if self._refused:
             self._end(now)
         elif self._unsent.stuck(self.transport.get_write_buffer_size(), now):
             self._refused = True
             self._disconnect()
             self.transport.abort()
+        elif self.transport.is_closing():
+            # The rest of the last answer may take as long as it moves.
+            return
         elif self._guest.phase is Phase.WAITING:
             self._check_head(now)
         elif self._guest.phase is Phase.RECEIVING:
@@ -262,8 +271,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _end(self, now: float) -> None:
         if self._ending_at is None:
             self._ending_at = now
-        limit_s = LINGER_S if self._refused else self._door.limits.send_timeout_s
-        if now - self._ending_at > limit_s:
+        if now - self._ending_at > LINGER_S:
             self.transport.abort()
 
     def _check_head(self, now: float) -> None:

@@ -174,6 +174,20 @@ async def test_who_does_not_take_an_answer_is_cut_off() -> None:
         assert (await server.get()).status_code == 200
 
 
+async def test_an_answer_that_ends_its_connection_may_take_as_long_as_it_moves() -> None:
+    get = GET.replace(b"/ ", b"/large ", 1).replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
+    async with served(send_timeout_s=0.5) as server:
+        reader, writer = await server.client()
+        writer.write(get)
+        size = 0
+        async with asyncio.timeout(30):
+            while piece := await reader.read(2**22):
+                size += len(piece)
+                # Three times the limit in all.
+                await asyncio.sleep(1.5 * len(piece) / HUGE)
+        assert size > HUGE
+
+
 # Numbers of connections
 
 
@@ -301,6 +315,25 @@ async def test_what_is_not_for_us_is_answered_and_closed() -> None:
             answer = await server.answer(sent)
             assert answer.startswith(b"HTTP/1.1 400")
             assert problem_of(answer)["code"] == "invalid_request"
+
+
+async def test_an_old_client_gets_no_chunks_that_it_cannot_read() -> None:
+    async def in_pieces(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for piece in (b"one ", b"two"):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with served(in_pieces) as server:
+        head, _, body = (await server.answer(GET.replace(b"1.1", b"1.0"))).partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head
+        assert b"connection: close" in head
+        assert body == b"one two"
+        reader, writer = await server.client()
+        writer.write(GET)
+        await reader.readuntil(b"\r\n\r\n4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n")
+    async with served() as server:
+        assert (await server.answer(GET.replace(b"1.1", b"1.0"))).endswith(b"\r\n\r\n0")
 
 
 async def test_requests_sent_ahead_are_answered_in_order_and_a_stream_before_them_ends() -> None:

@@ -1,0 +1,28 @@
+"""Answers without a length to clients of HTTP/1.0, which cannot read chunks."""
+
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+
+def ended_by_closing(app: ASGIApp, cycle: RequestResponseCycle) -> Any:
+    """Let the end of the connection end the answer, where uvicorn would send chunks."""
+
+    async def answered(scope: Scope, receive: Receive, send: Send) -> None:
+        has_length = False
+
+        async def unframed(message: Message) -> None:
+            nonlocal has_length
+            if message["type"] == "http.response.start":
+                names = [name.lower() for name, _ in message.get("headers", ())]
+                has_length = b"content-length" in names
+                if not has_length:
+                    cycle.chunked_encoding = False
+            elif not has_length:
+                cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, unframed)
+
+    return answered

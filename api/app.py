@@ -19,6 +19,7 @@ from api.classifying import Classifying
 from api.freshness import Freshness
 from api.guarding import Guard
 from api.health import Health
+from api.item_ids import to_the_end
 from api.items import Items
 from api.live import Live
 from api.node import Node
@@ -43,29 +44,32 @@ def create_app(node: Node) -> Starlette:
     health = Health(node, freshness, answering)
     admin = Admin(node, answering)
     live = Live(node, waiting, answering.allowance)
+    routes: list[Route | WebSocketRoute] = [
+        Route("/v1/search", searching.post, methods=["POST"]),
+        Route("/v1/classify", classifying.post, methods=["POST"]),
+        WebSocketRoute("/v1/live", live.websocket),
+        Route("/v1/live", live.events, methods=["GET"]),
+        Route("/v1/items", items.post, methods=["POST"]),
+        Route("/v1/items/{target}", items.get, methods=["GET"]),
+        Route("/v1/items/{target}", items.delete, methods=["DELETE"]),
+        Route("/v1/items/{target}/{id:rest}", items.get, methods=["GET"]),
+        Route("/v1/items/{target}/{id:rest}", items.delete, methods=["DELETE"]),
+        Route("/v1/pictures", pictures.get, methods=["GET"]),
+        Route("/v1/pictures/{id:rest}", pictures.get, methods=["GET"]),
+        Route("/v1/admin/snapshot", admin.snapshot, methods=["POST"]),
+        Route("/v1/admin/restore", admin.restore, methods=["POST"]),
+        Route("/v1/admin/rebuild", admin.rebuild, methods=["POST"]),
+        Route("/v1/admin/segments", admin.segments, methods=["GET"]),
+        Route("/v1/admin/queries", admin.queries, methods=["GET"]),
+        Route("/v1/admin/verify", admin.verify, methods=["POST"]),
+        Route("/v1/lag", health.lag),
+        Route("/v1/status", health.status),
+        Route("/metrics", health.metrics),
+        Route("/healthz", health.healthz),
+        Route("/readyz", health.readyz),
+    ]
     app = Starlette(
-        routes=[
-            Route("/v1/search", searching.post, methods=["POST"]),
-            Route("/v1/classify", classifying.post, methods=["POST"]),
-            WebSocketRoute("/v1/live", live.websocket),
-            Route("/v1/live", live.events, methods=["GET"]),
-            Route("/v1/items", items.post, methods=["POST"]),
-            Route("/v1/items/{target}/{id:path}", items.get, methods=["GET"]),
-            Route("/v1/items/{target}/{id:path}", items.delete, methods=["DELETE"]),
-            Route("/v1/pictures/{id:path}", pictures.get, methods=["GET"]),
-            Route("/v1/admin/snapshot", admin.snapshot, methods=["POST"]),
-            Route("/v1/admin/restore", admin.restore, methods=["POST"]),
-            Route("/v1/admin/rebuild", admin.rebuild, methods=["POST"]),
-            Route("/v1/admin/segments", admin.segments, methods=["GET"]),
-            Route("/v1/admin/queries", admin.queries, methods=["GET"]),
-            Route("/v1/admin/verify", admin.verify, methods=["POST"]),
-            Route("/v1/lag", health.lag),
-            Route("/v1/status", health.status),
-            Route("/metrics", health.metrics),
-            Route("/healthz", health.healthz),
-            Route("/readyz", health.readyz),
-            *pages.routes(),
-        ],
+        routes=[*map(to_the_end, routes), *pages.routes()],
         middleware=[
             Middleware(pages.Hardened),
             Middleware(Guard, host=node.settings.host, hosts_allowed=node.settings.hosts_allowed),

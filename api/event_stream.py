@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from api.connection import ServerMessage
+from api.parameters import parameters_of
 from api.pieces import PIECE_BYTES
 from api.problems import problem
 from api.written import as_text
@@ -44,7 +45,7 @@ def subscription_of(request: Request) -> Subscribe:
     `q` is the query's text, and `query` a whole query as JSON instead; `cursor` stands for the
     header `Last-Event-ID`, which wins.
     """
-    given = dict(request.query_params)
+    given = dict(parameters_of(request))
     query = _query(given)
     subscription: dict[str, Any] = {"op": "subscribe", "sub": SUB, "query": query}
     for name in _OF_SUBSCRIPTION:

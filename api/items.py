@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from api.answering import Answering
 from api.bodies import read_as
+from api.item_ids import item_id_of
 from api.node import Node
 from contracts.errors import RejectedRecord, RejectedRequest, TimedOut
 from contracts.events import (
@@ -157,7 +158,7 @@ def _place(request: Request) -> tuple[Target, str]:
     name = request.path_params["target"]
     for target in TARGETS:
         if target == name:
-            return target, request.path_params["id"]
+            return target, item_id_of(request)
     raise RejectedRequest(
         "unknown_target",
         f"target: want {' or '.join(TARGETS)}, got {name!r}",

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.item_ids import to_the_end
 from contracts import schema
 from contracts.errors import RejectedRequest
 
@@ -53,10 +54,10 @@ class Hardened:
 
 def routes() -> list[BaseRoute]:
     return [
-        Route("/", _page if _BUILT else _no_page),
+        to_the_end(Route("/", _page if _BUILT else _no_page)),
         Mount("/static", StaticFiles(directory=_STATIC, check_dir=False)),
-        Route("/openapi.json", _openapi),
-        Route("/asyncapi.json", _asyncapi),
+        to_the_end(Route("/openapi.json", _openapi)),
+        to_the_end(Route("/asyncapi.json", _asyncapi)),
     ]
 
 

@@ -13,6 +13,7 @@ import hashlib
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.item_ids import item_id_of
 from api.node import Node
 from api.picture_cache import CostlyRefusal, Flights, KeptPictures, Picture, Places
 from contracts.errors import RejectedRecord, RejectedRequest
@@ -48,7 +49,7 @@ class Pictures:
         )
 
     async def get(self, request: Request) -> Response:
-        item_id = request.path_params["id"]
+        item_id = item_id_of(request)
         hit = await self._node.searcher.item("images", item_id)
         if hit is None:
             raise RejectedRequest(

@@ -9,7 +9,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import quote
 
 from pydantic import (
     AfterValidator,
@@ -34,6 +33,7 @@ from contracts.exact_json import NumberBeyond, loads
 from contracts.filter_warnings import FilterWarning
 from contracts.filters import Filter, parse
 from contracts.hits import Hit
+from contracts.item_urls import picture_path
 from contracts.ports import AsOf, Lag
 from contracts.prompts import TEMPLATES, require_distinct, require_slot
 from contracts.topics import Target
@@ -556,7 +556,7 @@ def wire_hit(hit: Hit, include: Collection[str] = ("vector",)) -> WireHit:
         "text": hit.text,
         "metadata": dict(hit.metadata or {}),
         "source": {"topic": topic, "partition": partition, "offset": offset},
-        "picture": f"/v1/pictures/{quote(hit.id)}" if hit.target == "images" else None,
+        "picture": picture_path(hit.id) if hit.target == "images" else None,
     }
     if hit.vector is not None and "vector" in include:
         wire["vector"] = [float(number) for number in hit.vector]

@@ -192,9 +192,16 @@ def _openapi() -> Document:
         "name": "id",
         "in": "path",
         "required": True,
-        "description": "The whole rest of the path, percent-decoded; it may hold slashes.",
+        "description": "The whole rest of the path, percent-decoded; it may hold slashes. An id "
+        "with a segment of `.` or `..`, which clients resolve, stands in the query instead.",
         "schema": {"type": "string", "maxLength": ID_BYTES_MAX},
     }
+    any_id = {**item_id, "in": "query", "description": "Any id, percent-encoded."}
+    item = {
+        "get": _operation("An item as it is indexed", _ref("Item")),
+        "delete": _operation("Delete an item", _ref("Tokens")),
+    }
+    picture = {"get": _operation("A picture", {"type": "string"}, media_type="image/*")}
     return {
         "openapi": "3.1.0",
         "info": {"title": "Tidelens", "version": asyncapi.VERSION},
@@ -210,15 +217,10 @@ def _openapi() -> Document:
             "/v1/items": {
                 "post": _operation("Publish items", _ref("Tokens"), body=_or_list("NewItem"))
             },
-            "/v1/items/{target}/{id}": {
-                "parameters": [target, item_id],
-                "get": _operation("An item as it is indexed", _ref("Item")),
-                "delete": _operation("Delete an item", _ref("Tokens")),
-            },
-            "/v1/pictures/{id}": {
-                "parameters": [item_id],
-                "get": _operation("A picture", {"type": "string"}, media_type="image/*"),
-            },
+            "/v1/items/{target}/{id}": {"parameters": [target, item_id], **item},
+            "/v1/items/{target}": {"parameters": [target, any_id], **item},
+            "/v1/pictures/{id}": {"parameters": [item_id], **picture},
+            "/v1/pictures": {"parameters": [any_id], **picture},
             "/v1/live": {"get": _live()},
             "/v1/lag": {"get": _operation("Lag by group and partition", _ref("LagAnswer"))},
             "/v1/status": {"get": _operation("The node's state", _ref("Status"))},

@@ -23,7 +23,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Literal, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 import orjson
@@ -40,6 +40,7 @@ from contracts.errors import (
     TidelensError,
 )
 from contracts.exact_json import beyond
+from contracts.item_urls import item_path
 from contracts.messages import WireHit
 
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -111,10 +112,10 @@ class Client:
         return tokens
 
     async def item(self, target: str, item_id: str) -> Any:
-        return await self._request("GET", f"/v1/items/{target}/{quote(item_id)}")
+        return await self._request("GET", item_path(target, item_id))
 
     async def delete(self, target: str, item_id: str) -> Any:
-        return await self._request("DELETE", f"/v1/items/{target}/{quote(item_id)}")
+        return await self._request("DELETE", item_path(target, item_id))
 
     async def get(self, path: str) -> Any:
         """Any other GET of the API: /v1/lag, /v1/status."""

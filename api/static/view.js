@@ -159,7 +159,8 @@ export function titleOf({ id, text, metadata }) {
 
 /** Where the picture of exactly this version is: a new version must not come from the cache. */
 export function pictureUrl({ picture, source }) {
-  return `${picture}?at=${source.partition}-${source.offset}`;
+  // An id that cannot stand in a path is in the query already.
+  return `${picture}${picture.includes("?") ? "&" : "?"}at=${source.partition}-${source.offset}`;
 }
 
 function pictureBox() {

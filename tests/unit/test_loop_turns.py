@@ -127,9 +127,12 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     ("POST", "/v1/search"): SEARCHES,
     ("POST", "/v1/classify"): CLASSIFIED,
     ("POST", "/v1/items"): PUBLISHED,
-    ("GET", "/v1/items/{target}/{id:path}"): {"": lambda c: c.get("/v1/items/captions/c1")},
-    ("DELETE", "/v1/items/{target}/{id:path}"): {"": lambda c: c.delete("/v1/items/captions/c1")},
-    ("GET", "/v1/pictures/{id:path}"): {"": lambda c: c.get("/v1/pictures/i1", 404)},
+    ("GET", "/v1/items/{target}/{id:rest}"): {"": lambda c: c.get("/v1/items/captions/c1")},
+    ("DELETE", "/v1/items/{target}/{id:rest}"): {"": lambda c: c.delete("/v1/items/captions/c1")},
+    ("GET", "/v1/pictures/{id:rest}"): {"": lambda c: c.get("/v1/pictures/i1", 404)},
+    ("GET", "/v1/items/{target}"): {"": lambda c: c.get("/v1/items/captions?id=c1")},
+    ("DELETE", "/v1/items/{target}"): {"": lambda c: c.delete("/v1/items/captions?id=c1")},
+    ("GET", "/v1/pictures"): {"": lambda c: c.get("/v1/pictures?id=i1", 404)},
     ("POST", "/v1/admin/snapshot"): {"": lambda c: c.post("/v1/admin/snapshot", None)},
     ("POST", "/v1/admin/restore"): {
         "": lambda c: c.post("/v1/admin/restore", {"name": "x" * 30 * MIB}, 400)

@@ -93,7 +93,7 @@ def test_every_route_of_the_api_is_in_the_openapi_document() -> None:
     from tests.api_kit import Kit
 
     served = {
-        (re.sub(":path", "", route.path), method.lower())
+        (re.sub(":rest", "", route.path), method.lower())
         for route in Kit().app.routes
         for method in getattr(route, "methods", None) or ()
         if method != "HEAD" and not route.path.endswith(".json") and route.path != "/"

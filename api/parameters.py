@@ -1,0 +1,33 @@
+"""The parameters in the query of a URL, as they were meant.
+
+Starlette decodes them leniently: what is not UTF-8 would become `\\ufffd`, which may be the id of
+an item.
+"""
+
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+
+from contracts.errors import RejectedRequest
+
+PARAMETERS_MAX = 64
+
+
+def parameters_of(request: Request) -> list[tuple[str, str]]:
+    """Names and values in their order. Raises RejectedRequest."""
+    query = request.scope["query_string"]
+    # Counted here, since `parse_qsl` only says that something was wrong.
+    count = query.count(b"&") + 1
+    if count > PARAMETERS_MAX:
+        raise RejectedRequest(
+            "too_many",
+            f"query: limit {PARAMETERS_MAX} parameters, got {count}",
+            field="query",
+            limit=PARAMETERS_MAX,
+            value=count,
+        )
+    try:
+        return parse_qsl(query.decode(), keep_blank_values=True, errors="strict")
+    except UnicodeDecodeError:
+        message = "query: want UTF-8, percent-encoded"
+        raise RejectedRequest("query_not_utf8", message, field="query") from None

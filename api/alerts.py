@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from api.matching import Batch, Rows
+from api.matching import LOOKS, Batch, Rows
 from api.queries import ItemRef, Question
 from contracts.hits import Hit
 from contracts.ports import Applied, AsOf, Matcher
@@ -196,7 +196,7 @@ class AlertSet:
             if now is None:
                 continue
             batch = Batch(applied, self._matcher)
-            matches = batch.matches(self._rows[applied.target].now(), _AT_ONCE)
+            matches = batch.matches(self._rows[applied.target].now(), _AT_ONCE, LOOKS)
             for alert in matches.left_out:
                 self._read_again(alert)
             for alert, number, score in matches:

@@ -36,7 +36,7 @@ class Allowance:
     """The bytes of all answers that are in memory now."""
 
     def __init__(self, *, one_max: int, all_max: int) -> None:
-        self._one_max = one_max
+        self.one_max = one_max
         self._all_max = all_max
         self.held = 0
         # Who waits for how many bytes, in line.
@@ -44,7 +44,7 @@ class Allowance:
 
     def share(self, expected: int) -> "Share":
         """Room for one answer of about so many bytes; `close` it. Raises RejectedRequest."""
-        share = Share(self, self._one_max)
+        share = Share(self, self.one_max)
         share.expect(expected)
         return share
 
@@ -64,7 +64,7 @@ class Allowance:
 
     async def wait(self, expected: int, timeout_s: float) -> "Share":
         """The same for what is not refused but waits in line. Raises RejectedRequest after that."""
-        expected = min(expected, self._one_max)
+        expected = min(expected, self.one_max)
         if self._line or self.held + expected > self._all_max:
             turn = asyncio.get_running_loop().create_future()
             self._line.append((expected, turn))

@@ -33,6 +33,13 @@ class Answering:
         """Takes them over."""
         return InPieces(pieces, timeout_s=self._timeout_s, status=status)
 
+    def bytes(self, data: bytes, headers: Mapping[str, str], media_type: str) -> Response:
+        """What is in memory anyhow, but is held for as long as its client takes."""
+        pieces = self.pieces(min(len(data), self.allowance.one_max))
+        pieces.take(data)
+        timeout_s = self._timeout_s
+        return InPieces(pieces, timeout_s=timeout_s, headers=headers, media_type=media_type)
+
     async def json(self, body: Mapping[str, Any], status: int = 200) -> Response:
         """An object, whose lists and iterators are written a few members at a time."""
         pieces = self.pieces()

@@ -40,7 +40,7 @@ def create_app(node: Node) -> Starlette:
     searching = Searching(node, waiting, freshness, answering)
     classifying = Classifying(node, answering)
     items = Items(node, answering)
-    pictures = Pictures(node)
+    pictures = Pictures(node, answering)
     health = Health(node, freshness, answering)
     admin = Admin(node, answering)
     live = Live(node, waiting, answering.allowance)

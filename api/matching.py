@@ -14,6 +14,8 @@ from contracts.ports import Applied, Matcher
 from contracts.score import Vectors
 
 _ROWS_FIRST = 16
+# Looks of filters at items on the event loop: 10 ms.
+LOOKS = 8192
 # Pairs: bounds what is converted to float64 at a time (64 MB at 512 dimensions).
 _SCORED_AT_ONCE = 8192
 
@@ -67,10 +69,13 @@ class Batch:
             found.vector if with_vector else None,
         )
 
-    def matches(self, rows: "RowsNow[_Owner]", most: int | None = None) -> "Matches[_Owner]":
+    def matches(
+        self, rows: "RowsNow[_Owner]", most: int | None = None, looks: int | None = None
+    ) -> "Matches[_Owner]":
         """Which items put in match which queries, and reach their floors. In any thread.
 
-        Where that would be more than `most` pairs, the owners with the most of them are left out.
+        Where that would be more than `most` pairs, the owners with the most of them are left out;
+        and where filters would look at items more than about `looks` times, those that come last.
         """
         owners, queries, floors, filtered = rows
         vectors = self.applied.vectors
@@ -79,16 +84,16 @@ class Batch:
         of, row = self._matcher.nominate(queries, floors, vectors)
         # First what costs least. A list that is not full has no floor, so that all rows of every
         # batch are paired with it, and a filter leaves few.
+        left_out: list[_Owner] = []
         if filtered[of].any():
-            kept = self._admitted(owners, of, row)
+            kept = self._admitted(owners, of, row, left_out, looks)
             of, row = of[kept], row[kept]
-        left_out: Sequence[_Owner] = []
         if most is not None and len(of) > most:
             counts = np.bincount(of, minlength=len(owners))
             lightest = np.argsort(counts, kind="stable")
             heavy = np.zeros(len(owners), np.bool_)
             heavy[lightest[np.cumsum(counts[lightest]) > most]] = True
-            left_out = [owners[n] for n in np.flatnonzero(heavy).tolist()]
+            left_out += [owners[n] for n in np.flatnonzero(heavy).tolist()]
             of, row = of[~heavy[of]], row[~heavy[of]]
         found = []
         for start in range(0, len(of), _SCORED_AT_ONCE):
@@ -103,12 +108,18 @@ class Batch:
 
     def _admitted(
         self,
-        owners: Sequence[Asking],
+        owners: Sequence[_Owner],
         of: NDArray[np.intp],
         row: NDArray[np.intp],
+        left_out: list[_Owner],
+        looks: int | None,
     ) -> NDArray[np.bool_]:
-        """Which pairs the owners' filters let through; each filter looks at a row once."""
-        known: dict[object, NDArray[np.bool_]] = {}
+        """Which pairs the owners' filters let through; each filter looks at a row once.
+
+        Only at rows that are paired: where floors are high these are few.
+        """
+        known: dict[object, NDArray[np.int8]] = {}
+        looked = 0
         kept = np.ones(len(of), np.bool_)
         # Pairs come in the order of their queries.
         starts = np.flatnonzero(np.r_[True, of[1:] != of[:-1]]).tolist()
@@ -118,11 +129,18 @@ class Batch:
                 continue
             lets = known.get(condition.key)
             if lets is None:
-                numbers = range(len(self.applied.upserted))
-                lets = known[condition.key] = np.array(
-                    [condition.matches(self.hit(n).metadata or {}) for n in numbers], np.bool_
-                )
-            kept[start:end] = lets[row[start:end]]
+                lets = known[condition.key] = np.full(len(self.applied.upserted), -1, np.int8)
+            rows = row[start:end]
+            new = rows[lets[rows] < 0].tolist()
+            cost = len(new) * len(condition.fields())
+            if looks is not None and looked and looked + cost > looks:
+                left_out.append(owners[of[start]])
+                kept[start:end] = False
+                continue
+            looked += cost
+            for n in new:
+                lets[n] = condition.matches(self.hit(n).metadata or {})
+            kept[start:end] = lets[rows] == 1
         return kept
 
 
@@ -169,6 +187,11 @@ class Rows(Generic[_Owner]):
 
     def __len__(self) -> int:
         return len(self._owners)
+
+    @property
+    def filtered(self) -> int:
+        """How many have a filter."""
+        return int(np.count_nonzero(self._filtered[: len(self)]))
 
     def now(self) -> RowsNow[_Owner]:
         vectors, floors, filtered = (column[: len(self)] for column in self._columns())

@@ -13,6 +13,7 @@ import hashlib
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.answering import Answering
 from api.item_ids import item_id_of
 from api.node import Node
 from api.picture_cache import CostlyRefusal, Flights, KeptPictures, Picture, Places
@@ -35,9 +36,10 @@ _FILE = "file:"
 class Pictures:
     """The endpoint, with the pictures looked at last."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: Node, answering: Answering) -> None:
         settings = node.settings
         self._node = node
+        self._bytes = answering.bytes
         self._kept = KeptPictures(settings.pictures_cached_mb * MIB)
         # One kind must not take all places: other hosts may be slow, and so may codecs.
         reading, remote = settings.pictures_reading_max, settings.pictures_remote_max
@@ -71,7 +73,7 @@ class Pictures:
             "x-content-type-options": "nosniff",
             "content-disposition": "inline",
         }
-        return Response(picture.data, headers=headers, media_type=picture.media_type)
+        return self._bytes(picture.data, headers, picture.media_type)
 
     async def _read(self, item_id: str, source: RecordPosition, version: str) -> Picture:
         content = await self._content(item_id, source)

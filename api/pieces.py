@@ -2,11 +2,12 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.allowance import Share
+from api.allowance import SMALL_BYTES, Share
 from api.eager import begun
 
 # Written into the connection's buffer at a time; it holds little more than one.
@@ -23,7 +24,7 @@ class Pieces:
         self._share = share
         self._parts: list[bytes] = []
         self._size = 0
-        self.whole: deque[bytes] = deque()
+        self.whole: deque[bytes | memoryview] = deque()
         self.size = 0
 
     def add(self, part: bytes) -> None:
@@ -43,6 +44,12 @@ class Pieces:
         if self._size:
             self._finish()
 
+    def take(self, data: bytes) -> None:
+        """All of them, which are in memory anyhow: pieces of them are sent, without a copy."""
+        whole = memoryview(data)
+        self.whole.extend(whole[n : n + PIECE_BYTES] for n in range(0, len(data), PIECE_BYTES))
+        self.size = len(data)
+
     def close(self) -> None:
         self.whole.clear()
         self._share.close()
@@ -54,11 +61,18 @@ class InPieces(Response):
     A client that takes none in time is left: its connection closes without the rest.
     """
 
-    media_type = "application/json"
-
-    def __init__(self, pieces: Pieces, *, timeout_s: float, status: int = 200) -> None:
+    def __init__(
+        self,
+        pieces: Pieces,
+        *,
+        timeout_s: float,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        media_type: str = "application/json",
+    ) -> None:
         pieces.end()
-        super().__init__(None, status, {"content-length": str(pieces.size)})
+        length = {"content-length": str(pieces.size)}
+        super().__init__(None, status, {**(headers or {}), **length}, media_type)
         self._pieces = pieces
         self._timeout_s = timeout_s
 
@@ -74,6 +88,10 @@ class InPieces(Response):
         start = {"type": "http.response.start", "status": self.status_code}
         await send({**start, "headers": self.raw_headers})
         whole = self._pieces.whole
+        if self._pieces.size <= SMALL_BYTES:
+            # The connection takes it at once, as any other response.
+            await send({"type": "http.response.body", "body": b"".join(whole)})
+            return
         more = len(whole) > 1
         while whole:
             await self._in_time(send, whole.popleft(), more=more)
@@ -81,7 +99,7 @@ class InPieces(Response):
             # The connection takes this only once its buffer is nearly empty: then all was taken.
             await self._in_time(send, b"", more=False)
 
-    async def _in_time(self, send: Send, body: bytes, *, more: bool) -> None:
+    async def _in_time(self, send: Send, body: bytes | memoryview, *, more: bool) -> None:
         async def sending() -> None:
             await send({"type": "http.response.body", "body": body, "more_body": more})
 

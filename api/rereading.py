@@ -16,7 +16,7 @@ import numpy as np
 import structlog
 
 from api.alerts import Alert, AlertSet
-from api.matching import Batch, Rows
+from api.matching import LOOKS, Batch, Rows
 from api.node import Node
 from api.queries import ask
 from contracts.errors import BrokerUnavailable, LogChanged, NotReady, RejectedRequest
@@ -204,7 +204,7 @@ class _Pass:
             now = self._now()
             upto = _least(ends, self._offsets(now))
             if self._count(upto) <= _AT_ONCE:
-                found = self._found(self._take(upto), _MATCHES_AT_ONCE)
+                found = self._found(self._take(upto), _MATCHES_AT_ONCE, LOOKS)
                 at = self._tell(found, at, upto)
                 if self._join(at):
                     return
@@ -296,11 +296,11 @@ class _Pass:
             taken += zip(records, readings, strict=True)
         return _Batch(self._node, self._target, taken)
 
-    def _found(self, batch: "_Batch", most: int) -> "_Found":
+    def _found(self, batch: "_Batch", most: int, looks: int | None = None) -> "_Found":
         rows = Rows[Alert]()
         for alert in self._together:
             rows.put(alert, self._vectors[alert], alert.floor)
-        return batch.found(rows, most)
+        return batch.found(rows, most, looks)
 
     def _now(self) -> AsOf:
         """The index's state. Raises NotReady, also when another index answers than at the start."""
@@ -337,8 +337,8 @@ class _Batch:
         ids = [reading.id for _, reading in self._kept]
         self._batch = Batch(Applied(target, ids, vectors, [], self._hit), node.matcher)
 
-    def found(self, rows: Rows[Alert], most: int) -> _Found:
-        matches = self._batch.matches(rows.now(), most)
+    def found(self, rows: Rows[Alert], most: int, looks: int | None) -> _Found:
+        matches = self._batch.matches(rows.now(), most, looks)
         hits = []
         for alert, number, score in matches:
             hit = self._batch.scored(number, score, with_vector=alert.question.with_vector)

@@ -112,10 +112,20 @@ class Session:
             await self._outlet.close(_INTERNAL_ERROR, "an unexpected error")
             log.error("live connection failed", error=repr(defects), exc_info=defects)
         finally:
-            for subscription in self._connection.close():
-                self._forget(subscription)
             if self._retry is not None:
                 self._retry.cancel()
+            await self._forget_all(self._connection.close())
+
+    async def _forget_all(self, ended: list[Subscription]) -> None:
+        """In slices: a hundred lists of a thousand items take 40 ms."""
+        pace = Pace()
+        try:
+            while ended:
+                self._forget(ended.pop())
+                await pace.rest()
+        finally:
+            for subscription in ended:  # cancelled meanwhile
+                self._forget(subscription)
 
     async def _receive(self, tasks: asyncio.TaskGroup) -> None:
         while True:

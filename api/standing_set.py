@@ -34,6 +34,7 @@ from contracts.topics import TARGETS, Target
 
 # Rows of batches that are kept for searches under way; one that takes longer is begun anew.
 _KEPT_ROWS = 65_536
+_PAIRS_OF_A_LOOK = 64
 
 
 class Found(NamedTuple):
@@ -169,8 +170,12 @@ class StandingSet:
         return Batch(applied, self._matcher, self._batches)
 
     def pairs(self, batch: Batch) -> int:
-        """How many there are to look at: of standing queries, and what the batch puts in."""
-        return len(self._rows[batch.applied.target]) * len(batch.applied.upserted)
+        """How many there are to look at: of standing queries, and what the batch puts in.
+
+        A filter's look at one takes as long as the product of many.
+        """
+        rows = self._rows[batch.applied.target]
+        return (len(rows) + _PAIRS_OF_A_LOOK * rows.filtered) * len(batch.applied.upserted)
 
     def matching(self, batch: Batch) -> Callable[[], Matches[Standing]]:
         """What finds its matches, in any thread. Until they are folded, nothing may be settled."""

@@ -111,16 +111,20 @@ class ItemGone(RejectedRequest):
         )
 
 
-async def prepare(node: Node, query: Query, pace: Pace) -> Question:
+async def prepare(
+    node: Node, query: Query, pace: Pace, pictures: asyncio.Semaphore | None = None
+) -> Question:
     """Check what the types cannot, and encode texts and images.
 
-    `pace` is that of the request. Raises RejectedRequest, RejectedRecord for a picture that cannot
-    be read or decoded, NotReady.
+    `pace` is that of the request, and `pictures` the turns that its queries share (picture_turns);
+    None: the query has turns of its own. Raises RejectedRequest, RejectedRecord for a picture that
+    cannot be read or decoded, NotReady.
     """
     _check(node, query)
     parts = query.fuse if query.fuse is not None else [query]
     # Together, so that the encoder takes them as one batch.
-    prepared = await asyncio.gather(*(_prepared(node, part, pace) for part in parts))
+    turns = pictures or picture_turns(node)
+    prepared = await asyncio.gather(*(_prepared(node, part, pace, turns) for part in parts))
     return Question(
         target=query.target,
         parts=prepared,
@@ -149,7 +153,7 @@ def _check(node: Node, query: Query) -> None:
 
 async def vector_of(node: Node, asked: Classify) -> Vectors:
     """The vector of a text, a picture or an item. Raises as `prepare` does, and ItemGone."""
-    part = await _prepared(node, asked, Pace())
+    part = await _prepared(node, asked, Pace(), picture_turns(node))
     if part.item is None:
         return _row(part, {})
     found = await node.searcher.item(*part.item)
@@ -158,7 +162,14 @@ async def vector_of(node: Node, asked: Classify) -> Vectors:
     return found.vector
 
 
-async def _prepared(node: Node, part: Query | FusePart | Classify, pace: Pace) -> _Part:
+def picture_turns(node: Node) -> asyncio.Semaphore:
+    """How many pictures one request has under way: the lane they share has room for others."""
+    return asyncio.Semaphore(node.settings.query_pictures_at_once)
+
+
+async def _prepared(
+    node: Node, part: Query | FusePart | Classify, pace: Pace, pictures: asyncio.Semaphore
+) -> _Part:
     weight = part.weight if isinstance(part, FusePart) else 1.0
     if part.id is not None:
         assert part.of is not None
@@ -168,7 +179,10 @@ async def _prepared(node: Node, part: Query | FusePart | Classify, pace: Pace) -
         encode = node.queries.text if isinstance(part, Classify) else node.queries.query
         return _Part(weight, await encode(part.text))
     if part.image is not None:
-        async with picture_of(node, part.image) as data:
+        async with pictures:
+            async with picture_of(node, part.image) as data:
+                pass
+            # References have few places in memory: from here on the queue of pictures counts it.
             return _Part(weight, await node.queries.image(data))
     assert part.vector is not None
     await pace.rest()

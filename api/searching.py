@@ -17,7 +17,7 @@ from api.hit_json import hits_json
 from api.node import Node
 from api.pace import Pace
 from api.pieces import Pieces
-from api.queries import prepare, search
+from api.queries import picture_turns, prepare, search
 from api.waiting import Waiting
 from contracts.errors import TidelensError, TimedOut
 from contracts.messages import Query, parse_queries, wire_as_of, wire_warnings
@@ -71,9 +71,9 @@ class Searching:
                 for query in queries:
                     if query.wait_for is not None:
                         await self._waiting.wait_for(query.wait_for)
-                pace = Pace()
+                pace, turns = Pace(), picture_turns(self._node)
                 questions = await asyncio.gather(
-                    *(prepare(self._node, query, pace) for query in queries)
+                    *(prepare(self._node, query, pace, turns) for query in queries)
                 )
                 return await search(self._node.searcher, questions)
         except TimeoutError:

@@ -3,11 +3,13 @@
 `python -m consumers.decode_child FD BYTES`: FD names the memory shared with the parent, of so many
 BYTES. Limits and preprocess come first, pickled, on stdin; then, for each picture, the number of
 its bytes, which lie in the shared memory. An answer on stdout is a `Kind` and two numbers; pixels
-and rejections lie where the picture lay.
+and rejections lie where the picture lay. Once its header is read, its size in pixels stands at the
+end of the shared memory: it decides how long the decoding may take.
 """
 
 import ctypes
 import mmap
+import os
 import pickle
 import resource
 import signal
@@ -21,12 +23,13 @@ from typing import BinaryIO
 import numpy as np
 import orjson
 
-from consumers.images import decode_image
+from consumers.images import IMAGE_SIDE_MAX, decode_image
 from contracts.errors import RejectedRecord
 from contracts.ports import Preprocess
 
 REQUEST = struct.Struct("<Q")
 ANSWER = struct.Struct("<BQQ")
+SIZE = struct.Struct("<Q")
 
 _PR_SET_PDEATHSIG = 1
 
@@ -42,21 +45,30 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """Of one picture. `seconds_max`: of processor time. `memory_bytes_max`: of address space,
-    beyond what the process takes anyway.
+    """Of one picture. `seconds_max`: of processor time for `pixels_max`; fewer have their share of
+    it, but `seconds_min` at least. `memory_bytes_max`: of address space, beyond what the process
+    takes anyway. `side_max`: of its longer side, in pixels.
     """
 
     bytes_max: int
     pixels_max: int
     seconds_max: float
     memory_bytes_max: int
+    seconds_min: float = 1.0
+    side_max: int = IMAGE_SIDE_MAX
+
+    def seconds(self, pixels: int) -> float:
+        """Processor time that decoding so many pixels may take."""
+        share = self.seconds_max * pixels / self.pixels_max
+        return min(self.seconds_max, max(self.seconds_min, share))
 
 
 def main() -> None:
     # Of its own accord too: a codec that hangs never sees the end of stdin.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
-    limits, preprocess = pickle.load(requests)
+    limits, preprocess, nice = pickle.load(requests)
+    os.nice(nice)
     shared = mmap.mmap(int(sys.argv[1]), int(sys.argv[2]))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = _memory_bytes() + limits.memory_bytes_max
@@ -80,12 +92,17 @@ def _say(answers: BinaryIO, kind: Kind, first: int = 0, second: int = 0) -> None
 def _answer(
     shared: mmap.mmap, size: int, limits: DecodeLimits, preprocess: Preprocess
 ) -> tuple[Kind, int, int]:
+    def sized(pixels: int) -> None:
+        SIZE.pack_into(shared, len(shared) - SIZE.size, pixels)
+
     try:
         image = decode_image(
             shared[:size],
             bytes_max=limits.bytes_max,
             pixels_max=limits.pixels_max,
             side_hint=preprocess.side,
+            side_max=limits.side_max,
+            sized=sized,
         )
         image = preprocess(image)
         np.frombuffer(shared, np.uint8, image.size)[:] = image.reshape(-1)

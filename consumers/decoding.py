@@ -18,16 +18,20 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import orjson
 
-from consumers.decode_child import ANSWER, REQUEST, DecodeLimits, Kind
+from consumers.decode_child import ANSWER, REQUEST, SIZE, DecodeLimits, Kind
 from contracts.errors import NotReady, RejectedRecord
 from contracts.ports import Preprocess, RgbImage
 
-__all__ = ["DecodeLimits", "Decoders"]
+__all__ = ["BESIDE_QUERIES_NICE", "DecodeLimits", "Decoders"]
+
+# Of decoders in a node, above the bulk encoder's 19 and below what answers queries: of a core that
+# both want, they get a tenth.
+BESIDE_QUERIES_NICE = 10
 
 # A busy machine must not make good pictures bad: the limit is in processor time, and by the clock
 # only for what waits for ever.
@@ -41,11 +45,16 @@ _SHARED_BYTES_MIN = 16 * 1024 * 1024
 
 
 class Decoders:
-    """So many processes, each started when it is first needed. Close it: that blocks."""
+    """So many processes, each started when it is first needed. Close it: that blocks.
 
-    def __init__(self, processes: int, limits: DecodeLimits, preprocess: Preprocess) -> None:
+    `nice` is added to the niceness that they inherit.
+    """
+
+    def __init__(
+        self, processes: int, limits: DecodeLimits, preprocess: Preprocess, *, nice: int = 0
+    ) -> None:
         self._limits = limits
-        self._start = pickle.dumps((limits, preprocess))
+        self._start = pickle.dumps((limits, preprocess, nice))
         self._idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._children: set[_Child] = set()
@@ -58,13 +67,21 @@ class Decoders:
 
         Raises RejectedRecord: that of decode_image, `image_crashed`, `image_too_slow` or
         `image_too_much_memory`. NotReady says nothing about the picture: no process could be
-        started, or the decoders were closed.
+        started, or the decoders were closed. Cancelled, it has the process killed, and returns
+        when that is free for the next picture.
         """
-        return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data)
+        unwanted = threading.Event()
+        decoding = self._submitted(data, unwanted)
+        try:
+            return await asyncio.wrap_future(decoding)
+        except asyncio.CancelledError:
+            unwanted.set()
+            await _end(decoding)
+            raise
 
     def decode_now(self, data: bytes) -> RgbImage:
         """The same, blocking."""
-        return self._threads.submit(self._decode, data).result()
+        return self._submitted(data, threading.Event()).result()
 
     def close(self) -> None:
         """Kill and reap the processes, also those at work."""
@@ -76,7 +93,13 @@ class Decoders:
         for child in list(self._children):
             self._forget(child)
 
-    def _decode(self, data: bytes) -> RgbImage:
+    def _submitted(self, data: bytes, unwanted: threading.Event) -> "Future[RgbImage]":
+        with self._lock:  # an executor that was shut down has an error of its own
+            if self._closed:
+                raise _closed()
+            return self._threads.submit(self._decode, data, unwanted)
+
+    def _decode(self, data: bytes, unwanted: threading.Event) -> RgbImage:
         if len(data) > self._limits.bytes_max:  # before it is copied to where it would not fit
             raise RejectedRecord(
                 "image_too_large_bytes",
@@ -87,7 +110,7 @@ class Decoders:
             )
         child = self._borrowed()
         try:
-            return child.decode(data)
+            return child.decode(data, unwanted)
         except RejectedRecord as rejection:
             if self._closed and rejection.code == "image_crashed":
                 raise _closed() from None
@@ -127,6 +150,18 @@ class Decoders:
         child.end()
 
 
+async def _end(work: "Future[RgbImage]") -> None:
+    """Wait until a thread is done with it, whatever came of it."""
+    ended, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def tell(_: "Future[RgbImage]") -> None:
+        with contextlib.suppress(RuntimeError):  # the loop did not wait for us
+            loop.call_soon_threadsafe(ended.set)
+
+    work.add_done_callback(tell)
+    await ended.wait()
+
+
 def _closed() -> NotReady:
     return NotReady("the decoders are closed")
 
@@ -137,7 +172,8 @@ class _Child:
     def __init__(self, limits: DecodeLimits) -> None:
         self._limits = limits
         self.usable = True
-        size = max(limits.bytes_max, 3 * limits.pixels_max, _SHARED_BYTES_MIN)
+        self._room = max(limits.bytes_max, 3 * limits.pixels_max, _SHARED_BYTES_MIN)
+        size = self._room + SIZE.size
         fd = os.memfd_create("tidelens-picture", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, size)  # takes no memory before it is written to
@@ -167,13 +203,14 @@ class _Child:
     def lives(self) -> bool:
         return self._process.poll() is None
 
-    def decode(self, data: bytes) -> RgbImage:
+    def decode(self, data: bytes, unwanted: threading.Event) -> RgbImage:
         # Until the answer is understood.
         self.usable = False
         self._shared[: len(data)] = data
+        SIZE.pack_into(self._shared, self._room, 0)
         used = self._cpu_s()
         self._send(REQUEST.pack(len(data)))
-        self._await_answer(used)
+        self._await_answer(used, unwanted)
         kind, first, second = self._read()
         result, size = self._understood(kind, first, second)
         if max(len(data), size) > _KEPT_BYTES:
@@ -187,10 +224,10 @@ class _Child:
         self, kind: int, first: int, second: int
     ) -> tuple[RgbImage | RejectedRecord, int]:
         """What it answered, and how many of the shared bytes that took."""
-        if kind == Kind.PIXELS and 0 < (size := 3 * first * second) <= len(self._shared):
+        if kind == Kind.PIXELS and 0 < (size := 3 * first * second) <= self._room:
             pixels = np.frombuffer(self._shared, np.uint8, size).reshape(first, second, 3)
             return _apart(pixels), size
-        if kind == Kind.REJECTED and first <= len(self._shared):
+        if kind == Kind.REJECTED and first <= self._room:
             return RejectedRecord(**orjson.loads(self._shared[:first])), first
         if kind == Kind.MEMORY:
             limit = self._limits.memory_bytes_max
@@ -202,18 +239,24 @@ class _Child:
             ), 0
         raise self._crashed()
 
-    def _await_answer(self, used: float) -> None:
+    def _await_answer(self, used: float, unwanted: threading.Event) -> None:
         """Until there is one, or the process died. `used`: its processor time before."""
-        limit = self._limits.seconds_max
+        clock = _CLOCK * self._limits.seconds_max
         began = time.monotonic()
         while not self._answered.poll(_LOOK_MS):
+            if unwanted.is_set():
+                self.kill()
+                raise NotReady("nobody waits for the picture any more")
+            (pixels,) = SIZE.unpack_from(self._shared, self._room)
+            limit = self._limits.seconds(pixels)
             spent, passed = self._cpu_s() - used, time.monotonic() - began
-            if spent > limit or passed > _CLOCK * limit:
+            if spent > limit or passed > clock:
                 self.kill()
                 raise RejectedRecord(
                     "image_too_slow",
                     f"decoding the picture took {spent:.1f} s of processor time in {passed:.1f} s, "
-                    f"the limit is {limit:g} s, and {_CLOCK * limit:g} s by the clock",
+                    f"the limit is {limit:g} s for its {pixels} pixels, and {clock:g} s by the "
+                    "clock",
                     field="image",
                     limit=limit,
                 )

@@ -133,6 +133,9 @@ class Settings(FromEnvironment):
     image_pixels_max: int = Field(
         50_000_000, ge=1, le=1_000_000_000, description="Largest picture, in pixels."
     )
+    image_side_max: int = Field(
+        65_535, ge=1, le=1_000_000_000, description="Longest side of a picture, in pixels."
+    )
 
     # Limits of references
     reference_schemes: list[Literal["file", "http", "https", "s3"]] = Field(
@@ -220,10 +223,16 @@ class Settings(FromEnvironment):
         description="Threads of the model, and processes of decoding; 0: one a core.",
     )
     decode_seconds_max: float = Field(
-        10.0,
+        5.0,
         gt=0,
         le=_HOUR_S,
-        description="Processor time of one picture's decoding; six times that by clock.",
+        description="Processor time for the largest picture's decoding; six times that by clock.",
+    )
+    decode_seconds_min: float = Field(
+        1.0,
+        gt=0,
+        le=_HOUR_S,
+        description="Processor time that any picture may take; in between it goes by the pixels.",
     )
     decode_memory_mb: int = Field(
         2048, ge=64, le=_MEMORY_MB_MAX, description="Memory that decoding one picture may take."
@@ -264,6 +273,39 @@ class Settings(FromEnvironment):
         256, ge=1, le=1_000_000, description="Queries waiting to be encoded."
     )
     query_cache_max: int = Field(4096, ge=0, le=10_000_000, description="Query vectors kept.")
+    query_pictures_max: int = Field(
+        64, ge=1, le=10_000, description="Pictures of queries between arrived and answered."
+    )
+    query_pictures_mb: int = Field(
+        64,
+        ge=1,
+        le=_MEMORY_MB_MAX,
+        description="Their bytes in all; decoded ones may take as much.",
+    )
+    query_pictures_at_once: int = Field(
+        8, ge=1, le=10_000, description="Pictures of one request that are read and encoded at once."
+    )
+    query_picture_turn_ms: float = Field(
+        25.0,
+        gt=0,
+        le=_MINUTE_MS,
+        description="How long pictures may keep the model from texts; one picture has its time.",
+    )
+    query_image_pixels_max: int = Field(
+        25_000_000, ge=1, le=1_000_000_000, description="Largest picture of a query, in pixels."
+    )
+    query_decode_seconds_max: float = Field(
+        2.0,
+        gt=0,
+        le=_HOUR_S,
+        description="Processor time for a query's picture of so many pixels; fewer have less.",
+    )
+    query_decode_seconds_min: float = Field(
+        0.5, gt=0, le=_HOUR_S, description="Processor time that any query's picture may take."
+    )
+    query_decode_processes: int = Field(
+        1, ge=1, le=256, description="Processes that decode the pictures of queries."
+    )
 
     query_reference_timeout_s: float = Field(
         10.0,

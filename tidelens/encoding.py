@@ -216,15 +216,10 @@ async def open_worker(
 @contextlib.asynccontextmanager
 async def open_decoders(settings: Settings, preprocess: Preprocess) -> "AsyncIterator[Decoders]":
     """As many processes as the model has threads; each starts with its first picture."""
-    from consumers.decoding import DecodeLimits, Decoders
+    from consumers.decoding import Decoders
+    from tidelens.decode_limits import content_limits
 
-    limits = DecodeLimits(
-        settings.image_bytes_max,
-        settings.image_pixels_max,
-        settings.decode_seconds_max,
-        settings.decode_memory_mb * MIB,
-    )
-    decoders = Decoders(settings.encode_threads_used, limits, preprocess)
+    decoders = Decoders(settings.encode_threads_used, content_limits(settings), preprocess)
     try:
         yield decoders
     finally:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from consumers.encoders import space_of
 from consumers.query import ProcessQueryEncoder, QueryModel
 from contracts.metrics import Metrics
-from contracts.settings import MIB, Settings
+from contracts.settings import Settings
 from contracts.space import Space
+from tidelens.decode_limits import query_limits
 
 
 @dataclass(slots=True)
@@ -51,15 +52,13 @@ def make_queries(settings: Settings, model: str | None = None) -> Queries:
             settings.encode_threads_used,
             settings.precision_named,
             settings.remote_code,
-            settings.image_bytes_max,
-            settings.image_pixels_max,
-            settings.decode_seconds_max,
-            settings.decode_memory_mb * MIB,
         ),
         metrics,
+        query_limits(settings),
         batch_max=settings.query_batch_max,
         queue_max=settings.query_queue_max,
         cache_max=settings.query_cache_max,
+        picture_turn_s=settings.query_picture_turn_ms / 1000,
         space=space.name,
         templates=settings.query_templates,
     )

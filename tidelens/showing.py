@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from consumers.decoding import DecodeLimits, Decoders
+from consumers.decoding import BESIDE_QUERIES_NICE, Decoders
 from consumers.references import ReferenceLimits, References
 from consumers.references.shown import ShownReferences
 from consumers.showing import Converter, Shown
 from contracts.ports import PictureConverter, ReferenceReader
-from contracts.settings import MIB, Settings
+from contracts.settings import Settings
+from tidelens.decode_limits import content_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,12 @@ class PictureReading:
 @asynccontextmanager
 async def open_picture_reading(settings: Settings) -> AsyncIterator[PictureReading]:
     """Its decoder's process starts with the first picture that needs it."""
-    limits = DecodeLimits(
-        settings.image_bytes_max,
-        settings.image_pixels_max,
-        settings.decode_seconds_max,
-        settings.decode_memory_mb * MIB,
+    decoders = Decoders(
+        1,
+        content_limits(settings),
+        Shown(settings.picture_side_max),
+        nice=BESIDE_QUERIES_NICE,
     )
-    decoders = Decoders(1, limits, Shown(settings.picture_side_max))
     try:
         async with References(ReferenceLimits.of_queries(settings)) as asked:
             shown = ShownReferences(asked, ReferenceLimits.of(settings))

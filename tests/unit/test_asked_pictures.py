@@ -12,6 +12,7 @@ import pytest
 from aiohttp import web
 
 from consumers.references import ReferenceLimits, References
+from contracts.score import Vectors
 from contracts.settings import Settings
 from tests.api_kit import Kit
 
@@ -227,3 +228,47 @@ async def test_live_lists_are_of_the_picture_that_was_there_when_they_were_asked
         error = await live.receive()
         assert (error["code"], error["field"]) == ("reference_unreachable", "image.ref")
         assert error["retry_after"]
+
+
+async def test_a_picture_that_waits_to_be_encoded_leaves_its_place_to_the_next(site: Site) -> None:
+    """References have few places in memory; the queue of pictures has a bound of its own."""
+    async with opened(site, reference_held_max=1) as kit:
+        encode, waiting, go = kit.queries.image, [], asyncio.Event()
+
+        async def held(data: bytes) -> Vectors:
+            waiting.append(data)
+            await go.wait()
+            return await encode(data)
+
+        kit.queries.image = held  # type: ignore[method-assign]
+        asking = [asyncio.create_task(search(kit, site.url)) for _ in range(3)]
+        while len(waiting) < 3:
+            await asyncio.sleep(0)
+        go.set()
+        assert all(answer["hits"] for answer in await asyncio.gather(*asking))
+
+
+async def test_one_request_has_few_pictures_under_way(site: Site) -> None:
+    async with opened(site, query_pictures_at_once=2) as kit:
+        encode, under_way, most = kit.queries.image, 0, 0
+
+        async def counted(data: bytes) -> Vectors:
+            nonlocal under_way, most
+            under_way += 1
+            most = max(most, under_way)
+            for _ in range(10):
+                await asyncio.sleep(0)
+            under_way -= 1
+            return await encode(data)
+
+        kit.queries.image = counted  # type: ignore[method-assign]
+        parts = [{"image": base64.b64encode(bytes([n])).decode()} for n in range(1, 5)]
+        fused = {"fuse": parts}
+        response = await kit.http.post("/v1/search", json=[fused, *parts])
+        assert response.status_code == 200, response.text
+        assert most == 2
+        async with kit.live() as live:
+            await live.accepted()
+            live.subscribe("s", **fused)
+            assert (await live.receive())["type"] == "snapshot"
+        assert most == 2

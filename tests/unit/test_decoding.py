@@ -23,12 +23,13 @@ from PIL import Image
 from consumers.decoding import DecodeLimits, Decoders
 from consumers.images import decode_image
 from consumers.preprocess import CentralSquare
-from consumers.query import ProcessQueryEncoder, QueryModel
+from consumers.query import PictureLimits, ProcessQueryEncoder, QueryModel
 from contracts.errors import NotReady, RejectedRecord
 from contracts.metrics import Metrics
 from contracts.ports import Preprocess
 from tests import decode_kit
 from tests.decode_kit import Marked
+from tests.hostile_pictures import many_scans
 
 LIMITS = DecodeLimits(2_000_000, 4_000_000, 20.0, 1 << 30)
 # For what never ends: beside it good pictures must come through on a busy machine.
@@ -169,6 +170,32 @@ async def test_the_event_loop_does_not_wait() -> None:
         await asyncio.to_thread(decoders.close)
 
 
+def test_the_time_of_a_picture_goes_by_its_pixels() -> None:
+    limits = DecodeLimits(10**6, 50_000_000, 5.0, 1 << 30, seconds_min=1.0)
+    assert [limits.seconds(n * 1_000_000) for n in (0, 1, 10, 25, 49, 50, 90)] == [
+        pytest.approx(seconds) for seconds in (1, 1, 1, 2.5, 4.9, 5, 5)
+    ]
+    # 4 s of work for 90,000 pixels: far less than the largest picture may take, and refused.
+    limits = DecodeLimits(10**7, 50_000_000, 120.0, 1 << 30, seconds_min=0.2)
+    with opened(limits=limits) as decoders:
+        found = rejected(decoders, many_scans(300, 300, 40_000))
+        assert (found.code, found.limit) == ("image_too_slow", pytest.approx(0.216))
+        assert "its 90000 pixels" in found.message
+
+
+@pytest.mark.anyio
+async def test_what_nobody_awaits_makes_room_for_the_next() -> None:
+    decoders = Decoders(1, replace(LIMITS, seconds_max=3_600), Marked())
+    try:
+        hanging = asyncio.create_task(decoders.decode(marked(decode_kit.BURN)))
+        await asyncio.sleep(0.05)
+        hanging.cancel()
+        async with asyncio.timeout(60):
+            assert (await decoders.decode(marked(7))).shape == (30, 40, 3)
+    finally:
+        await asyncio.to_thread(decoders.close)
+
+
 def test_a_process_killed_while_idle_is_no_fault_of_the_next_picture() -> None:
     with opened() as decoders:
         decoders.decode_now(marked(7))
@@ -261,8 +288,14 @@ def test_a_process_ends_when_its_parent_is_killed(red: int) -> None:
 @pytest.mark.anyio
 async def test_the_query_encoder_lives_on(no_blocking_calls: BlockBuster) -> None:
     no_blocking_calls.deactivate()  # starting a process is one
-    model = QueryModel("hash", 1, None, False, 10**6, 10**6, 10.0, 1 << 28)
-    encoder = ProcessQueryEncoder(model, Metrics(), batch_max=8, queue_max=8, cache_max=8)
+    encoder = ProcessQueryEncoder(
+        QueryModel("hash", 1, None, False),
+        Metrics(),
+        PictureLimits(DecodeLimits(10**6, 10**6, 10.0, 1 << 28), 1, 8, 10**6),
+        batch_max=8,
+        queue_max=8,
+        cache_max=8,
+    )
     running = asyncio.create_task(encoder.run())
     try:
         async with asyncio.timeout(60):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from blockbuster import BlockBuster
 
-from consumers import query
-from consumers.query import ProcessQueryEncoder, QueryModel, _key
+from consumers import query_child
+from consumers.decode_child import DecodeLimits
+from consumers.query import PictureLimits, ProcessQueryEncoder, QueryModel, _key
 from contracts.errors import ConfigurationError, ModelMissing
 from contracts.memory import HashEncoder
 from contracts.metrics import Metrics
@@ -24,7 +25,8 @@ from tidelens.queries import make_queries
 
 pytestmark = pytest.mark.anyio
 
-MODEL = QueryModel("hash", 1, None, False, 1_000_000, 1_000_000, 10.0, 2**31)
+MODEL = QueryModel("hash", 1, None, False)
+PICTURES = PictureLimits(DecodeLimits(1_000_000, 1_000_000, 10.0, 2**31), 1, 8, 8_000_000)
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +37,7 @@ def starting_processes(no_blocking_calls: BlockBuster) -> None:
 @asynccontextmanager
 async def running(metrics: Metrics | None = None, **options: Any) -> AsyncIterator[Any]:
     limits = {"batch_max": 8, "queue_max": 8, "cache_max": 8}
-    encoder = ProcessQueryEncoder(MODEL, metrics or Metrics(), **(limits | options))
+    encoder = ProcessQueryEncoder(MODEL, metrics or Metrics(), PICTURES, **(limits | options))
     task = asyncio.create_task(encoder.run())
     try:
         async with asyncio.timeout(60):
@@ -102,9 +104,8 @@ def test_a_query_that_the_model_cannot_take_costs_no_other(monkeypatch: pytest.M
                 raise ValueError("not finite")
             return super().encode_texts(texts)
 
-    monkeypatch.setattr(query, "_encoder", Overflowing())
-    monkeypatch.setattr(query, "_decoders", object())
-    good, bad, other = query._encode_all([["one"], ["a huge one"], ["two"]])
+    monkeypatch.setattr(query_child, "_encoder", Overflowing())
+    good, bad, other = query_child.encode_all([["one"], ["a huge one"], ["two"]])
     rows = HashEncoder().encode_texts(["one", "two"])
     assert [good.tobytes(), other.tobytes()] == [row.tobytes() for row in rows]
     assert bad["code"] == "encode_failed"
@@ -113,16 +114,22 @@ def test_a_query_that_the_model_cannot_take_costs_no_other(monkeypatch: pytest.M
 
 async def test_the_most_that_is_encoded_together_counts_templates() -> None:
     encoder = ProcessQueryEncoder(
-        MODEL, Metrics(), batch_max=4, queue_max=8, cache_max=8, templates=["{}", "a {}", "the {}"]
+        MODEL,
+        Metrics(),
+        PICTURES,
+        batch_max=4,
+        queue_max=8,
+        cache_max=8,
+        templates=["{}", "a {}", "the {}"],
     )
     asking = [asyncio.create_task(encoder.query(text)) for text in ("one", "two", "three")]
     asking.append(asyncio.create_task(encoder.text("four")))
     await asyncio.sleep(0)
     asking[1].cancel()  # nobody awaits it any more
     await asyncio.sleep(0)
-    assert [w.asked for w in encoder._next_batch()] == [["one", "a one", "the one"]]
-    assert [w.asked[0] for w in encoder._next_batch()] == ["three", "four"]
-    assert encoder._next_batch() == []
+    assert [w.asked for w in encoder._turns.next()] == [["one", "a one", "the one"]]
+    assert [w.asked[0] for w in encoder._turns.next()] == ["three", "four"]
+    assert encoder._turns.next() == []
     for task in asking:
         task.cancel()
 
@@ -186,7 +193,7 @@ async def test_a_model_that_is_refused_ends_the_node_with_its_reason(tmp_path: P
     """Another process would be refused too, each with a stack trace, for ever."""
     (tmp_path / "config.json").write_text("{")
     model = replace(MODEL, model=str(tmp_path))
-    encoder = ProcessQueryEncoder(model, Metrics(), batch_max=8, queue_max=8, cache_max=8)
+    encoder = ProcessQueryEncoder(model, Metrics(), PICTURES, batch_max=8, queue_max=8, cache_max=8)
     async with asyncio.timeout(60):
         with pytest.raises(ModelMissing, match=r"config\.json is not JSON"):
             await encoder.run()

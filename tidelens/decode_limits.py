@@ -1,0 +1,35 @@
+"""What decoding a picture may cost, by the settings: of content, and of queries."""
+
+from consumers.decode_child import DecodeLimits
+from consumers.query_pictures import PictureLimits
+from contracts.settings import MIB, Settings
+
+
+def content_limits(settings: Settings) -> DecodeLimits:
+    """Of a picture that was published, when it is encoded and when it is shown."""
+    return DecodeLimits(
+        settings.image_bytes_max,
+        settings.image_pixels_max,
+        settings.decode_seconds_max,
+        settings.decode_memory_mb * MIB,
+        seconds_min=settings.decode_seconds_min,
+        side_max=settings.image_side_max,
+    )
+
+
+def query_limits(settings: Settings) -> PictureLimits:
+    """Of the pictures of queries, less than those of content: somebody waits for each."""
+    decode = DecodeLimits(
+        settings.image_bytes_max,
+        min(settings.query_image_pixels_max, settings.image_pixels_max),
+        settings.query_decode_seconds_max,
+        settings.decode_memory_mb * MIB,
+        seconds_min=settings.query_decode_seconds_min,
+        side_max=settings.image_side_max,
+    )
+    return PictureLimits(
+        decode,
+        processes=settings.query_decode_processes,
+        waiting_max=settings.query_pictures_max,
+        waiting_bytes_max=settings.query_pictures_mb * MIB,
+    )

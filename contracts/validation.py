@@ -20,6 +20,7 @@ from contracts.exact_json import Beyond
 _LIMITS = ("limit", "max_length", "min_length", "le", "lt", "ge", "gt", "expected", "pattern")
 _VALUE_CHARS_MAX = 100
 _OBJECTS = {"model_type", "model_attributes_type", "dict_type"}
+_TAGS = {"union_tag_invalid", "union_tag_not_found"}
 _NAMES = {str: "a string", bool: "a boolean", int: "a number", float: "a number", list: "a list"}
 
 
@@ -73,11 +74,23 @@ def first_fault(error: ValidationError, body: Any) -> Fault:
     context = first.get("ctx", {})
     if first["type"] == "wrong_member":
         path.append(str(context["field"]))
+    elif first["type"] in _TAGS:
+        return _wrong_tag(first, path)
     limit = next((context[name] for name in _LIMITS if name in context), None)
     value = context.get("value")
     if value is None and limit is not None:
         value = _shown_value(first)
     return Fault(".".join(path), _message(first, value), limit, value)
+
+
+def _wrong_tag(first: ErrorDetails, path: list[str]) -> Fault:
+    """Name the member that says which kind of message it is, such as `op`."""
+    context = first["ctx"]
+    field = ".".join([*path, context["discriminator"].strip("'")])
+    if "expected_tags" not in context:
+        return Fault(field, "Field required")
+    wanted, got = context["expected_tags"], context["tag"][:_VALUE_CHARS_MAX]
+    return Fault(field, f"want one of {wanted}, got {got!r}", wanted, got)
 
 
 def _path(first: ErrorDetails, body: Any) -> list[str]:

@@ -82,6 +82,22 @@ def test_the_member_that_was_meant_is_named(
 
 
 @pytest.mark.parametrize(
+    ("message", "says", "value"),
+    [
+        ({"op": "subscrib", "sub": "a"}, "op: want one of 'subscribe', 'unsubscribe'", "subscrib"),
+        ({"op": 5}, "op: want one of 'subscribe', 'unsubscribe', 'ping', got '5'", "5"),
+        ({"sub": "a"}, "op: Field required", None),
+    ],
+)
+def test_a_live_message_of_no_kind_names_the_member_that_says_the_kind(
+    message: dict[str, Any], says: str, value: str | None
+) -> None:
+    field, _, got, words = refusal(parse_client_message, orjson.dumps(message).decode())
+    assert (field, got) == ("op", value)
+    assert words.startswith(says)
+
+
+@pytest.mark.parametrize(
     ("parse", "body", "field", "limit", "value"),
     [
         (search, {"text": "x" * 10_001}, "text", 10_000, 10_001),

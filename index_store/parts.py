@@ -42,6 +42,8 @@ class Nominees(NamedTuple):
 
     def of(self, query: int) -> "Nominees":
         """Those of one query."""
+        if len(self.cuts) == 1:
+            return self
         only = slice(query, query + 1)
         return Nominees(self.scores[only], self.numbers[only], self.cuts[only], self.complete)
 

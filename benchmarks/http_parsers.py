@@ -23,7 +23,6 @@ from benchmarks.live_serving import Tidelens
 from benchmarks.report import Goal, finish, parser
 from tidelens import pauses
 from tidelens.door import Door
-from tidelens.http_protocol import HttpProtocol
 from tidelens.live_protocol import LiveProtocol
 from tidelens.server import Server, listen
 
@@ -62,25 +61,21 @@ def run(pipe: Connection, name: str) -> None:
     node = Tidelens(Load(100, _ROWS))
     pauses.shorten()  # as the node does
     door = Door()
-    protocols: dict[str, Any] = {
-        _OURS: functools.partial(HttpProtocol, door),
-        _UVICORN: "httptools",
-        _H11: "h11",
-    }
     live: Any = functools.partial(LiveProtocol, door) if name == _OURS else "websockets-sansio"
     config = uvicorn.Config(
         node.app,
-        http=protocols[name],
+        http="h11" if name == _H11 else "httptools",
         ws=live,
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=75,
+        proxy_headers=name != _OURS,  # as it was
     )
     listener = listen("127.0.0.1", 0)
     pipe.send(listener.getsockname()[1])
-    asyncio.run(_serve(pipe, Server(config), listener, door))
+    asyncio.run(_serve(pipe, Server(config, door if name == _OURS else None), listener, door))
 
 
 async def _serve(pipe: Connection, server: Server, listener: Any, door: Door) -> None:

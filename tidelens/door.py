@@ -20,6 +20,8 @@ from tidelens.pace import Pace
 LEAVING_MAX = 64
 # Bodies up to this size are not counted, so that small requests pass whatever the large ones hold.
 UNCOUNTED_BYTES = 16 * 1024
+# Between two checks, which come every half second.
+_EXCHANGES_MAX = 16
 # A body that is below its rate for this long makes room for one that is not.
 _BEHIND_S = 2.0
 
@@ -138,6 +140,8 @@ class Door:
         self._receiving: ByAddress[Guest] = ByAddress()
         self._leaving: dict[Guest, None] = {}
         self._held = _Held()
+        # Since the last check, by address: its own connections that went for new ones of its own.
+        self._exchanged: Counter[str] = Counter()
         # By the setting that was exceeded.
         self.refused: Counter[str] = Counter()
 
@@ -153,21 +157,24 @@ class Door:
         limits = self.limits
         return Guest(address, leaver, Pace(limits.body_timeout_s, limits.bytes_per_s_min))
 
-    def enter(self, guest: Guest) -> Refusal | None:
-        """Let it in, at the expense of one that waits where all is taken; or say why not."""
-        limits, address = self.limits, guest.address
+    def room_for(self, address: str) -> Refusal | None:
+        """Make room for one more, at the expense of one that waits where all is taken; or say why
+        there is none.
+        """
+        limits = self.limits
         if self._inside.count(address) >= limits.per_address_max:
             refusal = self._too_many("http_connections_per_address_max", limits.per_address_max)
-            if not self._make_room(address, refusal):
-                return refusal
-        elif len(self._guests) >= limits.connections_max:
+            return None if self._make_room(address, address, refusal) else refusal
+        if len(self._guests) >= limits.connections_max:
             refusal = self._too_many("http_connections_max", limits.connections_max)
-            if not self._make_room(None, refusal):
-                return refusal
-        self._guests[guest] = None
-        self._inside.add(address, guest)
-        self.move(guest, Phase.WAITING)
+            return None if self._make_room(address, None, refusal) else refusal
         return None
+
+    def enter(self, guest: Guest) -> None:
+        """Let it in, after room was made."""
+        self._guests[guest] = None
+        self._inside.add(guest.address, guest)
+        self.move(guest, Phase.WAITING)
 
     def leave(self, guest: Guest) -> None:
         """Its connection is gone, or about to be."""
@@ -220,6 +227,7 @@ class Door:
     def check(self) -> None:
         """Let every connection look at the clock."""
         now = self.now()
+        self._exchanged.clear()
         for guest in (*self._guests, *self._leaving):
             guest.leaver.check(now)
 
@@ -228,12 +236,20 @@ class Door:
             self._held.change(guest.address, held - guest.held)
             guest.held = held
 
-    def _make_room(self, address: str | None, refusal: Refusal) -> bool:
-        """Close what waits longest, of that address or of the one that has most that wait."""
+    def _make_room(self, newcomer: str, address: str | None, refusal: Refusal) -> bool:
+        """Close what waits longest, of `address`, or of the one that has most that wait.
+
+        An address may exchange its own only now and then: one that opens thousands a second is
+        turned away cheaply, while somebody behind the same proxy still gets in.
+        """
         for waiting in (self._waiting, self._receiving):
             chosen = address if address is not None else waiting.fullest()
             guest = None if chosen is None else next(iter(waiting.of(chosen)), None)
             if guest is not None:
+                if guest.address == newcomer:
+                    self._exchanged[newcomer] += 1
+                    if self._exchanged[newcomer] > _EXCHANGES_MAX:
+                        return False
                 self._send_away(guest, refusal)
                 return True
         return False

@@ -6,13 +6,13 @@ of a header, on the requests that are sent ahead, or on the bodies of all connec
 
 import asyncio
 from collections import deque
+from functools import lru_cache
 from typing import Any, cast
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.problems import problem
-from tidelens.by_address import address_of
 from tidelens.door import UNCOUNTED_BYTES, Door, Guest, Phase, Refusal
 from tidelens.live_protocol import LiveProtocol
 from tidelens.pace import Unsent
@@ -24,6 +24,7 @@ HEADERS_MAX = 256
 PIPELINED_MAX = 32
 # A chunked body may have so much around its bytes: extensions, trailers, many small chunks.
 _FRAMING_FACTOR = 8
+_READ_BYTES = 64 * 1024
 # How long a refused client may take to read why.
 LINGER_S = 1.0
 
@@ -50,19 +51,27 @@ class HttpProtocol(HttpToolsProtocol):
         self._body_bytes = self._raw_bytes = 0
         self._ending_at: float | None = None
         self._refused = False
+        self._thrown_away = 0
         self._why_broken: Refusal | None = None
         self._other_protocol = False
 
+    def arrive(self, address: str) -> None:
+        """Take the room that was made for it; the connection is made a moment later."""
+        self._guest = self._door.guest(address, self)
+        self._door.enter(self._guest)
+
+    def gone(self) -> None:
+        self._door.leave(self._guest)
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        host = self.client[0] if self.client else ""
-        self._guest = self._door.guest(address_of(host), self)
-        refusal = self._door.enter(self._guest)
-        if refusal is not None:
-            self.refuse(refusal)
+        # asyncio's own is four times as much; so a loop that reads many bodies turns more often.
+        transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
+        if self._refused:
+            transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._door.leave(self._guest)
+        self.gone()
         self._disconnect()
         super().connection_lost(exc)
 
@@ -72,6 +81,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
+            self._throw_away(len(data))
             return
         try:
             self.parser.feed_data(data)
@@ -84,6 +94,12 @@ class HttpProtocol(HttpToolsProtocol):
             if not self._ended_here:
                 self._unfinished(len(data))
             self._ended_here = False
+
+    def _throw_away(self, count: int) -> None:
+        """What is on its way when a client is refused, but not whatever it goes on to send."""
+        self._thrown_away += count
+        if self._thrown_away > HEAD_BYTES_MAX:
+            self.flow.pause_reading()
 
     def _unfinished(self, count: int) -> None:
         """So many bytes more of a header or a body that has not ended."""
@@ -219,13 +235,16 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refused:
             return
         self._refused = True
+        if self.transport is None:
+            self.gone()
+            return
         silent = refusal.status == 503 and not self._open and self._is_idle()
         answerable = not silent and (
             not self._open or (len(self._open) == 1 and not self._open[0].response_started)
         )
         self._disconnect()
         if answerable and not self.transport.is_closing() and self._door.linger(self._guest):
-            self.transport.write(_as_bytes(refusal))
+            self.transport.write(as_bytes(refusal))
             self.transport.write_eof()
             # What is still on its way is read and thrown away, or the answer might be lost.
             self.flow.resume_reading()
@@ -254,6 +273,8 @@ class HttpProtocol(HttpToolsProtocol):
 
     def check(self, now: float) -> None:
         """Close what has taken too long; called about every second."""
+        if self.transport is None:
+            return
         if self._refused:
             self._end(now)
         elif self._unsent.stuck(self.transport.get_write_buffer_size(), now):
@@ -291,7 +312,8 @@ class HttpProtocol(HttpToolsProtocol):
             self.refuse(_too_late("body_timeout_s", limits.body_timeout_s))
 
 
-def _as_bytes(refusal: Refusal) -> bytes:
+@lru_cache(maxsize=64)
+def as_bytes(refusal: Refusal) -> bytes:
     response = problem(refusal.status, refusal.members(), headers={"connection": "close"})
     lines = [name + b": " + value for name, value in response.raw_headers]
     head = b"\r\n".join([b"HTTP/1.1 %d Refused" % refusal.status, *lines, b"", b""])

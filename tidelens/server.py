@@ -11,28 +11,36 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from contracts.errors import PortInUse
+from tidelens.accepting import BACKLOG, Acceptor
 from tidelens.door import Door
 from tidelens.http_protocol import HttpProtocol
 from tidelens.live_protocol import LiveProtocol
 
 _DRAIN_S = 5
-# Connections that the kernel keeps for us, and those that are accepted in one turn of the loop. To
-# asyncio both are one number, and 2,048 strangers in one turn took the loop for .2 s.
-_BACKLOG = 2048
-_ACCEPTED_AT_ONCE = 16
 
 
 class Server(uvicorn.Server):
-    """uvicorn that leaves the signals to tidelens/signals.py."""
+    """uvicorn that leaves the signals to tidelens/signals.py, and who comes in to the door."""
+
+    def __init__(self, config: uvicorn.Config, door: Door | None = None) -> None:
+        super().__init__(config)
+        self._door = door
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listener in sockets or ():
-            listener.listen(_BACKLOG)
+        door = self._door
+        if door is None:
+            await super().startup(sockets)
+            return
+        make = functools.partial(
+            HttpProtocol, door, config=self.config, server_state=self.server_state, app_state={}
+        )
+        acceptors: list[Any] = [Acceptor(listener, door, make) for listener in sockets or ()]
+        self.servers = acceptors
+        self.started = True
 
 
 def listen(host: str, port: int, *, option: str = "--port") -> socket.socket:
@@ -47,7 +55,7 @@ def listen(host: str, port: int, *, option: str = "--port") -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise PortInUse(
@@ -66,8 +74,7 @@ async def serve(
 ) -> None:
     """Serve until cancelled, then let open requests end within a deadline."""
     door = door or Door()
-    # uvicorn asks for classes, but only calls them.
-    http: Any = functools.partial(HttpProtocol, door)
+    # uvicorn asks for a class, but only calls it.
     live: Any = functools.partial(LiveProtocol, door)
     server = Server(
         uvicorn.Config(
@@ -75,15 +82,14 @@ async def serve(
             lifespan="off",
             log_config=None,
             access_log=False,
-            http=http,
             ws=live,
             ws_max_size=frame_bytes_max,
             ws_per_message_deflate=False,
-            backlog=_ACCEPTED_AT_ONCE,
             proxy_headers=False,  # nothing of ours asks for a client's address or scheme
             timeout_graceful_shutdown=_DRAIN_S,
             server_header=False,
-        )
+        ),
+        door,
     )
     checking = asyncio.create_task(_check(door, check_every_s))
     serving = asyncio.create_task(server.serve(sockets=[listener]))

@@ -38,8 +38,9 @@ class Times:
 
 def enter(door: Door, address: str, phase: Phase = Phase.WAITING) -> Client:
     client = Client(door, address)
-    client.refusal = door.enter(client.guest)
+    client.refusal = door.room_for(address)
     if client.refusal is None:
+        door.enter(client.guest)
         door.move(client.guest, phase)
     return client
 
@@ -69,6 +70,15 @@ def test_one_address_has_only_its_part_and_gives_up_its_own() -> None:
     )
 
 
+def test_an_address_may_exchange_its_own_only_now_and_then() -> None:
+    door = Door(DoorLimits(connections_max=10, per_address_max=3))
+    let_in = [enter(door, "127.0.0.2").refusal is None for _ in range(100)]
+    assert sum(let_in) < 30 and all(let_in[:5])
+    assert enter(door, "127.0.0.3").refusal is None
+    door.check()
+    assert enter(door, "127.0.0.2").refusal is None
+
+
 def test_what_the_server_works_on_goes_on_and_whoever_sends_goes_after_whoever_waits() -> None:
     door = Door(DoorLimits(connections_max=3, per_address_max=3))
     working = enter(door, "127.0.0.1", Phase.WORKING)
@@ -81,7 +91,9 @@ def test_what_the_server_works_on_goes_on_and_whoever_sends_goes_after_whoever_w
 
 def test_only_so_many_may_linger_to_read_why() -> None:
     door = Door()
-    clients = [enter(door, "127.0.0.2") for _ in range(LEAVING_MAX + 1)]
+    clients = [Client(door, "127.0.0.2") for _ in range(LEAVING_MAX + 1)]
+    for client in clients:
+        door.enter(client.guest)
     assert [door.linger(c.guest) for c in clients] == LEAVING_MAX * [True] + [False]
     assert door.connections == 0
     door.leave(clients[0].guest)

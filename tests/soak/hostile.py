@@ -166,17 +166,17 @@ class Soak:
                 )
                 bound = max(2 * was, was + 50)
                 goals.append(Goal(f"{name}: {kind} {p}, ms", now, bound, "lower"))
-        for role in sorted({*memory_before, *peak, *memory_after}):
-            rows.append(
-                {
-                    "attack": name,
-                    "what": f"memory of {role}, MiB",
-                    "before": memory_before.get(role, 0.0),
-                    "during": peak.get(role, 0.0),
-                    "after": memory_after.get(role, 0.0),
-                    "after_s": calm_s,
-                }
-            )
+        rows += [
+            {
+                "attack": name,
+                "what": f"memory of {role}, MiB",
+                "before": memory_before.get(role, 0.0),
+                "during": peak.get(role, 0.0),
+                "after": memory_after.get(role, 0.0),
+                "after_s": calm_s,
+            }
+            for role in sorted({*memory_before, *peak, *memory_after})
+        ]
         bound = 1.1 * sum(memory_before.values())
         after = sum(memory_after.values())
         goals.append(Goal(f"{name}: memory after, MiB", after, bound, "lower"))

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from contracts.errors import RejectedRequest
-from contracts.messages import parse_json
+from contracts.message_parser import parse_json
 from contracts.settings import Settings
 
 # Parsed on the loop: handing over what is smaller takes as long.

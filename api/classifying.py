@@ -15,7 +15,8 @@ from api.bodies import read_as
 from api.node import Node
 from api.queries import vector_of
 from contracts.errors import RejectedRequest, TimedOut
-from contracts.messages import Classify, parse_classify
+from contracts.message_parser import parse_classify
+from contracts.messages import Classify
 from contracts.prompts import prompts
 from contracts.score import Vectors
 from contracts.zero_shot import label_vectors, probabilities

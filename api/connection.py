@@ -19,16 +19,11 @@ from contracts.cursors import Cursor, digest_of
 from contracts.deltas import changes
 from contracts.errors import RejectedRequest
 from contracts.filter_warnings import FilterWarning
-from contracts.messages import (
-    Ping,
-    Query,
-    Subscribe,
-    Unsubscribe,
-    parse_client_message,
-    wire_warnings,
-)
+from contracts.message_parser import parse_client_message
+from contracts.messages import Ping, Query, Subscribe, Unsubscribe
 from contracts.ports import AsOf
 from contracts.settings import Settings
+from contracts.wire import wire_warnings
 
 ServerMessage = dict[str, Any]
 Message = Subscribe | Unsubscribe | Ping

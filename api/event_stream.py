@@ -24,7 +24,8 @@ from api.problems import problem
 from api.written import as_text
 from contracts.errors import RejectedRequest
 from contracts.filter_text import parse_text
-from contracts.messages import Subscribe, parse_json, parse_subscribe
+from contracts.message_parser import parse_json, parse_subscribe
+from contracts.messages import Subscribe
 
 SUB = "events"
 # Parameters that are JSON or numbers where the query has them so; `filter` may be text.

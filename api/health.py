@@ -12,8 +12,8 @@ from api.answering import Answering
 from api.freshness import Freshness, not_ready_reason
 from api.node import Node
 from contracts.errors import NotReady
-from contracts.messages import wire_as_of, wire_lag_row
 from contracts.topics import TARGETS
+from contracts.wire import wire_as_of, wire_lag_row
 
 
 class Health:

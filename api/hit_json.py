@@ -1,4 +1,4 @@
-"""Hits as the JSON that is sent: contracts.messages.HitMessage, written without its detours."""
+"""Hits as the JSON that is sent (contracts.server_messages.HitMessage), without a detour."""
 
 from base64 import b64encode
 from collections.abc import Collection, Iterable, Iterator
@@ -8,8 +8,8 @@ import numpy as np
 import orjson
 
 from contracts.hits import Hit
-from contracts.messages import wire_hit
 from contracts.score import Vectors
+from contracts.wire import wire_hit
 
 # Hits written in one step: so many of the largest take 2 ms.
 _AT_ONCE = 16

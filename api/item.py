@@ -7,8 +7,8 @@ import orjson
 from api.allowance import hits_bytes
 from api.hit_json import vector_members
 from contracts.hits import Hit
-from contracts.messages import wire_hit
 from contracts.score import Vectors
+from contracts.wire import wire_hit
 
 # An item in a list: its score, and the item.
 Place = tuple[float, "Item"]
@@ -47,7 +47,7 @@ class Item:
         return len(self._told)
 
     def wire(self, rank: int, score: float, include: Collection[str] = ()) -> orjson.Fragment:
-        """contracts.messages.wire_hit of it in a list, as JSON."""
+        """contracts.wire.wire_hit of it in a list, as JSON."""
         members = b'{"rank":%d,"score":%s,' % (rank, orjson.dumps(score))
         if include and self.vector is not None:
             members += vector_members(self.vector, include) + b","

@@ -20,10 +20,12 @@ from contracts.events import (
     delete_record,
     is_reference,
 )
-from contracts.messages import NewItem, parse_new_items, wire_hit
+from contracts.message_parser import parse_new_items
+from contracts.messages import NewItem
 from contracts.picture_formats import media_type_of
 from contracts.records import OutRecord
 from contracts.topics import TARGETS, Target
+from contracts.wire import wire_hit
 
 
 class Items:

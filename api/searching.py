@@ -20,8 +20,10 @@ from api.pieces import Pieces
 from api.queries import picture_turns, prepare, search
 from api.waiting import Waiting
 from contracts.errors import TidelensError, TimedOut
-from contracts.messages import Query, parse_queries, wire_as_of, wire_warnings
+from contracts.message_parser import parse_queries
+from contracts.messages import Query
 from contracts.ports import Answer, AsOf
+from contracts.wire import wire_as_of, wire_warnings
 
 
 class Searching:

@@ -33,7 +33,8 @@ from api.standing import Watching
 from api.waiting import require_shape
 from api.written import Match, too_large
 from contracts.errors import NotReady, RejectedRequest, TidelensError, TimedOut
-from contracts.messages import Ping, Subscribe, Unsubscribe, parse_client_message
+from contracts.message_parser import parse_client_message
+from contracts.messages import Ping, Subscribe, Unsubscribe
 from contracts.ports import AsOf
 
 if TYPE_CHECKING:

@@ -14,10 +14,11 @@ import structlog
 
 from api.node import Node
 from contracts.errors import BrokerUnavailable, RejectedRequest, TimedOut
-from contracts.messages import AsOfMessage, Token, read_as_of
+from contracts.messages import AsOfMessage, Token
 from contracts.ports import Applied, AsOf
 from contracts.records import TopicPartition
 from contracts.topics import TARGETS, Target
+from contracts.wire import read_as_of
 
 log = structlog.get_logger(__name__)
 

@@ -6,7 +6,8 @@ from pydantic import BaseModel, TypeAdapter
 
 from contracts import dead_letters
 from contracts.events import EVENT_TYPES, ID_BYTES_MAX, CaptionBody, ImageBody
-from contracts.messages import ClientMessage, ServerMessage
+from contracts.messages import ClientMessage
+from contracts.server_messages import ServerMessage
 from contracts.topics import Names, Target
 
 # The wire's version; a change that breaks an older reader needs a new one, and /v2 paths.

@@ -13,8 +13,8 @@ from typing import Any
 import orjson
 
 from contracts.errors import RejectedRequest
-from contracts.messages import WireHit
 from contracts.ports import AsOf
+from contracts.wire import WireHit
 
 # Two targets with 4,096 partitions each take up to 220,000.
 CURSOR_CHARS_MAX = 250_000

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
-from contracts.messages import WireHit
+from contracts.wire import WireHit
 
 WireChange = dict[str, Any]
 

@@ -17,18 +17,13 @@ from pydantic.json_schema import models_json_schema
 
 from contracts import asyncapi
 from contracts.events import ID_BYTES_MAX, CaptionBody, ImageBody, Metadata
-from contracts.messages import (
+from contracts.messages import AsOfMessage, Classify, ClientMessage, NewItem, Query, Token
+from contracts.server_messages import (
     AnswerMessage,
-    AsOfMessage,
-    Classify,
     ClassifyAnswer,
-    ClientMessage,
     HitMessage,
-    NewItem,
-    Query,
     ServerMessage,
     SourceMessage,
-    Token,
 )
 from contracts.topics import TARGETS, Target
 

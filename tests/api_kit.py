@@ -27,7 +27,6 @@ from contracts.filter_nodes import Filter
 from contracts.filter_warnings import FilterWarning, warnings_of
 from contracts.hits import Hit, VectorQuery
 from contracts.memory import HashEncoder, ManualClock, MemoryLog
-from contracts.messages import WireHit, wire_hit
 from contracts.metrics import Metrics
 from contracts.partitioning import partitioner
 from contracts.ports import Answer, Applied, AsOf, Lag, PictureConverter, ReferenceReader, RgbImage
@@ -35,6 +34,7 @@ from contracts.records import Fetched, Record, RecordPosition, Source, TopicPart
 from contracts.score import Vectors, exact_scores, ranking
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Names, Target
+from contracts.wire import WireHit, wire_hit
 from index_store.index import Index
 from index_store.matcher import NumpyMatcher
 from index_store.searcher import LocalSearcher

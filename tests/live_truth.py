@@ -17,11 +17,11 @@ from contracts.embedding import read_embedding
 from contracts.filters import parse
 from contracts.hits import Hit, VectorQuery
 from contracts.memory import HashEncoder
-from contracts.messages import WireHit, wire_hit
 from contracts.ports import AsOf
 from contracts.records import Fetched, Positions, Record, RecordPosition, TopicPartition
 from contracts.score import Vectors, unit
 from contracts.topics import TARGETS, Names, Target
+from contracts.wire import WireHit, wire_hit
 from tests.api_kit import Items, brute
 
 ENCODER = HashEncoder()

@@ -41,7 +41,7 @@ from contracts.errors import (
 )
 from contracts.exact_json import beyond
 from contracts.item_urls import item_path
-from contracts.messages import WireHit
+from contracts.wire import WireHit
 
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -98,7 +98,7 @@ class Client:
         await self._http.aclose()
 
     async def search(self, query: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
-        """Answer(s) as contracts.messages.AnswerMessage; a list of queries gives a list."""
+        """Answer(s) as contracts.server_messages.AnswerMessage; a list of queries gives a list."""
         return await self._request("POST", "/v1/search", query)
 
     async def classify(self, asked: Mapping[str, Any]) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 import pytest
 
-from contracts.messages import AnswerMessage
+from contracts.server_messages import AnswerMessage
 from contracts.settings import MIB
 from tests.api_kit import Kit
 

@@ -10,9 +10,9 @@ import pytest
 
 from api.queries import Asked, Question
 from contracts.errors import RejectedRecord
-from contracts.messages import AnswerMessage
 from contracts.ports import Lag
 from contracts.score import unit
+from contracts.server_messages import AnswerMessage
 from contracts.topics import Target
 from tests.api_kit import Kit
 

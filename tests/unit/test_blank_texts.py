@@ -10,7 +10,12 @@ from click.testing import CliRunner
 
 from contracts.errors import ConfigurationError, RejectedRecord, RejectedRequest
 from contracts.events import EVENT_TYPES, read_content
-from contracts.messages import parse_classify, parse_client_message, parse_new_items, parse_queries
+from contracts.message_parser import (
+    parse_classify,
+    parse_client_message,
+    parse_new_items,
+    parse_queries,
+)
 from contracts.records import Record
 from contracts.settings import Settings, load
 from tests.api_kit import Kit

@@ -14,7 +14,7 @@ from contracts.errors import RejectedRecord, RejectedRequest
 from contracts.events import Content, content_record, read_content
 from contracts.exact_json import NumberBeyond, loads
 from contracts.filter_text import parse_text
-from contracts.messages import parse_json
+from contracts.message_parser import parse_json
 from contracts.records import Record
 from contracts.settings import Settings
 from tests.api_kit import Kit

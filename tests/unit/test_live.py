@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from api.app import background
 from contracts.cursors import Cursor
 from contracts.hits import VectorQuery
-from contracts.messages import ServerMessage
+from contracts.server_messages import ServerMessage
 from tests.api_kit import Closed, Follower, Kit, Socket, brute
 
 pytestmark = pytest.mark.anyio

@@ -10,10 +10,10 @@ import pytest
 from contracts.cursors import Cursor, list_digest
 from contracts.deltas import difference
 from contracts.embedding import embedding_record, encode_value
-from contracts.messages import WireHit
 from contracts.ports import AsOf
 from contracts.records import Fetched, Record, Source, TopicPartition
 from contracts.topics import Names
+from contracts.wire import WireHit
 from tests import live_alerts, live_followers
 from tests.live_alerts import MatchesFollower
 from tests.live_followers import TopFollower

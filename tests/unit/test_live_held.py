@@ -13,9 +13,10 @@ from api.item import Item
 from api.queries import Question
 from api.standing import Standing
 from contracts.hits import Hit
-from contracts.messages import Included, wire_hit
+from contracts.messages import Included
 from contracts.records import RecordPosition
 from contracts.score import unit
+from contracts.wire import wire_hit
 
 VECTOR = unit([0.6, 0.8])
 

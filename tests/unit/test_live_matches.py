@@ -14,7 +14,7 @@ from api.rereading import Rereading
 from contracts.cursors import Cursor
 from contracts.errors import BrokerUnavailable, LogChanged
 from contracts.memory import MemoryReader
-from contracts.messages import ServerMessage
+from contracts.server_messages import ServerMessage
 from tests.api_kit import Kit, Socket
 from tests.logged_index import LoggedIndex
 

@@ -11,13 +11,8 @@ from pydantic import TypeAdapter
 
 from contracts import schema
 from contracts.events import CaptionBody, ImageBody
-from contracts.messages import (
-    AnswerMessage,
-    ClientMessage,
-    NewItem,
-    Query,
-    ServerMessage,
-)
+from contracts.messages import ClientMessage, NewItem, Query
+from contracts.server_messages import AnswerMessage, ServerMessage
 
 EXAMPLES = sorted((schema.FOLDER / "examples").glob("*.json"))
 TYPES: dict[str, Any] = {

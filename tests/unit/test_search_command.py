@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from contracts.errors import ConfigurationError, RejectedRequest
-from contracts.messages import AnswerMessage
+from contracts.server_messages import AnswerMessage
 from tests.api_kit import Kit, serving
 from tests.roles import said
 from tidelens.commands.search import build_query, query_options, search

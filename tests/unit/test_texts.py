@@ -9,7 +9,7 @@ import pytest
 
 from contracts.errors import ConfigurationError, RejectedRequest
 from contracts.events import Content, read_content
-from contracts.messages import parse_json
+from contracts.message_parser import parse_json
 from contracts.records import Record
 from contracts.settings import Settings
 from tidelens.commands.search import _read_object

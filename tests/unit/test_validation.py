@@ -10,7 +10,7 @@ import pytest
 from contracts import schema
 from contracts.errors import RejectedRecord, RejectedRequest
 from contracts.events import EVENT_TYPES, decode_base64, is_reference, read_content
-from contracts.messages import parse_client_message, parse_new_items, parse_queries
+from contracts.message_parser import parse_client_message, parse_new_items, parse_queries
 from contracts.records import Record
 
 PICTURE = b"\x89PNG\xfb\xff\xbf"

@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from api.allowance import Allowance
-from contracts.messages import ServerMessage
+from contracts.server_messages import ServerMessage
 from contracts.settings import MIB
 from tests.api_kit import Kit, Socket
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from contracts.messages import parse_classify
+from contracts.message_parser import parse_classify
 from contracts.topics import TARGETS
 from tidelens.commands.search import read_image
 from tidelens.options import json_option, url_option

@@ -27,7 +27,7 @@ def lag(brokers: str | None, topic_prefix: str | None, model: str | None, as_jso
     is that of the active space, and of its slowest node.
     """
     from contracts import settings as settings_module
-    from contracts.messages import wire_lag
+    from contracts.wire import wire_lag
     from streams.connect import Connection
     from tidelens import logs
     from tidelens.runtime import brokers_of

@@ -12,7 +12,7 @@ from contracts.errors import ConfigurationError, RejectedRequest
 from contracts.exact_json import NumberBeyond, loads
 from contracts.filter_text import parse_text
 from contracts.filters import parse
-from contracts.messages import parse_queries
+from contracts.message_parser import parse_queries
 from contracts.topics import TARGETS
 from tidelens.options import json_option, url_option
 from tidelens.terminal import say, say_json

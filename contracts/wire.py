@@ -1,0 +1,78 @@
+"""What the server sends, built from the values of the ports: plain dictionaries for orjson."""
+
+from base64 import b64encode
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from contracts.filter_warnings import FilterWarning
+from contracts.hits import Hit
+from contracts.item_urls import picture_path
+from contracts.messages import AsOfMessage
+from contracts.ports import AsOf, Lag
+
+WireHit = dict[str, Any]
+
+
+def wire_hit(hit: Hit, include: Collection[str] = ("vector",)) -> WireHit:
+    """A hit as it is sent (HitMessage's members), with its vector where it has one."""
+    topic, partition, offset = hit.source
+    wire: WireHit = {
+        "id": hit.id,
+        "target": hit.target,
+        "rank": hit.rank,
+        "score": hit.score,
+        "item": hit.item,
+        "text": hit.text,
+        "metadata": dict(hit.metadata or {}),
+        "source": {"topic": topic, "partition": partition, "offset": offset},
+        "picture": picture_path(hit.id) if hit.target == "images" else None,
+    }
+    if hit.vector is not None and "vector" in include:
+        wire["vector"] = [float(number) for number in hit.vector]
+    if hit.vector is not None and "vector_f16" in include:
+        wire["vector_f16"] = b64encode(hit.vector.astype("<f2").tobytes()).decode()
+    return wire
+
+
+def wire_warnings(warnings: Sequence[FilterWarning]) -> dict[str, Any]:
+    """The member `warnings` as it is sent (WarningMessage's members), if there are any."""
+    return {"warnings": [asdict(warning) for warning in warnings]} if warnings else {}
+
+
+def wire_as_of(as_of: AsOf) -> dict[str, Any]:
+    """A state as it is sent (AsOfMessage's members)."""
+    return {
+        "space": as_of.space,
+        "epoch": as_of.epoch,
+        "offsets": {target: list(offsets) for target, offsets in as_of.offsets.items()},
+    }
+
+
+def wire_lag(
+    lags: Sequence[Lag], *, space: str, broker: str, behind_s: float | None
+) -> dict[str, Any]:
+    """Lag as it is sent, and printed by the command (LagAnswer's members)."""
+    rows = [wire_lag_row(lag) for lag in lags]
+    return {"broker": broker, "space": space, "behind_s": behind_s, "partitions": rows}
+
+
+def wire_lag_row(lag: Lag) -> dict[str, Any]:
+    """One of its rows (LagRow's members)."""
+    # By hand: dataclasses.asdict takes ten times as long, and there may be thousands.
+    return {
+        "role": lag.role,
+        "group": lag.group,
+        "topic": lag.topic,
+        "partition": lag.partition,
+        "position": lag.position,
+        "end": lag.end,
+        "records": lag.records,
+        "seconds": round(lag.seconds, 3),
+        "space": lag.space,
+    }
+
+
+def read_as_of(message: AsOfMessage) -> AsOf:
+    """The inverse of `wire_as_of`."""
+    return AsOf(message.space, message.epoch, message.offsets)

@@ -1,4 +1,4 @@
-"""The same log line at most once a second, with a count: a stranger must not fill the disk.
+"""Write a repeated log line once a second at most, with a count: a stranger must not fill the disk.
 
 asyncio alone wrote 235,518 lines in 20 s when it could accept no more connections.
 """
@@ -12,8 +12,8 @@ from time import monotonic
 from typing import Any
 
 WINDOW_S = 1.0
-# Warnings and errors of one event that differ in what they tell of, such as a path that a client
-# chose. Progress (INFO) is ours to tell.
+# Warnings and errors of one event that differ in their details, such as a path that a client
+# chose. Lines below a warning report our own progress and are not counted here.
 PER_EVENT_MAX = 20
 # Different lines and events that are remembered at once.
 _KEYS_MAX = 1000
@@ -27,12 +27,12 @@ class _Window:
     began: float
     let_through: int = 0
     left_out: int = 0
-    # The last that was left out; kept for a second only, since it may hold a traceback.
+    # The last line that was left out; kept for a second or two only, since it may hold a traceback.
     record: logging.LogRecord | None = None
 
 
 class Repeats:
-    """Which lines are left out, and which of them have to be told of later. No I/O."""
+    """Decides which lines are left out, and which of those are written later. No I/O."""
 
     def __init__(self, *, now: Callable[[], float] = monotonic) -> None:
         self._now = now
@@ -40,23 +40,27 @@ class Repeats:
         self._windows: OrderedDict[Hashable, _Window] = OrderedDict()
 
     def lets_through(self, record: logging.LogRecord) -> bool:
-        """Count it; False: it is left out."""
+        """Count the line, and return whether it may be written."""
         event, line = _keys(record)
         if not self._counts(line, record, 1):
             return False
         return record.levelno < logging.WARNING or self._counts(event, record, PER_EVENT_MAX)
 
     def due(self) -> list[logging.LogRecord]:
-        """Of each window that has ended the last line that was left out, with their count."""
-        told, now = [], self._now()
+        """Return the last line left out of each window that has ended, with the window's count."""
+        summaries, now = [], self._now()
         for key, window in tuple(self._windows.items()):
             if now - window.began < WINDOW_S:
                 break
             del self._windows[key]
             if window.record is not None:
-                told.append(_telling(window.record, window.left_out))
+                summaries.append(_with_count(window.record, window.left_out))
                 self._windows[key] = _Window(now, let_through=1)
-        return told
+        return summaries
+
+    def pending(self) -> bool:
+        """Whether `due` will have a line once more windows have ended."""
+        return any(window.record is not None for window in self._windows.values())
 
     def _counts(self, key: Hashable, record: logging.LogRecord, most: int) -> bool:
         window = self._windows.get(key)
@@ -74,7 +78,7 @@ class Repeats:
 
 
 class LimitedHandler(logging.StreamHandler[Any]):
-    """Leaves repeated lines out, and tells a second later how many there were."""
+    """Leaves repeated lines out, and writes a second later how many there were."""
 
     def __init__(self, stream: Any, *, now: Callable[[], float] = monotonic) -> None:
         super().__init__(stream)
@@ -86,23 +90,29 @@ class LimitedHandler(logging.StreamHandler[Any]):
         if self._repeats.lets_through(record):
             super().emit(record)
         elif self._timer is None:
-            self._timer = threading.Timer(WINDOW_S + _LATER_S, self.tell)
-            self._timer.daemon = True
-            self._timer.start()
+            self._start_timer()
 
-    def tell(self) -> None:
+    def write_due(self) -> None:
         """Write what is due; a line that goes on coming is due again a second later."""
         self.acquire()
         try:
             self._timer = None
             for record in self._repeats.due():
                 super().emit(record)
+            # A window that began later than the one that the timer was for ends later.
+            if self._repeats.pending():
+                self._start_timer()
         finally:
             self.release()
 
+    def _start_timer(self) -> None:
+        self._timer = threading.Timer(WINDOW_S + _LATER_S, self.write_due)
+        self._timer.daemon = True
+        self._timer.start()
 
-def _telling(record: logging.LogRecord, left_out: int) -> logging.LogRecord:
-    """The line, saying how many like it were left out, itself included."""
+
+def _with_count(record: logging.LogRecord, left_out: int) -> logging.LogRecord:
+    """Return the line with the number of lines like it that were left out, itself included."""
     if isinstance(record.msg, dict):
         record.msg = {**record.msg, "left_out": left_out}
     else:
@@ -111,13 +121,13 @@ def _telling(record: logging.LogRecord, left_out: int) -> logging.LogRecord:
 
 
 def _keys(record: logging.LogRecord) -> tuple[Hashable, Hashable]:
-    """What names the event, and what names the line."""
+    """Return a key for the line's event and one for the line itself."""
     event, line = record.msg, record.msg
     if isinstance(record.msg, dict):  # structlog's
         event = record.msg.get("event")
         line = {name: value for name, value in record.msg.items() if name != "timestamp"}
     else:
-        # asyncio tells in further lines which socket or task it was.
+        # asyncio names the socket or task in further lines.
         event = str(event).partition("\n")[0]
         line = record.getMessage()
     source = (record.name, record.levelno)

@@ -26,12 +26,12 @@ def test_the_same_line_comes_once_a_second_with_a_count() -> None:
     times = Times()
     repeats = Repeats(now=times)
     line = "socket.accept() out of system resource\nsocket: <asyncio.TransportSocket fd=%d>"
-    let_through = [repeats.lets_through(record(line, 7)) for _ in range(235_518)]
+    let_through = [repeats.lets_through(record(line, 7)) for _ in range(10_000)]
     assert let_through[0] and not any(let_through[1:])
     assert repeats.due() == []
     times.now = WINDOW_S
     (told,) = repeats.due()
-    assert told.__dict__["left_out"] == 235_517 and told.getMessage().endswith("fd=7>")
+    assert told.__dict__["left_out"] == 9_999 and told.getMessage().endswith("fd=7>")
     # It was written just now, so the next one waits for its second.
     assert not repeats.lets_through(record(line, 7))
     times.now = 3 * WINDOW_S
@@ -64,19 +64,47 @@ def test_the_count_is_written_when_nothing_more_comes() -> None:
         handler.handle(record("full"))
     assert written.getvalue() == "full 0\n"
     times.now = WINDOW_S
-    handler.tell()
+    handler.write_due()
     assert written.getvalue() == "full 0\nfull 2\n"
 
 
+def test_the_count_of_a_window_that_ends_after_the_timer_is_written_too() -> None:
+    times, written = Times(), io.StringIO()
+    handler = LimitedHandler(written, now=times)
+    handler.setFormatter(logging.Formatter("%(message)s %(left_out)s", defaults={"left_out": 0}))
+    for now, line in ((0.0, "one"), (WINDOW_S / 2, "two")):
+        times.now = now
+        for _ in range(2):
+            handler.handle(record(line))
+    times.now = WINDOW_S
+    handler.write_due()
+    assert written.getvalue() == "one 0\ntwo 0\none 1\n"
+    assert handler._timer is not None  # for the second window
+    times.now = 2 * WINDOW_S
+    handler.write_due()
+    assert written.getvalue() == "one 0\ntwo 0\none 1\ntwo 1\n"
+    assert handler._timer is None
+
+
 PROGRAM = """
-import asyncio, logging, structlog, time
+import logging, structlog
+from tidelens import log_limits
 from tidelens.logs import configure
+log_limits.WINDOW_S = 0.1
 configure("json", "test")
+(handler,) = logging.getLogger().handlers
+now = 0.0
+handler._repeats._now = lambda: now
 ours = structlog.get_logger("ours")
 for n in range(1000):
     logging.getLogger("asyncio").error("out of resources")
     ours.warning("refused", field="x")
-time.sleep(1.5)
+now = 1.0
+def timer():
+    with handler.lock:
+        return handler._timer
+while (running := timer()) is not None:
+    running.join()
 """
 
 

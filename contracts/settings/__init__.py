@@ -45,7 +45,7 @@ class Settings(
     model_config = SettingsConfigDict(env_prefix="TIDELENS_", frozen=True, allow_inf_nan=False)
 
     log_format: Literal["auto", "human", "json"] = Field(
-        "auto", description="auto: human on a terminal, JSON else."
+        "auto", description="Format of the logs. auto: human on a terminal, otherwise JSON."
     )
 
 

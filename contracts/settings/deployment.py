@@ -14,39 +14,61 @@ from contracts.user_folders import user_data_dir
 class DeploymentSettings(FromEnvironment):
     """Where a process belongs, what it serves, and where it listens."""
 
-    brokers: Text | None = Field(None, description="Bootstrap servers; none: run Kafka itself.")
+    brokers: Text | None = Field(
+        None,
+        description="Kafka's bootstrap servers. Unset: `tidelens up` runs a broker of its own.",
+    )
     topic_prefix: str = Field(
         "tidelens.",
         max_length=150,
         pattern=r"^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.$",
-        description="Starts every topic, group and transactional id; ends in a dot.",
+        description="Beginning of the names of all topics, groups and transactional ids; "
+        "ends in a dot.",
     )
     model: str = Field(
         "starter",
         max_length=TEXT_MAX,
-        description="`starter`, a folder, a Hugging Face hub name; `hash`: words only, for tests.",
+        description="`starter`, a folder, or the hub name of a Hugging Face checkpoint. "
+        "`hash` knows only words and is meant for tests.",
     )
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
         "auto",
-        description="Of a checkpoint's numbers; auto: as `doctor --tune` found, else a 2 s probe.",
+        description="Numeric precision of a checkpoint's model. `auto` uses what `doctor "
+        "--tune` found, or a 2-second probe.",
     )
     remote_code: bool = Field(
-        False, description="Run the Python that a checkpoint brings; read it before."
+        False, description="Run the Python code that a checkpoint brings. Read that code first."
     )
     partitioner: PartitionerName = Field(
-        "murmur2", description="Where ids live: Java's default, or librdkafka's (crc32)."
+        "murmur2",
+        description="How ids are assigned to partitions: like Java's default (murmur2) or "
+        "like librdkafka's (crc32).",
     )
-    partitions: int = Field(4, ge=1, le=4096, description="Partitions of topics that we create.")
-    replication_factor: int = Field(1, ge=1, le=32767, description="Of topics that we create.")
-    min_insync_replicas: int = Field(1, ge=1, le=32767, description="Of topics that we create.")
+    partitions: int = Field(
+        4, ge=1, le=4096, description="Number of partitions of the topics that Tidelens creates."
+    )
+    replication_factor: int = Field(
+        1, ge=1, le=32767, description="Replication factor of the topics that Tidelens creates."
+    )
+    min_insync_replicas: int = Field(
+        1, ge=1, le=32767, description="min.insync.replicas of the topics that Tidelens creates."
+    )
     data: Path = Field(
-        default_factory=user_data_dir, description="Directory for Kafka's and our files."
+        default_factory=user_data_dir,
+        description="Directory for the files of Tidelens and of the broker that `tidelens "
+        "up` runs.",
     )
     shard: str = Field(
-        "0", max_length=50, pattern=r"^[a-z0-9-]+$", description="This index node's shard."
+        "0",
+        max_length=50,
+        pattern=r"^[a-z0-9-]+$",
+        description="Name of the shard that this index node holds.",
     )
     replica: str = Field(
-        "0", max_length=50, pattern=r"^[a-z0-9-]+$", description="This index node's replica."
+        "0",
+        max_length=50,
+        pattern=r"^[a-z0-9-]+$",
+        description="Name of this index node among the replicas of its shard.",
     )
     host: str = Field(
         "127.0.0.1", max_length=255, description="Address that the API and /metrics listen on."
@@ -56,17 +78,18 @@ class DeploymentSettings(FromEnvironment):
         9464,
         ge=0,
         le=65535,
-        description="Port of an encoder's /metrics; not set and taken: another one; 0: none.",
+        description="Port of an encoder's /metrics. 0: none. If the default is taken, "
+        "another free port is used.",
     )
     hosts_allowed: list[Host] = Field(
         default_factory=list,
         max_length=NAMES_MAX,
-        description="Host names that may be in Host and Origin, beside loopback (JSON list).",
+        description="Host names accepted in Host and Origin besides loopback (JSON list).",
     )
     allow_roots: list[Path] = Field(
         default_factory=list,
         max_length=NAMES_MAX,
-        description="Folders that file: references may point into (JSON).",
+        description="Folders that file: references may point into (JSON list).",
     )
 
     @property

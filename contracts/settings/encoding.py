@@ -15,23 +15,23 @@ class EncodingSettings(FromEnvironment):
     """How encoders work through the content topics, and what decoding one picture may take."""
 
     encode_batch_pictures: int = Field(
-        32, ge=1, le=4096, description="Pictures of one encoder batch."
+        32, ge=1, le=4096, description="Pictures in one batch of the encoder."
     )
     encode_batch_captions: int = Field(
-        256, ge=1, le=65_536, description="Captions of one encoder batch."
+        256, ge=1, le=65_536, description="Captions in one batch of the encoder."
     )
     encode_ahead_batches: int = Field(
         4,
         ge=2,
         le=1000,
-        description="What a partition may have between fetched and committed, in batches.",
+        description="Batches that one partition may have fetched and not yet committed.",
     )
     encode_ahead_mb: int = Field(
         256,
         ge=1,
         le=MEMORY_MB_MAX,
-        description="Records between fetched and committed, of one target in all; decoded pictures "
-        "that wait for the model may take as much again.",
+        description="Records that one target may have fetched and not yet committed, in "
+        "MiB. Decoded pictures that wait for the model may take as much again.",
     )
     encode_known_max: int = Field(
         32_768, ge=0, le=100_000_000, description="Vectors kept for inputs that come again."
@@ -40,31 +40,39 @@ class EncodingSettings(FromEnvironment):
         1_000,
         ge=0,
         le=10 * MINUTE_MS,
-        description="How long a rebalance waits for what is under way.",
+        description="How long, in milliseconds, a rebalance waits for batches under way.",
     )
     encode_wait_ms: int = Field(
-        200, ge=1, le=MINUTE_MS, description="Longest wait of one poll for records."
+        200,
+        ge=1,
+        le=MINUTE_MS,
+        description="Longest wait, in milliseconds, of one poll for records.",
     )
     encode_threads: int = Field(
         0,
         ge=0,
         le=THREADS_MAX,
-        description="Threads of the model, and processes of decoding; 0: one a core.",
+        description="Threads of the model, and processes that decode pictures. 0: one per core.",
     )
     decode_seconds_max: float = Field(
         5.0,
         gt=0,
         le=HOUR_S,
-        description="Processor time for the largest picture's decoding; six times that by clock.",
+        description="Processor time, in seconds, to decode a picture of the largest size. "
+        "The wall clock may take six times as long.",
     )
     decode_seconds_min: float = Field(
         1.0,
         gt=0,
         le=HOUR_S,
-        description="Processor time that any picture may take; in between it goes by the pixels.",
+        description="Processor time, in seconds, that any picture may take. Between this "
+        "and the maximum, the limit grows with the pixels.",
     )
     decode_memory_mb: int = Field(
-        2048, ge=64, le=MEMORY_MB_MAX, description="Memory that decoding one picture may take."
+        2048,
+        ge=64,
+        le=MEMORY_MB_MAX,
+        description="Memory, in MiB, that decoding one picture may take.",
     )
     labels: Annotated[
         list[Annotated[Text, AfterValidator(require_visible)]], AfterValidator(require_distinct)
@@ -77,17 +85,21 @@ class EncodingSettings(FromEnvironment):
         default_factory=lambda: list(TEMPLATES),
         min_length=1,
         max_length=NAMES_MAX,
-        description="What a label is put into, in place of {} (JSON list).",
+        description="Texts that each label is put into, in place of {} (JSON list).",
     )
-    label_count: int = Field(1, ge=1, le=1000, description="Labels of one item at most.")
+    label_count: int = Field(1, ge=1, le=1000, description="Most labels given to one item.")
     label_probability_min: float = Field(
-        0.5, ge=0, le=1, description="How likely a label must be, among all, to be given."
+        0.5,
+        ge=0,
+        le=1,
+        description="Least probability, among all labels, of a label that is given.",
     )
     encode_session_ms: int = Field(
         10_000,
         ge=1_000,
         le=30 * MINUTE_MS,
-        description="Kafka's session.timeout.ms: when a dead encoder is replaced.",
+        description="Kafka's session.timeout.ms, in milliseconds: how soon a dead encoder "
+        "is replaced.",
     )
 
     @property

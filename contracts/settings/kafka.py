@@ -23,12 +23,16 @@ class KafkaSettings(FromEnvironment):
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
         "PLAIN", description="Kafka's sasl.mechanism."
     )
-    sasl_username: Text | None = Field(None, description="User for SASL.")
+    sasl_username: Text | None = Field(None, description="User name for SASL.")
     sasl_password: Secret | None = Field(None, description="Password for SASL.")
-    ssl_cafile: Path | None = Field(None, description="CA certificates, PEM.")
-    ssl_certfile: Path | None = Field(None, description="Client certificate, PEM.")
-    ssl_keyfile: Path | None = Field(None, description="Client key, PEM.")
-    ssl_password: Secret | None = Field(None, description="Password of the client key.")
+    ssl_cafile: Path | None = Field(
+        None, description="File with the certificates of the authorities to trust (PEM)."
+    )
+    ssl_certfile: Path | None = Field(None, description="File with the client's certificate (PEM).")
+    ssl_keyfile: Path | None = Field(None, description="File with the client's private key (PEM).")
+    ssl_password: Secret | None = Field(None, description="Password of the client's private key.")
     client_id: str = Field(
-        "tidelens", max_length=255, description="client.id, seen in the broker's logs."
+        "tidelens",
+        max_length=255,
+        description="Kafka's client.id, which appears in the broker's logs.",
     )

@@ -10,17 +10,23 @@ class PictureSettings(FromEnvironment):
     """Limits of GET /v1/pictures."""
 
     pictures_cached_mb: int = Field(
-        64, ge=0, le=MEMORY_MB_MAX, description="Pictures kept in memory that were shown lately."
+        64,
+        ge=0,
+        le=MEMORY_MB_MAX,
+        description="Size, in MiB, of the cache of pictures shown lately.",
     )
     pictures_reading_max: int = Field(
-        64, ge=1, le=10_000, description="Pictures read at once, to be shown."
+        64, ge=1, le=10_000, description="Pictures read at the same time to be shown."
     )
     pictures_remote_max: int = Field(
-        16, ge=1, le=10_000, description="Of these, read from where https: and s3: point."
+        16, ge=1, le=10_000, description="Of these, pictures read from https: and s3: references."
     )
     pictures_converting_max: int = Field(
-        16, ge=1, le=10_000, description="Of these, converted, since no browser shows them."
+        16,
+        ge=1,
+        le=10_000,
+        description="Of these, pictures converted because browsers do not show their format.",
     )
     picture_side_max: int = Field(
-        2048, ge=16, le=16_384, description="Longest side of a picture that is converted."
+        2048, ge=16, le=16_384, description="Longest side, in pixels, of a converted picture."
     )

@@ -9,11 +9,19 @@ from contracts.settings.bounds import GIB, MIB
 class RecordSettings(FromEnvironment):
     """Limits of content records and of the pictures in them."""
 
-    record_bytes_max: int = Field(4 * MIB, ge=1, le=GIB, description="Largest content record.")
-    inline_bytes_max: int = Field(
-        2 * MIB, ge=0, le=GIB, description="Pictures above this go by reference."
+    record_bytes_max: int = Field(
+        4 * MIB, ge=1, le=GIB, description="Largest content record, in bytes."
     )
-    image_bytes_max: int = Field(20 * MIB, ge=1, le=GIB, description="Largest picture, compressed.")
+    inline_bytes_max: int = Field(
+        2 * MIB,
+        ge=0,
+        le=GIB,
+        description="Largest picture, in bytes, that may stand in a content record; larger "
+        "ones go by reference.",
+    )
+    image_bytes_max: int = Field(
+        20 * MIB, ge=1, le=GIB, description="Largest picture, in bytes, as compressed."
+    )
     image_pixels_max: int = Field(
         50_000_000, ge=1, le=1_000_000_000, description="Largest picture, in pixels."
     )

@@ -32,7 +32,7 @@ __all__ = ["PictureLimits", "ProcessQueryEncoder", "QueryModel"]
 
 log = structlog.get_logger(__name__)
 
-# Texts asked lately, to ask another space the same.
+# Recent texts that are remembered, so that the same can be asked of another space.
 _RECENT = 256
 # Hashing more than this takes longer than a thread does.
 _HASHED_AT_ONCE_BYTES = 64 * 1024
@@ -67,6 +67,7 @@ class ProcessQueryEncoder:
         self._recent: deque[str] = deque(maxlen=_RECENT)
         self._arrived = asyncio.Event()
         self._pool: ProcessPoolExecutor | None = None
+        self._ended = False
         self.loaded = asyncio.Event()
         self._logit_scale = 0.0
 
@@ -79,7 +80,7 @@ class ProcessQueryEncoder:
         return await self._encoded_text([" ".join(text.split())])
 
     def recent(self) -> list[str]:
-        """Queries' texts asked lately, each once, the latest last."""
+        """Return the texts of recent queries, each once, the latest last."""
         return list(dict.fromkeys(reversed(self._recent)))[::-1]
 
     async def logit_scale(self) -> float:
@@ -126,6 +127,8 @@ class ProcessQueryEncoder:
         return cached
 
     async def _encoded(self, key: bytes, asked: Asked) -> Vectors:
+        if self._ended:
+            raise NotReady("shutting down")
         future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
         self._turns.add(Waiting(key, asked, future))
         self._arrived.set()
@@ -146,6 +149,8 @@ class ProcessQueryEncoder:
                     self._drop("the query encoder restarts")
                     await asyncio.sleep(1)
         finally:
+            # What comes from here on, such as a picture that was just decoded, would wait for ever.
+            self._ended = True
             self._drop("shutting down")
             self._pictures.close()
             self._stop_pool()
@@ -211,7 +216,7 @@ class ProcessQueryEncoder:
 
 
 def _key(space: str, asked: list[str] | bytes) -> bytes:
-    """Of all that the vector comes from. Lengths keep apart what only joins to the same."""
+    """Hash all that the vector comes from, each part with its length: `ab c` is not `a bc`."""
     parts = asked if isinstance(asked, list) else [asked]
     found = hashlib.blake2b(digest_size=16)
     for part in (space, "text" if isinstance(asked, list) else "image", *parts):

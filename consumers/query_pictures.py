@@ -7,7 +7,7 @@ What waits is bounded in number and in bytes; a picture that nobody awaits any m
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from consumers.decoding import BESIDE_QUERIES_NICE, DecodeLimits, Decoders
 from contracts.errors import NotReady, RejectedRequest
@@ -27,11 +27,11 @@ class PictureLimits:
 
 
 @dataclass(slots=True, eq=False)
-class _Flight:
+class _Encoding:
     """One picture's way to its vector, which everybody who asks for the same picture awaits."""
 
     task: "asyncio.Task[Vectors]"
-    waiters: int = field(default=0)
+    waiters: int = 0
 
 
 class QueryPictures:
@@ -42,13 +42,13 @@ class QueryPictures:
         self._decoders: Decoders | None = None
         self._decided = asyncio.Event()
         self._turns = asyncio.Semaphore(limits.processes)
-        self._flights: dict[bytes, _Flight] = {}
+        self._encodings: dict[bytes, _Encoding] = {}
         self._waiting = self._bytes = self._pixel_bytes = 0
         self._encoded = asyncio.Event()
         metrics.queue_depth.labels("query_pictures").set_function(lambda: self._waiting)
 
     def open(self, preprocess: Preprocess) -> None:
-        """From now on pictures are decoded; a second call changes nothing."""
+        """Start to decode pictures; a second call changes nothing."""
         if not self._decided.is_set():
             self._decoders = Decoders(
                 self._limits.processes, self._limits.decode, preprocess, nice=BESIDE_QUERIES_NICE
@@ -56,7 +56,7 @@ class QueryPictures:
             self._decided.set()
 
     def close(self) -> None:
-        """End the processes, which blocks for some milliseconds; who waits gets NotReady."""
+        """End the processes, which blocks for some milliseconds; those who wait get NotReady."""
         if self._decoders is not None:
             self._decoders.close()
         self._decided.set()
@@ -64,42 +64,43 @@ class QueryPictures:
     async def once(
         self, key: bytes, data: bytes, encode: Callable[[RgbImage], Awaitable[Vectors]]
     ) -> Vectors:
-        """The vector that `encode` makes of the pixels; asked for again meanwhile, the same one.
+        """Return the vector that `encode` makes of the pixels, computed once for all who ask for
+        `key` meanwhile.
 
-        Raises RejectedRequest where too much waits, and as Decoders.decode does.
+        Raises RejectedRequest where too much waits, and what Decoders.decode raises.
         """
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._begun(key, data, encode)
-        flight.waiters += 1
+        encoding = self._encodings.get(key)
+        if encoding is None:
+            encoding = self._start(key, data, encode)
+        encoding.waiters += 1
         try:
-            return await asyncio.shield(flight.task)
+            return await asyncio.shield(encoding.task)
         finally:
-            flight.waiters -= 1
-            if flight.waiters == 0 and not flight.task.done():
-                flight.task.cancel()
-                self._forget(key, flight)
+            encoding.waiters -= 1
+            if encoding.waiters == 0 and not encoding.task.done():
+                encoding.task.cancel()
+                self._forget(key, encoding)
 
-    def _begun(
+    def _start(
         self, key: bytes, data: bytes, encode: Callable[[RgbImage], Awaitable[Vectors]]
-    ) -> _Flight:
+    ) -> _Encoding:
         size = len(data)
         self._require_room(size)
-        # Counted from here on, so that those who come in the same moment are seen.
+        # Counted before the task runs, so that several that come in one turn of the loop are seen.
         self._waiting += 1
         self._bytes += size
-        task = asyncio.create_task(self._fly(data, encode), name="picture of a query")
-        flight = self._flights[key] = _Flight(task)
+        task = asyncio.create_task(self._vector(data, encode), name="picture of a query")
+        encoding = self._encodings[key] = _Encoding(task)
 
-        def landed(task: "asyncio.Task[Vectors]") -> None:
+        def ended(task: "asyncio.Task[Vectors]") -> None:
             self._waiting -= 1
             self._bytes -= size
-            self._forget(key, flight)
+            self._forget(key, encoding)
             if not task.cancelled():
-                task.exception()  # it was seen, also where everybody left a moment ago
+                task.exception()  # marks it as seen, in case everybody left a moment ago
 
-        task.add_done_callback(landed)
-        return flight
+        task.add_done_callback(ended)
+        return encoding
 
     def _require_room(self, size: int) -> None:
         limits = self._limits
@@ -123,7 +124,9 @@ class QueryPictures:
                 value=self._bytes + size,
             )
 
-    async def _fly(self, data: bytes, encode: Callable[[RgbImage], Awaitable[Vectors]]) -> Vectors:
+    async def _vector(
+        self, data: bytes, encode: Callable[[RgbImage], Awaitable[Vectors]]
+    ) -> Vectors:
         await self._decided.wait()
         if self._decoders is None:
             raise NotReady("shutting down")
@@ -140,6 +143,6 @@ class QueryPictures:
             self._pixel_bytes -= image.nbytes
             self._encoded.set()
 
-    def _forget(self, key: bytes, flight: _Flight) -> None:
-        if self._flights.get(key) is flight:
-            del self._flights[key]
+    def _forget(self, key: bytes, encoding: _Encoding) -> None:
+        if self._encodings.get(key) is encoding:
+            del self._encodings[key]

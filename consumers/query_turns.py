@@ -26,7 +26,7 @@ class Waiting:
 
 
 class Turns:
-    """Rules only. `batch_max` counts a text in each of its templates."""
+    """The rules, without I/O. `batch_max` counts a text once for each of its templates."""
 
     def __init__(self, *, batch_max: int, picture_turn_s: float) -> None:
         self._batch_max = batch_max
@@ -47,7 +47,7 @@ class Turns:
         (self._texts if isinstance(waiting.asked, list) else self._pictures).append(waiting)
 
     def next(self) -> list[Waiting]:
-        """Those that wait longest of the kind whose turn it is; nobody: an empty list."""
+        """Take the queries that wait longest of the kind whose turn it is, or an empty list."""
         # Requests that nobody awaits any more are dropped before they cost anything.
         self._texts = [waiting for waiting in self._texts if not waiting.future.done()]
         self._pictures = [waiting for waiting in self._pictures if not waiting.future.done()]
@@ -58,7 +58,7 @@ class Turns:
         return _taken(self._texts, self._batch_max)
 
     def took(self, batch: list[Waiting], seconds: float) -> None:
-        """So long in the model: pictures' next batch is as large as their turn allows."""
+        """Note how long the model took, so that the next batch of pictures fits into their turn."""
         if isinstance(batch[0].asked, list):
             return
         fitting = int(self._picture_turn_s * len(batch) / max(seconds, 1e-6))
@@ -66,14 +66,14 @@ class Turns:
         self._pictures_at_once = max(1, min(fitting, 2 * len(batch), self._batch_max))
 
     def clear(self) -> list[Waiting]:
-        """All that waited, which are forgotten here."""
+        """Remove and return all that wait."""
         waiting = self._texts + self._pictures
         self._texts, self._pictures = [], []
         return waiting
 
 
 def _taken(queue: list[Waiting], inputs_max: int) -> list[Waiting]:
-    """As many as fit, taken out of the queue; one alone may be more than fits."""
+    """Take as many as fit out of the queue, and one at least, even if it is more than fits."""
     count = inputs = 0
     for waiting in queue:
         inputs += waiting.inputs

@@ -15,7 +15,7 @@ from blockbuster import BlockBuster
 from consumers import query_child
 from consumers.decode_child import DecodeLimits
 from consumers.query import PictureLimits, ProcessQueryEncoder, QueryModel, _key
-from contracts.errors import ConfigurationError, ModelMissing
+from contracts.errors import ConfigurationError, ModelMissing, NotReady
 from contracts.memory import HashEncoder
 from contracts.metrics import Metrics
 from contracts.score import Vectors, unit
@@ -132,6 +132,18 @@ async def test_the_most_that_is_encoded_together_counts_templates() -> None:
     assert encoder._turns.next() == []
     for task in asking:
         task.cancel()
+
+
+async def test_what_comes_after_the_end_does_not_wait_for_ever() -> None:
+    async with running() as encoder:
+        await encoder.text("one")
+    for asked in (["two"], np.zeros((224, 224, 3), np.uint8)):
+        with pytest.raises(NotReady, match="shutting down"):
+            async with asyncio.timeout(10):
+                await encoder._encoded(b"key", asked)
+    with pytest.raises(NotReady):
+        async with asyncio.timeout(10):
+            await encoder.query("two")
 
 
 async def test_what_is_kept_is_of_one_space() -> None:

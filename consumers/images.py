@@ -18,14 +18,14 @@ from consumers.heic import enable_heic
 from consumers.jpeg_ends import with_end
 from consumers.samples import complete_pillow, eight_bits, samples_of
 from contracts.errors import RejectedRecord
-from contracts.picture_formats import NAMES, format_of
+from contracts.picture_formats import required_format
 from contracts.ports import RgbImage
 
 # decode_image checks its own limit, exactly and before decoding; Pillow's is one for the whole
 # process, and would come first.
 Image.MAX_IMAGE_PIXELS = None
 complete_pillow()
-# There are as many decoders as processors are to decode.
+# There is a decoder process for each processor that is to decode.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 _PILLOW = r"PIL\."
@@ -43,8 +43,8 @@ _UPRIGHT_BY = {
 }
 
 
-# The longest side of a JPEG or GIF. Longer is no photo, and lines of one pixel cost the most: 49
-# million of them took 3 to 17 s where a square of as many pixels took 0.1 s.
+# The longest side that JPEG and GIF can have. Nothing longer is a photo, and lines of one pixel
+# cost the most: 49 million of them took 3 to 17 s where a square of as many pixels took 0.1 s.
 IMAGE_SIDE_MAX = 65_535
 
 
@@ -123,15 +123,7 @@ def _quiet_pillow() -> None:
 
 
 def _format_name(data: bytes) -> str:
-    known = format_of(data)
-    if known is None:
-        raise RejectedRecord(
-            "image_format",
-            f"the picture is none of {NAMES}; it begins with {data[:8].hex() or 'nothing'}",
-            field="image",
-            limit=NAMES,
-            value=data[:8].hex(),
-        )
+    known = required_format(data)
     if known.name == "HEIF":
         enable_heic()
     return known.name

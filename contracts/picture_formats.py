@@ -6,6 +6,8 @@ One table for all: what is published from files, what encoders decode, and what 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from contracts.errors import RejectedRecord
+
 HEAD_BYTES = 256
 """How much of a file tells its format."""
 
@@ -88,6 +90,20 @@ def format_of(data: bytes) -> PictureFormat | None:
     """By the first bytes; None for anything that is not in the table."""
     head = bytes(data[:HEAD_BYTES])
     return next((known for known in FORMATS if known.begins(head)), None)
+
+
+def required_format(data: bytes) -> PictureFormat:
+    """Return the format of a picture. Raises RejectedRecord for anything not in the table."""
+    known = format_of(data)
+    if known is None:
+        raise RejectedRecord(
+            "image_format",
+            f"the picture is none of {NAMES}; it begins with {data[:8].hex() or 'nothing'}",
+            field="image",
+            limit=NAMES,
+            value=data[:8].hex(),
+        )
+    return known
 
 
 def media_type_of(data: bytes) -> str:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from contracts.errors import RejectedRecord, TidelensError
 from contracts.events import Content, Image, content_record, decode_base64, is_data_uri, key_of_id
 from contracts.exact_json import NumberBeyond, loads
-from contracts.picture_formats import HEAD_BYTES, NAMES, format_of
+from contracts.picture_formats import HEAD_BYTES, NAMES, required_format
 from contracts.rooted import NotRegular, OutsideRoots
 from contracts.settings import Settings
 from contracts.topics import Target
@@ -42,7 +42,7 @@ from tidelens.texts import lines_of, text_of
 
 # Base64 of the largest inline picture, and room for the rest.
 _LINE_BYTES_MAX = 8 * 1024 * 1024
-# Of a text file: far more than a caption may have, and no more than is read to see that.
+# The largest text file that is read: a caption may have far less.
 _CAPTION_BYTES_MAX = 256 * 1024
 
 
@@ -73,7 +73,7 @@ class _Line(BaseModel):
 
 
 def contents_of(found: Found, settings: Settings) -> Iterator[Content | Refused | LeftOut]:
-    """The events of one file, or why there is none. Blocking; never raises for the file's sake."""
+    """Yield the events of one file, or why there is none. Blocking; no file makes it raise."""
     if isinstance(found, LeftOut):
         yield found
     elif isinstance(found, Unreadable):
@@ -107,7 +107,7 @@ def _of_source(source: Source, settings: Settings) -> Iterator[Content | Refused
 
 
 def _not_published(source: Source, kind: str) -> Refused | LeftOut:
-    """What was named is refused; what only lies in a folder is counted."""
+    """Refuse a file that was named itself, and count one that only lies in a folder."""
     if not source.named:
         return LeftOut(kind)
     suffixes = " ".join(sorted(CAPTIONS | LINES))
@@ -155,7 +155,7 @@ def _content_of_line(raw: bytes, folder: Path, settings: Settings) -> Content:
     if isinstance(line.image, str) and not is_data_uri(line.image):
         item_id = PurePosixPath(line.image).as_posix() if line.id is None else line.id
         path = folder / line.image
-        # The author of the file chose where its pictures are.
+        # The author of the JSON Lines file decides where its pictures are, so no folder bounds it.
         with Source(path, path.parent).open() as file:
             return _picture(file, path, item_id, settings, **rest)
     if line.id is None:
@@ -186,25 +186,13 @@ def _picture(
         _too_large("picture", settings.image_bytes_max, size)
     if size <= settings.inline_bytes_max:
         data = file.read(size)
-        _check_format(data)
+        required_format(data)  # what every encoder would refuse is not published
         return Content(target="images", id=item_id, image=data, **rest)
-    _check_format(file.read(HEAD_BYTES))
+    required_format(file.read(HEAD_BYTES))
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").hexdigest()
     ref = path.resolve().as_uri()
     return Content(target="images", id=item_id, ref=ref, sha256=digest, **rest)
-
-
-def _check_format(data: bytes) -> None:
-    """Refuse what every encoder would refuse."""
-    if format_of(data) is None:
-        raise RejectedRecord(
-            "image_format",
-            f"the picture is none of {NAMES}; it begins with {data[:8].hex()}",
-            field="image",
-            limit=NAMES,
-            value=data[:8].hex(),
-        )
 
 
 def _caption(file: BufferedReader, item_id: str) -> Content:

@@ -1,4 +1,4 @@
-"""The containers of pictures, with what no decoder needs left out of them.
+"""Rewrites the containers of pictures without what no decoder needs.
 
 Pillow refuses a good picture for what stands beside it: a profile or a text that inflates past its
 limit, metadata cut off behind the pixels. Nothing is inflated here beyond a bound, and what the
@@ -26,7 +26,7 @@ _RIFF_CHUNK = struct.Struct("<4sI")
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Lies at `start` to `end` of the file, and its body at `body` to `body_end`."""
+    """A chunk from `start` to `end` of the file, whose body is from `body` to `body_end`."""
 
     kind: bytes
     start: int
@@ -36,7 +36,7 @@ class _Chunk:
 
 
 def essential(format_name: str, data: bytes) -> bytes:
-    """The file without what its pixels and its orientation do not come from."""
+    """Return the file with only what its pixels and its orientation come from."""
     if format_name == "PNG":
         return _essential_png(data)
     if format_name == "WEBP":
@@ -45,10 +45,10 @@ def essential(format_name: str, data: bytes) -> bytes:
 
 
 def _essential_png(data: bytes) -> bytes:
-    """Without profiles, texts, further frames of an animation, and chunks that are damaged."""
+    """Leave out profiles, texts, further frames of an animation, and damaged chunks."""
     kept = [data[:_PNG_HEAD]]
     seen: set[bytes] = set()
-    start = end = _PNG_HEAD  # of what is to be copied together
+    start = end = _PNG_HEAD  # the range of chunks that are copied in one piece
     for chunk in _png_chunks(data):
         if not _is_needed(data, chunk, seen):
             kept.append(data[start : chunk.start])
@@ -61,7 +61,7 @@ def _essential_png(data: bytes) -> bytes:
 
 
 def _png_chunks(data: bytes) -> Iterator[_Chunk]:
-    """As far as there are whole headers; the last chunk may be cut off, and IEND is the last."""
+    """Yield the chunks up to IEND whose headers are whole; the last one may be cut off."""
     at, kind = _PNG_HEAD, b""
     while at + _PNG_CHUNK.size <= len(data) and kind != b"IEND":
         length, kind = _PNG_CHUNK.unpack_from(data, at)
@@ -82,7 +82,7 @@ def _is_needed(data: bytes, chunk: _Chunk, seen: set[bytes]) -> bool:
 
 
 def _text_is_needed(data: bytes, chunk: _Chunk, seen: set[bytes]) -> bool:
-    """Whether the orientation may stand there: once each, and no longer than such texts are."""
+    """Whether the text may hold the orientation: the first of its keyword, of a bounded length."""
     if chunk.body_end - chunk.body > _TEXT_BYTES_MAX:
         return False
     body = data[chunk.body : chunk.body_end]
@@ -112,7 +112,7 @@ def _is_sound(data: bytes, chunk: _Chunk) -> bool:
 
 
 def _whole_webp(data: bytes) -> bytes:
-    """Without the chunk that is cut off, be it metadata behind the pixels or a later frame."""
+    """Leave out a chunk that is cut off: metadata behind the pixels, or a later frame."""
     size = struct.unpack_from("<I", data, 4)[0] + 8
     if size <= len(data):
         return data

@@ -45,9 +45,11 @@ class Kind(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """Of one picture. `seconds_max`: of processor time for `pixels_max`; fewer have their share of
-    it, but `seconds_min` at least. `memory_bytes_max`: of address space, beyond what the process
-    takes anyway. `side_max`: of its longer side, in pixels.
+    """What decoding one picture may cost.
+
+    `seconds_max` is processor time for `pixels_max` pixels; a smaller picture has its share of it,
+    but `seconds_min` at least. `memory_bytes_max` is address space beyond what the process takes
+    anyway. `side_max` limits the longer side, in pixels.
     """
 
     bytes_max: int
@@ -58,7 +60,7 @@ class DecodeLimits:
     side_max: int = IMAGE_SIDE_MAX
 
     def seconds(self, pixels: int) -> float:
-        """Processor time that decoding so many pixels may take."""
+        """Return the processor time that decoding so many pixels may take."""
         share = self.seconds_max * pixels / self.pixels_max
         return min(self.seconds_max, max(self.seconds_min, share))
 

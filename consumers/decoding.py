@@ -29,8 +29,8 @@ from contracts.ports import Preprocess, RgbImage
 
 __all__ = ["BESIDE_QUERIES_NICE", "DecodeLimits", "Decoders"]
 
-# Of decoders in a node, above the bulk encoder's 19 and below what answers queries: of a core that
-# both want, they get a tenth.
+# The niceness of decoders in a node: above the bulk encoder's 19 in priority and below what answers
+# queries, so that of a core that both want they get a tenth.
 BESIDE_QUERIES_NICE = 10
 
 # A busy machine must not make good pictures bad: the limit is in processor time, and by the clock

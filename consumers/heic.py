@@ -22,6 +22,6 @@ def _enabled() -> bool:
         from pi_heif import register_heif_opener
     except ImportError:
         return False
-    # One thread, as all decoders; nothing but the picture itself is of use.
+    # One thread, as every decoder has, and nothing but the picture itself.
     register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
     return True

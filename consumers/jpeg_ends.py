@@ -1,9 +1,9 @@
 """JPEG files that lack their end marker: whole pictures, or ones cut off.
 
-Decoders disagree about a missing end: Pillow refuses it, viewers show it. libjpeg with an end put
-there shows anything, since it fills up what is missing. So three questions are asked: whether the
+Decoders disagree about a missing end: Pillow refuses it, viewers show it. Once an end is added,
+libjpeg shows anything, since it fills up what is missing. So three questions are asked: whether the
 scans bring every coefficient in full, whether each has all its restart markers, and whether the
-last one is whole, which it is where data that follows changes no pixel.
+last one is whole, which it is if data that follows it changes no pixel.
 """
 
 import hashlib
@@ -27,9 +27,9 @@ _TAILS = tuple(bytes([byte]) * 64 for byte in (0b01010101, 0b10101010))
 
 
 def with_end(data: bytes) -> bytes | None:
-    """The file with an end marker, where nothing else is missing; None where something is.
+    """Return the file with an end marker, or None where more than the marker is missing.
 
-    It is decoded up to three times, so this is for what was refused already.
+    It is decoded up to three times, so call this only for a file that was refused already.
     """
     data = data.rstrip(b"\xff")
     try:
@@ -51,8 +51,8 @@ def _pixels(data: bytes) -> bytes:
 
 
 def _filled_up(data: bytes) -> bytes:
-    """The file as a picture of which the pixels that fill up its last blocks are part: no data
-    may lie hidden there."""
+    """Return the file with its size rounded up to whole blocks, so that the pixels which fill up
+    the last ones are compared too."""
     changed = bytearray(data)
     scans = sum(marker == _SCAN for marker, _, _, _ in _segments(data))
     for marker, start, body, _ in _segments(data):
@@ -64,7 +64,7 @@ def _filled_up(data: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """The size of a picture, and by component how many of its blocks go across and down a unit."""
+    """A picture's size, and how many blocks of each component a unit has across and down."""
 
     width: int
     height: int
@@ -83,7 +83,7 @@ class _Frame:
         return across, down
 
     def filled_up(self, *, single_scan: bool) -> tuple[int, int]:
-        """Width and height to the ends of the last blocks; no scan gets another number of them."""
+        """Return width and height rounded up to whole blocks, if no scan has more blocks then."""
         across, down = self.unit
         if not single_scan:
             if any(across % own[0] or down % own[1] for own in self.sampling.values()):
@@ -112,7 +112,7 @@ def _up(number: int, by: int) -> int:
 
 
 def _scans_are_complete(data: bytes) -> bool:
-    """Whether they bring each coefficient of each component down to its lowest bit."""
+    """Whether the scans bring each coefficient of each component down to its lowest bit."""
     frame: _Frame | None = None
     interval = 0
     wanted: set[tuple[int, int]] = set()
@@ -134,7 +134,7 @@ def _scans_are_complete(data: bytes) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, bytes, memoryview]]:
-    """Each marker, where its body starts, that, and what comes behind it, a scan's data."""
+    """Yield each marker, where its body starts, the body, and what follows it: a scan's data."""
     view = memoryview(data)
     found = _MARKER.search(data, 2)
     while found:

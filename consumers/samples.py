@@ -1,7 +1,7 @@
 """The samples of a picture as eight bits, as a viewer shows them, whatever their depth and sign.
 
-Pillow hands over samples of more than eight bits as they lie in the file. What they mean, it tells
-only in part: here white may be zero, a number signed or not, and one colour transparent.
+Pillow hands over samples of more than eight bits as they lie in the file, and says only in part
+what they mean: white may be zero, numbers may be signed, and one colour may be transparent.
 """
 
 import io
@@ -56,7 +56,7 @@ def complete_pillow() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What `eight_bits` must know of a picture that Pillow forgets as it loads it."""
+    """What `eight_bits` must know about a picture and Pillow forgets when it loads it."""
 
     bits: int = 8
     signed: bool = False
@@ -66,7 +66,7 @@ class Samples:
 
 
 def samples_of(image: ImageFile.ImageFile) -> Samples:
-    """Of a picture that is opened and not loaded yet; its raw mode is mended where needed."""
+    """Describe a picture that is opened and not loaded yet, and mend its raw mode where needed."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _of_tiff(image)
     if image.format == "PNG":
@@ -125,7 +125,7 @@ def _plain(image: Image.Image, samples: Samples) -> Image.Image:
         return _grey(_stretched(values.view(np.uint32) if unsigned else values), samples)
     if image.mode == "L" and samples.signed:
         return _grey(_stretched(np.asarray(image).view(np.int8)), samples)
-    if image.mode == "La":  # which converts to this and nothing more
+    if image.mode == "La":  # Pillow converts it to LA only
         image = image.convert("LA")
     if image.mode == "RGBa":
         image = image.convert("RGBA")
@@ -139,9 +139,10 @@ def _grey(values: NDArray[np.uint8], samples: Samples) -> Image.Image:
 
 
 def _stretched(values: Numbers) -> NDArray[np.uint8]:
-    """Numbers without an agreed range: the least finite one becomes black, the greatest white.
+    """Stretch numbers without an agreed range: the least finite one becomes black, the greatest
+    white.
 
-    What is no number is black, and the infinite ones are as the finite ones next to them.
+    NaN becomes black, and the infinities become what the least and the greatest become.
     """
     low, high = _finite_range(values)
     scale = 255 / (high - low) if high > low else 0.0
@@ -169,7 +170,7 @@ def _bands(values: Numbers) -> Iterator[slice]:
 def _alpha(
     image: Image.Image, samples: Samples, key: tuple[int, ...], data: bytes
 ) -> NDArray[np.uint8]:
-    """Of a PNG one colour of which is transparent, compared in all its bits."""
+    """Compute the opacity of a PNG that has one transparent colour, compared in all its bits."""
     values = np.asarray(image)
     if image.mode == "RGB" and samples.bits == 16:
         high, low = (np.array(key, np.uint16) >> shift for shift in (8, 0))
@@ -185,7 +186,7 @@ def _alpha(
 
 
 def _low_bytes(data: bytes) -> NDArray[np.uint8]:
-    """The lower halves of a PNG's samples of 16 bits, of which Pillow gives the higher ones."""
+    """Return the lower bytes of a PNG's samples of 16 bits: Pillow gives the higher ones only."""
     with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
         assert isinstance(image, ImageFile.ImageFile)
         # Little-endian: the higher byte stands where a PNG has the lower one.

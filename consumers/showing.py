@@ -1,7 +1,7 @@
 """Pictures that browsers do not show, such as TIFF and HEIC, as JPEG.
 
-Both the decoding and the writing happen in a decoder's process, under a picture's limits: the
-strangers' bytes never meet the interpreter that answers.
+Decoding and writing happen in a decoder's process, under the limits of a picture: strangers' bytes
+never meet the interpreter that answers requests.
 """
 
 import io
@@ -19,9 +19,9 @@ _SIZE_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A Preprocess that makes a file: its bytes come in the place of pixels, after their number.
+    """A Preprocess that makes a JPEG file and returns, instead of pixels, its size and its bytes.
 
-    `side` is the longest that the picture comes with.
+    No side of the picture in it is longer than `side`.
     """
 
     side: int

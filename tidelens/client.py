@@ -264,7 +264,7 @@ def _checked(url: str) -> str:
 
 
 def _dumped(body: Any) -> bytes:
-    """As JSON. Raises RejectedRequest for an integer beyond 64 bits, as the server does."""
+    """Write JSON. Raises RejectedRequest for an integer beyond 64 bits, as the server does."""
     try:
         return orjson.dumps(body)
     except orjson.JSONEncodeError:

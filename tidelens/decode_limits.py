@@ -1,4 +1,4 @@
-"""What decoding a picture may cost, by the settings: of content, and of queries."""
+"""Reads from the settings what decoding a picture may cost: one of content, or one of a query."""
 
 from consumers.decode_child import DecodeLimits
 from consumers.query_pictures import PictureLimits
@@ -6,7 +6,7 @@ from contracts.settings import MIB, Settings
 
 
 def content_limits(settings: Settings) -> DecodeLimits:
-    """Of a picture that was published, when it is encoded and when it is shown."""
+    """Return the limits of a published picture, when it is encoded and when it is shown."""
     return DecodeLimits(
         settings.image_bytes_max,
         settings.image_pixels_max,
@@ -18,7 +18,7 @@ def content_limits(settings: Settings) -> DecodeLimits:
 
 
 def query_limits(settings: Settings) -> PictureLimits:
-    """Of the pictures of queries, less than those of content: somebody waits for each."""
+    """Return the limits of queries' pictures, tighter than those of content: somebody waits."""
     decode = DecodeLimits(
         settings.image_bytes_max,
         min(settings.query_image_pixels_max, settings.image_pixels_max),

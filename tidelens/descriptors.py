@@ -1,4 +1,4 @@
-"""Open files: enough for the connections that we let in, and some kept for everything else.
+"""Sees to enough file descriptors for the connections that we let in and for everything else.
 
 A server without one left cannot accept, cannot reach Kafka, and cannot write a snapshot.
 """
@@ -13,12 +13,12 @@ from tidelens.door import LEAVING_MAX, Door, DoorLimits
 
 log = structlog.get_logger(__name__)
 
-# For Kafka, snapshots, segments, models, child processes and the references of queries.
+# Descriptors for Kafka, snapshots, segments, models, child processes and queries' references.
 KEPT = 512
 
 
 def open_door(settings: Settings) -> Door:
-    """A door that lets no more in than there are descriptors for."""
+    """Make a door that lets no more in than there are descriptors for."""
     limits = DoorLimits.of(settings)
     room = connections_possible(limits.connections_max)
     if room < limits.connections_max:
@@ -32,12 +32,12 @@ def open_door(settings: Settings) -> Door:
 
 
 def wanted(connections: int) -> int:
-    """Descriptors for so many connections, those that leave, and all else."""
+    """Return how many descriptors so many connections need, with those that leave and the rest."""
     return connections + LEAVING_MAX + KEPT
 
 
 def connections_possible(connections: int) -> int:
-    """Of `connections`, as many as there is room for, the soft limit being raised as needed."""
+    """Raise the soft limit as needed, and return how many of `connections` there is room for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = wanted(connections)
     if soft == resource.RLIM_INFINITY or soft >= needed:

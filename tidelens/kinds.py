@@ -1,7 +1,7 @@
-"""What a path holds to publish: each file is known by its bytes, and what is left out by its kind.
+"""Finds the files to publish below a path, and what each is published as.
 
-Pictures begin as one of the formats that are taken, whatever their names are. Captions and JSON
-Lines have no such beginning: they are known by the suffixes below, and by not being pictures.
+Pictures are known by their first bytes, whatever their names are. Captions and JSON Lines have no
+such beginning: they are known by the suffixes below, and by not being pictures.
 """
 
 import os
@@ -16,7 +16,7 @@ from contracts.rooted import open_under
 
 CAPTIONS = {".txt"}
 LINES = {".jsonl", ".ndjson"}
-# What browsers and copying programs name a file that is not whole yet.
+# How browsers and copying programs name files that are not whole yet.
 _UNFINISHED = {".part", ".partial", ".crdownload", ".download", ".opdownload", ".filepart"}
 _UNFINISHED |= {".tmp", ".temp"}
 _LABEL_CHARACTERS_MAX = 20
@@ -33,16 +33,16 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file, the folder that its id is relative to, and whether it was named itself."""
+    """One file, the folder that its id is relative to, and whether the user named it itself."""
 
     path: Path
     folder: Path
     named: bool = True
 
     def open(self) -> BufferedReader:
-        """Open it. What was found in a folder is read only where no link leads out of that.
+        """Open it; a file that was found in a folder, only where no link leads out of the folder.
 
-        Whoever may write into the folder could otherwise have any file of the publisher's shown.
+        Otherwise anybody who may write into the folder could have any file of the publisher shown.
         Raises OutsideRoots, NotRegular, OSError.
         """
         return open_under(self.path, [_ANYWHERE if self.named else self.folder])
@@ -50,7 +50,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """One file of a folder that is not published, by its suffix or by what it is instead."""
+    """A file of a folder that is not published; `kind` is its suffix, or what it is instead."""
 
     kind: str
 
@@ -67,7 +67,7 @@ Found = Source | LeftOut | Unreadable
 
 
 def sources(paths: Iterable[Path]) -> Iterator[Found]:
-    """Each file to look at, in a stable order. Links to folders are not followed."""
+    """Yield each file to look at, in a stable order. Links to folders are not followed."""
     for path in paths:
         if path.is_dir():
             yield from _below(path)
@@ -101,13 +101,13 @@ def is_unfinished(name: str) -> bool:
 
 
 def label(name: str) -> str:
-    """A file's kind for people: its suffix, if that is one."""
+    """Name a file's kind for people: its suffix, if it has a usable one."""
     suffix = PurePosixPath(name).suffix.lower()
     return suffix if 1 < len(suffix) <= _LABEL_CHARACTERS_MAX else "no suffix"
 
 
 def kind_of(path: Path, head: bytes) -> Kind | None:
-    """By the file's first bytes, and where these tell nothing by its suffix.
+    """Return the kind by the file's first bytes, or by its suffix where these do not decide.
 
     A damaged picture keeps its kind by its suffix, so that it is refused and not left out.
     """

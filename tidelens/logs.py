@@ -70,9 +70,9 @@ def configure(
 
 
 def _escape(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """For people: each text on its own line; those of several lines stand to the right of ours.
+    """Escape what would break a line on a terminal; tracebacks keep their lines, indented.
 
-    JSON needs none of it, since all but ASCII is escaped there.
+    JSON needs none of this, since all but ASCII is escaped there.
     """
     for name, value in event.items():
         if name in _OF_LINES and isinstance(value, str):
@@ -83,6 +83,6 @@ def _escape(_: object, __: str, event: structlog.typing.EventDict) -> structlog.
 
 
 def warn_of_variables() -> None:
-    """Tell which variables of the environment look like settings and are none."""
+    """Warn of variables that look like settings, but were made by Kubernetes."""
     if passed_over := variables().of_kubernetes:
         log.warning("variables made by Kubernetes for a service are passed over", names=passed_over)

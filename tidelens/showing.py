@@ -1,4 +1,4 @@
-"""What reads the pictures that references name, and converts those that browsers do not show."""
+"""Opens what reads the pictures of references and converts those that browsers do not show."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,15 +19,15 @@ class PictureReading:
     """The readers and the converter, shared by all spaces of a process."""
 
     asked: ReferenceReader
-    """Of what queries name."""
+    """Reads what queries name."""
     shown: ReferenceReader
-    """Of what was published."""
+    """Reads what published records name."""
     converter: PictureConverter
 
 
 @asynccontextmanager
 async def open_picture_reading(settings: Settings) -> AsyncIterator[PictureReading]:
-    """Its decoder's process starts with the first picture that needs it."""
+    """Open them; the decoder's process starts with the first picture that needs it."""
     decoders = Decoders(
         1,
         content_limits(settings),

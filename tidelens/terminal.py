@@ -1,7 +1,7 @@
-"""What commands say: lines that hold no more than one line, and JSON, on a terminal and in pipes.
+"""Prints what commands have to say: lines of text, each on one line, and JSON.
 
 Ids, texts and reasons come from strangers. All that a command prints goes through here, so that
-none of them moves the cursor, forges a line or turns its direction. JSON stays exact.
+none of them moves the cursor, forges a line or turns the direction of writing. JSON stays exact.
 """
 
 import sys
@@ -23,5 +23,5 @@ def say(*lines: str, err: bool = False) -> None:
 
 
 def say_json(value: Any, *, option: int | None = None) -> None:
-    """Print one line of JSON, at once: whoever reads it may wait for it."""
+    """Print one line of JSON and flush it: a reader may be waiting for it."""
     click.echo(escaped_json(orjson.dumps(value, option=option).decode()).encode())

@@ -1,4 +1,4 @@
-"""Files of text, whatever program wrote them: a byte-order mark at their head is not text."""
+"""Reads files of text, whatever program wrote them: a byte-order mark is not part of the text."""
 
 import codecs
 import io
@@ -13,7 +13,7 @@ _UTF16 = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")
 
 
 def text_of(data: bytes) -> str:
-    """UTF-8, or UTF-16 where its mark says so. Raises UnicodeDecodeError."""
+    """Decode UTF-8, or UTF-16 where its mark says so. Raises UnicodeDecodeError."""
     for mark, encoding in _UTF16:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding)
@@ -21,7 +21,7 @@ def text_of(data: bytes) -> str:
 
 
 def listed(path: Path, option: str) -> list[str]:
-    """One a line; blank ones are left out. Raises ConfigurationError, which names the option."""
+    """Return a file's lines without blank ones. Raises ConfigurationError, naming the option."""
     try:
         lines = text_of(path.read_bytes()).splitlines()
     except UnicodeDecodeError as error:
@@ -32,7 +32,8 @@ def listed(path: Path, option: str) -> list[str]:
 
 
 def lines_of(file: BinaryIO, line_max: int) -> Iterator[bytes]:
-    """Lines in UTF-8. One of more than `line_max` bytes comes cut off, at a greater length.
+    """Yield lines in UTF-8. One of more than `line_max` bytes is cut off, but still longer than
+    that.
 
     Raises UnicodeDecodeError where a file in UTF-16 breaks it.
     """

@@ -52,7 +52,7 @@ def refusal(address: Address) -> str | None:
 
 
 def inner_ipv4(address: IPv6Address) -> IPv4Address | None:
-    """The IPv4 address whose holder has this one too."""
+    """Return the IPv4 address that this one stands for, whose holder has both."""
     return address.ipv4_mapped or _translated(address) or address.sixtofour
 
 

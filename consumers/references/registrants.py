@@ -1,6 +1,6 @@
-"""Whom a host belongs to, as far as its name or address tells.
+"""Finds out whom a host belongs to, as far as its name or address shows.
 
-Names are free to whoever holds a domain, so that limits for each name would be limits for nobody.
+The holder of a domain can make any number of names, so a limit for each name would limit nobody.
 A registrant is known by the registrable domain: one label below a public suffix, by the list that
 ships with `publicsuffixlist`. Its private suffixes count, since the users of github.io are as many
 strangers.
@@ -14,7 +14,7 @@ from publicsuffixlist import PublicSuffixList
 
 from consumers.references.addresses import inner_ipv4, literal
 
-# Whoever has one IPv6 address has all of its network.
+# The holder of one IPv6 address holds all of its network.
 _NETWORK_BITS = 64
 
 
@@ -25,9 +25,9 @@ def suffixes() -> PublicSuffixList:
 
 
 def registrant(host: str, hosts_allowed: Container[str] = ()) -> str:
-    """The registrable domain of `host`, an address' network, or a name that stands for itself.
+    """Return the registrable domain of `host`, the network of an address, or `host` itself.
 
-    `hosts_allowed` were named by the operator: nobody else can make more of them.
+    `hosts_allowed` stand for themselves: the operator named them, and nobody else can add to them.
     """
     name = host.lower().rstrip(".")
     if name in hosts_allowed:

@@ -1,4 +1,4 @@
-"""The pictures that published references name, for who looks at them.
+"""Reads the pictures that published references name, to show them.
 
 Queries' references may come from anybody, so they never name our files. What was published may:
 files below the allowed roots are read here, and the rest as queries' references are.
@@ -15,7 +15,7 @@ from contracts.ports import ReferenceReader
 
 
 class ShownReferences:
-    """A ReferenceReader; `remote` reads what is no file."""
+    """A ReferenceReader; `remote` reads every reference that does not name a file."""
 
     def __init__(self, remote: ReferenceReader, limits: ReferenceLimits) -> None:
         self._remote = remote
@@ -24,7 +24,7 @@ class ShownReferences:
 
     @asynccontextmanager
     async def read(self, ref: str, sha256: str | None) -> AsyncIterator[bytes]:
-        """Raises RejectedRecord, as References does."""
+        """Read the picture. Raises RejectedRecord, as References does."""
         if not ref.lower().startswith("file:"):
             async with self._remote.read(ref, sha256) as data:
                 yield data

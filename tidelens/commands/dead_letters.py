@@ -255,7 +255,7 @@ async def _asked(
 
 
 def _chosen(found: "Sequence[Listed]", reason: str | None, stage: str | None) -> "list[Listed]":
-    """Those of which a copy at least has that reason and stage."""
+    """Choose the records of which at least one copy has that reason and stage."""
     return [
         one
         for one in found
@@ -310,7 +310,7 @@ def _line(one: "Listed") -> str:
 
 
 def _readable(value: bytes, *, whole: bool) -> str:
-    """As text where it is (`whole`: of whatever characters), else how much and how it begins."""
+    """Show a value that is text (`whole`: of any characters), or its size and how it begins."""
     try:
         text = value.decode()
     except UnicodeDecodeError:

@@ -153,7 +153,10 @@ def _dead_letter() -> Document:
         "headers": _headers(
             {getattr(dead_letters, n): {"type": "string"} for n in added},
             {
-                dead_letters.SPACE: {"type": "string", "description": "Whose letter it is."},
+                dead_letters.SPACE: {
+                    "type": "string",
+                    "description": "The space that refused the record.",
+                },
                 dead_letters.TRUNCATED: {"type": "string", "description": "Bytes of the original."},
             },
         ),

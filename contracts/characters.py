@@ -1,7 +1,7 @@
-"""Characters that show nothing, and those that show something else than they are.
+"""Characters that show nothing, and characters that make a text look like something else.
 
-Texts come from strangers: one of blanks only says nothing to search for, and one with an escape
-sequence or a line break says something that its reader takes for ours.
+Texts come from strangers. A text of blanks has nothing to search for, and one with an escape
+sequence or a line break may look as if Tidelens had written it.
 """
 
 import re
@@ -19,7 +19,7 @@ _IGNORABLE = (
 _BRAILLE_BLANK = "\u2800"
 _VISIBLE = re.compile(f"[^\\s{_CONTROLS}{_IGNORABLE}{_BRAILLE_BLANK}]")
 _HIDDEN = re.compile(f"[{_CONTROLS}{_IGNORABLE}]")
-# What acts on a terminal though it stands in JSON, which escapes only what is below a space.
+# JSON escapes only characters below a space; these act on a terminal all the same.
 _ACTIVE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -35,22 +35,22 @@ def is_blank(text: str) -> bool:
 
 
 def require_visible(text: str) -> str:
-    """Raises ValueError for a text that says nothing: its vector would be like no other's."""
+    """Return `text`. Raises ValueError if it shows nothing: its vector would be arbitrary."""
     if is_blank(text):
         raise ValueError("want a text that shows something, got only blanks")
     return text
 
 
 def escaped(text: str) -> str:
-    r"""Write what acts or hides as \n, \x1b, \u202e, so that `text` is one line that shows it all.
+    r"""Escape control and invisible characters (\n, \x1b, \u202e), so that `text` is one line.
 
-    Joiners and selectors of style stay where a script or an emoji needs them.
+    Joiners and style selectors stay where a script or an emoji needs them.
     """
     return _HIDDEN.sub(_shown, text)
 
 
 def escaped_json(document: str) -> str:
-    """The same JSON, with escapes in place of what would act on a terminal."""
+    """Escape in a JSON document the characters that would act on a terminal."""
     return _ACTIVE.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
 
 

@@ -75,10 +75,10 @@ class LetterId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A letter as read. `source` is None where it does not tell one that we can read.
+    """A letter as read. `source` is None if the letter names none that can be read.
 
-    `space` is None in letters of versions that did not write it. `digest` is of the value as the
-    letter has it.
+    `space` is None in letters of versions that did not write it. `digest` is that of the value as
+    it stands in the letter.
     """
 
     id: LetterId
@@ -178,9 +178,9 @@ def _read_source(text: str) -> RecordPosition | None:
 
 
 def read_mark(record: Record) -> Mark | None:
-    """None for what is no mark, or one of a kind that a newer version writes.
+    """Return the mark, or None for any other record and for marks that only newer versions know.
 
-    A letter is never one: its original may have had headers of these names.
+    A letter is never a mark: its original may have had headers of these names.
     """
     if record.header(REASON) is not None:
         return None

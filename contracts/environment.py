@@ -1,4 +1,4 @@
-"""Settings read from the environment; what is wrong there is one line that names the variable."""
+"""Reading settings from the environment. A mistake becomes one line that names the variable."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -25,7 +25,7 @@ class _Environment(EnvSettingsSource):
 
 
 class FromEnvironment(BaseSettings):
-    """Settings that are read from the environment, without what Kubernetes put there."""
+    """Base of settings that are read from the environment, without what Kubernetes put there."""
 
     @classmethod
     def settings_customise_sources(
@@ -43,12 +43,12 @@ S = TypeVar("S", bound=FromEnvironment)
 
 
 def read(kind: type[S], given: Mapping[str, Any], variables: Variables) -> S:
-    """Read settings; those `given` come first where they are not None.
+    """Read settings; values in `given` that are not None take precedence.
 
     Raises ConfigurationError.
     """
-    for line in variables.wrong():
-        raise ConfigurationError(line)
+    if wrong := variables.wrong():
+        raise ConfigurationError(wrong[0])
     try:
         return kind(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
@@ -58,20 +58,20 @@ def read(kind: type[S], given: Mapping[str, Any], variables: Variables) -> S:
 
 
 def variable_of(kind: type[FromEnvironment], name: str) -> str:
-    """The variable that the setting `name` is read from."""
+    """Return the name of the variable that the setting `name` is read from."""
     return f"{kind.model_config['env_prefix']}{name.upper()}"
 
 
 def _one_line(kind: type[FromEnvironment], error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     variable = variable_of(kind, str(first["loc"][0]))
-    if first["type"] == "value_error":  # ours, which tells what it got
+    if first["type"] == "value_error":  # our own check, whose message has the value
         return f"{variable}: {first['msg'].removeprefix('Value error, ')}"
     return f"{variable}: {first['msg']}, got {shown(kind, first)}"
 
 
 def shown(kind: type[FromEnvironment], error: ErrorDetails) -> str:
-    """The value that is wrong, or only that there is one where it is a secret or endless."""
+    """Return the wrong value as it may be shown: cut if long, and never a secret."""
     if "SecretStr" in repr(kind.model_fields[str(error["loc"][0])].annotation):
         return "a secret"
     got = repr(error["input"])
@@ -84,8 +84,8 @@ def _not_json(kind: type[FromEnvironment], error: SettingsError) -> str:
 
 
 def setting_of(error: SettingsError) -> str:
-    """The setting that is no JSON, in capitals and without prefix; the library tells it in words.
+    """Return the setting that is not JSON, in capitals and without prefix.
 
-    It stops there, before it looks at the other settings.
+    The library names it only in its message, and looks at no other setting after it.
     """
     return str(error).split('"')[1].upper()

@@ -50,8 +50,8 @@ EVENT_TYPES: dict[Target, str] = {
 _TYPE = re.compile(r"tidelens\.(image|caption)\.v(\d+)")
 
 Metadata = dict[str, Any]
-# Every text that is encoded, whoever it comes from. The pattern is for those who read the schemas:
-# it lets through the zero-width characters that are refused here.
+# Any text that is encoded, of items and of queries. The pattern is for readers of the schemas: it
+# lets through the zero-width characters that are refused here.
 Text = Annotated[
     str,
     Field(min_length=1, max_length=TEXT_CHARS_MAX, json_schema_extra={"pattern": r"\S"}),
@@ -276,12 +276,12 @@ def _read_json(target: Target, item_id: str, value: bytes) -> Content:
 
 
 def is_reference(image: str) -> bool:
-    """Say whether it is a URL to read from; base64 has no colon, a data: URI holds the bytes."""
+    """Whether `image` is a URL to read from; base64 has no colon, a data: URI holds the bytes."""
     return ":" in image[:16] and not is_data_uri(image)
 
 
 def is_data_uri(image: str) -> bool:
-    """Say whether it is a data: URI (RFC 2397), whose scheme may be in capitals."""
+    """Whether `image` is a data: URI (RFC 2397), whose scheme may be in capitals."""
     return image[:5].lower() == "data:"
 
 
@@ -311,7 +311,7 @@ def decode_base64(data: str, field: str) -> bytes:
 
 def _json(raw: bytes, field: str) -> Any:
     try:
-        # Other members of a body are ignored, whatever is in them.
+        # Other members of a body are ignored, so large numbers in them do no harm.
         return loads(raw, only="metadata" if field == "value" else None)
     except NumberBeyond as error:
         raise _inexact(error, field) from None

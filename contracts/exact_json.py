@@ -1,9 +1,9 @@
 """JSON whose integers are what was written, or refused.
 
-orjson gives the nearest float64 for an integer of more than 64 bits, without a word: a filter would
-then find its neighbours. Parsing everything exactly takes ten times as long. So what orjson made is
-looked through for floats that may have been such integers, and only where there is one is the text
-parsed once more, to tell 2^70 from 1e300 and to name the field.
+orjson silently gives the nearest float64 for an integer of more than 64 bits, and a filter would
+then find its neighbours. Parsing everything exactly takes ten times as long. So the parsed value is
+searched for floats that may have been such integers. Only if there is one, the text is parsed a
+second time, to distinguish 2^70 from 1e300 and to name the field.
 """
 
 import json
@@ -18,16 +18,16 @@ import orjson
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1
 FLOAT_MAX = sys.float_info.max
-# Always a long list of floats, as which integers are meant there too.
+# A vector is a long list of floats, and integers in it are meant as floats.
 _VECTOR = "vector"
-# Python refuses to convert more than 4,300 digits; these are as far out of any bounds.
+# Python refuses to convert more than 4,300 digits; 400 are far out of any bounds as well.
 _DIGITS_READ = 400
 _SHOWN_CHARS = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Beyond:
-    """A number that would not be kept exactly: its dotted path, the limit it broke, its begin."""
+    """A number that would not be kept exactly: its dotted path, the limit, its first digits."""
 
     field: str
     limit: float
@@ -48,7 +48,7 @@ class NumberBeyond(ValueError):
 
 
 def loads(raw: bytes | str, *, only: str | None = None) -> Any:
-    """What the JSON text says. Raises ValueError for what is not JSON, NumberBeyond.
+    """Parse JSON. Raises ValueError for anything else, and NumberBeyond.
 
     Integers may have any size in members named `vector`, and with `only` in all members of the
     object but that one.
@@ -57,7 +57,7 @@ def loads(raw: bytes | str, *, only: str | None = None) -> Any:
         found = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         if error.msg.startswith("number is infinity"):
-            # It is JSON all the same.
+            # It is valid JSON, so the error must name the number.
             _refuse_inexact(raw, None, (), lambda number: abs(number) > FLOAT_MAX)
         unmarked = _without_mark(raw)
         if unmarked is not None:
@@ -69,8 +69,10 @@ def loads(raw: bytes | str, *, only: str | None = None) -> Any:
 
 
 def _without_mark(raw: bytes | str) -> bytes | str | None:
-    """What is behind a byte-order mark, which readers may pass over (RFC 8259, 8.1); None without
-    one, and with several."""
+    """Return what follows a byte-order mark, which readers may ignore (RFC 8259, 8.1).
+
+    None without a mark, and with several.
+    """
     if isinstance(raw, str):
         return raw[1:] if raw.startswith("\ufeff") and not raw.startswith("\ufeff", 1) else None
     size = len(BOM_UTF8)
@@ -78,7 +80,7 @@ def _without_mark(raw: bytes | str) -> bytes | str | None:
 
 
 def beyond(value: Any) -> Beyond | None:
-    """The first number in it that is neither an integer of 64 bits nor a finite float, if any."""
+    """Return the first number in `value` that is neither a 64-bit integer nor a finite float."""
     if not _any_beyond(value):
         return None
     found = ((path, number) for path, number in _numbers(value, "", ()) if _is_beyond(number))
@@ -112,7 +114,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not a number of JSON")
 
 
-# The next two see every body and record: one loop each, and no recursion.
+# The next two functions run on every body and record: one loop each, and no recursion.
 def _may_be_rounded(value: Any) -> bool:
     left = [value]
     while left:
@@ -148,7 +150,7 @@ def _is_beyond(number: float) -> bool:
 
 
 def _numbers(value: Any, path: str, without: tuple[str, ...]) -> Iterator[tuple[str, float]]:
-    """Every number in it, in order, with its path; not those in members named in `without`."""
+    """Yield each number in `value`, in order, with its path; skip members named in `without`."""
     if isinstance(value, int | float):
         yield path, value
         return

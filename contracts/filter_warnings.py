@@ -1,7 +1,7 @@
-"""What a filter asks for that no item has: said beside the answer, which is right all the same.
+"""Warnings of what a filter asks for and no item has, sent beside the answer.
 
-A misspelt field matches nothing, and its negation everything. That is an answer like any other, and
-becomes another one with the first item that has the field; so it is no error, but worth a word.
+A misspelt field matches nothing, and its negation everything. That answer is right, and changes
+with the first item that has the field; so it is not an error, but deserves a warning.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ Kinds = Mapping[str, AbstractSet[str]]
 
 @dataclass(frozen=True, slots=True)
 class FilterWarning:
-    """`field` is the place, as in a refusal: filter.NAME."""
+    """One warning. `field` names the member of the request, as in a refusal: filter.NAME."""
 
     code: Literal["unknown_field", "wrong_type"]
     field: str
@@ -27,10 +27,10 @@ class FilterWarning:
 
 
 def warnings_of(condition: Filter, kinds: Kinds) -> Sequence[FilterWarning]:
-    """At most WARNINGS_MAX, one for each comparison, in the filter's canonical order.
+    """Return at most WARNINGS_MAX warnings, one a comparison, in the filter's canonical order.
 
-    `kinds` are those of the values that live items have (contracts/filter_nodes.py), by field. A
-    comparison is warned of where not one of the values that it asks for could equal any of them.
+    `kinds` has, by field, the kinds of the values of live items (contracts/filter_nodes.py). A
+    comparison gets a warning if none of the values that it asks for could equal any of them.
     """
     found = (_warning(leaf, kinds) for leaf in _leaves(condition))
     return list(dict.fromkeys(warning for warning in found if warning is not None))[:WARNINGS_MAX]
@@ -54,7 +54,7 @@ def _warning(leaf: Filter, kinds: Kinds) -> FilterWarning | None:
         return FilterWarning(
             "unknown_field", f"filter.{name}", f"filter: no item has a field {name!r}"
         )
-    # Lists that are all empty so far may get members of any kind.
+    # Lists that are all empty so far may later have members of any kind.
     if not wanted or wanted & found or (LIST in found and any(k.startswith(LIST) for k in wanted)):
         return None
     return FilterWarning(

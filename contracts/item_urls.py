@@ -18,12 +18,12 @@ _RESOLVED = re.compile(r"(?:\A|/)\.\.?(?:/|\Z)")
 
 
 def picture_path(item_id: str) -> str:
-    """Where the picture with that id is shown. Raises as `item_path` does."""
+    """Return the path that shows the picture with that id. Raises as `item_path` does."""
     return _below(PICTURES, item_id)
 
 
 def item_path(target: Target | str, item_id: str) -> str:
-    """Where an item is read and deleted. Raises RejectedRequest for an id that no item can have."""
+    """Return the path of an item. Raises RejectedRequest for an id that no item can have."""
     return _below(f"{ITEMS}/{quote(target, safe='')}", item_id)
 
 

@@ -1,4 +1,4 @@
-"""Messages of clients parsed: from JSON, or from what JSON held, to the types of the wire."""
+"""Parsing what clients send, from JSON to the types of contracts/messages.py."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -27,12 +27,12 @@ _NEW_ITEMS: TypeAdapter[list[NewItem]] = TypeAdapter(
 
 
 def parse_json(raw: bytes | str, field: str = "body") -> Any:
-    """JSON, its integers exact; or RejectedRequest `invalid_json`, `invalid_request`."""
+    """Parse JSON with exact integers. Raises RejectedRequest: `invalid_json`, `invalid_request`."""
     try:
         return loads(raw)
     except NumberBeyond as error:
         found = error.beyond
-        # The members of a body are named by themselves.
+        # A member of a body is named without the word "body".
         path = [part for part in (field, found.field) if part]
         at = ".".join(path[1:] if field == "body" and found.field else path)
         raise RejectedRequest(
@@ -48,31 +48,31 @@ def parse_json(raw: bytes | str, field: str = "body") -> Any:
 
 
 def parse_queries(body: Any, *, queries_max: int) -> list[Query]:
-    """A query or a list of them. Raises RejectedRequest naming the field."""
+    """Parse a query or a list of queries. Raises RejectedRequest naming the field."""
     queries = body if isinstance(body, list) else [body]
     _bounded("queries", len(queries), queries_max)
     return _validated(_QUERIES, queries, unlisted=not isinstance(body, list))
 
 
 def parse_classify(body: Any) -> Classify:
-    """Raises RejectedRequest naming the field."""
+    """Parse what POST /v1/classify asks. Raises RejectedRequest naming the field."""
     return _validated(_CLASSIFY, body)
 
 
 def parse_new_items(body: Any, *, items_max: int) -> list[NewItem]:
-    """An item or a list of them. Raises RejectedRequest naming the field."""
+    """Parse an item or a list of items. Raises RejectedRequest naming the field."""
     items = body if isinstance(body, list) else [body]
     _bounded("items", len(items), items_max)
     return _validated(_NEW_ITEMS, items, unlisted=not isinstance(body, list))
 
 
 def parse_client_message(raw: str) -> Subscribe | Unsubscribe | Ping:
-    """One WebSocket message of a client. Raises RejectedRequest naming the field."""
+    """Parse one WebSocket message of a client. Raises RejectedRequest naming the field."""
     return _validated(_CLIENT_MESSAGE, parse_json(raw))
 
 
 def parse_subscribe(body: Any) -> Subscribe:
-    """The same of one that is known to subscribe."""
+    """Parse a message that can only be `subscribe`. Raises RejectedRequest naming the field."""
     return _validated(_SUBSCRIBE, body)
 
 

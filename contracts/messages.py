@@ -19,13 +19,13 @@ THROTTLE_MS_MAX = 3_600_000
 REF_CHARS_MAX = 4_096
 # Far more than any space has: bounds what is read before the dimension is looked at.
 VECTOR_NUMBERS_MAX = 65_536
-# Of one object, whose names are known; metadata and filters have bounds of their own.
+# Bounds the members of a message's objects; metadata and filters have bounds of their own.
 MEMBERS_MAX = 64
 
 _Id = Annotated[str, Field(min_length=1, max_length=ID_BYTES_MAX)]
 # How a hit shows its vector: as JSON numbers, or compact.
 Included = Literal["vector", "vector_f16"]
-# One fault is told: of a million wrong numbers, each would be kept.
+# Only the first fault is reported, and a million wrong numbers would be a million faults.
 _Numbers = Annotated[list[float], Field(max_length=VECTOR_NUMBERS_MAX, fail_fast=True)]
 
 
@@ -37,7 +37,7 @@ class MessageModel(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _few_members(cls, given: Any) -> Any:
-        # Each unknown one would be an error of its own: half a million took a second.
+        # Each unknown member would be an error of its own: half a million took a second.
         if isinstance(given, dict) and len(given) > MEMBERS_MAX:
             raise ValueError(f"limit {MEMBERS_MAX} members, got {len(given)}")
         return given
@@ -60,7 +60,7 @@ class AsOfMessage(MessageModel):
 
 
 def _wait_for_tag(value: Any) -> str | None:
-    """Return which of the two forms of `wait_for` the value looks like."""
+    """Name the form of `wait_for` that the value looks like; None if neither."""
     if isinstance(value, BaseModel):
         return "token" if isinstance(value, Token) else "as_of"
     if not isinstance(value, dict):
@@ -87,7 +87,7 @@ class QueryImage(MessageModel):
         default=None, description="An https: or s3: URL, read once, when the query comes."
     )
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = Field(
-        default=None, description="Of the bytes that `ref` must name."
+        default=None, description="SHA-256 of the bytes that `ref` must name."
     )
 
     @model_validator(mode="after")
@@ -154,8 +154,8 @@ class Query(_Part):
     collapse: Literal["item"] | None = None
     include: Annotated[list[Included], Field(max_length=16)] = Field(
         default_factory=list,
-        description="What hits show beside their members: `vector`, its numbers; `vector_f16`, the "
-        "same in a seventh of the bytes.",
+        description="Members added to each hit: `vector`, the vector's numbers; `vector_f16`, the "
+        "same numbers in a seventh of the bytes.",
     )
     wait_for: (
         Annotated[
@@ -167,15 +167,18 @@ class Query(_Part):
 
     @cached_property
     def condition(self) -> Filter | None:
-        """The filter as it is evaluated. Raises RejectedRequest `invalid_filter`."""
+        """The filter, parsed once. Raises RejectedRequest `invalid_filter`."""
         if self.filter is None:
             return None
         return parse(self.filter)
 
     def checked(self) -> "Query":
-        """The same, once its filter is read: of a large one that takes long. Raises as above."""
+        """Parse the filter now, which takes long if it is large; return the query.
+
+        Raises as `condition` does.
+        """
         if self.condition is not None:
-            # Its key and its fields as well, which are found when they are first asked for.
+            # Its key and its fields are computed when first asked for: do that now as well.
             hash(self.condition)
             self.condition.fields()
         return self
@@ -241,12 +244,12 @@ class Subscribe(MessageModel):
     query: Query
     cursor: str | None = None
     throttle_ms: Annotated[int, Field(ge=0, le=THROTTLE_MS_MAX)] = Field(
-        default=0, description="Mode top: milliseconds at least between two messages."
+        default=0, description="Mode top: least time between two messages, in milliseconds."
     )
     min_change: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         default=0.0,
-        description="Mode top: told only once an item enters or leaves, or a score has changed by "
-        "this much since it was sent; 0: told of everything.",
+        description="Mode top: send a message only once an item enters or leaves, or a score has "
+        "changed by this much since it was sent; 0: send every change.",
     )
 
     @model_validator(mode="after")

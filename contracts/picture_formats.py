@@ -1,6 +1,6 @@
-"""The formats of pictures that are taken, each known by its first bytes and by nothing more.
+"""The picture formats that Tidelens accepts, each recognised by its first bytes alone.
 
-One table for all: what is published from files, what encoders decode, and what is served.
+Publishing, decoding and serving share this table.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from contracts.errors import RejectedRecord
 
 HEAD_BYTES = 256
-"""How much of a file tells its format."""
+"""How many bytes of a file are needed to recognise its format."""
 
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset(
@@ -19,8 +19,9 @@ _HEIC_BRANDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PictureFormat:
-    """`name` is Pillow's. `suffixes`: as files of it are named, if they are named after it.
-    `shown`: by browsers, so that it can be served as it is.
+    """One format. `name` is Pillow's name of it, `suffixes` are the endings of its files' names.
+
+    `shown` says whether browsers show it, so that it can be served as it is.
     """
 
     name: str
@@ -34,7 +35,7 @@ def _with(*signatures: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(signatures)
 
 
-# Of the header that comes second in a BMP; two letters alone may begin any text.
+# Sizes that the second header of a BMP may have: "BM" alone may begin any text.
 _BMP_HEADER_SIZES = {12, 40, 52, 56, 64, 108, 124}
 
 
@@ -50,9 +51,9 @@ def _webp(head: bytes) -> bool:
 
 
 def _brands(head: bytes) -> set[bytes]:
-    """Of the ISO container that AVIF and HEIC share: the major one and those it is compatible with.
+    """Return the major and compatible brands of the ISO container that AVIF and HEIC share.
 
-    The minor version that lies between them is left out.
+    The minor version, which lies between them, is skipped.
     """
     if head[4:8] != b"ftyp":
         return set()
@@ -87,7 +88,7 @@ SUFFIXES = frozenset(suffix for known in FORMATS for suffix in known.suffixes)
 
 
 def format_of(data: bytes) -> PictureFormat | None:
-    """By the first bytes; None for anything that is not in the table."""
+    """Return the format that the first bytes show; None if the table does not have it."""
     head = bytes(data[:HEAD_BYTES])
     return next((known for known in FORMATS if known.begins(head)), None)
 
@@ -107,6 +108,6 @@ def required_format(data: bytes) -> PictureFormat:
 
 
 def media_type_of(data: bytes) -> str:
-    """For a record's header: `image/*` for what is not in the table, which readers refuse."""
+    """Return the media type for a record's header: `image/*`, which readers refuse, if unknown."""
     known = format_of(data)
     return "image/*" if known is None else known.media_type

@@ -111,13 +111,12 @@ class ReferenceReader(Protocol):
 
 
 class PictureConverter(Protocol):
-    """Makes a JPEG of a picture that browsers do not show, off the event loop, in a process that
-    the picture may kill.
-    """
+    """Converts pictures that browsers do not show to JPEG, in a process that they may crash."""
 
     async def converted(self, data: bytes) -> bytes:
-        """Raises RejectedRecord for a picture that cannot be decoded within its limits, and
-        NotReady.
+        """Return the picture as JPEG.
+
+        Raises RejectedRecord for one that cannot be decoded within its limits, and NotReady.
         """
         ...
 
@@ -318,7 +317,7 @@ class AsOf:
 class Answer:
     """Hits of one query, and the state they were found in; `warnings` are of its filter there.
 
-    Hits may be made as they are read: go through them once, and let each go.
+    Hits may be built while they are iterated: go through them once, and keep none.
     """
 
     hits: Sequence[Hit]
@@ -341,7 +340,7 @@ class Searcher(Protocol):
         ...
 
     async def warnings(self, target: Target, condition: Filter) -> Sequence[FilterWarning]:
-        """What a filter asks for that no item has now. Raises NotReady."""
+        """Warn of what a filter asks for and no item has now. Raises NotReady."""
         ...
 
     async def item(self, target: Target, item_id: str) -> Hit | None:

@@ -1,9 +1,9 @@
 """Files below allowed folders, opened so that no link leads out of them while they are read.
 
 A path that was compared with a root is only a name: a stranger who may write below the root can
-put a link in the place of any folder before the file is opened. So the links are resolved first,
-what they lead to is compared, and then that path is walked one folder at a time without following
-any link. What is opened is what was compared, or nothing.
+replace any folder by a link before the file is opened. So all links are resolved first, the result
+is compared with the roots, and that path is then walked one folder at a time without following any
+link. What is opened is what was compared, or nothing.
 """
 
 import errno
@@ -39,7 +39,7 @@ def resolved_under(path: Path, roots: Sequence[Path]) -> Path:
 
 
 def open_under(path: Path, roots: Sequence[Path]) -> BufferedReader:
-    """Open a regular file below one of `roots`. Blocking, but never for the writer of a pipe.
+    """Open a regular file below one of `roots`. It never waits for the writer of a pipe.
 
     Raises what `resolved_under` raises, NotRegular, and OSError where nothing is there or a link
     was put into the path meanwhile.
@@ -48,7 +48,7 @@ def open_under(path: Path, roots: Sequence[Path]) -> BufferedReader:
     try:
         if not stat.S_ISREG(os.fstat(found).st_mode):
             raise NotRegular("not a regular file")
-        # The walk opened nothing but the name: a pipe or a device would act on being opened.
+        # So far only the name was opened (O_PATH): opening a pipe or a device has effects.
         return Path(f"/proc/self/fd/{found}").open("rb")
     finally:
         os.close(found)
@@ -59,7 +59,7 @@ def _walked(real: Path) -> int:
     held = os.open("/", os.O_PATH)
     for part in real.parts[1:]:
         try:
-            # Of a link this opens the link itself, in which no further name is found.
+            # If the part is a link, this opens the link itself, which has no members.
             following = os.open(part, os.O_PATH | os.O_NOFOLLOW, dir_fd=held)
         finally:
             os.close(held)

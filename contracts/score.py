@@ -21,10 +21,10 @@ NOMINATION_SLACK = 5e-4
 
 
 def slack_of(dim: int) -> float:
-    """Twice that bound for `dim` dimensions: 6e-5 for 512, 4.9e-4 for 4096.
+    """Return twice the error of a float32 product of `dim` numbers: 6e-5 for 512, 4.9e-4 for 4096.
 
-    It is worth its own number where a wider slack would take neighbours for ties: the scores of
-    the 100th and the 120th of 100,000 pictures may be closer than 5e-4.
+    Where ties are looked for, NOMINATION_SLACK would be too wide: the scores of the 100th and the
+    120th of 100,000 pictures may be closer than 5e-4.
     """
     return 2 * dim * 2.0**-24
 

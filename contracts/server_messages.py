@@ -41,7 +41,7 @@ class HitMessage(MessageModel):
 
 
 class WarningMessage(MessageModel):
-    """What a query's filter asks for that no item has: the answer is right all the same."""
+    """Something that a filter asks for and no item has; the answer is right all the same."""
 
     code: Literal["unknown_field", "wrong_type"]
     field: str
@@ -109,7 +109,7 @@ class Delta(MessageModel):
 
 
 class Resumed(MessageModel):
-    """The list is that of this cursor; in mode matches, what follows comes after it."""
+    """The client's list is that of this cursor; in mode matches, what follows comes after it."""
 
     type: Literal["resumed"]
     sub: str
@@ -126,7 +126,7 @@ class Match(MessageModel):
 
 
 class Progress(MessageModel):
-    """Mode matches: nothing matched up to this cursor but what was told."""
+    """Mode matches: all matches up to this cursor have been sent."""
 
     type: Literal["progress"]
     sub: str
@@ -136,7 +136,7 @@ class Progress(MessageModel):
 class Reset(MessageModel):
     """The cursor belongs to another space or log.
 
-    A fresh snapshot follows, or the connection closes with 1012; then subscribe anew.
+    A fresh snapshot follows, or the connection closes with 1012; then subscribe again.
     """
 
     type: Literal["reset"]

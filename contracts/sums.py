@@ -1,7 +1,7 @@
 """Weighted sums of unit vectors, and when they have cancelled out.
 
 A sum of vectors that stand against each other may leave nothing but rounding errors, whose
-direction says nothing of what was asked. How much of it may be errors is bounded in two steps:
+direction is arbitrary. How much of it may be errors is bounded in two steps:
 
 1. *Equal vectors.* Their weights are added up first, in exact arithmetic (`math.fsum`). Each of n
    weights is a decimal number rounded to float64, or was computed so, and errs by at most
@@ -33,7 +33,7 @@ def weighted_sum(weights: Sequence[float], rows: Sequence[Vectors]) -> NDArray[n
     Weights of any finite scale will do: only the sum's direction counts. Raises ValueError where
     what is left is within rounding.
     """
-    # By a power of two, which changes no digit: nothing overflows.
+    # Scaling by a power of two changes no digit, and keeps the sum from overflowing.
     _, exponent = frexp(max(map(abs, weights), default=0.0))
     alike: dict[bytes, tuple[Vectors, list[float]]] = {}
     for weight, row in zip(weights, rows, strict=True):

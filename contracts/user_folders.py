@@ -1,4 +1,4 @@
-"""The user's own folders for us, by the XDG convention, and folders for nobody but this user."""
+"""The user's folders by the XDG convention, and folders that only this user can open."""
 
 import os
 from pathlib import Path
@@ -17,7 +17,7 @@ def user_data_dir() -> Path:
 
 
 def make_private(folder: Path) -> None:
-    """Make `folder` and what is missing above it for this user alone. What is there stays as it is.
+    """Make `folder` and missing parents for this user alone. Existing folders stay as they are.
 
     Raises OSError.
     """
@@ -32,7 +32,7 @@ def make_private(folder: Path) -> None:
 
 
 def open_to_others(folder: Path) -> bool:
-    """Whether other users of this machine may look into `folder`, or write there."""
+    """Whether other users of this machine may read `folder` or write there."""
     return bool(folder.stat().st_mode & 0o077)
 
 

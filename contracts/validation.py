@@ -1,10 +1,10 @@
-"""Validation errors in words: which member is wrong, why, its limit and its value.
+"""Validation errors in words: the member that is wrong, why, its limit and its value.
 
 Every parser of the contracts reports the first error of pydantic through `first_fault`, so that
 HTTP, WebSocket, Kafka and JSON Lines name the same field for the same mistake. Unions are
-discriminated by what the input looks like (`tagged`), so that only the member that was meant is
-checked: an undiscriminated union reports the mistakes of all its members, and the first of them is
-rarely about the one that was meant.
+discriminated by the form of the input (`tagged`), so that only the alternative that was meant is
+checked: an undiscriminated union reports the mistakes of all its alternatives, and the first of
+them is rarely about the one that was meant.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from contracts.exact_json import Beyond
 
-# What pydantic calls the bound that a value broke.
+# Names that pydantic gives to the bound that a value broke.
 _LIMITS = ("limit", "max_length", "min_length", "le", "lt", "ge", "gt", "expected", "pattern")
 _VALUE_CHARS_MAX = 100
 _OBJECTS = {"model_type", "model_attributes_type", "dict_type"}
@@ -28,7 +28,7 @@ _NAMES = {str: "a string", bool: "a boolean", int: "a number", float: "a number"
 class Fault:
     """The first mistake of an input. `field` is a dotted path, empty where it is the whole input.
 
-    `limit` and `value` are None where there is none to name.
+    `limit` and `value` are None if there are none to name.
     """
 
     field: str
@@ -38,18 +38,18 @@ class Fault:
 
 
 def wrong(field: str, message: str) -> PydanticCustomError:
-    """Make the error of a model's own check: `message` is about the model's member `field`."""
+    """Return the error of a model's own check: `message` is about its member `field`."""
     return PydanticCustomError("wrong_member", "{message}", {"field": field, "message": message})
 
 
 def inexact(found: Beyond) -> PydanticCustomError:
-    """Make the error of a number in a model's member that would not be kept exactly."""
+    """Return the error of a number in a model's member that would not be kept exactly."""
     about = {"field": found.field, "limit": found.limit, "value": found.value}
     return PydanticCustomError("wrong_member", "{message}", {**about, "message": found.message})
 
 
 def over(limit: int, what: str, value: int) -> PydanticCustomError:
-    """Make the error of a model's own bound: `limit` of `what`, and what there was."""
+    """Return the error of a model's own bound: at most `limit` of `what`, but `value` came."""
     return PydanticCustomError(
         "over_limit",
         "limit {limit} {what}, got {value}",
@@ -58,9 +58,9 @@ def over(limit: int, what: str, value: int) -> PydanticCustomError:
 
 
 def tagged(choose: Callable[[Any], str | None], want: str) -> Discriminator:
-    """Discriminate a union by `choose`, which names a tag, or None where the input fits no member.
+    """Discriminate a union by `choose`, which returns a tag, or None if the input fits none.
 
-    `want` says in the error what the members are.
+    `want` names the alternatives in the error.
     """
     return Discriminator(
         choose, custom_error_type="wrong_type", custom_error_message=f"want {want}"
@@ -68,7 +68,7 @@ def tagged(choose: Callable[[Any], str | None], want: str) -> Discriminator:
 
 
 def first_fault(error: ValidationError, body: Any) -> Fault:
-    """The first mistake that pydantic found in `body`, by the path that the sender knows."""
+    """Return the first mistake that pydantic found in `body`, by the path that its sender knows."""
     first = error.errors(include_url=False)[0]
     path = _path(first, body)
     context = first.get("ctx", {})
@@ -94,7 +94,7 @@ def _wrong_tag(first: ErrorDetails, path: list[str]) -> Fault:
 
 
 def _path(first: ErrorDetails, body: Any) -> list[str]:
-    """Pydantic's location without the tags of unions, which no sender wrote."""
+    """Return pydantic's location without the tags of unions, which no sender wrote."""
     path: list[str] = []
     at = body
     for part in first["loc"]:
@@ -105,7 +105,7 @@ def _path(first: ErrorDetails, body: Any) -> list[str]:
 
 
 def _member(of: Any, part: str | int) -> tuple[bool, Any]:
-    """Return whether `of` has such a member, and the member; `of` itself where it has not."""
+    """Return whether `of` has the member `part`, and the member, or `of` itself if not."""
     if isinstance(of, Mapping) and part in of:
         return True, of[part]
     if isinstance(of, list) and isinstance(part, int) and part < len(of):
@@ -131,7 +131,7 @@ def _kind(value: Any) -> str:
 
 
 def _shown_value(first: ErrorDetails) -> Any:
-    """The value, or its length or size where that is what the limit is about."""
+    """Return the value, or its length if the limit is about that."""
     value = first["input"]
     if first["type"].endswith(("too_long", "too_short")):
         return len(value)

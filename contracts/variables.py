@@ -1,6 +1,6 @@
 """Which variables of the environment that begin with TIDELENS_ are settings, and which are not.
 
-A name that is nobody's is a mistake, which would otherwise stand for a setting that has no effect.
+An unknown name is a mistake: its author would rely on a setting that has no effect.
 Kubernetes puts variables of its own into every pod beside a service, named after the service: one
 called `tidelens` gives TIDELENS_SERVICE_HOST and TIDELENS_PORT=tcp://10.0.0.1:8080, one called
 `tidelens-api` gives TIDELENS_API_PORT. Those are passed over.
@@ -31,21 +31,21 @@ class Variables:
     known: tuple[str, ...]
 
     def wrong(self) -> list[str]:
-        """What is wrong with the names, one line each. Values are not told: they may be secrets."""
+        """Return one line per mistake. Values are left out, since they may be secrets."""
         return [
             *(f"{name}: no setting has this name; {self._advice(name)}" for name in self.unknown),
             *(f"{name}: this setting is given twice, in other letters too" for name in self.twice),
         ]
 
     def _advice(self, name: str) -> str:
-        # All begin alike: with that, anything would be near to something.
+        # All names share the prefix: compared with it, any name would be close to some other.
         rest = {known.removeprefix(PREFIX): known for known in self.known}
         near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), rest, n=1)
         return f"did you mean {rest[near[0]]}?" if near else "`tidelens config` lists all settings"
 
 
 def sorted_out(environment: Mapping[str, str], known: Collection[str]) -> Variables:
-    """Tell the variables apart; `known` are the names of the settings."""
+    """Sort the variables by what they are; `known` are the names of the settings."""
     ours = [name for name in environment if name.upper().startswith(PREFIX)]
     injected = {name for name in ours if of_kubernetes(name, environment[name])}
     settings = sorted(name for name in ours if name not in injected)
@@ -61,7 +61,7 @@ def sorted_out(environment: Mapping[str, str], known: Collection[str]) -> Variab
 
 
 def of_kubernetes(name: str, value: str) -> bool:
-    """Whether Kubernetes made the variable for a service; a port that we listen on is a number."""
+    """Whether Kubernetes made the variable for a service: its ports are addresses, not numbers."""
     name = name.upper()
     if _SERVICE.fullmatch(name) or _LINK.fullmatch(name):
         return True

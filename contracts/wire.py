@@ -15,7 +15,7 @@ WireHit = dict[str, Any]
 
 
 def wire_hit(hit: Hit, include: Collection[str] = ("vector",)) -> WireHit:
-    """A hit as it is sent (HitMessage's members), with its vector where it has one."""
+    """Return a hit as it is sent (HitMessage), with its vector if it has one."""
     topic, partition, offset = hit.source
     wire: WireHit = {
         "id": hit.id,
@@ -36,12 +36,12 @@ def wire_hit(hit: Hit, include: Collection[str] = ("vector",)) -> WireHit:
 
 
 def wire_warnings(warnings: Sequence[FilterWarning]) -> dict[str, Any]:
-    """The member `warnings` as it is sent (WarningMessage's members), if there are any."""
+    """Return the member `warnings` (WarningMessage), or nothing if there are none."""
     return {"warnings": [asdict(warning) for warning in warnings]} if warnings else {}
 
 
 def wire_as_of(as_of: AsOf) -> dict[str, Any]:
-    """A state as it is sent (AsOfMessage's members)."""
+    """Return a state as it is sent (AsOfMessage)."""
     return {
         "space": as_of.space,
         "epoch": as_of.epoch,
@@ -52,13 +52,13 @@ def wire_as_of(as_of: AsOf) -> dict[str, Any]:
 def wire_lag(
     lags: Sequence[Lag], *, space: str, broker: str, behind_s: float | None
 ) -> dict[str, Any]:
-    """Lag as it is sent, and printed by the command (LagAnswer's members)."""
+    """Return lag as it is sent, and as `tidelens lag --json` prints it (LagAnswer)."""
     rows = [wire_lag_row(lag) for lag in lags]
     return {"broker": broker, "space": space, "behind_s": behind_s, "partitions": rows}
 
 
 def wire_lag_row(lag: Lag) -> dict[str, Any]:
-    """One of its rows (LagRow's members)."""
+    """Return one row of it (LagRow)."""
     # By hand: dataclasses.asdict takes ten times as long, and there may be thousands.
     return {
         "role": lag.role,

@@ -18,9 +18,10 @@ _NOTHING = "the prompts' vectors add up to nothing"
 
 
 def label_vectors(labels: Sequence[str], rows: Sequence[Vectors] | Vectors) -> NDArray[np.float64]:
-    """Unit vectors (labels, dim), of `rows`, (labels * templates, dim): those of their prompts.
+    """Return the labels' unit vectors, (labels, dim).
 
-    In the order of contracts.prompts. Raises RejectedRequest where those of one cancel out.
+    `rows`, (labels * templates, dim), are those of their prompts in the order of
+    contracts.prompts. Raises RejectedRequest if the prompts of a label cancel out.
     """
     shape = len(labels), -1, len(rows[0])
     means = np.reshape(rows, shape).mean(axis=1, dtype=np.float64)
@@ -33,8 +34,10 @@ def label_vectors(labels: Sequence[str], rows: Sequence[Vectors] | Vectors) -> N
 
 
 def query_vector(rows: Vectors) -> Vectors:
-    """The same of one query's prompts, (templates, dim), as float16, (dim,); a single one's is not
-    rounded again. Raises ValueError."""
+    """Return the unit vector, (dim,), of one query's prompts, (templates, dim), as float16.
+
+    The vector of a single prompt is not rounded again. Raises ValueError if they cancel out.
+    """
     mean = rows.mean(axis=0, dtype=np.float64)
     if is_nothing(mean, 1.0):
         raise ValueError(_NOTHING)
@@ -42,7 +45,7 @@ def query_vector(rows: Vectors) -> Vectors:
 
 
 def probabilities(scores: Sequence[float] | NDArray[np.float64], logit_scale: float) -> list[float]:
-    """The softmax of the scaled cosines: adds up to one."""
+    """Return the softmax of the scaled cosines, which adds up to one."""
     logits = logit_scale * np.asarray(scores, np.float64)
     weights = np.exp(logits - logits.max())
     found: list[float] = (weights / weights.sum()).tolist()

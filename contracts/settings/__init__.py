@@ -50,17 +50,17 @@ class Settings(
 
 
 def load(**overrides: Any) -> Settings:
-    """Settings from the environment, `overrides` (None: not given) before it."""
+    """Read settings from the environment; `overrides` that are not None take precedence."""
     return read(Settings, overrides, variables())
 
 
 def load_kafka() -> KafkaSettings:
-    """Connection settings from the environment."""
+    """Read the settings of Kafka connections from the environment."""
     return read(KafkaSettings, {}, variables())
 
 
 def variables() -> Variables:
-    """The variables of the environment that begin with TIDELENS_, told apart."""
+    """Sort the environment's variables that begin with TIDELENS_ by what they are."""
     kinds = (Settings, KafkaSettings)
     return sorted_out(
         os.environ, [variable_of(kind, name) for kind in kinds for name in kind.model_fields]

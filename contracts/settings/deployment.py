@@ -94,5 +94,5 @@ class DeploymentSettings(FromEnvironment):
 
     @property
     def precision_named(self) -> str | None:
-        """None: to be found."""
+        """The precision that was set; None if it is `auto`, to be found."""
         return None if self.precision == "auto" else self.precision

@@ -1,8 +1,9 @@
 """Hostile and unusual clients at a real socket, each from an address of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -14,7 +15,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.api_kit import Kit
-from tidelens.door import Door, DoorLimits
+from tidelens.door import UNCOUNTED_BYTES, Door, DoorLimits
 from tidelens.http_protocol import HEAD_BYTES_MAX, HEADERS_MAX, PIPELINED_MAX
 from tidelens.live_protocol import FRAGMENTS_MAX
 from tidelens.server import listen, serve
@@ -49,6 +50,15 @@ async def counting(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+class Clock:
+    """The time of a door that a busy machine cannot hurry."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
 class Served:
     def __init__(self, door: Door, port: int) -> None:
         self.door = door
@@ -58,7 +68,7 @@ class Served:
     async def client(
         self, address: str = "127.0.0.2"
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """Open until it, or the test, ends."""
+        """Open a connection that lasts until it, or the test, ends."""
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", self.port, local_addr=(address, 0)
         )
@@ -66,7 +76,7 @@ class Served:
         return reader, writer
 
     async def answer(self, *sent: bytes) -> bytes:
-        """All that comes until the server closes."""
+        """Send the parts, and return all that comes until the server closes."""
         reader, writer = await self.client()
         for part in sent:
             writer.write(part)
@@ -85,9 +95,11 @@ class Served:
 
 
 @asynccontextmanager
-async def served(app: Any = counting, **limits: Any) -> AsyncIterator[Served]:
+async def served(
+    app: Any = counting, *, now: Callable[[], float] = monotonic, **limits: Any
+) -> AsyncIterator[Served]:
     listener = listen("127.0.0.1", 0)
-    door = Door(DoorLimits(**{**PATIENT, **limits}))
+    door = Door(DoorLimits(**{**PATIENT, **limits}), now=now)
     task = asyncio.create_task(
         serve(app, listener, frame_bytes_max=2**20, door=door, check_every_s=0.02)
     )
@@ -127,13 +139,19 @@ async def test_a_header_that_does_not_come_ends_the_connection() -> None:
 
 
 async def test_an_idle_connection_ends_after_its_own_time_and_a_second_header_in_its_own() -> None:
-    async with served(header_timeout_s=0.1) as server:
+    clock = Clock()
+    async with served(now=clock, header_timeout_s=0.1) as server:
         reader, writer = await server.client()
         writer.write(GET)
         assert (await reader.readuntil(b"\r\n0")).startswith(b"HTTP/1.1 200")
-        await asyncio.sleep(0.15)
+        clock.seconds += 0.15
+        server.door.check()
         writer.write(GET[:20])
-        assert problem_of(await rest(reader))["field"] == "header_timeout_s"
+        answer = asyncio.create_task(rest(reader))
+        while not answer.done():
+            clock.seconds += 0.05
+            await asyncio.sleep(0.01)
+        assert problem_of(await answer)["field"] == "header_timeout_s"
     async with served(idle_timeout_s=0.1) as server:
         reader, writer = await server.client()
         writer.write(GET)
@@ -153,12 +171,19 @@ async def test_a_body_that_drips_is_refused_and_one_that_moves_is_not() -> None:
             assert (await answer).startswith(b"HTTP/1.1 408")
             assert problem_of(await answer)["field"] == "body_timeout_s"
         await server.until_gone()
+    clock = Clock()
+    async with served(now=clock, body_timeout_s=0.15, bytes_per_s_min=1000) as server:
         reader, writer = await server.client()
-        writer.write(POST + b"content-length: 10000\r\n\r\n")
-        for _ in range(10):
-            writer.write(bytes(1000))
-            await asyncio.sleep(0.04)
-        assert (await reader.readuntil(b"10000")).startswith(b"HTTP/1.1 200")
+        writer.write(POST + b"content-length: 200000\r\n\r\n")
+        for sent in range(20_000, 200_000, 20_000):
+            writer.write(bytes(20_000))
+            async with asyncio.timeout(30):
+                while server.door.held_bytes < sent - UNCOUNTED_BYTES:
+                    await asyncio.sleep(0)
+            clock.seconds += 0.1
+            server.door.check()
+        writer.write(bytes(20_000))
+        assert (await reader.readuntil(b"200000")).startswith(b"HTTP/1.1 200")
 
 
 async def test_who_does_not_take_an_answer_is_cut_off() -> None:
@@ -176,7 +201,8 @@ async def test_who_does_not_take_an_answer_is_cut_off() -> None:
 
 async def test_an_answer_that_ends_its_connection_may_take_as_long_as_it_moves() -> None:
     get = GET.replace(b"/ ", b"/large ", 1).replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n")
-    async with served(send_timeout_s=0.5) as server:
+    clock = Clock()
+    async with served(now=clock, send_timeout_s=0.5) as server:
         reader, writer = await server.client()
         writer.write(get)
         size = 0
@@ -184,7 +210,8 @@ async def test_an_answer_that_ends_its_connection_may_take_as_long_as_it_moves()
             while piece := await reader.read(2**22):
                 size += len(piece)
                 # Three times the limit in all.
-                await asyncio.sleep(1.5 * len(piece) / HUGE)
+                clock.seconds += 1.5 * len(piece) / HUGE
+                server.door.check()
         assert size > HUGE
 
 
@@ -293,7 +320,7 @@ async def test_a_client_that_goes_within_its_body_is_no_defect() -> None:
 
 
 async def test_an_offer_of_another_protocol_is_passed_over() -> None:
-    """As Java's HttpClient sends its first request."""
+    """Java's HttpClient makes such an offer with its first request."""
     offer = POST + (
         b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAEAAE\r\n"
         b"Content-Length: 5\r\n\r\n"

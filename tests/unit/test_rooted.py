@@ -1,5 +1,6 @@
 """Files below allowed roots: no link leads out of one, put there at whatever moment."""
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +8,14 @@ from pathlib import Path
 import orjson
 import pytest
 
-from api.pictures import _file_under
 from consumers.references import read_reference
+from consumers.references.limits import ReferenceLimits
+from consumers.references.shown import ShownReferences
 from contracts.errors import RejectedRecord
 from contracts.events import Content
 from contracts.rooted import OutsideRoots, open_under
 from contracts.settings import Settings
+from tests.api_kit import NoReferences
 from tidelens.contents import Refused, contents_of
 from tidelens.kinds import LeftOut, Source, sources
 
@@ -29,7 +32,16 @@ def by_encoder(root: Path, path: Path) -> bytes | None:
 
 
 def by_api(root: Path, path: Path) -> bytes | None:
-    return _file_under([root], path, 100)
+    limits = ReferenceLimits(frozenset({"file"}), 100, allow_roots=(root,))
+
+    async def shown() -> bytes:
+        async with ShownReferences(NoReferences(), limits).read(path.as_uri(), None) as data:
+            return data
+
+    try:
+        return asyncio.run(shown())
+    except RejectedRecord:
+        return None
 
 
 @pytest.fixture

@@ -443,8 +443,8 @@ async def test_ping(socket: Socket) -> None:
 @pytest.mark.parametrize(
     ("message", "code", "field"),
     [
-        ({"op": "dance"}, "invalid_request", "body"),
-        ({"sub": "s"}, "invalid_request", "body"),
+        ({"op": "dance"}, "invalid_request", "op"),
+        ({"sub": "s"}, "invalid_request", "op"),
         ([], "invalid_request", "body"),
         ({"op": "subscribe", "sub": "", "query": {"text": "x"}}, "invalid_request", "sub"),
         ({"op": "subscribe", "sub": "s", "query": {}}, "invalid_request", "query"),

@@ -1,8 +1,8 @@
-"""What answers may take in memory: a limit for one, and a limit for all together.
+"""The memory that answers may take: a limit for each, and a limit for all of them together.
 
-An answer is refused before anything is searched where its hits alone would be too many bytes, by
-what a hit takes at least. Texts and metadata vary, so the limit also holds while it is written.
-What it takes is given back once its last byte was handed to the connection.
+An answer is refused before anything is searched if its hits alone, each of the least size, would
+be too many bytes. Texts and metadata vary, so the limits also hold while the answer is written. Its
+memory is given back once its last byte was handed to the connection.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from collections.abc import Collection, Sequence
 from contracts.errors import RejectedRequest
 from contracts.messages import Query
 
-# Answers below that are not counted: there is always room for a health check, and for a search.
+# Smaller answers are not counted: there is always room for a health check and for a search.
 SMALL_BYTES = 64 * 1024
 # A hit without text, metadata and vector: measured 210 to 300 bytes with short ids.
 _HIT_BYTES = 256
@@ -23,12 +23,13 @@ _HALF_BYTES = 8 / 3
 
 
 def hits_bytes(k: int, include: Collection[str], dim: int) -> int:
-    """What `k` hits take as JSON, texts and metadata left out."""
+    """Return the bytes of `k` hits as JSON, without their texts and metadata."""
     numbers = _NUMBER_BYTES * ("vector" in include) + _HALF_BYTES * ("vector_f16" in include)
     return int(k * (_HIT_BYTES + dim * numbers))
 
 
 def answers_bytes(queries: Sequence[Query], dim: int) -> int:
+    """Return the bytes of full answers to all `queries`, by `hits_bytes`."""
     return sum(hits_bytes(query.k, query.include, dim) for query in queries)
 
 
@@ -39,17 +40,20 @@ class Allowance:
         self.one_max = one_max
         self._all_max = all_max
         self.held = 0
-        # Who waits for how many bytes, in line.
+        # Bytes wanted, and the future that is set when it is their turn, in order of arrival.
         self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def share(self, expected: int) -> "Share":
-        """Room for one answer of about so many bytes; `close` it. Raises RejectedRequest."""
-        share = Share(self, self.one_max)
+        """Return room for one answer of about `expected` bytes. Raises RejectedRequest.
+
+        The caller closes it.
+        """
+        share = Share(self)
         share.expect(expected)
         return share
 
     def take(self, more: int) -> None:
-        """Raises RejectedRequest with 503: the same may be answered a moment later."""
+        """Count `more` bytes. Raises RejectedRequest with 503: a later request may find room."""
         if self.held + more > self._all_max:
             raise RejectedRequest(
                 "too_many",
@@ -63,7 +67,7 @@ class Allowance:
         self.held += more
 
     async def wait(self, expected: int, timeout_s: float) -> "Share":
-        """The same for what is not refused but waits in line. Raises RejectedRequest after that."""
+        """Return a share as `share` does, but wait up to `timeout_s` for room before refusing."""
         expected = min(expected, self.one_max)
         if self._line or self.held + expected > self._all_max:
             turn = asyncio.get_running_loop().create_future()
@@ -79,11 +83,12 @@ class Allowance:
         return self.share(expected)
 
     def give_back(self, taken: int) -> None:
+        """Take so many bytes off the count, and let those go on that wait for them."""
         self.held -= taken
         self._advance()
 
     def _advance(self) -> None:
-        """Let those first in line go on, who take what they need in this turn of the loop."""
+        """Let the first in line go on; they take their bytes within this turn of the loop."""
         room = self._all_max - self.held
         for size, turn in self._line:
             room -= size
@@ -94,30 +99,33 @@ class Allowance:
 
 
 class Share:
-    """What one answer takes of it."""
+    """The bytes of one answer, counted in an Allowance."""
 
-    __slots__ = ("_allowance", "_one_max", "_taken", "_written")
+    __slots__ = ("_allowance", "_taken", "_written")
 
-    def __init__(self, allowance: Allowance, one_max: int) -> None:
+    def __init__(self, allowance: Allowance) -> None:
         self._allowance = allowance
-        self._one_max = one_max
         self._taken = self._written = 0
 
     def expect(self, size: int) -> None:
-        """Raises RejectedRequest where that is too much for one answer, or for all together."""
-        if size > self._one_max:
-            raise _too_large(self._one_max, f"about {size}", size)
+        """Take room for an answer of about `size` bytes.
+
+        Raises RejectedRequest if that is too much for one answer, or for all together.
+        """
+        if size > self._allowance.one_max:
+            raise _too_large(self._allowance.one_max, f"about {size}", size)
         self._grow(size)
 
     def write(self, size: int) -> None:
-        """So many bytes more were written. Raises RejectedRequest."""
+        """Count `size` more bytes written. Raises RejectedRequest as `expect` does."""
         self._written += size
-        if self._written > self._one_max:
-            raise _too_large(self._one_max, f"{self._written} or more", self._written)
+        limit = self._allowance.one_max
+        if self._written > limit:
+            raise _too_large(limit, f"{self._written} or more", self._written)
         self._grow(self._written)
 
     def close(self) -> None:
-        """The answer is no longer in memory."""
+        """Give all bytes back: the answer is no longer in memory."""
         self._allowance.give_back(self._taken)
         self._taken = 0
 

@@ -17,7 +17,7 @@ _AT_ONCE = 32
 
 
 class Answering:
-    """What the endpoints answer with."""
+    """Makes the responses of all endpoints, and counts their memory."""
 
     def __init__(self, node: Node) -> None:
         settings = node.settings
@@ -26,22 +26,22 @@ class Answering:
         self._timeout_s = settings.send_timeout_s
 
     def pieces(self, expected: int = 0) -> Pieces:
-        """Room for an answer of about so many bytes. Raises RejectedRequest."""
+        """Return room for an answer of about `expected` bytes. Raises RejectedRequest."""
         return Pieces(self.allowance.share(expected))
 
     def response(self, pieces: Pieces, status: int = 200) -> Response:
-        """Takes them over."""
+        """Return the response that sends the pieces, and closes them."""
         return InPieces(pieces, timeout_s=self._timeout_s, status=status)
 
     def bytes(self, data: bytes, headers: Mapping[str, str], media_type: str) -> Response:
-        """What is in memory anyhow, but is held for as long as its client takes."""
+        """Answer with bytes that are in memory already; they count until the client has them."""
         pieces = self.pieces(min(len(data), self.allowance.one_max))
         pieces.take(data)
         timeout_s = self._timeout_s
         return InPieces(pieces, timeout_s=timeout_s, headers=headers, media_type=media_type)
 
     async def json(self, body: Mapping[str, Any], status: int = 200) -> Response:
-        """An object, whose lists and iterators are written a few members at a time."""
+        """Answer with an object, whose lists and iterators are written a few members at a time."""
         pieces = self.pieces()
         try:
             await _write(pieces, body)

@@ -1,7 +1,7 @@
 """The picture that a query looks for: its bytes in base64, or read from where a reference points.
 
 A caller may name anything, so the reader behind the port looks at what it connects to; and a query
-is not as patient as an encoder: what cannot be read now is told.
+is not as patient as an encoder: what cannot be read now is refused.
 """
 
 import asyncio
@@ -14,17 +14,17 @@ from contracts.events import decode_base64, is_reference
 from contracts.messages import REF_CHARS_MAX, QueryImage
 
 _FIELD = "image.ref"
-# Base64 that is decoded on the loop: handing over less takes as long.
+# Base64 up to this length is decoded on the loop: a thread would take as long.
 _QUICK_CHARS = 256 * 1024
 
 
 @asynccontextmanager
 async def picture_of(node: Node, image: str | QueryImage) -> AsyncIterator[bytes]:
-    """The bytes; they count as in memory until they are left.
+    """Yield the picture's bytes; they count as in memory until the context ends.
 
     Raises RejectedRequest, and RejectedRecord for what is wrong with a reference.
     """
-    data, ref, sha256 = _told(image)
+    data, ref, sha256 = _form_of(image)
     if data is not None:
         field = "image" if isinstance(image, str) else "image.data"
         if len(data) <= _QUICK_CHARS:
@@ -38,8 +38,8 @@ async def picture_of(node: Node, image: str | QueryImage) -> AsyncIterator[bytes
         yield await _read(node, ref, sha256, stack)
 
 
-def _told(image: str | QueryImage) -> tuple[str | None, str | None, str | None]:
-    """Data, reference and SHA-256."""
+def _form_of(image: str | QueryImage) -> tuple[str | None, str | None, str | None]:
+    """Return data, reference and SHA-256; None for what the query does not name."""
     if isinstance(image, QueryImage):
         return image.data, image.ref, image.sha256
     return (None, image, None) if is_reference(image) else (image, None, None)

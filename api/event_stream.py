@@ -1,4 +1,4 @@
-"""Server-sent events: one live subscription as the answer to a GET, for whoever has no WebSocket.
+"""Server-sent events: one live subscription as the answer to a GET, without a WebSocket.
 
     curl -N 'http://127.0.0.1:8080/v1/live?q=a+red+bicycle&k=5'
 
@@ -28,7 +28,7 @@ from contracts.message_parser import parse_json, parse_subscribe
 from contracts.messages import Subscribe
 
 SUB = "events"
-# Parameters that are JSON or numbers where the query has them so; `filter` may be text.
+# Parameters that are numbers in the message.
 _NUMBERS = ("k", "min_score", "throttle_ms", "min_change")
 _OF_QUERY = ("target", "id", "of", "collapse", "k", "min_score")
 _OF_SUBSCRIPTION = ("mode", "throttle_ms", "min_change")
@@ -41,7 +41,7 @@ HEADERS = {
 
 
 def subscription_of(request: Request) -> Subscribe:
-    """What the request's parameters ask for. Raises RejectedRequest naming the parameter.
+    """Read the subscription from the request's parameters. Raises RejectedRequest naming one.
 
     `q` is the query's text, and `query` a whole query as JSON instead; `cursor` stands for the
     header `Last-Event-ID`, which wins.
@@ -55,7 +55,7 @@ def subscription_of(request: Request) -> Subscribe:
     cursor = given.pop("cursor", None)
     subscription["cursor"] = request.headers.get("last-event-id") or cursor or None
     for name in given:
-        raise RejectedRequest("invalid_request", f"{name}: no parameter of live", field=name)
+        raise RejectedRequest("invalid_request", f"{name}: not a parameter of /v1/live", field=name)
     return parse_subscribe(subscription)
 
 

@@ -29,8 +29,6 @@ log = structlog.get_logger(__name__)
 
 # Pairs of a standing query and a new item that are matched at once, on the loop: 3 ms.
 _QUICK_PAIRS = 1024 * 256
-# What is folded before others get their turn.
-_STEP_S = STEP_S
 # Rows of batches that wait. Once there are more, all lists are searched anew: by then that is the
 # shorter way, and what waits takes memory.
 _BEHIND_ROWS = 65_536
@@ -145,7 +143,7 @@ class Folding:
         self._between_states = True
         began = perf_counter()
         for _ in self._standing.fold(matched):
-            if perf_counter() - began > _STEP_S:
+            if perf_counter() - began > STEP_S:
                 await asyncio.sleep(0)
                 if not self._is_first(group):
                     return

@@ -24,7 +24,7 @@ class Freshness:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._lags: Sequence[Lag] | None = None
-        # Those of them that say how far we are behind.
+        # The rows of `_lags` that show how far this node is behind.
         self._behind: Sequence[Lag] = ()
         self._showing = asyncio.Lock()
         self.broker = "unknown"

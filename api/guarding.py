@@ -1,10 +1,10 @@
-"""Keeps foreign web pages out: Host, Origin and Sec-Fetch-Site are checked before all the rest.
+"""Keep foreign web pages out: Host, Origin and Sec-Fetch-Site are checked before anything else.
 
 A page on another site can make a browser send us requests, and by DNS rebinding even under our own
-origin. So the Host must be a name that we are known by, and what a page sends must come from a page
-of ours. A foreign page could not read the answers anyway, but asking costs: an event stream holds
-its connection for as long as the page likes. Only a link that a person follows may lead here from
-anywhere. Programs send neither Origin nor Sec-Fetch-Site.
+origin. So the Host must be a name of this server, and requests that pages make must come from pages
+of this server. A foreign page could not read the answers anyway, but asking costs: an event stream
+holds its connection for as long as the page likes. Only a link that a person follows may lead here
+from anywhere. Programs send neither Origin nor Sec-Fetch-Site.
 """
 
 import ipaddress
@@ -22,9 +22,9 @@ _AUTHORITY = re.compile(
     r"(?:\[([0-9a-f:.]+)\]|([^][@:/?#\\\s]+))(?::([0-9]{1,5}))?", re.ASCII | re.I
 )
 _PORT_MAX = 65535
-# The second is a page on another port of this host, or on a host beside it: another program.
+# `same-site` is a page on another port of this host or on a sibling host: another program.
 _FOREIGN = ("cross-site", "same-site")
-# Opened as a page it would still be a stream.
+# Even as a followed link this would be a stream, not a page.
 _NO_PAGE = ("/v1/live",)
 
 

@@ -25,7 +25,7 @@ class Health:
         self._freshness = freshness
 
     async def healthz(self, _: Request) -> Response:
-        """Alive: the loop turns."""
+        """Say that the event loop runs."""
         return await self._json({"alive": True})
 
     async def readyz(self, _: Request) -> Response:

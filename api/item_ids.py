@@ -1,4 +1,4 @@
-"""Which item a request asks for: the id in its path or its query, whole and unchanged.
+"""The item that a request asks for: the id in its path or its query, whole and unchanged.
 
 Starlette's `path` parameters stop at a line break, and its routes end in `$`, which leaves one out
 at the end: `DELETE /v1/items/captions/note%0A` would delete `note`. And a server decodes paths
@@ -19,7 +19,7 @@ _REPLACEMENT = "\ufffd"
 
 
 class _Rest(Convertor[str]):
-    """Whatever follows, line breaks too: `{id:rest}`."""
+    """The rest of a path, line breaks included: `{id:rest}`."""
 
     regex = "(?s:.*)"
 
@@ -34,13 +34,13 @@ register_url_convertor("rest", _Rest())
 
 
 def to_the_end(route: Route | WebSocketRoute) -> BaseRoute:
-    """Let a route match paths only as a whole, and not those with a line break behind them."""
+    """Make a route match whole paths only: `$` would also match before a final line break."""
     route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
     return route
 
 
 def item_id_of(request: Request) -> str:
-    """The rest of the path, or the query's `id`. Raises RejectedRequest where neither is an id."""
+    """Return the rest of the path, or the query's `id`. Raises RejectedRequest without an id."""
     found = request.path_params.get("id")
     if found is None:
         return _in_query(request)

@@ -1,4 +1,4 @@
-"""/v1/items: publishing to the log, and looking at and deleting what is indexed."""
+"""/v1/items: publish items to the log, read and delete items that are indexed."""
 
 import asyncio
 from collections.abc import Sequence
@@ -86,7 +86,7 @@ class Items:
             metadata=item.metadata,
             **({} if item.image is None else self._picture(item.image)),
         )
-        # A picture of no known format is published all the same: its reason is the encoder's.
+        # A picture of unknown format is published all the same: the encoder refuses it.
         media_type = media_type_of(content.image or b"")
         record = content_record(
             self._node.names.content(item.target), content, media_type=media_type
@@ -95,7 +95,7 @@ class Items:
         return record
 
     def _picture(self, image: str | ImageData) -> dict[str, Any]:
-        """Of the content: its bytes, or where the encoder finds them."""
+        """Return members of Content: the picture's bytes, or where the encoder finds them."""
         if isinstance(image, ImageData):
             if image.ref is not None:
                 self._check_reference(image.ref)
@@ -114,7 +114,7 @@ class Items:
         return {"image": data}
 
     def _check_reference(self, ref: str) -> None:
-        """The scheme alone: whether the rest may be read is the encoder's to say, as always."""
+        """Check the scheme only; whether the rest may be read is for the encoder to decide."""
         if ref.lower().startswith("file:"):
             # Else anybody who can reach us could have our own files read and shown.
             message = "image.ref: file: references are not taken over HTTP; `tidelens publish` can"
@@ -145,7 +145,7 @@ def _size(record: OutRecord) -> int:
 
 
 def _at(error: RejectedRecord, prefix: str) -> RejectedRequest:
-    """The record's rejection as the request's, telling which item of a list it is."""
+    """Turn the rejection of a record into that of the request, naming the item of a list."""
     return RejectedRequest(
         error.code,
         f"{prefix}{error.message}",

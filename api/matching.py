@@ -14,7 +14,7 @@ from contracts.ports import Applied, Matcher
 from contracts.score import Vectors
 
 _ROWS_FIRST = 16
-# Looks of filters at items on the event loop: 10 ms.
+# Evaluations of filters on items that the event loop has time for: 10 ms.
 LOOKS = 8192
 # Pairs: bounds what is converted to float64 at a time (64 MB at 512 dimensions).
 _SCORED_AT_ONCE = 8192
@@ -72,10 +72,10 @@ class Batch:
     def matches(
         self, rows: "RowsNow[_Owner]", most: int | None = None, looks: int | None = None
     ) -> "Matches[_Owner]":
-        """Which items put in match which queries, and reach their floors. In any thread.
+        """Find the upserted items that match each query and reach its floor. Runs in any thread.
 
-        Where that would be more than `most` pairs, the owners with the most of them are left out;
-        and where filters would look at items more than about `looks` times, those that come last.
+        If that would be more than `most` pairs, the owners with the most pairs are left out. If
+        filters would be evaluated more than about `looks` times, the last owners are left out.
         """
         owners, queries, floors, filtered = rows
         vectors = self.applied.vectors
@@ -114,9 +114,10 @@ class Batch:
         left_out: list[_Owner],
         looks: int | None,
     ) -> NDArray[np.bool_]:
-        """Which pairs the owners' filters let through; each filter looks at a row once.
+        """Return a mask of the pairs that the owners' filters admit.
 
-        Only at rows that are paired: where floors are high these are few.
+        Each filter is evaluated at most once a row, and only on rows that are paired with one of
+        its owners: with high floors these are few.
         """
         known: dict[object, NDArray[np.int8]] = {}
         looked = 0

@@ -29,10 +29,10 @@ from contracts.topics import Names
 class Node:
     """The ports that the API answers from.
 
-    `references` reads what queries name, and `picture_references` what was published: our files
-    too. `exposed` is all that /metrics shows. `status` adds what only the wiring knows to
-    /v1/status: dead letters, digests. `recent_queries` are texts asked lately, for a space that is
-    compared with this one.
+    `references` reads references of queries, and `picture_references` those of published items,
+    local files included. `exposed` is all that /metrics shows. `status` adds what only the wiring
+    knows to /v1/status: dead letters, digests. `recent_queries` are texts asked lately, for a space
+    that is compared with this one.
     """
 
     space: Space

@@ -58,9 +58,9 @@ class Outlet:
     async def send(
         self, message: ServerMessage, *, wanted: Callable[[], bool] = lambda: True
     ) -> None:
-        """A large one takes a while to be written: it is sent if it is still wanted then.
+        """Send `message`. A large one takes a while to write, and is dropped if no longer wanted.
 
-        Raises RejectedRequest where it is larger than a message may be, or finds no room.
+        Raises RejectedRequest if it is larger than a message may be, or finds no room.
         """
         size = size_of(message)
         if size <= SMALL_BYTES:

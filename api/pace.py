@@ -1,9 +1,9 @@
-"""Slices: work of one request that takes long gives the event loop back between them."""
+"""Long computations of a request in slices, between which the event loop serves others."""
 
 import asyncio
 from time import perf_counter
 
-# What one request may compute before others get their turn.
+# How long one request may compute before others get their turn.
 STEP_S = 0.002
 
 
@@ -17,11 +17,11 @@ class Pace:
         self._until = perf_counter() + STEP_S
 
     async def rest(self) -> None:
-        """Give others their turn where this slice is over; one that is not costs nothing."""
+        """Let others run if this slice is over; otherwise return at once."""
         while perf_counter() > self._until:
             turn = self._turn
             await asyncio.sleep(0)
-            # The first of those that share it begins the next slice, for all of them.
+            # The first of the tasks that share this object begins the next slice for all.
             if self._turn == turn:
                 self._turn += 1
                 self._until = perf_counter() + STEP_S

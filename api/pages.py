@@ -78,7 +78,7 @@ async def _asyncapi(_: Request) -> Response:
 
 
 async def _document(name: str) -> Response:
-    # In a thread: the first time they are made from all types.
+    # In a thread: the first call builds the documents from all types.
     return Response(await asyncio.to_thread(_dumped, name), media_type="application/json")
 
 

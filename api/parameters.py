@@ -1,7 +1,7 @@
-"""The parameters in the query of a URL, as they were meant.
+"""The parameters in the query of a URL, decoded strictly.
 
-Starlette decodes them leniently: what is not UTF-8 would become `\\ufffd`, which may be the id of
-an item.
+Starlette decodes them leniently: bytes that are not UTF-8 would become `\\ufffd`, which may be the
+id of an item.
 """
 
 from urllib.parse import parse_qsl
@@ -14,7 +14,7 @@ PARAMETERS_MAX = 64
 
 
 def parameters_of(request: Request) -> list[tuple[str, str]]:
-    """Names and values in their order. Raises RejectedRequest."""
+    """Return names and values in their order. Raises RejectedRequest."""
     query = request.scope["query_string"]
     # Counted here, since `parse_qsl` only says that something was wrong.
     count = query.count(b"&") + 1

@@ -1,4 +1,4 @@
-"""Pictures that were looked at lately, and those that are being read: each is read once."""
+"""Pictures that were shown lately, and readings under way that all who ask for them share."""
 
 import asyncio
 from collections import OrderedDict
@@ -9,25 +9,25 @@ from typing import Any
 
 from contracts.errors import RejectedRequest
 
-# For how long one that cannot be shown is not tried again, and how many such are remembered.
+# How long a picture that could not be shown is not tried again, and how many are remembered.
 _REFUSED_S = 10.0
 _REFUSED_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What a browser is given."""
+    """A picture as it is sent to a browser."""
 
     data: bytes
     media_type: str
 
 
 class CostlyRefusal(RejectedRequest):
-    """One that would cost as much again, of a decoder or of another host: it is remembered."""
+    """A refusal that cost a decoder or another host much, and is remembered for a while."""
 
 
 class KeptPictures:
-    """The pictures asked for last, up to a number of bytes; by version, or by SHA-256."""
+    """The pictures shown last, by version or by SHA-256, up to a number of bytes."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
@@ -50,20 +50,25 @@ class KeptPictures:
             self._bytes -= len(dropped.data)
 
 
-class Places:
-    """So many at once; one more is refused, and may come again."""
+class Permits:
+    """Permits for work of one kind, as many as a setting says. Without a free one, work is refused.
 
-    def __init__(self, setting: str, places: int, what: str) -> None:
-        self._setting, self._free, self._places, self._what = setting, places, places, what
+    `what` names the work in the refusal.
+    """
+
+    def __init__(self, setting: str, limit: int, what: str) -> None:
+        self._setting, self._limit, self._what = setting, limit, what
+        self._free = limit
 
     @contextmanager
     def taken(self) -> Iterator[None]:
+        """Hold a permit. Raises RejectedRequest with 503, since a later request may get one."""
         if self._free == 0:
             raise RejectedRequest(
                 "too_many_pictures",
-                f"{self._setting}: limit {self._places} {self._what}",
+                f"{self._setting}: limit {self._limit} {self._what}",
                 status=503,
-                limit=self._places,
+                limit=self._limit,
             )
         self._free -= 1
         try:
@@ -72,21 +77,26 @@ class Places:
             self._free += 1
 
 
-class Flights:
-    """Readings under way, shared by all who ask for the same; costly ones that failed are
-    remembered for a while."""
+class SharedReadings:
+    """Readings under way, shared by all requests for the same picture.
 
-    def __init__(self, places: Places, clock: Callable[[], float]) -> None:
-        self._places = places
+    Costly refusals are remembered for a while, and repeated without another reading.
+    """
+
+    def __init__(self, permits: Permits, clock: Callable[[], float]) -> None:
+        self._permits = permits
         self._clock = clock
         self._running: dict[str, asyncio.Task[Picture]] = {}
         self._refused: OrderedDict[str, tuple[float, CostlyRefusal]] = OrderedDict()
 
     async def join(self, name: str, read: Callable[[], Coroutine[Any, Any, Picture]]) -> Picture:
-        """The picture; who gives up waiting leaves it to the others. Raises what `read` does."""
+        """Return the picture, read by `read` unless somebody reads it already.
+
+        A request that is cancelled leaves the reading to the others. Raises what `read` does.
+        """
         until, refusal = self._refused.get(name, (0.0, None))
         if refusal is not None and self._clock() < until:
-            # Not itself: an error that is raised again keeps every traceback.
+            # A new error: one that is raised again would keep every traceback.
             raise RejectedRequest(**refusal.members(), status=refusal.status)
         running = self._running.get(name)
         if running is None:
@@ -96,7 +106,7 @@ class Flights:
         return await asyncio.shield(running)
 
     async def _read(self, read: Callable[[], Awaitable[Picture]]) -> Picture:
-        with self._places.taken():
+        with self._permits.taken():
             return await read()
 
     def _ended(self, name: str, done: "asyncio.Task[Picture]") -> None:

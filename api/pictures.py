@@ -1,10 +1,10 @@
 """GET /v1/pictures/ID: a picture, read back from the log where it was published.
 
 There is no second store of pictures: the hit's source names the record, and the record's key must
-be the id that was asked for. A record may only say where the picture is: it is read from there,
-and must still be what was published. Pictures come from strangers, so what is not one of the known
-formats is not served, what browsers do not show is converted where a codec may die of it, and what
-is served may run nothing.
+be the id that was asked for. A record may only refer to a picture elsewhere: it is then read from
+there, and must still be what was published. Pictures come from strangers, so an unknown format is
+not served, a format that browsers do not show is converted in a process that may crash, and what is
+served must not run scripts.
 """
 
 import asyncio
@@ -16,7 +16,13 @@ from starlette.responses import Response
 from api.answering import Answering
 from api.item_ids import item_id_of
 from api.node import Node
-from api.picture_cache import CostlyRefusal, Flights, KeptPictures, Picture, Places
+from api.picture_cache import (
+    CostlyRefusal,
+    KeptPictures,
+    Permits,
+    Picture,
+    SharedReadings,
+)
 from contracts.errors import RejectedRecord, RejectedRequest
 from contracts.events import Content, key_of_id, read_content
 from contracts.picture_formats import format_of
@@ -24,7 +30,7 @@ from contracts.records import RecordPosition
 from contracts.settings import MIB
 
 _CONVERTED_TO = "image/jpeg"
-# What a reader of references refuses, as this endpoint says it; anything else is `not_readable`.
+# Refusals of the reader of references, as this endpoint words them; others are `not_readable`.
 _REFUSED_AS = {
     "not_enabled": ("not_enabled", "the picture is elsewhere, in a way that is not enabled here"),
     "reference_changed": ("superseded", "the picture has changed since it was published"),
@@ -41,13 +47,15 @@ class Pictures:
         self._node = node
         self._bytes = answering.bytes
         self._kept = KeptPictures(settings.pictures_cached_mb * MIB)
-        # One kind must not take all places: other hosts may be slow, and so may codecs.
+        # One kind of work must not take all permits: other hosts may be slow, and so may codecs.
         reading, remote = settings.pictures_reading_max, settings.pictures_remote_max
-        self._remote = Places("pictures_remote_max", remote, "pictures read from other hosts")
+        self._remote = Permits("pictures_remote_max", remote, "pictures read from other hosts")
         converting = settings.pictures_converting_max
-        self._converting = Places("pictures_converting_max", converting, "pictures being converted")
-        self._flights = Flights(
-            Places("pictures_reading_max", reading, "pictures being read"), node.clock.now
+        self._converting = Permits(
+            "pictures_converting_max", converting, "pictures being converted"
+        )
+        self._readings = SharedReadings(
+            Permits("pictures_reading_max", reading, "pictures being read"), node.clock.now
         )
 
     async def get(self, request: Request) -> Response:
@@ -65,7 +73,7 @@ class Pictures:
             return Response(status_code=304, headers=headers)
         picture = self._kept.get(version)
         if picture is None:
-            picture = await self._flights.join(
+            picture = await self._readings.join(
                 version, lambda: self._read(item_id, source, version)
             )
         headers |= {
@@ -91,7 +99,7 @@ class Pictures:
     async def _content(self, item_id: str, source: RecordPosition) -> Content:
         record = await self._node.log.read(source)
         if record is None or record.key != key_of_id(item_id):
-            raise _absent("superseded", f"{item_id!r} was published anew, or compacted away")
+            raise _absent("superseded", f"{item_id!r} was published again, or compacted away")
         try:
             content = read_content("images", record)
         except RejectedRecord as error:
@@ -127,10 +135,10 @@ class Pictures:
                 raise CostlyRefusal(code, message, status=404, field="id") from None
 
     async def _shown(self, item_id: str, data: bytes) -> Picture:
-        """As it is, or as browsers show it."""
+        """Return the picture as it is if browsers show its format, otherwise as JPEG."""
         known = format_of(data)
         if known is None:
-            raise _absent("unknown_format", f"{item_id!r} is of no known picture format")
+            raise _absent("unknown_format", f"{item_id!r} has an unknown picture format")
         if known.shown:
             return Picture(data, known.media_type)
         with self._converting.taken():

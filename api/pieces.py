@@ -15,9 +15,9 @@ PIECE_BYTES = 128 * 1024
 
 
 class Pieces:
-    """Bytes that are added, kept in pieces. Adding raises RejectedRequest where they are too many.
+    """Bytes of an answer, kept in pieces. Adding raises RejectedRequest if they are too many.
 
-    Whoever made them calls `close`, or hands them to the response, which does.
+    Their maker calls `close`, or hands them to the response, which does.
     """
 
     def __init__(self, share: Share) -> None:
@@ -40,12 +40,12 @@ class Pieces:
         self._parts, self._size = [], 0
 
     def end(self) -> None:
-        """Nothing more is added."""
+        """Finish the last piece: nothing more is added."""
         if self._size:
             self._finish()
 
     def take(self, data: bytes) -> None:
-        """All of them, which are in memory anyhow: pieces of them are sent, without a copy."""
+        """Add bytes that are in memory already, and count already: they are sent without a copy."""
         whole = memoryview(data)
         self.whole.extend(whole[n : n + PIECE_BYTES] for n in range(0, len(data), PIECE_BYTES))
         self.size = len(data)
@@ -56,9 +56,9 @@ class Pieces:
 
 
 class InPieces(Response):
-    """The response: each piece is let go once the client has taken those before.
+    """The response: each piece is released once the client has taken those before it.
 
-    A client that takes none in time is left: its connection closes without the rest.
+    If a client takes none in time, its connection closes without the rest.
     """
 
     def __init__(

@@ -60,7 +60,7 @@ class Question:
     filter: Filter | None = None
 
     def made_of(self) -> str:
-        """A digest of the vectors at hand: a reference may name another picture tomorrow."""
+        """Return a digest of the vectors at hand: a reference may name another picture tomorrow."""
         found = hashlib.blake2b(digest_size=12)
         for part in self.parts:
             if part.vector is not None:
@@ -69,7 +69,7 @@ class Question:
 
     @property
     def with_vector(self) -> bool:
-        """Whether its hits show their vectors, in whichever form."""
+        """Whether its hits show their vectors, in any form."""
         return bool(self.include)
 
     @property
@@ -116,9 +116,9 @@ async def prepare(
 ) -> Question:
     """Check what the types cannot, and encode texts and images.
 
-    `pace` is that of the request, and `pictures` the turns that its queries share (picture_turns);
-    None: the query has turns of its own. Raises RejectedRequest, RejectedRecord for a picture that
-    cannot be read or decoded, NotReady.
+    `pace` is that of the request. `pictures` is the semaphore that its queries share
+    (picture_turns); None: the query has one of its own. Raises RejectedRequest, RejectedRecord for
+    a picture that cannot be read or decoded, NotReady.
     """
     _check(node, query)
     parts = query.fuse if query.fuse is not None else [query]
@@ -163,7 +163,7 @@ async def vector_of(node: Node, asked: Classify) -> Vectors:
 
 
 def picture_turns(node: Node) -> asyncio.Semaphore:
-    """How many pictures one request has under way: the lane they share has room for others."""
+    """Bound the pictures that one request has under way, so that others find room in the lane."""
     return asyncio.Semaphore(node.settings.query_pictures_at_once)
 
 

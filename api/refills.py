@@ -76,7 +76,7 @@ class Refills:
         answers = await self._searcher.search(queries)
         pace = Pace()
         for (one, found), answer in zip(asked, answers, strict=True):
-            # As if the search had taken so much longer: what is applied meanwhile is folded in.
+            # Batches applied meanwhile are folded in, as if the search had taken longer.
             places = []
             for hit in answer.hits:
                 places.append(place_of(hit))

@@ -60,12 +60,12 @@ class Searching:
             self._node.metrics.search_seconds.labels(outcome).observe(perf_counter() - began)
 
     def _parsed(self, body: Any) -> tuple[bool, list[Query]]:
-        """Whether it was a list, and the queries."""
+        """Return whether the body was a list, and the queries."""
         queries = parse_queries(body, queries_max=self._node.settings.queries_max)
         return isinstance(body, list), [query.checked() for query in queries]
 
     async def _bounded(self, queries: Sequence[Query]) -> list[Answer]:
-        """Within the shortest `timeout_s` of the queries, and in any case within the limit."""
+        """Answer within the shortest `timeout_s` of the queries, and always within the limit."""
         limits = [query.timeout_s for query in queries if query.timeout_s is not None]
         bound_s = min([*limits, self._node.settings.wait_s_max])
         try:
@@ -90,7 +90,7 @@ class Searching:
         *,
         listed: bool,
     ) -> None:
-        """The answers as JSON. Raises RejectedRequest where that is too much."""
+        """Write the answers as JSON. Raises RejectedRequest if they are too many bytes."""
         pace, rests = Pace(), _Rests(self._freshness.behind_s(), took_s)
         pieces.add(b"[" if listed else b"")
         for number, (query, answer) in enumerate(zip(queries, answers, strict=True)):
@@ -103,7 +103,7 @@ class Searching:
 
 
 class _Rests:
-    """What stands in the answers of one request behind their hits."""
+    """Writes the members that follow the hits in each answer of one request."""
 
     def __init__(self, behind_s: float | None, took_s: float) -> None:
         self._behind_s = behind_s
@@ -112,7 +112,10 @@ class _Rests:
         self._written = b""
 
     def of(self, answer: Answer) -> bytes:
-        """Its members without the first brace; all but warnings are of one view, written once."""
+        """Return the members without the first brace.
+
+        All but the warnings are the same for one view, and are written once.
+        """
         if answer.as_of is not self._as_of:
             self._as_of = answer.as_of
             members = {

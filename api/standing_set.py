@@ -34,6 +34,7 @@ from contracts.topics import TARGETS, Target
 
 # Rows of batches that are kept for searches under way; one that takes longer is begun anew.
 _KEPT_ROWS = 65_536
+# A filter's evaluation of one item, in pairs of a query and an item.
 _PAIRS_OF_A_LOOK = 64
 
 
@@ -172,7 +173,7 @@ class StandingSet:
     def pairs(self, batch: Batch) -> int:
         """How many there are to look at: of standing queries, and what the batch puts in.
 
-        A filter's look at one takes as long as the product of many.
+        Evaluating a filter takes as long as the products of many pairs.
         """
         rows = self._rows[batch.applied.target]
         return (len(rows) + _PAIRS_OF_A_LOOK * rows.filtered) * len(batch.applied.upserted)

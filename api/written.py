@@ -13,7 +13,7 @@ from api.pace import Pace
 from contracts.errors import RejectedRequest
 from contracts.hits import Hit
 
-# What is counted for metadata that was not written yet.
+# Bytes counted for metadata that was not written yet.
 _METADATA_BYTES = 512
 
 
@@ -39,7 +39,7 @@ class Match:
 
 
 def size_of(message: ServerMessage) -> int:
-    """About how many bytes its hits will be."""
+    """Return about how many bytes its hits will be."""
     told = message.get("hits") or [
         change["hit"] for change in message.get("changes", ()) if "hit" in change
     ]
@@ -47,14 +47,14 @@ def size_of(message: ServerMessage) -> int:
 
 
 def as_text(message: ServerMessage) -> str:
-    """The message's JSON, at once."""
+    """Return the message's JSON, written at once."""
     return orjson.dumps(message, default=_default).decode()
 
 
 async def in_slices(message: ServerMessage, bytes_max: int) -> str:
-    """The same, between whose slices others get their turns.
+    """Return the message's JSON, written in slices between which others get their turns.
 
-    Raises RejectedRequest where it is more than so many bytes.
+    Raises RejectedRequest if it is more than `bytes_max`.
     """
     pace, size = Pace(), 0
     parts: list[str] = []
@@ -68,7 +68,7 @@ async def in_slices(message: ServerMessage, bytes_max: int) -> str:
             size += len(written)
             if size > bytes_max:
                 raise too_large(bytes_max, size)
-            # As characters: the socket takes a string, and to decode it whole would take long.
+            # As text: the socket takes a string, and decoding all of it at once would take long.
             parts.append("," if place else "[")
             parts.append(written.decode())
             await pace.rest()
@@ -89,5 +89,5 @@ def too_large(limit: int, size: int) -> RejectedRequest:
 
 
 def _default(value: Any) -> Any:
-    # What a request held may stand in an error's `value`.
+    # The `value` of an error comes from the request and may be anything.
     return value.fragment() if isinstance(value, Told | Match) else str(value)

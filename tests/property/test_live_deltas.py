@@ -300,7 +300,7 @@ def slow_matching(slowness: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(folding, "_QUICK_PAIRS", -1)
-        patch.setattr(folding, "_STEP_S", -1.0)
+        patch.setattr(folding, "STEP_S", -1.0)
         patch.setattr(folding, "in_thread", slowly)
         yield
 

@@ -126,7 +126,7 @@ async def test_a_list_is_of_the_state_before_until_a_large_one_is_folded(thread:
 async def test_while_lists_are_changed_they_are_of_no_state(
     thread: Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_STEP_S", -1.0)
+    monkeypatch.setattr(module, "STEP_S", -1.0)
     desk = Desk()
     standing, other = desk.stand(), desk.stand()
     desk.put("a")
@@ -192,7 +192,7 @@ async def test_one_that_goes_while_it_is_matched_leaves_nothing_behind(thread: T
 async def test_another_index_ends_what_was_under_way(
     thread: Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_STEP_S", -1.0)
+    monkeypatch.setattr(module, "STEP_S", -1.0)
     desk = Desk()
     all_of_them = [desk.stand() for _ in range(3)]
     for released in (0, 1):

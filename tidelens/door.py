@@ -42,6 +42,11 @@ class DoorLimits:
     idle_timeout_s: float = 75.0
     bytes_per_s_min: int = 8192
 
+    @property
+    def next_bytes(self) -> str:
+        """What has to come in each window of a body, in words."""
+        return f"the next {self.body_timeout_s * self.bytes_per_s_min:.0f} bytes"
+
     @classmethod
     def of(cls, settings: Settings) -> "DoorLimits":
         """One body as large as TIDELENS_BODY_BYTES_MAX always fits."""

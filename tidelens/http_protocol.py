@@ -299,7 +299,8 @@ class HttpProtocol(HttpToolsProtocol):
         limits, waited_s = self._door.limits, now - self._guest.since
         if self._head_bytes:
             if waited_s > limits.header_timeout_s:
-                self.refuse(_too_late("header_timeout_s", limits.header_timeout_s))
+                what = "a whole header"
+                self.refuse(_too_late("header_timeout_s", limits.header_timeout_s, what))
         elif waited_s > (limits.idle_timeout_s if self.cycle else limits.header_timeout_s):
             self._refused = True
             self.transport.close()
@@ -309,7 +310,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.flow.read_paused:
             pace.start(now)
         elif pace.too_slow(now):
-            self.refuse(_too_late("body_timeout_s", limits.body_timeout_s))
+            self.refuse(_too_late("body_timeout_s", limits.body_timeout_s, limits.next_bytes))
 
 
 @lru_cache(maxsize=64)
@@ -320,8 +321,8 @@ def as_bytes(refusal: Refusal) -> bytes:
     return head + cast(bytes, response.body)
 
 
-def _too_late(name: str, limit: float) -> Refusal:
-    return Refusal(408, "timed_out", f"{name}: limit {limit:g} s for the next bytes", name, limit)
+def _too_late(name: str, limit: float, what: str) -> Refusal:
+    return Refusal(408, "timed_out", f"{name}: limit {limit:g} s for {what}", name, limit)
 
 
 def _too_large(what: str, limit: int) -> Refusal:

@@ -74,7 +74,8 @@ class LiveProtocol(WebSocketsSansIOProtocol):
             if self.read_paused:
                 self._guest.pace.start(now)
             elif self._guest.pace.too_slow(now):
-                reason = f"body_timeout_s: limit {limits.body_timeout_s:g} s for the next bytes"
+                limit = f"limit {limits.body_timeout_s:g} s for {limits.next_bytes}"
+                reason = f"body_timeout_s: {limit}"
                 self._fail(CloseCode.POLICY_VIOLATION, reason)
 
     def _fail(self, code: CloseCode, reason: str) -> None:

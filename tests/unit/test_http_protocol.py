@@ -132,7 +132,7 @@ async def test_a_header_that_does_not_come_ends_the_connection() -> None:
     async with served(header_timeout_s=0.1) as server:
         silent, blank, slow = [await server.answer(sent) for sent in (b"", b"\r\n\r\n", GET[:-5])]
         assert silent == b""
-        assert problem_of(blank)["field"] == "header_timeout_s"
+        assert problem_of(blank)["detail"] == "header_timeout_s: limit 0.1 s for a whole header"
         assert slow.startswith(b"HTTP/1.1 408")
         assert problem_of(slow)["field"] == "header_timeout_s"
         await server.until_gone()
@@ -169,7 +169,9 @@ async def test_a_body_that_drips_is_refused_and_one_that_moves_is_not() -> None:
                 writer.write(drop)
                 await asyncio.sleep(0.02)
             assert (await answer).startswith(b"HTTP/1.1 408")
-            assert problem_of(await answer)["field"] == "body_timeout_s"
+            problem = problem_of(await answer)
+            assert problem["field"] == "body_timeout_s"
+            assert problem["detail"] == "body_timeout_s: limit 0.15 s for the next 150 bytes"
         await server.until_gone()
     clock = Clock()
     async with served(now=clock, body_timeout_s=0.15, bytes_per_s_min=1000) as server:
@@ -399,7 +401,10 @@ async def test_a_frame_that_does_not_end_closes_the_socket() -> None:
         assert server.door.connections == 1
         # A masked text frame of 60,000 bytes, of which two come.
         socket.transport.write(b"\x81\xfe\xea\x60\0\0\0\0xx")
-        assert await closed_with(socket) == (1008, "body_timeout_s: limit 0.1 s for the next bytes")
+        assert await closed_with(socket) == (
+            1008,
+            "body_timeout_s: limit 0.1 s for the next 819 bytes",
+        )
         await server.until_gone()
 
 

@@ -1,7 +1,7 @@
-"""An encoder's /metrics: a server of its own, behind a door of its own, on a thread of its own.
+"""Serves an encoder's /metrics: a server of its own, behind its own door, on its own thread.
 
-prometheus_client's has a thread for each connection, however many there are, and waits for each
-one's request for ever.
+prometheus_client's server has a thread for each connection, however many there are, and waits for
+each one's request for ever.
 """
 
 import asyncio
@@ -59,7 +59,7 @@ def metrics_server(settings: Settings, metrics: Metrics) -> Iterator[int]:
 
 
 class _Serving:
-    """Serves in a thread, whatever the loop of the encoder is doing."""
+    """A server in a thread, which answers whatever the encoder's own loop is doing."""
 
     def __init__(self, app: ASGIApp, listener: socket.socket, limits: DoorLimits) -> None:
         self._app = app
@@ -84,9 +84,16 @@ class _Serving:
         serving = asyncio.create_task(
             serve(self._app, self._listener, frame_bytes_max=MIB, door=Door(self._limits))
         )
+        serving.add_done_callback(_report)
         await self._stopping.wait()
         serving.cancel()
         await asyncio.wait([serving])
+
+
+def _report(serving: "asyncio.Task[None]") -> None:
+    """Log why it ended, unless it was stopped: the encoder goes on without /metrics."""
+    if not serving.cancelled() and (error := serving.exception()) is not None:
+        log.error("/metrics is not served any more", error=repr(error))
 
 
 def _listener(settings: Settings) -> socket.socket:

@@ -4,15 +4,18 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from time import sleep
 from typing import Any
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from contracts.errors import PortInUse
 from contracts.metrics import Metrics
 from contracts.settings import Settings
 from tests.roles import free_port
+from tidelens.door import Door
 from tidelens.metrics_port import metrics_server
 from tidelens.up import choose_metrics_port
 
@@ -26,7 +29,7 @@ def taken() -> Iterator[int]:
 
 
 def by_default(**values: Any) -> Settings:
-    """As if these were the defaults: nobody set them."""
+    """Make settings that look like defaults: nobody set them."""
     return Settings.model_construct(_fields_set=set(), **values)
 
 
@@ -65,6 +68,22 @@ def test_up_takes_the_next_port_or_a_free_one(taken: int) -> None:
     assert choose_metrics_port(by_default(), free - 1) == free
     assert choose_metrics_port(by_default(), taken - 1) not in (0, taken)
     assert choose_metrics_port(by_default(), 65535) != 0
+
+
+def test_a_server_that_fails_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    def check(door: Door) -> None:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(Door, "check", check)
+    with (
+        capture_logs() as logs,
+        metrics_server(Settings(encode_metrics_port=free_port()), Metrics()),
+    ):
+        while not logs:
+            sleep(0.01)
+    assert [(line["event"], line["error"]) for line in logs] == [
+        ("/metrics is not served any more", "RuntimeError('broken')")
+    ]
 
 
 def test_strangers_with_half_a_request_do_not_keep_a_scraper_out() -> None:

@@ -1,4 +1,4 @@
-"""One metadata field: in which rows it is, with values of which kinds, and which values."""
+"""The index of one metadata field: the rows that have it, and the kinds and values they hold."""
 
 from array import array
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from contracts.filter_nodes import (
 from index_store.bitmaps import selector_bits
 from index_store.values import Values
 
-# What a field takes that is in one row only, its name and its place in a table included (measured).
+# What a field takes that is in one row only, with its name and its entry in a table (measured).
 FIELD_BYTES = 1500
 _ROW_BYTES = 2
 _SCALARS = {STRING, NUMBER, BOOLEAN}
@@ -40,7 +40,7 @@ RowsByKind = Mapping[str, BitMap]
 
 
 class Field:
-    """The rows that have it, appended to by one writer; `asked` says when it was last asked for."""
+    """The index of a field, appended to by one writer; `asked` is when a filter last used it."""
 
     __slots__ = ("_by_kind", "_members", "_scalars", "asked", "rows")
 
@@ -58,12 +58,12 @@ class Field:
 
     @property
     def nbytes(self) -> int:
-        """About the memory that it takes."""
+        """Return about how much memory it takes."""
         values = [values.nbytes for values in (self._scalars, self._members) if values is not None]
         return FIELD_BYTES + _ROW_BYTES * self.rows + sum(values)
 
     def extend(self, rows: list[int], values: list[Any]) -> None:
-        """Rows, ascending, and the value of each; none of them null."""
+        """Append rows, ascending, and the value of each, which is never null."""
         self.rows += len(rows)
         for kind, (holders, held) in _grouped(rows, values).items():
             if kind == LIST:
@@ -76,7 +76,7 @@ class Field:
                 self._scalars.extend(kind, holders, held)
 
     def select(self, condition: Filter) -> BitMap:
-        """The rows that match one comparison with it; the caller's own."""
+        """Return the rows that match one comparison, in a bitmap that is the caller's own."""
         scalars, members = self._scalars, self._members
         match condition:
             case In(_, values):
@@ -113,7 +113,7 @@ class Field:
 
 
 def alive_kinds(by_kind: RowsByKind, alive: NDArray[np.uint8]) -> frozenset[str]:
-    """The kinds of the values in rows that are `alive`: a bit for each row, low bits first."""
+    """Return the kinds of the values in rows that are `alive`, a bit a row, low bits first."""
     return frozenset(kind for kind, rows in by_kind.items() if _any_alive(rows, alive))
 
 
@@ -131,7 +131,7 @@ def _any_alive(rows: BitMap, alive: NDArray[np.uint8]) -> bool:
 
 
 def _grouped(rows: list[int], values: list[Any]) -> _Groups:
-    """By kind; null, which may stand in a list, is left out."""
+    """Group rows and values by kind, without null, which may be a member of a list."""
     one_of_each = dict(zip(map(type, values), values, strict=True))
     kinds = {kind_of(value) for value in one_of_each.values()}
     if len(kinds) == 1:  # almost always

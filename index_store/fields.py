@@ -1,9 +1,10 @@
-"""The value index of rows' metadata: a filter in, the bitmap of the rows that pass out.
+"""The value index of rows' metadata: it turns a filter into the bitmap of the rows that match.
 
-What a filter means is `Filter.matches` (contracts/filter_nodes.py); here the same is answered for
-all rows at once, with no Python for each row. index_store/values.py tells how values are kept.
+`Filter.matches` (contracts/filter_nodes.py) defines what a filter means; this index gives the same
+result for all rows at once, with no Python for each row. index_store/values.py says how values are
+kept.
 
-Whoever publishes chooses the names of fields, so there may be more of them than an index can hold.
+Publishers choose the names of fields, so there may be more of them than an index can hold.
 What is kept is bounded, in bytes for each row, so that the sum over all rows is too: the fields
 that filters asked for last come first, then those that most rows have. A field that is left out is
 read from the rows when a filter asks for it (index_store/field_scan.py), and kept from then on in
@@ -26,9 +27,10 @@ from contracts.filter_nodes import And, Filter, Not, Or
 from contracts.filters import FIELD_CHARS_MAX
 from index_store.field import Field
 
-# However few rows they are in.
+# Fields that have an index, however few rows they are in.
 FIELDS_MAX = 1000
-# As much as the vectors of 512 dimensions take; and for few rows what about that many fields take.
+# Bytes a row: as much as vectors of 512 dimensions take. For few rows, a minimum in all: about what
+# that many fields take.
 ROW_BYTES_MAX = 1024
 BYTES_MIN = 2_000_000
 # Names remembered of fields that were left out: any other name is in no row.
@@ -44,7 +46,7 @@ _Columns = dict[str, tuple[list[int], list[Any]]]
 class Fields:
     """Rows 0, 1, 2, ... by the values of their metadata; appended to by one writer.
 
-    Not for several threads at once: whoever shares it locks around every call.
+    It is not safe for several threads at once: callers that share it hold a lock around every call.
     """
 
     def __init__(
@@ -70,12 +72,12 @@ class Fields:
 
     @property
     def bytes_max(self) -> int:
-        """What the index may take."""
+        """Return the bytes that the index may take."""
         return max(self._bytes_min, self._row_bytes_max * self._count)
 
     @property
     def nbytes(self) -> int:
-        """About what it takes."""
+        """Return about how many bytes it takes."""
         return self._nbytes
 
     def extend(self, metadata: Sequence[bytes | None]) -> None:
@@ -107,7 +109,7 @@ class Fields:
         self._shrink()
 
     def missing(self, condition: Filter) -> list[str]:
-        """Fields it asks for that rows may have and that have no index: they must be read."""
+        """List the condition's fields that rows may have and that have no index: read these."""
         left_out = self._left_out
         return [
             name
@@ -116,9 +118,8 @@ class Fields:
         ]
 
     def select(self, condition: Filter, read: Mapping[str, Field] | None = None) -> BitMap:
-        """The rows that match; the caller's own. A field that no row has matches nothing.
-
-        `read` are those of its fields that are missing here.
+        """Return the rows that match, in a bitmap that is the caller's own. A field that no row has
+        matches nothing. `read` holds those of the condition's fields that are missing here.
         """
         match condition:
             case And(parts):
@@ -133,7 +134,7 @@ class Fields:
         return BitMap() if field is None else field.select(condition)
 
     def asked(self, condition: Filter, read: Mapping[str, Field] | None = None) -> dict[str, Field]:
-        """The fields of `condition` that there are, noted as asked for: they are kept longest."""
+        """Return the fields of `condition` that rows have, and note them as used, to be kept."""
         found: dict[str, Field] = {}
         for name in condition.fields():
             field = self._fields.get(name) or (read or {}).get(name)
@@ -143,15 +144,15 @@ class Fields:
         return found
 
     def adopt(self, read: Mapping[str, Field]) -> None:
-        """Keep what was read of all rows, in place of what was asked for less lately."""
+        """Keep fields that were read from all rows, in place of those used longest ago."""
         for name, field in read.items():
             if name not in self._fields:
                 self._add(name, field)
         self._shrink()
 
     def _make_fields(self, columns: _Columns) -> None:
-        """For names that are new, as far as there is room: many rows first."""
-        # What was left out before is not complete from here on.
+        """Begin fields for new names as far as there is room, those with most rows first."""
+        # A field that was left out before would lack its earlier rows.
         new = [
             name
             for name in columns
@@ -174,13 +175,13 @@ class Fields:
             self._add(name, Field())
 
     def _shrink(self) -> None:
-        """Give back what is too much: first what was asked for longest ago and few rows have."""
+        """Drop what is too much, beginning with fields used longest ago and in the fewest rows."""
         limit = self.bytes_max
         if self._nbytes <= limit and len(self._fields) <= self._fields_max:
             return
         limit = int(_KEPT_SHARE * limit)
         ranks = {
-            # One that is too large by itself would first push out all others.
+            # A field that is too large by itself goes first, or it would push out all others.
             name: (field.nbytes <= limit, field.asked, field.rows)
             for name, field in self._fields.items()
         }

@@ -18,24 +18,25 @@ _FILTERS_KEPT = 64
 # About 2 ms of work.
 _CATCH_UP_ROWS = 512
 
-# Told of a number of rows whose metadata was read because a field has no index.
+# Called with the number of rows whose metadata was read because a field has no index.
 Reads = Callable[[int], None]
 Selected = tuple[pyroaring.BitMap, Mapping[str, frozenset[str]]]
 
 
 class PartFields:
-    """For any thread. Only what is quick is done while others must wait."""
+    """The value index of one part, for any thread. Only quick steps are made under its lock."""
 
     def __init__(self, rows: Rows, fields: Fields | None = None) -> None:
         self._rows = rows
         self._fields = Fields() if fields is None else fields
         self._lock = threading.Lock()
-        # Filter -> rows that there were, those that match, and those that have its fields.
+        # Filter -> the number of rows then, the rows that match, and each field's rows by kind.
         self._found: dict[object, tuple[int, pyroaring.BitMap, Mapping[str, RowsByKind]]] = {}
 
     def select(self, condition: Filter, alive: NDArray[np.uint8], reads: Reads) -> Selected:
-        """Rows that match, dead ones and ones newer than a view included; and for each field of the
-        filter the kinds of the values that rows have which are `alive` (a bit for each row)."""
+        """Return the rows that match, dead ones and ones newer than a view included; and for each
+        field of the filter the kinds of its values in rows that are `alive` (a bit a row).
+        """
         read: dict[str, Field] = {}
         done = 0
         while True:
@@ -46,15 +47,16 @@ class PartFields:
                 unread = [name for name in missing if name not in read]
                 if not unread or (known is not None and known[0] == count):
                     return self._selected(condition, count, read, done, alive)
-            # Rows never change: what takes long needs no lock.
+            # Rows never change, so the slow part needs no lock.
             field_scan.extend(read, self._rows.metadata, done, count)
             read |= field_scan.scan(self._rows.metadata, 0, count, unread)
             done = count
             reads(count)
 
     def must_read(self, condition: Filter) -> bool:
-        """Whether `select` has to read rows. Without the lock, which may be held for long: what
-        others do meanwhile makes it a guess, no more."""
+        """Whether `select` has to read rows: a guess, since it is made without the lock, which may
+        be held for long.
+        """
         known = self._found.get(condition.key)
         is_known = known is not None and known[0] == len(self._rows)
         return not is_known and bool(self._fields.missing(condition))
@@ -67,7 +69,7 @@ class PartFields:
         done: int,
         alive: NDArray[np.uint8],
     ) -> Selected:
-        """With the lock held. `read` are fields of the first `done` rows."""
+        """Answer `select` under the lock; `read` holds fields of the first `done` rows."""
         known = self._found.get(condition.key)
         if known is None or known[0] != count:
             if read:
@@ -87,6 +89,6 @@ class PartFields:
         for start in range(done, count, _CATCH_UP_ROWS):
             end = min(count, start + _CATCH_UP_ROWS)
             self._fields.extend(self._rows.metadata[start:end])
-            # Plain Python: whoever waits for the interpreter gets it between slices.
+            # This is plain Python, so let other threads have the interpreter between slices.
             time.sleep(0)
         return count

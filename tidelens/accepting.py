@@ -1,7 +1,7 @@
 """Accepts connections, and turns away those for whom the door has no room before they cost much.
 
-asyncio makes a transport, a protocol and a task of each before anybody may say no: a stranger who
-opens thousands a second would take the loop with them.
+asyncio makes a transport, a protocol and a task for each connection before anything can refuse it,
+so a stranger who opens thousands a second would keep the loop busy with them.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ from tidelens.http_protocol import LINGER_S, HttpProtocol, as_bytes
 log = structlog.get_logger(__name__)
 
 BACKLOG = 2048
-# In one turn of the loop; the others wait in the kernel's backlog.
+# Connections accepted in one turn of the loop; others wait in the kernel's backlog.
 _AT_ONCE = 16
-# When there are no descriptors, though the door keeps some free.
+# How long to wait when there are no descriptors left, although the door keeps some free.
 _RETRY_S = 1.0
 
 
 class Acceptor:
-    """Of one listening socket; like an asyncio server for whoever closes it."""
+    """Accepts the connections of one listening socket; it is closed like an asyncio server."""
 
     def __init__(
         self, listener: socket.socket, door: Door, protocol: Callable[[], HttpProtocol]
@@ -36,7 +36,7 @@ class Acceptor:
         self._protocol = protocol
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[None]] = set()
-        # Turned away: they may read why until then.
+        # Sockets that were turned away, and until when they may read the reason.
         self._leaving: deque[tuple[float, socket.socket]] = deque()
         self._closed = False
         listener.setblocking(False)
@@ -87,7 +87,7 @@ class Acceptor:
             client.close()
 
     def _turn_away(self, client: socket.socket, refusal: Refusal) -> None:
-        """Say why and when to come again, to a few; what they send is never read."""
+        """Send a few of them the refusal, and close the others; what they send is never read."""
         if len(self._leaving) >= LEAVING_MAX:
             client.close()
             return

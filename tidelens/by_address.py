@@ -1,4 +1,4 @@
-"""Connections by the address of their client, and which address has most of them."""
+"""Counts connections by the address of their client, and finds the address with most of them."""
 
 import socket
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ _NOBODY: Mapping[object, None] = {}
 
 
 def address_of(host: str) -> str:
-    """What counts as one client: an IPv4 address, or the /64 network that an IPv6 client has.
+    """Return what counts as one client: an IPv4 address, or the /64 network of an IPv6 client.
 
     A dual-stack listener sees IPv4 clients as ::ffff:a.b.c.d, which all lie in one such network.
     """
@@ -24,11 +24,11 @@ def address_of(host: str) -> str:
 
 
 class ByAddress(Generic[T]):
-    """Each step takes the same short time, however many addresses a stranger has."""
+    """Members by address; each step takes the same short time, however many addresses there are."""
 
     def __init__(self) -> None:
         self._members: dict[str, dict[T, None]] = {}
-        # The addresses that have so many members.
+        # Number of members -> the addresses that have so many.
         self._having: dict[int, dict[str, None]] = {}
         self._most = 0
 
@@ -55,7 +55,7 @@ class ByAddress(Generic[T]):
         return len(self._members.get(address, _NOBODY))
 
     def fullest(self) -> str | None:
-        """The address that has most; None where nobody has any."""
+        """Return the address that has most members, or None where there are none."""
         return next(iter(self._having[self._most])) if self._most else None
 
     def _recount(self, address: str, before: int, after: int) -> None:
@@ -65,6 +65,6 @@ class ByAddress(Generic[T]):
                 del self._having[before]
         if after:
             self._having.setdefault(after, {})[address] = None
-        # One at a time, so the most is where it was, or next to it.
+        # Members come and go one at a time, so the largest number changes by one at most.
         if after > self._most or self._most not in self._having:
             self._most = after

@@ -1,8 +1,8 @@
-"""Who may come in and who has to go: connections and bodies, in all and by client address. No I/O.
+"""Decides which connections and bodies may stay, in all and by client address. No I/O.
 
-One stranger must not be able to lock the others out. So an address has only a part of everything,
-and when all is taken, room for a newcomer is made by those of whom we wait for the next byte,
-beginning with the address that has most of them; whatever the server is working on goes on.
+One stranger must not be able to lock the others out. So an address has only a part of everything.
+When all is taken, a newcomer takes the room of a connection from which we wait for the next byte,
+beginning with the address that has most of these; what the server is working on goes on.
 """
 
 import enum
@@ -16,11 +16,11 @@ from contracts.settings import MIB, Settings
 from tidelens.by_address import ByAddress
 from tidelens.pace import Pace
 
-# Beyond the limit so many clients are still answered why; the others are cut off at once.
+# So many clients beyond the limit are still answered with the reason; others are cut off at once.
 LEAVING_MAX = 64
 # Bodies up to this size are not counted, so that small requests pass whatever the large ones hold.
 UNCOUNTED_BYTES = 16 * 1024
-# Between two checks, which come every half second.
+# Connections that an address may exchange for new ones between two checks, half a second apart.
 _EXCHANGES_MAX = 16
 # A body that is below its rate for this long makes room for one that is not.
 _BEHIND_S = 2.0
@@ -28,7 +28,7 @@ _BEHIND_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class DoorLimits:
-    """The limits, by default those of the settings."""
+    """The limits of a door; the defaults are those of the settings."""
 
     connections_max: int = 4096
     per_address_max: int = 512
@@ -49,7 +49,7 @@ class DoorLimits:
 
     @classmethod
     def of(cls, settings: Settings) -> "DoorLimits":
-        """One body as large as TIDELENS_BODY_BYTES_MAX always fits."""
+        """Read the limits; one body as large as TIDELENS_BODY_BYTES_MAX always fits."""
         largest = settings.body_bytes_max + UNCOUNTED_BYTES
         return cls(
             connections_max=settings.http_connections_max,
@@ -95,10 +95,10 @@ class Leaver(Protocol):
     """The protocol that speaks on a connection."""
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer with it where that is possible, and close."""
+        """Answer with the refusal where that is possible, and close."""
 
     def check(self, now: float) -> None:
-        """Look at the clock, and close what has taken too long."""
+        """Close the connection if something has taken too long."""
 
 
 @dataclass(eq=False, slots=True)
@@ -132,7 +132,7 @@ class _Held:
 
 
 class Door:
-    """One for each listening server."""
+    """The connections of one listening server."""
 
     def __init__(
         self, limits: DoorLimits | None = None, *, now: Callable[[], float] = monotonic
@@ -145,9 +145,9 @@ class Door:
         self._receiving: ByAddress[Guest] = ByAddress()
         self._leaving: dict[Guest, None] = {}
         self._held = _Held()
-        # Since the last check, by address: its own connections that went for new ones of its own.
+        # By address, since the last check: connections that went for new ones of the same address.
         self._exchanged: Counter[str] = Counter()
-        # By the setting that was exceeded.
+        # How many were refused, by the setting that was exceeded.
         self.refused: Counter[str] = Counter()
 
     @property
@@ -163,8 +163,8 @@ class Door:
         return Guest(address, leaver, Pace(limits.body_timeout_s, limits.bytes_per_s_min))
 
     def room_for(self, address: str) -> Refusal | None:
-        """Make room for one more, at the expense of one that waits where all is taken; or say why
-        there is none.
+        """Make room for one more, where all is taken by closing one that waits. Return why there is
+        no room, or None.
         """
         limits = self.limits
         if self._inside.count(address) >= limits.per_address_max:
@@ -176,13 +176,13 @@ class Door:
         return None
 
     def enter(self, guest: Guest) -> None:
-        """Let it in, after room was made."""
+        """Let a connection in, after `room_for` made room."""
         self._guests[guest] = None
         self._inside.add(guest.address, guest)
         self.move(guest, Phase.WAITING)
 
     def leave(self, guest: Guest) -> None:
-        """Its connection is gone, or about to be."""
+        """Forget a connection that is gone or about to be."""
         self.move(guest, Phase.LEAVING)
         self._count(guest, 0)
         self._guests.pop(guest, None)
@@ -190,7 +190,7 @@ class Door:
         self._inside.discard(guest.address, guest)
 
     def linger(self, guest: Guest) -> bool:
-        """Whether it may stay for a moment to read why it has to go; it holds no place inside."""
+        """Return whether it may stay a moment to read its refusal; it counts no more as inside."""
         self.leave(guest)
         if len(self._leaving) >= LEAVING_MAX:
             return False
@@ -198,7 +198,7 @@ class Door:
         return True
 
     def move(self, guest: Guest, phase: Phase) -> None:
-        """Called twice for each request."""
+        """Note the phase of a connection; called twice for each request."""
         before = guest.phase
         if before is phase:
             return
@@ -215,7 +215,7 @@ class Door:
             guest.pace.start(self.now())
 
     def hold(self, guest: Guest, size: int) -> None:
-        """Count `size` bytes of its requests as in memory; who is over a limit has to go."""
+        """Count `size` bytes of its requests as in memory, and send away what is over a limit."""
         if guest.is_leaving or (size <= UNCOUNTED_BYTES and not guest.held):
             return
         limits = self.limits
@@ -230,7 +230,7 @@ class Door:
             self._send_away(self._largest_holder(guest), refusal)
 
     def check(self) -> None:
-        """Let every connection look at the clock."""
+        """Let every connection check its time limits."""
         now = self.now()
         self._exchanged.clear()
         for guest in (*self._guests, *self._leaving):
@@ -242,10 +242,10 @@ class Door:
             guest.held = held
 
     def _make_room(self, newcomer: str, address: str | None, refusal: Refusal) -> bool:
-        """Close what waits longest, of `address`, or of the one that has most that wait.
+        """Close the connection that waits longest, of `address` or of the one with most of them.
 
-        An address may exchange its own only now and then: one that opens thousands a second is
-        turned away cheaply, while somebody behind the same proxy still gets in.
+        An address may exchange its own connections only now and then: one that opens thousands a
+        second is turned away cheaply, while somebody behind the same proxy still gets in.
         """
         for waiting in (self._waiting, self._receiving):
             chosen = address if address is not None else waiting.fullest()
@@ -260,7 +260,7 @@ class Door:
         return False
 
     def _largest_holder(self, newcomer: Guest) -> Guest:
-        """A body of the address that holds most: one that is behind, or else its newest."""
+        """Choose a body of the address that holds most: one that is behind, or its newest."""
         address = max(self._held.by_address, key=self._held.by_address.__getitem__)
         if address == newcomer.address:
             return self._behind(address) or newcomer
@@ -276,7 +276,7 @@ class Door:
 
     def _send_away(self, guest: Guest, refusal: Refusal) -> None:
         guest.leaver.refuse(refusal)
-        # Whatever it could still do: from here on it counts no more.
+        # From here on it does not count, even if it could not be refused.
         if not guest.is_leaving:
             self.leave(guest)
 

@@ -70,7 +70,7 @@ class ChildMemory(Collector):
 
 
 class DoorCounts(Collector):
-    """Who is inside, what their bodies take, and who had to go by which limit."""
+    """Collects the connections of a door, the size of their bodies, and refusals by limit."""
 
     def __init__(self, door: Door) -> None:
         self._door = door

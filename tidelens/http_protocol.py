@@ -1,7 +1,7 @@
 """HTTP on one connection: uvicorn's protocol on httptools, with the bounds that it lacks.
 
-It has no time limit for a header, a body or an answer that nobody takes, and no bound on the size
-of a header, on the requests that are sent ahead, or on the bodies of all connections together.
+uvicorn has no time limit for a header, a body or an answer that the client does not read, and no
+bound on the size of a header, on pipelined requests, or on the bodies of all connections together.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
 # Requests that a client may send before it has the answer to the first.
 PIPELINED_MAX = 32
-# A chunked body may have so much around its bytes: extensions, trailers, many small chunks.
+# A chunked body may take so many times its own bytes, with extensions, trailers and small chunks.
 _FRAMING_FACTOR = 8
 _READ_BYTES = 64 * 1024
 # How long a refused client may take to read why.
@@ -46,8 +46,9 @@ class HttpProtocol(HttpToolsProtocol):
         self._open: deque[RequestResponseCycle] = deque()
         self._in_body = self._ended_here = False
         self._head_bytes = 0
-        # Of the bodies of open requests; and of all bodies, and all bytes, since the last header.
+        # Bytes of the bodies of open requests.
         self._held_bytes = 0
+        # Since the last header: bytes of the body, and all bytes with the framing.
         self._body_bytes = self._raw_bytes = 0
         self._ending_at: float | None = None
         self._refused = False
@@ -56,7 +57,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._other_protocol = False
 
     def arrive(self, address: str) -> None:
-        """Take the room that was made for it; the connection is made a moment later."""
+        """Take the room that the door made; the connection is made a moment later."""
         self._guest = self._door.guest(address, self)
         self._door.enter(self._guest)
 
@@ -65,7 +66,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        # asyncio's own is four times as much; so a loop that reads many bodies turns more often.
+        # A quarter of asyncio's own size, so that a loop that reads many bodies turns more often.
         transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
         if self._refused:
             transport.abort()
@@ -96,13 +97,13 @@ class HttpProtocol(HttpToolsProtocol):
             self._ended_here = False
 
     def _throw_away(self, count: int) -> None:
-        """What is on its way when a client is refused, but not whatever it goes on to send."""
+        """Discard what was on its way when the client was refused; stop reading if more comes."""
         self._thrown_away += count
         if self._thrown_away > HEAD_BYTES_MAX:
             self.flow.pause_reading()
 
     def _unfinished(self, count: int) -> None:
-        """So many bytes more of a header or a body that has not ended."""
+        """Count bytes of a header or a body that has not ended, and refuse what is too large."""
         if self._in_body:
             self._raw_bytes += count
             if self._raw_bytes > HEAD_BYTES_MAX + _FRAMING_FACTOR * self._body_bytes:
@@ -174,7 +175,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not upgrade:
             self._in_body = True
             self._open.append(self.cycle)
-            # Trailers come where headers came, and nobody asks for those.
+            # The parser puts trailers where headers were; nobody needs the headers any more.
             self.headers = []
 
     def on_body(self, body: bytes) -> None:
@@ -200,14 +201,14 @@ class HttpProtocol(HttpToolsProtocol):
             self._door.move(self._guest, Phase.WORKING if self._open else Phase.WAITING)
 
     def on_response_complete(self) -> None:
-        """As uvicorn's, but without a timer for each idle connection: `check` looks after those."""
+        """Do as uvicorn does, but without a timer for each idle connection: `check` ends those."""
         self._open.popleft()
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
         if self._held_bytes:
-            # What has not been begun still has its whole body.
+            # Requests that were not begun still hold their whole bodies.
             self._held_bytes = sum(len(cycle.body) for cycle in self._open)
             self._door.hold(self._guest, self._held_bytes)
         if self.pipeline:
@@ -231,7 +232,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.refuse(Refusal(400, "invalid_request", msg, "request", 0))
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer with it where nothing else was begun, and close soon."""
+        """Answer with the refusal where no other answer was begun, and close soon."""
         if self._refused:
             return
         self._refused = True
@@ -262,7 +263,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _disconnect(self) -> None:
-        """Let every open request know that nobody waits for its answer."""
+        """Let every open request see that nobody waits for its answer."""
         for cycle in self._open:
             cycle.disconnected = True
             cycle.body = bytearray()

@@ -1,4 +1,4 @@
-"""A WebSocket on one connection: uvicorn's protocol, with bounds on messages that do not end."""
+"""A WebSocket on one connection: uvicorn's protocol, with bounds on messages that never end."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ from websockets.frames import CloseCode, Frame
 from tidelens.door import Door, Guest, Phase, Refusal
 from tidelens.pace import Unsent
 
-# Each fragment of a message costs more than its bytes.
+# Each fragment of a message costs more memory than its bytes.
 FRAGMENTS_MAX = 1024
 
 
 class LiveProtocol(WebSocketsSansIOProtocol):
-    """Takes over what the door knows of the HTTP connection that it was."""
+    """The protocol of a connection that was upgraded; it takes over the door's guest."""
 
     def __init__(self, door: Door, **given: Any) -> None:
         super().__init__(**given)

@@ -1,8 +1,8 @@
-"""Whether bytes move fast enough for a client to keep what it holds of ours. No I/O."""
+"""Decides whether bytes move fast enough for a client to keep its connection. No I/O."""
 
 
 class Pace:
-    """So many bytes in each window of time; a window ends early when that many have moved.
+    """Requires a number of bytes in each window of time.
 
     A limit on the whole time would cut off large bodies on slow lines; one on silence alone would
     let a client that sends a byte a second hold its memory for months.
@@ -31,20 +31,20 @@ class Pace:
         return False
 
     def behind(self, now: float, grace_s: float) -> bool:
-        """Whether it lives on the rest of its window: past `grace_s`, and below the rate."""
+        """Whether, past `grace_s` of its window, fewer bytes have moved than the rate asks for."""
         elapsed = now - self._began
         return elapsed > grace_s and self._moved < self._rate * elapsed
 
 
 class Unsent:
-    """Whether a client takes what we have written; told the size of the buffer now and then."""
+    """Decides by looks at the send buffer's size whether a client reads its answers."""
 
     def __init__(self, window_s: float, bytes_per_s_min: float) -> None:
         self._pace = Pace(window_s, bytes_per_s_min)
         self._size = 0
 
     def emptied(self) -> None:
-        """It has taken nearly everything, so the next look begins a new window."""
+        """Note that the buffer is nearly empty, so that the next look begins a new window."""
         self._size = 0
 
     def stuck(self, size: int, now: float) -> bool:
@@ -53,6 +53,6 @@ class Unsent:
             return False
         if not before:
             self._pace.start(now)
-        # New answers may have been written meanwhile: then less is seen than was taken.
+        # Where new answers were written meanwhile, the client took more than is seen here.
         self._pace.moved(max(0, before - size))
         return self._pace.too_slow(now)

@@ -1,4 +1,4 @@
-"""Answers without a length to clients of HTTP/1.0, which cannot read chunks."""
+"""Sends answers without a length to clients of HTTP/1.0, which cannot read chunks."""
 
 from typing import Any
 

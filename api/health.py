@@ -13,7 +13,7 @@ from api.freshness import Freshness, not_ready_reason
 from api.node import Node
 from contracts.errors import NotReady
 from contracts.topics import TARGETS
-from contracts.wire import wire_as_of, wire_lag_row
+from contracts.wire import wire_as_of, wire_lag
 
 
 class Health:
@@ -36,13 +36,10 @@ class Health:
     async def lag(self, _: Request) -> Response:
         """A row for each group, topic and partition, asked of the broker now where it answers."""
         lags = await self._freshness.measure()
+        freshness, space = self._freshness, self._node.space.name
+        behind_s = freshness.behind_s()
         return await self._json(
-            {
-                "broker": self._freshness.broker,
-                "space": self._node.space.name,
-                "behind_s": self._freshness.behind_s(),
-                "partitions": map(wire_lag_row, lags),
-            }
+            wire_lag(lags, space=space, broker=freshness.broker, behind_s=behind_s)
         )
 
     async def status(self, _: Request) -> Response:

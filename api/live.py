@@ -7,7 +7,8 @@ Complete, because a subscription is registered *before* its first search, or bef
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from time import monotonic
 
 from starlette.requests import Request
@@ -77,14 +78,9 @@ class Live:
         if refusal is not None:
             await websocket.send_denial_response(refusal)
             return
-        self._connections += 1
-        self._count()
-        try:
+        with self._counted():
             await websocket.accept()
             await self._serve(Session(self, _Framed(websocket)))
-        finally:
-            self._connections -= 1
-            self._count()
 
     async def events(self, request: Request) -> Response:
         """One subscription as server-sent events. Raises RejectedRequest."""
@@ -94,11 +90,16 @@ class Live:
         return self._no_room() or EventStream(lambda stream: self._stream(stream, message))
 
     async def _stream(self, stream: EventStream, message: Subscribe) -> None:
+        with self._counted():
+            await self._serve(Session(self, stream), message)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count one live connection for as long as the context lasts."""
         self._connections += 1
         self._count()
         try:
-            session = Session(self, stream)
-            await self._serve(session, message)
+            yield
         finally:
             self._connections -= 1
             self._count()
@@ -146,7 +147,7 @@ class Live:
                 )
 
     def watch(self, asked: str, question: Question, wake: Callable[[], None]) -> Watching:
-        """Let it be told of a list, one for all who ask the same (`asked` names the query)."""
+        """Call `wake` when the list of a query changes. Equal queries (`asked`) share one list."""
         standing = self._asked.get(asked)
         if standing is None or standing.broken:
             standing = self._asked[asked] = Standing(question)
@@ -191,7 +192,7 @@ class Live:
             return None
 
     def check_generation(self) -> None:
-        """Begin everything anew when the state is no longer a successor of the one we knew."""
+        """Search all lists again when the state is no longer a successor of the last one."""
         generation = self.node.searcher.generation
         if generation != self._generation:
             self._generation = generation

@@ -52,14 +52,17 @@ def wire_as_of(as_of: AsOf) -> dict[str, Any]:
 def wire_lag(
     lags: Sequence[Lag], *, space: str, broker: str, behind_s: float | None
 ) -> dict[str, Any]:
-    """Return lag as it is sent, and as `tidelens lag --json` prints it (LagAnswer)."""
-    rows = [wire_lag_row(lag) for lag in lags]
+    """Return lag as it is sent, and as `tidelens lag --json` prints it (LagAnswer).
+
+    The rows are an iterator, since there may be thousands.
+    """
+    rows = map(_wire_lag_row, lags)
     return {"broker": broker, "space": space, "behind_s": behind_s, "partitions": rows}
 
 
-def wire_lag_row(lag: Lag) -> dict[str, Any]:
+def _wire_lag_row(lag: Lag) -> dict[str, Any]:
     """Return one row of it (LagRow)."""
-    # By hand: dataclasses.asdict takes ten times as long, and there may be thousands.
+    # By hand: dataclasses.asdict takes ten times as long.
     return {
         "role": lag.role,
         "group": lag.group,

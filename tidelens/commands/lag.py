@@ -38,7 +38,7 @@ def lag(brokers: str | None, topic_prefix: str | None, model: str | None, as_jso
     space, rows, behind_s = asyncio.run(_measured(settings, connection, asked=model is not None))
     if as_json:
         wire = wire_lag(rows, space=space, broker="reachable", behind_s=round(behind_s, 3))
-        say_json(wire)
+        say_json({**wire, "partitions": list(wire["partitions"])})
         return
     say(*_table(rows))
     say(f"behind: {behind_s:.1f} s")

@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answering import Answering
-from api.bodies import read_json
+from api.bodies import Bodies
 from api.node import Node
 from contracts.errors import RejectedRequest
 from contracts.topics import TARGETS, Target
@@ -19,9 +19,9 @@ _NAME_CHARS_MAX = 256
 class Admin:
     """The endpoints below /v1/admin."""
 
-    def __init__(self, node: Node, answering: Answering) -> None:
+    def __init__(self, node: Node, answering: Answering, bodies: Bodies) -> None:
         self._json = answering.json
-        self._settings = node.settings
+        self._bodies = bodies
         self._admin = node.admin
         self._recent_queries = node.recent_queries
         self._replica = node.settings.replica
@@ -32,7 +32,7 @@ class Admin:
 
     async def restore(self, request: Request) -> Response:
         """Begin from {"name": "REPLICA/NAME"} at the next start."""
-        body = await read_json(request, self._settings)
+        body = await self._bodies.json(request)
         name = body.get("name") if isinstance(body, dict) else None
         if not isinstance(name, str) or len(name) > _NAME_CHARS_MAX:
             raise RejectedRequest(
@@ -52,7 +52,7 @@ class Admin:
         """Build the sealed segments of {"targets": [...]} anew, of all without a body."""
         targets: list[Target] = list(TARGETS)
         if "content-type" in request.headers:
-            body = await read_json(request, self._settings)
+            body = await self._bodies.json(request)
             targets = _targets(body)
         return await self._json({"rebuilt": await self._admin.rebuild(targets)})
 

@@ -15,6 +15,7 @@ from starlette.routing import Route, WebSocketRoute
 from api import pages
 from api.admin import Admin
 from api.answering import Answering
+from api.bodies import Bodies
 from api.classifying import Classifying
 from api.freshness import Freshness
 from api.guarding import Guard
@@ -36,14 +37,14 @@ def create_app(node: Node) -> Starlette:
     """The API of one node."""
     waiting = Waiting(node)
     freshness = Freshness(node)
-    answering = Answering(node)
-    searching = Searching(node, waiting, freshness, answering)
-    classifying = Classifying(node, answering)
-    items = Items(node, answering)
+    answering, bodies = Answering(node), Bodies(node.settings)
+    searching = Searching(node, waiting, freshness, answering, bodies)
+    classifying = Classifying(node, answering, bodies)
+    items = Items(node, answering, bodies)
     pictures = Pictures(node, answering)
     health = Health(node, freshness, answering)
-    admin = Admin(node, answering)
-    live = Live(node, waiting, answering.allowance)
+    admin = Admin(node, answering, bodies)
+    live = Live(node, waiting, answering.allowance, bodies)
     routes: list[Route | WebSocketRoute] = [
         Route("/v1/search", searching.post, methods=["POST"]),
         Route("/v1/classify", classifying.post, methods=["POST"]),

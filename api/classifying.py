@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answering import Answering
-from api.bodies import read_as
+from api.bodies import Bodies
 from api.node import Node
 from api.queries import vector_of
 from contracts.errors import RejectedRequest, TimedOut
@@ -25,14 +25,15 @@ from contracts.zero_shot import label_vectors, probabilities
 class Classifying:
     """The endpoint. Prompts are encoded like any query's text, and kept in the same cache."""
 
-    def __init__(self, node: Node, answering: Answering) -> None:
+    def __init__(self, node: Node, answering: Answering, bodies: Bodies) -> None:
         self._node = node
         self._json = answering.json
+        self._bodies = bodies
 
     async def post(self, request: Request) -> Response:
         began = perf_counter()
         settings = self._node.settings
-        asked = await read_as(request, settings, self._parsed)
+        asked = await self._bodies.parsed(request, self._parsed)
         bound_s = min(asked.timeout_s or settings.wait_s_max, settings.wait_s_max)
         try:
             async with asyncio.timeout(bound_s):

@@ -17,9 +17,8 @@ _AT_ONCE = 16
 
 def hits_json(hits: Iterable[Hit], include: Collection[str]) -> Iterator[bytes]:
     """Yield the hits' JSON, a few at a time, with the commas before and between them."""
-    rest, comma = iter(hits), b""
-    wired = (_wire(hit, include) for hit in rest) if include else (wire_hit(h, ()) for h in rest)
-    while some := list(islice(wired, _AT_ONCE)):
+    rest, comma, wire = iter(hits), b"", _wire if include else wire_hit
+    while some := [wire(hit, include) for hit in islice(rest, _AT_ONCE)]:
         yield comma + orjson.dumps(some, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
         comma = b","
 

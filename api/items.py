@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.answering import Answering
-from api.bodies import read_as
+from api.bodies import Bodies
 from api.item_ids import item_id_of
 from api.node import Node
 from contracts.errors import RejectedRecord, RejectedRequest, TimedOut
@@ -31,12 +31,13 @@ from contracts.wire import wire_hit
 class Items:
     """The endpoints. What is published is an event in the log; the index follows it."""
 
-    def __init__(self, node: Node, answering: Answering) -> None:
+    def __init__(self, node: Node, answering: Answering, bodies: Bodies) -> None:
         self._node = node
         self._json = answering.json
+        self._bodies = bodies
 
     async def post(self, request: Request) -> Response:
-        return await self._publish(await read_as(request, self._node.settings, self._records))
+        return await self._publish(await self._bodies.parsed(request, self._records))
 
     def _records(self, body: Any) -> list[OutRecord]:
         items = parse_new_items(body, items_max=self._node.settings.publish_items_max)

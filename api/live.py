@@ -17,6 +17,7 @@ from starlette.websockets import WebSocket
 
 from api.alerts import Alert
 from api.allowance import Allowance
+from api.bodies import Bodies
 from api.connection import ServerMessage, space_changed
 from api.event_stream import HEADERS, EventStream, subscription_of
 from api.node import Node
@@ -38,9 +39,10 @@ _CHECK_EVERY_S = 1.0
 class Live:
     """The endpoints, and what all connections share."""
 
-    def __init__(self, node: Node, waiting: Waiting, allowance: Allowance) -> None:
+    def __init__(self, node: Node, waiting: Waiting, allowance: Allowance, bodies: Bodies) -> None:
         self.node = node
         self.allowance = allowance
+        self.bodies = bodies
         self.waiting = waiting
         refills = Refills(node.searcher, node.matcher)
         self.standing, self.folding = refills.standing, refills.folding

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from api.allowance import answers_bytes
 from api.answering import Answering
-from api.bodies import read_as
+from api.bodies import Bodies
 from api.freshness import Freshness
 from api.hit_json import hits_json
 from api.node import Node
@@ -30,19 +30,25 @@ class Searching:
     """The endpoint."""
 
     def __init__(
-        self, node: Node, waiting: Waiting, freshness: Freshness, answering: Answering
+        self,
+        node: Node,
+        waiting: Waiting,
+        freshness: Freshness,
+        answering: Answering,
+        bodies: Bodies,
     ) -> None:
         self._node = node
         self._waiting = waiting
         self._freshness = freshness
         self._answering = answering
+        self._bodies = bodies
 
     async def post(self, request: Request) -> Response:
         began = perf_counter()
         outcome = "error"
-        settings, pieces = self._node.settings, None
+        pieces: Pieces | None = None
         try:
-            listed, queries = await read_as(request, settings, self._parsed)
+            listed, queries = await self._bodies.parsed(request, self._parsed)
             expected = answers_bytes(queries, self._node.space.dim)
             pieces = self._answering.pieces(expected)
             answers = await self._bounded(queries)

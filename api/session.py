@@ -8,6 +8,7 @@ gets the newest list, and holds up nobody; one that takes none in time is closed
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ import structlog
 
 from api.alerts import Alert
 from api.allowance import hits_bytes
+from api.bodies import QUICK_BYTES
 from api.connection import (
     NORMAL_CLOSURE,
     SERVICE_RESTART,
@@ -44,8 +46,6 @@ log = structlog.get_logger(__name__)
 
 _INTERNAL_ERROR = 1011
 _RETRY_S = 0.25
-# Characters of a frame that is parsed on the loop: handing over less takes as long.
-_QUICK_CHARS = 32 * 1024
 # Hits of one message of mode matches.
 _MATCHES_AT_ONCE = 100
 # Mode matches: how often a client to which nothing is told learns how far everything was.
@@ -156,9 +156,9 @@ class Session:
     ) -> Subscription | Unsubscribe | Ping:
         """One frame; a large one is parsed in a thread. Raises as Connection.read does."""
         text = self._connection.measured(text=text, data=data)
-        if len(text) <= _QUICK_CHARS:
+        if len(text) <= QUICK_BYTES:
             return self._connection.take(parse_client_message(text))
-        return self._connection.take(*await asyncio.to_thread(parsed, text))
+        return self._connection.take(*await self._live.bodies.in_thread(partial(parsed, text)))
 
     def _begin(self, tasks: asyncio.TaskGroup, subscription: Subscription) -> None:
         self._opening[subscription] = tasks.create_task(self._open(subscription))
@@ -421,7 +421,7 @@ class Session:
 
 async def _sub_of(text: str, error: RejectedRequest) -> str | None:
     """Whom the refusal of this message concerns, as far as that can be told."""
-    if len(text) <= _QUICK_CHARS:
+    if len(text) <= QUICK_BYTES:
         return sub_of(text)
     # One of too many values is not parsed at all.
     return None if error.field == "frame" else await asyncio.to_thread(sub_of, text)

@@ -25,6 +25,8 @@ from index_store.view import IndexView
 # Queries that may be answered on the loop, and what they may take together.
 _AT_ONCE = 2
 _QUICK_MS = 1.5
+# Hits of one request that take so long that they go with the exact ones.
+_MUCH = 10_000
 # Queries kept of each target, to tune on and to audit.
 _RECENT = 256
 _CORES = faiss.omp_get_max_threads()
@@ -75,7 +77,8 @@ class LocalSearcher:
             if not query.exact:
                 self._recent[query.target].append(query)
         # These take long; they must not hold up those that do not.
-        slow = any(query.exact or self._must_read(query) for query in queries)
+        much = len(queries) > 1 and sum(query.k + query.offset for query in queries) > _MUCH
+        slow = much or any(query.exact or self._must_read(query) for query in queries)
         answers = None if slow else await self._fast.ask(queries)
         return await self._in_full(queries) if answers is None else answers
 

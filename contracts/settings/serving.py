@@ -27,7 +27,7 @@ class ServingSettings(FromEnvironment):
         ge=1_000,
         le=1_000_000_000,
         description="Most JSON values in one request body or frame, counted as commas plus "
-        "two for each list or object.",
+        "two for each list or object and three for each member.",
     )
     publish_items_max: int = Field(
         1000, ge=1, le=100_000, description="Most items in one POST /v1/items."

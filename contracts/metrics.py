@@ -136,13 +136,13 @@ class Metrics:
         )
         self.audits_skipped = Counter(
             "tidelens_audits_skipped_total",
-            "Audits of recall that were left out since the query could not be asked again.",
+            "Audits of recall skipped because the query could not be repeated.",
             ["target"],
             registry=r,
         )
         self.filter_rows_read = Counter(
             "tidelens_filter_rows_read_total",
-            "Rows whose metadata was read since a filter asked for a field without an index.",
+            "Rows whose metadata was read because a filter asked for a field without an index.",
             registry=r,
         )
         self.stage_seconds = Histogram(
@@ -168,7 +168,9 @@ class Metrics:
             registry=r,
         )
         self.connections = Gauge(
-            "tidelens_live_connections", "Open WebSocket connections.", registry=r
+            "tidelens_live_connections",
+            "Open live connections: WebSockets and event streams.",
+            registry=r,
         )
         self.subscriptions = Gauge("tidelens_live_subscriptions", "Live subscriptions.", registry=r)
         self.live_messages = Counter(

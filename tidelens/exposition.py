@@ -81,12 +81,12 @@ class DoorCounts(Collector):
         )
         yield GaugeMetricFamily(
             "tidelens_http_body_bytes",
-            "Bodies and unfinished frames in memory, the large ones.",
+            "Bytes of bodies and unfinished frames in memory, without the first 16 KiB of each.",
             value=self._door.held_bytes,
         )
         refused = CounterMetricFamily(
             "tidelens_http_refused",
-            "Connections and bodies that had to go, by the setting that they were over.",
+            "Connections and bodies turned away, by the setting whose limit was reached.",
             labels=["limit"],
         )
         for limit, count in sorted(self._door.refused.items()):

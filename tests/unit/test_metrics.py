@@ -2,6 +2,7 @@
 
 import re
 from math import isnan
+from pathlib import Path
 
 import pytest
 from prometheus_client import generate_latest
@@ -39,6 +40,16 @@ def test_names_follow_the_conventions() -> None:
             assert names <= {f"{metric.name}_total", f"{metric.name}_created"}
         elif metric.name not in WITHOUT_UNIT:
             assert metric.name.endswith(UNITS), metric.name
+
+
+def test_every_metric_that_a_page_names_exists() -> None:
+    root = Path(__file__).parents[2]
+    sources = [root / "contracts/metrics.py", *(root / "tidelens").glob("*.py")]
+    text = "".join(source.read_text() for source in sources)
+    made = {name.removesuffix("_total") for name in re.findall(r'"(tidelens(?:_[a-z]+)+)"', text)}
+    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+        named = set(re.findall(r"\btidelens(?:_[a-z]+)+\b", page.read_text()))
+        assert {name.removesuffix("_total") for name in named} <= made, page.name
 
 
 def test_those_of_a_space_say_so_and_the_process_does_not() -> None:

@@ -15,6 +15,9 @@ from contracts.ports import Claimed, Lease
 from contracts.records import TopicPartition, bytes_of
 from contracts.topics import Target
 
+# A partition may have this much of a lane's bytes, however many others share it.
+_SHARES_MAX = 8
+
 # Of claims put into one transaction: its outputs lie in memory twice until it ends.
 _TRANSACTION_RECORDS_MAX = 1024
 
@@ -38,6 +41,7 @@ class _Chain:
 
     flights: deque[Flight] = field(default_factory=deque)
     records: int = 0
+    size: int = 0
     committing: bool = False
 
 
@@ -84,12 +88,14 @@ class Lane:
         until the model has taken some."""
         return self._pixel_bytes < self._ahead_bytes_max
 
-    def full(self) -> set[TopicPartition]:
-        """Partitions that have enough under way."""
+    def full(self, owned: int = 1) -> set[TopicPartition]:
+        """Partitions that have enough under way, each its share of the bytes where so many are
+        owned: the large records of one must not keep those of others from being fetched."""
+        share = self._ahead_bytes_max / min(max(owned, 1), _SHARES_MAX)
         return {
             lease.partition
             for lease, chain in self._chains.items()
-            if chain.records >= self._ahead_max
+            if chain.records >= self._ahead_max or chain.size >= share
         }
 
     def take_off(self, claim: Claimed, jobs: Sequence[Job]) -> Flight:
@@ -99,6 +105,7 @@ class Lane:
         chain = self._chains[claim.lease]
         chain.flights.append(flight)
         chain.records += len(claim.records)
+        chain.size += size
         self._bytes += size
         return flight
 
@@ -144,6 +151,7 @@ class Lane:
         for flight in flights:
             assert chain.flights.popleft() is flight
             chain.records -= len(flight.claim.records)
+            chain.size -= flight.size
             self._bytes -= flight.size
         if not chain.flights:
             del self._chains[lease]

@@ -1,6 +1,6 @@
 """A picture's bytes, inline or by reference, to what the model takes: the waiting part of a job."""
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -20,8 +20,9 @@ Turn = Callable[[], AbstractAsyncContextManager[None]]
 class Pictures:
     """Where bytes come from, and what makes pixels of them."""
 
-    read: Callable[[str, str | None], AbstractAsyncContextManager[bytes]]
-    """Of a reference and its SHA-256; the bytes count as in memory until it is left."""
+    read: Callable[[str, str | None, Hashable], AbstractAsyncContextManager[bytes]]
+    """Of a reference, its SHA-256 and the partition, whose records wait for each other; the bytes
+    count as in memory until it is left."""
     allow: Callable[[str], Awaitable[None]]
     """Raises RejectedRecord for a reference that may not be read; asks nobody."""
     decode: Callable[[bytes], Awaitable[RgbImage]]
@@ -35,7 +36,8 @@ class Pictures:
                 job.image = await self._decoded(job, job.content.image, turn)
             else:
                 assert job.content.ref is not None
-                async with self.read(job.content.ref, job.content.sha256) as data:
+                partition = (job.record.topic, job.record.partition)
+                async with self.read(job.content.ref, job.content.sha256, partition) as data:
                     job.image = await self._decoded(job, data, turn)
 
     async def recognise(self, job: Job) -> None:

@@ -41,11 +41,6 @@ class Loaded:
     preprocess: Preprocess
 
 
-# How long a thread of the model spins for the others of its pass before it sleeps. By libgomp's
-# 300,000, a thread whose core another process has meanwhile waits behind those that spin: beside
-# one busy process of nice 19 a text took 182 ms instead of 7, with this 7.5, on idle cores 7.6.
-_SPIN_COUNT = 10_000
-
 _encoder: Encoder | None = None
 _refused: ModelMissing | None = None
 
@@ -56,8 +51,6 @@ def load(model: QueryModel) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", str(_SPIN_COUNT))  # read when torch is loaded
     from consumers.encoders import open_encoder
 
     try:

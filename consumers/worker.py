@@ -21,6 +21,7 @@ from time import perf_counter
 
 import structlog
 
+from consumers.fair_turns import FairTurns
 from consumers.jobs import Intake, Job, encode_jobs, outputs, parsed
 from consumers.known import KnownVectors
 from consumers.labelling import Labeller
@@ -31,7 +32,7 @@ from contracts.errors import Fenced, RecordTooLarge, RejectedRecord
 from contracts.events import ID_BYTES_MAX
 from contracts.metrics import Metrics
 from contracts.ports import Claimed, Clock, Encoder, Lease, Ownership
-from contracts.records import OutRecord
+from contracts.records import OutRecord, TopicPartition
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 
@@ -94,7 +95,9 @@ class EncoderWorker:
         }
         self._room = {target: asyncio.Event() for target in TARGETS}
         self._work = asyncio.Event()
-        self._decoding = asyncio.Semaphore(limits.decoding_max)
+        # Among partitions: a picture waits for at most one of each other partition, and for as many
+        # as are being decoded when it comes.
+        self._decoding = FairTurns(limits.decoding_max)
         self._taken = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         # Encoders take one caller.
@@ -118,8 +121,8 @@ class EncoderWorker:
         topic, room = self._intake.names.content(lane.target), self._room[lane.target]
         while True:
             self._drop_ended(lane)
-            full = lane.full()
             owned = {p for p in self._ownership.owned if p.topic == topic}
+            full = lane.full(len(owned))
             if not lane.has_room or (owned and owned <= full):
                 room.clear()
                 with contextlib.suppress(TimeoutError):  # what ended meanwhile makes room, too
@@ -158,16 +161,17 @@ class EncoderWorker:
 
     async def _see(self, lane: Lane, errand: Errand) -> None:
         if self._holds(errand):
-            await self._pictures.see(errand.job, partial(self._turn, lane))
+            partition = errand.flight.claim.lease.partition
+            await self._pictures.see(errand.job, partial(self._turn, lane, partition))
             if errand.job.rejection is None:
                 self._wait(lane, errand)
             else:
                 self._settle(lane, errand)
 
     @asynccontextmanager
-    async def _turn(self, lane: Lane) -> AsyncIterator[None]:
+    async def _turn(self, lane: Lane, partition: TopicPartition) -> AsyncIterator[None]:
         """To decode: few at once, since nobody knows how large a picture will be."""
-        async with self._decoding:
+        async with self._decoding.turn(partition):
             while not lane.has_room_for_pixels:
                 self._taken.clear()
                 await self._taken.wait()

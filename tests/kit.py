@@ -4,7 +4,7 @@ import asyncio
 import gc
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -138,7 +138,9 @@ async def decoded(data: bytes) -> RgbImage:
 
 
 @asynccontextmanager
-async def no_reference(ref: str, sha256: str | None) -> AsyncIterator[bytes]:
+async def no_reference(
+    ref: str, sha256: str | None, group: Hashable = None
+) -> AsyncIterator[bytes]:
     yield await asyncio.to_thread(read_reference, ref, sha256, allow_roots=(), bytes_max=1_000_000)
 
 

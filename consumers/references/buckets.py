@@ -73,7 +73,7 @@ class Buckets:
         host = f"s3://{bucket}"
 
         async def attempt() -> bytes:
-            async with self._hosts.at(host):
+            async with self._hosts.at(host, place.group):
                 # Here: it may have been given up while this one waited at its door.
                 self._retrying.require_hope(host)
                 await place.take()

@@ -1,9 +1,10 @@
 """Places that are limited: requests at one registrant's hosts, and pictures in memory."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+
+from consumers.fair_turns import FairTurns
 
 
 class Hosts:
@@ -17,11 +18,12 @@ class Hosts:
         self._doors: dict[str, _Door] = {}
 
     @asynccontextmanager
-    async def at(self, owner: str) -> AsyncIterator[None]:
-        door = self._doors.setdefault(owner, _Door(asyncio.Semaphore(self._per_host_max)))
+    async def at(self, owner: str, group: Hashable) -> AsyncIterator[None]:
+        """`group`: of those who wait, which have turns."""
+        door = self._doors.setdefault(owner, _Door(FairTurns(self._per_host_max)))
         door.users += 1
         try:
-            async with door.semaphore:
+            async with door.turns.turn(group):
                 yield
         finally:
             door.users -= 1
@@ -31,7 +33,7 @@ class Hosts:
 
 @dataclass(slots=True)
 class _Door:
-    semaphore: asyncio.Semaphore
+    turns: FairTurns
     users: int = 0
 
 
@@ -39,16 +41,18 @@ class Place:
     """One picture's place in memory, of those that `places` counts.
 
     Taken inside an owner's door, so that its slow hosts hold no more of them than its own limit,
-    and left before another door: two who wait for each other's would wait for ever.
+    and left before another door: two who wait for each other's would wait for ever. Groups, which
+    are partitions, have turns at doors and places: pictures that take long to decode keep theirs.
     """
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
+    def __init__(self, places: FairTurns, group: Hashable) -> None:
         self._places = places
+        self.group = group
         self._taken = False
 
     async def take(self) -> None:
         assert not self._taken
-        await self._places.acquire()
+        await self._places.acquire(self.group)
         self._taken = True
 
     @contextmanager

@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Self
 
 import structlog
 
+from consumers.fair_turns import FairTurns
 from consumers.references.buckets import Buckets, s3_client
 from consumers.references.files import allowed_path, read_reference
 from consumers.references.limits import ReferenceLimits
@@ -39,7 +40,7 @@ class References:
     ) -> None:
         self._limits = limits
         self._lookup = lookup
-        self._places = asyncio.Semaphore(limits.held_max)
+        self._places = FairTurns(limits.held_max)
         self._hosts = Hosts(limits.per_host_max)
         # Two: that the web can be reached says nothing of S3.
         self._of_web, self._of_s3 = (
@@ -84,14 +85,18 @@ class References:
         await self._stack.aclose()
 
     @asynccontextmanager
-    async def read(self, ref: str, sha256: str | None) -> AsyncIterator[bytes]:
+    async def read(
+        self, ref: str, sha256: str | None, group: Hashable = None
+    ) -> AsyncIterator[bytes]:
         """The bytes that `ref` names; they count as in memory until they are left.
+
+        `group`: those with the same one wait for each other, and not for all of another's.
 
         Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden,
         reference_missing, reference_unreachable, reference_too_many_redirects,
         image_too_large_bytes, reference_changed.
         """
-        place = Place(self._places)
+        place = Place(self._places, group)
         try:
             yield await self._bytes(ref, sha256, place)
         finally:

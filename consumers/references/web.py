@@ -97,7 +97,7 @@ class Web:
         for _ in range(self._limits.redirects_max + 1):
             host = url.raw_host or ""
             owner = registrant(host, self._limits.hosts_allowed)
-            async with self._hosts.at(owner):
+            async with self._hosts.at(owner, place.group):
                 # Here: it may have been given up while this one waited at its door.
                 self._retrying.require_hope(host)
                 await place.take()

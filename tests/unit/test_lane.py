@@ -71,6 +71,19 @@ def test_a_partition_with_enough_under_way_is_full_until_it_lands() -> None:
     assert one.full() == set()
 
 
+def test_a_partition_has_its_share_of_the_bytes() -> None:
+    one, of = lane(ahead_bytes_max=48), lease(0)
+    flight = take_off(one, of, 0, 2)  # 14 bytes: a key of two, a value of five
+    assert one.full(owned=3) == one.full() == set()
+    assert one.full(owned=4) == one.full(owned=1_000) == {of.partition}
+    flight.open = 0
+    one.landed(*one.land()[0])
+    assert one.full(owned=4) == set()
+    take_off(one, of, 2, 2)
+    one.drop([of])
+    assert one.full(owned=4) == set()
+
+
 def test_bytes_are_bounded_over_all_partitions() -> None:
     one, of, other = lane(ahead_bytes_max=25), lease(0), lease(1)
     take_off(one, of, 0, 2)

@@ -541,6 +541,30 @@ async def test_pictures_in_memory_are_few(site: Site) -> None:
         assert await read(references, site.url("good")) == DATA
 
 
+@pytest.mark.parametrize(
+    "limits", [{"held_max": 1, "per_host_max": 50}, {"held_max": 50, "per_host_max": 1}]
+)
+async def test_the_pictures_of_one_partition_leave_places_and_doors_to_another(
+    site: Site, limits: dict[str, int]
+) -> None:
+    """Those that take long to decode keep theirs meanwhile, and more of them wait behind those."""
+    began: list[str] = []
+    async with opened(site, **limits) as references:
+
+        async def hold(group: str) -> None:
+            async with references.read(site.url("slow"), None, group):
+                began.append(group)
+
+        bombs = [asyncio.create_task(hold("bombs")) for _ in range(40)]
+        while not site.at_once:
+            await asyncio.sleep(0.01)
+        good = asyncio.create_task(hold("good"))
+        await asyncio.sleep(0.05)  # if it came later it would only be further behind
+        site.go.set()
+        await asyncio.gather(good, *bombs)
+    assert began.index("good") <= 10
+
+
 async def test_who_pauses_holds_no_memory(site: Site) -> None:
     paused = asyncio.Event()
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from consumers.jobs import Job, newest_of_each, outputs, parse
 from consumers.labelling import Labeller
-from consumers.pictures import Pictures
+from consumers.pictures import Pictures, Turn
 from consumers.references import ReferenceLimits, References, read_reference
 from contracts.embedding import Embedding, read_embedding
 from contracts.errors import RejectedRecord
@@ -27,6 +27,7 @@ from contracts.metrics import Metrics
 from contracts.ports import RgbImage
 from contracts.records import OutRecord, Record, TopicPartition
 from contracts.topics import TARGETS, Names, Target
+from tests.api_kit import MURMUR2
 from tests.kit import LETTER_BYTES_MAX, caption, decoded, intake, no_reference, none_allowed, worker
 
 pytestmark = pytest.mark.anyio
@@ -401,6 +402,54 @@ async def test_a_picture_that_waits_holds_up_its_own_partition_only() -> None:
                 await asyncio.sleep(0.01)
         go.set()
         assert {one.id for one in await encoded(log)} == {c.id for c in contents} | {"c"}
+
+
+async def test_bombs_of_a_partition_cost_another_one_decoding_and_captions_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log, topic, waits, see = memory_log(), NAMES.content("images"), asyncio.Event(), Pictures.see
+
+    async def watched(self: Pictures, job: Job, turn: Turn) -> None:
+        if job.record.key == b"good":
+            waits.set()  # it is in the queue before anybody hears of this
+        await see(self, job, turn)
+
+    monkeypatch.setattr(Pictures, "see", watched)
+    started: list[bytes] = []
+    tickets = asyncio.Semaphore(0)
+
+    async def slow(data: bytes) -> RgbImage:
+        started.append(data)
+        await tickets.acquire()
+        return await decoded(data)
+
+    good = content_record(topic, Content(target="images", id="good", image=png((1, 2, 3))))
+    where = MURMUR2(b"good", PARTITIONS)
+    names = [
+        f"b{n}" for n in range(500) if MURMUR2(b"b%d" % n, PARTITIONS) == (where + 1) % PARTITIONS
+    ]
+    await log.publish(
+        [
+            content_record(topic, Content(target="images", id=name, image=png((n, 0, 7))))
+            for n, name in enumerate(names[:60])
+        ]
+    )
+    async with running(log, decode=slow):
+        async with asyncio.timeout(60):
+            while len(started) < 4:  # as many as there are turns
+                await asyncio.sleep(0.01)
+            captions = NAMES.content("captions")
+            await log.publish([good, content_record(captions, caption("c", "a"))])
+            while not written(log):
+                await asyncio.sleep(0.01)
+            assert [one.id for one in written(log)] == ["c"]
+            assert len(started) == 4
+            await waits.wait()
+            for _ in range(100):
+                tickets.release()
+            assert "good" in {one.id for one in await encoded(log)}
+    # Behind the four that were being decoded, and the one whose turn was next.
+    assert started.index(good.value or b"") <= 5
 
 
 async def test_a_decoder_that_died_gets_a_second_picture_to_try() -> None:

@@ -3,8 +3,6 @@
 `python -m tests.hostile_pictures FOLDER` writes one file of each kind.
 """
 
-import io
-import struct
 import sys
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from tests.picture_files import png_file, saved
 
 SIDE = 7_000  # squared: 49 megapixels, just below the limit of content
 STRIP = (65_500, 748)  # as long as a JPEG can be, and 49 megapixels too
@@ -29,21 +29,12 @@ def png(width: int, height: int, *, bits: int = 8, kind: int = 0, channels: int 
         body.append(packer.compress(line * some))
         left -= some
     body.append(packer.flush())
-    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", b"".join(body)), (b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(name, data) for name, data in chunks)
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    check = zlib.crc32(name + data)
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", check)
+    return png_file(width, height, bits, kind, (b"IDAT", b"".join(body)))
 
 
 def plain(format_name: str, width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:
     """A picture of one colour."""
-    buffer = io.BytesIO()
-    Image.new(mode, (width, height), 9).save(buffer, format_name, **options)
-    return buffer.getvalue()
+    return saved(Image.new(mode, (width, height), 9), format_name, **options)
 
 
 def many_scans(width: int, height: int, scans: int) -> bytes:

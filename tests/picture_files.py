@@ -37,14 +37,28 @@ def png_chunk(name: bytes, body: bytes) -> bytes:
 def png(
     values: NDArray[Any], bits: int, colour: int, *before: tuple[bytes, bytes], after: bytes = b""
 ) -> bytes:
-    """(height, width) or (height, width, channels); `colour` is the number of the PNG standard."""
+    """Write samples (height, width) or (height, width, channels); `colour` is as in png_file."""
     height, width = values.shape[:2]
     rows = packed(values.reshape(height, -1), bits)
     step = len(rows) // height
     filtered = b"".join(b"\0" + rows[at : at + step] for at in range(0, len(rows), step))
+    pixels = b"IDAT", zlib.compress(filtered)
+    return png_file(width, height, bits, colour, *before, pixels, after=after)
+
+
+def png_file(
+    width: int,
+    height: int,
+    bits: int,
+    colour: int,
+    *chunks: tuple[bytes, bytes],
+    after: bytes = b"",
+) -> bytes:
+    """Put chunks between a header and an end; `colour` is the number of the PNG standard, and
+    `after` goes before the end as it is.
+    """
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
-    chunks = [(b"IHDR", header), *before, (b"IDAT", zlib.compress(filtered))]
-    body = b"".join(png_chunk(name, chunk) for name, chunk in chunks)
+    body = b"".join(png_chunk(name, chunk) for name, chunk in ((b"IHDR", header), *chunks))
     return PNG_HEAD + body + after + png_chunk(b"IEND", b"")
 
 
@@ -60,7 +74,9 @@ def tiff(
     extra: Sequence[int] = (),
     tags: Sequence[tuple[int, Sequence[int]]] = (),
 ) -> bytes:
-    """(height, width) or (height, width, channels), in one strip; `tags` are of whole numbers."""
+    """Write samples (height, width) or (height, width, channels) in one strip; `tags` are of whole
+    numbers.
+    """
     height, width = values.shape[:2]
     channels = values.shape[2] if values.ndim == 3 else 1
     strip = packed(values.reshape(height, -1), bits, order)

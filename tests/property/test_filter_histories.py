@@ -71,7 +71,7 @@ def answered(index: Index, condition: Filter) -> Answered:
 
 
 @pytest.mark.parametrize("fields_max", [1000, 1])
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(STEPS, st.lists(FILTERS, min_size=1, max_size=4), st.sets(st.integers(0, 15)))
 def test_it_is_the_same_by_every_history(
     fields_max: int, steps: list[Any], raws: list[Any], asks_after: set[int]

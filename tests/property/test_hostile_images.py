@@ -1,12 +1,10 @@
 """Pictures made to break decoders: each has its expected end, and the decoders outlive them all."""
 
-import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import psutil
@@ -19,6 +17,7 @@ from consumers.decoding import DecodeLimits, Decoders
 from consumers.preprocess import CentralSquare
 from contracts.errors import RejectedRecord
 from tests.heic_files import heic
+from tests.picture_files import png_file, saved
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 FINE = "fine"
@@ -61,21 +60,10 @@ def noise(width: int = 96, height: int = 80, mode: str = "RGB") -> Image.Image:
     return Image.fromarray(pixels).convert(mode)
 
 
-def saved(image: Image.Image, format_name: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format_name, **options)
-    return buffer.getvalue()
-
-
 def png(
     width: int, height: int, *chunks: tuple[bytes, bytes], bits: int = 8, kind: int = 2
 ) -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)
-    parts = [b"\x89PNG\r\n\x1a\n"]
-    for name, body in ((b"IHDR", header), *chunks, (b"IEND", b"")):
-        parts.append(struct.pack(">I", len(body)) + name + body)
-        parts.append(struct.pack(">I", zlib.crc32(name + body)))
-    return b"".join(parts)
+    return png_file(width, height, bits, kind, *chunks)
 
 
 def rows(width: int, height: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Who is let in and who has to go, without sockets."""
+"""The door's decisions on who is let in and who has to go, without sockets."""
 
 import random
 import resource
@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from contracts.memory import ManualClock
 from contracts.settings import MIB, Settings
 from tidelens.by_address import ByAddress, address_of
 from tidelens.descriptors import KEPT, open_door
@@ -27,13 +28,6 @@ class Client:
 
     def check(self, now: float) -> None:
         """Nothing to look at."""
-
-
-class Times:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def enter(door: Door, address: str, phase: Phase = Phase.WAITING) -> Client:
@@ -123,12 +117,12 @@ def test_bodies_are_bounded_by_address_and_in_all_and_small_ones_pass() -> None:
 
 
 def test_a_body_that_stands_still_makes_room_for_one_that_moves() -> None:
-    times = Times()
+    clock = ManualClock()
     limits = DoorLimits(bodies_per_address_bytes_max=100_000, bytes_per_s_min=1000)
-    door = Door(limits, now=times)
+    door = Door(limits, now=clock.now)
     stalled = enter(door, "127.0.0.2", Phase.RECEIVING)
     door.hold(stalled.guest, 90_000)
-    times.now = 5.0
+    clock.advance(5.0)
     moving = enter(door, "127.0.0.2", Phase.RECEIVING)
     door.hold(moving.guest, 90_000)
     assert stalled.refusal is not None and moving.refusal is None

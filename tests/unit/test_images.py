@@ -5,7 +5,6 @@ import random
 import struct
 import warnings
 import zlib
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from consumers.images import decode_image
 from consumers.preprocess import Resized
 from contracts.errors import RejectedRecord
 from contracts.ports import RgbImage
+from tests.picture_files import saved
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -23,12 +23,6 @@ def decode(
     data: bytes, *, bytes_max: int = 10**7, pixels_max: int = 10**6, side_hint: int = 256
 ) -> RgbImage:
     return decode_image(data, bytes_max=bytes_max, pixels_max=pixels_max, side_hint=side_hint)
-
-
-def saved(image: Image.Image, format_name: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format_name, **options)
-    return buffer.getvalue()
 
 
 def gradient(width: int = 64, height: int = 48) -> Image.Image:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import RejectedRecord, RejectedRequest
@@ -210,6 +210,7 @@ LITERALS = (
 )
 
 
+@settings(deadline=None)
 @given(st.lists(LITERALS, max_size=5), st.sampled_from(["a", "vector"]))
 def test_it_is_exact_or_refused(literals: list[str], name: str) -> None:
     raw = f'[{{"{name}": [{", ".join(literals)}]}}]'

@@ -1,7 +1,6 @@
 """Pictures of queries: in a lane of their own, within bounds, and nobody's text waits for them."""
 
 import asyncio
-import io
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +16,7 @@ from contracts.errors import NotReady, RejectedRecord, RejectedRequest
 from contracts.memory import HashEncoder
 from contracts.settings import Settings
 from tests.hostile_pictures import bomb, many_scans, plain, png
+from tests.picture_files import saved
 from tests.unit.test_decoding import decoder_processes
 from tidelens.queries import make_queries
 
@@ -143,9 +143,8 @@ async def test_who_waits_for_a_picture_hears_of_the_end() -> None:
 
 async def test_a_picture_is_that_of_its_pixels() -> None:
     async with running() as encoder:
-        image, buffer = Image.new("RGB", (64, 48), (200, 30, 10)), io.BytesIO()
-        image.save(buffer, "PNG")
-        found = await encoder.image(buffer.getvalue())
+        image = Image.new("RGB", (64, 48), (200, 30, 10))
+        found = await encoder.image(saved(image, "PNG"))
         hashes = HashEncoder()
         pixels = hashes.preprocess(np.asarray(image))
         assert found.tobytes() == hashes.encode_images([pixels])[0].tobytes()

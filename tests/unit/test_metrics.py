@@ -47,7 +47,7 @@ def test_every_metric_that_a_page_names_exists() -> None:
     sources = [root / "contracts/metrics.py", *(root / "tidelens").glob("*.py")]
     text = "".join(source.read_text() for source in sources)
     made = {name.removesuffix("_total") for name in re.findall(r'"(tidelens(?:_[a-z]+)+)"', text)}
-    for page in (root / "README.md", *(root / "docs").glob("*.md")):
+    for page in (root / "README.md", *(root / "docs").rglob("*.md")):
         named = set(re.findall(r"\btidelens(?:_[a-z]+)+\b", page.read_text()))
         assert {name.removesuffix("_total") for name in named} <= made, page.name
 

@@ -33,7 +33,7 @@ Refusal = Literal["truncated", "not_content", "gone"]
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One record's letter with its copies, and what became of it, None while nothing did.
+    """One record's letters, and what was done with the record (None: nothing yet).
 
     `letters` holds the letter of each space that refused the record, the oldest first. What was
     done to one of them was done to the record, so it counts for all, later copies included.
@@ -44,7 +44,7 @@ class Listed:
 
     @property
     def letter(self) -> Letter:
-        """The oldest: a rebuild does not change by which id a record is known."""
+        """Return the oldest letter, whose id names the record: a rebuild does not change it."""
         return self.letters[0]
 
     @property
@@ -71,7 +71,7 @@ class DeadLetters:
         self._partition_of = partition_of
 
     async def all(self) -> list[Listed]:
-        """In the order of the log, by partition, without their values; copies are folded."""
+        """List all records in the order of the log, by partition, without their values."""
         counts = await self._log.partition_counts([self._topic])
         partitions = [TopicPartition(self._topic, n) for n in range(counts[self._topic])]
         letters: dict[LetterId, Letter] = {}
@@ -80,7 +80,7 @@ class DeadLetters:
             if (letter := read_letter(record)) is not None:
                 letters[letter.id] = letter
             elif (mark := read_mark(record)) is not None:
-                # Behind the letter, and behind earlier marks of it or of a copy.
+                # Moved to the end, so that the order of `outcomes` is that of the last marks.
                 outcomes.pop(mark.letter, None)
                 outcomes[mark.letter] = mark.outcome
         return _folded(letters, outcomes)
@@ -93,9 +93,8 @@ class DeadLetters:
         return record
 
     async def discard(self, chosen: Iterable[Listed]) -> None:
-        """Nobody will look at them again."""
-        for one in chosen:
-            await self._mark(one, "discarded")
+        """Mark the records as discarded, so that nobody looks at them again."""
+        await self._mark(chosen, "discarded")
 
     async def retry(self, chosen: Collection[Listed]) -> list[Retried]:
         """Publish each record again, once for all its letters, if it is still its item's newest.
@@ -110,7 +109,7 @@ class DeadLetters:
             if source is None or source.topic not in self._content:
                 done.append(Retried(one, None, "not_content"))
             elif one.letter.id not in newest:
-                await self._mark(one, "superseded")
+                await self._mark([one], "superseded")
                 done.append(Retried(one, "superseded"))
             else:
                 done.append(await self._publish_again(one, source.topic))
@@ -122,11 +121,11 @@ class DeadLetters:
             return Retried(one, None, "gone" if one.letter.truncated is None else "truncated")
         again = OutRecord(topic, record.key, record.value, original_headers(record))
         await self._log.publish([again])
-        await self._mark(one, "retried")
+        await self._mark([one], "retried")
         return Retried(one, "retried")
 
     async def _whole(self, one: Listed) -> Record | None:
-        """The original, from its source where the letters have only the beginning of it."""
+        """Read the original, from its source where the letters hold only the beginning of it."""
         letter = one.letter
         if letter.truncated is not None:
             assert letter.source is not None
@@ -138,10 +137,9 @@ class DeadLetters:
                 return record
         return None
 
-    async def _mark(self, one: Listed, outcome: Outcome) -> None:
-        await self._log.publish(
-            [mark_record(self._topic, letter, outcome) for letter in one.letters]
-        )
+    async def _mark(self, chosen: Iterable[Listed], outcome: Outcome) -> None:
+        letters = [letter for one in chosen for letter in one.letters]
+        await self._log.publish([mark_record(self._topic, letter, outcome) for letter in letters])
 
     async def _newest(self, letters: Iterable[Letter]) -> set[LetterId]:
         """Those whose record is still the newest of its item, in one pass over what came since."""
@@ -175,9 +173,10 @@ class DeadLetters:
 
 
 def _folded(letters: dict[LetterId, Letter], outcomes: dict[LetterId, Outcome]) -> list[Listed]:
-    """One entry a record, ordered by its oldest letter. `outcomes` are in the order of the log.
+    """Join the letters of each record, ordered by its oldest one. `outcomes` are in log order.
 
-    A topic that was made again has other records at the same offsets: their bytes tell.
+    A topic that was deleted and made again has other records at the same offsets, so letters belong
+    together only where the digests of their records agree too.
     """
     copies: dict[object, list[Letter]] = defaultdict(list)
     for _, letter in sorted(letters.items()):

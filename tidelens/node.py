@@ -31,11 +31,9 @@ from tidelens.exposition import DoorCounts, Exposition
 from tidelens.indexing import make_maintainer
 from tidelens.queries import Queries, make_queries
 from tidelens.server import serve
-from tidelens.showing import PictureReading, open_picture_reading
+from tidelens.showing import PictureReading
 from tidelens.spaces import Run, Serving, Spaces
 from tidelens.trimming import trim
-
-__all__ = ["Connection", "open_log", "open_node", "open_picture_reading", "queries_of"]
 
 log = structlog.get_logger(__name__)
 

@@ -13,9 +13,10 @@ async def run_index(settings: Settings, kafka: KafkaSettings) -> None:
     from streams.connect import Connection
     from streams.control import read_control
     from tidelens.data_dir import locked, node_part
-    from tidelens.node import open_log, open_node, open_picture_reading, queries_of
+    from tidelens.node import open_log, open_node, queries_of
     from tidelens.queries import make_queries
     from tidelens.server import listen
+    from tidelens.showing import open_picture_reading
 
     connection = Connection(settings.brokers or "", kafka)
     async with contextlib.AsyncExitStack() as stack:

@@ -81,14 +81,15 @@ async def _run(
         try:
             # The rooms' imports, in a thread beside the broker's start.
             node = await asyncio.to_thread(importlib.import_module, "tidelens.node")
+            from tidelens.showing import open_picture_reading  # imported by that already
+
             await asyncio.wait([broker, stopping], return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
                 return
             brokers = await broker
             connection = node.Connection(brokers, kafka)
             event_log = await stack.enter_async_context(node.open_log(settings, connection))
-            reading = node.open_picture_reading(settings)
-            pictures = await stack.enter_async_context(reading)
+            pictures = await stack.enter_async_context(open_picture_reading(settings))
             queries = await _confirmed(settings, connection, event_log, queries)
             stack.push_async_callback(queries.stop)
             runs = node.open_node(settings, connection, event_log, pictures, queries, listener)

@@ -64,7 +64,7 @@ class DeviceRows:
                 first = np.argsort(~admitted, axis=1, kind="stable")[:, :most]
                 kept = np.take_along_axis(np.where(admitted, numbers, -1), first, axis=1)
                 best = np.take_along_axis(scores, first, axis=1)
-                # A clone of an index looks at some of its lists only.
+                # Complete only for a scan: a clone of an index looks at some of its lists only.
                 cuts = last_of(best, selection.count)
                 return Nominees(best, kept, cuts, self._parameters is None)
             asked = limit if asked < limit < asked * _GROWTH else asked * _GROWTH

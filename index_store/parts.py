@@ -28,10 +28,10 @@ Nominated = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 class Nominees(NamedTuple):
-    """Float32 scores and row numbers (q, n), -1 in places left over; and where rankings were cut.
+    """Float32 scores and row numbers (q, n), and where each query's ranking was cut.
 
-    No row that the cut left out scores more than `cuts` (q,) in float32; a place left over scores
-    less than any row.
+    Where fewer than n rows were found, the numbers end with -1, whose scores are below any row's.
+    No row that the cut left out scores more than `cuts` (q,) in float32.
     """
 
     scores: NDArray[np.float32]
@@ -41,7 +41,7 @@ class Nominees(NamedTuple):
     complete: bool
 
     def of(self, query: int) -> "Nominees":
-        """Those of one query."""
+        """Return the nominees of one query."""
         if len(self.cuts) == 1:
             return self
         only = slice(query, query + 1)
@@ -152,7 +152,7 @@ class Part:
         return self.everything.numbers
 
     def select(self, condition: Filter | None, reads: Reads = lambda rows: None) -> Selection:
-        """The live rows that a filter admits; `reads` is told of rows that had to be read."""
+        """Return the live rows that a filter admits; `reads` is called as `Reads` says."""
         if condition is None:
             return self.everything
         known = self._selections.get(condition.key)
@@ -202,7 +202,7 @@ class Part:
     def approximate(
         self, queries: NDArray[np.float32], most: int, selection: Selection, recall: float
     ) -> Nominees:
-        """The same, but an index may miss rows, and places left over are -1."""
+        """Nominate rows by an index where that pays, which may miss some."""
         if self._device is not None:
             there = self._device.nominate(queries, most, selection)
             if there is not None:
@@ -243,7 +243,7 @@ class Part:
 
 
 def last_of(scores: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
-    """The lowest of the best scores (q, n) of so many rows; -inf where none of them is left out."""
+    """Return the lowest of the best scores (q, n) of `rows` rows, or -inf if n leaves none out."""
     if scores.shape[1] >= rows:
         return np.full(len(scores), -np.inf, np.float32)
     return scores[:, -1].copy()

@@ -26,10 +26,10 @@ _SPARE_PER_WANTED = 8
 # With collapse, several rows may stand for one item.
 _ROWS_PER_ITEM = 4
 _GROWTH = 8
-# Rows nominated beyond those that are needed, to see the end of a tie: first a few, then so many.
+# Rows nominated beyond those that are needed, to see the end of a tie: first a few, then the most.
 TIES_MAX = 2048
 _TIES_AT_FIRST = 128
-# So many rows are scanned in half a millisecond: nobody has to wait for that in a lane of its own.
+# So many rows are scanned in half a millisecond, which needs no lane for slow searches.
 _SCANNED_AT_ONCE = SCANNED_ROWS
 # Thousands may tie: bounds what is converted to float64 at a time (32 MB at 512 dimensions).
 _SCORED_AT_ONCE = 8192
@@ -61,9 +61,9 @@ class Scan:
             yield self._exact(n, query, scores[n], places[n], min(_enough(query), most))
 
     def approximate(self, recall: float, *, patient: bool = True) -> Iterator[list[Winner] | None]:
-        """The same, reaching `recall` on average; exactly where all rows are scanned.
+        """Yield the winners of each query with about `recall`, exact where all rows are scanned.
 
-        Nothing for a query that takes an exact scan of many rows, unless `patient`.
+        Yields None for a query that takes an exact scan of many rows, unless `patient`.
         """
         most = max(_enough(query) for query in self._queries)
         found = self._approximated(self._wide, most, recall)
@@ -78,8 +78,9 @@ class Scan:
     def _near(
         self, n: int, query: VectorQuery, nominees: Nominees, most: int, recall: float
     ) -> tuple[list[Winner], float | None]:
-        """The winners among what is nominated; and what others may have to reach to be among them,
-        where the nominees do not tell."""
+        """Return the winners among the nominees; and, where rows that were not nominated may belong
+        to them, the score that such rows must reach, otherwise None.
+        """
         wanted = min(query.k + query.offset, self._live)
         for extra in (_TIES_AT_FIRST, TIES_MAX, 0):
             found = _hopeful(query, nominees.scores[0], nominees.numbers[0])
@@ -100,7 +101,7 @@ class Scan:
         return winners, bar
 
     def _from(self, n: int, query: VectorQuery, bar: float) -> list[Winner]:
-        """The winners, none of which scores less than `bar`, by a scan of all rows."""
+        """Find the winners by a scan of all rows; none of them scores less than `bar`."""
         if bar > -np.inf:
             return self._winners(query, self._reaching(self._wide[n], bar - NOMINATION_SLACK))
         [winners] = Scan(self._parts, self._selections, [query]).exact()
@@ -149,7 +150,7 @@ class Scan:
         return np.hstack(scores), np.hstack(places)
 
     def _approximated(self, queries: NDArray[np.float32], most: int, recall: float) -> Nominees:
-        """What the parts' indexes nominate, side by side; the numbers are places, or -1."""
+        """Join what the parts' indexes nominate; the numbers are places, or -1."""
         found = []
         for part, selection, start in self._each():
             here = part.approximate(queries, most, selection, recall)

@@ -36,7 +36,7 @@ class LocalSearcher:
     """Answers from the served index while the node is ready (invariant 8).
 
     Queries that are not `exact` are answered with about `target_recall`; 1 means exactly. `reads`
-    is told of each number of rows whose metadata was read since a filter's field has no index.
+    is called with the number of rows whose metadata was read because a filter's field has no index.
     """
 
     def __init__(self, *, target_recall: float = 0.95, reads: Reads = lambda rows: None) -> None:
@@ -87,7 +87,7 @@ class LocalSearcher:
         return query.filter is not None and view.must_read(query.target, query.filter)
 
     async def _in_full(self, queries: Sequence[VectorQuery]) -> list[Answer]:
-        """By the lane of what takes long, or turned out to."""
+        """Answer in the lane of slow searches."""
         answers = await self._exact.ask(queries)
         assert answers is not None
         return answers
@@ -97,7 +97,7 @@ class LocalSearcher:
     ) -> list[list[Answer] | None]:
         """In a thread, mostly: numpy and Faiss release the interpreter, and the loop goes on.
 
-        Unless `patient`, nothing for requests with a query that takes an exact scan.
+        Unless `patient`, the answer is None for requests with a query that takes an exact scan.
         """
         view = self._ready_index().view
         asked = [query for queries in requests for query in queries]

@@ -2,8 +2,8 @@
 
 Three shapes, by what a value costs:
 
-- Booleans, and the first TERMS_MAX different strings of a field, have a bitmap each; those of more
-  than TERM_CHARS_MAX characters do not.
+- Booleans, and the first TERMS_MAX different strings of a field that have TERM_CHARS_MAX characters
+  at most, have a bitmap each.
 - Further strings (URLs, names) stand as 128-bit BLAKE2b digests, sorted: 20 bytes a row, where a
   bitmap and the string itself would take 400. That two strings share a digest is as good as
   impossible, with intent too; the state's own digest (index_store/digest.py) relies on the same.
@@ -56,7 +56,7 @@ class SortedPairs:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the columns."""
+        """Return the memory of the columns in bytes."""
         return self._first.nbytes + self._second.nbytes + self._rows.nbytes
 
     def extend(self, first: NDArray[Any], second: NDArray[Any], rows: Sequence[int]) -> None:
@@ -118,7 +118,7 @@ class Values:
 
     @property
     def nbytes(self) -> int:
-        """About the memory that it takes."""
+        """Return about how many bytes it takes."""
         return self._terms_bytes + self._strings.nbytes + self._numbers.nbytes
 
     def extend(self, kind: str, rows: Sequence[int], values: Sequence[Any]) -> None:

@@ -43,7 +43,7 @@ class IndexView:
     def search(
         self, queries: Sequence[VectorQuery], *, recall: float | None = None
     ) -> list[list[Hit]]:
-        """The hits of each query, as in `answers`."""
+        """Return the hits of each query, as `answers` finds them."""
         return [list(answer.hits) for answer in self.answers(queries, recall=recall)]
 
     def answers(
@@ -56,7 +56,8 @@ class IndexView:
         """Answers in the order of `queries`: score descending, then id ascending.
 
         Those that are `exact` are; the others are found with about this recall (None: exact).
-        Hits are made when they are read. `reads` is told of rows that had to be read for a filter.
+        Hits are made when they are read. `reads` is called with the number of rows that had to be
+        read for a filter.
         """
         answers = self.found(queries, recall=recall, reads=reads, patient=True)
         return [answer for answer in answers if answer is not None]
@@ -64,7 +65,7 @@ class IndexView:
     def found(
         self, queries: Sequence[VectorQuery], *, recall: float | None, reads: Reads, patient: bool
     ) -> list[Answer | None]:
-        """The same; unless `patient`, nothing for those that turned out to take an exact scan."""
+        """Answer as `answers` does; unless `patient`, with None where it takes an exact scan."""
         answers: dict[int, Answer | None] = {}
         for (target, _, exact), numbers in self._alike(queries).items():
             parts = self.parts[target]
@@ -89,7 +90,7 @@ class IndexView:
     def warnings(
         self, target: Target, condition: Filter, reads: Reads = lambda rows: None
     ) -> Sequence[FilterWarning]:
-        """What a filter asks for that no live item has."""
+        """Return what a filter asks for that no live item has."""
         return _warnings(condition, [part.select(condition, reads) for part in self.parts[target]])
 
     def must_read(self, target: Target, condition: Filter) -> bool:

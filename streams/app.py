@@ -146,8 +146,9 @@ def counted_reason(headers: Mapping[str, bytes | str], space: str) -> str | None
 
 
 async def patiently(what: str, step: Callable[[], Awaitable[object]]) -> None:
-    """A timer's step that waits out what goes by, as a broker that is away: the next tick tries
-    again. It is said of the broker only where that is the reason."""
+    """Run a timer's step, and log an error that may pass: the next tick tries again. The broker is
+    named only where it is the reason.
+    """
     try:
         await step()
     except (KafkaError, BrokerUnavailable, ConnectionError) as error:

@@ -28,11 +28,11 @@ async def read_entries(event_log: EventLog, partition: TopicPartition) -> dict[s
 
 @dataclass(frozen=True, slots=True)
 class EntriesAt:
-    """What a partition says of its ids at one offset of their content partition.
+    """What an embeddings partition says of its ids at one offset of their content partition.
 
     `entries` come from content records before that offset, `later` are the ids with a record from
-    there on. An id that is `later` may lack its entry: of the records of an item that an encoder
-    takes together only the newest leaves one, and compaction does the same.
+    there on. An id in `later` may lack its entry: of the records of an item that an encoder takes
+    together only the newest leaves one, and compaction does the same.
     """
 
     entries: Mapping[str, Entry]
@@ -89,23 +89,21 @@ class Missing:
 
 
 def not_in(new: EntriesAt, old: Mapping[str, Entry]) -> list[str]:
-    """Live in `old` and not in `new`, both at the same offset of their content partition.
+    """List ids live in `old` and not in `new`, both at the same offset of their content partition.
 
     `new` must have seen every content record before that offset. An id whose record `new` skipped
-    for a later one is not counted: at this offset `new` has no opinion on it.
+    for a later one is not counted: `new` says nothing about it at this offset.
     """
-    found = []
-    for name in sorted(live(old)):
-        entry = new.entries.get(name)
-        if entry is not None and entry.live:
-            continue
-        if entry is not None and entry.offset >= old[name].offset:
-            deleted = entry.reason is None and entry.offset > old[name].offset
-            if not deleted:
-                found.append(name)
-        elif name not in new.later:
-            found.append(name)
-    return found
+    return [name for name in sorted(live(old)) if _is_missing(name, new, old[name].offset)]
+
+
+def _is_missing(name: str, new: EntriesAt, offset: int) -> bool:
+    """Whether `new` lacks an id that the old space has live by the record at `offset`."""
+    entry = new.entries.get(name)
+    if entry is None or (not entry.live and entry.offset < offset):
+        return name not in new.later
+    was_deleted_later = entry.reason is None and entry.offset > offset
+    return not entry.live and not was_deleted_later
 
 
 def why_missing(target: str, name: str, entry: Entry | None) -> Missing:

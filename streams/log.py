@@ -173,7 +173,7 @@ class KafkaLog:
         futures = []
         for number, record in enumerate(records):
             if number % _SENT_AT_ONCE == _SENT_AT_ONCE - 1:
-                # Nothing in `send` waits as a rule, and a thousand take 60 ms.
+                # `send` rarely waits, and a thousand of them take 60 ms.
                 await asyncio.sleep(0)
             partition = record.partition
             if partition is None:

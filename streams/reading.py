@@ -20,7 +20,7 @@ async def to_the_end(reader: LogReader) -> AsyncIterator[Record]:
 
 
 async def to_offsets(reader: LogReader, ends: Positions) -> AsyncIterator[Record]:
-    """From where `reader` stands to `ends` at least; waits for what is not stable there yet."""
+    """Yield what comes until `reader` has reached `ends`; waits for what is not stable yet."""
     positions: Positions = await reader.positions()
     while any(positions[partition] < end for partition, end in ends.items()):
         fetched = await reader.fetch(records_max=_RECORDS_MAX, timeout_ms=_POLL_MS)

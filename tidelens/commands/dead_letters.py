@@ -173,7 +173,7 @@ def retry(as_json: bool, **asked: Any) -> None:
 @dead_letters.command()
 @_asking
 def discard(as_json: bool, **asked: Any) -> None:
-    """Mark LETTERS and their copies as seen to, so that they are not listed any more.
+    """Mark LETTERS and their copies as discarded, so that they are not listed any more.
 
     They stay in the log.
     """

@@ -32,8 +32,8 @@ def publish(
 
     Pictures are known by their bytes, whatever their names. A JSON line is {"id", "text" or
     "image", "item", "metadata"}; "image" is a path relative to the file. Ids are paths below the
-    published folder, so that publishing twice leaves one item. What a folder holds besides is
-    counted by kind. Exits with 1 where something was refused or nothing was published.
+    published folder, so that publishing twice leaves one item. Other files in a folder are left out
+    and counted by kind. The exit code is 1 if anything was refused or nothing was published.
     """
     from contracts import settings as settings_module
     from tidelens.publishing import entries_of, sources

@@ -100,7 +100,7 @@ def query_options(command: Any) -> Any:
             "--include",
             type=click.Choice(["vector", "vector_f16"]),
             multiple=True,
-            help="Seen with --json; vector_f16 is base64 of half-precision numbers.",
+            help="Shown with --json; vector_f16 is base64 of half-precision numbers.",
         ),
         click.option(
             "--wait-for",
@@ -147,7 +147,7 @@ def line_of(hit: dict[str, Any]) -> str:
 
 
 def show_warnings(warnings: Iterable[Mapping[str, str]]) -> None:
-    """On stderr: the answer stands all the same."""
+    """Print them on stderr, beside the answer, which is right all the same."""
     for warning in warnings:
         say(f"warning: {warning['message']}", err=True)
 

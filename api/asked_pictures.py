@@ -49,13 +49,8 @@ def _decoded(node: Node, image: str, field: str) -> bytes:
     data = decode_base64(image, field)
     limit = node.settings.image_bytes_max
     if len(data) > limit:
-        raise RejectedRequest(
-            "too_large",
-            f"{field}: limit {limit} bytes, got {len(data)}",
-            status=413,
-            field=field,
-            limit=limit,
-            value=len(data),
+        raise RejectedRequest.over(
+            "too_large", limit, len(data), field=field, unit="bytes", status=413
         )
     return data
 
@@ -66,12 +61,8 @@ def _require_remote(ref: str) -> None:
         message = f"{_FIELD}: file: references are not taken over HTTP; send the bytes in base64"
         raise RejectedRequest("file_reference", message, field=_FIELD)
     if len(ref) > REF_CHARS_MAX:
-        raise RejectedRequest(
-            "reference_invalid",
-            f"{_FIELD}: limit {REF_CHARS_MAX} characters, got {len(ref)}",
-            field=_FIELD,
-            limit=REF_CHARS_MAX,
-            value=len(ref),
+        raise RejectedRequest.over(
+            "reference_invalid", REF_CHARS_MAX, len(ref), field=_FIELD, unit="characters"
         )
 
 

@@ -27,15 +27,18 @@ class Bodies:
         self._parsing = asyncio.Lock()
 
     async def json(self, request: Request) -> Any:
-        """The body parsed. Raises RejectedRequest: content_type (415), too_large (413), too_many
-        (413), invalid_json.
+        """Return the body, parsed.
 
-        A form or a script of a foreign page can send text/plain without asking; so that is refused.
+        Raises RejectedRequest: content_type (415), too_large (413), too_many (413), invalid_json. A
+        form or a script of a foreign page can send text/plain without asking, so that is refused.
         """
         return await self.parsed(request, lambda body: body)
 
     async def parsed(self, request: Request, parse: Callable[[Any], _Result]) -> _Result:
-        """What `parse` makes of the JSON, of a large body in a thread. Raises as both do."""
+        """Return what `parse` makes of the JSON; a large body is parsed in a thread.
+
+        Raises what `json` and `parse` raise.
+        """
         content_type = request.headers.get("content-type", "")
         media_type = content_type.partition(";")[0].strip().lower()
         if media_type != "application/json":
@@ -54,7 +57,7 @@ class Bodies:
         return work() if size <= QUICK_BYTES else await self.in_thread(work)
 
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Parse something large when it is its turn."""
+        """Run `work`, which parses something large, when it is its turn."""
         async with self._parsing:
             return await asyncio.to_thread(work)
 
@@ -75,21 +78,21 @@ async def _read(request: Request, settings: Settings) -> tuple[list[bytes], int]
                 counted = len(chunks)
                 require_few(values, settings.body_values_max)
     except ClientDisconnect:
-        # Nobody reads this answer; a defect of ours it is not, which the log would tell at length.
+        # Nobody reads this answer, but without it the log would report a defect of the server.
         raise RejectedRequest("disconnected", "body: its sender went before its end") from None
     return chunks, size
 
 
 def may_have(values: int, size: int) -> bool:
-    """Whether so many bytes or characters of JSON can have more values: then they are counted."""
+    """Whether `size` characters of JSON can have more values; only then are they counted."""
     return 3 * size > values
 
 
 def values_in(raw: bytes | str) -> int:
-    """About how many values a piece of JSON has, without parsing it.
+    """Return about how many values a piece of JSON has, without parsing it.
 
-    What stands in texts counts too. Lists and objects count two more, as they take most memory, and
-    members three, whose names are made one by one: so a million takes about 60 ms in any form.
+    Characters within texts count too. Lists and objects count two more, as they take most memory,
+    and members three, as each name is an object: so a million takes about 60 ms in any form.
     """
     if isinstance(raw, str):
         return raw.count(",") + 2 * (raw.count("[") + raw.count("{")) + 3 * raw.count(":")
@@ -97,7 +100,7 @@ def values_in(raw: bytes | str) -> int:
 
 
 def require_few(values: int, limit: int, field: str = "body") -> None:
-    """Parsing takes the interpreter for as long as there are values: raises RejectedRequest."""
+    """Raise RejectedRequest for too many values: parsing them holds the interpreter."""
     if values > limit:
         raise RejectedRequest(
             "too_many",
@@ -112,11 +115,12 @@ def require_few(values: int, limit: int, field: str = "body") -> None:
 
 def _bound(size: int, bytes_max: int) -> None:
     if size > bytes_max:
-        raise RejectedRequest(
+        raise RejectedRequest.over(
             "too_large",
-            f"body_bytes_max: limit {bytes_max} bytes, got {size}",
-            status=413,
+            bytes_max,
+            size,
             field="body",
-            limit=bytes_max,
-            value=size,
+            name="body_bytes_max",
+            unit="bytes",
+            status=413,
         )

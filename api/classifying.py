@@ -43,7 +43,7 @@ class Classifying:
         return await self._json({**answer, "took_ms": round((perf_counter() - began) * 1000, 3)})
 
     def _parsed(self, body: Any) -> Classify:
-        """Counted before they are checked one by one."""
+        """Parse the question; labels are counted before they are checked one by one."""
         self._bound(body.get("labels") if isinstance(body, dict) else (), ())
         asked = parse_classify(body)
         self._bound(asked.labels, asked.templates)
@@ -53,13 +53,8 @@ class Classifying:
         limit = self._node.settings.classify_prompts_max
         count = len(labels) * max(len(templates), 1) if isinstance(labels, list) else 0
         if count > limit:
-            raise RejectedRequest(
-                "too_many",
-                f"labels times templates: limit {limit}, got {count}",
-                status=413,
-                field="labels",
-                limit=limit,
-                value=count,
+            raise RejectedRequest.over(
+                "too_many", limit, count, field="labels", name="labels times templates", status=413
             )
 
     async def _answer(self, asked: Classify) -> dict[str, Any]:

@@ -131,12 +131,8 @@ class Items:
     @staticmethod
     def _bound(size: int, name: str, limit: int) -> None:
         if size > limit:
-            raise RejectedRecord(
-                "too_large",
-                f"{name}: limit {limit} bytes, got {size}",
-                field="image",
-                limit=limit,
-                value=size,
+            raise RejectedRecord.over(
+                "too_large", limit, size, field="image", name=name, unit="bytes"
             )
 
 

@@ -19,12 +19,8 @@ def parameters_of(request: Request) -> list[tuple[str, str]]:
     # Counted here, since `parse_qsl` only says that something was wrong.
     count = query.count(b"&") + 1
     if count > PARAMETERS_MAX:
-        raise RejectedRequest(
-            "too_many",
-            f"query: limit {PARAMETERS_MAX} parameters, got {count}",
-            field="query",
-            limit=PARAMETERS_MAX,
-            value=count,
+        raise RejectedRequest.over(
+            "too_many", PARAMETERS_MAX, count, field="query", unit="parameters"
         )
     try:
         return parse_qsl(query.decode(), keep_blank_values=True, errors="strict")

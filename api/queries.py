@@ -141,14 +141,9 @@ async def prepare(
 
 def _check(node: Node, query: Query) -> None:
     limit = node.settings.k_max
-    if query.k + query.offset > limit:
-        raise RejectedRequest(
-            "too_many",
-            f"k + offset: limit {limit}, got {query.k + query.offset}",
-            field="k",
-            limit=limit,
-            value=query.k + query.offset,
-        )
+    wanted = query.k + query.offset
+    if wanted > limit:
+        raise RejectedRequest.over("too_many", limit, wanted, field="k", name="k + offset")
 
 
 async def vector_of(node: Node, asked: Classify) -> Vectors:

@@ -26,7 +26,7 @@
 A message names the field, the limit and the value, where there are such.
 """
 
-from typing import Any
+from typing import Any, Self
 
 # A message may quote what it refuses, which strangers wrote.
 MESSAGE_CHARS_MAX = 1_000
@@ -95,6 +95,26 @@ class _Rejected(TidelensError):
         self.field = field
         self.limit = limit
         self.value = value
+
+    @classmethod
+    def over(
+        cls,
+        code: str,
+        limit: int,
+        value: int,
+        *,
+        field: str,
+        name: str | None = None,
+        unit: str = "",
+        **more: Any,
+    ) -> Self:
+        """Return the refusal of a value beyond a limit, in the words that all of them have.
+
+        `name` is that of the limit, if it is not the field's; `more` goes to the constructor.
+        """
+        what = f"{limit} {unit}".rstrip()
+        message = f"{name or field}: limit {what}, got {value}"
+        return cls(code, message, field=field, limit=limit, value=value, **more)
 
     def members(self) -> dict[str, Any]:
         """Code, message and whichever of field, limit, value are known, for the wire."""

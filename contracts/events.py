@@ -162,13 +162,7 @@ def id_of_key(key: bytes | None) -> str:
     if not key:
         raise RejectedRecord("empty_id", "the record's key, the item's id, is empty", field="key")
     if len(key) > ID_BYTES_MAX:
-        raise RejectedRecord(
-            "id_too_long",
-            f"key: limit {ID_BYTES_MAX} bytes, got {len(key)}",
-            field="key",
-            limit=ID_BYTES_MAX,
-            value=len(key),
-        )
+        raise RejectedRecord.over("id_too_long", ID_BYTES_MAX, len(key), field="key", unit="bytes")
     try:
         return key.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -53,12 +53,8 @@ def parse_text(text: str) -> dict[str, Any]:
     Raises RejectedRequest `invalid_filter`; the message names the character, counted from 1.
     """
     if len(text) > FILTER_TEXT_CHARS_MAX:
-        raise RejectedRequest(
-            "invalid_filter",
-            f"filter: limit {FILTER_TEXT_CHARS_MAX} characters, got {len(text)}",
-            field="filter",
-            limit=FILTER_TEXT_CHARS_MAX,
-            value=len(text),
+        raise RejectedRequest.over(
+            "invalid_filter", FILTER_TEXT_CHARS_MAX, len(text), field="filter", unit="characters"
         )
     return _Reader(_tokens(text)).whole()
 

@@ -97,11 +97,4 @@ def _validated(adapter: TypeAdapter[_Parsed], body: Any, *, unlisted: bool = Fal
 
 def _bounded(field: str, value: int, limit: int) -> None:
     if value > limit:
-        raise RejectedRequest(
-            "too_many",
-            f"{field}: limit {limit}, got {value}",
-            status=413,
-            field=field,
-            limit=limit,
-            value=value,
-        )
+        raise RejectedRequest.over("too_many", limit, value, field=field, status=413)

@@ -222,13 +222,7 @@ def _invalid(field: str, message: str) -> NoReturn:
 
 
 def _too_large(field: str, limit: int, size: int) -> NoReturn:
-    raise RejectedRecord(
-        "image_too_large_bytes",
-        f"{field}: limit {limit} bytes, got {size}",
-        field=field,
-        limit=limit,
-        value=size,
-    )
+    raise RejectedRecord.over("image_too_large_bytes", limit, size, field=field, unit="bytes")
 
 
 def _refused(where: str, error: RejectedRecord | OSError) -> Refused:

@@ -1,4 +1,4 @@
-"""A semaphore whose groups have turns: one that has many waiting keeps no other from its next."""
+"""A semaphore that serves groups in turns, so that one with many waiters holds up no other."""
 
 import asyncio
 from collections import deque
@@ -7,9 +7,8 @@ from contextlib import asynccontextmanager
 
 
 class FairTurns:
-    """At most `count` at once. A free one goes to the group that waits longest for its next.
-
-    Within a group the first to come is the first to go; a group is known while it waits.
+    """Lets at most `count` in at once. A free turn goes to the group whose last one is longest ago,
+    and within the group to the waiter that came first.
     """
 
     def __init__(self, count: int) -> None:
@@ -17,6 +16,7 @@ class FairTurns:
         self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
 
     async def acquire(self, group: Hashable) -> None:
+        """Wait for a turn; a caller that is cancelled has none."""
         if self._free:  # then nobody waits
             self._free -= 1
             return
@@ -25,25 +25,36 @@ class FairTurns:
         try:
             await turn
         except asyncio.CancelledError:
-            if not turn.cancelled():  # it was given in the same moment
+            if turn.cancelled():
+                self._forget(group, turn)
+            else:  # the turn was given in the same moment
                 self.release()
             raise
 
     def release(self) -> None:
+        """Give the turn back, to the next who waits for one."""
         while self._waiting:
-            group = next(iter(self._waiting))
-            queue = self._waiting.pop(group)
-            turn = queue.popleft()
-            if queue:
-                self._waiting[group] = queue  # behind all others
-            if not turn.done():
-                turn.set_result(None)
-                return
+            group, queue = next(iter(self._waiting.items()))
+            turn = queue[0]
+            self._forget(group, turn)
+            if turn.done():  # cancelled a moment ago, which costs its group no turn
+                continue
+            if queue:  # behind all others
+                self._waiting[group] = self._waiting.pop(group)
+            turn.set_result(None)
+            return
         self._free += 1
+
+    def _forget(self, group: Hashable, turn: "asyncio.Future[None]") -> None:
+        queue = self._waiting.get(group)
+        if queue is not None and turn in queue:
+            queue.remove(turn)
+            if not queue:
+                del self._waiting[group]
 
     @asynccontextmanager
     async def turn(self, group: Hashable) -> AsyncIterator[None]:
-        """Acquired, and released in the end."""
+        """Hold a turn while it is entered."""
         await self.acquire(group)
         try:
             yield

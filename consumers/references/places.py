@@ -8,7 +8,7 @@ from consumers.fair_turns import FairTurns
 
 
 class Hosts:
-    """At most so many at once at the hosts of one owner. Knows only owners at whom somebody is.
+    """Lets so many requests at once at the hosts of one owner, and knows only owners in use.
 
     An owner is a registrant (registrants.py) or a bucket.
     """
@@ -19,7 +19,7 @@ class Hosts:
 
     @asynccontextmanager
     async def at(self, owner: str, group: Hashable) -> AsyncIterator[None]:
-        """`group`: of those who wait, which have turns."""
+        """Hold a request at the hosts of `owner`; groups that wait for one take turns."""
         door = self._doors.setdefault(owner, _Door(FairTurns(self._per_host_max)))
         door.users += 1
         try:

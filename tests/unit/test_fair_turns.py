@@ -1,4 +1,4 @@
-"""Turns among groups: who has many waiting waits for who has few."""
+"""Groups take turns: one with many waiters does not hold up one with few."""
 
 import asyncio
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Queue:
-    """Tasks that take a turn and keep it until they are told."""
+    """Tasks that take a turn and keep it until `end`."""
 
     def __init__(self, count: int) -> None:
         self.turns = FairTurns(count)
@@ -19,7 +19,7 @@ class Queue:
         self._ends: dict[str, asyncio.Event] = {}
 
     async def come(self, *names: str) -> None:
-        """Each of the group that its first letter names."""
+        """Start tasks, each in the group that its first letter names."""
         for name in names:
             self._ends[name] = asyncio.Event()
             self.tasks[name] = asyncio.create_task(self._hold(name))
@@ -48,6 +48,21 @@ async def test_a_newcomer_waits_for_one_of_each_other_group() -> None:
     assert queue.began[-1] == "a4"
     await queue.end("b2")
     assert queue.began[-1] == "d1"
+
+
+async def test_who_left_is_forgotten_and_costs_its_group_no_turn() -> None:
+    queue = Queue(1)
+    await queue.come("a0", "b0", "c0", "b1")
+    queue.tasks["b0"].cancel()
+    await queue.end("a0")  # before b0 has run to its end
+    assert queue.began == ["a0", "b1"]
+    await queue.come(*(f"d{n}" for n in range(100)))
+    for n in range(100):
+        queue.tasks[f"d{n}"].cancel()
+    await asyncio.wait([queue.tasks[f"d{n}"] for n in range(100)])
+    assert list(queue.turns._waiting) == ["c"]
+    await queue.end("b1", "c0")
+    assert queue.began == ["a0", "b1", "c0"] and queue.turns._free == 1
 
 
 async def test_no_turn_is_lost_or_given_twice() -> None:

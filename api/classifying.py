@@ -12,9 +12,10 @@ from starlette.responses import Response
 
 from api.answering import Answering
 from api.bodies import Bodies
+from api.deadline import within
 from api.node import Node
 from api.queries import vector_of
-from contracts.errors import RejectedRequest, TimedOut
+from contracts.errors import RejectedRequest
 from contracts.message_parser import parse_classify
 from contracts.messages import Classify
 from contracts.prompts import prompts
@@ -34,12 +35,8 @@ class Classifying:
         began = perf_counter()
         settings = self._node.settings
         asked = await self._bodies.parsed(request, self._parsed)
-        bound_s = min(asked.timeout_s or settings.wait_s_max, settings.wait_s_max)
-        try:
-            async with asyncio.timeout(bound_s):
-                answer = await self._answer(asked)
-        except TimeoutError:
-            raise TimedOut(f"timeout_s: no answer within {bound_s:g} s") from None
+        async with within(settings.wait_s_max, [asked.timeout_s], "timeout_s: no answer"):
+            answer = await self._answer(asked)
         return await self._json({**answer, "took_ms": round((perf_counter() - began) * 1000, 3)})
 
     def _parsed(self, body: Any) -> Classify:

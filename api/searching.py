@@ -12,6 +12,7 @@ from starlette.responses import Response
 from api.allowance import answers_bytes
 from api.answering import Answering
 from api.bodies import Bodies
+from api.deadline import within
 from api.freshness import Freshness
 from api.hit_json import hits_json
 from api.node import Node
@@ -19,7 +20,7 @@ from api.pace import Pace
 from api.pieces import Pieces
 from api.queries import picture_turns, prepare, search
 from api.waiting import Waiting
-from contracts.errors import TidelensError, TimedOut
+from contracts.errors import TidelensError
 from contracts.message_parser import parse_queries
 from contracts.messages import Query
 from contracts.ports import Answer, AsOf
@@ -72,20 +73,16 @@ class Searching:
 
     async def _bounded(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer within the shortest `timeout_s` of the queries, and always within the limit."""
-        limits = [query.timeout_s for query in queries if query.timeout_s is not None]
-        bound_s = min([*limits, self._node.settings.wait_s_max])
-        try:
-            async with asyncio.timeout(bound_s):
-                for query in queries:
-                    if query.wait_for is not None:
-                        await self._waiting.wait_for(query.wait_for)
-                pace, turns = Pace(), picture_turns(self._node)
-                questions = await asyncio.gather(
-                    *(prepare(self._node, query, pace, turns) for query in queries)
-                )
-                return await search(self._node.searcher, questions)
-        except TimeoutError:
-            raise TimedOut(f"timeout_s: no answer within {bound_s:g} s") from None
+        asked_s = [query.timeout_s for query in queries]
+        async with within(self._node.settings.wait_s_max, asked_s, "timeout_s: no answer"):
+            for query in queries:
+                if query.wait_for is not None:
+                    await self._waiting.wait_for(query.wait_for)
+            pace, turns = Pace(), picture_turns(self._node)
+            questions = await asyncio.gather(
+                *(prepare(self._node, query, pace, turns) for query in queries)
+            )
+            return await search(self._node.searcher, questions)
 
     async def _write(
         self,

@@ -28,13 +28,14 @@ from api.connection import (
     parsed,
     sub_of,
 )
+from api.deadline import within
 from api.outlet import Gone, Outlet, Socket
 from api.pace import Pace
 from api.queries import ItemGone, Question, prepare
 from api.standing import Watching
 from api.waiting import require_shape
 from api.written import Match, too_large
-from contracts.errors import NotReady, RejectedRequest, TidelensError, TimedOut
+from contracts.errors import NotReady, RejectedRequest, TidelensError
 from contracts.message_parser import parse_client_message
 from contracts.messages import Ping, Subscribe, Unsubscribe
 from contracts.ports import AsOf
@@ -166,10 +167,8 @@ class Session:
     async def _open(self, subscription: Subscription) -> None:
         """Prepare the query, wait for what it waits for, then hand it to the sender."""
         query, node = subscription.asked(), self._node
-        limit_s = node.settings.wait_s_max
-        bound_s = limit_s if query.timeout_s is None else min(query.timeout_s, limit_s)
         try:
-            async with asyncio.timeout(bound_s):
+            async with within(node.settings.wait_s_max, [query.timeout_s], "subscribe: not opened"):
                 if query.wait_for is not None:
                     await self._live.waiting.wait_for(query.wait_for)
                 question = await prepare(node, query, Pace())
@@ -181,9 +180,6 @@ class Session:
                     )
                 now = self._searcher.as_of()  # raises NotReady
                 self._live.require_room()
-        except TimeoutError:
-            error = TimedOut(f"subscribe: not opened within {bound_s:g} s")
-            await self._refuse(subscription, error)
         except TidelensError as error:
             await self._refuse(subscription, error)
         else:

@@ -12,8 +12,9 @@ from time import monotonic
 
 import structlog
 
+from api.deadline import within
 from api.node import Node
-from contracts.errors import BrokerUnavailable, RejectedRequest, TimedOut
+from contracts.errors import BrokerUnavailable, RejectedRequest
 from contracts.messages import AsOfMessage, Token
 from contracts.ports import Applied, AsOf
 from contracts.records import TopicPartition
@@ -43,20 +44,15 @@ class Waiting:
         self._moved.set()
         self._moved = asyncio.Event()
 
-    async def wait_for(self, what: Token | AsOfMessage, timeout_s: float | None = None) -> None:
+    async def wait_for(self, what: Token | AsOfMessage) -> None:
         """Raises TimedOut, and RejectedRequest for what can never come, or was dead-lettered."""
-        limit_s = self._node.settings.wait_s_max
-        bound_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
-        try:
-            async with asyncio.timeout(bound_s):
-                if isinstance(what, Token):
-                    await self._token(what)
-                else:
-                    state = read_as_of(what)
-                    await self.reach(self.checked(state, "wait_for"))
-                    self.checked(state, "wait_for")  # the log may have become another one
-        except TimeoutError:
-            raise TimedOut(f"wait_for: not reached within {bound_s:g} s") from None
+        async with within(self._node.settings.wait_s_max, [], "wait_for: not reached"):
+            if isinstance(what, Token):
+                await self._token(what)
+            else:
+                state = read_as_of(what)
+                await self.reach(self.checked(state, "wait_for"))
+                self.checked(state, "wait_for")  # the log may have become another one
 
     async def reach(self, state: AsOf) -> None:
         """Return once the index is at or past `state`, or its log is another one."""

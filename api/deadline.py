@@ -1,0 +1,21 @@
+"""The time that a request may take: what it asks for, and never more than the limit."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+from contracts.errors import TimedOut
+
+
+@asynccontextmanager
+async def within(limit_s: float, asked_s: Iterable[float | None], what: str) -> AsyncIterator[None]:
+    """Bound the context by the shortest of `asked_s` that is not None, and by `limit_s`.
+
+    Raises TimedOut, which says `what` did not happen.
+    """
+    bound_s = min([limit_s, *(one for one in asked_s if one is not None)])
+    try:
+        async with asyncio.timeout(bound_s):
+            yield
+    except TimeoutError:
+        raise TimedOut(f"{what} within {bound_s:g} s") from None

@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from api.node import Node
+from contracts.data_uris import decode_base64, is_reference
 from contracts.errors import RejectedRecord, RejectedRequest
-from contracts.events import decode_base64, is_reference
 from contracts.messages import REF_CHARS_MAX, QueryImage
 
 _FIELD = "image.ref"

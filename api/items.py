@@ -11,15 +11,9 @@ from api.answering import Answering
 from api.bodies import Bodies
 from api.item_ids import item_id_of
 from api.node import Node
+from contracts.data_uris import decode_base64, is_reference
 from contracts.errors import RejectedRecord, RejectedRequest, TimedOut
-from contracts.events import (
-    Content,
-    ImageData,
-    content_record,
-    decode_base64,
-    delete_record,
-    is_reference,
-)
+from contracts.events import Content, ImageData, content_record, delete_record
 from contracts.message_parser import parse_new_items
 from contracts.messages import NewItem
 from contracts.picture_formats import media_type_of

@@ -19,8 +19,9 @@ from typing import Any, NoReturn
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from contracts.data_uris import decode_base64, is_data_uri
 from contracts.errors import RejectedRecord, TidelensError
-from contracts.events import Content, Image, content_record, decode_base64, is_data_uri, key_of_id
+from contracts.events import Content, Image, content_record, key_of_id
 from contracts.exact_json import NumberBeyond, loads
 from contracts.picture_formats import HEAD_BYTES, NAMES, required_format
 from contracts.rooted import NotRegular, OutsideRoots

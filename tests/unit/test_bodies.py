@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from api.bodies import values_in
+from contracts.data_uris import decode_base64
 from contracts.errors import RejectedRecord
-from contracts.events import decode_base64
 from tests.api_kit import Kit
 
 pytestmark = pytest.mark.anyio

@@ -8,8 +8,9 @@ import orjson
 import pytest
 
 from contracts import schema
+from contracts.data_uris import decode_base64, is_reference
 from contracts.errors import RejectedRecord, RejectedRequest
-from contracts.events import EVENT_TYPES, decode_base64, is_reference, read_content
+from contracts.events import EVENT_TYPES, read_content
 from contracts.message_parser import parse_client_message, parse_new_items, parse_queries
 from contracts.records import Record
 

@@ -298,7 +298,7 @@ def brute(items: Items, query: VectorQuery) -> list[Hit]:
 def brute_warnings(
     items: Items, target: Target, condition: Filter | None
 ) -> Sequence[FilterWarning]:
-    """The same of what a filter asks for: look at every value of every live item."""
+    """Find what a filter asks for that no item has, by a look at every value of every live item."""
     if condition is None:
         return ()
     live = [hit.metadata or {} for (of, _), hit in items.items() if of == target]

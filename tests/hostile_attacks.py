@@ -28,7 +28,7 @@ BODIES = 60
 
 @dataclass
 class Attack:
-    """Where to, until when, and what came of it."""
+    """An attack: its target, its end, and what came of it."""
 
     port: int
     until: float
@@ -246,7 +246,7 @@ ATTACKS: dict[str, Callable[[Attack], Awaitable[None]]] = {
 
 
 def run(pipe: Connection, name: str, port: int, seconds: float, folder: str) -> None:
-    """Say that it is ready, wait to be let loose, and tell what came of it."""
+    """Report that it is ready, wait for the start, attack, and send what came of it."""
     # Another machine's work in truth: it must not take the processor from the node and the client.
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     attack = Attack(port, 0.0, Path(folder))

@@ -71,7 +71,7 @@ def bomb(kind: str, side: int = SIDE) -> bytes:
 def bombs(
     count: int, *, side: int = SIDE, kinds: tuple[str, ...] = tuple(KINDS)
 ) -> Iterator[bytes]:
-    """So many, of all kinds in turn, no two alike: what follows a picture's end is not read."""
+    """Yield `count` bombs of all kinds in turn; no two are alike behind the picture's end."""
     for number, kind in enumerate(islice(cycle(kinds), count)):
         yield bomb(kind, side) + b"%010d" % number
 

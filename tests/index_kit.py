@@ -147,7 +147,7 @@ def brute_force(
 
 
 def kinds_by_field(live: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
-    """The kinds of all values of live items' metadata; of a list those of its members."""
+    """Collect the kinds of values in live items' metadata; a list has those of its members."""
     kinds: dict[str, set[str]] = {}
     for metadata in live:
         for name, value in metadata.items():

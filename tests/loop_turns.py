@@ -45,7 +45,7 @@ class Served:
         self._loop = asyncio.get_running_loop()
 
     def call(self, work: Callable[[], _Result]) -> _Result:
-        """Do it in a turn of the server's loop."""
+        """Call `work` in a turn of the server's loop, and return what it returns."""
 
         async def working() -> _Result:
             return work()
@@ -53,7 +53,7 @@ class Served:
         return asyncio.run_coroutine_threadsafe(working(), self._loop).result(60)
 
     def longest_ms(self) -> float:
-        """The longest turn since this was asked last."""
+        """Return the longest turn since the last call."""
         # In a turn of its own, so that the one before has ended.
         self.call(lambda: None)
 

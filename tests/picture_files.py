@@ -22,7 +22,7 @@ def saved(image: Image.Image, format_name: str, **options: Any) -> bytes:
 
 
 def packed(values: NDArray[Any], bits: int, order: Order = ">") -> bytes:
-    """Rows of samples, (height, samples in a row), each row filled up to whole bytes."""
+    """Pack rows of samples (height, samples in a row), each row filled up to whole bytes."""
     if values.dtype.kind == "f" or bits >= 16:
         return values.astype(values.dtype.newbyteorder(order)).tobytes()
     places = np.arange(bits - 1, -1, -1)
@@ -104,7 +104,7 @@ def tiff(
 
 
 def _tiff_file(entries: Sequence[tuple[int, Sequence[int]]], strip: bytes, order: Order) -> bytes:
-    """Header, strip, directory, and behind it the values that do not fit into it."""
+    """Write header, strip, directory, and behind it the values that do not fit into it."""
     strip += b"\0" * (len(strip) % 2)
     directory = struct.pack(order + "H", len(entries))
     behind, start = b"", 8 + len(strip) + 2 + 12 * len(entries) + 4

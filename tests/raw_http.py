@@ -47,7 +47,7 @@ class Link:
         self.writer.transport.abort()
 
     async def ask(self, method: str, path: str, body: Any = None) -> Answer:
-        """Raises OSError and EOFError where the server closes first, TimeoutError after a while."""
+        """Ask. Raises OSError or EOFError if the server closes first, TimeoutError in the end."""
         data = b"" if body is None else orjson.dumps(body)
         async with asyncio.timeout(PATIENCE_S):
             self.writer.write(request(method, path, data))
@@ -76,6 +76,6 @@ class Link:
 async def ask(
     port: int, method: str, path: str, body: Any = None, *, address: str = "127.0.0.1"
 ) -> Answer:
-    """On a connection of its own, as a new client."""
+    """Ask on a new connection, as a new client does."""
     async with await Link.open(port, address) as link:
         return await link.ask(method, path, body)

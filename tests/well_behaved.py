@@ -42,7 +42,7 @@ class WellBehaved:
             tasks.create_task(self._live())
 
     def take(self) -> dict[str, list[float]]:
-        """Milliseconds of each request since the last call, by kind."""
+        """Return the milliseconds of each request since the last call, by kind."""
         taken, self._taken = dict(self._taken), defaultdict(list)
         return taken
 
@@ -91,7 +91,7 @@ class WellBehaved:
             await asyncio.sleep(_PAUSE_S[CACHED])
 
     async def _live(self) -> None:
-        """From the publishing of a version of one caption to the message about it."""
+        """Measure from the publishing of a version of one caption to the message about it."""
         while True:
             try:
                 url = f"ws://127.0.0.1:{self._port}/v1/live"
@@ -135,7 +135,7 @@ def _tells_of(message: Any, number: int) -> bool:
 
 
 def percentiles(taken: list[float]) -> tuple[float, float]:
-    """The p50 and the p99."""
+    """Return the p50 and the p99."""
     if len(taken) < 2:
         return (taken[0], taken[0]) if taken else (float("nan"), float("nan"))
     cuts = statistics.quantiles(taken, n=100, method="inclusive")

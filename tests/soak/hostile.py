@@ -70,7 +70,7 @@ async def _ready(port: int) -> bool:
 
 
 async def memory_mib(port: int) -> dict[str, float]:
-    """Resident memory of the node and its children, by role, without Kafka's."""
+    """Return the resident memory of the node and its children, by role, without Kafka's."""
     text = (await ask(port, "GET", "/metrics")).body.decode()
     used = {}
     for family in text_string_to_metric_families(text):
@@ -84,7 +84,7 @@ async def memory_mib(port: int) -> dict[str, float]:
 
 
 async def seeded(port: int) -> None:
-    """Captions to find, a picture, and each kind of request once, so that all processes are up."""
+    """Publish captions and a picture, and query both once, so that all processes are up."""
     captions = [
         {"target": "captions", "id": f"seed-{n}", "text": f"seed {n}", "metadata": {"seed": True}}
         for n in range(_SEEDS)
@@ -185,7 +185,7 @@ class Soak:
         return Noticed(rows, goals)
 
     async def _measured(self) -> tuple[dict[str, list[float]], dict[str, float], dict[str, int]]:
-        """Times by kind, the most memory, and failures by kind, of one period."""
+        """Measure one period: times by kind, the most memory by role, and failures by kind."""
         self._client.take()
         self._client.failures.clear()
         until, most = time.monotonic() + self._seconds, dict[str, float]()
@@ -203,7 +203,7 @@ class Soak:
             return {}
 
     async def _calm(self, before: dict[str, float]) -> tuple[dict[str, float], float]:
-        """The memory once it is near what it was, or after a while; and how long that took."""
+        """Wait until the memory is near what it was, or for a while; return it and the seconds."""
         began, wanted = time.monotonic(), 1.02 * sum(before.values())
         while True:
             memory, passed = await self._memory(), time.monotonic() - began

@@ -42,7 +42,7 @@ OLD, NEW = HashEncoder(), HashEncoder(48, "hash-48")
 
 
 class Load:
-    """Publishes `rate` records a second, `bad` of them no captions; a few items come and go."""
+    """Publishes `rate` records a second, a share `bad` of them broken; a few items come and go."""
 
     def __init__(self, kit: Collection, rate: float, bad: float, seed: int) -> None:
         self._kit, self._rate, self._bad = kit, rate, bad
@@ -87,7 +87,7 @@ async def encoding(kit: Collection, encoder: HashEncoder) -> AsyncIterator[None]
 
 
 async def candidate(kit: Collection) -> tuple[switching.Collection, SpaceRef]:
-    """The new space's topics, and the record of a rebuild that ran to its end."""
+    """Make the new space's topics, and write the record of a rebuild that ran to its end."""
     names = Names(kit.names.prefix, NEW.space.name)
     specs = topic_specs(names, partitions=kit.partitions, content_bytes_max=RECORD_BYTES_MAX)
     embeddings = {names.embeddings(target) for target in TARGETS}

@@ -85,7 +85,7 @@ async def test_what_texts_make_too_much_is_refused_while_it_is_written() -> None
 
 
 class Reader:
-    """A client that takes of its answer what it is let."""
+    """A client that reads as much of its answer as it is allowed to."""
 
     def __init__(self, kit: Kit, **query: Any) -> None:
         self._app, self.taken = kit.app, b""

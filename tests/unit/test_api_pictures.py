@@ -29,7 +29,7 @@ PNG = PICTURES["image/png"]
 
 
 async def published(kit: Kit, item_id: str, record: OutRecord, *, key: bytes | None = None) -> None:
-    """In the log, and indexed with that source."""
+    """Write it to the log, and index it with that source."""
     partition = MURMUR2(item_id.encode(), PARTITIONS)
     record = OutRecord(record.topic, key or record.key, record.value, record.headers, partition)
     [position] = await kit.log.publish([record])

@@ -299,7 +299,7 @@ async def test_what_was_seen_to_does_not_come_back_with_a_rebuild(desk: Desk, ou
 
 
 async def test_a_topic_made_again_has_letters_of_its_own(desk: Desk) -> None:
-    """With a record of other bytes at the same offset."""
+    """The topic was made again, with a record of other bytes at the same offset."""
     record = await desk.content("a", "one")
     first = await desk.refuse(record)
     await desk.letters.discard(await desk.letters.all())
@@ -341,7 +341,7 @@ async def test_a_bad_record_with_the_headers_of_a_mark_is_a_letter(desk: Desk) -
 
 
 def test_both_spaces_write_the_letter_of_a_bad_record() -> None:
-    """By the way of the encoders, each in its own transaction."""
+    """Write letters as encoders do, each in its own transaction."""
     record = Record(CAPTIONS, MURMUR2(b"a", PARTITIONS), 5, 0, b"a", b"{")
     found = []
     for encoder in (HashEncoder(), HashEncoder(48, "hash-48")):

@@ -27,7 +27,7 @@ class Client:
         self._door.leave(self.guest)
 
     def check(self, now: float) -> None:
-        """Nothing to look at."""
+        """There is nothing to check."""
 
 
 def enter(door: Door, address: str, phase: Phase = Phase.WAITING) -> Client:

@@ -135,7 +135,7 @@ def test_what_is_selected_is_the_callers_own() -> None:
 
 
 def kinds(fields: Fields, name: str, alive: list[int]) -> set[str]:
-    """Those of the values of `name` in these rows."""
+    """Collect the kinds of the values of `name` in these rows."""
     bits = np.zeros(len(fields), np.bool_)
     bits[alive] = True
     asked = fields.asked(parse({"exists": name}))

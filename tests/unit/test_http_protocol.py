@@ -1,4 +1,4 @@
-"""Hostile and unusual clients at a real socket, each from an address of its own."""
+"""Hostile and unusual clients at a real socket, each from its own address."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -120,7 +120,7 @@ async def served(
 
 
 async def rest(reader: asyncio.StreamReader) -> bytes:
-    """Everything until the server closes."""
+    """Return everything until the server closes."""
     async with asyncio.timeout(30):
         return await reader.read()
 

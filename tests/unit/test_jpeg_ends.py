@@ -56,7 +56,7 @@ def test_without_the_end_it_looks_the_same(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_cut_off_stays_refused(kind: str) -> None:
-    """At every boundary of a scan or of restarts, just before the end, and anywhere."""
+    """Cut at every boundary of a scan or of restarts, just before the end, and anywhere."""
     whole = jpeg(kind)
     scans = whole.index(b"\xff\xda")
     boundaries = {

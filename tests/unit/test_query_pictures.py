@@ -51,7 +51,7 @@ def depth(encoder: ProcessQueryEncoder) -> float | None:
 
 
 async def decoding(encoder: ProcessQueryEncoder) -> list[psutil.Process]:
-    """Its decoders, once there are any."""
+    """Return its decoders, once there are any."""
     await encoder.loaded.wait()
     while not (found := await asyncio.to_thread(decoder_processes)):
         await asyncio.sleep(0.01)

@@ -547,7 +547,7 @@ async def test_pictures_in_memory_are_few(site: Site) -> None:
 async def test_the_pictures_of_one_partition_leave_places_and_doors_to_another(
     site: Site, limits: dict[str, int]
 ) -> None:
-    """Those that take long to decode keep theirs meanwhile, and more of them wait behind those."""
+    """Pictures that take long to decode keep their permits, and more of them wait behind those."""
     began: list[str] = []
     async with opened(site, **limits) as references:
 

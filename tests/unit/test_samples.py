@@ -33,7 +33,7 @@ def decode(data: bytes) -> RgbImage:
 
 
 def spread(values: Pixels, bits: int) -> Pixels:
-    """Eight bits as `bits` of them; the greatest value stays the greatest."""
+    """Scale eight bits to `bits`; the greatest value stays the greatest."""
     if bits <= 8:
         return values >> (8 - bits)
     if bits == 12:

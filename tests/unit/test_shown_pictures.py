@@ -69,7 +69,7 @@ class Elsewhere:
 
 
 async def publish(kit: Kit, item_id: str, **content: Any) -> None:
-    """In the log, and indexed with that source."""
+    """Write it to the log, and index it with that source."""
     record = content_record("tidelens.images", Content(target="images", id=item_id, **content))
     record = replace(record, partition=MURMUR2(item_id.encode(), PARTITIONS))
     [position] = await kit.log.publish([record])

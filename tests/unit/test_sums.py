@@ -13,7 +13,7 @@ ONE, OTHER = unit(np.random.default_rng(3).standard_normal((2, DIM)))
 
 
 def encoded_again(row: Vectors) -> Vectors:
-    """The same vector with another float32 error, as of another batch: some numbers round apart."""
+    """Return the vector with another float32 error, as if from another batch."""
     dice = np.random.default_rng(4)
     again = unit(row.astype(np.float64) + dice.normal(0, 1e-5, DIM))
     assert (again != row).any()

@@ -86,7 +86,7 @@ async def described(*_: Any) -> Any:
 
 
 class Letters:
-    """As `dead-letters` opens them, with one letter."""
+    """The port that `dead-letters` opens, with one letter."""
 
     async def all(self) -> Any:
         letter = Letter(

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from api.bodies import may_have, require_few, values_in
-from api.item import Place, Places
+from api.item import RankedItem, RankedItems
 from contracts.cursors import Cursor, digest_of
 from contracts.deltas import changes
 from contracts.errors import RejectedRequest
@@ -78,10 +78,10 @@ class Subscription:
         self.query_digest = digest or query_digest(message)
         # What the client holds: when resuming, a list of which we only know the digest.
         self.cursor = Cursor.decode(message.cursor) if message.cursor is not None else None
-        # Told with the first snapshot: what its filter asks for that no item had.
+        # Sent with the first snapshot: what its filter asks for that no item had.
         self.warnings: Sequence[FilterWarning] = ()
-        self._places: Sequence[Place] = []
-        self._reader = Places(message.query.include)
+        self._ranked: Sequence[RankedItem] = []
+        self._reader = RankedItems(message.query.include)
         if self.cursor is not None and self.cursor.query != self.query_digest:
             raise RejectedRequest(
                 "invalid_cursor", "cursor: it belongs to another query", field="cursor"
@@ -101,43 +101,43 @@ class Subscription:
             return False
         return _another_state(held, as_of) is None and not as_of.covers(held)
 
-    def found(self, places: Sequence[Place], as_of: AsOf) -> list[ServerMessage]:
+    def found(self, ranked: Sequence[RankedItem], as_of: AsOf) -> list[ServerMessage]:
         """What to send, now that the exact list at `as_of` is this; makes it LIVE."""
         if self.state is SubscriptionState.ENDED:
             raise WrongStep(f"subscription {self.name!r}: want OPENING or LIVE, got ENDED")
         resuming = self.state is SubscriptionState.OPENING
         self.state = SubscriptionState.LIVE
-        held, before = self.cursor, self._places
-        digest = digest_of([(i.id, score, i.partition, i.offset) for score, i in places])
+        held, before = self.cursor, self._ranked
+        digest = digest_of([(i.id, score, i.partition, i.offset) for score, i in ranked])
         cursor = Cursor(as_of, self.query_digest, digest)
         if held is None:
-            messages = [self._snapshot(places, cursor)]
+            messages = [self._snapshot(ranked, cursor)]
         elif reason := _another_state(held.as_of, as_of):
-            messages = [self.reset(reason), self._snapshot(places, cursor)]
+            messages = [self.reset(reason), self._snapshot(ranked, cursor)]
         elif held.hits == cursor.hits:
             # Nothing is said when nothing changed: then the cursor that was sent still holds.
             if not resuming:
                 return []
             messages = [{"type": "resumed", "sub": self.name, "cursor": cursor.encode()}]
         elif resuming:
-            messages = [self._snapshot(places, cursor)]
+            messages = [self._snapshot(ranked, cursor)]
         else:
             delta = {
                 "type": "delta",
                 "sub": self.name,
-                "changes": changes(before, places, self._reader),
+                "changes": changes(before, ranked, self._reader),
             }
             messages = [{**delta, "cursor": cursor.encode()}]
-        self.cursor, self._places = cursor, places
+        self.cursor, self._ranked = cursor, ranked
         return messages
 
-    def suppresses(self, places: Sequence[Place]) -> bool:
-        """Whether the change to this list is too small to be told (`min_change`)."""
+    def suppresses(self, ranked: Sequence[RankedItem]) -> bool:
+        """Whether the change to this list is too small to be sent (`min_change`)."""
         if not self._min_change or self.state is not SubscriptionState.LIVE:
             return False
-        held = {item.id: score for score, item in self._places}
-        return held.keys() == {item.id for _, item in places} and all(
-            abs(score - held[item.id]) < self._min_change for score, item in places
+        held = {item.id: score for score, item in self._ranked}
+        return held.keys() == {item.id for _, item in ranked} and all(
+            abs(score - held[item.id]) < self._min_change for score, item in ranked
         )
 
     def followed(self, now: AsOf) -> list[ServerMessage]:
@@ -182,12 +182,12 @@ class Subscription:
             raise WrongStep(f"subscription {self.name!r}: want OPENING or LIVE, got ENDED")
         self.state = SubscriptionState.ENDED
 
-    def _snapshot(self, places: Sequence[Place], cursor: Cursor) -> ServerMessage:
+    def _snapshot(self, ranked: Sequence[RankedItem], cursor: Cursor) -> ServerMessage:
         warnings, self.warnings = self.warnings, ()
         return {
             "type": "snapshot",
             "sub": self.name,
-            "hits": [self._reader.wire(place, rank) for rank, place in enumerate(places, start=1)],
+            "hits": [self._reader.wire(one, rank) for rank, one in enumerate(ranked, start=1)],
             "cursor": cursor.encode(),
             **wire_warnings(warnings),
         }
@@ -232,7 +232,7 @@ class Connection:
         return self.take(parse_client_message(self.measured(text=text, data=data)))
 
     def measured(self, *, text: str | None, data: bytes | None) -> str:
-        """The frame's text, if it may be parsed.
+        """Return the frame's text, if it may be parsed.
 
         Raises Refused for a frame that ends the connection, RejectedRequest for too many values.
         """
@@ -252,9 +252,9 @@ class Connection:
     def take(
         self, message: Message, digest: str | None = None
     ) -> Subscription | Unsubscribe | Ping:
-        """What is to be done of a message. Raises RejectedRequest for a wrong step.
+        """Return what a message asks to do. Raises RejectedRequest for a wrong step.
 
-        `digest` is that of its query, where it is known.
+        `digest` is that of its query, if it is known.
         """
         if isinstance(message, Subscribe):
             return self.subscribe(message, digest)
@@ -287,7 +287,7 @@ class Connection:
                 value=message.query.offset,
             )
         if message.query.filter is not None:
-            # Before it is digested: what is no filter may be nested deeper than JSON is written.
+            # Before it is digested: an invalid filter may be nested deeper than orjson writes.
             message.query.checked()
         subscription = Subscription(message, digest)
         self.subscriptions[message.sub] = subscription
@@ -313,7 +313,10 @@ class Connection:
 
 
 def parsed(text: str) -> tuple[Message, str | None]:
-    """A large message, in any thread, and the digest of its query. Raises RejectedRequest."""
+    """Parse a large message, in any thread; return it with the digest of its query.
+
+    Raises RejectedRequest.
+    """
     message = parse_client_message(text)
     if not isinstance(message, Subscribe):
         return message, None

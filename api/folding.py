@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import structlog
 
-from api.item import Place
+from api.item import RankedItem
 from api.matching import Batch
 from api.pace import STEP_S, Pace
 from api.standing import Standing
@@ -93,10 +93,10 @@ class Folding:
             self._task = asyncio.create_task(self._run(), name="folding")
 
     def found(
-        self, standing: Standing, vector: Vectors, places: Sequence[Place], as_of: AsOf
+        self, standing: Standing, vector: Vectors, ranked: Sequence[RankedItem], as_of: AsOf
     ) -> None:
         """A search has ended: settle it as soon as may be."""
-        found = self._standing.found(standing, vector, places, as_of)
+        found = self._standing.found(standing, vector, ranked, as_of)
         if found is None:
             return
         if self._waiting:

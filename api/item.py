@@ -1,4 +1,4 @@
-"""An item that standing lists hold: what is told of it, one for all of them. No I/O."""
+"""Items that live lists hold, each with its JSON, which all lists share. No I/O."""
 
 from collections.abc import Collection
 
@@ -10,53 +10,56 @@ from contracts.hits import Hit
 from contracts.score import Vectors
 from contracts.wire import wire_hit
 
-# An item in a list: its score, and the item.
-Place = tuple[float, "Item"]
+# An item in a list, which is in rank order: its score, and the item.
+RankedItem = tuple[float, "Item"]
 
 
 class Item:
-    """All of a hit that is the same in every list, as it is sent."""
+    """The part of a hit that is the same in every list, as it is sent."""
 
-    __slots__ = ("_told", "id", "offset", "partition", "vector")
+    __slots__ = ("_json", "id", "offset", "partition", "vector")
 
     def __init__(self, hit: "Hit | Item") -> None:
         self.id: str = hit.id
-        # Only where a list wants it: it takes more than all the rest.
+        # Set only if a list shows it: it takes more memory than all the rest.
         self.vector: Vectors | None = None
         if isinstance(hit, Item):
             self._copy(hit)
             return
-        # Of its source, which tells versions apart.
+        # The position of its source distinguishes versions.
         self.partition: int = hit.source.partition
         self.offset: int = hit.source.offset
         wire = wire_hit(hit, include=())
         del wire["rank"], wire["score"]
-        # Without its brace. A copy: what orjson returns keeps a whole page of memory.
-        self._told: bytes = bytes(memoryview(orjson.dumps(wire))[1:])
+        # Without the first brace. A copy: what orjson returns keeps a whole page of memory.
+        self._json: bytes = bytes(memoryview(orjson.dumps(wire))[1:])
 
     def _copy(self, item: "Item") -> None:
         self.partition, self.offset = item.partition, item.offset
-        self._told = item._told
+        self._json = item._json
 
     def same(self, other: "Item") -> bool:
-        return self is other or self._told == other._told
+        """Whether both are sent alike."""
+        return self is other or self._json == other._json
 
     @property
     def size(self) -> int:
-        """Of what is told of it in every list, in bytes."""
-        return len(self._told)
+        """The bytes of its JSON."""
+        return len(self._json)
 
     def wire(self, rank: int, score: float, include: Collection[str] = ()) -> orjson.Fragment:
-        """contracts.wire.wire_hit of it in a list, as JSON."""
+        """Return its wire hit (contracts.wire.wire_hit) in a list, as JSON."""
         members = b'{"rank":%d,"score":%s,' % (rank, orjson.dumps(score))
         if include and self.vector is not None:
             members += vector_members(self.vector, include) + b","
-        return orjson.Fragment(members + self._told)
+        return orjson.Fragment(members + self._json)
 
 
-class Told:
-    """An item in a list, to be written when the message is: all of its vector's digits at once, for
-    a thousand items, would hold up everybody."""
+class UnwrittenHit:
+    """An item in a list, whose JSON is written together with its message.
+
+    Writing the vectors of a thousand items at once would hold up everybody.
+    """
 
     __slots__ = ("_include", "_item", "_rank", "_score")
 
@@ -77,25 +80,25 @@ class Told:
         return self._item.wire(self._rank, self._score, self._include)
 
 
-class Places:
-    """How `difference` reads places (contracts.deltas.Reader)."""
+class RankedItems:
+    """Reads ranked items for `changes` (contracts.deltas.Reader)."""
 
     def __init__(self, include: Collection[str]) -> None:
         self._include = include
 
-    def id(self, place: Place) -> str:
-        return place[1].id
+    def id(self, ranked: RankedItem) -> str:
+        return ranked[1].id
 
-    def same(self, one: Place, other: Place) -> bool:
+    def same(self, one: RankedItem, other: RankedItem) -> bool:
         return one[0] == other[0] and one[1].same(other[1])
 
-    def wire(self, place: Place, rank: int) -> Told:
-        score, item = place
-        return Told(item, rank, score, self._include)
+    def wire(self, ranked: RankedItem, rank: int) -> UnwrittenHit:
+        score, item = ranked
+        return UnwrittenHit(item, rank, score, self._include)
 
 
-def place_of(hit: Hit) -> Place:
-    """Where a search found it."""
+def ranked_item(hit: Hit) -> RankedItem:
+    """Return the ranked item of a hit that a search found."""
     item = Item(hit)
     item.vector = hit.vector
     return hit.score, item

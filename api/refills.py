@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from api.folding import Folding
-from api.item import place_of
+from api.item import ranked_item
 from api.pace import Pace
 from api.queries import Asked, ItemGone, ask
 from api.standing import Standing
@@ -77,8 +77,8 @@ class Refills:
         pace = Pace()
         for (one, found), answer in zip(asked, answers, strict=True):
             # Batches applied meanwhile are folded in, as if the search had taken longer.
-            places = []
+            ranked = []
             for hit in answer.hits:
-                places.append(place_of(hit))
+                ranked.append(ranked_item(hit))
                 await pace.rest()
-            self.folding.found(one, found.vector, places, answer.as_of)
+            self.folding.found(one, found.vector, ranked, answer.as_of)

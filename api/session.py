@@ -309,9 +309,9 @@ class Session:
         if as_of is None:
             return  # woken again when there is one
         if watching.standing.settled:
-            places = watching.standing.top()
+            ranked = watching.standing.top()
         elif watching.overtaken is not None:
-            places, as_of = watching.overtaken
+            ranked, as_of = watching.overtaken
         else:
             return  # woken again when it is
         if subscription.is_ahead_of(as_of):
@@ -320,9 +320,9 @@ class Session:
             return
         watching.overtaken = None
         since, watching.since_ms, watching.changed = watching.since_ms, None, False
-        if subscription.suppresses(places):
+        if subscription.suppresses(ranked):
             return
-        messages = subscription.found(places, as_of)
+        messages = subscription.found(ranked, as_of)
         await self._send_all(subscription, messages)
         if messages:
             self._observe(since)

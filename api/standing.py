@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from api.item import Item, Place
+from api.item import Item, RankedItem
 from api.lists import StandingList
 from api.queries import Question
 from contracts.ports import AsOf
@@ -25,7 +25,7 @@ class Watching:
         # Why it could not be searched.
         self.failed: Exception | None = None
         # What a search found that batches have overtaken, and the state of which it is the list.
-        self.overtaken: tuple[Sequence[Place], AsOf] | None = None
+        self.overtaken: tuple[Sequence[RankedItem], AsOf] | None = None
         # Append time of the oldest record that changed it, where that is known.
         self.since_ms: int | None = None
         self.wake = wake
@@ -40,7 +40,7 @@ class Watching:
             self.changed = True
             self.wake()
 
-    def know(self, overtaken: tuple[Sequence[Place], AsOf] | None) -> None:
+    def know(self, overtaken: tuple[Sequence[RankedItem], AsOf] | None) -> None:
         """A search came to an end: look again, whatever was told."""
         self.failed, self.overtaken, self.changed = None, overtaken, False
         self.change()
@@ -86,7 +86,7 @@ class Standing:
         # An item's other rows are not among what a search with `collapse` returns.
         return StandingList(asked.k, asked.k if asked.collapse else None, asked.min_score)
 
-    def top(self) -> Sequence[Place]:
+    def top(self) -> Sequence[RankedItem]:
         """The list itself."""
         return self.list.top()
 
@@ -103,7 +103,7 @@ class Standing:
         for watching in self.watchers:
             watching.wake()
 
-    def know(self, overtaken: tuple[Sequence[Place], AsOf] | None = None) -> None:
+    def know(self, overtaken: tuple[Sequence[RankedItem], AsOf] | None = None) -> None:
         """A search came to an end: it is settled, or at least known what it was."""
         for watching in self.watchers:
             watching.know(overtaken)

@@ -22,7 +22,7 @@ from itertools import chain
 from typing import NamedTuple
 
 from api.held import Held
-from api.item import Item, Place
+from api.item import Item, RankedItem
 from api.lists import StandingList
 from api.matching import Batch, Matches, Rows
 from api.queries import ItemRef
@@ -43,7 +43,7 @@ class Found(NamedTuple):
 
     standing: Standing
     vector: Vectors
-    places: Sequence[Place]
+    ranked: Sequence[RankedItem]
     as_of: AsOf | None
     # The number of batches that had arrived when it began.
     began: int
@@ -121,12 +121,12 @@ class StandingSet:
         self,
         standing: Standing,
         vector: Vectors,
-        places: Sequence[Place],
+        ranked: Sequence[RankedItem],
         as_of: AsOf | None = None,
     ) -> Found | None:
         """Its search with `vector` has ended. Nothing where it is gone, or waits again already."""
         began = self._under_way.get(standing)
-        return None if began is None else Found(standing, vector, places, as_of, began)
+        return None if began is None else Found(standing, vector, ranked, as_of, began)
 
     def settle(self, found: Found) -> None:
         """Fold in what came since that search began, and follow from here.
@@ -134,12 +134,12 @@ class StandingSet:
         All batches that had arrived when it ended must have been folded. One that does not follow
         batches is at least told what it was: else a busy one would never have any list.
         """
-        standing, vector, places, as_of, began = found
+        standing, vector, ranked, as_of, began = found
         if self._under_way.get(standing) != began:
             return
         del self._under_way[standing]
         listed: StandingList[Hit | Item] = standing.new_list()
-        listed.fill([score for score, _ in places], [item for _, item in places])
+        listed.fill([score for score, _ in ranked], [item for _, item in ranked])
         row = Rows[Standing]()
         row.put(standing, vector, listed.floor)
         since = [batch for batch in self._kept if batch.number > began]
@@ -148,7 +148,7 @@ class StandingSet:
         ):
             self._unsettle(standing)
             if not standing.follows and as_of is not None:
-                standing.know((places, as_of))
+                standing.know((ranked, as_of))
         else:
             standing.settled = True
             held = self._held[standing.target]

@@ -8,7 +8,7 @@ import orjson
 from api.allowance import hits_bytes
 from api.connection import ServerMessage
 from api.hit_json import hit_json
-from api.item import Told
+from api.item import UnwrittenHit
 from api.pace import Pace
 from contracts.errors import RejectedRequest
 from contracts.hits import Hit
@@ -63,13 +63,13 @@ async def in_slices(message: ServerMessage, bytes_max: int) -> str:
         if not isinstance(value, list):
             parts.append(orjson.dumps(value).decode())
             continue
-        for place, one in enumerate(value):
+        for number, one in enumerate(value):
             written = orjson.dumps(one, default=_default)
             size += len(written)
             if size > bytes_max:
                 raise too_large(bytes_max, size)
             # As text: the socket takes a string, and decoding all of it at once would take long.
-            parts.append("," if place else "[")
+            parts.append("," if number else "[")
             parts.append(written.decode())
             await pace.rest()
         parts.append("]" if value else "[]")
@@ -90,4 +90,4 @@ def too_large(limit: int, size: int) -> RejectedRequest:
 
 def _default(value: Any) -> Any:
     # The `value` of an error comes from the request and may be anything.
-    return value.fragment() if isinstance(value, Told | Match) else str(value)
+    return value.fragment() if isinstance(value, UnwrittenHit | Match) else str(value)

@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from api.item import place_of
+from api.item import ranked_item
 from api.queries import Question, _Part
 from api.standing import Standing
 from api.standing_set import StandingSet
@@ -119,7 +119,7 @@ class Tidelens:
             ]
             found = self._filled.index.view.search(asked)
             for standing, vector, hits in zip(taken, vectors, found, strict=True):
-                searched = self._set.found(standing, vector, list(map(place_of, hits)))
+                searched = self._set.found(standing, vector, list(map(ranked_item, hits)))
                 assert searched is not None
                 self._set.settle(searched)
         for standing in self._changed:

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.folding import Folding
-from api.item import place_of
+from api.item import ranked_item
 from api.queries import Question, _Part
 from api.standing import Standing
 from api.standing_set import StandingSet
@@ -83,7 +83,7 @@ def standing_set(queries: Vectors, lists: _Best) -> tuple[StandingSet, list[Stan
     found.take(len(made))
     for standing, query, numbers, scores in zip(made, queries, *lists, strict=True):
         hits = list(map(hit, numbers.tolist(), scores.tolist()))
-        searched = found.found(standing, query, list(map(place_of, hits)))
+        searched = found.found(standing, query, list(map(ranked_item, hits)))
         assert searched is not None
         found.settle(searched)
         standing.watchers[0].changed = False

@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from api.connection import Connection, ConnectionState, Subscription, SubscriptionState, WrongStep
-from api.item import Item, Place
+from api.item import Item, RankedItem
 from contracts.cursors import Cursor
 from contracts.errors import RejectedRequest
 from contracts.hits import Hit
@@ -31,7 +31,7 @@ def subscribe(one: Connection, sub: str = "s", **rest: Any) -> Subscription:
     return step
 
 
-def hit(name: str, rank: int) -> Place:
+def hit(name: str, rank: int) -> RankedItem:
     """`rank` is its place where it is used, for the reader."""
     source = RecordPosition("content", 0, 7)
     return 1.0, Item(Hit("captions", name, rank, 1.0, source))

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from api import folding as module
 from api.folding import Folding
-from api.item import place_of
+from api.item import ranked_item
 from api.queries import Question, _Part
 from api.standing import Standing
 from api.standing_set import StandingSet
@@ -61,8 +61,8 @@ class Desk:
             standing.watch(self.wake)
             self.set.add(standing)
         self.set.take(9)
-        places = [place_of(hit(item_id, 1.0)) for item_id in ids]
-        self.folding.found(standing, X, places, self.as_of())
+        ranked = [ranked_item(hit(item_id, 1.0)) for item_id in ids]
+        self.folding.found(standing, X, ranked, self.as_of())
         return standing
 
     @property

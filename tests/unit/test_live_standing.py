@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from api import standing_set
-from api.item import place_of
+from api.item import ranked_item
 from api.queries import ItemRef, Question, _Part
 from api.standing import Standing, Watching
 from api.standing_set import StandingSet
@@ -72,7 +72,7 @@ class Hall:
         self.found(standing, vector, [made(*hit) for hit in hits.items()])
 
     def found(self, standing: Standing, vector: Vectors, hits: list[Hit], *as_of: AsOf) -> None:
-        found = self.set.found(standing, vector, list(map(place_of, hits)), *as_of)
+        found = self.set.found(standing, vector, list(map(ranked_item, hits)), *as_of)
         if found is not None:
             self.set.settle(found)
 

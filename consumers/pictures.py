@@ -21,8 +21,8 @@ class Pictures:
     """Where bytes come from, and what makes pixels of them."""
 
     read: Callable[[str, str | None, Hashable], AbstractAsyncContextManager[bytes]]
-    """Of a reference, its SHA-256 and the partition, whose records wait for each other; the bytes
-    count as in memory until it is left."""
+    """Reads a reference, given its SHA-256 and the partition whose records wait for each other; the
+    bytes count as in memory until it is left."""
     allow: Callable[[str], Awaitable[None]]
     """Raises RejectedRecord for a reference that may not be read; asks nobody."""
     decode: Callable[[bytes], Awaitable[RgbImage]]

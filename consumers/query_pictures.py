@@ -112,7 +112,7 @@ class QueryPictures:
                 field="image",
                 limit=limits.waiting_max,
             )
-        # One alone may be larger: its own limit is another one.
+        # A picture that waits alone may be larger: image_bytes_max bounds it.
         if self._waiting and self._bytes + size > limits.waiting_bytes_max:
             raise RejectedRequest(
                 "too_many_queries",

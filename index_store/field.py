@@ -30,7 +30,7 @@ from index_store.values import Values
 FIELD_BYTES = 1500
 _ROW_BYTES = 2
 _SCALARS = {STRING, NUMBER, BOOLEAN}
-# Looked at one by one before a bitmap is unpacked: nearly always one of them is alive.
+# Rows that are looked at one by one before a bitmap is unpacked: nearly always one is alive.
 _TRIED = 64
 
 # Kind -> the rows with a value of that kind, and the values.

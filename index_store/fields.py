@@ -37,7 +37,7 @@ BYTES_MIN = 2_000_000
 LEFT_OUT_MAX = 1000
 # Parsed at a time, in columns: bounds the memory on the way.
 _SLICE_ROWS = 8192
-# Once full it is emptied so far that not every slice has to.
+# A full index is emptied to this share, so that not every slice has to empty it.
 _KEPT_SHARE = 0.875
 
 _Columns = dict[str, tuple[list[int], list[Any]]]

@@ -29,7 +29,7 @@ _TOKENIZER = "tokenizer.json"
 _TOKENIZER_CONFIG = "tokenizer_config.json"
 _OPEN_CLIP = "open_clip_config.json"
 
-# JSON that loading reads where it is there; others' JSON in the folder may be anything.
+# JSON files that loading reads if they exist; any other JSON in the folder is not checked.
 _OBJECTS = (
     CONFIG,
     INDEX,
@@ -47,7 +47,7 @@ JSON_BYTES_MAX = 256 << 20
 _HEADER_BYTES_MAX = 100_000_000
 _HEAD_BYTES = 512
 
-# How files begin that were put in the place of another one.
+# How files begin that stand in for the real one.
 _STAND_INS = (
     (b"version https://git-lfs.github.com/", "is a Git LFS pointer"),
     (b"/annex/objects/", "is a git-annex pointer"),
@@ -153,7 +153,7 @@ def _fetch_again(folder: Path, model: str) -> str:
 
 
 def _check_bytes(path: Path) -> None:
-    """Raise BrokenFile for what is no file with something of its own in it."""
+    """Raise BrokenFile unless the path is a regular file with content of its own."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):

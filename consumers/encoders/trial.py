@@ -1,7 +1,7 @@
-"""What a model must do before it is trusted: tell words apart, and pictures.
+"""Checks before a model is used that it distinguishes words, and pictures.
 
 A tokenizer without its files still answers, with the same tokens for every word; weights that were
-never written are zeros, which make one vector of everything. Neither raises an error. Random
+never written are zeros, which turn everything into one vector. Neither raises an error. Random
 weights pass: only vectors that are equal to the bit are refused.
 """
 

@@ -1,6 +1,6 @@
-"""A tokenizer's words in files of their own, as folders without a tokenizer.json hold them.
+"""Checks a tokenizer's vocabulary files, which folders without a tokenizer.json hold.
 
-A copy of such a file that was cut off is still a text with words, only with fewer of them.
+A truncated copy of such a file is still a text with words, only with fewer of them.
 """
 
 from collections.abc import Mapping, Sequence

@@ -37,7 +37,7 @@ def _space_here(model: str) -> Space | None:
     from consumers.encoders.spaces import STARTER
 
     if model == STARTER:
-        # A start finds this where it reads them.
+        # A start would find out only when it reads the weights.
         weights.verify_packages()
     if "/" in model and not Path(model).expanduser().is_dir():
         from huggingface_hub import try_to_load_from_cache

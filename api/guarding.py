@@ -59,7 +59,7 @@ class Guard:
         if not self._is_ours(_hostname(host)):
             return (
                 "host_not_allowed",
-                f"Host: {', '.join(hosts)!r} is no name of this server",
+                f"Host: {', '.join(hosts)!r} is not a name of this server",
                 "Host",
             )
         origin = headers.get("origin")

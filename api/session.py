@@ -119,7 +119,7 @@ class Session:
             await self._forget_all(self._connection.close())
 
     async def _forget_all(self, ended: list[Subscription]) -> None:
-        """In slices: a hundred lists of a thousand items take 40 ms."""
+        """Forget them in slices: a hundred lists of a thousand items take 40 ms."""
         pace = Pace()
         try:
             while ended:
@@ -188,7 +188,7 @@ class Session:
             self._opening.pop(subscription, None)
 
     def _bound(self, subscription: Subscription, question: Question) -> None:
-        """Raises RejectedRequest for a list that would be too much for one message."""
+        """Raise RejectedRequest for a list that would be too large for one message."""
         if subscription.mode == "top":
             limit = self._node.settings.message_bytes_max
             size = hits_bytes(question.k, question.include, self._node.space.dim)
@@ -416,8 +416,8 @@ class Session:
 
 
 async def _sub_of(text: str, error: RejectedRequest) -> str | None:
-    """Whom the refusal of this message concerns, as far as that can be told."""
+    """Return the `sub` that the refusal of this message is about, if it can be found."""
     if len(text) <= QUICK_BYTES:
         return sub_of(text)
-    # One of too many values is not parsed at all.
+    # A frame of too many values is not parsed at all.
     return None if error.field == "frame" else await asyncio.to_thread(sub_of, text)

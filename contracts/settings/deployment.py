@@ -1,4 +1,4 @@
-"""Where a process belongs, what it serves, and where it listens."""
+"""Settings of a deployment: its topics, its model, and where its processes listen."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,7 +12,7 @@ from contracts.user_folders import user_data_dir
 
 
 class DeploymentSettings(FromEnvironment):
-    """Where a process belongs, what it serves, and where it listens."""
+    """The topics and the model of a deployment, and where its processes listen."""
 
     brokers: Text | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""Which references to pictures are followed, and for how long."""
+"""Settings of references to pictures: those that are followed, and for how long."""
 
 from typing import Literal
 

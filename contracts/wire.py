@@ -10,6 +10,7 @@ from contracts.hits import Hit
 from contracts.item_urls import picture_path
 from contracts.messages import AsOfMessage
 from contracts.ports import AsOf, Lag
+from contracts.score import Vectors
 
 WireHit = dict[str, Any]
 
@@ -31,8 +32,13 @@ def wire_hit(hit: Hit, include: Collection[str] = ("vector",)) -> WireHit:
     if hit.vector is not None and "vector" in include:
         wire["vector"] = [float(number) for number in hit.vector]
     if hit.vector is not None and "vector_f16" in include:
-        wire["vector_f16"] = b64encode(hit.vector.astype("<f2").tobytes()).decode()
+        wire["vector_f16"] = half_base64(hit.vector).decode()
     return wire
+
+
+def half_base64(vector: Vectors) -> bytes:
+    """Return the numbers of `vector_f16`: IEEE 754 half precision, little-endian, in base64."""
+    return b64encode(vector.astype("<f2").tobytes())
 
 
 def wire_warnings(warnings: Sequence[FilterWarning]) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Reads from the settings what decoding a picture may cost: one of content, or one of a query."""
 
+from dataclasses import replace
+
 from consumers.decode_child import DecodeLimits
 from consumers.query_pictures import PictureLimits
 from contracts.settings import MIB, Settings
@@ -19,13 +21,11 @@ def content_limits(settings: Settings) -> DecodeLimits:
 
 def query_limits(settings: Settings) -> PictureLimits:
     """Return the limits of queries' pictures, tighter than those of content: somebody waits."""
-    decode = DecodeLimits(
-        settings.image_bytes_max,
-        min(settings.query_image_pixels_max, settings.image_pixels_max),
-        settings.query_decode_seconds_max,
-        settings.decode_memory_mb * MIB,
+    decode = replace(
+        content_limits(settings),
+        pixels_max=min(settings.query_image_pixels_max, settings.image_pixels_max),
+        seconds_max=settings.query_decode_seconds_max,
         seconds_min=settings.query_decode_seconds_min,
-        side_max=settings.image_side_max,
     )
     return PictureLimits(
         decode,

@@ -13,6 +13,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.problems import problem
+from tidelens.ahead import Ahead, Flow
 from tidelens.door import UNCOUNTED_BYTES, Door, Guest, Phase, Refusal
 from tidelens.live_protocol import LiveProtocol
 from tidelens.pace import Unsent
@@ -20,8 +21,6 @@ from tidelens.unframed import ended_by_closing
 
 HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
-# Requests that a client may send before it has the answer to the first.
-PIPELINED_MAX = 32
 # A chunked body may take so many times its own bytes, with extensions, trailers and small chunks.
 _FRAMING_FACTOR = 8
 _READ_BYTES = 64 * 1024
@@ -55,6 +54,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._thrown_away = 0
         self._why_broken: Refusal | None = None
         self._other_protocol = False
+        self._ahead = Ahead()
 
     def arrive(self, address: str) -> None:
         """Take the room that the door made; the connection is made a moment later."""
@@ -66,6 +66,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow: Flow = Flow(transport)
         # A quarter of asyncio's own size, so that a loop that reads many bodies turns more often.
         transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
         if self._refused:
@@ -84,10 +85,23 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refused:
             self._throw_away(len(data))
             return
+        self._ahead.add(data)
+        self._parse_ahead()
+
+    def _parse_ahead(self) -> None:
+        """Parse what was read, and read no more while too many requests wait for their answers."""
+        while data := self._ahead.step(len(self._open)):
+            self._parse(data)
+        self.flow.held = bool(self._ahead)
+        if self._ahead:
+            self.flow.pause_reading()
+            self._door.hold(self._guest, self._held_bytes + len(self._ahead))
+
+    def _parse(self, data: bytes) -> None:
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._upgrade(data[upgrade.args[0] :])
+            self._upgrade(data[upgrade.args[0] :] + self._ahead.rest())
         except httptools.HttpParserError:
             self._broken()
         else:
@@ -156,13 +170,15 @@ class HttpProtocol(HttpToolsProtocol):
 
     # The parser's callbacks
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # The parser keeps blanks behind a value, which are no part of it (RFC 9110, 5.5).
+        super().on_header(name, value.strip(b" \t"))
+
     def on_headers_complete(self) -> None:
         if self._refused:
             raise _Broken
         if len(self.headers) > HEADERS_MAX:
             self._break(_too_large("headers", HEADERS_MAX))
-        if len(self._open) >= PIPELINED_MAX:
-            self._break(_too_large("requests sent ahead", PIPELINED_MAX))
         self._head_bytes = self._body_bytes = self._raw_bytes = 0
         upgrade = self.parser.should_upgrade()
         if upgrade and not self._should_upgrade():
@@ -206,11 +222,15 @@ class HttpProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
         if self._held_bytes:
             # Requests that were not begun still hold their whole bodies.
             self._held_bytes = sum(len(cycle.body) for cycle in self._open)
-            self._door.hold(self._guest, self._held_bytes)
+        if self._ahead:
+            self._parse_ahead()
+        self._door.hold(self._guest, self._held_bytes + len(self._ahead))
+        self.flow.resume_reading()
+        if self._refused:
+            return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif not self._in_body:
@@ -227,9 +247,6 @@ class HttpProtocol(HttpToolsProtocol):
         if self._why_broken is None:
             self.logger.warning(message)
         self.refuse(self._why_broken or Refusal(400, "invalid_request", message, "request", 0))
-
-    def send_400_response(self, msg: str) -> None:
-        self.refuse(Refusal(400, "invalid_request", msg, "request", 0))
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer with the refusal where no other answer was begun, and close soon."""
@@ -270,6 +287,8 @@ class HttpProtocol(HttpToolsProtocol):
             cycle.message_event.set()
         self._open.clear()
         self.pipeline.clear()
+        self._ahead.rest()
+        self.flow.held = False
         self.flow.resume_writing()
 
     def check(self, now: float) -> None:

@@ -21,7 +21,6 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         self._guest: Guest | None = None
         limits = door.limits
         self._unsent = Unsent(limits.send_timeout_s, limits.bytes_per_s_min)
-        self._ending_at: float | None = None
 
     def take_over(self, guest: Guest) -> None:
         guest.leaver = self
@@ -63,13 +62,11 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         """Close what has taken too long; called about every second."""
         assert self._guest is not None
         limits = self._door.limits
-        if self.transport.is_closing():
-            if self._ending_at is None:
-                self._ending_at = now
-            elif now - self._ending_at > limits.send_timeout_s:
-                self.transport.abort()
-        elif self._unsent.stuck(self.transport.get_write_buffer_size(), now):
+        if self._unsent.stuck(self.transport.get_write_buffer_size(), now):
             self.transport.abort()
+        elif self.transport.is_closing():
+            # What was sent last may take as long as it moves.
+            return
         elif self._guest.phase is Phase.RECEIVING:
             if self.read_paused:
                 self._guest.pace.start(now)

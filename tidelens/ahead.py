@@ -1,0 +1,54 @@
+"""Requests that a client sends before it has the answer to the first.
+
+The parser cannot be stopped within a piece, and a piece of 64 KiB may hold 3,600 requests, each of
+which costs kilobytes once it is parsed. So a piece that may hold too many is parsed in steps.
+"""
+
+from uvicorn.protocols.http.flow_control import FlowControl
+
+# Requests that are parsed and wait for their answers; what follows them waits as it came.
+PIPELINED_MAX = 32
+# The shortest request has 18 bytes, so that a step adds at most 28 requests.
+_STEP_BYTES = 512
+# Every header ends in these; the parser takes no others.
+_HEADER_END = b"\r\n\r\n"
+
+
+class Flow(FlowControl):
+    """Keeps reading paused while bytes wait to be parsed, however often it is to be resumed."""
+
+    held = False
+
+    def resume_reading(self) -> None:
+        if not self.held:
+            super().resume_reading()
+
+
+class Ahead:
+    """The bytes that were read and not yet parsed, in their order."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+
+    def __len__(self) -> int:
+        return len(self._bytes)
+
+    def add(self, data: bytes) -> None:
+        self._bytes = self._bytes + data if self._bytes else data
+
+    def step(self, waiting: int) -> bytes:
+        """Take what may be parsed now that so many requests wait for their answers."""
+        if waiting >= PIPELINED_MAX:
+            return b""
+        if len(self._bytes) > _STEP_BYTES:
+            # One more header may have begun in an earlier piece.
+            ends = self._bytes.count(_HEADER_END) + 1
+            if waiting + ends > PIPELINED_MAX:
+                taken, self._bytes = self._bytes[:_STEP_BYTES], self._bytes[_STEP_BYTES:]
+                return taken
+        return self.rest()
+
+    def rest(self) -> bytes:
+        """Take everything."""
+        taken, self._bytes = self._bytes, b""
+        return taken

@@ -1,6 +1,22 @@
 """Options that several commands share. All default to None, so that the environment applies."""
 
+from pathlib import Path
+from typing import Any
+
 import click
+
+
+class NamedPath(click.Path):
+    """A path that is not empty: `$unset` in a shell would stand for the current folder."""
+
+    def __init__(self, **rules: Any) -> None:
+        super().__init__(path_type=Path, **rules)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("want a path, got an empty one; is a shell variable unset?", param, ctx)
+        return super().convert(value, param, ctx)
+
 
 brokers_option = click.option(
     "--brokers",

@@ -9,7 +9,7 @@ import click
 from contracts.message_parser import parse_classify
 from contracts.topics import TARGETS
 from tidelens.commands.search import read_image
-from tidelens.options import json_option, url_option
+from tidelens.options import NamedPath, json_option, url_option
 from tidelens.terminal import say, say_json
 from tidelens.texts import listed
 
@@ -24,7 +24,7 @@ def _read_lines(context: click.Context, parameter: click.Parameter, path: Path |
 @click.argument("text", required=False)
 @click.option(
     "--image",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=NamedPath(exists=True, dir_okay=False),
     callback=read_image,
     help="Classify a picture.",
 )
@@ -34,7 +34,7 @@ def _read_lines(context: click.Context, parameter: click.Parameter, path: Path |
 @click.option(
     "--labels",
     "labels_file",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    type=NamedPath(exists=True, dir_okay=False),
     callback=_read_lines,
     help="A file with a label on each line.",
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tidelens.options import brokers_option, json_option, topic_prefix_option
+from tidelens.options import NamedPath, brokers_option, json_option, topic_prefix_option
 from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -97,9 +97,7 @@ def list_(
 @dead_letters.command()
 @click.argument("letter")
 @_connected
-@click.option(
-    "--save", type=click.Path(path_type=Path), help="Write the original value's bytes there."
-)
+@click.option("--save", type=NamedPath(), help="Write the original value's bytes there.")
 def show(
     letter: str, brokers: str | None, topic_prefix: str | None, as_json: bool, save: Path | None
 ) -> None:

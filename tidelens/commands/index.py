@@ -6,7 +6,13 @@ from pathlib import Path
 import click
 
 from tidelens.commands.tune import tune
-from tidelens.options import brokers_option, model_option, snapshots_option, topic_prefix_option
+from tidelens.options import (
+    NamedPath,
+    brokers_option,
+    model_option,
+    snapshots_option,
+    topic_prefix_option,
+)
 
 
 @click.group(invoke_without_command=True)
@@ -16,7 +22,7 @@ from tidelens.options import brokers_option, model_option, snapshots_option, top
 @snapshots_option
 @click.option("--port", type=int, help="Port of the API (8080).")
 @click.option("--host", help="Address of the API (127.0.0.1).")
-@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data directory.")
+@click.option("--data", type=NamedPath(file_okay=False), help="Data directory.")
 @click.pass_context
 def index(
     context: click.Context,

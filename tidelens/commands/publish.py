@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from contracts.topics import TARGETS, Target
-from tidelens.options import brokers_option, json_option, topic_prefix_option
+from tidelens.options import NamedPath, brokers_option, json_option, topic_prefix_option
 from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("paths", nargs=-1, required=True, type=NamedPath())
 @brokers_option
 @topic_prefix_option
 @json_option

@@ -5,12 +5,11 @@ import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tidelens.options import brokers_option, json_option, topic_prefix_option, url_option
+from tidelens.options import NamedPath, brokers_option, json_option, topic_prefix_option, url_option
 from tidelens.terminal import say, say_json
 from tidelens.texts import listed
 
@@ -36,7 +35,7 @@ _ACTIONS = ("rollback", "give_up_rollback", "abandon")
 @click.option("--model", metavar="MODEL", help="What makes it: as `up --model`.")
 @click.option(
     "--queries",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    type=NamedPath(dir_okay=False, exists=True),
     help="Texts to compare answers with, one a line; else what was asked lately, and captions.",
 )
 @click.option("--switch", is_flag=True, help="Let nodes answer in the space that was made.")

@@ -14,7 +14,7 @@ from contracts.filter_text import parse_text
 from contracts.filters import parse
 from contracts.message_parser import parse_queries
 from contracts.topics import TARGETS
-from tidelens.options import json_option, url_option
+from tidelens.options import NamedPath, json_option, url_option
 from tidelens.terminal import say, say_json
 from tidelens.texts import text_of
 
@@ -78,7 +78,7 @@ def query_options(command: Any) -> Any:
         click.argument("text", required=False),
         click.option(
             "--image",
-            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            type=NamedPath(exists=True, dir_okay=False),
             callback=read_image,
             help="Search by a picture.",
         ),

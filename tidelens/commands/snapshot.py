@@ -13,6 +13,7 @@ import click
 from contracts.settings import Settings
 from contracts.space import Space
 from tidelens.options import (
+    NamedPath,
     brokers_option,
     json_option,
     model_option,
@@ -28,9 +29,7 @@ if TYPE_CHECKING:
     from index_store.snapshots import Snapshots
     from streams.connect import Connection
 
-_data_option = click.option(
-    "--data", type=click.Path(path_type=Path, file_okay=False), help="Data directory."
-)
+_data_option = click.option("--data", type=NamedPath(file_okay=False), help="Data directory.")
 
 
 def _options(*options: Callable[..., Any]) -> Callable[..., Any]:

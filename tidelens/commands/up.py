@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from tidelens.options import (
+    NamedPath,
     brokers_option,
     model_option,
     precision_option,
@@ -22,18 +23,18 @@ from tidelens.options import (
 @snapshots_option
 @click.option("--port", type=int, help="Port of the API and the page (8080).")
 @click.option("--host", help="Address of the API (127.0.0.1).")
-@click.option("--data", type=click.Path(path_type=Path, file_okay=False), help="Data directory.")
+@click.option("--data", type=NamedPath(file_okay=False), help="Data directory.")
 @click.option("--sample", is_flag=True, help="Publish OpenMoji pictures, a few a second.")
 @click.option(
     "--watch",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=NamedPath(file_okay=False, exists=True),
     help="Publish what appears in this folder.",
 )
 @click.option(
     "--allow-root",
     "allow_roots",
     multiple=True,
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    type=NamedPath(file_okay=False, exists=True),
     help="Let file: references point into this folder; may be repeated.",
 )
 def up(

@@ -1,4 +1,4 @@
-"""What an operator asks of a running node: snapshots, rebuilds, tuning, verification."""
+"""The endpoints for operators of a running node: snapshots, rebuilds, tuning, verification."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from api.node import Node
 from contracts.errors import RejectedRequest
 from contracts.topics import TARGETS, Target
 
-# More than there are: one may stand there twice.
+# More than there are, since a target may be named twice.
 _TARGETS_MAX = 8
 _NAME_CHARS_MAX = 256
 
@@ -27,11 +27,11 @@ class Admin:
         self._replica = node.settings.replica
 
     async def snapshot(self, _: Request) -> Response:
-        """Write one now; its name."""
+        """Write a snapshot now, and answer with its name."""
         return await self._json(await self._admin.snapshot())
 
     async def restore(self, request: Request) -> Response:
-        """Begin from {"name": "REPLICA/NAME"} at the next start."""
+        """Restore the snapshot {"name": "REPLICA/NAME"} at the next start."""
         body = await self._bodies.json(request)
         name = body.get("name") if isinstance(body, dict) else None
         if not isinstance(name, str) or len(name) > _NAME_CHARS_MAX:
@@ -49,7 +49,7 @@ class Admin:
         return await self._json(await self._admin.restore(name))
 
     async def rebuild(self, request: Request) -> Response:
-        """Build the sealed segments of {"targets": [...]} anew, of all without a body."""
+        """Rebuild the sealed segments of {"targets": [...]}, or of all targets without a body."""
         targets: list[Target] = list(TARGETS)
         if "content-type" in request.headers:
             body = await self._bodies.json(request)
@@ -57,11 +57,11 @@ class Admin:
         return await self._json({"rebuilt": await self._admin.rebuild(targets)})
 
     async def segments(self, _: Request) -> Response:
-        """Sealed segments with their tuning tables."""
+        """List the sealed segments with their tuning tables."""
         return await self._json({"segments": self._admin.segments()})
 
     async def queries(self, _: Request) -> Response:
-        """Texts asked lately: what a new space is compared on."""
+        """List the texts asked lately, on which a new space is compared."""
         return await self._json({"texts": self._recent_queries()})
 
     async def verify(self, _: Request) -> Response:

@@ -1,4 +1,4 @@
-"""POST /v1/classify: what a picture, a text, a vector or an item shows, of the labels given."""
+"""POST /v1/classify: which of the given labels fit a picture, a text, a vector or an item."""
 
 import asyncio
 from collections.abc import Sequence
@@ -73,7 +73,7 @@ class Classifying:
         }
 
     async def _encoded(self, texts: Sequence[str]) -> list[Vectors]:
-        """A batch at a time, so that searches get their turns between them."""
+        """Encode a batch at a time, so that searches get their turns between batches."""
         found: list[Vectors] = []
         step = self._node.settings.query_batch_max
         for start in range(0, len(texts), step):

@@ -1,6 +1,6 @@
 """How far the index is behind the log, measured in the background so that no answer waits for it.
 
-Also the node's knowledge of whether the broker answers: what asks it every second knows best.
+It also knows whether the broker answers, since it asks every second.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What operators and orchestrators ask: lag, status, metrics, alive, ready."""
+"""The endpoints for operators and orchestrators: lag, status, metrics, liveness, readiness."""
 
 import asyncio
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ class Health:
         return await self._json(readiness, 200 if readiness["ready"] else 503)
 
     async def lag(self, _: Request) -> Response:
-        """A row for each group, topic and partition, asked of the broker now where it answers."""
+        """Answer a row for each group, topic and partition, read from the broker if possible."""
         lags = await self._freshness.measure()
         freshness, space = self._freshness, self._node.space.name
         behind_s = freshness.behind_s()

@@ -5,7 +5,7 @@ those of contracts/server_messages.py.
 """
 
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, model_validator
 
@@ -102,6 +102,8 @@ class QueryImage(MessageModel):
 class _Part(MessageModel):
     """What to look for: exactly one of text, image, vector, id (with `of`)."""
 
+    _kinds: ClassVar[tuple[str, ...]] = ("text", "image", "vector", "id")
+
     text: Text | None = None
     image: (
         Annotated[Annotated[str, Tag("string")] | Annotated[QueryImage, Tag("object")], IMAGE_FORM]
@@ -114,12 +116,13 @@ class _Part(MessageModel):
     id: _Id | None = None
     of: Target | None = Field(default=None, description="Which target `id` is of.")
 
-    def kinds(self) -> list[str]:
-        names = ("text", "image", "vector", "id")
-        return [name for name in names if getattr(self, name) is not None]
-
     @model_validator(mode="after")
-    def _id_with_of(self) -> "_Part":
+    def _one_kind(self) -> "_Part":
+        given = [name for name in self._kinds if getattr(self, name) is not None]
+        if len(given) != 1:
+            names = f"{', '.join(self._kinds[:-1])} and {self._kinds[-1]}"
+            got = ", ".join(given) or "none"
+            raise ValueError(f"exactly one of {names} is needed, got {got}")
         if self.id is not None and self.of is None:
             raise wrong("of", "`id` needs it, images or captions")
         if self.of is not None and self.id is None:
@@ -132,15 +135,11 @@ class FusePart(_Part):
 
     weight: Annotated[float, Field(allow_inf_nan=False)] = 1.0
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> "FusePart":
-        if len(self.kinds()) != 1:
-            raise ValueError("exactly one of text, image, vector and id is needed")
-        return self
-
 
 class Query(_Part):
     """One search: exactly one of text, image, vector, id, fuse; the rest says how."""
+
+    _kinds: ClassVar[tuple[str, ...]] = (*_Part._kinds, "fuse")
 
     fuse: Annotated[list[FusePart], Field(min_length=1, max_length=16)] | None = None
     target: Target = "images"
@@ -183,16 +182,6 @@ class Query(_Part):
             self.condition.fields()
         return self
 
-    @model_validator(mode="after")
-    def _one_question(self) -> "Query":
-        kinds = self.kinds() + (["fuse"] if self.fuse is not None else [])
-        if len(kinds) != 1:
-            got = ", ".join(kinds) or "none"
-            raise ValueError(
-                f"exactly one of text, image, vector, id and fuse is needed, got {got}"
-            )
-        return self
-
 
 class Classify(_Part):
     """What POST /v1/classify asks: which of `labels` fits one text, image, vector or id best."""
@@ -205,14 +194,6 @@ class Classify(_Part):
     ] = Field(default=list(TEMPLATES), description="Each label is put into each, in place of `{}`.")
     k: Annotated[int, Field(ge=1)] = Field(default=5, description="How many labels to answer.")
     timeout_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-
-    @model_validator(mode="after")
-    def _one_question(self) -> "Classify":
-        kinds = self.kinds()
-        if len(kinds) != 1:
-            got = ", ".join(kinds) or "none"
-            raise ValueError(f"exactly one of text, image, vector and id is needed, got {got}")
-        return self
 
 
 class NewItem(MessageModel):

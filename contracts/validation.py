@@ -121,7 +121,20 @@ def _message(first: ErrorDetails, value: Any) -> str:
         return f"{message}, got {_kind(first['input'])}"
     if value is None or "value" in first.get("ctx", {}):
         return message
+    if first["type"].endswith(("too_long", "too_short")):
+        return _length_message(first, value)
     return f"{message}, got {value!r}"
+
+
+def _length_message(first: ErrorDetails, value: int) -> str:
+    """Name the bound of a length and the length that came."""
+    context = first["ctx"]
+    what = "character" if first["type"].startswith("string") else "item"
+    bound = context["max_length" if "max_length" in context else "min_length"]
+    unit = what if bound == 1 else f"{what}s"
+    if "max_length" in context:
+        return f"limit {bound} {unit}, got {value}"
+    return f"want at least {bound} {unit}, got {value}"
 
 
 def _kind(value: Any) -> str:

@@ -11,7 +11,12 @@ from contracts import schema
 from contracts.data_uris import decode_base64, is_reference
 from contracts.errors import RejectedRecord, RejectedRequest
 from contracts.events import EVENT_TYPES, read_content
-from contracts.message_parser import parse_client_message, parse_new_items, parse_queries
+from contracts.message_parser import (
+    parse_classify,
+    parse_client_message,
+    parse_new_items,
+    parse_queries,
+)
 from contracts.records import Record
 
 PICTURE = b"\x89PNG\xfb\xff\xbf"
@@ -29,6 +34,10 @@ def item(image: Any) -> None:
 
 def live(query: Any) -> None:
     parse_client_message(orjson.dumps({"op": "subscribe", "sub": "s", "query": query}).decode())
+
+
+def classify(body: Any) -> None:
+    parse_classify(body)
 
 
 def event(image: Any) -> Any:
@@ -71,6 +80,20 @@ def refusal(parse: Callable[[Any], Any], body: Any) -> tuple[str | None, Any, An
         (search, {"text": "a", "wait_for": "x"}, "wait_for", "want a publish token"),
         (search, {"text": "a", "wait_for": {"x": 1}}, "wait_for", "got an object with x"),
         (search, [5], "0", "want a JSON object, got a number"),
+        # The question itself is wrong, whatever one of its members lacks.
+        (search, {"text": "a", "id": "b"}, "body", "text, image, vector, id and fuse is needed"),
+        (search, {"text": "a", "id": "b"}, "body", "got text, id"),
+        (search, {"vector": [1.0], "fuse": [{"text": "a"}]}, "body", "got vector, fuse"),
+        (search, {"of": "images"}, "body", "got none"),
+        (search, {"fuse": [{"text": "a", "id": "b"}]}, "fuse.0", "got text, id"),
+        (classify, {"text": "a", "id": "b", "labels": ["x"]}, "body", "got text, id"),
+        (search, {"text": "a", "of": "images"}, "of", "goes with `id` only"),
+        # Lengths, in words of their own.
+        (search, {"fuse": [{"text": "a"}] * 17}, "fuse", "fuse: limit 16 items, got 17"),
+        (search, {"fuse": []}, "fuse", "fuse: want at least 1 item, got 0"),
+        (search, {"vector": [1.0] * 65_537}, "vector", "vector: limit 65536 items, got 65537"),
+        (search, {"text": ""}, "text", "text: want at least 1 character, got 0"),
+        (search, {"id": "b" * 513, "of": "images"}, "id", "id: limit 512 characters, got 513"),
         (event, "x", "image", "want a JSON object, got a string"),
     ],
 )

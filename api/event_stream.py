@@ -11,7 +11,6 @@ newest list at the moment at which the client takes it.
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -79,8 +78,10 @@ def _value(name: str, text: str) -> Any:
     if name not in _NUMBERS:
         return text
     try:
-        return orjson.loads(text)
-    except orjson.JSONDecodeError:
+        return parse_json(text, name)
+    except RejectedRequest as error:
+        if error.code != "invalid_json":
+            raise
         raise RejectedRequest(
             "invalid_request", f"{name}: want a number, got {text!r}", field=name, value=text
         ) from None

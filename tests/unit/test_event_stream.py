@@ -98,6 +98,7 @@ async def test_a_whole_query_a_filter_and_the_other_mode() -> None:
         ({}, 400, None),
         ({**ASKED, "k": "many"}, 400, "k"),
         ({**ASKED, "k": "0"}, 400, "query.k"),
+        ({**ASKED, "k": "[1"}, 400, "k"),
         ({**ASKED, "what": "1"}, 400, "what"),
         ({"query": "3"}, 400, "query"),
         ({**ASKED, "filter": "year >"}, 400, None),
@@ -119,6 +120,15 @@ async def test_what_is_refused_is_a_problem_and_no_stream(
         if field is not None:
             assert answer.json()["field"] == field
         await kit.until("tidelens_live_connections", 0)
+
+
+@pytest.mark.parametrize("name", ["k", "throttle_ms"])
+async def test_a_number_of_more_than_64_bits_names_its_limit(name: str) -> None:
+    async with served() as (_, http):
+        answer = await http.get("/v1/live", params={**ASKED, name: str(2**64)})
+        problem = answer.json()
+        assert (answer.status_code, problem["field"], problem["value"]) == (400, name, str(2**64))
+        assert f"limit {2**64 - 1} (64 bits), got {2**64}" in problem["detail"]
 
 
 async def test_an_item_that_goes_ends_the_stream() -> None:

@@ -4,12 +4,14 @@ There is no lifespan: `background` names what must run beside the app, and whoev
 those and watches them.
 """
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
 from api import pages
@@ -51,10 +53,8 @@ def create_app(node: Node) -> Starlette:
         WebSocketRoute("/v1/live", live.websocket),
         Route("/v1/live", live.events, methods=["GET"]),
         Route("/v1/items", items.post, methods=["POST"]),
-        Route("/v1/items/{target}", items.get, methods=["GET"]),
-        Route("/v1/items/{target}", items.delete, methods=["DELETE"]),
-        Route("/v1/items/{target}/{id:rest}", items.get, methods=["GET"]),
-        Route("/v1/items/{target}/{id:rest}", items.delete, methods=["DELETE"]),
+        _by_method("/v1/items/{target}", GET=items.get, DELETE=items.delete),
+        _by_method("/v1/items/{target}/{id:rest}", GET=items.get, DELETE=items.delete),
         Route("/v1/pictures", pictures.get, methods=["GET"]),
         Route("/v1/pictures/{id:rest}", pictures.get, methods=["GET"]),
         Route("/v1/admin/snapshot", admin.snapshot, methods=["POST"]),
@@ -84,6 +84,17 @@ def create_app(node: Node) -> Starlette:
     app.state.background = {"freshness": freshness.run, "live": live.run}
     app.state.live = live
     return app
+
+
+def _by_method(path: str, **handlers: Callable[[Request], Awaitable[Response]]) -> Route:
+    """Return one route for all methods of a path: `Allow` names those of one route."""
+
+    async def handle(request: Request) -> Response:
+        # The server leaves out the body of the answer to HEAD.
+        name = "GET" if request.method == "HEAD" else request.method
+        return await handlers[name](request)
+
+    return Route(path, handle, methods=list(handlers))
 
 
 def background(app: Starlette) -> dict[str, Run]:

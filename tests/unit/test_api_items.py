@@ -208,6 +208,16 @@ async def test_deleting(kit: Kit) -> None:
     assert (record.topic, record.key, record.value) == ("tidelens.images", b"a/b", None)
 
 
+@pytest.mark.parametrize("path", ["/v1/items/images", "/v1/items/images/a/b"])
+@pytest.mark.parametrize("method", ["OPTIONS", "PUT"])
+async def test_a_method_that_a_path_lacks_names_all_that_it_has(
+    kit: Kit, path: str, method: str
+) -> None:
+    response = await kit.http.request(method, path)
+    assert response.status_code == 405
+    assert set(response.headers["allow"].split(", ")) == {"DELETE", "GET", "HEAD"}
+
+
 @pytest.mark.parametrize("item_id", ["", "x" * 600])
 async def test_deleting_no_id(kit: Kit, item_id: str) -> None:
     response = await kit.http.delete(f"/v1/items/images/{item_id}")

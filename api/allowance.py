@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Collection, Sequence
 
+from api.pace import Pace
 from contracts.errors import RejectedRequest
 from contracts.messages import Query
 
@@ -41,7 +42,12 @@ class Allowance:
         self._all_max = all_max
         self.held = 0
         # Bytes wanted, and the future that is set when it is their turn, in order of arrival.
+        self._gate = asyncio.Lock()
         self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def pace(self) -> Pace:
+        """The slices of one answer, which takes its turn among all of them."""
+        return Pace(self._gate)
 
     def share(self, expected: int) -> "Share":
         """Return room for one answer of about `expected` bytes. Raises RejectedRequest.

@@ -44,15 +44,14 @@ class Answering:
         """Answer with an object, whose lists and iterators are written a few members at a time."""
         pieces = self.pieces()
         try:
-            await _write(pieces, body)
+            await _write(pieces, body, self.allowance.pace())
         except BaseException:
             pieces.close()
             raise
         return self.response(pieces, status)
 
 
-async def _write(pieces: Pieces, body: Mapping[str, Any]) -> None:
-    pace = Pace()
+async def _write(pieces: Pieces, body: Mapping[str, Any], pace: Pace) -> None:
     for number, (name, value) in enumerate(body.items()):
         pieces.add((b"," if number else b"{") + orjson.dumps(name) + b":")
         if isinstance(value, Mapping | str) or not isinstance(value, Iterable):

@@ -68,7 +68,7 @@ class Outlet:
         else:
             share = await self._allowance.wait(size, self._timeout_s)
             try:
-                text = await in_slices(message, self._bytes_max)
+                text = await in_slices(message, self._bytes_max, self._allowance.pace())
                 # Joining it was a slice of its own.
                 await asyncio.sleep(0)
                 if not wanted():

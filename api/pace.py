@@ -8,20 +8,29 @@ STEP_S = 0.002
 
 
 class Pace:
-    """The slices of one request, begun with the first; several tasks may share them."""
+    """The slices of one request, begun with the first; several tasks may share them.
 
-    __slots__ = ("_turn", "_until")
+    Those with one `gate` go on one at a time: in each turn of the loop, one of them computes. Ten
+    large answers would otherwise make every turn ten slices long.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_gate", "_turn", "_until")
+
+    def __init__(self, gate: asyncio.Lock | None = None) -> None:
+        self._gate = gate
         self._turn = 0
         self._until = perf_counter() + STEP_S
 
     async def rest(self) -> None:
-        """Let others run if this slice is over; otherwise return at once."""
+        """Give others their turn where this slice is over; otherwise return at once."""
         while perf_counter() > self._until:
             turn = self._turn
-            await asyncio.sleep(0)
-            # The first of the tasks that share this object begins the next slice for all.
+            if self._gate is None:
+                await asyncio.sleep(0)
+            else:
+                async with self._gate:
+                    await asyncio.sleep(0)
+            # The first of those that share it begins the next slice, for all of them.
             if self._turn == turn:
                 self._turn += 1
                 self._until = perf_counter() + STEP_S

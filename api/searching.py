@@ -94,7 +94,7 @@ class Searching:
         listed: bool,
     ) -> None:
         """Write the answers as JSON. Raises RejectedRequest if they are too many bytes."""
-        pace, rests = Pace(), _Rests(self._freshness.behind_s(), took_s)
+        pace, rests = self._answering.allowance.pace(), _Rests(self._freshness.behind_s(), took_s)
         pieces.add(b"[" if listed else b"")
         for number, (query, answer) in enumerate(zip(queries, answers, strict=True)):
             pieces.add(b',{"hits":[' if number else b'{"hits":[')

@@ -51,13 +51,12 @@ def as_text(message: ServerMessage) -> str:
     return orjson.dumps(message, default=_default).decode()
 
 
-async def in_slices(message: ServerMessage, bytes_max: int) -> str:
+async def in_slices(message: ServerMessage, bytes_max: int, pace: Pace) -> str:
     """Return the message's JSON, written in slices between which others get their turns.
 
     Raises RejectedRequest if it is more than `bytes_max`.
     """
-    pace, size = Pace(), 0
-    parts: list[str] = []
+    size, parts = 0, list[str]()
     for name, value in message.items():
         parts.append(f'{"," if parts else "{"}"{name}":')
         if not isinstance(value, list):

@@ -5,7 +5,7 @@ may be (TIDELENS_REMOTE_CODE).
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer, TokenizersBackend
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
 
+from consumers.encoders.checkpoint_files import CONFIG, check_weights, weight_files
 from consumers.encoders.spaces import Checkpoint, code_of
 from contracts.errors import ModelMissing
 
@@ -40,6 +41,8 @@ def loaded(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
+            # Its own refusal names no tensor, only a report that we do not show.
+            ignore_mismatched_sizes=True,
             **local,
         )
     except Exception as error:  # also whatever a checkpoint's own code raises
@@ -52,12 +55,38 @@ def loaded(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
         elif "sentencepiece" in reason.lower():
             reason = "it has no tokenizer.json; pip install sentencepiece protobuf"
         raise ModelMissing(f"model {checkpoint.name!r} cannot be loaded: {reason}") from error
+    _require_shapes(checkpoint, found["mismatched_keys"])
     _require_whole(model, found["missing_keys"], checkpoint.name)
     if model.config.model_type.startswith("siglip") and type(tokenizer).__name__.startswith(
         "Gemma"
     ):
         _lower_case(tokenizer)
     return tokenizer, processor, model
+
+
+def _require_shapes(
+    checkpoint: Checkpoint, mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]]
+) -> None:
+    """Raise ModelMissing for a tensor whose shape is not the one that the configuration asks for.
+
+    Each of `mismatched` is a name, the shape in the file, and the shape asked for.
+    """
+    if not mismatched:
+        return
+    name, stored, wanted = min(mismatched)
+    more = f" (and {len(mismatched) - 1} more)" if len(mismatched) > 1 else ""
+    raise ModelMissing(
+        f"model {checkpoint.name!r}: {_file_of(name, checkpoint.folder)} holds {name!r} in the "
+        f"shape {list(stored)}, where {CONFIG} asks for {list(wanted)}{more}; they are of "
+        f"different models, fetch both from one"
+    )
+
+
+def _file_of(tensor: str, folder: Path) -> str:
+    """Name the file that holds a tensor; several where transformers renames it in loading."""
+    names = weight_files(folder)
+    holding = [name for name in names if tensor in check_weights(folder / name)]
+    return " or ".join(holding or names)
 
 
 def _require_whole(model: Any, missing: Collection[str], name: str) -> None:

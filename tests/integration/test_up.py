@@ -127,7 +127,8 @@ async def assert_metrics(node_port: int, encoder_port: int) -> None:
     letters = encoder.values("dead_letters_total", "reason", stage="encode")
     assert letters == {"image_format": 1}
     assert encoder.values("queue_depth", "queue") == {"encode": 0, "references": 0}
-    assert node.values("queue_depth", "queue") == {"query": 0, "search": 0, "search_exact": 0}
+    queues = ("query", "query_pictures", "search", "search_exact")
+    assert node.values("queue_depth", "queue") == dict.fromkeys(queues, 0)
     children = node.values("child_memory_bytes", "role")
     assert {"broker", "encode", "query"} <= children.keys()
     assert all(20e6 < children[kind] < 4e9 for kind in ("broker", "encode", "query"))

@@ -197,7 +197,7 @@ class Fold(RuleBasedStateMachine):
     def start(self, sealed: set[Target], searched: bool) -> None:
         """Empty, or with a segment that has an index: few histories would make one of their own.
 
-        So with codes: half of the histories give rows theirs from the start.
+        So with codes: half of the histories give rows theirs from the start, and search them once.
         """
         partitions = [
             TopicPartition(NAMES.embeddings(t), n) for t in TARGETS for n in range(PARTITIONS)
@@ -217,6 +217,9 @@ class Fold(RuleBasedStateMachine):
             self.put(of, some, {"n": 1})
             self.apply_all()
             self.rebuild(of, 0, True, "IVF2,SQ8", False)
+        if searched:
+            self.put("captions", [(i, VECTORS[0], None) for i in ITEM_IDS[30:]], {"n": 2})
+            self.search("captions", VECTORS[1], 1, 0, None, False, None, True)
 
     # What producers and encoders do
 

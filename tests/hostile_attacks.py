@@ -63,6 +63,11 @@ class Attack:
         return [path.read_bytes() for path in sorted(self.folder.glob("*.bin"))]
 
 
+async def nothing(attack: Attack) -> None:
+    """What the machine itself does to the client that behaves well."""
+    await asyncio.sleep(max(0.0, attack.until - time.monotonic()))
+
+
 async def query_bombs(attack: Attack) -> None:
     """Pictures of 49 megapixels in a few kilobytes, eight at a time, as queries."""
     bodies = [{"image": base64.b64encode(bomb).decode()} for bomb in attack.bombs()]
@@ -233,6 +238,7 @@ async def references(attack: Attack) -> None:
 
 
 ATTACKS: dict[str, Callable[[Attack], Awaitable[None]]] = {
+    "nothing": nothing,
     "query bombs": query_bombs,
     "huge answers": huge_answers,
     "huge live answers": huge_live_answers,

@@ -34,8 +34,8 @@ from tests.well_behaved import KINDS, WellBehaved, percentiles
 _MIB = 2**20
 _SEEDS = 2_000
 _START_S = 180.0
-_CALM_S = 90.0
-_WARM_S = 10.0
+_CALM_S = 45.0
+_WARM_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)

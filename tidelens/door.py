@@ -101,6 +101,16 @@ class Leaver(Protocol):
         """Close the connection if something has taken too long."""
 
 
+class _Nobody:
+    """In place of a protocol that is gone: a cycle of the two would wait for a full collection of
+    garbage, which is rare here, with some kilobytes for each connection that ever was.
+    """
+
+    def refuse(self, refusal: Refusal) -> None: ...
+
+    def check(self, now: float) -> None: ...
+
+
 @dataclass(eq=False, slots=True)
 class Guest:
     """One connection, as the door knows it."""
@@ -188,6 +198,11 @@ class Door:
         self._guests.pop(guest, None)
         self._leaving.pop(guest, None)
         self._inside.discard(guest.address, guest)
+
+    def forget(self, guest: Guest) -> None:
+        """Its connection is gone, and its protocol with it."""
+        self.leave(guest)
+        guest.leaver = _Nobody()
 
     def linger(self, guest: Guest) -> bool:
         """Return whether it may stay a moment to read its refusal; it counts no more as inside."""

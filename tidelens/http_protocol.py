@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from api.problems import problem
 from tidelens.ahead import Ahead, Flow
 from tidelens.door import UNCOUNTED_BYTES, Door, Guest, Phase, Refusal
-from tidelens.live_protocol import LiveProtocol
+from tidelens.live_protocol import LiveProtocol, let_go
 from tidelens.pace import Unsent
 from tidelens.unframed import ended_by_closing
 
@@ -62,7 +62,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._door.enter(self._guest)
 
     def gone(self) -> None:
-        self._door.leave(self._guest)
+        self._door.forget(self._guest)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -76,6 +76,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.gone()
         self._disconnect()
         super().connection_lost(exc)
+        let_go(self.transport)
 
     def resume_writing(self) -> None:
         self._unsent.emptied()

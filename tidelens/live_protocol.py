@@ -28,8 +28,9 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._guest is not None:
-            self._door.leave(self._guest)
+            self._door.forget(self._guest)
         super().connection_lost(exc)
+        let_go(self.transport)
 
     def resume_writing(self) -> None:
         self._unsent.emptied()
@@ -83,3 +84,12 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         self.transport.write(b"".join(self.conn.data_to_send()))
         self.close_sent = True
         self.transport.close()
+
+
+def let_go(transport: object) -> None:
+    """Break the cycle that a closed transport of asyncio is in: it keeps one of its own methods.
+
+    Cycles wait for a collection of all garbage, which is rare here (tidelens/pauses.py), and
+    half-open connections that are opened again and again would leave gigabytes until then.
+    """
+    vars(transport).pop("_read_ready_cb", None)

@@ -1,4 +1,5 @@
-"""python -m tests.soak.hostile [--seconds 20] [--only NAME] [--url URL] [--json FILE]
+"""python -m tests.soak.hostile [--seconds 20] [--only NAME] [--url URL] [--pictures FOLDER]
+[--json FILE]
 
 Strangers attack a running node, each from loopback addresses of its own (tests/hostile_attacks.py),
 while a client that behaves well (tests/well_behaved.py) measures what it notices: within twice the
@@ -10,7 +11,7 @@ import argparse
 import asyncio
 import base64
 import multiprocessing
-import os
+import signal
 import sys
 import tempfile
 import time
@@ -214,11 +215,13 @@ class Soak:
 
 async def soak(arguments: argparse.Namespace, folder: Path) -> list[Noticed]:
     names = arguments.only or list(hostile_attacks.ATTACKS)
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    for kind in PICTURE_KINDS:
-        data = await asyncio.to_thread(bomb, kind)
-        (pictures / f"{kind}.bin").write_bytes(data)
+    pictures = arguments.pictures or folder / "pictures"
+    pictures.mkdir(exist_ok=True)
+    if any("bombs" in name for name in names):
+        for kind in PICTURE_KINDS:
+            path = pictures / f"{kind}.bin"
+            if not path.exists():
+                path.write_bytes(await asyncio.to_thread(bomb, kind))
     if arguments.url:
         port = urlsplit(arguments.url).port or 80
         await seeded(port)
@@ -236,9 +239,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="of each period")
     parser.add_argument("--only", action="append", choices=list(hostile_attacks.ATTACKS))
     parser.add_argument("--url", help="of a running node on this machine; otherwise one is started")
+    parser.add_argument("--pictures", type=Path, help="a folder that keeps them for the next run")
     parser.add_argument("--json", type=Path, metavar="FILE")
     arguments = parser.parse_args()
-    os.environ.pop("http_proxy", None)
+    # Asked to stop, it stops its node too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         noticed = asyncio.run(soak(arguments, Path(folder)))
     goals = [goal for each in noticed for goal in each.goals]

@@ -1,6 +1,8 @@
 """Hostile and unusual clients at a real socket, each from its own address."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -512,3 +514,27 @@ async def test_a_socket_that_closes_may_take_as_long_as_its_last_messages_move()
         protocol.check(14.0)
         assert transport.aborted
         protocol.transport = kept
+
+
+async def test_a_connection_that_is_gone_leaves_nothing_for_the_garbage_collector() -> None:
+    """In a server it comes by so rarely that gigabytes would wait for it."""
+    async with live() as (server, _):
+        clients = [await server.client() for _ in range(3)]
+        clients[0][1].write(GET[:-5])
+        clients[1][1].write(GET)
+        await clients[1][0].readuntil(b"\r\n\r\n")
+        async with asyncio.timeout(30):
+            while server.door.connections < 4:
+                await asyncio.sleep(0.01)
+        gc.disable()
+        try:
+            protocols: list[Any] = [guest.leaver for guest in server.door._guests]
+            kept = [weakref.ref(each) for p in protocols for each in (p, p.transport)]
+            del protocols
+            for writer in server.writers:
+                writer.transport.abort()
+            async with asyncio.timeout(30):
+                while sum(ref() is not None for ref in kept) > 2:  # the open WebSocket's
+                    await asyncio.sleep(0.01)
+        finally:
+            gc.enable()

@@ -1,7 +1,7 @@
 """A server in a thread of its own, whose event loop says how long its turns take of the processor.
 
-A turn is everything between two looks at the sockets: whoever else has sent something waits for so
-long. It is measured by the thread's own clock, so that other processes do not count.
+A turn is everything between two looks at the sockets: all other clients that sent something wait
+for so long. It is measured by the thread's own clock, so that other processes do not count.
 """
 
 import asyncio

@@ -38,7 +38,7 @@ VECTORS = vectors(8)
 LOOP = asyncio.Runner()
 
 ITEMS = st.integers(0, 7)
-# An item with this metadata, one deleted (None), or all rows sealed anew.
+# An item with this metadata, a deleted one (None), or a merge of all rows into a new segment.
 STEPS = st.lists(st.tuples(ITEMS, METADATA | st.none()) | st.just("rebuild"), max_size=16)
 
 Answered = tuple[list[str], list[FilterWarning]]

@@ -138,7 +138,7 @@ def test_pages_put_together_are_the_whole_ranking(
 def test_equal_rows_are_told_apart_by_their_ids(
     kind: str, ties_max: int, condition: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They are told apart at any effort, since the nearest list is always read."""
+    """The index distinguishes them at any effort, since the nearest list is always read."""
     monkeypatch.setattr(scan, "TIES_MAX", ties_max)
     monkeypatch.setattr(scan, "_TIES_AT_FIRST", 8)
     index, model = filled(7, kind, 40, 50)

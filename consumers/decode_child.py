@@ -32,6 +32,9 @@ ANSWER = struct.Struct("<BQQ")
 SIZE = struct.Struct("<Q")
 
 _PR_SET_PDEATHSIG = 1
+# After a picture of so many pixels the heap's free part goes back to the system: a TIFF of 49
+# megapixels left 190 MB in the process. Giving it back takes some milliseconds.
+_LARGE_PIXELS = 4_000_000
 
 
 class Kind(IntEnum):
@@ -76,9 +79,13 @@ def main() -> None:
     memory = _memory_bytes() + limits.memory_bytes_max
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     _say(answers, Kind.READY)
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while len(request := requests.read(REQUEST.size)) == REQUEST.size:
         (size,) = REQUEST.unpack(request)
         _say(answers, *_answer(shared, size, limits, preprocess))
+        (pixels,) = SIZE.unpack_from(shared, len(shared) - SIZE.size)
+        if give_back is not None and pixels > _LARGE_PIXELS:
+            give_back(0)
 
 
 def _memory_bytes() -> int:

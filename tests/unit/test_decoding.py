@@ -29,7 +29,7 @@ from contracts.metrics import Metrics
 from contracts.ports import Preprocess
 from tests import decode_kit
 from tests.decode_kit import Marked
-from tests.hostile_pictures import many_scans
+from tests.hostile_pictures import bomb, many_scans
 
 LIMITS = DecodeLimits(2_000_000, 4_000_000, 20.0, 1 << 30)
 # For what never ends: beside it good pictures must come through on a busy machine.
@@ -203,6 +203,16 @@ def test_a_process_killed_while_idle_is_no_fault_of_the_next_picture() -> None:
         child.send_signal(signal.SIGKILL)
         eventually(lambda: _ended(child))
         assert decoders.decode_now(marked(7)).shape == (30, 40, 3)
+
+
+def test_a_large_picture_leaves_no_memory_in_its_process() -> None:
+    limits = replace(LIMITS, bytes_max=20_000_000, pixels_max=50_000_000)
+    with opened(preprocess=CentralSquare(256, 224), limits=limits) as decoders:
+        decoders.decode_now(photo())
+        (child,) = decoder_processes()
+        before = child.memory_info().rss
+        decoders.decode_now(bomb("tiff"))
+        eventually(lambda: child.memory_info().rss < before + 64 * 2**20)
 
 
 def test_processes_outlive_the_threads_that_ask() -> None:

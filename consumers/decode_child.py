@@ -82,8 +82,10 @@ def main() -> None:
     give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while len(request := requests.read(REQUEST.size)) == REQUEST.size:
         (size,) = REQUEST.unpack(request)
-        _say(answers, *_answer(shared, size, limits, preprocess))
+        answer = _answer(shared, size, limits, preprocess)
+        # Read before the parent has the answer: it then sets the size back for the next picture.
         (pixels,) = SIZE.unpack_from(shared, len(shared) - SIZE.size)
+        _say(answers, *answer)
         if give_back is not None and pixels > _LARGE_PIXELS:
             give_back(0)
 

@@ -31,6 +31,7 @@ log = structlog.get_logger(__name__)
 
 _COMMIT_EVERY_S = 2.0
 _IDENTITY_EVERY_S = 10.0
+_COMMITTED_EVERY_S = 10.0
 _SNAPSHOT_CHECK_S = 1.0
 _REBUILD_EVERY_S = 1.0
 _AUDIT_EVERY_S = 5.0
@@ -99,6 +100,10 @@ def streams_app(
     @app.timer(interval=_COMMIT_EVERY_S)
     async def commit() -> None:
         await patiently("commit", maintainer.commit)
+
+    @app.timer(interval=_COMMITTED_EVERY_S)
+    async def check_committed() -> None:
+        await patiently("committed offsets", maintainer.check_committed)
 
     @app.timer(interval=_IDENTITY_EVERY_S)
     async def check_identity() -> None:

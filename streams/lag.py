@@ -11,7 +11,7 @@ still be given to `behind_s`, which lets the ages grow with the clock.
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aiokafka.client import AIOKafkaClient
@@ -20,7 +20,7 @@ from aiokafka.protocol.admin import ListGroupsRequest
 
 from contracts.errors import BrokerUnavailable
 from contracts.ports import Clock, Lag
-from contracts.records import TopicPartition
+from contracts.records import Positions, TopicPartition
 from contracts.topics import TARGETS, Names
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
@@ -44,16 +44,23 @@ class _Known:
 class KafkaLag:
     """The lag of one space: of its encoders, and of every index group that has committed.
 
-    `index_group` is there even before it has: a node's own.
+    `index_group` is there even before it has: a node's own. `own_positions` tells how far that
+    node is, which its commits follow later; while it tells nothing, they count.
     """
 
     def __init__(
-        self, connection: Connection, names: Names, index_group: str | None, clock: Clock
+        self,
+        connection: Connection,
+        names: Names,
+        index_group: str | None,
+        clock: Clock,
+        own_positions: Callable[[], Positions] = dict,
     ) -> None:
         self._connection = connection
         self.names = names
         self._index_group = index_group
         self._clock = clock
+        self._own_positions = own_positions
         self._clients: contextlib.AsyncExitStack | None = None
         self._client: AIOKafkaClient | None = None
         self._reader: OldestRecords | None = None
@@ -109,13 +116,12 @@ class KafkaLag:
         bounds = await self._reader.bounds()
         positions = {}
         for role, group, topics in await self._groups():
-            committed = await group_offsets(self._client, group)
+            reached = await self._reached(group)
             for topic in topics:
                 for number in range(self._counts[topic]):
                     partition = TopicPartition(topic, number)
                     begin, _ = bounds[partition]
-                    offset = committed[partition].offset if partition in committed else begin
-                    positions[role, group, partition] = max(offset, begin)
+                    positions[role, group, partition] = max(reached.get(partition, begin), begin)
         await self._look_up(
             {(group, partition): at for (_, group, partition), at in positions.items()}, bounds
         )
@@ -123,6 +129,15 @@ class KafkaLag:
             self._row(role, group, partition, position, bounds[partition][1])
             for (role, group, partition), position in positions.items()
         ]
+
+    async def _reached(self, group: str) -> Positions:
+        """Where the group goes on: of a node's own, where the node itself is."""
+        assert self._client is not None
+        own = self._own_positions() if group == self._index_group else {}
+        if own:
+            return own
+        committed = await group_offsets(self._client, group)
+        return {partition: found.offset for partition, found in committed.items()}
 
     async def _groups(self) -> list[tuple[str, str, list[str]]]:
         names = self.names

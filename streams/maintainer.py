@@ -129,6 +129,8 @@ class Maintainer:
             if partition not in index.caught_up_at:
                 index.caught_up(partition, self._clock.now())
         self.keeper.begin(index)
+        # What was committed of another index says nothing of this one.
+        self._committed = {}
         committed = await self._log.committed(self._group)
         self._letters_from = {tp: committed.get(tp, 0) for tp in index.positions}
         log.info("index starts", items={t: index.count(t) for t in TARGETS}, restored=restore)
@@ -266,6 +268,20 @@ class Maintainer:
         await self._log.commit(self._group, positions)
         self._committed = positions
         faults.reach("index.committed")
+
+    async def check_committed(self) -> None:
+        """Commit again where the group has other offsets than those committed last.
+
+        Somebody may have reset them, and the broker forgets them a week after the last commit,
+        which an idle node never repeats: other processes would see the whole log as lag.
+        """
+        last = self._committed
+        found = await self._log.committed(self._group)
+        # A commit that came in between was newer than what was found.
+        if last is self._committed and any(found.get(tp) != at for tp, at in last.items()):
+            log.warning("the group's offsets were changed or have expired: committing them again")
+            self._committed = {}
+            await self.commit()
 
     async def snapshot(self) -> None:
         """Write one if anything changed, as at a stop."""

@@ -11,6 +11,7 @@ import structlog
 from api.app import background, create_app
 from api.node import Node
 from contracts.partitioning import partitioner
+from contracts.records import Positions
 from contracts.settings import Settings
 from contracts.topics import Names
 from index_store.matcher import open_matcher
@@ -113,7 +114,12 @@ async def _serving(
     metrics = queries.metrics
     names = Names(settings.topic_prefix, queries.space.name)
     group = names.index_group(settings.shard, settings.replica)
-    source = LagOfSpaces(KafkaLag(connection, names, group, clock), lambda: spaces.named)
+
+    def own_positions() -> Positions:
+        return {} if maintainer.index is None else maintainer.index.positions
+
+    own = KafkaLag(connection, names, group, clock, own_positions)
+    source = LagOfSpaces(own, lambda: spaces.named)
     async with (
         _opened_lag(source) as lag,
         open_blobs(settings.snapshots, settings.data / "snapshots") as store,

@@ -15,7 +15,7 @@ from contracts.events import content_record
 from contracts.memory import HashEncoder, ManualClock
 from contracts.ports import Lag
 from contracts.records import OutRecord, Record, Source, TopicPartition
-from contracts.topics import Names, topic_specs
+from contracts.topics import TARGETS, Names, topic_specs
 from streams.broker import LocalBroker
 from streams.lag import KafkaLag
 from streams.lag_of_spaces import LagOfSpaces
@@ -227,6 +227,28 @@ async def test_every_index_group_of_the_space_is_found(kafka: TestKafka) -> None
         async with measuring(kit, None, own) as of_node:
             found = sorted({r.group for r in await of_node.lag() if r.role == "index"})
         assert found == [*groups, own]
+
+
+async def test_a_node_tells_its_own_position_whatever_its_group_has(kafka: TestKafka) -> None:
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        topic = kit.names.embeddings("captions")
+        await kit.log.publish([OutRecord(topic, b"k", b"x", (), 0)] * 3)
+        at = {TopicPartition(kit.names.embeddings(target), 0): 0 for target in TARGETS}
+        own = at | {TopicPartition(topic, 0): 3}
+        clock = ManualClock(time.time())
+        node = KafkaLag(kit.connection, kit.names, "index", clock, lambda: own)
+        # Another process knows nothing but the commits, which were reset.
+        await kit.log.commit("index", at)
+        async with measuring(kit) as other:
+            await node.start()
+            try:
+                told = row(await node.lag(), "index", topic)
+                assert (told.position, told.records, told.seconds) == (3, 0, 0.0)
+                assert row(await other.lag(), "index", topic).records == 3
+                own = {}  # the node has no index yet
+                assert row(await node.lag(), "index", topic).position == 0
+            finally:
+                await node.stop()
 
 
 async def test_spaces_beside_are_told_of_if_they_are_there(kafka: TestKafka) -> None:

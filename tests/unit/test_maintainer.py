@@ -27,7 +27,7 @@ from contracts.hits import VectorQuery
 from contracts.memory import ManualClock, MemoryBlobs, MemoryLog, MemoryReader
 from contracts.metrics import Metrics
 from contracts.ports import BlobStore
-from contracts.records import Fetched, OutRecord, Source
+from contracts.records import Fetched, OutRecord, Positions, Source, TopicPartition
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 from index_store.blobs import DiskBlobs
@@ -131,6 +131,41 @@ async def running(node: Maintainer) -> AsyncIterator[Maintainer]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_offsets_that_were_reset_or_expired_are_committed_again() -> None:
+    kit = Kit()
+    async with running(kit.node()) as node:
+        await kit.put(["a", "b"], vectors(2))
+        await until(kit, 2)
+        await node.commit()
+        committed = dict(kit.log.offsets["group"])
+        assert committed[TopicPartition(NAMES.embeddings("images"), 0)] == 2
+        for changed in ({}, dict.fromkeys(committed, 0)):
+            kit.log.offsets["group"] = changed
+            # No record comes, so the node is where it was.
+            await node.commit()
+            assert kit.log.offsets["group"] != committed
+            await node.check_committed()
+            assert kit.log.offsets["group"] == committed
+
+
+async def test_offsets_as_committed_are_not_committed_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kit = Kit()
+    async with running(kit.node()) as node:
+        await kit.put(["a"], vectors(1))
+        await until(kit, 1)
+        await node.commit()
+        commits: list[Positions] = []
+
+        async def commit(_: str, positions: Positions) -> None:
+            commits.append(positions)
+
+        monkeypatch.setattr(kit.log, "commit", commit)
+        await node.check_committed()
+        assert commits == []
 
 
 async def until(kit: Kit, count: int) -> None:

@@ -13,11 +13,13 @@ from typing import Any
 import orjson
 
 from contracts.errors import RejectedRequest
+from contracts.formats import unknown
 from contracts.ports import AsOf
 from contracts.wire import WireHit
 
 # Two targets with 4,096 partitions each take up to 220,000.
 CURSOR_CHARS_MAX = 250_000
+VERSION = 1
 
 
 def list_digest(hits: Iterable[WireHit]) -> str:
@@ -49,7 +51,7 @@ class Cursor:
 
     def encode(self) -> str:
         as_of = self.as_of
-        parts = [1, as_of.space, as_of.epoch, as_of.offsets, self.query, self.hits]
+        parts = [VERSION, as_of.space, as_of.epoch, as_of.offsets, self.query, self.hits]
         return base64.urlsafe_b64encode(orjson.dumps(parts, default=_plain)).decode().rstrip("=")
 
     @classmethod
@@ -59,11 +61,16 @@ class Cursor:
             if len(raw) > CURSOR_CHARS_MAX:
                 raise ValueError("too long")
             padded = raw + "=" * (-len(raw) % 4)
-            version, space, epoch, offsets, query, digest = orjson.loads(
+            version, *members = orjson.loads(
                 base64.b64decode(padded, altchars=b"-_", validate=True)
             )
-            if version != 1 or not all(isinstance(s, str) for s in (space, epoch, query, digest)):
-                raise ValueError("not of version 1")
+            if type(version) is not int:
+                raise ValueError("no version")
+            if version != VERSION:
+                raise ValueError(unknown("cursor", version, VERSION))
+            space, epoch, offsets, query, digest = members
+            if not all(isinstance(text, str) for text in (space, epoch, query, digest)):
+                raise ValueError("space, epoch and digests must be texts")
             for number in (number for numbers in offsets.values() for number in numbers):
                 if not isinstance(number, int) or number < 0:
                     raise ValueError(f"not an offset: {number!r}")

@@ -23,11 +23,14 @@ import numpy as np
 import orjson
 
 from contracts.errors import RejectedRecord
+from contracts.formats import unknown
 from contracts.records import OutRecord, Record, Source
 from contracts.score import Vectors
 from contracts.space import Space
 
-MAGIC = b"TLE\x01"
+VERSION = 1
+_NAME = b"TLE"
+MAGIC = _NAME + bytes([VERSION])
 _HEAD = struct.Struct("<4s8sHH")
 
 
@@ -69,12 +72,21 @@ def encode_value(
 def decode_value(space: Space, value: bytes) -> tuple[Vectors, dict[str, Any]]:
     """Vector (a read-only view of `value`) and body.
 
-    Raises RejectedRecord `invalid_embedding`, and SpaceMismatch for another space's vector.
+    Raises RejectedRecord `invalid_embedding` or `unknown_embedding_version`, and SpaceMismatch for
+    another space's vector.
     """
     if len(value) < _HEAD.size:
         raise RejectedRecord("invalid_embedding", f"{len(value)} bytes are too few for the head")
     magic, fingerprint, dim, _ = _HEAD.unpack_from(value)
     if magic != MAGIC:
+        if magic.startswith(_NAME):
+            raise RejectedRecord(
+                "unknown_embedding_version",
+                unknown("embeddings record", magic[-1], VERSION),
+                field="version",
+                limit=VERSION,
+                value=magic[-1],
+            )
         raise RejectedRecord("invalid_embedding", f"magic: want {MAGIC!r}, got {magic!r}")
     if fingerprint != space.fingerprint or dim != space.dim:
         space.require(fingerprint, where="an embedding")

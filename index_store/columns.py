@@ -22,6 +22,14 @@ Arrays = dict[str, NDArray[Any]]
 
 _NUMBERS = ("offsets", "appended_ms", "partitions", "hashes")
 _STRINGS = ("ids", "items", "texts", "metadata")
+# Every column that rows are made of; a file may have more of them.
+_NEEDED = (
+    *_NUMBERS,
+    *(f"{name}.{part}" for name in _STRINGS for part in ("data", "ends", "present")),
+    *(f"origins.topics.{part}" for part in ("data", "ends", "present")),
+    "origins.partitions",
+    "origins.codes",
+)
 # Rows gathered at a time: bounds the index arrays, which are eight times what they gather.
 _GATHER_ROWS = 32_768
 # What a safetensors file calls the types that stand in one of ours.
@@ -189,9 +197,13 @@ def load(path: Path) -> Arrays:
         start = 8 + int.from_bytes(raw[:8].tobytes(), "little")
         header = orjson.loads(raw[8:start].tobytes())
         header.pop("__metadata__", None)
-        return {name: _mapped(raw[start:], **about) for name, about in header.items()}
+        arrays = {name: _mapped(raw[start:], **about) for name, about in header.items()}
     except (SafetensorError, OSError, KeyError) as error:
         raise SnapshotRefused(f"{path.name}: unreadable ({error})") from None
+    missing = [name for name in _NEEDED if name not in arrays]
+    if missing:
+        raise SnapshotRefused(f"{path.name}: the column {missing[0]} is missing")
+    return arrays
 
 
 def _mapped(

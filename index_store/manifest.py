@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from contracts.errors import SnapshotRefused, UnknownFormat
+from contracts.formats import unknown
 from contracts.records import TopicPartition
 from contracts.topics import Target
 from index_store.index import Index
@@ -63,7 +64,7 @@ def opened(raw: bytes) -> Manifest:
         sealed = orjson.loads(raw)
         found = sealed["format"]
         if found != FORMAT:
-            raise UnknownFormat(f"format: this version reads {FORMAT}, got {found}")
+            raise UnknownFormat(unknown("snapshot manifest", found, FORMAT))
         digest, manifest = sealed["sha256"], sealed["manifest"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise SnapshotRefused(f"manifest.json: unreadable ({error!r})") from None

@@ -24,6 +24,7 @@ import structlog
 
 from contracts import faults
 from contracts.errors import SnapshotRefused, UnknownFormat
+from contracts.formats import made
 from contracts.ports import BlobStore
 from contracts.topics import Target
 from index_store import manifest as manifests
@@ -252,7 +253,7 @@ class Snapshots:
     ) -> Segment:
         paths = [await self._local(replica, blob, keep=keep) for blob in part["blobs"]]
         vectors, columns, *ann = paths
-        points = [Operating(**point) for point in part["points"]]
+        points = [made(Operating, point) for point in part["points"]]
         files = PartFiles(
             part["name"],
             part["rows"],

@@ -14,6 +14,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from contracts.errors import LogChanged, SpaceMismatch, TidelensError
+from contracts.formats import unknown, version_of
 from contracts.ports import EventLog
 from contracts.records import OutRecord, Record, TopicPartition
 from contracts.space import Space
@@ -23,6 +24,8 @@ log = structlog.get_logger(__name__)
 
 ACTIVE = b"active-space"
 CANDIDATE = b"candidate-space"
+# Of the bodies; one that has no member `version` is of the first.
+VERSION = 1
 
 _WAIT_MS = 500
 _AGAIN_S = 1.0
@@ -134,6 +137,8 @@ class Control:
         """With one more record applied; keys and bodies that are not ours change nothing."""
         try:
             body = None if record.value is None else orjson.loads(record.value)
+            if record.key in (ACTIVE, CANDIDATE):
+                _require_known(body)
             if record.key == ACTIVE:
                 return replace(self, active=None if body is None else ActiveSpace.read(body))
             if record.key == CANDIDATE:
@@ -143,6 +148,13 @@ class Control:
             key = (record.key or b"").decode("utf-8", "replace")
             log.error("unreadable control record", key=key, offset=record.offset, error=str(error))
         return self
+
+
+def _require_known(body: Any) -> None:
+    """Raise ValueError where another version wrote the body."""
+    found = version_of(body) if isinstance(body, dict) else VERSION
+    if found != VERSION:
+        raise ValueError(unknown("control record", found, VERSION))
 
 
 async def read_control(event_log: EventLog, topic: str) -> Control:

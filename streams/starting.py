@@ -13,12 +13,17 @@ import orjson
 import structlog
 from aiokafka import OffsetAndMetadata
 
+from contracts.errors import ConfigurationError
+from contracts.formats import unknown, version_of
 from contracts.records import TopicPartition
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
 from streams.oldest import OldestRecords
 
 log = structlog.get_logger(__name__)
+
+# Of the metadata beside an offset; what has no member `version` is of the first.
+VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ async def starts(
     """Where the group stands in each partition, the log's beginning without a usable past.
 
     `topic_ids`: of the topics that bear the names today. Ask once every former owner is fenced.
+    Raises ConfigurationError where a newer version committed.
     """
     async with connection.client() as client:
         # With the metadata that aiokafka's `committed()` would drop.
@@ -100,9 +106,16 @@ def _start(
 
 
 def _metadata(found: OffsetAndMetadata) -> dict[str, Any]:
-    """What we wrote beside the offset; nothing where another tool did."""
+    """Return what we wrote beside the offset, nothing where another tool did.
+
+    Raises ConfigurationError for a newer version's: what it vouches for is not known here.
+    """
     try:
         metadata = orjson.loads(found.metadata)
     except orjson.JSONDecodeError:
         return {}
-    return metadata if isinstance(metadata, dict) else {}
+    if not isinstance(metadata, dict):
+        return {}
+    if (version := version_of(metadata)) != VERSION:
+        raise ConfigurationError(unknown("commit metadata of the encoders", version, VERSION))
+    return metadata

@@ -12,9 +12,13 @@ from pathlib import Path
 
 import orjson
 
+from contracts.errors import ConfigurationError
+from contracts.formats import made, unknown, version_of
 from contracts.settings import Settings
 
 _FILE = "run.json"
+# A file that has no member `version` is of the first.
+VERSION = 1
 _MODEL_FILE = "active-model"
 DEFAULT_BROKERS = "127.0.0.1:9092"
 
@@ -45,12 +49,19 @@ class Runtime:
 
     @classmethod
     def read(cls, data: Path) -> "Runtime | None":
-        """None when nothing runs on that data directory."""
+        """Return None when nothing runs on that data directory.
+
+        Raises ConfigurationError where a newer version runs.
+        """
         try:
-            runtime = cls(**orjson.loads((data / _FILE).read_bytes()))
-        except (OSError, orjson.JSONDecodeError, TypeError):
+            body = orjson.loads((data / _FILE).read_bytes())
+            if not _alive(body["pid"]):
+                return None
+            if (found := version_of(body)) != VERSION:
+                raise ConfigurationError(unknown(str(data / _FILE), found, VERSION))
+            return made(cls, body)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None
-        return runtime if _alive(runtime.pid) else None
 
     @staticmethod
     def remove(data: Path) -> None:

@@ -12,6 +12,7 @@ import orjson
 import pytest
 
 from contracts.errors import SnapshotRefused
+from contracts.formats import unknown
 from contracts.hits import VectorQuery
 from contracts.memory import ManualClock, MemoryBlobs
 from contracts.metrics import Metrics
@@ -271,7 +272,8 @@ async def test_a_newer_format_is_refused_by_its_number_and_the_previous_used(two
     restored = await snapshots.restore(new_index())
     assert restored is not None
     assert restored.digests() == two.digests[0]
-    assert snapshots.refused == {f"0/{two.names[1]}": "format: this version reads 2, got 99"}
+    reason = unknown("snapshot manifest", 99, 2)
+    assert snapshots.refused == {f"0/{two.names[1]}": reason}
 
 
 def newer_format(store: MemoryBlobs, name: str) -> None:

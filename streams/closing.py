@@ -9,23 +9,29 @@ sockets open and heartbeats running that keep the partitions of a member nobody 
 Tasks of a client may outlive it: those of a fenced producer whose sender died, say. One that is
 just connecting would open a socket after the last was closed, so the closing waits for it. And a
 `start()` that is cancelled forgets the connection it asks for metadata, so it is not cancelled.
+
+Some tasks have nobody with a handle at all, the flush of a producer's `stop()` above all. Its
+sender fails no batch when it is cancelled, so that the flush would wait for ever, and be destroyed
+with the producer. Therefore whatever aiokafka still runs for a closed client is found by the object
+that it runs in, and ended, and what a closed producer still holds is failed.
 """
 
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Collection, Coroutine, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
 from aiokafka.cluster import ClusterMetadata
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from contracts.errors import TidelensError
 
 CLOSE_S = 2.0
 _POLL_S = 0.01
+_UNDELIVERED = "the producer was closed before this was delivered"
 
 _Client: TypeAlias = AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient | AIOKafkaClient
 
@@ -109,11 +115,18 @@ async def quietly(closing: Awaitable[object]) -> bool:
 
 
 async def _close(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    is_producer = isinstance(client, AIOKafkaProducer)
+    if is_producer:
+        see_failures(client)
     if not await quietly(client.stop()):
-        rest = _of_producer if isinstance(client, AIOKafkaProducer) else _of_consumer
-        for piece in rest(client):
+        for piece in _of_producer(client) if is_producer else _of_consumer(client):
             await quietly(piece)
     await quietly(_disconnect(_connecting(client)))
+    if is_producer:
+        await quietly(_end_tasks(client._sender, client._message_accumulator))
+        _fail_unsent(client)
+    else:
+        await quietly(_end_tasks(client._coordinator, client._fetcher))
 
 
 async def _close_client(client: AIOKafkaClient | AIOKafkaAdminClient) -> None:
@@ -134,6 +147,57 @@ async def _disconnect(client: AIOKafkaClient) -> None:
     client.cluster = ClusterMetadata()
     async with client._get_conn_lock:
         await client.close()
+
+
+def _fail_unsent(producer: AIOKafkaProducer) -> None:
+    see_failures(producer)
+    accumulator = producer._message_accumulator
+    # aiokafka takes a batch out of that set once it fails, also one that waits to be sent again.
+    accumulator._pending_batches.update(*accumulator._batches.values())
+    accumulator.fail_all(KafkaConnectionError(_UNDELIVERED))
+
+
+async def _end_tasks(*parts: object) -> None:
+    """End what still runs in these parts of a client; it can reach no broker any more."""
+    left = [task for task in asyncio.all_tasks() if _runs_in(task, parts)]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+def _runs_in(task: asyncio.Task[Any], parts: Collection[object]) -> bool:
+    frame = getattr(task.get_coro(), "cr_frame", None)
+    owner = frame.f_locals.get("self") if frame is not None else None
+    return owner is not None and any(owner is part for part in parts)
+
+
+def see_failures(producer: AIOKafkaProducer) -> None:
+    """Look at the errors of futures that aiokafka 0.14 fails itself and may hand to nobody.
+
+    They are the end of a transaction, once `commit` gave up on the way to it, the wait for each
+    batch that was never sent, and each record whose sender was cancelled. asyncio would log them
+    as never retrieved.
+    """
+    if producer._txn_manager is not None:
+        when_seen(producer._txn_manager.wait_for_transaction_end())
+    accumulator = producer._message_accumulator
+    for batches in (*accumulator._batches.values(), accumulator._pending_batches):
+        for batch in batches:
+            when_seen(batch._drain_waiter)
+            when_seen(batch.future)
+            for record, _ in batch._msg_futures:
+                when_seen(record)
+
+
+def when_seen(future: asyncio.Future[Any] | None) -> None:
+    """Look at the error of a future that may have nobody else who does."""
+    if future is not None:
+        future.add_done_callback(_seen)
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
 
 
 def _of_producer(producer: AIOKafkaProducer) -> Iterator[Awaitable[object]]:

@@ -19,7 +19,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
 
 import structlog
 from aiokafka import (
@@ -49,7 +48,7 @@ from contracts.ports import Claimed, Lease
 from contracts.records import OutRecord, TopicPartition
 from contracts.topics import TARGETS, Names
 from streams.choosing import RETENTION_MIN_S
-from streams.closing import close, start_all, start_client, to_its_end
+from streams.closing import close, start_all, start_client, to_its_end, when_seen
 from streams.connect import Connection
 from streams.log import KafkaReader
 from streams.reconcile import tombstones_for_lost_past
@@ -365,7 +364,7 @@ class _Session:
                     headers=list(record.headers),
                 )
             # What fails a send is reported below, or by what failed before it.
-            future.add_done_callback(_seen)
+            when_seen(future)
             sent.append(future)
         faults.reach("encode.sent")
         # 2. The source offset joins the same transaction.
@@ -407,7 +406,7 @@ class _Session:
         self.leases.clear()
         producers, self._producers = list(self._producers.values()), {}
         readers, self._readers = list(self._readers.values()), {}
-        closing: list[Awaitable[object]] = [_close_producer(producer) for producer in producers]
+        closing: list[Awaitable[object]] = [close(producer) for producer in producers]
         closing += [reader.close() for reader in readers]
         await asyncio.gather(*closing)
         # A closed producer answers nobody: end what still waits for one.
@@ -477,34 +476,6 @@ def _sizes_translated(record: OutRecord) -> Iterator[None]:
             f"topic {record.topic} takes no record with a value of {size} bytes, or no batch with "
             "it: raise its max.message.bytes; `tidelens topics describe` shows what is wanted"
         ) from error
-
-
-def _seen(future: asyncio.Future[Any]) -> None:
-    """Look at a future's error, so that asyncio does not log it as never retrieved."""
-    if not future.cancelled():
-        future.exception()
-
-
-def _see_failures(producer: AIOKafkaProducer) -> None:
-    """The same for two kinds of futures that a fenced producer of aiokafka 0.14 fails itself.
-
-    Nobody can await them through its public methods: the end of the transaction, once `commit`
-    gave up on the way to it, and the wait for each batch that was never sent.
-    """
-    _when_done(producer._txn_manager.wait_for_transaction_end())
-    for batches in producer._message_accumulator._batches.values():
-        for batch in batches:
-            _when_done(batch._drain_waiter)
-
-
-def _when_done(future: asyncio.Future[Any] | None) -> None:
-    if future is not None:
-        future.add_done_callback(_seen)
-
-
-async def _close_producer(producer: AIOKafkaProducer) -> None:
-    _see_failures(producer)
-    await close(producer)
 
 
 class KafkaEncoderLog:

@@ -107,3 +107,9 @@ def move_live(app: Starlette, space: str | None) -> None:
     """Reset and close all live subscriptions: `space` answers from now on (None: this app does)."""
     live: Live = app.state.live
     live.move(space)
+
+
+def stop_live(app: Starlette) -> None:
+    """Close all live connections, since the server stops."""
+    live: Live = app.state.live
+    live.stop()

@@ -71,8 +71,13 @@ class Live:
                     session.check(monotonic())
                 await asyncio.sleep(_CHECK_EVERY_S)
         finally:
-            # A server that stops waits for its responses, and event streams have no end.
-            self._leave("the server stops")
+            self.stop()
+
+    def stop(self) -> None:
+        """Close every connection: a server that stops waits for its answers, and event streams
+        have no end of their own.
+        """
+        self._leave("the server stops")
 
     async def websocket(self, websocket: WebSocket) -> None:
         """Any number of subscriptions on one connection."""

@@ -75,10 +75,19 @@ def run(pipe: Connection, name: str) -> None:
     )
     listener = listen("127.0.0.1", 0)
     pipe.send(listener.getsockname()[1])
-    asyncio.run(_serve(pipe, Server(config, door if name == _OURS else None), listener, door))
+    server = Server(config, door) if name == _OURS else _Uvicorn(config)
+    asyncio.run(_serve(pipe, server, listener, door))
 
 
-async def _serve(pipe: Connection, server: Server, listener: Any, door: Door) -> None:
+class _Uvicorn(uvicorn.Server):
+    """uvicorn as it is, but for its signals: the parent process ends us."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(pipe: Connection, server: uvicorn.Server, listener: Any, door: Door) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     told = asyncio.create_task(asyncio.to_thread(pipe.recv))
     while not told.done():

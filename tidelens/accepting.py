@@ -13,8 +13,9 @@ from collections.abc import Callable
 import structlog
 
 from tidelens.by_address import address_of
-from tidelens.door import LEAVING_MAX, Door, Refusal
-from tidelens.http_protocol import LINGER_S, HttpProtocol, as_bytes
+from tidelens.door import LEAVING_MAX, Door
+from tidelens.http_protocol import LINGER_S, HttpProtocol
+from tidelens.refusals import STOPPING, Refusal, as_bytes
 
 log = structlog.get_logger(__name__)
 
@@ -43,14 +44,19 @@ class Acceptor:
         self._listen()
 
     def close(self) -> None:
+        """Accept no more, and refuse those that wait to be accepted."""
         self._closed = True
         self._loop.remove_reader(self._listener)
-        while self._leaving:
-            self._leaving.popleft()[1].close()
+        with contextlib.suppress(OSError):
+            for _ in range(BACKLOG):
+                self._turn_away(self._listener.accept()[0], STOPPING)
+        self._listener.close()
 
     async def wait_closed(self) -> None:
         if self._connecting:
             await asyncio.wait(self._connecting)
+        while self._leaving:
+            self._leaving.popleft()[1].close()
 
     def _listen(self) -> None:
         if not self._closed:
@@ -67,12 +73,12 @@ class Acceptor:
                 self._loop.remove_reader(self._listener)
                 self._loop.call_later(_RETRY_S, self._listen)
                 return
-            client.setblocking(False)
             address = address_of(host)
             refusal = self._door.room_for(address)
             if refusal is not None:
                 self._turn_away(client, refusal)
                 continue
+            client.setblocking(False)
             protocol = self._protocol()
             protocol.arrive(address)
             task = self._loop.create_task(self._connect(protocol, client))
@@ -92,6 +98,7 @@ class Acceptor:
             client.close()
             return
         with contextlib.suppress(OSError):
+            client.setblocking(False)
             client.send(as_bytes(refusal))
             client.shutdown(socket.SHUT_WR)
         if not self._leaving:

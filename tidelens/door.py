@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any, Protocol
+from typing import Protocol
 
 from contracts.settings import MIB, Settings
 from tidelens.by_address import ByAddress
 from tidelens.pace import Pace
+from tidelens.refusals import Refusal
 
 # So many clients beyond the limit are still answered with the reason; others are cut off at once.
 LEAVING_MAX = 64
@@ -70,25 +71,6 @@ class Phase(enum.Enum):
     RECEIVING = "the rest of a body or of a frame has to come"
     WORKING = "the next step is ours, or a live connection is open"
     LEAVING = "it was refused, and may read why"
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why a client has to go: an HTTP status, and the members of the problem document."""
-
-    status: int
-    code: str
-    message: str
-    field: str
-    limit: float
-
-    def members(self) -> dict[str, Any]:
-        return {
-            "code": self.code,
-            "message": self.message,
-            "field": self.field,
-            "limit": self.limit,
-        }
 
 
 class Leaver(Protocol):

@@ -6,18 +6,18 @@ bound on the size of a header, on pipelined requests, or on the bodies of all co
 
 import asyncio
 from collections import deque
-from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from api.problems import problem
 from tidelens.ahead import Ahead, Flow
-from tidelens.door import UNCOUNTED_BYTES, Door, Guest, Phase, Refusal
+from tidelens.door import UNCOUNTED_BYTES, Door, Guest, Phase
 from tidelens.live_protocol import LiveProtocol, let_go
 from tidelens.pace import Unsent
+from tidelens.refusals import STOPPING, Refusal, as_bytes, too_large, too_late
 from tidelens.unframed import ended_by_closing
+from tidelens.upgrades import without_offer
 
 HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
@@ -55,6 +55,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._why_broken: Refusal | None = None
         self._other_protocol = False
         self._ahead = Ahead()
+        self._answering: asyncio.Task[None] | None = None
 
     def arrive(self, address: str) -> None:
         """Take the room that the door made; the connection is made a moment later."""
@@ -122,7 +123,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._in_body:
             self._raw_bytes += count
             if self._raw_bytes > HEAD_BYTES_MAX + _FRAMING_FACTOR * self._body_bytes:
-                self.refuse(_too_large("a chunked body's framing", HEAD_BYTES_MAX))
+                self.refuse(too_large("a chunked body's framing", HEAD_BYTES_MAX))
             elif self._guest.phase is Phase.WORKING:
                 self._door.move(self._guest, Phase.RECEIVING)
             return
@@ -130,9 +131,9 @@ class HttpProtocol(HttpToolsProtocol):
             self._guest.since = self._door.now()
         self._head_bytes += count
         if self._head_bytes > HEAD_BYTES_MAX:
-            self.refuse(_too_large("the header", HEAD_BYTES_MAX))
+            self.refuse(too_large("the header", HEAD_BYTES_MAX))
         elif self.headers is not None and len(self.headers) > HEADERS_MAX:
-            self.refuse(_too_large("headers", HEADERS_MAX))
+            self.refuse(too_large("headers", HEADERS_MAX))
 
     def _upgrade(self, rest: bytes) -> None:
         if self._should_upgrade():
@@ -147,27 +148,20 @@ class HttpProtocol(HttpToolsProtocol):
         live.take_over(self._guest)
 
     def _stay(self, rest: bytes) -> None:
-        """Read a request that offers another protocol, such as h2c, as if it did not.
-
-        Java's HttpClient offers h2c with its first request, and the parser takes the body of such
-        a request for the other protocol.
-        """
         self._other_protocol = False
-        version = self.parser.get_http_version().encode()
-        lines = [self.parser.get_method() + b" " + self.url + b" HTTP/" + version]
-        lines += [
-            name + b": " + value
-            for name, value in self.headers
-            if name not in (b"connection", b"upgrade", b"http2-settings")
-        ]
+        before = self.parser
+        head = without_offer(before.get_method(), self.url, before.get_http_version(), self.headers)
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.data_received(b"\r\n".join([*lines, b"", b""]) + rest)
+        self.data_received(head + rest)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.scope["http_version"] != "1.1":
             app = ended_by_closing(app, cycle)
-        super()._start_asgi_task(cycle, app)
+        # As uvicorn does, but we keep the task: a request that is refused must not go on.
+        self._answering = task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     # The parser's callbacks
 
@@ -179,7 +173,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refused:
             raise _Broken
         if len(self.headers) > HEADERS_MAX:
-            self._break(_too_large("headers", HEADERS_MAX))
+            self._break(too_large("headers", HEADERS_MAX))
         self._head_bytes = self._body_bytes = self._raw_bytes = 0
         upgrade = self.parser.should_upgrade()
         if upgrade and not self._should_upgrade():
@@ -257,26 +251,51 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport is None:
             self.gone()
             return
-        silent = refusal.status == 503 and not self._open and self._is_idle()
-        answerable = not silent and (
-            not self._open or (len(self._open) == 1 and not self._open[0].response_started)
-        )
+        # Other refusals are about the last request, and only few may stay to read them.
+        stopping = refusal is STOPPING
+        if self._open:
+            answerable = self.unanswered and (stopping or len(self._open) == 1)
+        else:
+            idle = self._guest.phase is Phase.WAITING and not self._head_bytes
+            answerable = refusal.status != 503 or not idle
         self._disconnect()
-        if answerable and not self.transport.is_closing() and self._door.linger(self._guest):
+        may_stay = self._door.linger(self._guest) or stopping
+        if answerable and may_stay and not self.transport.is_closing():
             self.transport.write(as_bytes(refusal))
             self.transport.write_eof()
             # What is still on its way is read and thrown away, or the answer might be lost.
             self.flow.resume_reading()
         else:
             self._door.leave(self._guest)
-            self._close()
+            sent = not self.transport.get_write_buffer_size()
+            (self.transport.close if sent else self.transport.abort)()
 
-    def _is_idle(self) -> bool:
-        return self._guest.phase is Phase.WAITING and not self._head_bytes
+    @property
+    def unanswered(self) -> bool:
+        """Whether a request waits for the first byte of its answer."""
+        return bool(self._open) and not self._open[0].response_started
 
-    def _close(self) -> None:
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
+    def shutdown(self) -> None:
+        """The server stops: end what waits for the client. What is worked on may be answered."""
+        if self.unanswered and self._guest.phase is Phase.WORKING:
+            self.cycle.keep_alive = False
+        else:
+            self.stop()
+
+    def stop(self) -> None:
+        """Refuse what has no answer yet; an answer that was begun goes on to its end."""
+        if self._refused:
+            return
+        if self._open and not self.unanswered:
+            for cycle in self._open:
+                cycle.keep_alive = False
+        elif self._open or self._head_bytes:
+            if self._answering is not None:
+                self._answering.cancel()
+            nothing_comes = self._guest.phase is Phase.WORKING
+            self.refuse(STOPPING)
+            if nothing_comes:
+                self.transport.close()
         else:
             self.transport.close()
 
@@ -297,7 +316,9 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport is None:
             return
         if self._refused:
-            self._end(now)
+            self._ending_at = now if self._ending_at is None else self._ending_at
+            if now - self._ending_at > LINGER_S:
+                self.transport.abort()
         elif self._unsent.stuck(self.transport.get_write_buffer_size(), now):
             self._refused = True
             self._disconnect()
@@ -310,18 +331,12 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._guest.phase is Phase.RECEIVING:
             self._check_body(now)
 
-    def _end(self, now: float) -> None:
-        if self._ending_at is None:
-            self._ending_at = now
-        if now - self._ending_at > LINGER_S:
-            self.transport.abort()
-
     def _check_head(self, now: float) -> None:
         limits, waited_s = self._door.limits, now - self._guest.since
         if self._head_bytes:
             if waited_s > limits.header_timeout_s:
                 what = "a whole header"
-                self.refuse(_too_late("header_timeout_s", limits.header_timeout_s, what))
+                self.refuse(too_late("header_timeout_s", limits.header_timeout_s, what))
         elif waited_s > (limits.idle_timeout_s if self.cycle else limits.header_timeout_s):
             self._refused = True
             self.transport.close()
@@ -331,20 +346,4 @@ class HttpProtocol(HttpToolsProtocol):
         if self.flow.read_paused:
             pace.start(now)
         elif pace.too_slow(now):
-            self.refuse(_too_late("body_timeout_s", limits.body_timeout_s, limits.next_bytes))
-
-
-@lru_cache(maxsize=64)
-def as_bytes(refusal: Refusal) -> bytes:
-    response = problem(refusal.status, refusal.members(), headers={"connection": "close"})
-    lines = [name + b": " + value for name, value in response.raw_headers]
-    head = b"\r\n".join([b"HTTP/1.1 %d Refused" % refusal.status, *lines, b"", b""])
-    return head + cast(bytes, response.body)
-
-
-def _too_late(name: str, limit: float, what: str) -> Refusal:
-    return Refusal(408, "timed_out", f"{name}: limit {limit:g} s for {what}", name, limit)
-
-
-def _too_large(what: str, limit: int) -> Refusal:
-    return Refusal(431, "too_large", f"{what}: limit {limit}", "request", limit)
+            self.refuse(too_late("body_timeout_s", limits.body_timeout_s, limits.next_bytes))

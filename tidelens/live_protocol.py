@@ -1,12 +1,21 @@
-"""A WebSocket on one connection: uvicorn's protocol, with bounds on messages that never end."""
+"""A WebSocket on one connection: uvicorn's protocol, with bounds on messages that never end.
 
-from typing import Any
+uvicorn answers every ping at once, whether or not the client takes the answers: a client that sent
+pings for 15 s and read nothing cost 270 MB. What RFC 6455 (5.5.3) allows bounds this: while a
+client is behind with reading, only its latest ping is answered, once there is room again.
+"""
+
+from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.datastructures import Headers
 from websockets.frames import CloseCode, Frame
+from websockets.http11 import Response
+from websockets.protocol import State
 
-from tidelens.door import Door, Guest, Phase, Refusal
+from tidelens.door import Door, Guest, Phase
 from tidelens.pace import Unsent
+from tidelens.refusals import FAILED, STOPPING, Refusal, as_response
 
 # Each fragment of a message costs more memory than its bytes.
 FRAGMENTS_MAX = 1024
@@ -21,6 +30,8 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         self._guest: Guest | None = None
         limits = door.limits
         self._unsent = Unsent(limits.send_timeout_s, limits.bytes_per_s_min)
+        # The answer to the latest ping, while the client does not read.
+        self._pong = b""
 
     def take_over(self, guest: Guest) -> None:
         guest.leaver = self
@@ -35,6 +46,9 @@ class LiveProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         self._unsent.emptied()
         super().resume_writing()
+        if self._pong and not self.close_sent:
+            self.transport.write(self._pong)
+        self._pong = b""
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -54,6 +68,46 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         super().handle_cont(event)
         if len(self.frames) > FRAGMENTS_MAX:
             self._fail(CloseCode.MESSAGE_TOO_BIG, f"limit {FRAGMENTS_MAX} fragments of a message")
+
+    def handle_ping(self) -> None:
+        # Of all pings that came at once, since the first of them is handled when all are parsed.
+        answers = self.conn.data_to_send()
+        if self.close_sent:
+            return
+        if self.writable.is_set() or self.conn.state is not State.OPEN:
+            self.transport.write(b"".join(answers))
+        elif answers:
+            self._pong = answers[-1]
+
+    def shutdown(self) -> None:
+        """The server stops: close with 1012, or answer 503 where the client is not in yet."""
+        if self.transport.is_closing() or self.close_sent:
+            self.transport.close()
+        elif self.handshake_complete:
+            self.stop_keepalive()
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1012})
+            self._fail(CloseCode.SERVICE_RESTART, "the server stops")
+        else:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": 1006})
+            self._deny(STOPPING)
+
+    stop = shutdown
+    unanswered = False
+
+    def send_500_response(self) -> None:
+        """Answer a client for whom the app failed before it was let in."""
+        self._deny(FAILED)
+
+    def _deny(self, refusal: Refusal) -> None:
+        if self.initial_response is not None or self.handshake_complete:
+            return
+        response = as_response(refusal)
+        headers = Headers(response.headers.items())
+        body = cast(bytes, response.body)
+        self.conn.send_response(Response(refusal.status, "Refused", headers, body))
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.handshake_complete = self.close_sent = self.disconnected = True
+        self.transport.close()
 
     def refuse(self, refusal: Refusal) -> None:
         """Close with 1013, so that the client comes again later."""

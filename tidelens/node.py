@@ -33,6 +33,7 @@ from tidelens.indexing import make_maintainer
 from tidelens.queries import Queries, make_queries
 from tidelens.server import serve
 from tidelens.showing import PictureReading
+from tidelens.signals import outlasting
 from tidelens.spaces import Run, Serving, Spaces
 from tidelens.trimming import trim
 
@@ -71,12 +72,25 @@ def open_node(
     exposition.registry.register(DoorCounts(door))
     spaces = Spaces(next(iter(made)), opening)
 
+    answered = asyncio.Event()
+
     async def serve_api() -> None:
-        await spaces.opened.wait()
-        await serve(spaces.switch, listener, frame_bytes_max=settings.frame_bytes_max, door=door)
+        try:
+            await spaces.opened.wait()
+            await serve(
+                spaces.switch,
+                listener,
+                frame_bytes_max=settings.frame_bytes_max,
+                door=door,
+                on_stop=spaces.stop_live,
+                answered=answered,
+            )
+        finally:
+            answered.set()
 
     async def serve_spaces() -> None:
-        await spaces.run(follow_control(event_log, topic))
+        # What answers the requests stands until all of them are answered.
+        await outlasting(spaces.run(follow_control(event_log, topic)), answered)
 
     return {"spaces": serve_spaces, "api": serve_api, "trim": trim}
 

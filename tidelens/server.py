@@ -4,27 +4,39 @@ import asyncio
 import contextlib
 import functools
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
 from contracts.errors import PortInUse
 from tidelens.accepting import BACKLOG, Acceptor
 from tidelens.door import Door
+from tidelens.draining import drain
 from tidelens.http_protocol import HttpProtocol
 from tidelens.live_protocol import LiveProtocol
 
-_DRAIN_S = 5
+log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
-    """uvicorn that leaves the signals to tidelens/signals.py, and who comes in to the door."""
+    """uvicorn that leaves the signals to tidelens/signals.py, who comes in to the door, and how
+    connections end to tidelens/draining.py.
+    """
 
-    def __init__(self, config: uvicorn.Config, door: Door | None = None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        door: Door,
+        on_stop: Callable[[], None] = lambda: None,
+        answered: asyncio.Event | None = None,
+    ) -> None:
         super().__init__(config)
         self._door = door
+        self._on_stop = on_stop
+        self._answered = answered or asyncio.Event()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -32,15 +44,25 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         door = self._door
-        if door is None:
-            await super().startup(sockets)
-            return
         make = functools.partial(
             HttpProtocol, door, config=self.config, server_state=self.server_state, app_state={}
         )
         acceptors: list[Any] = [Acceptor(listener, door, make) for listener in sockets or ()]
         self.servers = acceptors
         self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        self._on_stop()
+        connections: set[Any] = self.server_state.connections
+        try:
+            await drain(connections, self.server_state.tasks, self._answered.set)
+        finally:
+            for server in self.servers:
+                await server.wait_closed()
+            for listener in sockets or ():
+                listener.close()
 
 
 def listen(host: str, port: int, *, option: str = "--port") -> socket.socket:
@@ -71,9 +93,14 @@ async def serve(
     frame_bytes_max: int,
     door: Door | None = None,
     check_every_s: float = 0.5,
+    on_stop: Callable[[], None] = lambda: None,
+    answered: asyncio.Event | None = None,
 ) -> None:
-    """Serve until cancelled, then let open requests end within a deadline."""
-    door = door or Door()
+    """Serve until cancelled, then let open requests end (tidelens/draining.py).
+
+    `on_stop` is called when that begins, and `answered` is set once no request waits any more.
+    """
+    door, answered = door or Door(), answered or asyncio.Event()
     # uvicorn asks for a class, but only calls it.
     live: Any = functools.partial(LiveProtocol, door)
     server = Server(
@@ -86,10 +113,11 @@ async def serve(
             ws_max_size=frame_bytes_max,
             ws_per_message_deflate=False,
             proxy_headers=False,  # nothing of ours asks for a client's address or scheme
-            timeout_graceful_shutdown=_DRAIN_S,
             server_header=False,
         ),
         door,
+        on_stop,
+        answered,
     )
     checking = asyncio.create_task(_check(door, check_every_s))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
@@ -99,8 +127,12 @@ async def serve(
             ended.result()
     finally:
         server.should_exit = True
+        # A defect in the stopping must be seen, though nobody can do anything about it.
         await asyncio.wait([serving])
+        answered.set()
         checking.cancel()
+        if serving.exception() is not None:
+            log.error("connections were cut off", exc_info=serving.exception())
 
 
 async def _check(door: Door, every_s: float) -> None:

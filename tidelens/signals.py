@@ -9,9 +9,9 @@ asked to stop once more in that time would seem to have died of it.
 import asyncio
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -60,6 +60,23 @@ async def unless_stopped(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
     finally:
         working.cancel()
         stopping.cancel()
+
+
+async def outlasting(work: Coroutine[Any, Any, T], event: asyncio.Event) -> T:
+    """What `work` returns. Cancelled, it goes on until `event` is set, and is cancelled then."""
+    working = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(working)
+    except asyncio.CancelledError:
+        if not working.done():
+            waiting = asyncio.create_task(event.wait())
+            await asyncio.wait([working, waiting], return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+        raise
+    finally:
+        working.cancel()
+        # Its failure, if the event came second, is nobody's any more.
+        await asyncio.gather(working, return_exceptions=True)
 
 
 async def until_stopped(

@@ -14,7 +14,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.app import move_live
+from api.app import move_live, stop_live
 from streams.control import Control, SpaceRef
 
 log = structlog.get_logger(__name__)
@@ -80,6 +80,12 @@ class Spaces:
             "answering": self._answering.space,
             "kept": {ref.space: kept.ready for ref, kept in self._kept.items()},
         }
+
+    def stop_live(self) -> None:
+        """Close the live connections of every space, since the server stops."""
+        for kept in self._kept.values():
+            if kept.serving is not None:
+                stop_live(kept.serving.app)
 
     async def run(self, followed: AsyncIterator[Control]) -> None:
         """Until cancelled, or until the space that answers fails."""

@@ -4,6 +4,7 @@ import asyncio
 import signal
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.kit import collection
@@ -43,4 +44,15 @@ async def test_an_index(kafka, tmp_path: Path) -> None:
             Client(f"http://127.0.0.1:{port}") as client,
         ):
             await answering(client, index)
-            assert await hurried(index) == 0, index.log.read_text()[-3000:]
+            # One that waits is told at once to come again; it was cancelled into a bare 500.
+            token = {"topic": kit.names.content("captions"), "partition": 0, "offset": 10**9}
+            query = {"text": "red cat", "target": "captions", "wait_for": token}
+            async with httpx.AsyncClient(trust_env=False, timeout=60) as http:
+                url = f"http://127.0.0.1:{port}/v1/search"
+                asking = asyncio.create_task(http.post(url, json=query))
+                await asyncio.sleep(0.5)
+                assert await hurried(index) == 0, index.log.read_text()[-3000:]
+                refused = await asking
+            assert refused.status_code == 503
+            assert refused.headers["retry-after"] == "1"
+            assert refused.json()["code"] == "stopping"

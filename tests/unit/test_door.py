@@ -10,8 +10,9 @@ from contracts.memory import ManualClock
 from contracts.settings import MIB, Settings
 from tidelens.by_address import ByAddress, address_of
 from tidelens.descriptors import KEPT, open_door
-from tidelens.door import LEAVING_MAX, UNCOUNTED_BYTES, Door, DoorLimits, Guest, Phase, Refusal
+from tidelens.door import LEAVING_MAX, UNCOUNTED_BYTES, Door, DoorLimits, Guest, Phase
 from tidelens.pace import Pace, Unsent
+from tidelens.refusals import Refusal
 
 
 class Client:

@@ -1,0 +1,18 @@
+"""Requests that offer another protocol, such as h2c, read as if they did not.
+
+Java's HttpClient offers h2c with its first request, and the parser takes the body of such a request
+for the other protocol.
+"""
+
+from collections.abc import Iterable
+
+_OFFERING = (b"connection", b"upgrade", b"http2-settings")
+
+
+def without_offer(
+    method: bytes, url: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]
+) -> bytes:
+    """Return the head of the request, to be parsed again by a new parser."""
+    lines = [method + b" " + url + b" HTTP/" + version.encode()]
+    lines += [name + b": " + value for name, value in headers if name not in _OFFERING]
+    return b"\r\n".join([*lines, b"", b""])

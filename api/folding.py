@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
 
-import structlog
-
 from api.item import RankedItem
 from api.matching import Batch
 from api.pace import STEP_S, Pace
@@ -24,8 +22,7 @@ from api.standing_set import Found, StandingSet
 from contracts.errors import NotReady
 from contracts.ports import Applied, AsOf, Searcher
 from contracts.score import Vectors
-
-log = structlog.get_logger(__name__)
+from contracts.side_tasks import SideTasks
 
 # Pairs of a standing query and a new item that are matched at once, on the loop: 3 ms.
 _QUICK_PAIRS = 1024 * 256
@@ -51,9 +48,10 @@ class _Group:
 class Folding:
     """One task, alive while something waits."""
 
-    def __init__(self, searcher: Searcher, standing: StandingSet) -> None:
+    def __init__(self, searcher: Searcher, standing: StandingSet, side: SideTasks) -> None:
         self._searcher = searcher
         self._standing = standing
+        self._side = side
         self._waiting: deque[_Group | Found] = deque()
         self._rows = 0
         self._task: asyncio.Task[None] | None = None
@@ -115,23 +113,28 @@ class Folding:
         self._standing.mark_all()
 
     async def _run(self) -> None:
-        pace = Pace()
         try:
-            while self._waiting:
-                first = self._waiting[0]
-                if isinstance(first, Found):
-                    self._settle(first)
-                else:
-                    await self._fold(first)
-                if self._is_first(first):
-                    self._waiting.popleft()
-                await pace.rest()
-        except Exception as defect:
-            # Some list may be wrong now.
-            self.mark_all()
-            log.error("folding failed", error=repr(defect), exc_info=defect)
+            with self._side.guarded("folding"):
+                try:
+                    await self._fold_all()
+                except Exception:
+                    # Some list may be wrong now.
+                    self.mark_all()
+                    raise
         finally:
             self._task = None
+
+    async def _fold_all(self) -> None:
+        pace = Pace()
+        while self._waiting:
+            first = self._waiting[0]
+            if isinstance(first, Found):
+                self._settle(first)
+            else:
+                await self._fold(first)
+            if self._is_first(first):
+                self._waiting.popleft()
+            await pace.rest()
 
     async def _fold(self, group: _Group) -> None:
         """Unless all is marked meanwhile: then the group is not the first any more."""

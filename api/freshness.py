@@ -48,6 +48,12 @@ class Freshness:
             self.broker = "unreachable"
             async with self._showing:
                 await asyncio.to_thread(metrics.lag_unknown)
+        except Exception:
+            # What was known before would look as if it were still true.
+            self.broker = "unknown"
+            async with self._showing:
+                await asyncio.to_thread(metrics.lag_unknown)
+            raise
         else:
             if self.broker == "unreachable":
                 log.info("the broker answers again")

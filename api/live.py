@@ -44,8 +44,8 @@ class Live:
         self.allowance = allowance
         self.bodies = bodies
         self.waiting = waiting
-        refills = Refills(node.searcher, node.matcher)
-        self.standing, self.folding = refills.standing, refills.folding
+        self.refills = Refills(node.searcher, node.matcher, node.side)
+        self.standing, self.folding = self.refills.standing, self.refills.folding
         self.rereading = Rereading(node)
         self.alerts = self.rereading.alerts
         # Lists by the query that they stand for, and who watches them.
@@ -66,9 +66,7 @@ class Live:
         """
         try:
             while True:
-                self.check_generation()
-                for session in self._sessions:
-                    session.check(monotonic())
+                await self.node.side.step("live", self._look)
                 await asyncio.sleep(_CHECK_EVERY_S)
         finally:
             self.stop()
@@ -78,6 +76,11 @@ class Live:
         have no end of their own.
         """
         self._leave("the server stops")
+
+    async def _look(self) -> None:
+        self.check_generation()
+        for session in self._sessions:
+            session.check(monotonic())
 
     async def websocket(self, websocket: WebSocket) -> None:
         """Any number of subscriptions on one connection."""
@@ -202,9 +205,9 @@ class Live:
         """Search all lists again when the state is no longer a successor of the last one."""
         generation = self.node.searcher.generation
         if generation != self._generation:
-            self._generation = generation
             self.folding.mark_all()
             self.alerts.mark_all()
+            self._generation = generation
 
     def _subscriptions(self) -> int:
         return len(self._watching) + len(self.alerts)

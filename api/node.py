@@ -1,7 +1,7 @@
 """What the app is made of: the ports of one node, wired by the command that serves it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -21,6 +21,7 @@ from contracts.ports import (
     Searcher,
 )
 from contracts.settings import Settings
+from contracts.side_tasks import SideTasks
 from contracts.space import Space
 from contracts.topics import Names
 
@@ -32,7 +33,7 @@ class Node:
     `references` reads references of queries, and `picture_references` those of published items,
     local files included. `exposed` is all that /metrics shows. `status` adds what only the wiring
     knows to /v1/status: dead letters, digests. `recent_queries` are texts asked lately, for a space
-    that is compared with this one.
+    that is compared with this one. `side` supervises what runs beside the answers.
     """
 
     space: Space
@@ -54,3 +55,4 @@ class Node:
     clock: Clock
     status: Callable[[], Mapping[str, Any]]
     recent_queries: Callable[[], list[str]] = list
+    side: SideTasks = field(default_factory=SideTasks)

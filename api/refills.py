@@ -16,6 +16,7 @@ from api.standing import Standing
 from api.standing_set import StandingSet
 from contracts.errors import NotReady
 from contracts.ports import Matcher, Searcher
+from contracts.side_tasks import SideTasks
 
 _AT_ONCE = 32
 _RETRY_S = 0.25
@@ -24,10 +25,11 @@ _RETRY_S = 0.25
 class Refills:
     """Owns the standing queries, and searches those that cannot be kept up without."""
 
-    def __init__(self, searcher: Searcher, matcher: Matcher) -> None:
+    def __init__(self, searcher: Searcher, matcher: Matcher, side: SideTasks) -> None:
         self._searcher = searcher
+        self._side = side
         self.standing = StandingSet(matcher, self._begin)
-        self.folding = Folding(searcher, self.standing)
+        self.folding = Folding(searcher, self.standing, side)
         self._task: asyncio.Task[None] | None = None
 
     def _begin(self) -> None:
@@ -36,16 +38,24 @@ class Refills:
 
     async def _run(self) -> None:
         try:
-            while taken := self.standing.take(_AT_ONCE):
-                try:
-                    await self._search(taken)
-                except NotReady as error:
-                    for one in taken:
-                        self.standing.again(one)
-                        one.fail(error)
-                    await asyncio.sleep(_RETRY_S)
+            await self._side.until_done("refills", self._search_all)
         finally:
             self._task = None
+
+    async def _search_all(self) -> None:
+        while taken := self.standing.take(_AT_ONCE):
+            try:
+                await self._search(taken)
+            except NotReady as error:
+                for one in taken:
+                    self.standing.again(one)
+                    one.fail(error)
+                await asyncio.sleep(_RETRY_S)
+            except Exception:
+                # It is told by the supervisor, and these are not lost.
+                for one in taken:
+                    self.standing.again(one)
+                raise
 
     async def _search(self, taken: Sequence[Standing]) -> None:
         try:

@@ -79,7 +79,7 @@ class Rereading:
 
     async def _work(self) -> None:
         try:
-            await self._read_all()
+            await self._node.side.until_done("rereading", self._read_all)
         finally:
             # In the turn in which nothing was left: else who comes then would find us at work.
             self._workers.discard(asyncio.current_task())

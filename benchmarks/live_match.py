@@ -37,6 +37,7 @@ from contracts.hits import Hit
 from contracts.ports import Applied, AsOf, Searcher
 from contracts.records import RecordPosition
 from contracts.score import Vectors
+from contracts.side_tasks import SideTasks
 from index_store.matcher import NumpyMatcher
 
 _CORPUS = 100_000
@@ -148,7 +149,7 @@ class _Index:
 async def lateness(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, Any]:
     """How late others get their turn of the event loop while batches are folded as in a node."""
     found, _ = standing_set(queries, lists)
-    folding = Folding(cast(Searcher, _Index()), found)
+    folding = Folding(cast(Searcher, _Index()), found, SideTasks())
     late: list[float] = []
 
     async def tick() -> None:

@@ -12,22 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import faust
-import structlog
-from aiokafka.errors import KafkaError
 from mode import Service
 from mode.types import ServiceT
 from yarl import URL
 
 from contracts.dead_letters import REASON, SPACE, space_of
-from contracts.errors import BrokerUnavailable, TidelensError
 from contracts.ports import Clock
+from contracts.side_tasks import SideTasks
 from contracts.topics import Names
 from contracts.user_folders import make_private
 from streams.connect import Connection
 from streams.maintainer import Maintainer
 from streams.windows import WindowedCounts
-
-log = structlog.get_logger(__name__)
 
 _COMMIT_EVERY_S = 2.0
 _IDENTITY_EVERY_S = 10.0
@@ -37,6 +33,8 @@ _REBUILD_EVERY_S = 1.0
 _AUDIT_EVERY_S = 5.0
 # Faust's default of 60 s keeps the timers of a node waiting that was killed and started again.
 _SESSION_S = 6.0
+
+Step = Callable[[], Awaitable[object]]
 
 
 class MaintainerService(Service):  # type: ignore[misc, unused-ignore]
@@ -75,8 +73,12 @@ def streams_app(
     maintainer: Maintainer,
     dead_letters: WindowedCounts,
     clock: Clock,
+    side: SideTasks,
 ) -> faust.App:
-    """The app; start it with `await app.start()` under a loop and signals of our own."""
+    """The app; start it with `await app.start()` under a loop and signals of our own.
+
+    What a timer raises would end it, and the node with it: `side` keeps that from the app.
+    """
     make_private(data_dir)  # Faust dies silently without it
     app = StreamsApp(
         app_id,
@@ -97,42 +99,18 @@ def streams_app(
         broker_max_poll_interval=2**31 / 1000 - 1,
     )
 
-    @app.timer(interval=_COMMIT_EVERY_S)
-    async def commit() -> None:
-        await patiently("commit", maintainer.commit)
-
-    @app.timer(interval=_COMMITTED_EVERY_S)
-    async def check_committed() -> None:
-        await patiently("committed offsets", maintainer.check_committed)
-
-    @app.timer(interval=_IDENTITY_EVERY_S)
-    async def check_identity() -> None:
-        await patiently("identity", maintainer.check_identity)
-
-    @app.timer(interval=_SNAPSHOT_CHECK_S)
-    async def snapshot() -> None:
-        await patiently("snapshot", maintainer.snapshot_if_due)
-
-    @app.timer(interval=_REBUILD_EVERY_S)
-    async def rebuild() -> None:
-        await patiently("rebuild", maintainer.rebuild_if_due)
-
-    @app.timer(interval=_REBUILD_EVERY_S)
-    async def index_growing() -> None:
-        await patiently("index growing rows", maintainer.index_growing_if_due)
-
-    @app.timer(interval=_AUDIT_EVERY_S)
-    async def audit() -> None:
-        await patiently("audit", maintainer.audit)
+    for name, (every_s, step) in timers(maintainer).items():
+        app.timer(interval=every_s, name=name)(_supervised(side, name, step))
 
     letters = app.topic(names.dead_letters, key_serializer="raw", value_serializer="raw")
 
     @app.agent(letters)
     async def watch_dead_letters(stream: faust.StreamT[bytes]) -> AsyncIterator[None]:
         async for event in stream.events():
-            reason = counted_reason(event.headers or {}, names.space)
-            if reason is not None:
-                dead_letters.add(reason, clock.now())
+            with side.guarded("dead letters"):
+                reason = counted_reason(event.headers or {}, names.space)
+                if reason is not None:
+                    dead_letters.add(reason, clock.now())
             yield
 
     return app
@@ -150,14 +128,21 @@ def counted_reason(headers: Mapping[str, bytes | str], space: str) -> str | None
     return raw[REASON].decode("utf-8", "replace")
 
 
-async def patiently(what: str, step: Callable[[], Awaitable[object]]) -> None:
-    """Run a timer's step, and log an error that may pass: the next tick tries again. The broker is
-    named only where it is the reason.
-    """
-    try:
-        await step()
-    except (KafkaError, BrokerUnavailable, ConnectionError) as error:
-        log.warning("put off until the broker answers", step=what, error=str(error))
-    except (TidelensError, OSError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        log.warning("put off until the next time", step=what, error=reason)
+def timers(maintainer: Maintainer) -> Mapping[str, tuple[float, Step]]:
+    """Return what is done beside the fold: each by its name, with its interval in seconds."""
+    return {
+        "commit": (_COMMIT_EVERY_S, maintainer.commit),
+        "committed offsets": (_COMMITTED_EVERY_S, maintainer.check_committed),
+        "identity": (_IDENTITY_EVERY_S, maintainer.check_identity),
+        "snapshot": (_SNAPSHOT_CHECK_S, maintainer.snapshot_if_due),
+        "rebuild": (_REBUILD_EVERY_S, maintainer.rebuild_if_due),
+        "index growing rows": (_REBUILD_EVERY_S, maintainer.index_growing_if_due),
+        "audit": (_AUDIT_EVERY_S, maintainer.audit),
+    }
+
+
+def _supervised(side: SideTasks, name: str, step: Step) -> Callable[[], Awaitable[None]]:
+    async def supervised() -> None:
+        await side.step(name, step)
+
+    return supervised

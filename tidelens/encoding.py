@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,6 +15,7 @@ from contracts.metrics import Metrics, show_process
 from contracts.partitioning import partitioner
 from contracts.ports import Clock, Encoder, LagSource, Preprocess
 from contracts.settings import MIB, KafkaSettings, Settings
+from contracts.side_tasks import SideTasks
 from contracts.topics import TARGETS, Names
 from tidelens import pauses
 from tidelens.clock import SystemClock
@@ -121,10 +123,14 @@ async def _encode(
     lag = KafkaLag(connection, Names(settings.topic_prefix, encoder.space.name), None, clock)
     async with open_worker(settings, connection, encoder, metrics, clock) as worker:
         log.info("encoding", space=encoder.space.name, brokers=brokers)
-        runs = {"worker": worker.run(), "lag": show_lag(lag, metrics, clock), "trim": trim()}
+        side = SideTasks()
+        metrics.registry.register(side)
+        runs = side.supervised(
+            {"worker": worker.run, "lag": partial(show_lag, lag, metrics, clock), "trim": trim}
+        )
         try:
             await until_stopped(
-                stop, {name: asyncio.create_task(run, name=name) for name, run in runs.items()}
+                stop, {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
             )
         finally:
             await lag.stop()
@@ -142,6 +148,9 @@ async def show_lag(source: LagSource, metrics: Metrics, clock: Clock) -> None:
         except (TidelensError, KafkaError) as error:
             log.debug("the lag is not known", error=str(error))
             metrics.lag_unknown()
+        except Exception:
+            metrics.lag_unknown()
+            raise
         await asyncio.sleep(_LAG_EVERY_S)
 
 

@@ -13,6 +13,7 @@ from api.node import Node
 from contracts.partitioning import partitioner
 from contracts.records import Positions
 from contracts.settings import Settings
+from contracts.side_tasks import Run, SideTasks
 from contracts.topics import Names
 from index_store.matcher import open_matcher
 from index_store.searcher import AppliedFeed, LocalSearcher
@@ -34,7 +35,7 @@ from tidelens.queries import Queries, make_queries
 from tidelens.server import serve
 from tidelens.showing import PictureReading
 from tidelens.signals import outlasting
-from tidelens.spaces import Run, Serving, Spaces
+from tidelens.spaces import Serving, Spaces
 from tidelens.trimming import trim
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,7 @@ def open_node(
     pictures: PictureReading,
     queries: Queries,
     listener: socket.socket,
+    side: SideTasks,
 ) -> dict[str, Run]:
     """The long-running parts of a node, by name, for the caller to run and watch.
 
@@ -63,14 +65,18 @@ def open_node(
         of_space = made.pop(ref, None)
         if of_space is None:
             of_space = await asyncio.to_thread(queries_of, settings, ref)
-        opened = _serving(settings, connection, event_log, pictures, of_space, spaces, exposition)
-        async with opened as serving:
-            yield serving
+        with side.of_space(ref.space) as own:
+            opened = _serving(
+                settings, connection, event_log, pictures, of_space, spaces, exposition, own
+            )
+            async with opened as serving:
+                yield serving
 
     exposition = Exposition()
+    exposition.registry.register(side)
     door = open_door(settings)
     exposition.registry.register(DoorCounts(door))
-    spaces = Spaces(next(iter(made)), opening)
+    spaces = Spaces(next(iter(made)), opening, side)
 
     answered = asyncio.Event()
 
@@ -84,15 +90,16 @@ def open_node(
                 door=door,
                 on_stop=spaces.stop_live,
                 answered=answered,
+                side=side,
             )
         finally:
             answered.set()
 
     async def serve_spaces() -> None:
         # What answers the requests stands until all of them are answered.
-        await outlasting(spaces.run(follow_control(event_log, topic)), answered)
+        await outlasting(spaces.run(lambda: follow_control(event_log, topic)), answered)
 
-    return {"spaces": serve_spaces, "api": serve_api, "trim": trim}
+    return side.supervised({"spaces": serve_spaces, "api": serve_api, "trim": trim})
 
 
 @asynccontextmanager
@@ -122,6 +129,7 @@ async def _serving(
     queries: Queries,
     spaces: Spaces,
     exposition: Exposition,
+    side: SideTasks,
 ) -> AsyncIterator[Serving]:
     """Everything of one space: query encoder, maintainer, searcher and app."""
     clock = SystemClock()
@@ -165,6 +173,7 @@ async def _serving(
             maintainer,
             dead_letters,
             clock,
+            side,
         )
         app = create_app(
             Node(
@@ -190,8 +199,10 @@ async def _serving(
                     "digests": searcher.digests(),
                     "snapshot": maintainer.keeper.describe(),
                     "dead_letters_last_hour": dead_letters.totals(clock.now()),
+                    "failing_tasks": side.failing(),
                 },
                 recent_queries=queries.encoder.recent,
+                side=side,
             )
         )
 
@@ -210,7 +221,7 @@ async def _serving(
                 await maintainer.snapshot()
 
         pauses.shorten()
-        runs = {"queries": queries.run, "streams": host_streams, **background(app)}
+        runs = side.supervised({"queries": queries.run, "streams": host_streams, **background(app)})
         with exposition.showing(metrics):
             yield Serving(app, runs, lambda: searcher.is_ready and queries.encoder.loaded.is_set())
 

@@ -12,6 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from contracts.errors import PortInUse
+from contracts.side_tasks import SideTasks
 from tidelens.accepting import BACKLOG, Acceptor
 from tidelens.door import Door
 from tidelens.draining import drain
@@ -95,12 +96,14 @@ async def serve(
     check_every_s: float = 0.5,
     on_stop: Callable[[], None] = lambda: None,
     answered: asyncio.Event | None = None,
+    side: SideTasks | None = None,
 ) -> None:
     """Serve until cancelled, then let open requests end (tidelens/draining.py).
 
     `on_stop` is called when that begins, and `answered` is set once no request waits any more.
     """
     door, answered = door or Door(), answered or asyncio.Event()
+    side = side or SideTasks()
     # uvicorn asks for a class, but only calls it.
     live: Any = functools.partial(LiveProtocol, door)
     server = Server(
@@ -119,7 +122,7 @@ async def serve(
         on_stop,
         answered,
     )
-    checking = asyncio.create_task(_check(door, check_every_s))
+    checking = asyncio.create_task(_check(door, check_every_s, side))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         done, _ = await asyncio.wait([serving, checking], return_when=asyncio.FIRST_COMPLETED)
@@ -135,7 +138,10 @@ async def serve(
             log.error("connections were cut off", exc_info=serving.exception())
 
 
-async def _check(door: Door, every_s: float) -> None:
+async def _check(door: Door, every_s: float, side: SideTasks) -> None:
+    async def check() -> None:
+        door.check()
+
     while True:
         await asyncio.sleep(every_s)
-        door.check()
+        await side.step("door", check)

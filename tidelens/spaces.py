@@ -5,7 +5,7 @@ answers, the old one goes on applying, so that a rollback is one assignment.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import move_live, stop_live
+from contracts.side_tasks import Run, SideTasks
 from streams.control import Control, SpaceRef
 
 log = structlog.get_logger(__name__)
@@ -22,12 +23,10 @@ log = structlog.get_logger(__name__)
 _LOOK_S = 0.1
 _AGAIN_S = 10.0
 
-Run = Callable[[], Coroutine[Any, Any, None]]
-
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """One space, opened: its app, and its long-running parts by name."""
+    """One space, opened: its app, and its long-running parts by name, side tasks supervised."""
 
     app: Starlette
     runs: dict[str, Run]
@@ -61,6 +60,7 @@ class Spaces:
         self,
         first: SpaceRef,
         opening: Callable[[SpaceRef], AbstractAsyncContextManager[Serving]],
+        side: SideTasks,
     ) -> None:
         self.switch = Switch()
         self.opened = asyncio.Event()
@@ -68,6 +68,7 @@ class Spaces:
         self.named: list[str] = []
         """By the control topic: those served, and one being made."""
         self._opening = opening
+        self._side = side
         self._answering = first
         self._current = first
         self._wanted = [first]
@@ -87,10 +88,17 @@ class Spaces:
             if kept.serving is not None:
                 stop_live(kept.serving.app)
 
-    async def run(self, followed: AsyncIterator[Control]) -> None:
-        """Until cancelled, or until the space that answers fails."""
+    async def run(self, follow: Callable[[], AsyncIterator[Control]]) -> None:
+        """Until cancelled, or until the space that answers fails.
+
+        A control topic that cannot be followed leaves the spaces as they are.
+        """
+
+        async def control() -> None:
+            await self._follow(follow())
+
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow(followed))
+            tasks.create_task(self._side.forever("control", control))
             while True:
                 self._settle(tasks)
                 await self._changed.wait()

@@ -12,6 +12,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ import structlog
 from contracts.errors import PortInUse, TidelensError
 from contracts.ports import EventLog
 from contracts.settings import KafkaSettings, Settings
+from contracts.side_tasks import Run, SideTasks
 from contracts.topics import Names, topic_specs
 from tidelens.data_dir import locked, node_part
 from tidelens.encoders import Encoders
@@ -92,12 +94,15 @@ async def _run(
             pictures = await stack.enter_async_context(open_picture_reading(settings))
             queries = await _confirmed(settings, connection, event_log, queries)
             stack.push_async_callback(queries.stop)
-            runs = node.open_node(settings, connection, event_log, pictures, queries, listener)
-            tasks |= {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
+            side = SideTasks()
+            runs = node.open_node(
+                settings, connection, event_log, pictures, queries, listener, side
+            )
             names = Names(settings.topic_prefix, queries.space.name)
+            runs |= side.supervised(_feeds(event_log, names, settings, sample=sample, watch=watch))
+            tasks |= {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
             followed = _remembering(settings.data, event_log, names.control)
             tasks["encoders"] = asyncio.create_task(encoders.run(brokers, followed))
-            tasks |= _feeds(event_log, names, settings, sample=sample, watch=watch)
             url = url_of(settings.host, port)
             stack.callback(run_file.remove)
             run_file.write(
@@ -232,12 +237,12 @@ def choose_metrics_port(settings: Settings, port: int) -> int:
 
 def _feeds(
     event_log: EventLog, names: Names, settings: Settings, *, sample: bool, watch: Path | None
-) -> dict[str, "asyncio.Task[None]"]:
+) -> dict[str, Run]:
     from tidelens.feeds import publish_folder, publish_samples
 
-    feeds = {}
+    feeds: dict[str, Run] = {}
     if sample:
-        feeds["sample"] = asyncio.create_task(publish_samples(event_log, names))
+        feeds["sample"] = partial(publish_samples, event_log, names)
     if watch is not None:
-        feeds["watch"] = asyncio.create_task(publish_folder(event_log, names, settings, watch))
+        feeds["watch"] = partial(publish_folder, event_log, names, settings, watch)
     return feeds

@@ -19,6 +19,7 @@ from contracts.hits import Hit
 from contracts.ports import Applied, AsOf
 from contracts.records import RecordPosition
 from contracts.score import Vectors, unit
+from contracts.side_tasks import SideTasks
 from tests.api_kit import SlackMatcher
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +38,7 @@ class Desk:
         self.is_ready = True
         self.woken = 0
         self.set = StandingSet(SlackMatcher(), lambda: None)
-        self.folding = Folding(self, self.set)  # type: ignore[arg-type]
+        self.folding = Folding(self, self.set, SideTasks())  # type: ignore[arg-type]
 
     def as_of(self) -> AsOf:
         if not self.is_ready:
@@ -237,7 +238,7 @@ async def test_after_a_defect_no_list_is_wrong(monkeypatch: pytest.MonkeyPatch) 
         desk.put("a")
         await settled()
     assert (standing.settled, desk.set.waiting(), desk.folding._task) == (False, 1, None)
-    assert [line["event"] for line in logs] == ["folding failed"]
+    assert [(line["task"], line["error"]) for line in logs] == [("folding", "MemoryError: ")]
 
 
 async def test_a_batch_of_an_index_that_is_not_ready(thread: Thread) -> None:

@@ -11,15 +11,11 @@ from typing import Any
 
 import orjson
 import pytest
-from aiokafka.errors import KafkaConnectionError
 from structlog.testing import capture_logs
 
 from api.app import create_app
 from contracts.embedding import encode_value
 from contracts.errors import (
-    BrokerUnavailable,
-    NotReady,
-    RejectedRequest,
     SnapshotFailed,
     SnapshotRefused,
 )
@@ -36,7 +32,6 @@ from index_store.rebuild import Rebuilder
 from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.snapshots import Snapshots
 from index_store.spill import Spill
-from streams.app import patiently
 from streams.keeping import SnapshotKeeper
 from streams.maintainer import Maintainer
 from streams.operating import Operations
@@ -555,26 +550,3 @@ async def test_an_audit_that_cannot_be_made_is_skipped_and_says_why() -> None:
     assert kit.sample("audited_recall_count", target="images") in (None, 0)
     assert {(one["event"], one["target"]) for one in logs} == {("query not audited", "images")}
     assert all(one["reason"] for one in logs)
-
-
-@pytest.mark.parametrize(
-    ("error", "event"),
-    [
-        (KafkaConnectionError("away"), "put off until the broker answers"),
-        (BrokerUnavailable("no broker"), "put off until the broker answers"),
-        (ConnectionRefusedError("refused"), "put off until the broker answers"),
-        (RejectedRequest("bad", "a filter"), "put off until the next time"),
-        (OSError(28, "No space left on device"), "put off until the next time"),
-        (NotReady("replaying"), "put off until the next time"),
-    ],
-)
-async def test_a_timer_blames_the_broker_only_for_what_the_broker_did(
-    error: Exception, event: str
-) -> None:
-    async def step() -> None:
-        raise error
-
-    with capture_logs() as logs:
-        await patiently("step", step)
-    assert [(one["event"], one["step"]) for one in logs] == [(event, "step")]
-    assert str(error) in logs[0]["error"]

@@ -15,8 +15,8 @@ from contracts.errors import PortInUse
 from contracts.metrics import Metrics
 from contracts.settings import Settings
 from tests.roles import free_port
-from tidelens.door import Door
 from tidelens.metrics_port import metrics_server
+from tidelens.server import Server
 from tidelens.up import choose_metrics_port
 
 
@@ -71,17 +71,17 @@ def test_up_takes_the_next_port_or_a_free_one(taken: int) -> None:
 
 
 def test_a_server_that_fails_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
-    def check(door: Door) -> None:
+    async def serve(server: Server, sockets: object) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr(Door, "check", check)
+    monkeypatch.setattr(Server, "serve", serve)
     with (
         capture_logs() as logs,
         metrics_server(Settings(encode_metrics_port=free_port()), Metrics()),
     ):
-        while not logs:
+        while not (told := [line for line in logs if "/metrics" in line["event"]]):
             sleep(0.01)
-    assert [(line["event"], line["error"]) for line in logs] == [
+    assert [(line["event"], line["error"]) for line in told] == [
         ("/metrics is not served any more", "RuntimeError('broken')")
     ]
 

@@ -13,6 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from contracts.memory import HashEncoder
+from contracts.side_tasks import SideTasks
 from streams.control import ActiveSpace, CandidateSpace, Control, SpaceRef
 from tests.api_kit import Kit
 from tidelens.client import Client, Update
@@ -36,7 +37,7 @@ class Parts:
         self.open: list[SpaceRef] = []
         self.failures: list[Exception] = []
         self.told: asyncio.Queue[Control] = asyncio.Queue()
-        self.spaces = Spaces(OLD, self.opening)
+        self.spaces = Spaces(OLD, self.opening, SideTasks())
         self.url = ""
 
     @asynccontextmanager
@@ -80,7 +81,7 @@ async def parts() -> AsyncIterator[Parts]:
     listener = listen("127.0.0.1", 0)
     parts.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     tasks = [
-        asyncio.create_task(parts.spaces.run(parts.followed())),
+        asyncio.create_task(parts.spaces.run(parts.followed)),
         asyncio.create_task(serve(parts.spaces.switch, listener, frame_bytes_max=1_000_000)),
     ]
     async with asyncio.timeout(30):

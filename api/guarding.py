@@ -5,11 +5,16 @@ origin. So the Host must be a name of this server, and requests that pages make 
 of this server. A foreign page could not read the answers anyway, but asking costs: an event stream
 holds its connection for as long as the page likes. Only a link that a person follows may lead here
 from anywhere. Programs send neither Origin nor Sec-Fetch-Site.
+
+An orchestrator and Prometheus ask a pod by an address or a service's name that no setting knows.
+So programs may ask for /healthz, /readyz and /metrics under any Host, and learn no more under an
+unknown one than a state and the figures: all that a page which was rebound to us could read.
 """
 
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -26,6 +31,19 @@ _PORT_MAX = 65535
 _FOREIGN = ("cross-site", "same-site")
 # Even as a followed link this would be a stream, not a page.
 _NO_PAGE = ("/v1/live",)
+# What may be asked under any Host, and the member of the scope that marks an unknown one.
+_OPEN = ("/healthz", "/readyz", "/metrics")
+_STRANGER = "tidelens.stranger"
+
+
+def is_stranger(scope: Scope) -> bool:
+    """Whether the Host of a request that was let in is not a name of this server."""
+    return scope.get(_STRANGER) is True
+
+
+def shown_to(scope: Scope, readiness: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the readiness, to a stranger without the details."""
+    return {"ready": readiness["ready"]} if is_stranger(scope) else readiness
 
 
 class Guard:
@@ -40,6 +58,9 @@ class Guard:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
+        if self._is_probe(scope):
+            await self._app({**scope, _STRANGER: True}, receive, send)
+            return
         refusal = self._refusal(scope)
         if refusal is None:
             await self._app(scope, receive, send)
@@ -51,6 +72,20 @@ class Guard:
             code, message, field = refusal
             members = {"code": code, "message": message, "field": field}
             await problem(403, members)(scope, receive, send)
+
+    def _is_probe(self, scope: Scope) -> bool:
+        """Whether a program asks under an unknown Host for what anybody may know."""
+        if scope["type"] != "http" or scope["path"] not in _OPEN:
+            return False
+        headers = Headers(scope=scope)
+        hosts = headers.getlist("host")
+        return (
+            scope["method"] in ("GET", "HEAD")
+            and len(hosts) <= 1
+            and not self._is_ours(_hostname(hosts[0] if hosts else ""))
+            and "origin" not in headers
+            and "sec-fetch-site" not in headers
+        )
 
     def _refusal(self, scope: Scope) -> tuple[str, str, str] | None:
         headers = Headers(scope=scope)

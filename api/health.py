@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from api.answering import Answering
 from api.freshness import Freshness, not_ready_reason
+from api.guarding import shown_to
 from api.node import Node
 from contracts.errors import NotReady
 from contracts.topics import TARGETS
@@ -28,10 +29,11 @@ class Health:
         """Say that the event loop runs."""
         return await self._json({"alive": True})
 
-    async def readyz(self, _: Request) -> Response:
+    async def readyz(self, request: Request) -> Response:
         """Whether this node can stand for its answers. A lost broker alone does not unready it."""
         readiness = await self._readiness(self._node.status())
-        return await self._json(readiness, 200 if readiness["ready"] else 503)
+        body = shown_to(request.scope, readiness)
+        return await self._json(body, 200 if readiness["ready"] else 503)
 
     async def lag(self, _: Request) -> Response:
         """Answer a row for each group, topic and partition, read from the broker if possible."""

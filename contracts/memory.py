@@ -336,3 +336,7 @@ class MemoryOwnership:
     @property
     def owned(self) -> frozenset[TopicPartition]:
         return frozenset(tp for tp, lease in self._leases.items() if self._log.owns(lease))
+
+    @property
+    def is_member(self) -> bool:
+        return True

@@ -247,6 +247,11 @@ class Ownership(Protocol):
     @property
     def owned(self) -> frozenset[TopicPartition]: ...
 
+    @property
+    def is_member(self) -> bool:
+        """Whether the group has given this encoder its share, which may be no partition at all."""
+        ...
+
 
 class EncoderLog(Protocol):
     """The event log as encoders use it."""

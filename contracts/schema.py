@@ -306,7 +306,9 @@ def _admin() -> Document:
 
 
 def _readyz() -> Document:
-    operation = _operation("Ready to answer", _ref("Readiness"))
+    # Under a Host that is not a name of this server only the state is told.
+    state = {"type": "object", "required": ["ready"], "properties": {"ready": {"type": "boolean"}}}
+    operation = _operation("Ready to answer", {"anyOf": [_ref("Readiness"), state]})
     not_ready = {**operation["responses"]["200"], "description": "Not ready; `reason` says why."}
     operation["responses"]["503"] = not_ready
     return operation

@@ -90,6 +90,7 @@ class KafkaOwnership:
         self._retention_min_s = retention_min_s
         self._membership: AIOKafkaConsumer | None = None
         self._assignment: frozenset[TopicPartition] = frozenset()
+        self._is_member = False
         self._changed = asyncio.Event()
         self._session: _Session | None = None
         self._building = asyncio.Lock()
@@ -98,6 +99,10 @@ class KafkaOwnership:
     @property
     def owned(self) -> frozenset[TopicPartition]:
         return frozenset(self._session.leases) if self._session else frozenset()
+
+    @property
+    def is_member(self) -> bool:
+        return self._membership is not None and self._is_member
 
     def holds(self, lease: Lease) -> bool:
         return self._session is not None and self._session.leases.get(lease.partition) is lease
@@ -217,6 +222,11 @@ class KafkaOwnership:
         self._assignment = partitions
         self._changed.set()
 
+    def joined(self, partitions: frozenset[TopicPartition]) -> None:
+        """Called by the listener: the group has given us this share."""
+        self.reassigned(partitions)
+        self._is_member = True
+
     def _end_session(self) -> None:
         if self._session is not None:
             self._session.leases.clear()
@@ -236,6 +246,7 @@ class KafkaOwnership:
     async def _drop_all(self) -> None:
         self._end_session()
         self._assignment = frozenset()
+        self._is_member = False
         membership, self._membership = self._membership, None
         if membership is not None:
             await close(membership)
@@ -257,7 +268,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: Sequence[KafkaPartition]) -> None:
         # Paused at once: this consumer must not fetch what it will never be asked for.
         self._membership.pause(*assigned)
-        self._owner.reassigned(frozenset(TopicPartition(*partition) for partition in assigned))
+        self._owner.joined(frozenset(TopicPartition(*partition) for partition in assigned))
 
 
 class _Session:

@@ -477,9 +477,11 @@ class Kit:
 
 
 @asynccontextmanager
-async def serving(app: Starlette, settings: Settings, port: int = 0) -> AsyncIterator[int]:
+async def serving(
+    app: Starlette, settings: Settings, port: int = 0, host: str = "127.0.0.1"
+) -> AsyncIterator[int]:
     """The app as `up` serves it, on a loopback port; 0: a free one."""
-    listener = listen("127.0.0.1", port)
+    listener = listen(host, port)
     task = asyncio.create_task(serve(app, listener, frame_bytes_max=settings.frame_bytes_max))
     try:
         yield listener.getsockname()[1]

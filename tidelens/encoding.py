@@ -19,6 +19,7 @@ from contracts.side_tasks import SideTasks
 from contracts.topics import TARGETS, Names
 from tidelens import pauses
 from tidelens.clock import SystemClock
+from tidelens.encoder_health import EncoderHealth
 from tidelens.signals import stop_signal, unless_stopped, until_stopped
 from tidelens.threads import beside
 from tidelens.trimming import trim
@@ -41,29 +42,32 @@ async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: boo
     """
     from tidelens.metrics_port import metrics_server
 
-    metrics = Metrics()
+    metrics, health = Metrics(), EncoderHealth(has_broker=not attached)
     show_process(metrics.registry)
     async with contextlib.AsyncExitStack() as stack:
         stop = await stack.enter_async_context(stop_signal())
         # A taken port is told at once, not after the model was loaded.
-        stack.enter_context(metrics_server(settings, metrics))
+        stack.enter_context(metrics_server(settings, metrics, health))
         # The imports and the weights take seconds: load them while the broker starts.
         loading = asyncio.create_task(beside(lambda: _load(settings)))
+        watched = asyncio.create_task(health.run())
         try:
             if not attached:
                 brokers = settings.brokers or ""
-                return await _encode(settings, kafka, brokers, loading, metrics, stop)
+                return await _encode(settings, kafka, brokers, loading, metrics, health, stop)
             parent = await _Parent.connect()
             told = await unless_stopped(stop, parent.address())
             if not told:
                 return False
+            health.has_broker = True
             watching = asyncio.create_task(parent.gone())
             watching.add_done_callback(lambda _: stop.set())
             try:
-                return await _encode(settings, kafka, told, loading, metrics, stop)
+                return await _encode(settings, kafka, told, loading, metrics, health, stop)
             finally:
                 watching.cancel()
         finally:
+            watched.cancel()
             loading.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await loading
@@ -108,6 +112,7 @@ async def _encode(
     brokers: str,
     loading: "asyncio.Task[Encoder]",
     metrics: Metrics,
+    health: EncoderHealth,
     stop: asyncio.Event,
 ) -> bool:
     from streams.connect import Connection
@@ -119,14 +124,19 @@ async def _encode(
         return False
     pauses.forget_imports()
     metrics.of_space(encoder.space.name)
+    health.space = encoder.space.name
     clock, connection = SystemClock(), Connection(brokers, kafka)
     lag = KafkaLag(connection, Names(settings.topic_prefix, encoder.space.name), None, clock)
-    async with open_worker(settings, connection, encoder, metrics, clock) as worker:
+    async with open_worker(settings, connection, encoder, metrics, clock, health) as worker:
         log.info("encoding", space=encoder.space.name, brokers=brokers)
         side = SideTasks()
         metrics.registry.register(side)
         runs = side.supervised(
-            {"worker": worker.run, "lag": partial(show_lag, lag, metrics, clock), "trim": trim}
+            {
+                "worker": worker.run,
+                "lag": partial(show_lag, lag, metrics, clock, health),
+                "trim": trim,
+            }
         )
         try:
             await until_stopped(
@@ -138,16 +148,21 @@ async def _encode(
     return True
 
 
-async def show_lag(source: LagSource, metrics: Metrics, clock: Clock) -> None:
+async def show_lag(
+    source: LagSource, metrics: Metrics, clock: Clock, health: EncoderHealth | None = None
+) -> None:
     """Keep the lag in the metrics until cancelled; an encoder does not end for want of it."""
+    health = health or EncoderHealth()
     from aiokafka.errors import KafkaError
 
     while True:
         try:
             metrics.show_lag(await source.lag(), clock.now())
+            health.broker = "reachable"
         except (TidelensError, KafkaError) as error:
             log.debug("the lag is not known", error=str(error))
             metrics.lag_unknown()
+            health.broker = "unreachable"
         except Exception:
             metrics.lag_unknown()
             raise
@@ -161,6 +176,7 @@ async def open_worker(
     encoder: Encoder,
     metrics: Metrics,
     clock: Clock,
+    health: EncoderHealth | None = None,
 ) -> "AsyncIterator[EncoderWorker]":
     """A worker in the group of the encoder's space; the caller runs it."""
     from consumers.jobs import Intake
@@ -200,6 +216,8 @@ async def open_worker(
         References(ReferenceLimits.of(settings)) as references,
         encoder_log.own(names.encoder_group) as ownership,
     ):
+        if health is not None:
+            health.watch(ownership)
         metrics.queue_depth.labels("references").set_function(lambda: references.waiting)
         yield EncoderWorker(
             ownership,

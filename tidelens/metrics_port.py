@@ -1,7 +1,7 @@
-"""Serves an encoder's /metrics: a server of its own, behind its own door, on its own thread.
+"""Serves an encoder's /metrics, /healthz and /readyz: a server of its own, on its own thread.
 
-prometheus_client's server has a thread for each connection, however many there are, and waits for
-each one's request for ever.
+It has a door of its own, too: prometheus_client's server has a thread for each connection, however
+many there are, and waits for each one's request for ever.
 """
 
 import asyncio
@@ -12,13 +12,22 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import structlog
-from prometheus_client import make_asgi_app
-from starlette.types import ASGIApp, Receive, Scope, Send
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
+from api.guarding import Guard, is_stranger, shown_to
+from api.problems import on_failure, on_http_error
 from contracts.errors import PortInUse
 from contracts.metrics import Metrics
 from contracts.settings import MIB, Settings
 from tidelens.door import Door, DoorLimits
+from tidelens.encoder_health import EncoderHealth
 from tidelens.server import listen, serve
 
 log = structlog.get_logger(__name__)
@@ -30,8 +39,8 @@ _OPTION = "TIDELENS_ENCODE_METRICS_PORT (0: none)"
 
 
 @contextlib.contextmanager
-def metrics_server(settings: Settings, metrics: Metrics) -> Iterator[int]:
-    """Serve /metrics and yield the port; 0: none is served. Raises PortInUse.
+def metrics_server(settings: Settings, metrics: Metrics, health: EncoderHealth) -> Iterator[int]:
+    """Serve metrics and health, and yield the port; 0: none is served. Raises PortInUse.
 
     Where the port is only the default, a second encoder of a machine takes another one.
     """
@@ -50,7 +59,7 @@ def metrics_server(settings: Settings, metrics: Metrics) -> Iterator[int]:
             bodies_bytes_max=MIB,
             bodies_per_address_bytes_max=MIB,
         )
-        serving = _Serving(_without_sockets(make_asgi_app(metrics.registry)), listener, limits)
+        serving = _Serving(_app(settings, metrics, health), listener, limits)
         serving.start()
         try:
             yield port
@@ -105,12 +114,33 @@ def _listener(settings: Settings) -> socket.socket:
         return listen(settings.host, 0, option=_OPTION)
 
 
-def _without_sockets(app: ASGIApp) -> ASGIApp:
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            await app(scope, receive, send)
-        else:
-            await receive()
-            await send({"type": "websocket.close", "code": 1000, "reason": ""})
+def _app(settings: Settings, metrics: Metrics, health: EncoderHealth) -> ASGIApp:
+    async def figures(_: Request) -> Response:
+        # This loop has nothing else to do, so a thread more would only cost memory.
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    return answer
+    async def healthz(request: Request) -> Response:
+        stalled = health.stalled()
+        body = {"alive": stalled is None}
+        if stalled is not None and not is_stranger(request.scope):
+            return JSONResponse({**body, "reason": stalled}, 503)
+        return JSONResponse(body, 200 if stalled is None else 503)
+
+    async def readyz(request: Request) -> Response:
+        readiness = health.readiness()
+        body = shown_to(request.scope, readiness)
+        return JSONResponse(body, 200 if readiness["ready"] else 503)
+
+    app = Starlette(
+        routes=[
+            Route("/metrics", figures),
+            Route("/healthz", healthz),
+            Route("/readyz", readyz),
+        ],
+        middleware=[
+            Middleware(Guard, host=settings.host, hosts_allowed=settings.hosts_allowed),
+        ],
+        exception_handlers={HTTPException: on_http_error, Exception: on_failure},
+    )
+    app.router.redirect_slashes = False
+    return app

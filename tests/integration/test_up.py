@@ -16,6 +16,7 @@ from contracts.embedding import encode_value
 from contracts.errors import RejectedRequest
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord, Source
+from contracts.settings import Settings
 from contracts.space import Space
 from contracts.topics import TARGETS, Names
 from tests.kit import collection
@@ -127,6 +128,19 @@ async def assert_metrics(node_port: int, encoder_port: int) -> None:
     letters = encoder.values("dead_letters_total", "reason", stage="encode")
     assert letters == {"image_format": 1}
     assert encoder.values("queue_depth", "queue") == {"encode": 0, "references": 0}
+    async with httpx.AsyncClient(trust_env=False) as http:
+        ready = await http.get(f"http://127.0.0.1:{encoder_port}/readyz")
+    assert (ready.status_code, ready.json()) == (
+        200,
+        {
+            "ready": True,
+            "reason": None,
+            "space": "hash-v1",
+            "broker": "reachable",
+            "group_member": True,
+            "partitions_owned": 2 * Settings().partitions,
+        },
+    )
     queues = ("query", "query_pictures", "search", "search_exact")
     assert node.values("queue_depth", "queue") == dict.fromkeys(queues, 0)
     children = node.values("child_memory_bytes", "role")

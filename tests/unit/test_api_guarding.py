@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.api_kit import Closed, Kit
+from tests.api_kit import Closed, Kit, serving
 
 pytestmark = pytest.mark.anyio
 HOST = "127.0.0.1:8080"
@@ -12,7 +13,7 @@ HOST = "127.0.0.1:8080"
 
 async def status(kit: Kit, method: str = "POST", **headers: str) -> int:
     query = {"text": "a"} if method == "POST" else None
-    path = "/v1/search" if method == "POST" else "/healthz"
+    path = "/v1/search" if method == "POST" else "/v1/status"
     return (await kit.http.request(method, path, json=query, headers=headers)).status_code
 
 
@@ -154,6 +155,54 @@ async def test_an_allowed_page_may_read_and_names_itself() -> None:
     assert await status(kit, "GET", **page) == 200
     for origin in ("https://search.example:99999x", "https://x@search.example"):
         assert await status(kit, "GET", origin=origin) == 403
+
+
+PROBED = ["/healthz", "/readyz", "/metrics"]
+UNKNOWN = ["10.244.1.7:8080", "search.default.svc:8080", "evil.example", "", "["]
+
+
+@pytest.mark.parametrize("host", UNKNOWN)
+async def test_a_probe_under_an_unknown_host_learns_a_state(host: str) -> None:
+    kit = Kit(host="0.0.0.0")
+    answers = {path: await kit.http.get(path, headers={"host": host}) for path in PROBED}
+    assert {answer.status_code for answer in answers.values()} == {200}
+    assert answers["/healthz"].json() == {"alive": True}
+    assert answers["/readyz"].json() == {"ready": True}
+    assert "tidelens_ready" in answers["/metrics"].text
+    kit.index.ready = False
+    unready = await kit.http.get("/readyz", headers={"host": host})
+    assert (unready.status_code, unready.json()) == (503, {"ready": False})
+    # A known one is told why.
+    assert "replaying" in (await kit.http.get("/readyz")).json()["reason"]
+
+
+@pytest.mark.parametrize("host", UNKNOWN)
+async def test_nothing_else_is_open_to_an_unknown_host(host: str) -> None:
+    kit = Kit(host="0.0.0.0")
+    paths = ["/", "/v1/status", "/v1/lag", "/v1/admin/segments", "/openapi.json", "/static/main.js"]
+    for path in [*paths, "/metrics/", "/healthz/", "/v1/healthz", "/readyz/x"]:
+        assert (await kit.http.get(path, headers={"host": host})).status_code == 403, path
+    for path in PROBED:
+        for headers in ({"origin": f"http://{host}"}, {"sec-fetch-site": "same-origin"}):
+            refused = await kit.http.get(path, headers={"host": host, **headers})
+            assert refused.status_code == 403, (path, headers)
+        for method in ("POST", "DELETE"):
+            refused = await kit.http.request(method, path, headers={"host": host})
+            assert refused.status_code == 403, (path, method)
+
+
+async def test_probes_reach_a_node_that_listens_on_every_address() -> None:
+    kit = Kit(host="0.0.0.0")
+    async with (
+        serving(kit.app, kit.settings, host="0.0.0.0") as port,
+        httpx.AsyncClient(base_url=f"http://127.0.0.2:{port}", trust_env=False) as probe,
+    ):
+        headers = {"host": f"10.244.1.7:{port}"}
+        for path in PROBED:
+            assert (await probe.get(path, headers=headers)).status_code == 200, path
+        assert (await probe.get("/v1/status", headers=headers)).status_code == 403
+        assert (await probe.get("/v1/status")).status_code == 200
+        assert (await probe.post("/healthz")).status_code == 405
 
 
 async def test_two_hosts_are_none() -> None:

@@ -1,0 +1,90 @@
+"""What an encoder says of its health: its loop writes, the thread of its metrics port reads."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, Literal
+
+from contracts.ports import Ownership
+
+_EVERY_S = 1.0
+# Loading a model holds the interpreter for seconds at a time; a loop that stands still for this
+# long will not go on by itself.
+STALLED_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """An encoder's place in its group: a member may own no partition yet, or never."""
+
+    is_member: bool = False
+    partitions: int = 0
+
+
+class EncoderHealth:
+    """Alive and ready, and why not. Every member is replaced whole, so that a thread may read it.
+
+    `has_broker`: the address of the broker is known; an encoder that `up` started is sent it.
+    """
+
+    def __init__(self, *, has_broker: bool = True, now: Callable[[], float] = monotonic) -> None:
+        self.has_broker = has_broker
+        self.space: str | None = None
+        self.broker: Literal["unknown", "reachable", "unreachable"] = "unknown"
+        self.hold = Hold()
+        self._ownership: Ownership | None = None
+        self._now = now
+        self._seen = now()
+
+    def watch(self, ownership: Ownership) -> None:
+        """Tell the state of `ownership` from now on."""
+        self._ownership = ownership
+
+    async def run(self) -> None:
+        """Look at the ownership, and show that the loop goes on, until cancelled."""
+        while True:
+            self.look()
+            await asyncio.sleep(_EVERY_S)
+
+    def look(self) -> None:
+        """Note that the loop runs, and what the encoder owns."""
+        self._seen = self._now()
+        ownership = self._ownership
+        if ownership is not None:
+            self.hold = Hold(ownership.is_member, len(ownership.owned))
+
+    def stalled(self) -> str | None:
+        """Say for how long the loop has stood still, if that is too long."""
+        still_s = self._now() - self._seen
+        if still_s < STALLED_S:
+            return None
+        return f"the event loop has stood still for {still_s:.0f} s"
+
+    def reason(self) -> str | None:
+        """Why no record can be encoded now; None where it can, or waits for partitions."""
+        if (stalled := self.stalled()) is not None:
+            return stalled
+        if not self.has_broker:
+            return "the address of the broker is not known yet"
+        if self.space is None:
+            return "the model is not loaded yet"
+        if self.broker == "unknown":
+            return "the broker has not answered yet"
+        if self.broker == "unreachable":
+            return "the broker does not answer"
+        if not self.hold.is_member:
+            return "the group of encoders has not been joined yet"
+        return None
+
+    def readiness(self) -> dict[str, Any]:
+        """Return the body of /readyz."""
+        reason = self.reason()
+        return {
+            "ready": reason is None,
+            "reason": reason,
+            "space": self.space,
+            "broker": self.broker,
+            "group_member": self.hold.is_member,
+            "partitions_owned": self.hold.partitions,
+        }

@@ -1,5 +1,7 @@
 // Requests to the API: JSON in, JSON out, problem documents as errors that can be shown.
 
+import { urlOf } from "./address.js";
+
 /** A refusal (RFC 9457), or the server out of reach; `message` is for people. */
 export class Problem extends Error {
   constructor(detail, { status = 0, code = "unreachable", field = null } = {}) {
@@ -22,7 +24,7 @@ export const post = (path, body) =>
 async function request(path, options) {
   let response;
   try {
-    response = await fetch(path, options);
+    response = await fetch(urlOf(path), options);
   } catch {
     throw new Problem("The server cannot be reached.");
   }

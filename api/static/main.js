@@ -1,5 +1,6 @@
 // Ties the page together: what is asked goes to the live list, what it says goes to the view.
 
+import { socketUrlOf } from "./address.js";
 import { Live } from "./live.js";
 import { base64Of, FOR_QUERY, picturesOf } from "./picture.js";
 import { onDrop, startPublishing } from "./publish.js";
@@ -24,7 +25,7 @@ let ended = false;
 let frame = 0;
 
 const view = new View({ list: $("results"), leaving: $("leaving"), onMore: moreLike });
-const live = new Live(`${location.protocol.replace("http", "ws")}//${location.host}/v1/live`, {
+const live = new Live(socketUrlOf("/v1/live"), {
   onState: (state) => showConnection($("connection"), state),
   onList: listed,
   onProblem: refused,

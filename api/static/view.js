@@ -3,6 +3,8 @@
 // One card per id is kept and moved, never redrawn, so that the eye (and the focus) can follow it.
 // The technique is FLIP: measure, change the list, measure again, play the difference.
 
+import { urlOf } from "./address.js";
+
 const GLIDE = { duration: 420, easing: "cubic-bezier(.2,.8,.2,1)" };
 const APPEAR = { duration: 360, easing: "ease-out" };
 const FADE = { duration: 240, easing: "ease-in", fill: "forwards" };
@@ -160,7 +162,7 @@ export function titleOf({ id, text, metadata }) {
 /** Where the picture of exactly this version is: a new version must not come from the cache. */
 export function pictureUrl({ picture, source }) {
   // An id that cannot stand in a path is in the query already.
-  return `${picture}${picture.includes("?") ? "&" : "?"}at=${source.partition}-${source.offset}`;
+  return urlOf(`${picture}${picture.includes("?") ? "&" : "?"}at=${source.partition}-${source.offset}`);
 }
 
 function pictureBox() {

@@ -197,7 +197,11 @@ def test_every_variable_that_is_written_anywhere_is_known() -> None:
     for file in set(files) - LEFT_OUT:
         if file.suffix not in (".py", ".md", ".yml", ".sh", "") or not file.is_file():
             continue
-        found = set(re.findall(r"\bTIDELENS_[A-Z0-9_]*[A-Z0-9]\b(?![_*.])", file.read_text()))
+        found = set(
+            re.findall(
+                r"\bTIDELENS_[A-Z0-9_]*[A-Z0-9]\b(?![_*.])", file.read_text(errors="replace")
+            )
+        )
         beginnings = {name for name in found if any(one.startswith(f"{name}_") for one in known)}
         assert found - beginnings <= known, file
         seen |= found

@@ -27,6 +27,7 @@ from api.items import Items
 from api.live import Live
 from api.node import Node
 from api.pictures import Pictures
+from api.prefix import Prefix
 from api.problems import on_error, on_failure, on_http_error
 from api.searching import Searching
 from api.waiting import Waiting
@@ -73,6 +74,7 @@ def create_app(node: Node) -> Starlette:
         routes=[*map(to_the_end, routes), *pages.routes()],
         middleware=[
             Middleware(pages.Hardened),
+            Middleware(Prefix, root_path=node.settings.root_path),
             Middleware(Guard, host=node.settings.host, hosts_allowed=node.settings.hosts_allowed),
         ],
         exception_handlers={

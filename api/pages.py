@@ -7,12 +7,13 @@ from pathlib import Path
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.item_ids import to_the_end
+from api.prefix import bare_prefix
 from contracts import schema
 from contracts.errors import RejectedRequest
 
@@ -61,7 +62,10 @@ def routes() -> list[BaseRoute]:
     ]
 
 
-async def _page(_: Request) -> Response:
+async def _page(request: Request) -> Response:
+    if (prefix := bare_prefix(request.scope)) is not None:
+        # Without the slash the page's relative URLs would lead above the prefix.
+        return RedirectResponse(f"{prefix}/", 308)
     return FileResponse(_STATIC / "index.html", headers={"cache-control": "no-cache"})
 
 

@@ -200,6 +200,8 @@ def _openapi() -> Document:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Tidelens", "version": asyncapi.VERSION},
+        # Where this document is: behind a proxy's prefix, too.
+        "servers": [{"url": "."}],
         "paths": {
             "/v1/search": {
                 "post": _operation("Search", _or_list("AnswerMessage"), body=_or_list("Query"))

@@ -187,7 +187,7 @@ class Client:
     def _live_url(self) -> str:
         scheme, host, path, _, _ = urlsplit(self._url)
         live = "wss" if scheme == "https" else "ws"
-        return urlunsplit((live, host, f"{path}/v1/live", "", ""))
+        return urlunsplit((live, host, f"{path.rstrip('/')}/v1/live", "", ""))
 
 
 class _Subscription:

@@ -86,6 +86,13 @@ class DeploymentSettings(FromEnvironment):
         max_length=NAMES_MAX,
         description="Host names accepted in Host and Origin besides loopback (JSON list).",
     )
+    root_path: str = Field(
+        "",
+        max_length=255,
+        pattern=r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$",
+        description="Path that a proxy keeps in front of the API's own, such as `/search`. "
+        "Unset: there is none, or the proxy strips it.",
+    )
     allow_roots: list[Path] = Field(
         default_factory=list,
         max_length=NAMES_MAX,

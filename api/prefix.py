@@ -1,0 +1,47 @@
+"""Takes off the prefix that a proxy in front of us kept, so that routes and guards see one path.
+
+A proxy that strips its prefix needs nothing of this: the page's URLs are relative, and those in
+answers are paths below the API's URL. One that keeps it is named in TIDELENS_ROOT_PATH. An app that
+mounts ours says where in the scope's `root_path`. What comes without the prefix is served as well,
+since probes and other nodes do not go through the proxy.
+"""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_BARE = "tidelens.bare_prefix"
+
+
+def bare_prefix(scope: Scope) -> str | None:
+    """Return the prefix, if a request asked for just that, without the slash behind it."""
+    found: str | None = scope.get(_BARE)
+    return found
+
+
+class Prefix:
+    """ASGI middleware, before all that looks at a path."""
+
+    def __init__(self, app: ASGIApp, *, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] in ("http", "websocket"):
+            for prefix in (scope.get("root_path", ""), self._root_path):
+                scope = _without(scope, prefix)
+        await self._app(scope, receive, send)
+
+
+def _without(scope: Scope, prefix: str) -> Scope:
+    path = scope["path"]
+    if not prefix or not (path == prefix or path.startswith(f"{prefix}/")):
+        return scope
+    raw, start = scope.get("raw_path"), prefix.encode()
+    rest = raw[len(start) :] if raw is not None and raw.startswith(start) else raw
+    bare = {_BARE: prefix} if path == prefix else {}
+    return {
+        **scope,
+        "path": path[len(prefix) :] or "/",
+        "raw_path": rest or b"/",
+        "root_path": "",
+        **bare,
+    }

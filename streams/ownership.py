@@ -49,10 +49,12 @@ from contracts.records import OutRecord, TopicPartition
 from contracts.topics import TARGETS, Names
 from streams.choosing import RETENTION_MIN_S
 from streams.closing import close, start_all, start_client, to_its_end, when_seen
+from streams.commits import TopicPair, committing
 from streams.connect import Connection
+from streams.identities import ANSWER_S, SameTopics, TopicLooks
 from streams.log import KafkaReader
 from streams.reconcile import tombstones_for_lost_past
-from streams.starting import Start, committing, now_ms, starts
+from streams.starting import Sought, Start, now_ms, starts
 from streams.topics import delete_retention_s
 
 log = structlog.get_logger(__name__)
@@ -148,7 +150,7 @@ class KafkaOwnership:
             # sequence has a gap now, so that it cannot go on.
             await self._drop(session)
             raise
-        except _CLIENT_ERRORS as error:
+        except (*_CLIENT_ERRORS, LogChanged) as error:
             # aiokafka raises ProducerFenced once, then bare AssertionErrors; other errors leave
             # the transaction's fate unknown. All end the same way: drop everything and join anew,
             # also when we still believe that we are assigned. Re-initialising the producer in
@@ -283,7 +285,8 @@ class _Session:
         self.leases: dict[TopicPartition, Lease] = {}
         self._producers: dict[TopicPartition, AIOKafkaProducer] = {}
         self._readers: dict[str, KafkaReader] = {}
-        self._topic_ids: dict[str, str] = {}
+        self._looks = TopicLooks(owner._connection)
+        self._same = SameTopics(self._looks, {})
         self._claimed_to: dict[TopicPartition, int] = {}
         self._committed_to: dict[TopicPartition, int] = {}
         # Once it drains, nothing more is fetched, and each commit is looked at.
@@ -296,8 +299,10 @@ class _Session:
     async def open(self) -> None:
         """Fence, then read the offsets, then stand at them: in this order (invariant 2)."""
         topics = {partition.topic for partition in self._partitions}
-        self._topic_ids = await self._owner._connection.topic_ids(topics)
-        self.leases = {p: Lease(p, self._topic_ids[p.topic]) for p in self._partitions}
+        embeddings = {self._embeddings(partition).topic for partition in self._partitions}
+        ids = await self._owner._connection.topic_ids(topics | embeddings)
+        self._same = SameTopics(self._looks, ids)
+        self.leases = {p: Lease(p, ids[p.topic]) for p in self._partitions}
         # 1. Initialise every producer: from here on no former owner can commit.
         self._producers = {partition: self._producer(partition) for partition in self._partitions}
         faults.reach("takeover.fencing")
@@ -307,7 +312,7 @@ class _Session:
         found = await starts(
             self._owner._connection,
             self._owner._group,
-            {p: self._topic_ids[p.topic] for p in self._partitions},
+            {p: Sought(self._embeddings(p), self._pair(p)) for p in self._partitions},
         )
         # 3. Fresh readers, standing there, or where the log begins if it has no such place.
         for topic in topics:
@@ -327,6 +332,7 @@ class _Session:
         timeout_ms: int,
         without: Collection[TopicPartition],
     ) -> list[Claimed]:
+        self._same.require()
         reader = self._readers.get(topic)
         if reader is None or self._drained is not None:
             await asyncio.sleep(timeout_ms / 1000)
@@ -362,6 +368,8 @@ class _Session:
     async def _transact(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
         partition = claimed.lease.partition
         producer = self._producers[partition]
+        # Asked after the records were fetched, and beside the steps that take longer.
+        looking = self._same.look_now()
         # 1. Open the transaction and append the outputs in source order.
         await producer.begin_transaction()
         sent = []
@@ -381,7 +389,7 @@ class _Session:
         # 2. The source offset joins the same transaction.
         offset = committing(
             claimed.next_offset,
-            self._topic_ids[partition.topic],
+            self._pair(partition),
             self._caught_up_ms.get(partition),
         )
         await producer.send_offsets_to_transaction(
@@ -392,7 +400,11 @@ class _Session:
         for record, future in zip(outputs, sent, strict=True):
             with _sizes_translated(record):
                 await future
-        # 4. Both become visible, or neither.
+        # 4. The topics are still those that the records came from and go to, as far as the broker
+        #    can tell now: a commit that is wrong all the same names the topics that it is of.
+        await asyncio.wait([looking], timeout=ANSWER_S)
+        self._same.require()
+        # 5. Both become visible, or neither.
         await producer.commit_transaction()
         faults.reach("encode.committed")
         self._committed_to[partition] = claimed.next_offset
@@ -419,6 +431,7 @@ class _Session:
         readers, self._readers = list(self._readers.values()), {}
         closing: list[Awaitable[object]] = [close(producer) for producer in producers]
         closing += [reader.close() for reader in readers]
+        closing += [self._same.close(), self._looks.close()]
         await asyncio.gather(*closing)
         # A closed producer answers nobody: end what still waits for one.
         for bound in self._committing:
@@ -453,6 +466,17 @@ class _Session:
             if start.caught_up_ms is None or self._too_old(partition):
                 await self._reconcile(partition, start)
 
+    def _embeddings(self, partition: TopicPartition) -> TopicPartition:
+        """Where the embeddings of a content partition stand."""
+        names = self._owner._names
+        target = names.target_of(partition.topic)
+        assert target is not None
+        return TopicPartition(names.embeddings(target), partition.partition)
+
+    def _pair(self, partition: TopicPartition) -> TopicPair:
+        ids = self._same.ids
+        return TopicPair(ids[partition.topic], ids[self._embeddings(partition).topic])
+
     def _too_old(self, partition: TopicPartition) -> bool:
         return now_ms() - self._caught_up_ms[partition] > 1000 * self._retention_s
 
@@ -463,11 +487,11 @@ class _Session:
         follow its tombstone.
         """
         owner, began_ms = self._owner, now_ms()
-        target = owner._names.target_of(partition.topic)
-        assert target is not None
-        embeddings = TopicPartition(owner._names.embeddings(target), partition.partition)
         tombstones = await tombstones_for_lost_past(
-            owner._connection, partition, embeddings, self._topic_ids[partition.topic]
+            owner._connection,
+            partition,
+            self._embeddings(partition),
+            self._same.ids[partition.topic],
         )
         self._caught_up_ms[partition] = began_ms
         if tombstones:

@@ -1,29 +1,21 @@
 """Where an encoder starts in each of its partitions, by what its group left behind.
 
-The group's commits are its state: the offset, and as metadata the content topic's id and the last
-time at which everything then in the log had been seen (invariant 7).
+The group's commits are its state: the offset, and what streams/commits.py puts beside it.
 """
 
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import orjson
 import structlog
-from aiokafka import OffsetAndMetadata
 
-from contracts.errors import ConfigurationError
-from contracts.formats import unknown, version_of
 from contracts.records import TopicPartition
+from streams.commits import Commit, TopicPair
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
 from streams.oldest import OldestRecords
 
 log = structlog.get_logger(__name__)
-
-# Of the metadata beside an offset; what has no member `version` is of the first.
-VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +27,21 @@ class Start:
     is_first: bool  # the group has committed nothing for the partition
 
 
-def committing(next_offset: int, topic_id: str, caught_up_ms: int | None) -> OffsetAndMetadata:
-    """What an encoder commits, for the one that starts after it."""
-    metadata = {"topic_id": topic_id, "caught_up_ms": caught_up_ms}
-    return OffsetAndMetadata(next_offset, orjson.dumps(metadata).decode())
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """A content partition that needs a start: where its embeddings go, and the topics' ids now."""
+
+    embeddings: TopicPartition
+    pair: TopicPair
 
 
 async def starts(
-    connection: Connection, group: str, topic_ids: Mapping[TopicPartition, str]
+    connection: Connection, group: str, sought: Mapping[TopicPartition, Sought]
 ) -> dict[TopicPartition, Start]:
     """Where the group stands in each partition, the log's beginning without a usable past.
 
-    `topic_ids`: of the topics that bear the names today. Ask once every former owner is fenced.
-    Raises ConfigurationError where a newer version committed.
+    Ask once every former owner is fenced. Raises ConfigurationError where a newer version of
+    Tidelens committed.
     """
     async with connection.client() as client:
         # With the metadata that aiokafka's `committed()` would drop.
@@ -55,17 +49,21 @@ async def starts(
     # Asked after the group was: a log whose end is below what was committed has lost records, and
     # was not just looked at too early.
     asked_ms = now_ms()
-    asking = await OldestRecords.open(connection, list(topic_ids))
+    asking = await OldestRecords.open(
+        connection, [*sought, *(each.embeddings for each in sought.values())]
+    )
     try:
         bounds = await asking.bounds()
     finally:
         await asking.close()
-    return {
-        partition: _start(
-            partition, topic_id, committed.get(partition), bounds[partition], asked_ms
+    found = {}
+    for partition, each in sought.items():
+        commit = Commit.read(committed[partition]) if partition in committed else None
+        _, embedded_to = bounds[each.embeddings]
+        found[partition] = _start(
+            partition, each.pair, commit, bounds[partition], embedded_to, asked_ms
         )
-        for partition, topic_id in topic_ids.items()
-    }
+    return found
 
 
 def now_ms() -> int:
@@ -74,48 +72,47 @@ def now_ms() -> int:
 
 def _start(
     partition: TopicPartition,
-    topic_id: str,
-    found: OffsetAndMetadata | None,
+    pair: TopicPair,
+    commit: Commit | None,
     bounds: tuple[int, int],
+    embedded_to: int,
     asked_ms: int,
 ) -> Start:
     beginning, end = bounds
-    if found is None:
+    if commit is None:
         return Start(beginning, None, is_first=True)
-    metadata = _metadata(found)
-    # Without an id it was written by another tool; Kafka drops offsets with their topic.
-    if metadata.get("topic_id") not in (None, topic_id):
-        log.warning("content topic was recreated", topic=partition.topic)
-        return Start(beginning, None, is_first=False)
-    if not beginning <= found.offset <= end:
+    lost = _lost(pair, commit, bounds, embedded_to)
+    if lost is not None:
         log.warning(
-            "the log does not have the committed offset, beginning anew",
+            "encoding from the beginning",
+            reason=lost,
             topic=partition.topic,
             partition=partition.partition,
-            committed=found.offset,
+            committed=commit.offset,
             beginning=beginning,
             end=end,
         )
         return Start(beginning, None, is_first=False)
-    caught_up_ms = metadata.get("caught_up_ms")
-    if not isinstance(caught_up_ms, int):
-        caught_up_ms = None
-    elif found.offset == end:  # nothing was appended since, so nothing was deleted
-        caught_up_ms = asked_ms
-    return Start(int(found.offset), caught_up_ms, is_first=False)
+    caught_up_ms = commit.caught_up_ms
+    if caught_up_ms is not None and commit.offset == end:
+        caught_up_ms = asked_ms  # nothing was appended since, so nothing was deleted
+    return Start(commit.offset, caught_up_ms, is_first=False)
 
 
-def _metadata(found: OffsetAndMetadata) -> dict[str, Any]:
-    """Return what we wrote beside the offset, nothing where another tool did.
-
-    Raises ConfigurationError for a newer version's: what it vouches for is not known here.
-    """
-    try:
-        metadata = orjson.loads(found.metadata)
-    except orjson.JSONDecodeError:
-        return {}
-    if not isinstance(metadata, dict):
-        return {}
-    if (version := version_of(metadata)) != VERSION:
-        raise ConfigurationError(unknown("commit metadata of the encoders", version, VERSION))
-    return metadata
+def _lost(pair: TopicPair, commit: Commit, bounds: tuple[int, int], embedded_to: int) -> str | None:
+    """Why nobody can go on from this commit; None: somebody can."""
+    beginning, end = bounds
+    other = commit.unlike(pair)
+    if other is not None:
+        return f"the {other} was deleted and created again"
+    # Of a version that did not name the embeddings topic: one that never held anything is a sign.
+    if (
+        commit.is_ours
+        and commit.embeddings is None
+        and commit.offset > beginning
+        and not embedded_to
+    ):
+        return "nothing was ever written to the embeddings topic"
+    if not beginning <= commit.offset <= end:
+        return "the log does not have the committed offset"
+    return None

@@ -8,12 +8,19 @@ spring into being on a broker that creates topics on its own.
 
 import asyncio
 import base64
-from collections.abc import Iterable
+import contextlib
+import random
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 from typing import Any, NamedTuple
 
 from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import IncompatibleBrokerVersion
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    KafkaConnectionError,
+    NodeNotReadyError,
+    RequestTimedOutError,
+)
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
@@ -34,6 +41,7 @@ _TOPIC_AUTHORIZATION_FAILED = 29
 
 _TRIES = 20
 _RETRY_S = 0.1
+_NODES_MAX = 3
 
 
 class FoundTopic(NamedTuple):
@@ -176,11 +184,20 @@ def printed(topic_id: bytes) -> str:
 async def _ask(client: AIOKafkaClient, topics: list[str]) -> list[tuple[Any, ...]]:
     if not topics:
         return []  # an empty list would mean every topic of the cluster
-    node = client.get_random_node()
-    if node is None:
+    nodes = [broker.nodeId for broker in client.cluster.brokers()]
+    if not nodes:
         raise BrokerUnavailable("the Kafka cluster names no broker")
+    response = await _send(client, random.sample(nodes, min(len(nodes), _NODES_MAX)), topics)
+    return list(response.topics)
+
+
+async def _send(client: AIOKafkaClient, nodes: Sequence[int], topics: list[str]) -> Any:
+    """Ask the first of `nodes` that answers: one broker of several may be down."""
+    *others, last = nodes
     try:
-        response = await client.send(node, _MetadataRequest(topics))
+        for node in others:
+            with contextlib.suppress(KafkaConnectionError, NodeNotReadyError, RequestTimedOutError):
+                return await client.send(node, _MetadataRequest(topics))
+        return await client.send(last, _MetadataRequest(topics))
     except (IncompatibleBrokerVersion, NotImplementedError):
         raise BrokerUnavailable("this Kafka is older than 2.8 and has no topic ids") from None
-    return list(response.topics)

@@ -22,6 +22,7 @@ from typing import Any
 import faiss
 import numpy as np
 import orjson
+from aiokafka import OffsetAndMetadata
 from wire import asked
 
 from consumers.encoders import kept
@@ -43,7 +44,6 @@ from index_store.rebuild import opened, specified
 from index_store.snapshots import Snapshots
 from index_store.spill import Spill
 from streams.control import ActiveSpace, CandidateSpace, SpaceRef, no_candidate
-from streams.starting import committing
 from tidelens.runtime import Runtime, remember_model
 
 SEED = 17
@@ -203,6 +203,17 @@ def as_json(record: Record) -> bytes:
     return orjson.dumps([*place, text(record.key), text(record.value), headers])
 
 
+def _committed(caught_up_ms: int) -> OffsetAndMetadata:
+    """What encoders commit, in the checkout that this runs in."""
+    try:
+        from streams.commits import TopicPair, committing
+    except ImportError:
+        from streams.starting import committing as committing_content
+
+        return committing_content(41, "content-images", caught_up_ms)
+    return committing(41, TopicPair("content-images", "embeddings-images"), caught_up_ms)
+
+
 async def make(out: Path) -> None:
     os.environ["XDG_CACHE_HOME"] = str(out / "cache")
     dice = random.Random(SEED)
@@ -230,7 +241,7 @@ async def make(out: Path) -> None:
     choice = {"precision": "int8", "pictures": 8, "texts": 32, "compiled": False}
     kept.add("Some processor x2 | some/model@1 | torch-1 transformers-1", choice)
 
-    committed = committing(41, "content-images", int(NOW_S * 1000))
+    committed = _committed(int(NOW_S * 1000))
     as_of = AsOf(SPACE.name, "epoch-1", {"images": [3, 4], "captions": [5, 6]})
     texts = {
         "commit_metadata": committed.metadata,

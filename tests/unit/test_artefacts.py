@@ -30,8 +30,8 @@ from contracts.topics import TARGETS, Names, Target
 from index_store.blobs import DiskBlobs
 from index_store.index import Index
 from index_store.snapshots import Snapshots
+from streams.commits import Commit, TopicPair
 from streams.control import ActiveSpace, CandidateSpace, Control, SpaceRef
-from streams.starting import _metadata
 from tests.artefacts.wire import asked
 from tests.index_kit import brute_force, new_spill, pairs
 from tidelens.runtime import Runtime, remembered_model
@@ -253,9 +253,10 @@ def test_kept_precisions_are_read(
 
 async def test_commits_cursors_and_tokens_are_read(about: Any) -> None:
     texts = about["texts"]
-    metadata = _metadata(OffsetAndMetadata(41, texts["commit_metadata"]))
-    assert metadata["topic_id"] == "content-images"
-    assert metadata["caught_up_ms"] == 1_800_000_000_000
+    commit = Commit.read(OffsetAndMetadata(41, texts["commit_metadata"]))
+    assert commit == Commit(41, "content-images", None, 1_800_000_000_000)
+    assert commit.unlike(TopicPair("content-images", "any")) is None
+    assert commit.unlike(TopicPair("another", "any")) == "content topic"
     as_of = AsOf(SPACE.name, "epoch-1", {"images": [3, 4], "captions": [5, 6]})
     assert Cursor.decode(texts["cursor"]) == Cursor(as_of, "query-digest", "hits-digest")
     token = TypeAdapter(Token).validate_python(texts["token"])

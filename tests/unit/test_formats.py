@@ -28,7 +28,7 @@ from contracts.ports import AsOf
 from contracts.records import Record
 from index_store import columns, manifest
 from index_store.ann import Operating
-from streams import control, starting
+from streams import commits, control
 from streams.control import ActiveSpace, CandidateSpace, Control, SpaceRef
 from tests.index_kit import filled, vectors
 from tidelens import runtime
@@ -41,7 +41,7 @@ WRITTEN: dict[str, int | str] = {
     "embeddings record": embedding.VERSION,
     "dead letter and mark": 1,
     "control record": control.VERSION,
-    "commit metadata of encoders": starting.VERSION,
+    "commit metadata of encoders": commits.VERSION,
     "snapshot manifest": manifest.FORMAT,
     "snapshot parts": manifest.FORMAT,
     "run.json": runtime.VERSION,
@@ -83,7 +83,7 @@ def older_manifest() -> None:
 
 
 def newer_commit() -> None:
-    starting._metadata(OffsetAndMetadata(1, '{"version": 2, "topic_id": "x"}'))
+    commits.metadata_of(OffsetAndMetadata(1, '{"version": 2, "topic_id": "x"}'))
 
 
 def newer_cursor() -> None:
@@ -163,7 +163,7 @@ def test_columns_may_be_added_and_none_may_lack(tmp_path: Path) -> None:
 
 
 def test_commits_may_gain_members_and_other_tools_have_none() -> None:
-    read = starting._metadata
+    read = commits.metadata_of
     assert read(OffsetAndMetadata(1, '{"topic_id": "x", "new": 1}'))["topic_id"] == "x"
     for other in ("", "[]", "text", "1"):
         assert read(OffsetAndMetadata(1, other)) == {}

@@ -5,6 +5,7 @@ again, and so may the embeddings topic that holds what was made of the records: 
 the offset has been encoded, whatever the number says.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,6 +14,7 @@ from aiokafka import OffsetAndMetadata
 
 from contracts.errors import ConfigurationError
 from contracts.formats import unknown, version_of
+from contracts.records import Positions, TopicPartition
 
 # Of the metadata; what has no member `version` is of the first.
 VERSION = 1
@@ -75,6 +77,25 @@ def committing(next_offset: int, pair: TopicPair, caught_up_ms: int | None) -> O
         "caught_up_ms": caught_up_ms,
     }
     return OffsetAndMetadata(next_offset, orjson.dumps(metadata).decode())
+
+
+def reached(
+    committed: Mapping[TopicPartition, OffsetAndMetadata], pairs: Mapping[str, TopicPair]
+) -> Positions:
+    """The offsets that say something of today's topics; `pairs` are of content topics, by name."""
+    positions: Positions = {}
+    for partition, found in committed.items():
+        pair = pairs.get(partition.topic)
+        if pair is None or _says_something(found, pair):
+            positions[partition] = found.offset
+    return positions
+
+
+def _says_something(found: OffsetAndMetadata, pair: TopicPair) -> bool:
+    try:
+        return Commit.read(found).unlike(pair) is None
+    except ConfigurationError:
+        return True  # a newer version's, which its own encoders understand
 
 
 def metadata_of(found: OffsetAndMetadata) -> dict[str, Any]:

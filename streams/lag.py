@@ -22,6 +22,7 @@ from contracts.errors import BrokerUnavailable
 from contracts.ports import Clock, Lag
 from contracts.records import Positions, TopicPartition
 from contracts.topics import TARGETS, Names
+from streams.commits import TopicPair, reached
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
 from streams.oldest import Oldest, OldestRecords
@@ -80,7 +81,7 @@ class KafkaLag:
     async def lag(self) -> list[Lag]:
         """One row for each group, topic and partition. Raises BrokerUnavailable.
 
-        Costs three requests, and one small fetch for each partition whose oldest unprocessed
+        Costs four requests, and one small fetch for each partition whose oldest unprocessed
         record is another than at the last call.
         """
         async with self._one_at_a_time, self._connection.errors_translated():
@@ -137,7 +138,23 @@ class KafkaLag:
         if own:
             return own
         committed = await group_offsets(self._client, group)
-        return {partition: found.offset for partition, found in committed.items()}
+        if group != self.names.encoder_group:
+            return {partition: found.offset for partition, found in committed.items()}
+        return reached(committed, await self._pairs())
+
+    async def _pairs(self) -> dict[str, TopicPair]:
+        """The ids of today's topics, which what an encoder committed must be of."""
+        assert self._client is not None
+        names = self.names
+        topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
+        found = await topics_found(self._client, topics, absent_ok=True)
+        return {
+            names.content(target): TopicPair(
+                found[names.content(target)].id, found[names.embeddings(target)].id
+            )
+            for target in TARGETS
+            if names.content(target) in found and names.embeddings(target) in found
+        }
 
     async def _groups(self) -> list[tuple[str, str, list[str]]]:
         names = self.names

@@ -12,6 +12,7 @@ from streams import identities
 from streams.commits import Commit
 from streams.group_offsets import group_offsets
 from streams.identities import SameTopics, TopicLooks
+from streams.lag import KafkaLag
 from streams.ownership import KafkaOwnership
 from streams.topics import create, describe
 from tests.integration.test_ownership import (
@@ -26,6 +27,7 @@ from tests.integration.test_ownership import (
 )
 from tests.kit import RECORD_BYTES_MAX, Collection, caption, collection, nothing_open
 from tests.roles import PATIENCE_S
+from tidelens.clock import SystemClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
@@ -60,6 +62,15 @@ async def encoded(ownership: KafkaOwnership, kit: Collection, count: int) -> Non
     for claim in await claim_all(ownership, count):
         outputs = as_embeddings(kit, list(claim.records), claim.lease.topic_id)
         await ownership.commit(claim, outputs)
+
+
+async def waiting(kit: Collection) -> int:
+    """Records that the encoders' group has not processed, as `tidelens lag` counts them."""
+    source = KafkaLag(kit.connection, kit.names, None, SystemClock())
+    try:
+        return sum(row.records for row in await source.lag() if row.role == "encode")
+    finally:
+        await source.stop()
 
 
 async def test_an_encoder_that_stood_still_encodes_a_new_content_topic_from_its_beginning(
@@ -119,6 +130,7 @@ async def test_a_new_embeddings_topic_is_filled_from_the_beginning(
                 await live(kit, {"one", "two", "three"})
         if not while_running:
             await created_again(kit, embeddings)
+            assert await waiting(kit) == 3
             async with running_worker(kit):
                 await live(kit, {"one", "two", "three"})
         async with kit.connection.client() as client:
@@ -130,6 +142,7 @@ async def test_a_new_embeddings_topic_is_filled_from_the_beginning(
             if partition == TopicPartition(kit.names.content("captions"), 0)
         ]
         assert (found.offset, found.embeddings) == (3, ids[embeddings])
+        assert await waiting(kit) == 0
 
 
 @pytest.mark.parametrize("was_written", [True, False])

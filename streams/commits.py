@@ -83,7 +83,7 @@ def reached(
     committed: Mapping[TopicPartition, OffsetAndMetadata], pairs: Mapping[str, TopicPair]
 ) -> Positions:
     """The offsets that say something of today's topics; `pairs` are of content topics, by name."""
-    positions: Positions = {}
+    positions: dict[TopicPartition, int] = {}
     for partition, found in committed.items():
         pair = pairs.get(partition.topic)
         if pair is None or _says_something(found, pair):

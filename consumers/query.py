@@ -13,10 +13,9 @@ from collections import OrderedDict, deque
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from time import perf_counter
-from typing import Any
-
-import structlog
+from typing import Any, NoReturn
 
 from consumers import query_child
 from consumers.query_child import Asked, QueryModel
@@ -24,13 +23,12 @@ from consumers.query_pictures import PictureLimits, QueryPictures
 from consumers.query_turns import Turns, Waiting
 from contracts.errors import NotReady, RejectedRecord, RejectedRequest
 from contracts.metrics import Metrics
+from contracts.parts import Part, why_ended
 from contracts.ports import RgbImage
 from contracts.prompts import PLAIN, prompts
 from contracts.score import Vectors
 
 __all__ = ["PictureLimits", "ProcessQueryEncoder", "QueryModel"]
-
-log = structlog.get_logger(__name__)
 
 # Recent texts that are remembered, so that the same can be asked of another space.
 _RECENT = 256
@@ -53,6 +51,7 @@ class ProcessQueryEncoder:
         picture_turn_s: float = 0.025,
         space: str = "",
         templates: Sequence[str] = PLAIN,
+        part: Part | None = None,
     ) -> None:
         self._model = model
         self._metrics = metrics
@@ -67,6 +66,8 @@ class ProcessQueryEncoder:
         self._recent: deque[str] = deque(maxlen=_RECENT)
         self._arrived = asyncio.Event()
         self._pool: ProcessPoolExecutor | None = None
+        self._process: BaseProcess | None = None
+        self.part = part or Part("query", model.model)
         self._ended = False
         self.loaded = asyncio.Event()
         self._logit_scale = 0.0
@@ -129,25 +130,32 @@ class ProcessQueryEncoder:
     async def _encoded(self, key: bytes, asked: Asked) -> Vectors:
         if self._ended:
             raise NotReady("shutting down")
+        if self.part.failures > 1 and not self.part.running:
+            # A single start is waited for; what does not come up would be waited for in vain.
+            raise NotReady(f"the query encoder is down: {self.part.reason}")
         future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
         self._turns.add(Waiting(key, asked, future))
         self._arrived.set()
         return await future
 
     async def run(self) -> None:
-        """Start the child, then encode batches until cancelled; a child that dies is replaced."""
+        """Start the child, then encode batches until cancelled; a child that ends is replaced.
+
+        Raises what the first start says; later ones are tried again, whatever they say.
+        """
         try:
             while True:
                 try:
-                    loaded = await self._call(query_child.warm)
-                    self._logit_scale = loaded.logit_scale
-                    self._pictures.open(loaded.preprocess)
-                    self.loaded.set()
-                    await self._serve()
+                    await self._work()
                 except BrokenProcessPool:
-                    log.error("the query encoder's process died; starting another")
-                    self._drop("the query encoder restarts")
-                    await asyncio.sleep(1)
+                    reason = why_ended(self._stop_pool())
+                except Exception as error:
+                    self._stop_pool()
+                    if not self.loaded.is_set():
+                        raise
+                    reason = str(error) or repr(error)
+                self._drop(f"the query encoder restarts: {reason}")
+                await self.part.pause(reason)
         finally:
             # What comes from here on, such as a picture that was just decoded, would wait for ever.
             self._ended = True
@@ -155,10 +163,27 @@ class ProcessQueryEncoder:
             self._pictures.close()
             self._stop_pool()
 
-    async def _serve(self) -> None:
+    async def _work(self) -> NoReturn:
+        loaded = await self._call(query_child.warm)
+        self._logit_scale = loaded.logit_scale
+        self._pictures.open(loaded.preprocess)
+        self.loaded.set()
+        self.part.runs()
+        process, loop = self._process, asyncio.get_running_loop()
+        assert process is not None
+        # One that dies while nobody asks is noticed, too.
+        loop.add_reader(process.sentinel, self._arrived.set)
+        try:
+            await self._serve(process)
+        finally:
+            loop.remove_reader(process.sentinel)
+
+    async def _serve(self, process: BaseProcess) -> NoReturn:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
+            if not process.is_alive():
+                raise BrokenProcessPool
             while batch := self._turns.next():
                 await self._encode_batch(batch)
 
@@ -166,7 +191,8 @@ class ProcessQueryEncoder:
         began = perf_counter()
         try:
             results = await self._call(query_child.encode_all, [w.asked for w in batch])
-        except BrokenProcessPool:
+        except BaseException:
+            # They are told with those that wait.
             for waiting in batch:
                 self._turns.add(waiting)
             raise
@@ -194,20 +220,21 @@ class ProcessQueryEncoder:
                 initializer=query_child.load,
                 initargs=(self._model,),
             )
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._pool, function, *arguments)
-        except BrokenProcessPool:
-            self._stop_pool()
-            raise
+        called = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+        # For its exit code, which the pool keeps to itself.
+        self._process = next(iter(self._pool._processes.values()), None)
+        return await called
 
-    def _stop_pool(self) -> None:
+    def _stop_pool(self) -> int | None:
+        """End the child if it lives, and return its exit code."""
+        process, self._process = self._process, None
         if self._pool is not None:
-            for process in list((self._pool._processes or {}).values()):
-                process.terminate()
-            # Waits for the terminated child only, and gives its semaphores back.
+            if process is not None:
+                process.kill()  # a stopped one would not hear anything less
+            # Waits for that child only, and gives its semaphores back.
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
+        return process.exitcode if process is not None else None
 
     def _drop(self, why: str) -> None:
         for waiting in self._turns.clear():

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from contracts.errors import ModelMissing, RejectedRecord
+from contracts.errors import ModelMissing, RejectedRecord, TidelensError
 from contracts.ports import Encoder, Preprocess, RgbImage
 from contracts.score import Vectors
 from contracts.zero_shot import query_vector
@@ -42,7 +42,7 @@ class Loaded:
 
 
 _encoder: Encoder | None = None
-_refused: ModelMissing | None = None
+_refused: str | None = None
 
 
 def load(model: QueryModel) -> None:
@@ -60,9 +60,9 @@ def load(model: QueryModel) -> None:
             precision=model.precision,
             remote_code=model.remote_code,
         )
-    except ModelMissing as error:
+    except Exception as error:
         # Raised here it would be a stack trace, and the process be started again for ever.
-        _refused = error
+        _refused = str(error) if isinstance(error, TidelensError) else repr(error)
 
 
 def _end_with(parent: Any) -> None:
@@ -76,7 +76,7 @@ def warm() -> Loaded:
     Raises ModelMissing where it was refused.
     """
     if _refused is not None:
-        raise ModelMissing(str(_refused))
+        raise ModelMissing(_refused)
     assert _encoder is not None
     _encoder.encode_texts(["warm up"])
     _encoder.encode_images([_encoder.preprocess(np.zeros((64, 64, 3), np.uint8))])

@@ -114,6 +114,16 @@ class SnapshotState(BaseModel):
     chosen: str | None = None
 
 
+class PartState(BaseModel):
+    """A process that is started again when it ends; `reason`: why it ended last, if it ever did."""
+
+    role: Literal["broker", "encode", "query"]
+    model: str | None
+    running: bool
+    restarts: int
+    reason: str | None
+
+
 class Readiness(BaseModel):
     """GET /readyz, with 200 when ready and 503 when not."""
 
@@ -122,6 +132,7 @@ class Readiness(BaseModel):
     broker: Literal["unknown", "reachable", "unreachable"]
     behind_s: float | None
     snapshot: SnapshotState | None = None
+    parts: list[PartState] = []
 
 
 class SpaceInfo(BaseModel):

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 import sys
 import uuid
 from base64 import urlsafe_b64encode
@@ -24,6 +23,7 @@ from contracts.user_folders import make_private
 from streams.connect import Connection
 from streams.guard import LOCK_TAKEN
 from streams.jars import kafka_classpath
+from streams.ports import HeldPorts
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,8 @@ class LocalBroker:
     """One Kafka node; `start`, then `stop`, and `start` again with its data kept.
 
     Port 0: the port of the last start if it is free, so that clients find it again, else a free
-    one. `extra` are further broker properties.
+    one. A broker that ended by itself is started on the same ports. `extra` are further broker
+    properties.
     """
 
     def __init__(
@@ -70,6 +71,9 @@ class LocalBroker:
         self._sasl = sasl
         self._extra = dict(extra or {})
         self._guard: asyncio.subprocess.Process | None = None
+        # Of the broker, its controller and the SASL listener: the same at every start until `stop`.
+        self._ports: tuple[int, int, int] | None = None
+        self._held = HeldPorts()
         self.pid = 0
         self.bootstrap = ""
         self.sasl_bootstrap = ""
@@ -88,12 +92,20 @@ class LocalBroker:
         try:
             await self._answered()
         except BaseException:
-            await self.stop()
+            await self._end()
             raise
         return self.bootstrap
 
     async def stop(self) -> None:
         """Ask it to stop, wait, then kill. Safe to call at any time."""
+        try:
+            await self._end()
+        finally:
+            self._held.close()
+            self._ports = None
+
+    async def _end(self) -> None:
+        """End the process, and keep the ports for the next start."""
         guard, self._guard = self._guard, None
         if guard is None:
             return
@@ -116,17 +128,21 @@ class LocalBroker:
         await self.stop()
 
     async def wait(self) -> int:
-        """The exit code, once it has ended; -1 when it is not running."""
-        return await self._guard.wait() if self._guard is not None else -1
+        """The exit code, once it has ended; negative, the signal that killed it."""
+        code = await self._guard.wait() if self._guard is not None else 0
+        return 128 - code if code > 128 else code
 
     async def _kill_java(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        if self.pid:  # 0 would be our own process group
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def _write_configuration(self) -> None:
         try:
             make_private(self._root)
-            port, controller, sasl = self._ports()
+            self.take_ports()
+            assert self._ports is not None
+            port, controller, sasl = self._ports
             self.bootstrap = f"127.0.0.1:{port}"
             self.sasl_bootstrap = f"127.0.0.1:{sasl}" if self._sasl else ""
             properties = self._properties(port, controller, sasl)
@@ -135,24 +151,45 @@ class LocalBroker:
             (self._root / "log4j2.properties").write_text(_LOG4J)
             (self._root / "port").write_text(str(port))
         except OSError as error:
-            raise DataDirNotWritable(
-                f"data directory {self._root}: {error.strerror}; give another with --data"
-            ) from None
+            raise self._not_writable(error) from None
 
-    def _ports(self) -> tuple[int, int, int]:
+    def take_ports(self) -> None:
+        """Choose the ports and hold them until `stop`; `start` does it unless it was done.
+
+        Raises DataDirNotWritable, PortInUse.
+        """
+        if self._ports is not None:
+            return
+        held = HeldPorts()
+        try:
+            self._ports = self._chosen(held)
+        except BaseException:
+            held.close()
+            raise
+        self._held = held
+
+    def _chosen(self, held: HeldPorts) -> tuple[int, int, int]:
         kept = self._root / "port"
-        last = int(kept.read_text()) if kept.exists() else 0
-        # All are held until all are chosen, so that no two are the same.
-        with contextlib.ExitStack() as held:
-            if self._port:
-                port = _reserve(held, self._port)
-                if port is None:
-                    raise PortInUse(f"port {self._port} for Kafka is in use")
-            else:
-                port = (_reserve(held, last) if last else None) or _reserve(held, 0)
-            controller, sasl = _reserve(held, 0), _reserve(held, 0)
-            assert port and controller and sasl
-            return port, controller, sasl
+        try:
+            last = int(kept.read_text()) if kept.exists() else 0
+        except ValueError:  # torn by a full disk
+            last = 0
+        except OSError as error:
+            raise self._not_writable(error) from None
+        if self._port:
+            port = held.take(self._port)
+            if port is None:
+                raise PortInUse(f"port {self._port} for Kafka is in use")
+        else:
+            port = (held.take(last) if last else None) or held.take()
+        controller, sasl = held.take(), held.take()
+        assert port and controller and sasl
+        return port, controller, sasl
+
+    def _not_writable(self, error: OSError) -> DataDirNotWritable:
+        return DataDirNotWritable(
+            f"data directory {self._root}: {error.strerror}; give another with --data"
+        )
 
     def _properties(self, port: int, controller: int, sasl: int) -> dict[str, str]:
         listeners = [f"PLAINTEXT://127.0.0.1:{port}", f"CONTROLLER://127.0.0.1:{controller}"]
@@ -225,11 +262,17 @@ class LocalBroker:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        output, _ = await process.communicate()
+        try:
+            output, _ = await process.communicate()
+        finally:
+            if process.returncode is None:  # cancelled: nothing is left behind
+                process.kill()
+                await process.wait()
         if process.returncode:
             raise BrokerUnavailable(f"Kafka's storage format failed: {output.decode()[-500:]}")
 
     async def _launch(self, command: list[str]) -> None:
+        self.pid = 0
         self._guard = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -275,15 +318,3 @@ class LocalBroker:
 
 def _last_lines(path: Path) -> str:
     return path.read_text(errors="replace")[-800:].strip()
-
-
-def _reserve(held: contextlib.ExitStack, port: int) -> int | None:
-    """Bind `port` (0: any) until `held` closes; None when it is taken."""
-    listener = held.enter_context(socket.socket())
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(("127.0.0.1", port))
-    except OSError:
-        return None
-    bound: int = listener.getsockname()[1]
-    return bound

@@ -5,11 +5,12 @@ is gone, even by kill -9) or on SIGTERM, the command is asked to stop, and kille
 While the command lives the lock is held, so that a start right after a kill waits for the old
 process instead of meeting it. Standard library only: it must be up in milliseconds.
 
-Prints `pid N` on stdout once the command runs. Exit codes: the command's; 75 when the lock is
-not to be had (EX_TEMPFAIL of sysexits.h).
+Prints `pid N` on stdout once the command runs. Exit codes: the command's; 128 and the signal that
+killed it, as of a shell; 75 when the lock is not to be had (EX_TEMPFAIL of sysexits.h).
 """
 
 import argparse
+import ctypes
 import fcntl
 import os
 import signal
@@ -20,6 +21,7 @@ import time
 from pathlib import Path
 
 LOCK_TAKEN = 75
+_PR_SET_PDEATHSIG = 1
 _LOCK_WAIT_S = 20.0
 _STOP_S = 15.0
 
@@ -40,7 +42,11 @@ def main() -> int:
     with arguments.log.open("wb") as output:
         # The lock's descriptor is not inherited: it ends with us, and we end after the command.
         child = subprocess.Popen(
-            arguments.command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            arguments.command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            preexec_fn=_end_with_us,
         )
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -49,7 +55,13 @@ def main() -> int:
     threading.Thread(target=_watch_parent, args=(stopping,), daemon=True).start()
     while child.poll() is None and not stopping.wait(0.05):
         pass
-    return _stopped(child)
+    code = _stopped(child)
+    return 128 - code if code < 0 else code
+
+
+def _end_with_us() -> None:
+    """Run by the command's process: should we be killed, nobody else would end it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _locked(descriptor: int, deadline: float) -> bool:

@@ -1,18 +1,16 @@
-"""The encoder processes of `up`: one for each space that is served, or about to be."""
+"""The encoders of `up`: one process for each space that is served, or about to be."""
 
 import asyncio
 import contextlib
-import os
-import signal
-import sys
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Self
+import socket
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
-import orjson
 import structlog
 
-from contracts.errors import TidelensError
+from contracts.parts import Part, Parts
 from contracts.settings import Settings
+from tidelens.encoder_process import EncoderProcess, Ended
 from tidelens.runtime import RunFile
 from tidelens.server import listen
 
@@ -21,98 +19,39 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_NICE = 19
-_STOP_S = 10.0
-_AGAIN_S = 10.0
-
-
-class EncoderProcess:
-    """The encode role as a child: it ends when our end of its stdin does."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @classmethod
-    async def start(cls, settings: Settings, model: str, metrics_port: int) -> Self:
-        """It loads its model until it is told where Kafka is."""
-        roots = [str(path) for path in settings.allow_roots]
-        environment = {
-            "CUDA_MPS_CLIENT_PRIORITY": "1",  # below that of queries, where GPUs are shared by MPS
-            **os.environ,
-            "TIDELENS_ENCODE_METRICS_PORT": str(metrics_port),
-            "TIDELENS_HOST": settings.host,
-            "TIDELENS_MODEL": model,
-            "TIDELENS_PRECISION": settings.precision,
-            "TIDELENS_TOPIC_PREFIX": settings.topic_prefix,
-            "TIDELENS_ALLOW_ROOTS": orjson.dumps(roots).decode(),
-        }
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tidelens",
-            "encode",
-            "--attached",
-            stdin=asyncio.subprocess.PIPE,
-            env=environment,
-            # A Ctrl-C is for us; we stop it in order. Not a session of its own: where Linux shares
-            # processors among sessions (autogroup), niceness counts only within one.
-            process_group=0,
-            preexec_fn=_give_way,
-        )
-        return cls(process)
-
-    def attach(self, brokers: str) -> None:
-        """Tell it where Kafka is."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(brokers.encode() + b"\n")
-
-    async def watch(self) -> None:
-        code = await self._process.wait()
-        raise TidelensError(f"the encoder process ended with exit code {code}")
-
-    async def stop(self) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.terminate()
-            try:
-                async with asyncio.timeout(_STOP_S):
-                    await self._process.wait()
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
-
-
-def _give_way() -> None:
-    """Queries, in our process and its other child, come first. Decoders inherit it."""
-    os.nice(_NICE)
-    # From here on it stands in the background of a terminal, which may stop it for writing there.
-    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
-
 
 class Encoders:
     """Runs an encoder for each model that the control topic names, the first from the start.
 
     A space's encoder must run for as long as the space may answer, so that it stays current: those
-    of the active space, of the one kept for a rollback, and of a candidate encoded once.
+    of the active space, of the one kept for a rollback, and of a candidate encoded once. Each is
+    started again when it ends, whatever it ended of; only the very first may fail.
     """
 
-    def __init__(self, settings: Settings, metrics_port: int, run_file: RunFile) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: socket.socket | None,
+        run_file: RunFile,
+        parts: Parts,
+    ) -> None:
+        """`metrics` listens where one of them serves its /metrics; None: none of them does."""
         self._settings = settings
-        self._metrics_port = metrics_port
+        self._metrics = metrics
         self._run_file = run_file
-        # Of /metrics: the port that is known is one encoder's, another gets a free one.
-        self._ports: dict[str, int] = {}
+        self._parts = parts
+        # The model whose encoder has the known listener; another one gets a free port.
+        self._metrics_of: str | None = None
         self._first: tuple[str, EncoderProcess] | None = None
         self._current = settings.model
+        # Whether the first one has worked: from then on `up` serves, whatever they end of.
+        self._proven = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, model: str) -> None:
         """A first process, before Kafka is there, since loading a model takes longest."""
-        self._first = (model, await self._new(model))
+        self._metrics_of = model
+        self._first = (model, await self._new(model, self._metrics))
 
     async def stop(self) -> None:
         """End the first one if `run` has no use for it."""
@@ -120,9 +59,10 @@ class Encoders:
             model, process = self._first
             self._first = None
             await self._stop(model, process)
+            self._metrics_of = None
 
     async def run(self, brokers: str, followed: "AsyncIterator[Control]") -> None:
-        """Until cancelled, or until the current model's encoder fails."""
+        """Until cancelled. Raises what the current model's encoder says if it never worked."""
         async with asyncio.TaskGroup() as tasks:
             async for control in followed:
                 wanted = _models(control, self._settings.model)
@@ -136,41 +76,63 @@ class Encoders:
                     self._tasks.pop(model).cancel()
 
     async def _keep(self, model: str, brokers: str) -> None:
-        while True:
-            encoder = await self._started(model)
-            try:
-                encoder.attach(brokers)
-                await encoder.watch()
-            except TidelensError as error:
-                if model == self._current:
-                    raise
-                log.error("encoder beside fails; trying again", model=model, error=str(error))
-            finally:
-                await self._stop(model, encoder)
-            await asyncio.sleep(_AGAIN_S)
+        """Start it again whenever it ends, until cancelled."""
+        part = Part("encode", model, pause_max_s=self._settings.restart_pause_max_s)
+        with self._parts.showing(part), self._listener(model) as listener:
+            while True:
+                try:
+                    process = await self._started(model, listener)
+                except OSError as error:  # no memory for another process, say
+                    ended = Ended(f"it cannot be started: {error}")
+                else:
+                    ended = await self._watched(part, process, brokers)
+                if model == self._current and not self._proven and ended.error is not None:
+                    if ended.trace is not None:
+                        log.error("the encoder failed", exception=ended.trace)
+                    raise ended.error
+                await part.pause(ended.reason, trace=ended.trace)
 
-    async def _started(self, model: str) -> EncoderProcess:
+    async def _watched(self, part: Part, process: EncoderProcess, brokers: str) -> Ended:
+        def works() -> None:
+            part.runs()
+            self._proven = self._proven or part.model == self._current
+
+        try:
+            process.attach(brokers)
+            return await process.watch(works)
+        finally:
+            await self._stop(part.model, process)
+
+    async def _started(self, model: str, listener: socket.socket | None) -> EncoderProcess:
         if self._first is not None and self._first[0] == model:
             process = self._first[1]
             self._first = None
             return process
-        return await self._new(model)
+        return await self._new(model, listener)
 
-    async def _new(self, model: str) -> EncoderProcess:
-        port = self._metrics_port
-        if port and port in self._ports.values():
-            with contextlib.closing(listen(self._settings.host, 0)) as free:
-                port = free.getsockname()[1]
-            log.info("an encoder beside, with /metrics of its own", model=model, port=port)
-        self._ports[model] = port
-        process = await EncoderProcess.start(self._settings, model, port)
+    async def _new(self, model: str, listener: socket.socket | None) -> EncoderProcess:
+        process = await EncoderProcess.start(self._settings, model, listener)
         self._run_file.child(f"encode {model}", process.pid)
         return process
 
     async def _stop(self, model: str, process: EncoderProcess) -> None:
         await process.stop()
-        self._ports.pop(model, None)
         self._run_file.child(f"encode {model}", None)
+
+    @contextlib.contextmanager
+    def _listener(self, model: str) -> Iterator[socket.socket | None]:
+        """Where this one serves its /metrics, in all its lives; it is held here between them."""
+        if self._metrics is None or self._metrics_of in (None, model):
+            self._metrics_of = model
+            try:
+                yield self._metrics
+            finally:
+                self._metrics_of = None
+            return
+        with listen(self._settings.host, 0) as free:
+            port = free.getsockname()[1]
+            log.info("an encoder beside, with /metrics of its own", model=model, port=port)
+            yield free
 
 
 def _models(control: "Control", default: str) -> list[str]:

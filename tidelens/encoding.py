@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from contracts.dead_letters import letter_bytes_max
-from contracts.errors import TidelensError
+from contracts.errors import BrokerUnavailable, TidelensError
 from contracts.metrics import Metrics, show_process
 from contracts.partitioning import partitioner
 from contracts.ports import Clock, Encoder, LagSource, Preprocess
@@ -20,6 +20,7 @@ from contracts.topics import TARGETS, Names
 from tidelens import pauses
 from tidelens.clock import SystemClock
 from tidelens.encoder_health import EncoderHealth
+from tidelens.reports import Report, Reporter
 from tidelens.signals import stop_signal, unless_stopped, until_stopped
 from tidelens.threads import beside
 from tidelens.trimming import trim
@@ -32,11 +33,19 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _LAG_EVERY_S = 5.0
+_LOOK_S = 0.5
 
 
-async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: bool) -> bool:
+async def run_encoder(
+    settings: Settings,
+    kafka: KafkaSettings,
+    *,
+    attached: bool,
+    reporter: Reporter,
+    metrics_listener: int | None = None,
+) -> bool:
     """Encode until stopped. `attached`: the broker's address is the first line on stdin, and the
-    end of stdin (the parent is gone) stops us.
+    end of stdin (the parent is gone) stops us. `reporter` is told once records are encoded.
 
     False: stopped before the model was there; a thread may still load it, which nobody can end.
     """
@@ -47,14 +56,16 @@ async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: boo
     async with contextlib.AsyncExitStack() as stack:
         stop = await stack.enter_async_context(stop_signal())
         # A taken port is told at once, not after the model was loaded.
-        stack.enter_context(metrics_server(settings, metrics, health))
+        stack.enter_context(metrics_server(settings, metrics, health, metrics_listener))
         # The imports and the weights take seconds: load them while the broker starts.
         loading = asyncio.create_task(beside(lambda: _load(settings)))
         watched = asyncio.create_task(health.run())
         try:
             if not attached:
                 brokers = settings.brokers or ""
-                return await _encode(settings, kafka, brokers, loading, metrics, health, stop)
+                return await _encode(
+                    settings, kafka, brokers, loading, metrics, health, stop, reporter
+                )
             parent = await _Parent.connect()
             told = await unless_stopped(stop, parent.address())
             if not told:
@@ -63,7 +74,9 @@ async def run_encoder(settings: Settings, kafka: KafkaSettings, *, attached: boo
             watching = asyncio.create_task(parent.gone())
             watching.add_done_callback(lambda _: stop.set())
             try:
-                return await _encode(settings, kafka, told, loading, metrics, health, stop)
+                return await _encode(
+                    settings, kafka, told, loading, metrics, health, stop, reporter
+                )
             finally:
                 watching.cancel()
         finally:
@@ -114,6 +127,7 @@ async def _encode(
     metrics: Metrics,
     health: EncoderHealth,
     stop: asyncio.Event,
+    reporter: Reporter,
 ) -> bool:
     from streams.connect import Connection
     from streams.lag import KafkaLag
@@ -127,8 +141,11 @@ async def _encode(
     health.space = encoder.space.name
     clock, connection = SystemClock(), Connection(brokers, kafka)
     lag = KafkaLag(connection, Names(settings.topic_prefix, encoder.space.name), None, clock)
+    if reporter and not await unless_stopped(stop, _answering(connection)):
+        return True
     async with open_worker(settings, connection, encoder, metrics, clock, health) as worker:
         log.info("encoding", space=encoder.space.name, brokers=brokers)
+        reporter.tell(Report())
         side = SideTasks()
         metrics.registry.register(side)
         runs = side.supervised(
@@ -146,6 +163,21 @@ async def _encode(
             await lag.stop()
     log.info("encoder stopped")
     return True
+
+
+async def _answering(connection: "Connection") -> bool:
+    """True once Kafka answers: who told us its address has seen it, so it is started again."""
+    warned = False
+    while True:
+        try:
+            await connection.check()
+        except BrokerUnavailable as error:
+            if not warned:
+                log.warning("waiting for Kafka", error=str(error))
+            warned = True
+            await asyncio.sleep(_LOOK_S)
+        else:
+            return True
 
 
 async def show_lag(

@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from contracts.metrics import Metrics, show_process
+from contracts.parts import Parts
 from tidelens.door import Door
 
 # The role of a child by a word of its command line. Kafka's guard has Kafka's in its own; what
@@ -67,6 +68,27 @@ class ChildMemory(Collector):
         for role, size in sorted(used.items()):
             family.add_metric([role], size)
         yield family
+
+
+class PartStates(Collector):
+    """Collects which of the processes run that are started again, and how often they were."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def collect(self) -> Iterable[Metric]:
+        labels = ["role", "model"]
+        running = GaugeMetricFamily(
+            "tidelens_part_running", "1: this process does its work. 0: it starts.", labels=labels
+        )
+        restarts = CounterMetricFamily(
+            "tidelens_part_restarts", "Times that this process was started again.", labels=labels
+        )
+        for part in self._parts:
+            running.add_metric([part.role, part.model], part.running)
+            restarts.add_metric([part.role, part.model], part.restarts)
+        yield running
+        yield restarts
 
 
 class DoorCounts(Collector):

@@ -39,16 +39,19 @@ _OPTION = "TIDELENS_ENCODE_METRICS_PORT (0: none)"
 
 
 @contextlib.contextmanager
-def metrics_server(settings: Settings, metrics: Metrics, health: EncoderHealth) -> Iterator[int]:
+def metrics_server(
+    settings: Settings, metrics: Metrics, health: EncoderHealth, descriptor: int | None = None
+) -> Iterator[int]:
     """Serve metrics and health, and yield the port; 0: none is served. Raises PortInUse.
 
     Where the port is only the default, a second encoder of a machine takes another one.
+    `descriptor` is of a socket that listens already, as `up` hands it to its encoders.
     """
     wanted = settings.encode_metrics_port
     if wanted == 0:
         yield 0
         return
-    with contextlib.closing(_listener(settings)) as listener:
+    with contextlib.closing(_listener(settings, descriptor)) as listener:
         port: int = listener.getsockname()[1]
         if port != wanted:
             log.warning("/metrics is on another port", port=port, wanted=wanted)
@@ -105,7 +108,9 @@ def _report(serving: "asyncio.Task[None]") -> None:
         log.error("/metrics is not served any more", error=repr(error))
 
 
-def _listener(settings: Settings) -> socket.socket:
+def _listener(settings: Settings, descriptor: int | None) -> socket.socket:
+    if descriptor is not None:
+        return socket.socket(fileno=descriptor)
     try:
         return listen(settings.host, settings.encode_metrics_port, option=_OPTION)
     except PortInUse:

@@ -11,6 +11,7 @@ import structlog
 from api.app import background, create_app
 from api.node import Node
 from contracts.partitioning import partitioner
+from contracts.parts import Parts
 from contracts.records import Positions
 from contracts.settings import Settings
 from contracts.side_tasks import Run, SideTasks
@@ -29,7 +30,7 @@ from streams.windows import WindowedCounts
 from tidelens import pauses
 from tidelens.clock import SystemClock
 from tidelens.descriptors import open_door
-from tidelens.exposition import DoorCounts, Exposition
+from tidelens.exposition import DoorCounts, Exposition, PartStates
 from tidelens.indexing import make_maintainer
 from tidelens.queries import Queries, make_queries
 from tidelens.server import serve
@@ -51,8 +52,9 @@ def open_node(
     queries: Queries,
     listener: socket.socket,
     side: SideTasks,
+    parts: Parts,
 ) -> dict[str, Run]:
-    """The long-running parts of a node, by name, for the caller to run and watch.
+    """The long-running tasks of a node, by name, for the caller to run and watch.
 
     It answers in the space of `queries`, and moves to another when the control topic says so.
     """
@@ -67,7 +69,7 @@ def open_node(
             of_space = await asyncio.to_thread(queries_of, settings, ref)
         with side.of_space(ref.space) as own:
             opened = _serving(
-                settings, connection, event_log, pictures, of_space, spaces, exposition, own
+                settings, connection, event_log, pictures, of_space, spaces, exposition, own, parts
             )
             async with opened as serving:
                 yield serving
@@ -76,6 +78,7 @@ def open_node(
     exposition.registry.register(side)
     door = open_door(settings)
     exposition.registry.register(DoorCounts(door))
+    exposition.registry.register(PartStates(parts))
     spaces = Spaces(next(iter(made)), opening, side)
 
     answered = asyncio.Event()
@@ -130,6 +133,7 @@ async def _serving(
     spaces: Spaces,
     exposition: Exposition,
     side: SideTasks,
+    parts: Parts,
 ) -> AsyncIterator[Serving]:
     """Everything of one space: query encoder, maintainer, searcher and app."""
     clock = SystemClock()
@@ -196,6 +200,7 @@ async def _serving(
                 clock=clock,
                 status=lambda: {
                     "spaces": spaces.describe(),
+                    "parts": parts.describe(),
                     "digests": searcher.digests(),
                     "snapshot": maintainer.keeper.describe(),
                     "dead_letters_last_hour": dead_letters.totals(clock.now()),
@@ -222,7 +227,7 @@ async def _serving(
 
         pauses.shorten()
         runs = side.supervised({"queries": queries.run, "streams": host_streams, **background(app)})
-        with exposition.showing(metrics):
+        with exposition.showing(metrics), parts.showing(queries.encoder.part):
             yield Serving(app, runs, lambda: searcher.is_ready and queries.encoder.loaded.is_set())
 
 

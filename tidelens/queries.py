@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from consumers.encoders import space_of
 from consumers.query import ProcessQueryEncoder, QueryModel
 from contracts.metrics import Metrics
+from contracts.parts import Part
 from contracts.settings import Settings
 from contracts.space import Space
 from tidelens.decode_limits import query_limits
@@ -61,5 +62,6 @@ def make_queries(settings: Settings, model: str | None = None) -> Queries:
         picture_turn_s=settings.query_picture_turn_ms / 1000,
         space=space.name,
         templates=settings.query_templates,
+        part=Part("query", model, pause_max_s=settings.restart_pause_max_s),
     )
     return Queries(model, space, encoder, metrics)

@@ -9,6 +9,7 @@ from tidelens.signals import stop_signal, until_stopped
 
 async def run_index(settings: Settings, kafka: KafkaSettings) -> None:
     """Maintain an index and answer on it, until stopped."""
+    from contracts.parts import Parts
     from contracts.side_tasks import SideTasks
     from contracts.topics import Names
     from streams.connect import Connection
@@ -32,8 +33,9 @@ async def run_index(settings: Settings, kafka: KafkaSettings) -> None:
         else:
             queries = await asyncio.to_thread(queries_of, settings, control.active.current)
         stack.push_async_callback(queries.stop)
-        side = SideTasks()
-        runs = open_node(settings, connection, event_log, pictures, queries, listener, side)
+        runs = open_node(
+            settings, connection, event_log, pictures, queries, listener, SideTasks(), Parts()
+        )
         await until_stopped(
             stop, {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
         )

@@ -1,7 +1,8 @@
 """`tidelens up`: everything on one machine: broker, encoder, index and API, started in parallel.
 
 Processes: Kafka (unless --brokers names one), an encoder at nice 19, a query encoder, and this
-one, which holds index and API. All of them end with this one, even when it is killed.
+one, which holds index and API. All of them end with this one, even when it is killed. The others
+are started again when they end (contracts/parts.py).
 """
 
 import asyncio
@@ -10,15 +11,15 @@ import importlib
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from contracts.errors import PortInUse, TidelensError
+from contracts.errors import PortInUse
+from contracts.parts import Parts
 from contracts.ports import EventLog
 from contracts.settings import KafkaSettings, Settings
 from contracts.side_tasks import Run, SideTasks
@@ -30,13 +31,10 @@ from tidelens.runtime import RunFile, Runtime, remembered_model, url_of
 from tidelens.signals import stop_signal, until_stopped
 
 if TYPE_CHECKING:
-    from streams.broker import LocalBroker
     from streams.connect import Connection
     from streams.control import Control
 
 log = structlog.get_logger(__name__)
-
-_BROKER_RESTART_S = 1.0
 
 
 async def run_up(
@@ -49,9 +47,13 @@ async def run_up(
         locked(settings.data, "up"),
         locked(settings.data, node_part(settings)),
         contextlib.closing(listen(settings.host, settings.port)) as listener,
+        contextlib.ExitStack() as held,
     ):
+        metrics = metrics_listener(settings, listener.getsockname()[1])
+        if metrics is not None:
+            held.enter_context(metrics)
         async with stop_signal() as stop:
-            await _run(settings, kafka, listener, stop, sample=sample, watch=watch)
+            await _run(settings, kafka, listener, metrics, stop, sample=sample, watch=watch)
     log.info("stopped")
 
 
@@ -59,6 +61,7 @@ async def _run(
     settings: Settings,
     kafka: KafkaSettings,
     listener: socket.socket,
+    metrics: socket.socket | None,
     stop: asyncio.Event,
     *,
     sample: bool,
@@ -69,12 +72,16 @@ async def _run(
         # What takes longest goes first: the models are loaded while Kafka starts. Which they are
         # is only a guess until Kafka has told, and then nearly always right.
         guess = remembered_model(settings.data) or settings.model
-        metrics_port = choose_metrics_port(settings, port)
-        run_file = RunFile(settings.data)
-        encoders = Encoders(settings, metrics_port, run_file)
+        metrics_port = metrics.getsockname()[1] if metrics is not None else 0
+        run_file, parts = RunFile(settings.data), Parts()
+        encoders = Encoders(settings, metrics, run_file, parts)
         stack.push_async_callback(encoders.stop)
         await encoders.start(guess)
-        broker = asyncio.create_task(stack.enter_async_context(_broker(settings, kafka, run_file)))
+        from tidelens.kafka_part import open_kafka  # some tenths of a second, beside the encoder's
+
+        opening = open_kafka(settings, kafka, run_file, parts)
+        broker = asyncio.create_task(stack.enter_async_context(opening))
+        stack.push_async_callback(_cancelled, broker)
         stopping = asyncio.create_task(stop.wait())
         queries = await asyncio.to_thread(make_queries, settings, guess)
         stack.push_async_callback(queries.stop)
@@ -96,7 +103,7 @@ async def _run(
             stack.push_async_callback(queries.stop)
             side = SideTasks()
             runs = node.open_node(
-                settings, connection, event_log, pictures, queries, listener, side
+                settings, connection, event_log, pictures, queries, listener, side, parts
             )
             names = Names(settings.topic_prefix, queries.space.name)
             runs |= side.supervised(_feeds(event_log, names, settings, sample=sample, watch=watch))
@@ -115,6 +122,12 @@ async def _run(
         finally:
             stopping.cancel()
             await until_stopped(stop, tasks)
+
+
+async def _cancelled(task: "asyncio.Task[Any]") -> None:
+    """End a start that is still under way, so that nothing of it is left."""
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def _confirmed(
@@ -154,46 +167,6 @@ async def _remembering(data: Path, event_log: EventLog, topic: str) -> "AsyncIte
         yield control
 
 
-@asynccontextmanager
-async def _broker(
-    settings: Settings, kafka: KafkaSettings, run_file: RunFile
-) -> AsyncIterator[str]:
-    """The address of the user's cluster, or of an Apache Kafka of our own."""
-    from streams.connect import Connection
-
-    if settings.brokers:
-        await Connection(settings.brokers, kafka).check()
-        yield settings.brokers
-        return
-    from streams.broker import LocalBroker
-
-    broker = LocalBroker(settings.data)
-    try:
-        address = await broker.start()
-        run_file.child("kafka", broker.pid)
-        keeping = asyncio.create_task(_keep(broker, run_file), name="broker")
-        try:
-            yield address
-        finally:
-            keeping.cancel()
-            await asyncio.wait([keeping])
-    finally:
-        await broker.stop()
-
-
-async def _keep(broker: "LocalBroker", run_file: RunFile) -> None:
-    """Start a broker that died again, on its old address; searches go on meanwhile."""
-    while True:
-        code = await broker.wait()
-        log.error("Kafka ended and is started again", exit_code=code)
-        await asyncio.sleep(_BROKER_RESTART_S)
-        try:
-            await broker.start()
-            run_file.child("kafka", broker.pid)
-        except TidelensError as error:
-            log.error("Kafka does not start", error=str(error))
-
-
 async def _create_topics(settings: Settings, connection: "Connection", names: Names) -> None:
     from streams.topics import create
 
@@ -211,28 +184,28 @@ async def _create_topics(settings: Settings, connection: "Connection", names: Na
         log.warning("topic is not as wanted", **asdict(difference))
 
 
-def choose_metrics_port(settings: Settings, port: int) -> int:
-    """For the encoder's /metrics: the one given, else the next after the API's, else a free one.
+def metrics_listener(settings: Settings, port: int) -> socket.socket | None:
+    """Listen for the encoder's /metrics: on the port given, the next after the API's, or a free
+    one. It is held for as long as `up` runs, so that nobody takes it between two encoders.
 
-    0: none. Raises PortInUse for one that was given.
+    None: there are none. Raises PortInUse for one that was given.
     """
     from tidelens.server import listen
 
     if "encode_metrics_port" in settings.model_fields_set:
         given = settings.encode_metrics_port
-        if given:
-            listen(settings.host, given, option="TIDELENS_ENCODE_METRICS_PORT").close()
-        return given
+        return (
+            listen(settings.host, given, option="TIDELENS_ENCODE_METRICS_PORT") if given else None
+        )
     wanted = port + 1 if port < 65535 else 0
     try:
         listener = listen(settings.host, wanted)
     except PortInUse:
         listener = listen(settings.host, 0)
-    with listener:
-        chosen: int = listener.getsockname()[1]
+    chosen: int = listener.getsockname()[1]
     if chosen != wanted:
         log.warning("the encoder's /metrics is on another port", port=chosen, wanted=wanted)
-    return chosen
+    return listener
 
 
 def _feeds(

@@ -7,7 +7,7 @@ from pydantic import Field
 
 from contracts.environment import FromEnvironment
 from contracts.partitioning import PartitionerName
-from contracts.settings.bounds import NAMES_MAX, TEXT_MAX, Host, Text
+from contracts.settings.bounds import HOUR_S, NAMES_MAX, TEXT_MAX, Host, Text
 from contracts.user_folders import user_data_dir
 
 
@@ -80,6 +80,13 @@ class DeploymentSettings(FromEnvironment):
         le=65535,
         description="Port of an encoder's /metrics. 0: none. If the default is taken, "
         "another free port is used.",
+    )
+    restart_pause_max_s: float = Field(
+        60.0,
+        ge=0.01,
+        le=HOUR_S,
+        description="Longest pause, in seconds, before a child process that ended is started "
+        "again. A process that ran for as long counts as healthy: the pauses begin with 0.5 s.",
     )
     hosts_allowed: list[Host] = Field(
         default_factory=list,

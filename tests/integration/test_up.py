@@ -13,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.embedding import encode_value
-from contracts.errors import RejectedRequest
+from contracts.errors import RejectedRequest, TidelensError
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord, Source
 from contracts.settings import Settings
@@ -156,6 +156,63 @@ async def found(client: Client, query: dict[str, Any]) -> Any:
     return hits[0]
 
 
+async def parts(client: Client) -> dict[str, dict[str, Any]]:
+    """What /readyz says of each process that is started again."""
+    ready = await client.get("/readyz")
+    assert ready["ready"]
+    return {part["role"]: part for part in ready["parts"]}
+
+
+async def assert_parts_come_back(client: Client, data: Path, port: int) -> None:
+    """kill -9 of every process but `up` itself: searches go on, and nothing is lost."""
+    began, before = await runtime_of(data), await parts(client)
+    [query] = [
+        child
+        for child in psutil.Process(began.pid).children()
+        if "--multiprocessing-fork" in child.cmdline()
+    ]
+    for process in (query, *map(psutil.Process, began.children.values())):
+        process.kill()
+    # Each text was asked before, so that its vector is remembered.
+    await assert_found(client)
+    async with asyncio.timeout(90):
+        while not came_back(before, now := await parts(client)):
+            await assert_found(client)
+            await asyncio.sleep(0.05)
+    assert {part["reason"] for part in now.values()} == {"it was killed by SIGKILL"}
+    ended = await runtime_of(data)
+    assert (ended.brokers, ended.pid) == (began.brokers, began.pid)
+    assert not {*began.children.values()} & {*ended.children.values()}
+    token = await published(client, {"target": "captions", "id": "late", "text": "a late one"})
+    await client.search({"text": "x", "k": 1, "wait_for": token, "timeout_s": 30})
+    shown = await Scraped.of(port)
+    assert shown.values("part_restarts_total", "role") == {"broker": 1, "encode": 1, "query": 1}
+    assert shown.values("part_running", "role") == {"broker": 1, "encode": 1, "query": 1}
+
+
+async def runtime_of(data: Path) -> Runtime:
+    runtime = await asyncio.to_thread(Runtime.read, data)
+    assert runtime is not None
+    return runtime
+
+
+def came_back(before: Any, now: Any) -> bool:
+    return before.keys() == now.keys() == {"broker", "encode", "query"} and all(
+        now[role]["running"] and now[role]["restarts"] > before[role]["restarts"] for role in now
+    )
+
+
+async def published(client: Client, item: dict[str, Any]) -> Any:
+    """The token, once Kafka takes it: it was away a moment ago."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                [token] = await client.publish(item)
+                return token
+            except TidelensError:
+                await asyncio.sleep(0.2)
+
+
 async def test_everything_comes_back_after_a_stop_and_after_a_kill(tmp_path: Path) -> None:
     port, encoder_port = free_port(), free_port()
     arguments = ["--port", str(port), "--data", str(tmp_path / "data")]
@@ -177,6 +234,7 @@ async def test_everything_comes_back_after_a_stop_and_after_a_kill(tmp_path: Pat
             # Nothing was encoded again: the digest covers source and vector of every item.
             after = (await client.get("/v1/status"))["digests"]
             assert [d["digest"] for d in after] == [d["digest"] for d in before]
+            await assert_parts_come_back(client, tmp_path / "data", port)
             processes = family(second)
             await second.kill()
             await gone(processes)

@@ -1,6 +1,7 @@
 """An encoder's metrics port: where it is, and what it says of the encoder's health to whom."""
 
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -19,8 +20,8 @@ from contracts.settings import Settings
 from tests.roles import free_port
 from tidelens.encoder_health import STALLED_S, EncoderHealth
 from tidelens.metrics_port import metrics_server
-from tidelens.server import Server
-from tidelens.up import choose_metrics_port
+from tidelens.server import Server, listen
+from tidelens.up import metrics_listener
 
 HEALTHY = EncoderHealth()
 
@@ -38,6 +39,33 @@ def by_default(**values: Any) -> Settings:
     return Settings.model_construct(_fields_set=set(), **values)
 
 
+def held(settings: Settings, port: int) -> int:
+    """The port that `up` holds for its encoders beside an API on `port`."""
+    listener = metrics_listener(settings, port)
+    assert listener is not None
+    with listener:
+        chosen: int = listener.getsockname()[1]
+        with pytest.raises(PortInUse):
+            listen("127.0.0.1", chosen)
+    return chosen
+
+
+def test_one_encoder_after_another_serves_on_the_listener_of_up() -> None:
+    settings = by_default()
+    listener = metrics_listener(settings, free_port() - 1)
+    assert listener is not None
+    with listener:
+        chosen = listener.getsockname()[1]
+        given = Settings(encode_metrics_port=chosen)
+        for _ in range(2):
+            with metrics_server(given, Metrics(), HEALTHY, os.dup(listener.fileno())) as port:
+                assert port == chosen
+                answer = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False)
+                assert "tidelens_" in answer.text
+            with pytest.raises(PortInUse):
+                listen("127.0.0.1", chosen)
+
+
 def test_a_second_encoder_takes_another_port(taken: int) -> None:
     with metrics_server(by_default(encode_metrics_port=taken), Metrics(), HEALTHY) as port:
         assert port not in (0, taken)
@@ -49,14 +77,14 @@ def test_a_port_that_was_given_is_kept_to(taken: int) -> None:
     with pytest.raises(PortInUse, match=told), metrics_server(given, Metrics(), HEALTHY):
         pass
     with pytest.raises(PortInUse, match=told):
-        choose_metrics_port(given, 8080)
+        metrics_listener(given, 8080)
     free = free_port()
     with metrics_server(Settings(encode_metrics_port=free), Metrics(), HEALTHY) as port:
         assert port == free
-    assert choose_metrics_port(Settings(encode_metrics_port=free), 8080) == free
+    assert held(Settings(encode_metrics_port=free), 8080) == free
     with metrics_server(Settings(encode_metrics_port=0), Metrics(), HEALTHY) as port:
         assert port == 0
-    assert choose_metrics_port(Settings(encode_metrics_port=0), 8080) == 0
+    assert metrics_listener(Settings(encode_metrics_port=0), 8080) is None
 
 
 def test_metrics_are_served_on_the_host_that_was_set() -> None:
@@ -70,9 +98,9 @@ def test_metrics_are_served_on_the_host_that_was_set() -> None:
 
 def test_up_takes_the_next_port_or_a_free_one(taken: int) -> None:
     free = free_port()
-    assert choose_metrics_port(by_default(), free - 1) == free
-    assert choose_metrics_port(by_default(), taken - 1) not in (0, taken)
-    assert choose_metrics_port(by_default(), 65535) != 0
+    assert held(by_default(), free - 1) == free
+    assert held(by_default(), taken - 1) not in (0, taken)
+    assert held(by_default(), 65535) != 0
 
 
 def test_a_server_that_fails_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,14 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from blockbuster import BlockBuster
 
@@ -18,6 +19,7 @@ from consumers.query import PictureLimits, ProcessQueryEncoder, QueryModel, _key
 from contracts.errors import ConfigurationError, ModelMissing, NotReady
 from contracts.memory import HashEncoder
 from contracts.metrics import Metrics
+from contracts.parts import Part
 from contracts.score import Vectors, unit
 from contracts.settings import Settings, load
 from tests.api_kit import Kit
@@ -209,3 +211,49 @@ async def test_a_model_that_is_refused_ends_the_node_with_its_reason(tmp_path: P
     async with asyncio.timeout(60):
         with pytest.raises(ModelMissing, match=r"config\.json is not JSON"):
             await encoder.run()
+
+
+def child_of(encoder: ProcessQueryEncoder) -> psutil.Process:
+    assert encoder._process is not None and encoder._process.pid is not None
+    return psutil.Process(encoder._process.pid)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+async def test_a_child_that_was_killed_is_replaced_and_its_end_is_named() -> None:
+    async with running(part=Part("query", "hash", pause_max_s=0.05)) as encoder:
+        await encoder.text("one")
+        assert (encoder.part.running, encoder.part.restarts) == (True, 0)
+        child_of(encoder).kill()
+        assert (await encoder.text("one")).shape  # it is remembered
+        await until(lambda: encoder.part.restarts == 1)
+        assert encoder.part.reason == "it was killed by SIGKILL"
+        # A single restart is waited for.
+        assert (await encoder.text("two")).shape
+        assert encoder.part.running
+
+
+async def test_a_model_that_cannot_be_loaded_again_is_named_until_it_can(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    async with running(part=Part("query", "hash", pause_max_s=0.05)) as encoder:
+        await encoder.text("one")
+        encoder._model = replace(MODEL, model=str(tmp_path))
+        child_of(encoder).kill()
+        await until(lambda: encoder.part.failures > 1)
+        assert (await encoder.text("one")).shape
+        with pytest.raises(NotReady, match=r"is down: .*config\.json is not JSON"):
+            await encoder.text("two")
+        encoder._model = MODEL
+        await until(lambda: encoder.part.running)
+        assert (await encoder.text("two")).shape
+
+
+async def test_a_child_that_was_stopped_does_not_hold_up_the_end() -> None:
+    async with running() as encoder:
+        await encoder.text("one")
+        child = child_of(encoder)
+        child.suspend()
+    assert not child.is_running()

@@ -1,6 +1,7 @@
 """`tidelens encode`: one encoder process; start as many as there are partitions."""
 
 import asyncio
+import sys
 
 import click
 
@@ -13,17 +14,22 @@ from tidelens.options import brokers_option, model_option, precision_option, top
 @model_option
 @precision_option
 @click.option("--attached", is_flag=True, hidden=True, help="Take the brokers from stdin.")
+@click.option("--report-to", type=int, hidden=True, help="Descriptor of the parent's pipe.")
+@click.option("--metrics-listener", type=int, hidden=True, help="Descriptor of a socket.")
 def encode(
     brokers: str | None,
     topic_prefix: str | None,
     model: str | None,
     precision: str | None,
     attached: bool,
+    report_to: int | None,
+    metrics_listener: int | None,
 ) -> None:
     """Encode published content into vectors, until stopped."""
     from contracts import settings as settings_module
     from tidelens import logs
     from tidelens.encoding import run_encoder
+    from tidelens.reports import Report, Reporter
     from tidelens.runtime import brokers_of
     from tidelens.threads import end_now
 
@@ -33,5 +39,22 @@ def encode(
     if not attached:
         settings = settings.model_copy(update={"brokers": brokers_of(settings)})
     logs.configure(settings.log_format, "encode")
-    if not asyncio.run(run_encoder(settings, settings_module.load_kafka(), attached=attached)):
+    reporter = Reporter(report_to)
+    running = run_encoder(
+        settings,
+        settings_module.load_kafka(),
+        attached=attached,
+        reporter=reporter,
+        metrics_listener=metrics_listener,
+    )
+    try:
+        done = asyncio.run(running)
+    except Exception as error:
+        if not reporter:
+            raise
+        # Told by the parent, which writes one line a minute where this happens again and again.
+        report = Report.of(error)
+        reporter.tell(report)
+        sys.exit(report.exit_code)
+    if not done:
         end_now()

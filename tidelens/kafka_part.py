@@ -1,0 +1,54 @@
+"""The Kafka of `up`: the user's cluster, or one of our own, started again when it ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from contracts.parts import Part, Parts, why_ended
+from contracts.settings import KafkaSettings, Settings
+from streams.broker import LocalBroker
+from streams.connect import Connection
+from tidelens.runtime import RunFile
+
+
+@asynccontextmanager
+async def open_kafka(
+    settings: Settings, kafka: KafkaSettings, run_file: RunFile, parts: Parts
+) -> AsyncIterator[str]:
+    """The address of the user's cluster, or of an Apache Kafka of our own."""
+    if settings.brokers:
+        await Connection(settings.brokers, kafka).check()
+        yield settings.brokers
+        return
+    broker = LocalBroker(settings.data)
+    part = Part("broker", pause_max_s=settings.restart_pause_max_s)
+    with parts.showing(part):
+        try:
+            address = await broker.start()
+            run_file.child("kafka", broker.pid)
+            part.runs()
+            keeping = asyncio.create_task(keep(broker, part, run_file), name="broker")
+            try:
+                yield address
+            finally:
+                keeping.cancel()
+                await asyncio.wait([keeping])
+        finally:
+            await broker.stop()
+
+
+async def keep(broker: LocalBroker, part: Part, run_file: RunFile) -> None:
+    """Start a broker that ended again, on its old address and data, until cancelled."""
+    while True:
+        reason = why_ended(await broker.wait())
+        run_file.child("kafka", None)
+        while True:
+            await part.pause(reason)
+            try:
+                await broker.start()
+                break
+            except Exception as error:
+                # A full disk, a port that somebody took: searches go on, and it is tried again.
+                reason = f"it does not start: {error or repr(error)}"
+        run_file.child("kafka", broker.pid)
+        part.runs()

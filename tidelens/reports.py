@@ -1,0 +1,94 @@
+"""What a child process tells the one that started it: that it works, or why it does not.
+
+One line of JSON each, through a pipe that only the two have: standard output belongs to whatever
+libraries print.
+"""
+
+import asyncio
+import contextlib
+import os
+import traceback
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+
+import orjson
+
+from contracts.characters import escaped
+from contracts.errors import TidelensError, UsageError
+
+_MESSAGE_CHARS_MAX = 2_000
+_TRACE_CHARS_MAX = 8_000
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`failure` None: it works from now on. `trace` is for what nobody foresaw."""
+
+    failure: str | None = None
+    exit_code: int = 0
+    retriable: bool = False
+    trace: str | None = None
+
+    @classmethod
+    def of(cls, error: Exception) -> "Report":
+        if isinstance(error, TidelensError):
+            code = 2 if isinstance(error, UsageError) else 1
+            return cls(str(error)[:_MESSAGE_CHARS_MAX], code, error.retriable)
+        told = "".join(traceback.format_exception(error))
+        return cls(repr(error)[:_MESSAGE_CHARS_MAX], 1, trace=told[-_TRACE_CHARS_MAX:])
+
+    def error(self) -> TidelensError:
+        """The failure as the parent's own."""
+        kind = UsageError if self.exit_code == 2 else TidelensError
+        return kind(escaped(self.failure or ""))
+
+
+class Reporter:
+    """The child's end; without a descriptor there is nobody to tell."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def __bool__(self) -> bool:
+        return self._descriptor is not None
+
+    def tell(self, report: Report) -> None:
+        """Write it; a pipe holds more than a child ever tells."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):  # the parent went, which ends us in a moment
+                os.write(self._descriptor, orjson.dumps(asdict(report)) + b"\n")
+
+
+class Reports:
+    """The parent's end: iterate over it until the child has ended."""
+
+    def __init__(self, reader: asyncio.StreamReader, transport: asyncio.BaseTransport) -> None:
+        self._reader = reader
+        self._transport = transport
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def opened(cls) -> "AsyncIterator[tuple[Reports, int]]":
+        """The reports, and the descriptor to start the child with, which is closed behind it."""
+        ours, theirs = os.pipe()
+        try:
+            reader = asyncio.StreamReader()
+            transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+                lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", 0)
+            )
+            try:
+                yield cls(reader, transport), theirs
+            except BaseException:
+                transport.close()
+                raise
+        finally:
+            os.close(theirs)
+
+    async def __aiter__(self) -> AsyncIterator[Report]:
+        with contextlib.suppress(ValueError):  # a line beyond the limit is none of ours
+            while line := await self._reader.readline():
+                with contextlib.suppress(orjson.JSONDecodeError, TypeError):
+                    yield Report(**orjson.loads(line))
+
+    def close(self) -> None:
+        self._transport.close()

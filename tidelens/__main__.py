@@ -4,6 +4,11 @@ Exit codes: 0 done; 1 the command ran and failed; 2 the operator has to change s
 is one clear line on stderr, never a stack trace.
 """
 
+from tidelens import pid1
+
+# Before anything else is imported, since that takes time.
+pid1.handle_sigterm()
+
 import importlib
 import io
 import sys

@@ -143,7 +143,12 @@ async def _encode(
     lag = KafkaLag(connection, Names(settings.topic_prefix, encoder.space.name), None, clock)
     if reporter and not await unless_stopped(stop, _answering(connection)):
         return True
-    async with open_worker(settings, connection, encoder, metrics, clock, health) as worker:
+    async with contextlib.AsyncExitStack() as stack:
+        opening = open_worker(settings, connection, encoder, metrics, clock, health)
+        worker = await unless_stopped(stop, stack.enter_async_context(opening))
+        if worker is None:
+            log.info("stopped before Kafka answered")
+            return True
         log.info("encoding", space=encoder.space.name, brokers=brokers)
         reporter.tell(Report())
         side = SideTasks()

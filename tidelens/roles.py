@@ -2,40 +2,67 @@
 
 import asyncio
 import contextlib
+import importlib
+import socket
 
+import structlog
+
+from contracts.parts import Parts
 from contracts.settings import KafkaSettings, Settings
-from tidelens.signals import stop_signal, until_stopped
+from contracts.side_tasks import Run, SideTasks
+from tidelens.signals import stop_signal, unless_stopped, until_stopped
+from tidelens.threads import beside
+
+log = structlog.get_logger(__name__)
 
 
-async def run_index(settings: Settings, kafka: KafkaSettings) -> None:
-    """Maintain an index and answer on it, until stopped."""
-    from contracts.parts import Parts
-    from contracts.side_tasks import SideTasks
-    from contracts.topics import Names
-    from streams.connect import Connection
-    from streams.control import read_control
+async def run_index(settings: Settings, kafka: KafkaSettings) -> bool:
+    """Maintain an index and answer on it, until stopped.
+
+    False: stopped before the node was open; a thread may go on with what nobody can end.
+    """
     from tidelens.data_dir import locked, node_part
-    from tidelens.node import open_log, open_node, queries_of
-    from tidelens.queries import make_queries
     from tidelens.server import listen
-    from tidelens.showing import open_picture_reading
 
-    connection = Connection(settings.brokers or "", kafka)
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(settings.data, node_part(settings)))
         listener = stack.enter_context(contextlib.closing(listen(settings.host, settings.port)))
         stop = await stack.enter_async_context(stop_signal())
-        event_log = await stack.enter_async_context(open_log(settings, connection))
-        pictures = await stack.enter_async_context(open_picture_reading(settings))
-        control = await read_control(event_log, Names(settings.topic_prefix, "").control)
-        if control.active is None:
-            queries = await asyncio.to_thread(make_queries, settings)
-        else:
-            queries = await asyncio.to_thread(queries_of, settings, control.active.current)
-        stack.push_async_callback(queries.stop)
-        runs = open_node(
-            settings, connection, event_log, pictures, queries, listener, SideTasks(), Parts()
-        )
+        runs = await unless_stopped(stop, _opened(settings, kafka, listener, stack))
+        if runs is None:
+            log.info("stopped before the node was open")
+            return False
         await until_stopped(
             stop, {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
         )
+    log.info("node stopped")
+    return True
+
+
+async def _opened(
+    settings: Settings,
+    kafka: KafkaSettings,
+    listener: socket.socket,
+    stack: contextlib.AsyncExitStack,
+) -> dict[str, Run]:
+    """Open all that a node needs; `stack` closes it."""
+    node = await beside(lambda: importlib.import_module("tidelens.node"))
+    from contracts.topics import Names
+    from streams.control import read_control
+    from tidelens.queries import make_queries
+    from tidelens.showing import open_picture_reading
+
+    connection = node.Connection(settings.brokers or "", kafka)
+    event_log = await stack.enter_async_context(node.open_log(settings, connection))
+    pictures = await stack.enter_async_context(open_picture_reading(settings))
+    active = (await read_control(event_log, Names(settings.topic_prefix, "").control)).active
+    if active is None:
+        queries = await beside(lambda: make_queries(settings))
+    else:
+        ref = active.current
+        queries = await beside(lambda: node.queries_of(settings, ref))
+    stack.push_async_callback(queries.stop)
+    runs: dict[str, Run] = node.open_node(
+        settings, connection, event_log, pictures, queries, listener, SideTasks(), Parts()
+    )
+    return runs

@@ -52,7 +52,7 @@ async def stop_signal() -> AsyncIterator[asyncio.Event]:
 
 
 async def unless_stopped(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
-    """What `work` returns; None, and `work` is cancelled, where `stop` is set before it does."""
+    """What `work` returns; None where `stop` is set before it does, once `work` was cancelled."""
     working, stopping = asyncio.ensure_future(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -60,6 +60,8 @@ async def unless_stopped(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
     finally:
         working.cancel()
         stopping.cancel()
+        # It may have opened a part already, and closes that.
+        await asyncio.gather(working, return_exceptions=True)
 
 
 async def outlasting(work: Coroutine[Any, Any, T], event: asyncio.Event) -> T:

@@ -28,7 +28,7 @@ from tidelens.data_dir import locked, node_part
 from tidelens.encoders import Encoders
 from tidelens.queries import Queries, make_queries
 from tidelens.runtime import RunFile, Runtime, remembered_model, url_of
-from tidelens.signals import stop_signal, until_stopped
+from tidelens.signals import stop_signal, unless_stopped, until_stopped
 
 if TYPE_CHECKING:
     from streams.connect import Connection
@@ -97,9 +97,19 @@ async def _run(
                 return
             brokers = await broker
             connection = node.Connection(brokers, kafka)
-            event_log = await stack.enter_async_context(node.open_log(settings, connection))
-            pictures = await stack.enter_async_context(open_picture_reading(settings))
-            queries = await _confirmed(settings, connection, event_log, queries)
+
+            guessed = queries
+
+            async def connected() -> tuple[Any, Any, Queries]:
+                event_log = await stack.enter_async_context(node.open_log(settings, connection))
+                pictures = await stack.enter_async_context(open_picture_reading(settings))
+                confirmed = await _confirmed(settings, connection, event_log, guessed)
+                return event_log, pictures, confirmed
+
+            found = await unless_stopped(stop, connected())
+            if found is None:
+                return
+            event_log, pictures, queries = found
             stack.push_async_callback(queries.stop)
             side = SideTasks()
             runs = node.open_node(

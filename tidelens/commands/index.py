@@ -44,6 +44,7 @@ def index(
     from tidelens import logs
     from tidelens.roles import run_index
     from tidelens.runtime import brokers_of
+    from tidelens.threads import end_now
 
     settings = settings_module.load(
         brokers=brokers,
@@ -56,7 +57,8 @@ def index(
     )
     settings = settings.model_copy(update={"brokers": brokers_of(settings)})
     logs.configure(settings.log_format, "index")
-    asyncio.run(run_index(settings, settings_module.load_kafka()))
+    if not asyncio.run(run_index(settings, settings_module.load_kafka())):
+        end_now()
 
 
 index.add_command(tune)

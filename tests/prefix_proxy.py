@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from typing import Any
 
 
 @asynccontextmanager
@@ -16,35 +17,15 @@ async def proxy(node_port: int, prefix: str, *, strips: bool) -> AsyncIterator[i
             method, path, rest = head.split(b" ", 2)
             if path != prefix.encode() and not path.startswith(f"{prefix}/".encode()):
                 writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n")
-            else:
-                if strips:
-                    path = path.removeprefix(prefix.encode()) or b"/"
-                await _forward(b" ".join((method, path, rest)), reader, writer)
-        writer.close()
-
-    async def _forward(
-        head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        back_reader, back_writer = await asyncio.open_connection("127.0.0.1", node_port)
-        if b"upgrade: websocket" not in head.lower():
-            # One request a connection: each of them has a path of its own.
-            head = head.replace(b"Connection: keep-alive", b"Connection: close")
-            head = head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
-        back_writer.write(head)
-        ways = [
-            asyncio.create_task(_pipe(reader, back_writer)),
-            asyncio.create_task(_pipe(back_reader, writer)),
-        ]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        await asyncio.wait(ways)
-        back_writer.close()
+                return
+            if strips:
+                path = path.removeprefix(prefix.encode()) or b"/"
+            await _forward(node_port, b" ".join((method, path, rest)), reader, writer)
 
     tasks: set[asyncio.Task[None]] = set()
 
     def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(serve(reader, writer))
+        task = asyncio.create_task(_closing(writer, serve(reader, writer)))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
@@ -56,6 +37,45 @@ async def proxy(node_port: int, prefix: str, *, strips: bool) -> AsyncIterator[i
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _closing(writer: asyncio.StreamWriter, work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def _forward(
+    node_port: int, head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    back_reader, back_writer = await asyncio.open_connection("127.0.0.1", node_port)
+    if b"upgrade: websocket" not in head.lower():
+        # One request a connection: each of them has a path of its own.
+        head = head.replace(b"Connection: keep-alive", b"Connection: close")
+        head = head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    back_writer.write(head)
+    await _closing(back_writer, _both_ways(reader, writer, back_reader, back_writer))
+
+
+async def _both_ways(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    back_reader: asyncio.StreamReader,
+    back_writer: asyncio.StreamWriter,
+) -> None:
+    ways = [
+        asyncio.create_task(_pipe(reader, back_writer)),
+        asyncio.create_task(_pipe(back_reader, writer)),
+    ]
+    try:
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -196,6 +196,13 @@ class MemoryLog:
         self._owner.update(leases)
         yield MemoryOwnership(self, group, leases)
 
+    def create_again(self, topic: str) -> None:
+        """As if the topic had been deleted and created again: empty, and with another id."""
+        self._ids[topic] = uuid.uuid4().hex[:22]
+        for name, number in list(self.records):
+            if name == topic:
+                del self.records[TopicPartition(name, number)]
+
     # What the readers below share
 
     def now(self) -> float:

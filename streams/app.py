@@ -26,7 +26,6 @@ from streams.maintainer import Maintainer
 from streams.windows import WindowedCounts
 
 _COMMIT_EVERY_S = 2.0
-_IDENTITY_EVERY_S = 10.0
 _COMMITTED_EVERY_S = 10.0
 _SNAPSHOT_CHECK_S = 1.0
 _REBUILD_EVERY_S = 1.0
@@ -133,7 +132,6 @@ def timers(maintainer: Maintainer) -> Mapping[str, tuple[float, Step]]:
     return {
         "commit": (_COMMIT_EVERY_S, maintainer.commit),
         "committed offsets": (_COMMITTED_EVERY_S, maintainer.check_committed),
-        "identity": (_IDENTITY_EVERY_S, maintainer.check_identity),
         "snapshot": (_SNAPSHOT_CHECK_S, maintainer.snapshot_if_due),
         "rebuild": (_REBUILD_EVERY_S, maintainer.rebuild_if_due),
         "index growing rows": (_REBUILD_EVERY_S, maintainer.index_growing_if_due),

@@ -18,6 +18,7 @@ from contracts.formats import unknown, version_of
 from contracts.ports import EventLog
 from contracts.records import OutRecord, Record, TopicPartition
 from contracts.space import Space
+from streams.identities import Recheck
 from streams.reading import records_now, to_the_end
 
 log = structlog.get_logger(__name__)
@@ -182,6 +183,7 @@ async def follow_control(event_log: EventLog, topic: str) -> AsyncIterator[Contr
 
 async def _followed(event_log: EventLog, topic: str) -> AsyncIterator[Control]:
     partition = TopicPartition(topic, 0)
+    same = Recheck(event_log, await event_log.topic_ids([topic]))
     reader = await event_log.tail({partition: None})
     try:
         # As one state: a later record may take an earlier one back.
@@ -191,6 +193,7 @@ async def _followed(event_log: EventLog, topic: str) -> AsyncIterator[Control]:
         yield control
         while True:
             fetched = await reader.fetch(records_max=100, timeout_ms=_WAIT_MS)
+            await same.require()
             for record in fetched.records.get(partition, []):
                 control = control.after(record)
             yield control

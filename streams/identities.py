@@ -13,7 +13,8 @@ import structlog
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
-from contracts.errors import BrokerUnavailable, LogChanged, TidelensError
+from contracts.errors import BrokerUnavailable, LogChanged, TidelensError, TopicMismatch
+from contracts.ports import EventLog
 from streams.connect import Connection
 from streams.topic_ids import FoundTopic, topics_found
 
@@ -132,6 +133,32 @@ class SameTopics:
             log.debug("topic ids are not known now", error=repr(error))
             return
         self._changed = self._changed or changed(self.ids, found)
+
+
+class Recheck:
+    """The same for one that reads through the EventLog port and stops at nothing."""
+
+    def __init__(self, event_log: EventLog, ids: Mapping[str, str]) -> None:
+        self._log = event_log
+        self._ids = dict(ids)
+        self._asked_at = time.monotonic()
+
+    async def require(self, *, every_s: float = EVERY_S) -> None:
+        """Raise LogChanged where a topic is another one; asks if that was longer ago than this."""
+        if time.monotonic() - self._asked_at < every_s:
+            return
+        self._asked_at = time.monotonic()
+        try:
+            found = await self._log.topic_ids(self._ids)
+        except TopicMismatch as error:
+            log.warning("a topic that is read is gone", reason=str(error))
+            return
+        except (KafkaError, TidelensError, OSError) as error:
+            log.debug("topic ids are not known now", error=repr(error))
+            return
+        for topic, topic_id in self._ids.items():
+            if found[topic] != topic_id:
+                raise LogChanged(f"topic {topic} was deleted and created again")
 
 
 def changed(ids: Mapping[str, str], found: Found) -> str | None:

@@ -26,6 +26,8 @@ from contracts.records import (
 from streams.closing import close, start_client
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
+from streams.identities import TopicLooks
+from streams.topic_ids import FoundTopic, absent
 from streams.topics import compaction_lag_s, delete_retention_s
 
 _READ_TIMEOUT_MS = 3_000
@@ -143,6 +145,7 @@ class KafkaLog:
         self._looker: AIOKafkaConsumer | None = None
         self._ends: AIOKafkaConsumer | None = None
         self._committers: dict[str, AIOKafkaConsumer] = {}
+        self._looks = TopicLooks(connection)
         self._opening = asyncio.Lock()
         self._looking = asyncio.Lock()
         self._asking = asyncio.Lock()
@@ -162,6 +165,7 @@ class KafkaLog:
         for client in (self._producer, self._looker, self._ends, *self._committers.values()):
             if client is not None:
                 await close(client)
+        await self._looks.close()
 
     async def publish(self, records: Sequence[OutRecord]) -> list[RecordPosition]:
         async with self._connection.errors_translated():
@@ -214,10 +218,10 @@ class KafkaLog:
             return await KafkaReader.open(self._connection, start)
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
-        return await self._connection.topic_ids(set(topics))
+        return {name: topic.id for name, topic in (await self._found(topics)).items()}
 
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
-        return await self._connection.partition_counts(set(topics))
+        return {name: topic.partitions for name, topic in (await self._found(topics)).items()}
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         wanted = [KafkaPartition(*partition) for partition in partitions]
@@ -260,6 +264,13 @@ class KafkaLog:
             consumer.pause(*wanted)
         async with self._connection.errors_translated():
             await consumer.commit(wanted)
+
+    async def _found(self, topics: Iterable[str]) -> Mapping[str, FoundTopic]:
+        wanted = set(topics)
+        found = await self._looks.found(wanted)
+        for topic in sorted(wanted - found.keys()):
+            raise absent(topic)
+        return found
 
     async def _open_producer(self) -> AIOKafkaProducer:
         async with self._opening:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from time import perf_counter
 
 import structlog
+from aiokafka.errors import KafkaError
 
 from contracts import faults
 from contracts.dead_letters import dead_letter_record
@@ -28,6 +29,7 @@ from index_store.index import Index
 from index_store.rebuild import EVERYTHING, Plan, Rebuilder, Rebuilt
 from index_store.searcher import AppliedFeed, LocalSearcher
 from streams.choosing import RETENTION_MIN_S, missed_deletes
+from streams.identities import Recheck
 from streams.keeping import SnapshotKeeper
 
 log = structlog.get_logger(__name__)
@@ -38,6 +40,10 @@ _SLICE_RECORDS = 256
 _STALE_MIN_S = 60.0
 # A rebuild that failed (a full disk) would fail again at once, and costs a process each time.
 _REBUILD_AGAIN_S = 60.0
+# How often the topics' ids are asked for while records come, and while none do.
+_LOOK_S = 2.0
+_LOOK_IDLE_S = 10.0
+_AGAIN_S = 1.0
 
 
 class Maintainer:
@@ -81,7 +87,7 @@ class Maintainer:
         self._letter_bytes_max = letter_bytes_max
         self._retention_min_s = retention_min_s
         self._index: Index | None = None
-        self._recreated = False
+        self._same = Recheck(event_log, {})
         self._rebuild_again_at = 0.0
         self._stale_s = stale_after_s
         self._ready_at: dict[TopicPartition, int] = {}
@@ -107,6 +113,13 @@ class Maintainer:
                 self._searcher.not_ready("rebuilding: " + str(changed))
                 # A snapshot whose offsets the log no longer has would lead straight back here.
                 restore = False
+            except (KafkaError, TidelensError, OSError) as error:
+                if self._index is None:
+                    raise
+                # A topic that is deleted and not made again yet, or a broker that is away.
+                log.warning("starting the index again", reason=str(error))
+                self._searcher.not_ready(f"starting again: {error}")
+                await asyncio.sleep(_AGAIN_S)
 
     async def _start(self, *, restore: bool) -> None:
         topics = [self._names.embeddings(target) for target in TARGETS]
@@ -115,6 +128,7 @@ class Maintainer:
         lag_s = max(_STALE_MIN_S, await self._log.compaction_lag_s(topics))
         self._stale_s = min(self._stale_after_s, lag_s)
         ids = await self._log.topic_ids(topics)
+        self._same = Recheck(self._log, ids)
         counts = await self._log.partition_counts(topics)
         partitions: dict[Target, int] = {t: counts[self._names.embeddings(t)] for t in TARGETS}
         index = self._new_index(partitions, ids)
@@ -171,10 +185,9 @@ class Maintainer:
 
     async def _step(self, reader: LogReader) -> None:
         assert self._index is not None
-        if self._recreated:
-            self._recreated = False
-            raise LogChanged("an embeddings topic was recreated")
         fetched = await reader.fetch(records_max=self._batch_records, timeout_ms=self._wait_ms)
+        # Before anything is applied: a node that stood still may read another topic by now.
+        await self._same.require(every_s=_LOOK_S if fetched.records else _LOOK_IDLE_S)
         self._require_no_missed_deletes(self._index, fetched)
         for piece in slices(fetched, _SLICE_RECORDS):
             await self._apply(piece)
@@ -357,14 +370,6 @@ class Maintainer:
         self._metrics.rebuilds.labels(target, "done").inc()
         self._metrics.rebuild_seconds.labels(target).set(done.seconds)
         return done
-
-    async def check_identity(self) -> None:
-        """Notice a topic recreated under the running index; the loop then rebuilds."""
-        if self._index is None:
-            return
-        found = await self._log.topic_ids(self._names.embeddings(target) for target in TARGETS)
-        if found != dict(self._index.topic_ids):
-            self._recreated = True
 
 
 def slices(fetched: Fetched, records_max: int) -> Iterator[Fetched]:

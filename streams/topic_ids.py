@@ -161,10 +161,7 @@ async def topics_found(
         if code == _UNKNOWN_TOPIC:
             if absent_ok:
                 continue
-            raise TopicMismatch(
-                f"topic {name} does not exist; `tidelens topics create` makes it, "
-                "`tidelens topics print` shows the commands"
-            )
+            raise absent(name)
         if code == _TOPIC_AUTHORIZATION_FAILED:
             raise TopicMismatch(
                 f"topic {name}: we may not describe it; `tidelens topics print` shows the ACLs"
@@ -174,6 +171,13 @@ async def topics_found(
         replicas = [len(partition[4]) for partition in partitions]
         found[name] = FoundTopic(printed(topic_id), len(partitions), min(replicas, default=0))
     return found
+
+
+def absent(name: str) -> TopicMismatch:
+    return TopicMismatch(
+        f"topic {name} does not exist; `tidelens topics create` makes it, "
+        "`tidelens topics print` shows the commands"
+    )
 
 
 def printed(topic_id: bytes) -> str:

@@ -7,6 +7,7 @@ import pytest
 from contracts.errors import TopicMismatch
 from contracts.memory import HashEncoder, MemoryLog
 from contracts.records import OutRecord
+from streams import control
 from streams.control import (
     ACTIVE,
     ActiveSpace,
@@ -73,4 +74,22 @@ async def test_a_follower_is_told_the_state_first_and_then_each_change_once() ->
         await log.publish([then.record(TOPIC)])
         await log.publish([CandidateSpace(NEW, 3.0).record(TOPIC)])
         assert await anext(seen) == Control(then, CandidateSpace(NEW, 3.0))
+    await seen.aclose()
+
+
+async def test_a_follower_reads_a_topic_that_was_made_again_from_its_beginning(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As many records as before lie in the new one, so no offset is out of range."""
+    monkeypatch.setattr(control.Recheck.require, "__kwdefaults__", {"every_s": 0.0})
+    monkeypatch.setattr(control, "_AGAIN_S", 0.01)
+    log = memory_log()
+    first, then = ActiveSpace(OLD, None, 1.0), ActiveSpace(NEW, OLD, 2.0)
+    await log.publish([first.record(TOPIC)])
+    seen = follow_control(log, TOPIC)
+    async with asyncio.timeout(30):
+        assert await anext(seen) == Control(first)
+        log.create_again(TOPIC)
+        await log.publish([then.record(TOPIC)])
+        assert await anext(seen) == Control(then)
     await seen.aclose()

@@ -16,8 +16,10 @@ from structlog.testing import capture_logs
 from api.app import create_app
 from contracts.embedding import encode_value
 from contracts.errors import (
+    BrokerUnavailable,
     SnapshotFailed,
     SnapshotRefused,
+    TopicMismatch,
 )
 from contracts.hits import VectorQuery
 from contracts.memory import ManualClock, MemoryBlobs, MemoryLog, MemoryReader
@@ -32,6 +34,7 @@ from index_store.rebuild import Rebuilder
 from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.snapshots import Snapshots
 from index_store.spill import Spill
+from streams import maintainer as maintainer_module
 from streams.keeping import SnapshotKeeper
 from streams.maintainer import Maintainer
 from streams.operating import Operations
@@ -126,6 +129,59 @@ async def running(node: Maintainer) -> AsyncIterator[Maintainer]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+async def test_an_embeddings_topic_made_again_under_a_running_node_is_read_from_its_beginning(
+    monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """With as many records as before nothing comes; with more, the first would be passed over."""
+    monkeypatch.setattr(maintainer_module, "_LOOK_S", 0.0)
+    monkeypatch.setattr(maintainer_module, "_LOOK_IDLE_S", 0.0)
+    kit = Kit()
+    async with running(kit.node()) as node:
+        await kit.put(["a", "b"], vectors(2))
+        await until(kit, 2)
+        before = index_of(node)
+        applied = before.apply
+        seen: list[Fetched] = []
+        monkeypatch.setattr(before, "apply", lambda batch: (seen.append(batch), applied(batch))[1])
+        kit.log.create_again(NAMES.embeddings("images"))
+        await kit.put(["c", "d", "e"][:count], vectors(count))
+        async with asyncio.timeout(30):
+            while index_of(node) is before or not kit.searcher.is_ready:
+                await asyncio.sleep(0.005)
+        await until(kit, count)
+        assert [await kit.searcher.item("images", name) for name in ("a", "b")] == [None, None]
+        # Nothing of the new topic went into the index of the old one.
+        assert not any(any(batch.records.values()) for batch in seen)
+
+
+async def test_a_node_whose_topic_is_gone_while_it_starts_again_tries_until_it_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(maintainer_module, "_LOOK_IDLE_S", 0.0)
+    monkeypatch.setattr(maintainer_module, "_AGAIN_S", 0.01)
+    kit = Kit()
+    async with running(kit.node()) as node:
+        await kit.put(["a"], vectors(1))
+        await until(kit, 1)
+        before, kept = index_of(node), kit.log.partition_counts
+        away = iter([TopicMismatch("topic t does not exist"), BrokerUnavailable("no broker")])
+
+        async def counts(topics: list[str]) -> dict[str, int]:
+            for error in away:
+                raise error
+            return await kept(topics)
+
+        monkeypatch.setattr(kit.log, "partition_counts", counts)
+        kit.log.create_again(NAMES.embeddings("images"))
+        await kit.put(["b"], vectors(1))
+        async with asyncio.timeout(30):
+            while index_of(node) is before or not kit.searcher.is_ready:
+                await asyncio.sleep(0.005)
+        await until(kit, 1)
+        assert await kit.searcher.item("images", "a") is None
 
 
 async def test_offsets_that_were_reset_or_expired_are_committed_again() -> None:

@@ -62,13 +62,14 @@ class Snapshots:
         """Snapshots that the last `restore` refused, with the reasons."""
 
     async def write(self, index: Index) -> str:
-        """Write the index as it is now, and return the snapshot's name. Raises OSError.
+        """Write the index as it is once no other write goes on, and return the snapshot's name.
 
-        Applying and searching go on meanwhile: everything is read from one view.
+        Applying and searching go on meanwhile: everything is read from one view. Raises OSError.
         """
-        moment = Moment.of(index)
-        view = index.view
         async with self._writing:
+            # Not before: the write that this one waited for deletes the local files of parts that
+            # a swap has replaced since.
+            moment, view = Moment.of(index), index.view
             try:
                 return await self._write(index, view, moment)
             finally:

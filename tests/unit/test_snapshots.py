@@ -635,3 +635,30 @@ async def test_two_writes_at_once_take_turns() -> None:
     assert len(set(names)) == 3
     for name in names:
         await snapshots.verify(f"0/{name}", new_index())
+
+
+async def test_a_write_that_waits_for_another_needs_no_files_that_a_swap_left_behind() -> None:
+    """The first write deletes at its end what the index, as it is then, does not need."""
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    class Waiting(MemoryBlobs):
+        async def upload(self, name: str, path: Path) -> None:
+            begun.set()
+            await go_on.wait()
+            await super().upload(name, path)
+
+    async def rebuild() -> None:
+        sealing = index.seal("images")
+        index.swap("images", sealing, await built(index, "images", sealing, spill, "HNSW8"))
+
+    index, spill = filled(vectors(100)), new_spill()
+    snapshots = Snapshots(Waiting(), PREFIX, spill, kept=2)
+    first = asyncio.create_task(snapshots.write(index))
+    await begun.wait()
+    await rebuild()
+    second = asyncio.create_task(snapshots.write(index))
+    await asyncio.sleep(0)  # it waits for its turn
+    await rebuild()
+    go_on.set()
+    for name in await asyncio.gather(first, second):
+        await snapshots.verify(f"0/{name}", new_index())

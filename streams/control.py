@@ -1,60 +1,56 @@
 """The control topic: which space is served, and which one is being made beside it.
 
 Compacted, one partition, a few records of small JSON, read by every node. A record that cannot be
-read is logged and changes nothing: a node must not stop for what another version wrote.
+read, or that names a space which is not there, is told, counted and changes nothing: the newest
+good record of its key stands. So no record keeps a node from starting.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Self
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 
-import orjson
 import structlog
 from aiokafka.errors import KafkaError
 
-from contracts.errors import LogChanged, SpaceMismatch, TidelensError
-from contracts.formats import unknown, version_of
+from contracts.control import (
+    ACTIVE,
+    CANDIDATE,
+    ActiveSpace,
+    CandidateSpace,
+    Said,
+    SpaceRef,
+    read_record,
+)
+from contracts.errors import (
+    LogChanged,
+    ModelMissing,
+    RejectedRecord,
+    SpaceMismatch,
+    TidelensError,
+    TopicMismatch,
+)
 from contracts.ports import EventLog
-from contracts.records import OutRecord, Record, TopicPartition
+from contracts.records import Record, TopicPartition
 from contracts.space import Space
+from contracts.topics import TARGETS, Names
+from streams.control_faults import ControlFaults, Refused
 from streams.identities import Recheck
 from streams.reading import records_now, to_the_end
 
 log = structlog.get_logger(__name__)
 
-ACTIVE = b"active-space"
-CANDIDATE = b"candidate-space"
-# Of the bodies; one that has no member `version` is of the first.
-VERSION = 1
-
 _WAIT_MS = 500
 _AGAIN_S = 1.0
+# A space may come to be: topics that were made this moment, a model that is copied to its folder.
+_JUDGED_AGAIN_S = 10.0
+# Of one key, newer than what stands.
+_KEPT_MAX = 1_000
+_BEFORE_MAX = 10
+_OTHER = b""
 
-
-@dataclass(frozen=True, slots=True)
-class SpaceRef:
-    """A space by name and fingerprint, and the model that makes it here.
-
-    `model` is not compared: a folder may be written in several ways.
-    """
-
-    space: str
-    model: str = field(compare=False)
-    fingerprint: str
-
-    @classmethod
-    def of(cls, space: Space, model: str) -> Self:
-        """`model` is what --model takes; Space.model lacks a folder's path."""
-        return cls(space.name, model, space.fingerprint.hex())
-
-    @classmethod
-    def read(cls, body: Any) -> Self:
-        """Raises KeyError, TypeError and ValueError for what is not one."""
-        members = [body[name] for name in ("space", "model", "fingerprint")]
-        if not all(isinstance(member, str) and member for member in members):
-            raise ValueError("space, model and fingerprint must be texts")
-        return cls(*members)
+Judge = Callable[[SpaceRef], Awaitable[None]]
+"""Raises TidelensError for a space that cannot be the one that is served, or made."""
 
 
 def require_same(ref: SpaceRef, space: Space) -> None:
@@ -67,65 +63,15 @@ def require_same(ref: SpaceRef, space: Space) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class ActiveSpace:
-    """The space that nodes answer in, and the one kept warm for a rollback (None: given up)."""
-
-    current: SpaceRef
-    previous: SpaceRef | None
-    at: float
-
-    def record(self, topic: str) -> OutRecord:
-        previous = None if self.previous is None else asdict(self.previous)
-        body = {**asdict(self.current), "previous": previous, "at": self.at}
-        return OutRecord(topic, ACTIVE, orjson.dumps(body), partition=0)
-
-    @classmethod
-    def read(cls, body: Any) -> Self:
-        previous = body["previous"]
-        kept = None if previous is None else SpaceRef.read(previous)
-        return cls(SpaceRef.read(body), kept, float(body["at"]))
-
-    @property
-    def served(self) -> list[SpaceRef]:
-        """What nodes keep ready: the current space first."""
-        return [self.current, *([self.previous] if self.previous else [])]
-
-
-@dataclass(frozen=True, slots=True)
-class CandidateSpace:
-    """A space being made beside live traffic. `encoded_at` None: its first pass still runs."""
-
-    made: SpaceRef
-    started_at: float
-    encoded_at: float | None = None
-
-    def record(self, topic: str) -> OutRecord:
-        times = {"started_at": self.started_at, "encoded_at": self.encoded_at}
-        return OutRecord(
-            topic, CANDIDATE, orjson.dumps({**asdict(self.made), **times}), partition=0
-        )
-
-    @classmethod
-    def read(cls, body: Any) -> Self:
-        encoded = body["encoded_at"]
-        return cls(
-            SpaceRef.read(body),
-            float(body["started_at"]),
-            None if encoded is None else float(encoded),
-        )
-
-
-def no_candidate(topic: str) -> OutRecord:
-    """There is no candidate any more."""
-    return OutRecord(topic, CANDIDATE, None, partition=0)
-
-
-@dataclass(frozen=True, slots=True)
 class Control:
     """What the control topic says, all of it."""
 
     active: ActiveSpace | None = None
     candidate: CandidateSpace | None = None
+    refused: tuple[Refused, ...] = field(default=(), compare=False)
+    """Records that are ignored, and that no good one has replaced."""
+    before: tuple[SpaceRef, ...] = field(default=(), compare=False)
+    """The spaces that earlier records called active, the newest first."""
 
     @property
     def spaces(self) -> list[str]:
@@ -134,45 +80,173 @@ class Control:
         made = [] if self.candidate is None else [self.candidate.made.space]
         return list(dict.fromkeys([*served, *made]))
 
-    def after(self, record: Record) -> "Control":
-        """With one more record applied; keys and bodies that are not ours change nothing."""
+    @property
+    def active_refused(self) -> bool:
+        """Whether a record about the active space is ignored."""
+        return any(one.key == ACTIVE.decode() for one in self.refused)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One record, and what it says or what is wrong with it."""
+
+    record: Record
+    said: Said = None
+    fault: RejectedRecord | None = None
+
+
+class Standing:
+    """The records of the topic as they come, and which of each key stands."""
+
+    def __init__(self, judge: Judge, now: Callable[[], float] = time.time) -> None:
+        self._judge = judge
+        self._now = now
+        self._entries: dict[bytes, list[_Entry]] = {ACTIVE: [], CANDIDATE: [], _OTHER: []}
+        """What may still stand, the newest last; its first is what stood when it was asked last."""
+        self._verdicts: dict[tuple[SpaceRef, str], _Verdict] = {}
+        self._before: list[SpaceRef] = []
+
+    def add(self, record: Record) -> None:
+        """Apply one more record."""
+        # Values are large, and nobody asks for them again.
+        bare = replace(record, value=None, headers=())
         try:
-            body = None if record.value is None else orjson.loads(record.value)
-            if record.key in (ACTIVE, CANDIDATE):
-                _require_known(body)
-            if record.key == ACTIVE:
-                return replace(self, active=None if body is None else ActiveSpace.read(body))
-            if record.key == CANDIDATE:
-                candidate = None if body is None else CandidateSpace.read(body)
-                return replace(self, candidate=candidate)
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            key = (record.key or b"").decode("utf-8", "replace")
-            log.error("unreadable control record", key=key, offset=record.offset, error=str(error))
-        return self
+            entry = _Entry(bare, said=read_record(record, self._now()))
+        except RejectedRecord as error:
+            entry = _Entry(bare, fault=error)
+        entries = self._entries.get(record.key or _OTHER, self._entries[_OTHER])
+        entries.append(entry)
+        if len(entries) > _KEPT_MAX:
+            # The first may be the one that stands.
+            del entries[1]
+
+    async def control(self) -> Control:
+        """Return what stands now. Raises what the judge raises about the log itself."""
+        refused: list[Refused] = [
+            Refused.of(entry.record, entry.fault) for entry in self._entries[_OTHER] if entry.fault
+        ]
+        active = await self._standing(ACTIVE, refused)
+        if active is None:
+            active = await self._previous()
+        candidate = await self._standing(CANDIDATE, refused)
+        assert active is None or isinstance(active, ActiveSpace)
+        assert candidate is None or isinstance(candidate, CandidateSpace)
+        return Control(active, candidate, tuple(refused), tuple(reversed(self._before)))
+
+    async def _standing(self, key: bytes, refused: list[Refused]) -> Said:
+        """Return what the newest good record says, and add those that came after it to `refused`.
+
+        The older ones are forgotten.
+        """
+        entries = self._entries[key]
+        for place in range(len(entries) - 1, -1, -1):
+            entry = entries[place]
+            fault = entry.fault or await self._fault(_named(entry.said))
+            if fault is None:
+                self._forget(entries[:place])
+                del entries[:place]
+                return entry.said
+            refused.append(Refused.of(entry.record, fault))
+        return None
+
+    def _forget(self, entries: Sequence[_Entry]) -> None:
+        for entry in entries:
+            if isinstance(entry.said, ActiveSpace):
+                current = entry.said.current
+                self._before = [ref for ref in self._before if ref != current][-_BEFORE_MAX:]
+                self._before.append(current)
+
+    async def _previous(self) -> ActiveSpace | None:
+        """Return the space before those that cannot be, as the newest record names it."""
+        for entry in reversed(self._entries[ACTIVE]):
+            if isinstance(entry.said, ActiveSpace) and entry.said.previous is not None:
+                previous = entry.said.previous
+                if await self._fault(previous) is None:
+                    return ActiveSpace(previous, None, entry.said.at)
+        return None
+
+    async def _fault(self, ref: SpaceRef | None) -> RejectedRecord | None:
+        """Return why there cannot be that space; what was wrong is looked at again."""
+        if ref is None:
+            return None
+        key = (ref, ref.model)
+        known = self._verdicts.get(key)
+        if known is None or (known.fault and time.monotonic() - known.at >= _JUDGED_AGAIN_S):
+            if len(self._verdicts) >= _KEPT_MAX:
+                self._verdicts.clear()
+            known = self._verdicts[key] = _Verdict(await self._judged(ref), time.monotonic())
+        return known.fault
+
+    async def _judged(self, ref: SpaceRef) -> RejectedRecord | None:
+        try:
+            await self._judge(ref)
+        except TopicMismatch as error:
+            return RejectedRecord("no_such_space", f"space {ref.space}: {error}", field="space")
+        except (ModelMissing, SpaceMismatch) as error:
+            return RejectedRecord("not_here", f"space {ref.space}: {error}", field="model")
+        return None
 
 
-def _require_known(body: Any) -> None:
-    """Raise ValueError where another version wrote the body."""
-    found = version_of(body) if isinstance(body, dict) else VERSION
-    if found != VERSION:
-        raise ValueError(unknown("control record", found, VERSION))
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    fault: RejectedRecord | None
+    at: float
 
 
-async def read_control(event_log: EventLog, topic: str) -> Control:
+def _named(said: Said) -> SpaceRef | None:
+    """Return the space that must be there for a record to stand."""
+    if isinstance(said, ActiveSpace):
+        return said.current
+    return None if said is None else said.made
+
+
+def topics_exist(event_log: EventLog, control_topic: str) -> Judge:
+    """A judge that wants the embeddings topics of the space in this collection."""
+
+    async def judge(ref: SpaceRef) -> None:
+        names = Names(control_topic.removesuffix("control"), ref.space)
+        await event_log.partition_counts([names.embeddings(target) for target in TARGETS])
+
+    return judge
+
+
+async def read_control(
+    event_log: EventLog,
+    topic: str,
+    *,
+    faults: ControlFaults | None = None,
+    reader: str = "node",
+    judge: Judge | None = None,
+) -> Control:
     """What it says now. Raises TopicMismatch where there is no such topic."""
     await event_log.partition_counts([topic])
-    control = Control()
+    standing = Standing(judge or topics_exist(event_log, topic))
     async for record in records_now(event_log, {TopicPartition(topic, 0): None}):
-        control = control.after(record)
+        standing.add(record)
+    control = await standing.control()
+    (faults or ControlFaults()).show(reader, control.refused)
     return control
 
 
-async def follow_control(event_log: EventLog, topic: str) -> AsyncIterator[Control]:
+async def follow_control(
+    event_log: EventLog,
+    topic: str,
+    *,
+    faults: ControlFaults | None = None,
+    reader: str = "node",
+    judge: Judge | None = None,
+) -> AsyncIterator[Control]:
     """What it says now, then after every change, for ever; a broker that is away is waited for."""
+    faults = faults or ControlFaults()
+    judge = judge or topics_exist(event_log, topic)
     known: Control | None = None
     while True:
         try:
-            async for control in _followed(event_log, topic):
+            async for control in _followed(event_log, topic, judge):
+                faults.show(reader, control.refused)
+                if known is not None and known.active is not None and control.active is None:
+                    # Some space is always active: the topic was emptied, or made again.
+                    control = replace(control, active=known.active)
                 if control != known:
                     known = control
                     yield control
@@ -181,21 +255,21 @@ async def follow_control(event_log: EventLog, topic: str) -> AsyncIterator[Contr
             await asyncio.sleep(_AGAIN_S)
 
 
-async def _followed(event_log: EventLog, topic: str) -> AsyncIterator[Control]:
+async def _followed(event_log: EventLog, topic: str, judge: Judge) -> AsyncIterator[Control]:
     partition = TopicPartition(topic, 0)
     same = Recheck(event_log, await event_log.topic_ids([topic]))
     reader = await event_log.tail({partition: None})
     try:
         # As one state: a later record may take an earlier one back.
-        control = Control()
+        standing = Standing(judge)
         async for record in to_the_end(reader):
-            control = control.after(record)
-        yield control
+            standing.add(record)
+        yield await standing.control()
         while True:
             fetched = await reader.fetch(records_max=100, timeout_ms=_WAIT_MS)
             await same.require()
             for record in fetched.records.get(partition, []):
-                control = control.after(record)
-            yield control
+                standing.add(record)
+            yield await standing.control()
     finally:
         await reader.close()

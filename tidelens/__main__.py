@@ -35,6 +35,7 @@ COMMANDS = {
     "snapshot": "tidelens.commands.snapshot",
     "rebuild": "tidelens.commands.rebuild",
     "digest": "tidelens.commands.digest",
+    "control": "tidelens.commands.control",
     "dead-letters": "tidelens.commands.dead_letters",
     "config": "tidelens.commands.config",
     "doctor": "tidelens.commands.doctor",

@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from contracts.metrics import Metrics, show_process
 from contracts.parts import Parts
+from streams.control_faults import ControlFaults
 from tidelens.door import Door
 
 # The role of a child by a word of its command line. Kafka's guard has Kafka's in its own; what
@@ -114,6 +115,28 @@ class DoorCounts(Collector):
         for limit, count in sorted(self._door.refused.items()):
             refused.add_metric([limit], count)
         yield refused
+
+
+class ControlRecords(Collector):
+    """Collects which records of the control topic are ignored."""
+
+    def __init__(self, faults: ControlFaults) -> None:
+        self._faults = faults
+
+    def collect(self) -> Iterable[Metric]:
+        ignored = CounterMetricFamily(
+            "tidelens_control_ignored_records",
+            "Records of the control topic that were ignored, by what is wrong with them.",
+            labels=["fault"],
+        )
+        for fault, count in sorted(self._faults.ignored.items()):
+            ignored.add_metric([fault], count)
+        yield ignored
+        yield GaugeMetricFamily(
+            "tidelens_control_refused_records",
+            "Ignored records of the control topic that no good record has replaced yet.",
+            value=len(self._faults.standing),
+        )
 
 
 def _role(command: list[str]) -> str:

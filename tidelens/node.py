@@ -5,11 +5,13 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 
 from api.app import background, create_app
 from api.node import Node
+from contracts.control import SpaceRef
 from contracts.partitioning import partitioner
 from contracts.parts import Parts
 from contracts.records import Positions
@@ -21,7 +23,8 @@ from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.stores import open_blobs
 from streams.app import streams_app
 from streams.connect import Connection
-from streams.control import SpaceRef, follow_control, require_same
+from streams.control import follow_control
+from streams.control_faults import ControlFaults
 from streams.lag import KafkaLag
 from streams.lag_of_spaces import LagOfSpaces
 from streams.log import KafkaLog
@@ -30,9 +33,10 @@ from streams.windows import WindowedCounts
 from tidelens import pauses
 from tidelens.clock import SystemClock
 from tidelens.descriptors import open_door
-from tidelens.exposition import DoorCounts, Exposition, PartStates
+from tidelens.exposition import ControlRecords, DoorCounts, Exposition, PartStates
+from tidelens.first_space import queries_of
 from tidelens.indexing import make_maintainer
-from tidelens.queries import Queries, make_queries
+from tidelens.queries import Queries
 from tidelens.server import serve
 from tidelens.showing import PictureReading
 from tidelens.signals import outlasting
@@ -53,6 +57,7 @@ def open_node(
     listener: socket.socket,
     side: SideTasks,
     parts: Parts,
+    faults: ControlFaults,
 ) -> dict[str, Run]:
     """The long-running tasks of a node, by name, for the caller to run and watch.
 
@@ -69,7 +74,16 @@ def open_node(
             of_space = await asyncio.to_thread(queries_of, settings, ref)
         with side.of_space(ref.space) as own:
             opened = _serving(
-                settings, connection, event_log, pictures, of_space, spaces, exposition, own, parts
+                settings,
+                connection,
+                event_log,
+                pictures,
+                of_space,
+                spaces,
+                exposition,
+                own,
+                parts,
+                faults,
             )
             async with opened as serving:
                 yield serving
@@ -79,6 +93,7 @@ def open_node(
     door = open_door(settings)
     exposition.registry.register(DoorCounts(door))
     exposition.registry.register(PartStates(parts))
+    exposition.registry.register(ControlRecords(faults))
     spaces = Spaces(next(iter(made)), opening, side)
 
     answered = asyncio.Event()
@@ -100,7 +115,8 @@ def open_node(
 
     async def serve_spaces() -> None:
         # What answers the requests stands until all of them are answered.
-        await outlasting(spaces.run(lambda: follow_control(event_log, topic)), answered)
+        followed = partial(follow_control, event_log, topic, faults=faults)
+        await outlasting(spaces.run(followed), answered)
 
     return side.supervised({"spaces": serve_spaces, "api": serve_api, "trim": trim})
 
@@ -116,13 +132,6 @@ async def open_log(settings: Settings, connection: Connection) -> AsyncIterator[
         yield event_log
 
 
-def queries_of(settings: Settings, ref: SpaceRef) -> Queries:
-    """Raises ModelMissing, and SpaceMismatch where this machine's model is another one."""
-    queries = make_queries(settings, ref.model)
-    require_same(ref, queries.space)
-    return queries
-
-
 @asynccontextmanager
 async def _serving(
     settings: Settings,
@@ -134,6 +143,7 @@ async def _serving(
     exposition: Exposition,
     side: SideTasks,
     parts: Parts,
+    faults: ControlFaults,
 ) -> AsyncIterator[Serving]:
     """Everything of one space: query encoder, maintainer, searcher and app."""
     clock = SystemClock()
@@ -201,6 +211,7 @@ async def _serving(
                 status=lambda: {
                     "spaces": spaces.describe(),
                     "parts": parts.describe(),
+                    "control": {"refused": faults.wire()},
                     "digests": searcher.digests(),
                     "snapshot": maintainer.keeper.describe(),
                     "dead_letters_last_hour": dead_letters.totals(clock.now()),

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from random import Random
 from time import perf_counter
 from typing import Any
@@ -20,6 +19,7 @@ import structlog
 
 from consumers.encoders import open_encoder, space_of
 from contracts import faults
+from contracts.control import CandidateSpace, SpaceRef
 from contracts.errors import BrokerUnavailable, ConfigurationError
 from contracts.hits import VectorQuery
 from contracts.metrics import Metrics
@@ -32,13 +32,13 @@ from contracts.topics import TARGETS, topic_specs
 from contracts.zero_shot import query_vector
 from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.stores import open_blobs
-from streams.control import CandidateSpace, SpaceRef
 from streams.lag import KafkaLag
 from streams.topics import create
 from tidelens.client import Client
 from tidelens.clock import SystemClock
 from tidelens.comparison import Answers, LiveSets, compare_answers, compare_sets
 from tidelens.encoding import open_worker
+from tidelens.guesses import absolute
 from tidelens.indexing import make_maintainer
 from tidelens.switching import Collection
 
@@ -90,7 +90,7 @@ class Report:
 
 async def choose(collection: Collection, old: SpaceRef, space: str, model: str) -> SpaceRef:
     """What is to be made, and the record that says so. Raises ConfigurationError."""
-    model = await asyncio.to_thread(_absolute, model)
+    model = await asyncio.to_thread(absolute, model)
     ref = SpaceRef.of(await asyncio.to_thread(space_of, model), model)
     if ref.space != space:
         raise ConfigurationError(f"--space {space}: model {model!r} makes space {ref.space}")
@@ -108,12 +108,6 @@ async def choose(collection: Collection, old: SpaceRef, space: str, model: str) 
             "`tidelens rebuild --abandon`"
         )
     return ref
-
-
-def _absolute(model: str) -> str:
-    """A folder's whole path, for nodes that were started elsewhere."""
-    path = Path(model).expanduser()
-    return str(path.resolve()) if path.is_dir() else model
 
 
 async def make_space(

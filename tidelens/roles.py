@@ -49,20 +49,17 @@ async def _opened(
     node = await beside(lambda: importlib.import_module("tidelens.node"))
     from contracts.topics import Names
     from streams.control import read_control
-    from tidelens.queries import make_queries
+    from tidelens.first_space import first_queries
     from tidelens.showing import open_picture_reading
 
     connection = node.Connection(settings.brokers or "", kafka)
     event_log = await stack.enter_async_context(node.open_log(settings, connection))
     pictures = await stack.enter_async_context(open_picture_reading(settings))
-    active = (await read_control(event_log, Names(settings.topic_prefix, "").control)).active
-    if active is None:
-        queries = await beside(lambda: make_queries(settings))
-    else:
-        ref = active.current
-        queries = await beside(lambda: node.queries_of(settings, ref))
+    topic, faults = Names(settings.topic_prefix, "").control, node.ControlFaults()
+    control = await read_control(event_log, topic, faults=faults)
+    queries = await first_queries(settings, event_log, control)
     stack.push_async_callback(queries.stop)
     runs: dict[str, Run] = node.open_node(
-        settings, connection, event_log, pictures, queries, listener, SideTasks(), Parts()
+        settings, connection, event_log, pictures, queries, listener, SideTasks(), Parts(), faults
     )
     return runs

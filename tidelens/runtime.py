@@ -132,7 +132,8 @@ def remember_model(data: Path, model: str | None) -> None:
     if model is None:
         path.unlink(missing_ok=True)
     elif model != remembered_model(data):
-        draft = path.with_suffix(".draft")
+        # Several nodes may share the directory.
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
         draft.write_text(model)
         draft.replace(path)
 

@@ -15,8 +15,9 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import move_live, stop_live
+from contracts.control import SpaceRef
 from contracts.side_tasks import Run, SideTasks
-from streams.control import Control, SpaceRef
+from streams.control import Control
 
 log = structlog.get_logger(__name__)
 

@@ -7,20 +7,14 @@ import asyncio
 from dataclasses import dataclass
 
 from contracts import faults
+from contracts.control import ActiveSpace, CandidateSpace, SpaceRef, no_candidate
 from contracts.errors import ConfigurationError, TidelensError, TopicMismatch
 from contracts.ports import EventLog
 from contracts.records import OutRecord
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Names, Target
 from streams.connect import Connection
-from streams.control import (
-    ActiveSpace,
-    CandidateSpace,
-    Control,
-    SpaceRef,
-    no_candidate,
-    read_control,
-)
+from streams.control import Control, read_control
 from streams.group_members import group_members
 from tidelens.clock import SystemClock
 from tidelens.comparison import LiveSets, compare_sets

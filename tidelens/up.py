@@ -26,13 +26,16 @@ from contracts.side_tasks import Run, SideTasks
 from contracts.topics import Names, topic_specs
 from tidelens.data_dir import locked, node_part
 from tidelens.encoders import Encoders
+from tidelens.guesses import guessed_model
 from tidelens.queries import Queries, make_queries
-from tidelens.runtime import RunFile, Runtime, remembered_model, url_of
+from tidelens.runtime import RunFile, Runtime, url_of
 from tidelens.signals import stop_signal, unless_stopped, until_stopped
+from tidelens.threads import beside
 
 if TYPE_CHECKING:
     from streams.connect import Connection
     from streams.control import Control
+    from streams.control_faults import ControlFaults
 
 log = structlog.get_logger(__name__)
 
@@ -71,7 +74,7 @@ async def _run(
     async with contextlib.AsyncExitStack() as stack:
         # What takes longest goes first: the models are loaded while Kafka starts. Which they are
         # is only a guess until Kafka has told, and then nearly always right.
-        guess = remembered_model(settings.data) or settings.model
+        guess = await beside(lambda: guessed_model(settings))
         metrics_port = metrics.getsockname()[1] if metrics is not None else 0
         run_file, parts = RunFile(settings.data), Parts()
         encoders = Encoders(settings, metrics, run_file, parts)
@@ -98,12 +101,12 @@ async def _run(
             brokers = await broker
             connection = node.Connection(brokers, kafka)
 
-            guessed = queries
+            guessed, faults = queries, node.ControlFaults()
 
             async def connected() -> tuple[Any, Any, Queries]:
                 event_log = await stack.enter_async_context(node.open_log(settings, connection))
                 pictures = await stack.enter_async_context(open_picture_reading(settings))
-                confirmed = await _confirmed(settings, connection, event_log, guessed)
+                confirmed = await _confirmed(settings, connection, event_log, guessed, faults)
                 return event_log, pictures, confirmed
 
             found = await unless_stopped(stop, connected())
@@ -113,12 +116,12 @@ async def _run(
             stack.push_async_callback(queries.stop)
             side = SideTasks()
             runs = node.open_node(
-                settings, connection, event_log, pictures, queries, listener, side, parts
+                settings, connection, event_log, pictures, queries, listener, side, parts, faults
             )
             names = Names(settings.topic_prefix, queries.space.name)
             runs |= side.supervised(_feeds(event_log, names, settings, sample=sample, watch=watch))
             tasks |= {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
-            followed = _remembering(settings.data, event_log, names.control)
+            followed = _followed(settings.data, event_log, names.control, faults)
             tasks["encoders"] = asyncio.create_task(encoders.run(brokers, followed))
             url = url_of(settings.host, port)
             stack.callback(run_file.remove)
@@ -141,40 +144,38 @@ async def _cancelled(task: "asyncio.Task[Any]") -> None:
 
 
 async def _confirmed(
-    settings: Settings, connection: "Connection", event_log: EventLog, guessed: Queries
+    settings: Settings,
+    connection: "Connection",
+    event_log: EventLog,
+    guessed: Queries,
+    faults: "ControlFaults",
 ) -> Queries:
     """The query encoder of the active space, the topics made: the guessed one, or another."""
-    from streams.control import read_control, require_same
-    from tidelens.node import queries_of
+    from streams.control import read_control
+    from tidelens.first_space import first_queries
 
     names = Names(settings.topic_prefix, guessed.space.name)
     await _create_topics(settings, connection, names)
-    active = (await read_control(event_log, names.control)).active
-    model = settings.model if active is None else active.current.model
-    if model != settings.model:
-        log.warning("serving the active space's model", model=model, given=settings.model)
-    if model == guessed.model:
-        if active is not None:
-            require_same(active.current, guessed.space)
-        return guessed
-    await guessed.stop()
-    if active is not None:
-        return await asyncio.to_thread(queries_of, settings, active.current)
-    queries = await asyncio.to_thread(make_queries, settings)
-    await _create_topics(settings, connection, Names(settings.topic_prefix, queries.space.name))
+    control = await read_control(event_log, names.control, faults=faults)
+    queries = await first_queries(settings, event_log, control, guessed)
+    if queries.model != settings.model:
+        log.warning("serving the active space's model", model=queries.model, given=settings.model)
+    elif queries is not guessed:
+        await _create_topics(settings, connection, Names(settings.topic_prefix, queries.space.name))
     return queries
 
 
-async def _remembering(data: Path, event_log: EventLog, topic: str) -> "AsyncIterator[Control]":
-    """The control topic, followed; its model is the guess of the next start."""
+def _followed(
+    data: Path, event_log: EventLog, topic: str, faults: "ControlFaults"
+) -> "AsyncIterator[Control]":
+    """The control topic as encoders follow it: of what can be encoded here."""
     from streams.control import follow_control
-    from tidelens.runtime import remember_model
+    from tidelens.first_space import openable, remembering
 
-    async for control in follow_control(event_log, topic):
-        active = control.active
-        model = None if active is None else active.current.model
-        await asyncio.to_thread(remember_model, data, model)
-        yield control
+    followed = follow_control(
+        event_log, topic, faults=faults, reader="encoders", judge=openable(event_log, topic)
+    )
+    return remembering(data, followed)
 
 
 async def _create_topics(settings: Settings, connection: "Connection", names: Names) -> None:

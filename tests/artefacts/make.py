@@ -26,6 +26,7 @@ from aiokafka import OffsetAndMetadata
 from wire import asked
 
 from consumers.encoders import kept
+from contracts.control import ActiveSpace, CandidateSpace, SpaceRef, no_candidate
 from contracts.cursors import Cursor
 from contracts.dead_letters import dead_letter_record, mark_record, read_letter
 from contracts.embedding import embedding_record, encode_value
@@ -43,7 +44,6 @@ from index_store.index import Index
 from index_store.rebuild import opened, specified
 from index_store.snapshots import Snapshots
 from index_store.spill import Spill
-from streams.control import ActiveSpace, CandidateSpace, SpaceRef, no_candidate
 from tidelens.runtime import Runtime, remember_model
 
 SEED = 17

@@ -12,12 +12,12 @@ from typing import Any
 import orjson
 import pytest
 
+from contracts.control import ActiveSpace, SpaceRef
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord
 from contracts.schema import LagAnswer
 from contracts.settings import KafkaSettings
 from streams.connect import Connection
-from streams.control import ActiveSpace, SpaceRef
 from streams.log import KafkaLog
 from tests.broker_fixture import TestKafka
 from tests.kit import MURMUR2, RECORD_BYTES_MAX
@@ -137,6 +137,8 @@ def test_snapshots_are_those_of_the_space_that_is_served(
     assert listed(*ours, "--model", "hash") == ["1"]
     # 2. After it the control topic does, and while Kafka is away what was remembered of that.
     tidelens("topics", "create", *ours)
+    # A space without topics would be ignored.
+    tidelens("topics", "create", *ours, "--model", "hash:48")
     assert listed(*ours) == ["7"]
     new = SpaceRef.of(HashEncoder(48, "hash-48").space, "hash:48")
     record = ActiveSpace(new, None, 1.0).record(f"{prefix}control")

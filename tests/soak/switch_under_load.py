@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from contracts.control import CandidateSpace, SpaceRef
 from contracts.errors import TidelensError
 from contracts.events import content_record, delete_record
 from contracts.memory import HashEncoder
@@ -26,7 +27,6 @@ from contracts.records import OutRecord, TopicPartition
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Names, topic_specs
 from streams.broker import LocalBroker
-from streams.control import CandidateSpace, SpaceRef
 from streams.ownership import KafkaEncoderLog
 from streams.topics import create
 from tests.broker_fixture import FAST

@@ -15,6 +15,7 @@ from aiokafka import OffsetAndMetadata
 from pydantic import TypeAdapter
 
 from consumers.encoders import kept
+from contracts.control import ActiveSpace, CandidateSpace, SpaceRef
 from contracts.cursors import Cursor
 from contracts.dead_letters import original_headers, read_letter, read_mark
 from contracts.deltas import apply
@@ -31,7 +32,7 @@ from index_store.blobs import DiskBlobs
 from index_store.index import Index
 from index_store.snapshots import Snapshots
 from streams.commits import Commit, TopicPair
-from streams.control import ActiveSpace, CandidateSpace, Control, SpaceRef
+from streams.control import Control, Standing
 from tests.artefacts.wire import asked
 from tests.index_kit import brute_force, new_spill, pairs
 from tidelens.runtime import Runtime, remembered_model
@@ -213,10 +214,14 @@ async def test_dead_letters_and_marks_are_read(records: list[Record]) -> None:
 
 
 async def test_control_records_are_read(records: list[Record]) -> None:
-    now, control, states = 1_800_000_000.0, Control(), []
+    async def exists(_: SpaceRef) -> None:
+        """Both spaces are there."""
+
+    now, standing, states = 1_800_000_000.0, Standing(exists), []
     for record in in_topic(records, NAMES.control):
-        control = control.after(record)
-        states.append(control)
+        standing.add(record)
+        states.append(await standing.control())
+    assert states[-1].refused == ()
     old = SpaceRef.of(SPACE, "hash")
     new = SpaceRef.of(HashEncoder(8, "artefact-v2").space, "hash:8")
     first = ActiveSpace(old, None, now)

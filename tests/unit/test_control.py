@@ -1,23 +1,21 @@
 """The control topic on the log in memory: what it says, and following what changes."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
+import structlog.testing
+from prometheus_client import CollectorRegistry
 
-from contracts.errors import TopicMismatch
+from contracts.control import ACTIVE, CANDIDATE, ActiveSpace, CandidateSpace, SpaceRef, no_candidate
+from contracts.errors import ModelMissing, TopicMismatch
 from contracts.memory import HashEncoder, MemoryLog
-from contracts.records import OutRecord
-from streams import control
-from streams.control import (
-    ACTIVE,
-    ActiveSpace,
-    CandidateSpace,
-    Control,
-    SpaceRef,
-    follow_control,
-    no_candidate,
-    read_control,
-)
+from contracts.records import OutRecord, Record
+from contracts.topics import TARGETS, Names
+from streams import control as control_module
+from streams.control import Control, Standing, follow_control, read_control, topics_exist
+from streams.control_faults import ControlFaults
+from tidelens.exposition import ControlRecords
 
 pytestmark = pytest.mark.anyio
 
@@ -26,8 +24,12 @@ OLD = SpaceRef.of(HashEncoder().space, "hash")
 NEW = SpaceRef.of(HashEncoder(48, "hash-48").space, "hash:48")
 
 
+NAMES = [Names("tidelens.", ref.space) for ref in (OLD, NEW)]
+TOPICS = {TOPIC: 1} | {names.embeddings(t): 1 for names in NAMES for t in TARGETS}
+
+
 def memory_log() -> MemoryLog:
-    return MemoryLog({TOPIC: 1})
+    return MemoryLog(TOPICS)
 
 
 async def test_an_empty_topic_says_nothing() -> None:
@@ -81,8 +83,8 @@ async def test_a_follower_reads_a_topic_that_was_made_again_from_its_beginning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As many records as before lie in the new one, so no offset is out of range."""
-    monkeypatch.setattr(control.Recheck.require, "__kwdefaults__", {"every_s": 0.0})
-    monkeypatch.setattr(control, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(control_module.Recheck.require, "__kwdefaults__", {"every_s": 0.0})
+    monkeypatch.setattr(control_module, "_AGAIN_S", 0.01)
     log = memory_log()
     first, then = ActiveSpace(OLD, None, 1.0), ActiveSpace(NEW, OLD, 2.0)
     await log.publish([first.record(TOPIC)])
@@ -93,3 +95,130 @@ async def test_a_follower_reads_a_topic_that_was_made_again_from_its_beginning(
         await log.publish([then.record(TOPIC)])
         assert await anext(seen) == Control(then)
     await seen.aclose()
+
+
+def raw(value: bytes | None, key: bytes = ACTIVE) -> OutRecord:
+    return OutRecord(TOPIC, key, value, partition=0)
+
+
+GONE = replace(NEW, space="no-such-space")
+IMPOSSIBLE = [
+    raw(None),
+    raw(b"not json"),
+    raw(b"x" * 2_000_000),
+    ActiveSpace(OLD, None, float(2**60)).record(TOPIC),
+    ActiveSpace(GONE, None, 3.0).record(TOPIC),
+]
+FAULTS = ["no_value", "not_json", "too_large", "impossible_value", "no_such_space"]
+
+
+async def test_an_impossible_record_changes_nothing_and_is_told_and_counted() -> None:
+    log, faults = memory_log(), ControlFaults()
+    good = ActiveSpace(NEW, OLD, 1.0)
+    await log.publish([good.record(TOPIC), *IMPOSSIBLE])
+    with structlog.testing.capture_logs() as told:
+        found = await read_control(log, TOPIC, faults=faults)
+        assert await read_control(log, TOPIC, faults=faults) == found
+    assert found == Control(good)
+    assert sorted(one.fault for one in found.refused) == sorted(FAULTS)
+    # Each is told once, with its place.
+    assert sorted((line["partition"], line["offset"], line["fault"]) for line in told) == [
+        (0, place, fault) for place, fault in enumerate(FAULTS, 1)
+    ]
+    assert {line["topic"] for line in told} == {TOPIC}
+    shown = CollectorRegistry()
+    shown.register(ControlRecords(faults))
+    samples = {(s.name, s.labels.get("fault")): s.value for m in shown.collect() for s in m.samples}
+    assert samples["tidelens_control_refused_records", None] == len(FAULTS)
+    assert all(samples["tidelens_control_ignored_records_total", fault] == 1 for fault in FAULTS)
+
+
+async def test_a_good_record_replaces_those_that_are_ignored() -> None:
+    log, faults = memory_log(), ControlFaults()
+    again = ActiveSpace(NEW, OLD, 9.0)
+    await log.publish([*IMPOSSIBLE, again.record(TOPIC)])
+    found = await read_control(log, TOPIC, faults=faults)
+    assert (found, found.refused, faults.wire()) == (Control(again), (), [])
+
+
+@pytest.mark.parametrize("bad", IMPOSSIBLE[1:])
+async def test_where_compaction_left_only_a_bad_record_nothing_is_active(bad: OutRecord) -> None:
+    log = memory_log()
+    await log.publish([bad])
+    found = await read_control(log, TOPIC)
+    assert (found, found.active_refused) == (Control(), True)
+
+
+async def test_the_space_before_one_that_does_not_exist_stands() -> None:
+    log = memory_log()
+    await log.publish([ActiveSpace(GONE, OLD, 3.0).record(TOPIC)])
+    found = await read_control(log, TOPIC)
+    assert (found, found.active_refused) == (Control(ActiveSpace(OLD, None, 3.0)), True)
+
+
+@pytest.mark.parametrize(
+    "bad", [raw(b"{", CANDIDATE), CandidateSpace(GONE, 1.0).record(TOPIC), raw(b"[]", CANDIDATE)]
+)
+async def test_a_bad_candidate_changes_nothing(bad: OutRecord) -> None:
+    log = memory_log()
+    good = CandidateSpace(NEW, 1.0)
+    await log.publish([good.record(TOPIC), bad])
+    assert await read_control(log, TOPIC) == Control(None, good)
+    await log.publish([no_candidate(TOPIC), bad])
+    found = await read_control(log, TOPIC)
+    assert (found, found.active_refused) == (Control(), False)
+
+
+async def test_a_follower_keeps_what_stood_and_takes_a_space_that_comes_to_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(control_module, "_JUDGED_AGAIN_S", 0.0)
+    log, faults, there = memory_log(), ControlFaults(), {OLD}
+    first, then = ActiveSpace(OLD, None, 1.0), ActiveSpace(NEW, OLD, 2.0)
+    await log.publish([first.record(TOPIC)])
+
+    async def judge(ref: SpaceRef) -> None:
+        if ref not in there:
+            raise ModelMissing(f"{ref.model} is not here")
+
+    seen = follow_control(log, TOPIC, faults=faults, judge=judge)
+    async with asyncio.timeout(30):
+        assert await anext(seen) == Control(first)
+        await log.publish([raw(None), raw(b"{"), then.record(TOPIC)])
+        coming = asyncio.create_task(anext(seen))
+        while len(faults.wire()) < 3:
+            await asyncio.sleep(0.01)
+        assert not coming.done()
+        assert faults.wire()[-1]["fault"] == "not_here"
+        there.add(NEW)
+        assert await coming == Control(then)
+    await seen.aclose()
+    assert faults.wire() == []
+
+
+async def test_a_follower_keeps_the_active_space_of_a_topic_that_was_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(control_module.Recheck.require, "__kwdefaults__", {"every_s": 0.0})
+    monkeypatch.setattr(control_module, "_AGAIN_S", 0.01)
+    log, first = memory_log(), ActiveSpace(OLD, None, 1.0)
+    await log.publish([first.record(TOPIC), CandidateSpace(NEW, 1.0).record(TOPIC)])
+    seen = follow_control(log, TOPIC)
+    async with asyncio.timeout(30):
+        assert (await anext(seen)).active == first
+        log.create_again(TOPIC)
+        assert await anext(seen) == Control(first, None)
+    await seen.aclose()
+
+
+async def test_what_is_kept_of_bad_records_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control_module, "_KEPT_MAX", 10)
+    standing = Standing(topics_exist(memory_log(), TOPIC))
+    good = ActiveSpace(NEW, OLD, 1.0).record(TOPIC)
+    standing.add(Record(TOPIC, 0, 0, 0, ACTIVE, good.value))
+    for offset in range(1, 100):
+        standing.add(Record(TOPIC, 0, offset, 0, ACTIVE, b"{"))
+        standing.add(Record(TOPIC, 0, offset, 0, b"other", b"{"))
+    found = await standing.control()
+    assert found.active is not None
+    assert len(found.refused) == 9 + 10

@@ -11,11 +11,12 @@ import psutil
 import pytest
 from blockbuster import BlockBuster
 
+from contracts.control import ActiveSpace, CandidateSpace, SpaceRef
 from contracts.errors import UsageError
 from contracts.memory import HashEncoder
 from contracts.parts import Parts
 from contracts.settings import Settings
-from streams.control import ActiveSpace, CandidateSpace, Control, SpaceRef
+from streams.control import Control
 from tidelens import encoders as encoders_module
 from tidelens.encoder_process import EncoderProcess, Ended
 from tidelens.encoders import Encoders

@@ -10,9 +10,9 @@ import numpy as np
 import orjson
 import pytest
 from aiokafka import OffsetAndMetadata
-from structlog.testing import capture_logs
 
-from contracts import asyncapi, cursors, embedding
+from contracts import asyncapi, control, cursors, embedding
+from contracts.control import ActiveSpace, CandidateSpace, SpaceRef
 from contracts.cursors import Cursor
 from contracts.errors import (
     ConfigurationError,
@@ -28,8 +28,8 @@ from contracts.ports import AsOf
 from contracts.records import Record
 from index_store import columns, manifest
 from index_store.ann import Operating
-from streams import commits, control
-from streams.control import ActiveSpace, CandidateSpace, Control, SpaceRef
+from streams import commits
+from streams.control import Control, Standing
 from tests.index_kit import filled, vectors
 from tidelens import runtime
 from tidelens.runtime import Runtime
@@ -117,18 +117,27 @@ def test_the_code_of_a_newer_embedding_is_its_own() -> None:
     assert (refused.value.field, refused.value.limit, refused.value.value) == ("version", 1, 2)
 
 
-def test_a_newer_control_record_changes_nothing() -> None:
+@pytest.mark.anyio
+async def test_a_newer_control_record_changes_nothing() -> None:
     ref = SpaceRef.of(SPACE, "hash")
     known = Control(ActiveSpace(ref, None, 1.0), CandidateSpace(ref, 1.0))
+    standing = Standing(exists)
     for record in (known.active.record("c"), known.candidate.record("c")):  # type: ignore[union-attr]
         assert record.value is not None
-        newer = orjson.dumps(orjson.loads(record.value) | {"version": 2, "at": 9.0})
-        with capture_logs() as logs:
-            after = known.after(Record("c", 0, 1, 1, record.key, newer, []))
-        assert after == known
-        assert "control record: version 2" in str(logs) and "reads version 1" in str(logs)
         added = orjson.dumps(orjson.loads(record.value) | {"version": 1, "added_later": 1})
-        assert known.after(Record("c", 0, 1, 1, record.key, added, [])) == known
+        standing.add(Record("c", 0, 1, 1, record.key, added, []))
+        newer = orjson.dumps(orjson.loads(record.value) | {"version": 2, "at": 9.0})
+        standing.add(Record("c", 0, 2, 1, record.key, newer, []))
+    found = await standing.control()
+    assert found == known
+    assert len(found.refused) == 2
+    for refused in found.refused:
+        assert "control record: version 2" in refused.message
+        assert "reads version 1" in refused.message
+
+
+async def exists(_: SpaceRef) -> None:
+    """Judge every space to be there."""
 
 
 def test_run_json_of_a_newer_version_is_an_error_and_added_members_are_none(tmp_path: Path) -> None:

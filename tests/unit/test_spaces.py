@@ -12,9 +12,10 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from contracts.control import ActiveSpace, CandidateSpace, SpaceRef
 from contracts.memory import HashEncoder
 from contracts.side_tasks import SideTasks
-from streams.control import ActiveSpace, CandidateSpace, Control, SpaceRef
+from streams.control import Control
 from tests.api_kit import Kit
 from tidelens.client import Client, Update
 from tidelens.server import listen, serve

@@ -18,10 +18,13 @@ import pytest
 import structlog
 from click.testing import CliRunner
 
+from contracts.control import ActiveSpace, CandidateSpace, SpaceRef
 from contracts.dead_letters import Letter, LetterId
 from contracts.errors import TidelensError
 from contracts.ports import Lag
 from contracts.records import RecordPosition
+from streams.control import Control
+from streams.control_faults import Refused
 from streams.dead_letters import Listed, Retried
 from tidelens import logs
 from tidelens.__main__ import COMMANDS, LazyGroup, main
@@ -112,6 +115,11 @@ class Letters:
         [one] = await self.all()
         return [Retried(one, None, "gone")]
 
+    async def control(self) -> Control:
+        ref = SpaceRef(HOSTILE, HOSTILE, HOSTILE)
+        refused = Refused(HOSTILE, 0, 1, HOSTILE, HOSTILE, HOSTILE)
+        return Control(ActiveSpace(ref, ref, 1.0), CandidateSpace(ref, 1.0), (refused,))
+
     async def list(self) -> list[str]:
         return [HOSTILE]
 
@@ -139,6 +147,7 @@ REPLACED: dict[str, Any] = {
     "tidelens.client.Client.watch": watch,
     "tidelens.doctor.examination.examined": examined,
     "tidelens.commands.lag._measured": measured,
+    "tidelens.opening.open_collection": opened,
     "tidelens.commands.dead_letters._opened": opened,
     "tidelens.commands.snapshot._opened": opened,
     "tidelens.commands.snapshot._described": described,
@@ -153,6 +162,7 @@ SHOWN = [
     ["rebuild"],
     ["lag"],
     ["doctor"],
+    ["control", "show"],
     ["snapshot", "create"],
     ["snapshot", "list"],
     ["dead-letters", "list"],

@@ -2,8 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from tidelens.terminal import say, say_json
 from tidelens.texts import listed
 
 if TYPE_CHECKING:
-    from streams.control import ActiveSpace
+    from contracts.control import ActiveSpace
     from tidelens.client import Client
     from tidelens.rebuilding import Report, Tell
     from tidelens.switching import Collection
@@ -88,8 +88,10 @@ async def _segments(targets: Sequence[str], url: str | None, *, as_json: bool) -
 
 async def _about_spaces(options: dict[str, Any], actions: Sequence[str], *, as_json: bool) -> None:
     from tidelens import switching
+    from tidelens.opening import open_collection
 
-    async with _collection(options["brokers"], options["topic_prefix"]) as collection:
+    opened = open_collection("rebuild", options["brokers"], options["topic_prefix"])
+    async with opened as collection:
         answer: dict[str, Any] = {}
         try:
             if options["space"] is not None:
@@ -167,28 +169,6 @@ async def _switched(
     active = await switching.switch(collection, old, candidate.made)
     answer["switched"] = True
     _tell_active(active, answer, as_json=as_json)
-
-
-@asynccontextmanager
-async def _collection(brokers: str | None, topic_prefix: str | None) -> "AsyncIterator[Collection]":
-    from contracts import settings as settings_module
-    from contracts.partitioning import partitioner
-    from streams.connect import Connection
-    from streams.log import KafkaLog
-    from tidelens import logs
-    from tidelens.runtime import brokers_of
-    from tidelens.switching import Collection
-
-    settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix)
-    logs.configure(settings.log_format, "rebuild")
-    connection = Connection(brokers_of(settings), settings_module.load_kafka())
-    await connection.check()
-    async with KafkaLog.open(
-        connection,
-        partition_of=partitioner(settings.partitioner),
-        record_bytes_max=settings.record_bytes_max,
-    ) as event_log:
-        yield Collection(settings, connection, event_log)
 
 
 @contextmanager

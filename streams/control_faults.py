@@ -1,0 +1,75 @@
+"""Control records that are ignored: told once each, counted, and shown until they are replaced."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import structlog
+
+from contracts.characters import escaped
+from contracts.errors import RejectedRecord
+from contracts.records import Record
+
+log = structlog.get_logger(__name__)
+
+_KEY_CHARS_MAX = 100
+# Told before, so that reading again tells nothing twice.
+_TOLD_MAX = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A control record that is ignored, and why."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    fault: str
+    message: str
+
+    @classmethod
+    def of(cls, record: Record, error: RejectedRecord) -> "Refused":
+        key = escaped((record.key or b"").decode("utf-8", "backslashreplace"))[:_KEY_CHARS_MAX]
+        return cls(record.topic, record.partition, record.offset, key, error.code, error.message)
+
+    def __str__(self) -> str:
+        place = f"{self.topic}/{self.partition} offset {self.offset}"
+        return f"{place} ({self.key}): {self.fault}: {self.message}"
+
+
+class ControlFaults:
+    """What one process ignores; its readers share it, so that each record is told once."""
+
+    def __init__(self) -> None:
+        self._refused: dict[str, Sequence[Refused]] = {}
+        self._told: dict[tuple[str, int, str], None] = {}
+        self.ignored: Counter[str] = Counter()
+        """How many records, by what is wrong with them."""
+
+    @property
+    def standing(self) -> list[Refused]:
+        """Those that are ignored now, in the order of the log."""
+        found = {(one.offset, one.fault): one for part in self._refused.values() for one in part}
+        return [found[place] for place in sorted(found)]
+
+    def show(self, reader: str, refused: Sequence[Refused]) -> None:
+        """Let `refused` be what this reader ignores now: newer than what stands of their key."""
+        self._refused[reader] = tuple(refused)
+        for one in refused:
+            known = (one.topic, one.offset, one.fault)
+            if known in self._told:
+                continue
+            if len(self._told) >= _TOLD_MAX:
+                del self._told[next(iter(self._told))]
+            self._told[known] = None
+            self.ignored[one.fault] += 1
+            log.warning(
+                "a control record is ignored; `tidelens control show` tells what stands",
+                **asdict(one),
+            )
+
+    def wire(self) -> list[dict[str, Any]]:
+        """For operators, at /v1/status."""
+        return [asdict(one) for one in self.standing]

@@ -1,0 +1,109 @@
+"""`tidelens control`: shows what stands and what is ignored, and writes good records over it."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from click.testing import CliRunner
+
+from contracts.control import ACTIVE, CANDIDATE, ActiveSpace, CandidateSpace, SpaceRef
+from contracts.errors import TopicMismatch, UsageError
+from contracts.memory import HashEncoder, MemoryLog
+from contracts.records import OutRecord
+from contracts.settings import KafkaSettings, Settings
+from contracts.topics import TARGETS, Names
+from streams.connect import Connection
+from streams.control import Control
+from tidelens import opening
+from tidelens.commands.control import control as control_command
+from tidelens.repairing import repair
+from tidelens.switching import Collection
+
+pytestmark = pytest.mark.anyio
+
+TOPIC = "tidelens.control"
+OLD = SpaceRef.of(HashEncoder().space, "hash")
+NEW = SpaceRef.of(HashEncoder(48, "hash-48").space, "hash:48")
+BAD = OutRecord(TOPIC, ACTIVE, b'{"space": "x"}', partition=0)
+BAD_CANDIDATE = OutRecord(TOPIC, CANDIDATE, b"{", partition=0)
+
+
+def collection() -> Collection:
+    names = [Names("tidelens.", ref.space) for ref in (OLD, NEW)]
+    topics = {f(t): 1 for n in names for f in (n.content, n.embeddings) for t in TARGETS}
+    log = MemoryLog({TOPIC: 1} | topics)
+    return Collection(Settings(), Connection("k:1", KafkaSettings()), log)
+
+
+async def test_the_last_good_records_are_written_again() -> None:
+    one = collection()
+    active, made = ActiveSpace(NEW, OLD, 1.0), CandidateSpace(OLD, 2.0)
+    await one.write(active.record(TOPIC), made.record(TOPIC), BAD, BAD_CANDIDATE)
+    assert len((await one.control()).refused) == 2
+    assert len(await repair(one, None)) == 2
+    found = await one.control()
+    assert found.active is not None
+    assert (found.active.current, found.active.previous) == (NEW, OLD)
+    assert (found.active.at > 1.0, found.candidate, found.refused) == (True, made, ())
+    assert await repair(one, None) == []
+
+
+async def test_where_no_good_record_is_left_the_operator_says_which_model() -> None:
+    one = collection()
+    await one.write(BAD, BAD_CANDIDATE)
+    with pytest.raises(UsageError, match="--model"):
+        await repair(one, None)
+    assert len(await repair(one, "hash:48")) == 2
+    found = await one.control()
+    assert found.active is not None
+    assert (found.active.current, found.candidate, found.refused) == (NEW, None, ())
+
+
+async def test_a_record_whose_model_is_not_here_is_not_written_again() -> None:
+    one = collection()
+    lost = SpaceRef(NEW.space, "/no/such/model", NEW.fingerprint)
+    await one.write(ActiveSpace(lost, None, 1.0).record(TOPIC), BAD)
+    with pytest.raises(UsageError, match=r"/no/such/model.*--model"):
+        await repair(one, None)
+    await repair(one, "hash:48")
+    found = await one.control()
+    assert found.active is not None and found.active.current.model == "hash:48"
+
+
+async def test_a_space_that_is_not_there_is_not_made_the_active_one() -> None:
+    one = collection()
+    with pytest.raises(TopicMismatch, match="hash-7"):
+        await repair(one, "hash:7")
+    assert await one.control() == Control()
+
+
+def test_the_command_shows_and_repairs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one = collection()
+
+    @asynccontextmanager
+    async def opened(*_: Any, **__: Any) -> AsyncIterator[Collection]:
+        if not one.event_log.records:  # type: ignore[attr-defined]
+            await one.write(ActiveSpace(NEW, OLD, 1.0).record(TOPIC), BAD)
+        yield one
+
+    monkeypatch.setattr(opening, "open_collection", opened)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(control_command, arguments)
+        return result.exit_code, result.stdout
+
+    code, shown = run("show")
+    assert code == 1
+    assert "active: hash-48 of model hash:48 (71544e9c60623a1c)" in shown
+    assert "kept for a rollback: hash-v1" in shown
+    assert "ignored: tidelens.control/0 offset 1 (active-space): missing_field: model" in shown
+    code, wire = run("show", "--json")
+    [refused] = orjson.loads(wire.splitlines()[-1])["refused"]
+    assert (code, refused["offset"], refused["fault"]) == (1, 1, "missing_field")
+    code, told = run("repair")
+    assert (code, "wrote active-space" in told) == (0, True)
+    assert run("repair") == (0, "nothing to repair\n")
+    assert run("show")[0] == 0

@@ -1,0 +1,105 @@
+"""`tidelens control`: what the control topic says, and what of it nodes ignore."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tidelens.options import brokers_option, json_option, topic_prefix_option
+from tidelens.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from contracts.control import SpaceRef
+    from contracts.records import OutRecord
+    from streams.control import Control
+
+
+@click.group()
+def control() -> None:
+    """Show what the control topic says, and repair it."""
+
+
+def _connected(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (json_option, topic_prefix_option, brokers_option):
+        command = option(command)
+    return command
+
+
+@control.command()
+@_connected
+def show(brokers: str | None, topic_prefix: str | None, as_json: bool) -> None:
+    """Show the space that is active, the one that is made, and the records that nodes ignore.
+
+    Exit code 1 where a record is ignored.
+    """
+    from tidelens.opening import open_collection
+
+    async def run() -> "Control":
+        async with open_collection("control", brokers, topic_prefix, quiet=True) as collection:
+            return await collection.control()
+
+    found = asyncio.run(run())
+    if as_json:
+        say_json(_wire(found))
+    else:
+        say(*_lines(found))
+    if found.refused:
+        sys.exit(1)
+
+
+@control.command()
+@click.option("--model", metavar="MODEL", help="Make this model's space the active one.")
+@_connected
+def repair(model: str | None, brokers: str | None, topic_prefix: str | None, as_json: bool) -> None:
+    """Write the last good records over those that nodes ignore.
+
+    Where none is left of the active space, --model says which it is to be. It needs no candidate
+    and asks for no missing items, so use `rebuild --switch` to move nodes to a new space.
+    """
+    from tidelens.opening import open_collection
+    from tidelens.repairing import repair as repair_control
+
+    async def run() -> "list[OutRecord]":
+        async with open_collection("control", brokers, topic_prefix, quiet=True) as collection:
+            return await repair_control(collection, model)
+
+    written = [
+        {"key": (record.key or b"").decode(), "value": (record.value or b"").decode() or None}
+        for record in asyncio.run(run())
+    ]
+    if as_json:
+        say_json({"written": written})
+        return
+    for one in written:
+        say(f"wrote {one['key']}: {one['value'] or 'none'}")
+    if not written:
+        say("nothing to repair")
+
+
+def _wire(found: "Control") -> dict[str, Any]:
+    return {
+        "active": None if found.active is None else asdict(found.active),
+        "candidate": None if found.candidate is None else asdict(found.candidate),
+        "refused": [asdict(one) for one in found.refused],
+    }
+
+
+def _lines(found: "Control") -> list[str]:
+    active, candidate = found.active, found.candidate
+    lines = ["active: " + (_named(active.current) if active else "as the settings of nodes say")]
+    if active is not None and active.previous is not None:
+        lines.append(f"kept for a rollback: {_named(active.previous)}")
+    if candidate is not None:
+        state = "still encoded" if candidate.encoded_at is None else "encoded"
+        lines.append(f"being made: {_named(candidate.made)}, {state}")
+    lines += [f"ignored: {one}" for one in found.refused]
+    if found.refused:
+        lines.append("`tidelens control repair` writes good records over the ignored ones")
+    return lines
+
+
+def _named(ref: "SpaceRef") -> str:
+    return f"{ref.space} of model {ref.model} ({ref.fingerprint})"

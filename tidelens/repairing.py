@@ -1,0 +1,57 @@
+"""Puts the control topic right: writes good records over those that nodes ignore."""
+
+import asyncio
+from dataclasses import replace
+
+from contracts.control import ACTIVE, CANDIDATE, ActiveSpace, SpaceRef, no_candidate
+from contracts.errors import ModelMissing, SpaceMismatch, UsageError
+from contracts.records import OutRecord
+from streams.control import Control, require_same
+from tidelens.clock import SystemClock
+from tidelens.guesses import absolute, space_here
+from tidelens.switching import Collection
+
+
+async def repair(collection: Collection, model: str | None) -> list[OutRecord]:
+    """Write what stands over what is ignored, and with `model` make its space the active one.
+
+    Returns the records that were written. Raises UsageError where nothing good is left to write.
+    """
+    control = await collection.control()
+    records = []
+    ignored = {one.key.encode() for one in control.refused}
+    if model is not None or ACTIVE in ignored:
+        records.append(await _active(collection, control, model))
+    if CANDIDATE in ignored:
+        topic = collection.names().control
+        candidate = control.candidate
+        records.append(no_candidate(topic) if candidate is None else candidate.record(topic))
+    if records:
+        await collection.write(*records)
+    return records
+
+
+async def _active(collection: Collection, control: Control, model: str | None) -> OutRecord:
+    now, topic = SystemClock().now(), collection.names().control
+    if model is None:
+        if control.active is None:
+            raise UsageError(
+                "no good record of the active space is left: say with --model which model's space "
+                "nodes are to answer in; /v1/status of a node names what it answers in now"
+            )
+        # Its topics are there; whether any node can answer in it, only a machine like theirs knows.
+        current = control.active.current
+        try:
+            require_same(current, await asyncio.to_thread(space_here, current.model))
+        except (ModelMissing, SpaceMismatch) as error:
+            raise UsageError(
+                f"the newest record that can be read names space {current.space}, and this machine "
+                f"cannot make it ({error}); repair where nodes run, or say with --model which "
+                "model's space they are to answer in"
+            ) from None
+        return replace(control.active, at=now).record(topic)
+    model = await asyncio.to_thread(absolute, model)
+    ref = SpaceRef.of(await asyncio.to_thread(space_here, model), model)
+    # Raises TopicMismatch for a space that is not there.
+    await collection.partitions(ref.space)
+    return ActiveSpace(ref, None, now).record(topic)

@@ -5,6 +5,7 @@ It also knows whether the broker answers, since it asks every second.
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from math import nan
 
 import structlog
@@ -59,7 +60,7 @@ class Freshness:
                 log.info("the broker answers again")
             self.broker = "reachable"
             self._lags = lags
-            self._behind = [lag for lag in lags if lag.records and self._is_before_us(lag)]
+            self._behind = [lag for lag in lags if lag.waiting and self._is_before_us(lag)]
             ours = [lag for lag in lags if self._is_ours(lag)]
             async with self._showing:
                 # In a thread: with thousands of partitions it takes longer than a search may wait.
@@ -75,7 +76,7 @@ class Freshness:
         """
         if self._lags is None:
             return None
-        behind = [lag for lag in self._behind if not self._done(lag)]
+        behind = [left for lag in self._behind if (left := self._left(lag)) is not None]
         age_s = round(self._node.lag.behind_s(behind), 3)
         return None if self.broker == "unreachable" and not age_s else age_s
 
@@ -86,15 +87,20 @@ class Freshness:
         """Other nodes may be behind this one; what they lack is here all the same."""
         return self._is_ours(lag) and (lag.role == "encode" or lag.group == self._group)
 
-    def _done(self, lag: Lag) -> bool:
-        """Whether this index is past that row by now: its group's offsets come late, on a timer."""
+    def _left(self, lag: Lag) -> Lag | None:
+        """What is left of that row: this index may be past it, and its row comes on a timer."""
         target = self._node.names.target_of(lag.topic)
         if lag.group != self._group or target is None:
-            return False
+            return lag
         try:
-            return self._node.searcher.as_of().offsets[target][lag.partition] >= lag.end
+            position = self._node.searcher.as_of().offsets[target][lag.partition]
         except NotReady:
-            return False
+            return lag
+        if position < lag.end:
+            return lag
+        # Past the last stable offset of then; what was unstable may have become stable and be here.
+        left = replace(lag, records=0, unstable=max(0, lag.high_watermark - position))
+        return left if left.waiting else None
 
 
 async def not_ready_reason(node: Node) -> str | None:

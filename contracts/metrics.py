@@ -192,6 +192,25 @@ class Metrics:
             ["role", "group", "topic", "partition"],
             registry=r,
         )
+        self.unstable_records = Gauge(
+            "tidelens_unstable_records",
+            "Records between the last stable offset and the high watermark, which an open "
+            "transaction holds back; of partitions that have any.",
+            ["topic", "partition"],
+            registry=r,
+        )
+        self.unstable_seconds = Gauge(
+            "tidelens_unstable_seconds",
+            "How long an open transaction has held the partition's last stable offset.",
+            ["topic", "partition"],
+            registry=r,
+        )
+        self.group_members = Gauge(
+            "tidelens_group_members",
+            "Processes that do a group's work. An index node's group with 0 has no lag here.",
+            ["role", "group"],
+            registry=r,
+        )
         self.behind_seconds = Gauge(
             "tidelens_behind_seconds",
             "Age of the oldest content record not yet searchable; NaN: not known.",
@@ -212,7 +231,7 @@ class Metrics:
         )
         self.ready = Gauge("tidelens_ready", "1 when the node answers searches.", registry=r)
         self.ready.set(nan)
-        self._lag_labels: set[tuple[str, str, str, str]] = set()
+        self._lag_shown: dict[Gauge, dict[tuple[str, ...], float]] = {}
 
     def of_space(self, name: str) -> None:
         """Label them with a space that was not known from the start."""
@@ -232,18 +251,38 @@ class Metrics:
 
     def show_lag(self, lags: Sequence[Lag], now: float) -> None:
         """Set the lag as it was read; groups and partitions that are gone disappear."""
-        rows = {(lag.role, lag.group, lag.topic, str(lag.partition)): lag for lag in lags}
-        for labels, lag in rows.items():
-            self.lag_records.labels(*labels).set(lag.records)
-            self.lag_seconds.labels(*labels).set(lag.seconds)
-        for gone in self._lag_labels - rows.keys():
-            self.lag_records.remove(*gone)
-            self.lag_seconds.remove(*gone)
-        self._lag_labels = set(rows)
+        shown: dict[Gauge, dict[tuple[str, ...], float]] = {gauge: {} for gauge in self._lag_gauges}
+        for lag in lags:
+            partition = (lag.topic, str(lag.partition))
+            if lag.members is not None:
+                shown[self.group_members][lag.role, lag.group] = lag.members
+            if lag.unstable:
+                shown[self.unstable_records][partition] = lag.unstable
+                shown[self.unstable_seconds][partition] = lag.unstable_seconds
+            if not lag.gone:
+                shown[self.lag_records][lag.role, lag.group, *partition] = lag.records
+                shown[self.lag_seconds][lag.role, lag.group, *partition] = lag.seconds
+        for gauge, values in shown.items():
+            for labels, value in values.items():
+                gauge.labels(*labels).set(value)
+            for labels in self._lag_shown.get(gauge, {}).keys() - values.keys():
+                gauge.remove(*labels)
+        self._lag_shown = shown
         self.lag_read_at.set(now)
 
     def lag_unknown(self) -> None:
         """The broker does not tell: the last figures would look as if they were still true."""
-        for labels in self._lag_labels:
-            self.lag_records.labels(*labels).set(nan)
-            self.lag_seconds.labels(*labels).set(nan)
+        for gauge, values in self._lag_shown.items():
+            for labels in values:
+                gauge.labels(*labels).set(nan)
+
+    @property
+    def _lag_gauges(self) -> tuple[Gauge, ...]:
+        """What comes of the lag, and is not known while the broker is away."""
+        return (
+            self.lag_records,
+            self.lag_seconds,
+            self.unstable_records,
+            self.unstable_seconds,
+            self.group_members,
+        )

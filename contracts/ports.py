@@ -439,7 +439,13 @@ class Matcher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Lag:
-    """How far one group is behind in one partition."""
+    """How far one group is behind in one partition.
+
+    `records` and `seconds` tell what is still to come up to `end`, the last stable offset. An open
+    transaction holds `unstable` records back between there and the high watermark, for
+    `unstable_seconds` so far. `members` counts the processes that do the group's work; None:
+    not known.
+    """
 
     role: str
     group: str
@@ -450,6 +456,28 @@ class Lag:
     records: int
     seconds: float
     space: str
+    unstable: int = 0
+    unstable_seconds: float = 0.0
+    members: int | None = None
+
+    @property
+    def high_watermark(self) -> int:
+        return self.end + self.unstable
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything that the group has not processed."""
+        return self.records > 0 or self.unstable > 0
+
+    @property
+    def gone(self) -> bool:
+        """An index node that does not run: stopped, or retired. Nobody is answered from it."""
+        return self.role == "index" and self.members == 0
+
+    @property
+    def unattended(self) -> bool:
+        """No encoder runs. It is not `gone`: what is published waits for one."""
+        return self.role == "encode" and self.members == 0
 
 
 class LagSource(Protocol):
@@ -463,5 +491,8 @@ class LagSource(Protocol):
         ...
 
     def behind_s(self, lags: Sequence[Lag]) -> float:
-        """Age now of the oldest content record behind `lags`, which `lag` answered; 0: none."""
+        """Age now of the oldest content record behind `lags`, which `lag` answered; 0: none.
+
+        Groups that are gone do not count.
+        """
         ...

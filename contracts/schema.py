@@ -66,7 +66,12 @@ class Item(BaseModel):
 
 
 class LagRow(BaseModel):
-    """How far one group is behind in one partition."""
+    """How far one group is behind in one partition.
+
+    `records` and `seconds` up to `end`, the last stable offset; `unstable` records beyond it are
+    held back by an open transaction. `members`: how many processes do the group's work, null where
+    not known. `gone`: an index node that does not run, which `behind_s` leaves out.
+    """
 
     role: Literal["encode", "index"]
     group: str
@@ -77,6 +82,11 @@ class LagRow(BaseModel):
     records: int
     seconds: float
     space: str
+    high_watermark: int
+    unstable: int
+    unstable_seconds: float
+    members: int | None
+    gone: bool
 
 
 class LagAnswer(BaseModel):

@@ -79,6 +79,11 @@ def _wire_lag_row(lag: Lag) -> dict[str, Any]:
         "records": lag.records,
         "seconds": round(lag.seconds, 3),
         "space": lag.space,
+        "high_watermark": lag.high_watermark,
+        "unstable": lag.unstable,
+        "unstable_seconds": round(lag.unstable_seconds, 3),
+        "members": lag.members,
+        "gone": lag.gone,
     }
 
 

@@ -114,6 +114,8 @@ def kafka_acls_commands(
             allow(who, read, "--group", names.encoder_group),
             # Its /metrics show the lag of index nodes too: of those groups that it may see.
             allow(who, ["Describe"], "--group", index_groups, *prefixed),
+            # Whose members tell which index nodes run.
+            allow(who, ["Describe"], "--group", streams_groups, *prefixed),
         ]
 
     return {
@@ -138,14 +140,15 @@ def kafka_acls_commands(
             allow(gateway, ["IdempotentWrite"], "--cluster"),
             allow(gateway, ["Describe"], "--group", names.encoder_group),
             allow(gateway, ["Describe"], "--group", index_groups, *prefixed),
+            allow(gateway, ["Describe"], "--group", streams_groups, *prefixed),
         ],
         # Makes this space beside another one (`tidelens rebuild`), and switches between them; tries
-        # dead letters again.
+        # dead letters again; deletes the groups of retired nodes (`tidelens lag --forget`).
         "operator": [
             *encoding(operator),
             topics(both, operator, *contents, names.dead_letters, names.control),
             allow(operator, read, "--topic", f"{names.prefix}embeddings.", *prefixed),
-            allow(operator, ["Describe"], "--group", f"{names.bare}.", *prefixed),
+            allow(operator, ["Describe", "Delete"], "--group", f"{names.bare}.", *prefixed),
         ],
     }
 

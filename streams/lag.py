@@ -1,9 +1,13 @@
 """Lag of encoders and index nodes: how many records, and how old the oldest of them is.
 
 Measured against the last stable offset, which is as far as anybody may read. `records` counts
-offsets between committed and stable, as Kafka's own tools do, and is 0 when nothing but
-transaction markers lies between. `seconds` is the age of the oldest record not yet processed,
-read from that record itself.
+offsets between committed and stable, and is 0 when nothing but transaction markers lies between.
+`seconds` is the age of the oldest record not yet processed, read from that record itself.
+`unstable` counts the offsets from there to the high watermark, which an open transaction holds
+back; Kafka's own tools show the sum of both.
+
+An index node assigns its partitions itself, so its group has commits and no members; whether it
+lives is asked of the group of its Faust app.
 
 When the broker is away, `lag` raises BrokerUnavailable within seconds; what was measured last can
 still be given to `behind_s`, which lets the ages grow with the clock.
@@ -16,17 +20,19 @@ from dataclasses import dataclass
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
-from aiokafka.protocol.admin import ListGroupsRequest
 
 from contracts.errors import BrokerUnavailable
+from contracts.groups import GroupName
 from contracts.ports import Clock, Lag
 from contracts.records import Positions, TopicPartition
 from contracts.topics import TARGETS, Names
 from streams.commits import TopicPair, reached
 from streams.connect import Connection
+from streams.group_members import groups_listed, members_of
 from streams.group_offsets import group_offsets
 from streams.oldest import Oldest, OldestRecords
 from streams.topic_ids import topics_found
+from streams.unstable import Unstable, UnstableRecords
 
 _ANSWER_S = 8.0
 
@@ -65,8 +71,10 @@ class KafkaLag:
         self._clients: contextlib.AsyncExitStack | None = None
         self._client: AIOKafkaClient | None = None
         self._reader: OldestRecords | None = None
+        self._uncommitted: UnstableRecords | None = None
         self._counts: Mapping[str, int] = {}
         self._known: dict[_Key, _Known] = {}
+        self._unstable: Mapping[TopicPartition, Unstable] = {}
         self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
@@ -81,8 +89,8 @@ class KafkaLag:
     async def lag(self) -> list[Lag]:
         """One row for each group, topic and partition. Raises BrokerUnavailable.
 
-        Costs four requests, and one small fetch for each partition whose oldest unprocessed
-        record is another than at the last call.
+        Costs six requests and one for each group, and one small fetch for each partition whose
+        oldest unprocessed record is another than at the last call.
         """
         async with self._one_at_a_time, self._connection.errors_translated():
             try:
@@ -101,33 +109,48 @@ class KafkaLag:
         return KafkaLag(self._connection, names, None, self._clock)
 
     def behind_s(self, lags: Sequence[Lag]) -> float:
-        """Age of the oldest content record that is not in the index yet, the encoder's lag
-        included; 0 when everything is. `lags` is what `lag` answered last.
+        """Age of the oldest content record that is not in the index yet, the encoder's lag and
+        what open transactions hold back included; 0 when everything is. `lags` is what `lag`
+        answered last.
         """
-        return max((self._content_age_s(lag) for lag in lags if lag.records), default=0.0)
+        return max((self._content_age_s(lag) for lag in lags if not lag.gone), default=0.0)
 
     def _content_age_s(self, lag: Lag) -> float:
-        known = self._known.get((lag.group, TopicPartition(lag.topic, lag.partition)))
-        if known is None or known.oldest is None:
-            return lag.seconds
-        return self._age_s(known.oldest.appended_ms)
+        partition = TopicPartition(lag.topic, lag.partition)
+        age_s = 0.0
+        if lag.records:
+            known = self._known.get((lag.group, partition))
+            oldest = None if known is None else known.oldest
+            age_s = lag.seconds if oldest is None else self._age_s(oldest.appended_ms)
+        if lag.unstable:
+            held = self._unstable.get(partition)
+            oldest = None if held is None else held.oldest
+            waited_s = lag.unstable_seconds if oldest is None else self._age_s(oldest.appended_ms)
+            age_s = max(age_s, waited_s)
+        return age_s
 
     async def _measure(self) -> list[Lag]:
-        assert self._client is not None and self._reader is not None
+        assert self._reader is not None and self._uncommitted is not None
+        high = await self._uncommitted.high_watermarks()
         bounds = await self._reader.bounds()
+        self._unstable = await self._uncommitted.look(
+            high, {partition: end for partition, (_, end) in bounds.items()}
+        )
+        groups = await self._groups()
+        members = await self._members([group for _, group, _ in groups])
         positions = {}
-        for role, group, topics in await self._groups():
-            reached = await self._reached(group)
+        for role, group, topics in groups:
+            goes_on = await self._reached(group)
             for topic in topics:
                 for number in range(self._counts[topic]):
                     partition = TopicPartition(topic, number)
                     begin, _ = bounds[partition]
-                    positions[role, group, partition] = max(reached.get(partition, begin), begin)
+                    positions[role, group, partition] = max(goes_on.get(partition, begin), begin)
         await self._look_up(
             {(group, partition): at for (_, group, partition), at in positions.items()}, bounds
         )
         return [
-            self._row(role, group, partition, position, bounds[partition][1])
+            self._row(role, group, partition, position, bounds[partition][1], members.get(group))
             for (role, group, partition), position in positions.items()
         ]
 
@@ -160,19 +183,30 @@ class KafkaLag:
         names = self.names
         content = [names.content(target) for target in TARGETS]
         embeddings = [names.embeddings(target) for target in TARGETS]
-        index = await self._index_groups(f"{names.bare}.index.{names.space}.")
         return [
             ("encode", names.encoder_group, content),
-            *(("index", group, embeddings) for group in index),
+            *(("index", group, embeddings) for group in await self._index_groups()),
         ]
 
-    async def _index_groups(self, prefix: str) -> list[str]:
+    async def _index_groups(self) -> list[str]:
         assert self._client is not None
-        groups = set() if self._index_group is None else {self._index_group}
-        for broker in self._client.cluster.brokers():
-            answer = await self._client.send(broker.nodeId, ListGroupsRequest())
-            groups |= {group for group, _ in answer.groups if group.startswith(prefix)}
-        return sorted(groups)
+        listed = await groups_listed(self._client, f"{self.names.bare}.index.{self.names.space}.")
+        own = set() if self._index_group is None else {self._index_group}
+        return sorted(own.union(listed))
+
+    async def _members(self, groups: Sequence[str]) -> dict[str, int]:
+        """How many processes work for each group, where that is known."""
+        assert self._client is not None
+        prefix = self.names.prefix
+        named = {group: GroupName.read(prefix, group) for group in groups}
+        # The group with members stands first.
+        asked = {group: name.names(prefix)[0] for group, name in named.items() if name}
+        found = await members_of(self._client, asked.values())
+        members = {group: found[of] for group, of in asked.items() if of in found}
+        if self._index_group in members:
+            # We are one, also while Faust still joins.
+            members[self._index_group] = max(1, members[self._index_group])
+        return members
 
     async def _look_up(
         self,
@@ -181,6 +215,8 @@ class KafkaLag:
     ) -> None:
         """Bring `_known` up to date: read what is new, one span a partition at a time."""
         assert self._reader is not None
+        for former in self._known.keys() - positions.keys():
+            del self._known[former]
         todo: dict[_Key, tuple[int, int]] = {}
         for key, position in positions.items():
             end = bounds[key[1]][1]
@@ -198,9 +234,17 @@ class KafkaLag:
                 known.oldest, known.clear_to = found[tp], todo.pop(key)[1]
 
     def _row(
-        self, role: str, group: str, partition: TopicPartition, position: int, end: int
+        self,
+        role: str,
+        group: str,
+        partition: TopicPartition,
+        position: int,
+        end: int,
+        members: int | None,
     ) -> Lag:
         oldest = self._known[group, partition].oldest
+        held = self._unstable.get(partition)
+        first = None if held is None else held.oldest
         return Lag(
             role=role,
             group=group,
@@ -211,6 +255,9 @@ class KafkaLag:
             records=end - position if oldest else 0,
             seconds=self._age_s(oldest.timestamp_ms) if oldest else 0.0,
             space=self.names.space,
+            unstable=0 if held is None else held.records,
+            unstable_seconds=0.0 if first is None else self._age_s(first.timestamp_ms),
+            members=members,
         )
 
     def _age_s(self, timestamp_ms: int) -> float:
@@ -227,9 +274,13 @@ class KafkaLag:
             partitions = [TopicPartition(t, n) for t in topics for n in range(counts[t])]
             reader = await OldestRecords.open(self._connection, partitions)
             opening.push_async_callback(reader.close)
-            self._client, self._reader, self._counts = client, reader, counts
+            uncommitted = await UnstableRecords.open(self._connection, partitions)
+            opening.push_async_callback(uncommitted.close)
+            self._client, self._counts = client, counts
+            self._reader, self._uncommitted = reader, uncommitted
             # Offsets of another cluster, or of a topic made anew, mean nothing here.
             self._known.clear()
+            self._unstable = {}
             self._clients = opening.pop_all()
 
     async def _close(self) -> None:

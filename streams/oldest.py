@@ -7,7 +7,7 @@ records and what compaction took: then there is no such record, and nobody is be
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Literal, Self
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
@@ -41,13 +41,20 @@ class OldestRecords:
         self._partitions = [KafkaPartition(*partition) for partition in partitions]
 
     @classmethod
-    async def open(cls, connection: Connection, partitions: Sequence[TopicPartition]) -> Self:
+    async def open(
+        cls,
+        connection: Connection,
+        partitions: Sequence[TopicPartition],
+        *,
+        isolation: Literal["read_committed", "read_uncommitted"] = "read_committed",
+    ) -> Self:
+        """Of committed records, or also of those in transactions that are open or were aborted."""
         consumer = AIOKafkaConsumer(
             **connection.client_options(),
             group_id=None,
             enable_auto_commit=False,
             auto_offset_reset="none",
-            isolation_level="read_committed",
+            isolation_level=isolation,
             max_partition_fetch_bytes=_FETCH_BYTES,
             fetch_max_wait_ms=_POLL_MS,
             request_timeout_ms=5_000,
@@ -65,16 +72,20 @@ class OldestRecords:
         await close(self._consumer)
 
     async def bounds(self) -> dict[TopicPartition, tuple[int, int]]:
-        """First offset and last stable offset of every partition, asked of the broker now."""
+        """First offset and end of every partition, asked of the broker now."""
         begins, ends = await asyncio.gather(
-            self._consumer.beginning_offsets(self._partitions),
-            # A read_committed consumer is answered with the last stable offset (KIP-98).
-            self._consumer.end_offsets(self._partitions),
+            self._consumer.beginning_offsets(self._partitions), self.ends()
         )
         return {
-            TopicPartition(*partition): (begins[partition], ends[partition])
+            TopicPartition(*partition): (begins[partition], ends[TopicPartition(*partition)])
             for partition in self._partitions
         }
+
+    async def ends(self) -> dict[TopicPartition, int]:
+        """The last stable offsets, or the high watermarks where uncommitted records are read."""
+        # The isolation level decides, by KIP-98.
+        ends = await self._consumer.end_offsets(self._partitions)
+        return {TopicPartition(*partition): offset for partition, offset in ends.items()}
 
     async def read(
         self, spans: Mapping[TopicPartition, tuple[int, int]]

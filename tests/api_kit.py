@@ -329,7 +329,12 @@ class FixedLag:
         return self.lags
 
     def behind_s(self, lags: Sequence[Lag]) -> float:
-        return max((lag.seconds for lag in lags if lag.records), default=0.0)
+        ages = [
+            max(lag.seconds if lag.records else 0, lag.unstable_seconds if lag.unstable else 0)
+            for lag in lags
+            if not lag.gone
+        ]
+        return max(ages, default=0.0)
 
 
 class DirectQueries:

@@ -10,13 +10,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
 
 from contracts.embedding import embedding_record, encode_value
-from contracts.errors import BrokerUnavailable
+from contracts.errors import BrokerUnavailable, ConfigurationError
 from contracts.events import content_record
 from contracts.memory import HashEncoder, ManualClock
 from contracts.ports import Lag
 from contracts.records import OutRecord, Record, Source, TopicPartition
 from contracts.topics import TARGETS, Names, topic_specs
 from streams.broker import LocalBroker
+from streams.forgetting import forget
 from streams.lag import KafkaLag
 from streams.lag_of_spaces import LagOfSpaces
 from streams.topics import create
@@ -146,23 +147,74 @@ async def test_markers_and_aborted_records_are_no_lag(kafka: TestKafka) -> None:
             assert lag.behind_s([found]) > 0
 
 
+@asynccontextmanager
+async def in_transaction(kit: Collection) -> AsyncIterator[AIOKafkaProducer]:
+    """Begin a transaction that the test ends, or that is aborted."""
+    producer = AIOKafkaProducer(
+        **kit.connection.client_options(), transactional_id=f"{kit.names.bare}.open"
+    )
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        yield producer
+    finally:
+        await producer.stop()
+
+
 async def test_an_open_transaction_is_not_lag_before_it_commits(kafka: TestKafka) -> None:
     async with collection(kafka.bootstrap, partitions=1) as kit, measuring(kit) as lag:
         embeddings = kit.names.embeddings("captions")
-        producer = AIOKafkaProducer(
-            **kit.connection.client_options(), transactional_id=f"{kit.names.bare}.open"
-        )
-        await producer.start()
-        try:
-            await producer.begin_transaction()
+        async with in_transaction(kit) as producer:
             await producer.send_and_wait(embeddings, b"x", b"k", partition=0)
             found = row(await lag.lag(), "index", embeddings)
             assert (found.end, found.records) == (0, 0)
+            assert (found.unstable, found.high_watermark) == (1, 1)
             await producer.commit_transaction()
             found = await eventually(lag, "index", embeddings, lambda r: r.end == 2)
             assert found.records == 2  # with its marker, as Kafka's tools count
-        finally:
-            await producer.stop()
+            assert (found.unstable, found.unstable_seconds) == (0, 0.0)
+
+
+@pytest.mark.parametrize("ends", ["commit", "abort"])
+async def test_what_waits_behind_an_open_transaction_is_behind(kafka: TestKafka, ends: str) -> None:
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        captions = kit.names.content("captions")
+        clock = ManualClock(time.time() + 100)
+        async with in_transaction(kit) as producer, measuring(kit, clock) as lag:
+            held = await producer.send_and_wait(captions, b"x", b"k", partition=0)
+            await publish(kit, 2)
+            # One that looks for the first time, like `tidelens lag`, knows since when at once.
+            found = row(rows := await lag.lag(), "encode", captions)
+            assert (found.end, found.records, found.unstable) == (0, 0, 3)
+            age_s = clock.now() - held.timestamp / 1000
+            assert found.unstable_seconds == pytest.approx(age_s)
+            assert lag.behind_s(rows) == pytest.approx(age_s)
+            clock.advance(60)
+            assert lag.behind_s(rows) == pytest.approx(age_s + 60)
+            assert row(await lag.lag(), "encode", captions).unstable_seconds == pytest.approx(
+                age_s + 60
+            )
+            if ends == "abort":
+                await producer.abort_transaction()
+            else:
+                await producer.commit_transaction()
+            # With its marker; the two that waited are ordinary lag now.
+            found = await eventually(lag, "encode", captions, lambda r: r.end == 4)
+            assert (found.unstable, found.unstable_seconds, found.records) == (0, 0.0, 4)
+
+
+async def test_a_transaction_of_a_moment_is_not_looked_into(kafka: TestKafka) -> None:
+    """An encoder's own are always open: only what stands still is read."""
+    clock = ManualClock(time.time() + 100)
+    async with collection(kafka.bootstrap, partitions=1) as kit, measuring(kit, clock) as lag:
+        captions = kit.names.content("captions")
+        await lag.lag()
+        async with in_transaction(kit) as producer:
+            await producer.send_and_wait(captions, b"x", b"k", partition=0)
+            first = row(await lag.lag(), "encode", captions)
+            assert (first.unstable, first.unstable_seconds) == (1, 0.0)
+            again = row(await lag.lag(), "encode", captions)
+            assert again.unstable_seconds > 90
 
 
 async def test_behind_is_the_age_of_the_content_not_of_its_embedding(kafka: TestKafka) -> None:
@@ -227,6 +279,111 @@ async def test_every_index_group_of_the_space_is_found(kafka: TestKafka) -> None
         async with measuring(kit, None, own) as of_node:
             found = sorted({r.group for r in await of_node.lag() if r.role == "index"})
         assert found == [*groups, own]
+
+
+@asynccontextmanager
+async def node_running(kit: Collection, names: Names, replica: str) -> AsyncIterator[None]:
+    """What an index node is to Kafka: a member of its app's group, with commits in another."""
+    consumer = AIOKafkaConsumer(
+        names.dead_letters,
+        **kit.connection.client_options(),
+        group_id=names.streams_app_id("0", replica),
+        enable_auto_commit=False,
+    )
+    await consumer.start()
+    try:
+        await consumer.getmany(timeout_ms=0)
+        start = TopicPartition(names.embeddings("images"), 0)
+        await kit.log.commit(names.index_group("0", replica), {start: 0})
+        yield
+    finally:
+        await consumer.stop()
+
+
+async def test_a_stopped_node_is_gone_until_it_runs_again(kafka: TestKafka) -> None:
+    clock = ManualClock(time.time() + 100)
+    async with (
+        collection(kafka.bootstrap, partitions=1) as kit,
+        measuring(kit, clock, None) as lag,
+    ):
+        topic = kit.names.embeddings("captions")
+        stays, stops = (kit.names.index_group("0", replica) for replica in "ab")
+
+        async def told() -> dict[str, Lag]:
+            return {r.group: r for r in await lag.lag() if r.topic == topic}
+
+        async with node_running(kit, kit.names, "a"):
+            async with node_running(kit, kit.names, "b"):
+                running = await told()
+                assert {r.members for r in running.values()} == {1}
+                await kit.log.publish([OutRecord(topic, b"k", b"x", (), 0)])
+                both = await told()
+                assert lag.behind_s([both[stops]]) > 0
+            left = await told()
+            assert [left[group].gone for group in (stays, stops)] == [False, True]
+            assert left[stops].records == 1
+            assert lag.behind_s([left[stops]]) == 0.0
+            assert lag.behind_s([left[stays]]) > 0
+            async with node_running(kit, kit.names, "b"):
+                assert not (await told())[stops].gone
+        # A node knows of itself that it runs, whatever its group has.
+        async with measuring(kit, None, stays) as of_node:
+            own = [r for r in await of_node.lag() if r.group == stays]
+            assert {r.gone for r in own} == {False}
+
+
+async def test_encoders_without_a_member_are_missed_and_never_gone(kafka: TestKafka) -> None:
+    clock = ManualClock(time.time() + 100)
+    async with collection(kafka.bootstrap, partitions=1) as kit, measuring(kit, clock) as lag:
+        captions = kit.names.content("captions")
+        await publish(kit, 1)
+        alone = row(await lag.lag(), "encode", captions)
+        assert (alone.members, alone.unattended, alone.gone) == (0, True, False)
+        assert lag.behind_s([alone]) > 0
+        consumer = AIOKafkaConsumer(
+            captions, **kit.connection.client_options(), group_id=kit.names.encoder_group
+        )
+        await consumer.start()
+        try:
+            await consumer.getmany(timeout_ms=0)
+            assert not row(await lag.lag(), "encode", captions).unattended
+        finally:
+            await consumer.stop()
+
+
+async def test_a_retired_nodes_groups_are_forgotten_and_nothing_else(kafka: TestKafka) -> None:
+    async with collection(kafka.bootstrap, partitions=1) as kit, measuring(kit, None, None) as lag:
+        names = kit.names
+        group, app = names.index_group("0", "a"), names.streams_app_id("0", "a")
+
+        async def forgotten(which: str) -> list[str]:
+            return await forget(kit.connection, names.prefix, which, spaces=[names.space])
+
+        async with node_running(kit, names, "a"):
+            for which in (group, app):
+                with pytest.raises(ConfigurationError, match=f"group {app}: it has members"):
+                    await forgotten(which)
+            assert group in {r.group for r in await lag.lag()}
+        assert await forgotten(group) == [app, group]
+        assert group not in {r.group for r in await lag.lag()}
+        with pytest.raises(ConfigurationError, match=f"group {group}: there is no such group"):
+            await forgotten(group)
+        # A collection of its own, a space of its own, a consumer of somebody else.
+        other = Names(f"x{names.prefix}", names.space).index_group("0", "a")
+        for foreign in (other, f"{names.bare}.reports"):
+            await kit.log.commit(foreign, {TopicPartition(names.content("images"), 0): 0})
+            with pytest.raises(ConfigurationError, match=f"{foreign}: not of the collection"):
+                await forgotten(foreign)
+            assert await kit.log.committed(foreign)
+        # An encoder's offsets are its state, unless its space was given up.
+        position = {TopicPartition(names.content("images"), 0): 0}
+        given_up = Names(names.prefix, "given-up").encoder_group
+        for encoders in (names.encoder_group, given_up):
+            await kit.log.commit(encoders, position)
+        with pytest.raises(ConfigurationError, match="served or being made"):
+            await forgotten(names.encoder_group)
+        assert await kit.log.committed(names.encoder_group)
+        assert await forgotten(given_up) == [given_up]
 
 
 async def test_a_node_tells_its_own_position_whatever_its_group_has(kafka: TestKafka) -> None:

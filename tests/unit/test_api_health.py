@@ -108,6 +108,11 @@ async def test_lag_row_by_row() -> None:
         "records": 2,
         "seconds": 4.0,
         "space": "hash-v1",
+        "high_watermark": 5,
+        "unstable": 0,
+        "unstable_seconds": 0.0,
+        "members": None,
+        "gone": False,
     }
     assert response.json()["space"] == "hash-v1"
 
@@ -151,6 +156,64 @@ async def test_others_are_shown_but_this_node_is_not_behind_for_them() -> None:
     kit.lag.lags = [LAG]
     await kit.http.get("/v1/lag")
     assert kit.sample("tidelens_lag_records", shown) is None, "a group that is gone"
+
+
+async def test_an_index_node_that_does_not_run_is_gone_and_an_encoder_is_missed() -> None:
+    kit = Kit()
+    topic = "tidelens.embeddings.hash-v1.images"
+    stopped = Lag("index", "tidelens.index.hash-v1.0.9", topic, 0, 0, 9, 9, 50.0, "hash-v1")
+    kit.lag.lags = [replace(LAG, members=0), replace(stopped, members=0)]
+    answer = (await kit.http.get("/v1/lag")).json()
+    LagAnswer.model_validate(answer)
+    assert [row["gone"] for row in answer["partitions"]] == [False, True]
+    # What is published waits for the encoder that is missing.
+    assert answer["behind_s"] == 4.0
+    assert kit.sample("tidelens_lag_records", LABELS) == 2
+    shown = {"role": "index", "group": stopped.group}
+    assert kit.sample("tidelens_lag_records", {**shown, "topic": topic, "partition": "0"}) is None
+    assert kit.sample("tidelens_group_members", shown) == 0
+    assert kit.sample("tidelens_group_members", {"role": "encode", "group": LAG.group}) == 0
+    kit.lag.error = BrokerUnavailable("no broker")
+    await kit.http.get("/v1/lag")
+    assert isnan(kit.sample("tidelens_group_members", shown))
+    kit.lag.error, kit.lag.lags = None, [replace(LAG, members=1), replace(stopped, members=1)]
+    await kit.http.get("/v1/lag")
+    assert kit.sample("tidelens_lag_records", {**shown, "topic": topic, "partition": "0"}) == 9
+
+
+async def test_what_an_open_transaction_holds_back_is_behind() -> None:
+    kit = Kit()
+    held = replace(LAG, position=5, records=0, seconds=0.0, unstable=3, unstable_seconds=40.0)
+    kit.lag.lags = [held]
+    answer = (await kit.http.get("/v1/lag")).json()
+    [row] = answer["partitions"]
+    assert (row["records"], row["end"], row["high_watermark"]) == (0, 5, 8)
+    assert answer["behind_s"] == 40.0
+    assert (await kit.http.get("/readyz")).json()["behind_s"] == 40.0
+    assert kit.sample("tidelens_behind_seconds") == 40
+    where = {"topic": LAG.topic, "partition": "1"}
+    assert kit.sample("tidelens_unstable_records", where) == 3
+    assert kit.sample("tidelens_unstable_seconds", where) == 40
+    # Kafka counts it in each group's lag; here it is told once, of the partition.
+    assert kit.sample("tidelens_lag_records", LABELS) == 0
+    kit.lag.lags = [LAG]
+    await kit.http.get("/v1/lag")
+    assert kit.sample("tidelens_unstable_records", where) is None
+
+
+async def test_this_node_is_behind_for_what_is_unstable_until_it_has_it() -> None:
+    kit = Kit()
+    kit.caption("a", "red cat")
+    group = kit.node.names.index_group("0", "0")
+    topic = kit.node.names.embeddings("captions")
+    at = kit.index.as_of().offsets["captions"][0]
+    row = Lag("index", group, topic, 0, 0, at, 2, 9.0, "hash-v1", 1, 7.0)
+    kit.lag.lags = [row]
+    assert (await kit.http.get("/v1/lag")).json()["behind_s"] == 7.0, "of what is held back"
+    kit.lag.lags = [replace(row, end=at - 1)]
+    assert (await kit.http.get("/v1/lag")).json()["behind_s"] == 0.0, "it is here by now"
+    kit.lag.lags = [replace(row, end=at + 1)]
+    assert (await kit.http.get("/v1/lag")).json()["behind_s"] == 9.0
 
 
 async def test_it_is_measured_in_the_background() -> None:

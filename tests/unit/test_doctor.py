@@ -22,7 +22,17 @@ from contracts.settings import KafkaSettings, Settings
 from streams.topics import Difference
 from tidelens.commands.doctor import doctor
 from tidelens.descriptors import KEPT
-from tidelens.doctor import examination, folders, kafka, machine, model, packages, ports, precision
+from tidelens.doctor import (
+    examination,
+    folders,
+    kafka,
+    lag,
+    machine,
+    model,
+    packages,
+    ports,
+    precision,
+)
 from tidelens.doctor.examination import CHECKS, examined
 from tidelens.doctor.finding import Check, Finding, State, in_thread, ok
 from tidelens.door import LEAVING_MAX
@@ -492,7 +502,7 @@ def test_each_difference_has_a_fix_of_its_own() -> None:
 
 
 def test_every_check_that_there_is_stands_in_the_table() -> None:
-    modules = (folders, kafka, machine, model, packages, ports, precision)
+    modules = (folders, kafka, lag, machine, model, packages, ports, precision)
     there = {
         name
         for module in modules

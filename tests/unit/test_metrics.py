@@ -19,6 +19,7 @@ UNITS = ("seconds", "bytes", "records")
 WITHOUT_UNIT = (
     "tidelens_audited_recall",
     "tidelens_encode_partitions_owned",
+    "tidelens_group_members",
     "tidelens_index_items",
     "tidelens_live_connections",
     "tidelens_live_subscriptions",

@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,7 @@ from tidelens.__main__ import COMMANDS, LazyGroup, main
 from tidelens.client import Client, Update
 from tidelens.commands.config import config
 from tidelens.doctor.finding import failed
+from tidelens.lags import Measured
 from tidelens.terminal import say
 
 ROOT = Path(__file__).parents[2]
@@ -80,8 +82,9 @@ async def examined(*_: Any, **__: Any) -> Any:
 
 
 async def measured(*_: Any, **__: Any) -> Any:
-    lag = Lag("encode", HOSTILE, HOSTILE, 0, 0, 1, 1, 0.5, HOSTILE)
-    return HOSTILE, [lag], 0.5
+    lag = Lag("encode", HOSTILE, HOSTILE, 0, 0, 1, 1, 0.5, HOSTILE, 1, 60.0, 0)
+    gone = replace(lag, role="index")
+    return Measured(HOSTILE, [lag, gone], 0.5, [HOSTILE])
 
 
 async def described(*_: Any) -> Any:

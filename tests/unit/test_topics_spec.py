@@ -132,6 +132,8 @@ def test_an_encoder_may_do_its_transactions_and_no_more() -> None:
     assert NAMES.transactional_id("images", 3).startswith("t.space-v1.")
     assert grants["--group", NAMES.encoder_group] == {"Read", "Describe"}
     assert grants["--group", "t.index.space-v1."] == {"Describe"}
+    # To tell which index nodes run.
+    assert grants["--group", "t.streams.space-v1."] == {"Describe"}
     assert grants["--cluster", ""] == {"IdempotentWrite"}
     assert "Write" not in grants["--topic", NAMES.content("images")]
     assert "Write" in grants["--topic", NAMES.embeddings("images")]
@@ -155,6 +157,8 @@ def test_an_operator_makes_spaces_says_which_is_active_and_retries_dead_letters(
     grants = granted("operator")
     assert grants["--topic", NAMES.control] == {"Read", "Write", "Describe"}
     assert grants["--topic", "t.embeddings."] == {"Read", "Describe"}
+    # `tidelens lag --forget`
+    assert grants["--group", "t."] == {"Describe", "Delete"}
     assert granted("encoder").keys() - grants.keys() == set()
     for topic in (NAMES.content("images"), NAMES.content("captions"), NAMES.dead_letters):
         assert grants["--topic", topic] >= {"Read", "Write", "Describe"}

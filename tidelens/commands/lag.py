@@ -9,22 +9,46 @@ from tidelens.options import brokers_option, json_option, model_option, topic_pr
 from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from contracts.ports import Lag
     from contracts.settings import Settings
     from streams.connect import Connection
+    from tidelens.lags import Measured
+
+# Of each kind of warning; --json has all.
+_SHOWN_MAX = 20
+_HEAD = (
+    *("GROUP", "TOPIC", "PARTITION", "POSITION", "END", "RECORDS", "SECONDS"),
+    *("UNSTABLE", "MEMBERS"),
+)
 
 
 @click.command()
 @brokers_option
 @topic_prefix_option
 @model_option
+@click.option(
+    "--forget",
+    metavar="GROUP",
+    help="Delete the group of a retired index node, or one that a given-up space left over. "
+    "Refused while it has members.",
+)
 @json_option
-def lag(brokers: str | None, topic_prefix: str | None, model: str | None, as_json: bool) -> None:
+def lag(
+    brokers: str | None,
+    topic_prefix: str | None,
+    model: str | None,
+    forget: str | None,
+    as_json: bool,
+) -> None:
     """Show the lag per group, topic and partition, in records and in seconds.
 
-    Against the last stable offset. Index nodes commit every few seconds, so theirs is that old.
-    Without --model: of every space that is served or being made, as /v1/lag answers too; `behind`
-    is that of the active space, and of its slowest node.
+    Against the last stable offset (END). UNSTABLE records stand beyond it, held back by an open
+    transaction. Index nodes commit every few seconds, so theirs is that old; one that does not run
+    is `gone` and does not count in `behind`. Without --model: of every space that is served or
+    being made, as /v1/lag answers too; `behind` is that of the active space, and of its slowest
+    node. The exit code says whether the lag could be measured, not how large it is.
     """
     from contracts import settings as settings_module
     from contracts.wire import wire_lag
@@ -35,57 +59,89 @@ def lag(brokers: str | None, topic_prefix: str | None, model: str | None, as_jso
     settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix, model=model)
     logs.configure(settings.log_format, "lag")
     connection = Connection(brokers_of(settings), settings_module.load_kafka())
-    space, rows, behind_s = asyncio.run(_measured(settings, connection, asked=model is not None))
-    if as_json:
-        wire = wire_lag(rows, space=space, broker="reachable", behind_s=round(behind_s, 3))
-        say_json({**wire, "partitions": list(wire["partitions"])})
+    if forget is not None:
+        forgotten = asyncio.run(_forgotten(settings, connection, forget))
+        if as_json:
+            say_json({"forgotten": forgotten})
+        else:
+            say(*(f"forgot group {group}" for group in forgotten))
         return
-    say(*_table(rows))
-    say(f"behind: {behind_s:.1f} s")
+    measured = asyncio.run(_measured(settings, connection, asked=model is not None))
+    if as_json:
+        behind_s = None if measured.behind_s is None else round(measured.behind_s, 3)
+        wire = wire_lag(measured.rows, space=measured.space, broker="reachable", behind_s=behind_s)
+        partitions = list(wire["partitions"])
+        say_json({**wire, "partitions": partitions, "left_over": measured.left_over})
+        return
+    say(*_table(measured.rows), _behind(measured), *_notes(measured, connection.brokers))
 
 
-async def _measured(
-    settings: "Settings", connection: "Connection", *, asked: bool
-) -> "tuple[str, list[Lag], float]":
-    """The space asked about, the rows of it and of those beside it, and its seconds behind."""
-    from contracts.topics import Names
-    from streams.lag import KafkaLag
-    from streams.lag_of_spaces import LagOfSpaces
-    from tidelens.clock import SystemClock
+async def _measured(settings: "Settings", connection: "Connection", *, asked: bool) -> "Measured":
+    from tidelens.lags import measure
 
-    spaces = await _spaces(settings, connection, asked=asked)
-    own = KafkaLag(connection, Names(settings.topic_prefix, spaces[0]), None, SystemClock())
-    source = LagOfSpaces(own, lambda: spaces)
-    await source.start()
-    try:
-        rows = await source.lag()
-        return spaces[0], rows, source.behind_s(rows)
-    finally:
-        await source.stop()
+    return await measure(settings, connection, asked=asked)
 
 
-async def _spaces(settings: "Settings", connection: "Connection", *, asked: bool) -> list[str]:
-    """The active one first, or the one asked for alone."""
-    from consumers.encoders import space_of
-    from streams.control import Control
-    from tidelens.runtime import model_of
-    from tidelens.served import ask_control
+async def _forgotten(settings: "Settings", connection: "Connection", group: str) -> list[str]:
+    from streams.forgetting import forget
+    from tidelens.lags import spaces_of
 
-    control = Control() if asked else await ask_control(settings, connection)
-    if control.active is not None:
-        return control.spaces
-    model = settings.model if asked else model_of(settings)
-    return [(await asyncio.to_thread(space_of, model)).name, *control.spaces]
+    spaces = await spaces_of(settings, connection, asked=False)
+    return await forget(connection, settings.topic_prefix, group, spaces=spaces)
 
 
-def _table(rows: "list[Lag]") -> list[str]:
+def _behind(measured: "Measured") -> str:
+    if measured.behind_s is None:
+        return f"behind: unknown, no index node of space {measured.space} runs"
+    return f"behind: {measured.behind_s:.1f} s"
+
+
+def _notes(measured: "Measured", brokers: str) -> list[str]:
+    """What an operator should know besides the figures, each with what to do about it."""
+    kinds = (
+        [
+            f"nobody encodes space {space}: group {group} has no members; start `tidelens encode`"
+            for space, group in measured.unattended
+        ],
+        [
+            f"held back: {row.topic} partition {row.partition} from offset {row.end} on, for "
+            f"{row.unstable_seconds:.0f} s by an open transaction; `kafka-transactions.sh "
+            f"--bootstrap-server {brokers} describe-producers --topic {row.topic} --partition "
+            f"{row.partition}` names its producer"
+            for row in measured.held
+        ],
+        [
+            f"shared: {members} nodes run as {group}, or one was killed a moment ago; give each a "
+            "TIDELENS_REPLICA of its own"
+            for group, members in measured.shared
+        ],
+        [
+            f"gone: {group}; start the node again, or `tidelens lag --forget {group}`"
+            for group in measured.gone
+        ],
+        [
+            f"left over from another space: {group}; `tidelens lag --forget {group}`"
+            for group in measured.left_over
+        ],
+    )
+    lines = []
+    for kind in kinds:
+        lines += kind[:_SHOWN_MAX]
+        if len(kind) > _SHOWN_MAX:
+            lines.append(f"and {len(kind) - _SHOWN_MAX} more like this")
+    return lines
+
+
+def _table(rows: "Sequence[Lag]") -> list[str]:
     """Aligned columns: names to the left, numbers to the right."""
-    table: list[tuple[str, ...]] = [
-        ("GROUP", "TOPIC", "PARTITION", "POSITION", "END", "RECORDS", "SECONDS")
-    ]
+    table: list[tuple[str, ...]] = [_HEAD]
     for row in rows:
         numbers = (row.partition, row.position, row.end, row.records)
-        table.append((row.group, row.topic, *map(str, numbers), f"{row.seconds:.1f}"))
+        members = "gone" if row.gone else "?" if row.members is None else str(row.members)
+        seconds = f"{row.seconds:.1f}"
+        table.append(
+            (row.group, row.topic, *map(str, numbers), seconds, str(row.unstable), members)
+        )
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(

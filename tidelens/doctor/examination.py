@@ -10,7 +10,7 @@ from pydantic_settings import SettingsError
 from contracts.environment import FromEnvironment, setting_of, shown, variable_of
 from contracts.errors import TidelensError
 from contracts.settings import KafkaSettings, Settings, variables
-from tidelens.doctor import folders, kafka, machine, model, packages, ports, precision
+from tidelens.doctor import folders, kafka, lag, machine, model, packages, ports, precision
 from tidelens.doctor.finding import Check, Finding, failed, told, warning
 
 BOUND_S = 10.0
@@ -31,6 +31,7 @@ CHECKS: Mapping[str, Check] = {
     "ports": ports.ports,
     "broker": kafka.broker,
     "topics": kafka.topics,
+    "lag": lag.lag,
 }
 
 _NAMES = "unset it, or write the name that is meant; `tidelens config` lists all"

@@ -1,0 +1,65 @@
+"""Deletes the consumer groups of what was retired: an index node, or the encoders of a space."""
+
+from collections.abc import Collection
+
+from aiokafka.client import AIOKafkaClient, CoordinationType
+from aiokafka.errors import GroupAuthorizationFailedError, GroupIdNotFound, NonEmptyGroup
+from aiokafka.protocol.admin import DeleteGroupsRequest
+
+from contracts.errors import ConfigurationError
+from contracts.groups import GroupName
+from contracts.topics import Names
+from streams.connect import Connection
+from streams.coordinator import raise_for, when_ready
+
+
+async def forget(
+    connection: Connection, prefix: str, group: str, *, spaces: Collection[str]
+) -> list[str]:
+    """The names of the groups deleted: of an index node, that of its commits and that of its app.
+
+    `spaces` are served or being made. The offsets of their encoders are those encoders' state, and
+    are never deleted. Raises ConfigurationError for what is not to be deleted.
+    """
+    found = GroupName.read(prefix, group)
+    if found is None:
+        names = Names(prefix, "SPACE")
+        raise ConfigurationError(
+            f"group {group}: not of the collection {prefix}; want "
+            f"{names.index_group('SHARD', 'REPLICA')} or {names.encoder_group}"
+        )
+    if found.role == "encode" and found.space in spaces:
+        raise ConfigurationError(
+            f"group {group}: space {found.space} is served or being made, and its encoders go on "
+            "from the offsets of this group; `tidelens rebuild` gives up a space"
+        )
+    async with connection.client() as client:
+        deleted = [name for name in found.names(prefix) if await _deleted(client, name)]
+    if not deleted:
+        raise ConfigurationError(f"group {group}: there is no such group; `tidelens lag` lists all")
+    return deleted
+
+
+async def _deleted(client: AIOKafkaClient, group: str) -> bool:
+    """Whether it was there. The broker itself refuses a group with members."""
+    try:
+        await when_ready(lambda: _delete(client, group))
+    except GroupIdNotFound:
+        return False
+    except NonEmptyGroup:
+        raise ConfigurationError(
+            f"group {group}: it has members; stop the process first, and wait for its session to "
+            "time out if it was killed"
+        ) from None
+    except GroupAuthorizationFailedError:
+        raise ConfigurationError(
+            f"group {group}: we may not delete it; `tidelens topics print` shows the ACLs"
+        ) from None
+    return True
+
+
+async def _delete(client: AIOKafkaClient, group: str) -> None:
+    coordinator = await client.coordinator_lookup(CoordinationType.GROUP, group)
+    response = await client.send(coordinator, DeleteGroupsRequest([group]))
+    for _, code in response.results:
+        raise_for(code)

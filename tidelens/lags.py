@@ -1,0 +1,105 @@
+"""The lag of a collection, as a command measures it that is no node of it."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from consumers.encoders import space_of
+from contracts.groups import GroupName
+from contracts.ports import Lag
+from contracts.settings import Settings
+from contracts.topics import Names
+from streams.connect import Connection
+from streams.control import Control
+from streams.group_members import groups_listed, members_of
+from streams.lag import KafkaLag
+from streams.lag_of_spaces import LagOfSpaces
+from tidelens.clock import SystemClock
+from tidelens.runtime import model_of
+from tidelens.served import ask_control
+
+# An encoder's transaction takes milliseconds; one that is open for this long deserves a word.
+HELD_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """`space` is the one that was asked about; `rows` are also of those beside it.
+
+    `behind_s` is None while nothing is known to wait and no index node runs that would know.
+    `left_over` are groups without members, of spaces that are neither served nor made.
+    """
+
+    space: str
+    rows: Sequence[Lag]
+    behind_s: float | None
+    left_over: Sequence[str] = ()
+
+    @property
+    def indexed(self) -> bool:
+        """Whether a node of the space runs."""
+        own = [row for row in self.rows if row.space == self.space and row.role == "index"]
+        return any(not row.gone for row in own)
+
+    @property
+    def gone(self) -> list[str]:
+        """Groups of index nodes that do not run."""
+        return list(dict.fromkeys(row.group for row in self.rows if row.gone))
+
+    @property
+    def shared(self) -> list[tuple[str, int]]:
+        """Groups of index nodes as which several processes run, with their number."""
+        found = ((r.group, r.members) for r in self.rows if r.role == "index" and r.members)
+        return list(dict.fromkeys((group, members) for group, members in found if members > 1))
+
+    @property
+    def unattended(self) -> list[tuple[str, str]]:
+        """Spaces that nobody encodes, with the group that has no members."""
+        found = ((row.space, row.group) for row in self.rows if row.unattended)
+        return list(dict.fromkeys(found))
+
+    @property
+    def held(self) -> list[Lag]:
+        """One row of each partition that a transaction has held back for long."""
+        found = {
+            (row.topic, row.partition): row for row in self.rows if row.unstable_seconds >= HELD_S
+        }
+        return list(found.values())
+
+
+async def measure(settings: Settings, connection: Connection, *, asked: bool) -> Measured:
+    """Of the spaces that are served or being made, or of the model's alone where it was asked for.
+
+    Raises BrokerUnavailable, and TopicMismatch where a topic of the space is absent.
+    """
+    spaces = await spaces_of(settings, connection, asked=asked)
+    own = KafkaLag(connection, Names(settings.topic_prefix, spaces[0]), None, SystemClock())
+    source = LagOfSpaces(own, lambda: spaces)
+    await source.start()
+    try:
+        rows = await source.lag()
+        behind_s: float | None = source.behind_s(rows)
+    finally:
+        await source.stop()
+    left_over = [] if asked else await _left_over(connection, settings.topic_prefix, spaces)
+    measured = Measured(spaces[0], rows, behind_s, left_over)
+    return measured if behind_s or measured.indexed else Measured(spaces[0], rows, None, left_over)
+
+
+async def spaces_of(settings: Settings, connection: Connection, *, asked: bool) -> list[str]:
+    """The active one first, or the one asked for alone."""
+    control = Control() if asked else await ask_control(settings, connection)
+    if control.active is not None:
+        return control.spaces
+    model = settings.model if asked else model_of(settings)
+    return [(await asyncio.to_thread(space_of, model)).name, *control.spaces]
+
+
+async def _left_over(connection: Connection, prefix: str, spaces: Sequence[str]) -> list[str]:
+    async with connection.client() as client:
+        listed = await groups_listed(client, Names(prefix, "").bare + ".")
+        names = [name for group in listed if (name := GroupName.read(prefix, group)) is not None]
+        # Of an index node, two groups: the first has its members, the last its commits.
+        groups = {tuple(name.names(prefix)): None for name in names if name.space not in spaces}
+        members = await members_of(client, [of[0] for of in groups]) if groups else {}
+    return [of[-1] for of in groups if members.get(of[0]) == 0]

@@ -110,7 +110,10 @@ class MemoryBlobs:
         return path
 
     async def list(self, prefix: str) -> list[str]:
-        return sorted(name for name in self.blobs if name.startswith(prefix))
+        return sorted(await self.sizes(prefix))
+
+    async def sizes(self, prefix: str) -> Mapping[str, int]:
+        return {n: len(data) for n, data in self.blobs.items() if n.startswith(prefix)}
 
     async def delete(self, name: str) -> None:
         self.blobs.pop(name, None)

@@ -121,6 +121,16 @@ class Metrics:
         self.snapshot_failed_at = Gauge(
             "tidelens_snapshot_failure_timestamp_seconds", "When one failed last.", registry=r
         )
+        self.snapshot_blobs_lacking = Gauge(
+            "tidelens_snapshot_blobs_lacking",
+            "Blobs of kept snapshots that the store did not have at the last look.",
+            registry=r,
+        )
+        self.snapshot_blobs_rewritten = Counter(
+            "tidelens_snapshot_blobs_rewritten_total",
+            "Blobs of snapshots that the store had lost and that were written again.",
+            registry=r,
+        )
         self.rebuilds = Counter(
             "tidelens_rebuilds_total", "Sealed segments built.", ["target", "outcome"], registry=r
         )

@@ -292,6 +292,10 @@ class BlobStore(Protocol):
 
     async def list(self, prefix: str) -> list[str]: ...
 
+    async def sizes(self, prefix: str) -> Mapping[str, int]:
+        """What `list` names, each with its bytes."""
+        ...
+
     async def delete(self, name: str) -> None:
         """Deleting what is not there is not an error."""
         ...

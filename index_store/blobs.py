@@ -2,8 +2,9 @@
 
 import asyncio
 import os
+import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
@@ -47,7 +48,11 @@ class DiskBlobs:
 
     async def list(self, prefix: str) -> list[str]:
         """Names that begin with `prefix`, sorted."""
-        return [*await asyncio.to_thread(self._list, prefix)]
+        return sorted(await self.sizes(prefix))
+
+    async def sizes(self, prefix: str) -> Mapping[str, int]:
+        """The same names, each with its bytes."""
+        return await asyncio.to_thread(self._sizes, prefix)
 
     async def delete(self, name: str) -> None:
         """Its folder goes too, once empty."""
@@ -103,15 +108,18 @@ class DiskBlobs:
             with suppress(OSError):
                 folder.rmdir()
 
-    def _list(self, prefix: str) -> Sequence[str]:
+    def _sizes(self, prefix: str) -> Mapping[str, int]:
         # Walk only the folder that `prefix` leads into.
         start = self._root / prefix.rpartition("/")[0]
-        names = (
-            path.relative_to(self._root).as_posix()
-            for path in start.rglob("*")
-            if not path.name.startswith(".") and path.is_file()
-        )
-        return sorted(name for name in names if name.startswith(prefix))
+        sizes = {}
+        for path in start.rglob("*"):
+            name = path.relative_to(self._root).as_posix()
+            if name.startswith(prefix) and not path.name.startswith("."):
+                with suppress(FileNotFoundError):  # deleted while we walk
+                    found = path.stat()
+                    if stat.S_ISREG(found.st_mode):
+                        sizes[name] = found.st_size
+        return sizes
 
     def _sweep(self) -> None:
         for partial in list(self._root.rglob(f".*{_PARTIAL}")):

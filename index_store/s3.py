@@ -1,13 +1,16 @@
 """Blobs in S3, or in anything that speaks its protocol.
 
+What answers at the endpoint may be anything: a proxy without a server behind it, a login page, half
+an answer. Nothing is believed that an S3 server would not say, and all of it is an OSError.
+
 Credentials, region and endpoint come from the standard AWS variables and files, as every AWS tool
 reads them (AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3 for another server).
 """
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +34,9 @@ _ATTEMPTS = 4
 # Botocore asks again until an answer begins, not for one that is cut off in its body.
 _BODY_ATTEMPTS = 3
 
-_MISSING = {"NoSuchKey", "404", "NotFound"}
+# A listing has 1,000 names a page; a server that never comes to an end must not be followed.
+_PAGES_MAX = 100_000
+
 # No answer, or half of one: aiohttp's own error comes through where a body is cut off.
 _AWAY = (BotoCoreError, aiohttp.ClientError, TimeoutError)
 
@@ -54,40 +59,52 @@ class S3Blobs:
     async def opened(
         cls, bucket: str, prefix: str, *, part_bytes: int = _PART_BYTES
     ) -> AsyncIterator["S3Blobs"]:
-        """Raises ConfigurationError when there is no such bucket.
+        """Raises ConfigurationError when a server says that there is no such bucket.
 
-        A server that does not answer now may later: that is for those who read and write to wait.
+        One that does not answer now, or not as S3 does, may later: that is for those who read and
+        write to wait.
         """
         config = AioConfig(
             connect_timeout=_CONNECT_S,
             read_timeout=_READ_S,
             retries={"mode": "standard", "max_attempts": _ATTEMPTS},
         )
-        with _translated(bucket, ""):
-            # Reads its service descriptions from disk, on the loop: 0.2 s, at the start only.
-            async with get_session().create_client("s3", config=config) as client:
-                store = cls(client, bucket, prefix, part_bytes=part_bytes)
-                await store._require_bucket()
-                yield store
+        async with AsyncExitStack() as stack:
+            try:
+                # Reads its service descriptions from disk, on the loop: 0.2 s, at the start only.
+                opening = get_session().create_client("s3", config=config)
+                client = await stack.enter_async_context(opening)
+            except (BotoCoreError, ValueError) as error:
+                raise ConfigurationError(
+                    f"TIDELENS_SNAPSHOTS: no client for s3://{bucket}: {error}; "
+                    "check the AWS_ variables"
+                ) from error
+            store = cls(client, bucket, prefix, part_bytes=part_bytes)
+            await store._require_bucket()
+            yield store
 
     async def _require_bucket(self) -> None:
         try:
-            await self._client.head_bucket(Bucket=self._bucket)
+            # In one page, which costs as much as asking for the bucket, and has a body: a 404
+            # without one may be anybody's.
+            await self._page({"Bucket": self._bucket, "Prefix": self._prefix, "MaxKeys": 1})
         except ClientError as error:
-            if _code(error) in {"404", "NoSuchBucket"}:
+            if _code(error) == "NoSuchBucket":
                 raise ConfigurationError(
                     f"TIDELENS_SNAPSHOTS: there is no bucket {self._bucket!r}; create it first"
                 ) from None
-            log.warning("the bucket cannot be looked at", bucket=self._bucket, error=str(error))
-        except _AWAY as error:
-            log.warning("S3 does not answer", bucket=self._bucket, error=str(error))
+            reason = _reason(error)
+            log.warning("the bucket cannot be looked at", bucket=self._bucket, error=reason)
+        except Exception as error:
+            log.warning("S3 does not answer", bucket=self._bucket, error=_reason(error))
 
     async def write(self, name: str, data: bytes | memoryview) -> None:
         """Raises OSError; then the blob is as it was."""
         with _translated(self._bucket, name):
-            await self._client.put_object(
+            sent = await self._client.put_object(
                 Bucket=self._bucket, Key=self._key(name), Body=bytes(data)
             )
+            _require_etag(sent)
 
     async def upload(self, name: str, path: Path) -> None:
         """In parts when it is large; nothing is visible before the last. Raises OSError."""
@@ -97,15 +114,21 @@ class S3Blobs:
             return
         where = {"Bucket": self._bucket, "Key": self._key(name)}
         with _translated(self._bucket, name):
-            upload = (await self._client.create_multipart_upload(**where))["UploadId"]
+            begun = await self._client.create_multipart_upload(**where)
+            if "UploadId" not in begun:
+                raise _NotS3("CreateMultipartUpload was answered without an upload's id")
+            upload = begun["UploadId"]
             try:
                 parts = await self._upload_parts(where | {"UploadId": upload}, path, size)
-                await self._client.complete_multipart_upload(
+                done = await self._client.complete_multipart_upload(
                     **where, UploadId=upload, MultipartUpload={"Parts": parts}
                 )
+                _require_etag(done)
             except BaseException:
-                # Parts that are left cost money and nobody lists them.
-                await self._client.abort_multipart_upload(**where, UploadId=upload)
+                # Parts that are left cost money and nobody lists them. Why it failed says more than
+                # why this does.
+                with suppress(Exception):
+                    await self._client.abort_multipart_upload(**where, UploadId=upload)
                 raise
 
     async def read(self, name: str) -> bytes:
@@ -133,7 +156,7 @@ class S3Blobs:
         try:
             await self._received(name, take)
             await asyncio.to_thread(partial.rename, path)
-        except OSError:
+        except (OSError, KeyError):
             # Half a blob would only keep a full disk full.
             await asyncio.to_thread(partial.unlink, missing_ok=True)
             raise
@@ -143,10 +166,11 @@ class S3Blobs:
         """What `take` makes of the blob's body, from its beginning where that was cut off."""
         attempt = 1
         while True:
-            with _translated(self._bucket, name):
+            with _translated(self._bucket, name, missing="NoSuchKey"):
                 answer = await self._client.get_object(Bucket=self._bucket, Key=self._key(name))
                 try:
                     async with answer["Body"] as body:
+                        _require_etag(answer)
                         return await take(body)
                 except _AWAY as error:
                     if attempt == _BODY_ATTEMPTS:
@@ -156,17 +180,32 @@ class S3Blobs:
 
     async def list(self, prefix: str) -> list[str]:
         """Names that begin with `prefix`, sorted. Raises OSError."""
-        names: list[str] = []
+        return sorted(await self.sizes(prefix))
+
+    async def sizes(self, prefix: str) -> Mapping[str, int]:
+        """The same names, each with its bytes. Raises OSError."""
+        sizes: dict[str, int] = {}
         asked = {"Bucket": self._bucket, "Prefix": self._key(prefix)}
         with _translated(self._bucket, prefix):
             # By hand: botocore's paginator reads its description from disk at each first use.
-            while True:
-                page = await self._client.list_objects_v2(**asked)
-                keys = (found["Key"] for found in page.get("Contents", ()))
-                names += [key.removeprefix(self._prefix) for key in keys]
+            for _ in range(_PAGES_MAX):
+                page = await self._page(asked)
+                for found in page.get("Contents", ()):
+                    sizes[found["Key"].removeprefix(self._prefix)] = found["Size"]
                 if not page.get("IsTruncated"):
-                    return sorted(names)
-                asked["ContinuationToken"] = page["NextContinuationToken"]
+                    return sizes
+                token = page.get("NextContinuationToken")
+                if not token or token == asked.get("ContinuationToken"):
+                    raise _NotS3("ListObjectsV2 was answered with a page that nothing follows")
+                asked["ContinuationToken"] = token
+            raise _NotS3(f"ListObjectsV2 did not come to an end within {_PAGES_MAX} pages")
+
+    async def _page(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        page: dict[str, Any] = await self._client.list_objects_v2(**asked)
+        # Anything that is XML, such as a page of a website, is taken for an empty listing.
+        if not {"IsTruncated", "KeyCount", "Name"} & page.keys():
+            raise _NotS3("ListObjectsV2 was answered without a listing")
+        return page
 
     async def delete(self, name: str) -> None:
         with _translated(self._bucket, name):
@@ -184,7 +223,7 @@ class S3Blobs:
             async with few:
                 data = await asyncio.to_thread(_slice, path, start, self._part_bytes)
                 sent = await self._client.upload_part(**where, PartNumber=number, Body=data)
-                return {"PartNumber": number, "ETag": sent["ETag"]}
+                return {"PartNumber": number, "ETag": _require_etag(sent)}
 
         starts = range(0, size, self._part_bytes)
         try:
@@ -201,20 +240,49 @@ def _slice(path: Path, start: int, size: int) -> bytes:
         return file.read(size)
 
 
+class _NotS3(Exception):
+    """What answered does not speak S3's protocol, whatever its status was."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}: this is no S3 server's answer"
+
+
+def _require_etag(answer: Mapping[str, Any]) -> str:
+    """Return the ETag, which S3 answers a write and a read with, and hardly anybody else."""
+    if "ETag" not in answer:
+        raise _NotS3("the answer has no ETag")
+    return str(answer["ETag"])
+
+
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def _reason(error: Exception) -> str:
+    """Name the answer that came, where S3 itself says nothing about the error."""
+    if not isinstance(error, ClientError):
+        return str(error) or type(error).__name__
+    code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    if code.isdecimal() or not code:
+        return str(_NotS3(f"{error.operation_name} was answered with {status or code}"))
+    return str(error)
+
+
 @contextmanager
-def _translated(bucket: str, name: str) -> Iterator[None]:
-    """Botocore's errors as those that a file would raise."""
+def _translated(bucket: str, name: str, *, missing: str | None = None) -> Iterator[None]:
+    """Raise whatever comes as OSError, and the error with the code `missing` as KeyError."""
     try:
         yield
     except ClientError as error:
-        if _code(error) in _MISSING:
+        if missing is not None and _code(error) == missing:
             raise KeyError(name) from None
         if _code(error) == "NoSuchBucket":
             raise OSError(f"s3://{bucket}: the bucket is gone") from None
-        raise OSError(f"s3://{bucket}/{name}: {error}") from error
+        raise OSError(f"s3://{bucket}/{name}: {_reason(error)}") from error
     except _AWAY as error:
-        raise OSError(f"s3://{bucket}/{name}: {error}") from error
+        raise OSError(f"s3://{bucket}/{name}: {_reason(error)}") from error
+    except OSError:
+        raise  # of our own disk
+    except Exception as error:
+        # An answer that botocore cannot read, or that it did not expect.
+        raise OSError(f"s3://{bucket}/{name}: {_reason(error)}") from error

@@ -8,12 +8,13 @@ Below PREFIX (SPACE/SHARD/REPLICA/):
     pointer               NAME of the newest
 
 Blobs are written first, then the manifest, then the pointer, so that whatever a crash leaves is
-either whole or not published. NAMEs grow. A part that did not change is never written twice.
+either whole or not published. NAMEs grow. A part that did not change is written once, unless the
+store lost it: before a manifest is written, a listing has shown every blob that it names.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +24,7 @@ import numpy as np
 import structlog
 
 from contracts import faults
-from contracts.errors import SnapshotRefused, UnknownFormat
+from contracts.errors import SnapshotRefused
 from contracts.formats import made
 from contracts.ports import BlobStore
 from contracts.topics import Target
@@ -31,7 +32,9 @@ from index_store import manifest as manifests
 from index_store.ann import Operating
 from index_store.files import PartFiles, link_or_copy
 from index_store.index import Index
+from index_store.kept import Kept
 from index_store.manifest import Blob, Manifest, Moment
+from index_store.needed import needs_of
 from index_store.parts import Part
 from index_store.segment import Segment
 from index_store.spill import Spill
@@ -56,8 +59,10 @@ class Snapshots:
         self._writing = asyncio.Lock()
         # What this process wrote or read back whole; what was written before may have gone bad.
         self._written: dict[str, Sequence[Blob]] = {}
-        # Parts of each of our snapshots; None: not known now.
-        self._needed: dict[str, set[str] | None] = {}
+        self.own = Kept(store, prefix)
+        """Those below `prefix`."""
+        self.rewritten = 0
+        """Blobs that the store had lost, and that were written again."""
         self.refused: dict[str, str] = {}
         """Snapshots that the last `restore` refused, with the reasons."""
 
@@ -78,31 +83,32 @@ class Snapshots:
 
     async def _write(self, index: Index, view: IndexView, moment: Moment) -> str:
         # 0. What crashes left: it may be what fills the disk.
-        finished = await self._delete_unfinished()
+        finished, gone = await self.own.tidy(self._spill.held)
+        self._forget(gone)
         # Names grow even when the clock does not.
         name = f"{max([time.time_ns(), *(int(old) + 1 for old in finished)]):020d}"
         known = set(self._written)
         try:
             # 1. The blobs.
-            parts, alive = await self._write_blobs(name, view)
+            manifest = manifests.manifest(index, view, moment)
+            manifest |= await self._write_blobs(name, view)
+            await self._write_lost(name, view, manifest)
             faults.reach("snapshot.blobs")
             # 2. The manifest, which vouches for them.
-            manifest = manifests.manifest(index, view, moment)
-            manifest |= {"parts": parts, "alive": alive}
             raw = manifests.sealed(manifest)
-            await self._store.write(f"{self._prefix}{name}/manifest.json", raw)
-            self._needed[name] = manifests.parts_in(manifest)
+            await self.own.write_and_read(f"{name}/manifest.json", raw)
+            self.own.add(name, manifest, len(raw))
             faults.reach("snapshot.manifest")
             # 3. The pointer: from here on this is the newest.
-            await self._store.write(f"{self._prefix}pointer", name.encode())
+            await self.own.write_and_read("pointer", name.encode())
             faults.reach("snapshot.pointer")
-        except OSError:
+        except Exception:
             await self._give_up(name, set(self._written) - known)
             raise
         # 4. What is no longer kept.
         for old in [*finished, name][: -self._kept]:
-            await self._delete(old)
-        await self._delete_unneeded_parts()
+            await self.own.delete(old)
+        self._forget(await self.own.delete_unneeded(self._spill.held))
         return name
 
     async def tidy(self, index: Index) -> None:
@@ -157,14 +163,20 @@ class Snapshots:
                 if not skip_unread:
                     raise
                 self._refuse(name, error)
+            except Exception as error:
+                # The log has everything too: what nobody foresaw must not keep a node from its
+                # start.
+                log.error("snapshot unreadable", snapshot=name, exc_info=error)
+                self._refuse(name, error)
             else:
                 log.info("snapshot restored", snapshot=name)
                 return index
         return None
 
     def _refuse(self, name: str, reason: Exception) -> None:
-        self.refused[name] = str(reason)
-        log.warning("snapshot refused", snapshot=name, reason=str(reason))
+        told = str(reason) if isinstance(reason, SnapshotRefused | OSError) else repr(reason)
+        self.refused[name] = told
+        log.warning("snapshot refused", snapshot=name, reason=told)
 
     async def verify(self, name: str, empty: Index) -> None:
         """Raise SnapshotRefused unless `name` (of `list`) restores to its digest, row by row.
@@ -177,13 +189,14 @@ class Snapshots:
 
     async def point_to(self, name: str) -> None:
         """Let the next start restore this own snapshot (NAME, without the replica)."""
-        manifests.opened(await self._read(f"{self._own(name)}/manifest.json"))
-        await self._store.write(f"{self._prefix}pointer", name.encode())
+        raw = await self._read(f"{self._own(name)}/manifest.json")
+        await self.own.require_whole(name, manifests.opened(raw), len(raw))
+        await self.own.write_and_read("pointer", name.encode())
 
     def _own(self, name: str) -> str:
         return self._prefix.removeprefix(self._shard_prefix) + name
 
-    async def _write_blobs(self, name: str, view: IndexView) -> tuple[Sequence[Manifest], Blob]:
+    async def _write_blobs(self, name: str, view: IndexView) -> Manifest:
         """Write what is not there yet; what the manifest says of parts and bitmaps."""
         entries, bitmaps = [], []
         for target, parts in view.parts.items():
@@ -205,17 +218,45 @@ class Snapshots:
         data = b"".join(bitmaps)
         await self._store.write(f"{self._prefix}{name}/alive", data)
         alive = {"name": "alive", "bytes": len(data), "sha256": manifests.sha256(data)}
-        return entries, alive
+        return {"parts": entries, "alive": alive}
 
-    async def _write_part(self, files: PartFiles) -> Sequence[Blob]:
-        blobs = self._written.get(files.name)
-        if blobs is None:
-            blobs = []
-            for path in files.paths:
-                blob = f"parts/{files.name}/{path.name}"
-                await self._store.upload(self._prefix + blob, path)
-                blobs.append(await asyncio.to_thread(manifests.described, blob, path))
-            self._written[files.name] = blobs
+    async def _write_lost(self, name: str, view: IndexView, manifest: Manifest) -> None:
+        """Write again what the store does not have. Raises OSError where it lacks it even then."""
+        lost = await self._lost(name, manifest)
+        if not lost:
+            return
+        log.warning("the store lacks blobs; they are written again", count=len(lost), first=lost[0])
+        parts = (part for parts in view.parts.values() for part in parts)
+        for part, entry in zip(parts, manifest["parts"], strict=True):
+            if any(blob["name"] in lost for blob in entry["blobs"]):
+                files = await self._spill.of(part)
+                entry["blobs"] = await self._write_part(files, lost)
+        still = await self._lost(name, manifest)
+        if still:
+            raise OSError(f"{still[0]}: written, but not in the store; {len(still)} blobs lack")
+        self.rewritten += len(lost)
+
+    async def _lost(self, name: str, manifest: Manifest) -> Sequence[str]:
+        needs = dict(needs_of(name, manifest, 0))
+        del needs[f"{name}/manifest.json"]  # not written yet
+        return await self.own.missing(needs)
+
+    async def _write_part(self, files: PartFiles, lost: Collection[str] = ()) -> Sequence[Blob]:
+        """Its blobs; of those that were written before only the `lost` ones are written."""
+        before = self._written.get(files.name)
+        if before is not None and not lost:
+            return before
+        names = [f"parts/{files.name}/{path.name}" for path in files.paths]
+        if before is not None:
+            names = [blob["name"] for blob in before]
+        blobs = []
+        for n, (name, path) in enumerate(zip(names, files.paths, strict=True)):
+            if before is not None and name not in lost:
+                blobs.append(before[n])
+                continue
+            await self._store.upload(self._prefix + name, path)
+            blobs.append(await asyncio.to_thread(manifests.described, name, path))
+        self._written[files.name] = blobs
         return blobs
 
     async def _load(self, name: str, empty: Index, *, keep: bool = False) -> Index:
@@ -224,7 +265,8 @@ class Snapshots:
         if not own.isdecimal():
             raise SnapshotRefused(f"name: want the digits of a snapshot's, got {own[:40]!r}")
         index = empty.emptied()
-        manifest = await self.manifest(name)
+        raw = await self._read(f"{name}/manifest.json")
+        manifest = manifests.opened(raw)
         manifests.require_same(manifest, index)
         alive = await self._read(f"{name}/alive")
         await asyncio.to_thread(manifests.require_blob, manifest["alive"], alive)
@@ -247,6 +289,7 @@ class Snapshots:
             raise SnapshotRefused("the rows do not have the digest that the manifest names")
         if keep and self._own(own) == name:
             self._written |= {part["name"]: part["blobs"] for part in manifest["parts"]}
+            self.own.add(own, manifest, len(raw))
         return index
 
     async def _segment(
@@ -285,56 +328,20 @@ class Snapshots:
         except KeyError:
             raise SnapshotRefused(f"{name}: missing") from None
 
-    async def _delete_unfinished(self) -> Sequence[str]:
-        """Delete our own snapshots without a manifest; the names of the others, ascending."""
-        blobs = await self._store.list(self._prefix)
-        names = {blob.removeprefix(self._prefix).partition("/")[0] for blob in blobs}
-        finished = []
-        for name in sorted(name for name in names if name.isdecimal()):
-            if f"{self._prefix}{name}/manifest.json" in blobs:
-                finished.append(name)
-                if self._needed.get(name) is None:
-                    self._needed[name] = await self._parts_of(name)
-            else:
-                await self._delete(name)
-        await self._delete_unneeded_parts()
-        return finished
-
-    async def _parts_of(self, name: str) -> set[str] | None:
-        try:
-            return manifests.parts_in(await self.manifest(self._own(name)))
-        except (UnknownFormat, OSError) as error:
-            log.warning("no part is deleted", snapshot=name, reason=str(error))
-            return None
-        except SnapshotRefused:
-            return set()  # nobody can restore it
-
-    async def _delete_unneeded_parts(self) -> None:
-        # A restored part's files may be the store's own, which a rebuild has yet to read.
-        needed = set(self._spill.held)
-        for parts in self._needed.values():
-            if parts is None:
-                return
-            needed |= parts
-        for blob in await self._store.list(f"{self._prefix}parts/"):
-            part = blob.removeprefix(self._prefix).split("/")[1]
-            if part not in needed:
-                self._written.pop(part, None)
-                await self._store.delete(blob)
-
     async def _give_up(self, name: str, new: set[str]) -> None:
         """Half a snapshot would only keep a full disk full."""
-        await self._delete(name)
-        for part in new:
-            del self._written[part]
-        await self._delete_unneeded_parts()
+        self._forget(new)
+        try:
+            await self.own.delete(name)
+            await self.own.delete_unneeded(self._spill.held)
+        except OSError as error:
+            # Why the snapshot failed says more; the next one deletes what is left.
+            log.warning("half a snapshot is left", snapshot=name, error=str(error))
 
-    async def _delete(self, name: str) -> None:
-        self._needed.pop(name, None)
-        blobs = await self._store.list(f"{self._prefix}{name}/")
-        # The manifest first: without it the rest is no snapshot any more.
-        for blob in sorted(blobs, key=lambda blob: not blob.endswith("/manifest.json")):
-            await self._store.delete(blob)
+    def _forget(self, parts: Iterable[str]) -> None:
+        """They are not in the store any more."""
+        for part in parts:
+            self._written.pop(part, None)
 
 
 def _names(view: IndexView) -> set[str]:

@@ -9,11 +9,15 @@ import shutil
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+
+import faiss
 
 from contracts.user_folders import make_private
 from index_store import columns, flat
-from index_store.files import COLUMNS, VECTORS, PartFiles
+from index_store.ann import Ann
+from index_store.files import ANN, COLUMNS, VECTORS, PartFiles
 from index_store.parts import Part
 
 # Rows written at a time: 8 MiB at 512 dimensions, so that searches get their turn.
@@ -30,8 +34,12 @@ class Spill:
         self._held: Counter[str] = Counter()
 
     async def of(self, part: Part) -> PartFiles:
-        """The part's files, written now unless they are there. Raises OSError."""
-        if part.files is not None:
+        """The part's files, written now unless they are there. Raises OSError.
+
+        Files that somebody deleted, as a rule for old files in the folder of snapshots would, are
+        written again: the rows are in memory.
+        """
+        if part.files is not None and await asyncio.to_thread(_are_there, part.files):
             return part.files
         async with self._lock:
             return await asyncio.to_thread(self._write, part)
@@ -83,14 +91,20 @@ class Spill:
         # A chunk may have got rows since its view was made; they do no harm in its files.
         rows, name = len(part.rows), _name_of(part)
         files = PartFiles.within(name, rows, self._folder / name)
-        if files.columns.exists():
+        if part.files is not None:
+            files = replace(files, kind=part.files.kind, points=part.files.points)
+            if part.files.ann is not None:
+                files = replace(files, ann=self._folder / name / ANN)
+        if _are_there(files):
             return files
         partial = self._folder / f".{name}"
         shutil.rmtree(partial, ignore_errors=True)
         make_private(partial)
         try:
             _write_rows(part, rows, partial)
-            partial.rename(self._folder / name)
+            if files.ann is not None and isinstance(part.ann, Ann):
+                faiss.write_index(part.ann.index, str(partial / ANN))
+            _move(partial, self._folder / name)
         except OSError:
             # Half a part would only keep a full disk full.
             shutil.rmtree(partial, ignore_errors=True)
@@ -117,6 +131,20 @@ def _write_rows(part: Part, rows: int, folder: Path) -> None:
         file.write(flat.file_head(vectors.shape[1], rows))
         for start in range(0, rows, _BLOCK_ROWS):
             file.write(vectors[start : min(rows, start + _BLOCK_ROWS)].tobytes())
+
+
+def _move(partial: Path, folder: Path) -> None:
+    """At once; one by one where some files of the part are still there."""
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    for path in partial.iterdir():
+        path.replace(folder / path.name)
+    partial.rmdir()
+
+
+def _are_there(files: PartFiles) -> bool:
+    return all(path.exists() for path in files.paths)
 
 
 def _name_of(part: Part) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from contracts.errors import SnapshotFailed
+from contracts.errors import SnapshotFailed, SnapshotRefused
 from contracts.metrics import Metrics
 from contracts.ports import Clock
 from contracts.records import TopicPartition
@@ -24,7 +24,8 @@ class SnapshotKeeper:
     """Writes a snapshot of a changed state when it is old or much was applied since.
 
     An unchanged one is written again after `refresh_s`, so that what it says of when everything
-    had been seen does not age (invariant 7); that costs a manifest.
+    had been seen does not age (invariant 7); that costs a manifest. Every `check_s` a listing shows
+    whether the store still has what it was given.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class SnapshotKeeper:
         every_s: float,
         every_records: int,
         refresh_s: float,
+        check_s: float = 300.0,
     ) -> None:
         self._snapshots = snapshots
         self._metrics = metrics
@@ -43,6 +45,9 @@ class SnapshotKeeper:
         self._every_s = every_s
         self._every_records = every_records
         self._refresh_s = refresh_s
+        self._check_s = check_s
+        self._checked_at = clock.now()
+        self._unseen: dict[str, Any] | None = None
         self._positions: Mapping[TopicPartition, int] = {}
         self._tried_at = clock.now()
         self._last: dict[str, Any] | None = None
@@ -59,8 +64,10 @@ class SnapshotKeeper:
         for pause_s in (*_RESTORE_PAUSES_S, None):
             try:
                 return await self._snapshots.restore(empty, skip_unread=pause_s is None)
-            except OSError as error:
-                log.warning("snapshots cannot be read", error=str(error), again_in_s=pause_s)
+            except Exception as error:
+                # Whatever the store answered: a node can start without it.
+                told = _told(error)
+                log.warning("snapshots cannot be read", error=told, again_in_s=pause_s)
                 if pause_s is not None:
                     await asyncio.sleep(pause_s)
         return None
@@ -80,8 +87,16 @@ class SnapshotKeeper:
         self._tried_at = self._clock.now()
 
     def describe(self) -> dict[str, Any]:
-        """The last snapshot (name, at, seconds), the last failure since it, the one chosen."""
-        return {"last": self._last, "failure": self._failure, "chosen": self._chosen}
+        """The last snapshot (name, at, seconds), the last failure since it, the one chosen.
+
+        `lacking` counts by snapshot the blobs that the store did not have at the last look.
+        """
+        return {
+            "last": self._last,
+            "failure": self._unseen or self._failure,
+            "chosen": self._chosen,
+            "lacking": {name: len(blobs) for name, blobs in self._snapshots.own.lacking.items()},
+        }
 
     async def choose(self, name: str, index: Index, *, retention_s: float) -> None:
         """Let the next start begin from `name` (REPLICA/NAME); until then nothing is written.
@@ -93,8 +108,11 @@ class SnapshotKeeper:
             now = self._clock.now()
             try:
                 await choose(self._snapshots, name, index, now=now, retention_s=retention_s)
-            except OSError as error:
-                raise SnapshotFailed(f"the snapshot could not be chosen: {error}") from error
+            except SnapshotRefused:
+                raise
+            except Exception as error:
+                told = f"the snapshot could not be chosen: {_told(error)}"
+                raise SnapshotFailed(told) from error
             self._chosen = name
 
     def changed(self, index: Index) -> bool:
@@ -120,14 +138,19 @@ class SnapshotKeeper:
                 )
             positions, began = dict(index.positions), perf_counter()
             self._tried_at = self._clock.now()
+            rewritten = self._snapshots.rewritten
             try:
                 name = await self._snapshots.write(index)
-            except OSError as error:
+            except Exception as error:
+                # Whatever it is, it is the snapshot's failure and not the node's.
                 self._metrics.snapshots.labels("failed").inc()
                 self._metrics.snapshot_failed_at.set(self._clock.now())
-                self._failure = {"reason": str(error), "at": self._clock.now()}
-                raise SnapshotFailed(f"the snapshot could not be written: {error}") from error
+                self._failure = {"reason": _told(error), "at": self._clock.now()}
+                told = f"the snapshot could not be written: {_told(error)}"
+                raise SnapshotFailed(told) from error
             self._positions, self._failure = positions, None
+            self._metrics.snapshot_blobs_rewritten.inc(self._snapshots.rewritten - rewritten)
+            self._show_lacking()
             self._metrics.snapshots.labels("written").inc()
             self._metrics.snapshot_at.set(self._clock.now())
             self._last = {
@@ -136,3 +159,38 @@ class SnapshotKeeper:
                 "seconds": round(perf_counter() - began, 3),
             }
             return name
+
+    async def lost(self) -> bool:
+        """Look, when it is time, and return whether the store has lost blobs of the newest one.
+
+        A store that does not answer is told as a failure until it does.
+        """
+        own = self._snapshots.own
+        if own.newest is None or self._clock.now() - self._checked_at < self._check_s:
+            return False
+        async with self._writing:
+            self._checked_at = self._clock.now()
+            try:
+                await own.look()
+            except Exception as error:
+                self._unseen = {"reason": _told(error), "at": self._clock.now()}
+                log.warning("snapshots cannot be looked at", error=_told(error))
+                return False
+            self._show_lacking()
+        blobs = own.lacking.get(own.newest)
+        if blobs is None:
+            return False
+        reason = f"{own.newest}: the store lacks {len(blobs)} blobs, {blobs[0]} first"
+        self._failure = {"reason": reason, "at": self._clock.now()}
+        log.error("a snapshot is not whole any more", reason=reason)
+        return self._chosen is None
+
+    def _show_lacking(self) -> None:
+        self._checked_at, self._unseen = self._clock.now(), None
+        lacking = self._snapshots.own.lacking.values()
+        self._metrics.snapshot_blobs_lacking.set(sum(map(len, lacking)))
+
+
+def _told(error: Exception) -> str:
+    """The reason; an error that nobody foresaw says little without its name."""
+    return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"

@@ -302,8 +302,10 @@ class Maintainer:
             await self._write_snapshot(self._index)
 
     async def snapshot_if_due(self) -> None:
-        """By age, or by how much was applied since the last."""
-        if self._index is not None and self.keeper.due(self._index):
+        """By age, by how much was applied since the last, or where the store has lost it."""
+        if self._index is None:
+            return
+        if self.keeper.due(self._index) or await self.keeper.lost():
             await self._write_snapshot(self._index)
 
     async def _write_snapshot(self, index: Index) -> None:

@@ -65,6 +65,7 @@ def make_maintainer(
         every_s=settings.snapshot_every_s,
         every_records=settings.snapshot_every_records,
         refresh_s=settings.snapshot_refresh_s,
+        check_s=settings.snapshot_check_s,
     )
     return Maintainer(
         event_log,

@@ -45,7 +45,7 @@ async def test_a_snapshot_that_failed_is_told_and_does_not_make_it_unready(tmp_p
         snapshots, kit.metrics, kit.clock, every_s=60, every_records=100, refresh_s=900
     )
     kit.status["snapshot"] = keeper.describe()
-    nothing = {"last": None, "failure": None, "chosen": None}
+    nothing = {"last": None, "failure": None, "chosen": None, "lacking": {}}
     assert (await kit.http.get("/readyz")).json()["snapshot"] == nothing
     with pytest.raises(SnapshotFailed):
         await keeper.write(filled(vectors(3)))

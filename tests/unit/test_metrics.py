@@ -25,6 +25,7 @@ WITHOUT_UNIT = (
     "tidelens_live_subscriptions",
     "tidelens_queue_depth",
     "tidelens_ready",
+    "tidelens_snapshot_blobs_lacking",
 )
 
 

@@ -10,6 +10,7 @@ from blockbuster import BlockBuster
 
 from index_store import s3 as module
 from index_store.s3 import S3Blobs
+from tests.fake_s3 import answer, point_to
 
 pytestmark = pytest.mark.anyio
 
@@ -17,7 +18,7 @@ BODY = bytes(range(256)) * 512
 
 
 class HalfServer:
-    """Answers a HEAD, and a GET with half of `BODY` as long as `halves` says."""
+    """Answers a listing, and another GET with half of `BODY` as long as `halves` says."""
 
     def __init__(self) -> None:
         self.halves = 0
@@ -31,8 +32,11 @@ class HalfServer:
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY))
-            if head.startswith(b"GET"):
+            if b"list-type=2" in head:
+                listing = b"<ListBucketResult><Name>bucket</Name></ListBucketResult>"
+                writer.write(answer("200 OK", listing))
+            else:
+                writer.write(answer("200 OK", BODY, ETag='"x"').removesuffix(BODY))
                 self.gets += 1
                 half = self.gets <= self.halves
                 writer.write(BODY[: len(BODY) // 2] if half else BODY)
@@ -45,15 +49,9 @@ class HalfServer:
 async def server(
     monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
 ) -> AsyncIterator[HalfServer]:
-    for function in no_blocking_calls.functions.values():
-        function.can_block_in("aiobotocore/session.py", {"_create_client"})
     half = HalfServer()
     listening = await asyncio.start_server(half.answer, "127.0.0.1", 0)
-    port = listening.sockets[0].getsockname()[1]
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    point_to(listening.sockets[0].getsockname()[1], monkeypatch, no_blocking_calls)
     yield half
     listening.close()
 

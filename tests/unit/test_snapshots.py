@@ -390,7 +390,7 @@ async def test_names_grow_though_the_clock_goes_back(monkeypatch: pytest.MonkeyP
     assert restored.digests() == index.digests()
 
 
-class Crash(Exception):
+class Crash(BaseException):
     """Stands for SIGKILL: nothing after it runs."""
 
 

@@ -131,6 +131,9 @@ class KafkaOwnership:
                 f"TIDELENS_ENCODE_SESSION_MS: the brokers refuse {self._session_timeout_ms} "
                 "(their group.min.session.timeout.ms and group.max.session.timeout.ms)"
             ) from None
+        except ConfigurationError:
+            # Joining again would only meet it again: a newer version's commits, say.
+            raise
         except (*_CLIENT_ERRORS, TidelensError) as error:
             # Of a session that has ended meanwhile, whatever ended it: the next one is no worse.
             if session is self._session:

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import AsyncIterator
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import PolicyViolationError
 
 from contracts.embedding import embedding_record, encode_value, read_embedding
-from contracts.errors import Fenced, RecordTooLarge
+from contracts.errors import ConfigurationError, Fenced, RecordTooLarge
 from contracts.events import EVENT_TYPES, content_record, delete_record
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord, Record, Source
@@ -102,6 +102,22 @@ async def test_every_record_becomes_one_embedding_in_source_order(kafka) -> None
         sources = await drained(kit, 500)
         assert len(sources) == 500
         assert_in_order_once(sources, kit.partitions)
+
+
+async def test_an_encoder_that_waits_for_partitions_is_a_member_of_the_group(kafka) -> None:
+    """Three encoders, and a partition of each target: one of them has none and is as ready."""
+    async with collection(kafka.bootstrap, partitions=1) as kit, AsyncExitStack() as stack:
+        async with encoder_log(kit).own(kit.names.encoder_group) as unasked:
+            assert not unasked.is_member
+        members = [await stack.enter_async_context(running_worker(kit)) for _ in range(3)]
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                owned = sorted(len(member.owned) for member in members)
+                if owned == [0, 1, 1] and all(member.is_member for member in members):
+                    break
+                await asyncio.sleep(0.1)
+        await stack.aclose()
+        assert not any(member.is_member for member in members)
 
 
 async def test_a_later_start_goes_on_where_the_group_stood(kafka) -> None:
@@ -454,6 +470,14 @@ async def committed_as(kit: Collection, offset: int, metadata: dict[str, object]
         await consumer.commit({partition: OffsetAndMetadata(offset, text)})
     finally:
         await consumer.stop()
+
+
+async def test_commits_of_a_newer_version_end_the_encoder_with_a_sentence(kafka) -> None:
+    async with collection(kafka.bootstrap, partitions=1) as kit:
+        await committed_as(kit, 0, {"version": 2, "topic_id": "x"})
+        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+            with pytest.raises(ConfigurationError, match=r"commit metadata.*version 2.*version 1"):
+                await claim_nothing(ownership)
 
 
 @pytest.mark.parametrize("away_s, ghosts", [(2 * 86_400, set()), (3_600, {"item-0"})])

@@ -28,6 +28,7 @@ from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from contracts.errors import TidelensError
+from streams import rebootstrap  # noqa: F401  whatever is started here is to find its brokers again
 
 CLOSE_S = 2.0
 _POLL_S = 0.01

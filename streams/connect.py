@@ -6,24 +6,25 @@ CA certificate each give one line that says what to do.
 """
 
 import asyncio
-import socket
+import random
 import ssl
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.metadata import MetadataRequest
 
 from contracts.errors import BrokerUnavailable, ConfigurationError
 from contracts.settings import KafkaSettings
 from streams.closing import close_client, start_client
+from streams.rebootstrap import FAILURES, BrokerUnreached, RebootstrappingClient
+from streams.refusals import AUTH_ERRORS, AWAY, FORBIDDEN, LOST, advice
 from streams.topic_ids import topics_found
 
 if TYPE_CHECKING:
@@ -31,31 +32,19 @@ if TYPE_CHECKING:
 
 # A broker that is there answers in milliseconds; this bounds an address that swallows packets.
 CHECK_S = 4.0
+# A broker that restarts is away for a moment, and its clients are busy with it.
+PATIENCE_S = 2.0
+_TRY_AGAIN_S = 1.0
+# Of the brokers that a bootstrap address names, at the start.
+_REACHED_MAX = 8
 
-AUTH_ERRORS = (
-    errors.AuthenticationFailedError,
-    errors.AuthenticationMethodNotSupported,
-    errors.SaslAuthenticationFailed,
-    errors.UnsupportedSaslMechanismError,
-    errors.IllegalSaslStateError,
-)
-_FORBIDDEN = (
-    errors.TopicAuthorizationFailedError,
-    errors.GroupAuthorizationFailedError,
-    errors.ClusterAuthorizationFailedError,
-    errors.TransactionalIdAuthorizationFailed,
-)
-_SLOW = (errors.RequestTimedOutError, errors.KafkaTimeoutError)
-# Raised by a request of a client that was fine a moment ago.
-_AWAY = (
-    errors.KafkaConnectionError,
-    errors.NodeNotReadyError,
-    *_SLOW,
-    errors.StaleMetadata,
-    errors.NoBrokersAvailable,
-    OSError,
-    TimeoutError,
-)
+
+class Named(NamedTuple):
+    """A broker and the address that it is to be reached at, its `advertised.listeners`."""
+
+    node_id: int
+    host: str
+    port: int
 
 
 @dataclass(frozen=True)
@@ -113,7 +102,7 @@ class Connection:
                 error = await probe
                 if error is None:
                     return
-                causes[error] = self._advice(error)
+                causes[error] = advice(error, self.brokers, self.kafka)
         finally:
             for task in probes:
                 task.cancel()
@@ -139,7 +128,7 @@ class Connection:
         """A started plain client, for requests that aiokafka's admin client does not know."""
         await self.check()
         async with self.errors_translated():
-            client = AIOKafkaClient(**self.client_options(), request_timeout_ms=15_000)
+            client = RebootstrappingClient(**self.client_options(), request_timeout_ms=15_000)
             await start_client(client)
             try:
                 yield client
@@ -151,8 +140,17 @@ class Connection:
         """Let BrokerUnavailable out instead of aiokafka's errors about being let in and served."""
         try:
             yield
-        except (*AUTH_ERRORS, *_FORBIDDEN, *_AWAY) as error:
-            raise BrokerUnavailable(self._advice(error)) from error
+        except (*AUTH_ERRORS, *FORBIDDEN) as error:
+            raise BrokerUnavailable(advice(error, self.brokers, self.kafka)) from error
+        except AWAY as error:
+            raise BrokerUnavailable(self._why_away(error)) from error
+
+    async def require_reach(self) -> None:
+        """Raise BrokerUnavailable while a client of ours, at work for long, misses its broker."""
+        await RebootstrappingClient.try_again(self.brokers, within_s=_TRY_AGAIN_S)
+        trouble = RebootstrappingClient.trouble(self.brokers, for_s=PATIENCE_S)
+        if trouble is not None:
+            raise BrokerUnavailable(advice(trouble, self.brokers, self.kafka))
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """The broker's id of each topic. Raises TopicMismatch for one that is absent."""
@@ -165,6 +163,13 @@ class Connection:
         async with self.client() as client:
             found = await topics_found(client, topics)
         return {name: topic.partitions for name, topic in found.items()}
+
+    def _why_away(self, error: BaseException) -> str:
+        """An error of a client that was let in before tells less than what clients do not reach."""
+        known = RebootstrappingClient.trouble(self.brokers) or error
+        if known is error and isinstance(error, LOST) and not isinstance(error, BrokerUnreached):
+            known = ConnectionError("the connection was lost")
+        return advice(known, self.brokers, self.kafka)
 
     @property
     def _tls(self) -> bool:
@@ -217,62 +222,56 @@ class Connection:
         return addresses
 
     async def _probe(self, host: str, port: int, timeout_s: float) -> BaseException | None:
-        """None when this broker answers a request beyond the hello; else why it did not."""
-        options = self.client_options()
-        del options["bootstrap_servers"]
+        """None when this address names brokers of which one can be reached; or why not."""
         try:
             async with asyncio.timeout(timeout_s):
-                # A listener that wants SASL accepts the hello of a plain client and hangs up on
-                # the first real request, so send one.
-                conn = await create_conn(host, port, **options)
-                try:
-                    await conn.send(MetadataRequest([]))
-                finally:
-                    await conn.close()
-        except (errors.KafkaError, OSError, TimeoutError) as error:
+                brokers = await self.named_brokers(host, port)
+        except FAILURES as error:
             return error
-        return None
+        return await self._first_reached(brokers, (host, port), timeout_s)
 
-    def _advice(self, error: BaseException) -> str:
-        kafka = self.kafka
-        if isinstance(error, AUTH_ERRORS):
-            said = " ".join(str(error).split())
-            return (
-                f"Kafka at {self.brokers} refuses user {kafka.sasl_username!r} with "
-                f"{kafka.sasl_mechanism} ({said}); check TIDELENS_KAFKA_SASL_USERNAME, "
-                "_SASL_PASSWORD and _SASL_MECHANISM"
-            )
-        if isinstance(error, _FORBIDDEN):
-            said = " ".join(str(error).split())
-            return (
-                f"Kafka at {self.brokers} does not let us do this ({said}); `tidelens topics "
-                "print` shows the ACLs that each role needs"
-            )
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return (
-                f"Kafka at {self.brokers} shows a certificate that is not trusted "
-                f"({error.verify_message}); set TIDELENS_KAFKA_SSL_CAFILE to its CA"
-            )
-        if isinstance(error, ssl.SSLError):
-            return (
-                f"Kafka at {self.brokers} does not speak TLS as we do ({error.reason}); check "
-                f"TIDELENS_KAFKA_SECURITY_PROTOCOL, now {kafka.security_protocol}"
-            )
-        hung_up = isinstance(error, errors.KafkaError) and not isinstance(error, _SLOW)
-        if hung_up or isinstance(error, ConnectionResetError | BrokenPipeError):
-            return (
-                f"Kafka at {self.brokers} hangs up on us; check the address, and "
-                f"TIDELENS_KAFKA_SECURITY_PROTOCOL, now {kafka.security_protocol}"
-            )
-        if isinstance(error, socket.gaierror):
-            why = "no such host name"
-        elif isinstance(error, ConnectionRefusedError):
-            why = "connection refused"
-        elif isinstance(error, (TimeoutError, *_SLOW)):
-            why = "no answer in time"
-        else:
-            why = str(error) or type(error).__name__
-        return (
-            f"no Kafka broker at {self.brokers} ({why}); start one with `tidelens up`, or give "
-            "the address of yours with --brokers HOST:PORT"
-        )
+    async def named_brokers(self, host: str, port: int) -> list[Named]:
+        """Ask a bootstrap address for the brokers that it names. Raises FAILURES."""
+        # A listener that wants SASL accepts the hello of a plain client and hangs up on the first
+        # real request, so send one.
+        async with self._connected(host, port) as conn:
+            metadata = await conn.send(MetadataRequest([]))
+        return [Named(*broker[:3]) for broker in metadata.brokers]
+
+    async def unreached(self, broker: Named, timeout_s: float = CHECK_S) -> BrokerUnreached | None:
+        """Connect to the address that a broker is named with; None when it lets us in."""
+        try:
+            async with asyncio.timeout(timeout_s), self._connected(broker.host, broker.port):
+                return None
+        except FAILURES as error:
+            return BrokerUnreached(broker.node_id, broker.host, broker.port, error)
+
+    async def _first_reached(
+        self, brokers: Sequence[Named], answered: tuple[str, int], timeout_s: float
+    ) -> BrokerUnreached | None:
+        """One that is reached will do, as for a client at its start: the others may be away."""
+        if any((broker.host, broker.port) == answered for broker in brokers):
+            return None
+        asked = random.sample(brokers, min(_REACHED_MAX, len(brokers)))
+        reaching = [asyncio.create_task(self.unreached(each, timeout_s)) for each in asked]
+        try:
+            error = None
+            for each in asyncio.as_completed(reaching):
+                error = await each
+                if error is None:
+                    break
+            return error
+        finally:
+            for task in reaching:
+                task.cancel()
+            await asyncio.gather(*reaching, return_exceptions=True)
+
+    @asynccontextmanager
+    async def _connected(self, host: str, port: int) -> AsyncIterator[AIOKafkaConnection]:
+        options = self.client_options()
+        del options["bootstrap_servers"]
+        conn = await create_conn(host, port, **options)
+        try:
+            yield conn
+        finally:
+            await conn.close()

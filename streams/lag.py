@@ -95,6 +95,8 @@ class KafkaLag:
         async with self._one_at_a_time, self._connection.errors_translated():
             try:
                 async with asyncio.timeout(_ANSWER_S):
+                    # Ours may be fresh, and reach a broker that those at work do not find.
+                    await self._connection.require_reach()
                     if self._clients is None:
                         await self._open()
                     return await self._measure()

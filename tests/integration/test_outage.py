@@ -1,12 +1,16 @@
 """Kafka gone while everything runs: searches go on from memory, the rest waits and resumes."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from contracts.errors import TidelensError
 from contracts.events import content_record
+from streams.broker import LocalBroker
+from tests.broker_fixture import FAST
+from tests.forwarder import Forwarder
 from tests.kit import caption, collection
 from tests.roles import answering, free_port, of, role
 from tidelens.client import Client
@@ -19,10 +23,35 @@ async def found(client: Client, text: str) -> list[str]:
     return [hit["id"] for hit in answer["hits"]]
 
 
+async def reaches(client: Client, state: str) -> None:
+    """Wait until the node says so of the broker."""
+    async with asyncio.timeout(30):
+        while (await client.get("/readyz"))["broker"] != state:
+            await asyncio.sleep(0.2)
+
+
+async def published(client: Client, item_id: str, text: str) -> None:
+    """Publish as soon as that goes, and wait until it is found."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await client.publish({"target": "captions", "id": item_id, "text": text})
+                break
+            except TidelensError:
+                await asyncio.sleep(0.2)
+        while await found(client, text) != [item_id]:
+            await asyncio.sleep(0.2)
+
+
 async def test_searches_go_on_and_the_rest_resumes(own_kafka, tmp_path: Path) -> None:
+    """At the same address, and at another one that only the bootstrap name leads to."""
     broker = await own_kafka()
     port = free_port()
-    async with collection(broker.bootstrap, space="hash-v1", partitions=2) as kit:
+    async with AsyncExitStack() as stack:
+        name = await stack.enter_async_context(Forwarder.open(broker.bootstrap))
+        kit = await stack.enter_async_context(
+            collection(name.address, space="hash-v1", partitions=2)
+        )
         topic = kit.names.content("captions")
         await kit.log.publish([content_record(topic, caption("before", "calm sea"))])
         async with (
@@ -36,28 +65,22 @@ async def test_searches_go_on_and_the_rest_resumes(own_kafka, tmp_path: Path) ->
                     await asyncio.sleep(0.1)
             await broker.kill()
             # Ready still (invariant 8): what it says stands for its offsets; the body tells.
-            async with asyncio.timeout(30):
-                while (await client.get("/readyz"))["broker"] != "unreachable":
-                    await asyncio.sleep(0.2)
+            await reaches(client, "unreachable")
             assert await found(client, "calm sea") == ["before"]
             with pytest.raises(TidelensError):
                 await client.publish({"target": "captions", "id": "x", "text": "lost"})
             await asyncio.sleep(3)
             assert encoder.process.returncode is None
             assert node.process.returncode is None
-
             await broker.start()
-            async with asyncio.timeout(60):
-                while True:
-                    try:
-                        item = {"target": "captions", "id": "after", "text": "storm over"}
-                        await client.publish(item)
-                        break
-                    except TidelensError:
-                        await asyncio.sleep(0.2)
-                while await found(client, "storm over") != ["after"]:
-                    await asyncio.sleep(0.2)
-                while (await client.get("/readyz"))["broker"] != "reachable":
-                    await asyncio.sleep(0.2)
+            await published(client, "after", "storm over")
+            await reaches(client, "reachable")
+
+            await broker.kill()
+            moved = LocalBroker(tmp_path / "own", port=free_port(), heap_mb=256, extra=FAST)
+            stack.push_async_callback(moved.stop)
+            name.to = await moved.start()
+            await published(client, "moved", "another harbour")
+            await reaches(client, "reachable")
             assert await node.stop() == 0
             assert await encoder.stop() == 0

@@ -1,7 +1,7 @@
-"""Writes small artefacts with the code on the path: run once for a release, then never edited.
+"""Wrote the artefacts beside it. It runs with the code of 19ea899 alone, and is never edited.
 
-    git worktree add --detach ../old COMMIT
-    cd ../old && PYTHONPATH=. python ../tidelens/tests/artefacts/make.py OUT
+    git worktree add --detach ../old 19ea899
+    cd ../old && PYTHONPATH=. python ../tidelens/tests/artefacts/19ea899/make.py OUT
 
 Everything is synthetic and drawn from one seed. Random names and clocks are fixed too; only the
 milliseconds that an index was measured to take differ from run to run.
@@ -22,11 +22,8 @@ from typing import Any
 import faiss
 import numpy as np
 import orjson
-from aiokafka import OffsetAndMetadata
-from wire import asked
 
 from consumers.encoders import kept
-from contracts.control import ActiveSpace, CandidateSpace, SpaceRef, no_candidate
 from contracts.cursors import Cursor
 from contracts.dead_letters import dead_letter_record, mark_record, read_letter
 from contracts.embedding import embedding_record, encode_value
@@ -44,7 +41,12 @@ from index_store.index import Index
 from index_store.rebuild import opened, specified
 from index_store.snapshots import Snapshots
 from index_store.spill import Spill
+from streams.control import ActiveSpace, CandidateSpace, SpaceRef, no_candidate
+from streams.starting import committing
 from tidelens.runtime import Runtime, remember_model
+
+sys.path.append(str(Path(__file__).parents[1]))
+from wire import asked
 
 SEED = 17
 NOW_S = 1_800_000_000.0
@@ -203,17 +205,6 @@ def as_json(record: Record) -> bytes:
     return orjson.dumps([*place, text(record.key), text(record.value), headers])
 
 
-def _committed(caught_up_ms: int) -> OffsetAndMetadata:
-    """What encoders commit, in the checkout that this runs in."""
-    try:
-        from streams.commits import TopicPair, committing
-    except ImportError:
-        from streams.starting import committing as committing_content
-
-        return committing_content(41, "content-images", caught_up_ms)
-    return committing(41, TopicPair("content-images", "embeddings-images"), caught_up_ms)
-
-
 async def make(out: Path) -> None:
     os.environ["XDG_CACHE_HOME"] = str(out / "cache")
     dice = random.Random(SEED)
@@ -241,7 +232,7 @@ async def make(out: Path) -> None:
     choice = {"precision": "int8", "pictures": 8, "texts": 32, "compiled": False}
     kept.add("Some processor x2 | some/model@1 | torch-1 transformers-1", choice)
 
-    committed = _committed(int(NOW_S * 1000))
+    committed = committing(41, "content-images", int(NOW_S * 1000))
     as_of = AsOf(SPACE.name, "epoch-1", {"images": [3, 4], "captions": [5, 6]})
     texts = {
         "commit_metadata": committed.metadata,

@@ -41,6 +41,8 @@ _PAGES_MAX = 100_000
 _AWAY = (BotoCoreError, aiohttp.ClientError, TimeoutError)
 
 T = TypeVar("T")
+# What an upload in parts is named by, in every call about it.
+Upload = dict[str, str]
 
 
 class S3Blobs:
@@ -112,24 +114,38 @@ class S3Blobs:
         if size <= self._part_bytes:
             await self.write(name, await asyncio.to_thread(path.read_bytes))
             return
+        await self.upload_in_parts(name, path, size)
+
+    async def upload_in_parts(self, name: str, path: Path, size: int) -> None:
+        """The same of any size, also of one part. Raises OSError."""
+        upload = await self.begin_upload(name)
+        try:
+            with _translated(self._bucket, name):
+                parts = await self._upload_parts(upload, path, size)
+                done = await self._client.complete_multipart_upload(
+                    **upload, MultipartUpload={"Parts": parts}
+                )
+                _require_etag(done)
+        except BaseException:
+            # Parts that are left cost money and nobody lists them. Why it failed says more than
+            # why this does.
+            with suppress(OSError):
+                await self.abort_upload(upload)
+            raise
+
+    async def begin_upload(self, name: str) -> Upload:
+        """An upload in parts, to be completed or aborted. Raises OSError."""
         where = {"Bucket": self._bucket, "Key": self._key(name)}
         with _translated(self._bucket, name):
             begun = await self._client.create_multipart_upload(**where)
             if "UploadId" not in begun:
                 raise _NotS3("CreateMultipartUpload was answered without an upload's id")
-            upload = begun["UploadId"]
-            try:
-                parts = await self._upload_parts(where | {"UploadId": upload}, path, size)
-                done = await self._client.complete_multipart_upload(
-                    **where, UploadId=upload, MultipartUpload={"Parts": parts}
-                )
-                _require_etag(done)
-            except BaseException:
-                # Parts that are left cost money and nobody lists them. Why it failed says more than
-                # why this does.
-                with suppress(Exception):
-                    await self._client.abort_multipart_upload(**where, UploadId=upload)
-                raise
+            return where | {"UploadId": begun["UploadId"]}
+
+    async def abort_upload(self, upload: Upload) -> None:
+        """Raises OSError."""
+        with _translated(self._bucket, upload["Key"]):
+            await self._client.abort_multipart_upload(**upload)
 
     async def read(self, name: str) -> bytes:
         """Raises KeyError when there is no such blob, OSError when it cannot be had."""
@@ -215,14 +231,14 @@ class S3Blobs:
         return self._prefix + name
 
     async def _upload_parts(
-        self, where: dict[str, str], path: Path, size: int
+        self, upload: Upload, path: Path, size: int
     ) -> Sequence[dict[str, Any]]:
         few = asyncio.Semaphore(_PARTS_AT_ONCE)
 
         async def send(number: int, start: int) -> dict[str, Any]:
             async with few:
                 data = await asyncio.to_thread(_slice, path, start, self._part_bytes)
-                sent = await self._client.upload_part(**where, PartNumber=number, Body=data)
+                sent = await self._client.upload_part(**upload, PartNumber=number, Body=data)
                 return {"PartNumber": number, "ETag": _require_etag(sent)}
 
         starts = range(0, size, self._part_bytes)

@@ -3,6 +3,8 @@
 For answers that no real server can be made to give; tests/s3_fixture.py has real ones.
 """
 
+# ruff: noqa: N802 - the methods have S3's own names
+
 import asyncio
 import contextlib
 import hashlib
@@ -55,12 +57,15 @@ FOREIGN: Mapping[str, bytes] = {
 class FakeS3:
     """`foreign` answers each request in its place while it is set.
 
-    `forgets` says of a key that a write of it is answered as always, and not kept.
+    `forgets` says of a key that a write of it is answered as always, and not kept; `denied` are the
+    operations that are answered with AccessDenied.
     """
 
     def __init__(self) -> None:
         self.blobs: dict[str, bytes] = {}
+        self.uploads: dict[str, dict[int, bytes]] = {}
         self.foreign: bytes | None = None
+        self.denied: set[str] = set()
         self.forgets: Callable[[str], bool] = lambda key: False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -90,19 +95,48 @@ class FakeS3:
         url = urllib.parse.urlsplit(target)
         asked = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
         key = urllib.parse.unquote(url.path).removeprefix("/bucket").removeprefix("/")
-        if "list-type" in asked:
-            return answer("200 OK", self._listing(asked.get("prefix", "")))
-        if method == "PUT":
-            if not self.forgets(key):
-                self.blobs[key] = data
-            return answer("200 OK", ETag=f'"{hashlib.md5(data).hexdigest()}"')
-        if method == "DELETE":
-            self.blobs.pop(key, None)
-            return answer("204 No Content")
+        operation = _operation(method, asked)
+        if operation in self.denied:
+            denied = b"<Error><Code>AccessDenied</Code><Message>not allowed</Message></Error>"
+            return answer("403 Forbidden", XML + denied)
+        answered: bytes = getattr(self, operation)(key, data, asked)
+        return answered
+
+    def ListObjectsV2(self, key: str, data: bytes, asked: Mapping[str, str]) -> bytes:
+        return answer("200 OK", self._listing(asked.get("prefix", "")))
+
+    def PutObject(self, key: str, data: bytes, asked: Mapping[str, str]) -> bytes:
+        if not self.forgets(key):
+            self.blobs[key] = data
+        return answer("200 OK", ETag=_etag(data))
+
+    def GetObject(self, key: str, data: bytes, asked: Mapping[str, str]) -> bytes:
         if key not in self.blobs:
             return answer("404 Not Found", XML + b"<Error><Code>NoSuchKey</Code></Error>")
-        found = self.blobs[key]
-        return answer("200 OK", found, ETag=f'"{hashlib.md5(found).hexdigest()}"')
+        return answer("200 OK", self.blobs[key], ETag=_etag(self.blobs[key]))
+
+    def DeleteObject(self, key: str, data: bytes, asked: Mapping[str, str]) -> bytes:
+        self.blobs.pop(key, None)
+        return answer("204 No Content")
+
+    def CreateMultipartUpload(self, key: str, data: bytes, asked: Mapping[str, str]) -> bytes:
+        upload = f"upload-{len(self.uploads)}"
+        self.uploads[upload] = {}
+        of = f"<UploadId>{upload}</UploadId>".encode()
+        return answer("200 OK", XML + b"<R>" + of + b"</R>")
+
+    def UploadPart(self, key: str, data: bytes, asked: Mapping[str, str]) -> bytes:
+        self.uploads[asked["uploadId"]][int(asked["partNumber"])] = data
+        return answer("200 OK", ETag=_etag(data))
+
+    def CompleteMultipartUpload(self, key: str, data: bytes, asked: Mapping[str, str]) -> bytes:
+        parts = self.uploads.pop(asked["uploadId"])
+        self.blobs[key] = b"".join(parts[number] for number in sorted(parts))
+        return answer("200 OK", XML + b'<R><ETag>"1"</ETag></R>')
+
+    def AbortMultipartUpload(self, key: str, data: bytes, asked: Mapping[str, str]) -> bytes:
+        del self.uploads[asked["uploadId"]]
+        return answer("204 No Content")
 
     def _listing(self, prefix: str) -> bytes:
         found = "".join(
@@ -112,6 +146,22 @@ class FakeS3:
         )
         body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{found}</ListBucketResult>"
         return XML + body.encode()
+
+
+def _operation(method: str, asked: Mapping[str, str]) -> str:
+    """S3's own name for it."""
+    if "list-type" in asked:
+        return "ListObjectsV2"
+    if "uploads" in asked:
+        return "CreateMultipartUpload"
+    if "uploadId" in asked:
+        of = {"PUT": "UploadPart", "POST": "CompleteMultipartUpload"}
+        return of.get(method, "AbortMultipartUpload")
+    return {"PUT": "PutObject", "DELETE": "DeleteObject"}.get(method, "GetObject")
+
+
+def _etag(data: bytes) -> str:
+    return f'"{hashlib.md5(data).hexdigest()}"'
 
 
 def point_to(port: int, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster) -> None:

@@ -8,21 +8,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 
 import orjson
 import pytest
+from blockbuster import BlockBuster
 from click.testing import CliRunner
 
 from contracts.errors import BrokerUnavailable
 from contracts.settings import KafkaSettings, Settings
 from streams.topics import Difference
+from tests.fake_s3 import FOREIGN, FakeS3, point_to
 from tidelens.commands.doctor import doctor
 from tidelens.descriptors import KEPT
 from tidelens.doctor import (
+    bucket,
     examination,
     folders,
     kafka,
@@ -372,21 +375,79 @@ def test_a_quota_shows_only_when_something_is_written(
 
 
 async def test_a_bucket_is_written_read_and_left_as_it_was(tmp_path: Path) -> None:
-    assert (await one(folders.bucket)).state == "skipped"
+    assert (await one(bucket.bucket)).state == "skipped"
     (tmp_path / "b").mkdir()
-    assert (await one(folders.bucket, snapshots=f"file:{tmp_path / 'b'}")).state == "ok"
+    assert (await one(bucket.bucket, snapshots=f"file:{tmp_path / 'b'}")).state == "ok"
     assert not list((tmp_path / "b").iterdir())
+
+
+@pytest.fixture
+async def s3(
+    monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
+) -> AsyncIterator[FakeS3]:
+    fake = FakeS3()
+    listening = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
+    point_to(listening.sockets[0].getsockname()[1], monkeypatch, no_blocking_calls)
+    yield fake
+    listening.close()
+
+
+async def test_everything_that_a_node_does_is_done_with_a_bucket_and_nothing_is_left(
+    s3: FakeS3,
+) -> None:
+    told = await one(bucket.bucket, snapshots="s3://bucket/p")
+    assert (told.state, told.detail) == ("ok", "s3://bucket/p: written, read, listed, deleted")
+    assert (s3.blobs, s3.uploads) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("operation", "step", "permission"),
+    [
+        ("PutObject", "write", "s3:PutObject"),
+        ("GetObject", "read", "s3:GetObject"),
+        ("ListObjectsV2", "list", "s3:ListBucket"),
+        ("CreateMultipartUpload", "write in parts", "s3:PutObject"),
+        ("UploadPart", "write in parts", "s3:PutObject"),
+        ("CompleteMultipartUpload", "write in parts", "s3:PutObject"),
+        ("AbortMultipartUpload", "abort an upload", "s3:AbortMultipartUpload"),
+        ("DeleteObject", "delete", "s3:DeleteObject"),
+    ],
+)
+async def test_what_a_bucket_does_not_allow_is_named(
+    operation: str, step: str, permission: str, s3: FakeS3
+) -> None:
+    s3.denied = {operation}
+    told = await found(bucket.bucket, snapshots="s3://bucket/p")
+    first = next(line for line in told if operation in line.detail)
+    assert first.state == "failed"
+    assert first.detail.startswith(f"{step}: s3://bucket/")
+    assert "AccessDenied" in first.detail
+    assert first.fix is not None and f"allow {permission}" in first.fix
+
+
+async def test_a_bucket_that_loses_what_is_written(s3: FakeS3) -> None:
+    s3.forgets = lambda key: True
+    lines = await found(bucket.bucket, snapshots="s3://bucket/p")
+    assert [line.detail.partition(":")[0] for line in lines] == ["read", "list"]
+    assert all("written, but not in the" in line.detail for line in lines)
+
+
+async def test_a_login_page_in_place_of_a_bucket(s3: FakeS3) -> None:
+    s3.foreign = FOREIGN["a login page"]
+    lines = await found(bucket.bucket, snapshots="s3://bucket/p")
+    assert {line.state for line in lines} == {"failed"}
+    assert "no S3 server's answer" in lines[0].detail
 
 
 async def test_a_bucket_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "b").write_text("")
-    told = await one(folders.bucket, snapshots=f"file:{tmp_path / 'b'}")
+    told = await one(bucket.bucket, snapshots=f"file:{tmp_path / 'b'}")
     assert told.state == "failed"
     assert told.fix is not None and "TIDELENS_SNAPSHOTS" in told.fix
 
 
 async def test_a_bucket_nobody_knows() -> None:
-    [told] = await examined({"snapshots": "gs://b"}, {"bucket": folders.bucket})
+    [told] = await examined({"snapshots": "gs://b"}, {"bucket": bucket.bucket})
     assert told.state == "failed"
     assert "got 'gs://b'" in told.detail
 
@@ -502,7 +563,7 @@ def test_each_difference_has_a_fix_of_its_own() -> None:
 
 
 def test_every_check_that_there_is_stands_in_the_table() -> None:
-    modules = (folders, kafka, lag, machine, model, packages, ports, precision)
+    modules = (bucket, folders, kafka, lag, machine, model, packages, ports, precision)
     there = {
         name
         for module in modules

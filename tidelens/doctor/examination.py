@@ -10,7 +10,7 @@ from pydantic_settings import SettingsError
 from contracts.environment import FromEnvironment, setting_of, shown, variable_of
 from contracts.errors import TidelensError
 from contracts.settings import KafkaSettings, Settings, variables
-from tidelens.doctor import folders, kafka, lag, machine, model, packages, ports, precision
+from tidelens.doctor import bucket, folders, kafka, lag, machine, model, packages, ports, precision
 from tidelens.doctor.finding import Check, Finding, failed, told, warning
 
 BOUND_S = 10.0
@@ -24,7 +24,7 @@ CHECKS: Mapping[str, Check] = {
     "memory": machine.memory,
     "open files": machine.open_files,
     "disk": folders.disk,
-    "bucket": folders.bucket,
+    "bucket": bucket.bucket,
     "allow roots": folders.allow_roots,
     "model": model.model,
     "precision": precision.precision,

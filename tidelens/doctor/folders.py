@@ -1,23 +1,19 @@
-"""Folders and the bucket: there, writable, with room."""
+"""Folders: there, writable, with room."""
 
-import asyncio
 import errno
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from contracts.settings import KafkaSettings, Settings
 from contracts.user_folders import open_to_others, user_cache_dir
-from tidelens.doctor.finding import Finding, failed, in_thread, ok, skipped, told, warning
+from tidelens.doctor.finding import Finding, failed, in_thread, ok, skipped, warning
 
 _GIB = 1024**3
 _FREE_MIN = 1 * _GIB
 _FREE_GOOD = 5 * _GIB
-# Below the bound of a check, so that the line can say what to look at.
-_BUCKET_S = 8.0
 
 
 @in_thread
@@ -60,34 +56,6 @@ def folder(
     if room < _FREE_GOOD:
         return warning("disk", f"{detail}, {_FREE_GOOD // _GIB} are better", fix=fix)
     return ok("disk", detail)
-
-
-async def bucket(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """A blob is written, read and deleted, as a snapshot's are."""
-    if settings.snapshots is None:
-        return [skipped("bucket", "snapshots go into the data directory")]
-    from index_store.stores import open_blobs
-
-    # Snapshots are four levels deep, SPACE/SHARD/REPLICA/..., so that nobody takes it for theirs.
-    name, wanted = f"doctor/{uuid.uuid4().hex}", b"tidelens doctor"
-    fix = "TIDELENS_SNAPSHOTS, and AWS_* for S3: a store that we may write, read and delete in"
-    try:
-        async with (
-            asyncio.timeout(_BUCKET_S),
-            open_blobs(settings.snapshots, settings.data / "snapshots") as blobs,
-        ):
-            await blobs.write(name, wanted)
-            try:
-                read = await blobs.read(name)
-            finally:
-                await blobs.delete(name)
-    except TimeoutError:
-        return [failed("bucket", f"no answer within {_BUCKET_S:g} s", fix=fix)]
-    except OSError as error:
-        return [told("bucket", error, fix=fix)]
-    if read != wanted:
-        return [failed("bucket", f"{name} came back as {len(read)} other bytes", fix=fix)]
-    return [ok("bucket", f"{settings.snapshots}: written, read, deleted")]
 
 
 @in_thread

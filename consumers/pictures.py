@@ -2,10 +2,11 @@
 
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from consumers.jobs import Job, unreadable
 from contracts.errors import NotReady, RejectedRecord
+from contracts.parts import Part
 from contracts.ports import RgbImage
 
 # Of a picture whose decoder died: its neighbour may have taken the memory.
@@ -26,10 +27,14 @@ class Pictures:
     allow: Callable[[str], Awaitable[None]]
     """Raises RejectedRecord for a reference that may not be read; asks nobody."""
     decode: Callable[[bytes], Awaitable[RgbImage]]
+    part: Part = field(default_factory=lambda: Part("decode"))
+    """The processes that decode, which are started again when they cannot be."""
 
     async def see(self, job: Job, turn: Turn = nullcontext) -> None:
-        """Give the job its pixels or its rejection, decoding inside `turn`. Raises nothing for what
-        is in the record, and NotReady where there is no decoder to see it with."""
+        """Give the job its pixels or its rejection, decoding inside `turn`.
+
+        Raises nothing for what is in the record, and waits while no decoder can be started.
+        """
         assert job.content is not None
         with _rejected(job):
             if job.content.image is not None:
@@ -53,7 +58,13 @@ class Pictures:
         while True:
             try:
                 async with turn():
-                    return await self.decode(data)
+                    image = await self.decode(data)
+                    self.part.runs()
+                    return image
+            except NotReady as error:
+                # There is no memory for one, or somebody killed it at its start. The picture waits
+                # outside of its turn: another one may be under way.
+                await self.part.pause(str(error))
             except RejectedRecord as rejection:
                 if rejection.code != _CRASHED or job.attempts == _ATTEMPTS:
                     raise

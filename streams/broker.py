@@ -17,13 +17,13 @@ from pathlib import Path
 
 import structlog
 
-from contracts.errors import BrokerUnavailable, DataDirInUse, DataDirNotWritable, PortInUse
+from contracts.errors import BrokerUnavailable, DataDirInUse, DataDirNotWritable
 from contracts.settings import KafkaSettings
 from contracts.user_folders import make_private
 from streams.connect import Connection
 from streams.guard import LOCK_TAKEN
 from streams.jars import kafka_classpath
-from streams.ports import HeldPorts
+from streams.ports import BrokerPorts
 
 log = structlog.get_logger(__name__)
 
@@ -51,8 +51,8 @@ class SaslListener:
 class LocalBroker:
     """One Kafka node; `start`, then `stop`, and `start` again with its data kept.
 
-    Port 0: the port of the last start if it is free, so that clients find it again, else a free
-    one. A broker that ended by itself is started on the same ports. `extra` are further broker
+    `port`: as BrokerPorts takes it, unless `ports` are taken already. A broker that ended by itself
+    is started on the same ports, which are held until `stop`. `extra` are further broker
     properties.
     """
 
@@ -64,16 +64,17 @@ class LocalBroker:
         heap_mb: int = 512,
         sasl: SaslListener | None = None,
         extra: Mapping[str, str] | None = None,
+        ports: BrokerPorts | None = None,
     ) -> None:
+        self._data_dir = data_dir
         self._root = data_dir / "kafka"
         self._port = port
         self._heap_mb = heap_mb
         self._sasl = sasl
         self._extra = dict(extra or {})
         self._guard: asyncio.subprocess.Process | None = None
-        # Of the broker, its controller and the SASL listener: the same at every start until `stop`.
-        self._ports: tuple[int, int, int] | None = None
-        self._held = HeldPorts()
+        # The same at every start until `stop`.
+        self._ports = ports
         self.pid = 0
         self.bootstrap = ""
         self.sasl_bootstrap = ""
@@ -101,7 +102,8 @@ class LocalBroker:
         try:
             await self._end()
         finally:
-            self._held.close()
+            if self._ports is not None:
+                self._ports.close()
             self._ports = None
 
     async def _end(self) -> None:
@@ -140,51 +142,16 @@ class LocalBroker:
     def _write_configuration(self) -> None:
         try:
             make_private(self._root)
-            self.take_ports()
-            assert self._ports is not None
-            port, controller, sasl = self._ports
-            self.bootstrap = f"127.0.0.1:{port}"
-            self.sasl_bootstrap = f"127.0.0.1:{sasl}" if self._sasl else ""
-            properties = self._properties(port, controller, sasl)
+            ports = self._ports = self._ports or BrokerPorts.taken(self._data_dir, self._port)
+            self.bootstrap = f"127.0.0.1:{ports.broker}"
+            self.sasl_bootstrap = f"127.0.0.1:{ports.sasl}" if self._sasl else ""
+            properties = self._properties(ports.broker, ports.controller, ports.sasl)
             text = "".join(f"{name}={value}\n" for name, value in properties.items())
             (self._root / "server.properties").write_text(text)
             (self._root / "log4j2.properties").write_text(_LOG4J)
-            (self._root / "port").write_text(str(port))
+            ports.keep(self._data_dir)
         except OSError as error:
             raise self._not_writable(error) from None
-
-    def take_ports(self) -> None:
-        """Choose the ports and hold them until `stop`; `start` does it unless it was done.
-
-        Raises DataDirNotWritable, PortInUse.
-        """
-        if self._ports is not None:
-            return
-        held = HeldPorts()
-        try:
-            self._ports = self._chosen(held)
-        except BaseException:
-            held.close()
-            raise
-        self._held = held
-
-    def _chosen(self, held: HeldPorts) -> tuple[int, int, int]:
-        kept = self._root / "port"
-        try:
-            last = int(kept.read_text()) if kept.exists() else 0
-        except ValueError:  # torn by a full disk
-            last = 0
-        except OSError as error:
-            raise self._not_writable(error) from None
-        if self._port:
-            port = held.take(self._port)
-            if port is None:
-                raise PortInUse(f"port {self._port} for Kafka is in use")
-        else:
-            port = (held.take(last) if last else None) or held.take()
-        controller, sasl = held.take(), held.take()
-        assert port and controller and sasl
-        return port, controller, sasl
 
     def _not_writable(self, error: OSError) -> DataDirNotWritable:
         return DataDirNotWritable(

@@ -7,6 +7,10 @@ the same number, is kept out by a name in Linux's abstract namespace, which ends
 
 import contextlib
 import socket
+from pathlib import Path
+from typing import Self
+
+from contracts.errors import DataDirNotWritable, PortInUse
 
 _HOST = "127.0.0.1"
 
@@ -35,3 +39,65 @@ class HeldPorts:
 
     def close(self) -> None:
         self._sockets.close()
+
+
+class BrokerPorts:
+    """Those of one Kafka: its own, its controller's and its SASL listener's."""
+
+    def __init__(self, held: HeldPorts, broker: int, controller: int, sasl: int) -> None:
+        self._held = held
+        self.broker = broker
+        self.controller = controller
+        self.sasl = sasl
+
+    @classmethod
+    def taken(cls, data_dir: Path, port: int = 0) -> Self:
+        """Take them for the Kafka of a data directory, until `close`.
+
+        Port 0: the one of its last start if that is free, so that clients find it again, else a
+        free one. Raises DataDirNotWritable, PortInUse.
+        """
+        held = HeldPorts()
+        try:
+            return cls(held, _chosen(held, data_dir, port), _free(held), _free(held))
+        except BaseException:
+            held.close()
+            raise
+
+    def keep(self, data_dir: Path) -> None:
+        """Write down the broker's for the next start."""
+        _file(data_dir).write_text(str(self.broker))
+
+    def close(self) -> None:
+        self._held.close()
+
+
+def _chosen(held: HeldPorts, data_dir: Path, port: int) -> int:
+    if port:
+        if held.take(port) is None:
+            raise PortInUse(f"port {port} for Kafka is in use")
+        return port
+    last = _last(data_dir)
+    return (held.take(last) if last else None) or _free(held)
+
+
+def _last(data_dir: Path) -> int:
+    try:
+        return int(_file(data_dir).read_text())
+    except (FileNotFoundError, ValueError):  # none, or torn by a full disk
+        return 0
+    except OSError as error:
+        raise DataDirNotWritable(
+            f"data directory {data_dir}: {error.strerror}; give another with --data"
+        ) from None
+
+
+def _free(held: HeldPorts) -> int:
+    port = held.take()
+    if port is None:
+        raise PortInUse("no port on loopback is free for Kafka")
+    return port
+
+
+def _file(data_dir: Path) -> Path:
+    return data_dir / "kafka" / "port"

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING
 
 import structlog
 
 from contracts.parts import Part, Parts
 from contracts.settings import Settings
+from contracts.side_tasks import SideTasks
 from tidelens.encoder_process import EncoderProcess, Ended
 from tidelens.runtime import RunFile
 from tidelens.server import listen
@@ -61,19 +62,31 @@ class Encoders:
             await self._stop(model, process)
             self._metrics_of = None
 
-    async def run(self, brokers: str, followed: "AsyncIterator[Control]") -> None:
-        """Until cancelled. Raises what the current model's encoder says if it never worked."""
+    async def run(
+        self, brokers: str, follow: Callable[[], AsyncIterator["Control"]], side: SideTasks
+    ) -> None:
+        """Until cancelled. Raises what the current model's encoder says if it never worked.
+
+        `follow` follows the control topic, and is called again if that fails.
+        """
         async with asyncio.TaskGroup() as tasks:
-            async for control in followed:
-                wanted = _models(control, self._settings.model)
-                self._current = wanted[0]
-                if self._first is not None and self._first[0] not in wanted:
-                    await self.stop()
-                for model in wanted:
-                    if model not in self._tasks:
-                        self._tasks[model] = tasks.create_task(self._keep(model, brokers))
-                for model in set(self._tasks) - set(wanted):
-                    self._tasks.pop(model).cancel()
+
+            async def wanted() -> None:
+                async for control in follow():
+                    await self._settle(_models(control, self._settings.model), brokers, tasks)
+
+            await side.forever("wanted encoders", wanted)
+
+    async def _settle(self, wanted: list[str], brokers: str, tasks: asyncio.TaskGroup) -> None:
+        """Start those that are wanted and do not run, and stop the others."""
+        self._current = wanted[0]
+        if self._first is not None and self._first[0] not in wanted:
+            await self.stop()
+        for model in wanted:
+            if model not in self._tasks:
+                self._tasks[model] = tasks.create_task(self._keep(model, brokers))
+        for model in set(self._tasks) - set(wanted):
+            self._tasks.pop(model).cancel()
 
     async def _keep(self, model: str, brokers: str) -> None:
         """Start it again whenever it ends, until cancelled."""
@@ -95,6 +108,9 @@ class Encoders:
     async def _watched(self, part: Part, process: EncoderProcess, brokers: str) -> Ended:
         def works() -> None:
             part.runs()
+            # Not by itself: it would be a line for each start.
+            if part.restarts == 0:
+                log.info("encoding", model=part.model)
             self._proven = self._proven or part.model == self._current
 
         try:

@@ -13,6 +13,7 @@ from contracts.dead_letters import letter_bytes_max
 from contracts.errors import BrokerUnavailable, TidelensError
 from contracts.metrics import Metrics, show_process
 from contracts.partitioning import partitioner
+from contracts.parts import Part
 from contracts.ports import Clock, Encoder, LagSource, Preprocess
 from contracts.settings import MIB, KafkaSettings, Settings
 from contracts.side_tasks import SideTasks
@@ -20,6 +21,7 @@ from contracts.topics import TARGETS, Names
 from tidelens import pauses
 from tidelens.clock import SystemClock
 from tidelens.encoder_health import EncoderHealth
+from tidelens.exposition import PartStates
 from tidelens.reports import Report, Reporter
 from tidelens.signals import stop_signal, unless_stopped, until_stopped
 from tidelens.threads import beside
@@ -149,8 +151,10 @@ async def _encode(
         if worker is None:
             log.info("stopped before Kafka answered")
             return True
-        log.info("encoding", space=encoder.space.name, brokers=brokers)
-        reporter.tell(Report())
+        if reporter:
+            reporter.tell(Report())
+        else:
+            log.info("encoding", space=encoder.space.name, brokers=brokers)
         side = SideTasks()
         metrics.registry.register(side)
         runs = side.supervised(
@@ -248,6 +252,9 @@ async def open_worker(
         session_timeout_ms=settings.encode_session_ms,
         drain_ms=settings.encode_drain_ms,
     )
+    part = Part("decode", pause_max_s=settings.restart_pause_max_s)
+    part.runs()  # each of them is started by its first picture
+    metrics.registry.register(PartStates([part]))
     async with (
         open_decoders(settings, encoder.preprocess) as decoders,
         References(ReferenceLimits.of(settings)) as references,
@@ -260,7 +267,7 @@ async def open_worker(
             ownership,
             encoder,
             intake,
-            Pictures(references.read, references.allow, decoders.decode),
+            Pictures(references.read, references.allow, decoders.decode, part),
             Limits(
                 pictures_max=settings.encode_batch_pictures,
                 captions_max=settings.encode_batch_captions,

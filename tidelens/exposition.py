@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from contracts.metrics import Metrics, show_process
-from contracts.parts import Parts
+from contracts.parts import Part
 from streams.control_faults import ControlFaults
 from tidelens.door import Door
 
@@ -74,7 +74,7 @@ class ChildMemory(Collector):
 class PartStates(Collector):
     """Collects which of the processes run that are started again, and how often they were."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Iterable[Part]) -> None:
         self._parts = parts
 
     def collect(self) -> Iterable[Metric]:

@@ -8,19 +8,24 @@ from contracts.parts import Part, Parts, why_ended
 from contracts.settings import KafkaSettings, Settings
 from streams.broker import LocalBroker
 from streams.connect import Connection
+from streams.ports import BrokerPorts
 from tidelens.runtime import RunFile
 
 
 @asynccontextmanager
 async def open_kafka(
-    settings: Settings, kafka: KafkaSettings, run_file: RunFile, parts: Parts
+    settings: Settings,
+    kafka: KafkaSettings,
+    ports: BrokerPorts | None,
+    run_file: RunFile,
+    parts: Parts,
 ) -> AsyncIterator[str]:
-    """The address of the user's cluster, or of an Apache Kafka of our own."""
+    """The address of the user's cluster, or of an Apache Kafka of our own, which gets `ports`."""
     if settings.brokers:
         await Connection(settings.brokers, kafka).check()
         yield settings.brokers
         return
-    broker = LocalBroker(settings.data)
+    broker = LocalBroker(settings.data, ports=ports)
     part = Part("broker", pause_max_s=settings.restart_pause_max_s)
     with parts.showing(part):
         try:

@@ -11,7 +11,7 @@ import importlib
 import os
 import socket
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from contracts.ports import EventLog
 from contracts.settings import KafkaSettings, Settings
 from contracts.side_tasks import Run, SideTasks
 from contracts.topics import Names, topic_specs
+from streams.ports import BrokerPorts
 from tidelens.data_dir import locked, node_part
 from tidelens.encoders import Encoders
 from tidelens.guesses import guessed_model
@@ -36,8 +37,19 @@ if TYPE_CHECKING:
     from streams.connect import Connection
     from streams.control import Control
     from streams.control_faults import ControlFaults
+    from streams.log import KafkaLog
+    from tidelens.showing import PictureReading
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """What `up` listens on, and the ports of a Kafka of its own, all held while it runs."""
+
+    api: socket.socket
+    metrics: socket.socket | None
+    kafka: BrokerPorts | None
 
 
 async def run_up(
@@ -52,25 +64,30 @@ async def run_up(
         contextlib.closing(listen(settings.host, settings.port)) as listener,
         contextlib.ExitStack() as held,
     ):
+        # All ports, before any process is started: what somebody else has is told at once, and
+        # nobody takes one between two lives of a process.
         metrics = metrics_listener(settings, listener.getsockname()[1])
         if metrics is not None:
             held.enter_context(metrics)
+        ports = None if settings.brokers else BrokerPorts.taken(settings.data)
+        if ports is not None:
+            held.callback(ports.close)
+        sockets = Sockets(listener, metrics, ports)
         async with stop_signal() as stop:
-            await _run(settings, kafka, listener, metrics, stop, sample=sample, watch=watch)
+            await _run(settings, kafka, sockets, stop, sample=sample, watch=watch)
     log.info("stopped")
 
 
 async def _run(
     settings: Settings,
     kafka: KafkaSettings,
-    listener: socket.socket,
-    metrics: socket.socket | None,
+    sockets: Sockets,
     stop: asyncio.Event,
     *,
     sample: bool,
     watch: Path | None,
 ) -> None:
-    port = listener.getsockname()[1]
+    port, metrics = sockets.api.getsockname()[1], sockets.metrics
     async with contextlib.AsyncExitStack() as stack:
         # What takes longest goes first: the models are loaded while Kafka starts. Which they are
         # is only a guess until Kafka has told, and then nearly always right.
@@ -82,10 +99,9 @@ async def _run(
         await encoders.start(guess)
         from tidelens.kafka_part import open_kafka  # some tenths of a second, beside the encoder's
 
-        opening = open_kafka(settings, kafka, run_file, parts)
+        opening = open_kafka(settings, kafka, sockets.kafka, run_file, parts)
         broker = asyncio.create_task(stack.enter_async_context(opening))
         stack.push_async_callback(_cancelled, broker)
-        stopping = asyncio.create_task(stop.wait())
         queries = await asyncio.to_thread(make_queries, settings, guess)
         stack.push_async_callback(queries.stop)
         queries.start()
@@ -93,36 +109,29 @@ async def _run(
         try:
             # The rooms' imports, in a thread beside the broker's start.
             node = await asyncio.to_thread(importlib.import_module, "tidelens.node")
-            from tidelens.showing import open_picture_reading  # imported by that already
-
-            await asyncio.wait([broker, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if stop.is_set():
+            faults = node.ControlFaults()
+            reaching = _reached(settings, kafka, broker, queries, faults, stack)
+            reached = await unless_stopped(stop, reaching)
+            if reached is None:
                 return
-            brokers = await broker
-            connection = node.Connection(brokers, kafka)
-
-            guessed, faults = queries, node.ControlFaults()
-
-            async def connected() -> tuple[Any, Any, Queries]:
-                event_log = await stack.enter_async_context(node.open_log(settings, connection))
-                pictures = await stack.enter_async_context(open_picture_reading(settings))
-                confirmed = await _confirmed(settings, connection, event_log, guessed, faults)
-                return event_log, pictures, confirmed
-
-            found = await unless_stopped(stop, connected())
-            if found is None:
-                return
-            event_log, pictures, queries = found
-            stack.push_async_callback(queries.stop)
+            brokers, connection, event_log, pictures, queries = reached
             side = SideTasks()
             runs = node.open_node(
-                settings, connection, event_log, pictures, queries, listener, side, parts, faults
+                settings,
+                connection,
+                event_log,
+                pictures,
+                queries,
+                sockets.api,
+                side,
+                parts,
+                faults,
             )
             names = Names(settings.topic_prefix, queries.space.name)
             runs |= side.supervised(_feeds(event_log, names, settings, sample=sample, watch=watch))
             tasks |= {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
-            followed = _followed(settings.data, event_log, names.control, faults)
-            tasks["encoders"] = asyncio.create_task(encoders.run(brokers, followed))
+            follow = partial(_followed, settings.data, event_log, names.control, faults)
+            tasks["encoders"] = asyncio.create_task(encoders.run(brokers, follow, side))
             url = url_of(settings.host, port)
             stack.callback(run_file.remove)
             run_file.write(
@@ -133,8 +142,29 @@ async def _run(
             stop.set()
             raise
         finally:
-            stopping.cancel()
             await until_stopped(stop, tasks)
+
+
+async def _reached(
+    settings: Settings,
+    kafka: KafkaSettings,
+    broker: "asyncio.Task[str]",
+    guessed: Queries,
+    faults: "ControlFaults",
+    stack: contextlib.AsyncExitStack,
+) -> "tuple[str, Connection, KafkaLog, PictureReading, Queries]":
+    """Kafka's address and what a node has from it, once Kafka answers; closed by `stack`."""
+    from streams.connect import Connection
+    from tidelens.node import open_log
+    from tidelens.showing import open_picture_reading
+
+    brokers = await broker
+    connection = Connection(brokers, kafka)
+    event_log = await stack.enter_async_context(open_log(settings, connection))
+    pictures = await stack.enter_async_context(open_picture_reading(settings))
+    queries = await _confirmed(settings, connection, event_log, guessed, faults)
+    stack.push_async_callback(queries.stop)
+    return brokers, connection, event_log, pictures, queries
 
 
 async def _cancelled(task: "asyncio.Task[Any]") -> None:

@@ -12,10 +12,11 @@ import pytest
 from blockbuster import BlockBuster
 
 from contracts.control import ActiveSpace, CandidateSpace, SpaceRef
-from contracts.errors import UsageError
+from contracts.errors import BrokerUnavailable, UsageError
 from contracts.memory import HashEncoder
 from contracts.parts import Parts
 from contracts.settings import Settings
+from contracts.side_tasks import SideTasks
 from streams.control import Control
 from tidelens import encoders as encoders_module
 from tidelens.encoder_process import EncoderProcess, Ended
@@ -70,7 +71,7 @@ class FakeProcess:
 class Kit:
     def __init__(self, metrics: socket.socket | None = None, model: str = "hash") -> None:
         FakeProcess.running, FakeProcess.started, FakeProcess.lives = [], [], []
-        self.told: asyncio.Queue[Control] = asyncio.Queue()
+        self.told: asyncio.Queue[Control | None] = asyncio.Queue()
         # Nothing is written: `up` does that once all is there.
         self.parts = Parts()
         settings = Settings(model=model, restart_pause_max_s=0.02)
@@ -89,7 +90,10 @@ class Kit:
 
     async def followed(self) -> AsyncIterator[Control]:
         while True:
-            yield await self.told.get()
+            control = await self.told.get()
+            if control is None:
+                raise BrokerUnavailable("control")
+            yield control
 
     async def runs(self, *models: str) -> None:
         async with asyncio.timeout(30):
@@ -112,7 +116,7 @@ def metrics() -> Iterator[socket.socket]:
 async def kit(metrics: socket.socket) -> AsyncIterator[Kit]:
     kit = Kit(metrics)
     await kit.encoders.start("hash")
-    running = asyncio.create_task(kit.encoders.run("k:1", kit.followed()))
+    running = asyncio.create_task(kit.encoders.run("k:1", kit.followed, SideTasks()))
     kit.told.put_nowait(Control())
     yield kit
     running.cancel()
@@ -170,6 +174,14 @@ async def test_whatever_one_ends_of_it_is_started_again_on_its_port(kit: Kit) ->
     assert [part.model for part in kit.parts] == ["hash"]
 
 
+async def test_they_run_on_while_nobody_can_read_the_control_topic(kit: Kit) -> None:
+    await kit.runs("hash")
+    kit.told.put_nowait(None)
+    kit.told.put_nowait(Control(None, CandidateSpace(NEW, 1.0, 2.0)))
+    await kit.runs("hash", "hash:48")
+    assert len(FakeProcess.started) == 2
+
+
 @pytest.mark.parametrize("model", ["dies", "none"])
 async def test_one_that_fails_beside_is_tried_again(kit: Kit, model: str) -> None:
     fails = SpaceRef("other", model, "00")
@@ -185,7 +197,7 @@ async def test_one_that_fails_beside_is_tried_again(kit: Kit, model: str) -> Non
 async def test_it_ends_in_the_middle_of_a_pause(metrics: socket.socket) -> None:
     kit = Kit(metrics)
     kit.encoders._settings = Settings(model="hash", restart_pause_max_s=3600)
-    running = asyncio.create_task(kit.encoders.run("k:1", kit.followed()))
+    running = asyncio.create_task(kit.encoders.run("k:1", kit.followed, SideTasks()))
     kit.told.put_nowait(Control())
     await kit.runs("hash")
     FakeProcess.lives[0].ended.set_result(Ended("it was killed by SIGKILL"))
@@ -199,7 +211,7 @@ async def test_it_ends_in_the_middle_of_a_pause(metrics: socket.socket) -> None:
 async def test_a_wrong_guess_is_stopped(metrics: socket.socket) -> None:
     kit = Kit(metrics)
     await kit.encoders.start("guessed")
-    running = asyncio.create_task(kit.encoders.run("k:1", kit.followed()))
+    running = asyncio.create_task(kit.encoders.run("k:1", kit.followed, SideTasks()))
     kit.told.put_nowait(Control())
     await kit.runs("hash")
     assert FakeProcess.started == [("guessed", kit.port), ("hash", kit.port)]
@@ -209,7 +221,7 @@ async def test_a_wrong_guess_is_stopped(metrics: socket.socket) -> None:
 
 async def test_without_metrics_there_are_none_beside_either() -> None:
     kit = Kit(metrics=None)
-    running = asyncio.create_task(kit.encoders.run("k:1", kit.followed()))
+    running = asyncio.create_task(kit.encoders.run("k:1", kit.followed, SideTasks()))
     kit.told.put_nowait(Control(ActiveSpace(NEW, OLD, 1.0)))
     await kit.runs("hash", "hash:48")
     assert {port for _, port in FakeProcess.started} == {0}
@@ -222,7 +234,7 @@ async def test_the_first_start_of_the_current_one_may_fail(metrics: socket.socke
     kit.told.put_nowait(Control())
     with pytest.raises(ExceptionGroup) as group:
         async with asyncio.timeout(30):
-            await kit.encoders.run("k:1", kit.followed())
+            await kit.encoders.run("k:1", kit.followed, SideTasks())
     [error] = group.value.exceptions
     assert isinstance(error, UsageError)
     assert str(error) == "no such model"

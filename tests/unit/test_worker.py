@@ -14,16 +14,18 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from structlog.testing import capture_logs
 
 from consumers.jobs import Job, newest_of_each, outputs, parse
 from consumers.labelling import Labeller
 from consumers.pictures import Pictures, Turn
 from consumers.references import ReferenceLimits, References, read_reference
 from contracts.embedding import Embedding, read_embedding
-from contracts.errors import RejectedRecord
+from contracts.errors import NotReady, RejectedRecord
 from contracts.events import EVENT_TYPES, Content, content_record, delete_record
 from contracts.memory import HashEncoder, MemoryLog
 from contracts.metrics import Metrics
+from contracts.parts import Part
 from contracts.ports import RgbImage
 from contracts.records import OutRecord, Record, TopicPartition
 from contracts.topics import TARGETS, Names, Target
@@ -513,6 +515,27 @@ async def test_broken_pictures_are_rejected(image: bytes, code: str) -> None:
     await Pictures(no_reference, none_allowed, decoded).see(job)
     assert job.rejection is not None
     assert job.rejection.code == code
+
+
+async def test_a_picture_waits_for_decoders_that_cannot_be_started() -> None:
+    """Somebody killed one at its start, or there was no memory: that ended the encoder."""
+    log, refusals = memory_log(), iter(["a decoder ended before its first picture"] * 3)
+
+    async def refused(data: bytes) -> RgbImage:
+        if reason := next(refusals, None):
+            raise NotReady(reason)
+        return await decoded(data)
+
+    topic, part = NAMES.content("images"), Part("decode", pause_max_s=0.01)
+    log._append(content_record(topic, Content(target="images", id="p", image=png())))
+    record = next(records for records in log.records.values() if records)[0]
+    job = parse(record, intake(NAMES, PARTITIONS))
+    with capture_logs() as lines:
+        await Pictures(no_reference, none_allowed, refused, part).see(job)
+    assert job.rejection is None and job.image is not None
+    assert (part.running, part.restarts) == (True, 3)
+    assert part.reason == "a decoder ended before its first picture"
+    assert len(lines) == 1
 
 
 def test_references(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ class Role:
     async def start(
         cls, folder: Path, role: str, *arguments: str, fault: str = "", **environment: str
     ) -> "Role":
+        """Start it with these variables; an empty one is not set at all."""
         log = folder / f"{role}-{time.time_ns()}.log"
         variables = {
             **os.environ,
@@ -50,6 +51,8 @@ class Role:
             "TIDELENS_DATA": str(folder / "data"),
             **environment,
         }
+        for name in [name for name, value in environment.items() if not value]:
+            del variables[name]
         if fault:
             variables["TIDELENS_FAULT"] = fault
         with log.open("wb") as output:

@@ -20,7 +20,7 @@ _DOWN_S = 30.0
 async def run(ground: Ground) -> Outcome:
     port, data = free_port(), ground.folder / "data"
     model, away = ground.folder / "model", ground.folder / "away"
-    await asyncio.to_thread(make, "CLIPModel", model)
+    await asyncio.to_thread(make, "chinese_clip", model)
     up = await ground.role(
         "up",
         *("--port", str(port), "--model", str(model)),

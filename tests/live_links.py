@@ -22,6 +22,7 @@ from tests.live_roles import Replica
 from tests.live_truth import Violation
 
 _TOO_SLOW = 1013
+_STOPS = 1012
 # Uvicorn's own, with 1011, after 20 seconds.
 _NO_PONG = "keepalive ping timeout"
 _LOOK_S = 0.1
@@ -165,11 +166,14 @@ class Link:
         self._again[follower] = asyncio.get_running_loop().time() + after_s
 
     async def _closed(self, closed: ConnectionClosed, replica: Replica, life: int) -> None:
-        """Only a server that was killed, or that gave up a slow client, may close."""
+        """Only a server that ended, or that gave up a slow client, may close.
+
+        One that starts while the broker is away ends by itself, and says 1012 to who is there.
+        """
         code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (None, "")
         # Mostly without a code: who does not read is not told why, either.
         given_up = code in (_TOO_SLOW, None) or reason == _NO_PONG
-        if code is None and await replica.ended(life):
+        if code in (None, _STOPS) and await replica.ended(life):
             self._counts["closed: the replica was killed"] += 1
         elif self._temper.reads_every_s and given_up:
             self._counts["closed: the client read too slowly"] += 1

@@ -5,6 +5,7 @@ Pictures arrive decoded: nothing that a stranger's bytes can slow down or crash 
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -48,6 +49,10 @@ _refused: str | None = None
 def load(model: QueryModel) -> None:
     """The process's start: end with the parent, then load the model."""
     global _encoder, _refused
+    # A Ctrl-C in our terminal, or a service manager that stops all processes of the service, is for
+    # the parent, which stops us.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

@@ -19,8 +19,12 @@ async def open_kafka(
     ports: BrokerPorts | None,
     run_file: RunFile,
     parts: Parts,
+    stop: asyncio.Event,
 ) -> AsyncIterator[str]:
-    """The address of the user's cluster, or of an Apache Kafka of our own, which gets `ports`."""
+    """The address of the user's cluster, or of an Apache Kafka of our own, which gets `ports`.
+
+    It is started again whenever it ends, until `stop` is set.
+    """
     if settings.brokers:
         await Connection(settings.brokers, kafka).check()
         yield settings.brokers
@@ -32,7 +36,7 @@ async def open_kafka(
             address = await broker.start()
             run_file.child("kafka", broker.pid)
             part.runs()
-            keeping = asyncio.create_task(keep(broker, part, run_file), name="broker")
+            keeping = asyncio.create_task(keep(broker, part, run_file, stop), name="broker")
             try:
                 yield address
             finally:
@@ -42,16 +46,23 @@ async def open_kafka(
             await broker.stop()
 
 
-async def keep(broker: LocalBroker, part: Part, run_file: RunFile) -> None:
-    """Start a broker that ended again, on its old address and data, until cancelled."""
+async def keep(broker: LocalBroker, part: Part, run_file: RunFile, stop: asyncio.Event) -> None:
+    """Start a broker that ended again, on its old address and data, until cancelled.
+
+    Not after `stop`: who stops a whole service, as systemd does, tells Kafka beside us.
+    """
     while True:
         reason = why_ended(await broker.wait())
         run_file.child("kafka", None)
-        while True:
-            await part.pause(reason)
+        started = False
+        while not started:
+            if not stop.is_set():
+                await part.pause(reason)
+            if stop.is_set():
+                return
             try:
                 await broker.start()
-                break
+                started = True
             except Exception as error:
                 # A full disk, a port that somebody took: searches go on, and it is tried again.
                 reason = f"it does not start: {error or repr(error)}"

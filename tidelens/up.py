@@ -99,7 +99,7 @@ async def _run(
         await encoders.start(guess)
         from tidelens.kafka_part import open_kafka  # some tenths of a second, beside the encoder's
 
-        opening = open_kafka(settings, kafka, sockets.kafka, run_file, parts)
+        opening = open_kafka(settings, kafka, sockets.kafka, run_file, parts, stop)
         broker = asyncio.create_task(stack.enter_async_context(opening))
         stack.push_async_callback(_cancelled, broker)
         queries = await asyncio.to_thread(make_queries, settings, guess)

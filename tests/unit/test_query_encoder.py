@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -249,6 +250,18 @@ async def test_a_model_that_cannot_be_loaded_again_is_named_until_it_can(tmp_pat
         encoder._model = MODEL
         await until(lambda: encoder.part.running)
         assert (await encoder.text("two")).shape
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_a_stop_of_the_whole_service_is_for_the_parent(number: signal.Signals) -> None:
+    async with running() as encoder:
+        await encoder.text("one")
+        child = child_of(encoder)
+        child.send_signal(number)
+        await encoder.text("two")
+        assert encoder.part.restarts == 0
+        assert child_of(encoder) == child
+    assert not child.is_running()
 
 
 async def test_a_child_that_was_stopped_does_not_hold_up_the_end() -> None:

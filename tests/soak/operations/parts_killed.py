@@ -1,4 +1,4 @@
-"""Every process of `up` is killed in turn, then the encoder again and again for two minutes.
+"""Every process of `up` is killed in turn, then the encoder again and again for 90 s.
 
 Searches go on meanwhile, /readyz and a metric tell which one is down, a crash loop writes one line
 a minute, every process comes back by itself, and what was published is indexed. A stop in the
@@ -17,7 +17,7 @@ from tests.soak.operations import Ground, Outcome
 from tests.soak.part_kit import ENDED, TEXTS, Watched, gone, searching
 from tidelens.client import Client
 
-_LOOP_S = 120.0
+_LOOP_S = 90.0
 
 
 async def run(ground: Ground) -> Outcome:

@@ -125,6 +125,8 @@ async def assert_metrics(node_port: int, encoder_port: int) -> None:
     assert node.values("stage_seconds_count", "stage") == {"searchable": 4, "pushed": 1}
     for shown in (node, encoder):
         assert all(0 < s < 300 for s in shown.values("stage_seconds_sum", "stage").values())
+    assert node.values("part_running", "role") == {"broker": 1, "encode": 1, "query": 1}
+    assert encoder.values("part_running", "role") == {"decode": 1}
     letters = encoder.values("dead_letters_total", "reason", stage="encode")
     assert letters == {"image_format": 1}
     assert encoder.values("queue_depth", "queue") == {"encode": 0, "references": 0}

@@ -5,7 +5,9 @@ its next event elsewhere, behind the old one's back. It is refused with both num
 difference is told, not repaired: whoever runs the cluster may have had a reason.
 """
 
+import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
@@ -18,6 +20,8 @@ from streams.topic_ids import topics_found
 
 _ALREADY_EXISTS = 36
 _NOT_ALLOWED = (29, 31)  # topic, cluster authorization failed
+_KNOWN_S = 15.0
+_LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +141,7 @@ async def create(
     require_partitions(specs, {name: topic.partitions for name, topic in there.items()})
     missing = [spec for spec in wanted if spec.name not in there]
     created = await _create(connection, missing, replication_factor) if missing else []
+    await _until_known(connection, created)
     topics = await describe(connection, [spec.name for spec in specs])
     require_partitions(specs, {name: topic.partitions for name, topic in topics.items()})
     return Created(created, differences(wanted, topics))
@@ -163,6 +168,20 @@ async def _create(
         elif code != _ALREADY_EXISTS:  # another process was quicker: fine
             raise TopicMismatch(f"topic {name}: the broker does not create it: {message}")
     return created
+
+
+async def _until_known(connection: Connection, names: Sequence[str]) -> None:
+    """Wait until a broker knows what the controller has made: a busy one takes a while.
+
+    Not for longer than `_KNOWN_S`, since another broker may be asked next.
+    """
+    if not names:
+        return
+    async with connection.client() as client:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_KNOWN_S):
+                while len(await topics_found(client, names, absent_ok=True)) < len(names):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_S)
 
 
 async def topic_configs(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import structlog
 
-from consumers.encoders import space_of
+from consumers.encoders import space_of, tunable
 from contracts.errors import ModelMissing
 from contracts.settings import Settings
 from contracts.space import Space
@@ -36,5 +36,7 @@ def space_here(model: str) -> Space:
 
 def absolute(model: str) -> str:
     """A folder's whole path, for nodes that were started elsewhere."""
+    if not tunable(model):
+        return model  # a name of ours, whatever folders there are
     path = Path(model).expanduser()
     return str(path.resolve()) if path.is_dir() else model

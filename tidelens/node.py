@@ -209,6 +209,7 @@ async def _serving(
                 exposed=exposition.registry,
                 clock=clock,
                 status=lambda: {
+                    "topic_prefix": settings.topic_prefix,
                     "spaces": spaces.describe(),
                     "parts": parts.describe(),
                     "control": {"refused": faults.wire()},

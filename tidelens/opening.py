@@ -1,15 +1,14 @@
 """Opens the collection that a command works on."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
-from contracts import settings as settings_module
 from contracts.partitioning import partitioner
-from streams.connect import Connection
 from streams.log import KafkaLog
-from tidelens import logs
-from tidelens.runtime import brokers_of
+from tidelens.acting import acting
 from tidelens.switching import Collection
 
 
@@ -21,14 +20,15 @@ async def open_collection(
 
     `quiet`: it tells itself what readers of the log would warn of.
     """
-    settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix)
     level = logging.ERROR if quiet else logging.INFO
-    logs.configure(settings.log_format, command, level=level)
-    connection = Connection(brokers_of(settings), settings_module.load_kafka())
+    given: dict[str, Any] = {"brokers": brokers, "topic_prefix": topic_prefix}
+    acts = await asyncio.to_thread(acting, command, level=level, **given)
+    settings, connection = acts.settings, acts.connection()
     await connection.check()
+    acts.tell()
     async with KafkaLog.open(
         connection,
         partition_of=partitioner(settings.partitioner),
         record_bytes_max=settings.record_bytes_max,
     ) as event_log:
-        yield Collection(settings, connection, event_log)
+        yield Collection(settings, connection, event_log, acts.url(None))

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -31,6 +32,7 @@ class Runtime:
     """One running `up`.
 
     `url` is the API's, `metrics_port` the encoder's (0: none), `children` are pids by role.
+    `collection` and `security` are those of tidelens/acting.py, empty where an older version runs.
     """
 
     brokers: str
@@ -40,11 +42,13 @@ class Runtime:
     model: str
     metrics_port: int
     children: Mapping[str, int] = field(default_factory=dict)
+    collection: Mapping[str, Any] = field(default_factory=dict)
+    security: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, data: Path) -> None:
         """Whole or not at all, since readers come at any time."""
         draft = data / f"{_FILE}.{self.pid}"
-        draft.write_bytes(orjson.dumps(asdict(self)))
+        draft.write_bytes(orjson.dumps({"version": VERSION, **asdict(self)}))
         draft.replace(data / _FILE)
 
     @classmethod
@@ -59,9 +63,19 @@ class Runtime:
                 return None
             if (found := version_of(body)) != VERSION:
                 raise ConfigurationError(unknown(str(data / _FILE), found, VERSION))
-            return made(cls, body)
+            return made(cls, body)._checked()
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None
+
+    def _checked(self) -> "Runtime":
+        """Raise TypeError where a member is of another type: somebody else wrote the file."""
+        texts = (self.brokers, self.url, self.space, self.model)
+        objects = (self.children, self.collection, self.security)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("want texts")
+        if not all(isinstance(members, dict) for members in objects):
+            raise TypeError("want objects")
+        return self
 
     @staticmethod
     def remove(data: Path) -> None:
@@ -98,20 +112,6 @@ class RunFile:
     def remove(self) -> None:
         self._runtime = None
         Runtime.remove(self._data)
-
-
-def brokers_of(settings: Settings) -> str:
-    """Bootstrap servers for a command: given, else of the running `up`, else Kafka's usual ones."""
-    if settings.brokers:
-        return settings.brokers
-    runtime = Runtime.read(settings.data)
-    return runtime.brokers if runtime else DEFAULT_BROKERS
-
-
-def api_of(settings: Settings) -> str:
-    """URL of the API for a command: of the running `up`, else where one would listen."""
-    runtime = Runtime.read(settings.data)
-    return runtime.url if runtime else url_of(settings.host, settings.port)
 
 
 def model_of(settings: Settings) -> str:

@@ -30,6 +30,8 @@ class Collection:
     settings: Settings
     connection: Connection
     event_log: EventLog
+    url: str = ""
+    """Of a node that answers in it."""
 
     def names(self, space: str = "") -> Names:
         return Names(self.settings.topic_prefix, space)

@@ -25,9 +25,10 @@ from contracts.settings import KafkaSettings, Settings
 from contracts.side_tasks import Run, SideTasks
 from contracts.topics import Names, topic_specs
 from streams.ports import BrokerPorts
+from tidelens.acting import collection_of, security_of
 from tidelens.data_dir import locked, node_part
 from tidelens.encoders import Encoders
-from tidelens.guesses import guessed_model
+from tidelens.guesses import absolute, guessed_model
 from tidelens.queries import Queries, make_queries
 from tidelens.runtime import RunFile, Runtime, url_of
 from tidelens.signals import stop_signal, unless_stopped, until_stopped
@@ -135,7 +136,16 @@ async def _run(
             url = url_of(settings.host, port)
             stack.callback(run_file.remove)
             run_file.write(
-                Runtime(brokers, url, os.getpid(), queries.space.name, queries.model, metrics_port)
+                Runtime(
+                    brokers,
+                    url,
+                    os.getpid(),
+                    queries.space.name,
+                    absolute(queries.model),
+                    metrics_port,
+                    collection=collection_of(settings),
+                    security=security_of(kafka),
+                )
             )
             log.info("up", page=f"{url}/", brokers=brokers, space=queries.space.name)
         except BaseException:

@@ -54,9 +54,9 @@ def load(**overrides: Any) -> Settings:
     return read(Settings, overrides, variables())
 
 
-def load_kafka() -> KafkaSettings:
-    """Read the settings of Kafka connections from the environment."""
-    return read(KafkaSettings, {}, variables())
+def load_kafka(**overrides: Any) -> KafkaSettings:
+    """Read the settings of Kafka connections; `overrides` that are not None take precedence."""
+    return read(KafkaSettings, overrides, variables())
 
 
 def variables() -> Variables:

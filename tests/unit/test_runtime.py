@@ -10,11 +10,8 @@ import pytest
 
 from contracts.settings import Settings
 from tidelens.runtime import (
-    DEFAULT_BROKERS,
     RunFile,
     Runtime,
-    api_of,
-    brokers_of,
     model_of,
     url_of,
 )
@@ -38,24 +35,12 @@ def ended_pid() -> int:
 
 def test_commands_find_the_running_up(tmp_path: Path) -> None:
     RUNNING.write(tmp_path)
-    settings = Settings(data=tmp_path)
     assert Runtime.read(tmp_path) == RUNNING
-    assert brokers_of(settings) == "127.0.0.1:1234"
-    assert api_of(settings) == "http://10.0.0.7:5678"
-    assert model_of(settings) == "hash"
+    assert model_of(Settings(data=tmp_path)) == "hash"
 
 
-def test_what_is_given_comes_first(tmp_path: Path) -> None:
-    RUNNING.write(tmp_path)
-    assert brokers_of(Settings(data=tmp_path, brokers="k:9")) == "k:9"
-
-
-def test_without_one_the_usual_addresses(tmp_path: Path) -> None:
-    settings = Settings(data=tmp_path, port=81)
-    assert brokers_of(settings) == DEFAULT_BROKERS
-    assert api_of(settings) == "http://127.0.0.1:81"
-    assert api_of(Settings(data=tmp_path, host="10.0.0.7", port=81)) == "http://10.0.0.7:81"
-    assert model_of(settings) == "starter"
+def test_without_one_the_model_is_that_of_the_settings(tmp_path: Path) -> None:
+    assert model_of(Settings(data=tmp_path)) == "starter"
 
 
 @pytest.mark.parametrize(

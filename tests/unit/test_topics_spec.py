@@ -1,19 +1,24 @@
 """Topics as wanted against topics as they are, and the commands printed for them."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
 from contracts.errors import TopicMismatch
+from contracts.settings import KafkaSettings
 from contracts.topics import TARGETS, Names, TopicSpec, topic_specs
+from streams import topics
+from streams.connect import Connection
 from streams.kafka_commands import (
     Principals,
     kafka_acls_commands,
     kafka_configs_commands,
     kafka_topics_commands,
 )
+from streams.topic_ids import FoundTopic
 from streams.topics import (
     Difference,
     Topic,
@@ -33,6 +38,35 @@ def as_made(specs: list[TopicSpec]) -> dict[str, Topic]:
         spec.name: Topic(spec.name, "id", spec.partitions, 1, {"segment.ms": "1", **spec.config})
         for spec in specs
     }
+
+
+@pytest.mark.anyio
+async def test_topics_that_were_made_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy broker knows them later than its controller: `up` ended for it, as if they lacked."""
+    looks = 0
+
+    @asynccontextmanager
+    async def client(_: Connection) -> AsyncIterator[None]:
+        yield None
+
+    async def found(_: object, names: Sequence[str], **__: bool) -> dict[str, FoundTopic]:
+        nonlocal looks
+        looks += 1
+        return {name: FoundTopic("id", 4, 1) for name in names if looks > 3}
+
+    async def made(*_: object) -> list[str]:
+        return [spec.name for spec in SPECS]
+
+    async def describe(*_: object) -> dict[str, Topic]:
+        assert looks > 3
+        return as_made(with_replication(SPECS, 1))
+
+    monkeypatch.setattr(Connection, "client", client)
+    for name, fake in (("topics_found", found), ("_create", made), ("describe", describe)):
+        monkeypatch.setattr(topics, name, fake)
+    connection = Connection("k:1", KafkaSettings())
+    done = await topics.create(connection, SPECS, replication_factor=1, min_insync_replicas=1)
+    assert (len(done.created), done.differences) == (len(SPECS), [])
 
 
 def options_of(command: str) -> dict[str, list[str]]:

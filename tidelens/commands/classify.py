@@ -56,9 +56,8 @@ def classify(
     **members: Any,
 ) -> None:
     """Say which labels fit TEXT, a picture or an item best, and how likely each is among them."""
-    from contracts import settings
+    from tidelens.acting import node_of
     from tidelens.client import Client
-    from tidelens.runtime import api_of
 
     asked = {name: value for name, value in members.items() if value is not None}
     asked["labels"] = [*labels, *labels_file]
@@ -68,12 +67,15 @@ def classify(
         asked.setdefault("of", "images")
     parse_classify(asked)
 
+    node = node_of(url)
+
     async def run() -> Any:
         # The server ends every wait.
-        async with Client(url or api_of(settings.load()), timeout_s=None) as client:
+        async with Client(node.url, timeout_s=None) as client:
             return await client.classify(asked)
 
     answer = asyncio.run(run())
+    node.tell()
     if as_json:
         say_json(answer)
         return

@@ -190,20 +190,15 @@ def discard(as_json: bool, **asked: Any) -> None:
 
 @asynccontextmanager
 async def _opened(brokers: str | None, topic_prefix: str | None) -> "AsyncIterator[DeadLetters]":
-    from contracts import settings as settings_module
     from contracts.dead_letters import letter_bytes_max
     from contracts.partitioning import partitioner
-    from contracts.topics import Names
-    from streams.connect import Connection
     from streams.dead_letters import DeadLetters
     from streams.log import KafkaLog
-    from tidelens import logs
-    from tidelens.runtime import brokers_of
+    from tidelens.acting import acting
 
-    settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix)
-    logs.configure(settings.log_format, "dead-letters")
-    connection = Connection(brokers_of(settings), settings_module.load_kafka())
-    names = Names(settings.topic_prefix, "any")  # these topics belong to no space
+    given: dict[str, Any] = {"brokers": brokers, "topic_prefix": topic_prefix}
+    acts = await asyncio.to_thread(acting, "dead-letters", **given)
+    settings, connection = acts.settings, acts.connection()
     partition_of = partitioner(settings.partitioner)
     async with (
         connection.errors_translated(),
@@ -213,7 +208,8 @@ async def _opened(brokers: str | None, topic_prefix: str | None) -> "AsyncIterat
             record_bytes_max=letter_bytes_max(settings.record_bytes_max),
         ) as log,
     ):
-        yield DeadLetters(log, names, partition_of)
+        yield DeadLetters(log, acts.names(), partition_of)
+    acts.tell()
 
 
 def _ids(letters: Sequence[str]) -> "list[LetterId]":

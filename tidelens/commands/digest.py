@@ -15,13 +15,14 @@ from tidelens.terminal import say, say_json
 @json_option
 def digest(url: str | None, verify: bool, as_json: bool) -> None:
     """Show the digest of each partition; equal offsets must have equal digests."""
-    from contracts import settings
     from contracts.errors import DigestMismatch
+    from tidelens.acting import node_of
     from tidelens.client import Client
-    from tidelens.runtime import api_of
+
+    node = node_of(url)
 
     async def run() -> Any:
-        async with Client(url or api_of(settings.load()), timeout_s=None) as client:
+        async with Client(node.url, timeout_s=None) as client:
             if not verify:
                 return (await client.get("/v1/status"))["digests"]
             found = await client.post("/v1/admin/verify")
@@ -30,6 +31,7 @@ def digest(url: str | None, verify: bool, as_json: bool) -> None:
             return found["digests"]
 
     digests = asyncio.run(run())
+    node.tell()
     if as_json:
         say_json(digests)
         return

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from typing import Any
 
 import click
 
@@ -28,21 +29,28 @@ def encode(
     """Encode published content into vectors, until stopped."""
     from contracts import settings as settings_module
     from tidelens import logs
+    from tidelens.acting import acting
     from tidelens.encoding import run_encoder
     from tidelens.reports import Report, Reporter
-    from tidelens.runtime import brokers_of
     from tidelens.threads import end_now
 
-    settings = settings_module.load(
-        brokers=brokers, topic_prefix=topic_prefix, model=model, precision=precision
-    )
-    if not attached:
-        settings = settings.model_copy(update={"brokers": brokers_of(settings)})
-    logs.configure(settings.log_format, "encode")
+    given: dict[str, Any] = {
+        "brokers": brokers,
+        "topic_prefix": topic_prefix,
+        "model": model,
+        "precision": precision,
+    }
+    if attached:
+        # `up` gave us its own settings, and writes run.json only once it is there.
+        settings, kafka = settings_module.load(**given), settings_module.load_kafka()
+        logs.configure(settings.log_format, "encode")
+    else:
+        acts = acting("encode", is_role=True, **given)
+        settings, kafka = acts.settings, acts.kafka
     reporter = Reporter(report_to)
     running = run_encoder(
         settings,
-        settings_module.load_kafka(),
+        kafka,
         attached=attached,
         reporter=reporter,
         metrics_listener=metrics_listener,

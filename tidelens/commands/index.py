@@ -40,13 +40,13 @@ def index(
     """
     if context.invoked_subcommand is not None:
         return
-    from contracts import settings as settings_module
-    from tidelens import logs
+    from tidelens.acting import acting
     from tidelens.roles import run_index
-    from tidelens.runtime import brokers_of
     from tidelens.threads import end_now
 
-    settings = settings_module.load(
+    acts = acting(
+        "index",
+        is_role=True,
         brokers=brokers,
         topic_prefix=topic_prefix,
         model=model,
@@ -55,9 +55,7 @@ def index(
         host=host,
         data=data,
     )
-    settings = settings.model_copy(update={"brokers": brokers_of(settings)})
-    logs.configure(settings.log_format, "index")
-    if not asyncio.run(run_index(settings, settings_module.load_kafka())):
+    if not asyncio.run(run_index(acts.settings, acts.kafka)):
         end_now()
 
 

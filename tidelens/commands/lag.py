@@ -50,23 +50,21 @@ def lag(
     being made, as /v1/lag answers too; `behind` is that of the active space, and of its slowest
     node. The exit code says whether the lag could be measured, not how large it is.
     """
-    from contracts import settings as settings_module
     from contracts.wire import wire_lag
-    from streams.connect import Connection
-    from tidelens import logs
-    from tidelens.runtime import brokers_of
+    from tidelens.acting import acting
 
-    settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix, model=model)
-    logs.configure(settings.log_format, "lag")
-    connection = Connection(brokers_of(settings), settings_module.load_kafka())
+    acts = acting("lag", brokers=brokers, topic_prefix=topic_prefix, model=model)
+    settings, connection = acts.settings, acts.connection()
     if forget is not None:
         forgotten = asyncio.run(_forgotten(settings, connection, forget))
+        acts.tell()
         if as_json:
             say_json({"forgotten": forgotten})
         else:
             say(*(f"forgot group {group}" for group in forgotten))
         return
     measured = asyncio.run(_measured(settings, connection, asked=model is not None))
+    acts.tell()
     if as_json:
         behind_s = None if measured.behind_s is None else round(measured.behind_s, 3)
         wire = wire_lag(measured.rows, space=measured.space, broker="reachable", behind_s=behind_s)

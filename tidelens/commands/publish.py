@@ -14,9 +14,9 @@ from tidelens.options import NamedPath, brokers_option, json_option, topic_prefi
 from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from contracts.settings import Settings
     from contracts.topics import Names
     from streams.log import KafkaLog
+    from tidelens.acting import Acting
     from tidelens.publishing import Published
 
 
@@ -35,16 +35,16 @@ def publish(
     published folder, so that publishing twice leaves one item. Other files in a folder are left out
     and counted by kind. The exit code is 1 if anything was refused or nothing was published.
     """
-    from contracts import settings as settings_module
+    from tidelens.acting import acting
     from tidelens.publishing import entries_of, sources
     from tidelens.publishing import publish as publish_all
 
-    settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix)
-
+    acts = acting("publish", brokers=brokers, topic_prefix=topic_prefix)
+    settings = acts.settings
     files = list(sources(paths))
 
     async def run(advance: Callable[[int], None]) -> "Published":
-        async with _opened(settings) as (event_log, names):
+        async with _opened(acts) as (event_log, names):
             return await publish_all(event_log, names, entries_of(files, settings), advance=advance)
 
     with _progress(len(files)) as advance:
@@ -72,33 +72,27 @@ def delete(
     as_json: bool,
 ) -> None:
     """Delete items by TARGET (images or captions) and id."""
-    from contracts import settings as settings_module
+    from tidelens.acting import acting
     from tidelens.publishing import delete as delete_all
 
-    settings = settings_module.load(brokers=brokers, topic_prefix=topic_prefix)
+    acts = acting("delete", brokers=brokers, topic_prefix=topic_prefix)
 
     async def run() -> "Published":
-        async with _opened(settings) as (event_log, names):
+        async with _opened(acts) as (event_log, names):
             return await delete_all(event_log, names, target, ids)
 
     _report(asyncio.run(run()), "deleted", as_json)
 
 
 @asynccontextmanager
-async def _opened(settings: "Settings") -> "AsyncIterator[tuple[KafkaLog, Names]]":
+async def _opened(acts: "Acting") -> "AsyncIterator[tuple[KafkaLog, Names]]":
     """The event log, once the topics are known to be there: a producer would make them wrongly."""
     from contracts.partitioning import partitioner
-    from contracts.settings import load_kafka
-    from contracts.topics import Names
-    from streams.connect import Connection
     from streams.log import KafkaLog
-    from tidelens import logs
-    from tidelens.runtime import brokers_of
 
-    logs.configure(settings.log_format, "publish")
-    connection = Connection(brokers_of(settings), load_kafka())
-    names = Names(settings.topic_prefix, "any")  # content topics belong to no space
+    settings, connection, names = acts.settings, acts.connection(), acts.names()
     await connection.partition_counts(map(names.content, TARGETS))
+    acts.tell()
     async with (
         connection.errors_translated(),
         KafkaLog.open(

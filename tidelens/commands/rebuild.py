@@ -72,13 +72,14 @@ def rebuild(as_json: bool, **options: Any) -> None:
 
 
 async def _segments(targets: Sequence[str], url: str | None, *, as_json: bool) -> None:
-    from contracts import settings
+    from tidelens.acting import node_of
     from tidelens.client import Client
-    from tidelens.runtime import api_of
 
-    async with Client(url or api_of(settings.load()), timeout_s=None) as client:
+    node = await asyncio.to_thread(node_of, url)
+    async with Client(node.url, timeout_s=None) as client:
         body = {"targets": list(targets)} if targets else None
         rebuilt = (await client.post("/v1/admin/rebuild", body))["rebuilt"]
+    node.tell()
     if as_json:
         say_json(rebuilt)
         return
@@ -126,15 +127,16 @@ async def _made(collection: "Collection", options: dict[str, Any]) -> "Report":
     from tidelens.client import Client
     from tidelens.data_dir import locked
     from tidelens.rebuilding import choose, make_space
-    from tidelens.runtime import api_of, model_of
+    from tidelens.runtime import model_of
     from tidelens.switching import served_now
 
     old = await served_now(collection, model_of(collection.settings))
     ref = await choose(collection, old, options["space"], options["model"])
     queries = options["queries"]
     texts = await asyncio.to_thread(listed, queries, "--queries") if queries else []
-    async with Client(options["url"] or api_of(collection.settings), timeout_s=None) as client:
-        await _require_answering(client, old.space)
+    url = options["url"] or collection.url
+    async with Client(url, timeout_s=None) as client:
+        await _require_answering(client, collection, old.space)
         if options["queries"] is None:
             texts = (await client.get("/v1/admin/queries"))["texts"]
         # One at a time writes the new space's snapshots.
@@ -142,11 +144,19 @@ async def _made(collection: "Collection", options: dict[str, Any]) -> "Report":
             return await make_space(collection, old, ref, client, texts, tell)
 
 
-async def _require_answering(client: "Client", space: str) -> None:
+async def _require_answering(client: "Client", collection: "Collection", space: str) -> None:
     """Asked before the long work, not after it: its answers are what is compared with."""
     from contracts.errors import ConfigurationError
 
-    answering = (await client.get("/v1/status"))["space"]["name"]
+    status = await client.get("/v1/status")
+    prefix = collection.settings.topic_prefix
+    # An older node does not tell.
+    if status.get("topic_prefix", prefix) != prefix:
+        raise ConfigurationError(
+            f"--url: the node there answers from collection {status['topic_prefix']}, "
+            f"this command acts on {prefix}"
+        )
+    answering = status["space"]["name"]
     if answering != space:
         raise ConfigurationError(
             f"--url: the node there answers in space {answering}, the active one is {space}"

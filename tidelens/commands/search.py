@@ -158,18 +158,20 @@ def show_warnings(warnings: Iterable[Mapping[str, str]]) -> None:
 @json_option
 def search(url: str | None, as_json: bool, **query: Any) -> None:
     """Search once, for TEXT, a picture, an item, or whatever --query asks."""
-    from contracts import settings
+    from tidelens.acting import node_of
     from tidelens.client import Client
-    from tidelens.runtime import api_of
 
     asked = build_query(**query)
 
+    node = node_of(url)
+
     async def run() -> Any:
         # The server ends every wait, by its own limit if not by the query's.
-        async with Client(url or api_of(settings.load()), timeout_s=None) as client:
+        async with Client(node.url, timeout_s=None) as client:
             return await client.search(asked)
 
     answer = asyncio.run(run())
+    node.tell()
     if as_json:
         say_json(answer)
         return

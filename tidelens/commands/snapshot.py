@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from index_store.index import Index
     from index_store.snapshots import Snapshots
     from streams.connect import Connection
+    from tidelens.acting import Acting
 
 _data_option = click.option("--data", type=NamedPath(file_okay=False), help="Data directory.")
 
@@ -63,15 +64,17 @@ def snapshot() -> None:
 @json_option
 def create(url: str | None, as_json: bool) -> None:
     """Let the running node write a snapshot now."""
-    from contracts import settings
+    from tidelens.acting import node_of
     from tidelens.client import Client
-    from tidelens.runtime import api_of
+
+    node = node_of(url)
 
     async def run() -> Any:
-        async with Client(url or api_of(settings.load()), timeout_s=None) as client:
+        async with Client(node.url, timeout_s=None) as client:
             return await client.post("/v1/admin/snapshot")
 
     made = asyncio.run(run())
+    node.tell()
     if as_json:
         say_json(made)
     else:
@@ -158,11 +161,15 @@ def restore(name: str, url: str | None, as_json: bool, **given: Any) -> None:
 class _Shard:
     """A shard's snapshots, as the node of this replica sees them, and the log that they are of."""
 
-    settings: Settings
+    acting: "Acting"
     space: Space
     connection: "Connection"
     blobs: "BlobStore"
     snapshots: "Snapshots"
+
+    @property
+    def settings(self) -> Settings:
+        return self.acting.settings
 
     async def pointed(self, names: Sequence[str]) -> set[str]:
         """Those of `names` that their replica's pointer names."""
@@ -202,18 +209,14 @@ async def _opened(given: dict[str, Any]) -> AsyncIterator[_Shard]:
     """`given` are settings, None where not. Raises SnapshotFailed when the store is away."""
     import tempfile
 
-    from contracts import settings as settings_module
     from contracts.errors import SnapshotFailed
     from index_store.snapshots import Snapshots
     from index_store.spill import Spill
     from index_store.stores import open_blobs
-    from streams.connect import Connection
-    from tidelens import logs
-    from tidelens.runtime import brokers_of
+    from tidelens.acting import acting
 
-    settings = settings_module.load(**given)
-    logs.configure(settings.log_format, "snapshot")
-    connection = Connection(brokers_of(settings), settings_module.load_kafka())
+    acts = await asyncio.to_thread(acting, "snapshot", **given)
+    settings, connection = acts.settings, acts.connection()
     space = await _space(settings, connection, asked=given["model"] is not None)
     prefix = f"{space.name}/{settings.shard}/{settings.replica}/"
     with tempfile.TemporaryDirectory(prefix="tidelens-") as folder:
@@ -221,9 +224,10 @@ async def _opened(given: dict[str, Any]) -> AsyncIterator[_Shard]:
             async with open_blobs(settings.snapshots, settings.data / "snapshots") as blobs:
                 spill = Spill(Path(folder))
                 snapshots = Snapshots(blobs, prefix, spill, kept=settings.snapshots_kept)
-                yield _Shard(settings, space, connection, blobs, snapshots)
+                yield _Shard(acts, space, connection, blobs, snapshots)
         except OSError as error:
             raise SnapshotFailed(f"the store of snapshots does not answer: {error}") from error
+    acts.tell()
 
 
 async def _space(settings: Settings, connection: "Connection", *, asked: bool) -> Space:
@@ -248,9 +252,8 @@ def _require_own(name: str, replica: str) -> None:
 async def _ask_node(url: str | None, shard: _Shard, name: str) -> bool:
     """Whether this replica's node runs; then it points to `name` itself, and keeps to it."""
     from tidelens.client import Client, ServerUnavailable
-    from tidelens.runtime import api_of
 
-    async with Client(url or api_of(shard.settings)) as client:
+    async with Client(shard.acting.url(url)) as client:
         try:
             status = await client.get("/v1/status")
         except ServerUnavailable:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from contracts.topics import Names, TopicSpec
     from streams.connect import Connection
     from streams.topics import Difference
+    from tidelens.acting import Acting
 
 
 @click.group()
@@ -54,6 +55,7 @@ def create(as_json: bool, **options: Any) -> None:
             min_insync_replicas=settings.min_insync_replicas,
         )
     )
+    plan.acting.tell()
     if as_json:
         differences = [asdict(difference) for difference in made.differences]
         say_json({"created": made.created, "differences": differences})
@@ -75,6 +77,7 @@ def describe(as_json: bool, **options: Any) -> None:
 
     plan = _Plan.of(options)
     found = _run(kafka_topics.describe(plan.connection, [spec.name for spec in plan.specs]))
+    plan.acting.tell()
     wanted = kafka_topics.with_replication(plan.specs, plan.settings.min_insync_replicas)
     differences = kafka_topics.differences(wanted, found)
     if as_json:
@@ -140,6 +143,7 @@ def print_(
 class _Plan:
     """Which topics are wanted, and where."""
 
+    acting: "Acting"
     settings: "Settings"
     names: "Names"
     specs: "list[TopicSpec]"
@@ -148,19 +152,16 @@ class _Plan:
     @classmethod
     def of(cls, options: dict[str, Any]) -> "_Plan":
         from consumers.encoders import space_of
-        from contracts.settings import load, load_kafka
-        from contracts.topics import Names, topic_specs
-        from streams.connect import Connection
-        from tidelens import logs
-        from tidelens.runtime import brokers_of
+        from contracts.topics import topic_specs
+        from tidelens.acting import acting
 
-        settings = load(**options)
-        logs.configure(settings.log_format, "topics")
-        names = Names(settings.topic_prefix, space_of(settings.model).name)
+        acts = acting("topics", **options)
+        settings = acts.settings
+        names = acts.names(space_of(settings.model).name)
         specs = topic_specs(
             names, partitions=settings.partitions, content_bytes_max=settings.record_bytes_max
         )
-        return cls(settings, names, specs, Connection(brokers_of(settings), load_kafka()))
+        return cls(acts, settings, names, specs, acts.connection())
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:

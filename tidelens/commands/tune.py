@@ -17,15 +17,17 @@ def tune(url: str | None, as_json: bool) -> None:
 
     Measured when the segment was sealed, on sampled vectors of both targets and late queries.
     """
-    from contracts import settings
+    from tidelens.acting import node_of
     from tidelens.client import Client
-    from tidelens.runtime import api_of
+
+    node = node_of(url)
 
     async def run() -> Any:
-        async with Client(url or api_of(settings.load())) as client:
+        async with Client(node.url) as client:
             return (await client.get("/v1/admin/segments"))["segments"]
 
     segments = asyncio.run(run())
+    node.tell()
     if as_json:
         say_json(segments)
         return

@@ -39,18 +39,21 @@ def watch(
     **query: Any,
 ) -> None:
     """Watch the results for TEXT, a picture, an item or --query change, until stopped."""
-    from contracts import settings
+    from tidelens.acting import node_of
     from tidelens.client import Client
-    from tidelens.runtime import api_of
 
     asked = build_query(**query)
 
+    node = node_of(url)
+
     async def run() -> None:
         seen = 0
-        async with Client(url or api_of(settings.load())) as client:
+        async with Client(node.url) as client:
             async for update in client.watch(
                 asked, cursor=cursor, mode=mode, throttle_ms=throttle_ms, min_change=min_change
             ):
+                if not seen:
+                    node.tell()
                 _show(update, as_json)
                 seen += 1
                 if changes_max is not None and seen >= changes_max:

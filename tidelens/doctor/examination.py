@@ -8,10 +8,12 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from contracts.environment import FromEnvironment, setting_of, shown, variable_of
-from contracts.errors import TidelensError
+from contracts.errors import ConfigurationError, TidelensError
 from contracts.settings import KafkaSettings, Settings, variables
+from tidelens.acting import settled
 from tidelens.doctor import bucket, folders, kafka, lag, machine, model, packages, ports, precision
 from tidelens.doctor.finding import Check, Finding, failed, told, warning
+from tidelens.threads import beside
 
 BOUND_S = 10.0
 
@@ -37,6 +39,8 @@ CHECKS: Mapping[str, Check] = {
 _NAMES = "unset it, or write the name that is meant; `tidelens config` lists all"
 _SETTINGS = "`tidelens config` shows the addresses, folders and files that are asked"
 
+_CONTRADICTION = "every command refuses this; unset it, or stop that `up`"
+
 S = TypeVar("S", bound=FromEnvironment)
 
 
@@ -51,13 +55,31 @@ async def examined(
         names.append(warning("settings", detail, fix="enableServiceLinks: false, in the pod"))
     settings, wrong = _read(Settings, given)
     kafka_settings, wrong_too = _read(KafkaSettings, {})
+    contradicted: list[Finding] = []
+    if not (wrong or wrong_too or names):
+        settings, kafka_settings, contradicted = await beside(
+            lambda: _as_commands_do(settings, kafka_settings, given)
+        )
     found = await asyncio.gather(
         *(
             _bounded(name, check, settings, kafka_settings, bound_s)
             for name, check in checks.items()
         )
     )
-    return [*names, *wrong, *wrong_too, *(finding for findings in found for finding in findings)]
+    findings = [*names, *wrong, *wrong_too, *contradicted]
+    return [*findings, *(finding for findings in found for finding in findings)]
+
+
+def _as_commands_do(
+    settings: Settings, kafka: KafkaSettings, given: Mapping[str, Any]
+) -> tuple[Settings, KafkaSettings, list[Finding]]:
+    """Fill in what the running `up` has, or tell what contradicts it."""
+    try:
+        found = settled(given)
+    except ConfigurationError as error:
+        return settings, kafka, [failed("collection", str(error), fix=_CONTRADICTION)]
+    # Whether a broker was set is told by the check of it.
+    return found.settings.model_copy(update={"brokers": settings.brokers}), found.kafka, []
 
 
 async def _bounded(

@@ -11,6 +11,9 @@ from consumers.encoders import kept as kept_file
 from consumers.encoders.precision import PRECISIONS, Choice
 from consumers.encoders.spaces import Checkpoint
 
+# No tuning tries more.
+AT_ONCE_MAX = 4096
+
 _LIBRARIES = ("torch", "transformers")
 
 
@@ -26,7 +29,17 @@ def kept(key: str) -> Choice | None:
         choice = Choice(**kept_file.everything()[key])
     except (KeyError, TypeError):
         return None
-    return choice if choice.precision in PRECISIONS else None
+    return choice if _is_possible(choice) else None
+
+
+def _is_possible(choice: Choice) -> bool:
+    """Whether a model can run so: the file is the user's, and may say anything."""
+    at_once = (choice.pictures, choice.texts)
+    return (
+        choice.precision in PRECISIONS
+        and type(choice.compiled) is bool
+        and all(type(count) is int and 1 <= count <= AT_ONCE_MAX for count in at_once)
+    )
 
 
 def keep(key: str, choice: Choice) -> None:

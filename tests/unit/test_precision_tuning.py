@@ -2,7 +2,7 @@
 
 import os
 import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from consumers.encoders import choices, tuning
+from consumers.encoders import kept as kept_file
 from consumers.encoders.candidate import Asked, Found, Measured, Samples
 from consumers.encoders.hf import device_of
 from consumers.encoders.precision import Choice, Precision
@@ -49,6 +50,30 @@ def samples() -> Samples:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint("clip", tmp_path_factory.mktemp("tuned") / "tiny-clip")
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"precision": "float8"},
+        {"precision": ["int8"]},
+        {"pictures": 0},
+        {"pictures": -1},
+        {"pictures": "16"},
+        {"pictures": True},
+        {"texts": 10**9},
+        {"texts": 1.5},
+        {"compiled": "no"},
+    ],
+)
+def test_a_kept_choice_that_cannot_be_is_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: dict[str, object]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    choices.keep("key", Choice("int8", 8, 32))
+    assert choices.kept("key") == Choice("int8", 8, 32)
+    kept_file.add("key", asdict(Choice("int8", 8, 32)) | kept)
+    assert choices.kept("key") is None
 
 
 @pytest.mark.timeout(240)

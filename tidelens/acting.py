@@ -90,7 +90,7 @@ class Acting:
         return url_of(self.settings.host, self.settings.port)
 
     def tell(self, *, url: str | None = None) -> None:
-        """Say on stderr which collection it is; once something answers, as failures are one line.
+        """Say on stderr which collection it was, once all is done: a failure is one line.
 
         `url` is that of a node that was asked instead of Kafka.
         """

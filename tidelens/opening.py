@@ -25,10 +25,11 @@ async def open_collection(
     acts = await asyncio.to_thread(acting, command, level=level, **given)
     settings, connection = acts.settings, acts.connection()
     await connection.check()
-    acts.tell()
     async with KafkaLog.open(
         connection,
         partition_of=partitioner(settings.partitioner),
         record_bytes_max=settings.record_bytes_max,
     ) as event_log:
         yield Collection(settings, connection, event_log, acts.url(None))
+    # Not before: a failure is one line.
+    acts.tell()

@@ -92,7 +92,6 @@ async def _opened(acts: "Acting") -> "AsyncIterator[tuple[KafkaLog, Names]]":
 
     settings, connection, names = acts.settings, acts.connection(), acts.names()
     await connection.partition_counts(map(names.content, TARGETS))
-    acts.tell()
     async with (
         connection.errors_translated(),
         KafkaLog.open(
@@ -102,6 +101,8 @@ async def _opened(acts: "Acting") -> "AsyncIterator[tuple[KafkaLog, Names]]":
         ) as event_log,
     ):
         yield event_log, names
+    # Not before: a failure is one line.
+    acts.tell()
 
 
 @contextmanager

@@ -29,6 +29,7 @@ class Freshness:
         self._behind: Sequence[Lag] = ()
         self._showing = asyncio.Lock()
         self.broker = "unknown"
+        self._why_away = ""
         names, settings = node.names, node.settings
         self._group = names.index_group(settings.shard, settings.replica)
 
@@ -44,9 +45,10 @@ class Freshness:
         try:
             lags = await self._node.lag.lag()
         except BrokerUnavailable as error:
-            if self.broker != "unreachable":
+            # Again where the reason is another: the address that it has moved to cannot be reached.
+            if (self.broker, self._why_away) != ("unreachable", str(error)):
                 log.warning("the broker does not answer", error=str(error))
-            self.broker = "unreachable"
+            self.broker, self._why_away = "unreachable", str(error)
             async with self._showing:
                 await asyncio.to_thread(metrics.lag_unknown)
         except Exception:

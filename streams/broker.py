@@ -270,11 +270,9 @@ class LocalBroker:
         try:
             async with asyncio.timeout(_START_S):
                 while not ended.done():
-                    try:
-                        await connection.check(timeout_s=2)
+                    if await connection.answers(timeout_s=2):
                         return
-                    except BrokerUnavailable:
-                        await asyncio.sleep(0.1)
+                    await asyncio.sleep(0.1)
         except TimeoutError:
             raise BrokerUnavailable(f"Kafka did not answer within {_START_S:.0f} s") from None
         finally:

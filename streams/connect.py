@@ -95,7 +95,7 @@ class Connection:
         causes = {}
         probes = [
             asyncio.create_task(self._probe(host, port, timeout_s))
-            for host, port in self._addresses()
+            for host, port in self.addresses()
         ]
         try:
             for probe in asyncio.as_completed(probes):
@@ -150,7 +150,7 @@ class Connection:
         await RebootstrappingClient.try_again(self.brokers, within_s=_TRY_AGAIN_S)
         trouble = RebootstrappingClient.trouble(self.brokers, for_s=PATIENCE_S)
         if trouble is not None:
-            raise BrokerUnavailable(advice(trouble, self.brokers, self.kafka))
+            raise BrokerUnavailable(self._why_away(trouble))
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """The broker's id of each topic. Raises TopicMismatch for one that is absent."""
@@ -167,7 +167,8 @@ class Connection:
     def _why_away(self, error: BaseException) -> str:
         """An error of a client that was let in before tells less than what clients do not reach."""
         known = RebootstrappingClient.trouble(self.brokers) or error
-        if known is error and isinstance(error, LOST) and not isinstance(error, BrokerUnreached):
+        # It did speak as we do, so that its hanging up says nothing of how we are let in.
+        if isinstance(known, LOST) and not isinstance(known, BrokerUnreached):
             known = ConnectionError("the connection was lost")
         return advice(known, self.brokers, self.kafka)
 
@@ -210,7 +211,8 @@ class Connection:
             ) from None
         return context
 
-    def _addresses(self) -> list[tuple[str, int]]:
+    def addresses(self) -> list[tuple[str, int]]:
+        """The bootstrap addresses. Raises ConfigurationError for one that cannot be."""
         addresses = []
         for address in self.brokers.split(","):
             host, _, port = address.strip().rpartition(":")
@@ -237,6 +239,16 @@ class Connection:
         async with self._connected(host, port) as conn:
             metadata = await conn.send(MetadataRequest([]))
         return [Named(*broker[:3]) for broker in metadata.brokers]
+
+    async def answers(self, timeout_s: float) -> bool:
+        """Whether a bootstrap address does, wherever it says that the brokers are."""
+        host, port = self.addresses()[0]
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.named_brokers(host, port)
+        except FAILURES:
+            return False
+        return True
 
     async def unreached(self, broker: Named, timeout_s: float = CHECK_S) -> BrokerUnreached | None:
         """Connect to the address that a broker is named with; None when it lets us in."""

@@ -65,7 +65,7 @@ def advice(error: BaseException, brokers: str, kafka: KafkaSettings) -> str:
             f"TIDELENS_KAFKA_SECURITY_PROTOCOL, now {kafka.security_protocol}"
         )
     return (
-        f"no Kafka broker at {brokers} ({_why(error)}); start one with `tidelens up`, or give "
+        f"no Kafka broker at {brokers} ({why_not(error)}); start one with `tidelens up`, or give "
         "the address of yours with --brokers HOST:PORT"
     )
 
@@ -78,11 +78,11 @@ def _unreached(error: BrokerUnreached, brokers: str, kafka: KafkaSettings) -> st
         return advice(error.cause, named, kafka)
     if address in (each.strip() for each in brokers.split(",")):
         return (
-            f"broker {error.node_id} does not answer at {address} ({_why(error.cause)}), though "
+            f"broker {error.node_id} does not answer at {address} ({why_not(error.cause)}), though "
             f"another of {brokers} does; start it again, or look into its log"
         )
     return (
-        f"broker {error.node_id} cannot be reached at {address} ({_why(error.cause)}), the "
+        f"broker {error.node_id} cannot be reached at {address} ({why_not(error.cause)}), the "
         f"address that the Kafka at {brokers} names for it; set advertised.listeners of broker "
         f"{error.node_id} to an address that this machine reaches, or make {address} reachable"
     )
@@ -93,7 +93,8 @@ def _hung_up(error: BaseException) -> bool:
     return of_kafka or isinstance(error, ConnectionResetError | BrokenPipeError)
 
 
-def _why(error: BaseException) -> str:
+def why_not(error: BaseException) -> str:
+    """Say in a few words why an address did not answer."""
     if isinstance(error, socket.gaierror):
         return "no such host name"
     if isinstance(error, UnicodeError):

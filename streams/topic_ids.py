@@ -50,6 +50,8 @@ class FoundTopic(NamedTuple):
     id: str
     partitions: int
     replication_factor: int
+    # What we may do with it, a bit for each of Kafka's ACL operations by its number; 0: not asked.
+    rights: int = 0
 
 
 class _Uuid(AbstractType[bytes]):  # type: ignore[misc, unused-ignore]
@@ -131,12 +133,13 @@ class _MetadataRequestStruct(RequestStruct):  # type: ignore[misc, unused-ignore
 class _MetadataRequest(Request[_MetadataRequestStruct]):  # type: ignore[misc, unused-ignore]
     API_KEY = 3
 
-    def __init__(self, topics: list[str]) -> None:
+    def __init__(self, topics: list[str], *, rights: bool) -> None:
         self._topics = topics
+        self._rights = rights
 
     def build(self, request_struct_class: type[_MetadataRequestStruct]) -> Any:
         named: list[Any] = [(_NO_ID, topic, {}) for topic in self._topics]
-        return request_struct_class(named, False, False, False, {})
+        return request_struct_class(named, False, False, self._rights, {})
 
 
 async def topic_ids(client: AIOKafkaClient, topics: Iterable[str]) -> dict[str, str]:
@@ -146,18 +149,25 @@ async def topic_ids(client: AIOKafkaClient, topics: Iterable[str]) -> dict[str, 
 
 
 async def topics_found(
-    client: AIOKafkaClient, topics: Iterable[str], *, absent_ok: bool = False
+    client: AIOKafkaClient,
+    topics: Iterable[str],
+    *,
+    absent_ok: bool = False,
+    rights: bool = False,
 ) -> dict[str, FoundTopic]:
-    """What the broker says of each topic; absent ones are left out when `absent_ok`."""
+    """What the broker says of each topic; absent ones are left out when `absent_ok`.
+
+    Rights cost the broker a look at its ACLs for each operation, so that they are asked for.
+    """
     wanted = sorted(set(topics))
     for _ in range(_TRIES):
-        answers = await _ask(client, wanted)
+        answers = await _ask(client, wanted, rights=rights)
         # A topic created this instant has no leader yet.
         if all(topic[0] != _LEADER_NOT_AVAILABLE for topic in answers):
             break
         await asyncio.sleep(_RETRY_S)
     found = {}
-    for code, name, topic_id, _, partitions, *_ in answers:
+    for code, name, topic_id, _, partitions, allowed, _ in answers:
         if code == _UNKNOWN_TOPIC:
             if absent_ok:
                 continue
@@ -169,7 +179,9 @@ async def topics_found(
         if code not in (0, _LEADER_NOT_AVAILABLE):
             raise TopicMismatch(f"topic {name}: the broker answers error {code}")
         replicas = [len(partition[4]) for partition in partitions]
-        found[name] = FoundTopic(printed(topic_id), len(partitions), min(replicas, default=0))
+        found[name] = FoundTopic(
+            printed(topic_id), len(partitions), min(replicas, default=0), max(0, allowed)
+        )
     return found
 
 
@@ -185,23 +197,24 @@ def printed(topic_id: bytes) -> str:
     return base64.urlsafe_b64encode(topic_id).decode().rstrip("=")
 
 
-async def _ask(client: AIOKafkaClient, topics: list[str]) -> list[tuple[Any, ...]]:
+async def _ask(client: AIOKafkaClient, topics: list[str], *, rights: bool) -> list[tuple[Any, ...]]:
     if not topics:
         return []  # an empty list would mean every topic of the cluster
     nodes = [broker.nodeId for broker in client.cluster.brokers()]
     if not nodes:
         raise BrokerUnavailable("the Kafka cluster names no broker")
-    response = await _send(client, random.sample(nodes, min(len(nodes), _NODES_MAX)), topics)
+    asked = random.sample(nodes, min(len(nodes), _NODES_MAX))
+    response = await _send(client, asked, _MetadataRequest(topics, rights=rights))
     return list(response.topics)
 
 
-async def _send(client: AIOKafkaClient, nodes: Sequence[int], topics: list[str]) -> Any:
+async def _send(client: AIOKafkaClient, nodes: Sequence[int], request: _MetadataRequest) -> Any:
     """Ask the first of `nodes` that answers: one broker of several may be down."""
     *others, last = nodes
     try:
         for node in others:
             with contextlib.suppress(KafkaConnectionError, NodeNotReadyError, RequestTimedOutError):
-                return await client.send(node, _MetadataRequest(topics))
-        return await client.send(last, _MetadataRequest(topics))
+                return await client.send(node, request)
+        return await client.send(last, request)
     except (IncompatibleBrokerVersion, NotImplementedError):
         raise BrokerUnavailable("this Kafka is older than 2.8 and has no topic ids") from None

@@ -16,11 +16,13 @@ _API_VERSIONS, _METADATA = 18, 3
 
 
 class NamingBroker:
-    """`named` are the brokers that it names, by number; `asked` counts the times."""
+    """`named` are the brokers that it names, by number, and `asked` counts the times. While it
+    `hangs_up`, it takes connections and closes them."""
 
     def __init__(self) -> None:
         self.named: dict[int, tuple[str, int]] = {}
         self.asked = 0
+        self.hangs_up = False
         self.host, self.port = "127.0.0.1", 0
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.StreamWriter] = set()
@@ -43,16 +45,19 @@ class NamingBroker:
             await broker.stop()
 
     async def stop(self) -> None:
-        """Hang up on everybody."""
         assert self._server is not None
         self._server.close()
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """On everybody who is connected."""
         for writer in self._serving:
             writer.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._serving.add(writer)
         with contextlib.closing(writer), contextlib.suppress(asyncio.IncompleteReadError, OSError):
-            while True:
+            while not self.hangs_up:
                 (size,) = struct.unpack(">i", await reader.readexactly(4))
                 api, _, correlation = struct.unpack(">hhi", (await reader.readexactly(size))[:8])
                 answer = struct.pack(">i", correlation) + self._answer(api)

@@ -89,7 +89,13 @@ async def test_all_is_well(
     assert states.pop("memory") <= {"ok", "warning"}  # this machine's, as it is
     assert states.pop("disk") <= {"ok", "warning"}
     assert all(state == {"ok"} for state in states.values()), told
-    assert told["broker"][0]["detail"] == f"{connection.brokers} answers (as set)"
+    assert [row["detail"] for row in told["broker"]] == [
+        f"{connection.brokers} answers (as set)",
+        f"1 reached as advertised: {connection.brokers}",
+        "coordinators of 5 groups and transactions found",
+        "all rights on 6 topics that roles need",
+        "a fetch of 11 partitions was answered",
+    ]
     assert told["topics"][0]["detail"] == "all 6 exist as they should"
     assert not list((tmp_path / "bucket").iterdir())
     assert not (tmp_path / "data").exists()

@@ -81,7 +81,11 @@ async def test_a_lost_broker_does_not_make_it_unready() -> None:
     with capture_logs() as logs:
         for _ in range(3):
             lag = (await kit.http.get("/v1/lag")).json()
-    assert len(logs) == 1, "told once, not every second"
+        assert len(logs) == 1, "told once, not every second"
+        kit.lag.error = BrokerUnavailable("broker 1 cannot be reached")
+        for _ in range(3):
+            lag = (await kit.http.get("/v1/lag")).json()
+    assert [line["error"] for line in logs] == ["no broker", "broker 1 cannot be reached"]
     assert (lag["broker"], len(lag["partitions"])) == ("unreachable", 1)
     ready = await kit.http.get("/readyz")
     assert (ready.status_code, ready.json()["broker"]) == (200, "unreachable")

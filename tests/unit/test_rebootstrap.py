@@ -233,3 +233,19 @@ async def test_asking_for_reach_lets_clients_try_at_once(
             await connection.require_reach()
         bootstrap.named |= {2: named(bootstrap)}
         await connection.require_reach()
+
+
+async def test_a_broker_that_let_us_in_and_hangs_up_now_is_no_matter_of_the_protocol(
+    bootstrap: NamingBroker,
+) -> None:
+    """As a forwarder does, or a balancer, while nobody is behind it."""
+    connection = Connection(bootstrap.address, KafkaSettings())
+    async with client(bootstrap) as ours:
+        assert await ours.ready(1)
+        bootstrap.hangs_up = True
+        bootstrap.hang_up()
+        while RebootstrappingClient.trouble(bootstrap.address) is None:
+            await asyncio.sleep(0.01)
+        with pytest.raises(BrokerUnavailable, match=r"\(the connection was lost\)"):
+            async with connection.errors_translated():
+                raise TimeoutError

@@ -16,6 +16,7 @@ from tidelens.runtime import Runtime
 from tidelens.threads import beside
 
 if TYPE_CHECKING:
+    from streams.connect import Connection
     from streams.topics import Difference
 
 _FIX = "tidelens doctor --brokers HOST:PORT, of a broker that answers"
@@ -30,10 +31,30 @@ async def broker(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     if address is None:
         return [await beside(_own_broker)]
     try:
-        await Connection(address, kafka).check()
+        return await _tried(Connection(address, kafka), settings, whose)
     except (BrokerUnavailable, ConfigurationError) as error:
         return [told("broker", error, fix=_FIX)]
-    return [ok("broker", f"{address} answers ({whose})")]
+
+
+async def _tried(connection: "Connection", settings: Settings, whose: str) -> list[Finding]:
+    """What roles will do with it, up to the first part that fails."""
+    from streams import cluster
+
+    try:
+        space = await space_here(settings.model)
+    except ModelMissing:
+        space = None
+    names = Names(settings.topic_prefix, space.name) if space is not None else None
+    parts = await cluster.tried(connection, names, shard=settings.shard, replica=settings.replica)
+    findings = [ok("broker", f"{connection.brokers} answers ({whose})")]
+    for part in parts:
+        if part.done:
+            findings.append(ok("broker", part.done))
+            continue
+        detail, _, fix = (part.trouble or part.missing).partition("; ")
+        state = failed if part.trouble else warning
+        findings.append(state("broker", detail, fix=fix))
+    return findings
 
 
 async def topics(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:

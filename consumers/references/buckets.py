@@ -17,7 +17,7 @@ from consumers.references.limits import ReferenceLimits
 from consumers.references.places import Hosts, Place
 from consumers.references.refusals import refused, too_large
 from consumers.references.retrying import Failed, Retrying
-from contracts.errors import ConfigurationError
+from contracts.errors import ConfigurationError, RejectedRecord
 
 _CONNECT_S = 5.0
 _CHUNK_BYTES = 64 * 1024
@@ -87,16 +87,27 @@ class Buckets:
             async with asyncio.timeout(self._limits.timeout_s):
                 answer = await self._client.get_object(Bucket=bucket, Key=key)
                 async with answer["Body"] as body:
+                    if "ETag" not in answer:
+                        # A login page, say. As a picture it would be refused for good.
+                        raise Failed(host, "answered without an ETag: no S3 server", away=True)
                     return await self._body(body, answer.get("ContentLength"))
         except ClientError as error:
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
             code = str(error.response.get("Error", {}).get("Code", ""))
             if status >= 500 or status == _BUSY or code in _CREDENTIALS:
                 raise Failed(host, f"answered {code}", away=True) from error
+            if not code or code.isdecimal():
+                # A proxy without a server behind it answers 404 to everything, without S3's words.
+                raise Failed(host, f"answered {status}: no S3 server", away=True) from error
             raise refused("reference_missing", f"{host} answered {code}", value=code) from None
         except (BotoCoreError, aiohttp.ClientError, OSError) as error:
             reason = str(error) or type(error).__name__
             raise Failed(host, reason, away=True) from error
+        except (Failed, RejectedRecord):
+            raise
+        except Exception as error:
+            # An answer that botocore cannot read.
+            raise Failed(host, f"answered what is not S3's: {error!r}", away=True) from error
 
     async def _body(self, body: Any, size: int | None) -> bytes:
         bytes_max = self._limits.bytes_max

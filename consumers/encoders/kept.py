@@ -1,6 +1,7 @@
 """The file of precisions that were found best, in the user's cache folder. Imports no torch."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ def add(key: str, choice: dict[str, Any]) -> None:
         partial.write_bytes(orjson.dumps({**everything(), key: choice}, option=orjson.OPT_INDENT_2))
         partial.replace(path)
     except OSError:
-        partial.unlink(missing_ok=True)
+        # A read-only file system refuses that too, also where there is nothing.
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _path() -> Path:

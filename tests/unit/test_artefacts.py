@@ -256,6 +256,16 @@ def test_kept_precisions_are_read(
     assert choice == {"precision": "int8", "pictures": 8, "texts": 32, "compiled": False}
 
 
+def test_a_cache_that_cannot_be_written_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor can anything be deleted there, such as what was not written."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    kept.add("key", {"precision": "float32"})
+    assert kept.everything() == {}
+
+
 async def test_commits_cursors_and_tokens_are_read(about: Any) -> None:
     texts = about["texts"]
     commit = Commit.read(OffsetAndMetadata(41, texts["commit_metadata"]))

@@ -8,6 +8,7 @@ import pytest
 from contracts.errors import ConfigurationError
 from contracts.memory import ManualClock
 from contracts.metrics import Metrics
+from contracts.settings import KafkaSettings, Settings
 from index_store import s3 as module
 from index_store.s3 import S3Blobs
 from index_store.snapshots import Snapshots
@@ -15,6 +16,7 @@ from index_store.stores import open_blobs
 from streams.keeping import SnapshotKeeper
 from tests.index_kit import IMAGES, batch, filled, new_index, new_spill, record, vectors
 from tests.s3_fixture import S3Server
+from tidelens.doctor.bucket import bucket as examine_bucket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -105,6 +107,31 @@ async def test_a_snapshot_in_s3_and_an_outage(s3: S3Server, tmp_path: Path) -> N
         # And it goes on once the server is back.
         name = await snapshots.write(index)
         await elsewhere.verify(f"0/{name}", new_index())
+
+
+async def test_parts_that_somebody_deleted_are_written_again(s3: S3Server, tmp_path: Path) -> None:
+    bucket = await s3.new_bucket()
+    async with open_blobs(f"s3://{bucket}/snapshots", tmp_path) as store:
+        snapshots, index = Snapshots(store, PREFIX, new_spill(), kept=1), filled(vectors(100))
+        await snapshots.write(index)
+        parts = await store.sizes(f"{PREFIX}parts/")
+        assert len(parts) == 4
+        for blob in parts:
+            await store.delete(blob)
+        await snapshots.own.look()
+        assert [len(blobs) for blobs in snapshots.own.lacking.values()] == [4]
+        name = await snapshots.write(index)
+        assert await store.sizes(f"{PREFIX}parts/") == parts
+        await snapshots.verify(f"0/{name}", new_index())
+
+
+async def test_the_doctor_does_with_a_bucket_what_nodes_do(s3: S3Server) -> None:
+    settings = Settings(snapshots=f"s3://{await s3.new_bucket()}/p")
+    [found] = await examine_bucket(settings, KafkaSettings())
+    assert (found.state, found.detail.rpartition(": ")[2]) == (
+        "ok",
+        "written, read, listed, deleted",
+    )
 
 
 async def test_a_server_that_is_away_at_the_start_is_no_reason_not_to_start(

@@ -53,7 +53,8 @@ class Freshness:
                 await asyncio.to_thread(metrics.lag_unknown)
         except Exception:
             # What was known before would look as if it were still true.
-            self.broker = "unknown"
+            self.broker, self._lags = "unknown", None
+            metrics.behind_seconds.set(nan)
             async with self._showing:
                 await asyncio.to_thread(metrics.lag_unknown)
             raise

@@ -96,6 +96,20 @@ async def test_a_lost_broker_does_not_make_it_unready() -> None:
     assert [entry["event"] for entry in logs] == ["the broker answers again"]
 
 
+async def test_a_lag_that_cannot_be_measured_is_unknown_and_not_what_it_was() -> None:
+    kit = Kit()
+    kit.lag.lags = [LAG]
+    await kit.http.get("/v1/lag")
+    assert (await kit.http.get("/readyz")).json()["behind_s"] == 4.0
+    kit.lag.error = KeyError("unforeseen")
+    measured = background(kit.app)["freshness"]
+    with capture_logs():
+        assert not await kit.node.side.step("freshness", measured)
+    ready = (await kit.http.get("/readyz")).json()
+    assert (ready["ready"], ready["broker"], ready["behind_s"]) == (True, "unknown", None)
+    assert isnan(kit.sample("tidelens_behind_seconds") or 0)
+
+
 async def test_lag_row_by_row() -> None:
     kit = Kit()
     kit.lag.lags = [LAG]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from contracts.errors import TidelensError
 from contracts.events import Content, content_record
@@ -71,15 +71,21 @@ async def publish_folder(
 
     told: set[str] = set()
     async for path in watch_folder(folder):
-        for entry in await asyncio.to_thread(_contents, path, folder, settings):
-            if isinstance(entry, Content):
-                await _publish(event_log, names, [entry])
-                log.info("published", item=entry.id, target=entry.target)
-            elif not isinstance(entry, LeftOut):
-                log.warning("not published", file=str(path), reason=str(entry))
-            elif entry.kind not in told and len(told) < _KINDS_TOLD_MAX:
-                told.add(entry.kind)
-                log.warning("files of this kind are left out", kind=entry.kind, first=str(path))
+        # Whatever is in one file, the others are published.
+        try:
+            for entry in await asyncio.to_thread(_contents, path, folder, settings):
+                if isinstance(entry, Content):
+                    await _publish(event_log, names, [entry])
+                    log.info("published", item=entry.id, target=entry.target)
+                elif not isinstance(entry, LeftOut):
+                    log.warning("not published", file=str(path), reason=str(entry))
+                elif entry.kind not in told and len(told) < _KINDS_TOLD_MAX:
+                    told.add(entry.kind)
+                    log.warning("files of this kind are left out", kind=entry.kind, first=str(path))
+        except (MessageSizeTooLargeError, TidelensError, OSError) as error:
+            log.warning("not published", file=str(path), reason=str(error))
+        except Exception as error:
+            log.error("not published", file=str(path), reason=repr(error), exc_info=error)
 
 
 def _contents(path: Path, folder: Path, settings: Settings) -> "list[Entry]":
@@ -95,6 +101,8 @@ async def _publish(event_log: EventLog, names: Names, contents: list[Content]) -
         try:
             await event_log.publish(records)
             return
+        except MessageSizeTooLargeError:
+            raise  # that would be so for ever
         except (KafkaError, TidelensError) as error:
             log.warning("publishing waits for the broker", error=str(error), attempt=attempt)
             await asyncio.sleep(_AGAIN_S)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 from PIL import Image
 from structlog.testing import capture_logs
 
@@ -125,6 +125,36 @@ async def test_what_appears_or_changes_in_a_folder_is_published(
     pictures = {content.id: content for content in published(log, "images")}
     assert pictures["small"].image == JPEG
     assert pictures["large.jpg"].ref == (tmp_path / "large.jpg").as_uri()
+
+
+async def test_a_file_that_cannot_be_published_does_not_keep_the_others_from_it(
+    log: AwayLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that Kafka never takes was tried for ever, and one nobody foresaw ended the feed."""
+    whole = feeds._contents
+
+    def contents(path: Path, *rest: Any) -> Any:
+        if path.name == "b.txt":
+            raise KeyError("unforeseen")
+        return whole(path, *rest)
+
+    async def publish(records: Sequence[OutRecord]) -> list[RecordPosition]:
+        if records[0].key == b"a.txt":
+            raise MessageSizeTooLargeError("The message is 20 bytes")
+        return await MemoryLog.publish(log, records)
+
+    monkeypatch.setattr(feeds, "_contents", contents)
+    monkeypatch.setattr(log, "publish", publish)
+    for name in ("a.txt", "b.txt", "c.txt"):
+        (tmp_path / name).write_text("a cat")
+    with capture_logs() as lines:
+        async with running(publish_folder(log, NAMES, Settings(), tmp_path)) as feed:
+            await until(lambda: len(published(log, "captions")) == 1)
+            assert not feed.done()
+    refused = {line["file"][-5:]: line["reason"] for line in lines if line["event"][:3] == "not"}
+    assert refused.keys() == {"a.txt", "b.txt"}
+    assert "MessageSizeTooLarge" in refused["a.txt"]
+    assert refused["b.txt"] == "KeyError('unforeseen')"
 
 
 async def test_what_is_left_out_is_told_once_for_each_kind(log: AwayLog, tmp_path: Path) -> None:

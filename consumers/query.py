@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import multiprocessing
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
@@ -52,8 +52,10 @@ class ProcessQueryEncoder:
         space: str = "",
         templates: Sequence[str] = PLAIN,
         part: Part | None = None,
+        prepare: Callable[[], None] = query_child.as_it_is,
     ) -> None:
         self._model = model
+        self._prepare = prepare
         self._metrics = metrics
         self._queue_max = queue_max
         self._cache_max = cache_max
@@ -218,7 +220,7 @@ class ProcessQueryEncoder:
                 # spawn: a fork of a process with threads and an event loop is not safe.
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=query_child.load,
-                initargs=(self._model,),
+                initargs=(self._model, self._prepare),
             )
         called = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
         # For its exit code, which the pool keeps to itself.

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,10 @@ class QueryModel:
     remote_code: bool
 
 
+def as_it_is() -> None:
+    """Prepare nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What the parent needs to know of the model."""
@@ -46,8 +50,11 @@ _encoder: Encoder | None = None
 _refused: str | None = None
 
 
-def load(model: QueryModel) -> None:
-    """The process's start: end with the parent, then load the model."""
+def load(model: QueryModel, prepare: Callable[[], None]) -> None:
+    """The process's start: end with the parent, then load the model.
+
+    `prepare` comes before that, to send what the process says where the parent's log goes.
+    """
     global _encoder, _refused
     # A Ctrl-C in our terminal, or a service manager that stops all processes of the service, is for
     # the parent, which stops us.
@@ -56,6 +63,7 @@ def load(model: QueryModel) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    prepare()
     from consumers.encoders import open_encoder
 
     try:

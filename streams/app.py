@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import faust
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread
 from mode import Service
+from mode.threads import WorkerThread
 from mode.types import ServiceT
 from yarl import URL
 
@@ -32,6 +34,20 @@ _REBUILD_EVERY_S = 1.0
 _AUDIT_EVERY_S = 5.0
 # Faust's default of 60 s keeps the timers of a node waiting that was killed and started again.
 _SESSION_S = 6.0
+
+
+class _DaemonThread(WorkerThread):  # type: ignore[misc, unused-ignore]
+    """The thread of Faust's consumer, which a process that ends does not wait for.
+
+    Stopped while Kafka hangs it may go on asking for ever, and the process with it.
+    """
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.daemon = True
+
+
+AIOKafkaConsumerThread.Worker = _DaemonThread
 
 Step = Callable[[], Awaitable[object]]
 

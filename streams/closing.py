@@ -31,6 +31,8 @@ from contracts.errors import TidelensError
 from streams import rebootstrap  # noqa: F401  whatever is started here is to find its brokers again
 
 CLOSE_S = 2.0
+# For each thing that a `stop()` which took too long did not come to: Kafka does not answer then.
+_REST_S = 0.25
 _POLL_S = 0.01
 _UNDELIVERED = "the producer was closed before this was delivered"
 
@@ -99,10 +101,10 @@ async def to_its_end(closing: Coroutine[object, object, object]) -> None:
         raise asyncio.CancelledError
 
 
-async def quietly(closing: Awaitable[object]) -> bool:
+async def quietly(closing: Awaitable[object], timeout_s: float = CLOSE_S) -> bool:
     """Whether it closed in time. What is closed here is being thrown away, errors with it."""
     try:
-        async with asyncio.timeout(CLOSE_S):
+        async with asyncio.timeout(timeout_s):
             await closing
     except asyncio.CancelledError:
         # aiokafka lets the cancellation of its own tasks out; ours must go on.
@@ -121,7 +123,7 @@ async def _close(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
         see_failures(client)
     if not await quietly(client.stop()):
         for piece in _of_producer(client) if is_producer else _of_consumer(client):
-            await quietly(piece)
+            await quietly(piece, _REST_S)
     await quietly(_disconnect(_connecting(client)))
     if is_producer:
         await quietly(_end_tasks(client._sender, client._message_accumulator))

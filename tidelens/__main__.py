@@ -12,12 +12,13 @@ pid1.handle_sigterm()
 import importlib
 import io
 import sys
+import threading
 
 import click
 
 from contracts.characters import escaped
-from contracts.errors import TidelensError, UsageError
 from tidelens import spinning
+from tidelens.failures import Failure, described
 from tidelens.terminal import say
 
 # Subcommand -> module that holds it, so that `tidelens lag` imports nothing of `up`.
@@ -66,29 +67,48 @@ def cli() -> None:
 def main() -> None:
     """The console script."""
     spinning.wait_asleep()
+    before, code = set(threading.enumerate()), 1
+    try:
+        code = _exit_code()
+    finally:
+        if set(threading.enumerate()) - before:
+            from tidelens.threads import leave_behind
+
+            leave_behind(code)
+    sys.exit(code)
+
+
+def _exit_code() -> int:
+    """Run the command, and say why it failed if it did."""
     try:
         # Not standalone, so that our errors come here; an exit code is then returned.
-        sys.exit(cli(standalone_mode=False) or 0)
+        return cli(standalone_mode=False) or 0
+    except SystemExit as exit_:
+        return exit_.code if isinstance(exit_.code, int) else 1
     except click.exceptions.Abort:
-        sys.exit(130)
+        return 130
     except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
+        return exit_.exit_code
     except click.ClickException as error:
         _show(error)
-        sys.exit(error.exit_code)
-    except UsageError as error:
-        say(f"tidelens: {error}", err=True)
-        sys.exit(2)
-    except TidelensError as error:
-        say(f"tidelens: {error}", err=True)
-        sys.exit(1)
-    except OSError as error:
-        # Nobody nearer could say what to do about it.
-        told = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
-        say(f"tidelens: {told or repr(error)}", err=True)
-        sys.exit(1)
+        return error.exit_code
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
+    except Exception as error:
+        failure = described(error)
+        if failure is None:
+            raise
+        _tell(failure)
+        return failure.code
+
+
+def _tell(failure: Failure) -> None:
+    """Say it as a line of the role's log, where that is JSON; or to the person who asked."""
+    logs = sys.modules.get("tidelens.logs")
+    if logs is not None and logs.is_json_of_role():
+        logs.log.error(failure.message, exit_code=failure.code)
+    else:
+        say(f"tidelens: {failure.message}", err=True)
 
 
 def _show(error: click.ClickException) -> None:

@@ -2,7 +2,9 @@
 
 import logging
 import sys
-from typing import Literal
+import threading
+from types import TracebackType
+from typing import Any, Literal, get_args
 
 import structlog
 
@@ -11,6 +13,9 @@ from contracts.settings import variables
 from tidelens.log_limits import LimitedHandler
 
 log = structlog.get_logger(__name__)
+
+Form = Literal["auto", "human", "json"]
+ROLES = ("encode", "index", "up", "query")
 
 _SHARED = (
     structlog.contextvars.merge_contextvars,
@@ -26,19 +31,58 @@ _OF_LINES = ("exception", "stack")
 _NOISY = ("aiokafka", "faust", "mode", "httpx", "httpcore", "uvicorn", "faiss", "jgo")
 
 
-def configure(
-    form: Literal["auto", "human", "json"], role: str, *, level: int = logging.INFO
-) -> None:
-    """Send everything through structlog's renderer; `role` stands in every line."""
+# Of processes that multiprocessing starts, for which nobody else can configure a log.
+_QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
+
+
+class _Handler(LimitedHandler):
+    """Ours: in which form it writes, and whose log it is."""
+
+    human = False
+    role = ""
+
+
+def _handler() -> _Handler | None:
+    handlers = logging.getLogger().handlers
+    return next((one for one in handlers if isinstance(one, _Handler)), None)
+
+
+def is_of(role: str) -> bool:
+    handler = _handler()
+    return handler is not None and handler.role == role
+
+
+def is_json_of_role() -> bool:
+    """Whether this is the log of a role, whose lines go to a program and not to a person."""
+    handler = _handler()
+    return handler is not None and not handler.human and handler.role in ROLES
+
+
+def configure(form: str, role: str, *, level: int = logging.INFO) -> None:
+    """Send everything through structlog's renderer; `role` stands in every line.
+
+    `form` is a Form; another word, which the settings refuse, is `auto` here.
+    """
+    if form not in get_args(Form):
+        form = "auto"
     human = form == "human" or (form == "auto" and sys.stderr.isatty())
     renderer = (
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
         if human
         else structlog.processors.JSONRenderer()
     )
+
+    def add_role(
+        _: object, __: str, event: structlog.typing.EventDict
+    ) -> structlog.typing.EventDict:
+        # No context variable: threads that a library starts have none of ours.
+        event.setdefault("role", role)
+        return event
+
+    shared = (*_SHARED, add_role)
     structlog.configure(
         processors=[
-            *_SHARED,
+            *shared,
             structlog.processors.format_exc_info,
             structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
         ],
@@ -46,10 +90,11 @@ def configure(
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = LimitedHandler(sys.stderr)
+    handler = _Handler(sys.stderr)
+    handler.human, handler.role = human, role
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=_SHARED,
+            foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 *([_escape] if human else []),
@@ -64,9 +109,39 @@ def configure(
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # uvicorn gives its own loggers levels of their own.
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-    structlog.contextvars.bind_contextvars(role=role)
     # Here, since settings are read before anything can be logged.
     warn_of_variables()
+
+
+def configure_process(form: str, role: str) -> None:
+    """Do the same in a process that runs nothing else, whatever it says to stderr."""
+    configure(form, role)
+    catch_all()
+
+
+def catch_all() -> None:
+    """Where the log is JSON, write to it what Python would write to stderr, in many lines."""
+    if not is_json_of_role():
+        return
+    logging.captureWarnings(True)
+
+    def of_main(
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+    ) -> None:
+        log.critical("the process ends of an error", error=repr(error), exc_info=error)
+
+    def of_thread(args: threading.ExceptHookArgs) -> None:
+        if args.exc_type is not SystemExit:
+            name = args.thread.name if args.thread is not None else None
+            log.error("a thread ended of an error", thread=name, exc_info=args.exc_value)
+
+    def of_nobody(args: Any) -> None:
+        what = args.err_msg or "an error that nobody could catch"
+        log.error(what, of=repr(args.object), exc_info=args.exc_value)
+
+    sys.excepthook, threading.excepthook, sys.unraisablehook = of_main, of_thread, of_nobody
+    if _QUIET not in sys.warnoptions:
+        sys.warnoptions.append(_QUIET)
 
 
 def _escape(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:

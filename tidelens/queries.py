@@ -5,6 +5,7 @@ Loading the model takes longest of all at a start; importing what else a node ne
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 
 from consumers.encoders import space_of
 from consumers.query import ProcessQueryEncoder, QueryModel
@@ -12,6 +13,7 @@ from contracts.metrics import Metrics
 from contracts.parts import Part
 from contracts.settings import Settings
 from contracts.space import Space
+from tidelens import logs
 from tidelens.decode_limits import query_limits
 
 
@@ -63,5 +65,6 @@ def make_queries(settings: Settings, model: str | None = None) -> Queries:
         space=space.name,
         templates=settings.query_templates,
         part=Part("query", model, pause_max_s=settings.restart_pause_max_s),
+        prepare=partial(logs.configure_process, settings.log_format, "query"),
     )
     return Queries(model, space, encoder, metrics)

@@ -6,10 +6,14 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
+
+# Idle threads end at once when the interpreter does.
+_HANG_S = 1.0
 
 
 async def beside(work: Callable[[], T]) -> T:
@@ -36,6 +40,20 @@ async def beside(work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, daemon=True).start()
     return await done
+
+
+def leave_behind(code: int) -> None:
+    """End the process with `code` once the interpreter ends, and threads hold that up for long."""
+    ending = threading.Event()
+    # Called before the one that joins the threads of all executors, which was registered earlier.
+    threading._register_atexit(ending.set)  # type: ignore[attr-defined]
+
+    def end() -> None:
+        ending.wait()
+        time.sleep(_HANG_S)
+        os._exit(code)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def end_now() -> NoReturn:

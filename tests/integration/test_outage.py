@@ -4,6 +4,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import orjson
 import pytest
 
 from contracts.errors import TidelensError
@@ -57,6 +58,13 @@ async def test_searches_go_on_and_the_rest_resumes(own_kafka, tmp_path: Path) ->
         async with (
             role(tmp_path, "encode", *of(kit)) as encoder,
             role(tmp_path, "index", *of(kit, "--port", str(port))) as node,
+            role(tmp_path, "encode", *of(kit)) as leaving_encoder,
+            role(
+                tmp_path,
+                "index",
+                *of(kit, "--port", str(free_port())),
+                TIDELENS_DATA=str(tmp_path / "2"),
+            ) as leaving_node,
             Client(f"http://127.0.0.1:{port}") as client,
         ):
             await answering(client, node)
@@ -84,3 +92,7 @@ async def test_searches_go_on_and_the_rest_resumes(own_kafka, tmp_path: Path) ->
             await reaches(client, "reachable")
             assert await node.stop() == 0
             assert await encoder.stop() == 0
+            # Whatever is said of an outage is a line of JSON.
+            for each in (encoder, node, leaving_encoder, leaving_node):
+                for line in each.log.read_text().splitlines():
+                    assert orjson.loads(line)["event"]

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import orjson
 import pytest
 
 ENDS_S = 60
@@ -83,4 +84,7 @@ def test_it_goes_with_its_parent_while_the_model_loads(told: bytes) -> None:
 def test_a_model_that_cannot_be_loaded_is_one_line() -> None:
     with encoder(FAILING, "--brokers", "127.0.0.1:1") as process:
         out, _ = process.communicate(timeout=ENDS_S)
-    assert (process.returncode, out) == (2, b"tidelens: no such model\n")
+    # A line of the log, like all others: nothing in a log of JSON is plain text.
+    (line,) = out.splitlines()
+    told = orjson.loads(line)
+    assert (process.returncode, told["event"], told["level"]) == (2, "no such model", "error")

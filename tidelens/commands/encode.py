@@ -1,6 +1,5 @@
 """`tidelens encode`: one encoder process; start as many as there are partitions."""
 
-import asyncio
 import sys
 from typing import Any
 
@@ -32,37 +31,39 @@ def encode(
     from tidelens.acting import acting
     from tidelens.encoding import run_encoder
     from tidelens.reports import Report, Reporter
+    from tidelens.role_process import failing_as_logged, run
     from tidelens.threads import end_now
 
-    given: dict[str, Any] = {
-        "brokers": brokers,
-        "topic_prefix": topic_prefix,
-        "model": model,
-        "precision": precision,
-    }
-    if attached:
-        # `up` gave us its own settings, and writes run.json only once it is there.
-        settings, kafka = settings_module.load(**given), settings_module.load_kafka()
-        logs.configure(settings.log_format, "encode")
-    else:
-        acts = acting("encode", is_role=True, **given)
-        settings, kafka = acts.settings, acts.kafka
-    reporter = Reporter(report_to)
-    running = run_encoder(
-        settings,
-        kafka,
-        attached=attached,
-        reporter=reporter,
-        metrics_listener=metrics_listener,
-    )
-    try:
-        done = asyncio.run(running)
-    except Exception as error:
-        if not reporter:
-            raise
-        # Told by the parent, which writes one line a minute where this happens again and again.
-        report = Report.of(error)
-        reporter.tell(report)
-        sys.exit(report.exit_code)
-    if not done:
-        end_now()
+    with failing_as_logged("encode"):
+        given: dict[str, Any] = {
+            "brokers": brokers,
+            "topic_prefix": topic_prefix,
+            "model": model,
+            "precision": precision,
+        }
+        if attached:
+            # `up` gave us its own settings, and writes run.json only once it is there.
+            settings, kafka = settings_module.load(**given), settings_module.load_kafka()
+            logs.configure(settings.log_format, "encode")
+        else:
+            acts = acting("encode", is_role=True, **given)
+            settings, kafka = acts.settings, acts.kafka
+        reporter = Reporter(report_to)
+        running = run_encoder(
+            settings,
+            kafka,
+            attached=attached,
+            reporter=reporter,
+            metrics_listener=metrics_listener,
+        )
+        try:
+            done = run(running)
+        except Exception as error:
+            if not reporter:
+                raise
+            # Told by the parent, which writes one line a minute where this happens again and again.
+            report = Report.of(error)
+            reporter.tell(report)
+            sys.exit(report.exit_code)
+        if not done:
+            end_now()

@@ -1,6 +1,5 @@
 """`tidelens index`: an index node that answers vector queries and hosts the streams app."""
 
-import asyncio
 from pathlib import Path
 
 import click
@@ -41,22 +40,24 @@ def index(
     if context.invoked_subcommand is not None:
         return
     from tidelens.acting import acting
+    from tidelens.role_process import failing_as_logged, run
     from tidelens.roles import run_index
     from tidelens.threads import end_now
 
-    acts = acting(
-        "index",
-        is_role=True,
-        brokers=brokers,
-        topic_prefix=topic_prefix,
-        model=model,
-        snapshots=snapshots,
-        port=port,
-        host=host,
-        data=data,
-    )
-    if not asyncio.run(run_index(acts.settings, acts.kafka)):
-        end_now()
+    with failing_as_logged("index"):
+        acts = acting(
+            "index",
+            is_role=True,
+            brokers=brokers,
+            topic_prefix=topic_prefix,
+            model=model,
+            snapshots=snapshots,
+            port=port,
+            host=host,
+            data=data,
+        )
+        if not run(run_index(acts.settings, acts.kafka)):
+            end_now()
 
 
 index.add_command(tune)

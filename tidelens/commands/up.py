@@ -1,6 +1,5 @@
 """`tidelens up`: everything, on this machine."""
 
-import asyncio
 from pathlib import Path
 
 import click
@@ -53,22 +52,24 @@ def up(
     """Run broker, encoder, index and API until stopped."""
     from contracts import settings as settings_module
     from tidelens import logs
+    from tidelens.role_process import failing_as_logged, run
     from tidelens.up import run_up
 
-    settings = settings_module.load(
-        brokers=brokers,
-        topic_prefix=topic_prefix,
-        model=model,
-        precision=precision,
-        snapshots=snapshots,
-        port=port,
-        host=host,
-        data=data,
-        allow_roots=list(allow_roots) or None,
-    )
-    if watch is not None:
-        # Large pictures of that folder travel by reference.
-        roots = [*settings.allow_roots, watch]
-        settings = settings.model_copy(update={"allow_roots": roots})
-    logs.configure(settings.log_format, "up")
-    asyncio.run(run_up(settings, settings_module.load_kafka(), sample=sample, watch=watch))
+    with failing_as_logged("up"):
+        settings = settings_module.load(
+            brokers=brokers,
+            topic_prefix=topic_prefix,
+            model=model,
+            precision=precision,
+            snapshots=snapshots,
+            port=port,
+            host=host,
+            data=data,
+            allow_roots=list(allow_roots) or None,
+        )
+        if watch is not None:
+            # Large pictures of that folder travel by reference.
+            roots = [*settings.allow_roots, watch]
+            settings = settings.model_copy(update={"allow_roots": roots})
+        logs.configure(settings.log_format, "up")
+        run(run_up(settings, settings_module.load_kafka(), sample=sample, watch=watch))

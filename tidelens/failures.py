@@ -1,0 +1,24 @@
+"""What a command says of the error that ended it, and with which exit code."""
+
+from dataclasses import dataclass
+
+from contracts.errors import TidelensError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    code: int
+    message: str
+
+
+def described(error: BaseException) -> Failure | None:
+    """Return what to say of it; None for a defect of ours, which nobody expected."""
+    if isinstance(error, UsageError):
+        return Failure(2, str(error))
+    if isinstance(error, TidelensError):
+        return Failure(1, str(error))
+    if isinstance(error, OSError):
+        # Nobody nearer could say what to do about it.
+        told = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+        return Failure(1, told or repr(error))
+    return None

@@ -9,6 +9,7 @@
     │   ├── DataDirNotWritable
     │   ├── ModelMissing
     │   ├── TopicMismatch
+    │   │   └── TopicAbsent
     │   └── RecordTooLarge
     ├── RejectedRecord         one record is bad: dead-lettered, the next one is served
     ├── RejectedRequest        one request is bad: an RFC 9457 problem, or an `error` message
@@ -70,6 +71,10 @@ class ModelMissing(UsageError):
 
 class TopicMismatch(UsageError):
     """A topic is absent, or exists with settings that would lose or reorder records."""
+
+
+class TopicAbsent(TopicMismatch):
+    """A topic does not exist."""
 
 
 class RecordTooLarge(UsageError):

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from contracts.errors import Fenced, LogChanged, TopicMismatch
+from contracts.errors import Fenced, LogChanged, TopicAbsent
 from contracts.partitioning import Partitioner, partitioner
 from contracts.ports import Claimed, Lease, RgbImage
 from contracts.records import (
@@ -253,7 +253,7 @@ class MemoryLog:
 
     def _known(self, table: Mapping[str, _Known], topic: str) -> _Known:
         if topic not in table:
-            raise TopicMismatch(f"topic {topic} does not exist")
+            raise TopicAbsent(f"topic {topic} does not exist")
         return table[topic]
 
 

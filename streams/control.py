@@ -28,6 +28,7 @@ from contracts.errors import (
     RejectedRecord,
     SpaceMismatch,
     TidelensError,
+    TopicAbsent,
     TopicMismatch,
 )
 from contracts.ports import EventLog
@@ -48,6 +49,7 @@ _JUDGED_AGAIN_S = 10.0
 _KEPT_MAX = 1_000
 _BEFORE_MAX = 10
 _OTHER = b""
+_NOT_ALLOWED = "not_allowed"
 
 Judge = Callable[[SpaceRef], Awaitable[None]]
 """Raises TidelensError for a space that cannot be the one that is served, or made."""
@@ -142,7 +144,8 @@ class Standing:
         for place in range(len(entries) - 1, -1, -1):
             entry = entries[place]
             fault = entry.fault or await self._fault(_named(entry.said))
-            if fault is None:
+            # One that is being made needs rights only of those who make it.
+            if fault is None or (key == CANDIDATE and fault.code == _NOT_ALLOWED):
                 self._forget(entries[:place])
                 del entries[:place]
                 return entry.said
@@ -180,8 +183,10 @@ class Standing:
     async def _judged(self, ref: SpaceRef) -> RejectedRecord | None:
         try:
             await self._judge(ref)
-        except TopicMismatch as error:
+        except TopicAbsent as error:
             return RejectedRecord("no_such_space", f"space {ref.space}: {error}", field="space")
+        except TopicMismatch as error:
+            return RejectedRecord(_NOT_ALLOWED, f"space {ref.space}: {error}", field="space")
         except (ModelMissing, SpaceMismatch) as error:
             return RejectedRecord("not_here", f"space {ref.space}: {error}", field="model")
         return None

@@ -33,7 +33,7 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-from contracts.errors import BrokerUnavailable, TopicMismatch
+from contracts.errors import BrokerUnavailable, TopicAbsent, TopicMismatch
 
 _UNKNOWN_TOPIC = 3
 _LEADER_NOT_AVAILABLE = 5
@@ -185,8 +185,8 @@ async def topics_found(
     return found
 
 
-def absent(name: str) -> TopicMismatch:
-    return TopicMismatch(
+def absent(name: str) -> TopicAbsent:
+    return TopicAbsent(
         f"topic {name} does not exist; `tidelens topics create` makes it, "
         "`tidelens topics print` shows the commands"
     )

@@ -169,6 +169,21 @@ async def test_a_bad_candidate_changes_nothing(bad: OutRecord) -> None:
     assert (found, found.active_refused) == (Control(), False)
 
 
+async def test_a_candidate_stands_for_those_who_may_not_see_its_topics() -> None:
+    log, made = memory_log(), CandidateSpace(NEW, 1.0)
+    active = ActiveSpace(OLD, None, 1.0), ActiveSpace(NEW, OLD, 2.0)
+    await log.publish([one.record(TOPIC) for one in (*active, made)])
+
+    async def judge(ref: SpaceRef) -> None:
+        if ref == NEW:
+            raise TopicMismatch("we may not describe it")
+
+    found = await read_control(log, TOPIC, judge=judge)
+    # To answer in a space takes rights, and no record ends a node that lacks them.
+    assert found == Control(active[0], made)
+    assert [(one.key, one.fault) for one in found.refused] == [("active-space", "not_allowed")]
+
+
 async def test_a_follower_keeps_what_stood_and_takes_a_space_that_comes_to_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

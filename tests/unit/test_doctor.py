@@ -26,6 +26,7 @@ from tidelens.commands.doctor import doctor
 from tidelens.descriptors import KEPT
 from tidelens.doctor import (
     bucket,
+    control,
     examination,
     folders,
     kafka,
@@ -563,7 +564,7 @@ def test_each_difference_has_a_fix_of_its_own() -> None:
 
 
 def test_every_check_that_there_is_stands_in_the_table() -> None:
-    modules = (bucket, folders, kafka, lag, machine, model, packages, ports, precision)
+    modules = (bucket, control, folders, kafka, lag, machine, model, packages, ports, precision)
     there = {
         name
         for module in modules

@@ -19,6 +19,7 @@ from streams.connect import Connection
 from streams.control import Control
 from tidelens import opening
 from tidelens.commands.control import control as control_command
+from tidelens.doctor import control as doctor
 from tidelens.repairing import repair
 from tidelens.switching import Collection
 
@@ -107,3 +108,20 @@ def test_the_command_shows_and_repairs(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert (code, "wrote active-space" in told) == (0, True)
     assert run("repair") == (0, "nothing to repair\n")
     assert run("show")[0] == 0
+
+
+async def test_the_doctor_names_what_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = collection()
+    await one.write(ActiveSpace(NEW, OLD, 1.0).record(TOPIC))
+
+    async def ask(*_: object) -> Control:
+        return await one.control()
+
+    monkeypatch.setattr("tidelens.served.ask_control", ask)
+    settings = Settings(brokers="k:1")
+    [fine] = await doctor.control(settings, KafkaSettings())
+    assert fine.state == "ok"
+    await one.write(BAD)
+    [told] = await doctor.control(settings, KafkaSettings())
+    assert (told.state, told.fix) == ("warning", "tidelens control repair")
+    assert "tidelens.control/0 offset 1 (active-space): missing_field" in told.detail

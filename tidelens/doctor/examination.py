@@ -11,7 +11,18 @@ from contracts.environment import FromEnvironment, setting_of, shown, variable_o
 from contracts.errors import ConfigurationError, TidelensError
 from contracts.settings import KafkaSettings, Settings, variables
 from tidelens.acting import settled
-from tidelens.doctor import bucket, folders, kafka, lag, machine, model, packages, ports, precision
+from tidelens.doctor import (
+    bucket,
+    control,
+    folders,
+    kafka,
+    lag,
+    machine,
+    model,
+    packages,
+    ports,
+    precision,
+)
 from tidelens.doctor.finding import Check, Finding, failed, told, warning
 from tidelens.threads import beside
 
@@ -33,6 +44,7 @@ CHECKS: Mapping[str, Check] = {
     "ports": ports.ports,
     "broker": kafka.broker,
     "topics": kafka.topics,
+    "control": control.control,
     "lag": lag.lag,
 }
 

@@ -1,0 +1,35 @@
+"""What nodes ignore of the control topic."""
+
+from collections.abc import Sequence
+
+from contracts.errors import BrokerUnavailable, ConfigurationError, TopicMismatch
+from contracts.settings import KafkaSettings, Settings
+from tidelens.doctor.finding import Finding, ok, skipped, warning
+from tidelens.runtime import Runtime
+from tidelens.threads import beside
+
+# A topic that somebody filled has thousands.
+_SHOWN_MAX = 5
+
+
+async def control(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
+    """The records of the control topic that are ignored, and that no good one has replaced."""
+    from streams.connect import Connection
+    from tidelens.served import ask_control
+
+    running = await beside(lambda: Runtime.read(settings.data))
+    brokers = settings.brokers or (running.brokers if running else None)
+    if brokers is None:
+        return [skipped("control", "no broker is set, and no `tidelens up` runs")]
+    try:
+        found = await ask_control(settings, Connection(brokers, kafka))
+    except TopicMismatch:
+        return [skipped("control", "there is no control topic")]
+    except (BrokerUnavailable, ConfigurationError):
+        return [skipped("control", "no broker to ask, or it does not let us")]
+    if not found.refused:
+        return [ok("control", "every record of the control topic is followed")]
+    return [
+        warning("control", f"ignored: {one}", fix="tidelens control repair")
+        for one in found.refused[:_SHOWN_MAX]
+    ]

@@ -22,8 +22,23 @@ log = structlog.get_logger(__name__)
 BACKLOG = 2048
 # Connections accepted in one turn of the loop; others wait in the kernel's backlog.
 _AT_ONCE = 16
+_READ_BYTES = 64 * 1024
 # How long to wait when there are no descriptors left, although the door keeps some free.
 _RETRY_S = 1.0
+
+
+def refuse_waiting(listener: socket.socket) -> None:
+    """Answer 503 to those who wait to be accepted by a server that stops before it ever serves."""
+    refusal = as_bytes(STOPPING)
+    with contextlib.suppress(OSError):
+        listener.setblocking(False)
+        for _ in range(BACKLOG):
+            client, _address = listener.accept()
+            with client, contextlib.suppress(OSError):
+                client.setblocking(False)
+                client.send(refusal)
+                # A request that was not read would turn the end of the answer into a reset.
+                client.recv(_READ_BYTES)
 
 
 class Acceptor:

@@ -21,12 +21,14 @@ async def run_index(settings: Settings, kafka: KafkaSettings) -> bool:
 
     False: stopped before the node was open; a thread may go on with what nobody can end.
     """
+    from tidelens.accepting import refuse_waiting
     from tidelens.data_dir import locked, node_part
     from tidelens.server import listen
 
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(locked(settings.data, node_part(settings)))
         listener = stack.enter_context(contextlib.closing(listen(settings.host, settings.port)))
+        stack.callback(refuse_waiting, listener)
         stop = await stack.enter_async_context(stop_signal())
         runs = await unless_stopped(stop, _opened(settings, kafka, listener, stack))
         if runs is None:

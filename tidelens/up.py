@@ -57,6 +57,7 @@ async def run_up(
     settings: Settings, kafka: KafkaSettings, *, sample: bool, watch: Path | None
 ) -> None:
     """Bring everything up, serve until stopped, take everything down."""
+    from tidelens.accepting import refuse_waiting
     from tidelens.server import listen
 
     with (
@@ -65,6 +66,7 @@ async def run_up(
         contextlib.closing(listen(settings.host, settings.port)) as listener,
         contextlib.ExitStack() as held,
     ):
+        held.callback(refuse_waiting, listener)
         # All ports, before any process is started: what somebody else has is told at once, and
         # nobody takes one between two lives of a process.
         metrics = metrics_listener(settings, listener.getsockname()[1])

@@ -31,6 +31,8 @@ _READ_BYTES = 4 * MIB
 _CONNECT_S = 5
 _READ_S = 30
 _ATTEMPTS = 4
+# A start does not wait longer for a server that takes connections and says nothing.
+_OPEN_S = 10.0
 # Botocore asks again until an answer begins, not for one that is cut off in its body.
 _BODY_ATTEMPTS = 3
 
@@ -89,7 +91,8 @@ class S3Blobs:
         try:
             # In one page, which costs as much as asking for the bucket, and has a body: a 404
             # without one may be anybody's.
-            await self._page({"Bucket": self._bucket, "Prefix": self._prefix, "MaxKeys": 1})
+            async with asyncio.timeout(_OPEN_S):
+                await self._page({"Bucket": self._bucket, "Prefix": self._prefix, "MaxKeys": 1})
         except ClientError as error:
             if _code(error) == "NoSuchBucket":
                 raise ConfigurationError(

@@ -35,12 +35,14 @@ from index_store.index import Index
 from index_store.kept import Kept
 from index_store.manifest import Blob, Manifest, Moment
 from index_store.needed import needs_of
-from index_store.parts import Part
 from index_store.segment import Segment
-from index_store.spill import Spill
+from index_store.spill import Spill, names_of
 from index_store.view import IndexView
 
 log = structlog.get_logger(__name__)
+
+# For the names alone: a start should not wait longer for a store that says nothing.
+_LISTED_S = 20.0
 
 
 class Snapshots:
@@ -79,7 +81,7 @@ class Snapshots:
                 return await self._write(index, view, moment)
             finally:
                 # Also of a failed one: what it needed a while ago may be what fills the disk.
-                await self._spill.keep(lambda: _names(index.view))
+                await self._spill.keep(lambda: names_of(index.view))
 
     async def _write(self, index: Index, view: IndexView, moment: Moment) -> str:
         # 0. What crashes left: it may be what fills the disk.
@@ -116,7 +118,7 @@ class Snapshots:
         if self._writing.locked():
             return  # that needs the files of its own view, and does the same at its end
         async with self._writing:
-            await self._spill.keep(lambda: _names(index.view))
+            await self._spill.keep(lambda: names_of(index.view))
 
     async def list(self) -> list[str]:
         """Names below the shard's prefix (REPLICA/NAME) that have a manifest, best first.
@@ -153,7 +155,11 @@ class Snapshots:
         `skip_unread` one that cannot be read is passed over as well.
         """
         self.refused = {}
-        names, lost = await self._listed()
+        try:
+            async with asyncio.timeout(_LISTED_S):
+                names, lost = await self._listed()
+        except TimeoutError:
+            raise OSError(f"the store did not list its snapshots in {_LISTED_S:g} s") from None
         for name in [*lost, *names]:
             try:
                 index = await self._load(name, empty, keep=True)
@@ -342,11 +348,3 @@ class Snapshots:
         """They are not in the store any more."""
         for part in parts:
             self._written.pop(part, None)
-
-
-def _names(view: IndexView) -> set[str]:
-    """Of the files that parts of this view have or would get."""
-    parts: Sequence[Part] = [part for parts in view.parts.values() for part in parts]
-    return {f"{part.uid}-{len(part.rows)}" for part in parts} | {
-        part.files.name for part in parts if part.files is not None
-    }

@@ -19,6 +19,7 @@ from index_store import columns, flat
 from index_store.ann import Ann
 from index_store.files import ANN, COLUMNS, VECTORS, PartFiles
 from index_store.parts import Part
+from index_store.view import IndexView
 
 # Rows written at a time: 8 MiB at 512 dimensions, so that searches get their turn.
 _BLOCK_ROWS = 8192
@@ -122,6 +123,14 @@ class Spill:
         for folder in self._folder.iterdir():
             if folder.name not in names:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def names_of(view: IndexView) -> set[str]:
+    """Name the files that parts of this view have or would get."""
+    parts: Sequence[Part] = [part for parts in view.parts.values() for part in parts]
+    return {f"{part.uid}-{len(part.rows)}" for part in parts} | {
+        part.files.name for part in parts if part.files is not None
+    }
 
 
 def _write_rows(part: Part, rows: int, folder: Path) -> None:

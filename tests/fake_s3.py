@@ -57,8 +57,9 @@ FOREIGN: Mapping[str, bytes] = {
 class FakeS3:
     """`foreign` answers each request in its place while it is set.
 
-    `forgets` says of a key that a write of it is answered as always, and not kept; `denied` are the
-    operations that are answered with AccessDenied.
+    While it `hangs`, it takes requests and says nothing. `forgets` says of a key that a write of it
+    is answered as always, and not kept; `denied` are the operations that are answered with
+    AccessDenied.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,7 @@ class FakeS3:
         self.uploads: dict[str, dict[int, bytes]] = {}
         self.foreign: bytes | None = None
         self.denied: set[str] = set()
+        self.hangs = False
         self.forgets: Callable[[str], bool] = lambda key: False
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -85,6 +87,9 @@ class FakeS3:
             if name == "expect":
                 writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         data = await reader.readexactly(length)
+        if self.hangs:
+            await reader.read()  # until the client goes
+            return False
         answered = self._to(method, target, data) if self.foreign is None else self.foreign
         headers, end, _ = answered.partition(b"\r\n\r\n")
         writer.write(headers + end if method == "HEAD" else answered)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
+from structlog.testing import capture_logs
 
 from contracts.errors import ConfigurationError, SnapshotFailed
 from contracts.memory import ManualClock
@@ -114,6 +115,21 @@ async def test_a_store_that_is_away_at_the_start_is_no_reason_not_to_start(
         server.foreign = None
         await store.write("a", b"1")
         assert await store.read("a") == b"1"
+
+
+async def test_a_start_does_not_wait_for_a_store_that_says_nothing(
+    server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its requests would take minutes, with all attempts."""
+    monkeypatch.setattr("streams.keeping._RESTORE_PAUSES_S", (0.0,))
+    monkeypatch.setattr(module, "_OPEN_S", 0.05)
+    monkeypatch.setattr("index_store.snapshots._LISTED_S", 0.05)
+    server.hangs = True
+    with capture_logs() as logs:
+        async with S3Blobs.opened("bucket", "p") as store:
+            assert await keeper_of(store).restore(new_index()) is None
+    told = "the store did not list its snapshots in 0.05 s"
+    assert [line["error"] for line in logs] == ["TimeoutError", told, told]
 
 
 async def test_only_s3_itself_can_say_that_there_is_no_bucket(server: FakeS3) -> None:

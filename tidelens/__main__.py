@@ -84,7 +84,9 @@ def _exit_code() -> int:
         # Not standalone, so that our errors come here; an exit code is then returned.
         return cli(standalone_mode=False) or 0
     except SystemExit as exit_:
-        return exit_.code if isinstance(exit_.code, int) else 1
+        if isinstance(exit_.code, str):
+            raise
+        return int(exit_.code or 0)
     except click.exceptions.Abort:
         return 130
     except click.exceptions.Exit as exit_:

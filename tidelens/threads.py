@@ -51,6 +51,8 @@ def leave_behind(code: int) -> None:
     def end() -> None:
         ending.wait()
         time.sleep(_HANG_S)
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
         os._exit(code)
 
     threading.Thread(target=end, daemon=True).start()

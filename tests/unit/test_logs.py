@@ -69,7 +69,7 @@ async def role():
 def command(**_):
     threading.Thread(target=hang).start()
     code = role_process.run(role())
-    print("closed", flush=True)
+    print("closed")
     sys.exit(code)
 
 lag.lag.callback = command

@@ -79,3 +79,14 @@ def test_what_the_operator_told_them_stays(monkeypatch: pytest.MonkeyPatch) -> N
     spinning.wait_asleep()
     assert os.environ["OPENBLAS_THREAD_TIMEOUT"] == "26"
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+@pytest.mark.parametrize(("given", "code"), [(None, 0), (0, 0), (3, 3)])
+def test_a_command_may_choose_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, given: int | None, code: int
+) -> None:
+    monkeypatch.setattr(config, "callback", lambda **_: sys.exit(given))
+    monkeypatch.setattr(sys, "argv", ["tidelens", "config"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == code

@@ -26,6 +26,11 @@ GET = b"GET %s HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
 LARGE = 4 * 2**20
 
 
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(draining, "ANSWER_S", 0.3)
+
+
 class App:
     """Answers at once, never, after `go`, in pieces, or not before the whole body came."""
 
@@ -132,10 +137,10 @@ def is_refused(answered: bytes) -> bool:
 
 
 async def test_what_waits_is_refused_and_what_is_nearly_done_is_answered() -> None:
-    async with serving() as server:
+    app = App()
+    async with serving(app, on_stop=app.go.set) as server:
         never, soon = [await server.ask(GET % path) for path in (b"/never", b"/soon")]
         stopping = asyncio.create_task(server.stop())
-        asyncio.get_running_loop().call_later(0.2, server.app.go.set)
         assert is_refused(await never.read())
         done = await soon.read()
         assert done.startswith(b"HTTP/1.1 200") and done.endswith(b"done")
@@ -160,10 +165,13 @@ async def test_heads_and_bodies_under_way_are_refused_at_once() -> None:
         writer.write((GET % b"/quick")[:9])
         idle, _ = await server.connect()
         await server.ask(GET % b"/quick")  # the others were read before this one
-        await server.stop()
+        stopping = asyncio.create_task(server.stop())
         assert is_refused(await upload.read())
         assert is_refused(await head.read())
         assert await idle.read() == b""
+        for writer in server.writers:
+            writer.close()
+        await stopping
 
 
 async def test_the_first_of_several_requests_on_a_connection_is_answered() -> None:

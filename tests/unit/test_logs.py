@@ -55,8 +55,10 @@ if __name__ == "__main__":
 
 HANGS = """
 import asyncio, sys, threading, time
-from tidelens import __main__, role_process
+from tidelens import __main__, role_process, threads
 from tidelens.commands import lag
+
+role_process._THREADS_S = threads._HANG_S = 0.1
 
 def hang():
     time.sleep(600)

@@ -4,7 +4,7 @@ Pure and blocking; the worker runs these in threads and knows no formats.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
@@ -15,7 +15,7 @@ from contracts.embedding import embedding_record, encode_value
 from contracts.errors import RejectedRecord
 from contracts.events import Content, Metadata, id_of_key, read_content
 from contracts.partitioning import Partitioner
-from contracts.ports import Encoder, RgbImage
+from contracts.ports import Encoder, Lease, RgbImage
 from contracts.records import OutRecord, Record, Source
 from contracts.score import Vectors
 from contracts.space import Space
@@ -36,6 +36,13 @@ class Intake:
     partition_counts: dict[str, int]
     partition_of: Partitioner
     letter_bytes_max: int
+
+    def of(self, lease: Lease) -> "Intake":
+        """The same for records of this lease: its topic may have been made again meanwhile."""
+        topic, count = lease.partition.topic, lease.partitions
+        if count is None or count == self.partition_counts.get(topic):
+            return self
+        return replace(self, partition_counts={**self.partition_counts, topic: count})
 
 
 @dataclass(slots=True)

@@ -139,7 +139,7 @@ class EncoderWorker:
             if claims:
                 faults.reach("encode.claimed")
             for claim in claims:
-                jobs = await asyncio.to_thread(parsed, claim.records, self._intake)
+                jobs = await asyncio.to_thread(parsed, claim.records, self._intake.of(claim.lease))
                 self._take_off(lane, claim, jobs)
 
     def _take_off(self, lane: Lane, claim: Claimed, jobs: Sequence[Job]) -> None:

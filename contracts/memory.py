@@ -17,7 +17,7 @@ import numpy as np
 
 from contracts.errors import Fenced, LogChanged, TopicAbsent
 from contracts.partitioning import Partitioner, partitioner
-from contracts.ports import Claimed, Lease, RgbImage
+from contracts.ports import Added, Claimed, Lease, RgbImage
 from contracts.records import (
     Fetched,
     OutRecord,
@@ -140,6 +140,7 @@ class MemoryLog:
         self._ids = {topic: uuid.uuid4().hex[:22] for topic in topics}
         self._partition_of = partition_of
         self._clock = clock or ManualClock()
+        self.added: list[Added] = []
         self.retention_s = 86_400.0
         self.lag_s = 3_600.0
         self._grown = asyncio.Condition()
@@ -170,6 +171,9 @@ class MemoryLog:
 
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         return {topic: self._known(self._counts, topic) for topic in topics}
+
+    async def added_partitions(self, topics: Iterable[str]) -> list[Added]:
+        return [added for added in self.added if added.topic in set(topics)]
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         return {partition: len(self.records[partition]) for partition in partitions}

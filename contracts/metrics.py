@@ -111,6 +111,17 @@ class Metrics:
         self.apply_seconds = Histogram(
             "tidelens_apply_seconds", "Time to apply one batch.", buckets=_SECONDS, registry=r
         )
+        self.misplaced = Counter(
+            "tidelens_misplaced_records_total",
+            "Embedding records passed over, since their keys belong to other partitions.",
+            registry=r,
+        )
+        self.partitions_added = Gauge(
+            "tidelens_partitions_added",
+            "Partitions beyond those that a topic was made with, which nothing reads.",
+            ["topic"],
+            registry=r,
+        )
         self.items = Gauge("tidelens_index_items", "Live items.", ["target"], registry=r)
         self.snapshots = Counter(
             "tidelens_snapshots_total", "Snapshots, by outcome.", ["outcome"], registry=r

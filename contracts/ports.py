@@ -146,6 +146,22 @@ class LogReader(Protocol):
     async def close(self) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Added:
+    """Partitions that a topic has beyond those that it was made with, and what lies in them."""
+
+    topic: str
+    made: int
+    now: int
+    records: int
+
+    def __str__(self) -> str:
+        return (
+            f"topic {self.topic} was made with {self.made} partitions and has {self.now} now: the "
+            f"{self.now - self.made} added ones are ignored, {self.records} records lie in them"
+        )
+
+
 class EventLog(Protocol):
     """The event log as producers and index nodes use it."""
 
@@ -166,7 +182,14 @@ class EventLog(Protocol):
         ...
 
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
-        """Raises TopicMismatch for a topic that is absent."""
+        """The partitions that topics were made with; those added since hold nothing of ours.
+
+        Raises TopicMismatch for a topic that is absent.
+        """
+        ...
+
+    async def added_partitions(self, topics: Iterable[str]) -> list[Added]:
+        """The topics among these that have more partitions than they were made with."""
         ...
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
@@ -194,11 +217,13 @@ class EventLog(Protocol):
 class Lease:
     """One period of owning one content partition. Compared by identity: a later period is new.
 
-    `topic_id` is the broker's id of the topic then, for the `source` of what is written.
+    `topic_id` is the broker's id of the topic then, for the `source` of what is written, and
+    `partitions` the count that the topic was made with, where the owner knows it.
     """
 
     partition: TopicPartition
     topic_id: str
+    partitions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

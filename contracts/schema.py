@@ -134,6 +134,18 @@ class PartState(BaseModel):
     reason: str | None
 
 
+class TopicsState(BaseModel):
+    """What is not as the topics were made, in words, and what to do for more partitions.
+
+    `misplaced`: embeddings passed over since the start, which lie in other partitions than their
+    ids say.
+    """
+
+    warnings: list[str]
+    misplaced: int
+    advice: str | None
+
+
 class Readiness(BaseModel):
     """GET /readyz, with 200 when ready and 503 when not."""
 
@@ -142,6 +154,7 @@ class Readiness(BaseModel):
     broker: Literal["unknown", "reachable", "unreachable"]
     behind_s: float | None
     snapshot: SnapshotState | None = None
+    topics: TopicsState | None = None
     parts: list[PartState] = []
 
 

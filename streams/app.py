@@ -25,6 +25,7 @@ from contracts.topics import Names
 from contracts.user_folders import make_private
 from streams.connect import Connection
 from streams.maintainer import Maintainer
+from streams.topic_watch import EVERY_S
 from streams.windows import WindowedCounts
 
 _COMMIT_EVERY_S = 2.0
@@ -148,6 +149,7 @@ def timers(maintainer: Maintainer) -> Mapping[str, tuple[float, Step]]:
     return {
         "commit": (_COMMIT_EVERY_S, maintainer.commit),
         "committed offsets": (_COMMITTED_EVERY_S, maintainer.check_committed),
+        "topics": (EVERY_S, maintainer.look_at_topics),
         "snapshot": (_SNAPSHOT_CHECK_S, maintainer.snapshot_if_due),
         "rebuild": (_REBUILD_EVERY_S, maintainer.rebuild_if_due),
         "index growing rows": (_REBUILD_EVERY_S, maintainer.index_growing_if_due),

@@ -26,6 +26,9 @@ EVERY_S = 5.0
 
 Found = Mapping[str, FoundTopic]
 
+# The id of a topic that was not there.
+ABSENT = ""
+
 
 class TopicLooks:
     """Asks the broker for topics, one request at a time for all callers, on a client that it keeps.
@@ -164,10 +167,13 @@ class Recheck:
 def changed(ids: Mapping[str, str], found: Found) -> str | None:
     """What happened to the first topic that is another one now; None: all are the same."""
     for topic, topic_id in ids.items():
-        if topic not in found:
-            return f"topic {topic} was deleted"
-        if found[topic].id != topic_id:
-            return f"topic {topic} was deleted and created again"
+        now = found[topic].id if topic in found else ABSENT
+        if now == topic_id:
+            continue
+        if topic_id == ABSENT:
+            return f"topic {topic} was created"
+        again = "" if now == ABSENT else " and created again"
+        return f"topic {topic} was deleted{again}"
     return None
 
 

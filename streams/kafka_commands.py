@@ -121,6 +121,8 @@ def kafka_acls_commands(
     return {
         "publisher": [
             topics(write, publisher, *contents),
+            # The partition counts that the topics were made with stand there.
+            topics(read, publisher, names.control),
             # Needed by brokers before 3.0; later ones take Write on the topic for it.
             allow(publisher, ["IdempotentWrite"], "--cluster"),
         ],

@@ -15,8 +15,9 @@ still be given to `behind_s`, which lets the ages grow with the clock.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
@@ -30,8 +31,10 @@ from streams.commits import TopicPair, reached
 from streams.connect import Connection
 from streams.group_members import groups_listed, members_of
 from streams.group_offsets import group_offsets
+from streams.log import KafkaReader
 from streams.oldest import Oldest, OldestRecords
-from streams.topic_ids import topics_found
+from streams.partition_counts import PartitionCounts
+from streams.topic_ids import FoundTopic, topics_found
 from streams.unstable import Unstable, UnstableRecords
 
 _ANSWER_S = 8.0
@@ -76,6 +79,10 @@ class KafkaLag:
         self._known: dict[_Key, _Known] = {}
         self._unstable: Mapping[TopicPartition, Unstable] = {}
         self._one_at_a_time = asyncio.Lock()
+        # Partitions that were added since hold nothing that anybody would process.
+        self._made = PartitionCounts(
+            names.prefix, self._found, partial(KafkaReader.open, connection)
+        )
 
     async def start(self) -> None:
         """Open the clients. Raises BrokerUnavailable, and TopicMismatch for an absent topic."""
@@ -272,7 +279,7 @@ class KafkaLag:
         async with contextlib.AsyncExitStack() as opening:
             client = await opening.enter_async_context(self._connection.client())
             found = await topics_found(client, topics)
-            counts = {name: topic.partitions for name, topic in found.items()}
+            counts = await self._made.of(found)
             partitions = [TopicPartition(t, n) for t in topics for n in range(counts[t])]
             reader = await OldestRecords.open(self._connection, partitions)
             opening.push_async_callback(reader.close)
@@ -284,6 +291,10 @@ class KafkaLag:
             self._known.clear()
             self._unstable = {}
             self._clients = opening.pop_all()
+
+    async def _found(self, topics: Collection[str]) -> Mapping[str, FoundTopic]:
+        async with self._connection.client() as client:
+            return await topics_found(client, topics, absent_ok=True)
 
     async def _close(self) -> None:
         clients, self._clients = self._clients, None

@@ -15,6 +15,7 @@ from aiokafka.errors import OffsetOutOfRangeError
 
 from contracts.errors import LogChanged
 from contracts.partitioning import Partitioner
+from contracts.ports import Added
 from contracts.records import (
     Fetched,
     OutRecord,
@@ -27,6 +28,7 @@ from streams.closing import close, start_client
 from streams.connect import Connection
 from streams.group_offsets import group_offsets
 from streams.identities import TopicLooks
+from streams.partition_counts import PartitionCounts, target_of
 from streams.topic_ids import FoundTopic, absent
 from streams.topics import compaction_lag_s, delete_retention_s
 
@@ -133,10 +135,19 @@ class KafkaReader:
 
 
 class KafkaLog:
-    """The EventLog port. Clients are opened on first use and kept."""
+    """The EventLog port. Clients are opened on first use and kept.
+
+    `prefix` is that of the collection whose partition counts are kept; without one, all
+    partitions of a topic count.
+    """
 
     def __init__(
-        self, connection: Connection, *, partition_of: Partitioner, record_bytes_max: int
+        self,
+        connection: Connection,
+        *,
+        partition_of: Partitioner,
+        record_bytes_max: int,
+        prefix: str | None = None,
     ) -> None:
         self._connection = connection
         self._partition_of = partition_of
@@ -146,6 +157,8 @@ class KafkaLog:
         self._ends: AIOKafkaConsumer | None = None
         self._committers: dict[str, AIOKafkaConsumer] = {}
         self._looks = TopicLooks(connection)
+        self.counts = PartitionCounts(prefix or "", self._looks.found, self.tail)
+        self._keeps_counts = prefix is not None
         self._opening = asyncio.Lock()
         self._looking = asyncio.Lock()
         self._asking = asyncio.Lock()
@@ -153,9 +166,19 @@ class KafkaLog:
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, connection: Connection, *, partition_of: Partitioner, record_bytes_max: int
+        cls,
+        connection: Connection,
+        *,
+        partition_of: Partitioner,
+        record_bytes_max: int,
+        prefix: str | None = None,
     ) -> AsyncIterator[Self]:
-        log = cls(connection, partition_of=partition_of, record_bytes_max=record_bytes_max)
+        log = cls(
+            connection,
+            partition_of=partition_of,
+            record_bytes_max=record_bytes_max,
+            prefix=prefix,
+        )
         try:
             yield log
         finally:
@@ -221,7 +244,36 @@ class KafkaLog:
         return {name: topic.id for name, topic in (await self._found(topics)).items()}
 
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
-        return {name: topic.partitions for name, topic in (await self._found(topics)).items()}
+        wanted = set(topics)
+        _, counts = await self._counted(wanted)
+        return {topic: counts[topic] for topic in wanted}
+
+    async def added_partitions(self, topics: Iterable[str]) -> list[Added]:
+        wanted = set(topics)
+        found, counts = await self._counted(wanted)
+        more = sorted(topic for topic in wanted if found[topic].partitions > counts[topic])
+        added = {
+            topic: [TopicPartition(topic, n) for n in range(counts[topic], found[topic].partitions)]
+            for topic in more
+        }
+        ends = await self.end_offsets(p for partitions in added.values() for p in partitions)
+        return [
+            Added(topic, counts[topic], found[topic].partitions, sum(ends[p] for p in partitions))
+            for topic, partitions in added.items()
+        ]
+
+    async def _counted(
+        self, wanted: Collection[str]
+    ) -> tuple[Mapping[str, FoundTopic], Mapping[str, int]]:
+        """The topics as they are, and the partitions that they were made with."""
+        found = await self._found(wanted)
+        if not self._keeps_counts:
+            return found, {name: topic.partitions for name, topic in found.items()}
+        prefix = self.counts.prefix
+        targets = {target for topic in wanted if (target := target_of(prefix, topic))}
+        contents = {f"{prefix}{target}" for target in targets} - found.keys()
+        found = {**found, **await self._looks.found(contents)} if contents else found
+        return found, await self.counts.of(found)
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         wanted = [KafkaPartition(*partition) for partition in partitions]
@@ -299,6 +351,8 @@ class KafkaLog:
         await start_client(consumer)
         return consumer
 
-    @staticmethod
-    async def _counts(producer: AIOKafkaProducer, topics: Iterable[str]) -> dict[str, int]:
-        return {topic: len(await producer.partitions_for(topic)) for topic in topics}
+    async def _counts(self, producer: AIOKafkaProducer, topics: Iterable[str]) -> dict[str, int]:
+        counts = {topic: len(await producer.partitions_for(topic)) for topic in topics}
+        if not self._keeps_counts:
+            return counts
+        return {topic: await self.counts.to_publish(topic, n) for topic, n in counts.items()}

@@ -31,6 +31,7 @@ from index_store.searcher import AppliedFeed, LocalSearcher
 from streams.choosing import RETENTION_MIN_S, missed_deletes
 from streams.identities import Recheck
 from streams.keeping import SnapshotKeeper
+from streams.topic_watch import TopicWatch
 
 log = structlog.get_logger(__name__)
 
@@ -88,6 +89,8 @@ class Maintainer:
         self._retention_min_s = retention_min_s
         self._index: Index | None = None
         self._same = Recheck(event_log, {})
+        self._misplaced = 0
+        self.watch = TopicWatch(event_log, names, metrics, lambda: self._misplaced)
         self._rebuild_again_at = 0.0
         self._stale_s = stale_after_s
         self._ready_at: dict[TopicPartition, int] = {}
@@ -200,8 +203,10 @@ class Maintainer:
     async def _apply(self, piece: Fetched) -> None:
         index = self._index
         assert index is not None
-        began = perf_counter()
+        began, misplaced = perf_counter(), index.misplaced
         applied = index.apply(piece)
+        self._metrics.misplaced.inc(index.misplaced - misplaced)
+        self._misplaced += index.misplaced - misplaced
         faults.reach("index.applied")
         count = sum(len(records) for records in piece.records.values())
         if count:
@@ -343,6 +348,10 @@ class Maintainer:
                 except RebuildFailed as error:
                     log.error("rebuild failed; searching goes on", error=str(error))
                     self._rebuild_again_at = self._clock.now() + _REBUILD_AGAIN_S
+
+    async def look_at_topics(self) -> None:
+        """Tell of topics that are not as they were made."""
+        await self.watch.look()
 
     async def audit(self) -> None:
         """Ask a late query of each target again, exactly, and report the recall.

@@ -19,6 +19,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Collection, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
 import structlog
 from aiokafka import (
@@ -43,6 +44,7 @@ from contracts.errors import (
     LogChanged,
     RecordTooLarge,
     TidelensError,
+    TopicMismatch,
 )
 from contracts.ports import Claimed, Lease
 from contracts.records import OutRecord, TopicPartition
@@ -51,10 +53,12 @@ from streams.choosing import RETENTION_MIN_S
 from streams.closing import close, start_all, start_client, to_its_end, when_seen
 from streams.commits import TopicPair, committing
 from streams.connect import Connection
-from streams.identities import ANSWER_S, SameTopics, TopicLooks
+from streams.identities import ABSENT, ANSWER_S, SameTopics, TopicLooks
 from streams.log import KafkaReader
+from streams.partition_counts import PartitionCounts, fitting_count
 from streams.reconcile import tombstones_for_lost_past
 from streams.starting import Sought, Start, now_ms, starts
+from streams.topic_ids import FoundTopic, topics_found
 from streams.topics import delete_retention_s
 
 log = structlog.get_logger(__name__)
@@ -97,6 +101,9 @@ class KafkaOwnership:
         self._session: _Session | None = None
         self._building = asyncio.Lock()
         self._ended: list[_Session] = []
+        self._counts = PartitionCounts(
+            names.prefix, self._find, partial(KafkaReader.open, connection)
+        )
 
     @property
     def owned(self) -> frozenset[TopicPartition]:
@@ -232,6 +239,10 @@ class KafkaOwnership:
         self.reassigned(partitions)
         self._is_member = True
 
+    async def _find(self, topics: Collection[str]) -> Mapping[str, FoundTopic]:
+        async with self._connection.client() as client:
+            return await topics_found(client, topics, absent_ok=True)
+
     def _end_session(self) -> None:
         if self._session is not None:
             self._session.leases.clear()
@@ -301,11 +312,10 @@ class _Session:
 
     async def open(self) -> None:
         """Fence, then read the offsets, then stand at them: in this order (invariant 2)."""
+        await self._look_at_topics()
+        if not self._partitions:
+            return
         topics = {partition.topic for partition in self._partitions}
-        embeddings = {self._embeddings(partition).topic for partition in self._partitions}
-        ids = await self._owner._connection.topic_ids(topics | embeddings)
-        self._same = SameTopics(self._looks, ids)
-        self.leases = {p: Lease(p, ids[p.topic]) for p in self._partitions}
         # 1. Initialise every producer: from here on no former owner can commit.
         self._producers = {partition: self._producer(partition) for partition in self._partitions}
         faults.reach("takeover.fencing")
@@ -326,6 +336,32 @@ class _Session:
         self._committed_to = dict(self._claimed_to)
         # 4. Before anything is read: deletes that may have gone unseen.
         await self._make_up_for_deletes(found)
+
+    async def _look_at_topics(self) -> None:
+        """Take leases of the partitions that the topics were made with, where the topics fit.
+
+        A target whose topics do not fit, or are not all there, does not keep the other one from
+        being encoded: it is looked at again once its topics are others.
+        """
+        owner, names = self._owner, self._owner._names
+        topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
+        found = await owner._find(topics)
+        kept = await owner._counts.kept(found)
+        self._same = SameTopics(
+            self._looks, {topic: found[topic].id if topic in found else ABSENT for topic in topics}
+        )
+        for target in TARGETS:
+            own = [p for p in self._partitions if p.topic == names.content(target)]
+            if not own:
+                continue
+            try:
+                made = fitting_count(names, target, found, kept)
+            except TopicMismatch as error:
+                log.error("topics that do not fit: encoding the others", reason=str(error))
+                continue
+            topic_id = found[names.content(target)].id
+            self.leases |= {p: Lease(p, topic_id, made) for p in own if p.partition < made}
+        self._partitions = sorted(self.leases)
 
     async def fetch(
         self,

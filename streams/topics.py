@@ -1,8 +1,9 @@
 """Making the topics as contracts.topics says, and saying exactly what differs where they exist.
 
 A partition count is fixed at creation: an id lives in one partition, so another count would put
-its next event elsewhere, behind the old one's back. It is refused with both numbers. Any other
-difference is told, not repaired: whoever runs the cluster may have had a reason.
+its next event elsewhere, behind the old one's back. Another one than was wanted is refused with
+both numbers; what was added later is ignored (streams/partition_counts.py). Any other difference is
+told, not repaired: whoever runs the cluster may have had a reason.
 """
 
 import asyncio
@@ -14,9 +15,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from contracts.errors import TopicMismatch
-from contracts.topics import TARGETS, Names, TopicSpec
+from contracts.topics import TopicSpec
 from streams.connect import Connection
-from streams.topic_ids import topics_found
+from streams.topic_ids import FoundTopic, topics_found
 
 _ALREADY_EXISTS = 36
 _NOT_ALLOWED = (29, 31)  # topic, cluster authorization failed
@@ -87,26 +88,23 @@ def differences(specs: Sequence[TopicSpec], topics: Mapping[str, Topic]) -> list
 
 def require_partitions(specs: Sequence[TopicSpec], counts: Mapping[str, int]) -> None:
     """Raise TopicMismatch for the first existing topic whose count is another, with both."""
+    there = {spec.name: counts[spec.name] for spec in specs if spec.name in counts}
     for spec in specs:
-        have = counts.get(spec.name, spec.partitions)
-        if have != spec.partitions:
+        have = there.get(spec.name, spec.partitions)
+        if have == spec.partitions:
+            continue
+        wrong = f"topic {spec.name} has {have} partitions, {spec.partitions} are wanted"
+        if len(set(there.values())) > 1:
+            shown = ", ".join(f"{name}: {count}" for name, count in there.items())
             raise TopicMismatch(
-                f"topic {spec.name} has {have} partitions, {spec.partitions} are wanted "
-                f"(TIDELENS_PARTITIONS): a partition count is fixed at creation; set "
-                f"TIDELENS_PARTITIONS={have}, or start anew under another --topic-prefix"
+                f"{wrong}, and no TIDELENS_PARTITIONS fits all topics ({shown}): start under "
+                "another --topic-prefix, and publish everything again there"
             )
-
-
-def require_pairs(names: Names, counts: Mapping[str, int]) -> None:
-    """Raise TopicMismatch unless content and embeddings topics have the same partitions."""
-    for target in TARGETS:
-        content, embeddings = names.content(target), names.embeddings(target)
-        if counts[content] != counts[embeddings]:
-            raise TopicMismatch(
-                f"topic {content} has {counts[content]} partitions, its embeddings topic "
-                f"{embeddings} has {counts[embeddings]}: they must be equal, record for record "
-                "in the same partition"
-            )
+        raise TopicMismatch(
+            f"{wrong} (TIDELENS_PARTITIONS): a partition count is fixed at creation; set "
+            f"TIDELENS_PARTITIONS={have}, or start under another --topic-prefix, and publish "
+            "everything again there"
+        )
 
 
 async def describe(connection: Connection, names: Sequence[str]) -> dict[str, Topic]:
@@ -129,21 +127,23 @@ async def create(
     *,
     replication_factor: int,
     min_insync_replicas: int,
+    counts: Mapping[str, int] | None = None,
 ) -> Created:
     """Create what is absent; running it twice, or twice at once, changes nothing more.
 
-    Raises TopicMismatch for a wrong partition count before anything is created, and when the
-    broker does not let us.
+    `counts` are those that existing topics were made with, where they are known. Raises
+    TopicMismatch for a wrong one before anything is created, and when the broker does not let us.
     """
     wanted = with_replication(specs, min_insync_replicas)
     async with connection.client() as client:
         there = await topics_found(client, [spec.name for spec in specs], absent_ok=True)
-    require_partitions(specs, {name: topic.partitions for name, topic in there.items()})
+    made = counts or {}
+    require_partitions(specs, {**_partitions(there), **made})
     missing = [spec for spec in wanted if spec.name not in there]
     created = await _create(connection, missing, replication_factor) if missing else []
     await _until_known(connection, created)
     topics = await describe(connection, [spec.name for spec in specs])
-    require_partitions(specs, {name: topic.partitions for name, topic in topics.items()})
+    require_partitions(specs, {**_partitions(topics), **made})
     return Created(created, differences(wanted, topics))
 
 
@@ -213,6 +213,10 @@ async def _shortest_s(connection: Connection, names: Iterable[str], setting_ms: 
     settings = [config.get(setting_ms) for config in found.values()]
     known = [float(setting) for setting in settings if setting is not None]
     return min(known, default=float("inf")) / 1000
+
+
+def _partitions(topics: Mapping[str, Topic | FoundTopic]) -> dict[str, int]:
+    return {name: topic.partitions for name, topic in topics.items()}
 
 
 def _normal(setting: str, value: str) -> object:

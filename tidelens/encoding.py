@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from consumers.decoding import Decoders
     from consumers.worker import EncoderWorker
     from streams.connect import Connection
+    from streams.log import KafkaLog
 
 log = structlog.get_logger(__name__)
 
@@ -133,6 +135,7 @@ async def _encode(
 ) -> bool:
     from streams.connect import Connection
     from streams.lag import KafkaLag
+    from streams.topic_watch import TopicWatch
 
     encoder = await unless_stopped(stop, loading)
     if encoder is None:
@@ -157,9 +160,12 @@ async def _encode(
             log.info("encoding", space=encoder.space.name, brokers=brokers)
         side = SideTasks()
         metrics.registry.register(side)
+        event_log = await stack.enter_async_context(_open_log(settings, connection))
+        watch = TopicWatch(event_log, lag.names, metrics)
         runs = side.supervised(
             {
                 "worker": worker.run,
+                "topics": watch.run,
                 "lag": partial(show_lag, lag, metrics, clock, health),
                 "trim": trim,
             }
@@ -210,6 +216,19 @@ async def show_lag(
         await asyncio.sleep(_LAG_EVERY_S)
 
 
+def _open_log(
+    settings: Settings, connection: "Connection"
+) -> "AbstractAsyncContextManager[KafkaLog]":
+    from streams.log import KafkaLog
+
+    return KafkaLog.open(
+        connection,
+        partition_of=partitioner(settings.partitioner),
+        record_bytes_max=settings.record_bytes_max,
+        prefix=settings.topic_prefix,
+    )
+
+
 @contextlib.asynccontextmanager
 async def open_worker(
     settings: Settings,
@@ -228,7 +247,9 @@ async def open_worker(
     from streams.ownership import KafkaEncoderLog
 
     names = Names(settings.topic_prefix, encoder.space.name)
-    counts = await connection.partition_counts({names.content(target) for target in TARGETS})
+    topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
+    async with _open_log(settings, connection) as event_log:
+        counts = await event_log.partition_counts(topics)
     intake = Intake(
         names,
         counts,

@@ -128,6 +128,7 @@ async def open_log(settings: Settings, connection: Connection) -> AsyncIterator[
         connection,
         partition_of=partitioner(settings.partitioner),
         record_bytes_max=settings.record_bytes_max,
+        prefix=settings.topic_prefix,
     ) as event_log:
         yield event_log
 
@@ -215,6 +216,7 @@ async def _serving(
                     "control": {"refused": faults.wire()},
                     "digests": searcher.digests(),
                     "snapshot": maintainer.keeper.describe(),
+                    "topics": maintainer.watch.describe(),
                     "dead_letters_last_hour": dead_letters.totals(clock.now()),
                     "failing_tasks": side.failing(),
                 },

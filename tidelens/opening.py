@@ -29,6 +29,7 @@ async def open_collection(
         connection,
         partition_of=partitioner(settings.partitioner),
         record_bytes_max=settings.record_bytes_max,
+        prefix=settings.topic_prefix,
     ) as event_log:
         yield Collection(settings, connection, event_log, acts.url(None))
     # Not before: a failure is one line.

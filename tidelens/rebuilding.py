@@ -33,7 +33,7 @@ from contracts.zero_shot import query_vector
 from index_store.searcher import AppliedFeed, LocalSearcher
 from index_store.stores import open_blobs
 from streams.lag import KafkaLag
-from streams.topics import create
+from streams.making import make_topics
 from tidelens.client import Client
 from tidelens.clock import SystemClock
 from tidelens.comparison import Answers, LiveSets, compare_answers, compare_sets
@@ -177,8 +177,9 @@ async def _create_topics(collection: Collection, ref: SpaceRef) -> None:
         )
         if spec.name == names.embeddings(target)
     ]
-    await create(
+    await make_topics(
         collection.connection,
+        names,
         specs,
         replication_factor=settings.replication_factor,
         min_insync_replicas=settings.min_insync_replicas,

@@ -221,13 +221,14 @@ def _followed(
 
 
 async def _create_topics(settings: Settings, connection: "Connection", names: Names) -> None:
-    from streams.topics import create
+    from streams.making import make_topics
 
     specs = topic_specs(
         names, partitions=settings.partitions, content_bytes_max=settings.record_bytes_max
     )
-    made = await create(
+    made = await make_topics(
         connection,
+        names,
         specs,
         replication_factor=settings.replication_factor,
         min_insync_replicas=settings.min_insync_replicas,

@@ -126,8 +126,13 @@ async def test_another_partition_count(
     async with connection.admin() as admin:
         await admin.create_partitions({topic: NewPartitions(PARTITIONS + 1)})
     [told] = (await findings(environment, rc=1))["topics"]
-    assert told["detail"] == f"{topic}: partitions is 3, want 2"
-    assert told["fix"].startswith("TIDELENS_PARTITIONS=3, ")
+    assert told["detail"].startswith(f"topic {topic} was made with 2 partitions and has 3 now")
+    other = f"{names.bare}-3."
+    assert told["fix"].startswith(f"run `tidelens topics create --topic-prefix {other} --part")
+    # The advice that followed from the setting alone is another one: there are no such topics.
+    fewer = environment | {"TIDELENS_PARTITIONS": "1"}
+    details = [row["detail"] for row in (await findings(fewer, rc=1))["topics"]]
+    assert f"{topic}: partitions is 2, want 1" in details
 
 
 async def test_the_fix_for_absent_topics_makes_them(

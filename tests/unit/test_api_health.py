@@ -34,7 +34,7 @@ async def test_ready_tells_the_broker_and_how_far_behind() -> None:
     Readiness.model_validate_json(response.content)
     assert response.status_code == 200
     body = {"ready": True, "reason": None, "broker": "reachable", "behind_s": 4.0}
-    assert response.json() == body | {"snapshot": None, "parts": []}
+    assert response.json() == body | {"snapshot": None, "topics": None, "parts": []}
 
 
 async def test_a_snapshot_that_failed_is_told_and_does_not_make_it_unready(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ WITHOUT_UNIT = (
     "tidelens_index_items",
     "tidelens_live_connections",
     "tidelens_live_subscriptions",
+    "tidelens_partitions_added",
     "tidelens_queue_depth",
     "tidelens_ready",
     "tidelens_snapshot_blobs_lacking",

@@ -232,10 +232,10 @@ async def test_what_a_timer_of_the_streams_app_raises_never_reaches_faust(tmp_pa
 
     app.itertimer = once
     wanted = timers(cast(Maintainer, maintainer))
-    assert len(app._app_tasks) == len(wanted) == 6
+    assert len(app._app_tasks) == len(wanted) == 7
     for task in app._app_tasks:
         await task()
-    assert maintainer.asked.total() == 6
+    assert maintainer.asked.total() == 7
     assert sorted(side.failing()) == sorted(wanted)
 
 

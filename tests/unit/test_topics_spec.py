@@ -23,7 +23,6 @@ from streams.topics import (
     Difference,
     Topic,
     differences,
-    require_pairs,
     require_partitions,
     with_replication,
 )
@@ -109,16 +108,15 @@ def test_a_wrong_count_is_refused_with_both_numbers() -> None:
     require_partitions(SPECS, counts)
     require_partitions(SPECS, {})
     with pytest.raises(TopicMismatch, match=r"has 6 partitions, 4 are wanted"):
-        require_partitions(SPECS, {**counts, NAMES.content("images"): 6})
+        require_partitions(SPECS, dict.fromkeys(counts, 6))
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_content_and_embeddings_need_the_same_count(target: str) -> None:
+def test_counts_that_no_setting_fits_get_one_advice() -> None:
     counts = {spec.name: spec.partitions for spec in SPECS}
-    require_pairs(NAMES, counts)
-    counts[f"t.embeddings.space-v1.{target}"] = 8
-    with pytest.raises(TopicMismatch, match=rf"t\.{target} has 4 partitions.* has 8"):
-        require_pairs(NAMES, counts)
+    with pytest.raises(
+        TopicMismatch, match=r"no TIDELENS_PARTITIONS fits .*another --topic-prefix"
+    ):
+        require_partitions(SPECS, {**counts, NAMES.content("images"): 6})
 
 
 def test_the_printed_commands_make_the_same_topics() -> None:
@@ -175,8 +173,11 @@ def test_an_encoder_may_do_its_transactions_and_no_more() -> None:
 
 
 def test_a_publisher_may_only_write_content() -> None:
-    topics = {name for kind, name in granted("publisher") if kind == "--topic"}
-    assert topics == {NAMES.content(target) for target in TARGETS}
+    grants = granted("publisher")
+    topics = {name for kind, name in grants if kind == "--topic"}
+    # The control topic tells the partition counts that the content topics were made with.
+    assert topics == {NAMES.control, *(NAMES.content(target) for target in TARGETS)}
+    assert grants["--topic", NAMES.control] == {"Read", "Describe"}
 
 
 def test_an_index_node_reads_and_commits_its_own_groups() -> None:

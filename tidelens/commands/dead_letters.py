@@ -206,6 +206,7 @@ async def _opened(brokers: str | None, topic_prefix: str | None) -> "AsyncIterat
             connection,
             partition_of=partition_of,
             record_bytes_max=letter_bytes_max(settings.record_bytes_max),
+            prefix=settings.topic_prefix,
         ) as log,
     ):
         yield DeadLetters(log, acts.names(), partition_of)

@@ -98,6 +98,7 @@ async def _opened(acts: "Acting") -> "AsyncIterator[tuple[KafkaLog, Names]]":
             connection,
             partition_of=partitioner(settings.partitioner),
             record_bytes_max=settings.record_bytes_max,
+            prefix=settings.topic_prefix,
         ) as event_log,
     ):
         yield event_log, names

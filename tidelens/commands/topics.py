@@ -43,13 +43,14 @@ def _wanted(command: Callable[..., None]) -> Callable[..., None]:
 @_wanted
 def create(as_json: bool, **options: Any) -> None:
     """Create what is absent, and say what differs on what exists (exit code 1)."""
-    from streams import topics as kafka_topics
+    from streams.making import make_topics
 
     plan = _Plan.of(options)
     settings = plan.settings
     made = _run(
-        kafka_topics.create(
+        make_topics(
             plan.connection,
+            plan.names,
             plan.specs,
             replication_factor=settings.replication_factor,
             min_insync_replicas=settings.min_insync_replicas,
@@ -170,6 +171,7 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
 
 def _tell(differences: "list[Difference]", plan: _Plan) -> None:
     from streams.kafka_commands import kafka_configs_commands
+    from streams.partition_counts import more_partitions
 
     for difference in differences:
         say(f"differs: {difference}", err=True)
@@ -178,6 +180,16 @@ def _tell(differences: "list[Difference]", plan: _Plan) -> None:
         say("to change the settings:", err=True)
         for command in repairs:
             say(f"    {command}", err=True)
+    more = max((int(d.have or 0) for d in differences if _has_more(d, plan.names)), default=0)
+    if more:
+        say(f"to have {more} partitions: {more_partitions(plan.names.prefix, more)}", err=True)
+
+
+def _has_more(difference: "Difference", names: "Names") -> bool:
+    """Whether partitions were added to a topic in which a count is fixed."""
+    if difference.setting != "partitions" or names.target_of(difference.topic) is None:
+        return False
+    return int(difference.have or 0) > int(difference.want)
 
 
 def _principals(given: tuple[str, ...], roles: list[str]) -> dict[str, str]:

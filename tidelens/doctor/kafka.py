@@ -3,11 +3,13 @@
 import os
 import shlex
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contracts.errors import BrokerUnavailable, ConfigurationError, ModelMissing
+from contracts.partitioning import partitioner
 from contracts.settings import KafkaSettings, Settings
 from contracts.topics import TARGETS, Names, topic_specs
 from tidelens.doctor.finding import Finding, failed, ok, skipped, told, warning
@@ -16,6 +18,7 @@ from tidelens.runtime import Runtime
 from tidelens.threads import beside
 
 if TYPE_CHECKING:
+    from contracts.ports import Added
     from streams.connect import Connection
     from streams.topics import Difference
 
@@ -83,10 +86,36 @@ async def topics(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     )
     wanted = kafka_topics.with_replication(specs, settings.min_insync_replicas)
     found = await kafka_topics.describe(connection, [spec.name for spec in wanted])
-    differences = kafka_topics.differences(wanted, found)
-    if not differences:
+    added, counts = await _made(settings, connection, list(found))
+    made = {name: replace(topic, partitions=counts[name]) for name, topic in found.items()}
+    differences = kafka_topics.differences(wanted, made)
+    if not differences and not added:
         return [ok("topics", f"all {len(wanted)} exist as they should")]
-    return _differing(settings, address, differences)
+    return [*_more_than_made(settings, added), *_differing(settings, address, differences)]
+
+
+async def _made(
+    settings: Settings, connection: "Connection", topics: Sequence[str]
+) -> "tuple[Sequence[Added], Mapping[str, int]]":
+    """Partitions that were added to topics, and those that the topics were made with."""
+    from streams.log import KafkaLog
+
+    async with KafkaLog.open(
+        connection,
+        partition_of=partitioner(settings.partitioner),
+        record_bytes_max=settings.record_bytes_max,
+        prefix=settings.topic_prefix,
+    ) as event_log:
+        return await event_log.added_partitions(topics), await event_log.partition_counts(topics)
+
+
+def _more_than_made(settings: Settings, added: "Sequence[Added]") -> list[Finding]:
+    from streams.partition_counts import more_partitions
+
+    return [
+        failed("topics", str(one), fix=more_partitions(settings.topic_prefix, one.now))
+        for one in added
+    ]
 
 
 def _differing(

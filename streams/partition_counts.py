@@ -1,0 +1,263 @@
+"""The partition counts that a collection was made with, which the control topic keeps.
+
+An item lives in the partition that its id and the count say. Kafka lets partitions be added to a
+topic, and from then on every client that asks Kafka for the count puts the next version of an item
+elsewhere. So the count is written down when the topics are made, with the id of the content topic
+that it is of, and everybody here goes by it: partitions that were added later hold nothing of the
+collection. Embeddings stand record for record in the partition of their content, so that the count
+of a content topic is that of its embeddings topics, too.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+from aiokafka.errors import KafkaError
+
+from contracts.errors import TidelensError, TopicMismatch
+from contracts.ports import LogReader
+from contracts.records import OutRecord, Record, TopicPartition
+from contracts.topics import TARGETS, Names, Target
+from streams.reading import to_the_end
+from streams.topic_ids import FoundTopic, absent
+
+log = structlog.get_logger(__name__)
+
+KEY = b"content-partitions"
+
+_READ_S = 10.0
+# After so long a count that differs from Kafka's is looked up again: its topic may be another one.
+_AGAIN_S = 10.0
+
+Tail = Callable[[Mapping[TopicPartition, int | None]], Awaitable[LogReader]]
+Find = Callable[[Collection[str]], Awaitable[Mapping[str, FoundTopic]]]
+
+
+@dataclass(frozen=True, slots=True)
+class MadeTopic:
+    """A content topic by its id, and the partitions that it was made with."""
+
+    topic_id: str
+    partitions: int
+
+
+Kept = Mapping[Target, MadeTopic]
+
+
+def kept_record(control: str, kept: Kept) -> OutRecord:
+    body = {
+        target: {"topic_id": made.topic_id, "partitions": made.partitions}
+        for target, made in kept.items()
+    }
+    return OutRecord(control, KEY, orjson.dumps(body), partition=0)
+
+
+def kept_after(kept: Kept, record: Record) -> Kept:
+    """With one more record of the control topic applied; what cannot be read changes nothing.
+
+    Of two counts for one topic the smaller one stands: Kafka only adds partitions, and two who
+    write at once may have looked before and after it did.
+    """
+    if record.key != KEY or record.value is None:
+        return kept
+    try:
+        read = _read(orjson.loads(record.value))
+    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
+        log.error("unreadable partition counts", offset=record.offset, error=repr(error))
+        return kept
+    merged = dict(kept)
+    for target, made in read.items():
+        before = kept.get(target)
+        if (
+            before is None
+            or before.topic_id != made.topic_id
+            or made.partitions < before.partitions
+        ):
+            merged[target] = made
+    return merged
+
+
+def _read(body: Any) -> Kept:
+    kept: dict[Target, MadeTopic] = {}
+    for target in TARGETS:
+        if target not in body:
+            continue
+        topic_id, partitions = body[target]["topic_id"], body[target]["partitions"]
+        if not isinstance(topic_id, str) or type(partitions) is not int or partitions < 1:
+            raise ValueError(f"{target}: want a topic id and a number of partitions from 1")
+        kept[target] = MadeTopic(topic_id, partitions)
+    return kept
+
+
+def target_of(prefix: str, topic: str) -> Target | None:
+    """The target of a content topic, or of the embeddings topic of any space."""
+    for target in TARGETS:
+        if topic == f"{prefix}{target}" or (
+            topic.startswith(f"{prefix}embeddings.") and topic.endswith(f".{target}")
+        ):
+            return target
+    return None
+
+
+def made_count(prefix: str, target: Target, found: Mapping[str, FoundTopic], kept: Kept) -> int:
+    """The partitions that the topics `found` of a target were made with.
+
+    Where no count was kept, that of the one with the fewest: Kafka only adds partitions.
+    """
+    content, made = found.get(f"{prefix}{target}"), kept.get(target)
+    if content is not None and made is not None and made.topic_id == content.id:
+        return made.partitions
+    return min(
+        topic.partitions for name, topic in found.items() if target_of(prefix, name) == target
+    )
+
+
+def fitting_count(names: Names, target: Target, found: Mapping[str, FoundTopic], kept: Kept) -> int:
+    """The same of content and embeddings of a target, for one who writes from one to the other.
+
+    Raises TopicMismatch unless both are there and fit.
+    """
+    content, embeddings = names.content(target), names.embeddings(target)
+    for topic in (content, embeddings):
+        if topic not in found:
+            raise absent(topic)
+    made, have = made_count(names.prefix, target, found, kept), found[embeddings].partitions
+    if have < made:
+        raise TopicMismatch(
+            f"topic {content} was made with {made} partitions, its embeddings topic {embeddings} "
+            f"has {have}: they must be equal, record for record in the same partition; delete "
+            f"{embeddings} and run `tidelens topics create`"
+        )
+    return made
+
+
+class PartitionCounts:
+    """Knows the counts of one collection; reads the control topic once for each topic's life."""
+
+    def __init__(self, prefix: str, find: Find, tail: Tail) -> None:
+        self.prefix = prefix
+        self._find = find
+        self._tail = tail
+        self._kept: Kept = {}
+        self._reading = asyncio.Lock()
+        # What was last looked for in vain, and when.
+        self._missed: frozenset[str] = frozenset()
+        self._missed_at = 0.0
+        self._told = False
+        self._published: dict[str, _Published] = {}
+
+    async def of(self, found: Mapping[str, FoundTopic]) -> dict[str, int]:
+        """The counts of the topics `found`, among which the content topics are.
+
+        Of topics that hold no content and no embeddings, all partitions.
+        """
+        kept = await self.kept(found)
+        counts = {}
+        for topic, here in found.items():
+            target = target_of(self.prefix, topic)
+            if target is None:
+                counts[topic] = here.partitions
+            else:
+                made = made_count(self.prefix, target, found, kept)
+                counts[topic] = min(here.partitions, made)
+        return counts
+
+    async def kept(self, found: Mapping[str, FoundTopic]) -> Kept:
+        """What the control topic keeps of the content topics among `found`."""
+        async with self._reading:
+            ids = {
+                t: found[f"{self.prefix}{t}"].id for t in TARGETS if f"{self.prefix}{t}" in found
+            }
+            missing = frozenset(
+                topic_id for target, topic_id in ids.items() if not self._knows(target, topic_id)
+            )
+            again = time.monotonic() - self._missed_at > _AGAIN_S
+            if missing and (again or not missing <= self._missed):
+                self._kept = await self._read(self._kept)
+                self._missed, self._missed_at = missing, time.monotonic()
+            return {t: self._kept[t] for t, topic_id in ids.items() if self._knows(t, topic_id)}
+
+    async def to_publish(self, topic: str, partitions: int) -> int:
+        """How many of the `partitions` that Kafka tells of a topic are published to."""
+        target = target_of(self.prefix, topic)
+        if target is None:
+            return partitions
+        known = self._published.get(topic)
+        if known is None or known.may_have_changed(partitions):
+            try:
+                known = await self._publishing(topic, target, partitions, known)
+            except TidelensError:
+                if known is None:
+                    raise
+            else:
+                self._published[topic] = known
+        return known.count
+
+    async def _publishing(
+        self, topic: str, target: Target, partitions: int, before: "_Published | None"
+    ) -> "_Published":
+        found = await self._find([f"{self.prefix}{target}", topic])
+        if topic not in found:
+            raise absent(topic)
+        count, topic_id = (await self.of(found))[topic], found[topic].id
+        if before is not None and before.topic_id == topic_id:
+            # Without a kept count: the smallest that was seen of this topic.
+            count = min(count, before.count)
+        return _Published(partitions, count, topic_id, time.monotonic())
+
+    def _knows(self, target: Target, topic_id: str) -> bool:
+        made = self._kept.get(target)
+        return made is not None and made.topic_id == topic_id
+
+    async def _read(self, kept: Kept) -> Kept:
+        """`kept` where the control topic cannot be read: who may only publish goes on."""
+        control = Names(self.prefix, "").control
+        try:
+            async with asyncio.timeout(_READ_S):
+                # A reader would make an absent topic on a broker that creates topics on its own.
+                if control in await self._find([control]):
+                    reader = await self._tail({TopicPartition(control, 0): None})
+                    try:
+                        async for record in to_the_end(reader):
+                            kept = kept_after(kept, record)
+                    finally:
+                        await reader.close()
+        except (KafkaError, TidelensError, OSError, TimeoutError) as error:
+            if not self._told:
+                self._told = True
+                log.warning(
+                    "the partition counts that are kept cannot be read, so those of Kafka are used",
+                    topic=control,
+                    error=str(error) or repr(error),
+                )
+        return kept
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    """What was found out for publishing to a topic, by the count that Kafka told then."""
+
+    partitions: int
+    count: int
+    topic_id: str
+    at: float
+
+    def may_have_changed(self, partitions: int) -> bool:
+        if partitions != self.partitions:
+            return True
+        return self.count != partitions and time.monotonic() - self.at > _AGAIN_S
+
+
+def more_partitions(prefix: str, partitions: int) -> str:
+    """What to do for more partitions than a collection was made with, with the command."""
+    other = f"{prefix.removesuffix('.')}-{partitions}."
+    return (
+        f"run `tidelens topics create --topic-prefix {other} --partitions {partitions}`, start "
+        f"the roles with --topic-prefix {other} (TIDELENS_TOPIC_PREFIX), and publish everything "
+        "again there: an item's partition follows from the count, so partitions that are added "
+        "to topics that exist are of no use"
+    )

@@ -1,0 +1,172 @@
+"""Partitions that are added to topics while encoders run: ignored by all, and told."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from aiokafka.admin import NewPartitions
+
+from contracts.errors import TopicMismatch
+from contracts.events import content_record
+from contracts.ports import Added
+from contracts.records import TopicPartition
+from contracts.topics import TARGETS, topic_specs
+from streams.lag import KafkaLag
+from streams.log import KafkaLog
+from streams.making import make_topics
+from streams.ownership import KafkaOwnership
+from streams.partition_counts import MadeTopic, kept_record
+from streams.topics import create, describe
+from tests.integration.test_ownership import ENCODER, live, running_worker
+from tests.kit import MURMUR2, RECORD_BYTES_MAX, Collection, caption, collection, nothing_open
+from tests.roles import PATIENCE_S
+from tidelens.clock import SystemClock
+
+pytestmark = [pytest.mark.anyio, pytest.mark.broker]
+
+MADE, NOW = 2, 5
+
+
+@asynccontextmanager
+async def opened(kit: Collection) -> AsyncIterator[Collection]:
+    """The same collection with an event log that goes by the counts that are kept."""
+    async with KafkaLog.open(
+        kit.connection,
+        partition_of=MURMUR2,
+        record_bytes_max=RECORD_BYTES_MAX,
+        prefix=kit.names.prefix,
+    ) as log:
+        yield Collection(kit.connection, kit.names, kit.partitions, log)
+
+
+def specs(kit: Collection, partitions: int = MADE):
+    return topic_specs(kit.names, partitions=partitions, content_bytes_max=RECORD_BYTES_MAX)
+
+
+async def made(kit: Collection, partitions: int = MADE):
+    return await make_topics(
+        kit.connection,
+        kit.names,
+        specs(kit, partitions),
+        replication_factor=1,
+        min_insync_replicas=1,
+    )
+
+
+async def grown(kit: Collection, *topics: str) -> None:
+    async with kit.connection.admin() as admin:
+        await admin.create_partitions({topic: NewPartitions(NOW) for topic in topics})
+
+
+async def publish(kit: Collection, items: set[str]) -> None:
+    topic = kit.names.content("captions")
+    await kit.log.publish([content_record(topic, caption(item, f"of {item}")) for item in items])
+
+
+async def hear_of_it(ownership: KafkaOwnership) -> None:
+    """Let the group's member ask for the topics now, not within five minutes."""
+    before = ownership._session
+    async with asyncio.timeout(PATIENCE_S):
+        while ownership._session in (before, None):
+            if ownership._membership is not None:
+                await ownership._membership._client.force_metadata_update()
+            await asyncio.sleep(0.05)
+
+
+async def test_partitions_that_are_added_while_running_are_ignored(kafka) -> None:
+    first, then = {f"a{n}" for n in range(8)}, {f"b{n}" for n in range(8)}
+    async with collection(kafka.bootstrap, partitions=MADE) as plain, opened(plain) as kit:
+        await made(kit)
+        captions, embeddings = kit.names.content("captions"), kit.names.embeddings("captions")
+        owned = {TopicPartition(kit.names.content(t), n) for t in TARGETS for n in range(MADE)}
+        async with running_worker(kit) as ownership:
+            await publish(kit, first)
+            await live(kit, first)
+            await grown(kit, captions, embeddings)
+            await hear_of_it(ownership)
+            assert ownership.owned == owned
+            # This producer knew the topic before; another client learns of it now.
+            await publish(kit, first | then)
+            await live(kit, first | then)
+            async with opened(kit) as other:
+                await publish(other, {"c"})
+                await live(other, first | then | {"c"})
+                # What another client publishes goes by Kafka's count.
+                await plain.log.publish(
+                    [content_record(captions, caption(f"d{n}", "elsewhere")) for n in range(9)]
+                )
+                [added, other_added] = await other.log.added_partitions([captions, embeddings])
+                assert (added.topic, added.made, added.now) == (captions, MADE, NOW)
+                assert added.records == sum(
+                    MURMUR2(f"d{n}".encode(), NOW) >= MADE for n in range(9)
+                )
+                assert other_added == Added(embeddings, MADE, NOW, 0)
+                counts = await other.log.partition_counts([captions, embeddings])
+                assert counts == {captions: MADE, embeddings: MADE}
+        # A restart changes nothing of it, and nobody waits for what nobody reads.
+        async with running_worker(kit) as ownership:
+            await publish(kit, {"e"})
+            async with asyncio.timeout(PATIENCE_S):
+                while ("captions", "e") not in await kit.truth(ENCODER):
+                    await asyncio.sleep(0.1)
+            assert ownership.owned == owned
+        lag = KafkaLag(kit.connection, kit.names, None, SystemClock())
+        rows = await lag.lag()
+        await lag.stop()
+        assert {row.partition for row in rows} == set(range(MADE))
+        assert sum(row.records for row in rows) == 0
+        assert {str(one) for one in (await made(kit)).differences} == {
+            f"{topic}: partitions is {NOW}, want {MADE}" for topic in (captions, embeddings)
+        }
+    await nothing_open()
+
+
+async def test_a_count_is_kept_for_topics_that_were_grown_before_any_was(kafka) -> None:
+    """Of an earlier version: the embeddings tell how many there were."""
+    async with collection(kafka.bootstrap, partitions=MADE) as plain:
+        captions, embeddings = plain.names.content("captions"), plain.names.embeddings("captions")
+        await grown(plain, captions)
+        await made(plain)
+        await grown(plain, embeddings)
+        async with opened(plain) as kit:
+            assert await kit.log.partition_counts([captions]) == {captions: MADE}
+        with pytest.raises(TopicMismatch, match=rf"has {MADE} partitions, {NOW} are wanted"):
+            await made(plain, NOW)
+
+
+async def test_a_target_whose_topics_do_not_fit_does_not_stop_the_other(
+    kafka, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its content was made with more partitions; it is encoded once its embeddings are, too."""
+    monkeypatch.setattr("streams.identities.EVERY_S", 0.1)
+    async with collection(kafka.bootstrap, partitions=MADE) as plain, opened(plain) as kit:
+        images, embeddings = kit.names.content("images"), kit.names.embeddings("images")
+        await grown(kit, images)
+        ids = await kit.connection.topic_ids([images])
+        kept = kept_record(kit.names.control, {"images": MadeTopic(ids[images], NOW)})
+        await kit.log.publish([kept])
+        with pytest.raises(TopicMismatch, match="no TIDELENS_PARTITIONS fits"):
+            await made(kit)
+        wanted = {f"a{n}" for n in range(8)}
+        async with running_worker(kit) as ownership:
+            await publish(kit, wanted)
+            await live(kit, wanted)
+            assert {partition.topic for partition in ownership.owned} == {captions_of(kit)}
+            await recreated(kit, embeddings)
+            async with asyncio.timeout(PATIENCE_S):
+                while sum(partition.topic == images for partition in ownership.owned) != NOW:
+                    await asyncio.sleep(0.1)
+
+
+def captions_of(kit: Collection) -> str:
+    return kit.names.content("captions")
+
+
+async def recreated(kit: Collection, topic: str) -> None:
+    async with asyncio.timeout(PATIENCE_S), kit.connection.admin() as admin:
+        await admin.delete_topics([topic])
+        while await describe(kit.connection, [topic]):
+            await asyncio.sleep(0.05)
+    [spec] = [one for one in specs(kit, NOW) if one.name == topic]
+    await create(kit.connection, [spec], replication_factor=1, min_insync_replicas=1)

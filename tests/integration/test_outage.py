@@ -80,6 +80,8 @@ async def test_searches_go_on_and_the_rest_resumes(own_kafka, tmp_path: Path) ->
             await asyncio.sleep(3)
             assert encoder.process.returncode is None
             assert node.process.returncode is None
+            for leaving in (leaving_encoder, leaving_node):
+                assert await leaving.stop() == 0
             await broker.start()
             await published(client, "after", "storm over")
             await reaches(client, "reachable")

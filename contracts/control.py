@@ -15,6 +15,7 @@ import orjson
 from contracts.characters import escaped, is_blank
 from contracts.errors import RejectedRecord
 from contracts.formats import unknown, version_of
+from contracts.kept_counts import PARTITIONS, KeptCounts
 from contracts.records import OutRecord, Record, bytes_of
 from contracts.settings.bounds import TEXT_MAX
 from contracts.space import SPACE_NAME, Space
@@ -121,16 +122,17 @@ def no_candidate(topic: str) -> OutRecord:
     return OutRecord(topic, CANDIDATE, None, partition=0)
 
 
-Said = ActiveSpace | CandidateSpace | None
+Said = ActiveSpace | CandidateSpace | KeptCounts | None
 
 _READERS: Mapping[bytes, Callable[[Mapping[str, Any], float], Said]] = {
     ACTIVE: ActiveSpace.read,
     CANDIDATE: CandidateSpace.read,
+    PARTITIONS: KeptCounts.read,
 }
 
 
 def read_record(record: Record, now: float) -> Said:
-    """Return what a control record says; None: there is no candidate. Raises RejectedRecord."""
+    """Return what a control record says; None: nothing any more. Raises RejectedRecord."""
     size = bytes_of(record)
     if size > RECORD_BYTES_MAX:
         raise RejectedRecord.over(
@@ -141,7 +143,7 @@ def read_record(record: Record, now: float) -> Said:
         known = ", ".join(key.decode() for key in _READERS)
         raise RejectedRecord("unknown_key", f"key: want one of {known}", field="key")
     if record.value is None:
-        if record.key != CANDIDATE:
+        if record.key == ACTIVE:
             raise RejectedRecord("no_value", "a tombstone, and some space is always active")
         return None
     try:

@@ -31,6 +31,7 @@ from contracts.errors import (
     TopicAbsent,
     TopicMismatch,
 )
+from contracts.kept_counts import PARTITIONS
 from contracts.ports import EventLog
 from contracts.records import Record, TopicPartition
 from contracts.space import Space
@@ -103,7 +104,9 @@ class Standing:
     def __init__(self, judge: Judge, now: Callable[[], float] = time.time) -> None:
         self._judge = judge
         self._now = now
-        self._entries: dict[bytes, list[_Entry]] = {ACTIVE: [], CANDIDATE: [], _OTHER: []}
+        self._entries: dict[bytes, list[_Entry]] = {
+            key: [] for key in (ACTIVE, CANDIDATE, PARTITIONS, _OTHER)
+        }
         """What may still stand, the newest last; its first is what stood when it was asked last."""
         self._verdicts: dict[tuple[SpaceRef, str], _Verdict] = {}
         self._before: list[SpaceRef] = []
@@ -131,6 +134,7 @@ class Standing:
         if active is None:
             active = await self._previous()
         candidate = await self._standing(CANDIDATE, refused)
+        await self._standing(PARTITIONS, refused)
         assert active is None or isinstance(active, ActiveSpace)
         assert candidate is None or isinstance(candidate, CandidateSpace)
         return Control(active, candidate, tuple(refused), tuple(reversed(self._before)))
@@ -202,7 +206,7 @@ def _named(said: Said) -> SpaceRef | None:
     """Return the space that must be there for a record to stand."""
     if isinstance(said, ActiveSpace):
         return said.current
-    return None if said is None else said.made
+    return said.made if isinstance(said, CandidateSpace) else None
 
 
 def topics_exist(event_log: EventLog, control_topic: str) -> Judge:

@@ -8,6 +8,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from contracts.errors import BrokerUnavailable
+from contracts.kept_counts import KeptCounts, MadeTopic
 from contracts.partitioning import partitioner
 from contracts.topics import TARGETS, Names, TopicSpec
 from streams.connect import Connection
@@ -15,9 +16,7 @@ from streams.identities import TopicLooks
 from streams.log import KafkaLog, KafkaReader
 from streams.partition_counts import (
     Kept,
-    MadeTopic,
     PartitionCounts,
-    kept_record,
     made_count,
     target_of,
 )
@@ -93,7 +92,7 @@ async def _keep(
     }
     if not new or names.control not in found:
         return
-    record = kept_record(names.control, {**kept, **new})
+    record = KeptCounts({**kept, **new}).record(names.control)
     try:
         async with KafkaLog.open(
             connection, partition_of=partitioner("murmur2"), record_bytes_max=_RECORD_BYTES_MAX

@@ -12,22 +12,20 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import orjson
 import structlog
 from aiokafka.errors import KafkaError
 
-from contracts.errors import TidelensError, TopicMismatch
+from contracts.control import read_record
+from contracts.errors import RejectedRecord, TidelensError, TopicMismatch
+from contracts.kept_counts import PARTITIONS, KeptCounts, MadeTopic
 from contracts.ports import LogReader
-from contracts.records import OutRecord, Record, TopicPartition
+from contracts.records import Record, TopicPartition
 from contracts.topics import TARGETS, Names, Target
 from streams.reading import to_the_end
 from streams.topic_ids import FoundTopic, absent
 
 log = structlog.get_logger(__name__)
-
-KEY = b"content-partitions"
 
 _READ_S = 10.0
 # After so long a count that differs from Kafka's is looked up again: its topic may be another one.
@@ -37,23 +35,7 @@ Tail = Callable[[Mapping[TopicPartition, int | None]], Awaitable[LogReader]]
 Find = Callable[[Collection[str]], Awaitable[Mapping[str, FoundTopic]]]
 
 
-@dataclass(frozen=True, slots=True)
-class MadeTopic:
-    """A content topic by its id, and the partitions that it was made with."""
-
-    topic_id: str
-    partitions: int
-
-
 Kept = Mapping[Target, MadeTopic]
-
-
-def kept_record(control: str, kept: Kept) -> OutRecord:
-    body = {
-        target: {"topic_id": made.topic_id, "partitions": made.partitions}
-        for target, made in kept.items()
-    }
-    return OutRecord(control, KEY, orjson.dumps(body), partition=0)
 
 
 def kept_after(kept: Kept, record: Record) -> Kept:
@@ -62,35 +44,21 @@ def kept_after(kept: Kept, record: Record) -> Kept:
     Of two counts for one topic the smaller one stands: Kafka only adds partitions, and two who
     write at once may have looked before and after it did.
     """
-    if record.key != KEY or record.value is None:
+    if record.key != PARTITIONS:
         return kept
     try:
-        read = _read(orjson.loads(record.value))
-    except (orjson.JSONDecodeError, AttributeError, KeyError, TypeError, ValueError) as error:
-        log.error("unreadable partition counts", offset=record.offset, error=repr(error))
+        said = read_record(record, time.time())
+    except RejectedRecord as error:
+        log.error("unreadable partition counts", offset=record.offset, error=str(error))
         return kept
     merged = dict(kept)
-    for target, made in read.items():
-        before = kept.get(target)
-        if (
-            before is None
-            or before.topic_id != made.topic_id
-            or made.partitions < before.partitions
-        ):
+    for target, made in said.made.items() if isinstance(said, KeptCounts) else ():
+        before = kept.get(target, made)
+        if before.topic_id != made.topic_id:
             merged[target] = made
+        else:
+            merged[target] = min(before, made, key=lambda one: one.partitions)
     return merged
-
-
-def _read(body: Any) -> Kept:
-    kept: dict[Target, MadeTopic] = {}
-    for target in TARGETS:
-        if target not in body:
-            continue
-        topic_id, partitions = body[target]["topic_id"], body[target]["partitions"]
-        if not isinstance(topic_id, str) or type(partitions) is not int or partitions < 1:
-            raise ValueError(f"{target}: want a topic id and a number of partitions from 1")
-        kept[target] = MadeTopic(topic_id, partitions)
-    return kept
 
 
 def target_of(prefix: str, topic: str) -> Target | None:

@@ -9,6 +9,7 @@ from aiokafka.admin import NewPartitions
 
 from contracts.errors import TopicMismatch
 from contracts.events import content_record
+from contracts.kept_counts import KeptCounts, MadeTopic
 from contracts.ports import Added
 from contracts.records import TopicPartition
 from contracts.topics import TARGETS, topic_specs
@@ -16,7 +17,6 @@ from streams.lag import KafkaLag
 from streams.log import KafkaLog
 from streams.making import make_topics
 from streams.ownership import KafkaOwnership
-from streams.partition_counts import MadeTopic, kept_record
 from streams.topics import create, describe
 from tests.integration.test_ownership import ENCODER, live, running_worker
 from tests.kit import MURMUR2, RECORD_BYTES_MAX, Collection, caption, collection, nothing_open
@@ -144,7 +144,7 @@ async def test_a_target_whose_topics_do_not_fit_does_not_stop_the_other(
         images, embeddings = kit.names.content("images"), kit.names.embeddings("images")
         await grown(kit, images)
         ids = await kit.connection.topic_ids([images])
-        kept = kept_record(kit.names.control, {"images": MadeTopic(ids[images], NOW)})
+        kept = KeptCounts({"images": MadeTopic(ids[images], NOW)}).record(kit.names.control)
         await kit.log.publish([kept])
         with pytest.raises(TopicMismatch, match="no TIDELENS_PARTITIONS fits"):
             await made(kit)

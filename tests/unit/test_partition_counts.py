@@ -8,18 +8,17 @@ import pytest
 from structlog.testing import capture_logs
 
 from contracts.errors import BrokerUnavailable, TopicMismatch
+from contracts.kept_counts import PARTITIONS, KeptCounts, MadeTopic
 from contracts.memory import MemoryLog
 from contracts.metrics import Metrics
 from contracts.ports import Added
 from contracts.records import OutRecord, Record
 from contracts.topics import Names
+from streams.control import read_control
 from streams.partition_counts import (
-    KEY,
-    MadeTopic,
     PartitionCounts,
     fitting_count,
     kept_after,
-    kept_record,
     more_partitions,
     target_of,
 )
@@ -37,7 +36,7 @@ def topic(partitions: int, topic_id: str = "id-1") -> FoundTopic:
     return FoundTopic(topic_id, partitions, 1)
 
 
-def record(value: bytes | None, key: bytes = KEY) -> Record:
+def record(value: bytes | None, key: bytes = PARTITIONS) -> Record:
     return Record(NAMES.control, 0, 0, 0, key, value, ())
 
 
@@ -63,7 +62,7 @@ class Broker:
         return PartitionCounts(NAMES.prefix, self.find, self.tail)
 
     async def keep(self, **made: MadeTopic) -> None:
-        await self.log.publish([kept_record(NAMES.control, made)])
+        await self.log.publish([KeptCounts(made).record(NAMES.control)])
 
 
 def test_content_and_the_embeddings_of_every_space_belong_to_a_target() -> None:
@@ -75,10 +74,14 @@ def test_content_and_the_embeddings_of_every_space_belong_to_a_target() -> None:
 
 def test_the_smaller_of_two_counts_for_one_topic_stands() -> None:
     for first, then in ((4, 8), (8, 4)):
-        kept = kept_after({}, record(kept_record("c", {"images": MadeTopic("a", first)}).value))
-        kept = kept_after(kept, record(kept_record("c", {"images": MadeTopic("a", then)}).value))
+        kept = kept_after(
+            {}, record(KeptCounts({"images": MadeTopic("a", first)}).record("c").value)
+        )
+        kept = kept_after(
+            kept, record(KeptCounts({"images": MadeTopic("a", then)}).record("c").value)
+        )
         assert kept == {"images": MadeTopic("a", 4)}
-    again = kept_record("c", {"images": MadeTopic("b", 8)}).value
+    again = KeptCounts({"images": MadeTopic("b", 8)}).record("c").value
     assert kept_after(kept, record(again)) == {"images": MadeTopic("b", 8)}
 
 
@@ -210,9 +213,18 @@ async def test_added_partitions_and_misplaced_embeddings_are_told_with_the_comma
 
 
 def test_a_kept_record_is_one_of_the_control_topic() -> None:
-    assert kept_record("t.control", KEPT) == OutRecord(
+    assert KeptCounts(KEPT).record("t.control") == OutRecord(
         "t.control",
         b"content-partitions",
         b'{"captions":{"topic_id":"id-1","partitions":4}}',
         partition=0,
     )
+
+
+async def test_kept_counts_are_no_fault_of_the_control_topic_and_unreadable_ones_are() -> None:
+    log = MemoryLog({NAMES.control: 1})
+    await log.publish([OutRecord(NAMES.control, PARTITIONS, b'{"captions": 3}', partition=0)])
+    [refused] = (await read_control(log, NAMES.control)).refused
+    assert (refused.key, refused.code) == ("content-partitions", "impossible_value")
+    await log.publish([KeptCounts(KEPT).record(NAMES.control)])
+    assert (await read_control(log, NAMES.control)).refused == ()

@@ -4,6 +4,7 @@
     ├── UsageError             the operator must change something; exit code 2, one line
     │   ├── ConfigurationError
     │   ├── BrokerUnavailable  (retriable)
+    │   │   └── BrokerAway  (retriable)
     │   ├── PortInUse
     │   ├── DataDirInUse
     │   ├── DataDirNotWritable
@@ -51,6 +52,10 @@ class BrokerUnavailable(UsageError):
     """No Kafka broker answers at the given address, or it refuses us."""
 
     retriable = True
+
+
+class BrokerAway(BrokerUnavailable):
+    """No broker is reached. It may come back, whereas one that refuses us needs somebody."""
 
 
 class PortInUse(UsageError):

@@ -20,7 +20,7 @@ from aiokafka.conn import AIOKafkaConnection, create_conn
 from aiokafka.helpers import create_ssl_context
 from aiokafka.protocol.metadata import MetadataRequest
 
-from contracts.errors import BrokerUnavailable, ConfigurationError
+from contracts.errors import BrokerAway, BrokerUnavailable, ConfigurationError
 from contracts.settings import KafkaSettings
 from streams.closing import close_client, start_client
 from streams.rebootstrap import FAILURES, BrokerUnreached, RebootstrappingClient
@@ -109,7 +109,8 @@ class Connection:
             await asyncio.gather(*probes, return_exceptions=True)
         # Of several addresses, one that refuses our password tells more than one that is down.
         worst = next((e for e in causes if isinstance(e, AUTH_ERRORS)), next(iter(causes)))
-        raise BrokerUnavailable(causes[worst]) from None
+        kind = BrokerUnavailable if isinstance(worst, AUTH_ERRORS) else BrokerAway
+        raise kind(causes[worst]) from None
 
     @asynccontextmanager
     async def admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
@@ -143,14 +144,14 @@ class Connection:
         except (*AUTH_ERRORS, *FORBIDDEN) as error:
             raise BrokerUnavailable(advice(error, self.brokers, self.kafka)) from error
         except AWAY as error:
-            raise BrokerUnavailable(self._why_away(error)) from error
+            raise BrokerAway(self._why_away(error)) from error
 
     async def require_reach(self) -> None:
         """Raise BrokerUnavailable while a client of ours, at work for long, misses its broker."""
         await RebootstrappingClient.try_again(self.brokers, within_s=_TRY_AGAIN_S)
         trouble = RebootstrappingClient.trouble(self.brokers, for_s=PATIENCE_S)
         if trouble is not None:
-            raise BrokerUnavailable(self._why_away(trouble))
+            raise BrokerAway(self._why_away(trouble))
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """The broker's id of each topic. Raises TopicMismatch for one that is absent."""

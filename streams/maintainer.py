@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 from contracts import faults
 from contracts.dead_letters import dead_letter_record
 from contracts.errors import (
+    BrokerAway,
     LogChanged,
     NotReady,
     RebuildFailed,
@@ -117,7 +118,8 @@ class Maintainer:
                 # A snapshot whose offsets the log no longer has would lead straight back here.
                 restore = False
             except (KafkaError, TidelensError, OSError) as error:
-                if self._index is None:
+                # A first start ends with what only somebody can mend, and waits for a broker.
+                if self._index is None and not isinstance(error, BrokerAway):
                     raise
                 # A topic that is deleted and not made again yet, or a broker that is away.
                 log.warning("starting the index again", reason=str(error))

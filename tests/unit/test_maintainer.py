@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 from api.app import create_app
 from contracts.embedding import encode_value
 from contracts.errors import (
+    BrokerAway,
     BrokerUnavailable,
     SnapshotFailed,
     SnapshotRefused,
@@ -182,6 +183,31 @@ async def test_a_node_whose_topic_is_gone_while_it_starts_again_tries_until_it_i
                 await asyncio.sleep(0.005)
         await until(kit, 1)
         assert await kit.searcher.item("images", "a") is None
+
+
+@pytest.mark.parametrize("error", [BrokerAway("nobody there"), BrokerUnavailable("refused")])
+async def test_a_first_start_waits_for_a_broker_that_left_and_not_for_one_that_refuses(
+    monkeypatch: pytest.MonkeyPatch, error: BrokerUnavailable
+) -> None:
+    """The broker was there a moment ago: the role looks before it starts."""
+    monkeypatch.setattr(maintainer_module, "_AGAIN_S", 0.01)
+    kit = Kit()
+    kept, away = kit.log.partition_counts, iter([error, error])
+
+    async def counts(topics: list[str]) -> dict[str, int]:
+        for each in away:
+            raise each
+        return await kept(topics)
+
+    monkeypatch.setattr(kit.log, "partition_counts", counts)
+    node = kit.node()
+    if not isinstance(error, BrokerAway):
+        with pytest.raises(BrokerUnavailable, match="refused"):
+            await node.run()
+        return
+    async with running(node):
+        await kit.put(["a"], vectors(1))
+        await until(kit, 1)
 
 
 async def test_offsets_that_were_reset_or_expired_are_committed_again() -> None:

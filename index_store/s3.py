@@ -279,8 +279,10 @@ def _code(error: ClientError) -> str:
 
 def _reason(error: Exception) -> str:
     """Name the answer that came, where S3 itself says nothing about the error."""
-    if not isinstance(error, ClientError):
+    if isinstance(error, BotoCoreError | aiohttp.ClientError | _NotS3):
         return str(error) or type(error).__name__
+    if not isinstance(error, ClientError):
+        return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if code.isdecimal() or not code:
         return str(_NotS3(f"{error.operation_name} was answered with {status or code}"))

@@ -122,6 +122,11 @@ class VersityServer:
         command += ["--endpoint-url", self.url, "create-user"]
         command += ["--access", name, "--secret", secret, "--role", "user"]
         await asyncio.to_thread(subprocess.run, command, check=True, capture_output=True)
+        await self.allow(bucket, name, *actions)
+        return self.environment_of(name, secret)
+
+    async def allow(self, bucket: str, name: str, *actions: str) -> None:
+        """Let a user do these actions with the bucket, and nobody anything else."""
         policy = {
             "Version": "2012-10-17",
             "Statement": [
@@ -136,7 +141,6 @@ class VersityServer:
         }
         async with self._client() as client:
             await client.put_bucket_policy(Bucket=bucket, Policy=orjson.dumps(policy).decode())
-        return self.environment_of(name, secret)
 
     def _client(self):  # type: ignore[no-untyped-def]
         return get_session().create_client(

@@ -225,6 +225,6 @@ async def test_kept_counts_are_no_fault_of_the_control_topic_and_unreadable_ones
     log = MemoryLog({NAMES.control: 1})
     await log.publish([OutRecord(NAMES.control, PARTITIONS, b'{"captions": 3}', partition=0)])
     [refused] = (await read_control(log, NAMES.control)).refused
-    assert (refused.key, refused.code) == ("content-partitions", "impossible_value")
+    assert (refused.key, refused.fault) == ("content-partitions", "impossible_value")
     await log.publish([KeptCounts(KEPT).record(NAMES.control)])
     assert (await read_control(log, NAMES.control)).refused == ()

@@ -23,13 +23,13 @@ _TOPICS = ("tidelens.captions", "tidelens.embeddings.hash-v1.captions")
 async def run(ground: Ground) -> Outcome:
     broker = await ground.broker()
     port = free_port()
-    arguments = ("--brokers", broker.address, "--port", str(port))
+    arguments = ("--brokers", broker.bootstrap, "--port", str(port))
     environment = {"TIDELENS_PARTITIONS": "2"}
     node = await ground.role("up", *arguments, **environment)
     async with Client(f"http://127.0.0.1:{port}") as client:
         await answering(client, node)
         await _publish(client, 0)
-        async with Connection(broker.address, KafkaSettings()).admin() as admin:
+        async with Connection(broker.bootstrap, KafkaSettings()).admin() as admin:
             await admin.create_partitions({topic: NewPartitions(5) for topic in _TOPICS})
         began = time.monotonic()
         told = await _topics(client)

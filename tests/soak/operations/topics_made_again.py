@@ -32,9 +32,9 @@ _RECORD_BYTES_MAX = 1024 * 1024
 async def run(ground: Ground) -> Outcome:
     broker = await ground.broker()
     port = free_port()
-    connection = Connection(broker.address, KafkaSettings())
+    connection = Connection(broker.bootstrap, KafkaSettings())
     node = await ground.role(
-        "up", "--brokers", broker.address, "--port", str(port), TIDELENS_PARTITIONS="1"
+        "up", "--brokers", broker.bootstrap, "--port", str(port), TIDELENS_PARTITIONS="1"
     )
     async with (
         Client(f"http://127.0.0.1:{port}") as client,

@@ -40,6 +40,10 @@ def record(value: bytes | None, key: bytes = PARTITIONS) -> Record:
     return Record(NAMES.control, 0, 0, 0, key, value, ())
 
 
+def images(topic_id: str, partitions: int) -> Record:
+    return record(KeptCounts({"images": MadeTopic(topic_id, partitions)}).record("c").value)
+
+
 class Broker:
     """Topics as a broker tells them, and a control topic in memory; counts how often it is read."""
 
@@ -74,15 +78,9 @@ def test_content_and_the_embeddings_of_every_space_belong_to_a_target() -> None:
 
 def test_the_smaller_of_two_counts_for_one_topic_stands() -> None:
     for first, then in ((4, 8), (8, 4)):
-        kept = kept_after(
-            {}, record(KeptCounts({"images": MadeTopic("a", first)}).record("c").value)
-        )
-        kept = kept_after(
-            kept, record(KeptCounts({"images": MadeTopic("a", then)}).record("c").value)
-        )
+        kept = kept_after(kept_after({}, images("a", first)), images("a", then))
         assert kept == {"images": MadeTopic("a", 4)}
-    again = KeptCounts({"images": MadeTopic("b", 8)}).record("c").value
-    assert kept_after(kept, record(again)) == {"images": MadeTopic("b", 8)}
+    assert kept_after(kept, images("b", 8)) == {"images": MadeTopic("b", 8)}
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ async def run(ground: Ground) -> Outcome:
         still = await _topics(client)
     reported = [f"readyz: {line}" for line in still["warnings"]]
     reported += [f"readyz: {still['advice']}", f"told after {told_s:.0f} s"]
-    strays = sum("0 records lie" not in line for line in told["warnings"] + still["warnings"])
+    strays = sum(", 0 records lie" not in line for line in told["warnings"] + still["warnings"])
     return Outcome(reported, None, abs(3 * _ITEMS - found) + strays)
 
 

@@ -77,7 +77,7 @@ async def _publish(event_log: KafkaLog, kind: str, count: int) -> None:
     topic = _NAMES.content("captions")
     await event_log.publish(
         [
-            content_record(topic, Content("captions", f"{kind}-{n}", text=f"{kind} number {n}"))
+            content_record(topic, Content(target="captions", id=f"{kind}-{n}", text=f"number {n}"))
             for n in range(count)
         ]
     )

@@ -11,6 +11,7 @@ from contracts.groups import GroupName
 from contracts.topics import Names
 from streams.connect import Connection
 from streams.coordinator import raise_for, when_ready
+from streams.group_members import groups_listed, members_of
 
 
 async def forget(
@@ -34,23 +35,36 @@ async def forget(
             "from the offsets of this group; `tidelens rebuild` gives up a space"
         )
     async with connection.client() as client:
-        deleted = [name for name in found.names(prefix) if await _deleted(client, name)]
+        if found.role == "encode":
+            await _require_no_node(client, prefix, found.space, group)
+        try:
+            deleted = [name for name in found.names(prefix) if await deleted_group(client, name)]
+        except NonEmptyGroup:
+            raise ConfigurationError(
+                f"group {group}: its process runs; stop that first, and wait for its session to "
+                "time out if it was killed"
+            ) from None
     if not deleted:
         raise ConfigurationError(f"group {group}: there is no such group; `tidelens lag` lists all")
     return deleted
 
 
-async def _deleted(client: AIOKafkaClient, group: str) -> bool:
-    """Whether it was there. The broker itself refuses a group with members."""
+async def _require_no_node(client: AIOKafkaClient, prefix: str, space: str, group: str) -> None:
+    """Whatever the control topic says, a space that nodes answer in is not given up."""
+    nodes = await groups_listed(client, f"{Names(prefix, space).bare}.streams.{space}.")
+    members = await members_of(client, nodes) if nodes else {}
+    if any(members.get(node) != 0 for node in nodes):
+        raise ConfigurationError(
+            f"group {group}: index nodes of space {space} run; stop them first"
+        )
+
+
+async def deleted_group(client: AIOKafkaClient, group: str) -> bool:
+    """Whether it was there. Raises NonEmptyGroup: the broker itself refuses one with members."""
     try:
         await when_ready(lambda: _delete(client, group))
     except GroupIdNotFound:
         return False
-    except NonEmptyGroup:
-        raise ConfigurationError(
-            f"group {group}: it has members; stop the process first, and wait for its session to "
-            "time out if it was killed"
-        ) from None
     except GroupAuthorizationFailedError:
         raise ConfigurationError(
             f"group {group}: we may not delete it; `tidelens topics print` shows the ACLs"

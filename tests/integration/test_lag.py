@@ -293,7 +293,7 @@ async def node_running(kit: Collection, names: Names, replica: str) -> AsyncIter
     await consumer.start()
     try:
         await consumer.getmany(timeout_ms=0)
-        start = TopicPartition(names.embeddings("images"), 0)
+        start = TopicPartition(kit.names.embeddings("images"), 0)
         await kit.log.commit(names.index_group("0", replica), {start: 0})
         yield
     finally:
@@ -361,7 +361,7 @@ async def test_a_retired_nodes_groups_are_forgotten_and_nothing_else(kafka: Test
 
         async with node_running(kit, names, "a"):
             for which in (group, app):
-                with pytest.raises(ConfigurationError, match=f"group {app}: it has members"):
+                with pytest.raises(ConfigurationError, match=f"group {which}: its process runs"):
                     await forgotten(which)
             assert group in {r.group for r in await lag.lag()}
         assert await forgotten(group) == [app, group]
@@ -383,6 +383,9 @@ async def test_a_retired_nodes_groups_are_forgotten_and_nothing_else(kafka: Test
         with pytest.raises(ConfigurationError, match="served or being made"):
             await forgotten(names.encoder_group)
         assert await kit.log.committed(names.encoder_group)
+        async with node_running(kit, Names(names.prefix, "given-up"), "a"):
+            with pytest.raises(ConfigurationError, match="index nodes of space given-up run"):
+                await forgotten(given_up)
         assert await forgotten(given_up) == [given_up]
 
 

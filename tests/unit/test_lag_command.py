@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import orjson
 import pytest
@@ -17,7 +18,7 @@ GONE = Lag("index", "t.index.s.0.b", "t.embeddings.s.captions", 0, 1, 9, 8, 39.6
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Measured]]:
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Measured]]:
     """What the command finds: the last one in the list."""
     found: list[Measured] = []
 
@@ -26,13 +27,14 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Measured]]:
 
     monkeypatch.setattr(command, "_measured", measure)
     monkeypatch.setenv("TIDELENS_BROKERS", "k:9092")
+    monkeypatch.setenv("TIDELENS_DATA", str(tmp_path))
     yield found
 
 
 def shown(*arguments: str) -> str:
     result = CliRunner().invoke(command.lag, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    return result.output
+    return result.stdout  # on stderr it says which collection that was
 
 
 def test_a_stopped_replica_is_gone_and_not_in_behind(measured: list[Measured]) -> None:

@@ -1,0 +1,75 @@
+"""One of two index nodes is stopped, killed, retired and started again; then nobody encodes.
+
+What does not run is `gone` and adds nothing to `behind`; its group is forgotten by command, which
+is refused while it runs. A missing encoder is told, and what was published meanwhile is there
+after it.
+"""
+
+from tests.roles import answering, free_port, said
+from tests.soak.lag_told import captions_of, lag_told, members_of, metric, published, until_told
+from tests.soak.operations import Ground, Outcome
+from tidelens.client import Client
+
+_ITEMS = 100
+_ENCODERS = "tidelens.encode.hash-v1"
+_RETIRED = "tidelens.index.hash-v1.0.b"
+
+
+async def run(ground: Ground) -> Outcome:
+    address = (await ground.broker()).bootstrap
+    code, _, error = await said("topics", "create", "--brokers", address)
+    assert code == 0, error
+    port, other = free_port(), free_port()
+    second = {"TIDELENS_REPLICA": "b", "TIDELENS_DATA": str(ground.folder / "second")}
+    node = ("--brokers", address, "--port")
+    encoder = await ground.role("encode", "--brokers", address)
+    stays = await ground.role("index", *node, str(port))
+    reported = []
+    async with (
+        Client(f"http://127.0.0.1:{port}") as client,
+        Client(f"http://127.0.0.1:{other}") as of_second,
+    ):
+        await answering(client, stays)
+        for at, how in enumerate(("stop", "kill")):
+            replica = await ground.role("index", *node, str(other), **second)
+            await answering(of_second, replica)
+            await published(client, at * _ITEMS, _ITEMS)
+            await until_told(address, lambda told: members_of(told, _RETIRED) == {1})
+            code, _, error = await said("lag", "--brokers", address, "--forget", _RETIRED)
+            assert (code, error.count("\n")) == (2, 1), error
+            await (replica.stop() if how == "stop" else replica.kill())
+            told, seconds = await until_told(
+                address, lambda told: members_of(told, _RETIRED) == {0}
+            )
+            reported.append(f"lag: gone {seconds:.1f} s after the {how}")
+        reported.append(f"exit code 2: {error.strip()}")
+        await published(client, 2 * _ITEMS, _ITEMS)
+        told = await lag_told(address)
+        waits = [r["records"] for r in told["partitions"] if r["gone"]]
+        assert sum(waits) > 0, "the retired group is not behind"
+        assert told["behind_s"] is not None and told["behind_s"] < 5
+        assert await metric(port, "tidelens_lag_records", group=_RETIRED) is None
+        assert await metric(port, "tidelens_group_members", group=_RETIRED) == 0
+        reported.append(f"lag: behind {told['behind_s']} s, {sum(waits)} records of the gone one")
+        code, out, error = await said("lag", "--brokers", address, "--forget", _RETIRED)
+        assert code == 0, error
+        assert not members_of(await lag_told(address), _RETIRED)
+        reported.append(f"lag --forget: {out.splitlines()}")
+        again = await ground.role("index", *node, str(other), **second)
+        await answering(of_second, again)
+        await until_told(address, lambda told: members_of(told, _RETIRED) == {1})
+
+        await encoder.stop()
+        await published(client, 3 * _ITEMS, _ITEMS, waited=False)
+        told, _ = await until_told(address, lambda told: (told["behind_s"] or 0) > 2)
+        assert members_of(told, _ENCODERS) == {0}
+        assert await metric(port, "tidelens_group_members", role="encode") == 0
+        text = (await said("lag", "--brokers", address))[1]
+        reported += [f"lag: {line}" for line in text.splitlines() if "nobody" in line]
+        doctor = (await said("doctor", "--brokers", address))[1]
+        reported += [f"doctor: {line}" for line in doctor.splitlines() if "nobody" in line]
+        assert "nobody encodes" in text and "nobody encodes" in doctor
+        await ground.role("encode", "--brokers", address)
+        _, healed_s = await until_told(address, lambda told: told["behind_s"] == 0)
+        found = min(await captions_of(client), await captions_of(of_second))
+    return Outcome(reported, healed_s, 4 * _ITEMS - found)

@@ -181,6 +181,10 @@ class LocalBroker:
             "group.initial.rebalance.delay.ms": "0",
             # On one machine a dead encoder may be replaced sooner than Kafka's floor of 6 s allows.
             "group.min.session.timeout.ms": "1000",
+            # A broker that was killed may not come back before its session ends, by default 9 s:
+            # its next start took 12 s, and takes 7.
+            "broker.session.timeout.ms": "5000",
+            "broker.heartbeat.interval.ms": "1000",
             # The default of 128 MiB is a quarter of the heap that we give.
             "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
         }

@@ -45,7 +45,7 @@ from tidelens.trimming import trim
 
 log = structlog.get_logger(__name__)
 
-_STOP_S = 2.0
+_STOP_S = 1.5
 
 
 def open_node(

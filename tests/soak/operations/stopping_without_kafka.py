@@ -65,7 +65,10 @@ async def _running(ground: Ground, kit: Collection) -> AsyncIterator[tuple[list[
             while not (await client.search(query))["hits"]:
                 await asyncio.sleep(0.1)
         async with asyncio.timeout(60):
-            while '"up"' not in roles[2].log.read_text():
+            # Before its first encoder has worked it ends with that one.
+            while not all(
+                f'"event": "{event}"' in roles[2].log.read_text() for event in ("up", "encoding")
+            ):
                 await asyncio.sleep(0.1)
     yield roles, port
 
@@ -99,6 +102,8 @@ async def _publishing(port: int) -> AsyncIterator[None]:
 
 async def _stopped(role: Role) -> tuple[str, float]:
     """Stop it, and return how that went and how long it took. Raises AssertionError."""
+    tail = role.log.read_text()[-2000:]
+    assert role.process.returncode is None, f"{role.log.name} ended before it was asked: {tail}"
     children = psutil.Process(role.process.pid).children(recursive=True)
     began = time.monotonic()
     role.signal(signal.SIGTERM)

@@ -76,7 +76,8 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         self._age_ms: float = self._metadata_max_age_ms
         self._pause_s = PAUSE_MIN_S
         self._asked_bootstrap = -PAUSE_MAX_S
-        self._failing: dict[Any, _Failing] = {}
+        # By broker and group: one connection may be refused while another to the broker stands.
+        self._failing: dict[tuple[Any, ConnectionGroup], _Failing] = {}
         self._lost: tuple[float, BaseException] | None = None
         self._all[id(self)] = self
 
@@ -142,10 +143,11 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         try:
             return await super().send(node_id, request, group=group)
         except NodeNotReadyError as error:
-            if node_id not in self._failing:
+            failing = self._failing.get((node_id, group))
+            if failing is None:
                 raise
             # A new one each time: an error that is raised again keeps all frames that it passed.
-            raise BrokerUnreached(*self._failing[node_id].error.args) from error
+            raise BrokerUnreached(*failing.error.args) from error
 
     async def _metadata_update(self, cluster_metadata: ClusterMetadata, topics: Any) -> bool:
         updated = await super()._metadata_update(cluster_metadata, topics)
@@ -200,15 +202,16 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
 
         An idle client tries none, and a broker that has left the cluster is tried no more.
         """
-        for node_id, failing in list(self._failing.items()):
+        for known, failing in list(self._failing.items()):
+            node_id, group = known
             broker = self.cluster.broker_metadata(node_id)
             if broker is None:
-                self._failing.pop(node_id, None)
+                self._failing.pop(known, None)
                 continue
             moved = (broker.host, broker.port) != (failing.error.host, failing.error.port)
             if not moved and time.monotonic() - failing.tried < self._pause_s:
                 continue
-            if await self._get_conn(node_id) is None:
+            if await self._get_conn(node_id, group=group) is None:
                 self._pause_s = min(PAUSE_MAX_S, 2 * self._pause_s)
 
     def _pace(self) -> None:
@@ -243,16 +246,16 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
                         broker.host, broker.port, on_close=self._on_connection_closed
                     )
         except FAILURES as error:
-            self._failed(BrokerUnreached(node_id, broker.host, broker.port, error))
+            self._failed(known, BrokerUnreached(node_id, broker.host, broker.port, error))
             self.force_metadata_update()
             return None
-        self._failing.pop(node_id, None)
+        self._failing.pop(known, None)
         return self._conns[known]
 
-    def _failed(self, error: BrokerUnreached) -> None:
+    def _failed(self, known: tuple[Any, ConnectionGroup], error: BrokerUnreached) -> None:
         now = time.monotonic()
-        before = self._failing.get(error.node_id)
-        self._failing[error.node_id] = _Failing(error, before.since if before else now, now)
+        before = self._failing.get(known)
+        self._failing[known] = _Failing(error, before.since if before else now, now)
 
     async def _connect(self, host: str, port: int, **more: Any) -> AIOKafkaConnection:
         """Connect as aiokafka does, the bound on it aside."""

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import ConnectionGroup
 
 from contracts.errors import BrokerUnavailable
 from contracts.settings import KafkaSettings
@@ -155,6 +156,20 @@ async def test_reachability_is_that_of_the_clients_at_work(
             await connection.require_reach()
     # Nobody asks a client that is closed.
     await connection.require_reach()
+
+
+async def test_a_connection_that_failed_once_is_tried_again_beside_one_that_stands(
+    bootstrap: NamingBroker, nobody
+) -> None:
+    """Nobody may ever ask for it again, as when the coordinator is another broker by now."""
+    async with client(bootstrap) as ours:
+        assert await ours.ready(1)
+        ours.cluster._brokers[1] = ours.cluster.broker_metadata(1)._replace(port=nobody[1])
+        assert not await ours.ready(1, group=ConnectionGroup.COORDINATION)
+        assert RebootstrappingClient.trouble(bootstrap.address) is not None
+        while RebootstrappingClient.trouble(bootstrap.address) is not None:
+            await ours.force_metadata_update()
+        assert await ours.ready(1, group=ConnectionGroup.COORDINATION)
 
 
 async def test_an_error_names_what_was_not_reached(bootstrap: NamingBroker, nobody) -> None:

@@ -11,18 +11,26 @@ of a content topic is that of its embeddings topics, too.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 from aiokafka.errors import KafkaError
 
 from contracts.control import read_record
-from contracts.errors import RejectedRecord, TidelensError, TopicMismatch
+from contracts.errors import (
+    BrokerAway,
+    BrokerUnavailable,
+    LogChanged,
+    RejectedRecord,
+    TidelensError,
+    TopicMismatch,
+)
 from contracts.kept_counts import PARTITIONS, KeptCounts, MadeTopic
 from contracts.ports import LogReader
 from contracts.records import Record, TopicPartition
 from contracts.topics import TARGETS, Names, Target
 from streams.reading import to_the_end
+from streams.refusals import FORBIDDEN, why_not
 from streams.topic_ids import FoundTopic, absent
 
 log = structlog.get_logger(__name__)
@@ -30,6 +38,8 @@ log = structlog.get_logger(__name__)
 _READ_S = 10.0
 # After so long a count that differs from Kafka's is looked up again: its topic may be another one.
 _AGAIN_S = 10.0
+# The same where nobody could say.
+_UNKNOWN_AGAIN_S = 1.0
 
 Tail = Callable[[Mapping[TopicPartition, int | None]], Awaitable[LogReader]]
 Find = Callable[[Collection[str]], Awaitable[Mapping[str, FoundTopic]]]
@@ -104,13 +114,18 @@ def fitting_count(names: Names, target: Target, found: Mapping[str, FoundTopic],
 
 
 class PartitionCounts:
-    """Knows the counts of one collection; reads the control topic once for each topic's life."""
+    """Knows the counts of one collection; reads the control topic once for each topic's life.
+
+    All of it raises BrokerAway: for want of an answer nobody goes by another count.
+    """
 
     def __init__(self, prefix: str, find: Find, tail: Tail) -> None:
         self.prefix = prefix
         self._find = find
         self._tail = tail
         self._kept: Kept = {}
+        # Of content topics whose count is not kept: the smallest that was seen with each.
+        self._smallest: dict[Target, MadeTopic] = {}
         self._reading = asyncio.Lock()
         # What was last looked for in vain, and when.
         self._missed: frozenset[str] = frozenset()
@@ -130,8 +145,7 @@ class PartitionCounts:
             if target is None:
                 counts[topic] = here.partitions
             else:
-                made = made_count(self.prefix, target, found, kept)
-                counts[topic] = min(here.partitions, made)
+                counts[topic] = min(here.partitions, self._made(target, found, kept))
         return counts
 
     async def kept(self, found: Mapping[str, FoundTopic]) -> Kept:
@@ -157,32 +171,41 @@ class PartitionCounts:
         known = self._published.get(topic)
         if known is None or known.may_have_changed(partitions):
             try:
-                known = await self._publishing(topic, target, partitions, known)
+                known = await self._publishing(topic, target, partitions)
             except TidelensError:
                 if known is None:
                     raise
-            else:
-                self._published[topic] = known
+                at = time.monotonic() - _AGAIN_S + _UNKNOWN_AGAIN_S
+                known = replace(known, partitions=partitions, at=at)
+            self._published[topic] = known
         return known.count
 
-    async def _publishing(
-        self, topic: str, target: Target, partitions: int, before: "_Published | None"
-    ) -> "_Published":
+    async def _publishing(self, topic: str, target: Target, partitions: int) -> "_Published":
         found = await self._find([f"{self.prefix}{target}", topic])
         if topic not in found:
             raise absent(topic)
-        count, topic_id = (await self.of(found))[topic], found[topic].id
-        if before is not None and before.topic_id == topic_id:
-            # Without a kept count: the smallest that was seen of this topic.
-            count = min(count, before.count)
-        return _Published(partitions, count, topic_id, time.monotonic())
+        return _Published(partitions, (await self.of(found))[topic], time.monotonic())
+
+    def _made(self, target: Target, found: Mapping[str, FoundTopic], kept: Kept) -> int:
+        """Return the count; while none is kept, also by what was seen before.
+
+        One who publishes asks for the content topic alone, and its embeddings tell more.
+        """
+        content = found.get(f"{self.prefix}{target}")
+        made = made_count(self.prefix, target, found, kept)
+        if content is not None and target not in kept:
+            before = self._smallest.get(target)
+            if before is not None and before.topic_id == content.id:
+                made = min(made, before.partitions)
+            self._smallest[target] = MadeTopic(content.id, made)
+        return made
 
     def _knows(self, target: Target, topic_id: str) -> bool:
         made = self._kept.get(target)
         return made is not None and made.topic_id == topic_id
 
     async def _read(self, kept: Kept) -> Kept:
-        """`kept` where the control topic cannot be read: who may only publish goes on."""
+        """`kept` where the control topic may not be read: who may only publish goes on."""
         control = Names(self.prefix, "").control
         try:
             async with asyncio.timeout(_READ_S):
@@ -194,7 +217,9 @@ class PartitionCounts:
                             kept = kept_after(kept, record)
                     finally:
                         await reader.close()
-        except (KafkaError, TidelensError, OSError, TimeoutError) as error:
+        except BrokerAway:
+            raise
+        except (BrokerUnavailable, TopicMismatch, *FORBIDDEN) as error:
             if not self._told:
                 self._told = True
                 log.warning(
@@ -202,6 +227,11 @@ class PartitionCounts:
                     topic=control,
                     error=str(error) or repr(error),
                 )
+        except (KafkaError, LogChanged, OSError) as error:
+            raise BrokerAway(
+                f"topic {control}, which keeps the partition counts, cannot be read now "
+                f"({why_not(error)})"
+            ) from error
         return kept
 
 
@@ -211,7 +241,6 @@ class _Published:
 
     partitions: int
     count: int
-    topic_id: str
     at: float
 
     def may_have_changed(self, partitions: int) -> bool:

@@ -5,9 +5,10 @@ from collections.abc import Collection, Mapping
 
 import orjson
 import pytest
+from aiokafka.errors import KafkaConnectionError, NotLeaderForPartitionError
 from structlog.testing import capture_logs
 
-from contracts.errors import BrokerUnavailable, TopicMismatch
+from contracts.errors import BrokerAway, BrokerUnavailable, TopicMismatch
 from contracts.kept_counts import PARTITIONS, KeptCounts, MadeTopic
 from contracts.memory import MemoryLog
 from contracts.metrics import Metrics
@@ -50,10 +51,11 @@ class Broker:
     def __init__(self, **topics: FoundTopic) -> None:
         self.topics = {NAMES.control: topic(1, "control"), CAPTIONS: topic(4)}
         self.log = MemoryLog({NAMES.control: 1})
-        self.read = 0
+        self.read = self.asked = 0
         self.away = False
 
     async def find(self, topics: Collection[str]) -> Mapping[str, FoundTopic]:
+        self.asked += 1
         if self.away:
             raise BrokerUnavailable("no broker")
         return {name: self.topics[name] for name in topics if name in self.topics}
@@ -150,6 +152,49 @@ async def test_without_a_kept_count_the_smallest_that_was_seen_stands() -> None:
     broker.topics[CAPTIONS] = topic(8)
     assert await counts.to_publish(CAPTIONS, 8) == 4
     assert broker.read == 0  # a reader would make a topic that is absent
+
+
+async def test_publishing_goes_by_what_was_seen_of_the_embeddings_too() -> None:
+    """One who publishes asks for the content topic alone, and starts after it was altered."""
+    broker = Broker()
+    broker.topics |= {CAPTIONS: topic(8), EMBEDDINGS: topic(4)}
+    counts = broker.counts()
+    assert (await counts.of(await broker.find([CAPTIONS, EMBEDDINGS])))[CAPTIONS] == 4
+    assert await counts.to_publish(CAPTIONS, 8) == 4
+    broker.topics[CAPTIONS] = topic(6, "id-2")
+    assert await counts.to_publish(CAPTIONS, 6) == 6
+
+
+@pytest.mark.parametrize(
+    "error", [KafkaConnectionError("away"), NotLeaderForPartitionError(), TimeoutError()]
+)
+async def test_while_kept_counts_cannot_be_read_no_other_ones_are_used(error: Exception) -> None:
+    """An encoder would refuse records as misplaced that stand where they belong."""
+    broker = Broker()
+    await broker.keep(captions=MadeTopic("id-1", 4))
+    broker.topics[CAPTIONS] = topic(8)
+    failing = [error]
+
+    async def tail(start):
+        if failing:
+            raise failing.pop()
+        return await broker.tail(start)
+
+    counts = PartitionCounts(NAMES.prefix, broker.find, tail)
+    with pytest.raises(BrokerAway, match=r"topic t\.control, .* cannot be read now"):
+        await counts.kept(await broker.find([CAPTIONS]))
+    assert await counts.kept(await broker.find([CAPTIONS])) == KEPT
+
+
+async def test_a_count_that_is_known_is_not_looked_for_with_every_record() -> None:
+    broker = Broker()
+    counts = broker.counts()
+    assert await counts.to_publish(CAPTIONS, 4) == 4
+    broker.away = True
+    assert await counts.to_publish(CAPTIONS, 8) == 4
+    asked = broker.asked
+    assert [await counts.to_publish(CAPTIONS, 8) for _ in range(3)] == [4, 4, 4]
+    assert broker.asked == asked
 
 
 async def test_a_broker_that_is_away_changes_no_count_that_is_known() -> None:

@@ -24,6 +24,8 @@ ACTIVE = b"active-space"
 CANDIDATE = b"candidate-space"
 
 VERSION = 1
+# The fault of a record that another version may understand.
+UNKNOWN_KEY = "unknown_key"
 # Two spaces with the longest names and models that may be, and room to spare.
 RECORD_BYTES_MAX = 65_536
 # Clocks of machines differ by seconds; a day more is a wrong unit or an invented time.
@@ -140,8 +142,10 @@ def read_record(record: Record, now: float) -> Said:
         )
     read = _READERS.get(record.key or b"")
     if read is None:
+        if record.key and record.value is None:
+            return None  # what was under it is gone
         known = ", ".join(key.decode() for key in _READERS)
-        raise RejectedRecord("unknown_key", f"key: want one of {known}", field="key")
+        raise RejectedRecord(UNKNOWN_KEY, f"key: want one of {known}", field="key")
     if record.value is None:
         if record.key == ACTIVE:
             raise RejectedRecord("no_value", "a tombstone, and some space is always active")

@@ -31,7 +31,7 @@ from contracts.errors import (
     TopicAbsent,
     TopicMismatch,
 )
-from contracts.kept_counts import PARTITIONS
+from contracts.kept_counts import PARTITIONS, KeptCounts
 from contracts.ports import EventLog
 from contracts.records import Record, TopicPartition
 from contracts.space import Space
@@ -75,6 +75,9 @@ class Control:
     """Records that are ignored, and that no good one has replaced."""
     before: tuple[SpaceRef, ...] = field(default=(), compare=False)
     """The spaces that earlier records called active, the newest first."""
+    counts: KeptCounts | None = field(default=None, compare=False)
+    unknown_keys: tuple[bytes, ...] = field(default=(), compare=False)
+    """Of ignored records: another version may know what they say."""
 
     @property
     def spaces(self) -> list[str]:
@@ -120,6 +123,9 @@ class Standing:
         except RejectedRecord as error:
             entry = _Entry(bare, fault=error)
         entries = self._entries.get(record.key or _OTHER, self._entries[_OTHER])
+        if entries is self._entries[_OTHER] and entry.fault is None:
+            entries[:] = [known for known in entries if known.record.key != record.key]
+            return
         entries.append(entry)
         if len(entries) > _KEPT_MAX:
             # The first may be the one that stands.
@@ -134,10 +140,13 @@ class Standing:
         if active is None:
             active = await self._previous()
         candidate = await self._standing(CANDIDATE, refused)
-        await self._standing(PARTITIONS, refused)
+        counts = await self._standing(PARTITIONS, refused)
         assert active is None or isinstance(active, ActiveSpace)
         assert candidate is None or isinstance(candidate, CandidateSpace)
-        return Control(active, candidate, tuple(refused), tuple(reversed(self._before)))
+        assert counts is None or isinstance(counts, KeptCounts)
+        unknown = dict.fromkeys(entry.record.key or b"" for entry in self._entries[_OTHER])
+        before = tuple(reversed(self._before))
+        return Control(active, candidate, tuple(refused), before, counts, tuple(unknown))
 
     async def _standing(self, key: bytes, refused: list[Refused]) -> Said:
         """Return what the newest good record says, and add those that came after it to `refused`.

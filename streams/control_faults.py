@@ -18,6 +18,11 @@ _KEY_CHARS_MAX = 100
 _TOLD_MAX = 10_000
 
 
+def shown_key(key: bytes | None) -> str:
+    """Return a key, which may be anybody's bytes, as a text of one short line."""
+    return escaped((key or b"").decode("utf-8", "backslashreplace"))[:_KEY_CHARS_MAX]
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A control record that is ignored, and why."""
@@ -31,7 +36,7 @@ class Refused:
 
     @classmethod
     def of(cls, record: Record, error: RejectedRecord) -> "Refused":
-        key = escaped((record.key or b"").decode("utf-8", "backslashreplace"))[:_KEY_CHARS_MAX]
+        key = shown_key(record.key)
         return cls(record.topic, record.partition, record.offset, key, error.code, error.message)
 
     def __str__(self) -> str:

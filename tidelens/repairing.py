@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from contracts.control import ACTIVE, CANDIDATE, ActiveSpace, SpaceRef, no_candidate
 from contracts.errors import ModelMissing, SpaceMismatch, UsageError
+from contracts.kept_counts import PARTITIONS
 from contracts.records import OutRecord
 from streams.control import Control, require_same
 from tidelens.clock import SystemClock
@@ -12,20 +13,30 @@ from tidelens.guesses import absolute, space_here
 from tidelens.switching import Collection
 
 
-async def repair(collection: Collection, model: str | None) -> list[OutRecord]:
+async def repair(
+    collection: Collection, model: str | None, *, unknown_keys: bool = False
+) -> list[OutRecord]:
     """Write what stands over what is ignored, and with `model` make its space the active one.
 
+    Records with keys that are not known are deleted where `unknown_keys` says so.
     Returns the records that were written. Raises UsageError where nothing good is left to write.
     """
-    control = await collection.control()
+    control, topic = await collection.control(), collection.names().control
     records = []
     ignored = {one.key.encode() for one in control.refused}
     if model is not None or ACTIVE in ignored:
         records.append(await _active(collection, control, model))
     if CANDIDATE in ignored:
-        topic = collection.names().control
         candidate = control.candidate
         records.append(no_candidate(topic) if candidate is None else candidate.record(topic))
+    if PARTITIONS in ignored:
+        # Compaction keeps only the ignored one. Where no good one is left, the next start of `up`
+        # or `topics create` writes the counts of now.
+        none = OutRecord(topic, PARTITIONS, None, partition=0)
+        records.append(none if control.counts is None else control.counts.record(topic))
+    if unknown_keys:
+        deleted = (key for key in control.unknown_keys if key)
+        records += [OutRecord(topic, key, None, partition=0) for key in deleted]
     if records:
         await collection.write(*records)
     return records

@@ -1,5 +1,6 @@
 """`tidelens control`: shows what stands and what is ignored, and writes good records over it."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from contracts.control import ACTIVE, CANDIDATE, ActiveSpace, CandidateSpace, SpaceRef
 from contracts.errors import TopicMismatch, UsageError
+from contracts.kept_counts import PARTITIONS, KeptCounts, MadeTopic
 from contracts.memory import HashEncoder, MemoryLog
 from contracts.records import OutRecord
 from contracts.settings import KafkaSettings, Settings
@@ -50,6 +52,30 @@ async def test_the_last_good_records_are_written_again() -> None:
     assert (found.active.current, found.active.previous) == (NEW, OLD)
     assert (found.active.at > 1.0, found.candidate, found.refused) == (True, made, ())
     assert await repair(one, None) == []
+
+
+async def test_the_kept_partition_counts_are_written_again_or_given_up() -> None:
+    """Compaction would leave the ignored record alone."""
+    one = collection()
+    bad, kept = OutRecord(TOPIC, PARTITIONS, b"{", partition=0), {"images": MadeTopic("id", 3)}
+    await one.write(bad)
+    assert [record.value for record in await repair(one, None)] == [None]
+    assert (await one.control()).refused == ()
+    await one.write(KeptCounts(kept).record(TOPIC), bad)
+    assert await repair(one, None) == [KeptCounts(kept).record(TOPIC)]
+    assert (await one.control()).refused == ()
+
+
+async def test_records_with_unknown_keys_are_deleted_only_where_the_operator_says_so() -> None:
+    """A newer version may have written them."""
+    one, keys = collection(), [b"later", b"\xff"]
+    await one.write(*(OutRecord(TOPIC, key, b"{}", partition=0) for key in [*keys, b"later"]))
+    assert await repair(one, None) == []
+    assert len((await one.control()).refused) == 3
+    deleted = await repair(one, None, unknown_keys=True)
+    assert [(record.key, record.value) for record in deleted] == [(key, None) for key in keys]
+    assert (await one.control()).refused == ()
+    assert await repair(one, None, unknown_keys=True) == []
 
 
 async def test_where_no_good_record_is_left_the_operator_says_which_model() -> None:
@@ -108,6 +134,13 @@ def test_the_command_shows_and_repairs(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert (code, "wrote active-space" in told) == (0, True)
     assert run("repair") == (0, "nothing to repair\n")
     assert run("show")[0] == 0
+    asyncio.run(one.write(OutRecord(TOPIC, b"\xff\n", b"{}", partition=0)))
+    code, shown = run("show")
+    assert (code, "control repair --unknown-keys`" in shown) == (1, True)
+    assert "control repair`" not in shown
+    code, told = run("repair", "--unknown-keys")
+    assert (code, told.splitlines()[-1]) == (0, "wrote \\xff\\n: none")
+    assert run("show")[0] == 0
 
 
 async def test_the_doctor_names_what_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,3 +158,9 @@ async def test_the_doctor_names_what_is_ignored(monkeypatch: pytest.MonkeyPatch)
     [told] = await doctor.control(settings, KafkaSettings())
     assert (told.state, told.fix) == ("warning", "tidelens control repair")
     assert "tidelens.control/0 offset 1 (active-space): missing_field" in told.detail
+    await one.write(OutRecord(TOPIC, b"later", b"{}", partition=0))
+    found = await doctor.control(settings, KafkaSettings())
+    assert {one.fix for one in found} == {
+        "tidelens control repair",
+        "tidelens control repair --unknown-keys",
+    }

@@ -52,22 +52,35 @@ def show(brokers: str | None, topic_prefix: str | None, as_json: bool) -> None:
 
 @control.command()
 @click.option("--model", metavar="MODEL", help="Make this model's space the active one.")
+@click.option(
+    "--unknown-keys",
+    is_flag=True,
+    help="Also delete records with keys that this version does not know. Not where a newer version "
+    "runs: they may be its own.",
+)
 @_connected
-def repair(model: str | None, brokers: str | None, topic_prefix: str | None, as_json: bool) -> None:
+def repair(
+    model: str | None,
+    unknown_keys: bool,
+    brokers: str | None,
+    topic_prefix: str | None,
+    as_json: bool,
+) -> None:
     """Write the last good records over those that nodes ignore.
 
     Where none is left of the active space, --model says which it is to be. It needs no candidate
     and asks for no missing items, so use `rebuild --switch` to move nodes to a new space.
     """
+    from streams.control_faults import shown_key
     from tidelens.opening import open_collection
     from tidelens.repairing import repair as repair_control
 
     async def run() -> "list[OutRecord]":
         async with open_collection("control", brokers, topic_prefix, quiet=True) as collection:
-            return await repair_control(collection, model)
+            return await repair_control(collection, model, unknown_keys=unknown_keys)
 
     written = [
-        {"key": (record.key or b"").decode(), "value": (record.value or b"").decode() or None}
+        {"key": shown_key(record.key), "value": (record.value or b"").decode() or None}
         for record in asyncio.run(run())
     ]
     if as_json:
@@ -88,6 +101,8 @@ def _wire(found: "Control") -> dict[str, Any]:
 
 
 def _lines(found: "Control") -> list[str]:
+    from contracts.control import UNKNOWN_KEY
+
     active, candidate = found.active, found.candidate
     lines = ["active: " + (_named(active.current) if active else "as the settings of nodes say")]
     if active is not None and active.previous is not None:
@@ -96,8 +111,13 @@ def _lines(found: "Control") -> list[str]:
         state = "still encoded" if candidate.encoded_at is None else "encoded"
         lines.append(f"being made: {_named(candidate.made)}, {state}")
     lines += [f"ignored: {one}" for one in found.refused]
-    if found.refused:
+    if any(one.fault != UNKNOWN_KEY for one in found.refused):
         lines.append("`tidelens control repair` writes good records over the ignored ones")
+    if found.unknown_keys:
+        lines.append(
+            "`tidelens control repair --unknown-keys` deletes those with keys that this version "
+            "does not know; a newer version may have written them"
+        )
     return lines
 
 

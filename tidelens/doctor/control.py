@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from contracts.control import UNKNOWN_KEY
 from contracts.errors import BrokerUnavailable, ConfigurationError, TopicMismatch
 from contracts.settings import KafkaSettings, Settings
 from tidelens.doctor.finding import Finding, ok, skipped, warning
@@ -30,6 +31,11 @@ async def control(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]
     if not found.refused:
         return [ok("control", "every record of the control topic is followed")]
     return [
-        warning("control", f"ignored: {one}", fix="tidelens control repair")
+        warning("control", f"ignored: {one}", fix=_fix(one.fault))
         for one in found.refused[:_SHOWN_MAX]
     ]
+
+
+def _fix(fault: str) -> str:
+    repair = "tidelens control repair"
+    return f"{repair} --unknown-keys" if fault == UNKNOWN_KEY else repair

@@ -1,4 +1,4 @@
-"""What the lag scenarios share: `tidelens lag` in another process, and the metrics of a node."""
+"""Shared by the lag scenarios: `tidelens lag` in another process, and the metrics of a node."""
 
 import asyncio
 import time

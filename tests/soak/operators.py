@@ -1,8 +1,9 @@
 """python -m tests.soak.operators [--only NAME] [--s3 versitygw|s3mock] [--json FILE]
 
-What operators met, one scenario after another (tests/soak/operations), on a real Apache Kafka, a
-real S3 server and the roles as processes. Prints for each what was reported where, how long it took
-to heal, and what was lost. Exit code 1 where something was lost or a scenario failed.
+Plays faults that operators met, one scenario after another (tests/soak/operations), on a real
+Apache Kafka, a real S3 server and the roles as processes. Prints for each what was reported where,
+how long it took to heal, and what was lost. Exit code 1 where something was lost or a scenario
+failed.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What the scenarios about the processes of `up` share: who they are, and that searches go on."""
+"""Shared by the scenarios about the processes of `up`: which they are, and that searches go on."""
 
 import asyncio
 import contextlib

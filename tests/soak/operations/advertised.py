@@ -1,7 +1,7 @@
 """A broker advertises an address that nobody reaches, and one gives us no rights.
 
-Doctor and every role name the address; with it put right, all is well without a restart of the
-node. A user without rights is told each one that is missing.
+The doctor and every role name the address. Once it is corrected, the node heals without a restart.
+A user without rights learns each one that is missing.
 """
 
 import asyncio

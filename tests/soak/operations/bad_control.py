@@ -1,7 +1,7 @@
-"""Bad records stand in the control topic while a node starts again.
+"""The control topic has bad records while a node starts again.
 
-First nothing but bad ones, as compaction may leave it; then bad ones after a good one. The node
-starts each time, answers every item, and one command puts the topic right.
+First it has nothing but bad ones, as compaction may leave it; then bad ones after a good one. The
+node starts each time and answers every item, and one command repairs the topic.
 """
 
 import time

@@ -1,6 +1,6 @@
 """The brokers come back at other addresses behind the same bootstrap name.
 
-As pods do with a cluster that is made again from its disks. Encoder, node and publisher find them
+Pods do so when a cluster is made again from its disks. Encoder, node and publisher find the brokers
 by the name, without a restart; what was published before and after is found.
 """
 

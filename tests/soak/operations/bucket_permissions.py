@@ -1,4 +1,4 @@
-"""A bucket in which we may not list: the doctor names it, and the node serves on without snapshots.
+"""A bucket does not let us list: the doctor names it, and the node serves on without snapshots.
 
 Once the permission is there, the next snapshot is written, and a restart finds every item.
 """

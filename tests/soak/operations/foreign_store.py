@@ -1,4 +1,4 @@
-"""Something else answers in place of the snapshot store: proxies, login pages, half answers.
+"""Something other than the snapshot store answers: proxies, login pages, half answers.
 
 The node starts while the store answers so, serves on with each of the answers, says why no snapshot
 is written, and writes one once the store is back; a restart finds every item.

@@ -1,6 +1,6 @@
 """The folder of the model is moved away and both processes that load it are killed.
 
-Nothing that they try can heal that: the node serves on, /readyz names the reason, texts that were
+Starting them again cannot heal that: the node serves on, /readyz names the reason, texts that were
 asked before are answered and others get 503 with the reason. Once the folder is back, all heals.
 """
 

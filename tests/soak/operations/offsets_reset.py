@@ -1,7 +1,7 @@
 """Somebody resets the offsets of an index node's group, or the broker forgets them.
 
-The node is where it was and serves on; it tells its own position at once, and commits it again, so
-that other processes see it too, although no record comes.
+The node is where it was and serves on. It reports its own position at once, and commits it again,
+so that other processes see it too, although no record comes.
 """
 
 import time

@@ -1,7 +1,7 @@
 """A producer leaves a transaction open, in front of what others publish.
 
-Nobody may read what stands behind it. First its producer commits late; then one dies, and the
-broker ends its transaction.
+Nobody may read the records behind it. First its producer commits late; then a producer dies, and
+the broker ends its transaction.
 """
 
 import asyncio

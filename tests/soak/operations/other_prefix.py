@@ -1,7 +1,7 @@
 """Commands of a second terminal act on the collection of the running `up`.
 
-It has another topic prefix and another partitioner than the defaults, and the default collection
-lies in the same Kafka with the same ids. What contradicts the `up` is refused.
+That `up` has another topic prefix and another partitioner than the defaults, and the default
+collection is in the same Kafka with the same ids. What contradicts the `up` is refused.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Partitions are added to a content topic and to its embeddings while `up` runs.
 
-Items that are published before, between and after a restart are all found, nothing lies in the
-added partitions, and the node says what is the matter and which command gives more partitions.
+Items that are published before, between and after a restart are all found, nothing is in the
+added partitions, and the node says what is wrong and which command gives more partitions.
 """
 
 import asyncio

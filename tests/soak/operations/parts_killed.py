@@ -1,6 +1,6 @@
 """Every process of `up` is killed in turn, then the encoder again and again for 90 s.
 
-Searches go on meanwhile, /readyz and a metric tell which one is down, a crash loop writes one line
+Searches go on meanwhile, /readyz and a metric show which one is down, a crash loop writes one line
 a minute, every process comes back by itself, and what was published is indexed. A stop in the
 middle of a pause leaves nothing running.
 """

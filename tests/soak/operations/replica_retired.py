@@ -1,8 +1,8 @@
 """One of two index nodes is stopped, killed, retired and started again; then nobody encodes.
 
-What does not run is `gone` and adds nothing to `behind`; its group is forgotten by command, which
-is refused while it runs. A missing encoder is told, and what was published meanwhile is there
-after it.
+A node that does not run is `gone` and adds nothing to `behind`. A command deletes its group, and is
+refused while the node runs. A missing encoder is reported, and what was published meanwhile is
+there once it is back.
 """
 
 from tests.roles import answering, free_port, said

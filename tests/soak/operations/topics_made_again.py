@@ -1,8 +1,8 @@
 """A content topic, then an embeddings topic, is deleted and created again under a running `up`.
 
 The encoder stands still while the content topic is made again and filled beyond its old offset. All
-new items are found and none of the old ones, and the index is filled again after the embeddings
-topic was made again.
+new items are found and none of the old ones. After the embeddings topic was made again, the index
+is filled again.
 """
 
 import asyncio

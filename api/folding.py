@@ -118,7 +118,7 @@ class Folding:
                 try:
                     await self._fold_all()
                 except Exception:
-                    # Some list may be wrong now.
+                    # A list may be wrong now.
                     self.mark_all()
                     raise
         finally:

@@ -45,14 +45,15 @@ class Freshness:
         try:
             lags = await self._node.lag.lag()
         except BrokerUnavailable as error:
-            # Again where the reason is another: the address that it has moved to cannot be reached.
+            # Written again when the reason changes, as when the broker moves to an address out of
+            # reach.
             if (self.broker, self._why_away) != ("unreachable", str(error)):
                 log.warning("the broker does not answer", error=str(error))
             self.broker, self._why_away = "unreachable", str(error)
             async with self._showing:
                 await asyncio.to_thread(metrics.lag_unknown)
         except Exception:
-            # What was known before would look as if it were still true.
+            # Old figures would look as if they were still true.
             self.broker, self._lags = "unknown", None
             metrics.behind_seconds.set(nan)
             async with self._showing:
@@ -91,7 +92,7 @@ class Freshness:
         return self._is_ours(lag) and (lag.role == "encode" or lag.group == self._group)
 
     def _left(self, lag: Lag) -> Lag | None:
-        """What is left of that row: this index may be past it, and its row comes on a timer."""
+        """Return what is left of a row: this index may be past it, since rows come on a timer."""
         target = self._node.names.target_of(lag.topic)
         if lag.group != self._group or target is None:
             return lag
@@ -101,7 +102,7 @@ class Freshness:
             return lag
         if position < lag.end:
             return lag
-        # Past the last stable offset of then; what was unstable may have become stable and be here.
+        # The index is past that row's stable offset: records unstable then may be stable and here.
         left = replace(lag, records=0, unstable=max(0, lag.high_watermark - position))
         return left if left.waiting else None
 

@@ -6,9 +6,9 @@ of this server. A foreign page could not read the answers anyway, but asking cos
 holds its connection for as long as the page likes. Only a link that a person follows may lead here
 from anywhere. Programs send neither Origin nor Sec-Fetch-Site.
 
-An orchestrator and Prometheus ask a pod by an address or a service's name that no setting knows.
-So programs may ask for /healthz, /readyz and /metrics under any Host, and learn no more under an
-unknown one than a state and the figures: all that a page which was rebound to us could read.
+An orchestrator and Prometheus ask a pod by an address or a service's name that no setting knows. So
+programs may ask for /healthz, /readyz and /metrics under any Host. Under an unknown one they learn
+only a state and the figures, and so does a page that was rebound to us.
 """
 
 import ipaddress
@@ -31,18 +31,18 @@ _PORT_MAX = 65535
 _FOREIGN = ("cross-site", "same-site")
 # Even as a followed link this would be a stream, not a page.
 _NO_PAGE = ("/v1/live",)
-# What may be asked under any Host, and the member of the scope that marks an unknown one.
+# These paths may be asked under any Host; this member of the scope marks an unknown one.
 _OPEN = ("/healthz", "/readyz", "/metrics")
 _STRANGER = "tidelens.stranger"
 
 
 def is_stranger(scope: Scope) -> bool:
-    """Whether the Host of a request that was let in is not a name of this server."""
+    """Return whether the Host of a request that was let in is not a name of this server."""
     return scope.get(_STRANGER) is True
 
 
 def shown_to(scope: Scope, readiness: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the readiness, to a stranger without the details."""
+    """Return the readiness; a stranger gets it without the details."""
     return {"ready": readiness["ready"]} if is_stranger(scope) else readiness
 
 
@@ -74,7 +74,7 @@ class Guard:
             await problem(403, members)(scope, receive, send)
 
     def _is_probe(self, scope: Scope) -> bool:
-        """Whether a program asks under an unknown Host for what anybody may know."""
+        """Return whether a program asks under an unknown Host for what anybody may know."""
         if scope["type"] != "http" or scope["path"] not in _OPEN:
             return False
         headers = Headers(scope=scope)

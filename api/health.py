@@ -81,8 +81,8 @@ class Health:
             "behind_s": self._freshness.behind_s(),
             # A node that cannot write snapshots serves on, but somebody should know.
             "snapshot": status.get("snapshot"),
-            # So does one whose topics are not as they were made.
+            # A node whose topics are not as they were made also serves on.
             "topics": status.get("topics"),
-            # So does one whose encoder or broker is started again.
+            # A node whose encoder or broker is started again also serves on.
             "parts": status.get("parts", []),
         }

@@ -73,7 +73,7 @@ class Live:
 
     def stop(self) -> None:
         """Close every connection: a server that stops waits for its answers, and event streams
-        have no end of their own.
+        never end by themselves.
         """
         self._leave("the server stops")
 

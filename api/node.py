@@ -31,9 +31,10 @@ class Node:
     """The ports that the API answers from.
 
     `references` reads references of queries, and `picture_references` those of published items,
-    local files included. `exposed` is all that /metrics shows. `status` adds what only the wiring
-    knows to /v1/status: dead letters, digests. `recent_queries` are texts asked lately, for a space
-    that is compared with this one. `side` supervises what runs beside the answers.
+    local files included. `exposed` is all that /metrics shows. `status` adds to /v1/status what
+    only the wiring knows, such as dead letters and digests. `recent_queries` are texts asked
+    lately, for comparing another space with this one. `side` supervises the tasks beside the
+    answers.
     """
 
     space: Space

@@ -1,8 +1,8 @@
-"""Takes off the prefix that a proxy in front of us kept, so that routes and guards see one path.
+"""Take off the prefix that a proxy in front of us kept, so that routes and guards see one path.
 
-A proxy that strips its prefix needs nothing of this: the page's URLs are relative, and those in
-answers are paths below the API's URL. One that keeps it is named in TIDELENS_ROOT_PATH. An app that
-mounts ours says where in the scope's `root_path`. What comes without the prefix is served as well,
+A proxy that strips its prefix needs none of this: the page's URLs are relative, and those in
+answers are paths below the API's URL. TIDELENS_ROOT_PATH names a prefix that is kept. An app that
+mounts ours says where in the scope's `root_path`. Requests without the prefix are served as well,
 since probes and other nodes do not go through the proxy.
 """
 
@@ -12,13 +12,13 @@ _BARE = "tidelens.bare_prefix"
 
 
 def bare_prefix(scope: Scope) -> str | None:
-    """Return the prefix, if a request asked for just that, without the slash behind it."""
+    """Return the prefix if a request asked for exactly that, without the slash behind it."""
     found: str | None = scope.get(_BARE)
     return found
 
 
 class Prefix:
-    """ASGI middleware, before all that looks at a path."""
+    """ASGI middleware that stands before everything that looks at a path."""
 
     def __init__(self, app: ASGIApp, *, root_path: str) -> None:
         self._app = app

@@ -52,7 +52,7 @@ class Refills:
                     one.fail(error)
                 await asyncio.sleep(_RETRY_S)
             except Exception:
-                # It is told by the supervisor, and these are not lost.
+                # The supervisor reports the error; these searches are not lost.
                 for one in taken:
                     self.standing.again(one)
                 raise

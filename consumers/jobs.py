@@ -38,7 +38,7 @@ class Intake:
     letter_bytes_max: int
 
     def of(self, lease: Lease) -> "Intake":
-        """The same for records of this lease: its topic may have been made again meanwhile."""
+        """Return the intake for this lease, whose topic may have been made again meanwhile."""
         topic, count = lease.partition.topic, lease.partitions
         if count is None or count == self.partition_counts.get(topic):
             return self

@@ -28,12 +28,12 @@ class Pictures:
     """Raises RejectedRecord for a reference that may not be read; asks nobody."""
     decode: Callable[[bytes], Awaitable[RgbImage]]
     part: Part = field(default_factory=lambda: Part("decode"))
-    """The processes that decode, which are started again when they cannot be."""
+    """The decoding processes; when one cannot be started, it is tried again."""
 
     async def see(self, job: Job, turn: Turn = nullcontext) -> None:
         """Give the job its pixels or its rejection, decoding inside `turn`.
 
-        Raises nothing for what is in the record, and waits while no decoder can be started.
+        A bad record raises nothing. Waits while no decoder can be started.
         """
         assert job.content is not None
         with _rejected(job):
@@ -62,8 +62,8 @@ class Pictures:
                     self.part.runs()
                     return image
             except NotReady as error:
-                # There is no memory for one, or somebody killed it at its start. The picture waits
-                # outside of its turn: another one may be under way.
+                # There is no memory for a decoder, or somebody killed it at its start. The picture
+                # waits outside of its turn, since another one may be under way.
                 await self.part.pause(str(error))
             except RejectedRecord as rejection:
                 if rejection.code != _CRASHED or job.attempts == _ATTEMPTS:

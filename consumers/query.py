@@ -133,7 +133,7 @@ class ProcessQueryEncoder:
         if self._ended:
             raise NotReady("shutting down")
         if self.part.failures > 1 and not self.part.running:
-            # A single start is waited for; what does not come up would be waited for in vain.
+            # One restart is worth waiting for; after a second failure nobody should wait.
             raise NotReady(f"the query encoder is down: {self.part.reason}")
         future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
         self._turns.add(Waiting(key, asked, future))
@@ -143,7 +143,7 @@ class ProcessQueryEncoder:
     async def run(self) -> None:
         """Start the child, then encode batches until cancelled; a child that ends is replaced.
 
-        Raises what the first start says; later ones are tried again, whatever they say.
+        Raises the error of the first start. Later starts are tried again, whatever they raise.
         """
         try:
             while True:
@@ -173,7 +173,7 @@ class ProcessQueryEncoder:
         self.part.runs()
         process, loop = self._process, asyncio.get_running_loop()
         assert process is not None
-        # One that dies while nobody asks is noticed, too.
+        # A child that dies while nobody asks is noticed, too.
         loop.add_reader(process.sentinel, self._arrived.set)
         try:
             await self._serve(process)
@@ -194,7 +194,7 @@ class ProcessQueryEncoder:
         try:
             results = await self._call(query_child.encode_all, [w.asked for w in batch])
         except BaseException:
-            # They are told with those that wait.
+            # Their queries are failed with those that wait.
             for waiting in batch:
                 self._turns.add(waiting)
             raise
@@ -223,7 +223,7 @@ class ProcessQueryEncoder:
                 initargs=(self._model, self._prepare),
             )
         called = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
-        # For its exit code, which the pool keeps to itself.
+        # Needed for its exit code, which the pool does not show.
         self._process = next(iter(self._pool._processes.values()), None)
         return await called
 
@@ -232,7 +232,7 @@ class ProcessQueryEncoder:
         process, self._process = self._process, None
         if self._pool is not None:
             if process is not None:
-                process.kill()  # a stopped one would not hear anything less
+                process.kill()  # a stopped process would not notice any other signal
             # Waits for that child only, and gives its semaphores back.
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None

@@ -35,7 +35,7 @@ class QueryModel:
 
 
 def as_it_is() -> None:
-    """Prepare nothing."""
+    """Do nothing: the default for `prepare`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ _refused: str | None = None
 
 
 def load(model: QueryModel, prepare: Callable[[], None]) -> None:
-    """The process's start: end with the parent, then load the model.
+    """Start the process: see that it ends with the parent, then load the model.
 
-    `prepare` comes before that, to send what the process says where the parent's log goes.
+    `prepare` runs first, so that the process's log goes where the parent's does.
     """
     global _encoder, _refused
     # A Ctrl-C in our terminal, or a service manager that stops all processes of the service, is for

@@ -1,8 +1,7 @@
-"""The records of the control topic: what they say, and what such a record may not say.
+"""The records of the control topic: what they say, and which of them are refused.
 
-Every reader goes through here, so that a record which one process refuses is refused by all. A
-record without `version` is of version 1, and members that are not known are passed over
-(docs/formats.md).
+Every reader uses this module, so that all processes refuse the same records. A record without
+`version` has version 1, and unknown members are skipped (docs/formats.md).
 """
 
 import re
@@ -26,7 +25,7 @@ CANDIDATE = b"candidate-space"
 VERSION = 1
 # The fault of a record that another version may understand.
 UNKNOWN_KEY = "unknown_key"
-# Two spaces with the longest names and models that may be, and room to spare.
+# This holds two spaces with the longest possible names and models, and leaves room to spare.
 RECORD_BYTES_MAX = 65_536
 # Clocks of machines differ by seconds; a day more is a wrong unit or an invented time.
 AHEAD_S_MAX = 86_400.0
@@ -37,9 +36,9 @@ _SPACE_MEMBERS = ("space", "model", "fingerprint")
 
 @dataclass(frozen=True, slots=True)
 class SpaceRef:
-    """A space by name and fingerprint, and the model that makes it here.
+    """A space by name and fingerprint, and the model that makes it on this machine.
 
-    `model` is not compared: a folder may be written in several ways.
+    `model` is not compared, since a folder may be written in several ways.
     """
 
     space: str
@@ -48,12 +47,14 @@ class SpaceRef:
 
     @classmethod
     def of(cls, space: Space, model: str) -> Self:
-        """`model` is what --model takes; Space.model lacks a folder's path."""
+        """Refer to a space; `model` is that of --model, since Space.model lacks a folder's path."""
         return cls(space.name, model, space.fingerprint.hex())
 
     @classmethod
     def read(cls, body: Mapping[str, Any], where: str = "") -> Self:
-        """Raises RejectedRecord; `where` is the path of `body` in the record, ending in a dot."""
+        """Read a space. `where` is the path of `body` in the record, with a dot. Raises
+        RejectedRecord.
+        """
         space, model, fingerprint = (_text(body, name, where) for name in _SPACE_MEMBERS)
         _require(SPACE_NAME.fullmatch(space), f"{where}space", space, "a space's name")
         visible = not is_blank(model) and escaped(model) == model and len(model) <= TEXT_MAX
@@ -65,7 +66,7 @@ class SpaceRef:
 
 @dataclass(frozen=True, slots=True)
 class ActiveSpace:
-    """The space that nodes answer in, and the one kept warm for a rollback (None: given up)."""
+    """The space that nodes answer in, and the one kept for a rollback (None when given up)."""
 
     current: SpaceRef
     previous: SpaceRef | None
@@ -90,13 +91,13 @@ class ActiveSpace:
 
     @property
     def served(self) -> list[SpaceRef]:
-        """What nodes keep ready: the current space first."""
+        """The spaces that nodes keep ready, the current one first."""
         return [self.current, *([self.previous] if self.previous else [])]
 
 
 @dataclass(frozen=True, slots=True)
 class CandidateSpace:
-    """A space being made beside live traffic. `encoded_at` None: its first pass still runs."""
+    """A space being made beside live traffic; `encoded_at` is None while its first pass runs."""
 
     made: SpaceRef
     started_at: float
@@ -120,7 +121,7 @@ class CandidateSpace:
 
 
 def no_candidate(topic: str) -> OutRecord:
-    """There is no candidate any more."""
+    """Return the record that says that there is no candidate any more."""
     return OutRecord(topic, CANDIDATE, None, partition=0)
 
 
@@ -134,7 +135,7 @@ _READERS: Mapping[bytes, Callable[[Mapping[str, Any], float], Said]] = {
 
 
 def read_record(record: Record, now: float) -> Said:
-    """Return what a control record says; None: nothing any more. Raises RejectedRecord."""
+    """Return what a control record says, or None for a tombstone. Raises RejectedRecord."""
     size = bytes_of(record)
     if size > RECORD_BYTES_MAX:
         raise RejectedRecord.over(
@@ -155,7 +156,7 @@ def read_record(record: Record, now: float) -> Said:
     except orjson.JSONDecodeError as error:
         raise RejectedRecord("not_json", f"not JSON ({error})") from None
     _require_version(body)
-    # The broker's time counts too: a reader whose clock is behind refuses nothing for that.
+    # The broker's time counts too, so that a reader whose clock is behind refuses nothing.
     return read(body, max(now, record.timestamp_ms / 1000) + AHEAD_S_MAX)
 
 
@@ -196,7 +197,7 @@ def _time(body: Mapping[str, Any], name: str, latest: float) -> float:
         raise RejectedRecord(
             "wrong_type", f"{name}: want seconds since 1970, got {_shown(value)}", field=name
         )
-    # What is no number fails both comparisons.
+    # NaN fails both comparisons.
     _require(0 <= value <= latest, name, value, f"seconds since 1970, at most {latest:.0f}")
     return float(value)
 

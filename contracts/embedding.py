@@ -70,7 +70,7 @@ def encode_value(
 
 
 def decode_value(space: Space, value: bytes) -> tuple[Vectors, dict[str, Any]]:
-    """Vector (a read-only view of `value`) and body.
+    """Return the vector (a read-only view of `value`) and the body.
 
     Raises RejectedRecord `invalid_embedding` or `unknown_embedding_version`, and SpaceMismatch for
     another space's vector.

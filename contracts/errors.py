@@ -55,7 +55,7 @@ class BrokerUnavailable(UsageError):
 
 
 class BrokerAway(BrokerUnavailable):
-    """No broker is reached. It may come back, whereas one that refuses us needs somebody."""
+    """No broker is reached. It may come back; a broker that refuses us needs an operator."""
 
 
 class PortInUse(UsageError):

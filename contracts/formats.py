@@ -1,4 +1,4 @@
-"""What readers say of something that a newer version wrote; docs/formats.md lists the formats."""
+"""How readers treat what a newer version wrote; docs/formats.md lists the formats."""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -17,12 +17,12 @@ def unknown(artefact: str, found: object, *known: int) -> str:
 
 
 def version_of(body: Mapping[str, Any]) -> Any:
-    """Return the member `version` of a JSON object; what lacks it is of version 1."""
+    """Return the member `version` of a JSON object; an object without it has version 1."""
     return body.get("version", 1)
 
 
 def made(kind: type[T], body: Mapping[str, Any]) -> T:
-    """Make a dataclass of the members that this version knows: a newer one may have added some.
+    """Make a dataclass of the members that this version knows; a newer one may have added some.
 
     Raises TypeError where one that is needed is missing.
     """

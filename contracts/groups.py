@@ -1,4 +1,4 @@
-"""Reads the names of a collection's consumer groups, which topics.Names makes."""
+"""Read the names of a collection's consumer groups, which topics.Names makes."""
 
 import re
 from dataclasses import dataclass
@@ -20,8 +20,9 @@ _NODE = re.compile(
 class GroupName:
     """A consumer group of one collection.
 
-    An index node has two: `index` holds its commits and has no members, since it assigns its
-    partitions itself; `streams` is that of its Faust app, whose one member is the living node.
+    An index node has two groups: `index` holds its commits and has no members, since the node
+    assigns its partitions itself; `streams` is that of its Faust app, whose only member is the
+    running node.
     """
 
     role: Role
@@ -31,7 +32,7 @@ class GroupName:
 
     @classmethod
     def read(cls, prefix: str, group: str) -> Self | None:
-        """The group of that name in the collection of `prefix`; None where it is not of it."""
+        """Return the group of that name, or None where it is not of the collection of `prefix`."""
         start = Names(prefix, "").bare + "."
         if not group.startswith(start):
             return None
@@ -44,7 +45,7 @@ class GroupName:
         return None
 
     def names(self, prefix: str) -> list[str]:
-        """All groups of what it stands for, those with members first: of an index node, both."""
+        """Return all groups of the same node or space, those with members first."""
         names = Names(prefix, self.space)
         if self.role == "encode":
             return [names.encoder_group]

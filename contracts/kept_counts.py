@@ -1,4 +1,4 @@
-"""What the control topic keeps of content topics: the partition counts that they were made with."""
+"""The partition counts that content topics were made with, as the control topic keeps them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ PARTITIONS = b"content-partitions"
 
 @dataclass(frozen=True, slots=True)
 class MadeTopic:
-    """A content topic by its id, and the partitions that it was made with."""
+    """A content topic by its id, and the number of partitions that it was made with."""
 
     topic_id: str
     partitions: int
 
     @classmethod
     def read(cls, body: Any, where: str) -> Self:
-        """Raises RejectedRecord; `where` is the path of `body` in the record."""
+        """Read one topic; `where` is the path of `body` in the record. Raises RejectedRecord."""
         members = body if isinstance(body, dict) else {}
         topic_id, partitions = members.get("topic_id"), members.get("partitions")
         if type(topic_id) is not str or not topic_id:
@@ -34,7 +34,7 @@ class MadeTopic:
 
 @dataclass(frozen=True, slots=True)
 class KeptCounts:
-    """The content topics of a collection, as far as their counts are kept."""
+    """The content topics of a collection whose counts are kept."""
 
     made: Mapping[Target, MadeTopic]
 
@@ -47,7 +47,7 @@ class KeptCounts:
 
     @classmethod
     def read(cls, body: Mapping[str, Any], latest: float = 0.0) -> Self:
-        """Raises RejectedRecord. `latest` is for records with times."""
+        """Read the counts. `latest` only matters for records with times. Raises RejectedRecord."""
         return cls({t: MadeTopic.read(body[t], t) for t in TARGETS if t in body})
 
 

@@ -204,7 +204,7 @@ class MemoryLog:
         yield MemoryOwnership(self, group, leases)
 
     def create_again(self, topic: str) -> None:
-        """As if the topic had been deleted and created again: empty, and with another id."""
+        """Behave as if the topic had been deleted and created again: empty, and with another id."""
         self._ids[topic] = uuid.uuid4().hex[:22]
         for name, number in list(self.records):
             if name == topic:

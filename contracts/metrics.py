@@ -299,7 +299,7 @@ class Metrics:
 
     @property
     def _lag_gauges(self) -> tuple[Gauge, ...]:
-        """What comes of the lag, and is not known while the broker is away."""
+        """The gauges that come from the lag, which is not known while the broker is away."""
         return (
             self.lag_records,
             self.lag_seconds,

@@ -1,7 +1,7 @@
-"""Processes that are started again when they end: the pauses before it, and what is said of them.
+"""Processes that are started again when they end: the pauses between, and what is reported.
 
-A `Part` is one process with its job: Kafka, an encoder of a model, the encoder of queries. `Parts`
-are those of one node.
+A `Part` is one process with its job: Kafka, the encoder of a model, or the encoder of queries.
+`Parts` are the parts of one node.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 PAUSE_FIRST_S = 0.5
 PAUSE_MAX_S = 60.0
-# One that ends again and again writes one line in this time.
+# A part that ends again and again writes one line in this time.
 _LINE_EVERY_S = 60.0
 REASON_CHARS_MAX = 500
 
@@ -25,7 +25,7 @@ REASON_CHARS_MAX = 500
 class Part:
     """One process: whether it runs, how often it was started again, and why it ended last.
 
-    `role` is the one that tidelens_child_memory_bytes has, `model` what it loads, if anything.
+    `role` is the label that tidelens_child_memory_bytes has; `model` is what it loads, if anything.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class Part:
         self._unwritten = 0
 
     def runs(self) -> None:
-        """Note that it does its work from now on."""
+        """Note that the process does its work from now on."""
         if not self.running:
             self.running, self._since = True, self._now()
 
     async def pause(self, reason: str, *, trace: str | None = None) -> None:
-        """Note that it ended, and wait for as long as it should stay down."""
+        """Note that the process ended, and wait for the pause before the next start."""
         await asyncio.sleep(self.ended(reason, trace=trace))
         self.restarts += 1
 
     def ended(self, reason: str, *, trace: str | None = None) -> float:
         """Return how long to wait before the next start: longer each time, until it was healthy.
 
-        It was healthy when it ran for as long as the longest pause.
+        It counts as healthy when it has run for as long as the longest pause.
         """
         now = self._now()
         if self.running and now - self._since >= self._pause_max_s:
@@ -78,7 +78,7 @@ class Part:
         return pause_s
 
     def describe(self) -> dict[str, Any]:
-        """What /readyz says of it."""
+        """Return what /readyz says about it."""
         return {
             "role": self.role,
             "model": self.model or None,

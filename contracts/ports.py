@@ -148,7 +148,7 @@ class LogReader(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """Partitions that a topic has beyond those that it was made with, and what lies in them."""
+    """The partitions that a topic has beyond those that it was made with, and what they hold."""
 
     topic: str
     made: int
@@ -182,14 +182,15 @@ class EventLog(Protocol):
         ...
 
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
-        """The partitions that topics were made with; those added since hold nothing of ours.
+        """Return the counts that topics were made with; partitions added since hold nothing of
+        ours.
 
         Raises TopicMismatch for a topic that is absent.
         """
         ...
 
     async def added_partitions(self, topics: Iterable[str]) -> list[Added]:
-        """The topics among these that have more partitions than they were made with."""
+        """Return the topics among these that have more partitions than they were made with."""
         ...
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
@@ -274,7 +275,7 @@ class Ownership(Protocol):
 
     @property
     def is_member(self) -> bool:
-        """Whether the group has given this encoder its share, which may be no partition at all."""
+        """Return whether the group has given this encoder its share, which may be no partition."""
         ...
 
 
@@ -318,7 +319,7 @@ class BlobStore(Protocol):
     async def list(self, prefix: str) -> list[str]: ...
 
     async def sizes(self, prefix: str) -> Mapping[str, int]:
-        """What `list` names, each with its bytes."""
+        """Return the names that `list` does, each with its bytes."""
         ...
 
     async def delete(self, name: str) -> None:
@@ -495,17 +496,17 @@ class Lag:
 
     @property
     def waiting(self) -> bool:
-        """Whether there is anything that the group has not processed."""
+        """Return whether there is anything that the group has not processed."""
         return self.records > 0 or self.unstable > 0
 
     @property
     def gone(self) -> bool:
-        """An index node that does not run: stopped, or retired. Nobody is answered from it."""
+        """Return whether this is an index node that does not run, so that nobody waits for it."""
         return self.role == "index" and self.members == 0
 
     @property
     def unattended(self) -> bool:
-        """No encoder runs. It is not `gone`: what is published waits for one."""
+        """Return whether no encoder runs. The group is not `gone`, since published items wait."""
         return self.role == "encode" and self.members == 0
 
 
@@ -520,7 +521,7 @@ class LagSource(Protocol):
         ...
 
     def behind_s(self, lags: Sequence[Lag]) -> float:
-        """Age now of the oldest content record behind `lags`, which `lag` answered; 0: none.
+        """Return the age of the oldest content record behind `lags`, which `lag` answered, or 0.
 
         Groups that are gone do not count.
         """

@@ -68,9 +68,10 @@ class Item(BaseModel):
 class LagRow(BaseModel):
     """How far one group is behind in one partition.
 
-    `records` and `seconds` up to `end`, the last stable offset; `unstable` records beyond it are
-    held back by an open transaction. `members`: how many processes do the group's work, null where
-    not known. `gone`: an index node that does not run, which `behind_s` leaves out.
+    `records` and `seconds` count up to `end`, the last stable offset; an open transaction holds the
+    `unstable` records beyond it back. `members` is how many processes do the group's work, null
+    where that is not known. `gone` marks an index node that does not run, which `behind_s` leaves
+    out.
     """
 
     role: Literal["encode", "index"]
@@ -125,7 +126,7 @@ class SnapshotState(BaseModel):
 
 
 class PartState(BaseModel):
-    """A process that is started again when it ends; `reason`: why it ended last, if it ever did."""
+    """A process that is started again when it ends; `reason` says why it ended last, if it did."""
 
     role: Literal["broker", "encode", "query"]
     model: str | None
@@ -135,10 +136,10 @@ class PartState(BaseModel):
 
 
 class TopicsState(BaseModel):
-    """What is not as the topics were made, in words, and what to do for more partitions.
+    """What has changed since the topics were made, and how to get more partitions.
 
-    `misplaced`: embeddings passed over since the start, which lie in other partitions than their
-    ids say.
+    `misplaced` counts embeddings skipped since the start, since they are in other partitions than
+    their ids say.
     """
 
     warnings: list[str]
@@ -234,7 +235,7 @@ def _openapi() -> Document:
     return {
         "openapi": "3.1.0",
         "info": {"title": "Tidelens", "version": asyncapi.VERSION},
-        # Where this document is: behind a proxy's prefix, too.
+        # Relative to this document, so that it holds behind a proxy's prefix, too.
         "servers": [{"url": "."}],
         "paths": {
             "/v1/search": {
@@ -342,7 +343,7 @@ def _admin() -> Document:
 
 
 def _readyz() -> Document:
-    # Under a Host that is not a name of this server only the state is told.
+    # Under a Host that is not a name of this server, only the state is shown.
     state = {"type": "object", "required": ["ready"], "properties": {"ready": {"type": "boolean"}}}
     operation = _operation("Ready to answer", {"anyOf": [_ref("Readiness"), state]})
     not_ready = {**operation["responses"]["200"], "description": "Not ready; `reason` says why."}

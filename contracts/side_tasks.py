@@ -1,9 +1,9 @@
 """The supervisor of a role's side tasks: whatever one of them raises, the role goes on.
 
-A role has few main tasks, those of `MAIN`: without one of them it does not do what it is there for,
-so their end is its end. Everything beside them, such as writing snapshots, measuring the lag or
-giving memory back, is a side task. What a side task raises is logged and counted under its name,
-and it is tried again after a pause that grows. docs/internals/tasks.md lists all of them.
+A role has a few main tasks, those of `MAIN`: without one of them it cannot do its job, so their end
+is its end. Every other task, such as writing snapshots, measuring the lag or giving memory back, is
+a side task. What a side task raises is logged and counted under its name, and the task is tried
+again after a pause that grows. docs/internals/tasks.md lists all of them.
 """
 
 import asyncio
@@ -39,20 +39,20 @@ Work = Callable[[], Awaitable[object]]
 
 @dataclass(slots=True)
 class _State:
-    """What is known of one task; times by the monotonic clock, `failed_at` by the wall clock."""
+    """The state of one task; times are by the monotonic clock, `failed_at` by the wall clock."""
 
     failures: int = 0
-    # Since it last worked.
+    # Counted since it last worked.
     in_row: int = 0
     reason: str = ""
     failed_at: float = 0.0
     again_at: float = 0.0
-    # From here on a long-running task works again, which says nothing while it works.
+    # From this time on a long-running task counts as working, since it says nothing itself.
     steady_at: float = inf
 
 
 class SideTasks(Collector):
-    """Runs the side tasks of a process; those of a space are supervised by `of_space`.
+    """Runs the side tasks of a process; `of_space` supervises those of a space.
 
     `sleep` and `now` are the event loop's, unless a test has its own.
     """
@@ -70,7 +70,7 @@ class SideTasks(Collector):
 
     @contextmanager
     def of_space(self, space: str) -> Iterator["SideTasks"]:
-        """The supervisor of one space; what it counted is forgotten at the end."""
+        """Yield the supervisor of one space; what it counted is forgotten at the end."""
         own = SideTasks(sleep=self._sleep, now=self._now)
         own._space, own._states = space, self._states
         try:
@@ -87,7 +87,7 @@ class SideTasks(Collector):
         }
 
     async def step(self, name: str, work: Work) -> bool:
-        """Do `work`, one step of a timer, and return whether it was done without an error.
+        """Do `work`, one step of a timer, and return whether it ended without an error.
 
         It is left out while the pause after a failure lasts.
         """
@@ -106,7 +106,7 @@ class SideTasks(Collector):
             await self._sleep(state.again_at - self._now())
 
     async def forever(self, name: str, run: Work) -> None:
-        """The same of a task that never returns by itself; that it did is a failure as well."""
+        """Run a task that never returns by itself, again and again; a return is a failure."""
 
         async def unending() -> None:
             await run()
@@ -194,7 +194,7 @@ class SideTasks(Collector):
         elif foreseen:
             log.warning("a side task failed; it is tried again", **told)
         else:
-            # Nobody foresaw it: where it came from must be told.
+            # Nobody foresaw it, so the log must show where it came from.
             log.error("a side task failed; it is tried again", **told, exc_info=error)
 
     def _worked(self, name: str) -> None:

@@ -51,7 +51,7 @@ class DiskBlobs:
         return sorted(await self.sizes(prefix))
 
     async def sizes(self, prefix: str) -> Mapping[str, int]:
-        """The same names, each with its bytes."""
+        """Return the names that `list` does, each with its bytes."""
         return await asyncio.to_thread(self._sizes, prefix)
 
     async def delete(self, name: str) -> None:

@@ -22,7 +22,7 @@ Arrays = dict[str, NDArray[Any]]
 
 _NUMBERS = ("offsets", "appended_ms", "partitions", "hashes")
 _STRINGS = ("ids", "items", "texts", "metadata")
-# Every column that rows are made of; a file may have more of them.
+# Rows are made of these columns; a file may have more of them.
 _NEEDED = (
     *_NUMBERS,
     *(f"{name}.{part}" for name in _STRINGS for part in ("data", "ends", "present")),

@@ -1,4 +1,4 @@
-"""A replica's own snapshots in the store: which there are, what they lack, what may be deleted."""
+"""A replica's own snapshots in the store: which exist, what they lack, what may be deleted."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 
 
 class Kept:
-    """Below `prefix`, where one instance at a time may write. All of it raises OSError."""
+    """The snapshots below `prefix`; one instance at a time may write. Methods raise OSError."""
 
     def __init__(self, store: BlobStore, prefix: str) -> None:
         self._store = store
@@ -29,7 +29,7 @@ class Kept:
         return self._needed.newest
 
     def add(self, name: str, manifest: Mapping[str, Any], manifest_bytes: int) -> None:
-        """It is one of ours from now on."""
+        """Count `name` as one of ours from now on."""
         self._needed[name] = needs_of(name, manifest, manifest_bytes)
 
     async def look(self) -> None:
@@ -37,7 +37,7 @@ class Kept:
         await self.missing({})
 
     async def missing(self, needs: Needs) -> list[str]:
-        """Those of `needs` that the store does not have; the same listing sets `lacking`."""
+        """Return those of `needs` that the store does not have; the same listing sets `lacking`."""
         there = await self._store.sizes(self._prefix)
         found = {blob.removeprefix(self._prefix): size for blob, size in there.items()}
         self.lacking = self._needed.lacking(found)
@@ -64,7 +64,7 @@ class Kept:
     async def tidy(self, held: Iterable[str]) -> tuple[Sequence[str], Collection[str]]:
         """Delete our own snapshots without a manifest: the names of the others, ascending.
 
-        Parts that none of these needs go too, as in `delete_unneeded`.
+        Parts that none of these snapshots needs are deleted too, as in `delete_unneeded`.
         """
         blobs = await self._store.list(self._prefix)
         names = {blob.removeprefix(self._prefix).partition("/")[0] for blob in blobs}
@@ -76,12 +76,12 @@ class Kept:
                     self._needed[name] = await self._read(name)
             else:
                 await self.delete(name)
-        # Somebody else deleted the others.
+        # Somebody other than us deleted the others.
         self._needed.keep(finished)
         return finished, await self.delete_unneeded(held)
 
     async def delete_unneeded(self, held: Iterable[str]) -> Collection[str]:
-        """Delete the parts that no snapshot needs, except those `held`; their names."""
+        """Delete the parts that no snapshot needs, except those `held`, and return their names."""
         needed = self._needed.parts()
         if needed is None:
             return ()
@@ -98,7 +98,7 @@ class Kept:
         self._needed.forget(name)
         self.lacking.pop(name, None)
         blobs = await self._store.list(f"{self._prefix}{name}/")
-        # The manifest first: without it the rest is no snapshot any more.
+        # Delete the manifest first: without it the rest is not a snapshot any more.
         for blob in sorted(blobs, key=lambda blob: not blob.endswith("/manifest.json")):
             await self._store.delete(blob)
 

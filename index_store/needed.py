@@ -1,14 +1,14 @@
 """Which blobs each snapshot of a replica needs, and which of them a store does not have.
 
-A store loses blobs that it had: a lifecycle rule deletes them by age, somebody tidies a bucket. It
-also answers writes that it never made, where something else answers in its place. So what a
-manifest names is looked up in a listing.
+A store loses blobs that it had: a lifecycle rule deletes them by age, or somebody tidies a bucket.
+Another server may answer instead of it, and confirm writes that were never made. So every blob that
+a manifest names is looked up in a listing.
 """
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# Names below the replica's prefix, each with its bytes.
+# These are names below the replica's prefix, each with its bytes.
 Needs = Mapping[str, int]
 
 
@@ -22,7 +22,7 @@ class Needed:
         self._needs[name] = needs
 
     def __contains__(self, name: str) -> bool:
-        """Whether it is known what this snapshot needs."""
+        """Return whether it is known what this snapshot needs."""
         return self._needs.get(name) is not None
 
     @property
@@ -33,24 +33,24 @@ class Needed:
         self._needs.pop(name, None)
 
     def keep(self, names: Iterable[str]) -> None:
-        """Forget all but these."""
+        """Forget all snapshots but these."""
         self._needs = {name: self._needs[name] for name in names if name in self._needs}
 
     def parts(self) -> set[str] | None:
-        """Names of all parts that are needed; None while one snapshot's are not known."""
+        """Return the names of all needed parts, or None while one snapshot's are not known."""
         if None in self._needs.values():
             return None
         blobs = {blob for needs in self._needs.values() for blob in needs or ()}
         return {blob.split("/")[1] for blob in blobs if blob.startswith("parts/")}
 
     def lacking(self, there: Mapping[str, int]) -> dict[str, list[str]]:
-        """Snapshots that are not whole in a store that has these blobs, each with what it lacks."""
+        """Return the snapshots that are not whole in a store with these blobs, and their gaps."""
         lacking = {name: lacks(needs or {}, there) for name, needs in sorted(self._needs.items())}
         return {name: blobs for name, blobs in lacking.items() if blobs}
 
 
 def needs_of(name: str, manifest: Mapping[str, Any], manifest_bytes: int) -> Needs:
-    """What the snapshot `name` needs, the manifest itself with it."""
+    """Return what the snapshot `name` needs, including the manifest itself."""
     blobs = [blob for part in manifest["parts"] for blob in part["blobs"]]
     return {
         f"{name}/manifest.json": manifest_bytes,
@@ -60,5 +60,5 @@ def needs_of(name: str, manifest: Mapping[str, Any], manifest_bytes: int) -> Nee
 
 
 def lacks(needs: Needs, there: Mapping[str, int]) -> list[str]:
-    """Names of the blobs that are not there, or are there with another size."""
+    """Return the names of the blobs that are missing, or have another size."""
     return [name for name, size in needs.items() if there.get(name) != size]

@@ -1,7 +1,7 @@
 """Blobs in S3, or in anything that speaks its protocol.
 
-What answers at the endpoint may be anything: a proxy without a server behind it, a login page, half
-an answer. Nothing is believed that an S3 server would not say, and all of it is an OSError.
+Anything may answer at the endpoint: a proxy without a server behind it, a login page, half an
+answer. An answer that an S3 server would not give is an OSError.
 
 Credentials, region and endpoint come from the standard AWS variables and files, as every AWS tool
 reads them (AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3 for another server).
@@ -36,14 +36,14 @@ _OPEN_S = 10.0
 # Botocore asks again until an answer begins, not for one that is cut off in its body.
 _BODY_ATTEMPTS = 3
 
-# A listing has 1,000 names a page; a server that never comes to an end must not be followed.
+# A listing has 1,000 names a page; a server that sends pages without end is not followed.
 _PAGES_MAX = 100_000
 
 # No answer, or half of one: aiohttp's own error comes through where a body is cut off.
 _AWAY = (BotoCoreError, aiohttp.ClientError, TimeoutError)
 
 T = TypeVar("T")
-# What an upload in parts is named by, in every call about it.
+# These name an upload in parts, in every call about it.
 Upload = dict[str, str]
 
 
@@ -65,8 +65,8 @@ class S3Blobs:
     ) -> AsyncIterator["S3Blobs"]:
         """Raises ConfigurationError when a server says that there is no such bucket.
 
-        One that does not answer now, or not as S3 does, may later: that is for those who read and
-        write to wait.
+        A server that does not answer now, or not as S3 does, may do so later; those who read and
+        write wait for it.
         """
         config = AioConfig(
             connect_timeout=_CONNECT_S,
@@ -75,7 +75,8 @@ class S3Blobs:
         )
         async with AsyncExitStack() as stack:
             try:
-                # Reads its service descriptions from disk, on the loop: 0.2 s, at the start only.
+                # This reads botocore's service descriptions from disk, on the loop: 0.2 s, only at
+                # the start.
                 opening = get_session().create_client("s3", config=config)
                 client = await stack.enter_async_context(opening)
             except (BotoCoreError, ValueError) as error:
@@ -89,8 +90,8 @@ class S3Blobs:
 
     async def _require_bucket(self) -> None:
         try:
-            # In one page, which costs as much as asking for the bucket, and has a body: a 404
-            # without one may be anybody's.
+            # A listing of one page costs as much as asking for the bucket, and its answer has a
+            # body; a 404 without a body may be anybody's.
             async with asyncio.timeout(_OPEN_S):
                 await self._page({"Bucket": self._bucket, "Prefix": self._prefix, "MaxKeys": 1})
         except ClientError as error:
@@ -120,7 +121,7 @@ class S3Blobs:
         await self.upload_in_parts(name, path, size)
 
     async def upload_in_parts(self, name: str, path: Path, size: int) -> None:
-        """The same of any size, also of one part. Raises OSError."""
+        """Write a blob in parts, however small it is. Raises OSError."""
         upload = await self.begin_upload(name)
         try:
             with _translated(self._bucket, name):
@@ -130,14 +131,14 @@ class S3Blobs:
                 )
                 _require_etag(done)
         except BaseException:
-            # Parts that are left cost money and nobody lists them. Why it failed says more than
-            # why this does.
+            # Parts that are left cost money and nobody lists them. The first error says more than
+            # this one.
             with suppress(OSError):
                 await self.abort_upload(upload)
             raise
 
     async def begin_upload(self, name: str) -> Upload:
-        """An upload in parts, to be completed or aborted. Raises OSError."""
+        """Begin an upload in parts, to be completed or aborted. Raises OSError."""
         where = {"Bucket": self._bucket, "Key": self._key(name)}
         with _translated(self._bucket, name):
             begun = await self._client.create_multipart_upload(**where)
@@ -202,7 +203,7 @@ class S3Blobs:
         return sorted(await self.sizes(prefix))
 
     async def sizes(self, prefix: str) -> Mapping[str, int]:
-        """The same names, each with its bytes. Raises OSError."""
+        """Return the names that `list` does, each with its bytes. Raises OSError."""
         sizes: dict[str, int] = {}
         asked = {"Bucket": self._bucket, "Prefix": self._key(prefix)}
         with _translated(self._bucket, prefix):
@@ -221,7 +222,7 @@ class S3Blobs:
 
     async def _page(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         page: dict[str, Any] = await self._client.list_objects_v2(**asked)
-        # Anything that is XML, such as a page of a website, is taken for an empty listing.
+        # Botocore takes any XML, such as a page of a website, for an empty listing.
         if not {"IsTruncated", "KeyCount", "Name"} & page.keys():
             raise _NotS3("ListObjectsV2 was answered without a listing")
         return page
@@ -278,7 +279,7 @@ def _code(error: ClientError) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Name the answer that came, where S3 itself says nothing about the error."""
+    """Describe the answer that came, where S3 itself says nothing about the error."""
     if isinstance(error, BotoCoreError | aiohttp.ClientError | _NotS3):
         return str(error) or type(error).__name__
     if not isinstance(error, ClientError):
@@ -303,7 +304,7 @@ def _translated(bucket: str, name: str, *, missing: str | None = None) -> Iterat
     except _AWAY as error:
         raise OSError(f"s3://{bucket}/{name}: {_reason(error)}") from error
     except OSError:
-        raise  # of our own disk
+        raise  # from our own disk
     except Exception as error:
         # An answer that botocore cannot read, or that it did not expect.
         raise OSError(f"s3://{bucket}/{name}: {_reason(error)}") from error

@@ -41,7 +41,7 @@ from index_store.view import IndexView
 
 log = structlog.get_logger(__name__)
 
-# For the names alone: a start should not wait longer for a store that says nothing.
+# This bounds the listing: a start should not wait longer for a store that never answers.
 _LISTED_S = 20.0
 
 
@@ -62,9 +62,9 @@ class Snapshots:
         # What this process wrote or read back whole; what was written before may have gone bad.
         self._written: dict[str, Sequence[Blob]] = {}
         self.own = Kept(store, prefix)
-        """Those below `prefix`."""
+        """The snapshots below `prefix`."""
         self.rewritten = 0
-        """Blobs that the store had lost, and that were written again."""
+        """The number of blobs that the store had lost, and that were written again."""
         self.refused: dict[str, str] = {}
         """Snapshots that the last `restore` refused, with the reasons."""
 
@@ -74,8 +74,8 @@ class Snapshots:
         Applying and searching go on meanwhile: everything is read from one view. Raises OSError.
         """
         async with self._writing:
-            # Not before: the write that this one waited for deletes the local files of parts that
-            # a swap has replaced since.
+            # Take the view only now: the write that this one waited for deletes the local files of
+            # parts that a swap has replaced since.
             moment, view = Moment.of(index), index.view
             try:
                 return await self._write(index, view, moment)
@@ -170,8 +170,8 @@ class Snapshots:
                     raise
                 self._refuse(name, error)
             except Exception as error:
-                # The log has everything too: what nobody foresaw must not keep a node from its
-                # start.
+                # The log has everything too, so an unforeseen error must not keep a node from
+                # starting.
                 log.error("snapshot unreadable", snapshot=name, exc_info=error)
                 self._refuse(name, error)
             else:
@@ -248,7 +248,7 @@ class Snapshots:
         return await self.own.missing(needs)
 
     async def _write_part(self, files: PartFiles, lost: Collection[str] = ()) -> Sequence[Blob]:
-        """Its blobs; of those that were written before only the `lost` ones are written."""
+        """Return its blobs; of those written before, only the `lost` ones are written again."""
         before = self._written.get(files.name)
         if before is not None and not lost:
             return before
@@ -341,10 +341,10 @@ class Snapshots:
             await self.own.delete(name)
             await self.own.delete_unneeded(self._spill.held)
         except OSError as error:
-            # Why the snapshot failed says more; the next one deletes what is left.
+            # The first error says more than this one; the next snapshot deletes what is left.
             log.warning("half a snapshot is left", snapshot=name, error=str(error))
 
     def _forget(self, parts: Iterable[str]) -> None:
-        """They are not in the store any more."""
+        """Forget these parts, which are not in the store any more."""
         for part in parts:
             self._written.pop(part, None)

@@ -35,10 +35,10 @@ class Spill:
         self._held: Counter[str] = Counter()
 
     async def of(self, part: Part) -> PartFiles:
-        """The part's files, written now unless they are there. Raises OSError.
+        """Return the part's files, written now unless they are there. Raises OSError.
 
-        Files that somebody deleted, as a rule for old files in the folder of snapshots would, are
-        written again: the rows are in memory.
+        Files that somebody deleted, as a rule for old files may do, are written again, since the
+        rows are in memory.
         """
         if part.files is not None and await asyncio.to_thread(_are_there, part.files):
             return part.files
@@ -126,7 +126,7 @@ class Spill:
 
 
 def names_of(view: IndexView) -> set[str]:
-    """Name the files that parts of this view have or would get."""
+    """Return the names of the files that parts of this view have or would get."""
     parts: Sequence[Part] = [part for parts in view.parts.values() for part in parts]
     return {f"{part.uid}-{len(part.rows)}" for part in parts} | {
         part.files.name for part in parts if part.files is not None
@@ -143,7 +143,7 @@ def _write_rows(part: Part, rows: int, folder: Path) -> None:
 
 
 def _move(partial: Path, folder: Path) -> None:
-    """At once; one by one where some files of the part are still there."""
+    """Move all files at once, or one by one where some of the part's files are still there."""
     if not folder.exists():
         partial.rename(folder)
         return

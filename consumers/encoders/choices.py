@@ -11,7 +11,7 @@ from consumers.encoders import kept as kept_file
 from consumers.encoders.precision import PRECISIONS, Choice
 from consumers.encoders.spaces import Checkpoint
 
-# No tuning tries more.
+# Tuning never tries more.
 AT_ONCE_MAX = 4096
 
 _LIBRARIES = ("torch", "transformers")
@@ -33,7 +33,7 @@ def kept(key: str) -> Choice | None:
 
 
 def _is_possible(choice: Choice) -> bool:
-    """Whether a model can run so: the file is the user's, and may say anything."""
+    """Return whether a model can run so: the file is the user's, and may say anything."""
     at_once = (choice.pictures, choice.texts)
     return (
         choice.precision in PRECISIONS

@@ -28,7 +28,7 @@ def add(key: str, choice: dict[str, Any]) -> None:
         partial.write_bytes(orjson.dumps({**everything(), key: choice}, option=orjson.OPT_INDENT_2))
         partial.replace(path)
     except OSError:
-        # A read-only file system refuses that too, also where there is nothing.
+        # A read-only file system refuses this too, even where there is no file.
         with suppress(OSError):
             partial.unlink()
 

@@ -88,7 +88,8 @@ class Buckets:
                 answer = await self._client.get_object(Bucket=bucket, Key=key)
                 async with answer["Body"] as body:
                     if "ETag" not in answer:
-                        # A login page, say. As a picture it would be refused for good.
+                        # This may be a login page. Taken for the picture, it would be refused for
+                        # good.
                         raise Failed(host, "answered without an ETag: no S3 server", away=True)
                     return await self._body(body, answer.get("ContentLength"))
         except ClientError as error:
@@ -97,7 +98,8 @@ class Buckets:
             if status >= 500 or status == _BUSY or code in _CREDENTIALS:
                 raise Failed(host, f"answered {code}", away=True) from error
             if not code or code.isdecimal():
-                # A proxy without a server behind it answers 404 to everything, without S3's words.
+                # A proxy without a server behind it answers 404 to everything, without S3's error
+                # code.
                 raise Failed(host, f"answered {status}: no S3 server", away=True) from error
             raise refused("reference_missing", f"{host} answered {code}", value=code) from None
         except (BotoCoreError, aiohttp.ClientError, OSError) as error:
@@ -106,7 +108,7 @@ class Buckets:
         except (Failed, RejectedRecord):
             raise
         except Exception as error:
-            # An answer that botocore cannot read.
+            # Botocore cannot read the answer.
             raise Failed(host, f"answered what is not S3's: {error!r}", away=True) from error
 
     async def _body(self, body: Any, size: int | None) -> bytes:

@@ -100,7 +100,7 @@ def _by_method(path: str, **handlers: Callable[[Request], Awaitable[Response]]) 
 
 
 def background(app: Starlette) -> dict[str, Run]:
-    """Return the side tasks that must run beside the app, by name; each ends only by cancellation."""
+    """Return the side tasks of the app, by name; each must run, and ends only by cancellation."""
     runs: dict[str, Run] = app.state.background
     return runs
 

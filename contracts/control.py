@@ -149,7 +149,7 @@ def read_record(record: Record, now: float) -> Said:
         raise RejectedRecord(UNKNOWN_KEY, f"key: want one of {known}", field="key")
     if record.value is None:
         if record.key == ACTIVE:
-            raise RejectedRecord("no_value", "a tombstone, and some space is always active")
+            raise RejectedRecord("no_value", "a tombstone, although some space is always active")
         return None
     try:
         body = orjson.loads(record.value)

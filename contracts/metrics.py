@@ -113,12 +113,12 @@ class Metrics:
         )
         self.misplaced = Counter(
             "tidelens_misplaced_records_total",
-            "Embedding records passed over, since their keys belong to other partitions.",
+            "Embedding records skipped because their keys belong to other partitions.",
             registry=r,
         )
         self.partitions_added = Gauge(
             "tidelens_partitions_added",
-            "Partitions beyond those that a topic was made with, which nothing reads.",
+            "Partitions added since a topic was made; nothing reads them.",
             ["topic"],
             registry=r,
         )
@@ -134,7 +134,7 @@ class Metrics:
         )
         self.snapshot_blobs_lacking = Gauge(
             "tidelens_snapshot_blobs_lacking",
-            "Blobs of kept snapshots that the store did not have at the last look.",
+            "Blobs of kept snapshots that the store lacked when it was last listed.",
             registry=r,
         )
         self.snapshot_blobs_rewritten = Counter(
@@ -216,7 +216,7 @@ class Metrics:
         self.unstable_records = Gauge(
             "tidelens_unstable_records",
             "Records between the last stable offset and the high watermark, which an open "
-            "transaction holds back; of partitions that have any.",
+            "transaction holds back; only partitions with such records are listed.",
             ["topic", "partition"],
             registry=r,
         )
@@ -228,7 +228,7 @@ class Metrics:
         )
         self.group_members = Gauge(
             "tidelens_group_members",
-            "Processes that do a group's work. An index node's group with 0 has no lag here.",
+            "Processes that do a group's work; an index node's group with 0 has no lag here.",
             ["role", "group"],
             registry=r,
         )

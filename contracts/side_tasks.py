@@ -149,13 +149,13 @@ class SideTasks(Collector):
         labels = ["task", "space"]
         failures = CounterMetricFamily(
             "tidelens_side_task_failures",
-            "Errors of tasks that a role can go without for a while; space is empty for those of "
-            "the process.",
+            "Errors of tasks that a role can go without for a while; the label space is empty for "
+            "tasks of the process.",
             labels=labels,
         )
         failing = GaugeMetricFamily(
             "tidelens_side_task_failing",
-            "1 while the last try of such a task has failed.",
+            "1 while the last try of a side task has failed, else 0.",
             labels=labels,
         )
         for (space, name), state in sorted(self._states.items()):

@@ -115,8 +115,8 @@ async def _named(connection: Connection) -> tuple[list[Named], list[Tried]]:
         raise BrokerUnavailable(f"Kafka at {connection.brokers} names no broker yet; ask again")
     silent = [
         Tried(
-            missing=f"the bootstrap address {host}:{port} does not answer ({why_not(answer)}), "
-            "another does; take it out of --brokers, or start the broker there"
+            missing=f"the bootstrap address {host}:{port} does not answer ({why_not(answer)}), but "
+            "another one does; take it out of --brokers, or start the broker there"
         )
         for (host, port), answer in zip(addresses, answers, strict=True)
         if isinstance(answer, BaseException)

@@ -90,7 +90,9 @@ class Buckets:
                     if "ETag" not in answer:
                         # This may be a login page. Taken for the picture, it would be refused for
                         # good.
-                        raise Failed(host, "answered without an ETag: no S3 server", away=True)
+                        raise Failed(
+                            host, "answered without an ETag, so it is not an S3 server", away=True
+                        )
                     return await self._body(body, answer.get("ContentLength"))
         except ClientError as error:
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
@@ -100,7 +102,9 @@ class Buckets:
             if not code or code.isdecimal():
                 # A proxy without a server behind it answers 404 to everything, without S3's error
                 # code.
-                raise Failed(host, f"answered {status}: no S3 server", away=True) from error
+                raise Failed(
+                    host, f"answered {status}, so it is not an S3 server", away=True
+                ) from error
             raise refused("reference_missing", f"{host} answered {code}", value=code) from None
         except (BotoCoreError, aiohttp.ClientError, OSError) as error:
             reason = str(error) or type(error).__name__

@@ -86,7 +86,7 @@ class DeploymentSettings(FromEnvironment):
         ge=0.01,
         le=HOUR_S,
         description="Longest pause, in seconds, before a child process that ended is started "
-        "again. A process that ran for as long counts as healthy: the pauses begin with 0.5 s.",
+        "again. The pauses begin with 0.5 s, and begin again once a process has run for this long.",
     )
     hosts_allowed: list[Host] = Field(
         default_factory=list,
@@ -98,7 +98,7 @@ class DeploymentSettings(FromEnvironment):
         max_length=255,
         pattern=r"^(/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)*$",
         description="Path that a proxy keeps in front of the API's own, such as `/search`. "
-        "Unset: there is none, or the proxy strips it.",
+        "Leave it unset where there is none, or where the proxy strips it.",
     )
     allow_roots: list[Path] = Field(
         default_factory=list,

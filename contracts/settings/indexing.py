@@ -77,8 +77,8 @@ class IndexingSettings(FromEnvironment):
         300.0,
         gt=0,
         le=YEAR_S,
-        description="Age, in seconds, after which one listing shows again whether the store still "
-        "has all that the snapshots need; what is gone is written again.",
+        description="Seconds between two listings that show whether the store still has all that "
+        "the snapshots need; what is gone is written again.",
     )
     snapshots_kept: int = Field(2, ge=1, le=1000, description="Number of snapshots kept.")
     stale_after_s: float = Field(

@@ -31,9 +31,9 @@ def _connected(command: Callable[..., None]) -> Callable[..., None]:
 @control.command()
 @_connected
 def show(brokers: str | None, topic_prefix: str | None, as_json: bool) -> None:
-    """Show the space that is active, the one that is made, and the records that nodes ignore.
+    """Show the active space, the one that is being made, and the records that nodes ignore.
 
-    Exit code 1 where a record is ignored.
+    The exit code is 1 where a record is ignored.
     """
     from tidelens.opening import open_collection
 
@@ -68,8 +68,9 @@ def repair(
 ) -> None:
     """Write the last good records over those that nodes ignore.
 
-    Where none is left of the active space, --model says which it is to be. It needs no candidate
-    and asks for no missing items, so use `rebuild --switch` to move nodes to a new space.
+    Where no good record of the active space is left, --model names the model whose space is to be
+    active. --model does not check whether that space is complete, so use `rebuild --switch` to
+    move nodes to a new space.
     """
     from streams.control_faults import shown_key
     from tidelens.opening import open_collection

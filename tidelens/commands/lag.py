@@ -31,8 +31,8 @@ _HEAD = (
 @click.option(
     "--forget",
     metavar="GROUP",
-    help="Delete the group of a retired index node, or one that a given-up space left over. "
-    "Refused while it has members.",
+    help="Delete the groups of a retired index node, or one that a given-up space left over. "
+    "This is refused while the group has members.",
 )
 @json_option
 def lag(
@@ -44,11 +44,12 @@ def lag(
 ) -> None:
     """Show the lag per group, topic and partition, in records and in seconds.
 
-    Against the last stable offset (END). UNSTABLE records stand beyond it, held back by an open
-    transaction. Index nodes commit every few seconds, so theirs is that old; one that does not run
-    is `gone` and does not count in `behind`. Without --model: of every space that is served or
-    being made, as /v1/lag answers too; `behind` is that of the active space, and of its slowest
-    node. The exit code says whether the lag could be measured, not how large it is.
+    The lag counts up to the last stable offset (END). An open transaction holds back the UNSTABLE
+    records beyond it. Index nodes commit every few seconds, so their figures are that old. A node
+    that does not run is `gone` and does not count in `behind`. Without --model the table shows
+    every space that is served or being made, as /v1/lag does, and `behind` is that of the active
+    space and its slowest node. The exit code says whether the lag could be measured, not how large
+    it is.
     """
     from contracts.wire import wire_lag
     from tidelens.acting import acting

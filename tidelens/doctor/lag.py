@@ -33,7 +33,7 @@ async def lag(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     except ModelMissing:
         return [skipped("lag", "no model, which names the groups")]
     except TopicMismatch:
-        return [skipped("lag", "the topics are not all there")]
+        return [skipped("lag", "some topics are missing")]
     except (BrokerUnavailable, ConfigurationError):
         return [skipped("lag", "no broker to ask, or it does not let us")]
     findings = [*_held(measured, brokers), *_unattended(measured), *_shared(measured)]

@@ -101,10 +101,10 @@ async def to_its_end(closing: Coroutine[object, object, object]) -> None:
         raise asyncio.CancelledError
 
 
-async def quietly(closing: Awaitable[object], timeout_s: float = CLOSE_S) -> bool:
+async def quietly(closing: Awaitable[object], timeout_s: float | None = None) -> bool:
     """Whether it closed in time. What is closed here is being thrown away, errors with it."""
     try:
-        async with asyncio.timeout(timeout_s):
+        async with asyncio.timeout(CLOSE_S if timeout_s is None else timeout_s):
             await closing
     except asyncio.CancelledError:
         # aiokafka lets the cancellation of its own tasks out; ours must go on.

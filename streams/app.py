@@ -38,9 +38,9 @@ _SESSION_S = 6.0
 
 
 class _DaemonThread(WorkerThread):  # type: ignore[misc, unused-ignore]
-    """The thread of Faust's consumer, which a process that ends does not wait for.
+    """The thread of Faust's consumer, which does not keep a process from ending.
 
-    Stopped while Kafka hangs it may go on asking for ever, and the process with it.
+    If it is stopped while Kafka hangs, it may go on asking for ever, and hold the process up.
     """
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -91,9 +91,9 @@ def streams_app(
     clock: Clock,
     side: SideTasks,
 ) -> faust.App:
-    """The app; start it with `await app.start()` under a loop and signals of our own.
+    """Return the app; start it with `await app.start()` under a loop and signals of our own.
 
-    What a timer raises would end it, and the node with it: `side` keeps that from the app.
+    An error of a timer would end the app, and the node with it, so `side` catches it.
     """
     make_private(data_dir)  # Faust dies silently without it
     app = StreamsApp(
@@ -145,7 +145,7 @@ def counted_reason(headers: Mapping[str, bytes | str], space: str) -> str | None
 
 
 def timers(maintainer: Maintainer) -> Mapping[str, tuple[float, Step]]:
-    """Return what is done beside the fold: each by its name, with its interval in seconds."""
+    """Return the tasks beside the fold by name, each with its interval in seconds."""
     return {
         "commit": (_COMMIT_EVERY_S, maintainer.commit),
         "committed offsets": (_COMMITTED_EVERY_S, maintainer.check_committed),

@@ -51,8 +51,8 @@ class SaslListener:
 class LocalBroker:
     """One Kafka node; `start`, then `stop`, and `start` again with its data kept.
 
-    `port`: as BrokerPorts takes it, unless `ports` are taken already. A broker that ended by itself
-    is started on the same ports, which are held until `stop`. `extra` are further broker
+    BrokerPorts explains `port`, which counts unless `ports` are taken already. A broker that ended
+    by itself is started on the same ports, which are held until `stop`. `extra` are further broker
     properties.
     """
 
@@ -73,7 +73,7 @@ class LocalBroker:
         self._sasl = sasl
         self._extra = dict(extra or {})
         self._guard: asyncio.subprocess.Process | None = None
-        # The same at every start until `stop`.
+        # These stay the same at every start until `stop`.
         self._ports = ports
         self.pid = 0
         self.bootstrap = ""
@@ -130,12 +130,14 @@ class LocalBroker:
         await self.stop()
 
     async def wait(self) -> int:
-        """The exit code, once it has ended; negative, the signal that killed it."""
+        """Return the exit code once the broker has ended; a negative one is the signal that killed
+        it.
+        """
         code = await self._guard.wait() if self._guard is not None else 0
         return 128 - code if code > 128 else code
 
     async def _kill_java(self) -> None:
-        if self.pid:  # 0 would be our own process group
+        if self.pid:  # 0 would mean our own process group
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
@@ -181,8 +183,8 @@ class LocalBroker:
             "group.initial.rebalance.delay.ms": "0",
             # On one machine a dead encoder may be replaced sooner than Kafka's floor of 6 s allows.
             "group.min.session.timeout.ms": "1000",
-            # A broker that was killed may not come back before its session ends, by default 9 s:
-            # its next start took 12 s, and takes 7.
+            # A broker that was killed may not come back before its session ends, by default after 9
+            # s. With this value its next start takes 7 s; it took 12.
             "broker.session.timeout.ms": "5000",
             "broker.heartbeat.interval.ms": "1000",
             # The default of 128 MiB is a quarter of the heap that we give.

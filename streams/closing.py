@@ -6,14 +6,14 @@ sockets open and heartbeats running that keep the partitions of a member nobody 
 `stop()` does nothing. Therefore a closing here is never cancelled, it is bounded, and what a late
 `stop()` left is closed piece by piece.
 
-Tasks of a client may outlive it: those of a fenced producer whose sender died, say. One that is
-just connecting would open a socket after the last was closed, so the closing waits for it. And a
+Tasks of a client may outlive it, such as those of a fenced producer whose sender died. A task that
+is just connecting would open a socket after the last was closed, so the closing waits for it. And a
 `start()` that is cancelled forgets the connection it asks for metadata, so it is not cancelled.
 
-Some tasks have nobody with a handle at all, the flush of a producer's `stop()` above all. Its
-sender fails no batch when it is cancelled, so that the flush would wait for ever, and be destroyed
-with the producer. Therefore whatever aiokafka still runs for a closed client is found by the object
-that it runs in, and ended, and what a closed producer still holds is failed.
+Some tasks have no handle at all, above all the flush of a producer's `stop()`. Its sender fails no
+batch when it is cancelled, so the flush would wait for ever, and be destroyed with the producer.
+Therefore every task that aiokafka still runs for a closed client is found by the object that it
+runs in, and ended, and what a closed producer still holds is failed.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ from contracts.errors import TidelensError
 from streams import rebootstrap  # noqa: F401  whatever is started here is to find its brokers again
 
 CLOSE_S = 2.0
-# For each thing that a `stop()` which took too long did not come to: Kafka does not answer then.
+# Bounds each step that a late `stop()` did not reach, since Kafka does not answer then.
 _REST_S = 0.25
 _POLL_S = 0.01
 _UNDELIVERED = "the producer was closed before this was delivered"
@@ -155,7 +155,7 @@ async def _disconnect(client: AIOKafkaClient) -> None:
 def _fail_unsent(producer: AIOKafkaProducer) -> None:
     see_failures(producer)
     accumulator = producer._message_accumulator
-    # aiokafka takes a batch out of that set once it fails, also one that waits to be sent again.
+    # aiokafka takes a batch out of that set once it fails, even one that waits to be sent again.
     accumulator._pending_batches.update(*accumulator._batches.values())
     accumulator.fail_all(KafkaConnectionError(_UNDELIVERED))
 
@@ -177,9 +177,9 @@ def _runs_in(task: asyncio.Task[Any], parts: Collection[object]) -> bool:
 def see_failures(producer: AIOKafkaProducer) -> None:
     """Look at the errors of futures that aiokafka 0.14 fails itself and may hand to nobody.
 
-    They are the end of a transaction, once `commit` gave up on the way to it, the wait for each
-    batch that was never sent, and each record whose sender was cancelled. asyncio would log them
-    as never retrieved.
+    These futures are the end of a transaction before which `commit` gave up, the wait for each
+    batch that was never sent, and each record whose sender was cancelled. asyncio would log their
+    errors as never retrieved.
     """
     if producer._txn_manager is not None:
         when_seen(producer._txn_manager.wait_for_transaction_end())
@@ -193,7 +193,7 @@ def see_failures(producer: AIOKafkaProducer) -> None:
 
 
 def when_seen(future: asyncio.Future[Any] | None) -> None:
-    """Look at the error of a future that may have nobody else who does."""
+    """Look at the error of a future in case nobody else does."""
     if future is not None:
         future.add_done_callback(_seen)
 

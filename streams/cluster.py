@@ -1,8 +1,8 @@
-"""What roles do with a cluster before and beside their work, tried once, without writing anything.
+"""Try once what roles do with a cluster before and beside their work, without writing anything.
 
-`Connection.check` is for a start: one broker that is reached will do. Here every part is tried, so
-that the one which would fail hours later is named now. Nothing joins a group, and no transactional
-id is initialised, since that would take partitions or fence a role that is at work.
+`Connection.check` is for a start, where one reached broker is enough. Here every part is tried, so
+that one which would fail hours later is named now. Nothing joins a group, and no transactional id
+is initialised, since that would take partitions or fence a role that is at work.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from streams.rebootstrap import FAILURES
 from streams.refusals import AWAY, FORBIDDEN, advice, why_not
 from streams.topic_ids import FoundTopic, topics_found
 
-# Kafka's numbers of ACL operations.
+# Kafka's numbers for ACL operations.
 _OPERATIONS = {"Read": 3, "Write": 4, "DescribeConfigs": 10}
 _CONNECTING_MAX = 16
 _FETCH_MS = 600
@@ -33,9 +33,10 @@ _NAMED_MAX = 5
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """One part: what was done, or what was not and why, with what to do after a semicolon.
+    """The result for one part: what was done, or what failed and why, then what to do.
 
-    `missing` is a warning: one role needs it and another does not, or one of several is enough.
+    The two are separated by a semicolon. `missing` is a warning, since only some roles need that
+    part, or one of several is enough.
     """
 
     done: str = ""
@@ -46,9 +47,9 @@ class Tried:
 async def tried(
     connection: Connection, names: Names | None, *, shard: str, replica: str
 ) -> list[Tried]:
-    """Try one part after the other, up to the first without which the others cannot go on.
+    """Try one part after the other, up to the first without which the others cannot work.
 
-    `names` is None while no model says what groups and topics are called. Raises BrokerUnavailable.
+    `names` is None while there is no model to name groups and topics. Raises BrokerUnavailable.
     """
     named, silent = await _named(connection)
     reached = [*silent, *await _reached(connection, named)]
@@ -69,7 +70,7 @@ async def tried(
 
 
 def needs(names: Names) -> Mapping[str, Mapping[str, str]]:
-    """By topic: the operations that are needed, with who needs them."""
+    """Return the operations needed on each topic, with who needs them."""
     return {
         **{
             names.content(target): {
@@ -93,7 +94,7 @@ def needs(names: Names) -> Mapping[str, Mapping[str, str]]:
 
 
 async def _named(connection: Connection) -> tuple[list[Named], list[Tried]]:
-    """Every broker that a bootstrap address names, once, and the addresses that do not answer.
+    """Return every broker that a bootstrap address names, and the addresses that do not answer.
 
     Raises BrokerUnavailable where none does.
     """
@@ -155,7 +156,7 @@ def _coordinated(names: Names, shard: str, replica: str) -> list[tuple[Coordinat
 async def _coordinator(
     connection: Connection, client: AIOKafkaClient, kind: CoordinationType, key: str
 ) -> Tried:
-    """Only ask who it is: to join or to initialise would disturb the role that does."""
+    """Only ask for the coordinator: to join or to initialise would disturb a role at work."""
     of_group = kind is CoordinationType.GROUP
     what = f"group {key}" if of_group else f"transactional id {key}"
     try:
@@ -178,13 +179,13 @@ async def _coordinator(
 
 
 def _merged(coordinators: Collection[Tried]) -> list[Tried]:
-    """One line for all that are well, or the lines of those that are not."""
+    """Return one line if all were found, or the lines of those that were not."""
     well = Tried(f"coordinators of {len(coordinators)} groups and transactions found")
     return [each for each in coordinators if not each.done] or [well]
 
 
 def _rights(names: Names, found: Mapping[str, FoundTopic]) -> list[Tried]:
-    """What we may not do with topics that there are, as the broker itself says."""
+    """Return what we may not do with existing topics, as the broker itself says."""
     missing = [
         Tried(
             missing=f"we may not {operation} {topic}, which {who} needs; `tidelens topics print` "

@@ -1,8 +1,8 @@
-"""What an encoder commits beside an offset: of which topics the offset says something.
+"""What an encoder commits beside an offset: the ids of the topics that the offset belongs to.
 
-An offset alone counts records of a name. The topic of that name may have been deleted and created
-again, and so may the embeddings topic that holds what was made of the records: then nothing before
-the offset has been encoded, whatever the number says.
+An offset alone belongs to a topic's name. The topic of that name may have been deleted and created
+again, and so may the embeddings topic for its records: then nothing before the offset has been
+encoded, whatever the number says.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from contracts.errors import ConfigurationError
 from contracts.formats import unknown, version_of
 from contracts.records import Positions, TopicPartition
 
-# Of the metadata; what has no member `version` is of the first.
+# The version of the metadata; without a member `version` it is the first.
 VERSION = 1
 
 
@@ -30,9 +30,9 @@ class TopicPair:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """An offset of the group; an id is None where whoever committed it named none.
+    """An offset of the group; an id is None where the commit named none.
 
-    Earlier versions named the content topic alone, other tools name neither. `caught_up_ms` is
+    Earlier versions named only the content topic, and other tools name neither. `caught_up_ms` is
     the last time at which everything then in the log had been seen (invariant 7).
     """
 
@@ -54,13 +54,13 @@ class Commit:
 
     @property
     def is_ours(self) -> bool:
-        """Whether an encoder committed it, of this version or of one before."""
+        """Return whether an encoder of this or an earlier version committed it."""
         return self.content is not None
 
     def unlike(self, pair: TopicPair) -> str | None:
-        """Which topic is another one than it was committed for; None: it may be gone on from.
+        """Return which topic was created again since the commit, or None where it is still good.
 
-        Without an id nothing contradicts it: Kafka drops offsets with their content topic.
+        A commit without an id is believed: Kafka drops offsets with their content topic.
         """
         if self.content not in (None, pair.content):
             return "content topic"
@@ -82,7 +82,7 @@ def committing(next_offset: int, pair: TopicPair, caught_up_ms: int | None) -> O
 def reached(
     committed: Mapping[TopicPartition, OffsetAndMetadata], pairs: Mapping[str, TopicPair]
 ) -> Positions:
-    """The offsets that say something of today's topics; `pairs` are of content topics, by name."""
+    """Return the offsets that belong to today's topics; `pairs` are by content topic."""
     positions: dict[TopicPartition, int] = {}
     for partition, found in committed.items():
         pair = pairs.get(partition.topic)
@@ -95,13 +95,13 @@ def _says_something(found: OffsetAndMetadata, pair: TopicPair) -> bool:
     try:
         return Commit.read(found).unlike(pair) is None
     except ConfigurationError:
-        return True  # a newer version's, which its own encoders understand
+        return True  # written by a newer version, whose encoders understand it
 
 
 def metadata_of(found: OffsetAndMetadata) -> dict[str, Any]:
-    """Return what we wrote beside the offset, nothing where another tool did.
+    """Return what we wrote beside the offset, or nothing where another tool committed.
 
-    Raises ConfigurationError for a newer version's: what it vouches for is not known here.
+    Raises ConfigurationError for metadata of a newer version, whose meaning is not known here.
     """
     try:
         metadata = orjson.loads(found.metadata)

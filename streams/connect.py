@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
 # A broker that is there answers in milliseconds; this bounds an address that swallows packets.
 CHECK_S = 4.0
-# A broker that restarts is away for a moment, and its clients are busy with it.
+# A broker that restarts is away for a moment, and clients reconnect by themselves.
 PATIENCE_S = 2.0
 _TRY_AGAIN_S = 1.0
-# Of the brokers that a bootstrap address names, at the start.
+# At the start, so many of the brokers that a bootstrap address names are tried at most.
 _REACHED_MAX = 8
 
 
@@ -147,7 +147,7 @@ class Connection:
             raise BrokerAway(self._why_away(error)) from error
 
     async def require_reach(self) -> None:
-        """Raise BrokerUnavailable while a client of ours, at work for long, misses its broker."""
+        """Raise BrokerUnavailable while a client of ours has missed its broker for PATIENCE_S."""
         await RebootstrappingClient.try_again(self.brokers, within_s=_TRY_AGAIN_S)
         trouble = RebootstrappingClient.trouble(self.brokers, for_s=PATIENCE_S)
         if trouble is not None:
@@ -166,9 +166,9 @@ class Connection:
         return {name: topic.partitions for name, topic in found.items()}
 
     def _why_away(self, error: BaseException) -> str:
-        """An error of a client that was let in before tells less than what clients do not reach."""
+        """Say why; what our clients do not reach says more than the error of one let in before."""
         known = RebootstrappingClient.trouble(self.brokers) or error
-        # It did speak as we do, so that its hanging up says nothing of how we are let in.
+        # The broker did let us in before, so its hanging up does not mean that settings are wrong.
         if isinstance(known, LOST) and not isinstance(known, BrokerUnreached):
             known = ConnectionError("the connection was lost")
         return advice(known, self.brokers, self.kafka)
@@ -213,7 +213,7 @@ class Connection:
         return context
 
     def addresses(self) -> list[tuple[str, int]]:
-        """The bootstrap addresses. Raises ConfigurationError for one that cannot be."""
+        """Return the bootstrap addresses. Raises ConfigurationError for an impossible one."""
         addresses = []
         for address in self.brokers.split(","):
             host, _, port = address.strip().rpartition(":")
@@ -225,7 +225,7 @@ class Connection:
         return addresses
 
     async def _probe(self, host: str, port: int, timeout_s: float) -> BaseException | None:
-        """None when this address names brokers of which one can be reached; or why not."""
+        """Return None when this address names a broker that can be reached, or else why not."""
         try:
             async with asyncio.timeout(timeout_s):
                 brokers = await self.named_brokers(host, port)
@@ -235,14 +235,14 @@ class Connection:
 
     async def named_brokers(self, host: str, port: int) -> list[Named]:
         """Ask a bootstrap address for the brokers that it names. Raises FAILURES."""
-        # A listener that wants SASL accepts the hello of a plain client and hangs up on the first
-        # real request, so send one.
+        # A listener that wants SASL accepts the first message of a plain client and hangs up on the
+        # first real request, so send one.
         async with self._connected(host, port) as conn:
             metadata = await conn.send(MetadataRequest([]))
         return [Named(*broker[:3]) for broker in metadata.brokers]
 
     async def answers(self, timeout_s: float) -> bool:
-        """Whether a bootstrap address does, wherever it says that the brokers are."""
+        """Return whether a bootstrap address answers, wherever it says that the brokers are."""
         host, port = self.addresses()[0]
         try:
             async with asyncio.timeout(timeout_s):
@@ -252,7 +252,7 @@ class Connection:
         return True
 
     async def unreached(self, broker: Named, timeout_s: float = CHECK_S) -> BrokerUnreached | None:
-        """Connect to the address that a broker is named with; None when it lets us in."""
+        """Connect to the address that a broker advertises; return None when it lets us in."""
         try:
             async with asyncio.timeout(timeout_s), self._connected(broker.host, broker.port):
                 return None
@@ -262,7 +262,7 @@ class Connection:
     async def _first_reached(
         self, brokers: Sequence[Named], answered: tuple[str, int], timeout_s: float
     ) -> BrokerUnreached | None:
-        """One that is reached will do, as for a client at its start: the others may be away."""
+        """One reached broker is enough, as for a client at its start: the others may be away."""
         if any((broker.host, broker.port) == answered for broker in brokers):
             return None
         asked = random.sample(brokers, min(_REACHED_MAX, len(brokers)))

@@ -1,8 +1,8 @@
 """The control topic: which space is served, and which one is being made beside it.
 
-Compacted, one partition, a few records of small JSON, read by every node. A record that cannot be
-read, or that names a space which is not there, is told, counted and changes nothing: the newest
-good record of its key stands. So no record keeps a node from starting.
+The topic is compacted, with one partition and a few records of small JSON, and every node reads it.
+A record that cannot be read, or that names a space which does not exist, is logged and counted and
+changes nothing: the newest good record of its key stands. So no record keeps a node from starting.
 """
 
 import asyncio
@@ -44,9 +44,9 @@ log = structlog.get_logger(__name__)
 
 _WAIT_MS = 500
 _AGAIN_S = 1.0
-# A space may come to be: topics that were made this moment, a model that is copied to its folder.
+# A space may become possible: its topics were just made, or its model was copied here.
 _JUDGED_AGAIN_S = 10.0
-# Of one key, newer than what stands.
+# Kept for one key beyond the record that stands.
 _KEPT_MAX = 1_000
 _BEFORE_MAX = 10
 _OTHER = b""
@@ -74,21 +74,21 @@ class Control:
     refused: tuple[Refused, ...] = field(default=(), compare=False)
     """Records that are ignored, and that no good one has replaced."""
     before: tuple[SpaceRef, ...] = field(default=(), compare=False)
-    """The spaces that earlier records called active, the newest first."""
+    """The spaces that earlier records named as active, the newest first."""
     counts: KeptCounts | None = field(default=None, compare=False)
     unknown_keys: tuple[bytes, ...] = field(default=(), compare=False)
     """Of ignored records: another version may know what they say."""
 
     @property
     def spaces(self) -> list[str]:
-        """Those served, the current one first, then the one being made."""
+        """Return the spaces served, the current one first, then the one being made."""
         served = [] if self.active is None else [ref.space for ref in self.active.served]
         made = [] if self.candidate is None else [self.candidate.made.space]
         return list(dict.fromkeys([*served, *made]))
 
     @property
     def active_refused(self) -> bool:
-        """Whether a record about the active space is ignored."""
+        """Return whether a record about the active space is ignored."""
         return any(one.key == ACTIVE.decode() for one in self.refused)
 
 
@@ -102,7 +102,7 @@ class _Entry:
 
 
 class Standing:
-    """The records of the topic as they come, and which of each key stands."""
+    """The records of the topic as they come, and which one of each key stands."""
 
     def __init__(self, judge: Judge, now: Callable[[], float] = time.time) -> None:
         self._judge = judge
@@ -110,13 +110,13 @@ class Standing:
         self._entries: dict[bytes, list[_Entry]] = {
             key: [] for key in (ACTIVE, CANDIDATE, PARTITIONS, _OTHER)
         }
-        """What may still stand, the newest last; its first is what stood when it was asked last."""
+        """The entries that may still stand, the newest last; the first stood at the last call."""
         self._verdicts: dict[tuple[SpaceRef, str], _Verdict] = {}
         self._before: list[SpaceRef] = []
 
     def add(self, record: Record) -> None:
         """Apply one more record."""
-        # Values are large, and nobody asks for them again.
+        # Drop the values, which are large and not needed again.
         bare = replace(record, value=None, headers=())
         try:
             entry = _Entry(bare, said=read_record(record, self._now()))
@@ -128,7 +128,7 @@ class Standing:
             return
         entries.append(entry)
         if len(entries) > _KEPT_MAX:
-            # The first may be the one that stands.
+            # Keep the first, which may be the one that stands.
             del entries[1]
 
     async def control(self) -> Control:
@@ -157,7 +157,7 @@ class Standing:
         for place in range(len(entries) - 1, -1, -1):
             entry = entries[place]
             fault = entry.fault or await self._fault(_named(entry.said))
-            # One that is being made needs rights only of those who make it.
+            # Only the processes that make a candidate need rights on its topics.
             if fault is None or (key == CANDIDATE and fault.code == _NOT_ALLOWED):
                 self._forget(entries[:place])
                 del entries[:place]
@@ -173,7 +173,7 @@ class Standing:
                 self._before.append(current)
 
     async def _previous(self) -> ActiveSpace | None:
-        """Return the space before those that cannot be, as the newest record names it."""
+        """Return the space before the impossible ones, as the newest record names it."""
         for entry in reversed(self._entries[ACTIVE]):
             if isinstance(entry.said, ActiveSpace) and entry.said.previous is not None:
                 previous = entry.said.previous
@@ -182,7 +182,7 @@ class Standing:
         return None
 
     async def _fault(self, ref: SpaceRef | None) -> RejectedRecord | None:
-        """Return why there cannot be that space; what was wrong is looked at again."""
+        """Return why that space is impossible; a negative verdict is checked again later."""
         if ref is None:
             return None
         key = (ref, ref.model)
@@ -219,7 +219,7 @@ def _named(said: Said) -> SpaceRef | None:
 
 
 def topics_exist(event_log: EventLog, control_topic: str) -> Judge:
-    """A judge that wants the embeddings topics of the space in this collection."""
+    """Return a judge that requires the space's embeddings topics in this collection."""
 
     async def judge(ref: SpaceRef) -> None:
         names = Names(control_topic.removesuffix("control"), ref.space)
@@ -263,7 +263,7 @@ async def follow_control(
             async for control in _followed(event_log, topic, judge):
                 faults.show(reader, control.refused)
                 if known is not None and known.active is not None and control.active is None:
-                    # Some space is always active: the topic was emptied, or made again.
+                    # Some space is always active, so the topic was emptied or made again.
                     control = replace(control, active=known.active)
                 if control != known:
                     known = control

@@ -1,4 +1,4 @@
-"""Control records that are ignored: told once each, counted, and shown until they are replaced."""
+"""Control records that are ignored: each is logged once, counted, and shown until replaced."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from contracts.records import Record
 log = structlog.get_logger(__name__)
 
 _KEY_CHARS_MAX = 100
-# Told before, so that reading again tells nothing twice.
+# So many are remembered, so that reading again logs nothing twice.
 _TOLD_MAX = 10_000
 
 
@@ -45,22 +45,22 @@ class Refused:
 
 
 class ControlFaults:
-    """What one process ignores; its readers share it, so that each record is told once."""
+    """The records that one process ignores; its readers share it, so that each is logged once."""
 
     def __init__(self) -> None:
         self._refused: dict[str, Sequence[Refused]] = {}
         self._told: dict[tuple[str, int, str], None] = {}
         self.ignored: Counter[str] = Counter()
-        """How many records, by what is wrong with them."""
+        """How many records were ignored, by what is wrong with them."""
 
     @property
     def standing(self) -> list[Refused]:
-        """Those that are ignored now, in the order of the log."""
+        """Return the records that are ignored now, in the order of the log."""
         found = {(one.offset, one.fault): one for part in self._refused.values() for one in part}
         return [found[place] for place in sorted(found)]
 
     def show(self, reader: str, refused: Sequence[Refused]) -> None:
-        """Let `refused` be what this reader ignores now: newer than what stands of their key."""
+        """Let `refused` be the records that this reader ignores now."""
         self._refused[reader] = tuple(refused)
         for one in refused:
             known = (one.topic, one.offset, one.fault)
@@ -76,5 +76,5 @@ class ControlFaults:
             )
 
     def wire(self) -> list[dict[str, Any]]:
-        """For operators, at /v1/status."""
+        """Return them for operators, as /v1/status shows them."""
         return [asdict(one) for one in self.standing]

@@ -17,10 +17,11 @@ from streams.group_members import groups_listed, members_of
 async def forget(
     connection: Connection, prefix: str, group: str, *, spaces: Collection[str]
 ) -> list[str]:
-    """The names of the groups deleted: of an index node, that of its commits and that of its app.
+    """Delete the groups of an index node or of a space's encoders, and return their names.
 
-    `spaces` are served or being made. The offsets of their encoders are those encoders' state, and
-    are never deleted. Raises ConfigurationError for what is not to be deleted.
+    An index node has two: that of its commits and that of its app. `spaces` are served or being
+    made; their encoders go on from their offsets, so those are never deleted. Raises
+    ConfigurationError for a group that must not be deleted.
     """
     found = GroupName.read(prefix, group)
     if found is None:
@@ -50,7 +51,7 @@ async def forget(
 
 
 async def _require_no_node(client: AIOKafkaClient, prefix: str, space: str, group: str) -> None:
-    """Whatever the control topic says, a space that nodes answer in is not given up."""
+    """Refuse while nodes answer in the space, whatever the control topic says."""
     nodes = await groups_listed(client, f"{Names(prefix, space).bare}.streams.{space}.")
     members = await members_of(client, nodes) if nodes else {}
     if any(members.get(node) != 0 for node in nodes):
@@ -60,7 +61,7 @@ async def _require_no_node(client: AIOKafkaClient, prefix: str, space: str, grou
 
 
 async def deleted_group(client: AIOKafkaClient, group: str) -> bool:
-    """Whether it was there. Raises NonEmptyGroup: the broker itself refuses one with members."""
+    """Return whether it was there. Raises NonEmptyGroup, since brokers refuse one with members."""
     try:
         await when_ready(lambda: _delete(client, group))
     except GroupIdNotFound:

@@ -48,7 +48,7 @@ async def _members(admin: AIOKafkaAdminClient, group: str) -> int:
 
 
 async def groups_listed(client: AIOKafkaClient, prefix: str) -> list[str]:
-    """The groups whose names begin with `prefix`, of those that we may describe, in order."""
+    """Return the groups that begin with `prefix` and that we may describe, in order."""
     asked = (client.send(node, ListGroupsRequest()) for node in _nodes(client))
     answers = await asyncio.gather(*asked)
     listed = {group for answer in answers for group, _ in answer.groups}
@@ -56,10 +56,10 @@ async def groups_listed(client: AIOKafkaClient, prefix: str) -> list[str]:
 
 
 async def members_of(client: AIOKafkaClient, groups: Collection[str]) -> Mapping[str, int]:
-    """How many members each has, 0 for one that does not exist.
+    """Return how many members each group has, 0 for one that does not exist.
 
-    One request a broker, of which the coordinator answers. A group is left out where nobody knows
-    at the moment, or where we may not ask.
+    Each broker gets one request, and a group's coordinator answers. A group is left out where no
+    broker knows at the moment, or where we may not ask.
     """
     wanted = sorted(set(groups))
     asked = (client.send(node, _DescribeGroups(wanted)) for node in _nodes(client))

@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def _end_with_us() -> None:
-    """Run by the command's process: should we be killed, nobody else would end it."""
+    """Run in the command's process: if we are killed, nothing else would end it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

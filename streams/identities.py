@@ -1,7 +1,8 @@
-"""Watches whether topics are still those that they were: a name says nothing, only the id does.
+"""Watch whether topics are still the same: only the id shows it, not the name.
 
 A topic that was deleted and created again answers fetches at the old offsets as if nothing had
-happened. So whoever keeps offsets asks for the ids now and then, and an encoder before each commit.
+happened. So every process that keeps offsets asks for the ids now and then, and an encoder before
+each commit.
 """
 
 import asyncio
@@ -20,7 +21,7 @@ from streams.topic_ids import FoundTopic, topics_found
 
 log = structlog.get_logger(__name__)
 
-# One request for metadata takes a millisecond; who waits for it goes on without it after this.
+# A request for metadata takes a millisecond; a caller goes on without it after this time.
 ANSWER_S = 3.0
 EVERY_S = 5.0
 
@@ -47,8 +48,8 @@ class TopicLooks:
         self._closed = False
 
     async def found(self, topics: Collection[str]) -> Found:
-        """Those of `topics` that exist. Raises BrokerUnavailable, and TopicMismatch for what may
-        not be described.
+        """Return those of `topics` that exist. Raises BrokerUnavailable, and TopicMismatch for a
+        topic that we may not describe.
         """
         if self._closed:
             raise BrokerUnavailable("the client that asks for topics is closed")
@@ -81,7 +82,7 @@ class TopicLooks:
                 assert self._client is not None
                 return await topics_found(self._client, wanted, absent_ok=True)
         except (KafkaError, TidelensError, OSError, TimeoutError):
-            # A fresh client next time: this one may hold a broker that is gone for good.
+            # Make a fresh client next time: this one may hold a broker that is gone for good.
             await self._close_client()
             raise
 
@@ -100,8 +101,8 @@ class TopicLooks:
 class SameTopics:
     """The topics that one session, reader or index was built on.
 
-    What cannot be asked now is asked later: nothing waits for a broker that is away, and an offset
-    that was committed meanwhile carries the ids that it was written under.
+    If the broker is away, the question is asked later: nothing waits for it, and an offset that was
+    committed meanwhile carries the ids that it was written under.
     """
 
     def __init__(self, looks: TopicLooks, ids: Mapping[str, str]) -> None:
@@ -112,12 +113,12 @@ class SameTopics:
         self._asked_at = time.monotonic()
 
     def look_now(self) -> "asyncio.Task[None]":
-        """Begin to ask; the task ends without an error, whatever came of it."""
+        """Begin to ask; the task ends without an error, whatever the result."""
         self._asked_at = time.monotonic()
         return asyncio.create_task(self._look(), name="topic ids")
 
     def require(self) -> None:
-        """Raise LogChanged once another topic was seen; begins to ask where that was long ago."""
+        """Raise LogChanged once another topic was seen; begin to ask if the last look is old."""
         if self._changed is not None:
             raise LogChanged(self._changed)
         under_way = self._asking is not None and not self._asking.done()
@@ -139,7 +140,7 @@ class SameTopics:
 
 
 class Recheck:
-    """The same for one that reads through the EventLog port and stops at nothing."""
+    """Watches topics for a reader that uses the EventLog port and goes on if it cannot ask."""
 
     def __init__(self, event_log: EventLog, ids: Mapping[str, str]) -> None:
         self._log = event_log
@@ -147,7 +148,7 @@ class Recheck:
         self._asked_at = time.monotonic()
 
     async def require(self, *, every_s: float = EVERY_S) -> None:
-        """Raise LogChanged where a topic is another one; asks if that was longer ago than this."""
+        """Raise LogChanged where a topic was created again; ask if the last look is older."""
         if time.monotonic() - self._asked_at < every_s:
             return
         self._asked_at = time.monotonic()
@@ -165,7 +166,7 @@ class Recheck:
 
 
 def changed(ids: Mapping[str, str], found: Found) -> str | None:
-    """What happened to the first topic that is another one now; None: all are the same."""
+    """Return what happened to the first topic that changed, or None where all are the same."""
     for topic, topic_id in ids.items():
         now = found[topic].id if topic in found else ABSENT
         if now == topic_id:
@@ -178,6 +179,6 @@ def changed(ids: Mapping[str, str], found: Found) -> str | None:
 
 
 def _seen(task: "asyncio.Task[Found]") -> None:
-    """Look at the error, so that asyncio does not log it where every caller has given up."""
+    """Look at the error, so that asyncio does not log it after every caller has given up."""
     if not task.cancelled():
         task.exception()

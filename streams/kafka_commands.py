@@ -114,14 +114,14 @@ def kafka_acls_commands(
             allow(who, read, "--group", names.encoder_group),
             # Its /metrics show the lag of index nodes too: of those groups that it may see.
             allow(who, ["Describe"], "--group", index_groups, *prefixed),
-            # Whose members tell which index nodes run.
+            # The members of these groups show which index nodes run.
             allow(who, ["Describe"], "--group", streams_groups, *prefixed),
         ]
 
     return {
         "publisher": [
             topics(write, publisher, *contents),
-            # The partition counts that the topics were made with stand there.
+            # It holds the partition counts that the topics were made with.
             topics(read, publisher, names.control),
             # Needed by brokers before 3.0; later ones take Write on the topic for it.
             allow(publisher, ["IdempotentWrite"], "--cluster"),

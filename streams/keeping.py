@@ -23,9 +23,9 @@ _RESTORE_PAUSES_S = (1.0, 4.0)
 class SnapshotKeeper:
     """Writes a snapshot of a changed state when it is old or much was applied since.
 
-    An unchanged one is written again after `refresh_s`, so that what it says of when everything
-    had been seen does not age (invariant 7); that costs a manifest. Every `check_s` a listing shows
-    whether the store still has what it was given.
+    The snapshot of an unchanged state is written again after `refresh_s`, so that its time of
+    having seen everything does not age (invariant 7); that costs a manifest. Every `check_s` a
+    listing shows whether the store still has what it was given.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class SnapshotKeeper:
             try:
                 return await self._snapshots.restore(empty, skip_unread=pause_s is None)
             except Exception as error:
-                # Whatever the store answered: a node can start without it.
+                # A node can start without the store, whatever it answered.
                 told = _told(error)
                 log.warning("snapshots cannot be read", error=told, again_in_s=pause_s)
                 if pause_s is not None:
@@ -87,7 +87,7 @@ class SnapshotKeeper:
         self._tried_at = self._clock.now()
 
     def describe(self) -> dict[str, Any]:
-        """The last snapshot (name, at, seconds), the last failure since it, the one chosen.
+        """Return the last snapshot (name, at, seconds), the failure since it, and the one chosen.
 
         `lacking` counts by snapshot the blobs that the store did not have at the last look.
         """
@@ -142,7 +142,7 @@ class SnapshotKeeper:
             try:
                 name = await self._snapshots.write(index)
             except Exception as error:
-                # Whatever it is, it is the snapshot's failure and not the node's.
+                # Any error here is the snapshot's failure and not the node's.
                 self._metrics.snapshots.labels("failed").inc()
                 self._metrics.snapshot_failed_at.set(self._clock.now())
                 self._failure = {"reason": _told(error), "at": self._clock.now()}
@@ -161,9 +161,10 @@ class SnapshotKeeper:
             return name
 
     async def lost(self) -> bool:
-        """Look, when it is time, and return whether the store has lost blobs of the newest one.
+        """List the store when it is time, and return whether it has lost blobs of the newest
+        snapshot.
 
-        A store that does not answer is told as a failure until it does.
+        A store that does not answer is shown as a failure until it does.
         """
         own = self._snapshots.own
         if own.newest is None or self._clock.now() - self._checked_at < self._check_s:
@@ -192,5 +193,5 @@ class SnapshotKeeper:
 
 
 def _told(error: Exception) -> str:
-    """The reason; an error that nobody foresaw says little without its name."""
+    """Return the reason; an unforeseen error says little without its name."""
     return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"

@@ -1,13 +1,13 @@
 """Lag of encoders and index nodes: how many records, and how old the oldest of them is.
 
-Measured against the last stable offset, which is as far as anybody may read. `records` counts
+Lag is measured up to the last stable offset, which is as far as anybody may read. `records` counts
 offsets between committed and stable, and is 0 when nothing but transaction markers lies between.
 `seconds` is the age of the oldest record not yet processed, read from that record itself.
 `unstable` counts the offsets from there to the high watermark, which an open transaction holds
 back; Kafka's own tools show the sum of both.
 
 An index node assigns its partitions itself, so its group has commits and no members; whether it
-lives is asked of the group of its Faust app.
+runs is asked of the group of its Faust app.
 
 When the broker is away, `lag` raises BrokerUnavailable within seconds; what was measured last can
 still be given to `behind_s`, which lets the ages grow with the clock.
@@ -54,8 +54,8 @@ class _Known:
 class KafkaLag:
     """The lag of one space: of its encoders, and of every index group that has committed.
 
-    `index_group` is there even before it has: a node's own. `own_positions` tells how far that
-    node is, which its commits follow later; while it tells nothing, they count.
+    A node's own `index_group` is shown even before its first commit. `own_positions` says how far
+    that node is, which its commits follow later; while it says nothing, the commits count.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class KafkaLag:
         self._known: dict[_Key, _Known] = {}
         self._unstable: Mapping[TopicPartition, Unstable] = {}
         self._one_at_a_time = asyncio.Lock()
-        # Partitions that were added since hold nothing that anybody would process.
+        # Nobody processes the partitions that were added since.
         self._made = PartitionCounts(
             names.prefix, self._found, partial(KafkaReader.open, connection)
         )
@@ -94,15 +94,16 @@ class KafkaLag:
             await self._close()
 
     async def lag(self) -> list[Lag]:
-        """One row for each group, topic and partition. Raises BrokerUnavailable.
+        """Return one row for each group, topic and partition. Raises BrokerUnavailable.
 
-        Costs six requests and one for each group, and one small fetch for each partition whose
-        oldest unprocessed record is another than at the last call.
+        This costs six requests, one for each group, and one small fetch for each partition whose
+        oldest unprocessed record changed since the last call.
         """
         async with self._one_at_a_time, self._connection.errors_translated():
             try:
                 async with asyncio.timeout(_ANSWER_S):
-                    # Ours may be fresh, and reach a broker that those at work do not find.
+                    # Our clients may be fresh, and reach a broker that the clients at work do not
+                    # find.
                     await self._connection.require_reach()
                     if self._clients is None:
                         await self._open()
@@ -164,7 +165,7 @@ class KafkaLag:
         ]
 
     async def _reached(self, group: str) -> Positions:
-        """Where the group goes on: of a node's own, where the node itself is."""
+        """Return the group's positions; for the node's own group, those of the node itself."""
         assert self._client is not None
         own = self._own_positions() if group == self._index_group else {}
         if own:
@@ -175,7 +176,7 @@ class KafkaLag:
         return reached(committed, await self._pairs())
 
     async def _pairs(self) -> dict[str, TopicPair]:
-        """The ids of today's topics, which what an encoder committed must be of."""
+        """Return the ids of today's topics, which an encoder's commits must name."""
         assert self._client is not None
         names = self.names
         topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
@@ -204,16 +205,16 @@ class KafkaLag:
         return sorted(own.union(listed))
 
     async def _members(self, groups: Sequence[str]) -> dict[str, int]:
-        """How many processes work for each group, where that is known."""
+        """Return how many processes work for each group, where that is known."""
         assert self._client is not None
         prefix = self.names.prefix
         named = {group: GroupName.read(prefix, group) for group in groups}
-        # The group with members stands first.
+        # The group with members comes first.
         asked = {group: name.names(prefix)[0] for group, name in named.items() if name}
         found = await members_of(self._client, asked.values())
         members = {group: found[of] for group, of in asked.items() if of in found}
         if self._index_group in members:
-            # We are one, also while Faust still joins.
+            # This node is one of them, even while Faust still joins.
             members[self._index_group] = max(1, members[self._index_group])
         return members
 

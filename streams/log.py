@@ -135,10 +135,10 @@ class KafkaReader:
 
 
 class KafkaLog:
-    """The EventLog port. Clients are opened on first use and kept.
+    """The EventLog port on Kafka. Clients are opened on first use and kept.
 
-    `prefix` is that of the collection whose partition counts are kept; without one, all
-    partitions of a topic count.
+    `prefix` names the collection whose partition counts are kept; without one, all partitions of a
+    topic count.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class KafkaLog:
     async def _counted(
         self, wanted: Collection[str]
     ) -> tuple[Mapping[str, FoundTopic], Mapping[str, int]]:
-        """The topics as they are, and the partitions that they were made with."""
+        """Return the topics as they are, and the partition counts that they were made with."""
         found = await self._found(wanted)
         if not self._keeps_counts:
             return found, {name: topic.partitions for name, topic in found.items()}

@@ -118,10 +118,10 @@ class Maintainer:
                 # A snapshot whose offsets the log no longer has would lead straight back here.
                 restore = False
             except (KafkaError, TidelensError, OSError) as error:
-                # A first start ends with what only somebody can mend, and waits for a broker.
+                # A first start fails where only an operator can help, and waits for a broker.
                 if self._index is None and not isinstance(error, BrokerAway):
                     raise
-                # A topic that is deleted and not made again yet, or a broker that is away.
+                # A topic is deleted and not made again yet, or a broker is away.
                 log.warning("starting the index again", reason=str(error))
                 self._searcher.not_ready(f"starting again: {error}")
                 await asyncio.sleep(_AGAIN_S)
@@ -148,7 +148,7 @@ class Maintainer:
             if partition not in index.caught_up_at:
                 index.caught_up(partition, self._clock.now())
         self.keeper.begin(index)
-        # What was committed of another index says nothing of this one.
+        # Commits of another index say nothing about this one.
         self._committed = {}
         committed = await self._log.committed(self._group)
         self._letters_from = {tp: committed.get(tp, 0) for tp in index.positions}
@@ -191,7 +191,7 @@ class Maintainer:
     async def _step(self, reader: LogReader) -> None:
         assert self._index is not None
         fetched = await reader.fetch(records_max=self._batch_records, timeout_ms=self._wait_ms)
-        # Before anything is applied: a node that stood still may read another topic by now.
+        # Checked before anything is applied: a node that stood still may read another topic by now.
         await self._same.require(every_s=_LOOK_S if fetched.records else _LOOK_IDLE_S)
         self._require_no_missed_deletes(self._index, fetched)
         for piece in slices(fetched, _SLICE_RECORDS):
@@ -292,12 +292,12 @@ class Maintainer:
     async def check_committed(self) -> None:
         """Commit again where the group has other offsets than those committed last.
 
-        Somebody may have reset them, and the broker forgets them a week after the last commit,
-        which an idle node never repeats: other processes would see the whole log as lag.
+        Somebody may have reset them, and the broker forgets them a week after the last commit. An
+        idle node commits nothing more, so other processes would see the whole log as its lag.
         """
         last = self._committed
         found = await self._log.committed(self._group)
-        # A commit that came in between was newer than what was found.
+        # A commit made in between is newer than what was found.
         if last is self._committed and any(found.get(tp) != at for tp, at in last.items()):
             log.warning("the group's offsets were changed or have expired: committing them again")
             self._committed = {}
@@ -309,7 +309,7 @@ class Maintainer:
             await self._write_snapshot(self._index)
 
     async def snapshot_if_due(self) -> None:
-        """By age, by how much was applied since the last, or where the store has lost it."""
+        """Write one when the last is old, much was applied since, or the store has lost it."""
         if self._index is None:
             return
         if self.keeper.due(self._index) or await self.keeper.lost():
@@ -352,7 +352,7 @@ class Maintainer:
                     self._rebuild_again_at = self._clock.now() + _REBUILD_AGAIN_S
 
     async def look_at_topics(self) -> None:
-        """Tell of topics that are not as they were made."""
+        """Report topics that have changed since they were made."""
         await self.watch.look()
 
     async def audit(self) -> None:

@@ -1,4 +1,4 @@
-"""Making the topics of a collection, and keeping the partition counts that they are made with."""
+"""Make the topics of a collection, and keep the partition counts that they are made with."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -48,12 +48,12 @@ async def make_topics(
     contents = [names.content(target) for target in TARGETS]
     wanted = {*contents, *(spec.name for spec in specs)}
     try:
-        # 1. What is there, by the counts that it was made with. That of other topics is free.
+        # 1. Compare existing topics by the counts that they were made with. Other topics' are free.
         made = await counts.of(await looks.found(wanted))
         data = [spec for spec in specs if target_of(names.prefix, spec.name) is not None]
         require_partitions(data, made)
         made |= {spec.name: spec.partitions for spec in specs if spec not in data}
-        # 2. What is not.
+        # 2. Create what is missing.
         created = await create(
             connection,
             specs,
@@ -61,7 +61,7 @@ async def make_topics(
             min_insync_replicas=min_insync_replicas,
             counts=made,
         )
-        # 3. The counts, before anybody can have added partitions to what was made now.
+        # 3. Keep the counts, before anybody can add partitions to the new topics.
         found = await _all_found(looks, wanted)
         await _keep(connection, names, found, await counts.kept(found))
         return created
@@ -70,7 +70,7 @@ async def make_topics(
 
 
 async def _all_found(looks: TopicLooks, topics: Collection[str]) -> Mapping[str, FoundTopic]:
-    """The broker that is asked hears of new topics a moment later than the one that makes them."""
+    """Ask for all topics; a broker learns of new ones a moment after the one that makes them."""
     found: Mapping[str, FoundTopic] = {}
     for _ in range(_TRIES):
         found = await looks.found(topics)
@@ -99,5 +99,5 @@ async def _keep(
         ) as event_log:
             await event_log.publish([record])
     except (KafkaError, BrokerUnavailable) as error:
-        # Whoever may create topics may not be let write to them.
+        # A user who may create topics may lack the right to write to them.
         log.warning("the partition counts could not be kept", topic=names.control, error=str(error))

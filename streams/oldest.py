@@ -48,7 +48,7 @@ class OldestRecords:
         *,
         isolation: Literal["read_committed", "read_uncommitted"] = "read_committed",
     ) -> Self:
-        """Of committed records, or also of those in transactions that are open or were aborted."""
+        """Open it on committed records, or also on those of open and aborted transactions."""
         consumer = AIOKafkaConsumer(
             **connection.client_options(),
             group_id=None,
@@ -72,7 +72,7 @@ class OldestRecords:
         await close(self._consumer)
 
     async def bounds(self) -> dict[TopicPartition, tuple[int, int]]:
-        """First offset and end of every partition, asked of the broker now."""
+        """Ask the broker for the first offset and the end of every partition."""
         begins, ends = await asyncio.gather(
             self._consumer.beginning_offsets(self._partitions), self.ends()
         )
@@ -82,8 +82,10 @@ class OldestRecords:
         }
 
     async def ends(self) -> dict[TopicPartition, int]:
-        """The last stable offsets, or the high watermarks where uncommitted records are read."""
-        # The isolation level decides, by KIP-98.
+        """Return the last stable offsets, or the high watermarks where uncommitted records are
+        read.
+        """
+        # The isolation level decides which ones, by KIP-98.
         ends = await self._consumer.end_offsets(self._partitions)
         return {TopicPartition(*partition): offset for partition, offset in ends.items()}
 

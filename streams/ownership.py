@@ -139,7 +139,7 @@ class KafkaOwnership:
                 "(their group.min.session.timeout.ms and group.max.session.timeout.ms)"
             ) from None
         except ConfigurationError:
-            # Joining again would only meet it again: a newer version's commits, say.
+            # Joining again would only meet the same error, such as a newer version's commits.
             raise
         except (*_CLIENT_ERRORS, TidelensError) as error:
             # Of a session that has ended meanwhile, whatever ended it: the next one is no worse.
@@ -338,10 +338,10 @@ class _Session:
         await self._make_up_for_deletes(found)
 
     async def _look_at_topics(self) -> None:
-        """Take leases of the partitions that the topics were made with, where the topics fit.
+        """Take leases of the partitions that the topics were made with, if the topics fit.
 
-        A target whose topics do not fit, or are not all there, does not keep the other one from
-        being encoded: it is looked at again once its topics are others.
+        A target whose topics do not fit, or are missing, does not keep the other one from being
+        encoded: it is looked at again once its topics have changed.
         """
         owner, names = self._owner, self._owner._names
         topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
@@ -407,7 +407,7 @@ class _Session:
     async def _transact(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
         partition = claimed.lease.partition
         producer = self._producers[partition]
-        # Asked after the records were fetched, and beside the steps that take longer.
+        # Ask after the records were fetched, and beside the steps that take longer.
         looking = self._same.look_now()
         # 1. Open the transaction and append the outputs in source order.
         await producer.begin_transaction()
@@ -439,8 +439,9 @@ class _Session:
         for record, future in zip(outputs, sent, strict=True):
             with _sizes_translated(record):
                 await future
-        # 4. The topics are still those that the records came from and go to, as far as the broker
-        #    can tell now: a commit that is wrong all the same names the topics that it is of.
+        # 4. Check that the topics are still those that the records came from and go to, as far as
+        # the broker can tell now. A commit that is wrong all the same names the topics that it
+        # belongs to.
         await asyncio.wait([looking], timeout=ANSWER_S)
         self._same.require()
         # 5. Both become visible, or neither.
@@ -506,7 +507,7 @@ class _Session:
                 await self._reconcile(partition, start)
 
     def _embeddings(self, partition: TopicPartition) -> TopicPartition:
-        """Where the embeddings of a content partition stand."""
+        """Return the embeddings partition that belongs to a content partition."""
         names = self._owner._names
         target = names.target_of(partition.topic)
         assert target is not None

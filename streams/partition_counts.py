@@ -1,11 +1,11 @@
 """The partition counts that a collection was made with, which the control topic keeps.
 
-An item lives in the partition that its id and the count say. Kafka lets partitions be added to a
-topic, and from then on every client that asks Kafka for the count puts the next version of an item
-elsewhere. So the count is written down when the topics are made, with the id of the content topic
-that it is of, and everybody here goes by it: partitions that were added later hold nothing of the
-collection. Embeddings stand record for record in the partition of their content, so that the count
-of a content topic is that of its embeddings topics, too.
+An item lives in the partition that follows from its id and the count. Kafka lets operators add
+partitions to a topic, and from then on every client that asks Kafka for the count puts the next
+version of an item elsewhere. So the count is written down when the topics are made, with the id of
+its content topic, and all our processes use it: partitions that were added later hold nothing of
+the collection. Embeddings are record for record in the partition of their content, so the count of
+a content topic is that of its embeddings topics, too.
 """
 
 import asyncio
@@ -36,7 +36,8 @@ from streams.topic_ids import FoundTopic, absent
 log = structlog.get_logger(__name__)
 
 _READ_S = 10.0
-# After so long a count that differs from Kafka's is looked up again: its topic may be another one.
+# A count that differs from Kafka's is looked up again after this time, since its topic may have
+# been created again.
 _AGAIN_S = 10.0
 # The same where nobody could say.
 _UNKNOWN_AGAIN_S = 1.0
@@ -49,10 +50,10 @@ Kept = Mapping[Target, MadeTopic]
 
 
 def kept_after(kept: Kept, record: Record) -> Kept:
-    """With one more record of the control topic applied; what cannot be read changes nothing.
+    """Return `kept` with one more control record applied; an unreadable one changes nothing.
 
-    Of two counts for one topic the smaller one stands: Kafka only adds partitions, and two who
-    write at once may have looked before and after it did.
+    The smaller of two counts for one topic stands: Kafka only adds partitions, and two processes
+    that write at once may have looked before and after it did.
     """
     if record.key != PARTITIONS:
         return kept
@@ -72,7 +73,7 @@ def kept_after(kept: Kept, record: Record) -> Kept:
 
 
 def target_of(prefix: str, topic: str) -> Target | None:
-    """The target of a content topic, or of the embeddings topic of any space."""
+    """Return the target of a content topic, or of the embeddings topic of any space."""
     for target in TARGETS:
         if topic == f"{prefix}{target}" or (
             topic.startswith(f"{prefix}embeddings.") and topic.endswith(f".{target}")
@@ -82,9 +83,9 @@ def target_of(prefix: str, topic: str) -> Target | None:
 
 
 def made_count(prefix: str, target: Target, found: Mapping[str, FoundTopic], kept: Kept) -> int:
-    """The partitions that the topics `found` of a target were made with.
+    """Return the partition count that the topics `found` of a target were made with.
 
-    Where no count was kept, that of the one with the fewest: Kafka only adds partitions.
+    Where no count was kept, this is the smallest one, since Kafka only adds partitions.
     """
     content, made = found.get(f"{prefix}{target}"), kept.get(target)
     if content is not None and made is not None and made.topic_id == content.id:
@@ -95,9 +96,9 @@ def made_count(prefix: str, target: Target, found: Mapping[str, FoundTopic], kep
 
 
 def fitting_count(names: Names, target: Target, found: Mapping[str, FoundTopic], kept: Kept) -> int:
-    """The same of content and embeddings of a target, for one who writes from one to the other.
+    """Return the count for a process that writes from a target's content to its embeddings.
 
-    Raises TopicMismatch unless both are there and fit.
+    Raises TopicMismatch unless both topics are there and fit.
     """
     content, embeddings = names.content(target), names.embeddings(target)
     for topic in (content, embeddings):
@@ -114,7 +115,7 @@ def fitting_count(names: Names, target: Target, found: Mapping[str, FoundTopic],
 
 
 class PartitionCounts:
-    """Knows the counts of one collection; reads the control topic once for each topic's life.
+    """The counts of one collection; it reads the control topic once in each topic's life.
 
     All of it raises BrokerAway: for want of an answer nobody goes by another count.
     """
@@ -127,16 +128,16 @@ class PartitionCounts:
         # Of content topics whose count is not kept: the smallest that was seen with each.
         self._smallest: dict[Target, MadeTopic] = {}
         self._reading = asyncio.Lock()
-        # What was last looked for in vain, and when.
+        # The topics that were last looked for in vain, and when.
         self._missed: frozenset[str] = frozenset()
         self._missed_at = 0.0
         self._told = False
         self._published: dict[str, _Published] = {}
 
     async def of(self, found: Mapping[str, FoundTopic]) -> dict[str, int]:
-        """The counts of the topics `found`, among which the content topics are.
+        """Return the counts of the topics `found`, which include the content topics.
 
-        Of topics that hold no content and no embeddings, all partitions.
+        All partitions count of a topic that holds neither content nor embeddings.
         """
         kept = await self.kept(found)
         counts = {}
@@ -149,7 +150,7 @@ class PartitionCounts:
         return counts
 
     async def kept(self, found: Mapping[str, FoundTopic]) -> Kept:
-        """What the control topic keeps of the content topics among `found`."""
+        """Return what the control topic keeps about the content topics among `found`."""
         async with self._reading:
             ids = {
                 t: found[f"{self.prefix}{t}"].id for t in TARGETS if f"{self.prefix}{t}" in found
@@ -164,7 +165,7 @@ class PartitionCounts:
             return {t: self._kept[t] for t, topic_id in ids.items() if self._knows(t, topic_id)}
 
     async def to_publish(self, topic: str, partitions: int) -> int:
-        """How many of the `partitions` that Kafka tells of a topic are published to."""
+        """Return how many of the `partitions` that Kafka shows for a topic are published to."""
         target = target_of(self.prefix, topic)
         if target is None:
             return partitions
@@ -209,7 +210,7 @@ class PartitionCounts:
         control = Names(self.prefix, "").control
         try:
             async with asyncio.timeout(_READ_S):
-                # A reader would make an absent topic on a broker that creates topics on its own.
+                # A reader would create an absent topic on a broker that creates topics by itself.
                 if control in await self._find([control]):
                     reader = await self._tail({TopicPartition(control, 0): None})
                     try:
@@ -237,7 +238,7 @@ class PartitionCounts:
 
 @dataclass(frozen=True, slots=True)
 class _Published:
-    """What was found out for publishing to a topic, by the count that Kafka told then."""
+    """What was found for publishing to a topic, with the count that Kafka showed then."""
 
     partitions: int
     count: int
@@ -250,7 +251,7 @@ class _Published:
 
 
 def more_partitions(prefix: str, partitions: int) -> str:
-    """What to do for more partitions than a collection was made with, with the command."""
+    """Say how to get more partitions than a collection was made with, with the command."""
     other = f"{prefix.removesuffix('.')}-{partitions}."
     return (
         f"run `tidelens topics create --topic-prefix {other} --partitions {partitions}`, start "

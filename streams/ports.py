@@ -1,8 +1,9 @@
 """Ports of a child that binds them itself, held from the moment in which they are chosen.
 
 A socket that is bound and does not listen keeps a port from everybody who takes any free one, and
-lets in who binds it by its number with SO_REUSEADDR, as Java does. Another of us, who would ask for
-the same number, is kept out by a name in Linux's abstract namespace, which ends with its process.
+still lets a process bind it by its number with SO_REUSEADDR, as Java does. Another process of ours
+that asks for the same number is kept out by a name in Linux's abstract namespace, which ends with
+its process.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ class HeldPorts:
 
 
 class BrokerPorts:
-    """Those of one Kafka: its own, its controller's and its SASL listener's."""
+    """The ports of one Kafka: its own, its controller's and its SASL listener's."""
 
     def __init__(self, held: HeldPorts, broker: int, controller: int, sasl: int) -> None:
         self._held = held
@@ -52,10 +53,10 @@ class BrokerPorts:
 
     @classmethod
     def taken(cls, data_dir: Path, port: int = 0) -> Self:
-        """Take them for the Kafka of a data directory, until `close`.
+        """Take the ports for the Kafka of a data directory, until `close`.
 
-        Port 0: the one of its last start if that is free, so that clients find it again, else a
-        free one. Raises DataDirNotWritable, PortInUse.
+        Port 0 means the port of its last start if that is free, so that clients find it again, or
+        else any free one. Raises DataDirNotWritable, PortInUse.
         """
         held = HeldPorts()
         try:
@@ -65,7 +66,7 @@ class BrokerPorts:
             raise
 
     def keep(self, data_dir: Path) -> None:
-        """Write down the broker's for the next start."""
+        """Write down the broker's port for the next start."""
         _file(data_dir).write_text(str(self.broker))
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """The aiokafka client that finds its brokers again, and knows which of them it cannot reach.
 
-aiokafka 0.14 asks where the brokers are only at addresses that brokers told it before. Those that
+aiokafka 0.14 asks where the brokers are only at addresses that brokers named before. Brokers that
 came back at other addresses, as pods do, were never found again, though the bootstrap name led to
 them. Kafka's own clients go back to the bootstrap addresses (KIP-899), and so does this one.
 
@@ -41,12 +41,12 @@ CONNECT_S = 10.0
 PAUSE_MIN_S = 0.25
 PAUSE_MAX_S = 5.0
 
-# A host name that cannot be one is a UnicodeError.
+# An impossible host name raises UnicodeError.
 FAILURES = (OSError, TimeoutError, UnicodeError, KafkaError)
 
 
 class BrokerUnreached(NodeNotReadyError):  # type: ignore[misc, unused-ignore]
-    """A broker takes no connection at the address that it advertises; `cause` says why."""
+    """A broker accepts no connection at the address that it advertises; `cause` says why."""
 
     def __init__(self, node_id: int, host: str, port: int, cause: BaseException) -> None:
         super().__init__(node_id, host, port, cause)
@@ -55,7 +55,7 @@ class BrokerUnreached(NodeNotReadyError):  # type: ignore[misc, unused-ignore]
 
 @dataclass(slots=True)
 class _Failing:
-    """Why a broker took no connection the last time, and when it first did not."""
+    """Why a broker accepted no connection the last time, and since when."""
 
     error: BrokerUnreached
     since: float
@@ -63,9 +63,9 @@ class _Failing:
 
 
 class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore]
-    """What all our clients of Kafka send through."""
+    """The client that all our consumers, producers and admin clients send through."""
 
-    # By id, and read as a whole: Faust's consumer has its client in a thread of its own.
+    # Kept by id and read as a whole, since Faust's consumer has its client in a thread of its own.
     _all: ClassVar["weakref.WeakValueDictionary[int, RebootstrappingClient]"] = (
         weakref.WeakValueDictionary()
     )
@@ -83,15 +83,15 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
 
     @classmethod
     def install(cls) -> None:
-        """Let aiokafka's consumer, producer and admin client make this client for themselves."""
+        """Make aiokafka's consumer, producer and admin client use this client."""
         for module in (consumer, producer, admin):
             module.AIOKafkaClient = cls
 
     @classmethod
     def trouble(cls, bootstrap_servers: str, *, for_s: float = 0) -> BaseException | None:
-        """Return why a client of these brokers has not reached one for that long; None if all do.
+        """Return why a client has not reached one of these brokers for that long, or None.
 
-        While even the bootstrap addresses do not answer, nothing is known of the others.
+        While even the bootstrap addresses do not answer, nothing is known about the others.
         """
         latest = time.monotonic() - for_s
         found = [client.failure(latest) for client in cls._of(bootstrap_servers)]
@@ -101,7 +101,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
 
     @classmethod
     async def try_again(cls, bootstrap_servers: str, *, within_s: float) -> None:
-        """Let the clients of this loop that miss a broker of these try at once, and wait for it."""
+        """Let this loop's clients that miss one of these brokers try at once, and wait for that."""
         loop = asyncio.get_running_loop()
         trying = [
             client._hurry()
@@ -125,7 +125,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         return updating
 
     def failure(self, latest: float) -> BaseException | None:
-        """What this client does not reach, if it has not since `latest`."""
+        """Return what this client has not reached since `latest`."""
         failing = list(self._failing.values())
         since = [each.since for each in failing]
         if self._lost is not None:
@@ -139,14 +139,14 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
     async def send(
         self, node_id: int, request: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT
     ) -> Any:
-        """Raises BrokerUnreached where aiokafka tells only the broker's number."""
+        """Send as aiokafka does; raise BrokerUnreached where it only names the broker's number."""
         try:
             return await super().send(node_id, request, group=group)
         except NodeNotReadyError as error:
             failing = self._failing.get((node_id, group))
             if failing is None:
                 raise
-            # A new one each time: an error that is raised again keeps all frames that it passed.
+            # Make a new error each time, since one that is raised again keeps all frames it passed.
             raise BrokerUnreached(*failing.error.args) from error
 
     async def _metadata_update(self, cluster_metadata: ClusterMetadata, topics: Any) -> bool:
@@ -160,7 +160,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         return bool(updated)
 
     async def _rebootstrap(self, cluster_metadata: ClusterMetadata, topics: Any) -> bool:
-        """Whether a bootstrap address said where the brokers are."""
+        """Return whether a bootstrap address said where the brokers are."""
         since_s = time.monotonic() - self._asked_bootstrap
         if self._sync_task is None or since_s < self._pause_s:
             return False
@@ -188,7 +188,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
             connection.close()
 
     def _leave_moved(self) -> None:
-        """Close connections to addresses that their brokers have left; they may only look alive."""
+        """Close connections to addresses that brokers have left; these may only look alive."""
         for known, connection in list(self._conns.items()):
             broker = self.cluster.broker_metadata(known[0])
             if broker is None or (broker.host, broker.port) == (connection.host, connection.port):
@@ -200,7 +200,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
     async def _try_failing(self) -> None:
         """Connect again to brokers that have moved, or that nobody has tried for a while.
 
-        An idle client tries none, and a broker that has left the cluster is tried no more.
+        An idle client would try none, and a broker that has left the cluster is not tried again.
         """
         for known, failing in list(self._failing.items()):
             node_id, group = known
@@ -228,7 +228,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         group: ConnectionGroup = ConnectionGroup.DEFAULT,
         no_hint: bool = False,
     ) -> AIOKafkaConnection | None:
-        """Return the connection to a broker, made if there is none; None if it takes none."""
+        """Return the connection to a broker, made if there is none, or None if it accepts none."""
         known = (node_id, group)
         connection = self._conns.get(known)
         if connection is not None:
@@ -258,7 +258,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         self._failing[known] = _Failing(error, before.since if before else now, now)
 
     async def _connect(self, host: str, port: int, **more: Any) -> AIOKafkaConnection:
-        """Connect as aiokafka does, the bound on it aside."""
+        """Connect as aiokafka does, but within our own bound."""
         async with asyncio.timeout(CONNECT_S):
             return await aiokafka_client.create_conn(
                 host,

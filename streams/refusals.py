@@ -22,7 +22,7 @@ FORBIDDEN = (
     errors.TransactionalIdAuthorizationFailed,
 )
 _SLOW = (errors.RequestTimedOutError, errors.KafkaTimeoutError)
-# What a client that was let in says of a broker that it does not reach any more.
+# The errors of a client that was let in, and now does not reach a broker any more.
 LOST = (
     errors.KafkaConnectionError,
     errors.NodeNotReadyError,
@@ -33,7 +33,7 @@ AWAY = (*LOST, *_SLOW, OSError, TimeoutError)
 
 
 def advice(error: BaseException, brokers: str, kafka: KafkaSettings) -> str:
-    """Say in one line why, and after a semicolon what to do. `brokers`: the bootstrap addresses."""
+    """Say in one line why, and after a semicolon what to do. `brokers` are the bootstrap ones."""
     if isinstance(error, BrokerUnreached):
         return _unreached(error, brokers, kafka)
     if isinstance(error, AUTH_ERRORS):

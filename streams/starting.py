@@ -1,6 +1,6 @@
-"""Where an encoder starts in each of its partitions, by what its group left behind.
+"""Where an encoder starts in each of its partitions, by the commits of its group.
 
-The group's commits are its state: the offset, and what streams/commits.py puts beside it.
+The group's commits are its state: the offset, and the metadata of streams/commits.py.
 """
 
 import time
@@ -29,7 +29,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """A content partition that needs a start: where its embeddings go, and the topics' ids now."""
+    """A content partition that needs a start, where its embeddings go, and the topics' ids now."""
 
     embeddings: TopicPartition
     pair: TopicPair
@@ -38,9 +38,9 @@ class Sought:
 async def starts(
     connection: Connection, group: str, sought: Mapping[TopicPartition, Sought]
 ) -> dict[TopicPartition, Start]:
-    """Where the group stands in each partition, the log's beginning without a usable past.
+    """Return where the group goes on in each partition, or the log's beginning without a commit.
 
-    Ask once every former owner is fenced. Raises ConfigurationError where a newer version of
+    Call this once every former owner is fenced. Raises ConfigurationError where a newer version of
     Tidelens committed.
     """
     async with connection.client() as client:
@@ -100,12 +100,12 @@ def _start(
 
 
 def _lost(pair: TopicPair, commit: Commit, bounds: tuple[int, int], embedded_to: int) -> str | None:
-    """Why nobody can go on from this commit; None: somebody can."""
+    """Return why no encoder can go on from this commit, or None where one can."""
     beginning, end = bounds
     other = commit.unlike(pair)
     if other is not None:
         return f"the {other} was deleted and created again"
-    # Of a version that did not name the embeddings topic: one that never held anything is a sign.
+    # An earlier version did not name the embeddings topic: one that never held anything is a sign.
     if (
         commit.is_ours
         and commit.embeddings is None

@@ -50,7 +50,7 @@ class FoundTopic(NamedTuple):
     id: str
     partitions: int
     replication_factor: int
-    # What we may do with it, a bit for each of Kafka's ACL operations by its number; 0: not asked.
+    # Our rights on it: a bit for each of Kafka's ACL operations by its number; 0 when not asked.
     rights: int = 0
 
 
@@ -155,9 +155,9 @@ async def topics_found(
     absent_ok: bool = False,
     rights: bool = False,
 ) -> dict[str, FoundTopic]:
-    """What the broker says of each topic; absent ones are left out when `absent_ok`.
+    """Return what the broker says about each topic; absent ones are left out when `absent_ok`.
 
-    Rights cost the broker a look at its ACLs for each operation, so that they are asked for.
+    The broker looks at its ACLs for each operation, so rights are only asked for on demand.
     """
     wanted = sorted(set(topics))
     for _ in range(_TRIES):

@@ -1,8 +1,8 @@
-"""Watches whether a collection's topics are still as they were made, and tells where they are not.
+"""Watch whether a collection's topics are still as they were made, and report where they are not.
 
-Partitions that were added hold what nobody reads, and embeddings in a partition where their key
-does not belong change nothing in the index. Neither is an error of a record or of a node, so that
-without this nobody would hear of it.
+Nobody reads partitions that were added, and embeddings in a partition where their key does not
+belong change nothing in the index. Neither is an error of a record or of a node, so without this
+module nobody would notice.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ EVERY_S = 10.0
 
 
 class TopicWatch:
-    """`misplaced` counts the embeddings that the node passed over, since its start."""
+    """Looks at the topics; `misplaced` returns how many embeddings the node has skipped."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class TopicWatch:
             await asyncio.sleep(EVERY_S)
 
     async def look(self) -> None:
-        """Ask now. Raises BrokerUnavailable, and TopicMismatch for a topic that is absent."""
+        """Look now. Raises BrokerUnavailable, and TopicMismatch for a topic that is absent."""
         misplaced = self._misplaced()
         if misplaced > self._told_misplaced:
             log.warning("embeddings in other partitions than their own", reason=_told(misplaced))
@@ -60,7 +60,7 @@ class TopicWatch:
                 log.warning("partitions were added to a topic", reason=str(one), advice=advice)
 
     def describe(self) -> dict[str, Any]:
-        """What `/readyz` and `/v1/status` say of the topics: what is not as it was made."""
+        """Return what `/readyz` and `/v1/status` say about topics that have changed."""
         warnings = [str(one) for one in self._added]
         misplaced = self._misplaced()
         if misplaced:

@@ -1,9 +1,9 @@
-"""Making the topics as contracts.topics says, and saying exactly what differs where they exist.
+"""Make the topics as contracts.topics says, and say exactly what differs where they exist.
 
-A partition count is fixed at creation: an id lives in one partition, so another count would put
-its next event elsewhere, behind the old one's back. Another one than was wanted is refused with
-both numbers; what was added later is ignored (streams/partition_counts.py). Any other difference is
-told, not repaired: whoever runs the cluster may have had a reason.
+A partition count is fixed at creation: an id lives in one partition, so another count would put its
+next event elsewhere, beside the old one. A count that differs from the wanted one is refused with
+both numbers; partitions that were added later are ignored (streams/partition_counts.py). Any other
+difference is reported and not repaired, since the cluster's operator may have had a reason.
 """
 
 import asyncio
@@ -131,8 +131,8 @@ async def create(
 ) -> Created:
     """Create what is absent; running it twice, or twice at once, changes nothing more.
 
-    `counts` are those that existing topics were made with, where they are known. Raises
-    TopicMismatch for a wrong one before anything is created, and when the broker does not let us.
+    `counts` are the known ones that existing topics were made with. Raises TopicMismatch for a
+    wrong count before anything is created, and when the broker does not let us.
     """
     wanted = with_replication(specs, min_insync_replicas)
     async with connection.client() as client:
@@ -173,7 +173,7 @@ async def _create(
 async def _until_known(connection: Connection, names: Sequence[str]) -> None:
     """Wait until a broker knows what the controller has made: a busy one takes a while.
 
-    Not for longer than `_KNOWN_S`, since another broker may be asked next.
+    It waits for `_KNOWN_S` at most, since another broker may be asked next.
     """
     if not names:
         return

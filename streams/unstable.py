@@ -1,6 +1,6 @@
-"""What open transactions hold back: records between last stable offset and high watermark.
+"""Records that open transactions hold back: those between last stable offset and high watermark.
 
-Nobody who reads committed records may read them, nor what others wrote behind them, until the
+A reader of committed records may not read them, nor what others wrote behind them, until the
 transaction ends; a producer that died leaves it open for its transaction.timeout.ms.
 """
 
@@ -15,7 +15,7 @@ from streams.oldest import Oldest, OldestRecords
 
 @dataclass(frozen=True, slots=True)
 class Unstable:
-    """`records` from the last stable offset on. `oldest` is None while it is not known."""
+    """`records` are counted from the last stable offset. `oldest` is None while it is not known."""
 
     stable: int
     records: int
@@ -23,10 +23,10 @@ class Unstable:
 
 
 class UnstableRecords:
-    """What is unstable in fixed partitions, as it was when `look` was awaited last.
+    """The unstable records of fixed partitions, as they were when `look` was awaited last.
 
-    The oldest record is read only where the same one was there at the look before, and at the
-    first look of all: an encoder's transaction lasts 25 ms, and would cost a fetch each time.
+    The oldest record is read only at the first look, and where the same one was there at the look
+    before: an encoder's transaction lasts 25 ms, and would cost a fetch each time.
     """
 
     def __init__(self, reader: OldestRecords) -> None:
@@ -41,13 +41,13 @@ class UnstableRecords:
         await self._reader.close()
 
     async def high_watermarks(self) -> dict[TopicPartition, int]:
-        """Ask before the last stable offsets: else what is published in between looks unstable."""
+        """Ask before the last stable offsets, or records published in between look unstable."""
         return await self._reader.ends()
 
     async def look(
         self, high: Mapping[TopicPartition, int], stable: Mapping[TopicPartition, int]
     ) -> Mapping[TopicPartition, Unstable]:
-        """Only the partitions that have something unstable."""
+        """Return only the partitions that have unstable records."""
         before = self._found
         held = {tp: (stable[tp], end) for tp, end in high.items() if end > stable[tp]}
         oldest: dict[TopicPartition, Oldest | None] = {}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from contracts.dead_letters import letter_bytes_max
-from contracts.errors import BrokerUnavailable, TidelensError
+from contracts.errors import BrokerUnavailable, TopicMismatch
 from contracts.metrics import Metrics, show_process
 from contracts.partitioning import partitioner
 from contracts.parts import Part
@@ -206,12 +206,14 @@ async def show_lag(
         try:
             metrics.show_lag(await source.lag(), clock.now())
             health.broker = "reachable"
-        except (TidelensError, KafkaError) as error:
+        except (BrokerUnavailable, KafkaError) as error:
             log.debug("the lag is not known", error=str(error))
             metrics.lag_unknown()
             health.broker = "unreachable"
-        except Exception:
+        except Exception as error:
             metrics.lag_unknown()
+            if isinstance(error, TopicMismatch):
+                health.broker = "reachable"  # it says so itself
             raise
         await asyncio.sleep(_LAG_EVERY_S)
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
-from contracts.errors import BrokerUnavailable
+from contracts.errors import BrokerUnavailable, TopicAbsent
 from contracts.memory import ManualClock
 from contracts.metrics import Metrics, show_process
 from contracts.ports import Lag
 from tests.api_kit import FixedLag
 from tidelens import encoding
+from tidelens.encoder_health import EncoderHealth
 
 UNITS = ("seconds", "bytes", "records")
 # Plain numbers of what the name says, and one ratio.
@@ -94,3 +95,13 @@ async def test_an_encoder_shows_the_lag_until_the_broker_is_away(
         await encoding.show_lag(source, metrics, clock)
     assert found[0] == found[2] == 2
     assert isnan(found[1] or 0)
+
+
+@pytest.mark.anyio
+async def test_a_topic_that_is_absent_says_nothing_against_the_broker() -> None:
+    """/readyz said that the broker does not answer, and nothing said what was the matter."""
+    source, health = FixedLag(), EncoderHealth()
+    source.error = TopicAbsent("topic t does not exist")
+    with pytest.raises(TopicAbsent):
+        await encoding.show_lag(source, Metrics(), ManualClock(), health)
+    assert health.broker == "reachable"

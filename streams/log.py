@@ -277,6 +277,8 @@ class KafkaLog:
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         wanted = [KafkaPartition(*partition) for partition in partitions]
+        if not wanted:
+            return {}  # a client without partitions asks for every topic of the cluster
         async with self._asking, self._connection.errors_translated():
             if self._ends is None:
                 # read_uncommitted: answered with the high watermark.

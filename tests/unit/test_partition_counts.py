@@ -12,10 +12,14 @@ from contracts.errors import BrokerAway, BrokerUnavailable, TopicMismatch
 from contracts.kept_counts import PARTITIONS, KeptCounts, MadeTopic
 from contracts.memory import MemoryLog
 from contracts.metrics import Metrics
+from contracts.partitioning import partitioner
 from contracts.ports import Added
 from contracts.records import OutRecord, Record
+from contracts.settings import KafkaSettings
 from contracts.topics import Names
+from streams.connect import Connection
 from streams.control import read_control
+from streams.log import KafkaLog
 from streams.partition_counts import (
     PartitionCounts,
     fitting_count,
@@ -253,6 +257,13 @@ async def test_added_partitions_and_misplaced_embeddings_are_told_with_the_comma
     log.added = []
     await watch.look()
     assert sample("tidelens_partitions_added", {"topic": CAPTIONS}) == 0
+
+
+async def test_for_no_partitions_nobody_is_asked() -> None:
+    """A client without any asks for every topic of the cluster, every ten seconds here."""
+    nobody = Connection("127.0.0.1:1", KafkaSettings())
+    log = KafkaLog(nobody, partition_of=partitioner("murmur2"), record_bytes_max=1)
+    assert await log.end_offsets([]) == {}
 
 
 def test_a_kept_record_is_one_of_the_control_topic() -> None:

@@ -14,7 +14,7 @@ store lost it: before a manifest is written, a listing has shown every blob that
 
 import asyncio
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, MutableSequence, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -93,8 +93,9 @@ class Snapshots:
         try:
             # 1. The blobs.
             manifest = manifests.manifest(index, view, moment)
-            manifest |= await self._write_blobs(name, view)
-            await self._write_lost(name, view, manifest)
+            files: MutableSequence[PartFiles] = []
+            manifest |= await self._write_blobs(name, view, files)
+            await self._write_lost(name, files, manifest)
             faults.reach("snapshot.blobs")
             # 2. The manifest, which vouches for them.
             raw = manifests.sealed(manifest)
@@ -202,12 +203,15 @@ class Snapshots:
     def _own(self, name: str) -> str:
         return self._prefix.removeprefix(self._shard_prefix) + name
 
-    async def _write_blobs(self, name: str, view: IndexView) -> Manifest:
+    async def _write_blobs(
+        self, name: str, view: IndexView, written: MutableSequence[PartFiles]
+    ) -> Manifest:
         """Write what is not there yet; what the manifest says of parts and bitmaps."""
         entries, bitmaps = [], []
         for target, parts in view.parts.items():
             for part in parts:
                 files = await self._spill.of(part)
+                written.append(files)
                 bits = part.everything.bits[: (files.rows + 7) // 8]
                 entries.append(
                     {
@@ -226,16 +230,17 @@ class Snapshots:
         alive = {"name": "alive", "bytes": len(data), "sha256": manifests.sha256(data)}
         return {"parts": entries, "alive": alive}
 
-    async def _write_lost(self, name: str, view: IndexView, manifest: Manifest) -> None:
+    async def _write_lost(
+        self, name: str, written: Sequence[PartFiles], manifest: Manifest
+    ) -> None:
         """Write again what the store does not have. Raises OSError where it lacks it even then."""
         lost = await self._lost(name, manifest)
         if not lost:
             return
         log.warning("the store lacks blobs; they are written again", count=len(lost), first=lost[0])
-        parts = (part for parts in view.parts.values() for part in parts)
-        for part, entry in zip(parts, manifest["parts"], strict=True):
+        # Not the files that a part would get now: one that grows has more rows by now.
+        for files, entry in zip(written, manifest["parts"], strict=True):
             if any(blob["name"] in lost for blob in entry["blobs"]):
-                files = await self._spill.of(part)
                 entry["blobs"] = await self._write_part(files, lost)
         still = await self._lost(name, manifest)
         if still:

@@ -97,6 +97,26 @@ async def test_parts_that_the_store_has_lost_are_written_again(of: str, harm: st
     assert desk.keeper.describe()["lacking"] == {}
 
 
+async def test_rows_that_come_meanwhile_are_not_taken_for_those_that_were_lost() -> None:
+    desk, index = Desk(MemoryBlobs()), filled(vectors(50))
+    await desk.keeper.write(index)
+    own, lost = desk.snapshots.own, [name for name in desk.store.blobs if "/parts/" in name]
+    missing = own.missing
+
+    async def meanwhile(needs: Any) -> list[str]:
+        while lost:
+            del desk.store.blobs[lost.pop()]
+            change(index)
+        return await missing(needs)
+
+    own.missing = meanwhile  # type: ignore[method-assign]
+    name = await desk.keeper.write(index)
+    assert desk.sample("tidelens_snapshot_blobs_rewritten_total") == 2
+    restored = await snapshots_in(desk.store, PREFIX).restore(new_index())
+    assert restored is not None and restored.positions[IMAGES] == 50
+    await desk.snapshots.verify(f"0/{name}", new_index())
+
+
 async def test_a_store_that_was_emptied_gets_everything_again() -> None:
     desk, index = Desk(MemoryBlobs()), filled(vectors(50))
     await desk.keeper.write(index)

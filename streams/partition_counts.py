@@ -125,7 +125,7 @@ class PartitionCounts:
         self._find = find
         self._tail = tail
         self._kept: Kept = {}
-        # Of content topics whose count is not kept: the smallest that was seen with each.
+        # The smallest count seen with each content topic whose count is not kept.
         self._smallest: dict[Target, MadeTopic] = {}
         self._reading = asyncio.Lock()
         # The topics that were last looked for in vain, and when.
@@ -188,9 +188,9 @@ class PartitionCounts:
         return _Published(partitions, (await self.of(found))[topic], time.monotonic())
 
     def _made(self, target: Target, found: Mapping[str, FoundTopic], kept: Kept) -> int:
-        """Return the count; while none is kept, also by what was seen before.
+        """Return the count; while none is kept, what was seen before counts too.
 
-        One who publishes asks for the content topic alone, and its embeddings tell more.
+        A publisher asks for the content topic alone, but its embeddings topics show more.
         """
         content = found.get(f"{self.prefix}{target}")
         made = made_count(self.prefix, target, found, kept)
@@ -206,7 +206,7 @@ class PartitionCounts:
         return made is not None and made.topic_id == topic_id
 
     async def _read(self, kept: Kept) -> Kept:
-        """`kept` where the control topic may not be read: who may only publish goes on."""
+        """Return `kept`, or nothing where we may publish but not read the control topic."""
         control = Names(self.prefix, "").control
         try:
             async with asyncio.timeout(_READ_S):

@@ -1,6 +1,6 @@
 """The commands, the wiring of the roles, and the public client: `tidelens.Client`."""
 
-# As typing has it, whose import takes a third of the time until the command's first line.
+# This is what typing does, whose import takes a third of the time until the first line runs.
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ is one clear line on stderr, never a stack trace.
 
 from tidelens import pid1
 
-# Before anything else is imported, since that takes time.
+# This comes before every other import, since those take time.
 pid1.handle_sigterm()
 
 import importlib
@@ -105,7 +105,7 @@ def _exit_code() -> int:
 
 
 def _tell(failure: Failure) -> None:
-    """Say it as a line of the role's log, where that is JSON; or to the person who asked."""
+    """Say it as a line of the role's log where that is JSON, or else to the person who asked."""
     logs = sys.modules.get("tidelens.logs")
     if logs is not None and logs.is_json_of_role():
         logs.log.error(failure.message, exit_code=failure.code)

@@ -28,7 +28,7 @@ _RETRY_S = 1.0
 
 
 def refuse_waiting(listener: socket.socket) -> None:
-    """Answer 503 to those who wait to be accepted by a server that stops before it ever serves."""
+    """Answer 503 to those who wait to be accepted by a server that stops before it serves."""
     refusal = as_bytes(STOPPING)
     with contextlib.suppress(OSError):
         listener.setblocking(False)
@@ -37,7 +37,7 @@ def refuse_waiting(listener: socket.socket) -> None:
             with client, contextlib.suppress(OSError):
                 client.setblocking(False)
                 client.send(refusal)
-                # A request that was not read would turn the end of the answer into a reset.
+                # An unread request would turn the end of the answer into a reset.
                 client.recv(_READ_BYTES)
 
 

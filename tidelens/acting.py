@@ -1,8 +1,8 @@
 """Which collection a command acts on: that of the running `up`, as DATA/run.json describes it.
 
-What is not set comes from there, so that a command in another terminal needs no options. What is
-set and differs is refused: the command would act on a collection that nobody serves here. Secrets
-never stand in the file, only the names of the variables that have them.
+Values that are not set come from there, so that a command in another terminal needs no options. A
+value that is set and differs is refused, since the command would act on a collection that nobody
+serves here. The file never holds secrets, only the names of the variables that do.
 """
 
 import logging
@@ -22,9 +22,9 @@ from tidelens.terminal import say
 if TYPE_CHECKING:
     from streams.connect import Connection
 
-# Another value is another collection, or loses records of this one.
+# Another value of these means another collection, or loses records of this one.
 _IDENTITY = ("topic_prefix", "partitioner")
-# Another value is the operator's choice; this is what holds where there is none.
+# The operator may choose another value of these; the one of `up` holds otherwise.
 _OF_ROLES = ("record_bytes_max",)
 _OF_COMMANDS = (
     *_OF_ROLES,
@@ -65,7 +65,7 @@ def security_of(kafka: KafkaSettings) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Acting:
-    """What a command acts on. `settings` are filled up, and `brokers` is one of them."""
+    """The collection that a command acts on; `settings` are complete, `brokers` included."""
 
     settings: Settings
     kafka: KafkaSettings
@@ -78,11 +78,11 @@ class Acting:
         return Connection(self.brokers, self.kafka)
 
     def names(self, space: str = "any") -> Names:
-        """Content topics, dead letters and control belong to no space."""
+        """Return the names; content topics, dead letters and control belong to no space."""
         return Names(self.settings.topic_prefix, space)
 
     def url(self, given: str | None) -> str:
-        """Where the API is: as given, of the running `up`, or where one would listen."""
+        """Return the API's address: as given, of the running `up`, or where one would listen."""
         if given:
             return given
         if self.runtime is not None:
@@ -90,9 +90,9 @@ class Acting:
         return url_of(self.settings.host, self.settings.port)
 
     def tell(self, *, url: str | None = None) -> None:
-        """Say on stderr which collection it was, once all is done: a failure is one line.
+        """Say on stderr which collection it was. Call this at the end: a failure is one line.
 
-        `url` is that of a node that was asked instead of Kafka.
+        `url` is the address of a node that was asked instead of Kafka.
         """
         whose = "" if self.runtime is None else f", of the `up` that runs on {self.settings.data}"
         say(f"collection {self.settings.topic_prefix} at {url or self.brokers}{whose}", err=True)
@@ -101,7 +101,7 @@ class Acting:
 def acting(
     command: str, *, is_role: bool = False, level: int = logging.INFO, **given: Any
 ) -> Acting:
-    """Read settings, with those `given` before them and those of the running `up` behind them.
+    """Read settings: those `given`, then those of the environment, then those of the running `up`.
 
     A role keeps its own shard, replica and store. Raises ConfigurationError for a value that
     contradicts the running `up`.
@@ -115,7 +115,7 @@ def acting(
 
 @dataclass(frozen=True, slots=True)
 class AskedNode:
-    """The node that a command asks. `acting` None: it was named by its address alone."""
+    """The node that a command asks; `acting` is None where only its address was given."""
 
     url: str
     acting: Acting | None
@@ -137,7 +137,7 @@ def node_of(url: str | None) -> AskedNode:
 
 
 def settled(given: Mapping[str, Any], *, is_role: bool = False) -> Acting:
-    """The same without the logs."""
+    """Read settings as `acting` does, without configuring the log."""
     settings, kafka = settings_module.load(**given), settings_module.load_kafka()
     runtime = Runtime.read(settings.data)
     if runtime is None or not runtime.collection:
@@ -202,7 +202,7 @@ def _addresses(brokers: str) -> set[str]:
 
 
 def _security(kafka: KafkaSettings, known: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is not set here; who we are (a user, a certificate) may be set to another."""
+    """Return what is not set here; the user and the certificate may be set to others."""
     names = ["security_protocol", "sasl_mechanism", "ssl_cafile"]
     if not {"ssl_certfile", "ssl_keyfile"} & kafka.model_fields_set:
         names += ["ssl_certfile", "ssl_keyfile"]

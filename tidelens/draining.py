@@ -1,8 +1,8 @@
 """Ends the connections of a server that stops: nobody waits for an answer that never comes.
 
-What is nearly done is answered as always, what waits then is refused with 503, and answers that
-were begun flow to their end, each of these for a bounded time. uvicorn waits once for everything,
-and cancels what is left: such requests were answered with 500 after five seconds.
+Requests that are nearly done are answered as always, those that still wait are refused with 503,
+and answers that were begun go on to their end; each step has a bounded time. uvicorn waits once for
+everything and cancels what is left: such requests were answered with 500 after five seconds.
 """
 
 import asyncio
@@ -11,20 +11,20 @@ from typing import Protocol
 
 # A search takes milliseconds.
 ANSWER_S = 0.5
-# For large answers that were begun, and for clients to read why they were refused.
+# Large answers that were begun get this time, and clients to read why they were refused.
 _FLUSH_S = 2.0
 _CANCEL_S = 0.5
 _LOOK_S = 0.02
 
 
 class Draining(Protocol):
-    """The protocol of a connection, as it is asked to end."""
+    """The protocol of a connection that is asked to end."""
 
     transport: asyncio.Transport
 
     @property
     def unanswered(self) -> bool:
-        """Whether a request waits for the first byte of its answer."""
+        """Return whether a request waits for the first byte of its answer."""
 
     def shutdown(self) -> None:
         """End what waits for the client."""
@@ -38,7 +38,7 @@ async def drain(
     tasks: Collection["asyncio.Task[None]"],
     answered: Callable[[], None],
 ) -> None:
-    """Return when no connection is left. `answered` is called once no request waits any more.
+    """Return when no connection is left, and call `answered` once no request waits any more.
 
     Both collections belong to the server and shrink meanwhile.
     """
@@ -57,7 +57,7 @@ async def drain(
 
 
 async def _until(true: Callable[[], bool], seconds: float) -> None:
-    """Return when `true()`, or after so many seconds."""
+    """Return when `true()`, or after this many seconds."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
     while not true() and loop.time() < end:  # noqa: ASYNC110 - nobody tells when that is

@@ -1,4 +1,4 @@
-"""What an encoder says of its health: its loop writes, the thread of its metrics port reads."""
+"""An encoder's health: its event loop writes it, and the thread of its metrics port reads it."""
 
 import asyncio
 from collections.abc import Callable
@@ -23,9 +23,10 @@ class Hold:
 
 
 class EncoderHealth:
-    """Alive and ready, and why not. Every member is replaced whole, so that a thread may read it.
+    """Whether the encoder is alive and ready, or why not.
 
-    `has_broker`: the address of the broker is known; an encoder that `up` started is sent it.
+    Members are replaced whole, so that a thread may read them. `has_broker` says whether the
+    address of the broker is known; `up` sends it to its encoders.
     """
 
     def __init__(self, *, has_broker: bool = True, now: Callable[[], float] = monotonic) -> None:
@@ -38,11 +39,11 @@ class EncoderHealth:
         self._seen = now()
 
     def watch(self, ownership: Ownership) -> None:
-        """Tell the state of `ownership` from now on."""
+        """Show the state of `ownership` from now on."""
         self._ownership = ownership
 
     async def run(self) -> None:
-        """Look at the ownership, and show that the loop goes on, until cancelled."""
+        """Look at the ownership every second, which shows that the loop runs, until cancelled."""
         while True:
             self.look()
             await asyncio.sleep(_EVERY_S)
@@ -55,14 +56,14 @@ class EncoderHealth:
             self.hold = Hold(ownership.is_member, len(ownership.owned))
 
     def stalled(self) -> str | None:
-        """Say for how long the loop has stood still, if that is too long."""
+        """Return for how long the loop has stood still, if that is too long."""
         still_s = self._now() - self._seen
         if still_s < STALLED_S:
             return None
         return f"the event loop has stood still for {still_s:.0f} s"
 
     def reason(self) -> str | None:
-        """Why no record can be encoded now; None where it can, or waits for partitions."""
+        """Return why the encoder is not ready; None also where it only waits for partitions."""
         if (stalled := self.stalled()) is not None:
             return stalled
         if not self.has_broker:

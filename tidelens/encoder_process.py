@@ -19,13 +19,13 @@ from tidelens.reports import Report, Reports
 
 _NICE = 19
 _STOP_S = 10.0
-# Whoever kills a process that works sends one of these; the others are its own doing.
+# Somebody who kills a process sends one of these; other signals are its own doing.
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a child ended: why, and its error where starting it again would change nothing."""
+    """How a child ended, and its error where starting it again would change nothing."""
 
     reason: str
     error: TidelensError | None = None
@@ -33,7 +33,7 @@ class Ended:
 
 
 class EncoderProcess:
-    """One child."""
+    """One child process."""
 
     def __init__(self, process: asyncio.subprocess.Process, reports: Reports) -> None:
         self._process = process
@@ -45,7 +45,9 @@ class EncoderProcess:
 
     @classmethod
     async def start(cls, settings: Settings, model: str, listener: socket.socket | None) -> Self:
-        """It loads its model until it is told where Kafka is. `listener` is for its /metrics."""
+        """Start it; it loads its model and waits for Kafka's address. `listener` is for its
+        /metrics.
+        """
         roots = [str(path) for path in settings.allow_roots]
         environment = {
             "CUDA_MPS_CLIENT_PRIORITY": "1",  # below that of queries, where GPUs are shared by MPS
@@ -68,20 +70,21 @@ class EncoderProcess:
                 stdin=asyncio.subprocess.PIPE,
                 env=environment,
                 pass_fds=passed,
-                # A Ctrl-C is for us; we stop it in order. Not a session of its own: where Linux
-                # shares processors among sessions (autogroup), niceness counts only within one.
+                # A process group of its own, since a Ctrl-C is for us, and we stop it in order. Not
+                # a session of its own: where Linux shares processors among sessions (autogroup),
+                # niceness counts only within one.
                 process_group=0,
                 preexec_fn=_give_way,
             )
             return cls(process, reports)
 
     def attach(self, brokers: str) -> None:
-        """Tell it where Kafka is."""
+        """Send it Kafka's address."""
         assert self._process.stdin is not None
         self._process.stdin.write(brokers.encode() + b"\n")
 
     async def watch(self, works: Callable[[], None]) -> Ended:
-        """Call `works` once it encodes, and return when it has ended."""
+        """Call `works` once the child encodes, and return when it has ended."""
         failure: Report | None = None
         async for report in self._reports:
             if report.failure is None:
@@ -118,5 +121,5 @@ def _port(listener: socket.socket | None) -> int:
 def _give_way() -> None:
     """Queries, in our process and its other child, come first. Decoders inherit it."""
     os.nice(_NICE)
-    # From here on it stands in the background of a terminal, which may stop it for writing there.
+    # It is now in the background of a terminal, which may stop it when it writes there.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)

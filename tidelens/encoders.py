@@ -24,9 +24,9 @@ log = structlog.get_logger(__name__)
 class Encoders:
     """Runs an encoder for each model that the control topic names, the first from the start.
 
-    A space's encoder must run for as long as the space may answer, so that it stays current: those
-    of the active space, of the one kept for a rollback, and of a candidate encoded once. Each is
-    started again when it ends, whatever it ended of; only the very first may fail.
+    A space's encoder must run for as long as the space may answer, so that the space stays current:
+    this means the active space, the one kept for a rollback, and a candidate that was encoded once.
+    Each encoder is started again when it ends, for whatever reason; only the first may fail.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Encoders:
         run_file: RunFile,
         parts: Parts,
     ) -> None:
-        """`metrics` listens where one of them serves its /metrics; None: none of them does."""
+        """Take `metrics`, the listener for one encoder's /metrics, or None where none has any."""
         self._settings = settings
         self._metrics = metrics
         self._run_file = run_file
@@ -45,12 +45,12 @@ class Encoders:
         self._metrics_of: str | None = None
         self._first: tuple[str, EncoderProcess] | None = None
         self._current = settings.model
-        # Whether the first one has worked: from then on `up` serves, whatever they end of.
+        # Whether the first encoder has worked; from then on `up` goes on when encoders end.
         self._proven = False
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, model: str) -> None:
-        """A first process, before Kafka is there, since loading a model takes longest."""
+        """Start a first process before Kafka is there, since loading a model takes longest."""
         self._metrics_of = model
         self._first = (model, await self._new(model, self._metrics))
 
@@ -65,7 +65,7 @@ class Encoders:
     async def run(
         self, brokers: str, follow: Callable[[], AsyncIterator["Control"]], side: SideTasks
     ) -> None:
-        """Until cancelled. Raises what the current model's encoder says if it never worked.
+        """Run until cancelled. Raises the error of the current model's encoder if it never worked.
 
         `follow` follows the control topic, and is called again if that fails.
         """
@@ -78,7 +78,7 @@ class Encoders:
             await side.forever("wanted encoders", wanted)
 
     async def _settle(self, wanted: list[str], brokers: str, tasks: asyncio.TaskGroup) -> None:
-        """Start those that are wanted and do not run, and stop the others."""
+        """Start the encoders that are wanted and do not run, and stop the others."""
         self._current = wanted[0]
         if self._first is not None and self._first[0] not in wanted:
             await self.stop()
@@ -89,13 +89,13 @@ class Encoders:
             self._tasks.pop(model).cancel()
 
     async def _keep(self, model: str, brokers: str) -> None:
-        """Start it again whenever it ends, until cancelled."""
+        """Run an encoder, and start it again whenever it ends, until cancelled."""
         part = Part("encode", model, pause_max_s=self._settings.restart_pause_max_s)
         with self._parts.showing(part), self._listener(model) as listener:
             while True:
                 try:
                     process = await self._started(model, listener)
-                except OSError as error:  # no memory for another process, say
+                except OSError as error:  # such as no memory for another process
                     ended = Ended(f"it cannot be started: {error}")
                 else:
                     ended = await self._watched(part, process, brokers)
@@ -108,7 +108,7 @@ class Encoders:
     async def _watched(self, part: Part, process: EncoderProcess, brokers: str) -> Ended:
         def works() -> None:
             part.runs()
-            # Not by itself: it would be a line for each start.
+            # Only at the first start, or each restart would write a line.
             if part.restarts == 0:
                 log.info("encoding", model=part.model)
             self._proven = self._proven or part.model == self._current
@@ -137,7 +137,7 @@ class Encoders:
 
     @contextlib.contextmanager
     def _listener(self, model: str) -> Iterator[socket.socket | None]:
-        """Where this one serves its /metrics, in all its lives; it is held here between them."""
+        """Hold the listener for this encoder's /metrics, also while it is started again."""
         if self._metrics is None or self._metrics_of in (None, model):
             self._metrics_of = model
             try:

@@ -48,10 +48,11 @@ async def run_encoder(
     reporter: Reporter,
     metrics_listener: int | None = None,
 ) -> bool:
-    """Encode until stopped. `attached`: the broker's address is the first line on stdin, and the
-    end of stdin (the parent is gone) stops us. `reporter` is told once records are encoded.
+    """Encode until stopped.
 
-    False: stopped before the model was there; a thread may still load it, which nobody can end.
+    With `attached`, the broker's address is the first line on stdin, and the end of stdin (the
+    parent is gone) stops us. `reporter` gets a report once records are encoded. Returns False if
+    stopped before the model was loaded; a thread that loads it cannot be ended.
     """
     from tidelens.metrics_port import metrics_server
 
@@ -181,7 +182,7 @@ async def _encode(
 
 
 async def _answering(connection: "Connection") -> bool:
-    """True once Kafka answers: who told us its address has seen it, so it is started again."""
+    """Return True once Kafka answers; `up`, which sent us its address, starts it again."""
     warned = False
     while True:
         try:

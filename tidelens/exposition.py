@@ -72,7 +72,7 @@ class ChildMemory(Collector):
 
 
 class PartStates(Collector):
-    """Collects which of the processes run that are started again, and how often they were."""
+    """Collects which processes of `up` or a role run, and how often they were started again."""
 
     def __init__(self, parts: Iterable[Part]) -> None:
         self._parts = parts

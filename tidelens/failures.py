@@ -1,4 +1,4 @@
-"""What a command says of the error that ended it, and with which exit code."""
+"""What a command says about the error that ended it, and its exit code."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ class Failure:
 
 
 def described(error: BaseException) -> Failure | None:
-    """Return what to say of it; None for a defect of ours, which nobody expected."""
+    """Return what to say about the error, or None for a defect of ours."""
     if isinstance(error, UsageError):
         return Failure(2, str(error))
     if isinstance(error, TidelensError):
         return Failure(1, str(error))
     if isinstance(error, OSError):
-        # Nobody nearer could say what to do about it.
+        # No nearer code could say what to do about it.
         told = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
         return Failure(1, told or repr(error))
     return None

@@ -71,7 +71,7 @@ async def publish_folder(
 
     told: set[str] = set()
     async for path in watch_folder(folder):
-        # Whatever is in one file, the others are published.
+        # Whatever one file contains, the others are published.
         try:
             for entry in await asyncio.to_thread(_contents, path, folder, settings):
                 if isinstance(entry, Content):
@@ -102,7 +102,7 @@ async def _publish(event_log: EventLog, names: Names, contents: list[Content]) -
             await event_log.publish(records)
             return
         except MessageSizeTooLargeError:
-            raise  # that would be so for ever
+            raise  # trying again would never succeed
         except (KafkaError, TidelensError) as error:
             log.warning("publishing waits for the broker", error=str(error), attempt=attempt)
             await asyncio.sleep(_AGAIN_S)

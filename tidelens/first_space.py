@@ -1,7 +1,8 @@
-"""Which space a node answers in when it starts: the active one, if it can be had at all.
+"""Which space a node answers in when it starts: the active one, if it can be opened.
 
-A control record may name what is not there, or what this machine lacks. Such a node answers in the
-newest space that it can, says so, and moves to the active one as soon as that can be opened.
+A control record may name a space that does not exist, or one whose model this machine lacks. Then
+the node answers in the newest space that it can open, says so, and moves to the active one as soon
+as that can be opened.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 def queries_of(settings: Settings, ref: SpaceRef) -> Queries:
-    """Raises ModelMissing, and SpaceMismatch where this machine's model is another one."""
+    """Make queries. Raises ModelMissing, or SpaceMismatch where this machine's model differs."""
     queries = make_queries(settings, ref.model)
     require_same(ref, queries.space)
     return queries
@@ -37,9 +38,9 @@ async def first_queries(
 ) -> Queries:
     """Return the query encoder of the first space that can be opened here.
 
-    In this order: the active space, the one before it, those that earlier records name, what was
-    remembered, and what the settings say. `started` is returned or stopped. Where none can be
-    opened, raises the error of the first.
+    The order is: the active space, the one before it, those that earlier records name, the
+    remembered one, and that of the settings. `started` is returned or stopped. Where none can be
+    opened, the error of the first is raised.
     """
     failures: list[TidelensError] = []
     for choice in await asyncio.to_thread(_choices, settings, control):
@@ -67,7 +68,7 @@ async def first_queries(
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """What a node may answer in. `must_exist`: its topics are there, not made at this start."""
+    """A space that a node may answer in; with `must_exist`, its topics must exist already."""
 
     model: str
     ref: SpaceRef | None = None
@@ -95,7 +96,7 @@ async def _opened(settings: Settings, choice: _Choice, started: Queries | None) 
 
 
 def openable(event_log: EventLog, control_topic: str) -> Judge:
-    """A judge that wants the topics of the space, and the model that makes it, here."""
+    """Return a judge that requires the topics of the space, and its model on this machine."""
     exist = topics_exist(event_log, control_topic)
 
     async def judge(ref: SpaceRef) -> None:
@@ -106,7 +107,7 @@ def openable(event_log: EventLog, control_topic: str) -> Judge:
 
 
 async def remembering(data: Path, followed: AsyncIterator[Control]) -> AsyncIterator[Control]:
-    """Yield what `followed` does; the active model is the guess of the next start."""
+    """Yield what `followed` does, and remember the active model for the next start."""
     async for control in followed:
         active = control.active
         if active is not None or not control.active_refused:
@@ -114,6 +115,7 @@ async def remembering(data: Path, followed: AsyncIterator[Control]) -> AsyncIter
             try:
                 await asyncio.to_thread(remember_model, data, model)
             except OSError as error:
-                # A full disk ends nothing: the next start may guess wrong, and then loads longer.
+                # A full disk must not end the node: the next start may guess wrong, and loads
+                # longer.
                 log.warning("the active model cannot be remembered", error=str(error))
         yield control

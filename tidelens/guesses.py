@@ -1,4 +1,4 @@
-"""What a process may load before Kafka has told which space is active."""
+"""What a process may load before Kafka has said which space is active."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def guessed_model(settings: Settings) -> str:
 
 
 def space_here(model: str) -> Space:
-    """Return the space that `model` makes. Raises ModelMissing whatever is wrong with its files."""
+    """Return the space that `model` makes. Raises ModelMissing for any fault of its files."""
     try:
         return space_of(model)
     except (OSError, LookupError, TypeError, ValueError) as error:
@@ -35,8 +35,8 @@ def space_here(model: str) -> Space:
 
 
 def absolute(model: str) -> str:
-    """A folder's whole path, for nodes that were started elsewhere."""
+    """Return a folder's whole path, for nodes that were started elsewhere."""
     if not tunable(model):
-        return model  # a name of ours, whatever folders there are
+        return model  # one of our names, whatever folders exist
     path = Path(model).expanduser()
     return str(path.resolve()) if path.is_dir() else model

@@ -158,7 +158,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.scope["http_version"] != "1.1":
             app = ended_by_closing(app, cycle)
-        # As uvicorn does, but we keep the task: a request that is refused must not go on.
+        # Do as uvicorn does, but keep the task, since a refused request must not go on.
         self._answering = task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
@@ -251,7 +251,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport is None:
             self.gone()
             return
-        # Other refusals are about the last request, and only few may stay to read them.
+        # Other refusals concern the last request, and only a few clients may stay to read them.
         stopping = refusal is STOPPING
         if self._open:
             answerable = self.unanswered and (stopping or len(self._open) == 1)
@@ -272,11 +272,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     @property
     def unanswered(self) -> bool:
-        """Whether a request waits for the first byte of its answer."""
+        """Return whether a request waits for the first byte of its answer."""
         return bool(self._open) and not self._open[0].response_started
 
     def shutdown(self) -> None:
-        """The server stops: end what waits for the client. What is worked on may be answered."""
+        """End what waits for the client, since the server stops; requests at work may end."""
         if self.unanswered and self._guest.phase is Phase.WORKING:
             self.cycle.keep_alive = False
         else:

@@ -21,9 +21,9 @@ async def open_kafka(
     parts: Parts,
     stop: asyncio.Event,
 ) -> AsyncIterator[str]:
-    """The address of the user's cluster, or of an Apache Kafka of our own, which gets `ports`.
+    """Yield the address of the user's cluster, or of an Apache Kafka of our own on `ports`.
 
-    It is started again whenever it ends, until `stop` is set.
+    Our own is started again whenever it ends, until `stop` is set.
     """
     if settings.brokers:
         await Connection(settings.brokers, kafka).check()
@@ -47,9 +47,9 @@ async def open_kafka(
 
 
 async def keep(broker: LocalBroker, part: Part, run_file: RunFile, stop: asyncio.Event) -> None:
-    """Start a broker that ended again, on its old address and data, until cancelled.
+    """Start a broker again whenever it ends, on its old address and data, until cancelled.
 
-    Not after `stop`: who stops a whole service, as systemd does, tells Kafka beside us.
+    Nothing is started after `stop`: systemd stops a whole service, Kafka together with us.
     """
     while True:
         reason = why_ended(await broker.wait())
@@ -64,7 +64,8 @@ async def keep(broker: LocalBroker, part: Part, run_file: RunFile, stop: asyncio
                 await broker.start()
                 started = True
             except Exception as error:
-                # A full disk, a port that somebody took: searches go on, and it is tried again.
+                # The disk may be full, or a port taken: searches go on, and the start is tried
+                # again.
                 reason = f"it does not start: {error or repr(error)}"
         run_file.child("kafka", broker.pid)
         part.runs()

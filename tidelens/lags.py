@@ -1,4 +1,4 @@
-"""The lag of a collection, as a command measures it that is no node of it."""
+"""The lag of a collection, as measured by a command, which is not one of its nodes."""
 
 import asyncio
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from tidelens.clock import SystemClock
 from tidelens.runtime import model_of
 from tidelens.served import ask_control
 
-# An encoder's transaction takes milliseconds; one that is open for this long deserves a word.
+# An encoder's transaction takes milliseconds; one that is open for this long is reported.
 HELD_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """`space` is the one that was asked about; `rows` are also of those beside it.
+    """The lag that was measured. `space` is the one asked about; `rows` include spaces beside it.
 
-    `behind_s` is None while nothing is known to wait and no index node runs that would know.
-    `left_over` are groups without members, of spaces that are neither served nor made.
+    `behind_s` is None while nothing waits as far as is known, and no index node runs. `left_over`
+    are groups without members whose spaces are neither served nor made.
     """
 
     space: str
@@ -37,30 +37,30 @@ class Measured:
 
     @property
     def indexed(self) -> bool:
-        """Whether a node of the space runs."""
+        """Return whether a node of the space runs."""
         own = [row for row in self.rows if row.space == self.space and row.role == "index"]
         return any(not row.gone for row in own)
 
     @property
     def gone(self) -> list[str]:
-        """Groups of index nodes that do not run."""
+        """Return the groups of index nodes that do not run."""
         return list(dict.fromkeys(row.group for row in self.rows if row.gone))
 
     @property
     def shared(self) -> list[tuple[str, int]]:
-        """Groups of index nodes as which several processes run, with their number."""
+        """Return the groups of index nodes that several processes share, with their number."""
         found = ((r.group, r.members) for r in self.rows if r.role == "index" and r.members)
         return list(dict.fromkeys((group, members) for group, members in found if members > 1))
 
     @property
     def unattended(self) -> list[tuple[str, str]]:
-        """Spaces that nobody encodes, with the group that has no members."""
+        """Return the spaces that nobody encodes, with the group that has no members."""
         found = ((row.space, row.group) for row in self.rows if row.unattended)
         return list(dict.fromkeys(found))
 
     @property
     def held(self) -> list[Lag]:
-        """One row of each partition that a transaction has held back for long."""
+        """Return one row of each partition that a transaction has held back for long."""
         found = {
             (row.topic, row.partition): row for row in self.rows if row.unstable_seconds >= HELD_S
         }
@@ -68,7 +68,7 @@ class Measured:
 
 
 async def measure(settings: Settings, connection: Connection, *, asked: bool) -> Measured:
-    """Of the spaces that are served or being made, or of the model's alone where it was asked for.
+    """Measure the spaces that are served or being made, or only that of a model asked for.
 
     Raises BrokerUnavailable, and TopicMismatch where a topic of the space is absent.
     """
@@ -87,7 +87,7 @@ async def measure(settings: Settings, connection: Connection, *, asked: bool) ->
 
 
 async def spaces_of(settings: Settings, connection: Connection, *, asked: bool) -> list[str]:
-    """The active one first, or the one asked for alone."""
+    """Return the spaces, the active one first, or only the one asked for."""
     control = Control() if asked else await ask_control(settings, connection)
     if control.active is not None:
         return control.spaces
@@ -99,7 +99,7 @@ async def _left_over(connection: Connection, prefix: str, spaces: Sequence[str])
     async with connection.client() as client:
         listed = await groups_listed(client, Names(prefix, "").bare + ".")
         names = [name for group in listed if (name := GroupName.read(prefix, group)) is not None]
-        # Of an index node, two groups: the first has its members, the last its commits.
+        # An index node has two groups: the first has its members, the last its commits.
         groups = {tuple(name.names(prefix)): None for name in names if name.space not in spaces}
         members = await members_of(client, [of[0] for of in groups]) if groups else {}
     return [of[-1] for of in groups if members.get(of[0]) == 0]

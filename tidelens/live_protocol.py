@@ -1,8 +1,8 @@
-"""A WebSocket on one connection: uvicorn's protocol, with bounds on messages that never end.
+"""A WebSocket on one connection: uvicorn's protocol, with bounds on endless messages.
 
 uvicorn answers every ping at once, whether or not the client takes the answers: a client that sent
-pings for 15 s and read nothing cost 270 MB. What RFC 6455 (5.5.3) allows bounds this: while a
-client is behind with reading, only its latest ping is answered, once there is room again.
+pings for 15 s and read nothing cost 270 MB. RFC 6455 (5.5.3) allows a bound: while a client is
+behind with reading, only its latest ping is answered, once there is room again.
 """
 
 from typing import Any, cast
@@ -19,7 +19,7 @@ from tidelens.refusals import FAILED, STOPPING, Refusal, as_response
 
 # Each fragment of a message costs more memory than its bytes.
 FRAGMENTS_MAX = 1024
-# Read in one turn of the loop: 11,000 empty pings are 64 KiB, and parsing them took 41 ms.
+# So much is parsed in one turn of the loop: 64 KiB, or 11,000 empty pings, took 41 ms.
 _READ_BYTES = 16 * 1024
 
 
@@ -32,7 +32,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         self._guest: Guest | None = None
         limits = door.limits
         self._unsent = Unsent(limits.send_timeout_s, limits.bytes_per_s_min)
-        # The answer to the latest ping, while the client does not read.
+        # The answer to the latest ping, which waits while the client does not read.
         self._pong = b""
 
     def take_over(self, guest: Guest) -> None:
@@ -73,7 +73,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
             self._fail(CloseCode.MESSAGE_TOO_BIG, f"limit {FRAGMENTS_MAX} fragments of a message")
 
     def handle_ping(self) -> None:
-        # Of all pings that came at once, since the first of them is handled when all are parsed.
+        # Answer the last of all pings that came at once: all are parsed before one is handled.
         answers = self.conn.data_to_send()
         if self.close_sent:
             return
@@ -83,7 +83,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
             self._pong = answers[-1]
 
     def shutdown(self) -> None:
-        """The server stops: close with 1012, or answer 503 where the client is not in yet."""
+        """Close with 1012, since the server stops, or answer 503 if the client is not in yet."""
         if self.transport.is_closing() or self.close_sent:
             self.transport.close()
         elif self.handshake_complete:

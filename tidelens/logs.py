@@ -31,12 +31,12 @@ _OF_LINES = ("exception", "stack")
 _NOISY = ("aiokafka", "faust", "mode", "httpx", "httpcore", "uvicorn", "faiss", "jgo")
 
 
-# Of processes that multiprocessing starts, for which nobody else can configure a log.
+# These processes are started by multiprocessing, so nothing else can configure their log.
 _QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
 
 
 class _Handler(LimitedHandler):
-    """Ours: in which form it writes, and whose log it is."""
+    """Our handler; it knows in which form it writes, and whose log it is."""
 
     human = False
     role = ""
@@ -53,7 +53,7 @@ def is_of(role: str) -> bool:
 
 
 def is_json_of_role() -> bool:
-    """Whether this is the log of a role, whose lines go to a program and not to a person."""
+    """Return whether this is the log of a role whose lines go to a program, not to a person."""
     handler = _handler()
     return handler is not None and not handler.human and handler.role in ROLES
 
@@ -75,7 +75,7 @@ def configure(form: str, role: str, *, level: int = logging.INFO) -> None:
     def add_role(
         _: object, __: str, event: structlog.typing.EventDict
     ) -> structlog.typing.EventDict:
-        # No context variable: threads that a library starts have none of ours.
+        # This is not a context variable, which threads of a library would not have.
         event.setdefault("role", role)
         return event
 
@@ -114,13 +114,13 @@ def configure(form: str, role: str, *, level: int = logging.INFO) -> None:
 
 
 def configure_process(form: str, role: str) -> None:
-    """Do the same in a process that runs nothing else, whatever it says to stderr."""
+    """Configure the log of a process that runs nothing else, with all that it writes to stderr."""
     configure(form, role)
     catch_all()
 
 
 def catch_all() -> None:
-    """Where the log is JSON, write to it what Python would write to stderr, in many lines."""
+    """Where the log is JSON, write to it what Python would write to stderr in many lines."""
     if not is_json_of_role():
         return
     logging.captureWarnings(True)

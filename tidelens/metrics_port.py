@@ -44,8 +44,8 @@ def metrics_server(
 ) -> Iterator[int]:
     """Serve metrics and health, and yield the port; 0: none is served. Raises PortInUse.
 
-    Where the port is only the default, a second encoder of a machine takes another one.
-    `descriptor` is of a socket that listens already, as `up` hands it to its encoders.
+    If the port is only the default, a second encoder on a machine takes another one. `descriptor`
+    is that of a socket which listens already, as `up` hands it to its encoders.
     """
     wanted = settings.encode_metrics_port
     if wanted == 0:

@@ -114,7 +114,7 @@ def open_node(
             answered.set()
 
     async def serve_spaces() -> None:
-        # What answers the requests stands until all of them are answered.
+        # The services behind the requests stay until all requests are answered.
         followed = partial(follow_control, event_log, topic, faults=faults)
         await outlasting(spaces.run(followed), answered)
 

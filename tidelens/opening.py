@@ -16,9 +16,9 @@ from tidelens.switching import Collection
 async def open_collection(
     command: str, brokers: str | None, topic_prefix: str | None, *, quiet: bool = False
 ) -> AsyncIterator[Collection]:
-    """Open what `command` was told to work on, else what the settings and the running `up` say.
+    """Open the collection given to `command`, or that of the settings and the running `up`.
 
-    `quiet`: it tells itself what readers of the log would warn of.
+    With `quiet`, the command itself says what readers of the log would warn about.
     """
     level = logging.ERROR if quiet else logging.INFO
     given: dict[str, Any] = {"brokers": brokers, "topic_prefix": topic_prefix}
@@ -32,5 +32,5 @@ async def open_collection(
         prefix=settings.topic_prefix,
     ) as event_log:
         yield Collection(settings, connection, event_log, acts.url(None))
-    # Not before: a failure is one line.
+    # Only now, since a failure is one line.
     acts.tell()

@@ -25,9 +25,9 @@ class Refusal:
         return {"code": self.code, "message": self.message, **given}
 
 
-# Where the app failed and nobody nearer could say so.
+# Sent where the app failed before it sent an answer of its own.
 FAILED = Refusal(500, "internal", "an unexpected error; see the server log")
-# Whoever sends the request again reaches the server that takes this one's place.
+# A client that tries again reaches the server that replaces this one.
 STOPPING = Refusal(503, "stopping", "the server is stopping; try again in a moment")
 
 

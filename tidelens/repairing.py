@@ -1,4 +1,4 @@
-"""Puts the control topic right: writes good records over those that nodes ignore."""
+"""Repair the control topic: write good records over those that nodes ignore."""
 
 import asyncio
 from dataclasses import replace
@@ -16,7 +16,7 @@ from tidelens.switching import Collection
 async def repair(
     collection: Collection, model: str | None, *, unknown_keys: bool = False
 ) -> list[OutRecord]:
-    """Write what stands over what is ignored, and with `model` make its space the active one.
+    """Write good records over ignored ones; with `model`, make its space the active one.
 
     Records with keys that are not known are deleted where `unknown_keys` says so.
     Returns the records that were written. Raises UsageError where nothing good is left to write.
@@ -50,7 +50,7 @@ async def _active(collection: Collection, control: Control, model: str | None) -
                 "no good record of the active space is left: say with --model which model's space "
                 "nodes are to answer in; /v1/status of a node names what it answers in now"
             )
-        # Its topics are there; whether any node can answer in it, only a machine like theirs knows.
+        # Its topics exist; only a machine like the nodes' shows whether a node can answer in it.
         current = control.active.current
         try:
             require_same(current, await asyncio.to_thread(space_here, current.model))
@@ -63,6 +63,6 @@ async def _active(collection: Collection, control: Control, model: str | None) -
         return replace(control.active, at=now).record(topic)
     model = await asyncio.to_thread(absolute, model)
     ref = SpaceRef.of(await asyncio.to_thread(space_here, model), model)
-    # Raises TopicMismatch for a space that is not there.
+    # This raises TopicMismatch for a space that does not exist.
     await collection.partitions(ref.space)
     return ActiveSpace(ref, None, now).record(topic)

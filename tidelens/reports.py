@@ -1,7 +1,7 @@
-"""What a child process tells the one that started it: that it works, or why it does not.
+"""What a child process reports to its parent: that it works, or why it does not.
 
-One line of JSON each, through a pipe that only the two have: standard output belongs to whatever
-libraries print.
+Each report is one line of JSON, through a pipe that only the two have, since libraries may print to
+standard output.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _TRACE_CHARS_MAX = 8_000
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`failure` None: it works from now on. `trace` is for what nobody foresaw."""
+    """A report; without a `failure` the child works from now on. `trace` is for defects."""
 
     failure: str | None = None
     exit_code: int = 0
@@ -38,13 +38,13 @@ class Report:
         return cls(repr(error)[:_MESSAGE_CHARS_MAX], 1, trace=told[-_TRACE_CHARS_MAX:])
 
     def error(self) -> TidelensError:
-        """The failure as the parent's own."""
+        """Return the failure as an error of the parent."""
         kind = UsageError if self.exit_code == 2 else TidelensError
         return kind(escaped(self.failure or ""))
 
 
 class Reporter:
-    """The child's end; without a descriptor there is nobody to tell."""
+    """The child's end; without a descriptor nothing is sent."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
@@ -53,9 +53,9 @@ class Reporter:
         return self._descriptor is not None
 
     def tell(self, report: Report) -> None:
-        """Write it; a pipe holds more than a child ever tells."""
+        """Write the report; a pipe holds more than a child ever sends."""
         if self._descriptor is not None:
-            with contextlib.suppress(OSError):  # the parent went, which ends us in a moment
+            with contextlib.suppress(OSError):  # the parent is gone, which ends us in a moment
                 os.write(self._descriptor, orjson.dumps(asdict(report)) + b"\n")
 
 
@@ -69,7 +69,7 @@ class Reports:
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(cls) -> "AsyncIterator[tuple[Reports, int]]":
-        """The reports, and the descriptor to start the child with, which is closed behind it."""
+        """Yield the reports and the descriptor for the child, which is closed at the end."""
         ours, theirs = os.pipe()
         try:
             reader = asyncio.StreamReader()
@@ -85,7 +85,7 @@ class Reports:
             os.close(theirs)
 
     async def __aiter__(self) -> AsyncIterator[Report]:
-        with contextlib.suppress(ValueError):  # a line beyond the limit is none of ours
+        with contextlib.suppress(ValueError):  # a line beyond the limit is not one of ours
             while line := await self._reader.readline():
                 with contextlib.suppress(orjson.JSONDecodeError, TypeError):
                     yield Report(**orjson.loads(line))

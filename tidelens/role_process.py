@@ -1,7 +1,7 @@
-"""The process of a role: its last line is JSON where its log is, and no thread holds up its end.
+"""Run the process of a role: its last line is JSON if its log is, and no thread holds it up.
 
-Threads that nobody can end may hang: one that asks a name server, or Faust's own for Kafka. The
-interpreter would wait for them, after all that matters was closed.
+Threads that cannot be ended may hang, such as one that asks a name server, or Faust's own for
+Kafka. The interpreter would wait for them after everything that matters was closed.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from tidelens.failures import described
 
 T = TypeVar("T")
 
-# What hangs after that is left behind.
+# A thread that hangs for longer is left behind.
 _THREADS_S = 1.0
 _LOOK_S = 0.02
 
@@ -50,7 +50,7 @@ def failing_as_logged(role: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # The settings, which say what the log is like, may be what is wrong.
+        # The settings, which describe the log, may be what is wrong.
         if not logs.is_of(role):
             logs.configure(os.environ.get("TIDELENS_LOG_FORMAT", "auto"), role)
         if described(error) is None:

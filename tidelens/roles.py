@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 async def run_index(settings: Settings, kafka: KafkaSettings) -> bool:
     """Maintain an index and answer on it, until stopped.
 
-    False: stopped before the node was open; a thread may go on with what nobody can end.
+    Returns False if stopped before the node was open; threads that cannot be ended may go on.
     """
     from tidelens.accepting import refuse_waiting
     from tidelens.data_dir import locked, node_part
@@ -47,7 +47,7 @@ async def _opened(
     listener: socket.socket,
     stack: contextlib.AsyncExitStack,
 ) -> dict[str, Run]:
-    """Open all that a node needs; `stack` closes it."""
+    """Open everything that a node needs; `stack` closes it."""
     node = await beside(lambda: importlib.import_module("tidelens.node"))
     from contracts.topics import Names
     from streams.control import read_control

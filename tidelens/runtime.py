@@ -18,7 +18,7 @@ from contracts.formats import made, unknown, version_of
 from contracts.settings import Settings
 
 _FILE = "run.json"
-# A file that has no member `version` is of the first.
+# A file without a member `version` has the first version.
 VERSION = 1
 _MODEL_FILE = "active-model"
 DEFAULT_BROKERS = "127.0.0.1:9092"
@@ -68,7 +68,7 @@ class Runtime:
             return None
 
     def _checked(self) -> "Runtime":
-        """Raise TypeError where a member is of another type: somebody else wrote the file."""
+        """Raise TypeError where a member has another type, as in a file that we did not write."""
         texts = (self.brokers, self.url, self.space, self.model)
         objects = (self.children, self.collection, self.security)
         if not all(isinstance(text, str) for text in texts):

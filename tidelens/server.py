@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
-    """uvicorn that leaves the signals to tidelens/signals.py, who comes in to the door, and how
-    connections end to tidelens/draining.py.
+    """A uvicorn server that leaves signals to tidelens/signals.py, admission to the door, and the
+    end of connections to tidelens/draining.py.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ async def serve(
 ) -> None:
     """Serve until cancelled, then let open requests end (tidelens/draining.py).
 
-    `on_stop` is called when that begins, and `answered` is set once no request waits any more.
+    `on_stop` is called when that begins; `answered` is set once no request waits any more.
     """
     door, answered = door or Door(), answered or asyncio.Event()
     side = side or SideTasks()

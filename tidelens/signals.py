@@ -52,7 +52,7 @@ async def stop_signal() -> AsyncIterator[asyncio.Event]:
 
 
 async def unless_stopped(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
-    """What `work` returns; None where `stop` is set before it does, once `work` was cancelled."""
+    """Return what `work` returns, or None if `stop` is set first and `work` was cancelled."""
     working, stopping = asyncio.ensure_future(work), asyncio.create_task(stop.wait())
     try:
         await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -60,12 +60,12 @@ async def unless_stopped(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
     finally:
         working.cancel()
         stopping.cancel()
-        # It may have opened a part already, and closes that.
+        # `work` may have opened something already, which it closes.
         await asyncio.gather(working, return_exceptions=True)
 
 
 async def outlasting(work: Coroutine[Any, Any, T], event: asyncio.Event) -> T:
-    """What `work` returns. Cancelled, it goes on until `event` is set, and is cancelled then."""
+    """Return what `work` returns; if cancelled, let `work` go on until `event` is set."""
     working = asyncio.create_task(work)
     try:
         return await asyncio.shield(working)
@@ -77,7 +77,7 @@ async def outlasting(work: Coroutine[Any, Any, T], event: asyncio.Event) -> T:
         raise
     finally:
         working.cancel()
-        # Its failure, if the event came second, is nobody's any more.
+        # Once we are cancelled, nobody waits for its failure any more.
         await asyncio.gather(working, return_exceptions=True)
 
 

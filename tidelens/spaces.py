@@ -27,7 +27,7 @@ _AGAIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """One space, opened: its app, and its long-running parts by name, side tasks supervised."""
+    """An opened space: its app, and its long-running parts by name, with side tasks supervised."""
 
     app: Starlette
     runs: dict[str, Run]
@@ -90,7 +90,7 @@ class Spaces:
                 stop_live(kept.serving.app)
 
     async def run(self, follow: Callable[[], AsyncIterator[Control]]) -> None:
-        """Until cancelled, or until the space that answers fails.
+        """Run until cancelled, or until the space that answers fails.
 
         A control topic that cannot be followed leaves the spaces as they are.
         """

@@ -31,7 +31,7 @@ class Collection:
     connection: Connection
     event_log: EventLog
     url: str = ""
-    """Of a node that answers in it."""
+    """The URL of a node that answers in it."""
 
     def names(self, space: str = "") -> Names:
         return Names(self.settings.topic_prefix, space)

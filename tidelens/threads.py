@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
-# Idle threads end at once when the interpreter does.
+# Threads end at once when the interpreter does, if they are idle.
 _HANG_S = 1.0
 
 
@@ -43,7 +43,7 @@ async def beside(work: Callable[[], T]) -> T:
 
 
 def leave_behind(code: int) -> None:
-    """End the process with `code` once the interpreter ends, and threads hold that up for long."""
+    """End the process with `code` if threads hold up the end of the interpreter for long."""
     ending = threading.Event()
     # Called before the one that joins the threads of all executors, which was registered earlier.
     threading._register_atexit(ending.set)  # type: ignore[attr-defined]

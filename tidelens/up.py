@@ -1,8 +1,8 @@
 """`tidelens up`: everything on one machine: broker, encoder, index and API, started in parallel.
 
-Processes: Kafka (unless --brokers names one), an encoder at nice 19, a query encoder, and this
-one, which holds index and API. All of them end with this one, even when it is killed. The others
-are started again when they end (contracts/parts.py).
+Its processes are Kafka (unless --brokers names one), an encoder at nice 19, a query encoder, and
+this one, which holds index and API. All of them end with this one, even when it is killed. The
+others are started again when they end (contracts/parts.py).
 """
 
 import asyncio
@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """What `up` listens on, and the ports of a Kafka of its own, all held while it runs."""
+    """The ports that `up` listens on, and those of its own Kafka, all held while it runs."""
 
     api: socket.socket
     metrics: socket.socket | None
@@ -67,8 +67,8 @@ async def run_up(
         contextlib.ExitStack() as held,
     ):
         held.callback(refuse_waiting, listener)
-        # All ports, before any process is started: what somebody else has is told at once, and
-        # nobody takes one between two lives of a process.
+        # Take all ports before any process is started: a port that is in use is reported at once,
+        # and nobody can take one while a process is started again.
         metrics = metrics_listener(settings, listener.getsockname()[1])
         if metrics is not None:
             held.enter_context(metrics)
@@ -165,7 +165,7 @@ async def _reached(
     faults: "ControlFaults",
     stack: contextlib.AsyncExitStack,
 ) -> "tuple[str, Connection, KafkaLog, PictureReading, Queries]":
-    """Kafka's address and what a node has from it, once Kafka answers; closed by `stack`."""
+    """Return Kafka's address and what a node has from it, once it answers; `stack` closes it."""
     from streams.connect import Connection
     from tidelens.node import open_log
     from tidelens.showing import open_picture_reading
@@ -210,7 +210,7 @@ async def _confirmed(
 def _followed(
     data: Path, event_log: EventLog, topic: str, faults: "ControlFaults"
 ) -> "AsyncIterator[Control]":
-    """The control topic as encoders follow it: of what can be encoded here."""
+    """Follow the control topic as encoders do: only spaces that can be encoded here count."""
     from streams.control import follow_control
     from tidelens.first_space import openable, remembering
 

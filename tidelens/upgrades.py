@@ -1,4 +1,4 @@
-"""Requests that offer another protocol, such as h2c, read as if they did not.
+"""Read requests that offer another protocol, such as h2c, as if they did not.
 
 Java's HttpClient offers h2c with its first request, and the parser takes the body of such a request
 for the other protocol.

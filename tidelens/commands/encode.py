@@ -42,7 +42,7 @@ def encode(
             "precision": precision,
         }
         if attached:
-            # `up` gave us its own settings, and writes run.json only once it is there.
+            # `up` gave us its own settings; it writes run.json only once it is ready.
             settings, kafka = settings_module.load(**given), settings_module.load_kafka()
             logs.configure(settings.log_format, "encode")
         else:
@@ -61,7 +61,7 @@ def encode(
         except Exception as error:
             if not reporter:
                 raise
-            # Told by the parent, which writes one line a minute where this happens again and again.
+            # The parent reports it, with one line a minute where this happens again and again.
             report = Report.of(error)
             reporter.tell(report)
             sys.exit(report.exit_code)

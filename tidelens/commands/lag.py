@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streams.connect import Connection
     from tidelens.lags import Measured
 
-# Of each kind of warning; --json has all.
+# Of each kind of warning so many are shown; --json has all.
 _SHOWN_MAX = 20
 _HEAD = (
     *("GROUP", "TOPIC", "PARTITION", "POSITION", "END", "RECORDS", "SECONDS"),
@@ -96,7 +96,7 @@ def _behind(measured: "Measured") -> str:
 
 
 def _notes(measured: "Measured", brokers: str) -> list[str]:
-    """What an operator should know besides the figures, each with what to do about it."""
+    """Return what an operator should know besides the figures, each with what to do about it."""
     kinds = (
         [
             f"nobody encodes space {space}: group {group} has no members; start `tidelens encode`"

@@ -102,7 +102,7 @@ async def _opened(acts: "Acting") -> "AsyncIterator[tuple[KafkaLog, Names]]":
         ) as event_log,
     ):
         yield event_log, names
-    # Not before: a failure is one line.
+    # Only now, since a failure is one line.
     acts.tell()
 
 

@@ -150,7 +150,7 @@ async def _require_answering(client: "Client", collection: "Collection", space: 
 
     status = await client.get("/v1/status")
     prefix = collection.settings.topic_prefix
-    # An older node does not tell.
+    # An older node does not say.
     if status.get("topic_prefix", prefix) != prefix:
         raise ConfigurationError(
             f"--url: the node there answers from collection {status['topic_prefix']}, "

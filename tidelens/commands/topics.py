@@ -186,7 +186,7 @@ def _tell(differences: "list[Difference]", plan: _Plan) -> None:
 
 
 def _has_more(difference: "Difference", names: "Names") -> bool:
-    """Whether partitions were added to a topic in which a count is fixed."""
+    """Return whether partitions were added to a topic whose count is fixed."""
     if difference.setting != "partitions" or names.target_of(difference.topic) is None:
         return False
     return int(difference.have or 0) > int(difference.want)

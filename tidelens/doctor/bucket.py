@@ -1,4 +1,4 @@
-"""The store of snapshots: everything is done with it that a node does, below its prefix."""
+"""The store of snapshots: the check does everything with it that a node does, below its prefix."""
 
 import asyncio
 import os
@@ -16,12 +16,12 @@ from tidelens.doctor.finding import Finding, failed, ok, skipped, told
 if TYPE_CHECKING:
     from index_store.s3 import S3Blobs
 
-# Below the bound of a check, so that the line can say what to look at.
+# This is below the bound of a check, so that the line can say which step hangs.
 _BOUND_S = 8.0
 _CLEAN_UP_S = 0.5
 _WANTED = b"tidelens doctor"
 _FIX = "TIDELENS_SNAPSHOTS, and AWS_* for S3: a store that we may write, read, list and delete in"
-# What each step needs of S3; without it no snapshot is written.
+# The permissions that each step needs of S3; without them no snapshot is written.
 _PERMISSIONS = {
     "write": "s3:PutObject",
     "read": "s3:GetObject",
@@ -68,10 +68,10 @@ async def bucket(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 
 @asynccontextmanager
 async def _steps(blobs: BlobStore) -> AsyncIterator[Mapping[str, Step]]:
-    """By name, in their order; what they left is deleted at the end, as far as that can be."""
+    """Yield the steps in order, by name; delete at the end what they left, if possible."""
     from index_store.blobs import DiskBlobs
 
-    # Snapshots are four levels deep, SPACE/SHARD/REPLICA/..., so that nobody takes it for theirs.
+    # Snapshots are four levels deep, SPACE/SHARD/REPLICA/..., so no node takes this for its own.
     name = f"doctor/{uuid.uuid4().hex}"
 
     async def read() -> None:
@@ -104,7 +104,7 @@ async def _steps(blobs: BlobStore) -> AsyncIterator[Mapping[str, Step]]:
 
 
 def _in_parts(blobs: "S3Blobs", name: str) -> Mapping[str, Step]:
-    """As segments are uploaded; one part may be small."""
+    """Upload as segments are uploaded; a single part may be small."""
 
     async def write() -> None:
         path = await asyncio.to_thread(_file_to_upload)

@@ -1,4 +1,4 @@
-"""What nodes ignore of the control topic."""
+"""The records of the control topic that nodes ignore."""
 
 from collections.abc import Sequence
 
@@ -9,12 +9,12 @@ from tidelens.doctor.finding import Finding, ok, skipped, warning
 from tidelens.runtime import Runtime
 from tidelens.threads import beside
 
-# A topic that somebody filled has thousands.
+# A topic that somebody filled may have thousands.
 _SHOWN_MAX = 5
 
 
 async def control(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """The records of the control topic that are ignored, and that no good one has replaced."""
+    """Return the ignored records of the control topic that no good one has replaced."""
     from streams.connect import Connection
     from tidelens.served import ask_control
 

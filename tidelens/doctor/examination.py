@@ -85,12 +85,12 @@ async def examined(
 def _as_commands_do(
     settings: Settings, kafka: KafkaSettings, given: Mapping[str, Any]
 ) -> tuple[Settings, KafkaSettings, list[Finding]]:
-    """Fill in what the running `up` has, or tell what contradicts it."""
+    """Fill in what the running `up` has, or report what contradicts it."""
     try:
         found = settled(given)
     except ConfigurationError as error:
         return settings, kafka, [failed("collection", str(error), fix=_CONTRADICTION)]
-    # Whether a broker was set is told by the check of it.
+    # The check of the broker reports whether one was set.
     return found.settings.model_copy(update={"brokers": settings.brokers}), found.kafka, []
 
 

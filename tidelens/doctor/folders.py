@@ -1,4 +1,4 @@
-"""Folders: there, writable, with room."""
+"""Folders: whether they exist, are writable and have room."""
 
 import errno
 import os

@@ -40,7 +40,7 @@ async def broker(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 
 
 async def _tried(connection: "Connection", settings: Settings, whose: str) -> list[Finding]:
-    """What roles will do with it, up to the first part that fails."""
+    """Try what roles will do with the broker, up to the first part that fails."""
     from streams import cluster
 
     try:
@@ -97,7 +97,7 @@ async def topics(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 async def _made(
     settings: Settings, connection: "Connection", topics: Sequence[str]
 ) -> "tuple[Sequence[Added], Mapping[str, int]]":
-    """Partitions that were added to topics, and those that the topics were made with."""
+    """Return the partitions added to topics, and the counts that the topics were made with."""
     from streams.log import KafkaLog
 
     async with KafkaLog.open(

@@ -1,4 +1,4 @@
-"""Who works on the collection, and what holds its records back."""
+"""Which processes work on the collection, and what holds its records back."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ _SHOWN_MAX = 10
 
 
 async def lag(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """Open transactions that hold records back, encoders that are missed, nodes of one name."""
+    """Find open transactions that hold records back, missing encoders, and nodes of one name."""
     from streams.connect import Connection
     from tidelens.lags import measure
 

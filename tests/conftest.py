@@ -1,8 +1,12 @@
 """Fixtures for every test: one event loop backend, blocking calls in it fail, brokers on demand."""
 
+import logging
+import sys
+import threading
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from tidelens import spinning
@@ -38,6 +42,34 @@ def data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data-home")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_cached_loggers() -> Iterator[None]:
+    """A logger that keeps what one test set up hides its lines from `capture_logs` in the next."""
+    with pytest.MonkeyPatch.context() as patch:
+        configure = structlog.configure
+
+        def uncached(**given: object) -> None:
+            configure(**{**given, "cache_logger_on_first_use": False})  # type: ignore[arg-type]
+
+        patch.setattr(structlog, "configure", uncached)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undo what a command that runs in the test's own process sets up for its log."""
+    root = logging.getLogger()
+    before = structlog.get_config(), root.handlers, root.level
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
+    yield
+    if structlog.get_config() != before[0]:
+        structlog.configure(**before[0])
+        structlog.contextvars.clear_contextvars()
+        logging.captureWarnings(False)
+        root.handlers, root.level = before[1:]
+        sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
 
 
 @pytest.fixture(autouse=True)

@@ -100,7 +100,7 @@ class S3Blobs:
                     f"TIDELENS_SNAPSHOTS: there is no bucket {self._bucket!r}; create it first"
                 ) from None
             reason = _reason(error)
-            log.warning("the bucket cannot be looked at", bucket=self._bucket, error=reason)
+            log.warning("the bucket cannot be listed now", bucket=self._bucket, error=reason)
         except Exception as error:
             log.warning("S3 does not answer", bucket=self._bucket, error=_reason(error))
 

@@ -244,7 +244,7 @@ class Snapshots:
                 entry["blobs"] = await self._write_part(files, lost)
         still = await self._lost(name, manifest)
         if still:
-            raise OSError(f"{still[0]}: written, but not in the store; {len(still)} blobs lack")
+            raise OSError(f"{still[0]}: written, but not in the store; {len(still)} are missing")
         self.rewritten += len(lost)
 
     async def _lost(self, name: str, manifest: Manifest) -> Sequence[str]:

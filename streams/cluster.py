@@ -113,7 +113,9 @@ async def _named(connection: Connection) -> tuple[list[Named], list[Tried]]:
     }
     if not named:
         await connection.check()
-        raise BrokerUnavailable(f"Kafka at {connection.brokers} names no broker yet; ask again")
+        raise BrokerUnavailable(
+            f"Kafka at {connection.brokers} names no broker yet; try again in a moment"
+        )
     silent = [
         Tried(
             missing=f"the bootstrap address {host}:{port} does not answer ({why_not(answer)}), but "

@@ -71,7 +71,7 @@ class ControlFaults:
             self._told[known] = None
             self.ignored[one.fault] += 1
             log.warning(
-                "a control record is ignored; `tidelens control show` tells what stands",
+                "a control record is ignored; `tidelens control show` shows what stands",
                 **asdict(one),
             )
 

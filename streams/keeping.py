@@ -175,7 +175,7 @@ class SnapshotKeeper:
                 await own.look()
             except Exception as error:
                 self._unseen = {"reason": _told(error), "at": self._clock.now()}
-                log.warning("snapshots cannot be looked at", error=_told(error))
+                log.warning("snapshots cannot be listed", error=_told(error))
                 return False
             self._show_lacking()
         blobs = own.lacking.get(own.newest)

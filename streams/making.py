@@ -100,4 +100,6 @@ async def _keep(
             await event_log.publish([record])
     except (KafkaError, BrokerUnavailable) as error:
         # A user who may create topics may lack the right to write to them.
-        log.warning("the partition counts could not be kept", topic=names.control, error=str(error))
+        log.warning(
+            "the partition counts could not be written", topic=names.control, error=str(error)
+        )

@@ -357,7 +357,7 @@ class _Session:
             try:
                 made = fitting_count(names, target, found, kept)
             except TopicMismatch as error:
-                log.error("topics that do not fit: encoding the others", reason=str(error))
+                log.error("topics do not fit; only the others are encoded", reason=str(error))
                 continue
             topic_id = found[names.content(target)].id
             self.leases |= {p: Lease(p, topic_id, made) for p in own if p.partition < made}

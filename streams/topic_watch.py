@@ -72,7 +72,7 @@ class TopicWatch:
 
 def _told(misplaced: int) -> str:
     return (
-        f"{misplaced} embeddings were passed over, which lie in other partitions than their ids "
-        "say: they were written under another partition count or another TIDELENS_PARTITIONER, "
-        "and their items are not found"
+        f"{misplaced} embeddings were passed over, because they are in other partitions than their "
+        "ids say: they were written with another partition count or TIDELENS_PARTITIONER, and "
+        "searches do not find their items"
     )

@@ -147,7 +147,7 @@ class Encoders:
             return
         with listen(self._settings.host, 0) as free:
             port = free.getsockname()[1]
-            log.info("an encoder beside, with /metrics of its own", model=model, port=port)
+            log.info("another encoder serves its own /metrics", model=model, port=port)
             yield free
 
 

@@ -128,12 +128,12 @@ def catch_all() -> None:
     def of_main(
         kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        log.critical("the process ends of an error", error=repr(error), exc_info=error)
+        log.critical("an error ends the process", error=repr(error), exc_info=error)
 
     def of_thread(args: threading.ExceptHookArgs) -> None:
         if args.exc_type is not SystemExit:
             name = args.thread.name if args.thread is not None else None
-            log.error("a thread ended of an error", thread=name, exc_info=args.exc_value)
+            log.error("an error ended a thread", thread=name, exc_info=args.exc_value)
 
     def of_nobody(args: Any) -> None:
         what = args.err_msg or "an error that nobody could catch"

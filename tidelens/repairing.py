@@ -18,8 +18,8 @@ async def repair(
 ) -> list[OutRecord]:
     """Write good records over ignored ones; with `model`, make its space the active one.
 
-    Records with keys that are not known are deleted where `unknown_keys` says so.
-    Returns the records that were written. Raises UsageError where nothing good is left to write.
+    With `unknown_keys`, records with unknown keys are deleted. Returns the records that were
+    written. Raises UsageError where nothing good is left to write.
     """
     control, topic = await collection.control(), collection.names().control
     records = []
@@ -30,8 +30,8 @@ async def repair(
         candidate = control.candidate
         records.append(no_candidate(topic) if candidate is None else candidate.record(topic))
     if PARTITIONS in ignored:
-        # Compaction keeps only the ignored one. Where no good one is left, the next start of `up`
-        # or `topics create` writes the counts of now.
+        # Compaction keeps only the ignored record. Where no good one is left, the next start of
+        # `up`, or `topics create`, writes the current counts.
         none = OutRecord(topic, PARTITIONS, None, partition=0)
         records.append(none if control.counts is None else control.counts.record(topic))
     if unknown_keys:

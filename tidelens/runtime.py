@@ -72,9 +72,9 @@ class Runtime:
         texts = (self.brokers, self.url, self.space, self.model)
         objects = (self.children, self.collection, self.security)
         if not all(isinstance(text, str) for text in texts):
-            raise TypeError("want texts")
+            raise TypeError("some members must be texts")
         if not all(isinstance(members, dict) for members in objects):
-            raise TypeError("want objects")
+            raise TypeError("some members must be objects")
         return self
 
     @staticmethod

@@ -242,7 +242,7 @@ def metrics_listener(settings: Settings, port: int) -> socket.socket | None:
     """Listen for the encoder's /metrics: on the port given, the next after the API's, or a free
     one. It is held for as long as `up` runs, so that nobody takes it between two encoders.
 
-    None: there are none. Raises PortInUse for one that was given.
+    Returns None where no /metrics are wanted. Raises PortInUse for a port that was given.
     """
     from tidelens.server import listen
 

@@ -113,7 +113,7 @@ class Buckets:
             raise
         except Exception as error:
             # Botocore cannot read the answer.
-            raise Failed(host, f"answered what is not S3's: {error!r}", away=True) from error
+            raise Failed(host, f"answered as no S3 server does: {error!r}", away=True) from error
 
     async def _body(self, body: Any, size: int | None) -> bytes:
         bytes_max = self._limits.bytes_max

@@ -55,8 +55,8 @@ def show(brokers: str | None, topic_prefix: str | None, as_json: bool) -> None:
 @click.option(
     "--unknown-keys",
     is_flag=True,
-    help="Also delete records with keys that this version does not know. Not where a newer version "
-    "runs: they may be its own.",
+    help="Also delete records with keys that this version does not know. Do not use it while a "
+    "newer version runs, since they may be its own.",
 )
 @_connected
 def repair(

@@ -154,7 +154,7 @@ async def _require_answering(client: "Client", collection: "Collection", space: 
     if status.get("topic_prefix", prefix) != prefix:
         raise ConfigurationError(
             f"--url: the node there answers from collection {status['topic_prefix']}, "
-            f"this command acts on {prefix}"
+            f"but this command acts on {prefix}"
         )
     answering = status["space"]["name"]
     if answering != space:

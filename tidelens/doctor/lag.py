@@ -28,10 +28,10 @@ async def lag(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
         return [skipped("lag", "no broker is set, and no `tidelens up` runs")]
     try:
         if await space_here(await beside(lambda: model_of(settings))) is None:
-            return [skipped("lag", "no model, which names the groups")]
+            return [skipped("lag", "no model, and its space names the groups")]
         measured = await measure(settings, Connection(brokers, kafka), asked=False)
     except ModelMissing:
-        return [skipped("lag", "no model, which names the groups")]
+        return [skipped("lag", "no model, and its space names the groups")]
     except TopicMismatch:
         return [skipped("lag", "some topics are missing")]
     except (BrokerUnavailable, ConfigurationError):

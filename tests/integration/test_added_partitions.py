@@ -17,6 +17,7 @@ from streams.lag import KafkaLag
 from streams.log import KafkaLog
 from streams.making import make_topics
 from streams.ownership import KafkaOwnership
+from streams.topic_ids import topics_found
 from streams.topics import create, describe
 from tests.integration.test_ownership import ENCODER, live, running_worker
 from tests.kit import MURMUR2, RECORD_BYTES_MAX, Collection, caption, collection, nothing_open
@@ -57,6 +58,10 @@ async def made(kit: Collection, partitions: int = MADE):
 async def grown(kit: Collection, *topics: str) -> None:
     async with kit.connection.admin() as admin:
         await admin.create_partitions({topic: NewPartitions(NOW) for topic in topics})
+    # The broker that is asked hears of it a moment after the controller.
+    async with asyncio.timeout(PATIENCE_S), kit.connection.client() as client:
+        while {each.partitions for each in (await topics_found(client, topics)).values()} != {NOW}:
+            await asyncio.sleep(0.05)
 
 
 async def publish(kit: Collection, items: set[str]) -> None:

@@ -7,7 +7,7 @@ serves here. The file never holds secrets, only the names of the variables that 
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,8 @@ class Acting:
     kafka: KafkaSettings
     runtime: Runtime | None
     brokers: str
+    guessed: bool = False
+    """Whether nobody named the brokers, neither the operator nor a running `up`."""
 
     def connection(self) -> "Connection":
         from streams.connect import Connection
@@ -104,11 +106,16 @@ def acting(
     """Read settings: those `given`, then those of the environment, then those of the running `up`.
 
     A role keeps its own shard, replica and store. Raises ConfigurationError for a value that
-    contradicts the running `up`.
+    contradicts the running `up`, and where one has died and no brokers are named.
     """
     from tidelens import logs
 
     found = settled(given, is_role=is_role)
+    if found.guessed and (left := Runtime.left_behind(found.settings.data)):
+        # Its collection may be any other than that of the defaults.
+        raise ConfigurationError(
+            f"{left}; start `tidelens up` there again, or name the Kafka to act on with --brokers"
+        )
     logs.configure(found.settings.log_format, command, level=level)
     return found
 
@@ -142,7 +149,8 @@ def settled(given: Mapping[str, Any], *, is_role: bool = False) -> Acting:
     runtime = Runtime.read(settings.data)
     if runtime is None or not runtime.collection:
         brokers = settings.brokers or (runtime.brokers if runtime else DEFAULT_BROKERS)
-        return _with(settings, kafka, runtime, brokers)
+        found = _with(settings, kafka, runtime, brokers)
+        return replace(found, guessed=runtime is None and not settings.brokers)
     _require_same(settings, kafka, runtime, given)
     names = (*_IDENTITY, *(_OF_ROLES if is_role else _OF_COMMANDS))
     known = {"model": runtime.model, **runtime.collection}

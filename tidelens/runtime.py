@@ -67,6 +67,18 @@ class Runtime:
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None
 
+    @staticmethod
+    def left_behind(data: Path) -> str | None:
+        """Return what is wrong with a file from which nothing can be read; None: there is none."""
+        path = data / _FILE
+        try:
+            pid = orjson.loads(path.read_bytes())["pid"]
+            return f"{path} was left behind by an `up` that does not run any more (pid {pid})"
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError):
+            return f"{path} cannot be read"
+
     def _checked(self) -> "Runtime":
         """Raise TypeError where a member has another type, as in a file that we did not write."""
         texts = (self.brokers, self.url, self.space, self.model)

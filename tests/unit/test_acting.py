@@ -15,7 +15,7 @@ from contracts.errors import ConfigurationError
 from contracts.settings import KafkaSettings, Settings, load
 from tidelens import acting as acting_module
 from tidelens.__main__ import LazyGroup
-from tidelens.acting import collection_of, node_of, security_of, settled
+from tidelens.acting import acting, collection_of, node_of, security_of, settled
 from tidelens.runtime import DEFAULT_BROKERS, Runtime
 
 SECURE = KafkaSettings(
@@ -81,6 +81,27 @@ def test_without_a_running_up_it_is_what_is_set(data: Path) -> None:
     assert found.url(None) == "http://127.0.0.1:8080"
     replace(running(data), pid=2**22 + 1).write(data)
     assert settled({}).settings.topic_prefix == "tidelens."
+
+
+@pytest.mark.parametrize(
+    ("pid", "damage", "what"),
+    [(2**22 + 1, None, r"pid 4194305"), (os.getpid(), b"{", "cannot be read"), (1, b"[]", "read")],
+)
+def test_what_a_dead_up_left_behind_is_no_reason_to_act_on_another_collection(
+    data: Path, monkeypatch: pytest.MonkeyPatch, pid: int, damage: bytes | None, what: str
+) -> None:
+    monkeypatch.setattr("tidelens.logs.configure", lambda *_, **__: None)
+    assert acting("delete").brokers == DEFAULT_BROKERS
+    replace(running(data), pid=pid).write(data)
+    if damage is not None:
+        (data / "run.json").write_bytes(damage)
+    with pytest.raises(ConfigurationError, match=rf"run\.json.*{what}.*--brokers"):
+        acting("delete", topic_prefix="x.")
+    # Who names the Kafka, or a node, needs no file.
+    assert acting("delete", brokers="k:9").brokers == "k:9"
+    assert node_of(None).url == "http://127.0.0.1:8080"
+    monkeypatch.setenv("TIDELENS_BROKERS", "k:8")
+    assert acting("delete").brokers == "k:8"
 
 
 def test_a_file_of_an_older_version_is_read_as_before(data: Path) -> None:

@@ -13,7 +13,7 @@ Needs = Mapping[str, int]
 
 
 class Needed:
-    """By the snapshot's name; None: it could not be read, so nobody knows."""
+    """By the snapshot's name; None where it could not be read, so that nobody knows."""
 
     def __init__(self) -> None:
         self._needs: dict[str, Needs | None] = {}

@@ -261,7 +261,7 @@ def _slice(path: Path, start: int, size: int) -> bytes:
 
 
 class _NotS3(Exception):
-    """What answered does not speak S3's protocol, whatever its status was."""
+    """The server that answered does not speak S3's protocol, whatever its status was."""
 
     def __str__(self) -> str:
         return f"{super().__str__()}: this is no S3 server's answer"

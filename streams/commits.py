@@ -70,7 +70,7 @@ class Commit:
 
 
 def committing(next_offset: int, pair: TopicPair, caught_up_ms: int | None) -> OffsetAndMetadata:
-    """What an encoder commits, for the one that starts after it."""
+    """Return what an encoder commits, for the one that starts after it."""
     metadata = {
         "topic_id": pair.content,
         "embeddings_id": pair.embeddings,

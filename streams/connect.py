@@ -35,7 +35,7 @@ CHECK_S = 4.0
 # A broker that restarts is away for a moment, and clients reconnect by themselves.
 PATIENCE_S = 2.0
 _TRY_AGAIN_S = 1.0
-# At the start, so many of the brokers that a bootstrap address names are tried at most.
+# At the start, at most this many brokers that a bootstrap address names are tried.
 _REACHED_MAX = 8
 
 

@@ -77,7 +77,7 @@ class Control:
     """The spaces that earlier records named as active, the newest first."""
     counts: KeptCounts | None = field(default=None, compare=False)
     unknown_keys: tuple[bytes, ...] = field(default=(), compare=False)
-    """Of ignored records: another version may know what they say."""
+    """The unknown keys of ignored records, which another version may know."""
 
     @property
     def spaces(self) -> list[str]:

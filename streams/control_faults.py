@@ -14,7 +14,7 @@ from contracts.records import Record
 log = structlog.get_logger(__name__)
 
 _KEY_CHARS_MAX = 100
-# So many are remembered, so that reading again logs nothing twice.
+# At most this many are remembered, so that reading again logs nothing twice.
 _TOLD_MAX = 10_000
 
 

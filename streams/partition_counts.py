@@ -39,7 +39,7 @@ _READ_S = 10.0
 # A count that differs from Kafka's is looked up again after this time, since its topic may have
 # been created again.
 _AGAIN_S = 10.0
-# The same where nobody could say.
+# A count that nobody could confirm is looked up again after this time.
 _UNKNOWN_AGAIN_S = 1.0
 
 Tail = Callable[[Mapping[TopicPartition, int | None]], Awaitable[LogReader]]
@@ -117,7 +117,7 @@ def fitting_count(names: Names, target: Target, found: Mapping[str, FoundTopic],
 class PartitionCounts:
     """The counts of one collection; it reads the control topic once in each topic's life.
 
-    All of it raises BrokerAway: for want of an answer nobody goes by another count.
+    Its methods raise BrokerAway: nobody uses another count because no answer came.
     """
 
     def __init__(self, prefix: str, find: Find, tail: Tail) -> None:

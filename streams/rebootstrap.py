@@ -76,7 +76,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         self._age_ms: float = self._metadata_max_age_ms
         self._pause_s = PAUSE_MIN_S
         self._asked_bootstrap = -PAUSE_MAX_S
-        # By broker and group: one connection may be refused while another to the broker stands.
+        # Kept by broker and group: one connection may be refused while another one is open.
         self._failing: dict[tuple[Any, ConnectionGroup], _Failing] = {}
         self._lost: tuple[float, BaseException] | None = None
         self._all[id(self)] = self

@@ -1,6 +1,6 @@
-"""What answers in S3's place: a small S3 over a dictionary, and whatever else may be there.
+"""A small S3 over a dictionary, and other servers that may answer instead of S3.
 
-For answers that no real server can be made to give; tests/s3_fixture.py has real ones.
+It gives answers that no real server can be made to give; tests/s3_fixture.py has real ones.
 """
 
 # ruff: noqa: N802 - the methods have S3's own names
@@ -28,7 +28,7 @@ def answer(status: str, body: bytes = b"", **headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-# Of proxies without a server behind them, login pages, and servers that break off.
+# Answers of proxies without a server behind them, login pages, and servers that break off.
 FOREIGN: Mapping[str, bytes] = {
     "an ingress without a backend": answer("404 Not Found", b"default backend - 404"),
     "a page that is not there": answer("404 Not Found", PAGE, Content_Type="text/html"),

@@ -50,7 +50,7 @@ class NamingBroker:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """On everybody who is connected."""
+        """Hang up on every client that is connected."""
         for writer in self._serving:
             writer.close()
 

@@ -53,7 +53,7 @@ async def _forward(
 ) -> None:
     back_reader, back_writer = await asyncio.open_connection("127.0.0.1", node_port)
     if b"upgrade: websocket" not in head.lower():
-        # One request a connection: each of them has a path of its own.
+        # One request for each connection, since each request has a path of its own.
         head = head.replace(b"Connection: keep-alive", b"Connection: close")
         head = head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     back_writer.write(head)

@@ -44,7 +44,7 @@ def _starting(tree: ast.AST, within: tuple[str, ...] = ()) -> Iterator[str]:
         inner = within
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             inner = (*within, node.name)
-            # One that is a call, such as `@app.agent(letters)`, is met as such below.
+            # A decorator that is a call, such as `@app.agent(letters)`, is found as a call below.
             for decorator in node.decorator_list:
                 if isinstance(decorator, ast.Attribute) and decorator.attr in _STARTS:
                     yield ".".join(inner)

@@ -1,4 +1,4 @@
-"""Partitions that are added to topics while encoders run: ignored by all, and told."""
+"""Partitions that are added to topics while encoders run are ignored by all, and reported."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ MADE, NOW = 2, 5
 
 @asynccontextmanager
 async def opened(kit: Collection) -> AsyncIterator[Collection]:
-    """The same collection with an event log that goes by the counts that are kept."""
+    """Return the collection with an event log that uses the kept counts."""
     async with KafkaLog.open(
         kit.connection,
         partition_of=MURMUR2,
@@ -97,7 +97,7 @@ async def test_partitions_that_are_added_while_running_are_ignored(kafka) -> Non
             async with opened(kit) as other:
                 await publish(other, {"c"})
                 await live(other, first | then | {"c"})
-                # What another client publishes goes by Kafka's count.
+                # Another client publishes by Kafka's count.
                 await plain.log.publish(
                     [content_record(captions, caption(f"d{n}", "elsewhere")) for n in range(9)]
                 )
@@ -128,7 +128,7 @@ async def test_partitions_that_are_added_while_running_are_ignored(kafka) -> Non
 
 
 async def test_a_count_is_kept_for_topics_that_were_grown_before_any_was(kafka) -> None:
-    """Of an earlier version: the embeddings tell how many there were."""
+    """Topics of an earlier version: the embeddings show how many partitions there were."""
     async with collection(kafka.bootstrap, partitions=MADE) as plain:
         captions, embeddings = plain.names.content("captions"), plain.names.embeddings("captions")
         await grown(plain, captions)

@@ -183,7 +183,8 @@ async def test_what_waits_behind_an_open_transaction_is_behind(kafka: TestKafka,
         async with in_transaction(kit) as producer, measuring(kit, clock) as lag:
             held = await producer.send_and_wait(captions, b"x", b"k", partition=0)
             await publish(kit, 2)
-            # One that looks for the first time, like `tidelens lag`, knows since when at once.
+            # A process that looks for the first time, like `tidelens lag`, knows at once since
+            # when.
             found = row(rows := await lag.lag(), "encode", captions)
             assert (found.end, found.records, found.unstable) == (0, 0, 3)
             age_s = clock.now() - held.timestamp / 1000
@@ -198,7 +199,7 @@ async def test_what_waits_behind_an_open_transaction_is_behind(kafka: TestKafka,
                 await producer.abort_transaction()
             else:
                 await producer.commit_transaction()
-            # With its marker; the two that waited are ordinary lag now.
+            # This includes its marker; the two records that waited are ordinary lag now.
             found = await eventually(lag, "encode", captions, lambda r: r.end == 4)
             assert (found.unstable, found.unstable_seconds, found.records) == (0, 0.0, 4)
 
@@ -283,7 +284,7 @@ async def test_every_index_group_of_the_space_is_found(kafka: TestKafka) -> None
 
 @asynccontextmanager
 async def node_running(kit: Collection, names: Names, replica: str) -> AsyncIterator[None]:
-    """What an index node is to Kafka: a member of its app's group, with commits in another."""
+    """Play an index node to Kafka: a member of its app's group, with commits in another."""
     consumer = AIOKafkaConsumer(
         names.dead_letters,
         **kit.connection.client_options(),
@@ -368,7 +369,7 @@ async def test_a_retired_nodes_groups_are_forgotten_and_nothing_else(kafka: Test
         assert group not in {r.group for r in await lag.lag()}
         with pytest.raises(ConfigurationError, match=f"group {group}: there is no such group"):
             await forgotten(group)
-        # A collection of its own, a space of its own, a consumer of somebody else.
+        # These belong to another collection, to another space, and to another user's consumer.
         other = Names(f"x{names.prefix}", names.space).index_group("0", "a")
         for foreign in (other, f"{names.bare}.reports"):
             await kit.log.commit(foreign, {TopicPartition(names.content("images"), 0): 0})

@@ -45,7 +45,7 @@ async def published(client: Client, item_id: str, text: str) -> None:
 
 
 async def test_searches_go_on_and_the_rest_resumes(own_kafka, tmp_path: Path) -> None:
-    """At the same address, and at another one that only the bootstrap name leads to."""
+    """The broker comes back at the same address, or where only the bootstrap name leads."""
     broker = await own_kafka()
     port = free_port()
     async with AsyncExitStack() as stack:
@@ -94,7 +94,7 @@ async def test_searches_go_on_and_the_rest_resumes(own_kafka, tmp_path: Path) ->
             await reaches(client, "reachable")
             assert await node.stop() == 0
             assert await encoder.stop() == 0
-            # Whatever is said of an outage is a line of JSON.
+            # Every line about an outage is JSON.
             for each in (encoder, node, leaving_encoder, leaving_node):
                 for line in each.log.read_text().splitlines():
                     assert orjson.loads(line)["event"]

@@ -149,7 +149,7 @@ async def test_a_new_embeddings_topic_is_filled_from_the_beginning(
 async def test_a_commit_of_a_version_that_named_no_embeddings_topic_is_gone_on_from(
     kafka, was_written: bool
 ) -> None:
-    """Unless nothing can have come of it: the embeddings topic never held a record."""
+    """A commit without an id is believed, unless the embeddings topic never held a record."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
         topic = kit.names.content("captions")
         await published(kit, "one", "two")

@@ -44,7 +44,8 @@ async def test_an_index(kafka, tmp_path: Path) -> None:
             Client(f"http://127.0.0.1:{port}") as client,
         ):
             await answering(client, index)
-            # One that waits is told at once to come again; it was cancelled into a bare 500.
+            # A request that waits is refused at once and may try again; it was cancelled into a
+            # bare 500.
             token = {"topic": kit.names.content("captions"), "partition": 0, "offset": 10**9}
             query = {"text": "red cat", "target": "captions", "wait_for": token}
             async with httpx.AsyncClient(trust_env=False, timeout=60) as http:

@@ -160,7 +160,7 @@ async def found(client: Client, query: dict[str, Any]) -> Any:
 
 
 async def parts(client: Client) -> dict[str, dict[str, Any]]:
-    """What /readyz says of each process that is started again."""
+    """Return what /readyz says about each process that is started again."""
     ready = await client.get("/readyz")
     assert ready["ready"]
     return {part["role"]: part for part in ready["parts"]}

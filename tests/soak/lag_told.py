@@ -16,7 +16,7 @@ PATIENCE_S = 90.0
 
 
 async def lag_told(address: str, *more: str) -> dict[str, Any]:
-    """What an operator's `tidelens lag --json` says."""
+    """Return what an operator's `tidelens lag --json` says."""
     code, out, error = await said("lag", "--json", "--brokers", address, *more)
     assert code == 0, error
     answer: dict[str, Any] = orjson.loads(out)

@@ -172,7 +172,7 @@ async def test_a_probe_under_an_unknown_host_learns_a_state(host: str) -> None:
     kit.index.ready = False
     unready = await kit.http.get("/readyz", headers={"host": host})
     assert (unready.status_code, unready.json()) == (503, {"ready": False})
-    # A known one is told why.
+    # A client under a known Host learns why.
     assert "replaying" in (await kit.http.get("/readyz")).json()["reason"]
 
 

@@ -212,7 +212,7 @@ async def test_what_an_open_transaction_holds_back_is_behind() -> None:
     where = {"topic": LAG.topic, "partition": "1"}
     assert kit.sample("tidelens_unstable_records", where) == 3
     assert kit.sample("tidelens_unstable_seconds", where) == 40
-    # Kafka counts it in each group's lag; here it is told once, of the partition.
+    # Kafka counts it in each group's lag; here it counts once, for the partition.
     assert kit.sample("tidelens_lag_records", LABELS) == 0
     kit.lag.lags = [LAG]
     await kit.http.get("/v1/lag")

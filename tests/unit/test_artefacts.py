@@ -259,7 +259,7 @@ def test_kept_precisions_are_read(
 def test_a_cache_that_cannot_be_written_is_no_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nor can anything be deleted there, such as what was not written."""
+    """Nothing can be deleted there either, such as blobs that were never written."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     kept.add("key", {"precision": "float32"})

@@ -1,4 +1,4 @@
-"""What aiokafka leaves running behind a closed producer, without a broker: nothing."""
+"""A closed producer of aiokafka leaves nothing running, even without a broker."""
 
 import asyncio
 import gc
@@ -108,7 +108,7 @@ async def test_a_producer_that_cannot_deliver_leaves_nothing(
     asked: bool,
     complaints: list[str],
 ) -> None:
-    """Neither a task that is destroyed with it, nor an error that nobody looks at."""
+    """No task is destroyed with it, and no error is left that nobody looks at."""
     producer, record = await held()
     async with asyncio.timeout(30):
         while left_behind() != running:

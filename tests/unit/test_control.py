@@ -82,7 +82,7 @@ async def test_a_follower_is_told_the_state_first_and_then_each_change_once() ->
 async def test_a_follower_reads_a_topic_that_was_made_again_from_its_beginning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As many records as before lie in the new one, so no offset is out of range."""
+    """The new topic has as many records as the old one, so no offset is out of range."""
     monkeypatch.setattr(control_module.Recheck.require, "__kwdefaults__", {"every_s": 0.0})
     monkeypatch.setattr(control_module, "_AGAIN_S", 0.01)
     log = memory_log()
@@ -121,7 +121,7 @@ async def test_an_impossible_record_changes_nothing_and_is_told_and_counted() ->
         assert await read_control(log, TOPIC, faults=faults) == found
     assert found == Control(good)
     assert sorted(one.fault for one in found.refused) == sorted(FAULTS)
-    # Each is told once, with its place.
+    # Each is logged once, with its offset.
     assert sorted((line["partition"], line["offset"], line["fault"]) for line in told) == [
         (0, place, fault) for place, fault in enumerate(FAULTS, 1)
     ]

@@ -1,4 +1,4 @@
-"""What a control record may say: every impossible one is refused by its fault, and none passes."""
+"""Every impossible control record is refused with the name of its fault."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What `tidelens doctor` says of encoders that are missing and of what is held back."""
+"""`tidelens doctor` names missing encoders and partitions that are held back."""
 
 import os
 import socket
@@ -31,7 +31,7 @@ def free_port() -> int:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Measured]]:
-    """What the broker tells: the last one in the list."""
+    """The broker answers with the last one in the list."""
     told: list[Measured] = []
 
     async def measure(*_: object, **__: object) -> Measured:

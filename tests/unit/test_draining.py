@@ -197,7 +197,7 @@ async def test_an_answer_that_was_begun_flows_to_its_end() -> None:
 async def test_who_waits_to_be_accepted_is_refused() -> None:
     async with serving() as server:
         await server.ask(GET % b"/quick")
-        # From here on nothing is accepted before the server stops.
+        # Nothing more is accepted before the server stops.
         server.task.get_loop().remove_reader(server.listener)
         with socket.create_connection(("127.0.0.1", server.port)) as client:
             client.sendall(GET % b"/quick")

@@ -130,7 +130,7 @@ async def test_what_appears_or_changes_in_a_folder_is_published(
 async def test_a_file_that_cannot_be_published_does_not_keep_the_others_from_it(
     log: AwayLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One that Kafka never takes was tried for ever, and one nobody foresaw ended the feed."""
+    """A file that Kafka never takes was tried for ever, and an unforeseen error ended the feed."""
     whole = feeds._contents
 
     def contents(path: Path, *rest: Any) -> Any:

@@ -24,7 +24,7 @@ OLD = SpaceRef.of(HashEncoder().space, "hash")
 NEW = SpaceRef.of(HashEncoder(48, "hash-48").space, "hash:48")
 # A space whose topics are there, and whose model is here no more.
 LOST = SpaceRef(NEW.space, "/no/such/model", NEW.fingerprint)
-# The same name, and another model than the one that is here.
+# This one has the same name, and another model than the one on this machine.
 OTHER = SpaceRef(NEW.space, NEW.model, "0" * 16)
 
 

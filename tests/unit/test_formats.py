@@ -149,7 +149,7 @@ def test_run_json_of_a_newer_version_is_an_error_and_added_members_are_none(tmp_
     file.write_bytes(orjson.dumps({"pid": os.getpid(), "version": 2}))
     with pytest.raises(ConfigurationError, match=r"run\.json: version 2 .* reads version 1"):
         Runtime.read(tmp_path)
-    # Of one that was killed nobody wants to know.
+    # The file of an `up` that was killed does not matter.
     file.write_bytes(orjson.dumps({"pid": 4_194_304_000, "version": 2}))
     assert Runtime.read(tmp_path) is None
 

@@ -14,7 +14,7 @@ NAMES = Names("shop.", "clip-v1")
         (NAMES.encoder_group, GroupName("encode", "clip-v1")),
         (NAMES.index_group("0", "a-1"), GroupName("index", "clip-v1", "0", "a-1")),
         (NAMES.streams_app_id("0", "a-1"), GroupName("streams", "clip-v1", "0", "a-1")),
-        # Of another collection, also where one prefix begins with the other.
+        # These are of another collection, even where one prefix begins with the other.
         (Names("shop2.", "clip-v1").encoder_group, None),
         (Names("shop.eu.", "clip-v1").index_group("0", "0"), None),
         (Names("tidelens.", "clip-v1").index_group("0", "0"), None),

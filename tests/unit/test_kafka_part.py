@@ -17,7 +17,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Broker:
-    """One that a test ends, and whose next starts fail as often as it says."""
+    """A broker that a test ends, and whose next starts fail as often as the test says."""
 
     def __init__(self) -> None:
         self.pid = 1

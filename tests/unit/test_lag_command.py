@@ -19,7 +19,7 @@ GONE = Lag("index", "t.index.s.0.b", "t.embeddings.s.captions", 0, 1, 9, 8, 39.6
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Measured]]:
-    """What the command finds: the last one in the list."""
+    """The command finds the last one in the list."""
     found: list[Measured] = []
 
     async def measure(*_: object, **__: object) -> Measured:

@@ -19,7 +19,7 @@ from tidelens.server import listen, serve
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 SENT = 8 * 2**20
-# What asyncio lets a transport hold before it says so, and what is read in one turn.
+# The bytes that asyncio lets a transport hold before it says so, and those of one read.
 HELD_MAX = 2 * 64 * 1024
 # No turn of the loop may take longer (docs/ARCHITECTURE.md, "Serving").
 TURN_S = 0.05
@@ -111,7 +111,7 @@ async def test_no_turn_is_long_however_many_pings_come_at_once(
 
     monkeypatch.setattr(LiveProtocol, "data_received", timed)
     gc.collect()
-    gc.disable()  # a collection of all that pytest holds is no part of a turn
+    gc.disable()  # collecting all that pytest holds does not belong to a turn
     try:
         await pinged.ping(b"", 50_000)
         await pinged.client.send("hello")

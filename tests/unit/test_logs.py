@@ -1,4 +1,4 @@
-"""Every line of a role's log is JSON, whoever writes it; and no thread keeps a role from ending."""
+"""Every line of a role's log is JSON, and no thread keeps a role from ending."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.timeout(60)
 
-# What nobody catches, from everywhere that Python writes it to stderr by itself.
+# Errors that nobody catches, from every part of Python that writes them to stderr.
 WRITES = """
 import asyncio, logging, multiprocessing, sys, threading, warnings
 from concurrent.futures import ProcessPoolExecutor
@@ -127,7 +127,7 @@ def test_threads_that_hang_do_not_hold_up_the_end(tmp_path: Path) -> None:
 def test_the_last_line_of_a_role_is_like_the_others(
     form: str, is_json: bool, tmp_path: Path
 ) -> None:
-    """Also where the settings themselves are wrong, before anything was logged."""
+    """This holds where the settings themselves are wrong, before anything was logged."""
     done = subprocess.run(
         [sys.executable, "-m", "tidelens", "index"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""The counts that topics were made with: what is kept of them, and who goes by them."""
+"""The counts that topics were made with: how they are kept, and who uses them."""
 
 import asyncio
 from collections.abc import Collection, Mapping
@@ -50,7 +50,7 @@ def images(topic_id: str, partitions: int) -> Record:
 
 
 class Broker:
-    """Topics as a broker tells them, and a control topic in memory; counts how often it is read."""
+    """Topics as a broker shows them, and a control topic in memory; counts how often it is read."""
 
     def __init__(self, **topics: FoundTopic) -> None:
         self.topics = {NAMES.control: topic(1, "control"), CAPTIONS: topic(4)}
@@ -159,7 +159,7 @@ async def test_without_a_kept_count_the_smallest_that_was_seen_stands() -> None:
 
 
 async def test_publishing_goes_by_what_was_seen_of_the_embeddings_too() -> None:
-    """One who publishes asks for the content topic alone, and starts after it was altered."""
+    """A publisher asks for the content topic alone, and starts after it was altered."""
     broker = Broker()
     broker.topics |= {CAPTIONS: topic(8), EMBEDDINGS: topic(4)}
     counts = broker.counts()

@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.timeout(60)
 
-# In place of a library that the command imports: it says so, and takes as long as it likes.
+# This stands in for a library that the command imports; it says so, and then hangs.
 SLOW = """
 import os, time
 os.write(1, b"importing")
@@ -68,7 +68,7 @@ def test_the_first_process_of_a_namespace_hears_it(environment: dict[str, str]) 
 
 
 def test_the_package_imports_nothing_before_that() -> None:
-    """What the interpreter has not loaded by itself is loaded after the handler."""
+    """Modules that the interpreter has not loaded by itself are loaded after the handler."""
     program = (
         "import sys; before = set(sys.modules)\n"
         "from tidelens import pid1\n"

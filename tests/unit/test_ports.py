@@ -19,7 +19,7 @@ def test_nobody_gets_one_that_is_held_but_who_says_that_it_may_be_reused(tmp_pat
     for port in numbers(ports):
         with pytest.raises(OSError), socket.socket() as other:
             other.bind(("127.0.0.1", port))
-        # As Java does it.
+        # Bind as Java does.
         with socket.create_server(("127.0.0.1", port)):
             pass
         with pytest.raises(PortInUse, match=f"port {port} for Kafka"):

@@ -1,4 +1,4 @@
-"""Brokers that move, or that name addresses where nobody is: found again, and told apart."""
+"""Brokers that move are found again, and told apart from those with unreachable addresses."""
 
 import asyncio
 import socket
@@ -220,7 +220,7 @@ async def test_one_broker_that_is_reached_is_enough_to_start(
 async def test_while_even_the_bootstrap_address_is_away_nobody_is_blamed_for_another(
     bootstrap: NamingBroker, nobody
 ) -> None:
-    """A broker that is stopped is no matter of advertised.listeners."""
+    """For a broker that is stopped, advertised.listeners is not to blame."""
     bootstrap.named = {1: nobody}
     connection = Connection(bootstrap.address, KafkaSettings())
     async with client(bootstrap) as ours:
@@ -238,7 +238,7 @@ async def test_while_even_the_bootstrap_address_is_away_nobody_is_blamed_for_ano
 async def test_asking_for_reach_lets_clients_try_at_once(
     bootstrap: NamingBroker, nobody, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Otherwise a node would say for seconds that its broker is away, which is there again."""
+    """A node must not say for seconds that its broker is away when it is back."""
     monkeypatch.setattr("streams.connect.PATIENCE_S", 0.0)
     monkeypatch.setattr("streams.connect._TRY_AGAIN_S", 20.0)
     monkeypatch.setattr(rebootstrap, "PAUSE_MIN_S", 60.0)
@@ -255,7 +255,7 @@ async def test_asking_for_reach_lets_clients_try_at_once(
 async def test_a_broker_that_let_us_in_and_hangs_up_now_is_no_matter_of_the_protocol(
     bootstrap: NamingBroker,
 ) -> None:
-    """As a forwarder does, or a balancer, while nobody is behind it."""
+    """Do as a forwarder or a balancer does while nothing is behind it."""
     connection = Connection(bootstrap.address, KafkaSettings())
     async with client(bootstrap) as ours:
         assert await ours.ready(1)

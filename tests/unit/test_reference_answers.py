@@ -36,7 +36,7 @@ async def s3(
 
 
 async def code(references: References, ref: str) -> str:
-    """Of the refusal; the data where there is none."""
+    """Return the reason of the refusal, or the data where there is none."""
     try:
         async with references.read(ref, None) as data:
             return data.decode()
@@ -45,7 +45,7 @@ async def code(references: References, ref: str) -> str:
 
 
 async def test_only_s3_itself_can_say_that_a_picture_is_missing(s3: FakeS3) -> None:
-    """Whatever else comes is waited for, as a store that is away."""
+    """All other answers are waited for, as for a store that is away."""
     async with References(LIMITS) as references:
         codes = {}
         for name, s3.foreign in FOREIGN.items():

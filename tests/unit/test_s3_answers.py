@@ -1,4 +1,4 @@
-"""Whatever answers in S3's place: an error with its reason, never a success and never a defect."""
+"""Any server that answers instead of S3 is an error with its reason, not a success or a defect."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -51,7 +51,7 @@ def keeper_of(store: S3Blobs, metrics: Metrics | None = None) -> SnapshotKeeper:
 
 
 async def outcome(call: Awaitable[Any]) -> str:
-    """`told` where it raises an OSError that names the bucket and is no longer than a line."""
+    """Return `told` where it raises an OSError that names the bucket in one line."""
     try:
         return f"returned {await call!r}"
     except Exception as error:

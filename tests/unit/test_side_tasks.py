@@ -335,7 +335,7 @@ def test_every_start_of_a_task_is_listed() -> None:
 
 
 def side_names() -> set[str]:
-    """As the source has them: in calls of the supervisor, and in what runs by name."""
+    """Return the names in the source: in calls of the supervisor, and of what runs by name."""
     names = set().union(*found().names.values())
     names |= timers(cast(Maintainer, BrokenMaintainer())).keys()
     names |= background(Kit().app).keys()

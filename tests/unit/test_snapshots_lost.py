@@ -1,4 +1,4 @@
-"""A store that loses what it was given: noticed before the next manifest, told, written again."""
+"""Lost parts of a snapshot are noticed before the next manifest, reported and written again."""
 
 import asyncio
 from pathlib import Path
@@ -88,7 +88,7 @@ async def test_parts_that_the_store_has_lost_are_written_again(of: str, harm: st
             del desk.store.blobs[blob]
         else:
             desk.store.blobs[blob] = desk.store.blobs[blob][:-1]
-    # What this process wrote is named by the next snapshot, though nobody writes it.
+    # The next snapshot names what this process wrote, though nobody writes it again.
     index.caught_up(IMAGES, 7.0)
     name = await desk.keeper.write(index)
     await desk.whole(name, index)

@@ -175,7 +175,7 @@ def test_an_encoder_may_do_its_transactions_and_no_more() -> None:
 def test_a_publisher_may_only_write_content() -> None:
     grants = granted("publisher")
     topics = {name for kind, name in grants if kind == "--topic"}
-    # The control topic tells the partition counts that the content topics were made with.
+    # The control topic has the partition counts that the content topics were made with.
     assert topics == {NAMES.control, *(NAMES.content(target) for target in TARGETS)}
     assert grants["--topic", NAMES.control] == {"Read", "Describe"}
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from streams.connect import Connection
     from tidelens.lags import Measured
 
-# Of each kind of warning so many are shown; --json has all.
+# At most this many warnings of each kind are shown; --json has all.
 _SHOWN_MAX = 20
 _HEAD = (
     *("GROUP", "TOPIC", "PARTITION", "POSITION", "END", "RECORDS", "SECONDS"),

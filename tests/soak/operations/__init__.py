@@ -1,4 +1,4 @@
-"""What can happen to a part of an installation: one module for each, found by its name.
+"""Faults of parts of an installation: one module for each, found by its name.
 
 A module has a docstring, whose first line is the scenario's title, and `async def run(ground)`,
 which returns an Outcome or raises AssertionError.

@@ -86,7 +86,7 @@ def _last_error(log: str) -> str:
 
 
 async def _without_rights(ground: Ground) -> str:
-    """Of a broker with ACLs, where the plain listener's user may do everything."""
+    """Play a broker with ACLs, where the plain listener's user may do everything."""
     acls = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",

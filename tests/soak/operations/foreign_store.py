@@ -113,7 +113,7 @@ async def _publish(client: Client, of: int) -> None:
 
 
 async def _reason(client: Client, node: Role) -> str:
-    """Of a snapshot that is asked for; the node must live and answer."""
+    """Return why a requested snapshot failed; the node must live and answer."""
     try:
         made = await client.post("/v1/admin/snapshot")
     except TidelensError as error:

@@ -31,7 +31,7 @@ async def run(ground: Ground) -> Outcome:
         **store.environment,
         "TIDELENS_SNAPSHOTS": f"s3://{bucket}/snapshots",
         "TIDELENS_SNAPSHOT_EVERY_S": "3600",
-        # An older one that lacks something would be told until it is not kept any more.
+        # An older snapshot that lacks something would be reported for as long as it is kept.
         "TIDELENS_SNAPSHOTS_KEPT": "1",
         "TIDELENS_SNAPSHOT_CHECK_S": str(_CHECK_S),
     }

@@ -49,7 +49,7 @@ async def run(ground: Ground) -> Outcome:
 
 
 def _lag_of(told: dict[str, object]) -> int | None:
-    """None while the group is not there at all."""
+    """Return None while the group does not exist."""
     rows = told["partitions"]
     assert isinstance(rows, list)
     records = [row["records"] for row in rows if row["group"] == _GROUP]
@@ -57,7 +57,7 @@ def _lag_of(told: dict[str, object]) -> int | None:
 
 
 async def _reset(connection: Connection) -> None:
-    """What `kafka-consumer-groups.sh --reset-offsets --to-earliest` does."""
+    """Do what `kafka-consumer-groups.sh --reset-offsets --to-earliest` does."""
     start = {
         TopicPartition(_NAMES.embeddings(target), number): 0
         for target in TARGETS
@@ -71,6 +71,6 @@ async def _reset(connection: Connection) -> None:
 
 
 async def _forget(connection: Connection) -> None:
-    """What the broker does a week after the last commit."""
+    """Do what the broker does a week after the last commit."""
     async with connection.client() as client:
         await deleted_group(client, _GROUP)

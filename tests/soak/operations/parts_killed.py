@@ -76,7 +76,7 @@ async def run(ground: Ground) -> Outcome:
         watched.process("encode").kill()
         await watched.until("encode", lambda part: not part["running"])
         ended = len(watched.lines(ENDED))
-        # As systemd stops a service: every process is told.
+        # Systemd stops a service by a signal to every process.
         for process in family:
             with contextlib.suppress(psutil.Error):
                 process.terminate()

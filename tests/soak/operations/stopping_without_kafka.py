@@ -120,7 +120,7 @@ async def _stopped(role: Role) -> tuple[str, float]:
 
 
 def _runs(child: psutil.Process) -> bool:
-    """Whether it does: one whose parent is gone may wait for somebody to take note of its end."""
+    """Return whether it runs; one whose parent is gone may be a zombie that nobody has reaped."""
     with suppress(psutil.NoSuchProcess):
         return bool(child.status() != psutil.STATUS_ZOMBIE)
     return False

@@ -72,7 +72,7 @@ class Acting:
     runtime: Runtime | None
     brokers: str
     guessed: bool = False
-    """Whether nobody named the brokers, neither the operator nor a running `up`."""
+    """Whether neither the operator nor a running `up` named the brokers."""
 
     def connection(self) -> "Connection":
         from streams.connect import Connection
@@ -112,7 +112,7 @@ def acting(
 
     found = settled(given, is_role=is_role)
     if found.guessed and (left := Runtime.left_behind(found.settings.data)):
-        # Its collection may be any other than that of the defaults.
+        # Its collection may differ from that of the defaults.
         raise ConfigurationError(
             f"{left}; start `tidelens up` there again, or name the Kafka to act on with --brokers"
         )

@@ -80,10 +80,12 @@ class PartStates(Collector):
     def collect(self) -> Iterable[Metric]:
         labels = ["role", "model"]
         running = GaugeMetricFamily(
-            "tidelens_part_running", "1: this process does its work. 0: it starts.", labels=labels
+            "tidelens_part_running",
+            "1 while this process does its work, 0 while it is down or starts.",
+            labels=labels,
         )
         restarts = CounterMetricFamily(
-            "tidelens_part_restarts", "Times that this process was started again.", labels=labels
+            "tidelens_part_restarts", "Times this process was started again.", labels=labels
         )
         for part in self._parts:
             running.add_metric([part.role, part.model], part.running)

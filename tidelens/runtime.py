@@ -69,7 +69,9 @@ class Runtime:
 
     @staticmethod
     def left_behind(data: Path) -> str | None:
-        """Return what is wrong with a file from which nothing can be read; None: there is none."""
+        """Return what is wrong with a file that says nothing usable, or None where there is no
+        file.
+        """
         path = data / _FILE
         try:
             pid = orjson.loads(path.read_bytes())["pid"]

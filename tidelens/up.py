@@ -234,7 +234,7 @@ async def _create_topics(settings: Settings, connection: "Connection", names: Na
         min_insync_replicas=settings.min_insync_replicas,
     )
     for difference in made.differences:
-        # Told, not repaired: whoever runs the cluster may have had a reason.
+        # Reported and not repaired, since the cluster's operator may have had a reason.
         log.warning("topic is not as wanted", **asdict(difference))
 
 

@@ -1,10 +1,10 @@
-// Where the API is: beside the page, below whatever prefix a proxy in front of it has.
+// The address of the API: it is beside the page, below any prefix of a proxy in front of it.
 
-/** This file lies in `static/`, one level below the page. */
+/** The page's folder: this file is in `static/`, one level below the page. */
 const BASE = new URL("../", import.meta.url);
 
-/** The URL of a path of the API, as answers name them: `/v1/lag`. */
+/** Returns the URL of a path of the API, such as `/v1/lag`. */
 export const urlOf = (path) => new URL(`.${path}`, BASE).href;
 
-/** The same for a WebSocket. */
+/** Returns the WebSocket URL of a path of the API. */
 export const socketUrlOf = (path) => urlOf(path).replace(/^http/, "ws");

@@ -144,13 +144,19 @@ class Replica(Kept):
                 await asyncio.sleep(0.05)
 
     async def ask(self, what: str) -> str:
-        """POST /v1/admin/WHAT, and how that ended: it may be starting, or be killed meanwhile."""
+        """POST /v1/admin/WHAT, and return how that ended.
+
+        It may be starting, ending, or be killed meanwhile; `run` judges whether it may end.
+        """
+        life = self.life
         async with Client(f"http://127.0.0.1:{self.port}") as client:
             try:
                 await client.post(f"/v1/admin/{what}")
             except ServerUnavailable:
                 return "not there"
             except RejectedRequest as error:
+                if error.code == "stopping" and await self.ended(life):
+                    return "stopping"
                 if error.code != "not_ready":
                     raise Violation(f"{self.name}: {what}: {error.code}: {error}") from error
                 return "not ready"

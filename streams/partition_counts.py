@@ -206,7 +206,7 @@ class PartitionCounts:
         return made is not None and made.topic_id == topic_id
 
     async def _read(self, kept: Kept) -> Kept:
-        """Return `kept`, or nothing where we may publish but not read the control topic."""
+        """Return what is kept now, or `kept` where we may not read the control topic."""
         control = Names(self.prefix, "").control
         try:
             async with asyncio.timeout(_READ_S):
@@ -251,11 +251,16 @@ class _Published:
 
 
 def more_partitions(prefix: str, partitions: int) -> str:
-    """Say how to get more partitions than a collection was made with, with the command."""
+    """Say how to get more partitions than a collection was made with, with the commands.
+
+    Beside a running `up` every command with another prefix is refused, so it must be replaced.
+    """
     other = f"{prefix.removesuffix('.')}-{partitions}."
     return (
         f"run `tidelens topics create --topic-prefix {other} --partitions {partitions}`, start "
         f"the roles with --topic-prefix {other} (TIDELENS_TOPIC_PREFIX), and publish everything "
-        "again there: an item's partition follows from the count, so partitions that are added "
-        "to topics that exist are of no use"
+        "again there; where `tidelens up` runs, stop it and start "
+        f"`TIDELENS_PARTITIONS={partitions} tidelens up --topic-prefix {other}` instead, which "
+        "creates the topics: an item's partition follows from the count, so partitions that are "
+        "added to existing topics are of no use"
     )

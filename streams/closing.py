@@ -28,7 +28,7 @@ from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import KafkaConnectionError, KafkaError
 
 from contracts.errors import TidelensError
-from streams import rebootstrap  # noqa: F401  whatever is started here is to find its brokers again
+from streams.rebootstrap import RebootstrappingClient
 
 CLOSE_S = 2.0
 # Bounds each step that a late `stop()` did not reach, since Kafka does not answer then.
@@ -148,6 +148,8 @@ async def _disconnect(client: AIOKafkaClient) -> None:
     """Close what was opened while it closed, and let nobody open anything more."""
     # Without a known broker nobody gets as far as the lock; who did already comes before us.
     client.cluster = ClusterMetadata()
+    if isinstance(client, RebootstrappingClient):
+        await client.until_connected()
     async with client._get_conn_lock:
         await client.close()
 

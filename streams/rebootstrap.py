@@ -19,6 +19,7 @@ Faust's too, since all of them make their client themselves.
 import asyncio
 import time
 import weakref
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -75,6 +76,8 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         self._addresses = _addresses(self._bootstrap_servers)
         self._age_ms: float = self._metadata_max_age_ms
         self._pause_s = PAUSE_MIN_S
+        self._connecting: defaultdict[Any, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._is_closed = False
         self._asked_bootstrap = -PAUSE_MAX_S
         # Kept by broker and group: one connection may be refused while another one is open.
         self._failing: dict[tuple[Any, ConnectionGroup], _Failing] = {}
@@ -133,8 +136,15 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         return next((each.error for each in failing if each.since <= latest), None)
 
     async def close(self) -> None:
+        self._is_closed = True
         self._all.pop(id(self), None)
         await super().close()
+
+    async def until_connected(self) -> None:
+        """Return once nothing is connecting that was when this was called."""
+        for lock in list(self._connecting.values()):
+            async with lock:
+                pass
 
     async def send(
         self, node_id: int, request: Any, *, group: ConnectionGroup = ConnectionGroup.DEFAULT
@@ -240,11 +250,16 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
             self.force_metadata_update()
             return None
         try:
-            async with self._get_conn_lock:
+            # One lock for each broker: one that is silent would hold up connections to the others.
+            async with self._connecting[node_id]:
                 if known not in self._conns:
-                    self._conns[known] = await self._connect(
+                    connection = await self._connect(
                         broker.host, broker.port, on_close=self._on_connection_closed
                     )
+                    if self._is_closed:
+                        connection.close()
+                        return None
+                    self._conns[known] = connection
         except FAILURES as error:
             self._failed(known, BrokerUnreached(node_id, broker.host, broker.port, error))
             self.force_metadata_update()

@@ -11,6 +11,7 @@ from aiokafka.errors import KafkaError
 from contracts.settings import KafkaSettings
 from streams import closing
 from streams.connect import Connection
+from streams.rebootstrap import RebootstrappingClient
 from tests.kit import nothing_open
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
@@ -32,11 +33,12 @@ def options(bootstrap: str) -> dict:
     return Connection(bootstrap, KafkaSettings()).client_options()
 
 
+@pytest.mark.parametrize("kind", [AIOKafkaClient, RebootstrappingClient])
 async def test_what_connects_while_its_client_closes_is_closed_with_it(
-    kafka, slow_connecting
+    kafka, slow_connecting, kind
 ) -> None:
     """As the produce request of a producer whose sender was fenced: nobody waits for it."""
-    client = AIOKafkaClient(**options(kafka.bootstrap))
+    client = kind(**options(kafka.bootstrap))
     await closing.start_client(client)
     node = client.get_random_node()
     groups = (ConnectionGroup.DEFAULT, ConnectionGroup.COORDINATION)

@@ -201,6 +201,40 @@ async def test_an_address_that_is_silent_is_given_up(
             pass  # a busy machine may take longer for the one that answers, too
 
 
+async def test_an_address_that_is_silent_holds_up_no_connection_to_another_broker(
+    bootstrap: NamingBroker, silent
+) -> None:
+    bootstrap.named |= {2: silent}
+    async with client(bootstrap) as ours:
+        waiting = asyncio.create_task(ours.ready(2))
+        await asyncio.sleep(0)
+        assert await ours.ready(1)
+        assert not waiting.done()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+
+async def test_a_connection_that_is_made_while_its_client_closes_is_closed(
+    bootstrap: NamingBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with client(bootstrap) as ours:
+        connect, go = ours._connect, asyncio.Event()
+        made = []
+
+        async def late(*address, **more):
+            await go.wait()
+            made.append(await connect(*address, **more))
+            return made[0]
+
+        monkeypatch.setattr(ours, "_connect", late)
+        connecting = asyncio.create_task(ours.ready(1))
+        await asyncio.sleep(0)
+        await ours.close()
+        go.set()
+        assert not await connecting
+        assert not made[0].connected()
+
+
 async def test_the_check_before_the_start_names_an_address_that_is_not_reached(
     bootstrap: NamingBroker, nobody
 ) -> None:

@@ -138,7 +138,7 @@ class PartState(BaseModel):
 class TopicsState(BaseModel):
     """What has changed since the topics were made, and how to get more partitions.
 
-    `misplaced` counts embeddings skipped since the start, since they are in other partitions than
+    `misplaced` counts embeddings skipped since the start because they are in other partitions than
     their ids say.
     """
 

@@ -238,7 +238,7 @@ class Snapshots:
         if not lost:
             return
         log.warning("the store lacks blobs; they are written again", count=len(lost), first=lost[0])
-        # Not the files that a part would get now: one that grows has more rows by now.
+        # Do not use the files that a part would get now: one that grows has more rows by now.
         for files, entry in zip(written, manifest["parts"], strict=True):
             if any(blob["name"] in lost for blob in entry["blobs"]):
                 entry["blobs"] = await self._write_part(files, lost)

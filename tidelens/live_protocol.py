@@ -19,7 +19,7 @@ from tidelens.refusals import FAILED, STOPPING, Refusal, as_response
 
 # Each fragment of a message costs more memory than its bytes.
 FRAGMENTS_MAX = 1024
-# At most this is parsed in one turn of the loop, since 64 KiB (11,000 empty pings) took 41 ms.
+# At most this much is parsed in one turn, since 64 KiB (11,000 empty pings) took 41 ms.
 _READ_BYTES = 16 * 1024
 
 

@@ -36,7 +36,7 @@ model_option = click.option(
 precision_option = click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]),
-    help="Of a checkpoint's numbers (TIDELENS_PRECISION; auto: as measured).",
+    help="Precision of a checkpoint's numbers (TIDELENS_PRECISION; auto: as measured).",
 )
 url_option = click.option(
     "--url", metavar="URL", help="Address of the API; else that of the running `up`."

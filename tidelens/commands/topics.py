@@ -30,7 +30,7 @@ def _wanted(command: Callable[..., None]) -> Callable[..., None]:
         brokers_option,
         topic_prefix_option,
         model_option,
-        click.option("--partitions", type=int, help="Of content and embeddings topics."),
+        click.option("--partitions", type=int, help="Partitions of content and embeddings topics."),
         click.option("--replication-factor", type=int),
         click.option("--min-insync-replicas", type=int),
         json_option,

@@ -18,7 +18,7 @@ from time import perf_counter
 from typing import Any, NoReturn
 
 from consumers import query_child
-from consumers.query_child import Asked, QueryModel
+from consumers.query_child import Answer, Asked, QueryModel
 from consumers.query_pictures import PictureLimits, QueryPictures
 from consumers.query_turns import Turns, Waiting
 from contracts.errors import NotReady, RejectedRecord, RejectedRequest
@@ -49,6 +49,7 @@ class ProcessQueryEncoder:
         queue_max: int,
         cache_max: int,
         picture_turn_s: float = 0.025,
+        encode_timeout_s: float = 60.0,
         space: str = "",
         templates: Sequence[str] = PLAIN,
         part: Part | None = None,
@@ -59,6 +60,7 @@ class ProcessQueryEncoder:
         self._metrics = metrics
         self._queue_max = queue_max
         self._cache_max = cache_max
+        self._encode_timeout_s = encode_timeout_s
         self._space = space
         self._templates = templates
         self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
@@ -192,7 +194,7 @@ class ProcessQueryEncoder:
     async def _encode_batch(self, batch: list[Waiting]) -> None:
         began = perf_counter()
         try:
-            results = await self._call(query_child.encode_all, [w.asked for w in batch])
+            results = await self._encoded_batch([waiting.asked for waiting in batch])
         except BaseException:
             # Their queries are failed with those that wait.
             for waiting in batch:
@@ -207,6 +209,18 @@ class ProcessQueryEncoder:
                 continue
             self._remember(waiting.key, result)
             waiting.future.set_result(result)
+
+    async def _encoded_batch(self, asked: list[Asked]) -> list[Answer]:
+        """Raise TimeoutError where the child hangs: it is replaced like one that died."""
+        limit_s = self._encode_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                results: list[Answer] = await self._call(query_child.encode_all, asked)
+                return results
+        except TimeoutError:
+            raise TimeoutError(
+                f"it did not answer for query_encode_timeout_s={limit_s:g}"
+            ) from None
 
     def _remember(self, key: bytes, vector: Vectors) -> None:
         self._cache[key] = vector

@@ -61,6 +61,7 @@ def make_queries(settings: Settings, model: str | None = None) -> Queries:
         batch_max=settings.query_batch_max,
         queue_max=settings.query_queue_max,
         cache_max=settings.query_cache_max,
+        encode_timeout_s=settings.query_encode_timeout_s,
         picture_turn_s=settings.query_picture_turn_ms / 1000,
         space=space.name,
         templates=settings.query_templates,

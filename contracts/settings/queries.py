@@ -55,6 +55,13 @@ class QuerySettings(FromEnvironment):
         description="How long, in milliseconds, pictures may keep the model from texts at a "
         "time; a single picture may take longer.",
     )
+    query_encode_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=HOUR_S,
+        description="Longest wait, in seconds, for the model to encode a batch of queries; then "
+        "its process is started again.",
+    )
     query_image_pixels_max: int = Field(
         25_000_000, ge=1, le=1_000_000_000, description="Largest picture of a query, in pixels."
     )

@@ -270,3 +270,20 @@ async def test_a_child_that_was_stopped_does_not_hold_up_the_end() -> None:
         child = child_of(encoder)
         child.suspend()
     assert not child.is_running()
+
+
+async def test_a_child_that_hangs_is_replaced_and_who_waits_is_told() -> None:
+    part = Part("query", "hash", pause_max_s=0.05)
+    async with running(part=part) as encoder:
+        await encoder.text("one")
+        child = child_of(encoder)
+        child.suspend()
+        encoder._encode_timeout_s = 0.5
+        asking = [asyncio.create_task(encoder.text(text)) for text in ("two", "three")]
+        for told in await asyncio.gather(*asking, return_exceptions=True):
+            assert isinstance(told, NotReady)
+            assert str(told).endswith("restarts: it did not answer for query_encode_timeout_s=0.5")
+        encoder._encode_timeout_s = 60.0
+        assert (await encoder.text("four")).shape
+        assert not child.is_running()
+        assert (part.running, part.restarts, part.failures) == (True, 1, 1)

@@ -141,7 +141,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         await super().close()
 
     async def until_connected(self) -> None:
-        """Return once nothing is connecting that was when this was called."""
+        """Return once everything has ended that was connecting when this was called."""
         for lock in list(self._connecting.values()):
             async with lock:
                 pass

@@ -49,6 +49,7 @@ class Part:
         self._since = 0.0
         self._line_at = 0.0
         self._unwritten = 0
+        self._again_at: float | None = None
 
     def runs(self) -> None:
         """Note that the process does its work from now on."""
@@ -56,8 +57,19 @@ class Part:
             self.running, self._since = True, self._now()
 
     async def pause(self, reason: str, *, trace: str | None = None) -> None:
-        """Note that the process ended, and wait for the pause before the next start."""
-        await asyncio.sleep(self.ended(reason, trace=trace))
+        """Note that it ended, and wait for as long as it should stay down.
+
+        Many may notice that at once: those who come while it stays down wait for the same start.
+        """
+        if self._again_at is not None:
+            await asyncio.sleep(max(0.0, self._again_at - self._now()))
+            return
+        pause_s = self.ended(reason, trace=trace)
+        self._again_at = self._now() + pause_s
+        try:
+            await asyncio.sleep(pause_s)
+        finally:
+            self._again_at = None
         self.restarts += 1
 
     def ended(self, reason: str, *, trace: str | None = None) -> float:

@@ -1,5 +1,7 @@
 """Processes that are started again: how long they stay down, and what is said of them."""
 
+import asyncio
+
 import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
@@ -53,6 +55,16 @@ def test_a_crash_loop_writes_one_line_a_minute() -> None:
     assert [line["ended"] for line in lines] == [1] + [60] * 9
     assert lines[1]["reason"] == "reason 60"
     assert (lines[1]["part"], lines[1]["model"], lines[1]["pause_s"]) == ("encode", "hash", 60)
+
+
+@pytest.mark.anyio
+async def test_many_who_notice_one_end_wait_for_one_start() -> None:
+    """Each picture that met a decoder which could not be started made the pause twice as long."""
+    part = Part("decode", pause_max_s=0.01)
+    await asyncio.gather(*(part.pause("no memory") for _ in range(20)))
+    assert (part.failures, part.restarts) == (1, 1)
+    await part.pause("no memory")
+    assert (part.failures, part.restarts) == (2, 2)
 
 
 @pytest.mark.anyio

@@ -181,7 +181,7 @@ class SnapshotKeeper:
         blobs = own.lacking.get(own.newest)
         if blobs is None:
             return False
-        reason = f"{own.newest}: the store lacks {len(blobs)} blobs, {blobs[0]} first"
+        reason = f"{own.newest}: blobs that the store lacks: {len(blobs)}, the first {blobs[0]}"
         self._failure = {"reason": reason, "at": self._clock.now()}
         log.error("a snapshot is not whole any more", reason=reason)
         return self._chosen is None

@@ -81,7 +81,7 @@ async def test_encoders_are_missed_once_there_is_work(measured: list[Measured]) 
     stopped = replace(index, group="t.index.s.0.b", members=0)
     measured.append(Measured("s", [replace(encode, members=1), index, stopped], 0.0))
     assert await lag_told() == [
-        ("ok", "space s: behind 0.0 s; 1 index groups without a node", None)
+        ("ok", "space s: behind 0.0 s; index groups without a node: 1", None)
     ]
     measured.append(Measured("s", [replace(encode, members=1), replace(index, members=2)], 0.0))
     [(state, detail, _)] = await lag_told()

@@ -158,7 +158,7 @@ async def test_the_state_is_told_when_it_is_looked_at_and_heals() -> None:
     desk.clock.advance(100)
     assert await desk.keeper.lost()
     told = desk.keeper.describe()
-    reason = f"{first}: the store lacks 1 blobs, {parts[0].removeprefix(PREFIX)} first"
+    reason = f"{first}: blobs that the store lacks: 1, the first {parts[0].removeprefix(PREFIX)}"
     assert told["failure"] == {"reason": reason, "at": desk.clock.now()}
     assert told["lacking"] == {first: 1}
     assert desk.sample("tidelens_snapshot_blobs_lacking") == 1

@@ -81,5 +81,5 @@ def _shared(measured: "Measured") -> list[Finding]:
 
 def _told(measured: "Measured") -> str:
     behind = "not known" if measured.behind_s is None else f"{measured.behind_s:.1f} s"
-    gone = f"; {len(measured.gone)} index groups without a node" if measured.gone else ""
+    gone = f"; index groups without a node: {len(measured.gone)}" if measured.gone else ""
     return f"space {measured.space}: behind {behind}{gone}"

@@ -11,9 +11,9 @@ from typing import Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import OffsetOutOfRangeError
+from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from contracts.errors import LogChanged
+from contracts.errors import BrokerUnavailable, LogChanged
 from contracts.partitioning import Partitioner
 from contracts.ports import Added
 from contracts.records import (
@@ -191,8 +191,20 @@ class KafkaLog:
         await self._looks.close()
 
     async def publish(self, records: Sequence[OutRecord]) -> list[RecordPosition]:
-        async with self._connection.errors_translated():
-            return await self._publish(records)
+        try:
+            async with self._connection.errors_translated():
+                return await self._publish(records)
+        except KafkaError as error:
+            if not error.retriable:
+                raise
+            # aiokafka tried for its whole timeout: a topic that was deleted, a partition without
+            # a leader, or with too few replicas.
+            topics = ", ".join(sorted({record.topic for record in records}))
+            raise BrokerUnavailable(
+                f"the brokers do not take records of {topics} now ({error!r}); `tidelens doctor` "
+                "says whether the topics are there, Kafka's own tools whether their partitions "
+                "have leaders and enough replicas"
+            ) from error
 
     async def _publish(self, records: Sequence[OutRecord]) -> list[RecordPosition]:
         producer = await self._open_producer()

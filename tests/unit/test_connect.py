@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from contracts.errors import BrokerUnavailable, ConfigurationError
 from contracts.partitioning import partitioner
-from contracts.records import TopicPartition
+from contracts.records import OutRecord, TopicPartition
 from contracts.settings import KafkaSettings
 from streams.connect import Connection
 from streams.log import KafkaLog
@@ -155,6 +155,30 @@ async def test_other_errors_pass() -> None:
     with pytest.raises(errors.MessageSizeTooLargeError):
         async with Connection("h:1", KafkaSettings()).errors_translated():
             raise errors.MessageSizeTooLargeError("t")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.NotLeaderForPartitionError,  # a topic that was deleted
+        errors.LeaderNotAvailableError,
+        errors.NotEnoughReplicasError,
+        errors.UnknownTopicOrPartitionError,
+    ],
+)
+@pytest.mark.anyio
+async def test_what_partitions_do_not_take_now_is_told_with_their_topic(
+    monkeypatch: pytest.MonkeyPatch, error: type[errors.KafkaError]
+) -> None:
+    connection = Connection("h:1", KafkaSettings())
+    event_log = KafkaLog(connection, partition_of=partitioner("murmur2"), record_bytes_max=1)
+
+    async def refused(*_: object) -> None:
+        raise error()
+
+    monkeypatch.setattr(event_log, "_publish", refused)
+    with pytest.raises(BrokerUnavailable, match=rf"records of tidelens\.a now .*{error.__name__}"):
+        await event_log.publish([OutRecord("tidelens.a", b"k", b"v")])
 
 
 @pytest.mark.anyio

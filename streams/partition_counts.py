@@ -60,7 +60,8 @@ def kept_after(kept: Kept, record: Record) -> Kept:
     try:
         said = read_record(record, time.time())
     except RejectedRecord as error:
-        log.error("unreadable partition counts", offset=record.offset, error=str(error))
+        # Nodes count and name the record; it stands until the topic is compacted, even repaired.
+        log.debug("unreadable partition counts", offset=record.offset, error=str(error))
         return kept
     merged = dict(kept)
     for target, made in said.made.items() if isinstance(said, KeptCounts) else ():

@@ -50,8 +50,13 @@ class Watched:
         runtime = Runtime.read(self._data)
         assert runtime is not None
         if role == "query":
-            children = psutil.Process(runtime.pid).children()
-            [query] = [child for child in children if "--multiprocessing-fork" in child.cmdline()]
+            [query] = [
+                child
+                for child in psutil.Process(runtime.pid).children()
+                # One that was just killed has no command line until its parent has seen its end.
+                if child.status() != psutil.STATUS_ZOMBIE
+                and "--multiprocessing-fork" in child.cmdline()
+            ]
             return query
         if role == "encode":
             [pid] = [pid for name, pid in runtime.children.items() if name.startswith("encode ")]

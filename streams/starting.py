@@ -1,4 +1,4 @@
-"""Where an encoder starts in each of its partitions, by the commits of its group.
+"""Decides where an encoder starts in each of its partitions, by the commits of its group.
 
 The group's commits are its state: the offset, and the metadata of streams/commits.py.
 """

@@ -40,16 +40,26 @@ class Forwarder:
             host, port = self.to.rsplit(":", 1)
             there, back = await asyncio.open_connection(host, int(port))
             with contextlib.closing(back):
-                passing = [
-                    asyncio.create_task(_pass(reader, back)),
-                    asyncio.create_task(_pass(there, writer)),
-                ]
-                try:
-                    await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for each in passing:
-                        each.cancel()
-                    await asyncio.gather(*passing, return_exceptions=True)
+                await both_ways(reader, writer, there, back)
+
+
+async def both_ways(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    there: asyncio.StreamReader,
+    back: asyncio.StreamWriter,
+) -> None:
+    """Pass on what comes from either side until one of them ends."""
+    passing = [
+        asyncio.create_task(_pass(reader, back)),
+        asyncio.create_task(_pass(there, writer)),
+    ]
+    try:
+        await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for each in passing:
+            each.cancel()
+        await asyncio.gather(*passing, return_exceptions=True)
 
 
 async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+from tests.forwarder import both_ways
+
 
 @asynccontextmanager
 async def proxy(node_port: int, prefix: str, *, strips: bool) -> AsyncIterator[int]:
@@ -57,29 +59,4 @@ async def _forward(
         head = head.replace(b"Connection: keep-alive", b"Connection: close")
         head = head.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     back_writer.write(head)
-    await _closing(back_writer, _both_ways(reader, writer, back_reader, back_writer))
-
-
-async def _both_ways(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    back_reader: asyncio.StreamReader,
-    back_writer: asyncio.StreamWriter,
-) -> None:
-    ways = [
-        asyncio.create_task(_pipe(reader, back_writer)),
-        asyncio.create_task(_pipe(back_reader, writer)),
-    ]
-    try:
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for way in ways:
-            way.cancel()
-        await asyncio.gather(*ways, return_exceptions=True)
-
-
-async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
+    await _closing(back_writer, both_ways(reader, writer, back_reader, back_writer))

@@ -120,7 +120,7 @@ def configure_process(form: str, role: str) -> None:
 
 
 def catch_all() -> None:
-    """Where the log is JSON, write to it what Python would write to stderr in many lines."""
+    """Write to a log of JSON what Python would write to stderr in many lines."""
     if not is_json_of_role():
         return
     logging.captureWarnings(True)

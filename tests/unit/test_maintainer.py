@@ -136,7 +136,7 @@ async def running(node: Maintainer) -> AsyncIterator[Maintainer]:
 async def test_an_embeddings_topic_made_again_under_a_running_node_is_read_from_its_beginning(
     monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """With as many records as before, nothing comes; with more, the first would be skipped."""
+    """If it has as many records as before, nothing comes; if it has more, the first are skipped."""
     monkeypatch.setattr(maintainer_module, "_LOOK_S", 0.0)
     monkeypatch.setattr(maintainer_module, "_LOOK_IDLE_S", 0.0)
     kit = Kit()

@@ -254,7 +254,7 @@ async def test_one_broker_that_is_reached_is_enough_to_start(
 async def test_while_even_the_bootstrap_address_is_away_nobody_is_blamed_for_another(
     bootstrap: NamingBroker, nobody
 ) -> None:
-    """For a broker that is stopped, advertised.listeners is not to blame."""
+    """The advice on advertised.listeners would be wrong if a broker was merely stopped."""
     bootstrap.named = {1: nobody}
     connection = Connection(bootstrap.address, KafkaSettings())
     async with client(bootstrap) as ours:

@@ -91,7 +91,10 @@ async def _forgotten(settings: "Settings", connection: "Connection", group: str)
 
 def _behind(measured: "Measured") -> str:
     if measured.behind_s is None:
-        return f"behind: unknown, no index node of space {measured.space} runs"
+        return (
+            f"behind: unknown, no index node of space {measured.space} runs (one that has just "
+            "started needs some seconds to join its group)"
+        )
     return f"behind: {measured.behind_s:.1f} s"
 
 

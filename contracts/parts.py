@@ -13,6 +13,8 @@ from typing import Any
 
 import structlog
 
+from contracts.pauses import pause_after
+
 log = structlog.get_logger(__name__)
 
 PAUSE_FIRST_S = 0.5
@@ -81,8 +83,8 @@ class Part:
         if self.running and now - self._since >= self._pause_max_s:
             self.failures = 0
         self.running, self.reason = False, reason[:REASON_CHARS_MAX]
-        pause_s = min(self._pause_max_s, PAUSE_FIRST_S * 2.0 ** min(self.failures, 30))
         self.failures += 1
+        pause_s = pause_after(self.failures, PAUSE_FIRST_S, self._pause_max_s)
         self._unwritten += 1
         if now >= self._line_at:
             self._line_at = now + _LINE_EVERY_S

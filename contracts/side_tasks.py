@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from contracts.errors import BrokerUnavailable, TidelensError
+from contracts.pauses import pause_after
 
 log = structlog.get_logger(__name__)
 
@@ -180,7 +181,7 @@ class SideTasks(Collector):
         state.failures += 1
         state.in_row = state.in_row + 1 if self._fails(state) else 1
         state.reason, state.failed_at = _described(error), time.time()
-        pause_s = min(PAUSE_MAX_S, PAUSE_MIN_S * 2 ** min(state.in_row - 1, 30))
+        pause_s = pause_after(state.in_row, PAUSE_MIN_S, PAUSE_MAX_S)
         state.again_at, state.steady_at = self._now() + pause_s, inf
         told = {"task": name, "error": state.reason, "again_in_s": pause_s}
         if self._space:

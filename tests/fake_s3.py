@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import hashlib
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from xml.sax.saxutils import escape
 
 import pytest
@@ -178,3 +178,15 @@ def point_to(port: int, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: Bloc
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@contextlib.asynccontextmanager
+async def fake_s3(
+    monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
+) -> AsyncIterator[FakeS3]:
+    """Serve a FakeS3 on a port of its own, which the AWS variables name."""
+    fake = FakeS3()
+    listening = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
+    point_to(listening.sockets[0].getsockname()[1], monkeypatch, no_blocking_calls)
+    yield fake
+    listening.close()

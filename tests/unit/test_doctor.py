@@ -21,7 +21,7 @@ from click.testing import CliRunner
 from contracts.errors import BrokerUnavailable
 from contracts.settings import KafkaSettings, Settings
 from streams.topics import Difference
-from tests.fake_s3 import FOREIGN, FakeS3, point_to
+from tests.fake_s3 import FOREIGN, FakeS3, fake_s3
 from tidelens.commands.doctor import doctor
 from tidelens.descriptors import KEPT
 from tidelens.doctor import (
@@ -386,11 +386,8 @@ async def test_a_bucket_is_written_read_and_left_as_it_was(tmp_path: Path) -> No
 async def s3(
     monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
 ) -> AsyncIterator[FakeS3]:
-    fake = FakeS3()
-    listening = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
-    point_to(listening.sockets[0].getsockname()[1], monkeypatch, no_blocking_calls)
-    yield fake
-    listening.close()
+    async with fake_s3(monkeypatch, no_blocking_calls) as fake:
+        yield fake
 
 
 async def test_everything_that_a_node_does_is_done_with_a_bucket_and_nothing_is_left(

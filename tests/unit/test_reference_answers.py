@@ -1,6 +1,5 @@
 """Something else answers in place of S3: no picture is refused for good because of it."""
 
-import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -8,7 +7,7 @@ from blockbuster import BlockBuster
 
 from consumers.references import ReferenceLimits, References
 from contracts.errors import RejectedRecord
-from tests.fake_s3 import FOREIGN, FakeS3, point_to
+from tests.fake_s3 import FOREIGN, FakeS3, fake_s3
 
 pytestmark = pytest.mark.anyio
 
@@ -27,12 +26,9 @@ LIMITS = ReferenceLimits(
 async def s3(
     monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
 ) -> AsyncIterator[FakeS3]:
-    fake = FakeS3()
-    fake.blobs["a.png"] = PICTURE
-    listening = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
-    point_to(listening.sockets[0].getsockname()[1], monkeypatch, no_blocking_calls)
-    yield fake
-    listening.close()
+    async with fake_s3(monkeypatch, no_blocking_calls) as fake:
+        fake.blobs["a.png"] = PICTURE
+        yield fake
 
 
 async def code(references: References, ref: str) -> str:

@@ -1,6 +1,5 @@
 """Any server that answers instead of S3 is an error with its reason, not a success or a defect."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from index_store import s3 as module
 from index_store.s3 import S3Blobs
 from index_store.snapshots import Snapshots
 from streams.keeping import SnapshotKeeper
-from tests.fake_s3 import FOREIGN, FakeS3, answer, point_to
+from tests.fake_s3 import FOREIGN, FakeS3, answer, fake_s3
 from tests.index_kit import IMAGES, batch, filled, new_index, new_spill, record, vectors
 
 pytestmark = pytest.mark.anyio
@@ -32,11 +31,8 @@ NO_BUCKET = answer(
 async def server(
     monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
 ) -> AsyncIterator[FakeS3]:
-    fake = FakeS3()
-    listening = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
-    point_to(listening.sockets[0].getsockname()[1], monkeypatch, no_blocking_calls)
-    yield fake
-    listening.close()
+    async with fake_s3(monkeypatch, no_blocking_calls) as fake:
+        yield fake
 
 
 def keeper_of(store: S3Blobs, metrics: Metrics | None = None) -> SnapshotKeeper:

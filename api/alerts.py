@@ -14,8 +14,9 @@ from itertools import chain
 
 from api.matching import LOOKS, Batch, Rows
 from api.queries import ItemRef, Question
+from contracts.as_of import AsOf
 from contracts.hits import Hit
-from contracts.ports import Applied, AsOf, Matcher
+from contracts.ports import Applied, Matcher
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 

@@ -15,13 +15,13 @@ import orjson
 
 from api.bodies import may_have, require_few, values_in
 from api.item import RankedItem, RankedItems
+from contracts.as_of import AsOf
 from contracts.cursors import Cursor, digest_of
 from contracts.deltas import changes
 from contracts.errors import RejectedRequest
 from contracts.filter_warnings import FilterWarning
 from contracts.message_parser import parse_client_message
 from contracts.messages import Ping, Query, Subscribe, Unsubscribe
-from contracts.ports import AsOf
 from contracts.settings import Settings
 from contracts.wire import wire_warnings
 

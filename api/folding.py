@@ -19,8 +19,9 @@ from api.matching import Batch
 from api.pace import STEP_S, Pace
 from api.standing import Standing
 from api.standing_set import Found, StandingSet
+from contracts.as_of import AsOf
 from contracts.errors import NotReady
-from contracts.ports import Applied, AsOf, Searcher
+from contracts.ports import Applied, Searcher
 from contracts.score import Vectors
 from contracts.side_tasks import SideTasks
 

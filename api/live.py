@@ -29,9 +29,10 @@ from api.session import Session
 from api.standing import Standing, Watching
 from api.waiting import Waiting
 from api.written import as_text
+from contracts.as_of import AsOf
 from contracts.errors import NotReady, RejectedRequest
 from contracts.messages import Subscribe
-from contracts.ports import Applied, AsOf
+from contracts.ports import Applied
 
 _CHECK_EVERY_S = 1.0
 

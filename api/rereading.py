@@ -19,9 +19,10 @@ from api.alerts import Alert, AlertSet
 from api.matching import LOOKS, Batch, Rows
 from api.node import Node
 from api.queries import ask
+from contracts.as_of import AsOf
 from contracts.errors import BrokerUnavailable, LogChanged, NotReady, RejectedRequest
 from contracts.hits import Hit
-from contracts.ports import Applied, AsOf, LogReader
+from contracts.ports import Applied, LogReader
 from contracts.records import Record, RecordPosition, TopicPartition
 from contracts.score import Vectors
 from contracts.topics import Target

@@ -20,10 +20,11 @@ from api.pace import Pace
 from api.pieces import Pieces
 from api.queries import picture_turns, prepare, search
 from api.waiting import Waiting
+from contracts.as_of import AsOf
 from contracts.errors import TidelensError
 from contracts.message_parser import parse_queries
 from contracts.messages import Query
-from contracts.ports import Answer, AsOf
+from contracts.ports import Answer
 from contracts.wire import wire_as_of, wire_warnings
 
 

@@ -35,10 +35,10 @@ from api.queries import ItemGone, Question, prepare
 from api.standing import Watching
 from api.waiting import require_shape
 from api.written import Match, too_large
+from contracts.as_of import AsOf
 from contracts.errors import NotReady, RejectedRequest, TidelensError
 from contracts.message_parser import parse_client_message
 from contracts.messages import Ping, Subscribe, Unsubscribe
-from contracts.ports import AsOf
 
 if TYPE_CHECKING:
     from api.live import Live

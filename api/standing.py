@@ -6,7 +6,7 @@ from typing import Any
 from api.item import Item, RankedItem
 from api.lists import StandingList
 from api.queries import Question
-from contracts.ports import AsOf
+from contracts.as_of import AsOf
 from contracts.topics import Target
 
 

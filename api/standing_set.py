@@ -27,8 +27,9 @@ from api.lists import StandingList
 from api.matching import Batch, Matches, Rows
 from api.queries import ItemRef
 from api.standing import Standing
+from contracts.as_of import AsOf
 from contracts.hits import Hit
-from contracts.ports import Applied, AsOf, Matcher
+from contracts.ports import Applied, Matcher
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 

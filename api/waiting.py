@@ -14,9 +14,10 @@ import structlog
 
 from api.deadline import within
 from api.node import Node
+from contracts.as_of import AsOf
 from contracts.errors import BrokerUnavailable, RejectedRequest
 from contracts.messages import AsOfMessage, Token
-from contracts.ports import Applied, AsOf
+from contracts.ports import Applied
 from contracts.records import TopicPartition
 from contracts.topics import TARGETS, Target
 from contracts.wire import read_as_of

@@ -33,8 +33,9 @@ from api.standing import Standing
 from api.standing_set import StandingSet
 from benchmarks import clip_like
 from benchmarks.report import Goal, finish, parser
+from contracts.as_of import AsOf
 from contracts.hits import Hit
-from contracts.ports import Applied, AsOf, Searcher
+from contracts.ports import Applied, Searcher
 from contracts.records import RecordPosition
 from contracts.score import Vectors
 from contracts.side_tasks import SideTasks

@@ -12,10 +12,10 @@ from typing import Any
 
 import orjson
 
+from contracts.as_of import AsOf
+from contracts.deltas import WireHit
 from contracts.errors import RejectedRequest
 from contracts.formats import unknown
-from contracts.ports import AsOf
-from contracts.wire import WireHit
 
 # Two targets with 4,096 partitions each take up to 220,000.
 CURSOR_CHARS_MAX = 250_000

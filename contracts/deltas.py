@@ -9,8 +9,9 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
 
-from contracts.wire import WireHit
-
+# A hit as it is sent: HitMessage.
+WireHit = dict[str, Any]
+# One difference of two lists, as it is sent: Change.
 WireChange = dict[str, Any]
 
 _One = TypeVar("_One")

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.as_of import AsOf
 from contracts.filter_nodes import Filter
 from contracts.filter_warnings import FilterWarning
 from contracts.hits import Hit, VectorQuery
@@ -325,27 +326,6 @@ class BlobStore(Protocol):
     async def delete(self, name: str) -> None:
         """Deleting what is not there is not an error."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class AsOf:
-    """The state that an answer stands for: the index is a function of these offsets alone.
-
-    `offsets` are positions in the embeddings partitions: target -> one number per partition.
-    `epoch` names the log itself; it changes when a topic is recreated.
-    """
-
-    space: str
-    epoch: str
-    offsets: Mapping[Target, Sequence[int]]
-
-    def covers(self, other: "AsOf") -> bool:
-        """Whether this state is at or past `other` in every partition."""
-        return all(
-            mine >= theirs
-            for target, offsets in other.offsets.items()
-            for mine, theirs in zip(self.offsets[target], offsets, strict=True)
-        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,14 +5,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from contracts.as_of import AsOf
+from contracts.deltas import WireHit
 from contracts.filter_warnings import FilterWarning
 from contracts.hits import Hit
 from contracts.item_urls import picture_path
 from contracts.messages import AsOfMessage
-from contracts.ports import AsOf, Lag
+from contracts.ports import Lag
 from contracts.score import Vectors
-
-WireHit = dict[str, Any]
 
 
 def wire_hit(hit: Hit, include: Collection[str] = ("vector",)) -> WireHit:

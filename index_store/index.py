@@ -13,9 +13,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from contracts.as_of import AsOf
 from contracts.hits import Hit
 from contracts.partitioning import Partitioner, partitioner
-from contracts.ports import Applied, AsOf
+from contracts.ports import Applied
 from contracts.records import Fetched, Record, TopicPartition
 from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target

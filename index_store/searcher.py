@@ -10,11 +10,12 @@ from random import choice
 import faiss
 import numpy as np
 
+from contracts.as_of import AsOf
 from contracts.errors import NotReady
 from contracts.filter_nodes import Filter
 from contracts.filter_warnings import FilterWarning
 from contracts.hits import Hit, VectorQuery
-from contracts.ports import Answer, Applied, AsOf
+from contracts.ports import Answer, Applied
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 from index_store.index import Index

@@ -6,10 +6,11 @@ from typing import overload
 
 import orjson
 
+from contracts.as_of import AsOf
 from contracts.filter_nodes import Filter
 from contracts.filter_warnings import FilterWarning, warnings_of
 from contracts.hits import Hit, VectorQuery
-from contracts.ports import Answer, AsOf
+from contracts.ports import Answer
 from contracts.records import RecordPosition, TopicPartition
 from contracts.topics import Names, Target
 from index_store import digest

@@ -19,8 +19,9 @@ from starlette.applications import Starlette
 
 from api.app import create_app
 from api.node import Node
+from contracts.as_of import AsOf
 from contracts.cursors import Cursor
-from contracts.deltas import apply
+from contracts.deltas import WireHit, apply
 from contracts.embedding import embedding_record, encode_value
 from contracts.errors import NotReady, RejectedRecord, TidelensError
 from contracts.filter_nodes import Filter
@@ -29,12 +30,12 @@ from contracts.hits import Hit, VectorQuery
 from contracts.memory import HashEncoder, ManualClock, MemoryLog
 from contracts.metrics import Metrics
 from contracts.partitioning import partitioner
-from contracts.ports import Answer, Applied, AsOf, Lag, PictureConverter, ReferenceReader, RgbImage
+from contracts.ports import Answer, Applied, Lag, PictureConverter, ReferenceReader, RgbImage
 from contracts.records import Fetched, Record, RecordPosition, Source, TopicPartition
 from contracts.score import Vectors, exact_scores, ranking
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Names, Target
-from contracts.wire import WireHit, wire_hit
+from contracts.wire import wire_hit
 from index_store.index import Index
 from index_store.matcher import NumpyMatcher
 from index_store.searcher import LocalSearcher

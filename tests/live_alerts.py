@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from contracts.cursors import Cursor
+from contracts.deltas import WireHit
 from contracts.records import Positions
-from contracts.wire import WireHit
 from tests.live_followers import Claim, Follower, Message
 from tests.live_truth import History, Query, Violation
 

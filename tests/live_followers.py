@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from contracts.cursors import Cursor, list_digest
-from contracts.deltas import apply
+from contracts.deltas import WireHit, apply
 from contracts.records import Positions
-from contracts.wire import WireHit
 from tests.live_truth import History, ItemRef, Query, Violation, items_asked
 
 Message = Mapping[str, Any]

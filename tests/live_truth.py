@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from contracts.as_of import AsOf
+from contracts.deltas import WireHit
 from contracts.embedding import read_embedding
 from contracts.filters import parse
 from contracts.hits import Hit, VectorQuery
 from contracts.memory import HashEncoder
-from contracts.ports import AsOf
 from contracts.records import Fetched, Positions, Record, RecordPosition, TopicPartition
 from contracts.score import Vectors, unit
 from contracts.topics import TARGETS, Names, Target
-from contracts.wire import WireHit, wire_hit
+from contracts.wire import wire_hit
 from tests.api_kit import Items, brute
 
 ENCODER = HashEncoder()

@@ -31,7 +31,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from contracts.cursors import Cursor, list_digest
-from contracts.deltas import WireChange, apply, difference
+from contracts.deltas import WireChange, WireHit, apply, difference
 from contracts.errors import (
     BrokerUnavailable,
     ConfigurationError,
@@ -41,7 +41,6 @@ from contracts.errors import (
 )
 from contracts.exact_json import beyond
 from contracts.item_urls import item_path
-from contracts.wire import WireHit
 
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 

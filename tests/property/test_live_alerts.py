@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from api import alerts, rereading, session
 from api.alerts import Alert, AlertSet
+from contracts.as_of import AsOf
 from contracts.cursors import Cursor
 from contracts.filters import parse
-from contracts.ports import AsOf
 from contracts.score import exact_scores
 from contracts.topics import Target
 from tests.api_kit import Kit, Socket

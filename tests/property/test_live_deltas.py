@@ -20,9 +20,9 @@ from api.folding import Folding
 from api.held import _HeldItem
 from api.lists import StandingList
 from api.standing_set import StandingSet
+from contracts.as_of import AsOf
 from contracts.deltas import apply, difference
 from contracts.hits import VectorQuery
-from contracts.ports import AsOf
 from contracts.score import unit
 from contracts.topics import Target
 from tests.api_kit import BruteIndex, Follower, Kit, RealIndex, Socket

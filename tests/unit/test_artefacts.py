@@ -15,6 +15,7 @@ from aiokafka import OffsetAndMetadata
 from pydantic import TypeAdapter
 
 from consumers.encoders import kept
+from contracts.as_of import AsOf
 from contracts.control import ActiveSpace, CandidateSpace, SpaceRef
 from contracts.cursors import Cursor
 from contracts.dead_letters import original_headers, read_letter, read_mark
@@ -23,7 +24,6 @@ from contracts.events import read_content
 from contracts.hits import VectorQuery
 from contracts.memory import HashEncoder
 from contracts.messages import Token
-from contracts.ports import AsOf
 from contracts.records import Fetched, Record, RecordPosition, TopicPartition
 from contracts.score import Vectors, unit
 from contracts.server_messages import AnswerMessage, ServerMessage

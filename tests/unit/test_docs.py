@@ -8,8 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
+from contracts.as_of import AsOf
 from contracts.cursors import Cursor
-from contracts.ports import AsOf
 from contracts.score import exact_scores, unit
 from tests.api_kit import Kit
 

@@ -12,6 +12,7 @@ import pytest
 from aiokafka import OffsetAndMetadata
 
 from contracts import asyncapi, control, cursors, embedding
+from contracts.as_of import AsOf
 from contracts.control import ActiveSpace, CandidateSpace, SpaceRef
 from contracts.cursors import Cursor
 from contracts.errors import (
@@ -24,7 +25,6 @@ from contracts.errors import (
 from contracts.events import EVENT_TYPES, read_content
 from contracts.formats import made, unknown
 from contracts.memory import HashEncoder
-from contracts.ports import AsOf
 from contracts.records import Record
 from index_store import columns, manifest
 from index_store.ann import Operating

@@ -7,11 +7,11 @@ import pytest
 
 from api.connection import Connection, ConnectionState, Subscription, SubscriptionState, WrongStep
 from api.item import Item, RankedItem
+from contracts.as_of import AsOf
 from contracts.cursors import Cursor
 from contracts.errors import RejectedRequest
 from contracts.hits import Hit
 from contracts.messages import Subscribe
-from contracts.ports import AsOf
 from contracts.records import RecordPosition
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Target

@@ -14,9 +14,10 @@ from api.item import ranked_item
 from api.queries import Question, _Part
 from api.standing import Standing
 from api.standing_set import StandingSet
+from contracts.as_of import AsOf
 from contracts.errors import NotReady
 from contracts.hits import Hit
-from contracts.ports import Applied, AsOf
+from contracts.ports import Applied
 from contracts.records import RecordPosition
 from contracts.score import Vectors, unit
 from contracts.side_tasks import SideTasks

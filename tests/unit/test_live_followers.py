@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
+from contracts.as_of import AsOf
 from contracts.cursors import Cursor, list_digest
-from contracts.deltas import difference
+from contracts.deltas import WireHit, difference
 from contracts.embedding import embedding_record, encode_value
-from contracts.ports import AsOf
 from contracts.records import Fetched, Record, Source, TopicPartition
 from contracts.topics import Names
-from contracts.wire import WireHit
 from tests import live_alerts, live_followers
 from tests.live_alerts import MatchesFollower
 from tests.live_followers import TopFollower

@@ -11,9 +11,10 @@ from api.item import ranked_item
 from api.queries import ItemRef, Question, _Part
 from api.standing import Standing, Watching
 from api.standing_set import StandingSet
+from contracts.as_of import AsOf
 from contracts.filters import parse
 from contracts.hits import Hit
-from contracts.ports import Applied, AsOf
+from contracts.ports import Applied
 from contracts.records import RecordPosition
 from contracts.score import Vectors, unit
 from contracts.topics import Target

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.system import free_port
+from contracts.children import module_command
 from contracts.events import Content, content_record
 from contracts.partitioning import partitioner
 from contracts.settings import KafkaSettings
@@ -81,8 +81,7 @@ async def encoder(
     """`quiet`: without a line for each record that it refuses."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", module, "encode", "--brokers", brokers, "--model", str(model)),
+        *module_command(module, "encode", "--brokers", brokers, "--model", str(model)),
         *("--precision", precision, "--topic-prefix", prefix),
         env={
             **os.environ,

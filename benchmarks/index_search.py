@@ -15,12 +15,12 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Goal, finish, parser
+from contracts.children import module_command
 
 SYSTEMS = ("tidelens", "faiss", "hnswlib", "usearch", "lancedb", "chroma", "qdrant")
 MODULES = {"chroma": "chromadb", "qdrant": "qdrant_edge"}
@@ -29,7 +29,7 @@ EMBEDDED = ("hnswlib", "usearch", "lancedb", "chroma", "qdrant")
 
 def run(system: str, rows: int, peers: Path | None) -> list[dict[str, Any]]:
     """One system in a fresh process; its rows."""
-    command = [sys.executable, "-m", "benchmarks.searching", system, str(rows)]
+    command = module_command("benchmarks.searching", system, str(rows))
     path = os.pathsep.join(str(p) for p in (peers, os.environ.get("PYTHONPATH")) if p)
     ended = subprocess.run(
         command,

@@ -13,11 +13,11 @@ import argparse
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Goal, finish, parser
+from contracts.children import module_command
 
 Row = dict[str, Any]
 
@@ -36,7 +36,7 @@ def run(name: str, threads: int | None, rows: int, quick: bool, peers: Path | No
         environment |= {"PATHWAY_THREADS": str(threads), "PYTHONPATH": path}
     seconds, sizes = (2.0, (1, 256, 2_048)) if quick else (8.0, (1, 16, 256, 2_048, 8_192))
     asked = [str(one) for one in (name, rows, seconds, *sizes)]
-    command = [sys.executable, "-m", "benchmarks.following", *asked]
+    command = module_command("benchmarks.following", *asked)
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     found: list[Row] = [json.loads(line) for line in ended.stdout.splitlines() if line[:1] == "{"]
     if ended.returncode:

@@ -13,7 +13,6 @@ import asyncio
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -30,6 +29,7 @@ from aiokafka.admin import NewTopic
 from benchmarks import clip_like
 from benchmarks.filled import DIM, NAMES, SPACE
 from benchmarks.report import Goal, finish, parser
+from contracts.children import module_command
 from contracts.embedding import encode_value
 from contracts.hits import VectorQuery
 from contracts.metrics import Metrics
@@ -171,7 +171,7 @@ async def measure(count: int) -> list[dict[str, Any]]:
             found: dict[str, list[dict[str, Any]]] = {"plain": [], "tidelens": []}
             for _ in range(_ROUNDS):
                 for system, runs in found.items():
-                    command = [sys.executable, "-m", "benchmarks.replay", "--once", system, brokers]
+                    command = module_command("benchmarks.replay", "--once", system, brokers)
                     out = await asyncio.to_thread(
                         subprocess.run, command, stdout=subprocess.PIPE, check=True
                     )

@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -16,6 +15,7 @@ from pathlib import Path
 import anyio
 import psutil
 
+from contracts.children import module_command
 from contracts.errors import TidelensError
 from tidelens.client import Client
 from tidelens.runtime import Runtime
@@ -77,7 +77,7 @@ async def system(*arguments: str, wait_s: float = 180) -> AsyncIterator[System]:
     with tempfile.TemporaryDirectory(prefix="tidelens-bench-") as folder:
         data, port = Path(folder) / "data", free_port()
         began = time.monotonic()
-        command = [sys.executable, "-m", "tidelens", "up", "--port", str(port)]
+        command = module_command("tidelens", "up", "--port", str(port))
         log = (Path(folder) / "log").open("wb")
         with log:
             process = subprocess.Popen(

@@ -24,6 +24,7 @@ import numpy as np
 import orjson
 
 from consumers.decode_child import ANSWER, REQUEST, SIZE, DecodeLimits, Kind
+from contracts.children import module_command
 from contracts.errors import NotReady, RejectedRecord
 from contracts.ports import Preprocess, RgbImage
 
@@ -306,7 +307,7 @@ def _apart(pixels: RgbImage) -> RgbImage:
 
 def _started(fd: int, size: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-m", "consumers.decode_child", str(fd), str(size)],
+        module_command("consumers.decode_child", str(fd), str(size)),
         bufsize=0,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

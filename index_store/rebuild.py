@@ -8,7 +8,6 @@ too, what was added stands in chunks of its own. Whatever fails, the index stays
 import asyncio
 import mmap
 import os
-import sys
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ import orjson
 import structlog
 
 from contracts import faults
+from contracts.children import module_command
 from contracts.errors import RebuildFailed, SnapshotRefused
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
@@ -286,10 +286,7 @@ async def specified(
 async def _run_child(path: Path, spec: Spec) -> None:
     await asyncio.to_thread(path.write_bytes, orjson.dumps(asdict(spec)))
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "index_store.build",
-        str(path),
+        *module_command("index_store.build", str(path)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import sys
 import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import structlog
 
+from contracts.children import module_command
 from contracts.errors import BrokerUnavailable, DataDirInUse, DataDirNotWritable
 from contracts.settings import KafkaSettings
 from contracts.user_folders import make_private
@@ -247,13 +247,9 @@ class LocalBroker:
     async def _launch(self, command: list[str]) -> None:
         self.pid = 0
         self._guard = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "streams.guard",
-            "--lock",
-            str(self._root / "guard.lock"),
-            "--log",
-            str(self._root / "server.log"),
+            *module_command("streams.guard"),
+            *("--lock", str(self._root / "guard.lock")),
+            *("--log", str(self._root / "server.log")),
             "--",
             *command,
             stdin=asyncio.subprocess.PIPE,

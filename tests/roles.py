@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import psutil
 
+from contracts.children import module_command
 from contracts.errors import TidelensError
 from tests.kit import Collection
 from tidelens.client import Client
@@ -57,11 +57,7 @@ class Role:
             variables["TIDELENS_FAULT"] = fault
         with log.open("wb") as output:
             process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "tidelens",
-                role,
-                *arguments,
+                *module_command("tidelens", role, *arguments),
                 stdout=output,
                 stderr=output,
                 env=variables,
@@ -111,10 +107,7 @@ async def role(
 async def said(*arguments: str, **environment: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of one `tidelens` command."""
     process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tidelens",
-        *arguments,
+        *module_command("tidelens", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "TIDELENS_MODEL": MODEL, **environment},

@@ -5,13 +5,13 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
 import orjson
 
+from contracts.children import module_command
 from contracts.errors import TidelensError
 from contracts.parts import why_ended
 from contracts.settings import Settings
@@ -66,7 +66,7 @@ class EncoderProcess:
                 passed.append(listener.fileno())
                 arguments += ["--metrics-listener", str(listener.fileno())]
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tidelens", "encode", *arguments),
+                *module_command("tidelens", "encode", *arguments),
                 stdin=asyncio.subprocess.PIPE,
                 env=environment,
                 pass_fds=passed,

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import subprocess
-import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from contracts.children import module_command
 from contracts.control import ActiveSpace, SpaceRef
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord
@@ -41,7 +41,7 @@ def tidelens(kafka: TestKafka, tmp_path: Path) -> Tidelens:
 
     def run(*arguments: str, **more: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", "tidelens", *arguments],
+            module_command("tidelens", *arguments),
             env={**environment, **more},
             capture_output=True,
             text=True,

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import orjson
 import pytest
 
+from contracts.children import module_command
 from contracts.events import EVENT_TYPES, content_record
 from contracts.memory import HashEncoder
 from contracts.records import OutRecord
@@ -41,7 +41,7 @@ async def tidelens(kit: Collection, *arguments: str, rc: int = 0) -> Any:
     """What `tidelens dead-letters ...` prints, read as JSON where it was asked for."""
     done = await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "tidelens", "dead-letters", *arguments],
+        module_command("tidelens", "dead-letters", *arguments),
         env={
             **os.environ,
             "TIDELENS_BROKERS": kit.connection.brokers,

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from aiokafka.admin import NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from contracts.children import module_command
 from contracts.settings import KafkaSettings
 from contracts.topics import Names, topic_specs
 from streams.connect import Connection
@@ -59,7 +59,7 @@ async def tidelens(
 ) -> subprocess.CompletedProcess[str]:
     return await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "tidelens", *arguments],
+        module_command("tidelens", *arguments),
         env={**environment, **other},
         capture_output=True,
         text=True,

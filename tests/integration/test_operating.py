@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from contracts.children import module_command
 from contracts.memory import HashEncoder
 from tests.kill_rounds import OFTEN, all_encoded, assert_index_is_the_log, churn, seed
 from tests.kit import Collection, collection
@@ -34,11 +34,7 @@ class Command:
     async def run(self, *arguments: str, rc: int = 0, asks: bool = False) -> str:
         more = ["--url", self._url] if asks else []
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "tidelens",
-            *arguments,
-            *more,
+            *module_command("tidelens", *arguments, *more),
             env=self._environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

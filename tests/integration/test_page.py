@@ -8,7 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
 import urllib.request
 import uuid
@@ -21,6 +20,7 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect, sync_playwright
 
+from contracts.children import module_command
 from contracts.deltas import apply, difference
 from tests.broker_fixture import TestKafka
 from tests.roles import free_port
@@ -59,7 +59,7 @@ class System:
 
     def run(self, *arguments: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "tidelens", *arguments],
+            module_command("tidelens", *arguments),
             env=self.environment,
             capture_output=True,
             text=True,
@@ -110,7 +110,7 @@ def system(kafka: TestKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with log.open("wb") as output:
         # A session of its own, so that whatever it started can be ended with it.
         up = subprocess.Popen(
-            [sys.executable, "-m", "tidelens", "up", "--port", str(port)],
+            module_command("tidelens", "up", "--port", str(port)),
             env=environment,
             stdout=output,
             stderr=output,

@@ -4,7 +4,6 @@ import json
 import os
 import struct
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from safetensors.numpy import save_file
 
 from consumers.encoders import open_encoder, space_of, weights
 from consumers.encoders.checkpoint_files import check_files
+from contracts.children import module_command
 from contracts.errors import ModelMissing
 from tidelens.commands.doctor import doctor
 
@@ -380,7 +380,7 @@ def test_a_command_ends_with_that_line(folder: Path, tmp_path: Path, command: li
     if command[0] == "up":
         command = [*command, "--data", str(tmp_path / "data"), "--brokers", "127.0.0.1:1"]
     done = subprocess.run(
-        [sys.executable, "-m", "tidelens", *command, "--model", str(folder)],
+        module_command("tidelens", *command, "--model", str(folder)),
         capture_output=True,
         text=True,
         timeout=100,

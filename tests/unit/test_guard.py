@@ -8,6 +8,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from contracts.children import module_command
+
 SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 
 
@@ -15,7 +17,7 @@ SLEEPS = [sys.executable, "-c", "import time; time.sleep(600)"]
 def guard(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     files = ["--lock", str(tmp_path / "lock"), "--log", str(tmp_path / "log")]
     with subprocess.Popen(
-        [sys.executable, "-m", "streams.guard", *files, "--", *SLEEPS],
+        module_command("streams.guard", *files, "--", *SLEEPS),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as process:

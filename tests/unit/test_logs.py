@@ -8,6 +8,8 @@ from typing import Any
 import orjson
 import pytest
 
+from contracts.children import module_command
+
 pytestmark = pytest.mark.timeout(60)
 
 # Errors that nobody catches, from every part of Python that writes them to stderr.
@@ -129,7 +131,7 @@ def test_the_last_line_of_a_role_is_like_the_others(
 ) -> None:
     """This holds where the settings themselves are wrong, before anything was logged."""
     done = subprocess.run(
-        [sys.executable, "-m", "tidelens", "index"],
+        module_command("tidelens", "index"),
         capture_output=True,
         text=True,
         env={

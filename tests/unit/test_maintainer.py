@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from api.app import create_app
+from contracts.children import module_command
 from contracts.embedding import encode_value
 from contracts.errors import (
     BrokerAway,
@@ -566,10 +566,7 @@ async def test_files_that_nothing_needs_any_more_are_deleted(tmp_path: Path) -> 
 
 async def test_a_full_disk_stops_neither_searches_nor_applying(tmp_path: Path) -> None:
     child = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.full_disk",
-        str(tmp_path),
+        *module_command("tests.full_disk", str(tmp_path)),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

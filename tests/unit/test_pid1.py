@@ -9,6 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from contracts.children import module_command
+
 pytestmark = pytest.mark.timeout(60)
 
 # This stands in for a library that the command imports; it says so, and then hangs.
@@ -46,7 +48,7 @@ def ended_by_term(command: list[str], environment: dict[str, str], parents: int 
 
 
 def test_a_process_that_is_not_the_first_ends_by_default(environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "tidelens", "encode"]
+    command = module_command("tidelens", "encode")
     assert ended_by_term(command, environment) == -signal.SIGTERM
 
 
@@ -63,7 +65,7 @@ def test_the_first_process_of_a_namespace_hears_it(environment: dict[str, str]) 
             break
     else:
         pytest.skip("no namespace may be made here")
-    command = [*namespace, sys.executable, "-m", "tidelens", "index"]
+    command = [*namespace, *module_command("tidelens", "index")]
     assert ended_by_term(command, environment, parents=1) == 143
 
 

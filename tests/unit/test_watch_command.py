@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
+from contracts.children import module_command
 from tests.api_kit import Kit, serving
 from tests.logged_index import LoggedIndex
 from tests.roles import free_port
@@ -46,7 +46,7 @@ class Watching:
 @asynccontextmanager
 async def watching(port: int, *arguments: str) -> AsyncIterator[Watching]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tidelens", "watch", "red cat", "--target", "captions"),
+        *module_command("tidelens", "watch", "red cat", "--target", "captions"),
         *("--url", f"http://127.0.0.1:{port}", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

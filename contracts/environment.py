@@ -9,6 +9,7 @@ from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
     PydanticBaseSettingsSource,
+    SettingsConfigDict,
     SettingsError,
 )
 
@@ -26,6 +27,8 @@ class _Environment(EnvSettingsSource):
 
 class FromEnvironment(BaseSettings):
     """Base of settings that are read from the environment, without what Kubernetes put there."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDELENS_", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def settings_customise_sources(

@@ -1,61 +1,76 @@
 """Every setting, read from the environment in this one place.
 
-A setting `name` is the variable TIDELENS_NAME; `tidelens config` prints each with its value,
-origin and meaning. Command-line options override them. Every limit of the system stands here or
-beside the contract it limits (contracts/events.py), with a name and a default.
+The setting `name` is the variable TIDELENS_NAME, and `settings.name` in code. Each stands in the
+class of its group, one file a group; groups.py lists the groups and the commands that read them.
+Access is flat: `Settings` inherits from all groups, so one word finds a setting in the code, in the
+environment and in the documents. A function that needs one group only says so in its signature,
+as in `def of(settings: ReferenceSettings)`, and takes a whole `Settings` too.
+
+`tidelens config` prints each with its value, origin and meaning. Command-line options override
+them. Every limit of the system stands here or beside the contract it limits
+(contracts/events.py), with a name and a default.
 """
 
 import os
-from typing import Any, Literal
-
-from pydantic import Field
-from pydantic_settings import SettingsConfigDict
+from typing import Any
 
 from contracts.environment import read, variable_of
 from contracts.settings.bounds import GIB, MIB
-from contracts.settings.deployment import DeploymentSettings
-from contracts.settings.encoding import EncodingSettings
-from contracts.settings.http import HttpSettings
-from contracts.settings.indexing import IndexingSettings
+from contracts.settings.clients import ClientSettings
+from contracts.settings.content import ContentSettings
+from contracts.settings.encoder import EncoderSettings
+from contracts.settings.index import IndexSettings
 from contracts.settings.kafka import KafkaSettings
+from contracts.settings.labels import LabelSettings
+from contracts.settings.live import LiveSettings
+from contracts.settings.model import ModelSettings
 from contracts.settings.pictures import PictureSettings
+from contracts.settings.process import ProcessSettings
 from contracts.settings.queries import QuerySettings
-from contracts.settings.records import RecordSettings
 from contracts.settings.references import ReferenceSettings
-from contracts.settings.serving import ServingSettings
+from contracts.settings.requests import RequestSettings
+from contracts.settings.server import ServerSettings
+from contracts.settings.snapshots import SnapshotSettings
+from contracts.settings.topics import TopicSettings
 from contracts.variables import Variables, sorted_out
 
 __all__ = ["GIB", "MIB", "KafkaSettings", "Settings", "load", "load_kafka", "variables"]
 
 
 class Settings(
-    HttpSettings,
-    ServingSettings,
-    IndexingSettings,
+    # pydantic takes the fields of the last base first, so this is the order of groups.py reversed.
+    ClientSettings,
     PictureSettings,
     QuerySettings,
-    EncodingSettings,
+    LiveSettings,
+    RequestSettings,
+    ServerSettings,
+    SnapshotSettings,
+    IndexSettings,
     ReferenceSettings,
-    RecordSettings,
-    DeploymentSettings,
+    ContentSettings,
+    LabelSettings,
+    EncoderSettings,
+    ModelSettings,
+    ProcessSettings,
+    TopicSettings,
 ):
-    """All settings but those of Kafka: TIDELENS_*."""
-
-    # `tidelens config` prints the fields of the last base first.
-    model_config = SettingsConfigDict(env_prefix="TIDELENS_", frozen=True, allow_inf_nan=False)
-
-    log_format: Literal["auto", "human", "json"] = Field(
-        "auto", description="Format of the logs. auto: human on a terminal, otherwise JSON."
-    )
+    """The settings of all groups but `kafka`."""
 
 
 def load(**overrides: Any) -> Settings:
-    """Read settings from the environment; `overrides` that are not None take precedence."""
+    """Read settings from the environment; `overrides` that are not None take precedence.
+
+    Raises ConfigurationError.
+    """
     return read(Settings, overrides, variables())
 
 
 def load_kafka(**overrides: Any) -> KafkaSettings:
-    """Read the settings of Kafka connections; `overrides` that are not None take precedence."""
+    """Read the settings of Kafka connections; `overrides` that are not None take precedence.
+
+    Raises ConfigurationError.
+    """
     return read(KafkaSettings, overrides, variables())
 
 

@@ -1,4 +1,4 @@
-"""Units and types that the settings share."""
+"""Bounds and types that several settings share."""
 
 from typing import Annotated
 
@@ -7,7 +7,7 @@ from pydantic import Field, SecretStr
 MIB = 1024 * 1024
 GIB = 1024 * MIB
 
-# Far beyond what is sensible, so that a slip of the keyboard is seen and nothing overflows.
+# These are far beyond what is sensible: they catch a slip of the keyboard, and nothing overflows.
 TEXT_MAX = 4096
 NAMES_MAX = 1000
 THREADS_MAX = 4096

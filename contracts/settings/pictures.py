@@ -1,32 +1,48 @@
-"""Limits of GET /v1/pictures."""
+"""Limits of the pictures that a node shows: GET /v1/pictures."""
+
+from typing import Annotated
 
 from pydantic import Field
 
 from contracts.environment import FromEnvironment
 from contracts.settings.bounds import MEMORY_MB_MAX
+from contracts.settings.units import Mebibytes, Pixels, Unit
 
 
 class PictureSettings(FromEnvironment):
-    """Limits of GET /v1/pictures."""
+    """Limits of the pictures that a node shows: GET /v1/pictures."""
 
-    pictures_cached_mb: int = Field(
+    pictures_cached_mb: Mebibytes = Field(
         64,
         ge=0,
         le=MEMORY_MB_MAX,
-        description="Size, in MiB, of the cache of pictures shown lately.",
+        description="Size, in MiB, of the cache of pictures that were shown lately. 0 caches none.",
     )
-    pictures_reading_max: int = Field(
-        64, ge=1, le=10_000, description="Pictures read at the same time to be shown."
+    pictures_reading_max: Annotated[int, Unit("pictures")] = Field(
+        64,
+        ge=1,
+        le=10_000,
+        description="Largest number of pictures that are read at the same time to be shown. "
+        "Beyond it, a request is refused with 503.",
     )
-    pictures_remote_max: int = Field(
-        16, ge=1, le=10_000, description="Of these, pictures read from https: and s3: references."
-    )
-    pictures_converting_max: int = Field(
+    pictures_remote_max: Annotated[int, Unit("pictures")] = Field(
         16,
         ge=1,
         le=10_000,
-        description="Of these, pictures converted because browsers do not show their format.",
+        description="Largest number of those that are read from https: and s3: references. "
+        "Beyond it, a request is refused with 503.",
     )
-    picture_side_max: int = Field(
-        2048, ge=16, le=16_384, description="Longest side, in pixels, of a converted picture."
+    pictures_converting_max: Annotated[int, Unit("pictures")] = Field(
+        16,
+        ge=1,
+        le=10_000,
+        description="Largest number of those that are converted because browsers do not show "
+        "their format. Beyond it, a request is refused with 503.",
+    )
+    picture_side_max: Pixels = Field(
+        2048,
+        ge=16,
+        le=16_384,
+        description="Longest side, in pixels, of a converted picture. A larger picture is made "
+        "smaller.",
     )

@@ -1,4 +1,4 @@
-"""How the texts and pictures of queries are encoded."""
+"""Settings of how an index node encodes the texts and pictures of queries."""
 
 from typing import Annotated
 
@@ -7,83 +7,107 @@ from pydantic import AfterValidator, Field
 from contracts.environment import FromEnvironment
 from contracts.prompts import PLAIN, require_slot
 from contracts.settings.bounds import HOUR_S, MEMORY_MB_MAX, MINUTE_MS, Text
+from contracts.settings.units import Mebibytes, Pixels, Seconds, Unit
 
 
 class QuerySettings(FromEnvironment):
-    """How the texts and pictures of queries are encoded."""
+    """How an index node encodes the texts and pictures of queries."""
 
     query_templates: list[Annotated[Text, AfterValidator(require_slot)]] = Field(
         default_factory=lambda: list(PLAIN),
         min_length=1,
         max_length=128,
-        description="Texts that a query's text is put into, in place of {}; their vectors "
-        "are averaged (JSON list).",
+        description="Sentences that the text of a query is put into, in place of {}, before it is "
+        "encoded (JSON list). Their vectors are averaged.",
     )
-    query_batch_max: int = Field(
+    query_batch_max: Annotated[int, Unit("inputs")] = Field(
         32,
         ge=1,
         le=4096,
-        description="Most pictures, or texts in each template, encoded together for queries.",
+        description="Largest number of pictures, or of texts in each template, that are encoded "
+        "together for queries. More wait for the next batch.",
     )
-    query_queue_max: int = Field(
-        256, ge=1, le=1_000_000, description="Most queries waiting to be encoded."
-    )
-    query_cache_max: int = Field(4096, ge=0, le=10_000_000, description="Query vectors kept.")
-    query_pictures_max: int = Field(
-        64,
+    query_queue_max: Annotated[int, Unit("queries")] = Field(
+        256,
         ge=1,
-        le=10_000,
-        description="Pictures of queries that have arrived and are not yet answered; more "
-        "are refused with 429.",
+        le=1_000_000,
+        description="Largest number of texts of queries that wait to be encoded. Beyond it, a "
+        "query is refused with 429.",
     )
-    query_pictures_mb: int = Field(
-        64,
-        ge=1,
-        le=MEMORY_MB_MAX,
-        description="Total size of those pictures, in MiB; decoded ones may take as much again.",
+    query_cache_max: Annotated[int, Unit("vectors")] = Field(
+        4096,
+        ge=0,
+        le=10_000_000,
+        description="Number of vectors of queries that are kept in memory. Beyond it, the one "
+        "used longest ago is dropped; 0 keeps none.",
     )
-    query_pictures_at_once: int = Field(
-        8,
-        ge=1,
-        le=10_000,
-        description="Pictures of one request that are read and encoded at the same time.",
-    )
-    query_picture_turn_ms: float = Field(
-        25.0,
-        gt=0,
-        le=MINUTE_MS,
-        description="How long, in milliseconds, pictures may keep the model from texts at a "
-        "time; a single picture may take longer.",
-    )
-    query_encode_timeout_s: float = Field(
+    query_encode_timeout_s: Seconds = Field(
         60.0,
         gt=0,
         le=HOUR_S,
-        description="Longest wait, in seconds, for the model to encode a batch of queries; then "
-        "its process is started again.",
+        description="Longest time, in seconds, for the model to encode a batch of queries. Then "
+        "its process is started again, and those queries get 503.",
     )
-    query_image_pixels_max: int = Field(
-        25_000_000, ge=1, le=1_000_000_000, description="Largest picture of a query, in pixels."
+    query_pictures_max: Annotated[int, Unit("pictures")] = Field(
+        64,
+        ge=1,
+        le=10_000,
+        description="Largest number of pictures of queries that have arrived and are not yet "
+        "encoded. Beyond it, a query is refused with 429.",
     )
-    query_decode_seconds_max: float = Field(
+    query_pictures_mb: Mebibytes = Field(
+        64,
+        ge=1,
+        le=MEMORY_MB_MAX,
+        description="Total size, in MiB, of those pictures; beyond it, a query is refused with "
+        "429. Decoded ones may take as much again.",
+    )
+    query_pictures_at_once: Annotated[int, Unit("pictures")] = Field(
+        8,
+        ge=1,
+        le=10_000,
+        description="Number of pictures of one request that are read and encoded at the same "
+        "time. The others of that request wait.",
+    )
+    query_picture_turn_ms: Annotated[float, Unit("ms")] = Field(
+        25.0,
+        gt=0,
+        le=MINUTE_MS,
+        description="Time, in milliseconds, for which pictures may keep the model from texts that "
+        "wait. A single picture may take longer.",
+    )
+    query_image_pixels_max: Pixels = Field(
+        25_000_000,
+        ge=1,
+        le=1_000_000_000,
+        description="Largest picture of a query, in pixels, width times height. A larger one is "
+        "refused.",
+    )
+    query_decode_seconds_max: Seconds = Field(
         2.0,
         gt=0,
         le=HOUR_S,
-        description="Processor time, in seconds, to decode a query's picture of the largest "
-        "size; smaller ones have less.",
+        description="Processor time, in seconds, for decoding a query's picture of the largest "
+        "size. A picture that takes longer is refused.",
     )
-    query_decode_seconds_min: float = Field(
+    query_decode_seconds_min: Seconds = Field(
         0.5,
         gt=0,
         le=HOUR_S,
-        description="Processor time, in seconds, that any query's picture may take.",
+        description="Processor time, in seconds, that decoding any picture of a query may take. "
+        "From there the limit grows with the pixels, up to the maximum.",
     )
-    query_decode_processes: int = Field(
-        1, ge=1, le=256, description="Processes that decode the pictures of queries."
+    query_decode_processes: Annotated[int, Unit("processes")] = Field(
+        1,
+        ge=1,
+        le=256,
+        description="Number of processes that decode the pictures of queries. Each may take "
+        "TIDELENS_DECODE_MEMORY_MB.",
     )
-    query_reference_timeout_s: float = Field(
+    query_reference_timeout_s: Seconds = Field(
         10.0,
         gt=0,
         le=HOUR_S,
-        description="Longest wait, in seconds, for the picture that a query's image.ref names.",
+        description="Longest time, in seconds, to fetch the picture that a query's image.ref "
+        "names. Then the query is answered with 504.",
     )

@@ -1,9 +1,9 @@
 """Which variables of the environment that begin with TIDELENS_ are settings, and which are not.
 
 An unknown name is a mistake: its author would rely on a setting that has no effect.
-Kubernetes puts variables of its own into every pod beside a service, named after the service: one
-called `tidelens` gives TIDELENS_SERVICE_HOST and TIDELENS_PORT=tcp://10.0.0.1:8080, one called
-`tidelens-api` gives TIDELENS_API_PORT. Those are passed over.
+Kubernetes adds variables of its own to every pod beside a service, named after the service: a
+service called `tidelens` gives TIDELENS_SERVICE_HOST and TIDELENS_PORT=tcp://10.0.0.1:8080, and one
+called `tidelens-api` gives TIDELENS_API_PORT. Those are ignored.
 """
 
 import difflib
@@ -23,7 +23,7 @@ _ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Variables:
-    """The variables that begin with TIDELENS_ in any case, without their values."""
+    """The variables that begin with TIDELENS_ in upper or lower case, without their values."""
 
     unknown: tuple[str, ...]
     twice: tuple[str, ...]
@@ -31,24 +31,34 @@ class Variables:
     known: tuple[str, ...]
 
     def wrong(self) -> list[str]:
-        """Return one line per mistake. Values are left out, since they may be secrets."""
+        """Return one line for each mistake. Values are left out, since they may be secrets."""
         return [
-            *(f"{name}: no setting has this name; {self._advice(name)}" for name in self.unknown),
-            *(f"{name}: this setting is given twice, in other letters too" for name in self.twice),
+            *(
+                f"{name}: no setting has this name; {advice(name, self.known)}"
+                for name in self.unknown
+            ),
+            *(
+                f"{name}: this setting is set twice, in upper and in lower case"
+                for name in self.twice
+            ),
         ]
 
-    def _advice(self, name: str) -> str:
-        # All names share the prefix: compared with it, any name would be close to some other.
-        rest = {known.removeprefix(PREFIX): known for known in self.known}
-        near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), rest, n=1)
-        return f"did you mean {rest[near[0]]}?" if near else "`tidelens config` lists all settings"
+
+def advice(name: str, known: Collection[str]) -> str:
+    """Return what to do about a wrong `name`: use the nearest of the `known` ones, or look."""
+    # Without the prefix that all names share: with it, any name would be close to some other.
+    rest = {each.removeprefix(PREFIX): each for each in known}
+    near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), rest, n=1)
+    if near:
+        return f"did you mean {rest[near[0]]}?"
+    return "`tidelens config --all` lists all settings"
 
 
 def sorted_out(environment: Mapping[str, str], known: Collection[str]) -> Variables:
     """Sort the variables by what they are; `known` are the names of the settings."""
-    ours = [name for name in environment if name.upper().startswith(PREFIX)]
-    injected = {name for name in ours if of_kubernetes(name, environment[name])}
-    settings = sorted(name for name in ours if name not in injected)
+    prefixed = [name for name in environment if name.upper().startswith(PREFIX)]
+    injected = {name for name in prefixed if of_kubernetes(name, environment[name])}
+    settings = sorted(name for name in prefixed if name not in injected)
     spelled: dict[str, list[str]] = {}
     for name in settings:
         spelled.setdefault(name.upper(), []).append(name)
@@ -61,7 +71,7 @@ def sorted_out(environment: Mapping[str, str], known: Collection[str]) -> Variab
 
 
 def of_kubernetes(name: str, value: str) -> bool:
-    """Whether Kubernetes made the variable for a service: its ports are addresses, not numbers."""
+    """Return whether Kubernetes made the variable: a service's port is an address, not a number."""
     name = name.upper()
     if _SERVICE.fullmatch(name) or _LINK.fullmatch(name):
         return True

@@ -115,7 +115,7 @@ def test_a_secret_that_is_too_long_is_not_told(monkeypatch: pytest.MonkeyPatch) 
         ("TIDELENS_BROKER", "TIDELENS_BROKERS"),
         ("TIDELENS_KAFKA_SASL_PASWORD", "TIDELENS_KAFKA_SASL_PASSWORD"),
         ("TIDELENS_API_PORT", "TIDELENS_PORT"),
-        ("TIDELENS_XYZZY", "`tidelens config` lists"),
+        ("TIDELENS_XYZZY", "`tidelens config --all` lists all settings$"),
     ],
 )
 def test_an_unknown_variable_is_refused(

@@ -48,7 +48,7 @@ CHECKS: Mapping[str, Check] = {
     "lag": lag.lag,
 }
 
-_NAMES = "unset it, or write the name that is meant; `tidelens config` lists all"
+_NAMES = "unset it, or write the name that is meant; `tidelens config --all` lists all"
 _SETTINGS = "`tidelens config` shows the addresses, folders and files that are asked"
 
 _CONTRADICTION = "every command refuses this; unset it, or stop that `up`"

@@ -18,32 +18,42 @@ import click
 
 from contracts.characters import escaped
 from tidelens import spinning
+from tidelens.commands.command import Example, Group
 from tidelens.failures import Failure, described
 from tidelens.terminal import say
 
-# Subcommand -> module that holds it, so that `tidelens lag` imports nothing of `up`.
-COMMANDS = {
-    "up": "tidelens.commands.up",
-    "encode": "tidelens.commands.encode",
-    "index": "tidelens.commands.index",
-    "publish": "tidelens.commands.publish",
-    "delete": "tidelens.commands.publish",
-    "search": "tidelens.commands.search",
-    "watch": "tidelens.commands.watch",
-    "classify": "tidelens.commands.classify",
-    "lag": "tidelens.commands.lag",
-    "topics": "tidelens.commands.topics",
-    "snapshot": "tidelens.commands.snapshot",
-    "rebuild": "tidelens.commands.rebuild",
-    "digest": "tidelens.commands.digest",
-    "control": "tidelens.commands.control",
-    "dead-letters": "tidelens.commands.dead_letters",
-    "config": "tidelens.commands.config",
-    "doctor": "tidelens.commands.doctor",
+# Module of each command, so that `tidelens lag` imports nothing of `up`; in the order of the help.
+SECTIONS = {
+    "Run": {
+        "up": "tidelens.commands.up",
+        "encode": "tidelens.commands.encode",
+        "index": "tidelens.commands.index",
+    },
+    "Publish and search": {
+        "publish": "tidelens.commands.publish",
+        "delete": "tidelens.commands.delete",
+        "search": "tidelens.commands.search",
+        "watch": "tidelens.commands.watch",
+        "classify": "tidelens.commands.classify",
+    },
+    "Operate": {
+        "doctor": "tidelens.commands.doctor",
+        "config": "tidelens.commands.config",
+        "topics": "tidelens.commands.topics",
+        "lag": "tidelens.commands.lag",
+        "snapshot": "tidelens.commands.snapshot",
+        "rebuild": "tidelens.commands.rebuild",
+        "digest": "tidelens.commands.digest",
+        "dead-letters": "tidelens.commands.dead_letters",
+        "control": "tidelens.commands.control",
+    },
 }
+# Columns of the help beside the names of commands and what they do.
+_MARGIN = 6
+COMMANDS = {name: module for section in SECTIONS.values() for name, module in section.items()}
 
 
-class LazyGroup(click.Group):
+class LazyGroup(Group):
     """A group whose commands are imported by name when they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -57,11 +67,32 @@ class LazyGroup(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        for section, modules in SECTIONS.items():
+            rows = []
+            for name in modules:
+                command = self.get_command(ctx, name)
+                assert command is not None
+                limit = formatter.width - width - _MARGIN
+                rows.append((name.ljust(width), command.get_short_help_str(limit)))
+            with formatter.section(section):
+                formatter.write_dl(rows)
 
-@click.group(cls=LazyGroup)
+
+@click.group(
+    cls=LazyGroup,
+    examples=[
+        Example("tidelens up --sample", "Start everything on this machine, with sample pictures."),
+        Example('tidelens search "a red cat"', "Search in another terminal."),
+    ],
+)
 @click.version_option(package_name="tidelens")
 def cli() -> None:
-    """Search over a live stream of pictures and captions."""
+    """Search over a live stream of pictures and captions.
+
+    `tidelens COMMAND --help` explains a command.
+    """
 
 
 def main() -> None:
@@ -82,7 +113,7 @@ def _exit_code() -> int:
     """Run the command, and say why it failed if it did."""
     try:
         # Not standalone, so that our errors come here; an exit code is then returned.
-        return cli(standalone_mode=False) or 0
+        return cli(prog_name="tidelens", standalone_mode=False) or 0
     except SystemExit as exit_:
         if isinstance(exit_.code, str):
             raise

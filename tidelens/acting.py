@@ -135,11 +135,14 @@ class AskedNode:
             say(f"node {self.url}", err=True)
 
 
-def node_of(url: str | None) -> AskedNode:
-    """Return the node at `url`, else that of the running `up`, else one that would listen here."""
+def node_of(url: str | None, data: Path | None = None) -> AskedNode:
+    """Return the node at `url`, or else that of the `up` that runs on `data`.
+
+    Where no `up` runs, it is the address where one would listen.
+    """
     if url:
         return AskedNode(url, None)
-    found = settled({})
+    found = settled({"data": data})
     return AskedNode(found.url(None), found)
 
 

@@ -14,14 +14,14 @@ from tidelens.switching import Collection
 
 @asynccontextmanager
 async def open_collection(
-    command: str, brokers: str | None, topic_prefix: str | None, *, quiet: bool = False
+    command: str, *, quiet: bool = False, **given: Any
 ) -> AsyncIterator[Collection]:
     """Open the collection given to `command`, or that of the settings and the running `up`.
 
-    With `quiet`, the command itself says what readers of the log would warn about.
+    `given` are settings; None stands for one that is not given. With `quiet`, the command itself
+    says what readers of the log would warn about.
     """
     level = logging.ERROR if quiet else logging.INFO
-    given: dict[str, Any] = {"brokers": brokers, "topic_prefix": topic_prefix}
     acts = await asyncio.to_thread(acting, command, level=level, **given)
     settings, connection = acts.settings, acts.connection()
     await connection.check()

@@ -254,6 +254,18 @@ def test_every_command_refuses_a_contradiction(
     assert "TIDELENS_TOPIC_PREFIX is 'tidelens.'" in str(result.exception)
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_command_finds_the_running_up_by_its_data_directory(
+    data: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    running(data)
+    monkeypatch.setenv("TIDELENS_DATA", str(data / "another"))
+    monkeypatch.setenv("TIDELENS_TOPIC_PREFIX", "tidelens.")
+    result = CliRunner().invoke(LazyGroup(), [*command, "--data", str(data)])
+    assert isinstance(result.exception, ConfigurationError), result.output
+    assert f"`up` that runs on {data}" in str(result.exception)
+
+
 def test_a_command_says_which_collection_it_acts_on(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -382,7 +382,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`tidelens dead-letters ...` on three letters of two spaces, one of them about a stray."""
 
     @asynccontextmanager
-    async def opened(*_: object) -> AsyncIterator[DeadLetters]:
+    async def opened(**_: object) -> AsyncIterator[DeadLetters]:
         desk = Desk()
         record = await desk.content("a", "one")
         await desk.refuse(record)

@@ -162,7 +162,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
     async def opened(settings: Settings) -> Any:
         yield MemoryLog({NAMES.content(target): 1 for target in TARGETS}), NAMES
 
-    monkeypatch.setattr(command, "_opened", opened)
+    monkeypatch.setattr(command, "open_log", opened)
     result = CliRunner().invoke(command.publish, arguments)
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -99,7 +99,7 @@ def test_a_whole_query_of_which_options_set_members(tmp_path: Path) -> None:
     [
         ([], RejectedRequest, "exactly one of text, image, vector, id and fuse is needed"),
         (["a", "-k", "0"], RejectedRequest, "k: "),
-        (["a", "--offset", "-1"], RejectedRequest, "offset: "),
+        (["--query", '{"text": "a", "offset": -1}'], RejectedRequest, "offset: "),
         (["a", "--min-score", "nan"], RejectedRequest, "min_score: "),
         (["a", "--timeout", "0"], RejectedRequest, "timeout_s: "),
         (["a", "--wait-for", '{"topic": 1}'], RejectedRequest, "wait_for."),
@@ -118,6 +118,24 @@ def test_a_bad_query_is_refused_before_a_server_is_asked(
     assert isinstance(result.exception, error)
     assert says in str(result.exception)
     assert "\n" not in str(result.exception)
+
+
+def test_an_offset_of_search_is_checked_as_well() -> None:
+    result = CliRunner().invoke(search, ["a", "--offset", "-1", "--url", "http://127.0.0.1:1"])
+    assert isinstance(result.exception, RejectedRequest)
+    assert "offset: " in str(result.exception)
+
+
+def test_watch_offers_what_a_subscription_takes() -> None:
+    """A live list starts at the top and is exact (docs/live.md)."""
+    taken = {name for option in watch.params for name in option.opts}
+    offered = {name for option in search.params for name in option.opts}
+    assert offered - taken == {"--offset", "--exact"}
+    assert taken - offered == {"--mode", "--throttle-ms", "--min-change", "--cursor", "--changes"}
+    for option in (["--offset", "1"], ["--exact"]):
+        result = CliRunner().invoke(watch, ["a", *option])
+        assert result.exit_code == 2
+        assert f"No such option: {option[0]}" in result.stderr
 
 
 Ran = tuple[int, str, str]

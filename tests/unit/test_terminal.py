@@ -234,7 +234,8 @@ def test_refused_files_and_ids(
     async def nowhere(_: Any) -> AsyncIterator[Any]:
         yield SimpleNamespace(publish=none), SimpleNamespace(content=str)
 
-    monkeypatch.setattr("tidelens.commands.publish._opened", nowhere)
+    monkeypatch.setattr("tidelens.commands.publish.open_log", nowhere)
+    monkeypatch.setattr("tidelens.commands.delete.open_log", nowhere)
     importlib.import_module("tqdm")  # reads a file, which no loop may do
     file = tmp_path / f"{HOSTILE}.txt"
     file.write_text("")

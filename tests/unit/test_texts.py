@@ -12,7 +12,7 @@ from contracts.events import Content, read_content
 from contracts.message_parser import parse_json
 from contracts.records import Record
 from contracts.settings import Settings
-from tidelens.commands.search import _read_object
+from tidelens.commands.query import _read_object
 from tidelens.contents import Refused
 from tidelens.kinds import sources
 from tidelens.publishing import Entry, entries_of

@@ -113,7 +113,8 @@ async def test_json_lines_and_a_bound() -> None:
 
 async def test_a_refusal_is_one_line() -> None:
     kit, port = filled(), free_port()
-    async with serving(kit.app, kit.settings, port), watching(port, "--offset", "1") as watch:
+    offset = ("--query", '{"offset": 1}')
+    async with serving(kit.app, kit.settings, port), watching(port, *offset) as watch:
         says = "query.offset: a live list starts at the top, got 1"
         assert await watch.ended() == (1, "", f"tidelens: {says}\n")
     async with watching(port) as watch:

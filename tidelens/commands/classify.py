@@ -1,4 +1,4 @@
-"""`tidelens classify`: which of some labels fits a picture, a text or an item best."""
+"""`tidelens classify`: the labels that fit a picture, a text or an item best."""
 
 import asyncio
 from pathlib import Path
@@ -7,9 +7,11 @@ from typing import Any
 import click
 
 from contracts.message_parser import parse_classify
+from contracts.messages import Classify
 from contracts.topics import TARGETS
-from tidelens.commands.search import read_image
-from tidelens.options import NamedPath, json_option, url_option
+from tidelens.commands.command import Argument, Command, Example
+from tidelens.commands.query import read_image
+from tidelens.options import NamedPath, Option, json_option, node_options
 from tidelens.terminal import say, say_json
 from tidelens.texts import listed
 
@@ -20,42 +22,78 @@ def _read_lines(context: click.Context, parameter: click.Parameter, path: Path |
     return listed(path, parameter.opts[0])
 
 
-@click.command()
-@click.argument("text", required=False)
+@click.command(
+    cls=Command,
+    examples=[
+        Example(
+            "tidelens classify --image cat.png --label cat --label dog --label car",
+            "Show which of three labels a picture fits best.",
+        ),
+        Example(
+            "tidelens classify --id openmoji/1F410 --labels labels.txt -k 3",
+            "Show the three best labels for an indexed picture, from a file of labels.",
+        ),
+    ],
+)
+@click.argument("text", cls=Argument, required=False, help="Text to classify.")
 @click.option(
     "--image",
     type=NamedPath(exists=True, dir_okay=False),
     callback=read_image,
-    help="Classify a picture.",
+    help="Classify this picture.",
 )
-@click.option("--id", help="Classify an indexed item, with --of (images).")
-@click.option("--of", type=click.Choice(TARGETS))
-@click.option("--label", "labels", multiple=True, help="One of the labels; give several.")
+@click.option("--id", metavar="ID", help="Classify the indexed item with this id.")
+@click.option(
+    "--of",
+    cls=Option,
+    type=click.Choice(TARGETS),
+    default_text="images",
+    help="Target that the item of --id belongs to.",
+)
+@click.option(
+    "--label", "labels", metavar="LABEL", multiple=True, help="One of the labels. Give several."
+)
 @click.option(
     "--labels",
     "labels_file",
     type=NamedPath(exists=True, dir_okay=False),
     callback=_read_lines,
-    help="A file with a label on each line.",
+    help="File with one label on each line.",
 )
 @click.option(
     "--template",
     "templates",
+    cls=Option,
+    metavar="TEXT",
     multiple=True,
-    help="What a label is put into, in place of {}; several are averaged ('a photo of a {}.').",
+    default_text=", ".join(
+        Classify.model_fields["templates"].get_default(call_default_factory=True)
+    ),
+    help="Text that each label is put into, in place of {}. The vectors of several are averaged.",
 )
-@click.option("-k", type=int, help="How many labels to show (5).")
-@url_option
+@click.option(
+    "-k",
+    cls=Option,
+    type=int,
+    default_text=str(Classify.model_fields["k"].default),
+    help="Number of labels to show.",
+)
+@node_options
 @json_option
 def classify(
-    url: str | None,
-    as_json: bool,
     labels: tuple[str, ...],
     labels_file: list[str],
     templates: tuple[str, ...],
+    url: str | None,
+    data: Path | None,
+    as_json: bool,
     **members: Any,
 ) -> None:
-    """Say which labels fit TEXT, a picture or an item best, and how likely each is among them."""
+    """Show which labels fit a picture, a text or an item best.
+
+    Give exactly one of TEXT, --image and --id, and the labels. Each line has the probability of a
+    label among those given, its score, and the label.
+    """
     from tidelens.acting import node_of
     from tidelens.client import Client
 
@@ -67,7 +105,7 @@ def classify(
         asked.setdefault("of", "images")
     parse_classify(asked)
 
-    node = node_of(url)
+    node = node_of(url, data)
 
     async def run() -> Any:
         # The server ends every wait.

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tidelens.commands.command import Argument, Command, Example
 from tidelens.options import json_option
 from tidelens.terminal import say, say_json
 
@@ -35,20 +36,26 @@ class _Row:
         return self.setting.basic or self.origin != "default"
 
 
-@click.command()
-@click.argument("name", required=False)
-@click.option("--all", "show_all", is_flag=True, help="Show the advanced settings too.")
+@click.command(
+    cls=Command,
+    examples=[
+        Example("tidelens config", "Show the basic settings, and advanced ones that are set."),
+        Example("tidelens config encode_ahead_mb", "Explain one setting."),
+    ],
+)
+@click.argument(
+    "name",
+    cls=Argument,
+    required=False,
+    help="Setting to explain: the name of its variable, with or without TIDELENS_.",
+)
+@click.option("--all", "show_all", is_flag=True, help="Show every advanced setting too.")
 @json_option
 def config(name: str | None, show_all: bool, as_json: bool) -> None:
     """Show the settings by group, or explain one of them.
 
-    Shows the basic settings, and advanced ones that are set; --all shows every one. NAME is that of
-    a variable, with or without TIDELENS_. --json has every setting unless NAME is given.
-
-    \b
-    Examples:
-      tidelens config
-      tidelens config encode_ahead_mb
+    The basic settings are shown, and advanced ones that are set. --json has every setting unless
+    NAME is given.
     """
     rows = list(_rows())
     if name is not None:

@@ -1,14 +1,14 @@
-"""`tidelens control`: what the control topic says, and what of it nodes ignore."""
+"""`tidelens control`: the records of the control topic, and those that nodes ignore."""
 
 import asyncio
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tidelens.options import brokers_option, json_option, topic_prefix_option
+from tidelens.commands.command import Example, Group
+from tidelens.options import collection_options, json_option
 from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -17,28 +17,41 @@ if TYPE_CHECKING:
     from streams.control import Control
 
 
-@click.group()
+@click.group(
+    cls=Group,
+    examples=[
+        Example("tidelens control show", "Show which space is active and which records are bad."),
+        Example("tidelens control repair", "Write good records over the bad ones."),
+    ],
+)
 def control() -> None:
-    """Show what the control topic says, and repair it."""
+    """Show and repair the records that all nodes follow.
+
+    The control topic says which space is active, which one is being made, and how many partitions
+    the topics have.
+    """
 
 
-def _connected(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (json_option, topic_prefix_option, brokers_option):
-        command = option(command)
-    return command
+@control.command(
+    examples=[
+        Example("tidelens control show", "Show the control topic of the running `up`."),
+        Example(
+            "tidelens control show --brokers kafka:9092 --json",
+            "Show that of another Kafka, for a program.",
+        ),
+    ]
+)
+@collection_options
+@json_option
+def show(as_json: bool, **collection_given: Any) -> None:
+    """Show the spaces and the records that nodes ignore.
 
-
-@control.command()
-@_connected
-def show(brokers: str | None, topic_prefix: str | None, as_json: bool) -> None:
-    """Show the active space, the one that is being made, and the records that nodes ignore.
-
-    The exit code is 1 where a record is ignored.
+    The exit code is 1 if a record is ignored.
     """
     from tidelens.opening import open_collection
 
     async def run() -> "Control":
-        async with open_collection("control", brokers, topic_prefix, quiet=True) as collection:
+        async with open_collection("control", quiet=True, **collection_given) as collection:
             return await collection.control()
 
     found = asyncio.run(run())
@@ -50,34 +63,37 @@ def show(brokers: str | None, topic_prefix: str | None, as_json: bool) -> None:
         sys.exit(1)
 
 
-@control.command()
-@click.option("--model", metavar="MODEL", help="Make this model's space the active one.")
+@control.command(
+    examples=[
+        Example("tidelens control repair", "Repair all records that this version knows."),
+        Example(
+            "tidelens control repair --model starter",
+            "Let nodes answer in the space of this model, when no good record says which.",
+        ),
+    ]
+)
+@click.option("--model", metavar="MODEL", help="Make the space of this model the active one.")
 @click.option(
     "--unknown-keys",
     is_flag=True,
-    help="Also delete records with keys that this version does not know. Do not use it while a "
-    "newer version runs, since they may be its own.",
+    help="Delete records with keys that this version does not know as well. Do not use it while a "
+    "newer version runs, which may have written them.",
 )
-@_connected
-def repair(
-    model: str | None,
-    unknown_keys: bool,
-    brokers: str | None,
-    topic_prefix: str | None,
-    as_json: bool,
-) -> None:
-    """Write the last good records over those that nodes ignore.
+@collection_options
+@json_option
+def repair(model: str | None, unknown_keys: bool, as_json: bool, **collection_given: Any) -> None:
+    """Write good records over those that nodes ignore.
 
-    Where no good record of the active space is left, --model names the model whose space is to be
-    active. --model does not check whether that space is complete, so use `rebuild --switch` to
-    move nodes to a new space.
+    The last good record of each key is written again. If no good record of the active space is
+    left, --model names the model whose space becomes the active one. It does not check whether that
+    space is complete, so use `tidelens space switch` to move nodes to a new space.
     """
     from streams.control_faults import shown_key
     from tidelens.opening import open_collection
     from tidelens.repairing import repair as repair_control
 
     async def run() -> "list[OutRecord]":
-        async with open_collection("control", brokers, topic_prefix, quiet=True) as collection:
+        async with open_collection("control", quiet=True, **collection_given) as collection:
             return await repair_control(collection, model, unknown_keys=unknown_keys)
 
     written = [

@@ -1,21 +1,22 @@
-"""`tidelens dead-letters`: what was refused and why, another try, or none."""
+"""`tidelens dead-letters`: lists, shows, retries and discards refused records."""
 
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tidelens.options import NamedPath, brokers_option, json_option, topic_prefix_option
+from tidelens.commands.command import Argument, Example, Group
+from tidelens.commands.letters import line_of, readable, wire_listed, wire_of
+from tidelens.options import NamedPath, collection_options, in_order, json_option
 from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from contracts.dead_letters import Letter, LetterId
+    from contracts.dead_letters import LetterId
     from contracts.records import Record
     from streams.dead_letters import DeadLetters, Listed, Retried
 
@@ -27,87 +28,111 @@ _REFUSALS = {
 }
 
 
-@click.group("dead-letters")
+@click.group(
+    "dead-letters",
+    cls=Group,
+    examples=[
+        Example("tidelens dead-letters list", "Show every record that waits for a decision."),
+        Example("tidelens dead-letters retry --all", "Publish all of them again."),
+    ],
+)
 def dead_letters() -> None:
-    """Records that could not be served: list, show, retry, discard.
+    """List, show, retry or discard records that were refused.
 
     A LETTER is PARTITION:OFFSET in the dead-letters topic, as `list` shows it.
     """
 
 
-def _connected(command: Callable[..., None]) -> Callable[..., None]:
-    for option in (json_option, topic_prefix_option, brokers_option):
-        command = option(command)
-    return command
+_reason_options = in_order(
+    click.option("--reason", metavar="CODE", help="Only letters with this reason."),
+    click.option(
+        "--stage", metavar="STAGE", help="Only letters of this stage, `encode` or `index`."
+    ),
+)
+_selection = in_order(
+    click.argument(
+        "letters",
+        cls=Argument,
+        nargs=-1,
+        help="Letters, each as PARTITION:OFFSET.",
+    ),
+    click.option(
+        "--all", "every", is_flag=True, help="All letters that wait for a decision, not LETTERS."
+    ),
+    _reason_options,
+    collection_options,
+    json_option,
+)
+"""The parameters that select letters: those that `_asked` takes."""
 
 
-def _choosing(command: Callable[..., None]) -> Callable[..., None]:
-    """Which letters, by their ids or by what they have in common."""
-    for option in (
-        click.option("--stage", metavar="STAGE", help="Only of this stage: encode or index."),
-        click.option("--reason", metavar="CODE", help="Only with this reason."),
-    ):
-        command = option(command)
-    return command
-
-
-def _asking(command: Callable[..., None]) -> Callable[..., None]:
-    """For which letters to do something: what `_asked` takes."""
-    every = click.option("--all", "every", is_flag=True, help="All to which nothing was done yet.")
-    return click.argument("letters", nargs=-1)(_connected(_choosing(every(command))))
-
-
-@dead_letters.command("list")
-@_connected
-@_choosing
-@click.option("--handled", is_flag=True, help="Also those retried, superseded or discarded.")
+@dead_letters.command(
+    "list",
+    examples=[
+        Example("tidelens dead-letters list", "Show every record that waits for a decision."),
+        Example(
+            "tidelens dead-letters list --reason too_large --handled --json",
+            "Show all letters with one reason, for a program.",
+        ),
+    ],
+)
+@_reason_options
+@click.option(
+    "--handled", is_flag=True, help="Show letters that were retried, superseded or discarded too."
+)
+@collection_options
+@json_option
 def list_(
-    brokers: str | None,
-    topic_prefix: str | None,
-    as_json: bool,
-    reason: str | None,
-    stage: str | None,
-    handled: bool,
+    reason: str | None, stage: str | None, handled: bool, as_json: bool, **collection_given: Any
 ) -> None:
-    """Show the letters to which nothing was done yet, in the order of the log.
+    """Show the letters that wait for a decision.
 
-    Each space refuses a bad record for itself, so that a rebuild writes another letter of it. Such
-    copies are one line, under the oldest one's LETTER, with the names of their spaces; --json names
-    them all.
+    They are shown in the order of the log. Each space refuses a bad record for itself, so that a
+    new space writes another letter of it. Such copies are shown on one line, under the LETTER of
+    the oldest, with the names of their spaces. --json lists each of them.
     """
 
     async def run() -> "list[Listed]":
-        async with _opened(brokers, topic_prefix) as letters:
+        async with _opened(**collection_given) as letters:
             return await letters.all()
 
     found = [
         one for one in _chosen(asyncio.run(run()), reason, stage) if handled or one.outcome is None
     ]
     if as_json:
-        say_json([_wire_listed(one) for one in found])
+        say_json([wire_listed(one) for one in found])
         return
     for one in found:
-        say(_line(one))
+        say(line_of(one))
     counts = Counter(one.letter.reason for one in found)
     told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     noun = "letter" if len(found) == 1 else "letters"
     say(f"{len(found)} {noun}" + (f": {told}" if told else ""), err=True)
 
 
-@dead_letters.command()
-@click.argument("letter")
-@_connected
-@click.option("--save", type=NamedPath(), help="Write the original value's bytes there.")
-def show(
-    letter: str, brokers: str | None, topic_prefix: str | None, as_json: bool, save: Path | None
-) -> None:
-    """Show one LETTER whole: why it was refused, and the original."""
+@dead_letters.command(
+    examples=[
+        Example("tidelens dead-letters show 0:17", "Show why a record was refused."),
+        Example(
+            "tidelens dead-letters show 0:17 --save record.bin",
+            "Write the bytes of its value to a file as well.",
+        ),
+    ]
+)
+@click.argument("letter", cls=Argument, help="Letter, as PARTITION:OFFSET.")
+@click.option(
+    "--save", type=NamedPath(), help="Write the bytes of the original value to this file."
+)
+@collection_options
+@json_option
+def show(letter: str, save: Path | None, as_json: bool, **collection_given: Any) -> None:
+    """Show one letter: why it was refused, and the original record."""
     from contracts.dead_letters import original_headers, read_letter
 
     [letter_id] = _ids([letter])
 
     async def run() -> "Record":
-        async with _opened(brokers, topic_prefix) as letters:
+        async with _opened(**collection_given) as letters:
             return await letters.original(letter_id)
 
     record = asyncio.run(run())
@@ -116,9 +141,9 @@ def show(
     value = record.value or b""
     if save is not None:
         save.write_bytes(value)
-    answer = _wire(read) | {
+    answer = wire_of(read) | {
         "headers": {name: raw.decode("utf-8", "replace") for name, raw in original_headers(record)},
-        "value": _readable(value, whole=as_json),
+        "value": readable(value, whole=as_json),
     }
     if as_json:
         say_json(answer)
@@ -130,15 +155,26 @@ def show(
         say(f"{'header':>10}  {name}: {shown}")
 
 
-@dead_letters.command()
-@_asking
+@dead_letters.command(
+    examples=[
+        Example(
+            "tidelens dead-letters retry 0:17 2:4", "Publish the records of two letters again."
+        ),
+        Example(
+            "tidelens dead-letters retry --all --stage encode",
+            "Publish all records again that could not be encoded.",
+        ),
+    ]
+)
+@_selection
 def retry(as_json: bool, **asked: Any) -> None:
-    """Publish the originals of LETTERS again, each to the partition where its key belongs.
+    """Publish the original records of LETTERS again.
 
-    Only while a letter's record is still the newest of its item: else it is marked as superseded.
-    A record is published once, whichever of its copies is named, and all of them are marked.
-    Who publishes the same item in the milliseconds between that question and the writing is
-    overwritten. What fails again becomes another letter.
+    Each goes to the partition that its key belongs to. A letter whose item has a newer record is
+    marked as superseded instead. A record is published once even if several of its copies are
+    named, and all copies are marked. If another program publishes the same item within the same
+    milliseconds, the older record may overwrite the newer one. A record that fails again becomes
+    another letter.
     """
 
     async def run() -> "list[Retried]":
@@ -168,12 +204,20 @@ def retry(as_json: bool, **asked: Any) -> None:
         sys.exit(1)
 
 
-@dead_letters.command()
-@_asking
+@dead_letters.command(
+    examples=[
+        Example("tidelens dead-letters discard 0:17", "Take one letter off the list."),
+        Example(
+            "tidelens dead-letters discard --all --reason too_large",
+            "Take all letters with one reason off the list.",
+        ),
+    ]
+)
+@_selection
 def discard(as_json: bool, **asked: Any) -> None:
-    """Mark LETTERS and their copies as discarded, so that they are not listed any more.
+    """Mark LETTERS as discarded, so that they are not listed.
 
-    They stay in the log.
+    Their copies are marked too. The letters stay in the log.
     """
 
     async def run() -> int:
@@ -189,14 +233,13 @@ def discard(as_json: bool, **asked: Any) -> None:
 
 
 @asynccontextmanager
-async def _opened(brokers: str | None, topic_prefix: str | None) -> "AsyncIterator[DeadLetters]":
+async def _opened(**given: Any) -> "AsyncIterator[DeadLetters]":
     from contracts.dead_letters import letter_bytes_max
     from contracts.partitioning import partitioner
     from streams.dead_letters import DeadLetters
     from streams.log import KafkaLog
     from tidelens.acting import acting
 
-    given: dict[str, Any] = {"brokers": brokers, "topic_prefix": topic_prefix}
     acts = await asyncio.to_thread(acting, "dead-letters", **given)
     settings, connection = acts.settings, acts.connection()
     partition_of = partitioner(settings.partitioner)
@@ -225,17 +268,21 @@ def _ids(letters: Sequence[str]) -> "list[LetterId]":
 
 @asynccontextmanager
 async def _asked(
-    brokers: str | None,
-    topic_prefix: str | None,
+    *,
     letters: Sequence[str],
+    every: bool,
     reason: str | None,
     stage: str | None,
-    every: bool,
+    **collection_given: Any,
 ) -> "AsyncIterator[tuple[DeadLetters, list[Listed]]]":
-    """Those named, whatever was done to them; or all that are open and fit. Raises UsageError."""
+    """Open the dead letters, with those that are selected.
+
+    Named letters are selected whatever was done to them, and `every` selects those that wait for a
+    decision. Raises UsageError.
+    """
     from contracts.errors import UsageError
 
-    async with _opened(brokers, topic_prefix) as opened:
+    async with _opened(**collection_given) as opened:
         wanted = _ids(letters)
         if bool(wanted) == every:
             raise UsageError("want LETTERs or --all, and not both")
@@ -259,57 +306,3 @@ def _chosen(found: "Sequence[Listed]", reason: str | None, stage: str | None) ->
             for letter in one.letters
         )
     ]
-
-
-def _wire_listed(one: "Listed") -> dict[str, Any]:
-    return _wire(one.letter) | {
-        "outcome": one.outcome,
-        "spaces": one.spaces,
-        "letters": [
-            {"letter": str(letter.id), "space": letter.space, "reason": letter.reason}
-            for letter in one.letters
-        ],
-    }
-
-
-def _wire(letter: "Letter") -> dict[str, Any]:
-    source = letter.source
-    return {
-        "letter": str(letter.id),
-        "written": datetime.fromtimestamp(letter.written_ms / 1000, UTC).isoformat(),
-        "id": None if letter.key is None else letter.key.decode("utf-8", "replace"),
-        "reason": letter.reason,
-        "message": letter.message,
-        "stage": letter.stage,
-        "space": letter.space,
-        "attempts": letter.attempts,
-        "source": None if source is None else ":".join(map(str, source)),
-        "bytes": letter.truncated or len(letter.key or b"") + letter.value_bytes,
-        "truncated": letter.truncated is not None,
-    }
-
-
-def _line(one: "Listed") -> str:
-    wire = _wire(one.letter)
-    spaces = f"  {', '.join(one.spaces)}" if one.spaces else ""
-    outcome = f" [{one.outcome}]" if one.outcome else ""
-    said = {one.letter.reason: ""} | {
-        letter.reason: f"; {letter.space}: {letter.reason}: {letter.message}"
-        for letter in one.letters[1:]
-        if letter.reason != one.letter.reason
-    }
-    return (
-        f"{wire['letter']}  {wire['written'][:19]}  {wire['id']!r}{spaces}  "
-        f"{wire['reason']}{outcome}: {wire['message']}{''.join(said.values())}"
-    )
-
-
-def _readable(value: bytes, *, whole: bool) -> str:
-    """Show a value that is text (`whole`: of any characters), or its size and how it begins."""
-    try:
-        text = value.decode()
-    except UnicodeDecodeError:
-        text = ""
-    if value and not (text if whole else text.isprintable()):
-        return f"{len(value)} bytes, beginning with {value[:16].hex()}"
-    return text

@@ -1,25 +1,43 @@
-"""`tidelens digest`: the index state's digest, with the offsets that it belongs to."""
+"""`tidelens digest`: the digest of the index, with the offsets that it belongs to."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import click
 
-from tidelens.options import json_option, url_option
+from tidelens.commands.command import Command, Example
+from tidelens.options import json_option, node_options
 from tidelens.terminal import say, say_json
 
 
-@click.command()
-@url_option
-@click.option("--verify", is_flag=True, help="Recompute it from the rows.")
+@click.command(
+    cls=Command,
+    examples=[
+        Example("tidelens digest", "Show the digests that the running node keeps."),
+        Example(
+            "tidelens digest --verify --url http://127.0.0.1:8081",
+            "Let another node compute its digests from its rows, and compare.",
+        ),
+    ],
+)
+@click.option(
+    "--verify",
+    is_flag=True,
+    help="Compute the digests from the rows in memory, and fail if they differ.",
+)
+@node_options
 @json_option
-def digest(url: str | None, verify: bool, as_json: bool) -> None:
-    """Show the digest of each partition; equal offsets must have equal digests."""
+def digest(verify: bool, url: str | None, data: Path | None, as_json: bool) -> None:
+    """Show the digest of each partition of a node's index.
+
+    Two nodes that have reached the same offset of a partition must show the same digest of it.
+    """
     from contracts.errors import DigestMismatch
     from tidelens.acting import node_of
     from tidelens.client import Client
 
-    node = node_of(url)
+    node = node_of(url, data)
 
     async def run() -> Any:
         async with Client(node.url, timeout_s=None) as client:

@@ -1,4 +1,4 @@
-"""`tidelens doctor`: what is in the way of running here, with a fix for each."""
+"""`tidelens doctor`: checks whether Tidelens can run here, and says how to fix what fails."""
 
 import asyncio
 import logging
@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
+from tidelens.commands.command import Command, Example
 from tidelens.options import (
-    brokers_option,
+    Option,
+    collection_options,
     json_option,
     model_option,
     snapshots_option,
-    topic_prefix_option,
 )
 from tidelens.terminal import say, say_json
 
@@ -24,32 +25,45 @@ if TYPE_CHECKING:
     from tidelens.doctor.finding import Finding
 
 
-@click.command()
-@brokers_option
-@topic_prefix_option
-@model_option
-@snapshots_option
+@click.command(
+    cls=Command,
+    examples=[
+        Example("tidelens doctor", "Check this machine, and the broker of the running `up`."),
+        Example(
+            "tidelens doctor --tune --model ./vit-b-32",
+            "Measure which precision of a checkpoint is fastest here, and keep it.",
+        ),
+    ],
+)
 @click.option(
     "--tune",
     is_flag=True,
-    help="Before the checks, time the model in each precision and keep the best: some minutes.",
+    help="Before the checks, measure the model in each precision and keep the best one. This takes "
+    "some minutes.",
 )
 @click.option(
     "--memory-mb",
+    cls=Option,
     type=click.IntRange(min=1),
-    help="MiB that a candidate of --tune may take; else half of what is free.",
+    metavar="MIB",
+    default_text="half of the free memory",
+    help="Memory that one precision may take during --tune, in MiB.",
 )
+@model_option
+@snapshots_option
+@collection_options
 @json_option
-def doctor(as_json: bool, tune: bool, memory_mb: int | None, **options: str | None) -> None:
-    """Check Python, packages, device, broker and topics, bucket, model, disk and ports.
+def doctor(as_json: bool, tune: bool, memory_mb: int | None, **options: Any) -> None:
+    """Check whether everything that Tidelens needs works here.
 
-    A line for each, with what to do where something is wrong. Exit code 1 when a check failed;
-    a warning is none.
+    The checks cover Python, packages, device, memory, disks, ports, model, snapshots, broker,
+    topics, control topic and lag. A line that is not ok says what to do. The exit code is 1 if a
+    check failed; a warning does not change it.
     """
     from tidelens import logs
     from tidelens.doctor.examination import examined
 
-    # The table says it.
+    # The table reports what the log would.
     logs.configure("auto", "doctor", level=logging.ERROR)
     given = {name: value for name, value in options.items() if value is not None}
     tuned = _tuned(given, memory_mb, quiet=as_json) if tune else None
@@ -65,8 +79,8 @@ def doctor(as_json: bool, tune: bool, memory_mb: int | None, **options: str | No
         sys.exit(1)
 
 
-def _tuned(given: dict[str, str], memory_mb: int | None, *, quiet: bool) -> dict[str, Any]:
-    """The table, told row by row: the whole takes minutes."""
+def _tuned(given: dict[str, Any], memory_mb: int | None, *, quiet: bool) -> dict[str, Any]:
+    """Measure each precision, print a row when it is done, and return the whole table."""
     from consumers.encoders import tunable
     from contracts.settings import load
     from tidelens.doctor.machine import free_memory_bytes

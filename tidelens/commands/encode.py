@@ -5,25 +5,35 @@ from typing import Any
 
 import click
 
-from tidelens.options import brokers_option, model_option, precision_option, topic_prefix_option
+from tidelens.commands.command import Command, Example
+from tidelens.options import collection_options, model_option, precision_option
 
 
-@click.command()
-@brokers_option
-@topic_prefix_option
+@click.command(
+    cls=Command,
+    examples=[
+        Example(
+            "tidelens encode --brokers kafka:9092",
+            "Start an encoder; start more of them for more speed, up to one for each partition.",
+        ),
+        Example(
+            "tidelens encode --model openai/clip-vit-base-patch32 --precision bfloat16",
+            "Encode with a checkpoint of the Hugging Face hub.",
+        ),
+    ],
+)
 @model_option
 @precision_option
-@click.option("--attached", is_flag=True, hidden=True, help="Take the brokers from stdin.")
+@collection_options
+@click.option(
+    "--attached", is_flag=True, hidden=True, help="Read the addresses of the brokers from stdin."
+)
 @click.option("--report-to", type=int, hidden=True, help="Descriptor of the parent's pipe.")
-@click.option("--metrics-listener", type=int, hidden=True, help="Descriptor of a socket.")
+@click.option(
+    "--metrics-listener", type=int, hidden=True, help="Descriptor of the socket for /metrics."
+)
 def encode(
-    brokers: str | None,
-    topic_prefix: str | None,
-    model: str | None,
-    precision: str | None,
-    attached: bool,
-    report_to: int | None,
-    metrics_listener: int | None,
+    attached: bool, report_to: int | None, metrics_listener: int | None, **settings_given: Any
 ) -> None:
     """Encode published content into vectors, until stopped."""
     from contracts import settings as settings_module
@@ -35,18 +45,12 @@ def encode(
     from tidelens.threads import end_now
 
     with failing_as_logged("encode"):
-        given: dict[str, Any] = {
-            "brokers": brokers,
-            "topic_prefix": topic_prefix,
-            "model": model,
-            "precision": precision,
-        }
         if attached:
             # `up` gave us its own settings; it writes run.json only once it is ready.
-            settings, kafka = settings_module.load(**given), settings_module.load_kafka()
+            settings, kafka = settings_module.load(**settings_given), settings_module.load_kafka()
             logs.configure(settings.log_format, "encode")
         else:
-            acts = acting("encode", is_role=True, **given)
+            acts = acting("encode", is_role=True, **settings_given)
             settings, kafka = acts.settings, acts.kafka
         reporter = Reporter(report_to)
         running = run_encoder(

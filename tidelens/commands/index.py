@@ -1,41 +1,32 @@
-"""`tidelens index`: an index node that answers vector queries and hosts the streams app."""
+"""`tidelens index`: an index node that answers searches and hosts the streams app."""
 
-from pathlib import Path
+from typing import Any
 
 import click
 
+from tidelens.commands.command import Example, Group
 from tidelens.commands.tune import tune
-from tidelens.options import (
-    NamedPath,
-    brokers_option,
-    model_option,
-    snapshots_option,
-    topic_prefix_option,
+from tidelens.options import index_options
+
+
+@click.group(
+    cls=Group,
+    invoke_without_command=True,
+    examples=[
+        Example(
+            "tidelens index --brokers kafka:9092 --host 0.0.0.0 --port 8080",
+            "Start a node that other machines can reach.",
+        ),
+        Example("tidelens index tune", "Ask the running node how well its index is tuned."),
+    ],
 )
-
-
-@click.group(invoke_without_command=True)
-@brokers_option
-@topic_prefix_option
-@model_option
-@snapshots_option
-@click.option("--port", type=int, help="Port of the API (8080).")
-@click.option("--host", help="Address of the API (127.0.0.1).")
-@click.option("--data", type=NamedPath(file_okay=False), help="Data directory.")
+@index_options
 @click.pass_context
-def index(
-    context: click.Context,
-    brokers: str | None,
-    topic_prefix: str | None,
-    model: str | None,
-    snapshots: str | None,
-    port: int | None,
-    host: str | None,
-    data: Path | None,
-) -> None:
-    """Maintain an index and answer searches on it, texts and pictures included.
+def index(context: click.Context, /, **settings_given: Any) -> None:
+    """Run an index node, which answers searches, until stopped.
 
-    With a command, ask a running node instead.
+    The node maintains an index of everything that encoders have published, and serves the API and
+    the page. With a command, a running node is asked instead.
     """
     if context.invoked_subcommand is not None:
         return
@@ -45,17 +36,7 @@ def index(
     from tidelens.threads import end_now
 
     with failing_as_logged("index"):
-        acts = acting(
-            "index",
-            is_role=True,
-            brokers=brokers,
-            topic_prefix=topic_prefix,
-            model=model,
-            snapshots=snapshots,
-            port=port,
-            host=host,
-            data=data,
-        )
+        acts = acting("index", is_role=True, **settings_given)
         if not run(run_index(acts.settings, acts.kafka)):
             end_now()
 

@@ -1,11 +1,12 @@
-"""`tidelens lag`: how far encoders and index nodes are behind, asked of Kafka itself."""
+"""`tidelens lag`: the lag of encoders and index nodes, read from Kafka itself."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from tidelens.options import brokers_option, json_option, model_option, topic_prefix_option
+from tidelens.commands.command import Command, Example
+from tidelens.options import Option, collection_options, json_option
 from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -24,37 +25,45 @@ _HEAD = (
 )
 
 
-@click.command()
-@brokers_option
-@topic_prefix_option
-@model_option
+@click.command(
+    cls=Command,
+    examples=[
+        Example("tidelens lag", "Show the lag of every space that is served or being made."),
+        Example(
+            "tidelens lag --forget tidelens.index.starter-v1.0.b",
+            "Delete the consumer groups of a replica that was retired.",
+        ),
+    ],
+)
+@click.option(
+    "--model",
+    cls=Option,
+    metavar="MODEL",
+    default_text="all spaces that are served or being made",
+    help="Show only the space that this model makes.",
+)
 @click.option(
     "--forget",
     metavar="GROUP",
-    help="Delete the groups of a retired index node, or one that a given-up space left over. "
-    "This is refused while the group has members.",
+    help="Delete the consumer groups of a retired index node, or one that a dropped space left "
+    "behind. This is refused while the group has members.",
 )
+@collection_options
 @json_option
-def lag(
-    brokers: str | None,
-    topic_prefix: str | None,
-    model: str | None,
-    forget: str | None,
-    as_json: bool,
-) -> None:
-    """Show the lag per group, topic and partition, in records and in seconds.
+def lag(model: str | None, forget: str | None, as_json: bool, **collection_given: Any) -> None:
+    """Show how far encoders and index nodes are behind.
 
-    The lag counts up to the last stable offset (END). An open transaction holds back the UNSTABLE
-    records beyond it. Index nodes commit every few seconds, so their figures are that old. A node
-    that does not run is `gone` and does not count in `behind`. Without --model the table shows
-    every space that is served or being made, as /v1/lag does, and `behind` is that of the active
-    space and its slowest node. The exit code says whether the lag could be measured, not how large
-    it is.
+    The table has a row for each group, topic and partition, with the lag in records and in
+    seconds. The lag counts up to the last stable offset (END); an open transaction holds back the
+    UNSTABLE records beyond it. Index nodes commit every few seconds, so their figures are that
+    old. A node that does not run is `gone` and does not count in `behind`, which is the lag of the
+    slowest running node of the active space, or of the space of --model. The exit code says
+    whether the lag could be measured, not how large it is.
     """
     from contracts.wire import wire_lag
     from tidelens.acting import acting
 
-    acts = acting("lag", brokers=brokers, topic_prefix=topic_prefix, model=model)
+    acts = acting("lag", model=model, **collection_given)
     settings, connection = acts.settings, acts.connection()
     if forget is not None:
         forgotten = asyncio.run(_forgotten(settings, connection, forget))

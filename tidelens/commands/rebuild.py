@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tidelens.options import NamedPath, brokers_option, json_option, topic_prefix_option, url_option
+from tidelens.commands.command import Command, Example
+from tidelens.options import NamedPath, collection_options, json_option, url_option
 from tidelens.terminal import say, say_json
 from tidelens.texts import listed
 
@@ -23,34 +24,44 @@ _LINES = 20
 _ACTIONS = ("rollback", "give_up_rollback", "abandon")
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=[
+        Example("tidelens rebuild", "Build all sealed segments of the running node again."),
+        Example(
+            "tidelens rebuild --target images --url http://127.0.0.1:8081",
+            "Build those of one target on another node.",
+        ),
+    ],
+)
 @click.option(
     "--target",
     "targets",
     multiple=True,
     type=click.Choice(["images", "captions"]),
-    help="Segments of only these; may be repeated.",
+    help="Target whose segments are built. May be repeated.",
 )
 @click.option("--space", metavar="NEW", help="Make this space, beside the one that is served.")
-@click.option("--model", metavar="MODEL", help="What makes it: as `up --model`.")
+@click.option("--model", metavar="MODEL", help="Model that makes the new space.")
 @click.option(
     "--queries",
     type=NamedPath(dir_okay=False, exists=True),
-    help="Texts to compare answers with, one a line; else what was asked lately, and captions.",
+    help="File of texts to compare answers with, one on each line.",
 )
 @click.option("--switch", is_flag=True, help="Let nodes answer in the space that was made.")
 @click.option("--missing-ok", is_flag=True, help="Switch although items are missing in it.")
-@click.option("--rollback", is_flag=True, help="Back to the space that answered before.")
+@click.option("--rollback", is_flag=True, help="Return to the space that answered before.")
 @click.option("--give-up-rollback", is_flag=True, help="Let the other space go.")
 @click.option("--abandon", is_flag=True, help="Give up the space that is being made.")
-@brokers_option
-@topic_prefix_option
 @url_option
+@collection_options
 @json_option
 def rebuild(as_json: bool, **options: Any) -> None:
-    """Build the running node's sealed segments anew; searches go on meanwhile.
+    """Build the sealed segments of a running node again.
 
-    For another kind of index, restart the node with TIDELENS_INDEX_KIND first.
+    Searches go on meanwhile.
+
+    For another index type, restart the node with another TIDELENS_INDEX_KIND first.
 
     With --space and --model, make another space beside live traffic: re-encode, index, compare.
     May be ended at any point and started again. Then --switch, and --rollback if it was not good.
@@ -68,16 +79,16 @@ def rebuild(as_json: bool, **options: Any) -> None:
     if actions or making or options["switch"]:
         asyncio.run(_about_spaces(options, actions, as_json=as_json))
     else:
-        asyncio.run(_segments(options["targets"], options["url"], as_json=as_json))
+        asyncio.run(_segments(options, as_json=as_json))
 
 
-async def _segments(targets: Sequence[str], url: str | None, *, as_json: bool) -> None:
+async def _segments(options: dict[str, Any], *, as_json: bool) -> None:
     from tidelens.acting import node_of
     from tidelens.client import Client
 
-    node = await asyncio.to_thread(node_of, url)
+    node = await asyncio.to_thread(node_of, options["url"], options["data"])
     async with Client(node.url, timeout_s=None) as client:
-        body = {"targets": list(targets)} if targets else None
+        body = {"targets": list(options["targets"])} if options["targets"] else None
         rebuilt = (await client.post("/v1/admin/rebuild", body))["rebuilt"]
     node.tell()
     if as_json:
@@ -91,7 +102,9 @@ async def _about_spaces(options: dict[str, Any], actions: Sequence[str], *, as_j
     from tidelens import switching
     from tidelens.opening import open_collection
 
-    opened = open_collection("rebuild", options["brokers"], options["topic_prefix"])
+    opened = open_collection(
+        "rebuild", **{n: options[n] for n in ("brokers", "topic_prefix", "data")}
+    )
     async with opened as collection:
         answer: dict[str, Any] = {}
         try:

@@ -1,7 +1,7 @@
 """`tidelens snapshot`: write, list, verify and restore snapshots of an index."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,13 +12,14 @@ import click
 
 from contracts.settings import Settings
 from contracts.space import Space
+from tidelens.commands.command import Argument, Example, Group
 from tidelens.options import (
-    NamedPath,
-    brokers_option,
+    Option,
+    collection_options,
+    in_order,
     json_option,
-    model_option,
+    node_options,
     snapshots_option,
-    topic_prefix_option,
     url_option,
 )
 from tidelens.terminal import say, say_json
@@ -30,44 +31,48 @@ if TYPE_CHECKING:
     from streams.connect import Connection
     from tidelens.acting import Acting
 
-_data_option = click.option("--data", type=NamedPath(file_okay=False), help="Data directory.")
-
-
-def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
-    """Several options in this order, as one decorator."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return decorate
-
-
-_shard_options = _options(
-    brokers_option,
-    topic_prefix_option,
+_shard_options = in_order(
+    click.option(
+        "--model",
+        cls=Option,
+        metavar="MODEL",
+        default_text="the active space",
+        help="Use the snapshots of the space that this model makes.",
+    ),
     snapshots_option,
-    model_option,
-    _data_option,
+    collection_options,
     json_option,
 )
 
 
-@click.group()
+@click.group(
+    cls=Group,
+    examples=[
+        Example("tidelens snapshot create", "Let the running node write a snapshot now."),
+        Example("tidelens snapshot list", "Show the snapshots that a node can start from."),
+    ],
+)
 def snapshot() -> None:
     """Write, list, verify and restore snapshots of the index."""
 
 
-@snapshot.command()
-@url_option
+@snapshot.command(
+    examples=[
+        Example("tidelens snapshot create", "Let the running node write a snapshot."),
+        Example(
+            "tidelens snapshot create --url http://127.0.0.1:8081",
+            "Let another node write one.",
+        ),
+    ]
+)
+@node_options
 @json_option
-def create(url: str | None, as_json: bool) -> None:
+def create(url: str | None, data: Path | None, as_json: bool) -> None:
     """Let the running node write a snapshot now."""
     from tidelens.acting import node_of
     from tidelens.client import Client
 
-    node = node_of(url)
+    node = node_of(url, data)
 
     async def run() -> Any:
         async with Client(node.url, timeout_s=None) as client:
@@ -81,12 +86,22 @@ def create(url: str | None, as_json: bool) -> None:
         say(made["name"])
 
 
-@snapshot.command("list")
+@snapshot.command(
+    "list",
+    examples=[
+        Example("tidelens snapshot list", "Show the snapshots of the active space."),
+        Example(
+            "tidelens snapshot list --snapshots s3://bucket/prefix --json",
+            "Show those in a bucket, for a program.",
+        ),
+    ],
+)
 @_shard_options
 def list_(as_json: bool, **given: Any) -> None:
-    """Snapshots of this shard, the one that a start would try first at the top; * is pointed to.
+    """Show the snapshots that a start of a node may use.
 
-    Without --model: of the space that nodes answer in.
+    The one that a start tries first is at the top. A star marks a snapshot that a replica's pointer
+    names.
     """
 
     async def run() -> list[dict[str, Any]]:
@@ -111,11 +126,24 @@ def list_(as_json: bool, **given: Any) -> None:
             say(f"{told}{one['created']}  {items}  {one['bytes'] / 1e6:.1f} MB")
 
 
-@snapshot.command()
-@click.argument("name", required=False)
+@snapshot.command(
+    examples=[
+        Example("tidelens snapshot verify", "Verify the snapshot that a start tries first."),
+        Example("tidelens snapshot verify a/01795476609074497894", "Verify another one."),
+    ]
+)
+@click.argument(
+    "name",
+    cls=Argument,
+    required=False,
+    help="Snapshot, as `list` shows it. The first of the list if it is left out.",
+)
 @_shard_options
 def verify(name: str | None, as_json: bool, **given: Any) -> None:
-    """Read NAME (of `list`; else the first) whole, and recompute its digest row by row."""
+    """Read a whole snapshot and compute its digest from its rows.
+
+    The command fails if a file is missing or damaged, or if the digest differs.
+    """
     from contracts.errors import SnapshotRefused
 
     async def run() -> str:
@@ -133,14 +161,26 @@ def verify(name: str | None, as_json: bool, **given: Any) -> None:
         say(f"{verified}: whole")
 
 
-@snapshot.command()
-@click.argument("name")
+@snapshot.command(
+    examples=[
+        Example(
+            "tidelens snapshot restore a/01795476609074497894",
+            "Begin from this snapshot at the next start of the node.",
+        ),
+        Example(
+            "tidelens snapshot restore a/01795476609074497894 --data node2",
+            "Do the same for the node that runs on another data directory.",
+        ),
+    ]
+)
+@click.argument("name", cls=Argument, help="Snapshot, as `list` shows it.")
 @url_option
 @_shard_options
 def restore(name: str, url: str | None, as_json: bool, **given: Any) -> None:
-    """Let the next start of this replica's node begin from NAME (of `list`).
+    """Let the next start of the node begin from a snapshot.
 
-    A node that runs now writes no more snapshots, which would take its place, until its restart.
+    The snapshot must be one of this replica's. If the node runs, it writes no snapshots until its
+    restart, since a newer one would be used instead.
     """
 
     async def run() -> None:

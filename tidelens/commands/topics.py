@@ -1,14 +1,15 @@
-"""`tidelens topics`: create the topics, say what differs, print Kafka's own commands for them."""
+"""`tidelens topics`: creates, describes or prints the Kafka topics."""
 
 import asyncio
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tidelens.options import brokers_option, json_option, model_option, topic_prefix_option
+from tidelens.commands.command import Example, Group
+from tidelens.options import Option, collection_options, in_order, json_option, model_option
 from tidelens.terminal import say, say_json
 
 if TYPE_CHECKING:
@@ -19,30 +20,62 @@ if TYPE_CHECKING:
     from tidelens.acting import Acting
 
 
-@click.group()
+@click.group(
+    cls=Group,
+    examples=[
+        Example("tidelens topics create", "Create the topics that are missing."),
+        Example("tidelens topics describe", "Show the topics, and how they differ from the plan."),
+    ],
+)
 def topics() -> None:
     """Create, describe or print the Kafka topics."""
 
 
-def _wanted(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that say which topics are wanted; None: as the environment says."""
-    for option in (
-        brokers_option,
-        topic_prefix_option,
-        model_option,
-        click.option("--partitions", type=int, help="Partitions of content and embeddings topics."),
-        click.option("--replication-factor", type=int),
-        click.option("--min-insync-replicas", type=int),
-        json_option,
-    ):
-        command = option(command)
-    return command
+_plan_options = in_order(
+    model_option,
+    click.option(
+        "--partitions",
+        cls=Option,
+        setting="partitions",
+        type=int,
+        help="Number of partitions of each content topic and embeddings topic.",
+    ),
+    click.option(
+        "--replication-factor",
+        cls=Option,
+        setting="replication_factor",
+        type=int,
+        help="Number of brokers that hold each partition.",
+    ),
+    click.option(
+        "--min-insync-replicas",
+        cls=Option,
+        setting="min_insync_replicas",
+        type=int,
+        help="Number of those brokers that must have a record before it counts as written.",
+    ),
+    collection_options,
+    json_option,
+)
+"""The options that say which topics are wanted. None stands for the setting in the environment."""
 
 
-@topics.command()
-@_wanted
+@topics.command(
+    examples=[
+        Example("tidelens topics create", "Create topics as the settings say."),
+        Example(
+            "tidelens topics create --partitions 12 --replication-factor 3",
+            "Create them for a cluster of three or more brokers.",
+        ),
+    ]
+)
+@_plan_options
 def create(as_json: bool, **options: Any) -> None:
-    """Create what is absent, and say what differs on what exists (exit code 1)."""
+    """Create the topics that are missing.
+
+    Topics that exist are not changed. The exit code is 1 if one of them differs from what is
+    wanted.
+    """
     from streams.making import make_topics
 
     plan = _Plan.of(options)
@@ -70,10 +103,21 @@ def create(as_json: bool, **options: Any) -> None:
         sys.exit(1)
 
 
-@topics.command()
-@_wanted
+@topics.command(
+    examples=[
+        Example("tidelens topics describe", "Show the topics of the running `up`."),
+        Example(
+            "tidelens topics describe --model openai/clip-vit-base-patch32 --json",
+            "Show those of another model's space, for a program.",
+        ),
+    ]
+)
+@_plan_options
 def describe(as_json: bool, **options: Any) -> None:
-    """Show the topics as they are, and what differs from what is wanted (exit code 1)."""
+    """Show the topics, and how they differ from what is wanted.
+
+    The exit code is 1 if a topic differs or is missing.
+    """
     from streams import topics as kafka_topics
 
     plan = _Plan.of(options)
@@ -103,20 +147,37 @@ def describe(as_json: bool, **options: Any) -> None:
         sys.exit(1)
 
 
-@topics.command("print")
-@_wanted
-@click.option("--command-config", metavar="FILE", help="Client properties for Kafka's tools.")
+@topics.command(
+    "print",
+    examples=[
+        Example("tidelens topics print", "Print the commands for the settings as they are."),
+        Example(
+            "tidelens topics print --principal encoder=User:enc --principal index=User:idx",
+            "Print access rules for the users that two of the roles log in as.",
+        ),
+    ],
+)
 @click.option(
     "--principal",
     "principals",
     multiple=True,
     metavar="ROLE=User:NAME",
-    help="Who a role logs in as: publisher, encoder, index, gateway, operator; may be repeated.",
+    help="User that a role logs in as. Roles are publisher, encoder, index, gateway and operator. "
+    "May be repeated.",
 )
+@click.option(
+    "--command-config",
+    metavar="FILE",
+    help="File of client properties that the printed commands name.",
+)
+@_plan_options
 def print_(
     as_json: bool, command_config: str | None, principals: tuple[str, ...], **options: Any
 ) -> None:
-    """Print the kafka-topics and kafka-acls commands, for whoever may run them. Asks no broker."""
+    """Print the commands of Kafka that create topics and access rules.
+
+    They are kafka-topics and kafka-acls commands for an administrator to run. No broker is asked.
+    """
     from streams.kafka_commands import Principals, kafka_acls_commands, kafka_topics_commands
     from streams.topics import with_replication
 

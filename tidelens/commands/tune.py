@@ -1,26 +1,38 @@
-"""`tidelens index tune`: what each effort of the index costs and reaches."""
+"""`tidelens index tune`: the cost and the recall of each effort of the index."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import click
 
-from tidelens.options import json_option, url_option
+from tidelens.commands.command import Command, Example
+from tidelens.options import json_option, node_options
 from tidelens.terminal import say, say_json
 
 
-@click.command()
-@url_option
+@click.command(
+    cls=Command,
+    examples=[
+        Example("tidelens index tune", "Show the segments of the running node."),
+        Example(
+            "tidelens index tune --url http://127.0.0.1:8081 --json",
+            "Show those of another node, for a program.",
+        ),
+    ],
+)
+@node_options
 @json_option
-def tune(url: str | None, as_json: bool) -> None:
-    """Show the recall and latency of each segment's operating points; * is the one in use.
+def tune(url: str | None, data: Path | None, as_json: bool) -> None:
+    """Show the recall and latency that each segment can reach.
 
-    Measured when the segment was sealed, on sampled vectors of both targets and late queries.
+    A star marks the operating point in use. The figures were measured when the segment was merged,
+    with sampled vectors of both targets and with recent queries.
     """
     from tidelens.acting import node_of
     from tidelens.client import Client
 
-    node = node_of(url)
+    node = node_of(url, data)
 
     async def run() -> Any:
         async with Client(node.url) as client:

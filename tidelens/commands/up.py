@@ -1,72 +1,58 @@
 """`tidelens up`: everything, on this machine."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-from tidelens.options import (
-    NamedPath,
-    brokers_option,
-    model_option,
-    precision_option,
-    snapshots_option,
-    topic_prefix_option,
+from tidelens.commands.command import Command, Example
+from tidelens.options import NamedPath, Option, up_options
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        Example(
+            "tidelens up --sample",
+            "Start everything and publish sample pictures; then open http://127.0.0.1:8080.",
+        ),
+        Example(
+            "tidelens up --watch pictures --port 9000",
+            "Index every picture and caption that appears in a folder.",
+        ),
+    ],
 )
-
-
-@click.command()
-@brokers_option
-@topic_prefix_option
-@model_option
-@precision_option
-@snapshots_option
-@click.option("--port", type=int, help="Port of the API and the page (8080).")
-@click.option("--host", help="Address of the API (127.0.0.1).")
-@click.option("--data", type=NamedPath(file_okay=False), help="Data directory.")
-@click.option("--sample", is_flag=True, help="Publish OpenMoji pictures, a few a second.")
+@click.option("--sample", is_flag=True, help="Publish OpenMoji pictures, a few in each second.")
 @click.option(
     "--watch",
     type=NamedPath(file_okay=False, exists=True),
-    help="Publish what appears in this folder.",
+    help="Publish the pictures and captions that appear in this folder.",
 )
 @click.option(
     "--allow-root",
     "allow_roots",
+    cls=Option,
+    setting="allow_roots",
+    default_text="none",
     multiple=True,
     type=NamedPath(file_okay=False, exists=True),
-    help="Let file: references point into this folder; may be repeated.",
+    help="Let file: references point into this folder. May be repeated.",
 )
+@up_options
 def up(
-    brokers: str | None,
-    topic_prefix: str | None,
-    model: str | None,
-    precision: str | None,
-    snapshots: str | None,
-    port: int | None,
-    host: str | None,
-    data: Path | None,
-    sample: bool,
-    watch: Path | None,
-    allow_roots: tuple[Path, ...],
+    sample: bool, watch: Path | None, allow_roots: tuple[Path, ...], **settings_given: Any
 ) -> None:
-    """Run broker, encoder, index and API until stopped."""
+    """Run broker, encoder, index and API until stopped.
+
+    No broker is started if --brokers names one.
+    """
     from contracts import settings as settings_module
     from tidelens import logs
     from tidelens.role_process import failing_as_logged, run
     from tidelens.up import run_up
 
     with failing_as_logged("up"):
-        settings = settings_module.load(
-            brokers=brokers,
-            topic_prefix=topic_prefix,
-            model=model,
-            precision=precision,
-            snapshots=snapshots,
-            port=port,
-            host=host,
-            data=data,
-            allow_roots=list(allow_roots) or None,
-        )
+        settings = settings_module.load(**settings_given, allow_roots=list(allow_roots) or None)
         if watch is not None:
             # Large pictures of that folder travel by reference.
             roots = [*settings.allow_roots, watch]

@@ -1,50 +1,90 @@
 """`tidelens watch`: a live subscription on the terminal, changes as they come."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import click
 
-from tidelens.commands.search import build_query, line_of, query_options, show_warnings
-from tidelens.options import json_option, url_option
+from tidelens.commands.command import Command, Example
+from tidelens.commands.hits import line_of, show_warnings
+from tidelens.commands.query import build_query, subscription_options
+from tidelens.options import Option, json_option, node_options
 from tidelens.terminal import say, say_json
 
 _MARKS = {"enter": "+", "leave": "-", "move": "~", "update": "="}
 
 
-@click.command()
-@query_options
-@url_option
-@json_option
-@click.option("--cursor", help="Resume from where an earlier watch ended.")
+@click.command(
+    cls=Command,
+    examples=[
+        Example(
+            'tidelens watch "a red cat" -k 3',
+            "Show the three best pictures for a text, and every change of this list.",
+        ),
+        Example(
+            'tidelens watch "a red cat" --mode matches --min-score 0.3',
+            "Show each new picture that fits a text well, as an alert.",
+        ),
+    ],
+)
+@subscription_options
 @click.option(
     "--mode",
     type=click.Choice(["top", "matches"]),
     default="top",
-    help="The best k as they change, or every match as it comes.",
+    help="Follow the list of the -k best results, or report every new match.",
 )
-@click.option("--throttle-ms", type=int, default=0, help="Mode top: at most one message in these.")
 @click.option(
-    "--min-change", type=float, default=0.0, help="Mode top: smallest change of a score told of."
+    "--throttle-ms",
+    type=int,
+    default=0,
+    help="Mode top: shortest time between two messages, in milliseconds.",
 )
-@click.option("--changes", "changes_max", type=int, help="End after this many messages.")
+@click.option(
+    "--min-change",
+    type=float,
+    default=0.0,
+    help="Mode top: smallest change of a score that is reported by itself.",
+)
+@click.option(
+    "--cursor",
+    metavar="CURSOR",
+    help="Resume where an earlier watch ended, at a cursor that --json printed.",
+)
+@click.option(
+    "--changes",
+    "changes_max",
+    cls=Option,
+    type=int,
+    metavar="NUMBER",
+    default_text="no end",
+    help="End after this number of messages.",
+)
+@node_options
+@json_option
 def watch(
-    url: str | None,
-    as_json: bool,
-    cursor: str | None,
     mode: Any,
     throttle_ms: int,
     min_change: float,
+    cursor: str | None,
     changes_max: int | None,
+    url: str | None,
+    data: Path | None,
+    as_json: bool,
     **query: Any,
 ) -> None:
-    """Watch the results for TEXT, a picture, an item or --query change, until stopped."""
+    """Watch how the results of a query change, until stopped.
+
+    Give exactly one of TEXT, --image and --id, or a whole query with --query. Each line begins
+    with its change: + entered, - left, ~ moved, = changed in place, ! matched.
+    """
     from tidelens.acting import node_of
     from tidelens.client import Client
 
     asked = build_query(**query)
 
-    node = node_of(url)
+    node = node_of(url, data)
 
     async def run() -> None:
         seen = 0

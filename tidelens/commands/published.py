@@ -1,0 +1,66 @@
+"""What `publish` and `delete` share: the event log that they write to, and their report."""
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+from contracts.topics import TARGETS
+from tidelens.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from contracts.topics import Names
+    from streams.log import KafkaLog
+    from tidelens.acting import Acting
+    from tidelens.publishing import Published
+
+
+@asynccontextmanager
+async def open_log(acts: "Acting") -> "AsyncIterator[tuple[KafkaLog, Names]]":
+    """Open the event log, once the topics are known to exist.
+
+    A producer would create missing ones with the wrong settings.
+    """
+    from contracts.partitioning import partitioner
+    from streams.log import KafkaLog
+
+    settings, connection, names = acts.settings, acts.connection(), acts.names()
+    await connection.partition_counts(map(names.content, TARGETS))
+    async with (
+        connection.errors_translated(),
+        KafkaLog.open(
+            connection,
+            partition_of=partitioner(settings.partitioner),
+            record_bytes_max=settings.record_bytes_max,
+            prefix=settings.topic_prefix,
+        ) as event_log,
+    ):
+        yield event_log, names
+    # Only now, since a failure is one line.
+    acts.tell()
+
+
+def show_report(done: "Published", verb: str, *, as_json: bool) -> None:
+    """Print how many items were published or deleted, and end with code 1 if any failed."""
+    if as_json:
+        answer = {
+            verb: done.records,
+            "refused": [
+                {"path": refused.where, "code": refused.code, "message": refused.message}
+                for refused in done.refused
+            ],
+            "left_out": dict(sorted(done.left_out.items())),
+            "tokens": [token._asdict() for token in done.tokens],
+        }
+        say_json(answer)
+    else:
+        say(f"{verb} {done.records}")
+        for refused in done.refused:
+            say(f"not {verb}: {refused}", err=True)
+        if done.left_out:
+            kinds = ", ".join(f"{n} {kind}" for kind, n in done.left_out.most_common())
+            say(f"left out: {kinds}", err=True)
+        elif not done.records and not done.refused:
+            say(f"not {verb}: there is nothing there", err=True)
+    if done.refused or not done.records:
+        sys.exit(1)

@@ -14,23 +14,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
-from api import pages
-from api.admin import Admin
-from api.answering import Answering
-from api.bodies import Bodies
-from api.classifying import Classifying
-from api.freshness import Freshness
-from api.guarding import Guard
-from api.health import Health
-from api.item_ids import to_the_end
-from api.items import Items
-from api.live import Live
+from api.endpoints import pages
+from api.endpoints.admin import Admin
+from api.endpoints.classify import Classifying
+from api.endpoints.health import Health
+from api.endpoints.items import Items
+from api.endpoints.pictures import Pictures
+from api.endpoints.search import Searching
+from api.http.answers import Answering
+from api.http.bodies import Bodies
+from api.http.guard import Guard
+from api.http.item_path import to_the_end
+from api.http.problems import on_error, on_failure, on_http_error
+from api.http.proxy_prefix import Prefix
+from api.live.hub import Live
 from api.node import Node
-from api.pictures import Pictures
-from api.prefix import Prefix
-from api.problems import on_error, on_failure, on_http_error
-from api.searching import Searching
-from api.waiting import Waiting
+from api.queries.freshness import Freshness
+from api.queries.wait_for import Waiting
 from contracts.errors import TidelensError
 
 Run = Callable[[], Coroutine[Any, Any, None]]

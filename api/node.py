@@ -21,8 +21,8 @@ from contracts.ports import (
     Searcher,
 )
 from contracts.settings import Settings
-from contracts.side_tasks import SideTasks
 from contracts.space import Space
+from contracts.supervision.side_tasks import SideTasks
 from contracts.topics import Names
 
 

@@ -1,5 +1,5 @@
 """Benchmarks: `python -m benchmarks.NAME [--quick] [--json FILE]`, one command each."""
 
-from tidelens import spinning
+from tidelens.process import blas_threads
 
-spinning.wait_asleep()  # as the product does
+blas_threads.wait_asleep()  # as the product does

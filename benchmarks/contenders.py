@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.filled import DIM, Filled
-from contracts import filters
-from contracts.filter_nodes import Filter
-from contracts.hits import VectorQuery
+from contracts.filters import json_form
+from contracts.filters.nodes import Filter
+from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors, exact_scores
-from index_store import flat, kinds, tuning
-from index_store.ann import Ann, Operating
+from index_store.ann import choice, flat, tuning
+from index_store.ann.faiss_index import Ann, Operating
 
 Ids = NDArray[np.int64]
 Rate = Callable[..., Any]
@@ -89,8 +89,8 @@ class Tidelens(Contender):
     filters = True
 
     def build(self, rows: Vectors, queries: Vectors) -> None:
-        from index_store.rebuild import Rebuilder
-        from index_store.spill import Spill
+        from index_store.merge.run import Rebuilder
+        from index_store.merge.spill import Spill
 
         self._filled = Filled()
         self._filled.fill([rows])
@@ -100,7 +100,7 @@ class Tidelens(Contender):
         asyncio.run(self._rebuilder.run(self._filled.index, "images"))
 
     def tune(self, target: float, recall: Callable[[], float] | None) -> None:
-        from index_store.searcher import LocalSearcher
+        from index_store.search.searcher import LocalSearcher
 
         self._target = target
         self._searcher = LocalSearcher(target_recall=target)
@@ -159,7 +159,7 @@ class Tidelens(Contender):
 
 @cache
 def _condition(field: str) -> Filter:
-    return filters.parse({"eq": {field: 0}})
+    return json_form.parse({"eq": {field: 0}})
 
 
 class PlainFaiss(Contender):
@@ -170,9 +170,9 @@ class PlainFaiss(Contender):
 
     def build(self, rows: Vectors, queries: Vectors) -> None:
         self._rows = flat.of(rows)
-        kind = kinds.choose(len(rows), DIM)
+        kind = choice.choose(len(rows), DIM)
         self._index = faiss.index_factory(DIM, kind, faiss.METRIC_INNER_PRODUCT)
-        self._index.train(rows[: kinds.training_rows(self._index)].astype(np.float32))
+        self._index.train(rows[: choice.training_rows(self._index)].astype(np.float32))
         for start in range(0, len(rows), 16_384):
             self._index.add(rows[start : start + 16_384].astype(np.float32))
         self._refined = faiss.IndexRefine(self._index, self._rows)
@@ -185,7 +185,7 @@ class PlainFaiss(Contender):
         self._lock = threading.Lock()
 
     def tune(self, target: float, recall: Callable[[], float] | None) -> None:
-        """As we are: on a grid of two numbers, by what a query costs (index_store.tuning)."""
+        """As we are: on a grid of two numbers, by what a query costs (index_store.ann.tuning)."""
         self._parameters = {
             field: _parameters(self._points[target], selector)
             for field, selector in self._selectors.items()

@@ -24,11 +24,11 @@ from PIL import Image
 from benchmarks import vit_b32
 from benchmarks.encoding import PARTITIONS, encoder, publish, topics
 from benchmarks.report import Goal, finish, parser
-from contracts.events import Content
-from contracts.records import TopicPartition
+from contracts.events.content_event import Content
+from contracts.events.record import TopicPartition
 from contracts.topics import Names
-from streams.broker import LocalBroker
-from streams.log import KafkaLog
+from streams.devbroker.broker import LocalBroker
+from streams.kafka.event_log import KafkaLog
 
 CORES = len(os.sched_getaffinity(0))
 # Of the run, what passes before the clock starts: batches grow to their size.
@@ -128,8 +128,8 @@ class Bare:
     """What the parts do alone a second, each in its best way."""
 
     def __init__(self, model: Path, precision: str, jpegs: Sequence[bytes]) -> None:
-        from consumers.encoders import open_encoder
-        from consumers.encoders.hf import HuggingFaceEncoder
+        from consumers.models import open_encoder
+        from consumers.models.huggingface.encoder import HuggingFaceEncoder
 
         encoder = open_encoder(
             str(model), threads=CORES, precision=None if precision == "auto" else precision
@@ -166,7 +166,7 @@ class Bare:
         return {"model": _TEXTS / _least(self._read)}
 
     def _decoded(self, data: bytes) -> Any:
-        from consumers.images import decode_image
+        from consumers.images.decode import decode_image
 
         preprocess = self._encoder.preprocess
         image = decode_image(data, bytes_max=10**8, pixels_max=10**8, side_hint=preprocess.side)

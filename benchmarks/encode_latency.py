@@ -23,15 +23,15 @@ from benchmarks import vit_b32
 from benchmarks.encoding import PARTITIONS, RECORD_BYTES_MAX, Worker, encoder, publish, topics
 from benchmarks.report import Goal, finish, parser
 from benchmarks.system import System, system
-from consumers.encoders import space_of
-from contracts.events import Content, content_record
-from contracts.partitioning import partitioner
-from contracts.records import TopicPartition
+from consumers.models import space_of
+from contracts.events.content_event import Content, content_record
+from contracts.events.record import TopicPartition
+from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings
 from contracts.topics import Names
-from streams.broker import LocalBroker
-from streams.connect import Connection
-from streams.log import KafkaLog
+from streams.devbroker.broker import LocalBroker
+from streams.kafka.connection import Connection
+from streams.kafka.event_log import KafkaLog
 
 LOADS = (0.1, 0.5, 0.9)
 # In turns with a worker without transactions, since the machine is not the same at all times.

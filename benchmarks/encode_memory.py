@@ -23,12 +23,12 @@ from PIL import Image
 from benchmarks import vit_b32
 from benchmarks.encoding import PARTITIONS, Worker, encoder, topics
 from benchmarks.report import Goal, finish, parser
-from consumers.encoders import space_of
-from contracts.events import Content, content_record
-from contracts.records import OutRecord, TopicPartition
+from consumers.models import space_of
+from contracts.events.content_event import Content, content_record
+from contracts.events.record import OutRecord, TopicPartition
 from contracts.topics import TARGETS, Names
-from streams.broker import LocalBroker
-from streams.log import KafkaLog
+from streams.devbroker.broker import LocalBroker
+from streams.kafka.event_log import KafkaLog
 
 # Unlike the others never superseded, and in every partition: when these are encoded, all are.
 LAST, _LAST = 64, "last/"

@@ -14,14 +14,14 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.system import free_port
-from contracts.children import module_command
-from contracts.events import Content, content_record
-from contracts.partitioning import partitioner
+from contracts.events.content_event import Content, content_record
+from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings
+from contracts.supervision.children import module_command
 from contracts.topics import Names, topic_specs
-from streams.connect import Connection
-from streams.log import KafkaLog
-from streams.topics import create
+from streams.kafka.connection import Connection
+from streams.kafka.event_log import KafkaLog
+from streams.topics.admin import create
 
 PARTITIONS = 4
 RECORD_BYTES_MAX = 4 * 2**20

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.clip_like import Wide
-from contracts.embedding import encode_value
-from contracts.hits import VectorQuery
-from contracts.records import Fetched, Record, Source, TopicPartition
+from contracts.events.embedding_record import encode_value
+from contracts.events.record import Fetched, Record, Source, TopicPartition
+from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors, unit
 from contracts.space import Space
 from contracts.topics import TARGETS, Names

@@ -16,20 +16,20 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from api.item import ranked_item
-from api.queries import Question, _Part
-from api.standing import Standing
-from api.standing_set import StandingSet
+from api.live.top.ranked_item import ranked_item
+from api.live.top.standing_query import Standing
+from api.live.top.standing_set import StandingSet
+from api.queries.prepare import Question, _Part
 from benchmarks import clip_like
 from benchmarks.filled import Filled
 from benchmarks.searching import truth
-from contracts.hits import VectorQuery
-from contracts.records import Fetched
+from contracts.events.record import Fetched
+from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors, exact_scores
-from index_store.matcher import NumpyMatcher
-from index_store.rebuild import Rebuilder
-from index_store.spill import Spill
-from tidelens import pauses
+from index_store.merge.run import Rebuilder
+from index_store.merge.spill import Spill
+from index_store.search.matcher_numpy import NumpyMatcher
+from tidelens.process import gc_pauses
 
 Row = dict[str, Any]
 Ids = NDArray[np.int64]
@@ -110,7 +110,7 @@ class Tidelens:
         return made
 
     def _read(self) -> None:
-        """Search what has to be searched, as api.refills does, and read the lists that changed."""
+        """Search what has to be searched, as Refills does, and read the lists that changed."""
         while taken := self._set.take(32):
             vectors = [standing.question.vector({}) for standing in taken]
             asked = [
@@ -186,7 +186,7 @@ def followed(name: str, rows: int, seconds: float, sizes: list[int]) -> Iterator
     stream = Stream(rows)
     follower: Follower
     if name == "tidelens":
-        pauses.shorten()  # as the node does
+        gc_pauses.shorten()  # as the node does
         follower = Tidelens()
     else:
         from benchmarks.pathway_follower import Pathway

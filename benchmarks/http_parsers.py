@@ -21,10 +21,10 @@ import uvicorn
 from benchmarks.live_load import Load
 from benchmarks.live_serving import Tidelens
 from benchmarks.report import Goal, finish, parser
-from tidelens import pauses
-from tidelens.door import Door
-from tidelens.live_protocol import LiveProtocol
-from tidelens.server import Server, listen
+from tidelens.process import gc_pauses
+from tidelens.server.admission import Door
+from tidelens.server.server import Server, listen
+from tidelens.server.websocket_protocol import LiveProtocol
 
 _OURS, _UVICORN, _H11 = "ours", "httptools of uvicorn", "h11"
 _ROWS = 1_000
@@ -59,7 +59,7 @@ _CASES = (
 def run(pipe: Connection, name: str) -> None:
     """Tell the port, then serve until told to stop."""
     node = Tidelens(Load(100, _ROWS))
-    pauses.shorten()  # as the node does
+    gc_pauses.shorten()  # as the node does
     door = Door()
     live: Any = functools.partial(LiveProtocol, door) if name == _OURS else "websockets-sansio"
     config = uvicorn.Config(

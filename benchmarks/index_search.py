@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Goal, finish, parser
-from contracts.children import module_command
+from contracts.supervision.children import module_command
 
 SYSTEMS = ("tidelens", "faiss", "hnswlib", "usearch", "lancedb", "chroma", "qdrant")
 MODULES = {"chroma": "chromadb", "qdrant": "qdrant_edge"}

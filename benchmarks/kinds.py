@@ -17,8 +17,8 @@ from benchmarks import clip_like
 from benchmarks.filled import DIM
 from benchmarks.report import Goal, finish, parser
 from contracts.score import Vectors, unit
-from index_store import flat, kinds, tuning
-from index_store.ann import Ann, Operating
+from index_store.ann import choice, flat, tuning
+from index_store.ann.faiss_index import Ann, Operating
 
 KINDS = (
     "IVF,Flat",
@@ -37,10 +37,10 @@ _QUERIES = 200
 
 
 def measure(kind: str, rows: Vectors, queries: Vectors) -> dict[str, Any]:
-    complete = kinds.complete(kind, len(rows), DIM)
+    complete = choice.complete(kind, len(rows), DIM)
     index = faiss.index_factory(DIM, complete, faiss.METRIC_INNER_PRODUCT)
     wide, began = rows.astype(np.float32), time.perf_counter()
-    index.train(wide[: kinds.training_rows(index)])
+    index.train(wide[: choice.training_rows(index)])
     index.add(wide)
     seconds = time.perf_counter() - began
     points = tuning.measure(Ann(complete, index, [], flat.of(rows)), rows, [queries])

@@ -26,20 +26,20 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from api.folding import Folding
-from api.item import ranked_item
-from api.queries import Question, _Part
-from api.standing import Standing
-from api.standing_set import StandingSet
+from api.live.top.apply_queue import Folding
+from api.live.top.ranked_item import ranked_item
+from api.live.top.standing_query import Standing
+from api.live.top.standing_set import StandingSet
+from api.queries.prepare import Question, _Part
 from benchmarks import clip_like
 from benchmarks.report import Goal, finish, parser
-from contracts.as_of import AsOf
-from contracts.hits import Hit
+from contracts.events.record import RecordPosition
 from contracts.ports import Applied, Searcher
-from contracts.records import RecordPosition
+from contracts.ports.hit import Hit
 from contracts.score import Vectors
-from contracts.side_tasks import SideTasks
-from index_store.matcher import NumpyMatcher
+from contracts.supervision.side_tasks import SideTasks
+from contracts.wire.as_of import AsOf
+from index_store.search.matcher_numpy import NumpyMatcher
 
 _CORPUS = 100_000
 _BATCH = 256

@@ -20,15 +20,15 @@ from api.node import Node
 from benchmarks import clip_like
 from benchmarks.filled import NAMES, SPACE, Filled
 from benchmarks.live_load import HOT, Load
-from contracts.memory import MemoryLog
 from contracts.metrics import Metrics
 from contracts.settings import Settings
-from index_store.matcher import NumpyMatcher
-from index_store.searcher import AppliedFeed, LocalSearcher
-from tidelens import pauses
-from tidelens.clock import SystemClock
-from tidelens.door import Door, DoorLimits
-from tidelens.server import listen, serve
+from contracts.testing.memory import MemoryLog
+from index_store.search.matcher_numpy import NumpyMatcher
+from index_store.search.searcher import AppliedFeed, LocalSearcher
+from tidelens.process import gc_pauses
+from tidelens.process.clock import SystemClock
+from tidelens.server.admission import Door, DoorLimits
+from tidelens.server.server import listen, serve
 
 # As the maintainer's.
 _SLICE = 256
@@ -163,7 +163,7 @@ class Driver:
 
 def run(pipe: Connection, load: Load) -> None:
     """Tell the port, then drive as told, until told None."""
-    pauses.shorten()  # as the node does
+    gc_pauses.shorten()  # as the node does
     server: Server = Tidelens(load) if load.bare_bytes is None else Bare(load)
     listener = listen("127.0.0.1", 0)
     asyncio.run(_run(pipe, server, listener))

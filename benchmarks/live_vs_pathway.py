@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.report import Goal, finish, parser
-from contracts.children import module_command
+from contracts.supervision.children import module_command
 
 Row = dict[str, Any]
 

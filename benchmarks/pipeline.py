@@ -20,12 +20,12 @@ from PIL import Image, ImageDraw
 
 from benchmarks.report import Goal, finish, parser
 from benchmarks.system import System, system
-from contracts.events import Content, content_record
-from contracts.partitioning import partitioner
+from contracts.events.content_event import Content, content_record
+from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings
 from contracts.topics import TARGETS, Names, Target
-from streams.connect import Connection
-from streams.log import KafkaLog
+from streams.kafka.connection import Connection
+from streams.kafka.event_log import KafkaLog
 
 _VOCABULARY = (
     "a red blue green small large dog cat horse bicycle train boat child woman man running sitting "
@@ -103,8 +103,8 @@ async def bare_read(brokers: str, topic: str, partitions: int) -> float:
 
 def bare_encoder(contents: Sequence[Content]) -> float:
     """Items a second of the model alone, decoding included, in this process."""
-    from consumers.encoders import open_encoder
-    from consumers.images import decode_image
+    from consumers.images.decode import decode_image
+    from consumers.models import open_encoder
 
     encoder = open_encoder("starter", threads=2)
     began = time.monotonic()

@@ -20,14 +20,14 @@ from benchmarks import clip_like
 from benchmarks.filled import Filled, queries
 from benchmarks.plot import Series, plot
 from benchmarks.report import Goal, finish, parser
-from contracts.hits import VectorQuery
+from contracts.ports.hit import VectorQuery
 from contracts.score import unit
-from index_store.blobs import DiskBlobs
-from index_store.rebuild import Rebuilder
-from index_store.searcher import LocalSearcher
-from index_store.snapshots import Snapshots
-from index_store.spill import Spill
-from tidelens import pauses
+from index_store.merge.run import Rebuilder
+from index_store.merge.spill import Spill
+from index_store.search.searcher import LocalSearcher
+from index_store.snapshot.store import Snapshots
+from index_store.storage.local import DiskBlobs
+from tidelens.process import gc_pauses
 
 _QUIET_S = 15.0
 _UPSERTS_PER_S = 1000
@@ -180,7 +180,7 @@ def main() -> None:
     made.add_argument("--rows", type=int)
     made.add_argument("--plot", type=Path)
     arguments = made.parse_args()
-    pauses.shorten()  # as the node does
+    gc_pauses.shorten()  # as the node does
     rows = arguments.rows or (100_000 if arguments.quick else 1_000_000)
     with tempfile.TemporaryDirectory() as folder:
         table, goals = asyncio.run(measure(rows, Path(folder), arguments.plot))

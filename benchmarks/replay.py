@@ -29,22 +29,22 @@ from aiokafka.admin import NewTopic
 from benchmarks import clip_like
 from benchmarks.filled import DIM, NAMES, SPACE
 from benchmarks.report import Goal, finish, parser
-from contracts.children import module_command
-from contracts.embedding import encode_value
-from contracts.hits import VectorQuery
+from contracts.events.embedding_record import encode_value
+from contracts.events.record import OutRecord, Source
 from contracts.metrics import Metrics
-from contracts.partitioning import partitioner
-from contracts.records import OutRecord, Source
+from contracts.partitioner import partitioner
+from contracts.ports.hit import VectorQuery
 from contracts.score import unit
 from contracts.settings import KafkaSettings, Settings
+from contracts.supervision.children import module_command
 from contracts.topics import TARGETS
-from index_store.blobs import DiskBlobs
-from index_store.searcher import AppliedFeed, LocalSearcher
-from streams.broker import LocalBroker
-from streams.connect import Connection
-from streams.log import KafkaLog
-from tidelens.clock import SystemClock
-from tidelens.indexing import make_maintainer
+from index_store.search.searcher import AppliedFeed, LocalSearcher
+from index_store.storage.local import DiskBlobs
+from streams.devbroker.broker import LocalBroker
+from streams.kafka.connection import Connection
+from streams.kafka.event_log import KafkaLog
+from tidelens.process.clock import SystemClock
+from tidelens.runtime.maintainer import make_maintainer
 
 _PARTITIONS = 4
 _REPEATED_SHARE = 0.1

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from benchmarks import clip_like
 from benchmarks.contenders import FIELDS, TARGETS, Contender, make
 from contracts.score import Vectors, unit
-from tidelens import pauses
+from tidelens.process import gc_pauses
 
 _SECONDS = 4.0
 _UPSERTS_PER_S = 1000
@@ -133,7 +133,7 @@ def measure(name: str, count: int) -> list[dict[str, Any]]:
     right = truth(rows, asked)
     before = psutil.Process().memory_info().rss
     system = make(name)
-    pauses.shorten()  # as the node does
+    gc_pauses.shorten()  # as the node does
     began = time.perf_counter()
     system.build(rows, asked)
     build_s = time.perf_counter() - began

@@ -26,11 +26,11 @@ from benchmarks import clip_like
 from benchmarks.filled import DIM, Filled, queries
 from benchmarks.plot import Series, plot
 from benchmarks.report import Goal, finish, parser
-from contracts.hits import VectorQuery
+from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors
-from index_store.rebuild import Rebuilder
-from index_store.searcher import LocalSearcher
-from index_store.spill import Spill
+from index_store.merge.run import Rebuilder
+from index_store.merge.spill import Spill
+from index_store.search.searcher import LocalSearcher
 
 _TARGET = 0.95
 _QUERIES = 200

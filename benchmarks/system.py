@@ -15,10 +15,10 @@ from pathlib import Path
 import anyio
 import psutil
 
-from contracts.children import module_command
 from contracts.errors import TidelensError
+from contracts.supervision.children import module_command
 from tidelens.client import Client
-from tidelens.runtime import Runtime
+from tidelens.runtime.run_file import Runtime
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class System:
 def _role(command: list[str]) -> str:
     line = " ".join(command)
     for part, role in (
-        ("streams.guard", "guard"),
+        ("streams.devbroker.guard", "guard"),
         ("kafka.Kafka", "kafka"),
         ("encode", "encoder"),
         ("spawn_main", "query encoder"),

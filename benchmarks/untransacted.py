@@ -10,14 +10,14 @@ from collections.abc import Sequence
 
 from aiokafka import AIOKafkaProducer
 
-from contracts.dead_letters import letter_bytes_max
+from contracts.events.dead_letter import letter_bytes_max
+from contracts.events.record import OutRecord, TopicPartition
 from contracts.ports import Claimed
-from contracts.records import OutRecord, TopicPartition
-from streams import ownership
+from streams.ownership import kafka_ownership
 from tidelens.__main__ import main
 
 
-class _Session(ownership._Session):
+class _Session(kafka_ownership._Session):
     def _producer(self, partition: TopicPartition) -> AIOKafkaProducer:
         return AIOKafkaProducer(
             **self._owner._connection.client_options(),
@@ -46,5 +46,5 @@ class _Session(ownership._Session):
 
 
 if __name__ == "__main__":
-    ownership._Session = _Session  # type: ignore[misc]
+    kafka_ownership._Session = _Session  # type: ignore[misc]
     main()

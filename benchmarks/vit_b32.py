@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from contracts.events import Content
+from contracts.events.content_event import Content
 
 PHOTOS = Path(__file__).parent.parent.parent / "shared" / "data" / "photos"
 _VOCABULARY = (

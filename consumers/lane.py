@@ -10,9 +10,9 @@ from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from consumers.jobs import Job
+from consumers.encode_job import Job
+from contracts.events.record import TopicPartition, bytes_of
 from contracts.ports import Claimed, Lease
-from contracts.records import TopicPartition, bytes_of
 from contracts.topics import Target
 
 # A partition may have this much of a lane's bytes, however many others share it.

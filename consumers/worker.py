@@ -21,18 +21,18 @@ from time import perf_counter
 
 import structlog
 
-from consumers.fair_turns import FairTurns
-from consumers.jobs import Intake, Job, encode_jobs, outputs, parsed
-from consumers.known import KnownVectors
+from consumers.encode_job import Intake, Job, encode_jobs, outputs, parsed
+from consumers.fair_semaphore import FairTurns
 from consumers.labelling import Labeller
 from consumers.lane import Errand, Flight, Lane
-from consumers.pictures import Pictures
-from contracts import faults
+from consumers.picture_fetch import Pictures
+from consumers.vector_cache import KnownVectors
+from contracts import fault_points
 from contracts.errors import Fenced, RecordTooLarge, RejectedRecord
-from contracts.events import ID_BYTES_MAX
+from contracts.events.content_event import ID_BYTES_MAX
+from contracts.events.record import OutRecord, TopicPartition
 from contracts.metrics import Metrics
 from contracts.ports import Claimed, Clock, Encoder, Lease, Ownership
-from contracts.records import OutRecord, TopicPartition
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 
@@ -137,7 +137,7 @@ class EncoderWorker:
             )
             self._metrics.partitions_owned.set(len(self._ownership.owned))
             if claims:
-                faults.reach("encode.claimed")
+                fault_points.reach("encode.claimed")
             for claim in claims:
                 jobs = await asyncio.to_thread(parsed, claim.records, self._intake.of(claim.lease))
                 self._take_off(lane, claim, jobs)
@@ -237,7 +237,7 @@ class EncoderWorker:
         self._metrics.encode_batch.observe(len(jobs))
         self._metrics.encode_seconds.labels(lane.target).observe(seconds)
         self._count_truncated()
-        faults.reach("encode.encoded")
+        fault_points.reach("encode.encoded")
         for errand in batch:
             job = errand.job
             if job.vector is not None:

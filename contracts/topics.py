@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from contracts.dead_letters import letter_bytes_max
+from contracts.events.dead_letter import letter_bytes_max
 
 Target = Literal["images", "captions"]
 TARGETS: tuple[Target, ...] = get_args(Target)

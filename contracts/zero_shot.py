@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.errors import RejectedRequest
+from contracts.fusion import is_nothing
 from contracts.score import Vectors, unit
-from contracts.sums import is_nothing
 
 _NOTHING = "the prompts' vectors add up to nothing"
 

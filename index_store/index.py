@@ -13,19 +13,19 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.as_of import AsOf
-from contracts.hits import Hit
-from contracts.partitioning import Partitioner, partitioner
+from contracts.events.record import Fetched, Record, TopicPartition
+from contracts.partitioner import Partitioner, partitioner
 from contracts.ports import Applied
-from contracts.records import Fetched, Record, TopicPartition
+from contracts.ports.hit import Hit
 from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
+from contracts.wire.as_of import AsOf
 from index_store import digest
-from index_store.chunk import CHUNK_ROWS
-from index_store.placement import places_of
-from index_store.reading import Reader, Reading, Rejected
-from index_store.segment import Segment
-from index_store.table import Sealing, Table
+from index_store.partition_check import places_of
+from index_store.record_reader import Reader, Reading, Rejected
+from index_store.segment.growing import CHUNK_ROWS
+from index_store.segment.sealed import Segment
+from index_store.segment.table import Sealing, Table
 from index_store.view import Highest, IndexView, hit_of
 
 _MURMUR2 = partitioner("murmur2")
@@ -90,7 +90,7 @@ class Index:
         """Fold a batch in and make the new view current; what changed, for each target.
 
         Records of keys that belong elsewhere change nothing; unreadable ones take their item out
-        (see index_store.reading). Positions advance over both, and without any record too.
+        (see index_store.record_reader). Positions advance over both, and without any record too.
         """
         self.rejected, self.last_appended_ms = [], []
         newest: dict[Target, dict[str, Reading]] = {}

@@ -6,18 +6,18 @@ from typing import overload
 
 import orjson
 
-from contracts.as_of import AsOf
-from contracts.filter_nodes import Filter
-from contracts.filter_warnings import FilterWarning, warnings_of
-from contracts.hits import Hit, VectorQuery
+from contracts.events.record import RecordPosition, TopicPartition
+from contracts.filters.nodes import Filter
+from contracts.filters.warnings import FilterWarning, warnings_of
 from contracts.ports import Answer
-from contracts.records import RecordPosition, TopicPartition
+from contracts.ports.hit import Hit, VectorQuery
 from contracts.topics import Names, Target
+from contracts.wire.as_of import AsOf
 from index_store import digest
-from index_store.part_fields import Reads
-from index_store.parts import Part, Selection
-from index_store.rows import Numbers, Origin, Rows
-from index_store.scan import Scan, Winner
+from index_store.metadata.segment_fields import Reads
+from index_store.search.scan import Scan, Winner
+from index_store.segment.reader import Part, Selection
+from index_store.segment.rows import Numbers, Origin, Rows
 
 # The newest content record seen of a partition: which topic it was in, and its offset.
 Highest = tuple[Origin, int]

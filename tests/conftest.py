@@ -9,13 +9,13 @@ import pytest
 import structlog
 from blockbuster import BlockBuster, blockbuster_ctx
 
-from tidelens import spinning
+from tidelens.process import blas_threads
 
-spinning.wait_asleep()
+blas_threads.wait_asleep()
 
-from tests import index_kit  # noqa: E402  imports numpy
+from tests.kits import index_kit  # noqa: E402  imports numpy
 
-pytest_plugins = ["tests.broker_fixture", "tests.s3_fixture"]
+pytest_plugins = ["tests.kits.broker_fixture", "tests.kits.s3_fixture"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

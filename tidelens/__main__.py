@@ -4,7 +4,7 @@ Exit codes: 0 done; 1 the command ran and failed; 2 the operator has to change s
 is one clear line on stderr, never a stack trace.
 """
 
-from tidelens import pid1
+from tidelens.process import pid1
 
 # This comes before every other import, since those take time.
 pid1.handle_sigterm()
@@ -17,35 +17,35 @@ import threading
 import click
 
 from contracts.characters import escaped
-from tidelens import spinning
+from tidelens.cli.base.failures import Failure, described
+from tidelens.cli.base.terminal import say
 from tidelens.commands.command import Example, Group
-from tidelens.failures import Failure, described
-from tidelens.terminal import say
+from tidelens.process import blas_threads
 
 # Module of each command, so that `tidelens lag` imports nothing of `up`; in the order of the help.
 SECTIONS = {
     "Run": {
-        "up": "tidelens.commands.up",
-        "encode": "tidelens.commands.encode",
-        "index": "tidelens.commands.index",
+        "up": "tidelens.cli.up",
+        "encode": "tidelens.cli.encode",
+        "index": "tidelens.cli.index",
     },
     "Publish and search": {
-        "publish": "tidelens.commands.publish",
-        "delete": "tidelens.commands.delete",
-        "search": "tidelens.commands.search",
-        "watch": "tidelens.commands.watch",
-        "classify": "tidelens.commands.classify",
+        "publish": "tidelens.cli.publish",
+        "delete": "tidelens.cli.delete",
+        "search": "tidelens.cli.search",
+        "watch": "tidelens.cli.watch",
+        "classify": "tidelens.cli.classify",
     },
     "Operate": {
-        "doctor": "tidelens.commands.doctor",
-        "config": "tidelens.commands.config",
-        "topics": "tidelens.commands.topics",
-        "lag": "tidelens.commands.lag",
-        "snapshot": "tidelens.commands.snapshot",
-        "rebuild": "tidelens.commands.rebuild",
-        "digest": "tidelens.commands.digest",
-        "dead-letters": "tidelens.commands.dead_letters",
-        "control": "tidelens.commands.control",
+        "doctor": "tidelens.cli.doctor.command",
+        "config": "tidelens.cli.config",
+        "topics": "tidelens.cli.topics",
+        "lag": "tidelens.cli.lag",
+        "snapshot": "tidelens.cli.snapshot",
+        "rebuild": "tidelens.cli.rebuild",
+        "digest": "tidelens.cli.digest",
+        "dead-letters": "tidelens.cli.dead_letters",
+        "control": "tidelens.cli.control",
     },
 }
 # Columns of the help beside the names of commands and what they do.
@@ -97,13 +97,13 @@ def cli() -> None:
 
 def main() -> None:
     """The console script."""
-    spinning.wait_asleep()
+    blas_threads.wait_asleep()
     before, code = set(threading.enumerate()), 1
     try:
         code = _exit_code()
     finally:
         if set(threading.enumerate()) - before:
-            from tidelens.threads import leave_behind
+            from tidelens.process.threads import leave_behind
 
             leave_behind(code)
     sys.exit(code)
@@ -137,7 +137,7 @@ def _exit_code() -> int:
 
 def _tell(failure: Failure) -> None:
     """Say it as a line of the role's log where that is JSON, or else to the person who asked."""
-    logs = sys.modules.get("tidelens.logs")
+    logs = sys.modules.get("tidelens.process.logs")
     if logs is not None and logs.is_json_of_role():
         logs.log.error(failure.message, exit_code=failure.code)
     else:

@@ -30,8 +30,6 @@ import orjson
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
-from contracts.cursors import Cursor, list_digest
-from contracts.deltas import WireChange, WireHit, apply, difference
 from contracts.errors import (
     BrokerUnavailable,
     ConfigurationError,
@@ -39,8 +37,10 @@ from contracts.errors import (
     RejectedRequest,
     TidelensError,
 )
-from contracts.exact_json import beyond
-from contracts.item_urls import item_path
+from contracts.wire.cursor import Cursor, list_digest
+from contracts.wire.delta import WireChange, WireHit, apply, difference
+from contracts.wire.exact_json import beyond
+from contracts.wire.item_urls import item_path
 
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -97,7 +97,7 @@ class Client:
         await self._http.aclose()
 
     async def search(self, query: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
-        """Answer(s) as contracts.server_messages.AnswerMessage; a list of queries gives a list."""
+        """Answer(s) as contracts.wire.server_messages.AnswerMessage; a list for several."""
         return await self._request("POST", "/v1/search", query)
 
     async def classify(self, asked: Mapping[str, Any]) -> Any:

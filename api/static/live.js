@@ -13,7 +13,7 @@ const SILENCE_MAX_MS = 40_000;
 
 /**
  * The list after `changes`: remove leaves and moves, insert by ascending rank, then update.
- * Mirrors `apply` of contracts/deltas.py; other orders give wrong lists.
+ * Mirrors `apply` of contracts/wire/delta.py; other orders give wrong lists.
  */
 export function apply(hits, changes) {
   const of = (...kinds) => changes.filter((change) => kinds.includes(change.change));

@@ -6,6 +6,6 @@ connected to is what was checked, at every redirect anew, and everything has a l
 
 from consumers.references.files import read_reference
 from consumers.references.limits import ReferenceLimits
-from consumers.references.references import References
+from consumers.references.reader import References
 
 __all__ = ["ReferenceLimits", "References", "read_reference"]

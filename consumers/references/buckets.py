@@ -13,10 +13,10 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
+from consumers.references.errors import refused, too_large
 from consumers.references.limits import ReferenceLimits
-from consumers.references.places import Hosts, Place
-from consumers.references.refusals import refused, too_large
-from consumers.references.retrying import Failed, Retrying
+from consumers.references.permits import Hosts, Place
+from consumers.references.retry import Failed, Retrying
 from contracts.errors import ConfigurationError, RejectedRecord
 
 _CONNECT_S = 5.0

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from consumers.references.refusals import refused, require_digest, too_large
-from contracts.rooted import OutsideRoots, open_under, resolved_under
+from consumers.references.errors import refused, require_digest, too_large
+from contracts.allowed_files import OutsideRoots, open_under, resolved_under
 
 
 def read_reference(

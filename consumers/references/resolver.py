@@ -11,7 +11,7 @@ import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from consumers.references.addresses import literal, refusal
-from consumers.references.refusals import refused
+from consumers.references.errors import refused
 from contracts.errors import RejectedRecord
 
 log = structlog.get_logger(__name__)

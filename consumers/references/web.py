@@ -16,10 +16,10 @@ import aiohttp
 from yarl import URL
 
 from consumers.references.addresses import literal
+from consumers.references.errors import refused, too_large
 from consumers.references.limits import ReferenceLimits
-from consumers.references.places import Hosts, Place
-from consumers.references.refusals import refused, too_large
-from consumers.references.registrants import registrant
+from consumers.references.permits import Hosts, Place
+from consumers.references.registrant import registrant
 from consumers.references.resolver import (
     CheckedResolver,
     Lookup,
@@ -27,7 +27,7 @@ from consumers.references.resolver import (
     not_public,
     why_not,
 )
-from consumers.references.retrying import Failed, Retrying
+from consumers.references.retry import Failed, Retrying
 
 SCHEMES = frozenset({"http", "https"})
 _CONNECT_S = 5.0

@@ -8,17 +8,17 @@ as in `def of(settings: ReferenceSettings)`, and takes a whole `Settings` too.
 
 `tidelens config` prints each with its value, origin and meaning. Command-line options override
 them. Every limit of the system stands here or beside the contract it limits
-(contracts/events.py), with a name and a default.
+(contracts/events/content_event.py), with a name and a default.
 """
 
 import os
 from typing import Any
 
-from contracts.environment import read, variable_of
 from contracts.settings.bounds import GIB, MIB
 from contracts.settings.clients import ClientSettings
 from contracts.settings.content import ContentSettings
 from contracts.settings.encoder import EncoderSettings
+from contracts.settings.environment import read, variable_of
 from contracts.settings.index import IndexSettings
 from contracts.settings.kafka import KafkaSettings
 from contracts.settings.labels import LabelSettings
@@ -32,7 +32,7 @@ from contracts.settings.requests import RequestSettings
 from contracts.settings.server import ServerSettings
 from contracts.settings.snapshots import SnapshotSettings
 from contracts.settings.topics import TopicSettings
-from contracts.variables import Variables, sorted_out
+from contracts.settings.variables import Variables, sorted_out
 
 __all__ = ["GIB", "MIB", "KafkaSettings", "Settings", "load", "load_kafka", "variables"]
 

@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contracts.environment import FromEnvironment
 from contracts.settings.bounds import GIB, HOUR_S
+from contracts.settings.environment import FromEnvironment
 from contracts.settings.units import Mebibytes, Seconds, Unit
 
 

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from contracts.environment import FromEnvironment
 from contracts.settings.bounds import GIB, HOUR_S, MEMORY_MB_MAX, MIB
+from contracts.settings.environment import FromEnvironment
 from contracts.settings.units import Bytes, Mebibytes, Pixels, Seconds
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from contracts.environment import variable_of
+from contracts.settings.environment import variable_of
 from contracts.settings.groups import GROUPS, Group
 from contracts.settings.units import BasicMark, Unit
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contracts.environment import FromEnvironment
 from contracts.settings.bounds import MEMORY_MB_MAX, MINUTE_MS, THREADS_MAX
+from contracts.settings.environment import FromEnvironment
 from contracts.settings.units import Basic, Mebibytes, Milliseconds, Unit
 
 

@@ -7,10 +7,10 @@ of the snapshots.
 from dataclasses import dataclass
 from typing import Literal
 
-from contracts.environment import FromEnvironment
 from contracts.settings.clients import ClientSettings
 from contracts.settings.content import ContentSettings
 from contracts.settings.encoder import EncoderSettings
+from contracts.settings.environment import FromEnvironment
 from contracts.settings.index import IndexSettings
 from contracts.settings.kafka import KafkaSettings
 from contracts.settings.labels import LabelSettings

@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
-from contracts.environment import FromEnvironment
 from contracts.settings.bounds import Secret, Text
+from contracts.settings.environment import FromEnvironment
 from contracts.settings.units import Basic
 
 

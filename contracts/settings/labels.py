@@ -5,9 +5,9 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from contracts.characters import require_visible
-from contracts.environment import FromEnvironment
 from contracts.prompts import TEMPLATES, require_distinct, require_slot
 from contracts.settings.bounds import NAMES_MAX, Text
+from contracts.settings.environment import FromEnvironment
 from contracts.settings.units import Basic, Unit
 
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from contracts.environment import FromEnvironment
 from contracts.settings.bounds import TEXT_MAX
+from contracts.settings.environment import FromEnvironment
 from contracts.settings.units import Basic
 
 

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from contracts.environment import FromEnvironment
 from contracts.settings.bounds import HOUR_S
+from contracts.settings.environment import FromEnvironment
 from contracts.settings.units import Basic, Seconds
 from contracts.user_folders import user_data_dir
 

@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from contracts.environment import FromEnvironment
 from contracts.prompts import PLAIN, require_slot
 from contracts.settings.bounds import HOUR_S, MEMORY_MB_MAX, MINUTE_MS, Text
+from contracts.settings.environment import FromEnvironment
 from contracts.settings.units import Mebibytes, Pixels, Seconds, Unit
 
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from contracts.environment import FromEnvironment
 from contracts.settings.bounds import HOUR_S, NAMES_MAX, YEAR_S, Host, Port
+from contracts.settings.environment import FromEnvironment
 from contracts.settings.units import Basic, Seconds, Unit
 
 

@@ -2,8 +2,8 @@
 
 from pydantic import Field
 
-from contracts.environment import FromEnvironment
 from contracts.settings.bounds import NAMES_MAX, Host
+from contracts.settings.environment import FromEnvironment
 from contracts.settings.units import Basic
 
 

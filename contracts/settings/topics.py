@@ -4,9 +4,9 @@ from typing import Annotated
 
 from pydantic import Field
 
-from contracts.environment import FromEnvironment
-from contracts.partitioning import PartitionerName
+from contracts.partitioner import PartitionerName
 from contracts.settings.bounds import Text
+from contracts.settings.environment import FromEnvironment
 from contracts.settings.units import Basic, Unit
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import orjson
 
-from tests.api_kit import Kit
+from tests.kits.api_kit import Kit
 
 
 async def asked() -> list[dict[str, Any]]:

@@ -8,21 +8,28 @@ import pytest
 from aiokafka.admin import NewPartitions
 
 from contracts.errors import TopicMismatch
-from contracts.events import content_record
-from contracts.kept_counts import KeptCounts, MadeTopic
+from contracts.events.content_event import content_record
+from contracts.events.partition_count_record import KeptCounts, MadeTopic
+from contracts.events.record import TopicPartition
 from contracts.ports import Added
-from contracts.records import TopicPartition
 from contracts.topics import TARGETS, topic_specs
-from streams.lag import KafkaLag
-from streams.log import KafkaLog
-from streams.making import make_topics
-from streams.ownership import KafkaOwnership
-from streams.topic_ids import topics_found
-from streams.topics import create, describe
+from streams.kafka.event_log import KafkaLog
+from streams.lag.kafka_lag import KafkaLag
+from streams.ownership.kafka_ownership import KafkaOwnership
+from streams.topics.admin import create, describe
+from streams.topics.creation import make_topics
+from streams.topics.metadata import topics_found
 from tests.integration.test_ownership import ENCODER, live, running_worker
-from tests.kit import MURMUR2, RECORD_BYTES_MAX, Collection, caption, collection, nothing_open
-from tests.roles import PATIENCE_S
-from tidelens.clock import SystemClock
+from tests.kits.kafka import (
+    MURMUR2,
+    RECORD_BYTES_MAX,
+    Collection,
+    caption,
+    collection,
+    nothing_open,
+)
+from tests.kits.roles import PATIENCE_S
+from tidelens.process.clock import SystemClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
@@ -144,7 +151,7 @@ async def test_a_target_whose_topics_do_not_fit_does_not_stop_the_other(
     kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its content was made with more partitions; it is encoded once its embeddings are, too."""
-    monkeypatch.setattr("streams.identities.EVERY_S", 0.1)
+    monkeypatch.setattr("streams.topics.identity.EVERY_S", 0.1)
     async with collection(kafka.bootstrap, partitions=MADE) as plain, opened(plain) as kit:
         images, embeddings = kit.names.content("images"), kit.names.embeddings("images")
         await grown(kit, images)

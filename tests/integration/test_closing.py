@@ -9,10 +9,10 @@ from aiokafka.client import AIOKafkaClient, ConnectionGroup
 from aiokafka.errors import KafkaError
 
 from contracts.settings import KafkaSettings
-from streams import closing
-from streams.connect import Connection
-from streams.rebootstrap import RebootstrappingClient
-from tests.kit import nothing_open
+from streams.kafka import client_lifecycle
+from streams.kafka.connection import Connection
+from streams.kafka.rebootstrap import RebootstrappingClient
+from tests.kits.kafka import nothing_open
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
@@ -39,12 +39,12 @@ async def test_what_connects_while_its_client_closes_is_closed_with_it(
 ) -> None:
     """As the produce request of a producer whose sender was fenced: nobody waits for it."""
     client = kind(**options(kafka.bootstrap))
-    await closing.start_client(client)
+    await client_lifecycle.start_client(client)
     node = client.get_random_node()
     groups = (ConnectionGroup.DEFAULT, ConnectionGroup.COORDINATION)
     connecting = [asyncio.create_task(client._get_conn(node, group=group)) for group in groups]
     await asyncio.sleep(0)
-    await closing.close_client(client)
+    await client_lifecycle.close_client(client)
     # One more that comes too late is turned away.
     assert await client._get_conn(node) is None
     await asyncio.gather(*connecting)
@@ -67,7 +67,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_open(
 
     monkeypatch.setattr(aiokafka_client, "create_conn", telling)
     client = kind(**options(kafka.bootstrap))
-    starting = asyncio.create_task(closing.start_client(client))
+    starting = asyncio.create_task(client_lifecycle.start_client(client))
     await connected.wait()
     for _ in range(steps):
         await asyncio.sleep(0)
@@ -75,7 +75,7 @@ async def test_a_start_that_is_cancelled_leaves_nothing_open(
     await asyncio.wait([starting])
     if not starting.cancelled():  # it was there sooner
         plain = isinstance(client, AIOKafkaClient)
-        await (closing.close_client(client) if plain else closing.close(client))
+        await (client_lifecycle.close_client(client) if plain else client_lifecycle.close(client))
     del client, starting
     await nothing_open()
 
@@ -90,7 +90,7 @@ async def test_of_several_starts_none_goes_on_behind_one_that_failed(
 
     monkeypatch.setattr(producers[1], "start", failing)
     with pytest.raises(KafkaError, match="no"):
-        await closing.start_all(producers)
+        await client_lifecycle.start_all(producers)
     assert all(producer._closed for producer in producers)
     del producers
     await nothing_open()

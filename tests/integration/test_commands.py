@@ -11,17 +11,17 @@ from typing import Any
 import orjson
 import pytest
 
-from contracts.children import module_command
-from contracts.control import ActiveSpace, SpaceRef
-from contracts.memory import HashEncoder
-from contracts.records import OutRecord
-from contracts.schema import LagAnswer
+from contracts.events.control_record import ActiveSpace, SpaceRef
+from contracts.events.record import OutRecord
+from contracts.schemas.build import LagAnswer
 from contracts.settings import KafkaSettings
-from streams.connect import Connection
-from streams.log import KafkaLog
-from tests.broker_fixture import TestKafka
-from tests.kit import MURMUR2, RECORD_BYTES_MAX
-from tidelens.runtime import Runtime, remember_model
+from contracts.supervision.children import module_command
+from contracts.testing.memory import HashEncoder
+from streams.kafka.connection import Connection
+from streams.kafka.event_log import KafkaLog
+from tests.kits.broker_fixture import TestKafka
+from tests.kits.kafka import MURMUR2, RECORD_BYTES_MAX
+from tidelens.runtime.run_file import Runtime, remember_model
 
 pytestmark = pytest.mark.broker
 

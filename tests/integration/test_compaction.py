@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from contracts.embedding import encode_value
-from contracts.memory import HashEncoder, MemoryBlobs
+from contracts.events.embedding_record import encode_value
+from contracts.events.record import OutRecord, Source
 from contracts.metrics import Metrics
 from contracts.ports import BlobStore
-from contracts.records import OutRecord, Source
 from contracts.settings import Settings
-from index_store.searcher import AppliedFeed, LocalSearcher
-from streams.maintainer import Maintainer
+from contracts.testing.memory import HashEncoder, MemoryBlobs
+from index_store.search.searcher import AppliedFeed, LocalSearcher
+from streams.maintainer.maintainer import Maintainer
+from tests.faults.kill_rounds import digests as log_digests
 from tests.integration.test_kills import all_encoded, assert_index_is_the_log, churn
-from tests.kill_rounds import digests as log_digests
-from tests.kit import Collection, collection, expired
-from tests.roles import answering, free_port, of, role
+from tests.kits.kafka import Collection, collection, expired
+from tests.kits.roles import answering, free_port, of, role
 from tidelens.client import Client
-from tidelens.clock import SystemClock
-from tidelens.indexing import make_maintainer
+from tidelens.process.clock import SystemClock
+from tidelens.runtime.maintainer import make_maintainer
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(150)]
 

@@ -11,12 +11,12 @@ from typing import Any
 import orjson
 import pytest
 
-from contracts.children import module_command
-from contracts.events import EVENT_TYPES, content_record
-from contracts.memory import HashEncoder
-from contracts.records import OutRecord
-from streams.ownership import KafkaEncoderLog
-from tests.kit import MURMUR2, RECORD_BYTES_MAX, Collection, caption, collection, worker
+from contracts.events.content_event import EVENT_TYPES, content_record
+from contracts.events.record import OutRecord
+from contracts.supervision.children import module_command
+from contracts.testing.memory import HashEncoder
+from streams.ownership.kafka_ownership import KafkaEncoderLog
+from tests.kits.kafka import MURMUR2, RECORD_BYTES_MAX, Collection, caption, collection, worker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 

@@ -12,12 +12,12 @@ import pytest
 from aiokafka.admin import NewPartitions
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from contracts.children import module_command
 from contracts.settings import KafkaSettings
+from contracts.supervision.children import module_command
 from contracts.topics import Names, topic_specs
-from streams.connect import Connection
-from streams.topics import create
-from tests.broker_fixture import TestKafka
+from streams.kafka.connection import Connection
+from streams.topics.admin import create
+from tests.kits.broker_fixture import TestKafka
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 

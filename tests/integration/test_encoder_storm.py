@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.encoder_storm import Storm
-from tests.encoder_truth import ENCODER
-from tests.kit import collection
+from tests.faults.encoder_storm import Storm
+from tests.kits.kafka import collection
+from tests.oracles.encoder_output import ENCODER
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
 

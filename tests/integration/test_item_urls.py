@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from playwright.async_api import Page, async_playwright
 
-from contracts.item_urls import item_path
-from tests.api_kit import Kit, serving
+from contracts.wire.item_urls import item_path
 from tests.integration.test_page import CHROMIUM, FLAGS
-from tests.unit.test_item_ids import NASTY_IDS, data_of, publish
+from tests.kits.api_kit import Kit, serving
+from tests.unit.api.test_item_path import NASTY_IDS, data_of, publish
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from contracts.embedding import read_embedding
-from tests.kill_rounds import (
+from contracts.events.embedding_record import read_embedding
+from tests.faults.kill_rounds import (
     ENCODER,
     ENCODER_POINTS,
     NODE_POINTS,
@@ -19,9 +19,9 @@ from tests.kill_rounds import (
     churn,
     seed,
 )
-from tests.kit import Collection, collection
-from tests.roles import answering, free_port, of, role
-from tests.s3_fixture import S3Server
+from tests.kits.kafka import Collection, collection
+from tests.kits.roles import answering, free_port, of, role
+from tests.kits.s3_fixture import S3Server
 from tidelens.client import Client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]

@@ -9,20 +9,20 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
 
-from contracts.embedding import embedding_record, encode_value
 from contracts.errors import BrokerUnavailable, ConfigurationError
-from contracts.events import content_record
-from contracts.memory import HashEncoder, ManualClock
+from contracts.events.content_event import content_record
+from contracts.events.embedding_record import embedding_record, encode_value
+from contracts.events.record import OutRecord, Record, Source, TopicPartition
 from contracts.ports import Lag
-from contracts.records import OutRecord, Record, Source, TopicPartition
+from contracts.testing.memory import HashEncoder, ManualClock
 from contracts.topics import TARGETS, Names, topic_specs
-from streams.broker import LocalBroker
-from streams.forgetting import forget
-from streams.lag import KafkaLag
-from streams.lag_of_spaces import LagOfSpaces
-from streams.topics import create
-from tests.broker_fixture import TestKafka
-from tests.kit import Collection, caption, collection
+from streams.devbroker.broker import LocalBroker
+from streams.groups.deletion import forget
+from streams.lag.kafka_lag import KafkaLag
+from streams.lag.spaces_lag import LagOfSpaces
+from streams.topics.admin import create
+from tests.kits.broker_fixture import TestKafka
+from tests.kits.kafka import Collection, caption, collection
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 

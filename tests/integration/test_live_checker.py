@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit import collection
-from tests.live_rounds import LiveRounds
-from tests.live_truth import ENCODER
+from tests.faults.live_rounds import LiveRounds
+from tests.kits.kafka import collection
+from tests.oracles.live_lists import ENCODER
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
 

@@ -8,11 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
-from contracts.children import module_command
-from contracts.memory import HashEncoder
-from tests.kill_rounds import OFTEN, all_encoded, assert_index_is_the_log, churn, seed
-from tests.kit import Collection, collection
-from tests.roles import MODEL, answering, free_port, of, role
+from contracts.supervision.children import module_command
+from contracts.testing.memory import HashEncoder
+from tests.faults.kill_rounds import OFTEN, all_encoded, assert_index_is_the_log, churn, seed
+from tests.kits.kafka import Collection, collection
+from tests.kits.roles import MODEL, answering, free_port, of, role
 from tidelens.client import Client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(150)]

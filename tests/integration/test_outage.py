@@ -8,12 +8,12 @@ import orjson
 import pytest
 
 from contracts.errors import TidelensError
-from contracts.events import content_record
-from streams.broker import LocalBroker
-from tests.broker_fixture import FAST
-from tests.forwarder import Forwarder
-from tests.kit import caption, collection
-from tests.roles import answering, free_port, of, role
+from contracts.events.content_event import content_record
+from streams.devbroker.broker import LocalBroker
+from tests.faults.forwarder import Forwarder
+from tests.kits.broker_fixture import FAST
+from tests.kits.kafka import caption, collection
+from tests.kits.roles import answering, free_port, of, role
 from tidelens.client import Client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(150)]

@@ -18,15 +18,15 @@ from aiokafka.admin import RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import PolicyViolationError
 
-from contracts.embedding import embedding_record, encode_value, read_embedding
 from contracts.errors import ConfigurationError, Fenced, RecordTooLarge
-from contracts.events import EVENT_TYPES, content_record, delete_record
-from contracts.memory import HashEncoder
-from contracts.records import OutRecord, Record, Source
-from contracts.records import TopicPartition as Partition
+from contracts.events.content_event import EVENT_TYPES, content_record, delete_record
+from contracts.events.embedding_record import embedding_record, encode_value, read_embedding
+from contracts.events.record import OutRecord, Record, Source
+from contracts.events.record import TopicPartition as Partition
+from contracts.testing.memory import HashEncoder
 from contracts.topics import TARGETS
-from streams.ownership import KafkaEncoderLog, KafkaOwnership, _Session
-from tests.kit import (
+from streams.ownership.kafka_ownership import KafkaEncoderLog, KafkaOwnership, _Session
+from tests.kits.kafka import (
     RECORD_BYTES_MAX,
     Collection,
     caption,
@@ -35,7 +35,7 @@ from tests.kit import (
     nothing_open,
     worker,
 )
-from tests.roles import PATIENCE_S, Role, of, role
+from tests.kits.roles import PATIENCE_S, Role, of, role
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
@@ -685,7 +685,7 @@ async def test_a_member_that_cannot_leave_in_time_is_closed_all_the_same(
     async with collection(kafka.bootstrap, partitions=2) as kit:
         async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
             await claim_nothing(ownership)
-            monkeypatch.setattr("streams.closing.CLOSE_S", 0.0)
+            monkeypatch.setattr("streams.kafka.client_lifecycle.CLOSE_S", 0.0)
         del ownership
         await nothing_open()
 

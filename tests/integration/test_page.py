@@ -20,10 +20,10 @@ import pytest
 from PIL import Image, ImageDraw
 from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect, sync_playwright
 
-from contracts.children import module_command
-from contracts.deltas import apply, difference
-from tests.broker_fixture import TestKafka
-from tests.roles import free_port
+from contracts.supervision.children import module_command
+from contracts.wire.delta import apply, difference
+from tests.kits.broker_fixture import TestKafka
+from tests.kits.roles import free_port
 
 pytestmark = [
     pytest.mark.browser,

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from playwright.async_api import Browser, async_playwright, expect
 
-from contracts.events import Content, content_record
-from tests.api_kit import Kit, serving
+from contracts.events.content_event import Content, content_record
 from tests.integration.test_page import CHROMIUM, FLAGS
-from tests.prefix_proxy import proxy
+from tests.kits.api_kit import Kit, serving
+from tests.kits.prefix_proxy import proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.browser]
 PATIENCE_MS = 30_000

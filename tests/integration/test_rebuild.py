@@ -12,21 +12,21 @@ import orjson
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from contracts.control import ACTIVE, ActiveSpace, CandidateSpace, SpaceRef
 from contracts.errors import ConfigurationError, TidelensError
-from contracts.events import content_record, delete_record
-from contracts.memory import HashEncoder
-from contracts.records import OutRecord
+from contracts.events.content_event import content_record, delete_record
+from contracts.events.control_record import ACTIVE, ActiveSpace, CandidateSpace, SpaceRef
+from contracts.events.record import OutRecord
 from contracts.settings import Settings
+from contracts.testing.memory import HashEncoder
 from contracts.topics import Names, topic_specs
-from streams.control import Control, read_control
-from streams.topics import create
+from streams.registry.control_topic import Control, read_control
+from streams.topics.admin import create
+from tests.faults.kill_rounds import all_encoded
 from tests.integration.test_operating import Command
-from tests.kill_rounds import all_encoded
-from tests.kit import Collection, caption, collection
-from tests.roles import Role, answering, free_port, of, role
-from tidelens import switching
+from tests.kits.kafka import Collection, caption, collection
+from tests.kits.roles import Role, answering, free_port, of, role
 from tidelens.client import Client, Update
+from tidelens.migration import switch
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(180)]
 
@@ -306,14 +306,14 @@ async def applied(port: int) -> Counter[str]:
 async def test_without_an_encoder_of_its_own_a_space_is_not_switched_to(
     kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(switching, "_ENCODER_WAIT_S", 0.2)
+    monkeypatch.setattr(switch, "_ENCODER_WAIT_S", 0.2)
     async with collection(kafka.bootstrap, space=OLD.space.name, partitions=1) as kit:
-        collected = switching.Collection(
+        collected = switch.Collection(
             Settings(topic_prefix=kit.names.prefix), kit.connection, kit.log
         )
-        old = await switching.served_now(collected, "hash")
+        old = await switch.served_now(collected, "hash")
         with pytest.raises(ConfigurationError, match="nobody serves space hash-7"):
-            await switching.served_now(collected, "hash:7")
+            await switch.served_now(collected, "hash:7")
         new = SpaceRef.of(NEW.space, "hash:48")
         control = kit.names.control
         # A record of a space without topics would be ignored.
@@ -321,11 +321,11 @@ async def test_without_an_encoder_of_its_own_a_space_is_not_switched_to(
         await create(kit.connection, specs, replication_factor=1, min_insync_replicas=1)
         await kit.log.publish([CandidateSpace(new, 1.0, 2.0).record(control)])
         with pytest.raises(TidelensError, match="no encoder of space hash-48 runs"):
-            await switching.check_switch(collected, old)
+            await switch.check_switch(collected, old)
         # Cut off between its two records, a switch is not done twice: that would lose the way back.
         await kit.log.publish([ActiveSpace(new, old, 3.0).record(control)])
         with pytest.raises(TidelensError, match="space hash-48 is active already"):
-            await switching.check_switch(collected, await switching.served_now(collected, "hash"))
+            await switch.check_switch(collected, await switch.served_now(collected, "hash"))
         assert await collected.control() == Control(ActiveSpace(new, old, 3.0), None)
         # Some space is always active: a tombstone says nothing.
         await kit.log.publish([OutRecord(control, ACTIVE, None, partition=0)])
@@ -349,8 +349,8 @@ async def test_what_cannot_work_is_one_line(kafka, tmp_path: Path) -> None:
 
 
 def dead(one: System, item: str) -> Any:
-    from contracts.partitioning import partitioner
-    from contracts.records import Source
+    from contracts.events.record import Source
+    from contracts.partitioner import partitioner
 
     number = partitioner("murmur2")(item.encode(), 2)
     headers = [

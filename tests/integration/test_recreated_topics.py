@@ -5,16 +5,16 @@ import asyncio
 import pytest
 
 from contracts.errors import Fenced, LogChanged
-from contracts.events import content_record
-from contracts.records import TopicPartition
+from contracts.events.content_event import content_record
+from contracts.events.record import TopicPartition
 from contracts.topics import topic_specs
-from streams import identities
-from streams.commits import Commit
-from streams.group_offsets import group_offsets
-from streams.identities import SameTopics, TopicLooks
-from streams.lag import KafkaLag
-from streams.ownership import KafkaOwnership
-from streams.topics import create, describe
+from streams.groups.offsets import group_offsets
+from streams.lag.kafka_lag import KafkaLag
+from streams.ownership.commit_metadata import Commit
+from streams.ownership.kafka_ownership import KafkaOwnership
+from streams.topics import identity
+from streams.topics.admin import create, describe
+from streams.topics.identity import SameTopics, TopicLooks
 from tests.integration.test_ownership import (
     as_embeddings,
     claim_all,
@@ -25,9 +25,9 @@ from tests.integration.test_ownership import (
     live,
     running_worker,
 )
-from tests.kit import RECORD_BYTES_MAX, Collection, caption, collection, nothing_open
-from tests.roles import PATIENCE_S
-from tidelens.clock import SystemClock
+from tests.kits.kafka import RECORD_BYTES_MAX, Collection, caption, collection, nothing_open
+from tests.kits.roles import PATIENCE_S
+from tidelens.process.clock import SystemClock
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
@@ -101,7 +101,7 @@ async def test_an_encoder_with_nothing_to_commit_sees_a_new_content_topic_too(
     kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new log ends where the old one did: nothing more comes, and nothing is out of range."""
-    monkeypatch.setattr("streams.identities.EVERY_S", 0.1)
+    monkeypatch.setattr("streams.topics.identity.EVERY_S", 0.1)
     async with collection(kafka.bootstrap, partitions=1) as kit:
         topic = kit.names.content("captions")
         await published(kit, "old-1", "old-2")
@@ -119,7 +119,7 @@ async def test_an_encoder_with_nothing_to_commit_sees_a_new_content_topic_too(
 async def test_a_new_embeddings_topic_is_filled_from_the_beginning(
     kafka, monkeypatch: pytest.MonkeyPatch, while_running: bool
 ) -> None:
-    monkeypatch.setattr("streams.identities.EVERY_S", 0.1)
+    monkeypatch.setattr("streams.topics.identity.EVERY_S", 0.1)
     async with collection(kafka.bootstrap, partitions=1) as kit:
         embeddings = kit.names.embeddings("captions")
         await published(kit, "one", "two", "three")
@@ -166,13 +166,13 @@ async def test_callers_that_come_while_a_look_is_under_way_share_the_next(
     kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[str]] = []
-    topics_found = identities.topics_found
+    topics_found = identity.topics_found
 
     async def counting(client, topics, **options):
         asked.append(sorted(topics))
         return await topics_found(client, topics, **options)
 
-    monkeypatch.setattr(identities, "topics_found", counting)
+    monkeypatch.setattr(identity, "topics_found", counting)
     async with collection(kafka.bootstrap, partitions=1) as kit:
         looks = TopicLooks(kit.connection)
         first, second = kit.names.content("images"), kit.names.content("captions")

@@ -8,7 +8,7 @@ import pytest
 
 from consumers.references import ReferenceLimits, References
 from contracts.errors import RejectedRecord
-from tests.s3_fixture import S3Server
+from tests.kits.s3_fixture import S3Server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 from contracts.errors import ConfigurationError
-from contracts.memory import ManualClock
 from contracts.metrics import Metrics
 from contracts.settings import KafkaSettings, Settings
-from index_store import s3 as module
-from index_store.s3 import S3Blobs
-from index_store.snapshots import Snapshots
-from index_store.stores import open_blobs
-from streams.keeping import SnapshotKeeper
-from tests.index_kit import IMAGES, batch, filled, new_index, new_spill, record, vectors
-from tests.s3_fixture import S3Server
-from tidelens.doctor.bucket import bucket as examine_bucket
+from contracts.testing.memory import ManualClock
+from index_store.snapshot.store import Snapshots
+from index_store.storage import s3 as module
+from index_store.storage.open import open_blobs
+from index_store.storage.s3 import S3Blobs
+from streams.maintainer.snapshot_schedule import SnapshotKeeper
+from tests.kits.index_kit import IMAGES, batch, filled, new_index, new_spill, record, vectors
+from tests.kits.s3_fixture import S3Server
+from tidelens.cli.doctor.bucket import bucket as examine_bucket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 
@@ -141,7 +141,7 @@ async def test_a_server_that_is_away_at_the_start_is_no_reason_not_to_start(
     async with open_blobs(f"s3://{bucket}/p", tmp_path) as store:
         await Snapshots(store, PREFIX, new_spill(), kept=1).write(filled(vectors(10)))
     await s3.stop()
-    monkeypatch.setattr("streams.keeping._RESTORE_PAUSES_S", (0.1, 0.1))
+    monkeypatch.setattr("streams.maintainer.snapshot_schedule._RESTORE_PAUSES_S", (0.1, 0.1))
     async with open_blobs(f"s3://{bucket}/p", tmp_path) as store:
         snapshots = Snapshots(store, PREFIX, new_spill(), kept=1)
         keeper = SnapshotKeeper(

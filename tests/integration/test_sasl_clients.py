@@ -10,13 +10,13 @@ from pydantic import SecretStr
 from yarl import URL
 
 from contracts.errors import BrokerUnavailable, TidelensError
-from contracts.events import content_record
-from contracts.memory import ManualClock
+from contracts.events.content_event import content_record
 from contracts.settings import KafkaSettings
-from streams.connect import Connection
-from streams.lag import KafkaLag
-from tests.broker_fixture import TestKafka
-from tests.kit import caption, collection
+from contracts.testing.memory import ManualClock
+from streams.kafka.connection import Connection
+from streams.lag.kafka_lag import KafkaLag
+from tests.kits.broker_fixture import TestKafka
+from tests.kits.kafka import caption, collection
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 

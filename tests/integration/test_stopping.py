@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.kit import collection
-from tests.roles import PATIENCE_S, Role, answering, free_port, of, role
+from tests.kits.kafka import collection
+from tests.kits.roles import PATIENCE_S, Role, answering, free_port, of, role
 from tidelens.client import Client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]

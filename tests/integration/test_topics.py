@@ -10,10 +10,10 @@ from aiokafka.admin import AIOKafkaAdminClient
 from contracts.errors import TopicMismatch
 from contracts.settings import KafkaSettings
 from contracts.topics import Names, TopicSpec, topic_specs
-from streams import topics
-from streams.connect import Connection
-from streams.topic_ids import printed
-from tests.broker_fixture import TestKafka
+from streams.kafka.connection import Connection
+from streams.topics import admin as topics
+from streams.topics.metadata import printed
+from tests.kits.broker_fixture import TestKafka
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 

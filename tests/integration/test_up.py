@@ -13,17 +13,17 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from contracts.embedding import encode_value
 from contracts.errors import RejectedRequest, TidelensError
-from contracts.memory import HashEncoder
-from contracts.records import OutRecord, Source
+from contracts.events.embedding_record import encode_value
+from contracts.events.record import OutRecord, Source
 from contracts.settings import Settings
 from contracts.space import Space
+from contracts.testing.memory import HashEncoder
 from contracts.topics import TARGETS, Names
-from tests.kit import collection
-from tests.roles import Role, answering, free_port, of, role, said
+from tests.kits.kafka import collection
+from tests.kits.roles import Role, answering, free_port, of, role, said
 from tidelens.client import Client
-from tidelens.runtime import Runtime
+from tidelens.runtime.run_file import Runtime
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
 

@@ -1,6 +1,6 @@
 """The rules for docstrings and comments, and a list of what breaks them.
 
-    python -m tests.kits.docstrings api index_store/scan.py
+    python -m tests.kits.docstrings api index_store/search/scan.py
 
 prints every violation below the given folders and files, with file and line.
 """

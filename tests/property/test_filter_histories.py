@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.filter_warnings import FilterWarning, warnings_of
-from contracts.filters import Filter, parse
-from contracts.hits import VectorQuery
-from contracts.memory import MemoryBlobs
-from index_store import part_fields
-from index_store.fields import Fields
+from contracts.filters.json_form import Filter, parse
+from contracts.filters.warnings import FilterWarning, warnings_of
+from contracts.ports.hit import VectorQuery
+from contracts.testing.memory import MemoryBlobs
 from index_store.index import Index
-from tests.index_kit import (
+from index_store.metadata import segment_fields
+from index_store.metadata.metadata_index import Fields
+from tests.kits.index_kit import (
     batch,
     built,
     kinds_by_field,
@@ -77,7 +77,7 @@ def test_it_is_the_same_by_every_history(
     fields_max: int, steps: list[Any], raws: list[Any], asks_after: set[int]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(part_fields, "Fields", partial(Fields, fields_max=fields_max))
+        patch.setattr(segment_fields, "Fields", partial(Fields, fields_max=fields_max))
         index, live = new_index(chunk_rows=4), dict[str, dict[str, Any]]()
         conditions = [parse(raw) for raw in raws]
         for n, step in enumerate(steps):

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.filter_text import parse_text
-from contracts.filters import parse
-from index_store import values
-from index_store.field_scan import scan
-from index_store.fields import Fields
+from contracts.filters.json_form import parse
+from contracts.filters.text_form import parse_text
+from index_store.metadata import value_index
+from index_store.metadata.field_scan import scan
+from index_store.metadata.metadata_index import Fields
 
 NAMES = st.sampled_from(["a", "b", "my field", "and"])
 BIG = st.sampled_from([2**53 - 1, 2**53, 2**53 + 1, float(2**53), -(2**63), 2**64 - 1, 1e300])
@@ -80,7 +80,7 @@ def literal(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-@pytest.mark.parametrize(("terms_max", "fields_max"), [(values.TERMS_MAX, 1000), (2, 2)])
+@pytest.mark.parametrize(("terms_max", "fields_max"), [(value_index.TERMS_MAX, 1000), (2, 2)])
 @given(
     st.lists(METADATA | st.none(), max_size=12), st.lists(FILTERS, max_size=4), st.integers(0, 12)
 )
@@ -94,7 +94,7 @@ def test_the_index_selects_what_matches(
     rows = [None if row is None else orjson.dumps(row) for row in metadata]
     meant = [{} if raw is None else orjson.loads(raw) for raw in rows]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(values, "TERMS_MAX", terms_max)
+        patch.setattr(value_index, "TERMS_MAX", terms_max)
         fields = Fields(fields_max=fields_max)
         for part in (rows[:split], rows[split:]):
             fields.extend(part)

@@ -33,24 +33,25 @@ from hypothesis.stateful import (
     rule,
 )
 
-from contracts.embedding import Embedding, encode_value, read_embedding
-from contracts.filter_nodes import Filter
-from contracts.filter_warnings import warnings_of
-from contracts.filters import parse
-from contracts.hits import VectorQuery
-from contracts.memory import MemoryBlobs
-from contracts.records import Fetched, Record, Source, TopicPartition
+from contracts.events.embedding_record import Embedding, encode_value, read_embedding
+from contracts.events.record import Fetched, Record, Source, TopicPartition
+from contracts.filters.json_form import parse
+from contracts.filters.nodes import Filter
+from contracts.filters.warnings import warnings_of
+from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors, unit
 from contracts.space import Space
+from contracts.testing.memory import MemoryBlobs
 from contracts.topics import TARGETS, Names, Target
-from index_store import codes, flat, scan
-from index_store.ann import Ann, Operating
-from index_store.codes import Coder, Codes
+from index_store.ann import flat, growing_codes
+from index_store.ann.faiss_index import Ann, Operating
+from index_store.ann.growing_codes import Coder, Codes
 from index_store.index import Index
-from index_store.segment import Segment
-from index_store.table import Sealing, Table
+from index_store.search import scan
+from index_store.segment.sealed import Segment
+from index_store.segment.table import Sealing, Table
 from index_store.view import IndexView
-from tests.index_kit import (
+from tests.kits.index_kit import (
     MURMUR2,
     brute_force,
     built,
@@ -131,7 +132,7 @@ def searches_of_few_rows() -> Iterator[None]:
         patch.setattr(scan, "_ROWS_PER_ITEM", 1)
         for kind in (Ann, Codes):
             patch.setattr(kind, "search", counted(kind))
-        patch.setattr(codes, "_DEPTH_MIN", 1)
+        patch.setattr(growing_codes, "_DEPTH_MIN", 1)
         patch.setattr(Table, "_coder", lambda table: coder if table.is_searched else None)
         yield
     faiss.omp_set_num_threads(threads)

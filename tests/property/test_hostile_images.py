@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from consumers.decoding import DecodeLimits, Decoders
-from consumers.preprocess import CentralSquare
+from consumers.images.decoder_pool import DecodeLimits, Decoders
+from consumers.images.preprocess import CentralSquare
 from contracts.errors import RejectedRecord
-from tests.heic_files import heic
-from tests.picture_files import png_file, saved
+from tests.kits.heic_files import heic
+from tests.kits.picture_files import png_file, saved
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 FINE = "fine"
@@ -38,7 +38,7 @@ def decoders() -> Iterator[Decoders]:
     children = [
         child
         for child in psutil.Process().children()
-        if "consumers.decode_child" in child.cmdline()
+        if "consumers.images.decoder_process" in child.cmdline()
     ]
     assert 1 <= len(children) <= 2
     assert all(child.memory_info().rss < _RSS_BYTES_MAX for child in children)

@@ -14,15 +14,15 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from consumers.jobs import WRONG_PARTITION, encode_jobs, outputs, parse
-from consumers.pictures import Pictures
-from contracts.embedding import read_embedding
+from consumers.encode_job import WRONG_PARTITION, encode_jobs, outputs, parse
+from consumers.picture_fetch import Pictures
 from contracts.errors import MESSAGE_CHARS_MAX
-from contracts.events import EVENT_TYPES
-from contracts.memory import HashEncoder
-from contracts.records import OutRecord, Record
+from contracts.events.content_event import EVENT_TYPES
+from contracts.events.embedding_record import read_embedding
+from contracts.events.record import OutRecord, Record
+from contracts.testing.memory import HashEncoder
 from contracts.topics import TARGETS, Names, Target
-from tests.kit import MURMUR2, decoded, intake, no_reference, none_allowed
+from tests.kits.kafka import MURMUR2, decoded, intake, no_reference, none_allowed
 
 ENCODER = HashEncoder(dim=8)
 NAMES = Names("t.", ENCODER.space.name)

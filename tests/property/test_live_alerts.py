@@ -15,15 +15,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from api import alerts, rereading, session
-from api.alerts import Alert, AlertSet
-from contracts.as_of import AsOf
-from contracts.cursors import Cursor
-from contracts.filters import parse
+from api.live import session
+from api.live.matches import alert as alerts
+from api.live.matches import replay
+from api.live.matches.alert import Alert, AlertSet
+from contracts.filters.json_form import parse
 from contracts.score import exact_scores
 from contracts.topics import Target
-from tests.api_kit import Kit, Socket
-from tests.logged_index import LoggedIndex, Version
+from contracts.wire.as_of import AsOf
+from contracts.wire.cursor import Cursor
+from tests.kits.api_kit import Kit, Socket
+from tests.oracles.logged_index import LoggedIndex, Version
 
 WORDS = ("red", "cat", "dog")
 TARGET = st.sampled_from(["images", "captions"])
@@ -74,14 +76,14 @@ def small_limits() -> Iterator[None]:
         patch.setattr(alerts, "_HELD_BY_ALL", 9)
         patch.setattr(alerts, "_AT_ONCE", 6)
         patch.setattr(session, "_MATCHES_AT_ONCE", 2)
-        patch.setattr(rereading, "_SHARE", 6)
-        patch.setattr(rereading, "_FETCHED", 3)
-        patch.setattr(rereading, "_AT_ONCE", 2)
-        patch.setattr(rereading, "_NEAR", 5)
-        patch.setattr(rereading, "_MATCHES", 5)
-        patch.setattr(rereading, "_MATCHES_AT_ONCE", 3)
-        patch.setattr(rereading, "_FETCH_MS", 1)
-        patch.setattr(rereading, "_RETRY_S", 0.001)
+        patch.setattr(replay, "_SHARE", 6)
+        patch.setattr(replay, "_FETCHED", 3)
+        patch.setattr(replay, "_AT_ONCE", 2)
+        patch.setattr(replay, "_NEAR", 5)
+        patch.setattr(replay, "_MATCHES", 5)
+        patch.setattr(replay, "_MATCHES_AT_ONCE", 3)
+        patch.setattr(replay, "_FETCH_MS", 1)
+        patch.setattr(replay, "_RETRY_S", 0.001)
         yield
 
 
@@ -336,14 +338,14 @@ Alert_take = Alert.take
     ("owner", "name", "broken"),
     [
         (AlertSet, "_read_again", AlertSet._stop),
-        (rereading._Pass, "_join", join_early),
+        (replay._Pass, "_join", join_early),
         (Alert, "take", take_all),
     ],
 )
 def test_the_check_would_notice(
     owner: Any, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any one of the rules of api/alerts.py and api/rereading.py, something is wrong."""
+    """Without any one of the rules of alert.py and replay.py, something is wrong."""
     monkeypatch.setattr(owner, name, broken)
 
     @settings(

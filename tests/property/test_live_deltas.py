@@ -15,17 +15,17 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from api import folding, lists
-from api.folding import Folding
-from api.held import _HeldItem
-from api.lists import StandingList
-from api.standing_set import StandingSet
-from contracts.as_of import AsOf
-from contracts.deltas import apply, difference
-from contracts.hits import VectorQuery
+from api.live.top import apply_queue, ranked_list
+from api.live.top.apply_queue import Folding
+from api.live.top.ranked_list import StandingList
+from api.live.top.shared_items import _HeldItem
+from api.live.top.standing_set import StandingSet
+from contracts.ports.hit import VectorQuery
 from contracts.score import unit
 from contracts.topics import Target
-from tests.api_kit import BruteIndex, Follower, Kit, RealIndex, Socket
+from contracts.wire.as_of import AsOf
+from contracts.wire.delta import apply, difference
+from tests.kits.api_kit import BruteIndex, Follower, Kit, RealIndex, Socket
 
 WORDS = ("red", "cat", "dog")
 IDS = tuple("abcdefgh")
@@ -120,8 +120,8 @@ History = tuple[list[Any], list[Any], list[tuple[Any, int]], int]
 def hardly_any_spare() -> Iterator[None]:
     """Else so few items would all be in every list, which would never lose sight of one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lists, "_SPARE", 1)
-        patch.setattr(lists, "_SPARE_PER_K", 0)
+        patch.setattr(ranked_list, "_SPARE", 1)
+        patch.setattr(ranked_list, "_SPARE_PER_K", 0)
         yield
 
 
@@ -299,9 +299,9 @@ def slow_matching(slowness: int) -> Iterator[None]:
         return work()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(folding, "_QUICK_PAIRS", -1)
-        patch.setattr(folding, "STEP_S", -1.0)
-        patch.setattr(folding, "in_thread", slowly)
+        patch.setattr(apply_queue, "_QUICK_PAIRS", -1)
+        patch.setattr(apply_queue, "STEP_S", -1.0)
+        patch.setattr(apply_queue, "in_thread", slowly)
         yield
 
 
@@ -324,7 +324,7 @@ def test_the_same_where_matching_takes_a_while(history: History, slowness: int) 
 def test_the_check_would_notice(
     owner: type, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any one of the rules of api/standing_set.py and api/lists.py, some list is wrong."""
+    """Without any one of the rules of standing_set.py and ranked_list.py, some list is wrong."""
     monkeypatch.setattr(owner, name, broken)
     expect_a_wrong_list()
 
@@ -344,7 +344,7 @@ def settle_at_once(self: Folding, *found: Any) -> None:
 def test_the_check_would_notice_a_list_of_another_state(
     name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same for the rules of api/folding.py."""
+    """The same for the rules of api/live/top/apply_queue.py."""
     monkeypatch.setattr(Folding, name, broken)
     with slow_matching(3):
         expect_a_wrong_list()

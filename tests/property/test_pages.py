@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.filters import parse
-from contracts.hits import VectorQuery
+from contracts.filters.json_form import parse
+from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors
-from index_store import scan
-from index_store.ann import Operating
+from index_store.ann.faiss_index import Operating
 from index_store.index import Index
-from tests.index_kit import (
+from index_store.search import scan
+from tests.kits.index_kit import (
     IMAGES,
     batch,
     brute_force,

@@ -1,4 +1,4 @@
-"""python -m tests.soak.encoder_storm [--seconds 120] [--seed N]: see tests/encoder_storm.py.
+"""python -m tests.soak.encoder_storm [--seconds 120] [--seed N]: see tests/faults/encoder_storm.py.
 
 Ends with exit code 1 where what the encoders wrote is not what was published.
 """
@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 from contracts.errors import TidelensError
-from streams.broker import LocalBroker
-from tests.broker_fixture import FAST
-from tests.encoder_storm import Storm
-from tests.encoder_truth import ENCODER
-from tests.kit import collection
+from streams.devbroker.broker import LocalBroker
+from tests.faults.encoder_storm import Storm
+from tests.kits.broker_fixture import FAST
+from tests.kits.kafka import collection
+from tests.oracles.encoder_output import ENCODER
 
 _SHOWN_MAX = 20
 

@@ -1,10 +1,11 @@
 """python -m tests.soak.hostile [--seconds 20] [--only NAME] [--url URL] [--pictures FOLDER]
 [--json FILE]
 
-Strangers attack a running node, each from loopback addresses of its own (tests/hostile_attacks.py),
-while a client that behaves well (tests/well_behaved.py) measures what it notices: within twice the
-time of before, or 50 ms more. The node's memory, its children's included and the broker's not, has
-to be within a tenth of what it was. Exit code 1 where a goal is missed.
+Strangers attack a running node, each from loopback addresses of its own
+(tests/faults/hostile_attacks.py), while a client that behaves well
+(tests/kits/well_behaved_client.py) measures what it notices: within twice the time of before, or 50
+ms more. The node's memory, its children's included and the broker's not, has to be within a tenth
+of what it was. Exit code 1 where a goal is missed.
 """
 
 import argparse
@@ -25,12 +26,12 @@ from urllib.parse import urlsplit
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.report import Goal, finish
-from tests import hostile_attacks
-from tests.hostile_pictures import KINDS as PICTURE_KINDS
-from tests.hostile_pictures import bomb, plain
-from tests.raw_http import ask
-from tests.roles import Role, free_port
-from tests.well_behaved import KINDS, WellBehaved, percentiles
+from tests.faults import hostile_attacks
+from tests.faults.hostile_pictures import KINDS as PICTURE_KINDS
+from tests.faults.hostile_pictures import bomb, plain
+from tests.kits.raw_http import ask
+from tests.kits.roles import Role, free_port
+from tests.kits.well_behaved_client import KINDS, WellBehaved, percentiles
 
 _MIB = 2**20
 _SEEDS = 2_000

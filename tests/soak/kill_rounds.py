@@ -1,4 +1,4 @@
-"""python -m tests.soak.kill_rounds [--rounds 200] [--seed N]: see tests/kill_rounds.py.
+"""python -m tests.soak.kill_rounds [--rounds 200] [--seed N]: see tests/faults/kill_rounds.py.
 
 Takes about ten seconds a round. Ends with an error at the first round whose index is not the log.
 """
@@ -12,11 +12,11 @@ import time
 from pathlib import Path
 
 from contracts.errors import TidelensError
-from streams.broker import LocalBroker
-from tests.broker_fixture import FAST
-from tests.kill_rounds import ENCODER, ENCODER_POINTS, NODE_POINTS, Rounds
-from tests.kit import collection
-from tests.s3_fixture import S3Server, free_port, s3mock_jar
+from streams.devbroker.broker import LocalBroker
+from tests.faults.kill_rounds import ENCODER, ENCODER_POINTS, NODE_POINTS, Rounds
+from tests.kits.broker_fixture import FAST
+from tests.kits.kafka import collection
+from tests.kits.s3_fixture import S3Server, free_port, s3mock_jar
 
 
 async def run(folder: Path, rounds: int, seed: int) -> None:

@@ -9,7 +9,7 @@ import httpx
 import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.roles import said
+from tests.kits.roles import said
 from tidelens.client import Client
 
 PATIENCE_S = 90.0

@@ -1,4 +1,4 @@
-"""python -m tests.soak.live_checker --minutes N [--seed S]: see tests/live_rounds.py.
+"""python -m tests.soak.live_checker --minutes N [--seed S]: see tests/faults/live_rounds.py.
 
 Ends with an error at the first list that is not what the log says, or that comes too late.
 """
@@ -14,12 +14,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # also as `python tests/soak/live_checker.py`
 
-from contracts.memory import HashEncoder
-from streams.broker import LocalBroker
-from tests.broker_fixture import FAST
-from tests.kit import collection
-from tests.live_rounds import LiveRounds
-from tests.live_truth import Violation
+from contracts.testing.memory import HashEncoder
+from streams.devbroker.broker import LocalBroker
+from tests.faults.live_rounds import LiveRounds
+from tests.kits.broker_fixture import FAST
+from tests.kits.kafka import collection
+from tests.oracles.live_lists import Violation
 
 
 async def run(folder: Path, minutes: float, seed: int) -> None:

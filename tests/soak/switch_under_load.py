@@ -18,20 +18,21 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from contracts.control import CandidateSpace, SpaceRef
 from contracts.errors import TidelensError
-from contracts.events import content_record, delete_record
-from contracts.memory import HashEncoder
+from contracts.events.content_event import content_record, delete_record
+from contracts.events.control_record import CandidateSpace, SpaceRef
+from contracts.events.record import OutRecord, TopicPartition
 from contracts.ports import EventLog
-from contracts.records import OutRecord, TopicPartition
 from contracts.settings import Settings
+from contracts.testing.memory import HashEncoder
 from contracts.topics import TARGETS, Names, topic_specs
-from streams.broker import LocalBroker
-from streams.ownership import KafkaEncoderLog
-from streams.topics import create
-from tests.broker_fixture import FAST
-from tests.kit import RECORD_BYTES_MAX, Collection, caption, collection, worker
-from tidelens import comparison, logs, switching
+from streams.devbroker.broker import LocalBroker
+from streams.ownership.kafka_ownership import KafkaEncoderLog
+from streams.topics.admin import create
+from tests.kits.broker_fixture import FAST
+from tests.kits.kafka import RECORD_BYTES_MAX, Collection, caption, collection, worker
+from tidelens.migration import compare, switch
+from tidelens.process import logs
 
 _PARTITIONS = 3
 _ITEMS = 300
@@ -86,7 +87,7 @@ async def encoding(kit: Collection, encoder: HashEncoder) -> AsyncIterator[None]
             await asyncio.gather(running, return_exceptions=True)
 
 
-async def candidate(kit: Collection) -> tuple[switching.Collection, SpaceRef]:
+async def candidate(kit: Collection) -> tuple[switch.Collection, SpaceRef]:
     """Make the new space's topics, and write the record of a rebuild that ran to its end."""
     names = Names(kit.names.prefix, NEW.space.name)
     specs = topic_specs(names, partitions=kit.partitions, content_bytes_max=RECORD_BYTES_MAX)
@@ -94,7 +95,7 @@ async def candidate(kit: Collection) -> tuple[switching.Collection, SpaceRef]:
     made = [spec for spec in specs if spec.name in embeddings]
     await create(kit.connection, made, replication_factor=1, min_insync_replicas=1)
     settings = Settings(brokers=kit.connection.brokers, topic_prefix=kit.names.prefix)
-    asked = switching.Collection(settings, kit.connection, kit.log)
+    asked = switch.Collection(settings, kit.connection, kit.log)
     ref = SpaceRef.of(NEW.space, "hash:48")
     await asked.write(CandidateSpace(ref, 0.0, encoded_at=1.0).record(kit.names.control))
     return asked, SpaceRef.of(OLD.space, "hash")
@@ -123,24 +124,24 @@ async def run(folder: Path, options: argparse.Namespace) -> int:
 
 def widen(window_s: float) -> None:
     """Let time pass between the two readings of each partition of captions."""
-    real = comparison._encoded
+    real = compare._encoded
 
     async def slow(log: EventLog, names: Names, content: TopicPartition, *wanted: Any) -> None:
         if content.topic == names.content("captions"):
             await asyncio.sleep(window_s)
         await real(log, names, content, *wanted)
 
-    comparison._encoded = slow
+    compare._encoded = slow
 
 
-async def attempts(asked: switching.Collection, old: SpaceRef, load: Load, count: int) -> int:
+async def attempts(asked: switch.Collection, old: SpaceRef, load: Load, count: int) -> int:
     refused = 0
     for number in range(count):
         began, before = time.monotonic(), (load.published, load.refused)
-        made, sets = await switching.check_switch(asked, old)
+        made, sets = await switch.check_switch(asked, old)
         said = "whole"
         try:
-            switching.require_whole(sets, made.made)
+            switch.require_whole(sets, made.made)
         except TidelensError as error:
             refused += 1
             said = str(error)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from contracts.topics import TARGETS, Target
+from tidelens.cli.base.options import collection_options, json_option
 from tidelens.commands.command import Argument, Command, Example
 from tidelens.commands.published import open_log, show_report
-from tidelens.options import collection_options, json_option
 
 if TYPE_CHECKING:
-    from tidelens.publishing import Published
+    from tidelens.ingest.publisher import Published
 
 
 @click.command(
@@ -35,8 +35,8 @@ def delete(target: Target, ids: tuple[str, ...], as_json: bool, **collection_giv
 
     The exit code is 1 if an id was refused.
     """
-    from tidelens.acting import acting
-    from tidelens.publishing import delete as delete_all
+    from tidelens.cli.base.collection_choice import acting
+    from tidelens.ingest.publisher import delete as delete_all
 
     acts = acting("delete", **collection_given)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tidelens.terminal import say
+from tidelens.cli.base.terminal import say
 
 
 def line_of(hit: dict[str, Any]) -> str:

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from contracts.dead_letters import Letter
-    from streams.dead_letters import Listed
+    from contracts.events.dead_letter import Letter
+    from streams.registry.dead_letter_desk import Listed
 
 
 def wire_listed(one: "Listed") -> dict[str, Any]:

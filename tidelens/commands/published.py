@@ -6,13 +6,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from contracts.topics import TARGETS
-from tidelens.terminal import say, say_json
+from tidelens.cli.base.terminal import say, say_json
 
 if TYPE_CHECKING:
     from contracts.topics import Names
-    from streams.log import KafkaLog
-    from tidelens.acting import Acting
-    from tidelens.publishing import Published
+    from streams.kafka.event_log import KafkaLog
+    from tidelens.cli.base.collection_choice import Acting
+    from tidelens.ingest.publisher import Published
 
 
 @asynccontextmanager
@@ -21,8 +21,8 @@ async def open_log(acts: "Acting") -> "AsyncIterator[tuple[KafkaLog, Names]]":
 
     A producer would create missing ones with the wrong settings.
     """
-    from contracts.partitioning import partitioner
-    from streams.log import KafkaLog
+    from contracts.partitioner import partitioner
+    from streams.kafka.event_log import KafkaLog
 
     settings, connection, names = acts.settings, acts.connection(), acts.names()
     await connection.partition_counts(map(names.content, TARGETS))

@@ -7,15 +7,15 @@ from typing import Any
 import click
 
 from contracts.errors import ConfigurationError, RejectedRequest
-from contracts.exact_json import NumberBeyond, loads
-from contracts.filter_text import parse_text
-from contracts.filters import parse
-from contracts.message_parser import parse_queries
-from contracts.messages import Query
+from contracts.filters.json_form import parse
+from contracts.filters.text_form import parse_text
 from contracts.topics import TARGETS
+from contracts.wire.client_messages import Query
+from contracts.wire.exact_json import NumberBeyond, loads
+from contracts.wire.parser import parse_queries
+from tidelens.cli.base.options import NamedPath, Option, in_order
 from tidelens.commands.command import Argument
-from tidelens.options import NamedPath, Option, in_order
-from tidelens.texts import text_of
+from tidelens.ingest.text_files import text_of
 
 
 def read_image(context: click.Context, parameter: click.Parameter, path: Path | None) -> str | None:

@@ -11,11 +11,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from streams.broker import LocalBroker
-from tests.broker_fixture import FAST
-from tests.roles import Role
-from tests.s3_fixture import S3Server, free_port, s3mock_jar
-from tests.versitygw import VersityServer, versitygw
+from streams.devbroker.broker import LocalBroker
+from tests.kits.broker_fixture import FAST
+from tests.kits.roles import Role
+from tests.kits.s3_fixture import S3Server, free_port, s3mock_jar
+from tests.kits.versitygw import VersityServer, versitygw
 
 
 @dataclass(frozen=True, slots=True)

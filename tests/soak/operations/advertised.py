@@ -9,10 +9,10 @@ import time
 
 import orjson
 
-from streams.broker import LocalBroker, SaslListener
-from tests.broker_fixture import FAST
-from tests.forwarder import Forwarder
-from tests.roles import answering, free_port, said
+from streams.devbroker.broker import LocalBroker, SaslListener
+from tests.faults.forwarder import Forwarder
+from tests.kits.broker_fixture import FAST
+from tests.kits.roles import answering, free_port, said
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
 

@@ -7,14 +7,14 @@ node starts each time and answers every item, and one command repairs the topic.
 import time
 from dataclasses import replace
 
-from contracts.control import ACTIVE, CANDIDATE, ActiveSpace, SpaceRef
-from contracts.memory import HashEncoder
-from contracts.partitioning import partitioner
-from contracts.records import OutRecord
+from contracts.events.control_record import ACTIVE, CANDIDATE, ActiveSpace, SpaceRef
+from contracts.events.record import OutRecord
+from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings
-from streams.connect import Connection
-from streams.log import KafkaLog
-from tests.roles import answering, free_port, said
+from contracts.testing.memory import HashEncoder
+from streams.kafka.connection import Connection
+from streams.kafka.event_log import KafkaLog
+from tests.kits.roles import answering, free_port, said
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
 

@@ -8,10 +8,10 @@ import asyncio
 import time
 
 from contracts.errors import TidelensError
-from streams.broker import LocalBroker
-from tests.broker_fixture import FAST
-from tests.forwarder import Forwarder
-from tests.roles import answering, free_port, said
+from streams.devbroker.broker import LocalBroker
+from tests.faults.forwarder import Forwarder
+from tests.kits.broker_fixture import FAST
+from tests.kits.roles import answering, free_port, said
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
 

@@ -8,9 +8,9 @@ import time
 
 import orjson
 
-from tests.roles import answering, free_port, said
+from tests.kits.roles import answering, free_port, said
+from tests.kits.versitygw import VersityServer
 from tests.soak.operations import Ground, Outcome
-from tests.versitygw import VersityServer
 from tidelens.client import Client
 
 _ITEMS = 50

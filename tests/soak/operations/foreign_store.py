@@ -10,8 +10,8 @@ from contextlib import closing, suppress
 from typing import Any
 
 from contracts.errors import TidelensError
-from tests.fake_s3 import FOREIGN
-from tests.roles import Role, answering, free_port
+from tests.faults.fake_s3 import FOREIGN
+from tests.kits.roles import Role, answering, free_port
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
 

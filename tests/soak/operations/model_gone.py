@@ -8,10 +8,10 @@ import asyncio
 import time
 
 from contracts.errors import TidelensError
-from tests.checkpoints import make
-from tests.roles import answering, free_port
+from tests.kits.checkpoints import make
+from tests.kits.roles import answering, free_port
 from tests.soak.operations import Ground, Outcome
-from tests.soak.part_kit import ENDED, TEXTS, Watched, searching
+from tests.soak.operations_kit import ENDED, TEXTS, Watched, searching
 from tidelens.client import Client
 
 _DOWN_S = 30.0

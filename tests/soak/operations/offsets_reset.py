@@ -6,14 +6,14 @@ so that other processes see it too, although no record comes.
 
 import time
 
-from contracts.partitioning import partitioner
-from contracts.records import TopicPartition
+from contracts.events.record import TopicPartition
+from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings
 from contracts.topics import TARGETS, Names
-from streams.connect import Connection
-from streams.forgetting import deleted_group
-from streams.log import KafkaLog
-from tests.roles import answering, free_port
+from streams.groups.deletion import deleted_group
+from streams.kafka.connection import Connection
+from streams.kafka.event_log import KafkaLog
+from tests.kits.roles import answering, free_port
 from tests.soak.lag_told import captions_of, lag_told, metric, published, until_told
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client

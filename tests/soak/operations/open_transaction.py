@@ -9,7 +9,7 @@ import time
 
 from aiokafka import AIOKafkaProducer
 
-from tests.roles import answering, free_port, said
+from tests.kits.roles import answering, free_port, said
 from tests.soak.lag_told import captions_of, lag_told, metric, published, until_told
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client

@@ -11,7 +11,7 @@ import time
 import orjson
 
 from contracts.errors import TidelensError
-from tests.roles import answering, free_port, said
+from tests.kits.roles import answering, free_port, said
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
 

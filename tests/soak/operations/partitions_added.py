@@ -11,8 +11,8 @@ from typing import Any
 from aiokafka.admin import NewPartitions
 
 from contracts.settings import KafkaSettings
-from streams.connect import Connection
-from tests.roles import answering, free_port
+from streams.kafka.connection import Connection
+from tests.kits.roles import answering, free_port
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
 

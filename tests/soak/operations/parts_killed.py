@@ -12,9 +12,9 @@ import time
 import httpx
 import psutil
 
-from tests.roles import answering, free_port
+from tests.kits.roles import answering, free_port
 from tests.soak.operations import Ground, Outcome
-from tests.soak.part_kit import ENDED, TEXTS, Watched, gone, searching
+from tests.soak.operations_kit import ENDED, TEXTS, Watched, gone, searching
 from tidelens.client import Client
 
 _LOOP_S = 90.0

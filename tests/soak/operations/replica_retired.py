@@ -5,7 +5,7 @@ refused while the node runs. A missing encoder is reported, and what was publish
 there once it is back.
 """
 
-from tests.roles import answering, free_port, said
+from tests.kits.roles import answering, free_port, said
 from tests.soak.lag_told import captions_of, lag_told, members_of, metric, published, until_told
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client

@@ -15,10 +15,10 @@ import orjson
 import psutil
 
 from contracts.errors import TidelensError
-from contracts.events import content_record
-from streams.broker import LocalBroker
-from tests.kit import Collection, caption, collection
-from tests.roles import Role, answering, free_port, of
+from contracts.events.content_event import content_record
+from streams.devbroker.broker import LocalBroker
+from tests.kits.kafka import Collection, caption, collection
+from tests.kits.roles import Role, answering, free_port, of
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
 

@@ -8,7 +8,7 @@ import asyncio
 import time
 from typing import Any
 
-from tests.roles import answering, free_port
+from tests.kits.roles import answering, free_port
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
 

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import orjson
 
-from contracts.events import Content, content_record
-from contracts.partitioning import partitioner
+from contracts.events.content_event import Content, content_record
+from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings
 from contracts.topics import Names, topic_specs
-from streams.connect import Connection
-from streams.log import KafkaLog
-from streams.making import make_topics
-from streams.topics import describe
-from tests.roles import answering, free_port
+from streams.kafka.connection import Connection
+from streams.kafka.event_log import KafkaLog
+from streams.topics.admin import describe
+from streams.topics.creation import make_topics
+from tests.kits.roles import answering, free_port
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
 

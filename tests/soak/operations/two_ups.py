@@ -8,11 +8,11 @@ and harms nobody.
 import time
 from pathlib import Path
 
-from tests.roles import Role, answering, free_port, said
+from tests.kits.roles import Role, answering, free_port, said
 from tests.soak.operations import Ground, Outcome
-from tests.soak.part_kit import TEXTS, Watched
+from tests.soak.operations_kit import TEXTS, Watched
 from tidelens.client import Client
-from tidelens.runtime import Runtime
+from tidelens.runtime.run_file import Runtime
 
 
 async def run(ground: Ground) -> Outcome:

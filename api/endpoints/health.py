@@ -1,0 +1,88 @@
+"""The endpoints for operators and orchestrators: lag, status, metrics, liveness, readiness."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.http.answers import Answering
+from api.http.guard import shown_to
+from api.node import Node
+from api.queries.freshness import Freshness, not_ready_reason
+from contracts.errors import NotReady
+from contracts.topics import TARGETS
+from contracts.wire.message_json import wire_as_of, wire_lag
+
+
+class Health:
+    """The endpoints."""
+
+    def __init__(self, node: Node, freshness: Freshness, answering: Answering) -> None:
+        self._node = node
+        self._json = answering.json
+        self._freshness = freshness
+
+    async def healthz(self, _: Request) -> Response:
+        """Say that the event loop runs."""
+        return await self._json({"alive": True})
+
+    async def readyz(self, request: Request) -> Response:
+        """Whether this node can stand for its answers. A lost broker alone does not unready it."""
+        readiness = await self._readiness(self._node.status())
+        body = shown_to(request.scope, readiness)
+        return await self._json(body, 200 if readiness["ready"] else 503)
+
+    async def lag(self, _: Request) -> Response:
+        """Answer a row for each group, topic and partition, read from the broker if possible."""
+        lags = await self._freshness.measure()
+        freshness, space = self._freshness, self._node.space.name
+        behind_s = freshness.behind_s()
+        return await self._json(
+            wire_lag(lags, space=space, broker=freshness.broker, behind_s=behind_s)
+        )
+
+    async def status(self, _: Request) -> Response:
+        node, own = self._node, self._node.status()
+        body: dict[str, Any] = {
+            **await self._readiness(own),
+            "space": {
+                "name": node.space.name,
+                "model": node.space.model,
+                "revision": node.space.revision,
+                "dim": node.space.dim,
+                "metric": node.space.metric,
+                "fingerprint": node.space.fingerprint.hex(),
+            },
+            "shard": node.settings.shard,
+            "replica": node.settings.replica,
+            "time": node.clock.now(),
+        }
+        try:
+            body["as_of"] = wire_as_of(node.searcher.as_of())
+            body["items"] = {target: node.progress.count(target) for target in TARGETS}
+        except NotReady:
+            body["as_of"] = body["items"] = None
+        return await self._json({**body, **own})
+
+    async def metrics(self, _: Request) -> Response:
+        # A thread: the process collector reads files.
+        text = await asyncio.to_thread(generate_latest, self._node.exposed)
+        return Response(text, media_type=CONTENT_TYPE_LATEST)
+
+    async def _readiness(self, status: Mapping[str, Any]) -> dict[str, Any]:
+        reason = await not_ready_reason(self._node)
+        return {
+            "ready": reason is None,
+            "reason": reason,
+            "broker": self._freshness.broker,
+            "behind_s": self._freshness.behind_s(),
+            # A node that cannot write snapshots serves on, but somebody should know.
+            "snapshot": status.get("snapshot"),
+            # A node whose topics are not as they were made also serves on.
+            "topics": status.get("topics"),
+            # A node whose encoder or broker is started again also serves on.
+            "parts": status.get("parts", []),
+        }

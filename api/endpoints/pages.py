@@ -1,0 +1,91 @@
+"""The page at `/` with its static files, and the schemas of the API."""
+
+import asyncio
+import mimetypes
+from functools import cache
+from pathlib import Path
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import FileResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.http.item_path import to_the_end
+from api.http.proxy_prefix import bare_prefix
+from contracts.errors import RejectedRequest
+from contracts.schemas import build
+
+_STATIC = Path(__file__).parents[1] / "static"
+_BUILT = (_STATIC / "index.html").is_file()
+# Nothing from another host, no inline script or style, no framing; pictures also from memory, to
+# show a dropped one before it is published.
+_POLICY = (
+    "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+# Reads the system's tables, once: not in a request.
+mimetypes.init()
+_HEADERS = [
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+]
+
+
+class Hardened:
+    """ASGI middleware: adds the headers that keep the page to itself, where none were set."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def hardened(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = list(message.get("headers", []))
+                present = {name for name, _ in headers}
+                headers += [header for header in _HEADERS if header[0] not in present]
+                message = {**message, "headers": headers}
+            await send(message)
+
+        await self._app(scope, receive, hardened if scope["type"] == "http" else send)
+
+
+def routes() -> list[BaseRoute]:
+    return [
+        to_the_end(Route("/", _page if _BUILT else _no_page)),
+        Mount("/static", StaticFiles(directory=_STATIC, check_dir=False)),
+        to_the_end(Route("/openapi.json", _openapi)),
+        to_the_end(Route("/asyncapi.json", _asyncapi)),
+    ]
+
+
+async def _page(request: Request) -> Response:
+    if (prefix := bare_prefix(request.scope)) is not None:
+        # Without the slash the page's relative URLs would lead above the prefix.
+        return RedirectResponse(f"{prefix}/", 308)
+    return FileResponse(_STATIC / "index.html", headers={"cache-control": "no-cache"})
+
+
+async def _no_page(_: Request) -> Response:
+    raise RejectedRequest("no_page", "this build has no page", status=404)
+
+
+async def _openapi(_: Request) -> Response:
+    return await _document("openapi")
+
+
+async def _asyncapi(_: Request) -> Response:
+    return await _document("asyncapi")
+
+
+async def _document(name: str) -> Response:
+    # In a thread: the first call builds the documents from all types.
+    return Response(await asyncio.to_thread(_dumped, name), media_type="application/json")
+
+
+@cache
+def _dumped(name: str) -> bytes:
+    return orjson.dumps(build.documents()[name])

@@ -1,0 +1,136 @@
+"""POST /v1/search: one query or a list of them, answered from one view."""
+
+import asyncio
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.http.answer_memory import answers_bytes
+from api.http.answer_pieces import Pieces
+from api.http.answers import Answering
+from api.http.bodies import Bodies
+from api.http.deadline import within
+from api.http.hit_json import hits_json
+from api.http.time_slices import Pace
+from api.node import Node
+from api.queries.freshness import Freshness
+from api.queries.prepare import picture_turns, prepare, search
+from api.queries.wait_for import Waiting
+from contracts.errors import TidelensError
+from contracts.ports import Answer
+from contracts.wire.as_of import AsOf
+from contracts.wire.client_messages import Query
+from contracts.wire.message_json import wire_as_of, wire_warnings
+from contracts.wire.parser import parse_queries
+
+
+class Searching:
+    """The endpoint."""
+
+    def __init__(
+        self,
+        node: Node,
+        waiting: Waiting,
+        freshness: Freshness,
+        answering: Answering,
+        bodies: Bodies,
+    ) -> None:
+        self._node = node
+        self._waiting = waiting
+        self._freshness = freshness
+        self._answering = answering
+        self._bodies = bodies
+
+    async def post(self, request: Request) -> Response:
+        began = perf_counter()
+        outcome = "error"
+        pieces: Pieces | None = None
+        try:
+            listed, queries = await self._bodies.parsed(request, self._parsed)
+            expected = answers_bytes(queries, self._node.space.dim)
+            pieces = self._answering.pieces(expected)
+            answers = await self._bounded(queries)
+            took_s = perf_counter() - began
+            await self._write(pieces, queries, answers, took_s, listed=listed)
+            outcome = "ok"
+            return self._answering.response(pieces)
+        except BaseException as error:
+            if pieces is not None:
+                pieces.close()
+            if isinstance(error, TidelensError):
+                outcome = type(error).__name__
+            raise
+        finally:
+            self._node.metrics.search_seconds.labels(outcome).observe(perf_counter() - began)
+
+    def _parsed(self, body: Any) -> tuple[bool, list[Query]]:
+        """Return whether the body was a list, and the queries."""
+        queries = parse_queries(body, queries_max=self._node.settings.queries_max)
+        return isinstance(body, list), [query.checked() for query in queries]
+
+    async def _bounded(self, queries: Sequence[Query]) -> list[Answer]:
+        """Answer within the shortest `timeout_s` of the queries, and always within the limit."""
+        asked_s = [query.timeout_s for query in queries]
+        async with within(self._node.settings.wait_s_max, asked_s, "timeout_s: no answer"):
+            for query in queries:
+                if query.wait_for is not None:
+                    await self._waiting.wait_for(query.wait_for)
+            pace, turns = Pace(), picture_turns(self._node)
+            questions = await asyncio.gather(
+                *(prepare(self._node, query, pace, turns) for query in queries)
+            )
+            return await search(self._node.searcher, questions)
+
+    async def _write(
+        self,
+        pieces: Pieces,
+        queries: Sequence[Query],
+        answers: Sequence[Answer],
+        took_s: float,
+        *,
+        listed: bool,
+    ) -> None:
+        """Write the answers as JSON. Raises RejectedRequest if they are too many bytes."""
+        pace, rests = self._answering.allowance.pace(), _Rests(self._freshness.behind_s(), took_s)
+        pieces.add(b"[" if listed else b"")
+        for number, (query, answer) in enumerate(zip(queries, answers, strict=True)):
+            pieces.add(b',{"hits":[' if number else b'{"hits":[')
+            for some in hits_json(answer.hits, query.include):
+                pieces.add(some)
+                await pace.rest()
+            pieces.add(b"]," + rests.of(answer))
+        pieces.add(b"]" if listed else b"")
+
+
+class _Rests:
+    """Writes the members that follow the hits in each answer of one request."""
+
+    def __init__(self, behind_s: float | None, took_s: float) -> None:
+        self._behind_s = behind_s
+        self._took_ms = round(took_s * 1000, 3)
+        self._as_of: AsOf | None = None
+        self._written = b""
+
+    def of(self, answer: Answer) -> bytes:
+        """Return the members without the first brace.
+
+        All but the warnings are the same for one view, and are written once.
+        """
+        if answer.as_of is not self._as_of:
+            self._as_of = answer.as_of
+            members = {
+                "as_of": wire_as_of(answer.as_of),
+                "behind_s": self._behind_s,
+                "partial": False,
+                "shards_ok": 1,
+                "shards": 1,
+                "took_ms": self._took_ms,
+            }
+            self._written = orjson.dumps(members)[1:]
+        if not answer.warnings:
+            return self._written
+        return self._written[:-1] + b"," + orjson.dumps(wire_warnings(answer.warnings))[1:]

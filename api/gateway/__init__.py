@@ -1,0 +1,1 @@
+"""Reserved for the gateway that asks several shards and merges their answers."""

@@ -1,0 +1,1 @@
+"""Parts that all endpoints share: guards, bodies, answers, limits and problem documents."""

@@ -1,0 +1,66 @@
+"""JSON answers of all routes: written in slices, counted with the answers in memory."""
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from api.http.answer_memory import Allowance
+from api.http.answer_pieces import InPieces, Pieces
+from api.http.time_slices import Pace
+from api.node import Node
+
+# Members of a list that are written in one step.
+_AT_ONCE = 32
+
+
+class Answering:
+    """Makes the responses of all endpoints, and counts their memory."""
+
+    def __init__(self, node: Node) -> None:
+        settings = node.settings
+        limit = settings.answers_bytes_max
+        self.allowance = Allowance(one_max=min(settings.answer_bytes_max, limit), all_max=limit)
+        self._timeout_s = settings.send_timeout_s
+
+    def pieces(self, expected: int = 0) -> Pieces:
+        """Return room for an answer of about `expected` bytes. Raises RejectedRequest."""
+        return Pieces(self.allowance.share(expected))
+
+    def response(self, pieces: Pieces, status: int = 200) -> Response:
+        """Return the response that sends the pieces, and closes them."""
+        return InPieces(pieces, timeout_s=self._timeout_s, status=status)
+
+    def bytes(self, data: bytes, headers: Mapping[str, str], media_type: str) -> Response:
+        """Answer with bytes that are in memory already; they count until the client has them."""
+        pieces = self.pieces(min(len(data), self.allowance.one_max))
+        pieces.take(data)
+        timeout_s = self._timeout_s
+        return InPieces(pieces, timeout_s=timeout_s, headers=headers, media_type=media_type)
+
+    async def json(self, body: Mapping[str, Any], status: int = 200) -> Response:
+        """Answer with an object, whose lists and iterators are written a few members at a time."""
+        pieces = self.pieces()
+        try:
+            await _write(pieces, body, self.allowance.pace())
+        except BaseException:
+            pieces.close()
+            raise
+        return self.response(pieces, status)
+
+
+async def _write(pieces: Pieces, body: Mapping[str, Any], pace: Pace) -> None:
+    for number, (name, value) in enumerate(body.items()):
+        pieces.add((b"," if number else b"{") + orjson.dumps(name) + b":")
+        if isinstance(value, Mapping | str) or not isinstance(value, Iterable):
+            pieces.add(orjson.dumps(value))
+            continue
+        members, comma = iter(value), b"["
+        while some := list(islice(members, _AT_ONCE)):
+            pieces.add(comma + orjson.dumps(some)[1:-1])
+            comma = b","
+            await pace.rest()
+        pieces.add(b"[]" if comma == b"[" else b"]")
+    pieces.add(b"}" if body else b"{}")

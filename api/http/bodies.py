@@ -1,0 +1,126 @@
+"""Request bodies: bounded while reading, JSON only where JSON is due, large ones in a thread."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from starlette.requests import ClientDisconnect, Request
+
+from contracts.errors import RejectedRequest
+from contracts.settings import Settings
+from contracts.wire.parser import parse_json
+
+# Bytes, or characters, that are parsed on the loop: handing over what is smaller takes as long.
+QUICK_BYTES = 32 * 1024
+
+_Result = TypeVar("_Result")
+
+
+class Bodies:
+    """Reads the bodies of all requests, and parses large ones one at a time.
+
+    A parser holds the interpreter, and several in turn would keep it from the event loop.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._parsing = asyncio.Lock()
+
+    async def json(self, request: Request) -> Any:
+        """Return the body, parsed.
+
+        Raises RejectedRequest: content_type (415), too_large (413), too_many (413), invalid_json. A
+        form or a script of a foreign page can send text/plain without asking, so that is refused.
+        """
+        return await self.parsed(request, lambda body: body)
+
+    async def parsed(self, request: Request, parse: Callable[[Any], _Result]) -> _Result:
+        """Return what `parse` makes of the JSON; a large body is parsed in a thread.
+
+        Raises what `json` and `parse` raise.
+        """
+        content_type = request.headers.get("content-type", "")
+        media_type = content_type.partition(";")[0].strip().lower()
+        if media_type != "application/json":
+            raise RejectedRequest(
+                "content_type",
+                f"content-type: want application/json, got {content_type!r}",
+                status=415,
+                field="content-type",
+                value=content_type,
+            )
+        chunks, size = await _read(request, self._settings)
+
+        def work() -> _Result:
+            return parse(parse_json(chunks[0] if len(chunks) == 1 else b"".join(chunks)))
+
+        return work() if size <= QUICK_BYTES else await self.in_thread(work)
+
+    async def in_thread(self, work: Callable[[], _Result]) -> _Result:
+        """Run `work`, which parses something large, when it is its turn."""
+        async with self._parsing:
+            return await asyncio.to_thread(work)
+
+
+async def _read(request: Request, settings: Settings) -> tuple[list[bytes], int]:
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit():
+        _bound(int(announced), settings.body_bytes_max)
+    chunks: list[bytes] = []
+    size = values = counted = 0
+    try:
+        async for chunk in request.stream():
+            size += len(chunk)
+            _bound(size, settings.body_bytes_max)
+            chunks.append(chunk)
+            if may_have(settings.body_values_max, size):
+                values += sum(map(values_in, chunks[counted:]))
+                counted = len(chunks)
+                require_few(values, settings.body_values_max)
+    except ClientDisconnect:
+        # Nobody reads this answer, but without it the log would report a defect of the server.
+        raise RejectedRequest("disconnected", "body: its sender went before its end") from None
+    return chunks, size
+
+
+def may_have(values: int, size: int) -> bool:
+    """Whether `size` characters of JSON can have more values; only then are they counted."""
+    return 3 * size > values
+
+
+def values_in(raw: bytes | str) -> int:
+    """Return about how many values a piece of JSON has, without parsing it.
+
+    Characters within texts count too. Lists and objects count two more, as they take most memory,
+    and members three, as each name is an object: so a million takes about 60 ms in any form.
+    """
+    if isinstance(raw, str):
+        return raw.count(",") + 2 * (raw.count("[") + raw.count("{")) + 3 * raw.count(":")
+    return raw.count(b",") + 2 * (raw.count(b"[") + raw.count(b"{")) + 3 * raw.count(b":")
+
+
+def require_few(values: int, limit: int, field: str = "body") -> None:
+    """Raise RejectedRequest for too many values: parsing them holds the interpreter."""
+    if values > limit:
+        raise RejectedRequest(
+            "too_many",
+            f"body_values_max: limit {limit} values in one {field} (lists and objects count "
+            f"twice, members three times), got {values} or more",
+            status=413,
+            field=field,
+            limit=limit,
+            value=values,
+        )
+
+
+def _bound(size: int, bytes_max: int) -> None:
+    if size > bytes_max:
+        raise RejectedRequest.over(
+            "too_large",
+            bytes_max,
+            size,
+            field="body",
+            name="body_bytes_max",
+            unit="bytes",
+            status=413,
+        )

@@ -1,0 +1,1 @@
+"""Reserved for rate limits and quotas."""

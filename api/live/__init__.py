@@ -1,0 +1,1 @@
+"""Live subscriptions: the WebSocket and event-stream endpoints, their sessions and messages."""

@@ -1,0 +1,238 @@
+"""What matching a batch against standing queries looks things up in. No I/O."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from api.queries.prepare import Question
+from contracts.ports import Applied, Matcher
+from contracts.ports.hit import Hit
+from contracts.score import Vectors
+
+_ROWS_FIRST = 16
+# Evaluations of filters on items that the event loop has time for: 10 ms.
+LOOKS = 8192
+# Pairs: bounds what is converted to float64 at a time (64 MB at 512 dimensions).
+_SCORED_AT_ONCE = 8192
+
+
+class Asking(Protocol):
+    """Whatever is matched with batches."""
+
+    question: Question
+
+
+_Owner = TypeVar("_Owner", bound=Asking)
+
+
+class Batch:
+    """An applied batch, with what is looked up in it at most once."""
+
+    def __init__(self, applied: Applied, matcher: Matcher, number: int = 0) -> None:
+        self.applied = applied
+        # Of all batches, in the order of the log.
+        self.number = number
+        # What it counts for while it is kept.
+        self.rows = 1 + len(applied.upserted) + len(applied.removed)
+        self._matcher = matcher
+        self._hits: dict[int, Hit] = {}
+
+    @cached_property
+    def ids(self) -> frozenset[str]:
+        """Of all items that were put in or taken out."""
+        return frozenset(self.applied.upserted).union(self.applied.removed)
+
+    def hit(self, number: int) -> Hit:
+        """An item put in, with its vector: the same object whoever asks."""
+        found = self._hits.get(number)
+        if found is None:
+            found = self._hits[number] = self.applied.hit(number)
+        return found
+
+    def scored(self, number: int, score: float, *, with_vector: bool) -> Hit:
+        """The same as a hit of its own, of a search for a query."""
+        found = self.hit(number)
+        # By hand: dataclasses.replace takes three times as long.
+        return Hit(
+            found.target,
+            found.id,
+            0,
+            score,
+            found.source,
+            found.item,
+            found.text,
+            found.metadata,
+            found.vector if with_vector else None,
+        )
+
+    def matches(
+        self, rows: "RowsNow[_Owner]", most: int | None = None, looks: int | None = None
+    ) -> "Matches[_Owner]":
+        """Find the upserted items that match each query and reach its floor. Runs in any thread.
+
+        If that would be more than `most` pairs, the owners with the most pairs are left out. If
+        filters would be evaluated more than about `looks` times, the last owners are left out.
+        """
+        owners, queries, floors, filtered = rows
+        vectors = self.applied.vectors
+        if not len(queries) or not len(vectors):
+            return Matches(owners, [])
+        of, row = self._matcher.nominate(queries, floors, vectors)
+        # First what costs least. A list that is not full has no floor, so that all rows of every
+        # batch are paired with it, and a filter leaves few.
+        left_out: list[_Owner] = []
+        if filtered[of].any():
+            kept = self._admitted(owners, of, row, left_out, looks)
+            of, row = of[kept], row[kept]
+        if most is not None and len(of) > most:
+            counts = np.bincount(of, minlength=len(owners))
+            lightest = np.argsort(counts, kind="stable")
+            heavy = np.zeros(len(owners), np.bool_)
+            heavy[lightest[np.cumsum(counts[lightest]) > most]] = True
+            left_out += [owners[n] for n in np.flatnonzero(heavy).tolist()]
+            of, row = of[~heavy[of]], row[~heavy[of]]
+        found = []
+        for start in range(0, len(of), _SCORED_AT_ONCE):
+            some, those = (side[start : start + _SCORED_AT_ONCE] for side in (of, row))
+            # Float32 holds float16 numbers as they are, and the sum is exact in any order.
+            scores = np.einsum(
+                "ij,ij->i", queries[some].astype(np.float64), vectors[those].astype(np.float64)
+            )
+            near = np.flatnonzero(scores >= floors[some])
+            found.append((some[near], those[near], scores[near]))
+        return Matches(owners, found, left_out)
+
+    def _admitted(
+        self,
+        owners: Sequence[_Owner],
+        of: NDArray[np.intp],
+        row: NDArray[np.intp],
+        left_out: list[_Owner],
+        looks: int | None,
+    ) -> NDArray[np.bool_]:
+        """Return a mask of the pairs that the owners' filters admit.
+
+        Each filter is evaluated at most once a row, and only on rows that are paired with one of
+        its owners: with high floors these are few.
+        """
+        known: dict[object, NDArray[np.int8]] = {}
+        looked = 0
+        kept = np.ones(len(of), np.bool_)
+        # Pairs come in the order of their queries.
+        starts = np.flatnonzero(np.r_[True, of[1:] != of[:-1]]).tolist()
+        for start, end in pairwise([*starts, len(of)]):
+            condition = owners[of[start]].question.filter
+            if condition is None:
+                continue
+            lets = known.get(condition.key)
+            if lets is None:
+                lets = known[condition.key] = np.full(len(self.applied.upserted), -1, np.int8)
+            rows = row[start:end]
+            new = rows[lets[rows] < 0].tolist()
+            cost = len(new) * len(condition.fields())
+            if looks is not None and looked and looked + cost > looks:
+                left_out.append(owners[of[start]])
+                kept[start:end] = False
+                continue
+            looked += cost
+            for n in new:
+                lets[n] = condition.matches(self.hit(n).metadata or {})
+            kept[start:end] = lets[rows] == 1
+        return kept
+
+
+class Matches(Generic[_Owner]):
+    """Owners, with the number of an item that matches, and its score; but for those left out."""
+
+    def __init__(
+        self,
+        owners: Sequence[_Owner],
+        found: Sequence[tuple[NDArray[Any], ...]],
+        left_out: Sequence[_Owner] = (),
+    ) -> None:
+        self._owners = owners
+        self._found = found
+        self.left_out = left_out
+
+    def __iter__(self) -> Iterator[tuple[_Owner, int, float]]:
+        for some in self._found:
+            # As lists: numpy's own numbers are slow one by one.
+            for of, number, score in zip(*(column.tolist() for column in some), strict=True):
+                yield self._owners[of], number, score
+
+
+class RowsNow(NamedTuple, Generic[_Owner]):
+    """Rows as they are now. While nothing is put, they stay, but for what is removed meanwhile."""
+
+    owners: Sequence[_Owner]
+    vectors: NDArray[np.float32]
+    floors: NDArray[np.float64]
+    filtered: NDArray[np.bool_]
+
+
+class Rows(Generic[_Owner]):
+    """What one target's standing queries are matched by, dense, as the matcher wants it."""
+
+    def __init__(self) -> None:
+        self._owners: list[_Owner] = []
+        self._row_of: dict[_Owner, int] = {}
+        # Float32, which the product takes: to widen them for each batch would cost as much as it.
+        self._vectors: NDArray[np.float32] = np.empty((0, 0), np.float32)
+        self._floors: NDArray[np.float64] = np.empty(0)
+        # Who has a filter.
+        self._filtered: NDArray[np.bool_] = np.empty(0, np.bool_)
+
+    def __len__(self) -> int:
+        return len(self._owners)
+
+    @property
+    def filtered(self) -> int:
+        """How many have a filter."""
+        return int(np.count_nonzero(self._filtered[: len(self)]))
+
+    def now(self) -> RowsNow[_Owner]:
+        vectors, floors, filtered = (column[: len(self)] for column in self._columns())
+        return RowsNow(self._owners.copy(), vectors, floors, filtered)
+
+    def put(self, owner: _Owner, vector: Vectors, floor: float) -> None:
+        """One that is not among them."""
+        row = self._row_of[owner] = len(self)
+        self._owners.append(owner)
+        if row >= len(self._vectors):
+            self._grow(len(vector))
+        self._vectors[row] = vector
+        self._floors[row] = floor
+        self._filtered[row] = owner.question.filter is not None
+
+    def raise_floor(self, owner: _Owner, floor: float) -> None:
+        self._floors[self._row_of[owner]] = floor
+
+    def remove(self, owner: _Owner) -> None:
+        """The last row takes the place of the one that goes, and stays where it was as well."""
+        row = self._row_of.pop(owner, None)
+        if row is None:
+            return
+        last = self._owners.pop()
+        if last is not owner:
+            moved = len(self)
+            self._owners[row] = last
+            self._row_of[last] = row
+            for column in self._columns():
+                column[row] = column[moved]
+
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        return self._vectors, self._floors, self._filtered
+
+    def _grow(self, dim: int) -> None:
+        used, before = len(self._floors), self._columns()
+        size = max(_ROWS_FIRST, 2 * used)
+        # Zeros, which take no memory until they are written to.
+        self._vectors = np.zeros((size, dim), np.float32)
+        self._floors, self._filtered = np.zeros(size), np.zeros(size, np.bool_)
+        if used:
+            for column, written in zip(self._columns(), before, strict=True):
+                column[:used] = written

@@ -1,0 +1,1 @@
+"""Mode `matches`: alerts about newly applied items, and their replay from the log."""

@@ -1,0 +1,92 @@
+"""Live messages as JSON: small ones at once, large ones in slices."""
+
+from collections.abc import Collection
+from typing import Any
+
+import orjson
+
+from api.http.answer_memory import hits_bytes
+from api.http.hit_json import hit_json
+from api.http.time_slices import Pace
+from api.live.connection import ServerMessage
+from api.live.top.ranked_item import UnwrittenHit
+from contracts.errors import RejectedRequest
+from contracts.ports.hit import Hit
+
+# Bytes counted for metadata that was not written yet.
+_METADATA_BYTES = 512
+
+
+class Match:
+    """A hit of mode matches, to be written when the message is."""
+
+    __slots__ = ("_hit", "_include")
+
+    def __init__(self, hit: Hit, include: Collection[str]) -> None:
+        self._hit = hit
+        self._include = include
+
+    @property
+    def size(self) -> int:
+        """About so many bytes."""
+        hit = self._hit
+        dim = 0 if hit.vector is None else len(hit.vector)
+        texts = len(hit.text or "") + (_METADATA_BYTES if hit.metadata else 0)
+        return texts + hits_bytes(1, self._include, dim)
+
+    def fragment(self) -> orjson.Fragment:
+        return orjson.Fragment(hit_json(self._hit, self._include))
+
+
+def size_of(message: ServerMessage) -> int:
+    """Return about how many bytes its hits will be."""
+    told = message.get("hits") or [
+        change["hit"] for change in message.get("changes", ()) if "hit" in change
+    ]
+    return sum(one.size for one in told)
+
+
+def as_text(message: ServerMessage) -> str:
+    """Return the message's JSON, written at once."""
+    return orjson.dumps(message, default=_default).decode()
+
+
+async def in_slices(message: ServerMessage, bytes_max: int, pace: Pace) -> str:
+    """Return the message's JSON, written in slices between which others get their turns.
+
+    Raises RejectedRequest if it is more than `bytes_max`.
+    """
+    size, parts = 0, list[str]()
+    for name, value in message.items():
+        parts.append(f'{"," if parts else "{"}"{name}":')
+        if not isinstance(value, list):
+            parts.append(orjson.dumps(value).decode())
+            continue
+        for number, one in enumerate(value):
+            written = orjson.dumps(one, default=_default)
+            size += len(written)
+            if size > bytes_max:
+                raise too_large(bytes_max, size)
+            # As text: the socket takes a string, and decoding all of it at once would take long.
+            parts.append("," if number else "[")
+            parts.append(written.decode())
+            await pace.rest()
+        parts.append("]" if value else "[]")
+    parts.append("}")
+    return "".join(parts)
+
+
+def too_large(limit: int, size: int) -> RejectedRequest:
+    return RejectedRequest(
+        "answer_too_large",
+        f"message_bytes_max: limit {limit} bytes of one message, got about {size}; ask for fewer "
+        "hits (k), or for vector_f16 instead of vector",
+        field="query.k",
+        limit=limit,
+        value=size,
+    )
+
+
+def _default(value: Any) -> Any:
+    # The `value` of an error comes from the request and may be anything.
+    return value.fragment() if isinstance(value, UnwrittenHit | Match) else str(value)

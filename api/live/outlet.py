@@ -1,0 +1,114 @@
+"""Sending to one live client: in order, each message within a time, counted."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from starlette.websockets import WebSocketDisconnect
+
+from api.http.answer_memory import SMALL_BYTES, Allowance
+from api.http.problems import RETRIED, RETRY_AFTER_S, members_of
+from api.live.connection import TRY_AGAIN_LATER, ServerMessage
+from api.live.eager_start import begun
+from api.live.message_json import as_text, in_slices, size_of
+from api.node import Node
+from contracts.errors import TidelensError
+
+_CLOSE_S = 1.0
+
+
+class Gone(Exception):
+    """The client is no longer there; ends everything that is done for it."""
+
+
+class Socket(Protocol):
+    """What carries messages to a client and frames from it: a WebSocket, or an event stream."""
+
+    async def receive(self) -> Any:
+        """The next frame, as ASGI tells it of a WebSocket."""
+        ...
+
+    async def send_message(self, message: ServerMessage, text: str) -> None:
+        """`text` is its JSON."""
+        ...
+
+    async def send_error(self, status: int, message: ServerMessage) -> None:
+        """`status` is that of the same error in HTTP."""
+        ...
+
+    async def beat(self) -> None:
+        """Show that the connection lives, where nothing below does."""
+        ...
+
+    async def close(self, code: int, reason: str) -> None: ...
+
+
+class Outlet:
+    """Sends to one client, one message at a time, each within a time."""
+
+    def __init__(self, node: Node, socket: Socket, allowance: Allowance) -> None:
+        self._sent = node.metrics.live_message_sent
+        self._allowance = allowance
+        self._bytes_max = node.settings.message_bytes_max
+        self._timeout_s = node.settings.send_timeout_s
+        self._socket = socket
+        self._turn = asyncio.Lock()
+
+    async def send(
+        self, message: ServerMessage, *, wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Send `message`. A large one takes a while to write, and is dropped if no longer wanted.
+
+        Raises RejectedRequest if it is larger than a message may be, or finds no room.
+        """
+        size = size_of(message)
+        if size <= SMALL_BYTES:
+            await self._in_time(self._socket.send_message(message, as_text(message)))
+        else:
+            share = await self._allowance.wait(size, self._timeout_s)
+            try:
+                text = await in_slices(message, self._bytes_max, self._allowance.pace())
+                # Joining it was a slice of its own.
+                await asyncio.sleep(0)
+                if not wanted():
+                    return
+                await self._in_time(self._socket.send_message(message, text))
+            finally:
+                share.close()
+        self._sent(message["type"])
+
+    async def beat(self) -> None:
+        await self._in_time(self._socket.beat())
+
+    async def _in_time(self, sending: Coroutine[Any, Any, None]) -> None:
+        try:
+            # Whoever has the turn has it for a bounded time.
+            async with self._turn:
+                rest = begun(sending)
+                if rest is not None:
+                    async with asyncio.timeout(self._timeout_s):
+                        await rest
+        except TimeoutError:
+            await self.close(TRY_AGAIN_LATER, "too slow: resume with the last cursor")
+            raise Gone from None
+        except (WebSocketDisconnect, RuntimeError):
+            # RuntimeError: closed before, by us, or by Uvicorn for want of a pong.
+            raise Gone from None
+        finally:
+            # Where its turn never came.
+            sending.close()
+
+    async def error(self, sub: str | None, error: TidelensError) -> None:
+        status, members = members_of(error)
+        named = {} if sub is None else {"sub": sub}
+        later = {"retry_after": RETRY_AFTER_S} if status in RETRIED else {}
+        message = {"type": "error", **named, **members, **later}
+        await self._in_time(self._socket.send_error(status, message))
+        self._sent("error")
+
+    async def close(self, code: int, reason: str) -> None:
+        # A client that does not read does not take the close frame either.
+        with contextlib.suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
+            async with asyncio.timeout(_CLOSE_S):
+                await self._socket.close(code, reason)

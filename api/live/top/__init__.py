@@ -1,0 +1,1 @@
+"""Mode `top`: standing queries whose lists stay exact while batches are applied."""

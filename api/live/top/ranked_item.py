@@ -1,0 +1,104 @@
+"""Items that live lists hold, each with its JSON, which all lists share. No I/O."""
+
+from collections.abc import Collection
+
+import orjson
+
+from api.http.answer_memory import hits_bytes
+from api.http.hit_json import vector_members
+from contracts.ports.hit import Hit
+from contracts.score import Vectors
+from contracts.wire.message_json import wire_hit
+
+# An item in a list, which is in rank order: its score, and the item.
+RankedItem = tuple[float, "Item"]
+
+
+class Item:
+    """The part of a hit that is the same in every list, as it is sent."""
+
+    __slots__ = ("_json", "id", "offset", "partition", "vector")
+
+    def __init__(self, hit: "Hit | Item") -> None:
+        self.id: str = hit.id
+        # Set only if a list shows it: it takes more memory than all the rest.
+        self.vector: Vectors | None = None
+        if isinstance(hit, Item):
+            self._copy(hit)
+            return
+        # The position of its source distinguishes versions.
+        self.partition: int = hit.source.partition
+        self.offset: int = hit.source.offset
+        wire = wire_hit(hit, include=())
+        del wire["rank"], wire["score"]
+        # Without the first brace. A copy: what orjson returns keeps a whole page of memory.
+        self._json: bytes = bytes(memoryview(orjson.dumps(wire))[1:])
+
+    def _copy(self, item: "Item") -> None:
+        self.partition, self.offset = item.partition, item.offset
+        self._json = item._json
+
+    def same(self, other: "Item") -> bool:
+        """Whether both are sent alike."""
+        return self is other or self._json == other._json
+
+    @property
+    def size(self) -> int:
+        """The bytes of its JSON."""
+        return len(self._json)
+
+    def wire(self, rank: int, score: float, include: Collection[str] = ()) -> orjson.Fragment:
+        """Return its wire hit (contracts.wire.message_json.wire_hit) in a list, as JSON."""
+        members = b'{"rank":%d,"score":%s,' % (rank, orjson.dumps(score))
+        if include and self.vector is not None:
+            members += vector_members(self.vector, include) + b","
+        return orjson.Fragment(members + self._json)
+
+
+class UnwrittenHit:
+    """An item in a list, whose JSON is written together with its message.
+
+    Writing the vectors of a thousand items at once would hold up everybody.
+    """
+
+    __slots__ = ("_include", "_item", "_rank", "_score")
+
+    def __init__(self, item: Item, rank: int, score: float, include: Collection[str]) -> None:
+        self._item = item
+        self._rank = rank
+        self._score = score
+        self._include = include
+
+    @property
+    def size(self) -> int:
+        """About so many bytes."""
+        if not self._include or self._item.vector is None:
+            return self._item.size
+        return self._item.size + hits_bytes(1, self._include, len(self._item.vector))
+
+    def fragment(self) -> orjson.Fragment:
+        return self._item.wire(self._rank, self._score, self._include)
+
+
+class RankedItems:
+    """Reads ranked items for `changes` (contracts.wire.delta.Reader)."""
+
+    def __init__(self, include: Collection[str]) -> None:
+        self._include = include
+
+    def id(self, ranked: RankedItem) -> str:
+        return ranked[1].id
+
+    def same(self, one: RankedItem, other: RankedItem) -> bool:
+        return one[0] == other[0] and one[1].same(other[1])
+
+    def wire(self, ranked: RankedItem, rank: int) -> UnwrittenHit:
+        score, item = ranked
+        return UnwrittenHit(item, rank, score, self._include)
+
+
+def ranked_item(hit: Hit) -> RankedItem:
+    """Return the ranked item of a hit that a search found."""
+    item = Item(hit)
+    item.vector = hit.vector
+    return hit.score, item

@@ -1,0 +1,1 @@
+"""Queries on their way to an answer: prepared, encoded, and waited for."""

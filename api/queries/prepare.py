@@ -1,0 +1,264 @@
+"""From a query on the wire to the vector that is searched with.
+
+A question is prepared once (texts and images are encoded, vectors checked); what it takes from the
+index, the vectors of items named by `id`, is looked up for every search, so that a standing query
+follows its items.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from api.http.time_slices import Pace
+from api.node import Node
+from api.queries.query_picture import picture_of
+from contracts.errors import RejectedRequest
+from contracts.events.record import RecordPosition
+from contracts.filters.json_form import Filter
+from contracts.fusion import weighted_sum
+from contracts.ports import Answer, Searcher
+from contracts.ports.hit import VectorQuery
+from contracts.score import Vectors, unit
+from contracts.topics import Target
+from contracts.wire.client_messages import Classify, FusePart, Included, Query
+
+
+class ItemRef(NamedTuple):
+    """An indexed item whose vector a query uses."""
+
+    target: Target
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One summand: a vector at hand, or an item to look up."""
+
+    weight: float
+    vector: Vectors | None = None
+    item: ItemRef | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A query with everything encoded; `vector` waits only for its items' vectors."""
+
+    target: Target
+    parts: Sequence[_Part]
+    fused: bool = False
+    k: int = 10
+    offset: int = 0
+    min_score: float | None = None
+    exact: bool = False
+    collapse: bool = False
+    include: Sequence[Included] = ()
+    filter: Filter | None = None
+
+    def made_of(self) -> str:
+        """Return a digest of the vectors at hand: a reference may name another picture tomorrow."""
+        found = hashlib.blake2b(digest_size=12)
+        for part in self.parts:
+            if part.vector is not None:
+                found.update(part.vector.tobytes())
+        return found.hexdigest()
+
+    @property
+    def with_vector(self) -> bool:
+        """Whether its hits show their vectors, in any form."""
+        return bool(self.include)
+
+    @property
+    def items(self) -> list[ItemRef]:
+        return [part.item for part in self.parts if part.item is not None]
+
+    def vector(self, items: Mapping[ItemRef, Vectors]) -> Vectors:
+        """The unit vector to search with."""
+        rows = [_row(part, items) for part in self.parts]
+        if not self.fused:
+            return rows[0]
+        with _refused("fuse"):
+            return unit(weighted_sum([part.weight for part in self.parts], rows))
+
+    def vector_query(self, vector: Vectors, *, exact: bool) -> VectorQuery:
+        return VectorQuery(
+            target=self.target,
+            vector=vector,
+            k=self.k,
+            offset=self.offset,
+            min_score=self.min_score,
+            exact=exact or self.exact,
+            collapse=self.collapse,
+            with_vector=self.with_vector,
+            filter=self.filter,
+        )
+
+
+class ItemGone(RejectedRequest):
+    """An item that a query takes its vector from is not in the index."""
+
+    def __init__(self, item: ItemRef) -> None:
+        super().__init__(
+            "item_not_found",
+            f"id: no item {item.id!r} in {item.target}",
+            status=404,
+            field="id",
+            value=item.id,
+        )
+
+
+async def prepare(
+    node: Node, query: Query, pace: Pace, pictures: asyncio.Semaphore | None = None
+) -> Question:
+    """Check what the types cannot, and encode texts and images.
+
+    `pace` is that of the request. `pictures` is the semaphore that its queries share
+    (picture_turns); None: the query has one of its own. Raises RejectedRequest, RejectedRecord for
+    a picture that cannot be read or decoded, NotReady.
+    """
+    _check(node, query)
+    parts = query.fuse if query.fuse is not None else [query]
+    # Together, so that the encoder takes them as one batch.
+    turns = pictures or picture_turns(node)
+    prepared = await asyncio.gather(*(_prepared(node, part, pace, turns) for part in parts))
+    return Question(
+        target=query.target,
+        parts=prepared,
+        fused=query.fuse is not None,
+        k=query.k,
+        offset=query.offset,
+        min_score=query.min_score,
+        exact=query.exact,
+        collapse=query.collapse == "item",
+        include=query.include,
+        filter=query.condition,
+    )
+
+
+def _check(node: Node, query: Query) -> None:
+    limit = node.settings.k_max
+    wanted = query.k + query.offset
+    if wanted > limit:
+        raise RejectedRequest.over("too_many", limit, wanted, field="k", name="k + offset")
+
+
+async def vector_of(node: Node, asked: Classify) -> Vectors:
+    """The vector of a text, a picture or an item. Raises as `prepare` does, and ItemGone."""
+    part = await _prepared(node, asked, Pace(), picture_turns(node))
+    if part.item is None:
+        return _row(part, {})
+    found = await node.searcher.item(*part.item)
+    if found is None or found.vector is None:
+        raise ItemGone(part.item)
+    return found.vector
+
+
+def picture_turns(node: Node) -> asyncio.Semaphore:
+    """Bound the pictures that one request has under way, so that others find room in the lane."""
+    return asyncio.Semaphore(node.settings.query_pictures_at_once)
+
+
+async def _prepared(
+    node: Node, part: Query | FusePart | Classify, pace: Pace, pictures: asyncio.Semaphore
+) -> _Part:
+    weight = part.weight if isinstance(part, FusePart) else 1.0
+    if part.id is not None:
+        assert part.of is not None
+        return _Part(weight, item=ItemRef(part.of, part.id))
+    if part.text is not None:
+        # What is to be classified is content, and no query.
+        encode = node.queries.text if isinstance(part, Classify) else node.queries.query
+        return _Part(weight, await encode(part.text))
+    if part.image is not None:
+        async with pictures:
+            async with picture_of(node, part.image) as data:
+                pass
+            # References have few places in memory: from here on the queue of pictures counts it.
+            return _Part(weight, await node.queries.image(data))
+    assert part.vector is not None
+    await pace.rest()
+    return _Part(weight, _given(node, part.vector))
+
+
+def _given(node: Node, vector: Sequence[float]) -> Vectors:
+    dim = node.space.dim
+    if len(vector) != dim:
+        raise RejectedRequest(
+            "wrong_dimension",
+            f"vector: space {node.space.name} has {dim} dimensions, got {len(vector)}",
+            field="vector",
+            limit=dim,
+            value=len(vector),
+        )
+    with _refused("vector"):
+        return unit(np.asarray(vector, dtype=np.float64))
+
+
+@contextmanager
+def _refused(field: str) -> Iterator[None]:
+    """A sum or a vector without a direction is the fault of this field."""
+    try:
+        yield
+    except ValueError as error:
+        raise RejectedRequest("zero_vector", f"{field}: {error}", field=field) from None
+
+
+def _row(part: _Part, items: Mapping[ItemRef, Vectors]) -> Vectors:
+    if part.vector is not None:
+        return part.vector
+    assert part.item is not None
+    return items[part.item]
+
+
+Versions = dict[ItemRef, RecordPosition]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question's vector now, and the versions of the items that it came from."""
+
+    question: Question
+    vector: Vectors
+    versions: Versions
+    epoch: str | None
+
+    async def still_true(self, searcher: Searcher) -> bool:
+        """Whether all of its items stand unchanged."""
+        # Another log counts its offsets anew, so that the same version may be another record.
+        if self.epoch is not None and searcher.as_of().epoch != self.epoch:
+            return False
+        for item, version in self.versions.items():
+            found = await searcher.item(*item)
+            if found is None or found.source != version:
+                return False
+        return True
+
+
+async def ask(searcher: Searcher, question: Question) -> Asked:
+    """Look up the question's items. Raises ItemGone."""
+    vectors: dict[ItemRef, Vectors] = {}
+    versions: Versions = {}
+    epoch = searcher.as_of().epoch if question.items else None
+    for item in question.items:
+        found = await searcher.item(*item)
+        if found is None or found.vector is None:
+            raise ItemGone(item)
+        vectors[item] = found.vector
+        versions[item] = found.source
+    return Asked(question, question.vector(vectors), versions, epoch)
+
+
+async def search(searcher: Searcher, questions: Sequence[Question]) -> list[Answer]:
+    """Answers from one view, in order, in which the questions' items have the vectors used."""
+    while True:
+        asked = [await ask(searcher, question) for question in questions]
+        answers = await searcher.search(
+            [one.question.vector_query(one.vector, exact=False) for one in asked]
+        )
+        # An item looked up before the view was taken, and the same after it, was the same in it.
+        if all([await one.still_true(searcher) for one in asked]):
+            return answers

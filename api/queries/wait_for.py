@@ -1,0 +1,160 @@
+"""`wait_for`: an answer no older than a publish token, or than an earlier answer's `as_of`.
+
+A token is reached when the index has applied a content record at or past it in its partition. Not
+every content record leaves its own trace (one that was superseded within a transaction does not),
+so beside that: once the encoder's committed offset has passed the token, everything it wrote lies
+below the embeddings partition's high watermark, and reaching that will do.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from time import monotonic
+
+import structlog
+
+from api.http.deadline import within
+from api.node import Node
+from contracts.errors import BrokerUnavailable, RejectedRequest
+from contracts.events.record import TopicPartition
+from contracts.ports import Applied
+from contracts.topics import TARGETS, Target
+from contracts.wire.as_of import AsOf
+from contracts.wire.client_messages import AsOfMessage, Token
+from contracts.wire.message_json import read_as_of
+
+log = structlog.get_logger(__name__)
+
+# Positions also advance without a batch, past transaction markers: nobody is told of that.
+_POLL_S = 0.1
+_ASK_BROKER_S = 0.5
+
+
+class Waiting:
+    """Waits for the index of one node; shared by all requests."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._moved = asyncio.Event()
+        node.feed.listen(self._ring)
+        self._committed: dict[TopicPartition, int] = {}
+        self._asked_at = -_ASK_BROKER_S
+        self._asking = asyncio.Lock()
+
+    def _ring(self, _: Sequence[Applied]) -> None:
+        # A new event each time: whoever took the old one before looking cannot miss this.
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def wait_for(self, what: Token | AsOfMessage) -> None:
+        """Raises TimedOut, and RejectedRequest for what can never come, or was dead-lettered."""
+        async with within(self._node.settings.wait_s_max, [], "wait_for: not reached"):
+            if isinstance(what, Token):
+                await self._token(what)
+            else:
+                state = read_as_of(what)
+                await self.reach(self.checked(state, "wait_for"))
+                self.checked(state, "wait_for")  # the log may have become another one
+
+    async def reach(self, state: AsOf) -> None:
+        """Return once the index is at or past `state`, or its log is another one."""
+        now = self._node.searcher.as_of
+        await self._until(lambda: now().epoch != state.epoch or now().covers(state))
+
+    def checked(self, state: AsOf, field: str) -> AsOf:
+        """`state`, if this index could ever be at it. Raises RejectedRequest."""
+        now = self._node.searcher.as_of()
+        for name, theirs, ours in (
+            ("space", state.space, now.space),
+            ("epoch", state.epoch, now.epoch),
+        ):
+            if theirs != ours:
+                raise RejectedRequest(
+                    f"other_{name}",
+                    f"{field}: of {name} {theirs!r}, this node serves {ours!r}",
+                    status=409,
+                    field=field,
+                    limit=ours,
+                    value=theirs,
+                )
+        require_shape(state, now, field)
+        return state
+
+    async def _token(self, token: Token) -> None:
+        target, partition = self._place(token)
+        progress = self._node.progress
+        asked = monotonic()
+        watermark: int | None = None
+
+        def passed() -> bool:
+            if progress.highest_source(target, partition) >= token.offset:
+                return True
+            position = self._node.searcher.as_of().offsets[target][partition]
+            return watermark is not None and position >= watermark
+
+        while not passed():
+            await self._until(passed, until=asked + _ASK_BROKER_S)
+            asked = monotonic()
+            if watermark is None and not passed():
+                watermark = await self._watermark_behind(token, target)
+        reason = progress.reason_of(target, partition, token.offset)
+        if reason is not None:
+            raise RejectedRequest(
+                "dead_lettered",
+                f"wait_for: the record was dead-lettered: {reason}",
+                status=422,
+                field="wait_for",
+                value=reason,
+            )
+
+    def _place(self, token: Token) -> tuple[Target, int]:
+        counts = self._node.searcher.as_of().offsets
+        for target in TARGETS:
+            if token.topic != self._node.names.content(target):
+                continue
+            if token.partition >= len(counts[target]):
+                break
+            return target, token.partition
+        raise RejectedRequest(
+            "unknown_partition",
+            f"wait_for: no content partition {token.topic}-{token.partition} here",
+            field="wait_for",
+            value=f"{token.topic}-{token.partition}",
+        )
+
+    async def _watermark_behind(self, token: Token, target: Target) -> int | None:
+        """The embeddings partition's high watermark, read after the encoder passed the token."""
+        names = self._node.names
+        embeddings = TopicPartition(names.embeddings(target), token.partition)
+        try:
+            async with self._asking:
+                if monotonic() - self._asked_at >= _ASK_BROKER_S:
+                    self._committed = await self._node.log.committed(names.encoder_group)
+                    self._asked_at = monotonic()
+            content = TopicPartition(token.topic, token.partition)
+            if self._committed.get(content, 0) <= token.offset:
+                return None
+            return (await self._node.log.end_offsets([embeddings]))[embeddings]
+        except BrokerUnavailable as error:
+            log.warning("wait_for goes on without the broker", error=str(error))
+            return None
+
+    async def _until(self, true: Callable[[], bool], *, until: float | None = None) -> None:
+        """Return when `true()`, looked at after every batch and every poll, or at `until`."""
+        while True:
+            moved = self._moved
+            if true() or (until is not None and monotonic() >= until):
+                return
+            try:
+                async with asyncio.timeout(_POLL_S):
+                    await moved.wait()
+            except TimeoutError:
+                pass
+
+
+def require_shape(state: AsOf, ours: AsOf, field: str) -> None:
+    """Raise RejectedRequest unless both states speak of the same partitions."""
+    known = {target: len(offsets) for target, offsets in ours.offsets.items()}
+    if {target: len(offsets) for target, offsets in state.offsets.items()} != known:
+        raise RejectedRequest(
+            "invalid_request", f"{field}: offsets want {known} partitions", field=field
+        )

@@ -1,0 +1,1 @@
+"""Pictures: from a stranger's bytes to the pixels that a model takes."""

@@ -1,0 +1,48 @@
+"""Pictures that browsers do not show, such as TIFF and HEIC, as JPEG.
+
+Decoding and writing happen in a decoder's process, under the limits of a picture: strangers' bytes
+never meet the interpreter that answers requests.
+"""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from consumers.images.decoder_pool import Decoders
+from contracts.ports import RgbImage
+
+_QUALITY = 90
+_SIZE_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A Preprocess that makes a JPEG file and returns, instead of pixels, its size and its bytes.
+
+    No side of the picture in it is longer than `side`.
+    """
+
+    side: int
+
+    def __call__(self, image: RgbImage) -> RgbImage:
+        picture = Image.fromarray(image)
+        picture.thumbnail((self.side, self.side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=_QUALITY)
+        data = file.getvalue()
+        framed = len(data).to_bytes(_SIZE_BYTES) + data
+        return np.frombuffer(framed + bytes(-len(framed) % 3), np.uint8).reshape(1, -1, 3)
+
+
+class Converter:
+    """The PictureConverter port over decoders whose preprocess is `Shown`."""
+
+    def __init__(self, decoders: Decoders) -> None:
+        self._decoders = decoders
+
+    async def converted(self, data: bytes) -> bytes:
+        framed = (await self._decoders.decode(data)).tobytes()
+        size = int.from_bytes(framed[:_SIZE_BYTES])
+        return framed[_SIZE_BYTES : _SIZE_BYTES + size]

@@ -1,0 +1,130 @@
+"""The process that decodes pictures and may die of one.
+
+`python -m consumers.images.decoder_process FD BYTES`: FD names the memory shared with the parent,
+of so many BYTES. Limits and preprocess come first, pickled, on stdin; then, for each picture, the
+number of its bytes, which lie in the shared memory. An answer on stdout is a `Kind` and two
+numbers; pixels and rejections lie where the picture lay. Once its header is read, its size in
+pixels stands at the end of the shared memory: it decides how long the decoding may take.
+"""
+
+import ctypes
+import mmap
+import os
+import pickle
+import resource
+import signal
+import struct
+import sys
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import orjson
+
+from consumers.images.decode import IMAGE_SIDE_MAX, decode_image
+from contracts.errors import RejectedRecord
+from contracts.ports import Preprocess
+
+REQUEST = struct.Struct("<Q")
+ANSWER = struct.Struct("<BQQ")
+SIZE = struct.Struct("<Q")
+
+_PR_SET_PDEATHSIG = 1
+# After a picture of so many pixels the heap's free part goes back to the system: a TIFF of 49
+# megapixels left 190 MB in the process. Giving it back takes some milliseconds.
+_LARGE_PIXELS = 4_000_000
+
+
+class Kind(IntEnum):
+    """What an answer is, and what its two numbers are."""
+
+    READY = 0
+    PIXELS = 1  # height, width
+    REJECTED = 2  # bytes of JSON, the members of a RejectedRecord
+    MEMORY = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeLimits:
+    """What decoding one picture may cost.
+
+    `seconds_max` is processor time for `pixels_max` pixels; a smaller picture has its share of it,
+    but `seconds_min` at least. `memory_bytes_max` is address space beyond what the process takes
+    anyway. `side_max` limits the longer side, in pixels.
+    """
+
+    bytes_max: int
+    pixels_max: int
+    seconds_max: float
+    memory_bytes_max: int
+    seconds_min: float = 1.0
+    side_max: int = IMAGE_SIDE_MAX
+
+    def seconds(self, pixels: int) -> float:
+        """Return the processor time that decoding so many pixels may take."""
+        share = self.seconds_max * pixels / self.pixels_max
+        return min(self.seconds_max, max(self.seconds_min, share))
+
+
+def main() -> None:
+    # Of its own accord too: a codec that hangs never sees the end of stdin.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    requests, answers = sys.stdin.buffer, sys.stdout.buffer
+    limits, preprocess, nice = pickle.load(requests)
+    os.nice(nice)
+    shared = mmap.mmap(int(sys.argv[1]), int(sys.argv[2]))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    memory = _memory_bytes() + limits.memory_bytes_max
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
+    _say(answers, Kind.READY)
+    give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    while len(request := requests.read(REQUEST.size)) == REQUEST.size:
+        (size,) = REQUEST.unpack(request)
+        answer = _answer(shared, size, limits, preprocess)
+        # Read before the parent has the answer: it then sets the size back for the next picture.
+        (pixels,) = SIZE.unpack_from(shared, len(shared) - SIZE.size)
+        _say(answers, *answer)
+        if give_back is not None and pixels > _LARGE_PIXELS:
+            give_back(0)
+
+
+def _memory_bytes() -> int:
+    """Address space that we take before any picture."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def _say(answers: BinaryIO, kind: Kind, first: int = 0, second: int = 0) -> None:
+    answers.write(ANSWER.pack(kind, first, second))
+    answers.flush()
+
+
+def _answer(
+    shared: mmap.mmap, size: int, limits: DecodeLimits, preprocess: Preprocess
+) -> tuple[Kind, int, int]:
+    def sized(pixels: int) -> None:
+        SIZE.pack_into(shared, len(shared) - SIZE.size, pixels)
+
+    try:
+        image = decode_image(
+            shared[:size],
+            bytes_max=limits.bytes_max,
+            pixels_max=limits.pixels_max,
+            side_hint=preprocess.side,
+            side_max=limits.side_max,
+            sized=sized,
+        )
+        image = preprocess(image)
+        np.frombuffer(shared, np.uint8, image.size)[:] = image.reshape(-1)
+        return Kind.PIXELS, image.shape[0], image.shape[1]
+    except RejectedRecord as rejection:
+        members = orjson.dumps(rejection.members())
+        shared[: len(members)] = members
+        return Kind.REJECTED, len(members), 0
+    except MemoryError:
+        return Kind.MEMORY, 0, 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The encoders behind contracts.ports.Encoder: the starter model, and Hugging Face checkpoints.
+
+Importing this package costs nothing; `open_encoder` imports torch, `space_of` does not.
+"""
+
+import re
+
+from consumers.models.spaces import STARTER, checkpoint_space, find_checkpoint, starter_space
+from contracts.ports import Encoder
+from contracts.space import Space
+from contracts.testing.memory import HashEncoder
+
+__all__ = ["open_encoder", "space_of", "tunable"]
+
+# The in-memory encoder by name: tests run the installed commands without waiting for torch.
+HASH = "hash"
+# The same with another dimension, `hash:48`: a second space to switch to.
+_HASH_DIM = re.compile(r"hash:([1-9][0-9]{0,3})")
+
+
+def open_encoder(
+    model: str,
+    *,
+    threads: int | None = None,
+    precision: str | None = None,
+    remote_code: bool = False,
+) -> Encoder:
+    """Load `model`: "starter", a local folder, a Hugging Face hub name, "hash" or "hash:DIM".
+
+    `threads` is how many torch may use in this process; None leaves that to torch. `precision` is
+    one of precision.PRECISIONS for a checkpoint; None: what was measured to be best here, else a
+    probe of two seconds. `remote_code`: the Python that a checkpoint brings may be run. Loading
+    takes about 7 s for the starter, nearly all of it importing torch. Raises ModelMissing.
+    """
+    hashes = _hash_encoder(model)
+    if hashes is not None:
+        return hashes
+    if model != STARTER:
+        # Before the slow import: a wrong name fails at once.
+        checkpoint = find_checkpoint(model, remote_code=remote_code)
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    if model == STARTER:
+        from consumers.models.starter.encoder import StarterEncoder
+
+        return StarterEncoder()
+    from consumers.models.precision import PRECISIONS
+    from consumers.models.tuning.probe import opened
+
+    named = next((known for known in PRECISIONS if known == precision), None)
+    return opened(checkpoint, named)
+
+
+def space_of(model: str) -> Space:
+    """The space that `open_encoder(model)` encodes into, without loading it.
+
+    20 ms for the starter; a local folder's weights are read once for their SHA-256; a hub name is
+    downloaded if it is not in the cache yet. No code of a checkpoint is run. Raises ModelMissing.
+    """
+    hashes = _hash_encoder(model)
+    if hashes is not None:
+        return hashes.space
+    return starter_space() if model == STARTER else checkpoint_space(find_checkpoint(model))
+
+
+def tunable(model: str) -> bool:
+    """Whether `model` is a checkpoint, which runs in one precision or another."""
+    return model != STARTER and _hash_encoder(model) is None
+
+
+def _hash_encoder(model: str) -> HashEncoder | None:
+    if model == HASH:
+        return HashEncoder()
+    sized = _HASH_DIM.fullmatch(model)
+    return HashEncoder(int(sized[1]), f"hash-{sized[1]}") if sized else None

@@ -1,0 +1,1 @@
+"""Checkpoints of Hugging Face: CLIP, SigLIP and related families."""

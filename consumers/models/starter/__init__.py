@@ -1,0 +1,1 @@
+"""The starter model, whose parts all come from PyPI."""

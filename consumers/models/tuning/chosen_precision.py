@@ -1,0 +1,62 @@
+"""Which precision was found best for a model on this machine, kept in the user's cache folder."""
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from consumers.models.precision import PRECISIONS, Choice
+from consumers.models.spaces import Checkpoint
+from consumers.models.tuning import results_file as kept_file
+
+# Tuning never tries more.
+AT_ONCE_MAX = 4096
+
+_LIBRARIES = ("torch", "transformers")
+
+
+def key_of(checkpoint: Checkpoint, device: torch.device, threads: int) -> str:
+    """Another device, model, or version of a library is another question."""
+    versions = " ".join(f"{name}-{version(name)}" for name in _LIBRARIES)
+    return f"{_name_of(device)} x{threads} | {checkpoint.name}@{checkpoint.revision} | {versions}"
+
+
+def kept(key: str) -> Choice | None:
+    """What was kept under `key`; None also where the file is not of this version."""
+    try:
+        choice = Choice(**kept_file.everything()[key])
+    except (KeyError, TypeError):
+        return None
+    return choice if _is_possible(choice) else None
+
+
+def _is_possible(choice: Choice) -> bool:
+    """Return whether a model can run so: the file is the user's, and may say anything."""
+    at_once = (choice.pictures, choice.texts)
+    return (
+        choice.precision in PRECISIONS
+        and type(choice.compiled) is bool
+        and all(type(count) is int and 1 <= count <= AT_ONCE_MAX for count in at_once)
+    )
+
+
+def keep(key: str, choice: Choice) -> None:
+    """For the next start."""
+    kept_file.add(key, asdict(choice))
+
+
+def _name_of(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                # Virtual machines of one name differ in what their processors can do.
+                flags = {"amx_tile", "avx512_bf16", "avx512_vnni"} & set(
+                    cpuinfo.read_text().split()
+                )
+                return " ".join([line.partition(": ")[2], *sorted(flags)])
+    return platform.machine()

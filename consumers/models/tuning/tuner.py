@@ -1,0 +1,164 @@
+"""Which precision and batch sizes are best here: each timed, and held to float32's vectors.
+
+Every candidate runs in a process of its own: one that is killed for its memory, or that a kernel
+of the processor brings down, costs its own row of the table. `tidelens doctor --tune` is this.
+"""
+
+import multiprocessing
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from consumers.models.huggingface.encoder import device_of
+from consumers.models.precision import PRECISIONS, Choice
+from consumers.models.spaces import Checkpoint
+from consumers.models.tuning import chosen_precision
+from consumers.models.tuning.candidate import Asked, Found, Measured, Samples, measured
+from consumers.models.tuning.probe import COSINE_MIN, cosines
+from contracts.score import Vectors
+
+# Of each one's ten nearest, what a candidate must keep.
+AGREEMENT_MIN = 0.99
+NEAREST = 10
+# Closer than this, two scores are a draw: either order is right.
+DRAW = 2e-3
+
+# A batch as good as this share of the best is taken when it is smaller: it answers sooner.
+_GOOD_ENOUGH = 0.97
+# torch.compile costs each start a minute, and has to give more than the noise of a measurement.
+COMPILE_GAIN = 1.1
+
+Tell = Callable[[Measured], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The table, and what is best of it; None: not even float32 fits into the memory."""
+
+    table: Sequence[Measured]
+    best: Choice | None
+
+
+def tune(
+    checkpoint: Checkpoint,
+    threads: int,
+    samples: Samples,
+    memory_bytes_max: int,
+    tell: Tell = lambda _: None,
+    *,
+    seconds: float = 1.0,
+) -> Tuned:
+    """Measure every precision, and torch.compile on the best; `tell` hears of each when it is done.
+
+    Each batch size is timed for `seconds`: half a minute for a precision on two cores, and two
+    minutes for float16 where the processor has none (ViT-B/32). Nothing else should compute
+    meanwhile. What is best is kept for the next start (choices.py).
+    """
+    device = device_of()
+    asked = Asked(checkpoint, threads, memory_bytes_max, samples, seconds)
+    table: list[Measured] = []
+    exact: Found | None = None
+
+    def run(choice: Choice) -> Found:
+        found = in_a_process(asked, choice)
+        table.append(found.measured if exact is None else held_to(exact, found))
+        tell(table[-1])
+        return found
+
+    for precision in PRECISIONS:
+        # The kernels of int8 are the CPU's.
+        if device.type == "cpu" or precision != "int8":
+            found = run(Choice(precision))
+            exact = exact or found
+    best = chosen(table)
+    if best is not None and shutil.which("g++"):
+        run(replace(best, compiled=True))
+        best = chosen(table)
+    if best is not None:
+        chosen_precision.keep(chosen_precision.key_of(checkpoint, device, threads), best)
+    return Tuned(table, best)
+
+
+def memory_bytes_default(host_free_bytes: int) -> int:
+    """Half of what is free: of the GPU's where there is one, else of the host's."""
+    if device_of().type == "cuda":
+        return int(torch.cuda.mem_get_info()[0]) // 2
+    return host_free_bytes // 2
+
+
+def in_a_process(asked: Asked, choice: Choice) -> Found:
+    """Spawned: torch's threads do not outlive a fork."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        try:
+            return pool.submit(measured, asked, choice).result()
+        except BrokenProcessPool:
+            row = Measured(choice.precision, choice.compiled, trouble="its process was killed")
+            return Found(row)
+
+
+def chosen(table: Sequence[Measured]) -> Choice | None:
+    """The row with the most pictures per second of those that passed."""
+    passed = [row for row in table if row.trouble is None]
+    if not passed:
+        return None
+
+    def worth(row: Measured) -> float:
+        return max(row.pictures.values()) / (COMPILE_GAIN if row.compiled else 1)
+
+    best = max(passed, key=worth)
+    return Choice(
+        best.precision, _smallest_good(best.pictures), _smallest_good(best.texts), best.compiled
+    )
+
+
+def held_to(exact: Found, found: Found) -> Measured:
+    """The row with what it keeps of the exact vectors, and with what is wrong about it."""
+    row = found.measured
+    if row.trouble is not None:
+        return row
+    # One that takes too much memory is compared with all the same.
+    if not (len(exact.pictures) and len(exact.texts)):
+        why = f"nothing to compare with: float32 failed ({exact.measured.trouble})"
+        return replace(row, trouble=why)
+    cosine = min(
+        float(cosines(ours, theirs).min())
+        for ours, theirs in ((found.pictures, exact.pictures), (found.texts, exact.texts))
+    )
+    agreed = min(
+        agreement(found.texts, exact.texts, found.pictures, exact.pictures),
+        agreement(found.pictures, exact.pictures, found.pictures, exact.pictures),
+    )
+    trouble = None
+    if cosine < COSINE_MIN:
+        trouble = f"cosine {cosine:.4f} below {COSINE_MIN}"
+    elif agreed < AGREEMENT_MIN:
+        trouble = f"top-{NEAREST} agreement {agreed:.3f} below {AGREEMENT_MIN}"
+    return replace(row, cosine_min=cosine, agreement=agreed, trouble=trouble)
+
+
+def agreement(ours: Vectors, exact: Vectors, corpus: Vectors, exact_corpus: Vectors) -> float:
+    """The share of each row's ten nearest in `corpus` that is right; a draw is right either way.
+
+    Wrong is one of ours that is more than DRAW below the exact tenth best score, and one left out
+    that is more than DRAW above it. All are (n, dim) unit vectors.
+    """
+    kept = min(NEAREST, len(corpus))
+    scores = exact.astype(np.float32) @ exact_corpus.astype(np.float32).T
+    limit = np.sort(scores, axis=1)[:, -kept, None]
+    order = np.argsort(-(ours.astype(np.float32) @ corpus.astype(np.float32).T), axis=1)
+    taken = np.zeros(scores.shape, np.bool_)
+    np.put_along_axis(taken, order[:, :kept], True, axis=1)
+    strangers = (taken & (scores < limit - DRAW)).sum(axis=1)
+    missing = (~taken & (scores > limit + DRAW)).sum(axis=1)
+    return float(1 - (np.maximum(strangers, missing) / kept).mean())
+
+
+def _smallest_good(rates: Mapping[int, float]) -> int:
+    best = max(rates.values())
+    return min(size for size, rate in rates.items() if rate >= _GOOD_ENOUGH * best)

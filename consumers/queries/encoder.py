@@ -1,0 +1,269 @@
+"""Query encoding: a query's text or picture to one vector, in a process of its own.
+
+A child process, because importing torch takes seconds and the model's Python would slow every
+search and socket on the same interpreter. Batching without a timer: one batch runs, the next one
+forms meanwhile. Answers are kept in an LRU cache; equal texts then give the very same vector.
+Pictures are decoded elsewhere before they come here (consumers/queries/pictures.py).
+"""
+
+import asyncio
+import hashlib
+import multiprocessing
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
+from time import perf_counter
+from typing import Any, NoReturn
+
+from consumers.queries import encoder_process
+from consumers.queries.encoder_process import Answer, Asked, QueryModel
+from consumers.queries.pictures import PictureLimits, QueryPictures
+from consumers.queries.turns import Turns, Waiting
+from contracts.errors import NotReady, RejectedRecord, RejectedRequest
+from contracts.metrics import Metrics
+from contracts.ports import RgbImage
+from contracts.prompts import PLAIN, prompts
+from contracts.score import Vectors
+from contracts.supervision.processes import Part, why_ended
+
+__all__ = ["PictureLimits", "ProcessQueryEncoder", "QueryModel"]
+
+# Recent texts that are remembered, so that the same can be asked of another space.
+_RECENT = 256
+# Hashing more than this takes longer than a thread does.
+_HASHED_AT_ONCE_BYTES = 64 * 1024
+
+
+class ProcessQueryEncoder:
+    """The QueryEncoder port over a child process; `run` must be running."""
+
+    def __init__(
+        self,
+        model: QueryModel,
+        metrics: Metrics,
+        pictures: PictureLimits,
+        *,
+        batch_max: int,
+        queue_max: int,
+        cache_max: int,
+        picture_turn_s: float = 0.025,
+        encode_timeout_s: float = 60.0,
+        space: str = "",
+        templates: Sequence[str] = PLAIN,
+        part: Part | None = None,
+        prepare: Callable[[], None] = encoder_process.as_it_is,
+    ) -> None:
+        self._model = model
+        self._prepare = prepare
+        self._metrics = metrics
+        self._queue_max = queue_max
+        self._cache_max = cache_max
+        self._encode_timeout_s = encode_timeout_s
+        self._space = space
+        self._templates = templates
+        self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
+        self._pictures = QueryPictures(pictures, metrics)
+        self._turns = Turns(batch_max=batch_max, picture_turn_s=picture_turn_s)
+        metrics.queue_depth.labels("query").set_function(lambda: len(self._turns))
+        self._recent: deque[str] = deque(maxlen=_RECENT)
+        self._arrived = asyncio.Event()
+        self._pool: ProcessPoolExecutor | None = None
+        self._process: BaseProcess | None = None
+        self.part = part or Part("query", model.model)
+        self._ended = False
+        self.loaded = asyncio.Event()
+        self._logit_scale = 0.0
+
+    async def query(self, text: str) -> Vectors:
+        normal = " ".join(text.split())
+        self._recent.append(normal)
+        return await self._encoded_text(prompts([normal], self._templates))
+
+    async def text(self, text: str) -> Vectors:
+        return await self._encoded_text([" ".join(text.split())])
+
+    def recent(self) -> list[str]:
+        """Return the texts of recent queries, each once, the latest last."""
+        return list(dict.fromkeys(reversed(self._recent)))[::-1]
+
+    async def logit_scale(self) -> float:
+        await self.loaded.wait()
+        return self._logit_scale
+
+    async def _encoded_text(self, its_prompts: list[str]) -> Vectors:
+        began = perf_counter()
+        key = _key(self._space, its_prompts)
+        if (cached := self._remembered(key, "text", began)) is not None:
+            return cached
+        if self._turns.texts >= self._queue_max:
+            raise RejectedRequest(
+                "too_many_queries",
+                f"query_queue_max: limit {self._queue_max} queries waiting to be encoded",
+                status=429,
+                limit=self._queue_max,
+            )
+        vector = await self._encoded(key, its_prompts)
+        self._metrics.query_encode_seconds.labels("text", "miss").observe(perf_counter() - began)
+        return vector
+
+    async def image(self, data: bytes) -> Vectors:
+        began = perf_counter()
+        if len(data) <= _HASHED_AT_ONCE_BYTES:
+            key = _key(self._space, data)
+        else:
+            key = await asyncio.to_thread(_key, self._space, data)
+        if (cached := self._remembered(key, "image", began)) is not None:
+            return cached
+
+        async def encode(image: RgbImage) -> Vectors:
+            return await self._encoded(key, image)
+
+        vector = await self._pictures.once(key, data, encode)
+        self._metrics.query_encode_seconds.labels("image", "miss").observe(perf_counter() - began)
+        return vector
+
+    def _remembered(self, key: bytes, kind: str, began: float) -> Vectors | None:
+        cached = self._cache.get(key)
+        if cached is not None:
+            self._cache.move_to_end(key)
+            self._metrics.query_encode_seconds.labels(kind, "hit").observe(perf_counter() - began)
+        return cached
+
+    async def _encoded(self, key: bytes, asked: Asked) -> Vectors:
+        if self._ended:
+            raise NotReady("shutting down")
+        if self.part.failures > 1 and not self.part.running:
+            # One restart is worth waiting for; after a second failure nobody should wait.
+            raise NotReady(f"the query encoder is down: {self.part.reason}")
+        future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
+        self._turns.add(Waiting(key, asked, future))
+        self._arrived.set()
+        return await future
+
+    async def run(self) -> None:
+        """Start the child, then encode batches until cancelled; a child that ends is replaced.
+
+        Raises the error of the first start. Later starts are tried again, whatever they raise.
+        """
+        try:
+            while True:
+                try:
+                    await self._work()
+                except BrokenProcessPool:
+                    reason = why_ended(self._stop_pool())
+                except Exception as error:
+                    self._stop_pool()
+                    if not self.loaded.is_set():
+                        raise
+                    reason = str(error) or repr(error)
+                self._drop(f"the query encoder restarts: {reason}")
+                await self.part.pause(reason)
+        finally:
+            # What comes from here on, such as a picture that was just decoded, would wait for ever.
+            self._ended = True
+            self._drop("shutting down")
+            self._pictures.close()
+            self._stop_pool()
+
+    async def _work(self) -> NoReturn:
+        loaded = await self._call(encoder_process.warm)
+        self._logit_scale = loaded.logit_scale
+        self._pictures.open(loaded.preprocess)
+        self.loaded.set()
+        self.part.runs()
+        process, loop = self._process, asyncio.get_running_loop()
+        assert process is not None
+        # A child that dies while nobody asks is noticed, too.
+        loop.add_reader(process.sentinel, self._arrived.set)
+        try:
+            await self._serve(process)
+        finally:
+            loop.remove_reader(process.sentinel)
+
+    async def _serve(self, process: BaseProcess) -> NoReturn:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            if not process.is_alive():
+                raise BrokenProcessPool
+            while batch := self._turns.next():
+                await self._encode_batch(batch)
+
+    async def _encode_batch(self, batch: list[Waiting]) -> None:
+        began = perf_counter()
+        try:
+            results = await self._encoded_batch([waiting.asked for waiting in batch])
+        except BaseException:
+            # Their queries are failed with those that wait.
+            for waiting in batch:
+                self._turns.add(waiting)
+            raise
+        self._turns.took(batch, perf_counter() - began)
+        for waiting, result in zip(batch, results, strict=True):
+            if waiting.future.done():
+                continue
+            if isinstance(result, dict):
+                waiting.future.set_exception(RejectedRecord(**result))
+                continue
+            self._remember(waiting.key, result)
+            waiting.future.set_result(result)
+
+    async def _encoded_batch(self, asked: list[Asked]) -> list[Answer]:
+        """Raise TimeoutError where the child hangs: it is replaced like one that died."""
+        limit_s = self._encode_timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                results: list[Answer] = await self._call(encoder_process.encode_all, asked)
+                return results
+        except TimeoutError:
+            raise TimeoutError(
+                f"it did not answer for query_encode_timeout_s={limit_s:g}"
+            ) from None
+
+    def _remember(self, key: bytes, vector: Vectors) -> None:
+        self._cache[key] = vector
+        while len(self._cache) > self._cache_max:
+            self._cache.popitem(last=False)
+
+    async def _call(self, function: Any, *arguments: Any) -> Any:
+        if self._pool is None:
+            self._pool = ProcessPoolExecutor(
+                1,
+                # spawn: a fork of a process with threads and an event loop is not safe.
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=encoder_process.load,
+                initargs=(self._model, self._prepare),
+            )
+        called = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+        # Needed for its exit code, which the pool does not show.
+        self._process = next(iter(self._pool._processes.values()), None)
+        return await called
+
+    def _stop_pool(self) -> int | None:
+        """End the child if it lives, and return its exit code."""
+        process, self._process = self._process, None
+        if self._pool is not None:
+            if process is not None:
+                process.kill()  # a stopped process would not notice any other signal
+            # Waits for that child only, and gives its semaphores back.
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+        return process.exitcode if process is not None else None
+
+    def _drop(self, why: str) -> None:
+        for waiting in self._turns.clear():
+            if not waiting.future.done():
+                waiting.future.set_exception(NotReady(why))
+
+
+def _key(space: str, asked: list[str] | bytes) -> bytes:
+    """Hash all that the vector comes from, each part with its length: `ab c` is not `a bc`."""
+    parts = asked if isinstance(asked, list) else [asked]
+    found = hashlib.blake2b(digest_size=16)
+    for part in (space, "text" if isinstance(asked, list) else "image", *parts):
+        data = part.encode() if isinstance(part, str) else part
+        found.update(len(data).to_bytes(8))
+        found.update(data)
+    return found.digest()

@@ -1,0 +1,132 @@
+"""What the query encoder's process does: load the model, then turn texts and pixels into vectors.
+
+Pictures arrive decoded: nothing that a stranger's bytes can slow down or crash runs here.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from contracts.errors import ModelMissing, RejectedRecord, TidelensError
+from contracts.ports import Encoder, Preprocess, RgbImage
+from contracts.score import Vectors
+from contracts.zero_shot import query_vector
+
+# A text in each of its templates, or a picture's pixels.
+Asked = list[str] | RgbImage
+# A vector, or the members of a rejection (errors do not pickle well).
+Answer = Vectors | dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class QueryModel:
+    """What the process loads."""
+
+    model: str
+    threads: int
+    precision: str | None
+    remote_code: bool
+
+
+def as_it_is() -> None:
+    """Do nothing: the default for `prepare`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the parent needs to know of the model."""
+
+    logit_scale: float
+    preprocess: Preprocess
+
+
+_encoder: Encoder | None = None
+_refused: str | None = None
+
+
+def load(model: QueryModel, prepare: Callable[[], None]) -> None:
+    """Start the process: see that it ends with the parent, then load the model.
+
+    `prepare` runs first, so that the process's log goes where the parent's does.
+    """
+    global _encoder, _refused
+    # A Ctrl-C in our terminal, or a service manager that stops all processes of the service, is for
+    # the parent, which stops us.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    prepare()
+    from consumers.models import open_encoder
+
+    try:
+        _encoder = open_encoder(
+            model.model,
+            threads=model.threads,
+            precision=model.precision,
+            remote_code=model.remote_code,
+        )
+    except Exception as error:
+        # Raised here it would be a stack trace, and the process be started again for ever.
+        _refused = str(error) if isinstance(error, TidelensError) else repr(error)
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(0)
+
+
+def warm() -> Loaded:
+    """Answer once the model is loaded and has run once for each kind of input.
+
+    Raises ModelMissing where it was refused.
+    """
+    if _refused is not None:
+        raise ModelMissing(_refused)
+    assert _encoder is not None
+    _encoder.encode_texts(["warm up"])
+    _encoder.encode_images([_encoder.preprocess(np.zeros((64, 64, 3), np.uint8))])
+    return Loaded(_encoder.logit_scale, _encoder.preprocess)
+
+
+def encode_all(inputs: Sequence[Asked]) -> list[Answer]:
+    """What fails together is tried one by one, so that one query cannot take others with it."""
+    try:
+        return _encode_together(inputs)
+    except Exception:
+        return [_encode_alone(asked) for asked in inputs]
+
+
+def _encode_alone(asked: Asked) -> Answer:
+    try:
+        return _encode_together([asked])[0]
+    except Exception as error:
+        return RejectedRecord("encode_failed", f"the model failed: {error!r}").members()
+
+
+def _encode_together(inputs: Sequence[Asked]) -> list[Answer]:
+    """Raises whatever the model does."""
+    assert _encoder is not None
+    results: list[Answer] = [{} for _ in inputs]
+    texts = [(i, asked) for i, asked in enumerate(inputs) if isinstance(asked, list)]
+    rows = _encoder.encode_texts([prompt for _, its_prompts in texts for prompt in its_prompts])
+    start = 0
+    for i, its_prompts in texts:
+        its = rows[start : start + len(its_prompts)]
+        start += len(its_prompts)
+        try:
+            results[i] = query_vector(its)
+        except ValueError as error:
+            results[i] = RejectedRecord("zero_vector", f"text: {error}", field="text").members()
+    images = [(i, asked) for i, asked in enumerate(inputs) if not isinstance(asked, list)]
+    rows = _encoder.encode_images([picture for _, picture in images])
+    for (i, _), vector in zip(images, rows, strict=True):
+        results[i] = vector
+    return results

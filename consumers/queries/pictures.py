@@ -1,0 +1,148 @@
+"""Pictures of queries on their way to pixels, in a lane that texts never enter.
+
+They are decoded in processes of their own, which give way to everything that answers texts, under
+limits far below those of content: somebody waits for the answer, and somebody else for the lane.
+What waits is bounded in number and in bytes; a picture that nobody awaits any more leaves at once.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from consumers.images.decoder_pool import BESIDE_QUERIES_NICE, DecodeLimits, Decoders
+from contracts.errors import NotReady, RejectedRequest
+from contracts.metrics import Metrics
+from contracts.ports import Preprocess, RgbImage
+from contracts.score import Vectors
+
+
+@dataclass(frozen=True, slots=True)
+class PictureLimits:
+    """What one picture may cost, and all together while they wait."""
+
+    decode: DecodeLimits
+    processes: int
+    waiting_max: int
+    waiting_bytes_max: int
+
+
+@dataclass(slots=True, eq=False)
+class _Encoding:
+    """One picture's way to its vector, which everybody who asks for the same picture awaits."""
+
+    task: "asyncio.Task[Vectors]"
+    waiters: int = 0
+
+
+class QueryPictures:
+    """The lane: `open` it when the model is known, and `close` it."""
+
+    def __init__(self, limits: PictureLimits, metrics: Metrics) -> None:
+        self._limits = limits
+        self._decoders: Decoders | None = None
+        self._decided = asyncio.Event()
+        self._turns = asyncio.Semaphore(limits.processes)
+        self._encodings: dict[bytes, _Encoding] = {}
+        self._waiting = self._bytes = self._pixel_bytes = 0
+        self._encoded = asyncio.Event()
+        metrics.queue_depth.labels("query_pictures").set_function(lambda: self._waiting)
+
+    def open(self, preprocess: Preprocess) -> None:
+        """Start to decode pictures; a second call changes nothing."""
+        if not self._decided.is_set():
+            self._decoders = Decoders(
+                self._limits.processes, self._limits.decode, preprocess, nice=BESIDE_QUERIES_NICE
+            )
+            self._decided.set()
+
+    def close(self) -> None:
+        """End the processes, which blocks for some milliseconds; those who wait get NotReady."""
+        if self._decoders is not None:
+            self._decoders.close()
+        self._decided.set()
+
+    async def once(
+        self, key: bytes, data: bytes, encode: Callable[[RgbImage], Awaitable[Vectors]]
+    ) -> Vectors:
+        """Return the vector that `encode` makes of the pixels, computed once for all who ask for
+        `key` meanwhile.
+
+        Raises RejectedRequest where too much waits, and what Decoders.decode raises.
+        """
+        encoding = self._encodings.get(key)
+        if encoding is None:
+            encoding = self._start(key, data, encode)
+        encoding.waiters += 1
+        try:
+            return await asyncio.shield(encoding.task)
+        finally:
+            encoding.waiters -= 1
+            if encoding.waiters == 0 and not encoding.task.done():
+                encoding.task.cancel()
+                self._forget(key, encoding)
+
+    def _start(
+        self, key: bytes, data: bytes, encode: Callable[[RgbImage], Awaitable[Vectors]]
+    ) -> _Encoding:
+        size = len(data)
+        self._require_room(size)
+        # Counted before the task runs, so that several that come in one turn of the loop are seen.
+        self._waiting += 1
+        self._bytes += size
+        task = asyncio.create_task(self._vector(data, encode), name="picture of a query")
+        encoding = self._encodings[key] = _Encoding(task)
+
+        def ended(task: "asyncio.Task[Vectors]") -> None:
+            self._waiting -= 1
+            self._bytes -= size
+            self._forget(key, encoding)
+            if not task.cancelled():
+                task.exception()  # marks it as seen, in case everybody left a moment ago
+
+        task.add_done_callback(ended)
+        return encoding
+
+    def _require_room(self, size: int) -> None:
+        limits = self._limits
+        if self._waiting >= limits.waiting_max:
+            raise RejectedRequest(
+                "too_many_queries",
+                f"query_pictures_max: limit {limits.waiting_max} pictures of queries waiting",
+                status=429,
+                field="image",
+                limit=limits.waiting_max,
+            )
+        # A picture that waits alone may be larger: image_bytes_max bounds it.
+        if self._waiting and self._bytes + size > limits.waiting_bytes_max:
+            raise RejectedRequest(
+                "too_many_queries",
+                f"query_pictures_mb: limit {limits.waiting_bytes_max} bytes in all pictures of "
+                f"queries that wait, got {size} more than the {self._bytes} that do",
+                status=429,
+                field="image",
+                limit=limits.waiting_bytes_max,
+                value=self._bytes + size,
+            )
+
+    async def _vector(
+        self, data: bytes, encode: Callable[[RgbImage], Awaitable[Vectors]]
+    ) -> Vectors:
+        await self._decided.wait()
+        if self._decoders is None:
+            raise NotReady("shutting down")
+        async with self._turns:
+            # 80 KB may be 50 MB of pixels where the model takes any size.
+            while self._pixel_bytes >= self._limits.waiting_bytes_max:
+                self._encoded.clear()
+                await self._encoded.wait()
+            image = await self._decoders.decode(data)
+            self._pixel_bytes += image.nbytes
+        try:
+            return await encode(image)
+        finally:
+            self._pixel_bytes -= image.nbytes
+            self._encoded.set()
+
+    def _forget(self, key: bytes, encoding: _Encoding) -> None:
+        if self._encodings.get(key) is encoding:
+            del self._encodings[key]

@@ -1,0 +1,85 @@
+"""Who has the query encoder's model next: texts and pictures have turns of their own.
+
+A picture takes the model ten times as long as a text. So pictures never share a batch with texts,
+take every other turn at most while texts wait, and no more of them at once than a turn of that
+length can hold: a text waits for one such turn, however many pictures wait.
+"""
+
+import asyncio
+from dataclasses import dataclass
+
+from consumers.queries.encoder_process import Asked
+from contracts.score import Vectors
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A query that waits for its vector."""
+
+    key: bytes
+    asked: Asked
+    future: "asyncio.Future[Vectors]"
+
+    @property
+    def inputs(self) -> int:
+        return len(self.asked) if isinstance(self.asked, list) else 1
+
+
+class Turns:
+    """The rules, without I/O. `batch_max` counts a text once for each of its templates."""
+
+    def __init__(self, *, batch_max: int, picture_turn_s: float) -> None:
+        self._batch_max = batch_max
+        self._picture_turn_s = picture_turn_s
+        self._texts: list[Waiting] = []
+        self._pictures: list[Waiting] = []
+        self._pictures_at_once = 1
+        self._pictures_next = False
+
+    def __len__(self) -> int:
+        return len(self._texts) + len(self._pictures)
+
+    @property
+    def texts(self) -> int:
+        return len(self._texts)
+
+    def add(self, waiting: Waiting) -> None:
+        (self._texts if isinstance(waiting.asked, list) else self._pictures).append(waiting)
+
+    def next(self) -> list[Waiting]:
+        """Take the queries that wait longest of the kind whose turn it is, or an empty list."""
+        # Requests that nobody awaits any more are dropped before they cost anything.
+        self._texts = [waiting for waiting in self._texts if not waiting.future.done()]
+        self._pictures = [waiting for waiting in self._pictures if not waiting.future.done()]
+        of_pictures = bool(self._pictures) and (self._pictures_next or not self._texts)
+        self._pictures_next = not of_pictures
+        if of_pictures:
+            return _taken(self._pictures, self._pictures_at_once)
+        return _taken(self._texts, self._batch_max)
+
+    def took(self, batch: list[Waiting], seconds: float) -> None:
+        """Note how long the model took, so that the next batch of pictures fits into their turn."""
+        if isinstance(batch[0].asked, list):
+            return
+        fitting = int(self._picture_turn_s * len(batch) / max(seconds, 1e-6))
+        # One batch that was slow or quick by chance does not decide.
+        self._pictures_at_once = max(1, min(fitting, 2 * len(batch), self._batch_max))
+
+    def clear(self) -> list[Waiting]:
+        """Remove and return all that wait."""
+        waiting = self._texts + self._pictures
+        self._texts, self._pictures = [], []
+        return waiting
+
+
+def _taken(queue: list[Waiting], inputs_max: int) -> list[Waiting]:
+    """Take as many as fit out of the queue, and one at least, even if it is more than fits."""
+    count = inputs = 0
+    for waiting in queue:
+        inputs += waiting.inputs
+        if count and inputs > inputs_max:
+            break
+        count += 1
+    taken = queue[:count]
+    del queue[:count]
+    return taken

@@ -1,0 +1,71 @@
+"""Places that are limited: requests at one registrant's hosts, and pictures in memory."""
+
+from collections.abc import AsyncIterator, Hashable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from consumers.fair_semaphore import FairTurns
+
+
+class Hosts:
+    """Lets so many requests at once at the hosts of one owner, and knows only owners in use.
+
+    An owner is a registrant (registrants.py) or a bucket.
+    """
+
+    def __init__(self, per_host_max: int) -> None:
+        self._per_host_max = per_host_max
+        self._doors: dict[str, _Door] = {}
+
+    @asynccontextmanager
+    async def at(self, owner: str, group: Hashable) -> AsyncIterator[None]:
+        """Hold a request at the hosts of `owner`; groups that wait for one take turns."""
+        door = self._doors.setdefault(owner, _Door(FairTurns(self._per_host_max)))
+        door.users += 1
+        try:
+            async with door.turns.turn(group):
+                yield
+        finally:
+            door.users -= 1
+            if door.users == 0:
+                del self._doors[owner]
+
+
+@dataclass(slots=True)
+class _Door:
+    turns: FairTurns
+    users: int = 0
+
+
+class Place:
+    """One picture's place in memory, of those that `places` counts.
+
+    Taken inside an owner's door, so that its slow hosts hold no more of them than its own limit,
+    and left before another door: two who wait for each other's would wait for ever. Groups, which
+    are partitions, have turns at doors and places: pictures that take long to decode keep theirs.
+    """
+
+    def __init__(self, places: FairTurns, group: Hashable) -> None:
+        self._places = places
+        self.group = group
+        self._taken = False
+
+    async def take(self) -> None:
+        assert not self._taken
+        await self._places.acquire(self.group)
+        self._taken = True
+
+    @contextmanager
+    def left_on_failure(self) -> Iterator[None]:
+        """Whoever pauses before the next attempt holds nothing that others need."""
+        try:
+            yield
+        except BaseException:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Does nothing where none is taken."""
+        if self._taken:
+            self._taken = False
+            self._places.release()

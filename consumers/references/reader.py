@@ -1,0 +1,165 @@
+"""The bytes that references name, of whatever scheme."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from consumers.fair_semaphore import FairTurns
+from consumers.references.buckets import Buckets, s3_client
+from consumers.references.errors import refused, require_digest
+from consumers.references.files import allowed_path, read_reference
+from consumers.references.limits import ReferenceLimits
+from consumers.references.permits import Hosts, Place
+from consumers.references.registrant import suffixes
+from consumers.references.resolver import Lookup, SystemLookup
+from consumers.references.retry import Retrying
+from consumers.references.web import SCHEMES as WEB
+from consumers.references.web import Web, web_session
+from contracts.errors import RejectedRecord
+
+log = structlog.get_logger(__name__)
+
+_LOOKUPS_MAX = 64
+
+
+class References:
+    """Reads pictures by reference while it is entered, within its limits."""
+
+    def __init__(
+        self,
+        limits: ReferenceLimits,
+        *,
+        lookup: Lookup | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits = limits
+        self._lookup = lookup
+        self._places = FairTurns(limits.held_max)
+        self._hosts = Hosts(limits.per_host_max)
+        # Two: that the web can be reached says nothing of S3.
+        self._of_web, self._of_s3 = (
+            Retrying(
+                attempts_max=limits.attempts_max,
+                patience_s=limits.patience_s,
+                given_up_s=limits.given_up_s,
+                sleep=sleep,
+                clock=clock,
+            )
+            for _ in range(2)
+        )
+        self._stack = AsyncExitStack()
+        self._web: Web
+        self._buckets: Buckets
+
+    @property
+    def waiting(self) -> int:
+        """References that wait for the surroundings: the network, the resolver, S3."""
+        return self._of_web.waiting + self._of_s3.waiting
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(suffixes)
+        async with AsyncExitStack() as stack:
+            # A lookup that timed out keeps its thread, for half a minute with most resolvers, while
+            # its place is another's; threads that only wait cost little.
+            threads_max = max(_LOOKUPS_MAX, 4 * self._limits.held_max)
+            lookup = self._lookup or stack.enter_context(SystemLookup(threads_max))
+            session = await stack.enter_async_context(web_session(self._limits, lookup))
+            client = await stack.enter_async_context(s3_client(self._limits))
+            self._web = Web(session, self._limits, self._hosts, self._of_web)
+            self._buckets = Buckets(client, self._limits, self._hosts, self._of_s3)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._stack.aclose()
+
+    @asynccontextmanager
+    async def read(
+        self, ref: str, sha256: str | None, group: Hashable = None
+    ) -> AsyncIterator[bytes]:
+        """The bytes that `ref` names; they count as in memory until they are left.
+
+        `group`: those with the same one wait for each other, and not for all of another's.
+
+        Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden,
+        reference_missing, reference_unreachable, reference_too_many_redirects,
+        image_too_large_bytes, reference_changed.
+        """
+        place = Place(self._places, group)
+        try:
+            yield await self._bytes(ref, sha256, place)
+        finally:
+            place.leave()
+
+    async def allow(self, ref: str) -> None:
+        """Refuse what `read` would refuse before it asks anybody: for a picture that is known.
+
+        That is by scheme, user, port, an address in place of a name, bucket, or a file's root.
+        There is no network in it: no name is looked up, so that one which leads to a private
+        address passes, and nobody knows whether anything is there.
+
+        Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden,
+        reference_missing (links in a circle).
+        """
+        with _foreseen():
+            scheme = self._scheme(ref)
+            if scheme in WEB:
+                self._web.checked(ref)
+            elif scheme == "s3":
+                self._buckets.checked(ref)
+            else:
+                await asyncio.to_thread(allowed_path, ref, self._limits.allow_roots)
+
+    async def _bytes(self, ref: str, sha256: str | None, place: Place) -> bytes:
+        with _foreseen():
+            data = await self._by_scheme(ref, place)
+            await asyncio.to_thread(require_digest, data, sha256)
+        return data
+
+    def _scheme(self, ref: str) -> str:
+        """One that is enabled. Raises RejectedRecord."""
+        scheme = ref.partition(":")[0].lower()
+        if scheme not in self._limits.schemes:
+            enabled = sorted(self._limits.schemes)
+            why = f"scheme {scheme[:20]!r}, enabled {enabled} (TIDELENS_REFERENCE_SCHEMES)"
+            raise refused("not_enabled", why, limit=enabled, value=scheme[:20])
+        return scheme
+
+    async def _by_scheme(self, ref: str, place: Place) -> bytes:
+        scheme = self._scheme(ref)
+        if scheme in WEB:
+            return await self._web.read(ref, place)
+        if scheme == "s3":
+            return await self._buckets.read(ref, place)
+        await place.take()
+        return await asyncio.to_thread(
+            read_reference,
+            ref,
+            None,  # compared by whoever asked, as for all schemes
+            allow_roots=self._limits.allow_roots,
+            bytes_max=self._limits.bytes_max,
+        )
+
+
+@contextmanager
+def _foreseen() -> Iterator[None]:
+    """Nothing but refusals comes out."""
+    try:
+        yield
+    except RejectedRecord:
+        raise
+    except Exception as error:
+        # Of strangers' making, perhaps: it is theirs that is refused, and nobody stops.
+        log.error("a reference failed in a way that is not known", error=repr(error))
+        raise refused("reference_invalid", f"failed by {type(error).__name__}") from error

@@ -1,0 +1,344 @@
+"""Content events: what producers publish, as CloudEvents in Kafka's binary mode.
+
+A record's key is the item's id (UTF-8). Its headers are `ce_specversion`, `ce_id`, `ce_source`,
+`ce_type` and `content-type`; its value is the JSON body below, or the image's bytes themselves
+(`content-type: image/...`, then `ce_item` and `ce_metadata` may carry the rest). A null value
+deletes the item. An event is the whole state of its item, never a patch.
+
+Types: `tidelens.caption.v1` on the captions topic, `tidelens.image.v1` on the images topic.
+"""
+
+import re
+import uuid
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from contracts.characters import require_visible
+from contracts.errors import RejectedRecord
+from contracts.events.record import OutRecord, Record
+from contracts.topics import Target
+from contracts.wire.data_uri import decode_base64
+from contracts.wire.exact_json import NumberBeyond, beyond, loads
+from contracts.wire.validation import first_fault, inexact, over, tagged, wrong
+
+ID_BYTES_MAX = 512
+TEXT_CHARS_MAX = 10_000
+METADATA_BYTES_MAX = 16_384
+# Each can be asked for by a filter. Names within nested objects cannot, and do not count.
+METADATA_NAMES_MAX = 100
+# Levels of objects and lists, the metadata itself the first: orjson writes no more than 254, and
+# what is answered puts its own around them.
+METADATA_DEPTH_MAX = 32
+
+EVENT_TYPES: dict[Target, str] = {
+    "images": "tidelens.image.v1",
+    "captions": "tidelens.caption.v1",
+}
+_TYPE = re.compile(r"tidelens\.(image|caption)\.v(\d+)")
+
+Metadata = dict[str, Any]
+# Any text that is encoded, of items and of queries. The pattern is for readers of the schemas: it
+# lets through the zero-width characters that are refused here.
+Text = Annotated[
+    str,
+    Field(min_length=1, max_length=TEXT_CHARS_MAX, json_schema_extra={"pattern": r"\S"}),
+    AfterValidator(require_visible),
+]
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Body(BaseModel):
+    # Unknown members are ignored, so that an older reader accepts what a newer writer adds.
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    item: Annotated[str, Field(min_length=1, max_length=ID_BYTES_MAX)] | None = Field(
+        default=None, description="Groups things that belong together: a picture and its captions."
+    )
+    metadata: Metadata = Field(default_factory=dict, description="Flat members to show and filter.")
+
+    @field_validator("metadata")
+    @classmethod
+    def _bounded(cls, metadata: Metadata) -> Metadata:
+        if len(metadata) > METADATA_NAMES_MAX:
+            raise over(METADATA_NAMES_MAX, "names", len(metadata))
+        if _deeper_than(METADATA_DEPTH_MAX, metadata):
+            raise ValueError(f"limit {METADATA_DEPTH_MAX} levels, got more")
+        found = beyond(metadata)
+        if found is not None:
+            raise inexact(found)
+        size = len(orjson.dumps(metadata))
+        if size > METADATA_BYTES_MAX:
+            raise over(METADATA_BYTES_MAX, "bytes", size)
+        return metadata
+
+
+def _deeper_than(levels: int, value: Any) -> bool:
+    """Whether more than `levels` objects and lists stand one in the other."""
+    if not isinstance(value, dict | list):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper_than(levels - 1, part) for part in parts)
+
+
+class CaptionBody(_Body):
+    """The JSON value of a `tidelens.caption.v1` event."""
+
+    text: Text
+
+
+class ImageData(BaseModel):
+    """A picture inline (base64 `data`) or by reference (`ref`, then with its SHA-256)."""
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    data: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="The picture's bytes in base64, or a data: URI."
+    )
+    ref: str | None = Field(default=None, description="A file:, https: or s3: URL.")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "ImageData":
+        if (self.data is None) == (self.ref is None):
+            raise ValueError("exactly one of data and ref is needed")
+        if self.ref is not None and self.sha256 is None:
+            raise wrong("sha256", "a reference needs the SHA-256 of its bytes")
+        return self
+
+
+def _image_tag(value: Any) -> str | None:
+    """Return which of the two forms of an image the value looks like."""
+    if isinstance(value, str):
+        return "string"
+    return "object" if isinstance(value, dict | BaseModel) else None
+
+
+IMAGE_FORM = tagged(_image_tag, "base64, a data: URI, a URL, or an object with data or ref")
+Image = Annotated[
+    Annotated[str, Tag("string")] | Annotated[ImageData, Tag("object")],
+    IMAGE_FORM,
+]
+
+
+class ImageBody(_Body):
+    """The JSON value of a `tidelens.image.v1` event."""
+
+    image: ImageData
+
+
+class Content(BaseModel):
+    """One content event as the encoder sees it, whichever form it came in.
+
+    Exactly one of `text`, `image` (bytes) and `ref` (with `sha256`) is set.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    target: Target
+    id: str
+    text: str | None = None
+    image: bytes | None = None
+    ref: str | None = None
+    sha256: str | None = None
+    item: str | None = None
+    metadata: Metadata = Field(default_factory=dict)
+
+
+def id_of_key(key: bytes | None) -> str:
+    """The item id in a record's key. Raises RejectedRecord: empty_id, id_not_utf8, id_too_long."""
+    if not key:
+        raise RejectedRecord("empty_id", "the record's key, the item's id, is empty", field="key")
+    if len(key) > ID_BYTES_MAX:
+        raise RejectedRecord.over("id_too_long", ID_BYTES_MAX, len(key), field="key", unit="bytes")
+    try:
+        return key.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise RejectedRecord(
+            "id_not_utf8", f"key: not UTF-8 ({error.reason} at byte {error.start})", field="key"
+        ) from None
+
+
+def key_of_id(item_id: str) -> bytes:
+    """The key for an id; the same limits as `id_of_key`, for producers."""
+    try:
+        key = item_id.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RejectedRecord("id_not_utf8", "id: not encodable as UTF-8", field="id") from None
+    id_of_key(key)
+    return key
+
+
+def read_content(target: Target, record: Record) -> Content | None:
+    """Parse a content record; None is a delete. Raises RejectedRecord with its reason's code."""
+    item_id = id_of_key(record.key)
+    if record.value is None:
+        return None
+    _check_type(target, record)
+    content_type = (record.header("content-type") or b"application/json").decode("latin-1")
+    media_type = content_type.partition(";")[0].strip().lower()
+    if media_type.startswith("image/"):
+        return _read_raw_image(target, item_id, record)
+    if media_type == "application/json" or media_type.endswith("+json"):
+        return _read_json(target, item_id, record.value)
+    raise RejectedRecord(
+        "content_type",
+        f"content-type: want application/json or image/*, got {content_type!r}",
+        field="content-type",
+        value=content_type,
+    )
+
+
+def _check_type(target: Target, record: Record) -> None:
+    raw = record.header("ce_type")
+    if raw is None:
+        raise RejectedRecord(
+            "not_a_cloudevent",
+            "the header ce_type is missing: content events are CloudEvents in binary mode",
+            field="ce_type",
+        )
+    event_type = raw.decode("utf-8", "replace")
+    if event_type == EVENT_TYPES[target]:
+        return
+    match = _TYPE.fullmatch(event_type)
+    known = match is not None and EVENT_TYPES[target].startswith(f"tidelens.{match[1]}.")
+    code = "unknown_event_version" if known else "unknown_event_type"
+    raise RejectedRecord(
+        code,
+        f"ce_type: this topic takes {EVENT_TYPES[target]}, got {event_type!r}",
+        field="ce_type",
+        limit=EVENT_TYPES[target],
+        value=event_type,
+    )
+
+
+def _read_raw_image(target: Target, item_id: str, record: Record) -> Content:
+    if target != "images":
+        raise RejectedRecord(
+            "content_type", "content-type: a caption is not an image", field="content-type"
+        )
+    item = record.header("ce_item")
+    raw_metadata = record.header("ce_metadata")
+    body = {
+        "item": item.decode("utf-8", "replace") if item else None,
+        "metadata": _json(raw_metadata, "ce_metadata") if raw_metadata else {},
+    }
+    checked = _validated(_Body, body)
+    return Content(
+        target=target,
+        id=item_id,
+        image=record.value,
+        item=checked.item,
+        metadata=checked.metadata,
+    )
+
+
+def _read_json(target: Target, item_id: str, value: bytes) -> Content:
+    body = _json(value, "value")
+    if target == "captions":
+        caption = _validated(CaptionBody, body)
+        return Content(
+            target=target,
+            id=item_id,
+            text=caption.text,
+            item=caption.item,
+            metadata=caption.metadata,
+        )
+    picture = _validated(ImageBody, body)
+    data = picture.image.data
+    return Content(
+        target=target,
+        id=item_id,
+        image=None if data is None else decode_base64(data, "image.data"),
+        ref=picture.image.ref,
+        sha256=picture.image.sha256,
+        item=picture.item,
+        metadata=picture.metadata,
+    )
+
+
+def _json(raw: bytes, field: str) -> Any:
+    try:
+        # Other members of a body are ignored, so large numbers in them do no harm.
+        return loads(raw, only="metadata" if field == "value" else None)
+    except NumberBeyond as error:
+        raise _inexact(error, field) from None
+    except ValueError as error:
+        raise RejectedRecord("invalid_json", f"{field}: not JSON ({error})", field=field) from None
+
+
+def _inexact(error: NumberBeyond, field: str) -> RejectedRecord:
+    found = error.beyond
+    # The body's members are named by themselves, those of a header after it.
+    at = found.field if field == "value" else f"metadata.{found.field}"
+    return RejectedRecord(
+        "invalid_content", f"{at}: {found.message}", field=at, limit=found.limit, value=found.value
+    )
+
+
+def _validated(model: type[_Model], body: Any) -> _Model:
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        fault = first_fault(error, body)
+        field = fault.field or "value"
+        raise RejectedRecord(
+            "invalid_content",
+            f"{field}: {fault.message}",
+            field=field,
+            limit=fault.limit,
+            value=fault.value,
+        ) from None
+
+
+def content_record(
+    topic: str,
+    content: Content,
+    *,
+    producer: str = "tidelens",
+    media_type: str = "image/*",
+) -> OutRecord:
+    """The record that publishes `content`: JSON for captions and references, raw bytes for images.
+
+    Raises RejectedRecord when the content breaks the limits that readers enforce.
+    """
+    key = key_of_id(content.id)
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", uuid.uuid4().hex.encode()),
+        ("ce_source", producer.encode()),
+        ("ce_type", EVENT_TYPES[content.target].encode()),
+    ]
+    rest = {"item": content.item, "metadata": content.metadata}
+    if content.image is not None:
+        checked = _validated(_Body, rest)
+        headers.append(("content-type", media_type.encode()))
+        if checked.item is not None:
+            headers.append(("ce_item", checked.item.encode()))
+        if checked.metadata:
+            headers.append(("ce_metadata", orjson.dumps(checked.metadata)))
+        return OutRecord(topic, key, content.image, headers)
+    body: BaseModel
+    if content.target == "captions":
+        body = _validated(CaptionBody, {"text": content.text, **rest})
+    else:
+        image = {"ref": content.ref, "sha256": content.sha256}
+        body = _validated(ImageBody, {"image": image, **rest})
+    headers.append(("content-type", b"application/json"))
+    value = orjson.dumps(body.model_dump(exclude_none=True))
+    return OutRecord(topic, key, value, headers)
+
+
+def delete_record(topic: str, item_id: str) -> OutRecord:
+    """The record that deletes an item: its key with a null value."""
+    return OutRecord(topic, key_of_id(item_id), None)

@@ -1,0 +1,213 @@
+"""The records of the control topic: what they say, and which of them are refused.
+
+Every reader uses this module, so that all processes refuse the same records. A record without
+`version` has version 1, and unknown members are skipped (docs/formats.md).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
+
+import orjson
+
+from contracts.characters import escaped, is_blank
+from contracts.errors import RejectedRecord
+from contracts.events.format_version import unknown, version_of
+from contracts.events.partition_count_record import PARTITIONS, KeptCounts
+from contracts.events.record import OutRecord, Record, bytes_of
+from contracts.settings.bounds import TEXT_MAX
+from contracts.space import SPACE_NAME, Space
+
+ACTIVE = b"active-space"
+CANDIDATE = b"candidate-space"
+
+VERSION = 1
+# The fault of a record that another version may understand.
+UNKNOWN_KEY = "unknown_key"
+# This holds two spaces with the longest possible names and models, and leaves room to spare.
+RECORD_BYTES_MAX = 65_536
+# Clocks of machines differ by seconds; a day more is a wrong unit or an invented time.
+AHEAD_S_MAX = 86_400.0
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+_SPACE_MEMBERS = ("space", "model", "fingerprint")
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceRef:
+    """A space by name and fingerprint, and the model that makes it on this machine.
+
+    `model` is not compared, since a folder may be written in several ways.
+    """
+
+    space: str
+    model: str = field(compare=False)
+    fingerprint: str
+
+    @classmethod
+    def of(cls, space: Space, model: str) -> Self:
+        """Refer to a space; `model` is that of --model, since Space.model lacks a folder's path."""
+        return cls(space.name, model, space.fingerprint.hex())
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any], where: str = "") -> Self:
+        """Read a space. `where` is the path of `body` in the record, with a dot. Raises
+        RejectedRecord.
+        """
+        space, model, fingerprint = (_text(body, name, where) for name in _SPACE_MEMBERS)
+        _require(SPACE_NAME.fullmatch(space), f"{where}space", space, "a space's name")
+        visible = not is_blank(model) and escaped(model) == model and len(model) <= TEXT_MAX
+        _require(visible, f"{where}model", model, f"one line of at most {TEXT_MAX} characters")
+        hexadecimal = _FINGERPRINT.fullmatch(fingerprint)
+        _require(hexadecimal, f"{where}fingerprint", fingerprint, "16 hexadecimal digits")
+        return cls(space, model, fingerprint)
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveSpace:
+    """The space that nodes answer in, and the one kept for a rollback (None when given up)."""
+
+    current: SpaceRef
+    previous: SpaceRef | None
+    at: float
+
+    def record(self, topic: str) -> OutRecord:
+        previous = None if self.previous is None else asdict(self.previous)
+        body = {"version": VERSION, **asdict(self.current), "previous": previous, "at": self.at}
+        return OutRecord(topic, ACTIVE, orjson.dumps(body), partition=0)
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any], latest: float) -> Self:
+        """Raises RejectedRecord; no time may be later than `latest`."""
+        _require_members(body, (*_SPACE_MEMBERS, "previous", "at"))
+        current, previous = SpaceRef.read(body), body["previous"]
+        if previous is not None:
+            _require_members(previous, _SPACE_MEMBERS, "previous.")
+            previous = SpaceRef.read(previous, "previous.")
+            other = previous.space != current.space
+            _require(other, "previous.space", previous.space, "another one than the active space")
+        return cls(current, previous, _time(body, "at", latest))
+
+    @property
+    def served(self) -> list[SpaceRef]:
+        """The spaces that nodes keep ready, the current one first."""
+        return [self.current, *([self.previous] if self.previous else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateSpace:
+    """A space being made beside live traffic; `encoded_at` is None while its first pass runs."""
+
+    made: SpaceRef
+    started_at: float
+    encoded_at: float | None = None
+
+    def record(self, topic: str) -> OutRecord:
+        times = {"started_at": self.started_at, "encoded_at": self.encoded_at}
+        body = {"version": VERSION, **asdict(self.made), **times}
+        return OutRecord(topic, CANDIDATE, orjson.dumps(body), partition=0)
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any], latest: float) -> Self:
+        """Raises RejectedRecord; no time may be later than `latest`."""
+        _require_members(body, (*_SPACE_MEMBERS, "started_at", "encoded_at"))
+        encoded = body["encoded_at"]
+        return cls(
+            SpaceRef.read(body),
+            _time(body, "started_at", latest),
+            None if encoded is None else _time(body, "encoded_at", latest),
+        )
+
+
+def no_candidate(topic: str) -> OutRecord:
+    """Return the record that says that there is no candidate any more."""
+    return OutRecord(topic, CANDIDATE, None, partition=0)
+
+
+Said = ActiveSpace | CandidateSpace | KeptCounts | None
+
+_READERS: Mapping[bytes, Callable[[Mapping[str, Any], float], Said]] = {
+    ACTIVE: ActiveSpace.read,
+    CANDIDATE: CandidateSpace.read,
+    PARTITIONS: KeptCounts.read,
+}
+
+
+def read_record(record: Record, now: float) -> Said:
+    """Return what a control record says, or None for a tombstone. Raises RejectedRecord."""
+    size = bytes_of(record)
+    if size > RECORD_BYTES_MAX:
+        raise RejectedRecord.over(
+            "too_large", RECORD_BYTES_MAX, size, field="record", unit="bytes of key and value"
+        )
+    read = _READERS.get(record.key or b"")
+    if read is None:
+        if record.key and record.value is None:
+            return None  # what was under it is gone
+        known = ", ".join(key.decode() for key in _READERS)
+        raise RejectedRecord(UNKNOWN_KEY, f"key: want one of {known}", field="key")
+    if record.value is None:
+        if record.key == ACTIVE:
+            raise RejectedRecord("no_value", "a tombstone, although some space is always active")
+        return None
+    try:
+        body = orjson.loads(record.value)
+    except orjson.JSONDecodeError as error:
+        raise RejectedRecord("not_json", f"not JSON ({error})") from None
+    _require_version(body)
+    # The broker's time counts too, so that a reader whose clock is behind refuses nothing.
+    return read(body, max(now, record.timestamp_ms / 1000) + AHEAD_S_MAX)
+
+
+def _require_version(body: Any) -> None:
+    _require_object(body, "record")
+    found = version_of(body)
+    if found != VERSION or type(found) is not int:
+        message = unknown("control record", found, VERSION)
+        raise RejectedRecord("unknown_version", message, field="version", limit=VERSION)
+
+
+def _require_object(body: Any, name: str) -> None:
+    if type(body) is not dict:
+        raise RejectedRecord(
+            "wrong_type", f"{name}: want a JSON object, got {_shown(body)}", field=name
+        )
+
+
+def _require_members(body: Any, names: tuple[str, ...], where: str = "") -> None:
+    _require_object(body, where.rstrip("."))
+    for name in names:
+        if name not in body:
+            raise RejectedRecord("missing_field", f"{where}{name}: missing", field=where + name)
+
+
+def _text(body: Mapping[str, Any], name: str, where: str) -> str:
+    value = body[name]
+    if type(value) is not str:
+        raise RejectedRecord(
+            "wrong_type", f"{where}{name}: want a string, got {_shown(value)}", field=where + name
+        )
+    return value
+
+
+def _time(body: Mapping[str, Any], name: str, latest: float) -> float:
+    value = body[name]
+    if type(value) not in (int, float):
+        raise RejectedRecord(
+            "wrong_type", f"{name}: want seconds since 1970, got {_shown(value)}", field=name
+        )
+    # NaN fails both comparisons.
+    _require(0 <= value <= latest, name, value, f"seconds since 1970, at most {latest:.0f}")
+    return float(value)
+
+
+def _require(holds: object, name: str, value: Any, want: str) -> None:
+    if not holds:
+        message = f"{name}: want {want}, got {_shown(value)}"
+        raise RejectedRecord("impossible_value", message, field=name, value=_shown(value))
+
+
+def _shown(value: Any) -> str:
+    shown = escaped(repr(value))
+    return shown if len(shown) <= 100 else f"{shown[:100]}..."

@@ -1,0 +1,207 @@
+"""Dead letters: a record that cannot be served, kept whole, with the reason beside it.
+
+Key, value and headers are the original's, untouched, so that a letter can be published again once
+the cause is gone. Added behind them (Kafka readers take the last header of a name, so a letter
+that was retried and failed again shows its newest reason):
+
+    dead_letter_reason     the code, such as `invalid_json`: what is counted and alerted on
+    dead_letter_message    for people: field, limit and value
+    dead_letter_stage      who gave up: `encode`, `index`
+    dead_letter_attempts   how often it was tried, 1 for what no retry could change
+    dead_letter_source     TOPIC:PARTITION:OFFSET of the original
+    dead_letter_space      the space whose encoder or index refused it; older letters lack it
+    dead_letter_truncated  bytes of the original, where they are more than the topic takes
+
+Every space refuses a bad record for itself, in the transaction of its own encoder: a rebuild writes
+a second letter of the same source. Letters of one source and of the same bytes are *copies*.
+
+A compressed batch can hold a record larger than any topic's limit. Of such a one the letter has the
+beginning of key and value and no headers: there is nothing to publish again, save from its source.
+
+Kafka takes back no single record. What became of a letter is told by a *mark* behind it in the same
+partition: its key, no value, and two headers; the last mark of a letter counts.
+
+    dead_letter_of       PARTITION:OFFSET of the letter
+    dead_letter_outcome  `retried`, `superseded` (its item has a newer record) or `discarded`
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+from contracts.errors import RejectedRecord
+from contracts.events.record import OutRecord, Record, RecordPosition, bytes_of
+from contracts.space import SPACE_NAME
+
+REASON = "dead_letter_reason"
+MESSAGE = "dead_letter_message"
+STAGE = "dead_letter_stage"
+ATTEMPTS = "dead_letter_attempts"
+SOURCE = "dead_letter_source"
+SPACE = "dead_letter_space"
+TRUNCATED = "dead_letter_truncated"
+_ADDED = frozenset({REASON, MESSAGE, STAGE, ATTEMPTS, SOURCE, SPACE, TRUNCATED})
+
+OF = "dead_letter_of"
+OUTCOME = "dead_letter_outcome"
+
+Outcome = Literal["retried", "superseded", "discarded"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+# What a truncated letter keeps of key and value: enough for an id, and to know a format.
+HEAD_BYTES_MAX = 1_024
+# Lengths and framing of a record and of its batch, and of each header: more than Kafka needs.
+_RECORD_OVERHEAD_BYTES = 128
+_HEADER_OVERHEAD_BYTES = 10
+
+
+class LetterId(NamedTuple):
+    """Where a letter stands in the dead-letters topic; PARTITION:OFFSET in text."""
+
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.partition}:{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> "LetterId":
+        """Raises ValueError."""
+        partition, _, offset = text.partition(":")
+        if not (partition.isdecimal() and offset.isdecimal()):
+            raise ValueError(f"want PARTITION:OFFSET, got {text!r}")
+        return cls(int(partition), int(offset))
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A letter as read. `source` is None if the letter names none that can be read.
+
+    `space` is None in letters of versions that did not write it. `digest` is that of the value as
+    it stands in the letter.
+    """
+
+    id: LetterId
+    written_ms: int
+    key: bytes | None
+    value_bytes: int
+    reason: str
+    message: str
+    stage: str
+    attempts: int
+    source: RecordPosition | None
+    space: str | None
+    digest: bytes
+    # Bytes of the original, where the letter has only its beginning.
+    truncated: int | None
+
+
+class Mark(NamedTuple):
+    """What became of a letter."""
+
+    letter: LetterId
+    outcome: Outcome
+
+
+def letter_bytes_max(record_bytes_max: int) -> int:
+    """The largest letter: an original of the largest size, and as much again for headers."""
+    return 2 * record_bytes_max
+
+
+def dead_letter_record(
+    topic: str,
+    record: Record,
+    rejection: RejectedRecord,
+    *,
+    stage: str,
+    space: str,
+    attempts: int,
+    bytes_max: int,
+) -> OutRecord:
+    """The letter for `record`, refused as `rejection` says; truncated above `bytes_max`."""
+    source = f"{record.topic}:{record.partition}:{record.offset}"
+    added = {
+        REASON: rejection.code,
+        MESSAGE: rejection.message,
+        STAGE: stage,
+        ATTEMPTS: str(attempts),
+        SOURCE: source,
+        SPACE: space,
+    }
+    # What was not UTF-8 in the record may be quoted in the message.
+    headers = [(name, text.encode("utf-8", "backslashreplace")) for name, text in added.items()]
+    letter = OutRecord(topic, record.key, record.value, [*record.headers, *headers])
+    overhead = _RECORD_OVERHEAD_BYTES + _HEADER_OVERHEAD_BYTES * len(letter.headers)
+    if bytes_of(letter) + overhead <= bytes_max:
+        return letter
+    headers.append((TRUNCATED, str(bytes_of(record)).encode()))
+    return OutRecord(topic, _head(record.key), _head(record.value), headers)
+
+
+def read_letter(record: Record) -> Letter | None:
+    """None for what is no letter: a mark, or what another tool wrote."""
+    reason = record.header(REASON)
+    if reason is None:
+        return None
+
+    def text(name: str) -> str:
+        return (record.header(name) or b"").decode("utf-8", "replace")
+
+    attempts, truncated = text(ATTEMPTS), text(TRUNCATED)
+    return Letter(
+        LetterId(record.partition, record.offset),
+        record.timestamp_ms,
+        record.key,
+        len(record.value or b""),
+        text(REASON),
+        text(MESSAGE),
+        text(STAGE),
+        int(attempts) if attempts.isdecimal() else 1,
+        _read_source(text(SOURCE)),
+        space_of(record.header(SPACE)),
+        hashlib.blake2b(record.value or b"", digest_size=8).digest(),
+        int(truncated) if truncated.isdecimal() else None,
+    )
+
+
+def space_of(header: bytes | None) -> str | None:
+    """Return the space that a letter names; None where it names none that could be one."""
+    name = (header or b"").decode("utf-8", "replace")
+    return name if SPACE_NAME.fullmatch(name) else None
+
+
+def _read_source(text: str) -> RecordPosition | None:
+    topic, *numbers = text.split(":")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        return None
+    return RecordPosition(topic, int(numbers[0]), int(numbers[1]))
+
+
+def read_mark(record: Record) -> Mark | None:
+    """Return the mark, or None for any other record and for marks that only newer versions know.
+
+    A letter is never a mark: its original may have had headers of these names.
+    """
+    if record.header(REASON) is not None:
+        return None
+    outcome = (record.header(OUTCOME) or b"").decode("utf-8", "replace")
+    try:
+        letter = LetterId.parse((record.header(OF) or b"").decode("utf-8", "replace"))
+    except ValueError:
+        return None
+    return Mark(letter, outcome) if outcome in OUTCOMES else None
+
+
+def mark_record(topic: str, letter: Letter, outcome: Outcome) -> OutRecord:
+    """The mark that tells what became of `letter`."""
+    headers = [(OF, str(letter.id).encode()), (OUTCOME, outcome.encode())]
+    return OutRecord(topic, letter.key, None, headers, letter.id.partition)
+
+
+def original_headers(record: Record) -> list[tuple[str, bytes]]:
+    """The headers that a letter's original had."""
+    return [(name, value) for name, value in record.headers if name not in _ADDED]
+
+
+def _head(data: bytes | None) -> bytes | None:
+    return None if data is None else data[:HEAD_BYTES_MAX]

@@ -1,0 +1,58 @@
+"""The partition counts that content topics were made with, as the control topic keeps them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import orjson
+
+from contracts.errors import RejectedRecord
+from contracts.events.record import OutRecord
+from contracts.topics import TARGETS, Target
+
+PARTITIONS = b"content-partitions"
+
+
+@dataclass(frozen=True, slots=True)
+class MadeTopic:
+    """A content topic by its id, and the number of partitions that it was made with."""
+
+    topic_id: str
+    partitions: int
+
+    @classmethod
+    def read(cls, body: Any, where: str) -> Self:
+        """Read one topic; `where` is the path of `body` in the record. Raises RejectedRecord."""
+        members = body if isinstance(body, dict) else {}
+        topic_id, partitions = members.get("topic_id"), members.get("partitions")
+        if type(topic_id) is not str or not topic_id:
+            raise _wrong(f"{where}.topic_id", "a topic's id", topic_id)
+        if type(partitions) is not int or partitions < 1:
+            raise _wrong(f"{where}.partitions", "a whole number from 1", partitions)
+        return cls(topic_id, partitions)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptCounts:
+    """The content topics of a collection whose counts are kept."""
+
+    made: Mapping[Target, MadeTopic]
+
+    def record(self, topic: str) -> OutRecord:
+        body = {
+            target: {"topic_id": made.topic_id, "partitions": made.partitions}
+            for target, made in self.made.items()
+        }
+        return OutRecord(topic, PARTITIONS, orjson.dumps(body), partition=0)
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any], latest: float = 0.0) -> Self:
+        """Read the counts. `latest` only matters for records with times. Raises RejectedRecord."""
+        return cls({t: MadeTopic.read(body[t], t) for t in TARGETS if t in body})
+
+
+def _wrong(field: str, want: str, value: Any) -> RejectedRecord:
+    shown = repr(value)[:100]
+    return RejectedRecord(
+        "impossible_value", f"{field}: want {want}, got {shown}", field=field, value=shown
+    )

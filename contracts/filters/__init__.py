@@ -1,0 +1,1 @@
+"""Filters over metadata: their meaning, their JSON form and their text form."""

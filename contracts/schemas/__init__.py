@@ -1,0 +1,1 @@
+"""The contracts as JSON Schema, OpenAPI and AsyncAPI documents, generated from the types."""

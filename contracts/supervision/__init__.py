@@ -1,0 +1,1 @@
+"""Supervision of processes and tasks that are started again when they fail."""

@@ -1,0 +1,212 @@
+"""The supervisor of a role's side tasks: whatever one of them raises, the role goes on.
+
+A role has a few main tasks, those of `MAIN`: without one of them it cannot do its job, so their end
+is its end. Every other task, such as writing snapshots, measuring the lag or giving memory back, is
+a side task. What a side task raises is logged and counted under its name, and the task is tried
+again after a pause that grows. docs/internals/tasks.md lists all of them.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from typing import Any
+
+import structlog
+from prometheus_client import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from contracts.errors import BrokerUnavailable, TidelensError
+from contracts.supervision.backoff import pause_after
+
+log = structlog.get_logger(__name__)
+
+# Long-running parts of a role whose end must be the role's end.
+MAIN = frozenset({"api", "encoders", "queries", "spaces", "streams", "worker"})
+
+PAUSE_MIN_S = 1.0
+# A task that waits for a broker should be back soon after it.
+PAUSE_MAX_S = 10.0
+# A long-running task works again once it has run for so long without an error.
+_STEADY_S = 10.0
+
+Run = Callable[[], Coroutine[Any, Any, None]]
+Work = Callable[[], Awaitable[object]]
+
+
+@dataclass(slots=True)
+class _State:
+    """The state of one task; times are by the monotonic clock, `failed_at` by the wall clock."""
+
+    failures: int = 0
+    # Counted since it last worked.
+    in_row: int = 0
+    reason: str = ""
+    failed_at: float = 0.0
+    again_at: float = 0.0
+    # From this time on a long-running task counts as working, since it says nothing itself.
+    steady_at: float = inf
+
+
+class SideTasks(Collector):
+    """Runs the side tasks of a process; `of_space` supervises those of a space.
+
+    `sleep` and `now` are the event loop's, unless a test has its own.
+    """
+
+    def __init__(
+        self,
+        *,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sleep = sleep
+        self._now = now
+        self._space = ""
+        self._states: dict[tuple[str, str], _State] = {}
+
+    @contextmanager
+    def of_space(self, space: str) -> Iterator["SideTasks"]:
+        """Yield the supervisor of one space; what it counted is forgotten at the end."""
+        own = SideTasks(sleep=self._sleep, now=self._now)
+        own._space, own._states = space, self._states
+        try:
+            yield own
+        finally:
+            for key in [key for key in self._states if key[0] == space]:
+                del self._states[key]
+
+    def supervised(self, runs: Mapping[str, Run]) -> dict[str, Run]:
+        """Return `runs`, by name, each supervised unless it is one of `MAIN`."""
+        return {
+            name: run if name in MAIN else partial(self.forever, name, run)
+            for name, run in runs.items()
+        }
+
+    async def step(self, name: str, work: Work) -> bool:
+        """Do `work`, one step of a timer, and return whether it ended without an error.
+
+        It is left out while the pause after a failure lasts.
+        """
+        state = self._state(name)
+        if self._now() < state.again_at:
+            return False
+        return await self._attempt(name, state, work)
+
+    async def until_done(self, name: str, work: Work) -> None:
+        """Do `work`, and do it again after a pause for as long as it raises."""
+        state = self._state(name)
+        while True:
+            if await self._attempt(name, state, work):
+                return
+            state.steady_at = state.again_at + _STEADY_S
+            await self._sleep(state.again_at - self._now())
+
+    async def forever(self, name: str, run: Work) -> None:
+        """Run a task that never returns by itself, again and again; a return is a failure."""
+
+        async def unending() -> None:
+            await run()
+            raise RuntimeError("it ended, but should run until it is cancelled")
+
+        await self.until_done(name, unending)
+
+    @contextmanager
+    def guarded(self, name: str) -> Iterator[None]:
+        """Swallow what the body raises, as the failure of this task; the next body comes at once.
+
+        A cancellation of the running task goes through. One that a library lets out, although
+        nobody cancelled us, is an error like others.
+        """
+        try:
+            yield
+        except Exception as error:
+            self._failed(name, error)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._failed(name, error)
+        else:
+            self._worked(name)
+
+    def failing(self) -> dict[str, dict[str, Any]]:
+        """Return the tasks that fail now by name, each with its reason, count and time.
+
+        Those of the process are among those of a space.
+        """
+        return {
+            name: {"reason": state.reason, "failures": state.in_row, "at": state.failed_at}
+            for (space, name), state in self._states.items()
+            if space in ("", self._space) and self._fails(state)
+        }
+
+    def collect(self) -> Iterable[Metric]:
+        """Collect the failures of all tasks, and which of them fail now."""
+        labels = ["task", "space"]
+        failures = CounterMetricFamily(
+            "tidelens_side_task_failures",
+            "Errors of tasks that a role can go without for a while; the label space is empty for "
+            "tasks of the process.",
+            labels=labels,
+        )
+        failing = GaugeMetricFamily(
+            "tidelens_side_task_failing",
+            "1 while the last try of a side task has failed, else 0.",
+            labels=labels,
+        )
+        for (space, name), state in sorted(self._states.items()):
+            failures.add_metric([name, space], state.failures)
+            failing.add_metric([name, space], int(self._fails(state)))
+        return [failures, failing]
+
+    async def _attempt(self, name: str, state: _State, work: Work) -> bool:
+        before = state.failures
+        with self.guarded(name):
+            await work()
+        return state.failures == before
+
+    def _state(self, name: str) -> _State:
+        return self._states.setdefault((self._space, name), _State())
+
+    def _fails(self, state: _State) -> bool:
+        return state.in_row > 0 and self._now() < state.steady_at
+
+    def _failed(self, name: str, error: BaseException) -> None:
+        state = self._state(name)
+        state.failures += 1
+        state.in_row = state.in_row + 1 if self._fails(state) else 1
+        state.reason, state.failed_at = _described(error), time.time()
+        pause_s = pause_after(state.in_row, PAUSE_MIN_S, PAUSE_MAX_S)
+        state.again_at, state.steady_at = self._now() + pause_s, inf
+        told = {"task": name, "error": state.reason, "again_in_s": pause_s}
+        if self._space:
+            told["space"] = self._space
+        # aiokafka's errors say whether they are `retriable`, as ours do.
+        foreseen = isinstance(error, OSError) or hasattr(error, "retriable")
+        if isinstance(error, BrokerUnavailable | ConnectionError) or (
+            foreseen and not isinstance(error, TidelensError | OSError)
+        ):
+            log.warning("put off until the broker answers", **told)
+        elif foreseen:
+            log.warning("a side task failed; it is tried again", **told)
+        else:
+            # Nobody foresaw it, so the log must show where it came from.
+            log.error("a side task failed; it is tried again", **told, exc_info=error)
+
+    def _worked(self, name: str) -> None:
+        state = self._state(name)
+        if self._fails(state):
+            log.info("a side task works again", task=name, after_failures=state.in_row)
+        state.in_row, state.again_at = 0, 0.0
+
+
+def _described(error: BaseException) -> str:
+    # A task group wraps what one of its tasks raised; the one line is about the cause.
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,356 @@
+"""The ports in memory: what tests and trials use instead of mocks.
+
+They keep the same promises as the real ones: order, positions, fencing, transactions.
+"""
+
+import asyncio
+import hashlib
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+
+from contracts.errors import Fenced, LogChanged, TopicAbsent
+from contracts.events.record import (
+    Fetched,
+    OutRecord,
+    Positions,
+    Record,
+    RecordPosition,
+    TopicPartition,
+)
+from contracts.partitioner import Partitioner, partitioner
+from contracts.ports import Added, Claimed, Lease, RgbImage
+from contracts.score import Vectors, unit
+from contracts.space import Space
+
+_Known = TypeVar("_Known")
+_MURMUR2 = partitioner("murmur2")
+
+
+class ManualClock:
+    """A clock that stands still until `advance` is called."""
+
+    def __init__(self, now: float = 1_000_000.0) -> None:
+        self._now = now
+
+    def now(self) -> float:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        self._now += seconds
+
+
+@dataclass(frozen=True, slots=True)
+class AnySize:
+    """The Preprocess port for an encoder that takes pixels as they are."""
+
+    side: int = 32
+
+    def __call__(self, image: RgbImage) -> RgbImage:
+        return image
+
+
+class HashEncoder:
+    """Deterministic vectors without a model: each word (or colour) adds its own direction.
+
+    Texts that share words are near each other, and a plain picture is near its mean colour.
+    """
+
+    logit_scale = 100.0
+    truncated = 0
+
+    def __init__(self, dim: int = 64, name: str = "hash-v1") -> None:
+        self.space = Space(name, "hash", "1", "words", dim)
+        self.preprocess = AnySize()
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        rows = [self._sum(text.lower().split() or [""]) for text in texts]
+        return unit(np.stack(rows)) if rows else self._nothing()
+
+    def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
+        rows = [self._sum([repr([int(c) // 32 for c in im.mean(axis=(0, 1))])]) for im in images]
+        return unit(np.stack(rows)) if rows else self._nothing()
+
+    def _sum(self, words: Sequence[str]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+        total = np.zeros(self.space.dim)
+        for word in words:
+            seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest())
+            total += np.random.default_rng(seed).standard_normal(self.space.dim)
+        return total
+
+    def _nothing(self) -> Vectors:
+        return np.empty((0, self.space.dim), np.float16)
+
+
+class MemoryBlobs:
+    """A BlobStore in a dictionary."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+
+    async def write(self, name: str, data: bytes | memoryview) -> None:
+        self.blobs[name] = bytes(data)
+
+    async def read(self, name: str) -> bytes:
+        return self.blobs[name]
+
+    async def upload(self, name: str, path: Path) -> None:
+        await self.write(name, await asyncio.to_thread(path.read_bytes))
+
+    async def local(self, name: str, folder: Path) -> Path:
+        data = await self.read(name)
+        path = folder / name.replace("/", "_")
+        await asyncio.to_thread(path.write_bytes, data)
+        return path
+
+    async def list(self, prefix: str) -> list[str]:
+        return sorted(await self.sizes(prefix))
+
+    async def sizes(self, prefix: str) -> Mapping[str, int]:
+        return {n: len(data) for n, data in self.blobs.items() if n.startswith(prefix)}
+
+    async def delete(self, name: str) -> None:
+        self.blobs.pop(name, None)
+
+
+class MemoryLog:
+    """The event log in memory: EventLog and EncoderLog over dictionaries.
+
+    `topics` maps names to partition counts. Transactions are atomic because nothing awaits in
+    them; a join of an encoder group takes every content partition from the former member, whose
+    commits then raise Fenced.
+    """
+
+    def __init__(
+        self,
+        topics: Mapping[str, int],
+        *,
+        content_topics: Sequence[str] = (),
+        partition_of: Partitioner = _MURMUR2,
+        clock: ManualClock | None = None,
+    ) -> None:
+        self._counts = dict(topics)
+        self._content = tuple(content_topics)
+        self._ids = {topic: uuid.uuid4().hex[:22] for topic in topics}
+        self._partition_of = partition_of
+        self._clock = clock or ManualClock()
+        self.added: list[Added] = []
+        self.retention_s = 86_400.0
+        self.lag_s = 3_600.0
+        self._grown = asyncio.Condition()
+        self._owner: dict[TopicPartition, Lease] = {}
+        self.records: dict[TopicPartition, list[Record]] = defaultdict(list)
+        self.offsets: dict[str, dict[TopicPartition, int]] = defaultdict(dict)
+
+    # EventLog
+
+    async def publish(self, records: Sequence[OutRecord]) -> list[RecordPosition]:
+        positions = [self._append(record) for record in records]
+        await self._notify()
+        return positions
+
+    async def read(self, position: RecordPosition) -> Record | None:
+        records = self.records[TopicPartition(position.topic, position.partition)]
+        return records[position.offset] if position.offset < len(records) else None
+
+    async def tail(self, start: Mapping[TopicPartition, int | None]) -> "MemoryReader":
+        positions = {partition: offset or 0 for partition, offset in start.items()}
+        for partition, offset in positions.items():
+            if offset > len(self.records[partition]):
+                raise LogChanged(f"{partition}: offset {offset} is past the end")
+        return MemoryReader(self, positions)
+
+    async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
+        return {topic: self._known(self._ids, topic) for topic in topics}
+
+    async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
+        return {topic: self._known(self._counts, topic) for topic in topics}
+
+    async def added_partitions(self, topics: Iterable[str]) -> list[Added]:
+        return [added for added in self.added if added.topic in set(topics)]
+
+    async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return {partition: len(self.records[partition]) for partition in partitions}
+
+    async def delete_retention_s(self, topics: Iterable[str]) -> float:
+        return self.retention_s
+
+    async def compaction_lag_s(self, topics: Iterable[str]) -> float:
+        return self.lag_s
+
+    async def committed(self, group: str) -> dict[TopicPartition, int]:
+        return dict(self.offsets[group])
+
+    async def commit(self, group: str, positions: Positions) -> None:
+        self.offsets[group].update(positions)
+
+    # EncoderLog
+
+    @asynccontextmanager
+    async def own(self, group: str) -> AsyncIterator["MemoryOwnership"]:
+        partitions = [
+            TopicPartition(topic, number)
+            for topic in self._content
+            for number in range(self._counts[topic])
+        ]
+        leases = {tp: Lease(tp, self._ids[tp.topic]) for tp in partitions}
+        self._owner.update(leases)
+        yield MemoryOwnership(self, group, leases)
+
+    def create_again(self, topic: str) -> None:
+        """Behave as if the topic had been deleted and created again: empty, and with another id."""
+        self._ids[topic] = uuid.uuid4().hex[:22]
+        for name, number in list(self.records):
+            if name == topic:
+                del self.records[TopicPartition(name, number)]
+
+    # What the readers below share
+
+    def now(self) -> float:
+        return self._clock.now()
+
+    def owns(self, lease: Lease) -> bool:
+        return self._owner.get(lease.partition) is lease
+
+    async def transact(self, group: str, outputs: Sequence[OutRecord], offsets: Positions) -> None:
+        for record in outputs:
+            self._append(record)
+        self.offsets[group].update(offsets)
+        await self._notify()
+
+    async def wait_for_more(self, timeout_ms: int) -> None:
+        """Return when something was appended, or after the timeout."""
+        try:
+            async with asyncio.timeout(timeout_ms / 1000), self._grown:
+                await self._grown.wait()
+        except TimeoutError:
+            pass
+
+    def _append(self, record: OutRecord) -> RecordPosition:
+        count = self._known(self._counts, record.topic)
+        number = record.partition
+        if number is None:
+            number = self._partition_of(record.key or b"", count)
+        log = self.records[TopicPartition(record.topic, number)]
+        log.append(
+            Record(
+                record.topic,
+                number,
+                len(log),
+                int(self._clock.now() * 1000),
+                record.key,
+                record.value,
+                tuple(record.headers),
+            )
+        )
+        return RecordPosition(record.topic, number, len(log) - 1)
+
+    async def _notify(self) -> None:
+        async with self._grown:
+            self._grown.notify_all()
+
+    def _known(self, table: Mapping[str, _Known], topic: str) -> _Known:
+        if topic not in table:
+            raise TopicAbsent(f"topic {topic} does not exist")
+        return table[topic]
+
+
+class MemoryReader:
+    """A LogReader of a MemoryLog."""
+
+    def __init__(self, log: MemoryLog, start: Positions) -> None:
+        self._log = log
+        self._positions = dict(start)
+
+    async def fetch(
+        self, *, records_max: int, timeout_ms: int, without: Collection[TopicPartition] = ()
+    ) -> Fetched:
+        fetched = self._take(records_max, without)
+        if not fetched.records:
+            await self._log.wait_for_more(timeout_ms)
+            fetched = self._take(records_max, without)
+        return fetched
+
+    async def stable_offsets(self) -> dict[TopicPartition, int]:
+        return await self._log.end_offsets(self._positions)
+
+    async def positions(self) -> dict[TopicPartition, int]:
+        return dict(self._positions)
+
+    async def close(self) -> None:
+        """Nothing to release."""
+
+    def _take(self, records_max: int, without: Collection[TopicPartition]) -> Fetched:
+        fetched = Fetched()
+        left = records_max
+        for partition, position in self._positions.items():
+            if partition in without:
+                continue
+            records = self._log.records[partition][position : position + left]
+            if records:
+                fetched.records[partition] = records
+                self._positions[partition] = position + len(records)
+                left -= len(records)
+        fetched.positions = dict(self._positions)
+        fetched.caught_up = {
+            partition: self._log.now()
+            for partition, position in self._positions.items()
+            if position >= len(self._log.records[partition])
+        }
+        return fetched
+
+
+class MemoryOwnership:
+    """An Ownership of a MemoryLog: a later join ends it."""
+
+    def __init__(self, log: MemoryLog, group: str, leases: Mapping[TopicPartition, Lease]) -> None:
+        self._log = log
+        self._group = group
+        self._leases = dict(leases)
+        committed = log.offsets[group]
+        self._readers = {
+            topic: MemoryReader(log, {p: committed.get(p, 0) for p in leases if p.topic == topic})
+            for topic in {partition.topic for partition in leases}
+        }
+
+    def holds(self, lease: Lease) -> bool:
+        return self._log.owns(lease)
+
+    async def fetch(
+        self,
+        topic: str,
+        *,
+        records_max: int,
+        timeout_ms: int,
+        without: Collection[TopicPartition] = (),
+    ) -> list[Claimed]:
+        reader = self._readers[topic]
+        fetched = await reader.fetch(
+            records_max=records_max, timeout_ms=timeout_ms, without=without
+        )
+        return [
+            Claimed(self._leases[partition], records, fetched.positions[partition])
+            for partition, records in fetched.records.items()
+            if self._log.owns(self._leases[partition])
+        ]
+
+    async def commit(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
+        if not self._log.owns(claimed.lease):
+            raise Fenced(f"{claimed.lease.partition} has a newer owner")
+        await self._log.transact(
+            self._group, outputs, {claimed.lease.partition: claimed.next_offset}
+        )
+
+    @property
+    def owned(self) -> frozenset[TopicPartition]:
+        return frozenset(tp for tp, lease in self._leases.items() if self._log.owns(lease))
+
+    @property
+    def is_member(self) -> bool:
+        return True

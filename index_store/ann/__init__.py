@@ -1,0 +1,1 @@
+"""Approximate nearest neighbours: the Faiss indexes of segments, their choice and tuning."""

@@ -1,0 +1,154 @@
+"""Sealed segments on a GPU: their rows are nominated there, everything else stays as it is.
+
+All code that knows of GPUs is here. A segment's rows go to the device as they are, float16, and
+every search looks at all of them: an H100 reads 3.35 TB/s (NVIDIA's data sheet), a million rows of
+512 dimensions in a third of a millisecond, so that an index pays only where memory is short. Then
+the segment's own index is cloned, if Faiss has that kind on GPUs; else, and whenever something
+fails, the segment is searched on the CPU.
+
+Faiss's GPU indexes take no selector: more rows are asked for, and those that were deleted or that
+a filter does not admit are left out by the bitmap. Where that would not do, the CPU answers.
+"""
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import faiss
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from index_store.ann.faiss_index import Ann
+from index_store.segment.reader import Nominees, Selection, last_of
+from index_store.segment.sealed import Segment
+
+log = structlog.get_logger(__name__)
+
+# Faiss selects so many at most on a GPU (its wiki, "Faiss on the GPU").
+_K_MAX = 2048
+_SPARE = 16
+# Of expected rows, since those that are left out do not lie evenly.
+_MARGIN = 1.5
+_GROWTH = 8
+# Scratch memory; Faiss takes 1.5 GB unless told.
+_TEMP_BYTES = 256 << 20
+_BLOCK_ROWS = 65_536
+_ID_BYTES = 8
+
+
+class DeviceRows:
+    """One segment's rows on a device. `index` finds them by row number; `lock` is the device's."""
+
+    def __init__(self, index: Any, lock: threading.RLock, parameters: Any = None) -> None:
+        self.index = index
+        self._lock = lock
+        self._parameters = parameters
+
+    def nominate(
+        self, queries: NDArray[np.float32], most: int, selection: Selection
+    ) -> Nominees | None:
+        """As `Part.approximate`; None where the CPU should answer, as few rows are selected."""
+        limit = min(_K_MAX, selection.capacity)
+        wanted = min(most, selection.count)
+        asked = int((most + _SPARE) / max(selection.share, 1e-9) * _MARGIN)
+        if selection.count == selection.capacity:
+            asked = most
+        while asked <= limit:
+            with self._lock:
+                scores, numbers = self.index.search(queries, asked, params=self._parameters)
+            admitted = ~selection.refused(numbers)
+            if admitted.sum(axis=1).min() >= wanted:
+                # The best of those admitted, in their order; what is left over is -1.
+                first = np.argsort(~admitted, axis=1, kind="stable")[:, :most]
+                kept = np.take_along_axis(np.where(admitted, numbers, -1), first, axis=1)
+                best = np.take_along_axis(scores, first, axis=1)
+                # Complete only for a scan: a clone of an index looks at some of its lists only.
+                cuts = last_of(best, selection.count)
+                return Nominees(best, kept, cuts, self._parameters is None)
+            asked = limit if asked < limit < asked * _GROWTH else asked * _GROWTH
+        return None
+
+
+class Device:
+    """One GPU, and how much of its memory segments may take. Any thread; one search at a time."""
+
+    def __init__(self, memory_bytes: int, number: int = 0) -> None:
+        self._left = memory_bytes
+        self._number = number
+        # Whatever is collected while it is held may be an index that gives memory back.
+        self._lock = threading.RLock()
+        self._resources: Any = faiss.StandardGpuResources()
+        self._resources.setTempMemory(_TEMP_BYTES)
+
+    def place(self, segment: Segment, recall: float) -> bool:
+        """Put its rows there if they fit; False, with a line in the log, where they stay here."""
+        rows = segment.capacity * segment.flat.d * 2
+        if self._try("float16 rows", segment, rows, self._flat):
+            return True
+        if segment.ann is not None:
+            codes = segment.capacity * (segment.ann.index.sa_code_size() + _ID_BYTES)
+            point = segment.ann.at(recall)
+
+            def clone(segment: Segment) -> DeviceRows:
+                assert segment.ann is not None
+                return self._clone(segment.ann, point.effort)
+
+            if self._try(segment.ann.kind, segment, codes, clone):
+                return True
+        log.warning(
+            "segment is searched on the CPU: no room for it on the GPU",
+            rows=segment.capacity,
+            wanted_mb=rows >> 20,
+            left_mb=self._left >> 20,
+        )
+        return False
+
+    def _try(
+        self, what: str, segment: Segment, size: int, make: Callable[[Segment], DeviceRows]
+    ) -> bool:
+        if size > self._left:
+            return False
+        try:
+            with self._lock:
+                made = make(segment)
+                self._left -= size
+        except RuntimeError as error:
+            # Out of memory that others hold, or a kind that Faiss has on the CPU only.
+            reason = str(error).strip().splitlines()[-1:]
+            log.warning("not placed on the GPU", what=what, rows=segment.capacity, reason=reason)
+            return False
+        weakref.finalize(made, self._give_back, [made.index], size)
+        segment.device = made
+        log.info("placed on the GPU", what=what, rows=segment.capacity, mb=size >> 20)
+        return True
+
+    def _give_back(self, held: list[Any], size: int) -> None:
+        """Faiss frees memory as it searches: by one thread at a time."""
+        with self._lock:
+            held.clear()
+            self._left += size
+
+    def _flat(self, segment: Segment) -> DeviceRows:
+        config = faiss.GpuIndexFlatConfig()
+        config.device, config.useFloat16 = self._number, True
+        index = faiss.GpuIndexFlatIP(self._resources, segment.flat.d, config)
+        vectors = segment.rows.vectors
+        for start in range(0, len(vectors), _BLOCK_ROWS):
+            index.add(vectors[start : start + _BLOCK_ROWS].astype(np.float32))
+        return DeviceRows(index, self._lock)
+
+    def _clone(self, ann: Ann, effort: int) -> DeviceRows:
+        options = faiss.GpuClonerOptions()
+        options.useFloat16 = True
+        index = faiss.index_cpu_to_gpu(self._resources, self._number, ann.index, options)
+        parameters = faiss.SearchParametersIVF(nprobe=effort)  # type: ignore[call-arg]
+        return DeviceRows(index, self._lock, parameters)
+
+
+def open_device(memory_mb: int) -> Device | None:
+    """The first GPU; None where there is none, or none is wanted (0)."""
+    if not memory_mb or not faiss.get_num_gpus():
+        return None
+    return Device(memory_mb << 20)

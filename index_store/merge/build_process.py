@@ -1,0 +1,205 @@
+"""The process that builds a sealed segment from files, beside a node that goes on answering.
+
+    python -m index_store.merge.build_process SPEC.json
+
+Reads mapped files, so that its memory is the index and some blocks; runs nice, with few threads;
+ends when its parent does. Writes the segment's files into `out`, and last `built.json`.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import orjson
+
+from contracts.score import Vectors
+from contracts.topics import Target
+from index_store import digest
+from index_store.ann import choice, flat, tuning
+from index_store.ann.faiss_index import Ann, Operating
+from index_store.segment import columns
+from index_store.segment.columns import Arrays
+from index_store.segment.files import ANN, COLUMNS, VECTORS
+from index_store.segment.id_lookup import sorted_hashes
+from index_store.segment.rows import Numbers
+
+BUILT = "built.json"
+# Searches come first. What grows is scanned by all of them until its index is there, so that comes
+# before the index of all rows, which may take its time.
+_NICE = 19
+_NICE_SMALL = 10
+# By how much less recall is taken from an index trained on other rows.
+_SHORTFALL = 0.02
+_BLOCK_ROWS = 16_384
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part's files, and a file of the numbers of its live rows."""
+
+    vectors: str
+    columns: str
+    rows: int
+    numbers: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What to build. `queries` are .npy files of float16 vectors to tune on, a file for each kind.
+
+    `like` is the file of an index whose training is taken over, and `points` are its tuning.
+    `bytes_max` is what the index may take, 0: whatever its kind does.
+    """
+
+    target: Target
+    dim: int
+    kind: str
+    threads: int
+    pieces: list[Piece]
+    queries: list[str]
+    out: str
+    like: str = ""
+    points: list[Operating] = field(default_factory=list)
+    scanned_rows: int = choice.SCANNED_ROWS
+    bytes_max: int = 0
+
+
+def main() -> None:
+    raw = orjson.loads(Path(sys.argv[1]).read_bytes())
+    pieces = [Piece(**piece) for piece in raw["pieces"]]
+    points = [Operating(**point) for point in raw["points"]]
+    spec = Spec(**raw | {"pieces": pieces, "points": points})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.nice(_NICE_SMALL if spec.like else _NICE)
+    faiss.omp_set_num_threads(spec.threads)
+    build(spec)
+
+
+def build(spec: Spec) -> None:
+    """Raises ValueError when the rows are not those that their digests say."""
+    out = Path(spec.out)
+    pieces = [_open(piece, spec.dim) for piece in spec.pieces]
+    # 1. The columns, with what finds an id among them.
+    arrays = columns.gathered([(piece, numbers) for piece, _, numbers in pieces])
+    ids = columns.unpack(arrays, np.empty((0, spec.dim), np.float16)).ids
+    arrays["ids.hashes"], arrays["ids.order"] = sorted_hashes(ids)
+    columns.save(arrays, out / COLUMNS)
+    # 2. The vectors, in the file that Faiss maps.
+    rows = columns.count(arrays)
+    with (out / VECTORS).open("wb") as file:
+        file.write(flat.file_head(spec.dim, rows))
+        for block in _blocks(pieces):
+            file.write(block.tobytes())
+    exact = flat.mapped(out / VECTORS, spec.dim, rows)
+    vectors = flat.vectors(exact)
+    _require_digests(spec.target, arrays, vectors)
+    # 3. The index, and what it costs.
+    built: dict[str, Any] = {"rows": rows, "kind": None, "points": []}
+    queries = [np.load(path) for path in spec.queries]
+    ann = _like(spec, exact, queries) or _anew(spec, exact, queries)
+    if ann is not None:
+        faiss.write_index(ann.index, str(out / ANN))
+        built |= {"kind": ann.kind, "points": [asdict(point) for point in ann.points]}
+        if ann.points and queries:
+            trial, last = tuning.Trial.of(vectors, tuning.sampled(queries)), ann.points[-1]
+            found = trial.recalls(ann, last.effort, last.depth)
+            built |= {"bars": trial.bars.tolist(), "found": found.mean()}
+    # 4. Whoever finds this file finds the others whole.
+    partial = out / f".{BUILT}"
+    partial.write_bytes(orjson.dumps(built, option=orjson.OPT_SERIALIZE_NUMPY))
+    partial.rename(out / BUILT)
+
+
+def _open(piece: Piece, dim: int) -> tuple[Arrays, Vectors, Numbers]:
+    vectors = flat.vectors(flat.mapped(Path(piece.vectors), dim, piece.rows))
+    return columns.load(Path(piece.columns)), vectors, np.load(piece.numbers)
+
+
+def _blocks(pieces: list[tuple[Arrays, Vectors, Numbers]]) -> Iterator[Vectors]:
+    for _, vectors, numbers in pieces:
+        for start in range(0, len(numbers), _BLOCK_ROWS):
+            yield vectors[numbers[start : start + _BLOCK_ROWS]]
+
+
+def _like(spec: Spec, rows: flat.Flat, queries: list[Vectors]) -> Ann | None:
+    """Trained as another index is; None where there is none, or where these rows are so unlike
+    those it was trained on that much less is found."""
+    if not spec.like:
+        return None
+    index = faiss.read_index(spec.like)
+    index.reset()
+    ann = Ann(spec.kind, _with_rows(index, flat.vectors(rows)), spec.points, rows)
+    ann.points = tuning.measured_anew(ann, flat.vectors(rows), queries)
+    if tuning.best(ann.points) < tuning.best(spec.points) - _SHORTFALL:
+        return None
+    return ann
+
+
+def _anew(spec: Spec, rows: flat.Flat, queries: list[Vectors]) -> Ann | None:
+    """Trained on these rows and tuned; None where they are so few that they are scanned."""
+    vectors = flat.vectors(rows)
+    kind = choice.complete(spec.kind, len(vectors), spec.dim, spec.scanned_rows, spec.bytes_max)
+    if kind == "Flat":
+        return None
+    try:
+        index = _filled(kind, vectors)
+    except RuntimeError as error:
+        # Faiss trains on no fewer rows than a kind has centroids; where told, it may have many.
+        if "training points" not in str(error) or len(vectors) > spec.scanned_rows:
+            raise
+        return None
+    ann = Ann(kind, index, [], rows)
+    ann.points = tuning.measure(ann, vectors, queries)
+    return ann
+
+
+def _filled(kind: str, vectors: Vectors) -> faiss.Index:
+    index = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    ivf = faiss.try_extract_index_ivf(index)
+    coded: Any = None if ivf is None else faiss.downcast_index(ivf)
+    if isinstance(coded, faiss.IndexIVFPQ):
+        # It orders the codes for a search by Hamming distance that nobody asks for: 3,000 rows
+        # took 44 s to train, and take 2 s.
+        coded.do_polysemous_training = False  # type: ignore[attr-defined]
+    most = choice.training_rows(index)
+    sample = np.arange(len(vectors))
+    if len(vectors) > most:
+        sample = np.sort(np.random.default_rng(0).choice(len(vectors), most, replace=False))
+    index.train(vectors[sample].astype(np.float32))
+    return _with_rows(index, vectors)
+
+
+def _with_rows(index: faiss.Index, vectors: Vectors) -> faiss.Index:
+    for start in range(0, len(vectors), _BLOCK_ROWS):
+        index.add(vectors[start : start + _BLOCK_ROWS].astype(np.float32))
+    return index
+
+
+def _require_digests(target: Target, arrays: Arrays, vectors: Vectors) -> None:
+    """Every row hashes to its share of the digest: nothing was mixed up on the way."""
+    rows = columns.unpack(arrays, vectors)
+    origins = list(rows.origins[:])
+    columns_of = zip(rows.ids, rows.items, rows.texts, rows.metadata, strict=True)
+    offsets = rows.offsets.tolist()
+    for n, (item_id, item, text, metadata) in enumerate(columns_of):
+        source = (*origins[n], offsets[n])
+        vector = vectors[n].tobytes()
+        found = digest.item_hash(target, item_id, source, vector, item, text, metadata)
+        if found != rows.hashes[n].tobytes():
+            raise ValueError(f"row {n} ({item_id!r}) is not the one that its digest was made of")
+
+
+def _end_with_parent() -> None:
+    """The parent holds the other end of standard input, and never writes."""
+    os.read(0, 1)
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

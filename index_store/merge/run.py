@@ -1,0 +1,360 @@
+"""Rebuild and swap: a target's rows into one new sealed segment, while everything goes on.
+
+The rows of one view go to files, a child process builds the segment from them, the node maps it,
+checks it, warms it, and swaps it in by one assignment; what was deleted meanwhile is deleted in it
+too, what was added stands in chunks of its own. Whatever fails, the index stays as it was.
+"""
+
+import asyncio
+import mmap
+import os
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import perf_counter
+
+import faiss
+import numpy as np
+import orjson
+import structlog
+
+from contracts import fault_points
+from contracts.errors import RebuildFailed, SnapshotRefused
+from contracts.score import Vectors
+from contracts.supervision.children import module_command
+from contracts.topics import TARGETS, Target
+from index_store import digest
+from index_store.ann import choice, tuning
+from index_store.ann.faiss_index import Operating
+from index_store.index import Index
+from index_store.merge.build_process import BUILT, Piece, Spec
+from index_store.merge.spill import Spill
+from index_store.segment.files import PartFiles
+from index_store.segment.reader import Part
+from index_store.segment.sealed import Segment
+from index_store.segment.table import Sealing, Table
+
+log = structlog.get_logger(__name__)
+
+# To tune on, of each target: recall is then known to about a percent.
+_ROWS_ASKED = 128
+# All is built anew when rows beside the largest segment, or dead ones, are this share of it.
+_GROWN_SHARE = 0.5
+_DEAD_SHARE = 0.3
+# Searching so many growing rows that have codes costs no more than scanning one.
+_CODED_PER_SCANNED = 4
+# Of a sample of ten or more queries: ties may fall otherwise.
+_SAMPLE_SLACK = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild did."""
+
+    target: Target
+    rows: int
+    kind: str
+    points: Sequence[Operating]
+    seconds: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to put into one new segment beside the growing rows: `segments` (None: all).
+
+    `like` is the segment whose training its index takes over; None: trained anew.
+    """
+
+    reason: str
+    segments: Sequence[Segment] | None = None
+    like: Segment | None = None
+
+
+EVERYTHING = Plan("asked for")
+
+
+def due(table: Table, kind: str = "auto", scanned_rows: int = choice.SCANNED_ROWS) -> Plan | None:
+    """What a rebuild would be good for now, if anything: a large one first, else a small one."""
+    return large(table, kind, scanned_rows) or small(table, kind, scanned_rows)
+
+
+def large(table: Table, kind: str = "auto", scanned_rows: int = choice.SCANNED_ROWS) -> Plan | None:
+    """To build all anew: the first index, or when much has died or grown. Not while one does."""
+    main = _main(table, kind)
+    if main is None:
+        scanned = table.unindexed_rows
+        if scanned <= scanned_rows or table.is_sealing:
+            return None
+        return Plan(f"{scanned} rows without an index")
+    free = table.free_segments
+    if main not in free:
+        return None
+    sealed = sum(segment.capacity for segment in free)
+    dead = sealed - sum(segment.live for segment in free)
+    if dead > max(_DEAD_SHARE * sealed, scanned_rows):
+        return Plan(f"{dead} of {sealed} sealed rows are dead")
+    beside = table.growing_rows + sealed - main.capacity
+    if beside > max(_GROWN_SHARE * main.capacity, scanned_rows):
+        return Plan(f"{beside} rows beside a segment of {main.capacity}")
+    return None
+
+
+def small(table: Table, kind: str = "auto", scanned_rows: int = choice.SCANNED_ROWS) -> Plan | None:
+    """To index the growing rows by themselves, trained like the largest segment; also while that
+    is being built anew, so that no search ever scans many more than `scanned_rows`."""
+    main = _main(table, kind)
+    # Of one whose rows all died no snapshot keeps the files.
+    if main is None or not main.live:
+        return None
+    rest = [segment for segment in table.free_segments if segment is not main]
+    plain = [segment for segment in rest if segment.ann is None]
+    growing = table.growing_rows + sum(segment.capacity for segment in plain)
+    coded = table.coded_rows
+    if growing - coded + coded // _CODED_PER_SCANNED < scanned_rows:
+        return None
+    return Plan(f"{growing} growing rows", _with_smaller(plain, rest, growing), main)
+
+
+def _main(table: Table, kind: str) -> Segment | None:
+    """The largest segment that has what `kind` asks for."""
+    return table.largest(indexed=kind != "Flat")
+
+
+def _with_smaller(
+    chosen: Sequence[Segment], rest: Sequence[Segment], rows: int
+) -> Sequence[Segment]:
+    """With segments that are not much larger than all before, so that there are never many."""
+    found = list(chosen)
+    for segment in sorted(rest, key=lambda segment: segment.capacity):
+        if segment not in found and segment.capacity <= 2 * rows:
+            found.append(segment)
+            rows += segment.capacity
+    return found
+
+
+class Rebuilder:
+    """Runs one large rebuild at a time, and one small one beside it."""
+
+    def __init__(
+        self,
+        spill: Spill,
+        *,
+        kind: str = "auto",
+        scanned_rows: int = choice.SCANNED_ROWS,
+        bytes_max: int = 0,
+        threads: int = 1,
+        recent: Callable[[Target], Vectors] | None = None,
+        place: Callable[[Segment], object] | None = None,
+    ) -> None:
+        """`recent` tells vectors of queries that came lately, to tune on; `place` puts a segment
+        where it is searched faster, if there is such a place."""
+        self._spill = spill
+        self._kind = kind
+        self._scanned_rows = scanned_rows
+        self._bytes_max = bytes_max
+        self._threads = threads
+        self._recent = recent or (lambda target: np.empty((0, 1), np.float16))
+        self._place = place
+        self._large, self._small = asyncio.Lock(), asyncio.Lock()
+
+    def due(self, index: Index, target: Target) -> Plan | None:
+        """What `run` would be good for now, if anything."""
+        return due(index.table(target), self._kind, self._scanned_rows)
+
+    def small(self, index: Index, target: Target) -> Plan | None:
+        """The same of what may run beside a large one."""
+        return small(index.table(target), self._kind, self._scanned_rows)
+
+    async def run(self, index: Index, target: Target, plan: Plan = EVERYTHING) -> Rebuilt:
+        """Raises RebuildFailed; then the index is as it was."""
+        if plan.like is not None:
+            async with self._small:
+                # While it waited, a large one may have taken up what it was to hold, and with its
+                # swap the segment that it was to be trained like is gone.
+                plan = replace(plan, like=_main(index.table(target), self._kind))
+                return await self._run(index, target, plan, index.seal(target, plan.segments))
+        async with self._large:
+            async with self._small:
+                # All of it: a small one that is under way ends first.
+                sealing = index.seal(target, plan.segments)
+            return await self._run(index, target, plan, sealing)
+
+    async def _run(self, index: Index, target: Target, plan: Plan, sealing: Sealing) -> Rebuilt:
+        began = perf_counter()
+        try:
+            segment = await self._built(index, target, sealing, plan)
+        except BaseException as error:
+            index.give_up(target, sealing)
+            if isinstance(error, (OSError, ValueError, SnapshotRefused)):
+                raise RebuildFailed(f"{target}: {error}") from error
+            raise
+        if segment is not None:
+            # Most of it here, so that the loop has only the last moment's to do.
+            await asyncio.to_thread(index.catch_up, target, sealing, segment)
+        # By one assignment: a search has either the old segments or the new one.
+        index.swap(target, sealing, segment)
+        await asyncio.to_thread(sealing.free)
+        fault_points.reach("rebuild.swapped")
+        found = segment.ann if segment is not None else None
+        done = Rebuilt(
+            target,
+            0 if segment is None else segment.capacity,
+            "Flat" if found is None else found.kind,
+            [] if found is None else found.points,
+            perf_counter() - began,
+            plan.reason,
+        )
+        log.info("rebuilt", target=target, rows=done.rows, kind=done.kind, reason=plan.reason)
+        return done
+
+    async def _built(
+        self, index: Index, target: Target, sealing: Sealing, plan: Plan
+    ) -> Segment | None:
+        if not any(part.live for part in sealing.parts):
+            return None
+        name = uuid.uuid4().hex
+        trained = [] if plan.like is None else [plan.like.view()]
+        async with self._spill.building(name, [*sealing.parts, *trained]) as out:
+            # 1. The rows as files.
+            spec = await specified(
+                index,
+                target,
+                sealing,
+                self._spill,
+                out,
+                kind=self._kind,
+                threads=self._threads,
+                recent=self._recent(target),
+            )
+            spec = replace(spec, scanned_rows=self._scanned_rows, bytes_max=self._bytes_max)
+            if plan.like is not None and plan.like.files is not None:
+                files, like = plan.like.files, str(plan.like.files.ann or "")
+                spec = replace(spec, like=like, kind=plan.like.kind, points=files.points)
+            fault_points.reach("rebuild.spilled")
+            # 2. The segment, by a process of its own.
+            await _run_child(out / "spec.json", spec)
+            fault_points.reach("rebuild.built")
+            # 3. Mapped, checked, and warm before anybody sees it.
+            segment = await asyncio.to_thread(opened, name, out, index.space.dim)
+            await asyncio.to_thread(_require_same, sealing.parts, segment)
+            await asyncio.to_thread(_require_found, segment, out, spec.queries)
+            if self._place is not None:
+                await asyncio.to_thread(self._place, segment)
+            return segment
+
+    async def place(self, index: Index) -> None:
+        """The segments of a restored index, as those that are built here."""
+        if self._place is None:
+            return
+        for target in TARGETS:
+            for segment in index.table(target).segments:
+                await asyncio.to_thread(self._place, segment)
+        index.refresh()
+
+
+async def specified(
+    index: Index,
+    target: Target,
+    sealing: Sealing,
+    spill: Spill,
+    out: Path,
+    *,
+    kind: str,
+    threads: int,
+    recent: Vectors,
+) -> Spec:
+    """What to build, its rows in files; those of sealed segments are there already.
+
+    `recent` are vectors of queries that came lately.
+    """
+    pieces = []
+    for n, part in enumerate(sealing.parts):
+        files = await spill.of(part)
+        numbers = out / f"{n}.npy"
+        await asyncio.to_thread(np.save, numbers, part.numbers())
+        pieces.append(Piece(str(files.vectors), str(files.columns), files.rows, str(numbers)))
+    queries = []
+    of_rows = await asyncio.to_thread(_rows_to_ask, index)
+    for n, some in enumerate([*of_rows, recent]):
+        if len(some):
+            queries.append(str(out / f"queries-{n}.npy"))
+            await asyncio.to_thread(np.save, queries[-1], some)
+    return Spec(target, index.space.dim, kind, threads, pieces, queries, str(out))
+
+
+async def _run_child(path: Path, spec: Spec) -> None:
+    await asyncio.to_thread(path.write_bytes, orjson.dumps(asdict(spec)))
+    process = await asyncio.create_subprocess_exec(
+        *module_command("index_store.merge.build_process", str(path)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+        # Read when numpy's BLAS is loaded.
+        env={**os.environ, "OPENBLAS_NUM_THREADS": str(spec.threads)},
+    )
+    try:
+        assert process.stderr is not None
+        told = await process.stderr.read()
+        code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    if code:
+        last = told.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no message"]
+        raise RebuildFailed(f"{spec.target}: the building process ended with {code}: {last[0]}")
+
+
+def opened(name: str, folder: Path, dim: int) -> Segment:
+    """The segment in a folder that the building process finished. Raises SnapshotRefused."""
+    built = orjson.loads((folder / BUILT).read_bytes())
+    points = [Operating(**point) for point in built["points"]]
+    return Segment.mapped(PartFiles.within(name, built["rows"], folder, built["kind"], points), dim)
+
+
+def _rows_to_ask(index: Index) -> list[Vectors]:
+    """Some live vectors of each target: what queries of either kind look like."""
+    dice = np.random.default_rng(0)
+    samples = []
+    for target in TARGETS:
+        parts = index.view.parts[target]
+        shares = np.array([part.live for part in parts], np.float64)
+        if not shares.sum():
+            continue
+        found = [np.empty((0, index.space.dim), np.float16)]
+        counts = dice.multinomial(_ROWS_ASKED, shares / shares.sum())
+        for part, count in zip(parts, counts, strict=True):
+            numbers = dice.choice(part.numbers(), min(int(count), part.live), replace=False)
+            found.append(part.rows.vectors[np.sort(numbers)])
+        samples.append(np.concatenate(found))
+    return samples
+
+
+def _require_same(parts: Sequence[Part], segment: Segment) -> None:
+    """The new segment has the digest of the rows that it was built from."""
+    old = np.concatenate([part.rows.hashes[part.numbers()] for part in parts])
+    if digest.total(old) != digest.total(segment.rows.hashes):
+        raise ValueError("the new segment does not have the digest of the rows it was built from")
+
+
+def _require_found(segment: Segment, folder: Path, queries: Sequence[str]) -> None:
+    """A few queries find through the mapped index what they found when it was built.
+
+    And all pages are there that the first searches would wait for. Nothing here scans the rows:
+    that would keep both cores, and the memory, from those who search.
+    """
+    segment.rows.vectors.view(np.uint8).reshape(-1)[:: mmap.PAGESIZE].max(initial=0)
+    built = orjson.loads((folder / BUILT).read_bytes())
+    if segment.ann is None or "found" not in built:
+        return
+    some = np.concatenate(tuning.sampled([np.load(path) for path in queries])).astype(np.float32)
+    trial = tuning.Trial(some, np.array(built["bars"], np.float32), np.empty(0, np.intp))
+    last = segment.ann.points[-1]
+    faiss.omp_set_num_threads(1)
+    found = trial.recalls(segment.ann, last.effort, last.depth).mean()
+    if found < built["found"] - _SAMPLE_SLACK:
+        raise ValueError(
+            f"recall of the new index: want {built['found']:.3f} as built, got {found:.3f}"
+        )

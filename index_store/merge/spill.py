@@ -1,0 +1,161 @@
+"""Files of immutable parts: written once, for the process that builds segments and for snapshots.
+
+A part's rows never change, so its files are named by its uid and how many rows they hold, and are
+never written again. Built segments bring their files with them.
+"""
+
+import asyncio
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import faiss
+
+from contracts.user_folders import make_private
+from index_store.ann import flat
+from index_store.ann.faiss_index import Ann
+from index_store.segment import columns
+from index_store.segment.files import ANN, COLUMNS, VECTORS, PartFiles
+from index_store.segment.reader import Part
+from index_store.view import IndexView
+
+# Rows written at a time: 8 MiB at 512 dimensions, so that searches get their turn.
+_BLOCK_ROWS = 8192
+
+
+class Spill:
+    """Keeps the files of parts below `folder`, which is emptied at the start."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = asyncio.Lock()
+        self._emptied = False
+        self._held: Counter[str] = Counter()
+
+    async def of(self, part: Part) -> PartFiles:
+        """Return the part's files, written now unless they are there. Raises OSError.
+
+        Files that somebody deleted, as a rule for old files may do, are written again, since the
+        rows are in memory.
+        """
+        if part.files is not None and await asyncio.to_thread(_are_there, part.files):
+            return part.files
+        async with self._lock:
+            return await asyncio.to_thread(self._write, part)
+
+    async def folder_for(self, name: str) -> Path:
+        """A folder for files of that name, made unless it is there."""
+        async with self._lock:
+            return await asyncio.to_thread(self._folder_for, name)
+
+    @asynccontextmanager
+    async def building(self, name: str, parts: Sequence[Part]) -> AsyncIterator[Path]:
+        """A folder for the files of a segment to be built out of those of `parts`.
+
+        `keep` leaves it and them alone meanwhile, whatever becomes of the parts. After a failure
+        the folder is gone.
+        """
+        held = [name, *map(_name_of, parts)]
+        self._held.update(held)
+        try:
+            yield await self.folder_for(name)
+        except BaseException:
+            await asyncio.to_thread(shutil.rmtree, self._folder / name, ignore_errors=True)
+            raise
+        finally:
+            self._held.subtract(held)
+            self._held = +self._held
+
+    @property
+    def held(self) -> Collection[str]:
+        """Names of what segments are being built from, and into."""
+        return set(self._held)
+
+    async def keep(self, names: Callable[[], Collection[str]]) -> None:
+        """Delete the files of all other parts. What is mapped stays readable.
+
+        `names` is asked when nobody writes: what is swapped in while this waits is then among them.
+        """
+        async with self._lock:
+            await asyncio.to_thread(self._keep, {*names(), *self._held})
+
+    def _folder_for(self, name: str) -> Path:
+        self._empty_once()
+        folder = self._folder / name
+        make_private(folder)
+        return folder
+
+    def _write(self, part: Part) -> PartFiles:
+        self._empty_once()
+        # A chunk may have got rows since its view was made; they do no harm in its files.
+        rows, name = len(part.rows), _name_of(part)
+        files = PartFiles.within(name, rows, self._folder / name)
+        if part.files is not None:
+            files = replace(files, kind=part.files.kind, points=part.files.points)
+            if part.files.ann is not None:
+                files = replace(files, ann=self._folder / name / ANN)
+        if _are_there(files):
+            return files
+        partial = self._folder / f".{name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        make_private(partial)
+        try:
+            _write_rows(part, rows, partial)
+            if files.ann is not None and isinstance(part.ann, Ann):
+                faiss.write_index(part.ann.index, str(partial / ANN))
+            _move(partial, self._folder / name)
+        except OSError:
+            # Half a part would only keep a full disk full.
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return files
+
+    def _empty_once(self) -> None:
+        if not self._emptied:
+            self._keep(set())
+            self._emptied = True
+
+    def _keep(self, names: set[str]) -> None:
+        if not self._folder.exists():
+            return
+        for folder in self._folder.iterdir():
+            if folder.name not in names:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def names_of(view: IndexView) -> set[str]:
+    """Return the names of the files that parts of this view have or would get."""
+    parts: Sequence[Part] = [part for parts in view.parts.values() for part in parts]
+    return {f"{part.uid}-{len(part.rows)}" for part in parts} | {
+        part.files.name for part in parts if part.files is not None
+    }
+
+
+def _write_rows(part: Part, rows: int, folder: Path) -> None:
+    columns.save(columns.pack(part.rows, rows), folder / COLUMNS)
+    vectors = part.rows.vectors
+    with (folder / VECTORS).open("wb") as file:
+        file.write(flat.file_head(vectors.shape[1], rows))
+        for start in range(0, rows, _BLOCK_ROWS):
+            file.write(vectors[start : min(rows, start + _BLOCK_ROWS)].tobytes())
+
+
+def _move(partial: Path, folder: Path) -> None:
+    """Move all files at once, or one by one where some of the part's files are still there."""
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    for path in partial.iterdir():
+        path.replace(folder / path.name)
+    partial.rmdir()
+
+
+def _are_there(files: PartFiles) -> bool:
+    return all(path.exists() for path in files.paths)
+
+
+def _name_of(part: Part) -> str:
+    return f"{part.uid}-{len(part.rows)}" if part.files is None else part.files.name

@@ -1,0 +1,1 @@
+"""The metadata index, which turns a filter into a bitmap of rows."""

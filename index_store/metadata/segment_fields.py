@@ -1,0 +1,94 @@
+"""The value index of one part's rows, caught up with them when a filter asks."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pyroaring
+from numpy.typing import NDArray
+
+from contracts.filters.nodes import Filter
+from index_store.metadata import field_scan
+from index_store.metadata.field_index import Field, RowsByKind, alive_kinds
+from index_store.metadata.metadata_index import Fields
+from index_store.segment.rows import Rows
+
+_FILTERS_KEPT = 64
+# About 2 ms of work.
+_CATCH_UP_ROWS = 512
+
+# Called with the number of rows whose metadata was read because a field has no index.
+Reads = Callable[[int], None]
+Selected = tuple[pyroaring.BitMap, Mapping[str, frozenset[str]]]
+
+
+class PartFields:
+    """The value index of one part, for any thread. Only quick steps are made under its lock."""
+
+    def __init__(self, rows: Rows, fields: Fields | None = None) -> None:
+        self._rows = rows
+        self._fields = Fields() if fields is None else fields
+        self._lock = threading.Lock()
+        # Filter -> the number of rows then, the rows that match, and each field's rows by kind.
+        self._found: dict[object, tuple[int, pyroaring.BitMap, Mapping[str, RowsByKind]]] = {}
+
+    def select(self, condition: Filter, alive: NDArray[np.uint8], reads: Reads) -> Selected:
+        """Return the rows that match, dead ones and ones newer than a view included; and for each
+        field of the filter the kinds of its values in rows that are `alive` (a bit a row).
+        """
+        read: dict[str, Field] = {}
+        done = 0
+        while True:
+            with self._lock:
+                count = self._catch_up()
+                known = self._found.get(condition.key)
+                missing = self._fields.missing(condition)
+                unread = [name for name in missing if name not in read]
+                if not unread or (known is not None and known[0] == count):
+                    return self._selected(condition, count, read, done, alive)
+            # Rows never change, so the slow part needs no lock.
+            field_scan.extend(read, self._rows.metadata, done, count)
+            read |= field_scan.scan(self._rows.metadata, 0, count, unread)
+            done = count
+            reads(count)
+
+    def must_read(self, condition: Filter) -> bool:
+        """Whether `select` has to read rows: a guess, since it is made without the lock, which may
+        be held for long.
+        """
+        known = self._found.get(condition.key)
+        is_known = known is not None and known[0] == len(self._rows)
+        return not is_known and bool(self._fields.missing(condition))
+
+    def _selected(
+        self,
+        condition: Filter,
+        count: int,
+        read: dict[str, Field],
+        done: int,
+        alive: NDArray[np.uint8],
+    ) -> Selected:
+        """Answer `select` under the lock; `read` holds fields of the first `done` rows."""
+        known = self._found.get(condition.key)
+        if known is None or known[0] != count:
+            if read:
+                field_scan.extend(read, self._rows.metadata, done, count)
+            asked = self._fields.asked(condition, read)
+            matching = self._fields.select(condition, read)
+            by_kind = {name: field.by_kind for name, field in asked.items()}
+            self._fields.adopt(read)
+            if len(self._found) >= _FILTERS_KEPT:
+                self._found.clear()
+            known = self._found[condition.key] = count, matching, by_kind
+        return known[1], {name: alive_kinds(by_kind, alive) for name, by_kind in known[2].items()}
+
+    def _catch_up(self) -> int:
+        count = len(self._rows)
+        done = len(self._fields)
+        for start in range(done, count, _CATCH_UP_ROWS):
+            end = min(count, start + _CATCH_UP_ROWS)
+            self._fields.extend(self._rows.metadata[start:end])
+            # This is plain Python, so let other threads have the interpreter between slices.
+            time.sleep(0)
+        return count

@@ -1,0 +1,1 @@
+"""Search over one view of the index."""

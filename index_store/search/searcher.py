@@ -1,0 +1,196 @@
+"""The local Searcher and Progress over whichever index a node serves, and the feed of changes."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
+from random import choice
+
+import faiss
+import numpy as np
+
+from contracts.errors import NotReady
+from contracts.filters.nodes import Filter
+from contracts.filters.warnings import FilterWarning
+from contracts.ports import Answer, Applied
+from contracts.ports.hit import Hit, VectorQuery
+from contracts.score import Vectors
+from contracts.topics import TARGETS, Target
+from contracts.wire.as_of import AsOf
+from index_store.index import Index
+from index_store.metadata.segment_fields import Reads
+from index_store.search.request_batch import Lane
+from index_store.view import IndexView
+
+# Queries that may be answered on the loop, and what they may take together.
+_AT_ONCE = 2
+_QUICK_MS = 1.5
+# Hits of one request that take so long that they go with the exact ones.
+_MUCH = 10_000
+# Queries kept of each target, to tune on and to audit.
+_RECENT = 256
+_CORES = faiss.omp_get_max_threads()
+
+
+class LocalSearcher:
+    """Answers from the served index while the node is ready (invariant 8).
+
+    Queries that are not `exact` are answered with about `target_recall`; 1 means exactly. `reads`
+    is called with the number of rows whose metadata was read because a filter's field has no index.
+    """
+
+    def __init__(self, *, target_recall: float = 0.95, reads: Reads = lambda rows: None) -> None:
+        self._recall = None if target_recall >= 1 else target_recall
+        self._recent: dict[Target, deque[VectorQuery]] = {
+            target: deque(maxlen=_RECENT) for target in TARGETS
+        }
+        self._reads = reads
+        self._fast = Lane(partial(self._answers, patient=False), self._are_quick)
+        self._exact = Lane(partial(self._answers, patient=True))
+        self._warned = Lane(self._warnings)
+        self._index: Index | None = None
+        self.generation = 0
+        self.is_ready = False
+        self.reason: str | None = "starting"
+
+    def queues(self) -> dict[str, Callable[[], int]]:
+        """How many requests wait, by lane."""
+        return {"search": self._fast.waiting, "search_exact": self._exact.waiting}
+
+    def serve(self, index: Index) -> None:
+        """Answer from `index` from now on, once `ready` is called."""
+        self._index = index
+        self.generation += 1
+        self.not_ready("replaying")
+
+    def ready(self) -> None:
+        self.is_ready, self.reason = True, None
+        if self._index is not None:
+            self._index.expect_searches()
+
+    def not_ready(self, reason: str) -> None:
+        self.is_ready, self.reason = False, reason
+
+    async def search(self, queries: Sequence[VectorQuery]) -> list[Answer]:
+        self._ready_index()
+        for query in queries:
+            if not query.exact:
+                self._recent[query.target].append(query)
+        # These take long; they must not hold up those that do not.
+        much = len(queries) > 1 and sum(query.k + query.offset for query in queries) > _MUCH
+        slow = much or any(query.exact or self._must_read(query) for query in queries)
+        answers = None if slow else await self._fast.ask(queries)
+        return await self._in_full(queries) if answers is None else answers
+
+    def _must_read(self, query: VectorQuery) -> bool:
+        view = self._ready_index().view
+        return query.filter is not None and view.must_read(query.target, query.filter)
+
+    async def _in_full(self, queries: Sequence[VectorQuery]) -> list[Answer]:
+        """Answer in the lane of slow searches."""
+        answers = await self._exact.ask(queries)
+        assert answers is not None
+        return answers
+
+    def _answers(
+        self, requests: Sequence[Sequence[VectorQuery]], *, patient: bool
+    ) -> list[list[Answer] | None]:
+        """In a thread, mostly: numpy and Faiss release the interpreter, and the loop goes on.
+
+        Unless `patient`, the answer is None for requests with a query that takes an exact scan.
+        """
+        view = self._ready_index().view
+        asked = [query for queries in requests for query in queries]
+        alone = len(asked) == 1 and self._recall is not None
+        # Faiss's threads wait for the last of them, which a rebuild may keep from its core; that
+        # is worth it where there is much to share. The number is this thread's own (OpenMP 5.2,
+        # section 2.4).
+        few = not patient and (alone or self._are_quick(requests))
+        faiss.omp_set_num_threads(1 if few else _CORES)
+        found = iter(view.found(asked, recall=self._recall, reads=self._reads, patient=patient))
+        answers: list[list[Answer] | None] = []
+        for queries in requests:
+            some = list(islice(found, len(queries)))
+            whole = [answer for answer in some if answer is not None]
+            answers.append(whole if len(whole) == len(some) else None)
+        return answers
+
+    def _are_quick(self, requests: Sequence[Sequence[VectorQuery]]) -> bool:
+        """Whether they take less than a slice of the loop, of which others get their turns."""
+        asked = [query for queries in requests for query in queries]
+        if self._index is None or self._recall is None or len(asked) > _AT_ONCE:
+            return False
+        if any(query.exact for query in asked):
+            return False
+        view, recall = self._index.view, self._recall
+        return sum(view.cost_ms(query, recall) for query in asked) <= _QUICK_MS
+
+    def recent(self, target: Target) -> Vectors:
+        """Vectors of queries that came lately, (n, dim); what an index should be tuned on."""
+        found = [query.vector for query in self._recent[target]]
+        return np.stack(found) if found else np.empty((0, 1), np.float16)
+
+    async def audit(self, target: Target) -> float | None:
+        """Recall of one of the latest queries, asked again and exactly; None: there is none."""
+        if self._index is None or not self.is_ready or not self._recent[target]:
+            return None
+        view, query = self._index.view, choice(self._recent[target])
+        return await asyncio.to_thread(_recall, view, query, self._recall)
+
+    async def warnings(self, target: Target, condition: Filter) -> Sequence[FilterWarning]:
+        return await self._warned.ask((target, condition))
+
+    def _warnings(self, asked: Sequence[tuple[Target, Filter]]) -> list[Sequence[FilterWarning]]:
+        view = self._ready_index().view
+        return [view.warnings(target, condition, self._reads) for target, condition in asked]
+
+    async def item(self, target: Target, item_id: str) -> Hit | None:
+        return self._ready_index().get(target, item_id)
+
+    def as_of(self) -> AsOf:
+        return self._ready_index().as_of()
+
+    def highest_source(self, target: Target, partition: int) -> int:
+        return self._index.highest_source(target, partition) if self._index else -1
+
+    def reason_of(self, target: Target, partition: int, offset: int) -> str | None:
+        return self._index.reason_of(target, partition, offset) if self._index else None
+
+    def count(self, target: Target) -> int:
+        return self._index.count(target) if self._index else 0
+
+    def digests(self) -> list[dict[str, object]]:
+        return self._index.digests() if self._index else []
+
+    def _ready_index(self) -> Index:
+        if self._index is None or not self.is_ready:
+            raise NotReady(f"this node cannot answer yet: {self.reason}")
+        return self._index
+
+
+def _recall(view: IndexView, query: VectorQuery, recall: float | None) -> float | None:
+    [found], [right] = view.search([query], recall=recall), view.search([query])
+    wanted = {hit.id for hit in right}
+    return len(wanted & {hit.id for hit in found}) / len(wanted) if wanted else None
+
+
+class AppliedFeed:
+    """The AppliedBatches port: listeners are called in order, on the event loop."""
+
+    def __init__(self) -> None:
+        # Keyed by the listening, not the listener, which may listen twice.
+        self._listeners: dict[object, Callable[[Sequence[Applied]], None]] = {}
+
+    def listen(self, listener: Callable[[Sequence[Applied]], None]) -> Callable[[], None]:
+        listening = object()
+        self._listeners[listening] = listener
+
+        def stop() -> None:
+            self._listeners.pop(listening, None)
+
+        return stop
+
+    def publish(self, applied: Sequence[Applied]) -> None:
+        for listener in tuple(self._listeners.values()):
+            listener(applied)

@@ -1,0 +1,1 @@
+"""Segments: growing and sealed rows, and what readers see of them."""

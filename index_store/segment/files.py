@@ -1,0 +1,51 @@
+"""Where an immutable part's files are."""
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from index_store.ann.faiss_index import Operating
+
+VECTORS, COLUMNS, ANN = "vectors.faiss", "columns.safetensors", "ann.faiss"
+
+
+@dataclass(frozen=True, slots=True)
+class PartFiles:
+    """`kind` names the index in `ann`, None where there is none; `points` are its tuning."""
+
+    name: str
+    rows: int
+    vectors: Path
+    columns: Path
+    ann: Path | None = None
+    kind: str | None = None
+    points: list[Operating] = field(default_factory=list)
+
+    @property
+    def paths(self) -> list[Path]:
+        return [path for path in (self.vectors, self.columns, self.ann) if path is not None]
+
+    @classmethod
+    def within(
+        cls,
+        name: str,
+        rows: int,
+        folder: Path,
+        kind: str | None = None,
+        points: list[Operating] | None = None,
+    ) -> "PartFiles":
+        """All in one folder, under their usual names."""
+        ann = None if kind is None else folder / ANN
+        return cls(name, rows, folder / VECTORS, folder / COLUMNS, ann, kind, points or [])
+
+
+def link_or_copy(source: Path, target: Path) -> Path:
+    """`target`, now a file of the bytes of `source`; on the same file system they are shared."""
+    # Never written into: what is there may be linked elsewhere too.
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
+    return target

@@ -1,0 +1,298 @@
+"""The writer's side of one target: its chunks and segments, and where each live id stands."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index_store.ann.growing_codes import Coder
+from index_store.digest import Hashes
+from index_store.metadata.bitmaps import numbers_of
+from index_store.segment.growing import CHUNK_ROWS, Chunk
+from index_store.segment.id_lookup import GrowingIds, hashes_of
+from index_store.segment.reader import Part
+from index_store.segment.rows import Rows
+from index_store.segment.sealed import Segment
+
+# A place is the number of a chunk and a row in it, in one int.
+_ROW_BITS = 24
+# Times the rows of a chunk without codes: a search pays for each chunk by itself.
+_CODED_CHUNK = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Rows that were taken out, and their shares of the digest (in an order of their own)."""
+
+    ids: list[str]
+    partitions: NDArray[np.int32]
+    hashes: Hashes
+
+
+@dataclass(slots=True, eq=False)
+class Sealing:
+    """What a rebuild merges: the parts of one moment, and who they belong to.
+
+    While it goes on, the chunks in it take no more rows and are not merged. Several may go on at
+    once, each with chunks and segments of its own: what grows while a large segment is built
+    anew is indexed meanwhile.
+    """
+
+    parts: list[Part]
+    chunks: dict[int, Chunk]
+    segments: list[Segment]
+    ids: GrowingIds
+    # Of each part the rows that were alive when the new segment was last told.
+    alive: list[NDArray[np.uint8]]
+
+    def free(self) -> None:
+        """Let go of what a swap has replaced; for a thread, as it takes long.
+
+        One by one: each holds the interpreter while its memory goes back.
+        """
+        self.parts.clear()
+        self.alive.clear()
+        shards = list(self.ids.shards())
+        self.ids = GrowingIds()
+        while self.chunks:
+            self.chunks.popitem()
+        while self.segments:
+            self.segments.pop()
+        while shards:
+            shards.pop()
+
+
+@dataclass(slots=True)
+class _Found:
+    """Live rows of some ids, by the chunk or segment that holds them."""
+
+    ids: list[str] = field(default_factory=list)
+    holders: list[tuple[Chunk | Segment, list[int]]] = field(default_factory=list)
+
+
+class Table:
+    """One thread writes; `views` are for any."""
+
+    def __init__(self, dim: int, chunk_rows: int = CHUNK_ROWS) -> None:
+        self._dim = dim
+        self._chunk_rows = chunk_rows
+        self._next = 0
+        # Whether rows get codes: not while nobody asks, since a replay would take longer.
+        self.is_searched = False
+        self.chunks: dict[int, Chunk] = {}
+        self.segments: list[Segment] = []
+        self._growing = GrowingIds()
+        self._sealings: list[Sealing] = []
+
+    def __len__(self) -> int:
+        return sum(holder.live for holder in self._holders())
+
+    @property
+    def growing_rows(self) -> int:
+        """Rows outside of sealed segments, and of those that are being built."""
+        return sum(len(chunk.rows) for n, chunk in self.chunks.items() if not self._is_sealing(n))
+
+    @property
+    def coded_rows(self) -> int:
+        """Those of the growing rows that have codes."""
+        return sum(
+            len(chunk.rows)
+            for n, chunk in self.chunks.items()
+            if chunk.codes is not None and not self._is_sealing(n)
+        )
+
+    @property
+    def free_segments(self) -> list[Segment]:
+        """Those that no rebuild under way takes up."""
+        taken = [segment for sealing in self._sealings for segment in sealing.segments]
+        return [segment for segment in self.segments if segment not in taken]
+
+    def largest(self, *, indexed: bool = True) -> Segment | None:
+        """The largest segment, of those that have an index or of all."""
+        return max(
+            (segment for segment in self.segments if segment.ann is not None or not indexed),
+            key=lambda segment: segment.capacity,
+            default=None,
+        )
+
+    @property
+    def is_sealing(self) -> bool:
+        """Whether a rebuild is under way."""
+        return bool(self._sealings)
+
+    @property
+    def unindexed_rows(self) -> int:
+        """Live rows that every search has to scan."""
+        indexed = sum(segment.live for segment in self.segments if segment.ann is not None)
+        return len(self) - indexed
+
+    @property
+    def dead_rows(self) -> int:
+        """Rows in memory that were deleted or replaced."""
+        chunks = sum(len(chunk.rows) - chunk.live for chunk in self.chunks.values())
+        return chunks + sum(segment.capacity - segment.live for segment in self.segments)
+
+    def find(self, item_id: str) -> tuple[Rows, int] | None:
+        """The columns and the row that `item_id` stands in."""
+        places = (ids.get(item_id) for ids in self._ids())
+        place = next((place for place in places if place is not None), None)
+        if place is not None:
+            chunk, number = place >> _ROW_BITS, place & ((1 << _ROW_BITS) - 1)
+            return self.chunks[chunk].rows, number
+        hashes = hashes_of([item_id])
+        for segment in self.segments:
+            [row] = segment.find([item_id], hashes).tolist()
+            if row >= 0:
+                return segment.rows, row
+        return None
+
+    def put(self, rows: Rows, codes: NDArray[np.uint8] | None = None) -> None:
+        """Append rows; their ids are distinct, and have no live row (`remove` them first).
+
+        `codes` are theirs, if they are known.
+        """
+        done, coder = 0, self._coder()
+        while done < len(rows):
+            chunk = self.chunks.get(self._next - 1)
+            if chunk is None or not chunk.room or self._is_sealing(self._next - 1):
+                chunk = None
+            if chunk is None or (chunk.codes is None and coder is not None):
+                room = self._chunk_rows * (1 if coder is None else _CODED_CHUNK)
+                chunk = self.chunks[self._next] = Chunk(self._dim, room, coder)
+                self._next += 1
+            end = min(len(rows), done + chunk.room)
+            place = ((self._next - 1) << _ROW_BITS) + len(chunk.rows)
+            # The last chunk may have the codes of an earlier segment.
+            chunk.append(rows, done, end, codes if chunk.coder is coder else None)
+            self._growing.put(rows.ids[done:end], range(place, place + end - done))
+            done = end
+
+    def remove(self, ids: Iterable[str]) -> Removed:
+        """Take out those of `ids` that are live."""
+        found = self._locate(list(ids))
+        partitions, hashes = [np.empty(0, np.int32)], [np.empty((0, 4), np.uint32)]
+        for holder, listed in found.holders:
+            numbers = np.array(listed, np.intp)
+            partitions.append(holder.rows.partitions[numbers])
+            hashes.append(holder.rows.hashes[numbers])
+            holder.delete(numbers)
+        return Removed(found.ids, np.concatenate(partitions), np.concatenate(hashes))
+
+    def merge(self, rows_min: int) -> None:
+        """Move the live rows out of chunks mostly dead, until `rows_min` were moved.
+
+        A chunk gives back more rows than are moved, so with `rows_min` at least the rows that came
+        in, endless upserts keep memory below about twice the live rows; and the work is bounded.
+        """
+        moved, coder = 0, self._coder()
+        for number, chunk in [item for item in self.chunks.items() if item[1].is_mostly_dead]:
+            if moved > rows_min:
+                break
+            if self._is_sealing(number) or (chunk.room and number == self._next - 1):
+                continue
+            if chunk.coder is not coder and chunk.live:
+                # All its codes would have to be made now; the next rebuild takes it.
+                continue
+            alive = chunk.alive()
+            rows = chunk.rows.take(alive)
+            self.put(rows, None if chunk.codes is None else chunk.codes.take(alive))
+            del self.chunks[number]
+            moved += len(rows)
+
+    def views(self) -> tuple[Part, ...]:
+        return tuple(holder.view() for holder in self._holders() if holder.live)
+
+    def seal(self, segments: Sequence[Segment] | None = None) -> Sealing:
+        """Begin to build a segment of all chunks and of `segments` (None: all of them), but for
+        those that another rebuild has begun with."""
+        free = self.free_segments
+        chosen = [s for s in free if segments is None or s in segments]
+        chunks = {n: chunk for n, chunk in self.chunks.items() if not self._is_sealing(n)}
+        holders: list[Chunk | Segment] = [*chosen, *chunks.values()]
+        parts = [holder.view() for holder in holders if holder.live]
+        alive = [part.everything.bits for part in parts]
+        sealing = Sealing(parts, chunks, chosen, self._growing, alive)
+        self._sealings.append(sealing)
+        self._growing = GrowingIds()
+        return sealing
+
+    def catch_up(self, sealing: Sealing, new: Segment) -> None:
+        """Delete in `new`, which holds the rows of `sealing.parts` in their order, what died in
+        them since. In a thread too, as long as nobody else has `new`: `swap` does the rest."""
+        holders: list[Chunk | Segment] = [*sealing.chunks.values(), *sealing.segments]
+        by_uid = {holder.uid: holder for holder in holders}
+        start = 0
+        for n, part in enumerate(sealing.parts):
+            # A copy: the writer may be clearing bits right now.
+            now = by_uid[part.uid].bits().copy()
+            died = numbers_of(sealing.alive[n] & ~now)
+            sealing.alive[n] = now
+            new.delete(start + np.searchsorted(part.numbers(), died))
+            start += part.live
+
+    def swap(self, sealing: Sealing, new: Segment | None) -> None:
+        """End a rebuild: `new` takes the place of what it was built from. None: no row was left."""
+        self._sealings.remove(sealing)
+        if new is not None:
+            self.catch_up(sealing, new)
+            self.segments.insert(0, new)
+        for number in sealing.chunks:
+            del self.chunks[number]
+        self.segments = [segment for segment in self.segments if segment not in sealing.segments]
+
+    def give_up(self, sealing: Sealing) -> None:
+        """End a rebuild that failed: everything stays as it is."""
+        self._sealings.remove(sealing)
+        # The smaller one moves.
+        for shard in self._growing.shards():
+            sealing.ids.put(list(shard), shard.values())
+        self._growing = sealing.ids
+
+    def adopt(self, segment: Segment) -> None:
+        """A segment of a snapshot; its live ids are nowhere else."""
+        self.segments.append(segment)
+
+    def _coder(self) -> Coder | None:
+        """Of the largest segment that has an index."""
+        if not self.is_searched:
+            return None
+        main = self.largest()
+        return None if main is None else main.coder
+
+    def _holders(self) -> list[Chunk | Segment]:
+        return [*self.segments, *self.chunks.values()]
+
+    def _is_sealing(self, number: int) -> bool:
+        return any(number in sealing.chunks for sealing in self._sealings)
+
+    def _ids(self) -> list[GrowingIds]:
+        return [self._growing, *(sealing.ids for sealing in self._sealings)]
+
+    def _locate(self, ids: list[str]) -> _Found:
+        """Forget where the live ones of `ids` stand, and tell it."""
+        found = _Found()
+        by_chunk: dict[int, list[int]] = {}
+        elsewhere: list[str] = []
+        growing = self._ids()
+        for item_id in ids:
+            place = None
+            for known in growing:
+                place = known.pop(item_id)
+                if place is not None:
+                    break
+            if place is None:
+                elsewhere.append(item_id)
+            else:
+                found.ids.append(item_id)
+                numbers = by_chunk.setdefault(place >> _ROW_BITS, [])
+                numbers.append(place & ((1 << _ROW_BITS) - 1))
+        found.holders += [(self.chunks[chunk], numbers) for chunk, numbers in by_chunk.items()]
+        hashes = hashes_of(elsewhere if self.segments else [])
+        for segment in self.segments if elsewhere else ():
+            rows = segment.find(elsewhere, hashes)
+            here = rows >= 0
+            if here.any():
+                found.ids += [i for i, there in zip(elsewhere, here.tolist(), strict=True) if there]
+                found.holders.append((segment, rows[here].tolist()))
+        return found

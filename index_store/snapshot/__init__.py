@@ -1,0 +1,1 @@
+"""Snapshots of the index: written, listed, verified and restored."""

@@ -1,0 +1,139 @@
+"""What a snapshot says it stands for: one JSON document that vouches for itself and its blobs."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from contracts.errors import SnapshotRefused, UnknownFormat
+from contracts.events.format_version import unknown
+from contracts.events.record import TopicPartition
+from contracts.topics import Target
+from index_store.index import Index
+from index_store.view import Highest, IndexView
+
+FORMAT = 2
+
+Manifest = dict[str, Any]
+# What the manifest says of a blob: its name, bytes and sha256.
+Blob = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What is not in a view but belongs to its time. Taken before the view, so that it promises
+    less rather than more."""
+
+    caught_up_at: dict[TopicPartition, float]
+    reasons: list[tuple[Target, int, int, str]]
+
+    @classmethod
+    def of(cls, index: Index) -> "Moment":
+        return cls(dict(index.caught_up_at), index.reasons())
+
+
+def manifest(index: Index, view: IndexView, moment: Moment) -> Manifest:
+    """Without its `parts` and `alive`, which the writer adds."""
+    return {
+        "created": time.time(),
+        "space": asdict(index.space) | {"fingerprint": index.space.fingerprint.hex()},
+        "topic_ids": index.topic_ids,
+        "partitions": index.partitions,
+        "items": {target: view.count(target) for target in view.parts},
+        "positions": [[*partition, value] for partition, value in view.positions.items()],
+        "highest": [[*tp, *origin, offset] for tp, (origin, offset) in view.highest.items()],
+        "caught_up_at": [[*partition, at] for partition, at in moment.caught_up_at.items()],
+        "reasons": moment.reasons,
+        "digests": view.digests_by_partition(),
+    }
+
+
+def sealed(manifest: Manifest) -> bytes:
+    """With its own SHA-256, since nothing else vouches for offsets and times."""
+    digest = sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS))
+    return orjson.dumps({"format": FORMAT, "sha256": digest, "manifest": manifest})
+
+
+def opened(raw: bytes) -> Manifest:
+    """Raises SnapshotRefused, UnknownFormat."""
+    try:
+        sealed = orjson.loads(raw)
+        found = sealed["format"]
+        if found != FORMAT:
+            raise UnknownFormat(unknown("snapshot manifest", found, FORMAT))
+        digest, manifest = sealed["sha256"], sealed["manifest"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise SnapshotRefused(f"manifest.json: unreadable ({error!r})") from None
+    if sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)) != digest:
+        raise SnapshotRefused("manifest.json: the bytes are not those written (SHA-256)")
+    result: Manifest = manifest
+    return result
+
+
+def require_same(manifest: Manifest, index: Index) -> None:
+    """A snapshot stands for one space and one log; of another it says nothing."""
+    fingerprint = index.space.fingerprint.hex()
+    if manifest["space"]["fingerprint"] != fingerprint:
+        raise SnapshotRefused(
+            f"space: want {index.space.name} ({fingerprint}), "
+            f"got {manifest['space']['name']} ({manifest['space']['fingerprint']})"
+        )
+    for member, wanted in (("topic_ids", index.topic_ids), ("partitions", index.partitions)):
+        if manifest[member] != wanted:
+            raise SnapshotRefused(f"{member}: today {wanted}, the snapshot has {manifest[member]}")
+
+
+def positions(manifest: Manifest) -> dict[TopicPartition, int]:
+    return {partition: value for partition, (value,) in _by_partition(manifest["positions"])}
+
+
+def highest(manifest: Manifest) -> dict[TopicPartition, Highest]:
+    rows = _by_partition(manifest["highest"])
+    return {partition: ((topic_id, n), offset) for partition, (topic_id, n, offset) in rows}
+
+
+def caught_up_at(manifest: Manifest) -> dict[TopicPartition, float]:
+    return {partition: at for partition, (at,) in _by_partition(manifest["caught_up_at"])}
+
+
+def require_blob(blob: Blob, data: bytes) -> None:
+    if len(data) != blob["bytes"]:
+        raise SnapshotRefused(f"{blob['name']}: want {blob['bytes']} bytes, got {len(data)}")
+    if sha256(data) != blob["sha256"]:
+        raise SnapshotRefused(f"{blob['name']}: the bytes are not those written (SHA-256)")
+
+
+def require_file(blob: Blob, path: Path) -> None:
+    """The same for a file, which is not read into memory."""
+    size = path.stat().st_size
+    if size != blob["bytes"]:
+        raise SnapshotRefused(f"{blob['name']}: want {blob['bytes']} bytes, got {size}")
+    if sha256_of(path) != blob["sha256"]:
+        raise SnapshotRefused(f"{blob['name']}: the bytes are not those written (SHA-256)")
+
+
+def described(name: str, path: Path) -> Blob:
+    return {"name": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parts_in(manifest: Mapping[str, Any]) -> set[str]:
+    """Names of the parts that it needs."""
+    return {part["name"] for part in manifest["parts"]}
+
+
+def _by_partition(rows: Sequence[Sequence[Any]]) -> Iterator[tuple[TopicPartition, list[Any]]]:
+    for topic, number, *values in rows:
+        yield TopicPartition(topic, number), values

@@ -1,0 +1,1 @@
+"""Blob stores for snapshots: a folder or an S3 bucket."""

@@ -1,0 +1,137 @@
+"""Blobs on disk: whole or absent, and durable once written."""
+
+import asyncio
+import os
+import stat
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
+
+from contracts.user_folders import make_private
+from index_store.segment.files import link_or_copy
+
+_PARTIAL = ".partial"
+# A crash leaves its half-written file; one that nobody touched for so long is such.
+_ABANDONED_S = 3600.0
+
+
+class DiskBlobs:
+    """The BlobStore port in a folder; names are paths below it, without hidden parts."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._swept = False
+
+    async def write(self, name: str, data: bytes | memoryview) -> None:
+        """Raises OSError, for a full disk or a read-only one; then the blob is as it was."""
+        await asyncio.to_thread(self._write, self._path(name), data)
+
+    async def upload(self, name: str, path: Path) -> None:
+        """The same, from a file; on the same file system it is linked, not copied."""
+        await asyncio.to_thread(self._upload, self._path(name), path)
+
+    async def local(self, name: str, folder: Path) -> Path:
+        """The blob's own file. Raises KeyError when there is no such blob."""
+        path = self._path(name)
+        if not await asyncio.to_thread(path.is_file):
+            raise KeyError(name)
+        return path
+
+    async def read(self, name: str) -> bytes:
+        """Raises KeyError when there is no such blob."""
+        path = self._path(name)
+        try:
+            return await asyncio.to_thread(path.read_bytes)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise KeyError(name) from None
+
+    async def list(self, prefix: str) -> list[str]:
+        """Names that begin with `prefix`, sorted."""
+        return sorted(await self.sizes(prefix))
+
+    async def sizes(self, prefix: str) -> Mapping[str, int]:
+        """Return the names that `list` does, each with its bytes."""
+        return await asyncio.to_thread(self._sizes, prefix)
+
+    async def delete(self, name: str) -> None:
+        """Its folder goes too, once empty."""
+        await asyncio.to_thread(self._delete, self._path(name))
+
+    def _path(self, name: str) -> Path:
+        path = PurePosixPath(name)
+        hidden = any(part.startswith(".") for part in path.parts)
+        if not path.parts or path.is_absolute() or hidden or str(path) != name:
+            raise ValueError(f"not a blob name: {name!r}")
+        return self._root / path
+
+    def _write(self, path: Path, data: bytes | memoryview) -> None:
+        with self._replacing(path) as partial, partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _upload(self, path: Path, source: Path) -> None:
+        with self._replacing(path) as partial:
+            link_or_copy(source, partial)
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+
+    @contextmanager
+    def _replacing(self, path: Path) -> Iterator[Path]:
+        """A path to fill, which then becomes `path`, durably."""
+        if not self._swept:
+            self._sweep()
+            self._swept = True
+        make_private(path.parent)
+        partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
+        try:
+            yield partial
+            partial.rename(path)
+        except OSError:
+            # Half a blob would only keep a full disk full.
+            partial.unlink(missing_ok=True)
+            raise
+        # The rename itself is durable only once its folder is, and new folders in theirs.
+        folder = path.parent
+        while folder != self._root.parent:
+            _sync_folder(folder)
+            folder = folder.parent
+
+    def _delete(self, path: Path) -> None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            path.unlink()
+        self._remove_if_empty(path.parent)
+
+    def _remove_if_empty(self, folder: Path) -> None:
+        if folder != self._root:
+            with suppress(OSError):
+                folder.rmdir()
+
+    def _sizes(self, prefix: str) -> Mapping[str, int]:
+        # Walk only the folder that `prefix` leads into.
+        start = self._root / prefix.rpartition("/")[0]
+        sizes = {}
+        for path in start.rglob("*"):
+            name = path.relative_to(self._root).as_posix()
+            if name.startswith(prefix) and not path.name.startswith("."):
+                with suppress(FileNotFoundError):  # deleted while we walk
+                    found = path.stat()
+                    if stat.S_ISREG(found.st_mode):
+                        sizes[name] = found.st_size
+        return sizes
+
+    def _sweep(self) -> None:
+        for partial in list(self._root.rglob(f".*{_PARTIAL}")):
+            with suppress(OSError):
+                if time.time() - partial.stat().st_mtime > _ABANDONED_S:
+                    partial.unlink()
+                    self._remove_if_empty(partial.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

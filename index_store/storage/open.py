@@ -1,0 +1,32 @@
+"""Where snapshots go: a folder or an S3 bucket, by one address."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from contracts.errors import ConfigurationError
+from contracts.ports import BlobStore
+from index_store.storage.local import DiskBlobs
+
+
+@asynccontextmanager
+async def open_blobs(url: str | None, default: Path) -> AsyncIterator[BlobStore]:
+    """The store at `url`, `file:PATH` or `s3://BUCKET/PREFIX`; None: the folder `default`.
+
+    Raises ConfigurationError for another address or a bucket that does not exist.
+    """
+    if url is None:
+        yield DiskBlobs(default)
+    elif url.startswith("file:") and url.removeprefix("file:"):
+        yield DiskBlobs(Path(url.removeprefix("file:")))
+    elif url.startswith("s3://") and url.removeprefix("s3://").strip("/"):
+        # Half a second of imports, for those who use it.
+        from index_store.storage.s3 import S3Blobs
+
+        bucket, _, prefix = url.removeprefix("s3://").partition("/")
+        async with S3Blobs.opened(bucket, prefix) as store:
+            yield store
+    else:
+        raise ConfigurationError(
+            f"TIDELENS_SNAPSHOTS: want file:PATH or s3://BUCKET/PREFIX, got {url!r}"
+        )

@@ -1,0 +1,1 @@
+"""Apache Kafka as a child process, for a machine without a cluster."""

@@ -1,0 +1,97 @@
+"""The guardian: `python -m streams.devbroker.guard --lock FILE --log FILE -- COMMAND...`
+
+Starts COMMAND and sees to it that it never outlives us or our parent: when stdin ends (the parent
+is gone, even by kill -9) or on SIGTERM, the command is asked to stop, and killed after a deadline.
+While the command lives the lock is held, so that a start right after a kill waits for the old
+process instead of meeting it. Standard library only: it must be up in milliseconds.
+
+Prints `pid N` on stdout once the command runs. Exit codes: the command's; 128 and the signal that
+killed it, as of a shell; 75 when the lock is not to be had (EX_TEMPFAIL of sysexits.h).
+"""
+
+import argparse
+import ctypes
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+LOCK_TAKEN = 75
+_PR_SET_PDEATHSIG = 1
+_LOCK_WAIT_S = 20.0
+_STOP_S = 15.0
+
+
+def main() -> int:
+    """Run the command under guard; returns its exit code."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--lock", type=Path, required=True)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("command", nargs="+")
+    arguments = parser.parse_args()
+
+    lock = arguments.lock.open("w")
+    if not _locked(lock.fileno(), time.monotonic() + _LOCK_WAIT_S):
+        return LOCK_TAKEN
+    if arguments.log.exists():
+        arguments.log.replace(arguments.log.with_suffix(".previous"))
+    with arguments.log.open("wb") as output:
+        # The lock's descriptor is not inherited: it ends with us, and we end after the command.
+        child = subprocess.Popen(
+            arguments.command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            preexec_fn=_end_with_us,
+        )
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for our parent, which stops us
+    print(f"pid {child.pid}", flush=True)
+    threading.Thread(target=_watch_parent, args=(stopping,), daemon=True).start()
+    while child.poll() is None and not stopping.wait(0.05):
+        pass
+    code = _stopped(child)
+    return 128 - code if code < 0 else code
+
+
+def _end_with_us() -> None:
+    """Run in the command's process: if we are killed, nothing else would end it."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _locked(descriptor: int, deadline: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            # Waiting for a dying process is worth it; waiting behind a live one ends in the
+            # caller's clear message.
+            if time.monotonic() > deadline or os.getppid() == 1:
+                return False
+            time.sleep(0.1)
+
+
+def _watch_parent(stopping: threading.Event) -> None:
+    while os.read(sys.stdin.fileno(), 4096):
+        pass
+    stopping.set()
+
+
+def _stopped(child: "subprocess.Popen[bytes]") -> int:
+    if child.poll() is None:
+        child.terminate()
+        try:
+            child.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    return child.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

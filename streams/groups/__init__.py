@@ -1,0 +1,1 @@
+"""Consumer groups: their coordinators, members and committed offsets."""

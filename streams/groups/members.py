@@ -1,0 +1,72 @@
+"""Which consumer groups there are, and how many live members each has, as the brokers know."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, TypeAlias
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.admin import (
+    DescribeGroupsRequest_v0,
+    DescribeGroupsRequest_v1,
+    DescribeGroupsRequest_v2,
+    ListGroupsRequest,
+)
+from aiokafka.protocol.api import Request
+
+from streams.groups.coordinator import raise_for, when_ready
+from streams.kafka.connection import Connection
+
+_Struct: TypeAlias = DescribeGroupsRequest_v0 | DescribeGroupsRequest_v1 | DescribeGroupsRequest_v2
+
+
+class _DescribeGroups(Request[_Struct]):  # type: ignore[misc, unused-ignore]
+    """aiokafka's own goes up to version 3, whose answer it cannot read for more than one group."""
+
+    API_KEY = 15
+
+    def __init__(self, groups: Sequence[str]) -> None:
+        self._groups = list(groups)
+
+    def build(self, request_struct_class: type[_Struct]) -> Any:
+        return request_struct_class(self._groups)
+
+
+async def group_members(connection: Connection, group: str) -> int:
+    """0 for a group that does not exist. A killed member counts until its session times out."""
+    async with connection.admin() as admin:
+        return await when_ready(lambda: _members(admin, group))
+
+
+async def _members(admin: AIOKafkaAdminClient, group: str) -> int:
+    answers = await admin.describe_consumer_groups([group])
+    groups = [described for answer in answers for described in answer.groups]
+    # Error, group, state, protocol type, protocol, members.
+    for described in groups:
+        raise_for(described[0])
+    return sum(len(described[5]) for described in groups)
+
+
+async def groups_listed(client: AIOKafkaClient, prefix: str) -> list[str]:
+    """Return the groups that begin with `prefix` and that we may describe, in order."""
+    asked = (client.send(node, ListGroupsRequest()) for node in _nodes(client))
+    answers = await asyncio.gather(*asked)
+    listed = {group for answer in answers for group, _ in answer.groups}
+    return sorted(group for group in listed if group.startswith(prefix))
+
+
+async def members_of(client: AIOKafkaClient, groups: Collection[str]) -> Mapping[str, int]:
+    """Return how many members each group has, 0 for one that does not exist.
+
+    Each broker gets one request, and a group's coordinator answers. A group is left out where no
+    broker knows at the moment, or where we may not ask.
+    """
+    wanted = sorted(set(groups))
+    asked = (client.send(node, _DescribeGroups(wanted)) for node in _nodes(client))
+    answers = await asyncio.gather(*asked)
+    described = (found for answer in answers for found in answer.groups)
+    return {found[1]: len(found[5]) for found in described if not found[0]}
+
+
+def _nodes(client: AIOKafkaClient) -> list[int]:
+    return [broker.nodeId for broker in client.cluster.brokers()]

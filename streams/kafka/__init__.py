@@ -1,0 +1,1 @@
+"""Kafka clients: connections, their lifecycle, and the event log."""

@@ -1,0 +1,224 @@
+"""Starting and closing aiokafka's clients whole, whatever they are in the middle of.
+
+A consumer's or producer's `stop()` marks itself closed first, then ends its tasks one by one, and
+closes the sockets last (aiokafka 0.14). Cut short, by a cancellation or by a time limit, it leaves
+sockets open and heartbeats running that keep the partitions of a member nobody reads; a second
+`stop()` does nothing. Therefore a closing here is never cancelled, it is bounded, and what a late
+`stop()` left is closed piece by piece.
+
+Tasks of a client may outlive it, such as those of a fenced producer whose sender died. A task that
+is just connecting would open a socket after the last was closed, so the closing waits for it. And a
+`start()` that is cancelled forgets the connection it asks for metadata, so it is not cancelled.
+
+Some tasks have no handle at all, above all the flush of a producer's `stop()`. Its sender fails no
+batch when it is cancelled, so the flush would wait for ever, and be destroyed with the producer.
+Therefore every task that aiokafka still runs for a closed client is found by the object that it
+runs in, and ended, and what a closed producer still holds is failed.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Collection, Coroutine, Iterator
+from typing import Any, TypeAlias
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.errors import KafkaConnectionError, KafkaError
+
+from contracts.errors import TidelensError
+from streams.kafka.rebootstrap import RebootstrappingClient
+
+CLOSE_S = 2.0
+# Bounds each step that a late `stop()` did not reach, since Kafka does not answer then.
+_REST_S = 0.25
+_POLL_S = 0.01
+_UNDELIVERED = "the producer was closed before this was delivered"
+
+_Client: TypeAlias = AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient | AIOKafkaClient
+
+
+async def start_client(client: _Client) -> None:
+    """Start it, or leave nothing open. Cancelled while it asks for metadata, it ends that first."""
+    plain = isinstance(client, AIOKafkaClient)
+    starting = asyncio.create_task(client.bootstrap() if plain else client.start())
+    try:
+        await asyncio.shield(starting)
+    except BaseException:
+        await to_its_end(_close_started(client, starting))
+        raise
+
+
+async def start_all(clients: Collection[AIOKafkaConsumer | AIOKafkaProducer]) -> None:
+    """Start them side by side, or leave nothing of any of them open."""
+    starting = [asyncio.create_task(start_client(client)) for client in clients]
+    try:
+        await asyncio.gather(*starting)
+    except BaseException:
+        for task in starting:
+            task.cancel()
+        await to_its_end(asyncio.wait(starting))
+        for client in clients:
+            await close(client)  # one that was cancelled before it began, say
+        raise
+
+
+async def _close_started(client: _Client, starting: asyncio.Task[None]) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(CLOSE_S):
+            while not starting.done() and _connecting(client)._sync_task is None:
+                await asyncio.wait([starting], timeout=_POLL_S)
+    starting.cancel()
+    await asyncio.gather(starting, return_exceptions=True)
+    if isinstance(client, AIOKafkaConsumer | AIOKafkaProducer):
+        await _close(client)
+    else:
+        await _close_client(client)
+
+
+async def close(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    """Stop it, with whatever it has open. Errors go with it; a cancellation waits until then."""
+    await to_its_end(_close(client))
+
+
+async def close_client(client: AIOKafkaClient | AIOKafkaAdminClient) -> None:
+    """The same for a plain client and for an admin client."""
+    await to_its_end(_close_client(client))
+
+
+async def to_its_end(closing: Coroutine[object, object, object]) -> None:
+    """Run it whole; a cancellation that comes meanwhile goes on afterwards."""
+    task = asyncio.create_task(closing)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+
+
+async def quietly(closing: Awaitable[object], timeout_s: float | None = None) -> bool:
+    """Whether it closed in time. What is closed here is being thrown away, errors with it."""
+    try:
+        async with asyncio.timeout(CLOSE_S if timeout_s is None else timeout_s):
+            await closing
+    except asyncio.CancelledError:
+        # aiokafka lets the cancellation of its own tasks out; ours must go on.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return False
+    except (KafkaError, OSError, AssertionError, TimeoutError, TidelensError):
+        return False
+    return True
+
+
+async def _close(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+    is_producer = isinstance(client, AIOKafkaProducer)
+    if is_producer:
+        see_failures(client)
+    if not await quietly(client.stop()):
+        for piece in _of_producer(client) if is_producer else _of_consumer(client):
+            await quietly(piece, _REST_S)
+    await quietly(_disconnect(_connecting(client)))
+    if is_producer:
+        await quietly(_end_tasks(client._sender, client._message_accumulator))
+        _fail_unsent(client)
+    else:
+        await quietly(_end_tasks(client._coordinator, client._fetcher))
+
+
+async def _close_client(client: AIOKafkaClient | AIOKafkaAdminClient) -> None:
+    await quietly(client.close())
+    await quietly(_disconnect(_connecting(client)))
+
+
+def _connecting(client: _Client) -> AIOKafkaClient:
+    """What holds its connections."""
+    if isinstance(client, AIOKafkaClient):
+        return client
+    return client.client if isinstance(client, AIOKafkaProducer) else client._client
+
+
+async def _disconnect(client: AIOKafkaClient) -> None:
+    """Close what was opened while it closed, and let nobody open anything more."""
+    # Without a known broker nobody gets as far as the lock; who did already comes before us.
+    client.cluster = ClusterMetadata()
+    if isinstance(client, RebootstrappingClient):
+        await client.until_connected()
+    async with client._get_conn_lock:
+        await client.close()
+
+
+def _fail_unsent(producer: AIOKafkaProducer) -> None:
+    see_failures(producer)
+    accumulator = producer._message_accumulator
+    # aiokafka takes a batch out of that set once it fails, even one that waits to be sent again.
+    accumulator._pending_batches.update(*accumulator._batches.values())
+    accumulator.fail_all(KafkaConnectionError(_UNDELIVERED))
+
+
+async def _end_tasks(*parts: object) -> None:
+    """End what still runs in these parts of a client; it can reach no broker any more."""
+    left = [task for task in asyncio.all_tasks() if _runs_in(task, parts)]
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
+def _runs_in(task: asyncio.Task[Any], parts: Collection[object]) -> bool:
+    frame = getattr(task.get_coro(), "cr_frame", None)
+    owner = frame.f_locals.get("self") if frame is not None else None
+    return owner is not None and any(owner is part for part in parts)
+
+
+def see_failures(producer: AIOKafkaProducer) -> None:
+    """Look at the errors of futures that aiokafka 0.14 fails itself and may hand to nobody.
+
+    These futures are the end of a transaction before which `commit` gave up, the wait for each
+    batch that was never sent, and each record whose sender was cancelled. asyncio would log their
+    errors as never retrieved.
+    """
+    if producer._txn_manager is not None:
+        when_seen(producer._txn_manager.wait_for_transaction_end())
+    accumulator = producer._message_accumulator
+    for batches in (*accumulator._batches.values(), accumulator._pending_batches):
+        for batch in batches:
+            when_seen(batch._drain_waiter)
+            when_seen(batch.future)
+            for record, _ in batch._msg_futures:
+                when_seen(record)
+
+
+def when_seen(future: asyncio.Future[Any] | None) -> None:
+    """Look at the error of a future in case nobody else does."""
+    if future is not None:
+        future.add_done_callback(_seen)
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()
+
+
+def _of_producer(producer: AIOKafkaProducer) -> Iterator[Awaitable[object]]:
+    """What `stop()` would have gone on to after flushing, which a fenced producer may never do."""
+    if producer._sender is not None:
+        yield producer._sender.close()
+    yield producer.client.close()
+
+
+def _of_consumer(consumer: AIOKafkaConsumer) -> Iterator[Awaitable[object]]:
+    """What `stop()` would have gone on to after its coordinator's task, which waits for a group."""
+    coordinator = consumer._coordinator
+    if coordinator is not None and consumer._group_id is not None:
+        yield coordinator._stop_heartbeat_task()
+        yield coordinator._stop_commit_offsets_refresh_task()
+        yield coordinator._maybe_leave_group()
+    if consumer._fetcher is not None:
+        yield consumer._fetcher.close()
+    yield consumer._client.close()

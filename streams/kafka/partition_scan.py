@@ -1,0 +1,42 @@
+"""What the log holds now: partitions read once, each up to its stable end."""
+
+from collections.abc import AsyncIterator, Mapping
+
+from contracts.events.record import Positions, Record, TopicPartition
+from contracts.ports import EventLog, LogReader
+
+# Held at once; letters and pictures may be large.
+_RECORDS_MAX = 500
+_POLL_MS = 200
+
+
+async def to_the_end(reader: LogReader) -> AsyncIterator[Record]:
+    """From where `reader` stands to the stable ends of now, each partition in order.
+
+    What came since may be among the last of them. Raises LogChanged.
+    """
+    async for record in to_offsets(reader, await reader.stable_offsets()):
+        yield record
+
+
+async def to_offsets(reader: LogReader, ends: Positions) -> AsyncIterator[Record]:
+    """Yield what comes until `reader` has reached `ends`; waits for what is not stable yet."""
+    positions: Positions = await reader.positions()
+    while any(positions[partition] < end for partition, end in ends.items()):
+        fetched = await reader.fetch(records_max=_RECORDS_MAX, timeout_ms=_POLL_MS)
+        positions = fetched.positions
+        for records in fetched.records.values():
+            for record in records:
+                yield record
+
+
+async def records_now(
+    event_log: EventLog, start: Mapping[TopicPartition, int | None]
+) -> AsyncIterator[Record]:
+    """The same with a reader of its own, from `start` on (None: the partition's beginning)."""
+    reader = await event_log.tail(start)
+    try:
+        async for record in to_the_end(reader):
+            yield record
+    finally:
+        await reader.close()

@@ -1,0 +1,1 @@
+"""Lag: how far encoders and index nodes are behind the log."""

@@ -1,0 +1,1 @@
+"""The index maintainer: the loop from the embeddings topics into the index."""

@@ -1,0 +1,68 @@
+"""The IndexAdmin port on a maintainer: what an operator may ask of a running node."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from contracts.errors import NotReady
+from contracts.topics import TARGETS, Target
+from index_store.index import Index
+from streams.maintainer.maintainer import Maintainer
+
+
+class Operations:
+    """Everything raises NotReady while there is no index yet."""
+
+    def __init__(self, maintainer: Maintainer, *, target_recall: float) -> None:
+        self._maintainer = maintainer
+        self._target_recall = target_recall
+
+    async def snapshot(self) -> dict[str, Any]:
+        """Raises SnapshotFailed."""
+        return {"name": await self._maintainer.keeper.write(self._index())}
+
+    async def restore(self, name: str) -> dict[str, Any]:
+        """Raises SnapshotRefused, SnapshotFailed."""
+        index, retention_s = self._index(), self._maintainer.retention_s
+        await self._maintainer.keeper.choose(name, index, retention_s=retention_s)
+        return {"name": name}
+
+    async def rebuild(self, targets: Sequence[Target]) -> list[dict[str, Any]]:
+        """Raises RebuildFailed."""
+        return [asdict(done) for done in await self._maintainer.rebuild(targets)]
+
+    async def verify(self) -> dict[str, Any]:
+        """Recomputes the digests of one view from its rows."""
+        view = self._index().view
+        found = await asyncio.to_thread(view.recomputed_digests)
+        return {"verified": found == view.digests, "digests": view.digests_by_partition()}
+
+    def segments(self) -> list[dict[str, Any]]:
+        """Sealed segments with their tuning: what each effort costs and reaches."""
+        index = self._index()
+        found: list[dict[str, Any]] = []
+        for target in TARGETS:
+            table = index.table(target)
+            found.append(
+                {"target": target, "kind": "growing", "rows": table.growing_rows, "points": []}
+            )
+            for segment in table.segments:
+                points = [] if segment.ann is None else segment.ann.points
+                used = None if segment.ann is None else segment.ann.at(self._target_recall)
+                found.append(
+                    {
+                        "target": target,
+                        "kind": segment.kind,
+                        "rows": segment.capacity,
+                        "live": segment.live,
+                        "points": [asdict(point) | {"used": point == used} for point in points],
+                    }
+                )
+        return found
+
+    def _index(self) -> Index:
+        index = self._maintainer.index
+        if index is None:
+            raise NotReady("this node has no index yet")
+        return index

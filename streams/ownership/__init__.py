@@ -1,0 +1,1 @@
+"""Encoder ownership: one encoder at a time holds a content partition."""

@@ -1,0 +1,46 @@
+"""What an encoder without a past must take out first (invariant 7).
+
+When the committed offset is gone, or the content topic was recreated, deletes may have happened
+unseen: the embeddings topic may hold items that the content topic no longer does. Encoding from
+the beginning would bring back every item that still exists and keep every ghost.
+"""
+
+from contracts.events.record import OutRecord, Source, TopicPartition
+from streams.kafka.connection import Connection
+from streams.kafka.event_log import KafkaReader
+from streams.kafka.partition_scan import to_the_end
+
+
+async def tombstones_for_lost_past(
+    connection: Connection,
+    content: TopicPartition,
+    embeddings: TopicPartition,
+    topic_id: str,
+) -> list[OutRecord]:
+    """Tombstones for the ids that `embeddings` holds live and `content` does not.
+
+    Costs a full read of both partitions, unless the embeddings partition is empty (a first start).
+    """
+    embedded = await _live_keys(connection, embeddings)
+    if not embedded:
+        return []
+    published = await _live_keys(connection, content)
+    # No content record stands behind these: offset -1 says so.
+    source = Source(topic_id, content.partition, -1).encode()
+    headers = [("source", source), ("reason", b"lost_past: the item is no longer published")]
+    return [
+        OutRecord(embeddings.topic, key, None, headers, partition=embeddings.partition)
+        for key in sorted(embedded - published)
+    ]
+
+
+async def _live_keys(connection: Connection, partition: TopicPartition) -> set[bytes]:
+    reader = await KafkaReader.open(connection, {partition: None})
+    try:
+        live: set[bytes] = set()
+        async for record in to_the_end(reader):
+            if record.key is not None:
+                (live.discard if record.value is None else live.add)(record.key)
+        return live
+    finally:
+        await reader.close()

@@ -1,0 +1,119 @@
+"""Decides where an encoder starts in each of its partitions, by the commits of its group.
+
+The group's commits are its state: the offset, and the metadata of
+streams/ownership/commit_metadata.py.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from contracts.events.record import TopicPartition
+from streams.groups.offsets import group_offsets
+from streams.kafka.connection import Connection
+from streams.lag.oldest_record import OldestRecords
+from streams.ownership.commit_metadata import Commit, TopicPair
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """`caught_up_ms` is None where deletes may have come and gone that nobody knows of."""
+
+    offset: int
+    caught_up_ms: int | None
+    is_first: bool  # the group has committed nothing for the partition
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """A content partition that needs a start, where its embeddings go, and the topics' ids now."""
+
+    embeddings: TopicPartition
+    pair: TopicPair
+
+
+async def starts(
+    connection: Connection, group: str, sought: Mapping[TopicPartition, Sought]
+) -> dict[TopicPartition, Start]:
+    """Return where the group goes on in each partition, or the log's beginning without a commit.
+
+    Call this once every former owner is fenced. Raises ConfigurationError where a newer version of
+    Tidelens committed.
+    """
+    async with connection.client() as client:
+        # With the metadata that aiokafka's `committed()` would drop.
+        committed = await group_offsets(client, group)
+    # Asked after the group was: a log whose end is below what was committed has lost records, and
+    # was not just looked at too early.
+    asked_ms = now_ms()
+    asking = await OldestRecords.open(
+        connection, [*sought, *(each.embeddings for each in sought.values())]
+    )
+    try:
+        bounds = await asking.bounds()
+    finally:
+        await asking.close()
+    found = {}
+    for partition, each in sought.items():
+        commit = Commit.read(committed[partition]) if partition in committed else None
+        _, embedded_to = bounds[each.embeddings]
+        found[partition] = _start(
+            partition, each.pair, commit, bounds[partition], embedded_to, asked_ms
+        )
+    return found
+
+
+def now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _start(
+    partition: TopicPartition,
+    pair: TopicPair,
+    commit: Commit | None,
+    bounds: tuple[int, int],
+    embedded_to: int,
+    asked_ms: int,
+) -> Start:
+    beginning, end = bounds
+    if commit is None:
+        return Start(beginning, None, is_first=True)
+    lost = _lost(pair, commit, bounds, embedded_to)
+    if lost is not None:
+        log.warning(
+            "encoding from the beginning",
+            reason=lost,
+            topic=partition.topic,
+            partition=partition.partition,
+            committed=commit.offset,
+            beginning=beginning,
+            end=end,
+        )
+        return Start(beginning, None, is_first=False)
+    caught_up_ms = commit.caught_up_ms
+    if caught_up_ms is not None and commit.offset == end:
+        caught_up_ms = asked_ms  # nothing was appended since, so nothing was deleted
+    return Start(commit.offset, caught_up_ms, is_first=False)
+
+
+def _lost(pair: TopicPair, commit: Commit, bounds: tuple[int, int], embedded_to: int) -> str | None:
+    """Return why no encoder can go on from this commit, or None where one can."""
+    beginning, end = bounds
+    other = commit.unlike(pair)
+    if other is not None:
+        return f"the {other} was deleted and created again"
+    # An earlier version did not name the embeddings topic: one that never held anything is a sign.
+    if (
+        commit.is_ours
+        and commit.embeddings is None
+        and commit.offset > beginning
+        and not embedded_to
+    ):
+        return "nothing was ever written to the embeddings topic"
+    if not beginning <= commit.offset <= end:
+        return "the log does not have the committed offset"
+    return None

@@ -1,0 +1,1 @@
+"""The registries of a collection: its spaces and its dead letters."""

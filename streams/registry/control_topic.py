@@ -1,0 +1,293 @@
+"""The control topic: which space is served, and which one is being made beside it.
+
+The topic is compacted, with one partition and a few records of small JSON, and every node reads it.
+A record that cannot be read, or that names a space which does not exist, is logged and counted and
+changes nothing: the newest good record of its key stands. So no record keeps a node from starting.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+from aiokafka.errors import KafkaError
+
+from contracts.errors import (
+    LogChanged,
+    ModelMissing,
+    RejectedRecord,
+    SpaceMismatch,
+    TidelensError,
+    TopicAbsent,
+    TopicMismatch,
+)
+from contracts.events.control_record import (
+    ACTIVE,
+    CANDIDATE,
+    ActiveSpace,
+    CandidateSpace,
+    Said,
+    SpaceRef,
+    read_record,
+)
+from contracts.events.partition_count_record import PARTITIONS, KeptCounts
+from contracts.events.record import Record, TopicPartition
+from contracts.ports import EventLog
+from contracts.space import Space
+from contracts.topics import TARGETS, Names
+from streams.kafka.partition_scan import records_now, to_the_end
+from streams.registry.control_faults import ControlFaults, Refused
+from streams.topics.identity import Recheck
+
+log = structlog.get_logger(__name__)
+
+_WAIT_MS = 500
+_AGAIN_S = 1.0
+# A space may become possible: its topics were just made, or its model was copied here.
+_JUDGED_AGAIN_S = 10.0
+# Kept for one key beyond the record that stands.
+_KEPT_MAX = 1_000
+_BEFORE_MAX = 10
+_OTHER = b""
+_NOT_ALLOWED = "not_allowed"
+
+Judge = Callable[[SpaceRef], Awaitable[None]]
+"""Raises TidelensError for a space that cannot be the one that is served, or made."""
+
+
+def require_same(ref: SpaceRef, space: Space) -> None:
+    """Raise SpaceMismatch unless `space`, as the model makes it here, is the one referred to."""
+    if (ref.space, ref.fingerprint) != (space.name, space.fingerprint.hex()):
+        raise SpaceMismatch(
+            f"model {ref.model!r} makes space {space.name} ({space.fingerprint.hex()}) here, "
+            f"want {ref.space} ({ref.fingerprint})"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """What the control topic says, all of it."""
+
+    active: ActiveSpace | None = None
+    candidate: CandidateSpace | None = None
+    refused: tuple[Refused, ...] = field(default=(), compare=False)
+    """Records that are ignored, and that no good one has replaced."""
+    before: tuple[SpaceRef, ...] = field(default=(), compare=False)
+    """The spaces that earlier records named as active, the newest first."""
+    counts: KeptCounts | None = field(default=None, compare=False)
+    unknown_keys: tuple[bytes, ...] = field(default=(), compare=False)
+    """The unknown keys of ignored records, which another version may know."""
+
+    @property
+    def spaces(self) -> list[str]:
+        """Return the spaces served, the current one first, then the one being made."""
+        served = [] if self.active is None else [ref.space for ref in self.active.served]
+        made = [] if self.candidate is None else [self.candidate.made.space]
+        return list(dict.fromkeys([*served, *made]))
+
+    @property
+    def active_refused(self) -> bool:
+        """Return whether a record about the active space is ignored."""
+        return any(one.key == ACTIVE.decode() for one in self.refused)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One record, and what it says or what is wrong with it."""
+
+    record: Record
+    said: Said = None
+    fault: RejectedRecord | None = None
+
+
+class Standing:
+    """The records of the topic as they come, and which one of each key stands."""
+
+    def __init__(self, judge: Judge, now: Callable[[], float] = time.time) -> None:
+        self._judge = judge
+        self._now = now
+        self._entries: dict[bytes, list[_Entry]] = {
+            key: [] for key in (ACTIVE, CANDIDATE, PARTITIONS, _OTHER)
+        }
+        """The entries that may still stand, the newest last; the first stood at the last call."""
+        self._verdicts: dict[tuple[SpaceRef, str], _Verdict] = {}
+        self._before: list[SpaceRef] = []
+
+    def add(self, record: Record) -> None:
+        """Apply one more record."""
+        # Drop the values, which are large and not needed again.
+        bare = replace(record, value=None, headers=())
+        try:
+            entry = _Entry(bare, said=read_record(record, self._now()))
+        except RejectedRecord as error:
+            entry = _Entry(bare, fault=error)
+        entries = self._entries.get(record.key or _OTHER, self._entries[_OTHER])
+        if entries is self._entries[_OTHER] and entry.fault is None:
+            entries[:] = [known for known in entries if known.record.key != record.key]
+            return
+        entries.append(entry)
+        if len(entries) > _KEPT_MAX:
+            # Keep the first, which may be the one that stands.
+            del entries[1]
+
+    async def control(self) -> Control:
+        """Return what stands now. Raises what the judge raises about the log itself."""
+        refused: list[Refused] = [
+            Refused.of(entry.record, entry.fault) for entry in self._entries[_OTHER] if entry.fault
+        ]
+        active = await self._standing(ACTIVE, refused)
+        if active is None:
+            active = await self._previous()
+        candidate = await self._standing(CANDIDATE, refused)
+        counts = await self._standing(PARTITIONS, refused)
+        assert active is None or isinstance(active, ActiveSpace)
+        assert candidate is None or isinstance(candidate, CandidateSpace)
+        assert counts is None or isinstance(counts, KeptCounts)
+        unknown = dict.fromkeys(entry.record.key or b"" for entry in self._entries[_OTHER])
+        before = tuple(reversed(self._before))
+        return Control(active, candidate, tuple(refused), before, counts, tuple(unknown))
+
+    async def _standing(self, key: bytes, refused: list[Refused]) -> Said:
+        """Return what the newest good record says, and add those that came after it to `refused`.
+
+        The older ones are forgotten.
+        """
+        entries = self._entries[key]
+        for place in range(len(entries) - 1, -1, -1):
+            entry = entries[place]
+            fault = entry.fault or await self._fault(_named(entry.said))
+            # Only the processes that make a candidate need rights on its topics.
+            if fault is None or (key == CANDIDATE and fault.code == _NOT_ALLOWED):
+                self._forget(entries[:place])
+                del entries[:place]
+                return entry.said
+            refused.append(Refused.of(entry.record, fault))
+        return None
+
+    def _forget(self, entries: Sequence[_Entry]) -> None:
+        for entry in entries:
+            if isinstance(entry.said, ActiveSpace):
+                current = entry.said.current
+                self._before = [ref for ref in self._before if ref != current][-_BEFORE_MAX:]
+                self._before.append(current)
+
+    async def _previous(self) -> ActiveSpace | None:
+        """Return the space before the impossible ones, as the newest record names it."""
+        for entry in reversed(self._entries[ACTIVE]):
+            if isinstance(entry.said, ActiveSpace) and entry.said.previous is not None:
+                previous = entry.said.previous
+                if await self._fault(previous) is None:
+                    return ActiveSpace(previous, None, entry.said.at)
+        return None
+
+    async def _fault(self, ref: SpaceRef | None) -> RejectedRecord | None:
+        """Return why that space is impossible; a negative verdict is checked again later."""
+        if ref is None:
+            return None
+        key = (ref, ref.model)
+        known = self._verdicts.get(key)
+        if known is None or (known.fault and time.monotonic() - known.at >= _JUDGED_AGAIN_S):
+            if len(self._verdicts) >= _KEPT_MAX:
+                self._verdicts.clear()
+            known = self._verdicts[key] = _Verdict(await self._judged(ref), time.monotonic())
+        return known.fault
+
+    async def _judged(self, ref: SpaceRef) -> RejectedRecord | None:
+        try:
+            await self._judge(ref)
+        except TopicAbsent as error:
+            return RejectedRecord("no_such_space", f"space {ref.space}: {error}", field="space")
+        except TopicMismatch as error:
+            return RejectedRecord(_NOT_ALLOWED, f"space {ref.space}: {error}", field="space")
+        except (ModelMissing, SpaceMismatch) as error:
+            return RejectedRecord("not_here", f"space {ref.space}: {error}", field="model")
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    fault: RejectedRecord | None
+    at: float
+
+
+def _named(said: Said) -> SpaceRef | None:
+    """Return the space that must be there for a record to stand."""
+    if isinstance(said, ActiveSpace):
+        return said.current
+    return said.made if isinstance(said, CandidateSpace) else None
+
+
+def topics_exist(event_log: EventLog, control_topic: str) -> Judge:
+    """Return a judge that requires the space's embeddings topics in this collection."""
+
+    async def judge(ref: SpaceRef) -> None:
+        names = Names(control_topic.removesuffix("control"), ref.space)
+        await event_log.partition_counts([names.embeddings(target) for target in TARGETS])
+
+    return judge
+
+
+async def read_control(
+    event_log: EventLog,
+    topic: str,
+    *,
+    faults: ControlFaults | None = None,
+    reader: str = "node",
+    judge: Judge | None = None,
+) -> Control:
+    """What it says now. Raises TopicMismatch where there is no such topic."""
+    await event_log.partition_counts([topic])
+    standing = Standing(judge or topics_exist(event_log, topic))
+    async for record in records_now(event_log, {TopicPartition(topic, 0): None}):
+        standing.add(record)
+    control = await standing.control()
+    (faults or ControlFaults()).show(reader, control.refused)
+    return control
+
+
+async def follow_control(
+    event_log: EventLog,
+    topic: str,
+    *,
+    faults: ControlFaults | None = None,
+    reader: str = "node",
+    judge: Judge | None = None,
+) -> AsyncIterator[Control]:
+    """What it says now, then after every change, for ever; a broker that is away is waited for."""
+    faults = faults or ControlFaults()
+    judge = judge or topics_exist(event_log, topic)
+    known: Control | None = None
+    while True:
+        try:
+            async for control in _followed(event_log, topic, judge):
+                faults.show(reader, control.refused)
+                if known is not None and known.active is not None and control.active is None:
+                    # Some space is always active, so the topic was emptied or made again.
+                    control = replace(control, active=known.active)
+                if control != known:
+                    known = control
+                    yield control
+        except (LogChanged, KafkaError, TidelensError, OSError) as error:
+            log.warning("reading the control topic anew", reason=str(error))
+            await asyncio.sleep(_AGAIN_S)
+
+
+async def _followed(event_log: EventLog, topic: str, judge: Judge) -> AsyncIterator[Control]:
+    partition = TopicPartition(topic, 0)
+    same = Recheck(event_log, await event_log.topic_ids([topic]))
+    reader = await event_log.tail({partition: None})
+    try:
+        # As one state: a later record may take an earlier one back.
+        standing = Standing(judge)
+        async for record in to_the_end(reader):
+            standing.add(record)
+        yield await standing.control()
+        while True:
+            fetched = await reader.fetch(records_max=100, timeout_ms=_WAIT_MS)
+            await same.require()
+            for record in fetched.records.get(partition, []):
+                standing.add(record)
+            yield await standing.control()
+    finally:
+        await reader.close()

@@ -1,0 +1,1 @@
+"""Topics: creation, description, identity and partition counts."""

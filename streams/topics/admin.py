@@ -1,0 +1,224 @@
+"""Make the topics as contracts.topics says, and say exactly what differs where they exist.
+
+A partition count is fixed at creation: an id lives in one partition, so another count would put its
+next event elsewhere, beside the old one. A count that differs from the wanted one is refused with
+both numbers; partitions that were added later are ignored (streams/topics/partition_counts.py). Any
+other difference is reported and not repaired, since the cluster's operator may have had a reason.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from contracts.errors import TopicMismatch
+from contracts.topics import TopicSpec
+from streams.kafka.connection import Connection
+from streams.topics.metadata import FoundTopic, topics_found
+
+_ALREADY_EXISTS = 36
+_NOT_ALLOWED = (29, 31)  # topic, cluster authorization failed
+_KNOWN_S = 15.0
+_LOOK_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic as it is on the broker."""
+
+    name: str
+    id: str
+    partitions: int
+    replication_factor: int
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing about a topic that is not as wanted; `have` None: the topic is absent."""
+
+    topic: str
+    setting: str
+    want: str
+    have: str | None
+
+    def __str__(self) -> str:
+        if self.have is None:
+            return f"{self.topic}: does not exist"
+        return f"{self.topic}: {self.setting} is {self.have}, want {self.want}"
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    """What `create` did: topics made now, and what differs on those that were there."""
+
+    created: Sequence[str]
+    differences: Sequence[Difference]
+
+
+def with_replication(specs: Sequence[TopicSpec], min_insync_replicas: int) -> list[TopicSpec]:
+    """The same specs, each with min.insync.replicas."""
+    return [
+        replace(spec, config={**spec.config, "min.insync.replicas": str(min_insync_replicas)})
+        for spec in specs
+    ]
+
+
+def differences(specs: Sequence[TopicSpec], topics: Mapping[str, Topic]) -> list[Difference]:
+    """What is not as `specs` want it, partitions first. Settings that no spec names are free."""
+    found = []
+    for spec in specs:
+        topic = topics.get(spec.name)
+        if topic is None:
+            found.append(Difference(spec.name, "topic", "exists", None))
+            continue
+        if topic.partitions != spec.partitions:
+            found.append(
+                Difference(spec.name, "partitions", str(spec.partitions), str(topic.partitions))
+            )
+        for setting, want in spec.config.items():
+            have = topic.config.get(setting, "unknown")
+            if _normal(setting, have) != _normal(setting, want):
+                found.append(Difference(spec.name, setting, want, have))
+    return found
+
+
+def require_partitions(specs: Sequence[TopicSpec], counts: Mapping[str, int]) -> None:
+    """Raise TopicMismatch for the first existing topic whose count is another, with both."""
+    there = {spec.name: counts[spec.name] for spec in specs if spec.name in counts}
+    for spec in specs:
+        have = there.get(spec.name, spec.partitions)
+        if have == spec.partitions:
+            continue
+        wrong = f"topic {spec.name} has {have} partitions, {spec.partitions} are wanted"
+        if len(set(there.values())) > 1:
+            shown = ", ".join(f"{name}: {count}" for name, count in there.items())
+            raise TopicMismatch(
+                f"{wrong}, and no TIDELENS_PARTITIONS fits all topics ({shown}): start under "
+                "another --topic-prefix, and publish everything again there"
+            )
+        raise TopicMismatch(
+            f"{wrong} (TIDELENS_PARTITIONS): a partition count is fixed at creation; set "
+            f"TIDELENS_PARTITIONS={have}, or start under another --topic-prefix, and publish "
+            "everything again there"
+        )
+
+
+async def describe(connection: Connection, names: Sequence[str]) -> dict[str, Topic]:
+    """Those of `names` that exist, with all their settings."""
+    async with connection.client() as client:
+        found = await topics_found(client, names, absent_ok=True)
+    if not found:
+        return {}
+    async with connection.admin() as admin:
+        configs = await topic_configs(admin, list(found))
+    return {
+        name: Topic(name, topic.id, topic.partitions, topic.replication_factor, configs[name])
+        for name, topic in found.items()
+    }
+
+
+async def create(
+    connection: Connection,
+    specs: Sequence[TopicSpec],
+    *,
+    replication_factor: int,
+    min_insync_replicas: int,
+    counts: Mapping[str, int] | None = None,
+) -> Created:
+    """Create what is absent; running it twice, or twice at once, changes nothing more.
+
+    `counts` are the known ones that existing topics were made with. Raises TopicMismatch for a
+    wrong count before anything is created, and when the broker does not let us.
+    """
+    wanted = with_replication(specs, min_insync_replicas)
+    async with connection.client() as client:
+        there = await topics_found(client, [spec.name for spec in specs], absent_ok=True)
+    made = counts or {}
+    require_partitions(specs, {**_partitions(there), **made})
+    missing = [spec for spec in wanted if spec.name not in there]
+    created = await _create(connection, missing, replication_factor) if missing else []
+    await _until_known(connection, created)
+    topics = await describe(connection, [spec.name for spec in specs])
+    require_partitions(specs, {**_partitions(topics), **made})
+    return Created(created, differences(wanted, topics))
+
+
+async def _create(
+    connection: Connection, specs: Sequence[TopicSpec], replication_factor: int
+) -> list[str]:
+    new = [
+        NewTopic(spec.name, spec.partitions, replication_factor, topic_configs=dict(spec.config))
+        for spec in specs
+    ]
+    async with connection.admin() as admin:
+        response = await admin.create_topics(new, timeout_ms=10_000)
+    created = []
+    for name, code, message in response.topic_errors:
+        if code == 0:
+            created.append(name)
+        elif code in _NOT_ALLOWED:
+            raise TopicMismatch(
+                f"topic {name}: we may not create it; `tidelens topics print` shows the commands "
+                "for whoever may"
+            )
+        elif code != _ALREADY_EXISTS:  # another process was quicker: fine
+            raise TopicMismatch(f"topic {name}: the broker does not create it: {message}")
+    return created
+
+
+async def _until_known(connection: Connection, names: Sequence[str]) -> None:
+    """Wait until a broker knows what the controller has made: a busy one takes a while.
+
+    It waits for `_KNOWN_S` at most, since another broker may be asked next.
+    """
+    if not names:
+        return
+    async with connection.client() as client:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_KNOWN_S):
+                while len(await topics_found(client, names, absent_ok=True)) < len(names):  # noqa: ASYNC110
+                    await asyncio.sleep(_LOOK_S)
+
+
+async def topic_configs(
+    admin: AIOKafkaAdminClient, names: Sequence[str]
+) -> dict[str, dict[str, str]]:
+    """Settings of topics; none where they may not be described."""
+    resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
+    configs: dict[str, dict[str, str]] = {}
+    for response in await admin.describe_configs(resources):
+        for _, _, _, name, entries in response.resources:
+            # Without the right to describe settings, they come back as an error and stay unknown.
+            configs[name] = {entry[0]: entry[1] for entry in entries}
+    return configs
+
+
+async def delete_retention_s(connection: Connection, names: Iterable[str]) -> float:
+    """For how long at least tombstones stay in all of them; infinite where unknown."""
+    return await _shortest_s(connection, names, "delete.retention.ms")
+
+
+async def compaction_lag_s(connection: Connection, names: Iterable[str]) -> float:
+    """For how long at least every record stays in all of them; infinite where unknown."""
+    return await _shortest_s(connection, names, "min.compaction.lag.ms")
+
+
+async def _shortest_s(connection: Connection, names: Iterable[str], setting_ms: str) -> float:
+    async with connection.admin() as admin:
+        found = await topic_configs(admin, list(names))
+    settings = [config.get(setting_ms) for config in found.values()]
+    known = [float(setting) for setting in settings if setting is not None]
+    return min(known, default=float("inf")) / 1000
+
+
+def _partitions(topics: Mapping[str, Topic | FoundTopic]) -> dict[str, int]:
+    return {name: topic.partitions for name, topic in topics.items()}
+
+
+def _normal(setting: str, value: str) -> object:
+    """`compact,delete` and `delete,compact` are the same policy."""
+    return frozenset(value.split(",")) if setting == "cleanup.policy" else value

@@ -1,0 +1,100 @@
+"""Make the topics of a collection, and keep the partition counts that they are made with."""
+
+import asyncio
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+
+import structlog
+from aiokafka.errors import KafkaError
+
+from contracts.errors import BrokerUnavailable
+from contracts.events.partition_count_record import KeptCounts, MadeTopic
+from contracts.partitioner import partitioner
+from contracts.topics import TARGETS, Names, TopicSpec
+from streams.kafka.connection import Connection
+from streams.kafka.event_log import KafkaLog, KafkaReader
+from streams.topics.admin import Created, create, require_partitions
+from streams.topics.identity import TopicLooks
+from streams.topics.metadata import FoundTopic
+from streams.topics.partition_counts import Kept, PartitionCounts, made_count, target_of
+
+log = structlog.get_logger(__name__)
+
+_RECORD_BYTES_MAX = 64 * 1024
+_TRIES = 20
+_RETRY_S = 0.1
+
+
+async def make_topics(
+    connection: Connection,
+    names: Names,
+    specs: Sequence[TopicSpec],
+    *,
+    replication_factor: int,
+    min_insync_replicas: int,
+) -> Created:
+    """Create those of `specs` that are absent, and keep the counts of content topics.
+
+    Partitions that were added to topics since they were made are no reason to refuse anything.
+    Raises TopicMismatch as `create` does.
+    """
+    looks = TopicLooks(connection)
+    counts = PartitionCounts(names.prefix, looks.found, partial(KafkaReader.open, connection))
+    contents = [names.content(target) for target in TARGETS]
+    wanted = {*contents, *(spec.name for spec in specs)}
+    try:
+        # 1. Compare existing topics by the counts that they were made with. Other topics' are free.
+        made = await counts.of(await looks.found(wanted))
+        data = [spec for spec in specs if target_of(names.prefix, spec.name) is not None]
+        require_partitions(data, made)
+        made |= {spec.name: spec.partitions for spec in specs if spec not in data}
+        # 2. Create what is missing.
+        created = await create(
+            connection,
+            specs,
+            replication_factor=replication_factor,
+            min_insync_replicas=min_insync_replicas,
+            counts=made,
+        )
+        # 3. Keep the counts, before anybody can add partitions to the new topics.
+        found = await _all_found(looks, wanted)
+        await _keep(connection, names, found, await counts.kept(found))
+        return created
+    finally:
+        await looks.close()
+
+
+async def _all_found(looks: TopicLooks, topics: Collection[str]) -> Mapping[str, FoundTopic]:
+    """Ask for all topics; a broker learns of new ones a moment after the one that makes them."""
+    found: Mapping[str, FoundTopic] = {}
+    for _ in range(_TRIES):
+        found = await looks.found(topics)
+        if len(found) == len(topics):
+            break
+        await asyncio.sleep(_RETRY_S)
+    return found
+
+
+async def _keep(
+    connection: Connection, names: Names, found: Mapping[str, FoundTopic], kept: Kept
+) -> None:
+    new = {
+        target: MadeTopic(
+            found[names.content(target)].id, made_count(names.prefix, target, found, kept)
+        )
+        for target in TARGETS
+        if names.content(target) in found and target not in kept
+    }
+    if not new or names.control not in found:
+        return
+    record = KeptCounts({**kept, **new}).record(names.control)
+    try:
+        async with KafkaLog.open(
+            connection, partition_of=partitioner("murmur2"), record_bytes_max=_RECORD_BYTES_MAX
+        ) as event_log:
+            await event_log.publish([record])
+    except (KafkaError, BrokerUnavailable) as error:
+        # A user who may create topics may lack the right to write to them.
+        log.warning(
+            "the partition counts could not be written", topic=names.control, error=str(error)
+        )

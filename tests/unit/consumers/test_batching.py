@@ -1,0 +1,57 @@
+"""Which texts share a pass: all of them once, none beyond the limits, padding where it pays."""
+
+from itertools import chain, pairwise, zip_longest
+from math import inf
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumers.models.batching import Passes
+
+
+def split(passes: Passes, lengths: list[int], rows_max: int) -> list[list[int]]:
+    lengths, found = sorted(lengths), []
+    while lengths:
+        count = passes.first(lengths, rows_max)
+        found.append(lengths[:count])
+        del lengths[:count]
+    return found
+
+
+LENGTHS = st.lists(st.integers(1, 80), max_size=200)
+
+
+@given(LENGTHS, st.integers(1, 70), st.integers(1, 700), st.integers(0, 100), st.integers(1, 8))
+def test_within_the_limits_and_no_shorter_than_they_ask(
+    lengths: list[int], rows_max: int, tokens_max: int, padding_max: int, step: int
+) -> None:
+    passes = Passes(step, tokens_max, padding_max)
+    found = split(passes, lengths, rows_max)
+    assert list(chain.from_iterable(found)) == sorted(lengths)
+    for one, following in zip_longest(found, found[1:]):
+        padded = [passes.padded(length) for length in one]
+        assert len(one) <= rows_max
+        assert len(one) == 1 or len(one) * padded[-1] <= tokens_max
+        for count, (length, longer) in enumerate(pairwise(padded), start=1):
+            assert count * (longer - length) <= padding_max
+        if following is not None:
+            longer = passes.padded(following[0])
+            assert (
+                len(one) == rows_max
+                or (len(one) + 1) * longer > tokens_max
+                or len(one) * (longer - padded[-1]) > padding_max
+            )
+
+
+@pytest.mark.parametrize(
+    ("passes", "expected"),
+    [
+        (Passes(1, inf, 48), [[9] * 20, [12] * 20]),  # 60 tokens of padding cost more than a pass
+        (Passes(1, inf, 60), [[9] * 20 + [12] * 20]),
+        (Passes(1, 240, inf), [[9] * 20, [12] * 20]),
+        (Passes(16, inf, 0), [[9] * 20 + [12] * 20]),  # padded to 16 anyway
+    ],
+)
+def test_by_hand(passes: Passes, expected: list[list[int]]) -> None:
+    assert split(passes, [9, 12] * 20, 64) == expected

@@ -1,0 +1,114 @@
+"""Processes that are started again: how long they stay down, and what is said of them."""
+
+import asyncio
+
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from contracts.supervision.processes import Part, Parts, why_ended
+from tidelens.runtime.metrics_exposition import PartStates
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_the_pauses_grow_to_a_bound_and_begin_again_after_a_healthy_run() -> None:
+    clock = Clock()
+    part = Part("broker", pause_max_s=8, now=clock)
+    found = []
+    for _ in range(7):
+        part.runs()
+        clock.now += 1
+        found.append(part.ended("it was killed by SIGKILL"))
+    assert found == [0.5, 1, 2, 4, 8, 8, 8]
+    part.runs()
+    clock.now += 7.9
+    assert part.ended("x") == 8
+    # Time in which it did not run yet does not count.
+    clock.now += 100
+    assert part.ended("x") == 8
+    part.runs()
+    clock.now += 8
+    assert part.ended("x") == 0.5
+
+
+def test_the_bound_holds_for_any_number_of_ends() -> None:
+    part = Part("broker", pause_max_s=60, now=Clock())
+    assert {part.ended("x") for _ in range(5000)} == {0.5, 1, 2, 4, 8, 16, 32, 60}
+
+
+def test_a_crash_loop_writes_one_line_a_minute() -> None:
+    clock = Clock()
+    part = Part("encode", "hash", now=clock)
+    with capture_logs() as lines:
+        for second in range(600):
+            part.runs()
+            part.ended(f"reason {second}")
+            clock.now += 1
+    assert len(lines) == 10
+    assert [line["ended"] for line in lines] == [1] + [60] * 9
+    assert lines[1]["reason"] == "reason 60"
+    assert (lines[1]["part"], lines[1]["model"], lines[1]["pause_s"]) == ("encode", "hash", 60)
+
+
+@pytest.mark.anyio
+async def test_many_who_notice_one_end_wait_for_one_start() -> None:
+    """Each picture that met a decoder which could not be started made the pause twice as long."""
+    part = Part("decode", pause_max_s=0.01)
+    await asyncio.gather(*(part.pause("no memory") for _ in range(20)))
+    assert (part.failures, part.restarts) == (1, 1)
+    await part.pause("no memory")
+    assert (part.failures, part.restarts) == (2, 2)
+
+
+@pytest.mark.anyio
+async def test_readyz_and_the_metrics_tell_which_one_is_down() -> None:
+    parts, registry = Parts(), CollectorRegistry()
+    registry.register(PartStates(parts))
+
+    def shown(name: str, role: str) -> float | None:
+        model = "hash" if role == "encode" else ""
+        return registry.get_sample_value(name, {"role": role, "model": model})
+
+    encoder, broker = Part("encode", "hash", pause_max_s=0), Part("broker")
+    with parts.showing(encoder), parts.showing(broker):
+        broker.runs()
+        encoder.runs()
+        assert shown("tidelens_part_running", "encode") == 1
+        with capture_logs():
+            await encoder.pause("it was killed by SIGKILL")
+        assert shown("tidelens_part_running", "encode") == 0
+        assert shown("tidelens_part_restarts_total", "encode") == 1
+        assert shown("tidelens_part_running", "broker") == 1
+        assert shown("tidelens_part_restarts_total", "broker") == 0
+        assert parts.describe() == [
+            {
+                "role": "encode",
+                "model": "hash",
+                "running": False,
+                "restarts": 1,
+                "reason": "it was killed by SIGKILL",
+            },
+            {"role": "broker", "model": None, "running": True, "restarts": 0, "reason": None},
+        ]
+    assert parts.describe() == []
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (0, "it ended with exit code 0"),
+        (2, "it ended with exit code 2"),
+        (-9, "it was killed by SIGKILL"),
+        (-99, "it was killed by signal 99"),
+        (None, "it ended"),
+    ],
+)
+def test_what_an_exit_code_means(code: int | None, words: str) -> None:
+    assert why_ended(code) == words

@@ -1,0 +1,118 @@
+"""Chunks and tables: memory that serves Faiss and numpy, and that endless upserts do not grow."""
+
+import gc
+
+import numpy as np
+
+from contracts.score import unit
+from index_store.digest import stacked
+from index_store.segment.growing import Chunk
+from index_store.segment.rows import Rows
+from index_store.segment.table import Table
+
+DIM = 8
+
+
+def some_rows(names: list[str], seed: int = 1) -> Rows:
+    vectors = unit(np.random.default_rng(seed).standard_normal((len(names), DIM)))
+    numbers = np.arange(len(names))
+    return Rows(
+        list(names),
+        [None] * len(names),
+        [f"text of {name}" for name in names],
+        [None] * len(names),
+        [("topic", 0)] * len(names),
+        numbers,
+        numbers,
+        numbers.astype(np.int32) % 2,
+        stacked([name.encode().ljust(16) for name in names]),
+        vectors,
+    )
+
+
+def test_a_chunk_is_searched_in_the_memory_that_its_rows_are_written_to() -> None:
+    chunk, rows = Chunk(DIM, 32), some_rows([f"r{n}" for n in range(20)])
+    chunk.append(rows, 0, 20)
+    wide = rows.vectors.astype(np.float32)
+    scores, numbers = chunk.view().nominate(wide, 5, chunk.view().everything)
+    assert numbers[:, 0].tolist() == list(range(20))
+    exact = rows.vectors.astype(np.float64) @ rows.vectors.astype(np.float64).T
+    assert np.allclose(scores, np.sort(exact, axis=1)[:, ::-1][:, :5], atol=1e-5)
+    assert np.array_equal(chunk.rows.vectors[:20], rows.vectors)
+
+
+def test_vectors_outlive_their_chunk() -> None:
+    chunk, rows = Chunk(DIM, 32), some_rows(["a", "b"])
+    chunk.append(rows, 0, 2)
+    held = chunk.rows.vectors
+    del chunk
+    gc.collect()
+    assert np.array_equal(held[:2], rows.vectors)
+
+
+def test_a_view_sees_neither_later_rows_nor_later_deletions() -> None:
+    chunk, rows = Chunk(DIM, 32), some_rows([f"r{n}" for n in range(20)])
+    chunk.append(rows, 0, 10)
+    view = chunk.view()
+    assert chunk.view() is view
+    chunk.append(rows, 10, 20)
+    chunk.delete(np.array([0, 3]))
+    wide = rows.vectors[:1].astype(np.float32)
+    assert sorted(view.nominate(wide, 99, view.everything)[1][0].tolist()) == list(range(10))
+    assert sorted(view.reaching(wide[0], -2, view.everything).tolist()) == list(range(10))
+    assert view.numbers().tolist() == list(range(10))
+    now = chunk.view()
+    assert sorted(now.nominate(wide, 99, now.everything)[1][0].tolist()) == [1, 2, *range(4, 20)]
+    assert (view.live, now.live) == (10, 18)
+
+
+def test_removing_tells_what_went() -> None:
+    table = Table(DIM, 4)
+    rows = some_rows(list("abcdefghij"))
+    table.put(rows)
+    removed = table.remove(["j", "a", "nobody", "e", "a"])
+    assert removed.ids == ["j", "a", "e"]
+    assert removed.partitions.tolist() == [1, 0, 0]
+    assert np.array_equal(removed.hashes, rows.hashes[[9, 0, 4]])
+    assert len(table) == 7
+    assert table.find("a") is None
+    found = table.find("f")
+    assert found is not None
+    assert found[0].texts[found[1]] == "text of f"
+
+
+def test_endless_upserts_keep_memory_bounded() -> None:
+    table = Table(DIM, 32)
+    for _ in range(300):
+        rows = some_rows([f"r{n}" for n in range(100)])
+        table.remove(rows.ids)
+        table.put(rows)
+        table.merge(len(rows))
+    assert len(table) == 100
+    # Twice the live rows, the growing chunk and one batch that waits for its merge.
+    assert len(table.chunks) <= 2 * 100 / 32 + 1 + 100 / 32
+    for name in table.find("r7"), table.find("r99"):
+        assert name is not None
+
+
+def test_a_chunk_of_only_dead_rows_is_let_go() -> None:
+    table = Table(DIM, 4)
+    table.put(some_rows(list("abcdefgh")))
+    table.remove("abcd")
+    table.merge(0)
+    assert [chunk.live for chunk in table.chunks.values()] == [4]
+    assert len(table.views()) == 1
+
+
+def test_merging_moves_a_bounded_number_of_rows_at_once() -> None:
+    table = Table(DIM, 8)
+    names = [f"r{n}" for n in range(80)]
+    table.put(some_rows(names))
+    table.remove(name for n, name in enumerate(names) if n % 8 < 5)
+    before = len(table.chunks)
+    table.merge(6)
+    # Three rows a chunk: the third chunk makes it more than six.
+    assert len(table.chunks) == before - 3 + 2
+    assert {name for view in table.views() for name in np.array(view.rows.ids)[view.numbers()]} == {
+        name for n, name in enumerate(names) if n % 8 >= 5
+    }

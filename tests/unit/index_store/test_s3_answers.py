@@ -1,0 +1,178 @@
+"""Any server that answers instead of S3 is an error with its reason, not a success or a defect."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster
+from structlog.testing import capture_logs
+
+from contracts.errors import ConfigurationError, SnapshotFailed
+from contracts.metrics import Metrics
+from contracts.testing.memory import ManualClock
+from index_store.snapshot.store import Snapshots
+from index_store.storage import s3 as module
+from index_store.storage.s3 import S3Blobs
+from streams.maintainer.snapshot_schedule import SnapshotKeeper
+from tests.faults.fake_s3 import FOREIGN, FakeS3, answer, fake_s3
+from tests.kits.index_kit import IMAGES, batch, filled, new_index, new_spill, record, vectors
+
+pytestmark = pytest.mark.anyio
+
+PREFIX = "unit-v1/0/0/"
+BUCKET = "s3://bucket"
+NO_BUCKET = answer(
+    "404 Not Found", b"<Error><Code>NoSuchBucket</Code><Message>none</Message></Error>"
+)
+
+
+@pytest.fixture
+async def server(
+    monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
+) -> AsyncIterator[FakeS3]:
+    async with fake_s3(monkeypatch, no_blocking_calls) as fake:
+        yield fake
+
+
+def keeper_of(store: S3Blobs, metrics: Metrics | None = None) -> SnapshotKeeper:
+    return SnapshotKeeper(
+        Snapshots(store, PREFIX, new_spill(), kept=2),
+        metrics or Metrics(),
+        ManualClock(),
+        every_s=60,
+        every_records=100,
+        refresh_s=900,
+    )
+
+
+async def outcome(call: Awaitable[Any]) -> str:
+    """Return `told` where it raises an OSError that names the bucket in one line."""
+    try:
+        return f"returned {await call!r}"
+    except Exception as error:
+        told = isinstance(error, OSError | SnapshotFailed) and BUCKET in str(error)
+        return "told" if told and len(str(error)) < 500 else f"raised {error!r}"
+
+
+async def test_whatever_a_store_answers_the_snapshot_fails_with_its_reason_and_heals(
+    server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.maintainer.snapshot_schedule._RESTORE_PAUSES_S", ())
+    index, metrics, outcomes = filled(vectors(20)), Metrics(), {}
+    async with S3Blobs.opened("bucket", "p") as store:
+        keeper = keeper_of(store, metrics)
+        for name, server.foreign in FOREIGN.items():
+            restored = await keeper.restore(new_index())
+            outcomes[name] = restored, await outcome(keeper.write(index))
+            assert BUCKET in keeper.describe()["failure"]["reason"], name
+        assert outcomes == dict.fromkeys(FOREIGN, (None, "told"))
+        failed = {"outcome": "failed"}
+        count = metrics.registry.get_sample_value("tidelens_snapshots_total", failed)
+        assert count == len(FOREIGN)
+        server.foreign = None
+        name = await keeper.write(index)
+        assert keeper.describe()["failure"] is None
+        await keeper._snapshots.verify(f"0/{name}", new_index())
+
+
+async def test_each_call_is_an_error_of_the_store(
+    server: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing blob is KeyError, which only S3 itself can say."""
+    monkeypatch.setattr(module, "_BODY_ATTEMPTS", 1)
+    large = tmp_path / "large"
+    large.write_bytes(bytes(100))
+    async with S3Blobs.opened("bucket", "p", part_bytes=60) as store:
+        calls: dict[str, Callable[[], Awaitable[Any]]] = {
+            "write": lambda: store.write("a", b"1"),
+            "upload": lambda: store.upload("a", large),
+            "read": lambda: store.read("a"),
+            "local": lambda: store.local("a", tmp_path),
+            "list": lambda: store.list(""),
+            "sizes": lambda: store.sizes("a/"),
+        }
+        outcomes = {}
+        for name, server.foreign in FOREIGN.items():
+            outcomes |= {(name, of): await outcome(call()) for of, call in calls.items()}
+        assert {of: said for of, said in outcomes.items() if said != "told"} == {}
+        server.foreign = None
+        with pytest.raises(KeyError):
+            await store.read("a")
+    assert [path.name for path in tmp_path.iterdir()] == ["large"]
+
+
+@pytest.mark.parametrize("foreign", ["an empty 404", "a login page", "nothing"])
+async def test_a_store_that_is_away_at_the_start_is_no_reason_not_to_start(
+    foreign: str, server: FakeS3
+) -> None:
+    server.foreign = FOREIGN[foreign]
+    async with S3Blobs.opened("bucket", "p") as store:
+        server.foreign = None
+        await store.write("a", b"1")
+        assert await store.read("a") == b"1"
+
+
+async def test_a_start_does_not_wait_for_a_store_that_says_nothing(
+    server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its requests would take minutes, with all attempts."""
+    monkeypatch.setattr("streams.maintainer.snapshot_schedule._RESTORE_PAUSES_S", (0.0,))
+    monkeypatch.setattr(module, "_OPEN_S", 0.05)
+    monkeypatch.setattr("index_store.snapshot.store._LISTED_S", 0.05)
+    server.hangs = True
+    with capture_logs() as logs:
+        async with S3Blobs.opened("bucket", "p") as store:
+            assert await keeper_of(store).restore(new_index()) is None
+    told = "the store did not list its snapshots in 0.05 s"
+    assert [line["error"] for line in logs] == ["TimeoutError", told, told]
+
+
+async def test_only_s3_itself_can_say_that_there_is_no_bucket(server: FakeS3) -> None:
+    server.foreign = NO_BUCKET
+    with pytest.raises(ConfigurationError, match="there is no bucket 'bucket'; create it first"):
+        async with S3Blobs.opened("bucket", "p"):
+            pass
+
+
+async def test_an_endpoint_that_cannot_be_is_one_clear_line(
+    server: FakeS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "no endpoint")
+    with pytest.raises(ConfigurationError, match=r"TIDELENS_SNAPSHOTS: .*no endpoint"):
+        async with S3Blobs.opened("bucket", "p"):
+            pass
+
+
+async def test_a_listing_that_never_ends_is_given_up(server: FakeS3) -> None:
+    async with S3Blobs.opened("bucket", "p") as store:
+        page = (
+            b"<ListBucketResult><IsTruncated>true</IsTruncated>"
+            b"<NextContinuationToken>again</NextContinuationToken></ListBucketResult>"
+        )
+        server.foreign = answer("200 OK", page)
+        with pytest.raises(OSError, match="a page that nothing follows"):
+            await store.list("")
+
+
+@pytest.mark.parametrize("of", ["vectors", "columns", "alive", "manifest.json", "pointer"])
+async def test_what_was_written_only_in_words_is_noticed_before_it_counts(
+    of: str, server: FakeS3
+) -> None:
+    """A write that is answered as S3 does, and that nobody made."""
+    index = filled(vectors(20))
+    async with S3Blobs.opened("bucket", "p") as store:
+        keeper = keeper_of(store)
+        before = await keeper.write(index)
+        index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
+        server.forgets = lambda key: of in key
+        if of in ("vectors", "columns"):
+            # A new part, whose files are lost.
+            index = filled(vectors(30))
+        with pytest.raises(SnapshotFailed, match="written, but"):
+            await keeper.write(index)
+        assert "written, but" in keeper.describe()["failure"]["reason"]
+        server.forgets = lambda key: False
+        await keeper._snapshots.verify(f"0/{before}", new_index())
+        name = await keeper.write(index)
+        await keeper._snapshots.verify(f"0/{name}", new_index())

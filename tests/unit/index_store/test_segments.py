@@ -1,0 +1,700 @@
+"""Sealed segments: built by the real child process, searched through their index, swapped in."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from contracts.errors import ConfigurationError, RebuildFailed, SnapshotRefused
+from contracts.filters.json_form import parse
+from contracts.filters.nodes import Filter
+from contracts.ports.hit import Hit, VectorQuery
+from contracts.score import Vectors, unit
+from contracts.testing.memory import MemoryBlobs
+from index_store.ann import choice, flat
+from index_store.ann.faiss_index import Ann, Operating
+from index_store.index import Index
+from index_store.merge import build_process as build_module
+from index_store.merge import run as rebuild_module
+from index_store.merge.build_process import Spec
+from index_store.merge.run import Plan, Rebuilder, due
+from index_store.merge.spill import Spill
+from index_store.segment import columns
+from index_store.view import IndexView
+from tests.kits.index_kit import (
+    IMAGES,
+    SPACE,
+    batch,
+    brute_force,
+    built,
+    new_index,
+    new_spill,
+    pairs,
+    put,
+    record,
+    snapshots_in,
+    vectors,
+)
+
+pytestmark = pytest.mark.anyio
+
+ROWS = 3000
+
+
+CENTRES = 30
+
+
+def clustered(count: int, seed: int) -> Vectors:
+    """Rows around a few centres, as embeddings are."""
+    centres = np.random.default_rng(9).standard_normal((CENTRES, SPACE.dim))
+    noise = np.random.default_rng(seed + 1000).normal(0, 0.4, (count, SPACE.dim))
+    return unit(centres[clusters(count, seed)] + noise)
+
+
+def clusters(count: int, seed: int) -> NDArray[np.int64]:
+    """Which centre each of the rows of `clustered` is around."""
+    return np.random.default_rng(seed).integers(CENTRES, size=count)
+
+
+def body(n: int) -> Mapping[str, Any]:
+    return {"half": n % 2, "hundredth": n % 100, "one": n}
+
+
+def grown(count: int = ROWS) -> Index:
+    index = new_index(256)
+    rows = clustered(count, 1)
+    index.apply(batch(*(put(n, f"i{n:04}", row, metadata=body(n)) for n, row in enumerate(rows))))
+    return index
+
+
+@pytest.fixture(scope="module")
+def model() -> dict[str, tuple[Vectors, str | None]]:
+    return {f"i{n:04}": (row, None) for n, row in enumerate(clustered(ROWS, 1))}
+
+
+KINDS = [
+    "Flat",
+    "IVF16,Flat",
+    "IVF16,SQ8",
+    "IVF16,PQ8",
+    "IVF,PQ8x4fs",
+    "OPQ8,IVF16,PQ8",
+    "HNSW16",
+    "HNSW16_SQ8",
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_rebuilt_index_answers_as_before(
+    kind: str, model: dict[str, tuple[Vectors, str | None]]
+) -> None:
+    index = grown()
+    digests, before = index.digests(), index.view
+    done = await Rebuilder(new_spill(), kind=kind).run(index, "images")
+    assert done.rows == ROWS
+    table = index.table("images")
+    assert (len(table.segments), len(table.chunks)) == (1, 0)
+    assert index.digests() == digests
+    assert index.verify()
+    queries = [VectorQuery("images", row) for row in clustered(50, 2)]
+    expected = [brute_force(model, query) for query in queries]
+    # Exact is exact, in the old view too, and the index finds nearly all.
+    assert [pairs(hits) for hits in index.view.search(queries)] == expected
+    assert [pairs(hits) for hits in before.search(queries)] == expected
+    found = index.view.search(queries, recall=0.95)
+    right = sum(len({*pairs(f)} & {*e}) for f, e in zip(found, expected, strict=True))
+    assert right >= 0.9 * 50 * 10
+    hit = index.get("images", "i0007")
+    assert hit is not None
+    assert hit.metadata == body(7)
+    assert hit.source.offset == 7
+
+
+async def test_what_dies_before_and_after_a_new_segment_catches_up_is_dead_in_it() -> None:
+    index = grown(300)
+    sealing = index.seal("images")
+    segment = await built(index, "images", sealing, new_spill(), "IVF4,SQ8")
+    assert segment is not None
+    for start in (0, 50):
+        at = index.positions[IMAGES]
+        gone = [record(at + n, f"i{start + n:04}", None) for n in range(50)]
+        index.apply(batch(*gone, put(at + 50, f"i{start + 200:04}", clustered(1, start)[0])))
+        if not start:
+            index.catch_up("images", sealing, segment)
+            assert segment.live == 249
+    index.swap("images", sealing, segment)
+    assert segment.live == 198
+    assert index.count("images") == 200
+    assert index.verify()
+    query = VectorQuery("images", clustered(1, 5)[0], k=300)
+    [hits] = await asyncio.to_thread(index.view.search, [query])
+    assert {hit.id for hit in hits} == {f"i{n:04}" for n in range(100, 300)}
+
+
+async def test_what_a_filter_admits_is_known_only_of_the_rows_it_was_asked_of() -> None:
+    """A filter asked again is cheap, and forgets nothing that changed in between."""
+    index = grown()
+    await Rebuilder(new_spill(), kind="IVF16,SQ8").run(index, "images")
+    condition = parse({"eq": {"hundredth": 7}})
+    query = VectorQuery("images", clustered(1, 5)[0], k=100, filter=condition)
+    assert index.view.cost_ms(query, 0.95) == float("inf")
+
+    async def searched(view: IndexView) -> list[Hit]:
+        # The first time in a thread, as the searcher does.
+        [hits] = await asyncio.to_thread(view.search, [query], recall=0.95)
+        return hits
+
+    before = await searched(index.view)
+    assert index.view.cost_ms(query, 0.95) < 1
+    old = index.view
+    at = index.positions[IMAGES]
+    gone, changed = before[0].id, before[1]
+    vector = clustered(ROWS, 1)[int(changed.id[1:])]
+    index.apply(
+        batch(
+            record(at, gone, None),
+            put(at + 1, changed.id, vector, metadata=body(int(changed.id[1:])) | {"hundredth": 8}),
+            put(at + 2, "i9907", vector, metadata=body(9907)),
+        )
+    )
+    after = await searched(index.view)
+    ids = {hit.id for hit in before} - {gone, changed.id} | {"i9907"}
+    assert {hit.id for hit in after} == ids
+    assert pairs(await searched(old)) == pairs(before)
+
+
+@pytest.mark.parametrize(
+    ("condition", "share"),
+    [
+        ({"eq": {"half": 1}}, 2),
+        ({"eq": {"hundredth": 7}}, 100),
+        ({"range": {"one": {"gte": 100, "lt": 103}}}, 1000),
+        ({"eq": {"one": -1}}, None),
+    ],
+)
+async def test_a_filtered_search_finds_k_where_there_are_k(
+    condition: dict[str, Any],
+    share: int | None,
+    model: dict[str, tuple[Vectors, str | None]],
+) -> None:
+    index = grown()
+    await Rebuilder(new_spill(), kind="IVF16,SQ8").run(index, "images")
+    # Some are dead, and some grow beside the segment.
+    gone = [record(ROWS + n, f"i{n:04}", None) for n in range(0, 300, 3)]
+    index.apply(batch(*gone))
+    new = clustered(200, 3)
+    at = index.positions[IMAGES]
+    index.apply(batch(*(put(at + n, f"n{n}", row, metadata=body(n)) for n, row in enumerate(new))))
+    admitted = parse(condition)
+    live = {
+        item_id: found
+        for item_id, found in model.items()
+        if item_id not in {g.key.decode() for g in gone if g.key}
+    }
+    live |= {f"n{n}": (row, None) for n, row in enumerate(new)}
+    live = {i: found for i, found in live.items() if admitted.matches(body(int(i[1:])))}
+    if share is not None:
+        assert live
+    for row in clustered(20, 2):
+        query = VectorQuery("images", row, filter=admitted)
+        expected = brute_force(live, query)
+        # In a thread, as a node does: the value index catches up with the rows there.
+        [hits] = await asyncio.to_thread(index.view.search, [query])
+        assert pairs(hits) == expected
+        [near] = await asyncio.to_thread(index.view.search, [query], recall=0.95)
+        assert len(near) == len(expected) == min(10, len(live))
+        assert {*pairs(near)} <= {*brute_force(live, VectorQuery("images", row, k=10_000))}
+
+
+def filters_near(cluster: int) -> Mapping[str, Filter | None]:
+    """By what a query near that centre may be filtered: related to it or not."""
+    half, other = ([c for c in range(CENTRES) if c % 2 == (cluster + n) % 2] for n in range(2))
+    third = {"eq": {"third": 1}}
+    conditions: dict[str, dict[str, Any]] = {
+        "half": {"eq": {"half": 1}},
+        "half, its own": {"in": {"cluster": half}},
+        "half, the other": {"in": {"cluster": other}},
+        "all but its own": {"not": {"eq": {"cluster": cluster}}},
+        "hundredth": {"eq": {"hundredth": 7}},
+        "hundredth, its own": {"and": [{"eq": {"cluster": cluster}}, third]},
+        "hundredth, another": {"and": [{"eq": {"cluster": (cluster + 1) % CENTRES}}, third]},
+    }
+    return {"none": None, **{name: parse(one) for name, one in conditions.items()}}
+
+
+@pytest.mark.parametrize("kind", ["IVF16,SQ8", "IVF,PQ8x4fs", "HNSW16"])
+async def test_a_filtered_search_reaches_the_recall_wherever_its_rows_are(kind: str) -> None:
+    """Independent of the query, where the query is, and everywhere but there."""
+    index, count, target = new_index(1024), 2 * ROWS, 0.95
+    where = clusters(count, 1).tolist()
+    index.apply(
+        batch(
+            *(
+                put(n, f"i{n:04}", row, metadata={**body(n), "cluster": where[n], "third": n % 3})
+                for n, row in enumerate(clustered(count, 1))
+            )
+        )
+    )
+    await Rebuilder(new_spill(), kind=kind).run(index, "images")
+    # Every tenth is dead, and all around one centre.
+    dead = [n for n in range(count) if n % 10 == 0 or where[n] == 5]
+    index.apply(batch(*(record(count + n, f"i{gone:04}", None) for n, gone in enumerate(dead))))
+    [part] = index.view.parts["images"]
+    assert part.ann is not None
+    recalls: dict[str, list[float]] = {}
+    through_the_index = set()
+    for row, cluster in zip(clustered(60, 2), clusters(60, 2).tolist(), strict=True):
+        for name, condition in filters_near(cluster).items():
+            query = VectorQuery("images", row, filter=condition)
+            [exact] = await asyncio.to_thread(index.view.search, [query])
+            [near] = await asyncio.to_thread(index.view.search, [query], recall=target)
+            assert len(near) == len(exact)
+            right = len({*pairs(exact)} & {*pairs(near)})
+            recalls.setdefault(name, []).append(right / len(exact) if exact else 1.0)
+            selection = part.select(condition)
+            if part.ann.pays(selection.count, 27, selection.share, target):
+                through_the_index.add(name)
+    assert through_the_index >= {"none", "all but its own"}
+    assert kind == "HNSW16" or through_the_index >= {"half", "half, its own", "half, the other"}
+    reached = {name: float(np.mean(some)) for name, some in recalls.items()}
+    assert min(reached.values()) >= target - 0.02, reached
+
+
+async def test_a_min_score_does_not_hide_rows_that_a_filter_left_far_away() -> None:
+    """Near the query the filter admits a few rows below min_score; those above it are elsewhere."""
+    axes, around = np.eye(SPACE.dim), np.random.default_rng(4)
+    near = axes[0] + 0.2 * np.repeat([[1], [-1]], 400, axis=0) * axes[15]
+    low = 0.4 * axes[0] + 0.9 * axes[1] + 0.1 * axes[15] * np.array([[1], [0], [-1]])
+    far = 0.5 * axes[0] + 0.86 * axes[2 + np.arange(2600) % 13]
+    rows = np.concatenate([near, low, far])
+    rows = unit(rows + around.normal(0, 0.01, rows.shape))
+    index = new_index(1024)
+    index.apply(
+        batch(
+            *(
+                put(n, f"i{n:04}", row, metadata={"admitted": n >= len(near)})
+                for n, row in enumerate(rows)
+            )
+        )
+    )
+    await Rebuilder(new_spill(), kind="IVF32,SQ8").run(index, "images")
+    [segment] = index.table("images").segments
+    assert segment.ann is not None
+    segment.ann.points = [Operating(1, 1, 0.95, 0.1)]
+    asked = VectorQuery("images", unit(axes[:1])[0], filter=parse({"eq": {"admitted": True}}))
+    for query in (asked, replace(asked, min_score=0.45)):
+        [exact] = await asyncio.to_thread(index.view.search, [query])
+        [found] = await asyncio.to_thread(index.view.search, [query], recall=0.95)
+        assert pairs(found) == pairs(exact)
+        assert len(found) == 10
+
+
+async def test_what_changes_during_a_rebuild_is_not_lost() -> None:
+    index = grown(600)
+    rebuilding = asyncio.create_task(Rebuilder(new_spill(), kind="IVF4,SQ8").run(index, "images"))
+    fresh, changed = vectors(300, seed=4), 0
+    while not rebuilding.done():
+        at = index.positions[IMAGES]
+        index.apply(
+            batch(
+                put(at, f"i{changed % 600:04}", fresh[changed % 300]),
+                record(at + 1, f"i{(changed * 7 + 1) % 600:04}", None),
+                put(at + 2, f"new{changed}", fresh[(changed + 1) % 300]),
+            )
+        )
+        changed += 1
+        await asyncio.sleep(0.002)
+    await rebuilding
+    assert changed > 20
+    assert index.verify()
+    again = new_index(64)
+    # The same log, without a rebuild.
+    again.apply(
+        batch(*(put(n, f"i{n:04}", r, metadata=body(n)) for n, r in enumerate(clustered(600, 1))))
+    )
+    for n in range(changed):
+        at = again.positions[IMAGES]
+        again.apply(
+            batch(
+                put(at, f"i{n % 600:04}", fresh[n % 300]),
+                record(at + 1, f"i{(n * 7 + 1) % 600:04}", None),
+                put(at + 2, f"new{n}", fresh[(n + 1) % 300]),
+            )
+        )
+    assert index.digests() == again.digests()
+    assert index.count("images") == again.count("images")
+
+
+async def test_a_sealed_segment_comes_back_from_a_snapshot_with_its_index_and_tuning() -> None:
+    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    await rebuilder.run(index, "images")
+    at = index.positions[IMAGES]
+    rows = clustered(250, 7)
+    index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(rows))))
+    index.apply(batch(*(record(at + 250 + n, f"i{n:04}", None) for n in range(100))))
+    plan = rebuilder.due(index, "images")
+    assert plan is not None
+    await rebuilder.run(index, "images", plan)
+    snapshots = snapshots_in(MemoryBlobs())
+    await snapshots.write(index)
+    restored = await snapshots.restore(new_index())
+    assert snapshots.refused == {}
+    assert restored is not None
+    assert restored.verify()
+    before, after = index.table("images").segments, restored.table("images").segments
+    assert [one.kind for one in after] == [one.kind for one in before] == ["IVF16,SQ8"] * 2
+    for one, other in zip(before, after, strict=True):
+        assert one.ann is not None
+        assert other.ann is not None
+        assert one.ann.points == other.ann.points
+    queries = [VectorQuery("images", row) for row in clustered(20, 2)]
+    assert restored.view.search(queries, recall=0.95) == index.view.search(queries, recall=0.95)
+    # Nothing of it has to be written again.
+    assert {segment.files.name for segment in after if segment.files is not None} <= {
+        *snapshots._written
+    }
+
+
+async def test_a_failed_rebuild_leaves_everything_as_it_was(tmp_path: Path) -> None:
+    index = grown(500)
+    digests, parts = index.digests(), index.view.parts["images"]
+    with pytest.raises(RebuildFailed, match="images: the building process ended with 1: "):
+        await Rebuilder(Spill(tmp_path), kind="IVF4,Nonsense").run(index, "images")
+    # Only the rows that it began with are still there, for the next one.
+    assert {path.name for path in tmp_path.iterdir()} == {f"{p.uid}-{len(p.rows)}" for p in parts}
+    assert index.digests() == digests
+    assert index.verify()
+    index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
+    assert index.count("images") == 499
+    # And the next one may succeed.
+    assert (await Rebuilder(new_spill(), kind="Flat").run(index, "images")).rows == 499
+
+
+async def test_a_cancelled_rebuild_ends_its_process_and_leaves_no_files(tmp_path: Path) -> None:
+    index = grown(500)
+    rebuilding = asyncio.create_task(
+        Rebuilder(Spill(tmp_path), kind="IVF4,SQ8").run(index, "images")
+    )
+    while not list(tmp_path.rglob("spec.json")):
+        await asyncio.sleep(0.01)
+    rebuilding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await rebuilding
+    assert not list(tmp_path.rglob("spec.json"))
+    assert len(index.table("images").segments) == 0
+    assert (await Rebuilder(new_spill(), kind="Flat").run(index, "images")).rows == 500
+
+
+async def test_everything_deleted_leaves_no_segment() -> None:
+    index = grown(50)
+    index.apply(batch(*(record(50 + n, f"i{n:04}", None) for n in range(50))))
+    assert (await Rebuilder(new_spill()).run(index, "images")).rows == 0
+    assert index.view.parts["images"] == ()
+
+
+def test_a_rebuild_is_due_when_many_rows_are_scanned() -> None:
+    assert due(grown(100).table("images"), scanned_rows=100) is None
+    plan = due(grown(101).table("images"), scanned_rows=100)
+    assert plan is not None
+    assert plan.reason == "101 rows without an index"
+
+
+async def test_growing_rows_get_an_index_trained_like_the_largest() -> None:
+    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    table = index.table("images")
+    await rebuilder.run(index, "images")
+    sizes = []
+    for step in range(4):
+        rows, at = clustered(220, 10 + step), index.positions[IMAGES]
+        index.apply(batch(*(put(at + n, f"s{step}-{n}", row) for n, row in enumerate(rows))))
+        plan = rebuilder.due(index, "images")
+        assert plan is not None
+        assert plan.reason == "220 growing rows"
+        await rebuilder.run(index, "images", plan)
+        assert table.growing_rows == 0
+        assert {segment.kind for segment in table.segments} == {"IVF16,SQ8"}
+        sizes.append(sorted(segment.capacity for segment in table.segments))
+    # Small ones are merged as they come, the large one is left alone.
+    assert sizes == [[220, 3000], [440, 3000], [660, 3000], [220, 660, 3000]]
+    assert index.verify()
+    for row in clustered(20, 2):
+        query = VectorQuery("images", row)
+        [exact], [near] = index.view.search([query]), index.view.search([query], recall=0.99)
+        assert len({*pairs(exact)} & {*pairs(near)}) >= 9
+    # Until it has grown by half.
+    rows, at = clustered(1000, 20), index.positions[IMAGES]
+    index.apply(batch(*(put(at + n, f"t{n}", row) for n, row in enumerate(rows))))
+    plan = rebuilder.due(index, "images")
+    assert plan is not None
+    assert (plan.segments, plan.like) == (None, None)
+    await rebuilder.run(index, "images", plan)
+    assert [segment.capacity for segment in table.segments] == [4880]
+
+
+def test_training_is_taken_over_only_where_it_finds_as_much(tmp_path: Path) -> None:
+    other, rows = clustered(ROWS, 1), vectors(400)
+    trained = faiss.index_factory(SPACE.dim, "IVF16,SQ8", faiss.METRIC_INNER_PRODUCT)
+    trained.train(other.astype(np.float32))
+    path = tmp_path / "trained"
+    faiss.write_index(trained, str(path))
+    spec = Spec("images", SPACE.dim, "IVF16,SQ8", 1, [], [], str(tmp_path), like=str(path))
+    asked = [vectors(50, seed=8)]
+    # All lists are read: nothing is missed, whatever they were trained on.
+    enough = replace(spec, points=[Operating(16, 2, 0.99, 0.5)])
+    taken = build_module._like(enough, flat.of(rows), asked)
+    assert taken is not None
+    assert taken.points == [Operating(16, 2, 1.0, 0.5)]
+    # One list of sixteen is read.
+    too_little = replace(spec, points=[Operating(1, 1, 0.99, 0.1)])
+    assert build_module._like(too_little, flat.of(rows), asked) is None
+    assert build_module._like(replace(spec, like=""), flat.of(rows), asked) is None
+
+
+@pytest.fixture
+def may_go_on(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Large rebuilds wait for this before they build, as if they took long."""
+    run_child, event = rebuild_module._run_child, asyncio.Event()
+
+    async def waiting(path: Path, spec: Spec) -> None:
+        if not spec.like:
+            await event.wait()
+        await run_child(path, spec)
+
+    monkeypatch.setattr(rebuild_module, "_run_child", waiting)
+    event.set()
+    return event
+
+
+async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile(
+    may_go_on: asyncio.Event,
+) -> None:
+    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    table = index.table("images")
+    await rebuilder.run(index, "images")
+    digests = index.digests()
+    may_go_on.clear()
+    large = asyncio.create_task(rebuilder.run(index, "images"))
+    while not table.is_sealing:
+        await asyncio.sleep(0)
+    at = index.positions[IMAGES]
+    index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(clustered(220, 7)))))
+    plan = rebuilder.small(index, "images")
+    assert plan is not None
+    assert rebuilder.due(index, "images") == plan
+    assert (plan.segments, plan.reason) == ([], "220 growing rows")
+    await rebuilder.run(index, "images", plan)
+    assert not large.done()
+    may_go_on.set()
+    # Ids of all three places: in the large one, in the small one, and growing.
+    changed = ["i0001", "i2999", "s0", "s219", "t0"]
+    index.apply(batch(put(at + 220, "t0", vectors(1)[0])))
+    index.apply(batch(*(record(at + 221 + n, gone, None) for n, gone in enumerate(changed))))
+    await large
+    assert sorted(segment.capacity for segment in table.segments) == [220, 3000]
+    assert sorted(segment.live for segment in table.segments) == [218, 2998]
+    assert index.verify()
+    assert index.digests() != digests
+    for gone in changed:
+        assert index.get("images", gone) is None
+    assert index.get("images", "s1") is not None
+
+
+async def test_an_index_that_finds_less_than_when_it_was_built_is_not_swapped_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8")
+    run_child = rebuild_module._run_child
+
+    async def with_other_codes(path: Path, spec: Spec) -> None:
+        await run_child(path, spec)
+        file = Path(spec.out) / "ann.faiss"
+        wrong = faiss.read_index(str(file))
+        wrong.reset()
+        wrong.add(vectors(ROWS).astype(np.float32))
+        faiss.write_index(wrong, str(file))
+
+    monkeypatch.setattr(rebuild_module, "_run_child", with_other_codes)
+    digests = index.digests()
+    with pytest.raises(
+        RebuildFailed, match=r"recall of the new index: want \d\.\d+ as built, got 0\.0"
+    ):
+        await rebuilder.run(index, "images")
+    assert (index.digests(), index.table("images").segments) == (digests, [])
+
+
+async def test_a_large_rebuild_waits_for_a_small_one_so_that_it_takes_up_everything() -> None:
+    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    table = index.table("images")
+    await rebuilder.run(index, "images")
+    at = index.positions[IMAGES]
+    index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(clustered(220, 7)))))
+    plan = rebuilder.small(index, "images")
+    assert plan is not None
+    await asyncio.gather(rebuilder.run(index, "images", plan), rebuilder.run(index, "images"))
+    assert [segment.capacity for segment in table.segments] == [3220]
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["under way", "ended"])
+async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(
+    ended: bool, may_go_on: asyncio.Event
+) -> None:
+    """Of the small segment that it names: taken by the large rebuild, or gone with its swap."""
+    index, spill = grown(), new_spill()
+    rebuilder, table = Rebuilder(spill, kind="IVF16,SQ8", scanned_rows=200), index.table("images")
+    await rebuilder.run(index, "images")
+
+    def more(name: str, count: int, seed: int) -> None:
+        rows, at = clustered(count, seed), index.positions[IMAGES]
+        index.apply(batch(*(put(at + n, f"{name}{n}", row) for n, row in enumerate(rows))))
+
+    def small() -> Plan:
+        plan = rebuilder.small(index, "images")
+        assert plan is not None
+        return plan
+
+    more("s", 220, 7)
+    await rebuilder.run(index, "images", small())
+    more("t", 220, 8)
+    waited = small()
+    assert waited.segments is not None
+    assert [segment.capacity for segment in waited.segments] == [220]
+    if not ended:
+        may_go_on.clear()
+    large = asyncio.create_task(rebuilder.run(index, "images"))
+    while not table.is_sealing:
+        await asyncio.sleep(0)
+    if ended:
+        await large
+        # As a snapshot does: the files of the segment that it was to be trained like go too.
+        await spill.keep(lambda: {segment.uid for segment in table.segments})
+    more("u", 30, 9)
+    # Of the rows that it was made for none is left: those that came since are all it finds.
+    done = await rebuilder.run(index, "images", waited)
+    assert large.done() == ended
+    assert done.rows == 30
+    may_go_on.set()
+    await large
+    assert sorted(segment.capacity for segment in table.segments) == [30, 3440]
+    ids = [rows.ids[n] for rows, numbers in index.view.rows("images") for n in numbers.tolist()]
+    assert len(ids) == len(set(ids)) == index.count("images") == 3470
+    assert index.verify()
+
+
+async def test_a_plan_whose_rows_were_all_taken_builds_nothing() -> None:
+    """Both wait for a small rebuild that is under way, the large one first."""
+    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    await rebuilder.run(index, "images")
+    at = index.positions[IMAGES]
+    index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(clustered(220, 7)))))
+    plan = rebuilder.small(index, "images")
+    assert plan is not None
+    small, _, waited = await asyncio.gather(
+        rebuilder.run(index, "images", plan),
+        rebuilder.run(index, "images"),
+        rebuilder.run(index, "images", plan),
+    )
+    assert (small.rows, waited.rows) == (220, 0)
+    assert [segment.capacity for segment in index.table("images").segments] == [3220]
+    assert index.count("images") == 3220
+    assert index.verify()
+
+
+async def test_a_segment_with_many_dead_rows_is_rebuilt() -> None:
+    index, rebuilder = grown(500), Rebuilder(new_spill(), kind="IVF4,SQ8", scanned_rows=10)
+    await rebuilder.run(index, "images")
+    assert rebuilder.due(index, "images") is None
+    at = index.positions[IMAGES]
+    index.apply(batch(*(record(at + n, f"i{n:04}", None) for n in range(151))))
+    plan = rebuilder.due(index, "images")
+    assert plan is not None
+    assert plan.reason == "151 of 500 sealed rows are dead"
+    await rebuilder.run(index, "images", plan)
+    assert rebuilder.due(index, "images") is None
+
+
+@pytest.mark.parametrize("kind", ["IVF32,SQ8", "IVF2,PQ4", "HNSW8_PQ4", "OPQ4,IVF2,PQ4x4fs"])
+async def test_too_few_rows_for_the_kind_that_was_told_are_scanned(kind: str) -> None:
+    index, query = grown(30), VectorQuery("images", clustered(1, 2)[0])
+    [before] = index.view.search([query])
+    await Rebuilder(new_spill(), kind=kind).run(index, "images")
+    [segment] = index.table("images").segments
+    assert segment.ann is None
+    assert index.view.search([query], recall=0.95) == [before]
+
+
+def test_the_file_of_vectors_is_one_that_faiss_reads(tmp_path: Path) -> None:
+    rows = vectors(20)
+    path = tmp_path / "v"
+    path.write_bytes(flat.file_head(SPACE.dim, 20) + rows.tobytes())
+    assert np.array_equal(flat.vectors(flat.mapped(path, SPACE.dim, 20)), rows)
+    with pytest.raises(SnapshotRefused, match="want 21 rows of 16, got 20 of 16"):
+        flat.mapped(path, SPACE.dim, 21)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(SnapshotRefused, match="v: unreadable"):
+        flat.mapped(path, SPACE.dim, 20)
+
+
+def test_columns_come_back_as_they_were_packed(tmp_path: Path) -> None:
+    index = grown(100)
+    part = index.view.parts["images"][0]
+    arrays = columns.pack(part.rows, 100)
+    columns.save(arrays, tmp_path / "c")
+    for found in (
+        arrays,
+        columns.load(tmp_path / "c"),
+        columns.gathered([(arrays, np.arange(100))]),
+    ):
+        rows = columns.unpack(found, part.rows.vectors)
+        for name in ("ids", "items", "texts", "metadata", "origins"):
+            assert list(getattr(rows, name)) == list(getattr(part.rows, name)[:100])
+            assert getattr(rows, name)[3:5] == getattr(part.rows, name)[3:5]
+        assert np.array_equal(rows.hashes, part.rows.hashes[:100])
+    some = columns.unpack(columns.gathered([(arrays, np.array([7, 3]))]), part.rows.vectors)
+    assert list(some.ids) == ["i0007", "i0003"]
+    (tmp_path / "c").write_bytes(b"torn")
+    with pytest.raises(SnapshotRefused, match="c: unreadable"):
+        columns.load(tmp_path / "c")
+    with pytest.raises(OSError, match=r"d: .*Not a directory"):
+        columns.save(arrays, tmp_path / "c" / "d")
+
+
+def test_kinds() -> None:
+    assert choice.choose(5_000, 512) == "Flat"
+    assert choice.choose(100_000, 512) == "IVF256,PQ256x4fs"
+    assert choice.choose(1_000_000, 512) == "IVF1024,PQ256x4fs"
+    assert choice.choose(100_000, 9) == "IVF256,SQ8"
+    assert choice.choose(100_000, 12) == "IVF256,PQ6x4fs"
+    # By memory: 136, 72 and 40 bytes a row, and half a megabyte of centroids.
+    assert choice.choose(100_000, 512, bytes_max=15 << 20) == "IVF256,PQ256x4fs"
+    assert choice.choose(100_000, 512, bytes_max=8 << 20) == "IVF256,PQ128x4fs"
+    assert choice.choose(100_000, 512, bytes_max=5 << 20) == "IVF256,PQ64x4fs"
+    assert choice.choose(100_000, 512, bytes_max=1) == "IVF256,PQ64x4fs"
+    assert choice.complete("IVF,SQ8", 100_000, 512) == "IVF256,SQ8"
+    assert choice.complete("OPQ64,IVF,PQ64", 100_000, 512) == "OPQ64,IVF256,PQ64"
+    assert choice.complete("HNSW32", 100_000, 512) == "HNSW32"
+
+
+@pytest.mark.parametrize("kind", ["auto", "Flat", "IVF,SQ8", "OPQ8,IVF,PQ8", "HNSW32_SQ8"])
+def test_kinds_that_can_be(kind: str) -> None:
+    choice.require_known(kind, 16)
+
+
+@pytest.mark.parametrize("kind", ["Nonsense", "IVF,PQ7", "PQ8", "IVF,SQ8,RFlat", "LSH"])
+def test_kinds_that_cannot_be_are_refused_at_the_start(kind: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"TIDELENS_INDEX_KIND.*got '{kind}': "):
+        choice.require_known(kind, 16)
+
+
+def test_the_cheapest_point_that_reaches_the_recall_is_taken() -> None:
+    points = [Operating(1, 1, 0.7, 0.1), Operating(4, 1, 0.94, 0.2), Operating(8, 2, 0.99, 0.4)]
+    rows = flat.of(vectors(5))
+    ann = Ann("Flat", rows, points, rows)
+    assert ann.at(0.5).effort == 1
+    assert ann.at(0.95).effort == 8
+    assert ann.at(0.999).effort == 8

@@ -1,0 +1,56 @@
+"""What a coordinator that is not there yet answers is asked again; other errors are raised."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from aiokafka.errors import (
+    CoordinatorNotAvailableError,
+    GroupAuthorizationFailedError,
+    KafkaError,
+    NotCoordinatorError,
+)
+
+from streams.groups import coordinator
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coordinator, "_RETRY_S", 0)
+
+
+def failing(*errors: KafkaError) -> Callable[[], Awaitable[str]]:
+    """Raises these one after the other, then answers."""
+    left = list(errors)
+
+    async def ask() -> str:
+        if left:
+            raise left.pop(0)
+        return "answer"
+
+    return ask
+
+
+async def test_a_coordinator_is_waited_for() -> None:
+    ask = failing(CoordinatorNotAvailableError(), NotCoordinatorError())
+    assert await coordinator.when_ready(ask) == "answer"
+
+
+async def test_but_not_for_ever() -> None:
+    ask = failing(*(CoordinatorNotAvailableError() for _ in range(1000)))
+    with pytest.raises(CoordinatorNotAvailableError):
+        await coordinator.when_ready(ask)
+
+
+async def test_other_errors_come_at_once() -> None:
+    ask = failing(GroupAuthorizationFailedError())
+    with pytest.raises(GroupAuthorizationFailedError):
+        await coordinator.when_ready(ask)
+    assert await ask() == "answer"
+
+
+def test_codes() -> None:
+    coordinator.raise_for(0)
+    with pytest.raises(CoordinatorNotAvailableError):
+        coordinator.raise_for(15)

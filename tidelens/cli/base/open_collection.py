@@ -1,0 +1,36 @@
+"""Opens the collection that a command works on."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from contracts.partitioner import partitioner
+from streams.kafka.event_log import KafkaLog
+from tidelens.cli.base.collection_choice import acting
+from tidelens.migration.switch import Collection
+
+
+@asynccontextmanager
+async def open_collection(
+    command: str, *, quiet: bool = False, **given: Any
+) -> AsyncIterator[Collection]:
+    """Open the collection given to `command`, or that of the settings and the running `up`.
+
+    `given` are settings; None stands for one that is not given. With `quiet`, the command itself
+    says what readers of the log would warn about.
+    """
+    level = logging.ERROR if quiet else logging.INFO
+    acts = await asyncio.to_thread(acting, command, level=level, **given)
+    settings, connection = acts.settings, acts.connection()
+    await connection.check()
+    async with KafkaLog.open(
+        connection,
+        partition_of=partitioner(settings.partitioner),
+        record_bytes_max=settings.record_bytes_max,
+        prefix=settings.topic_prefix,
+    ) as event_log:
+        yield Collection(settings, connection, event_log, acts.url(None))
+    # Only now, since a failure is one line.
+    acts.tell()

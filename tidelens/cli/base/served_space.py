@@ -1,0 +1,42 @@
+"""Which space nodes answer in, for commands that were not told."""
+
+import asyncio
+
+from consumers.models import space_of
+from contracts.errors import BrokerUnavailable, TopicMismatch
+from contracts.partitioner import partitioner
+from contracts.settings import Settings
+from contracts.space import Space
+from contracts.topics import Names
+from streams.kafka.connection import Connection
+from streams.kafka.event_log import KafkaLog
+from streams.registry.control_topic import Control, read_control, require_same
+from tidelens.runtime.run_file import model_of, remembered_model
+
+
+async def ask_control(settings: Settings, connection: Connection) -> Control:
+    """What the control topic says now. Raises BrokerUnavailable, TopicMismatch."""
+    await connection.check()
+    async with KafkaLog.open(
+        connection,
+        partition_of=partitioner(settings.partitioner),
+        record_bytes_max=settings.record_bytes_max,
+    ) as event_log:
+        return await read_control(event_log, Names(settings.topic_prefix, "").control)
+
+
+async def space_served(settings: Settings, connection: Connection) -> Space:
+    """The active space; before the first switch the one of the running `up`, else as set.
+
+    While Kafka is away, what `up` remembers of it. Raises ModelMissing, SpaceMismatch.
+    """
+    try:
+        active = (await ask_control(settings, connection)).active
+    except (BrokerUnavailable, TopicMismatch):
+        model = await asyncio.to_thread(remembered_model, settings.data)
+        return await asyncio.to_thread(space_of, model or model_of(settings))
+    if active is None:
+        return await asyncio.to_thread(space_of, model_of(settings))
+    space = await asyncio.to_thread(space_of, active.current.model)
+    require_same(active.current, space)
+    return space

@@ -1,0 +1,135 @@
+"""All checks at once, each bounded, so that one that hangs or breaks is one line of the table."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from contracts.errors import ConfigurationError, TidelensError
+from contracts.settings import KafkaSettings, Settings, variables
+from contracts.settings.environment import FromEnvironment, setting_of, shown, variable_of
+from tidelens.cli.base.collection_choice import settled
+from tidelens.cli.doctor import (
+    bucket,
+    control,
+    folders,
+    kafka,
+    lag,
+    machine,
+    model,
+    packages,
+    ports,
+    precision,
+)
+from tidelens.cli.doctor.finding import Check, Finding, failed, told, warning
+from tidelens.process.threads import beside
+
+BOUND_S = 10.0
+
+# In the order of the table.
+CHECKS: Mapping[str, Check] = {
+    "python": packages.python,
+    "packages": packages.packages,
+    "device": machine.device,
+    "compiler": machine.compiler,
+    "memory": machine.memory,
+    "open files": machine.open_files,
+    "disk": folders.disk,
+    "bucket": bucket.bucket,
+    "allow roots": folders.allow_roots,
+    "model": model.model,
+    "precision": precision.precision,
+    "ports": ports.ports,
+    "broker": kafka.broker,
+    "topics": kafka.topics,
+    "control": control.control,
+    "lag": lag.lag,
+}
+
+_NAMES = "unset it, or write the name that is meant; `tidelens config --all` lists all"
+_SETTINGS = "`tidelens config` shows the addresses, folders and files that are asked"
+
+_CONTRADICTION = "every command refuses this; unset it, or stop that `up`"
+
+S = TypeVar("S", bound=FromEnvironment)
+
+
+async def examined(
+    given: Mapping[str, Any], checks: Mapping[str, Check] = CHECKS, *, bound_s: float = BOUND_S
+) -> list[Finding]:
+    """Of the settings in the environment, with those `given` before them."""
+    given_names = variables()
+    names = [failed("settings", line, fix=_NAMES) for line in given_names.wrong()]
+    if passed_over := given_names.of_kubernetes:
+        detail = f"{', '.join(passed_over)}: made by Kubernetes for a service, passed over"
+        names.append(warning("settings", detail, fix="enableServiceLinks: false, in the pod"))
+    settings, wrong = _read(Settings, given)
+    kafka_settings, wrong_too = _read(KafkaSettings, {})
+    contradicted: list[Finding] = []
+    if not (wrong or wrong_too or names):
+        settings, kafka_settings, contradicted = await beside(
+            lambda: _as_commands_do(settings, kafka_settings, given)
+        )
+    found = await asyncio.gather(
+        *(
+            _bounded(name, check, settings, kafka_settings, bound_s)
+            for name, check in checks.items()
+        )
+    )
+    findings = [*names, *wrong, *wrong_too, *contradicted]
+    return [*findings, *(finding for findings in found for finding in findings)]
+
+
+def _as_commands_do(
+    settings: Settings, kafka: KafkaSettings, given: Mapping[str, Any]
+) -> tuple[Settings, KafkaSettings, list[Finding]]:
+    """Fill in what the running `up` has, or report what contradicts it."""
+    try:
+        found = settled(given)
+    except ConfigurationError as error:
+        return settings, kafka, [failed("collection", str(error), fix=_CONTRADICTION)]
+    # The check of the broker reports whether one was set.
+    return found.settings.model_copy(update={"brokers": settings.brokers}), found.kafka, []
+
+
+async def _bounded(
+    name: str, check: Check, settings: Settings, kafka_settings: KafkaSettings, bound_s: float
+) -> Sequence[Finding]:
+    try:
+        async with asyncio.timeout(bound_s):
+            return await check(settings, kafka_settings)
+    except TimeoutError:
+        return [failed(name, f"no answer within {bound_s:g} s", fix=_SETTINGS)]
+    except ImportError as error:
+        return [failed(name, str(error), fix="mend the packages first, then ask again")]
+    except (TidelensError, OSError) as error:
+        return [told(name, error, fix=_SETTINGS)]
+    except Exception as error:
+        # Nobody foresaw it, so that nobody knows more than its name.
+        return [failed(name, f"{type(error).__name__}: {error}", fix=_SETTINGS)]
+
+
+def _read(kind: type[S], given: Mapping[str, Any]) -> tuple[S, list[Finding]]:
+    """The settings, with the default of each that cannot be, which is told."""
+    try:
+        return kind(**given), []
+    except ValidationError as error:
+        wrong = {str(each["loc"][0]): each for each in error.errors(include_url=False)}
+        defaults = {
+            name: kind.model_fields[name].get_default(call_default_factory=True) for name in wrong
+        }
+        findings = [
+            failed(
+                "settings",
+                f"{variable_of(kind, name)}: {each['msg']}, got {shown(kind, each)}",
+                fix=f"unset {variable_of(kind, name)}, or give it a value that can be",
+            )
+            for name, each in wrong.items()
+        ]
+        return kind(**{**given, **defaults}), findings
+    except SettingsError as error:
+        variable = variable_of(kind, setting_of(error))
+        finding = failed("settings", f"{variable}: not JSON", fix=f"{variable}='[\"...\"]'")
+        return cast(S, kind.model_construct(**given)), [finding]

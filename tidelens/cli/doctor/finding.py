@@ -1,0 +1,71 @@
+"""One line of the doctor's table, and what a check is.
+
+Checks import what they need when they run: a package that is absent is then one failed line.
+"""
+
+import functools
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from contracts.errors import ConfigurationError
+from contracts.settings import KafkaSettings, Settings
+from tidelens.process.threads import beside
+
+State = Literal["ok", "warning", "failed", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """`fix` is one line, a command or a setting, exactly where there is something to mend."""
+
+    name: str
+    state: State
+    detail: str
+    fix: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.fix is not None) != (self.state in ("warning", "failed")):
+            raise ValueError(f"{self.name}: {self.state} with the fix {self.fix!r}")
+
+
+Check = Callable[[Settings, KafkaSettings], Awaitable[Sequence[Finding]]]
+Look = Callable[[Settings, KafkaSettings], Sequence[Finding]]
+
+
+def ok(name: str, detail: str) -> Finding:
+    return Finding(name, "ok", _line(detail))
+
+
+def skipped(name: str, detail: str) -> Finding:
+    return Finding(name, "skipped", _line(detail))
+
+
+def warning(name: str, detail: str, *, fix: str) -> Finding:
+    return Finding(name, "warning", _line(detail), _line(fix))
+
+
+def failed(name: str, detail: str, *, fix: str) -> Finding:
+    return Finding(name, "failed", _line(detail), _line(fix))
+
+
+def told(name: str, error: Exception, *, fix: str) -> Finding:
+    """What went wrong; our own errors say after a semicolon what to do, `fix` is for the others."""
+    cause, _, advice = str(error).partition("; ")
+    if isinstance(error, ConfigurationError):
+        fix = "set what it names; `tidelens config` explains each setting"
+    return failed(name, cause or type(error).__name__, fix=advice or fix)
+
+
+def in_thread(look: Look) -> Check:
+    """The check that makes `look` beside the loop."""
+
+    @functools.wraps(look)
+    async def check(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
+        return await beside(lambda: look(settings, kafka))
+
+    return check
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,85 @@
+"""Which processes work on the collection, and what holds its records back."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from contracts.errors import BrokerUnavailable, ConfigurationError, ModelMissing, TopicMismatch
+from contracts.settings import KafkaSettings, Settings
+from tidelens.cli.doctor.finding import Finding, ok, skipped, warning
+from tidelens.cli.doctor.model import space_here
+from tidelens.process.threads import beside
+from tidelens.runtime.run_file import Runtime, model_of
+
+if TYPE_CHECKING:
+    from tidelens.cli.base.lag_measurement import Measured
+
+# Each of its kind is a line; a broker that is ill names thousands.
+_SHOWN_MAX = 10
+
+
+async def lag(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
+    """Find open transactions that hold records back, missing encoders, and nodes of one name."""
+    from streams.kafka.connection import Connection
+    from tidelens.cli.base.lag_measurement import measure
+
+    running = await beside(lambda: Runtime.read(settings.data))
+    brokers = settings.brokers or (running.brokers if running else None)
+    if brokers is None:
+        return [skipped("lag", "no broker is set, and no `tidelens up` runs")]
+    try:
+        if await space_here(await beside(lambda: model_of(settings))) is None:
+            return [skipped("lag", "no model, and its space names the groups")]
+        measured = await measure(settings, Connection(brokers, kafka), asked=False)
+    except ModelMissing:
+        return [skipped("lag", "no model, and its space names the groups")]
+    except TopicMismatch:
+        return [skipped("lag", "some topics are missing")]
+    except (BrokerUnavailable, ConfigurationError):
+        return [skipped("lag", "no broker to ask, or it does not let us")]
+    findings = [*_held(measured, brokers), *_unattended(measured), *_shared(measured)]
+    return findings or [ok("lag", _told(measured))]
+
+
+def _held(measured: "Measured", brokers: str) -> list[Finding]:
+    return [
+        warning(
+            "lag",
+            f"{row.topic} partition {row.partition}: the last stable offset stands at {row.end} "
+            f"for {row.unstable_seconds:.0f} s, {row.unstable} records wait behind an open "
+            "transaction",
+            fix=f"kafka-transactions.sh --bootstrap-server {brokers} describe-producers --topic "
+            f"{row.topic} --partition {row.partition}, which names the producer to end",
+        )
+        for row in measured.held[:_SHOWN_MAX]
+    ]
+
+
+def _unattended(measured: "Measured") -> list[Finding]:
+    """Nobody is missed before the first start, when nothing waits and no node serves."""
+    waits = {row.space for row in measured.rows if row.role == "encode" and row.waiting}
+    return [
+        warning(
+            "lag",
+            f"nobody encodes space {space}: group {group} has no members",
+            fix="tidelens encode",
+        )
+        for space, group in measured.unattended
+        if space in waits or (space == measured.space and measured.indexed)
+    ]
+
+
+def _shared(measured: "Measured") -> list[Finding]:
+    return [
+        warning(
+            "lag",
+            f"{members} nodes run as {group}, or one was killed a moment ago",
+            fix="a TIDELENS_REPLICA of its own for each node",
+        )
+        for group, members in measured.shared[:_SHOWN_MAX]
+    ]
+
+
+def _told(measured: "Measured") -> str:
+    behind = "not known" if measured.behind_s is None else f"{measured.behind_s:.1f} s"
+    gone = f"; index groups without a node: {len(measured.gone)}" if measured.gone else ""
+    return f"space {measured.space}: behind {behind}{gone}"

@@ -1,0 +1,113 @@
+"""What the machine has: processor, GPU, compiler, memory, open files. Nothing imports torch here,
+which takes longer than all checks together.
+"""
+
+import os
+import platform
+import resource
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from contracts.settings import KafkaSettings, Settings
+from tidelens.cli.doctor.finding import Finding, in_thread, ok, warning
+
+# What torch and oneDNN are quick with.
+_FLAGS = ("amx_tile", "avx512_bf16", "avx512_vnni")
+_GIB = 1024**3
+# Kafka's heap, an encoder, the query encoder and the node, each with its libraries.
+_MEMORY_MIN = 3 * _GIB
+_NVIDIA_SMI_S = 5.0
+
+
+@in_thread
+def device(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
+    """The processor, with what makes it quick, and the GPU."""
+    told = processor(Path("/proc/cpuinfo"))
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return [ok("device", f"{told}; {_gpu_of_driver(Path('/proc/driver/nvidia')) or 'no GPU'}")]
+    asked = [smi, "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(
+            asked, capture_output=True, text=True, timeout=_NVIDIA_SMI_S, check=True
+        )
+    except subprocess.SubprocessError as error:
+        fix = "install the NVIDIA driver of this kernel, until `nvidia-smi` lists the GPU"
+        said = getattr(error, "stdout", None) or error  # it complains on stdout
+        return [warning("device", f"{told}; no GPU to use: {said}", fix=fix)]
+    return [ok("device", f"{told}; {', '.join(answer.stdout.splitlines()) or 'no GPU'}")]
+
+
+@in_thread
+def compiler(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
+    """For torch.compile alone, without which everything works."""
+    found = shutil.which(os.environ.get("CXX", "g++"))
+    return [ok("compiler", "g++, for torch.compile" if found else "no g++: no torch.compile")]
+
+
+@in_thread
+def memory(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
+    """What is free to use, within the control group's limit."""
+    available = free_memory_bytes()
+    detail = f"{available / _GIB:.1f} GiB free"
+    if available >= _MEMORY_MIN:
+        return [ok("memory", detail)]
+    fix = f"free {(_MEMORY_MIN - available) / _GIB:.1f} GiB, or run roles on other machines"
+    return [warning("memory", f"{detail}, want {_MEMORY_MIN // _GIB} GiB for `up`", fix=fix)]
+
+
+@in_thread
+def open_files(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
+    """Each connection is one; a node raises its soft limit by itself."""
+    from tidelens.server.file_descriptors import wanted
+
+    connections = settings.http_connections_max
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or limit >= wanted(connections):
+        return [ok("open files", f"{limit}, enough for {connections} connections")]
+    detail = f"{limit}, want {wanted(connections)} for {connections} connections"
+    return [warning("open files", detail, fix=f"ulimit -Hn {wanted(connections)}")]
+
+
+def free_memory_bytes() -> int:
+    """Memory to be had, within the control group's limit."""
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    limit, used = _group_bytes("memory.max"), _group_bytes("memory.current")
+    if limit is not None and used is not None:
+        available = min(available, limit - used)
+    return available
+
+
+def processor(cpuinfo: Path) -> str:
+    """Model, cores of this process, and flags, as Linux tells them; not every processor does."""
+    told: dict[str, str] = {}
+    for line in cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ():
+        name, _, value = line.partition(":")
+        told.setdefault(name.strip(), value.strip())
+    flags = [flag for flag in _FLAGS if flag in told.get("flags", "").split()]
+    cores = len(os.sched_getaffinity(0))
+    model = told.get("model name") or platform.machine()
+    return f"{model}, {cores} cores, {' '.join(flags) or 'none of ' + ' '.join(_FLAGS)}"
+
+
+def _gpu_of_driver(driver: Path) -> str:
+    """As the kernel's module tells it: containers often lack nvidia-smi."""
+    models = []
+    for information in sorted(driver.glob("gpus/*/information")):
+        for line in information.read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "Model":
+                models.append(value.strip())
+    return ", ".join(models)
+
+
+def _group_bytes(name: str) -> int | None:
+    """None: no control group, or one without a limit."""
+    try:
+        return int(Path("/sys/fs/cgroup", name).read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,52 @@
+"""The model: found without loading it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from contracts.errors import ModelMissing
+from contracts.settings import KafkaSettings, Settings
+from contracts.space import Space
+from tidelens.cli.doctor.finding import Finding, ok, told, warning
+from tidelens.process.threads import beside
+
+_FIX = "TIDELENS_MODEL=starter, or a folder or hub name of a CLIP-like checkpoint"
+
+
+async def model(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
+    """Its space, which every start computes too."""
+    try:
+        space = await space_here(settings.model)
+    except ModelMissing as error:
+        return [told("model", error, fix=_FIX)]
+    if space is None:
+        detail = f"{settings.model} is not in the hub's cache; the first start downloads it"
+        return [warning("model", detail, fix=f"hf download {settings.model}")]
+    return [ok("model", f"{settings.model}: space {space.name}, {space.dim} dimensions")]
+
+
+async def space_here(model: str) -> Space | None:
+    """None: it would have to be downloaded first, which is not for a check to do.
+
+    Raises ModelMissing.
+    """
+    return await beside(lambda: _space_here(model))
+
+
+def _space_here(model: str) -> Space | None:
+    from consumers.models import space_of
+    from consumers.models.spaces import STARTER
+    from consumers.models.starter import weights
+
+    if model == STARTER:
+        # A start would find out only when it reads the weights.
+        weights.verify_packages()
+    if "/" in model and not Path(model).expanduser().is_dir():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            if try_to_load_from_cache(model, "config.json") is None:
+                return None
+        except HFValidationError:
+            pass  # no hub name either: space_of says so
+    return space_of(model)

@@ -1,0 +1,49 @@
+"""The ports that a start listens on: free, or held by our own running node."""
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from contracts.errors import PortInUse
+from contracts.settings import KafkaSettings, Settings
+from tidelens.cli.doctor.finding import Finding, in_thread, ok, told
+from tidelens.runtime.run_file import Runtime
+
+_FIX = "TIDELENS_PORT: another one"
+
+
+@in_thread
+def ports(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
+    """Of the API, and of an encoder's /metrics."""
+    running = Runtime.read(settings.data)
+    api = urlsplit(running.url).port if running else None
+    metrics = running.metrics_port if running else None
+    given = "encode_metrics_port" in settings.model_fields_set
+    return [
+        _port(settings, settings.port, "TIDELENS_PORT", api),
+        _port(
+            settings,
+            settings.encode_metrics_port,
+            "TIDELENS_ENCODE_METRICS_PORT",
+            metrics,
+            other_ok=not given,
+        ),
+    ]
+
+
+def _port(
+    settings: Settings, port: int, variable: str, held: int | None, *, other_ok: bool = False
+) -> Finding:
+    """`held` is the running node's. `other_ok`: who finds it taken listens elsewhere."""
+    from tidelens.server.server import listen
+
+    if port == 0:
+        return ok("ports", f"{variable}=0: nothing to be taken")
+    if port == held:
+        return ok("ports", f"{settings.host}:{port} is the running `up`'s")
+    try:
+        listen(settings.host, port, option=variable).close()
+    except PortInUse as error:
+        if other_ok:
+            return ok("ports", f"{settings.host}:{port} is taken, /metrics goes to another one")
+        return told("ports", error, fix=_FIX)
+    return ok("ports", f"{settings.host}:{port} is free")

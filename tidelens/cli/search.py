@@ -1,0 +1,55 @@
+"""`tidelens search`: one query, answered now."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tidelens.cli.base.options import json_option, node_options
+from tidelens.cli.base.terminal import say, say_json
+from tidelens.commands.command import Command, Example
+from tidelens.commands.hits import line_of, show_warnings
+from tidelens.commands.query import build_query, query_options
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        Example('tidelens search "a red cat" -k 3', "Show the three best pictures for a text."),
+        Example(
+            "tidelens search --image cat.png --target captions --filter 'lang = \"en\"'",
+            "Show the English captions that fit a picture best.",
+        ),
+    ],
+)
+@query_options
+@node_options
+@json_option
+def search(url: str | None, data: Path | None, as_json: bool, **query: Any) -> None:
+    """Search once and show the best results.
+
+    Give exactly one of TEXT, --image and --id, or a whole query with --query.
+    """
+    from tidelens.cli.base.collection_choice import node_of
+    from tidelens.client import Client
+
+    asked = build_query(**query)
+
+    node = node_of(url, data)
+
+    async def run() -> Any:
+        # The server ends every wait, by its own limit if not by the query's.
+        async with Client(node.url, timeout_s=None) as client:
+            return await client.search(asked)
+
+    answer = asyncio.run(run())
+    node.tell()
+    if as_json:
+        say_json(answer)
+        return
+    show_warnings(answer.get("warnings", ()))
+    for hit in answer["hits"]:
+        say(line_of(hit))
+    if not answer["hits"]:
+        say("no hits", err=True)

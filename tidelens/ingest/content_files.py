@@ -1,0 +1,240 @@
+"""Files as content events: pictures, captions in .txt files, and JSON Lines of both.
+
+Ids are stable, so that publishing twice leaves one item: a file's id is its path below the
+published folder, with forward slashes and its suffix (`cats/one.jpg`); a JSON line gives its own,
+or has its picture's path. Files that differ only in their suffix belong together: their `item` is
+that path without it, so a picture and its caption in `one.txt` can be collapsed into one.
+
+A folder gives its pictures and .txt files, which tidelens/ingest/file_types.py tells apart. A JSON
+Lines file is read when it is named itself: what lies beside the pictures it describes is usually
+not meant twice.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from contracts.allowed_files import NotRegular, OutsideRoots
+from contracts.errors import RejectedRecord, TidelensError
+from contracts.events.content_event import Content, Image, content_record, key_of_id
+from contracts.picture_formats import HEAD_BYTES, NAMES, required_format
+from contracts.settings import Settings
+from contracts.topics import Target
+from contracts.wire.data_uri import decode_base64, is_data_uri
+from contracts.wire.exact_json import NumberBeyond, loads
+from contracts.wire.validation import first_fault
+from tidelens.ingest.file_types import (
+    CAPTIONS,
+    LINES,
+    Found,
+    Kind,
+    LeftOut,
+    Source,
+    Unreadable,
+    kind_of,
+    label,
+)
+from tidelens.ingest.text_files import lines_of, text_of
+
+# Base64 of the largest inline picture, and room for the rest.
+_LINE_BYTES_MAX = 8 * 1024 * 1024
+# The largest text file that is read: a caption may have far less.
+_CAPTION_BYTES_MAX = 256 * 1024
+
+
+class Refused(TidelensError):
+    """One file or line that is not published; `where` names it."""
+
+    def __init__(self, where: str, code: str, message: str) -> None:
+        super().__init__(f"{where}: {message}")
+        self.where = where
+        self.code = code
+        self.message = message
+
+
+class _Line(BaseModel):
+    """One line of a JSON Lines file.
+
+    `image` as a string is a path relative to the file, or a data: URI.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    id: str | None = None
+    target: Target | None = None
+    text: str | None = None
+    image: Image | None = None
+    item: str | None = None
+    metadata: dict[str, Any] | None = None
+
+
+def contents_of(found: Found, settings: Settings) -> Iterator[Content | Refused | LeftOut]:
+    """Yield the events of one file, or why there is none. Blocking; no file makes it raise."""
+    if isinstance(found, LeftOut):
+        yield found
+    elif isinstance(found, Unreadable):
+        yield _refused(_shown(found.path), found.error)
+    else:
+        yield from _of_source(found, settings)
+
+
+def _of_source(source: Source, settings: Settings) -> Iterator[Content | Refused | LeftOut]:
+    path = source.path
+    try:
+        with source.open() as file:
+            kind = kind_of(path, file.read(HEAD_BYTES))
+            file.seek(0)
+            if kind is None or (kind is Kind.LINES and not source.named):
+                yield _not_published(source, label(path.name))
+            elif kind is Kind.LINES:
+                yield from _lines(file, path, settings)
+            else:
+                item_id = path.relative_to(source.folder).as_posix()
+                if kind is Kind.CAPTION:
+                    yield _checked(_caption(file, item_id))
+                else:
+                    yield _checked(_picture(file, path, item_id, settings, item=_stem(item_id)))
+    except OutsideRoots:
+        yield LeftOut("link out of the folder")
+    except NotRegular:
+        yield _not_published(source, "no regular file")
+    except (RejectedRecord, OSError) as error:
+        yield _refused(_shown(path), error)
+
+
+def _not_published(source: Source, kind: str) -> Refused | LeftOut:
+    """Refuse a file that was named itself, and count one that only lies in a folder."""
+    if not source.named:
+        return LeftOut(kind)
+    suffixes = " ".join(sorted(CAPTIONS | LINES))
+    return Refused(
+        _shown(source.path), "unknown_kind", f"neither a picture ({NAMES}) nor one of {suffixes}"
+    )
+
+
+def _lines(file: BufferedReader, path: Path, settings: Settings) -> Iterator[Content | Refused]:
+    shown = _shown(path)
+    number = 0
+    try:
+        for number, line in enumerate(lines_of(file, _LINE_BYTES_MAX), 1):
+            where = f"{shown}:{number}"
+            if len(line) > _LINE_BYTES_MAX:
+                yield Refused(where, "line_too_long", f"limit {_LINE_BYTES_MAX} bytes a line")
+                return  # where the next line begins is not known
+            if not line.strip():
+                continue
+            try:
+                yield _checked(_content_of_line(line, path.parent, settings))
+            except (RejectedRecord, OSError) as error:
+                yield _refused(where, error)
+    except UnicodeDecodeError as error:
+        yield Refused(f"{shown}:{number + 1}", "not_text", f"not UTF-16 ({error.reason})")
+
+
+def _content_of_line(raw: bytes, folder: Path, settings: Settings) -> Content:
+    try:
+        body = loads(raw, only="metadata")
+        line = _Line.model_validate(body)
+    except ValidationError as error:
+        fault = first_fault(error, body)
+        _invalid(fault.field or "line", fault.message)
+    except NumberBeyond as error:
+        _invalid(error.beyond.field or "line", error.beyond.message)
+    except ValueError as error:
+        raise RejectedRecord("invalid_json", f"not JSON ({error})") from None
+    target = line.target or ("captions" if line.image is None else "images")
+    wanted, other = (line.text, line.image) if target == "captions" else (line.image, line.text)
+    if wanted is None or other is not None:
+        needed = "text" if target == "captions" else "image"
+        _invalid(needed, f"target {target} needs it, and nothing else")
+    rest: dict[str, Any] = {"item": line.item, "metadata": line.metadata or {}}
+    if isinstance(line.image, str) and not is_data_uri(line.image):
+        item_id = PurePosixPath(line.image).as_posix() if line.id is None else line.id
+        path = folder / line.image
+        # The author of the JSON Lines file decides where its pictures are, so no folder bounds it.
+        with Source(path, path.parent).open() as file:
+            return _picture(file, path, item_id, settings, **rest)
+    if line.id is None:
+        _invalid("id", "needed, since there is no path to take it from")
+    if line.image is None:
+        return Content(target=target, id=line.id, text=line.text, **rest)
+    encoded, field = line.image, "image"
+    if not isinstance(encoded, str):
+        if encoded.data is None:
+            ref, sha256 = encoded.ref, encoded.sha256
+            return Content(target=target, id=line.id, ref=ref, sha256=sha256, **rest)
+        encoded, field = encoded.data, "image.data"
+    data = decode_base64(encoded, field)
+    if len(data) > settings.inline_bytes_max:
+        _too_large(field, settings.inline_bytes_max, len(data))
+    return Content(target=target, id=line.id, image=data, **rest)
+
+
+def _picture(
+    file: BufferedReader, path: Path, item_id: str, settings: Settings, **rest: Any
+) -> Content:
+    """Inline up to the limit; above it by reference, bound to the bytes by their SHA-256."""
+    key_of_id(item_id)
+    size = os.fstat(file.fileno()).st_size
+    if size == 0:
+        raise RejectedRecord("empty_file", "the file is empty")
+    if size > settings.image_bytes_max:
+        _too_large("picture", settings.image_bytes_max, size)
+    if size <= settings.inline_bytes_max:
+        data = file.read(size)
+        required_format(data)  # what every encoder would refuse is not published
+        return Content(target="images", id=item_id, image=data, **rest)
+    required_format(file.read(HEAD_BYTES))
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()
+    ref = path.resolve().as_uri()
+    return Content(target="images", id=item_id, ref=ref, sha256=digest, **rest)
+
+
+def _caption(file: BufferedReader, item_id: str) -> Content:
+    key_of_id(item_id)
+    data = file.read(_CAPTION_BYTES_MAX + 1)
+    if len(data) > _CAPTION_BYTES_MAX:
+        _invalid("text", f"limit {_CAPTION_BYTES_MAX} bytes, got more")
+    try:
+        text = text_of(data).strip()
+    except UnicodeDecodeError as error:
+        raise RejectedRecord("not_text", f"not {error.encoding.upper()} ({error.reason})") from None
+    return Content(target="captions", id=item_id, text=text, item=_stem(item_id))
+
+
+def _checked(content: Content) -> Content:
+    """Raises RejectedRecord for what readers would dead-letter."""
+    content_record("", content)
+    return content
+
+
+def _stem(item_id: str) -> str:
+    return PurePosixPath(item_id).with_suffix("").as_posix()
+
+
+def _invalid(field: str, message: str) -> NoReturn:
+    raise RejectedRecord("invalid_content", f"{field}: {message}", field=field)
+
+
+def _too_large(field: str, limit: int, size: int) -> NoReturn:
+    raise RejectedRecord.over("image_too_large_bytes", limit, size, field=field, unit="bytes")
+
+
+def _refused(where: str, error: RejectedRecord | OSError) -> Refused:
+    if isinstance(error, RejectedRecord):
+        return Refused(where, error.code, error.message)
+    if isinstance(error, FileNotFoundError):
+        return Refused(where, "unreadable", "there is no such file or folder")
+    reason = getattr(error, "strerror", None) or str(error)
+    return Refused(where, "unreadable", f"cannot be read ({reason})")
+
+
+def _shown(path: Path) -> str:
+    """A path for people, whatever bytes the file system holds."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,0 +1,108 @@
+"""What `up` publishes by itself: the OpenMoji sample stream, and files appearing in a folder."""
+
+import asyncio
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError
+
+from contracts.errors import TidelensError
+from contracts.events.content_event import Content, content_record
+from contracts.ports import EventLog
+from contracts.settings import Settings
+from contracts.topics import Names
+
+if TYPE_CHECKING:
+    from tidelens.ingest.publisher import Entry
+
+log = structlog.get_logger(__name__)
+
+_SAMPLE_EVERY_S = 0.5
+_SAMPLES_MAX = 1_000
+_AGAIN_S = 2.0
+# A suffix can be anything.
+_KINDS_TOLD_MAX = 100
+_ATTRIBUTION = "OpenMoji, CC BY-SA 4.0"
+
+
+def samples(seed: int = 0) -> Iterator[list[Content]]:
+    """Pictures with their names, in a shuffled order that is the same at every start."""
+    from training.data.openmoji import pictures, render_png
+
+    shuffled = pictures()
+    random.Random(seed).shuffle(shuffled)
+    for picture in shuffled[:_SAMPLES_MAX]:
+        item = f"openmoji/{picture.hexcode}"
+        metadata = {"name": picture.name, "attribution": _ATTRIBUTION}
+        yield [
+            Content(
+                target="images",
+                id=item,
+                image=render_png(picture.svg),
+                item=item,
+                metadata=metadata,
+            ),
+            Content(target="captions", id=item, text=picture.name, item=item, metadata=metadata),
+        ]
+
+
+async def publish_samples(event_log: EventLog, names: Names) -> None:
+    """A few a second, up to a bound; a broker that is away is waited for."""
+    stream = samples()
+    published = 0
+    while (pair := await asyncio.to_thread(next, stream, None)) is not None:
+        await _publish(event_log, names, pair)
+        published += 1
+        await asyncio.sleep(_SAMPLE_EVERY_S)
+    log.info("sample stream ended", pictures=published)
+    await asyncio.Event().wait()
+
+
+async def publish_folder(
+    event_log: EventLog, names: Names, settings: Settings, folder: Path
+) -> None:
+    """Publish each picture or caption that appears or changes under `folder`."""
+    from tidelens.ingest.file_types import LeftOut
+    from tidelens.ingest.publisher import watch_folder
+
+    told: set[str] = set()
+    async for path in watch_folder(folder):
+        # Whatever one file contains, the others are published.
+        try:
+            for entry in await asyncio.to_thread(_contents, path, folder, settings):
+                if isinstance(entry, Content):
+                    await _publish(event_log, names, [entry])
+                    log.info("published", item=entry.id, target=entry.target)
+                elif not isinstance(entry, LeftOut):
+                    log.warning("not published", file=str(path), reason=str(entry))
+                elif entry.kind not in told and len(told) < _KINDS_TOLD_MAX:
+                    told.add(entry.kind)
+                    log.warning("files of this kind are left out", kind=entry.kind, first=str(path))
+        except (MessageSizeTooLargeError, TidelensError, OSError) as error:
+            log.warning("not published", file=str(path), reason=str(error))
+        except Exception as error:
+            log.error("not published", file=str(path), reason=repr(error), exc_info=error)
+
+
+def _contents(path: Path, folder: Path, settings: Settings) -> "list[Entry]":
+    from tidelens.ingest.file_types import Source
+    from tidelens.ingest.publisher import contents_of
+
+    return list(contents_of(Source(path, folder, named=False), settings))
+
+
+async def _publish(event_log: EventLog, names: Names, contents: list[Content]) -> None:
+    records = [content_record(names.content(content.target), content) for content in contents]
+    for attempt in itertools.count():
+        try:
+            await event_log.publish(records)
+            return
+        except MessageSizeTooLargeError:
+            raise  # trying again would never succeed
+        except (KafkaError, TidelensError) as error:
+            log.warning("publishing waits for the broker", error=str(error), attempt=attempt)
+            await asyncio.sleep(_AGAIN_S)

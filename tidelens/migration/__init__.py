@@ -1,0 +1,1 @@
+"""Migration to a new space: re-encode, compare and switch."""

@@ -1,0 +1,182 @@
+"""How a new space compares with the one that is served: live ids, overlap of answers, recall."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from contracts.errors import TidelensError
+from contracts.events.record import TopicPartition
+from contracts.ports import EventLog, Searcher
+from contracts.ports.hit import VectorQuery
+from contracts.score import Vectors
+from contracts.topics import TARGETS, Names, Target
+from streams.ownership.embedding_entries import (
+    EntriesAt,
+    Missing,
+    live,
+    not_in,
+    read_entries,
+    read_entries_at,
+    why_missing,
+)
+from tidelens.client import Client
+
+# Missing ids listed one by one; all of them are counted.
+LISTED = 1_000
+
+_ENCODED_WAIT_S = 60.0
+_LOOK_S = 0.2
+_QUERIES_AT_ONCE = 16
+
+Ids = Sequence[str]
+
+
+@dataclass(slots=True)
+class LiveSets:
+    """Live items of both spaces, and what the new one lacks."""
+
+    old: Counter[str] = field(default_factory=Counter)
+    new: Counter[str] = field(default_factory=Counter)
+    missing_count: int = 0
+    missing: list[Missing] = field(default_factory=list)
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def add(self, found: Missing) -> None:
+        self.missing_count += 1
+        self.reasons[found.reason.partition(":")[0]] += 1
+        if len(self.missing) < LISTED:
+            self.missing.append(found)
+
+    def wire(self) -> dict[str, Any]:
+        return {
+            "items": {t: {"old": self.old[t], "new": self.new[t]} for t in TARGETS},
+            "missing_count": self.missing_count,
+            "missing_reasons": dict(self.reasons),
+            "missing": [asdict(one) for one in self.missing],
+        }
+
+
+async def compare_sets(
+    event_log: EventLog, old: Names, new: Names, partitions: Mapping[Target, int]
+) -> LiveSets:
+    """Partition by partition, since both spaces keep an id in the same one.
+
+    Both are judged at the same offset of the content partition, up to which the old space had come
+    when it was read: what is published meanwhile counts for neither. Raises TidelensError when the
+    new space's encoders do not get there.
+    """
+    sets = LiveSets()
+    for target in TARGETS:
+        for number in range(partitions[target]):
+            content = TopicPartition(old.content(target), number)
+            before = await read_entries(event_log, TopicPartition(old.embeddings(target), number))
+            # Transactions of a partition are in source order: nothing before this is still to come.
+            at = max((entry.offset + 1 for entry in before.values()), default=0)
+            await _encoded(event_log, new, content, at)
+            after = await _read_at(event_log, TopicPartition(new.embeddings(target), number), at)
+            names = not_in(after, before)
+            sets.old[target] += len(live(before))
+            sets.new[target] += len(live(after.entries) | (live(before) & after.later - set(names)))
+            # A ghost of the old space is nobody's loss; asked only where it matters.
+            published = live(await read_entries(event_log, content)) if names else set()
+            for name in names:
+                if name in published:
+                    sets.add(why_missing(target, name, after.entries.get(name)))
+    return sets
+
+
+async def _read_at(event_log: EventLog, partition: TopicPartition, at: int) -> EntriesAt:
+    try:
+        async with asyncio.timeout(_ENCODED_WAIT_S):
+            return await read_entries_at(event_log, partition, at)
+    except TimeoutError:
+        raise TidelensError(
+            f"{partition.topic}-{partition.partition} was not read to its end within "
+            f"{_ENCODED_WAIT_S:g} s: a transaction of an encoder stays open; ask again"
+        ) from None
+
+
+async def _encoded(event_log: EventLog, names: Names, content: TopicPartition, wanted: int) -> None:
+    """Wait until the encoders of `names` have passed every content record before `wanted`."""
+    try:
+        async with asyncio.timeout(_ENCODED_WAIT_S):
+            while True:
+                committed = await event_log.committed(names.encoder_group)
+                if committed.get(content, 0) >= wanted:
+                    return
+                await asyncio.sleep(_LOOK_S)
+    except TimeoutError:
+        raise TidelensError(
+            f"space {names.space} is behind: {content.topic}-{content.partition} is encoded up to "
+            f"{committed.get(content, 0)}, want {wanted}; does an encoder of it run?"
+        ) from None
+
+
+def overlap(before: Sequence[Ids], now: Sequence[Ids]) -> float | None:
+    """Mean share of the ids that both answers to a query hold; None: nothing was found at all.
+
+    Of the longer answer, so that a space which finds less does not look better for it.
+    """
+    shares = [
+        len(set(old) & set(new)) / max(len(old), len(new))
+        for old, new in zip(before, now, strict=True)
+        if old or new
+    ]
+    return sum(shares) / len(shares) if shares else None
+
+
+def recall(found: Sequence[Ids], right: Sequence[Ids]) -> float | None:
+    """Mean share of the right ids that were found; None: there were none."""
+    shares = [
+        len(set(ids) & set(wanted)) / len(wanted)
+        for ids, wanted in zip(found, right, strict=True)
+        if wanted
+    ]
+    return sum(shares) / len(shares) if shares else None
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """How answers compare, by target; None where there was nothing to find."""
+
+    k: int
+    queries: int
+    overlap: dict[Target, float | None]
+    recall: dict[Target, float | None]
+
+
+async def compare_answers(
+    client: Client,
+    searcher: Searcher,
+    encode: Callable[[Sequence[str]], Awaitable[Vectors]],
+    texts: Sequence[str],
+    k: int,
+) -> Answers:
+    """Ask each text of the served space (by `client`) and of the new one, for both targets."""
+    rows = await encode(texts) if texts else np.empty((0, 1), np.float16)
+    overlaps: dict[Target, float | None] = {}
+    recalls: dict[Target, float | None] = {}
+    for target in TARGETS:
+        old: list[Ids] = []
+        exact: list[Ids] = []
+        fast: list[Ids] = []
+        for start in range(0, len(texts), _QUERIES_AT_ONCE):
+            some = texts[start : start + _QUERIES_AT_ONCE]
+            asked = [{"text": t, "target": target, "k": k, "exact": True} for t in some]
+            old += [[hit["id"] for hit in one["hits"]] for one in await client.search(asked)]
+            vectors = rows[start : start + _QUERIES_AT_ONCE]
+            exact += await _ids(searcher, target, vectors, k, exact=True)
+            fast += await _ids(searcher, target, vectors, k, exact=False)
+        overlaps[target], recalls[target] = overlap(old, exact), recall(fast, exact)
+    return Answers(k, len(texts), overlaps, recalls)
+
+
+async def _ids(
+    searcher: Searcher, target: Target, vectors: Vectors, k: int, *, exact: bool
+) -> list[Ids]:
+    queries = [VectorQuery(target, vector, k=k, exact=exact) for vector in vectors]
+    return [[hit.id for hit in answer.hits] for answer in await searcher.search(queries)]

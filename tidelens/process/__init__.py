@@ -1,0 +1,1 @@
+"""What every process of Tidelens needs: logs, signals, threads and memory."""

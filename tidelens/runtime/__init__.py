@@ -1,0 +1,1 @@
+"""The roles as processes: encode, index, serve, and `up`, which starts them all."""

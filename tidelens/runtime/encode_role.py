@@ -1,0 +1,329 @@
+"""The encode role: wires the worker to Kafka, the model and /metrics."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+
+from contracts.errors import BrokerUnavailable, TopicMismatch
+from contracts.events.dead_letter import letter_bytes_max
+from contracts.metrics import Metrics, show_process
+from contracts.partitioner import partitioner
+from contracts.ports import Clock, Encoder, LagSource, Preprocess
+from contracts.settings import MIB, KafkaSettings, Settings
+from contracts.supervision.processes import Part
+from contracts.supervision.side_tasks import SideTasks
+from contracts.topics import TARGETS, Names
+from tidelens.process import gc_pauses
+from tidelens.process.child_reports import Report, Reporter
+from tidelens.process.clock import SystemClock
+from tidelens.process.heap_trim import trim
+from tidelens.process.signals import stop_signal, unless_stopped, until_stopped
+from tidelens.process.threads import beside
+from tidelens.runtime.encoder_health import EncoderHealth
+from tidelens.runtime.metrics_exposition import PartStates
+
+if TYPE_CHECKING:
+    from consumers.images.decoder_pool import Decoders
+    from consumers.worker import EncoderWorker
+    from streams.kafka.connection import Connection
+    from streams.kafka.event_log import KafkaLog
+
+log = structlog.get_logger(__name__)
+
+_LAG_EVERY_S = 5.0
+_LOOK_S = 0.5
+
+
+async def run_encoder(
+    settings: Settings,
+    kafka: KafkaSettings,
+    *,
+    attached: bool,
+    reporter: Reporter,
+    metrics_listener: int | None = None,
+) -> bool:
+    """Encode until stopped.
+
+    With `attached`, the broker's address is the first line on stdin, and the end of stdin (the
+    parent is gone) stops us. `reporter` gets a report once records are encoded. Returns False if
+    stopped before the model was loaded; a thread that loads it cannot be ended.
+    """
+    from tidelens.server.metrics_port import metrics_server
+
+    metrics, health = Metrics(), EncoderHealth(has_broker=not attached)
+    show_process(metrics.registry)
+    async with contextlib.AsyncExitStack() as stack:
+        stop = await stack.enter_async_context(stop_signal())
+        # A taken port is told at once, not after the model was loaded.
+        stack.enter_context(metrics_server(settings, metrics, health, metrics_listener))
+        # The imports and the weights take seconds: load them while the broker starts.
+        loading = asyncio.create_task(beside(lambda: _load(settings)))
+        watched = asyncio.create_task(health.run())
+        try:
+            if not attached:
+                brokers = settings.brokers or ""
+                return await _encode(
+                    settings, kafka, brokers, loading, metrics, health, stop, reporter
+                )
+            parent = await _Parent.connect()
+            told = await unless_stopped(stop, parent.address())
+            if not told:
+                return False
+            health.has_broker = True
+            watching = asyncio.create_task(parent.gone())
+            watching.add_done_callback(lambda _: stop.set())
+            try:
+                return await _encode(
+                    settings, kafka, told, loading, metrics, health, stop, reporter
+                )
+            finally:
+                watching.cancel()
+        finally:
+            watched.cancel()
+            loading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await loading
+
+
+def _load(settings: Settings) -> Encoder:
+    from consumers.models import open_encoder
+
+    return open_encoder(
+        settings.model,
+        threads=settings.encode_threads_used,
+        precision=settings.precision_named,
+        remote_code=settings.remote_code,
+    )
+
+
+class _Parent:
+    """The process that started us, at the other end of stdin."""
+
+    def __init__(self, reader: asyncio.StreamReader) -> None:
+        self._reader = reader
+
+    @classmethod
+    async def connect(cls) -> "_Parent":
+        reader = asyncio.StreamReader()
+        await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+        )
+        return cls(reader)
+
+    async def address(self) -> str:
+        """The first line; empty when the parent went before it wrote one."""
+        return (await self._reader.readline()).decode().strip()
+
+    async def gone(self) -> None:
+        await self._reader.read()
+
+
+async def _encode(
+    settings: Settings,
+    kafka: KafkaSettings,
+    brokers: str,
+    loading: "asyncio.Task[Encoder]",
+    metrics: Metrics,
+    health: EncoderHealth,
+    stop: asyncio.Event,
+    reporter: Reporter,
+) -> bool:
+    from streams.kafka.connection import Connection
+    from streams.lag.kafka_lag import KafkaLag
+    from streams.topics.watch import TopicWatch
+
+    encoder = await unless_stopped(stop, loading)
+    if encoder is None:
+        log.info("stopped before the model was loaded")
+        return False
+    gc_pauses.forget_imports()
+    metrics.of_space(encoder.space.name)
+    health.space = encoder.space.name
+    clock, connection = SystemClock(), Connection(brokers, kafka)
+    lag = KafkaLag(connection, Names(settings.topic_prefix, encoder.space.name), None, clock)
+    if reporter and not await unless_stopped(stop, _answering(connection)):
+        return True
+    async with contextlib.AsyncExitStack() as stack:
+        opening = open_worker(settings, connection, encoder, metrics, clock, health)
+        worker = await unless_stopped(stop, stack.enter_async_context(opening))
+        if worker is None:
+            log.info("stopped before Kafka answered")
+            return True
+        if reporter:
+            reporter.tell(Report())
+        else:
+            log.info("encoding", space=encoder.space.name, brokers=brokers)
+        side = SideTasks()
+        metrics.registry.register(side)
+        event_log = await stack.enter_async_context(_open_log(settings, connection))
+        watch = TopicWatch(event_log, lag.names, metrics)
+        runs = side.supervised(
+            {
+                "worker": worker.run,
+                "topics": watch.run,
+                "lag": partial(show_lag, lag, metrics, clock, health),
+                "trim": trim,
+            }
+        )
+        try:
+            await until_stopped(
+                stop, {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
+            )
+        finally:
+            await lag.stop()
+    log.info("encoder stopped")
+    return True
+
+
+async def _answering(connection: "Connection") -> bool:
+    """Return True once Kafka answers; `up`, which sent us its address, starts it again."""
+    warned = False
+    while True:
+        try:
+            await connection.check()
+        except BrokerUnavailable as error:
+            if not warned:
+                log.warning("waiting for Kafka", error=str(error))
+            warned = True
+            await asyncio.sleep(_LOOK_S)
+        else:
+            return True
+
+
+async def show_lag(
+    source: LagSource, metrics: Metrics, clock: Clock, health: EncoderHealth | None = None
+) -> None:
+    """Keep the lag in the metrics until cancelled; an encoder does not end for want of it."""
+    health = health or EncoderHealth()
+    from aiokafka.errors import KafkaError
+
+    while True:
+        try:
+            metrics.show_lag(await source.lag(), clock.now())
+            health.broker = "reachable"
+        except (BrokerUnavailable, KafkaError) as error:
+            log.debug("the lag is not known", error=str(error))
+            metrics.lag_unknown()
+            health.broker = "unreachable"
+        except Exception as error:
+            metrics.lag_unknown()
+            if isinstance(error, TopicMismatch):
+                health.broker = "reachable"  # it says so itself
+            raise
+        await asyncio.sleep(_LAG_EVERY_S)
+
+
+def _open_log(
+    settings: Settings, connection: "Connection"
+) -> "AbstractAsyncContextManager[KafkaLog]":
+    from streams.kafka.event_log import KafkaLog
+
+    return KafkaLog.open(
+        connection,
+        partition_of=partitioner(settings.partitioner),
+        record_bytes_max=settings.record_bytes_max,
+        prefix=settings.topic_prefix,
+    )
+
+
+@contextlib.asynccontextmanager
+async def open_worker(
+    settings: Settings,
+    connection: "Connection",
+    encoder: Encoder,
+    metrics: Metrics,
+    clock: Clock,
+    health: EncoderHealth | None = None,
+) -> "AsyncIterator[EncoderWorker]":
+    """A worker in the group of the encoder's space; the caller runs it."""
+    from consumers.encode_job import Intake
+    from consumers.labelling import Labeller
+    from consumers.picture_fetch import Pictures
+    from consumers.references import ReferenceLimits, References
+    from consumers.worker import EncoderWorker, Limits
+    from streams.ownership.kafka_ownership import KafkaEncoderLog
+
+    names = Names(settings.topic_prefix, encoder.space.name)
+    topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
+    async with _open_log(settings, connection) as event_log:
+        counts = await event_log.partition_counts(topics)
+    intake = Intake(
+        names,
+        counts,
+        partitioner(settings.partitioner),
+        letter_bytes_max(settings.record_bytes_max),
+    )
+    labeller = None
+    if settings.labels:
+        labeller = await asyncio.to_thread(
+            Labeller,
+            encoder,
+            settings.labels,
+            settings.label_templates,
+            count=settings.label_count,
+            probability_min=settings.label_probability_min,
+        )
+    encoder_log = KafkaEncoderLog(
+        connection,
+        names,
+        record_bytes_max=settings.record_bytes_max,
+        session_timeout_ms=settings.encode_session_ms,
+        drain_ms=settings.encode_drain_ms,
+    )
+    part = Part("decode", pause_max_s=settings.restart_pause_max_s)
+    part.runs()  # each of them is started by its first picture
+    metrics.registry.register(PartStates([part]))
+    async with (
+        open_decoders(settings, encoder.preprocess) as decoders,
+        References(ReferenceLimits.of(settings)) as references,
+        encoder_log.own(names.encoder_group) as ownership,
+    ):
+        if health is not None:
+            health.watch(ownership)
+        metrics.queue_depth.labels("references").set_function(lambda: references.waiting)
+        yield EncoderWorker(
+            ownership,
+            encoder,
+            intake,
+            Pictures(references.read, references.allow, decoders.decode, part),
+            Limits(
+                pictures_max=settings.encode_batch_pictures,
+                captions_max=settings.encode_batch_captions,
+                ahead=settings.encode_ahead_batches,
+                ahead_bytes_max=settings.encode_ahead_mb * MIB,
+                wait_ms=settings.encode_wait_ms,
+                known_max=settings.encode_known_max,
+                decoding_max=_decoding_max(settings.encode_threads_used),
+            ),
+            metrics,
+            clock,
+            labeller=labeller,
+        )
+
+
+def _decoding_max(processes: int) -> int:
+    """One picture for each decoder, and where there are several, one that comes next.
+
+    Beside a single one that would have to be decoded before another partition's; 5 % of what two
+    processes decode in a second is the price of none.
+    """
+    return processes + 1 if processes > 1 else 1
+
+
+@contextlib.asynccontextmanager
+async def open_decoders(settings: Settings, preprocess: Preprocess) -> "AsyncIterator[Decoders]":
+    """As many processes as the model has threads; each starts with its first picture."""
+    from consumers.images.decoder_pool import Decoders
+    from tidelens.runtime.decode_limits import content_limits
+
+    decoders = Decoders(settings.encode_threads_used, content_limits(settings), preprocess)
+    try:
+        yield decoders
+    finally:
+        await asyncio.to_thread(decoders.close)

@@ -1,0 +1,125 @@
+"""The encode role as a child process of `up`, which ends when our end of its stdin does."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
+
+import orjson
+
+from contracts.errors import TidelensError
+from contracts.settings import Settings
+from contracts.supervision.children import module_command
+from contracts.supervision.processes import why_ended
+from tidelens.process.child_reports import Report, Reports
+
+_NICE = 19
+_STOP_S = 10.0
+# Somebody who kills a process sends one of these; other signals are its own doing.
+_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a child ended, and its error where starting it again would change nothing."""
+
+    reason: str
+    error: TidelensError | None = None
+    trace: str | None = None
+
+
+class EncoderProcess:
+    """One child process."""
+
+    def __init__(self, process: asyncio.subprocess.Process, reports: Reports) -> None:
+        self._process = process
+        self._reports = reports
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @classmethod
+    async def start(cls, settings: Settings, model: str, listener: socket.socket | None) -> Self:
+        """Start it; it loads its model and waits for Kafka's address. `listener` is for its
+        /metrics.
+        """
+        roots = [str(path) for path in settings.allow_roots]
+        environment = {
+            "CUDA_MPS_CLIENT_PRIORITY": "1",  # below that of queries, where GPUs are shared by MPS
+            **os.environ,
+            "TIDELENS_ENCODE_METRICS_PORT": str(_port(listener)),
+            "TIDELENS_HOST": settings.host,
+            "TIDELENS_MODEL": model,
+            "TIDELENS_PRECISION": settings.precision,
+            "TIDELENS_TOPIC_PREFIX": settings.topic_prefix,
+            "TIDELENS_ALLOW_ROOTS": orjson.dumps(roots).decode(),
+        }
+        async with Reports.opened() as (reports, report_to):
+            passed = [report_to]
+            arguments = ["--attached", "--report-to", str(report_to)]
+            if listener is not None:
+                passed.append(listener.fileno())
+                arguments += ["--metrics-listener", str(listener.fileno())]
+            process = await asyncio.create_subprocess_exec(
+                *module_command("tidelens", "encode", *arguments),
+                stdin=asyncio.subprocess.PIPE,
+                env=environment,
+                pass_fds=passed,
+                # A process group of its own, since a Ctrl-C is for us, and we stop it in order. Not
+                # a session of its own: where Linux shares processors among sessions (autogroup),
+                # niceness counts only within one.
+                process_group=0,
+                preexec_fn=_give_way,
+            )
+            return cls(process, reports)
+
+    def attach(self, brokers: str) -> None:
+        """Send it Kafka's address."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(brokers.encode() + b"\n")
+
+    async def watch(self, works: Callable[[], None]) -> Ended:
+        """Call `works` once the child encodes, and return when it has ended."""
+        failure: Report | None = None
+        async for report in self._reports:
+            if report.failure is None:
+                works()
+            else:
+                failure = report
+        code = await self._process.wait()
+        if failure is None:
+            why = why_ended(code)
+            by_itself = code != 0 and -code not in _FROM_OUTSIDE
+            return Ended(why, TidelensError(f"the encoder: {why}") if by_itself else None)
+        return Ended(
+            failure.failure or "", None if failure.retriable else failure.error(), failure.trace
+        )
+
+    async def stop(self) -> None:
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.terminate()
+            try:
+                async with asyncio.timeout(_STOP_S):
+                    await self._process.wait()
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    self._process.kill()
+                await self._process.wait()
+        self._reports.close()
+
+
+def _port(listener: socket.socket | None) -> int:
+    return listener.getsockname()[1] if listener is not None else 0
+
+
+def _give_way() -> None:
+    """Queries, in our process and its other child, come first. Decoders inherit it."""
+    os.nice(_NICE)
+    # It is now in the background of a terminal, which may stop it when it writes there.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)

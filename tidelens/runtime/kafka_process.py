@@ -1,0 +1,71 @@
+"""The Kafka of `up`: the user's cluster, or one of our own, started again when it ends."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from contracts.settings import KafkaSettings, Settings
+from contracts.supervision.processes import Part, Parts, why_ended
+from streams.devbroker.broker import LocalBroker
+from streams.devbroker.ports import BrokerPorts
+from streams.kafka.connection import Connection
+from tidelens.runtime.run_file import RunFile
+
+
+@asynccontextmanager
+async def open_kafka(
+    settings: Settings,
+    kafka: KafkaSettings,
+    ports: BrokerPorts | None,
+    run_file: RunFile,
+    parts: Parts,
+    stop: asyncio.Event,
+) -> AsyncIterator[str]:
+    """Yield the address of the user's cluster, or of an Apache Kafka of our own on `ports`.
+
+    Our own is started again whenever it ends, until `stop` is set.
+    """
+    if settings.brokers:
+        await Connection(settings.brokers, kafka).check()
+        yield settings.brokers
+        return
+    broker = LocalBroker(settings.data, ports=ports)
+    part = Part("broker", pause_max_s=settings.restart_pause_max_s)
+    with parts.showing(part):
+        try:
+            address = await broker.start()
+            run_file.child("kafka", broker.pid)
+            part.runs()
+            keeping = asyncio.create_task(keep(broker, part, run_file, stop), name="broker")
+            try:
+                yield address
+            finally:
+                keeping.cancel()
+                await asyncio.wait([keeping])
+        finally:
+            await broker.stop()
+
+
+async def keep(broker: LocalBroker, part: Part, run_file: RunFile, stop: asyncio.Event) -> None:
+    """Start a broker again whenever it ends, on its old address and data, until cancelled.
+
+    Nothing is started after `stop`: systemd stops a whole service, Kafka together with us.
+    """
+    while True:
+        reason = why_ended(await broker.wait())
+        run_file.child("kafka", None)
+        started = False
+        while not started:
+            if not stop.is_set():
+                await part.pause(reason)
+            if stop.is_set():
+                return
+            try:
+                await broker.start()
+                started = True
+            except Exception as error:
+                # The disk may be full, or a port taken: searches go on, and the start is tried
+                # again.
+                reason = f"it does not start: {error or repr(error)}"
+        run_file.child("kafka", broker.pid)
+        part.runs()

@@ -1,0 +1,94 @@
+"""A maintainer as it is wired: snapshots, rebuilds, and the log that it follows."""
+
+from collections.abc import Callable, Mapping
+
+from contracts.metrics import Metrics
+from contracts.partitioner import partitioner
+from contracts.ports import BlobStore, Clock, EventLog
+from contracts.settings import Settings
+from contracts.space import Space
+from contracts.topics import Names, Target
+from index_store.ann import choice
+from index_store.ann.gpu import open_device
+from index_store.index import Index
+from index_store.merge.run import Rebuilder
+from index_store.merge.spill import Spill
+from index_store.search.searcher import AppliedFeed, LocalSearcher
+from index_store.segment.sealed import Segment
+from index_store.snapshot.store import Snapshots
+from streams.maintainer.maintainer import Maintainer
+from streams.maintainer.restore_policy import RETENTION_MIN_S
+from streams.maintainer.snapshot_schedule import SnapshotKeeper
+
+
+def make_maintainer(
+    settings: Settings,
+    event_log: EventLog,
+    space: Space,
+    replica: str,
+    store: BlobStore,
+    searcher: LocalSearcher,
+    feed: AppliedFeed,
+    metrics: Metrics,
+    clock: Clock,
+    *,
+    retention_min_s: float = RETENTION_MIN_S,
+) -> Maintainer:
+    """Of one space; `replica` is the only one that writes below its own prefix.
+
+    Raises ConfigurationError for a kind of index that cannot be.
+    """
+    choice.require_known(settings.index_kind, space.dim)
+    names = Names(settings.topic_prefix, space.name)
+    prefix = f"{space.name}/{settings.shard}/{replica}/"
+    spill = Spill(settings.data / "segments" / prefix)
+    snapshots = Snapshots(store, prefix, spill, kept=settings.snapshots_kept)
+    rebuilder = Rebuilder(
+        spill,
+        kind=settings.index_kind,
+        scanned_rows=settings.scanned_rows_max,
+        bytes_max=settings.index_mb_max << 20,
+        threads=settings.rebuild_threads,
+        recent=searcher.recent,
+        place=_placing(settings),
+    )
+
+    def new_index(partitions: Mapping[Target, int], topic_ids: Mapping[str, str]) -> Index:
+        return Index(
+            space, names, partitions, topic_ids, partition_of=partitioner(settings.partitioner)
+        )
+
+    keeper = SnapshotKeeper(
+        snapshots,
+        metrics,
+        clock,
+        every_s=settings.snapshot_every_s,
+        every_records=settings.snapshot_every_records,
+        refresh_s=settings.snapshot_refresh_s,
+        check_s=settings.snapshot_check_s,
+    )
+    return Maintainer(
+        event_log,
+        names,
+        names.index_group(settings.shard, replica),
+        new_index,
+        searcher,
+        feed,
+        keeper,
+        rebuilder,
+        metrics,
+        clock,
+        batch_records=settings.index_batch_records,
+        wait_ms=settings.index_wait_ms,
+        stale_after_s=settings.stale_after_s,
+        letter_bytes_max=settings.record_bytes_max,  # what the event log's producer takes
+        retention_min_s=retention_min_s,
+    )
+
+
+def _placing(settings: Settings) -> Callable[[Segment], object] | None:
+    """Onto the GPU, where there is one."""
+    device = open_device(settings.gpu_memory_mb)
+    if device is None:
+        return None
+    return lambda segment: device.place(segment, settings.target_recall)

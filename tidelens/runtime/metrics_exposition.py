@@ -1,0 +1,145 @@
+"""What a node shows at /metrics: itself, its child processes, and each space that it keeps."""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import psutil
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from contracts.metrics import Metrics, show_process
+from contracts.supervision.processes import Part
+from streams.registry.control_faults import ControlFaults
+from tidelens.server.admission import Door
+
+# The role of a child by a word of its command line. Kafka's guard has Kafka's in its own; what
+# multiprocessing starts encodes queries.
+_ROLES = {
+    "kafka.Kafka": "broker",
+    "encode": "encode",
+    "index_store.merge.build_process": "rebuild",
+    "--multiprocessing-fork": "query",
+}
+
+
+class Exposition(Collector):
+    """One for each process; counters of a space last for as long as the space is kept."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        show_process(self.registry)
+        self.registry.register(ChildMemory())
+        self.registry.register(self)
+        self._shown: list[Metrics] = []
+
+    @contextlib.contextmanager
+    def showing(self, metrics: Metrics) -> Iterator[None]:
+        self._shown.append(metrics)
+        try:
+            yield
+        finally:
+            self._shown.remove(metrics)
+
+    def collect(self) -> Iterable[Metric]:
+        """A name stands in the text once, with the samples of every space."""
+        merged: dict[str, Metric] = {}
+        for metrics in tuple(self._shown):
+            for metric in metrics.registry.collect():
+                if merged.setdefault(metric.name, metric) is not metric:
+                    merged[metric.name].samples += metric.samples
+        return merged.values()
+
+
+class ChildMemory(Collector):
+    """Resident memory of our child processes, summed by role, read when it is asked for."""
+
+    def collect(self) -> Iterable[Metric]:
+        used: Counter[str] = Counter()
+        for child in psutil.Process().children(recursive=True):
+            # It may end while we look.
+            with contextlib.suppress(psutil.Error):
+                used[_role(child.cmdline())] += child.memory_info().rss
+        family = GaugeMetricFamily(
+            "tidelens_child_memory_bytes",
+            "Resident memory of the child processes, by what they do.",
+            labels=["role"],
+        )
+        for role, size in sorted(used.items()):
+            family.add_metric([role], size)
+        yield family
+
+
+class PartStates(Collector):
+    """Collects which processes of `up` or a role run, and how often they were started again."""
+
+    def __init__(self, parts: Iterable[Part]) -> None:
+        self._parts = parts
+
+    def collect(self) -> Iterable[Metric]:
+        labels = ["role", "model"]
+        running = GaugeMetricFamily(
+            "tidelens_part_running",
+            "1 while this process does its work, 0 while it is down or starts.",
+            labels=labels,
+        )
+        restarts = CounterMetricFamily(
+            "tidelens_part_restarts", "Times this process was started again.", labels=labels
+        )
+        for part in self._parts:
+            running.add_metric([part.role, part.model], part.running)
+            restarts.add_metric([part.role, part.model], part.restarts)
+        yield running
+        yield restarts
+
+
+class DoorCounts(Collector):
+    """Collects the connections of a door, the size of their bodies, and refusals by limit."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    def collect(self) -> Iterable[Metric]:
+        yield GaugeMetricFamily(
+            "tidelens_http_connections", "Connections to the API.", value=self._door.connections
+        )
+        yield GaugeMetricFamily(
+            "tidelens_http_body_bytes",
+            "Bytes of bodies and unfinished frames in memory, without the first 16 KiB of each.",
+            value=self._door.held_bytes,
+        )
+        refused = CounterMetricFamily(
+            "tidelens_http_refused",
+            "Connections and bodies turned away, by the setting whose limit was reached.",
+            labels=["limit"],
+        )
+        for limit, count in sorted(self._door.refused.items()):
+            refused.add_metric([limit], count)
+        yield refused
+
+
+class ControlRecords(Collector):
+    """Collects which records of the control topic are ignored."""
+
+    def __init__(self, faults: ControlFaults) -> None:
+        self._faults = faults
+
+    def collect(self) -> Iterable[Metric]:
+        ignored = CounterMetricFamily(
+            "tidelens_control_ignored_records",
+            "Records of the control topic that were ignored, by what is wrong with them.",
+            labels=["fault"],
+        )
+        for fault, count in sorted(self._faults.ignored.items()):
+            ignored.add_metric([fault], count)
+        yield ignored
+        yield GaugeMetricFamily(
+            "tidelens_control_refused_records",
+            "Ignored records of the control topic that no good record has replaced yet.",
+            value=len(self._faults.standing),
+        )
+
+
+def _role(command: list[str]) -> str:
+    return next((role for word, role in _ROLES.items() if word in command), "other")

@@ -1,0 +1,256 @@
+"""An index node that also answers: maintainer, searcher and API in one process."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+
+import structlog
+
+from api.app import background, create_app
+from api.node import Node
+from contracts.events.control_record import SpaceRef
+from contracts.events.record import Positions
+from contracts.partitioner import partitioner
+from contracts.settings import Settings
+from contracts.supervision.processes import Parts
+from contracts.supervision.side_tasks import Run, SideTasks
+from contracts.topics import Names
+from index_store.search.matcher_numpy import open_matcher
+from index_store.search.searcher import AppliedFeed, LocalSearcher
+from index_store.storage.open import open_blobs
+from streams.kafka.connection import Connection
+from streams.kafka.event_log import KafkaLog
+from streams.lag.kafka_lag import KafkaLag
+from streams.lag.spaces_lag import LagOfSpaces
+from streams.maintainer.admin import Operations
+from streams.maintainer.faust_app import streams_app
+from streams.maintainer.windowed_counts import WindowedCounts
+from streams.registry.control_faults import ControlFaults
+from streams.registry.control_topic import follow_control
+from tidelens.process import gc_pauses
+from tidelens.process.clock import SystemClock
+from tidelens.process.heap_trim import trim
+from tidelens.process.signals import outlasting
+from tidelens.runtime.first_space import queries_of
+from tidelens.runtime.maintainer import make_maintainer
+from tidelens.runtime.metrics_exposition import ControlRecords, DoorCounts, Exposition, PartStates
+from tidelens.runtime.picture_reading import PictureReading
+from tidelens.runtime.query_encoder import Queries
+from tidelens.runtime.spaces import Serving, Spaces
+from tidelens.server.file_descriptors import open_door
+from tidelens.server.server import serve
+
+log = structlog.get_logger(__name__)
+
+_STOP_S = 1.5
+
+
+def open_node(
+    settings: Settings,
+    connection: Connection,
+    event_log: KafkaLog,
+    pictures: PictureReading,
+    queries: Queries,
+    listener: socket.socket,
+    side: SideTasks,
+    parts: Parts,
+    faults: ControlFaults,
+) -> dict[str, Run]:
+    """The long-running tasks of a node, by name, for the caller to run and watch.
+
+    It answers in the space of `queries`, and moves to another when the control topic says so.
+    """
+    topic = Names(settings.topic_prefix, queries.space.name).control
+    made = {SpaceRef.of(queries.space, queries.model): queries}
+
+    @asynccontextmanager
+    async def opening(ref: SpaceRef) -> AsyncIterator[Serving]:
+        # Started before the node was: later ones are made when they are needed.
+        of_space = made.pop(ref, None)
+        if of_space is None:
+            of_space = await asyncio.to_thread(queries_of, settings, ref)
+        with side.of_space(ref.space) as own:
+            opened = _serving(
+                settings,
+                connection,
+                event_log,
+                pictures,
+                of_space,
+                spaces,
+                exposition,
+                own,
+                parts,
+                faults,
+            )
+            async with opened as serving:
+                yield serving
+
+    exposition = Exposition()
+    exposition.registry.register(side)
+    door = open_door(settings)
+    exposition.registry.register(DoorCounts(door))
+    exposition.registry.register(PartStates(parts))
+    exposition.registry.register(ControlRecords(faults))
+    spaces = Spaces(next(iter(made)), opening, side)
+
+    answered = asyncio.Event()
+
+    async def serve_api() -> None:
+        try:
+            await spaces.opened.wait()
+            await serve(
+                spaces.switch,
+                listener,
+                frame_bytes_max=settings.frame_bytes_max,
+                door=door,
+                on_stop=spaces.stop_live,
+                answered=answered,
+                side=side,
+            )
+        finally:
+            answered.set()
+
+    async def serve_spaces() -> None:
+        # The services behind the requests stay until all requests are answered.
+        followed = partial(follow_control, event_log, topic, faults=faults)
+        await outlasting(spaces.run(followed), answered)
+
+    return side.supervised({"spaces": serve_spaces, "api": serve_api, "trim": trim})
+
+
+@asynccontextmanager
+async def open_log(settings: Settings, connection: Connection) -> AsyncIterator[KafkaLog]:
+    """The event log, shared by all spaces of a process."""
+    async with KafkaLog.open(
+        connection,
+        partition_of=partitioner(settings.partitioner),
+        record_bytes_max=settings.record_bytes_max,
+        prefix=settings.topic_prefix,
+    ) as event_log:
+        yield event_log
+
+
+@asynccontextmanager
+async def _serving(
+    settings: Settings,
+    connection: Connection,
+    event_log: KafkaLog,
+    pictures: PictureReading,
+    queries: Queries,
+    spaces: Spaces,
+    exposition: Exposition,
+    side: SideTasks,
+    parts: Parts,
+    faults: ControlFaults,
+) -> AsyncIterator[Serving]:
+    """Everything of one space: query encoder, maintainer, searcher and app."""
+    clock = SystemClock()
+    metrics = queries.metrics
+    names = Names(settings.topic_prefix, queries.space.name)
+    group = names.index_group(settings.shard, settings.replica)
+
+    def own_positions() -> Positions:
+        return {} if maintainer.index is None else maintainer.index.positions
+
+    own = KafkaLag(connection, names, group, clock, own_positions)
+    source = LagOfSpaces(own, lambda: spaces.named)
+    async with (
+        _opened_lag(source) as lag,
+        open_blobs(settings.snapshots, settings.data / "snapshots") as store,
+    ):
+        feed = AppliedFeed()
+        searcher = LocalSearcher(
+            target_recall=settings.target_recall, reads=metrics.filter_rows_read.inc
+        )
+        for queue, depth in searcher.queues().items():
+            metrics.queue_depth.labels(queue).set_function(depth)
+        metrics.ready.set_function(lambda: searcher.is_ready)
+        maintainer = make_maintainer(
+            settings,
+            event_log,
+            queries.space,
+            settings.replica,
+            store,
+            searcher,
+            feed,
+            metrics,
+            clock,
+        )
+        dead_letters = WindowedCounts()
+        streams = streams_app(
+            connection,
+            names,
+            names.streams_app_id(settings.shard, settings.replica),
+            settings.data / "faust" / f"{names.space}-{settings.shard}-{settings.replica}",
+            maintainer,
+            dead_letters,
+            clock,
+            side,
+        )
+        app = create_app(
+            Node(
+                space=queries.space,
+                names=names,
+                settings=settings,
+                searcher=searcher,
+                progress=searcher,
+                feed=feed,
+                log=event_log,
+                queries=queries.encoder,
+                references=pictures.asked,
+                picture_references=pictures.shown,
+                converter=pictures.converter,
+                lag=lag,
+                admin=Operations(maintainer, target_recall=settings.target_recall),
+                matcher=open_matcher(),
+                metrics=metrics,
+                exposed=exposition.registry,
+                clock=clock,
+                status=lambda: {
+                    "topic_prefix": settings.topic_prefix,
+                    "spaces": spaces.describe(),
+                    "parts": parts.describe(),
+                    "control": {"refused": faults.wire()},
+                    "digests": searcher.digests(),
+                    "snapshot": maintainer.keeper.describe(),
+                    "topics": maintainer.watch.describe(),
+                    "dead_letters_last_hour": dead_letters.totals(clock.now()),
+                    "failing_tasks": side.failing(),
+                },
+                recent_queries=queries.encoder.recent,
+                side=side,
+            )
+        )
+
+        async def host_streams() -> None:
+            try:
+                await streams.start()
+                await streams.wait_until_stopped()
+                # Faust keeps a crash to itself unless somebody asks.
+                raise streams.crash_reason or RuntimeError("the streams app stopped by itself")
+            finally:
+                # Stopped while it still joins its group, Faust may wait for ever (seen once).
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_STOP_S):
+                        await streams.stop()
+                # The last state to disk, so that the next start has little to replay.
+                await maintainer.snapshot()
+
+        gc_pauses.shorten()
+        runs = side.supervised({"queries": queries.run, "streams": host_streams, **background(app)})
+        with exposition.showing(metrics), parts.showing(queries.encoder.part):
+            yield Serving(app, runs, lambda: searcher.is_ready and queries.encoder.loaded.is_set())
+
+
+@asynccontextmanager
+async def _opened_lag(lag: LagOfSpaces) -> AsyncIterator[LagOfSpaces]:
+    await lag.start()
+    try:
+        yield lag
+    finally:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(5):
+                await lag.stop()

@@ -1,0 +1,42 @@
+"""Opens what reads the pictures of references and converts those that browsers do not show."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from consumers.images.browser_picture import Converter, Shown
+from consumers.images.decoder_pool import BESIDE_QUERIES_NICE, Decoders
+from consumers.references import ReferenceLimits, References
+from consumers.references.published import ShownReferences
+from contracts.ports import PictureConverter, ReferenceReader
+from contracts.settings import Settings
+from tidelens.runtime.decode_limits import content_limits
+
+
+@dataclass(frozen=True, slots=True)
+class PictureReading:
+    """The readers and the converter, shared by all spaces of a process."""
+
+    asked: ReferenceReader
+    """Reads what queries name."""
+    shown: ReferenceReader
+    """Reads what published records name."""
+    converter: PictureConverter
+
+
+@asynccontextmanager
+async def open_picture_reading(settings: Settings) -> AsyncIterator[PictureReading]:
+    """Open them; the decoder's process starts with the first picture that needs it."""
+    decoders = Decoders(
+        1,
+        content_limits(settings),
+        Shown(settings.picture_side_max),
+        nice=BESIDE_QUERIES_NICE,
+    )
+    try:
+        async with References(ReferenceLimits.of_queries(settings)) as asked:
+            shown = ShownReferences(asked, ReferenceLimits.of(settings))
+            yield PictureReading(asked, shown, Converter(decoders))
+    finally:
+        await asyncio.to_thread(decoders.close)

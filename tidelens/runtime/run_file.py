@@ -1,0 +1,171 @@
+"""What a running `tidelens up` tells the other commands: its broker and its HTTP address.
+
+`up` writes DATA/run.json and removes it when it ends. After a `kill -9` the file stays behind,
+which is why a reader believes it only while the process that wrote it lives.
+"""
+
+import contextlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from contracts.errors import ConfigurationError
+from contracts.events.format_version import made, unknown, version_of
+from contracts.settings import Settings
+
+_FILE = "run.json"
+# A file without a member `version` has the first version.
+VERSION = 1
+_MODEL_FILE = "active-model"
+DEFAULT_BROKERS = "127.0.0.1:9092"
+
+# Hosts that mean every address of this machine, and the one of them to ask.
+_EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """One running `up`.
+
+    `url` is the API's, `metrics_port` the encoder's (0: none), `children` are pids by role.
+    `collection` and `security` are those of tidelens/cli/base/collection_choice.py, empty where an
+    older version runs.
+    """
+
+    brokers: str
+    url: str
+    pid: int
+    space: str
+    model: str
+    metrics_port: int
+    children: Mapping[str, int] = field(default_factory=dict)
+    collection: Mapping[str, Any] = field(default_factory=dict)
+    security: Mapping[str, Any] = field(default_factory=dict)
+
+    def write(self, data: Path) -> None:
+        """Whole or not at all, since readers come at any time."""
+        draft = data / f"{_FILE}.{self.pid}"
+        draft.write_bytes(orjson.dumps({"version": VERSION, **asdict(self)}))
+        draft.replace(data / _FILE)
+
+    @classmethod
+    def read(cls, data: Path) -> "Runtime | None":
+        """Return None when nothing runs on that data directory.
+
+        Raises ConfigurationError where a newer version runs.
+        """
+        try:
+            body = orjson.loads((data / _FILE).read_bytes())
+            if not _alive(body["pid"]):
+                return None
+            if (found := version_of(body)) != VERSION:
+                raise ConfigurationError(unknown(str(data / _FILE), found, VERSION))
+            return made(cls, body)._checked()
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
+            return None
+
+    @staticmethod
+    def left_behind(data: Path) -> str | None:
+        """Return what is wrong with a file that says nothing usable, or None where there is no
+        file.
+        """
+        path = data / _FILE
+        try:
+            pid = orjson.loads(path.read_bytes())["pid"]
+            return f"{path} was left behind by an `up` that does not run any more (pid {pid})"
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError, KeyError):
+            return f"{path} cannot be read"
+
+    def _checked(self) -> "Runtime":
+        """Raise TypeError where a member has another type, as in a file that we did not write."""
+        texts = (self.brokers, self.url, self.space, self.model)
+        objects = (self.children, self.collection, self.security)
+        if not all(isinstance(text, str) for text in texts):
+            raise TypeError("some members must be texts")
+        if not all(isinstance(members, dict) for members in objects):
+            raise TypeError("some members must be objects")
+        return self
+
+    @staticmethod
+    def remove(data: Path) -> None:
+        """Remove our own file; another process's stays."""
+        runtime = Runtime.read(data)
+        if runtime is not None and runtime.pid == os.getpid():
+            with contextlib.suppress(OSError):
+                (data / _FILE).unlink()
+
+
+class RunFile:
+    """DATA/run.json of this process: written once all is up, and then when a child is new."""
+
+    def __init__(self, data: Path) -> None:
+        self._data = data
+        self._children: dict[str, int] = {}
+        self._runtime: Runtime | None = None
+
+    def write(self, runtime: Runtime) -> None:
+        self._runtime = replace(runtime, children=self._children)
+        self._runtime.write(self._data)
+
+    def child(self, role: str, pid: int | None) -> None:
+        """The process that has this role from now on; None: it ended."""
+        if pid is not None:
+            self._children[role] = pid
+        else:
+            self._children.pop(role, None)
+        if self._runtime is not None:
+            # A full disk is no reason to end: what stands there is older, and still ours.
+            with contextlib.suppress(OSError):
+                self.write(self._runtime)
+
+    def remove(self) -> None:
+        self._runtime = None
+        Runtime.remove(self._data)
+
+
+def model_of(settings: Settings) -> str:
+    """What nodes encode queries with before the first switch: of the running `up`, else as set."""
+    runtime = Runtime.read(settings.data)
+    return runtime.model if runtime else settings.model
+
+
+def url_of(host: str, port: int) -> str:
+    """Where this machine reaches a server that listens there."""
+    reached = _EVERYWHERE.get(host, host)
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
+def remember_model(data: Path, model: str | None) -> None:
+    """Of the active space: what the next start loads before it can ask Kafka; None: nothing."""
+    path = data / _MODEL_FILE
+    if model is None:
+        path.unlink(missing_ok=True)
+    elif model != remembered_model(data):
+        # Several nodes may share the directory.
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.write_text(model)
+        draft.replace(path)
+
+
+def remembered_model(data: Path) -> str | None:
+    """A guess: the control topic may say otherwise by now."""
+    try:
+        return (data / _MODEL_FILE).read_text() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # somebody else's, but there
+    return True

@@ -1,0 +1,178 @@
+"""The spaces that a node keeps ready, and which of them answers.
+
+Usually there is one. After a switch there are two until the rollback is given up: the new one
+answers, the old one goes on applying, so that a rollback is one assignment.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.app import move_live, stop_live
+from contracts.events.control_record import SpaceRef
+from contracts.supervision.side_tasks import Run, SideTasks
+from streams.registry.control_topic import Control
+
+log = structlog.get_logger(__name__)
+
+_LOOK_S = 0.1
+_AGAIN_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """An opened space: its app, and its long-running parts by name, with side tasks supervised."""
+
+    app: Starlette
+    runs: dict[str, Run]
+    is_ready: Callable[[], bool]
+
+
+@dataclass(slots=True)
+class _Kept:
+    """One space that is kept, or on its way to it (`serving` None) or out (`task` cancelled)."""
+
+    task: "asyncio.Task[None] | None" = None
+    serving: Serving | None = None
+    ready: bool = False
+
+
+class Switch:
+    """The ASGI app in front: every request goes to the app that answers when it comes."""
+
+    def __init__(self) -> None:
+        self.app: ASGIApp | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        assert self.app is not None, "want a space opened before the first request"
+        await self.app(scope, receive, send)
+
+
+class Spaces:
+    """Follows the control topic. `opening` opens a space; `first` answers from the start."""
+
+    def __init__(
+        self,
+        first: SpaceRef,
+        opening: Callable[[SpaceRef], AbstractAsyncContextManager[Serving]],
+        side: SideTasks,
+    ) -> None:
+        self.switch = Switch()
+        self.opened = asyncio.Event()
+        """From here on the switch has an app behind it."""
+        self.named: list[str] = []
+        """By the control topic: those served, and one being made."""
+        self._opening = opening
+        self._side = side
+        self._answering = first
+        self._current = first
+        self._wanted = [first]
+        self._kept: dict[SpaceRef, _Kept] = {}
+        self._changed = asyncio.Event()
+
+    def describe(self) -> dict[str, Any]:
+        """For operators: what answers, what is kept beside it, and whether that is ready."""
+        return {
+            "answering": self._answering.space,
+            "kept": {ref.space: kept.ready for ref, kept in self._kept.items()},
+        }
+
+    def stop_live(self) -> None:
+        """Close the live connections of every space, since the server stops."""
+        for kept in self._kept.values():
+            if kept.serving is not None:
+                stop_live(kept.serving.app)
+
+    async def run(self, follow: Callable[[], AsyncIterator[Control]]) -> None:
+        """Run until cancelled, or until the space that answers fails.
+
+        A control topic that cannot be followed leaves the spaces as they are.
+        """
+
+        async def control() -> None:
+            await self._follow(follow())
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._side.forever("control", control))
+            while True:
+                self._settle(tasks)
+                await self._changed.wait()
+                self._changed.clear()
+
+    async def _follow(self, followed: AsyncIterator[Control]) -> None:
+        async for control in followed:
+            self.named = control.spaces
+            if control.active is not None:
+                self._current = control.active.current
+                self._wanted = control.active.served
+                self._changed.set()
+
+    def _settle(self, tasks: asyncio.TaskGroup) -> None:
+        """Open what is wanted, answer in the current space once it is ready, close the rest."""
+        for ref in self._wanted:
+            if ref not in self._kept:
+                kept = self._kept[ref] = _Kept()
+                kept.task = tasks.create_task(self._keep(ref, kept), name=ref.space)
+        if self._current != self._answering and self._kept[self._current].ready:
+            self._answer(self._current)
+        for ref, kept in self._kept.items():
+            if ref not in self._wanted and ref != self._answering and kept.task is not None:
+                kept.task.cancel()
+                kept.task, kept.ready = None, False
+
+    def _answer(self, ref: SpaceRef) -> None:
+        before, now = self._kept[self._answering].serving, self._kept[ref].serving
+        assert now is not None
+        log.info("another space answers", space=ref.space, before=self._answering.space)
+        move_live(now.app, None)
+        # One assignment: a request is answered in the old space or in the new one.
+        self.switch.app = now.app
+        self._answering = ref
+        if before is not None:
+            move_live(before.app, ref.space)
+
+    async def _keep(self, ref: SpaceRef, kept: _Kept) -> None:
+        try:
+            while True:
+                try:
+                    await self._serve(ref, kept)
+                except Exception as error:
+                    if ref == self._answering:
+                        raise
+                    log.error("space not ready; trying again", space=ref.space, error=_cause(error))
+                finally:
+                    kept.serving, kept.ready = None, False
+                await asyncio.sleep(_AGAIN_S)
+        finally:
+            del self._kept[ref]
+            self._changed.set()
+
+    async def _serve(self, ref: SpaceRef, kept: _Kept) -> None:
+        async with self._opening(ref) as serving, asyncio.TaskGroup() as runs:
+            kept.serving = serving
+            if ref == self._answering:
+                self.switch.app = serving.app
+                self.opened.set()
+            for name, run in serving.runs.items():
+                runs.create_task(_for_ever(name, run), name=f"{ref.space}: {name}")
+            while not serving.is_ready():  # noqa: ASYNC110 - goes to and fro, and nobody tells
+                await asyncio.sleep(_LOOK_S)
+            kept.ready = True
+            self._changed.set()
+
+
+async def _for_ever(name: str, run: Run) -> None:
+    await run()
+    raise RuntimeError(f"{name} ended, which runs for ever")
+
+
+def _cause(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) or repr(error)

@@ -1,0 +1,275 @@
+"""`tidelens up`: everything on one machine: broker, encoder, index and API, started in parallel.
+
+Its processes are Kafka (unless --brokers names one), an encoder at nice 19, a query encoder, and
+this one, which holds index and API. All of them end with this one, even when it is killed. The
+others are started again when they end (contracts/supervision/processes.py).
+"""
+
+import asyncio
+import contextlib
+import importlib
+import os
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from contracts.errors import PortInUse
+from contracts.ports import EventLog
+from contracts.settings import KafkaSettings, Settings
+from contracts.supervision.processes import Parts
+from contracts.supervision.side_tasks import Run, SideTasks
+from contracts.topics import Names, topic_specs
+from streams.devbroker.ports import BrokerPorts
+from tidelens.cli.base.collection_choice import collection_of, security_of
+from tidelens.process.signals import stop_signal, unless_stopped, until_stopped
+from tidelens.process.threads import beside
+from tidelens.runtime.data_dir import locked, node_part
+from tidelens.runtime.encoders import Encoders
+from tidelens.runtime.model_guess import absolute, guessed_model
+from tidelens.runtime.query_encoder import Queries, make_queries
+from tidelens.runtime.run_file import RunFile, Runtime, url_of
+
+if TYPE_CHECKING:
+    from streams.kafka.connection import Connection
+    from streams.kafka.event_log import KafkaLog
+    from streams.registry.control_faults import ControlFaults
+    from streams.registry.control_topic import Control
+    from tidelens.runtime.picture_reading import PictureReading
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Sockets:
+    """The ports that `up` listens on, and those of its own Kafka, all held while it runs."""
+
+    api: socket.socket
+    metrics: socket.socket | None
+    kafka: BrokerPorts | None
+
+
+async def run_up(
+    settings: Settings, kafka: KafkaSettings, *, sample: bool, watch: Path | None
+) -> None:
+    """Bring everything up, serve until stopped, take everything down."""
+    from tidelens.server.acceptor import refuse_waiting
+    from tidelens.server.server import listen
+
+    with (
+        locked(settings.data, "up"),
+        locked(settings.data, node_part(settings)),
+        contextlib.closing(listen(settings.host, settings.port)) as listener,
+        contextlib.ExitStack() as held,
+    ):
+        held.callback(refuse_waiting, listener)
+        # Take all ports before any process is started: a port that is in use is reported at once,
+        # and nobody can take one while a process is started again.
+        metrics = metrics_listener(settings, listener.getsockname()[1])
+        if metrics is not None:
+            held.enter_context(metrics)
+        ports = None if settings.brokers else BrokerPorts.taken(settings.data)
+        if ports is not None:
+            held.callback(ports.close)
+        sockets = Sockets(listener, metrics, ports)
+        async with stop_signal() as stop:
+            await _run(settings, kafka, sockets, stop, sample=sample, watch=watch)
+    log.info("stopped")
+
+
+async def _run(
+    settings: Settings,
+    kafka: KafkaSettings,
+    sockets: Sockets,
+    stop: asyncio.Event,
+    *,
+    sample: bool,
+    watch: Path | None,
+) -> None:
+    port, metrics = sockets.api.getsockname()[1], sockets.metrics
+    async with contextlib.AsyncExitStack() as stack:
+        # What takes longest goes first: the models are loaded while Kafka starts. Which they are
+        # is only a guess until Kafka has told, and then nearly always right.
+        guess = await beside(lambda: guessed_model(settings))
+        metrics_port = metrics.getsockname()[1] if metrics is not None else 0
+        run_file, parts = RunFile(settings.data), Parts()
+        encoders = Encoders(settings, metrics, run_file, parts)
+        stack.push_async_callback(encoders.stop)
+        await encoders.start(guess)
+        from tidelens.runtime.kafka_process import open_kafka
+
+        opening = open_kafka(settings, kafka, sockets.kafka, run_file, parts, stop)
+        broker = asyncio.create_task(stack.enter_async_context(opening))
+        stack.push_async_callback(_cancelled, broker)
+        queries = await asyncio.to_thread(make_queries, settings, guess)
+        stack.push_async_callback(queries.stop)
+        queries.start()
+        tasks: dict[str, asyncio.Task[None]] = {}
+        try:
+            # The rooms' imports, in a thread beside the broker's start.
+            node = await asyncio.to_thread(importlib.import_module, "tidelens.runtime.node")
+            faults = node.ControlFaults()
+            reaching = _reached(settings, kafka, broker, queries, faults, stack)
+            reached = await unless_stopped(stop, reaching)
+            if reached is None:
+                return
+            brokers, connection, event_log, pictures, queries = reached
+            side = SideTasks()
+            runs = node.open_node(
+                settings,
+                connection,
+                event_log,
+                pictures,
+                queries,
+                sockets.api,
+                side,
+                parts,
+                faults,
+            )
+            names = Names(settings.topic_prefix, queries.space.name)
+            runs |= side.supervised(_feeds(event_log, names, settings, sample=sample, watch=watch))
+            tasks |= {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
+            follow = partial(_followed, settings.data, event_log, names.control, faults)
+            tasks["encoders"] = asyncio.create_task(encoders.run(brokers, follow, side))
+            url = url_of(settings.host, port)
+            stack.callback(run_file.remove)
+            run_file.write(
+                Runtime(
+                    brokers,
+                    url,
+                    os.getpid(),
+                    queries.space.name,
+                    absolute(queries.model),
+                    metrics_port,
+                    collection=collection_of(settings),
+                    security=security_of(kafka),
+                )
+            )
+            log.info("up", page=f"{url}/", brokers=brokers, space=queries.space.name)
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            await until_stopped(stop, tasks)
+
+
+async def _reached(
+    settings: Settings,
+    kafka: KafkaSettings,
+    broker: "asyncio.Task[str]",
+    guessed: Queries,
+    faults: "ControlFaults",
+    stack: contextlib.AsyncExitStack,
+) -> "tuple[str, Connection, KafkaLog, PictureReading, Queries]":
+    """Return Kafka's address and what a node has from it, once it answers; `stack` closes it."""
+    from streams.kafka.connection import Connection
+    from tidelens.runtime.node import open_log
+    from tidelens.runtime.picture_reading import open_picture_reading
+
+    brokers = await broker
+    connection = Connection(brokers, kafka)
+    event_log = await stack.enter_async_context(open_log(settings, connection))
+    pictures = await stack.enter_async_context(open_picture_reading(settings))
+    queries = await _confirmed(settings, connection, event_log, guessed, faults)
+    stack.push_async_callback(queries.stop)
+    return brokers, connection, event_log, pictures, queries
+
+
+async def _cancelled(task: "asyncio.Task[Any]") -> None:
+    """End a start that is still under way, so that nothing of it is left."""
+    task.cancel()
+    await asyncio.wait([task])
+
+
+async def _confirmed(
+    settings: Settings,
+    connection: "Connection",
+    event_log: EventLog,
+    guessed: Queries,
+    faults: "ControlFaults",
+) -> Queries:
+    """The query encoder of the active space, the topics made: the guessed one, or another."""
+    from streams.registry.control_topic import read_control
+    from tidelens.runtime.first_space import first_queries
+
+    names = Names(settings.topic_prefix, guessed.space.name)
+    await _create_topics(settings, connection, names)
+    control = await read_control(event_log, names.control, faults=faults)
+    queries = await first_queries(settings, event_log, control, guessed)
+    if queries.model != settings.model:
+        log.warning("serving the active space's model", model=queries.model, given=settings.model)
+    elif queries is not guessed:
+        await _create_topics(settings, connection, Names(settings.topic_prefix, queries.space.name))
+    return queries
+
+
+def _followed(
+    data: Path, event_log: EventLog, topic: str, faults: "ControlFaults"
+) -> "AsyncIterator[Control]":
+    """Follow the control topic as encoders do: only spaces that can be encoded here count."""
+    from streams.registry.control_topic import follow_control
+    from tidelens.runtime.first_space import openable, remembering
+
+    followed = follow_control(
+        event_log, topic, faults=faults, reader="encoders", judge=openable(event_log, topic)
+    )
+    return remembering(data, followed)
+
+
+async def _create_topics(settings: Settings, connection: "Connection", names: Names) -> None:
+    from streams.topics.creation import make_topics
+
+    specs = topic_specs(
+        names, partitions=settings.partitions, content_bytes_max=settings.record_bytes_max
+    )
+    made = await make_topics(
+        connection,
+        names,
+        specs,
+        replication_factor=settings.replication_factor,
+        min_insync_replicas=settings.min_insync_replicas,
+    )
+    for difference in made.differences:
+        # Reported and not repaired, since the cluster's operator may have had a reason.
+        log.warning("topic is not as wanted", **asdict(difference))
+
+
+def metrics_listener(settings: Settings, port: int) -> socket.socket | None:
+    """Listen for the encoder's /metrics: on the port given, the next after the API's, or a free
+    one. It is held for as long as `up` runs, so that nobody takes it between two encoders.
+
+    Returns None where no /metrics are wanted. Raises PortInUse for a port that was given.
+    """
+    from tidelens.server.server import listen
+
+    if "encode_metrics_port" in settings.model_fields_set:
+        given = settings.encode_metrics_port
+        return (
+            listen(settings.host, given, option="TIDELENS_ENCODE_METRICS_PORT") if given else None
+        )
+    wanted = port + 1 if port < 65535 else 0
+    try:
+        listener = listen(settings.host, wanted)
+    except PortInUse:
+        listener = listen(settings.host, 0)
+    chosen: int = listener.getsockname()[1]
+    if chosen != wanted:
+        log.warning("the encoder's /metrics is on another port", port=chosen, wanted=wanted)
+    return listener
+
+
+def _feeds(
+    event_log: EventLog, names: Names, settings: Settings, *, sample: bool, watch: Path | None
+) -> dict[str, Run]:
+    from tidelens.ingest.feeds import publish_folder, publish_samples
+
+    feeds: dict[str, Run] = {}
+    if sample:
+        feeds["sample"] = partial(publish_samples, event_log, names)
+    if watch is not None:
+        feeds["watch"] = partial(publish_folder, event_log, names, settings, watch)
+    return feeds

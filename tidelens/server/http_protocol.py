@@ -1,0 +1,349 @@
+"""HTTP on one connection: uvicorn's protocol on httptools, with the bounds that it lacks.
+
+uvicorn has no time limit for a header, a body or an answer that the client does not read, and no
+bound on the size of a header, on pipelined requests, or on the bodies of all connections together.
+"""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from tidelens.server.admission import UNCOUNTED_BYTES, Door, Guest, Phase
+from tidelens.server.error_answers import STOPPING, Refusal, as_bytes, too_large, too_late
+from tidelens.server.http10 import ended_by_closing
+from tidelens.server.pipelining import Ahead, Flow
+from tidelens.server.protocol_upgrade import without_offer
+from tidelens.server.transfer_pace import Unsent
+from tidelens.server.websocket_protocol import LiveProtocol, let_go
+
+HEAD_BYTES_MAX = 64 * 1024
+HEADERS_MAX = 256
+# A chunked body may take so many times its own bytes, with extensions, trailers and small chunks.
+_FRAMING_FACTOR = 8
+_READ_BYTES = 64 * 1024
+# How long a refused client may take to read why.
+LINGER_S = 1.0
+
+
+class _Broken(Exception):
+    """Ends the parsing of what a client sent; the refusal is kept by the protocol."""
+
+
+class HttpProtocol(HttpToolsProtocol):
+    """One connection, known to the door from its first moment to its last."""
+
+    def __init__(self, door: Door, **given: Any) -> None:
+        super().__init__(**given)
+        self._door = door
+        self._guest: Guest
+        limits = door.limits
+        self._unsent = Unsent(limits.send_timeout_s, limits.bytes_per_s_min)
+        # Requests whose answers are not complete, the oldest first.
+        self._open: deque[RequestResponseCycle] = deque()
+        self._in_body = self._ended_here = False
+        self._head_bytes = 0
+        # Bytes of the bodies of open requests.
+        self._held_bytes = 0
+        # Since the last header: bytes of the body, and all bytes with the framing.
+        self._body_bytes = self._raw_bytes = 0
+        self._ending_at: float | None = None
+        self._refused = False
+        self._thrown_away = 0
+        self._why_broken: Refusal | None = None
+        self._other_protocol = False
+        self._ahead = Ahead()
+        self._answering: asyncio.Task[None] | None = None
+
+    def arrive(self, address: str) -> None:
+        """Take the room that the door made; the connection is made a moment later."""
+        self._guest = self._door.guest(address, self)
+        self._door.enter(self._guest)
+
+    def gone(self) -> None:
+        self._door.forget(self._guest)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.flow: Flow = Flow(transport)
+        # A quarter of asyncio's own size, so that a loop that reads many bodies turns more often.
+        transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
+        if self._refused:
+            transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone()
+        self._disconnect()
+        super().connection_lost(exc)
+        let_go(self.transport)
+
+    def resume_writing(self) -> None:
+        self._unsent.emptied()
+        super().resume_writing()
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            self._throw_away(len(data))
+            return
+        self._ahead.add(data)
+        self._parse_ahead()
+
+    def _parse_ahead(self) -> None:
+        """Parse what was read, and read no more while too many requests wait for their answers."""
+        while data := self._ahead.step(len(self._open)):
+            self._parse(data)
+        self.flow.held = bool(self._ahead)
+        if self._ahead:
+            self.flow.pause_reading()
+            self._door.hold(self._guest, self._held_bytes + len(self._ahead))
+
+    def _parse(self, data: bytes) -> None:
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._upgrade(data[upgrade.args[0] :] + self._ahead.rest())
+        except httptools.HttpParserError:
+            self._broken()
+        else:
+            # What follows a whole request in the same piece is bounded by the size of a piece.
+            if not self._ended_here:
+                self._unfinished(len(data))
+            self._ended_here = False
+
+    def _throw_away(self, count: int) -> None:
+        """Discard what was on its way when the client was refused; stop reading if more comes."""
+        self._thrown_away += count
+        if self._thrown_away > HEAD_BYTES_MAX:
+            self.flow.pause_reading()
+
+    def _unfinished(self, count: int) -> None:
+        """Count bytes of a header or a body that has not ended, and refuse what is too large."""
+        if self._in_body:
+            self._raw_bytes += count
+            if self._raw_bytes > HEAD_BYTES_MAX + _FRAMING_FACTOR * self._body_bytes:
+                self.refuse(too_large("a chunked body's framing", HEAD_BYTES_MAX))
+            elif self._guest.phase is Phase.WORKING:
+                self._door.move(self._guest, Phase.RECEIVING)
+            return
+        if not self._head_bytes:
+            self._guest.since = self._door.now()
+        self._head_bytes += count
+        if self._head_bytes > HEAD_BYTES_MAX:
+            self.refuse(too_large("the header", HEAD_BYTES_MAX))
+        elif self.headers is not None and len(self.headers) > HEADERS_MAX:
+            self.refuse(too_large("headers", HEADERS_MAX))
+
+    def _upgrade(self, rest: bytes) -> None:
+        if self._should_upgrade():
+            self.handle_websocket_upgrade()
+        else:
+            self._stay(rest)
+
+    def handle_websocket_upgrade(self) -> None:
+        super().handle_websocket_upgrade()
+        live = self.transport.get_protocol()
+        assert isinstance(live, LiveProtocol)
+        live.take_over(self._guest)
+
+    def _stay(self, rest: bytes) -> None:
+        self._other_protocol = False
+        before = self.parser
+        head = without_offer(before.get_method(), self.url, before.get_http_version(), self.headers)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.data_received(head + rest)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        if cycle.scope["http_version"] != "1.1":
+            app = ended_by_closing(app, cycle)
+        # Do as uvicorn does, but keep the task, since a refused request must not go on.
+        self._answering = task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    # The parser's callbacks
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # The parser keeps blanks behind a value, which are no part of it (RFC 9110, 5.5).
+        super().on_header(name, value.strip(b" \t"))
+
+    def on_headers_complete(self) -> None:
+        if self._refused:
+            raise _Broken
+        if len(self.headers) > HEADERS_MAX:
+            self._break(too_large("headers", HEADERS_MAX))
+        self._head_bytes = self._body_bytes = self._raw_bytes = 0
+        upgrade = self.parser.should_upgrade()
+        if upgrade and not self._should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._break(Refusal(400, "invalid_request", "CONNECT: not served", "method", 0))
+            self._other_protocol = True
+            return
+        super().on_headers_complete()
+        self._door.move(self._guest, Phase.WORKING)
+        if not upgrade:
+            self._in_body = True
+            self._open.append(self.cycle)
+            # The parser puts trailers where headers were; nobody needs the headers any more.
+            self.headers = []
+
+    def on_body(self, body: bytes) -> None:
+        if self._refused:
+            return
+        super().on_body(body)
+        count = len(body)
+        self._body_bytes += count
+        if self._guest.phase is Phase.RECEIVING:
+            self._guest.pace.moved(count)
+        if not self.cycle.response_complete:
+            self._held_bytes += count
+            if self._held_bytes > UNCOUNTED_BYTES:
+                self._door.hold(self._guest, self._held_bytes)
+
+    def on_message_complete(self) -> None:
+        if self._refused or self._other_protocol:
+            return
+        super().on_message_complete()
+        self._in_body = False
+        self._ended_here = True
+        if self._guest.phase is Phase.RECEIVING:
+            self._door.move(self._guest, Phase.WORKING if self._open else Phase.WAITING)
+
+    def on_response_complete(self) -> None:
+        """Do as uvicorn does, but without a timer for each idle connection: `check` ends those."""
+        self._open.popleft()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        if self._held_bytes:
+            # Requests that were not begun still hold their whole bodies.
+            self._held_bytes = sum(len(cycle.body) for cycle in self._open)
+        if self._ahead:
+            self._parse_ahead()
+        self._door.hold(self._guest, self._held_bytes + len(self._ahead))
+        self.flow.resume_reading()
+        if self._refused:
+            return
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+        elif not self._in_body:
+            self._door.move(self._guest, Phase.WAITING)
+
+    # Going
+
+    def _break(self, why: Refusal) -> None:
+        self._why_broken = why
+        raise _Broken
+
+    def _broken(self) -> None:
+        message = "Invalid HTTP request received."
+        if self._why_broken is None:
+            self.logger.warning(message)
+        self.refuse(self._why_broken or Refusal(400, "invalid_request", message, "request", 0))
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer with the refusal where no other answer was begun, and close soon."""
+        if self._refused:
+            return
+        self._refused = True
+        if self.transport is None:
+            self.gone()
+            return
+        # Other refusals concern the last request, and only a few clients may stay to read them.
+        stopping = refusal is STOPPING
+        if self._open:
+            answerable = self.unanswered and (stopping or len(self._open) == 1)
+        else:
+            idle = self._guest.phase is Phase.WAITING and not self._head_bytes
+            answerable = refusal.status != 503 or not idle
+        self._disconnect()
+        may_stay = self._door.linger(self._guest) or stopping
+        if answerable and may_stay and not self.transport.is_closing():
+            self.transport.write(as_bytes(refusal))
+            self.transport.write_eof()
+            # What is still on its way is read and thrown away, or the answer might be lost.
+            self.flow.resume_reading()
+        else:
+            self._door.leave(self._guest)
+            sent = not self.transport.get_write_buffer_size()
+            (self.transport.close if sent else self.transport.abort)()
+
+    @property
+    def unanswered(self) -> bool:
+        """Return whether a request waits for the first byte of its answer."""
+        return bool(self._open) and not self._open[0].response_started
+
+    def shutdown(self) -> None:
+        """End what waits for the client, since the server stops; requests at work may end."""
+        if self.unanswered and self._guest.phase is Phase.WORKING:
+            self.cycle.keep_alive = False
+        else:
+            self.stop()
+
+    def stop(self) -> None:
+        """Refuse what has no answer yet; an answer that was begun goes on to its end."""
+        if self._refused:
+            return
+        if self._open and not self.unanswered:
+            for cycle in self._open:
+                cycle.keep_alive = False
+        elif self._open or self._head_bytes:
+            if self._answering is not None:
+                self._answering.cancel()
+            nothing_comes = self._guest.phase is Phase.WORKING
+            self.refuse(STOPPING)
+            if nothing_comes:
+                self.transport.close()
+        else:
+            self.transport.close()
+
+    def _disconnect(self) -> None:
+        """Let every open request see that nobody waits for its answer."""
+        for cycle in self._open:
+            cycle.disconnected = True
+            cycle.body = bytearray()
+            cycle.message_event.set()
+        self._open.clear()
+        self.pipeline.clear()
+        self._ahead.rest()
+        self.flow.held = False
+        self.flow.resume_writing()
+
+    def check(self, now: float) -> None:
+        """Close what has taken too long; called about every second."""
+        if self.transport is None:
+            return
+        if self._refused:
+            self._ending_at = now if self._ending_at is None else self._ending_at
+            if now - self._ending_at > LINGER_S:
+                self.transport.abort()
+        elif self._unsent.stuck(self.transport.get_write_buffer_size(), now):
+            self._refused = True
+            self._disconnect()
+            self.transport.abort()
+        elif self.transport.is_closing():
+            # The rest of the last answer may take as long as it moves.
+            return
+        elif self._guest.phase is Phase.WAITING:
+            self._check_head(now)
+        elif self._guest.phase is Phase.RECEIVING:
+            self._check_body(now)
+
+    def _check_head(self, now: float) -> None:
+        limits, waited_s = self._door.limits, now - self._guest.since
+        if self._head_bytes:
+            if waited_s > limits.header_timeout_s:
+                what = "a whole header"
+                self.refuse(too_late("header_timeout_s", limits.header_timeout_s, what))
+        elif waited_s > (limits.idle_timeout_s if self.cycle else limits.header_timeout_s):
+            self._refused = True
+            self.transport.close()
+
+    def _check_body(self, now: float) -> None:
+        pace, limits = self._guest.pace, self._door.limits
+        if self.flow.read_paused:
+            pace.start(now)
+        elif pace.too_slow(now):
+            self.refuse(too_late("body_timeout_s", limits.body_timeout_s, limits.next_bytes))

@@ -1,0 +1,147 @@
+"""The HTTP and WebSocket server: uvicorn under our own signals, behind our own door."""
+
+import asyncio
+import contextlib
+import functools
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp
+
+from contracts.errors import PortInUse
+from contracts.supervision.side_tasks import SideTasks
+from tidelens.server.acceptor import BACKLOG, Acceptor
+from tidelens.server.admission import Door
+from tidelens.server.draining import drain
+from tidelens.server.http_protocol import HttpProtocol
+from tidelens.server.websocket_protocol import LiveProtocol
+
+log = structlog.get_logger(__name__)
+
+
+class Server(uvicorn.Server):
+    """A uvicorn server that leaves signals to tidelens/process/signals.py, admission to the door,
+    and the end of connections to tidelens/server/draining.py.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        door: Door,
+        on_stop: Callable[[], None] = lambda: None,
+        answered: asyncio.Event | None = None,
+    ) -> None:
+        super().__init__(config)
+        self._door = door
+        self._on_stop = on_stop
+        self._answered = answered or asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        door = self._door
+        make = functools.partial(
+            HttpProtocol, door, config=self.config, server_state=self.server_state, app_state={}
+        )
+        acceptors: list[Any] = [Acceptor(listener, door, make) for listener in sockets or ()]
+        self.servers = acceptors
+        self.started = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        self._on_stop()
+        connections: set[Any] = self.server_state.connections
+        try:
+            await drain(connections, self.server_state.tasks, self._answered.set)
+        finally:
+            for server in self.servers:
+                await server.wait_closed()
+            for listener in sockets or ():
+                listener.close()
+
+
+def listen(host: str, port: int, *, option: str = "--port") -> socket.socket:
+    """A listening socket, taken before anything slow starts. Raises PortInUse.
+
+    `option` is where the port comes from.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol by name: asyncio sets TCP_NODELAY only on sockets that have it, and without that
+    # every answer waits for a delayed acknowledgement (47.6 ms against 1.3 ms for /healthz).
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise PortInUse(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another {option} or --host"
+        ) from None
+    return listener
+
+
+async def serve(
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    frame_bytes_max: int,
+    door: Door | None = None,
+    check_every_s: float = 0.5,
+    on_stop: Callable[[], None] = lambda: None,
+    answered: asyncio.Event | None = None,
+    side: SideTasks | None = None,
+) -> None:
+    """Serve until cancelled, then let open requests end (tidelens/server/draining.py).
+
+    `on_stop` is called when that begins; `answered` is set once no request waits any more.
+    """
+    door, answered = door or Door(), answered or asyncio.Event()
+    side = side or SideTasks()
+    # uvicorn asks for a class, but only calls it.
+    live: Any = functools.partial(LiveProtocol, door)
+    server = Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            ws=live,
+            ws_max_size=frame_bytes_max,
+            ws_per_message_deflate=False,
+            proxy_headers=False,  # nothing of ours asks for a client's address or scheme
+            server_header=False,
+        ),
+        door,
+        on_stop,
+        answered,
+    )
+    checking = asyncio.create_task(_check(door, check_every_s, side))
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        done, _ = await asyncio.wait([serving, checking], return_when=asyncio.FIRST_COMPLETED)
+        for ended in done:
+            ended.result()
+    finally:
+        server.should_exit = True
+        # A defect in the stopping must be seen, though nobody can do anything about it.
+        await asyncio.wait([serving])
+        answered.set()
+        checking.cancel()
+        if serving.exception() is not None:
+            log.error("connections were cut off", exc_info=serving.exception())
+
+
+async def _check(door: Door, every_s: float, side: SideTasks) -> None:
+    async def check() -> None:
+        door.check()
+
+    while True:
+        await asyncio.sleep(every_s)
+        await side.step("door", check)

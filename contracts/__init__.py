@@ -1,4 +1,4 @@
-"""The agreements every room relies on: events, codec, topics, messages, score, ports, errors.
+"""The agreements that every room relies on: events, codec, topics, messages, score, ports, errors.
 
-Imports nothing else of Tidelens, so that a client can be built on it alone.
+This room imports no other room of Tidelens, so that a client can be built on it alone.
 """

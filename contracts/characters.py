@@ -1,16 +1,16 @@
-"""Characters that show nothing, and characters that make a text look like something else.
+"""Invisible characters, and characters that act on a terminal.
 
-Texts come from strangers. A text of blanks has nothing to search for, and one with an escape
-sequence or a line break may look as if Tidelens had written it.
+Texts come from strangers. A text of blanks has nothing to search for. A text with an escape
+sequence or a line break could look, on a terminal or in a log, as if Tidelens had written it.
 """
 
 import re
 import unicodedata
 
-# Control characters, the end of a line or paragraph, and halves of characters.
+# Control characters, separators of lines and paragraphs, and lone surrogates.
 _CONTROLS = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 # Unicode's Default_Ignorable_Code_Point, which no font shows: joiners, marks and overrides of the
-# direction, fillers, variation selectors, tags.
+# writing direction, fillers, variation selectors, tags.
 _IGNORABLE = (
     "\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f"
     "\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
@@ -19,7 +19,7 @@ _IGNORABLE = (
 _BRAILLE_BLANK = "\u2800"
 _VISIBLE = re.compile(f"[^\\s{_CONTROLS}{_IGNORABLE}{_BRAILLE_BLANK}]")
 _HIDDEN = re.compile(f"[{_CONTROLS}{_IGNORABLE}]")
-# JSON escapes only characters below a space; these act on a terminal all the same.
+# JSON escapes only the characters below U+0020; these act on a terminal too.
 _ACTIVE = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 _NAMED = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -30,19 +30,19 @@ _VIRAMA = 9
 
 
 def is_blank(text: str) -> bool:
-    """Whether `text` shows nothing: spaces of all kinds, controls, zero-width characters."""
+    """Return whether nothing of `text` is visible: only spaces, controls, zero-width characters."""
     return _VISIBLE.search(text) is None
 
 
 def require_visible(text: str) -> str:
-    """Return `text`. Raises ValueError if it shows nothing: its vector would be arbitrary."""
+    """Return `text`. Raise ValueError if it is blank, since its vector would be arbitrary."""
     if is_blank(text):
         raise ValueError("want a text that shows something, got only blanks")
     return text
 
 
 def escaped(text: str) -> str:
-    r"""Escape control and invisible characters (\n, \x1b, \u202e), so that `text` is one line.
+    r"""Escape control and invisible characters (as \n, \x1b, \u202e), so that `text` is one line.
 
     Joiners and style selectors stay where a script or an emoji needs them.
     """
@@ -50,7 +50,7 @@ def escaped(text: str) -> str:
 
 
 def escaped_json(document: str) -> str:
-    """Escape in a JSON document the characters that would act on a terminal."""
+    """Escape the characters of a JSON document that would act on a terminal."""
     return _ACTIVE.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
 
 
@@ -73,7 +73,7 @@ def _is_needed(before: str, char: str, after: str) -> bool:
         return after == _KEYCAP or unicodedata.category(before) in ("So", "Sm", "Po")
     if char not in (_NON_JOINER, _JOINER) or not after:
         return False
-    # As host names have it (RFC 5892, appendix A): after a virama, and between Arabic letters.
+    # The rule for host names (RFC 5892, appendix A): after a virama, and between Arabic letters.
     if unicodedata.combining(before) == _VIRAMA:
         return True
     if char == _NON_JOINER:

@@ -1,7 +1,7 @@
-"""The error tree: every failure that Tidelens names itself.
+"""The error tree: every failure that Tidelens has a name for.
 
     TidelensError
-    ├── UsageError             the operator must change something; exit code 2, one line
+    ├── UsageError             the operator must change something: one line, exit code 2
     │   ├── ConfigurationError
     │   ├── BrokerUnavailable  (retriable)
     │   │   └── BrokerAway  (retriable)
@@ -12,36 +12,36 @@
     │   ├── TopicMismatch
     │   │   └── TopicAbsent
     │   └── RecordTooLarge
-    ├── RejectedRecord         one record is bad: dead-lettered, the next one is served
+    ├── RejectedRecord         one record is bad: it becomes a dead letter, the next one is served
     ├── RejectedRequest        one request is bad: an RFC 9457 problem, or an `error` message
-    ├── NotReady               the node cannot stand for an answer now (retriable)
+    ├── NotReady               the node cannot answer now (retriable)
     ├── TimedOut               a bounded wait ended (retriable)
-    ├── SpaceMismatch          vectors of two spaces met
+    ├── SpaceMismatch          a vector is of another space
     ├── Fenced                 another process owns this partition now
-    ├── LogChanged             the log is not the one that the state came from: rebuild
-    ├── RebuildFailed          a segment could not be built; the index is as it was
-    ├── DigestMismatch         rows are not those that the digest was made of
+    ├── LogChanged             the state was made from another log: it must be rebuilt
+    ├── RebuildFailed          a segment could not be built; the index is unchanged
+    ├── DigestMismatch         the rows differ from those that the digest was computed from
     ├── SnapshotFailed         a snapshot could not be written (retriable)
-    └── SnapshotRefused        torn, corrupt, or of another log or space
-        └── UnknownFormat      of a version of Tidelens that reads what this one does not
+    └── SnapshotRefused        a snapshot is torn, corrupt, or of another log or space
+        └── UnknownFormat      a snapshot has the format of another version of Tidelens
 
-A message names the field, the limit and the value, where there are such.
+A message names the field, the limit and the value, where there are any.
 """
 
 from typing import Any, Self
 
-# A message may quote what it refuses, which strangers wrote.
+# A message may quote the refused input, which strangers wrote.
 MESSAGE_CHARS_MAX = 1_000
 
 
 class TidelensError(Exception):
-    """Base of all. `retriable`: the same call may succeed later without a change."""
+    """The base of all errors. `retriable` is true where the same call may succeed later."""
 
     retriable = False
 
 
 class UsageError(TidelensError):
-    """The operator has to change something; shown as one line, exit code 2."""
+    """The operator has to change something. It is shown as one line, with exit code 2."""
 
 
 class ConfigurationError(UsageError):
@@ -49,17 +49,17 @@ class ConfigurationError(UsageError):
 
 
 class BrokerUnavailable(UsageError):
-    """No Kafka broker answers at the given address, or it refuses us."""
+    """No Kafka broker answers at the given address, or it refuses this client."""
 
     retriable = True
 
 
 class BrokerAway(BrokerUnavailable):
-    """No broker is reached. It may come back; a broker that refuses us needs an operator."""
+    """No broker is reachable, but one may come back. One that refuses clients needs an operator."""
 
 
 class PortInUse(UsageError):
-    """A port that we must listen on is taken."""
+    """A port to listen on is taken by another process."""
 
 
 class DataDirInUse(UsageError):
@@ -71,7 +71,7 @@ class DataDirNotWritable(UsageError):
 
 
 class ModelMissing(UsageError):
-    """The model's files are not here and cannot be had."""
+    """The files of the model are not on this machine and cannot be fetched."""
 
 
 class TopicMismatch(UsageError):
@@ -83,11 +83,11 @@ class TopicAbsent(TopicMismatch):
 
 
 class RecordTooLarge(UsageError):
-    """A topic does not take a record that we have to write: its max.message.bytes is too low."""
+    """A record is too large for its topic, whose max.message.bytes is too low."""
 
 
 class _Rejected(TidelensError):
-    """Shared by what is refused for its content: a code, and field, limit and value."""
+    """The base of errors about content: a code, and field, limit and value where known."""
 
     def __init__(
         self,
@@ -118,16 +118,17 @@ class _Rejected(TidelensError):
         unit: str = "",
         **more: Any,
     ) -> Self:
-        """Return the refusal of a value beyond a limit, in the words that all of them have.
+        """Return the error for a value beyond a limit, in the wording that all of these have.
 
-        `name` is that of the limit, if it is not the field's; `more` goes to the constructor.
+        `name` is the name of the limit, where it is not that of the field; `more` is passed to the
+        constructor.
         """
         what = f"{limit} {unit}".rstrip()
         message = f"{name or field}: limit {what}, got {value}"
         return cls(code, message, field=field, limit=limit, value=value, **more)
 
     def members(self) -> dict[str, Any]:
-        """Code, message and whichever of field, limit, value are known, for the wire."""
+        """Return code and message, and field, limit and value where known, for the wire."""
         known = {"field": self.field, "limit": self.limit, "value": self.value}
         return {
             "code": self.code,
@@ -137,11 +138,11 @@ class _Rejected(TidelensError):
 
 
 class RejectedRecord(_Rejected):
-    """One record is bad by itself; it goes to the dead letters with `code` as its reason."""
+    """One record is bad. It becomes a dead letter with `code` as its reason."""
 
 
 class RejectedRequest(_Rejected):
-    """One request is bad; `status` is the HTTP status it is answered with."""
+    """One request is bad. It is answered with the HTTP status `status`."""
 
     def __init__(
         self,
@@ -164,33 +165,33 @@ class NotReady(TidelensError):
 
 
 class TimedOut(TidelensError):
-    """A bounded wait ended before what it waited for came."""
+    """A bounded wait ended before its condition was met."""
 
     retriable = True
 
 
 class SpaceMismatch(TidelensError):
-    """Vectors of two spaces met; the message names both."""
+    """A vector is of another space than expected; the message names both."""
 
 
 class Fenced(TidelensError):
-    """A newer owner of the partition exists; whoever sees this drops all it owns and joins anew."""
+    """A newer owner of the partition exists. The encoder must drop its partitions and rejoin."""
 
 
 class LogChanged(TidelensError):
-    """Topic recreated, or offsets out of range: the state must be rebuilt from the log."""
+    """A topic was recreated or offsets are out of range: the state must be rebuilt from the log."""
 
 
 class RebuildFailed(TidelensError):
-    """A segment could not be built; the index is as it was."""
+    """A segment could not be built; the index is unchanged."""
 
 
 class DigestMismatch(TidelensError):
-    """The rows are not those that the state's digest was made of: memory went bad, or a defect."""
+    """The rows differ from those that the digest was computed from: bad memory, or a defect."""
 
 
 class SnapshotFailed(TidelensError):
-    """A snapshot could not be written, or its store not be reached; a later try may succeed."""
+    """A snapshot could not be written or its store not reached; a later attempt may succeed."""
 
     retriable = True
 
@@ -200,4 +201,4 @@ class SnapshotRefused(TidelensError):
 
 
 class UnknownFormat(SnapshotRefused):
-    """Another version wrote it and can restore it: its parts are not garbage."""
+    """Another version wrote the snapshot and can restore it, so its blobs must not be deleted."""

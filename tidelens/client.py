@@ -37,8 +37,8 @@ from contracts.errors import (
     RejectedRequest,
     TidelensError,
 )
-from contracts.wire.cursor import Cursor, list_digest
-from contracts.wire.delta import WireChange, WireHit, apply, difference
+from contracts.wire.cursor import Cursor, wire_list_digest
+from contracts.wire.delta import WireChange, WireHit, apply_changes, wire_list_changes
 from contracts.wire.exact_json import beyond
 from contracts.wire.item_urls import item_path
 
@@ -205,7 +205,7 @@ class _Subscription:
         if cursor is not None and asked["mode"] == "top":
             # The digest is of the list that is held here: deltas cannot be applied to another one,
             # so the server has to say `resumed` for this one only.
-            self._cursor = replace(Cursor.decode(cursor), hits=list_digest(hits)).encode()
+            self._cursor = replace(Cursor.decode(cursor), hits=wire_list_digest(hits)).encode()
         self.opened = False
 
     def opening(self) -> str:
@@ -234,11 +234,11 @@ class _Subscription:
             return Update("match", [], message["hits"], self._cursor)
         changes: Sequence[WireChange]
         if kind == "snapshot":
-            changes = difference(self._hits, message["hits"])
+            changes = wire_list_changes(self._hits, message["hits"])
             self._hits = message["hits"]
         elif kind == "delta":
             changes = message["changes"]
-            self._hits = apply(self._hits, changes)
+            self._hits = apply_changes(self._hits, changes)
         elif kind in ("resumed", "progress"):
             changes = []
         else:

@@ -20,8 +20,8 @@ from contracts.filters.warnings import FilterWarning
 from contracts.settings import Settings
 from contracts.wire.as_of import AsOf
 from contracts.wire.client_messages import Ping, Query, Subscribe, Unsubscribe
-from contracts.wire.cursor import Cursor, digest_of
-from contracts.wire.delta import changes
+from contracts.wire.cursor import Cursor, list_digest
+from contracts.wire.delta import list_changes
 from contracts.wire.message_json import wire_warnings
 from contracts.wire.parser import parse_client_message
 
@@ -108,7 +108,7 @@ class Subscription:
         resuming = self.state is SubscriptionState.OPENING
         self.state = SubscriptionState.LIVE
         held, before = self.cursor, self._ranked
-        digest = digest_of([(i.id, score, i.partition, i.offset) for score, i in ranked])
+        digest = list_digest([(i.id, score, i.partition, i.offset) for score, i in ranked])
         cursor = Cursor(as_of, self.query_digest, digest)
         if held is None:
             messages = [self._snapshot(ranked, cursor)]
@@ -125,7 +125,7 @@ class Subscription:
             delta = {
                 "type": "delta",
                 "sub": self.name,
-                "changes": changes(before, ranked, self._reader),
+                "changes": list_changes(before, ranked, self._reader),
             }
             messages = [{**delta, "cursor": cursor.encode()}]
         self.cursor, self._ranked = cursor, ranked

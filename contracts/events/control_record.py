@@ -1,7 +1,7 @@
-"""The records of the control topic: what they say, and which of them are refused.
+"""The records of the control topic: how they are written, read and refused.
 
-Every reader uses this module, so that all processes refuse the same records. A record without
-`version` has version 1, and unknown members are skipped (docs/formats.md).
+Every reader uses this module, so that all processes refuse the same records. A record without the
+member `version` has version 1, and unknown members are skipped (docs/formats.md).
 """
 
 import re
@@ -23,11 +23,11 @@ ACTIVE = b"active-space"
 CANDIDATE = b"candidate-space"
 
 VERSION = 1
-# The fault of a record that another version may understand.
+# The error code of a record whose key only another version may know.
 UNKNOWN_KEY = "unknown_key"
-# This holds two spaces with the longest possible names and models, and leaves room to spare.
+# Two spaces with the longest possible names and models fit, with room to spare.
 RECORD_BYTES_MAX = 65_536
-# Clocks of machines differ by seconds; a day more is a wrong unit or an invented time.
+# Clocks of machines differ by seconds. A time more than a day ahead is a wrong unit or invented.
 AHEAD_S_MAX = 86_400.0
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{16}")
@@ -36,9 +36,9 @@ _SPACE_MEMBERS = ("space", "model", "fingerprint")
 
 @dataclass(frozen=True, slots=True)
 class SpaceRef:
-    """A space by name and fingerprint, and the model that makes it on this machine.
+    """A space by name and fingerprint, with the model that makes it on this machine.
 
-    `model` is not compared, since a folder may be written in several ways.
+    `model` does not count for equality, since the path of a folder may be written in several ways.
     """
 
     space: str
@@ -47,13 +47,14 @@ class SpaceRef:
 
     @classmethod
     def of(cls, space: Space, model: str) -> Self:
-        """Refer to a space; `model` is that of --model, since Space.model lacks a folder's path."""
+        """Refer to `space`. `model` is the value of --model, which may be a folder's path."""
         return cls(space.name, model, space.fingerprint.hex())
 
     @classmethod
     def read(cls, body: Mapping[str, Any], where: str = "") -> Self:
-        """Read a space. `where` is the path of `body` in the record, with a dot. Raises
-        RejectedRecord.
+        """Read a space from JSON members. `where` is the path of `body` in the record, with a dot.
+
+        Raises RejectedRecord.
         """
         space, model, fingerprint = (_text(body, name, where) for name in _SPACE_MEMBERS)
         _require(SPACE_NAME.fullmatch(space), f"{where}space", space, "a space's name")
@@ -66,7 +67,7 @@ class SpaceRef:
 
 @dataclass(frozen=True, slots=True)
 class ActiveSpace:
-    """The space that nodes answer in, and the one kept for a rollback (None when given up)."""
+    """The space that nodes answer in, and the one kept for a rollback (None: there is none)."""
 
     current: SpaceRef
     previous: SpaceRef | None
@@ -79,7 +80,7 @@ class ActiveSpace:
 
     @classmethod
     def read(cls, body: Mapping[str, Any], latest: float) -> Self:
-        """Raises RejectedRecord; no time may be later than `latest`."""
+        """Read the record's JSON. Raise RejectedRecord, also for a time later than `latest`."""
         _require_members(body, (*_SPACE_MEMBERS, "previous", "at"))
         current, previous = SpaceRef.read(body), body["previous"]
         if previous is not None:
@@ -97,7 +98,10 @@ class ActiveSpace:
 
 @dataclass(frozen=True, slots=True)
 class CandidateSpace:
-    """A space being made beside live traffic; `encoded_at` is None while its first pass runs."""
+    """A space that is made beside live traffic.
+
+    `encoded_at` is None until every record that existed at `started_at` has been encoded.
+    """
 
     made: SpaceRef
     started_at: float
@@ -110,7 +114,7 @@ class CandidateSpace:
 
     @classmethod
     def read(cls, body: Mapping[str, Any], latest: float) -> Self:
-        """Raises RejectedRecord; no time may be later than `latest`."""
+        """Read the record's JSON. Raise RejectedRecord, also for a time later than `latest`."""
         _require_members(body, (*_SPACE_MEMBERS, "started_at", "encoded_at"))
         encoded = body["encoded_at"]
         return cls(
@@ -121,21 +125,21 @@ class CandidateSpace:
 
 
 def no_candidate(topic: str) -> OutRecord:
-    """Return the record that says that there is no candidate any more."""
+    """Return the record that removes the candidate."""
     return OutRecord(topic, CANDIDATE, None, partition=0)
 
 
-Said = ActiveSpace | CandidateSpace | KeptCounts | None
+ControlValue = ActiveSpace | CandidateSpace | KeptCounts | None
 
-_READERS: Mapping[bytes, Callable[[Mapping[str, Any], float], Said]] = {
+_READERS: Mapping[bytes, Callable[[Mapping[str, Any], float], ControlValue]] = {
     ACTIVE: ActiveSpace.read,
     CANDIDATE: CandidateSpace.read,
     PARTITIONS: KeptCounts.read,
 }
 
 
-def read_record(record: Record, now: float) -> Said:
-    """Return what a control record says, or None for a tombstone. Raises RejectedRecord."""
+def read_record(record: Record, now: float) -> ControlValue:
+    """Return the content of a control record, or None for a tombstone. Raises RejectedRecord."""
     size = bytes_of(record)
     if size > RECORD_BYTES_MAX:
         raise RejectedRecord.over(
@@ -144,7 +148,7 @@ def read_record(record: Record, now: float) -> Said:
     read = _READERS.get(record.key or b"")
     if read is None:
         if record.key and record.value is None:
-            return None  # what was under it is gone
+            return None  # a tombstone of a key that this version does not know
         known = ", ".join(key.decode() for key in _READERS)
         raise RejectedRecord(UNKNOWN_KEY, f"key: want one of {known}", field="key")
     if record.value is None:
@@ -156,7 +160,7 @@ def read_record(record: Record, now: float) -> Said:
     except orjson.JSONDecodeError as error:
         raise RejectedRecord("not_json", f"not JSON ({error})") from None
     _require_version(body)
-    # The broker's time counts too, so that a reader whose clock is behind refuses nothing.
+    # The broker's append time counts too, so that a reader with a slow clock refuses nothing.
     return read(body, max(now, record.timestamp_ms / 1000) + AHEAD_S_MAX)
 
 

@@ -1,25 +1,28 @@
-"""Dead letters: a record that cannot be served, kept whole, with the reason beside it.
+"""Dead letters: records that were refused, kept whole, each with the reason in headers.
 
-Key, value and headers are the original's, untouched, so that a letter can be published again once
-the cause is gone. Added behind them (Kafka readers take the last header of a name, so a letter
-that was retried and failed again shows its newest reason):
+Key, value and headers are those of the original, unchanged, so that a letter can be published again
+once the cause is removed. These headers are appended. Kafka readers take the last header of a name,
+so a letter that was retried and failed again shows its newest reason:
 
-    dead_letter_reason     the code, such as `invalid_json`: what is counted and alerted on
-    dead_letter_message    for people: field, limit and value
-    dead_letter_stage      who gave up: `encode`, `index`
-    dead_letter_attempts   how often it was tried, 1 for what no retry could change
+    dead_letter_reason     the code, such as `invalid_json`, which metrics count
+    dead_letter_message    a text for people, with field, limit and value
+    dead_letter_stage      the stage that refused the record: `encode`, `index`
+    dead_letter_attempts   the number of attempts; 1 where no retry could help
     dead_letter_source     TOPIC:PARTITION:OFFSET of the original
     dead_letter_space      the space whose encoder or index refused it; older letters lack it
-    dead_letter_truncated  bytes of the original, where they are more than the topic takes
+    dead_letter_truncated  the size of the original in bytes, where the topic cannot take all of it
 
-Every space refuses a bad record for itself, in the transaction of its own encoder: a rebuild writes
-a second letter of the same source. Letters of one source and of the same bytes are *copies*.
+Every space refuses a bad record by itself, in the transaction of its own encoder, so a rebuild
+writes a second letter of the same source. Letters with the same source and the same bytes are
+*copies*.
 
-A compressed batch can hold a record larger than any topic's limit. Of such a one the letter has the
-beginning of key and value and no headers: there is nothing to publish again, save from its source.
+A compressed batch can hold a record that is larger than any topic's limit. The letter of such a
+record has only the beginning of its key and value, and none of its headers. It can be published
+again only from its source.
 
-Kafka takes back no single record. What became of a letter is told by a *mark* behind it in the same
-partition: its key, no value, and two headers; the last mark of a letter counts.
+Kafka cannot delete a single record. What was done with a letter is therefore written as a *mark*
+later in the same partition: a record with the letter's key, no value, and two headers. The last
+mark of a letter counts.
 
     dead_letter_of       PARTITION:OFFSET of the letter
     dead_letter_outcome  `retried`, `superseded` (its item has a newer record) or `discarded`
@@ -48,15 +51,15 @@ OUTCOME = "dead_letter_outcome"
 Outcome = Literal["retried", "superseded", "discarded"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
-# What a truncated letter keeps of key and value: enough for an id, and to know a format.
+# Bytes of key and of value in a truncated letter: enough for an id, and to recognise a format.
 HEAD_BYTES_MAX = 1_024
-# Lengths and framing of a record and of its batch, and of each header: more than Kafka needs.
+# Bytes that Kafka adds to a record and its batch, and to each header; it needs fewer.
 _RECORD_OVERHEAD_BYTES = 128
 _HEADER_OVERHEAD_BYTES = 10
 
 
 class LetterId(NamedTuple):
-    """Where a letter stands in the dead-letters topic; PARTITION:OFFSET in text."""
+    """The position of a letter in the dead-letters topic; as text PARTITION:OFFSET."""
 
     partition: int
     offset: int
@@ -66,7 +69,7 @@ class LetterId(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> "LetterId":
-        """Raises ValueError."""
+        """Read PARTITION:OFFSET. Raises ValueError."""
         partition, _, offset = text.partition(":")
         if not (partition.isdecimal() and offset.isdecimal()):
             raise ValueError(f"want PARTITION:OFFSET, got {text!r}")
@@ -75,10 +78,10 @@ class LetterId(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A letter as read. `source` is None if the letter names none that can be read.
+    """A letter as it was read, without its value.
 
-    `space` is None in letters of versions that did not write it. `digest` is that of the value as
-    it stands in the letter.
+    `source` is None if the letter names none that can be read, and `space` is None in letters of
+    versions that did not write it. `digest` is the digest of the value in the letter.
     """
 
     id: LetterId
@@ -92,19 +95,19 @@ class Letter:
     source: RecordPosition | None
     space: str | None
     digest: bytes
-    # Bytes of the original, where the letter has only its beginning.
     truncated: int | None
+    """The size of the original in bytes, where the letter has only its beginning."""
 
 
 class Mark(NamedTuple):
-    """What became of a letter."""
+    """A record of what was done with a letter."""
 
     letter: LetterId
     outcome: Outcome
 
 
 def letter_bytes_max(record_bytes_max: int) -> int:
-    """The largest letter: an original of the largest size, and as much again for headers."""
+    """Return the size of the largest letter: the largest original, and as much for headers."""
     return 2 * record_bytes_max
 
 
@@ -118,7 +121,7 @@ def dead_letter_record(
     attempts: int,
     bytes_max: int,
 ) -> OutRecord:
-    """The letter for `record`, refused as `rejection` says; truncated above `bytes_max`."""
+    """Return the letter of `record`, which was refused by `rejection`; cut above `bytes_max`."""
     source = f"{record.topic}:{record.partition}:{record.offset}"
     added = {
         REASON: rejection.code,
@@ -128,7 +131,7 @@ def dead_letter_record(
         SOURCE: source,
         SPACE: space,
     }
-    # What was not UTF-8 in the record may be quoted in the message.
+    # The message may quote parts of the record that are not UTF-8.
     headers = [(name, text.encode("utf-8", "backslashreplace")) for name, text in added.items()]
     letter = OutRecord(topic, record.key, record.value, [*record.headers, *headers])
     overhead = _RECORD_OVERHEAD_BYTES + _HEADER_OVERHEAD_BYTES * len(letter.headers)
@@ -139,7 +142,7 @@ def dead_letter_record(
 
 
 def read_letter(record: Record) -> Letter | None:
-    """None for what is no letter: a mark, or what another tool wrote."""
+    """Return the letter, or None for any other record: a mark, or one that another tool wrote."""
     reason = record.header(REASON)
     if reason is None:
         return None
@@ -165,7 +168,7 @@ def read_letter(record: Record) -> Letter | None:
 
 
 def space_of(header: bytes | None) -> str | None:
-    """Return the space that a letter names; None where it names none that could be one."""
+    """Return the space that a letter names, or None where that is not a possible name."""
     name = (header or b"").decode("utf-8", "replace")
     return name if SPACE_NAME.fullmatch(name) else None
 
@@ -193,13 +196,13 @@ def read_mark(record: Record) -> Mark | None:
 
 
 def mark_record(topic: str, letter: Letter, outcome: Outcome) -> OutRecord:
-    """The mark that tells what became of `letter`."""
+    """Return the mark of `letter`."""
     headers = [(OF, str(letter.id).encode()), (OUTCOME, outcome.encode())]
     return OutRecord(topic, letter.key, None, headers, letter.id.partition)
 
 
 def original_headers(record: Record) -> list[tuple[str, bytes]]:
-    """The headers that a letter's original had."""
+    """Return the headers that the original of a letter had."""
     return [(name, value) for name, value in record.headers if name not in _ADDED]
 
 

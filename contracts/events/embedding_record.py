@@ -1,4 +1,4 @@
-"""The embedding record's bytes, version 1.
+"""The bytes of an embedding record, version 1.
 
 Value (little-endian):
 
@@ -10,9 +10,9 @@ Value (little-endian):
     16      2 * dim  the unit vector, float16
     ...     rest     JSON object: "item", "text", "metadata"; absent members are null / empty
 
-Key: the item's id. Headers: `source` (see records.Source) and `appended` (the content record's
-append time, milliseconds, ASCII). A null value is a tombstone; it carries the same headers, and
-`reason` ("code: message") where a dead letter took the item out.
+The key is the item's id. The headers are `source` (see records.Source) and `appended` (the append
+time of the content record in milliseconds, as ASCII). A null value is a tombstone. It has the same
+headers, and `reason` ("code: message") where the content record was refused.
 """
 
 import struct
@@ -36,7 +36,7 @@ _HEAD = struct.Struct("<4s8sHH")
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """What an embeddings record says of an item; `vector` None is a tombstone."""
+    """The content of an embedding record; `vector` is None in a tombstone."""
 
     id: str
     source: Source
@@ -56,7 +56,7 @@ def encode_value(
     text: str | None = None,
     metadata: dict[str, Any] | None = None,
 ) -> bytes:
-    """The value's bytes; `vector` has shape (space.dim,), float16."""
+    """Return the value's bytes. `vector` is float16 of shape (space.dim,)."""
     if vector.shape != (space.dim,) or vector.dtype != np.float16:
         raise ValueError(f"want {space.dim} float16 numbers, got {vector.dtype}{vector.shape}")
     body = {"item": item, "text": text, "metadata": metadata or None}
@@ -70,10 +70,10 @@ def encode_value(
 
 
 def decode_value(space: Space, value: bytes) -> tuple[Vectors, dict[str, Any]]:
-    """Return the vector (a read-only view of `value`) and the body.
+    """Return the vector, a read-only float16 view of `value` of shape (space.dim,), and the body.
 
     Raises RejectedRecord `invalid_embedding` or `unknown_embedding_version`, and SpaceMismatch for
-    another space's vector.
+    a vector of another space.
     """
     if len(value) < _HEAD.size:
         raise RejectedRecord("invalid_embedding", f"{len(value)} bytes are too few for the head")
@@ -112,7 +112,10 @@ def embedding_record(
     *,
     reason: str | None = None,
 ) -> OutRecord:
-    """The embeddings record for `content`: same key, same partition; value None: a tombstone."""
+    """Return the embedding record of `content`, with its key and partition.
+
+    A `value` of None makes a tombstone.
+    """
     headers = [("source", source.encode()), ("appended", str(content.timestamp_ms).encode())]
     if reason is not None:
         headers.append(("reason", reason.encode("utf-8", "backslashreplace")))
@@ -120,7 +123,7 @@ def embedding_record(
 
 
 def read_embedding(space: Space, record: Record) -> Embedding:
-    """Parse an embeddings record. Raises RejectedRecord or SpaceMismatch."""
+    """Parse an embedding record. Raises RejectedRecord or SpaceMismatch."""
     raw_source = record.header("source")
     try:
         if raw_source is None or record.key is None:

@@ -10,21 +10,21 @@ from contracts.topics import Names, Target
 from contracts.wire.client_messages import ClientMessage
 from contracts.wire.server_messages import ServerMessage
 
-# The wire's version; a change that breaks an older reader needs a new one, and /v2 paths.
+# The version of the wire. A change that breaks an older reader needs a new version and /v2 paths.
 VERSION = "1.0.0"
 
 Document = dict[str, Any]
 
 
 def document() -> Document:
-    """Topics with keys, headers and payloads, and the live WebSocket."""
+    """Return the document: topics with keys, headers and payloads, and the live WebSocket."""
     names = Names("tidelens.", "{space}")
     schemas: Document = {}
     channels: Document = {
         "live": _channel("/v1/live", "Live subscriptions.", ["FromClient", "FromServer"]),
         "deadLetters": _channel(
             names.dead_letters,
-            "Refused records, untouched, with reasons; behind them, what became of each.",
+            "Refused records, unchanged, each with its reason; later, what was done with each.",
             ["DeadLetter", "DeadLetterMark"],
         ),
     }
@@ -36,17 +36,17 @@ def document() -> Document:
     }
     bodies: dict[Target, type[BaseModel]] = {"images": ImageBody, "captions": CaptionBody}
     for target, body in bodies.items():
-        kind = target.removesuffix("s").capitalize()
-        messages[kind] = _content_event(target, _component(schemas, f"{kind}Body", body))
-        messages[f"{kind}Embedding"] = _embedding()
+        name = target.removesuffix("s").capitalize()
+        messages[name] = _content_event(target, _component(schemas, f"{name}Body", body))
+        messages[f"{name}Embedding"] = _embedding()
         channels[target] = _channel(
-            names.content(target), "Content events; a null value deletes the item.", [kind]
+            names.content(target), "Content events; a null value deletes the item.", [name]
         )
         channels[f"embeddings-{target}"] = {
             **_channel(
                 names.embeddings(target),
                 "Vectors of one space; a null value is a tombstone.",
-                [f"{kind}Embedding"],
+                [f"{name}Embedding"],
             ),
             "parameters": {"space": {"description": "Name of the vector space."}},
         }
@@ -60,19 +60,19 @@ def document() -> Document:
         "defaultContentType": "application/json",
         "channels": channels,
         "operations": {
-            "publishImages": _deed("receive", "images", ["Image"]),
-            "publishCaptions": _deed("receive", "captions", ["Caption"]),
-            "subscribeLive": _deed("receive", "live", ["FromClient"]),
-            "pushLive": _deed("send", "live", ["FromServer"]),
-            "refuse": _deed("send", "deadLetters", ["DeadLetter"]),
+            "publishImages": _operation("receive", "images", ["Image"]),
+            "publishCaptions": _operation("receive", "captions", ["Caption"]),
+            "subscribeLive": _operation("receive", "live", ["FromClient"]),
+            "pushLive": _operation("send", "live", ["FromServer"]),
+            "refuse": _operation("send", "deadLetters", ["DeadLetter"]),
         },
         "components": {"messages": messages, "schemas": schemas},
     }
 
 
-def _component(schemas: Document, name: str, kind: Any) -> Document:
-    """Put the type's schema, and those it refers to, among `schemas`; a reference to it."""
-    schema = TypeAdapter(kind).json_schema(ref_template="#/components/schemas/{model}")
+def _component(schemas: Document, name: str, model: Any) -> Document:
+    """Add a type's schema, and those that it refers to, to `schemas`. Return a reference to it."""
+    schema = TypeAdapter(model).json_schema(ref_template="#/components/schemas/{model}")
     schemas.update(schema.pop("$defs", {}))
     schemas[name] = schema
     return {"$ref": f"#/components/schemas/{name}"}
@@ -86,7 +86,7 @@ def _channel(address: str, description: str, messages: list[str]) -> Document:
     }
 
 
-def _deed(action: str, channel: str, messages: list[str]) -> Document:
+def _operation(action: str, channel: str, messages: list[str]) -> Document:
     return {
         "action": action,
         "channel": {"$ref": f"#/channels/{channel}"},
@@ -119,8 +119,14 @@ def _content_event(target: Target, payload: Document) -> Document:
     }
     optional: dict[str, Document] = {"content-type": {"type": "string"}}
     if target == "images":
-        optional["ce_item"] = {"type": "string", "description": "With an image/* body: `item`."}
-        optional["ce_metadata"] = {"type": "string", "description": "Then `metadata`, as JSON."}
+        optional["ce_item"] = {
+            "type": "string",
+            "description": "The member `item`, where the body is the picture itself.",
+        }
+        optional["ce_metadata"] = {
+            "type": "string",
+            "description": "The member `metadata` as JSON, where the body is the picture itself.",
+        }
     return {
         "summary": "A CloudEvent in binary mode"
         + ("; the body is JSON, or the picture itself." if target == "images" else "."),
@@ -137,9 +143,17 @@ def _embedding() -> Document:
         "headers": _headers(
             {
                 "source": {"type": "string", "description": "TOPIC_ID:PARTITION:OFFSET"},
-                "appended": {"type": "string", "description": "Milliseconds, of the content."},
+                "appended": {
+                    "type": "string",
+                    "description": "Append time of the content record, in milliseconds.",
+                },
             },
-            {"reason": {"type": "string", "description": "Of a dead letter's tombstone."}},
+            {
+                "reason": {
+                    "type": "string",
+                    "description": "Why the content record was refused, on its tombstone.",
+                }
+            },
         ),
         "bindings": {"kafka": {"key": _KEY}},
     }
@@ -148,7 +162,7 @@ def _embedding() -> Document:
 def _dead_letter() -> Document:
     added = ("REASON", "MESSAGE", "STAGE", "ATTEMPTS", "SOURCE")
     return {
-        "summary": "The original key, value and headers, and behind them why it was refused.",
+        "summary": "The original key, value and headers, then headers that say why it was refused.",
         "contentType": "application/octet-stream",
         "headers": _headers(
             {getattr(dead_letter, n): {"type": "string"} for n in added},
@@ -157,7 +171,10 @@ def _dead_letter() -> Document:
                     "type": "string",
                     "description": "The space that refused the record.",
                 },
-                dead_letter.TRUNCATED: {"type": "string", "description": "Bytes of the original."},
+                dead_letter.TRUNCATED: {
+                    "type": "string",
+                    "description": "Size of the original in bytes, where the letter is cut.",
+                },
             },
         ),
         "bindings": {"kafka": {"key": {"type": "string"}}},
@@ -166,10 +183,13 @@ def _dead_letter() -> Document:
 
 def _dead_letter_mark() -> Document:
     return {
-        "summary": "What became of a letter of this partition; the last mark of a letter counts.",
+        "summary": "What was done with a letter of this partition; its last mark counts.",
         "headers": _headers(
             {
-                dead_letter.OF: {"type": "string", "description": "PARTITION:OFFSET of it."},
+                dead_letter.OF: {
+                    "type": "string",
+                    "description": "PARTITION:OFFSET of the letter.",
+                },
                 dead_letter.OUTCOME: {"enum": list(dead_letter.OUTCOMES)},
             },
             {},

@@ -1,4 +1,4 @@
-"""Reading settings from the environment. A mistake becomes one line that names the variable."""
+"""Read settings from the environment; a mistake becomes one line that names the variable."""
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ class _Environment(EnvSettingsSource):
 
 
 class FromEnvironment(BaseSettings):
-    """Base of settings that are read from the environment, without what Kubernetes put there."""
+    """The base of settings that are read from the environment, without variables of Kubernetes."""
 
     model_config = SettingsConfigDict(env_prefix="TIDELENS_", frozen=True, allow_inf_nan=False)
 
@@ -68,13 +68,13 @@ def variable_of(kind: type[FromEnvironment], name: str) -> str:
 def _one_line(kind: type[FromEnvironment], error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     variable = variable_of(kind, str(first["loc"][0]))
-    if first["type"] == "value_error":  # our own check, whose message has the value
+    if first["type"] == "value_error":  # a check of the settings, whose message has the value
         return f"{variable}: {first['msg'].removeprefix('Value error, ')}"
     return f"{variable}: {first['msg']}, got {shown(kind, first)}"
 
 
 def shown(kind: type[FromEnvironment], error: ErrorDetails) -> str:
-    """Return the wrong value as it may be shown: cut if long, and never a secret."""
+    """Return a wrong value as text that may be shown: cut if long, and never a secret."""
     if "SecretStr" in repr(kind.model_fields[str(error["loc"][0])].annotation):
         return "a secret"
     got = repr(error["input"])
@@ -87,8 +87,8 @@ def _not_json(kind: type[FromEnvironment], error: SettingsError) -> str:
 
 
 def setting_of(error: SettingsError) -> str:
-    """Return the setting that is not JSON, in capitals and without prefix.
+    """Return the name of the setting that is not JSON, in capitals and without prefix.
 
-    The library names it only in its message, and looks at no other setting after it.
+    The library names it only in its message, and checks no other setting after it.
     """
     return str(error).split('"')[1].upper()

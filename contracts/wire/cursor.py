@@ -1,6 +1,7 @@
-"""Live cursors: the state a standing list was exact at, and a digest of that list.
+"""Live cursors: the state that a standing list was exact at, and a digest of that list.
 
-Opaque to clients: base64url of a JSON array. Nothing in it is trusted for more than comparing.
+A cursor is opaque to clients: base64url of a JSON array. The server only compares what it holds, so
+that a forged cursor can do no harm.
 """
 
 import base64
@@ -17,33 +18,33 @@ from contracts.events.format_version import unknown
 from contracts.wire.as_of import AsOf
 from contracts.wire.delta import WireHit
 
-# Two targets with 4,096 partitions each take up to 220,000.
+# The offsets of two targets with 4,096 partitions each take up to 220,000 characters.
 CURSOR_CHARS_MAX = 250_000
 VERSION = 1
 
 
-def list_digest(hits: Iterable[WireHit]) -> str:
-    """Equal for equal lists."""
+def wire_list_digest(hits: Iterable[WireHit]) -> str:
+    """Return a digest of a list of wire hits; equal lists have equal digests."""
     sources = ((hit["id"], hit["score"], hit["source"]) for hit in hits)
-    return digest_of([(i, s, source["partition"], source["offset"]) for i, s, source in sources])
+    return list_digest([(i, s, source["partition"], source["offset"]) for i, s, source in sources])
 
 
-def digest_of(places: Sequence[tuple[str, float, int, int]]) -> str:
-    """The same of each hit's id, score, and partition and offset of its source.
+def list_digest(rows: Sequence[tuple[str, float, int, int]]) -> str:
+    """Return the digest of a list: of each hit the id, score, and source partition and offset.
 
-    Within one log the source stands for all members that come from the content record.
+    Within one log the source identifies all members that come from the content record.
     """
-    return hashlib.blake2b(orjson.dumps(places), digest_size=12).hexdigest()
+    return hashlib.blake2b(orjson.dumps(rows), digest_size=12).hexdigest()
 
 
 def _plain(value: Any) -> Any:
-    """Mappings and sequences of other kinds than JSON's."""
+    """Return a mapping as a dict and any other sequence as a list, which orjson can write."""
     return dict(value) if isinstance(value, Mapping) else list(value)
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """`as_of`, a digest of the query it answers, and the digest of the hits there."""
+    """The state `as_of`, a digest of the query, and the digest of the hits at that state."""
 
     as_of: AsOf
     query: str
@@ -56,7 +57,7 @@ class Cursor:
 
     @classmethod
     def decode(cls, raw: str) -> "Cursor":
-        """Raises RejectedRequest `invalid_cursor`."""
+        """Decode a cursor. Raise RejectedRequest `invalid_cursor` for any other text."""
         try:
             if len(raw) > CURSOR_CHARS_MAX:
                 raise ValueError("too long")
@@ -65,7 +66,7 @@ class Cursor:
                 base64.b64decode(padded, altchars=b"-_", validate=True)
             )
             if type(version) is not int:
-                raise ValueError("no version")
+                raise ValueError("the version is missing")
             if version != VERSION:
                 raise ValueError(unknown("cursor", version, VERSION))
             space, epoch, offsets, query, digest = members
@@ -76,6 +77,6 @@ class Cursor:
                     raise ValueError(f"not an offset: {number!r}")
         except (ValueError, TypeError, AttributeError, binascii.Error) as error:
             raise RejectedRequest(
-                "invalid_cursor", f"cursor: not one of ours ({error})", field="cursor"
+                "invalid_cursor", f"cursor: not a cursor of Tidelens ({error})", field="cursor"
             ) from None
         return cls(AsOf(space, epoch, offsets), query, digest)

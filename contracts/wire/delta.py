@@ -1,8 +1,9 @@
-"""Differences of standing lists: what a `delta` holds, and how a client applies it.
+"""Differences between standing lists: what a `delta` holds, and how a client applies it.
 
-Both sides share this file, so that "apply(old, difference(old, new)) == new" is tested once. A
-list is in rank order; an id stands in it at most once. The server compares what it holds of an item
-(`changes`) and makes a wire hit only of what it tells; clients compare wire hits (`difference`).
+Server and client share this module, so that "applying the difference of two lists to the first one
+gives the second" is tested once. A list is in rank order and holds an id at most once. The server
+compares its own objects and makes a wire hit only of what it sends (`list_changes`); clients
+compare wire hits (`wire_list_changes`).
 """
 
 from bisect import bisect_left
@@ -18,27 +19,29 @@ _One = TypeVar("_One")
 _Read = TypeVar("_Read", contravariant=True)
 
 
-class Reader(Protocol[_Read]):
-    """What a list holds, and what is told of it."""
+class ListReader(Protocol[_Read]):
+    """How the entries of a list are identified, compared and sent."""
 
     def id(self, one: _Read, /) -> str: ...
 
     def same(self, one: _Read, other: _Read, /) -> bool:
-        """Whether both are equal in all but their rank."""
+        """Return whether two entries are equal in all but their rank."""
         ...
 
     def wire(self, one: _Read, rank: int, /) -> Any:
-        """A wire hit, or its JSON."""
+        """Return an entry as a wire hit, or as its JSON."""
         ...
 
 
-def changes(old: Sequence[_One], new: Sequence[_One], reader: Reader[_One]) -> list[WireChange]:
-    """The changes that turn `old` into `new`; empty when they are equal.
+def list_changes(
+    old: Sequence[_One], new: Sequence[_One], reader: ListReader[_One]
+) -> list[WireChange]:
+    """Return the changes that turn `old` into `new`; empty when they are equal.
 
-    Items that stay in relative order are not moves, even when their ranks shift: the fewest
+    Items that keep their relative order do not move, even when their ranks shift: the fewest
     possible items move (the complement of a longest increasing subsequence).
     """
-    # What is equal at either end stays as it is: as a rule nearly everything.
+    # Equal entries at either end need no change. Usually that is nearly the whole list.
     first, most = 0, min(len(old), len(new))
     while first < most and old[first] == new[first]:
         first += 1
@@ -47,36 +50,32 @@ def changes(old: Sequence[_One], new: Sequence[_One], reader: Reader[_One]) -> l
         last += 1
     old, new = old[first : len(old) - last], new[first : len(new) - last]
     id_of = reader.id
-    before = {id_of(one): place for place, one in enumerate(old)}
-    # Places in the old list, in the order of the new one; -1: it was not in it.
-    places = [before.pop(id_of(one), -1) for one in new]
-    found: list[WireChange] = [{"change": "leave", "id": item_id} for item_id in before]
-    kept = [place for place in places if place >= 0]
-    if all(map(int.__lt__, kept, kept[1:])):
-        moved: set[int] = set()
-    else:
-        moved = set(kept) - {kept[i] for i in _longest_increasing(kept)}
-    for rank, (one, place) in enumerate(zip(new, places, strict=True), start=first + 1):
-        if place < 0:
-            kind = "enter"
-        elif place in moved:
-            kind = "move"
-        elif one == old[place] or reader.same(one, old[place]):
+    before = {id_of(one): index for index, one in enumerate(old)}
+    # Indices in the old list, in the order of the new one; -1: the entry is new.
+    indices = [before.pop(id_of(one), -1) for one in new]
+    result: list[WireChange] = [{"change": "leave", "id": item_id} for item_id in before]
+    moved = _moved([index for index in indices if index >= 0])
+    for rank, (one, index) in enumerate(zip(new, indices, strict=True), start=first + 1):
+        if index < 0:
+            change = "enter"
+        elif index in moved:
+            change = "move"
+        elif one == old[index] or reader.same(one, old[index]):
             continue
         else:
-            kind = "update"
-        told = reader.wire(one, rank)
-        found.append({"change": kind, "id": id_of(one), "rank": rank, "hit": told})
-    return found
+            change = "update"
+        hit = reader.wire(one, rank)
+        result.append({"change": change, "id": id_of(one), "rank": rank, "hit": hit})
+    return result
 
 
-def difference(old: Sequence[WireHit], new: Sequence[WireHit]) -> list[WireChange]:
-    """The same of wire hits."""
-    return changes(old, new, _WIRED)
+def wire_list_changes(old: Sequence[WireHit], new: Sequence[WireHit]) -> list[WireChange]:
+    """Return the changes that turn one list of wire hits into another."""
+    return list_changes(old, new, _WIRE_LISTS)
 
 
-class _Wired:
-    """How wire hits are read."""
+class _WireListReader:
+    """The ListReader of wire hits."""
 
     def id(self, hit: WireHit, /) -> str:
         return str(hit["id"])
@@ -88,11 +87,15 @@ class _Wired:
         return hit
 
 
-_WIRED = _Wired()
+_WIRE_LISTS = _WireListReader()
 
 
-def apply(hits: Sequence[WireHit], changes: Sequence[WireChange]) -> list[WireHit]:
-    """The list after `changes`: remove leaves and moves, insert by ascending rank, then update."""
+def apply_changes(hits: Sequence[WireHit], changes: Sequence[WireChange]) -> list[WireHit]:
+    """Return the list after `changes`, which are applied as one step in this order.
+
+    Every id that leaves or moves is removed; entries that enter or move are inserted by ascending
+    rank; then the hits of updates are replaced. Other orders give wrong lists.
+    """
     gone = {c["id"] for c in changes if c["change"] in ("leave", "move")}
     result = [hit for hit in hits if hit["id"] not in gone]
     arriving = [c for c in changes if c["change"] in ("enter", "move")]
@@ -103,19 +106,29 @@ def apply(hits: Sequence[WireHit], changes: Sequence[WireChange]) -> list[WireHi
     return [{**hit, "rank": rank} for rank, hit in enumerate(result, start=1)]
 
 
-def _longest_increasing(places: Sequence[int]) -> list[int]:
-    """Indices of a longest strictly increasing subsequence (patience sorting, O(n log n))."""
+def _moved(kept: Sequence[int]) -> set[int]:
+    """Return the old indices of the entries that move, given those of all that stay in the list."""
+    if all(map(int.__lt__, kept, kept[1:])):
+        return set()
+    return set(kept) - {kept[i] for i in _longest_increasing(kept)}
+
+
+def _longest_increasing(numbers: Sequence[int]) -> list[int]:
+    """Return the indices of a longest strictly increasing subsequence.
+
+    This is patience sorting, in O(n log n).
+    """
     tails: list[int] = []
     ends: list[int] = []
     previous: list[int] = []
-    for index, place in enumerate(places):
-        length = bisect_left(tails, place)
+    for index, number in enumerate(numbers):
+        length = bisect_left(tails, number)
         previous.append(ends[length - 1] if length else -1)
         if length == len(tails):
-            tails.append(place)
+            tails.append(number)
             ends.append(index)
         else:
-            tails[length] = place
+            tails[length] = number
             ends[length] = index
     chain: list[int] = []
     index = ends[-1] if ends else -1

@@ -27,7 +27,7 @@ from contracts.events.control_record import (
     CANDIDATE,
     ActiveSpace,
     CandidateSpace,
-    Said,
+    ControlValue,
     SpaceRef,
     read_record,
 )
@@ -97,7 +97,7 @@ class _Entry:
     """One record, and what it says or what is wrong with it."""
 
     record: Record
-    said: Said = None
+    said: ControlValue = None
     fault: RejectedRecord | None = None
 
 
@@ -148,7 +148,7 @@ class Standing:
         before = tuple(reversed(self._before))
         return Control(active, candidate, tuple(refused), before, counts, tuple(unknown))
 
-    async def _standing(self, key: bytes, refused: list[Refused]) -> Said:
+    async def _standing(self, key: bytes, refused: list[Refused]) -> ControlValue:
         """Return what the newest good record says, and add those that came after it to `refused`.
 
         The older ones are forgotten.
@@ -211,7 +211,7 @@ class _Verdict:
     at: float
 
 
-def _named(said: Said) -> SpaceRef | None:
+def _named(said: ControlValue) -> SpaceRef | None:
     """Return the space that must be there for a record to stand."""
     if isinstance(said, ActiveSpace):
         return said.current

@@ -34,7 +34,7 @@ from contracts.testing.memory import HashEncoder, ManualClock, MemoryLog
 from contracts.topics import TARGETS, Names, Target
 from contracts.wire.as_of import AsOf
 from contracts.wire.cursor import Cursor
-from contracts.wire.delta import WireHit, apply
+from contracts.wire.delta import WireHit, apply_changes
 from contracts.wire.message_json import wire_hit
 from index_store.index import Index
 from index_store.search.matcher_numpy import NumpyMatcher
@@ -618,7 +618,7 @@ class Follower:
                 self.hits = message["hits"]
             case "delta":
                 assert message["changes"], "an empty delta says nothing"
-                self.hits = apply(self.hits, message["changes"])
+                self.hits = apply_changes(self.hits, message["changes"])
             case "resumed":
                 pass
             case "reset":

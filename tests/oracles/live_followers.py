@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from contracts.events.record import Positions
-from contracts.wire.cursor import Cursor, list_digest
-from contracts.wire.delta import WireHit, apply
+from contracts.wire.cursor import Cursor, wire_list_digest
+from contracts.wire.delta import WireHit, apply_changes
 from tests.oracles.live_lists import History, ItemRef, Query, Violation, items_asked
 
 Message = Mapping[str, Any]
@@ -49,7 +49,7 @@ class ListClaim(Claim):
         positions = history.positions_of(self.cursor.as_of)
         await history.reach(positions)
         check_list(self.told, self.query, positions, self.hits, history)
-        if self.cursor.hits != list_digest(self.hits):
+        if self.cursor.hits != wire_list_digest(self.hits):
             raise Violation(f"{self.told}: the cursor's digest is of another list")
 
 
@@ -226,7 +226,7 @@ class TopFollower(Follower):
             case "delta" if self.is_live:
                 if not message["changes"]:
                     raise Violation(f"{told}: a delta without changes")
-                self.hits = apply(self.hits, message["changes"])
+                self.hits = apply_changes(self.hits, message["changes"])
             case "resumed" if not self.is_live and self.is_resuming:
                 pass
             case _:

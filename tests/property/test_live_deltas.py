@@ -24,7 +24,7 @@ from contracts.ports.hit import VectorQuery
 from contracts.score import unit
 from contracts.topics import Target
 from contracts.wire.as_of import AsOf
-from contracts.wire.delta import apply, difference
+from contracts.wire.delta import apply_changes, wire_list_changes
 from tests.kits.api_kit import BruteIndex, Follower, Kit, RealIndex, Socket
 
 WORDS = ("red", "cat", "dog")
@@ -44,14 +44,14 @@ def test_applying_the_difference_gives_the_new_list(
     before: list[str], after: list[str], versions: list[int]
 ) -> None:
     old, new = listed(before, [0] * 8), listed(after, versions)
-    assert apply(old, difference(old, new)) == new
+    assert apply_changes(old, wire_list_changes(old, new)) == new
 
 
 @given(KEPT, st.data())
 def test_moves_are_the_fewest_possible(before: list[str], data: st.DataObject) -> None:
     after = data.draw(st.permutations(before))
     old, new = listed(before, [0] * 8), listed(list(after), [0] * 8)
-    moves = [change for change in difference(old, new) if change["change"] == "move"]
+    moves = [change for change in wire_list_changes(old, new) if change["change"] == "move"]
     places = [before.index(name) for name in after]
     longest = max(
         (

@@ -81,7 +81,7 @@ class UnwrittenHit:
 
 
 class RankedItems:
-    """Reads ranked items for `changes` (contracts.wire.delta.Reader)."""
+    """Reads ranked items for `list_changes` (contracts.wire.delta.ListReader)."""
 
     def __init__(self, include: Collection[str]) -> None:
         self._include = include

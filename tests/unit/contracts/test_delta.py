@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from contracts.wire.delta import apply, difference
+from contracts.wire.delta import apply_changes, wire_list_changes
 
 
 def hits(*names: str, **members: Any) -> list[dict[str, Any]]:
@@ -10,12 +10,12 @@ def hits(*names: str, **members: Any) -> list[dict[str, Any]]:
 
 
 def told(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    assert apply(old, difference(old, new)) == new
-    return [(change["change"], change["id"]) for change in difference(old, new)]
+    assert apply_changes(old, wire_list_changes(old, new)) == new
+    return [(change["change"], change["id"]) for change in wire_list_changes(old, new)]
 
 
 def test_equal_lists_differ_in_nothing() -> None:
-    assert difference(hits("a", "b"), hits("a", "b")) == []
+    assert wire_list_changes(hits("a", "b"), hits("a", "b")) == []
 
 
 def test_one_enters_and_pushes_one_out_while_neighbours_only_shift() -> None:
@@ -48,7 +48,7 @@ def test_everything_at_once() -> None:
     old = hits("a", "b", "c", "d", "e", text="")
     new = hits("e", "x", "c", "y", "a", text="")
     new[2]["text"] = "changed"
-    assert apply(old, difference(old, new)) == new
+    assert apply_changes(old, wire_list_changes(old, new)) == new
 
 
 def test_from_nothing_and_to_nothing() -> None:

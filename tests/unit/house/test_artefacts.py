@@ -26,7 +26,7 @@ from contracts.topics import TARGETS, Names, Target
 from contracts.wire.as_of import AsOf
 from contracts.wire.client_messages import Token
 from contracts.wire.cursor import Cursor
-from contracts.wire.delta import apply
+from contracts.wire.delta import apply_changes
 from contracts.wire.server_messages import AnswerMessage, ServerMessage
 from index_store.index import Index
 from index_store.snapshot.store import Snapshots
@@ -320,6 +320,6 @@ async def test_what_the_wire_said_is_understood(about: Any) -> None:
     snapshot, delta, *rest = about["wire"][-1]["live"]
     for message in (snapshot, delta, *rest):
         TypeAdapter(ServerMessage).validate_python(message)
-    hits = apply(snapshot["hits"], delta["changes"])
+    hits = apply_changes(snapshot["hits"], delta["changes"])
     assert [hit["id"] for hit in hits] == ["a", "n"]
     assert Cursor.decode(delta["cursor"]).as_of.covers(Cursor.decode(snapshot["cursor"]).as_of)

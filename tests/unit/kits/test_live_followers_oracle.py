@@ -11,8 +11,8 @@ from contracts.events.embedding_record import embedding_record, encode_value
 from contracts.events.record import Fetched, Record, Source, TopicPartition
 from contracts.topics import Names
 from contracts.wire.as_of import AsOf
-from contracts.wire.cursor import Cursor, list_digest
-from contracts.wire.delta import WireHit, difference
+from contracts.wire.cursor import Cursor, wire_list_digest
+from contracts.wire.delta import WireHit, wire_list_changes
 from tests.oracles import live_alerts, live_followers
 from tests.oracles.live_alerts import MatchesFollower
 from tests.oracles.live_followers import TopFollower
@@ -58,8 +58,8 @@ class Bench:
     async def told(self, kind: str, offset: int, hits: list[WireHit], **more: Any) -> None:
         """A message of that kind which leads to `hits`, judged."""
         held = list(self.follower.hits)
-        told = {"snapshot": {"hits": hits}, "delta": {"changes": difference(held, hits)}}
-        cursor = Cursor(as_of(offset), "query", list_digest(hits)).encode()
+        told = {"snapshot": {"hits": hits}, "delta": {"changes": wire_list_changes(held, hits)}}
+        cursor = Cursor(as_of(offset), "query", wire_list_digest(hits)).encode()
         self.take({"type": kind, "cursor": cursor, **told.get(kind, {}), **more})
         await self.judge()
 
@@ -137,7 +137,7 @@ async def test_a_delta_that_leaves_one_out(bench: Bench) -> None:
 
 
 async def test_a_digest_of_another_list(bench: Bench) -> None:
-    cursor = Cursor(as_of(4), "query", list_digest([])).encode()
+    cursor = Cursor(as_of(4), "query", wire_list_digest([])).encode()
     bench.take({"type": "snapshot", "hits": bench.exact(4), "cursor": cursor})
     with pytest.raises(Violation, match="digest"):
         await bench.judge()

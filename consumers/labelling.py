@@ -10,7 +10,7 @@ import numpy as np
 
 from contracts.errors import ConfigurationError, RejectedRequest
 from contracts.ports import Encoder
-from contracts.prompts import prompts
+from contracts.prompts import fill_templates
 from contracts.score import Vectors
 from contracts.zero_shot import label_vectors, probabilities
 
@@ -34,7 +34,7 @@ class Labeller:
         self._count = count
         self._probability_min = probability_min
         self._logit_scale = encoder.logit_scale
-        rows = encoder.encode_texts(prompts(labels, templates))
+        rows = encoder.encode_texts(fill_templates(labels, templates))
         try:
             self._rows = label_vectors(labels, rows)
         except RejectedRequest as error:

@@ -1,9 +1,9 @@
-"""Files below allowed folders, opened so that no link leads out of them while they are read.
+"""Open files below allowed folders, without a race in which a link could lead out of them.
 
-A path that was compared with a root is only a name: a stranger who may write below the root can
-replace any folder by a link before the file is opened. So all links are resolved first, the result
-is compared with the roots, and that path is then walked one folder at a time without following any
-link. What is opened is what was compared, or nothing.
+Comparing a path with the allowed folders is not enough: a stranger who may write below one of them
+can replace any folder by a link before the file is opened. So all links are resolved first, the
+result is compared with the allowed folders, and that path is then walked one folder at a time
+without following any link. The file that is opened is the file that was compared.
 """
 
 import errno
@@ -23,9 +23,10 @@ class NotRegular(OSError):
 
 
 def resolved_under(path: Path, roots: Sequence[Path]) -> Path:
-    """Resolve every link of `path`, whether or not a file is there, and compare it with the roots.
+    """Return `path` with every link resolved. Raise OutsideRoots unless it is below a root.
 
-    Raises OutsideRoots, and OSError where links go in a circle or no file can have such a name.
+    The file need not exist. Raises OSError where links go in a circle or no file can have such a
+    name.
     """
     try:
         real = path.resolve()
@@ -39,10 +40,10 @@ def resolved_under(path: Path, roots: Sequence[Path]) -> Path:
 
 
 def open_under(path: Path, roots: Sequence[Path]) -> BufferedReader:
-    """Open a regular file below one of `roots`. It never waits for the writer of a pipe.
+    """Open a regular file below one of `roots`, without ever waiting for the writer of a pipe.
 
-    Raises what `resolved_under` raises, NotRegular, and OSError where nothing is there or a link
-    was put into the path meanwhile.
+    Raises what `resolved_under` raises, NotRegular, and OSError where the file does not exist or a
+    link was put into the path in the meantime.
     """
     found = _walked(resolved_under(path, roots))
     try:
@@ -55,11 +56,11 @@ def open_under(path: Path, roots: Sequence[Path]) -> BufferedReader:
 
 
 def _walked(real: Path) -> int:
-    """Return a descriptor for `real`, which stands for the path only. Follows no link in it."""
+    """Return a descriptor of the path `real` (O_PATH), found without following any link."""
     held = os.open("/", os.O_PATH)
     for part in real.parts[1:]:
         try:
-            # If the part is a link, this opens the link itself, which has no members.
+            # If the part is a link, this opens the link itself, below which nothing can be opened.
             following = os.open(part, os.O_PATH | os.O_NOFOLLOW, dir_fd=held)
         finally:
             os.close(held)

@@ -1,9 +1,9 @@
-"""Named points between the steps of multi-step commits, where tests kill the process.
+"""Fault points: named points between the steps of a commit, where tests kill the process.
 
-`reach("encode.sent")` does nothing unless TIDELENS_FAULT names that point: then the process kills
-itself with SIGKILL, on the n-th pass when written `encode.sent:n`; with `encode.sent:n:stop` it
-stops there (SIGSTOP) until somebody wakes it. A shipped no-op costs one dictionary look-up; a fault
-that is only in the tests would not be on the real path.
+`reach("encode.sent")` does nothing unless TIDELENS_FAULT names that point. The process then kills
+itself with SIGKILL; `encode.sent:n` does so when the point is reached for the n-th time, and
+`encode.sent:n:stop` stops the process there with SIGSTOP. The points are part of the product so
+that tests kill it on its real path. An inactive point costs one look-up in a dictionary.
 """
 
 import os
@@ -38,7 +38,7 @@ _passes: dict[str, int] = {}
 
 
 def reach(point: str) -> None:
-    """Die or stop here if TIDELENS_FAULT says so."""
+    """Kill or stop the process here if TIDELENS_FAULT names `point`."""
     wanted = os.environ.get(VARIABLE)
     if wanted is None:
         return

@@ -1,4 +1,4 @@
-"""Read the names of a collection's consumer groups, which topics.Names makes."""
+"""The names of a collection's consumer groups, read back into their parts."""
 
 import re
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ _NODE = re.compile(
 class GroupName:
     """A consumer group of one collection.
 
-    An index node has two groups: `index` holds its commits and has no members, since the node
-    assigns its partitions itself; `streams` is that of its Faust app, whose only member is the
-    running node.
+    An index node has two groups. The group `index` holds its commits and has no members, since the
+    node assigns its partitions itself. The group `streams` belongs to its Faust app, and its only
+    member is the running node.
     """
 
     role: Role
@@ -32,7 +32,7 @@ class GroupName:
 
     @classmethod
     def read(cls, prefix: str, group: str) -> Self | None:
-        """Return the group of that name, or None where it is not of the collection of `prefix`."""
+        """Return the group of that name, or None where it belongs to another collection."""
         start = Names(prefix, "").bare + "."
         if not group.startswith(start):
             return None
@@ -45,7 +45,7 @@ class GroupName:
         return None
 
     def names(self, prefix: str) -> list[str]:
-        """Return all groups of the same node or space, those with members first."""
+        """Return the names of all groups of the same node or space, those with members first."""
         names = Names(prefix, self.space)
         if self.role == "encode":
             return [names.encoder_group]

@@ -1,6 +1,6 @@
 """The picture formats that Tidelens accepts, each recognised by its first bytes alone.
 
-Publishing, decoding and serving share this table.
+Publishing, decoding and serving share this table. To add a format, add it to FORMATS.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from contracts.errors import RejectedRecord
 
 HEAD_BYTES = 256
-"""How many bytes of a file are needed to recognise its format."""
+"""The number of bytes at the beginning of a file that are needed to recognise its format."""
 
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 _HEIC_BRANDS = frozenset(
@@ -19,23 +19,23 @@ _HEIC_BRANDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class PictureFormat:
-    """One format. `name` is Pillow's name of it, `suffixes` are the endings of its files' names.
+    """A picture format. `name` is Pillow's name for it, `suffixes` are those of its file names.
 
-    `shown` says whether browsers show it, so that it can be served as it is.
+    `is_shown_by_browsers` decides whether a picture is served unchanged or converted first.
     """
 
     name: str
     media_type: str
     suffixes: tuple[str, ...]
-    shown: bool
-    begins: Callable[[bytes], bool]
+    is_shown_by_browsers: bool
+    matches: Callable[[bytes], bool]
 
 
 def _with(*signatures: bytes) -> Callable[[bytes], bool]:
     return lambda head: head.startswith(signatures)
 
 
-# Sizes that the second header of a BMP may have: "BM" alone may begin any text.
+# Sizes that the second header of a BMP may have. "BM" alone could be the beginning of a text.
 _BMP_HEADER_SIZES = {12, 40, 52, 56, 64, 108, 124}
 
 
@@ -73,7 +73,7 @@ def _heic(head: bytes) -> bool:
 _JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo")
 
 FORMATS = (
-    # A file of several JPEGs (MPO), as cameras of two lenses write it, begins as its first one.
+    # A file of several JPEGs (MPO), which stereo cameras write, begins like its first picture.
     PictureFormat("JPEG", "image/jpeg", _JPEG_SUFFIXES, True, _with(b"\xff\xd8\xff")),
     PictureFormat("PNG", "image/png", (".png",), True, _with(b"\x89PNG\r\n\x1a\n")),
     PictureFormat("WEBP", "image/webp", (".webp",), True, _webp),
@@ -88,13 +88,13 @@ SUFFIXES = frozenset(suffix for known in FORMATS for suffix in known.suffixes)
 
 
 def format_of(data: bytes) -> PictureFormat | None:
-    """Return the format that the first bytes show; None if the table does not have it."""
+    """Return the format of a file that begins with `data`, or None if it is not in the table."""
     head = bytes(data[:HEAD_BYTES])
-    return next((known for known in FORMATS if known.begins(head)), None)
+    return next((known for known in FORMATS if known.matches(head)), None)
 
 
-def required_format(data: bytes) -> PictureFormat:
-    """Return the format of a picture. Raises RejectedRecord for anything not in the table."""
+def require_format(data: bytes) -> PictureFormat:
+    """Return the format of a picture. Raise RejectedRecord for one that is not in the table."""
     known = format_of(data)
     if known is None:
         raise RejectedRecord(
@@ -108,6 +108,6 @@ def required_format(data: bytes) -> PictureFormat:
 
 
 def media_type_of(data: bytes) -> str:
-    """Return the media type for a record's header: `image/*`, which readers refuse, if unknown."""
+    """Return the media type for a record's header; `image/*`, which readers refuse, if unknown."""
     known = format_of(data)
     return "image/*" if known is None else known.media_type

@@ -1,9 +1,9 @@
-"""The one score: the float64 dot product of two unit vectors rounded to float16.
+"""The score of two vectors: the float64 dot product of unit vectors that were rounded to float16.
 
-Why float16 inputs and a float64 sum: a product of two float16 numbers is a multiple of 2^-48, and
-the partial sums of two unit vectors stay below 2, so every intermediate is exact in float64's 53
-bits and the result does not depend on summation order, machine or BLAS. Faster paths only
-nominate; whatever is returned is scored here.
+A product of two float16 numbers is a multiple of 2^-48, and the partial sums of two unit vectors
+stay below 2. So every intermediate result is exact in the 53 bits of float64, and the score does
+not depend on the order of summation, the machine or the BLAS library. Faster ways only nominate
+rows; every score that is returned is computed here.
 """
 
 from collections.abc import Sequence
@@ -23,23 +23,23 @@ NOMINATION_SLACK = 5e-4
 def slack_of(dim: int) -> float:
     """Return twice the error of a float32 product of `dim` numbers: 6e-5 for 512, 4.9e-4 for 4096.
 
-    Where ties are looked for, NOMINATION_SLACK would be too wide: the scores of the 100th and the
-    120th of 100,000 pictures may be closer than 5e-4.
+    A search for ties uses this bound, since NOMINATION_SLACK is too wide for it: the scores of the
+    100th and the 120th of 100,000 pictures may be closer than 5e-4.
     """
     return 2 * dim * 2.0**-24
 
 
 def unit(vectors: ArrayLike) -> Vectors:
-    """Scale rows to length one and round to float16.
+    """Return vectors of shape (d,) or (n, d), scaled to length one and rounded to float16.
 
-    Shape (d,) or (n, d) is kept, and any finite scale will do. Raises ValueError on a zero or
-    non-finite row.
+    Numbers of any finite size are accepted. Raises ValueError for a vector of zeros or one that is
+    not finite.
     """
     wide = np.asarray(vectors, dtype=np.float64)
     peaks = np.abs(wide).max(axis=-1, keepdims=True)
     if not np.all(np.isfinite(peaks)) or np.any(peaks == 0):
         raise ValueError("a vector must be finite and not all zeros")
-    # Squares of 1e200 overflow and those of 1e-200 vanish. A power of two changes no digit.
+    # Squares of 1e200 overflow and those of 1e-200 are zero. A power of two changes no digit.
     wide = np.ldexp(wide, -np.frexp(peaks)[1])
     lengths = np.linalg.norm(wide, axis=-1, keepdims=True)
     rows: Vectors = (wide / lengths).astype(np.float16)
@@ -47,13 +47,16 @@ def unit(vectors: ArrayLike) -> Vectors:
 
 
 def exact_scores(rows: Vectors, query: Vectors) -> Scores:
-    """Scores of `rows` (n, d) against `query` (d,), both float16: shape (n,), exact."""
+    """Return the exact scores, of shape (n,), of `rows` (n, d) against `query` (d,).
+
+    Raises TypeError unless both are float16.
+    """
     if rows.dtype != np.float16 or query.dtype != np.float16:
-        raise TypeError(f"scores are of float16 vectors, got {rows.dtype} and {query.dtype}")
+        raise TypeError(f"want float16 vectors, got {rows.dtype} and {query.dtype}")
     result: Scores = rows.astype(np.float64) @ query.astype(np.float64)
     return result
 
 
 def ranking(scores: Scores, ids: Sequence[str]) -> list[int]:
-    """Positions in answer order: score descending, then id ascending."""
+    """Return the indices in the order of an answer: by score descending, then by id ascending."""
     return sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))

@@ -1,4 +1,4 @@
-"""Names of topics, groups and transactional ids, and what each topic's settings must be."""
+"""The names of topics, groups and transactional ids, and the settings of each topic."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -11,7 +11,7 @@ TARGETS: tuple[Target, ...] = get_args(Target)
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Every Kafka name of one collection. `prefix` ends in a dot, as given by --topic-prefix.
+    """The Kafka names of one collection. `prefix` ends in a dot, like the value of --topic-prefix.
 
     >>> Names("tidelens.", "starter-v1").content("images")
     'tidelens.images'
@@ -36,7 +36,7 @@ class Names:
 
     @property
     def bare(self) -> str:
-        """The prefix without its final dot, as group and transactional ids carry it."""
+        """The prefix without its final dot, as it stands in groups and transactional ids."""
         return self.prefix.removesuffix(".")
 
     @property
@@ -47,14 +47,18 @@ class Names:
         return f"{self.bare}.index.{self.space}.{shard}.{replica}"
 
     def streams_app_id(self, shard: str, replica: str) -> str:
-        """Faust's group; not the index group, whose offsets a group with members would refuse."""
+        """Return the group of the Faust app, which is also its id.
+
+        It differs from the index group, since Kafka refuses the node's commits in a group that has
+        members.
+        """
         return f"{self.bare}.streams.{self.space}.{shard}.{replica}"
 
     def transactional_id(self, target: Target, partition: int) -> str:
         return f"{self.bare}.{self.space}.{target}.{partition}"
 
     def target_of(self, topic: str) -> Target | None:
-        """The target of a content or embeddings topic of this collection, else None."""
+        """Return the target of a content or embeddings topic of this collection, or None."""
         for target in TARGETS:
             if topic in (self.content(target), self.embeddings(target)):
                 return target
@@ -63,7 +67,7 @@ class Names:
 
 @dataclass(frozen=True, slots=True)
 class TopicSpec:
-    """What a topic must look like: partitions (None: any number) and settings."""
+    """The partition count and the settings that a topic must have."""
 
     name: str
     partitions: int
@@ -78,10 +82,10 @@ def topic_specs(
     compaction_lag_ms: int = 3_600_000,
     delete_retention_ms: int = 86_400_000,
 ) -> list[TopicSpec]:
-    """The topics of a collection: contents, embeddings of one space, dead letters, control.
+    """Return the topics of a collection: content, embeddings of one space, dead letters, control.
 
-    `content_bytes_max` is the largest record in bytes; dead letters hold twice that, since they
-    carry the original untouched with more headers.
+    `content_bytes_max` is the size of the largest record in bytes. The dead-letters topic takes
+    records of twice that size, since a letter is the original with more headers.
     """
     compacted = {
         "cleanup.policy": "compact",

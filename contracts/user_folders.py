@@ -7,17 +7,17 @@ from contracts.errors import ConfigurationError
 
 
 def user_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/tidelens`, or `~/.cache/tidelens`: what can be had again."""
+    """Return `$XDG_CACHE_HOME/tidelens` or `~/.cache/tidelens`, for what can be fetched again."""
     return _folder("XDG_CACHE_HOME", ".cache")
 
 
 def user_data_dir() -> Path:
-    """`$XDG_DATA_HOME/tidelens`, or `~/.local/share/tidelens`."""
+    """Return `$XDG_DATA_HOME/tidelens` or `~/.local/share/tidelens`."""
     return _folder("XDG_DATA_HOME", ".local/share")
 
 
 def make_private(folder: Path) -> None:
-    """Make `folder` and missing parents for this user alone. Existing folders stay as they are.
+    """Create `folder` and missing parents for this user alone; existing folders are not changed.
 
     Raises OSError.
     """
@@ -31,8 +31,8 @@ def make_private(folder: Path) -> None:
             raise
 
 
-def open_to_others(folder: Path) -> bool:
-    """Whether other users of this machine may read `folder` or write there."""
+def is_open_to_others(folder: Path) -> bool:
+    """Return whether other users of this machine may read `folder` or write there."""
     return bool(folder.stat().st_mode & 0o077)
 
 

@@ -16,7 +16,7 @@ from api.http.deadline import within
 from api.node import Node
 from api.queries.prepare import vector_of
 from contracts.errors import RejectedRequest
-from contracts.prompts import prompts
+from contracts.prompts import fill_templates
 from contracts.score import Vectors
 from contracts.wire.client_messages import Classify
 from contracts.wire.parser import parse_classify
@@ -57,7 +57,7 @@ class Classifying:
     async def _answer(self, asked: Classify) -> dict[str, Any]:
         node = self._node
         vector = (await vector_of(node, asked)).astype(np.float64)
-        rows = await self._encoded(prompts(asked.labels, asked.templates))
+        rows = await self._encoded(fill_templates(asked.labels, asked.templates))
         # In a thread: of 4,096 prompts it takes 16 MB of numbers to be summed.
         scores = await asyncio.to_thread(_scores, asked.labels, rows, vector)
         scale = await node.queries.logit_scale()

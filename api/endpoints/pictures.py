@@ -139,7 +139,7 @@ class Pictures:
         known = format_of(data)
         if known is None:
             raise _absent("unknown_format", f"{item_id!r} has an unknown picture format")
-        if known.shown:
+        if known.is_shown_by_browsers:
             return Picture(data, known.media_type)
         with self._converting.taken():
             try:

@@ -18,7 +18,7 @@ from consumers.images.heic import enable_heic
 from consumers.images.jpeg_end import with_end
 from consumers.images.samples import complete_pillow, eight_bits, samples_of
 from contracts.errors import RejectedRecord
-from contracts.picture_formats import required_format
+from contracts.picture_formats import require_format
 from contracts.ports import RgbImage
 
 # decode_image checks its own limit, exactly and before decoding; Pillow's is one for the whole
@@ -123,7 +123,7 @@ def _quiet_pillow() -> None:
 
 
 def _format_name(data: bytes) -> str:
-    known = required_format(data)
+    known = require_format(data)
     if known.name == "HEIF":
         enable_heic()
     return known.name

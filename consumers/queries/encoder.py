@@ -24,7 +24,7 @@ from consumers.queries.turns import Turns, Waiting
 from contracts.errors import NotReady, RejectedRecord, RejectedRequest
 from contracts.metrics import Metrics
 from contracts.ports import RgbImage
-from contracts.prompts import PLAIN, prompts
+from contracts.prompts import PLAIN, fill_templates
 from contracts.score import Vectors
 from contracts.supervision.processes import Part, why_ended
 
@@ -79,7 +79,7 @@ class ProcessQueryEncoder:
     async def query(self, text: str) -> Vectors:
         normal = " ".join(text.split())
         self._recent.append(normal)
-        return await self._encoded_text(prompts([normal], self._templates))
+        return await self._encoded_text(fill_templates([normal], self._templates))
 
     async def text(self, text: str) -> Vectors:
         return await self._encoded_text([" ".join(text.split())])

@@ -1,11 +1,12 @@
 """Content events: what producers publish, as CloudEvents in Kafka's binary mode.
 
-A record's key is the item's id (UTF-8). Its headers are `ce_specversion`, `ce_id`, `ce_source`,
-`ce_type` and `content-type`; its value is the JSON body below, or the image's bytes themselves
-(`content-type: image/...`, then `ce_item` and `ce_metadata` may carry the rest). A null value
-deletes the item. An event is the whole state of its item, never a patch.
+The key of a record is the item's id in UTF-8. The headers are `ce_specversion`, `ce_id`,
+`ce_source`, `ce_type` and `content-type`. The value is one of the JSON bodies below, or the bytes
+of the picture itself: `content-type` is then `image/...`, and `ce_item` and `ce_metadata` may hold
+the other members. A null value deletes the item. An event is the whole state of its item, never a
+patch.
 
-Types: `tidelens.caption.v1` on the captions topic, `tidelens.image.v1` on the images topic.
+The type is `tidelens.caption.v1` on the captions topic and `tidelens.image.v1` on the images topic.
 """
 
 import re
@@ -35,10 +36,10 @@ from contracts.wire.validation import first_fault, inexact, over, tagged, wrong
 ID_BYTES_MAX = 512
 TEXT_CHARS_MAX = 10_000
 METADATA_BYTES_MAX = 16_384
-# Each can be asked for by a filter. Names within nested objects cannot, and do not count.
+# Names at the top level. A filter can name each of them, but not the names in nested objects.
 METADATA_NAMES_MAX = 100
-# Levels of objects and lists, the metadata itself the first: orjson writes no more than 254, and
-# what is answered puts its own around them.
+# Levels of nested objects and lists; the metadata itself is the first. orjson writes at most 254
+# levels, and answers add levels around the metadata.
 METADATA_DEPTH_MAX = 32
 
 EVENT_TYPES: dict[Target, str] = {
@@ -48,8 +49,8 @@ EVENT_TYPES: dict[Target, str] = {
 _TYPE = re.compile(r"tidelens\.(image|caption)\.v(\d+)")
 
 Metadata = dict[str, Any]
-# Any text that is encoded, of items and of queries. The pattern is for readers of the schemas: it
-# lets through the zero-width characters that are refused here.
+# The type of every text that is encoded, in items and in queries. The pattern is for readers of the
+# schemas. It accepts zero-width characters, which the validator refuses.
 Text = Annotated[
     str,
     Field(min_length=1, max_length=TEXT_CHARS_MAX, json_schema_extra={"pattern": r"\S"}),
@@ -84,7 +85,7 @@ class _Body(BaseModel):
 
 
 def _deeper_than(levels: int, value: Any) -> bool:
-    """Whether more than `levels` objects and lists stand one in the other."""
+    """Return whether more than `levels` objects and lists are nested in each other."""
     if not isinstance(value, dict | list):
         return False
     parts = value.values() if isinstance(value, dict) else value
@@ -98,7 +99,7 @@ class CaptionBody(_Body):
 
 
 class ImageData(BaseModel):
-    """A picture inline (base64 `data`) or by reference (`ref`, then with its SHA-256)."""
+    """A picture: either inline as `data` in base64, or by reference as `ref` with its SHA-256."""
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
@@ -118,7 +119,7 @@ class ImageData(BaseModel):
 
 
 def _image_tag(value: Any) -> str | None:
-    """Return which of the two forms of an image the value looks like."""
+    """Return which of the two forms of an image the value has: a string or an object."""
     if isinstance(value, str):
         return "string"
     return "object" if isinstance(value, dict | BaseModel) else None
@@ -138,9 +139,9 @@ class ImageBody(_Body):
 
 
 class Content(BaseModel):
-    """One content event as the encoder sees it, whichever form it came in.
+    """A parsed content event, the same for every form that it can have on the topic.
 
-    Exactly one of `text`, `image` (bytes) and `ref` (with `sha256`) is set.
+    Exactly one of `text`, `image` (the picture's bytes) and `ref` (with `sha256`) is set.
     """
 
     model_config = ConfigDict(frozen=True, strict=True)
@@ -156,7 +157,10 @@ class Content(BaseModel):
 
 
 def id_of_key(key: bytes | None) -> str:
-    """The item id in a record's key. Raises RejectedRecord: empty_id, id_not_utf8, id_too_long."""
+    """Return the item's id from a record's key.
+
+    Raises RejectedRecord `empty_id`, `id_not_utf8` or `id_too_long`.
+    """
     if not key:
         raise RejectedRecord("empty_id", "the record's key, the item's id, is empty", field="key")
     if len(key) > ID_BYTES_MAX:
@@ -170,7 +174,7 @@ def id_of_key(key: bytes | None) -> str:
 
 
 def key_of_id(item_id: str) -> bytes:
-    """The key for an id; the same limits as `id_of_key`, for producers."""
+    """Return the record's key for an item's id. Raises RejectedRecord as `id_of_key` does."""
     try:
         key = item_id.encode("utf-8")
     except UnicodeEncodeError:
@@ -180,7 +184,10 @@ def key_of_id(item_id: str) -> bytes:
 
 
 def read_content(target: Target, record: Record) -> Content | None:
-    """Parse a content record; None is a delete. Raises RejectedRecord with its reason's code."""
+    """Parse a content record. Return None for a delete.
+
+    Raises RejectedRecord; its code is the reason of the dead letter.
+    """
     item_id = id_of_key(record.key)
     if record.value is None:
         return None
@@ -269,7 +276,7 @@ def _read_json(target: Target, item_id: str, value: bytes) -> Content:
 
 def _json(raw: bytes, field: str) -> Any:
     try:
-        # Other members of a body are ignored, so large numbers in them do no harm.
+        # Only the metadata of a body is checked: its unknown members are ignored.
         return loads(raw, only="metadata" if field == "value" else None)
     except NumberBeyond as error:
         raise _inexact(error, field) from None
@@ -279,7 +286,7 @@ def _json(raw: bytes, field: str) -> Any:
 
 def _inexact(error: NumberBeyond, field: str) -> RejectedRecord:
     found = error.beyond
-    # The body's members are named by themselves, those of a header after it.
+    # The path in a body is complete. The path in a header is relative to the metadata.
     at = found.field if field == "value" else f"metadata.{found.field}"
     return RejectedRecord(
         "invalid_content", f"{at}: {found.message}", field=at, limit=found.limit, value=found.value
@@ -308,9 +315,10 @@ def content_record(
     producer: str = "tidelens",
     media_type: str = "image/*",
 ) -> OutRecord:
-    """The record that publishes `content`: JSON for captions and references, raw bytes for images.
+    """Return the record that publishes `content`.
 
-    Raises RejectedRecord when the content breaks the limits that readers enforce.
+    Its value is JSON for captions and references, and the raw bytes for inline pictures. Raises
+    RejectedRecord for content beyond the limits that readers enforce.
     """
     key = key_of_id(content.id)
     headers = [
@@ -340,5 +348,5 @@ def content_record(
 
 
 def delete_record(topic: str, item_id: str) -> OutRecord:
-    """The record that deletes an item: its key with a null value."""
+    """Return the record that deletes an item: its key with a null value."""
     return OutRecord(topic, key_of_id(item_id), None)

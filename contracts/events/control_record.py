@@ -13,7 +13,7 @@ import orjson
 
 from contracts.characters import escaped, is_blank
 from contracts.errors import RejectedRecord
-from contracts.events.format_version import unknown, version_of
+from contracts.events.format_version import unknown_version, version_of
 from contracts.events.partition_count_record import PARTITIONS, KeptCounts
 from contracts.events.record import OutRecord, Record, bytes_of
 from contracts.settings.bounds import TEXT_MAX
@@ -168,7 +168,7 @@ def _require_version(body: Any) -> None:
     _require_object(body, "record")
     found = version_of(body)
     if found != VERSION or type(found) is not int:
-        message = unknown("control record", found, VERSION)
+        message = unknown_version("control record", found, VERSION)
         raise RejectedRecord("unknown_version", message, field="version", limit=VERSION)
 
 

@@ -23,7 +23,7 @@ import numpy as np
 import orjson
 
 from contracts.errors import RejectedRecord
-from contracts.events.format_version import unknown
+from contracts.events.format_version import unknown_version
 from contracts.events.record import OutRecord, Record, Source
 from contracts.score import Vectors
 from contracts.space import Space
@@ -82,7 +82,7 @@ def decode_value(space: Space, value: bytes) -> tuple[Vectors, dict[str, Any]]:
         if magic.startswith(_NAME):
             raise RejectedRecord(
                 "unknown_embedding_version",
-                unknown("embeddings record", magic[-1], VERSION),
+                unknown_version("embeddings record", magic[-1], VERSION),
                 field="version",
                 limit=VERSION,
                 value=magic[-1],

@@ -1,4 +1,7 @@
-"""How readers treat what a newer version wrote; docs/formats.md lists the formats."""
+"""The version numbers of formats: refuse unknown ones, ignore members that newer versions add.
+
+docs/formats.md lists the formats.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -7,8 +10,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def unknown(artefact: str, found: object, *known: int) -> str:
-    """Return the one sentence that names the artefact, its version, and the versions read here."""
+def unknown_version(artefact: str, found: object, *known: int) -> str:
+    """Return the error text for an unknown version, which names the versions that can be read."""
     read = " and ".join(map(str, known))
     return (
         f"{artefact}: version {found!r} was written by another version of Tidelens; "
@@ -17,14 +20,15 @@ def unknown(artefact: str, found: object, *known: int) -> str:
 
 
 def version_of(body: Mapping[str, Any]) -> Any:
-    """Return the member `version` of a JSON object; an object without it has version 1."""
+    """Return the member `version` of a JSON object, or 1 where it is missing."""
     return body.get("version", 1)
 
 
-def made(kind: type[T], body: Mapping[str, Any]) -> T:
-    """Make a dataclass of the members that this version knows; a newer one may have added some.
+def from_members(cls: type[T], body: Mapping[str, Any]) -> T:
+    """Make an instance of a dataclass from the members that this version knows.
 
-    Raises TypeError where one that is needed is missing.
+    Other members are skipped, since a newer version may have added them. Raises TypeError where a
+    required member is missing.
     """
-    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in body.items() if name in known})
+    known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{name: value for name, value in body.items() if name in known})

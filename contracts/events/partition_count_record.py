@@ -1,4 +1,4 @@
-"""The partition counts that content topics were made with, as the control topic keeps them."""
+"""The control record of partition counts: how many each content topic was created with."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ PARTITIONS = b"content-partitions"
 
 @dataclass(frozen=True, slots=True)
 class MadeTopic:
-    """A content topic by its id, and the number of partitions that it was made with."""
+    """A content topic by its id, with the number of partitions that it was created with."""
 
     topic_id: str
     partitions: int
 
     @classmethod
     def read(cls, body: Any, where: str) -> Self:
-        """Read one topic; `where` is the path of `body` in the record. Raises RejectedRecord."""
+        """Read one topic. `where` is the path of `body` in the record. Raises RejectedRecord."""
         members = body if isinstance(body, dict) else {}
         topic_id, partitions = members.get("topic_id"), members.get("partitions")
         if type(topic_id) is not str or not topic_id:
@@ -34,7 +34,7 @@ class MadeTopic:
 
 @dataclass(frozen=True, slots=True)
 class KeptCounts:
-    """The content topics of a collection whose counts are kept."""
+    """The content topics of a collection whose partition counts are recorded."""
 
     made: Mapping[Target, MadeTopic]
 
@@ -47,7 +47,7 @@ class KeptCounts:
 
     @classmethod
     def read(cls, body: Mapping[str, Any], latest: float = 0.0) -> Self:
-        """Read the counts. `latest` only matters for records with times. Raises RejectedRecord."""
+        """Read the counts. Raise RejectedRecord. `latest` is not used: the record has no times."""
         return cls({t: MadeTopic.read(body[t], t) for t in TARGETS if t in body})
 
 

@@ -1,7 +1,7 @@
-"""What crosses the event log: records in, records out, and where they stand.
+"""The records of the event log, and their positions.
 
-Plain structs, independent of any client library, so that the in-memory log and Kafka's are
-interchangeable.
+These are plain classes that depend on no client library, so that the in-memory event log and Kafka
+are interchangeable.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ Positions = Mapping[TopicPartition, int]
 
 
 class RecordPosition(NamedTuple):
-    """Where a record stands: what a publish answers, and what a hit's `source` shows."""
+    """The position of a record, as publishing returns it and the `source` of a hit shows it."""
 
     topic: str
     partition: int
@@ -31,7 +31,7 @@ class RecordPosition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record as read; `timestamp_ms` is the broker's append time (LogAppendTime topics)."""
+    """A record that was read. `timestamp_ms` is the time at which the broker appended it."""
 
     topic: str
     partition: int
@@ -42,7 +42,7 @@ class Record:
     headers: Headers = ()
 
     def header(self, name: str) -> bytes | None:
-        """The last header of that name, as Kafka's own `lastHeader` does."""
+        """Return the value of the last header of that name, as Kafka's `lastHeader` does."""
         for key, value in reversed(self.headers):
             if key == name:
                 return value
@@ -51,7 +51,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class OutRecord:
-    """One record to write. `partition` None: where the key's hash puts it."""
+    """A record to write. If `partition` is None, the hash of the key chooses the partition."""
 
     topic: str
     key: bytes | None
@@ -61,17 +61,17 @@ class OutRecord:
 
 
 def bytes_of(record: Record | OutRecord) -> int:
-    """Of key, value and headers: a header may be as large as a value."""
+    """Return the size of key, value and headers in bytes."""
     headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
     return len(record.key or b"") + len(record.value or b"") + headers
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The content record that an embedding or tombstone came from.
+    """The content record that an embedding or tombstone was made from.
 
-    On the wire (header `source`): `TOPIC_ID:PARTITION:OFFSET` in ASCII, TOPIC_ID as Kafka's tools
-    print it. Readable with a console consumer, which is why it is not packed.
+    The header `source` holds it as `TOPIC_ID:PARTITION:OFFSET` in ASCII, with TOPIC_ID as Kafka's
+    tools print it, so that it can be read with a console consumer.
     """
 
     topic_id: str
@@ -83,19 +83,19 @@ class Source:
 
     @classmethod
     def decode(cls, raw: bytes) -> "Source":
-        """Raises ValueError when `raw` is not of that form."""
+        """Read the header's value. Raise ValueError where it does not have that form."""
         topic_id, partition, offset = raw.decode("ascii").split(":")
         return cls(topic_id, int(partition), int(offset))
 
 
 @dataclass(slots=True)
 class Fetched:
-    """One read of a tailing reader: records by partition, and the positions after them.
+    """The result of one fetch: records by partition, and the reader's positions after them.
 
-    Positions move past transaction markers and compaction holes, so they may advance while
-    `records` is empty. `caught_up` names the partitions of which nothing stable is left to read,
-    with the time (seconds since the epoch) of the broker's answer that said so: while no broker
-    answers, that time stands still.
+    Positions move past transaction markers and compacted records, so they may advance while
+    `records` is empty. `caught_up` holds the partitions of which every stable record has been read,
+    each with the time (in seconds since the epoch) of the broker's answer that showed it. While no
+    broker answers, that time does not advance.
     """
 
     records: dict[TopicPartition, list[Record]] = field(default_factory=dict)

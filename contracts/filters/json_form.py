@@ -1,4 +1,4 @@
-"""Filters over an item's flat metadata: the JSON grammar, and what a filter means.
+"""Filters over the metadata of items: the JSON grammar, and what a filter means.
 
 A filter is a JSON object with exactly one operator:
 
@@ -9,12 +9,13 @@ A filter is a JSON object with exactly one operator:
     {"contains": {"tags": "cat"}}                    the field is a list with this member
     {"and": [...]}  {"or": [...]}  {"not": {...}}    one filter or more; one for `not`
 
-- Numbers compare as numbers, exactly: 1 equals 1.0. A boolean is no number: true is not 1.
-- A field that is missing, null or of another kind matches nothing; so `not` of it matches.
-- `contains` is membership of a list, never part of a string. Only strings, numbers and booleans
-  are looked at in a list; an object in the metadata matches `exists` and nothing else.
+- Numbers compare as numbers, exactly: 1 equals 1.0. A boolean is not a number: true is not 1.
+- A field that is missing, null or of another type matches nothing, so its negation matches.
+- `contains` tests whether a list has a member, never whether a string has a part. Only strings,
+  numbers and booleans count in a list. An object in the metadata matches `exists` and nothing else.
 
-Whatever breaks a rule is refused as `invalid_filter`, naming the place: filter.and[1].range.year.
+A filter that breaks a rule is refused as `invalid_filter`, with the path of the fault, such as
+filter.and[1].range.year.
 The command line's text form of the same is in contracts/filters/text_form.py.
 """
 
@@ -37,7 +38,7 @@ from contracts.filters.nodes import (
     Or,
     Range,
     Scalar,
-    kind_of,
+    json_type_of,
 )
 from contracts.wire.exact_json import beyond
 
@@ -51,12 +52,12 @@ STRING_CHARS_MAX = 4096
 
 
 def parse(raw: Any) -> Filter:
-    """A filter from its JSON. Raises RejectedRequest `invalid_filter`; `field` is the place."""
+    """Parse a filter. Raises RejectedRequest `invalid_filter`; its `field` is the path."""
     return _Parser().node(raw, "filter", 1)
 
 
 class _Parser:
-    """Reads one filter; counts its nodes."""
+    """A parser of one filter, which counts the nodes."""
 
     def __init__(self) -> None:
         self._nodes = 0
@@ -107,7 +108,7 @@ class _Parser:
             found = len(values)
             _refuse(path, f"limit {IN_VALUES_MAX} values, got {found}", IN_VALUES_MAX, found)
         scalars = [_scalar(value, f"{path}[{n}]") for n, value in enumerate(values)]
-        distinct = {(kind_of(value) or "", value): value for value in scalars}
+        distinct = {(json_type_of(value) or "", value): value for value in scalars}
         return In(field, tuple(distinct[key] for key in sorted(distinct)))
 
     def _range(self, raw: Any, path: str, depth: int) -> Filter:
@@ -117,7 +118,7 @@ class _Parser:
         for name, bound in bounds.items():
             if name not in ("gte", "gt", "lte", "lt"):
                 _refuse(path, f"no bound {_shown(name)}; there are gte, gt, lte, lt")
-            if kind_of(bound) != NUMBER:
+            if json_type_of(bound) != NUMBER:
                 _refuse(f"{path}.{name}", f"want a number, got {_described(bound)}")
         for pair in ({"gte", "gt"}, {"lte", "lt"}):
             if pair <= bounds.keys():
@@ -125,19 +126,22 @@ class _Parser:
         return Range(field, **{name: _number(n, f"{path}.{name}") for name, n in bounds.items()})
 
 
-def _joined(kind: type[And] | type[Or], parts: Sequence[Filter]) -> Filter:
-    """Canonical: what is nested in the same operator comes up, one alone stands for itself."""
+def _joined(operator: type[And] | type[Or], parts: Sequence[Filter]) -> Filter:
+    """Return the canonical form of `and` or `or`.
+
+    Parts that are nested in the same operator are lifted out. A single part needs no operator.
+    """
     flat: dict[bytes, Filter] = {}
     for part in parts:
-        for one in part.parts if isinstance(part, kind) else (part,):
+        for one in part.parts if isinstance(part, operator) else (part,):
             flat[one.key] = one
     if len(flat) == 1:
         return next(iter(flat.values()))
-    return kind(tuple(flat[key] for key in sorted(flat)))
+    return operator(tuple(flat[key] for key in sorted(flat)))
 
 
 def _of_field(raw: Any, path: str) -> tuple[str, str, Any]:
-    """The one field in an operator's object, the path to it, and what is asked of it."""
+    """Return the single field in an operator's object, the path to it, and its operand."""
     name, operand = _only_member(raw, path, "field")
     field = _field(name, path)
     return field, f"{path}.{field}", operand
@@ -179,7 +183,7 @@ def _text(raw: str, path: str, what: str, limit: int) -> str:
 
 
 def _number(raw: Number, path: str) -> Number:
-    """Whole numbers as int, so that 1 and 1.0 have one canonical form."""
+    """Return a whole number as int, so that 1 and 1.0 have one canonical form."""
     if isinstance(raw, float):
         if not math.isfinite(raw):
             _refuse(path, "want a finite number")
@@ -195,8 +199,8 @@ def _number(raw: Number, path: str) -> Number:
 def _described(raw: Any) -> str:
     if isinstance(raw, str):
         return f"the string {_shown(raw)}"
-    kind = kind_of(raw) or "null"
-    return f"an empty {kind}" if kind in (LIST, OBJECT) and not raw else kind
+    name = json_type_of(raw) or "null"
+    return f"an empty {name}" if name in (LIST, OBJECT) and not raw else name
 
 
 def _shown(raw: Any) -> str:

@@ -1,4 +1,4 @@
-"""The nodes of a filter: what each means, its canonical JSON, and the fields it uses.
+"""The nodes of a filter: what each matches, its canonical JSON, and the fields that it names.
 
 The grammar is told in contracts/filters/json_form.py, whose `parse` makes these.
 """
@@ -17,8 +17,8 @@ Metadata = Mapping[str, Any]
 STRING, NUMBER, BOOLEAN, LIST, OBJECT = "string", "number", "boolean", "list", "object"
 
 
-def kind_of(value: Any) -> str | None:
-    """The kind of a JSON value; None for null, which counts as missing."""
+def json_type_of(value: Any) -> str | None:
+    """Return the type of a JSON value, or None for null, which counts as missing."""
     if value is None:
         return None
     if isinstance(value, str):
@@ -30,44 +30,53 @@ def kind_of(value: Any) -> str | None:
     return LIST if isinstance(value, list | tuple) else OBJECT
 
 
-def list_of(kind: str) -> str:
-    """The kind of a list that has members of `kind`; LIST alone has no scalar member."""
-    return f"{LIST} of {kind}"
+def list_type_of(member: str) -> str:
+    """Return the type of a list with members of the type `member`.
+
+    LIST alone is the type of a list without strings, numbers and booleans.
+    """
+    return f"{LIST} of {member}"
 
 
 @dataclass(frozen=True, eq=False)
 class Filter:
-    """One node of a filter in its canonical form. Made by `parse`; equal by `key`."""
+    """A node of a filter in its canonical form; two filters with the same `key` are equal."""
 
     def matches(self, metadata: Metadata) -> bool:
-        """What the filter means: the reference for every faster way to answer it."""
+        """Return whether an item with this metadata matches.
+
+        This defines what the filter means. Faster ways to answer it are tested against it.
+        """
         raise NotImplementedError
 
     def to_json(self) -> dict[str, Any]:
-        """Canonical: equal for filters that differ only in order, repetition or nesting."""
+        """Return the canonical JSON, whatever the order, repetition and nesting of the parts."""
         raise NotImplementedError
 
     def uses(self) -> Iterable[tuple[str, str | None]]:
-        """Every field named, with the kind wanted of it; None where any kind will do."""
+        """Return every field named, with the type that it is compared with; None: any type."""
         raise NotImplementedError
 
     def fields(self) -> Mapping[str, frozenset[str]]:
-        """The fields used, each with the kinds wanted of it; none where any kind will do."""
+        """Return the fields named, each with the types that it is compared with.
+
+        The set is empty where the filter accepts any type.
+        """
         return self._wanted
 
     @cached_property
     def _wanted(self) -> Mapping[str, frozenset[str]]:
         wanted: dict[str, set[str]] = {}
-        for field, kind in self.uses():
-            wanted.setdefault(field, set()).update([kind] if kind is not None else [])
-        return {field: frozenset(kinds) for field, kinds in wanted.items()}
+        for field, json_type in self.uses():
+            wanted.setdefault(field, set()).update([] if json_type is None else [json_type])
+        return {field: frozenset(types) for field, types in wanted.items()}
 
     @cached_property
     def key(self) -> bytes:
-        """Equal for equal filters; for caches."""
+        """The key in caches, equal for equal filters."""
         return orjson.dumps(self.to_json(), option=orjson.OPT_SORT_KEYS)
 
-    # By key, since Python takes True, 1 and 1.0 for the same.
+    # Compared by key, since True, 1 and 1.0 are equal in Python.
     def __eq__(self, other: object) -> bool:
         return self.key == other.key if isinstance(other, Filter) else NotImplemented
 
@@ -77,7 +86,7 @@ class Filter:
 
 @dataclass(frozen=True, eq=False)
 class In(Filter):
-    """The field equals one of `values`: distinct, sorted. `eq` is the case of one value."""
+    """The field equals one of `values`, which are distinct and sorted; `eq` has one value."""
 
     field: str
     values: tuple[Scalar, ...]
@@ -92,7 +101,7 @@ class In(Filter):
         return {"in": {self.field: list(self.values)}}
 
     def uses(self) -> Iterable[tuple[str, str | None]]:
-        return [(self.field, kind_of(value)) for value in self.values]
+        return [(self.field, json_type_of(value)) for value in self.values]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +117,7 @@ class Range(Filter):
     def matches(self, metadata: Metadata) -> bool:
         value: Any = metadata.get(self.field)
         return (
-            kind_of(value) == NUMBER
+            json_type_of(value) == NUMBER
             and (self.gte is None or value >= self.gte)
             and (self.gt is None or value > self.gt)
             and (self.lte is None or value <= self.lte)
@@ -125,7 +134,7 @@ class Range(Filter):
 
 @dataclass(frozen=True, eq=False)
 class Exists(Filter):
-    """The field is there, of whatever kind, and not null."""
+    """The item has the field, with a value of any type but null."""
 
     field: str
 
@@ -148,18 +157,20 @@ class Contains(Filter):
 
     def matches(self, metadata: Metadata) -> bool:
         members: Any = metadata.get(self.field)
-        return kind_of(members) == LIST and any(_same(member, self.value) for member in members)
+        return json_type_of(members) == LIST and any(
+            _same(member, self.value) for member in members
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {"contains": {self.field: self.value}}
 
     def uses(self) -> Iterable[tuple[str, str | None]]:
-        return [(self.field, list_of(kind_of(self.value) or ""))]
+        return [(self.field, list_type_of(json_type_of(self.value) or ""))]
 
 
 @dataclass(frozen=True, eq=False)
 class And(Filter):
-    """All of `parts`: two or more, distinct, sorted by key, none of them an And."""
+    """All of `parts` match: two or more, distinct, sorted by key, none of them an And."""
 
     parts: tuple[Filter, ...]
 
@@ -175,7 +186,7 @@ class And(Filter):
 
 @dataclass(frozen=True, eq=False)
 class Or(Filter):
-    """Any of `parts`: two or more, distinct, sorted by key, none of them an Or."""
+    """Any of `parts` matches: two or more, distinct, sorted by key, none of them an Or."""
 
     parts: tuple[Filter, ...]
 
@@ -191,7 +202,7 @@ class Or(Filter):
 
 @dataclass(frozen=True, eq=False)
 class Not(Filter):
-    """Whatever `part` does not match, items without its field included."""
+    """The `part` does not match; so this matches items without its field."""
 
     part: Filter
 
@@ -206,4 +217,4 @@ class Not(Filter):
 
 
 def _same(value: Any, wanted: Scalar) -> bool:
-    return kind_of(value) == kind_of(wanted) and bool(value == wanted)
+    return json_type_of(value) == json_type_of(wanted) and bool(value == wanted)

@@ -22,7 +22,7 @@ from contracts.errors import RejectedRequest
 from contracts.wire.exact_json import NumberBeyond, beyond, loads
 
 FILTER_TEXT_CHARS_MAX = 10_000
-# Only bounds the recursion; the filter's own depth is limited where its JSON is parsed.
+# Bounds the recursion. The depth of the filter is limited where its JSON is parsed.
 NESTING_MAX = 32
 
 _TOKEN = re.compile(
@@ -39,24 +39,28 @@ _WORDS = frozenset({"and", "or", "not", "in", "contains", "exists", "true", "fal
 
 
 class _Token(NamedTuple):
-    """`text` is the word or sign in lower case where it has a meaning; `at` counts from 0."""
+    """A token of the text. `at` is the index of its first character, from 0.
 
-    kind: str
+    `type` is the name of a group of _TOKEN, or `end`. `text` is a sign, or a word of the grammar in
+    lower case, and empty for any other token. `raw` is the token as it was written.
+    """
+
+    type: str
     text: str
     raw: str
     at: int
 
 
 def parse_text(text: str) -> dict[str, Any]:
-    """The JSON form of a filter's text.
+    """Return the JSON form of a filter that is written as text.
 
-    Raises RejectedRequest `invalid_filter`; the message names the character, counted from 1.
+    Raises RejectedRequest `invalid_filter`, whose message names the character, counted from 1.
     """
     if len(text) > FILTER_TEXT_CHARS_MAX:
         raise RejectedRequest.over(
             "invalid_filter", FILTER_TEXT_CHARS_MAX, len(text), field="filter", unit="characters"
         )
-    return _Reader(_tokens(text)).whole()
+    return _TextParser(_tokens(text)).whole()
 
 
 def _tokens(text: str) -> list[_Token]:
@@ -68,18 +72,18 @@ def _tokens(text: str) -> list[_Token]:
             at += len(text[at:]) - len(text[at:].lstrip())
             hint = " (a string ends with a double quote)" if text[at] == '"' else ""
             _refuse(at, f"cannot read {text[at : at + 20]!r}{hint}")
-        kind = match.lastgroup or ""
-        raw = match[kind]
-        meaning = raw.lower() if raw.lower() in _WORDS else ""
-        token = _Token(kind, raw if kind == "sign" else meaning, raw, match.start(kind))
+        name = match.lastgroup or ""
+        raw = match[name]
+        word = raw.lower() if raw.lower() in _WORDS else ""
+        token = _Token(name, raw if name == "sign" else word, raw, match.start(name))
         tokens.append(token)
         at = match.end()
     tokens.append(_Token("end", "", "", end))
     return tokens
 
 
-class _Reader:
-    """Recursive descent, one method for each rule of the grammar."""
+class _TextParser:
+    """A parser by recursive descent, with one method for each rule of the grammar."""
 
     def __init__(self, tokens: list[_Token]) -> None:
         self._tokens = tokens
@@ -88,7 +92,7 @@ class _Reader:
 
     def whole(self) -> dict[str, Any]:
         found = self._filter()
-        if self._token.kind != "end":
+        if self._token.type != "end":
             self._expected("`and`, `or` or the end")
         return found
 
@@ -136,7 +140,7 @@ class _Reader:
         if sign == "contains":
             return {"contains": {field: self._value()}}
         if sign in _BOUNDS:
-            if self._token.kind != "number":
+            if self._token.type != "number":
                 self._expected("a number")
             return {"range": {field: {_BOUNDS[sign]: self._value()}}}
         equals = {"eq": {field: self._value()}}
@@ -155,18 +159,18 @@ class _Reader:
         if token.text in ("true", "false"):
             self._next += 1
             return token.text == "true"
-        if token.kind == "word":
+        if token.type == "word":
             self._expected("a value; a string stands in double quotes")
-        if token.kind not in ("string", "number"):
+        if token.type not in ("string", "number"):
             self._expected("a value: a string in double quotes, a number, true or false")
         return self._json()
 
     def _field(self) -> str:
         token = self._token
-        if token.kind == "word" and not token.text:
+        if token.type == "word" and not token.text:
             self._next += 1
             return token.raw
-        if token.kind != "string":
+        if token.type != "string":
             self._expected("a field's name" + (", in double quotes" if token.text else ""))
         name = self._json()
         assert isinstance(name, str)
@@ -179,7 +183,7 @@ class _Reader:
         except NumberBeyond as error:
             _refuse(token.at, error.beyond.message, error.beyond.limit, error.beyond.value)
         except ValueError:
-            _refuse(token.at, f"no JSON {token.kind}: {token.raw[:40]}")
+            _refuse(token.at, f"not a JSON {token.type}: {token.raw[:40]}")
         found = beyond(value)
         if found is not None:
             _refuse(token.at, found.message, found.limit, found.value)
@@ -197,7 +201,7 @@ class _Reader:
 
     def _expected(self, what: str) -> NoReturn:
         token = self._token
-        got = "the end" if token.kind == "end" else token.raw[:40]
+        got = "the end" if token.type == "end" else token.raw[:40]
         _refuse(token.at, f"want {what}, got {got}")
 
 

@@ -1,7 +1,7 @@
-"""Warnings of what a filter asks for and no item has, sent beside the answer.
+"""Warnings about filters that name a field or compare a type that no item has.
 
-A misspelt field matches nothing, and its negation everything. That answer is right, and changes
-with the first item that has the field; so it is not an error, but deserves a warning.
+A misspelt field matches nothing, and its negation matches everything. Such an answer is right and
+changes with the first item that has the field, so it is not an error. It comes with a warning.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,25 +14,26 @@ from contracts.filters.nodes import LIST, And, Filter, Not, Or
 # A filter has up to 64 comparisons, and a request many filters.
 WARNINGS_MAX = 10
 
-Kinds = Mapping[str, AbstractSet[str]]
+# By field, the JSON types of its values in live items (contracts/filters/nodes.py).
+FieldTypes = Mapping[str, AbstractSet[str]]
 
 
 @dataclass(frozen=True, slots=True)
 class FilterWarning:
-    """One warning. `field` names the member of the request, as in a refusal: filter.NAME."""
+    """A warning. `field` is the path in the request, as in an error: filter.NAME."""
 
     code: Literal["unknown_field", "wrong_type"]
     field: str
     message: str
 
 
-def warnings_of(condition: Filter, kinds: Kinds) -> Sequence[FilterWarning]:
-    """Return at most WARNINGS_MAX warnings, one a comparison, in the filter's canonical order.
+def warnings_of(condition: Filter, types: FieldTypes) -> Sequence[FilterWarning]:
+    """Return at most WARNINGS_MAX warnings, one for each comparison, in the canonical order.
 
-    `kinds` has, by field, the kinds of the values of live items (contracts/filters/nodes.py). A
-    comparison gets a warning if none of the values that it asks for could equal any of them.
+    A comparison gets a warning if no live item has its field, or if the field has only values of
+    other types than those that it is compared with.
     """
-    found = (_warning(leaf, kinds) for leaf in _leaves(condition))
+    found = (_warning(leaf, types) for leaf in _leaves(condition))
     return list(dict.fromkeys(warning for warning in found if warning is not None))[:WARNINGS_MAX]
 
 
@@ -47,15 +48,15 @@ def _leaves(condition: Filter) -> Iterator[Filter]:
             yield condition
 
 
-def _warning(leaf: Filter, kinds: Kinds) -> FilterWarning | None:
+def _warning(leaf: Filter, types: FieldTypes) -> FilterWarning | None:
     ((name, wanted),) = leaf.fields().items()
-    found = kinds.get(name)
+    found = types.get(name)
     if not found:
         return FilterWarning(
             "unknown_field", f"filter.{name}", f"filter: no item has a field {name!r}"
         )
-    # Lists that are all empty so far may later have members of any kind.
-    if not wanted or wanted & found or (LIST in found and any(k.startswith(LIST) for k in wanted)):
+    # Lists that are all empty so far may get members of any type.
+    if not wanted or wanted & found or (LIST in found and any(t.startswith(LIST) for t in wanted)):
         return None
     return FilterWarning(
         "wrong_type",
@@ -65,5 +66,5 @@ def _warning(leaf: Filter, kinds: Kinds) -> FilterWarning | None:
     )
 
 
-def _listed(kinds: AbstractSet[str]) -> str:
-    return " or ".join(sorted(kinds))
+def _listed(types: AbstractSet[str]) -> str:
+    return " or ".join(sorted(types))

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from contracts.errors import RejectedRequest
-from contracts.events.format_version import unknown
+from contracts.events.format_version import unknown_version
 from contracts.wire.as_of import AsOf
 from contracts.wire.delta import WireHit
 
@@ -68,7 +68,7 @@ class Cursor:
             if type(version) is not int:
                 raise ValueError("the version is missing")
             if version != VERSION:
-                raise ValueError(unknown("cursor", version, VERSION))
+                raise ValueError(unknown_version("cursor", version, VERSION))
             space, epoch, offsets, query, digest = members
             if not all(isinstance(text, str) for text in (space, epoch, query, digest)):
                 raise ValueError("space, epoch and digests must be texts")

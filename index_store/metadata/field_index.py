@@ -20,8 +20,8 @@ from contracts.filters.nodes import (
     Filter,
     In,
     Range,
-    kind_of,
-    list_of,
+    json_type_of,
+    list_type_of,
 )
 from index_store.metadata.bitmaps import selector_bits
 from index_store.metadata.value_index import Values
@@ -103,7 +103,7 @@ class Field:
         scalars = groups.keys() & _SCALARS
         for kind in scalars:
             self._members.extend(kind, *groups[kind])
-            self._mark(list_of(kind), groups[kind][0])
+            self._mark(list_type_of(kind), groups[kind][0])
         plain = all(lists) and sum(len(groups[kind][0]) for kind in scalars) == len(holders)
         if not plain:
             with_scalars = set().union(*(groups[kind][0] for kind in scalars))
@@ -133,13 +133,13 @@ def _any_alive(rows: BitMap, alive: NDArray[np.uint8]) -> bool:
 def _grouped(rows: list[int], values: list[Any]) -> _Groups:
     """Group rows and values by kind, without null, which may be a member of a list."""
     one_of_each = dict(zip(map(type, values), values, strict=True))
-    kinds = {kind_of(value) for value in one_of_each.values()}
+    kinds = {json_type_of(value) for value in one_of_each.values()}
     if len(kinds) == 1:  # almost always
         (kind,) = kinds
         return {kind: (rows, values)} if kind is not None else {}
     groups: _Groups = {kind: ([], []) for kind in kinds if kind is not None}
     for row, value in zip(rows, values, strict=True):
-        kind = kind_of(value)
+        kind = json_type_of(value)
         if kind is not None:
             groups[kind][0].append(row)
             groups[kind][1].append(value)

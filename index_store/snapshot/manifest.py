@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from contracts.errors import SnapshotRefused, UnknownFormat
-from contracts.events.format_version import unknown
+from contracts.events.format_version import unknown_version
 from contracts.events.record import TopicPartition
 from contracts.topics import Target
 from index_store.index import Index
@@ -64,7 +64,7 @@ def opened(raw: bytes) -> Manifest:
         sealed = orjson.loads(raw)
         found = sealed["format"]
         if found != FORMAT:
-            raise UnknownFormat(unknown("snapshot manifest", found, FORMAT))
+            raise UnknownFormat(unknown_version("snapshot manifest", found, FORMAT))
         digest, manifest = sealed["sha256"], sealed["manifest"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise SnapshotRefused(f"manifest.json: unreadable ({error!r})") from None

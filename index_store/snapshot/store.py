@@ -25,7 +25,7 @@ import structlog
 
 from contracts import fault_points
 from contracts.errors import SnapshotRefused
-from contracts.events.format_version import made
+from contracts.events.format_version import from_members
 from contracts.ports import BlobStore
 from contracts.topics import Target
 from index_store.ann.faiss_index import Operating
@@ -308,7 +308,7 @@ class Snapshots:
     ) -> Segment:
         paths = [await self._local(replica, blob, keep=keep) for blob in part["blobs"]]
         vectors, columns, *ann = paths
-        points = [made(Operating, point) for point in part["points"]]
+        points = [from_members(Operating, point) for point in part["points"]]
         files = PartFiles(
             part["name"],
             part["rows"],

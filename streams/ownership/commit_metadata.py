@@ -13,7 +13,7 @@ import orjson
 from aiokafka import OffsetAndMetadata
 
 from contracts.errors import ConfigurationError
-from contracts.events.format_version import unknown, version_of
+from contracts.events.format_version import unknown_version, version_of
 from contracts.events.record import Positions, TopicPartition
 
 # The version of the metadata; without a member `version` it is the first.
@@ -110,5 +110,7 @@ def metadata_of(found: OffsetAndMetadata) -> dict[str, Any]:
     if not isinstance(metadata, dict):
         return {}
     if (version := version_of(metadata)) != VERSION:
-        raise ConfigurationError(unknown("commit metadata of the encoders", version, VERSION))
+        raise ConfigurationError(
+            unknown_version("commit metadata of the encoders", version, VERSION)
+        )
     return metadata

@@ -12,7 +12,7 @@ import numpy as np
 
 from contracts.events.embedding_record import encode_value
 from contracts.events.record import Fetched, Record, Source, TopicPartition
-from contracts.filters.nodes import BOOLEAN, LIST, NUMBER, STRING, kind_of, list_of
+from contracts.filters.nodes import BOOLEAN, LIST, NUMBER, STRING, json_type_of, list_type_of
 from contracts.partitioner import partitioner
 from contracts.ports import BlobStore
 from contracts.ports.hit import Hit, VectorQuery
@@ -151,10 +151,10 @@ def kinds_by_field(live: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
     kinds: dict[str, set[str]] = {}
     for metadata in live:
         for name, value in metadata.items():
-            found = {kind_of(value)}
+            found = {json_type_of(value)}
             if LIST in found:
-                scalars = {kind_of(member) for member in value} & {STRING, NUMBER, BOOLEAN}
-                found = {list_of(member) for member in scalars if member} or {LIST}
+                scalars = {json_type_of(member) for member in value} & {STRING, NUMBER, BOOLEAN}
+                found = {list_type_of(member) for member in scalars if member} or {LIST}
             kinds.setdefault(name, set()).update(kind for kind in found if kind)
     return kinds
 

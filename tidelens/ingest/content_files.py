@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from contracts.allowed_files import NotRegular, OutsideRoots
 from contracts.errors import RejectedRecord, TidelensError
 from contracts.events.content_event import Content, Image, content_record, key_of_id
-from contracts.picture_formats import HEAD_BYTES, NAMES, required_format
+from contracts.picture_formats import HEAD_BYTES, NAMES, require_format
 from contracts.settings import Settings
 from contracts.topics import Target
 from contracts.wire.data_uri import decode_base64, is_data_uri
@@ -187,9 +187,9 @@ def _picture(
         _too_large("picture", settings.image_bytes_max, size)
     if size <= settings.inline_bytes_max:
         data = file.read(size)
-        required_format(data)  # what every encoder would refuse is not published
+        require_format(data)  # what every encoder would refuse is not published
         return Content(target="images", id=item_id, image=data, **rest)
-    required_format(file.read(HEAD_BYTES))
+    require_format(file.read(HEAD_BYTES))
     file.seek(0)
     digest = hashlib.file_digest(file, "sha256").hexdigest()
     ref = path.resolve().as_uri()

@@ -25,7 +25,7 @@ from contracts.events.record import TopicPartition
 from contracts.metrics import Metrics
 from contracts.ports import Encoder, Lag
 from contracts.ports.hit import VectorQuery
-from contracts.prompts import prompts
+from contracts.prompts import fill_templates
 from contracts.score import Vectors, unit
 from contracts.space import Space
 from contracts.topics import TARGETS, topic_specs
@@ -298,7 +298,7 @@ async def _indexed(
 
 def _queries(encoder: Encoder, texts: Sequence[str], templates: Sequence[str]) -> Vectors:
     """As the nodes' query encoders do it."""
-    rows = encoder.encode_texts(prompts(texts, templates))
+    rows = encoder.encode_texts(fill_templates(texts, templates))
     step = len(templates)
     return np.stack([query_vector(rows[at : at + step]) for at in range(0, len(rows), step)])
 

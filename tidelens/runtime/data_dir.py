@@ -10,7 +10,7 @@ import structlog
 
 from contracts.errors import ConfigurationError, DataDirInUse, DataDirNotWritable
 from contracts.settings import Settings
-from contracts.user_folders import make_private, open_to_others, user_data_dir
+from contracts.user_folders import is_open_to_others, make_private, user_data_dir
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,7 @@ def locked(data: Path, part: str) -> Iterator[None]:
 
 def _close_to_others(data: Path) -> None:
     """Only the folder that is ours alone is changed: another may be open to others on purpose."""
-    if not open_to_others(data):
+    if not is_open_to_others(data):
         return
     with suppress(ConfigurationError, PermissionError):
         if data == user_data_dir():

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from contracts.errors import ConfigurationError
-from contracts.events.format_version import made, unknown, version_of
+from contracts.events.format_version import from_members, unknown_version, version_of
 from contracts.settings import Settings
 
 _FILE = "run.json"
@@ -63,8 +63,8 @@ class Runtime:
             if not _alive(body["pid"]):
                 return None
             if (found := version_of(body)) != VERSION:
-                raise ConfigurationError(unknown(str(data / _FILE), found, VERSION))
-            return made(cls, body)._checked()
+                raise ConfigurationError(unknown_version(str(data / _FILE), found, VERSION))
+            return from_members(cls, body)._checked()
         except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None
 

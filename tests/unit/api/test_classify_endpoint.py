@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from contracts.errors import ConfigurationError, RejectedRequest
-from contracts.prompts import prompts
+from contracts.prompts import fill_templates
 from contracts.score import unit
 from contracts.testing.memory import HashEncoder
 from contracts.zero_shot import label_vectors, probabilities
@@ -22,11 +22,16 @@ pytestmark = pytest.mark.anyio
 
 
 def test_a_label_is_the_average_of_its_prompts() -> None:
-    assert prompts(["cat", "x"], ["a {}.", "{}, {}"]) == ["a cat.", "cat, cat", "a x.", "x, x"]
+    assert fill_templates(["cat", "x"], ["a {}.", "{}, {}"]) == [
+        "a cat.",
+        "cat, cat",
+        "a x.",
+        "x, x",
+    ]
     one, other = unit([1.0, 0.0]), unit([0.0, 1.0])
     found = label_vectors(["a", "b"], [one, other, one, one])
     assert np.allclose(found, [[np.sqrt(0.5), np.sqrt(0.5)], [1, 0]])
-    with pytest.raises(RejectedRequest, match=r"label 'b': .* add up to nothing") as refused:
+    with pytest.raises(RejectedRequest, match=r"label 'b': .* cancel out") as refused:
         label_vectors(["a", "b"], [one, other, one, -one])
     assert (refused.value.field, refused.value.value) == ("labels", "b")
 
@@ -65,7 +70,7 @@ async def test_the_likeliest_label_comes_first(kit: Kit) -> None:
     query = encoder.encode_texts(["blue dog"])[0].astype(np.float64)
     expected = []
     for label in labels:
-        rows = encoder.encode_texts(prompts([label], templates)).astype(np.float64)
+        rows = encoder.encode_texts(fill_templates([label], templates)).astype(np.float64)
         mean = rows.mean(axis=0)
         expected.append(float(mean / np.linalg.norm(mean) @ query))
     likely = probabilities(expected, encoder.logit_scale)
@@ -113,7 +118,7 @@ async def test_prompts_are_encoded_a_batch_at_a_time_and_like_any_query(kit: Kit
         ({"text": "x", "labels": []}, "labels: "),
         ({"labels": ["a"]}, "exactly one of text, image, vector and id is needed, got none"),
         ({"text": "x", "vector": [1.0], "labels": ["a"]}, "got text, vector"),
-        ({"text": "x", "labels": ["a", "b", "a"]}, "labels: 'a' stands there twice"),
+        ({"text": "x", "labels": ["a", "b", "a"]}, "labels: 'a' is given twice"),
         (
             {"text": "x", "labels": ["a"], "templates": ["a cat"]},
             "templates.0: want {} in the template, got 'a cat'",
@@ -155,7 +160,7 @@ def test_the_command_refuses_what_cannot_be_before_it_asks(tmp_path: Path) -> No
     listed.write_bytes(b"\xff")
     assert isinstance(failure("a text", "--labels", str(listed)), ConfigurationError)
     listed.write_text("cat\n\n dog \ncat\n")
-    assert "'cat' stands there twice" in str(failure("a text", "--labels", str(listed)))
+    assert "'cat' is given twice" in str(failure("a text", "--labels", str(listed)))
 
 
 def test_a_file_of_labels_is_one_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,9 @@ async def test_every_format_that_is_indexed_is_shown(name: str, converter: Conve
     hit = (await kit.http.post("/v1/search", json={"text": "x"})).json()["hits"][0]
     response = await kit.http.get(hit["picture"])
     assert response.status_code == 200, response.text
-    converted = name in {known.name for known in FORMATS if not known.shown} or " " in name
+    converted = (
+        name in {known.name for known in FORMATS if not known.is_shown_by_browsers} or " " in name
+    )
     assert response.headers["content-type"] == (
         "image/jpeg" if converted else f"image/{'jpeg' if name == 'MPO' else name.lower()}"
     )

@@ -162,7 +162,7 @@ async def test_what_is_kept_is_of_one_space() -> None:
         ("QUERY_TEMPLATES", "[]", ".*at least 1 item.*"),
         ("QUERY_TEMPLATES", "a photo of {}", "want JSON, got 'a photo of {}'"),
         ("LABEL_TEMPLATES", '["a photo"]', "want {} in the template, got 'a photo'"),
-        ("LABELS", '["a", "b", "a"]', "'a' stands there twice"),
+        ("LABELS", '["a", "b", "a"]', "'a' is given twice"),
     ],
 )
 async def test_templates_and_labels_that_cannot_be(

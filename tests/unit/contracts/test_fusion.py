@@ -58,7 +58,7 @@ def test_what_is_left_has_its_direction(
 
 def test_prompts_that_cancel_within_rounding_have_no_vector() -> None:
     against = -encoded_again(ONE)
-    with pytest.raises(ValueError, match="add up to nothing"):
+    with pytest.raises(ValueError, match="prompts cancel out"):
         query_vector(np.stack([ONE, against]))
     with pytest.raises(RejectedRequest, match="label 'b'"):
         label_vectors(["a", "b"], [ONE, OTHER, ONE, against])

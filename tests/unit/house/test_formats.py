@@ -21,7 +21,7 @@ from contracts.errors import (
 from contracts.events import control_record, embedding_record
 from contracts.events.content_event import EVENT_TYPES, read_content
 from contracts.events.control_record import ActiveSpace, CandidateSpace, SpaceRef
-from contracts.events.format_version import made, unknown
+from contracts.events.format_version import from_members, unknown_version
 from contracts.events.record import Record
 from contracts.schemas import asyncapi
 from contracts.testing.memory import HashEncoder
@@ -63,7 +63,7 @@ def test_the_page_names_what_is_written() -> None:
 
 
 def test_the_sentence_names_artefact_version_and_versions_known() -> None:
-    said = unknown("some file", 3, 1, 2)
+    said = unknown_version("some file", 3, 1, 2)
     assert "some file: version 3 " in said and said.endswith("reads version 1 and 2")
 
 
@@ -159,7 +159,7 @@ def test_run_json_of_a_newer_version_is_an_error_and_added_members_are_none(tmp_
 
 def test_what_was_added_to_a_point_of_a_snapshot_is_passed_over() -> None:
     point: dict[str, Any] = {"effort": 4, "depth": 2, "recall": 0.9, "ms": 0.1, "added_later": 1}
-    assert made(Operating, point) == Operating(4, 2, 0.9, 0.1)
+    assert from_members(Operating, point) == Operating(4, 2, 0.9, 0.1)
 
 
 def test_columns_may_be_added_and_none_may_lack(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from contracts.errors import SnapshotRefused
-from contracts.events.format_version import unknown
+from contracts.events.format_version import unknown_version
 from contracts.events.record import TopicPartition
 from contracts.metrics import Metrics
 from contracts.ports.hit import VectorQuery
@@ -272,7 +272,7 @@ async def test_a_newer_format_is_refused_by_its_number_and_the_previous_used(two
     restored = await snapshots.restore(new_index())
     assert restored is not None
     assert restored.digests() == two.digests[0]
-    reason = unknown("snapshot manifest", 99, 2)
+    reason = unknown_version("snapshot manifest", 99, 2)
     assert snapshots.refused == {f"0/{two.names[1]}": reason}
 
 

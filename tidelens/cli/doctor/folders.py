@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from contracts.settings import KafkaSettings, Settings
-from contracts.user_folders import open_to_others, user_cache_dir
+from contracts.user_folders import is_open_to_others, user_cache_dir
 from tidelens.cli.doctor.finding import Finding, failed, in_thread, ok, skipped, warning
 
 _GIB = 1024**3
@@ -28,7 +28,7 @@ def disk(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 
 
 def _private(data: Path) -> Sequence[Finding]:
-    if not data.is_dir() or not open_to_others(data):
+    if not data.is_dir() or not is_open_to_others(data):
         return []
     detail = "data directory: other users of this machine may look into it"
     return [warning("disk", detail, fix=f"chmod 700 {data}")]

@@ -7,19 +7,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from contracts.metrics import Metrics
-from contracts.ports import (
-    AppliedBatches,
-    Clock,
-    EventLog,
-    IndexAdmin,
-    LagSource,
-    Matcher,
-    PictureConverter,
-    Progress,
-    QueryEncoder,
-    ReferenceReader,
-    Searcher,
-)
+from contracts.ports.clock import Clock
+from contracts.ports.encoder import QueryEncoder
+from contracts.ports.event_log import EventLog
+from contracts.ports.index_admin import IndexAdmin
+from contracts.ports.lag import LagSource
+from contracts.ports.pictures import PictureConverter, ReferenceReader
+from contracts.ports.search import AppliedBatches, IndexProgress, Matcher, Searcher
 from contracts.settings import Settings
 from contracts.space import Space
 from contracts.supervision.side_tasks import SideTasks
@@ -41,7 +35,7 @@ class Node:
     names: Names
     settings: Settings
     searcher: Searcher
-    progress: Progress
+    progress: IndexProgress
     feed: AppliedBatches
     log: EventLog
     queries: QueryEncoder

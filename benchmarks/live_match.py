@@ -34,8 +34,8 @@ from api.queries.prepare import Question, _Part
 from benchmarks import clip_like
 from benchmarks.report import Goal, finish, parser
 from contracts.events.record import RecordPosition
-from contracts.ports import Applied, Searcher
 from contracts.ports.hit import Hit
+from contracts.ports.search import AppliedBatch, Searcher
 from contracts.score import Vectors
 from contracts.supervision.side_tasks import SideTasks
 from contracts.wire.as_of import AsOf
@@ -92,11 +92,11 @@ def standing_set(queries: Vectors, lists: _Best) -> tuple[StandingSet, list[Stan
     return found, made
 
 
-def batches(vectors: Vectors) -> Iterator[Applied]:
+def batches(vectors: Vectors) -> Iterator[AppliedBatch]:
     for start in range(0, len(vectors) - _BATCH + 1, _BATCH):
         hits = [hit(_CORPUS + start + n, 0.0) for n in range(_BATCH)]
         ids = [one.id for one in hits]
-        yield Applied("images", ids, vectors[start : start + _BATCH], [], hits.__getitem__)
+        yield AppliedBatch("images", ids, vectors[start : start + _BATCH], [], hits.__getitem__)
 
 
 def bare(queries: NDArray[np.float32], floors: NDArray[np.float32], vectors: Vectors) -> int:

@@ -12,7 +12,7 @@ from aiokafka import AIOKafkaProducer
 
 from contracts.events.dead_letter import letter_bytes_max
 from contracts.events.record import OutRecord, TopicPartition
-from contracts.ports import Claimed
+from contracts.ports.ownership import RecordClaim
 from streams.ownership import kafka_ownership
 from tidelens.__main__ import main
 
@@ -27,7 +27,7 @@ class _Session(kafka_ownership._Session):
             linger_ms=0,
         )
 
-    async def _transact(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
+    async def _transact(self, claimed: RecordClaim, outputs: Sequence[OutRecord]) -> None:
         partition = claimed.lease.partition
         sent = [
             await self._producers[partition].send(
@@ -41,7 +41,7 @@ class _Session(kafka_ownership._Session):
         ]
         for future in sent:
             await future
-        self._committed_to[partition] = claimed.next_offset
+        self._committed_to[partition] = claimed.next_position
         self._look_drained()
 
 

@@ -16,7 +16,8 @@ from contracts.events.dead_letter import dead_letter_record
 from contracts.events.embedding_record import embedding_record, encode_value
 from contracts.events.record import OutRecord, Record, Source
 from contracts.partitioner import Partitioner
-from contracts.ports import Encoder, Lease, RgbImage
+from contracts.ports.encoder import Encoder, RgbImage
+from contracts.ports.ownership import Lease
 from contracts.score import Vectors
 from contracts.space import Space
 from contracts.topics import Names, Target

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from contracts.errors import ConfigurationError, RejectedRequest
-from contracts.ports import Encoder
+from contracts.ports.encoder import Encoder
 from contracts.prompts import fill_templates
 from contracts.score import Vectors
 from contracts.zero_shot import label_vectors, probabilities

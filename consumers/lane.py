@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from consumers.encode_job import Job
 from contracts.events.record import TopicPartition, bytes_of
-from contracts.ports import Claimed, Lease
+from contracts.ports.ownership import Lease, RecordClaim
 from contracts.topics import Target
 
 # A partition may have this much of a lane's bytes, however many others share it.
@@ -26,7 +26,7 @@ _TRANSACTION_RECORDS_MAX = 1024
 class Flight:
     """A claim with its jobs; it may be committed when none of them is open any more."""
 
-    claim: Claimed
+    claim: RecordClaim
     jobs: Sequence[Job]
     size: int
     open: int = field(init=False)
@@ -98,7 +98,7 @@ class Lane:
             if chain.records >= self._ahead_max or chain.size >= share
         }
 
-    def take_off(self, claim: Claimed, jobs: Sequence[Job]) -> Flight:
+    def take_off(self, claim: RecordClaim, jobs: Sequence[Job]) -> Flight:
         """A new flight behind those of its partition."""
         size = sum(map(bytes_of, claim.records))
         flight = Flight(claim, jobs, size)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from consumers.encode_job import Job, unreadable
 from contracts.errors import NotReady, RejectedRecord
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 from contracts.supervision.processes import Part
 
 # Of a picture whose decoder died: its neighbour may have taken the memory.

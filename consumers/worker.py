@@ -32,7 +32,9 @@ from contracts.errors import Fenced, RecordTooLarge, RejectedRecord
 from contracts.events.content_event import ID_BYTES_MAX
 from contracts.events.record import OutRecord, TopicPartition
 from contracts.metrics import Metrics
-from contracts.ports import Claimed, Clock, Encoder, Lease, Ownership
+from contracts.ports.clock import Clock
+from contracts.ports.encoder import Encoder
+from contracts.ports.ownership import Lease, Ownership, RecordClaim
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 
@@ -121,7 +123,7 @@ class EncoderWorker:
         topic, room = self._intake.names.content(lane.target), self._room[lane.target]
         while True:
             self._drop_ended(lane)
-            owned = {p for p in self._ownership.owned if p.topic == topic}
+            owned = {p for p in self._ownership.owned_partitions if p.topic == topic}
             full = lane.full(len(owned))
             if not lane.has_room or (owned and owned <= full):
                 room.clear()
@@ -135,14 +137,14 @@ class EncoderWorker:
                 timeout_ms=self._limits.wait_ms,
                 without=full,
             )
-            self._metrics.partitions_owned.set(len(self._ownership.owned))
+            self._metrics.partitions_owned.set(len(self._ownership.owned_partitions))
             if claims:
                 fault_points.reach("encode.claimed")
             for claim in claims:
                 jobs = await asyncio.to_thread(parsed, claim.records, self._intake.of(claim.lease))
                 self._take_off(lane, claim, jobs)
 
-    def _take_off(self, lane: Lane, claim: Claimed, jobs: Sequence[Job]) -> None:
+    def _take_off(self, lane: Lane, claim: RecordClaim, jobs: Sequence[Job]) -> None:
         flight = lane.take_off(claim, jobs)
         for job in jobs:
             errand = Errand(job, flight)
@@ -277,10 +279,10 @@ class EncoderWorker:
 
     async def _commit(self, lane: Lane, lease: Lease, flights: Sequence[Flight]) -> None:
         jobs = [job for flight in flights for job in flight.jobs]
-        claim = Claimed(
+        claim = RecordClaim(
             lease,
             [record for flight in flights for record in flight.claim.records],
-            flights[-1].claim.next_offset,
+            flights[-1].claim.next_position,
         )
         records = await asyncio.to_thread(self._outputs, jobs, lease.topic_id)
         began = perf_counter()
@@ -317,11 +319,11 @@ class EncoderWorker:
         ]
 
     def _drop_ended(self, lane: Lane) -> None:
-        lane.drop([lease for lease in lane.leases() if not self._ownership.holds(lease)])
+        lane.drop([lease for lease in lane.leases() if not self._ownership.is_current(lease)])
         self._taken.set()
 
     def _holds(self, errand: Errand) -> bool:
-        return self._ownership.holds(errand.flight.claim.lease)
+        return self._ownership.is_current(errand.flight.claim.lease)
 
     def _account(self, job: Job, now: float) -> None:
         outcome = "vector" if job.vector is not None else "tombstone"

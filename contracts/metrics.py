@@ -15,7 +15,7 @@ from prometheus_client import (
     ProcessCollector,
 )
 
-from contracts.ports import Lag
+from contracts.ports.lag import Lag
 
 # From a millisecond to a minute: what lies between an in-memory search and a cold encoder.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from contracts.events.record import Fetched, Record, TopicPartition
 from contracts.partitioner import Partitioner, partitioner
-from contracts.ports import Applied
 from contracts.ports.hit import Hit
+from contracts.ports.search import AppliedBatch
 from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
 from contracts.wire.as_of import AsOf
@@ -86,7 +86,7 @@ class Index:
             chunk_rows=self._chunk_rows,
         )
 
-    def apply(self, batch: Fetched) -> list[Applied]:
+    def apply(self, batch: Fetched) -> list[AppliedBatch]:
         """Fold a batch in and make the new view current; what changed, for each target.
 
         Records of keys that belong elsewhere change nothing; unreadable ones take their item out
@@ -138,7 +138,7 @@ class Index:
             while len(self._reasons) > _REASONS_MAX:
                 self._reasons.popitem(last=False)
 
-    def _fold(self, target: Target, readings: Collection[Reading]) -> Applied:
+    def _fold(self, target: Target, readings: Collection[Reading]) -> AppliedBatch:
         """Take out the ids' old rows, put in the new ones."""
         table = self._tables[target]
         removed = table.remove(reading.id for reading in readings)
@@ -149,7 +149,7 @@ class Index:
         self._add_to_digests(target, rows.partitions, rows.hashes, sign=1)
         self.last_appended_ms += rows.appended_ms.tolist()
         put = set(rows.ids)
-        return Applied(
+        return AppliedBatch(
             target,
             rows.ids,
             rows.vectors,
@@ -238,7 +238,7 @@ class Index:
         highest = self._highest.get(self._embeddings(target, partition))
         return -1 if highest is None else highest[1]
 
-    def reason_of(self, target: Target, partition: int, offset: int) -> str | None:
+    def rejection_reason(self, target: Target, partition: int, offset: int) -> str | None:
         """Why the content record there was given up, while that is remembered."""
         return self._reasons.get((target, partition, offset))
 

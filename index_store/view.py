@@ -9,8 +9,8 @@ import orjson
 from contracts.events.record import RecordPosition, TopicPartition
 from contracts.filters.nodes import Filter
 from contracts.filters.warnings import FilterWarning, warnings_of
-from contracts.ports import Answer
 from contracts.ports.hit import Hit, VectorQuery
+from contracts.ports.search import Answer
 from contracts.topics import Names, Target
 from contracts.wire.as_of import AsOf
 from index_store import digest

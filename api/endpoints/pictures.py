@@ -143,7 +143,7 @@ class Pictures:
             return Picture(data, known.media_type)
         with self._converting.taken():
             try:
-                return Picture(await self._node.converter.converted(data), _CONVERTED_TO)
+                return Picture(await self._node.converter.to_jpeg(data), _CONVERTED_TO)
             except RejectedRecord as error:
                 raise CostlyRefusal(error.code, error.message, status=404, field="id") from None
 

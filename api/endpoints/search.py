@@ -21,7 +21,7 @@ from api.queries.freshness import Freshness
 from api.queries.prepare import picture_turns, prepare, search
 from api.queries.wait_for import Waiting
 from contracts.errors import TidelensError
-from contracts.ports import Answer
+from contracts.ports.search import Answer
 from contracts.wire.as_of import AsOf
 from contracts.wire.client_messages import Query
 from contracts.wire.message_json import wire_as_of, wire_warnings

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from api.queries.prepare import Question
-from contracts.ports import Applied, Matcher
 from contracts.ports.hit import Hit
+from contracts.ports.search import AppliedBatch, Matcher
 from contracts.score import Vectors
 
 _ROWS_FIRST = 16
@@ -32,7 +32,7 @@ _Owner = TypeVar("_Owner", bound=Asking)
 class Batch:
     """An applied batch, with what is looked up in it at most once."""
 
-    def __init__(self, applied: Applied, matcher: Matcher, number: int = 0) -> None:
+    def __init__(self, applied: AppliedBatch, matcher: Matcher, number: int = 0) -> None:
         self.applied = applied
         # Of all batches, in the order of the log.
         self.number = number

@@ -31,7 +31,7 @@ from api.node import Node
 from api.queries.prepare import Question
 from api.queries.wait_for import Waiting
 from contracts.errors import NotReady, RejectedRequest
-from contracts.ports import Applied
+from contracts.ports.search import AppliedBatch
 from contracts.wire.as_of import AsOf
 from contracts.wire.client_messages import Subscribe
 
@@ -190,7 +190,7 @@ class Live:
                     del self._asked[asked]
         self._count()
 
-    def _applied(self, batches: Sequence[Applied]) -> None:
+    def _applied(self, batches: Sequence[AppliedBatch]) -> None:
         self.check_generation()
         self.folding.applied(batches)
         if len(self.alerts):

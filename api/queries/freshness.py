@@ -12,7 +12,7 @@ import structlog
 
 from api.node import Node
 from contracts.errors import BrokerUnavailable, NotReady
-from contracts.ports import Lag
+from contracts.ports.lag import Lag
 
 log = structlog.get_logger(__name__)
 

@@ -21,8 +21,8 @@ from contracts.errors import RejectedRequest
 from contracts.events.record import RecordPosition
 from contracts.filters.json_form import Filter
 from contracts.fusion import weighted_sum
-from contracts.ports import Answer, Searcher
 from contracts.ports.hit import VectorQuery
+from contracts.ports.search import Answer, Searcher
 from contracts.score import Vectors, unit
 from contracts.topics import Target
 from contracts.wire.client_messages import Classify, FusePart, Included, Query

@@ -16,7 +16,7 @@ from api.http.deadline import within
 from api.node import Node
 from contracts.errors import BrokerUnavailable, RejectedRequest
 from contracts.events.record import TopicPartition
-from contracts.ports import Applied
+from contracts.ports.search import AppliedBatch
 from contracts.topics import TARGETS, Target
 from contracts.wire.as_of import AsOf
 from contracts.wire.client_messages import AsOfMessage, Token
@@ -40,7 +40,7 @@ class Waiting:
         self._asked_at = -_ASK_BROKER_S
         self._asking = asyncio.Lock()
 
-    def _ring(self, _: Sequence[Applied]) -> None:
+    def _ring(self, _: Sequence[AppliedBatch]) -> None:
         # A new event each time: whoever took the old one before looking cannot miss this.
         self._moved.set()
         self._moved = asyncio.Event()
@@ -96,7 +96,7 @@ class Waiting:
             asked = monotonic()
             if watermark is None and not passed():
                 watermark = await self._watermark_behind(token, target)
-        reason = progress.reason_of(target, partition, token.offset)
+        reason = progress.rejection_reason(target, partition, token.offset)
         if reason is not None:
             raise RejectedRequest(
                 "dead_lettered",

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from consumers.images.decoder_pool import Decoders
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 
 _QUALITY = 90
 _SIZE_BYTES = 4
@@ -42,7 +42,7 @@ class Converter:
     def __init__(self, decoders: Decoders) -> None:
         self._decoders = decoders
 
-    async def converted(self, data: bytes) -> bytes:
+    async def to_jpeg(self, data: bytes) -> bytes:
         framed = (await self._decoders.decode(data)).tobytes()
         size = int.from_bytes(framed[:_SIZE_BYTES])
         return framed[_SIZE_BYTES : _SIZE_BYTES + size]

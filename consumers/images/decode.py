@@ -19,7 +19,7 @@ from consumers.images.jpeg_end import with_end
 from consumers.images.samples import complete_pillow, eight_bits, samples_of
 from contracts.errors import RejectedRecord
 from contracts.picture_formats import require_format
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 
 # decode_image checks its own limit, exactly and before decoding; Pillow's is one for the whole
 # process, and would come first.

@@ -25,7 +25,7 @@ import orjson
 
 from consumers.images.decoder_process import ANSWER, REQUEST, SIZE, DecodeLimits, Kind
 from contracts.errors import NotReady, RejectedRecord
-from contracts.ports import Preprocess, RgbImage
+from contracts.ports.encoder import Preprocess, RgbImage
 from contracts.supervision.children import module_command
 
 __all__ = ["BESIDE_QUERIES_NICE", "DecodeLimits", "Decoders"]

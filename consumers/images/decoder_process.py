@@ -25,7 +25,7 @@ import orjson
 
 from consumers.images.decode import IMAGE_SIDE_MAX, decode_image
 from contracts.errors import RejectedRecord
-from contracts.ports import Preprocess
+from contracts.ports.encoder import Preprocess
 
 REQUEST = struct.Struct("<Q")
 ANSWER = struct.Struct("<BQQ")

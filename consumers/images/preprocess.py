@@ -10,7 +10,7 @@ from math import ceil
 import numpy as np
 from PIL import Image
 
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 
 # Scaling the shorter side first would make a strip of 1 by 50 million pixels grow beyond all
 # memory; what lies outside this ratio is cut off evenly at both ends.

@@ -6,7 +6,7 @@ Importing this package costs nothing; `open_encoder` imports torch, `space_of` d
 import re
 
 from consumers.models.spaces import STARTER, checkpoint_space, find_checkpoint, starter_space
-from contracts.ports import Encoder
+from contracts.ports.encoder import Encoder
 from contracts.space import Space
 from contracts.testing.memory import HashEncoder
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.errors import ModelMissing
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 
 # Words of one length, so that a tokenizer that only counts letters is caught too. A model may know
 # one language alone, and none of the others' words.

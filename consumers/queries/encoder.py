@@ -23,7 +23,7 @@ from consumers.queries.pictures import PictureLimits, QueryPictures
 from consumers.queries.turns import Turns, Waiting
 from contracts.errors import NotReady, RejectedRecord, RejectedRequest
 from contracts.metrics import Metrics
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 from contracts.prompts import PLAIN, fill_templates
 from contracts.score import Vectors
 from contracts.supervision.processes import Part, why_ended

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from contracts.errors import ModelMissing, RejectedRecord, TidelensError
-from contracts.ports import Encoder, Preprocess, RgbImage
+from contracts.ports.encoder import Encoder, Preprocess, RgbImage
 from contracts.score import Vectors
 from contracts.zero_shot import query_vector
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from consumers.images.decoder_pool import BESIDE_QUERIES_NICE, DecodeLimits, Decoders
 from contracts.errors import NotReady, RejectedRequest
 from contracts.metrics import Metrics
-from contracts.ports import Preprocess, RgbImage
+from contracts.ports.encoder import Preprocess, RgbImage
 from contracts.score import Vectors
 
 

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from consumers.references.errors import refused
 from consumers.references.files import read_reference
 from consumers.references.limits import ReferenceLimits
-from contracts.ports import ReferenceReader
+from contracts.ports.pictures import ReferenceReader
 
 
 class ShownReferences:

@@ -25,7 +25,9 @@ from contracts.events.record import (
     TopicPartition,
 )
 from contracts.partitioner import Partitioner, partitioner
-from contracts.ports import Added, Claimed, Lease, RgbImage
+from contracts.ports.encoder import RgbImage
+from contracts.ports.event_log import AddedPartitions
+from contracts.ports.ownership import Lease, RecordClaim
 from contracts.score import Vectors, unit
 from contracts.space import Space
 
@@ -140,7 +142,7 @@ class MemoryLog:
         self._ids = {topic: uuid.uuid4().hex[:22] for topic in topics}
         self._partition_of = partition_of
         self._clock = clock or ManualClock()
-        self.added: list[Added] = []
+        self.added: list[AddedPartitions] = []
         self.retention_s = 86_400.0
         self.lag_s = 3_600.0
         self._grown = asyncio.Condition()
@@ -172,7 +174,7 @@ class MemoryLog:
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         return {topic: self._known(self._counts, topic) for topic in topics}
 
-    async def added_partitions(self, topics: Iterable[str]) -> list[Added]:
+    async def added_partitions(self, topics: Iterable[str]) -> list[AddedPartitions]:
         return [added for added in self.added if added.topic in set(topics)]
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
@@ -193,7 +195,7 @@ class MemoryLog:
     # EncoderLog
 
     @asynccontextmanager
-    async def own(self, group: str) -> AsyncIterator["MemoryOwnership"]:
+    async def join(self, group: str) -> AsyncIterator["MemoryOwnership"]:
         partitions = [
             TopicPartition(topic, number)
             for topic in self._content
@@ -319,7 +321,7 @@ class MemoryOwnership:
             for topic in {partition.topic for partition in leases}
         }
 
-    def holds(self, lease: Lease) -> bool:
+    def is_current(self, lease: Lease) -> bool:
         return self._log.owns(lease)
 
     async def fetch(
@@ -329,26 +331,26 @@ class MemoryOwnership:
         records_max: int,
         timeout_ms: int,
         without: Collection[TopicPartition] = (),
-    ) -> list[Claimed]:
+    ) -> list[RecordClaim]:
         reader = self._readers[topic]
         fetched = await reader.fetch(
             records_max=records_max, timeout_ms=timeout_ms, without=without
         )
         return [
-            Claimed(self._leases[partition], records, fetched.positions[partition])
+            RecordClaim(self._leases[partition], records, fetched.positions[partition])
             for partition, records in fetched.records.items()
             if self._log.owns(self._leases[partition])
         ]
 
-    async def commit(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
+    async def commit(self, claimed: RecordClaim, outputs: Sequence[OutRecord]) -> None:
         if not self._log.owns(claimed.lease):
             raise Fenced(f"{claimed.lease.partition} has a newer owner")
         await self._log.transact(
-            self._group, outputs, {claimed.lease.partition: claimed.next_offset}
+            self._group, outputs, {claimed.lease.partition: claimed.next_position}
         )
 
     @property
-    def owned(self) -> frozenset[TopicPartition]:
+    def owned_partitions(self) -> frozenset[TopicPartition]:
         return frozenset(tp for tp, lease in self._leases.items() if self._log.owns(lease))
 
     @property

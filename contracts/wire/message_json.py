@@ -6,8 +6,8 @@ from dataclasses import asdict
 from typing import Any
 
 from contracts.filters.warnings import FilterWarning
-from contracts.ports import Lag
 from contracts.ports.hit import Hit
+from contracts.ports.lag import Lag
 from contracts.score import Vectors
 from contracts.wire.as_of import AsOf
 from contracts.wire.client_messages import AsOfMessage

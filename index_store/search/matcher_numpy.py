@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.ports import Matcher
+from contracts.ports.search import Matcher
 from contracts.score import NOMINATION_SLACK, Vectors
 
 # Queries of one block: bounds the product's memory to block x new rows.

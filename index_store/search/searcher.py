@@ -13,8 +13,8 @@ import numpy as np
 from contracts.errors import NotReady
 from contracts.filters.nodes import Filter
 from contracts.filters.warnings import FilterWarning
-from contracts.ports import Answer, Applied
 from contracts.ports.hit import Hit, VectorQuery
+from contracts.ports.search import Answer, AppliedBatch
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 from contracts.wire.as_of import AsOf
@@ -154,8 +154,8 @@ class LocalSearcher:
     def highest_source(self, target: Target, partition: int) -> int:
         return self._index.highest_source(target, partition) if self._index else -1
 
-    def reason_of(self, target: Target, partition: int, offset: int) -> str | None:
-        return self._index.reason_of(target, partition, offset) if self._index else None
+    def rejection_reason(self, target: Target, partition: int, offset: int) -> str | None:
+        return self._index.rejection_reason(target, partition, offset) if self._index else None
 
     def count(self, target: Target) -> int:
         return self._index.count(target) if self._index else 0
@@ -180,9 +180,9 @@ class AppliedFeed:
 
     def __init__(self) -> None:
         # Keyed by the listening, not the listener, which may listen twice.
-        self._listeners: dict[object, Callable[[Sequence[Applied]], None]] = {}
+        self._listeners: dict[object, Callable[[Sequence[AppliedBatch]], None]] = {}
 
-    def listen(self, listener: Callable[[Sequence[Applied]], None]) -> Callable[[], None]:
+    def listen(self, listener: Callable[[Sequence[AppliedBatch]], None]) -> Callable[[], None]:
         listening = object()
         self._listeners[listening] = listener
 
@@ -191,6 +191,6 @@ class AppliedFeed:
 
         return stop
 
-    def publish(self, applied: Sequence[Applied]) -> None:
+    def publish(self, applied: Sequence[AppliedBatch]) -> None:
         for listener in tuple(self._listeners.values()):
             listener(applied)

@@ -6,7 +6,7 @@ from typing import Any
 import structlog
 
 from contracts.errors import SnapshotRefused, UnknownFormat
-from contracts.ports import BlobStore
+from contracts.ports.blob_store import BlobStore
 from index_store.snapshot import manifest as manifests
 from index_store.snapshot.needed_blobs import Needed, Needs, lacks, needs_of
 

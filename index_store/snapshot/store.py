@@ -26,7 +26,7 @@ import structlog
 from contracts import fault_points
 from contracts.errors import SnapshotRefused
 from contracts.events.format_version import from_members
-from contracts.ports import BlobStore
+from contracts.ports.blob_store import BlobStore
 from contracts.topics import Target
 from index_store.ann.faiss_index import Operating
 from index_store.index import Index

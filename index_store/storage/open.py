@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from contracts.errors import ConfigurationError
-from contracts.ports import BlobStore
+from contracts.ports.blob_store import BlobStore
 from index_store.storage.local import DiskBlobs
 
 

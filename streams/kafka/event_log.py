@@ -23,7 +23,7 @@ from contracts.events.record import (
     TopicPartition,
 )
 from contracts.partitioner import Partitioner
-from contracts.ports import Added
+from contracts.ports.event_log import AddedPartitions
 from streams.groups.offsets import group_offsets
 from streams.kafka.client_lifecycle import close, start_client
 from streams.kafka.connection import Connection
@@ -260,7 +260,7 @@ class KafkaLog:
         _, counts = await self._counted(wanted)
         return {topic: counts[topic] for topic in wanted}
 
-    async def added_partitions(self, topics: Iterable[str]) -> list[Added]:
+    async def added_partitions(self, topics: Iterable[str]) -> list[AddedPartitions]:
         wanted = set(topics)
         found, counts = await self._counted(wanted)
         more = sorted(topic for topic in wanted if found[topic].partitions > counts[topic])
@@ -270,7 +270,9 @@ class KafkaLog:
         }
         ends = await self.end_offsets(p for partitions in added.values() for p in partitions)
         return [
-            Added(topic, counts[topic], found[topic].partitions, sum(ends[p] for p in partitions))
+            AddedPartitions(
+                topic, counts[topic], found[topic].partitions, sum(ends[p] for p in partitions)
+            )
             for topic, partitions in added.items()
         ]
 

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Mapping
 
 from contracts.events.record import Positions, Record, TopicPartition
-from contracts.ports import EventLog, LogReader
+from contracts.ports.event_log import EventLog, LogReader
 
 # Held at once; letters and pictures may be large.
 _RECORDS_MAX = 500

@@ -25,7 +25,8 @@ from aiokafka.errors import KafkaError
 from contracts.errors import BrokerUnavailable
 from contracts.events.record import Positions, TopicPartition
 from contracts.groups import GroupName
-from contracts.ports import Clock, Lag
+from contracts.ports.clock import Clock
+from contracts.ports.lag import Lag
 from contracts.topics import TARGETS, Names
 from streams.groups.members import groups_listed, members_of
 from streams.groups.offsets import group_offsets

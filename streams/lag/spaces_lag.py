@@ -6,7 +6,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from contracts.errors import TidelensError
-from contracts.ports import Lag
+from contracts.ports.lag import Lag
 from streams.lag.kafka_lag import KafkaLag
 
 log = structlog.get_logger(__name__)

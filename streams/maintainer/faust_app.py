@@ -19,7 +19,7 @@ from mode.types import ServiceT
 from yarl import URL
 
 from contracts.events.dead_letter import REASON, SPACE, space_of
-from contracts.ports import Clock
+from contracts.ports.clock import Clock
 from contracts.supervision.side_tasks import SideTasks
 from contracts.topics import Names
 from contracts.user_folders import make_private

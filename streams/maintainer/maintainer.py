@@ -24,7 +24,8 @@ from contracts.errors import (
 from contracts.events.dead_letter import dead_letter_record
 from contracts.events.record import Fetched, OutRecord, Record, TopicPartition
 from contracts.metrics import Metrics
-from contracts.ports import Clock, EventLog, LogReader
+from contracts.ports.clock import Clock
+from contracts.ports.event_log import EventLog, LogReader
 from contracts.topics import TARGETS, Names, Target
 from index_store.index import Index
 from index_store.merge.run import EVERYTHING, Plan, Rebuilder, Rebuilt

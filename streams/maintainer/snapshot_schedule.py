@@ -10,7 +10,7 @@ import structlog
 from contracts.errors import SnapshotFailed, SnapshotRefused
 from contracts.events.record import TopicPartition
 from contracts.metrics import Metrics
-from contracts.ports import Clock
+from contracts.ports.clock import Clock
 from index_store.index import Index
 from index_store.snapshot.store import Snapshots
 from streams.maintainer.restore_policy import choose

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from contracts.events.record import Record, Source, TopicPartition
-from contracts.ports import EventLog
+from contracts.ports.event_log import EventLog
 from streams.kafka.partition_scan import records_now, to_offsets
 
 

@@ -47,7 +47,7 @@ from contracts.errors import (
 )
 from contracts.events.dead_letter import letter_bytes_max
 from contracts.events.record import OutRecord, TopicPartition
-from contracts.ports import Claimed, Lease
+from contracts.ports.ownership import Lease, RecordClaim
 from contracts.topics import TARGETS, Names
 from streams.kafka.client_lifecycle import close, start_all, start_client, to_its_end, when_seen
 from streams.kafka.connection import Connection
@@ -106,14 +106,14 @@ class KafkaOwnership:
         )
 
     @property
-    def owned(self) -> frozenset[TopicPartition]:
+    def owned_partitions(self) -> frozenset[TopicPartition]:
         return frozenset(self._session.leases) if self._session else frozenset()
 
     @property
     def is_member(self) -> bool:
         return self._membership is not None and self._is_member
 
-    def holds(self, lease: Lease) -> bool:
+    def is_current(self, lease: Lease) -> bool:
         return self._session is not None and self._session.leases.get(lease.partition) is lease
 
     async def fetch(
@@ -123,7 +123,7 @@ class KafkaOwnership:
         records_max: int,
         timeout_ms: int,
         without: Collection[TopicPartition] = (),
-    ) -> list[Claimed]:
+    ) -> list[RecordClaim]:
         """Records of the partitions owned now. Joins the group anew where that is needed."""
         session = None
         try:
@@ -149,9 +149,9 @@ class KafkaOwnership:
                 await asyncio.sleep(_RETRY_S)
             return []
 
-    async def commit(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
+    async def commit(self, claimed: RecordClaim, outputs: Sequence[OutRecord]) -> None:
         session = self._session
-        if session is None or not self.holds(claimed.lease):
+        if session is None or not self.is_current(claimed.lease):
             raise Fenced(f"{claimed.lease.partition} was taken from this encoder")
         try:
             await session.commit(claimed, outputs)
@@ -370,7 +370,7 @@ class _Session:
         records_max: int,
         timeout_ms: int,
         without: Collection[TopicPartition],
-    ) -> list[Claimed]:
+    ) -> list[RecordClaim]:
         self._same.require()
         reader = self._readers.get(topic)
         if reader is None or self._drained is not None:
@@ -392,10 +392,10 @@ class _Session:
             # A position may move past transaction markers alone: then only the offset is written.
             if position > self._claimed_to[partition]:
                 self._claimed_to[partition] = position
-                claims.append(Claimed(lease, fetched.records.get(partition, []), position))
+                claims.append(RecordClaim(lease, fetched.records.get(partition, []), position))
         return claims
 
-    async def commit(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
+    async def commit(self, claimed: RecordClaim, outputs: Sequence[OutRecord]) -> None:
         """Raises TimeoutError past the transaction's time, and when the session is abandoned."""
         async with asyncio.timeout(self._owner._transaction_timeout_ms / 1000) as bound:
             self._committing.add(bound)
@@ -404,7 +404,7 @@ class _Session:
             finally:
                 self._committing.remove(bound)
 
-    async def _transact(self, claimed: Claimed, outputs: Sequence[OutRecord]) -> None:
+    async def _transact(self, claimed: RecordClaim, outputs: Sequence[OutRecord]) -> None:
         partition = claimed.lease.partition
         producer = self._producers[partition]
         # Ask after the records were fetched, and beside the steps that take longer.
@@ -427,7 +427,7 @@ class _Session:
         fault_points.reach("encode.sent")
         # 2. The source offset joins the same transaction.
         offset = committing(
-            claimed.next_offset,
+            claimed.next_position,
             self._pair(partition),
             self._caught_up_ms.get(partition),
         )
@@ -447,7 +447,7 @@ class _Session:
         # 5. Both become visible, or neither.
         await producer.commit_transaction()
         fault_points.reach("encode.committed")
-        self._committed_to[partition] = claimed.next_offset
+        self._committed_to[partition] = claimed.next_position
         self._look_drained()
 
     async def drained(self) -> None:
@@ -538,7 +538,7 @@ class _Session:
             log.warning("reconciling", partition=partition.partition, tombstones=len(tombstones))
         # A committed offset that the log does not have must not stand: it may grow past it again.
         if tombstones or not start.is_first:
-            await self.commit(Claimed(self.leases[partition], [], start.offset), tombstones)
+            await self.commit(RecordClaim(self.leases[partition], [], start.offset), tombstones)
 
 
 @contextlib.contextmanager
@@ -574,7 +574,7 @@ class KafkaEncoderLog:
         self._retention_min_s = retention_min_s
 
     @asynccontextmanager
-    async def own(self, group: str) -> AsyncIterator[KafkaOwnership]:
+    async def join(self, group: str) -> AsyncIterator[KafkaOwnership]:
         ownership = KafkaOwnership(
             self._connection,
             self._names,

@@ -33,7 +33,7 @@ from contracts.events.control_record import (
 )
 from contracts.events.partition_count_record import PARTITIONS, KeptCounts
 from contracts.events.record import Record, TopicPartition
-from contracts.ports import EventLog
+from contracts.ports.event_log import EventLog
 from contracts.space import Space
 from contracts.topics import TARGETS, Names
 from streams.kafka.partition_scan import records_now, to_the_end

@@ -23,7 +23,7 @@ from contracts.events.dead_letter import (
 )
 from contracts.events.record import OutRecord, Record, RecordPosition, TopicPartition
 from contracts.partitioner import Partitioner
-from contracts.ports import EventLog
+from contracts.ports.event_log import EventLog
 from contracts.topics import TARGETS, Names
 from streams.kafka.partition_scan import records_now
 

@@ -15,7 +15,7 @@ from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
 from contracts.errors import BrokerUnavailable, LogChanged, TidelensError, TopicMismatch
-from contracts.ports import EventLog
+from contracts.ports.event_log import EventLog
 from streams.kafka.connection import Connection
 from streams.topics.metadata import FoundTopic, topics_found
 

@@ -27,7 +27,7 @@ from contracts.errors import (
 from contracts.events.control_record import read_record
 from contracts.events.partition_count_record import PARTITIONS, KeptCounts, MadeTopic
 from contracts.events.record import Record, TopicPartition
-from contracts.ports import LogReader
+from contracts.ports.event_log import LogReader
 from contracts.topics import TARGETS, Names, Target
 from streams.kafka.connection_errors import FORBIDDEN, why_not
 from streams.kafka.partition_scan import to_the_end

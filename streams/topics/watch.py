@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from contracts.metrics import Metrics
-from contracts.ports import Added, EventLog
+from contracts.ports.event_log import AddedPartitions, EventLog
 from contracts.topics import TARGETS, Names
 from streams.topics.partition_counts import more_partitions
 
@@ -36,7 +36,7 @@ class TopicWatch:
         self._metrics = metrics
         self._misplaced = misplaced
         self._topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
-        self._added: list[Added] = []
+        self._added: list[AddedPartitions] = []
         self._told_misplaced = 0
 
     async def run(self) -> None:
@@ -51,12 +51,12 @@ class TopicWatch:
             log.warning("embeddings in other partitions than their own", reason=_told(misplaced))
         self._told_misplaced = misplaced
         before, self._added = self._added, await self._log.added_partitions(self._topics)
-        added = {one.topic: one.now - one.made for one in self._added}
+        added = {one.topic: one.current_count - one.created_count for one in self._added}
         for topic in self._topics:
             self._metrics.partitions_added.labels(topic).set(added.get(topic, 0))
         if self._added != before:
             for one in self._added:
-                advice = more_partitions(self._names.prefix, one.now)
+                advice = more_partitions(self._names.prefix, one.current_count)
                 log.warning("partitions were added to a topic", reason=str(one), advice=advice)
 
     def describe(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class TopicWatch:
         misplaced = self._misplaced()
         if misplaced:
             warnings.append(_told(misplaced))
-        now = max((one.now for one in self._added), default=0)
+        now = max((one.current_count for one in self._added), default=0)
         advice = more_partitions(self._names.prefix, now) if now else None
         return {"warnings": warnings, "misplaced": misplaced, "advice": advice}
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 
 FINE, SEGFAULT, EXIT, SLEEP, BURN, ALLOCATE, RAISE = range(0, 140, 20)
 

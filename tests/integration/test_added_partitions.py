@@ -11,7 +11,7 @@ from contracts.errors import TopicMismatch
 from contracts.events.content_event import content_record
 from contracts.events.partition_count_record import KeptCounts, MadeTopic
 from contracts.events.record import TopicPartition
-from contracts.ports import Added
+from contracts.ports.event_log import AddedPartitions
 from contracts.topics import TARGETS, topic_specs
 from streams.kafka.event_log import KafkaLog
 from streams.lag.kafka_lag import KafkaLag
@@ -97,7 +97,7 @@ async def test_partitions_that_are_added_while_running_are_ignored(kafka) -> Non
             await live(kit, first)
             await grown(kit, captions, embeddings)
             await hear_of_it(ownership)
-            assert ownership.owned == owned
+            assert ownership.owned_partitions == owned
             # This producer knew the topic before; another client learns of it now.
             await publish(kit, first | then)
             await live(kit, first | then)
@@ -109,11 +109,15 @@ async def test_partitions_that_are_added_while_running_are_ignored(kafka) -> Non
                     [content_record(captions, caption(f"d{n}", "elsewhere")) for n in range(9)]
                 )
                 [added, other_added] = await other.log.added_partitions([captions, embeddings])
-                assert (added.topic, added.made, added.now) == (captions, MADE, NOW)
+                assert (added.topic, added.created_count, added.current_count) == (
+                    captions,
+                    MADE,
+                    NOW,
+                )
                 assert added.records == sum(
                     MURMUR2(f"d{n}".encode(), NOW) >= MADE for n in range(9)
                 )
-                assert other_added == Added(embeddings, MADE, NOW, 0)
+                assert other_added == AddedPartitions(embeddings, MADE, NOW, 0)
                 counts = await other.log.partition_counts([captions, embeddings])
                 assert counts == {captions: MADE, embeddings: MADE}
         # A restart changes nothing of it, and nobody waits for what nobody reads.
@@ -122,7 +126,7 @@ async def test_partitions_that_are_added_while_running_are_ignored(kafka) -> Non
             async with asyncio.timeout(PATIENCE_S):
                 while ("captions", "e") not in await kit.truth(ENCODER):
                     await asyncio.sleep(0.1)
-            assert ownership.owned == owned
+            assert ownership.owned_partitions == owned
         lag = KafkaLag(kit.connection, kit.names, None, SystemClock())
         rows = await lag.lag()
         await lag.stop()
@@ -164,10 +168,15 @@ async def test_a_target_whose_topics_do_not_fit_does_not_stop_the_other(
         async with running_worker(kit) as ownership:
             await publish(kit, wanted)
             await live(kit, wanted)
-            assert {partition.topic for partition in ownership.owned} == {captions_of(kit)}
+            assert {partition.topic for partition in ownership.owned_partitions} == {
+                captions_of(kit)
+            }
             await recreated(kit, embeddings)
             async with asyncio.timeout(PATIENCE_S):
-                while sum(partition.topic == images for partition in ownership.owned) != NOW:
+                while (
+                    sum(partition.topic == images for partition in ownership.owned_partitions)
+                    != NOW
+                ):
                     await asyncio.sleep(0.1)
 
 

@@ -11,7 +11,7 @@ import pytest
 from contracts.events.embedding_record import encode_value
 from contracts.events.record import OutRecord, Source
 from contracts.metrics import Metrics
-from contracts.ports import BlobStore
+from contracts.ports.blob_store import BlobStore
 from contracts.settings import Settings
 from contracts.testing.memory import HashEncoder, MemoryBlobs
 from index_store.search.searcher import AppliedFeed, LocalSearcher

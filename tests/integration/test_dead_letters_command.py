@@ -28,7 +28,7 @@ async def encoding(kit: Collection) -> AsyncIterator[None]:
     log = KafkaEncoderLog(
         kit.connection, kit.names, record_bytes_max=RECORD_BYTES_MAX, session_timeout_ms=6_000
     )
-    async with log.own(kit.names.encoder_group) as ownership:
+    async with log.join(kit.names.encoder_group) as ownership:
         running = asyncio.create_task(worker(ownership, kit.names, PARTITIONS).run())
         try:
             yield

@@ -126,7 +126,7 @@ async def test_another_partition_count(
     async with connection.admin() as admin:
         await admin.create_partitions({topic: NewPartitions(PARTITIONS + 1)})
     [told] = (await findings(environment, rc=1))["topics"]
-    assert told["detail"].startswith(f"topic {topic} was made with 2 partitions and has 3 now")
+    assert told["detail"].startswith(f"topic {topic} was created with 2 partitions and has 3 now")
     other = f"{names.bare}-3."
     assert told["fix"].startswith(f"run `tidelens topics create --topic-prefix {other} --part")
     # The advice that followed from the setting alone is another one: there are no such topics.

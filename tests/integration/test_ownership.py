@@ -84,7 +84,7 @@ def assert_in_order_once(sources: list[tuple[int, int]], partitions: int) -> Non
 
 @asynccontextmanager
 async def running_worker(kit: Collection, **limits: float) -> AsyncIterator[KafkaOwnership]:
-    async with encoder_log(kit, **limits).own(kit.names.encoder_group) as ownership:
+    async with encoder_log(kit, **limits).join(kit.names.encoder_group) as ownership:
         running = asyncio.create_task(
             worker(ownership, kit.names, kit.partitions, encoder=ENCODER).run()
         )
@@ -107,12 +107,12 @@ async def test_every_record_becomes_one_embedding_in_source_order(kafka) -> None
 async def test_an_encoder_that_waits_for_partitions_is_a_member_of_the_group(kafka) -> None:
     """Three encoders, and a partition of each target: one of them has none and is as ready."""
     async with collection(kafka.bootstrap, partitions=1) as kit, AsyncExitStack() as stack:
-        async with encoder_log(kit).own(kit.names.encoder_group) as unasked:
+        async with encoder_log(kit).join(kit.names.encoder_group) as unasked:
             assert not unasked.is_member
         members = [await stack.enter_async_context(running_worker(kit)) for _ in range(3)]
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                owned = sorted(len(member.owned) for member in members)
+                owned = sorted(len(member.owned_partitions) for member in members)
                 if owned == [0, 1, 1] and all(member.is_member for member in members):
                     break
                 await asyncio.sleep(0.1)
@@ -194,16 +194,16 @@ async def test_a_sleeper_that_wakes_behind_a_new_owner_writes_nothing(kafka) -> 
     """The old owner fetched, stalled, and comes back after somebody else took its partitions."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await publish(kit, 50, ids=50)
-        async with encoder_log(kit).own(kit.names.encoder_group) as old:
+        async with encoder_log(kit).join(kit.names.encoder_group) as old:
             claims = await claim_all(old, 50)
             # Whoever initialises the same transactional ids is the owner now, as after a
             # rebalance that the sleeper did not see: its own group membership is still alive.
-            async with seized(kit, old.owned):
+            async with seized(kit, old.owned_partitions):
                 claim = claims[0]
                 outputs = as_embeddings(kit, claim.records, claim.lease.topic_id)
                 with pytest.raises(Fenced):
                     await old.commit(claim, outputs)
-                assert old.owned == frozenset()
+                assert old.owned_partitions == frozenset()
                 assert await kit.log.committed(kit.names.encoder_group) == {}
             # It drops all it owned, joins anew, and then encodes from the committed offset.
             claims = await claim_all(old, 50)
@@ -278,15 +278,15 @@ async def test_what_was_claimed_before_a_loss_is_not_committed_behind_it(kafka) 
     """
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await publish(kit, 50, ids=50)
-        async with encoder_log(kit).own(kit.names.encoder_group) as old:
+        async with encoder_log(kit).join(kit.names.encoder_group) as old:
             first, *_, late = await claim_all(old, 50, records_max=25)
-            async with seized(kit, old.owned):
+            async with seized(kit, old.owned_partitions):
                 with pytest.raises(Fenced):
                     await old.commit(first, [])
             async with running_worker(kit):
                 await drained(kit, 50, timeout_s=PATIENCE_S)
             await claim_nothing(old)
-            assert late.lease.partition in old.owned
+            assert late.lease.partition in old.owned_partitions
             with pytest.raises(Fenced):
                 await old.commit(late, as_embeddings(kit, late.records, late.lease.topic_id))
         assert await drained(kit, 50) == [(0, offset) for offset in range(50)]
@@ -297,7 +297,7 @@ async def test_a_fence_between_two_sends_is_a_fence(kafka, monkeypatch) -> None:
     """aiokafka then raises what is no KafkaError: not in a transaction, it says."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await publish(kit, 2, ids=2)
-        async with encoder_log(kit).own(kit.names.encoder_group) as old:
+        async with encoder_log(kit).join(kit.names.encoder_group) as old:
             [claim] = await claim_all(old, 2)
             send = AIOKafkaProducer.send
 
@@ -306,12 +306,12 @@ async def test_a_fence_between_two_sends_is_a_fence(kafka, monkeypatch) -> None:
                 await asyncio.wait([future])
                 return future
 
-            async with seized(kit, old.owned):
+            async with seized(kit, old.owned_partitions):
                 monkeypatch.setattr(AIOKafkaProducer, "send", answered)
                 outputs = as_embeddings(kit, claim.records, claim.lease.topic_id)
                 with pytest.raises(Fenced, match="not in transaction"):
                     await old.commit(claim, outputs)
-                assert old.owned == frozenset()
+                assert old.owned_partitions == frozenset()
     gc.collect()
 
 
@@ -320,7 +320,7 @@ async def test_an_output_that_is_too_large_is_no_fence(kafka, size: int) -> None
     """And the offset does not move on without it."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await publish(kit, 2, ids=2)
-        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+        async with encoder_log(kit).join(kit.names.encoder_group) as ownership:
             [claim] = await claim_all(ownership, 2)
             outputs = as_embeddings(kit, claim.records, claim.lease.topic_id)
             large = replace(outputs[0], value=b"x" * size)
@@ -419,7 +419,7 @@ async def test_a_commit_ends_with_its_session(kafka, monkeypatch) -> None:
     """A revocation closes the producer between two steps, and nobody answers the second."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await publish(kit, 50, ids=50)
-        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+        async with encoder_log(kit).join(kit.names.encoder_group) as ownership:
             [claim] = await claim_all(ownership, 50)
             closing = []
 
@@ -475,7 +475,7 @@ async def committed_as(kit: Collection, offset: int, metadata: dict[str, object]
 async def test_commits_of_a_newer_version_end_the_encoder_with_a_sentence(kafka) -> None:
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await committed_as(kit, 0, {"version": 2, "topic_id": "x"})
-        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+        async with encoder_log(kit).join(kit.names.encoder_group) as ownership:
             with pytest.raises(ConfigurationError, match=r"commit metadata.*version 2.*version 1"):
                 await claim_nothing(ownership)
 
@@ -626,13 +626,13 @@ async def test_an_encoder_that_the_log_begins_to_pass_goes_on_by_itself(kafka) -
         topic = kit.names.content("captions")
         large = [OutRecord(topic, b"large", b"x" * 2**20, [], partition=0) for _ in range(12)]
         await kit.log.publish(large)
-        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+        async with encoder_log(kit).join(kit.names.encoder_group) as ownership:
             [first, *_] = await claim_all(ownership, 1, records_max=1)
             await truncated(kit, 12)
             await publish(kit, 1, ids=1)
             async with asyncio.timeout(PATIENCE_S):
                 found = [first]
-                while found[-1].next_offset < 13:
+                while found[-1].next_position < 13:
                     found += await ownership.fetch(topic, records_max=1, timeout_ms=100)
             last = found[-1]
             assert [record.offset for record in last.records] == [12]
@@ -645,7 +645,7 @@ async def test_an_encoder_that_the_log_begins_to_pass_goes_on_by_itself(kafka) -
 async def test_an_encoder_that_falls_too_far_behind_makes_up_on_its_way(kafka) -> None:
     """As in a re-encode that takes longer than tombstones are kept."""
     async with collection(kafka.bootstrap, partitions=1, retention_ms=1_000) as kit:
-        async with encoder_log(kit, retention_min_s=1).own(kit.names.encoder_group) as ownership:
+        async with encoder_log(kit, retention_min_s=1).join(kit.names.encoder_group) as ownership:
             await publish(kit, 10, ids=10)
             claims = await claim_all(ownership, 10)
             await publish(kit, 1, ids=100, start=50)
@@ -667,7 +667,7 @@ async def test_an_encoder_that_falls_too_far_behind_makes_up_on_its_way(kafka) -
 async def test_a_closing_that_is_cancelled_still_closes_everything(kafka, steps: int) -> None:
     """aiokafka marks itself closed first, so that nobody can stop it a second time."""
     async with collection(kafka.bootstrap, partitions=2) as kit:
-        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+        async with encoder_log(kit).join(kit.names.encoder_group) as ownership:
             await claim_nothing(ownership)
             closing = asyncio.create_task(ownership.close())
             for _ in range(steps):
@@ -683,7 +683,7 @@ async def test_a_member_that_cannot_leave_in_time_is_closed_all_the_same(
 ) -> None:
     """It waits for the group, say; its heartbeats must not hold its partitions for ever."""
     async with collection(kafka.bootstrap, partitions=2) as kit:
-        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+        async with encoder_log(kit).join(kit.names.encoder_group) as ownership:
             await claim_nothing(ownership)
             monkeypatch.setattr("streams.kafka.client_lifecycle.CLOSE_S", 0.0)
         del ownership
@@ -693,7 +693,7 @@ async def test_a_member_that_cannot_leave_in_time_is_closed_all_the_same(
 async def claim_nothing(ownership: KafkaOwnership) -> None:
     """Until the group gave it everything."""
     async with asyncio.timeout(PATIENCE_S):
-        while not ownership.owned:
+        while not ownership.owned_partitions:
             assert (
                 await ownership.fetch(captions_of(ownership), records_max=10, timeout_ms=100) == []
             )

@@ -79,7 +79,7 @@ async def test_an_encoder_that_stood_still_encodes_a_new_content_topic_from_its_
     async with collection(kafka.bootstrap, partitions=1) as kit:
         topic = kit.names.content("captions")
         await published(kit, "old-1", "old-2", "old-3")
-        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+        async with encoder_log(kit).join(kit.names.encoder_group) as ownership:
             await encoded(ownership, kit, 3)
             reading(ownership, topic, stopped=True)
             await created_again(kit, topic)
@@ -105,7 +105,7 @@ async def test_an_encoder_with_nothing_to_commit_sees_a_new_content_topic_too(
     async with collection(kafka.bootstrap, partitions=1) as kit:
         topic = kit.names.content("captions")
         await published(kit, "old-1", "old-2")
-        async with encoder_log(kit).own(kit.names.encoder_group) as ownership:
+        async with encoder_log(kit).join(kit.names.encoder_group) as ownership:
             await encoded(ownership, kit, 2)
             reading(ownership, topic, stopped=True)
             await created_again(kit, topic)

@@ -26,8 +26,11 @@ from contracts.filters.nodes import Filter
 from contracts.filters.warnings import FilterWarning, warnings_of
 from contracts.metrics import Metrics
 from contracts.partitioner import partitioner
-from contracts.ports import Answer, Applied, Lag, PictureConverter, ReferenceReader, RgbImage
+from contracts.ports.encoder import RgbImage
 from contracts.ports.hit import Hit, VectorQuery
+from contracts.ports.lag import Lag
+from contracts.ports.pictures import PictureConverter, ReferenceReader
+from contracts.ports.search import Answer, AppliedBatch
 from contracts.score import Vectors, exact_scores, ranking
 from contracts.settings import Settings
 from contracts.testing.memory import HashEncoder, ManualClock, MemoryLog
@@ -61,7 +64,7 @@ class BruteIndex:
         self.sources: dict[tuple[Target, int], int] = {}
         self.reasons: dict[tuple[Target, int, int], str] = {}
         self.past: dict[bytes, Items] = {}
-        self.listeners: list[Callable[[Sequence[Applied]], None]] = []
+        self.listeners: list[Callable[[Sequence[AppliedBatch]], None]] = []
         self.searches = 0
         self.running = 0
         # Lets a test put something between a search's view and its answer.
@@ -122,7 +125,7 @@ class BruteIndex:
             if put or gone:
                 rows = np.stack(list(put.values())) if put else np.empty((0, 64), np.float16)
                 hits = [self.items[target, item_id] for item_id in put]
-                applied.append(Applied(target, list(put), rows, gone, hits.__getitem__, 1))
+                applied.append(AppliedBatch(target, list(put), rows, gone, hits.__getitem__, 1))
         for listener in self.listeners:
             listener(applied)
 
@@ -165,13 +168,13 @@ class BruteIndex:
     def highest_source(self, target: Target, partition: int) -> int:
         return self.sources.get((target, partition), -1)
 
-    def reason_of(self, target: Target, partition: int, offset: int) -> str | None:
+    def rejection_reason(self, target: Target, partition: int, offset: int) -> str | None:
         return self.reasons.get((target, partition, offset))
 
     def count(self, target: Target) -> int:
         return sum(t == target for t, _ in self.items)
 
-    def listen(self, listener: Callable[[Sequence[Applied]], None]) -> Callable[[], None]:
+    def listen(self, listener: Callable[[Sequence[AppliedBatch]], None]) -> Callable[[], None]:
         self.listeners.append(listener)
         return lambda: self.listeners.remove(listener)
 
@@ -372,7 +375,7 @@ class NoReferences:
 class NoConverter:
     """A PictureConverter whose process cannot be started."""
 
-    async def converted(self, data: bytes) -> bytes:
+    async def to_jpeg(self, data: bytes) -> bytes:
         raise NotReady("a decoder cannot be started")
 
 

@@ -14,7 +14,7 @@ from contracts.events.embedding_record import encode_value
 from contracts.events.record import Fetched, Record, Source, TopicPartition
 from contracts.filters.nodes import BOOLEAN, LIST, NUMBER, STRING, json_type_of, list_type_of
 from contracts.partitioner import partitioner
-from contracts.ports import BlobStore
+from contracts.ports.blob_store import BlobStore
 from contracts.ports.hit import Hit, VectorQuery
 from contracts.score import Vectors, unit
 from contracts.space import Space

@@ -23,7 +23,8 @@ from contracts.events.embedding_record import Embedding, read_embedding
 from contracts.events.record import OutRecord, Record, TopicPartition
 from contracts.metrics import Metrics
 from contracts.partitioner import partitioner
-from contracts.ports import Encoder, Ownership, RgbImage
+from contracts.ports.encoder import Encoder, RgbImage
+from contracts.ports.ownership import Ownership
 from contracts.settings import KafkaSettings
 from contracts.testing.memory import HashEncoder
 from contracts.topics import TARGETS, Names, Target, TopicSpec, topic_specs

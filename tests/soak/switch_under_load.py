@@ -22,7 +22,7 @@ from contracts.errors import TidelensError
 from contracts.events.content_event import content_record, delete_record
 from contracts.events.control_record import CandidateSpace, SpaceRef
 from contracts.events.record import OutRecord, TopicPartition
-from contracts.ports import EventLog
+from contracts.ports.event_log import EventLog
 from contracts.settings import Settings
 from contracts.testing.memory import HashEncoder
 from contracts.topics import TARGETS, Names, topic_specs
@@ -76,7 +76,7 @@ class Load:
 async def encoding(kit: Collection, encoder: HashEncoder) -> AsyncIterator[None]:
     names = Names(kit.names.prefix, encoder.space.name)
     log = KafkaEncoderLog(kit.connection, names, record_bytes_max=RECORD_BYTES_MAX)
-    async with log.own(names.encoder_group) as ownership:
+    async with log.join(names.encoder_group) as ownership:
         running = asyncio.create_task(
             worker(ownership, names, kit.partitions, encoder=encoder).run()
         )

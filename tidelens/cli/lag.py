@@ -12,7 +12,7 @@ from tidelens.commands.command import Command, Example
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from contracts.ports import Lag
+    from contracts.ports.lag import Lag
     from contracts.settings import Settings
     from streams.kafka.connection import Connection
     from tidelens.cli.base.lag_measurement import Measured

@@ -25,7 +25,7 @@ from tidelens.cli.base.terminal import say, say_json
 from tidelens.commands.command import Argument, Example, Group
 
 if TYPE_CHECKING:
-    from contracts.ports import BlobStore
+    from contracts.ports.blob_store import BlobStore
     from index_store.index import Index
     from index_store.snapshot.store import Snapshots
     from streams.kafka.connection import Connection

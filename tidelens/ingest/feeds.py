@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 
 from contracts.errors import TidelensError
 from contracts.events.content_event import Content, content_record
-from contracts.ports import EventLog
+from contracts.ports.event_log import EventLog
 from contracts.settings import Settings
 from contracts.topics import Names
 

@@ -16,7 +16,7 @@ from contracts.errors import RejectedRecord
 from contracts.events.content_event import Content, content_record, delete_record
 from contracts.events.record import OutRecord, RecordPosition
 from contracts.picture_formats import media_type_of
-from contracts.ports import EventLog
+from contracts.ports.event_log import EventLog
 from contracts.settings import Settings
 from contracts.topics import Names, Target
 from tidelens.ingest.content_files import Refused, contents_of

@@ -10,8 +10,9 @@ import numpy as np
 
 from contracts.errors import TidelensError
 from contracts.events.record import TopicPartition
-from contracts.ports import EventLog, Searcher
+from contracts.ports.event_log import EventLog
 from contracts.ports.hit import VectorQuery
+from contracts.ports.search import Searcher
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Names, Target
 from streams.ownership.embedding_entries import (

@@ -23,8 +23,9 @@ from contracts.errors import BrokerUnavailable, ConfigurationError
 from contracts.events.control_record import CandidateSpace, SpaceRef
 from contracts.events.record import TopicPartition
 from contracts.metrics import Metrics
-from contracts.ports import Encoder, Lag
+from contracts.ports.encoder import Encoder
 from contracts.ports.hit import VectorQuery
+from contracts.ports.lag import Lag
 from contracts.prompts import fill_templates
 from contracts.score import Vectors, unit
 from contracts.space import Space

@@ -10,7 +10,7 @@ from contracts import fault_points
 from contracts.errors import ConfigurationError, TidelensError, TopicMismatch
 from contracts.events.control_record import ActiveSpace, CandidateSpace, SpaceRef, no_candidate
 from contracts.events.record import OutRecord
-from contracts.ports import EventLog
+from contracts.ports.event_log import EventLog
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Names, Target
 from streams.groups.members import group_members

@@ -14,7 +14,9 @@ from contracts.errors import BrokerUnavailable, TopicMismatch
 from contracts.events.dead_letter import letter_bytes_max
 from contracts.metrics import Metrics, show_process
 from contracts.partitioner import partitioner
-from contracts.ports import Clock, Encoder, LagSource, Preprocess
+from contracts.ports.clock import Clock
+from contracts.ports.encoder import Encoder, Preprocess
+from contracts.ports.lag import LagSource
 from contracts.settings import MIB, KafkaSettings, Settings
 from contracts.supervision.processes import Part
 from contracts.supervision.side_tasks import SideTasks
@@ -282,7 +284,7 @@ async def open_worker(
     async with (
         open_decoders(settings, encoder.preprocess) as decoders,
         References(ReferenceLimits.of(settings)) as references,
-        encoder_log.own(names.encoder_group) as ownership,
+        encoder_log.join(names.encoder_group) as ownership,
     ):
         if health is not None:
             health.watch(ownership)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal
 
-from contracts.ports import Ownership
+from contracts.ports.ownership import Ownership
 
 _EVERY_S = 1.0
 # Loading a model holds the interpreter for seconds at a time; a loop that stands still for this
@@ -53,7 +53,7 @@ class EncoderHealth:
         self._seen = self._now()
         ownership = self._ownership
         if ownership is not None:
-            self.hold = Hold(ownership.is_member, len(ownership.owned))
+            self.hold = Hold(ownership.is_member, len(ownership.owned_partitions))
 
     def stalled(self) -> str | None:
         """Return for how long the loop has stood still, if that is too long."""

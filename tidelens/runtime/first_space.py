@@ -14,7 +14,7 @@ import structlog
 
 from contracts.errors import ModelMissing, SpaceMismatch, TidelensError, TopicMismatch
 from contracts.events.control_record import SpaceRef
-from contracts.ports import EventLog
+from contracts.ports.event_log import EventLog
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Names
 from streams.registry.control_topic import Control, Judge, require_same, topics_exist

@@ -4,7 +4,9 @@ from collections.abc import Callable, Mapping
 
 from contracts.metrics import Metrics
 from contracts.partitioner import partitioner
-from contracts.ports import BlobStore, Clock, EventLog
+from contracts.ports.blob_store import BlobStore
+from contracts.ports.clock import Clock
+from contracts.ports.event_log import EventLog
 from contracts.settings import Settings
 from contracts.space import Space
 from contracts.topics import Names, Target

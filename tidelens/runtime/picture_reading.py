@@ -9,7 +9,7 @@ from consumers.images.browser_picture import Converter, Shown
 from consumers.images.decoder_pool import BESIDE_QUERIES_NICE, Decoders
 from consumers.references import ReferenceLimits, References
 from consumers.references.published import ShownReferences
-from contracts.ports import PictureConverter, ReferenceReader
+from contracts.ports.pictures import PictureConverter, ReferenceReader
 from contracts.settings import Settings
 from tidelens.runtime.decode_limits import content_limits
 

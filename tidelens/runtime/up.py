@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from contracts.errors import PortInUse
-from contracts.ports import EventLog
+from contracts.ports.event_log import EventLog
 from contracts.settings import KafkaSettings, Settings
 from contracts.supervision.processes import Parts
 from contracts.supervision.side_tasks import Run, SideTasks

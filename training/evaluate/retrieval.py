@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 from contracts.score import Vectors
 
 DEPTHS = (1, 5, 10)

@@ -14,8 +14,8 @@ from itertools import chain
 
 from api.live.batch_match import LOOKS, Batch, Rows
 from api.queries.prepare import ItemRef, Question
-from contracts.ports import Applied, Matcher
 from contracts.ports.hit import Hit
+from contracts.ports.search import AppliedBatch, Matcher
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 from contracts.wire.as_of import AsOf
@@ -188,7 +188,7 @@ class AlertSet:
         alert.following = True
         self._rows[alert.target].put(alert, vector, alert.floor)
 
-    def applied(self, batches: Iterable[Applied], now: AsOf | None) -> None:
+    def applied(self, batches: Iterable[AppliedBatch], now: AsOf | None) -> None:
         """Match batches; `now` is the state after them, None where it cannot be told."""
         found: dict[Alert, list[Hit]] = {}
         for applied in batches:
@@ -225,7 +225,7 @@ class AlertSet:
         self._state = None
         self._read_all_again()
 
-    def _turn_stale(self, applied: Applied) -> None:
+    def _turn_stale(self, applied: AppliedBatch) -> None:
         for item_id in chain(applied.upserted, applied.removed):
             for alert in self._asking.get(ItemRef(applied.target, item_id), ()):
                 alert.stale = True

@@ -21,8 +21,9 @@ from api.node import Node
 from api.queries.prepare import ask
 from contracts.errors import BrokerUnavailable, LogChanged, NotReady, RejectedRequest
 from contracts.events.record import Record, RecordPosition, TopicPartition
-from contracts.ports import Applied, LogReader
+from contracts.ports.event_log import LogReader
 from contracts.ports.hit import Hit
+from contracts.ports.search import AppliedBatch
 from contracts.score import Vectors
 from contracts.topics import Target
 from contracts.wire.as_of import AsOf
@@ -336,7 +337,7 @@ class _Batch:
         rows = [np.frombuffer(reading.vector or b"", "<f2") for _, reading in self._kept]
         vectors = np.stack(rows) if rows else np.empty((0, node.space.dim), np.float16)
         ids = [reading.id for _, reading in self._kept]
-        self._batch = Batch(Applied(target, ids, vectors, [], self._hit), node.matcher)
+        self._batch = Batch(AppliedBatch(target, ids, vectors, [], self._hit), node.matcher)
 
     def found(self, rows: Rows[Alert], most: int, looks: int | None) -> _Found:
         matches = self._batch.matches(rows.now(), most, looks)

@@ -20,7 +20,7 @@ from api.live.top.ranked_item import RankedItem
 from api.live.top.standing_query import Standing
 from api.live.top.standing_set import Found, StandingSet
 from contracts.errors import NotReady
-from contracts.ports import Applied, Searcher
+from contracts.ports.search import AppliedBatch, Searcher
 from contracts.score import Vectors
 from contracts.supervision.side_tasks import SideTasks
 from contracts.wire.as_of import AsOf
@@ -75,7 +75,7 @@ class Folding:
             return None
         return self._at
 
-    def applied(self, batches: Sequence[Applied]) -> None:
+    def applied(self, batches: Sequence[AppliedBatch]) -> None:
         """Fold in what was applied to the index in this turn of the loop."""
         if not len(self._standing):
             return

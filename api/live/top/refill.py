@@ -15,7 +15,7 @@ from api.live.top.standing_query import Standing
 from api.live.top.standing_set import StandingSet
 from api.queries.prepare import Asked, ItemGone, ask
 from contracts.errors import NotReady
-from contracts.ports import Matcher, Searcher
+from contracts.ports.search import Matcher, Searcher
 from contracts.supervision.side_tasks import SideTasks
 
 _AT_ONCE = 32

@@ -27,8 +27,8 @@ from api.live.top.ranked_list import StandingList
 from api.live.top.shared_items import Held
 from api.live.top.standing_query import Standing
 from api.queries.prepare import ItemRef
-from contracts.ports import Applied, Matcher
 from contracts.ports.hit import Hit
+from contracts.ports.search import AppliedBatch, Matcher
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 from contracts.wire.as_of import AsOf
@@ -158,7 +158,7 @@ class StandingSet:
             standing.know()
         self._forget_batches()
 
-    def applied(self, batches: Iterable[Applied]) -> None:
+    def applied(self, batches: Iterable[AppliedBatch]) -> None:
         """Fold batches into all lists, in their order, here and now."""
         self.fold_now([self.arrive(applied) for applied in batches])
 
@@ -166,7 +166,7 @@ class StandingSet:
         for _ in self.fold((batch, self.matching(batch)()) for batch in batches):
             pass
 
-    def arrive(self, applied: Applied) -> Batch:
+    def arrive(self, applied: AppliedBatch) -> Batch:
         """The next batch: searches that begin from now on see it."""
         self._batches += 1
         return Batch(applied, self._matcher, self._batches)

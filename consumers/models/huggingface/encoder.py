@@ -22,7 +22,7 @@ from consumers.models.huggingface.image_processor import Normalise, halves_of
 from consumers.models.precision import Choice, converted
 from consumers.models.spaces import Checkpoint, checkpoint_space
 from contracts.errors import ModelMissing
-from contracts.ports import Preprocess, RgbImage
+from contracts.ports.encoder import Preprocess, RgbImage
 from contracts.score import Vectors, unit
 from contracts.space import Space
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from consumers.images.preprocess import CentralSquare
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 
 FEATURES = 1280
 CLASSES = 1000

@@ -14,7 +14,7 @@ from consumers.models.starter import weights
 from consumers.models.starter.efficientnet import PREPROCESS, EfficientNetLite0
 from consumers.models.starter.head import load_head
 from consumers.models.starter.minilm import MiniLM
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 from contracts.score import Vectors, unit
 from contracts.space import Space
 

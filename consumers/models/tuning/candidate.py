@@ -13,7 +13,7 @@ import torch
 from consumers.models.huggingface.encoder import HuggingFaceEncoder, device_of
 from consumers.models.precision import Choice, Precision
 from consumers.models.spaces import Checkpoint
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 from contracts.score import Vectors
 
 # At once, in rising order: the memory of one is then seen before the next one.

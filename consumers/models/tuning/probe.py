@@ -11,7 +11,7 @@ from consumers.models.huggingface.encoder import HuggingFaceEncoder, device_of
 from consumers.models.precision import Choice, Precision
 from consumers.models.spaces import Checkpoint
 from consumers.models.tuning import chosen_precision
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 from contracts.score import Vectors
 
 log = structlog.get_logger(__name__)

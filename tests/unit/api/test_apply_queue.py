@@ -16,8 +16,8 @@ from api.live.top.standing_set import StandingSet
 from api.queries.prepare import Question, _Part
 from contracts.errors import NotReady
 from contracts.events.record import RecordPosition
-from contracts.ports import Applied
 from contracts.ports.hit import Hit
+from contracts.ports.search import AppliedBatch
 from contracts.score import Vectors, unit
 from contracts.supervision.side_tasks import SideTasks
 from contracts.wire.as_of import AsOf
@@ -53,7 +53,7 @@ class Desk:
         self.state += 1
         vectors: Vectors = np.stack([X] * len(ids)) if ids else np.empty((0, 2), np.float16)
         hits = [hit(item_id) for item_id in ids]
-        self.folding.applied([Applied("images", ids, vectors, gone, hits.__getitem__)])
+        self.folding.applied([AppliedBatch("images", ids, vectors, gone, hits.__getitem__)])
 
     def stand(self) -> Standing:
         return self.searched(Standing(Question("images", [_Part(1.0, X)], k=2)))

@@ -11,8 +11,8 @@ from api.live.top.standing_query import Standing
 from api.queries.prepare import Question
 from contracts.events.record import RecordPosition
 from contracts.filters.nodes import Exists
-from contracts.ports import Applied
 from contracts.ports.hit import Hit
+from contracts.ports.search import AppliedBatch
 from contracts.score import unit
 from tests.kits.api_kit import SlackMatcher
 
@@ -39,7 +39,7 @@ def batch(count: int) -> Batch:
 
     vectors = np.stack([X, *[Y] * (count - 1)])
     ids = [f"{n}" for n in range(count)]
-    return Batch(Applied("captions", ids, vectors, [], hit), SlackMatcher())
+    return Batch(AppliedBatch("captions", ids, vectors, [], hit), SlackMatcher())
 
 
 def asking(fields: Sequence[str], floor: float) -> tuple[Rows[Standing], list[Standing]]:

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from api.app import background
 from contracts.errors import BrokerUnavailable, SnapshotFailed
-from contracts.ports import Lag
+from contracts.ports.lag import Lag
 from contracts.schemas.build import LagAnswer, Readiness, Status
 from index_store.storage.local import DiskBlobs
 from streams.maintainer.snapshot_schedule import SnapshotKeeper

@@ -10,7 +10,7 @@ import pytest
 
 from api.queries.prepare import Asked, Question
 from contracts.errors import RejectedRecord
-from contracts.ports import Lag
+from contracts.ports.lag import Lag
 from contracts.score import unit
 from contracts.topics import Target
 from contracts.wire.server_messages import AnswerMessage

@@ -109,7 +109,7 @@ async def test_every_format_that_is_indexed_is_shown(name: str, converter: Conve
 
 async def test_a_large_picture_comes_smaller(converter: Converter) -> None:
     data = saved(RED.resize((250, 40)), "TIFF")
-    with Image.open(io.BytesIO(await converter.converted(data))) as image:
+    with Image.open(io.BytesIO(await converter.to_jpeg(data))) as image:
         assert (image.format, image.size) == ("JPEG", (100, 16))
 
 
@@ -219,7 +219,7 @@ class Held:
         self.go = asyncio.Event()
         self.asked = 0
 
-    async def converted(self, data: bytes) -> bytes:
+    async def to_jpeg(self, data: bytes) -> bytes:
         self.asked += 1
         await self.go.wait()
         raise NotReady("over")

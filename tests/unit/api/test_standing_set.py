@@ -13,8 +13,8 @@ from api.live.top.standing_set import StandingSet
 from api.queries.prepare import ItemRef, Question, _Part
 from contracts.events.record import RecordPosition
 from contracts.filters.json_form import parse
-from contracts.ports import Applied
 from contracts.ports.hit import Hit
+from contracts.ports.search import AppliedBatch
 from contracts.score import Vectors, unit
 from contracts.topics import Target
 from contracts.wire.as_of import AsOf
@@ -33,11 +33,11 @@ def batch(
     put: dict[str, Vectors] | None = None,
     gone: tuple[str, ...] = (),
     metadata: Mapping[str, object] | None = None,
-) -> Applied:
+) -> AppliedBatch:
     put = put or {}
     vectors = np.stack(list(put.values())) if put else NEITHER
     hits = [made(one, metadata=metadata, vector=vector) for one, vector in put.items()]
-    return Applied(target, list(put), vectors, gone, hits.__getitem__, appended_ms=7)
+    return AppliedBatch(target, list(put), vectors, gone, hits.__getitem__, appended_ms=7)
 
 
 class Hall:
@@ -77,7 +77,7 @@ class Hall:
         if found is not None:
             self.set.settle(found)
 
-    def changes(self, standing: Standing, *batches: Applied) -> bool:
+    def changes(self, standing: Standing, *batches: AppliedBatch) -> bool:
         told(standing).changed = False
         self.set.applied(batches)
         return told(standing).changed

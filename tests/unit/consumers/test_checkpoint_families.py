@@ -13,7 +13,7 @@ from PIL import Image
 
 from consumers.models import open_encoder, space_of
 from contracts.errors import ModelMissing
-from contracts.ports import Encoder
+from contracts.ports.encoder import Encoder
 from tests.kits.checkpoints import FAMILIES, library, make
 from tests.unit.consumers.test_huggingface_encoder import cosines, encoded, pictures
 

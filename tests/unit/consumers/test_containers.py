@@ -12,7 +12,7 @@ from PIL import Image
 from consumers.images.containers import essential
 from consumers.images.decode import decode_image
 from contracts.errors import RejectedRecord
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 from tests.kits.picture_files import png, png_chunk, saved
 
 PIXELS = np.random.default_rng(2).integers(0, 256, (20, 30, 3), dtype=np.uint8)

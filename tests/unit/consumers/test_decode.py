@@ -13,7 +13,7 @@ from PIL import Image
 from consumers.images.decode import decode_image
 from consumers.images.preprocess import Resized
 from contracts.errors import RejectedRecord
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 from tests.kits.picture_files import saved
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)

@@ -26,7 +26,7 @@ from consumers.images.preprocess import CentralSquare
 from consumers.queries.encoder import PictureLimits, ProcessQueryEncoder, QueryModel
 from contracts.errors import NotReady, RejectedRecord
 from contracts.metrics import Metrics
-from contracts.ports import Preprocess
+from contracts.ports.encoder import Preprocess
 from tests.faults import decoder_faults
 from tests.faults.decoder_faults import Marked
 from tests.faults.hostile_pictures import bomb, many_scans

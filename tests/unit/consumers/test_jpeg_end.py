@@ -10,7 +10,7 @@ from PIL import Image
 from consumers.images.decode import decode_image
 from consumers.images.jpeg_end import with_end
 from contracts.errors import RejectedRecord
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 from tests.kits.picture_files import saved
 
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {

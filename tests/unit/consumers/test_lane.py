@@ -3,7 +3,7 @@
 from consumers.encode_job import Job
 from consumers.lane import Errand, Flight, Lane
 from contracts.events.record import Record, TopicPartition
-from contracts.ports import Claimed, Lease
+from contracts.ports.ownership import Lease, RecordClaim
 
 
 def record(partition: int, offset: int, value: bytes = b"12345") -> Record:
@@ -22,7 +22,7 @@ def lease(partition: int = 0) -> Lease:
 def take_off(one: Lane, of: Lease, first: int, count: int) -> Flight:
     records = [record(of.partition.partition, first + n) for n in range(count)]
     jobs = [Job(each, "captions") for each in records]
-    return one.take_off(Claimed(of, records, first + count), jobs)
+    return one.take_off(RecordClaim(of, records, first + count), jobs)
 
 
 def test_claims_of_a_partition_land_in_order_and_together() -> None:
@@ -45,7 +45,7 @@ def test_claims_of_a_partition_land_in_order_and_together() -> None:
 def test_headers_count_as_bytes_under_way() -> None:
     one, of = lane(ahead_bytes_max=100), lease()
     flight = one.take_off(
-        Claimed(of, [Record("t", 0, 0, 0, b"k", b"", [("h", b"x" * 100)])], 1), []
+        RecordClaim(of, [Record("t", 0, 0, 0, b"k", b"", [("h", b"x" * 100)])], 1), []
     )
     assert not one.has_room
     one.land()

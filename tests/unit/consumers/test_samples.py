@@ -11,7 +11,7 @@ from PIL import Image
 
 from consumers.images.decode import decode_image
 from consumers.images.samples import Samples, eight_bits
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 from tests.kits.picture_files import Order, png, saved, tiff
 
 Pixels = NDArray[np.int64]

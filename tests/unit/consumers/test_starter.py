@@ -17,7 +17,7 @@ from PIL import Image
 from consumers.models import open_encoder, space_of
 from consumers.models.starter import weights
 from contracts.errors import ModelMissing
-from contracts.ports import Encoder, RgbImage
+from contracts.ports.encoder import Encoder, RgbImage
 from training.data import openmoji
 
 pytestmark = pytest.mark.model

@@ -25,7 +25,7 @@ from contracts.events.content_event import EVENT_TYPES, Content, content_record,
 from contracts.events.embedding_record import Embedding, read_embedding
 from contracts.events.record import OutRecord, Record, TopicPartition
 from contracts.metrics import Metrics
-from contracts.ports import RgbImage
+from contracts.ports.encoder import RgbImage
 from contracts.supervision.processes import Part
 from contracts.testing.memory import HashEncoder, MemoryLog
 from contracts.topics import TARGETS, Names, Target
@@ -62,7 +62,7 @@ def png(colour: tuple[int, int, int] = (200, 0, 0)) -> bytes:
 
 @asynccontextmanager
 async def running(log: MemoryLog, **options: object) -> AsyncIterator[None]:
-    async with log.own(NAMES.encoder_group) as ownership:
+    async with log.join(NAMES.encoder_group) as ownership:
         task = asyncio.create_task(worker(ownership, NAMES, PARTITIONS, **options).run())
         try:
             yield
@@ -489,7 +489,7 @@ async def test_a_decoder_that_died_gets_a_second_picture_to_try() -> None:
 async def test_a_second_owner_takes_over_and_the_first_writes_nothing_more() -> None:
     log = memory_log()
     captions = NAMES.content("captions")
-    async with log.own(NAMES.encoder_group) as old:
+    async with log.join(NAMES.encoder_group) as old:
         await log.publish([content_record(captions, caption("a", "x"))])
         claims = await old.fetch(captions, records_max=10, timeout_ms=10)
         async with running(log):

@@ -138,7 +138,7 @@ async def test_a_snapshot_holds_what_its_records_say(
     assert restored.get("captions", "c3") is None
     first = in_topic(records, NAMES.content("images"))
     [refused] = [r for r in first if r.key == "p/0 ü.jpg".encode() and r.value is None]
-    reason = restored.reason_of("images", refused.partition, refused.offset)
+    reason = restored.rejection_reason("images", refused.partition, refused.offset)
     assert reason == "invalid_image: broken"
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from contracts.errors import NotReady
-from contracts.ports import Applied
 from contracts.ports.hit import VectorQuery
+from contracts.ports.search import AppliedBatch
 from index_store.search import scan
 from index_store.search.matcher_numpy import NumpyMatcher
 from index_store.search.searcher import AppliedFeed, LocalSearcher
@@ -51,7 +51,7 @@ async def test_the_searcher_tells_of_items_and_progress() -> None:
     assert await searcher.item("images", "i0001") is None
     assert searcher.count("images") == 2
     assert searcher.highest_source("images", 0) == 3
-    assert searcher.reason_of("images", 0, 3) == "bad: picture"
+    assert searcher.rejection_reason("images", 0, 3) == "bad: picture"
     assert searcher.digests() == index.digests()
 
 
@@ -63,7 +63,7 @@ def test_listeners_hear_of_batches_until_they_stop() -> None:
         heard.append(applied)
 
     stop, _ = feed.listen(listener), feed.listen(listener)
-    applied = [Applied("images", [], vectors(0), ["a"], [].__getitem__)]
+    applied = [AppliedBatch("images", [], vectors(0), ["a"], [].__getitem__)]
     feed.publish(applied)
     stop()
     stop()  # ending twice ends nobody else's

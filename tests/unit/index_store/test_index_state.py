@@ -163,7 +163,9 @@ def test_an_unreadable_record_is_given_back_and_takes_its_item_out(
     replayed.apply(batch(*kept, bad, put(11, "after", ROWS[0])))
     assert replayed.digests() == index.digests()
     assert index.highest_source("images", 0) == 11
-    assert "invalid_embedding" in str(index.reason_of("images", 0, 10)) or kind is SpaceMismatch
+    assert (
+        "invalid_embedding" in str(index.rejection_reason("images", 0, 10)) or kind is SpaceMismatch
+    )
 
 
 def test_a_record_without_key_or_source_is_given_back() -> None:
@@ -195,8 +197,8 @@ def test_what_a_newer_writer_adds_is_read() -> None:
 def test_tombstones_tell_their_reason_and_source() -> None:
     index = filled(ROWS)
     index.apply(batch(record(10, "i0001", None, reason="image_broken: torn")))
-    assert index.reason_of("images", 0, 10) == "image_broken: torn"
-    assert index.reason_of("captions", 0, 10) is None
+    assert index.rejection_reason("images", 0, 10) == "image_broken: torn"
+    assert index.rejection_reason("captions", 0, 10) is None
     assert index.highest_source("images", 0) == 10
     assert index.highest_source("captions", 0) == -1
 
@@ -207,7 +209,7 @@ def test_a_tombstone_answers_for_a_key_that_is_no_text() -> None:
     headers = [("source", b"content:0:10"), ("reason", b"id_not_utf8: key")]
     index.apply(batch(Record(*IMAGES, 10, 9, b"\xff", None, headers)))
     assert index.rejected == []
-    assert index.reason_of("images", 0, 10) == "id_not_utf8: key"
+    assert index.rejection_reason("images", 0, 10) == "id_not_utf8: key"
     assert index.highest_source("images", 0) == 10
     assert index.count("images") == 10
 
@@ -215,8 +217,8 @@ def test_a_tombstone_answers_for_a_key_that_is_no_text() -> None:
 def test_remembered_reasons_are_bounded() -> None:
     index = new_index()
     index.apply(batch(*(record(n, "a", None, reason=f"r{n}") for n in range(10_005))))
-    assert index.reason_of("images", 0, 4) is None
-    assert index.reason_of("images", 0, 5) == "r5"
+    assert index.rejection_reason("images", 0, 4) is None
+    assert index.rejection_reason("images", 0, 5) == "r5"
 
 
 def test_the_highest_source_starts_over_with_a_recreated_content_topic() -> None:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contracts.ports import Matcher
+from contracts.ports.search import Matcher
 from contracts.score import exact_scores, unit
 from index_store.search import matcher_numpy, matcher_torch
 from index_store.search.matcher_numpy import NumpyMatcher, open_matcher

@@ -348,7 +348,7 @@ async def test_reasons_are_remembered() -> None:
     await snapshots.write(index)
     restored = await snapshots.restore(new_index())
     assert restored is not None
-    assert restored.reason_of("images", 0, index.positions[IMAGES] - 1) == "bad_image"
+    assert restored.rejection_reason("images", 0, index.positions[IMAGES] - 1) == "bad_image"
 
 
 async def test_snapshots_of_another_log_or_space_are_refused() -> None:

@@ -16,7 +16,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from websockets.sync.client import ClientConnection, connect
 
 from contracts.events.content_event import Content, content_record
-from contracts.ports import Lag
+from contracts.ports.lag import Lag
 from contracts.score import unit
 from contracts.settings import MIB
 from contracts.topics import TARGETS, Target

@@ -23,7 +23,7 @@ from contracts.errors import (
 from contracts.events.embedding_record import encode_value
 from contracts.events.record import Fetched, OutRecord, Positions, Source, TopicPartition
 from contracts.metrics import Metrics
-from contracts.ports import BlobStore
+from contracts.ports.blob_store import BlobStore
 from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors
 from contracts.supervision.children import module_command

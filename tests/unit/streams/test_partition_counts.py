@@ -13,7 +13,7 @@ from contracts.events.partition_count_record import PARTITIONS, KeptCounts, Made
 from contracts.events.record import OutRecord, Record
 from contracts.metrics import Metrics
 from contracts.partitioner import partitioner
-from contracts.ports import Added
+from contracts.ports.event_log import AddedPartitions
 from contracts.settings import KafkaSettings
 from contracts.testing.memory import MemoryLog
 from contracts.topics import Names
@@ -235,14 +235,14 @@ async def test_added_partitions_and_misplaced_embeddings_are_told_with_the_comma
     with capture_logs() as logs:
         await watch.look()
         assert watch.describe() == {"warnings": [], "misplaced": 0, "advice": None}
-        log.added = [Added(CAPTIONS, 4, 8, 3)]
+        log.added = [AddedPartitions(CAPTIONS, 4, 8, 3)]
         misplaced = 6
         await asyncio.gather(watch.look())
         await watch.look()
     told = watch.describe()
     assert told["misplaced"] == 6
-    assert "t.captions was made with 4 partitions and has 8 now" in told["warnings"][0]
-    assert "3 records lie in them" in told["warnings"][0]
+    assert "t.captions was created with 4 partitions and has 8 now" in told["warnings"][0]
+    assert "the 4 added ones, with 3 records, are ignored" in told["warnings"][0]
     assert "6 embeddings were passed over" in told["warnings"][1]
     assert told["advice"] == more_partitions("t.", 8)
     assert "`tidelens topics create --topic-prefix t-8. --partitions 8`" in told["advice"]

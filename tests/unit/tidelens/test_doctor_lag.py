@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.ports import Lag
+from contracts.ports.lag import Lag
 from contracts.settings import KafkaSettings, Settings
 from tidelens.cli.base.lag_measurement import Measured
 from tidelens.cli.doctor import lag

@@ -8,7 +8,7 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from contracts.ports import Lag
+from contracts.ports.lag import Lag
 from tidelens.cli import lag as command
 from tidelens.cli.base.lag_measurement import Measured
 

@@ -9,7 +9,7 @@ from prometheus_client import generate_latest
 
 from contracts.errors import BrokerUnavailable, TopicAbsent
 from contracts.metrics import Metrics, show_process
-from contracts.ports import Lag
+from contracts.ports.lag import Lag
 from contracts.testing.memory import ManualClock
 from tests.kits.api_kit import FixedLag
 from tidelens.runtime import encode_role

@@ -149,7 +149,7 @@ class Group:
 
     def __init__(self) -> None:
         self.is_member = False
-        self.owned: frozenset[TopicPartition] = frozenset()
+        self.owned_partitions: frozenset[TopicPartition] = frozenset()
 
 
 class Probed:
@@ -199,7 +199,7 @@ def test_an_encoder_is_ready_once_it_is_a_member_of_its_group(probed: Probed) ->
     # More encoders than partitions: it waits for one to leave.
     group.is_member = True
     assert probed.ready() == (200, None)
-    group.owned = frozenset({TopicPartition("tidelens.images", 0)})
+    group.owned_partitions = frozenset({TopicPartition("tidelens.images", 0)})
     assert probed.ready() == (200, None)
     assert probed.ask("/readyz").json() == {
         "ready": True,
@@ -213,7 +213,7 @@ def test_an_encoder_is_ready_once_it_is_a_member_of_its_group(probed: Probed) ->
     assert probed.ready() == (503, "the broker does not answer")
     health.broker = "reachable"
     assert probed.ready() == (200, None)
-    group.is_member, group.owned = False, frozenset()
+    group.is_member, group.owned_partitions = False, frozenset()
     assert probed.ready() == (503, "the group of encoders has not been joined yet")
 
 

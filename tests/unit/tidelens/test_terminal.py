@@ -23,7 +23,7 @@ from contracts.errors import TidelensError
 from contracts.events.control_record import ActiveSpace, CandidateSpace, SpaceRef
 from contracts.events.dead_letter import Letter, LetterId
 from contracts.events.record import RecordPosition
-from contracts.ports import Lag
+from contracts.ports.lag import Lag
 from streams.registry.control_faults import Refused
 from streams.registry.control_topic import Control
 from streams.registry.dead_letter_desk import Listed, Retried

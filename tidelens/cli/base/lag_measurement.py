@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from consumers.models import space_of
 from contracts.groups import GroupName
-from contracts.ports import Lag
+from contracts.ports.lag import Lag
 from contracts.settings import Settings
 from contracts.topics import Names
 from streams.groups.members import groups_listed, members_of

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from contracts.ports import BlobStore
+from contracts.ports.blob_store import BlobStore
 from contracts.settings import KafkaSettings, Settings
 from tidelens.cli.doctor.finding import Finding, failed, ok, skipped, told
 

@@ -18,7 +18,7 @@ from tidelens.process.threads import beside
 from tidelens.runtime.run_file import Runtime
 
 if TYPE_CHECKING:
-    from contracts.ports import Added
+    from contracts.ports.event_log import AddedPartitions
     from streams.kafka.connection import Connection
     from streams.topics.admin import Difference
 
@@ -98,7 +98,7 @@ async def topics(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 
 async def _made(
     settings: Settings, connection: "Connection", topics: Sequence[str]
-) -> "tuple[Sequence[Added], Mapping[str, int]]":
+) -> "tuple[Sequence[AddedPartitions], Mapping[str, int]]":
     """Return the partitions added to topics, and the counts that the topics were made with."""
     from streams.kafka.event_log import KafkaLog
 
@@ -111,11 +111,11 @@ async def _made(
         return await event_log.added_partitions(topics), await event_log.partition_counts(topics)
 
 
-def _more_than_made(settings: Settings, added: "Sequence[Added]") -> list[Finding]:
+def _more_than_made(settings: Settings, added: "Sequence[AddedPartitions]") -> list[Finding]:
     from streams.topics.partition_counts import more_partitions
 
     return [
-        failed("topics", str(one), fix=more_partitions(settings.topic_prefix, one.now))
+        failed("topics", str(one), fix=more_partitions(settings.topic_prefix, one.current_count))
         for one in added
     ]
 

@@ -39,7 +39,7 @@ from contracts.errors import (
 )
 from contracts.wire.cursor import Cursor, wire_list_digest
 from contracts.wire.delta import WireChange, WireHit, apply_changes, wire_list_changes
-from contracts.wire.exact_json import beyond
+from contracts.wire.exact_json import find_inexact
 from contracts.wire.item_urls import item_path
 
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
@@ -267,7 +267,7 @@ def _dumped(body: Any) -> bytes:
     try:
         return orjson.dumps(body)
     except orjson.JSONEncodeError:
-        found = beyond(body)
+        found = find_inexact(body)
         if found is None:
             raise
         raise RejectedRequest(

@@ -70,7 +70,7 @@ class Searching:
     def _parsed(self, body: Any) -> tuple[bool, list[Query]]:
         """Return whether the body was a list, and the queries."""
         queries = parse_queries(body, queries_max=self._node.settings.queries_max)
-        return isinstance(body, list), [query.checked() for query in queries]
+        return isinstance(body, list), [query.parse_filter() for query in queries]
 
     async def _bounded(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer within the shortest `timeout_s` of the queries, and always within the limit."""

@@ -288,7 +288,7 @@ class Connection:
             )
         if message.query.filter is not None:
             # Before it is digested: an invalid filter may be nested deeper than orjson writes.
-            message.query.checked()
+            message.query.parse_filter()
         subscription = Subscription(message, digest)
         self.subscriptions[message.sub] = subscription
         return subscription
@@ -320,7 +320,7 @@ def parsed(text: str) -> tuple[Message, str | None]:
     message = parse_client_message(text)
     if not isinstance(message, Subscribe):
         return message, None
-    message.query.checked()
+    message.query.parse_filter()
     return message, query_digest(message)
 
 

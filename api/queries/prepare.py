@@ -135,7 +135,7 @@ async def prepare(
         exact=query.exact,
         collapse=query.collapse == "item",
         include=query.include,
-        filter=query.condition,
+        filter=query.parsed_filter,
     )
 
 

@@ -30,8 +30,14 @@ from contracts.errors import RejectedRecord
 from contracts.events.record import OutRecord, Record
 from contracts.topics import Target
 from contracts.wire.data_uri import decode_base64
-from contracts.wire.exact_json import NumberBeyond, beyond, loads
-from contracts.wire.validation import first_fault, inexact, over, tagged, wrong
+from contracts.wire.exact_json import InexactNumberError, find_inexact, loads
+from contracts.wire.validation import (
+    discriminate_by,
+    first_error,
+    inexact_number_error,
+    limit_error,
+    member_error,
+)
 
 ID_BYTES_MAX = 512
 TEXT_CHARS_MAX = 10_000
@@ -72,15 +78,15 @@ class _Body(BaseModel):
     @classmethod
     def _bounded(cls, metadata: Metadata) -> Metadata:
         if len(metadata) > METADATA_NAMES_MAX:
-            raise over(METADATA_NAMES_MAX, "names", len(metadata))
+            raise limit_error(METADATA_NAMES_MAX, "names", len(metadata))
         if _deeper_than(METADATA_DEPTH_MAX, metadata):
             raise ValueError(f"limit {METADATA_DEPTH_MAX} levels, got more")
-        found = beyond(metadata)
+        found = find_inexact(metadata)
         if found is not None:
-            raise inexact(found)
+            raise inexact_number_error(found)
         size = len(orjson.dumps(metadata))
         if size > METADATA_BYTES_MAX:
-            raise over(METADATA_BYTES_MAX, "bytes", size)
+            raise limit_error(METADATA_BYTES_MAX, "bytes", size)
         return metadata
 
 
@@ -114,7 +120,7 @@ class ImageData(BaseModel):
         if (self.data is None) == (self.ref is None):
             raise ValueError("exactly one of data and ref is needed")
         if self.ref is not None and self.sha256 is None:
-            raise wrong("sha256", "a reference needs the SHA-256 of its bytes")
+            raise member_error("sha256", "a reference needs the SHA-256 of its bytes")
         return self
 
 
@@ -125,7 +131,9 @@ def _image_tag(value: Any) -> str | None:
     return "object" if isinstance(value, dict | BaseModel) else None
 
 
-IMAGE_FORM = tagged(_image_tag, "base64, a data: URI, a URL, or an object with data or ref")
+IMAGE_FORM = discriminate_by(
+    _image_tag, "base64, a data: URI, a URL, or an object with data or ref"
+)
 Image = Annotated[
     Annotated[str, Tag("string")] | Annotated[ImageData, Tag("object")],
     IMAGE_FORM,
@@ -278,14 +286,14 @@ def _json(raw: bytes, field: str) -> Any:
     try:
         # Only the metadata of a body is checked: its unknown members are ignored.
         return loads(raw, only="metadata" if field == "value" else None)
-    except NumberBeyond as error:
+    except InexactNumberError as error:
         raise _inexact(error, field) from None
     except ValueError as error:
         raise RejectedRecord("invalid_json", f"{field}: not JSON ({error})", field=field) from None
 
 
-def _inexact(error: NumberBeyond, field: str) -> RejectedRecord:
-    found = error.beyond
+def _inexact(error: InexactNumberError, field: str) -> RejectedRecord:
+    found = error.number
     # The path in a body is complete. The path in a header is relative to the metadata.
     at = found.field if field == "value" else f"metadata.{found.field}"
     return RejectedRecord(
@@ -297,7 +305,7 @@ def _validated(model: type[_Model], body: Any) -> _Model:
     try:
         return model.model_validate(body)
     except ValidationError as error:
-        fault = first_fault(error, body)
+        fault = first_error(error, body)
         field = fault.field or "value"
         raise RejectedRecord(
             "invalid_content",

@@ -40,7 +40,7 @@ from contracts.filters.nodes import (
     Scalar,
     json_type_of,
 )
-from contracts.wire.exact_json import beyond
+from contracts.wire.exact_json import find_inexact
 
 __all__ = ["Filter", "parse"]
 
@@ -190,7 +190,7 @@ def _number(raw: Number, path: str) -> Number:
         if not raw.is_integer() or not -(2.0**63) <= raw < 2.0**64:
             return raw
         raw = int(raw)
-    found = beyond(raw)
+    found = find_inexact(raw)
     if found is not None:
         _refuse(path, found.message, found.limit, found.value)
     return raw

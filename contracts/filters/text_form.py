@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
 from contracts.errors import RejectedRequest
-from contracts.wire.exact_json import NumberBeyond, beyond, loads
+from contracts.wire.exact_json import InexactNumberError, find_inexact, loads
 
 FILTER_TEXT_CHARS_MAX = 10_000
 # Bounds the recursion. The depth of the filter is limited where its JSON is parsed.
@@ -180,11 +180,11 @@ class _TextParser:
         token = self._token
         try:
             value = loads(token.raw)
-        except NumberBeyond as error:
-            _refuse(token.at, error.beyond.message, error.beyond.limit, error.beyond.value)
+        except InexactNumberError as error:
+            _refuse(token.at, error.number.message, error.number.limit, error.number.value)
         except ValueError:
             _refuse(token.at, f"not a JSON {token.type}: {token.raw[:40]}")
-        found = beyond(value)
+        found = find_inexact(value)
         if found is not None:
             _refuse(token.at, found.message, found.limit, found.value)
         self._next += 1

@@ -1,4 +1,4 @@
-"""What a search takes and gives inside the house: a vector in, hits out."""
+"""The query and the hits of a vector search, as the rooms pass them to each other."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from contracts.topics import Target
 
 @dataclass(frozen=True, slots=True)
 class VectorQuery:
-    """One query after its text or image became `vector` (dim,), float16, unit length."""
+    """A query whose text or picture has been encoded: `vector` is a float16 unit vector (dim,)."""
 
     target: Target
     vector: Vectors
@@ -25,12 +25,12 @@ class VectorQuery:
     filter: Filter | None = None
 
 
-# Not frozen: that would take a microsecond of each, ten for a search of two hundred.
+# Not frozen, since that would cost a microsecond for each hit.
 @dataclass(slots=True)
 class Hit:
-    """One item in a result list. `rank` counts from 1; `score` is contracts.score's number.
+    """An item in a result list. `rank` counts from 1; `score` is computed by contracts.score.
 
-    Made once and never changed.
+    A hit is never changed after it was made.
     """
 
     target: Target

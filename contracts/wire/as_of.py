@@ -1,4 +1,4 @@
-"""The state that an answer stands for: cursors and clients name it too, and load no numpy."""
+"""The state that an answer stands for. Clients import this module, so it loads no numpy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,10 +8,10 @@ from contracts.topics import Target
 
 @dataclass(frozen=True, slots=True)
 class AsOf:
-    """The state that an answer stands for: the index is a function of these offsets alone.
+    """The state that an answer stands for: the index is a function of these positions alone.
 
-    `offsets` are positions in the embeddings partitions: target -> one number per partition.
-    `epoch` names the log itself; it changes when a topic is recreated.
+    `offsets` holds, for each target, the position in each embeddings partition. `epoch` identifies
+    the log; it changes when a topic is recreated.
     """
 
     space: str
@@ -19,7 +19,7 @@ class AsOf:
     offsets: Mapping[Target, Sequence[int]]
 
     def covers(self, other: "AsOf") -> bool:
-        """Whether this state is at or past `other` in every partition."""
+        """Return whether this state is at or past `other` in every partition."""
         return all(
             mine >= theirs
             for target, offsets in other.offsets.items()

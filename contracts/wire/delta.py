@@ -20,7 +20,7 @@ _Read = TypeVar("_Read", contravariant=True)
 
 
 class ListReader(Protocol[_Read]):
-    """How the entries of a list are identified, compared and sent."""
+    """A description of list entries: how they are identified, compared and sent."""
 
     def id(self, one: _Read, /) -> str: ...
 

@@ -1,9 +1,9 @@
-"""JSON whose integers are what was written, or refused.
+"""JSON whose integers are read exactly, or refused.
 
-orjson silently gives the nearest float64 for an integer of more than 64 bits, and a filter would
-then find its neighbours. Parsing everything exactly takes ten times as long. So the parsed value is
-searched for floats that may have been such integers. Only if there is one, the text is parsed a
-second time, to distinguish 2^70 from 1e300 and to name the field.
+orjson returns the nearest float64 for an integer of more than 64 bits, without an error, and a
+filter would then match other integers too. Exact parsing takes ten times as long. So the parsed
+value is searched for floats that may have been such integers. Only if there is one, the text is
+parsed a second time, to distinguish 2^70 from 1e300 and to name the field.
 """
 
 import json
@@ -18,16 +18,16 @@ import orjson
 
 INTEGER_MIN, INTEGER_MAX = -(2**63), 2**64 - 1
 FLOAT_MAX = sys.float_info.max
-# A vector is a long list of floats, and integers in it are meant as floats.
+# A vector is a long list of floats. Integers in it are meant as floats.
 _VECTOR = "vector"
-# Python refuses to convert more than 4,300 digits; 400 are far out of any bounds as well.
+# Python refuses to convert more than 4,300 digits. Integers of 400 digits are out of bounds anyway.
 _DIGITS_READ = 400
 _SHOWN_CHARS = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Beyond:
-    """A number that would not be kept exactly: its dotted path, the limit, its first digits."""
+class InexactNumber:
+    """A number that cannot be read exactly: its dotted path, the limit, and its first digits."""
 
     field: str
     limit: float
@@ -35,43 +35,44 @@ class Beyond:
 
     @property
     def message(self) -> str:
+        """The error text, which names the limit and the value."""
         bits = " (64 bits)" if isinstance(self.limit, int) else ""
         return f"limit {self.limit}{bits}, got {self.value}"
 
 
-class NumberBeyond(ValueError):
-    """JSON with a number that would not be kept exactly."""
+class InexactNumberError(ValueError):
+    """JSON holds a number that cannot be read exactly."""
 
-    def __init__(self, beyond: Beyond) -> None:
-        super().__init__(f"{beyond.field or 'value'}: {beyond.message}")
-        self.beyond = beyond
+    def __init__(self, number: InexactNumber) -> None:
+        super().__init__(f"{number.field or 'value'}: {number.message}")
+        self.number = number
 
 
 def loads(raw: bytes | str, *, only: str | None = None) -> Any:
-    """Parse JSON. Raises ValueError for anything else, and NumberBeyond.
+    """Parse JSON. Raises ValueError for anything else, and InexactNumberError.
 
-    Integers may have any size in members named `vector`, and with `only` in all members of the
-    object but that one.
+    Integers may have any size in members named `vector`. With `only`, they may have any size in
+    every member of the object but that one.
     """
     try:
         found = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         if error.msg.startswith("number is infinity"):
-            # It is valid JSON, so the error must name the number.
+            # This is valid JSON, so the error must name the number.
             _refuse_inexact(raw, None, (), lambda number: abs(number) > FLOAT_MAX)
         unmarked = _without_mark(raw)
         if unmarked is not None:
             return loads(unmarked, only=only)
         raise
     if _may_be_rounded(_part(found, only)):
-        _refuse_inexact(raw, only, (_VECTOR,), lambda n: isinstance(n, int) and _is_beyond(n))
+        _refuse_inexact(raw, only, (_VECTOR,), lambda n: isinstance(n, int) and _is_inexact(n))
     return found
 
 
 def _without_mark(raw: bytes | str) -> bytes | str | None:
-    """Return what follows a byte-order mark, which readers may ignore (RFC 8259, 8.1).
+    """Return the text after a byte-order mark, which readers may ignore (RFC 8259, section 8.1).
 
-    None without a mark, and with several.
+    Return None unless there is exactly one mark.
     """
     if isinstance(raw, str):
         return raw[1:] if raw.startswith("\ufeff") and not raw.startswith("\ufeff", 1) else None
@@ -79,11 +80,11 @@ def _without_mark(raw: bytes | str) -> bytes | str | None:
     return raw[size:] if raw.startswith(BOM_UTF8) and not raw.startswith(BOM_UTF8, size) else None
 
 
-def beyond(value: Any) -> Beyond | None:
+def find_inexact(value: Any) -> InexactNumber | None:
     """Return the first number in `value` that is neither a 64-bit integer nor a finite float."""
-    if not _any_beyond(value):
+    if not _any_inexact(value):
         return None
-    found = ((path, number) for path, number in _numbers(value, "", ()) if _is_beyond(number))
+    found = ((path, number) for path, number in _numbers(value, "", ()) if _is_inexact(number))
     return _described(*next(found))
 
 
@@ -94,9 +95,9 @@ def _refuse_inexact(
         exact = json.loads(raw, parse_int=_integer, parse_constant=_no_constant)
         for path, number in _numbers(_part(exact, only), only or "", without):
             if is_wrong(number):
-                raise NumberBeyond(_described(path, number))
+                raise InexactNumberError(_described(path, number))
     except RecursionError:
-        # orjson reads up to 1,024 levels, and none of ours needs as many.
+        # orjson reads up to 1,024 levels. No message of Tidelens has as many.
         raise ValueError("nested too deep") from None
 
 
@@ -111,10 +112,10 @@ def _integer(text: str) -> int:
 
 
 def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not a number of JSON")
+    raise ValueError(f"{name} is not a JSON number")
 
 
-# The next two functions run on every body and record: one loop each, and no recursion.
+# The next two functions run on every body and record, so each is a loop without recursion.
 def _may_be_rounded(value: Any) -> bool:
     left = [value]
     while left:
@@ -129,12 +130,12 @@ def _may_be_rounded(value: Any) -> bool:
     return False
 
 
-def _any_beyond(value: Any) -> bool:
+def _any_inexact(value: Any) -> bool:
     left = [value]
     while left:
         one = left.pop()
         if isinstance(one, int | float):
-            if _is_beyond(one):
+            if _is_inexact(one):
                 return True
         elif isinstance(one, dict):
             left.extend(one.values())
@@ -143,7 +144,7 @@ def _any_beyond(value: Any) -> bool:
     return False
 
 
-def _is_beyond(number: float) -> bool:
+def _is_inexact(number: float) -> bool:
     if isinstance(number, int):
         return not INTEGER_MIN <= number <= INTEGER_MAX
     return not math.isfinite(number)
@@ -163,8 +164,8 @@ def _numbers(value: Any, path: str, without: tuple[str, ...]) -> Iterator[tuple[
         yield from _numbers(member, f"{path}.{name}" if path else str(name), without)
 
 
-def _described(path: str, number: float) -> Beyond:
+def _described(path: str, number: float) -> InexactNumber:
     limit = FLOAT_MAX if isinstance(number, float) else INTEGER_MAX if number > 0 else INTEGER_MIN
     text = str(number)
     shown = text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "..."
-    return Beyond(path, limit, shown)
+    return InexactNumber(path, limit, shown)

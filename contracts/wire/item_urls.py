@@ -1,9 +1,9 @@
-"""The URL paths of items and pictures, by which clients reach every id that can be published.
+"""The URL paths of items and pictures, for every id that can be published.
 
-An id is the whole rest of the path, percent-encoded; its slashes stay. Clients resolve segments of
-`.` and `..` before they ask (RFC 3986, section 5.2.4; the WHATWG URL standard), so that
-`/v1/pictures/d/../cat.png` asks for another picture. An id with such a segment stands in the query
-instead, `/v1/pictures?id=d%2F..%2Fcat.png`, where any id may stand.
+An id is the whole rest of the path, percent-encoded except for its slashes. Clients resolve
+segments of `.` and `..` before they send a request (RFC 3986, section 5.2.4; the WHATWG URL
+standard), so `/v1/pictures/d/../cat.png` would ask for another picture. An id with such a segment
+is therefore put into the query, `/v1/pictures?id=d%2F..%2Fcat.png`, which accepts any id.
 """
 
 import re
@@ -18,7 +18,7 @@ _RESOLVED = re.compile(r"(?:\A|/)\.\.?(?:/|\Z)")
 
 
 def picture_path(item_id: str) -> str:
-    """Return the path that shows the picture with that id. Raises as `item_path` does."""
+    """Return the path of the picture with this id. Raises RejectedRequest as `item_path` does."""
     return _below(PICTURES, item_id)
 
 

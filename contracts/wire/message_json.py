@@ -1,4 +1,4 @@
-"""What the server sends, built from the values of the ports: plain dictionaries for orjson."""
+"""The messages of the server as plain dictionaries for orjson, made from values of the ports."""
 
 from base64 import b64encode
 from collections.abc import Collection, Sequence
@@ -16,7 +16,7 @@ from contracts.wire.item_urls import picture_path
 
 
 def wire_hit(hit: Hit, include: Collection[str] = ("vector",)) -> WireHit:
-    """Return a hit as it is sent (HitMessage), with its vector if it has one."""
+    """Return a hit in its wire form (HitMessage), with its vector if it has one."""
     topic, partition, offset = hit.source
     wire: WireHit = {
         "id": hit.id,
@@ -37,17 +37,17 @@ def wire_hit(hit: Hit, include: Collection[str] = ("vector",)) -> WireHit:
 
 
 def half_base64(vector: Vectors) -> bytes:
-    """Return the numbers of `vector_f16`: IEEE 754 half precision, little-endian, in base64."""
+    """Return the value of `vector_f16`: IEEE 754 half precision, little-endian, in base64."""
     return b64encode(vector.astype("<f2").tobytes())
 
 
 def wire_warnings(warnings: Sequence[FilterWarning]) -> dict[str, Any]:
-    """Return the member `warnings` (WarningMessage), or nothing if there are none."""
+    """Return the member `warnings` (WarningMessage), or no member if there are none."""
     return {"warnings": [asdict(warning) for warning in warnings]} if warnings else {}
 
 
 def wire_as_of(as_of: AsOf) -> dict[str, Any]:
-    """Return a state as it is sent (AsOfMessage)."""
+    """Return a state in its wire form (AsOfMessage)."""
     return {
         "space": as_of.space,
         "epoch": as_of.epoch,
@@ -58,7 +58,7 @@ def wire_as_of(as_of: AsOf) -> dict[str, Any]:
 def wire_lag(
     lags: Sequence[Lag], *, space: str, broker: str, behind_s: float | None
 ) -> dict[str, Any]:
-    """Return lag as it is sent, and as `tidelens lag --json` prints it (LagAnswer).
+    """Return lag in its wire form (LagAnswer), which `tidelens lag --json` prints too.
 
     The rows are an iterator, since there may be thousands.
     """
@@ -67,8 +67,8 @@ def wire_lag(
 
 
 def _wire_lag_row(lag: Lag) -> dict[str, Any]:
-    """Return one row of it (LagRow)."""
-    # By hand: dataclasses.asdict takes ten times as long.
+    """Return one row of lag in its wire form (LagRow)."""
+    # Written out, since dataclasses.asdict takes ten times as long.
     return {
         "role": lag.role,
         "group": lag.group,
@@ -88,5 +88,5 @@ def _wire_lag_row(lag: Lag) -> dict[str, Any]:
 
 
 def read_as_of(message: AsOfMessage) -> AsOf:
-    """The inverse of `wire_as_of`."""
+    """Return the state that a message names; this is the inverse of `wire_as_of`."""
     return AsOf(message.space, message.epoch, message.offsets)

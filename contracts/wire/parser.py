@@ -1,4 +1,4 @@
-"""Parsing what clients send, from JSON to the types of contracts/wire/client_messages.py."""
+"""Parse the messages of clients, from JSON to the types of contracts/wire/client_messages.py."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -14,8 +14,8 @@ from contracts.wire.client_messages import (
     Subscribe,
     Unsubscribe,
 )
-from contracts.wire.exact_json import NumberBeyond, loads
-from contracts.wire.validation import first_fault
+from contracts.wire.exact_json import InexactNumberError, loads
+from contracts.wire.validation import first_error
 
 _CLIENT_MESSAGE: TypeAdapter[Subscribe | Unsubscribe | Ping] = TypeAdapter(ClientMessage)
 _SUBSCRIBE: TypeAdapter[Subscribe] = TypeAdapter(Subscribe)
@@ -27,12 +27,15 @@ _NEW_ITEMS: TypeAdapter[list[NewItem]] = TypeAdapter(
 
 
 def parse_json(raw: bytes | str, field: str = "body") -> Any:
-    """Parse JSON with exact integers. Raises RejectedRequest: `invalid_json`, `invalid_request`."""
+    """Parse JSON with exact integers.
+
+    Raises RejectedRequest: `invalid_json`, or `invalid_request` for a number beyond the limits.
+    """
     try:
         return loads(raw)
-    except NumberBeyond as error:
-        found = error.beyond
-        # A member of a body is named without the word "body".
+    except InexactNumberError as error:
+        found = error.number
+        # The path of a member does not begin with the word "body".
         path = [part for part in (field, found.field) if part]
         at = ".".join(path[1:] if field == "body" and found.field else path)
         raise RejectedRequest(
@@ -55,7 +58,7 @@ def parse_queries(body: Any, *, queries_max: int) -> list[Query]:
 
 
 def parse_classify(body: Any) -> Classify:
-    """Parse what POST /v1/classify asks. Raises RejectedRequest naming the field."""
+    """Parse the body of POST /v1/classify. Raises RejectedRequest naming the field."""
     return _validated(_CLASSIFY, body)
 
 
@@ -83,8 +86,8 @@ def _validated(adapter: TypeAdapter[_Parsed], body: Any, *, unlisted: bool = Fal
     try:
         return adapter.validate_python(body)
     except ValidationError as error:
-        fault = first_fault(error, body)
-        # A single query is checked as a list of one, whose index its sender did not write.
+        fault = first_error(error, body)
+        # A single query is checked as a list of one. Leave its index out of the path.
         field = fault.field.partition(".")[2] if unlisted else fault.field
         raise RejectedRequest(
             "invalid_request",

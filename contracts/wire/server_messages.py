@@ -1,8 +1,7 @@
-"""The wire, version 1: what the server answers, and what it sends on a live connection.
+"""The wire, version 1: the answers of the server, and its messages on a live connection.
 
-What is sent is built as plain dictionaries (contracts/wire/message_json.py) and written by orjson.
-The types say what these dictionaries hold: the schemas in contracts/schemas/ are generated from
-them.
+Messages are built as plain dictionaries (contracts/wire/message_json.py) and written by orjson. The
+types describe these dictionaries: the schemas in contracts/schemas/ are generated from them.
 """
 
 from typing import Annotated, Any, Literal
@@ -15,7 +14,7 @@ from contracts.wire.client_messages import AsOfMessage, MessageModel
 
 
 class SourceMessage(MessageModel):
-    """The content record that a hit comes from."""
+    """The position of the content record that a hit comes from."""
 
     topic: str
     partition: int
@@ -23,7 +22,7 @@ class SourceMessage(MessageModel):
 
 
 class HitMessage(MessageModel):
-    """One hit as sent. `picture` is a URL path for images, else null."""
+    """A hit. `picture` is the URL path of the picture, and null for captions."""
 
     id: str
     target: Target
@@ -37,12 +36,12 @@ class HitMessage(MessageModel):
     vector: list[float] | None = None
     vector_f16: str | None = Field(
         default=None,
-        description="The vector's numbers as IEEE 754 half precision, little-endian, in base64.",
+        description="The vector's numbers in IEEE 754 half precision, little-endian, in base64.",
     )
 
 
 class WarningMessage(MessageModel):
-    """Something that a filter asks for and no item has; the answer is right all the same."""
+    """A warning that no item has what a filter names. The answer is right nevertheless."""
 
     code: Literal["unknown_field", "wrong_type"]
     field: str
@@ -51,12 +50,12 @@ class WarningMessage(MessageModel):
 
 _Warnings = Annotated[
     list[WarningMessage],
-    Field(default_factory=list, description="Absent where there is nothing to warn of."),
+    Field(default_factory=list, description="Absent where there is no warning."),
 ]
 
 
 class AnswerMessage(MessageModel):
-    """What POST /v1/search answers."""
+    """The answer of POST /v1/search."""
 
     hits: list[HitMessage]
     as_of: AsOfMessage
@@ -69,7 +68,7 @@ class AnswerMessage(MessageModel):
 
 
 class LabelMessage(MessageModel):
-    """A label, how likely it is among all of them, and its cosine."""
+    """A label with its probability among all labels and its cosine."""
 
     label: str
     probability: float
@@ -77,7 +76,7 @@ class LabelMessage(MessageModel):
 
 
 class ClassifyAnswer(MessageModel):
-    """What POST /v1/classify answers: the likeliest first."""
+    """The answer of POST /v1/classify, the most probable label first."""
 
     labels: list[LabelMessage]
     space: str
@@ -86,7 +85,7 @@ class ClassifyAnswer(MessageModel):
 
 
 class Change(MessageModel):
-    """One change of a standing list; `hit` is absent for `leave`. Ranks are of the new list."""
+    """A change of a standing list. `hit` is absent for `leave`; ranks are those of the new list."""
 
     change: Literal["enter", "leave", "move", "update"]
     id: str
@@ -95,6 +94,8 @@ class Change(MessageModel):
 
 
 class Snapshot(MessageModel):
+    """The whole list of a subscription, and its cursor."""
+
     type: Literal["snapshot"]
     sub: str
     hits: list[HitMessage]
@@ -103,6 +104,8 @@ class Snapshot(MessageModel):
 
 
 class Delta(MessageModel):
+    """The changes of a list since the last message, applied as one step, and the new cursor."""
+
     type: Literal["delta"]
     sub: str
     changes: list[Change]
@@ -110,7 +113,7 @@ class Delta(MessageModel):
 
 
 class Resumed(MessageModel):
-    """The client's list is that of this cursor; in mode matches, what follows comes after it."""
+    """The subscription goes on from this cursor; in mode top, the client's list is unchanged."""
 
     type: Literal["resumed"]
     sub: str
@@ -118,7 +121,7 @@ class Resumed(MessageModel):
 
 
 class Match(MessageModel):
-    """Mode matches: items newly applied that match. Their rank is 0: they are in no list."""
+    """Mode matches: newly applied items that match. Their rank is 0, since they are in no list."""
 
     type: Literal["match"]
     sub: str
@@ -135,9 +138,9 @@ class Progress(MessageModel):
 
 
 class Reset(MessageModel):
-    """The cursor belongs to another space or log.
+    """The cursor belongs to another space or log, so the client's list is void.
 
-    A fresh snapshot follows, or the connection closes with 1012; then subscribe again.
+    A new snapshot follows, or the connection closes with 1012 and the client subscribes again.
     """
 
     type: Literal["reset"]
@@ -146,7 +149,7 @@ class Reset(MessageModel):
 
 
 class ErrorMessage(MessageModel):
-    """A refused message, or the end of a subscription; members as in a problem document."""
+    """A refused message, or the end of a subscription. The members are those of a problem."""
 
     type: Literal["error"]
     sub: str | None = None
@@ -156,11 +159,14 @@ class ErrorMessage(MessageModel):
     limit: Any = None
     value: Any = None
     retry_after: Annotated[
-        float | None, Field(description="Seconds; absent where the same would be refused again.")
+        float | None,
+        Field(description="Seconds to wait; absent where the same would be refused again."),
     ] = None
 
 
 class Pong(MessageModel):
+    """The answer to a ping."""
+
     type: Literal["pong"]
 
 

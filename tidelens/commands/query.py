@@ -11,7 +11,7 @@ from contracts.filters.json_form import parse
 from contracts.filters.text_form import parse_text
 from contracts.topics import TARGETS
 from contracts.wire.client_messages import Query
-from contracts.wire.exact_json import NumberBeyond, loads
+from contracts.wire.exact_json import InexactNumberError, loads
 from contracts.wire.parser import parse_queries
 from tidelens.cli.base.options import NamedPath, Option, in_order
 from tidelens.commands.command import Argument
@@ -33,7 +33,7 @@ def _read_filter(
             condition: dict[str, Any] = loads(text)
             return condition
         return parse_text(text)
-    except NumberBeyond as error:
+    except InexactNumberError as error:
         raise click.BadParameter(str(error)) from None
     except ValueError as error:
         raise click.BadParameter(f"not JSON ({error})") from None
@@ -59,7 +59,7 @@ def _read_object(
         raise ConfigurationError(f"{option}: {text[1:]}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{option}: {text[1:]}: not {error.encoding.upper()}") from None
-    except NumberBeyond as error:
+    except InexactNumberError as error:
         raise ConfigurationError(f"{option}: {error}") from None
     except ValueError as error:
         raise ConfigurationError(f"{option}: not JSON ({error})") from None

@@ -26,8 +26,8 @@ from contracts.picture_formats import HEAD_BYTES, NAMES, require_format
 from contracts.settings import Settings
 from contracts.topics import Target
 from contracts.wire.data_uri import decode_base64, is_data_uri
-from contracts.wire.exact_json import NumberBeyond, loads
-from contracts.wire.validation import first_fault
+from contracts.wire.exact_json import InexactNumberError, loads
+from contracts.wire.validation import first_error
 from tidelens.ingest.file_types import (
     CAPTIONS,
     LINES,
@@ -141,10 +141,10 @@ def _content_of_line(raw: bytes, folder: Path, settings: Settings) -> Content:
         body = loads(raw, only="metadata")
         line = _Line.model_validate(body)
     except ValidationError as error:
-        fault = first_fault(error, body)
+        fault = first_error(error, body)
         _invalid(fault.field or "line", fault.message)
-    except NumberBeyond as error:
-        _invalid(error.beyond.field or "line", error.beyond.message)
+    except InexactNumberError as error:
+        _invalid(error.number.field or "line", error.number.message)
     except ValueError as error:
         raise RejectedRecord("invalid_json", f"not JSON ({error})") from None
     target = line.target or ("captions" if line.image is None else "images")

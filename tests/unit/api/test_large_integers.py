@@ -15,7 +15,7 @@ from contracts.events.content_event import Content, content_record, read_content
 from contracts.events.record import Record
 from contracts.filters.text_form import parse_text
 from contracts.settings import Settings
-from contracts.wire.exact_json import NumberBeyond, loads
+from contracts.wire.exact_json import InexactNumberError, loads
 from contracts.wire.parser import parse_json
 from tests.kits.api_kit import Kit
 from tidelens.cli.search import search
@@ -197,7 +197,7 @@ def test_what_is_broken_besides_is_no_json(raw: str) -> None:
 
 def test_what_is_nested_too_deep_is_refused_and_not_rounded() -> None:
     raw = f"[{2**64}, " + "[" * 1000 + "]" * 1000 + "]"
-    with pytest.raises((RejectedRequest, NumberBeyond)):
+    with pytest.raises((RejectedRequest, InexactNumberError)):
         parse_json(raw)
 
 
@@ -217,11 +217,11 @@ def test_it_is_exact_or_refused(literals: list[str], name: str) -> None:
     exact = json.loads(raw)
     wrong = [n for n in exact[0][name] if isinstance(n, int) and not LEAST <= n <= MOST]
     if wrong and name != "vector":
-        with pytest.raises(NumberBeyond) as caught:
+        with pytest.raises(InexactNumberError) as caught:
             loads(raw)
         # By identity: a float before it may be equal.
         at = next(n for n, number in enumerate(exact[0][name]) if number is wrong[0])
-        assert (caught.value.beyond.field, caught.value.beyond.value[:20]) == (
+        assert (caught.value.number.field, caught.value.number.value[:20]) == (
             f"0.{name}.{at}",
             str(wrong[0])[:20],
         )

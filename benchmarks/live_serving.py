@@ -22,7 +22,7 @@ from benchmarks.filled import NAMES, SPACE, Filled
 from benchmarks.live_load import HOT, Load
 from contracts.metrics import Metrics
 from contracts.settings import Settings
-from contracts.testing.memory import MemoryLog
+from contracts.testing.event_log import MemoryEventLog
 from index_store.search.matcher_numpy import NumpyMatcher
 from index_store.search.searcher import AppliedFeed, LocalSearcher
 from tidelens.process import gc_pauses
@@ -62,7 +62,7 @@ class Tidelens:
             searcher=searcher,
             progress=searcher,
             feed=self._feed,
-            log=MemoryLog({}),
+            log=MemoryEventLog({}),
             queries=absent,
             references=absent,
             picture_references=absent,

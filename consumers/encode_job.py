@@ -11,7 +11,8 @@ import structlog
 from consumers.labelling import METADATA_KEY, Labeller
 from consumers.vector_cache import digest_of_image, digest_of_sha256, digest_of_text
 from contracts.errors import RejectedRecord
-from contracts.events.content_event import Content, Metadata, id_of_key, read_content
+from contracts.events.content_body import Metadata
+from contracts.events.content_event import Content, id_of_key, read_content
 from contracts.events.dead_letter import dead_letter_record
 from contracts.events.embedding_record import embedding_record, encode_value
 from contracts.events.record import OutRecord, Record, Source

@@ -59,12 +59,12 @@ class Pictures:
             try:
                 async with turn():
                     image = await self.decode(data)
-                    self.part.runs()
+                    self.part.mark_running()
                     return image
             except NotReady as error:
                 # There is no memory for a decoder, or somebody killed it at its start. The picture
                 # waits outside of its turn, since another one may be under way.
-                await self.part.pause(str(error))
+                await self.part.wait_before_restart(str(error))
             except RejectedRecord as rejection:
                 if rejection.code != _CRASHED or job.attempts == _ATTEMPTS:
                     raise

@@ -29,7 +29,7 @@ from consumers.picture_fetch import Pictures
 from consumers.vector_cache import KnownVectors
 from contracts import fault_points
 from contracts.errors import Fenced, RecordTooLarge, RejectedRecord
-from contracts.events.content_event import ID_BYTES_MAX
+from contracts.events.content_body import ID_BYTES_MAX
 from contracts.events.record import OutRecord, TopicPartition
 from contracts.metrics import Metrics
 from contracts.ports.clock import Clock

@@ -1,4 +1,7 @@
-"""Every metric, by its Prometheus name, made once for each space that a process works on."""
+"""Every metric, by its Prometheus name; a process has one set of them for each of its spaces.
+
+To add a metric, add an attribute to `Metrics`.
+"""
 
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -17,13 +20,13 @@ from prometheus_client import (
 
 from contracts.ports.lag import Lag
 
-# From a millisecond to a minute: what lies between an in-memory search and a cold encoder.
+# From a millisecond, a search in memory, to a minute, an encoder that has just started.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _RECORDS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
-class _OfSpace(CollectorRegistry):
-    """Labels our metrics with the space, since a process may keep two of them ready."""
+class _SpaceRegistry(CollectorRegistry):
+    """A registry that labels metrics with the space, since a process may serve two of them."""
 
     def __init__(self, space: str | None) -> None:
         super().__init__()
@@ -39,21 +42,21 @@ class _OfSpace(CollectorRegistry):
             yield metric
 
 
-def show_process(registry: CollectorRegistry) -> None:
-    """Add what the process itself uses: memory, processor time, files, garbage collections."""
+def register_process_metrics(registry: CollectorRegistry) -> None:
+    """Add the metrics of the process: memory, processor time, open files, garbage collections."""
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
 
 
 class Metrics:
-    """The metrics of one space in one process; they have no such label until it is known.
+    """The metrics of one space in one process. They have no label `space` until it is known.
 
-    Times are seconds, sizes bytes, as Prometheus asks; NaN is what is not known.
+    Times are in seconds and sizes in bytes, as Prometheus recommends. An unknown value is NaN.
     """
 
     def __init__(self, space: str | None = None) -> None:
-        self.registry = r = _OfSpace(space)
+        self.registry = r = _SpaceRegistry(space)
         self.encoded = Counter(
             "tidelens_encoded_records_total",
             "Content records turned into a vector or a tombstone.",
@@ -94,7 +97,9 @@ class Metrics:
             "tidelens_encode_partitions_owned", "Content partitions this encoder owns.", registry=r
         )
         self.fenced = Counter(
-            "tidelens_encode_fenced_total", "Times that a newer owner ended ours.", registry=r
+            "tidelens_encode_fenced_total",
+            "Leases of this encoder that a newer owner ended.",
+            registry=r,
         )
         self.dead_letters = Counter(
             "tidelens_dead_letters_total",
@@ -240,7 +245,7 @@ class Metrics:
         self.behind_seconds.set(nan)
         self.lag_read_at = Gauge(
             "tidelens_lag_read_timestamp_seconds",
-            "When the broker last told the lag; until it does again, the lag is NaN.",
+            "When the lag was last read from the broker; it is NaN after a read failed.",
             registry=r,
         )
         self.queue_depth = Gauge(
@@ -254,24 +259,27 @@ class Metrics:
         self.ready.set(nan)
         self._lag_shown: dict[Gauge, dict[tuple[str, ...], float]] = {}
 
-    def of_space(self, name: str) -> None:
-        """Label them with a space that was not known from the start."""
+    def set_space(self, name: str) -> None:
+        """Set the label `space`, where it was not known from the start."""
         self.registry.space = name
 
     @cached_property
     def pushed_seconds(self) -> Histogram:
-        """Of `stage_seconds`: to look a label up for each message would take longer than this."""
+        """The histogram of the stage `pushed`, cached since it is used for each message."""
         return self.stage_seconds.labels("pushed")
 
-    def live_message_sent(self, kind: str) -> None:
-        """One more, of this `type`."""
-        counter = self._live_messages_of.get(kind)
+    def live_message_sent(self, message_type: str) -> None:
+        """Count a live message of this type."""
+        counter = self._live_messages_of.get(message_type)
         if counter is None:
-            counter = self._live_messages_of[kind] = self.live_messages.labels(kind)
+            counter = self._live_messages_of[message_type] = self.live_messages.labels(message_type)
         counter.inc()
 
-    def show_lag(self, lags: Sequence[Lag], now: float) -> None:
-        """Set the lag as it was read; groups and partitions that are gone disappear."""
+    def set_lag(self, lags: Sequence[Lag], now: float) -> None:
+        """Set the lag that was read at the time `now`.
+
+        Groups and partitions that are not among `lags` any more are removed.
+        """
         shown: dict[Gauge, dict[tuple[str, ...], float]] = {gauge: {} for gauge in self._lag_gauges}
         for lag in lags:
             partition = (lag.topic, str(lag.partition))
@@ -291,8 +299,8 @@ class Metrics:
         self._lag_shown = shown
         self.lag_read_at.set(now)
 
-    def lag_unknown(self) -> None:
-        """The broker does not tell: the last figures would look as if they were still true."""
+    def clear_lag(self) -> None:
+        """Set the lag to NaN while the broker is away, since the last figures may be wrong."""
         for gauge, values in self._lag_shown.items():
             for labels in values:
                 gauge.labels(*labels).set(nan)

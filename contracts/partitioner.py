@@ -1,4 +1,4 @@
-"""Which partition an id lives in: one module, so that producers and readers agree.
+"""The partition of an id: one function, so that producers and readers agree.
 
 The default is that of Kafka's Java client: murmur2 of the key's bytes. Streams written with
 librdkafka's default partitioner need TIDELENS_PARTITIONER=crc32.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from contracts.events.content_event import ID_BYTES_MAX
+from contracts.events.content_body import ID_BYTES_MAX
 from contracts.partitioner import Partitioner, partitioner
 
 _MURMUR2 = partitioner("murmur2")

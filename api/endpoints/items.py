@@ -12,7 +12,8 @@ from api.http.bodies import Bodies
 from api.http.item_path import item_id_of
 from api.node import Node
 from contracts.errors import RejectedRecord, RejectedRequest, TimedOut
-from contracts.events.content_event import Content, ImageData, content_record, delete_record
+from contracts.events.content_body import ImageData
+from contracts.events.content_event import Content, content_record, delete_record
 from contracts.events.record import OutRecord
 from contracts.picture_formats import media_type_of
 from contracts.topics import TARGETS, Target

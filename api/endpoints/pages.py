@@ -88,4 +88,4 @@ async def _document(name: str) -> Response:
 
 @cache
 def _dumped(name: str) -> bytes:
-    return orjson.dumps(build.documents()[name])
+    return orjson.dumps(build.schema_documents()[name])

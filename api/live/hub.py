@@ -68,7 +68,7 @@ class Live:
         """
         try:
             while True:
-                await self.node.side.step("live", self._look)
+                await self.node.side.run_step("live", self._look)
                 await asyncio.sleep(_CHECK_EVERY_S)
         finally:
             self.stop()

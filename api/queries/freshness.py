@@ -51,13 +51,13 @@ class Freshness:
                 log.warning("the broker does not answer", error=str(error))
             self.broker, self._why_away = "unreachable", str(error)
             async with self._showing:
-                await asyncio.to_thread(metrics.lag_unknown)
+                await asyncio.to_thread(metrics.clear_lag)
         except Exception:
             # Old figures would look as if they were still true.
             self.broker, self._lags = "unknown", None
             metrics.behind_seconds.set(nan)
             async with self._showing:
-                await asyncio.to_thread(metrics.lag_unknown)
+                await asyncio.to_thread(metrics.clear_lag)
             raise
         else:
             if self.broker == "unreachable":
@@ -68,7 +68,7 @@ class Freshness:
             ours = [lag for lag in lags if self._is_ours(lag)]
             async with self._showing:
                 # In a thread: with thousands of partitions it takes longer than a search may wait.
-                await asyncio.to_thread(metrics.show_lag, ours, self._node.clock.now())
+                await asyncio.to_thread(metrics.set_lag, ours, self._node.clock.now())
         behind_s = self.behind_s()
         metrics.behind_seconds.set(nan if behind_s is None else behind_s)
         return self._lags or []

@@ -8,7 +8,7 @@ import re
 from consumers.models.spaces import STARTER, checkpoint_space, find_checkpoint, starter_space
 from contracts.ports.encoder import Encoder
 from contracts.space import Space
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 
 __all__ = ["open_encoder", "space_of", "tunable"]
 

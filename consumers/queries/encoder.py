@@ -26,7 +26,7 @@ from contracts.metrics import Metrics
 from contracts.ports.encoder import RgbImage
 from contracts.prompts import PLAIN, fill_templates
 from contracts.score import Vectors
-from contracts.supervision.processes import Part, why_ended
+from contracts.supervision.processes import Part, exit_reason
 
 __all__ = ["PictureLimits", "ProcessQueryEncoder", "QueryModel"]
 
@@ -152,14 +152,14 @@ class ProcessQueryEncoder:
                 try:
                     await self._work()
                 except BrokenProcessPool:
-                    reason = why_ended(self._stop_pool())
+                    reason = exit_reason(self._stop_pool())
                 except Exception as error:
                     self._stop_pool()
                     if not self.loaded.is_set():
                         raise
                     reason = str(error) or repr(error)
                 self._drop(f"the query encoder restarts: {reason}")
-                await self.part.pause(reason)
+                await self.part.wait_before_restart(reason)
         finally:
             # What comes from here on, such as a picture that was just decoded, would wait for ever.
             self._ended = True
@@ -172,7 +172,7 @@ class ProcessQueryEncoder:
         self._logit_scale = loaded.logit_scale
         self._pictures.open(loaded.preprocess)
         self.loaded.set()
-        self.part.runs()
+        self.part.mark_running()
         process, loop = self._process, asyncio.get_running_loop()
         assert process is not None
         # A child that dies while nobody asks is noticed, too.

@@ -11,42 +11,24 @@ The type is `tidelens.caption.v1` on the captions topic and `tidelens.image.v1` 
 
 import re
 import uuid
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
 import orjson
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    Tag,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from contracts.characters import require_visible
 from contracts.errors import RejectedRecord
+from contracts.events.content_body import (
+    ID_BYTES_MAX,
+    CaptionBody,
+    ContentBody,
+    ImageBody,
+    Metadata,
+)
 from contracts.events.record import OutRecord, Record
 from contracts.topics import Target
 from contracts.wire.data_uri import decode_base64
-from contracts.wire.exact_json import InexactNumberError, find_inexact, loads
-from contracts.wire.validation import (
-    discriminate_by,
-    first_error,
-    inexact_number_error,
-    limit_error,
-    member_error,
-)
-
-ID_BYTES_MAX = 512
-TEXT_CHARS_MAX = 10_000
-METADATA_BYTES_MAX = 16_384
-# Names at the top level. A filter can name each of them, but not the names in nested objects.
-METADATA_NAMES_MAX = 100
-# Levels of nested objects and lists; the metadata itself is the first. orjson writes at most 254
-# levels, and answers add levels around the metadata.
-METADATA_DEPTH_MAX = 32
+from contracts.wire.exact_json import InexactNumberError, loads
+from contracts.wire.validation import first_error
 
 EVENT_TYPES: dict[Target, str] = {
     "images": "tidelens.image.v1",
@@ -54,96 +36,7 @@ EVENT_TYPES: dict[Target, str] = {
 }
 _TYPE = re.compile(r"tidelens\.(image|caption)\.v(\d+)")
 
-Metadata = dict[str, Any]
-# The type of every text that is encoded, in items and in queries. The pattern is for readers of the
-# schemas. It accepts zero-width characters, which the validator refuses.
-Text = Annotated[
-    str,
-    Field(min_length=1, max_length=TEXT_CHARS_MAX, json_schema_extra={"pattern": r"\S"}),
-    AfterValidator(require_visible),
-]
 _Model = TypeVar("_Model", bound=BaseModel)
-
-
-class _Body(BaseModel):
-    # Unknown members are ignored, so that an older reader accepts what a newer writer adds.
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-    item: Annotated[str, Field(min_length=1, max_length=ID_BYTES_MAX)] | None = Field(
-        default=None, description="Groups things that belong together: a picture and its captions."
-    )
-    metadata: Metadata = Field(default_factory=dict, description="Flat members to show and filter.")
-
-    @field_validator("metadata")
-    @classmethod
-    def _bounded(cls, metadata: Metadata) -> Metadata:
-        if len(metadata) > METADATA_NAMES_MAX:
-            raise limit_error(METADATA_NAMES_MAX, "names", len(metadata))
-        if _deeper_than(METADATA_DEPTH_MAX, metadata):
-            raise ValueError(f"limit {METADATA_DEPTH_MAX} levels, got more")
-        found = find_inexact(metadata)
-        if found is not None:
-            raise inexact_number_error(found)
-        size = len(orjson.dumps(metadata))
-        if size > METADATA_BYTES_MAX:
-            raise limit_error(METADATA_BYTES_MAX, "bytes", size)
-        return metadata
-
-
-def _deeper_than(levels: int, value: Any) -> bool:
-    """Return whether more than `levels` objects and lists are nested in each other."""
-    if not isinstance(value, dict | list):
-        return False
-    parts = value.values() if isinstance(value, dict) else value
-    return levels == 0 or any(_deeper_than(levels - 1, part) for part in parts)
-
-
-class CaptionBody(_Body):
-    """The JSON value of a `tidelens.caption.v1` event."""
-
-    text: Text
-
-
-class ImageData(BaseModel):
-    """A picture: either inline as `data` in base64, or by reference as `ref` with its SHA-256."""
-
-    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
-
-    data: Annotated[str, Field(min_length=1)] | None = Field(
-        default=None, description="The picture's bytes in base64, or a data: URI."
-    )
-    ref: str | None = Field(default=None, description="A file:, https: or s3: URL.")
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-
-    @model_validator(mode="after")
-    def _one_of(self) -> "ImageData":
-        if (self.data is None) == (self.ref is None):
-            raise ValueError("exactly one of data and ref is needed")
-        if self.ref is not None and self.sha256 is None:
-            raise member_error("sha256", "a reference needs the SHA-256 of its bytes")
-        return self
-
-
-def _image_tag(value: Any) -> str | None:
-    """Return which of the two forms of an image the value has: a string or an object."""
-    if isinstance(value, str):
-        return "string"
-    return "object" if isinstance(value, dict | BaseModel) else None
-
-
-IMAGE_FORM = discriminate_by(
-    _image_tag, "base64, a data: URI, a URL, or an object with data or ref"
-)
-Image = Annotated[
-    Annotated[str, Tag("string")] | Annotated[ImageData, Tag("object")],
-    IMAGE_FORM,
-]
-
-
-class ImageBody(_Body):
-    """The JSON value of a `tidelens.image.v1` event."""
-
-    image: ImageData
 
 
 class Content(BaseModel):
@@ -248,7 +141,7 @@ def _read_raw_image(target: Target, item_id: str, record: Record) -> Content:
         "item": item.decode("utf-8", "replace") if item else None,
         "metadata": _json(raw_metadata, "ce_metadata") if raw_metadata else {},
     }
-    checked = _validated(_Body, body)
+    checked = _validated(ContentBody, body)
     return Content(
         target=target,
         id=item_id,
@@ -337,7 +230,7 @@ def content_record(
     ]
     rest = {"item": content.item, "metadata": content.metadata}
     if content.image is not None:
-        checked = _validated(_Body, rest)
+        checked = _validated(ContentBody, rest)
         headers.append(("content-type", media_type.encode()))
         if checked.item is not None:
             headers.append(("ce_item", checked.item.encode()))

@@ -1,6 +1,6 @@
 """The nodes of a filter: what each matches, its canonical JSON, and the fields that it names.
 
-The grammar is told in contracts/filters/json_form.py, whose `parse` makes these.
+The grammar is described in contracts/filters/json_form.py, whose `parse` makes the nodes.
 """
 
 from collections.abc import Iterable, Mapping

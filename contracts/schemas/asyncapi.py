@@ -5,7 +5,8 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from contracts.events import dead_letter
-from contracts.events.content_event import EVENT_TYPES, ID_BYTES_MAX, CaptionBody, ImageBody
+from contracts.events.content_body import ID_BYTES_MAX, CaptionBody, ImageBody
+from contracts.events.content_event import EVENT_TYPES
 from contracts.topics import Names, Target
 from contracts.wire.client_messages import ClientMessage
 from contracts.wire.server_messages import ServerMessage

@@ -1,9 +1,12 @@
-"""The pause before something that failed is tried again."""
+"""Exponential backoff: the pause before another attempt."""
 
-# Beyond it a power of two says nothing more, and a float of it overflows at last.
+# Larger powers of two change nothing, and would overflow a float in the end.
 _DOUBLINGS_MAX = 30
 
 
-def pause_after(failures: int, first_s: float, most_s: float) -> float:
-    """Return the pause after so many failures in a row: twice as long each time, up to `most_s`."""
+def backoff_s(failures: int, first_s: float, most_s: float) -> float:
+    """Return the pause in seconds after this number of failures in a row.
+
+    It begins with `first_s` and doubles with each failure, up to `most_s`.
+    """
     return min(most_s, first_s * 2.0 ** min(failures - 1, _DOUBLINGS_MAX))

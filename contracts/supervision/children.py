@@ -1,4 +1,4 @@
-"""The commands of our child processes, which import our modules wherever they are started."""
+"""The commands of child processes, which import Tidelens's modules from any working directory."""
 
 import sys
 
@@ -6,7 +6,7 @@ import sys
 def module_command(module: str, *arguments: str) -> list[str]:
     """Return the command that runs `module` in a process of its own.
 
-    `python -m` alone puts the working directory first on the import path, where a user's own
-    folder `streams/` would hide our package of that name; `-P` leaves it out.
+    `python -m` alone puts the working directory first on the import path, where a folder
+    `streams/` of the user would hide the package of that name. `-P` leaves that directory out.
     """
     return [sys.executable, "-P", "-m", module, *arguments]

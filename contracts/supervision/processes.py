@@ -1,7 +1,7 @@
-"""Processes that are started again when they end: the pauses between, and what is reported.
+"""Supervised processes: the pauses before they are started again, and their reported state.
 
-A `Part` is one process with its job: Kafka, the encoder of a model, or the encoder of queries.
-`Parts` are the parts of one node.
+A `Part` is a process with a role: Kafka, the encoder of a model, or the query encoder. `Parts` are
+those of one node.
 """
 
 import asyncio
@@ -13,21 +13,21 @@ from typing import Any
 
 import structlog
 
-from contracts.supervision.backoff import pause_after
+from contracts.supervision.backoff import backoff_s
 
 log = structlog.get_logger(__name__)
 
 PAUSE_FIRST_S = 0.5
 PAUSE_MAX_S = 60.0
-# A part that ends again and again writes one line in this time.
+# The least time between two log lines about one part.
 _LINE_EVERY_S = 60.0
 REASON_CHARS_MAX = 500
 
 
 class Part:
-    """One process: whether it runs, how often it was started again, and why it ended last.
+    """A supervised process: whether it runs, how often it was restarted, and why it ended last.
 
-    `role` is the label that tidelens_child_memory_bytes has; `model` is what it loads, if anything.
+    `role` is the label of tidelens_child_memory_bytes. `model` is the model that it loads, if any.
     """
 
     def __init__(
@@ -43,9 +43,9 @@ class Part:
         self.running = False
         self.restarts = 0
         self.reason: str | None = None
-        """Why it ended last; None if it never did."""
+        """The reason of its last end; None if it never ended."""
         self.failures = 0
-        """How often it ended since it last ran long enough to count as healthy."""
+        """The number of ends since it last ran long enough to count as healthy."""
         self._pause_max_s = pause_max_s
         self._now = now
         self._since = 0.0
@@ -53,20 +53,21 @@ class Part:
         self._unwritten = 0
         self._again_at: float | None = None
 
-    def runs(self) -> None:
-        """Note that the process does its work from now on."""
+    def mark_running(self) -> None:
+        """Note that the process works from now on."""
         if not self.running:
             self.running, self._since = True, self._now()
 
-    async def pause(self, reason: str, *, trace: str | None = None) -> None:
-        """Note that it ended, and wait for as long as it should stay down.
+    async def wait_before_restart(self, reason: str, *, trace: str | None = None) -> None:
+        """Note that the process ended, and wait until it may be started again.
 
-        Many may notice that at once: those who come while it stays down wait for the same start.
+        Several callers may notice the same end. Those that call during the pause wait for the same
+        restart.
         """
         if self._again_at is not None:
             await asyncio.sleep(max(0.0, self._again_at - self._now()))
             return
-        pause_s = self.ended(reason, trace=trace)
+        pause_s = self.mark_ended(reason, trace=trace)
         self._again_at = self._now() + pause_s
         try:
             await asyncio.sleep(pause_s)
@@ -74,17 +75,18 @@ class Part:
             self._again_at = None
         self.restarts += 1
 
-    def ended(self, reason: str, *, trace: str | None = None) -> float:
-        """Return how long to wait before the next start: longer each time, until it was healthy.
+    def mark_ended(self, reason: str, *, trace: str | None = None) -> float:
+        """Note that the process ended. Return the pause in seconds before the next start.
 
-        It counts as healthy when it has run for as long as the longest pause.
+        The pause grows with each end, until the process has been healthy: it counts as healthy when
+        it has run for as long as the longest pause.
         """
         now = self._now()
         if self.running and now - self._since >= self._pause_max_s:
             self.failures = 0
         self.running, self.reason = False, reason[:REASON_CHARS_MAX]
         self.failures += 1
-        pause_s = pause_after(self.failures, PAUSE_FIRST_S, self._pause_max_s)
+        pause_s = backoff_s(self.failures, PAUSE_FIRST_S, self._pause_max_s)
         self._unwritten += 1
         if now >= self._line_at:
             self._line_at = now + _LINE_EVERY_S
@@ -92,7 +94,7 @@ class Part:
         return pause_s
 
     def describe(self) -> dict[str, Any]:
-        """Return what /readyz says about it."""
+        """Return the state that /readyz shows (PartState)."""
         return {
             "role": self.role,
             "model": self.model or None,
@@ -115,7 +117,7 @@ class Part:
 
 
 class Parts:
-    """The parts of one node, in the order in which they came."""
+    """The parts of one node, in the order in which they were registered."""
 
     def __init__(self) -> None:
         self._parts: list[Part] = []
@@ -124,7 +126,8 @@ class Parts:
         return iter(tuple(self._parts))
 
     @contextmanager
-    def showing(self, part: Part) -> Iterator[Part]:
+    def registered(self, part: Part) -> Iterator[Part]:
+        """Register a part until the context ends."""
         self._parts.append(part)
         try:
             yield part
@@ -135,8 +138,8 @@ class Parts:
         return [part.describe() for part in self]
 
 
-def why_ended(exit_code: int | None) -> str:
-    """Say what an exit code means; a negative one is the signal that killed the process."""
+def exit_reason(exit_code: int | None) -> str:
+    """Return an exit code as a reason. A negative one is the signal that killed the process."""
     if exit_code is None:
         return "it ended"
     if exit_code >= 0:

@@ -1,9 +1,9 @@
-"""The supervisor of a role's side tasks: whatever one of them raises, the role goes on.
+"""The supervisor of side tasks: tasks whose errors do not end the role.
 
-A role has a few main tasks, those of `MAIN`: without one of them it cannot do its job, so their end
-is its end. Every other task, such as writing snapshots, measuring the lag or giving memory back, is
-a side task. What a side task raises is logged and counted under its name, and the task is tried
-again after a pause that grows. docs/internals/tasks.md lists all of them.
+A role has a few main tasks, listed in `MAIN`. Without one of them it cannot do its job, so the end
+of one ends the role. Every other task, such as writing snapshots, measuring the lag or returning
+memory, is a side task. An error of a side task is logged and counted under its name, and the task
+is tried again after a growing pause. docs/internals/tasks.md lists all of them.
 """
 
 import asyncio
@@ -21,17 +21,17 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from contracts.errors import BrokerUnavailable, TidelensError
-from contracts.supervision.backoff import pause_after
+from contracts.supervision.backoff import backoff_s
 
 log = structlog.get_logger(__name__)
 
-# Long-running parts of a role whose end must be the role's end.
+# Long-running tasks whose end must end the role.
 MAIN = frozenset({"api", "encoders", "queries", "spaces", "streams", "worker"})
 
 PAUSE_MIN_S = 1.0
-# A task that waits for a broker should be back soon after it.
+# Short, so that a task that waits for a broker goes on soon after the broker is back.
 PAUSE_MAX_S = 10.0
-# A long-running task works again once it has run for so long without an error.
+# A long-running task counts as working once it has run for this long without an error.
 _STEADY_S = 10.0
 
 Run = Callable[[], Coroutine[Any, Any, None]]
@@ -43,19 +43,19 @@ class _State:
     """The state of one task; times are by the monotonic clock, `failed_at` by the wall clock."""
 
     failures: int = 0
-    # Counted since it last worked.
+    # Failures since the task last worked.
     in_row: int = 0
     reason: str = ""
     failed_at: float = 0.0
     again_at: float = 0.0
-    # From this time on a long-running task counts as working, since it says nothing itself.
+    # The time from which a long-running task counts as working, since it does not report that.
     steady_at: float = inf
 
 
 class SideTasks(Collector):
-    """Runs the side tasks of a process; `of_space` supervises those of a space.
+    """The supervisor of a process's side tasks; `for_space` supervises those of a space.
 
-    `sleep` and `now` are the event loop's, unless a test has its own.
+    Tests may pass their own `sleep` and `now`.
     """
 
     def __init__(
@@ -70,8 +70,8 @@ class SideTasks(Collector):
         self._states: dict[tuple[str, str], _State] = {}
 
     @contextmanager
-    def of_space(self, space: str) -> Iterator["SideTasks"]:
-        """Yield the supervisor of one space; what it counted is forgotten at the end."""
+    def for_space(self, space: str) -> Iterator["SideTasks"]:
+        """Yield the supervisor of one space; its counts are forgotten at the end."""
         own = SideTasks(sleep=self._sleep, now=self._now)
         own._space, own._states = space, self._states
         try:
@@ -80,17 +80,17 @@ class SideTasks(Collector):
             for key in [key for key in self._states if key[0] == space]:
                 del self._states[key]
 
-    def supervised(self, runs: Mapping[str, Run]) -> dict[str, Run]:
-        """Return `runs`, by name, each supervised unless it is one of `MAIN`."""
+    def supervise(self, runs: Mapping[str, Run]) -> dict[str, Run]:
+        """Return the tasks `runs` by name, each supervised unless it is one of `MAIN`."""
         return {
             name: run if name in MAIN else partial(self.forever, name, run)
             for name, run in runs.items()
         }
 
-    async def step(self, name: str, work: Work) -> bool:
-        """Do `work`, one step of a timer, and return whether it ended without an error.
+    async def run_step(self, name: str, work: Work) -> bool:
+        """Run `work`, one step of a timer. Return whether it was run and raised no error.
 
-        It is left out while the pause after a failure lasts.
+        It is not run during the pause after a failure.
         """
         state = self._state(name)
         if self._now() < state.again_at:
@@ -98,7 +98,7 @@ class SideTasks(Collector):
         return await self._attempt(name, state, work)
 
     async def until_done(self, name: str, work: Work) -> None:
-        """Do `work`, and do it again after a pause for as long as it raises."""
+        """Run `work`, and run it again after a pause for as long as it raises an error."""
         state = self._state(name)
         while True:
             if await self._attempt(name, state, work):
@@ -107,7 +107,7 @@ class SideTasks(Collector):
             await self._sleep(state.again_at - self._now())
 
     async def forever(self, name: str, run: Work) -> None:
-        """Run a task that never returns by itself, again and again; a return is a failure."""
+        """Run a task that should never return, again and again; a return counts as a failure."""
 
         async def unending() -> None:
             await run()
@@ -116,11 +116,11 @@ class SideTasks(Collector):
         await self.until_done(name, unending)
 
     @contextmanager
-    def guarded(self, name: str) -> Iterator[None]:
-        """Swallow what the body raises, as the failure of this task; the next body comes at once.
+    def count_failures(self, name: str) -> Iterator[None]:
+        """Suppress an error of the body, and log and count it as a failure of this task.
 
-        A cancellation of the running task goes through. One that a library lets out, although
-        nobody cancelled us, is an error like others.
+        A cancellation of the running task is raised. A CancelledError that a library raises without
+        one counts as an error.
         """
         try:
             yield
@@ -137,7 +137,7 @@ class SideTasks(Collector):
     def failing(self) -> dict[str, dict[str, Any]]:
         """Return the tasks that fail now by name, each with its reason, count and time.
 
-        Those of the process are among those of a space.
+        The tasks of the process are included in those of a space.
         """
         return {
             name: {"reason": state.reason, "failures": state.in_row, "at": state.failed_at}
@@ -146,17 +146,17 @@ class SideTasks(Collector):
         }
 
     def collect(self) -> Iterable[Metric]:
-        """Collect the failures of all tasks, and which of them fail now."""
+        """Return the metrics: the failures of all tasks, and which of them fail now."""
         labels = ["task", "space"]
         failures = CounterMetricFamily(
             "tidelens_side_task_failures",
-            "Errors of tasks that a role can go without for a while; the label space is empty for "
+            "Errors of side tasks, without which a role goes on; the label space is empty for "
             "tasks of the process.",
             labels=labels,
         )
         failing = GaugeMetricFamily(
             "tidelens_side_task_failing",
-            "1 while the last try of a side task has failed, else 0.",
+            "1 while the last attempt of a side task has failed, otherwise 0.",
             labels=labels,
         )
         for (space, name), state in sorted(self._states.items()):
@@ -166,7 +166,7 @@ class SideTasks(Collector):
 
     async def _attempt(self, name: str, state: _State, work: Work) -> bool:
         before = state.failures
-        with self.guarded(name):
+        with self.count_failures(name):
             await work()
         return state.failures == before
 
@@ -181,22 +181,22 @@ class SideTasks(Collector):
         state.failures += 1
         state.in_row = state.in_row + 1 if self._fails(state) else 1
         state.reason, state.failed_at = _described(error), time.time()
-        pause_s = pause_after(state.in_row, PAUSE_MIN_S, PAUSE_MAX_S)
+        pause_s = backoff_s(state.in_row, PAUSE_MIN_S, PAUSE_MAX_S)
         state.again_at, state.steady_at = self._now() + pause_s, inf
-        told = {"task": name, "error": state.reason, "again_in_s": pause_s}
+        about = {"task": name, "error": state.reason, "again_in_s": pause_s}
         if self._space:
-            told["space"] = self._space
-        # aiokafka's errors say whether they are `retriable`, as ours do.
+            about["space"] = self._space
+        # The errors of aiokafka and of Tidelens have the attribute `retriable`.
         foreseen = isinstance(error, OSError) or hasattr(error, "retriable")
         if isinstance(error, BrokerUnavailable | ConnectionError) or (
             foreseen and not isinstance(error, TidelensError | OSError)
         ):
-            log.warning("put off until the broker answers", **told)
+            log.warning("put off until the broker answers", **about)
         elif foreseen:
-            log.warning("a side task failed; it is tried again", **told)
+            log.warning("a side task failed; it is tried again", **about)
         else:
-            # Nobody foresaw it, so the log must show where it came from.
-            log.error("a side task failed; it is tried again", **told, exc_info=error)
+            # An unexpected error: the log must show where it came from.
+            log.error("a side task failed; it is tried again", **about, exc_info=error)
 
     def _worked(self, name: str) -> None:
         state = self._state(name)
@@ -206,7 +206,7 @@ class SideTasks(Collector):
 
 
 def _described(error: BaseException) -> str:
-    # A task group wraps what one of its tasks raised; the one line is about the cause.
+    # A task group wraps the error of one of its tasks. The log line is about the cause.
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Tag, model_validator
 
-from contracts.events.content_event import ID_BYTES_MAX, IMAGE_FORM, Image, Metadata, Text
+from contracts.events.content_body import ID_BYTES_MAX, IMAGE_FORM, Image, Metadata, Text
 from contracts.filters.json_form import Filter, parse
 from contracts.prompts import TEMPLATES, require_distinct, require_slot
 from contracts.topics import Target

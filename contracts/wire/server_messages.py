@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from contracts.events.content_event import Metadata
+from contracts.events.content_body import Metadata
 from contracts.topics import Target
 from contracts.wire.client_messages import AsOfMessage, MessageModel
 

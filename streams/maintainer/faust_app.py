@@ -123,7 +123,7 @@ def streams_app(
     @app.agent(letters)
     async def watch_dead_letters(stream: faust.StreamT[bytes]) -> AsyncIterator[None]:
         async for event in stream.events():
-            with side.guarded("dead letters"):
+            with side.count_failures("dead letters"):
                 reason = counted_reason(event.headers or {}, names.space)
                 if reason is not None:
                     dead_letters.add(reason, clock.now())
@@ -159,6 +159,6 @@ def timers(maintainer: Maintainer) -> Mapping[str, tuple[float, Step]]:
 
 def _supervised(side: SideTasks, name: str, step: Step) -> Callable[[], Awaitable[None]]:
     async def supervised() -> None:
-        await side.step(name, step)
+        await side.run_step(name, step)
 
     return supervised

@@ -15,7 +15,7 @@ from pathlib import Path
 from contracts.events.content_event import content_record, delete_record
 from contracts.events.embedding_record import Embedding, read_embedding
 from contracts.fault_points import POINTS
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS
 from index_store import digest
 from streams.devbroker.broker import LocalBroker

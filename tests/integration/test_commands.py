@@ -13,10 +13,10 @@ import pytest
 
 from contracts.events.control_record import ActiveSpace, SpaceRef
 from contracts.events.record import OutRecord
-from contracts.schemas.build import LagAnswer
 from contracts.settings import KafkaSettings
 from contracts.supervision.children import module_command
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
+from contracts.wire.http_answers import LagAnswer
 from streams.kafka.connection import Connection
 from streams.kafka.event_log import KafkaLog
 from tests.kits.broker_fixture import TestKafka

@@ -13,7 +13,8 @@ from contracts.events.record import OutRecord, Source
 from contracts.metrics import Metrics
 from contracts.ports.blob_store import BlobStore
 from contracts.settings import Settings
-from contracts.testing.memory import HashEncoder, MemoryBlobs
+from contracts.testing.blob_store import MemoryBlobStore
+from contracts.testing.encoder import HashEncoder
 from index_store.search.searcher import AppliedFeed, LocalSearcher
 from streams.maintainer.maintainer import Maintainer
 from tests.faults.kill_rounds import digests as log_digests
@@ -127,7 +128,7 @@ async def test_a_snapshot_behind_tombstones_that_expired_is_not_gone_on_from(
     kafka, tmp_path: Path
 ) -> None:
     """What was deleted is in no record any more: only a replay does without it (invariant 7)."""
-    store, names = MemoryBlobs(), [f"item-{n}" for n in range(20)]
+    store, names = MemoryBlobStore(), [f"item-{n}" for n in range(20)]
     deleted = set(names[::3])
     async with collection(
         kafka.bootstrap, space=ENCODER.space.name, partitions=1, eager_compaction=True

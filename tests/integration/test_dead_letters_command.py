@@ -14,7 +14,7 @@ import pytest
 from contracts.events.content_event import EVENT_TYPES, content_record
 from contracts.events.record import OutRecord
 from contracts.supervision.children import module_command
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from streams.ownership.kafka_ownership import KafkaEncoderLog
 from tests.kits.kafka import MURMUR2, RECORD_BYTES_MAX, Collection, caption, collection, worker
 

@@ -14,7 +14,8 @@ from contracts.events.content_event import content_record
 from contracts.events.embedding_record import embedding_record, encode_value
 from contracts.events.record import OutRecord, Record, Source, TopicPartition
 from contracts.ports.lag import Lag
-from contracts.testing.memory import HashEncoder, ManualClock
+from contracts.testing.clock import ManualClock
+from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS, Names, topic_specs
 from streams.devbroker.broker import LocalBroker
 from streams.groups.deletion import forget

@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from contracts.supervision.children import module_command
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from tests.faults.kill_rounds import OFTEN, all_encoded, assert_index_is_the_log, churn, seed
 from tests.kits.kafka import Collection, collection
 from tests.kits.roles import MODEL, answering, free_port, of, role

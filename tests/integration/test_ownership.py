@@ -23,7 +23,7 @@ from contracts.events.content_event import EVENT_TYPES, content_record, delete_r
 from contracts.events.embedding_record import embedding_record, encode_value, read_embedding
 from contracts.events.record import OutRecord, Record, Source
 from contracts.events.record import TopicPartition as Partition
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS
 from streams.ownership.kafka_ownership import KafkaEncoderLog, KafkaOwnership, _Session
 from tests.kits.kafka import (

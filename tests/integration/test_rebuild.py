@@ -17,7 +17,7 @@ from contracts.events.content_event import content_record, delete_record
 from contracts.events.control_record import ACTIVE, ActiveSpace, CandidateSpace, SpaceRef
 from contracts.events.record import OutRecord
 from contracts.settings import Settings
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from contracts.topics import Names, topic_specs
 from streams.registry.control_topic import Control, read_control
 from streams.topics.admin import create

@@ -8,7 +8,7 @@ import pytest
 from contracts.errors import ConfigurationError
 from contracts.metrics import Metrics
 from contracts.settings import KafkaSettings, Settings
-from contracts.testing.memory import ManualClock
+from contracts.testing.clock import ManualClock
 from index_store.snapshot.store import Snapshots
 from index_store.storage import s3 as module
 from index_store.storage.open import open_blobs

@@ -12,7 +12,7 @@ from yarl import URL
 from contracts.errors import BrokerUnavailable, TidelensError
 from contracts.events.content_event import content_record
 from contracts.settings import KafkaSettings
-from contracts.testing.memory import ManualClock
+from contracts.testing.clock import ManualClock
 from streams.kafka.connection import Connection
 from streams.lag.kafka_lag import KafkaLag
 from tests.kits.broker_fixture import TestKafka

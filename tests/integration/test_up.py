@@ -18,7 +18,7 @@ from contracts.events.embedding_record import encode_value
 from contracts.events.record import OutRecord, Source
 from contracts.settings import Settings
 from contracts.space import Space
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS, Names
 from tests.kits.kafka import collection
 from tests.kits.roles import Role, answering, free_port, of, role, said

@@ -33,7 +33,9 @@ from contracts.ports.pictures import PictureConverter, ReferenceReader
 from contracts.ports.search import Answer, AppliedBatch
 from contracts.score import Vectors, exact_scores, ranking
 from contracts.settings import Settings
-from contracts.testing.memory import HashEncoder, ManualClock, MemoryLog
+from contracts.testing.clock import ManualClock
+from contracts.testing.encoder import HashEncoder
+from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names, Target
 from contracts.wire.as_of import AsOf
 from contracts.wire.cursor import Cursor
@@ -425,7 +427,7 @@ class Kit:
         self.index = index or BruteIndex()
         self.clock = ManualClock()
         topics = {f(t): PARTITIONS for t in TARGETS for f in (NAMES.content, NAMES.embeddings)}
-        self.log = MemoryLog(topics, clock=self.clock)
+        self.log = MemoryEventLog(topics, clock=self.clock)
         self.lag = FixedLag()
         self.admin = FixedAdmin()
         self.queries = DirectQueries(dim)

@@ -109,7 +109,8 @@ def text_faults(text: str, *, function: bool) -> Iterator[str]:
     if not re.match("[A-Z`]", text):
         yield "does not begin with a capital letter"
     last = text.splitlines()[-1]
-    if not (last.endswith((".", "?", "!")) or last.startswith((" ", "|"))):
+    is_example = text.split("\n\n")[-1].startswith((">>>", " ", "|"))
+    if not (last.endswith((".", "?", "!")) or is_example):
         yield "does not end with a full stop"
     yield from tics(text)
 

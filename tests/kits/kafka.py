@@ -26,7 +26,7 @@ from contracts.partitioner import partitioner
 from contracts.ports.encoder import Encoder, RgbImage
 from contracts.ports.ownership import Ownership
 from contracts.settings import KafkaSettings
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS, Names, Target, TopicSpec, topic_specs
 from streams.kafka.connection import Connection
 from streams.kafka.event_log import KafkaLog

@@ -15,7 +15,7 @@ _STARTS = {
     # Faust's and mode's.
     *("timer", "crontab", "agent", "task", "add_future"),
 }
-_SUPERVISED = {"step", "until_done", "forever", "guarded"}
+_SUPERVISED = {"run_step", "until_done", "forever", "count_failures"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,14 @@ def _starting(tree: ast.AST, within: tuple[str, ...] = ()) -> Iterator[str]:
 
 
 def _supervised(tree: ast.AST) -> Iterator[str]:
-    """The names in calls such as `side.step("lag", ...)` and `side.supervised({"lag": ...})`."""
+    """The names in calls such as `side.run_step("lag", ...)` and `side.supervise({"lag": ...})`."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
         called, first = _called(node.func), node.args[0] if node.args else None
         if called in _SUPERVISED and isinstance(first, ast.Constant):
             yield str(first.value)
-        elif called == "supervised" and isinstance(first, ast.Dict):
+        elif called == "supervise" and isinstance(first, ast.Dict):
             yield from (str(key.value) for key in first.keys if isinstance(key, ast.Constant))
 
 

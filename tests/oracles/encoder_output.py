@@ -14,7 +14,7 @@ from contracts.events.dead_letter import original_headers, read_letter
 from contracts.events.embedding_record import Embedding, read_embedding
 from contracts.events.record import Record, RecordPosition
 from contracts.score import Vectors
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 
 ENCODER = HashEncoder()
 # A bad record that leaves the item of its key alone.

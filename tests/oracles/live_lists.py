@@ -18,7 +18,7 @@ from contracts.events.record import Fetched, Positions, Record, RecordPosition, 
 from contracts.filters.json_form import parse
 from contracts.ports.hit import Hit, VectorQuery
 from contracts.score import Vectors, unit
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS, Names, Target
 from contracts.wire.as_of import AsOf
 from contracts.wire.delta import WireHit

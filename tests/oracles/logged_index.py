@@ -11,7 +11,8 @@ from typing import Any
 from contracts.events.embedding_record import embedding_record, encode_value
 from contracts.events.record import OutRecord, Record, Source
 from contracts.score import Vectors
-from contracts.testing.memory import HashEncoder, MemoryLog
+from contracts.testing.encoder import HashEncoder
+from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Target
 from tests.kits.api_kit import MURMUR2, NAMES, PARTITIONS, BruteIndex
 
@@ -37,7 +38,7 @@ class Version:
 class LoggedIndex(BruteIndex):
     """Give it the kit's log before anything is written."""
 
-    log: MemoryLog
+    log: MemoryEventLog
 
     def __init__(self) -> None:
         super().__init__()

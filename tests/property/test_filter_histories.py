@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from contracts.filters.json_form import Filter, parse
 from contracts.filters.warnings import FilterWarning, warnings_of
 from contracts.ports.hit import VectorQuery
-from contracts.testing.memory import MemoryBlobs
+from contracts.testing.blob_store import MemoryBlobStore
 from index_store.index import Index
 from index_store.metadata import segment_fields
 from index_store.metadata.metadata_index import Fields
@@ -57,7 +57,7 @@ def rebuilt(index: Index) -> None:
 
 
 def restored(index: Index) -> Index:
-    snapshots = snapshots_in(MemoryBlobs())
+    snapshots = snapshots_in(MemoryBlobStore())
     LOOP.run(snapshots.write(index))
     found = LOOP.run(snapshots.restore(index.emptied()))
     assert found is not None, snapshots.refused

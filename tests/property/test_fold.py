@@ -41,7 +41,7 @@ from contracts.filters.warnings import warnings_of
 from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors, unit
 from contracts.space import Space
-from contracts.testing.memory import MemoryBlobs
+from contracts.testing.blob_store import MemoryBlobStore
 from contracts.topics import TARGETS, Names, Target
 from index_store.ann import flat, growing_codes
 from index_store.ann.faiss_index import Ann, Operating
@@ -209,7 +209,7 @@ class Fold(RuleBasedStateMachine):
         self.index = new_index()
         if searched:
             self.index.expect_searches()
-        self.snapshots = snapshots_in(MemoryBlobs(), "fold-v1/0/0/")
+        self.snapshots = snapshots_in(MemoryBlobStore(), "fold-v1/0/0/")
         self.sealings: list[tuple[Target, Sealing]] = []
         self.spill = new_spill()
         self.held: list[tuple[IndexView, VectorQuery, Answer]] = []

@@ -20,7 +20,7 @@ from contracts.errors import MESSAGE_CHARS_MAX
 from contracts.events.content_event import EVENT_TYPES
 from contracts.events.embedding_record import read_embedding
 from contracts.events.record import OutRecord, Record
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS, Names, Target
 from tests.kits.kafka import MURMUR2, decoded, intake, no_reference, none_allowed
 

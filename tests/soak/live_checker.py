@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # also as `python tests/soak/live_checker.py`
 
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from streams.devbroker.broker import LocalBroker
 from tests.faults.live_rounds import LiveRounds
 from tests.kits.broker_fixture import FAST

@@ -24,7 +24,7 @@ from contracts.events.control_record import CandidateSpace, SpaceRef
 from contracts.events.record import OutRecord, TopicPartition
 from contracts.ports.event_log import EventLog
 from contracts.settings import Settings
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS, Names, topic_specs
 from streams.devbroker.broker import LocalBroker
 from streams.ownership.kafka_ownership import KafkaEncoderLog

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contracts.allowed_files import NotRegular, OutsideRoots
 from contracts.errors import RejectedRecord, TidelensError
-from contracts.events.content_event import Content, Image, content_record, key_of_id
+from contracts.events.content_body import Image
+from contracts.events.content_event import Content, content_record, key_of_id
 from contracts.picture_formats import HEAD_BYTES, NAMES, require_format
 from contracts.settings import Settings
 from contracts.topics import Target

@@ -12,7 +12,7 @@ import structlog
 
 from contracts.errors import BrokerUnavailable, TopicMismatch
 from contracts.events.dead_letter import letter_bytes_max
-from contracts.metrics import Metrics, show_process
+from contracts.metrics import Metrics, register_process_metrics
 from contracts.partitioner import partitioner
 from contracts.ports.clock import Clock
 from contracts.ports.encoder import Encoder, Preprocess
@@ -59,7 +59,7 @@ async def run_encoder(
     from tidelens.server.metrics_port import metrics_server
 
     metrics, health = Metrics(), EncoderHealth(has_broker=not attached)
-    show_process(metrics.registry)
+    register_process_metrics(metrics.registry)
     async with contextlib.AsyncExitStack() as stack:
         stop = await stack.enter_async_context(stop_signal())
         # A taken port is told at once, not after the model was loaded.
@@ -145,7 +145,7 @@ async def _encode(
         log.info("stopped before the model was loaded")
         return False
     gc_pauses.forget_imports()
-    metrics.of_space(encoder.space.name)
+    metrics.set_space(encoder.space.name)
     health.space = encoder.space.name
     clock, connection = SystemClock(), Connection(brokers, kafka)
     lag = KafkaLag(connection, Names(settings.topic_prefix, encoder.space.name), None, clock)
@@ -165,7 +165,7 @@ async def _encode(
         metrics.registry.register(side)
         event_log = await stack.enter_async_context(_open_log(settings, connection))
         watch = TopicWatch(event_log, lag.names, metrics)
-        runs = side.supervised(
+        runs = side.supervise(
             {
                 "worker": worker.run,
                 "topics": watch.run,
@@ -207,14 +207,14 @@ async def show_lag(
 
     while True:
         try:
-            metrics.show_lag(await source.lag(), clock.now())
+            metrics.set_lag(await source.lag(), clock.now())
             health.broker = "reachable"
         except (BrokerUnavailable, KafkaError) as error:
             log.debug("the lag is not known", error=str(error))
-            metrics.lag_unknown()
+            metrics.clear_lag()
             health.broker = "unreachable"
         except Exception as error:
-            metrics.lag_unknown()
+            metrics.clear_lag()
             if isinstance(error, TopicMismatch):
                 health.broker = "reachable"  # it says so itself
             raise
@@ -279,7 +279,7 @@ async def open_worker(
         drain_ms=settings.encode_drain_ms,
     )
     part = Part("decode", pause_max_s=settings.restart_pause_max_s)
-    part.runs()  # each of them is started by its first picture
+    part.mark_running()  # each of them is started by its first picture
     metrics.registry.register(PartStates([part]))
     async with (
         open_decoders(settings, encoder.preprocess) as decoders,

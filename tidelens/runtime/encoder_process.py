@@ -14,7 +14,7 @@ import orjson
 from contracts.errors import TidelensError
 from contracts.settings import Settings
 from contracts.supervision.children import module_command
-from contracts.supervision.processes import why_ended
+from contracts.supervision.processes import exit_reason
 from tidelens.process.child_reports import Report, Reports
 
 _NICE = 19
@@ -93,7 +93,7 @@ class EncoderProcess:
                 failure = report
         code = await self._process.wait()
         if failure is None:
-            why = why_ended(code)
+            why = exit_reason(code)
             by_itself = code != 0 and -code not in _FROM_OUTSIDE
             return Ended(why, TidelensError(f"the encoder: {why}") if by_itself else None)
         return Ended(

@@ -91,7 +91,7 @@ class Encoders:
     async def _keep(self, model: str, brokers: str) -> None:
         """Run an encoder, and start it again whenever it ends, until cancelled."""
         part = Part("encode", model, pause_max_s=self._settings.restart_pause_max_s)
-        with self._parts.showing(part), self._listener(model) as listener:
+        with self._parts.registered(part), self._listener(model) as listener:
             while True:
                 try:
                     process = await self._started(model, listener)
@@ -103,11 +103,11 @@ class Encoders:
                     if ended.trace is not None:
                         log.error("the encoder failed", exception=ended.trace)
                     raise ended.error
-                await part.pause(ended.reason, trace=ended.trace)
+                await part.wait_before_restart(ended.reason, trace=ended.trace)
 
     async def _watched(self, part: Part, process: EncoderProcess, brokers: str) -> Ended:
         def works() -> None:
-            part.runs()
+            part.mark_running()
             # Only at the first start, or each restart would write a line.
             if part.restarts == 0:
                 log.info("encoding", model=part.model)

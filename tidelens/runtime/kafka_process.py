@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from contracts.settings import KafkaSettings, Settings
-from contracts.supervision.processes import Part, Parts, why_ended
+from contracts.supervision.processes import Part, Parts, exit_reason
 from streams.devbroker.broker import LocalBroker
 from streams.devbroker.ports import BrokerPorts
 from streams.kafka.connection import Connection
@@ -31,11 +31,11 @@ async def open_kafka(
         return
     broker = LocalBroker(settings.data, ports=ports)
     part = Part("broker", pause_max_s=settings.restart_pause_max_s)
-    with parts.showing(part):
+    with parts.registered(part):
         try:
             address = await broker.start()
             run_file.child("kafka", broker.pid)
-            part.runs()
+            part.mark_running()
             keeping = asyncio.create_task(keep(broker, part, run_file, stop), name="broker")
             try:
                 yield address
@@ -52,12 +52,12 @@ async def keep(broker: LocalBroker, part: Part, run_file: RunFile, stop: asyncio
     Nothing is started after `stop`: systemd stops a whole service, Kafka together with us.
     """
     while True:
-        reason = why_ended(await broker.wait())
+        reason = exit_reason(await broker.wait())
         run_file.child("kafka", None)
         started = False
         while not started:
             if not stop.is_set():
-                await part.pause(reason)
+                await part.wait_before_restart(reason)
             if stop.is_set():
                 return
             try:
@@ -68,4 +68,4 @@ async def keep(broker: LocalBroker, part: Part, run_file: RunFile, stop: asyncio
                 # again.
                 reason = f"it does not start: {error or repr(error)}"
         run_file.child("kafka", broker.pid)
-        part.runs()
+        part.mark_running()

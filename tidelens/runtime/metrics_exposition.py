@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from contracts.metrics import Metrics, show_process
+from contracts.metrics import Metrics, register_process_metrics
 from contracts.supervision.processes import Part
 from streams.registry.control_faults import ControlFaults
 from tidelens.server.admission import Door
@@ -29,7 +29,7 @@ class Exposition(Collector):
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        show_process(self.registry)
+        register_process_metrics(self.registry)
         self.registry.register(ChildMemory())
         self.registry.register(self)
         self._shown: list[Metrics] = []

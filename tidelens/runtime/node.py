@@ -72,7 +72,7 @@ def open_node(
         of_space = made.pop(ref, None)
         if of_space is None:
             of_space = await asyncio.to_thread(queries_of, settings, ref)
-        with side.of_space(ref.space) as own:
+        with side.for_space(ref.space) as own:
             opened = _serving(
                 settings,
                 connection,
@@ -118,7 +118,7 @@ def open_node(
         followed = partial(follow_control, event_log, topic, faults=faults)
         await outlasting(spaces.run(followed), answered)
 
-    return side.supervised({"spaces": serve_spaces, "api": serve_api, "trim": trim})
+    return side.supervise({"spaces": serve_spaces, "api": serve_api, "trim": trim})
 
 
 @asynccontextmanager
@@ -240,8 +240,8 @@ async def _serving(
                 await maintainer.snapshot()
 
         gc_pauses.shorten()
-        runs = side.supervised({"queries": queries.run, "streams": host_streams, **background(app)})
-        with exposition.showing(metrics), parts.showing(queries.encoder.part):
+        runs = side.supervise({"queries": queries.run, "streams": host_streams, **background(app)})
+        with exposition.showing(metrics), parts.registered(queries.encoder.part):
             yield Serving(app, runs, lambda: searcher.is_ready and queries.encoder.loaded.is_set())
 
 

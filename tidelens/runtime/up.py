@@ -131,7 +131,7 @@ async def _run(
                 faults,
             )
             names = Names(settings.topic_prefix, queries.space.name)
-            runs |= side.supervised(_feeds(event_log, names, settings, sample=sample, watch=watch))
+            runs |= side.supervise(_feeds(event_log, names, settings, sample=sample, watch=watch))
             tasks |= {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
             follow = partial(_followed, settings.data, event_log, names.control, faults)
             tasks["encoders"] = asyncio.create_task(encoders.run(brokers, follow, side))

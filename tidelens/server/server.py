@@ -144,4 +144,4 @@ async def _check(door: Door, every_s: float, side: SideTasks) -> None:
 
     while True:
         await asyncio.sleep(every_s)
-        await side.step("door", check)
+        await side.run_step("door", check)

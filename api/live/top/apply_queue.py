@@ -115,7 +115,7 @@ class Folding:
 
     async def _run(self) -> None:
         try:
-            with self._side.guarded("folding"):
+            with self._side.count_failures("folding"):
                 try:
                     await self._fold_all()
                 except Exception:

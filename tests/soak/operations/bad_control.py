@@ -11,7 +11,7 @@ from contracts.events.control_record import ACTIVE, CANDIDATE, ActiveSpace, Spac
 from contracts.events.record import OutRecord
 from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from streams.kafka.connection import Connection
 from streams.kafka.event_log import KafkaLog
 from tests.kits.roles import answering, free_port, said

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from contracts.errors import ConfigurationError, RejectedRequest
 from contracts.prompts import fill_templates
 from contracts.score import unit
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from contracts.zero_shot import label_vectors, probabilities
 from tests.kits.api_kit import Kit
 from tidelens.cli.classify import classify

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 from api.app import background
 from contracts.errors import BrokerUnavailable, SnapshotFailed
 from contracts.ports.lag import Lag
-from contracts.schemas.build import LagAnswer, Readiness, Status
+from contracts.wire.http_answers import LagAnswer, Readiness, Status
 from index_store.storage.local import DiskBlobs
 from streams.maintainer.snapshot_schedule import SnapshotKeeper
 from tests.kits.api_kit import Kit
@@ -104,7 +104,7 @@ async def test_a_lag_that_cannot_be_measured_is_unknown_and_not_what_it_was() ->
     kit.lag.error = KeyError("unforeseen")
     measured = background(kit.app)["freshness"]
     with capture_logs():
-        assert not await kit.node.side.step("freshness", measured)
+        assert not await kit.node.side.run_step("freshness", measured)
     ready = (await kit.http.get("/readyz")).json()
     assert (ready["ready"], ready["broker"], ready["behind_s"]) == (True, "unknown", None)
     assert isnan(kit.sample("tidelens_behind_seconds") or 0)

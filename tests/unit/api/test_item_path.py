@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.errors import RejectedRequest
-from contracts.events.content_event import ID_BYTES_MAX, Content, content_record
+from contracts.events.content_body import ID_BYTES_MAX
+from contracts.events.content_event import Content, content_record
 from contracts.events.record import OutRecord
 from contracts.wire.item_urls import item_path, picture_path
 from tests.kits.api_kit import MURMUR2, PARTITIONS, Kit

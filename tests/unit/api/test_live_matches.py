@@ -12,7 +12,7 @@ from api.live.matches.alert import Alert
 from api.live.matches.replay import Rereading
 from api.queries.prepare import Question
 from contracts.errors import BrokerUnavailable, LogChanged
-from contracts.testing.memory import MemoryReader
+from contracts.testing.event_log import MemoryLogReader
 from contracts.wire.cursor import Cursor
 from contracts.wire.server_messages import ServerMessage
 from tests.kits.api_kit import Kit, Socket
@@ -209,16 +209,16 @@ async def test_an_index_replaced_while_the_log_is_read(
     socket.send(op="unsubscribe", sub="s")
     for name in "bcd":
         kit.caption(name, "red cat")
-    index, fetch = kit.index, MemoryReader.fetch
+    index, fetch = kit.index, MemoryLogReader.fetch
 
-    async def replaced(self: MemoryReader, **limits: Any) -> Any:
+    async def replaced(self: MemoryLogReader, **limits: Any) -> Any:
         assert isinstance(index, LoggedIndex)
         if index.epoch == "epoch-1":
             index.restart("epoch-2")
             kit.caption("z", "blue dog")
         return await fetch(self, **limits)
 
-    monkeypatch.setattr(MemoryReader, "fetch", replaced)
+    monkeypatch.setattr(MemoryLogReader, "fetch", replaced)
     monkeypatch.setattr("api.live.matches.replay._RETRY_S", 0.001)
     await opened(socket, resumed["cursor"])
     reset, anew = await socket.receive(), await socket.receive()
@@ -292,7 +292,7 @@ async def test_one_pass_at_a_time_reads_for_an_alert(
     kit.caption("b", "blue dog")
     closing, closed, tails, tail = asyncio.Event(), asyncio.Event(), 0, kit.log.tail
 
-    async def close(self: MemoryReader) -> None:
+    async def close(self: MemoryLogReader) -> None:
         closing.set()
         await closed.wait()
 
@@ -302,7 +302,7 @@ async def test_one_pass_at_a_time_reads_for_an_alert(
         await asyncio.sleep(0.05)
         return await tail(start)
 
-    monkeypatch.setattr(MemoryReader, "close", close)
+    monkeypatch.setattr(MemoryLogReader, "close", close)
     await opened(socket, resumed["cursor"], **by_item)
     await closing.wait()
     # It follows. Its item changes: another pass is to read for it, while this one closes.

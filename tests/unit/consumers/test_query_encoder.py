@@ -22,7 +22,7 @@ from contracts.metrics import Metrics
 from contracts.score import Vectors, unit
 from contracts.settings import Settings, load
 from contracts.supervision.processes import Part
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from tests.kits.api_kit import Kit
 from tidelens.runtime.query_encoder import make_queries
 

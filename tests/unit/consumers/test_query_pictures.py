@@ -14,7 +14,7 @@ from PIL import Image
 from consumers.queries.encoder import ProcessQueryEncoder
 from contracts.errors import NotReady, RejectedRecord, RejectedRequest
 from contracts.settings import Settings
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from tests.faults.hostile_pictures import bomb, many_scans, plain, png
 from tests.kits.picture_files import saved
 from tests.unit.consumers.test_decoder_pool import decoder_processes

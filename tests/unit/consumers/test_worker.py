@@ -27,7 +27,8 @@ from contracts.events.record import OutRecord, Record, TopicPartition
 from contracts.metrics import Metrics
 from contracts.ports.encoder import RgbImage
 from contracts.supervision.processes import Part
-from contracts.testing.memory import HashEncoder, MemoryLog
+from contracts.testing.encoder import HashEncoder
+from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names, Target
 from tests.kits.api_kit import MURMUR2
 from tests.kits.kafka import (
@@ -49,9 +50,9 @@ REFERENCE = b'{"image": {"ref": "%s", "sha256": "' + b"0" * 64 + b'"}}'
 CONTENT = [NAMES.content(target) for target in TARGETS]
 
 
-def memory_log() -> MemoryLog:
+def memory_log() -> MemoryEventLog:
     topics = dict.fromkeys([*CONTENT, *(NAMES.embeddings(t) for t in TARGETS)], PARTITIONS)
-    return MemoryLog({**topics, NAMES.dead_letters: 1}, content_topics=CONTENT)
+    return MemoryEventLog({**topics, NAMES.dead_letters: 1}, content_topics=CONTENT)
 
 
 def png(colour: tuple[int, int, int] = (200, 0, 0)) -> bytes:
@@ -61,7 +62,7 @@ def png(colour: tuple[int, int, int] = (200, 0, 0)) -> bytes:
 
 
 @asynccontextmanager
-async def running(log: MemoryLog, **options: object) -> AsyncIterator[None]:
+async def running(log: MemoryEventLog, **options: object) -> AsyncIterator[None]:
     async with log.join(NAMES.encoder_group) as ownership:
         task = asyncio.create_task(worker(ownership, NAMES, PARTITIONS, **options).run())
         try:
@@ -71,7 +72,7 @@ async def running(log: MemoryLog, **options: object) -> AsyncIterator[None]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def encoded(log: MemoryLog) -> list[Embedding]:
+async def encoded(log: MemoryEventLog) -> list[Embedding]:
     """All embeddings, once the encoder's offsets have reached the end of the content."""
     async with asyncio.timeout(30):
         while any(
@@ -82,7 +83,7 @@ async def encoded(log: MemoryLog) -> list[Embedding]:
     return written(log)
 
 
-def written(log: MemoryLog) -> list[Embedding]:
+def written(log: MemoryEventLog) -> list[Embedding]:
     return [
         read_embedding(ENCODER.space, record)
         for target in TARGETS
@@ -91,7 +92,7 @@ def written(log: MemoryLog) -> list[Embedding]:
     ]
 
 
-def letters(log: MemoryLog) -> list[str]:
+def letters(log: MemoryEventLog) -> list[str]:
     records = log.records[TopicPartition(NAMES.dead_letters, 0)]
     return [(record.header("dead_letter_reason") or b"").decode() for record in records]
 

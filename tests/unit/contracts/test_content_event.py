@@ -7,10 +7,8 @@ import orjson
 import pytest
 
 from contracts.errors import RejectedRecord
+from contracts.events.content_body import METADATA_BYTES_MAX, METADATA_DEPTH_MAX, METADATA_NAMES_MAX
 from contracts.events.content_event import (
-    METADATA_BYTES_MAX,
-    METADATA_DEPTH_MAX,
-    METADATA_NAMES_MAX,
     Content,
     content_record,
     delete_record,

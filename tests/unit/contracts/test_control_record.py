@@ -18,7 +18,7 @@ from contracts.events.control_record import (
     read_record,
 )
 from contracts.events.record import OutRecord, Record
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 
 NOW = 1_800_000_000.0
 TOPIC = "tidelens.control"

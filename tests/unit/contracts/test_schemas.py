@@ -9,9 +9,10 @@ import orjson
 import pytest
 from pydantic import TypeAdapter
 
-from contracts.events.content_event import CaptionBody, ImageBody
+from contracts.events.content_body import CaptionBody, ImageBody
 from contracts.schemas import build
 from contracts.wire.client_messages import ClientMessage, NewItem, Query
+from contracts.wire.http_answers import Problem
 from contracts.wire.server_messages import AnswerMessage, ServerMessage
 
 EXAMPLES = sorted((build.FOLDER / "examples").glob("*.json"))
@@ -23,22 +24,22 @@ TYPES: dict[str, Any] = {
     "answer": AnswerMessage,
     "client-message": ClientMessage,
     "server-message": ServerMessage,
-    "problem": build.Problem,
+    "problem": Problem,
 }
 
 
 def test_what_is_checked_in_is_what_the_types_say() -> None:
-    assert build.differing() == [], "run python -m contracts.schemas.build"
+    assert build.outdated_documents() == [], "run python -m contracts.schemas.build"
 
 
 def test_drift_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "FOLDER", tmp_path / "schemas")
-    assert build.differing() == sorted(f"{name}.json" for name in build.documents())
+    assert build.outdated_documents() == sorted(f"{name}.json" for name in build.schema_documents())
     build.write()
-    assert build.differing() == []
+    assert build.outdated_documents() == []
     (tmp_path / "schemas" / "query.json").write_text("{}")
     (tmp_path / "schemas" / "old.json").write_text("{}")
-    assert build.differing() == ["old.json", "query.json"]
+    assert build.outdated_documents() == ["old.json", "query.json"]
 
 
 def test_every_type_has_examples_of_its_first_version() -> None:
@@ -54,7 +55,7 @@ def test_what_was_written_in_version_1_is_still_read(path: Path) -> None:
     """These files are never edited: what breaks them breaks somebody's stream or program."""
     name = name_of(path)
     for example in orjson.loads(path.read_bytes()):
-        jsonschema.validate(example, build.documents()[name])
+        jsonschema.validate(example, build.schema_documents()[name])
         TypeAdapter(TYPES[name]).validate_python(example)
 
 
@@ -68,12 +69,12 @@ def test_events_may_gain_members(name: str) -> None:
 
 @pytest.mark.parametrize("name", TYPES)
 def test_the_schemas_are_valid_schemas(name: str) -> None:
-    jsonschema.Draft202012Validator.check_schema(build.documents()[name])
+    jsonschema.Draft202012Validator.check_schema(build.schema_documents()[name])
 
 
 @pytest.mark.parametrize("name", ["openapi", "asyncapi"])
 def test_every_reference_leads_somewhere(name: str) -> None:
-    document = build.documents()[name]
+    document = build.schema_documents()[name]
     raw = orjson.dumps(document).decode()
     references = set(re.findall(r'"#(/[^"]+)"', raw))
     assert references
@@ -95,7 +96,7 @@ def test_every_route_of_the_api_is_in_the_openapi_document() -> None:
     }
     documented = {
         (path, method)
-        for path, item in build.documents()["openapi"]["paths"].items()
+        for path, item in build.schema_documents()["openapi"]["paths"].items()
         for method in item
         if method != "parameters"
     }
@@ -105,6 +106,6 @@ def test_every_route_of_the_api_is_in_the_openapi_document() -> None:
 def test_a_breaking_change_would_be_caught() -> None:
     """A member taken away, or made needed, fails on the examples."""
     example = orjson.loads((build.FOLDER / "examples" / "caption.v1.1.json").read_bytes())[0]
-    changed = build.documents()["caption.v1"] | {"required": ["text", "language"]}
+    changed = build.schema_documents()["caption.v1"] | {"required": ["text", "language"]}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(example, changed)

@@ -17,7 +17,7 @@ from contracts.errors import BrokerUnavailable, NotReady, RejectedRequest
 from contracts.settings import KafkaSettings, Settings
 from contracts.supervision import side_tasks
 from contracts.supervision.side_tasks import MAIN, PAUSE_MAX_S, SideTasks
-from contracts.testing.memory import ManualClock
+from contracts.testing.clock import ManualClock
 from contracts.topics import Names
 from streams.kafka.connection import Connection
 from streams.maintainer.faust_app import streams_app, timers
@@ -96,7 +96,7 @@ async def test_whatever_a_step_raises_is_told_under_its_name(
     """The broker is blamed only for what the broker did; what nobody foresaw has a traceback."""
     side = SideTasks()
     with capture_logs() as logs:
-        assert not await side.step("commit", raising(error))
+        assert not await side.run_step("commit", raising(error))
     [line] = logs
     assert (line["event"], line["log_level"], line["task"]) == (event, level, "commit")
     assert type(error).__name__ in line["error"]
@@ -116,8 +116,8 @@ async def test_a_step_is_left_out_while_its_pause_lasts_and_the_pause_grows() ->
     at = []
     for _ in range(40):
         before = tries["fails"]
-        await side.step("fails", fails)
-        assert await side.step("works", nothing)
+        await side.run_step("fails", fails)
+        assert await side.run_step("works", nothing)
         if tries["fails"] > before:
             at.append(time.now - 100)
         time.now += 1
@@ -125,10 +125,10 @@ async def test_a_step_is_left_out_while_its_pause_lasts_and_the_pause_grows() ->
     assert [*side.failing()] == ["fails"]
     time.now += PAUSE_MAX_S
     with capture_logs() as logs:
-        assert await side.step("fails", nothing)
+        assert await side.run_step("fails", nothing)
     assert [line["event"] for line in logs] == ["a side task works again"]
     assert side.failing() == {}
-    await side.step("fails", raising(KeyError("y")))
+    await side.run_step("fails", raising(KeyError("y")))
     assert side.failing()["fails"]["failures"] == 1
 
 
@@ -167,7 +167,7 @@ async def test_a_cancellation_goes_through() -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    for work in (side.step("a", waits), side.until_done("a", waits), side.forever("a", waits)):
+    for work in (side.run_step("a", waits), side.until_done("a", waits), side.forever("a", waits)):
         begun.clear()
         task = asyncio.create_task(work)
         await begun.wait()
@@ -185,9 +185,9 @@ async def test_failures_are_counted_by_task_and_space_and_forgotten_with_the_spa
         labels = {"task": task, "space": space}
         return registry.get_sample_value("tidelens_side_task_failures_total", labels)
 
-    await side.step("trim", raising(KeyError(1)))
-    with side.of_space("clip") as own:
-        await own.step("commit", raising(KeyError(1)))
+    await side.run_step("trim", raising(KeyError(1)))
+    with side.for_space("clip") as own:
+        await own.run_step("commit", raising(KeyError(1)))
         assert sorted(own.failing()) == ["commit", "trim"]
         assert [*side.failing()] == ["trim"]
         assert (failures("trim", ""), failures("commit", "clip")) == (1, 1)
@@ -248,7 +248,7 @@ async def test_what_runs_beside_the_api_never_ends_it(
     fail = raising(KeyError("unforeseen"))
     monkeypatch.setattr(kit.lag, "lag", fail)
     monkeypatch.setattr(live, "_look", fail)
-    run = side.supervised(background(kit.app))[broken]
+    run = side.supervise(background(kit.app))[broken]
     with capture_logs() as logs:
         task = asyncio.create_task(run())  # type: ignore[arg-type]
         async with asyncio.timeout(20):
@@ -356,5 +356,5 @@ def test_only_main_tasks_run_unsupervised() -> None:
         pass
 
     side = SideTasks()
-    runs = side.supervised(dict.fromkeys([*MAIN, "new"], run))
+    runs = side.supervise(dict.fromkeys([*MAIN, "new"], run))
     assert [name for name, one in runs.items() if one is not run] == ["new"]

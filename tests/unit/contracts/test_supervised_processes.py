@@ -6,7 +6,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from contracts.supervision.processes import Part, Parts, why_ended
+from contracts.supervision.processes import Part, Parts, exit_reason
 from tidelens.runtime.metrics_exposition import PartStates
 
 
@@ -23,24 +23,24 @@ def test_the_pauses_grow_to_a_bound_and_begin_again_after_a_healthy_run() -> Non
     part = Part("broker", pause_max_s=8, now=clock)
     found = []
     for _ in range(7):
-        part.runs()
+        part.mark_running()
         clock.now += 1
-        found.append(part.ended("it was killed by SIGKILL"))
+        found.append(part.mark_ended("it was killed by SIGKILL"))
     assert found == [0.5, 1, 2, 4, 8, 8, 8]
-    part.runs()
+    part.mark_running()
     clock.now += 7.9
-    assert part.ended("x") == 8
+    assert part.mark_ended("x") == 8
     # Time in which it did not run yet does not count.
     clock.now += 100
-    assert part.ended("x") == 8
-    part.runs()
+    assert part.mark_ended("x") == 8
+    part.mark_running()
     clock.now += 8
-    assert part.ended("x") == 0.5
+    assert part.mark_ended("x") == 0.5
 
 
 def test_the_bound_holds_for_any_number_of_ends() -> None:
     part = Part("broker", pause_max_s=60, now=Clock())
-    assert {part.ended("x") for _ in range(5000)} == {0.5, 1, 2, 4, 8, 16, 32, 60}
+    assert {part.mark_ended("x") for _ in range(5000)} == {0.5, 1, 2, 4, 8, 16, 32, 60}
 
 
 def test_a_crash_loop_writes_one_line_a_minute() -> None:
@@ -48,8 +48,8 @@ def test_a_crash_loop_writes_one_line_a_minute() -> None:
     part = Part("encode", "hash", now=clock)
     with capture_logs() as lines:
         for second in range(600):
-            part.runs()
-            part.ended(f"reason {second}")
+            part.mark_running()
+            part.mark_ended(f"reason {second}")
             clock.now += 1
     assert len(lines) == 10
     assert [line["ended"] for line in lines] == [1] + [60] * 9
@@ -61,9 +61,9 @@ def test_a_crash_loop_writes_one_line_a_minute() -> None:
 async def test_many_who_notice_one_end_wait_for_one_start() -> None:
     """Each picture that met a decoder which could not be started made the pause twice as long."""
     part = Part("decode", pause_max_s=0.01)
-    await asyncio.gather(*(part.pause("no memory") for _ in range(20)))
+    await asyncio.gather(*(part.wait_before_restart("no memory") for _ in range(20)))
     assert (part.failures, part.restarts) == (1, 1)
-    await part.pause("no memory")
+    await part.wait_before_restart("no memory")
     assert (part.failures, part.restarts) == (2, 2)
 
 
@@ -77,12 +77,12 @@ async def test_readyz_and_the_metrics_tell_which_one_is_down() -> None:
         return registry.get_sample_value(name, {"role": role, "model": model})
 
     encoder, broker = Part("encode", "hash", pause_max_s=0), Part("broker")
-    with parts.showing(encoder), parts.showing(broker):
-        broker.runs()
-        encoder.runs()
+    with parts.registered(encoder), parts.registered(broker):
+        broker.mark_running()
+        encoder.mark_running()
         assert shown("tidelens_part_running", "encode") == 1
         with capture_logs():
-            await encoder.pause("it was killed by SIGKILL")
+            await encoder.wait_before_restart("it was killed by SIGKILL")
         assert shown("tidelens_part_running", "encode") == 0
         assert shown("tidelens_part_restarts_total", "encode") == 1
         assert shown("tidelens_part_running", "broker") == 1
@@ -111,4 +111,4 @@ async def test_readyz_and_the_metrics_tell_which_one_is_down() -> None:
     ],
 )
 def test_what_an_exit_code_means(code: int | None, words: str) -> None:
-    assert why_ended(code) == words
+    assert exit_reason(code) == words

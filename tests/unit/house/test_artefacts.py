@@ -21,7 +21,7 @@ from contracts.events.dead_letter import original_headers, read_letter, read_mar
 from contracts.events.record import Fetched, Record, RecordPosition, TopicPartition
 from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors, unit
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS, Names, Target
 from contracts.wire.as_of import AsOf
 from contracts.wire.client_messages import Token

@@ -24,7 +24,7 @@ from contracts.events.control_record import ActiveSpace, CandidateSpace, SpaceRe
 from contracts.events.format_version import from_members, unknown_version
 from contracts.events.record import Record
 from contracts.schemas import asyncapi
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from contracts.wire import cursor
 from contracts.wire.as_of import AsOf
 from contracts.wire.cursor import Cursor

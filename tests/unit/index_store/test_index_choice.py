@@ -14,7 +14,7 @@ from PIL import Image
 from contracts.events.content_event import Content
 from contracts.picture_formats import FORMATS, format_of, media_type_of
 from contracts.settings import Settings
-from contracts.testing.memory import MemoryLog
+from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names
 from tests.kits.heic_files import flat
 from tests.kits.picture_files import saved
@@ -160,7 +160,7 @@ def test_a_folder_that_cannot_be_listed(tmp_path: Path, monkeypatch: pytest.Monk
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
     @asynccontextmanager
     async def opened(settings: Settings) -> Any:
-        yield MemoryLog({NAMES.content(target): 1 for target in TARGETS}), NAMES
+        yield MemoryEventLog({NAMES.content(target): 1 for target in TARGETS}), NAMES
 
     monkeypatch.setattr(command, "open_log", opened)
     result = CliRunner().invoke(command.publish, arguments)

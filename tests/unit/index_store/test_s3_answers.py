@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 
 from contracts.errors import ConfigurationError, SnapshotFailed
 from contracts.metrics import Metrics
-from contracts.testing.memory import ManualClock
+from contracts.testing.clock import ManualClock
 from index_store.snapshot.store import Snapshots
 from index_store.storage import s3 as module
 from index_store.storage.s3 import S3Blobs

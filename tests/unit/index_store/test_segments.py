@@ -16,7 +16,7 @@ from contracts.filters.json_form import parse
 from contracts.filters.nodes import Filter
 from contracts.ports.hit import Hit, VectorQuery
 from contracts.score import Vectors, unit
-from contracts.testing.memory import MemoryBlobs
+from contracts.testing.blob_store import MemoryBlobStore
 from index_store.ann import choice, flat
 from index_store.ann.faiss_index import Ann, Operating
 from index_store.index import Index
@@ -341,7 +341,7 @@ async def test_a_sealed_segment_comes_back_from_a_snapshot_with_its_index_and_tu
     plan = rebuilder.due(index, "images")
     assert plan is not None
     await rebuilder.run(index, "images", plan)
-    snapshots = snapshots_in(MemoryBlobs())
+    snapshots = snapshots_in(MemoryBlobStore())
     await snapshots.write(index)
     restored = await snapshots.restore(new_index())
     assert snapshots.refused == {}

@@ -17,7 +17,8 @@ from contracts.events.record import TopicPartition
 from contracts.metrics import Metrics
 from contracts.ports.hit import VectorQuery
 from contracts.space import Space
-from contracts.testing.memory import ManualClock, MemoryBlobs
+from contracts.testing.blob_store import MemoryBlobStore
+from contracts.testing.clock import ManualClock
 from contracts.topics import TARGETS
 from index_store.index import Index
 from index_store.merge.spill import Spill
@@ -65,7 +66,7 @@ def change(index: Index) -> None:
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 async def test_a_restored_index_is_the_one_that_was_written(kind: str, tmp_path: Path) -> None:
-    store = MemoryBlobs() if kind == "memory" else DiskBlobs(tmp_path / "deep" / "snapshots")
+    store = MemoryBlobStore() if kind == "memory" else DiskBlobs(tmp_path / "deep" / "snapshots")
     snapshots, index = snapshots_in(store, PREFIX, kept=2), some_index()
     name = await snapshots.write(index)
     empty = new_index(chunk_rows=7)
@@ -92,7 +93,7 @@ async def test_a_restored_index_is_the_one_that_was_written(kind: str, tmp_path:
 
 
 async def test_an_empty_index_can_be_written() -> None:
-    snapshots = snapshots_in(MemoryBlobs(), PREFIX, kept=1)
+    snapshots = snapshots_in(MemoryBlobStore(), PREFIX, kept=1)
     await snapshots.write(new_index())
     restored = await snapshots.restore(new_index())
     assert restored is not None
@@ -100,7 +101,7 @@ async def test_an_empty_index_can_be_written() -> None:
 
 
 async def test_nothing_to_restore() -> None:
-    assert await snapshots_in(MemoryBlobs(), PREFIX, kept=1).restore(new_index()) is None
+    assert await snapshots_in(MemoryBlobStore(), PREFIX, kept=1).restore(new_index()) is None
 
 
 class Two(NamedTuple):
@@ -113,7 +114,7 @@ class Two(NamedTuple):
 
 
 async def _two() -> Two:
-    store, index, spill = MemoryBlobs(), some_index(), new_spill()
+    store, index, spill = MemoryBlobStore(), some_index(), new_spill()
     snapshots = Snapshots(store, PREFIX, spill, kept=2)
     names, digests = [await snapshots.write(index)], [index.digests()]
     old = {name for name in store.blobs if "/parts/" in name or names[0] in name}
@@ -165,8 +166,8 @@ MANIFEST_HARMS: dict[Harm, str] = {
 }
 
 
-def harmed(two: Two, blob: str, harm: Harm, dice: random.Random) -> MemoryBlobs:
-    store = MemoryBlobs()
+def harmed(two: Two, blob: str, harm: Harm, dice: random.Random) -> MemoryBlobStore:
+    store = MemoryBlobStore()
     store.blobs = dict(two.blobs)
     data = harm(store.blobs.pop(blob), dice)
     if data is not None:
@@ -222,7 +223,7 @@ async def test_a_harmed_pointer_is_told_and_the_newest_used(
             assert re.match(reason, told), told
 
 
-def resealed(store: MemoryBlobs, name: str, change: Callable[[Any], None]) -> None:
+def resealed(store: MemoryBlobStore, name: str, change: Callable[[Any], None]) -> None:
     """Change a manifest as its writer would have: it vouches for itself again."""
     at = f"{PREFIX}{name}/manifest.json"
     manifest = module.manifests.opened(store.blobs[at])
@@ -253,7 +254,7 @@ def other_partitions(manifest: Any) -> None:
 async def test_a_snapshot_of_something_else_is_refused_and_the_previous_used(
     change: Callable[[Any], None], reason: str, two: Two
 ) -> None:
-    store = MemoryBlobs()
+    store = MemoryBlobStore()
     store.blobs = dict(two.blobs)
     resealed(store, two.names[1], change)
     snapshots = snapshots_in(store, PREFIX, kept=2)
@@ -265,7 +266,7 @@ async def test_a_snapshot_of_something_else_is_refused_and_the_previous_used(
 
 
 async def test_a_newer_format_is_refused_by_its_number_and_the_previous_used(two: Two) -> None:
-    store = MemoryBlobs()
+    store = MemoryBlobStore()
     store.blobs = dict(two.blobs)
     newer_format(store, two.names[1])
     snapshots = snapshots_in(store, PREFIX, kept=2)
@@ -276,7 +277,7 @@ async def test_a_newer_format_is_refused_by_its_number_and_the_previous_used(two
     assert snapshots.refused == {f"0/{two.names[1]}": reason}
 
 
-def newer_format(store: MemoryBlobs, name: str) -> None:
+def newer_format(store: MemoryBlobStore, name: str) -> None:
     """Nothing but the number may be known of it."""
     store.blobs[f"{PREFIX}{name}/manifest.json"] = orjson.dumps({"format": 99, "all": "else"})
 
@@ -284,7 +285,7 @@ def newer_format(store: MemoryBlobs, name: str) -> None:
 @pytest.mark.parametrize("blob", ["vectors.faiss", "columns.safetensors", "ann.faiss"])
 async def test_files_of_a_format_that_nobody_knows_are_refused(blob: str, two: Two) -> None:
     """Though the manifest vouches for their bytes."""
-    store, data = MemoryBlobs(), b"of another version"
+    store, data = MemoryBlobStore(), b"of another version"
     store.blobs = dict(two.blobs)
 
     def vouch(manifest: Any) -> None:
@@ -305,7 +306,7 @@ async def test_files_of_a_format_that_nobody_knows_are_refused(blob: str, two: T
 @pytest.mark.parametrize("what", ["digest", "vectors"])
 async def test_rows_that_do_not_make_the_digest_are_refused(what: str) -> None:
     """What a bug, and no disk, would do: blobs that match their sums and not the state."""
-    store = MemoryBlobs()
+    store = MemoryBlobStore()
     snapshots = snapshots_in(store, PREFIX, kept=1)
     name = await snapshots.write(some_index())
 
@@ -324,7 +325,7 @@ async def test_rows_that_do_not_make_the_digest_are_refused(what: str) -> None:
 
 
 async def test_a_part_that_did_not_change_is_written_once() -> None:
-    store, index = MemoryBlobs(), filled(vectors(100), chunk_rows=8)
+    store, index = MemoryBlobStore(), filled(vectors(100), chunk_rows=8)
     snapshots = snapshots_in(store, PREFIX, kept=1)
     await snapshots.write(index)
     parts = {blob for blob in store.blobs if "/parts/" in blob}
@@ -343,7 +344,7 @@ async def test_a_part_that_did_not_change_is_written_once() -> None:
 
 
 async def test_reasons_are_remembered() -> None:
-    snapshots, index = snapshots_in(MemoryBlobs(), PREFIX, kept=1), some_index()
+    snapshots, index = snapshots_in(MemoryBlobStore(), PREFIX, kept=1), some_index()
     index.apply(batch(record(index.positions[IMAGES], "i0003", None, reason="bad_image")))
     await snapshots.write(index)
     restored = await snapshots.restore(new_index())
@@ -352,7 +353,7 @@ async def test_reasons_are_remembered() -> None:
 
 
 async def test_snapshots_of_another_log_or_space_are_refused() -> None:
-    store = MemoryBlobs()
+    store = MemoryBlobStore()
     name = await snapshots_in(store, PREFIX, kept=2).write(some_index())
     snapshots = snapshots_in(store, "unit-v1/0/1/", kept=2)  # another replica may use it
     assert await snapshots.restore(new_index()) is not None
@@ -365,7 +366,7 @@ async def test_snapshots_of_another_log_or_space_are_refused() -> None:
 
 
 async def test_old_snapshots_go_and_other_replicas_are_left_alone() -> None:
-    store, index = MemoryBlobs(), filled(vectors(10))
+    store, index = MemoryBlobStore(), filled(vectors(10))
     other = snapshots_in(store, "unit-v1/0/1/", kept=1)
     theirs = await other.write(index)
     snapshots = snapshots_in(store, PREFIX, kept=2)
@@ -378,7 +379,7 @@ async def test_old_snapshots_go_and_other_replicas_are_left_alone() -> None:
 
 
 async def test_names_grow_though_the_clock_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    store, index = MemoryBlobs(), filled(vectors(10))
+    store, index = MemoryBlobStore(), filled(vectors(10))
     snapshots = snapshots_in(store, PREFIX, kept=1)
     first = await snapshots.write(index)
     monkeypatch.setattr(module.time, "time_ns", lambda: 5)
@@ -398,7 +399,7 @@ class Crash(BaseException):
 async def test_a_crash_between_any_two_steps_loses_nothing(
     point: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, index = MemoryBlobs(), some_index()
+    store, index = MemoryBlobStore(), some_index()
     snapshots = snapshots_in(store, PREFIX, kept=1)
     old = await snapshots.write(index)
     before = index.digests()
@@ -426,7 +427,7 @@ async def test_a_crash_between_any_two_steps_loses_nothing(
     assert old != newest
 
 
-class FullDisk(MemoryBlobs):
+class FullDisk(MemoryBlobStore):
     """Writes fail from the n-th on."""
 
     def __init__(self, writes: int) -> None:
@@ -440,7 +441,7 @@ class FullDisk(MemoryBlobs):
         await super().write(name, data)
 
 
-class FailingOnce(MemoryBlobs):
+class FailingOnce(MemoryBlobStore):
     """The first read of the blob that `blob` ends fails, or all of them."""
 
     blob = "none"
@@ -454,7 +455,7 @@ class FailingOnce(MemoryBlobs):
         return await super().read(name)
 
 
-def parts_in(store: MemoryBlobs) -> set[str]:
+def parts_in(store: MemoryBlobStore) -> set[str]:
     return {name for name in store.blobs if "/parts/" in name}
 
 
@@ -499,7 +500,7 @@ async def test_what_a_segment_is_built_of_stays_in_the_store(tmp_path: Path) -> 
 
 
 async def test_a_snapshot_of_another_version_keeps_its_parts_as_long_as_itself() -> None:
-    store, index = MemoryBlobs(), some_index()
+    store, index = MemoryBlobStore(), some_index()
     name = await snapshots_in(store, PREFIX, kept=2).write(index)
     newer_format(store, name)
     theirs = parts_in(store)
@@ -594,7 +595,7 @@ async def test_applying_goes_on_while_a_snapshot_is_written() -> None:
     """What is written is one state, however the index moves meanwhile."""
     written: list[list[dict[str, object]]] = []
 
-    class Slow(MemoryBlobs):
+    class Slow(MemoryBlobStore):
         async def write(self, name: str, data: bytes | memoryview) -> None:
             for _ in range(5):
                 change(index)
@@ -616,7 +617,7 @@ async def test_applying_goes_on_while_a_snapshot_is_written() -> None:
 
 
 async def test_files_of_a_snapshot_under_way_are_not_tidied_away() -> None:
-    class Growing(MemoryBlobs):
+    class Growing(MemoryBlobStore):
         async def upload(self, name: str, path: Path) -> None:
             change(index)
             await snapshots.tidy(index)
@@ -629,7 +630,7 @@ async def test_files_of_a_snapshot_under_way_are_not_tidied_away() -> None:
 
 
 async def test_two_writes_at_once_take_turns() -> None:
-    store, index = MemoryBlobs(), some_index()
+    store, index = MemoryBlobStore(), some_index()
     snapshots = snapshots_in(store, PREFIX, kept=5)
     names = await asyncio.gather(*(snapshots.write(index) for _ in range(3)))
     assert len(set(names)) == 3
@@ -641,7 +642,7 @@ async def test_a_write_that_waits_for_another_needs_no_files_that_a_swap_left_be
     """The first write deletes at its end what the index, as it is then, does not need."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
-    class Waiting(MemoryBlobs):
+    class Waiting(MemoryBlobStore):
         async def upload(self, name: str, path: Path) -> None:
             begun.set()
             await go_on.wait()

@@ -9,7 +9,8 @@ from structlog.testing import capture_logs
 
 from contracts.errors import SnapshotFailed, SnapshotRefused
 from contracts.metrics import Metrics
-from contracts.testing.memory import ManualClock, MemoryBlobs
+from contracts.testing.blob_store import MemoryBlobStore
+from contracts.testing.clock import ManualClock
 from index_store.index import Index
 from index_store.merge.spill import Spill
 from index_store.snapshot.store import Snapshots
@@ -77,7 +78,7 @@ class Desk:
 @pytest.mark.parametrize("harm", ["deleted", "cut off"])
 @pytest.mark.parametrize("of", ["vectors", "columns", "ann", ""])
 async def test_parts_that_the_store_has_lost_are_written_again(of: str, harm: str) -> None:
-    desk, spill = Desk(MemoryBlobs()), new_spill()
+    desk, spill = Desk(MemoryBlobStore()), new_spill()
     desk.snapshots._spill = spill
     index = await indexed(spill)
     await desk.keeper.write(index)
@@ -98,7 +99,7 @@ async def test_parts_that_the_store_has_lost_are_written_again(of: str, harm: st
 
 
 async def test_rows_that_come_meanwhile_are_not_taken_for_those_that_were_lost() -> None:
-    desk, index = Desk(MemoryBlobs()), filled(vectors(50))
+    desk, index = Desk(MemoryBlobStore()), filled(vectors(50))
     await desk.keeper.write(index)
     own, lost = desk.snapshots.own, [name for name in desk.store.blobs if "/parts/" in name]
     missing = own.missing
@@ -118,7 +119,7 @@ async def test_rows_that_come_meanwhile_are_not_taken_for_those_that_were_lost()
 
 
 async def test_a_store_that_was_emptied_gets_everything_again() -> None:
-    desk, index = Desk(MemoryBlobs()), filled(vectors(50))
+    desk, index = Desk(MemoryBlobStore()), filled(vectors(50))
     await desk.keeper.write(index)
     desk.store.blobs.clear()
     await desk.whole(await desk.keeper.write(index), index)
@@ -149,7 +150,7 @@ async def test_files_of_a_restored_index_that_were_deleted_come_from_memory(tmp_
 
 
 async def test_the_state_is_told_when_it_is_looked_at_and_heals() -> None:
-    desk, index = Desk(MemoryBlobs()), filled(vectors(50))
+    desk, index = Desk(MemoryBlobStore()), filled(vectors(50))
     first = await desk.keeper.write(index)
     parts = [name for name in desk.store.blobs if "/parts/" in name]
     del desk.store.blobs[parts[0]]
@@ -169,7 +170,7 @@ async def test_the_state_is_told_when_it_is_looked_at_and_heals() -> None:
 
 
 async def test_a_kept_snapshot_that_lacks_what_only_it_needs_is_told_and_refused() -> None:
-    desk, index = Desk(MemoryBlobs(), kept=2), filled(vectors(50))
+    desk, index = Desk(MemoryBlobStore(), kept=2), filled(vectors(50))
     old = await desk.keeper.write(index)
     del desk.store.blobs[f"{PREFIX}{old}/alive"]
     change(index)
@@ -186,7 +187,7 @@ async def test_a_kept_snapshot_that_lacks_what_only_it_needs_is_told_and_refused
 
 
 async def test_a_store_that_cannot_be_looked_at_is_told_until_it_answers() -> None:
-    class Away(MemoryBlobs):
+    class Away(MemoryBlobStore):
         error: Exception | None = None
 
         async def sizes(self, prefix: str) -> Any:
@@ -213,7 +214,7 @@ async def test_a_store_that_cannot_be_looked_at_is_told_until_it_answers() -> No
 async def test_a_snapshot_that_nobody_can_load_is_refused_and_the_one_before_is_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    desk, index = Desk(MemoryBlobs()), filled(vectors(50))
+    desk, index = Desk(MemoryBlobStore()), filled(vectors(50))
     await desk.keeper.write(index)
     digests = index.digests()
     change(index)

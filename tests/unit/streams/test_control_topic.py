@@ -17,7 +17,8 @@ from contracts.events.control_record import (
     no_candidate,
 )
 from contracts.events.record import OutRecord, Record
-from contracts.testing.memory import HashEncoder, MemoryLog
+from contracts.testing.encoder import HashEncoder
+from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names
 from streams.registry import control_topic as control_module
 from streams.registry.control_faults import ControlFaults
@@ -41,8 +42,8 @@ NAMES = [Names("tidelens.", ref.space) for ref in (OLD, NEW)]
 TOPICS = {TOPIC: 1} | {names.embeddings(t): 1 for names in NAMES for t in TARGETS}
 
 
-def memory_log() -> MemoryLog:
-    return MemoryLog(TOPICS)
+def memory_log() -> MemoryEventLog:
+    return MemoryEventLog(TOPICS)
 
 
 async def test_an_empty_topic_says_nothing() -> None:
@@ -51,7 +52,7 @@ async def test_an_empty_topic_says_nothing() -> None:
 
 async def test_an_absent_topic_is_told() -> None:
     with pytest.raises(TopicMismatch, match=r"tidelens\.control"):
-        await read_control(MemoryLog({}), TOPIC)
+        await read_control(MemoryEventLog({}), TOPIC)
 
 
 async def test_the_last_record_of_a_key_holds() -> None:
@@ -104,7 +105,7 @@ async def test_a_follower_reads_a_topic_that_was_made_again_from_its_beginning(
     seen = follow_control(log, TOPIC)
     async with asyncio.timeout(30):
         assert await anext(seen) == Control(first)
-        log.create_again(TOPIC)
+        log.recreate_topic(TOPIC)
         await log.publish([then.record(TOPIC)])
         assert await anext(seen) == Control(then)
     await seen.aclose()
@@ -234,7 +235,7 @@ async def test_a_follower_keeps_the_active_space_of_a_topic_that_was_made_again(
     seen = follow_control(log, TOPIC)
     async with asyncio.timeout(30):
         assert (await anext(seen)).active == first
-        log.create_again(TOPIC)
+        log.recreate_topic(TOPIC)
         assert await anext(seen) == Control(first, None)
     await seen.aclose()
 

@@ -21,7 +21,9 @@ from contracts.events.dead_letter import (
     read_mark,
 )
 from contracts.events.record import OutRecord, Record, RecordPosition, TopicPartition
-from contracts.testing.memory import HashEncoder, ManualClock, MemoryLog
+from contracts.testing.clock import ManualClock
+from contracts.testing.encoder import HashEncoder
+from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names
 from streams.maintainer.faust_app import counted_reason
 from streams.registry.dead_letter_desk import DeadLetters
@@ -41,7 +43,7 @@ class Desk:
     def __init__(self) -> None:
         self.clock = ManualClock()
         topics = {NAMES.content(target): PARTITIONS for target in TARGETS}
-        self.log = MemoryLog({**topics, NAMES.dead_letters: PARTITIONS}, clock=self.clock)
+        self.log = MemoryEventLog({**topics, NAMES.dead_letters: PARTITIONS}, clock=self.clock)
         self.letters = DeadLetters(self.log, NAMES, MURMUR2)
 
     async def publish(self, *records: OutRecord) -> list[RecordPosition]:

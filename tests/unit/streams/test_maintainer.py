@@ -27,7 +27,9 @@ from contracts.ports.blob_store import BlobStore
 from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors
 from contracts.supervision.children import module_command
-from contracts.testing.memory import ManualClock, MemoryBlobs, MemoryLog, MemoryReader
+from contracts.testing.blob_store import MemoryBlobStore
+from contracts.testing.clock import ManualClock
+from contracts.testing.event_log import MemoryEventLog, MemoryLogReader
 from contracts.topics import TARGETS, Target
 from index_store.index import Index
 from index_store.merge.run import Rebuilder
@@ -46,7 +48,7 @@ from tests.kits.roles import said
 pytestmark = pytest.mark.anyio
 
 
-class FullBlobs(MemoryBlobs):
+class FullBlobs(MemoryBlobStore):
     full = False
     away: str | None = None
 
@@ -66,7 +68,7 @@ class Kit:
 
     def __init__(self, store: BlobStore | None = None, spills: Path | None = None) -> None:
         self.clock = ManualClock()
-        self.log = MemoryLog({NAMES.embeddings(t): 1 for t in TARGETS}, clock=self.clock)
+        self.log = MemoryEventLog({NAMES.embeddings(t): 1 for t in TARGETS}, clock=self.clock)
         self.store: Any = store or FullBlobs()
         self.spills = spills
         self.searcher = LocalSearcher()
@@ -147,7 +149,7 @@ async def test_an_embeddings_topic_made_again_under_a_running_node_is_read_from_
         applied = before.apply
         seen: list[Fetched] = []
         monkeypatch.setattr(before, "apply", lambda batch: (seen.append(batch), applied(batch))[1])
-        kit.log.create_again(NAMES.embeddings("images"))
+        kit.log.recreate_topic(NAMES.embeddings("images"))
         await kit.put(["c", "d", "e"][:count], vectors(count))
         async with asyncio.timeout(30):
             while index_of(node) is before or not kit.searcher.is_ready:
@@ -176,7 +178,7 @@ async def test_a_node_whose_topic_is_gone_while_it_starts_again_tries_until_it_i
             return await kept(topics)
 
         monkeypatch.setattr(kit.log, "partition_counts", counts)
-        kit.log.create_again(NAMES.embeddings("images"))
+        kit.log.recreate_topic(NAMES.embeddings("images"))
         await kit.put(["b"], vectors(1))
         async with asyncio.timeout(30):
             while index_of(node) is before or not kit.searcher.is_ready:
@@ -417,15 +419,15 @@ async def test_a_state_that_compaction_may_have_taken_is_not_answered_from(
 def silence(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """A broker that is away for as long as this is set."""
     silent = asyncio.Event()
-    fetch = MemoryReader.fetch
+    fetch = MemoryLogReader.fetch
 
-    async def fetched(reader: MemoryReader, *, records_max: int, timeout_ms: int) -> Fetched:
+    async def fetched(reader: MemoryLogReader, *, records_max: int, timeout_ms: int) -> Fetched:
         if silent.is_set():
             await asyncio.sleep(0.001)
             return Fetched({}, await reader.positions(), {})
         return await fetch(reader, records_max=records_max, timeout_ms=timeout_ms)
 
-    monkeypatch.setattr(MemoryReader, "fetch", fetched)
+    monkeypatch.setattr(MemoryLogReader, "fetch", fetched)
     return silent
 
 

@@ -15,7 +15,7 @@ from contracts.metrics import Metrics
 from contracts.partitioner import partitioner
 from contracts.ports.event_log import AddedPartitions
 from contracts.settings import KafkaSettings
-from contracts.testing.memory import MemoryLog
+from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import Names
 from streams.kafka.connection import Connection
 from streams.kafka.event_log import KafkaLog
@@ -54,7 +54,7 @@ class Broker:
 
     def __init__(self, **topics: FoundTopic) -> None:
         self.topics = {NAMES.control: topic(1, "control"), CAPTIONS: topic(4)}
-        self.log = MemoryLog({NAMES.control: 1})
+        self.log = MemoryEventLog({NAMES.control: 1})
         self.read = self.asked = 0
         self.away = False
 
@@ -230,7 +230,7 @@ async def test_a_control_topic_that_may_not_be_read_is_told_once() -> None:
 
 
 async def test_added_partitions_and_misplaced_embeddings_are_told_with_the_command() -> None:
-    log, metrics, misplaced = MemoryLog({}), Metrics(), 0
+    log, metrics, misplaced = MemoryEventLog({}), Metrics(), 0
     watch = TopicWatch(log, NAMES, metrics, lambda: misplaced)
     with capture_logs() as logs:
         await watch.look()
@@ -276,7 +276,7 @@ def test_a_kept_record_is_one_of_the_control_topic() -> None:
 
 
 async def test_kept_counts_are_no_fault_of_the_control_topic_and_unreadable_ones_are() -> None:
-    log = MemoryLog({NAMES.control: 1})
+    log = MemoryEventLog({NAMES.control: 1})
     await log.publish([OutRecord(NAMES.control, PARTITIONS, b'{"captions": 3}', partition=0)])
     [refused] = (await read_control(log, NAMES.control)).refused
     assert (refused.key, refused.fault) == ("content-partitions", "impossible_value")

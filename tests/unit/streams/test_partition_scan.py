@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from contracts.events.record import OutRecord, TopicPartition
-from contracts.testing.memory import MemoryLog
+from contracts.testing.event_log import MemoryEventLog
 from streams.kafka.partition_scan import records_now
 
 pytestmark = pytest.mark.anyio
@@ -13,8 +13,8 @@ pytestmark = pytest.mark.anyio
 FIRST, SECOND = TopicPartition("t", 0), TopicPartition("t", 1)
 
 
-async def log_of(*counts: int) -> MemoryLog:
-    log = MemoryLog({"t": len(counts)})
+async def log_of(*counts: int) -> MemoryEventLog:
+    log = MemoryEventLog({"t": len(counts)})
     for partition, count in enumerate(counts):
         keys = [b"%d" % n for n in range(count)]
         await log.publish([OutRecord("t", key, b"", partition=partition) for key in keys])

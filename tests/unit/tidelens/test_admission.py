@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from contracts.settings import MIB, Settings
-from contracts.testing.memory import ManualClock
+from contracts.testing.clock import ManualClock
 from tidelens.server.address_counts import ByAddress, address_of
 from tidelens.server.admission import LEAVING_MAX, UNCOUNTED_BYTES, Door, DoorLimits, Guest, Phase
 from tidelens.server.error_answers import Refusal

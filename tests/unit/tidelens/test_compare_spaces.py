@@ -6,7 +6,7 @@ import pytest
 
 from contracts.errors import TidelensError
 from contracts.events.record import OutRecord, Source, TopicPartition
-from contracts.testing.memory import MemoryLog, MemoryReader
+from contracts.testing.event_log import MemoryEventLog, MemoryLogReader
 from contracts.topics import TARGETS, Names, Target
 from streams.ownership.embedding_entries import Missing
 from tidelens.migration import compare
@@ -23,7 +23,7 @@ class Log:
 
     def __init__(self) -> None:
         topics = {names.embeddings(target): 1 for names in (OLD, NEW) for target in TARGETS}
-        self.log = MemoryLog(topics | {OLD.content(target): 1 for target in TARGETS})
+        self.log = MemoryEventLog(topics | {OLD.content(target): 1 for target in TARGETS})
         self.content = TopicPartition(OLD.content("captions"), 0)
 
     async def publish(self, item: str, value: bytes | None = b"x") -> int:
@@ -136,13 +136,13 @@ async def test_the_last_transaction_counts_before_it_is_stable(
         offset = await log.publish(name)
         await log.encoded(OLD, name, offset)
         await log.encoded(NEW, name, offset)
-    ends = MemoryReader.stable_offsets
+    ends = MemoryLogReader.stable_offsets
 
-    async def behind(reader: MemoryReader) -> dict[TopicPartition, int]:
+    async def behind(reader: MemoryLogReader) -> dict[TopicPartition, int]:
         unstable = NEW.embeddings("captions")
         return {at: end * (at.topic != unstable) for at, end in (await ends(reader)).items()}
 
-    monkeypatch.setattr(MemoryReader, "stable_offsets", behind)
+    monkeypatch.setattr(MemoryLogReader, "stable_offsets", behind)
     sets = await log.compare()
     assert (sets.missing, sets.new["captions"]) == ([], 2)
 

@@ -15,7 +15,8 @@ from contracts.events.control_record import ACTIVE, CANDIDATE, ActiveSpace, Cand
 from contracts.events.partition_count_record import PARTITIONS, KeptCounts, MadeTopic
 from contracts.events.record import OutRecord
 from contracts.settings import KafkaSettings, Settings
-from contracts.testing.memory import HashEncoder, MemoryLog
+from contracts.testing.encoder import HashEncoder
+from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names
 from streams.kafka.connection import Connection
 from streams.registry.control_topic import Control
@@ -37,7 +38,7 @@ BAD_CANDIDATE = OutRecord(TOPIC, CANDIDATE, b"{", partition=0)
 def collection() -> Collection:
     names = [Names("tidelens.", ref.space) for ref in (OLD, NEW)]
     topics = {f(t): 1 for n in names for f in (n.content, n.embeddings) for t in TARGETS}
-    log = MemoryLog({TOPIC: 1} | topics)
+    log = MemoryEventLog({TOPIC: 1} | topics)
     return Collection(Settings(), Connection("k:1", KafkaSettings()), log)
 
 

@@ -16,7 +16,7 @@ from contracts.events.control_record import ActiveSpace, CandidateSpace, SpaceRe
 from contracts.settings import Settings
 from contracts.supervision.processes import Parts
 from contracts.supervision.side_tasks import SideTasks
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from streams.registry.control_topic import Control
 from tidelens.process.child_reports import Reports
 from tidelens.runtime import encoders as encoders_module

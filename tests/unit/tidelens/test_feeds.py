@@ -17,7 +17,7 @@ from contracts.errors import BrokerUnavailable
 from contracts.events.content_event import Content, read_content
 from contracts.events.record import OutRecord, RecordPosition
 from contracts.settings import Settings
-from contracts.testing.memory import MemoryLog
+from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names, Target
 from tidelens.ingest import feeds
 from tidelens.ingest.feeds import publish_folder, publish_samples, samples
@@ -28,7 +28,7 @@ NAMES = Names("t.", "")
 JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF\0"
 
 
-class AwayLog(MemoryLog):
+class AwayLog(MemoryEventLog):
     """A log whose broker is away for the first tries."""
 
     errors: Sequence[Exception] = ()
@@ -45,7 +45,7 @@ def log() -> AwayLog:
     return AwayLog({NAMES.content(target): 2 for target in TARGETS})
 
 
-def published(log: MemoryLog, target: Target) -> list[Content]:
+def published(log: MemoryEventLog, target: Target) -> list[Content]:
     """Every event of a target, as an encoder reads it."""
     return [
         content
@@ -141,7 +141,7 @@ async def test_a_file_that_cannot_be_published_does_not_keep_the_others_from_it(
     async def publish(records: Sequence[OutRecord]) -> list[RecordPosition]:
         if records[0].key == b"a.txt":
             raise MessageSizeTooLargeError("The message is 20 bytes")
-        return await MemoryLog.publish(log, records)
+        return await MemoryEventLog.publish(log, records)
 
     monkeypatch.setattr(feeds, "_contents", contents)
     monkeypatch.setattr(log, "publish", publish)

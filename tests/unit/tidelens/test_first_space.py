@@ -9,7 +9,8 @@ import pytest
 from contracts.errors import ModelMissing
 from contracts.events.control_record import ActiveSpace, SpaceRef
 from contracts.settings import Settings
-from contracts.testing.memory import HashEncoder, MemoryLog
+from contracts.testing.encoder import HashEncoder
+from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names
 from streams.registry.control_topic import Control, read_control
 from tidelens.runtime.first_space import first_queries, openable, remembering
@@ -28,9 +29,9 @@ LOST = SpaceRef(NEW.space, "/no/such/model", NEW.fingerprint)
 OTHER = SpaceRef(NEW.space, NEW.model, "0" * 16)
 
 
-def memory_log(*refs: SpaceRef) -> MemoryLog:
+def memory_log(*refs: SpaceRef) -> MemoryEventLog:
     names = [Names("tidelens.", ref.space) for ref in refs]
-    return MemoryLog({TOPIC: 1} | {n.embeddings(t): 1 for n in names for t in TARGETS})
+    return MemoryEventLog({TOPIC: 1} | {n.embeddings(t): 1 for n in names for t in TARGETS})
 
 
 async def remember(data: Path, model: str) -> None:
@@ -38,7 +39,7 @@ async def remember(data: Path, model: str) -> None:
 
 
 async def opened(
-    data: Path, log: MemoryLog, *said: ActiveSpace, model: str = "hash"
+    data: Path, log: MemoryEventLog, *said: ActiveSpace, model: str = "hash"
 ) -> tuple[str, Control]:
     await log.publish([active.record(TOPIC) for active in said])
     control = await read_control(log, TOPIC)

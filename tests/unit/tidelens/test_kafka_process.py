@@ -41,7 +41,7 @@ class Kit:
     def __init__(self) -> None:
         self.broker = Broker()
         self.part = Part("broker", pause_max_s=0.01)
-        self.part.runs()
+        self.part.mark_running()
         self.stop = asyncio.Event()
         broker = cast(LocalBroker, self.broker)
         self.keeping = asyncio.create_task(

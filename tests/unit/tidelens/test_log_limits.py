@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from contracts.testing.memory import ManualClock
+from contracts.testing.clock import ManualClock
 from tidelens.process.log_limits import PER_EVENT_MAX, WINDOW_S, LimitedHandler, Repeats
 
 

@@ -8,9 +8,9 @@ import pytest
 from prometheus_client import generate_latest
 
 from contracts.errors import BrokerUnavailable, TopicAbsent
-from contracts.metrics import Metrics, show_process
+from contracts.metrics import Metrics, register_process_metrics
 from contracts.ports.lag import Lag
-from contracts.testing.memory import ManualClock
+from contracts.testing.clock import ManualClock
 from tests.kits.api_kit import FixedLag
 from tidelens.runtime import encode_role
 from tidelens.runtime.encoder_health import EncoderHealth
@@ -59,7 +59,7 @@ def test_every_metric_that_a_page_names_exists() -> None:
 
 def test_those_of_a_space_say_so_and_the_process_does_not() -> None:
     metrics = Metrics("hash-v1")
-    show_process(metrics.registry)
+    register_process_metrics(metrics.registry)
     metrics.encoded.labels("images", "vector").inc()
     text = generate_latest(metrics.registry).decode()
     line = (

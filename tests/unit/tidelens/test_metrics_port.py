@@ -16,7 +16,7 @@ from contracts.errors import PortInUse
 from contracts.events.record import TopicPartition
 from contracts.metrics import Metrics
 from contracts.settings import Settings
-from contracts.testing.memory import ManualClock
+from contracts.testing.clock import ManualClock
 from tests.kits.roles import free_port
 from tidelens.runtime.encoder_health import STALLED_S, EncoderHealth
 from tidelens.runtime.up import metrics_listener

@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaConnectionError, MessageSizeTooLargeError
 from contracts.events.content_event import Content, read_content
 from contracts.events.record import OutRecord, RecordPosition
 from contracts.settings import Settings
-from contracts.testing.memory import MemoryLog
+from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import Names
 from tidelens.ingest import publisher
 from tidelens.ingest.content_files import Refused, contents_of
@@ -27,8 +27,8 @@ NAMES = Names("t.", "")
 
 
 @pytest.fixture
-def log() -> MemoryLog:
-    return MemoryLog({NAMES.content("images"): 2, NAMES.content("captions"): 2})
+def log() -> MemoryEventLog:
+    return MemoryEventLog({NAMES.content("images"): 2, NAMES.content("captions"): 2})
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_a_bad_line_is_refused_and_the_next_one_read(
 
 
 @pytest.mark.anyio
-async def test_what_is_published_reads_back_the_same(log: MemoryLog, folder: Path) -> None:
+async def test_what_is_published_reads_back_the_same(log: MemoryEventLog, folder: Path) -> None:
     counted: list[int] = []
     done = await publish(
         log, NAMES, entries_of(sources([folder]), SETTINGS), advance=counted.append
@@ -193,7 +193,7 @@ async def test_what_is_published_reads_back_the_same(log: MemoryLog, folder: Pat
 
 
 @pytest.mark.anyio
-async def test_the_media_type_is_told(log: MemoryLog, folder: Path) -> None:
+async def test_the_media_type_is_told(log: MemoryEventLog, folder: Path) -> None:
     await publish(log, NAMES, entries_of(sources([folder]), SETTINGS))
     types = {
         record.key: record.header("content-type")
@@ -209,7 +209,7 @@ async def test_the_media_type_is_told(log: MemoryLog, folder: Path) -> None:
 
 @pytest.mark.anyio
 async def test_order_and_tokens_over_many_batches(
-    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+    log: MemoryEventLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publisher, "BATCH_RECORDS_MAX", 7)
     entries = [Content(target="captions", id=f"id{n % 5}", text=f"text {n}") for n in range(100)]
@@ -224,7 +224,7 @@ async def test_order_and_tokens_over_many_batches(
     ]
 
 
-class Picky(MemoryLog):
+class Picky(MemoryEventLog):
     """Refuses some keys, as a topic with a smaller limit does; or cannot be reached."""
 
     refused: tuple[bytes, ...] = (b"bad",)
@@ -254,7 +254,7 @@ async def test_a_broker_that_is_away_stops_everything() -> None:
 
 
 @pytest.mark.anyio
-async def test_delete_writes_null_values(log: MemoryLog) -> None:
+async def test_delete_writes_null_values(log: MemoryEventLog) -> None:
     done = await delete(log, NAMES, "images", ["a", "", "cats/b.jpg"])
     assert done.records == 2
     assert [refused.code for refused in done.refused] == ["empty_id"]

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from contracts.events.control_record import ActiveSpace, CandidateSpace, SpaceRef
 from contracts.supervision.side_tasks import SideTasks
-from contracts.testing.memory import HashEncoder
+from contracts.testing.encoder import HashEncoder
 from streams.registry.control_topic import Control
 from tests.kits.api_kit import Kit
 from tidelens.client import Client, Update

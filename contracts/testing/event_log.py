@@ -1,19 +1,11 @@
-"""The ports in memory: what tests and trials use instead of mocks.
-
-They keep the same promises as the real ones: order, positions, fencing, transactions.
-"""
+"""The event log in memory: order, positions, fencing and transactions as on Kafka."""
 
 import asyncio
-import hashlib
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
-
-import numpy as np
 
 from contracts.errors import Fenced, LogChanged, TopicAbsent
 from contracts.events.record import (
@@ -25,107 +17,19 @@ from contracts.events.record import (
     TopicPartition,
 )
 from contracts.partitioner import Partitioner, partitioner
-from contracts.ports.encoder import RgbImage
 from contracts.ports.event_log import AddedPartitions
 from contracts.ports.ownership import Lease, RecordClaim
-from contracts.score import Vectors, unit
-from contracts.space import Space
+from contracts.testing.clock import ManualClock
 
 _Known = TypeVar("_Known")
 _MURMUR2 = partitioner("murmur2")
 
 
-class ManualClock:
-    """A clock that stands still until `advance` is called."""
+class MemoryEventLog:
+    """The ports EventLog and EncoderLog on dictionaries.
 
-    def __init__(self, now: float = 1_000_000.0) -> None:
-        self._now = now
-
-    def now(self) -> float:
-        return self._now
-
-    def advance(self, seconds: float) -> None:
-        self._now += seconds
-
-
-@dataclass(frozen=True, slots=True)
-class AnySize:
-    """The Preprocess port for an encoder that takes pixels as they are."""
-
-    side: int = 32
-
-    def __call__(self, image: RgbImage) -> RgbImage:
-        return image
-
-
-class HashEncoder:
-    """Deterministic vectors without a model: each word (or colour) adds its own direction.
-
-    Texts that share words are near each other, and a plain picture is near its mean colour.
-    """
-
-    logit_scale = 100.0
-    truncated = 0
-
-    def __init__(self, dim: int = 64, name: str = "hash-v1") -> None:
-        self.space = Space(name, "hash", "1", "words", dim)
-        self.preprocess = AnySize()
-
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        rows = [self._sum(text.lower().split() or [""]) for text in texts]
-        return unit(np.stack(rows)) if rows else self._nothing()
-
-    def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
-        rows = [self._sum([repr([int(c) // 32 for c in im.mean(axis=(0, 1))])]) for im in images]
-        return unit(np.stack(rows)) if rows else self._nothing()
-
-    def _sum(self, words: Sequence[str]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
-        total = np.zeros(self.space.dim)
-        for word in words:
-            seed = int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest())
-            total += np.random.default_rng(seed).standard_normal(self.space.dim)
-        return total
-
-    def _nothing(self) -> Vectors:
-        return np.empty((0, self.space.dim), np.float16)
-
-
-class MemoryBlobs:
-    """A BlobStore in a dictionary."""
-
-    def __init__(self) -> None:
-        self.blobs: dict[str, bytes] = {}
-
-    async def write(self, name: str, data: bytes | memoryview) -> None:
-        self.blobs[name] = bytes(data)
-
-    async def read(self, name: str) -> bytes:
-        return self.blobs[name]
-
-    async def upload(self, name: str, path: Path) -> None:
-        await self.write(name, await asyncio.to_thread(path.read_bytes))
-
-    async def local(self, name: str, folder: Path) -> Path:
-        data = await self.read(name)
-        path = folder / name.replace("/", "_")
-        await asyncio.to_thread(path.write_bytes, data)
-        return path
-
-    async def list(self, prefix: str) -> list[str]:
-        return sorted(await self.sizes(prefix))
-
-    async def sizes(self, prefix: str) -> Mapping[str, int]:
-        return {n: len(data) for n, data in self.blobs.items() if n.startswith(prefix)}
-
-    async def delete(self, name: str) -> None:
-        self.blobs.pop(name, None)
-
-
-class MemoryLog:
-    """The event log in memory: EventLog and EncoderLog over dictionaries.
-
-    `topics` maps names to partition counts. Transactions are atomic because nothing awaits in
-    them; a join of an encoder group takes every content partition from the former member, whose
+    `topics` maps names to partition counts. Transactions are atomic because they do not await. A
+    member that joins an encoder group takes every content partition from the former member, whose
     commits then raise Fenced.
     """
 
@@ -150,7 +54,7 @@ class MemoryLog:
         self.records: dict[TopicPartition, list[Record]] = defaultdict(list)
         self.offsets: dict[str, dict[TopicPartition, int]] = defaultdict(dict)
 
-    # EventLog
+    # The port EventLog
 
     async def publish(self, records: Sequence[OutRecord]) -> list[RecordPosition]:
         positions = [self._append(record) for record in records]
@@ -161,12 +65,12 @@ class MemoryLog:
         records = self.records[TopicPartition(position.topic, position.partition)]
         return records[position.offset] if position.offset < len(records) else None
 
-    async def tail(self, start: Mapping[TopicPartition, int | None]) -> "MemoryReader":
+    async def tail(self, start: Mapping[TopicPartition, int | None]) -> "MemoryLogReader":
         positions = {partition: offset or 0 for partition, offset in start.items()}
         for partition, offset in positions.items():
             if offset > len(self.records[partition]):
                 raise LogChanged(f"{partition}: offset {offset} is past the end")
-        return MemoryReader(self, positions)
+        return MemoryLogReader(self, positions)
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         return {topic: self._known(self._ids, topic) for topic in topics}
@@ -192,7 +96,7 @@ class MemoryLog:
     async def commit(self, group: str, positions: Positions) -> None:
         self.offsets[group].update(positions)
 
-    # EncoderLog
+    # The port EncoderLog
 
     @asynccontextmanager
     async def join(self, group: str) -> AsyncIterator["MemoryOwnership"]:
@@ -205,29 +109,32 @@ class MemoryLog:
         self._owner.update(leases)
         yield MemoryOwnership(self, group, leases)
 
-    def create_again(self, topic: str) -> None:
-        """Behave as if the topic had been deleted and created again: empty, and with another id."""
+    def recreate_topic(self, topic: str) -> None:
+        """Delete a topic and create it again: it is empty and has another id."""
         self._ids[topic] = uuid.uuid4().hex[:22]
         for name, number in list(self.records):
             if name == topic:
                 del self.records[TopicPartition(name, number)]
 
-    # What the readers below share
+    # Used by the reader and the ownership below
 
     def now(self) -> float:
         return self._clock.now()
 
     def owns(self, lease: Lease) -> bool:
+        """Return whether a lease has not ended."""
         return self._owner.get(lease.partition) is lease
 
-    async def transact(self, group: str, outputs: Sequence[OutRecord], offsets: Positions) -> None:
+    async def append_transaction(
+        self, group: str, outputs: Sequence[OutRecord], offsets: Positions
+    ) -> None:
         for record in outputs:
             self._append(record)
         self.offsets[group].update(offsets)
         await self._notify()
 
     async def wait_for_more(self, timeout_ms: int) -> None:
-        """Return when something was appended, or after the timeout."""
+        """Wait until a record is appended, or until the timeout."""
         try:
             async with asyncio.timeout(timeout_ms / 1000), self._grown:
                 await self._grown.wait()
@@ -263,10 +170,10 @@ class MemoryLog:
         return table[topic]
 
 
-class MemoryReader:
-    """A LogReader of a MemoryLog."""
+class MemoryLogReader:
+    """The LogReader port on a MemoryEventLog."""
 
-    def __init__(self, log: MemoryLog, start: Positions) -> None:
+    def __init__(self, log: MemoryEventLog, start: Positions) -> None:
         self._log = log
         self._positions = dict(start)
 
@@ -286,7 +193,7 @@ class MemoryReader:
         return dict(self._positions)
 
     async def close(self) -> None:
-        """Nothing to release."""
+        """Do nothing: a reader in memory holds no resources."""
 
     def _take(self, records_max: int, without: Collection[TopicPartition]) -> Fetched:
         fetched = Fetched()
@@ -309,15 +216,19 @@ class MemoryReader:
 
 
 class MemoryOwnership:
-    """An Ownership of a MemoryLog: a later join ends it."""
+    """The Ownership port on a MemoryEventLog; a later member ends it."""
 
-    def __init__(self, log: MemoryLog, group: str, leases: Mapping[TopicPartition, Lease]) -> None:
+    def __init__(
+        self, log: MemoryEventLog, group: str, leases: Mapping[TopicPartition, Lease]
+    ) -> None:
         self._log = log
         self._group = group
         self._leases = dict(leases)
         committed = log.offsets[group]
         self._readers = {
-            topic: MemoryReader(log, {p: committed.get(p, 0) for p in leases if p.topic == topic})
+            topic: MemoryLogReader(
+                log, {p: committed.get(p, 0) for p in leases if p.topic == topic}
+            )
             for topic in {partition.topic for partition in leases}
         }
 
@@ -342,11 +253,11 @@ class MemoryOwnership:
             if self._log.owns(self._leases[partition])
         ]
 
-    async def commit(self, claimed: RecordClaim, outputs: Sequence[OutRecord]) -> None:
-        if not self._log.owns(claimed.lease):
-            raise Fenced(f"{claimed.lease.partition} has a newer owner")
-        await self._log.transact(
-            self._group, outputs, {claimed.lease.partition: claimed.next_position}
+    async def commit(self, claim: RecordClaim, outputs: Sequence[OutRecord]) -> None:
+        if not self._log.owns(claim.lease):
+            raise Fenced(f"{claim.lease.partition} has a newer owner")
+        await self._log.append_transaction(
+            self._group, outputs, {claim.lease.partition: claim.next_position}
         )
 
     @property

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.clip_like import Wide
-from contracts.events.embedding_record import encode_value
+from contracts.events.embedding_record import encode_embedding
 from contracts.events.record import Fetched, Record, Source, TopicPartition
 from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors, unit
@@ -55,7 +55,7 @@ class Filled:
         """The next record of the log; `metadata` beside the fields that filters ask for."""
         n = self.offset
         fields = {"half": n % 2, "hundredth": n % 100, "rare": n % 10_000}
-        value = encode_value(SPACE, vector, text=f"picture {n}", metadata=fields | metadata)
+        value = encode_embedding(SPACE, vector, text=f"picture {n}", metadata=fields | metadata)
         return self._record(item_id, value)
 
     def delete(self, item_id: str) -> Fetched:

@@ -29,7 +29,7 @@ from aiokafka.admin import NewTopic
 from benchmarks import clip_like
 from benchmarks.filled import DIM, NAMES, SPACE
 from benchmarks.report import Goal, finish, parser
-from contracts.events.embedding_record import encode_value
+from contracts.events.embedding_record import encode_embedding
 from contracts.events.record import OutRecord, Source
 from contracts.metrics import Metrics
 from contracts.partitioner import partitioner
@@ -68,7 +68,7 @@ async def fill(connection: Connection, log: KafkaLog, count: int) -> None:
         for vector in block:
             repeats = n and dice.random() < _REPEATED_SHARE
             key = f"picture-{int(dice.integers(n)) if repeats else n}".encode()
-            value = encode_value(
+            value = encode_embedding(
                 SPACE,
                 vector,
                 text=f"a picture with the number {n}",

@@ -14,7 +14,7 @@ from contracts.errors import RejectedRecord
 from contracts.events.content_body import Metadata
 from contracts.events.content_event import Content, id_of_key, read_content
 from contracts.events.dead_letter import dead_letter_record
-from contracts.events.embedding_record import embedding_record, encode_value
+from contracts.events.embedding_record import embedding_record, encode_embedding
 from contracts.events.record import OutRecord, Record, Source
 from contracts.partitioner import Partitioner
 from contracts.ports.encoder import Encoder, RgbImage
@@ -210,7 +210,7 @@ def _outputs(
         return [letter, embedding_record(topic, record, source, None, reason=reason)]
     if job.content is None or job.vector is None:
         return [embedding_record(topic, record, source, None)]
-    value = encode_value(
+    value = encode_embedding(
         space,
         job.vector,
         item=job.content.item,

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from consumers.encode_job import Job
-from contracts.events.record import TopicPartition, bytes_of
+from contracts.events.record import TopicPartition, record_bytes
 from contracts.ports.ownership import Lease, RecordClaim
 from contracts.topics import Target
 
@@ -100,7 +100,7 @@ class Lane:
 
     def take_off(self, claim: RecordClaim, jobs: Sequence[Job]) -> Flight:
         """A new flight behind those of its partition."""
-        size = sum(map(bytes_of, claim.records))
+        size = sum(map(record_bytes, claim.records))
         flight = Flight(claim, jobs, size)
         chain = self._chains[claim.lease]
         chain.flights.append(flight)

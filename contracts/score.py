@@ -20,7 +20,7 @@ Scores = NDArray[np.float64]
 NOMINATION_SLACK = 5e-4
 
 
-def slack_of(dim: int) -> float:
+def tie_slack(dim: int) -> float:
     """Return twice the error of a float32 product of `dim` numbers: 6e-5 for 512, 4.9e-4 for 4096.
 
     A search for ties uses this bound, since NOMINATION_SLACK is too wide for it: the scores of the
@@ -57,6 +57,6 @@ def exact_scores(rows: Vectors, query: Vectors) -> Scores:
     return result
 
 
-def ranking(scores: Scores, ids: Sequence[str]) -> list[int]:
+def rank_order(scores: Scores, ids: Sequence[str]) -> list[int]:
     """Return the indices in the order of an answer: by score descending, then by id ascending."""
     return sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))

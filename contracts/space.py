@@ -38,7 +38,7 @@ class Space:
         """Eight bytes that differ when anything about the space differs."""
         return _fingerprint(self)
 
-    def require(self, fingerprint: bytes, *, where: str) -> None:
+    def require_same(self, fingerprint: bytes, *, where: str) -> None:
         """Raise SpaceMismatch unless `fingerprint` is this space's."""
         if fingerprint != self.fingerprint:
             raise SpaceMismatch(

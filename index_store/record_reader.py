@@ -17,7 +17,7 @@ import orjson
 from numpy.typing import NDArray
 
 from contracts.errors import RejectedRecord, SpaceMismatch, TidelensError
-from contracts.events.embedding_record import encode_value, read_embedding
+from contracts.events.embedding_record import encode_embedding, read_embedding
 from contracts.events.record import Record, Source
 from contracts.score import Vectors
 from contracts.space import Space
@@ -59,7 +59,7 @@ class Reader:
         self._target = target
         size = 2 * space.dim
         # Every value of this space begins alike; an empty body is the two bytes {}.
-        self._head = encode_value(space, np.zeros(space.dim, np.float16))[: -size - 2]
+        self._head = encode_embedding(space, np.zeros(space.dim, np.float16))[: -size - 2]
         self._end = len(self._head) + size
         self._origins: dict[bytes, Origin] = {}
 

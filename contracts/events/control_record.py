@@ -14,8 +14,8 @@ import orjson
 from contracts.characters import escaped, is_blank
 from contracts.errors import RejectedRecord
 from contracts.events.format_version import unknown_version, version_of
-from contracts.events.partition_count_record import PARTITIONS, KeptCounts
-from contracts.events.record import OutRecord, Record, bytes_of
+from contracts.events.partition_count_record import PARTITIONS, RecordedPartitionCounts
+from contracts.events.record import OutRecord, Record, record_bytes
 from contracts.settings.bounds import TEXT_MAX
 from contracts.space import SPACE_NAME, Space
 
@@ -103,13 +103,13 @@ class CandidateSpace:
     `encoded_at` is None until every record that existed at `started_at` has been encoded.
     """
 
-    made: SpaceRef
+    ref: SpaceRef
     started_at: float
     encoded_at: float | None = None
 
     def record(self, topic: str) -> OutRecord:
         times = {"started_at": self.started_at, "encoded_at": self.encoded_at}
-        body = {"version": VERSION, **asdict(self.made), **times}
+        body = {"version": VERSION, **asdict(self.ref), **times}
         return OutRecord(topic, CANDIDATE, orjson.dumps(body), partition=0)
 
     @classmethod
@@ -129,18 +129,18 @@ def no_candidate(topic: str) -> OutRecord:
     return OutRecord(topic, CANDIDATE, None, partition=0)
 
 
-ControlValue = ActiveSpace | CandidateSpace | KeptCounts | None
+ControlValue = ActiveSpace | CandidateSpace | RecordedPartitionCounts | None
 
 _READERS: Mapping[bytes, Callable[[Mapping[str, Any], float], ControlValue]] = {
     ACTIVE: ActiveSpace.read,
     CANDIDATE: CandidateSpace.read,
-    PARTITIONS: KeptCounts.read,
+    PARTITIONS: RecordedPartitionCounts.read,
 }
 
 
 def read_record(record: Record, now: float) -> ControlValue:
     """Return the content of a control record, or None for a tombstone. Raises RejectedRecord."""
-    size = bytes_of(record)
+    size = record_bytes(record)
     if size > RECORD_BYTES_MAX:
         raise RejectedRecord.over(
             "too_large", RECORD_BYTES_MAX, size, field="record", unit="bytes of key and value"

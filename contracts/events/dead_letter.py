@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple, get_args
 
 from contracts.errors import RejectedRecord
-from contracts.events.record import OutRecord, Record, RecordPosition, bytes_of
+from contracts.events.record import OutRecord, Record, RecordPosition, record_bytes
 from contracts.space import SPACE_NAME
 
 REASON = "dead_letter_reason"
@@ -45,7 +45,7 @@ SPACE = "dead_letter_space"
 TRUNCATED = "dead_letter_truncated"
 _ADDED = frozenset({REASON, MESSAGE, STAGE, ATTEMPTS, SOURCE, SPACE, TRUNCATED})
 
-OF = "dead_letter_of"
+MARK_LETTER = "dead_letter_of"
 OUTCOME = "dead_letter_outcome"
 
 Outcome = Literal["retried", "superseded", "discarded"]
@@ -99,7 +99,7 @@ class Letter:
     """The size of the original in bytes, where the letter has only its beginning."""
 
 
-class Mark(NamedTuple):
+class LetterMark(NamedTuple):
     """A record of what was done with a letter."""
 
     letter: LetterId
@@ -135,9 +135,9 @@ def dead_letter_record(
     headers = [(name, text.encode("utf-8", "backslashreplace")) for name, text in added.items()]
     letter = OutRecord(topic, record.key, record.value, [*record.headers, *headers])
     overhead = _RECORD_OVERHEAD_BYTES + _HEADER_OVERHEAD_BYTES * len(letter.headers)
-    if bytes_of(letter) + overhead <= bytes_max:
+    if record_bytes(letter) + overhead <= bytes_max:
         return letter
-    headers.append((TRUNCATED, str(bytes_of(record)).encode()))
+    headers.append((TRUNCATED, str(record_bytes(record)).encode()))
     return OutRecord(topic, _head(record.key), _head(record.value), headers)
 
 
@@ -161,13 +161,13 @@ def read_letter(record: Record) -> Letter | None:
         text(STAGE),
         int(attempts) if attempts.isdecimal() else 1,
         _read_source(text(SOURCE)),
-        space_of(record.header(SPACE)),
+        letter_space(record.header(SPACE)),
         hashlib.blake2b(record.value or b"", digest_size=8).digest(),
         int(truncated) if truncated.isdecimal() else None,
     )
 
 
-def space_of(header: bytes | None) -> str | None:
+def letter_space(header: bytes | None) -> str | None:
     """Return the space that a letter names, or None where that is not a possible name."""
     name = (header or b"").decode("utf-8", "replace")
     return name if SPACE_NAME.fullmatch(name) else None
@@ -180,7 +180,7 @@ def _read_source(text: str) -> RecordPosition | None:
     return RecordPosition(topic, int(numbers[0]), int(numbers[1]))
 
 
-def read_mark(record: Record) -> Mark | None:
+def read_mark(record: Record) -> LetterMark | None:
     """Return the mark, or None for any other record and for marks that only newer versions know.
 
     A letter is never a mark: its original may have had headers of these names.
@@ -189,15 +189,15 @@ def read_mark(record: Record) -> Mark | None:
         return None
     outcome = (record.header(OUTCOME) or b"").decode("utf-8", "replace")
     try:
-        letter = LetterId.parse((record.header(OF) or b"").decode("utf-8", "replace"))
+        letter = LetterId.parse((record.header(MARK_LETTER) or b"").decode("utf-8", "replace"))
     except ValueError:
         return None
-    return Mark(letter, outcome) if outcome in OUTCOMES else None
+    return LetterMark(letter, outcome) if outcome in OUTCOMES else None
 
 
 def mark_record(topic: str, letter: Letter, outcome: Outcome) -> OutRecord:
     """Return the mark of `letter`."""
-    headers = [(OF, str(letter.id).encode()), (OUTCOME, outcome.encode())]
+    headers = [(MARK_LETTER, str(letter.id).encode()), (OUTCOME, outcome.encode())]
     return OutRecord(topic, letter.key, None, headers, letter.id.partition)
 
 

@@ -48,7 +48,7 @@ class Embedding:
     reason: str | None = None
 
 
-def encode_value(
+def encode_embedding(
     space: Space,
     vector: Vectors,
     *,
@@ -69,7 +69,7 @@ def encode_value(
     )
 
 
-def decode_value(space: Space, value: bytes) -> tuple[Vectors, dict[str, Any]]:
+def decode_embedding(space: Space, value: bytes) -> tuple[Vectors, dict[str, Any]]:
     """Return the vector, a read-only float16 view of `value` of shape (space.dim,), and the body.
 
     Raises RejectedRecord `invalid_embedding` or `unknown_embedding_version`, and SpaceMismatch for
@@ -89,7 +89,7 @@ def decode_value(space: Space, value: bytes) -> tuple[Vectors, dict[str, Any]]:
             )
         raise RejectedRecord("invalid_embedding", f"magic: want {MAGIC!r}, got {magic!r}")
     if fingerprint != space.fingerprint or dim != space.dim:
-        space.require(fingerprint, where="an embedding")
+        space.require_same(fingerprint, where="an embedding")
         raise RejectedRecord("invalid_embedding", f"dim: want {space.dim}, got {dim}")
     end = _HEAD.size + 2 * dim
     if len(value) < end + 2:
@@ -138,7 +138,7 @@ def read_embedding(space: Space, record: Record) -> Embedding:
         return Embedding(
             item_id, source, appended, reason=reason.decode("utf-8", "replace") if reason else None
         )
-    vector, body = decode_value(space, record.value)
+    vector, body = decode_embedding(space, record.value)
     return Embedding(
         item_id,
         source,

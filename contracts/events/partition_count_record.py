@@ -14,7 +14,7 @@ PARTITIONS = b"content-partitions"
 
 
 @dataclass(frozen=True, slots=True)
-class MadeTopic:
+class CreatedTopic:
     """A content topic by its id, with the number of partitions that it was created with."""
 
     topic_id: str
@@ -33,22 +33,22 @@ class MadeTopic:
 
 
 @dataclass(frozen=True, slots=True)
-class KeptCounts:
+class RecordedPartitionCounts:
     """The content topics of a collection whose partition counts are recorded."""
 
-    made: Mapping[Target, MadeTopic]
+    topics: Mapping[Target, CreatedTopic]
 
     def record(self, topic: str) -> OutRecord:
         body = {
-            target: {"topic_id": made.topic_id, "partitions": made.partitions}
-            for target, made in self.made.items()
+            target: {"topic_id": created.topic_id, "partitions": created.partitions}
+            for target, created in self.topics.items()
         }
         return OutRecord(topic, PARTITIONS, orjson.dumps(body), partition=0)
 
     @classmethod
     def read(cls, body: Mapping[str, Any], latest: float = 0.0) -> Self:
         """Read the counts. Raise RejectedRecord. `latest` is not used: the record has no times."""
-        return cls({t: MadeTopic.read(body[t], t) for t in TARGETS if t in body})
+        return cls({t: CreatedTopic.read(body[t], t) for t in TARGETS if t in body})
 
 
 def _wrong(field: str, want: str, value: Any) -> RejectedRecord:

@@ -60,7 +60,7 @@ class OutRecord:
     partition: int | None = None
 
 
-def bytes_of(record: Record | OutRecord) -> int:
+def record_bytes(record: Record | OutRecord) -> int:
     """Return the size of key, value and headers in bytes."""
     headers = sum(len(name.encode()) + len(value or b"") for name, value in record.headers)
     return len(record.key or b"") + len(record.value or b"") + headers

@@ -187,7 +187,7 @@ def _dead_letter_mark() -> Document:
         "summary": "What was done with a letter of this partition; its last mark counts.",
         "headers": _headers(
             {
-                dead_letter.OF: {
+                dead_letter.MARK_LETTER: {
                     "type": "string",
                     "description": "PARTITION:OFFSET of the letter.",
                 },

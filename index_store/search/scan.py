@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.ports.hit import VectorQuery
-from contracts.score import NOMINATION_SLACK, exact_scores, slack_of
+from contracts.score import NOMINATION_SLACK, exact_scores, tie_slack
 from index_store.ann.choice import SCANNED_ROWS
 from index_store.segment.reader import Nominees, Part, Selection
 from index_store.segment.rows import Numbers
@@ -51,7 +51,7 @@ class Scan:
         self._starts = [0, *accumulate(part.capacity for part in parts)]
         self._live = sum(selection.count for selection in selections)
         self._wide = np.array([query.vector for query in queries], np.float32)
-        self._slack = slack_of(self._wide.shape[1])
+        self._slack = tie_slack(self._wide.shape[1])
 
     def exact(self) -> Iterator[list[Winner]]:
         """The winners of each query, best first, at most k + offset."""

@@ -18,7 +18,7 @@ from mode.threads import WorkerThread
 from mode.types import ServiceT
 from yarl import URL
 
-from contracts.events.dead_letter import REASON, SPACE, space_of
+from contracts.events.dead_letter import REASON, SPACE, letter_space
 from contracts.ports.clock import Clock
 from contracts.supervision.side_tasks import SideTasks
 from contracts.topics import Names
@@ -139,7 +139,7 @@ def counted_reason(headers: Mapping[str, bytes | str], space: str) -> str | None
     """
     found = {name: headers[name] for name in (REASON, SPACE) if name in headers}
     raw = {name: one.encode() if isinstance(one, str) else one for name, one in found.items()}
-    if REASON not in raw or space_of(raw.get(SPACE)) not in (space, None):
+    if REASON not in raw or letter_space(raw.get(SPACE)) not in (space, None):
         return None
     return raw[REASON].decode("utf-8", "replace")
 

@@ -31,7 +31,7 @@ from contracts.events.control_record import (
     SpaceRef,
     read_record,
 )
-from contracts.events.partition_count_record import PARTITIONS, KeptCounts
+from contracts.events.partition_count_record import PARTITIONS, RecordedPartitionCounts
 from contracts.events.record import Record, TopicPartition
 from contracts.ports.event_log import EventLog
 from contracts.space import Space
@@ -75,7 +75,7 @@ class Control:
     """Records that are ignored, and that no good one has replaced."""
     before: tuple[SpaceRef, ...] = field(default=(), compare=False)
     """The spaces that earlier records named as active, the newest first."""
-    counts: KeptCounts | None = field(default=None, compare=False)
+    counts: RecordedPartitionCounts | None = field(default=None, compare=False)
     unknown_keys: tuple[bytes, ...] = field(default=(), compare=False)
     """The unknown keys of ignored records, which another version may know."""
 
@@ -83,7 +83,7 @@ class Control:
     def spaces(self) -> list[str]:
         """Return the spaces served, the current one first, then the one being made."""
         served = [] if self.active is None else [ref.space for ref in self.active.served]
-        made = [] if self.candidate is None else [self.candidate.made.space]
+        made = [] if self.candidate is None else [self.candidate.ref.space]
         return list(dict.fromkeys([*served, *made]))
 
     @property
@@ -143,7 +143,7 @@ class Standing:
         counts = await self._standing(PARTITIONS, refused)
         assert active is None or isinstance(active, ActiveSpace)
         assert candidate is None or isinstance(candidate, CandidateSpace)
-        assert counts is None or isinstance(counts, KeptCounts)
+        assert counts is None or isinstance(counts, RecordedPartitionCounts)
         unknown = dict.fromkeys(entry.record.key or b"" for entry in self._entries[_OTHER])
         before = tuple(reversed(self._before))
         return Control(active, candidate, tuple(refused), before, counts, tuple(unknown))
@@ -215,7 +215,7 @@ def _named(said: ControlValue) -> SpaceRef | None:
     """Return the space that must be there for a record to stand."""
     if isinstance(said, ActiveSpace):
         return said.current
-    return said.made if isinstance(said, CandidateSpace) else None
+    return said.ref if isinstance(said, CandidateSpace) else None
 
 
 def topics_exist(event_log: EventLog, control_topic: str) -> Judge:

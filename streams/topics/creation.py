@@ -8,7 +8,7 @@ import structlog
 from aiokafka.errors import KafkaError
 
 from contracts.errors import BrokerUnavailable
-from contracts.events.partition_count_record import KeptCounts, MadeTopic
+from contracts.events.partition_count_record import CreatedTopic, RecordedPartitionCounts
 from contracts.partitioner import partitioner
 from contracts.topics import TARGETS, Names, TopicSpec
 from streams.kafka.connection import Connection
@@ -79,7 +79,7 @@ async def _keep(
     connection: Connection, names: Names, found: Mapping[str, FoundTopic], kept: Kept
 ) -> None:
     new = {
-        target: MadeTopic(
+        target: CreatedTopic(
             found[names.content(target)].id, made_count(names.prefix, target, found, kept)
         )
         for target in TARGETS
@@ -87,7 +87,7 @@ async def _keep(
     }
     if not new or names.control not in found:
         return
-    record = KeptCounts({**kept, **new}).record(names.control)
+    record = RecordedPartitionCounts({**kept, **new}).record(names.control)
     try:
         async with KafkaLog.open(
             connection, partition_of=partitioner("murmur2"), record_bytes_max=_RECORD_BYTES_MAX

@@ -25,7 +25,11 @@ from contracts.errors import (
     TopicMismatch,
 )
 from contracts.events.control_record import read_record
-from contracts.events.partition_count_record import PARTITIONS, KeptCounts, MadeTopic
+from contracts.events.partition_count_record import (
+    PARTITIONS,
+    CreatedTopic,
+    RecordedPartitionCounts,
+)
 from contracts.events.record import Record, TopicPartition
 from contracts.ports.event_log import LogReader
 from contracts.topics import TARGETS, Names, Target
@@ -46,7 +50,7 @@ Tail = Callable[[Mapping[TopicPartition, int | None]], Awaitable[LogReader]]
 Find = Callable[[Collection[str]], Awaitable[Mapping[str, FoundTopic]]]
 
 
-Kept = Mapping[Target, MadeTopic]
+Kept = Mapping[Target, CreatedTopic]
 
 
 def kept_after(kept: Kept, record: Record) -> Kept:
@@ -64,7 +68,7 @@ def kept_after(kept: Kept, record: Record) -> Kept:
         log.debug("unreadable partition counts", offset=record.offset, error=str(error))
         return kept
     merged = dict(kept)
-    for target, made in said.made.items() if isinstance(said, KeptCounts) else ():
+    for target, made in said.topics.items() if isinstance(said, RecordedPartitionCounts) else ():
         before = kept.get(target, made)
         if before.topic_id != made.topic_id:
             merged[target] = made
@@ -127,7 +131,7 @@ class PartitionCounts:
         self._tail = tail
         self._kept: Kept = {}
         # The smallest count seen with each content topic whose count is not kept.
-        self._smallest: dict[Target, MadeTopic] = {}
+        self._smallest: dict[Target, CreatedTopic] = {}
         self._reading = asyncio.Lock()
         # The topics that were last looked for in vain, and when.
         self._missed: frozenset[str] = frozenset()
@@ -199,7 +203,7 @@ class PartitionCounts:
             before = self._smallest.get(target)
             if before is not None and before.topic_id == content.id:
                 made = min(made, before.partitions)
-            self._smallest[target] = MadeTopic(content.id, made)
+            self._smallest[target] = CreatedTopic(content.id, made)
         return made
 
     def _knows(self, target: Target, topic_id: str) -> bool:

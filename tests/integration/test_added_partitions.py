@@ -9,7 +9,7 @@ from aiokafka.admin import NewPartitions
 
 from contracts.errors import TopicMismatch
 from contracts.events.content_event import content_record
-from contracts.events.partition_count_record import KeptCounts, MadeTopic
+from contracts.events.partition_count_record import CreatedTopic, RecordedPartitionCounts
 from contracts.events.record import TopicPartition
 from contracts.ports.event_log import AddedPartitions
 from contracts.topics import TARGETS, topic_specs
@@ -160,7 +160,9 @@ async def test_a_target_whose_topics_do_not_fit_does_not_stop_the_other(
         images, embeddings = kit.names.content("images"), kit.names.embeddings("images")
         await grown(kit, images)
         ids = await kit.connection.topic_ids([images])
-        kept = KeptCounts({"images": MadeTopic(ids[images], NOW)}).record(kit.names.control)
+        kept = RecordedPartitionCounts({"images": CreatedTopic(ids[images], NOW)}).record(
+            kit.names.control
+        )
         await kit.log.publish([kept])
         with pytest.raises(TopicMismatch, match="no TIDELENS_PARTITIONS fits"):
             await made(kit)

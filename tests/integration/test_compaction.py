@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from contracts.events.embedding_record import encode_value
+from contracts.events.embedding_record import encode_embedding
 from contracts.events.record import OutRecord, Source
 from contracts.metrics import Metrics
 from contracts.ports.blob_store import BlobStore
@@ -80,7 +80,7 @@ def embedded(kit: Collection, item: str, number: int, *, gone: bool = False) -> 
     """As an encoder writes it; `number` is the offset of the content record."""
     headers = [("source", Source("content", 0, number).encode()), ("appended", b"1")]
     vector = ENCODER.encode_texts([f"{item} {number}"])[0]
-    value = None if gone else encode_value(ENCODER.space, vector)
+    value = None if gone else encode_embedding(ENCODER.space, vector)
     return OutRecord(kit.names.embeddings("captions"), item.encode(), value, headers, 0)
 
 

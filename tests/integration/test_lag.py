@@ -11,7 +11,7 @@ from aiokafka import TopicPartition as KafkaPartition
 
 from contracts.errors import BrokerUnavailable, ConfigurationError
 from contracts.events.content_event import content_record
-from contracts.events.embedding_record import embedding_record, encode_value
+from contracts.events.embedding_record import embedding_record, encode_embedding
 from contracts.events.record import OutRecord, Record, Source, TopicPartition
 from contracts.ports.lag import Lag
 from contracts.testing.clock import ManualClock
@@ -52,7 +52,7 @@ async def encode_one(kit: Collection, partition: int = 0) -> Record:
     captions = kit.names.content("captions")
     content = (await kit.read_all(captions))[partition][0]
     source = Source("topic-id", partition, content.offset)
-    value = encode_value(ENCODER.space, ENCODER.encode_texts(["text"])[0])
+    value = encode_embedding(ENCODER.space, ENCODER.encode_texts(["text"])[0])
     record = embedding_record(kit.names.embeddings("captions"), content, source, value)
     await transact(
         kit, [record], {KafkaPartition(captions, partition): content.offset + 1}, commit=True

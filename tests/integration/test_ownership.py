@@ -20,7 +20,7 @@ from aiokafka.errors import PolicyViolationError
 
 from contracts.errors import ConfigurationError, Fenced, RecordTooLarge
 from contracts.events.content_event import EVENT_TYPES, content_record, delete_record
-from contracts.events.embedding_record import embedding_record, encode_value, read_embedding
+from contracts.events.embedding_record import embedding_record, encode_embedding, read_embedding
 from contracts.events.record import OutRecord, Record, Source
 from contracts.events.record import TopicPartition as Partition
 from contracts.testing.encoder import HashEncoder
@@ -163,7 +163,7 @@ def as_embeddings(kit: Collection, records: list[Record], topic_id: str) -> list
             topic,
             record,
             Source(topic_id, record.partition, record.offset),
-            encode_value(ENCODER.space, vector),
+            encode_embedding(ENCODER.space, vector),
         )
         for record, vector in zip(records, vectors, strict=True)
     ]
@@ -439,7 +439,7 @@ async def test_a_commit_ends_with_its_session(kafka, monkeypatch) -> None:
 
 def ghost(kit: Collection) -> OutRecord:
     """An embedding of what is not published."""
-    value = encode_value(ENCODER.space, ENCODER.encode_texts(["ghost"])[0])
+    value = encode_embedding(ENCODER.space, ENCODER.encode_texts(["ghost"])[0])
     headers = [("source", Source("x", 0, 3).encode()), ("appended", b"0")]
     return OutRecord(kit.names.embeddings("captions"), b"ghost", value, headers, partition=0)
 

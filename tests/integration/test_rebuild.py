@@ -116,7 +116,7 @@ async def test_killed_in_the_middle_it_goes_on_and_then_is_switched_and_rolled_b
         await one.publish(300, 20)
         encoded_as = (await one.killed("space.encoded")).candidate
         assert encoded_as is not None and encoded_as.encoded_at is not None
-        assert (encoded_as.made, encoded_as.started_at) == (begun.made, begun.started_at)
+        assert (encoded_as.ref, encoded_as.started_at) == (begun.ref, begun.started_at)
         # And while it builds and writes the index.
         for fault in ("index.applied", "snapshot.blobs", "snapshot.manifest"):
             await one.killed(fault)

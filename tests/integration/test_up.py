@@ -14,7 +14,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from contracts.errors import RejectedRequest, TidelensError
-from contracts.events.embedding_record import encode_value
+from contracts.events.embedding_record import encode_embedding
 from contracts.events.record import OutRecord, Source
 from contracts.settings import Settings
 from contracts.space import Space
@@ -335,9 +335,9 @@ async def test_a_vector_of_another_space_is_lettered_and_the_next_is_served(
         topic = kit.names.embeddings("captions")
         await kit.log.publish(
             [
-                OutRecord(topic, b"bad", encode_value(other, vector), headers, partition=0),
+                OutRecord(topic, b"bad", encode_embedding(other, vector), headers, partition=0),
                 OutRecord(topic, b"torn", b"TLE", headers, partition=0),
-                OutRecord(topic, b"good", encode_value(encoder.space, vector), headers, 0),
+                OutRecord(topic, b"good", encode_embedding(encoder.space, vector), headers, 0),
             ]
         )
         async with (

@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from api.app import create_app
 from api.node import Node
 from contracts.errors import NotReady, RejectedRecord, TidelensError
-from contracts.events.embedding_record import embedding_record, encode_value
+from contracts.events.embedding_record import embedding_record, encode_embedding
 from contracts.events.record import Fetched, Record, RecordPosition, Source, TopicPartition
 from contracts.filters.nodes import Filter
 from contracts.filters.warnings import FilterWarning, warnings_of
@@ -31,7 +31,7 @@ from contracts.ports.hit import Hit, VectorQuery
 from contracts.ports.lag import Lag
 from contracts.ports.pictures import PictureConverter, ReferenceReader
 from contracts.ports.search import Answer, AppliedBatch
-from contracts.score import Vectors, exact_scores, ranking
+from contracts.score import Vectors, exact_scores, rank_order
 from contracts.settings import Settings
 from contracts.testing.clock import ManualClock
 from contracts.testing.encoder import HashEncoder
@@ -213,7 +213,7 @@ class RealIndex(BruteIndex):
             partition = TopicPartition(NAMES.embeddings(target), number)
             offset = offsets[target][number]
             offsets[target][number] += 1
-            value = None if vector is None else encode_value(self.real.space, vector, **rest)
+            value = None if vector is None else encode_embedding(self.real.space, vector, **rest)
             content = Record(NAMES.content(target), number, offset, 1, item_id.encode(), None)
             written = embedding_record(
                 partition.topic, content, Source("topic", number, offset), value
@@ -271,7 +271,7 @@ def brute(items: Items, query: VectorQuery) -> list[Hit]:
     if not found:
         return []
     scores = exact_scores(np.stack([hit.vector for hit in found]), query.vector)  # type: ignore[misc]
-    ranked = [(found[i], float(scores[i])) for i in ranking(scores, [hit.id for hit in found])]
+    ranked = [(found[i], float(scores[i])) for i in rank_order(scores, [hit.id for hit in found])]
     if query.min_score is not None:
         ranked = [(hit, score) for hit, score in ranked if score >= query.min_score]
     if query.collapse:

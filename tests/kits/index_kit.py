@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from contracts.events.embedding_record import encode_value
+from contracts.events.embedding_record import encode_embedding
 from contracts.events.record import Fetched, Record, Source, TopicPartition
 from contracts.filters.nodes import BOOLEAN, LIST, NUMBER, STRING, json_type_of, list_type_of
 from contracts.partitioner import partitioner
@@ -114,7 +114,7 @@ def vectors(count: int, seed: int = 5, dim: int = SPACE.dim) -> Vectors:
 def put(
     offset: int, item_id: str, vector: Vectors, target: Target = "images", **body: Any
 ) -> Record:
-    return record(offset, item_id, encode_value(SPACE, vector, **body), target=target)
+    return record(offset, item_id, encode_embedding(SPACE, vector, **body), target=target)
 
 
 def filled(rows: Vectors, chunk_rows: int = 64) -> Index:

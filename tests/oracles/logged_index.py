@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from contracts.events.embedding_record import embedding_record, encode_value
+from contracts.events.embedding_record import embedding_record, encode_embedding
 from contracts.events.record import OutRecord, Record, Source
 from contracts.score import Vectors
 from contracts.testing.encoder import HashEncoder
@@ -51,7 +51,7 @@ class LoggedIndex(BruteIndex):
             topic = NAMES.embeddings(target)
             offset = len(self.log.records[(topic, number)])  # type: ignore[index]
             content = Record(NAMES.content(target), number, offset, 1, item_id.encode(), None)
-            value = None if vector is None else encode_value(SPACE, vector, **rest)
+            value = None if vector is None else encode_embedding(SPACE, vector, **rest)
             self._append(embedding_record(topic, content, Source("id", number, offset), value))
             self.versions.append(
                 Version(

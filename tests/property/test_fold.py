@@ -33,7 +33,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from contracts.events.embedding_record import Embedding, encode_value, read_embedding
+from contracts.events.embedding_record import Embedding, encode_embedding, read_embedding
 from contracts.events.record import Fetched, Record, Source, TopicPartition
 from contracts.filters.json_form import parse
 from contracts.filters.nodes import Filter
@@ -75,9 +75,9 @@ VECTORS = [unit(v) for v in DICE.standard_normal((5, 4))]
 VECTORS.append(np.nextafter(VECTORS[0], np.float16(1)))
 BAD_VALUES = [
     b"TLE\x01 torn",
-    encode_value(OTHER_SPACE, VECTORS[0]),
-    encode_value(SPACE, 2 * VECTORS[0]),
-    encode_value(SPACE, VECTORS[0])[:-1] + b"?",
+    encode_embedding(OTHER_SPACE, VECTORS[0]),
+    encode_embedding(SPACE, 2 * VECTORS[0]),
+    encode_embedding(SPACE, VECTORS[0])[:-1] + b"?",
 ]
 
 targets = st.sampled_from(TARGETS)
@@ -243,7 +243,7 @@ class Fold(RuleBasedStateMachine):
     )
     def put(self, of: Target, some: list[Any], metadata: dict[str, Any]) -> None:
         for item_id, vector, item in some:
-            value = encode_value(SPACE, vector, item=item, text=item_id, metadata=metadata)
+            value = encode_embedding(SPACE, vector, item=item, text=item_id, metadata=metadata)
             self.append(of, item_id, value)
 
     @rule(of=targets, number=st.integers(0, 99), metadata=metadatas)
@@ -252,7 +252,7 @@ class Fold(RuleBasedStateMachine):
         if items:
             item_id = sorted(items)[number % len(items)]
             vector, item, _ = items[item_id]
-            value = encode_value(SPACE, vector, item=item, text=item_id, metadata=metadata)
+            value = encode_embedding(SPACE, vector, item=item, text=item_id, metadata=metadata)
             self.append(of, item_id, value)
 
     @rule(of=targets, some=st.lists(item_ids, max_size=4))
@@ -262,7 +262,7 @@ class Fold(RuleBasedStateMachine):
 
     @rule(of=targets, item_id=item_ids, shift=st.integers(1, PARTITIONS - 1), dead=st.booleans())
     def write_to_a_wrong_partition(self, of: Target, item_id: str, shift: int, dead: bool) -> None:
-        self.append(of, item_id, None if dead else encode_value(SPACE, VECTORS[0]), shift)
+        self.append(of, item_id, None if dead else encode_embedding(SPACE, VECTORS[0]), shift)
 
     @rule(of=targets, item_id=item_ids, value=st.sampled_from(BAD_VALUES))
     def write_what_cannot_be_read(self, of: Target, item_id: str, value: bytes) -> None:

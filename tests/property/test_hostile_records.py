@@ -112,7 +112,7 @@ def records(draw: st.DrawFn) -> Record:
     return Record(NAMES.content(target), partition, 7, 1_000, key, value, headers)
 
 
-def bytes_of(record: OutRecord) -> int:
+def record_bytes(record: OutRecord) -> int:
     return int(
         DefaultRecordBatchBuilder.estimate_size_in_bytes(
             record.key, record.value, list(record.headers)
@@ -149,5 +149,5 @@ def test_a_record_becomes_one_vector_or_one_tombstone(record: Record) -> None:
         assert (read.reason is None) == (job.rejection is None)
         assert len(read.reason or "") < MESSAGE_CHARS_MAX + 100
     for out in letters:
-        assert bytes_of(out) <= LETTER_BYTES_MAX
+        assert record_bytes(out) <= LETTER_BYTES_MAX
         assert dict(out.headers).get("dead_letter_truncated") or out.value == record.value

@@ -141,7 +141,7 @@ async def attempts(asked: switch.Collection, old: SpaceRef, load: Load, count: i
         made, sets = await switch.check_switch(asked, old)
         said = "whole"
         try:
-            switch.require_whole(sets, made.made)
+            switch.require_whole(sets, made.ref)
         except TidelensError as error:
             refused += 1
             said = str(error)

@@ -126,7 +126,7 @@ def _lines(found: "Control") -> list[str]:
         lines.append(f"kept for a rollback: {_named(active.previous)}")
     if candidate is not None:
         state = "still encoded" if candidate.encoded_at is None else "encoded"
-        lines.append(f"being made: {_named(candidate.made)}, {state}")
+        lines.append(f"being made: {_named(candidate.ref)}, {state}")
     lines += [f"ignored: {one}" for one in found.refused]
     if any(one.fault != UNKNOWN_KEY for one in found.refused):
         lines.append("`tidelens control repair` writes good records over the ignored ones")

@@ -184,12 +184,12 @@ async def _switched(
 
     old = await switch.served_now(collection, model_of(collection.settings))
     candidate, sets = await switch.check_switch(collection, old)
-    answer |= {"space": candidate.made.space, "switched": False, **sets.wire()}
+    answer |= {"space": candidate.ref.space, "switched": False, **sets.wire()}
     if not as_json and options["space"] is None:
         _tell_missing(sets.wire())
     if not options["missing_ok"]:
-        switch.require_whole(sets, candidate.made)
-    active = await switch.switch(collection, old, candidate.made)
+        switch.require_whole(sets, candidate.ref)
+    active = await switch.switch(collection, old, candidate.ref)
     answer["switched"] = True
     _tell_active(active, answer, as_json=as_json)
 

@@ -103,9 +103,9 @@ async def choose(collection: Collection, old: SpaceRef, space: str, model: str) 
             f"--space {space}: kept for a rollback; `tidelens rebuild --rollback` goes back to it"
         )
     known = control.candidate
-    if known is not None and known.made != ref:
+    if known is not None and known.ref != ref:
         raise ConfigurationError(
-            f"--space {space}: {known.made.space} is being made; give it up first with "
+            f"--space {space}: {known.ref.space} is being made; give it up first with "
             "`tidelens rebuild --abandon`"
         )
     return ref

@@ -82,7 +82,7 @@ async def check_switch(collection: Collection, old: SpaceRef) -> tuple[Candidate
         raise TidelensError(
             "there is no candidate: make one with `tidelens rebuild --space NEW --model MODEL`"
         )
-    made = candidate.made
+    made = candidate.ref
     if made == old:
         # A switch that was cut off between its two records.
         await collection.write(no_candidate(collection.names().control))
@@ -175,4 +175,4 @@ async def abandon(collection: Collection) -> SpaceRef:
     if candidate is None:
         raise TidelensError("there is no candidate to abandon")
     await collection.write(no_candidate(collection.names().control))
-    return candidate.made
+    return candidate.ref

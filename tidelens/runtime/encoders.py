@@ -156,5 +156,5 @@ def _models(control: "Control", default: str) -> list[str]:
     models = [default] if control.active is None else [r.model for r in control.active.served]
     candidate = control.candidate
     if candidate is not None and candidate.encoded_at is not None:
-        models.append(candidate.made.model)
+        models.append(candidate.ref.model)
     return list(dict.fromkeys(models))

@@ -31,10 +31,10 @@ from contracts.errors import RejectedRecord
 from contracts.events import Content, content_record, delete_record
 from contracts.memory import HashEncoder
 from contracts.partitioning import partitioner
+from contracts.ports import AsOf
 from contracts.records import Fetched, OutRecord, Record, RecordPosition, Source, TopicPartition
 from contracts.score import Vectors, unit
 from contracts.topics import TARGETS, Names, Target
-from contracts.wire.as_of import AsOf
 from index_store.blobs import DiskBlobs
 from index_store.build import build
 from index_store.index import Index

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from contracts.errors import RejectedRecord, SpaceMismatch
 from contracts.events.embedding_record import (
-    decode_value,
+    decode_embedding,
     embedding_record,
-    encode_value,
+    encode_embedding,
     read_embedding,
 )
 from contracts.events.record import Record, Source
@@ -26,9 +26,9 @@ GOLDEN = bytes.fromhex(
 
 def test_golden_bytes() -> None:
     vector = unit(np.ones(4))
-    value = encode_value(SPACE, vector, item="i", text="a cat", metadata={"n": 1})
+    value = encode_embedding(SPACE, vector, item="i", text="a cat", metadata={"n": 1})
     assert value == GOLDEN
-    decoded, body = decode_value(SPACE, GOLDEN)
+    decoded, body = decode_embedding(SPACE, GOLDEN)
     assert decoded.tolist() == [0.5] * 4
     assert body == {"item": "i", "text": "a cat", "metadata": {"n": 1}}
 
@@ -41,7 +41,7 @@ def test_round_trip(numbers: list[float], text: str | None) -> None:
     if np.linalg.norm(numbers) == 0:
         return
     vector = unit(numbers)
-    decoded, body = decode_value(SPACE, encode_value(SPACE, vector, text=text))
+    decoded, body = decode_embedding(SPACE, encode_embedding(SPACE, vector, text=text))
     assert decoded.tobytes() == vector.tobytes()
     assert body.get("text") == text
 
@@ -49,24 +49,24 @@ def test_round_trip(numbers: list[float], text: str | None) -> None:
 @given(st.binary(max_size=80))
 def test_any_bytes_are_decoded_or_refused(raw: bytes) -> None:
     with pytest.raises((RejectedRecord, SpaceMismatch)):
-        decode_value(SPACE, raw)
+        decode_embedding(SPACE, raw)
 
 
 @given(st.integers(0, len(GOLDEN) - 1))
 def test_torn_values_are_refused(length: int) -> None:
     with pytest.raises(RejectedRecord):
-        decode_value(SPACE, GOLDEN[:length])
+        decode_embedding(SPACE, GOLDEN[:length])
 
 
 def test_another_space_is_named() -> None:
     other = Space("golden-v1", "model", "rev2", "prep", 4)
     with pytest.raises(SpaceMismatch, match=f"{SPACE.fingerprint.hex()}.*golden-v1"):
-        decode_value(other, GOLDEN)
+        decode_embedding(other, GOLDEN)
 
 
 def test_a_vector_must_fit_the_space() -> None:
     with pytest.raises(ValueError, match="float16"):
-        encode_value(SPACE, np.ones(3, np.float16))
+        encode_embedding(SPACE, np.ones(3, np.float16))
 
 
 def content(value: bytes | None) -> Record:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from contracts.score import NOMINATION_SLACK, exact_scores, ranking, unit
+from contracts.score import NOMINATION_SLACK, exact_scores, rank_order, unit
 
 
 def vectors(count: int, dim: int = 512) -> np.ndarray:
@@ -58,4 +58,4 @@ def test_scores_are_of_float16_only() -> None:
 
 
 def test_ties_go_by_id() -> None:
-    assert ranking([0.5, 0.9, 0.5], ["b", "z", "a"]) == [1, 2, 0]
+    assert rank_order([0.5, 0.9, 0.5], ["b", "z", "a"]) == [1, 2, 0]

@@ -73,8 +73,8 @@ def newer_content() -> None:
 
 
 def newer_embedding() -> None:
-    value = embedding_record.encode_value(SPACE, np.zeros(SPACE.dim, np.float16))
-    embedding_record.decode_value(SPACE, value[:3] + b"\x02" + value[4:])
+    value = embedding_record.encode_embedding(SPACE, np.zeros(SPACE.dim, np.float16))
+    embedding_record.decode_embedding(SPACE, value[:3] + b"\x02" + value[4:])
 
 
 def newer_manifest() -> None:

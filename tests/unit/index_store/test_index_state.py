@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from contracts.errors import RejectedRecord, SpaceMismatch
-from contracts.events.embedding_record import encode_value
+from contracts.events.embedding_record import encode_embedding
 from contracts.events.record import Fetched, Record, TopicPartition
 from contracts.partitioner import partitioner
 from contracts.score import unit
@@ -35,8 +35,8 @@ def test_applying_tells_what_changed() -> None:
         batch(
             record(3, "i0001", None, appended_ms=4),
             record(4, "never-there", None),
-            record(5, "new", encode_value(SPACE, ROWS[3]), appended_ms=7),
-            record(6, "i0000", encode_value(SPACE, ROWS[4]), appended_ms=8),
+            record(5, "new", encode_embedding(SPACE, ROWS[3]), appended_ms=7),
+            record(6, "i0000", encode_embedding(SPACE, ROWS[4]), appended_ms=8),
         )
     )
     assert (applied.target, applied.upserted, applied.removed) == (
@@ -89,7 +89,7 @@ def test_positions_advance_without_records_and_never_back() -> None:
 def test_keys_of_other_partitions_are_ignored_and_counted() -> None:
     index = new_index(partitions=2)
     wrong = 1 - MURMUR2(b"a", 2)
-    value = encode_value(SPACE, ROWS[0])
+    value = encode_embedding(SPACE, ROWS[0])
     applied = index.apply(batch(record(0, "a", value, partition=wrong)))
     assert applied == []
     assert (index.misplaced, index.count("images"), index.rejected) == (1, 0, [])
@@ -103,7 +103,7 @@ def test_another_partitioner_places_keys_elsewhere() -> None:
     )
     place = crc32(item_id.encode(), 2)
     index = Index(SPACE, NAMES, dict.fromkeys(TARGETS, 2), TOPIC_IDS, partition_of=crc32)
-    index.apply(batch(record(0, item_id, encode_value(SPACE, ROWS[0]), partition=place)))
+    index.apply(batch(record(0, item_id, encode_embedding(SPACE, ROWS[0]), partition=place)))
     assert (index.misplaced, index.count("images")) == (0, 1)
 
 
@@ -120,12 +120,12 @@ def test_places_of_many_keys_are_those_of_the_contract() -> None:
 
 
 OTHER = Space("unit-v1", "m", "2", "p", 16)
-GOOD = encode_value(SPACE, ROWS[9])
-BODY = len(encode_value(SPACE, ROWS[9]))
+GOOD = encode_embedding(SPACE, ROWS[9])
+BODY = len(encode_embedding(SPACE, ROWS[9]))
 
 
 def not_unit(vector: list[float]) -> bytes:
-    return encode_value(SPACE, np.array(vector, np.float16))
+    return encode_embedding(SPACE, np.array(vector, np.float16))
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def not_unit(vector: list[float]) -> bytes:
         (GOOD[:-2] + b"[]", RejectedRecord, "JSON object"),
         (GOOD[:-2] + b'{"item":3}', RejectedRecord, "item and text to be strings"),
         (GOOD[:-2] + b'{"metadata":[1]}', RejectedRecord, "item and text to be strings"),
-        (encode_value(OTHER, ROWS[9]), SpaceMismatch, "unit-v1"),
+        (encode_embedding(OTHER, ROWS[9]), SpaceMismatch, "unit-v1"),
         (not_unit([2.0] + [0.0] * 15), RejectedRecord, "length 1, got 2"),
         (not_unit([0.0] * 16), RejectedRecord, "length 1, got 0"),
         (not_unit([float("nan")] * 16), RejectedRecord, "length 1, got nan"),

@@ -6,7 +6,7 @@ import pytest
 
 from contracts.errors import RejectedRecord
 from contracts.events.dead_letter import dead_letter_record
-from contracts.events.embedding_record import embedding_record, encode_value
+from contracts.events.embedding_record import embedding_record, encode_embedding
 from contracts.events.record import OutRecord, Record, Source
 from tests.oracles.encoder_output import ENCODER, Meant, Truth
 
@@ -35,7 +35,7 @@ def embedding(
     meant = meant or MEANT[offset]
     value = None
     if meant.is_live:
-        value = encode_value(
+        value = encode_embedding(
             ENCODER.space,
             meant.vector(),
             text=meant.text,

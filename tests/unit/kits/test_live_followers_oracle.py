@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contracts.events.embedding_record import embedding_record, encode_value
+from contracts.events.embedding_record import embedding_record, encode_embedding
 from contracts.events.record import Fetched, Record, Source, TopicPartition
 from contracts.topics import Names
 from contracts.wire.as_of import AsOf
@@ -40,7 +40,7 @@ class Bench:
     async def read_log(self) -> None:
         records = []
         for offset, (item_id, text) in enumerate(LOG):
-            value = None if text is None else encode_value(ENCODER.space, text_vector(text))
+            value = None if text is None else encode_embedding(ENCODER.space, text_vector(text))
             content = Record("t.captions", 0, offset, 1, item_id.encode(), None)
             out = embedding_record(PLACE.topic, content, Source("id", 0, offset), value)
             headers = tuple(out.headers)

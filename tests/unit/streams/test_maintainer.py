@@ -20,7 +20,7 @@ from contracts.errors import (
     SnapshotRefused,
     TopicMismatch,
 )
-from contracts.events.embedding_record import encode_value
+from contracts.events.embedding_record import encode_embedding
 from contracts.events.record import Fetched, OutRecord, Positions, Source, TopicPartition
 from contracts.metrics import Metrics
 from contracts.ports.blob_store import BlobStore
@@ -116,7 +116,7 @@ class Kit:
                 OutRecord(
                     topic,
                     item_id.encode(),
-                    encode_value(SPACE, row),
+                    encode_embedding(SPACE, row),
                     [("source", Source("content", 0, start + n).encode()), ("appended", b"1")],
                 )
                 for n, (item_id, row) in enumerate(zip(ids, rows, strict=True))

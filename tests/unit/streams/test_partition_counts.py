@@ -9,7 +9,11 @@ from aiokafka.errors import KafkaConnectionError, NotLeaderForPartitionError
 from structlog.testing import capture_logs
 
 from contracts.errors import BrokerAway, BrokerUnavailable, TopicMismatch
-from contracts.events.partition_count_record import PARTITIONS, KeptCounts, MadeTopic
+from contracts.events.partition_count_record import (
+    PARTITIONS,
+    CreatedTopic,
+    RecordedPartitionCounts,
+)
 from contracts.events.record import OutRecord, Record
 from contracts.metrics import Metrics
 from contracts.partitioner import partitioner
@@ -34,7 +38,7 @@ pytestmark = pytest.mark.anyio
 
 NAMES = Names("t.", "space-v1")
 CAPTIONS, EMBEDDINGS = NAMES.content("captions"), NAMES.embeddings("captions")
-KEPT = {"captions": MadeTopic("id-1", 4)}
+KEPT = {"captions": CreatedTopic("id-1", 4)}
 
 
 def topic(partitions: int, topic_id: str = "id-1") -> FoundTopic:
@@ -46,7 +50,9 @@ def record(value: bytes | None, key: bytes = PARTITIONS) -> Record:
 
 
 def images(topic_id: str, partitions: int) -> Record:
-    return record(KeptCounts({"images": MadeTopic(topic_id, partitions)}).record("c").value)
+    return record(
+        RecordedPartitionCounts({"images": CreatedTopic(topic_id, partitions)}).record("c").value
+    )
 
 
 class Broker:
@@ -71,8 +77,8 @@ class Broker:
     def counts(self) -> PartitionCounts:
         return PartitionCounts(NAMES.prefix, self.find, self.tail)
 
-    async def keep(self, **made: MadeTopic) -> None:
-        await self.log.publish([KeptCounts(made).record(NAMES.control)])
+    async def keep(self, **made: CreatedTopic) -> None:
+        await self.log.publish([RecordedPartitionCounts(made).record(NAMES.control)])
 
 
 def test_content_and_the_embeddings_of_every_space_belong_to_a_target() -> None:
@@ -85,8 +91,8 @@ def test_content_and_the_embeddings_of_every_space_belong_to_a_target() -> None:
 def test_the_smaller_of_two_counts_for_one_topic_stands() -> None:
     for first, then in ((4, 8), (8, 4)):
         kept = kept_after(kept_after({}, images("a", first)), images("a", then))
-        assert kept == {"images": MadeTopic("a", 4)}
-    assert kept_after(kept, images("b", 8)) == {"images": MadeTopic("b", 8)}
+        assert kept == {"images": CreatedTopic("a", 4)}
+    assert kept_after(kept, images("b", 8)) == {"images": CreatedTopic("b", 8)}
 
 
 @pytest.mark.parametrize(
@@ -103,7 +109,7 @@ def test_what_cannot_be_read_changes_nothing(value: bytes) -> None:
 
 def test_members_of_a_newer_version_and_other_keys_are_passed_over() -> None:
     body = {"captions": {"topic_id": "id-1", "partitions": 2, "new": 1}, "sounds": 3}
-    assert kept_after(KEPT, record(orjson.dumps(body))) == {"captions": MadeTopic("id-1", 2)}
+    assert kept_after(KEPT, record(orjson.dumps(body))) == {"captions": CreatedTopic("id-1", 2)}
     assert kept_after(KEPT, record(orjson.dumps(body), key=b"active-space")) == KEPT
     assert kept_after(KEPT, record(None)) == KEPT
 
@@ -135,7 +141,7 @@ def test_topics_that_do_not_fit_are_told() -> None:
 
 async def test_publishing_goes_by_the_kept_count_and_reads_it_once() -> None:
     broker = Broker()
-    await broker.keep(captions=MadeTopic("id-1", 4))
+    await broker.keep(captions=CreatedTopic("id-1", 4))
     counts = broker.counts()
     assert [await counts.to_publish(CAPTIONS, 4) for _ in range(3)] == [4, 4, 4]
     broker.topics[CAPTIONS] = topic(8)
@@ -143,7 +149,7 @@ async def test_publishing_goes_by_the_kept_count_and_reads_it_once() -> None:
     assert broker.read == 1
     # Another topic of the name: what was kept of the first one says nothing.
     broker.topics[CAPTIONS] = topic(6, "id-2")
-    await broker.keep(captions=MadeTopic("id-2", 6))
+    await broker.keep(captions=CreatedTopic("id-2", 6))
     assert await counts.to_publish(CAPTIONS, 6) == 6
     assert await counts.to_publish(NAMES.dead_letters, 9) == 9
 
@@ -175,7 +181,7 @@ async def test_publishing_goes_by_what_was_seen_of_the_embeddings_too() -> None:
 async def test_while_kept_counts_cannot_be_read_no_other_ones_are_used(error: Exception) -> None:
     """An encoder would refuse records as misplaced that stand where they belong."""
     broker = Broker()
-    await broker.keep(captions=MadeTopic("id-1", 4))
+    await broker.keep(captions=CreatedTopic("id-1", 4))
     broker.topics[CAPTIONS] = topic(8)
     failing = [error]
 
@@ -267,7 +273,7 @@ async def test_for_no_partitions_nobody_is_asked() -> None:
 
 
 def test_a_kept_record_is_one_of_the_control_topic() -> None:
-    assert KeptCounts(KEPT).record("t.control") == OutRecord(
+    assert RecordedPartitionCounts(KEPT).record("t.control") == OutRecord(
         "t.control",
         b"content-partitions",
         b'{"captions":{"topic_id":"id-1","partitions":4}}',
@@ -280,5 +286,5 @@ async def test_kept_counts_are_no_fault_of_the_control_topic_and_unreadable_ones
     await log.publish([OutRecord(NAMES.control, PARTITIONS, b'{"captions": 3}', partition=0)])
     [refused] = (await read_control(log, NAMES.control)).refused
     assert (refused.key, refused.fault) == ("content-partitions", "impossible_value")
-    await log.publish([KeptCounts(KEPT).record(NAMES.control)])
+    await log.publish([RecordedPartitionCounts(KEPT).record(NAMES.control)])
     assert (await read_control(log, NAMES.control)).refused == ()

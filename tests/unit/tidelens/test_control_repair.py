@@ -12,7 +12,11 @@ from click.testing import CliRunner
 
 from contracts.errors import TopicMismatch, UsageError
 from contracts.events.control_record import ACTIVE, CANDIDATE, ActiveSpace, CandidateSpace, SpaceRef
-from contracts.events.partition_count_record import PARTITIONS, KeptCounts, MadeTopic
+from contracts.events.partition_count_record import (
+    PARTITIONS,
+    CreatedTopic,
+    RecordedPartitionCounts,
+)
 from contracts.events.record import OutRecord
 from contracts.settings import KafkaSettings, Settings
 from contracts.testing.encoder import HashEncoder
@@ -58,12 +62,12 @@ async def test_the_last_good_records_are_written_again() -> None:
 async def test_the_kept_partition_counts_are_written_again_or_given_up() -> None:
     """Compaction would leave the ignored record alone."""
     one = collection()
-    bad, kept = OutRecord(TOPIC, PARTITIONS, b"{", partition=0), {"images": MadeTopic("id", 3)}
+    bad, kept = OutRecord(TOPIC, PARTITIONS, b"{", partition=0), {"images": CreatedTopic("id", 3)}
     await one.write(bad)
     assert [record.value for record in await repair(one, None)] == [None]
     assert (await one.control()).refused == ()
-    await one.write(KeptCounts(kept).record(TOPIC), bad)
-    assert await repair(one, None) == [KeptCounts(kept).record(TOPIC)]
+    await one.write(RecordedPartitionCounts(kept).record(TOPIC), bad)
+    assert await repair(one, None) == [RecordedPartitionCounts(kept).record(TOPIC)]
     assert (await one.control()).refused == ()
 
 

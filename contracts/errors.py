@@ -28,7 +28,7 @@
 A message names the field, the limit and the value, where there are any.
 """
 
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 # A message may quote the refused input, which strangers wrote.
 MESSAGE_CHARS_MAX = 1_000
@@ -86,6 +86,19 @@ class RecordTooLarge(UsageError):
     """A record is too large for its topic, whose max.message.bytes is too low."""
 
 
+class Mistake(Protocol):
+    """A mistake in an input: the reason, with the limit and the value where known."""
+
+    @property
+    def message(self) -> str: ...
+
+    @property
+    def limit(self) -> Any: ...
+
+    @property
+    def value(self) -> Any: ...
+
+
 class _Rejected(TidelensError):
     """The base of errors about content: a code, and field, limit and value where known."""
 
@@ -126,6 +139,12 @@ class _Rejected(TidelensError):
         what = f"{limit} {unit}".rstrip()
         message = f"{name or field}: limit {what}, got {value}"
         return cls(code, message, field=field, limit=limit, value=value, **more)
+
+    @classmethod
+    def at(cls, code: str, field: str, mistake: Mistake) -> Self:
+        """Return the error for a mistake at the path `field` of an input."""
+        message = f"{field}: {mistake.message}"
+        return cls(code, message, field=field, limit=mistake.limit, value=mistake.value)
 
     def members(self) -> dict[str, Any]:
         """Return code and message, and field, limit and value where known, for the wire."""

@@ -270,13 +270,7 @@ def _dumped(body: Any) -> bytes:
         found = find_inexact(body)
         if found is None:
             raise
-        raise RejectedRequest(
-            "invalid_request",
-            f"{found.field}: {found.message}",
-            field=found.field,
-            limit=found.limit,
-            value=found.value,
-        ) from None
+        raise RejectedRequest.at("invalid_request", found.field, found) from None
 
 
 def _refused(response: httpx.Response) -> TidelensError:

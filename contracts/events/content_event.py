@@ -189,9 +189,7 @@ def _inexact(error: InexactNumberError, field: str) -> RejectedRecord:
     found = error.number
     # The path in a body is complete. The path in a header is relative to the metadata.
     at = found.field if field == "value" else f"metadata.{found.field}"
-    return RejectedRecord(
-        "invalid_content", f"{at}: {found.message}", field=at, limit=found.limit, value=found.value
-    )
+    return RejectedRecord.at("invalid_content", at, found)
 
 
 def _validated(model: type[_Model], body: Any) -> _Model:
@@ -199,14 +197,7 @@ def _validated(model: type[_Model], body: Any) -> _Model:
         return model.model_validate(body)
     except ValidationError as error:
         fault = first_error(error, body)
-        field = fault.field or "value"
-        raise RejectedRecord(
-            "invalid_content",
-            f"{field}: {fault.message}",
-            field=field,
-            limit=fault.limit,
-            value=fault.value,
-        ) from None
+        raise RejectedRecord.at("invalid_content", fault.field or "value", fault) from None
 
 
 def content_record(

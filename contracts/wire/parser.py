@@ -38,13 +38,7 @@ def parse_json(raw: bytes | str, field: str = "body") -> Any:
         # The path of a member does not begin with the word "body".
         path = [part for part in (field, found.field) if part]
         at = ".".join(path[1:] if field == "body" and found.field else path)
-        raise RejectedRequest(
-            "invalid_request",
-            f"{at}: {found.message}",
-            field=at,
-            limit=found.limit,
-            value=found.value,
-        ) from None
+        raise RejectedRequest.at("invalid_request", at, found) from None
     except ValueError as error:
         message = f"{field}: not JSON ({error})"
         raise RejectedRequest("invalid_json", message, field=field) from None
@@ -89,13 +83,7 @@ def _validated(adapter: TypeAdapter[_Parsed], body: Any, *, unlisted: bool = Fal
         fault = first_error(error, body)
         # A single query is checked as a list of one. Leave its index out of the path.
         field = fault.field.partition(".")[2] if unlisted else fault.field
-        raise RejectedRequest(
-            "invalid_request",
-            f"{field or 'body'}: {fault.message}",
-            field=field or "body",
-            limit=fault.limit,
-            value=fault.value,
-        ) from None
+        raise RejectedRequest.at("invalid_request", field or "body", fault) from None
 
 
 def _bounded(field: str, value: int, limit: int) -> None:

@@ -93,11 +93,11 @@ class Fetched:
     """The result of one fetch: records by partition, and the reader's positions after them.
 
     Positions move past transaction markers and compacted records, so they may advance while
-    `records` is empty. `caught_up` holds the partitions of which every stable record has been read,
-    each with the time (in seconds since the epoch) of the broker's answer that showed it. While no
-    broker answers, that time does not advance.
+    `records` is empty. `caught_up_at` holds the partitions of which every stable record has been
+    read, each with the time (in seconds since the epoch) of the broker's answer that showed it.
+    While no broker answers, that time does not advance.
     """
 
     records: dict[TopicPartition, list[Record]] = field(default_factory=dict)
     positions: dict[TopicPartition, int] = field(default_factory=dict)
-    caught_up: dict[TopicPartition, float] = field(default_factory=dict)
+    caught_up_at: dict[TopicPartition, float] = field(default_factory=dict)

@@ -207,7 +207,7 @@ class MemoryLogReader:
                 self._positions[partition] = position + len(records)
                 left -= len(records)
         fetched.positions = dict(self._positions)
-        fetched.caught_up = {
+        fetched.caught_up_at = {
             partition: self._log.now()
             for partition, position in self._positions.items()
             if position >= len(self._log.records[partition])

@@ -219,7 +219,7 @@ async def _fetched(connection: Connection, found: Mapping[str, FoundTopic]) -> T
             for _ in range(_FETCHES):
                 async with connection.errors_translated():
                     fetched = await reader.fetch(records_max=1, timeout_ms=_FETCH_MS)
-                silent -= fetched.caught_up.keys() | fetched.records.keys()
+                silent -= fetched.caught_up_at.keys() | fetched.records.keys()
                 if not silent:
                     return Tried(f"a fetch of {len(partitions)} partitions was answered")
         finally:

@@ -171,7 +171,9 @@ class Maintainer:
         """
         known = index.caught_up_at
         came = {partition for partition, records in fetched.records.items() if records}
-        came |= {partition for partition, at in fetched.caught_up.items() if at > known[partition]}
+        came |= {
+            partition for partition, at in fetched.caught_up_at.items() if at > known[partition]
+        }
         seen = {partition: known[partition] for partition in came}
         missed = missed_deletes(seen, self._clock.now(), self.retention_s)
         if missed is not None:
@@ -199,7 +201,7 @@ class Maintainer:
             await self._apply(piece)
             # Searches and sockets get their turn between slices.
             await asyncio.sleep(0)
-        for partition, at in fetched.caught_up.items():
+        for partition, at in fetched.caught_up_at.items():
             self._index.caught_up(partition, at)
         self._judge_readiness()
 

@@ -382,7 +382,7 @@ class _Session:
         # Judged by what had been seen before: what came now may follow deletes that are gone.
         if any(self._too_old(p) for p in self.leases if p.topic == topic):
             raise LogChanged("not caught up for longer than delete.retention.ms")
-        for partition, asked in fetched.caught_up.items():
+        for partition, asked in fetched.caught_up_at.items():
             self._caught_up_ms[partition] = int(asked * 1000)
         claims = []
         for partition, position in fetched.positions.items():

@@ -18,7 +18,7 @@ from contracts.settings.bounds import GIB, MIB
 from contracts.settings.clients import ClientSettings
 from contracts.settings.content import ContentSettings
 from contracts.settings.encoder import EncoderSettings
-from contracts.settings.environment import read, variable_of
+from contracts.settings.environment import read_settings, variable_of
 from contracts.settings.index import IndexSettings
 from contracts.settings.kafka import KafkaSettings
 from contracts.settings.labels import LabelSettings
@@ -32,7 +32,7 @@ from contracts.settings.requests import RequestSettings
 from contracts.settings.server import ServerSettings
 from contracts.settings.snapshots import SnapshotSettings
 from contracts.settings.topics import TopicSettings
-from contracts.settings.variables import Variables, sorted_out
+from contracts.settings.variables import Variables, sort_variables
 
 __all__ = ["GIB", "MIB", "KafkaSettings", "Settings", "load", "load_kafka", "variables"]
 
@@ -63,7 +63,7 @@ def load(**overrides: Any) -> Settings:
 
     Raises ConfigurationError.
     """
-    return read(Settings, overrides, variables())
+    return read_settings(Settings, overrides, variables())
 
 
 def load_kafka(**overrides: Any) -> KafkaSettings:
@@ -71,12 +71,12 @@ def load_kafka(**overrides: Any) -> KafkaSettings:
 
     Raises ConfigurationError.
     """
-    return read(KafkaSettings, overrides, variables())
+    return read_settings(KafkaSettings, overrides, variables())
 
 
 def variables() -> Variables:
     """Sort the environment's variables that begin with TIDELENS_ by what they are."""
-    kinds = (Settings, KafkaSettings)
-    return sorted_out(
-        os.environ, [variable_of(kind, name) for kind in kinds for name in kind.model_fields]
+    classes = (Settings, KafkaSettings)
+    return sort_variables(
+        os.environ, [variable_of(cls, name) for cls in classes for name in cls.model_fields]
     )

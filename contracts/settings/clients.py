@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.settings.bounds import GIB, HOUR_S
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Mebibytes, Seconds, Unit
 
 
-class ClientSettings(FromEnvironment):
+class ClientSettings(EnvironmentSettings):
     """Limits on what many or slow clients may hold of an HTTP server, an encoder's included."""
 
     http_connections_max: Annotated[int, Unit("connections")] = Field(

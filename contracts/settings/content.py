@@ -3,11 +3,11 @@
 from pydantic import Field
 
 from contracts.settings.bounds import GIB, HOUR_S, MEMORY_MB_MAX, MIB
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Bytes, Mebibytes, Pixels, Seconds
 
 
-class ContentSettings(FromEnvironment):
+class ContentSettings(EnvironmentSettings):
     """Limits of content records, of the pictures in them, and of decoding one of those."""
 
     record_bytes_max: Bytes = Field(

@@ -1,4 +1,4 @@
-"""What each setting is: its type, unit, bounds and default, read from the field that enforces them.
+"""Types, units, bounds and defaults of the settings, read from the fields that enforce them.
 
 Bounds come from pydantic's JSON Schema of the group, so they are those that a value is checked
 against.

@@ -6,12 +6,12 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.settings.bounds import MEMORY_MB_MAX, MINUTE_MS, THREADS_MAX
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Basic, Mebibytes, Milliseconds, Unit
 
 
-class EncoderSettings(FromEnvironment):
-    """How encoders read the content topics and fill the model's batches."""
+class EncoderSettings(EnvironmentSettings):
+    """Settings of reading the content topics, filling the batches, and committing."""
 
     encode_metrics_port: Basic[int] = Field(
         9464,

@@ -14,7 +14,7 @@ from pydantic_settings import (
 )
 
 from contracts.errors import ConfigurationError
-from contracts.settings.variables import Variables, of_kubernetes
+from contracts.settings.variables import Variables, is_kubernetes_service
 
 _SHOWN_MAX = 200
 
@@ -22,11 +22,16 @@ _SHOWN_MAX = 200
 class _Environment(EnvSettingsSource):
     def _load_env_vars(self) -> Mapping[str, str | None]:
         variables = super()._load_env_vars()
-        return {n: value for n, value in variables.items() if not of_kubernetes(n, value or "")}
+        return {
+            n: value for n, value in variables.items() if not is_kubernetes_service(n, value or "")
+        }
 
 
-class FromEnvironment(BaseSettings):
-    """The base of settings that are read from the environment, without variables of Kubernetes."""
+class EnvironmentSettings(BaseSettings):
+    """Base of settings that are read from the environment: the field `port` from TIDELENS_PORT.
+
+    Variables that Kubernetes made for a service are ignored.
+    """
 
     model_config = SettingsConfigDict(env_prefix="TIDELENS_", frozen=True, allow_inf_nan=False)
 
@@ -42,53 +47,54 @@ class FromEnvironment(BaseSettings):
         return init_settings, _Environment(settings_cls)
 
 
-S = TypeVar("S", bound=FromEnvironment)
+S = TypeVar("S", bound=EnvironmentSettings)
 
 
-def read(kind: type[S], given: Mapping[str, Any], variables: Variables) -> S:
+def read_settings(cls: type[S], given: Mapping[str, Any], variables: Variables) -> S:
     """Read settings; values in `given` that are not None take precedence.
 
-    Raises ConfigurationError.
+    Raises ConfigurationError for the first mistake, and for a variable that is not a setting.
     """
-    if wrong := variables.wrong():
-        raise ConfigurationError(wrong[0])
+    if mistakes := variables.wrong():
+        raise ConfigurationError(mistakes[0])
     try:
-        return kind(**{name: value for name, value in given.items() if value is not None})
+        return cls(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
-        raise ConfigurationError(_one_line(kind, error)) from None
+        first = error.errors(include_url=False)[0]
+        raise ConfigurationError(describe_error(cls, first)) from None
     except SettingsError as error:
-        raise ConfigurationError(_not_json(kind, error)) from None
+        raise ConfigurationError(describe_json_error(cls, error)) from None
 
 
-def variable_of(kind: type[FromEnvironment], name: str) -> str:
+def variable_of(cls: type[EnvironmentSettings], name: str) -> str:
     """Return the name of the variable that the setting `name` is read from."""
-    return f"{kind.model_config['env_prefix']}{name.upper()}"
+    return f"{cls.model_config['env_prefix']}{name.upper()}"
 
 
-def _one_line(kind: type[FromEnvironment], error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    variable = variable_of(kind, str(first["loc"][0]))
-    if first["type"] == "value_error":  # a check of the settings, whose message has the value
-        return f"{variable}: {first['msg'].removeprefix('Value error, ')}"
-    return f"{variable}: {first['msg']}, got {shown(kind, first)}"
+def setting_of(error: ErrorDetails) -> str:
+    """Return the name of the setting that is wrong; of a list, one entry may be wrong."""
+    return str(error["loc"][0])
 
 
-def shown(kind: type[FromEnvironment], error: ErrorDetails) -> str:
-    """Return a wrong value as text that may be shown: cut if long, and never a secret."""
-    if "SecretStr" in repr(kind.model_fields[str(error["loc"][0])].annotation):
+def describe_error(cls: type[EnvironmentSettings], error: ErrorDetails) -> str:
+    """Return one line with the variable, what is wrong with its value, and the value."""
+    variable = variable_of(cls, setting_of(error))
+    if error["type"] == "value_error":  # raised by a check of Tidelens, whose message has the value
+        return f"{variable}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{variable}: {error['msg']}, got {_display_value(cls, error)}"
+
+
+def describe_json_error(cls: type[EnvironmentSettings], error: SettingsError) -> str:
+    """Return one line with the variable that should be JSON, and its value."""
+    # The library names the setting only in its message, and looks at no other setting after it.
+    variable = variable_of(cls, str(error).split('"')[1])
+    got = repr(getattr(error.__cause__, "doc", ""))  # only the cause has the value
+    return f'{variable}: want JSON such as \'["a", "b"]\', got {got[:_SHOWN_MAX]}'
+
+
+def _display_value(cls: type[EnvironmentSettings], error: ErrorDetails) -> str:
+    """Return the wrong value as it may be shown: cut if it is long, and never a secret."""
+    if "SecretStr" in repr(cls.model_fields[setting_of(error)].annotation):
         return "a secret"
     got = repr(error["input"])
     return got if len(got) <= _SHOWN_MAX else f"{got[:_SHOWN_MAX]}..."
-
-
-def _not_json(kind: type[FromEnvironment], error: SettingsError) -> str:
-    got = repr(getattr(error.__cause__, "doc", ""))  # only what caused it has the value
-    return f"{variable_of(kind, setting_of(error))}: want JSON, got {got[:_SHOWN_MAX]}"
-
-
-def setting_of(error: SettingsError) -> str:
-    """Return the name of the setting that is not JSON, in capitals and without prefix.
-
-    The library names it only in its message, and checks no other setting after it.
-    """
-    return str(error).split('"')[1].upper()

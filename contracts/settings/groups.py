@@ -10,7 +10,7 @@ from typing import Literal
 from contracts.settings.clients import ClientSettings
 from contracts.settings.content import ContentSettings
 from contracts.settings.encoder import EncoderSettings
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.index import IndexSettings
 from contracts.settings.kafka import KafkaSettings
 from contracts.settings.labels import LabelSettings
@@ -34,7 +34,7 @@ class Group:
 
     name: str
     title: str
-    settings: type[FromEnvironment]
+    settings: type[EnvironmentSettings]
     read_by: tuple[Reader, ...]
 
 

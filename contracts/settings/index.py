@@ -5,12 +5,12 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.settings.bounds import MEMORY_MB_MAX, MINUTE_MS, THREADS_MAX, YEAR_S
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Basic, Mebibytes, Milliseconds, Seconds, Unit
 
 
-class IndexSettings(FromEnvironment):
-    """How an index node follows the embeddings topics, and which indexes it builds."""
+class IndexSettings(EnvironmentSettings):
+    """Settings of following the embeddings topics, and of building indexes."""
 
     shard: str = Field(
         "0",

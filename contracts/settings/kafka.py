@@ -1,4 +1,4 @@
-"""Settings of how every Kafka client connects."""
+"""Settings of the connections to Kafka."""
 
 from pathlib import Path
 from typing import Literal
@@ -7,12 +7,12 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from contracts.settings.bounds import Secret, Text
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Basic
 
 
-class KafkaSettings(FromEnvironment):
-    """How every Kafka client connects, Faust's included: TIDELENS_KAFKA_*."""
+class KafkaSettings(EnvironmentSettings):
+    """Settings of every Kafka client, that of Faust included: TIDELENS_KAFKA_*."""
 
     model_config = SettingsConfigDict(env_prefix="TIDELENS_KAFKA_")
 

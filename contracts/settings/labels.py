@@ -7,11 +7,11 @@ from pydantic import AfterValidator, Field
 from contracts.characters import require_visible
 from contracts.prompts import TEMPLATES, require_distinct, require_slot
 from contracts.settings.bounds import NAMES_MAX, Text
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Basic, Unit
 
 
-class LabelSettings(FromEnvironment):
+class LabelSettings(EnvironmentSettings):
     """The labels that encoders add to the metadata, by zero-shot classification."""
 
     labels: Basic[

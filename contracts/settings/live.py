@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.settings.bounds import GIB, HOUR_S, MIB, YEAR_S
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Bytes, Seconds, Unit
 
 
-class LiveSettings(FromEnvironment):
+class LiveSettings(EnvironmentSettings):
     """Limits of live connections and their subscriptions."""
 
     connections_max: Annotated[int, Unit("connections")] = Field(

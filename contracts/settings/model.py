@@ -5,11 +5,11 @@ from typing import Literal
 from pydantic import Field
 
 from contracts.settings.bounds import TEXT_MAX
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Basic
 
 
-class ModelSettings(FromEnvironment):
+class ModelSettings(EnvironmentSettings):
     """The model, which encoders and nodes must have in common."""
 
     model: Basic[str] = Field(

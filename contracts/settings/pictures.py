@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.settings.bounds import MEMORY_MB_MAX
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Mebibytes, Pixels, Unit
 
 
-class PictureSettings(FromEnvironment):
+class PictureSettings(EnvironmentSettings):
     """Limits of the pictures that a node shows: GET /v1/pictures."""
 
     pictures_cached_mb: Mebibytes = Field(

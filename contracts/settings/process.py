@@ -6,12 +6,12 @@ from typing import Literal
 from pydantic import Field
 
 from contracts.settings.bounds import HOUR_S
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Basic, Seconds
 from contracts.user_folders import user_data_dir
 
 
-class ProcessSettings(FromEnvironment):
+class ProcessSettings(EnvironmentSettings):
     """Files, logs and restarts of a process."""
 
     data: Basic[Path] = Field(

@@ -6,12 +6,12 @@ from pydantic import AfterValidator, Field
 
 from contracts.prompts import PLAIN, require_slot
 from contracts.settings.bounds import HOUR_S, MEMORY_MB_MAX, MINUTE_MS, Text
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Mebibytes, Pixels, Seconds, Unit
 
 
-class QuerySettings(FromEnvironment):
-    """How an index node encodes the texts and pictures of queries."""
+class QuerySettings(EnvironmentSettings):
+    """Settings of the encoding of queries, their texts and their pictures."""
 
     query_templates: list[Annotated[Text, AfterValidator(require_slot)]] = Field(
         default_factory=lambda: list(PLAIN),

@@ -1,7 +1,7 @@
 """The page docs/settings.md: every setting, written from the code that enforces it.
 
-python -m contracts.settings.reference           writes the page
-python -m contracts.settings.reference --check   fails if the page is out of date
+`python -m contracts.settings.reference` writes the page; with `--check` it fails if the page is out
+of date.
 """
 
 import sys
@@ -72,6 +72,7 @@ def _anchor(title: str) -> str:
 
 
 def main() -> None:
+    """Write the page, or check it."""
     if "--check" not in sys.argv[1:]:
         PAGE.write_text(page())
     elif not PAGE.is_file() or PAGE.read_text() != page():

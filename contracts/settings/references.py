@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from contracts.settings.bounds import HOUR_S, NAMES_MAX, YEAR_S, Host, Port
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Basic, Seconds, Unit
 
 
-class ReferenceSettings(FromEnvironment):
-    """Which references to pictures are followed, and what fetching one may cost."""
+class ReferenceSettings(EnvironmentSettings):
+    """The references that are followed, and what fetching one may cost."""
 
     allow_roots: Basic[list[Path]] = Field(
         default_factory=list,

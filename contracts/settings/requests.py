@@ -5,11 +5,11 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.settings.bounds import GIB, MIB, YEAR_S
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Bytes, Seconds, Unit
 
 
-class RequestSettings(FromEnvironment):
+class RequestSettings(EnvironmentSettings):
     """Limits of requests and of their answers."""
 
     k_max: Annotated[int, Unit("hits")] = Field(

@@ -3,12 +3,12 @@
 from pydantic import Field
 
 from contracts.settings.bounds import NAMES_MAX, Host
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Basic
 
 
-class ServerSettings(FromEnvironment):
-    """Where the HTTP server listens, and under which names it answers."""
+class ServerSettings(EnvironmentSettings):
+    """The address of the HTTP server, and the names under which it answers."""
 
     host: Basic[str] = Field(
         "127.0.0.1",

@@ -5,12 +5,12 @@ from typing import Annotated
 from pydantic import Field
 
 from contracts.settings.bounds import YEAR_S, Text
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Basic, Seconds, Unit
 
 
-class SnapshotSettings(FromEnvironment):
-    """Where an index node stores its snapshots, and when it writes one."""
+class SnapshotSettings(EnvironmentSettings):
+    """The store of the snapshots, and the times at which one is written."""
 
     snapshots: Basic[Text | None] = Field(
         None,

@@ -6,11 +6,11 @@ from pydantic import Field
 
 from contracts.partitioner import PartitionerName
 from contracts.settings.bounds import Text
-from contracts.settings.environment import FromEnvironment
+from contracts.settings.environment import EnvironmentSettings
 from contracts.settings.units import Basic, Unit
 
 
-class TopicSettings(FromEnvironment):
+class TopicSettings(EnvironmentSettings):
     """The Kafka cluster and its topics, which all processes of a collection share."""
 
     brokers: Basic[Text | None] = Field(

@@ -1,8 +1,7 @@
-"""Units of the settings, and the mark of a basic one; they stand beside the type of a field.
+"""Units of the settings, and the mark of a basic one.
 
-port: Basic[Port] = Field(8080, ...)
-index_wait_ms: Milliseconds = Field(200, ...)
-encode_batch_pictures: Annotated[int, Unit("pictures")] = Field(32, ...)
+They stand in the type of a field, as in `port: Basic[int]`, `index_wait_ms: Milliseconds` and
+`encode_batch_pictures: Annotated[int, Unit("pictures")]`.
 """
 
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What a number counts or measures, as it is shown after the number."""
+    """The unit of a number, or the things that it counts, as shown after the number."""
 
     name: str
 

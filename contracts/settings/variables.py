@@ -1,4 +1,4 @@
-"""Which variables of the environment that begin with TIDELENS_ are settings, and which are not.
+"""The variables that begin with TIDELENS_: settings, mistakes, and those of Kubernetes.
 
 An unknown name is a mistake: its author would rely on a setting that has no effect.
 Kubernetes adds variables of its own to every pod beside a service, named after the service: a
@@ -27,7 +27,7 @@ class Variables:
 
     unknown: tuple[str, ...]
     twice: tuple[str, ...]
-    of_kubernetes: tuple[str, ...]
+    kubernetes: tuple[str, ...]
     known: tuple[str, ...]
 
     def wrong(self) -> list[str]:
@@ -54,10 +54,10 @@ def advice(name: str, known: Collection[str]) -> str:
     return "`tidelens config --all` lists all settings"
 
 
-def sorted_out(environment: Mapping[str, str], known: Collection[str]) -> Variables:
+def sort_variables(environment: Mapping[str, str], known: Collection[str]) -> Variables:
     """Sort the variables by what they are; `known` are the names of the settings."""
     prefixed = [name for name in environment if name.upper().startswith(PREFIX)]
-    injected = {name for name in prefixed if of_kubernetes(name, environment[name])}
+    injected = {name for name in prefixed if is_kubernetes_service(name, environment[name])}
     settings = sorted(name for name in prefixed if name not in injected)
     spelled: dict[str, list[str]] = {}
     for name in settings:
@@ -65,12 +65,12 @@ def sorted_out(environment: Mapping[str, str], known: Collection[str]) -> Variab
     return Variables(
         unknown=tuple(name for name in settings if name.upper() not in {*known, FAULT}),
         twice=tuple(name for names in spelled.values() for name in names[1:]),
-        of_kubernetes=tuple(sorted(injected)),
+        kubernetes=tuple(sorted(injected)),
         known=tuple(known),
     )
 
 
-def of_kubernetes(name: str, value: str) -> bool:
+def is_kubernetes_service(name: str, value: str) -> bool:
     """Return whether Kubernetes made the variable: a service's port is an address, not a number."""
     name = name.upper()
     if _SERVICE.fullmatch(name) or _LINK.fullmatch(name):

@@ -32,7 +32,7 @@ class _Row:
 
     @property
     def is_shown(self) -> bool:
-        """Whether it is shown without --all: an advanced setting is where somebody set it."""
+        """True if it is shown without --all: a basic setting, or an advanced one that is set."""
         return self.setting.basic or self.origin != "default"
 
 
@@ -72,12 +72,14 @@ def _rows() -> Iterator[_Row]:
     """Yield every setting with its value. Raises ConfigurationError for a value that is wrong."""
     from contracts.settings import KafkaSettings, load, load_kafka
     from contracts.settings.described import described
-    from contracts.settings.variables import of_kubernetes
+    from contracts.settings.variables import is_kubernetes_service
 
     settings, kafka = load(), load_kafka()
     plain = {False: settings.model_dump(mode="json"), True: kafka.model_dump(mode="json")}
     # pydantic-settings takes the variables in any case.
-    given = {name.upper() for name, text in os.environ.items() if not of_kubernetes(name, text)}
+    given = {
+        name.upper() for name, text in os.environ.items() if not is_kubernetes_service(name, text)
+    }
     for setting in described():
         value = plain[setting.group.settings is KafkaSettings][setting.field]
         hidden = setting.type == "secret" and value is not None

@@ -159,5 +159,5 @@ def _escape(_: object, __: str, event: structlog.typing.EventDict) -> structlog.
 
 def warn_of_variables() -> None:
     """Warn of variables that look like settings, but were made by Kubernetes."""
-    if passed_over := variables().of_kubernetes:
-        log.warning("variables made by Kubernetes for a service are passed over", names=passed_over)
+    if ignored := variables().kubernetes:
+        log.warning("variables that Kubernetes made for a service are ignored", names=ignored)

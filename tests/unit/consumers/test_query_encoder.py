@@ -160,7 +160,11 @@ async def test_what_is_kept_is_of_one_space() -> None:
     [
         ("QUERY_TEMPLATES", '["{}", "a photo"]', "want {} in the template, got 'a photo'"),
         ("QUERY_TEMPLATES", "[]", ".*at least 1 item.*"),
-        ("QUERY_TEMPLATES", "a photo of {}", "want JSON, got 'a photo of {}'"),
+        (
+            "QUERY_TEMPLATES",
+            "a photo of {}",
+            r"""want JSON such as '\["a", "b"\]', got 'a photo of {}'""",
+        ),
         ("LABEL_TEMPLATES", '["a photo"]', "want {} in the template, got 'a photo'"),
         ("LABELS", '["a", "b", "a"]', "'a' is given twice"),
     ],

@@ -14,8 +14,8 @@ from structlog.testing import capture_logs
 
 from contracts.errors import ConfigurationError
 from contracts.settings import KafkaSettings, Settings, load, load_kafka, variables
-from contracts.settings.environment import FromEnvironment, variable_of
-from contracts.settings.variables import of_kubernetes
+from contracts.settings.environment import EnvironmentSettings, variable_of
+from contracts.settings.variables import is_kubernetes_service
 from tidelens.cli.doctor.examination import examined
 from tidelens.process import logs
 
@@ -24,12 +24,12 @@ KINDS = (Settings, KafkaSettings)
 NUMBERS, TEXTS = (int, float), (str, SecretStr)
 
 
-def fields() -> list[tuple[type[FromEnvironment], str]]:
+def fields() -> list[tuple[type[EnvironmentSettings], str]]:
     return [(kind, name) for kind in KINDS for name in kind.model_fields]
 
 
 def parts(annotation: Any, bounds: list[Any]) -> Iterator[tuple[Any, list[Any]]]:
-    """Each plain type in an annotation, the members of lists included, with its own bounds."""
+    """Yield each plain type in an annotation, members of lists included, with its own bounds."""
     kind = get_origin(annotation)
     if kind is Annotated:
         inner, *more = get_args(annotation)
@@ -56,7 +56,7 @@ def bounded(kind: Any, bounds: list[Any]) -> bool:
 
 
 @pytest.mark.parametrize(("kind", "name"), fields())
-def test_every_number_text_and_list_has_bounds(kind: type[FromEnvironment], name: str) -> None:
+def test_every_number_text_and_list_has_bounds(kind: type[EnvironmentSettings], name: str) -> None:
     info = kind.model_fields[name]
     for part, bounds in parts(info.annotation, list(info.metadata)):
         assert bounded(part, bounds), f"{name}: {part} without bounds, has {bounds}"
@@ -166,7 +166,7 @@ def test_what_kubernetes_puts_there_is_passed_over_with_a_warning(
     for name, value in zip(names, OF_A_SERVICE.values(), strict=True):
         monkeypatch.setenv(name, value)
     assert (load().port, load().encode_metrics_port) == (8080, 9464)
-    assert variables().of_kubernetes == tuple(sorted(names))
+    assert variables().kubernetes == tuple(sorted(names))
     with capture_logs() as lines:
         logs.warn_of_variables()
     assert lines[0]["names"] == tuple(sorted(names))
@@ -176,7 +176,7 @@ def test_what_kubernetes_puts_there_is_passed_over_with_a_warning(
 
 def test_no_setting_has_a_name_that_kubernetes_makes() -> None:
     for kind, name in fields():
-        assert not of_kubernetes(variable_of(kind, name), "1")
+        assert not is_kubernetes_service(variable_of(kind, name), "1")
 
 
 ROOMS = ["api", "consumers", "contracts", "index_store", "streams", "tidelens"]

@@ -20,7 +20,7 @@ NUMBERS = {name: s for name, s in SETTINGS.items() if s.type in ("integer", "num
 # The unit that a name ends with, before a _max or _min.
 UNITS = {"s": "s", "ms": "ms", "bytes": "bytes", "mb": "MiB", "pixels": "pixels"}
 IN_WORDS = {"s": "second", "ms": "millisecond", "bytes": "byte", "MiB": "MiB", "pixels": "pixel"}
-# These numbers are no quantities.
+# These numbers are not quantities.
 NO_UNIT = {
     "TIDELENS_PORT",
     "TIDELENS_ENCODE_METRICS_PORT",

@@ -24,7 +24,7 @@ def rows(monkeypatch: pytest.MonkeyPatch, **environment: str) -> dict[str, dict[
 
 
 def shown(*arguments: str) -> set[str]:
-    """The variables that the text form shows."""
+    """Return the variables that the text form shows."""
     lines = ran(*arguments).stdout.splitlines()
     return {line.partition("=")[0] for line in lines if line.startswith("TIDELENS_")}
 

@@ -9,7 +9,14 @@ from pydantic_settings import SettingsError
 
 from contracts.errors import ConfigurationError, TidelensError
 from contracts.settings import KafkaSettings, Settings, variables
-from contracts.settings.environment import FromEnvironment, setting_of, shown, variable_of
+from contracts.settings.environment import (
+    EnvironmentSettings,
+    describe_error,
+    describe_json_error,
+    setting_of,
+    variable_of,
+)
+from contracts.settings.variables import PREFIX
 from tidelens.cli.base.collection_choice import settled
 from tidelens.cli.doctor import (
     bucket,
@@ -48,12 +55,12 @@ CHECKS: Mapping[str, Check] = {
     "lag": lag.lag,
 }
 
-_NAMES = "unset it, or write the name that is meant; `tidelens config --all` lists all"
+_NAMES = "unset it, or correct its name; `tidelens config --all` lists all settings"
 _SETTINGS = "`tidelens config` shows the addresses, folders and files that are asked"
 
 _CONTRADICTION = "every command refuses this; unset it, or stop that `up`"
 
-S = TypeVar("S", bound=FromEnvironment)
+S = TypeVar("S", bound=EnvironmentSettings)
 
 
 async def examined(
@@ -62,9 +69,9 @@ async def examined(
     """Of the settings in the environment, with those `given` before them."""
     given_names = variables()
     names = [failed("settings", line, fix=_NAMES) for line in given_names.wrong()]
-    if passed_over := given_names.of_kubernetes:
-        detail = f"{', '.join(passed_over)}: made by Kubernetes for a service, passed over"
-        names.append(warning("settings", detail, fix="enableServiceLinks: false, in the pod"))
+    if ignored := given_names.kubernetes:
+        detail = f"{', '.join(ignored)}: ignored, since Kubernetes made it for a service"
+        names.append(warning("settings", detail, fix="set enableServiceLinks: false in the pod"))
     settings, wrong = _read(Settings, given)
     kafka_settings, wrong_too = _read(KafkaSettings, {})
     contradicted: list[Finding] = []
@@ -111,25 +118,26 @@ async def _bounded(
         return [failed(name, f"{type(error).__name__}: {error}", fix=_SETTINGS)]
 
 
-def _read(kind: type[S], given: Mapping[str, Any]) -> tuple[S, list[Finding]]:
-    """The settings, with the default of each that cannot be, which is told."""
+def _read(cls: type[S], given: Mapping[str, Any]) -> tuple[S, list[Finding]]:
+    """Return the settings, and a finding for each wrong value, which the default replaces."""
     try:
-        return kind(**given), []
+        return cls(**given), []
     except ValidationError as error:
-        wrong = {str(each["loc"][0]): each for each in error.errors(include_url=False)}
+        wrong = {setting_of(each): each for each in error.errors(include_url=False)}
         defaults = {
-            name: kind.model_fields[name].get_default(call_default_factory=True) for name in wrong
+            name: cls.model_fields[name].get_default(call_default_factory=True) for name in wrong
         }
         findings = [
-            failed(
-                "settings",
-                f"{variable_of(kind, name)}: {each['msg']}, got {shown(kind, each)}",
-                fix=f"unset {variable_of(kind, name)}, or give it a value that can be",
-            )
+            failed("settings", describe_error(cls, each), fix=_fix(variable_of(cls, name)))
             for name, each in wrong.items()
         ]
-        return kind(**{**given, **defaults}), findings
+        return cls(**{**given, **defaults}), findings
     except SettingsError as error:
-        variable = variable_of(kind, setting_of(error))
-        finding = failed("settings", f"{variable}: not JSON", fix=f"{variable}='[\"...\"]'")
-        return cast(S, kind.model_construct(**given)), [finding]
+        line = describe_json_error(cls, error)
+        finding = failed("settings", line, fix=_fix(line.partition(":")[0]))
+        return cast(S, cls.model_construct(**given)), [finding]
+
+
+def _fix(variable: str) -> str:
+    name = variable.removeprefix(PREFIX).lower()
+    return f"unset {variable}, or correct its value; `tidelens config {name}` explains it"

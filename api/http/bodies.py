@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from starlette.requests import ClientDisconnect, Request
 
 from contracts.errors import RejectedRequest
-from contracts.settings import Settings
+from contracts.settings import RequestSettings
 from contracts.wire.parser import parse_json
 
 # Bytes, or characters, that are parsed on the loop: handing over what is smaller takes as long.
@@ -22,7 +22,7 @@ class Bodies:
     A parser holds the interpreter, and several in turn would keep it from the event loop.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: RequestSettings) -> None:
         self._settings = settings
         self._parsing = asyncio.Lock()
 
@@ -62,7 +62,7 @@ class Bodies:
             return await asyncio.to_thread(work)
 
 
-async def _read(request: Request, settings: Settings) -> tuple[list[bytes], int]:
+async def _read(request: Request, settings: RequestSettings) -> tuple[list[bytes], int]:
     announced = request.headers.get("content-length", "")
     if announced.isdigit():
         _bound(int(announced), settings.body_bytes_max)

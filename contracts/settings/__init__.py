@@ -4,7 +4,7 @@ The setting `name` is the variable TIDELENS_NAME, and `settings.name` in code. E
 class of its group, one file a group; groups.py lists the groups and the commands that read them.
 Access is flat: `Settings` inherits from all groups, so one word finds a setting in the code, in the
 environment and in the documents. A function that needs one group only says so in its signature,
-as in `def of(settings: ReferenceSettings)`, and takes a whole `Settings` too.
+as in `def content_limits(settings: ContentSettings)`, and takes a whole `Settings` too.
 
 `tidelens config` prints each with its value, origin and meaning. Command-line options override
 them. Every limit of the system stands here or beside the contract it limits
@@ -34,7 +34,18 @@ from contracts.settings.snapshots import SnapshotSettings
 from contracts.settings.topics import TopicSettings
 from contracts.settings.variables import Variables, sort_variables
 
-__all__ = ["GIB", "MIB", "KafkaSettings", "Settings", "load", "load_kafka", "variables"]
+__all__ = [
+    "GIB",
+    "MIB",
+    "ContentSettings",
+    "IndexSettings",
+    "KafkaSettings",
+    "RequestSettings",
+    "Settings",
+    "load",
+    "load_kafka",
+    "variables",
+]
 
 
 class Settings(

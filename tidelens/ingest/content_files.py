@@ -24,7 +24,7 @@ from contracts.errors import RejectedRecord, TidelensError
 from contracts.events.content_body import Image
 from contracts.events.content_event import Content, content_record, key_of_id
 from contracts.picture_formats import HEAD_BYTES, NAMES, require_format
-from contracts.settings import Settings
+from contracts.settings import ContentSettings
 from contracts.topics import Target
 from contracts.wire.data_uri import decode_base64, is_data_uri
 from contracts.wire.exact_json import InexactNumberError, loads
@@ -74,7 +74,7 @@ class _Line(BaseModel):
     metadata: dict[str, Any] | None = None
 
 
-def contents_of(found: Found, settings: Settings) -> Iterator[Content | Refused | LeftOut]:
+def contents_of(found: Found, settings: ContentSettings) -> Iterator[Content | Refused | LeftOut]:
     """Yield the events of one file, or why there is none. Blocking; no file makes it raise."""
     if isinstance(found, LeftOut):
         yield found
@@ -84,7 +84,7 @@ def contents_of(found: Found, settings: Settings) -> Iterator[Content | Refused 
         yield from _of_source(found, settings)
 
 
-def _of_source(source: Source, settings: Settings) -> Iterator[Content | Refused | LeftOut]:
+def _of_source(source: Source, settings: ContentSettings) -> Iterator[Content | Refused | LeftOut]:
     path = source.path
     try:
         with source.open() as file:
@@ -118,7 +118,9 @@ def _not_published(source: Source, kind: str) -> Refused | LeftOut:
     )
 
 
-def _lines(file: BufferedReader, path: Path, settings: Settings) -> Iterator[Content | Refused]:
+def _lines(
+    file: BufferedReader, path: Path, settings: ContentSettings
+) -> Iterator[Content | Refused]:
     shown = _shown(path)
     number = 0
     try:
@@ -137,7 +139,7 @@ def _lines(file: BufferedReader, path: Path, settings: Settings) -> Iterator[Con
         yield Refused(f"{shown}:{number + 1}", "not_text", f"not UTF-16 ({error.reason})")
 
 
-def _content_of_line(raw: bytes, folder: Path, settings: Settings) -> Content:
+def _content_of_line(raw: bytes, folder: Path, settings: ContentSettings) -> Content:
     try:
         body = loads(raw, only="metadata")
         line = _Line.model_validate(body)
@@ -177,7 +179,7 @@ def _content_of_line(raw: bytes, folder: Path, settings: Settings) -> Content:
 
 
 def _picture(
-    file: BufferedReader, path: Path, item_id: str, settings: Settings, **rest: Any
+    file: BufferedReader, path: Path, item_id: str, settings: ContentSettings, **rest: Any
 ) -> Content:
     """Inline up to the limit; above it by reference, bound to the bytes by their SHA-256."""
     key_of_id(item_id)

@@ -13,7 +13,7 @@ from aiokafka.errors import KafkaError, MessageSizeTooLargeError
 from contracts.errors import TidelensError
 from contracts.events.content_event import Content, content_record
 from contracts.ports.event_log import EventLog
-from contracts.settings import Settings
+from contracts.settings import ContentSettings
 from contracts.topics import Names
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ async def publish_samples(event_log: EventLog, names: Names) -> None:
 
 
 async def publish_folder(
-    event_log: EventLog, names: Names, settings: Settings, folder: Path
+    event_log: EventLog, names: Names, settings: ContentSettings, folder: Path
 ) -> None:
     """Publish each picture or caption that appears or changes under `folder`."""
     from tidelens.ingest.file_types import LeftOut
@@ -88,7 +88,7 @@ async def publish_folder(
             log.error("not published", file=str(path), reason=repr(error), exc_info=error)
 
 
-def _contents(path: Path, folder: Path, settings: Settings) -> "list[Entry]":
+def _contents(path: Path, folder: Path, settings: ContentSettings) -> "list[Entry]":
     from tidelens.ingest.file_types import Source
     from tidelens.ingest.publisher import contents_of
 

@@ -17,7 +17,7 @@ from contracts.events.content_event import Content, content_record, delete_recor
 from contracts.events.record import OutRecord, RecordPosition
 from contracts.picture_formats import media_type_of
 from contracts.ports.event_log import EventLog
-from contracts.settings import Settings
+from contracts.settings import ContentSettings
 from contracts.topics import Names, Target
 from tidelens.ingest.content_files import Refused, contents_of
 from tidelens.ingest.file_types import Found, LeftOut, sources
@@ -144,7 +144,7 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def entries_of(found: Iterable[Found], settings: Settings) -> Iterator[Entry]:
+def entries_of(found: Iterable[Found], settings: ContentSettings) -> Iterator[Entry]:
     """The events of all files, one file open at a time."""
     for one in found:
         yield from contents_of(one, settings)

@@ -9,7 +9,7 @@ from pathlib import Path
 import structlog
 
 from contracts.errors import ConfigurationError, DataDirInUse, DataDirNotWritable
-from contracts.settings import Settings
+from contracts.settings import IndexSettings
 from contracts.user_folders import is_open_to_others, make_private, user_data_dir
 
 log = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ def _close_to_others(data: Path) -> None:
     log.warning("other users may look into the data directory", fix=f"chmod 700 {data}")
 
 
-def node_part(settings: Settings) -> str:
+def node_part(settings: IndexSettings) -> str:
     """What an index node writes; those of other shards or replicas may share the directory."""
     return f"index.{settings.shard}.{settings.replica}"
 

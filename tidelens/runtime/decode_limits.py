@@ -4,10 +4,10 @@ from dataclasses import replace
 
 from consumers.images.decoder_process import DecodeLimits
 from consumers.queries.pictures import PictureLimits
-from contracts.settings import MIB, Settings
+from contracts.settings import MIB, ContentSettings, Settings
 
 
-def content_limits(settings: Settings) -> DecodeLimits:
+def content_limits(settings: ContentSettings) -> DecodeLimits:
     """Return the limits of a published picture, when it is encoded and when it is shown."""
     return DecodeLimits(
         settings.image_bytes_max,

@@ -7,7 +7,7 @@ from contracts.partitioner import partitioner
 from contracts.ports.blob_store import BlobStore
 from contracts.ports.clock import Clock
 from contracts.ports.event_log import EventLog
-from contracts.settings import Settings
+from contracts.settings import IndexSettings, Settings
 from contracts.space import Space
 from contracts.topics import Names, Target
 from index_store.ann import choice
@@ -88,7 +88,7 @@ def make_maintainer(
     )
 
 
-def _placing(settings: Settings) -> Callable[[Segment], object] | None:
+def _placing(settings: IndexSettings) -> Callable[[Segment], object] | None:
     """Onto the GPU, where there is one."""
     device = open_device(settings.gpu_memory_mb)
     if device is None:

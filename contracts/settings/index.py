@@ -72,8 +72,8 @@ class IndexSettings(EnvironmentSettings):
         2048,
         ge=1,
         le=1_000_000,
-        description="Largest number of records that are applied to the index in one step. Larger "
-        "steps catch up faster and make live messages later.",
+        description="Largest number of records that are applied to the index in one step. The rest "
+        "follows in the next step.",
     )
     index_wait_ms: Milliseconds = Field(
         200,

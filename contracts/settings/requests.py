@@ -57,7 +57,7 @@ class RequestSettings(EnvironmentSettings):
         ge=1_000,
         le=1_000_000_000,
         description="Largest number of JSON values in one body or frame, counted as commas plus "
-        "two for each list or object and three for each member. More are refused with 413.",
+        "two for each list or object and three for each member. One with more is refused.",
     )
     answer_bytes_max: Bytes = Field(
         32 * MIB,

@@ -44,7 +44,7 @@ class TopicSettings(EnvironmentSettings):
         ge=1,
         le=32767,
         description="Kafka's min.insync.replicas of the topics that Tidelens creates. With fewer "
-        "replicas in sync, writing waits.",
+        "replicas in sync, the brokers accept no records.",
     )
     partitioner: PartitionerName = Field(
         "murmur2",

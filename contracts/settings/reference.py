@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from contracts.settings.described import Described, settings_of
+from contracts.settings.description import SettingDescription, settings_of
 from contracts.settings.groups import GROUPS, Group
 from contracts.settings.words import default_in_words, values_in_words
 
@@ -48,7 +48,7 @@ def _section(group: Group) -> str:
     return "\n".join(lines)
 
 
-def _table(settings: Sequence[Described], heading: str) -> Iterator[str]:
+def _table(settings: Sequence[SettingDescription], heading: str) -> Iterator[str]:
     if not settings:
         return
     yield from (f"| {heading} | Meaning | Values | Default |", "|---|---|---|---|")

@@ -6,17 +6,17 @@ from typing import Any
 import orjson
 
 from contracts.settings.bounds import GIB, MIB
-from contracts.settings.described import Described
+from contracts.settings.description import SettingDescription
 
 _LIST = "list of "
 
 
-def values_in_words(setting: Described) -> str:
+def values_in_words(setting: SettingDescription) -> str:
     """Return what a setting may be, as in `integer, 1 to 4096 pictures`."""
     return _values(setting.type, setting.bounds, setting.unit)
 
 
-def default_in_words(setting: Described) -> str:
+def default_in_words(setting: SettingDescription) -> str:
     """Return the default as it would stand in the environment, or `unset`."""
     if setting.default is None:
         return "unset"

@@ -15,7 +15,7 @@ from tidelens.cli.base.terminal import say, say_json
 from tidelens.commands.command import Argument, Command, Example
 
 if TYPE_CHECKING:
-    from contracts.settings.described import Described
+    from contracts.settings.description import SettingDescription
 
 _HIDDEN = "********"
 _WIDTH_MAX = 100
@@ -26,7 +26,7 @@ _INDENT = "    "
 class _Row:
     """A setting and what it is here; `value` is as JSON has it, and hidden if it is a secret."""
 
-    setting: "Described"
+    setting: "SettingDescription"
     value: Any
     origin: str
 
@@ -71,7 +71,7 @@ def config(name: str | None, show_all: bool, as_json: bool) -> None:
 def _rows() -> Iterator[_Row]:
     """Yield every setting with its value. Raises ConfigurationError for a value that is wrong."""
     from contracts.settings import KafkaSettings, load, load_kafka
-    from contracts.settings.described import described
+    from contracts.settings.description import describe_settings
     from contracts.settings.variables import is_kubernetes_service
 
     settings, kafka = load(), load_kafka()
@@ -80,7 +80,7 @@ def _rows() -> Iterator[_Row]:
     given = {
         name.upper() for name, text in os.environ.items() if not is_kubernetes_service(name, text)
     }
-    for setting in described():
+    for setting in describe_settings():
         value = plain[setting.group.settings is KafkaSettings][setting.field]
         hidden = setting.type == "secret" and value is not None
         origin = "environment" if setting.name in given else "default"

@@ -9,12 +9,12 @@ import pytest
 from pydantic import ValidationError
 
 from contracts.settings import KafkaSettings, Settings, reference
-from contracts.settings.described import Described, described
+from contracts.settings.description import SettingDescription, describe_settings
 from contracts.settings.groups import GROUPS
 from contracts.settings.words import default_in_words, values_in_words
 
 ROOT = Path(__file__).parents[3]
-SETTINGS = {setting.name: setting for setting in described()}
+SETTINGS = {setting.name: setting for setting in describe_settings()}
 NUMBERS = {name: s for name, s in SETTINGS.items() if s.type in ("integer", "number")}
 
 # The unit that a name ends with, before a _max or _min.
@@ -34,10 +34,10 @@ TICS = r"\b(told|tells|anew|whoever|ours|is no|to be had|so long|what for|or els
 def test_every_setting_is_in_one_group_whose_class_settings_inherit() -> None:
     classes = [group.settings for group in GROUPS if group.settings is not KafkaSettings]
     assert classes == list(reversed(Settings.__bases__))
-    fields = {(s.group.settings is KafkaSettings, s.field) for s in described()}
+    fields = {(s.group.settings is KafkaSettings, s.field) for s in describe_settings()}
     wanted = {(False, name) for name in Settings.model_fields}
     assert fields == wanted | {(True, name) for name in KafkaSettings.model_fields}
-    assert max(Counter(setting.name for setting in described()).values()) == 1
+    assert max(Counter(setting.name for setting in describe_settings()).values()) == 1
     assert len({group.name for group in GROUPS}) == len({g.title for g in GROUPS}) == len(GROUPS)
     assert all(group.read_by for group in GROUPS)
 
@@ -70,7 +70,7 @@ def test_every_number_has_a_unit_and_a_default_within_its_bounds() -> None:
 
 
 def test_the_bounds_that_are_shown_are_the_ones_enforced() -> None:
-    def taken(setting: Described, value: float) -> bool:
+    def taken(setting: SettingDescription, value: float) -> bool:
         try:
             setting.group.settings(**{setting.field: value})
         except ValidationError:

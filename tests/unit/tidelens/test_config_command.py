@@ -6,7 +6,7 @@ from click.testing import CliRunner, Result
 
 from contracts.errors import ConfigurationError
 from contracts.settings import KafkaSettings, Settings
-from contracts.settings.described import described
+from contracts.settings.description import describe_settings
 from contracts.settings.groups import GROUPS
 from tidelens.cli.config import config
 
@@ -83,8 +83,8 @@ def test_the_text_form_can_be_put_into_an_environment(monkeypatch: pytest.Monkey
 
 
 def test_the_basic_settings_are_shown_below_headings_and_all_of_them_on_demand() -> None:
-    basic = {setting.name for setting in described() if setting.basic}
-    every = {setting.name for setting in described()}
+    basic = {setting.name for setting in describe_settings() if setting.basic}
+    every = {setting.name for setting in describe_settings()}
     assert shown() == basic
     assert shown("--all") == every
     lines = ran("--all").output.splitlines()

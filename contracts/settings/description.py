@@ -32,7 +32,7 @@ _BOUNDS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class SettingDescription:
     """One setting. `name` is that of its variable, and `field` the one in code.
 
     `bounds` has those of minimum, above (not itself allowed), maximum, length_max, entries_min,
@@ -50,22 +50,22 @@ class Described:
     description: str
 
 
-def described() -> list[Described]:
+def describe_settings() -> list[SettingDescription]:
     """Return every setting, group by group, the basic ones of each group first."""
     return [setting for group in GROUPS for setting in settings_of(group)]
 
 
-def settings_of(group: Group) -> list[Described]:
+def settings_of(group: Group) -> list[SettingDescription]:
     """Return the settings of one group, the basic ones first."""
-    settings = list(_described(group))
+    settings = list(_describe(group))
     return sorted(settings, key=lambda setting: not setting.basic)
 
 
-def _described(group: Group) -> Iterator[Described]:
+def _describe(group: Group) -> Iterator[SettingDescription]:
     schemas = group.settings.model_json_schema()["properties"]
     for name, info in group.settings.model_fields.items():
         schema = _not_null(schemas[name])
-        yield Described(
+        yield SettingDescription(
             name=variable_of(group.settings, name),
             field=name,
             group=group,

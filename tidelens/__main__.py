@@ -17,9 +17,9 @@ import threading
 import click
 
 from contracts.characters import escaped
+from tidelens.cli.base.command import Example, Group
 from tidelens.cli.base.failures import Failure, described
 from tidelens.cli.base.terminal import say
-from tidelens.commands.command import Example, Group
 from tidelens.process import blas_threads
 
 # Module of each command, so that `tidelens lag` imports nothing of `up`; in the order of the help.

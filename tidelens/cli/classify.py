@@ -9,10 +9,10 @@ import click
 from contracts.topics import TARGETS
 from contracts.wire.client_messages import Classify
 from contracts.wire.parser import parse_classify
+from tidelens.cli.base.command import Argument, Command, Example
 from tidelens.cli.base.options import NamedPath, Option, json_option, node_options
+from tidelens.cli.base.query import read_image
 from tidelens.cli.base.terminal import say, say_json
-from tidelens.commands.command import Argument, Command, Example
-from tidelens.commands.query import read_image
 from tidelens.ingest.text_files import listed
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tidelens.cli.base.command import Argument, Command, Example
 from tidelens.cli.base.options import json_option
 from tidelens.cli.base.terminal import say, say_json
-from tidelens.commands.command import Argument, Command, Example
 
 if TYPE_CHECKING:
     from contracts.settings.description import SettingDescription

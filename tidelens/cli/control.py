@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tidelens.cli.base.command import Example, Group
 from tidelens.cli.base.options import collection_options, json_option
 from tidelens.cli.base.terminal import say, say_json
-from tidelens.commands.command import Example, Group
 
 if TYPE_CHECKING:
     from contracts.events.control_record import SpaceRef

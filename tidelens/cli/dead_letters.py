@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tidelens.cli.base.command import Argument, Example, Group
+from tidelens.cli.base.letters import line_of, readable, wire_listed, wire_of
 from tidelens.cli.base.options import NamedPath, collection_options, in_order, json_option
 from tidelens.cli.base.terminal import say, say_json
-from tidelens.commands.command import Argument, Example, Group
-from tidelens.commands.letters import line_of, readable, wire_listed, wire_of
 
 if TYPE_CHECKING:
     from contracts.events.dead_letter import LetterId

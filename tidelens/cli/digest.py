@@ -6,9 +6,9 @@ from typing import Any
 
 import click
 
+from tidelens.cli.base.command import Command, Example
 from tidelens.cli.base.options import json_option, node_options
 from tidelens.cli.base.terminal import say, say_json
-from tidelens.commands.command import Command, Example
 
 
 @click.command(

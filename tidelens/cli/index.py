@@ -4,9 +4,9 @@ from typing import Any
 
 import click
 
+from tidelens.cli.base.command import Example, Group
 from tidelens.cli.base.options import index_options
 from tidelens.cli.tune import tune
-from tidelens.commands.command import Example, Group
 
 
 @click.group(

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tidelens.cli.base.command import Command, Example
 from tidelens.cli.base.options import Option, collection_options, json_option
 from tidelens.cli.base.terminal import say, say_json
-from tidelens.commands.command import Command, Example
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tidelens.cli.base.command import Argument, Command, Example
 from tidelens.cli.base.options import NamedPath, collection_options, json_option
+from tidelens.cli.base.published import open_log, show_report
 from tidelens.cli.base.terminal import say
-from tidelens.commands.command import Argument, Command, Example
-from tidelens.commands.published import open_log, show_report
 
 if TYPE_CHECKING:
     from tidelens.ingest.publisher import Published

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tidelens.cli.base.command import Command, Example
 from tidelens.cli.base.options import NamedPath, collection_options, json_option, url_option
 from tidelens.cli.base.terminal import say, say_json
-from tidelens.commands.command import Command, Example
 from tidelens.ingest.text_files import listed
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ import click
 
 from contracts.settings import Settings
 from contracts.space import Space
+from tidelens.cli.base.command import Argument, Example, Group
 from tidelens.cli.base.options import (
     Option,
     collection_options,
@@ -22,7 +23,6 @@ from tidelens.cli.base.options import (
     url_option,
 )
 from tidelens.cli.base.terminal import say, say_json
-from tidelens.commands.command import Argument, Example, Group
 
 if TYPE_CHECKING:
     from contracts.ports.blob_store import BlobStore

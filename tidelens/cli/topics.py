@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tidelens.cli.base.command import Example, Group
 from tidelens.cli.base.options import (
     Option,
     collection_options,
@@ -16,7 +17,6 @@ from tidelens.cli.base.options import (
     model_option,
 )
 from tidelens.cli.base.terminal import say, say_json
-from tidelens.commands.command import Example, Group
 
 if TYPE_CHECKING:
     from contracts.settings import Settings

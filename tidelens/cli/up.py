@@ -5,8 +5,8 @@ from typing import Any
 
 import click
 
+from tidelens.cli.base.command import Command, Example
 from tidelens.cli.base.options import NamedPath, Option, up_options
-from tidelens.commands.command import Command, Example
 
 
 @click.command(

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
+from tidelens.cli.base.command import Command, Example
+from tidelens.cli.base.hits import line_of, show_warnings
 from tidelens.cli.base.options import Option, json_option, node_options
+from tidelens.cli.base.query import build_query, subscription_options
 from tidelens.cli.base.terminal import say, say_json
-from tidelens.commands.command import Command, Example
-from tidelens.commands.hits import line_of, show_warnings
-from tidelens.commands.query import build_query, subscription_options
 
 _MARKS = {"enter": "+", "leave": "-", "move": "~", "update": "="}
 

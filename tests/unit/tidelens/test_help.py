@@ -13,8 +13,8 @@ from contracts.settings import Settings
 from contracts.settings.environment import variable_of
 from tests.kits.docstrings import text_faults
 from tidelens.__main__ import cli
+from tidelens.cli.base.command import Argument, Command, Group
 from tidelens.cli.base.options import Option
-from tidelens.commands.command import Argument, Command, Group
 
 COLUMNS = 80
 

@@ -12,7 +12,7 @@ from contracts.events.content_event import Content, read_content
 from contracts.events.record import Record
 from contracts.settings import Settings
 from contracts.wire.parser import parse_json
-from tidelens.commands.query import _read_object
+from tidelens.cli.base.query import _read_object
 from tidelens.ingest.content_files import Refused
 from tidelens.ingest.file_types import sources
 from tidelens.ingest.publisher import Entry, entries_of

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import orjson
 
+from tidelens.cli.base.command import Command, Example
 from tidelens.cli.base.options import (
     Option,
     collection_options,
@@ -17,7 +18,6 @@ from tidelens.cli.base.options import (
     snapshots_option,
 )
 from tidelens.cli.base.terminal import say, say_json
-from tidelens.commands.command import Command, Example
 
 if TYPE_CHECKING:
     from consumers.models.precision import Choice

@@ -13,8 +13,8 @@ from contracts.topics import TARGETS
 from contracts.wire.client_messages import Query
 from contracts.wire.exact_json import InexactNumberError, loads
 from contracts.wire.parser import parse_queries
+from tidelens.cli.base.command import Argument
 from tidelens.cli.base.options import NamedPath, Option, in_order
-from tidelens.commands.command import Argument
 from tidelens.ingest.text_files import text_of
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from contracts.topics import TARGETS, Target
+from tidelens.cli.base.command import Argument, Command, Example
 from tidelens.cli.base.options import collection_options, json_option
-from tidelens.commands.command import Argument, Command, Example
-from tidelens.commands.published import open_log, show_report
+from tidelens.cli.base.published import open_log, show_report
 
 if TYPE_CHECKING:
     from tidelens.ingest.publisher import Published

@@ -1,31 +1,48 @@
 """Every Matcher nominates all that may reach its floor, and hardly anything else."""
 
+from collections.abc import Callable
+
 import faiss
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contracts.ports.search import Matcher
 from contracts.score import exact_scores, unit
-from index_store.search import matcher_numpy, matcher_torch
+from index_store.search import matcher_numpy
 from index_store.search.matcher_numpy import NumpyMatcher, open_matcher
-from index_store.search.matcher_torch import TorchMatcher
-
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
-MATCHERS = [
-    pytest.param(lambda: NumpyMatcher(), id="numpy"),
-    pytest.param(lambda: TorchMatcher("cpu"), id="torch"),
-    pytest.param(lambda: TorchMatcher(), id="cuda", marks=needs_gpu),
-]
 
 
-@pytest.mark.parametrize("make", MATCHERS)
+def on_the_processor() -> Matcher:
+    """Import torch only here: the processes that run other tests do without it."""
+    from index_store.search.matcher_torch import TorchMatcher
+
+    return TorchMatcher("cpu")
+
+
+def on_the_gpu() -> Matcher:
+    import torch
+
+    from index_store.search.matcher_torch import TorchMatcher
+
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU on this machine")
+    return TorchMatcher()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(NumpyMatcher, id="numpy"),
+        pytest.param(on_the_processor, id="torch", marks=pytest.mark.model),
+        pytest.param(on_the_gpu, id="cuda", marks=pytest.mark.model),
+    ],
+)
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32), count=st.integers(0, 40), rows=st.integers(0, 20))
 def test_nothing_that_reaches_its_floor_is_left_out(
-    make: type[Matcher], seed: int, count: int, rows: int
+    make: Callable[[], Matcher], seed: int, count: int, rows: int
 ) -> None:
     dice = np.random.default_rng(seed)
     shape = (count + rows, int(dice.choice([4, 64, 512])))
@@ -49,15 +66,29 @@ def test_nothing_that_reaches_its_floor_is_left_out(
     assert of.tolist() == sorted(of.tolist()), "pairs come in the order of their queries"
 
 
-@pytest.mark.parametrize(("module", "make"), [(matcher_numpy, NumpyMatcher), (matcher_torch, None)])
-def test_blocks_of_queries(module: object, make: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_BLOCK", 7)
-    made = NumpyMatcher() if make else TorchMatcher("cpu")
+def test_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matcher_numpy, "_BLOCK", 7)
+    nominates_all(NumpyMatcher())
+
+
+@pytest.mark.model
+def test_blocks_of_queries_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from index_store.search import matcher_torch
+
+    monkeypatch.setattr(matcher_torch, "_BLOCK", 7)
+    nominates_all(matcher_torch.TorchMatcher("cpu"))
+
+
+def nominates_all(made: Matcher) -> None:
     some = unit(np.random.default_rng(1).normal(size=(40, 16)))
     of, row = made.nominate(some[:30].astype(np.float32), np.full(30, -2.0), some[30:])
     assert len(of) == len(row) == 300
 
 
 def test_the_one_for_this_machine() -> None:
-    expected = TorchMatcher if faiss.get_num_gpus() else NumpyMatcher
-    assert isinstance(open_matcher(), expected)
+    if faiss.get_num_gpus():
+        from index_store.search.matcher_torch import TorchMatcher
+
+        assert isinstance(open_matcher(), TorchMatcher)
+    else:
+        assert isinstance(open_matcher(), NumpyMatcher)

@@ -1,9 +1,14 @@
 """Fixtures for every test: one event loop backend, blocking calls in it fail, brokers on demand."""
 
+import functools
 import logging
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -14,13 +19,43 @@ from tidelens.process import blas_threads
 blas_threads.wait_asleep()
 
 from tests.kits import index_kit  # noqa: E402  imports numpy
+from tests.kits.run_servers import RunServers  # noqa: E402
 
 pytest_plugins = ["tests.kits.broker_fixture", "tests.kits.s3_fixture"]
+SERVERS = pytest.StashKey[RunServers]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest first: as the last one it kept one of two processes for five minutes."""
     items.sort(key=lambda item: item.get_closest_marker("longest") is None)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the first process of the run hold the servers that all of its processes share."""
+    if not hasattr(config, "workerinput"):
+        # Not at the top: pytest rewrites the assertions of plugins that nobody has imported yet.
+        from tests.kits.broker_fixture import start_kafka
+        from tests.kits.s3_fixture import start_s3
+
+        folder = Path(tempfile.mkdtemp(prefix="tidelens-tests-"))
+        starts = {"kafka": start_kafka, "s3": start_s3}
+        config.stash[SERVERS] = RunServers(folder, starts)
+        config.add_cleanup(functools.partial(shutil.rmtree, folder, ignore_errors=True))
+        config.add_cleanup(config.stash[SERVERS].close)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker process of xdist where to ask for the servers."""
+    node.workerinput["run_servers"] = str(node.config.stash[SERVERS].path)
+
+
+@pytest.fixture(scope="session")
+def run_servers(pytestconfig: pytest.Config) -> Path:
+    """The socket where a process asks for the run's servers."""
+    if hasattr(pytestconfig, "workerinput"):
+        return Path(pytestconfig.workerinput["run_servers"])
+    return pytestconfig.stash[SERVERS].path
 
 
 @pytest.fixture

@@ -2,32 +2,58 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
 class Forwarder:
-    """`to` is where new connections go; None: they are closed at once."""
+    """Passes connections on to `to`; where that is None, they are closed at once."""
 
     def __init__(self, to: str | None) -> None:
         self.to = to
-        self.address = ""
         self._passing: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        # It holds the port while nobody listens there.
+        self._port = socket.socket()
+        self._port.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        self._port.bind(("127.0.0.1", 0))
+
+    @property
+    def port(self) -> int:
+        port: int = self._port.getsockname()[1]
+        return port
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
     @classmethod
     @asynccontextmanager
     async def open(cls, to: str | None) -> AsyncIterator["Forwarder"]:
         forwarder = cls(to)
-        server = await asyncio.start_server(forwarder._accept, "127.0.0.1", 0)
-        host, port = server.sockets[0].getsockname()
-        forwarder.address = f"{host}:{port}"
-        try:
-            yield forwarder
-        finally:
-            server.close()
-            for task in forwarder._passing:
-                task.cancel()
-            await asyncio.gather(*forwarder._passing, return_exceptions=True)
+        with forwarder._port:
+            await forwarder.listen()
+            try:
+                yield forwarder
+            finally:
+                await forwarder.refuse()
+
+    async def listen(self) -> None:
+        """Accept connections, unless it does already."""
+        if self._server is None:
+            self._server = await asyncio.start_server(
+                self._accept, "127.0.0.1", self.port, reuse_port=True
+            )
+
+    async def refuse(self) -> None:
+        """Refuse new connections and cut the open ones, as a server does that is killed."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for task in self._passing:
+            task.cancel()
+        await asyncio.gather(*self._passing, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

@@ -21,7 +21,7 @@ from index_store import digest
 from streams.devbroker.broker import LocalBroker
 from tests.kits.kafka import Collection, caption
 from tests.kits.roles import PATIENCE_S, Role, answering, free_port, of, role
-from tests.kits.s3_fixture import S3Server
+from tests.kits.s3_fixture import S3Link, S3Server
 from tidelens.client import Client
 
 ENCODER = HashEncoder()
@@ -49,7 +49,7 @@ class Rounds:
     kit: Collection
     broker: LocalBroker
     folder: Path
-    s3: S3Server
+    s3: S3Server | S3Link
     bucket: str
     dice: random.Random
     done: Counter[str] = field(default_factory=Counter)

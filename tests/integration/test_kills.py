@@ -21,7 +21,7 @@ from tests.faults.kill_rounds import (
 )
 from tests.kits.kafka import Collection, collection
 from tests.kits.roles import answering, free_port, of, role
-from tests.kits.s3_fixture import S3Server
+from tests.kits.s3_fixture import S3Link
 from tidelens.client import Client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
@@ -64,9 +64,7 @@ async def test_a_killed_encoder(kafka, tmp_path: Path, point: str) -> None:
 # Every step has a bound of its own; on a loaded machine a round took up to 70 s.
 @pytest.mark.longest
 @pytest.mark.timeout(1800)
-async def test_rounds_of_kills_with_snapshots_in_s3(
-    own_kafka, s3: S3Server, tmp_path: Path
-) -> None:
+async def test_rounds_of_kills_with_snapshots_in_s3(own_kafka, s3: S3Link, tmp_path: Path) -> None:
     """Every point of a node; 200 rounds, the encoder's too, are tests/soak/kill_rounds.py."""
     dice, broker = seed(), await own_kafka()
     async with collection(broker.bootstrap, space=ENCODER.space.name, partitions=2) as kit:

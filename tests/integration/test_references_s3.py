@@ -8,7 +8,7 @@ import pytest
 
 from consumers.references import ReferenceLimits, References
 from contracts.errors import RejectedRecord
-from tests.kits.s3_fixture import S3Server
+from tests.kits.s3_fixture import S3Link
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
@@ -26,12 +26,12 @@ async def read(references: References, ref: str, sha256: str | None = None) -> b
         return data
 
 
-async def put(s3: S3Server, bucket: str, key: str, data: bytes) -> None:
+async def put(s3: S3Link, bucket: str, key: str, data: bytes) -> None:
     async with httpx.AsyncClient(timeout=60) as client:
         (await client.put(f"{s3.url}/{bucket}/{key}", content=data)).raise_for_status()
 
 
-async def test_pictures_in_buckets(s3: S3Server) -> None:
+async def test_pictures_in_buckets(s3: S3Link) -> None:
     bucket, other = await s3.new_bucket(), await s3.new_bucket()
     await put(s3, bucket, "deep/a.png", DATA)
     await put(s3, bucket, "large.png", bytes(1001))
@@ -51,7 +51,7 @@ async def test_pictures_in_buckets(s3: S3Server) -> None:
             assert caught.value.code == code, ref
 
 
-async def test_a_reference_waits_for_s3(s3: S3Server) -> None:
+async def test_a_reference_waits_for_s3(s3: S3Link) -> None:
     bucket = await s3.new_bucket()
     await put(s3, bucket, "a.png", DATA)
     await s3.stop()

@@ -15,7 +15,7 @@ from index_store.storage.open import open_blobs
 from index_store.storage.s3 import S3Blobs
 from streams.maintainer.snapshot_schedule import SnapshotKeeper
 from tests.kits.index_kit import IMAGES, batch, filled, new_index, new_spill, record, vectors
-from tests.kits.s3_fixture import S3Server
+from tests.kits.s3_fixture import S3Link
 from tidelens.cli.doctor.bucket import bucket as examine_bucket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 PREFIX = "unit-v1/0/0/"
 
 
-async def test_blobs_come_back_whole(s3: S3Server, tmp_path: Path) -> None:
+async def test_blobs_come_back_whole(s3: S3Link, tmp_path: Path) -> None:
     bucket = await s3.new_bucket()
     # The least that S3 takes as a part.
     async with S3Blobs.opened(bucket, "deep/prefix", part_bytes=5 * module.MIB) as store:
@@ -49,7 +49,7 @@ async def test_blobs_come_back_whole(s3: S3Server, tmp_path: Path) -> None:
 
 
 async def test_a_torn_upload_leaves_nothing(
-    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: S3Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = await s3.new_bucket()
     async with S3Blobs.opened(bucket, "", part_bytes=5 * module.MIB) as store:
@@ -70,7 +70,7 @@ async def test_a_torn_upload_leaves_nothing(
         assert not uploads.get("Uploads")
 
 
-async def test_more_keys_than_a_page_has(s3: S3Server) -> None:
+async def test_more_keys_than_a_page_has(s3: S3Link) -> None:
     bucket = await s3.new_bucket()
     async with S3Blobs.opened(bucket, "") as store:
         names = [f"{n:04}" for n in range(1010)]
@@ -79,7 +79,7 @@ async def test_more_keys_than_a_page_has(s3: S3Server) -> None:
         assert await store.list("") == names
 
 
-async def test_a_missing_bucket_is_one_clear_line(s3: S3Server, tmp_path: Path) -> None:
+async def test_a_missing_bucket_is_one_clear_line(s3: S3Link, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is no bucket 'nowhere'; create it first"):
         async with open_blobs("s3://nowhere/prefix", tmp_path):
             pass
@@ -88,7 +88,7 @@ async def test_a_missing_bucket_is_one_clear_line(s3: S3Server, tmp_path: Path) 
             pass
 
 
-async def test_a_snapshot_in_s3_and_an_outage(s3: S3Server, tmp_path: Path) -> None:
+async def test_a_snapshot_in_s3_and_an_outage(s3: S3Link, tmp_path: Path) -> None:
     bucket = await s3.new_bucket()
     async with open_blobs(f"s3://{bucket}/snapshots", tmp_path) as store:
         snapshots, index = Snapshots(store, PREFIX, new_spill(), kept=1), filled(vectors(100))
@@ -109,7 +109,7 @@ async def test_a_snapshot_in_s3_and_an_outage(s3: S3Server, tmp_path: Path) -> N
         await elsewhere.verify(f"0/{name}", new_index())
 
 
-async def test_parts_that_somebody_deleted_are_written_again(s3: S3Server, tmp_path: Path) -> None:
+async def test_parts_that_somebody_deleted_are_written_again(s3: S3Link, tmp_path: Path) -> None:
     bucket = await s3.new_bucket()
     async with open_blobs(f"s3://{bucket}/snapshots", tmp_path) as store:
         snapshots, index = Snapshots(store, PREFIX, new_spill(), kept=1), filled(vectors(100))
@@ -125,7 +125,7 @@ async def test_parts_that_somebody_deleted_are_written_again(s3: S3Server, tmp_p
         await snapshots.verify(f"0/{name}", new_index())
 
 
-async def test_the_doctor_does_with_a_bucket_what_nodes_do(s3: S3Server) -> None:
+async def test_the_doctor_does_with_a_bucket_what_nodes_do(s3: S3Link) -> None:
     settings = Settings(snapshots=f"s3://{await s3.new_bucket()}/p")
     [found] = await examine_bucket(settings, KafkaSettings())
     assert (found.state, found.detail.rpartition(": ")[2]) == (
@@ -135,7 +135,7 @@ async def test_the_doctor_does_with_a_bucket_what_nodes_do(s3: S3Server) -> None
 
 
 async def test_a_server_that_is_away_at_the_start_is_no_reason_not_to_start(
-    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: S3Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = await s3.new_bucket()
     async with open_blobs(f"s3://{bucket}/p", tmp_path) as store:

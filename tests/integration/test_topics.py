@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
@@ -100,14 +101,14 @@ async def test_asking_for_an_absent_topic_does_not_create_it(
 
 
 async def test_the_id_is_the_one_that_the_broker_itself_writes_down(
-    connection: Connection, names: Names, tmp_path_factory: pytest.TempPathFactory
+    kafka, connection: Connection, names: Names
 ) -> None:
     await create(connection, specs(names))
     ids = await connection.topic_ids([names.control, names.dead_letters])
     for topic, topic_id in ids.items():
-        pattern = f"kafka0/**/{topic}-0/partition.metadata"
+        pattern = f"**/{topic}-0/partition.metadata"
         async with asyncio.timeout(30):
-            while not (noted := list(tmp_path_factory.getbasetemp().glob(pattern))):
+            while not (noted := list(Path(kafka.folder).glob(pattern))):
                 await asyncio.sleep(0.05)  # the broker writes it a moment later
         assert f"topic_id: {topic_id}" in noted[0].read_text().splitlines()
 

@@ -1,7 +1,6 @@
 """The real Apache Kafka for tests: one for the whole run, and separate ones that may be killed."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from streams.devbroker.broker import LocalBroker, SaslListener
+from tests.kits.run_servers import addresses
 
 # Compaction at once and cheap internal topics, so that tests need not wait.
 FAST = {
@@ -23,30 +23,38 @@ FAST = {
 
 @dataclass(frozen=True)
 class TestKafka:
-    """Addresses of the run's broker."""
+    """Addresses of the run's broker, and the folder of its files."""
 
     __test__ = False
 
     bootstrap: str
     sasl_bootstrap: str
+    folder: str
     user: str = "tester"
     password: str = "secret"
 
 
+async def start_kafka(folder: Path, stack: AsyncExitStack) -> dict[str, str]:
+    """Start the run's broker, with a plain and a SASL listener; `stack` stops it."""
+    broker = LocalBroker(folder, sasl=SaslListener(), extra=FAST)
+    stack.push_async_callback(broker.stop)
+    await broker.start()
+    return {
+        "bootstrap": broker.bootstrap,
+        "sasl_bootstrap": broker.sasl_bootstrap,
+        "folder": str(folder),
+    }
+
+
 @pytest.fixture(scope="session")
-def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestKafka]:
-    """One broker for the whole run, with a plain and a SASL listener."""
-    broker = LocalBroker(tmp_path_factory.mktemp("kafka"), sasl=SaslListener(), extra=FAST)
-    # Its own loop, since tests have one each; the guardian needs none between start and stop.
-    with asyncio.Runner() as runner:
-        runner.run(broker.start())
-        yield TestKafka(broker.bootstrap, broker.sasl_bootstrap)
-        runner.run(broker.stop())
+def kafka(run_servers: Path) -> TestKafka:
+    """One broker for the whole run, all of its processes."""
+    return TestKafka(**addresses(run_servers, "kafka"))
 
 
 @pytest.fixture
 async def own_kafka(tmp_path: Path) -> AsyncIterator[Callable[[], Awaitable[LocalBroker]]]:
-    """Starts brokers of the test's own, for those that stop or kill one."""
+    """Return what starts a broker of the test's own, for tests that stop or kill one."""
     async with AsyncExitStack() as stack:
 
         async def start() -> LocalBroker:

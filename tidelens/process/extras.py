@@ -67,13 +67,13 @@ def require(command: str, *extras: str) -> None:
     `command` is how the message names what needs them.
     """
     needs = NEEDS.get(command, Needs())
-    missing = _missing(extras or needs.always)
+    missing = _missing_modules(extras or needs.always)
     if missing:
         advised = [*(extras or needs.always), *(needs.usually if not extras else ())]
-        raise PackageMissing(f"{command} needs {_named(missing)}; {advice(advised)}")
+        raise PackageMissing(f"{command} needs {_describe(missing)}; {install_command(advised)}")
 
 
-def missing_of(error: BaseException, command: str = "") -> PackageMissing | None:
+def explain_import(error: BaseException, command: str = "") -> PackageMissing | None:
     """Return what to say about a module of an extra that could not be imported, or None."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         return None
@@ -84,30 +84,30 @@ def missing_of(error: BaseException, command: str = "") -> PackageMissing | None
     needs = NEEDS.get(command, Needs())
     what = f"{command} needs {module}, which" if command else f"the package {module}"
     return PackageMissing(
-        f"{what} is not installed; {advice([extra, *needs.always, *needs.usually])}"
+        f"{what} is not installed; {install_command([extra, *needs.always, *needs.usually])}"
     )
 
 
-def complete(extra: str) -> bool:
+def is_complete(extra: str) -> bool:
     """Return whether every package of the extra, and of the one included in it, is here."""
-    return not _missing([extra])
+    return not _missing_modules([extra])
 
 
-def advice(extras: Iterable[str]) -> str:
+def install_command(extras: Iterable[str]) -> str:
     """Return the command that installs those of the extras that are not complete."""
-    wanted = dict.fromkeys(extra for extra in extras if not complete(extra))
-    included = {INCLUDED.get(extra) for extra in _with_included(wanted)}
+    wanted = dict.fromkeys(extra for extra in extras if not is_complete(extra))
+    included = {INCLUDED.get(extra) for extra in _include(wanted)}
     names = ",".join(extra for extra in wanted if extra not in included)
     return f"pip install 'tidelens[{names}]'"
 
 
-def _missing(extras: Iterable[str]) -> list[str]:
+def _missing_modules(extras: Iterable[str]) -> list[str]:
     """Return the modules of the extras that are not here, in the order of the table."""
-    modules = (module for extra in _with_included(extras) for module in MODULES[extra])
+    modules = (module for extra in _include(extras) for module in MODULES[extra])
     return [module for module in modules if not _is_here(module)]
 
 
-def _with_included(extras: Iterable[str]) -> list[str]:
+def _include(extras: Iterable[str]) -> list[str]:
     """Return the extras and those that come with them, the innermost first."""
     found: dict[str, None] = {}
     for extra in extras:
@@ -127,7 +127,7 @@ def _is_here(module: str) -> bool:
         return False
 
 
-def _named(modules: list[str]) -> str:
+def _describe(modules: list[str]) -> str:
     shown = ", ".join(modules[:_NAMED_MAX])
     if len(modules) > _NAMED_MAX:
         return f"packages that are not installed ({shown} and {len(modules) - _NAMED_MAX} more)"

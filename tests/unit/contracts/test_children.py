@@ -30,7 +30,7 @@ def test_the_product_starts_children_of_these_rooms() -> None:
 
 
 def test_every_child_is_started_by_that_command() -> None:
-    """Python's `-m`, written out, would let the working directory hide our modules."""
+    """The option -m, written out, would let the working directory hide our modules."""
     ours = re.compile(rf'"-m",\s*"(?:{"|".join((*ROOMS, "benchmarks", "tests"))})\b')
     assert not [path for path, text in SOURCES.items() if ours.search(text)]
 

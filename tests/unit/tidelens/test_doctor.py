@@ -226,42 +226,79 @@ async def test_python(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (told.state, told.detail) == ("failed", "3.10.9, want >=3.11")
 
 
+BOTH = "faiss-cpu and faiss-gpu are both installed, and overwrite each other's files"
+NEITHER = "no faiss-cpu and no faiss-gpu"
+
+
+def install(patch: pytest.MonkeyPatch, changed: dict[str, str | None]) -> None:
+    """Let Tidelens ask for these packages, of which those are here; `changed` has others."""
+    asked = ["click>=8.1", "colorama>=0.4; sys_platform == 'win32'"]
+    asked += ["numpy==2.4.6; extra == 'kafka'", "aiokafka==0.14.0; extra == 'kafka'"]
+    asked += ["tqdm>=4; extra == 'kafka'"]
+    asked += ["tidelens[kafka]; extra == 'server'", "starlette>=1.10; extra == 'server'"]
+    asked += ["faiss-cpu==1.15.1; extra == 'cpu'", "faiss-gpu==1.15.1; extra == 'gpu'"]
+    there = {"click": "8.3", "numpy": "2.4.6", "aiokafka": "0.14.0", "tqdm": "4.67"}
+    known = {**there, "starlette": "1.10.0", "faiss-cpu": "1.15.1", **changed}
+
+    def version(name: str) -> str:
+        found = known.get(name)
+        if found is None:
+            raise metadata.PackageNotFoundError(name)
+        return found
+
+    patch.setattr(metadata, "requires", lambda _: asked)
+    patch.setattr(metadata, "version", version)
+
+
 @pytest.mark.parametrize(
-    ("installed", "want"),
+    ("changed", "want"),
     [
-        ({}, [("ok", "2 as wanted, and faiss-cpu 1.15.1")]),
+        ({}, [("ok", "6 as wanted")]),
         ({"numpy": "2.4.5"}, [("failed", "numpy 2.4.5, want ==2.4.6")]),
         ({"click": None}, [("failed", "click is not installed, want >=8.1")]),
-        ({"faiss-cpu": None}, [("failed", "no faiss-cpu and no faiss-gpu")]),
+        ({"faiss-cpu": None}, [("ok", "5 as wanted")]),
         ({"faiss-cpu": "1.9"}, [("failed", "faiss-cpu 1.9, want ==1.15.1")]),
-        ({"faiss-cpu": None, "faiss-gpu": "1.15.1"}, [("ok", "2 as wanted, and faiss-gpu 1.15.1")]),
+        ({"faiss-cpu": None, "faiss-gpu": "1.15.1"}, [("ok", "6 as wanted")]),
         (
-            {"faiss-gpu": "1.15.1"},
-            [
-                (
-                    "warning",
-                    "faiss-cpu and faiss-gpu are both installed, and overwrite each other's files",
-                )
-            ],
+            {"faiss-cpu": None, "faiss-gpu": "1.9"},
+            [("failed", "faiss-gpu 1.9, want ==1.15.1")],
         ),
     ],
 )
 async def test_packages(
-    installed: dict[str, str | None], want: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    changed: dict[str, str | None], want: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    there = {"numpy": "2.4.6", "click": "8.3", "faiss-cpu": "1.15.1"} | installed
+    install(monkeypatch, changed)
+    assert [(each.state, each.detail) for each in await found(packages.packages)] == want
 
-    def version(name: str) -> str:
-        if there.get(name) is None:
-            raise metadata.PackageNotFoundError(name)
-        return str(there[name])
 
-    asked = ["numpy==2.4.6", "click>=8.1", "faiss-cpu==1.15.1; extra == 'cpu'"]
-    asked += ["faiss-gpu==1.15.1; extra == 'gpu'"]
-    monkeypatch.setattr(metadata, "requires", lambda _: asked)
-    monkeypatch.setattr(metadata, "version", version)
-    told = await found(packages.packages)
-    assert [(each.state, each.detail) for each in told] == want
+@pytest.mark.parametrize(
+    ("changed", "want"),
+    [
+        ({}, [("ok", "complete: kafka, server, cpu; not installed: gpu")]),
+        (
+            {"faiss-cpu": None, "faiss-gpu": "1.15.1"},
+            [("ok", "complete: kafka, server, gpu; not installed: cpu")],
+        ),
+        ({"faiss-cpu": None}, [("failed", NEITHER)]),
+        ({"faiss-gpu": "1.15.1"}, [("warning", BOTH)]),
+        ({"aiokafka": None}, [("failed", "kafka lacks aiokafka")]),
+        (
+            {"numpy": None, "faiss-cpu": None},
+            [("failed", "kafka lacks numpy"), ("failed", NEITHER)],
+        ),
+        # The client alone, beside other software that needs numpy.
+        (
+            dict.fromkeys(("tqdm", "aiokafka", "starlette", "faiss-cpu")),
+            [("ok", "not installed: kafka, server, cpu, gpu")],
+        ),
+    ],
+)
+async def test_extras(
+    changed: dict[str, str | None], want: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, changed)
+    assert [(each.state, each.detail) for each in await found(packages.extras)] == want
 
 
 async def test_the_packages_here_are_as_wanted() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -61,10 +62,13 @@ def doctor(as_json: bool, tune: bool, memory_mb: int | None, **options: Any) -> 
     check failed; a warning does not change it.
     """
     from tidelens.cli.doctor.examination import examined
-    from tidelens.process import logs
 
-    # The table reports what the log would.
-    logs.configure("auto", "doctor", level=logging.ERROR)
+    # Where structlog is missing, so are the packages that would log.
+    with suppress(ModuleNotFoundError):
+        from tidelens.process import logs
+
+        # The table reports what the log would.
+        logs.configure("auto", "doctor", level=logging.ERROR)
     given = {name: value for name, value in options.items() if value is not None}
     tuned = _tuned(given, memory_mb, quiet=as_json) if tune else None
     findings = asyncio.run(examined(given))

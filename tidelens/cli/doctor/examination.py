@@ -30,7 +30,8 @@ from tidelens.cli.doctor import (
     ports,
     precision,
 )
-from tidelens.cli.doctor.finding import Check, Finding, failed, told, warning
+from tidelens.cli.doctor.finding import Check, Finding, failed, skipped, told, warning
+from tidelens.process.extras import explain_import
 from tidelens.process.threads import beside
 
 BOUND_S = 10.0
@@ -39,6 +40,7 @@ BOUND_S = 10.0
 CHECKS: Mapping[str, Check] = {
     "python": packages.python,
     "packages": packages.packages,
+    "extras": packages.extras,
     "device": machine.device,
     "compiler": machine.compiler,
     "memory": machine.memory,
@@ -110,6 +112,8 @@ async def _bounded(
     except TimeoutError:
         return [failed(name, f"no answer within {bound_s:g} s", fix=_SETTINGS)]
     except ImportError as error:
+        if missing := explain_import(error):
+            return [skipped(name, str(missing))]
         return [failed(name, str(error), fix="mend the packages first, then ask again")]
     except (TidelensError, OSError) as error:
         return [told(name, error, fix=_SETTINGS)]

@@ -120,7 +120,7 @@ async def test_the_limits_are_those_of_a_decoder(converter: Converter) -> None:
     await publish(kit, "a", image=FILES["TIFF"][:60])
     assert await problem(kit) == (404, "image_broken")
     assert [
-        child for child in psutil.Process().children() if "decode_child" in str(child.cmdline())
+        child for child in psutil.Process().children() if "decoder_process" in str(child.cmdline())
     ]
 
 

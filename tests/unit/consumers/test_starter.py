@@ -187,7 +187,7 @@ def test_space_is_known_without_loading(encoder: Encoder) -> None:
 
 def test_two_processes_may_unpack_at_once(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from consumers.models import weights;"
+        "import sys; from pathlib import Path; from consumers.models.starter import weights;"
         "print(weights.minilm_folder(Path(sys.argv[1])))"
     )
     running = [
@@ -216,7 +216,7 @@ def test_other_weights_than_those_trained_with_are_refused(
     monkeypatch.setattr(weights, "HEAD", tmp_path / "absent")
     with pytest.raises(ModelMissing, match="pinned version"):
         weights.efficientnet_path()
-    with pytest.raises(ModelMissing, match=r"training\.starter"):
+    with pytest.raises(ModelMissing, match=r"training\.train\.starter"):
         open_encoder("starter")
 
 

@@ -409,7 +409,7 @@ async def test_a_crash_between_any_two_steps_loses_nothing(
         if reached == point:
             raise Crash
 
-    monkeypatch.setattr(module.faults, "reach", die)
+    monkeypatch.setattr(module.fault_points, "reach", die)
     with pytest.raises(Crash):
         await snapshots.write(index)
     monkeypatch.undo()

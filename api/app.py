@@ -15,22 +15,22 @@ from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
 
 from api.endpoints import pages
-from api.endpoints.admin import Admin
-from api.endpoints.classify import Classifying
-from api.endpoints.health import Health
-from api.endpoints.items import Items
-from api.endpoints.pictures import Pictures
-from api.endpoints.search import Searching
-from api.http.answers import Answering
-from api.http.bodies import Bodies
-from api.http.guard import Guard
-from api.http.item_path import to_the_end
+from api.endpoints.admin import AdminEndpoints
+from api.endpoints.classify import ClassifyEndpoint
+from api.endpoints.health import HealthEndpoints
+from api.endpoints.items import ItemEndpoints
+from api.endpoints.pictures import PictureEndpoint
+from api.endpoints.search import SearchEndpoint
+from api.http.answers import ResponseWriter
+from api.http.bodies import BodyReader
+from api.http.guard import HostGuard
+from api.http.item_path import match_whole_path
 from api.http.problems import on_error, on_failure, on_http_error
-from api.http.proxy_prefix import Prefix
+from api.http.proxy_prefix import RootPathMiddleware
 from api.live.hub import Live
 from api.node import Node
 from api.queries.freshness import Freshness
-from api.queries.wait_for import Waiting
+from api.queries.wait_for import StateWaiter
 from contracts.errors import TidelensError
 
 Run = Callable[[], Coroutine[Any, Any, None]]
@@ -38,15 +38,15 @@ Run = Callable[[], Coroutine[Any, Any, None]]
 
 def create_app(node: Node) -> Starlette:
     """The API of one node."""
-    waiting = Waiting(node)
+    waiting = StateWaiter(node)
     freshness = Freshness(node)
-    answering, bodies = Answering(node), Bodies(node.settings)
-    searching = Searching(node, waiting, freshness, answering, bodies)
-    classifying = Classifying(node, answering, bodies)
-    items = Items(node, answering, bodies)
-    pictures = Pictures(node, answering)
-    health = Health(node, freshness, answering)
-    admin = Admin(node, answering, bodies)
+    answering, bodies = ResponseWriter(node), BodyReader(node.settings)
+    searching = SearchEndpoint(node, waiting, freshness, answering, bodies)
+    classifying = ClassifyEndpoint(node, answering, bodies)
+    items = ItemEndpoints(node, answering, bodies)
+    pictures = PictureEndpoint(node, answering)
+    health = HealthEndpoints(node, freshness, answering)
+    admin = AdminEndpoints(node, answering, bodies)
     live = Live(node, waiting, answering.allowance, bodies)
     routes: list[Route | WebSocketRoute] = [
         Route("/v1/search", searching.post, methods=["POST"]),
@@ -71,11 +71,13 @@ def create_app(node: Node) -> Starlette:
         Route("/readyz", health.readyz),
     ]
     app = Starlette(
-        routes=[*map(to_the_end, routes), *pages.routes()],
+        routes=[*map(match_whole_path, routes), *pages.routes()],
         middleware=[
-            Middleware(pages.Hardened),
-            Middleware(Prefix, root_path=node.settings.root_path),
-            Middleware(Guard, host=node.settings.host, hosts_allowed=node.settings.hosts_allowed),
+            Middleware(pages.HardenHeaders),
+            Middleware(RootPathMiddleware, root_path=node.settings.root_path),
+            Middleware(
+                HostGuard, host=node.settings.host, hosts_allowed=node.settings.hosts_allowed
+            ),
         ],
         exception_handlers={
             TidelensError: on_error,
@@ -105,13 +107,13 @@ def background(app: Starlette) -> dict[str, Run]:
     return runs
 
 
-def move_live(app: Starlette, space: str | None) -> None:
+def redirect_live(app: Starlette, space: str | None) -> None:
     """Reset and close all live subscriptions: `space` answers from now on (None: this app does)."""
     live: Live = app.state.live
     live.move(space)
 
 
-def stop_live(app: Starlette) -> None:
+def close_live(app: Starlette) -> None:
     """Close all live connections, since the server stops."""
     live: Live = app.state.live
     live.stop()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from api.live.top.ranked_item import ranked_item
 from api.live.top.standing_query import Standing
 from api.live.top.standing_set import StandingSet
-from api.queries.prepare import Question, _Part
+from api.queries.prepare import PreparedQuery, _Summand
 from benchmarks import clip_like
 from benchmarks.filled import Filled
 from benchmarks.searching import truth
@@ -104,7 +104,7 @@ class Tidelens:
         self._loop.run_until_complete(asyncio.gather(self._rebuilding, return_exceptions=True))
 
     def _made(self, query: Vectors) -> Standing:
-        question = Question("images", [_Part(1.0, query)], k=K)
+        question = PreparedQuery("images", [_Summand(1.0, query)], k=K)
         made = Standing(question)
         made.watch(lambda: self._changed.append(made))
         return made

@@ -22,7 +22,7 @@ from benchmarks.live_load import Load
 from benchmarks.live_serving import Tidelens
 from benchmarks.report import Goal, finish, parser
 from tidelens.process import gc_pauses
-from tidelens.server.admission import Door
+from tidelens.server.admission import ConnectionLimiter
 from tidelens.server.server import Server, listen
 from tidelens.server.websocket_protocol import LiveProtocol
 
@@ -60,7 +60,7 @@ def run(pipe: Connection, name: str) -> None:
     """Tell the port, then serve until told to stop."""
     node = Tidelens(Load(100, _ROWS))
     gc_pauses.shorten()  # as the node does
-    door = Door()
+    door = ConnectionLimiter()
     live: Any = functools.partial(LiveProtocol, door) if name == _OURS else "websockets-sansio"
     config = uvicorn.Config(
         node.app,
@@ -87,7 +87,9 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
-async def _serve(pipe: Connection, server: uvicorn.Server, listener: Any, door: Door) -> None:
+async def _serve(
+    pipe: Connection, server: uvicorn.Server, listener: Any, door: ConnectionLimiter
+) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     told = asyncio.create_task(asyncio.to_thread(pipe.recv))
     while not told.done():

@@ -30,7 +30,7 @@ from api.live.top.apply_queue import Folding
 from api.live.top.ranked_item import ranked_item
 from api.live.top.standing_query import Standing
 from api.live.top.standing_set import StandingSet
-from api.queries.prepare import Question, _Part
+from api.queries.prepare import PreparedQuery, _Summand
 from benchmarks import clip_like
 from benchmarks.report import Goal, finish, parser
 from contracts.events.record import RecordPosition
@@ -78,7 +78,7 @@ def best(queries: Vectors, rows: Vectors, count: int) -> _Best:
 
 def standing_set(queries: Vectors, lists: _Best) -> tuple[StandingSet, list[Standing]]:
     found = StandingSet(NumpyMatcher(), lambda: None)
-    made = [Standing(Question("images", [_Part(1.0, query)], k=_K)) for query in queries]
+    made = [Standing(PreparedQuery("images", [_Summand(1.0, query)], k=_K)) for query in queries]
     for standing in made:
         standing.watch(lambda: None)
         found.add(standing)

@@ -27,7 +27,7 @@ from index_store.search.matcher_numpy import NumpyMatcher
 from index_store.search.searcher import AppliedFeed, LocalSearcher
 from tidelens.process import gc_pauses
 from tidelens.process.clock import SystemClock
-from tidelens.server.admission import Door, DoorLimits
+from tidelens.server.admission import ConnectionLimiter, ConnectionLimits
 from tidelens.server.server import listen, serve
 
 # As the maintainer's.
@@ -171,7 +171,7 @@ def run(pipe: Connection, load: Load) -> None:
 
 async def _run(pipe: Connection, server: Server, listener: socket.socket) -> None:
     # All clients have one address, as behind a proxy.
-    door = Door(DoorLimits(connections_max=20_000, per_address_max=20_000))
+    door = ConnectionLimiter(ConnectionLimits(connections_max=20_000, per_address_max=20_000))
     serving = serve(server.app, listener, frame_bytes_max=2**20, door=door)
     tasks = [asyncio.create_task(serving)]
     if isinstance(server, Tidelens):

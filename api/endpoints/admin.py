@@ -5,8 +5,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.http.answers import Answering
-from api.http.bodies import Bodies
+from api.http.answers import ResponseWriter
+from api.http.bodies import BodyReader
 from api.node import Node
 from contracts.errors import RejectedRequest
 from contracts.topics import TARGETS, Target
@@ -16,10 +16,10 @@ _TARGETS_MAX = 8
 _NAME_CHARS_MAX = 256
 
 
-class Admin:
+class AdminEndpoints:
     """The endpoints below /v1/admin."""
 
-    def __init__(self, node: Node, answering: Answering, bodies: Bodies) -> None:
+    def __init__(self, node: Node, answering: ResponseWriter, bodies: BodyReader) -> None:
         self._json = answering.json
         self._bodies = bodies
         self._admin = node.admin

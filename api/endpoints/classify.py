@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.http.answers import Answering
-from api.http.bodies import Bodies
-from api.http.deadline import within
+from api.http.answers import ResponseWriter
+from api.http.bodies import BodyReader
+from api.http.deadline import time_limit
 from api.node import Node
-from api.queries.prepare import vector_of
+from api.queries.prepare import content_vector
 from contracts.errors import RejectedRequest
 from contracts.prompts import fill_templates
 from contracts.score import Vectors
@@ -23,10 +23,10 @@ from contracts.wire.parser import parse_classify
 from contracts.zero_shot import label_vectors, probabilities
 
 
-class Classifying:
+class ClassifyEndpoint:
     """The endpoint. Prompts are encoded like any query's text, and kept in the same cache."""
 
-    def __init__(self, node: Node, answering: Answering, bodies: Bodies) -> None:
+    def __init__(self, node: Node, answering: ResponseWriter, bodies: BodyReader) -> None:
         self._node = node
         self._json = answering.json
         self._bodies = bodies
@@ -35,7 +35,7 @@ class Classifying:
         began = perf_counter()
         settings = self._node.settings
         asked = await self._bodies.parsed(request, self._parsed)
-        async with within(settings.wait_s_max, [asked.timeout_s], "timeout_s: no answer"):
+        async with time_limit(settings.wait_s_max, [asked.timeout_s], "timeout_s: no answer"):
             answer = await self._answer(asked)
         return await self._json({**answer, "took_ms": round((perf_counter() - began) * 1000, 3)})
 
@@ -56,7 +56,7 @@ class Classifying:
 
     async def _answer(self, asked: Classify) -> dict[str, Any]:
         node = self._node
-        vector = (await vector_of(node, asked)).astype(np.float64)
+        vector = (await content_vector(node, asked)).astype(np.float64)
         rows = await self._encoded(fill_templates(asked.labels, asked.templates))
         # In a thread: of 4,096 prompts it takes 16 MB of numbers to be summed.
         scores = await asyncio.to_thread(_scores, asked.labels, rows, vector)

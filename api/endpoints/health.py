@@ -8,8 +8,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.http.answers import Answering
-from api.http.guard import shown_to
+from api.http.answers import ResponseWriter
+from api.http.guard import visible_readiness
 from api.node import Node
 from api.queries.freshness import Freshness, not_ready_reason
 from contracts.errors import NotReady
@@ -17,10 +17,10 @@ from contracts.topics import TARGETS
 from contracts.wire.message_json import wire_as_of, wire_lag
 
 
-class Health:
+class HealthEndpoints:
     """The endpoints."""
 
-    def __init__(self, node: Node, freshness: Freshness, answering: Answering) -> None:
+    def __init__(self, node: Node, freshness: Freshness, answering: ResponseWriter) -> None:
         self._node = node
         self._json = answering.json
         self._freshness = freshness
@@ -32,7 +32,7 @@ class Health:
     async def readyz(self, request: Request) -> Response:
         """Whether this node can stand for its answers. A lost broker alone does not unready it."""
         readiness = await self._readiness(self._node.status())
-        body = shown_to(request.scope, readiness)
+        body = visible_readiness(request.scope, readiness)
         return await self._json(body, 200 if readiness["ready"] else 503)
 
     async def lag(self, _: Request) -> Response:

@@ -7,8 +7,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.http.answers import Answering
-from api.http.bodies import Bodies
+from api.http.answers import ResponseWriter
+from api.http.bodies import BodyReader
 from api.http.item_path import item_id_of
 from api.node import Node
 from contracts.errors import RejectedRecord, RejectedRequest, TimedOut
@@ -23,10 +23,10 @@ from contracts.wire.message_json import wire_hit
 from contracts.wire.parser import parse_new_items
 
 
-class Items:
+class ItemEndpoints:
     """The endpoints. What is published is an event in the log; the index follows it."""
 
-    def __init__(self, node: Node, answering: Answering, bodies: Bodies) -> None:
+    def __init__(self, node: Node, answering: ResponseWriter, bodies: BodyReader) -> None:
         self._node = node
         self._json = answering.json
         self._bodies = bodies
@@ -45,7 +45,7 @@ class Items:
         return records
 
     async def get(self, request: Request) -> Response:
-        target, item_id = _place(request)
+        target, item_id = _target_and_id(request)
         hit = await self._node.searcher.item(target, item_id)
         if hit is None:
             raise RejectedRequest(
@@ -56,7 +56,7 @@ class Items:
         return await self._json(item)
 
     async def delete(self, request: Request) -> Response:
-        target, item_id = _place(request)
+        target, item_id = _target_and_id(request)
         return await self._publish([delete_record(self._node.names.content(target), item_id)])
 
     async def _publish(self, records: Sequence[OutRecord]) -> Response:
@@ -148,7 +148,7 @@ def _at(error: RejectedRecord, prefix: str) -> RejectedRequest:
     )
 
 
-def _place(request: Request) -> tuple[Target, str]:
+def _target_and_id(request: Request) -> tuple[Target, str]:
     name = request.path_params["target"]
     for target in TARGETS:
         if target == name:

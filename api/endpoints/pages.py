@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.http.item_path import to_the_end
+from api.http.item_path import match_whole_path
 from api.http.proxy_prefix import bare_prefix
 from contracts.errors import RejectedRequest
 from contracts.schemas import build
@@ -35,7 +35,7 @@ _HEADERS = [
 ]
 
 
-class Hardened:
+class HardenHeaders:
     """ASGI middleware: adds the headers that keep the page to itself, where none were set."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -55,10 +55,10 @@ class Hardened:
 
 def routes() -> list[BaseRoute]:
     return [
-        to_the_end(Route("/", _page if _BUILT else _no_page)),
+        match_whole_path(Route("/", _page if _BUILT else _no_page)),
         Mount("/static", StaticFiles(directory=_STATIC, check_dir=False)),
-        to_the_end(Route("/openapi.json", _openapi)),
-        to_the_end(Route("/asyncapi.json", _asyncapi)),
+        match_whole_path(Route("/openapi.json", _openapi)),
+        match_whole_path(Route("/asyncapi.json", _asyncapi)),
     ]
 
 

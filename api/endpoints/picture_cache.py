@@ -15,7 +15,7 @@ _REFUSED_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class CachedPicture:
     """A picture as it is sent to a browser."""
 
     data: bytes
@@ -26,21 +26,21 @@ class CostlyRefusal(RejectedRequest):
     """A refusal that cost a decoder or another host much, and is remembered for a while."""
 
 
-class KeptPictures:
+class PictureCache:
     """The pictures shown last, by version or by SHA-256, up to a number of bytes."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
-        self._pictures: OrderedDict[str, Picture] = OrderedDict()
+        self._pictures: OrderedDict[str, CachedPicture] = OrderedDict()
 
-    def get(self, name: str) -> Picture | None:
+    def get(self, name: str) -> CachedPicture | None:
         found = self._pictures.get(name)
         if found is not None:
             self._pictures.move_to_end(name)
         return found
 
-    def put(self, name: str, picture: Picture) -> None:
+    def put(self, name: str, picture: CachedPicture) -> None:
         if len(picture.data) > self._bytes_max or name in self._pictures:
             return
         self._pictures[name] = picture
@@ -77,7 +77,7 @@ class Permits:
             self._free += 1
 
 
-class SharedReadings:
+class SharedReads:
     """Readings under way, shared by all requests for the same picture.
 
     Costly refusals are remembered for a while, and repeated without another reading.
@@ -86,10 +86,12 @@ class SharedReadings:
     def __init__(self, permits: Permits, clock: Callable[[], float]) -> None:
         self._permits = permits
         self._clock = clock
-        self._running: dict[str, asyncio.Task[Picture]] = {}
+        self._running: dict[str, asyncio.Task[CachedPicture]] = {}
         self._refused: OrderedDict[str, tuple[float, CostlyRefusal]] = OrderedDict()
 
-    async def join(self, name: str, read: Callable[[], Coroutine[Any, Any, Picture]]) -> Picture:
+    async def join(
+        self, name: str, read: Callable[[], Coroutine[Any, Any, CachedPicture]]
+    ) -> CachedPicture:
         """Return the picture, read by `read` unless somebody reads it already.
 
         A request that is cancelled leaves the reading to the others. Raises what `read` does.
@@ -105,11 +107,11 @@ class SharedReadings:
             running.add_done_callback(lambda done: self._ended(name, done))
         return await asyncio.shield(running)
 
-    async def _read(self, read: Callable[[], Awaitable[Picture]]) -> Picture:
+    async def _read(self, read: Callable[[], Awaitable[CachedPicture]]) -> CachedPicture:
         with self._permits.taken():
             return await read()
 
-    def _ended(self, name: str, done: "asyncio.Task[Picture]") -> None:
+    def _ended(self, name: str, done: "asyncio.Task[CachedPicture]") -> None:
         del self._running[name]
         self._refused.pop(name, None)
         error = None if done.cancelled() else done.exception()

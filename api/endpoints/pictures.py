@@ -14,13 +14,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.endpoints.picture_cache import (
+    CachedPicture,
     CostlyRefusal,
-    KeptPictures,
     Permits,
-    Picture,
-    SharedReadings,
+    PictureCache,
+    SharedReads,
 )
-from api.http.answers import Answering
+from api.http.answers import ResponseWriter
 from api.http.item_path import item_id_of
 from api.node import Node
 from contracts.errors import RejectedRecord, RejectedRequest
@@ -39,14 +39,14 @@ _NOT_READABLE = ("not_readable", "the picture cannot be read from where its refe
 _FILE = "file:"
 
 
-class Pictures:
+class PictureEndpoint:
     """The endpoint, with the pictures looked at last."""
 
-    def __init__(self, node: Node, answering: Answering) -> None:
+    def __init__(self, node: Node, answering: ResponseWriter) -> None:
         settings = node.settings
         self._node = node
         self._bytes = answering.bytes
-        self._kept = KeptPictures(settings.pictures_cached_mb * MIB)
+        self._kept = PictureCache(settings.pictures_cached_mb * MIB)
         # One kind of work must not take all permits: other hosts may be slow, and so may codecs.
         reading, remote = settings.pictures_reading_max, settings.pictures_remote_max
         self._remote = Permits("pictures_remote_max", remote, "pictures read from other hosts")
@@ -54,7 +54,7 @@ class Pictures:
         self._converting = Permits(
             "pictures_converting_max", converting, "pictures being converted"
         )
-        self._readings = SharedReadings(
+        self._readings = SharedReads(
             Permits("pictures_reading_max", reading, "pictures being read"), node.clock.now
         )
 
@@ -83,7 +83,7 @@ class Pictures:
         }
         return self._bytes(picture.data, headers, picture.media_type)
 
-    async def _read(self, item_id: str, source: RecordPosition, version: str) -> Picture:
+    async def _read(self, item_id: str, source: RecordPosition, version: str) -> CachedPicture:
         content = await self._content(item_id, source)
         # Many items may name one picture elsewhere, which is known by what was published of it.
         name = version if content.sha256 is None else content.sha256
@@ -108,7 +108,7 @@ class Pictures:
             raise _absent("superseded", f"{item_id!r} was deleted")
         return content
 
-    async def _referenced(self, item_id: str, content: Content) -> Picture:
+    async def _referenced(self, item_id: str, content: Content) -> CachedPicture:
         assert content.ref is not None
         reading = self._node.picture_references.read(content.ref, content.sha256)
         if content.ref.lower().startswith(_FILE):
@@ -134,16 +134,16 @@ class Pictures:
                     raise CostlyRefusal(error.code, message, status=503, field="id") from None
                 raise CostlyRefusal(code, message, status=404, field="id") from None
 
-    async def _shown(self, item_id: str, data: bytes) -> Picture:
+    async def _shown(self, item_id: str, data: bytes) -> CachedPicture:
         """Return the picture as it is if browsers show its format, otherwise as JPEG."""
         known = format_of(data)
         if known is None:
             raise _absent("unknown_format", f"{item_id!r} has an unknown picture format")
         if known.is_shown_by_browsers:
-            return Picture(data, known.media_type)
+            return CachedPicture(data, known.media_type)
         with self._converting.taken():
             try:
-                return Picture(await self._node.converter.to_jpeg(data), _CONVERTED_TO)
+                return CachedPicture(await self._node.converter.to_jpeg(data), _CONVERTED_TO)
             except RejectedRecord as error:
                 raise CostlyRefusal(error.code, error.message, status=404, field="id") from None
 

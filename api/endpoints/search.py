@@ -10,16 +10,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http.answer_memory import answers_bytes
-from api.http.answer_pieces import Pieces
-from api.http.answers import Answering
-from api.http.bodies import Bodies
-from api.http.deadline import within
+from api.http.answer_pieces import AnswerBody
+from api.http.answers import ResponseWriter
+from api.http.bodies import BodyReader
+from api.http.deadline import time_limit
 from api.http.hit_json import hits_json
-from api.http.time_slices import Pace
+from api.http.time_slices import TimeSlice
 from api.node import Node
 from api.queries.freshness import Freshness
-from api.queries.prepare import picture_turns, prepare, search
-from api.queries.wait_for import Waiting
+from api.queries.prepare import picture_semaphore, prepare_query, search_consistently
+from api.queries.wait_for import StateWaiter
 from contracts.errors import TidelensError
 from contracts.ports.search import Answer
 from contracts.wire.as_of import AsOf
@@ -28,16 +28,16 @@ from contracts.wire.message_json import wire_as_of, wire_warnings
 from contracts.wire.parser import parse_queries
 
 
-class Searching:
+class SearchEndpoint:
     """The endpoint."""
 
     def __init__(
         self,
         node: Node,
-        waiting: Waiting,
+        waiting: StateWaiter,
         freshness: Freshness,
-        answering: Answering,
-        bodies: Bodies,
+        answering: ResponseWriter,
+        bodies: BodyReader,
     ) -> None:
         self._node = node
         self._waiting = waiting
@@ -48,7 +48,7 @@ class Searching:
     async def post(self, request: Request) -> Response:
         began = perf_counter()
         outcome = "error"
-        pieces: Pieces | None = None
+        pieces: AnswerBody | None = None
         try:
             listed, queries = await self._bodies.parsed(request, self._parsed)
             expected = answers_bytes(queries, self._node.space.dim)
@@ -75,19 +75,19 @@ class Searching:
     async def _bounded(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer within the shortest `timeout_s` of the queries, and always within the limit."""
         asked_s = [query.timeout_s for query in queries]
-        async with within(self._node.settings.wait_s_max, asked_s, "timeout_s: no answer"):
+        async with time_limit(self._node.settings.wait_s_max, asked_s, "timeout_s: no answer"):
             for query in queries:
                 if query.wait_for is not None:
                     await self._waiting.wait_for(query.wait_for)
-            pace, turns = Pace(), picture_turns(self._node)
+            pace, turns = TimeSlice(), picture_semaphore(self._node)
             questions = await asyncio.gather(
-                *(prepare(self._node, query, pace, turns) for query in queries)
+                *(prepare_query(self._node, query, pace, turns) for query in queries)
             )
-            return await search(self._node.searcher, questions)
+            return await search_consistently(self._node.searcher, questions)
 
     async def _write(
         self,
-        pieces: Pieces,
+        pieces: AnswerBody,
         queries: Sequence[Query],
         answers: Sequence[Answer],
         took_s: float,
@@ -95,7 +95,10 @@ class Searching:
         listed: bool,
     ) -> None:
         """Write the answers as JSON. Raises RejectedRequest if they are too many bytes."""
-        pace, rests = self._answering.allowance.pace(), _Rests(self._freshness.behind_s(), took_s)
+        pace, rests = (
+            self._answering.allowance.pace(),
+            _ResultsRest(self._freshness.behind_s(), took_s),
+        )
         pieces.add(b"[" if listed else b"")
         for number, (query, answer) in enumerate(zip(queries, answers, strict=True)):
             pieces.add(b',{"hits":[' if number else b'{"hits":[')
@@ -106,7 +109,7 @@ class Searching:
         pieces.add(b"]" if listed else b"")
 
 
-class _Rests:
+class _ResultsRest:
     """Writes the members that follow the hits in each answer of one request."""
 
     def __init__(self, behind_s: float | None, took_s: float) -> None:

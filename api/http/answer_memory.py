@@ -9,7 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Collection, Sequence
 
-from api.http.time_slices import Pace
+from api.http.time_slices import TimeSlice
 from contracts.errors import RejectedRequest
 from contracts.wire.client_messages import Query
 
@@ -34,7 +34,7 @@ def answers_bytes(queries: Sequence[Query], dim: int) -> int:
     return sum(hits_bytes(query.k, query.include, dim) for query in queries)
 
 
-class Allowance:
+class AnswerBudget:
     """The bytes of all answers that are in memory now."""
 
     def __init__(self, *, one_max: int, all_max: int) -> None:
@@ -45,16 +45,16 @@ class Allowance:
         self._gate = asyncio.Lock()
         self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    def pace(self) -> Pace:
+    def pace(self) -> TimeSlice:
         """The slices of one answer, which takes its turn among all of them."""
-        return Pace(self._gate)
+        return TimeSlice(self._gate)
 
-    def share(self, expected: int) -> "Share":
+    def share(self, expected: int) -> "BudgetShare":
         """Return room for one answer of about `expected` bytes. Raises RejectedRequest.
 
         The caller closes it.
         """
-        share = Share(self)
+        share = BudgetShare(self)
         share.expect(expected)
         return share
 
@@ -72,7 +72,7 @@ class Allowance:
             )
         self.held += more
 
-    async def wait(self, expected: int, timeout_s: float) -> "Share":
+    async def wait(self, expected: int, timeout_s: float) -> "BudgetShare":
         """Return a share as `share` does, but wait up to `timeout_s` for room before refusing."""
         expected = min(expected, self.one_max)
         if self._line or self.held + expected > self._all_max:
@@ -104,12 +104,12 @@ class Allowance:
                 turn.set_result(None)
 
 
-class Share:
-    """The bytes of one answer, counted in an Allowance."""
+class BudgetShare:
+    """The bytes of one answer, counted in an AnswerBudget."""
 
     __slots__ = ("_allowance", "_taken", "_written")
 
-    def __init__(self, allowance: Allowance) -> None:
+    def __init__(self, allowance: AnswerBudget) -> None:
         self._allowance = allowance
         self._taken = self._written = 0
 

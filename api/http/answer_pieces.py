@@ -7,20 +7,20 @@ from collections.abc import Mapping
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.http.answer_memory import SMALL_BYTES, Share
+from api.http.answer_memory import SMALL_BYTES, BudgetShare
 from api.live.eager_start import begun
 
 # Written into the connection's buffer at a time; it holds little more than one.
-PIECE_BYTES = 128 * 1024
+BODY_PIECE_BYTES = 128 * 1024
 
 
-class Pieces:
+class AnswerBody:
     """Bytes of an answer, kept in pieces. Adding raises RejectedRequest if they are too many.
 
     Their maker calls `close`, or hands them to the response, which does.
     """
 
-    def __init__(self, share: Share) -> None:
+    def __init__(self, share: BudgetShare) -> None:
         self._share = share
         self._parts: list[bytes] = []
         self._size = 0
@@ -30,7 +30,7 @@ class Pieces:
     def add(self, part: bytes) -> None:
         self._parts.append(part)
         self._size += len(part)
-        if self._size >= PIECE_BYTES:
+        if self._size >= BODY_PIECE_BYTES:
             self._finish()
 
     def _finish(self) -> None:
@@ -47,7 +47,9 @@ class Pieces:
     def take(self, data: bytes) -> None:
         """Add bytes that are in memory already, and count already: they are sent without a copy."""
         whole = memoryview(data)
-        self.whole.extend(whole[n : n + PIECE_BYTES] for n in range(0, len(data), PIECE_BYTES))
+        self.whole.extend(
+            whole[n : n + BODY_PIECE_BYTES] for n in range(0, len(data), BODY_PIECE_BYTES)
+        )
         self.size = len(data)
 
     def close(self) -> None:
@@ -55,7 +57,7 @@ class Pieces:
         self._share.close()
 
 
-class InPieces(Response):
+class StreamedAnswer(Response):
     """The response: each piece is released once the client has taken those before it.
 
     If a client takes none in time, its connection closes without the rest.
@@ -63,7 +65,7 @@ class InPieces(Response):
 
     def __init__(
         self,
-        pieces: Pieces,
+        pieces: AnswerBody,
         *,
         timeout_s: float,
         status: int = 200,

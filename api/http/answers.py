@@ -7,38 +7,38 @@ from typing import Any
 import orjson
 from starlette.responses import Response
 
-from api.http.answer_memory import Allowance
-from api.http.answer_pieces import InPieces, Pieces
-from api.http.time_slices import Pace
+from api.http.answer_memory import AnswerBudget
+from api.http.answer_pieces import AnswerBody, StreamedAnswer
+from api.http.time_slices import TimeSlice
 from api.node import Node
 
 # Members of a list that are written in one step.
 _AT_ONCE = 32
 
 
-class Answering:
+class ResponseWriter:
     """Makes the responses of all endpoints, and counts their memory."""
 
     def __init__(self, node: Node) -> None:
         settings = node.settings
         limit = settings.answers_bytes_max
-        self.allowance = Allowance(one_max=min(settings.answer_bytes_max, limit), all_max=limit)
+        self.allowance = AnswerBudget(one_max=min(settings.answer_bytes_max, limit), all_max=limit)
         self._timeout_s = settings.send_timeout_s
 
-    def pieces(self, expected: int = 0) -> Pieces:
+    def pieces(self, expected: int = 0) -> AnswerBody:
         """Return room for an answer of about `expected` bytes. Raises RejectedRequest."""
-        return Pieces(self.allowance.share(expected))
+        return AnswerBody(self.allowance.share(expected))
 
-    def response(self, pieces: Pieces, status: int = 200) -> Response:
+    def response(self, pieces: AnswerBody, status: int = 200) -> Response:
         """Return the response that sends the pieces, and closes them."""
-        return InPieces(pieces, timeout_s=self._timeout_s, status=status)
+        return StreamedAnswer(pieces, timeout_s=self._timeout_s, status=status)
 
     def bytes(self, data: bytes, headers: Mapping[str, str], media_type: str) -> Response:
         """Answer with bytes that are in memory already; they count until the client has them."""
         pieces = self.pieces(min(len(data), self.allowance.one_max))
         pieces.take(data)
         timeout_s = self._timeout_s
-        return InPieces(pieces, timeout_s=timeout_s, headers=headers, media_type=media_type)
+        return StreamedAnswer(pieces, timeout_s=timeout_s, headers=headers, media_type=media_type)
 
     async def json(self, body: Mapping[str, Any], status: int = 200) -> Response:
         """Answer with an object, whose lists and iterators are written a few members at a time."""
@@ -51,7 +51,7 @@ class Answering:
         return self.response(pieces, status)
 
 
-async def _write(pieces: Pieces, body: Mapping[str, Any], pace: Pace) -> None:
+async def _write(pieces: AnswerBody, body: Mapping[str, Any], pace: TimeSlice) -> None:
     for number, (name, value) in enumerate(body.items()):
         pieces.add((b"," if number else b"{") + orjson.dumps(name) + b":")
         if isinstance(value, Mapping | str) or not isinstance(value, Iterable):

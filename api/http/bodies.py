@@ -11,12 +11,12 @@ from contracts.settings import RequestSettings
 from contracts.wire.parser import parse_json
 
 # Bytes, or characters, that are parsed on the loop: handing over what is smaller takes as long.
-QUICK_BYTES = 32 * 1024
+INLINE_PARSE_BYTES = 32 * 1024
 
 _Result = TypeVar("_Result")
 
 
-class Bodies:
+class BodyReader:
     """Reads the bodies of all requests, and parses large ones one at a time.
 
     A parser holds the interpreter, and several in turn would keep it from the event loop.
@@ -54,7 +54,7 @@ class Bodies:
         def work() -> _Result:
             return parse(parse_json(chunks[0] if len(chunks) == 1 else b"".join(chunks)))
 
-        return work() if size <= QUICK_BYTES else await self.in_thread(work)
+        return work() if size <= INLINE_PARSE_BYTES else await self.in_thread(work)
 
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
         """Run `work`, which parses something large, when it is its turn."""
@@ -73,22 +73,22 @@ async def _read(request: Request, settings: RequestSettings) -> tuple[list[bytes
             size += len(chunk)
             _bound(size, settings.body_bytes_max)
             chunks.append(chunk)
-            if may_have(settings.body_values_max, size):
-                values += sum(map(values_in, chunks[counted:]))
+            if may_hold_values(settings.body_values_max, size):
+                values += sum(map(count_values, chunks[counted:]))
                 counted = len(chunks)
-                require_few(values, settings.body_values_max)
+                require_values_max(values, settings.body_values_max)
     except ClientDisconnect:
         # Nobody reads this answer, but without it the log would report a defect of the server.
         raise RejectedRequest("disconnected", "body: its sender went before its end") from None
     return chunks, size
 
 
-def may_have(values: int, size: int) -> bool:
+def may_hold_values(values: int, size: int) -> bool:
     """Whether `size` characters of JSON can have more values; only then are they counted."""
     return 3 * size > values
 
 
-def values_in(raw: bytes | str) -> int:
+def count_values(raw: bytes | str) -> int:
     """Return about how many values a piece of JSON has, without parsing it.
 
     Characters within texts count too. Lists and objects count two more, as they take most memory,
@@ -99,7 +99,7 @@ def values_in(raw: bytes | str) -> int:
     return raw.count(b",") + 2 * (raw.count(b"[") + raw.count(b"{")) + 3 * raw.count(b":")
 
 
-def require_few(values: int, limit: int, field: str = "body") -> None:
+def require_values_max(values: int, limit: int, field: str = "body") -> None:
     """Raise RejectedRequest for too many values: parsing them holds the interpreter."""
     if values > limit:
         raise RejectedRequest(

@@ -8,7 +8,9 @@ from contracts.errors import TimedOut
 
 
 @asynccontextmanager
-async def within(limit_s: float, asked_s: Iterable[float | None], what: str) -> AsyncIterator[None]:
+async def time_limit(
+    limit_s: float, asked_s: Iterable[float | None], what: str
+) -> AsyncIterator[None]:
     """Bound the context by the shortest of `asked_s` that is not None, and by `limit_s`.
 
     Raises TimedOut, which says `what` did not happen.

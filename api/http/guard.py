@@ -33,20 +33,20 @@ _FOREIGN = ("cross-site", "same-site")
 _NO_PAGE = ("/v1/live",)
 # These paths may be asked under any Host; this member of the scope marks an unknown one.
 _OPEN = ("/healthz", "/readyz", "/metrics")
-_STRANGER = "tidelens.stranger"
+_UNKNOWN_HOST = "tidelens.stranger"
 
 
-def is_stranger(scope: Scope) -> bool:
+def has_unknown_host(scope: Scope) -> bool:
     """Return whether the Host of a request that was let in is not a name of this server."""
-    return scope.get(_STRANGER) is True
+    return scope.get(_UNKNOWN_HOST) is True
 
 
-def shown_to(scope: Scope, readiness: Mapping[str, Any]) -> Mapping[str, Any]:
+def visible_readiness(scope: Scope, readiness: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the readiness; a stranger gets it without the details."""
-    return {"ready": readiness["ready"]} if is_stranger(scope) else readiness
+    return {"ready": readiness["ready"]} if has_unknown_host(scope) else readiness
 
 
-class Guard:
+class HostGuard:
     """ASGI middleware. `hosts_allowed`: names beside loopback and the host that we listen on."""
 
     def __init__(self, app: ASGIApp, *, host: str, hosts_allowed: Sequence[str]) -> None:
@@ -59,7 +59,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         if self._is_probe(scope):
-            await self._app({**scope, _STRANGER: True}, receive, send)
+            await self._app({**scope, _UNKNOWN_HOST: True}, receive, send)
             return
         refusal = self._refusal(scope)
         if refusal is None:

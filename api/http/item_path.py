@@ -12,13 +12,13 @@ from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 
-from api.http.url_parameters import parameters_of
+from api.http.url_parameters import query_parameters
 from contracts.errors import RejectedRequest
 
 _REPLACEMENT = "\ufffd"
 
 
-class _Rest(Convertor[str]):
+class _RestOfPathConvertor(Convertor[str]):
     """The rest of a path, line breaks included: `{id:rest}`."""
 
     regex = "(?s:.*)"
@@ -30,10 +30,10 @@ class _Rest(Convertor[str]):
         return value
 
 
-register_url_convertor("rest", _Rest())
+register_url_convertor("rest", _RestOfPathConvertor())
 
 
-def to_the_end(route: Route | WebSocketRoute) -> BaseRoute:
+def match_whole_path(route: Route | WebSocketRoute) -> BaseRoute:
     """Make a route match whole paths only: `$` would also match before a final line break."""
     route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
     return route
@@ -54,7 +54,7 @@ def item_id_of(request: Request) -> str:
 
 
 def _in_query(request: Request) -> str:
-    ids = [value for name, value in parameters_of(request) if name == "id"]
+    ids = [value for name, value in query_parameters(request) if name == "id"]
     if len(ids) != 1:
         message = f"id: want one, as the rest of the path or as ?id=, got {len(ids)}"
         raise RejectedRequest("invalid_request", message, field="id", value=len(ids))

@@ -29,7 +29,7 @@ RETRIED = (429, 503, 504)
 RETRY_AFTER_S = 1
 
 
-def members_of(error: TidelensError) -> tuple[int, dict[str, Any]]:
+def problem_members(error: TidelensError) -> tuple[int, dict[str, Any]]:
     """HTTP status, and code, message, field, limit and value: of problems and `error` messages."""
     match error:
         case RejectedRequest():
@@ -79,7 +79,7 @@ async def on_error(request: Request, error: Exception) -> Response:
     """Our own errors."""
     assert isinstance(error, TidelensError)
     try:
-        return problem(*members_of(error))
+        return problem(*problem_members(error))
     except TidelensError:
         return await on_failure(request, error)
 

@@ -17,7 +17,7 @@ def bare_prefix(scope: Scope) -> str | None:
     return found
 
 
-class Prefix:
+class RootPathMiddleware:
     """ASGI middleware that stands before everything that looks at a path."""
 
     def __init__(self, app: ASGIApp, *, root_path: str) -> None:

@@ -4,10 +4,10 @@ import asyncio
 from time import perf_counter
 
 # How long one request may compute before others get their turn.
-STEP_S = 0.002
+SLICE_S = 0.002
 
 
-class Pace:
+class TimeSlice:
     """The slices of one request, begun with the first; several tasks may share them.
 
     Those with one `gate` go on one at a time: in each turn of the loop, one of them computes. Ten
@@ -19,7 +19,7 @@ class Pace:
     def __init__(self, gate: asyncio.Lock | None = None) -> None:
         self._gate = gate
         self._turn = 0
-        self._until = perf_counter() + STEP_S
+        self._until = perf_counter() + SLICE_S
 
     async def rest(self) -> None:
         """Give others their turn where this slice is over; otherwise return at once."""
@@ -33,5 +33,5 @@ class Pace:
             # The first of those that share it begins the next slice, for all of them.
             if self._turn == turn:
                 self._turn += 1
-                self._until = perf_counter() + STEP_S
+                self._until = perf_counter() + SLICE_S
                 return

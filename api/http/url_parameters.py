@@ -13,7 +13,7 @@ from contracts.errors import RejectedRequest
 PARAMETERS_MAX = 64
 
 
-def parameters_of(request: Request) -> list[tuple[str, str]]:
+def query_parameters(request: Request) -> list[tuple[str, str]]:
     """Return names and values in their order. Raises RejectedRequest."""
     query = request.scope["query_string"]
     # Counted here, since `parse_qsl` only says that something was wrong.

@@ -8,7 +8,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from api.queries.prepare import Question
+from api.queries.prepare import PreparedQuery
 from contracts.ports.hit import Hit
 from contracts.ports.search import AppliedBatch, Matcher
 from contracts.score import Vectors
@@ -23,7 +23,7 @@ _SCORED_AT_ONCE = 8192
 class Asking(Protocol):
     """Whatever is matched with batches."""
 
-    question: Question
+    question: PreparedQuery
 
 
 _Owner = TypeVar("_Owner", bound=Asking)

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from api.http.bodies import may_have, require_few, values_in
+from api.http.bodies import count_values, may_hold_values, require_values_max
 from api.live.top.ranked_item import RankedItem, RankedItems
 from contracts.errors import RejectedRequest
 from contracts.filters.warnings import FilterWarning
@@ -245,8 +245,8 @@ class Connection:
             size = len(text.encode())
             if size > self._frame_bytes_max:
                 raise Refused(TOO_BIG, f"frame: limit {self._frame_bytes_max} bytes, got {size}")
-        if may_have(self._values_max, len(text)):
-            require_few(values_in(text), self._values_max, "frame")
+        if may_hold_values(self._values_max, len(text)):
+            require_values_max(count_values(text), self._values_max, "frame")
         return text
 
     def take(

@@ -16,9 +16,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
-from api.http.answer_pieces import PIECE_BYTES
+from api.http.answer_pieces import BODY_PIECE_BYTES
 from api.http.problems import problem
-from api.http.url_parameters import parameters_of
+from api.http.url_parameters import query_parameters
 from api.live.connection import ServerMessage
 from api.live.message_json import as_text
 from contracts.errors import RejectedRequest
@@ -45,7 +45,7 @@ def subscription_of(request: Request) -> Subscribe:
     `q` is the query's text, and `query` a whole query as JSON instead; `cursor` stands for the
     header `Last-Event-ID`, which wins.
     """
-    given = dict(parameters_of(request))
+    given = dict(query_parameters(request))
     query = _query(given)
     subscription: dict[str, Any] = {"op": "subscribe", "sub": SUB, "query": query}
     for name in _OF_SUBSCRIPTION:
@@ -119,8 +119,8 @@ class EventStream(Response):
         if "cursor" in message:
             fields.append(f"id: {message['cursor']}")
         event = "\n".join([*fields, "", ""]).encode()
-        for start in range(0, len(event), PIECE_BYTES):
-            await self._write(event[start : start + PIECE_BYTES])
+        for start in range(0, len(event), BODY_PIECE_BYTES):
+            await self._write(event[start : start + BODY_PIECE_BYTES])
 
     async def send_error(self, status: int, message: ServerMessage) -> None:
         """Ends the stream: there is no other subscription on it."""

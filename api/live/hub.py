@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from api.http.answer_memory import Allowance
-from api.http.bodies import Bodies
+from api.http.answer_memory import AnswerBudget
+from api.http.bodies import BodyReader
 from api.http.problems import problem
 from api.live.connection import ServerMessage, space_changed
 from api.live.event_stream import HEADERS, EventStream, subscription_of
@@ -28,8 +28,8 @@ from api.live.session import Session
 from api.live.top.refill import Refills
 from api.live.top.standing_query import Standing, Watching
 from api.node import Node
-from api.queries.prepare import Question
-from api.queries.wait_for import Waiting
+from api.queries.prepare import PreparedQuery
+from api.queries.wait_for import StateWaiter
 from contracts.errors import NotReady, RejectedRequest
 from contracts.ports.search import AppliedBatch
 from contracts.wire.as_of import AsOf
@@ -41,7 +41,9 @@ _CHECK_EVERY_S = 1.0
 class Live:
     """The endpoints, and what all connections share."""
 
-    def __init__(self, node: Node, waiting: Waiting, allowance: Allowance, bodies: Bodies) -> None:
+    def __init__(
+        self, node: Node, waiting: StateWaiter, allowance: AnswerBudget, bodies: BodyReader
+    ) -> None:
         self.node = node
         self.allowance = allowance
         self.bodies = bodies
@@ -158,7 +160,7 @@ class Live:
                     limit=limit,
                 )
 
-    def watch(self, asked: str, question: Question, wake: Callable[[], None]) -> Watching:
+    def watch(self, asked: str, question: PreparedQuery, wake: Callable[[], None]) -> Watching:
         """Call `wake` when the list of a query changes. Equal queries (`asked`) share one list."""
         standing = self._asked.get(asked)
         if standing is None or standing.broken:

@@ -7,7 +7,7 @@ import orjson
 
 from api.http.answer_memory import hits_bytes
 from api.http.hit_json import hit_json
-from api.http.time_slices import Pace
+from api.http.time_slices import TimeSlice
 from api.live.connection import ServerMessage
 from api.live.top.ranked_item import UnwrittenHit
 from contracts.errors import RejectedRequest
@@ -51,7 +51,7 @@ def as_text(message: ServerMessage) -> str:
     return orjson.dumps(message, default=_default).decode()
 
 
-async def in_slices(message: ServerMessage, bytes_max: int, pace: Pace) -> str:
+async def in_slices(message: ServerMessage, bytes_max: int, pace: TimeSlice) -> str:
     """Return the message's JSON, written in slices between which others get their turns.
 
     Raises RejectedRequest if it is more than `bytes_max`.

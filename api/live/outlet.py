@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from starlette.websockets import WebSocketDisconnect
 
-from api.http.answer_memory import SMALL_BYTES, Allowance
-from api.http.problems import RETRIED, RETRY_AFTER_S, members_of
+from api.http.answer_memory import SMALL_BYTES, AnswerBudget
+from api.http.problems import RETRIED, RETRY_AFTER_S, problem_members
 from api.live.connection import TRY_AGAIN_LATER, ServerMessage
 from api.live.eager_start import begun
 from api.live.message_json import as_text, in_slices, size_of
@@ -47,7 +47,7 @@ class Socket(Protocol):
 class Outlet:
     """Sends to one client, one message at a time, each within a time."""
 
-    def __init__(self, node: Node, socket: Socket, allowance: Allowance) -> None:
+    def __init__(self, node: Node, socket: Socket, allowance: AnswerBudget) -> None:
         self._sent = node.metrics.live_message_sent
         self._allowance = allowance
         self._bytes_max = node.settings.message_bytes_max
@@ -100,7 +100,7 @@ class Outlet:
             sending.close()
 
     async def error(self, sub: str | None, error: TidelensError) -> None:
-        status, members = members_of(error)
+        status, members = problem_members(error)
         named = {} if sub is None else {"sub": sub}
         later = {"retry_after": RETRY_AFTER_S} if status in RETRIED else {}
         message = {"type": "error", **named, **members, **later}

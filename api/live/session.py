@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import structlog
 
 from api.http.answer_memory import hits_bytes
-from api.http.bodies import QUICK_BYTES
-from api.http.deadline import within
-from api.http.time_slices import Pace
+from api.http.bodies import INLINE_PARSE_BYTES
+from api.http.deadline import time_limit
+from api.http.time_slices import TimeSlice
 from api.live.connection import (
     NORMAL_CLOSURE,
     SERVICE_RESTART,
@@ -33,7 +33,7 @@ from api.live.matches.alert import Alert
 from api.live.message_json import Match, too_large
 from api.live.outlet import Gone, Outlet, Socket
 from api.live.top.standing_query import Watching
-from api.queries.prepare import ItemGone, Question, prepare
+from api.queries.prepare import ItemGone, PreparedQuery, prepare_query
 from api.queries.wait_for import require_shape
 from contracts.errors import NotReady, RejectedRequest, TidelensError
 from contracts.wire.as_of import AsOf
@@ -120,7 +120,7 @@ class Session:
 
     async def _forget_all(self, ended: list[Subscription]) -> None:
         """Forget them in slices: a hundred lists of a thousand items take 40 ms."""
-        pace = Pace()
+        pace = TimeSlice()
         try:
             while ended:
                 self._forget(ended.pop())
@@ -157,7 +157,7 @@ class Session:
     ) -> Subscription | Unsubscribe | Ping:
         """One frame; a large one is parsed in a thread. Raises as Connection.read does."""
         text = self._connection.measured(text=text, data=data)
-        if len(text) <= QUICK_BYTES:
+        if len(text) <= INLINE_PARSE_BYTES:
             return self._connection.take(parse_client_message(text))
         return self._connection.take(*await self._live.bodies.in_thread(partial(parsed, text)))
 
@@ -168,10 +168,12 @@ class Session:
         """Prepare the query, wait for what it waits for, then hand it to the sender."""
         query, node = subscription.asked(), self._node
         try:
-            async with within(node.settings.wait_s_max, [query.timeout_s], "subscribe: not opened"):
+            async with time_limit(
+                node.settings.wait_s_max, [query.timeout_s], "subscribe: not opened"
+            ):
                 if query.wait_for is not None:
                     await self._live.waiting.wait_for(query.wait_for)
-                question = await prepare(node, query, Pace())
+                question = await prepare_query(node, query, TimeSlice())
                 self._bound(subscription, question)
                 await self._catch_up(subscription)
                 if question.filter is not None:
@@ -187,7 +189,7 @@ class Session:
         finally:
             self._opening.pop(subscription, None)
 
-    def _bound(self, subscription: Subscription, question: Question) -> None:
+    def _bound(self, subscription: Subscription, question: PreparedQuery) -> None:
         """Raise RejectedRequest for a list that would be too large for one message."""
         if subscription.mode == "top":
             limit = self._node.settings.message_bytes_max
@@ -195,7 +197,7 @@ class Session:
             if size > limit:
                 raise too_large(limit, size)
 
-    def _register(self, subscription: Subscription, question: Question, now: AsOf) -> None:
+    def _register(self, subscription: Subscription, question: PreparedQuery, now: AsOf) -> None:
         def wake() -> None:
             self._wake(subscription)
 
@@ -417,7 +419,7 @@ class Session:
 
 async def _sub_of(text: str, error: RejectedRequest) -> str | None:
     """Return the `sub` that the refusal of this message is about, if it can be found."""
-    if len(text) <= QUICK_BYTES:
+    if len(text) <= INLINE_PARSE_BYTES:
         return sub_of(text)
     # A frame of too many values is not parsed at all.
     return None if error.field == "frame" else await asyncio.to_thread(sub_of, text)

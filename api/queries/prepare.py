@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from api.http.time_slices import Pace
+from api.http.time_slices import TimeSlice
 from api.node import Node
-from api.queries.query_picture import picture_of
+from api.queries.query_picture import query_picture
 from contracts.errors import RejectedRequest
 from contracts.events.record import RecordPosition
 from contracts.filters.json_form import Filter
@@ -36,7 +36,7 @@ class ItemRef(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _Summand:
     """One summand: a vector at hand, or an item to look up."""
 
     weight: float
@@ -45,11 +45,11 @@ class _Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class PreparedQuery:
     """A query with everything encoded; `vector` waits only for its items' vectors."""
 
     target: Target
-    parts: Sequence[_Part]
+    parts: Sequence[_Summand]
     fused: bool = False
     k: int = 10
     offset: int = 0
@@ -78,10 +78,10 @@ class Question:
 
     def vector(self, items: Mapping[ItemRef, Vectors]) -> Vectors:
         """The unit vector to search with."""
-        rows = [_row(part, items) for part in self.parts]
+        rows = [_summand_vector(part, items) for part in self.parts]
         if not self.fused:
             return rows[0]
-        with _refused("fuse"):
+        with _zero_vector_refused("fuse"):
             return unit(weighted_sum([part.weight for part in self.parts], rows))
 
     def vector_query(self, vector: Vectors, *, exact: bool) -> VectorQuery:
@@ -111,21 +111,21 @@ class ItemGone(RejectedRequest):
         )
 
 
-async def prepare(
-    node: Node, query: Query, pace: Pace, pictures: asyncio.Semaphore | None = None
-) -> Question:
+async def prepare_query(
+    node: Node, query: Query, pace: TimeSlice, pictures: asyncio.Semaphore | None = None
+) -> PreparedQuery:
     """Check what the types cannot, and encode texts and images.
 
-    `pace` is that of the request. `pictures` is the semaphore that its queries share
-    (picture_turns); None: the query has one of its own. Raises RejectedRequest, RejectedRecord for
-    a picture that cannot be read or decoded, NotReady.
+    `pace` is that of the request. `pictures` is the semaphore that the queries of one request
+    share (picture_semaphore); with None, the query has one of its own. Raises RejectedRequest,
+    NotReady, and RejectedRecord for a picture that cannot be read or decoded.
     """
     _check(node, query)
     parts = query.fuse if query.fuse is not None else [query]
     # Together, so that the encoder takes them as one batch.
-    turns = pictures or picture_turns(node)
+    turns = pictures or picture_semaphore(node)
     prepared = await asyncio.gather(*(_prepared(node, part, pace, turns) for part in parts))
-    return Question(
+    return PreparedQuery(
         target=query.target,
         parts=prepared,
         fused=query.fuse is not None,
@@ -146,45 +146,45 @@ def _check(node: Node, query: Query) -> None:
         raise RejectedRequest.over("too_many", limit, wanted, field="k", name="k + offset")
 
 
-async def vector_of(node: Node, asked: Classify) -> Vectors:
+async def content_vector(node: Node, asked: Classify) -> Vectors:
     """The vector of a text, a picture or an item. Raises as `prepare` does, and ItemGone."""
-    part = await _prepared(node, asked, Pace(), picture_turns(node))
+    part = await _prepared(node, asked, TimeSlice(), picture_semaphore(node))
     if part.item is None:
-        return _row(part, {})
+        return _summand_vector(part, {})
     found = await node.searcher.item(*part.item)
     if found is None or found.vector is None:
         raise ItemGone(part.item)
     return found.vector
 
 
-def picture_turns(node: Node) -> asyncio.Semaphore:
+def picture_semaphore(node: Node) -> asyncio.Semaphore:
     """Bound the pictures that one request has under way, so that others find room in the lane."""
     return asyncio.Semaphore(node.settings.query_pictures_at_once)
 
 
 async def _prepared(
-    node: Node, part: Query | FusePart | Classify, pace: Pace, pictures: asyncio.Semaphore
-) -> _Part:
+    node: Node, part: Query | FusePart | Classify, pace: TimeSlice, pictures: asyncio.Semaphore
+) -> _Summand:
     weight = part.weight if isinstance(part, FusePart) else 1.0
     if part.id is not None:
         assert part.of is not None
-        return _Part(weight, item=ItemRef(part.of, part.id))
+        return _Summand(weight, item=ItemRef(part.of, part.id))
     if part.text is not None:
         # What is to be classified is content, and no query.
         encode = node.queries.text if isinstance(part, Classify) else node.queries.query
-        return _Part(weight, await encode(part.text))
+        return _Summand(weight, await encode(part.text))
     if part.image is not None:
         async with pictures:
-            async with picture_of(node, part.image) as data:
+            async with query_picture(node, part.image) as data:
                 pass
             # References have few places in memory: from here on the queue of pictures counts it.
-            return _Part(weight, await node.queries.image(data))
+            return _Summand(weight, await node.queries.image(data))
     assert part.vector is not None
     await pace.rest()
-    return _Part(weight, _given(node, part.vector))
+    return _Summand(weight, _checked_vector(node, part.vector))
 
 
-def _given(node: Node, vector: Sequence[float]) -> Vectors:
+def _checked_vector(node: Node, vector: Sequence[float]) -> Vectors:
     dim = node.space.dim
     if len(vector) != dim:
         raise RejectedRequest(
@@ -194,12 +194,12 @@ def _given(node: Node, vector: Sequence[float]) -> Vectors:
             limit=dim,
             value=len(vector),
         )
-    with _refused("vector"):
+    with _zero_vector_refused("vector"):
         return unit(np.asarray(vector, dtype=np.float64))
 
 
 @contextmanager
-def _refused(field: str) -> Iterator[None]:
+def _zero_vector_refused(field: str) -> Iterator[None]:
     """A sum or a vector without a direction is the fault of this field."""
     try:
         yield
@@ -207,7 +207,7 @@ def _refused(field: str) -> Iterator[None]:
         raise RejectedRequest("zero_vector", f"{field}: {error}", field=field) from None
 
 
-def _row(part: _Part, items: Mapping[ItemRef, Vectors]) -> Vectors:
+def _summand_vector(part: _Summand, items: Mapping[ItemRef, Vectors]) -> Vectors:
     if part.vector is not None:
         return part.vector
     assert part.item is not None
@@ -218,10 +218,10 @@ Versions = dict[ItemRef, RecordPosition]
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ResolvedQuery:
     """A question's vector now, and the versions of the items that it came from."""
 
-    question: Question
+    question: PreparedQuery
     vector: Vectors
     versions: Versions
     epoch: str | None
@@ -238,7 +238,7 @@ class Asked:
         return True
 
 
-async def ask(searcher: Searcher, question: Question) -> Asked:
+async def resolve_query(searcher: Searcher, question: PreparedQuery) -> ResolvedQuery:
     """Look up the question's items. Raises ItemGone."""
     vectors: dict[ItemRef, Vectors] = {}
     versions: Versions = {}
@@ -249,13 +249,15 @@ async def ask(searcher: Searcher, question: Question) -> Asked:
             raise ItemGone(item)
         vectors[item] = found.vector
         versions[item] = found.source
-    return Asked(question, question.vector(vectors), versions, epoch)
+    return ResolvedQuery(question, question.vector(vectors), versions, epoch)
 
 
-async def search(searcher: Searcher, questions: Sequence[Question]) -> list[Answer]:
+async def search_consistently(
+    searcher: Searcher, questions: Sequence[PreparedQuery]
+) -> list[Answer]:
     """Answers from one view, in order, in which the questions' items have the vectors used."""
     while True:
-        asked = [await ask(searcher, question) for question in questions]
+        asked = [await resolve_query(searcher, question) for question in questions]
         answers = await searcher.search(
             [one.question.vector_query(one.vector, exact=False) for one in asked]
         )

@@ -19,7 +19,7 @@ _QUICK_CHARS = 256 * 1024
 
 
 @asynccontextmanager
-async def picture_of(node: Node, image: str | QueryImage) -> AsyncIterator[bytes]:
+async def query_picture(node: Node, image: str | QueryImage) -> AsyncIterator[bytes]:
     """Yield the picture's bytes; they count as in memory until the context ends.
 
     Raises RejectedRequest, and RejectedRecord for what is wrong with a reference.

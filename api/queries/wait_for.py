@@ -12,7 +12,7 @@ from time import monotonic
 
 import structlog
 
-from api.http.deadline import within
+from api.http.deadline import time_limit
 from api.node import Node
 from contracts.errors import BrokerUnavailable, RejectedRequest
 from contracts.events.record import TopicPartition
@@ -29,7 +29,7 @@ _POLL_S = 0.1
 _ASK_BROKER_S = 0.5
 
 
-class Waiting:
+class StateWaiter:
     """Waits for the index of one node; shared by all requests."""
 
     def __init__(self, node: Node) -> None:
@@ -47,7 +47,7 @@ class Waiting:
 
     async def wait_for(self, what: Token | AsOfMessage) -> None:
         """Raises TimedOut, and RejectedRequest for what can never come, or was dead-lettered."""
-        async with within(self._node.settings.wait_s_max, [], "wait_for: not reached"):
+        async with time_limit(self._node.settings.wait_s_max, [], "wait_for: not reached"):
             if isinstance(what, Token):
                 await self._token(what)
             else:
@@ -80,7 +80,7 @@ class Waiting:
         return state
 
     async def _token(self, token: Token) -> None:
-        target, partition = self._place(token)
+        target, partition = self._target_and_partition(token)
         progress = self._node.progress
         asked = monotonic()
         watermark: int | None = None
@@ -106,7 +106,7 @@ class Waiting:
                 value=reason,
             )
 
-    def _place(self, token: Token) -> tuple[Target, int]:
+    def _target_and_partition(self, token: Token) -> tuple[Target, int]:
         counts = self._node.searcher.as_of().offsets
         for target in TARGETS:
             if token.topic != self._node.names.content(target):

@@ -300,7 +300,7 @@ def slow_matching(slowness: int) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(apply_queue, "_QUICK_PAIRS", -1)
-        patch.setattr(apply_queue, "STEP_S", -1.0)
+        patch.setattr(apply_queue, "SLICE_S", -1.0)
         patch.setattr(apply_queue, "in_thread", slowly)
         yield
 

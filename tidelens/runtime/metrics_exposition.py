@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from contracts.metrics import Metrics, register_process_metrics
 from contracts.supervision.processes import Part
 from streams.registry.control_faults import ControlFaults
-from tidelens.server.admission import Door
+from tidelens.server.admission import ConnectionLimiter
 
 # The role of a child by a word of its command line. Kafka's guard has Kafka's in its own; what
 # multiprocessing starts encodes queries.
@@ -94,10 +94,10 @@ class PartStates(Collector):
         yield restarts
 
 
-class DoorCounts(Collector):
+class ConnectionMetrics(Collector):
     """Collects the connections of a door, the size of their bodies, and refusals by limit."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: ConnectionLimiter) -> None:
         self._door = door
 
     def collect(self) -> Iterable[Metric]:

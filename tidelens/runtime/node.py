@@ -36,11 +36,16 @@ from tidelens.process.heap_trim import trim
 from tidelens.process.signals import outlasting
 from tidelens.runtime.first_space import queries_of
 from tidelens.runtime.maintainer import make_maintainer
-from tidelens.runtime.metrics_exposition import ControlRecords, DoorCounts, Exposition, PartStates
+from tidelens.runtime.metrics_exposition import (
+    ConnectionMetrics,
+    ControlRecords,
+    Exposition,
+    PartStates,
+)
 from tidelens.runtime.picture_reading import PictureReading
 from tidelens.runtime.query_encoder import Queries
 from tidelens.runtime.spaces import Serving, Spaces
-from tidelens.server.file_descriptors import open_door
+from tidelens.server.file_descriptors import open_connection_limiter
 from tidelens.server.server import serve
 
 log = structlog.get_logger(__name__)
@@ -90,8 +95,8 @@ def open_node(
 
     exposition = Exposition()
     exposition.registry.register(side)
-    door = open_door(settings)
-    exposition.registry.register(DoorCounts(door))
+    door = open_connection_limiter(settings)
+    exposition.registry.register(ConnectionMetrics(door))
     exposition.registry.register(PartStates(parts))
     exposition.registry.register(ControlRecords(faults))
     spaces = Spaces(next(iter(made)), opening, side)
@@ -106,7 +111,7 @@ def open_node(
                 listener,
                 frame_bytes_max=settings.frame_bytes_max,
                 door=door,
-                on_stop=spaces.stop_live,
+                on_stop=spaces.close_live,
                 answered=answered,
                 side=side,
             )

@@ -14,7 +14,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from api.app import move_live, stop_live
+from api.app import close_live, redirect_live
 from contracts.events.control_record import SpaceRef
 from contracts.supervision.side_tasks import Run, SideTasks
 from streams.registry.control_topic import Control
@@ -83,11 +83,11 @@ class Spaces:
             "kept": {ref.space: kept.ready for ref, kept in self._kept.items()},
         }
 
-    def stop_live(self) -> None:
+    def close_live(self) -> None:
         """Close the live connections of every space, since the server stops."""
         for kept in self._kept.values():
             if kept.serving is not None:
-                stop_live(kept.serving.app)
+                close_live(kept.serving.app)
 
     async def run(self, follow: Callable[[], AsyncIterator[Control]]) -> None:
         """Run until cancelled, or until the space that answers fails.
@@ -130,12 +130,12 @@ class Spaces:
         before, now = self._kept[self._answering].serving, self._kept[ref].serving
         assert now is not None
         log.info("another space answers", space=ref.space, before=self._answering.space)
-        move_live(now.app, None)
+        redirect_live(now.app, None)
         # One assignment: a request is answered in the old space or in the new one.
         self.switch.app = now.app
         self._answering = ref
         if before is not None:
-            move_live(before.app, ref.space)
+            redirect_live(before.app, ref.space)
 
     async def _keep(self, ref: SpaceRef, kept: _Kept) -> None:
         try:

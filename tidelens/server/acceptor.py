@@ -13,7 +13,7 @@ from collections.abc import Callable
 import structlog
 
 from tidelens.server.address_counts import address_of
-from tidelens.server.admission import LEAVING_MAX, Door
+from tidelens.server.admission import LEAVING_MAX, ConnectionLimiter
 from tidelens.server.error_answers import STOPPING, Refusal, as_bytes
 from tidelens.server.http_protocol import LINGER_S, HttpProtocol
 
@@ -45,7 +45,7 @@ class Acceptor:
     """Accepts the connections of one listening socket; it is closed like an asyncio server."""
 
     def __init__(
-        self, listener: socket.socket, door: Door, protocol: Callable[[], HttpProtocol]
+        self, listener: socket.socket, door: ConnectionLimiter, protocol: Callable[[], HttpProtocol]
     ) -> None:
         self._listener = listener
         self._door = door

@@ -23,7 +23,7 @@ def address_of(host: str) -> str:
     return socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8))
 
 
-class ByAddress(Generic[T]):
+class MembersByAddress(Generic[T]):
     """Members by address; each step takes the same short time, however many addresses there are."""
 
     def __init__(self) -> None:

@@ -13,9 +13,9 @@ from time import monotonic
 from typing import Protocol
 
 from contracts.settings import MIB, Settings
-from tidelens.server.address_counts import ByAddress
+from tidelens.server.address_counts import MembersByAddress
 from tidelens.server.error_answers import Refusal
-from tidelens.server.transfer_pace import Pace
+from tidelens.server.transfer_pace import TransferRate
 
 # So many clients beyond the limit are still answered with the reason; others are cut off at once.
 LEAVING_MAX = 64
@@ -28,7 +28,7 @@ _BEHIND_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class DoorLimits:
+class ConnectionLimits:
     """The limits of a door; the defaults are those of the settings."""
 
     connections_max: int = 4096
@@ -49,7 +49,7 @@ class DoorLimits:
         return f"the next {self.body_timeout_s * self.bytes_per_s_min:.0f} bytes"
 
     @classmethod
-    def of(cls, settings: Settings) -> "DoorLimits":
+    def of(cls, settings: Settings) -> "ConnectionLimits":
         """Read the limits; one body as large as TIDELENS_BODY_BYTES_MAX always fits."""
         largest = settings.body_bytes_max + UNCOUNTED_BYTES
         return cls(
@@ -64,7 +64,7 @@ class DoorLimits:
         )
 
 
-class Phase(enum.Enum):
+class ConnectionPhase(enum.Enum):
     """What a connection is in the middle of."""
 
     WAITING = "no request is under way, or its head has not arrived whole"
@@ -73,7 +73,7 @@ class Phase(enum.Enum):
     LEAVING = "it was refused, and may read why"
 
 
-class Leaver(Protocol):
+class LimitedProtocol(Protocol):
     """The protocol that speaks on a connection."""
 
     def refuse(self, refusal: Refusal) -> None:
@@ -83,7 +83,7 @@ class Leaver(Protocol):
         """Close the connection if something has taken too long."""
 
 
-class _Nobody:
+class _ClosedProtocol:
     """In place of a protocol that is gone: a cycle of the two would wait for a full collection of
     garbage, which is rare here, with some kilobytes for each connection that ever was.
     """
@@ -94,13 +94,13 @@ class _Nobody:
 
 
 @dataclass(eq=False, slots=True)
-class Guest:
+class ClientConnection:
     """One connection, as the door knows it."""
 
     address: str
-    leaver: Leaver
-    pace: Pace
-    phase: Phase = Phase.WORKING
+    leaver: LimitedProtocol
+    pace: TransferRate
+    phase: ConnectionPhase = ConnectionPhase.WORKING
     # When the phase began.
     since: float = 0.0
     # Bytes of bodies that count.
@@ -108,11 +108,11 @@ class Guest:
 
     @property
     def is_leaving(self) -> bool:
-        return self.phase is Phase.LEAVING
+        return self.phase is ConnectionPhase.LEAVING
 
 
 @dataclass(slots=True)
-class _Held:
+class _BodyBytes:
     total: int = 0
     by_address: Counter[str] = field(default_factory=Counter)
 
@@ -123,20 +123,20 @@ class _Held:
             del self.by_address[address]
 
 
-class Door:
+class ConnectionLimiter:
     """The connections of one listening server."""
 
     def __init__(
-        self, limits: DoorLimits | None = None, *, now: Callable[[], float] = monotonic
+        self, limits: ConnectionLimits | None = None, *, now: Callable[[], float] = monotonic
     ) -> None:
-        self.limits = limits or DoorLimits()
+        self.limits = limits or ConnectionLimits()
         self.now = now
-        self._inside: ByAddress[Guest] = ByAddress()
-        self._guests: dict[Guest, None] = {}
-        self._waiting: ByAddress[Guest] = ByAddress()
-        self._receiving: ByAddress[Guest] = ByAddress()
-        self._leaving: dict[Guest, None] = {}
-        self._held = _Held()
+        self._inside: MembersByAddress[ClientConnection] = MembersByAddress()
+        self._guests: dict[ClientConnection, None] = {}
+        self._waiting: MembersByAddress[ClientConnection] = MembersByAddress()
+        self._receiving: MembersByAddress[ClientConnection] = MembersByAddress()
+        self._leaving: dict[ClientConnection, None] = {}
+        self._held = _BodyBytes()
         # By address, since the last check: connections that went for new ones of the same address.
         self._exchanged: Counter[str] = Counter()
         # How many were refused, by the setting that was exceeded.
@@ -150,9 +150,11 @@ class Door:
     def held_bytes(self) -> int:
         return self._held.total
 
-    def guest(self, address: str, leaver: Leaver) -> Guest:
+    def guest(self, address: str, leaver: LimitedProtocol) -> ClientConnection:
         limits = self.limits
-        return Guest(address, leaver, Pace(limits.body_timeout_s, limits.bytes_per_s_min))
+        return ClientConnection(
+            address, leaver, TransferRate(limits.body_timeout_s, limits.bytes_per_s_min)
+        )
 
     def room_for(self, address: str) -> Refusal | None:
         """Make room for one more, where all is taken by closing one that waits. Return why there is
@@ -167,26 +169,26 @@ class Door:
             return None if self._make_room(address, None, refusal) else refusal
         return None
 
-    def enter(self, guest: Guest) -> None:
+    def enter(self, guest: ClientConnection) -> None:
         """Let a connection in, after `room_for` made room."""
         self._guests[guest] = None
         self._inside.add(guest.address, guest)
-        self.move(guest, Phase.WAITING)
+        self.move(guest, ConnectionPhase.WAITING)
 
-    def leave(self, guest: Guest) -> None:
+    def leave(self, guest: ClientConnection) -> None:
         """Forget a connection that is gone or about to be."""
-        self.move(guest, Phase.LEAVING)
+        self.move(guest, ConnectionPhase.LEAVING)
         self._count(guest, 0)
         self._guests.pop(guest, None)
         self._leaving.pop(guest, None)
         self._inside.discard(guest.address, guest)
 
-    def forget(self, guest: Guest) -> None:
+    def forget(self, guest: ClientConnection) -> None:
         """Its connection is gone, and its protocol with it."""
         self.leave(guest)
-        guest.leaver = _Nobody()
+        guest.leaver = _ClosedProtocol()
 
-    def linger(self, guest: Guest) -> bool:
+    def linger(self, guest: ClientConnection) -> bool:
         """Return whether it may stay a moment to read its refusal; it counts no more as inside."""
         self.leave(guest)
         if len(self._leaving) >= LEAVING_MAX:
@@ -194,24 +196,24 @@ class Door:
         self._leaving[guest] = None
         return True
 
-    def move(self, guest: Guest, phase: Phase) -> None:
+    def move(self, guest: ClientConnection, phase: ConnectionPhase) -> None:
         """Note the phase of a connection; called twice for each request."""
         before = guest.phase
         if before is phase:
             return
-        if before is Phase.WAITING:
+        if before is ConnectionPhase.WAITING:
             self._waiting.discard(guest.address, guest)
-        elif before is Phase.RECEIVING:
+        elif before is ConnectionPhase.RECEIVING:
             self._receiving.discard(guest.address, guest)
         guest.phase = phase
-        if phase is Phase.WAITING:
+        if phase is ConnectionPhase.WAITING:
             self._waiting.add(guest.address, guest)
             guest.since = self.now()
-        elif phase is Phase.RECEIVING:
+        elif phase is ConnectionPhase.RECEIVING:
             self._receiving.add(guest.address, guest)
             guest.pace.start(self.now())
 
-    def hold(self, guest: Guest, size: int) -> None:
+    def hold(self, guest: ClientConnection, size: int) -> None:
         """Count `size` bytes of its requests as in memory, and send away what is over a limit."""
         if guest.is_leaving or (size <= UNCOUNTED_BYTES and not guest.held):
             return
@@ -233,7 +235,7 @@ class Door:
         for guest in (*self._guests, *self._leaving):
             guest.leaver.check(now)
 
-    def _count(self, guest: Guest, held: int) -> None:
+    def _count(self, guest: ClientConnection, held: int) -> None:
         if held != guest.held:
             self._held.change(guest.address, held - guest.held)
             guest.held = held
@@ -256,7 +258,7 @@ class Door:
                 return True
         return False
 
-    def _largest_holder(self, newcomer: Guest) -> Guest:
+    def _largest_holder(self, newcomer: ClientConnection) -> ClientConnection:
         """Choose a body of the address that holds most: one that is behind, or its newest."""
         address = max(self._held.by_address, key=self._held.by_address.__getitem__)
         if address == newcomer.address:
@@ -264,14 +266,14 @@ class Door:
         receiving = [g for g in self._receiving.of(address) if g.held]
         return self._behind(address) or (receiving[-1] if receiving else newcomer)
 
-    def _behind(self, address: str) -> Guest | None:
+    def _behind(self, address: str) -> ClientConnection | None:
         now = self.now()
         for guest in self._receiving.of(address):
             if guest.held and guest.pace.behind(now, _BEHIND_S):
                 return guest
         return None
 
-    def _send_away(self, guest: Guest, refusal: Refusal) -> None:
+    def _send_away(self, guest: ClientConnection, refusal: Refusal) -> None:
         guest.leaver.refuse(refusal)
         # From here on it does not count, even if it could not be refused.
         if not guest.is_leaving:

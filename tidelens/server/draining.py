@@ -17,7 +17,7 @@ _CANCEL_S = 0.5
 _LOOK_S = 0.02
 
 
-class Draining(Protocol):
+class DrainableProtocol(Protocol):
     """The protocol of a connection that is asked to end."""
 
     transport: asyncio.Transport
@@ -34,7 +34,7 @@ class Draining(Protocol):
 
 
 async def drain(
-    connections: Collection[Draining],
+    connections: Collection[DrainableProtocol],
     tasks: Collection["asyncio.Task[None]"],
     answered: Callable[[], None],
 ) -> None:

@@ -6,7 +6,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
-def ended_by_closing(app: ASGIApp, cycle: RequestResponseCycle) -> Any:
+def close_delimited(app: ASGIApp, cycle: RequestResponseCycle) -> Any:
     """Let the end of the connection end the answer, where uvicorn would send chunks."""
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:

@@ -11,13 +11,18 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from tidelens.server.admission import UNCOUNTED_BYTES, Door, Guest, Phase
+from tidelens.server.admission import (
+    UNCOUNTED_BYTES,
+    ClientConnection,
+    ConnectionLimiter,
+    ConnectionPhase,
+)
 from tidelens.server.error_answers import STOPPING, Refusal, as_bytes, too_large, too_late
-from tidelens.server.http10 import ended_by_closing
-from tidelens.server.pipelining import Ahead, Flow
-from tidelens.server.protocol_upgrade import without_offer
-from tidelens.server.transfer_pace import Unsent
-from tidelens.server.websocket_protocol import LiveProtocol, let_go
+from tidelens.server.http10 import close_delimited
+from tidelens.server.pipelining import PausedFlow, PipelineBuffer
+from tidelens.server.protocol_upgrade import without_upgrade
+from tidelens.server.transfer_pace import SendProgress
+from tidelens.server.websocket_protocol import LiveProtocol, break_transport_cycle
 
 HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
@@ -28,19 +33,19 @@ _READ_BYTES = 64 * 1024
 LINGER_S = 1.0
 
 
-class _Broken(Exception):
+class _RequestRefused(Exception):
     """Ends the parsing of what a client sent; the refusal is kept by the protocol."""
 
 
 class HttpProtocol(HttpToolsProtocol):
     """One connection, known to the door from its first moment to its last."""
 
-    def __init__(self, door: Door, **given: Any) -> None:
+    def __init__(self, door: ConnectionLimiter, **given: Any) -> None:
         super().__init__(**given)
         self._door = door
-        self._guest: Guest
+        self._guest: ClientConnection
         limits = door.limits
-        self._unsent = Unsent(limits.send_timeout_s, limits.bytes_per_s_min)
+        self._unsent = SendProgress(limits.send_timeout_s, limits.bytes_per_s_min)
         # Requests whose answers are not complete, the oldest first.
         self._open: deque[RequestResponseCycle] = deque()
         self._in_body = self._ended_here = False
@@ -54,7 +59,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._thrown_away = 0
         self._why_broken: Refusal | None = None
         self._other_protocol = False
-        self._ahead = Ahead()
+        self._ahead = PipelineBuffer()
         self._answering: asyncio.Task[None] | None = None
 
     def arrive(self, address: str) -> None:
@@ -67,7 +72,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow: Flow = Flow(transport)
+        self.flow: PausedFlow = PausedFlow(transport)
         # A quarter of asyncio's own size, so that a loop that reads many bodies turns more often.
         transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
         if self._refused:
@@ -77,7 +82,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.gone()
         self._disconnect()
         super().connection_lost(exc)
-        let_go(self.transport)
+        break_transport_cycle(self.transport)
 
     def resume_writing(self) -> None:
         self._unsent.emptied()
@@ -124,8 +129,8 @@ class HttpProtocol(HttpToolsProtocol):
             self._raw_bytes += count
             if self._raw_bytes > HEAD_BYTES_MAX + _FRAMING_FACTOR * self._body_bytes:
                 self.refuse(too_large("a chunked body's framing", HEAD_BYTES_MAX))
-            elif self._guest.phase is Phase.WORKING:
-                self._door.move(self._guest, Phase.RECEIVING)
+            elif self._guest.phase is ConnectionPhase.WORKING:
+                self._door.move(self._guest, ConnectionPhase.RECEIVING)
             return
         if not self._head_bytes:
             self._guest.since = self._door.now()
@@ -150,14 +155,16 @@ class HttpProtocol(HttpToolsProtocol):
     def _stay(self, rest: bytes) -> None:
         self._other_protocol = False
         before = self.parser
-        head = without_offer(before.get_method(), self.url, before.get_http_version(), self.headers)
+        head = without_upgrade(
+            before.get_method(), self.url, before.get_http_version(), self.headers
+        )
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.data_received(head + rest)
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.scope["http_version"] != "1.1":
-            app = ended_by_closing(app, cycle)
+            app = close_delimited(app, cycle)
         # Do as uvicorn does, but keep the task, since a refused request must not go on.
         self._answering = task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
@@ -171,7 +178,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if self._refused:
-            raise _Broken
+            raise _RequestRefused
         if len(self.headers) > HEADERS_MAX:
             self._break(too_large("headers", HEADERS_MAX))
         self._head_bytes = self._body_bytes = self._raw_bytes = 0
@@ -182,7 +189,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._other_protocol = True
             return
         super().on_headers_complete()
-        self._door.move(self._guest, Phase.WORKING)
+        self._door.move(self._guest, ConnectionPhase.WORKING)
         if not upgrade:
             self._in_body = True
             self._open.append(self.cycle)
@@ -195,7 +202,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_body(body)
         count = len(body)
         self._body_bytes += count
-        if self._guest.phase is Phase.RECEIVING:
+        if self._guest.phase is ConnectionPhase.RECEIVING:
             self._guest.pace.moved(count)
         if not self.cycle.response_complete:
             self._held_bytes += count
@@ -208,8 +215,10 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._in_body = False
         self._ended_here = True
-        if self._guest.phase is Phase.RECEIVING:
-            self._door.move(self._guest, Phase.WORKING if self._open else Phase.WAITING)
+        if self._guest.phase is ConnectionPhase.RECEIVING:
+            self._door.move(
+                self._guest, ConnectionPhase.WORKING if self._open else ConnectionPhase.WAITING
+            )
 
     def on_response_complete(self) -> None:
         """Do as uvicorn does, but without a timer for each idle connection: `check` ends those."""
@@ -229,13 +238,13 @@ class HttpProtocol(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif not self._in_body:
-            self._door.move(self._guest, Phase.WAITING)
+            self._door.move(self._guest, ConnectionPhase.WAITING)
 
     # Going
 
     def _break(self, why: Refusal) -> None:
         self._why_broken = why
-        raise _Broken
+        raise _RequestRefused
 
     def _broken(self) -> None:
         message = "Invalid HTTP request received."
@@ -256,7 +265,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._open:
             answerable = self.unanswered and (stopping or len(self._open) == 1)
         else:
-            idle = self._guest.phase is Phase.WAITING and not self._head_bytes
+            idle = self._guest.phase is ConnectionPhase.WAITING and not self._head_bytes
             answerable = refusal.status != 503 or not idle
         self._disconnect()
         may_stay = self._door.linger(self._guest) or stopping
@@ -277,7 +286,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End what waits for the client, since the server stops; requests at work may end."""
-        if self.unanswered and self._guest.phase is Phase.WORKING:
+        if self.unanswered and self._guest.phase is ConnectionPhase.WORKING:
             self.cycle.keep_alive = False
         else:
             self.stop()
@@ -292,7 +301,7 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._open or self._head_bytes:
             if self._answering is not None:
                 self._answering.cancel()
-            nothing_comes = self._guest.phase is Phase.WORKING
+            nothing_comes = self._guest.phase is ConnectionPhase.WORKING
             self.refuse(STOPPING)
             if nothing_comes:
                 self.transport.close()
@@ -326,9 +335,9 @@ class HttpProtocol(HttpToolsProtocol):
         elif self.transport.is_closing():
             # The rest of the last answer may take as long as it moves.
             return
-        elif self._guest.phase is Phase.WAITING:
+        elif self._guest.phase is ConnectionPhase.WAITING:
             self._check_head(now)
-        elif self._guest.phase is Phase.RECEIVING:
+        elif self._guest.phase is ConnectionPhase.RECEIVING:
             self._check_body(now)
 
     def _check_head(self, now: float) -> None:

@@ -21,13 +21,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from api.http.guard import Guard, is_stranger, shown_to
+from api.http.guard import HostGuard, has_unknown_host, visible_readiness
 from api.http.problems import on_failure, on_http_error
 from contracts.errors import PortInUse
 from contracts.metrics import Metrics
 from contracts.settings import MIB, Settings
 from tidelens.runtime.encoder_health import EncoderHealth
-from tidelens.server.admission import Door, DoorLimits
+from tidelens.server.admission import ConnectionLimiter, ConnectionLimits
 from tidelens.server.server import listen, serve
 
 log = structlog.get_logger(__name__)
@@ -56,7 +56,7 @@ def metrics_server(
         if port != wanted:
             log.warning("/metrics is on another port", port=port, wanted=wanted)
         limits = replace(
-            DoorLimits.of(settings),
+            ConnectionLimits.of(settings),
             connections_max=_CONNECTIONS_MAX,
             per_address_max=_PER_ADDRESS_MAX,
             bodies_bytes_max=MIB,
@@ -73,7 +73,7 @@ def metrics_server(
 class _Serving:
     """A server in a thread, which answers whatever the encoder's own loop is doing."""
 
-    def __init__(self, app: ASGIApp, listener: socket.socket, limits: DoorLimits) -> None:
+    def __init__(self, app: ASGIApp, listener: socket.socket, limits: ConnectionLimits) -> None:
         self._app = app
         self._listener = listener
         self._limits = limits
@@ -94,7 +94,9 @@ class _Serving:
 
     async def _serve(self) -> None:
         serving = asyncio.create_task(
-            serve(self._app, self._listener, frame_bytes_max=MIB, door=Door(self._limits))
+            serve(
+                self._app, self._listener, frame_bytes_max=MIB, door=ConnectionLimiter(self._limits)
+            )
         )
         serving.add_done_callback(_report)
         await self._stopping.wait()
@@ -127,13 +129,13 @@ def _app(settings: Settings, metrics: Metrics, health: EncoderHealth) -> ASGIApp
     async def healthz(request: Request) -> Response:
         stalled = health.stalled()
         body = {"alive": stalled is None}
-        if stalled is not None and not is_stranger(request.scope):
+        if stalled is not None and not has_unknown_host(request.scope):
             return JSONResponse({**body, "reason": stalled}, 503)
         return JSONResponse(body, 200 if stalled is None else 503)
 
     async def readyz(request: Request) -> Response:
         readiness = health.readiness()
-        body = shown_to(request.scope, readiness)
+        body = visible_readiness(request.scope, readiness)
         return JSONResponse(body, 200 if readiness["ready"] else 503)
 
     app = Starlette(
@@ -143,7 +145,7 @@ def _app(settings: Settings, metrics: Metrics, health: EncoderHealth) -> ASGIApp
             Route("/readyz", readyz),
         ],
         middleware=[
-            Middleware(Guard, host=settings.host, hosts_allowed=settings.hosts_allowed),
+            Middleware(HostGuard, host=settings.host, hosts_allowed=settings.hosts_allowed),
         ],
         exception_handlers={HTTPException: on_http_error, Exception: on_failure},
     )

@@ -14,7 +14,7 @@ _STEP_BYTES = 512
 _HEADER_END = b"\r\n\r\n"
 
 
-class Flow(FlowControl):
+class PausedFlow(FlowControl):
     """Keeps reading paused while bytes wait to be parsed, however often it is to be resumed."""
 
     held = False
@@ -24,7 +24,7 @@ class Flow(FlowControl):
             super().resume_reading()
 
 
-class Ahead:
+class PipelineBuffer:
     """The bytes that were read and not yet parsed, in their order."""
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 _OFFERING = (b"connection", b"upgrade", b"http2-settings")
 
 
-def without_offer(
+def without_upgrade(
     method: bytes, url: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]
 ) -> bytes:
     """Return the head of the request, to be parsed again by a new parser."""

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from contracts.errors import PortInUse
 from contracts.supervision.side_tasks import SideTasks
 from tidelens.server.acceptor import BACKLOG, Acceptor
-from tidelens.server.admission import Door
+from tidelens.server.admission import ConnectionLimiter
 from tidelens.server.draining import drain
 from tidelens.server.http_protocol import HttpProtocol
 from tidelens.server.websocket_protocol import LiveProtocol
@@ -30,7 +30,7 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        door: Door,
+        door: ConnectionLimiter,
         on_stop: Callable[[], None] = lambda: None,
         answered: asyncio.Event | None = None,
     ) -> None:
@@ -92,7 +92,7 @@ async def serve(
     listener: socket.socket,
     *,
     frame_bytes_max: int,
-    door: Door | None = None,
+    door: ConnectionLimiter | None = None,
     check_every_s: float = 0.5,
     on_stop: Callable[[], None] = lambda: None,
     answered: asyncio.Event | None = None,
@@ -102,7 +102,7 @@ async def serve(
 
     `on_stop` is called when that begins; `answered` is set once no request waits any more.
     """
-    door, answered = door or Door(), answered or asyncio.Event()
+    door, answered = door or ConnectionLimiter(), answered or asyncio.Event()
     side = side or SideTasks()
     # uvicorn asks for a class, but only calls it.
     live: Any = functools.partial(LiveProtocol, door)
@@ -138,7 +138,7 @@ async def serve(
             log.error("connections were cut off", exc_info=serving.exception())
 
 
-async def _check(door: Door, every_s: float, side: SideTasks) -> None:
+async def _check(door: ConnectionLimiter, every_s: float, side: SideTasks) -> None:
     async def check() -> None:
         door.check()
 

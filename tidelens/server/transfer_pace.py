@@ -1,7 +1,7 @@
 """Decides whether bytes move fast enough for a client to keep its connection. No I/O."""
 
 
-class Pace:
+class TransferRate:
     """Requires a number of bytes in each window of time.
 
     A limit on the whole time would cut off large bodies on slow lines; one on silence alone would
@@ -36,11 +36,11 @@ class Pace:
         return elapsed > grace_s and self._moved < self._rate * elapsed
 
 
-class Unsent:
+class SendProgress:
     """Decides by looks at the send buffer's size whether a client reads its answers."""
 
     def __init__(self, window_s: float, bytes_per_s_min: float) -> None:
-        self._pace = Pace(window_s, bytes_per_s_min)
+        self._pace = TransferRate(window_s, bytes_per_s_min)
         self._size = 0
 
     def emptied(self) -> None:

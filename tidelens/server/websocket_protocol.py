@@ -13,9 +13,9 @@ from websockets.frames import CloseCode, Frame
 from websockets.http11 import Response
 from websockets.protocol import State
 
-from tidelens.server.admission import Door, Guest, Phase
+from tidelens.server.admission import ClientConnection, ConnectionLimiter, ConnectionPhase
 from tidelens.server.error_answers import FAILED, STOPPING, Refusal, as_response
-from tidelens.server.transfer_pace import Unsent
+from tidelens.server.transfer_pace import SendProgress
 
 # Each fragment of a message costs more memory than its bytes.
 FRAGMENTS_MAX = 1024
@@ -26,16 +26,16 @@ _READ_BYTES = 16 * 1024
 class LiveProtocol(WebSocketsSansIOProtocol):
     """The protocol of a connection that was upgraded; it takes over the door's guest."""
 
-    def __init__(self, door: Door, **given: Any) -> None:
+    def __init__(self, door: ConnectionLimiter, **given: Any) -> None:
         super().__init__(**given)
         self._door = door
-        self._guest: Guest | None = None
+        self._guest: ClientConnection | None = None
         limits = door.limits
-        self._unsent = Unsent(limits.send_timeout_s, limits.bytes_per_s_min)
+        self._unsent = SendProgress(limits.send_timeout_s, limits.bytes_per_s_min)
         # The answer to the latest ping, which waits while the client does not read.
         self._pong = b""
 
-    def take_over(self, guest: Guest) -> None:
+    def take_over(self, guest: ClientConnection) -> None:
         guest.leaver = self
         self._guest = guest
         self.transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
@@ -44,7 +44,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         if self._guest is not None:
             self._door.forget(self._guest)
         super().connection_lost(exc)
-        let_go(self.transport)
+        break_transport_cycle(self.transport)
 
     def resume_writing(self) -> None:
         self._unsent.emptied()
@@ -60,10 +60,10 @@ class LiveProtocol(WebSocketsSansIOProtocol):
             return
         unfinished = len(self.conn.reader.buffer) + sum(map(len, self.frames))
         if not unfinished:
-            if guest.phase is Phase.RECEIVING:
-                self._door.move(guest, Phase.WORKING)
-        elif guest.phase is Phase.WORKING:
-            self._door.move(guest, Phase.RECEIVING)
+            if guest.phase is ConnectionPhase.RECEIVING:
+                self._door.move(guest, ConnectionPhase.WORKING)
+        elif guest.phase is ConnectionPhase.WORKING:
+            self._door.move(guest, ConnectionPhase.RECEIVING)
         guest.pace.moved(len(data))
         self._door.hold(guest, unfinished)
 
@@ -125,7 +125,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         elif self.transport.is_closing():
             # What was sent last may take as long as it moves.
             return
-        elif self._guest.phase is Phase.RECEIVING:
+        elif self._guest.phase is ConnectionPhase.RECEIVING:
             if self.read_paused:
                 self._guest.pace.start(now)
             elif self._guest.pace.too_slow(now):
@@ -143,7 +143,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         self.transport.close()
 
 
-def let_go(transport: object) -> None:
+def break_transport_cycle(transport: object) -> None:
     """Break the cycle that a closed transport of asyncio is in: it keeps one of its own methods.
 
     Cycles wait for a collection of all garbage, which is rare here (tidelens/process/gc_pauses.py),

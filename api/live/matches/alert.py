@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from api.live.batch_match import LOOKS, Batch, Rows
-from api.queries.prepare import ItemRef, Question
+from api.queries.prepare import ItemRef, PreparedQuery
 from contracts.ports.hit import Hit
 from contracts.ports.search import AppliedBatch, Matcher
 from contracts.score import Vectors
@@ -41,7 +41,7 @@ class Alert:
     `wake` is called when there is something to tell.
     """
 
-    def __init__(self, question: Question, position: AsOf, wake: Callable[[], None]) -> None:
+    def __init__(self, question: PreparedQuery, position: AsOf, wake: Callable[[], None]) -> None:
         self.question = question
         # Everything up to here has been told, or is held.
         self.position = position

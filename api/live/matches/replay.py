@@ -18,7 +18,7 @@ import structlog
 from api.live.batch_match import LOOKS, Batch, Rows
 from api.live.matches.alert import Alert, AlertSet
 from api.node import Node
-from api.queries.prepare import ask
+from api.queries.prepare import resolve_query
 from contracts.errors import BrokerUnavailable, LogChanged, NotReady, RejectedRequest
 from contracts.events.record import Record, RecordPosition, TopicPartition
 from contracts.ports.event_log import LogReader
@@ -257,7 +257,7 @@ class _Pass:
         for alert in list(self._together):
             alert.stale = False
             try:
-                asked = await ask(self._node.searcher, alert.question)
+                asked = await resolve_query(self._node.searcher, alert.question)
                 self._vectors[alert] = asked.vector
             except RejectedRequest as refused:
                 # Its own fault, which must not be the others': an item that is gone, or items whose

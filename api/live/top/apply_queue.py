@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
 
-from api.http.time_slices import STEP_S, Pace
+from api.http.time_slices import SLICE_S, TimeSlice
 from api.live.batch_match import Batch
 from api.live.top.ranked_item import RankedItem
 from api.live.top.standing_query import Standing
@@ -126,7 +126,7 @@ class Folding:
             self._task = None
 
     async def _fold_all(self) -> None:
-        pace = Pace()
+        pace = TimeSlice()
         while self._waiting:
             first = self._waiting[0]
             if isinstance(first, Found):
@@ -147,7 +147,7 @@ class Folding:
         self._between_states = True
         began = perf_counter()
         for _ in self._standing.fold(matched):
-            if perf_counter() - began > STEP_S:
+            if perf_counter() - began > SLICE_S:
                 await asyncio.sleep(0)
                 if not self._is_first(group):
                     return

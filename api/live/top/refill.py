@@ -8,12 +8,12 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from api.http.time_slices import Pace
+from api.http.time_slices import TimeSlice
 from api.live.top.apply_queue import Folding
 from api.live.top.ranked_item import ranked_item
 from api.live.top.standing_query import Standing
 from api.live.top.standing_set import StandingSet
-from api.queries.prepare import Asked, ItemGone, ask
+from api.queries.prepare import ItemGone, ResolvedQuery, resolve_query
 from contracts.errors import NotReady
 from contracts.ports.search import Matcher, Searcher
 from contracts.supervision.side_tasks import SideTasks
@@ -71,10 +71,10 @@ class Refills:
                 await self._search([one])
 
     async def _settle(self, taken: Sequence[Standing]) -> None:
-        asked: list[tuple[Standing, Asked]] = []
+        asked: list[tuple[Standing, ResolvedQuery]] = []
         for one in taken:
             try:
-                asked.append((one, await ask(self._searcher, one.question)))
+                asked.append((one, await resolve_query(self._searcher, one.question)))
             except ItemGone as gone:
                 self.standing.fail(one, gone)
         if not asked:
@@ -84,7 +84,7 @@ class Refills:
             for one, found in asked
         ]
         answers = await self._searcher.search(queries)
-        pace = Pace()
+        pace = TimeSlice()
         for (one, found), answer in zip(asked, answers, strict=True):
             # Batches applied meanwhile are folded in, as if the search had taken longer.
             ranked = []

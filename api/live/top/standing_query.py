@@ -5,7 +5,7 @@ from typing import Any
 
 from api.live.top.ranked_item import Item, RankedItem
 from api.live.top.ranked_list import StandingList
-from api.queries.prepare import Question
+from api.queries.prepare import PreparedQuery
 from contracts.topics import Target
 from contracts.wire.as_of import AsOf
 
@@ -55,7 +55,7 @@ class Standing:
 
     __slots__ = ("broken", "list", "question", "settled", "watchers")
 
-    def __init__(self, question: Question) -> None:
+    def __init__(self, question: PreparedQuery) -> None:
         self.question = question
         self.list: StandingList[Item] = self.new_list()
         self.settled = False

@@ -13,7 +13,7 @@ from api.live.top.apply_queue import Folding
 from api.live.top.ranked_item import ranked_item
 from api.live.top.standing_query import Standing
 from api.live.top.standing_set import StandingSet
-from api.queries.prepare import Question, _Part
+from api.queries.prepare import PreparedQuery, _Summand
 from contracts.errors import NotReady
 from contracts.events.record import RecordPosition
 from contracts.ports.hit import Hit
@@ -56,7 +56,7 @@ class Desk:
         self.folding.applied([AppliedBatch("images", ids, vectors, gone, hits.__getitem__)])
 
     def stand(self) -> Standing:
-        return self.searched(Standing(Question("images", [_Part(1.0, X)], k=2)))
+        return self.searched(Standing(PreparedQuery("images", [_Summand(1.0, X)], k=2)))
 
     def searched(self, standing: Standing, *ids: str) -> Standing:
         if standing not in self.set._all:
@@ -128,7 +128,7 @@ async def test_a_list_is_of_the_state_before_until_a_large_one_is_folded(thread:
 async def test_while_lists_are_changed_they_are_of_no_state(
     thread: Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STEP_S", -1.0)
+    monkeypatch.setattr(module, "SLICE_S", -1.0)
     desk = Desk()
     standing, other = desk.stand(), desk.stand()
     desk.put("a")
@@ -148,7 +148,7 @@ async def test_while_lists_are_changed_they_are_of_no_state(
 async def test_what_was_found_waits_for_what_it_may_have_seen(thread: Thread) -> None:
     desk = Desk()
     desk.stand()
-    late = Standing(Question("images", [_Part(1.0, X)], k=2))
+    late = Standing(PreparedQuery("images", [_Summand(1.0, X)], k=2))
     desk.put("a")
     desk.searched(late, "a")
     desk.put("b")
@@ -164,7 +164,7 @@ async def test_what_was_found_waits_for_what_it_may_have_seen(thread: Thread) ->
 async def test_what_was_found_for_one_that_is_searched_again_is_dropped(thread: Thread) -> None:
     desk = Desk()
     desk.stand()
-    again = Standing(Question("images", [_Part(1.0, X)], k=2))
+    again = Standing(PreparedQuery("images", [_Summand(1.0, X)], k=2))
     desk.put("a")
     desk.searched(again, "a")
     desk.set.again(again)
@@ -194,7 +194,7 @@ async def test_one_that_goes_while_it_is_matched_leaves_nothing_behind(thread: T
 async def test_another_index_ends_what_was_under_way(
     thread: Thread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STEP_S", -1.0)
+    monkeypatch.setattr(module, "SLICE_S", -1.0)
     desk = Desk()
     all_of_them = [desk.stand() for _ in range(3)]
     for released in (0, 1):

@@ -8,7 +8,7 @@ import pytest
 
 from api.live.batch_match import Batch, Rows
 from api.live.top.standing_query import Standing
-from api.queries.prepare import Question
+from api.queries.prepare import PreparedQuery
 from contracts.events.record import RecordPosition
 from contracts.filters.nodes import Exists
 from contracts.ports.hit import Hit
@@ -45,7 +45,7 @@ def batch(count: int) -> Batch:
 def asking(fields: Sequence[str], floor: float) -> tuple[Rows[Standing], list[Standing]]:
     rows, owners = Rows[Standing](), []
     for field in fields:
-        owner = Standing(Question("captions", [], filter=Exists(field)))
+        owner = Standing(PreparedQuery("captions", [], filter=Exists(field)))
         rows.put(owner, X, floor)
         owners.append(owner)
     return rows, owners

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from api.http.bodies import values_in
+from api.http.bodies import count_values
 from contracts.errors import RejectedRecord
 from contracts.wire.data_uri import decode_base64
 from tests.kits.api_kit import Kit
@@ -22,9 +22,9 @@ LARGE = {"text": "x" * 9_000, "target": "captions", "filter": {"in": {"a": ["y" 
 def test_values_are_counted_in_any_form() -> None:
     for body in ([1, 2, 3], {"a": [{}, {"b": 1}]}, "text"):
         raw = orjson.dumps(body)
-        assert values_in(raw) == values_in(raw.decode())
-    assert values_in(b"[1,2,3]") == 4
-    assert values_in(b'{"a":1,"b":[]}') == 1 + 2 * 2 + 3 * 2
+        assert count_values(raw) == count_values(raw.decode())
+    assert count_values(b"[1,2,3]") == 4
+    assert count_values(b'{"a":1,"b":[]}') == 1 + 2 * 2 + 3 * 2
 
 
 async def test_too_many_values_are_refused_before_they_are_parsed() -> None:

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.frames import Frame, Opcode
 
-from tidelens.server.admission import Door, DoorLimits
+from tidelens.server.admission import ConnectionLimiter, ConnectionLimits
 from tidelens.server.server import listen, serve
 from tidelens.server.websocket_protocol import LiveProtocol
 
@@ -54,7 +54,7 @@ class Pinged:
 async def pinged() -> AsyncIterator[Pinged]:
     listener = listen("127.0.0.1", 0)
     # Patient, so that the client is not sent away for its not reading while the test looks.
-    door = Door(DoorLimits(send_timeout_s=60))
+    door = ConnectionLimiter(ConnectionLimits(send_timeout_s=60))
     serving = asyncio.create_task(serve(echo, listener, frame_bytes_max=2**20, door=door))
     # The kernel must not hold for the client what the test counts here.
     sock = socket.socket()

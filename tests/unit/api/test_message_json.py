@@ -7,7 +7,7 @@ import orjson
 import pytest
 from pydantic import TypeAdapter
 
-from api.http.answer_memory import Allowance
+from api.http.answer_memory import AnswerBudget
 from contracts.settings import MIB
 from contracts.wire.server_messages import ServerMessage
 from tests.kits.api_kit import Kit, Socket
@@ -26,8 +26,8 @@ def filled(count: int = 150, text: str = LONG, **settings: Any) -> Kit:
     return kit
 
 
-def allowance(kit: Kit) -> Allowance:
-    found: Allowance = kit.app.state.live.allowance
+def allowance(kit: Kit) -> AnswerBudget:
+    found: AnswerBudget = kit.app.state.live.allowance
     return found
 
 
@@ -114,7 +114,7 @@ async def test_who_finds_no_room_in_time_is_told_to_try_again() -> None:
 async def test_nothing_is_sent_for_what_was_unsubscribed_while_it_was_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("api.http.time_slices.STEP_S", -1.0)
+    monkeypatch.setattr("api.http.time_slices.SLICE_S", -1.0)
     kit = filled()
     async with kit.live() as socket:
         await socket.accepted()

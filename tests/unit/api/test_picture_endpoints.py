@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from api.endpoints.picture_cache import KeptPictures, Picture
+from api.endpoints.picture_cache import CachedPicture, PictureCache
 from consumers.references import ReferenceLimits
 from consumers.references.published import ShownReferences
 from contracts.events.content_event import Content, content_record
@@ -178,8 +178,8 @@ async def test_a_record_that_cannot_be_read() -> None:
 
 
 def test_pictures_are_kept_up_to_a_number_of_bytes() -> None:
-    four, eleven = Picture(b"1234", "image/png"), Picture(b"x" * 11, "image/png")
-    kept = KeptPictures(10)
+    four, eleven = CachedPicture(b"1234", "image/png"), CachedPicture(b"x" * 11, "image/png")
+    kept = PictureCache(10)
     kept.put("a", four)
     kept.put("b", four)
     assert kept.get("a") is four

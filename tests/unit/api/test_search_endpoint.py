@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.queries.prepare import Asked, Question
+from api.queries.prepare import PreparedQuery, ResolvedQuery
 from contracts.errors import RejectedRecord
 from contracts.ports.lag import Lag
 from contracts.score import unit
@@ -359,7 +359,7 @@ async def test_an_item_changing_during_the_search_is_searched_with_its_new_vecto
 async def test_a_version_of_another_log_is_another_version(kit: Kit) -> None:
     """A log made anew counts from 0 again: the same offset may be another record."""
     vector = kit.text("red cat")
-    asked = Asked(Question("images", [], k=2), vector, {}, kit.index.epoch)
+    asked = ResolvedQuery(PreparedQuery("images", [], k=2), vector, {}, kit.index.epoch)
     assert await asked.still_true(kit.index)
     kit.index.restart("epoch-2")
     assert not await asked.still_true(kit.index)

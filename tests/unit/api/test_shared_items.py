@@ -11,7 +11,7 @@ from api.live.top import shared_items as module
 from api.live.top.ranked_item import Item
 from api.live.top.shared_items import Held
 from api.live.top.standing_query import Standing
-from api.queries.prepare import Question
+from api.queries.prepare import PreparedQuery
 from contracts.events.record import RecordPosition
 from contracts.ports.hit import Hit
 from contracts.score import unit
@@ -36,7 +36,7 @@ def found(item_id: str = "a", score: float = 0.5) -> Hit:
 
 
 def standing(*include: Included) -> Standing:
-    return Standing(Question("captions", [], include=include))
+    return Standing(PreparedQuery("captions", [], include=include))
 
 
 def sent(message: Any) -> Any:

@@ -10,7 +10,7 @@ from api.live.top import standing_set
 from api.live.top.ranked_item import ranked_item
 from api.live.top.standing_query import Standing, Watching
 from api.live.top.standing_set import StandingSet
-from api.queries.prepare import ItemRef, Question, _Part
+from api.queries.prepare import ItemRef, PreparedQuery, _Summand
 from contracts.events.record import RecordPosition
 from contracts.filters.json_form import parse
 from contracts.ports.hit import Hit
@@ -57,7 +57,7 @@ class Hall:
     def stand(
         self, hits: dict[str, float], *, vector: Vectors = X, k: int = 2, **question: object
     ) -> Standing:
-        asked = Question("images", [_Part(1.0, vector)], k=k, **question)  # type: ignore[arg-type]
+        asked = PreparedQuery("images", [_Summand(1.0, vector)], k=k, **question)  # type: ignore[arg-type]
         return self.settled(Standing(asked), hits, vector)
 
     def settled(self, standing: Standing, hits: dict[str, float], vector: Vectors = X) -> Standing:
@@ -169,8 +169,8 @@ def test_a_search_that_took_too_long_is_made_again(
 
 
 def test_an_item_that_the_query_asks_by(hall: Hall) -> None:
-    parts = [_Part(1.0, item=ItemRef("captions", "q"))]
-    standing = hall.settled(Standing(Question("images", parts, k=1)), {"a": 1.0})
+    parts = [_Summand(1.0, item=ItemRef("captions", "q"))]
+    standing = hall.settled(Standing(PreparedQuery("images", parts, k=1)), {"a": 1.0})
     hall.set.applied([batch("images", gone=("q",))])
     assert standing.settled
     hall.set.applied([batch("captions", put={"q": Y})])

@@ -29,7 +29,7 @@ from tests.kits.task_scan import ROOT, found
 from tidelens.runtime.spaces import Spaces
 from tidelens.runtime.up import _feeds
 from tidelens.server import server
-from tidelens.server.admission import Door
+from tidelens.server.admission import ConnectionLimiter
 
 pytestmark = pytest.mark.anyio
 
@@ -284,7 +284,7 @@ async def test_lists_that_could_not_be_searched_wait_for_the_next_try(
 
 
 async def test_a_door_that_cannot_be_checked_serves_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    door, side = Door(), SideTasks()
+    door, side = ConnectionLimiter(), SideTasks()
 
     def check() -> None:
         raise KeyError("door")

@@ -8,19 +8,26 @@ import pytest
 
 from contracts.settings import MIB, Settings
 from contracts.testing.clock import ManualClock
-from tidelens.server.address_counts import ByAddress, address_of
-from tidelens.server.admission import LEAVING_MAX, UNCOUNTED_BYTES, Door, DoorLimits, Guest, Phase
+from tidelens.server.address_counts import MembersByAddress, address_of
+from tidelens.server.admission import (
+    LEAVING_MAX,
+    UNCOUNTED_BYTES,
+    ClientConnection,
+    ConnectionLimiter,
+    ConnectionLimits,
+    ConnectionPhase,
+)
 from tidelens.server.error_answers import Refusal
-from tidelens.server.file_descriptors import KEPT, open_door
-from tidelens.server.transfer_pace import Pace, Unsent
+from tidelens.server.file_descriptors import KEPT, open_connection_limiter
+from tidelens.server.transfer_pace import SendProgress, TransferRate
 
 
 class Client:
     """Notes why it had to go."""
 
-    def __init__(self, door: Door, address: str) -> None:
+    def __init__(self, door: ConnectionLimiter, address: str) -> None:
         self.refusal: Refusal | None = None
-        self.guest: Guest = door.guest(address, self)
+        self.guest: ClientConnection = door.guest(address, self)
         self._door = door
 
     def refuse(self, refusal: Refusal) -> None:
@@ -31,7 +38,9 @@ class Client:
         """There is nothing to check."""
 
 
-def enter(door: Door, address: str, phase: Phase = Phase.WAITING) -> Client:
+def enter(
+    door: ConnectionLimiter, address: str, phase: ConnectionPhase = ConnectionPhase.WAITING
+) -> Client:
     client = Client(door, address)
     client.refusal = door.room_for(address)
     if client.refusal is None:
@@ -41,7 +50,7 @@ def enter(door: Door, address: str, phase: Phase = Phase.WAITING) -> Client:
 
 
 def test_a_full_house_makes_room_at_the_cost_of_whom_most_wait_for() -> None:
-    door = Door(DoorLimits(connections_max=10, per_address_max=8))
+    door = ConnectionLimiter(ConnectionLimits(connections_max=10, per_address_max=8))
     friend = enter(door, "127.0.0.1")
     strangers = [enter(door, "127.0.0.2") for _ in range(8)]
     enter(door, "127.0.0.1")
@@ -53,11 +62,11 @@ def test_a_full_house_makes_room_at_the_cost_of_whom_most_wait_for() -> None:
 
 
 def test_one_address_has_only_its_part_and_gives_up_its_own() -> None:
-    door = Door(DoorLimits(connections_max=10, per_address_max=3))
+    door = ConnectionLimiter(ConnectionLimits(connections_max=10, per_address_max=3))
     first, *_ = [enter(door, "127.0.0.2") for _ in range(4)]
     assert first.refusal is not None and door.connections == 3
     assert first.refusal.field == "http_connections_per_address_max"
-    busy = [enter(door, "127.0.0.3", Phase.WORKING) for _ in range(4)]
+    busy = [enter(door, "127.0.0.3", ConnectionPhase.WORKING) for _ in range(4)]
     assert [c.refusal is None for c in busy] == [True, True, True, False]
     assert busy[3].refusal is not None and (busy[3].refusal.status, busy[3].refusal.limit) == (
         503,
@@ -66,7 +75,7 @@ def test_one_address_has_only_its_part_and_gives_up_its_own() -> None:
 
 
 def test_an_address_may_exchange_its_own_only_now_and_then() -> None:
-    door = Door(DoorLimits(connections_max=10, per_address_max=3))
+    door = ConnectionLimiter(ConnectionLimits(connections_max=10, per_address_max=3))
     let_in = [enter(door, "127.0.0.2").refusal is None for _ in range(100)]
     assert sum(let_in) < 30 and all(let_in[:5])
     assert enter(door, "127.0.0.3").refusal is None
@@ -75,17 +84,17 @@ def test_an_address_may_exchange_its_own_only_now_and_then() -> None:
 
 
 def test_what_the_server_works_on_goes_on_and_whoever_sends_goes_after_whoever_waits() -> None:
-    door = Door(DoorLimits(connections_max=3, per_address_max=3))
-    working = enter(door, "127.0.0.1", Phase.WORKING)
-    sending = enter(door, "127.0.0.2", Phase.RECEIVING)
+    door = ConnectionLimiter(ConnectionLimits(connections_max=3, per_address_max=3))
+    working = enter(door, "127.0.0.1", ConnectionPhase.WORKING)
+    sending = enter(door, "127.0.0.2", ConnectionPhase.RECEIVING)
     waiting = enter(door, "127.0.0.3")
-    assert enter(door, "127.0.0.4", Phase.WORKING).refusal is None and waiting.refusal
-    assert enter(door, "127.0.0.4", Phase.WORKING).refusal is None and sending.refusal
+    assert enter(door, "127.0.0.4", ConnectionPhase.WORKING).refusal is None and waiting.refusal
+    assert enter(door, "127.0.0.4", ConnectionPhase.WORKING).refusal is None and sending.refusal
     assert enter(door, "127.0.0.4").refusal is not None and working.refusal is None
 
 
 def test_only_so_many_may_linger_to_read_why() -> None:
-    door = Door()
+    door = ConnectionLimiter()
     clients = [Client(door, "127.0.0.2") for _ in range(LEAVING_MAX + 1)]
     for client in clients:
         door.enter(client.guest)
@@ -97,19 +106,19 @@ def test_only_so_many_may_linger_to_read_why() -> None:
 
 def test_bodies_are_bounded_by_address_and_in_all_and_small_ones_pass() -> None:
     kib = 1024
-    limits = DoorLimits(bodies_bytes_max=100 * kib, bodies_per_address_bytes_max=60 * kib)
-    door = Door(limits)
-    stranger = [enter(door, "127.0.0.2", Phase.RECEIVING) for _ in range(3)]
+    limits = ConnectionLimits(bodies_bytes_max=100 * kib, bodies_per_address_bytes_max=60 * kib)
+    door = ConnectionLimiter(limits)
+    stranger = [enter(door, "127.0.0.2", ConnectionPhase.RECEIVING) for _ in range(3)]
     for client in stranger:
         door.hold(client.guest, 30 * kib + UNCOUNTED_BYTES)
     assert [c.refusal is None for c in stranger] == [True, True, False]
     assert door.held_bytes == 60 * kib
-    friend = enter(door, "127.0.0.1", Phase.RECEIVING)
+    friend = enter(door, "127.0.0.1", ConnectionPhase.RECEIVING)
     door.hold(friend.guest, 50 * kib + UNCOUNTED_BYTES)
     # Its own newest, since both are on the way; who holds less goes on.
     assert [c.refusal is None for c in stranger] == [True, False, False]
     assert friend.refusal is None and door.held_bytes == 80 * kib
-    small = enter(door, "127.0.0.3", Phase.RECEIVING)
+    small = enter(door, "127.0.0.3", ConnectionPhase.RECEIVING)
     door.hold(small.guest, UNCOUNTED_BYTES)
     assert small.refusal is None and door.held_bytes == 80 * kib
     for client in (*stranger, friend, small):
@@ -119,12 +128,12 @@ def test_bodies_are_bounded_by_address_and_in_all_and_small_ones_pass() -> None:
 
 def test_a_body_that_stands_still_makes_room_for_one_that_moves() -> None:
     clock = ManualClock()
-    limits = DoorLimits(bodies_per_address_bytes_max=100_000, bytes_per_s_min=1000)
-    door = Door(limits, now=clock.now)
-    stalled = enter(door, "127.0.0.2", Phase.RECEIVING)
+    limits = ConnectionLimits(bodies_per_address_bytes_max=100_000, bytes_per_s_min=1000)
+    door = ConnectionLimiter(limits, now=clock.now)
+    stalled = enter(door, "127.0.0.2", ConnectionPhase.RECEIVING)
     door.hold(stalled.guest, 90_000)
     clock.advance(5.0)
-    moving = enter(door, "127.0.0.2", Phase.RECEIVING)
+    moving = enter(door, "127.0.0.2", ConnectionPhase.RECEIVING)
     door.hold(moving.guest, 90_000)
     assert stalled.refusal is not None and moving.refusal is None
     assert stalled.refusal.field == "bodies_per_address_mb_max"
@@ -132,7 +141,7 @@ def test_a_body_that_stands_still_makes_room_for_one_that_moves() -> None:
 
 def test_counting_by_address_agrees_with_a_plain_count() -> None:
     dice = random.Random(7)
-    counted: ByAddress[int] = ByAddress()
+    counted: MembersByAddress[int] = MembersByAddress()
     plain: dict[str, set[int]] = {}
     for _ in range(5000):
         address, member = f"127.0.0.{dice.randrange(6)}", dice.randrange(12)
@@ -163,7 +172,7 @@ def test_one_client_is_an_ipv4_address_or_an_ipv6_network(host: str, address: st
 
 
 def test_a_pace_is_kept_in_every_window() -> None:
-    pace = Pace(10.0, 100.0)
+    pace = TransferRate(10.0, 100.0)
     pace.start(0.0)
     pace.moved(1000)
     assert not pace.too_slow(10.1)  # and the next window begins
@@ -176,7 +185,7 @@ def test_a_pace_is_kept_in_every_window() -> None:
 
 
 def test_answers_must_be_taken_at_a_pace() -> None:
-    unsent = Unsent(10.0, 100.0)
+    unsent = SendProgress(10.0, 100.0)
     assert not unsent.stuck(50_000, 0.0)
     assert not unsent.stuck(49_000, 10.1)
     assert unsent.stuck(48_500, 20.3)
@@ -201,12 +210,12 @@ def test_the_soft_limit_is_raised_and_descriptors_are_kept(
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
-    assert open_door(Settings()).limits.connections_max == let_in
+    assert open_connection_limiter(Settings()).limits.connections_max == let_in
     assert asked == ([] if raised is None else [(raised, hard)])
 
 
 def test_a_body_of_the_largest_size_always_fits() -> None:
-    limits = DoorLimits.of(
+    limits = ConnectionLimits.of(
         Settings(body_bytes_max=300 * MIB, bodies_mb_max=1, bodies_per_address_mb_max=1)
     )
     assert limits.bodies_bytes_max > 300 * MIB < limits.bodies_per_address_bytes_max

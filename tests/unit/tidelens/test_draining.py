@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from api.app import background, stop_live
+from api.app import background, close_live
 from tests.kits.api_kit import Kit
 from tidelens.process.signals import outlasting
 from tidelens.server import draining
@@ -262,7 +262,7 @@ async def test_the_whole_api_while_everything_waits() -> None:
         await kit.app(scope, receive, send)
 
     app.begun = 0  # type: ignore[attr-defined]
-    async with serving(app, on_stop=lambda: stop_live(kit.app)) as server:
+    async with serving(app, on_stop=lambda: close_live(kit.app)) as server:
         server.app = counted
         waiting = await server.ask(post(b"/v1/search", search))
         item = {"target": "captions", "id": "b", "text": "blue dog"}

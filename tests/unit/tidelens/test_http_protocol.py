@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.kits.api_kit import Kit
-from tidelens.server.admission import UNCOUNTED_BYTES, Door, DoorLimits
+from tidelens.server.admission import UNCOUNTED_BYTES, ConnectionLimiter, ConnectionLimits
 from tidelens.server.http_protocol import HEAD_BYTES_MAX, HEADERS_MAX, LINGER_S
 from tidelens.server.pipelining import PIPELINED_MAX
 from tidelens.server.server import listen, serve
@@ -66,7 +66,7 @@ class Clock:
 
 
 class Served:
-    def __init__(self, door: Door, port: int) -> None:
+    def __init__(self, door: ConnectionLimiter, port: int) -> None:
         self.door = door
         self.port = port
         self.writers: list[asyncio.StreamWriter] = []
@@ -106,7 +106,7 @@ async def served(
 ) -> AsyncIterator[Served]:
     listener = listen("127.0.0.1", 0)
     now = clock or Clock()
-    door = Door(DoorLimits(**{**PATIENT, **limits}), now=now)
+    door = ConnectionLimiter(ConnectionLimits(**{**PATIENT, **limits}), now=now)
     task = asyncio.create_task(
         serve(app, listener, frame_bytes_max=2**20, door=door, check_every_s=0.02)
     )

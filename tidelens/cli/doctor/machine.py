@@ -61,14 +61,14 @@ def memory(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 @in_thread
 def open_files(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     """Each connection is one; a node raises its soft limit by itself."""
-    from tidelens.server.file_descriptors import wanted
+    from tidelens.server.file_descriptors import descriptors_needed
 
     connections = settings.http_connections_max
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit == resource.RLIM_INFINITY or limit >= wanted(connections):
+    if limit == resource.RLIM_INFINITY or limit >= descriptors_needed(connections):
         return [ok("open files", f"{limit}, enough for {connections} connections")]
-    detail = f"{limit}, want {wanted(connections)} for {connections} connections"
-    return [warning("open files", detail, fix=f"ulimit -Hn {wanted(connections)}")]
+    detail = f"{limit}, want {descriptors_needed(connections)} for {connections} connections"
+    return [warning("open files", detail, fix=f"ulimit -Hn {descriptors_needed(connections)}")]
 
 
 def free_memory_bytes() -> int:

@@ -230,8 +230,8 @@ startPublishing({
   log: $("published"),
 });
 startStrip(document);
-// On a narrow screen publishing would push the results out of sight.
-$("publisher").open = matchMedia("(min-width: 60rem)").matches;
+// Where publishing stands above the results and not beside them, it would push them out of sight.
+$("publisher").open = getComputedStyle($("publisher")).position === "sticky";
 $("q").value = question.text ?? "";
 live.start();
 stand();

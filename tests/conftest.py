@@ -26,7 +26,7 @@ SERVERS = pytest.StashKey[RunServers]()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What takes longest first: as the last one it kept one of two processes for five minutes."""
+    """Put what takes longest first: as the last one it kept one of two processes for minutes."""
     items.sort(key=lambda item: item.get_closest_marker("longest") is None)
 
 

@@ -47,11 +47,12 @@ class Rounds:
     """One collection through many rounds; everything random comes from `dice`."""
 
     kit: Collection
-    broker: LocalBroker
     folder: Path
     s3: S3Server | S3Link
     bucket: str
     dice: random.Random
+    # None: a broker that other tests use too, which lives on.
+    broker: LocalBroker | None = None
     done: Counter[str] = field(default_factory=Counter)
     s3_away: int = 0
     broker_killed: int = 0
@@ -64,7 +65,7 @@ class Rounds:
             point = points.pop()
             fault = f"{point}:{self.dice.randint(1, 2)}"
             s3 = self.dice.random() < 0.3 and point.startswith(("index.", "rebuild."))
-            broker = self.dice.random() < 0.2
+            broker = self.broker is not None and self.dice.random() < 0.2
             told = f"{', S3 away' if s3 else ''}{', broker killed' if broker else ''}"
             print(f"round {number}: {fault}{told}", flush=True)
             await self._round(fault, s3=s3, broker=broker)
@@ -79,7 +80,7 @@ class Rounds:
             if not encoding:
                 dying = await stack.enter_async_context(self._node(free_port(), fault))
                 groups.append(self.kit.names.index_group("0", "0"))
-            if broker:
+            if broker and self.broker is not None:
                 await self._until_it_works(dying, groups)
                 await self.broker.kill()
                 await self.broker.start()

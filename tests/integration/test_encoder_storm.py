@@ -1,6 +1,7 @@
-"""Invariants 2 and 3 while encoders are killed, stalled, leave and join: 20 s of it.
+"""Invariants 2 and 3 while encoders are killed, stalled, leave and join, for 20 s.
 
-Two minutes are tests/soak/encoder_storm.py.
+`tests/soak/encoder_storm.py` does it for two minutes. Shorter tests are in `test_kills.py`, which
+kills encoders, and in `test_ownership.py`, where they join, leave and stand still.
 """
 
 import random
@@ -12,7 +13,7 @@ from tests.faults.encoder_storm import Storm
 from tests.kits.kafka import collection
 from tests.oracles.encoder_output import ENCODER
 
-pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.long, pytest.mark.timeout(400)]
 
 
 async def test_a_storm_over_three_encoders(kafka, tmp_path: Path) -> None:

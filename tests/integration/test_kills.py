@@ -21,7 +21,7 @@ from tests.faults.kill_rounds import (
 )
 from tests.kits.kafka import Collection, collection
 from tests.kits.roles import answering, free_port, of, role
-from tests.kits.s3_fixture import S3Link
+from tests.kits.s3_fixture import S3Link, S3Server
 from tidelens.client import Client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
@@ -61,21 +61,37 @@ async def test_a_killed_encoder(kafka, tmp_path: Path, point: str) -> None:
         await assert_encoded_exactly_once_in_order(kit)
 
 
+@pytest.mark.parametrize("room", ["index", "snapshot", "rebuild"])
+async def test_a_killed_node(kafka, s3: S3Link, tmp_path: Path, room: str) -> None:
+    """Every point of a node; S3 is away for a while, and the broker lives on."""
+    points = [point for point in NODE_POINTS if point.startswith(f"{room}.")]
+    async with collection(kafka.bootstrap, space=ENCODER.space.name, partitions=2) as kit:
+        rounds = Rounds(kit, tmp_path, s3, await s3.new_bucket(), seed())
+        await rounds.run(len(points), points)
+        await replayed(kit, tmp_path)
+
+
 # Every step has a bound of its own; on a loaded machine a round took up to 70 s.
-@pytest.mark.longest
+@pytest.mark.long
 @pytest.mark.timeout(1800)
-async def test_rounds_of_kills_with_snapshots_in_s3(own_kafka, s3: S3Link, tmp_path: Path) -> None:
+async def test_rounds_of_kills_while_the_broker_is_killed_too(
+    own_kafka, own_s3: S3Server, tmp_path: Path
+) -> None:
     """Every point of a node; 200 rounds, the encoder's too, are tests/soak/kill_rounds.py."""
-    dice, broker = seed(), await own_kafka()
+    broker, s3 = await own_kafka(), own_s3
     async with collection(broker.bootstrap, space=ENCODER.space.name, partitions=2) as kit:
-        rounds = Rounds(kit, broker, tmp_path, s3, await s3.new_bucket(), dice)
+        rounds = Rounds(kit, tmp_path, s3, await s3.new_bucket(), seed(), broker)
         await rounds.run(len(NODE_POINTS), NODE_POINTS)
-        # A full replay elsewhere, without a snapshot, comes to the same.
-        port = free_port()
-        (tmp_path / "fresh").mkdir()
-        async with (
-            role(tmp_path / "fresh", "index", *of(kit, "--port", str(port))) as fresh,
-            Client(f"http://127.0.0.1:{port}") as client,
-        ):
-            await answering(client, fresh)
-            await assert_index_is_the_log(kit, client)
+        await replayed(kit, tmp_path)
+
+
+async def replayed(kit: Collection, folder: Path) -> None:
+    """Check that a full replay elsewhere, without a snapshot, comes to the same."""
+    port = free_port()
+    (folder / "fresh").mkdir()
+    async with (
+        role(folder / "fresh", "index", *of(kit, "--port", str(port))) as fresh,
+        Client(f"http://127.0.0.1:{port}") as client,
+    ):
+        await answering(client, fresh)
+        await assert_index_is_the_log(kit, client)

@@ -10,7 +10,7 @@ from consumers.references import ReferenceLimits, References
 from contracts.errors import RejectedRecord
 from tests.kits.s3_fixture import S3Link
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.anyio, pytest.mark.s3, pytest.mark.timeout(240)]
 
 DATA = b"a picture"
 

@@ -18,7 +18,7 @@ from tests.kits.index_kit import IMAGES, batch, filled, new_index, new_spill, re
 from tests.kits.s3_fixture import S3Link
 from tidelens.cli.doctor.bucket import bucket as examine_bucket
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio, pytest.mark.s3, pytest.mark.timeout(120)]
 
 PREFIX = "unit-v1/0/0/"
 

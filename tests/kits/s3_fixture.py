@@ -127,13 +127,35 @@ async def s3(
     s3_server: S3Address, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
 ) -> AsyncIterator[S3Link]:
     """A way to the server, with the AWS variables set to it; each test has a bucket of its own."""
-    for function in no_blocking_calls.functions.values():
-        function.can_block_in("aiobotocore/session.py", {"_create_client"})
     async with Forwarder.open(f"127.0.0.1:{s3_server.port}") as forwarder:
         link = S3Link(forwarder)
-        for name, value in link.environment.items():
-            monkeypatch.setenv(name, value)
+        _name(link, monkeypatch, no_blocking_calls)
         yield link
+
+
+@pytest.fixture
+async def own_s3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
+) -> AsyncIterator[S3Server]:
+    """A server of the test's own, for tests that kill it, with the AWS variables set to it."""
+    server = S3Server(free_port(), tmp_path / "s3", await asyncio.to_thread(s3mock_jar))
+    server.folder.mkdir()
+    _name(server, monkeypatch, no_blocking_calls)
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.stop()
+
+
+def _name(
+    address: S3Address, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
+) -> None:
+    """Let the AWS variables name an address."""
+    for function in no_blocking_calls.functions.values():
+        function.can_block_in("aiobotocore/session.py", {"_create_client"})
+    for name, value in address.environment.items():
+        monkeypatch.setenv(name, value)
 
 
 def s3mock_jar() -> Path:

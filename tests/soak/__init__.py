@@ -1,1 +1,1 @@
-"""Long runs, not part of scripts/test: each is a command that prints what it found."""
+"""Long runs, each a command that prints what it found; scripts/test runs none of them."""

@@ -27,7 +27,7 @@ async def run(folder: Path, rounds: int, seed: int) -> None:
     try:
         async with collection(broker.bootstrap, space=ENCODER.space.name, partitions=2) as kit:
             bucket = await server.new_bucket()
-            killing = Rounds(kit, broker, folder, server, bucket, random.Random(seed))
+            killing = Rounds(kit, folder, server, bucket, random.Random(seed), broker)
             began = time.monotonic()
             try:
                 await killing.run(rounds, ENCODER_POINTS + NODE_POINTS)

@@ -44,6 +44,7 @@ SECTIONS = {
         "lag": "tidelens.cli.lag",
         "snapshot": "tidelens.cli.snapshot",
         "rebuild": "tidelens.cli.rebuild",
+        "space": "tidelens.cli.space.command",
         "digest": "tidelens.cli.digest",
         "dead-letters": "tidelens.cli.dead_letters",
         "control": "tidelens.cli.control",

@@ -33,7 +33,7 @@ async def forget(
     if found.role == "encode" and found.space in spaces:
         raise ConfigurationError(
             f"group {group}: space {found.space} is served or being made, and its encoders go on "
-            "from the offsets of this group; `tidelens rebuild` gives up a space"
+            "from the offsets of this group; `tidelens space drop` gives up a space"
         )
     async with connection.client() as client:
         if found.role == "encode":

@@ -89,7 +89,7 @@ def needs(names: Names) -> Mapping[str, Mapping[str, str]]:
             for target in TARGETS
         },
         names.dead_letters: {"Read": "index", "Write": "encode"},
-        names.control: {"Read": "encode and index", "Write": "rebuild"},
+        names.control: {"Read": "encode and index", "Write": "space"},
     }
 
 

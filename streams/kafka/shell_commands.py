@@ -144,7 +144,7 @@ def kafka_acls_commands(
             allow(gateway, ["Describe"], "--group", index_groups, *prefixed),
             allow(gateway, ["Describe"], "--group", streams_groups, *prefixed),
         ],
-        # Makes this space beside another one (`tidelens rebuild`), and switches between them; tries
+        # Makes this space beside another one (`tidelens space`), and switches between them; tries
         # dead letters again; deletes the groups of retired nodes (`tidelens lag --forget`).
         "operator": [
             *encoding(operator),

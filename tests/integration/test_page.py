@@ -369,7 +369,8 @@ def test_the_list_goes_on_in_another_space(system: System, page: Page) -> None:
     opened(page, "/?q=a+grey+heron+by+a+pond&target=captions")
     expect(card(page, "space/heron")).to_be_visible(timeout=PATIENCE_MS)
     page.evaluate("window.sameDocument = true")
-    system.run("rebuild", "--space", "hash-48", "--model", "hash:48", "--switch")
+    system.run("space", "create", "hash:48")
+    system.run("space", "switch")
     try:
         page.wait_for_function(
             """async () => (await (await fetch('/v1/status')).json()).space.name === 'hash-48'"""
@@ -379,8 +380,8 @@ def test_the_list_goes_on_in_another_space(system: System, page: Page) -> None:
         expect(card(page, "space/heron")).to_contain_text("1.000")
         assert ids(page)[0] == "space/heron"
     finally:
-        system.run("rebuild", "--rollback")
-        system.run("rebuild", "--give-up-rollback")
+        system.run("space", "rollback")
+        system.run("space", "drop", "hash-48")
     system.publish(("space/stork", "a grey heron in a pond"))
     expect(card(page, "space/stork")).to_be_visible(timeout=PATIENCE_MS)
     assert page.evaluate("window.sameDocument")

@@ -27,11 +27,13 @@ from tests.kits.kafka import Collection, caption, collection
 from tests.kits.roles import Role, answering, free_port, of, role
 from tidelens.client import Client, Update
 from tidelens.migration import switch
+from tidelens.migration.collection import OpenCollection
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(180)]
 
 OLD, NEW = HashEncoder(), HashEncoder(48, "hash-48")
-MAKE = ("--space", "hash-48", "--model", "hash:48")
+CREATE = ("create", "hash:48")
+OLD_OPTIONS = ("--space", "hash-48", "--model", "hash:48")
 
 
 class System:
@@ -51,11 +53,13 @@ class System:
         )
 
     async def killed(self, fault: str, *what: str) -> Control:
-        """A rebuild that kills itself at that point; what the control topic says then."""
-        arguments = [*of(self.kit), *(what or MAKE), "--url", self.url]
+        """Run `space` until it kills itself at that point; return what the control topic says."""
+        arguments = [*(what or CREATE), *of(self.kit)]
+        if not what:
+            arguments += ["--url", self.url]
         small = {"TIDELENS_ENCODE_BATCH_CAPTIONS": "30"}
-        rebuild = await Role.start(self.folder, "rebuild", *arguments, fault=fault, **small)
-        assert await rebuild.ended() == -9, rebuild.log.read_text()[-3000:]
+        command = await Role.start(self.folder, "space", *arguments, fault=fault, **small)
+        assert await command.ended() == -9, command.log.read_text()[-3000:]
         return await read_control(self.kit.log, self.kit.names.control)
 
     async def space(self) -> str:
@@ -111,7 +115,7 @@ async def test_killed_in_the_middle_it_goes_on_and_then_is_switched_and_rolled_b
             await one.killed(fault)
         committed = await one.kit.log.committed(one.new.encoder_group)
         assert 0 < sum(committed.values()) < 300
-        refused = await one.operator.run("rebuild", "--switch", rc=1)
+        refused = await one.operator.run("space", "switch", rc=1)
         assert "space hash-48 is not encoded yet" in refused
         await one.publish(300, 20)
         encoded_as = (await one.killed("space.encoded")).candidate
@@ -121,7 +125,7 @@ async def test_killed_in_the_middle_it_goes_on_and_then_is_switched_and_rolled_b
         for fault in ("index.applied", "snapshot.blobs", "snapshot.manifest"):
             await one.killed(fault)
         await one.top(text(310))
-        report = orjson.loads(await one.operator.run("rebuild", *MAKE, "--json", asks=True))
+        report = orjson.loads(await one.operator.run("space", *CREATE, "--json", asks=True))
         assert report["encoded"]["total"] == 320
         assert report["encoded"]["records"] < 320
         assert report["items"]["captions"] == {"old": 320, "new": 320}
@@ -129,6 +133,18 @@ async def test_killed_in_the_middle_it_goes_on_and_then_is_switched_and_rolled_b
         assert report["queries"] == 200
         assert report["overlap"]["captions"] > 0.5
         assert report["recall"]["captions"] == 1.0
+        compared = await one.operator.json("space", "compare", asks=True)
+        same = ("space", "model", "old", "items", "missing_count", "queries", "recall")
+        assert {name: compared[name] for name in same} == {name: report[name] for name in same}
+        assert "encoded" not in compared
+        [served, made] = (await one.operator.json("space", "status"))["spaces"]
+        assert (served["space"], served["state"], served["has_encoder"]) == (
+            "hash-v1",
+            "active",
+            True,
+        )
+        assert (made["space"], made["model"], made["state"]) == ("hash-48", "hash:48", "candidate")
+        assert (made["since"], made["encoded"]) == (begun.started_at, True)
         # Each record of the content was encoded exactly once, in order, in spite of the kill.
         encoded = await one.kit.read_all(one.new.embeddings("captions"))
         assert sum(map(len, encoded.values())) == 320
@@ -137,12 +153,12 @@ async def test_killed_in_the_middle_it_goes_on_and_then_is_switched_and_rolled_b
         first = await following(updates)
         assert first.hits[0]["id"] == "c7"
         assert await one.space() == "hash-v1"
-        control = await one.killed("space.switched", "--switch")
+        control = await one.killed("space.switched", "switch")
         assert control.active is not None and control.active.previous is not None
         spaces = control.active.current.space, control.active.previous.space
         assert spaces == ("hash-48", "hash-v1")
         assert control.candidate is not None
-        refused = await one.operator.run("rebuild", "--switch", rc=1)
+        refused = await one.operator.run("space", "switch", rc=1)
         assert refused == "tidelens: space hash-48 is active already\n"
         assert await read_control(one.kit.log, one.kit.names.control) == Control(
             control.active, None
@@ -164,7 +180,12 @@ async def test_killed_in_the_middle_it_goes_on_and_then_is_switched_and_rolled_b
         assert delta.event == "delta" and "x" in [hit["id"] for hit in delta.hits]
         assert "x" in await one.top(text(7), wait_for=token)
         # 4. Back.
-        assert "active: hash-v1" in await one.operator.run("rebuild", "--rollback")
+        assert "active: hash-v1" in await one.operator.run("space", "rollback")
+        shown = (await one.operator.run("space", "status")).splitlines()
+        assert [line.partition(";")[0].partition(", since")[0] for line in shown] == [
+            "hash-v1: active",
+            "hash-48: kept for a rollback",
+        ]
         assert (await following(updates)).event == "reset"
         back = await following(updates)
         assert back.event == "snapshot" and "x" in [hit["id"] for hit in back.hits]
@@ -182,7 +203,7 @@ async def test_a_start_serves_the_active_space_until_the_rollback_is_given_up(
     async with system(kafka.bootstrap, tmp_path) as one:
         await one.publish(0, 30)
         await all_encoded(one.kit)
-        told = await one.operator.run("rebuild", *MAKE, "--switch", asks=True)
+        told = await one.operator.run("rebuild", *OLD_OPTIONS, "--switch", asks=True)
         assert "active: hash-48; hash-v1 is kept for a rollback" in told
         await one.in_space("hash-48")
         assert await one.node.stop() == 0
@@ -200,11 +221,11 @@ async def test_a_start_serves_the_active_space_until_the_rollback_is_given_up(
             async with asyncio.timeout(30):
                 while "c30" not in await one.top(text(30)):
                     await asyncio.sleep(0.1)
-            assert await one.operator.run("rebuild", "--give-up-rollback") == "active: hash-48\n"
+            assert await one.operator.run("space", "drop", "hash-v1") == "dropped hash-v1\n"
             async with asyncio.timeout(90):
                 while (await client.get("/v1/status"))["spaces"]["kept"] != {"hash-48": True}:
                     await asyncio.sleep(0.1)
-            refused = await one.operator.run("rebuild", "--rollback", rc=1)
+            refused = await one.operator.run("space", "rollback", rc=1)
             assert refused == "tidelens: nothing was switched, or its rollback was given up\n"
             assert await again.stop() == 0
 
@@ -214,15 +235,15 @@ async def test_what_is_missing_refuses_the_switch(kafka, tmp_path: Path) -> None
         await one.publish(0, 10)
         await one.kit.log.publish([delete_record(one.kit.names.content("captions"), "c9")])
         await all_encoded(one.kit)
-        await one.operator.run("rebuild", *MAKE, asks=True)
+        await one.operator.run("space", *CREATE, asks=True)
         # Its tombstone in the new space, as of a record that the new model could not take.
         await one.kit.log.publish([dead(one, "c3")])
-        answer = await one.operator.run("rebuild", "--switch", rc=1)
+        answer = await one.operator.run("space", "switch", rc=1)
         assert answer == (
-            "tidelens: items missing in hash-48: 1 (1 encode_failed); publish them anew, "
+            "tidelens: items missing in hash-48: 1 (1 encode_failed); publish them again, "
             "or switch with --missing-ok\n"
         )
-        done = orjson.loads(await one.operator.run("rebuild", "--switch", "--missing-ok", "--json"))
+        done = orjson.loads(await one.operator.run("space", "switch", "--missing-ok", "--json"))
         assert done["missing"] == [
             {"target": "captions", "id": "c3", "reason": "encode_failed: the model failed"}
         ]
@@ -251,11 +272,11 @@ async def test_nodes_of_a_cluster_follow_each_by_itself(kafka, tmp_path: Path) -
             one = System(kit, first, client, tmp_path, port)
             await one.publish(0, 60)
             await all_encoded(kit)
-            await one.operator.run("rebuild", *MAKE, asks=True)
+            await one.operator.run("space", *CREATE, asks=True)
             async with (
                 role(tmp_path, "encode", *of(kit), "--model", "hash:48"),
             ):
-                await one.operator.run("rebuild", "--switch")
+                await one.operator.run("space", "switch")
                 await killed.kill()
                 await one.in_space("hash-48")
                 async with role(tmp_path, "index", *node, str(other), **second) as again:
@@ -308,12 +329,10 @@ async def test_without_an_encoder_of_its_own_a_space_is_not_switched_to(
 ) -> None:
     monkeypatch.setattr(switch, "_ENCODER_WAIT_S", 0.2)
     async with collection(kafka.bootstrap, space=OLD.space.name, partitions=1) as kit:
-        collected = switch.Collection(
-            Settings(topic_prefix=kit.names.prefix), kit.connection, kit.log
-        )
-        old = await switch.served_now(collected, "hash")
-        with pytest.raises(ConfigurationError, match="nobody serves space hash-7"):
-            await switch.served_now(collected, "hash:7")
+        collected = OpenCollection(Settings(topic_prefix=kit.names.prefix), kit.connection, kit.log)
+        old = await switch.active_space(collected, "hash")
+        with pytest.raises(ConfigurationError, match="no node serves space hash-7"):
+            await switch.active_space(collected, "hash:7")
         new = SpaceRef.of(NEW.space, "hash:48")
         control = kit.names.control
         # A record of a space without topics would be ignored.
@@ -325,7 +344,7 @@ async def test_without_an_encoder_of_its_own_a_space_is_not_switched_to(
         # Cut off between its two records, a switch is not done twice: that would lose the way back.
         await kit.log.publish([ActiveSpace(new, old, 3.0).record(control)])
         with pytest.raises(TidelensError, match="space hash-48 is active already"):
-            await switch.check_switch(collected, await switch.served_now(collected, "hash"))
+            await switch.check_switch(collected, await switch.active_space(collected, "hash"))
         assert await collected.control() == Control(ActiveSpace(new, old, 3.0), None)
         # Some space is always active: a tombstone says nothing.
         await kit.log.publish([OutRecord(control, ACTIVE, None, partition=0)])
@@ -336,16 +355,36 @@ async def test_what_cannot_work_is_one_line(kafka, tmp_path: Path) -> None:
     async with system(kafka.bootstrap, tmp_path) as one:
         for arguments, words in [
             (("--space", "hash-49", "--model", "hash:48"), "model 'hash:48' makes space hash-48"),
-            (("--space", "hash-v1", "--model", "hash"), "it is the active space"),
+            (("--space", "hash-v1", "--model", "hash"), "hash-v1 is the active space"),
             (("--space", "hash-48"), "--space and --model go together"),
             (("--rollback", "--abandon"), "one at a time"),
         ]:
             assert words in await one.operator.run("rebuild", *arguments, rc=2)
-        for arguments, words in [
-            (("--switch",), "there is no candidate"),
-            (("--abandon",), "there is no candidate"),
+        for option, command, words in [
+            (
+                "--switch",
+                "switch",
+                "no space is being made: make one with `tidelens space create MODEL`",
+            ),
+            ("--abandon", "drop SPACE", "no space is being made"),
+            (
+                "--rollback",
+                "rollback",
+                "nothing was switched, or its rollback was given up",
+            ),
         ]:
-            assert words in await one.operator.run("rebuild", *arguments, rc=1)
+            assert await one.operator.run("rebuild", option, rc=1) == (
+                f"warning: `tidelens rebuild {option}` ends with the next release; "
+                f"run `tidelens space {command}`\ntidelens: {words}\n"
+            )
+        for arguments, rc, words in [
+            (("create", "hash"), 2, "model 'hash': hash-v1 is the active space"),
+            (("compare",), 1, "no space is being made"),
+            (("switch",), 1, "no space is being made"),
+            (("rollback",), 1, "nothing was switched"),
+            (("drop", "hash-48"), 2, "space hash-48 is neither being made nor kept"),
+        ]:
+            assert words in await one.operator.run("space", *arguments, rc=rc)
 
 
 def dead(one: System, item: str) -> Any:

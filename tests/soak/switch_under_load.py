@@ -1,6 +1,6 @@
 """python -m tests.soak.switch_under_load [--attempts 20] [--rate 80] [--bad 0.04] [--window 0.5]
 
-Asks again and again what `tidelens rebuild --switch` asks before it writes, while captions are
+Asks again and again what `tidelens space switch` asks before it writes, while captions are
 published, overwritten and deleted and a share of the records cannot be served. Encoders of both
 spaces are current, so nothing is missing in the new one: each refusal is a false alarm, and the
 exit code is then 1. `--window` is the least time in seconds between the two readings of a
@@ -32,6 +32,7 @@ from streams.topics.admin import create
 from tests.kits.broker_fixture import FAST
 from tests.kits.kafka import RECORD_BYTES_MAX, Collection, caption, collection, worker
 from tidelens.migration import compare, switch
+from tidelens.migration.collection import OpenCollection
 from tidelens.process import logs
 
 _PARTITIONS = 3
@@ -87,7 +88,7 @@ async def encoding(kit: Collection, encoder: HashEncoder) -> AsyncIterator[None]
             await asyncio.gather(running, return_exceptions=True)
 
 
-async def candidate(kit: Collection) -> tuple[switch.Collection, SpaceRef]:
+async def candidate(kit: Collection) -> tuple[OpenCollection, SpaceRef]:
     """Make the new space's topics, and write the record of a rebuild that ran to its end."""
     names = Names(kit.names.prefix, NEW.space.name)
     specs = topic_specs(names, partitions=kit.partitions, content_bytes_max=RECORD_BYTES_MAX)
@@ -95,7 +96,7 @@ async def candidate(kit: Collection) -> tuple[switch.Collection, SpaceRef]:
     made = [spec for spec in specs if spec.name in embeddings]
     await create(kit.connection, made, replication_factor=1, min_insync_replicas=1)
     settings = Settings(brokers=kit.connection.brokers, topic_prefix=kit.names.prefix)
-    asked = switch.Collection(settings, kit.connection, kit.log)
+    asked = OpenCollection(settings, kit.connection, kit.log)
     ref = SpaceRef.of(NEW.space, "hash:48")
     await asked.write(CandidateSpace(ref, 0.0, encoded_at=1.0).record(kit.names.control))
     return asked, SpaceRef.of(OLD.space, "hash")
@@ -134,7 +135,7 @@ def widen(window_s: float) -> None:
     compare._encoded = slow
 
 
-async def attempts(asked: switch.Collection, old: SpaceRef, load: Load, count: int) -> int:
+async def attempts(asked: OpenCollection, old: SpaceRef, load: Load, count: int) -> int:
     refused = 0
     for number in range(count):
         began, before = time.monotonic(), (load.published, load.refused)

@@ -37,7 +37,7 @@ Ids = Sequence[str]
 
 
 @dataclass(slots=True)
-class LiveSets:
+class LiveIdComparison:
     """Live items of both spaces, and what the new one lacks."""
 
     old: Counter[str] = field(default_factory=Counter)
@@ -63,14 +63,14 @@ class LiveSets:
 
 async def compare_sets(
     event_log: EventLog, old: Names, new: Names, partitions: Mapping[Target, int]
-) -> LiveSets:
+) -> LiveIdComparison:
     """Partition by partition, since both spaces keep an id in the same one.
 
     Both are judged at the same offset of the content partition, up to which the old space had come
     when it was read: what is published meanwhile counts for neither. Raises TidelensError when the
     new space's encoders do not get there.
     """
-    sets = LiveSets()
+    sets = LiveIdComparison()
     for target in TARGETS:
         for number in range(partitions[target]):
             content = TopicPartition(old.content(target), number)
@@ -141,7 +141,7 @@ def recall(found: Sequence[Ids], right: Sequence[Ids]) -> float | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class AnswerComparison:
     """How answers compare, by target; None where there was nothing to find."""
 
     k: int
@@ -156,7 +156,7 @@ async def compare_answers(
     encode: Callable[[Sequence[str]], Awaitable[Vectors]],
     texts: Sequence[str],
     k: int,
-) -> Answers:
+) -> AnswerComparison:
     """Ask each text of the served space (by `client`) and of the new one, for both targets."""
     rows = await encode(texts) if texts else np.empty((0, 1), np.float16)
     overlaps: dict[Target, float | None] = {}
@@ -173,7 +173,7 @@ async def compare_answers(
             exact += await _ids(searcher, target, vectors, k, exact=True)
             fast += await _ids(searcher, target, vectors, k, exact=False)
         overlaps[target], recalls[target] = overlap(old, exact), recall(fast, exact)
-    return Answers(k, len(texts), overlaps, recalls)
+    return AnswerComparison(k, len(texts), overlaps, recalls)
 
 
 async def _ids(

@@ -8,13 +8,13 @@ from contracts.events.control_record import ACTIVE, CANDIDATE, ActiveSpace, Spac
 from contracts.events.partition_count_record import PARTITIONS
 from contracts.events.record import OutRecord
 from streams.registry.control_topic import Control, require_same
-from tidelens.migration.switch import Collection
+from tidelens.migration.collection import OpenCollection
 from tidelens.process.clock import SystemClock
 from tidelens.runtime.model_guess import absolute, space_here
 
 
 async def repair(
-    collection: Collection, model: str | None, *, unknown_keys: bool = False
+    collection: OpenCollection, model: str | None, *, unknown_keys: bool = False
 ) -> list[OutRecord]:
     """Write good records over ignored ones; with `model`, make its space the active one.
 
@@ -42,7 +42,7 @@ async def repair(
     return records
 
 
-async def _active(collection: Collection, control: Control, model: str | None) -> OutRecord:
+async def _active(collection: OpenCollection, control: Control, model: str | None) -> OutRecord:
     now, topic = SystemClock().now(), collection.names().control
     if model is None:
         if control.active is None:

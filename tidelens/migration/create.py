@@ -28,6 +28,7 @@ from contracts.ports.hit import VectorQuery
 from contracts.ports.lag import Lag
 from contracts.prompts import fill_templates
 from contracts.score import Vectors, unit
+from contracts.settings import Settings
 from contracts.space import Space
 from contracts.topics import TARGETS, topic_specs
 from contracts.zero_shot import query_vector
@@ -36,8 +37,13 @@ from index_store.storage.open import open_blobs
 from streams.lag.kafka_lag import KafkaLag
 from streams.topics.creation import make_topics
 from tidelens.client import Client
-from tidelens.migration.compare import Answers, LiveSets, compare_answers, compare_sets
-from tidelens.migration.switch import Collection
+from tidelens.migration.collection import OpenCollection
+from tidelens.migration.compare import (
+    AnswerComparison,
+    LiveIdComparison,
+    compare_answers,
+    compare_sets,
+)
 from tidelens.process.clock import SystemClock
 from tidelens.runtime.encode_role import open_worker
 from tidelens.runtime.maintainer import make_maintainer
@@ -54,12 +60,22 @@ _LOOK_S = 0.5
 _BACKLOG_S = 5.0
 _CAPTIONS_SEEN = 1_000
 
-Tell = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
+"""Called with the records that are encoded, and with all there are."""
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """What this run encoded, the rest was there before; `total` is all there is."""
+class Served:
+    """The space that nodes answer in, one of these nodes, and the texts to compare answers on."""
+
+    space: SpaceRef
+    client: Client
+    texts: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeProgress:
+    """The records that this run encoded; `total` also counts those of earlier runs."""
 
     records: int
     total: int
@@ -67,104 +83,123 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """How the new space compares with the old one."""
+class ComparisonReport:
+    """How the new space compares with the old one; `encoded` is None if it was only compared."""
 
     old: SpaceRef
     new: SpaceRef
-    encoded: Encoded
-    sets: LiveSets
-    answers: Answers
+    encoded: EncodeProgress | None
+    sets: LiveIdComparison
+    answers: AnswerComparison
     snapshot: str
 
     def wire(self) -> dict[str, Any]:
+        """Return the report as --json prints it."""
         return {
             "space": self.new.space,
             "model": self.new.model,
             "old": self.old.space,
-            "encoded": asdict(self.encoded),
+            **({} if self.encoded is None else {"encoded": asdict(self.encoded)}),
             **self.sets.wire(),
             **asdict(self.answers),
             "snapshot": self.snapshot,
         }
 
 
-async def choose(collection: Collection, old: SpaceRef, space: str, model: str) -> SpaceRef:
-    """What is to be made, and the record that says so. Raises ConfigurationError."""
+async def new_space(collection: OpenCollection, old: SpaceRef, model: str) -> SpaceRef:
+    """Return the space that `model` makes. Raises ConfigurationError if it cannot be made now."""
     model = await asyncio.to_thread(absolute, model)
     ref = SpaceRef.of(await asyncio.to_thread(space_of, model), model)
-    if ref.space != space:
-        raise ConfigurationError(f"--space {space}: model {model!r} makes space {ref.space}")
     control = await collection.control()
     if ref.space == old.space:
-        raise ConfigurationError(f"--space {space}: it is the active space")
+        raise ConfigurationError(f"model {model!r}: {ref.space} is the active space")
     if control.active is not None and ref in control.active.served:
         raise ConfigurationError(
-            f"--space {space}: kept for a rollback; `tidelens rebuild --rollback` goes back to it"
+            f"model {model!r}: {ref.space} is kept for a rollback; `tidelens space rollback` "
+            "returns to it"
         )
     known = control.candidate
     if known is not None and known.ref != ref:
         raise ConfigurationError(
-            f"--space {space}: {known.ref.space} is being made; give it up first with "
-            "`tidelens rebuild --abandon`"
+            f"model {model!r}: space {known.ref.space} is being made; drop it first with "
+            f"`tidelens space drop {known.ref.space}`"
         )
     return ref
 
 
 async def make_space(
-    collection: Collection,
-    old: SpaceRef,
-    ref: SpaceRef,
-    client: Client,
-    texts: Sequence[str],
-    tell: Tell,
-) -> Report:
-    """Re-encode into `ref`, index it, compare it with `old`, which `client` answers in.
+    collection: OpenCollection, served: Served, ref: SpaceRef, on_progress: Progress
+) -> ComparisonReport:
+    """Re-encode everything into the space `ref`, index it, and compare it with the served one.
 
-    `texts` are queries to compare with; where they are few, captions are asked as well.
+    Where few texts are given, captions are asked as well.
     """
-    settings = collection.settings
-    # Live traffic goes first: at equal priority a query would wait seconds for this.
-    os.nice(19)
+    _yield_to_live_traffic()
     # 1. Its topics.
     await _create_topics(collection, ref)
-    # 2. The record that says that it is being made; one of an earlier run goes on.
+    # 2. The record that says that it is being made; one of an earlier run is kept.
     candidate = await _begin(collection, ref)
     fault_points.reach("space.begun")
     # 3. Every content record, in the encoders' own group.
-    encoder = await asyncio.to_thread(
-        open_encoder,
-        ref.model,
-        threads=settings.encode_threads_used,
-        precision=settings.precision_named,
-        remote_code=settings.remote_code,
-    )
+    encoder = await _open_encoder(collection.settings, ref)
     async with _encoding(collection, encoder) as encoding:
-        encoded = await _caught_up(collection, ref, encoding, tell)
+        encoded = await _caught_up(collection, ref, encoding, on_progress)
         # 4. From here on `up` keeps it current.
         if candidate.encoded_at is None:
             done = replace(candidate, encoded_at=SystemClock().now())
             await collection.write(done.record(collection.names().control))
         fault_points.reach("space.encoded")
         # 5. Its index, written as a snapshot that nodes can begin from.
-        async with _indexed(collection, encoder.space) as (searcher, snapshot):
-            # 6. Against the old one.
-            sets = await compare_sets(
-                collection.event_log,
-                collection.names(old.space),
-                collection.names(ref.space),
-                await collection.partitions(ref.space),
-            )
-            asked = await _texts(searcher, encoder.space, texts)
-
-            async def encode(some: Sequence[str]) -> Vectors:
-                return await asyncio.to_thread(_queries, encoder, some, settings.query_templates)
-
-            answers = await compare_answers(client, searcher, encode, asked, K)
-    return Report(old, ref, encoded, sets, answers, snapshot)
+        # 6. Its answers beside those of the served space.
+        return replace(await _compare(collection, served, ref, encoder), encoded=encoded)
 
 
-async def _create_topics(collection: Collection, ref: SpaceRef) -> None:
+async def compare_space(
+    collection: OpenCollection, served: Served, ref: SpaceRef
+) -> ComparisonReport:
+    """Compare the space `ref`, which is encoded already, with the served one."""
+    _yield_to_live_traffic()
+    encoder = await _open_encoder(collection.settings, ref)
+    async with _encoding(collection, encoder):
+        return await _compare(collection, served, ref, encoder)
+
+
+def _yield_to_live_traffic() -> None:
+    # At equal priority a query would wait seconds for this process.
+    os.nice(19)
+
+
+async def _open_encoder(settings: Settings, ref: SpaceRef) -> Encoder:
+    return await asyncio.to_thread(
+        open_encoder,
+        ref.model,
+        threads=settings.encode_threads_used,
+        precision=settings.precision_named,
+        remote_code=settings.remote_code,
+    )
+
+
+async def _compare(
+    collection: OpenCollection, served: Served, ref: SpaceRef, encoder: Encoder
+) -> ComparisonReport:
+    async with _indexed(collection, encoder.space) as (searcher, snapshot):
+        sets = await compare_sets(
+            collection.event_log,
+            collection.names(served.space.space),
+            collection.names(ref.space),
+            await collection.partitions(ref.space),
+        )
+        texts = await _texts(searcher, encoder.space, served.texts)
+
+        async def encode(some: Sequence[str]) -> Vectors:
+            templates = collection.settings.query_templates
+            return await asyncio.to_thread(_queries, encoder, some, templates)
+
+        answers = await compare_answers(served.client, searcher, encode, texts, K)
+    return ComparisonReport(served.space, ref, None, sets, answers, snapshot)
+
+
+async def _create_topics(collection: OpenCollection, ref: SpaceRef) -> None:
     """With the content topics' own partition counts, whatever the settings say by now."""
     settings, names = collection.settings, collection.names(ref.space)
     counts = await collection.event_log.partition_counts([names.content(t) for t in TARGETS])
@@ -187,7 +222,7 @@ async def _create_topics(collection: Collection, ref: SpaceRef) -> None:
     )
 
 
-async def _begin(collection: Collection, ref: SpaceRef) -> CandidateSpace:
+async def _begin(collection: OpenCollection, ref: SpaceRef) -> CandidateSpace:
     known = (await collection.control()).candidate
     if known is not None:
         return known
@@ -198,7 +233,7 @@ async def _begin(collection: Collection, ref: SpaceRef) -> CandidateSpace:
 
 @asynccontextmanager
 async def _encoding(
-    collection: Collection, encoder: Encoder
+    collection: OpenCollection, encoder: Encoder
 ) -> "AsyncIterator[asyncio.Task[None]]":
     """A worker in the space's group, running."""
     opened = open_worker(
@@ -214,8 +249,8 @@ async def _encoding(
 
 
 async def _caught_up(
-    collection: Collection, ref: SpaceRef, encoding: "asyncio.Task[None]", tell: Tell
-) -> Encoded:
+    collection: OpenCollection, ref: SpaceRef, encoding: "asyncio.Task[None]", on_progress: Progress
+) -> EncodeProgress:
     """Wait until the group is past what there was at the start, and nothing waits for long.
 
     Others may help: any encoder of the model is a member of the same group.
@@ -230,10 +265,10 @@ async def _caught_up(
             total = sum(row.end for row in rows)
             done = total - sum(row.records for row in rows)
             first = done if first is None else first
-            tell(done, total)
+            on_progress(done, total)
             wanted = wanted or {_place(row): row.end for row in rows}
             if rows and all(_is_current(row, wanted) for row in rows):
-                return Encoded(done - first, total, round(perf_counter() - began, 3))
+                return EncodeProgress(done - first, total, round(perf_counter() - began, 3))
             await asyncio.wait([encoding], timeout=_LOOK_S)
             if encoding.done():
                 encoding.result()
@@ -262,7 +297,7 @@ def _is_current(row: Lag, wanted: dict[TopicPartition, int]) -> bool:
 
 @asynccontextmanager
 async def _indexed(
-    collection: Collection, space: Space
+    collection: OpenCollection, space: Space
 ) -> AsyncIterator[tuple[LocalSearcher, str]]:
     """The space's index, current, and the name of its snapshot."""
     settings = collection.settings

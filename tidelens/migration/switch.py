@@ -1,64 +1,27 @@
-"""Which space is active: switching to a candidate, rolling back, giving either up.
+"""Changes of the active space: switching to a candidate, rolling back, dropping one of them.
 
-Each is one record in the control topic, written after its checks; nodes follow it by themselves.
+Each change is a record in the control topic, written after its checks; nodes follow that record.
 """
 
 import asyncio
-from dataclasses import dataclass
 
 from contracts import fault_points
-from contracts.errors import ConfigurationError, TidelensError, TopicMismatch
+from contracts.errors import ConfigurationError, TidelensError, TopicMismatch, UsageError
 from contracts.events.control_record import ActiveSpace, CandidateSpace, SpaceRef, no_candidate
-from contracts.events.record import OutRecord
-from contracts.ports.event_log import EventLog
-from contracts.settings import Settings
-from contracts.topics import TARGETS, Names, Target
 from streams.groups.members import group_members
-from streams.kafka.connection import Connection
-from streams.registry.control_topic import Control, read_control
-from tidelens.migration.compare import LiveSets, compare_sets
+from tidelens.migration.collection import OpenCollection
+from tidelens.migration.compare import LiveIdComparison, compare_sets
 from tidelens.process.clock import SystemClock
 
 _ENCODER_WAIT_S = 60.0
 _LOOK_S = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Collection:
-    """What the commands about spaces work on."""
+async def active_space(collection: OpenCollection, model: str) -> SpaceRef:
+    """Return the active space; before the first switch that is the space of `model`.
 
-    settings: Settings
-    connection: Connection
-    event_log: EventLog
-    url: str = ""
-    """The URL of a node that answers in it."""
-
-    def names(self, space: str = "") -> Names:
-        return Names(self.settings.topic_prefix, space)
-
-    async def control(self) -> Control:
-        return await read_control(self.event_log, self.names().control)
-
-    async def write(self, *records: OutRecord) -> None:
-        await self.event_log.publish(records)
-
-    async def partitions(self, space: str) -> dict[Target, int]:
-        """Of both targets. Raises TopicMismatch where content and embeddings differ."""
-        names = self.names(space)
-        topics = [f(t) for f in (names.content, names.embeddings) for t in TARGETS]
-        counts = await self.event_log.partition_counts(topics)
-        for target in TARGETS:
-            content, embeddings = names.content(target), names.embeddings(target)
-            if counts[content] != counts[embeddings]:
-                raise TopicMismatch(
-                    f"topic {content} has {counts[content]} partitions, {embeddings} has "
-                    f"{counts[embeddings]}: they must be equal"
-                )
-        return {target: counts[names.content(target)] for target in TARGETS}
-
-
-async def served_now(collection: Collection, model: str) -> SpaceRef:
-    """The active space; before the first switch that of `model`, if it is served at all."""
+    Raises ConfigurationError if no node serves that one.
+    """
     active = (await collection.control()).active
     if active is not None:
         return active.current
@@ -69,29 +32,39 @@ async def served_now(collection: Collection, model: str) -> SpaceRef:
         await collection.partitions(ref.space)
     except TopicMismatch:
         raise ConfigurationError(
-            f"TIDELENS_MODEL: nobody serves space {ref.space} of model {model!r} here; "
+            f"TIDELENS_MODEL: no node serves space {ref.space} of model {model!r} here; "
             "set it to the model of the running nodes"
         ) from None
     return ref
 
 
-async def check_switch(collection: Collection, old: SpaceRef) -> tuple[CandidateSpace, LiveSets]:
-    """The candidate, fit to be switched to but for what it may lack. Raises TidelensError."""
+async def encoded_candidate(collection: OpenCollection, old: SpaceRef) -> CandidateSpace:
+    """Return the candidate. Raises TidelensError if there is none that is whole and not active."""
     candidate = (await collection.control()).candidate
     if candidate is None:
-        raise TidelensError(
-            "there is no candidate: make one with `tidelens rebuild --space NEW --model MODEL`"
-        )
+        raise TidelensError("no space is being made: make one with `tidelens space create MODEL`")
     made = candidate.ref
     if made == old:
-        # A switch that was cut off between its two records.
+        # A switch ended between its two records.
         await collection.write(no_candidate(collection.names().control))
         raise TidelensError(f"space {made.space} is active already")
     if candidate.encoded_at is None:
         raise TidelensError(
-            f"space {made.space} is not encoded yet: run `tidelens rebuild --space {made.space} "
-            f"--model {made.model}` to its end"
+            f"space {made.space} is not encoded yet: run `tidelens space create {made.model}` to "
+            "its end"
         )
+    return candidate
+
+
+async def check_switch(
+    collection: OpenCollection, old: SpaceRef
+) -> tuple[CandidateSpace, LiveIdComparison]:
+    """Return the candidate that nodes may move to, and the items that it lacks.
+
+    Raises TidelensError if there is no such candidate, or if nothing keeps it current.
+    """
+    candidate = await encoded_candidate(collection, old)
+    made = candidate.ref
     await _require_encoder(collection, made)
     partitions = await collection.partitions(made.space)
     sets = await compare_sets(
@@ -103,50 +76,51 @@ async def check_switch(collection: Collection, old: SpaceRef) -> tuple[Candidate
     return candidate, sets
 
 
-async def without_encoder(collection: Collection, ref: SpaceRef) -> bool:
-    """Whether nobody keeps this space current now."""
+async def has_encoder(collection: OpenCollection, ref: SpaceRef) -> bool:
+    """Return whether an encoder keeps this space current now."""
     group = collection.names(ref.space).encoder_group
-    return not await group_members(collection.connection, group)
+    return bool(await group_members(collection.connection, group))
 
 
-async def _require_encoder(collection: Collection, ref: SpaceRef) -> None:
-    """Without an encoder of its own the new space would answer from the past for ever."""
+async def _require_encoder(collection: OpenCollection, ref: SpaceRef) -> None:
+    """Raise TidelensError if none comes: the space would answer without new items for ever."""
     try:
         async with asyncio.timeout(_ENCODER_WAIT_S):
-            while await without_encoder(collection, ref):  # noqa: ASYNC110
+            while not await has_encoder(collection, ref):  # noqa: ASYNC110
                 await asyncio.sleep(_LOOK_S)
     except TimeoutError:
         raise TidelensError(
             f"no encoder of space {ref.space} runs: start `tidelens encode --model {ref.model}`, "
-            "then `tidelens rebuild --switch`"
+            "then `tidelens space switch`"
         ) from None
 
 
-def require_whole(sets: LiveSets, new: SpaceRef) -> None:
-    """Raise TidelensError where items are missing in the new space."""
+def require_whole(sets: LiveIdComparison, new: SpaceRef) -> None:
+    """Raise TidelensError if items are missing in the new space."""
     if sets.missing_count:
         reasons = ", ".join(f"{count} {why}" for why, count in sorted(sets.reasons.items()))
         raise TidelensError(
-            f"items missing in {new.space}: {sets.missing_count} ({reasons}); publish them anew, "
+            f"items missing in {new.space}: {sets.missing_count} ({reasons}); publish them again, "
             "or switch with --missing-ok"
         )
 
 
-async def switch(collection: Collection, old: SpaceRef, new: SpaceRef) -> ActiveSpace:
-    """Let every node answer in `new`; `old` stays ready for a rollback."""
+async def switch(collection: OpenCollection, old: SpaceRef, new: SpaceRef) -> ActiveSpace:
+    """Let all nodes answer in `new`; `old` stays ready for a rollback."""
     active = ActiveSpace(new, old, SystemClock().now())
     topic = collection.names().control
-    # In this order: a crash between the two leaves a candidate that is active, which harms nobody.
+    # In this order, since a crash between the two leaves a candidate that is active: a harmless
+    # state, which encoded_candidate ends.
     # 1. Nodes follow this record.
     await collection.write(active.record(topic))
     fault_points.reach("space.switched")
-    # 2. No candidate any more.
+    # 2. The new space is a candidate no longer.
     await collection.write(no_candidate(topic))
     return active
 
 
-async def roll_back(collection: Collection) -> ActiveSpace:
-    """Back to the space that answered before; what answers now stays ready in its turn."""
+async def roll_back(collection: OpenCollection) -> ActiveSpace:
+    """Return to the space that was active before; the one that is left stays ready in its turn."""
     active = await _switched(collection)
     assert active.previous is not None
     back = ActiveSpace(active.previous, active.current, SystemClock().now())
@@ -154,25 +128,45 @@ async def roll_back(collection: Collection) -> ActiveSpace:
     return back
 
 
-async def give_up_rollback(collection: Collection) -> ActiveSpace:
-    """Keep what answers now; nodes and `up` let the other space go."""
+async def give_up_rollback(collection: OpenCollection) -> ActiveSpace:
+    """Drop the space that is kept for a rollback; nodes and `up` stop keeping it."""
     active = await _switched(collection)
     alone = ActiveSpace(active.current, None, SystemClock().now())
     await collection.write(alone.record(collection.names().control))
     return alone
 
 
-async def _switched(collection: Collection) -> ActiveSpace:
+async def _switched(collection: OpenCollection) -> ActiveSpace:
     active = (await collection.control()).active
     if active is None or active.previous is None:
         raise TidelensError("nothing was switched, or its rollback was given up")
     return active
 
 
-async def abandon(collection: Collection) -> SpaceRef:
-    """Give the candidate up; its topics stay, and a later rebuild goes on from them."""
+async def abandon(collection: OpenCollection) -> SpaceRef:
+    """Give the candidate up. Its topics stay, and making it again goes on from them."""
     candidate = (await collection.control()).candidate
     if candidate is None:
-        raise TidelensError("there is no candidate to abandon")
+        raise TidelensError("no space is being made")
     await collection.write(no_candidate(collection.names().control))
     return candidate.ref
+
+
+async def drop(collection: OpenCollection, space: str) -> None:
+    """Give up the candidate, or the space that is kept for a rollback, whichever has this name.
+
+    Raises UsageError for the active space and for any other name.
+    """
+    control = await collection.control()
+    active, candidate = control.active, control.candidate
+    if active is not None and active.current.space == space:
+        raise UsageError(f"space {space} is the active one; only another space can be dropped")
+    if candidate is not None and candidate.ref.space == space:
+        await abandon(collection)
+    elif active is not None and active.previous is not None and active.previous.space == space:
+        await give_up_rollback(collection)
+    else:
+        raise UsageError(
+            f"space {space} is neither being made nor kept for a rollback; "
+            "`tidelens space status` lists the spaces"
+        )

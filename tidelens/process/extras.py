@@ -58,6 +58,7 @@ NEEDS: Mapping[str, Needs] = {
     "dead-letters": _KAFKA,
     "snapshot": Needs(usually=("server", "cpu")),
     "rebuild": Needs(usually=("encoder", "cpu")),
+    "space": Needs(always=("kafka",), usually=("encoder", "cpu")),
 }
 
 

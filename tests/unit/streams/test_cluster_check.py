@@ -42,7 +42,7 @@ def test_each_right_that_is_missing_is_named_with_who_needs_it() -> None:
     everything = {topic: found(*range(3, 13)) for topic in cluster_check.needs(NAMES)}
     assert [each.missing for each in cluster_check._rights(NAMES, everything)] == [""]
     [lacking] = cluster_check._rights(NAMES, everything | {NAMES.control: found(READ, DESCRIBE)})
-    assert lacking.missing.startswith("we may not Write tidelens.control, which rebuild needs; ")
+    assert lacking.missing.startswith("we may not Write tidelens.control, which space needs; ")
 
 
 @pytest.mark.parametrize("operations", [(), (DESCRIBE,)])

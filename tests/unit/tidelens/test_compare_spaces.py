@@ -41,7 +41,7 @@ class Log:
         await self.log.publish([OutRecord(topic, item.encode(), value, headers, partition=0)])
         await self.log.commit(names.encoder_group, {self.content: offset + 1})
 
-    async def compare(self) -> compare.LiveSets:
+    async def compare(self) -> compare.LiveIdComparison:
         return await compare_sets(self.log, OLD, NEW, COUNTS)
 
 

@@ -27,8 +27,8 @@ from streams.registry.control_topic import Control
 from tidelens.cli.base import open_collection
 from tidelens.cli.control import control as control_command
 from tidelens.cli.doctor import control as doctor
+from tidelens.migration.collection import OpenCollection
 from tidelens.migration.control_repair import repair
-from tidelens.migration.switch import Collection
 
 pytestmark = pytest.mark.anyio
 
@@ -39,11 +39,11 @@ BAD = OutRecord(TOPIC, ACTIVE, b'{"space": "x"}', partition=0)
 BAD_CANDIDATE = OutRecord(TOPIC, CANDIDATE, b"{", partition=0)
 
 
-def collection() -> Collection:
+def collection() -> OpenCollection:
     names = [Names("tidelens.", ref.space) for ref in (OLD, NEW)]
     topics = {f(t): 1 for n in names for f in (n.content, n.embeddings) for t in TARGETS}
     log = MemoryEventLog({TOPIC: 1} | topics)
-    return Collection(Settings(), Connection("k:1", KafkaSettings()), log)
+    return OpenCollection(Settings(), Connection("k:1", KafkaSettings()), log)
 
 
 async def test_the_last_good_records_are_written_again() -> None:
@@ -116,7 +116,7 @@ def test_the_command_shows_and_repairs(monkeypatch: pytest.MonkeyPatch, tmp_path
     one = collection()
 
     @asynccontextmanager
-    async def opened(*_: Any, **__: Any) -> AsyncIterator[Collection]:
+    async def opened(*_: Any, **__: Any) -> AsyncIterator[OpenCollection]:
         if not one.event_log.records:  # type: ignore[attr-defined]
             await one.write(ActiveSpace(NEW, OLD, 1.0).record(TOPIC), BAD)
         yield one

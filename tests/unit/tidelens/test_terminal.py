@@ -87,6 +87,10 @@ async def measured(*_: Any, **__: Any) -> Any:
     return Measured(HOSTILE, [lag, gone], 0.5, [HOSTILE])
 
 
+async def has_encoder(*_: Any) -> bool:
+    return False
+
+
 async def described(*_: Any) -> Any:
     return {"refused": HOSTILE}
 
@@ -133,7 +137,7 @@ class Letters:
 @asynccontextmanager
 async def opened(*_: Any, **__: Any) -> AsyncIterator[Any]:
     letters = Letters()
-    letters.snapshots = letters  # type: ignore[attr-defined]
+    letters.snapshots = letters.settings = letters  # type: ignore[attr-defined]
     yield letters
 
 
@@ -151,6 +155,8 @@ REPLACED: dict[str, Any] = {
     "tidelens.cli.doctor.examination.examined": examined,
     "tidelens.cli.lag._measured": measured,
     "tidelens.cli.base.open_collection.open_collection": opened,
+    "tidelens.migration.status.has_encoder": has_encoder,
+    "tidelens.runtime.run_file.model_of": lambda settings: "starter",
     "tidelens.cli.dead_letters._opened": opened,
     "tidelens.cli.snapshot._opened": opened,
     "tidelens.cli.snapshot._described": described,
@@ -163,6 +169,7 @@ SHOWN = [
     ["classify", "a", "--label", "b", "--label", "c"],
     ["digest"],
     ["rebuild"],
+    ["space", "status"],
     ["lag"],
     ["doctor"],
     ["control", "show"],

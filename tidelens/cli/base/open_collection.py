@@ -9,13 +9,13 @@ from typing import Any
 from contracts.partitioner import partitioner
 from streams.kafka.event_log import KafkaLog
 from tidelens.cli.base.collection_choice import acting
-from tidelens.migration.switch import Collection
+from tidelens.migration.collection import OpenCollection
 
 
 @asynccontextmanager
 async def open_collection(
     command: str, *, quiet: bool = False, **given: Any
-) -> AsyncIterator[Collection]:
+) -> AsyncIterator[OpenCollection]:
     """Open the collection given to `command`, or that of the settings and the running `up`.
 
     `given` are settings; None stands for one that is not given. With `quiet`, the command itself
@@ -31,6 +31,6 @@ async def open_collection(
         record_bytes_max=settings.record_bytes_max,
         prefix=settings.topic_prefix,
     ) as event_log:
-        yield Collection(settings, connection, event_log, acts.url(None))
+        yield OpenCollection(settings, connection, event_log, acts.url(None))
     # Only now, since a failure is one line.
     acts.tell()

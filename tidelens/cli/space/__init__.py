@@ -1,0 +1,1 @@
+"""The commands about the spaces of a collection, one module each."""

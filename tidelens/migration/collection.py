@@ -1,0 +1,50 @@
+"""The collection that a command works on: its settings, its event log, and a node of it."""
+
+from dataclasses import dataclass
+
+from contracts.errors import TopicMismatch
+from contracts.events.record import OutRecord
+from contracts.ports.event_log import EventLog
+from contracts.settings import Settings
+from contracts.topics import TARGETS, Names, Target
+from streams.kafka.connection import Connection
+from streams.registry.control_topic import Control, read_control
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCollection:
+    """A collection whose event log is open; `url` is the address of a node that answers in it."""
+
+    settings: Settings
+    connection: Connection
+    event_log: EventLog
+    url: str = ""
+
+    def names(self, space: str = "") -> Names:
+        """Return the names of topics and groups; some of them belong to a space."""
+        return Names(self.settings.topic_prefix, space)
+
+    async def control(self) -> Control:
+        """Read the control topic."""
+        return await read_control(self.event_log, self.names().control)
+
+    async def write(self, *records: OutRecord) -> None:
+        """Publish records, in their order."""
+        await self.event_log.publish(records)
+
+    async def partitions(self, space: str) -> dict[Target, int]:
+        """Return the partition counts of both targets.
+
+        Raises TopicMismatch if content and embeddings differ.
+        """
+        names = self.names(space)
+        topics = [f(t) for f in (names.content, names.embeddings) for t in TARGETS]
+        counts = await self.event_log.partition_counts(topics)
+        for target in TARGETS:
+            content, embeddings = names.content(target), names.embeddings(target)
+            if counts[content] != counts[embeddings]:
+                raise TopicMismatch(
+                    f"topic {content} has {counts[content]} partitions, {embeddings} has "
+                    f"{counts[embeddings]}: they must be equal"
+                )
+        return {target: counts[names.content(target)] for target in TARGETS}

@@ -60,8 +60,8 @@ def run(pipe: Connection, name: str) -> None:
     """Tell the port, then serve until told to stop."""
     node = Tidelens(Load(100, _ROWS))
     gc_pauses.shorten()  # as the node does
-    door = ConnectionLimiter()
-    live: Any = functools.partial(LiveProtocol, door) if name == _OURS else "websockets-sansio"
+    limiter = ConnectionLimiter()
+    live: Any = functools.partial(LiveProtocol, limiter) if name == _OURS else "websockets-sansio"
     config = uvicorn.Config(
         node.app,
         http="h11" if name == _H11 else "httptools",
@@ -75,8 +75,8 @@ def run(pipe: Connection, name: str) -> None:
     )
     listener = listen("127.0.0.1", 0)
     pipe.send(listener.getsockname()[1])
-    server = Server(config, door) if name == _OURS else _Uvicorn(config)
-    asyncio.run(_serve(pipe, server, listener, door))
+    server = Server(config, limiter) if name == _OURS else _Uvicorn(config)
+    asyncio.run(_serve(pipe, server, listener, limiter))
 
 
 class _Uvicorn(uvicorn.Server):
@@ -88,12 +88,12 @@ class _Uvicorn(uvicorn.Server):
 
 
 async def _serve(
-    pipe: Connection, server: uvicorn.Server, listener: Any, door: ConnectionLimiter
+    pipe: Connection, server: uvicorn.Server, listener: Any, limiter: ConnectionLimiter
 ) -> None:
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     told = asyncio.create_task(asyncio.to_thread(pipe.recv))
     while not told.done():
-        door.check()  # as `serve` does
+        limiter.check()  # as `serve` does
         await asyncio.wait([told], timeout=0.5)
     server.should_exit = True
     await serving

@@ -171,8 +171,8 @@ def run(pipe: Connection, load: Load) -> None:
 
 async def _run(pipe: Connection, server: Server, listener: socket.socket) -> None:
     # All clients have one address, as behind a proxy.
-    door = ConnectionLimiter(ConnectionLimits(connections_max=20_000, per_address_max=20_000))
-    serving = serve(server.app, listener, frame_bytes_max=2**20, door=door)
+    limiter = ConnectionLimiter(ConnectionLimits(connections_max=20_000, per_address_max=20_000))
+    serving = serve(server.app, listener, frame_bytes_max=2**20, limiter=limiter)
     tasks = [asyncio.create_task(serving)]
     if isinstance(server, Tidelens):
         tasks.append(asyncio.create_task(server.live()))

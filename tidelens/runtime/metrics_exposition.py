@@ -97,24 +97,24 @@ class PartStates(Collector):
 class ConnectionMetrics(Collector):
     """Collects the connections of a door, the size of their bodies, and refusals by limit."""
 
-    def __init__(self, door: ConnectionLimiter) -> None:
-        self._door = door
+    def __init__(self, limiter: ConnectionLimiter) -> None:
+        self._limiter = limiter
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily(
-            "tidelens_http_connections", "Connections to the API.", value=self._door.connections
+            "tidelens_http_connections", "Connections to the API.", value=self._limiter.connections
         )
         yield GaugeMetricFamily(
             "tidelens_http_body_bytes",
             "Bytes of bodies and unfinished frames in memory, without the first 16 KiB of each.",
-            value=self._door.held_bytes,
+            value=self._limiter.body_bytes,
         )
         refused = CounterMetricFamily(
             "tidelens_http_refused",
             "Connections and bodies turned away, by the setting whose limit was reached.",
             labels=["limit"],
         )
-        for limit, count in sorted(self._door.refused.items()):
+        for limit, count in sorted(self._limiter.refused.items()):
             refused.add_metric([limit], count)
         yield refused
 

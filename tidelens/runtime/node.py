@@ -95,8 +95,8 @@ def open_node(
 
     exposition = Exposition()
     exposition.registry.register(side)
-    door = open_connection_limiter(settings)
-    exposition.registry.register(ConnectionMetrics(door))
+    limiter = open_connection_limiter(settings)
+    exposition.registry.register(ConnectionMetrics(limiter))
     exposition.registry.register(PartStates(parts))
     exposition.registry.register(ControlRecords(faults))
     spaces = Spaces(next(iter(made)), opening, side)
@@ -110,7 +110,7 @@ def open_node(
                 spaces.switch,
                 listener,
                 frame_bytes_max=settings.frame_bytes_max,
-                door=door,
+                limiter=limiter,
                 on_stop=spaces.close_live,
                 answered=answered,
                 side=side,

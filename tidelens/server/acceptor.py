@@ -45,10 +45,13 @@ class Acceptor:
     """Accepts the connections of one listening socket; it is closed like an asyncio server."""
 
     def __init__(
-        self, listener: socket.socket, door: ConnectionLimiter, protocol: Callable[[], HttpProtocol]
+        self,
+        listener: socket.socket,
+        limiter: ConnectionLimiter,
+        protocol: Callable[[], HttpProtocol],
     ) -> None:
         self._listener = listener
-        self._door = door
+        self._limiter = limiter
         self._protocol = protocol
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[None]] = set()
@@ -89,7 +92,7 @@ class Acceptor:
                 self._loop.call_later(_RETRY_S, self._listen)
                 return
             address = address_of(host)
-            refusal = self._door.room_for(address)
+            refusal = self._limiter.room_for(address)
             if refusal is not None:
                 self._turn_away(client, refusal)
                 continue

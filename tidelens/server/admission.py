@@ -98,13 +98,13 @@ class ClientConnection:
     """One connection, as the door knows it."""
 
     address: str
-    leaver: LimitedProtocol
+    protocol: LimitedProtocol
     pace: TransferRate
     phase: ConnectionPhase = ConnectionPhase.WORKING
     # When the phase began.
     since: float = 0.0
     # Bytes of bodies that count.
-    held: int = 0
+    body_bytes: int = 0
 
     @property
     def is_leaving(self) -> bool:
@@ -131,12 +131,12 @@ class ConnectionLimiter:
     ) -> None:
         self.limits = limits or ConnectionLimits()
         self.now = now
-        self._inside: MembersByAddress[ClientConnection] = MembersByAddress()
-        self._guests: dict[ClientConnection, None] = {}
+        self._by_address: MembersByAddress[ClientConnection] = MembersByAddress()
+        self._admitted: dict[ClientConnection, None] = {}
         self._waiting: MembersByAddress[ClientConnection] = MembersByAddress()
         self._receiving: MembersByAddress[ClientConnection] = MembersByAddress()
         self._leaving: dict[ClientConnection, None] = {}
-        self._held = _BodyBytes()
+        self._body_bytes = _BodyBytes()
         # By address, since the last check: connections that went for new ones of the same address.
         self._exchanged: Counter[str] = Counter()
         # How many were refused, by the setting that was exceeded.
@@ -144,16 +144,16 @@ class ConnectionLimiter:
 
     @property
     def connections(self) -> int:
-        return len(self._guests)
+        return len(self._admitted)
 
     @property
-    def held_bytes(self) -> int:
-        return self._held.total
+    def body_bytes(self) -> int:
+        return self._body_bytes.total
 
-    def guest(self, address: str, leaver: LimitedProtocol) -> ClientConnection:
+    def new_connection(self, address: str, protocol: LimitedProtocol) -> ClientConnection:
         limits = self.limits
         return ClientConnection(
-            address, leaver, TransferRate(limits.body_timeout_s, limits.bytes_per_s_min)
+            address, protocol, TransferRate(limits.body_timeout_s, limits.bytes_per_s_min)
         )
 
     def room_for(self, address: str) -> Refusal | None:
@@ -161,84 +161,84 @@ class ConnectionLimiter:
         no room, or None.
         """
         limits = self.limits
-        if self._inside.count(address) >= limits.per_address_max:
+        if self._by_address.count(address) >= limits.per_address_max:
             refusal = self._too_many("http_connections_per_address_max", limits.per_address_max)
             return None if self._make_room(address, address, refusal) else refusal
-        if len(self._guests) >= limits.connections_max:
+        if len(self._admitted) >= limits.connections_max:
             refusal = self._too_many("http_connections_max", limits.connections_max)
             return None if self._make_room(address, None, refusal) else refusal
         return None
 
-    def enter(self, guest: ClientConnection) -> None:
+    def enter(self, connection: ClientConnection) -> None:
         """Let a connection in, after `room_for` made room."""
-        self._guests[guest] = None
-        self._inside.add(guest.address, guest)
-        self.move(guest, ConnectionPhase.WAITING)
+        self._admitted[connection] = None
+        self._by_address.add(connection.address, connection)
+        self.set_phase(connection, ConnectionPhase.WAITING)
 
-    def leave(self, guest: ClientConnection) -> None:
+    def leave(self, connection: ClientConnection) -> None:
         """Forget a connection that is gone or about to be."""
-        self.move(guest, ConnectionPhase.LEAVING)
-        self._count(guest, 0)
-        self._guests.pop(guest, None)
-        self._leaving.pop(guest, None)
-        self._inside.discard(guest.address, guest)
+        self.set_phase(connection, ConnectionPhase.LEAVING)
+        self._count(connection, 0)
+        self._admitted.pop(connection, None)
+        self._leaving.pop(connection, None)
+        self._by_address.discard(connection.address, connection)
 
-    def forget(self, guest: ClientConnection) -> None:
+    def forget(self, connection: ClientConnection) -> None:
         """Its connection is gone, and its protocol with it."""
-        self.leave(guest)
-        guest.leaver = _ClosedProtocol()
+        self.leave(connection)
+        connection.protocol = _ClosedProtocol()
 
-    def linger(self, guest: ClientConnection) -> bool:
+    def let_linger(self, connection: ClientConnection) -> bool:
         """Return whether it may stay a moment to read its refusal; it counts no more as inside."""
-        self.leave(guest)
+        self.leave(connection)
         if len(self._leaving) >= LEAVING_MAX:
             return False
-        self._leaving[guest] = None
+        self._leaving[connection] = None
         return True
 
-    def move(self, guest: ClientConnection, phase: ConnectionPhase) -> None:
+    def set_phase(self, connection: ClientConnection, phase: ConnectionPhase) -> None:
         """Note the phase of a connection; called twice for each request."""
-        before = guest.phase
+        before = connection.phase
         if before is phase:
             return
         if before is ConnectionPhase.WAITING:
-            self._waiting.discard(guest.address, guest)
+            self._waiting.discard(connection.address, connection)
         elif before is ConnectionPhase.RECEIVING:
-            self._receiving.discard(guest.address, guest)
-        guest.phase = phase
+            self._receiving.discard(connection.address, connection)
+        connection.phase = phase
         if phase is ConnectionPhase.WAITING:
-            self._waiting.add(guest.address, guest)
-            guest.since = self.now()
+            self._waiting.add(connection.address, connection)
+            connection.since = self.now()
         elif phase is ConnectionPhase.RECEIVING:
-            self._receiving.add(guest.address, guest)
-            guest.pace.start(self.now())
+            self._receiving.add(connection.address, connection)
+            connection.pace.start(self.now())
 
-    def hold(self, guest: ClientConnection, size: int) -> None:
+    def count_body_bytes(self, connection: ClientConnection, size: int) -> None:
         """Count `size` bytes of its requests as in memory, and send away what is over a limit."""
-        if guest.is_leaving or (size <= UNCOUNTED_BYTES and not guest.held):
+        if connection.is_leaving or (size <= UNCOUNTED_BYTES and not connection.body_bytes):
             return
         limits = self.limits
-        self._count(guest, max(0, size - UNCOUNTED_BYTES))
+        self._count(connection, max(0, size - UNCOUNTED_BYTES))
         limit = limits.bodies_per_address_bytes_max
-        while self._held.by_address[guest.address] > limit and not guest.is_leaving:
+        while self._body_bytes.by_address[connection.address] > limit and not connection.is_leaving:
             refusal = self._refusal("bodies_per_address_mb_max", limit // MIB, "MiB of bodies")
-            self._send_away(self._behind(guest.address) or guest, refusal)
+            self._send_away(self._behind(connection.address) or connection, refusal)
         limit = limits.bodies_bytes_max
-        while self._held.total > limit and not guest.is_leaving:
+        while self._body_bytes.total > limit and not connection.is_leaving:
             refusal = self._refusal("bodies_mb_max", limit // MIB, "MiB of bodies")
-            self._send_away(self._largest_holder(guest), refusal)
+            self._send_away(self._largest_holder(connection), refusal)
 
     def check(self) -> None:
         """Let every connection check its time limits."""
         now = self.now()
         self._exchanged.clear()
-        for guest in (*self._guests, *self._leaving):
-            guest.leaver.check(now)
+        for connection in (*self._admitted, *self._leaving):
+            connection.protocol.check(now)
 
-    def _count(self, guest: ClientConnection, held: int) -> None:
-        if held != guest.held:
-            self._held.change(guest.address, held - guest.held)
-            guest.held = held
+    def _count(self, connection: ClientConnection, body_bytes: int) -> None:
+        if body_bytes != connection.body_bytes:
+            self._body_bytes.change(connection.address, body_bytes - connection.body_bytes)
+            connection.body_bytes = body_bytes
 
     def _make_room(self, newcomer: str, address: str | None, refusal: Refusal) -> bool:
         """Close the connection that waits longest, of `address` or of the one with most of them.
@@ -248,36 +248,36 @@ class ConnectionLimiter:
         """
         for waiting in (self._waiting, self._receiving):
             chosen = address if address is not None else waiting.fullest()
-            guest = None if chosen is None else next(iter(waiting.of(chosen)), None)
-            if guest is not None:
-                if guest.address == newcomer:
+            connection = None if chosen is None else next(iter(waiting.of(chosen)), None)
+            if connection is not None:
+                if connection.address == newcomer:
                     self._exchanged[newcomer] += 1
                     if self._exchanged[newcomer] > _EXCHANGES_MAX:
                         return False
-                self._send_away(guest, refusal)
+                self._send_away(connection, refusal)
                 return True
         return False
 
     def _largest_holder(self, newcomer: ClientConnection) -> ClientConnection:
         """Choose a body of the address that holds most: one that is behind, or its newest."""
-        address = max(self._held.by_address, key=self._held.by_address.__getitem__)
+        address = max(self._body_bytes.by_address, key=self._body_bytes.by_address.__getitem__)
         if address == newcomer.address:
             return self._behind(address) or newcomer
-        receiving = [g for g in self._receiving.of(address) if g.held]
+        receiving = [g for g in self._receiving.of(address) if g.body_bytes]
         return self._behind(address) or (receiving[-1] if receiving else newcomer)
 
     def _behind(self, address: str) -> ClientConnection | None:
         now = self.now()
-        for guest in self._receiving.of(address):
-            if guest.held and guest.pace.behind(now, _BEHIND_S):
-                return guest
+        for connection in self._receiving.of(address):
+            if connection.body_bytes and connection.pace.behind(now, _BEHIND_S):
+                return connection
         return None
 
-    def _send_away(self, guest: ClientConnection, refusal: Refusal) -> None:
-        guest.leaver.refuse(refusal)
+    def _send_away(self, connection: ClientConnection, refusal: Refusal) -> None:
+        connection.protocol.refuse(refusal)
         # From here on it does not count, even if it could not be refused.
-        if not guest.is_leaving:
-            self.leave(guest)
+        if not connection.is_leaving:
+            self.leave(connection)
 
     def _too_many(self, name: str, limit: int) -> Refusal:
         return self._refusal(name, limit, "connections")

@@ -40,18 +40,18 @@ class _RequestRefused(Exception):
 class HttpProtocol(HttpToolsProtocol):
     """One connection, known to the door from its first moment to its last."""
 
-    def __init__(self, door: ConnectionLimiter, **given: Any) -> None:
+    def __init__(self, limiter: ConnectionLimiter, **given: Any) -> None:
         super().__init__(**given)
-        self._door = door
-        self._guest: ClientConnection
-        limits = door.limits
+        self._limiter = limiter
+        self._connection: ClientConnection
+        limits = limiter.limits
         self._unsent = SendProgress(limits.send_timeout_s, limits.bytes_per_s_min)
         # Requests whose answers are not complete, the oldest first.
         self._open: deque[RequestResponseCycle] = deque()
         self._in_body = self._ended_here = False
         self._head_bytes = 0
         # Bytes of the bodies of open requests.
-        self._held_bytes = 0
+        self._open_body_bytes = 0
         # Since the last header: bytes of the body, and all bytes with the framing.
         self._body_bytes = self._raw_bytes = 0
         self._ending_at: float | None = None
@@ -64,11 +64,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     def arrive(self, address: str) -> None:
         """Take the room that the door made; the connection is made a moment later."""
-        self._guest = self._door.guest(address, self)
-        self._door.enter(self._guest)
+        self._connection = self._limiter.new_connection(address, self)
+        self._limiter.enter(self._connection)
 
     def gone(self) -> None:
-        self._door.forget(self._guest)
+        self._limiter.forget(self._connection)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -102,7 +102,9 @@ class HttpProtocol(HttpToolsProtocol):
         self.flow.held = bool(self._ahead)
         if self._ahead:
             self.flow.pause_reading()
-            self._door.hold(self._guest, self._held_bytes + len(self._ahead))
+            self._limiter.count_body_bytes(
+                self._connection, self._open_body_bytes + len(self._ahead)
+            )
 
     def _parse(self, data: bytes) -> None:
         try:
@@ -129,11 +131,11 @@ class HttpProtocol(HttpToolsProtocol):
             self._raw_bytes += count
             if self._raw_bytes > HEAD_BYTES_MAX + _FRAMING_FACTOR * self._body_bytes:
                 self.refuse(too_large("a chunked body's framing", HEAD_BYTES_MAX))
-            elif self._guest.phase is ConnectionPhase.WORKING:
-                self._door.move(self._guest, ConnectionPhase.RECEIVING)
+            elif self._connection.phase is ConnectionPhase.WORKING:
+                self._limiter.set_phase(self._connection, ConnectionPhase.RECEIVING)
             return
         if not self._head_bytes:
-            self._guest.since = self._door.now()
+            self._connection.since = self._limiter.now()
         self._head_bytes += count
         if self._head_bytes > HEAD_BYTES_MAX:
             self.refuse(too_large("the header", HEAD_BYTES_MAX))
@@ -150,7 +152,7 @@ class HttpProtocol(HttpToolsProtocol):
         super().handle_websocket_upgrade()
         live = self.transport.get_protocol()
         assert isinstance(live, LiveProtocol)
-        live.take_over(self._guest)
+        live.take_over(self._connection)
 
     def _stay(self, rest: bytes) -> None:
         self._other_protocol = False
@@ -189,7 +191,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._other_protocol = True
             return
         super().on_headers_complete()
-        self._door.move(self._guest, ConnectionPhase.WORKING)
+        self._limiter.set_phase(self._connection, ConnectionPhase.WORKING)
         if not upgrade:
             self._in_body = True
             self._open.append(self.cycle)
@@ -202,12 +204,12 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_body(body)
         count = len(body)
         self._body_bytes += count
-        if self._guest.phase is ConnectionPhase.RECEIVING:
-            self._guest.pace.moved(count)
+        if self._connection.phase is ConnectionPhase.RECEIVING:
+            self._connection.pace.moved(count)
         if not self.cycle.response_complete:
-            self._held_bytes += count
-            if self._held_bytes > UNCOUNTED_BYTES:
-                self._door.hold(self._guest, self._held_bytes)
+            self._open_body_bytes += count
+            if self._open_body_bytes > UNCOUNTED_BYTES:
+                self._limiter.count_body_bytes(self._connection, self._open_body_bytes)
 
     def on_message_complete(self) -> None:
         if self._refused or self._other_protocol:
@@ -215,9 +217,9 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
         self._in_body = False
         self._ended_here = True
-        if self._guest.phase is ConnectionPhase.RECEIVING:
-            self._door.move(
-                self._guest, ConnectionPhase.WORKING if self._open else ConnectionPhase.WAITING
+        if self._connection.phase is ConnectionPhase.RECEIVING:
+            self._limiter.set_phase(
+                self._connection, ConnectionPhase.WORKING if self._open else ConnectionPhase.WAITING
             )
 
     def on_response_complete(self) -> None:
@@ -226,19 +228,19 @@ class HttpProtocol(HttpToolsProtocol):
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
-        if self._held_bytes:
+        if self._open_body_bytes:
             # Requests that were not begun still hold their whole bodies.
-            self._held_bytes = sum(len(cycle.body) for cycle in self._open)
+            self._open_body_bytes = sum(len(cycle.body) for cycle in self._open)
         if self._ahead:
             self._parse_ahead()
-        self._door.hold(self._guest, self._held_bytes + len(self._ahead))
+        self._limiter.count_body_bytes(self._connection, self._open_body_bytes + len(self._ahead))
         self.flow.resume_reading()
         if self._refused:
             return
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         elif not self._in_body:
-            self._door.move(self._guest, ConnectionPhase.WAITING)
+            self._limiter.set_phase(self._connection, ConnectionPhase.WAITING)
 
     # Going
 
@@ -265,17 +267,17 @@ class HttpProtocol(HttpToolsProtocol):
         if self._open:
             answerable = self.unanswered and (stopping or len(self._open) == 1)
         else:
-            idle = self._guest.phase is ConnectionPhase.WAITING and not self._head_bytes
+            idle = self._connection.phase is ConnectionPhase.WAITING and not self._head_bytes
             answerable = refusal.status != 503 or not idle
         self._disconnect()
-        may_stay = self._door.linger(self._guest) or stopping
+        may_stay = self._limiter.let_linger(self._connection) or stopping
         if answerable and may_stay and not self.transport.is_closing():
             self.transport.write(as_bytes(refusal))
             self.transport.write_eof()
             # What is still on its way is read and thrown away, or the answer might be lost.
             self.flow.resume_reading()
         else:
-            self._door.leave(self._guest)
+            self._limiter.leave(self._connection)
             sent = not self.transport.get_write_buffer_size()
             (self.transport.close if sent else self.transport.abort)()
 
@@ -286,7 +288,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """End what waits for the client, since the server stops; requests at work may end."""
-        if self.unanswered and self._guest.phase is ConnectionPhase.WORKING:
+        if self.unanswered and self._connection.phase is ConnectionPhase.WORKING:
             self.cycle.keep_alive = False
         else:
             self.stop()
@@ -301,7 +303,7 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._open or self._head_bytes:
             if self._answering is not None:
                 self._answering.cancel()
-            nothing_comes = self._guest.phase is ConnectionPhase.WORKING
+            nothing_comes = self._connection.phase is ConnectionPhase.WORKING
             self.refuse(STOPPING)
             if nothing_comes:
                 self.transport.close()
@@ -335,13 +337,13 @@ class HttpProtocol(HttpToolsProtocol):
         elif self.transport.is_closing():
             # The rest of the last answer may take as long as it moves.
             return
-        elif self._guest.phase is ConnectionPhase.WAITING:
+        elif self._connection.phase is ConnectionPhase.WAITING:
             self._check_head(now)
-        elif self._guest.phase is ConnectionPhase.RECEIVING:
+        elif self._connection.phase is ConnectionPhase.RECEIVING:
             self._check_body(now)
 
     def _check_head(self, now: float) -> None:
-        limits, waited_s = self._door.limits, now - self._guest.since
+        limits, waited_s = self._limiter.limits, now - self._connection.since
         if self._head_bytes:
             if waited_s > limits.header_timeout_s:
                 what = "a whole header"
@@ -351,7 +353,7 @@ class HttpProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _check_body(self, now: float) -> None:
-        pace, limits = self._guest.pace, self._door.limits
+        pace, limits = self._connection.pace, self._limiter.limits
         if self.flow.read_paused:
             pace.start(now)
         elif pace.too_slow(now):

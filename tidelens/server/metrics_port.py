@@ -95,7 +95,10 @@ class _Serving:
     async def _serve(self) -> None:
         serving = asyncio.create_task(
             serve(
-                self._app, self._listener, frame_bytes_max=MIB, door=ConnectionLimiter(self._limits)
+                self._app,
+                self._listener,
+                frame_bytes_max=MIB,
+                limiter=ConnectionLimiter(self._limits),
             )
         )
         serving.add_done_callback(_report)

@@ -30,12 +30,12 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         config: uvicorn.Config,
-        door: ConnectionLimiter,
+        limiter: ConnectionLimiter,
         on_stop: Callable[[], None] = lambda: None,
         answered: asyncio.Event | None = None,
     ) -> None:
         super().__init__(config)
-        self._door = door
+        self._limiter = limiter
         self._on_stop = on_stop
         self._answered = answered or asyncio.Event()
 
@@ -44,11 +44,11 @@ class Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        door = self._door
+        limiter = self._limiter
         make = functools.partial(
-            HttpProtocol, door, config=self.config, server_state=self.server_state, app_state={}
+            HttpProtocol, limiter, config=self.config, server_state=self.server_state, app_state={}
         )
-        acceptors: list[Any] = [Acceptor(listener, door, make) for listener in sockets or ()]
+        acceptors: list[Any] = [Acceptor(listener, limiter, make) for listener in sockets or ()]
         self.servers = acceptors
         self.started = True
 
@@ -92,7 +92,7 @@ async def serve(
     listener: socket.socket,
     *,
     frame_bytes_max: int,
-    door: ConnectionLimiter | None = None,
+    limiter: ConnectionLimiter | None = None,
     check_every_s: float = 0.5,
     on_stop: Callable[[], None] = lambda: None,
     answered: asyncio.Event | None = None,
@@ -102,10 +102,10 @@ async def serve(
 
     `on_stop` is called when that begins; `answered` is set once no request waits any more.
     """
-    door, answered = door or ConnectionLimiter(), answered or asyncio.Event()
+    limiter, answered = limiter or ConnectionLimiter(), answered or asyncio.Event()
     side = side or SideTasks()
     # uvicorn asks for a class, but only calls it.
-    live: Any = functools.partial(LiveProtocol, door)
+    live: Any = functools.partial(LiveProtocol, limiter)
     server = Server(
         uvicorn.Config(
             app,
@@ -118,11 +118,11 @@ async def serve(
             proxy_headers=False,  # nothing of ours asks for a client's address or scheme
             server_header=False,
         ),
-        door,
+        limiter,
         on_stop,
         answered,
     )
-    checking = asyncio.create_task(_check(door, check_every_s, side))
+    checking = asyncio.create_task(_check(limiter, check_every_s, side))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         done, _ = await asyncio.wait([serving, checking], return_when=asyncio.FIRST_COMPLETED)
@@ -138,9 +138,9 @@ async def serve(
             log.error("connections were cut off", exc_info=serving.exception())
 
 
-async def _check(door: ConnectionLimiter, every_s: float, side: SideTasks) -> None:
+async def _check(limiter: ConnectionLimiter, every_s: float, side: SideTasks) -> None:
     async def check() -> None:
-        door.check()
+        limiter.check()
 
     while True:
         await asyncio.sleep(every_s)

@@ -26,23 +26,23 @@ _READ_BYTES = 16 * 1024
 class LiveProtocol(WebSocketsSansIOProtocol):
     """The protocol of a connection that was upgraded; it takes over the door's guest."""
 
-    def __init__(self, door: ConnectionLimiter, **given: Any) -> None:
+    def __init__(self, limiter: ConnectionLimiter, **given: Any) -> None:
         super().__init__(**given)
-        self._door = door
-        self._guest: ClientConnection | None = None
-        limits = door.limits
+        self._limiter = limiter
+        self._connection: ClientConnection | None = None
+        limits = limiter.limits
         self._unsent = SendProgress(limits.send_timeout_s, limits.bytes_per_s_min)
         # The answer to the latest ping, which waits while the client does not read.
         self._pong = b""
 
-    def take_over(self, guest: ClientConnection) -> None:
-        guest.leaver = self
-        self._guest = guest
+    def take_over(self, connection: ClientConnection) -> None:
+        connection.protocol = self
+        self._connection = connection
         self.transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._guest is not None:
-            self._door.forget(self._guest)
+        if self._connection is not None:
+            self._limiter.forget(self._connection)
         super().connection_lost(exc)
         break_transport_cycle(self.transport)
 
@@ -55,17 +55,17 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        guest = self._guest
-        if guest is None or self.transport.is_closing():
+        connection = self._connection
+        if connection is None or self.transport.is_closing():
             return
         unfinished = len(self.conn.reader.buffer) + sum(map(len, self.frames))
         if not unfinished:
-            if guest.phase is ConnectionPhase.RECEIVING:
-                self._door.move(guest, ConnectionPhase.WORKING)
-        elif guest.phase is ConnectionPhase.WORKING:
-            self._door.move(guest, ConnectionPhase.RECEIVING)
-        guest.pace.moved(len(data))
-        self._door.hold(guest, unfinished)
+            if connection.phase is ConnectionPhase.RECEIVING:
+                self._limiter.set_phase(connection, ConnectionPhase.WORKING)
+        elif connection.phase is ConnectionPhase.WORKING:
+            self._limiter.set_phase(connection, ConnectionPhase.RECEIVING)
+        connection.pace.moved(len(data))
+        self._limiter.count_body_bytes(connection, unfinished)
 
     def handle_cont(self, event: Frame) -> None:
         super().handle_cont(event)
@@ -118,17 +118,17 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
     def check(self, now: float) -> None:
         """Close what has taken too long; called about every second."""
-        assert self._guest is not None
-        limits = self._door.limits
+        assert self._connection is not None
+        limits = self._limiter.limits
         if self._unsent.stuck(self.transport.get_write_buffer_size(), now):
             self.transport.abort()
         elif self.transport.is_closing():
             # What was sent last may take as long as it moves.
             return
-        elif self._guest.phase is ConnectionPhase.RECEIVING:
+        elif self._connection.phase is ConnectionPhase.RECEIVING:
             if self.read_paused:
-                self._guest.pace.start(now)
-            elif self._guest.pace.too_slow(now):
+                self._connection.pace.start(now)
+            elif self._connection.pace.too_slow(now):
                 limit = f"limit {limits.body_timeout_s:g} s for {limits.next_bytes}"
                 reason = f"body_timeout_s: {limit}"
                 self._fail(CloseCode.POLICY_VIOLATION, reason)

@@ -54,17 +54,17 @@ class Pinged:
 async def pinged() -> AsyncIterator[Pinged]:
     listener = listen("127.0.0.1", 0)
     # Patient, so that the client is not sent away for its not reading while the test looks.
-    door = ConnectionLimiter(ConnectionLimits(send_timeout_s=60))
-    serving = asyncio.create_task(serve(echo, listener, frame_bytes_max=2**20, door=door))
+    limiter = ConnectionLimiter(ConnectionLimits(send_timeout_s=60))
+    serving = asyncio.create_task(serve(echo, listener, frame_bytes_max=2**20, limiter=limiter))
     # The kernel must not hold for the client what the test counts here.
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
     sock.setblocking(False)
     await asyncio.get_running_loop().sock_connect(sock, listener.getsockname())
     client = await connect("ws://127.0.0.1", sock=sock, compression=None, ping_interval=None)
-    (guest,) = door._guests
-    assert isinstance(guest.leaver, LiveProtocol)
-    yield Pinged(client, guest.leaver)
+    (connection,) = limiter._admitted
+    assert isinstance(connection.protocol, LiveProtocol)
+    yield Pinged(client, connection.protocol)
     client.transport.abort()
     serving.cancel()
     await asyncio.wait([serving])

@@ -25,48 +25,48 @@ from tidelens.server.transfer_pace import SendProgress, TransferRate
 class Client:
     """Notes why it had to go."""
 
-    def __init__(self, door: ConnectionLimiter, address: str) -> None:
+    def __init__(self, limiter: ConnectionLimiter, address: str) -> None:
         self.refusal: Refusal | None = None
-        self.guest: ClientConnection = door.guest(address, self)
-        self._door = door
+        self.connection: ClientConnection = limiter.new_connection(address, self)
+        self._limiter = limiter
 
     def refuse(self, refusal: Refusal) -> None:
         self.refusal = refusal
-        self._door.leave(self.guest)
+        self._limiter.leave(self.connection)
 
     def check(self, now: float) -> None:
         """There is nothing to check."""
 
 
 def enter(
-    door: ConnectionLimiter, address: str, phase: ConnectionPhase = ConnectionPhase.WAITING
+    limiter: ConnectionLimiter, address: str, phase: ConnectionPhase = ConnectionPhase.WAITING
 ) -> Client:
-    client = Client(door, address)
-    client.refusal = door.room_for(address)
+    client = Client(limiter, address)
+    client.refusal = limiter.room_for(address)
     if client.refusal is None:
-        door.enter(client.guest)
-        door.move(client.guest, phase)
+        limiter.enter(client.connection)
+        limiter.set_phase(client.connection, phase)
     return client
 
 
 def test_a_full_house_makes_room_at_the_cost_of_whom_most_wait_for() -> None:
-    door = ConnectionLimiter(ConnectionLimits(connections_max=10, per_address_max=8))
-    friend = enter(door, "127.0.0.1")
-    strangers = [enter(door, "127.0.0.2") for _ in range(8)]
-    enter(door, "127.0.0.1")
-    newcomer = enter(door, "127.0.0.3")
+    limiter = ConnectionLimiter(ConnectionLimits(connections_max=10, per_address_max=8))
+    friend = enter(limiter, "127.0.0.1")
+    strangers = [enter(limiter, "127.0.0.2") for _ in range(8)]
+    enter(limiter, "127.0.0.1")
+    newcomer = enter(limiter, "127.0.0.3")
     assert newcomer.refusal is None and friend.refusal is None
     assert [s.refusal is None for s in strangers] == [False] + 7 * [True]
-    assert door.connections == 10
-    assert door.refused == {"http_connections_max": 1}
+    assert limiter.connections == 10
+    assert limiter.refused == {"http_connections_max": 1}
 
 
 def test_one_address_has_only_its_part_and_gives_up_its_own() -> None:
-    door = ConnectionLimiter(ConnectionLimits(connections_max=10, per_address_max=3))
-    first, *_ = [enter(door, "127.0.0.2") for _ in range(4)]
-    assert first.refusal is not None and door.connections == 3
+    limiter = ConnectionLimiter(ConnectionLimits(connections_max=10, per_address_max=3))
+    first, *_ = [enter(limiter, "127.0.0.2") for _ in range(4)]
+    assert first.refusal is not None and limiter.connections == 3
     assert first.refusal.field == "http_connections_per_address_max"
-    busy = [enter(door, "127.0.0.3", ConnectionPhase.WORKING) for _ in range(4)]
+    busy = [enter(limiter, "127.0.0.3", ConnectionPhase.WORKING) for _ in range(4)]
     assert [c.refusal is None for c in busy] == [True, True, True, False]
     assert busy[3].refusal is not None and (busy[3].refusal.status, busy[3].refusal.limit) == (
         503,
@@ -75,66 +75,66 @@ def test_one_address_has_only_its_part_and_gives_up_its_own() -> None:
 
 
 def test_an_address_may_exchange_its_own_only_now_and_then() -> None:
-    door = ConnectionLimiter(ConnectionLimits(connections_max=10, per_address_max=3))
-    let_in = [enter(door, "127.0.0.2").refusal is None for _ in range(100)]
+    limiter = ConnectionLimiter(ConnectionLimits(connections_max=10, per_address_max=3))
+    let_in = [enter(limiter, "127.0.0.2").refusal is None for _ in range(100)]
     assert sum(let_in) < 30 and all(let_in[:5])
-    assert enter(door, "127.0.0.3").refusal is None
-    door.check()
-    assert enter(door, "127.0.0.2").refusal is None
+    assert enter(limiter, "127.0.0.3").refusal is None
+    limiter.check()
+    assert enter(limiter, "127.0.0.2").refusal is None
 
 
 def test_what_the_server_works_on_goes_on_and_whoever_sends_goes_after_whoever_waits() -> None:
-    door = ConnectionLimiter(ConnectionLimits(connections_max=3, per_address_max=3))
-    working = enter(door, "127.0.0.1", ConnectionPhase.WORKING)
-    sending = enter(door, "127.0.0.2", ConnectionPhase.RECEIVING)
-    waiting = enter(door, "127.0.0.3")
-    assert enter(door, "127.0.0.4", ConnectionPhase.WORKING).refusal is None and waiting.refusal
-    assert enter(door, "127.0.0.4", ConnectionPhase.WORKING).refusal is None and sending.refusal
-    assert enter(door, "127.0.0.4").refusal is not None and working.refusal is None
+    limiter = ConnectionLimiter(ConnectionLimits(connections_max=3, per_address_max=3))
+    working = enter(limiter, "127.0.0.1", ConnectionPhase.WORKING)
+    sending = enter(limiter, "127.0.0.2", ConnectionPhase.RECEIVING)
+    waiting = enter(limiter, "127.0.0.3")
+    assert enter(limiter, "127.0.0.4", ConnectionPhase.WORKING).refusal is None and waiting.refusal
+    assert enter(limiter, "127.0.0.4", ConnectionPhase.WORKING).refusal is None and sending.refusal
+    assert enter(limiter, "127.0.0.4").refusal is not None and working.refusal is None
 
 
 def test_only_so_many_may_linger_to_read_why() -> None:
-    door = ConnectionLimiter()
-    clients = [Client(door, "127.0.0.2") for _ in range(LEAVING_MAX + 1)]
+    limiter = ConnectionLimiter()
+    clients = [Client(limiter, "127.0.0.2") for _ in range(LEAVING_MAX + 1)]
     for client in clients:
-        door.enter(client.guest)
-    assert [door.linger(c.guest) for c in clients] == LEAVING_MAX * [True] + [False]
-    assert door.connections == 0
-    door.leave(clients[0].guest)
-    assert door.linger(clients[-1].guest)
+        limiter.enter(client.connection)
+    assert [limiter.let_linger(c.connection) for c in clients] == LEAVING_MAX * [True] + [False]
+    assert limiter.connections == 0
+    limiter.leave(clients[0].connection)
+    assert limiter.let_linger(clients[-1].connection)
 
 
 def test_bodies_are_bounded_by_address_and_in_all_and_small_ones_pass() -> None:
     kib = 1024
     limits = ConnectionLimits(bodies_bytes_max=100 * kib, bodies_per_address_bytes_max=60 * kib)
-    door = ConnectionLimiter(limits)
-    stranger = [enter(door, "127.0.0.2", ConnectionPhase.RECEIVING) for _ in range(3)]
+    limiter = ConnectionLimiter(limits)
+    stranger = [enter(limiter, "127.0.0.2", ConnectionPhase.RECEIVING) for _ in range(3)]
     for client in stranger:
-        door.hold(client.guest, 30 * kib + UNCOUNTED_BYTES)
+        limiter.count_body_bytes(client.connection, 30 * kib + UNCOUNTED_BYTES)
     assert [c.refusal is None for c in stranger] == [True, True, False]
-    assert door.held_bytes == 60 * kib
-    friend = enter(door, "127.0.0.1", ConnectionPhase.RECEIVING)
-    door.hold(friend.guest, 50 * kib + UNCOUNTED_BYTES)
+    assert limiter.body_bytes == 60 * kib
+    friend = enter(limiter, "127.0.0.1", ConnectionPhase.RECEIVING)
+    limiter.count_body_bytes(friend.connection, 50 * kib + UNCOUNTED_BYTES)
     # Its own newest, since both are on the way; who holds less goes on.
     assert [c.refusal is None for c in stranger] == [True, False, False]
-    assert friend.refusal is None and door.held_bytes == 80 * kib
-    small = enter(door, "127.0.0.3", ConnectionPhase.RECEIVING)
-    door.hold(small.guest, UNCOUNTED_BYTES)
-    assert small.refusal is None and door.held_bytes == 80 * kib
+    assert friend.refusal is None and limiter.body_bytes == 80 * kib
+    small = enter(limiter, "127.0.0.3", ConnectionPhase.RECEIVING)
+    limiter.count_body_bytes(small.connection, UNCOUNTED_BYTES)
+    assert small.refusal is None and limiter.body_bytes == 80 * kib
     for client in (*stranger, friend, small):
-        door.leave(client.guest)
-    assert door.held_bytes == door.connections == 0
+        limiter.leave(client.connection)
+    assert limiter.body_bytes == limiter.connections == 0
 
 
 def test_a_body_that_stands_still_makes_room_for_one_that_moves() -> None:
     clock = ManualClock()
     limits = ConnectionLimits(bodies_per_address_bytes_max=100_000, bytes_per_s_min=1000)
-    door = ConnectionLimiter(limits, now=clock.now)
-    stalled = enter(door, "127.0.0.2", ConnectionPhase.RECEIVING)
-    door.hold(stalled.guest, 90_000)
+    limiter = ConnectionLimiter(limits, now=clock.now)
+    stalled = enter(limiter, "127.0.0.2", ConnectionPhase.RECEIVING)
+    limiter.count_body_bytes(stalled.connection, 90_000)
     clock.advance(5.0)
-    moving = enter(door, "127.0.0.2", ConnectionPhase.RECEIVING)
-    door.hold(moving.guest, 90_000)
+    moving = enter(limiter, "127.0.0.2", ConnectionPhase.RECEIVING)
+    limiter.count_body_bytes(moving.connection, 90_000)
     assert stalled.refusal is not None and moving.refusal is None
     assert stalled.refusal.field == "bodies_per_address_mb_max"
 

@@ -66,8 +66,8 @@ class Clock:
 
 
 class Served:
-    def __init__(self, door: ConnectionLimiter, port: int) -> None:
-        self.door = door
+    def __init__(self, limiter: ConnectionLimiter, port: int) -> None:
+        self.limiter = limiter
         self.port = port
         self.writers: list[asyncio.StreamWriter] = []
 
@@ -96,7 +96,7 @@ class Served:
 
     async def until_gone(self) -> None:
         async with asyncio.timeout(30):
-            while self.door.connections or self.door.held_bytes:
+            while self.limiter.connections or self.limiter.body_bytes:
                 await asyncio.sleep(0.01)
 
 
@@ -106,12 +106,12 @@ async def served(
 ) -> AsyncIterator[Served]:
     listener = listen("127.0.0.1", 0)
     now = clock or Clock()
-    door = ConnectionLimiter(ConnectionLimits(**{**PATIENT, **limits}), now=now)
+    limiter = ConnectionLimiter(ConnectionLimits(**{**PATIENT, **limits}), now=now)
     task = asyncio.create_task(
-        serve(app, listener, frame_bytes_max=2**20, door=door, check_every_s=0.02)
+        serve(app, listener, frame_bytes_max=2**20, limiter=limiter, check_every_s=0.02)
     )
     try:
-        server = Served(door, listener.getsockname()[1])
+        server = Served(limiter, listener.getsockname()[1])
         yield server
     finally:
         for writer in server.writers:
@@ -164,7 +164,7 @@ async def test_an_idle_connection_ends_after_its_own_time_and_a_second_header_in
         writer.write(GET)
         assert (await reader.readuntil(b"\r\n0")).startswith(b"HTTP/1.1 200")
         clock.seconds += 0.15
-        server.door.check()
+        server.limiter.check()
         writer.write(GET[:20])
         answer = asyncio.create_task(rest(reader))
         while not answer.done():
@@ -199,10 +199,10 @@ async def test_a_body_that_drips_is_refused_and_one_that_moves_is_not() -> None:
         for sent in range(20_000, 200_000, 20_000):
             writer.write(bytes(20_000))
             async with asyncio.timeout(30):
-                while server.door.held_bytes < sent - UNCOUNTED_BYTES:
+                while server.limiter.body_bytes < sent - UNCOUNTED_BYTES:
                     await asyncio.sleep(0)
             clock.seconds += 0.1
-            server.door.check()
+            server.limiter.check()
         writer.write(bytes(20_000))
         assert (await reader.readuntil(b"200000")).startswith(b"HTTP/1.1 200")
 
@@ -213,7 +213,7 @@ async def test_who_does_not_take_an_answer_is_cut_off() -> None:
         writer.transport.pause_reading()  # type: ignore[attr-defined]
         writer.write(GET.replace(b"/ ", b"/large ", 1))
         async with asyncio.timeout(30):
-            while not server.door.connections:
+            while not server.limiter.connections:
                 await asyncio.sleep(0.01)
         await server.until_gone()
         writer.transport.abort()
@@ -232,7 +232,7 @@ async def test_an_answer_that_ends_its_connection_may_take_as_long_as_it_moves()
                 size += len(piece)
                 # Three times the limit in all.
                 clock.seconds += 1.5 * len(piece) / HUGE
-                server.door.check()
+                server.limiter.check()
         assert size > HUGE
 
 
@@ -246,7 +246,7 @@ async def test_a_stranger_with_every_connection_does_not_lock_others_out() -> No
             writer.write(GET[:10])
         for _ in range(5):
             assert (await server.get()).status_code == 200
-        assert server.door.connections <= 40
+        assert server.limiter.connections <= 40
         for _, writer in strangers:
             writer.transport.abort()
         await server.until_gone()
@@ -268,7 +268,7 @@ async def test_over_the_limit_a_newcomer_is_told_when_to_come_again() -> None:
         assert same.json()["field"] == "http_connections_per_address_max"
         busy[0][1].transport.abort()
         async with asyncio.timeout(30):
-            while server.door.connections > 1:
+            while server.limiter.connections > 1:
                 await asyncio.sleep(0.01)
         assert (await server.get()).status_code == 200
         busy[1][1].transport.abort()
@@ -288,7 +288,7 @@ async def test_bodies_that_never_end_leave_room_for_others() -> None:
         async with asyncio.timeout(30):
             while sum(answer.done() for answer in answers) < 8:
                 await asyncio.sleep(0.01)
-        assert server.door.held_bytes <= 4 * mib
+        assert server.limiter.body_bytes <= 4 * mib
         refused = [answer.result() for answer in answers if answer.done()]
         assert {answer[:12] for answer in refused} == {b"HTTP/1.1 503"}
         assert all(b"retry-after: 1" in answer for answer in refused)
@@ -325,7 +325,7 @@ async def test_a_client_that_goes_within_its_body_is_no_defect() -> None:
             _, writer = await server.client()
             writer.write(POST.replace(b"/ ", b"/v1/search ", 1) + b"content-length: 9\r\n\r\n{")
             async with asyncio.timeout(30):
-                while not server.door.connections:
+                while not server.limiter.connections:
                     await asyncio.sleep(0.01)
             writer.transport.abort()
             await server.until_gone()
@@ -400,7 +400,7 @@ async def test_however_many_requests_come_at_once_all_are_answered_in_order(piec
 
     async def echoing(scope: Scope, receive: Receive, send: Send) -> None:
         nonlocal most
-        waiting = [guest.leaver for guest in server.door._guests]
+        waiting = [connection.protocol for connection in server.limiter._admitted]
         most = max(most, *(len(protocol._open) for protocol in waiting))  # type: ignore[attr-defined]
         size = len((await receive())["body"])
         body = scope["path"].encode() + b":%d;" % size
@@ -427,7 +427,7 @@ async def test_however_many_requests_come_at_once_all_are_answered_in_order(piec
                 assert wanted in await reader.readuntil(b";")
         # A step of the parser may hold a few more than the bound.
         assert PIPELINED_MAX <= most < 2 * PIPELINED_MAX
-        assert server.door.held_bytes == 0
+        assert server.limiter.body_bytes == 0
 
 
 async def test_blanks_around_the_value_of_a_header_are_no_part_of_it() -> None:
@@ -470,7 +470,7 @@ async def closed_with(socket: Any) -> tuple[int, str]:
 
 async def test_a_frame_that_does_not_end_closes_the_socket() -> None:
     async with live(body_timeout_s=0.1) as (server, socket):
-        assert server.door.connections == 1
+        assert server.limiter.connections == 1
         # A masked text frame of 60,000 bytes, of which two come.
         socket.transport.write(b"\x81\xfe\xea\x60\0\0\0\0xx")
         assert await closed_with(socket) == (
@@ -514,8 +514,8 @@ class Unwritten:
 
 async def test_a_socket_that_closes_may_take_as_long_as_its_last_messages_move() -> None:
     async with live(send_timeout_s=1.0, bytes_per_s_min=1000) as (server, _):
-        (guest,) = server.door._guests
-        protocol: Any = guest.leaver
+        (connection,) = server.limiter._admitted
+        protocol: Any = connection.protocol
         kept, transport = protocol.transport, Unwritten()
         protocol.transport = transport
         for second in range(1, 11):
@@ -537,11 +537,11 @@ async def test_a_connection_that_is_gone_leaves_nothing_for_the_garbage_collecto
         # the closed transport, though none of the bytes.
         await whole_answer(clients[1][0])
         async with asyncio.timeout(30):
-            while server.door.connections < 4:
+            while server.limiter.connections < 4:
                 await asyncio.sleep(0.01)
         gc.disable()
         try:
-            protocols: list[Any] = [guest.leaver for guest in server.door._guests]
+            protocols: list[Any] = [connection.protocol for connection in server.limiter._admitted]
             kept = [weakref.ref(each) for p in protocols for each in (p, p.transport)]
             del protocols
             for writer in server.writers:

@@ -30,9 +30,9 @@ from contracts.topics import TARGETS, Names, Target
 from index_store.index import Index
 from index_store.merge.run import EVERYTHING, Plan, Rebuilder, Rebuilt
 from index_store.search.searcher import AppliedFeed, LocalSearcher
-from streams.maintainer.restore_policy import RETENTION_MIN_S, missed_deletes
 from streams.maintainer.snapshot_schedule import SnapshotKeeper
 from streams.topics.identity import Recheck
+from streams.topics.retention import RETENTION_MIN_S, missed_deletes
 from streams.topics.watch import TopicWatch
 
 log = structlog.get_logger(__name__)

@@ -1,30 +1,10 @@
 """Which snapshot a start may begin from: none behind lost tombstones, none it would pass over."""
 
-from collections.abc import Mapping
-
 from contracts.errors import SnapshotRefused
-from contracts.events.record import TopicPartition
 from index_store.index import Index
 from index_store.snapshot import manifest as manifests
 from index_store.snapshot.store import Snapshots
-
-# With less, a topic says that it does not keep tombstones at all, and no reader could be sure.
-RETENTION_MIN_S = 60.0
-
-
-def missed_deletes(
-    caught_up_at: Mapping[TopicPartition, float], now: float, retention_s: float
-) -> str | None:
-    """Why tombstones may be gone that a state has not seen (invariant 7); None: they cannot."""
-    if not caught_up_at:
-        return None
-    partition, oldest = min(caught_up_at.items(), key=lambda item: item[1])
-    if now - oldest <= retention_s:
-        return None
-    return (
-        f"{partition.topic}/{partition.partition} was caught up last {now - oldest:.0f} s ago, but "
-        f"tombstones are kept for {retention_s:.0f} s (delete.retention.ms)"
-    )
+from streams.topics.retention import missed_deletes
 
 
 async def choose(

@@ -52,7 +52,6 @@ from contracts.topics import TARGETS, Names
 from streams.kafka.client_lifecycle import close, start_all, start_client, to_its_end, when_seen
 from streams.kafka.connection import Connection
 from streams.kafka.event_log import KafkaReader
-from streams.maintainer.restore_policy import RETENTION_MIN_S
 from streams.ownership.commit_metadata import TopicPair, committing
 from streams.ownership.reconcile import tombstones_for_lost_past
 from streams.ownership.start_offsets import Sought, Start, now_ms, starts
@@ -60,6 +59,7 @@ from streams.topics.admin import delete_retention_s
 from streams.topics.identity import ABSENT, ANSWER_S, SameTopics, TopicLooks
 from streams.topics.metadata import FoundTopic, topics_found
 from streams.topics.partition_counts import PartitionCounts, fitting_count
+from streams.topics.retention import RETENTION_MIN_S
 
 log = structlog.get_logger(__name__)
 

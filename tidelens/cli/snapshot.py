@@ -317,8 +317,9 @@ async def _is_of(status: Any, shard: _Shard) -> bool:
 async def _choose(shard: _Shard, name: str) -> None:
     import time
 
-    from streams.maintainer.restore_policy import RETENTION_MIN_S, choose
+    from streams.maintainer.restore_policy import choose
     from streams.topics.admin import delete_retention_s
+    from streams.topics.retention import RETENTION_MIN_S
 
     index = await shard.empty_index()
     retention_s = await delete_retention_s(shard.connection, shard.embeddings())

@@ -19,8 +19,8 @@ from index_store.search.searcher import AppliedFeed, LocalSearcher
 from index_store.segment.sealed import Segment
 from index_store.snapshot.store import Snapshots
 from streams.maintainer.maintainer import Maintainer
-from streams.maintainer.restore_policy import RETENTION_MIN_S
 from streams.maintainer.snapshot_schedule import SnapshotKeeper
+from streams.topics.retention import RETENTION_MIN_S
 
 
 def make_maintainer(

@@ -5,16 +5,27 @@
         async for update in client.watch({"text": "a red bicycle", "k": 5}):
             print(update.hits)
 
-`watch` reconnects by itself and resumes with its cursor: nothing is lost, and a list changes only
-where it differs. In mode matches, what was told since the last cursor may come again after that.
-Whoever keeps `update.cursor`, and of a list `update.hits`, goes on from there another day:
+`watch` reconnects by itself and resumes from its cursor, so that no change is lost and a list
+changes only where it differs. In mode `matches`, hits that were sent after the last cursor may be
+sent again after a reconnect. A program that stores `update.cursor`, and for a list `update.hits`,
+can go on from there after a restart:
 
         async for update in client.watch(
-            {"text": "smoke", "min_score": 0.3}, mode="matches", cursor=kept
+            {"text": "smoke", "min_score": 0.3}, mode="matches", cursor=stored
         ):
             for hit in update.hits:
                 alarm(hit)
-            keep(update.cursor)
+            store(update.cursor)
+
+A hit is a dict as it is on the wire (contracts.wire.server_messages.HitMessage): `id`, `target`,
+`rank` (from 1), `score` (the cosine of the angle between the vectors), `item`, `text`, `metadata`,
+`source`, `picture` (a URL path), and the forms of its vector that the query's `include` names.
+Queries, items and answers are JSON objects, too; docs/search.md and docs/live.md describe their
+members.
+
+Every method may raise `ServerUnavailable` if no Tidelens server answers, and `RejectedRequest` if
+the server refuses the request. Its `code`, `status`, `field`, `limit` and `value` are those of the
+server's problem document.
 """
 
 import asyncio
@@ -49,17 +60,24 @@ Event = Literal["snapshot", "delta", "resumed", "reset", "match", "progress"]
 
 
 class ServerUnavailable(BrokerUnavailable):
-    """No Tidelens server answers at the given URL."""
+    """The error for a URL at which no Tidelens server answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """One step of a live subscription, whole: what happened, and what stands after it.
+    """One step of a live subscription: what happened, and the state after it.
 
-    Mode top: `hits` is the list now and `changes` what led to it; after a snapshot that follows a
-    reconnect, the difference to what was held before. Mode matches: `hits` are those told now, and
-    there are no changes. `cursor` is where to go on from (None after a reset, which says why).
-    `warnings` name what the filter asks for that no item has (WarningMessage).
+    - `event` is the type of the message that was received: `snapshot` (a whole list), `delta`
+      (changes of a list), `match` (items that match), `resumed` (nothing was missed since the
+      cursor), `progress` (a newer cursor) or `reset` (the cursor is void).
+    - `hits` is the whole list in mode `top`, in its order, and in mode `matches` the items that
+      match now.
+    - `changes` lead from the list before to `hits` in mode `top`; a snapshot after a reconnect has
+      the difference from the list before it. In mode `matches` there are none.
+    - `cursor` is an opaque text to resume from. It is None after a reset.
+    - `reason` says why there was a reset, and is None otherwise.
+    - `warnings` name fields of the filter that no item has, or has with another type
+      (contracts.wire.server_messages.WarningMessage).
     """
 
     event: Event
@@ -71,9 +89,14 @@ class Update:
 
 
 class Client:
-    """Speaks the public HTTP and WebSocket contract, version 1. Use as `async with`.
+    """An async client of the public HTTP and WebSocket API, version 1.
 
-    Raises ConfigurationError for a URL that cannot be one of a server.
+    Use it as `async with Client(url) as client`, or call `close` at the end. `url` is that of an
+    index node or gateway, with the path prefix of a proxy if there is one. `timeout_s` bounds each
+    phase of an HTTP request in seconds (connecting, sending, receiving); None waits without limit.
+    Proxies and `.netrc` files of the environment are ignored.
+
+    Raises ConfigurationError if `url` cannot be the URL of a server.
     """
 
     def __init__(
@@ -94,34 +117,80 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
+        """Close all HTTP connections; the client cannot be used afterwards."""
         await self._http.aclose()
 
     async def search(self, query: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Any:
-        """Answer(s) as contracts.wire.server_messages.AnswerMessage; a list for several."""
+        """Search with one query or a list of them, and return the answer or a list of answers.
+
+        A query is a JSON object with one of `text`, `image` (base64 or a reference), `vector`
+        (`dim` numbers), `id` with `of`, or `fuse`, and with `target`, `k`, `filter` and the other
+        members of contracts.wire.client_messages.Query. All queries of a list are answered from the
+        same state of the index, in their order. An answer has `hits`, the best first, and `as_of`
+        (contracts.wire.server_messages.AnswerMessage).
+
+        Raises RejectedRequest and ServerUnavailable.
+        """
         return await self._request("POST", "/v1/search", query)
 
     async def classify(self, asked: Mapping[str, Any]) -> Any:
-        """The labels that fit best, likeliest first: ClassifyAnswer of a Classify."""
+        """Return how well each of the given labels fits a picture, a text, a vector or an item.
+
+        `asked` has the members of contracts.wire.client_messages.Classify: `labels`, optionally
+        `templates` with `{}` for the label, and one of `text`, `image`, `vector` or `id` with `of`.
+        The answer's `labels` are ordered from the most to the least probable; each has `label`,
+        `probability` and `score`, the cosine of the angle between the two vectors
+        (contracts.wire.server_messages.ClassifyAnswer). The probabilities of all given labels add
+        up to 1; `k` bounds how many are returned.
+
+        Raises RejectedRequest and ServerUnavailable.
+        """
         return await self._request("POST", "/v1/classify", asked)
 
     async def publish(self, items: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[Any]:
-        """Tokens, in order; each can be given to `wait_for`."""
+        """Publish one item or a list of them, and return a token for each, in their order.
+
+        An item has `target`, `id`, `text` or `image`, and optionally `metadata`
+        (contracts.wire.client_messages.NewItem). The items are in the log when this returns, and a
+        little later in the index: a query with a token as its `wait_for` waits until that record
+        can be found. A token has `topic`, `partition` and `offset`.
+
+        Raises RejectedRequest and ServerUnavailable. After an error, some items may have been
+        published; publishing them again does no harm.
+        """
         answer = await self._request("POST", "/v1/items", items)
         tokens: list[Any] = answer["tokens"]
         return tokens
 
     async def item(self, target: str, item_id: str) -> Any:
+        """Return an indexed item: a hit without `rank` and `score`. `target` is images or captions.
+
+        Raises RejectedRequest with the code `item_not_found` if the index does not have it, and
+        ServerUnavailable.
+        """
         return await self._request("GET", item_path(target, item_id))
 
     async def delete(self, target: str, item_id: str) -> Any:
+        """Publish the deletion of an item, and return {"tokens": [token]}.
+
+        The item leaves the index a little later; a query with the token as its `wait_for` waits for
+        that. Raises RejectedRequest and ServerUnavailable. An unknown id is not an error.
+        """
         return await self._request("DELETE", item_path(target, item_id))
 
     async def get(self, path: str) -> Any:
-        """Any other GET of the API: /v1/lag, /v1/status."""
+        """Send a GET to another path of the API, such as /v1/lag or /v1/status; return its JSON.
+
+        Raises RejectedRequest and ServerUnavailable.
+        """
         return await self._request("GET", path)
 
     async def post(self, path: str, body: Any = None) -> Any:
-        """Any other POST of the API: /v1/admin/snapshot."""
+        """Send a POST to another path of the API, such as /v1/admin/snapshot; return its JSON.
+
+        `body` is sent as JSON, and None sends no body. Raises RejectedRequest and
+        ServerUnavailable.
+        """
         return await self._request("POST", path, body)
 
     async def _request(self, method: str, path: str, body: Any = None) -> Any:
@@ -140,7 +209,7 @@ class Client:
             return response.json()
         except ValueError:
             raise ServerUnavailable(
-                f"what answers at {self._url} is no Tidelens server; give another --url"
+                f"the server at {self._url} is not a Tidelens server; give another --url"
             ) from None
 
     async def watch(
@@ -153,17 +222,26 @@ class Client:
         throttle_ms: int = 0,
         min_change: float = 0.0,
     ) -> AsyncIterator[Update]:
-        """Updates of one live subscription, for ever; the list is kept across reconnects.
+        """Subscribe to a query, and yield its updates without end, across reconnects.
 
-        `cursor` and `hits` are those of an earlier update: it goes on from there. Without that
-        list it begins with a snapshot, of no earlier state than the cursor's. Mode matches tells
-        of every item applied from now, or from the cursor, on that matches. `throttle_ms` and
-        `min_change` (mode top): at most one update in so many milliseconds, and none until an item
-        enters or leaves or a score changes by that much.
-        Raises RejectedRequest when the server refuses the query or ends the subscription.
+        In mode `top`, the updates keep the list of the best `k` items current. In mode `matches`,
+        they report each item once that is indexed from now on and passes the query's filter and
+        `min_score`.
+
+        `cursor` and `hits` are those of an earlier update, to go on from there. With a cursor and
+        without its list, mode `top` begins with a snapshot of the cursor's state or a later one;
+        mode `matches` begins with the items that were indexed since.
+
+        In mode `top`, `throttle_ms` is the least time between two updates in milliseconds, and
+        `min_change` the least change of a score that causes an update while no item enters or
+        leaves the list.
+
+        Raises RejectedRequest when the server refuses the query or ends the subscription, and
+        ServerUnavailable when the first connection fails. Later failures lead to a reconnect after
+        0.2 to 5 seconds.
         """
-        spared = {"throttle_ms": throttle_ms, "min_change": min_change}
-        asked = {"query": query, "mode": mode, **{k: v for k, v in spared.items() if v}}
+        limits = {"throttle_ms": throttle_ms, "min_change": min_change}
+        asked = {"query": query, "mode": mode, **{k: v for k, v in limits.items() if v}}
         subscription = _Subscription(asked, cursor, hits)
         failures = 0
         while True:
@@ -179,7 +257,9 @@ class Client:
                 pass
             except (OSError, InvalidHandshake, InvalidURI, ConnectionClosed) as error:
                 if failures == 0 and not subscription.opened:
-                    raise ServerUnavailable(f"no live socket at {self._url}: {error}") from None
+                    raise ServerUnavailable(
+                        f"cannot open a live connection to {self._url}: {error}"
+                    ) from None
             await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
             failures += 1
 
@@ -190,7 +270,7 @@ class Client:
 
 
 class _Subscription:
-    """What a live list is: query, cursor, hits. Survives the sockets it is carried on."""
+    """The state of one subscription across connections: its query, cursor and hits."""
 
     def __init__(
         self,
@@ -199,12 +279,12 @@ class _Subscription:
         hits: Sequence[WireHit],
     ) -> None:
         self._asked = asked
-        # Mode matches holds no list: what was told before must not look as if told again.
+        # Mode matches has no list: hits of an earlier update must not look like new ones.
         self._hits = list(hits) if asked["mode"] == "top" else []
         self._cursor = cursor
         if cursor is not None and asked["mode"] == "top":
-            # The digest is of the list that is held here: deltas cannot be applied to another one,
-            # so the server has to say `resumed` for this one only.
+            # The digest is that of `hits`. Deltas cannot be applied to another list, so the server
+            # may answer `resumed` only if its own list is this one.
             self._cursor = replace(Cursor.decode(cursor), hits=wire_list_digest(hits)).encode()
         self.opened = False
 
@@ -220,39 +300,39 @@ class _Subscription:
                 yield update
 
     def _take(self, message: Mapping[str, Any]) -> Update | None:
-        kind = message["type"]
-        if kind == "error":
-            # Said where the same may be accepted a moment later: the cursor stays good.
+        event = message["type"]
+        if event == "error":
+            # Errors with this member are temporary, and the cursor stays valid.
             if message.get("retry_after") is not None:
                 raise NotReady(message["message"])
             raise RejectedRequest(message["code"], message["message"], field=message.get("field"))
-        if kind == "reset":
+        if event == "reset":
             self._cursor = None
             return Update("reset", [], self._hits, None, message["reason"])
-        if kind == "match":
+        if event == "match":
             self._cursor = message["cursor"]
             return Update("match", [], message["hits"], self._cursor)
         changes: Sequence[WireChange]
-        if kind == "snapshot":
+        if event == "snapshot":
             changes = wire_list_changes(self._hits, message["hits"])
             self._hits = message["hits"]
-        elif kind == "delta":
+        elif event == "delta":
             changes = message["changes"]
             self._hits = apply_changes(self._hits, changes)
-        elif kind in ("resumed", "progress"):
+        elif event in ("resumed", "progress"):
             changes = []
         else:
             return None
         self._cursor = message["cursor"]
         warnings = message.get("warnings", ())
-        return Update(kind, changes, self._hits, self._cursor, warnings=warnings)
+        return Update(event, changes, self._hits, self._cursor, warnings=warnings)
 
 
 def _checked(url: str) -> str:
-    """The same. Raises ConfigurationError."""
+    """Return `url`. Raises ConfigurationError if it cannot be the URL of a server."""
     try:
         parts = urlsplit(url)
-        # Each of these is parsed only when it is asked for, and raises ValueError then.
+        # Each of these is parsed only when it is read, and raises ValueError then.
         known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
         httpx.URL(url)
     except (ValueError, httpx.InvalidURL):

@@ -1,7 +1,7 @@
-"""Accepts connections, and turns away those for whom the door has no room before they cost much.
+"""Accept connections, and refuse those beyond the limits before they cost much.
 
 asyncio makes a transport, a protocol and a task for each connection before anything can refuse it,
-so a stranger who opens thousands a second would keep the loop busy with them.
+so a client that opens thousands a second would keep the event loop busy.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ from tidelens.server.http_protocol import LINGER_S, HttpProtocol
 log = structlog.get_logger(__name__)
 
 BACKLOG = 2048
-# Connections accepted in one turn of the loop; others wait in the kernel's backlog.
+# Connections accepted in one turn of the loop; the others wait in the kernel's backlog.
 _AT_ONCE = 16
 _READ_BYTES = 64 * 1024
-# How long to wait when there are no descriptors left, although the door keeps some free.
+# Seconds until the next attempt when no file descriptor is left, although some are reserved.
 _RETRY_S = 1.0
 
 
 def refuse_waiting(listener: socket.socket) -> None:
-    """Answer 503 to those who wait to be accepted by a server that stops before it serves."""
+    """Answer 503 to clients that wait to be accepted by a server that stops before it serves."""
     refusal = as_bytes(STOPPING)
     with contextlib.suppress(OSError):
         listener.setblocking(False)
@@ -42,7 +42,7 @@ def refuse_waiting(listener: socket.socket) -> None:
 
 
 class Acceptor:
-    """Accepts the connections of one listening socket; it is closed like an asyncio server."""
+    """The acceptor of one listening socket's connections; it is closed like an asyncio server."""
 
     def __init__(
         self,
@@ -55,22 +55,23 @@ class Acceptor:
         self._protocol = protocol
         self._loop = asyncio.get_running_loop()
         self._connecting: set[asyncio.Task[None]] = set()
-        # Sockets that were turned away, and until when they may read the reason.
+        # Refused sockets, each with the time until which its client may read the reason.
         self._leaving: deque[tuple[float, socket.socket]] = deque()
         self._closed = False
         listener.setblocking(False)
         self._listen()
 
     def close(self) -> None:
-        """Accept no more, and refuse those that wait to be accepted."""
+        """Accept no more connections, and refuse those that wait to be accepted."""
         self._closed = True
         self._loop.remove_reader(self._listener)
         with contextlib.suppress(OSError):
             for _ in range(BACKLOG):
-                self._turn_away(self._listener.accept()[0], STOPPING)
+                self._refuse(self._listener.accept()[0], STOPPING)
         self._listener.close()
 
     async def wait_closed(self) -> None:
+        """Wait until no connection is being set up, and close the refused ones."""
         if self._connecting:
             await asyncio.wait(self._connecting)
         while self._leaving:
@@ -94,11 +95,11 @@ class Acceptor:
             address = address_of(host)
             refusal = self._limiter.room_for(address)
             if refusal is not None:
-                self._turn_away(client, refusal)
+                self._refuse(client, refusal)
                 continue
             client.setblocking(False)
             protocol = self._protocol()
-            protocol.arrive(address)
+            protocol.admit(address)
             task = self._loop.create_task(self._connect(protocol, client))
             self._connecting.add(task)
             task.add_done_callback(self._connecting.discard)
@@ -107,11 +108,11 @@ class Acceptor:
         try:
             await self._loop.connect_accepted_socket(lambda: protocol, client)
         except OSError:
-            protocol.gone()
+            protocol.forget()
             client.close()
 
-    def _turn_away(self, client: socket.socket, refusal: Refusal) -> None:
-        """Send a few of them the refusal, and close the others; what they send is never read."""
+    def _refuse(self, client: socket.socket, refusal: Refusal) -> None:
+        """Refuse a connection: a few are sent the reason, the others are closed without one."""
         if len(self._leaving) >= LEAVING_MAX:
             client.close()
             return

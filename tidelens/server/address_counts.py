@@ -1,4 +1,4 @@
-"""Counts connections by the address of their client, and finds the address with most of them."""
+"""Connections counted by the address of their client. No I/O."""
 
 import socket
 from collections.abc import Iterable, Mapping
@@ -7,13 +7,14 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 _MAPPED = bytes(10) + b"\xff\xff"
-_NOBODY: Mapping[object, None] = {}
+_NO_MEMBERS: Mapping[object, None] = {}
 
 
 def address_of(host: str) -> str:
-    """Return what counts as one client: an IPv4 address, or the /64 network of an IPv6 client.
+    """Return the address that counts as one client: an IPv4 address, or the /64 of an IPv6 one.
 
-    A dual-stack listener sees IPv4 clients as ::ffff:a.b.c.d, which all lie in one such network.
+    A dual-stack listener sees IPv4 clients as ::ffff:a.b.c.d, which all lie in one /64 network, so
+    these are reduced to their IPv4 address.
     """
     if ":" not in host:
         return host
@@ -24,21 +25,26 @@ def address_of(host: str) -> str:
 
 
 class MembersByAddress(Generic[T]):
-    """Members by address; each step takes the same short time, however many addresses there are."""
+    """Members grouped by address; every operation takes constant time.
+
+    `largest_address` is the address with most members.
+    """
 
     def __init__(self) -> None:
         self._members: dict[str, dict[T, None]] = {}
-        # Number of members -> the addresses that have so many.
+        # The addresses by their number of members.
         self._having: dict[int, dict[str, None]] = {}
         self._most = 0
 
     def add(self, address: str, member: T) -> None:
+        """Add a member, unless the address has it already."""
         members = self._members.setdefault(address, {})
         if member not in members:
             members[member] = None
             self._recount(address, len(members) - 1, len(members))
 
     def discard(self, address: str, member: T) -> None:
+        """Remove a member, if the address has it."""
         members = self._members.get(address)
         if members is None or member not in members:
             return
@@ -48,14 +54,15 @@ class MembersByAddress(Generic[T]):
         self._recount(address, len(members) + 1, len(members))
 
     def of(self, address: str) -> Iterable[T]:
-        """The members of an address, the oldest first."""
+        """Return the members of an address, the oldest first."""
         return self._members.get(address, {})
 
     def count(self, address: str) -> int:
-        return len(self._members.get(address, _NOBODY))
+        """Return the number of members of an address."""
+        return len(self._members.get(address, _NO_MEMBERS))
 
-    def fullest(self) -> str | None:
-        """Return the address that has most members, or None where there are none."""
+    def largest_address(self) -> str | None:
+        """Return the address that has most members, or None if there are no members."""
         return next(iter(self._having[self._most])) if self._most else None
 
     def _recount(self, address: str, before: int, after: int) -> None:

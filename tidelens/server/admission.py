@@ -1,8 +1,24 @@
-"""Decides which connections and bodies may stay, in all and by client address. No I/O.
+"""Admission control of a TCP server: limits on connections and request bodies. No I/O.
 
-One stranger must not be able to lock the others out. So an address has only a part of everything.
-When all is taken, a newcomer takes the room of a connection from which we wait for the next byte,
-beginning with the address that has most of these; what the server is working on goes on.
+There is a limit for all clients together, and a lower one for each client address, so that one
+client cannot lock the others out. At a limit, a new connection replaces one from which the server
+waits for the next byte, beginning with the address that has most of these. Requests that the server
+is working on are never cut off.
+
+A connection is in one of the phases of `ConnectionPhase`:
+
+| From              | To        | When                                                             |
+|-------------------|-----------|------------------------------------------------------------------|
+| (new)             | WAITING   | it was admitted                                                  |
+| WAITING           | WORKING   | the head of a request has arrived whole                          |
+| WORKING           | RECEIVING | what has arrived ends within a body, or within a WebSocket frame |
+| RECEIVING         | WORKING   | the rest of that body or frame has arrived                       |
+| RECEIVING         | WAITING   | the body has arrived, and its answer was sent before             |
+| WORKING           | WAITING   | the last answer was sent                                         |
+| every other phase | LEAVING   | it was refused, or it is closed                                  |
+
+A connection may be replaced while it is WAITING or, if none is, while it is RECEIVING. Idle and
+header limits apply while WAITING, body limits while RECEIVING.
 """
 
 import enum
@@ -17,19 +33,24 @@ from tidelens.server.address_counts import MembersByAddress
 from tidelens.server.error_answers import Refusal
 from tidelens.server.transfer_pace import TransferRate
 
-# So many clients beyond the limit are still answered with the reason; others are cut off at once.
+# Refused connections that stay open until their clients have read why; others are cut off at once.
 LEAVING_MAX = 64
-# Bodies up to this size are not counted, so that small requests pass whatever the large ones hold.
+# Bodies up to this size are not counted, so that small requests pass while large ones use up the
+# limit.
 UNCOUNTED_BYTES = 16 * 1024
-# Connections that an address may exchange for new ones between two checks, half a second apart.
-_EXCHANGES_MAX = 16
-# A body that is below its rate for this long makes room for one that is not.
+# Connections of one address that new ones of that address may replace between two checks, which are
+# half a second apart.
+_REPLACED_MAX = 16
+# A body that is below its minimum rate for this long may be refused in favour of one that is not.
 _BEHIND_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionLimits:
-    """The limits of a door; the defaults are those of the settings."""
+    """The limits of one server; sizes are in bytes, times in seconds.
+
+    The defaults are those of the settings.
+    """
 
     connections_max: int = 4096
     per_address_max: int = 512
@@ -39,18 +60,19 @@ class ConnectionLimits:
     body_timeout_s: float = 15.0
     send_timeout_s: float = 10.0
     # Longer than clients and proxies keep an idle connection (httpx 5 s, Amazon's load balancers
-    # 60 s), so that it is they who close it: uvicorn's 5 s met requests that were being sent.
+    # 60 s), so that they close it first: at uvicorn's 5 s the server closed connections on which a
+    # request was just being sent.
     idle_timeout_s: float = 75.0
     bytes_per_s_min: int = 8192
 
     @property
     def next_bytes(self) -> str:
-        """What has to come in each window of a body, in words."""
+        """The bytes that must arrive in each window of a body, as text for an error."""
         return f"the next {self.body_timeout_s * self.bytes_per_s_min:.0f} bytes"
 
     @classmethod
     def of(cls, settings: Settings) -> "ConnectionLimits":
-        """Read the limits; one body as large as TIDELENS_BODY_BYTES_MAX always fits."""
+        """Read the limits from the settings; one body of TIDELENS_BODY_BYTES_MAX always fits."""
         largest = settings.body_bytes_max + UNCOUNTED_BYTES
         return cls(
             connections_max=settings.http_connections_max,
@@ -65,27 +87,29 @@ class ConnectionLimits:
 
 
 class ConnectionPhase(enum.Enum):
-    """What a connection is in the middle of."""
+    """The state of a connection; the module's docstring has the table of transitions."""
 
-    WAITING = "no request is under way, or its head has not arrived whole"
-    RECEIVING = "the rest of a body or of a frame has to come"
-    WORKING = "the next step is ours, or a live connection is open"
-    LEAVING = "it was refused, and may read why"
+    WAITING = "no request is in progress, or its head has not arrived whole"
+    RECEIVING = "the rest of a body or of a frame has still to arrive"
+    WORKING = "the server has to take the next step, or a live connection is open"
+    LEAVING = "it was refused, and its client may read why"
 
 
 class LimitedProtocol(Protocol):
-    """The protocol that speaks on a connection."""
+    """The asyncio protocol of a connection, as far as the limiter uses it."""
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer with the refusal where that is possible, and close."""
+        """Send the refusal if that is still possible, and close the connection."""
 
     def check(self, now: float) -> None:
-        """Close the connection if something has taken too long."""
+        """Close the connection if something has taken too long at time `now`, in seconds."""
 
 
 class _ClosedProtocol:
-    """In place of a protocol that is gone: a cycle of the two would wait for a full collection of
-    garbage, which is rare here, with some kilobytes for each connection that ever was.
+    """The protocol of a closed connection, which breaks the reference cycle of the two.
+
+    Cycles stay in memory until a full garbage collection, which is rare here: a few kilobytes for
+    each closed connection.
     """
 
     def refuse(self, refusal: Refusal) -> None: ...
@@ -95,15 +119,15 @@ class _ClosedProtocol:
 
 @dataclass(eq=False, slots=True)
 class ClientConnection:
-    """One connection, as the door knows it."""
+    """One connection, as the limiter knows it."""
 
     address: str
     protocol: LimitedProtocol
     pace: TransferRate
     phase: ConnectionPhase = ConnectionPhase.WORKING
-    # When the phase began.
+    # Time at which the phase began.
     since: float = 0.0
-    # Bytes of bodies that count.
+    # Bytes of its request bodies that count against the limits.
     body_bytes: int = 0
 
     @property
@@ -124,7 +148,10 @@ class _BodyBytes:
 
 
 class ConnectionLimiter:
-    """The connections of one listening server."""
+    """Admits the connections of one listening server, and refuses what exceeds its limits.
+
+    `now` is a monotonic clock in seconds.
+    """
 
     def __init__(
         self, limits: ConnectionLimits | None = None, *, now: Callable[[], float] = monotonic
@@ -137,28 +164,32 @@ class ConnectionLimiter:
         self._receiving: MembersByAddress[ClientConnection] = MembersByAddress()
         self._leaving: dict[ClientConnection, None] = {}
         self._body_bytes = _BodyBytes()
-        # By address, since the last check: connections that went for new ones of the same address.
-        self._exchanged: Counter[str] = Counter()
-        # How many were refused, by the setting that was exceeded.
+        # Connections that were replaced by new ones of the same address since the last check.
+        self._replaced: Counter[str] = Counter()
+        # Number of refusals by the setting that was exceeded.
         self.refused: Counter[str] = Counter()
 
     @property
     def connections(self) -> int:
+        """The number of admitted connections."""
         return len(self._admitted)
 
     @property
     def body_bytes(self) -> int:
+        """The bytes of all request bodies that count against the limits."""
         return self._body_bytes.total
 
     def new_connection(self, address: str, protocol: LimitedProtocol) -> ClientConnection:
+        """Return the record of a connection that is not admitted yet."""
         limits = self.limits
         return ClientConnection(
             address, protocol, TransferRate(limits.body_timeout_s, limits.bytes_per_s_min)
         )
 
     def room_for(self, address: str) -> Refusal | None:
-        """Make room for one more, where all is taken by closing one that waits. Return why there is
-        no room, or None.
+        """Make room for one more connection, at a limit by closing one that waits.
+
+        Returns why there is no room, or None if there is.
         """
         limits = self.limits
         if self._by_address.count(address) >= limits.per_address_max:
@@ -170,13 +201,13 @@ class ConnectionLimiter:
         return None
 
     def enter(self, connection: ClientConnection) -> None:
-        """Let a connection in, after `room_for` made room."""
+        """Admit a connection, after `room_for` made room."""
         self._admitted[connection] = None
         self._by_address.add(connection.address, connection)
         self.set_phase(connection, ConnectionPhase.WAITING)
 
     def leave(self, connection: ClientConnection) -> None:
-        """Forget a connection that is gone or about to be."""
+        """Stop counting a connection that is closed or about to be."""
         self.set_phase(connection, ConnectionPhase.LEAVING)
         self._count(connection, 0)
         self._admitted.pop(connection, None)
@@ -184,12 +215,12 @@ class ConnectionLimiter:
         self._by_address.discard(connection.address, connection)
 
     def forget(self, connection: ClientConnection) -> None:
-        """Its connection is gone, and its protocol with it."""
+        """Remove a connection that is closed, and its protocol with it."""
         self.leave(connection)
         connection.protocol = _ClosedProtocol()
 
     def let_linger(self, connection: ClientConnection) -> bool:
-        """Return whether it may stay a moment to read its refusal; it counts no more as inside."""
+        """Stop counting a connection; return whether it may stay until its refusal was read."""
         self.leave(connection)
         if len(self._leaving) >= LEAVING_MAX:
             return False
@@ -197,7 +228,7 @@ class ConnectionLimiter:
         return True
 
     def set_phase(self, connection: ClientConnection, phase: ConnectionPhase) -> None:
-        """Note the phase of a connection; called twice for each request."""
+        """Record the phase of a connection; this runs at least twice for each request."""
         before = connection.phase
         if before is phase:
             return
@@ -214,7 +245,7 @@ class ConnectionLimiter:
             connection.pace.start(self.now())
 
     def count_body_bytes(self, connection: ClientConnection, size: int) -> None:
-        """Count `size` bytes of its requests as in memory, and send away what is over a limit."""
+        """Count `size` bytes of requests as in memory, and refuse the bodies beyond a limit."""
         if connection.is_leaving or (size <= UNCOUNTED_BYTES and not connection.body_bytes):
             return
         limits = self.limits
@@ -222,16 +253,16 @@ class ConnectionLimiter:
         limit = limits.bodies_per_address_bytes_max
         while self._body_bytes.by_address[connection.address] > limit and not connection.is_leaving:
             refusal = self._refusal("bodies_per_address_mb_max", limit // MIB, "MiB of bodies")
-            self._send_away(self._behind(connection.address) or connection, refusal)
+            self._refuse(self._behind(connection.address) or connection, refusal)
         limit = limits.bodies_bytes_max
         while self._body_bytes.total > limit and not connection.is_leaving:
             refusal = self._refusal("bodies_mb_max", limit // MIB, "MiB of bodies")
-            self._send_away(self._largest_holder(connection), refusal)
+            self._refuse(self._largest_body(connection), refusal)
 
     def check(self) -> None:
-        """Let every connection check its time limits."""
+        """Apply the time limits to every connection."""
         now = self.now()
-        self._exchanged.clear()
+        self._replaced.clear()
         for connection in (*self._admitted, *self._leaving):
             connection.protocol.check(now)
 
@@ -241,29 +272,31 @@ class ConnectionLimiter:
             connection.body_bytes = body_bytes
 
     def _make_room(self, newcomer: str, address: str | None, refusal: Refusal) -> bool:
-        """Close the connection that waits longest, of `address` or of the one with most of them.
+        """Close the connection that waits longest, and return whether there was one.
 
-        An address may exchange its own connections only now and then: one that opens thousands a
-        second is turned away cheaply, while somebody behind the same proxy still gets in.
+        With an `address`, one of that address is closed, otherwise one of the address with most of
+        them. An address may replace its own connections only a few times between two checks. So a
+        client that opens thousands of connections a second is refused cheaply, while another client
+        behind the same proxy can still connect.
         """
         for waiting in (self._waiting, self._receiving):
-            chosen = address if address is not None else waiting.fullest()
+            chosen = address if address is not None else waiting.largest_address()
             connection = None if chosen is None else next(iter(waiting.of(chosen)), None)
             if connection is not None:
                 if connection.address == newcomer:
-                    self._exchanged[newcomer] += 1
-                    if self._exchanged[newcomer] > _EXCHANGES_MAX:
+                    self._replaced[newcomer] += 1
+                    if self._replaced[newcomer] > _REPLACED_MAX:
                         return False
-                self._send_away(connection, refusal)
+                self._refuse(connection, refusal)
                 return True
         return False
 
-    def _largest_holder(self, newcomer: ClientConnection) -> ClientConnection:
-        """Choose a body of the address that holds most: one that is behind, or its newest."""
+    def _largest_body(self, newcomer: ClientConnection) -> ClientConnection:
+        """Return a connection of the address with most body bytes: a slow one, or the newest."""
         address = max(self._body_bytes.by_address, key=self._body_bytes.by_address.__getitem__)
         if address == newcomer.address:
             return self._behind(address) or newcomer
-        receiving = [g for g in self._receiving.of(address) if g.body_bytes]
+        receiving = [one for one in self._receiving.of(address) if one.body_bytes]
         return self._behind(address) or (receiving[-1] if receiving else newcomer)
 
     def _behind(self, address: str) -> ClientConnection | None:
@@ -273,9 +306,9 @@ class ConnectionLimiter:
                 return connection
         return None
 
-    def _send_away(self, connection: ClientConnection, refusal: Refusal) -> None:
+    def _refuse(self, connection: ClientConnection, refusal: Refusal) -> None:
         connection.protocol.refuse(refusal)
-        # From here on it does not count, even if it could not be refused.
+        # It no longer counts, even if the refusal could not be sent.
         if not connection.is_leaving:
             self.leave(connection)
 

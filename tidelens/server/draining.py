@@ -1,7 +1,7 @@
-"""Ends the connections of a server that stops: nobody waits for an answer that never comes.
+"""End the connections of a server that stops, so that no client waits for an answer in vain.
 
-Requests that are nearly done are answered as always, those that still wait are refused with 503,
-and answers that were begun go on to their end; each step has a bounded time. uvicorn waits once for
+Requests that are nearly done are answered as usual, those that still wait are refused with 503, and
+answers that were begun are sent to their end. Each step has a bounded time. uvicorn waits once for
 everything and cancels what is left: such requests were answered with 500 after five seconds.
 """
 
@@ -9,28 +9,28 @@ import asyncio
 from collections.abc import Callable, Collection
 from typing import Protocol
 
-# A search takes milliseconds.
+# Seconds for requests that are nearly done; a search takes milliseconds.
 ANSWER_S = 0.5
-# Large answers that were begun get this time, and clients to read why they were refused.
+# Seconds for large answers that were begun, and for clients to read why they were refused.
 _FLUSH_S = 2.0
 _CANCEL_S = 0.5
-_LOOK_S = 0.02
+_POLL_S = 0.02
 
 
 class DrainableProtocol(Protocol):
-    """The protocol of a connection that is asked to end."""
+    """The protocol of a connection, as far as draining uses it."""
 
     transport: asyncio.Transport
 
     @property
     def unanswered(self) -> bool:
-        """Return whether a request waits for the first byte of its answer."""
+        """True if a request waits for the first byte of its answer."""
 
     def shutdown(self) -> None:
-        """End what waits for the client."""
+        """Close the connection if the server waits for its client."""
 
     def stop(self) -> None:
-        """Refuse what has no answer yet."""
+        """Refuse requests that have no answer yet."""
 
 
 async def drain(
@@ -38,9 +38,9 @@ async def drain(
     tasks: Collection["asyncio.Task[None]"],
     answered: Callable[[], None],
 ) -> None:
-    """Return when no connection is left, and call `answered` once no request waits any more.
+    """Return when no connection is left, and call `answered` once no request waits any longer.
 
-    Both collections belong to the server and shrink meanwhile.
+    Both collections belong to the server, which removes what has ended.
     """
     for connection in list(connections):
         connection.shutdown()
@@ -57,8 +57,8 @@ async def drain(
 
 
 async def _until(true: Callable[[], bool], seconds: float) -> None:
-    """Return when `true()`, or after this many seconds."""
+    """Return when `true()` holds, or after this many seconds."""
     loop = asyncio.get_running_loop()
     end = loop.time() + seconds
-    while not true() and loop.time() < end:  # noqa: ASYNC110 - nobody tells when that is
-        await asyncio.sleep(_LOOK_S)
+    while not true() and loop.time() < end:  # noqa: ASYNC110 - no event is set at that time
+        await asyncio.sleep(_POLL_S)

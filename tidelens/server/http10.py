@@ -1,4 +1,4 @@
-"""Sends answers without a length to clients of HTTP/1.0, which cannot read chunks."""
+"""Answers without a length for HTTP/1.0 clients, which cannot read chunks."""
 
 from typing import Any
 
@@ -7,7 +7,10 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
 def close_delimited(app: ASGIApp, cycle: RequestResponseCycle) -> Any:
-    """Let the end of the connection end the answer, where uvicorn would send chunks."""
+    """Return `app` with the end of the connection as the end of an answer without a length.
+
+    uvicorn would send chunks, which HTTP/1.0 does not have.
+    """
 
     async def answered(scope: Scope, receive: Receive, send: Send) -> None:
         has_length = False

@@ -1,7 +1,7 @@
 """HTTP on one connection: uvicorn's protocol on httptools, with the bounds that it lacks.
 
-uvicorn has no time limit for a header, a body or an answer that the client does not read, and no
-bound on the size of a header, on pipelined requests, or on the bodies of all connections together.
+uvicorn has no time limit for a header, a body or an answer that the client does not read. It does
+not bound the size of a header, pipelined requests, or the bodies of all connections together.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ from tidelens.server.websocket_protocol import LiveProtocol, break_transport_cyc
 
 HEAD_BYTES_MAX = 64 * 1024
 HEADERS_MAX = 256
-# A chunked body may take so many times its own bytes, with extensions, trailers and small chunks.
+# A chunked body may take this many times its own bytes, with extensions, trailers and small chunks.
 _FRAMING_FACTOR = 8
 _READ_BYTES = 64 * 1024
-# How long a refused client may take to read why.
+# Seconds that a refused client has to read the reason.
 LINGER_S = 1.0
 
 
 class _RequestRefused(Exception):
-    """Ends the parsing of what a client sent; the refusal is kept by the protocol."""
+    """The end of parsing a refused request; the protocol has the refusal."""
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """One connection, known to the door from its first moment to its last."""
+    """The HTTP protocol of one connection, which the limiter counts from its first moment."""
 
     def __init__(self, limiter: ConnectionLimiter, **given: Any) -> None:
         super().__init__(**given)
@@ -56,30 +56,31 @@ class HttpProtocol(HttpToolsProtocol):
         self._body_bytes = self._raw_bytes = 0
         self._ending_at: float | None = None
         self._refused = False
-        self._thrown_away = 0
-        self._why_broken: Refusal | None = None
+        self._discarded_bytes = 0
+        self._parse_refusal: Refusal | None = None
         self._other_protocol = False
         self._ahead = PipelineBuffer()
         self._answering: asyncio.Task[None] | None = None
 
-    def arrive(self, address: str) -> None:
-        """Take the room that the door made; the connection is made a moment later."""
+    def admit(self, address: str) -> None:
+        """Count the connection, for which the limiter has made room, before it is set up."""
         self._connection = self._limiter.new_connection(address, self)
         self._limiter.enter(self._connection)
 
-    def gone(self) -> None:
+    def forget(self) -> None:
+        """Stop counting a connection that is closed."""
         self._limiter.forget(self._connection)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.flow: PausedFlow = PausedFlow(transport)
-        # A quarter of asyncio's own size, so that a loop that reads many bodies turns more often.
+        # A quarter of asyncio's own size: shorter turns of the loop while many bodies are read.
         transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
         if self._refused:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.gone()
+        self.forget()
         self._disconnect()
         super().connection_lost(exc)
         break_transport_cycle(self.transport)
@@ -90,13 +91,13 @@ class HttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
-            self._throw_away(len(data))
+            self._discard(len(data))
             return
         self._ahead.add(data)
         self._parse_ahead()
 
     def _parse_ahead(self) -> None:
-        """Parse what was read, and read no more while too many requests wait for their answers."""
+        """Parse what was read, and pause reading while too many requests wait for their answers."""
         while data := self._ahead.step(len(self._open)):
             self._parse(data)
         self.flow.held = bool(self._ahead)
@@ -112,21 +113,21 @@ class HttpProtocol(HttpToolsProtocol):
         except httptools.HttpParserUpgrade as upgrade:
             self._upgrade(data[upgrade.args[0] :] + self._ahead.rest())
         except httptools.HttpParserError:
-            self._broken()
+            self._refuse_broken()
         else:
-            # What follows a whole request in the same piece is bounded by the size of a piece.
+            # The size of a piece bounds what follows a whole request in the same piece.
             if not self._ended_here:
                 self._unfinished(len(data))
             self._ended_here = False
 
-    def _throw_away(self, count: int) -> None:
-        """Discard what was on its way when the client was refused; stop reading if more comes."""
-        self._thrown_away += count
-        if self._thrown_away > HEAD_BYTES_MAX:
+    def _discard(self, count: int) -> None:
+        """Discard what was in transit when the client was refused; pause reading after that."""
+        self._discarded_bytes += count
+        if self._discarded_bytes > HEAD_BYTES_MAX:
             self.flow.pause_reading()
 
     def _unfinished(self, count: int) -> None:
-        """Count bytes of a header or a body that has not ended, and refuse what is too large."""
+        """Count bytes of an unfinished header or body, and refuse one that is too large."""
         if self._in_body:
             self._raw_bytes += count
             if self._raw_bytes > HEAD_BYTES_MAX + _FRAMING_FACTOR * self._body_bytes:
@@ -167,7 +168,7 @@ class HttpProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         if cycle.scope["http_version"] != "1.1":
             app = close_delimited(app, cycle)
-        # Do as uvicorn does, but keep the task, since a refused request must not go on.
+        # Do what uvicorn does, and keep the task, since a refused request must not go on.
         self._answering = task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
@@ -175,7 +176,7 @@ class HttpProtocol(HttpToolsProtocol):
     # The parser's callbacks
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # The parser keeps blanks behind a value, which are no part of it (RFC 9110, 5.5).
+        # The parser keeps blanks behind a value, which do not belong to it (RFC 9110, 5.5).
         super().on_header(name, value.strip(b" \t"))
 
     def on_headers_complete(self) -> None:
@@ -195,7 +196,7 @@ class HttpProtocol(HttpToolsProtocol):
         if not upgrade:
             self._in_body = True
             self._open.append(self.cycle)
-            # The parser puts trailers where headers were; nobody needs the headers any more.
+            # The parser appends trailers to the headers, which are no longer needed.
             self.headers = []
 
     def on_body(self, body: bytes) -> None:
@@ -223,13 +224,13 @@ class HttpProtocol(HttpToolsProtocol):
             )
 
     def on_response_complete(self) -> None:
-        """Do as uvicorn does, but without a timer for each idle connection: `check` ends those."""
+        """Do what uvicorn does, without a timer for each idle connection: `check` ends those."""
         self._open.popleft()
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
         if self._open_body_bytes:
-            # Requests that were not begun still hold their whole bodies.
+            # Requests that were not begun still have their whole bodies in memory.
             self._open_body_bytes = sum(len(cycle.body) for cycle in self._open)
         if self._ahead:
             self._parse_ahead()
@@ -242,27 +243,27 @@ class HttpProtocol(HttpToolsProtocol):
         elif not self._in_body:
             self._limiter.set_phase(self._connection, ConnectionPhase.WAITING)
 
-    # Going
+    # Closing
 
     def _break(self, why: Refusal) -> None:
-        self._why_broken = why
+        self._parse_refusal = why
         raise _RequestRefused
 
-    def _broken(self) -> None:
+    def _refuse_broken(self) -> None:
         message = "Invalid HTTP request received."
-        if self._why_broken is None:
+        if self._parse_refusal is None:
             self.logger.warning(message)
-        self.refuse(self._why_broken or Refusal(400, "invalid_request", message, "request", 0))
+        self.refuse(self._parse_refusal or Refusal(400, "invalid_request", message, "request", 0))
 
     def refuse(self, refusal: Refusal) -> None:
-        """Answer with the refusal where no other answer was begun, and close soon."""
+        """Send the refusal if no other answer was begun, and close the connection soon."""
         if self._refused:
             return
         self._refused = True
         if self.transport is None:
-            self.gone()
+            self.forget()
             return
-        # Other refusals concern the last request, and only a few clients may stay to read them.
+        # Every other refusal concerns the last request, and few clients may stay to read it.
         stopping = refusal is STOPPING
         if self._open:
             answerable = self.unanswered and (stopping or len(self._open) == 1)
@@ -274,7 +275,7 @@ class HttpProtocol(HttpToolsProtocol):
         if answerable and may_stay and not self.transport.is_closing():
             self.transport.write(as_bytes(refusal))
             self.transport.write_eof()
-            # What is still on its way is read and thrown away, or the answer might be lost.
+            # What is still in transit is read and discarded, or the answer might be lost.
             self.flow.resume_reading()
         else:
             self._limiter.leave(self._connection)
@@ -283,18 +284,18 @@ class HttpProtocol(HttpToolsProtocol):
 
     @property
     def unanswered(self) -> bool:
-        """Return whether a request waits for the first byte of its answer."""
+        """True if a request waits for the first byte of its answer."""
         return bool(self._open) and not self._open[0].response_started
 
     def shutdown(self) -> None:
-        """End what waits for the client, since the server stops; requests at work may end."""
+        """Close the connection if the server waits for its client; requests in progress may end."""
         if self.unanswered and self._connection.phase is ConnectionPhase.WORKING:
             self.cycle.keep_alive = False
         else:
             self.stop()
 
     def stop(self) -> None:
-        """Refuse what has no answer yet; an answer that was begun goes on to its end."""
+        """Refuse requests that have no answer yet; an answer that was begun is sent to its end."""
         if self._refused:
             return
         if self._open and not self.unanswered:
@@ -303,15 +304,15 @@ class HttpProtocol(HttpToolsProtocol):
         elif self._open or self._head_bytes:
             if self._answering is not None:
                 self._answering.cancel()
-            nothing_comes = self._connection.phase is ConnectionPhase.WORKING
+            nothing_arrives = self._connection.phase is ConnectionPhase.WORKING
             self.refuse(STOPPING)
-            if nothing_comes:
+            if nothing_arrives:
                 self.transport.close()
         else:
             self.transport.close()
 
     def _disconnect(self) -> None:
-        """Let every open request see that nobody waits for its answer."""
+        """Mark every open request as disconnected: no client waits for its answer."""
         for cycle in self._open:
             cycle.disconnected = True
             cycle.body = bytearray()
@@ -323,7 +324,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.flow.resume_writing()
 
     def check(self, now: float) -> None:
-        """Close what has taken too long; called about every second."""
+        """Close the connection if something has taken too long; this runs about every second."""
         if self.transport is None:
             return
         if self._refused:
@@ -335,7 +336,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._disconnect()
             self.transport.abort()
         elif self.transport.is_closing():
-            # The rest of the last answer may take as long as it moves.
+            # The rest of the last answer may take any time, as long as some of it moves.
             return
         elif self._connection.phase is ConnectionPhase.WAITING:
             self._check_head(now)

@@ -1,7 +1,7 @@
-"""Serves an encoder's /metrics, /healthz and /readyz: a server of its own, on its own thread.
+"""The server of an encoder's /metrics, /healthz and /readyz, on a thread of its own.
 
-It has a door of its own, too: prometheus_client's server has a thread for each connection, however
-many there are, and waits for each one's request for ever.
+It has limits on connections, too: prometheus_client's server starts a thread for each connection,
+without a limit, and waits for the request of each one without a time limit.
 """
 
 import asyncio
@@ -42,10 +42,10 @@ _OPTION = "TIDELENS_ENCODE_METRICS_PORT (0: none)"
 def metrics_server(
     settings: Settings, metrics: Metrics, health: EncoderHealth, descriptor: int | None = None
 ) -> Iterator[int]:
-    """Serve metrics and health, and yield the port; 0: none is served. Raises PortInUse.
+    """Serve metrics and health, and yield the port, or 0 if the setting turns them off.
 
-    If the port is only the default, a second encoder on a machine takes another one. `descriptor`
-    is that of a socket which listens already, as `up` hands it to its encoders.
+    Raises PortInUse. If the port is only the default, a second encoder on a machine takes another
+    one. `descriptor` is that of a socket which listens already, as `up` passes it to its encoders.
     """
     wanted = settings.encode_metrics_port
     if wanted == 0:
@@ -71,7 +71,7 @@ def metrics_server(
 
 
 class _Serving:
-    """A server in a thread, which answers whatever the encoder's own loop is doing."""
+    """A server on a thread, which answers even while the encoder's own loop is busy."""
 
     def __init__(self, app: ASGIApp, listener: socket.socket, limits: ConnectionLimits) -> None:
         self._app = app
@@ -108,9 +108,9 @@ class _Serving:
 
 
 def _report(serving: "asyncio.Task[None]") -> None:
-    """Log why it ended, unless it was stopped: the encoder goes on without /metrics."""
+    """Log why the server ended, unless it was stopped; the encoder goes on without /metrics."""
     if not serving.cancelled() and (error := serving.exception()) is not None:
-        log.error("/metrics is not served any more", error=repr(error))
+        log.error("/metrics is no longer served", error=repr(error))
 
 
 def _listener(settings: Settings, descriptor: int | None) -> socket.socket:
@@ -126,7 +126,7 @@ def _listener(settings: Settings, descriptor: int | None) -> socket.socket:
 
 def _app(settings: Settings, metrics: Metrics, health: EncoderHealth) -> ASGIApp:
     async def figures(_: Request) -> Response:
-        # This loop has nothing else to do, so a thread more would only cost memory.
+        # This loop has nothing else to do, so another thread would only cost memory.
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""The HTTP and WebSocket server: uvicorn under our own signals, behind our own door."""
+"""The HTTP and WebSocket server: uvicorn with Tidelens's signals and admission control."""
 
 import asyncio
 import contextlib
@@ -23,8 +23,10 @@ log = structlog.get_logger(__name__)
 
 
 class Server(uvicorn.Server):
-    """A uvicorn server that leaves signals to tidelens/process/signals.py, admission to the door,
-    and the end of connections to tidelens/server/draining.py.
+    """A uvicorn server without signal handlers, with limited connections and its own draining.
+
+    Signals belong to tidelens/process/signals.py, the limits to tidelens/server/admission.py, and
+    the end of connections to tidelens/server/draining.py.
     """
 
     def __init__(
@@ -67,13 +69,13 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int, *, option: str = "--port") -> socket.socket:
-    """A listening socket, taken before anything slow starts. Raises PortInUse.
+    """Return a listening socket, which is taken before anything slow starts. Raises PortInUse.
 
-    `option` is where the port comes from.
+    `option` names the option or setting of the port, for the error.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol by name: asyncio sets TCP_NODELAY only on sockets that have it, and without that
-    # every answer waits for a delayed acknowledgement (47.6 ms against 1.3 ms for /healthz).
+    # The protocol is named, since asyncio sets TCP_NODELAY only on sockets that name it. Without it
+    # every answer waits for a delayed acknowledgement: /healthz took 47.6 ms, not 1.3 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -100,7 +102,9 @@ async def serve(
 ) -> None:
     """Serve until cancelled, then let open requests end (tidelens/server/draining.py).
 
-    `on_stop` is called when that begins; `answered` is set once no request waits any more.
+    `frame_bytes_max` bounds a WebSocket message. `on_stop` is called when stopping begins;
+    `answered` is set once no request waits any longer. Time limits are checked every
+    `check_every_s` seconds.
     """
     limiter, answered = limiter or ConnectionLimiter(), answered or asyncio.Event()
     side = side or SideTasks()
@@ -115,7 +119,7 @@ async def serve(
             ws=live,
             ws_max_size=frame_bytes_max,
             ws_per_message_deflate=False,
-            proxy_headers=False,  # nothing of ours asks for a client's address or scheme
+            proxy_headers=False,  # nothing here asks for a client's address or scheme
             server_header=False,
         ),
         limiter,
@@ -130,7 +134,7 @@ async def serve(
             ended.result()
     finally:
         server.should_exit = True
-        # A defect in the stopping must be seen, though nobody can do anything about it.
+        # A defect in stopping must be logged, although nothing can be done about it.
         await asyncio.wait([serving])
         answered.set()
         checking.cancel()

@@ -1,6 +1,6 @@
 """A WebSocket on one connection: uvicorn's protocol, with bounds on endless messages.
 
-uvicorn answers every ping at once, whether or not the client takes the answers: a client that sent
+uvicorn answers every ping at once, even if the client does not read the answers: a client that sent
 pings for 15 s and read nothing cost 270 MB. RFC 6455 (5.5.3) allows a bound: while a client is
 behind with reading, only its latest ping is answered, once there is room again.
 """
@@ -19,12 +19,12 @@ from tidelens.server.transfer_pace import SendProgress
 
 # Each fragment of a message costs more memory than its bytes.
 FRAGMENTS_MAX = 1024
-# At most this much is parsed in one turn, since 64 KiB (11,000 empty pings) took 41 ms.
+# Bytes that are parsed in one turn of the loop at most: 64 KiB (11,000 empty pings) took 41 ms.
 _READ_BYTES = 16 * 1024
 
 
 class LiveProtocol(WebSocketsSansIOProtocol):
-    """The protocol of a connection that was upgraded; it takes over the door's guest."""
+    """The protocol of a connection that was upgraded to a WebSocket."""
 
     def __init__(self, limiter: ConnectionLimiter, **given: Any) -> None:
         super().__init__(**given)
@@ -36,6 +36,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         self._pong = b""
 
     def take_over(self, connection: ClientConnection) -> None:
+        """Continue an admitted connection in place of the HTTP protocol."""
         connection.protocol = self
         self._connection = connection
         self.transport.max_size = _READ_BYTES  # type: ignore[attr-defined]
@@ -73,7 +74,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
             self._fail(CloseCode.MESSAGE_TOO_BIG, f"limit {FRAGMENTS_MAX} fragments of a message")
 
     def handle_ping(self) -> None:
-        # Answer the last of all pings that came at once: all are parsed before one is handled.
+        # All pings that arrived together are parsed before one is handled: answer the last of them.
         answers = self.conn.data_to_send()
         if self.close_sent:
             return
@@ -83,7 +84,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
             self._pong = answers[-1]
 
     def shutdown(self) -> None:
-        """Close with 1012, since the server stops, or answer 503 if the client is not in yet."""
+        """Close with 1012, since the server stops; before the end of the handshake, answer 503."""
         if self.transport.is_closing() or self.close_sent:
             self.transport.close()
         elif self.handshake_complete:
@@ -98,7 +99,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
     unanswered = False
 
     def send_500_response(self) -> None:
-        """Answer a client for whom the app failed before it was let in."""
+        """Answer 500 if the application failed before it accepted the client."""
         self._deny(FAILED)
 
     def _deny(self, refusal: Refusal) -> None:
@@ -113,17 +114,17 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         self.transport.close()
 
     def refuse(self, refusal: Refusal) -> None:
-        """Close with 1013, so that the client comes again later."""
+        """Close with 1013, so that the client tries again later."""
         self._fail(CloseCode.TRY_AGAIN_LATER, refusal.message)
 
     def check(self, now: float) -> None:
-        """Close what has taken too long; called about every second."""
+        """Close the connection if something has taken too long; this runs about every second."""
         assert self._connection is not None
         limits = self._limiter.limits
         if self._unsent.stuck(self.transport.get_write_buffer_size(), now):
             self.transport.abort()
         elif self.transport.is_closing():
-            # What was sent last may take as long as it moves.
+            # The last bytes may take any time, as long as some of them move.
             return
         elif self._connection.phase is ConnectionPhase.RECEIVING:
             if self.read_paused:
@@ -144,9 +145,10 @@ class LiveProtocol(WebSocketsSansIOProtocol):
 
 
 def break_transport_cycle(transport: object) -> None:
-    """Break the cycle that a closed transport of asyncio is in: it keeps one of its own methods.
+    """Break the reference cycle of a closed asyncio transport, which holds one of its own methods.
 
-    Cycles wait for a collection of all garbage, which is rare here (tidelens/process/gc_pauses.py),
-    and half-open connections that are opened again and again would leave gigabytes until then.
+    Cycles stay in memory until a full garbage collection, which is rare here
+    (tidelens/process/gc_pauses.py); half-open connections that are opened again and again would
+    leave gigabytes until then.
     """
     vars(transport).pop("_read_ready_cb", None)

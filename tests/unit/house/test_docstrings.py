@@ -14,6 +14,13 @@ HELD = (
     "tests/unit/contracts/test_settings_reference.py",
     "tests/unit/tidelens/test_config_command.py",
     "tidelens/cli/config.py",
+    "tidelens/client.py",
+    "tidelens/server",
+    "tests/unit/tidelens/test_admission.py",
+    "tests/unit/tidelens/test_client.py",
+    "tests/unit/tidelens/test_draining.py",
+    "tests/unit/tidelens/test_http_protocol.py",
+    "tests/unit/tidelens/test_metrics_port.py",
     "tests/kits/docstrings.py",
     "tests/unit/house/test_docstrings.py",
 )

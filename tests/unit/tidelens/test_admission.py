@@ -1,4 +1,4 @@
-"""The door's decisions on who is let in and who has to go, without sockets."""
+"""The limiter's decisions on which connections are admitted, without sockets."""
 
 import random
 import resource
@@ -18,12 +18,12 @@ from tidelens.server.admission import (
     ConnectionPhase,
 )
 from tidelens.server.error_answers import Refusal
-from tidelens.server.file_descriptors import KEPT, open_connection_limiter
+from tidelens.server.file_descriptors import RESERVED, open_connection_limiter
 from tidelens.server.transfer_pace import SendProgress, TransferRate
 
 
 class Client:
-    """Notes why it had to go."""
+    """A protocol that records why it was refused."""
 
     def __init__(self, limiter: ConnectionLimiter, address: str) -> None:
         self.refusal: Refusal | None = None
@@ -49,7 +49,7 @@ def enter(
     return client
 
 
-def test_a_full_house_makes_room_at_the_cost_of_whom_most_wait_for() -> None:
+def test_at_the_limit_the_address_with_most_waiting_connections_loses_one() -> None:
     limiter = ConnectionLimiter(ConnectionLimits(connections_max=10, per_address_max=8))
     friend = enter(limiter, "127.0.0.1")
     strangers = [enter(limiter, "127.0.0.2") for _ in range(8)]
@@ -61,7 +61,7 @@ def test_a_full_house_makes_room_at_the_cost_of_whom_most_wait_for() -> None:
     assert limiter.refused == {"http_connections_max": 1}
 
 
-def test_one_address_has_only_its_part_and_gives_up_its_own() -> None:
+def test_an_address_at_its_limit_replaces_its_own_connections() -> None:
     limiter = ConnectionLimiter(ConnectionLimits(connections_max=10, per_address_max=3))
     first, *_ = [enter(limiter, "127.0.0.2") for _ in range(4)]
     assert first.refusal is not None and limiter.connections == 3
@@ -74,7 +74,7 @@ def test_one_address_has_only_its_part_and_gives_up_its_own() -> None:
     )
 
 
-def test_an_address_may_exchange_its_own_only_now_and_then() -> None:
+def test_an_address_may_replace_its_own_only_a_few_times_between_checks() -> None:
     limiter = ConnectionLimiter(ConnectionLimits(connections_max=10, per_address_max=3))
     let_in = [enter(limiter, "127.0.0.2").refusal is None for _ in range(100)]
     assert sum(let_in) < 30 and all(let_in[:5])
@@ -83,7 +83,9 @@ def test_an_address_may_exchange_its_own_only_now_and_then() -> None:
     assert enter(limiter, "127.0.0.2").refusal is None
 
 
-def test_what_the_server_works_on_goes_on_and_whoever_sends_goes_after_whoever_waits() -> None:
+def test_waiting_connections_are_replaced_first_then_receiving_ones_and_working_ones_never() -> (
+    None
+):
     limiter = ConnectionLimiter(ConnectionLimits(connections_max=3, per_address_max=3))
     working = enter(limiter, "127.0.0.1", ConnectionPhase.WORKING)
     sending = enter(limiter, "127.0.0.2", ConnectionPhase.RECEIVING)
@@ -93,7 +95,7 @@ def test_what_the_server_works_on_goes_on_and_whoever_sends_goes_after_whoever_w
     assert enter(limiter, "127.0.0.4").refusal is not None and working.refusal is None
 
 
-def test_only_so_many_may_linger_to_read_why() -> None:
+def test_a_bounded_number_may_linger_to_read_the_refusal() -> None:
     limiter = ConnectionLimiter()
     clients = [Client(limiter, "127.0.0.2") for _ in range(LEAVING_MAX + 1)]
     for client in clients:
@@ -115,7 +117,7 @@ def test_bodies_are_bounded_by_address_and_in_all_and_small_ones_pass() -> None:
     assert limiter.body_bytes == 60 * kib
     friend = enter(limiter, "127.0.0.1", ConnectionPhase.RECEIVING)
     limiter.count_body_bytes(friend.connection, 50 * kib + UNCOUNTED_BYTES)
-    # Its own newest, since both are on the way; who holds less goes on.
+    # The largest address loses its newest body, since both are arriving; the smaller one goes on.
     assert [c.refusal is None for c in stranger] == [True, False, False]
     assert friend.refusal is None and limiter.body_bytes == 80 * kib
     small = enter(limiter, "127.0.0.3", ConnectionPhase.RECEIVING)
@@ -126,7 +128,7 @@ def test_bodies_are_bounded_by_address_and_in_all_and_small_ones_pass() -> None:
     assert limiter.body_bytes == limiter.connections == 0
 
 
-def test_a_body_that_stands_still_makes_room_for_one_that_moves() -> None:
+def test_a_stalled_body_makes_room_for_one_that_moves() -> None:
     clock = ManualClock()
     limits = ConnectionLimits(bodies_per_address_bytes_max=100_000, bytes_per_s_min=1000)
     limiter = ConnectionLimiter(limits, now=clock.now)
@@ -152,8 +154,8 @@ def test_counting_by_address_agrees_with_a_plain_count() -> None:
             counted.discard(address, member)
             plain.get(address, set()).discard(member)
         sizes = Counter({a: len(members) for a, members in plain.items() if members})
-        fullest = counted.fullest()
-        assert (sizes[fullest] if fullest else 0) == max(sizes.values(), default=0)
+        largest = counted.largest_address()
+        assert (sizes[largest] if largest else 0) == max(sizes.values(), default=0)
         assert set(counted.of(address)) == plain.get(address, set())
 
 
@@ -171,20 +173,20 @@ def test_one_client_is_an_ipv4_address_or_an_ipv6_network(host: str, address: st
     assert address_of(host) == address
 
 
-def test_a_pace_is_kept_in_every_window() -> None:
-    pace = TransferRate(10.0, 100.0)
-    pace.start(0.0)
-    pace.moved(1000)
-    assert not pace.too_slow(10.1)  # and the next window begins
-    pace.moved(999)
-    assert not pace.behind(12.0, 2.0) and not pace.too_slow(20.0)
-    assert pace.too_slow(20.2)
-    # However much came at first, standing still is behind.
-    pace.start(30.0)
-    assert pace.behind(32.1, 2.0) and not pace.behind(31.9, 2.0)
+def test_the_rate_is_required_in_every_window() -> None:
+    rate = TransferRate(10.0, 100.0)
+    rate.start(0.0)
+    rate.moved(1000)
+    assert not rate.too_slow(10.1)  # and the next window begins
+    rate.moved(999)
+    assert not rate.behind(12.0, 2.0) and not rate.too_slow(20.0)
+    assert rate.too_slow(20.2)
+    # A transfer that stands still is behind, whatever arrived before.
+    rate.start(30.0)
+    assert rate.behind(32.1, 2.0) and not rate.behind(31.9, 2.0)
 
 
-def test_answers_must_be_taken_at_a_pace() -> None:
+def test_answers_must_be_read_at_the_minimum_rate() -> None:
     unsent = SendProgress(10.0, 100.0)
     assert not unsent.stuck(50_000, 0.0)
     assert not unsent.stuck(49_000, 10.1)
@@ -197,11 +199,11 @@ def test_answers_must_be_taken_at_a_pace() -> None:
 @pytest.mark.parametrize(
     ("soft", "hard", "let_in", "raised"),
     [
-        (1024, 524_288, 4096, 4096 + KEPT + LEAVING_MAX),
-        (1024, 2048, 2048 - KEPT - LEAVING_MAX, 2048),
+        (1024, 524_288, 4096, 4096 + RESERVED + LEAVING_MAX),
+        (1024, 2048, 2048 - RESERVED - LEAVING_MAX, 2048),
         (20_000, 20_000, 4096, None),
         (256, 256, 16, 256),
-        (1024, resource.RLIM_INFINITY, 4096, 4096 + KEPT + LEAVING_MAX),
+        (1024, resource.RLIM_INFINITY, 4096, 4096 + RESERVED + LEAVING_MAX),
     ],
 )
 def test_the_soft_limit_is_raised_and_descriptors_are_kept(

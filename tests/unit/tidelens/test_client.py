@@ -31,7 +31,7 @@ def kit() -> Kit:
 
 @asynccontextmanager
 async def started(kit: Kit, port: int) -> AsyncIterator[Kit]:
-    """A server of its own on the kit's index, as after a restart."""
+    """Start another server on the kit's index, as after a restart."""
     again = Kit(index=kit.index)
     async with serving(again.app, again.settings, port):
         yield again
@@ -86,7 +86,7 @@ async def test_a_server_that_is_not_ready_yet_is_waited_for(kit: Kit) -> None:
         async with started(kit, port) as again:
             waiting = asyncio.create_task(following(updates))
             async with asyncio.timeout(90):
-                # It hangs up at once: told of for good, unlike the connections that are open.
+                # The error closes the connection at once; only this counter keeps a trace of it.
                 while not again.sample("tidelens_live_messages_total", {"type": "error"}):
                     await asyncio.sleep(0.01)
             kit.index.ready = True
@@ -143,9 +143,9 @@ async def test_another_server_is_told() -> None:
     server, thread = start_http_server(0, "127.0.0.1", registry=Metrics().registry)
     try:
         async with Client(f"http://127.0.0.1:{server.server_port}") as client:
-            with pytest.raises(ServerUnavailable, match="is no Tidelens server"):
+            with pytest.raises(ServerUnavailable, match="is not a Tidelens server"):
                 await client.get("/v1/status")
-            with pytest.raises(ServerUnavailable, match="no live socket"):
+            with pytest.raises(ServerUnavailable, match="cannot open a live connection"):
                 await anext(client.watch({"text": "a cat"}))
     finally:
         server.shutdown()

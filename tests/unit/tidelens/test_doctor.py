@@ -40,7 +40,7 @@ from tidelens.cli.doctor.examination import CHECKS, examined
 from tidelens.cli.doctor.finding import Check, Finding, State, in_thread, ok
 from tidelens.runtime.run_file import Runtime
 from tidelens.server.admission import LEAVING_MAX
-from tidelens.server.file_descriptors import KEPT
+from tidelens.server.file_descriptors import RESERVED
 
 pytestmark = pytest.mark.anyio
 
@@ -365,7 +365,7 @@ async def test_open_files() -> None:
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert (await one(machine.open_files, http_connections_max=16)).state == "ok"
     told = await one(machine.open_files, http_connections_max=limit)
-    assert (told.state, told.fix) == ("warning", f"ulimit -Hn {limit + KEPT + LEAVING_MAX}")
+    assert (told.state, told.fix) == ("warning", f"ulimit -Hn {limit + RESERVED + LEAVING_MAX}")
 
 
 # Folders and the bucket

@@ -66,7 +66,7 @@ class App:
         await answer(send, b"done")
 
     async def live(self, receive: Receive, send: Send) -> None:
-        """A WebSocket that is never let in."""
+        """Leave a WebSocket without an answer to its handshake."""
         await asyncio.Event().wait()
 
     async def failing(self, receive: Receive, send: Send) -> None:
@@ -233,7 +233,7 @@ async def test_a_socket_that_is_not_let_in_is_told_why() -> None:
 
 
 async def test_the_whole_api_while_everything_waits() -> None:
-    """A search with `wait_for`, a publish, a live socket, an event stream."""
+    """Every type of request is open: a search with `wait_for`, a publish, two live streams."""
     kit = Kit()
     kit.caption("a", "red cat")
     ahead = {

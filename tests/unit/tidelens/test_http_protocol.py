@@ -33,7 +33,7 @@ HUGE = 64 * 2**20
 
 
 async def counting(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers with the size of the body; on /large with a lot, on /stream without end."""
+    """Answer with the size of the body, on /large with many bytes, on /stream without end."""
     size = 0
     if scope["path"] == "/stream":
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -54,7 +54,7 @@ async def counting(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Clock:
-    """The time of a door, which can be set forward. If it does not run, a busy machine cannot
+    """The time of a limiter, which can be set forward. If it does not run, a busy machine cannot
     hurry it."""
 
     def __init__(self, *, runs: bool = True) -> None:
@@ -336,7 +336,7 @@ async def test_a_client_that_goes_within_its_body_is_no_defect() -> None:
         assert not logs
 
 
-# Clients that do nothing wrong, and what is no HTTP
+# Correct clients, and input that is not HTTP
 
 
 async def test_an_offer_of_another_protocol_is_passed_over() -> None:
@@ -528,7 +528,7 @@ async def test_a_socket_that_closes_may_take_as_long_as_its_last_messages_move()
 
 
 async def test_a_connection_that_is_gone_leaves_nothing_for_the_garbage_collector() -> None:
-    """In a server it comes by so rarely that gigabytes would wait for it."""
+    """A collection is so rare in a server that gigabytes would wait for it."""
     async with live() as (server, _):
         clients = [await server.client() for _ in range(3)]
         clients[0][1].write(GET[:-5])

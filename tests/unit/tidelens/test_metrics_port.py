@@ -40,7 +40,7 @@ def by_default(**values: Any) -> Settings:
 
 
 def held(settings: Settings, port: int) -> int:
-    """The port that `up` holds for its encoders beside an API on `port`."""
+    """Return the port that `up` reserves for its encoders beside an API on `port`."""
     listener = metrics_listener(settings, port)
     assert listener is not None
     with listener:
@@ -115,7 +115,7 @@ def test_a_server_that_fails_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
         while not (told := [line for line in logs if "/metrics" in line["event"]]):
             sleep(0.01)
     assert [(line["event"], line["error"]) for line in told] == [
-        ("/metrics is not served any more", "RuntimeError('broken')")
+        ("/metrics is no longer served", "RuntimeError('broken')")
     ]
 
 

@@ -120,7 +120,7 @@ async def test_a_refusal_is_one_line() -> None:
     async with watching(port) as watch:
         code, out, err = await watch.ended()
         assert (code, out, err.count("\n")) == (2, "", 1)
-        assert f"no live socket at http://127.0.0.1:{port}" in err
+        assert f"cannot open a live connection to http://127.0.0.1:{port}" in err
 
 
 async def test_matches_are_lines_of_their_own() -> None:

@@ -19,7 +19,7 @@ import click
 
 from contracts.characters import escaped
 from tidelens.cli.base.command import Example, Group
-from tidelens.cli.base.failures import Failure, described
+from tidelens.cli.base.failures import Failure, describe_failure
 from tidelens.cli.base.terminal import say
 from tidelens.process import blas_threads, extras
 
@@ -153,7 +153,7 @@ def _exit_code() -> int:
     except KeyboardInterrupt:
         return 130
     except Exception as error:
-        failure = described(error)
+        failure = describe_failure(error)
         if failure is None:
             raise
         _tell(failure)

@@ -13,13 +13,13 @@ from tidelens.cli.base.command import Argument, Command, Example
 from tidelens.cli.base.options import NamedPath, Option, json_option, node_options
 from tidelens.cli.base.query import read_image
 from tidelens.cli.base.terminal import say, say_json
-from tidelens.ingest.text_files import listed
+from tidelens.ingest.text_files import read_lines
 
 
 def _read_lines(context: click.Context, parameter: click.Parameter, path: Path | None) -> list[str]:
     if path is None:
         return []
-    return listed(path, parameter.opts[0])
+    return read_lines(path, parameter.opts[0])
 
 
 @click.command(
@@ -94,7 +94,7 @@ def classify(
     Give exactly one of TEXT, --image and --id, and the labels. Each line has the probability of a
     label among those given, its score, and the label.
     """
-    from tidelens.cli.base.collection_choice import node_of
+    from tidelens.cli.base.collection_choice import node_context
     from tidelens.client import Client
 
     asked = {name: value for name, value in members.items() if value is not None}
@@ -105,7 +105,7 @@ def classify(
         asked.setdefault("of", "images")
     parse_classify(asked)
 
-    node = node_of(url, data)
+    node = node_context(url, data)
 
     async def run() -> Any:
         # The server ends every wait.

@@ -238,10 +238,10 @@ async def _opened(**given: Any) -> "AsyncIterator[DeadLetters]":
     from contracts.partitioner import partitioner
     from streams.kafka.event_log import KafkaLog
     from streams.registry.dead_letter_desk import DeadLetters
-    from tidelens.cli.base.collection_choice import acting
+    from tidelens.cli.base.collection_choice import command_context
 
-    acts = await asyncio.to_thread(acting, "dead-letters", **given)
-    settings, connection = acts.settings, acts.connection()
+    context = await asyncio.to_thread(command_context, "dead-letters", **given)
+    settings, connection = context.settings, context.connection()
     partition_of = partitioner(settings.partitioner)
     async with (
         connection.errors_translated(),
@@ -252,8 +252,8 @@ async def _opened(**given: Any) -> "AsyncIterator[DeadLetters]":
             prefix=settings.topic_prefix,
         ) as log,
     ):
-        yield DeadLetters(log, acts.names(), partition_of)
-    acts.tell()
+        yield DeadLetters(log, context.names(), partition_of)
+    context.tell()
 
 
 def _ids(letters: Sequence[str]) -> "list[LetterId]":

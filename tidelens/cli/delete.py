@@ -11,7 +11,7 @@ from tidelens.cli.base.options import collection_options, json_option
 from tidelens.cli.base.published import open_log, show_report
 
 if TYPE_CHECKING:
-    from tidelens.ingest.publisher import Published
+    from tidelens.ingest.publisher import PublishResult
 
 
 @click.command(
@@ -35,13 +35,13 @@ def delete(target: Target, ids: tuple[str, ...], as_json: bool, **collection_giv
 
     The exit code is 1 if an id was refused.
     """
-    from tidelens.cli.base.collection_choice import acting
+    from tidelens.cli.base.collection_choice import command_context
     from tidelens.ingest.publisher import delete as delete_all
 
-    acts = acting("delete", **collection_given)
+    context = command_context("delete", **collection_given)
 
-    async def run() -> "Published":
-        async with open_log(acts) as (event_log, names):
+    async def run() -> "PublishResult":
+        async with open_log(context) as (event_log, names):
             return await delete_all(event_log, names, target, ids)
 
     show_report(asyncio.run(run()), "deleted", as_json=as_json)

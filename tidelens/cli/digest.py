@@ -34,10 +34,10 @@ def digest(verify: bool, url: str | None, data: Path | None, as_json: bool) -> N
     Two nodes that have reached the same offset of a partition must show the same digest of it.
     """
     from contracts.errors import DigestMismatch
-    from tidelens.cli.base.collection_choice import node_of
+    from tidelens.cli.base.collection_choice import node_context
     from tidelens.client import Client
 
-    node = node_of(url, data)
+    node = node_context(url, data)
 
     async def run() -> Any:
         async with Client(node.url, timeout_s=None) as client:

@@ -37,7 +37,7 @@ def encode(
 ) -> None:
     """Encode published content into vectors, until stopped."""
     from contracts import settings as settings_module
-    from tidelens.cli.base.collection_choice import acting
+    from tidelens.cli.base.collection_choice import command_context
     from tidelens.process import logs
     from tidelens.process.child_reports import Report, Reporter
     from tidelens.process.role_process import failing_as_logged, run
@@ -50,8 +50,8 @@ def encode(
             settings, kafka = settings_module.load(**settings_given), settings_module.load_kafka()
             logs.configure(settings.log_format, "encode")
         else:
-            acts = acting("encode", is_role=True, **settings_given)
-            settings, kafka = acts.settings, acts.kafka
+            command = command_context("encode", is_role=True, **settings_given)
+            settings, kafka = command.settings, command.kafka
         reporter = Reporter(report_to)
         running = run_encoder(
             settings,

@@ -30,14 +30,14 @@ def index(context: click.Context, /, **settings_given: Any) -> None:
     """
     if context.invoked_subcommand is not None:
         return
-    from tidelens.cli.base.collection_choice import acting
+    from tidelens.cli.base.collection_choice import command_context
     from tidelens.process.role_process import failing_as_logged, run
     from tidelens.process.threads import end_now
     from tidelens.runtime.index_role import run_index
 
     with failing_as_logged("index"):
-        acts = acting("index", is_role=True, **settings_given)
-        if not run(run_index(acts.settings, acts.kafka)):
+        command = command_context("index", is_role=True, **settings_given)
+        if not run(run_index(command.settings, command.kafka)):
             end_now()
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from contracts.ports.lag import Lag
     from contracts.settings import Settings
     from streams.kafka.connection import Connection
-    from tidelens.cli.base.lag_measurement import Measured
+    from tidelens.cli.base.lag_measurement import LagReport
 
 # At most this many warnings of each kind are shown; --json has all.
 _SHOWN_MAX = 20
@@ -61,20 +61,20 @@ def lag(model: str | None, forget: str | None, as_json: bool, **collection_given
     whether the lag could be measured, not how large it is.
     """
     from contracts.wire.message_json import wire_lag
-    from tidelens.cli.base.collection_choice import acting
+    from tidelens.cli.base.collection_choice import command_context
 
-    acts = acting("lag", model=model, **collection_given)
-    settings, connection = acts.settings, acts.connection()
+    context = command_context("lag", model=model, **collection_given)
+    settings, connection = context.settings, context.connection()
     if forget is not None:
         forgotten = asyncio.run(_forgotten(settings, connection, forget))
-        acts.tell()
+        context.tell()
         if as_json:
             say_json({"forgotten": forgotten})
         else:
             say(*(f"forgot group {group}" for group in forgotten))
         return
     measured = asyncio.run(_measured(settings, connection, asked=model is not None))
-    acts.tell()
+    context.tell()
     if as_json:
         behind_s = None if measured.behind_s is None else round(measured.behind_s, 3)
         wire = wire_lag(measured.rows, space=measured.space, broker="reachable", behind_s=behind_s)
@@ -84,10 +84,10 @@ def lag(model: str | None, forget: str | None, as_json: bool, **collection_given
     say(*_table(measured.rows), _behind(measured), *_notes(measured, connection.brokers))
 
 
-async def _measured(settings: "Settings", connection: "Connection", *, asked: bool) -> "Measured":
-    from tidelens.cli.base.lag_measurement import measure
+async def _measured(settings: "Settings", connection: "Connection", *, asked: bool) -> "LagReport":
+    from tidelens.cli.base.lag_measurement import measure_lag
 
-    return await measure(settings, connection, asked=asked)
+    return await measure_lag(settings, connection, asked=asked)
 
 
 async def _forgotten(settings: "Settings", connection: "Connection", group: str) -> list[str]:
@@ -98,7 +98,7 @@ async def _forgotten(settings: "Settings", connection: "Connection", group: str)
     return await forget(connection, settings.topic_prefix, group, spaces=spaces)
 
 
-def _behind(measured: "Measured") -> str:
+def _behind(measured: "LagReport") -> str:
     if measured.behind_s is None:
         return (
             f"behind: unknown, no index node of space {measured.space} runs (one that has just "
@@ -107,7 +107,7 @@ def _behind(measured: "Measured") -> str:
     return f"behind: {measured.behind_s:.1f} s"
 
 
-def _notes(measured: "Measured", brokers: str) -> list[str]:
+def _notes(measured: "LagReport", brokers: str) -> list[str]:
     """Return what an operator should know besides the figures, each with what to do about it."""
     kinds = (
         [
@@ -119,7 +119,7 @@ def _notes(measured: "Measured", brokers: str) -> list[str]:
             f"{row.unstable_seconds:.0f} s by an open transaction; `kafka-transactions.sh "
             f"--bootstrap-server {brokers} describe-producers --topic {row.topic} --partition "
             f"{row.partition}` names its producer"
-            for row in measured.held
+            for row in measured.held_back
         ],
         [
             f"shared: {members} nodes run as {group}, or one was killed a moment ago; give each a "

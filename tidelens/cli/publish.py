@@ -15,7 +15,7 @@ from tidelens.cli.base.published import open_log, show_report
 from tidelens.cli.base.terminal import say
 
 if TYPE_CHECKING:
-    from tidelens.ingest.publisher import Published
+    from tidelens.ingest.publisher import PublishResult
 
 
 @click.command(
@@ -47,16 +47,16 @@ def publish(paths: tuple[Path, ...], as_json: bool, **collection_given: Any) -> 
     "image" is a path relative to the file. Other files in a folder are left out and counted by
     their types. The exit code is 1 if an item was refused or nothing was published.
     """
-    from tidelens.cli.base.collection_choice import acting
+    from tidelens.cli.base.collection_choice import command_context
     from tidelens.ingest.publisher import entries_of, sources
     from tidelens.ingest.publisher import publish as publish_all
 
-    acts = acting("publish", **collection_given)
-    settings = acts.settings
+    context = command_context("publish", **collection_given)
+    settings = context.settings
     files = list(sources(paths))
 
-    async def run(advance: Callable[[int], None]) -> "Published":
-        async with open_log(acts) as (event_log, names):
+    async def run(advance: Callable[[int], None]) -> "PublishResult":
+        async with open_log(context) as (event_log, names):
             return await publish_all(event_log, names, entries_of(files, settings), advance=advance)
 
     with _progress(len(files)) as advance:

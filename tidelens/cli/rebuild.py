@@ -48,10 +48,10 @@ def rebuild(as_json: bool, **options: Any) -> None:
 def _rebuild(
     targets: tuple[str, ...], url: str | None, data: Path | None, *, as_json: bool
 ) -> None:
-    from tidelens.cli.base.collection_choice import node_of
+    from tidelens.cli.base.collection_choice import node_context
     from tidelens.client import Client
 
-    node = node_of(url, data)
+    node = node_context(url, data)
 
     async def run() -> Any:
         async with Client(node.url, timeout_s=None) as client:

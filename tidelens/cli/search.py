@@ -31,12 +31,12 @@ def search(url: str | None, data: Path | None, as_json: bool, **query: Any) -> N
 
     Give exactly one of TEXT, --image and --id, or a whole query with --query.
     """
-    from tidelens.cli.base.collection_choice import node_of
+    from tidelens.cli.base.collection_choice import node_context
     from tidelens.client import Client
 
     asked = build_query(**query)
 
-    node = node_of(url, data)
+    node = node_context(url, data)
 
     async def run() -> Any:
         # The server ends every wait, by its own limit if not by the query's.

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from index_store.index import Index
     from index_store.snapshot.store import Snapshots
     from streams.kafka.connection import Connection
-    from tidelens.cli.base.collection_choice import Acting
+    from tidelens.cli.base.collection_choice import CommandContext
 
 _shard_options = in_order(
     click.option(
@@ -69,10 +69,10 @@ def snapshot() -> None:
 @json_option
 def create(url: str | None, data: Path | None, as_json: bool) -> None:
     """Let the running node write a snapshot now."""
-    from tidelens.cli.base.collection_choice import node_of
+    from tidelens.cli.base.collection_choice import node_context
     from tidelens.client import Client
 
-    node = node_of(url, data)
+    node = node_context(url, data)
 
     async def run() -> Any:
         async with Client(node.url, timeout_s=None) as client:
@@ -201,7 +201,7 @@ def restore(name: str, url: str | None, as_json: bool, **given: Any) -> None:
 class _Shard:
     """A shard's snapshots, as the node of this replica sees them, and the log that they are of."""
 
-    acting: "Acting"
+    context: "CommandContext"
     space: Space
     connection: "Connection"
     blobs: "BlobStore"
@@ -209,7 +209,7 @@ class _Shard:
 
     @property
     def settings(self) -> Settings:
-        return self.acting.settings
+        return self.context.settings
 
     async def pointed(self, names: Sequence[str]) -> set[str]:
         """Those of `names` that their replica's pointer names."""
@@ -253,10 +253,10 @@ async def _opened(given: dict[str, Any]) -> AsyncIterator[_Shard]:
     from index_store.merge.spill import Spill
     from index_store.snapshot.store import Snapshots
     from index_store.storage.open import open_blobs
-    from tidelens.cli.base.collection_choice import acting
+    from tidelens.cli.base.collection_choice import command_context
 
-    acts = await asyncio.to_thread(acting, "snapshot", **given)
-    settings, connection = acts.settings, acts.connection()
+    context = await asyncio.to_thread(command_context, "snapshot", **given)
+    settings, connection = context.settings, context.connection()
     space = await _space(settings, connection, asked=given["model"] is not None)
     prefix = f"{space.name}/{settings.shard}/{settings.replica}/"
     with tempfile.TemporaryDirectory(prefix="tidelens-") as folder:
@@ -264,19 +264,19 @@ async def _opened(given: dict[str, Any]) -> AsyncIterator[_Shard]:
             async with open_blobs(settings.snapshots, settings.data / "snapshots") as blobs:
                 spill = Spill(Path(folder))
                 snapshots = Snapshots(blobs, prefix, spill, kept=settings.snapshots_kept)
-                yield _Shard(acts, space, connection, blobs, snapshots)
+                yield _Shard(context, space, connection, blobs, snapshots)
         except OSError as error:
             raise SnapshotFailed(f"the store of snapshots does not answer: {error}") from error
-    acts.tell()
+    context.tell()
 
 
 async def _space(settings: Settings, connection: "Connection", *, asked: bool) -> Space:
     from consumers.models import space_of
-    from tidelens.cli.base.served_space import space_served
+    from tidelens.cli.base.served_space import active_space_of
 
     if asked:
         return await asyncio.to_thread(space_of, settings.model)
-    return await space_served(settings, connection)
+    return await active_space_of(settings, connection)
 
 
 def _require_own(name: str, replica: str) -> None:
@@ -293,7 +293,7 @@ async def _ask_node(url: str | None, shard: _Shard, name: str) -> bool:
     """Whether this replica's node runs; then it points to `name` itself, and keeps to it."""
     from tidelens.client import Client, ServerUnavailable
 
-    async with Client(shard.acting.url(url)) as client:
+    async with Client(shard.context.url(url)) as client:
         try:
             status = await client.get("/v1/status")
         except ServerUnavailable:

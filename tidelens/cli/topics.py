@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from contracts.topics import Names, TopicSpec
     from streams.kafka.connection import Connection
     from streams.topics.admin import Difference
-    from tidelens.cli.base.collection_choice import Acting
+    from tidelens.cli.base.collection_choice import CommandContext
 
 
 @click.group(
@@ -95,7 +95,7 @@ def create(as_json: bool, **options: Any) -> None:
             min_insync_replicas=settings.min_insync_replicas,
         )
     )
-    plan.acting.tell()
+    plan.context.tell()
     if as_json:
         differences = [asdict(difference) for difference in made.differences]
         say_json({"created": made.created, "differences": differences})
@@ -128,7 +128,7 @@ def describe(as_json: bool, **options: Any) -> None:
 
     plan = _Plan.of(options)
     found = _run(kafka_topics.describe(plan.connection, [spec.name for spec in plan.specs]))
-    plan.acting.tell()
+    plan.context.tell()
     wanted = kafka_topics.with_replication(plan.specs, plan.settings.min_insync_replicas)
     differences = kafka_topics.differences(wanted, found)
     if as_json:
@@ -211,7 +211,7 @@ def print_(
 class _Plan:
     """Which topics are wanted, and where."""
 
-    acting: "Acting"
+    context: "CommandContext"
     settings: "Settings"
     names: "Names"
     specs: "list[TopicSpec]"
@@ -221,15 +221,15 @@ class _Plan:
     def of(cls, options: dict[str, Any]) -> "_Plan":
         from consumers.models import space_of
         from contracts.topics import topic_specs
-        from tidelens.cli.base.collection_choice import acting
+        from tidelens.cli.base.collection_choice import command_context
 
-        acts = acting("topics", **options)
-        settings = acts.settings
-        names = acts.names(space_of(settings.model).name)
+        context = command_context("topics", **options)
+        settings = context.settings
+        names = context.names(space_of(settings.model).name)
         specs = topic_specs(
             names, partitions=settings.partitions, content_bytes_max=settings.record_bytes_max
         )
-        return cls(acts, settings, names, specs, acts.connection())
+        return cls(context, settings, names, specs, context.connection())
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:

@@ -29,10 +29,10 @@ def tune(url: str | None, data: Path | None, as_json: bool) -> None:
     A star marks the operating point in use. The figures were measured when the segment was merged,
     with sampled vectors of both targets and with recent queries.
     """
-    from tidelens.cli.base.collection_choice import node_of
+    from tidelens.cli.base.collection_choice import node_context
     from tidelens.client import Client
 
-    node = node_of(url, data)
+    node = node_context(url, data)
 
     async def run() -> Any:
         async with Client(node.url) as client:

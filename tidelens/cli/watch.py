@@ -79,12 +79,12 @@ def watch(
     Give exactly one of TEXT, --image and --id, or a whole query with --query. Each line begins
     with its change: + entered, - left, ~ moved, = changed in place, ! matched.
     """
-    from tidelens.cli.base.collection_choice import node_of
+    from tidelens.cli.base.collection_choice import node_context
     from tidelens.client import Client
 
     asked = build_query(**query)
 
-    node = node_of(url, data)
+    node = node_context(url, data)
 
     async def run() -> None:
         seen = 0

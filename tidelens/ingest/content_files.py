@@ -32,15 +32,15 @@ from contracts.wire.validation import first_error
 from tidelens.ingest.file_types import (
     CAPTIONS,
     LINES,
-    Found,
-    Kind,
-    LeftOut,
-    Source,
-    Unreadable,
-    kind_of,
+    FileType,
+    PublishEntry,
+    PublishSource,
+    SkippedFile,
+    UnreadableFolder,
+    file_type_of,
     label,
 )
-from tidelens.ingest.text_files import lines_of, text_of
+from tidelens.ingest.text_files import decode_text, lines_of
 
 # Base64 of the largest inline picture, and room for the rest.
 _LINE_BYTES_MAX = 8 * 1024 * 1024
@@ -48,7 +48,7 @@ _LINE_BYTES_MAX = 8 * 1024 * 1024
 _CAPTION_BYTES_MAX = 256 * 1024
 
 
-class Refused(TidelensError):
+class RefusedContent(TidelensError):
     """One file or line that is not published; `where` names it."""
 
     def __init__(self, where: str, code: str, message: str) -> None:
@@ -74,60 +74,66 @@ class _Line(BaseModel):
     metadata: dict[str, Any] | None = None
 
 
-def contents_of(found: Found, settings: ContentSettings) -> Iterator[Content | Refused | LeftOut]:
+def content_events_of(
+    found: PublishEntry, settings: ContentSettings
+) -> Iterator[Content | RefusedContent | SkippedFile]:
     """Yield the events of one file, or why there is none. Blocking; no file makes it raise."""
-    if isinstance(found, LeftOut):
+    if isinstance(found, SkippedFile):
         yield found
-    elif isinstance(found, Unreadable):
+    elif isinstance(found, UnreadableFolder):
         yield _refused(_shown(found.path), found.error)
     else:
         yield from _of_source(found, settings)
 
 
-def _of_source(source: Source, settings: ContentSettings) -> Iterator[Content | Refused | LeftOut]:
+def _of_source(
+    source: PublishSource, settings: ContentSettings
+) -> Iterator[Content | RefusedContent | SkippedFile]:
     path = source.path
     try:
         with source.open() as file:
-            kind = kind_of(path, file.read(HEAD_BYTES))
+            kind = file_type_of(path, file.read(HEAD_BYTES))
             file.seek(0)
-            if kind is None or (kind is Kind.LINES and not source.named):
+            if kind is None or (kind is FileType.LINES and not source.named):
                 yield _not_published(source, label(path.name))
-            elif kind is Kind.LINES:
+            elif kind is FileType.LINES:
                 yield from _lines(file, path, settings)
             else:
                 item_id = path.relative_to(source.folder).as_posix()
-                if kind is Kind.CAPTION:
+                if kind is FileType.CAPTION:
                     yield _checked(_caption(file, item_id))
                 else:
                     yield _checked(_picture(file, path, item_id, settings, item=_stem(item_id)))
     except OutsideRoots:
-        yield LeftOut("link out of the folder")
+        yield SkippedFile("link out of the folder")
     except NotRegular:
         yield _not_published(source, "no regular file")
     except (RejectedRecord, OSError) as error:
         yield _refused(_shown(path), error)
 
 
-def _not_published(source: Source, kind: str) -> Refused | LeftOut:
+def _not_published(source: PublishSource, kind: str) -> RefusedContent | SkippedFile:
     """Refuse a file that was named itself, and count one that only lies in a folder."""
     if not source.named:
-        return LeftOut(kind)
+        return SkippedFile(kind)
     suffixes = " ".join(sorted(CAPTIONS | LINES))
-    return Refused(
+    return RefusedContent(
         _shown(source.path), "unknown_kind", f"neither a picture ({NAMES}) nor one of {suffixes}"
     )
 
 
 def _lines(
     file: BufferedReader, path: Path, settings: ContentSettings
-) -> Iterator[Content | Refused]:
+) -> Iterator[Content | RefusedContent]:
     shown = _shown(path)
     number = 0
     try:
         for number, line in enumerate(lines_of(file, _LINE_BYTES_MAX), 1):
             where = f"{shown}:{number}"
             if len(line) > _LINE_BYTES_MAX:
-                yield Refused(where, "line_too_long", f"limit {_LINE_BYTES_MAX} bytes a line")
+                yield RefusedContent(
+                    where, "line_too_long", f"limit {_LINE_BYTES_MAX} bytes a line"
+                )
                 return  # where the next line begins is not known
             if not line.strip():
                 continue
@@ -136,7 +142,7 @@ def _lines(
             except (RejectedRecord, OSError) as error:
                 yield _refused(where, error)
     except UnicodeDecodeError as error:
-        yield Refused(f"{shown}:{number + 1}", "not_text", f"not UTF-16 ({error.reason})")
+        yield RefusedContent(f"{shown}:{number + 1}", "not_text", f"not UTF-16 ({error.reason})")
 
 
 def _content_of_line(raw: bytes, folder: Path, settings: ContentSettings) -> Content:
@@ -160,7 +166,7 @@ def _content_of_line(raw: bytes, folder: Path, settings: ContentSettings) -> Con
         item_id = PurePosixPath(line.image).as_posix() if line.id is None else line.id
         path = folder / line.image
         # The author of the JSON Lines file decides where its pictures are, so no folder bounds it.
-        with Source(path, path.parent).open() as file:
+        with PublishSource(path, path.parent).open() as file:
             return _picture(file, path, item_id, settings, **rest)
     if line.id is None:
         _invalid("id", "needed, since there is no path to take it from")
@@ -205,7 +211,7 @@ def _caption(file: BufferedReader, item_id: str) -> Content:
     if len(data) > _CAPTION_BYTES_MAX:
         _invalid("text", f"limit {_CAPTION_BYTES_MAX} bytes, got more")
     try:
-        text = text_of(data).strip()
+        text = decode_text(data).strip()
     except UnicodeDecodeError as error:
         raise RejectedRecord("not_text", f"not {error.encoding.upper()} ({error.reason})") from None
     return Content(target="captions", id=item_id, text=text, item=_stem(item_id))
@@ -229,13 +235,13 @@ def _too_large(field: str, limit: int, size: int) -> NoReturn:
     raise RejectedRecord.over("image_too_large_bytes", limit, size, field=field, unit="bytes")
 
 
-def _refused(where: str, error: RejectedRecord | OSError) -> Refused:
+def _refused(where: str, error: RejectedRecord | OSError) -> RefusedContent:
     if isinstance(error, RejectedRecord):
-        return Refused(where, error.code, error.message)
+        return RefusedContent(where, error.code, error.message)
     if isinstance(error, FileNotFoundError):
-        return Refused(where, "unreadable", "there is no such file or folder")
+        return RefusedContent(where, "unreadable", "there is no such file or folder")
     reason = getattr(error, "strerror", None) or str(error)
-    return Refused(where, "unreadable", f"cannot be read ({reason})")
+    return RefusedContent(where, "unreadable", f"cannot be read ({reason})")
 
 
 def _shown(path: Path) -> str:

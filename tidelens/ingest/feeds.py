@@ -17,7 +17,7 @@ from contracts.settings import ContentSettings
 from contracts.topics import Names
 
 if TYPE_CHECKING:
-    from tidelens.ingest.publisher import Entry
+    from tidelens.ingest.publisher import PublishInput
 
 log = structlog.get_logger(__name__)
 
@@ -25,11 +25,11 @@ _SAMPLE_EVERY_S = 0.5
 _SAMPLES_MAX = 1_000
 _AGAIN_S = 2.0
 # A suffix can be anything.
-_KINDS_TOLD_MAX = 100
+_REASONS_LOGGED_MAX = 100
 _ATTRIBUTION = "OpenMoji, CC BY-SA 4.0"
 
 
-def samples(seed: int = 0) -> Iterator[list[Content]]:
+def sample_items(seed: int = 0) -> Iterator[list[Content]]:
     """Pictures with their names, in a shuffled order that is the same at every start."""
     from training.data.openmoji import pictures, render_png
 
@@ -52,7 +52,7 @@ def samples(seed: int = 0) -> Iterator[list[Content]]:
 
 async def publish_samples(event_log: EventLog, names: Names) -> None:
     """A few a second, up to a bound; a broker that is away is waited for."""
-    stream = samples()
+    stream = sample_items()
     published = 0
     while (pair := await asyncio.to_thread(next, stream, None)) is not None:
         await _publish(event_log, names, pair)
@@ -66,10 +66,10 @@ async def publish_folder(
     event_log: EventLog, names: Names, settings: ContentSettings, folder: Path
 ) -> None:
     """Publish each picture or caption that appears or changes under `folder`."""
-    from tidelens.ingest.file_types import LeftOut
+    from tidelens.ingest.file_types import SkippedFile
     from tidelens.ingest.publisher import watch_folder
 
-    told: set[str] = set()
+    logged: set[str] = set()
     async for path in watch_folder(folder):
         # Whatever one file contains, the others are published.
         try:
@@ -77,22 +77,24 @@ async def publish_folder(
                 if isinstance(entry, Content):
                     await _publish(event_log, names, [entry])
                     log.info("published", item=entry.id, target=entry.target)
-                elif not isinstance(entry, LeftOut):
+                elif not isinstance(entry, SkippedFile):
                     log.warning("not published", file=str(path), reason=str(entry))
-                elif entry.kind not in told and len(told) < _KINDS_TOLD_MAX:
-                    told.add(entry.kind)
-                    log.warning("files of this kind are left out", kind=entry.kind, first=str(path))
+                elif entry.reason not in logged and len(logged) < _REASONS_LOGGED_MAX:
+                    logged.add(entry.reason)
+                    log.warning(
+                        "files like this one are left out", reason=entry.reason, first=str(path)
+                    )
         except (MessageSizeTooLargeError, TidelensError, OSError) as error:
             log.warning("not published", file=str(path), reason=str(error))
         except Exception as error:
             log.error("not published", file=str(path), reason=repr(error), exc_info=error)
 
 
-def _contents(path: Path, folder: Path, settings: ContentSettings) -> "list[Entry]":
-    from tidelens.ingest.file_types import Source
-    from tidelens.ingest.publisher import contents_of
+def _contents(path: Path, folder: Path, settings: ContentSettings) -> "list[PublishInput]":
+    from tidelens.ingest.file_types import PublishSource
+    from tidelens.ingest.publisher import content_events_of
 
-    return list(contents_of(Source(path, folder, named=False), settings))
+    return list(content_events_of(PublishSource(path, folder, named=False), settings))
 
 
 async def _publish(event_log: EventLog, names: Names, contents: list[Content]) -> None:

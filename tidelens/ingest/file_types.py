@@ -23,7 +23,7 @@ _LABEL_CHARACTERS_MAX = 20
 _ANYWHERE = Path("/")
 
 
-class Kind(Enum):
+class FileType(Enum):
     """What a file is published as."""
 
     PICTURE = "picture"
@@ -32,7 +32,7 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PublishSource:
     """One file, the folder that its id is relative to, and whether the user named it itself."""
 
     path: Path
@@ -49,47 +49,47 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class SkippedFile:
     """A file of a folder that is not published; `kind` is its suffix, or what it is instead."""
 
-    kind: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class UnreadableFolder:
     """A folder that cannot be listed."""
 
     path: Path
     error: OSError
 
 
-Found = Source | LeftOut | Unreadable
+PublishEntry = PublishSource | SkippedFile | UnreadableFolder
 
 
-def sources(paths: Iterable[Path]) -> Iterator[Found]:
+def sources(paths: Iterable[Path]) -> Iterator[PublishEntry]:
     """Yield each file to look at, in a stable order. Links to folders are not followed."""
     for path in paths:
         if path.is_dir():
             yield from _below(path)
         else:
-            yield Source(path, path.parent)
+            yield PublishSource(path, path.parent)
 
 
-def _below(folder: Path) -> Iterator[Found]:
+def _below(folder: Path) -> Iterator[PublishEntry]:
     unreadable: list[OSError] = []
     for directory, folders, names in os.walk(folder, onerror=unreadable.append):
         links = [name for name in folders if Path(directory, name).is_symlink()]
         hidden = [name for name in (*folders, *names) if is_hidden(name)]
         folders[:] = sorted(set(folders) - set(links) - set(hidden))
-        yield from (LeftOut("hidden") for _ in hidden)
-        yield from (LeftOut("link to a folder") for name in links if not is_hidden(name))
+        yield from (SkippedFile("hidden") for _ in hidden)
+        yield from (SkippedFile("link to a folder") for name in links if not is_hidden(name))
         for name in sorted(set(names) - set(hidden)):
             if is_unfinished(name):
-                yield LeftOut(label(name))
+                yield SkippedFile(label(name))
             else:
-                yield Source(Path(directory, name), folder, named=False)
+                yield PublishSource(Path(directory, name), folder, named=False)
     for error in unreadable:
-        yield Unreadable(Path(os.fsdecode(error.filename or folder)), error)
+        yield UnreadableFolder(Path(os.fsdecode(error.filename or folder)), error)
 
 
 def is_hidden(name: str) -> bool:
@@ -106,7 +106,7 @@ def label(name: str) -> str:
     return suffix if 1 < len(suffix) <= _LABEL_CHARACTERS_MAX else "no suffix"
 
 
-def kind_of(path: Path, head: bytes) -> Kind | None:
+def file_type_of(path: Path, head: bytes) -> FileType | None:
     """Return the kind by the file's first bytes, or by its suffix where these do not decide.
 
     A damaged picture keeps its kind by its suffix, so that it is refused and not left out.
@@ -115,6 +115,6 @@ def kind_of(path: Path, head: bytes) -> Kind | None:
     if suffix in CAPTIONS | LINES:
         # A text may begin with the letters of a format; no text has a zero in it.
         if suffix in CAPTIONS and b"\0" in head and format_of(head):
-            return Kind.PICTURE
-        return Kind.CAPTION if suffix in CAPTIONS else Kind.LINES
-    return Kind.PICTURE if format_of(head) or suffix in SUFFIXES else None
+            return FileType.PICTURE
+        return FileType.CAPTION if suffix in CAPTIONS else FileType.LINES
+    return FileType.PICTURE if format_of(head) or suffix in SUFFIXES else None

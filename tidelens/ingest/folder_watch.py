@@ -21,14 +21,14 @@ Stamp = tuple[int, int]
 _SHARE = 0.05
 
 
-class Settling:
+class StableFiles:
     """Decides which files are new or changed, and whole, from one look to the next."""
 
     def __init__(self) -> None:
         self._last: dict[str, Stamp] = {}
         self._yielded: dict[str, Stamp] = {}
 
-    def look(self, found: dict[str, Stamp]) -> list[str]:
+    def stable_now(self, found: dict[str, Stamp]) -> list[str]:
         """Files to yield after this look, in the order of their names."""
         ready = [
             path
@@ -44,12 +44,12 @@ class Settling:
 
 async def watch_folder(folder: Path, *, every_s: float = 0.5) -> AsyncIterator[Path]:
     """Yield new and changed files under `folder`, for ever."""
-    settling = Settling()
+    stable_files = StableFiles()
     while True:
         started = time.monotonic()
         found = await asyncio.to_thread(scan, folder)
         took_s = time.monotonic() - started
-        for path in settling.look(found):
+        for path in stable_files.stable_now(found):
             yield Path(path)
         await asyncio.sleep(max(every_s, took_s / _SHARE))
 

@@ -19,26 +19,34 @@ from contracts.picture_formats import media_type_of
 from contracts.ports.event_log import EventLog
 from contracts.settings import ContentSettings
 from contracts.topics import Names, Target
-from tidelens.ingest.content_files import Refused, contents_of
-from tidelens.ingest.file_types import Found, LeftOut, sources
+from tidelens.ingest.content_files import RefusedContent, content_events_of
+from tidelens.ingest.file_types import PublishEntry, SkippedFile, sources
 from tidelens.ingest.folder_watch import watch_folder
 
-__all__ = ["Published", "contents_of", "delete", "entries_of", "publish", "sources", "watch_folder"]
+__all__ = [
+    "PublishResult",
+    "content_events_of",
+    "delete",
+    "entries_of",
+    "publish",
+    "sources",
+    "watch_folder",
+]
 
 BATCH_RECORDS_MAX = 500
 BATCH_BYTES_MAX = 8 * 1024 * 1024
 
-Entry = Content | Refused | LeftOut
+PublishInput = Content | RefusedContent | SkippedFile
 Advance = Callable[[int], None]
 
 
 @dataclass(slots=True)
-class Published:
+class PublishResult:
     """What became of everything that was to be published."""
 
     records: int = 0
     by_reference: int = 0
-    refused: list[Refused] = field(default_factory=list)
+    refused: list[RefusedContent] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     """How many files of which kind."""
     # The last record in each partition: waiting for these waits for all.
@@ -57,16 +65,16 @@ class Published:
 async def publish(
     event_log: EventLog,
     names: Names,
-    entries: Iterable[Entry],
+    entries: Iterable[PublishInput],
     *,
     advance: Advance = lambda _: None,
-) -> Published:
+) -> PublishResult:
     """Publish every entry; `advance` is told how many are done. `entries` may block.
 
     One record that the broker refuses does not stop the rest. A broker that cannot be reached
     does: KafkaError or BrokerUnavailable come through.
     """
-    done = Published()
+    done = PublishResult()
     batches = _batches(entries)
     batch = await asyncio.to_thread(next, batches, None)
     while batch is not None:
@@ -83,9 +91,9 @@ async def publish(
 
 async def delete(
     event_log: EventLog, names: Names, target: Target, ids: Iterable[str]
-) -> Published:
+) -> PublishResult:
     """Publish a deletion for each id."""
-    done = Published()
+    done = PublishResult()
     topic = names.content(target)
     waiting = iter(ids)
     while group := list(itertools.islice(waiting, BATCH_RECORDS_MAX)):
@@ -94,16 +102,16 @@ async def delete(
             try:
                 records.append(delete_record(topic, item_id))
             except RejectedRecord as error:
-                done.refused.append(Refused(repr(item_id), error.code, error.message))
+                done.refused.append(RefusedContent(repr(item_id), error.code, error.message))
         done.note(await event_log.publish(records))
     return done
 
 
 async def _publish_batch(
-    event_log: EventLog, names: Names, batch: Sequence[Entry], done: Published
+    event_log: EventLog, names: Names, batch: Sequence[PublishInput], done: PublishResult
 ) -> None:
-    done.refused += [entry for entry in batch if isinstance(entry, Refused)]
-    done.left_out.update(entry.kind for entry in batch if isinstance(entry, LeftOut))
+    done.refused += [entry for entry in batch if isinstance(entry, RefusedContent)]
+    done.left_out.update(entry.reason for entry in batch if isinstance(entry, SkippedFile))
     contents = [entry for entry in batch if isinstance(entry, Content)]
     done.by_reference += sum(content.ref is not None for content in contents)
     records = [_record(names, content) for content in contents]
@@ -122,7 +130,7 @@ async def _publish_batch(
         except KafkaError as error:
             if error.retriable:
                 raise
-            done.refused.append(Refused(content.id, "refused_by_broker", str(error)))
+            done.refused.append(RefusedContent(content.id, "refused_by_broker", str(error)))
 
 
 def _record(names: Names, content: Content) -> OutRecord:
@@ -130,8 +138,8 @@ def _record(names: Names, content: Content) -> OutRecord:
     return content_record(topic, content, media_type=media_type_of(content.image or b""))
 
 
-def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
-    batch: list[Entry] = []
+def _batches(entries: Iterable[PublishInput]) -> Iterator[list[PublishInput]]:
+    batch: list[PublishInput] = []
     size = 0
     for entry in entries:
         batch.append(entry)
@@ -144,7 +152,7 @@ def _batches(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def entries_of(found: Iterable[Found], settings: ContentSettings) -> Iterator[Entry]:
+def entries_of(found: Iterable[PublishEntry], settings: ContentSettings) -> Iterator[PublishInput]:
     """The events of all files, one file open at a time."""
     for one in found:
-        yield from contents_of(one, settings)
+        yield from content_events_of(one, settings)

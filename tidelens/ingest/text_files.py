@@ -12,7 +12,7 @@ from contracts.errors import ConfigurationError
 _UTF16 = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
 
 
-def text_of(data: bytes) -> str:
+def decode_text(data: bytes) -> str:
     """Decode UTF-8, or UTF-16 where its mark says so. Raises UnicodeDecodeError."""
     for mark, encoding in _UTF16:
         if data.startswith(mark):
@@ -20,10 +20,10 @@ def text_of(data: bytes) -> str:
     return data.decode("utf-8-sig")
 
 
-def listed(path: Path, option: str) -> list[str]:
+def read_lines(path: Path, option: str) -> list[str]:
     """Return a file's lines without blank ones. Raises ConfigurationError, naming the option."""
     try:
-        lines = text_of(path.read_bytes()).splitlines()
+        lines = decode_text(path.read_bytes()).splitlines()
     except UnicodeDecodeError as error:
         raise ConfigurationError(
             f"{option}: {path}: not {error.encoding.upper()} (byte {error.start})"

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from tidelens.cli.base.failures import described
+from tidelens.cli.base.failures import describe_failure
 from tidelens.process import logs
 
 T = TypeVar("T")
@@ -53,6 +53,6 @@ def failing_as_logged(role: str) -> Iterator[None]:
         # The settings, which describe the log, may be what is wrong.
         if not logs.is_of(role):
             logs.configure(os.environ.get("TIDELENS_LOG_FORMAT", "auto"), role)
-        if described(error) is None:
+        if describe_failure(error) is None:
             logs.catch_all()
         raise

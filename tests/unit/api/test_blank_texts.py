@@ -20,9 +20,9 @@ from contracts.wire.parser import (
 )
 from tests.kits.api_kit import Kit
 from tidelens.__main__ import LazyGroup
-from tidelens.ingest.content_files import Refused, contents_of
-from tidelens.ingest.file_types import Source
-from tidelens.ingest.text_files import listed
+from tidelens.ingest.content_files import RefusedContent, content_events_of
+from tidelens.ingest.file_types import PublishSource
+from tidelens.ingest.text_files import read_lines
 
 BLANKS = ["", "   ", "\t\n", "\u3000\xa0", "\u200b\ufeff", "\x00\x1b", "\u202e", "\u2800"]
 
@@ -84,8 +84,8 @@ def test_files(tmp_path: Path, blank: str) -> None:
     text.write_text(blank)
     lines.write_bytes(orjson.dumps({"id": "a", "text": blank}) + b"\n")
     for path in (text, lines):
-        [refused] = contents_of(Source(path, tmp_path), Settings())
-        assert isinstance(refused, Refused)
+        [refused] = content_events_of(PublishSource(path, tmp_path), Settings())
+        assert isinstance(refused, RefusedContent)
         assert (refused.code, refused.message.partition(":")[0]) == ("invalid_content", "text")
 
 
@@ -122,4 +122,4 @@ def test_commands_ask_nobody(command: list[str]) -> None:
 def test_blank_lines_of_a_file_of_labels_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "lines"
     path.write_text("a\n \u200b \n\ufeff\n b \n")
-    assert listed(path, "--queries") == ["a", "b"]
+    assert read_lines(path, "--queries") == ["a", "b"]

@@ -20,8 +20,8 @@ from contracts.wire.parser import parse_json
 from tests.kits.api_kit import Kit
 from tidelens.cli.search import search
 from tidelens.client import Client
-from tidelens.ingest.content_files import Refused
-from tidelens.ingest.file_types import Source
+from tidelens.ingest.content_files import RefusedContent
+from tidelens.ingest.file_types import PublishSource
 from tidelens.ingest.publisher import entries_of
 
 MOST, LEAST = 2**64 - 1, -(2**63)
@@ -116,8 +116,8 @@ def test_in_json_lines_and_on_the_command_line(
 ) -> None:
     file = tmp_path / "items.jsonl"
     file.write_text(f'{{"id": "a", "text": "x", "metadata": {{"n": {number}}}}}\n')
-    [refused] = entries_of([Source(file, tmp_path)], Settings())
-    assert isinstance(refused, Refused)
+    [refused] = entries_of([PublishSource(file, tmp_path)], Settings())
+    assert isinstance(refused, RefusedContent)
     assert f"metadata.n: limit {limit} (64 bits), got {value}" in refused.message
     for option, given_ in (
         ("--query", f'{{"text": "a", "filter": {{"eq": {{"n": {number}}}}}}}'),

@@ -16,8 +16,8 @@ from contracts.errors import RejectedRecord
 from contracts.events.content_event import Content
 from contracts.settings import Settings
 from tests.kits.api_kit import NoReferences
-from tidelens.ingest.content_files import Refused, contents_of
-from tidelens.ingest.file_types import LeftOut, Source, sources
+from tidelens.ingest.content_files import RefusedContent, content_events_of
+from tidelens.ingest.file_types import PublishSource, SkippedFile, sources
 
 INSIDE, SECRET = b"inside", b"secret"
 
@@ -110,10 +110,10 @@ def test_pipes_and_folders_are_not_opened(root: Path, read: Reader) -> None:
 def published(folder: Path) -> dict[str, object]:
     """What each file of a folder comes to: its text or bytes, or why it is left out."""
     settings = Settings()
-    files = [found for found in sources([folder]) if isinstance(found, Source)]
+    files = [found for found in sources([folder]) if isinstance(found, PublishSource)]
     found: dict[str, object] = {}
     for file in files:
-        [entry] = contents_of(file, settings)
+        [entry] = content_events_of(file, settings)
         name = file.path.relative_to(folder).as_posix()
         content = isinstance(entry, Content)
         found[name] = (entry.text or entry.image) if content else entry  # type: ignore[union-attr]
@@ -129,7 +129,7 @@ def test_a_published_folder_shows_nothing_that_lies_elsewhere(root: Path) -> Non
     (root / "leak.png").symlink_to("../secret.png")
     (root / "own.png").symlink_to("a/b/one.png")
     (root / "gone.txt").symlink_to(root.parent / "none")
-    out = LeftOut("link out of the folder")
+    out = SkippedFile("link out of the folder")
     assert published(root) == {
         "a/b/one.png": png,
         "own.png": png,
@@ -138,7 +138,7 @@ def test_a_published_folder_shows_nothing_that_lies_elsewhere(root: Path) -> Non
         "gone.txt": out,
     }
     # Who names the link means what it leads to.
-    [entry] = contents_of(Source(root / "leak.png", root), Settings())
+    [entry] = content_events_of(PublishSource(root / "leak.png", root), Settings())
     assert isinstance(entry, Content) and entry.image == png
 
 
@@ -147,7 +147,7 @@ def test_a_folder_that_is_swapped_while_it_is_published(
 ) -> None:
     (root / "a" / "b" / "one.txt").write_text("inside")
     (root.parent / "elsewhere" / "b" / "one.txt").write_text("secret")
-    file = Source(root / "a" / "b" / "one.txt", root, named=False)
+    file = PublishSource(root / "a" / "b" / "one.txt", root, named=False)
     resolve = Path.resolve
 
     def swapping(self: Path, strict: bool = False) -> Path:
@@ -158,10 +158,10 @@ def test_a_folder_that_is_swapped_while_it_is_published(
         return found
 
     monkeypatch.setattr(Path, "resolve", swapping)
-    [entry] = contents_of(file, Settings())
-    assert isinstance(entry, Refused) and entry.code == "unreadable"
-    [entry] = contents_of(file, Settings())
-    assert entry == LeftOut("link out of the folder")
+    [entry] = content_events_of(file, Settings())
+    assert isinstance(entry, RefusedContent) and entry.code == "unreadable"
+    [entry] = content_events_of(file, Settings())
+    assert entry == SkippedFile("link out of the folder")
 
 
 @pytest.mark.parametrize("image", ["pipe.png", "a", "circle.png", "none.png", "x\0y.png"])
@@ -170,5 +170,5 @@ def test_what_a_line_names_is_no_file(root: Path, image: str) -> None:
     (root / "circle.png").symlink_to("circle.png")
     lines = root / "lines.jsonl"
     lines.write_bytes(orjson.dumps({"image": image}) + b"\n")
-    [entry] = contents_of(Source(lines, root), Settings())
-    assert isinstance(entry, Refused) and entry.code == "unreadable"
+    [entry] = content_events_of(PublishSource(lines, root), Settings())
+    assert isinstance(entry, RefusedContent) and entry.code == "unreadable"

@@ -16,7 +16,7 @@ from contracts.errors import ConfigurationError
 from contracts.settings import KafkaSettings, Settings, load, load_kafka, variables
 from contracts.settings.environment import EnvironmentSettings, variable_of
 from contracts.settings.variables import is_kubernetes_service
-from tidelens.cli.doctor.examination import examined
+from tidelens.cli.doctor.examination import run_checks
 from tidelens.process import logs
 
 ROOT = Path(__file__).parents[3]
@@ -132,7 +132,7 @@ def test_an_unknown_variable_is_refused(
 async def test_the_doctor_tells_names_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TIDELENS_RELPICA", "7")
     monkeypatch.setenv("TIDELENS_PORT", "tcp://10.0.0.1:8080")
-    found = await examined({}, checks={})
+    found = await run_checks({}, checks={})
     assert [finding.state for finding in found] == ["failed", "warning"]
     assert "TIDELENS_REPLICA" in found[0].detail
     assert "TIDELENS_PORT" in found[1].detail

@@ -19,9 +19,9 @@ from contracts.topics import TARGETS, Names
 from tests.kits.heic_files import flat
 from tests.kits.picture_files import saved
 from tidelens.cli import publish as command
-from tidelens.ingest.content_files import Refused
-from tidelens.ingest.file_types import LeftOut, sources
-from tidelens.ingest.publisher import Entry, entries_of
+from tidelens.ingest.content_files import RefusedContent
+from tidelens.ingest.file_types import SkippedFile, sources
+from tidelens.ingest.publisher import PublishInput, entries_of
 
 RED = Image.new("RGB", (32, 16), "red")
 FILES = {
@@ -38,20 +38,22 @@ SETTINGS = Settings()
 NAMES = Names("t.", "")
 
 
-def entries(*paths: Path) -> list[Entry]:
+def entries(*paths: Path) -> list[PublishInput]:
     return list(entries_of(sources(paths), SETTINGS))
 
 
-def left_out(found: list[Entry]) -> Counter[str]:
-    return Counter(entry.kind for entry in found if isinstance(entry, LeftOut))
+def left_out(found: list[PublishInput]) -> Counter[str]:
+    return Counter(entry.reason for entry in found if isinstance(entry, SkippedFile))
 
 
-def published(found: list[Entry]) -> list[str]:
+def published(found: list[PublishInput]) -> list[str]:
     return [entry.id for entry in found if isinstance(entry, Content)]
 
 
-def refused(found: list[Entry]) -> list[tuple[str, str]]:
-    return [(Path(entry.where).name, entry.code) for entry in found if isinstance(entry, Refused)]
+def refused(found: list[PublishInput]) -> list[tuple[str, str]]:
+    return [
+        (Path(entry.where).name, entry.code) for entry in found if isinstance(entry, RefusedContent)
+    ]
 
 
 def test_the_table_knows_every_format() -> None:
@@ -112,7 +114,7 @@ def test_a_caption_may_begin_as_a_picture_does(tmp_path: Path) -> None:
         assert isinstance(content, Content) and content.text == text
 
 
-def test_what_a_folder_holds_besides_is_counted_by_kind(tmp_path: Path) -> None:
+def test_skipped_files_of_a_folder_are_counted_by_reason(tmp_path: Path) -> None:
     for name in ("a.pdf", "b.PDF", "c.svg", "README", "items.jsonl", "x." + "y" * 40):
         (tmp_path / name).write_bytes(b"something else")
     for name in ("d.jpg.crdownload", "e.part", "f.png~", ".DS_Store"):

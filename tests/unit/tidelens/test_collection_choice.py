@@ -15,7 +15,13 @@ from contracts.errors import ConfigurationError
 from contracts.settings import KafkaSettings, Settings, load
 from tidelens.__main__ import LazyGroup
 from tidelens.cli.base import collection_choice as acting_module
-from tidelens.cli.base.collection_choice import acting, collection_of, node_of, security_of, settled
+from tidelens.cli.base.collection_choice import (
+    collection_of,
+    command_context,
+    effective_settings,
+    node_context,
+    security_of,
+)
 from tidelens.runtime.run_file import DEFAULT_BROKERS, Runtime
 
 SECURE = KafkaSettings(
@@ -57,30 +63,30 @@ def running(data: Path, kafka: KafkaSettings | None = None, **settings: Any) -> 
 
 def test_what_is_not_set_is_that_of_the_running_up(data: Path) -> None:
     running(data, partitions=7, shard="b", snapshots="s3://b/p", record_bytes_max=2_000_000)
-    found = settled({})
+    found = effective_settings({})
     settings = found.settings
     assert (settings.topic_prefix, settings.partitioner) == ("other.", "crc32")
     assert (found.brokers, settings.brokers) == ("127.0.0.1:1234", "127.0.0.1:1234")
     assert (settings.model, settings.partitions, settings.shard) == ("hash", 7, "b")
     assert (settings.snapshots, settings.record_bytes_max) == ("s3://b/p", 2_000_000)
     assert found.names().content("images") == "other.images"
-    assert found.url(None) == node_of(None).url == "http://10.0.0.7:5678"
-    assert node_of("http://h:1").url == "http://h:1"
+    assert found.url(None) == node_context(None).url == "http://10.0.0.7:5678"
+    assert node_context("http://h:1").url == "http://h:1"
 
 
 def test_a_role_keeps_its_own_shard_and_store(data: Path) -> None:
     running(data, shard="b", snapshots="s3://b/p")
-    settings = settled({}, is_role=True).settings
+    settings = effective_settings({}, is_role=True).settings
     assert (settings.topic_prefix, settings.partitioner) == ("other.", "crc32")
     assert (settings.shard, settings.snapshots) == ("0", None)
 
 
 def test_without_a_running_up_it_is_what_is_set(data: Path) -> None:
-    found = settled({"topic_prefix": "x."})
+    found = effective_settings({"topic_prefix": "x."})
     assert (found.brokers, found.settings.topic_prefix) == (DEFAULT_BROKERS, "x.")
     assert found.url(None) == "http://127.0.0.1:8080"
     replace(running(data), pid=2**22 + 1).write(data)
-    assert settled({}).settings.topic_prefix == "tidelens."
+    assert effective_settings({}).settings.topic_prefix == "tidelens."
 
 
 @pytest.mark.parametrize(
@@ -91,17 +97,17 @@ def test_what_a_dead_up_left_behind_is_no_reason_to_act_on_another_collection(
     data: Path, monkeypatch: pytest.MonkeyPatch, pid: int, damage: bytes | None, what: str
 ) -> None:
     monkeypatch.setattr("tidelens.process.logs.configure", lambda *_, **__: None)
-    assert acting("delete").brokers == DEFAULT_BROKERS
+    assert command_context("delete").brokers == DEFAULT_BROKERS
     replace(running(data), pid=pid).write(data)
     if damage is not None:
         (data / "run.json").write_bytes(damage)
     with pytest.raises(ConfigurationError, match=rf"run\.json.*{what}.*--brokers"):
-        acting("delete", topic_prefix="x.")
+        command_context("delete", topic_prefix="x.")
     # Who names the Kafka, or a node, needs no file.
-    assert acting("delete", brokers="k:9").brokers == "k:9"
-    assert node_of(None).url == "http://127.0.0.1:8080"
+    assert command_context("delete", brokers="k:9").brokers == "k:9"
+    assert node_context(None).url == "http://127.0.0.1:8080"
     monkeypatch.setenv("TIDELENS_BROKERS", "k:8")
-    assert acting("delete").brokers == "k:8"
+    assert command_context("delete").brokers == "k:8"
 
 
 def test_a_file_of_an_older_version_is_read_as_before(data: Path) -> None:
@@ -109,9 +115,9 @@ def test_a_file_of_an_older_version_is_read_as_before(data: Path) -> None:
     old = {"brokers": "k:1", "url": "http://h:1", "pid": os.getpid(), "space": "hash-v1"}
     old |= {"model": "hash", "metrics_port": 0, "children": {}}
     (data / "run.json").write_bytes(orjson.dumps(old))
-    found = settled({})
+    found = effective_settings({})
     assert (found.brokers, found.settings.topic_prefix) == ("k:1", "tidelens.")
-    assert settled({"brokers": "k:9", "topic_prefix": "x."}).brokers == "k:9"
+    assert effective_settings({"brokers": "k:9", "topic_prefix": "x."}).brokers == "k:9"
     assert runtime.collection
 
 
@@ -120,7 +126,7 @@ def test_a_file_of_a_newer_version_is_refused(data: Path) -> None:
     body = orjson.loads((data / "run.json").read_bytes())
     (data / "run.json").write_bytes(orjson.dumps(body | {"version": 2}))
     with pytest.raises(ConfigurationError, match=r"run\.json: version 2"):
-        settled({})
+        effective_settings({})
 
 
 @pytest.mark.parametrize(
@@ -136,20 +142,20 @@ def test_a_contradiction_is_refused_with_both_values(
 ) -> None:
     running(data)
     with pytest.raises(ConfigurationError) as refused:
-        settled({name: value})
+        effective_settings({name: value})
     flag = f"--{name.replace('_', '-')} is"
     assert all(text in str(refused.value) for text in [flag, *named, str(data)])
     monkeypatch.setenv(f"TIDELENS_{name.upper()}", value)
     with pytest.raises(ConfigurationError) as refused:
-        settled({})
+        effective_settings({})
     assert all(text in str(refused.value) for text in [f"TIDELENS_{name.upper()} is", *named])
 
 
 def test_what_is_set_to_the_same_is_accepted(data: Path) -> None:
     running(data)
-    assert settled({"topic_prefix": "other.", "brokers": "localhost:1234,b:2"}).brokers == (
-        "localhost:1234,b:2"
-    )
+    assert effective_settings(
+        {"topic_prefix": "other.", "brokers": "localhost:1234,b:2"}
+    ).brokers == ("localhost:1234,b:2")
 
 
 def test_the_way_to_kafka_is_carried_without_its_secrets(
@@ -160,9 +166,9 @@ def test_the_way_to_kafka_is_carried_without_its_secrets(
     assert not any(secret in text for secret in ("hidden", "secret too", '"ann"'))
     assert '"TIDELENS_KAFKA_SASL_PASSWORD"' in text
     with pytest.raises(ConfigurationError, match="TIDELENS_KAFKA_SSL_PASSWORD: not set"):
-        settled({})
+        effective_settings({})
     monkeypatch.setenv("TIDELENS_KAFKA_SSL_PASSWORD", "secret too")
-    kafka = settled({}).kafka
+    kafka = effective_settings({}).kafka
     assert (kafka.security_protocol, kafka.sasl_mechanism) == ("SASL_SSL", "SCRAM-SHA-512")
     assert (kafka.ssl_cafile, kafka.ssl_keyfile) == (SECURE.ssl_cafile, SECURE.ssl_keyfile)
     assert (kafka.sasl_username, kafka.sasl_password) == (None, None)
@@ -173,12 +179,12 @@ def test_an_operator_may_be_somebody_else_but_not_speak_otherwise(
 ) -> None:
     running(data, SECURE)
     monkeypatch.setenv("TIDELENS_KAFKA_SSL_CERTFILE", "/etc/operator.pem")
-    kafka = settled({}).kafka
+    kafka = effective_settings({}).kafka
     # Never the certificate of one with the key of another.
     assert (kafka.ssl_certfile, kafka.ssl_keyfile) == (Path("/etc/operator.pem"), None)
     monkeypatch.setenv("TIDELENS_KAFKA_SECURITY_PROTOCOL", "PLAINTEXT")
     with pytest.raises(ConfigurationError, match=r"'PLAINTEXT'.*'SASL_SSL'"):
-        settled({})
+        effective_settings({})
 
 
 def test_paths_are_whole_since_commands_run_elsewhere(
@@ -198,7 +204,7 @@ def test_a_file_with_other_types_is_not_believed(data: Path, member: str, value:
     running(data)
     body = orjson.loads((data / "run.json").read_bytes())
     (data / "run.json").write_bytes(orjson.dumps(body | {member: value}))
-    assert settled({}).settings.topic_prefix == "tidelens."
+    assert effective_settings({}).settings.topic_prefix == "tidelens."
 
 
 def test_an_impossible_value_in_the_file_is_named(data: Path) -> None:
@@ -207,7 +213,7 @@ def test_an_impossible_value_in_the_file_is_named(data: Path) -> None:
     body["collection"]["topic_prefix"] = "no dot"
     (data / "run.json").write_bytes(orjson.dumps(body))
     with pytest.raises(ConfigurationError, match="TIDELENS_TOPIC_PREFIX"):
-        settled({})
+        effective_settings({})
 
 
 COMMANDS = [
@@ -276,9 +282,9 @@ def test_a_command_says_which_collection_it_acts_on(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     running(data)
-    settled({}).tell()
-    node_of(None).tell()
-    node_of("http://h:1").tell()
+    effective_settings({}).tell()
+    node_context(None).tell()
+    node_context("http://h:1").tell()
     captured = capsys.readouterr()
     whose = f", of the `up` that runs on {data}"
     assert captured.err.splitlines() == [

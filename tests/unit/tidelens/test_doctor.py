@@ -36,7 +36,7 @@ from tidelens.cli.doctor import (
     precision,
 )
 from tidelens.cli.doctor.command import doctor
-from tidelens.cli.doctor.examination import CHECKS, examined
+from tidelens.cli.doctor.examination import CHECKS, run_checks
 from tidelens.cli.doctor.finding import Check, Finding, State, in_thread, ok
 from tidelens.runtime.run_file import Runtime
 from tidelens.server.admission import LEAVING_MAX
@@ -126,7 +126,7 @@ async def test_what_hangs_or_breaks_is_a_failed_line_and_the_others_run() -> Non
         "passes": passes,
     }
     begun = time.monotonic()
-    findings = await examined({}, checks, bound_s=0.2)
+    findings = await run_checks({}, checks, bound_s=0.2)
     assert time.monotonic() - begun < 25
     assert [(each.name, each.state, each.detail) for each in findings] == [
         ("hangs", "failed", "no answer within 0.2 s"),
@@ -143,9 +143,9 @@ async def test_what_hangs_or_breaks_is_a_failed_line_and_the_others_run() -> Non
 def test_a_thread_that_hangs_does_not_hold_up_the_exit() -> None:
     script = """
 import asyncio, time
-from tidelens.cli.doctor.examination import examined
+from tidelens.cli.doctor.examination import run_checks
 from tidelens.cli.doctor.finding import in_thread
-print(asyncio.run(examined({}, {"hangs": in_thread(lambda *_: time.sleep(30))}, bound_s=0.1)))
+print(asyncio.run(run_checks({}, {"hangs": in_thread(lambda *_: time.sleep(30))}, bound_s=0.1)))
 """
     run = [sys.executable, "-c", script]
     done = subprocess.run(run, capture_output=True, text=True, timeout=90, check=True)
@@ -172,7 +172,7 @@ async def test_a_setting_that_cannot_be_is_told_and_has_its_default(
 ) -> None:
     for name, value in given.items():
         monkeypatch.setenv(f"TIDELENS_{name}", value)
-    *told, last = await examined({}, {"seen": seen})
+    *told, last = await run_checks({}, {"seen": seen})
     assert last.detail == settings
     assert [each.detail.partition(":")[0] for each in told] == [f"TIDELENS_{n}" for n in wrong]
     assert all(each.state == "failed" and each.name == "settings" for each in told)
@@ -182,7 +182,7 @@ async def test_a_setting_that_cannot_be_is_told_and_has_its_default(
 
 
 def run(checks: Mapping[str, Check], *options: str, patch: pytest.MonkeyPatch) -> tuple[int, str]:
-    patch.setattr(examination, "examined", partial(examined, checks=checks))
+    patch.setattr(examination, "run_checks", partial(run_checks, checks=checks))
     patch.setattr("tidelens.process.logs.configure", lambda *_, **__: None)
     result = CliRunner().invoke(doctor, list(options))
     return result.exit_code, result.stdout
@@ -482,7 +482,7 @@ async def test_a_bucket_that_is_a_file(tmp_path: Path) -> None:
 
 
 async def test_a_bucket_nobody_knows() -> None:
-    [told] = await examined({"snapshots": "gs://b"}, {"bucket": bucket.bucket})
+    [told] = await run_checks({"snapshots": "gs://b"}, {"bucket": bucket.bucket})
     assert told.state == "failed"
     assert "got 'gs://b'" in told.detail
 

@@ -10,7 +10,7 @@ import pytest
 
 from contracts.ports.lag import Lag
 from contracts.settings import KafkaSettings, Settings
-from tidelens.cli.base.lag_measurement import Measured
+from tidelens.cli.base.lag_measurement import LagReport
 from tidelens.cli.doctor import lag
 
 pytestmark = pytest.mark.anyio
@@ -30,14 +30,14 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Measured]]:
+def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[LagReport]]:
     """The broker answers with the last one in the list."""
-    told: list[Measured] = []
+    told: list[LagReport] = []
 
-    async def measure(*_: object, **__: object) -> Measured:
+    async def measure_lag(*_: object, **__: object) -> LagReport:
         return told[-1]
 
-    monkeypatch.setattr("tidelens.cli.base.lag_measurement.measure", measure)
+    monkeypatch.setattr("tidelens.cli.base.lag_measurement.measure_lag", measure_lag)
     yield told
 
 
@@ -46,11 +46,11 @@ async def lag_told() -> list[tuple[str, str, str | None]]:
     return [(each.state, each.detail, each.fix) for each in every]
 
 
-async def test_an_open_transaction_that_holds_records_is_named(measured: list[Measured]) -> None:
+async def test_an_open_transaction_that_holds_records_is_named(measured: list[LagReport]) -> None:
     held = Lag("encode", "t.encode.s", "t.images", 3, 5, 5, 0, 0.0, "s", 2, 61.0, 1)
     # A moment ago, as an encoder's own always are.
     passing = replace(held, partition=4, unstable_seconds=0.03)
-    measured.append(Measured("s", [held, passing], 61.0))
+    measured.append(LagReport("s", [held, passing], 61.0))
     assert await lag_told() == [
         (
             "warning",
@@ -62,7 +62,7 @@ async def test_an_open_transaction_that_holds_records_is_named(measured: list[Me
     ]
 
 
-async def test_encoders_are_missed_once_there_is_work(measured: list[Measured]) -> None:
+async def test_encoders_are_missed_once_there_is_work(measured: list[LagReport]) -> None:
     encode = Lag("encode", "t.encode.s", "t.images", 0, 5, 5, 0, 0.0, "s", members=0)
     index = Lag("index", "t.index.s.0.a", "t.e.images", 0, 5, 5, 0, 0.0, "s", members=1)
     missed = (
@@ -70,20 +70,20 @@ async def test_encoders_are_missed_once_there_is_work(measured: list[Measured]) 
         "nobody encodes space s: group t.encode.s has no members",
         "tidelens encode",
     )
-    measured.append(Measured("s", [encode], None))
+    measured.append(LagReport("s", [encode], None))
     assert await lag_told() == [("ok", "space s: behind not known", None)], "nothing was started"
-    measured.append(Measured("s", [replace(encode, records=2, seconds=1.0)], 1.0))
+    measured.append(LagReport("s", [replace(encode, records=2, seconds=1.0)], 1.0))
     assert await lag_told() == [missed]
-    measured.append(Measured("s", [encode, index], 0.0))
+    measured.append(LagReport("s", [encode, index], 0.0))
     assert await lag_told() == [missed]
-    measured.append(Measured("s", [replace(encode, members=1), index], 0.0))
+    measured.append(LagReport("s", [replace(encode, members=1), index], 0.0))
     assert await lag_told() == [("ok", "space s: behind 0.0 s", None)]
     stopped = replace(index, group="t.index.s.0.b", members=0)
-    measured.append(Measured("s", [replace(encode, members=1), index, stopped], 0.0))
+    measured.append(LagReport("s", [replace(encode, members=1), index, stopped], 0.0))
     assert await lag_told() == [
         ("ok", "space s: behind 0.0 s; index groups without a node: 1", None)
     ]
-    measured.append(Measured("s", [replace(encode, members=1), replace(index, members=2)], 0.0))
+    measured.append(LagReport("s", [replace(encode, members=1), replace(index, members=2)], 0.0))
     [(state, detail, _)] = await lag_told()
     assert (state, detail[:31]) == ("warning", "2 nodes run as t.index.s.0.a, o")
 

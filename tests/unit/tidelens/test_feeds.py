@@ -20,7 +20,7 @@ from contracts.settings import Settings
 from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names, Target
 from tidelens.ingest import feeds
-from tidelens.ingest.feeds import publish_folder, publish_samples, samples
+from tidelens.ingest.feeds import publish_folder, publish_samples, sample_items
 
 pytestmark = pytest.mark.anyio
 
@@ -73,8 +73,8 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 def test_samples_are_drawings_with_their_names_the_same_at_every_start() -> None:
-    first = list(itertools.islice(samples(), 5))
-    assert first == list(itertools.islice(samples(), 5))
+    first = list(itertools.islice(sample_items(), 5))
+    assert first == list(itertools.islice(sample_items(), 5))
     assert len({picture.id for picture, _ in first}) == 5
     for picture, caption in first:
         assert (picture.target, caption.target) == ("images", "captions")
@@ -97,7 +97,7 @@ async def test_the_sample_stream_is_bounded_and_waits_for_the_broker(
         await asyncio.sleep(0.1)
         # It has ended, but `up` ends when one of its tasks does.
         assert not feed.done()
-    pairs = await asyncio.to_thread(lambda: list(itertools.islice(samples(), 3)))
+    pairs = await asyncio.to_thread(lambda: list(itertools.islice(sample_items(), 3)))
     wanted = itertools.chain.from_iterable(pairs)
     found = [content for target in TARGETS for content in published(log, target)]
     assert sorted(found, key=repr) == sorted(wanted, key=repr)
@@ -157,13 +157,13 @@ async def test_a_file_that_cannot_be_published_does_not_keep_the_others_from_it(
     assert refused["b.txt"] == "KeyError('unforeseen')"
 
 
-async def test_what_is_left_out_is_told_once_for_each_kind(log: AwayLog, tmp_path: Path) -> None:
+async def test_a_skipped_file_is_logged_once_for_each_reason(log: AwayLog, tmp_path: Path) -> None:
     for name in ("a.pdf", "b.pdf", "c.svg"):
         (tmp_path / name).write_bytes(b"something else")
     (tmp_path / "next.jpg.part").write_bytes(JPEG)
     with capture_logs() as lines:
         async with running(publish_folder(log, NAMES, Settings(), tmp_path)):
-            await until(lambda: any(line.get("kind") == ".svg" for line in lines))
+            await until(lambda: any(line.get("reason") == ".svg" for line in lines))
             (tmp_path / "photo").write_bytes(JPEG)
             await until(lambda: len(published(log, "images")) == 1)
-    assert [line["kind"] for line in lines if "kind" in line] == [".pdf", ".svg"]
+    assert [line["reason"] for line in lines if "first" in line] == [".pdf", ".svg"]

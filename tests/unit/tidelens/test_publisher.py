@@ -15,9 +15,9 @@ from contracts.settings import Settings
 from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import Names
 from tidelens.ingest import publisher
-from tidelens.ingest.content_files import Refused, contents_of
-from tidelens.ingest.file_types import LeftOut, Source, sources
-from tidelens.ingest.folder_watch import Settling, scan
+from tidelens.ingest.content_files import RefusedContent, content_events_of
+from tidelens.ingest.file_types import PublishSource, SkippedFile, sources
+from tidelens.ingest.folder_watch import StableFiles, scan
 from tidelens.ingest.publisher import delete, entries_of, publish
 
 JPEG = b"\xff\xd8\xff\xe0\0\x10JFIF\0"
@@ -45,11 +45,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def all_of(*paths: Path, settings: Settings = SETTINGS) -> list[Content | Refused | LeftOut]:
+def all_of(
+    *paths: Path, settings: Settings = SETTINGS
+) -> list[Content | RefusedContent | SkippedFile]:
     return list(entries_of(sources(paths), settings))
 
 
-def lines(tmp_path: Path, *objects: object) -> list[Content | Refused | LeftOut]:
+def lines(tmp_path: Path, *objects: object) -> list[Content | RefusedContent | SkippedFile]:
     file = tmp_path / "items.jsonl"
     file.write_bytes(
         b"\n".join(raw if isinstance(raw, bytes) else orjson.dumps(raw) for raw in objects)
@@ -59,10 +61,10 @@ def lines(tmp_path: Path, *objects: object) -> list[Content | Refused | LeftOut]
 
 def test_a_folder_gives_pictures_and_captions_by_path(folder: Path) -> None:
     assert all_of(folder) == [
-        LeftOut("hidden"),
-        LeftOut("hidden"),
+        SkippedFile("hidden"),
+        SkippedFile("hidden"),
         Content(target="images", id="Two.PNG", image=PNG + b"two", item="Two"),
-        LeftOut(".md"),
+        SkippedFile(".md"),
         Content(target="images", id="cats/one.jpg", image=JPEG + b"one", item="cats/one"),
         Content(target="captions", id="cats/one.txt", text="a cat", item="cats/one"),
     ]
@@ -104,15 +106,15 @@ def test_bad_files_are_refused_with_a_reason(
     if data is not None:
         (tmp_path / name).write_bytes(data)
     [refused] = all_of(tmp_path / name)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RefusedContent)
     assert (refused.code, refused.where) == (code, str(tmp_path / name))
 
 
 def test_a_name_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     path = Path(str(tmp_path) + "/bad\udcff.jpg")
     path.write_bytes(JPEG)
-    [refused] = contents_of(Source(path, tmp_path), SETTINGS)
-    assert isinstance(refused, Refused)
+    [refused] = content_events_of(PublishSource(path, tmp_path), SETTINGS)
+    assert isinstance(refused, RefusedContent)
     assert refused.code == "id_not_utf8"
     assert refused.where.endswith("bad\\xff.jpg")
 
@@ -170,7 +172,7 @@ def test_a_bad_line_is_refused_and_the_next_one_read(
     tmp_path: Path, line: object, code: str
 ) -> None:
     refused, good = lines(tmp_path, line, {"id": "ok", "text": "fine"})
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, RefusedContent)
     assert (refused.code, refused.where) == (code, f"{tmp_path}/items.jsonl:1")
     assert isinstance(good, Content)
 
@@ -266,16 +268,16 @@ async def test_delete_writes_null_values(log: MemoryEventLog) -> None:
 
 
 def test_a_file_is_yielded_once_it_stays_the_same() -> None:
-    settling = Settling()
-    assert settling.look({"a": (1, 1)}) == []
-    assert settling.look({"a": (2, 2)}) == []  # still growing
-    assert settling.look({"a": (2, 2)}) == ["a"]
-    assert settling.look({"a": (2, 2)}) == []
-    assert settling.look({"a": (3, 3)}) == []  # changed: wait again
-    assert settling.look({"a": (3, 3)}) == ["a"]
-    assert settling.look({}) == []
-    assert settling.look({"a": (3, 3)}) == []  # gone and back
-    assert settling.look({"a": (3, 3)}) == ["a"]
+    stable_files = StableFiles()
+    assert stable_files.stable_now({"a": (1, 1)}) == []
+    assert stable_files.stable_now({"a": (2, 2)}) == []  # still growing
+    assert stable_files.stable_now({"a": (2, 2)}) == ["a"]
+    assert stable_files.stable_now({"a": (2, 2)}) == []
+    assert stable_files.stable_now({"a": (3, 3)}) == []  # changed: wait again
+    assert stable_files.stable_now({"a": (3, 3)}) == ["a"]
+    assert stable_files.stable_now({}) == []
+    assert stable_files.stable_now({"a": (3, 3)}) == []  # gone and back
+    assert stable_files.stable_now({"a": (3, 3)}) == ["a"]
 
 
 def test_a_scan_finds_what_a_folder_may_hold_to_publish(folder: Path) -> None:

@@ -28,7 +28,7 @@ from streams.registry.control_faults import Refused
 from streams.registry.control_topic import Control
 from streams.registry.dead_letter_desk import Listed, Retried
 from tidelens.__main__ import COMMANDS, LazyGroup, main
-from tidelens.cli.base.lag_measurement import Measured
+from tidelens.cli.base.lag_measurement import LagReport
 from tidelens.cli.base.terminal import say
 from tidelens.cli.config import config
 from tidelens.cli.doctor.finding import failed
@@ -77,14 +77,14 @@ async def watch(self: Client, *_: Any, **__: Any) -> AsyncIterator[Update]:
     yield Update("match", (), (HIT,), "cursor", None)
 
 
-async def examined(*_: Any, **__: Any) -> Any:
+async def run_checks(*_: Any, **__: Any) -> Any:
     return [failed("broker", HOSTILE, fix=HOSTILE)]
 
 
 async def measured(*_: Any, **__: Any) -> Any:
     lag = Lag("encode", HOSTILE, HOSTILE, 0, 0, 1, 1, 0.5, HOSTILE, 1, 60.0, 0)
     gone = replace(lag, role="index")
-    return Measured(HOSTILE, [lag, gone], 0.5, [HOSTILE])
+    return LagReport(HOSTILE, [lag, gone], 0.5, [HOSTILE])
 
 
 async def has_encoder(*_: Any) -> bool:
@@ -152,7 +152,7 @@ REPLACED: dict[str, Any] = {
     "tidelens.client.Client.search": search,
     "tidelens.client.Client.classify": classify,
     "tidelens.client.Client.watch": watch,
-    "tidelens.cli.doctor.examination.examined": examined,
+    "tidelens.cli.doctor.examination.run_checks": run_checks,
     "tidelens.cli.lag._measured": measured,
     "tidelens.cli.base.open_collection.open_collection": opened,
     "tidelens.migration.status.has_encoder": has_encoder,

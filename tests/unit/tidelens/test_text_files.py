@@ -13,10 +13,10 @@ from contracts.events.record import Record
 from contracts.settings import Settings
 from contracts.wire.parser import parse_json
 from tidelens.cli.base.query import _read_object
-from tidelens.ingest.content_files import Refused
+from tidelens.ingest.content_files import RefusedContent
 from tidelens.ingest.file_types import sources
-from tidelens.ingest.publisher import Entry, entries_of
-from tidelens.ingest.text_files import lines_of, listed, text_of
+from tidelens.ingest.publisher import PublishInput, entries_of
+from tidelens.ingest.text_files import decode_text, lines_of, read_lines
 
 MARKED = {
     "no mark": lambda text: text.encode(),
@@ -27,14 +27,14 @@ MARKED = {
 TEXT = "ein Käfer, 甲虫 \N{BEETLE}"
 
 
-def entries(path: Path) -> list[Entry]:
+def entries(path: Path) -> list[PublishInput]:
     return list(entries_of(sources([path]), Settings()))
 
 
 @pytest.mark.parametrize("mark", MARKED)
 def test_texts_lines_and_lists(mark: str, tmp_path: Path) -> None:
     made = MARKED[mark]
-    assert text_of(made(TEXT)) == TEXT
+    assert decode_text(made(TEXT)) == TEXT
     assert list(lines_of(io.BytesIO(made(f"{TEXT}\r\n\n{TEXT}")), 99)) == [
         f"{TEXT}\r\n".encode(),
         b"\n",
@@ -42,7 +42,7 @@ def test_texts_lines_and_lists(mark: str, tmp_path: Path) -> None:
     ]
     path = tmp_path / "list"
     path.write_bytes(made(f"{TEXT}\r\n\n  two \n"))
-    assert listed(path, "--labels") == [TEXT, "two"]
+    assert read_lines(path, "--labels") == [TEXT, "two"]
 
 
 @pytest.mark.parametrize("mark", MARKED)
@@ -68,9 +68,9 @@ def test_what_is_neither(tmp_path: Path) -> None:
     for data in (b"\xff\xfea", b"\xfc"):
         (tmp_path / "one.txt").write_bytes(data)
         [refused] = entries(tmp_path / "one.txt")
-        assert isinstance(refused, Refused) and refused.code == "not_text"
+        assert isinstance(refused, RefusedContent) and refused.code == "not_text"
         with pytest.raises(ConfigurationError, match=r"--labels: .*one\.txt: not UTF-"):
-            listed(tmp_path / "one.txt", "--labels")
+            read_lines(tmp_path / "one.txt", "--labels")
     path = tmp_path / "items.jsonl"
     path.write_bytes(codecs.BOM_UTF16_LE + '{"id": "a", "text": "x"}\n'.encode("utf-16-le") + b"a")
     found = entries(path)

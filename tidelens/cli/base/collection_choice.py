@@ -64,7 +64,7 @@ def security_of(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class Acting:
+class CommandContext:
     """The collection that a command acts on; `settings` are complete, `brokers` included."""
 
     settings: Settings
@@ -100,9 +100,9 @@ class Acting:
         say(f"collection {self.settings.topic_prefix} at {url or self.brokers}{whose}", err=True)
 
 
-def acting(
+def command_context(
     command: str, *, is_role: bool = False, level: int = logging.INFO, **given: Any
-) -> Acting:
+) -> CommandContext:
     """Read settings: those `given`, then those of the environment, then those of the running `up`.
 
     A role keeps its own shard, replica and store. Raises ConfigurationError for a value that
@@ -110,7 +110,7 @@ def acting(
     """
     from tidelens.process import logs
 
-    found = settled(given, is_role=is_role)
+    found = effective_settings(given, is_role=is_role)
     if found.guessed and (left := Runtime.left_behind(found.settings.data)):
         # Its collection may differ from that of the defaults.
         raise ConfigurationError(
@@ -121,33 +121,33 @@ def acting(
 
 
 @dataclass(frozen=True, slots=True)
-class AskedNode:
-    """The node that a command asks; `acting` is None where only its address was given."""
+class NodeContext:
+    """The node that a command asks; `context` is None if only its address was given."""
 
     url: str
-    acting: Acting | None
+    context: CommandContext | None
 
     def tell(self) -> None:
         """Say on stderr whose collection it answers from, unless the operator named the node."""
-        if self.acting is not None and self.acting.runtime is not None:
-            self.acting.tell(url=self.url)
-        elif self.acting is not None:
+        if self.context is not None and self.context.runtime is not None:
+            self.context.tell(url=self.url)
+        elif self.context is not None:
             say(f"node {self.url}", err=True)
 
 
-def node_of(url: str | None, data: Path | None = None) -> AskedNode:
+def node_context(url: str | None, data: Path | None = None) -> NodeContext:
     """Return the node at `url`, or else that of the `up` that runs on `data`.
 
     Where no `up` runs, it is the address where one would listen.
     """
     if url:
-        return AskedNode(url, None)
-    found = settled({"data": data})
-    return AskedNode(found.url(None), found)
+        return NodeContext(url, None)
+    found = effective_settings({"data": data})
+    return NodeContext(found.url(None), found)
 
 
-def settled(given: Mapping[str, Any], *, is_role: bool = False) -> Acting:
-    """Read settings as `acting` does, without configuring the log."""
+def effective_settings(given: Mapping[str, Any], *, is_role: bool = False) -> CommandContext:
+    """Read settings as `command_context` does, without configuring the log."""
     settings, kafka = settings_module.load(**given), settings_module.load_kafka()
     runtime = Runtime.read(settings.data)
     if runtime is None or not runtime.collection:
@@ -172,8 +172,8 @@ def settled(given: Mapping[str, Any], *, is_role: bool = False) -> Acting:
 
 def _with(
     settings: Settings, kafka: KafkaSettings, runtime: Runtime | None, brokers: str
-) -> Acting:
-    return Acting(settings.model_copy(update={"brokers": brokers}), kafka, runtime, brokers)
+) -> CommandContext:
+    return CommandContext(settings.model_copy(update={"brokers": brokers}), kafka, runtime, brokers)
 
 
 def _require_same(

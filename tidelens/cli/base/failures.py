@@ -11,7 +11,7 @@ class Failure:
     message: str
 
 
-def described(error: BaseException) -> Failure | None:
+def describe_failure(error: BaseException) -> Failure | None:
     """Return what to say about the error, or None for a defect of ours."""
     if isinstance(error, UsageError):
         return Failure(2, str(error))

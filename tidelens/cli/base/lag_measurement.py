@@ -23,7 +23,7 @@ HELD_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class LagReport:
     """The lag that was measured. `space` is the one asked about; `rows` include spaces beside it.
 
     `behind_s` is None while nothing waits as far as is known, and no index node runs. `left_over`
@@ -59,7 +59,7 @@ class Measured:
         return list(dict.fromkeys(found))
 
     @property
-    def held(self) -> list[Lag]:
+    def held_back(self) -> list[Lag]:
         """Return one row of each partition that a transaction has held back for long."""
         found = {
             (row.topic, row.partition): row for row in self.rows if row.unstable_seconds >= HELD_S
@@ -67,7 +67,7 @@ class Measured:
         return list(found.values())
 
 
-async def measure(settings: Settings, connection: Connection, *, asked: bool) -> Measured:
+async def measure_lag(settings: Settings, connection: Connection, *, asked: bool) -> LagReport:
     """Measure the spaces that are served or being made, or only that of a model asked for.
 
     Raises BrokerUnavailable, and TopicMismatch where a topic of the space is absent.
@@ -82,8 +82,8 @@ async def measure(settings: Settings, connection: Connection, *, asked: bool) ->
     finally:
         await source.stop()
     left_over = [] if asked else await _left_over(connection, settings.topic_prefix, spaces)
-    measured = Measured(spaces[0], rows, behind_s, left_over)
-    return measured if behind_s or measured.indexed else Measured(spaces[0], rows, None, left_over)
+    measured = LagReport(spaces[0], rows, behind_s, left_over)
+    return measured if behind_s or measured.indexed else LagReport(spaces[0], rows, None, left_over)
 
 
 async def spaces_of(settings: Settings, connection: Connection, *, asked: bool) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from contracts.partitioner import partitioner
 from streams.kafka.event_log import KafkaLog
-from tidelens.cli.base.collection_choice import acting
+from tidelens.cli.base.collection_choice import command_context
 from tidelens.migration.collection import OpenCollection
 
 
@@ -22,8 +22,8 @@ async def open_collection(
     says what readers of the log would warn about.
     """
     level = logging.ERROR if quiet else logging.INFO
-    acts = await asyncio.to_thread(acting, command, level=level, **given)
-    settings, connection = acts.settings, acts.connection()
+    context = await asyncio.to_thread(command_context, command, level=level, **given)
+    settings, connection = context.settings, context.connection()
     await connection.check()
     async with KafkaLog.open(
         connection,
@@ -31,6 +31,6 @@ async def open_collection(
         record_bytes_max=settings.record_bytes_max,
         prefix=settings.topic_prefix,
     ) as event_log:
-        yield OpenCollection(settings, connection, event_log, acts.url(None))
+        yield OpenCollection(settings, connection, event_log, context.url(None))
     # Only now, since a failure is one line.
-    acts.tell()
+    context.tell()

@@ -11,12 +11,12 @@ from tidelens.cli.base.terminal import say, say_json
 if TYPE_CHECKING:
     from contracts.topics import Names
     from streams.kafka.event_log import KafkaLog
-    from tidelens.cli.base.collection_choice import Acting
-    from tidelens.ingest.publisher import Published
+    from tidelens.cli.base.collection_choice import CommandContext
+    from tidelens.ingest.publisher import PublishResult
 
 
 @asynccontextmanager
-async def open_log(acts: "Acting") -> "AsyncIterator[tuple[KafkaLog, Names]]":
+async def open_log(context: "CommandContext") -> "AsyncIterator[tuple[KafkaLog, Names]]":
     """Open the event log, once the topics are known to exist.
 
     A producer would create missing ones with the wrong settings.
@@ -24,7 +24,7 @@ async def open_log(acts: "Acting") -> "AsyncIterator[tuple[KafkaLog, Names]]":
     from contracts.partitioner import partitioner
     from streams.kafka.event_log import KafkaLog
 
-    settings, connection, names = acts.settings, acts.connection(), acts.names()
+    settings, connection, names = context.settings, context.connection(), context.names()
     await connection.partition_counts(map(names.content, TARGETS))
     async with (
         connection.errors_translated(),
@@ -37,10 +37,10 @@ async def open_log(acts: "Acting") -> "AsyncIterator[tuple[KafkaLog, Names]]":
     ):
         yield event_log, names
     # Only now, since a failure is one line.
-    acts.tell()
+    context.tell()
 
 
-def show_report(done: "Published", verb: str, *, as_json: bool) -> None:
+def show_report(done: "PublishResult", verb: str, *, as_json: bool) -> None:
     """Print how many items were published or deleted, and end with code 1 if any failed."""
     if as_json:
         answer = {

@@ -15,7 +15,7 @@ from contracts.wire.exact_json import InexactNumberError, loads
 from contracts.wire.parser import parse_queries
 from tidelens.cli.base.command import Argument
 from tidelens.cli.base.options import NamedPath, Option, in_order
-from tidelens.ingest.text_files import text_of
+from tidelens.ingest.text_files import decode_text
 
 
 def read_image(context: click.Context, parameter: click.Parameter, path: Path | None) -> str | None:
@@ -51,7 +51,7 @@ def _read_object(
     try:
         # A byte-order mark may also come by $(cat FILE).
         found = loads(
-            text_of(Path(text[1:]).read_bytes())
+            decode_text(Path(text[1:]).read_bytes())
             if text.startswith("@")
             else text.removeprefix("\ufeff")
         )

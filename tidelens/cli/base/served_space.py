@@ -25,7 +25,7 @@ async def ask_control(settings: Settings, connection: Connection) -> Control:
         return await read_control(event_log, Names(settings.topic_prefix, "").control)
 
 
-async def space_served(settings: Settings, connection: Connection) -> Space:
+async def active_space_of(settings: Settings, connection: Connection) -> Space:
     """The active space; before the first switch the one of the running `up`, else as set.
 
     While Kafka is away, what `up` remembers of it. Raises ModelMissing, SpaceMismatch.

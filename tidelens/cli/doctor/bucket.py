@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from contracts.ports.blob_store import BlobStore
 from contracts.settings import KafkaSettings, Settings
-from tidelens.cli.doctor.finding import Finding, failed, ok, skipped, told
+from tidelens.cli.doctor.finding import Finding, failed, from_error, ok, skipped
 
 if TYPE_CHECKING:
     from index_store.storage.s3 import S3Blobs
@@ -61,7 +61,7 @@ async def bucket(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
             failed("bucket", f"{step}: no answer within {_BOUND_S:g} s", fix=_FIX),
         ]
     except OSError as error:
-        return [*findings, told("bucket", error, fix=_FIX)]
+        return [*findings, from_error("bucket", error, fix=_FIX)]
     done = "written, read, listed, deleted"
     return findings or [ok("bucket", f"{settings.snapshots}: {done}")]
 

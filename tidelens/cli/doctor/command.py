@@ -61,7 +61,7 @@ def doctor(as_json: bool, tune: bool, memory_mb: int | None, **options: Any) -> 
     topics, control topic and lag. A line that is not ok says what to do. The exit code is 1 if a
     check failed; a warning does not change it.
     """
-    from tidelens.cli.doctor.examination import examined
+    from tidelens.cli.doctor.examination import run_checks
 
     # Where structlog is missing, so are the packages that would log.
     with suppress(ModuleNotFoundError):
@@ -71,7 +71,7 @@ def doctor(as_json: bool, tune: bool, memory_mb: int | None, **options: Any) -> 
         logs.configure("auto", "doctor", level=logging.ERROR)
     given = {name: value for name, value in options.items() if value is not None}
     tuned = _tuned(given, memory_mb, quiet=as_json) if tune else None
-    findings = asyncio.run(examined(given))
+    findings = asyncio.run(run_checks(given))
     any_failed = any(finding.state == "failed" for finding in findings)
     if as_json:
         rows = [asdict(finding) for finding in findings]
@@ -88,7 +88,7 @@ def _tuned(given: dict[str, Any], memory_mb: int | None, *, quiet: bool) -> dict
     from consumers.models import tunable
     from contracts.settings import load
     from tidelens.cli.doctor.machine import free_memory_bytes
-    from tidelens.cli.doctor.precision import rows_of, tuned
+    from tidelens.cli.doctor.precision import rows_of, tune_precision
 
     settings = load(**given)
     if not tunable(settings.model):
@@ -103,7 +103,7 @@ def _tuned(given: dict[str, Any], memory_mb: int | None, *, quiet: bool) -> dict
             say(*rows_of(measured))
 
     budget = memory_mb * 2**20 if memory_mb else memory_bytes_default(free_memory_bytes())
-    found = tuned(settings, budget, tell)
+    found = tune_precision(settings, budget, tell)
     if not quiet:
         say(f"best: {_said(found.best) if found.best else 'none, give it more memory'}", "")
     best = asdict(found.best) if found.best else None

@@ -17,7 +17,7 @@ from contracts.settings.environment import (
     variable_of,
 )
 from contracts.settings.variables import PREFIX
-from tidelens.cli.base.collection_choice import settled
+from tidelens.cli.base.collection_choice import effective_settings
 from tidelens.cli.doctor import (
     bucket,
     control,
@@ -30,7 +30,7 @@ from tidelens.cli.doctor import (
     ports,
     precision,
 )
-from tidelens.cli.doctor.finding import Check, Finding, failed, skipped, told, warning
+from tidelens.cli.doctor.finding import Check, Finding, failed, from_error, skipped, warning
 from tidelens.process.extras import explain_import
 from tidelens.process.threads import beside
 
@@ -65,7 +65,7 @@ _CONTRADICTION = "every command refuses this; unset it, or stop that `up`"
 S = TypeVar("S", bound=EnvironmentSettings)
 
 
-async def examined(
+async def run_checks(
     given: Mapping[str, Any], checks: Mapping[str, Check] = CHECKS, *, bound_s: float = BOUND_S
 ) -> list[Finding]:
     """Of the settings in the environment, with those `given` before them."""
@@ -96,7 +96,7 @@ def _as_commands_do(
 ) -> tuple[Settings, KafkaSettings, list[Finding]]:
     """Fill in what the running `up` has, or report what contradicts it."""
     try:
-        found = settled(given)
+        found = effective_settings(given)
     except ConfigurationError as error:
         return settings, kafka, [failed("collection", str(error), fix=_CONTRADICTION)]
     # The check of the broker reports whether one was set.
@@ -116,7 +116,7 @@ async def _bounded(
             return [skipped(name, str(missing))]
         return [failed(name, str(error), fix="mend the packages first, then ask again")]
     except (TidelensError, OSError) as error:
-        return [told(name, error, fix=_SETTINGS)]
+        return [from_error(name, error, fix=_SETTINGS)]
     except Exception as error:
         # Nobody foresaw it, so that nobody knows more than its name.
         return [failed(name, f"{type(error).__name__}: {error}", fix=_SETTINGS)]

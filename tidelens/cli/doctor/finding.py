@@ -30,7 +30,7 @@ class Finding:
 
 
 Check = Callable[[Settings, KafkaSettings], Awaitable[Sequence[Finding]]]
-Look = Callable[[Settings, KafkaSettings], Sequence[Finding]]
+BlockingCheck = Callable[[Settings, KafkaSettings], Sequence[Finding]]
 
 
 def ok(name: str, detail: str) -> Finding:
@@ -49,7 +49,7 @@ def failed(name: str, detail: str, *, fix: str) -> Finding:
     return Finding(name, "failed", _line(detail), _line(fix))
 
 
-def told(name: str, error: Exception, *, fix: str) -> Finding:
+def from_error(name: str, error: Exception, *, fix: str) -> Finding:
     """What went wrong; our own errors say after a semicolon what to do, `fix` is for the others."""
     cause, _, advice = str(error).partition("; ")
     if isinstance(error, ConfigurationError):
@@ -57,7 +57,7 @@ def told(name: str, error: Exception, *, fix: str) -> Finding:
     return failed(name, cause or type(error).__name__, fix=advice or fix)
 
 
-def in_thread(look: Look) -> Check:
+def in_thread(look: BlockingCheck) -> Check:
     """The check that makes `look` beside the loop."""
 
     @functools.wraps(look)

@@ -12,7 +12,7 @@ from contracts.errors import BrokerUnavailable, ConfigurationError, ModelMissing
 from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings, Settings
 from contracts.topics import TARGETS, Names, topic_specs
-from tidelens.cli.doctor.finding import Finding, failed, ok, skipped, told, warning
+from tidelens.cli.doctor.finding import Finding, failed, from_error, ok, skipped, warning
 from tidelens.cli.doctor.model import space_here
 from tidelens.process.threads import beside
 from tidelens.runtime.run_file import Runtime
@@ -36,7 +36,7 @@ async def broker(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     try:
         return await _tried(Connection(address, kafka), settings, whose)
     except (BrokerUnavailable, ConfigurationError) as error:
-        return [told("broker", error, fix=_FIX)]
+        return [from_error("broker", error, fix=_FIX)]
 
 
 async def _tried(connection: "Connection", settings: Settings, whose: str) -> list[Finding]:

@@ -11,7 +11,7 @@ from tidelens.process.threads import beside
 from tidelens.runtime.run_file import Runtime, model_of
 
 if TYPE_CHECKING:
-    from tidelens.cli.base.lag_measurement import Measured
+    from tidelens.cli.base.lag_measurement import LagReport
 
 # Each of its kind is a line; a broker that is ill names thousands.
 _SHOWN_MAX = 10
@@ -20,7 +20,7 @@ _SHOWN_MAX = 10
 async def lag(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     """Find open transactions that hold records back, missing encoders, and nodes of one name."""
     from streams.kafka.connection import Connection
-    from tidelens.cli.base.lag_measurement import measure
+    from tidelens.cli.base.lag_measurement import measure_lag
 
     running = await beside(lambda: Runtime.read(settings.data))
     brokers = settings.brokers or (running.brokers if running else None)
@@ -29,18 +29,18 @@ async def lag(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     try:
         if await space_here(await beside(lambda: model_of(settings))) is None:
             return [skipped("lag", "no model, and its space names the groups")]
-        measured = await measure(settings, Connection(brokers, kafka), asked=False)
+        measured = await measure_lag(settings, Connection(brokers, kafka), asked=False)
     except ModelMissing:
         return [skipped("lag", "no model, and its space names the groups")]
     except TopicMismatch:
         return [skipped("lag", "some topics are missing")]
     except (BrokerUnavailable, ConfigurationError):
         return [skipped("lag", "no broker to ask, or it does not let us")]
-    findings = [*_held(measured, brokers), *_unattended(measured), *_shared(measured)]
-    return findings or [ok("lag", _told(measured))]
+    findings = [*_held_back(measured, brokers), *_unattended(measured), *_shared(measured)]
+    return findings or [ok("lag", _summary(measured))]
 
 
-def _held(measured: "Measured", brokers: str) -> list[Finding]:
+def _held_back(measured: "LagReport", brokers: str) -> list[Finding]:
     return [
         warning(
             "lag",
@@ -50,11 +50,11 @@ def _held(measured: "Measured", brokers: str) -> list[Finding]:
             fix=f"kafka-transactions.sh --bootstrap-server {brokers} describe-producers --topic "
             f"{row.topic} --partition {row.partition}, which names the producer to end",
         )
-        for row in measured.held[:_SHOWN_MAX]
+        for row in measured.held_back[:_SHOWN_MAX]
     ]
 
 
-def _unattended(measured: "Measured") -> list[Finding]:
+def _unattended(measured: "LagReport") -> list[Finding]:
     """Nobody is missed before the first start, when nothing waits and no node serves."""
     waits = {row.space for row in measured.rows if row.role == "encode" and row.waiting}
     return [
@@ -68,7 +68,7 @@ def _unattended(measured: "Measured") -> list[Finding]:
     ]
 
 
-def _shared(measured: "Measured") -> list[Finding]:
+def _shared(measured: "LagReport") -> list[Finding]:
     return [
         warning(
             "lag",
@@ -79,7 +79,7 @@ def _shared(measured: "Measured") -> list[Finding]:
     ]
 
 
-def _told(measured: "Measured") -> str:
+def _summary(measured: "LagReport") -> str:
     behind = "not known" if measured.behind_s is None else f"{measured.behind_s:.1f} s"
     gone = f"; index groups without a node: {len(measured.gone)}" if measured.gone else ""
     return f"space {measured.space}: behind {behind}{gone}"

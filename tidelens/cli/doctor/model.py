@@ -6,7 +6,7 @@ from pathlib import Path
 from contracts.errors import ModelMissing
 from contracts.settings import KafkaSettings, Settings
 from contracts.space import Space
-from tidelens.cli.doctor.finding import Finding, ok, told, warning
+from tidelens.cli.doctor.finding import Finding, from_error, ok, warning
 from tidelens.process.threads import beside
 
 _FIX = "TIDELENS_MODEL=starter, or a folder or hub name of a CLIP-like checkpoint"
@@ -17,7 +17,7 @@ async def model(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     try:
         space = await space_here(settings.model)
     except ModelMissing as error:
-        return [told("model", error, fix=_FIX)]
+        return [from_error("model", error, fix=_FIX)]
     if space is None:
         detail = f"{settings.model} is not in the hub's cache; the first start downloads it"
         return [warning("model", detail, fix=f"hf download {settings.model}")]

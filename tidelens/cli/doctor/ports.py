@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from contracts.errors import PortInUse
 from contracts.settings import KafkaSettings, Settings
-from tidelens.cli.doctor.finding import Finding, in_thread, ok, told
+from tidelens.cli.doctor.finding import Finding, from_error, in_thread, ok
 from tidelens.runtime.run_file import Runtime
 
 _FIX = "TIDELENS_PORT: another one"
@@ -45,5 +45,5 @@ def _port(
     except PortInUse as error:
         if other_ok:
             return ok("ports", f"{settings.host}:{port} is taken, /metrics goes to another one")
-        return told("ports", error, fix=_FIX)
+        return from_error("ports", error, fix=_FIX)
     return ok("ports", f"{settings.host}:{port} is free")

@@ -41,7 +41,9 @@ def precision(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     return [skipped("precision", said)]
 
 
-def tuned(settings: Settings, memory_bytes_max: int, tell: "Callable[[Measured], None]") -> "Tuned":
+def tune_precision(
+    settings: Settings, memory_bytes_max: int, tell: "Callable[[Measured], None]"
+) -> "Tuned":
     """Minutes; raises ModelMissing."""
     from consumers.models.spaces import find_checkpoint
     from consumers.models.tuning.tuner import tune

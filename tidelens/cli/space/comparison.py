@@ -10,7 +10,7 @@ import click
 
 from tidelens.cli.base.options import NamedPath, Option
 from tidelens.cli.base.terminal import say
-from tidelens.ingest.text_files import listed
+from tidelens.ingest.text_files import read_lines
 
 if TYPE_CHECKING:
     from contracts.events.control_record import SpaceRef
@@ -43,7 +43,7 @@ async def open_served(
     from tidelens.migration.create import Served
     from tidelens.runtime.data_dir import locked
 
-    texts = await asyncio.to_thread(listed, queries, "--queries") if queries else []
+    texts = await asyncio.to_thread(read_lines, queries, "--queries") if queries else []
     async with Client(url or collection.url, timeout_s=None) as client:
         # This comes before the long work, since the comparison after it needs the node's answers.
         await _require_answering(client, collection, old.space)

@@ -1,59 +1,57 @@
-"""Pictures that were shown lately, and readings under way that all who ask for them share."""
+"""The pictures that were shown last, and reads in progress that several requests share."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from cachetools import LRUCache, TTLCache
+
 from contracts.errors import RejectedRequest
 
-# How long a picture that could not be shown is not tried again, and how many are remembered.
+# Seconds in which a picture that could not be shown is not tried again, and the number of these.
 _REFUSED_S = 10.0
 _REFUSED_MAX = 1_000
 
 
 @dataclass(frozen=True, slots=True)
 class CachedPicture:
-    """A picture as it is sent to a browser."""
+    """A picture as it is sent to a browser; `data` is a file of `media_type`."""
 
     data: bytes
     media_type: str
 
 
 class CostlyRefusal(RejectedRequest):
-    """A refusal that cost a decoder or another host much, and is remembered for a while."""
+    """A refusal that was expensive for a decoder or another host, and is repeated for a while."""
 
 
 class PictureCache:
-    """The pictures shown last, by version or by SHA-256, up to a number of bytes."""
+    """The pictures that were shown last, `bytes_max` bytes of them at most.
+
+    A picture is known by the version of its item or by the SHA-256 of what was published.
+    """
 
     def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._bytes = 0
-        self._pictures: OrderedDict[str, CachedPicture] = OrderedDict()
+        self._pictures: LRUCache[str, CachedPicture] = LRUCache(
+            bytes_max, getsizeof=lambda picture: len(picture.data)
+        )
 
     def get(self, name: str) -> CachedPicture | None:
-        found = self._pictures.get(name)
-        if found is not None:
-            self._pictures.move_to_end(name)
-        return found
+        """Return the picture, or None if it is not in the cache."""
+        return self._pictures.get(name)
 
     def put(self, name: str, picture: CachedPicture) -> None:
-        if len(picture.data) > self._bytes_max or name in self._pictures:
-            return
-        self._pictures[name] = picture
-        self._bytes += len(picture.data)
-        while self._bytes > self._bytes_max:
-            _, dropped = self._pictures.popitem(last=False)
-            self._bytes -= len(dropped.data)
+        """Add a picture, unless it is larger than the whole cache or is in the cache already."""
+        if len(picture.data) <= self._pictures.maxsize and name not in self._pictures:
+            self._pictures[name] = picture
 
 
 class Permits:
-    """Permits for work of one kind, as many as a setting says. Without a free one, work is refused.
+    """The permits for one type of work, `limit` of them. Without a free one, work is refused.
 
-    `what` names the work in the refusal.
+    `setting` and `what` name the limit and the work in the refusal.
     """
 
     def __init__(self, setting: str, limit: int, what: str) -> None:
@@ -61,8 +59,8 @@ class Permits:
         self._free = limit
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Hold a permit. Raises RejectedRequest with 503, since a later request may get one."""
+    def permit(self) -> Iterator[None]:
+        """Hold a permit for the context. Raises RejectedRequest with 503 if no permit is free."""
         if self._free == 0:
             raise RejectedRequest(
                 "too_many_pictures",
@@ -78,26 +76,28 @@ class Permits:
 
 
 class SharedReads:
-    """Readings under way, shared by all requests for the same picture.
+    """Reads of pictures in progress, each shared by all requests for the same picture.
 
-    Costly refusals are remembered for a while, and repeated without another reading.
+    Costly refusals are repeated for a while without another read. `clock` returns seconds.
     """
 
     def __init__(self, permits: Permits, clock: Callable[[], float]) -> None:
         self._permits = permits
-        self._clock = clock
         self._running: dict[str, asyncio.Task[CachedPicture]] = {}
-        self._refused: OrderedDict[str, tuple[float, CostlyRefusal]] = OrderedDict()
+        self._refused: TTLCache[str, CostlyRefusal] = TTLCache(
+            _REFUSED_MAX, _REFUSED_S, timer=clock
+        )
 
     async def join(
         self, name: str, read: Callable[[], Coroutine[Any, Any, CachedPicture]]
     ) -> CachedPicture:
-        """Return the picture, read by `read` unless somebody reads it already.
+        """Return the picture, which `read` reads unless another request is reading it.
 
-        A request that is cancelled leaves the reading to the others. Raises what `read` does.
+        A cancelled request leaves the read to the others. Raises what `read` raises, and
+        RejectedRequest without a free permit.
         """
-        until, refusal = self._refused.get(name, (0.0, None))
-        if refusal is not None and self._clock() < until:
+        refusal = self._refused.get(name)
+        if refusal is not None:
             # A new error: one that is raised again would keep every traceback.
             raise RejectedRequest(**refusal.members(), status=refusal.status)
         running = self._running.get(name)
@@ -108,7 +108,7 @@ class SharedReads:
         return await asyncio.shield(running)
 
     async def _read(self, read: Callable[[], Awaitable[CachedPicture]]) -> CachedPicture:
-        with self._permits.taken():
+        with self._permits.permit():
             return await read()
 
     def _ended(self, name: str, done: "asyncio.Task[CachedPicture]") -> None:
@@ -116,6 +116,4 @@ class SharedReads:
         self._refused.pop(name, None)
         error = None if done.cancelled() else done.exception()
         if isinstance(error, CostlyRefusal):
-            self._refused[name] = self._clock() + _REFUSED_S, error
-            if len(self._refused) > _REFUSED_MAX:
-                self._refused.popitem(last=False)
+            self._refused[name] = error

@@ -1,10 +1,10 @@
-"""GET /v1/pictures/ID: a picture, read back from the log where it was published.
+"""GET /v1/pictures/ID: a picture, read from the log to which it was published.
 
-There is no second store of pictures: the hit's source names the record, and the record's key must
-be the id that was asked for. A record may only refer to a picture elsewhere: it is then read from
-there, and must still be what was published. Pictures come from strangers, so an unknown format is
-not served, a format that browsers do not show is converted in a process that may crash, and what is
-served must not run scripts.
+There is no second store of pictures: the source of the hit names the record, whose key must be the
+requested id. A record may refer to a picture elsewhere, which is then read from there and must
+still be what was published. Pictures come from strangers. So an unknown format is not served, a
+format that browsers do not show is converted in a process that may crash, and a served picture
+cannot run scripts.
 """
 
 import asyncio
@@ -30,35 +30,36 @@ from contracts.picture_formats import format_of
 from contracts.settings import MIB
 
 _CONVERTED_TO = "image/jpeg"
-# Refusals of the reader of references, as this endpoint words them; others are `not_readable`.
+# Texts of this endpoint for refused references, by code; every other code is `not_readable`.
 _REFUSED_AS = {
-    "not_enabled": ("not_enabled", "the picture is elsewhere, in a way that is not enabled here"),
+    "not_enabled": ("not_enabled", "the picture has a reference whose scheme is not enabled here"),
     "reference_changed": ("superseded", "the picture has changed since it was published"),
 }
-_NOT_READABLE = ("not_readable", "the picture cannot be read from where its reference points")
+_NOT_READABLE = ("not_readable", "the picture that the reference names cannot be read")
 _FILE = "file:"
 
 
 class PictureEndpoint:
-    """The endpoint, with the pictures looked at last."""
+    """The endpoint, with a cache of the pictures that were shown last."""
 
     def __init__(self, node: Node, answering: ResponseWriter) -> None:
         settings = node.settings
         self._node = node
         self._bytes = answering.bytes
-        self._kept = PictureCache(settings.pictures_cached_mb * MIB)
-        # One kind of work must not take all permits: other hosts may be slow, and so may codecs.
+        self._cache = PictureCache(settings.pictures_cached_mb * MIB)
+        # No type of work may take all permits, since other hosts and codecs may be slow.
         reading, remote = settings.pictures_reading_max, settings.pictures_remote_max
         self._remote = Permits("pictures_remote_max", remote, "pictures read from other hosts")
         converting = settings.pictures_converting_max
         self._converting = Permits(
             "pictures_converting_max", converting, "pictures being converted"
         )
-        self._readings = SharedReads(
+        self._reads = SharedReads(
             Permits("pictures_reading_max", reading, "pictures being read"), node.clock.now
         )
 
     async def get(self, request: Request) -> Response:
+        """Answer with the picture of an item, or with 304 if the browser has this version."""
         item_id = item_id_of(request)
         hit = await self._node.searcher.item("images", item_id)
         if hit is None:
@@ -67,15 +68,13 @@ class PictureEndpoint:
             )
         source = hit.source
         version = _etag(self._node.searcher.as_of().epoch, source)
-        # The id may show another picture tomorrow: it is asked again each time, by its version.
+        # The item may have another picture tomorrow, so browsers check its version each time.
         headers = {"etag": version, "cache-control": "private, no-cache"}
         if version in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        picture = self._kept.get(version)
+        picture = self._cache.get(version)
         if picture is None:
-            picture = await self._readings.join(
-                version, lambda: self._read(item_id, source, version)
-            )
+            picture = await self._reads.join(version, lambda: self._read(item_id, source, version))
         headers |= {
             "content-security-policy": "default-src 'none'; sandbox",
             "x-content-type-options": "nosniff",
@@ -85,15 +84,15 @@ class PictureEndpoint:
 
     async def _read(self, item_id: str, source: RecordPosition, version: str) -> CachedPicture:
         content = await self._content(item_id, source)
-        # Many items may name one picture elsewhere, which is known by what was published of it.
+        # Several items may refer to one picture, which the published SHA-256 identifies.
         name = version if content.sha256 is None else content.sha256
-        picture = self._kept.get(name)
+        picture = self._cache.get(name)
         if picture is None:
             if content.image is not None:
                 picture = await self._shown(item_id, content.image)
             else:
                 picture = await self._referenced(item_id, content)
-            self._kept.put(name, picture)
+            self._cache.put(name, picture)
         return picture
 
     async def _content(self, item_id: str, source: RecordPosition) -> Content:
@@ -118,7 +117,7 @@ class PictureEndpoint:
             except RejectedRecord as error:
                 raise _absent(*_REFUSED_AS.get(error.code, _NOT_READABLE)) from None
         limit_s = self._node.settings.reference_timeout_s
-        with self._remote.taken():
+        with self._remote.permit():
             try:
                 async with asyncio.timeout(limit_s) as reading_time, reading as data:
                     reading_time.reschedule(None)
@@ -130,18 +129,18 @@ class PictureEndpoint:
                 raise CostlyRefusal("timed_out", message, status=504, limit=limit_s) from None
             except RejectedRecord as error:
                 code, message = _REFUSED_AS.get(error.code, _NOT_READABLE)
-                if error.code == "reference_unreachable":  # a later try may succeed
+                if error.code == "reference_unreachable":  # a later attempt may succeed
                     raise CostlyRefusal(error.code, message, status=503, field="id") from None
                 raise CostlyRefusal(code, message, status=404, field="id") from None
 
     async def _shown(self, item_id: str, data: bytes) -> CachedPicture:
-        """Return the picture as it is if browsers show its format, otherwise as JPEG."""
+        """Return the picture unchanged if browsers show its format, otherwise as a JPEG."""
         known = format_of(data)
         if known is None:
             raise _absent("unknown_format", f"{item_id!r} has an unknown picture format")
         if known.is_shown_by_browsers:
             return CachedPicture(data, known.media_type)
-        with self._converting.taken():
+        with self._converting.permit():
             try:
                 return CachedPicture(await self._node.converter.to_jpeg(data), _CONVERTED_TO)
             except RejectedRecord as error:

@@ -40,14 +40,14 @@ def create_app(node: Node) -> Starlette:
     """The API of one node."""
     waiting = StateWaiter(node)
     freshness = Freshness(node)
-    answering, bodies = ResponseWriter(node), BodyReader(node.settings)
-    searching = SearchEndpoint(node, waiting, freshness, answering, bodies)
-    classifying = ClassifyEndpoint(node, answering, bodies)
-    items = ItemEndpoints(node, answering, bodies)
-    pictures = PictureEndpoint(node, answering)
-    health = HealthEndpoints(node, freshness, answering)
-    admin = AdminEndpoints(node, answering, bodies)
-    live = Live(node, waiting, answering.allowance, bodies)
+    responses, bodies = ResponseWriter(node), BodyReader(node.settings)
+    searching = SearchEndpoint(node, waiting, freshness, responses, bodies)
+    classifying = ClassifyEndpoint(node, responses, bodies)
+    items = ItemEndpoints(node, responses, bodies)
+    pictures = PictureEndpoint(node, responses)
+    health = HealthEndpoints(node, freshness, responses)
+    admin = AdminEndpoints(node, responses, bodies)
+    live = Live(node, waiting, responses.budget, bodies)
     routes: list[Route | WebSocketRoute] = [
         Route("/v1/search", searching.post, methods=["POST"]),
         Route("/v1/classify", classifying.post, methods=["POST"]),

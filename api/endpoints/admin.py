@@ -19,8 +19,8 @@ _NAME_CHARS_MAX = 256
 class AdminEndpoints:
     """The endpoints below /v1/admin."""
 
-    def __init__(self, node: Node, answering: ResponseWriter, bodies: BodyReader) -> None:
-        self._json = answering.json
+    def __init__(self, node: Node, responses: ResponseWriter, bodies: BodyReader) -> None:
+        self._json = responses.json
         self._bodies = bodies
         self._admin = node.admin
         self._recent_queries = node.recent_queries

@@ -26,9 +26,9 @@ from contracts.zero_shot import label_vectors, probabilities
 class ClassifyEndpoint:
     """The endpoint. Prompts are encoded like any query's text, and kept in the same cache."""
 
-    def __init__(self, node: Node, answering: ResponseWriter, bodies: BodyReader) -> None:
+    def __init__(self, node: Node, responses: ResponseWriter, bodies: BodyReader) -> None:
         self._node = node
-        self._json = answering.json
+        self._json = responses.json
         self._bodies = bodies
 
     async def post(self, request: Request) -> Response:

@@ -20,9 +20,9 @@ from contracts.wire.message_json import wire_as_of, wire_lag
 class HealthEndpoints:
     """The endpoints."""
 
-    def __init__(self, node: Node, freshness: Freshness, answering: ResponseWriter) -> None:
+    def __init__(self, node: Node, freshness: Freshness, responses: ResponseWriter) -> None:
         self._node = node
-        self._json = answering.json
+        self._json = responses.json
         self._freshness = freshness
 
     async def healthz(self, _: Request) -> Response:

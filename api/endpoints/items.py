@@ -26,9 +26,9 @@ from contracts.wire.parser import parse_new_items
 class ItemEndpoints:
     """The endpoints. What is published is an event in the log; the index follows it."""
 
-    def __init__(self, node: Node, answering: ResponseWriter, bodies: BodyReader) -> None:
+    def __init__(self, node: Node, responses: ResponseWriter, bodies: BodyReader) -> None:
         self._node = node
-        self._json = answering.json
+        self._json = responses.json
         self._bodies = bodies
 
     async def post(self, request: Request) -> Response:

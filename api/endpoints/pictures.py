@@ -42,10 +42,10 @@ _FILE = "file:"
 class PictureEndpoint:
     """The endpoint, with a cache of the pictures that were shown last."""
 
-    def __init__(self, node: Node, answering: ResponseWriter) -> None:
+    def __init__(self, node: Node, responses: ResponseWriter) -> None:
         settings = node.settings
         self._node = node
-        self._bytes = answering.bytes
+        self._bytes = responses.bytes
         self._cache = PictureCache(settings.pictures_cached_mb * MIB)
         # No type of work may take all permits, since other hosts and codecs may be slow.
         reading, remote = settings.pictures_reading_max, settings.pictures_remote_max

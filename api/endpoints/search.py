@@ -36,13 +36,13 @@ class SearchEndpoint:
         node: Node,
         waiting: StateWaiter,
         freshness: Freshness,
-        answering: ResponseWriter,
+        responses: ResponseWriter,
         bodies: BodyReader,
     ) -> None:
         self._node = node
         self._waiting = waiting
         self._freshness = freshness
-        self._answering = answering
+        self._responses = responses
         self._bodies = bodies
 
     async def post(self, request: Request) -> Response:
@@ -52,12 +52,12 @@ class SearchEndpoint:
         try:
             listed, queries = await self._bodies.parsed(request, self._parsed)
             expected = answers_bytes(queries, self._node.space.dim)
-            pieces = self._answering.pieces(expected)
+            pieces = self._responses.body(expected)
             answers = await self._bounded(queries)
             took_s = perf_counter() - began
             await self._write(pieces, queries, answers, took_s, listed=listed)
             outcome = "ok"
-            return self._answering.response(pieces)
+            return self._responses.response(pieces)
         except BaseException as error:
             if pieces is not None:
                 pieces.close()
@@ -96,7 +96,7 @@ class SearchEndpoint:
     ) -> None:
         """Write the answers as JSON. Raises RejectedRequest if they are too many bytes."""
         pace, rests = (
-            self._answering.allowance.pace(),
+            self._responses.budget.time_slice(),
             _ResultsRest(self._freshness.behind_s(), took_s),
         )
         pieces.add(b"[" if listed else b"")
@@ -104,7 +104,7 @@ class SearchEndpoint:
             pieces.add(b',{"hits":[' if number else b'{"hits":[')
             for some in hits_json(answer.hits, query.include):
                 pieces.add(some)
-                await pace.rest()
+                await pace.yield_when_over()
             pieces.add(b"]," + rests.of(answer))
         pieces.add(b"]" if listed else b"")
 

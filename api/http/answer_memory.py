@@ -40,16 +40,16 @@ class AnswerBudget:
     def __init__(self, *, one_max: int, all_max: int) -> None:
         self.one_max = one_max
         self._all_max = all_max
-        self.held = 0
+        self.used_bytes = 0
         # Bytes wanted, and the future that is set when it is their turn, in order of arrival.
         self._gate = asyncio.Lock()
         self._line: deque[tuple[int, asyncio.Future[None]]] = deque()
 
-    def pace(self) -> TimeSlice:
+    def time_slice(self) -> TimeSlice:
         """The slices of one answer, which takes its turn among all of them."""
         return TimeSlice(self._gate)
 
-    def share(self, expected: int) -> "BudgetShare":
+    def reserve(self, expected: int) -> "BudgetShare":
         """Return room for one answer of about `expected` bytes. Raises RejectedRequest.
 
         The caller closes it.
@@ -60,22 +60,22 @@ class AnswerBudget:
 
     def take(self, more: int) -> None:
         """Count `more` bytes. Raises RejectedRequest with 503: a later request may find room."""
-        if self.held + more > self._all_max:
+        if self.used_bytes + more > self._all_max:
             raise RejectedRequest(
                 "too_many",
                 f"answers_bytes_max: limit {self._all_max} bytes of answers in memory, "
-                f"{self.held} are taken and {more} are needed; try later",
+                f"{self.used_bytes} are taken and {more} are needed; try later",
                 status=503,
                 field="k",
                 limit=self._all_max,
-                value=self.held + more,
+                value=self.used_bytes + more,
             )
-        self.held += more
+        self.used_bytes += more
 
-    async def wait(self, expected: int, timeout_s: float) -> "BudgetShare":
+    async def reserve_when_free(self, expected: int, timeout_s: float) -> "BudgetShare":
         """Return a share as `share` does, but wait up to `timeout_s` for room before refusing."""
         expected = min(expected, self.one_max)
-        if self._line or self.held + expected > self._all_max:
+        if self._line or self.used_bytes + expected > self._all_max:
             turn = asyncio.get_running_loop().create_future()
             self._line.append((expected, turn))
             try:
@@ -86,16 +86,16 @@ class AnswerBudget:
             finally:
                 self._line = deque(one for one in self._line if one[1] is not turn)
                 self._advance()
-        return self.share(expected)
+        return self.reserve(expected)
 
     def give_back(self, taken: int) -> None:
         """Take so many bytes off the count, and let those go on that wait for them."""
-        self.held -= taken
+        self.used_bytes -= taken
         self._advance()
 
     def _advance(self) -> None:
         """Let the first in line go on; they take their bytes within this turn of the loop."""
-        room = self._all_max - self.held
+        room = self._all_max - self.used_bytes
         for size, turn in self._line:
             room -= size
             if room < 0:
@@ -107,10 +107,10 @@ class AnswerBudget:
 class BudgetShare:
     """The bytes of one answer, counted in an AnswerBudget."""
 
-    __slots__ = ("_allowance", "_taken", "_written")
+    __slots__ = ("_budget", "_taken", "_written")
 
-    def __init__(self, allowance: AnswerBudget) -> None:
-        self._allowance = allowance
+    def __init__(self, budget: AnswerBudget) -> None:
+        self._budget = budget
         self._taken = self._written = 0
 
     def expect(self, size: int) -> None:
@@ -118,26 +118,26 @@ class BudgetShare:
 
         Raises RejectedRequest if that is too much for one answer, or for all together.
         """
-        if size > self._allowance.one_max:
-            raise _too_large(self._allowance.one_max, f"about {size}", size)
+        if size > self._budget.one_max:
+            raise _too_large(self._budget.one_max, f"about {size}", size)
         self._grow(size)
 
     def write(self, size: int) -> None:
         """Count `size` more bytes written. Raises RejectedRequest as `expect` does."""
         self._written += size
-        limit = self._allowance.one_max
+        limit = self._budget.one_max
         if self._written > limit:
             raise _too_large(limit, f"{self._written} or more", self._written)
         self._grow(self._written)
 
     def close(self) -> None:
         """Give all bytes back: the answer is no longer in memory."""
-        self._allowance.give_back(self._taken)
+        self._budget.give_back(self._taken)
         self._taken = 0
 
     def _grow(self, size: int) -> None:
         if size > max(self._taken, SMALL_BYTES):
-            self._allowance.take(size - self._taken)
+            self._budget.take(size - self._taken)
             self._taken = size
 
 

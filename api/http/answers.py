@@ -22,12 +22,12 @@ class ResponseWriter:
     def __init__(self, node: Node) -> None:
         settings = node.settings
         limit = settings.answers_bytes_max
-        self.allowance = AnswerBudget(one_max=min(settings.answer_bytes_max, limit), all_max=limit)
+        self.budget = AnswerBudget(one_max=min(settings.answer_bytes_max, limit), all_max=limit)
         self._timeout_s = settings.send_timeout_s
 
-    def pieces(self, expected: int = 0) -> AnswerBody:
+    def body(self, expected: int = 0) -> AnswerBody:
         """Return room for an answer of about `expected` bytes. Raises RejectedRequest."""
-        return AnswerBody(self.allowance.share(expected))
+        return AnswerBody(self.budget.reserve(expected))
 
     def response(self, pieces: AnswerBody, status: int = 200) -> Response:
         """Return the response that sends the pieces, and closes them."""
@@ -35,16 +35,16 @@ class ResponseWriter:
 
     def bytes(self, data: bytes, headers: Mapping[str, str], media_type: str) -> Response:
         """Answer with bytes that are in memory already; they count until the client has them."""
-        pieces = self.pieces(min(len(data), self.allowance.one_max))
+        pieces = self.body(min(len(data), self.budget.one_max))
         pieces.take(data)
         timeout_s = self._timeout_s
         return StreamedAnswer(pieces, timeout_s=timeout_s, headers=headers, media_type=media_type)
 
     async def json(self, body: Mapping[str, Any], status: int = 200) -> Response:
         """Answer with an object, whose lists and iterators are written a few members at a time."""
-        pieces = self.pieces()
+        pieces = self.body()
         try:
-            await _write(pieces, body, self.allowance.pace())
+            await _write(pieces, body, self.budget.time_slice())
         except BaseException:
             pieces.close()
             raise
@@ -61,6 +61,6 @@ async def _write(pieces: AnswerBody, body: Mapping[str, Any], pace: TimeSlice) -
         while some := list(islice(members, _AT_ONCE)):
             pieces.add(comma + orjson.dumps(some)[1:-1])
             comma = b","
-            await pace.rest()
+            await pace.yield_when_over()
         pieces.add(b"[]" if comma == b"[" else b"]")
     pieces.add(b"}" if body else b"{}")

@@ -21,7 +21,7 @@ class TimeSlice:
         self._turn = 0
         self._until = perf_counter() + SLICE_S
 
-    async def rest(self) -> None:
+    async def yield_when_over(self) -> None:
         """Give others their turn where this slice is over; otherwise return at once."""
         while perf_counter() > self._until:
             turn = self._turn

@@ -42,10 +42,10 @@ class Live:
     """The endpoints, and what all connections share."""
 
     def __init__(
-        self, node: Node, waiting: StateWaiter, allowance: AnswerBudget, bodies: BodyReader
+        self, node: Node, waiting: StateWaiter, budget: AnswerBudget, bodies: BodyReader
     ) -> None:
         self.node = node
-        self.allowance = allowance
+        self.budget = budget
         self.bodies = bodies
         self.waiting = waiting
         self.refills = Refills(node.searcher, node.matcher, node.side)

@@ -70,7 +70,7 @@ async def in_slices(message: ServerMessage, bytes_max: int, pace: TimeSlice) -> 
             # As text: the socket takes a string, and decoding all of it at once would take long.
             parts.append("," if number else "[")
             parts.append(written.decode())
-            await pace.rest()
+            await pace.yield_when_over()
         parts.append("]" if value else "[]")
     parts.append("}")
     return "".join(parts)

@@ -47,9 +47,9 @@ class Socket(Protocol):
 class Outlet:
     """Sends to one client, one message at a time, each within a time."""
 
-    def __init__(self, node: Node, socket: Socket, allowance: AnswerBudget) -> None:
+    def __init__(self, node: Node, socket: Socket, budget: AnswerBudget) -> None:
         self._sent = node.metrics.live_message_sent
-        self._allowance = allowance
+        self._budget = budget
         self._bytes_max = node.settings.message_bytes_max
         self._timeout_s = node.settings.send_timeout_s
         self._socket = socket
@@ -66,9 +66,9 @@ class Outlet:
         if size <= SMALL_BYTES:
             await self._in_time(self._socket.send_message(message, as_text(message)))
         else:
-            share = await self._allowance.wait(size, self._timeout_s)
+            share = await self._budget.reserve_when_free(size, self._timeout_s)
             try:
-                text = await in_slices(message, self._bytes_max, self._allowance.pace())
+                text = await in_slices(message, self._bytes_max, self._budget.time_slice())
                 # Joining it was a slice of its own.
                 await asyncio.sleep(0)
                 if not wanted():

@@ -63,7 +63,7 @@ class Session:
         self._node = live.node
         self._searcher = live.node.searcher
         self._socket = socket
-        self._outlet = Outlet(live.node, socket, live.allowance)
+        self._outlet = Outlet(live.node, socket, live.budget)
         self._connection = Connection(live.node.settings)
         self._lists: dict[Subscription, Watching] = {}
         self._alerts: dict[Subscription, Alert] = {}
@@ -124,7 +124,7 @@ class Session:
         try:
             while ended:
                 self._forget(ended.pop())
-                await pace.rest()
+                await pace.yield_when_over()
         finally:
             for subscription in ended:  # cancelled meanwhile
                 self._forget(subscription)
@@ -202,7 +202,7 @@ class Session:
             self._wake(subscription)
 
         if subscription.mode == "top":
-            asked = f"{subscription.query_digest}-{question.made_of()}"
+            asked = f"{subscription.query_digest}-{question.vectors_digest()}"
             self._lists[subscription] = self._live.watch(asked, question, wake)
         else:
             self._first[subscription] = subscription.followed(now)
@@ -219,7 +219,7 @@ class Session:
         now = self._searcher.as_of()
         if (cursor.as_of.space, cursor.as_of.epoch) == (now.space, now.epoch):
             require_shape(cursor.as_of, now, "cursor")
-            await self._live.waiting.reach(cursor.as_of)
+            await self._live.waiting.wait_until_covers(cursor.as_of)
 
     async def _send_changes(self) -> None:
         while True:

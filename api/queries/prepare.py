@@ -59,7 +59,7 @@ class PreparedQuery:
     include: Sequence[Included] = ()
     filter: Filter | None = None
 
-    def made_of(self) -> str:
+    def vectors_digest(self) -> str:
         """Return a digest of the vectors at hand: a reference may name another picture tomorrow."""
         found = hashlib.blake2b(digest_size=12)
         for part in self.parts:
@@ -180,7 +180,7 @@ async def _prepared(
             # References have few places in memory: from here on the queue of pictures counts it.
             return _Summand(weight, await node.queries.image(data))
     assert part.vector is not None
-    await pace.rest()
+    await pace.yield_when_over()
     return _Summand(weight, _checked_vector(node, part.vector))
 
 
@@ -226,7 +226,7 @@ class ResolvedQuery:
     versions: Versions
     epoch: str | None
 
-    async def still_true(self, searcher: Searcher) -> bool:
+    async def is_still_valid(self, searcher: Searcher) -> bool:
         """Whether all of its items stand unchanged."""
         # Another log counts its offsets anew, so that the same version may be another record.
         if self.epoch is not None and searcher.as_of().epoch != self.epoch:
@@ -262,5 +262,5 @@ async def search_consistently(
             [one.question.vector_query(one.vector, exact=False) for one in asked]
         )
         # An item looked up before the view was taken, and the same after it, was the same in it.
-        if all([await one.still_true(searcher) for one in asked]):
+        if all([await one.is_still_valid(searcher) for one in asked]):
             return answers

@@ -52,15 +52,17 @@ class StateWaiter:
                 await self._token(what)
             else:
                 state = read_as_of(what)
-                await self.reach(self.checked(state, "wait_for"))
-                self.checked(state, "wait_for")  # the log may have become another one
+                await self.wait_until_covers(self.require_same_log_state(state, "wait_for"))
+                self.require_same_log_state(
+                    state, "wait_for"
+                )  # the log may have become another one
 
-    async def reach(self, state: AsOf) -> None:
+    async def wait_until_covers(self, state: AsOf) -> None:
         """Return once the index is at or past `state`, or its log is another one."""
         now = self._node.searcher.as_of
         await self._until(lambda: now().epoch != state.epoch or now().covers(state))
 
-    def checked(self, state: AsOf, field: str) -> AsOf:
+    def require_same_log_state(self, state: AsOf, field: str) -> AsOf:
         """`state`, if this index could ever be at it. Raises RejectedRequest."""
         now = self._node.searcher.as_of()
         for name, theirs, ours in (

@@ -135,7 +135,7 @@ class Folding:
                 await self._fold(first)
             if self._is_first(first):
                 self._waiting.popleft()
-            await pace.rest()
+            await pace.yield_when_over()
 
     async def _fold(self, group: _Group) -> None:
         """Unless all is marked meanwhile: then the group is not the first any more."""

@@ -90,5 +90,5 @@ class Refills:
             ranked = []
             for hit in answer.hits:
                 ranked.append(ranked_item(hit))
-                await pace.rest()
+                await pace.yield_when_over()
             self.folding.found(one, found.vector, ranked, answer.as_of)

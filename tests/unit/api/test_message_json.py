@@ -26,8 +26,8 @@ def filled(count: int = 150, text: str = LONG, **settings: Any) -> Kit:
     return kit
 
 
-def allowance(kit: Kit) -> AnswerBudget:
-    found: AnswerBudget = kit.app.state.live.allowance
+def budget(kit: Kit) -> AnswerBudget:
+    found: AnswerBudget = kit.app.state.live.budget
     return found
 
 
@@ -86,7 +86,7 @@ async def test_large_messages_wait_for_room_and_small_ones_do_not() -> None:
             await socket.accepted()
         slow.reading.clear()
         subscribe(slow, k=150)
-        while not allowance(kit).held:
+        while not budget(kit).used_bytes:
             await asyncio.sleep(0)
         subscribe(other, k=150)
         subscribe(small, k=1)
@@ -99,7 +99,7 @@ async def test_large_messages_wait_for_room_and_small_ones_do_not() -> None:
 
 async def test_who_finds_no_room_in_time_is_told_to_try_again() -> None:
     kit = filled(answers_bytes_max=2 * MIB, send_timeout_s=0.2)
-    share = allowance(kit).share(int(1.5 * MIB))
+    share = budget(kit).reserve(int(1.5 * MIB))
     async with kit.live() as socket:
         await socket.accepted()
         subscribe(socket, k=150)
@@ -108,7 +108,7 @@ async def test_who_finds_no_room_in_time_is_told_to_try_again() -> None:
         share.close()
         subscribe(socket, k=150)
         assert len((await socket.receive())["hits"]) == 150
-    assert allowance(kit).held == 0
+    assert budget(kit).used_bytes == 0
 
 
 async def test_nothing_is_sent_for_what_was_unsubscribed_while_it_was_written(
@@ -120,7 +120,7 @@ async def test_nothing_is_sent_for_what_was_unsubscribed_while_it_was_written(
         await socket.accepted()
         socket.reading.clear()
         subscribe(socket, k=150)
-        while not allowance(kit).held:
+        while not budget(kit).used_bytes:
             await asyncio.sleep(0)
         socket.send(op="unsubscribe", sub="a")
         subscribe(socket, k=1)

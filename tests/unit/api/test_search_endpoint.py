@@ -360,6 +360,6 @@ async def test_a_version_of_another_log_is_another_version(kit: Kit) -> None:
     """A log made anew counts from 0 again: the same offset may be another record."""
     vector = kit.text("red cat")
     asked = ResolvedQuery(PreparedQuery("images", [], k=2), vector, {}, kit.index.epoch)
-    assert await asked.still_true(kit.index)
+    assert await asked.is_still_valid(kit.index)
     kit.index.restart("epoch-2")
-    assert not await asked.still_true(kit.index)
+    assert not await asked.is_still_valid(kit.index)

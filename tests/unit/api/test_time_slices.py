@@ -22,7 +22,7 @@ async def worked(paces: list[TimeSlice], steps: int = 5) -> list[list[int]]:
 
     async def work(number: int, pace: TimeSlice) -> None:
         for _ in range(steps):
-            await pace.rest()
+            await pace.yield_when_over()
             turns[-1].append(number)
 
     tasks = [asyncio.create_task(work(number, pace)) for number, pace in enumerate(paces)]

@@ -121,7 +121,7 @@ def cli() -> None:
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     blas_threads.wait_asleep()
     before, code = set(threading.enumerate()), 1
     try:

@@ -105,9 +105,9 @@ def list_(
     for one in found:
         say(line_of(one))
     counts = Counter(one.letter.reason for one in found)
-    told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    summary = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     noun = "letter" if len(found) == 1 else "letters"
-    say(f"{len(found)} {noun}" + (f": {told}" if told else ""), err=True)
+    say(f"{len(found)} {noun}" + (f": {summary}" if summary else ""), err=True)
 
 
 @dead_letters.command(
@@ -195,8 +195,8 @@ def retry(as_json: bool, **asked: Any) -> None:
         ]
         say_json(wire)
     else:
-        told = ", ".join(f"{counts.pop(name, 0)} {name}" for name in ("retried", "superseded"))
-        say(told)
+        summary = ", ".join(f"{counts.pop(name, 0)} {name}" for name in ("retried", "superseded"))
+        say(summary)
         for one in done:
             if one.refusal is not None:
                 say(f"not retried: {one.listed.letter.id}: {_REFUSALS[one.refusal]}", err=True)

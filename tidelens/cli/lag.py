@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streams.kafka.connection import Connection
     from tidelens.cli.base.lag_measurement import LagReport
 
-# At most this many warnings of each kind are shown; --json has all.
+# At most this many warnings of each type are shown; --json has all.
 _SHOWN_MAX = 20
 _HEAD = (
     *("GROUP", "TOPIC", "PARTITION", "POSITION", "END", "RECORDS", "SECONDS"),
@@ -144,7 +144,7 @@ def _notes(measured: "LagReport", brokers: str) -> list[str]:
 
 
 def _table(rows: "Sequence[Lag]") -> list[str]:
-    """Aligned columns: names to the left, numbers to the right."""
+    """Return aligned columns, names to the left and numbers to the right."""
     table: list[tuple[str, ...]] = [_HEAD]
     for row in rows:
         numbers = (row.partition, row.position, row.end, row.records)

@@ -72,7 +72,7 @@ def publish(paths: tuple[Path, ...], as_json: bool, **collection_given: Any) -> 
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar with the rate, on stderr and only on a terminal."""
+    """Show a bar with the rate on stderr, if it is a terminal."""
     from tqdm import tqdm
 
     # A JSON Lines file is one file and many items, so the total is a lower bound.

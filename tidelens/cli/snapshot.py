@@ -118,12 +118,12 @@ def list_(as_json: bool, **given: Any) -> None:
         say_json(found)
         return
     for one in found:
-        told = f"{'*' if one['pointer'] else ' '} {one['name']}  "
+        row = f"{'*' if one['pointer'] else ' '} {one['name']}  "
         if "refused" in one:
-            say(f"{told}refused: {one['refused']}")
+            say(f"{row}refused: {one['refused']}")
         else:
             items = ", ".join(f"{count} {target}" for target, count in one["items"].items())
-            say(f"{told}{one['created']}  {items}  {one['bytes'] / 1e6:.1f} MB")
+            say(f"{row}{one['created']}  {items}  {one['bytes'] / 1e6:.1f} MB")
 
 
 @snapshot.command(
@@ -190,11 +190,11 @@ def restore(name: str, url: str | None, as_json: bool, **given: Any) -> None:
                 await _choose(shard, name)
 
     asyncio.run(run())
-    told = f"{name}: restart the node to begin from it"
+    advice = f"{name}: restart the node to begin from it"
     if as_json:
         say_json({"pointed_to": name})
     else:
-        say(told)
+        say(advice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +212,7 @@ class _Shard:
         return self.context.settings
 
     async def pointed(self, names: Sequence[str]) -> set[str]:
-        """Those of `names` that their replica's pointer names."""
+        """Return those of `names` that the pointers of their replicas name."""
         found = set()
         for replica in {name.partition("/")[0] for name in names}:
             with suppress(KeyError):
@@ -228,7 +228,7 @@ class _Shard:
         return [names.embeddings(target) for target in TARGETS]
 
     async def empty_index(self) -> "Index":
-        """Of the log as it is today: a snapshot of another log says nothing about it."""
+        """Return an index of the log as it is today; a snapshot of another log does not fit."""
         from contracts.partitioner import partitioner
         from contracts.topics import TARGETS, Names
         from index_store.index import Index
@@ -290,7 +290,7 @@ def _require_own(name: str, replica: str) -> None:
 
 
 async def _ask_node(url: str | None, shard: _Shard, name: str) -> bool:
-    """Whether this replica's node runs; then it points to `name` itself, and keeps to it."""
+    """Return whether a node of this replica runs; that node then sets its pointer to `name`."""
     from tidelens.client import Client, ServerUnavailable
 
     async with Client(shard.context.url(url)) as client:
@@ -305,7 +305,7 @@ async def _ask_node(url: str | None, shard: _Shard, name: str) -> bool:
 
 
 async def _is_of(status: Any, shard: _Shard) -> bool:
-    """Whether a node's /v1/status is that of this shard, replica, space and log."""
+    """Return whether a node's /v1/status is that of this shard, replica, space and log."""
     running = (status.get("shard"), status.get("replica"), status["space"]["fingerprint"])
     here = (shard.settings.shard, shard.settings.replica, shard.space.fingerprint.hex())
     if running != here:

@@ -209,7 +209,7 @@ def print_(
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Which topics are wanted, and where."""
+    """The topics that a collection wants, and the broker that has them."""
 
     context: "CommandContext"
     settings: "Settings"

@@ -5,7 +5,7 @@ published folder, with forward slashes and its suffix (`cats/one.jpg`); a JSON l
 or has its picture's path. Files that differ only in their suffix belong together: their `item` is
 that path without it, so a picture and its caption in `one.txt` can be collapsed into one.
 
-A folder gives its pictures and .txt files, which tidelens/ingest/file_types.py tells apart. A JSON
+A folder gives its pictures and .txt files, which tidelens/ingest/file_types.py recognizes. A JSON
 Lines file is read when it is named itself: what lies beside the pictures it describes is usually
 not meant twice.
 """
@@ -187,7 +187,7 @@ def _content_of_line(raw: bytes, folder: Path, settings: ContentSettings) -> Con
 def _picture(
     file: BufferedReader, path: Path, item_id: str, settings: ContentSettings, **rest: Any
 ) -> Content:
-    """Inline up to the limit; above it by reference, bound to the bytes by their SHA-256."""
+    """Put a picture into its event up to the limit; above it, refer to the file and its SHA-256."""
     key_of_id(item_id)
     size = os.fstat(file.fileno()).st_size
     if size == 0:
@@ -218,7 +218,7 @@ def _caption(file: BufferedReader, item_id: str) -> Content:
 
 
 def _checked(content: Content) -> Content:
-    """Raises RejectedRecord for what readers would dead-letter."""
+    """Return the content. Raises RejectedRecord for one that readers would dead-letter."""
     content_record("", content)
     return content
 
@@ -245,5 +245,5 @@ def _refused(where: str, error: RejectedRecord | OSError) -> RefusedContent:
 
 
 def _shown(path: Path) -> str:
-    """A path for people, whatever bytes the file system holds."""
+    """Return a path as text for people, whatever bytes the file system has in it."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""What `up` publishes by itself: the OpenMoji sample stream, and files appearing in a folder."""
+"""The two sources that `up` publishes itself: OpenMoji samples, and a folder that it watches."""
 
 import asyncio
 import itertools
@@ -30,7 +30,7 @@ _ATTRIBUTION = "OpenMoji, CC BY-SA 4.0"
 
 
 def sample_items(seed: int = 0) -> Iterator[list[Content]]:
-    """Pictures with their names, in a shuffled order that is the same at every start."""
+    """Yield pictures with their names, in a shuffled order that is the same at every start."""
     from training.data.openmoji import pictures, render_png
 
     shuffled = pictures()
@@ -51,7 +51,7 @@ def sample_items(seed: int = 0) -> Iterator[list[Content]]:
 
 
 async def publish_samples(event_log: EventLog, names: Names) -> None:
-    """A few a second, up to a bound; a broker that is away is waited for."""
+    """Publish two samples in each second, up to a bound, and wait for a broker that is away."""
     stream = sample_items()
     published = 0
     while (pair := await asyncio.to_thread(next, stream, None)) is not None:
@@ -71,7 +71,7 @@ async def publish_folder(
 
     logged: set[str] = set()
     async for path in watch_folder(folder):
-        # Whatever one file contains, the others are published.
+        # A file that cannot be published must not keep the others from it.
         try:
             for entry in await asyncio.to_thread(_contents, path, folder, settings):
                 if isinstance(entry, Content):

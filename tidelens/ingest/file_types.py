@@ -1,7 +1,7 @@
-"""Finds the files to publish below a path, and what each is published as.
+"""The files to publish below a path, and the type that each is published as.
 
-Pictures are known by their first bytes, whatever their names are. Captions and JSON Lines have no
-such beginning: they are known by the suffixes below, and by not being pictures.
+Pictures are recognized by their first bytes, whatever their names are. Captions and JSON Lines have
+no such beginning: they are recognized by the suffixes below, and by not being pictures.
 """
 
 import os
@@ -24,7 +24,7 @@ _ANYWHERE = Path("/")
 
 
 class FileType(Enum):
-    """What a file is published as."""
+    """The type that a file is published as."""
 
     PICTURE = "picture"
     CAPTION = "caption"
@@ -40,9 +40,9 @@ class PublishSource:
     named: bool = True
 
     def open(self) -> BufferedReader:
-        """Open it; a file that was found in a folder, only where no link leads out of the folder.
+        """Open the file. One that was found in a folder is opened only if no link leads out of it.
 
-        Otherwise anybody who may write into the folder could have any file of the publisher shown.
+        Otherwise anyone who may write into the folder could show any file of the publisher.
         Raises OutsideRoots, NotRegular, OSError.
         """
         return open_under(self.path, [_ANYWHERE if self.named else self.folder])
@@ -50,7 +50,7 @@ class PublishSource:
 
 @dataclass(frozen=True, slots=True)
 class SkippedFile:
-    """A file of a folder that is not published; `kind` is its suffix, or what it is instead."""
+    """A file of a folder that is not published; `reason` is its suffix, or what it is instead."""
 
     reason: str
 
@@ -93,23 +93,25 @@ def _below(folder: Path) -> Iterator[PublishEntry]:
 
 
 def is_hidden(name: str) -> bool:
+    """Return whether file managers hide the file."""
     return name.startswith(".")
 
 
 def is_unfinished(name: str) -> bool:
+    """Return whether a program is still writing the file, by its name."""
     return name.endswith("~") or PurePosixPath(name).suffix.lower() in _UNFINISHED
 
 
 def label(name: str) -> str:
-    """Name a file's kind for people: its suffix, if it has a usable one."""
+    """Return the suffix of a file for people, if it has a usable one."""
     suffix = PurePosixPath(name).suffix.lower()
     return suffix if 1 < len(suffix) <= _LABEL_CHARACTERS_MAX else "no suffix"
 
 
 def file_type_of(path: Path, head: bytes) -> FileType | None:
-    """Return the kind by the file's first bytes, or by its suffix where these do not decide.
+    """Return the type by the file's first bytes, or by its suffix if these do not decide.
 
-    A damaged picture keeps its kind by its suffix, so that it is refused and not left out.
+    A damaged picture keeps its type by its suffix, so that it is refused and not skipped.
     """
     suffix = path.suffix.lower()
     if suffix in CAPTIONS | LINES:

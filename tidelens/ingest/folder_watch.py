@@ -1,10 +1,10 @@
-"""Watching a folder: yields each file once it is there whole.
+"""A watched folder, which yields each file once it is whole.
 
-By polling, since it works on every file system, network shares included. A file is whole when
-size and modification time were the same at two looks; hidden files and those with the suffixes of
-unfinished downloads, which is how programs name what they are still writing, are left out.
-Everything that is there at the start is yielded first.
-A deleted file is not a deleted item: `tidelens delete` is for that.
+The folder is polled, since that works on every file system, network shares included. A file is
+whole if its size and modification time were the same at two polls. Hidden files are skipped, and
+so are those with the suffixes of unfinished downloads, which programs give to files that they are
+still writing. Files that are there at the start are yielded first. Deleting a file does not delete
+its item; `tidelens delete` does.
 """
 
 import asyncio
@@ -17,19 +17,19 @@ from tidelens.ingest.file_types import is_hidden, is_unfinished
 
 Stamp = tuple[int, int]
 
-# A large folder takes long to look through; the polling may take this share of one core.
+# A large folder takes long to look through; polling may take this share of one core.
 _SHARE = 0.05
 
 
 class StableFiles:
-    """Decides which files are new or changed, and whole, from one look to the next."""
+    """The files that are new or changed, and whole, from one poll to the next."""
 
     def __init__(self) -> None:
         self._last: dict[str, Stamp] = {}
         self._yielded: dict[str, Stamp] = {}
 
     def stable_now(self, found: dict[str, Stamp]) -> list[str]:
-        """Files to yield after this look, in the order of their names."""
+        """Return the files to yield after this poll, in the order of their names."""
         ready = [
             path
             for path, stamp in sorted(found.items())
@@ -55,7 +55,7 @@ async def watch_folder(folder: Path, *, every_s: float = 0.5) -> AsyncIterator[P
 
 
 def scan(folder: Path) -> dict[str, Stamp]:
-    """Size and modification time of every file; what vanishes meanwhile is left out."""
+    """Return size and modification time of every file that does not vanish meanwhile."""
     found: dict[str, Stamp] = {}
     folders = [str(folder)]
     while folders:
@@ -70,5 +70,5 @@ def scan(folder: Path) -> dict[str, Stamp]:
                         status = entry.stat()
                         found[entry.path] = (status.st_size, status.st_mtime_ns)
         except OSError:
-            continue  # removed while we looked; the next look tells
+            continue  # removed meanwhile; the next poll decides
     return found

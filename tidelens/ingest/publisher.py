@@ -1,4 +1,4 @@
-"""Publishing files: batches through the EventLog port, in order, with what failed listed.
+"""Publish files in batches through the EventLog port, in order, and list what failed.
 
 One batch is read from disk while the one before it is on its way: the disk and the broker work at
 the same time, memory holds two batches, and records keep the order they were given in.
@@ -42,15 +42,15 @@ Advance = Callable[[int], None]
 
 @dataclass(slots=True)
 class PublishResult:
-    """What became of everything that was to be published."""
+    """The result of publishing: the numbers of records, and what was refused or skipped."""
 
     records: int = 0
     by_reference: int = 0
     refused: list[RefusedContent] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
-    """How many files of which kind."""
-    # The last record in each partition: waiting for these waits for all.
+    """The number of skipped files by reason."""
     last: dict[tuple[str, int], RecordPosition] = field(default_factory=dict)
+    """The last record in each partition: waiting for these waits for all."""
 
     @property
     def tokens(self) -> list[RecordPosition]:
@@ -69,10 +69,10 @@ async def publish(
     *,
     advance: Advance = lambda _: None,
 ) -> PublishResult:
-    """Publish every entry; `advance` is told how many are done. `entries` may block.
+    """Publish every entry, and call `advance` with the number of those done. `entries` may block.
 
-    One record that the broker refuses does not stop the rest. A broker that cannot be reached
-    does: KafkaError or BrokerUnavailable come through.
+    A record that the broker refuses does not stop the rest. Raises KafkaError or BrokerUnavailable
+    if the broker cannot be reached.
     """
     done = PublishResult()
     batches = _batches(entries)
@@ -153,6 +153,6 @@ def _batches(entries: Iterable[PublishInput]) -> Iterator[list[PublishInput]]:
 
 
 def entries_of(found: Iterable[PublishEntry], settings: ContentSettings) -> Iterator[PublishInput]:
-    """The events of all files, one file open at a time."""
+    """Yield the events of all files, with one file open at a time."""
     for one in found:
         yield from content_events_of(one, settings)

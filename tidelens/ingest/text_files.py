@@ -1,4 +1,4 @@
-"""Reads files of text, whatever program wrote them: a byte-order mark is not part of the text."""
+"""Text files of any program: a byte-order mark at the beginning is not part of the text."""
 
 import codecs
 import io
@@ -13,7 +13,7 @@ _UTF16 = ((codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")
 
 
 def decode_text(data: bytes) -> str:
-    """Decode UTF-8, or UTF-16 where its mark says so. Raises UnicodeDecodeError."""
+    """Decode UTF-8, or UTF-16 if its mark is there. Raises UnicodeDecodeError."""
     for mark, encoding in _UTF16:
         if data.startswith(mark):
             return data[len(mark) :].decode(encoding)
@@ -32,10 +32,9 @@ def read_lines(path: Path, option: str) -> list[str]:
 
 
 def lines_of(file: BinaryIO, line_max: int) -> Iterator[bytes]:
-    """Yield lines in UTF-8. One of more than `line_max` bytes is cut off, but still longer than
-    that.
+    """Yield lines in UTF-8. A line above `line_max` bytes is cut off at some length above it.
 
-    Raises UnicodeDecodeError where a file in UTF-16 breaks it.
+    Raises UnicodeDecodeError for a file in UTF-16 that is not valid.
     """
     head = file.read(len(codecs.BOM_UTF8))
     for mark, encoding in _UTF16:

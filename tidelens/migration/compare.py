@@ -1,4 +1,4 @@
-"""How a new space compares with the one that is served: live ids, overlap of answers, recall."""
+"""The comparison of a new space with the active one: live ids, overlap of answers, recall."""
 
 import asyncio
 from collections import Counter
@@ -26,7 +26,7 @@ from streams.ownership.embedding_entries import (
 )
 from tidelens.client import Client
 
-# Missing ids listed one by one; all of them are counted.
+# Missing ids that are listed one by one; all of them are counted.
 LISTED = 1_000
 
 _ENCODED_WAIT_S = 60.0
@@ -38,7 +38,7 @@ Ids = Sequence[str]
 
 @dataclass(slots=True)
 class LiveIdComparison:
-    """Live items of both spaces, and what the new one lacks."""
+    """The numbers of live items in both spaces, and the ids that the new one lacks."""
 
     old: Counter[str] = field(default_factory=Counter)
     new: Counter[str] = field(default_factory=Counter)
@@ -64,11 +64,12 @@ class LiveIdComparison:
 async def compare_sets(
     event_log: EventLog, old: Names, new: Names, partitions: Mapping[Target, int]
 ) -> LiveIdComparison:
-    """Partition by partition, since both spaces keep an id in the same one.
+    """Compare the live ids of both spaces, partition by partition.
 
-    Both are judged at the same offset of the content partition, up to which the old space had come
-    when it was read: what is published meanwhile counts for neither. Raises TidelensError when the
-    new space's encoders do not get there.
+    Both spaces keep an id in the same partition. They are compared at the same offset of its
+    content partition, the one that the old space had reached when it was read, so records that are
+    published meanwhile count for neither. Raises TidelensError if the encoders of the new space do
+    not reach that offset in time.
     """
     sets = LiveIdComparison()
     for target in TARGETS:
@@ -82,7 +83,8 @@ async def compare_sets(
             names = not_in(after, before)
             sets.old[target] += len(live(before))
             sets.new[target] += len(live(after.entries) | (live(before) & after.later - set(names)))
-            # A ghost of the old space is nobody's loss; asked only where it matters.
+            # An item that only the old space still has was deleted; it is not missing. The content
+            # is read only if something seems to be missing.
             published = live(await read_entries(event_log, content)) if names else set()
             for name in names:
                 if name in published:
@@ -97,7 +99,7 @@ async def _read_at(event_log: EventLog, partition: TopicPartition, at: int) -> E
     except TimeoutError:
         raise TidelensError(
             f"{partition.topic}-{partition.partition} was not read to its end within "
-            f"{_ENCODED_WAIT_S:g} s: a transaction of an encoder stays open; ask again"
+            f"{_ENCODED_WAIT_S:g} s: a transaction of an encoder stays open; try again"
         ) from None
 
 
@@ -118,9 +120,9 @@ async def _encoded(event_log: EventLog, names: Names, content: TopicPartition, w
 
 
 def overlap(before: Sequence[Ids], now: Sequence[Ids]) -> float | None:
-    """Mean share of the ids that both answers to a query hold; None: nothing was found at all.
+    """Return the mean share of ids that both answers to a query have, or None if all are empty.
 
-    Of the longer answer, so that a space which finds less does not look better for it.
+    The share is that of the longer answer, so that a space does not look better for finding less.
     """
     shares = [
         len(set(old) & set(new)) / max(len(old), len(new))
@@ -131,7 +133,7 @@ def overlap(before: Sequence[Ids], now: Sequence[Ids]) -> float | None:
 
 
 def recall(found: Sequence[Ids], right: Sequence[Ids]) -> float | None:
-    """Mean share of the right ids that were found; None: there were none."""
+    """Return the mean share of the right ids that were found, or None if there are none."""
     shares = [
         len(set(ids) & set(wanted)) / len(wanted)
         for ids, wanted in zip(found, right, strict=True)
@@ -142,7 +144,7 @@ def recall(found: Sequence[Ids], right: Sequence[Ids]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class AnswerComparison:
-    """How answers compare, by target; None where there was nothing to find."""
+    """The overlap and the recall of answers by target, from 0 to 1; None if all are empty."""
 
     k: int
     queries: int

@@ -1,7 +1,7 @@
-"""Making a new space beside live traffic: re-encode, index, compare.
+"""Make a new space beside live traffic: encode all items, index them, compare the answers.
 
-All that it knows stands in Kafka (the encoders' committed offsets, the candidate's record), so it
-may be ended at any point, kill -9 included, and started again.
+Its whole state is in Kafka (the encoders' committed offsets, the candidate's record), so it may be
+stopped at any point, by kill -9 too, and started again.
 """
 
 import asyncio
@@ -56,7 +56,7 @@ TEXTS_MAX = 200
 
 _REPLICA = "rebuild"
 _LOOK_S = 0.5
-# Beside live traffic something always waits; this little is no backlog.
+# Some records always wait beside live traffic; if they wait for less, the space is current.
 _BACKLOG_S = 5.0
 _CAPTIONS_SEEN = 1_000
 
@@ -84,7 +84,7 @@ class EncodeProgress:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonReport:
-    """How the new space compares with the old one; `encoded` is None if it was only compared."""
+    """The comparison of a new space with the old one; `encoded` is None if none was encoded now."""
 
     old: SpaceRef
     new: SpaceRef
@@ -200,7 +200,7 @@ async def _compare(
 
 
 async def _create_topics(collection: OpenCollection, ref: SpaceRef) -> None:
-    """With the content topics' own partition counts, whatever the settings say by now."""
+    """Create the topics of embeddings, with the partition counts of the content topics."""
     settings, names = collection.settings, collection.names(ref.space)
     counts = await collection.event_log.partition_counts([names.content(t) for t in TARGETS])
     specs = [
@@ -235,7 +235,7 @@ async def _begin(collection: OpenCollection, ref: SpaceRef) -> CandidateSpace:
 async def _encoding(
     collection: OpenCollection, encoder: Encoder
 ) -> "AsyncIterator[asyncio.Task[None]]":
-    """A worker in the space's group, running."""
+    """Run an encoder in the space's group, and yield its task."""
     opened = open_worker(
         collection.settings, collection.connection, encoder, Metrics(), SystemClock()
     )
@@ -266,7 +266,7 @@ async def _caught_up(
             done = total - sum(row.records for row in rows)
             first = done if first is None else first
             on_progress(done, total)
-            wanted = wanted or {_place(row): row.end for row in rows}
+            wanted = wanted or {_partition_of(row): row.end for row in rows}
             if rows and all(_is_current(row, wanted) for row in rows):
                 return EncodeProgress(done - first, total, round(perf_counter() - began, 3))
             await asyncio.wait([encoding], timeout=_LOOK_S)
@@ -277,7 +277,7 @@ async def _caught_up(
 
 
 async def _rows(source: KafkaLag) -> list[Lag]:
-    """Of the encoders' group; none while the broker is away, which is waited out."""
+    """Return the rows of the encoders' group, or none while the broker is away."""
     try:
         return [row for row in await source.lag() if row.role == "encode"]
     except BrokerUnavailable as error:
@@ -285,21 +285,21 @@ async def _rows(source: KafkaLag) -> list[Lag]:
         return []
 
 
-def _place(row: Lag) -> TopicPartition:
+def _partition_of(row: Lag) -> TopicPartition:
     return TopicPartition(row.topic, row.partition)
 
 
 def _is_current(row: Lag, wanted: dict[TopicPartition, int]) -> bool:
     if row.records == 0:
         return True
-    return row.position >= wanted[_place(row)] and row.seconds < _BACKLOG_S
+    return row.position >= wanted[_partition_of(row)] and row.seconds < _BACKLOG_S
 
 
 @asynccontextmanager
 async def _indexed(
     collection: OpenCollection, space: Space
 ) -> AsyncIterator[tuple[LocalSearcher, str]]:
-    """The space's index, current, and the name of its snapshot."""
+    """Yield the current index of the space, and the name of the snapshot written of it."""
     settings = collection.settings
     searcher = LocalSearcher(target_recall=settings.target_recall)
     async with open_blobs(settings.snapshots, settings.data / "snapshots") as store:
@@ -327,23 +327,23 @@ async def _indexed(
         finally:
             running.cancel()
             await asyncio.wait([running])
-            # The snapshot holds what these files hold.
+            # The snapshot has everything that is in these files.
             files = settings.data / "segments" / space.name / settings.shard / _REPLICA
             await asyncio.to_thread(shutil.rmtree, files, ignore_errors=True)
 
 
 def _queries(encoder: Encoder, texts: Sequence[str], templates: Sequence[str]) -> Vectors:
-    """As the nodes' query encoders do it."""
+    """Encode texts as the query encoders of nodes do."""
     rows = encoder.encode_texts(fill_templates(texts, templates))
     step = len(templates)
     return np.stack([query_vector(rows[at : at + step]) for at in range(0, len(rows), step)])
 
 
 async def _texts(searcher: LocalSearcher, space: Space, given: Sequence[str]) -> list[str]:
-    """The queries given, then captions, up to a bound and each once."""
+    """Return the texts given, then captions, each once and up to a bound."""
     texts = list(dict.fromkeys(given))[:TEXTS_MAX]
     if len(texts) < TEXTS_MAX:
-        # Some thousand captions, wherever they lie; the same at every run.
+        # The captions nearest to a random vector, which are the same at every run.
         anywhere = unit(np.random.default_rng(0).standard_normal((1, space.dim)))[0]
         query = VectorQuery("captions", anywhere, k=_CAPTIONS_SEEN, exact=True)
         [answer] = await searcher.search([query])

@@ -491,7 +491,10 @@ async def test_allow_roots(tmp_path: Path) -> None:
     assert (await one(folders.allow_roots)).state == "skipped"
     assert (await one(folders.allow_roots, allow_roots=[tmp_path])).state == "ok"
     told = await one(folders.allow_roots, allow_roots=[tmp_path, tmp_path / "absent"])
-    assert (told.state, told.detail) == ("failed", f"{tmp_path / 'absent'}: no folder to read")
+    assert (told.state, told.detail) == (
+        "failed",
+        f"{tmp_path / 'absent'}: not a folder that can be read",
+    )
 
 
 # The model
@@ -590,8 +593,8 @@ def test_each_difference_has_a_fix_of_its_own() -> None:
     assert list(told) == [
         "tidelens topics create --brokers b:1 --topic-prefix t. --model hash",
         "tidelens topics print, for the ACLs that let us",
-        "TIDELENS_PARTITIONS=2, or start anew under another --topic-prefix",
-        "start anew under another --topic-prefix",
+        "TIDELENS_PARTITIONS=2, or start again under another --topic-prefix",
+        "start again under another --topic-prefix",
         "kafka-configs.sh --bootstrap-server b:1 --alter --topic t.images "
         "--add-config cleanup.policy=compact",
     ]

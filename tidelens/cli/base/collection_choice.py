@@ -1,8 +1,8 @@
-"""Which collection a command acts on: that of the running `up`, as DATA/run.json describes it.
+"""The collection that a command acts on: that of the running `up`, as DATA/run.json describes it.
 
 Values that are not set come from there, so that a command in another terminal needs no options. A
-value that is set and differs is refused, since the command would act on a collection that nobody
-serves here. The file never holds secrets, only the names of the variables that do.
+value that is set and differs is refused, since the command would act on a collection that no node
+serves here. The file never has secrets, only the names of the variables that have them.
 """
 
 import logging
@@ -72,7 +72,7 @@ class CommandContext:
     runtime: Runtime | None
     brokers: str
     guessed: bool = False
-    """Whether neither the operator nor a running `up` named the brokers."""
+    """True if neither the operator nor a running `up` named the brokers."""
 
     def connection(self) -> "Connection":
         from streams.kafka.connection import Connection
@@ -106,7 +106,7 @@ def command_context(
     """Read settings: those `given`, then those of the environment, then those of the running `up`.
 
     A role keeps its own shard, replica and store. Raises ConfigurationError for a value that
-    contradicts the running `up`, and where one has died and no brokers are named.
+    contradicts the running `up`, and if an `up` has died there and no brokers are named.
     """
     from tidelens.process import logs
 

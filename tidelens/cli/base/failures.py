@@ -1,4 +1,4 @@
-"""What a command says about the error that ended it, and its exit code."""
+"""The message and the exit code of a command that an error has ended."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,20 @@ from contracts.errors import TidelensError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Failure:
+    """A line to show, and an exit code: 2 if the operator has to change something, or else 1."""
+
     code: int
     message: str
 
 
 def describe_failure(error: BaseException) -> Failure | None:
-    """Return what to say about the error, or None for a defect of ours."""
+    """Return the failure to show, or None if the error is a defect of Tidelens."""
     if isinstance(error, UsageError):
         return Failure(2, str(error))
     if isinstance(error, TidelensError):
         return Failure(1, str(error))
     if isinstance(error, OSError):
-        # No nearer code could say what to do about it.
-        told = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
-        return Failure(1, told or repr(error))
+        # The code that called the system did not know what to do about it.
+        message = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+        return Failure(1, message or repr(error))
     return None

@@ -54,7 +54,7 @@ class LagReport:
 
     @property
     def unattended(self) -> list[tuple[str, str]]:
-        """Return the spaces that nobody encodes, with the group that has no members."""
+        """Return the spaces without encoders, with the group that has no members."""
         found = ((row.space, row.group) for row in self.rows if row.unattended)
         return list(dict.fromkeys(found))
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 
 def wire_listed(one: "Listed") -> dict[str, Any]:
+    """Return a bad record with its letters, one of each space, as --json prints it."""
     return wire_of(one.letter) | {
         "outcome": one.outcome,
         "spaces": one.spaces,
@@ -20,6 +21,7 @@ def wire_listed(one: "Listed") -> dict[str, Any]:
 
 
 def wire_of(letter: "Letter") -> dict[str, Any]:
+    """Return a dead letter as --json prints it."""
     source = letter.source
     return {
         "letter": str(letter.id),
@@ -37,6 +39,7 @@ def wire_of(letter: "Letter") -> dict[str, Any]:
 
 
 def line_of(one: "Listed") -> str:
+    """Return a bad record with its letters as a line for a terminal."""
     wire = wire_of(one.letter)
     spaces = f"  {', '.join(one.spaces)}" if one.spaces else ""
     outcome = f" [{one.outcome}]" if one.outcome else ""

@@ -1,4 +1,4 @@
-"""Opens the collection that a command works on."""
+"""The event log and the settings of a collection, open for one command."""
 
 import asyncio
 import logging

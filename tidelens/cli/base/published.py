@@ -1,4 +1,4 @@
-"""What `publish` and `delete` share: the event log that they write to, and their report."""
+"""The parts that `publish` and `delete` share: the event log they write to, and their report."""
 
 import sys
 from collections.abc import AsyncIterator

@@ -19,13 +19,14 @@ from tidelens.ingest.text_files import decode_text
 
 
 def read_image(context: click.Context, parameter: click.Parameter, path: Path | None) -> str | None:
+    """Return the file in base64, as a callback of click."""
     return None if path is None else base64.b64encode(path.read_bytes()).decode()
 
 
 def _read_filter(
     context: click.Context, parameter: click.Parameter, text: str | None
 ) -> dict[str, Any] | None:
-    """A text that begins with { is JSON, which the server checks like the rest of the query."""
+    """Parse a filter. One that begins with { is JSON, which the server checks with the query."""
     if text is None:
         return None
     try:
@@ -44,12 +45,12 @@ def _read_filter(
 def _read_object(
     context: click.Context, parameter: click.Parameter, text: str | None
 ) -> dict[str, Any] | None:
-    """A JSON object, given itself or as @FILE. Raises ConfigurationError."""
+    """Parse a JSON object, or read it from @FILE. Raises ConfigurationError."""
     if text is None:
         return None
     option = parameter.opts[0]
     try:
-        # A byte-order mark may also come by $(cat FILE).
+        # A byte-order mark may also come from $(cat FILE).
         found = loads(
             decode_text(Path(text[1:]).read_bytes())
             if text.startswith("@")
@@ -170,7 +171,7 @@ subscription_options = in_order(_sources, _conditions, _answer)
 
 
 def build_query(query: dict[str, Any] | None, **members: Any) -> dict[str, Any]:
-    """The wire's query object: `query` with the members given. Raises RejectedRequest."""
+    """Return the wire's query object: `query` with the members given. Raises RejectedRequest."""
     given = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in members.items()

@@ -1,4 +1,4 @@
-"""Which space nodes answer in, for commands that were not told."""
+"""The space that nodes answer in, for commands that do not name one."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ from tidelens.runtime.run_file import model_of, remembered_model
 
 
 async def ask_control(settings: Settings, connection: Connection) -> Control:
-    """What the control topic says now. Raises BrokerUnavailable, TopicMismatch."""
+    """Read the control topic. Raises BrokerUnavailable, TopicMismatch."""
     await connection.check()
     async with KafkaLog.open(
         connection,
@@ -26,9 +26,10 @@ async def ask_control(settings: Settings, connection: Connection) -> Control:
 
 
 async def active_space_of(settings: Settings, connection: Connection) -> Space:
-    """The active space; before the first switch the one of the running `up`, else as set.
+    """Return the active space.
 
-    While Kafka is away, what `up` remembers of it. Raises ModelMissing, SpaceMismatch.
+    Before the first switch, it is that of the model of the running `up`, or of the settings. While
+    Kafka is away, it is the one that `up` remembers. Raises ModelMissing, SpaceMismatch.
     """
     try:
         active = (await ask_control(settings, connection)).active

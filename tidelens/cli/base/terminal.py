@@ -1,7 +1,8 @@
-"""Prints what commands have to say: lines of text, each on one line, and JSON.
+"""The output of commands: lines of text, each on one line of the terminal, and JSON.
 
-Ids, texts and reasons come from strangers. All that a command prints goes through here, so that
-none of them moves the cursor, forges a line or turns the direction of writing. JSON stays exact.
+Ids, texts and reasons come from strangers. Everything that a command prints goes through here, so
+that none of them moves the cursor, forges a line or turns the direction of writing. JSON stays
+exact.
 """
 
 import sys

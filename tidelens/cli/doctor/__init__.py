@@ -1,1 +1,1 @@
-"""`tidelens doctor`: what this machine and its surroundings lack, and how each is mended."""
+"""`tidelens doctor`: the checks of this machine, its broker and its collection."""

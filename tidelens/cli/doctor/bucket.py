@@ -127,8 +127,8 @@ def _file_to_upload() -> Path:
 
 
 def _failed(step: str, error: OSError) -> Finding:
-    told_by = str(error) or type(error).__name__
-    if "AccessDenied" in told_by:
+    message = str(error) or type(error).__name__
+    if "AccessDenied" in message:
         fix = f"allow {_PERMISSIONS[step]}, without which no snapshot is written or kept in order"
-        return failed("bucket", f"{step}: {told_by}", fix=fix)
-    return failed("bucket", f"{step}: {told_by}", fix=_FIX)
+        return failed("bucket", f"{step}: {message}", fix=fix)
+    return failed("bucket", f"{step}: {message}", fix=_FIX)

@@ -1,4 +1,4 @@
-"""All checks at once, each bounded, so that one that hangs or breaks is one line of the table."""
+"""All checks run at once, each with a time limit, so that one that hangs is one failed line."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ S = TypeVar("S", bound=EnvironmentSettings)
 async def run_checks(
     given: Mapping[str, Any], checks: Mapping[str, Check] = CHECKS, *, bound_s: float = BOUND_S
 ) -> list[Finding]:
-    """Of the settings in the environment, with those `given` before them."""
+    """Run the checks with the settings of the environment; those `given` override them."""
     given_names = variables()
     names = [failed("settings", line, fix=_NAMES) for line in given_names.wrong()]
     if ignored := given_names.kubernetes:
@@ -114,11 +114,11 @@ async def _bounded(
     except ImportError as error:
         if missing := explain_import(error):
             return [skipped(name, str(missing))]
-        return [failed(name, str(error), fix="mend the packages first, then ask again")]
+        return [failed(name, str(error), fix="repair the packages first, then try again")]
     except (TidelensError, OSError) as error:
         return [from_error(name, error, fix=_SETTINGS)]
     except Exception as error:
-        # Nobody foresaw it, so that nobody knows more than its name.
+        # No code expects this error, so its type is all that is known about it.
         return [failed(name, f"{type(error).__name__}: {error}", fix=_SETTINGS)]
 
 

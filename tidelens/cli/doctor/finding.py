@@ -1,6 +1,6 @@
-"""One line of the doctor's table, and what a check is.
+"""A line of the doctor's table, and the type of a check.
 
-Checks import what they need when they run: a package that is absent is then one failed line.
+Checks import what they need when they run, so a package that is absent is one failed line.
 """
 
 import functools
@@ -17,7 +17,7 @@ State = Literal["ok", "warning", "failed", "skipped"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`fix` is one line, a command or a setting, exactly where there is something to mend."""
+    """A line of the table. `fix` is a command or a setting if something has to be changed."""
 
     name: str
     state: State
@@ -34,35 +34,42 @@ BlockingCheck = Callable[[Settings, KafkaSettings], Sequence[Finding]]
 
 
 def ok(name: str, detail: str) -> Finding:
+    """Return a finding of a check that passed."""
     return Finding(name, "ok", _line(detail))
 
 
 def skipped(name: str, detail: str) -> Finding:
+    """Return a finding of a check that could not run, or does not apply."""
     return Finding(name, "skipped", _line(detail))
 
 
 def warning(name: str, detail: str, *, fix: str) -> Finding:
+    """Return a finding of something that works, but not well."""
     return Finding(name, "warning", _line(detail), _line(fix))
 
 
 def failed(name: str, detail: str, *, fix: str) -> Finding:
+    """Return a finding of something that does not work."""
     return Finding(name, "failed", _line(detail), _line(fix))
 
 
 def from_error(name: str, error: Exception, *, fix: str) -> Finding:
-    """What went wrong; our own errors say after a semicolon what to do, `fix` is for the others."""
+    """Return a failed finding of an error.
+
+    The errors of Tidelens say what to do after a semicolon; `fix` is for the others.
+    """
     cause, _, advice = str(error).partition("; ")
     if isinstance(error, ConfigurationError):
         fix = "set what it names; `tidelens config` explains each setting"
     return failed(name, cause or type(error).__name__, fix=advice or fix)
 
 
-def in_thread(look: BlockingCheck) -> Check:
-    """The check that makes `look` beside the loop."""
+def in_thread(blocking: BlockingCheck) -> Check:
+    """Return a check that runs `blocking` in a thread of its own."""
 
-    @functools.wraps(look)
+    @functools.wraps(blocking)
     async def check(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-        return await beside(lambda: look(settings, kafka))
+        return await beside(lambda: blocking(settings, kafka))
 
     return check
 

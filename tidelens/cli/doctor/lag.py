@@ -1,4 +1,4 @@
-"""Which processes work on the collection, and what holds its records back."""
+"""The processes that work on the collection, and the transactions that hold its records back."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from tidelens.runtime.run_file import Runtime, model_of
 if TYPE_CHECKING:
     from tidelens.cli.base.lag_measurement import LagReport
 
-# Each of its kind is a line; a broker that is ill names thousands.
+# The lines of each check; a broker in trouble could give thousands.
 _SHOWN_MAX = 10
 
 

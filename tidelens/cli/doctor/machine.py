@@ -1,5 +1,6 @@
-"""What the machine has: processor, GPU, compiler, memory, open files. Nothing imports torch here,
-which takes longer than all checks together.
+"""The machine: its processor, GPU, compiler, memory and open files.
+
+Nothing here imports torch, which takes longer than all checks together.
 """
 
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 from contracts.settings import KafkaSettings, Settings
 from tidelens.cli.doctor.finding import Finding, in_thread, ok, warning
 
-# What torch and oneDNN are quick with.
+# Instructions that make torch and oneDNN fast.
 _FLAGS = ("amx_tile", "avx512_bf16", "avx512_vnni")
 _GIB = 1024**3
 # Kafka's heap, an encoder, the query encoder and the node, each with its libraries.
@@ -23,11 +24,13 @@ _NVIDIA_SMI_S = 5.0
 
 @in_thread
 def device(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """The processor, with what makes it quick, and the GPU."""
-    told = processor(Path("/proc/cpuinfo"))
+    """Name the processor, with the instructions that make it fast, and the GPU."""
+    described = processor(Path("/proc/cpuinfo"))
     smi = shutil.which("nvidia-smi")
     if smi is None:
-        return [ok("device", f"{told}; {_gpu_of_driver(Path('/proc/driver/nvidia')) or 'no GPU'}")]
+        return [
+            ok("device", f"{described}; {_gpu_of_driver(Path('/proc/driver/nvidia')) or 'no GPU'}")
+        ]
     asked = [smi, "--query-gpu=name,memory.total", "--format=csv,noheader"]
     try:
         answer = subprocess.run(
@@ -35,21 +38,21 @@ def device(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
         )
     except subprocess.SubprocessError as error:
         fix = "install the NVIDIA driver of this kernel, until `nvidia-smi` lists the GPU"
-        said = getattr(error, "stdout", None) or error  # it complains on stdout
-        return [warning("device", f"{told}; no GPU to use: {said}", fix=fix)]
-    return [ok("device", f"{told}; {', '.join(answer.stdout.splitlines()) or 'no GPU'}")]
+        said = getattr(error, "stdout", None) or error  # nvidia-smi reports errors on stdout
+        return [warning("device", f"{described}; no GPU to use: {said}", fix=fix)]
+    return [ok("device", f"{described}; {', '.join(answer.stdout.splitlines()) or 'no GPU'}")]
 
 
 @in_thread
 def compiler(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """For torch.compile alone, without which everything works."""
+    """Name the compiler, which only torch.compile needs; everything works without it."""
     found = shutil.which(os.environ.get("CXX", "g++"))
     return [ok("compiler", "g++, for torch.compile" if found else "no g++: no torch.compile")]
 
 
 @in_thread
 def memory(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """What is free to use, within the control group's limit."""
+    """Check the free memory, within the limit of the control group."""
     available = free_memory_bytes()
     detail = f"{available / _GIB:.1f} GiB free"
     if available >= _MEMORY_MIN:
@@ -60,7 +63,7 @@ def memory(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 
 @in_thread
 def open_files(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """Each connection is one; a node raises its soft limit by itself."""
+    """Check the limit of open files: one for each connection; a node raises its soft limit."""
     from tidelens.server.file_descriptors import descriptors_needed
 
     connections = settings.http_connections_max
@@ -72,7 +75,7 @@ def open_files(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 
 
 def free_memory_bytes() -> int:
-    """Memory to be had, within the control group's limit."""
+    """Return the available memory, within the limit of the control group."""
     import psutil
 
     available = int(psutil.virtual_memory().available)
@@ -83,19 +86,19 @@ def free_memory_bytes() -> int:
 
 
 def processor(cpuinfo: Path) -> str:
-    """Model, cores of this process, and flags, as Linux tells them; not every processor does."""
-    told: dict[str, str] = {}
+    """Return model, cores of this process and flags, as far as Linux reports them."""
+    reported: dict[str, str] = {}
     for line in cpuinfo.read_text().splitlines() if cpuinfo.is_file() else ():
         name, _, value = line.partition(":")
-        told.setdefault(name.strip(), value.strip())
-    flags = [flag for flag in _FLAGS if flag in told.get("flags", "").split()]
+        reported.setdefault(name.strip(), value.strip())
+    flags = [flag for flag in _FLAGS if flag in reported.get("flags", "").split()]
     cores = len(os.sched_getaffinity(0))
-    model = told.get("model name") or platform.machine()
+    model = reported.get("model name") or platform.machine()
     return f"{model}, {cores} cores, {' '.join(flags) or 'none of ' + ' '.join(_FLAGS)}"
 
 
 def _gpu_of_driver(driver: Path) -> str:
-    """As the kernel's module tells it: containers often lack nvidia-smi."""
+    """Return the GPUs that the kernel module reports, since containers often lack nvidia-smi."""
     models = []
     for information in sorted(driver.glob("gpus/*/information")):
         for line in information.read_text().splitlines():
@@ -106,7 +109,7 @@ def _gpu_of_driver(driver: Path) -> str:
 
 
 def _group_bytes(name: str) -> int | None:
-    """None: no control group, or one without a limit."""
+    """Return a figure of the control group, or None if there is no group or no limit."""
     try:
         return int(Path("/sys/fs/cgroup", name).read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""The model: found without loading it."""
+"""The model, which is checked without loading it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ _FIX = "TIDELENS_MODEL=starter, or a folder or hub name of a CLIP-like checkpoin
 
 
 async def model(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """Its space, which every start computes too."""
+    """Check that the space of the model can be computed, as every start does."""
     try:
         space = await space_here(settings.model)
     except ModelMissing as error:
@@ -25,7 +25,7 @@ async def model(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 
 
 async def space_here(model: str) -> Space | None:
-    """None: it would have to be downloaded first, which is not for a check to do.
+    """Return the space of the model, or None if the model would have to be downloaded first.
 
     Raises ModelMissing.
     """
@@ -38,7 +38,7 @@ def _space_here(model: str) -> Space | None:
     from consumers.models.starter import weights
 
     if model == STARTER:
-        # A start would find out only when it reads the weights.
+        # A start would notice a missing package only when it reads the weights.
         weights.verify_packages()
     if "/" in model and not Path(model).expanduser().is_dir():
         from huggingface_hub import try_to_load_from_cache
@@ -48,5 +48,5 @@ def _space_here(model: str) -> Space | None:
             if try_to_load_from_cache(model, "config.json") is None:
                 return None
         except HFValidationError:
-            pass  # no hub name either: space_of says so
+            pass  # space_of raises ModelMissing
     return space_of(model)

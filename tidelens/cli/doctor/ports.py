@@ -1,4 +1,4 @@
-"""The ports that a start listens on: free, or held by our own running node."""
+"""The ports that a start listens on: each is free, or the running node has it."""
 
 from collections.abc import Sequence
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ _FIX = "TIDELENS_PORT: another one"
 
 @in_thread
 def ports(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """Of the API, and of an encoder's /metrics."""
+    """Check the ports of the API and of an encoder's /metrics."""
     running = Runtime.read(settings.data)
     api = urlsplit(running.url).port if running else None
     metrics = running.metrics_port if running else None
@@ -33,11 +33,14 @@ def ports(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 def _port(
     settings: Settings, port: int, variable: str, held: int | None, *, other_ok: bool = False
 ) -> Finding:
-    """`held` is the running node's. `other_ok`: who finds it taken listens elsewhere."""
+    """Check a port. `held` is that of the running node.
+
+    With `other_ok`, a role whose port is taken listens on another one.
+    """
     from tidelens.server.server import listen
 
     if port == 0:
-        return ok("ports", f"{variable}=0: nothing to be taken")
+        return ok("ports", f"{variable}=0: the system chooses a free port")
     if port == held:
         return ok("ports", f"{settings.host}:{port} is the running `up`'s")
     try:

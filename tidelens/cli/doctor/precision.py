@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from consumers.models.tuning.candidate import Measured, Samples
     from consumers.models.tuning.tuner import Tuned
 
-# Every tenth drawing, 192 of them: kinds of drawings follow each other in the alphabet.
+# Every tenth drawing gives 192 of them; similar drawings follow each other in the list.
 _EACH = 10
 
 
 @in_thread
 def precision(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-    """What is kept for the model, under any of this machine's devices and thread counts."""
+    """Report the kept precision of the model, for all devices and thread counts of this machine."""
     from consumers.models import tunable
     from consumers.models.tuning import results_file
 
@@ -37,14 +37,14 @@ def precision(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     ]
     if found:
         return [ok("precision", "; ".join(found))]
-    said = "not measured yet: a start tries float32 and bfloat16, `doctor --tune` every one"
-    return [skipped("precision", said)]
+    detail = "not measured yet: a start tries float32 and bfloat16, `doctor --tune` every one"
+    return [skipped("precision", detail)]
 
 
 def tune_precision(
     settings: Settings, memory_bytes_max: int, tell: "Callable[[Measured], None]"
 ) -> "Tuned":
-    """Minutes; raises ModelMissing."""
+    """Measure all precisions of the model, which takes minutes. Raises ModelMissing."""
     from consumers.models.spaces import find_checkpoint
     from consumers.models.tuning.tuner import tune
 
@@ -53,7 +53,7 @@ def tune_precision(
 
 
 def rows_of(measured: "Measured") -> list[str]:
-    """Of the table: what a candidate does per second, by how many go at once."""
+    """Return the table's rows of a candidate: its items per second by batch size."""
     name = f"{measured.precision}{' compiled' if measured.compiled else ''}"
     rows = [
         f"{name:18}  {what:8}  "
@@ -64,10 +64,10 @@ def rows_of(measured: "Measured") -> list[str]:
     kept = f"{measured.memory_bytes / 2**20:.0f} MiB"
     if measured.cosine_min is not None and measured.agreement is not None:
         kept += f", cosine {measured.cosine_min:.4f}, top-10 agreement {measured.agreement:.3f}"
-    said = [kept] if measured.memory_bytes else []
+    notes = [kept] if measured.memory_bytes else []
     if measured.trouble is not None:
-        said.append(f"not to be taken: {measured.trouble}")
-    return [*rows, f"{name:18}  {'; '.join(said)}"]
+        notes.append(f"not usable: {measured.trouble}")
+    return [*rows, f"{name:18}  {'; '.join(notes)}"]
 
 
 def _samples() -> "Samples":

@@ -1,4 +1,4 @@
-"""What `create` and `compare` share: the node whose answers count, and the report they print."""
+"""The parts that `create` and `compare` share: the node they ask, and the report they print."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""A new space beside live traffic on the real broker: killed, gone on with, compared, switched."""
+"""`tidelens space` beside live traffic on a broker: create, killed and continued, then switch."""
 
 import asyncio
 from collections import Counter
@@ -82,8 +82,8 @@ def text(number: int) -> str:
 
 
 @asynccontextmanager
-async def system(bootstrap: str, folder: Path, *more: str) -> AsyncIterator[System]:
-    """`up` on a collection of the test's own; `more` roles beside it."""
+async def system(bootstrap: str, folder: Path) -> AsyncIterator[System]:
+    """Run `up` on a collection of the test's own."""
     port = free_port()
     async with collection(bootstrap, space=OLD.space.name, partitions=2) as kit:
         environment = {"TIDELENS_PARTITIONS": "2"}
@@ -255,7 +255,7 @@ async def test_what_is_missing_refuses_the_switch(kafka, tmp_path: Path) -> None
 
 
 async def test_nodes_of_a_cluster_follow_each_by_itself(kafka, tmp_path: Path) -> None:
-    """Encoders and nodes as roles of their own; one node is killed as it is told to move."""
+    """Each encoder and node is a role of its own; one node is killed while it should switch."""
     port, other = free_port(), free_port()
     async with collection(kafka.bootstrap, space=OLD.space.name, partitions=2) as kit:
         node = [*of(kit), "--port"]
@@ -302,7 +302,7 @@ async def test_nodes_of_a_cluster_follow_each_by_itself(kafka, tmp_path: Path) -
                 groups = {row["group"] for row in lag["partitions"] if row["role"] == "encode"}
                 assert groups == {kit.names.encoder_group, one.new.encoder_group}
                 assert (over_http["space"], lag["space"]) == ("hash-48", "hash-48")
-                # What was counted before the switch is still told, beside what is counted now.
+                # What was counted before the switch is still reported, beside what is counted now.
                 counted = await applied(port)
                 assert counted[OLD.space.name] > 60
                 assert counted["hash-48"] > 0
@@ -313,7 +313,7 @@ def places(lag: Any) -> set[tuple[str, str, int]]:
 
 
 async def applied(port: int) -> Counter[str]:
-    """Records applied by the node there, by space, as its /metrics tells."""
+    """Return the records that a node has applied, by space, from its /metrics."""
     async with httpx.AsyncClient(trust_env=False) as http:
         text = (await http.get(f"http://127.0.0.1:{port}/metrics")).text
     found: Counter[str] = Counter()

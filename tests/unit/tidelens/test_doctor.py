@@ -49,7 +49,7 @@ GIB = 1024**3
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Of nobody's machine."""
+    """Remove the settings of this machine from the environment."""
     for name in [name for name in os.environ if name.upper().startswith("TIDELENS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("TIDELENS_DATA", str(tmp_path / "data"))

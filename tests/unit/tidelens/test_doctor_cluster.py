@@ -20,7 +20,7 @@ async def bootstrap() -> AsyncIterator[NamingBroker]:
 
 
 def nobody() -> tuple[str, int]:
-    """An address where nobody listens."""
+    """Return an address that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return "127.0.0.1", int(server.getsockname()[1])
 

@@ -1,4 +1,4 @@
-"""What `up` publishes by itself, on the log in memory: the sample stream, and a folder."""
+"""The samples and the folder that `up` publishes, on the log in memory."""
 
 import asyncio
 import io
@@ -46,7 +46,7 @@ def log() -> AwayLog:
 
 
 def published(log: MemoryEventLog, target: Target) -> list[Content]:
-    """Every event of a target, as an encoder reads it."""
+    """Return the events of a target, as an encoder reads them."""
     return [
         content
         for partition in (0, 1)
@@ -130,7 +130,7 @@ async def test_what_appears_or_changes_in_a_folder_is_published(
 async def test_a_file_that_cannot_be_published_does_not_keep_the_others_from_it(
     log: AwayLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file that Kafka never takes was tried for ever, and an unforeseen error ended the feed."""
+    """Try a file that Kafka never takes and an unforeseen error: each once ended the feed."""
     whole = feeds._contents
 
     def contents(path: Path, *rest: Any) -> Any:

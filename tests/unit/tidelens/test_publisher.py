@@ -33,7 +33,7 @@ def log() -> MemoryEventLog:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two pictures, a caption, and what is not published."""
+    """Make a folder of two pictures, a caption, and files that are not published."""
     (tmp_path / "cats").mkdir()
     (tmp_path / "cats" / "one.jpg").write_bytes(JPEG + b"one")
     (tmp_path / "cats" / "one.txt").write_text(" a cat \n")
@@ -227,7 +227,7 @@ async def test_order_and_tokens_over_many_batches(
 
 
 class Picky(MemoryEventLog):
-    """Refuses some keys, as a topic with a smaller limit does; or cannot be reached."""
+    """A log that refuses some keys, as a topic with a smaller limit does, or cannot be reached."""
 
     refused: tuple[bytes, ...] = (b"bad",)
     error: Exception = MessageSizeTooLargeError()
@@ -281,7 +281,7 @@ def test_a_file_is_yielded_once_it_stays_the_same() -> None:
 
 
 def test_a_scan_finds_what_a_folder_may_hold_to_publish(folder: Path) -> None:
-    """Which of it is a picture, its bytes tell once it is whole."""
+    """The bytes of a whole file decide whether it is a picture."""
     (folder / "cats" / "next.jpg.crdownload").write_bytes(JPEG)
     assert sorted(scan(folder)) == [
         str(folder / name) for name in ("Two.PNG", "cats/one.jpg", "cats/one.txt", "notes.md")

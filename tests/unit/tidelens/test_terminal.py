@@ -1,4 +1,4 @@
-"""What strangers wrote acts on no terminal and forges no line, whichever command shows it."""
+"""Text of strangers never acts on a terminal or forges a line, whichever command shows it."""
 
 import ast
 import asyncio
@@ -184,7 +184,7 @@ SHOWN = [
 
 @pytest.fixture
 def hostile(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything that a command may show is HOSTILE."""
+    """Make everything that a command may show HOSTILE."""
     for name, replacement in REPLACED.items():
         monkeypatch.setattr(name, replacement)
     monkeypatch.setattr(logs, "configure", lambda *_, **__: None)
@@ -211,7 +211,7 @@ def test_no_command_lets_a_stranger_act_on_the_terminal(command: list[str]) -> N
 
 
 def strings(*values: Any) -> str:
-    """All the texts in JSON, one after another."""
+    """Return all texts in JSON values, one after another."""
     found = []
     for value in values:
         if isinstance(value, str):
@@ -225,7 +225,7 @@ def strings(*values: Any) -> str:
 
 def test_every_command_is_looked_at_or_shows_nothing_of_strangers() -> None:
     looked_at = {command[0] for command in SHOWN}
-    # Those that only log; those below, which need files; and Kafka's own names.
+    # Some only log, some need files and are tested below, and some show names of Kafka.
     assert set(COMMANDS) - looked_at == {"up", "encode", "index", "publish", "delete", "topics"}
 
 

@@ -24,7 +24,7 @@ class Watching:
         self._process = process
 
     async def lines(self, count: int) -> list[str]:
-        """The next ones, with SCORE for each score."""
+        """Return the next lines, with SCORE for each score."""
         lines = [(await self._line()).decode().removesuffix("\n") for _ in range(count)]
         return [re.sub(r"-?\d\.\d{4}", "SCORE", line) for line in lines]
 

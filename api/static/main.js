@@ -1,12 +1,11 @@
 // Ties the page together: what is asked goes to the live list, what it says goes to the view.
 
-import { socketUrlOf } from "./address.js";
-import { Live } from "./live.js";
+import { Client } from "./client/client.js";
 import { base64Of, FOR_QUERY, picturesOf } from "./picture.js";
 import { onDrop, startPublishing } from "./publish.js";
 import { fromLocation, toLocation, toQuery } from "./question.js";
 import { showConnection, startStrip } from "./strip.js";
-import { pictureUrl, titleOf, View } from "./view.js";
+import { titleOf, View } from "./view.js";
 
 const TYPING_PAUSE_MS = 250;
 // Screen readers get a summary now and then, not every change.
@@ -24,12 +23,13 @@ let paused = false;
 let ended = false;
 let frame = 0;
 
-const view = new View({ list: $("results"), leaving: $("leaving"), onMore: moreLike });
-const live = new Live(socketUrlOf("/v1/live"), {
+const client = new Client();
+const view = new View({ list: $("results"), leaving: $("leaving"), onMore: moreLike, pictureUrl });
+const connection = client.connect({
   onState: (state) => showConnection($("connection"), state),
-  onList: listed,
   onProblem: refused,
 });
+let subscription = null;
 
 // --- what is asked ---------------------------------------------------------------------------
 
@@ -49,7 +49,8 @@ function stand() {
   fresh = true;
   setEnded(false);
   problem(null);
-  live.watch(query);
+  subscription?.close();
+  subscription = query && connection.subscribe(query, { onList: listed, onProblem: refused });
   $("results").setAttribute("aria-busy", String(query !== null));
   if (query === null) {
     hits = [];
@@ -71,6 +72,10 @@ function showQuestion() {
   $("empty").hidden = toQuery(question) !== null;
   const words = text || (example ? `like ${$("example-name").textContent}` : "");
   document.title = words ? `${words} · Tidelens` : "Tidelens";
+}
+
+function pictureUrl(hit) {
+  return client.pictureUrl(hit);
 }
 
 function moreLike(hit) {
@@ -221,7 +226,7 @@ function problem(text) {
 
 startAsking();
 startPausing();
-startPublishing({
+startPublishing(client, {
   form: $("publish-caption"),
   caption: $("caption"),
   drop: $("drop"),
@@ -229,12 +234,11 @@ startPublishing({
   file: $("picture-file"),
   log: $("published"),
 });
-startStrip(document);
+startStrip(client, document);
 // Where publishing stands above the results and not beside them, it would push them out of sight.
 $("publisher").open = getComputedStyle($("publisher")).position === "sticky";
 $("q").value = question.text ?? "";
-live.start();
 stand();
 showQuestion();
-addEventListener("online", () => live.hurry());
-document.addEventListener("visibilitychange", () => !document.hidden && live.hurry());
+addEventListener("online", () => connection.reconnectNow());
+document.addEventListener("visibilitychange", () => !document.hidden && connection.reconnectNow());

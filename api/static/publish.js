@@ -1,13 +1,12 @@
 // Publishing from the page, and telling when what was published can be found.
 
-import { post } from "./http.js";
 import { base64Of, FOR_PUBLISHING, picturesOf } from "./picture.js";
 
 const SHOWN_MAX = 5;
 const SEARCHABLE_WITHIN_S = 30;
 
 /** Wire the caption form, the drop target and the file button. */
-export function startPublishing({ form, caption, drop, choose, file, log }) {
+export function startPublishing(client, { form, caption, drop, choose, file, log }) {
   const journal = new Journal(log);
 
   form.addEventListener("submit", (event) => {
@@ -15,13 +14,13 @@ export function startPublishing({ form, caption, drop, choose, file, log }) {
     const text = caption.value.trim();
     if (!text) return caption.focus();
     caption.value = "";
-    journal.tell(text, () => publish({ target: "captions", id: newId(), text }));
+    journal.tell(text, () => publish(client, { target: "captions", id: newId(), text }));
   });
 
   const take = async (files) => {
     // One after the other: a folder of photos should not hold them all in memory.
     for (const picture of files) {
-      await journal.tell(picture.name, () => publishPicture(picture));
+      await journal.tell(picture.name, () => publishPicture(client, picture));
     }
   };
   choose.addEventListener("click", () => file.click());
@@ -53,19 +52,19 @@ export function onDrop(area, take) {
   });
 }
 
-async function publishPicture(file) {
+async function publishPicture(client, file) {
   const image = await base64Of(file, FOR_PUBLISHING);
   const name = file.name.replace(/\.[^.]*$/, "");
-  return publish({ target: "images", id: newId(), image, metadata: name ? { name } : {} });
+  return publish(client, { target: "images", id: newId(), image, metadata: name ? { name } : {} });
 }
 
 /** Publish one item; returns the milliseconds until a search could find it. */
-async function publish(item) {
+async function publish(client, item) {
   const started = performance.now();
-  const { tokens } = await post("/v1/items", item);
-  // Any query will do, its answer is not looked at; the same one each time stays in the cache.
+  const token = await client.publish(item);
+  // The answer does not matter, so any query does. The same one each time stays in the cache.
   const query = { text: "a", k: 1, target: item.target };
-  await post("/v1/search", { ...query, wait_for: tokens[0], timeout_s: SEARCHABLE_WITHIN_S });
+  await client.search({ ...query, wait_for: token, timeout_s: SEARCHABLE_WITHIN_S });
   return performance.now() - started;
 }
 

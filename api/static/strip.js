@@ -1,7 +1,5 @@
 // The strip: how many events a second, how far behind, and whether the list is live.
 
-import { get } from "./http.js";
-
 const EVERY_MS = 2_000;
 // Rates over one poll jump; over a few they can be read.
 const WINDOW_POLLS = 5;
@@ -14,14 +12,14 @@ export function showConnection(node, state) {
 }
 
 /** Keep the figures under `root` (elements with data-metric) current while the page is seen. */
-export function startStrip(root) {
+export function startStrip(client, root) {
   const samples = [];
   const show = (metric, text) => {
     const node = root.querySelector(`[data-metric="${metric}"]`);
     if (node.textContent !== text) node.textContent = text;
   };
   const poll = async () => {
-    if (!document.hidden) await get("/v1/lag").then(take, unknown);
+    if (!document.hidden) await client.lag().then(take, unknown);
     setTimeout(poll, EVERY_MS);
   };
   const take = (answer) => {

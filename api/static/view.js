@@ -3,8 +3,6 @@
 // One card per id is kept and moved, never redrawn, so that the eye (and the focus) can follow it.
 // The technique is FLIP: measure, change the list, measure again, play the difference.
 
-import { urlOf } from "./address.js";
-
 const GLIDE = { duration: 420, easing: "cubic-bezier(.2,.8,.2,1)" };
 const APPEAR = { duration: 360, easing: "ease-out" };
 const FADE = { duration: 240, easing: "ease-in", fill: "forwards" };
@@ -16,13 +14,16 @@ export class View {
   #list;
   #leaving;
   #cards = new Map();
-  #onMore;
+  #options;
 
-  /** `list`: where cards stand; `leaving`: a layer over it; `onMore(hit)`: "more like this". */
-  constructor({ list, leaving, onMore }) {
+  /**
+   * `list` holds the cards, and `leaving` is a layer over it. `onMore(hit)` asks for "more like
+   * this", and `pictureUrl(hit)` returns the URL of a picture.
+   */
+  constructor({ list, leaving, onMore, pictureUrl }) {
     this.#list = list;
     this.#leaving = leaving;
-    this.#onMore = onMore;
+    this.#options = { onMore, pictureUrl };
   }
 
   /** Show `hits`; `live`: a change of a standing list, so what enters is news. */
@@ -35,7 +36,7 @@ export class View {
     const left = [...this.#cards].filter(([key]) => !wanted.has(key));
     for (const [key, card] of left) this.#remove(key, card, before.get(key));
     const entered = hits.filter((hit) => !this.#cards.has(keyOf(hit)));
-    for (const hit of entered) this.#cards.set(keyOf(hit), new Card(hit, this.#onMore));
+    for (const hit of entered) this.#cards.set(keyOf(hit), new Card(hit, this.#options));
     for (const hit of hits) this.#cards.get(keyOf(hit)).show(hit);
     this.#order(hits);
 
@@ -114,7 +115,8 @@ export class View {
 const keyOf = (hit) => `${hit.target}/${hit.id}`;
 
 class Card {
-  constructor(hit, onMore) {
+  constructor(hit, { onMore, pictureUrl }) {
+    this.pictureUrl = pictureUrl;
     this.node = document.createElement("li");
     this.node.className = `card ${hit.target === "images" ? "picture" : "words"}`;
     this.node.dataset.id = hit.id;
@@ -143,7 +145,7 @@ class Card {
     setText(this.id, hit.id);
     this.id.title = hit.id;
     this.more.setAttribute("aria-label", `More like ${title}`);
-    if (this.picture) showPicture(this.picture.firstChild, hit, title);
+    if (this.picture) showPicture(this.picture.firstChild, this.pictureUrl(hit), title);
   }
 
   markNew() {
@@ -159,12 +161,6 @@ export function titleOf({ id, text, metadata }) {
   return words ?? id;
 }
 
-/** Where the picture of exactly this version is: a new version must not come from the cache. */
-export function pictureUrl({ picture, source }) {
-  // An id that cannot stand in a path is in the query already.
-  return urlOf(`${picture}${picture.includes("?") ? "&" : "?"}at=${source.partition}-${source.offset}`);
-}
-
 function pictureBox() {
   const box = element("div", "box");
   const image = document.createElement("img");
@@ -177,8 +173,7 @@ function pictureBox() {
   return box;
 }
 
-function showPicture(image, hit, title) {
-  const url = pictureUrl(hit);
+function showPicture(image, url, title) {
   if (image.getAttribute("src") !== url) image.src = url;
   if (image.alt !== title) image.alt = title;
 }

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -18,11 +17,12 @@ from typing import Any
 
 import pytest
 from PIL import Image, ImageDraw
-from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect
 
 from contracts.supervision.children import module_command
 from contracts.wire.delta import apply_changes, wire_list_changes
 from tests.kits.broker_fixture import TestKafka
+from tests.kits.chromium import chromium
 from tests.kits.roles import free_port
 
 pytestmark = [
@@ -32,15 +32,6 @@ pytestmark = [
     pytest.mark.timeout(240),
 ]
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 # Generous: two cores carry Kafka, the model and a browser.
 PATIENCE_MS = 30_000
 READY_S = 120
@@ -143,13 +134,8 @@ def _until_ready(url: str, up: "subprocess.Popen[bytes]", log: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        # In CI nothing may be skipped: a page that nobody opened is not a page that works.
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no Chromium here")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -438,8 +424,8 @@ def test_applying_a_delta_as_the_contract_does(page: Page) -> None:
     page.goto("/")
     applied = page.evaluate(
         """async cases => {
-            const { apply } = await import("/static/live.js");
-            return cases.map(([hits, changes]) => apply(hits, changes));
+            const { applyChanges } = await import("/static/client/client.js");
+            return cases.map(([hits, changes]) => applyChanges(hits, changes));
         }""",
         cases,
     )

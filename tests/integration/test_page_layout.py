@@ -2,21 +2,18 @@
 
 import io
 import json
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pytest
-from anyio.from_thread import BlockingPortal, start_blocking_portal
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect
 
 from contracts.events.content_event import Content, content_record
-from tests.integration.test_page import CHROMIUM, FLAGS
-from tests.kits.api_kit import Kit, serving
+from tests.kits.api_kit import Kit
+from tests.kits.chromium import ServedKit, chromium, served_kit
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(120)]
 
@@ -41,15 +38,6 @@ LONG_ID = "camera/" + "0123456789abcdef" * 8
 Scheme = Literal["light", "dark"]
 
 
-@dataclass(frozen=True)
-class Served:
-    """A node on the ports in memory, served in a thread of its own."""
-
-    kit: Kit
-    portal: BlockingPortal
-    url: str
-
-
 async def fill(kit: Kit) -> None:
     """Publish and index pictures and captions, some with words that fit into no window."""
     data = io.BytesIO()
@@ -68,28 +56,20 @@ async def fill(kit: Kit) -> None:
 
 
 @pytest.fixture(scope="module")
-def served() -> Iterator[Served]:
-    kit = Kit()
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(serving(kit.app, kit.settings)) as port,
-    ):
-        portal.call(fill, kit)
-        yield Served(kit, portal, f"http://127.0.0.1:{port}")
+def served() -> Iterator[ServedKit]:
+    with served_kit() as served:
+        served.portal.call(fill, served.kit)
+        yield served
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no Chromium here")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
-def page(served: Served, browser: Browser) -> Iterator[Page]:
+def page(served: ServedKit, browser: Browser) -> Iterator[Page]:
     """Open a page that does not animate, since the tests judge the layout at rest."""
     context = browser.new_context(base_url=served.url, reduced_motion="reduce")
     context.set_default_timeout(PATIENCE_MS)
@@ -97,22 +77,22 @@ def page(served: Served, browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def pictures(page: Page, served: Served) -> None:
+def pictures(page: Page, served: ServedKit) -> None:
     page.goto("/?q=a+red+cat")
     expect(page.locator("#results li")).to_have_count(8)
 
 
-def captions(page: Page, served: Served) -> None:
+def captions(page: Page, served: ServedKit) -> None:
     page.goto("/?q=a+red+cat&target=captions")
     expect(page.locator("#results li")).to_have_count(4)
 
 
-def nothing_asked(page: Page, served: Served) -> None:
+def nothing_asked(page: Page, served: ServedKit) -> None:
     page.goto("/")
     expect(page.locator("#empty")).to_be_visible()
 
 
-def no_results(page: Page, served: Served) -> None:
+def no_results(page: Page, served: ServedKit) -> None:
     page.goto("/?q=a+red+cat")
     page.route_web_socket("**/v1/live", _answer_with_nothing)
     page.reload()
@@ -129,7 +109,7 @@ def _answer_with_nothing(socket: WebSocketRoute) -> None:
     socket.on_message(answer)
 
 
-def like_a_picture(page: Page, served: Served) -> None:
+def like_a_picture(page: Page, served: ServedKit) -> None:
     """The page shows the example that it searches with beside the input."""
     pictures(page, served)
     page.get_by_role("button", name="More like a tabby cat").first.click()
@@ -137,12 +117,12 @@ def like_a_picture(page: Page, served: Served) -> None:
     expect(page.locator("#results")).to_have_attribute("aria-busy", "false")
 
 
-def refused(page: Page, served: Served) -> None:
+def refused(page: Page, served: ServedKit) -> None:
     page.goto(f"/?id=nowhere/{LONG_ID}&of=images")
     expect(page.locator("#problem")).to_contain_text("nowhere")
 
 
-def ended(page: Page, served: Served) -> None:
+def ended(page: Page, served: ServedKit) -> None:
     """The list stays on the page, but it is not kept current any more."""
     served.portal.call(served.kit.caption, "gone", "a red cat")
     page.goto("/?id=gone&of=captions")
@@ -151,7 +131,7 @@ def ended(page: Page, served: Served) -> None:
     expect(page.locator("#problem")).to_contain_text("deleted")
 
 
-def published(page: Page, served: Served) -> None:
+def published(page: Page, served: ServedKit) -> None:
     """The page lists what was published from it, with words as long as a caption may have."""
     page.route("**/v1/search", lambda route: route.fulfill(json={}))
     page.goto("/")
@@ -170,7 +150,7 @@ def published(page: Page, served: Served) -> None:
     expect(page.locator("#published li[data-state=failed]")).to_be_visible()
 
 
-def out_of_reach(page: Page, served: Served) -> None:
+def out_of_reach(page: Page, served: ServedKit) -> None:
     """The server has gone, and the figures of the stream were large before."""
     rows = [
         {"space": "s", "role": "encode", "topic": "t", "partition": 0, "position": 1, "records": 1},
@@ -184,7 +164,7 @@ def out_of_reach(page: Page, served: Served) -> None:
     expect(page.locator("#connection")).to_have_text("Reconnecting")
 
 
-State = Callable[[Page, Served], None]
+State = Callable[[Page, ServedKit], None]
 STATES: list[State] = [
     pictures,
     captions,
@@ -218,7 +198,7 @@ def violations(page: Page) -> list[str]:
 
 
 @in_each_state
-def test_every_width_has_room_for_everything(page: Page, served: Served, state: State) -> None:
+def test_every_width_has_room_for_everything(page: Page, served: ServedKit, state: State) -> None:
     state(page, served)
     faults = []
     for text_size, widths in (("100%", (*ZOOMED_WIDTHS_PX, *WIDTHS_PX)), ("200%", WIDTHS_PX)):
@@ -232,7 +212,7 @@ def test_every_width_has_room_for_everything(page: Page, served: Served, state: 
 @pytest.mark.parametrize(("scheme", "width"), [("light", WIDTHS_PX[0]), ("dark", WIDTHS_PX[-1])])
 @in_each_state
 def test_the_page_is_accessible(
-    page: Page, served: Served, state: State, scheme: Scheme, width: int
+    page: Page, served: ServedKit, state: State, scheme: Scheme, width: int
 ) -> None:
     page.emulate_media(color_scheme=scheme)
     state(page, served)
@@ -244,7 +224,7 @@ def test_the_page_is_accessible(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @in_each_state
 def test_the_page_is_accessible_and_has_room_at_every_width(
-    page: Page, served: Served, state: State, scheme: Scheme
+    page: Page, served: ServedKit, state: State, scheme: Scheme
 ) -> None:
     page.emulate_media(color_scheme=scheme)
     state(page, served)

@@ -1,7 +1,6 @@
 """The page in a real Chromium behind a reverse proxy's prefix: script, pictures, calls, socket."""
 
 import io
-import os
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,8 +8,8 @@ from PIL import Image
 from playwright.async_api import Browser, async_playwright, expect
 
 from contracts.events.content_event import Content, content_record
-from tests.integration.test_page import CHROMIUM, FLAGS
 from tests.kits.api_kit import Kit, serving
+from tests.kits.chromium import FLAGS, chromium_path
 from tests.kits.prefix_proxy import proxy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.browser]
@@ -19,10 +18,8 @@ PATIENCE_MS = 30_000
 
 @pytest.fixture
 async def browser() -> AsyncIterator[Browser]:
-    if CHROMIUM is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no Chromium here")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        browser = await playwright.chromium.launch(executable_path=chromium_path(), args=FLAGS)
         yield browser
         await browser.close()
 

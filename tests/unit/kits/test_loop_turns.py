@@ -161,7 +161,7 @@ CASES: dict[tuple[str, str], dict[str, Case]] = {
     ("GET", "/healthz"): {"": lambda c: c.get("/healthz")},
     ("GET", "/readyz"): {"": lambda c: c.get("/readyz")},
     ("GET", "/"): {"": lambda c: c.get("/")},
-    ("GET", "/static"): {"": lambda c: c.get("/static/live.js")},
+    ("GET", "/static"): {"": lambda c: c.get("/static/client/connection.js")},
     ("GET", "/openapi.json"): {"": lambda c: c.get("/openapi.json")},
     ("GET", "/asyncapi.json"): {"": lambda c: c.get("/asyncapi.json")},
 }

@@ -1,7 +1,7 @@
-"""The app: every path of the API, guarded, with one place for errors.
+"""The ASGI application: every path of the API, with its guards and its handling of errors.
 
-There is no lifespan: `background` names what must run beside the app, and whoever serves it starts
-those and watches them.
+The application does not use ASGI's lifespan. `background` returns the tasks that must run beside
+it; the process that serves it starts and supervises them.
 """
 
 from collections.abc import Awaitable, Callable, Coroutine
@@ -37,7 +37,7 @@ Run = Callable[[], Coroutine[Any, Any, None]]
 
 
 def create_app(node: Node) -> Starlette:
-    """The API of one node."""
+    """Return the API of one node."""
     waiting = StateWaiter(node)
     freshness = Freshness(node)
     responses, bodies = ResponseWriter(node), BodyReader(node.settings)
@@ -91,10 +91,10 @@ def create_app(node: Node) -> Starlette:
 
 
 def _by_method(path: str, **handlers: Callable[[Request], Awaitable[Response]]) -> Route:
-    """Return one route for all methods of a path: `Allow` names those of one route."""
+    """Return one route for all methods of a path, since `Allow` lists the methods of one route."""
 
     async def handle(request: Request) -> Response:
-        # The server leaves out the body of the answer to HEAD.
+        # The server omits the body of an answer to HEAD.
         name = "GET" if request.method == "HEAD" else request.method
         return await handlers[name](request)
 
@@ -102,13 +102,13 @@ def _by_method(path: str, **handlers: Callable[[Request], Awaitable[Response]]) 
 
 
 def background(app: Starlette) -> dict[str, Run]:
-    """Return the side tasks of the app, by name; each must run, and ends only by cancellation."""
+    """Return the side tasks of the app, by name; each must run, and ends only when cancelled."""
     runs: dict[str, Run] = app.state.background
     return runs
 
 
 def redirect_live(app: Starlette, space: str | None) -> None:
-    """Reset and close all live subscriptions: `space` answers from now on (None: this app does)."""
+    """Reset and close all live subscriptions, since `space` answers now; None means this app."""
     live: Live = app.state.live
     live.move(space)
 

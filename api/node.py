@@ -1,4 +1,4 @@
-"""What the app is made of: the ports of one node, wired by the command that serves it."""
+"""The ports of one node that the API uses, wired by the command that serves it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,11 +24,11 @@ from contracts.topics import Names
 class Node:
     """The ports that the API answers from.
 
-    `references` reads references of queries, and `picture_references` those of published items,
-    local files included. `exposed` is all that /metrics shows. `status` adds to /v1/status what
-    only the wiring knows, such as dead letters and digests. `recent_queries` are texts asked
-    lately, for comparing another space with this one. `side` supervises the tasks beside the
-    answers.
+    `references` reads the references of queries, and `picture_references` those of published items,
+    which may be local files. `exposed` has all metrics that /metrics shows. `status` returns
+    members of /v1/status that only the wiring knows, such as dead letters and digests.
+    `recent_queries` returns the texts of recent queries, on which another space is compared with
+    this one. `side` supervises the tasks that run beside the answers.
     """
 
     space: Space

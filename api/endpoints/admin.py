@@ -11,7 +11,7 @@ from api.node import Node
 from contracts.errors import RejectedRequest
 from contracts.topics import TARGETS, Target
 
-# More than there are, since a target may be named twice.
+# More than there are, since a list may name a target twice.
 _TARGETS_MAX = 8
 _NAME_CHARS_MAX = 256
 
@@ -41,7 +41,7 @@ class AdminEndpoints:
                 field="name",
                 limit=_NAME_CHARS_MAX,
             )
-        # Another replica's snapshots are for its own node to choose from.
+        # Snapshots of another replica can be restored by its own node only.
         if not name.startswith(f"{self._replica}/"):
             raise RejectedRequest(
                 "invalid_request", f"name: want {self._replica}/NAME, got {name!r}", field="name"
@@ -61,7 +61,7 @@ class AdminEndpoints:
         return await self._json({"segments": self._admin.segments()})
 
     async def queries(self, _: Request) -> Response:
-        """List the texts asked lately, on which a new space is compared."""
+        """List the texts of recent queries, on which a new space is compared."""
         return await self._json({"texts": self._recent_queries()})
 
     async def verify(self, _: Request) -> Response:

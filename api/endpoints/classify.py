@@ -1,4 +1,4 @@
-"""POST /v1/classify: which of the given labels fit a picture, a text, a vector or an item."""
+"""POST /v1/classify: the given labels that fit a picture, a text, a vector or an item best."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from contracts.zero_shot import label_vectors, probabilities
 
 
 class ClassifyEndpoint:
-    """The endpoint. Prompts are encoded like any query's text, and kept in the same cache."""
+    """The endpoint. Prompts are encoded like texts of queries, and stay in the same cache."""
 
     def __init__(self, node: Node, responses: ResponseWriter, bodies: BodyReader) -> None:
         self._node = node
@@ -32,6 +32,7 @@ class ClassifyEndpoint:
         self._bodies = bodies
 
     async def post(self, request: Request) -> Response:
+        """Answer with the `k` best labels, their probabilities and scores."""
         began = perf_counter()
         settings = self._node.settings
         asked = await self._bodies.parsed(request, self._parsed)
@@ -40,7 +41,7 @@ class ClassifyEndpoint:
         return await self._json({**answer, "took_ms": round((perf_counter() - began) * 1000, 3)})
 
     def _parsed(self, body: Any) -> Classify:
-        """Parse the question; labels are counted before they are checked one by one."""
+        """Parse the body; labels are counted before they are checked one by one."""
         self._bound(body.get("labels") if isinstance(body, dict) else (), ())
         asked = parse_classify(body)
         self._bound(asked.labels, asked.templates)
@@ -58,7 +59,7 @@ class ClassifyEndpoint:
         node = self._node
         vector = (await content_vector(node, asked)).astype(np.float64)
         rows = await self._encoded(fill_templates(asked.labels, asked.templates))
-        # In a thread: of 4,096 prompts it takes 16 MB of numbers to be summed.
+        # In a thread, since 4,096 prompts are 16 MB of numbers to sum.
         scores = await asyncio.to_thread(_scores, asked.labels, rows, vector)
         scale = await node.queries.logit_scale()
         likely = probabilities(scores, scale)
@@ -73,7 +74,7 @@ class ClassifyEndpoint:
         }
 
     async def _encoded(self, texts: Sequence[str]) -> list[Vectors]:
-        """Encode a batch at a time, so that searches get their turns between batches."""
+        """Encode one batch at a time, so that searches are encoded between the batches."""
         found: list[Vectors] = []
         step = self._node.settings.query_batch_max
         for start in range(0, len(texts), step):

@@ -18,7 +18,7 @@ from contracts.wire.message_json import wire_as_of, wire_lag
 
 
 class HealthEndpoints:
-    """The endpoints."""
+    """The endpoints of one node."""
 
     def __init__(self, node: Node, freshness: Freshness, responses: ResponseWriter) -> None:
         self._node = node
@@ -26,17 +26,17 @@ class HealthEndpoints:
         self._freshness = freshness
 
     async def healthz(self, _: Request) -> Response:
-        """Say that the event loop runs."""
+        """Answer 200 to show that the event loop runs."""
         return await self._json({"alive": True})
 
     async def readyz(self, request: Request) -> Response:
-        """Whether this node can stand for its answers. A lost broker alone does not unready it."""
+        """Answer 200 if this node can answer, otherwise 503. It can without a broker."""
         readiness = await self._readiness(self._node.status())
         body = visible_readiness(request.scope, readiness)
         return await self._json(body, 200 if readiness["ready"] else 503)
 
     async def lag(self, _: Request) -> Response:
-        """Answer a row for each group, topic and partition, read from the broker if possible."""
+        """Answer with a row for each group, topic and partition, if possible from the broker."""
         lags = await self._freshness.measure()
         freshness, space = self._freshness, self._node.space.name
         behind_s = freshness.behind_s()
@@ -45,6 +45,7 @@ class HealthEndpoints:
         )
 
     async def status(self, _: Request) -> Response:
+        """Answer with the node's space, state, items and readiness."""
         node, own = self._node, self._node.status()
         body: dict[str, Any] = {
             **await self._readiness(own),
@@ -68,7 +69,8 @@ class HealthEndpoints:
         return await self._json({**body, **own})
 
     async def metrics(self, _: Request) -> Response:
-        # A thread: the process collector reads files.
+        """Answer with all metrics in Prometheus's text format."""
+        # In a thread, since the process collector reads files.
         text = await asyncio.to_thread(generate_latest, self._node.exposed)
         return Response(text, media_type=CONTENT_TYPE_LATEST)
 
@@ -79,10 +81,10 @@ class HealthEndpoints:
             "reason": reason,
             "broker": self._freshness.broker,
             "behind_s": self._freshness.behind_s(),
-            # A node that cannot write snapshots serves on, but somebody should know.
+            # A node that cannot write snapshots goes on, but an operator should know.
             "snapshot": status.get("snapshot"),
-            # A node whose topics are not as they were made also serves on.
+            # A node whose topics were changed goes on as well.
             "topics": status.get("topics"),
-            # A node whose encoder or broker is started again also serves on.
+            # A node whose encoder or broker is being restarted goes on as well.
             "parts": status.get("parts", []),
         }

@@ -1,4 +1,4 @@
-"""/v1/items: publish items to the log, read and delete items that are indexed."""
+"""Endpoints below /v1/items: publish items to the log, read and delete indexed items."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from contracts.wire.parser import parse_new_items
 
 
 class ItemEndpoints:
-    """The endpoints. What is published is an event in the log; the index follows it."""
+    """The endpoints. Publishing writes an event to the log, and the index follows the log."""
 
     def __init__(self, node: Node, responses: ResponseWriter, bodies: BodyReader) -> None:
         self._node = node
@@ -32,19 +32,21 @@ class ItemEndpoints:
         self._bodies = bodies
 
     async def post(self, request: Request) -> Response:
+        """Publish one item or a list of them, and answer with a token for each."""
         return await self._publish(await self._bodies.parsed(request, self._records))
 
     def _records(self, body: Any) -> list[OutRecord]:
         items = parse_new_items(body, items_max=self._node.settings.publish_items_max)
         records = []
-        for place, item in enumerate(items):
+        for position, item in enumerate(items):
             try:
                 records.append(self._record(item))
             except RejectedRecord as error:
-                raise _at(error, f"{place}." if isinstance(body, list) else "") from None
+                raise _at(error, f"{position}." if isinstance(body, list) else "") from None
         return records
 
     async def get(self, request: Request) -> Response:
+        """Answer with an indexed item."""
         target, item_id = _target_and_id(request)
         hit = await self._node.searcher.item(target, item_id)
         if hit is None:
@@ -56,6 +58,7 @@ class ItemEndpoints:
         return await self._json(item)
 
     async def delete(self, request: Request) -> Response:
+        """Publish a tombstone of an item, and answer with its token."""
         target, item_id = _target_and_id(request)
         return await self._publish([delete_record(self._node.names.content(target), item_id)])
 
@@ -73,7 +76,7 @@ class ItemEndpoints:
         return await self._json({"tokens": (position._asdict() for position in positions)})
 
     def _record(self, item: NewItem) -> OutRecord:
-        """Raises RejectedRecord for what every reader would refuse."""
+        """Return the record of an item. Raises RejectedRecord if every reader would refuse it."""
         content = Content(
             target=item.target,
             id=item.id,
@@ -82,7 +85,7 @@ class ItemEndpoints:
             metadata=item.metadata,
             **({} if item.image is None else self._picture(item.image)),
         )
-        # A picture of unknown format is published all the same: the encoder refuses it.
+        # A picture of unknown format is published nevertheless; the encoder refuses it.
         media_type = media_type_of(content.image or b"")
         record = content_record(
             self._node.names.content(item.target), content, media_type=media_type
@@ -91,7 +94,7 @@ class ItemEndpoints:
         return record
 
     def _picture(self, image: str | ImageData) -> dict[str, Any]:
-        """Return members of Content: the picture's bytes, or where the encoder finds them."""
+        """Return members of Content: the picture's bytes, or the reference to them."""
         if isinstance(image, ImageData):
             if image.ref is not None:
                 self._check_reference(image.ref)
@@ -110,10 +113,10 @@ class ItemEndpoints:
         return {"image": data}
 
     def _check_reference(self, ref: str) -> None:
-        """Check the scheme only; whether the rest may be read is for the encoder to decide."""
+        """Check the scheme only; the encoder decides whether the reference may be read."""
         if ref.lower().startswith("file:"):
-            # Else anybody who can reach us could have our own files read and shown.
-            message = "image.ref: file: references are not taken over HTTP; `tidelens publish` can"
+            # Otherwise any client could have files of this server read and shown.
+            message = "image.ref: file: references are refused over HTTP; use `tidelens publish`"
             raise RejectedRecord("file_reference", message, field="image.ref")
         enabled = [s for s in self._node.settings.reference_schemes if s != "file"]
         scheme = ref.partition(":")[0].lower()
@@ -137,7 +140,7 @@ def _size(record: OutRecord) -> int:
 
 
 def _at(error: RejectedRecord, prefix: str) -> RejectedRequest:
-    """Turn the rejection of a record into that of the request, naming the item of a list."""
+    """Return a record's rejection as that of the request, with the item's position in a list."""
     return RejectedRequest(
         error.code,
         f"{prefix}{error.message}",

@@ -19,13 +19,13 @@ from contracts.schemas import build
 
 _STATIC = Path(__file__).parents[1] / "static"
 _BUILT = (_STATIC / "index.html").is_file()
-# Nothing from another host, no inline script or style, no framing; pictures also from memory, to
-# show a dropped one before it is published.
+# Nothing is loaded from other hosts, and inline scripts, inline styles and frames are forbidden.
+# Pictures may also come from memory, to show a dropped file before it is published.
 _POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
-# Reads the system's tables, once: not in a request.
+# This reads the system's tables once, so that no request does.
 mimetypes.init()
 _HEADERS = [
     (b"content-security-policy", _POLICY.encode()),
@@ -36,7 +36,7 @@ _HEADERS = [
 
 
 class HardenHeaders:
-    """ASGI middleware: adds the headers that keep the page to itself, where none were set."""
+    """ASGI middleware that adds security headers, unless the response has set them."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -54,6 +54,7 @@ class HardenHeaders:
 
 
 def routes() -> list[BaseRoute]:
+    """Return the routes of the page, its static files and the schemas."""
     return [
         match_whole_path(Route("/", _page if _BUILT else _no_page)),
         Mount("/static", StaticFiles(directory=_STATIC, check_dir=False)),
@@ -64,7 +65,7 @@ def routes() -> list[BaseRoute]:
 
 async def _page(request: Request) -> Response:
     if (prefix := bare_prefix(request.scope)) is not None:
-        # Without the slash the page's relative URLs would lead above the prefix.
+        # Without the slash, relative URLs of the page would leave out the prefix.
         return RedirectResponse(f"{prefix}/", 308)
     return FileResponse(_STATIC / "index.html", headers={"cache-control": "no-cache"})
 
@@ -82,7 +83,7 @@ async def _asyncapi(_: Request) -> Response:
 
 
 async def _document(name: str) -> Response:
-    # In a thread: the first call builds the documents from all types.
+    # In a thread, since the first call builds the documents from all types.
     return Response(await asyncio.to_thread(_dumped, name), media_type="application/json")
 
 

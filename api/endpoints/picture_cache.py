@@ -76,7 +76,7 @@ class Permits:
 
 
 class SharedReads:
-    """Reads of pictures in progress, each shared by all requests for the same picture.
+    """The reads of pictures in progress, each shared by all requests for the same picture.
 
     Costly refusals are repeated for a while without another read. `clock` returns seconds.
     """

@@ -1,6 +1,6 @@
 """GET /v1/pictures/ID: a picture, read from the log to which it was published.
 
-There is no second store of pictures: the source of the hit names the record, whose key must be the
+Pictures have no second store: the source of the hit names the record, whose key must be the
 requested id. A record may refer to a picture elsewhere, which is then read from there and must
 still be what was published. Pictures come from strangers. So an unknown format is not served, a
 format that browsers do not show is converted in a process that may crash, and a served picture

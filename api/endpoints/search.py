@@ -46,6 +46,7 @@ class SearchEndpoint:
         self._bodies = bodies
 
     async def post(self, request: Request) -> Response:
+        """Answer one query or a list of them."""
         began = perf_counter()
         outcome = "error"
         pieces: AnswerBody | None = None
@@ -68,12 +69,12 @@ class SearchEndpoint:
             self._node.metrics.search_seconds.labels(outcome).observe(perf_counter() - began)
 
     def _parsed(self, body: Any) -> tuple[bool, list[Query]]:
-        """Return whether the body was a list, and the queries."""
+        """Return whether the body is a list, and its queries."""
         queries = parse_queries(body, queries_max=self._node.settings.queries_max)
         return isinstance(body, list), [query.parse_filter() for query in queries]
 
     async def _bounded(self, queries: Sequence[Query]) -> list[Answer]:
-        """Answer within the shortest `timeout_s` of the queries, and always within the limit."""
+        """Answer within the shortest `timeout_s` of the queries and the server's limit."""
         asked_s = [query.timeout_s for query in queries]
         async with time_limit(self._node.settings.wait_s_max, asked_s, "timeout_s: no answer"):
             for query in queries:
@@ -94,7 +95,7 @@ class SearchEndpoint:
         *,
         listed: bool,
     ) -> None:
-        """Write the answers as JSON. Raises RejectedRequest if they are too many bytes."""
+        """Write the answers as JSON. Raises RejectedRequest if they have too many bytes."""
         pace, rests = (
             self._responses.budget.time_slice(),
             _ResultsRest(self._freshness.behind_s(), took_s),
@@ -110,7 +111,7 @@ class SearchEndpoint:
 
 
 class _ResultsRest:
-    """Writes the members that follow the hits in each answer of one request."""
+    """A writer of the members that follow the hits in each answer of one request."""
 
     def __init__(self, behind_s: float | None, took_s: float) -> None:
         self._behind_s = behind_s
@@ -119,9 +120,9 @@ class _ResultsRest:
         self._written = b""
 
     def of(self, answer: Answer) -> bytes:
-        """Return the members without the first brace.
+        """Return the members as JSON without the first brace.
 
-        All but the warnings are the same for one view, and are written once.
+        All members but the warnings are equal for one view, and are written once.
         """
         if answer.as_of is not self._as_of:
             self._as_of = answer.as_of

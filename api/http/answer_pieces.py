@@ -1,4 +1,4 @@
-"""A JSON answer written and sent in pieces, within what answers may take in memory."""
+"""A JSON answer that is written and sent in pieces, within the limits on answers in memory."""
 
 import asyncio
 from collections import deque
@@ -10,14 +10,14 @@ from starlette.types import Receive, Scope, Send
 from api.http.answer_memory import SMALL_BYTES, BudgetShare
 from api.live.eager_start import begun
 
-# Written into the connection's buffer at a time; it holds little more than one.
+# Bytes passed to the connection at a time; its buffer takes little more than one piece.
 BODY_PIECE_BYTES = 128 * 1024
 
 
 class AnswerBody:
-    """Bytes of an answer, kept in pieces. Adding raises RejectedRequest if they are too many.
+    """The bytes of an answer, in pieces. Adding raises RejectedRequest if they are too many.
 
-    Their maker calls `close`, or hands them to the response, which does.
+    The caller closes it, or passes it to a StreamedAnswer, which does.
     """
 
     def __init__(self, share: BudgetShare) -> None:
@@ -28,6 +28,7 @@ class AnswerBody:
         self.size = 0
 
     def add(self, part: bytes) -> None:
+        """Append bytes. Raises RejectedRequest."""
         self._parts.append(part)
         self._size += len(part)
         if self._size >= BODY_PIECE_BYTES:
@@ -40,12 +41,12 @@ class AnswerBody:
         self._parts, self._size = [], 0
 
     def end(self) -> None:
-        """Finish the last piece: nothing more is added."""
+        """Finish the last piece, after which nothing is added."""
         if self._size:
             self._finish()
 
     def take(self, data: bytes) -> None:
-        """Add bytes that are in memory already, and count already: they are sent without a copy."""
+        """Add bytes that are in memory and counted already; they are sent without a copy."""
         whole = memoryview(data)
         self.whole.extend(
             whole[n : n + BODY_PIECE_BYTES] for n in range(0, len(data), BODY_PIECE_BYTES)
@@ -53,14 +54,15 @@ class AnswerBody:
         self.size = len(data)
 
     def close(self) -> None:
+        """Drop the bytes, and release their memory."""
         self.whole.clear()
         self._share.close()
 
 
 class StreamedAnswer(Response):
-    """The response: each piece is released once the client has taken those before it.
+    """A response in pieces, each of which is sent once the client has read those before it.
 
-    If a client takes none in time, its connection closes without the rest.
+    If the client reads nothing for `timeout_s` seconds, the connection closes without the rest.
     """
 
     def __init__(
@@ -91,14 +93,14 @@ class StreamedAnswer(Response):
         await send({**start, "headers": self.raw_headers})
         whole = self._pieces.whole
         if self._pieces.size <= SMALL_BYTES:
-            # The connection takes it at once, as any other response.
+            # The connection takes a small response at once.
             await send({"type": "http.response.body", "body": b"".join(whole)})
             return
         more = len(whole) > 1
         while whole:
             await self._in_time(send, whole.popleft(), more=more)
         if more:
-            # The connection takes this only once its buffer is nearly empty: then all was taken.
+            # The connection takes this when its buffer is nearly empty, that is, when all was read.
             await self._in_time(send, b"", more=False)
 
     async def _in_time(self, send: Send, body: bytes | memoryview, *, more: bool) -> None:

@@ -1,4 +1,4 @@
-"""JSON answers of all routes: written in slices, counted with the answers in memory."""
+"""JSON answers of all endpoints, which are written in time slices and counted in memory."""
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -12,12 +12,12 @@ from api.http.answer_pieces import AnswerBody, StreamedAnswer
 from api.http.time_slices import TimeSlice
 from api.node import Node
 
-# Members of a list that are written in one step.
+# Members of a list that are written at a time.
 _AT_ONCE = 32
 
 
 class ResponseWriter:
-    """Makes the responses of all endpoints, and counts their memory."""
+    """The writer of all responses, which counts their memory."""
 
     def __init__(self, node: Node) -> None:
         settings = node.settings
@@ -26,22 +26,22 @@ class ResponseWriter:
         self._timeout_s = settings.send_timeout_s
 
     def body(self, expected: int = 0) -> AnswerBody:
-        """Return room for an answer of about `expected` bytes. Raises RejectedRequest."""
+        """Return an empty body for an answer of about `expected` bytes. Raises RejectedRequest."""
         return AnswerBody(self.budget.reserve(expected))
 
     def response(self, pieces: AnswerBody, status: int = 200) -> Response:
-        """Return the response that sends the pieces, and closes them."""
+        """Return the response that sends the pieces and closes them."""
         return StreamedAnswer(pieces, timeout_s=self._timeout_s, status=status)
 
     def bytes(self, data: bytes, headers: Mapping[str, str], media_type: str) -> Response:
-        """Answer with bytes that are in memory already; they count until the client has them."""
+        """Return a response with bytes that are in memory; they count until the client has them."""
         pieces = self.body(min(len(data), self.budget.one_max))
         pieces.take(data)
         timeout_s = self._timeout_s
         return StreamedAnswer(pieces, timeout_s=timeout_s, headers=headers, media_type=media_type)
 
     async def json(self, body: Mapping[str, Any], status: int = 200) -> Response:
-        """Answer with an object, whose lists and iterators are written a few members at a time."""
+        """Return a JSON object, whose lists and iterators are written a few members at a time."""
         pieces = self.body()
         try:
             await _write(pieces, body, self.budget.time_slice())

@@ -1,4 +1,4 @@
-"""Request bodies: bounded while reading, JSON only where JSON is due, large ones in a thread."""
+"""JSON bodies of requests, bounded while they are read, and parsed in a thread if large."""
 
 import asyncio
 from collections.abc import Callable
@@ -10,16 +10,16 @@ from contracts.errors import RejectedRequest
 from contracts.settings import RequestSettings
 from contracts.wire.parser import parse_json
 
-# Bytes, or characters, that are parsed on the loop: handing over what is smaller takes as long.
+# Bytes, or characters, that are parsed on the loop, since a thread would take as long.
 INLINE_PARSE_BYTES = 32 * 1024
 
 _Result = TypeVar("_Result")
 
 
 class BodyReader:
-    """Reads the bodies of all requests, and parses large ones one at a time.
+    """A reader of all requests' bodies, which parses large ones one at a time.
 
-    A parser holds the interpreter, and several in turn would keep it from the event loop.
+    Parsing holds the interpreter's lock, and several parsers would keep it from the event loop.
     """
 
     def __init__(self, settings: RequestSettings) -> None:
@@ -27,15 +27,16 @@ class BodyReader:
         self._parsing = asyncio.Lock()
 
     async def json(self, request: Request) -> Any:
-        """Return the body, parsed.
+        """Return the parsed body.
 
-        Raises RejectedRequest: content_type (415), too_large (413), too_many (413), invalid_json. A
-        form or a script of a foreign page can send text/plain without asking, so that is refused.
+        Raises RejectedRequest with the code content_type (415), too_large (413), too_many (413) or
+        invalid_json. Only JSON is accepted, since a form or script of a foreign page can send
+        text/plain without asking the server.
         """
         return await self.parsed(request, lambda body: body)
 
     async def parsed(self, request: Request, parse: Callable[[Any], _Result]) -> _Result:
-        """Return what `parse` makes of the JSON; a large body is parsed in a thread.
+        """Return the result of `parse` for the JSON; a large body is parsed in a thread.
 
         Raises what `json` and `parse` raise.
         """
@@ -57,7 +58,7 @@ class BodyReader:
         return work() if size <= INLINE_PARSE_BYTES else await self.in_thread(work)
 
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Run `work`, which parses something large, when it is its turn."""
+        """Run `work`, which parses something large, after all work before it."""
         async with self._parsing:
             return await asyncio.to_thread(work)
 
@@ -78,21 +79,24 @@ async def _read(request: Request, settings: RequestSettings) -> tuple[list[bytes
                 counted = len(chunks)
                 require_values_max(values, settings.body_values_max)
     except ClientDisconnect:
-        # Nobody reads this answer, but without it the log would report a defect of the server.
-        raise RejectedRequest("disconnected", "body: its sender went before its end") from None
+        # No client reads this answer, but without it the log would report a defect of the server.
+        raise RejectedRequest(
+            "disconnected", "body: the client disconnected before its end"
+        ) from None
     return chunks, size
 
 
 def may_hold_values(values: int, size: int) -> bool:
-    """Whether `size` characters of JSON can have more values; only then are they counted."""
+    """Return whether `size` characters of JSON can have more than `values` values."""
     return 3 * size > values
 
 
 def count_values(raw: bytes | str) -> int:
-    """Return about how many values a piece of JSON has, without parsing it.
+    """Return an estimate of the values in a piece of JSON, without parsing it.
 
-    Characters within texts count too. Lists and objects count two more, as they take most memory,
-    and members three, as each name is an object: so a million takes about 60 ms in any form.
+    Characters within texts count, too. Lists and objects count two more, as they take most memory,
+    and members three more, as each name is an object. So parsing a million takes about 60 ms,
+    whatever the values are.
     """
     if isinstance(raw, str):
         return raw.count(",") + 2 * (raw.count("[") + raw.count("{")) + 3 * raw.count(":")
@@ -100,7 +104,7 @@ def count_values(raw: bytes | str) -> int:
 
 
 def require_values_max(values: int, limit: int, field: str = "body") -> None:
-    """Raise RejectedRequest for too many values: parsing them holds the interpreter."""
+    """Raise RejectedRequest for too many values, since parsing holds the interpreter's lock."""
     if values > limit:
         raise RejectedRequest(
             "too_many",

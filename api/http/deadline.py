@@ -1,4 +1,4 @@
-"""The time that a request may take: what it asks for, and never more than the limit."""
+"""The time limit of a request: the shortest that it asks for, up to the server's limit."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
@@ -11,9 +11,9 @@ from contracts.errors import TimedOut
 async def time_limit(
     limit_s: float, asked_s: Iterable[float | None], what: str
 ) -> AsyncIterator[None]:
-    """Bound the context by the shortest of `asked_s` that is not None, and by `limit_s`.
+    """Bound a context by the shortest of `asked_s` that is not None, and by `limit_s`, in seconds.
 
-    Raises TimedOut, which says `what` did not happen.
+    Raises TimedOut, whose message begins with `what`, the thing that did not happen.
     """
     bound_s = min([limit_s, *(one for one in asked_s if one is not None)])
     try:

@@ -1,14 +1,14 @@
-"""Keep foreign web pages out: Host, Origin and Sec-Fetch-Site are checked before anything else.
+"""Refuse requests of foreign web pages, by their Host, Origin and Sec-Fetch-Site headers.
 
-A page on another site can make a browser send us requests, and by DNS rebinding even under our own
-origin. So the Host must be a name of this server, and requests that pages make must come from pages
-of this server. A foreign page could not read the answers anyway, but asking costs: an event stream
-holds its connection for as long as the page likes. Only a link that a person follows may lead here
-from anywhere. Programs send neither Origin nor Sec-Fetch-Site.
+A page on another site can make a browser send requests to this server, and by DNS rebinding even
+under the server's own origin. So the Host must be a name of this server, and requests of pages must
+come from pages of this server. A foreign page could not read the answers, but its requests are not
+free: an event stream occupies a connection for any time. Only a link that a person follows may lead
+here from any page. Programs send neither Origin nor Sec-Fetch-Site.
 
-An orchestrator and Prometheus ask a pod by an address or a service's name that no setting knows. So
-programs may ask for /healthz, /readyz and /metrics under any Host. Under an unknown one they learn
-only a state and the figures, and so does a page that was rebound to us.
+Orchestrators and Prometheus address a pod by an IP address or a service name that is not in the
+settings. So programs may request /healthz, /readyz and /metrics under any Host. Under an unknown
+Host they, and a page that uses DNS rebinding, learn only a state and the metrics.
 """
 
 import ipaddress
@@ -29,25 +29,29 @@ _AUTHORITY = re.compile(
 _PORT_MAX = 65535
 # `same-site` is a page on another port of this host or on a sibling host: another program.
 _FOREIGN = ("cross-site", "same-site")
-# Even as a followed link this would be a stream, not a page.
+# These paths are streams and not pages, so that links to them are refused, too.
 _NO_PAGE = ("/v1/live",)
-# These paths may be asked under any Host; this member of the scope marks an unknown one.
+# These paths may be requested under any Host; this member of the scope marks an unknown Host.
 _OPEN = ("/healthz", "/readyz", "/metrics")
 _UNKNOWN_HOST = "tidelens.stranger"
 
 
 def has_unknown_host(scope: Scope) -> bool:
-    """Return whether the Host of a request that was let in is not a name of this server."""
+    """Return whether the Host of an accepted request is not a name of this server."""
     return scope.get(_UNKNOWN_HOST) is True
 
 
 def visible_readiness(scope: Scope, readiness: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the readiness; a stranger gets it without the details."""
+    """Return the readiness, without its details for a request with an unknown Host."""
     return {"ready": readiness["ready"]} if has_unknown_host(scope) else readiness
 
 
 class HostGuard:
-    """ASGI middleware. `hosts_allowed`: names beside loopback and the host that we listen on."""
+    """ASGI middleware that refuses requests of foreign pages.
+
+    `host` is the address that the server listens on. `hosts_allowed` are its names beside that and
+    loopback.
+    """
 
     def __init__(self, app: ASGIApp, *, host: str, hosts_allowed: Sequence[str]) -> None:
         self._app = app
@@ -65,7 +69,7 @@ class HostGuard:
         if refusal is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
-            # Closed before it is accepted: the client sees the handshake refused with 403.
+            # Closing before accepting refuses the handshake with 403.
             await receive()
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": ""})
         else:
@@ -74,7 +78,7 @@ class HostGuard:
             await problem(403, members)(scope, receive, send)
 
     def _is_probe(self, scope: Scope) -> bool:
-        """Return whether a program asks under an unknown Host for what anybody may know."""
+        """Return whether a program requests an open path under an unknown Host."""
         if scope["type"] != "http" or scope["path"] not in _OPEN:
             return False
         headers = Headers(scope=scope)
@@ -82,7 +86,7 @@ class HostGuard:
         return (
             scope["method"] in ("GET", "HEAD")
             and len(hosts) <= 1
-            and not self._is_ours(_hostname(hosts[0] if hosts else ""))
+            and not self._is_own_name(_hostname(hosts[0] if hosts else ""))
             and "origin" not in headers
             and "sec-fetch-site" not in headers
         )
@@ -91,7 +95,7 @@ class HostGuard:
         headers = Headers(scope=scope)
         hosts = headers.getlist("host")
         host = hosts[0] if len(hosts) == 1 else ""
-        if not self._is_ours(_hostname(host)):
+        if not self._is_own_name(_hostname(host)):
             return (
                 "host_not_allowed",
                 f"Host: {', '.join(hosts)!r} is not a name of this server",
@@ -102,7 +106,7 @@ class HostGuard:
             if self._may_come_from(origin, host):
                 return None
             return "origin_not_allowed", f"Origin: {origin!r} is a foreign page", "Origin"
-        # Browsers name no origin when a page loads a picture or a script.
+        # Browsers do not send an Origin when a page loads a picture or a script.
         site = headers.get("sec-fetch-site", "").lower()
         if site in _FOREIGN and not _is_followed_link(scope, headers):
             return (
@@ -112,7 +116,7 @@ class HostGuard:
             )
         return None
 
-    def _is_ours(self, name: str | None) -> bool:
+    def _is_own_name(self, name: str | None) -> bool:
         if name is None:
             return False
         if name in self._names:
@@ -123,7 +127,7 @@ class HostGuard:
             return False
 
     def _may_come_from(self, origin: str, host: str) -> bool:
-        # Another port on this machine is another program: loopback alone is not enough here.
+        # Another port on this machine is another program, so loopback alone is not enough here.
         try:
             page = urlsplit(origin).netloc.lower()
         except ValueError:
@@ -132,7 +136,7 @@ class HostGuard:
 
 
 def _hostname(authority: str) -> str | None:
-    """The name in a Host header or an origin; None unless it is one, with or without a port."""
+    """Return the host name of a Host header or an origin, or None if it is malformed."""
     found = _AUTHORITY.fullmatch(authority)
     if found is None or not 0 < int(found[3] or _PORT_MAX) <= _PORT_MAX:
         return None

@@ -1,4 +1,4 @@
-"""Hits as the JSON that is sent (contracts.wire.server_messages.HitMessage), without a detour."""
+"""Hits as JSON (contracts.wire.server_messages.HitMessage), without a pydantic model between."""
 
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
@@ -10,7 +10,7 @@ from contracts.ports.hit import Hit
 from contracts.score import Vectors
 from contracts.wire.message_json import half_base64, wire_hit
 
-# Hits written in one step: 16 of the largest take 2 ms.
+# Hits that are written at a time: 16 of the largest take 2 ms.
 _AT_ONCE = 16
 
 
@@ -38,7 +38,7 @@ def _wire(hit: Hit, include: Collection[str]) -> dict[str, object]:
 
 
 def vector_members(vector: Vectors, include: Collection[str]) -> bytes:
-    """Return the members that hold the vector, `vector`, `vector_f16` or both, without braces."""
+    """Return the members `vector`, `vector_f16` or both as JSON, without braces."""
     members = []
     if "vector" in include:
         numbers = orjson.dumps(vector.astype(np.float64), option=orjson.OPT_SERIALIZE_NUMPY)

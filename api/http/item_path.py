@@ -1,8 +1,8 @@
-"""The item that a request asks for: the id in its path or its query, whole and unchanged.
+"""The id of an item in the path or query of a request, complete and unchanged.
 
-Starlette's `path` parameters stop at a line break, and its routes end in `$`, which leaves one out
-at the end: `DELETE /v1/items/captions/note%0A` would delete `note`. And a server decodes paths
-leniently, so that what is not UTF-8 would ask for the item that is named `\\ufffd`.
+Starlette's `path` parameters stop at a line break, and its routes end in `$`, which also matches
+before a final line break: `DELETE /v1/items/captions/note%0A` would delete `note`. Servers decode
+paths leniently, so that bytes which are not UTF-8 would become the id `\\ufffd`.
 """
 
 import re
@@ -19,7 +19,7 @@ _REPLACEMENT = "\ufffd"
 
 
 class _RestOfPathConvertor(Convertor[str]):
-    """The rest of a path, line breaks included: `{id:rest}`."""
+    """The convertor of `{id:rest}`: the rest of a path, including line breaks."""
 
     regex = "(?s:.*)"
 
@@ -34,13 +34,13 @@ register_url_convertor("rest", _RestOfPathConvertor())
 
 
 def match_whole_path(route: Route | WebSocketRoute) -> BaseRoute:
-    """Make a route match whole paths only: `$` would also match before a final line break."""
+    """Make a route match whole paths only, since `$` also matches before a final line break."""
     route.path_regex = re.compile(route.path_regex.pattern.removesuffix("$") + r"\Z")
     return route
 
 
 def item_id_of(request: Request) -> str:
-    """Return the rest of the path, or the query's `id`. Raises RejectedRequest without an id."""
+    """Return the id from the path or from the query. Raises RejectedRequest without an id."""
     found = request.path_params.get("id")
     if found is None:
         return _in_query(request)

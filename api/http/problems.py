@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem documents: the one place where an exception becomes an answer."""
+"""Errors as problem documents (RFC 9457): all exceptions become answers here."""
 
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -24,13 +24,17 @@ from contracts.errors import (
 
 log = structlog.get_logger(__name__)
 
-# Statuses that the same request may not meet again, and when to try.
+# Statuses after which the same request may succeed later, and the seconds to wait.
 RETRIED = (429, 503, 504)
 RETRY_AFTER_S = 1
 
 
 def problem_members(error: TidelensError) -> tuple[int, dict[str, Any]]:
-    """HTTP status, and code, message, field, limit and value: of problems and `error` messages."""
+    """Return the HTTP status and the members of a problem document or an `error` message.
+
+    The members are code, message, field, limit and value. An error that is not the client's, nor
+    of a known condition of the node, is raised again.
+    """
     match error:
         case RejectedRequest():
             return error.status, error.members()
@@ -54,7 +58,7 @@ def problem_members(error: TidelensError) -> tuple[int, dict[str, Any]]:
 def problem(
     status: int, members: Mapping[str, Any], *, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """The document: type, title, status and detail, then the error's own members."""
+    """Return a problem document: type, title, status, detail, and the error's own members."""
     own = dict(members)
     code = own.pop("code")
     body = {
@@ -67,7 +71,7 @@ def problem(
     }
     retry = {"retry-after": str(RETRY_AFTER_S)} if status in RETRIED else {}
     return Response(
-        # A value comes from the request: whatever it is, the answer must not fail on it.
+        # The value comes from the request and may have any type; the answer must not fail on it.
         orjson.dumps(body, default=str),
         status,
         {**retry, **(headers or {})},
@@ -76,7 +80,7 @@ def problem(
 
 
 async def on_error(request: Request, error: Exception) -> Response:
-    """Our own errors."""
+    """Answer an error of Tidelens."""
     assert isinstance(error, TidelensError)
     try:
         return problem(*problem_members(error))
@@ -85,7 +89,7 @@ async def on_error(request: Request, error: Exception) -> Response:
 
 
 async def on_http_error(_: Request, error: Exception) -> Response:
-    """What the router refuses: an unknown path, a method that is not for it."""
+    """Answer a request that the router refuses, such as one for an unknown path."""
     assert isinstance(error, HTTPException)
     code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
     members = {"code": code, "message": error.detail}
@@ -93,6 +97,6 @@ async def on_http_error(_: Request, error: Exception) -> Response:
 
 
 async def on_failure(request: Request, error: Exception) -> Response:
-    """A defect of ours: the log has it whole, the answer tells nothing of it."""
+    """Answer 500 for a defect, with its traceback in the log and no details in the answer."""
     log.error("request failed", path=request.url.path, error=repr(error), exc_info=error)
     return problem(500, {"code": "internal", "message": "an unexpected error; see the server log"})

@@ -1,9 +1,9 @@
-"""Take off the prefix that a proxy in front of us kept, so that routes and guards see one path.
+"""Remove the path prefix of a reverse proxy, so that routes and guards see paths without it.
 
-A proxy that strips its prefix needs none of this: the page's URLs are relative, and those in
-answers are paths below the API's URL. TIDELENS_ROOT_PATH names a prefix that is kept. An app that
-mounts ours says where in the scope's `root_path`. Requests without the prefix are served as well,
-since probes and other nodes do not go through the proxy.
+A proxy that strips its prefix needs nothing: the page's URLs are relative, and those in answers are
+paths below the API's URL. TIDELENS_ROOT_PATH names a prefix that the proxy does not strip. An
+application that mounts this one names its prefix in the scope's `root_path`. Requests without the
+prefix are served as well, since probes and other nodes do not go through the proxy.
 """
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,13 +12,13 @@ _BARE = "tidelens.bare_prefix"
 
 
 def bare_prefix(scope: Scope) -> str | None:
-    """Return the prefix if a request asked for exactly that, without the slash behind it."""
+    """Return the prefix if that was the whole path, without a slash at its end."""
     found: str | None = scope.get(_BARE)
     return found
 
 
 class RootPathMiddleware:
-    """ASGI middleware that stands before everything that looks at a path."""
+    """ASGI middleware that removes the prefix before anything else reads the path."""
 
     def __init__(self, app: ASGIApp, *, root_path: str) -> None:
         self._app = app

@@ -1,7 +1,7 @@
 """The parameters in the query of a URL, decoded strictly.
 
-Starlette decodes them leniently: bytes that are not UTF-8 would become `\\ufffd`, which may be the
-id of an item.
+Starlette decodes them leniently, so that bytes which are not UTF-8 would become `\\ufffd`, which
+may be the id of an item.
 """
 
 from urllib.parse import parse_qsl
@@ -14,9 +14,9 @@ PARAMETERS_MAX = 64
 
 
 def query_parameters(request: Request) -> list[tuple[str, str]]:
-    """Return names and values in their order. Raises RejectedRequest."""
+    """Return the names and values in their order. Raises RejectedRequest."""
     query = request.scope["query_string"]
-    # Counted here, since `parse_qsl` only says that something was wrong.
+    # Counted here, since the error of `parse_qsl` does not say what was wrong.
     count = query.count(b"&") + 1
     if count > PARAMETERS_MAX:
         raise RejectedRequest.over(

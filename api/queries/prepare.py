@@ -1,8 +1,7 @@
-"""From a query on the wire to the vector that is searched with.
+"""Prepare queries of the wire for a search: encode texts and pictures, and look up items.
 
-A question is prepared once (texts and images are encoded, vectors checked); what it takes from the
-index, the vectors of items named by `id`, is looked up for every search, so that a standing query
-follows its items.
+A query is prepared once: its texts and pictures are encoded, its vectors are checked. Vectors of
+items that it names by `id` are looked up for every search, so that a standing query follows them.
 """
 
 import asyncio
@@ -37,7 +36,7 @@ class ItemRef(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Summand:
-    """One summand: a vector at hand, or an item to look up."""
+    """One summand of a query's vector: a vector, or an item whose vector is looked up."""
 
     weight: float
     vector: Vectors | None = None
@@ -46,7 +45,7 @@ class _Summand:
 
 @dataclass(frozen=True, slots=True)
 class PreparedQuery:
-    """A query with everything encoded; `vector` waits only for its items' vectors."""
+    """A query with everything encoded; `vector` needs only the vectors of its items."""
 
     target: Target
     parts: Sequence[_Summand]
@@ -60,7 +59,7 @@ class PreparedQuery:
     filter: Filter | None = None
 
     def vectors_digest(self) -> str:
-        """Return a digest of the vectors at hand: a reference may name another picture tomorrow."""
+        """Return a digest of the encoded vectors, since a reference may lead to another picture."""
         found = hashlib.blake2b(digest_size=12)
         for part in self.parts:
             if part.vector is not None:
@@ -69,15 +68,19 @@ class PreparedQuery:
 
     @property
     def with_vector(self) -> bool:
-        """Whether its hits show their vectors, in any form."""
+        """True if its hits include their vectors, in any form."""
         return bool(self.include)
 
     @property
     def items(self) -> list[ItemRef]:
+        """The items whose vectors the query uses."""
         return [part.item for part in self.parts if part.item is not None]
 
     def vector(self, items: Mapping[ItemRef, Vectors]) -> Vectors:
-        """The unit vector to search with."""
+        """Return the unit vector to search with, (dim,) float16.
+
+        Raises RejectedRequest if the sum of a fused query is zero.
+        """
         rows = [_summand_vector(part, items) for part in self.parts]
         if not self.fused:
             return rows[0]
@@ -85,6 +88,7 @@ class PreparedQuery:
             return unit(weighted_sum([part.weight for part in self.parts], rows))
 
     def vector_query(self, vector: Vectors, *, exact: bool) -> VectorQuery:
+        """Return the query of the search port for `vector`, (dim,) float16."""
         return VectorQuery(
             target=self.target,
             vector=vector,
@@ -99,7 +103,7 @@ class PreparedQuery:
 
 
 class ItemGone(RejectedRequest):
-    """An item that a query takes its vector from is not in the index."""
+    """The error for an item that a query uses and the index does not have."""
 
     def __init__(self, item: ItemRef) -> None:
         super().__init__(
@@ -114,15 +118,15 @@ class ItemGone(RejectedRequest):
 async def prepare_query(
     node: Node, query: Query, pace: TimeSlice, pictures: asyncio.Semaphore | None = None
 ) -> PreparedQuery:
-    """Check what the types cannot, and encode texts and images.
+    """Check the limits of a query, and encode its texts and pictures.
 
-    `pace` is that of the request. `pictures` is the semaphore that the queries of one request
-    share (picture_semaphore); with None, the query has one of its own. Raises RejectedRequest,
-    NotReady, and RejectedRecord for a picture that cannot be read or decoded.
+    `pace` has the time slices of the request. `pictures` is the semaphore that the queries of one
+    request share (picture_semaphore); with None, the query has one of its own. Raises
+    RejectedRequest, NotReady, and RejectedRecord for a picture that cannot be read or decoded.
     """
     _check(node, query)
     parts = query.fuse if query.fuse is not None else [query]
-    # Together, so that the encoder takes them as one batch.
+    # All at once, so that the encoder takes them as one batch.
     turns = pictures or picture_semaphore(node)
     prepared = await asyncio.gather(*(_prepared(node, part, pace, turns) for part in parts))
     return PreparedQuery(
@@ -147,7 +151,10 @@ def _check(node: Node, query: Query) -> None:
 
 
 async def content_vector(node: Node, asked: Classify) -> Vectors:
-    """The vector of a text, a picture or an item. Raises as `prepare` does, and ItemGone."""
+    """Return the vector of a text, a picture or an item, (dim,) float16.
+
+    Raises ItemGone, and what `prepare_query` raises.
+    """
     part = await _prepared(node, asked, TimeSlice(), picture_semaphore(node))
     if part.item is None:
         return _summand_vector(part, {})
@@ -158,7 +165,7 @@ async def content_vector(node: Node, asked: Classify) -> Vectors:
 
 
 def picture_semaphore(node: Node) -> asyncio.Semaphore:
-    """Bound the pictures that one request has under way, so that others find room in the lane."""
+    """Return the bound on the pictures that one request encodes at a time."""
     return asyncio.Semaphore(node.settings.query_pictures_at_once)
 
 
@@ -170,14 +177,14 @@ async def _prepared(
         assert part.of is not None
         return _Summand(weight, item=ItemRef(part.of, part.id))
     if part.text is not None:
-        # What is to be classified is content, and no query.
+        # A text to classify is content, not a query.
         encode = node.queries.text if isinstance(part, Classify) else node.queries.query
         return _Summand(weight, await encode(part.text))
     if part.image is not None:
         async with pictures:
             async with query_picture(node, part.image) as data:
                 pass
-            # References have few places in memory: from here on the queue of pictures counts it.
+            # References have few permits for memory; from here on the queue of pictures counts it.
             return _Summand(weight, await node.queries.image(data))
     assert part.vector is not None
     await pace.yield_when_over()
@@ -200,7 +207,7 @@ def _checked_vector(node: Node, vector: Sequence[float]) -> Vectors:
 
 @contextmanager
 def _zero_vector_refused(field: str) -> Iterator[None]:
-    """A sum or a vector without a direction is the fault of this field."""
+    """Report a vector of length zero, which has no direction, as an error of `field`."""
     try:
         yield
     except ValueError as error:
@@ -219,7 +226,7 @@ Versions = dict[ItemRef, RecordPosition]
 
 @dataclass(frozen=True, slots=True)
 class ResolvedQuery:
-    """A question's vector now, and the versions of the items that it came from."""
+    """A query's vector now, with the versions of the items that it was computed from."""
 
     question: PreparedQuery
     vector: Vectors
@@ -227,8 +234,8 @@ class ResolvedQuery:
     epoch: str | None
 
     async def is_still_valid(self, searcher: Searcher) -> bool:
-        """Whether all of its items stand unchanged."""
-        # Another log counts its offsets anew, so that the same version may be another record.
+        """Return whether none of its items has changed."""
+        # Offsets of another log begin at 0 again, so an equal version may be another record.
         if self.epoch is not None and searcher.as_of().epoch != self.epoch:
             return False
         for item, version in self.versions.items():
@@ -239,7 +246,7 @@ class ResolvedQuery:
 
 
 async def resolve_query(searcher: Searcher, question: PreparedQuery) -> ResolvedQuery:
-    """Look up the question's items. Raises ItemGone."""
+    """Look up the query's items, and return its vector. Raises ItemGone."""
     vectors: dict[ItemRef, Vectors] = {}
     versions: Versions = {}
     epoch = searcher.as_of().epoch if question.items else None
@@ -255,12 +262,12 @@ async def resolve_query(searcher: Searcher, question: PreparedQuery) -> Resolved
 async def search_consistently(
     searcher: Searcher, questions: Sequence[PreparedQuery]
 ) -> list[Answer]:
-    """Answers from one view, in order, in which the questions' items have the vectors used."""
+    """Return an answer to each query, all from one view in which the used items are unchanged."""
     while True:
         asked = [await resolve_query(searcher, question) for question in questions]
         answers = await searcher.search(
             [one.question.vector_query(one.vector, exact=False) for one in asked]
         )
-        # An item looked up before the view was taken, and the same after it, was the same in it.
+        # An item that is equal before and after the search was also equal in the search's view.
         if all([await one.is_still_valid(searcher) for one in asked]):
             return answers

@@ -1,7 +1,7 @@
-"""The picture that a query looks for: its bytes in base64, or read from where a reference points.
+"""The picture of a query, given as base64 or as a reference.
 
-A caller may name anything, so the reader behind the port looks at what it connects to; and a query
-is not as patient as an encoder: what cannot be read now is refused.
+A client may send any reference, so the reader behind the port checks the hosts that it connects to.
+Unlike an encoder, a query does not wait: a reference that cannot be read now is refused.
 """
 
 import asyncio
@@ -14,15 +14,15 @@ from contracts.wire.client_messages import REF_CHARS_MAX, QueryImage
 from contracts.wire.data_uri import decode_base64, is_reference
 
 _FIELD = "image.ref"
-# Base64 up to this length is decoded on the loop: a thread would take as long.
+# Base64 up to this length is decoded on the loop, since a thread would take as long.
 _QUICK_CHARS = 256 * 1024
 
 
 @asynccontextmanager
 async def query_picture(node: Node, image: str | QueryImage) -> AsyncIterator[bytes]:
-    """Yield the picture's bytes; they count as in memory until the context ends.
+    """Yield the picture's bytes, which count as in memory until the context ends.
 
-    Raises RejectedRequest, and RejectedRecord for what is wrong with a reference.
+    Raises RejectedRequest, and RejectedRecord for a wrong reference.
     """
     data, ref, sha256 = _form_of(image)
     if data is not None:
@@ -39,7 +39,7 @@ async def query_picture(node: Node, image: str | QueryImage) -> AsyncIterator[by
 
 
 def _form_of(image: str | QueryImage) -> tuple[str | None, str | None, str | None]:
-    """Return data, reference and SHA-256; None for what the query does not name."""
+    """Return base64, reference and SHA-256, each None if the query does not have it."""
     if isinstance(image, QueryImage):
         return image.data, image.ref, image.sha256
     return (None, image, None) if is_reference(image) else (image, None, None)
@@ -57,8 +57,8 @@ def _decoded(node: Node, image: str, field: str) -> bytes:
 
 def _require_remote(ref: str) -> None:
     if ref.lower().startswith("file:"):
-        # Else anybody who can reach us could have our own files compared with theirs.
-        message = f"{_FIELD}: file: references are not taken over HTTP; send the bytes in base64"
+        # Otherwise any client could have files of this server compared with its own.
+        message = f"{_FIELD}: file: references are refused over HTTP; send the bytes in base64"
         raise RejectedRequest("file_reference", message, field=_FIELD)
     if len(ref) > REF_CHARS_MAX:
         raise RejectedRequest.over(
@@ -82,7 +82,7 @@ async def _read(node: Node, ref: str, sha256: str | None, stack: AsyncExitStack)
     except RejectedRecord as error:
         if error.code != "reference_unreachable":
             raise
-        # Nothing is wrong with the query: the same may be answered a moment later.
+        # The query is correct, and may succeed a moment later.
         raise RejectedRequest(
             error.code,
             error.message,

@@ -1,9 +1,10 @@
-"""`wait_for`: an answer no older than a publish token, or than an earlier answer's `as_of`.
+"""Implement `wait_for`: an answer at least as new as a publish token, or an earlier `as_of`.
 
-A token is reached when the index has applied a content record at or past it in its partition. Not
-every content record leaves its own trace (one that was superseded within a transaction does not),
-so beside that: once the encoder's committed offset has passed the token, everything it wrote lies
-below the embeddings partition's high watermark, and reaching that will do.
+The index covers a token once it has applied the result of a content record at or after the token's
+offset in its partition. A content record that a later one of the same transaction supersedes has no
+result. So there is a second condition: once the encoder's committed offset has passed the token,
+everything it wrote lies below the embeddings partition's high watermark at that time, and it is
+enough to reach that watermark.
 """
 
 import asyncio
@@ -24,13 +25,13 @@ from contracts.wire.message_json import read_as_of
 
 log = structlog.get_logger(__name__)
 
-# Positions also advance without a batch, past transaction markers: nobody is told of that.
+# Positions also advance past transaction markers, without a batch and so without an event.
 _POLL_S = 0.1
 _ASK_BROKER_S = 0.5
 
 
 class StateWaiter:
-    """Waits for the index of one node; shared by all requests."""
+    """Waiting for the index of one node to reach a state; all requests share it."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -41,12 +42,16 @@ class StateWaiter:
         self._asking = asyncio.Lock()
 
     def _ring(self, _: Sequence[AppliedBatch]) -> None:
-        # A new event each time: whoever took the old one before looking cannot miss this.
+        # A new event each time: a waiter that took the old one before its check misses none.
         self._moved.set()
         self._moved = asyncio.Event()
 
     async def wait_for(self, what: Token | AsOfMessage) -> None:
-        """Raises TimedOut, and RejectedRequest for what can never come, or was dead-lettered."""
+        """Wait until the index covers a token or a state.
+
+        Raises TimedOut, and RejectedRequest for a state that this node can never reach or a record
+        that was dead-lettered.
+        """
         async with time_limit(self._node.settings.wait_s_max, [], "wait_for: not reached"):
             if isinstance(what, Token):
                 await self._token(what)
@@ -55,27 +60,27 @@ class StateWaiter:
                 await self.wait_until_covers(self.require_same_log_state(state, "wait_for"))
                 self.require_same_log_state(
                     state, "wait_for"
-                )  # the log may have become another one
+                )  # the log may have been replaced meanwhile
 
     async def wait_until_covers(self, state: AsOf) -> None:
-        """Return once the index is at or past `state`, or its log is another one."""
+        """Return once the index covers `state`, or follows another log."""
         now = self._node.searcher.as_of
         await self._until(lambda: now().epoch != state.epoch or now().covers(state))
 
     def require_same_log_state(self, state: AsOf, field: str) -> AsOf:
-        """`state`, if this index could ever be at it. Raises RejectedRequest."""
+        """Return `state` if this index can reach it. Raises RejectedRequest if it cannot."""
         now = self._node.searcher.as_of()
-        for name, theirs, ours in (
+        for name, theirs, own in (
             ("space", state.space, now.space),
             ("epoch", state.epoch, now.epoch),
         ):
-            if theirs != ours:
+            if theirs != own:
                 raise RejectedRequest(
                     f"other_{name}",
-                    f"{field}: of {name} {theirs!r}, this node serves {ours!r}",
+                    f"{field}: {name} {theirs!r} differs from this node's {own!r}",
                     status=409,
                     field=field,
-                    limit=ours,
+                    limit=own,
                     value=theirs,
                 )
         require_shape(state, now, field)
@@ -124,7 +129,7 @@ class StateWaiter:
         )
 
     async def _watermark_behind(self, token: Token, target: Target) -> int | None:
-        """The embeddings partition's high watermark, read after the encoder passed the token."""
+        """Return the high watermark of the embeddings if the encoder has passed the token."""
         names = self._node.names
         embeddings = TopicPartition(names.embeddings(target), token.partition)
         try:
@@ -141,7 +146,7 @@ class StateWaiter:
             return None
 
     async def _until(self, true: Callable[[], bool], *, until: float | None = None) -> None:
-        """Return when `true()`, looked at after every batch and every poll, or at `until`."""
+        """Return when `true()` holds, checked after every batch and every poll, or at `until`."""
         while True:
             moved = self._moved
             if true() or (until is not None and monotonic() >= until):
@@ -153,9 +158,9 @@ class StateWaiter:
                 pass
 
 
-def require_shape(state: AsOf, ours: AsOf, field: str) -> None:
-    """Raise RejectedRequest unless both states speak of the same partitions."""
-    known = {target: len(offsets) for target, offsets in ours.offsets.items()}
+def require_shape(state: AsOf, own: AsOf, field: str) -> None:
+    """Raise RejectedRequest unless both states have the same number of partitions."""
+    known = {target: len(offsets) for target, offsets in own.offsets.items()}
     if {target: len(offsets) for target, offsets in state.offsets.items()} != known:
         raise RejectedRequest(
             "invalid_request", f"{field}: offsets want {known} partitions", field=field

@@ -1,4 +1,4 @@
-"""/v1/items: what is published and how, looking up, deleting, and what is refused."""
+"""Endpoints below /v1/items: publishing, reading and deleting items, and refused requests."""
 
 import asyncio
 import base64

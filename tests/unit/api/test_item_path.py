@@ -33,7 +33,7 @@ IDS = (
 
 
 def data_of(item_id: str) -> bytes:
-    """A picture of its own for each id."""
+    """Return a different picture for each id."""
     return b"\x89PNG\r\n\x1a\n" + item_id.encode()
 
 
@@ -101,7 +101,7 @@ async def test_no_other_item_is_meant(method: str, url: str, status: int, code: 
         kit.caption(item_id, "red cat")
     response = await kit.http.request(method, url)
     if (method, status) == ("DELETE", 404) and code == "item_not_found":
-        # Deleting what nobody has is no error; its record names what was asked for.
+        # Deleting an unknown item is not an error; the record has the requested id.
         [token] = response.json()["tokens"]
         [record] = kit.log.records[token["topic"], token["partition"]]
         assert record.key == b"note\n"

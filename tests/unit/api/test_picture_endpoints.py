@@ -1,4 +1,4 @@
-"""/v1/pictures: read back from the log, the right one or none, and harmless."""
+"""Pictures of /v1/pictures are read from the log, belong to their item, and are harmless."""
 
 import base64
 import hashlib

@@ -71,7 +71,7 @@ async def opened(
     lookup: Callable[[str, int, int], Awaitable[list[tuple[int, str]]]] = loopback,
     **settings: Any,
 ) -> AsyncIterator[Kit]:
-    """A node with two plain pictures, black and white."""
+    """Yield a node with two plain pictures, black and white."""
     usual: dict[str, Any] = {
         "reference_schemes": ["file", "http"],
         "reference_ports": [site.port],
@@ -144,7 +144,7 @@ async def test_only_what_encoders_may_read_is_read(site: Site) -> None:
 
 
 async def test_no_answer_tells_the_address_of_a_name(site: Site) -> None:
-    """Else anybody who can ask could read our name server's view of our own network."""
+    """Any client could otherwise read what the server's name server says of its own network."""
 
     async def nobody_there(host: str, port: int, family: int) -> list[tuple[int, str]]:
         return [(socket.AF_INET, "127.0.0.2"), (socket.AF_INET, "127.0.0.3")]

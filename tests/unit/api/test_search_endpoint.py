@@ -1,4 +1,4 @@
-"""POST /v1/search: every kind of query, lists, waits, and what is refused with which problem."""
+"""POST /v1/search: every type of query, lists, waits, and the problems of refused queries."""
 
 import asyncio
 import base64
@@ -178,7 +178,7 @@ async def test_what_is_refused(kit: Kit, query: Any, status: int, code: str, fie
 
 @pytest.mark.parametrize("scale", [1e-320, 1e-200, 1e300, 1e308])
 async def test_vectors_and_weights_of_any_scale_are_taken(kit: Kit, scale: float) -> None:
-    """Only their directions count."""
+    """Vectors are compared by their directions alone."""
     signs = [1.0, -1.0] * 32
     expected = (await search(kit, vector=signs))["hits"]
     assert (await search(kit, vector=[scale * sign for sign in signs]))["hits"] == expected
@@ -357,7 +357,7 @@ async def test_an_item_changing_during_the_search_is_searched_with_its_new_vecto
 
 
 async def test_a_version_of_another_log_is_another_version(kit: Kit) -> None:
-    """A log made anew counts from 0 again: the same offset may be another record."""
+    """A new log begins at offset 0 again, so an equal offset may be another record."""
     vector = kit.text("red cat")
     asked = ResolvedQuery(PreparedQuery("images", [], k=2), vector, {}, kit.index.epoch)
     assert await asked.is_still_valid(kit.index)

@@ -1,4 +1,4 @@
-"""What was indexed can be seen: converted where browsers do not show it, read from elsewhere."""
+"""Every indexed picture is shown, converted if browsers need that, or read from a reference."""
 
 import asyncio
 import hashlib

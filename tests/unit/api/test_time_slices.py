@@ -17,7 +17,7 @@ def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def worked(paces: list[TimeSlice], steps: int = 5) -> list[list[int]]:
-    """Which of the workers did a step, turn by turn."""
+    """Return the workers that did a step, in each turn of the loop."""
     turns: list[list[int]] = [[]]
 
     async def work(number: int, pace: TimeSlice) -> None:

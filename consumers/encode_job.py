@@ -31,7 +31,7 @@ _LETTER_ALONE = frozenset({WRONG_PARTITION, "empty_id", "id_not_utf8", "id_too_l
 
 
 @dataclass(frozen=True, slots=True)
-class Intake:
+class RecordChecks:
     """What a record is checked against before it costs anything, and what a letter may cost."""
 
     names: Names
@@ -39,7 +39,7 @@ class Intake:
     partition_of: Partitioner
     letter_bytes_max: int
 
-    def of(self, lease: Lease) -> "Intake":
+    def of(self, lease: Lease) -> "RecordChecks":
         """Return the intake for this lease, whose topic may have been made again meanwhile."""
         topic, count = lease.partition.topic, lease.partitions
         if count is None or count == self.partition_counts.get(topic):
@@ -83,12 +83,12 @@ def newest_of_each(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if last[record.key] == record.offset]
 
 
-def parsed(records: Sequence[Record], intake: Intake) -> list[Job]:
+def parsed(records: Sequence[Record], intake: RecordChecks) -> list[Job]:
     """Check and parse the records of one transaction. Never raises for what is in them."""
     return [parse(record, intake) for record in newest_of_each(records)]
 
 
-def parse(record: Record, intake: Intake) -> Job:
+def parse(record: Record, intake: RecordChecks) -> Job:
     target = intake.names.target_of(record.topic)
     assert target is not None
     job = Job(record, target)
@@ -127,7 +127,7 @@ def unreadable(record: Record, error: Exception) -> RejectedRecord:
     return RejectedRecord("unreadable", f"an unforeseen failure: {error!r}")
 
 
-def _check_partition(record: Record, intake: Intake) -> None:
+def _check_partition(record: Record, intake: RecordChecks) -> None:
     count = intake.partition_counts[record.topic]
     expected = intake.partition_of(record.key or b"", count)
     if expected != record.partition:
@@ -173,7 +173,7 @@ def _encode(group: Sequence[Job], encoder: Encoder) -> None:
 
 
 def outputs(
-    job: Job, space: Space, intake: Intake, topic_id: str, labeller: Labeller | None = None
+    job: Job, space: Space, intake: RecordChecks, topic_id: str, labeller: Labeller | None = None
 ) -> list[OutRecord]:
     """What the transaction holds for one record: a vector, a tombstone, a dead letter with one.
 
@@ -189,7 +189,7 @@ def outputs(
 
 
 def _outputs(
-    job: Job, space: Space, intake: Intake, topic_id: str, labeller: Labeller | None
+    job: Job, space: Space, intake: RecordChecks, topic_id: str, labeller: Labeller | None
 ) -> list[OutRecord]:
     record = job.record
     source = Source(topic_id, record.partition, record.offset)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 
 
-class FairTurns:
+class FairSemaphore:
     """Lets at most `count` in at once. A free turn goes to the group whose last one is longest ago,
     and within the group to the waiter that came first.
     """

@@ -23,7 +23,7 @@ _TRANSACTION_RECORDS_MAX = 1024
 
 
 @dataclass(slots=True, eq=False)
-class Flight:
+class InflightClaim:
     """A claim with its jobs; it may be committed when none of them is open any more."""
 
     claim: RecordClaim
@@ -36,24 +36,24 @@ class Flight:
 
 
 @dataclass(slots=True, eq=False)
-class _Chain:
+class _LeaseQueue:
     """The flights of one lease, in source order."""
 
-    flights: deque[Flight] = field(default_factory=deque)
+    flights: deque[InflightClaim] = field(default_factory=deque)
     records: int = 0
     size: int = 0
     committing: bool = False
 
 
 @dataclass(slots=True, eq=False)
-class Errand:
+class EncodeTask:
     """A job that waits for the model, and the flight that waits for it."""
 
     job: Job
-    flight: Flight
+    flight: InflightClaim
 
 
-class Lane:
+class EncodeLane:
     """What one target has under way. Limits are in records of a partition and bytes in all."""
 
     def __init__(
@@ -63,8 +63,8 @@ class Lane:
         self._batch_max = batch_max
         self._ahead_max = ahead_max
         self._ahead_bytes_max = ahead_bytes_max
-        self._chains: dict[Lease, _Chain] = defaultdict(_Chain)
-        self._ready: deque[Errand] = deque()
+        self._chains: dict[Lease, _LeaseQueue] = defaultdict(_LeaseQueue)
+        self._ready: deque[EncodeTask] = deque()
         self._bytes = self._pixel_bytes = 0
 
     @property
@@ -98,10 +98,10 @@ class Lane:
             if chain.records >= self._ahead_max or chain.size >= share
         }
 
-    def take_off(self, claim: RecordClaim, jobs: Sequence[Job]) -> Flight:
+    def take_off(self, claim: RecordClaim, jobs: Sequence[Job]) -> InflightClaim:
         """A new flight behind those of its partition."""
         size = sum(map(record_bytes, claim.records))
-        flight = Flight(claim, jobs, size)
+        flight = InflightClaim(claim, jobs, size)
         chain = self._chains[claim.lease]
         chain.flights.append(flight)
         chain.records += len(claim.records)
@@ -109,12 +109,12 @@ class Lane:
         self._bytes += size
         return flight
 
-    def wait(self, errand: Errand) -> None:
+    def wait(self, errand: EncodeTask) -> None:
         """It is ready for the model."""
         self._ready.append(errand)
         self._pixel_bytes += _pixel_bytes(errand)
 
-    def batch(self, *, full: bool) -> list[Errand]:
+    def batch(self, *, full: bool) -> list[EncodeTask]:
         """What the model takes next, the longest waiting first; `full`: that many or none."""
         if full and len(self._ready) < self._batch_max:
             return []
@@ -123,14 +123,14 @@ class Lane:
         self._pixel_bytes -= sum(map(_pixel_bytes, taken))
         return taken
 
-    def land(self) -> list[tuple[Lease, list[Flight]]]:
+    def land(self) -> list[tuple[Lease, list[InflightClaim]]]:
         """Claims to commit now: all that is done at the head of each chain that is not committing.
 
         Each is then this lane's no more once `landed` is told.
         """
         found = []
         for lease, chain in self._chains.items():
-            done: list[Flight] = []
+            done: list[InflightClaim] = []
             records = 0
             for flight in () if chain.committing else chain.flights:
                 records += len(flight.claim.records)
@@ -142,7 +142,7 @@ class Lane:
                 found.append((lease, done))
         return found
 
-    def landed(self, lease: Lease, flights: Sequence[Flight]) -> None:
+    def landed(self, lease: Lease, flights: Sequence[InflightClaim]) -> None:
         """They were committed."""
         chain = self._chains.get(lease)
         if chain is None:
@@ -158,7 +158,7 @@ class Lane:
 
     def drop(self, ended: Iterable[Lease]) -> None:
         """Their records are somebody else's now."""
-        gone: set[Flight] = set()
+        gone: set[InflightClaim] = set()
         for lease in ended:
             chain = self._chains.pop(lease, None)
             if chain is not None:
@@ -173,5 +173,5 @@ class Lane:
         return list(self._chains)
 
 
-def _pixel_bytes(errand: Errand) -> int:
+def _pixel_bytes(errand: EncodeTask) -> int:
     return 0 if errand.job.image is None else errand.job.image.nbytes

@@ -36,7 +36,7 @@ class Pictures:
         A bad record raises nothing. Waits while no decoder can be started.
         """
         assert job.content is not None
-        with _rejected(job):
+        with _record_rejection(job):
             if job.content.image is not None:
                 job.image = await self._decoded(job, job.content.image, turn)
             else:
@@ -51,7 +51,7 @@ class Pictures:
         Else who knows a picture's SHA-256 would have it taken under any reference at all.
         """
         assert job.content is not None and job.content.ref is not None
-        with _rejected(job):
+        with _record_rejection(job):
             await self.allow(job.content.ref)
 
     async def _decoded(self, job: Job, data: bytes, turn: Turn) -> RgbImage:
@@ -72,7 +72,7 @@ class Pictures:
 
 
 @contextmanager
-def _rejected(job: Job) -> Iterator[None]:
+def _record_rejection(job: Job) -> Iterator[None]:
     """What is wrong with the record goes to the job."""
     try:
         yield

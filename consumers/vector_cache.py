@@ -24,7 +24,7 @@ def digest_of_sha256(sha256: str) -> bytes:
     return b"i" + bytes.fromhex(sha256)
 
 
-class KnownVectors:
+class VectorCache:
     """The vectors of one space that were made or asked for last, `entries_max` of them.
 
     They lie in one array: tens of thousands of small blocks between the passing ones of records

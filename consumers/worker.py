@@ -21,12 +21,12 @@ from time import perf_counter
 
 import structlog
 
-from consumers.encode_job import Intake, Job, encode_jobs, outputs, parsed
-from consumers.fair_semaphore import FairTurns
+from consumers.encode_job import Job, RecordChecks, encode_jobs, outputs, parsed
+from consumers.fair_semaphore import FairSemaphore
 from consumers.labelling import Labeller
-from consumers.lane import Errand, Flight, Lane
+from consumers.lane import EncodeLane, EncodeTask, InflightClaim
 from consumers.picture_fetch import Pictures
-from consumers.vector_cache import KnownVectors
+from consumers.vector_cache import VectorCache
 from contracts import fault_points
 from contracts.errors import Fenced, RecordTooLarge, RejectedRecord
 from contracts.events.content_body import ID_BYTES_MAX
@@ -45,7 +45,7 @@ _SMALL_LETTER_BYTES_MAX = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class WorkerLimits:
     """Of one worker; `ahead` is what a partition may have under way, in batches."""
 
     pictures_max: int
@@ -67,9 +67,9 @@ class EncoderWorker:
         self,
         ownership: Ownership,
         encoder: Encoder,
-        intake: Intake,
+        intake: RecordChecks,
         pictures: Pictures,
-        limits: Limits,
+        limits: WorkerLimits,
         metrics: Metrics,
         clock: Clock,
         *,
@@ -83,11 +83,11 @@ class EncoderWorker:
         self._metrics = metrics
         self._clock = clock
         self._labeller = labeller
-        self._known = KnownVectors(limits.known_max)
+        self._known = VectorCache(limits.known_max)
         # The same input, in a batch that runs: it is encoded once.
-        self._riding: dict[bytes, list[Errand]] = {}
+        self._riding: dict[bytes, list[EncodeTask]] = {}
         self._lanes = {
-            target: Lane(
+            target: EncodeLane(
                 target,
                 batch_max=limits.batch_max(target),
                 ahead_max=limits.batch_max(target) * limits.ahead,
@@ -99,7 +99,7 @@ class EncoderWorker:
         self._work = asyncio.Event()
         # Among partitions: a picture waits for at most one of each other partition, and for as many
         # as are being decoded when it comes.
-        self._decoding = FairTurns(limits.decoding_max)
+        self._decoding = FairSemaphore(limits.decoding_max)
         self._taken = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         # Encoders take one caller.
@@ -119,7 +119,7 @@ class EncoderWorker:
         finally:
             self._model.shutdown(wait=False, cancel_futures=True)
 
-    async def _fetch(self, lane: Lane) -> None:
+    async def _fetch(self, lane: EncodeLane) -> None:
         topic, room = self._intake.names.content(lane.target), self._room[lane.target]
         while True:
             self._drop_ended(lane)
@@ -144,10 +144,10 @@ class EncoderWorker:
                 jobs = await asyncio.to_thread(parsed, claim.records, self._intake.of(claim.lease))
                 self._take_off(lane, claim, jobs)
 
-    def _take_off(self, lane: Lane, claim: RecordClaim, jobs: Sequence[Job]) -> None:
+    def _take_off(self, lane: EncodeLane, claim: RecordClaim, jobs: Sequence[Job]) -> None:
         flight = lane.take_off(claim, jobs)
         for job in jobs:
-            errand = Errand(job, flight)
+            errand = EncodeTask(job, flight)
             known = self._known.get(job.digest)
             if job.settled:
                 flight.open -= 1
@@ -161,7 +161,7 @@ class EncoderWorker:
                 self._wait(lane, errand)
         self._land(lane)
 
-    async def _see(self, lane: Lane, errand: Errand) -> None:
+    async def _see(self, lane: EncodeLane, errand: EncodeTask) -> None:
         if self._holds(errand):
             partition = errand.flight.claim.lease.partition
             await self._pictures.see(errand.job, partial(self._turn, lane, partition))
@@ -171,7 +171,7 @@ class EncoderWorker:
                 self._settle(lane, errand)
 
     @asynccontextmanager
-    async def _turn(self, lane: Lane, partition: TopicPartition) -> AsyncIterator[None]:
+    async def _turn(self, lane: EncodeLane, partition: TopicPartition) -> AsyncIterator[None]:
         """To decode: few at once, since nobody knows how large a picture will be."""
         async with self._decoding.turn(partition):
             while not lane.has_room_for_pixels:
@@ -179,7 +179,7 @@ class EncoderWorker:
                 await self._taken.wait()
             yield
 
-    async def _recognise(self, lane: Lane, errand: Errand, known: Vectors) -> None:
+    async def _recognise(self, lane: EncodeLane, errand: EncodeTask, known: Vectors) -> None:
         if self._holds(errand):
             await self._pictures.recognise(errand.job)
             if errand.job.rejection is None:
@@ -187,7 +187,7 @@ class EncoderWorker:
             else:
                 self._settle(lane, errand)
 
-    def _wait(self, lane: Lane, errand: Errand) -> None:
+    def _wait(self, lane: EncodeLane, errand: EncodeTask) -> None:
         lane.wait(errand)
         self._work.set()
 
@@ -214,9 +214,9 @@ class EncoderWorker:
                 await self._work.wait()
             running = [task for task in running if not task.done()]
 
-    def _formed(self, lane: Lane, *, full: bool) -> list[Errand]:
+    def _formed(self, lane: EncodeLane, *, full: bool) -> list[EncodeTask]:
         """A batch in which each input stands once; who has the same input rides along."""
-        batch: list[Errand] = []
+        batch: list[EncodeTask] = []
         while not batch and (errands := lane.batch(full=full)):
             self._taken.set()
             for errand in errands:
@@ -232,7 +232,7 @@ class EncoderWorker:
                     batch.append(errand)
         return batch
 
-    async def _run(self, lane: Lane, batch: Sequence[Errand]) -> None:
+    async def _run(self, lane: EncodeLane, batch: Sequence[EncodeTask]) -> None:
         jobs = [errand.job for errand in batch]
         loop = asyncio.get_running_loop()
         seconds = await loop.run_in_executor(self._model, _encoded, jobs, self._encoder)
@@ -251,8 +251,8 @@ class EncoderWorker:
 
     def _reuse(
         self,
-        lane: Lane,
-        errand: Errand,
+        lane: EncodeLane,
+        errand: EncodeTask,
         vector: Vectors | None,
         rejection: RejectedRecord | None,
     ) -> None:
@@ -266,18 +266,20 @@ class EncoderWorker:
         self._truncated += more
         self._metrics.encode_truncated.inc(more)
 
-    def _settle(self, lane: Lane, errand: Errand) -> None:
+    def _settle(self, lane: EncodeLane, errand: EncodeTask) -> None:
         errand.job.image = None
         errand.flight.open -= 1
         if errand.flight.open == 0:
             self._land(lane)
 
-    def _land(self, lane: Lane) -> None:
+    def _land(self, lane: EncodeLane) -> None:
         """Commit what is done at the head of each partition."""
         for lease, flights in lane.land():
             self._tasks.create_task(self._commit(lane, lease, flights))
 
-    async def _commit(self, lane: Lane, lease: Lease, flights: Sequence[Flight]) -> None:
+    async def _commit(
+        self, lane: EncodeLane, lease: Lease, flights: Sequence[InflightClaim]
+    ) -> None:
         jobs = [job for flight in flights for job in flight.jobs]
         claim = RecordClaim(
             lease,
@@ -318,11 +320,11 @@ class EncoderWorker:
             for record in outputs(job, space, intake, topic_id, self._labeller)
         ]
 
-    def _drop_ended(self, lane: Lane) -> None:
+    def _drop_ended(self, lane: EncodeLane) -> None:
         lane.drop([lease for lease in lane.leases() if not self._ownership.is_current(lease)])
         self._taken.set()
 
-    def _holds(self, errand: Errand) -> bool:
+    def _holds(self, errand: EncodeTask) -> bool:
         return self._ownership.is_current(errand.flight.claim.lease)
 
     def _account(self, job: Job, now: float) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from consumers.images.decoder_pool import Decoders
+from consumers.images.decoder_pool import DecoderPool
 from contracts.ports.encoder import RgbImage
 
 _QUALITY = 90
@@ -18,7 +18,7 @@ _SIZE_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class JpegPreprocess:
     """A Preprocess that makes a JPEG file and returns, instead of pixels, its size and its bytes.
 
     No side of the picture in it is longer than `side`.
@@ -36,10 +36,10 @@ class Shown:
         return np.frombuffer(framed + bytes(-len(framed) % 3), np.uint8).reshape(1, -1, 3)
 
 
-class Converter:
-    """The PictureConverter port over decoders whose preprocess is `Shown`."""
+class JpegConverter:
+    """The PictureConverter port over decoders whose preprocess is `JpegPreprocess`."""
 
-    def __init__(self, decoders: Decoders) -> None:
+    def __init__(self, decoders: DecoderPool) -> None:
         self._decoders = decoders
 
     async def to_jpeg(self, data: bytes) -> bytes:

@@ -15,8 +15,8 @@ from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError
 
 from consumers.images.containers import essential
 from consumers.images.heic import enable_heic
-from consumers.images.jpeg_end import with_end
-from consumers.images.samples import complete_pillow, eight_bits, samples_of
+from consumers.images.jpeg_end import complete_jpeg
+from consumers.images.samples import complete_pillow, eight_bits, sample_format_of
 from contracts.errors import RejectedRecord
 from contracts.picture_formats import require_format
 from contracts.ports.encoder import RgbImage
@@ -101,7 +101,7 @@ def _decoded(format_name: str, data: bytes, check: _Check, side_hint: int) -> Rg
     try:
         return _opened(format_name, essential(format_name, data), check, side_hint)
     except OSError:
-        ended = with_end(data) if format_name == "JPEG" else None
+        ended = complete_jpeg(data) if format_name == "JPEG" else None
         if ended is None:
             raise
         return _opened(format_name, ended, check, side_hint)
@@ -156,7 +156,7 @@ def _check_pixels(image: Image.Image, pixels_max: int) -> None:
 
 
 def _pixels(image: ImageFile.ImageFile, data: bytes, side_hint: int) -> RgbImage:
-    samples = samples_of(image)
+    samples = sample_format_of(image)
     image.draft(None, (side_hint, side_hint))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that does
     image.load()
     upright_by = _UPRIGHT_BY.get(_orientation(image))

@@ -23,12 +23,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import orjson
 
-from consumers.images.decoder_process import ANSWER, REQUEST, SIZE, DecodeLimits, Kind
+from consumers.images.decoder_process import ANSWER, REQUEST, SIZE, AnswerType, DecodeLimits
 from contracts.errors import NotReady, RejectedRecord
 from contracts.ports.encoder import Preprocess, RgbImage
 from contracts.supervision.children import module_command
 
-__all__ = ["BESIDE_QUERIES_NICE", "DecodeLimits", "Decoders"]
+__all__ = ["BESIDE_QUERIES_NICE", "DecodeLimits", "DecoderPool"]
 
 # The niceness of decoders in a node: above the bulk encoder's 19 in priority and below what answers
 # queries, so that of a core that both want they get a tenth.
@@ -45,7 +45,7 @@ _KEPT_BYTES = 8 * 1024 * 1024
 _SHARED_BYTES_MIN = 16 * 1024 * 1024
 
 
-class Decoders:
+class DecoderPool:
     """So many processes, each started when it is first needed. Close it: that blocks.
 
     `nice` is added to the niceness that they inherit.
@@ -56,9 +56,9 @@ class Decoders:
     ) -> None:
         self._limits = limits
         self._start = pickle.dumps((limits, preprocess, nice))
-        self._idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[_DecoderProcess] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._children: set[_Child] = set()
+        self._children: set[_DecoderProcess] = set()
         self._closed = False
         # Children are started by these threads and no others: PR_SET_PDEATHSIG goes by the thread.
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decode")
@@ -122,7 +122,7 @@ class Decoders:
             else:
                 self._forget(child)
 
-    def _borrowed(self) -> "_Child":
+    def _borrowed(self) -> "_DecoderProcess":
         with contextlib.suppress(queue.Empty):
             while True:
                 child = self._idle.get_nowait()
@@ -134,7 +134,7 @@ class Decoders:
             if self._closed:
                 raise _closed()
             try:
-                child = _Child(self._limits)
+                child = _DecoderProcess(self._limits)
             except OSError as error:
                 raise NotReady(f"a decoder cannot be started: {error}") from error
             self._children.add(child)
@@ -145,7 +145,7 @@ class Decoders:
             )
         return child
 
-    def _forget(self, child: "_Child") -> None:
+    def _forget(self, child: "_DecoderProcess") -> None:
         with self._lock:
             self._children.discard(child)
         child.end()
@@ -167,7 +167,7 @@ def _closed() -> NotReady:
     return NotReady("the decoders are closed")
 
 
-class _Child:
+class _DecoderProcess:
     """One process, the memory shared with it, and the pipes to it. One caller at a time."""
 
     def __init__(self, limits: DecodeLimits) -> None:
@@ -225,12 +225,12 @@ class _Child:
         self, kind: int, first: int, second: int
     ) -> tuple[RgbImage | RejectedRecord, int]:
         """What it answered, and how many of the shared bytes that took."""
-        if kind == Kind.PIXELS and 0 < (size := 3 * first * second) <= self._room:
+        if kind == AnswerType.PIXELS and 0 < (size := 3 * first * second) <= self._room:
             pixels = np.frombuffer(self._shared, np.uint8, size).reshape(first, second, 3)
-            return _apart(pixels), size
-        if kind == Kind.REJECTED and first <= self._room:
+            return _detached_copy(pixels), size
+        if kind == AnswerType.REJECTED and first <= self._room:
             return RejectedRecord(**orjson.loads(self._shared[:first])), first
-        if kind == Kind.MEMORY:
+        if kind == AnswerType.MEMORY:
             limit = self._limits.memory_bytes_max
             return RejectedRecord(
                 "image_too_much_memory",
@@ -298,7 +298,7 @@ class _Child:
         self._shared.close()
 
 
-def _apart(pixels: RgbImage) -> RgbImage:
+def _detached_copy(pixels: RgbImage) -> RgbImage:
     """A copy in memory of its own, not of the heap, which hundreds of them would fragment."""
     copied = np.frombuffer(mmap.mmap(-1, pixels.size), np.uint8).reshape(pixels.shape)
     copied[:] = pixels

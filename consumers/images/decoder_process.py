@@ -2,7 +2,7 @@
 
 `python -m consumers.images.decoder_process FD BYTES`: FD names the memory shared with the parent,
 of so many BYTES. Limits and preprocess come first, pickled, on stdin; then, for each picture, the
-number of its bytes, which lie in the shared memory. An answer on stdout is a `Kind` and two
+number of its bytes, which lie in the shared memory. An answer on stdout is a `AnswerType` and two
 numbers; pixels and rejections lie where the picture lay. Once its header is read, its size in
 pixels stands at the end of the shared memory: it decides how long the decoding may take.
 """
@@ -37,7 +37,7 @@ _PR_SET_PDEATHSIG = 1
 _LARGE_PIXELS = 4_000_000
 
 
-class Kind(IntEnum):
+class AnswerType(IntEnum):
     """What an answer is, and what its two numbers are."""
 
     READY = 0
@@ -78,7 +78,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     memory = _memory_bytes() + limits.memory_bytes_max
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-    _say(answers, Kind.READY)
+    _say(answers, AnswerType.READY)
     give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while len(request := requests.read(REQUEST.size)) == REQUEST.size:
         (size,) = REQUEST.unpack(request)
@@ -95,14 +95,14 @@ def _memory_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def _say(answers: BinaryIO, kind: Kind, first: int = 0, second: int = 0) -> None:
+def _say(answers: BinaryIO, kind: AnswerType, first: int = 0, second: int = 0) -> None:
     answers.write(ANSWER.pack(kind, first, second))
     answers.flush()
 
 
 def _answer(
     shared: mmap.mmap, size: int, limits: DecodeLimits, preprocess: Preprocess
-) -> tuple[Kind, int, int]:
+) -> tuple[AnswerType, int, int]:
     def sized(pixels: int) -> None:
         SIZE.pack_into(shared, len(shared) - SIZE.size, pixels)
 
@@ -117,13 +117,13 @@ def _answer(
         )
         image = preprocess(image)
         np.frombuffer(shared, np.uint8, image.size)[:] = image.reshape(-1)
-        return Kind.PIXELS, image.shape[0], image.shape[1]
+        return AnswerType.PIXELS, image.shape[0], image.shape[1]
     except RejectedRecord as rejection:
         members = orjson.dumps(rejection.members())
         shared[: len(members)] = members
-        return Kind.REJECTED, len(members), 0
+        return AnswerType.REJECTED, len(members), 0
     except MemoryError:
-        return Kind.MEMORY, 0, 0
+        return AnswerType.MEMORY, 0, 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """JPEG files that lack their end marker: whole pictures, or ones cut off.
 
-Decoders disagree about a missing end: Pillow refuses it, viewers show it. Once an end is added,
+DecoderPool disagree about a missing end: Pillow refuses it, viewers show it. Once an end is added,
 libjpeg shows anything, since it fills up what is missing. So three questions are asked: whether the
 scans bring every coefficient in full, whether each has all its restart markers, and whether the
 last one is whole, which it is if data that follows it changes no pixel.
@@ -26,7 +26,7 @@ _BLOCK = 8
 _TAILS = tuple(bytes([byte]) * 64 for byte in (0b01010101, 0b10101010))
 
 
-def with_end(data: bytes) -> bytes | None:
+def complete_jpeg(data: bytes) -> bytes | None:
     """Return the file with an end marker, or None where more than the marker is missing.
 
     It is decoded up to three times, so call this only for a file that was refused already.

@@ -55,7 +55,7 @@ def complete_pillow() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class SampleFormat:
     """What `eight_bits` must know about a picture and Pillow forgets when it loads it."""
 
     bits: int = 8
@@ -65,19 +65,19 @@ class Samples:
     """The transparent colour of a PNG, in samples of so many bits."""
 
 
-def samples_of(image: ImageFile.ImageFile) -> Samples:
+def sample_format_of(image: ImageFile.ImageFile) -> SampleFormat:
     """Describe a picture that is opened and not loaded yet, and mend its raw mode where needed."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return _of_tiff(image)
     if image.format == "PNG":
         return _of_png(image)
-    return Samples()
+    return SampleFormat()
 
 
-def _of_tiff(image: TiffImagePlugin.TiffImageFile) -> Samples:
+def _of_tiff(image: TiffImagePlugin.TiffImageFile) -> SampleFormat:
     tags = image.tag_v2
     image.tile = [_mended(tile) for tile in image.tile]
-    return Samples(
+    return SampleFormat(
         bits=max(tags.get(_BITS, (1,))),
         signed=_SIGNED in tags.get(_SAMPLE_FORMAT, _UNSIGNED),
         white_is_zero=tags.get(_PHOTOMETRIC, _WHITE_IS_ZERO) == _WHITE_IS_ZERO,
@@ -91,20 +91,20 @@ def _mended(tile: ImageFile._Tile) -> ImageFile._Tile:
     return tile._replace(args=(_AS_LIBTIFF_GIVES.get(raw_mode, raw_mode), *rest))
 
 
-def _of_png(image: ImageFile.ImageFile) -> Samples:
+def _of_png(image: ImageFile.ImageFile) -> SampleFormat:
     args = image.tile[0].args if image.tile else ""
     raw_mode = args if isinstance(args, str) else str(args and args[0])
     depth = raw_mode.partition(";")[2].rstrip("BL")
     bits = int(depth) if depth.isdigit() else 8
     key = image.info.get("transparency")
     if image.mode not in ("L", "RGB", "I;16") or key is None:
-        return Samples(bits=bits)
+        return SampleFormat(bits=bits)
     # The key's samples are of 16 bits, of which the lowest count.
     parts = key if isinstance(key, tuple) else (key,)
-    return Samples(bits=bits, key=tuple(part & ((1 << bits) - 1) for part in parts))
+    return SampleFormat(bits=bits, key=tuple(part & ((1 << bits) - 1) for part in parts))
 
 
-def eight_bits(image: Image.Image, samples: Samples, data: bytes) -> Image.Image:
+def eight_bits(image: Image.Image, samples: SampleFormat, data: bytes) -> Image.Image:
     """The loaded picture in mode RGB, or RGBA where it has transparency. `data`: the file."""
     if samples.key is not None:
         del image.info["transparency"]
@@ -115,7 +115,7 @@ def eight_bits(image: Image.Image, samples: Samples, data: bytes) -> Image.Image
     return plain
 
 
-def _plain(image: Image.Image, samples: Samples) -> Image.Image:
+def _plain(image: Image.Image, samples: SampleFormat) -> Image.Image:
     if image.mode.startswith("I;16"):
         bits = samples.bits if samples.bits > 8 else 16
         return _grey((np.asarray(image) >> (bits - 8)).astype(np.uint8), samples)
@@ -134,7 +134,7 @@ def _plain(image: Image.Image, samples: Samples) -> Image.Image:
     return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
-def _grey(values: NDArray[np.uint8], samples: Samples) -> Image.Image:
+def _grey(values: NDArray[np.uint8], samples: SampleFormat) -> Image.Image:
     return Image.fromarray(255 - values if samples.white_is_zero else values).convert("RGB")
 
 
@@ -168,7 +168,7 @@ def _bands(values: Numbers) -> Iterator[slice]:
 
 
 def _alpha(
-    image: Image.Image, samples: Samples, key: tuple[int, ...], data: bytes
+    image: Image.Image, samples: SampleFormat, key: tuple[int, ...], data: bytes
 ) -> NDArray[np.uint8]:
     """Compute the opacity of a PNG that has one transparent colour, compared in all its bits."""
     values = np.asarray(image)

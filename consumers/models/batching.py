@@ -9,7 +9,7 @@ from math import ceil, inf
 
 
 @dataclass(frozen=True, slots=True)
-class Passes:
+class PassLimits:
     """`step`: lengths are rounded up to its multiples. `tokens_max`: of one pass, padding included.
     `padding_max`: tokens, above which another pass costs less.
     """
@@ -36,4 +36,4 @@ class Passes:
 # AVX-512, a pass takes as long as 30 (int8) to 45 (float32) tokens and .75 ms for each, but .91 to
 # .94 ms above some 700 in float32, whose layers then leave the cache; int8 does not care.
 # A GPU's kernels want few shapes and full batches.
-PASSES = {"cpu": Passes(1, 640, 48), "cuda": Passes(8, inf, inf)}
+PASSES = {"cpu": PassLimits(1, 640, 48), "cuda": PassLimits(8, inf, inf)}

@@ -19,7 +19,7 @@ _PACKED_FOR = 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class PrecisionChoice:
     """A precision, and how many pictures and texts go through the model at once.
 
     `compiled`: full batches of pictures go through torch.compile, which wants one shape.
@@ -40,7 +40,7 @@ class Choice:
         return kept.get(self.precision, torch.float32)
 
 
-def converted(model: Any, choice: Choice, device: torch.device) -> Any:
+def converted(model: Any, choice: PrecisionChoice, device: torch.device) -> Any:
     """The float32 `model` in that precision on `device`; it is used up by this."""
     if choice.precision == "int8":
         return _quantised(model)

@@ -25,7 +25,9 @@ _WORDS = (
 _SIDE = 32
 
 
-def two_words(tokens_of: Callable[[list[str]], Sequence[Sequence[int]]], model: str) -> list[str]:
+def distinct_words(
+    tokens_of: Callable[[list[str]], Sequence[Sequence[int]]], model: str
+) -> list[str]:
     """Return two words that the tokenizer tells apart. Raises ModelMissing where there are none."""
     for words in _WORDS:
         rows = [list(row) for row in tokens_of(list(words))]
@@ -39,7 +41,7 @@ def two_words(tokens_of: Callable[[list[str]], Sequence[Sequence[int]]], model: 
     )
 
 
-def two_pictures() -> list[RgbImage]:
+def trial_pictures() -> list[RgbImage]:
     """Return a black picture, and one of noise that is the same at every start."""
     noise = np.random.default_rng(1).integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)
     return [np.zeros((_SIDE, _SIDE, 3), np.uint8), noise]

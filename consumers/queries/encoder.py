@@ -18,9 +18,9 @@ from time import perf_counter
 from typing import Any, NoReturn
 
 from consumers.queries import encoder_process
-from consumers.queries.encoder_process import Answer, Asked, QueryModel
-from consumers.queries.pictures import PictureLimits, QueryPictures
-from consumers.queries.turns import Turns, Waiting
+from consumers.queries.encoder_process import Answer, QueryInput, QueryModel
+from consumers.queries.pictures import PictureLimits, QueryPictureLane
+from consumers.queries.turns import PendingQuery, QueryTurns
 from contracts.errors import NotReady, RejectedRecord, RejectedRequest
 from contracts.metrics import Metrics
 from contracts.ports.encoder import RgbImage
@@ -53,7 +53,7 @@ class ProcessQueryEncoder:
         space: str = "",
         templates: Sequence[str] = PLAIN,
         part: Part | None = None,
-        prepare: Callable[[], None] = encoder_process.as_it_is,
+        prepare: Callable[[], None] = encoder_process.identity,
     ) -> None:
         self._model = model
         self._prepare = prepare
@@ -64,8 +64,8 @@ class ProcessQueryEncoder:
         self._space = space
         self._templates = templates
         self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
-        self._pictures = QueryPictures(pictures, metrics)
-        self._turns = Turns(batch_max=batch_max, picture_turn_s=picture_turn_s)
+        self._pictures = QueryPictureLane(pictures, metrics)
+        self._turns = QueryTurns(batch_max=batch_max, picture_turn_s=picture_turn_s)
         metrics.queue_depth.labels("query").set_function(lambda: len(self._turns))
         self._recent: deque[str] = deque(maxlen=_RECENT)
         self._arrived = asyncio.Event()
@@ -131,14 +131,14 @@ class ProcessQueryEncoder:
             self._metrics.query_encode_seconds.labels(kind, "hit").observe(perf_counter() - began)
         return cached
 
-    async def _encoded(self, key: bytes, asked: Asked) -> Vectors:
+    async def _encoded(self, key: bytes, asked: QueryInput) -> Vectors:
         if self._ended:
             raise NotReady("shutting down")
         if self.part.failures > 1 and not self.part.running:
             # One restart is worth waiting for; after a second failure nobody should wait.
             raise NotReady(f"the query encoder is down: {self.part.reason}")
         future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
-        self._turns.add(Waiting(key, asked, future))
+        self._turns.add(PendingQuery(key, asked, future))
         self._arrived.set()
         return await future
 
@@ -191,7 +191,7 @@ class ProcessQueryEncoder:
             while batch := self._turns.next():
                 await self._encode_batch(batch)
 
-    async def _encode_batch(self, batch: list[Waiting]) -> None:
+    async def _encode_batch(self, batch: list[PendingQuery]) -> None:
         began = perf_counter()
         try:
             results = await self._encoded_batch([waiting.asked for waiting in batch])
@@ -210,7 +210,7 @@ class ProcessQueryEncoder:
             self._remember(waiting.key, result)
             waiting.future.set_result(result)
 
-    async def _encoded_batch(self, asked: list[Asked]) -> list[Answer]:
+    async def _encoded_batch(self, asked: list[QueryInput]) -> list[Answer]:
         """Raise TimeoutError where the child hangs: it is replaced like one that died."""
         limit_s = self._encode_timeout_s
         try:

@@ -19,7 +19,7 @@ from contracts.score import Vectors
 from contracts.zero_shot import query_vector
 
 # A text in each of its templates, or a picture's pixels.
-Asked = list[str] | RgbImage
+QueryInput = list[str] | RgbImage
 # A vector, or the members of a rejection (errors do not pickle well).
 Answer = Vectors | dict[str, Any]
 
@@ -34,12 +34,12 @@ class QueryModel:
     remote_code: bool
 
 
-def as_it_is() -> None:
+def identity() -> None:
     """Do nothing: the default for `prepare`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """What the parent needs to know of the model."""
 
     logit_scale: float
@@ -83,7 +83,7 @@ def _end_with(parent: Any) -> None:
     os._exit(0)
 
 
-def warm() -> Loaded:
+def warm() -> LoadedModel:
     """Answer once the model is loaded and has run once for each kind of input.
 
     Raises ModelMissing where it was refused.
@@ -93,10 +93,10 @@ def warm() -> Loaded:
     assert _encoder is not None
     _encoder.encode_texts(["warm up"])
     _encoder.encode_images([_encoder.preprocess(np.zeros((64, 64, 3), np.uint8))])
-    return Loaded(_encoder.logit_scale, _encoder.preprocess)
+    return LoadedModel(_encoder.logit_scale, _encoder.preprocess)
 
 
-def encode_all(inputs: Sequence[Asked]) -> list[Answer]:
+def encode_all(inputs: Sequence[QueryInput]) -> list[Answer]:
     """What fails together is tried one by one, so that one query cannot take others with it."""
     try:
         return _encode_together(inputs)
@@ -104,14 +104,14 @@ def encode_all(inputs: Sequence[Asked]) -> list[Answer]:
         return [_encode_alone(asked) for asked in inputs]
 
 
-def _encode_alone(asked: Asked) -> Answer:
+def _encode_alone(asked: QueryInput) -> Answer:
     try:
         return _encode_together([asked])[0]
     except Exception as error:
         return RejectedRecord("encode_failed", f"the model failed: {error!r}").members()
 
 
-def _encode_together(inputs: Sequence[Asked]) -> list[Answer]:
+def _encode_together(inputs: Sequence[QueryInput]) -> list[Answer]:
     """Raises whatever the model does."""
     assert _encoder is not None
     results: list[Answer] = [{} for _ in inputs]

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from consumers.images.decoder_pool import BESIDE_QUERIES_NICE, DecodeLimits, Decoders
+from consumers.images.decoder_pool import BESIDE_QUERIES_NICE, DecodeLimits, DecoderPool
 from contracts.errors import NotReady, RejectedRequest
 from contracts.metrics import Metrics
 from contracts.ports.encoder import Preprocess, RgbImage
@@ -34,12 +34,12 @@ class _Encoding:
     waiters: int = 0
 
 
-class QueryPictures:
+class QueryPictureLane:
     """The lane: `open` it when the model is known, and `close` it."""
 
     def __init__(self, limits: PictureLimits, metrics: Metrics) -> None:
         self._limits = limits
-        self._decoders: Decoders | None = None
+        self._decoders: DecoderPool | None = None
         self._decided = asyncio.Event()
         self._turns = asyncio.Semaphore(limits.processes)
         self._encodings: dict[bytes, _Encoding] = {}
@@ -50,7 +50,7 @@ class QueryPictures:
     def open(self, preprocess: Preprocess) -> None:
         """Start to decode pictures; a second call changes nothing."""
         if not self._decided.is_set():
-            self._decoders = Decoders(
+            self._decoders = DecoderPool(
                 self._limits.processes, self._limits.decode, preprocess, nice=BESIDE_QUERIES_NICE
             )
             self._decided.set()
@@ -67,7 +67,7 @@ class QueryPictures:
         """Return the vector that `encode` makes of the pixels, computed once for all who ask for
         `key` meanwhile.
 
-        Raises RejectedRequest where too much waits, and what Decoders.decode raises.
+        Raises RejectedRequest where too much waits, and what DecoderPool.decode raises.
         """
         encoding = self._encodings.get(key)
         if encoding is None:

@@ -8,16 +8,16 @@ length can hold: a text waits for one such turn, however many pictures wait.
 import asyncio
 from dataclasses import dataclass
 
-from consumers.queries.encoder_process import Asked
+from consumers.queries.encoder_process import QueryInput
 from contracts.score import Vectors
 
 
 @dataclass(slots=True)
-class Waiting:
+class PendingQuery:
     """A query that waits for its vector."""
 
     key: bytes
-    asked: Asked
+    asked: QueryInput
     future: "asyncio.Future[Vectors]"
 
     @property
@@ -25,14 +25,14 @@ class Waiting:
         return len(self.asked) if isinstance(self.asked, list) else 1
 
 
-class Turns:
+class QueryTurns:
     """The rules, without I/O. `batch_max` counts a text once for each of its templates."""
 
     def __init__(self, *, batch_max: int, picture_turn_s: float) -> None:
         self._batch_max = batch_max
         self._picture_turn_s = picture_turn_s
-        self._texts: list[Waiting] = []
-        self._pictures: list[Waiting] = []
+        self._texts: list[PendingQuery] = []
+        self._pictures: list[PendingQuery] = []
         self._pictures_at_once = 1
         self._pictures_next = False
 
@@ -43,10 +43,10 @@ class Turns:
     def texts(self) -> int:
         return len(self._texts)
 
-    def add(self, waiting: Waiting) -> None:
+    def add(self, waiting: PendingQuery) -> None:
         (self._texts if isinstance(waiting.asked, list) else self._pictures).append(waiting)
 
-    def next(self) -> list[Waiting]:
+    def next(self) -> list[PendingQuery]:
         """Take the queries that wait longest of the kind whose turn it is, or an empty list."""
         # Requests that nobody awaits any more are dropped before they cost anything.
         self._texts = [waiting for waiting in self._texts if not waiting.future.done()]
@@ -57,7 +57,7 @@ class Turns:
             return _taken(self._pictures, self._pictures_at_once)
         return _taken(self._texts, self._batch_max)
 
-    def took(self, batch: list[Waiting], seconds: float) -> None:
+    def took(self, batch: list[PendingQuery], seconds: float) -> None:
         """Note how long the model took, so that the next batch of pictures fits into their turn."""
         if isinstance(batch[0].asked, list):
             return
@@ -65,14 +65,14 @@ class Turns:
         # One batch that was slow or quick by chance does not decide.
         self._pictures_at_once = max(1, min(fitting, 2 * len(batch), self._batch_max))
 
-    def clear(self) -> list[Waiting]:
+    def clear(self) -> list[PendingQuery]:
         """Remove and return all that wait."""
         waiting = self._texts + self._pictures
         self._texts, self._pictures = [], []
         return waiting
 
 
-def _taken(queue: list[Waiting], inputs_max: int) -> list[Waiting]:
+def _taken(queue: list[PendingQuery], inputs_max: int) -> list[PendingQuery]:
     """Take as many as fit out of the queue, and one at least, even if it is more than fits."""
     count = inputs = 0
     for waiting in queue:

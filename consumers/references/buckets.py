@@ -13,10 +13,10 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
-from consumers.references.errors import refused, too_large
+from consumers.references.errors import reference_refused, reference_too_large
 from consumers.references.limits import ReferenceLimits
-from consumers.references.permits import Hosts, Place
-from consumers.references.retry import Failed, Retrying
+from consumers.references.permits import HostPermits, MemoryPermit
+from consumers.references.retry import AttemptFailed, ReferenceRetries
 from contracts.errors import ConfigurationError, RejectedRecord
 
 _CONNECT_S = 5.0
@@ -42,7 +42,7 @@ async def s3_client(limits: ReferenceLimits) -> AsyncIterator[Any]:
     config = AioConfig(
         connect_timeout=_CONNECT_S,
         read_timeout=limits.timeout_s,
-        # Retrying does it.
+        # ReferenceRetries does it.
         retries={"mode": "standard", "total_max_attempts": 1},
     )
     try:
@@ -56,18 +56,18 @@ async def s3_client(limits: ReferenceLimits) -> AsyncIterator[Any]:
         await client.__aexit__(None, None, None)
 
 
-class Buckets:
+class BucketReader:
     """Attempts to read from S3."""
 
     def __init__(
-        self, client: Any, limits: ReferenceLimits, hosts: Hosts, retrying: Retrying
+        self, client: Any, limits: ReferenceLimits, hosts: HostPermits, retrying: ReferenceRetries
     ) -> None:
         self._client = client
         self._limits = limits
         self._hosts = hosts
         self._retrying = retrying
 
-    async def read(self, ref: str, place: Place) -> bytes:
+    async def read(self, ref: str, place: MemoryPermit) -> bytes:
         """The picture, whose place is taken. Raises RejectedRecord."""
         bucket, key = self.checked(ref)
         host = f"s3://{bucket}"
@@ -90,7 +90,7 @@ class Buckets:
                     if "ETag" not in answer:
                         # This may be a login page. Taken for the picture, it would be refused for
                         # good.
-                        raise Failed(
+                        raise AttemptFailed(
                             host, "answered without an ETag, so it is not an S3 server", away=True
                         )
                     return await self._body(body, answer.get("ContentLength"))
@@ -98,32 +98,36 @@ class Buckets:
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
             code = str(error.response.get("Error", {}).get("Code", ""))
             if status >= 500 or status == _BUSY or code in _CREDENTIALS:
-                raise Failed(host, f"answered {code}", away=True) from error
+                raise AttemptFailed(host, f"answered {code}", away=True) from error
             if not code or code.isdecimal():
                 # A proxy without a server behind it answers 404 to everything, without S3's error
                 # code.
-                raise Failed(
+                raise AttemptFailed(
                     host, f"answered {status}, so it is not an S3 server", away=True
                 ) from error
-            raise refused("reference_missing", f"{host} answered {code}", value=code) from None
+            raise reference_refused(
+                "reference_missing", f"{host} answered {code}", value=code
+            ) from None
         except (BotoCoreError, aiohttp.ClientError, OSError) as error:
             reason = str(error) or type(error).__name__
-            raise Failed(host, reason, away=True) from error
-        except (Failed, RejectedRecord):
+            raise AttemptFailed(host, reason, away=True) from error
+        except (AttemptFailed, RejectedRecord):
             raise
         except Exception as error:
             # Botocore cannot read the answer.
-            raise Failed(host, f"answered as no S3 server does: {error!r}", away=True) from error
+            raise AttemptFailed(
+                host, f"answered as no S3 server does: {error!r}", away=True
+            ) from error
 
     async def _body(self, body: Any, size: int | None) -> bytes:
         bytes_max = self._limits.bytes_max
         if size is not None and size > bytes_max:
-            raise too_large(bytes_max, size)
+            raise reference_too_large(bytes_max, size)
         data = bytearray()
         while chunk := await body.read(_CHUNK_BYTES):
             data += chunk
             if len(data) > bytes_max:
-                raise too_large(bytes_max)
+                raise reference_too_large(bytes_max)
         return bytes(data)
 
     def checked(self, ref: str) -> tuple[str, str]:
@@ -132,9 +136,9 @@ class Buckets:
         # A server that resolves `..` would lead into another bucket.
         if not ref.lower().startswith("s3://") or not key or {".", ".."} & set(key.split("/")):
             why = "expected s3://BUCKET/KEY without . and .. in the key"
-            raise refused("reference_invalid", why, value=ref)
+            raise reference_refused("reference_invalid", why, value=ref)
         if bucket not in self._limits.buckets:
             allowed = sorted(self._limits.buckets)
             why = f"bucket {bucket!r}, allowed {allowed} (TIDELENS_REFERENCE_BUCKETS)"
-            raise refused("reference_forbidden", why, limit=allowed, value=bucket)
+            raise reference_refused("reference_forbidden", why, limit=allowed, value=bucket)
         return bucket, key

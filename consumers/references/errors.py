@@ -8,7 +8,9 @@ from contracts.errors import RejectedRecord
 _VALUE_CHARS_MAX = 200
 
 
-def refused(code: str, why: str, *, limit: Any = None, value: Any = None) -> RejectedRecord:
+def reference_refused(
+    code: str, why: str, *, limit: Any = None, value: Any = None
+) -> RejectedRecord:
     """One that says what is wrong with `image.ref`."""
     if isinstance(value, str):
         value = _text(value)[:_VALUE_CHARS_MAX]
@@ -21,10 +23,10 @@ def _text(quoted: str) -> str:
     return quoted.encode("utf-8", "backslashreplace").decode()
 
 
-def too_large(bytes_max: int, size: int | None = None) -> RejectedRecord:
+def reference_too_large(bytes_max: int, size: int | None = None) -> RejectedRecord:
     got = "more" if size is None else size
     why = f"limit {bytes_max} bytes, got {got}"
-    return refused("image_too_large_bytes", why, limit=bytes_max, value=size)
+    return reference_refused("image_too_large_bytes", why, limit=bytes_max, value=size)
 
 
 def require_digest(data: bytes, sha256: str | None) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from consumers.references.errors import refused, require_digest, too_large
+from consumers.references.errors import reference_refused, reference_too_large, require_digest
 from contracts.allowed_files import OutsideRoots, open_under, resolved_under
 
 
@@ -21,7 +21,7 @@ def read_reference(
     with _translated(), open_under(path, allow_roots) as file:
         data = file.read(bytes_max + 1)
     if len(data) > bytes_max:
-        raise too_large(bytes_max)
+        raise reference_too_large(bytes_max)
     require_digest(data, sha256)
     return data
 
@@ -40,14 +40,14 @@ def _path_of(ref: str) -> Path:
     try:
         parts = urlsplit(ref)
     except ValueError as error:
-        raise refused("reference_invalid", f"not a URL ({error})") from None
+        raise reference_refused("reference_invalid", f"not a URL ({error})") from None
     if parts.scheme != "file":
         got = parts.scheme or repr(ref)
         why = f"only file: references are enabled, got {got}"
-        raise refused("not_enabled", why, value=parts.scheme)
+        raise reference_refused("not_enabled", why, value=parts.scheme)
     if parts.netloc not in ("", "localhost"):
         why = f"a file: reference names no host, got {parts.netloc!r}"
-        raise refused("reference_forbidden", why, value=parts.netloc)
+        raise reference_refused("reference_forbidden", why, value=parts.netloc)
     return Path(unquote(parts.path))
 
 
@@ -58,7 +58,7 @@ def _translated() -> Iterator[None]:
         yield
     except OutsideRoots:
         why = "the file is outside the allowed roots (TIDELENS_ALLOW_ROOTS)"
-        raise refused("reference_forbidden", why) from None
+        raise reference_refused("reference_forbidden", why) from None
     except OSError as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise refused("reference_missing", f"cannot be read ({reason})") from None
+        raise reference_refused("reference_missing", f"cannot be read ({reason})") from None

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from consumers.fair_semaphore import FairTurns
+from consumers.fair_semaphore import FairSemaphore
 
 
-class Hosts:
+class HostPermits:
     """Lets so many requests at once at the hosts of one owner, and knows only owners in use.
 
     An owner is a registrant (registrants.py) or a bucket.
@@ -15,12 +15,12 @@ class Hosts:
 
     def __init__(self, per_host_max: int) -> None:
         self._per_host_max = per_host_max
-        self._doors: dict[str, _Door] = {}
+        self._doors: dict[str, _HostPermit] = {}
 
     @asynccontextmanager
     async def at(self, owner: str, group: Hashable) -> AsyncIterator[None]:
         """Hold a request at the hosts of `owner`; groups that wait for one take turns."""
-        door = self._doors.setdefault(owner, _Door(FairTurns(self._per_host_max)))
+        door = self._doors.setdefault(owner, _HostPermit(FairSemaphore(self._per_host_max)))
         door.users += 1
         try:
             async with door.turns.turn(group):
@@ -32,12 +32,12 @@ class Hosts:
 
 
 @dataclass(slots=True)
-class _Door:
-    turns: FairTurns
+class _HostPermit:
+    turns: FairSemaphore
     users: int = 0
 
 
-class Place:
+class MemoryPermit:
     """One picture's place in memory, of those that `places` counts.
 
     Taken inside an owner's door, so that its slow hosts hold no more of them than its own limit,
@@ -45,7 +45,7 @@ class Place:
     are partitions, have turns at doors and places: pictures that take long to decode keep theirs.
     """
 
-    def __init__(self, places: FairTurns, group: Hashable) -> None:
+    def __init__(self, places: FairSemaphore, group: Hashable) -> None:
         self._places = places
         self.group = group
         self._taken = False

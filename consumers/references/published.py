@@ -8,13 +8,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from consumers.references.errors import refused
+from consumers.references.errors import reference_refused
 from consumers.references.files import read_reference
 from consumers.references.limits import ReferenceLimits
 from contracts.ports.pictures import ReferenceReader
 
 
-class ShownReferences:
+class DisplayReferences:
     """A ReferenceReader; `remote` reads every reference that does not name a file."""
 
     def __init__(self, remote: ReferenceReader, limits: ReferenceLimits) -> None:
@@ -32,7 +32,7 @@ class ShownReferences:
         if "file" not in self._limits.schemes:
             enabled = sorted(self._limits.schemes)
             why = f"scheme 'file', enabled {enabled} (TIDELENS_REFERENCE_SCHEMES)"
-            raise refused("not_enabled", why, limit=enabled, value="file")
+            raise reference_refused("not_enabled", why, limit=enabled, value="file")
         async with self._files:
             yield await asyncio.to_thread(
                 read_reference,

@@ -9,17 +9,17 @@ from typing import Self
 
 import structlog
 
-from consumers.fair_semaphore import FairTurns
-from consumers.references.buckets import Buckets, s3_client
-from consumers.references.errors import refused, require_digest
+from consumers.fair_semaphore import FairSemaphore
+from consumers.references.buckets import BucketReader, s3_client
+from consumers.references.errors import reference_refused, require_digest
 from consumers.references.files import allowed_path, read_reference
 from consumers.references.limits import ReferenceLimits
-from consumers.references.permits import Hosts, Place
+from consumers.references.permits import HostPermits, MemoryPermit
 from consumers.references.registrant import suffixes
 from consumers.references.resolver import Lookup, SystemLookup
-from consumers.references.retry import Retrying
+from consumers.references.retry import ReferenceRetries
 from consumers.references.web import SCHEMES as WEB
-from consumers.references.web import Web, web_session
+from consumers.references.web import WebReader, web_session
 from contracts.errors import RejectedRecord
 
 log = structlog.get_logger(__name__)
@@ -40,11 +40,11 @@ class References:
     ) -> None:
         self._limits = limits
         self._lookup = lookup
-        self._places = FairTurns(limits.held_max)
-        self._hosts = Hosts(limits.per_host_max)
+        self._places = FairSemaphore(limits.held_max)
+        self._hosts = HostPermits(limits.per_host_max)
         # Two: that the web can be reached says nothing of S3.
         self._of_web, self._of_s3 = (
-            Retrying(
+            ReferenceRetries(
                 attempts_max=limits.attempts_max,
                 patience_s=limits.patience_s,
                 given_up_s=limits.given_up_s,
@@ -54,8 +54,8 @@ class References:
             for _ in range(2)
         )
         self._stack = AsyncExitStack()
-        self._web: Web
-        self._buckets: Buckets
+        self._web: WebReader
+        self._buckets: BucketReader
 
     @property
     def waiting(self) -> int:
@@ -71,8 +71,8 @@ class References:
             lookup = self._lookup or stack.enter_context(SystemLookup(threads_max))
             session = await stack.enter_async_context(web_session(self._limits, lookup))
             client = await stack.enter_async_context(s3_client(self._limits))
-            self._web = Web(session, self._limits, self._hosts, self._of_web)
-            self._buckets = Buckets(client, self._limits, self._hosts, self._of_s3)
+            self._web = WebReader(session, self._limits, self._hosts, self._of_web)
+            self._buckets = BucketReader(client, self._limits, self._hosts, self._of_s3)
             self._stack = stack.pop_all()
         return self
 
@@ -96,7 +96,7 @@ class References:
         reference_missing, reference_unreachable, reference_too_many_redirects,
         image_too_large_bytes, reference_changed.
         """
-        place = Place(self._places, group)
+        place = MemoryPermit(self._places, group)
         try:
             yield await self._bytes(ref, sha256, place)
         finally:
@@ -112,7 +112,7 @@ class References:
         Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden,
         reference_missing (links in a circle).
         """
-        with _foreseen():
+        with _only_rejections():
             scheme = self._scheme(ref)
             if scheme in WEB:
                 self._web.checked(ref)
@@ -121,8 +121,8 @@ class References:
             else:
                 await asyncio.to_thread(allowed_path, ref, self._limits.allow_roots)
 
-    async def _bytes(self, ref: str, sha256: str | None, place: Place) -> bytes:
-        with _foreseen():
+    async def _bytes(self, ref: str, sha256: str | None, place: MemoryPermit) -> bytes:
+        with _only_rejections():
             data = await self._by_scheme(ref, place)
             await asyncio.to_thread(require_digest, data, sha256)
         return data
@@ -133,10 +133,10 @@ class References:
         if scheme not in self._limits.schemes:
             enabled = sorted(self._limits.schemes)
             why = f"scheme {scheme[:20]!r}, enabled {enabled} (TIDELENS_REFERENCE_SCHEMES)"
-            raise refused("not_enabled", why, limit=enabled, value=scheme[:20])
+            raise reference_refused("not_enabled", why, limit=enabled, value=scheme[:20])
         return scheme
 
-    async def _by_scheme(self, ref: str, place: Place) -> bytes:
+    async def _by_scheme(self, ref: str, place: MemoryPermit) -> bytes:
         scheme = self._scheme(ref)
         if scheme in WEB:
             return await self._web.read(ref, place)
@@ -153,7 +153,7 @@ class References:
 
 
 @contextmanager
-def _foreseen() -> Iterator[None]:
+def _only_rejections() -> Iterator[None]:
     """Nothing but refusals comes out."""
     try:
         yield
@@ -162,4 +162,4 @@ def _foreseen() -> Iterator[None]:
     except Exception as error:
         # Of strangers' making, perhaps: it is theirs that is refused, and nobody stops.
         log.error("a reference failed in a way that is not known", error=repr(error))
-        raise refused("reference_invalid", f"failed by {type(error).__name__}") from error
+        raise reference_refused("reference_invalid", f"failed by {type(error).__name__}") from error

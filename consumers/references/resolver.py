@@ -11,7 +11,7 @@ import structlog
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from consumers.references.addresses import literal, refusal
-from consumers.references.errors import refused
+from consumers.references.errors import reference_refused
 from contracts.errors import RejectedRecord
 
 log = structlog.get_logger(__name__)
@@ -20,7 +20,7 @@ Lookup = Callable[[str, int, int], Awaitable[list[tuple[int, str]]]]
 """Of host, port and family: pairs of family and address. Raises OSError."""
 
 
-class NoThread(OSError):
+class ResolverBusy(OSError):
     """All threads look other names up: no fault of the host, which was not even asked for."""
 
 
@@ -46,7 +46,7 @@ class SystemLookup:
 
     def _start(self, name: tuple[str, int]) -> asyncio.Future[list[Any]]:
         if len(self._running) >= self._threads_max:
-            raise NoThread(errno.EAGAIN, f"all {self._threads_max} lookups of names are taken")
+            raise ResolverBusy(errno.EAGAIN, f"all {self._threads_max} lookups of names are taken")
         loop = asyncio.get_running_loop()
         running = loop.run_in_executor(self._threads, _getaddrinfo, *name)
         self._running[name] = running
@@ -67,7 +67,7 @@ def _getaddrinfo(host: str, family: int) -> list[Any]:
     return socket.getaddrinfo(host, None, family=family, type=kind, flags=flags)
 
 
-def why_not(host: str, address: str, hosts_allowed: frozenset[str]) -> str | None:
+def refusal_of(host: str, address: str, hosts_allowed: frozenset[str]) -> str | None:
     """What keeps us from `host` at `address`; None: nothing does."""
     if host.lower() in hosts_allowed:
         return None
@@ -76,7 +76,7 @@ def why_not(host: str, address: str, hosts_allowed: frozenset[str]) -> str | Non
 
 
 def not_public(host: str, why: str) -> RejectedRecord:
-    return refused(
+    return reference_refused(
         "reference_forbidden",
         f"{host} {why}; TIDELENS_REFERENCE_HOSTS_ALLOWED does not name it",
         limit="public addresses",
@@ -101,9 +101,11 @@ class CheckedResolver(AbstractResolver):
         try:
             found = await self._lookup(host, port, family)
         except UnicodeError as error:  # a label that is too long
-            raise refused("reference_invalid", f"no host name ({error})", value=host) from None
+            raise reference_refused(
+                "reference_invalid", f"no host name ({error})", value=host
+            ) from None
         for _, address in found:
-            why = why_not(host, address, self._hosts_allowed)
+            why = refusal_of(host, address, self._hosts_allowed)
             if why is not None:
                 log.warning("a reference leads inside", host=host, address=address, why=why)
                 raise not_public(host, "has an address that is not public")

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from consumers.references.errors import refused
+from consumers.references.errors import reference_refused
 from contracts.errors import RejectedRecord
 
 _BACKOFF_S = 0.5
@@ -18,7 +18,7 @@ _HOSTS_MAX = 1024
 _T = TypeVar("_T")
 
 
-class Failed(Exception):
+class AttemptFailed(Exception):
     """An attempt failed at `host`, and the next may not.
 
     `away`: by what lies between us and all hosts, such as the resolver, not by this one host.
@@ -45,7 +45,7 @@ class Failed(Exception):
         self.asked_s = asked_s
 
 
-class Retrying:
+class ReferenceRetries:
     """Repeats the attempts of all reads of one kind, since they tell of each other.
 
     While one fails for the surroundings it is tried for `patience_s`, for a picture is not bad
@@ -77,7 +77,9 @@ class Retrying:
         """Raises RejectedRecord for a host that was given up a short while ago."""
         if self._clock() < self._given_up.get(host, float("-inf")):
             why = f"{host} could not be reached, tried again after {self._given_up_s:g} s"
-            raise refused("reference_unreachable", why, limit=self._given_up_s, value=host)
+            raise reference_refused(
+                "reference_unreachable", why, limit=self._given_up_s, value=host
+            )
 
     @contextmanager
     def asking(self, host: str, *, had_time: bool = True) -> Iterator[None]:
@@ -89,7 +91,7 @@ class Retrying:
         began = self._silences
         try:
             yield
-        except Failed as failure:
+        except AttemptFailed as failure:
             if failure.timed_out and had_time:
                 self._note_silence(host, began)
             raise
@@ -119,7 +121,7 @@ class Retrying:
                 before = self._succeeded
                 try:
                     data = await attempt()
-                except Failed as failure:
+                except AttemptFailed as failure:
                     failures += 1
                     if failures == 1:
                         began, succeeded = self._clock(), self._succeeded
@@ -144,12 +146,12 @@ class Retrying:
             self.waiting -= waits
 
     def _unreachable(
-        self, failure: Failed, limit: float, value: float, unit: str
+        self, failure: AttemptFailed, limit: float, value: float, unit: str
     ) -> RejectedRecord:
         if failure.away:
             self._give_up(failure.host)
         why = f"{failure}; limit {limit:g} {unit}, got {value:g}"
-        return refused("reference_unreachable", why, limit=limit, value=value)
+        return reference_refused("reference_unreachable", why, limit=limit, value=value)
 
     def _give_up(self, host: str) -> None:
         _put(self._given_up, host, self._clock() + self._given_up_s)

@@ -16,18 +16,18 @@ import aiohttp
 from yarl import URL
 
 from consumers.references.addresses import literal
-from consumers.references.errors import refused, too_large
+from consumers.references.errors import reference_refused, reference_too_large
 from consumers.references.limits import ReferenceLimits
-from consumers.references.permits import Hosts, Place
+from consumers.references.permits import HostPermits, MemoryPermit
 from consumers.references.registrant import registrant
 from consumers.references.resolver import (
     CheckedResolver,
     Lookup,
-    NoThread,
+    ResolverBusy,
     not_public,
-    why_not,
+    refusal_of,
 )
-from consumers.references.retry import Failed, Retrying
+from consumers.references.retry import AttemptFailed, ReferenceRetries
 
 SCHEMES = frozenset({"http", "https"})
 _CONNECT_S = 5.0
@@ -44,7 +44,7 @@ def web_session(limits: ReferenceLimits, lookup: Lookup) -> aiohttp.ClientSessio
         connector=_Connector(
             resolver=CheckedResolver(lookup, limits.hosts_allowed),
             use_dns_cache=False,
-            # Hosts limits them; here a wait would count as a slow host.
+            # HostPermits limits them; here a wait would count as a slow host.
             limit=0,
         ),
         timeout=aiohttp.ClientTimeout(
@@ -66,22 +66,22 @@ class _Connector(aiohttp.TCPConnector):
         super()._release(key, protocol, should_close=should_close or idle >= _IDLE_MAX)
 
 
-class Web:
+class WebReader:
     """Attempts to read from the web."""
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
         limits: ReferenceLimits,
-        hosts: Hosts,
-        retrying: Retrying,
+        hosts: HostPermits,
+        retrying: ReferenceRetries,
     ) -> None:
         self._session = session
         self._limits = limits
         self._hosts = hosts
         self._retrying = retrying
 
-    async def read(self, ref: str, place: Place) -> bytes:
+    async def read(self, ref: str, place: MemoryPermit) -> bytes:
         """The picture, whose place is taken. Raises RejectedRecord."""
         url = self.checked(ref)
 
@@ -91,7 +91,7 @@ class Web:
 
         return await self._retrying.until_read(attempt)
 
-    async def _attempt(self, url: URL, place: Place) -> bytes:
+    async def _attempt(self, url: URL, place: MemoryPermit) -> bytes:
         """One way through the redirects. Raises RejectedRecord, Failed."""
         loop, seconds = asyncio.get_running_loop(), self._limits.timeout_s
         for _ in range(self._limits.redirects_max + 1):
@@ -113,7 +113,7 @@ class Web:
             url = self.checked(found, url)
         limit = self._limits.redirects_max
         why = f"limit {limit} redirects, got more"
-        raise refused("reference_too_many_redirects", why, limit=limit, value=limit + 1)
+        raise reference_refused("reference_too_many_redirects", why, limit=limit, value=limit + 1)
 
     async def _hop(self, url: URL) -> bytes | str:
         """The picture, or the place that the server names instead."""
@@ -131,12 +131,12 @@ class Web:
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         size, bytes_max = response.content_length, self._limits.bytes_max
         if size is not None and size > bytes_max:
-            raise too_large(bytes_max, size)
+            raise reference_too_large(bytes_max, size)
         data = bytearray()
         async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
             data += chunk
             if len(data) > bytes_max:
-                raise too_large(bytes_max)
+                raise reference_too_large(bytes_max)
         return bytes(data)
 
     def checked(self, ref: str, base: URL | None = None) -> URL:
@@ -148,23 +148,27 @@ class Web:
             url = URL(ref) if base is None else base.join(URL(ref))
             host, name, port = url.host, url.raw_host, url.port
         except (ValueError, TypeError) as error:
-            raise refused("reference_invalid", f"not a URL ({error})", value=ref) from None
+            raise reference_refused(
+                "reference_invalid", f"not a URL ({error})", value=ref
+            ) from None
         if url.scheme not in SCHEMES & self._limits.schemes:
             code = "not_enabled" if base is None else "reference_forbidden"
             allowed = sorted(SCHEMES & self._limits.schemes)
             why = f"scheme {url.scheme!r}, allowed {allowed} (TIDELENS_REFERENCE_SCHEMES)"
-            raise refused(code, why, limit=allowed, value=url.scheme)
+            raise reference_refused(code, why, limit=allowed, value=url.scheme)
         if not host or not name:
-            raise refused("reference_invalid", "no host", value=ref)
+            raise reference_refused("reference_invalid", "no host", value=ref)
         if url.raw_user is not None or url.raw_password is not None or "@" in url.raw_authority:
-            raise refused("reference_forbidden", "user and password are not sent", value=name)
+            raise reference_refused(
+                "reference_forbidden", "user and password are not sent", value=name
+            )
         if port not in self._limits.ports:
             ports = sorted(self._limits.ports)
             why = f"port {port} of {name}, allowed {ports} (TIDELENS_REFERENCE_PORTS)"
-            raise refused("reference_forbidden", why, limit=ports, value=port)
+            raise reference_refused("reference_forbidden", why, limit=ports, value=port)
         # An address in place of a name never comes to the resolver.
         if literal(host) is not None:
-            barred = why_not(name, host, self._limits.hosts_allowed)
+            barred = refusal_of(name, host, self._limits.hosts_allowed)
             if barred is not None:
                 raise not_public(name, f"is {barred}")
         return url
@@ -173,14 +177,14 @@ class Web:
 def _require_picture(host: str, response: aiohttp.ClientResponse) -> None:
     status = response.status
     if status == _BUSY or status >= 500:
-        raise Failed(host, f"answered {status}", asked_s=_asked_s(response))
+        raise AttemptFailed(host, f"answered {status}", asked_s=_asked_s(response))
     if status != 200:
         why = f"{host} answered {status}, expected 200"
-        raise refused("reference_missing", why, limit=200, value=status)
+        raise reference_refused("reference_missing", why, limit=200, value=status)
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         why = f"Content-Encoding {encoding!r} of {host}, expected identity"
-        raise refused("reference_invalid", why, limit="identity", value=encoding)
+        raise reference_refused("reference_invalid", why, limit="identity", value=encoding)
 
 
 def _asked_s(response: aiohttp.ClientResponse) -> float:
@@ -204,15 +208,17 @@ def _translated(host: str) -> Iterator[None]:
         yield
     except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
         if isinstance(error, aiohttp.InvalidURL):
-            raise refused("reference_invalid", f"not a URL ({error})", value=host) from None
+            raise reference_refused(
+                "reference_invalid", f"not a URL ({error})", value=host
+            ) from None
         cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
         away = isinstance(cause, OSError) and cause.errno in _AWAY
-        raise Failed(
+        raise AttemptFailed(
             host,
             _reason(error),
             away=away,
-            crowded=isinstance(cause, NoThread),
+            crowded=isinstance(cause, ResolverBusy),
             timed_out=isinstance(cause, TimeoutError),
         ) from error
     except ValueError as error:  # a host that TLS or the resolver cannot take
-        raise refused("reference_invalid", f"not a URL ({error})", value=host) from None
+        raise reference_refused("reference_invalid", f"not a URL ({error})", value=host) from None

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 
 from aiokafka.conn import AIOKafkaConnection
 
-from consumers.encode_job import Intake
+from consumers.encode_job import RecordChecks
 from consumers.images.decode import decode_image
 from consumers.labelling import Labeller
 from consumers.picture_fetch import Pictures
 from consumers.references import References, read_reference
 from consumers.references.files import allowed_path
-from consumers.worker import EncoderWorker, Limits
+from consumers.worker import EncoderWorker, WorkerLimits
 from contracts.events.content_event import Content
 from contracts.events.dead_letter import letter_bytes_max
 from contracts.events.embedding_record import Embedding, read_embedding
@@ -128,9 +128,11 @@ def caption(item_id: str, text: str, **rest: object) -> Content:
     return Content(target="captions", id=item_id, text=text, **rest)
 
 
-def intake(names: Names, partitions: int, *, letter_bytes_max: int = LETTER_BYTES_MAX) -> Intake:
+def intake(
+    names: Names, partitions: int, *, letter_bytes_max: int = LETTER_BYTES_MAX
+) -> RecordChecks:
     counts = {names.content(target): partitions for target in TARGETS}
-    return Intake(names, counts, MURMUR2, letter_bytes_max)
+    return RecordChecks(names, counts, MURMUR2, letter_bytes_max)
 
 
 async def decoded(data: bytes) -> RgbImage:
@@ -170,7 +172,7 @@ def worker(
         encoder or HashEncoder(),
         intake(names, partitions),
         Pictures(read, allow, decode or decoded),
-        Limits(
+        WorkerLimits(
             batch_records,
             batch_records,
             4,

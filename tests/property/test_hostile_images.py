@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from consumers.images.decoder_pool import DecodeLimits, Decoders
+from consumers.images.decoder_pool import DecodeLimits, DecoderPool
 from consumers.images.preprocess import CentralSquare
 from contracts.errors import RejectedRecord
 from tests.kits.heic_files import heic
@@ -30,8 +30,8 @@ _RSS_BYTES_MAX = 200 * 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def decoders() -> Iterator[Decoders]:
-    decoders = Decoders(2, _LIMITS, CentralSquare(64, 56))
+def decoders() -> Iterator[DecoderPool]:
+    decoders = DecoderPool(2, _LIMITS, CentralSquare(64, 56))
     yield decoders
     # Whatever was thrown at them above:
     assert decoders.decode_now(saved(noise(), "PNG")).shape == (56, 56, 3)
@@ -45,7 +45,7 @@ def decoders() -> Iterator[Decoders]:
     decoders.close()
 
 
-def outcome(decoders: Decoders, data: bytes) -> str:
+def outcome(decoders: DecoderPool, data: bytes) -> str:
     try:
         image = decoders.decode_now(data)
     except RejectedRecord as rejection:
@@ -288,20 +288,20 @@ BY_HAND: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", BY_HAND)
-def test_by_hand(decoders: Decoders, name: str) -> None:
+def test_by_hand(decoders: DecoderPool, name: str) -> None:
     make, expected = BY_HAND[name]
     assert outcome(decoders, make()) == expected
 
 
 def test_what_takes_too_long() -> None:
     limits = replace(_LIMITS, seconds_max=1.0)
-    with closing(Decoders(1, limits, CentralSquare(64, 56))) as decoders:
+    with closing(DecoderPool(1, limits, CentralSquare(64, 56))) as decoders:
         assert outcome(decoders, jpeg_of_scans(20_000)) == "image_too_slow"
         assert outcome(decoders, saved(noise(), "PNG")) == FINE
 
 
 @pytest.mark.parametrize("format_name", FORMATS)
-def test_cut_off_anywhere(decoders: Decoders, format_name: str) -> None:
+def test_cut_off_anywhere(decoders: DecoderPool, format_name: str) -> None:
     """Broken, wherever it is cut; what trails the pixels may be missed by nobody."""
     data = saved(noise(40, 30), format_name)
     lengths = {*range(14, 80), *range(80, len(data) * 9 // 10, max(1, len(data) // 60))}
@@ -332,7 +332,7 @@ _SMALL = {
     max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.sampled_from(sorted(_SMALL.values())), flips=st.lists(st.integers(0), min_size=1))
-def test_flipped_bits(decoders: Decoders, data: bytes, flips: list[int]) -> None:
+def test_flipped_bits(decoders: DecoderPool, data: bytes, flips: list[int]) -> None:
     """Behind the first bytes and the size: a picture, or a broken one."""
     flipped = bytearray(data)
     for flip in flips:
@@ -351,5 +351,5 @@ def test_flipped_bits(decoders: Decoders, data: bytes, flips: list[int]) -> None
     ),
     rest=st.binary(max_size=300),
 )
-def test_anything_behind_the_first_bytes(decoders: Decoders, head: bytes, rest: bytes) -> None:
+def test_anything_behind_the_first_bytes(decoders: DecoderPool, head: bytes, rest: bytes) -> None:
     assert outcome(decoders, head + rest) in {FINE, BROKEN, FORMAT, MANY_PIXELS, LONG_SIDE}

@@ -31,7 +31,7 @@ from tidelens.runtime.encoder_health import EncoderHealth
 from tidelens.runtime.metrics_exposition import PartStates
 
 if TYPE_CHECKING:
-    from consumers.images.decoder_pool import Decoders
+    from consumers.images.decoder_pool import DecoderPool
     from consumers.worker import EncoderWorker
     from streams.kafka.connection import Connection
     from streams.kafka.event_log import KafkaLog
@@ -244,18 +244,18 @@ async def open_worker(
     health: EncoderHealth | None = None,
 ) -> "AsyncIterator[EncoderWorker]":
     """A worker in the group of the encoder's space; the caller runs it."""
-    from consumers.encode_job import Intake
+    from consumers.encode_job import RecordChecks
     from consumers.labelling import Labeller
     from consumers.picture_fetch import Pictures
     from consumers.references import ReferenceLimits, References
-    from consumers.worker import EncoderWorker, Limits
+    from consumers.worker import EncoderWorker, WorkerLimits
     from streams.ownership.kafka_ownership import KafkaEncoderLog
 
     names = Names(settings.topic_prefix, encoder.space.name)
     topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
     async with _open_log(settings, connection) as event_log:
         counts = await event_log.partition_counts(topics)
-    intake = Intake(
+    intake = RecordChecks(
         names,
         counts,
         partitioner(settings.partitioner),
@@ -294,7 +294,7 @@ async def open_worker(
             encoder,
             intake,
             Pictures(references.read, references.allow, decoders.decode, part),
-            Limits(
+            WorkerLimits(
                 pictures_max=settings.encode_batch_pictures,
                 captions_max=settings.encode_batch_captions,
                 ahead=settings.encode_ahead_batches,
@@ -319,12 +319,12 @@ def _decoding_max(processes: int) -> int:
 
 
 @contextlib.asynccontextmanager
-async def open_decoders(settings: Settings, preprocess: Preprocess) -> "AsyncIterator[Decoders]":
+async def open_decoders(settings: Settings, preprocess: Preprocess) -> "AsyncIterator[DecoderPool]":
     """As many processes as the model has threads; each starts with its first picture."""
-    from consumers.images.decoder_pool import Decoders
+    from consumers.images.decoder_pool import DecoderPool
     from tidelens.runtime.decode_limits import content_limits
 
-    decoders = Decoders(settings.encode_threads_used, content_limits(settings), preprocess)
+    decoders = DecoderPool(settings.encode_threads_used, content_limits(settings), preprocess)
     try:
         yield decoders
     finally:

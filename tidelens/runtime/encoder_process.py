@@ -119,7 +119,7 @@ def _port(listener: socket.socket | None) -> int:
 
 
 def _give_way() -> None:
-    """Queries, in our process and its other child, come first. Decoders inherit it."""
+    """Queries, in our process and its other child, come first. DecoderPool inherit it."""
     os.nice(_NICE)
     # It is now in the background of a terminal, which may stop it when it writes there.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from consumers.images.browser_picture import Converter, Shown
-from consumers.images.decoder_pool import BESIDE_QUERIES_NICE, Decoders
+from consumers.images.browser_picture import JpegConverter, JpegPreprocess
+from consumers.images.decoder_pool import BESIDE_QUERIES_NICE, DecoderPool
 from consumers.references import ReferenceLimits, References
-from consumers.references.published import ShownReferences
+from consumers.references.published import DisplayReferences
 from contracts.ports.pictures import PictureConverter, ReferenceReader
 from contracts.settings import Settings
 from tidelens.runtime.decode_limits import content_limits
@@ -28,15 +28,15 @@ class PictureReading:
 @asynccontextmanager
 async def open_picture_reading(settings: Settings) -> AsyncIterator[PictureReading]:
     """Open them; the decoder's process starts with the first picture that needs it."""
-    decoders = Decoders(
+    decoders = DecoderPool(
         1,
         content_limits(settings),
-        Shown(settings.picture_side_max),
+        JpegPreprocess(settings.picture_side_max),
         nice=BESIDE_QUERIES_NICE,
     )
     try:
         async with References(ReferenceLimits.of_queries(settings)) as asked:
-            shown = ShownReferences(asked, ReferenceLimits.of(settings))
-            yield PictureReading(asked, shown, Converter(decoders))
+            shown = DisplayReferences(asked, ReferenceLimits.of(settings))
+            yield PictureReading(asked, shown, JpegConverter(decoders))
     finally:
         await asyncio.to_thread(decoders.close)

@@ -18,8 +18,8 @@ from consumers.images.preprocess import Unresized
 from consumers.models import sanity_check
 from consumers.models.batching import PASSES
 from consumers.models.huggingface.checkpoint import loaded
-from consumers.models.huggingface.image_processor import Normalise, halves_of
-from consumers.models.precision import Choice, converted
+from consumers.models.huggingface.image_processor import Normalise, split_processor
+from consumers.models.precision import PrecisionChoice, converted
 from consumers.models.spaces import Checkpoint, checkpoint_space
 from contracts.errors import ModelMissing
 from contracts.ports.encoder import Preprocess, RgbImage
@@ -32,7 +32,7 @@ _TOKENS_MAX = 512  # where neither tokenizer nor model names a limit
 
 _SIDE_DEFAULT = 384  # where neither processor nor model names a size
 
-_EXACT = Choice()
+_EXACT = PrecisionChoice()
 
 
 class HuggingFaceEncoder:
@@ -42,7 +42,7 @@ class HuggingFaceEncoder:
     or needs code of its own, unless `checkpoint.remote_code` lets that run.
     """
 
-    def __init__(self, checkpoint: Checkpoint, choice: Choice = _EXACT) -> None:
+    def __init__(self, checkpoint: Checkpoint, choice: PrecisionChoice = _EXACT) -> None:
         self.choice = choice
         self.space: Space = checkpoint_space(checkpoint)
         self._tokenizer, self._processor, model = loaded(checkpoint)
@@ -149,7 +149,7 @@ class HuggingFaceEncoder:
     def _preprocessing(self, name: str, config: Any) -> tuple[Preprocess, Normalise | None]:
         """The processor in two halves; one that does something else runs whole for each batch."""
         try:
-            halves = halves_of(self._processor)
+            halves = split_processor(self._processor)
             if halves is None:
                 return Unresized(_image_side(self._processor, config)), None
             preprocess, normalise = halves
@@ -166,11 +166,13 @@ class HuggingFaceEncoder:
         that tells nothing apart, is refused at the start.
         """
         try:
-            words = sanity_check.two_words(lambda words: self._tokens(words)["input_ids"], name)
+            words = sanity_check.distinct_words(
+                lambda words: self._tokens(words)["input_ids"], name
+            )
             tokens = self._tokens(
                 [f"{word} " * min(self._tokens_max, _TOKENS_MAX) for word in words]
             )
-            pictures = [self.preprocess(picture) for picture in sanity_check.two_pictures()]
+            pictures = [self.preprocess(picture) for picture in sanity_check.trial_pictures()]
             outputs = (
                 self._model.get_text_features(**self._padded(tokens, [0, 1])),
                 self._model.get_image_features(**self._inputs(pictures)),

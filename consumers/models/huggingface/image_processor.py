@@ -31,7 +31,7 @@ class Normalise:
         return ((pixels.float() * self.scale - self.mean) / self.deviation).permute(0, 3, 1, 2)
 
 
-def halves_of(processor: Any) -> tuple[Resized, Normalise] | None:
+def split_processor(processor: Any) -> tuple[Resized, Normalise] | None:
     """A processor's two halves, before and after the pixels are a batch of bytes.
 
     None for one that does more than resize, crop, scale and normalise.

@@ -37,9 +37,9 @@ class StarterEncoder:
 
     def _try(self) -> None:
         """Refuse damaged files; under 0.1 s, most of which the first batch would take anyway."""
-        words = sanity_check.two_words(self._text.tokens, STARTER)
+        words = sanity_check.distinct_words(self._text.tokens, STARTER)
         sanity_check.require_different(self.encode_texts(words), "different texts", STARTER)
-        pictures = [self.preprocess(picture) for picture in sanity_check.two_pictures()]
+        pictures = [self.preprocess(picture) for picture in sanity_check.trial_pictures()]
         sanity_check.require_different(self.encode_images(pictures), "different pictures", STARTER)
 
     @property

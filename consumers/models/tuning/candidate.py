@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from consumers.models.huggingface.encoder import HuggingFaceEncoder, device_of
-from consumers.models.precision import Choice, Precision
+from consumers.models.precision import Precision, PrecisionChoice
 from consumers.models.spaces import Checkpoint
 from contracts.ports.encoder import RgbImage
 from contracts.score import Vectors
@@ -33,7 +33,7 @@ def _none() -> Vectors:
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
+class TuningSamples:
     """Pictures as decoded, and a text for each; a few hundred are enough."""
 
     pictures: Sequence[RgbImage]
@@ -41,18 +41,18 @@ class Samples:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class CandidateSettings:
     """What all candidates are measured on; `memory_bytes_max` is of the whole process."""
 
     checkpoint: Checkpoint
     threads: int
     memory_bytes_max: int
-    samples: Samples
+    samples: TuningSamples
     seconds: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class CandidateResult:
     """Rates are per second, by how many go at once; `trouble` is why it is not to be taken."""
 
     precision: Precision
@@ -66,22 +66,22 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class CandidateVectors:
     """With the samples' vectors, (n, dim) each."""
 
-    measured: Measured
+    measured: CandidateResult
     pictures: Vectors = field(default_factory=_none)
     texts: Vectors = field(default_factory=_none)
 
 
-def measured(asked: Asked, choice: Choice) -> Found:
+def measured(asked: CandidateSettings, choice: PrecisionChoice) -> CandidateVectors:
     """Encode the samples, then time batches of each size. What goes wrong is in `trouble`."""
     torch.set_num_threads(asked.threads)
     device = device_of().type
     # Compiled for one size: another one is another minute.
     pictures_at = (choice.pictures,) if choice.compiled else PICTURES[device]
     texts_at = TEXTS[device]
-    row = Measured(choice.precision, choice.compiled)
+    row = CandidateResult(choice.precision, choice.compiled)
     try:
         encoder = HuggingFaceEncoder(
             asked.checkpoint, replace(choice, pictures=max(pictures_at), texts=max(texts_at))
@@ -95,14 +95,14 @@ def measured(asked: Asked, choice: Choice) -> Found:
         texts = dict(_rates(encoder.encode_texts, asked.samples.texts, texts_at, asked))
     except (RuntimeError, MemoryError) as error:  # a kernel that this device lacks is one, too
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        return Found(replace(row, trouble=reason))
+        return CandidateVectors(replace(row, trouble=reason))
     row = replace(row, pictures=pictures, texts=texts, memory_bytes=_peak_bytes())
     if not (pictures and texts):
         trouble = (
             f"takes {row.memory_bytes >> 20} MiB, more than {asked.memory_bytes_max >> 20} MiB"
         )
         row = replace(row, trouble=trouble)
-    return Found(row, *vectors)
+    return CandidateVectors(row, *vectors)
 
 
 def _by(encode: Callable[[Sequence[T]], Vectors], inputs: Sequence[T], size: int) -> Vectors:
@@ -115,7 +115,7 @@ def _rates(
     encode: Callable[[Sequence[T]], Vectors],
     inputs: Sequence[T],
     sizes: Sequence[int],
-    asked: Asked,
+    asked: CandidateSettings,
 ) -> Iterator[tuple[int, float]]:
     """The best of several runs of each size, up to the one that takes too much memory or time."""
     for size in sizes:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from consumers.models.precision import PRECISIONS, Choice
+from consumers.models.precision import PRECISIONS, PrecisionChoice
 from consumers.models.spaces import Checkpoint
 from consumers.models.tuning import results_file as kept_file
 
@@ -23,16 +23,16 @@ def key_of(checkpoint: Checkpoint, device: torch.device, threads: int) -> str:
     return f"{_name_of(device)} x{threads} | {checkpoint.name}@{checkpoint.revision} | {versions}"
 
 
-def kept(key: str) -> Choice | None:
+def kept(key: str) -> PrecisionChoice | None:
     """What was kept under `key`; None also where the file is not of this version."""
     try:
-        choice = Choice(**kept_file.everything()[key])
+        choice = PrecisionChoice(**kept_file.everything()[key])
     except (KeyError, TypeError):
         return None
     return choice if _is_possible(choice) else None
 
 
-def _is_possible(choice: Choice) -> bool:
+def _is_possible(choice: PrecisionChoice) -> bool:
     """Return whether a model can run so: the file is the user's, and may say anything."""
     at_once = (choice.pictures, choice.texts)
     return (
@@ -42,7 +42,7 @@ def _is_possible(choice: Choice) -> bool:
     )
 
 
-def keep(key: str, choice: Choice) -> None:
+def keep(key: str, choice: PrecisionChoice) -> None:
     """For the next start."""
     kept_file.add(key, asdict(choice))
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from consumers.models.huggingface.encoder import HuggingFaceEncoder, device_of
-from consumers.models.precision import Choice, Precision
+from consumers.models.precision import Precision, PrecisionChoice
 from consumers.models.spaces import Checkpoint
 from consumers.models.tuning import chosen_precision
 from contracts.ports.encoder import RgbImage
@@ -25,15 +25,17 @@ _SECONDS = 0.5
 def opened(checkpoint: Checkpoint, precision: Precision | None) -> HuggingFaceEncoder:
     """In the precision named, else in the one that is kept for this machine, else probed."""
     device = device_of()
-    batch = Choice(pictures=256, texts=512) if device.type == "cuda" else Choice()
+    batch = PrecisionChoice(pictures=256, texts=512) if device.type == "cuda" else PrecisionChoice()
     if precision is not None:
-        return HuggingFaceEncoder(checkpoint, Choice(precision, batch.pictures, batch.texts))
+        return HuggingFaceEncoder(
+            checkpoint, PrecisionChoice(precision, batch.pictures, batch.texts)
+        )
     key = chosen_precision.key_of(checkpoint, device, torch.get_num_threads())
     kept = chosen_precision.kept(key)
     if kept is not None:
         return HuggingFaceEncoder(checkpoint, kept)
     exact = HuggingFaceEncoder(checkpoint, batch)
-    other = HuggingFaceEncoder(checkpoint, Choice("bfloat16", batch.pictures, batch.texts))
+    other = HuggingFaceEncoder(checkpoint, PrecisionChoice("bfloat16", batch.pictures, batch.texts))
     best = _faster(exact, other)
     chosen_precision.keep(key, best.choice)
     log.info("probed", precision=best.choice.precision, device=device.type)

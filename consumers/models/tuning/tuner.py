@@ -15,10 +15,16 @@ import numpy as np
 import torch
 
 from consumers.models.huggingface.encoder import device_of
-from consumers.models.precision import PRECISIONS, Choice
+from consumers.models.precision import PRECISIONS, PrecisionChoice
 from consumers.models.spaces import Checkpoint
 from consumers.models.tuning import chosen_precision
-from consumers.models.tuning.candidate import Asked, Found, Measured, Samples, measured
+from consumers.models.tuning.candidate import (
+    CandidateResult,
+    CandidateSettings,
+    CandidateVectors,
+    TuningSamples,
+    measured,
+)
 from consumers.models.tuning.probe import COSINE_MIN, cosines
 from contracts.score import Vectors
 
@@ -33,26 +39,26 @@ _GOOD_ENOUGH = 0.97
 # torch.compile costs each start a minute, and has to give more than the noise of a measurement.
 COMPILE_GAIN = 1.1
 
-Tell = Callable[[Measured], None]
+Tell = Callable[[CandidateResult], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
+class TuningResult:
     """The table, and what is best of it; None: not even float32 fits into the memory."""
 
-    table: Sequence[Measured]
-    best: Choice | None
+    table: Sequence[CandidateResult]
+    best: PrecisionChoice | None
 
 
 def tune(
     checkpoint: Checkpoint,
     threads: int,
-    samples: Samples,
+    samples: TuningSamples,
     memory_bytes_max: int,
     tell: Tell = lambda _: None,
     *,
     seconds: float = 1.0,
-) -> Tuned:
+) -> TuningResult:
     """Measure every precision, and torch.compile on the best; `tell` hears of each when it is done.
 
     Each batch size is timed for `seconds`: half a minute for a precision on two cores, and two
@@ -60,20 +66,20 @@ def tune(
     meanwhile. What is best is kept for the next start (choices.py).
     """
     device = device_of()
-    asked = Asked(checkpoint, threads, memory_bytes_max, samples, seconds)
-    table: list[Measured] = []
-    exact: Found | None = None
+    asked = CandidateSettings(checkpoint, threads, memory_bytes_max, samples, seconds)
+    table: list[CandidateResult] = []
+    exact: CandidateVectors | None = None
 
-    def run(choice: Choice) -> Found:
-        found = in_a_process(asked, choice)
-        table.append(found.measured if exact is None else held_to(exact, found))
+    def run(choice: PrecisionChoice) -> CandidateVectors:
+        found = in_process(asked, choice)
+        table.append(found.measured if exact is None else compare_with_exact(exact, found))
         tell(table[-1])
         return found
 
     for precision in PRECISIONS:
         # The kernels of int8 are the CPU's.
         if device.type == "cpu" or precision != "int8":
-            found = run(Choice(precision))
+            found = run(PrecisionChoice(precision))
             exact = exact or found
     best = chosen(table)
     if best is not None and shutil.which("g++"):
@@ -81,7 +87,7 @@ def tune(
         best = chosen(table)
     if best is not None:
         chosen_precision.keep(chosen_precision.key_of(checkpoint, device, threads), best)
-    return Tuned(table, best)
+    return TuningResult(table, best)
 
 
 def memory_bytes_default(host_free_bytes: int) -> int:
@@ -91,33 +97,35 @@ def memory_bytes_default(host_free_bytes: int) -> int:
     return host_free_bytes // 2
 
 
-def in_a_process(asked: Asked, choice: Choice) -> Found:
+def in_process(asked: CandidateSettings, choice: PrecisionChoice) -> CandidateVectors:
     """Spawned: torch's threads do not outlive a fork."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
             return pool.submit(measured, asked, choice).result()
         except BrokenProcessPool:
-            row = Measured(choice.precision, choice.compiled, trouble="its process was killed")
-            return Found(row)
+            row = CandidateResult(
+                choice.precision, choice.compiled, trouble="its process was killed"
+            )
+            return CandidateVectors(row)
 
 
-def chosen(table: Sequence[Measured]) -> Choice | None:
+def chosen(table: Sequence[CandidateResult]) -> PrecisionChoice | None:
     """The row with the most pictures per second of those that passed."""
     passed = [row for row in table if row.trouble is None]
     if not passed:
         return None
 
-    def worth(row: Measured) -> float:
+    def worth(row: CandidateResult) -> float:
         return max(row.pictures.values()) / (COMPILE_GAIN if row.compiled else 1)
 
     best = max(passed, key=worth)
-    return Choice(
+    return PrecisionChoice(
         best.precision, _smallest_good(best.pictures), _smallest_good(best.texts), best.compiled
     )
 
 
-def held_to(exact: Found, found: Found) -> Measured:
+def compare_with_exact(exact: CandidateVectors, found: CandidateVectors) -> CandidateResult:
     """The row with what it keeps of the exact vectors, and with what is wrong about it."""
     row = found.measured
     if row.trouble is not None:

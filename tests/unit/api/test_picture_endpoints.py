@@ -10,7 +10,7 @@ import pytest
 
 from api.endpoints.picture_cache import CachedPicture, PictureCache
 from consumers.references import ReferenceLimits
-from consumers.references.published import ShownReferences
+from consumers.references.published import DisplayReferences
 from contracts.events.content_event import Content, content_record
 from contracts.events.record import OutRecord
 from contracts.settings import Settings
@@ -121,7 +121,7 @@ async def reference(kit: Kit, ref: str, data: bytes = PNG) -> None:
 
 def reading_files(**settings: Any) -> Kit:
     limits = ReferenceLimits.of(Settings(**settings))
-    return Kit(picture_references=ShownReferences(NoReferences(), limits), **settings)
+    return Kit(picture_references=DisplayReferences(NoReferences(), limits), **settings)
 
 
 async def test_a_file_under_an_allowed_root(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from consumers.images.browser_picture import Converter, Shown
-from consumers.images.decoder_pool import DecodeLimits, Decoders
+from consumers.images.browser_picture import JpegConverter, JpegPreprocess
+from consumers.images.decoder_pool import DecodeLimits, DecoderPool
 from contracts.errors import NotReady, RejectedRecord
 from contracts.events.content_event import Content, content_record
 from contracts.picture_formats import FORMATS
@@ -39,10 +39,10 @@ ELSEWHERE = "https://host.example/a.tif"
 
 
 @pytest.fixture(scope="module")
-def converter() -> Iterator[Converter]:
+def converter() -> Iterator[JpegConverter]:
     limits = DecodeLimits(10**6, 10**5, 20.0, 512 * 1024 * 1024)
-    decoders = Decoders(1, limits, Shown(100))
-    yield Converter(decoders)
+    decoders = DecoderPool(1, limits, JpegPreprocess(100))
+    yield JpegConverter(decoders)
     decoders.close()
 
 
@@ -87,7 +87,7 @@ async def problem(kit: Kit, item_id: str = "a") -> tuple[int, str]:
 
 
 @pytest.mark.parametrize("name", FILES)
-async def test_every_format_that_is_indexed_is_shown(name: str, converter: Converter) -> None:
+async def test_every_format_that_is_indexed_is_shown(name: str, converter: JpegConverter) -> None:
     kit = Kit(converter=converter)
     await publish(kit, "a", image=FILES[name])
     hit = (await kit.http.post("/v1/search", json={"text": "x"})).json()["hits"][0]
@@ -107,13 +107,13 @@ async def test_every_format_that_is_indexed_is_shown(name: str, converter: Conve
     assert np.abs(found - wanted)[:, [2, -3]].max() < 40
 
 
-async def test_a_large_picture_comes_smaller(converter: Converter) -> None:
+async def test_a_large_picture_comes_smaller(converter: JpegConverter) -> None:
     data = saved(RED.resize((250, 40)), "TIFF")
     with Image.open(io.BytesIO(await converter.to_jpeg(data))) as image:
         assert (image.format, image.size) == ("JPEG", (100, 16))
 
 
-async def test_the_limits_are_those_of_a_decoder(converter: Converter) -> None:
+async def test_the_limits_are_those_of_a_decoder(converter: JpegConverter) -> None:
     kit = Kit(converter=converter)
     await publish(kit, "a", image=saved(RED.resize((1000, 101)), "TIFF"))
     assert await problem(kit) == (404, "image_too_many_pixels")
@@ -131,7 +131,7 @@ async def test_without_a_decoder_it_is_not_ready() -> None:
 
 
 async def test_pictures_elsewhere_are_read_once_by_what_was_published(
-    converter: Converter,
+    converter: JpegConverter,
 ) -> None:
     there = Elsewhere(a=FILES["TIFF"])
     kit = Kit(picture_references=there, converter=converter)

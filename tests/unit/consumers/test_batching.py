@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.models.batching import Passes
+from consumers.models.batching import PassLimits
 
 
-def split(passes: Passes, lengths: list[int], rows_max: int) -> list[list[int]]:
+def split(passes: PassLimits, lengths: list[int], rows_max: int) -> list[list[int]]:
     lengths, found = sorted(lengths), []
     while lengths:
         count = passes.first(lengths, rows_max)
@@ -26,7 +26,7 @@ LENGTHS = st.lists(st.integers(1, 80), max_size=200)
 def test_within_the_limits_and_no_shorter_than_they_ask(
     lengths: list[int], rows_max: int, tokens_max: int, padding_max: int, step: int
 ) -> None:
-    passes = Passes(step, tokens_max, padding_max)
+    passes = PassLimits(step, tokens_max, padding_max)
     found = split(passes, lengths, rows_max)
     assert list(chain.from_iterable(found)) == sorted(lengths)
     for one, following in zip_longest(found, found[1:]):
@@ -47,11 +47,14 @@ def test_within_the_limits_and_no_shorter_than_they_ask(
 @pytest.mark.parametrize(
     ("passes", "expected"),
     [
-        (Passes(1, inf, 48), [[9] * 20, [12] * 20]),  # 60 tokens of padding cost more than a pass
-        (Passes(1, inf, 60), [[9] * 20 + [12] * 20]),
-        (Passes(1, 240, inf), [[9] * 20, [12] * 20]),
-        (Passes(16, inf, 0), [[9] * 20 + [12] * 20]),  # padded to 16 anyway
+        (
+            PassLimits(1, inf, 48),
+            [[9] * 20, [12] * 20],
+        ),  # 60 tokens of padding cost more than a pass
+        (PassLimits(1, inf, 60), [[9] * 20 + [12] * 20]),
+        (PassLimits(1, 240, inf), [[9] * 20, [12] * 20]),
+        (PassLimits(16, inf, 0), [[9] * 20 + [12] * 20]),  # padded to 16 anyway
     ],
 )
-def test_by_hand(passes: Passes, expected: list[list[int]]) -> None:
+def test_by_hand(passes: PassLimits, expected: list[list[int]]) -> None:
     assert split(passes, [9, 12] * 20, 64) == expected

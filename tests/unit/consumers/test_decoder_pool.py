@@ -21,7 +21,7 @@ from blockbuster import BlockBuster
 from PIL import Image
 
 from consumers.images.decode import decode_image
-from consumers.images.decoder_pool import DecodeLimits, Decoders
+from consumers.images.decoder_pool import DecodeLimits, DecoderPool
 from consumers.images.preprocess import CentralSquare
 from consumers.queries.encoder import PictureLimits, ProcessQueryEncoder, QueryModel
 from contracts.errors import NotReady, RejectedRecord
@@ -41,8 +41,8 @@ def opened(
     processes: int = 1,
     preprocess: Preprocess = Marked(),  # noqa: B008  frozen
     limits: DecodeLimits = LIMITS,
-) -> Iterator[Decoders]:
-    decoders = Decoders(processes, limits, preprocess)
+) -> Iterator[DecoderPool]:
+    decoders = DecoderPool(processes, limits, preprocess)
     try:
         yield decoders
     finally:
@@ -62,7 +62,7 @@ def photo(width: int = 640, height: int = 480) -> bytes:
     return buffer.getvalue()
 
 
-def rejected(decoders: Decoders, data: bytes) -> RejectedRecord:
+def rejected(decoders: DecoderPool, data: bytes) -> RejectedRecord:
     with pytest.raises(RejectedRecord) as caught:
         decoders.decode_now(data)
     assert caught.value.field == "image"
@@ -158,7 +158,7 @@ def test_what_befalls_a_process_costs_one_picture(red: int, code: str, why: str)
 
 @pytest.mark.anyio
 async def test_the_event_loop_does_not_wait() -> None:
-    decoders = Decoders(1, HASTY, Marked())
+    decoders = DecoderPool(1, HASTY, Marked())
     try:
         hanging = asyncio.create_task(decoders.decode(marked(decoder_faults.SLEEP)))
         await asyncio.sleep(0.05)
@@ -185,7 +185,7 @@ def test_the_time_of_a_picture_goes_by_its_pixels() -> None:
 
 @pytest.mark.anyio
 async def test_what_nobody_awaits_makes_room_for_the_next() -> None:
-    decoders = Decoders(1, replace(LIMITS, seconds_max=3_600), Marked())
+    decoders = DecoderPool(1, replace(LIMITS, seconds_max=3_600), Marked())
     try:
         hanging = asyncio.create_task(decoders.decode(marked(decoder_faults.BURN)))
         await asyncio.sleep(0.05)
@@ -238,7 +238,7 @@ def test_a_decoder_that_cannot_start_is_no_fault_of_the_picture(
 
 
 def test_close_ends_what_is_under_way() -> None:
-    decoders = Decoders(1, DecodeLimits(10**6, 10**6, 60, 1 << 30), Marked())
+    decoders = DecoderPool(1, DecodeLimits(10**6, 10**6, 60, 1 << 30), Marked())
     with ThreadPoolExecutor(1) as pool:
         hanging = pool.submit(decoders.decode_now, marked(decoder_faults.SLEEP))
         eventually(lambda: bool(decoder_processes()))
@@ -274,8 +274,8 @@ _PARENT = """
 import sys
 from tests.faults.decoder_faults import Marked
 from tests.unit.consumers.test_decoder_pool import LIMITS, marked
-from consumers.images.decoder_pool import DecodeLimits, Decoders
-decoders = Decoders(1, DecodeLimits(10**6, 10**6, 60, 1 << 30), Marked())
+from consumers.images.decoder_pool import DecodeLimits, DecoderPool
+decoders = DecoderPool(1, DecodeLimits(10**6, 10**6, 60, 1 << 30), Marked())
 decoders.decode_now(marked(7))
 print("ready", flush=True)
 decoders.decode_now(marked(int(sys.argv[1])))

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from consumers.fair_semaphore import FairTurns
+from consumers.fair_semaphore import FairSemaphore
 
 pytestmark = pytest.mark.anyio
 
@@ -13,7 +13,7 @@ class Queue:
     """Tasks that take a turn and keep it until `end`."""
 
     def __init__(self, count: int) -> None:
-        self.turns = FairTurns(count)
+        self.turns = FairSemaphore(count)
         self.began: list[str] = []
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self._ends: dict[str, asyncio.Event] = {}
@@ -66,7 +66,7 @@ async def test_who_left_is_forgotten_and_costs_its_group_no_turn() -> None:
 
 
 async def test_no_turn_is_lost_or_given_twice() -> None:
-    turns = FairTurns(1)
+    turns = FairSemaphore(1)
     await turns.acquire("a")
     left, given, stays, next_one = (
         asyncio.create_task(turns.acquire(group)) for group in ("b", "b", "c", "d")

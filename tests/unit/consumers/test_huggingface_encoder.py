@@ -173,13 +173,13 @@ def test_preprocessing_equals_the_checkpoint_own_processor(
     kind: str, options: dict[str, Any]
 ) -> None:
     """Pixels to the bit; what is left is the rounding of float32."""
-    from consumers.models.huggingface.image_processor import halves_of
+    from consumers.models.huggingface.image_processor import split_processor
 
     transformers: Any = import_module("transformers")
     if "crop_size" in options:
         options = {**options, "do_center_crop": True}
     processor = getattr(transformers, f"{kind}ImageProcessorPil")(**options)
-    halves = halves_of(processor)
+    halves = split_processor(processor)
     assert halves is not None
     preprocess, normalise = halves
     for image in pictures(6):
@@ -222,7 +222,7 @@ def test_other_precisions_keep_close_to_float32(
 def test_the_first_start_probes_and_the_next_takes_what_is_kept(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from consumers.models.precision import Choice
+    from consumers.models.precision import PrecisionChoice
     from consumers.models.spaces import find_checkpoint
     from consumers.models.tuning import chosen_precision, probe, results_file
 
@@ -233,8 +233,8 @@ def test_the_first_start_probes_and_the_next_takes_what_is_kept(
     monkeypatch.setattr(probe, "_faster", None)
     assert probe.opened(found, None).choice == first.choice
     [key] = results_file.everything()
-    chosen_precision.keep(key, Choice("int8", 4, 8))
-    assert probe.opened(found, None).choice == Choice("int8", 4, 8)
+    chosen_precision.keep(key, PrecisionChoice("int8", 4, 8))
+    assert probe.opened(found, None).choice == PrecisionChoice("int8", 4, 8)
     assert probe.opened(found, "float32").choice.precision == "float32"
     (tmp_path / "tidelens" / "precision.json").write_text(json.dumps({key: {"precision": "f4"}}))
     assert chosen_precision.kept(key) is None
@@ -246,10 +246,12 @@ def test_a_batch_too_large_for_the_memory_is_halved_and_that_is_remembered(
     import torch
 
     from consumers.models.huggingface.encoder import HuggingFaceEncoder
-    from consumers.models.precision import Choice
+    from consumers.models.precision import PrecisionChoice
     from consumers.models.spaces import find_checkpoint
 
-    encoder: Any = HuggingFaceEncoder(find_checkpoint(str(checkpoint)), Choice(pictures=32))
+    encoder: Any = HuggingFaceEncoder(
+        find_checkpoint(str(checkpoint)), PrecisionChoice(pictures=32)
+    )
     images = [encoder.preprocess(image) for image in pictures(40)]
     wanted_images, wanted_texts = encoder.encode_images(images), encoder.encode_texts(TEXTS * 12)
     sizes = []

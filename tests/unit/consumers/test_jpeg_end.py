@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from consumers.images.decode import decode_image
-from consumers.images.jpeg_end import with_end
+from consumers.images.jpeg_end import complete_jpeg
 from contracts.errors import RejectedRecord
 from contracts.ports.encoder import RgbImage
 from tests.kits.picture_files import saved
@@ -66,7 +66,7 @@ def test_what_is_cut_off_stays_refused(kind: str) -> None:
     }
     anywhere = random.Random(3).sample(range(100, len(whole) - 12), 12)
     for length in sorted({*boundaries, *anywhere, *range(len(whole) - 12, len(whole) - 4)}):
-        assert with_end(whole[:length]) is None, length
+        assert complete_jpeg(whole[:length]) is None, length
     assert refusal(whole[: len(whole) // 2]) == "image_broken"
 
 

@@ -1,7 +1,7 @@
 """What a lane lets go on: claims land in order, batches take what is ready, limits hold."""
 
 from consumers.encode_job import Job
-from consumers.lane import Errand, Flight, Lane
+from consumers.lane import EncodeLane, EncodeTask, InflightClaim
 from contracts.events.record import Record, TopicPartition
 from contracts.ports.ownership import Lease, RecordClaim
 
@@ -10,16 +10,16 @@ def record(partition: int, offset: int, value: bytes = b"12345") -> Record:
     return Record("t", partition, offset, 0, b"k%d" % offset, value)
 
 
-def lane(**limits: int) -> Lane:
+def lane(**limits: int) -> EncodeLane:
     asked = {"batch_max": 3, "ahead_max": 4, "ahead_bytes_max": 100, **limits}
-    return Lane("captions", **asked)
+    return EncodeLane("captions", **asked)
 
 
 def lease(partition: int = 0) -> Lease:
     return Lease(TopicPartition("t", partition), "id")
 
 
-def take_off(one: Lane, of: Lease, first: int, count: int) -> Flight:
+def take_off(one: EncodeLane, of: Lease, first: int, count: int) -> InflightClaim:
     records = [record(of.partition.partition, first + n) for n in range(count)]
     jobs = [Job(each, "captions") for each in records]
     return one.take_off(RecordClaim(of, records, first + count), jobs)
@@ -97,7 +97,7 @@ def test_bytes_are_bounded_over_all_partitions() -> None:
 def test_a_batch_takes_the_longest_waiting_and_a_full_one_waits_for_more() -> None:
     one, of = lane(), lease()
     flight = take_off(one, of, 0, 5)
-    errands = [Errand(job, flight) for job in flight.jobs]
+    errands = [EncodeTask(job, flight) for job in flight.jobs]
     for errand in errands[:2]:
         one.wait(errand)
     assert one.batch(full=True) == []
@@ -112,7 +112,7 @@ def test_what_an_ended_lease_had_under_way_is_gone() -> None:
     one, ended, other = lane(), lease(0), lease(1)
     gone, stays = take_off(one, ended, 0, 1), take_off(one, other, 0, 1)
     for flight in (gone, stays):
-        one.wait(Errand(flight.jobs[0], flight))
+        one.wait(EncodeTask(flight.jobs[0], flight))
     gone.open = 0
     assert one.land() == [(ended, [gone])]
     one.drop([ended])

@@ -37,21 +37,27 @@ def rows(count: int, seed: int, dim: int = 16) -> Vectors:
     return unit(np.random.default_rng(seed).standard_normal((count, dim)).astype(np.float32))
 
 
-def found(precision: precisions.Precision, pictures: Vectors, texts: Vectors) -> candidate.Found:
-    measured = candidate.Measured(precision, False, {8: 1.0}, {32: 1.0}, 1 << 20)
-    return candidate.Found(measured, pictures, texts)
+def found(
+    precision: precisions.Precision, pictures: Vectors, texts: Vectors
+) -> candidate.CandidateVectors:
+    measured = candidate.CandidateResult(precision, False, {8: 1.0}, {32: 1.0}, 1 << 20)
+    return candidate.CandidateVectors(measured, pictures, texts)
 
 
-def killed(asked: candidate.Asked, choice: precisions.Choice) -> candidate.Found:
+def killed(
+    asked: candidate.CandidateSettings, choice: precisions.PrecisionChoice
+) -> candidate.CandidateVectors:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
 @pytest.fixture(scope="module")
-def samples() -> candidate.Samples:
+def samples() -> candidate.TuningSamples:
     dice = np.random.default_rng(5)
     pictures = [dice.integers(0, 256, (40, 50, 3), dtype=np.uint8) for _ in range(20)]
-    return candidate.Samples(pictures, [f"a photo of the {word} cat" for word in "abcdefghij"] * 2)
+    return candidate.TuningSamples(
+        pictures, [f"a photo of the {word} cat" for word in "abcdefghij"] * 2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -77,22 +83,25 @@ def test_a_kept_choice_that_cannot_be_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: dict[str, object]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    chosen_precision.keep("key", precisions.Choice("int8", 8, 32))
-    assert chosen_precision.kept("key") == precisions.Choice("int8", 8, 32)
-    kept_file.add("key", asdict(precisions.Choice("int8", 8, 32)) | kept)
+    chosen_precision.keep("key", precisions.PrecisionChoice("int8", 8, 32))
+    assert chosen_precision.kept("key") == precisions.PrecisionChoice("int8", 8, 32)
+    kept_file.add("key", asdict(precisions.PrecisionChoice("int8", 8, 32)) | kept)
     assert chosen_precision.kept("key") is None
 
 
 @pytest.mark.timeout(240)
 def test_every_precision_is_measured_and_the_best_is_kept(
-    checkpoint: Path, samples: candidate.Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    samples: candidate.TuningSamples,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(shutil, "which", lambda name: None)  # a minute on its own
     # A process for each, which loads torch: the others tell nothing here that one does not.
     other: precisions.Precision = "int8" if huggingface.device_of().type == "cpu" else "bfloat16"
     monkeypatch.setattr("consumers.models.tuning.tuner.PRECISIONS", ("float32", other))
-    told: list[candidate.Measured] = []
+    told: list[candidate.CandidateResult] = []
     where = find_checkpoint(str(checkpoint))
     tuned = tuner.tune(where, 1, samples, MEMORY, told.append, seconds=0.02)
     assert [row.precision for row in told] == ["float32", other]
@@ -112,29 +121,29 @@ def test_every_precision_is_measured_and_the_best_is_kept(
 
 
 def test_what_does_not_fit_into_the_memory_is_not_taken(
-    checkpoint: Path, samples: candidate.Samples
+    checkpoint: Path, samples: candidate.TuningSamples
 ) -> None:
-    asked = candidate.Asked(find_checkpoint(str(checkpoint)), 1, 1 << 20, samples, 0.01)
-    row = tuner.in_a_process(asked, precisions.Choice()).measured
+    asked = candidate.CandidateSettings(find_checkpoint(str(checkpoint)), 1, 1 << 20, samples, 0.01)
+    row = tuner.in_process(asked, precisions.PrecisionChoice()).measured
     assert row.trouble is not None and row.trouble.endswith("more than 1 MiB")
     assert tuner.chosen([row]) is None
 
 
 def test_a_candidate_that_is_killed_costs_its_own_row(
-    checkpoint: Path, samples: candidate.Samples, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path, samples: candidate.TuningSamples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("consumers.models.tuning.tuner.measured", killed)
-    asked = candidate.Asked(find_checkpoint(str(checkpoint)), 1, MEMORY, samples)
-    row = tuner.in_a_process(asked, precisions.Choice("bfloat16")).measured
+    asked = candidate.CandidateSettings(find_checkpoint(str(checkpoint)), 1, MEMORY, samples)
+    row = tuner.in_process(asked, precisions.PrecisionChoice("bfloat16")).measured
     assert (row.precision, row.trouble) == ("bfloat16", "its process was killed")
     assert "its process was killed" in rows_of(row)[-1]
 
 
 def test_vectors_that_went_astray_are_not_taken() -> None:
     exact = found("float32", rows(50, 1), rows(50, 2))
-    near = tuner.held_to(exact, found("bfloat16", exact.pictures, exact.texts))
+    near = tuner.compare_with_exact(exact, found("bfloat16", exact.pictures, exact.texts))
     assert (near.trouble, near.agreement) == (None, 1.0)
-    far = tuner.held_to(exact, found("int8", rows(50, 3), exact.texts))
+    far = tuner.compare_with_exact(exact, found("int8", rows(50, 3), exact.texts))
     assert far.trouble is not None and far.trouble.startswith("cosine")
     assert far.agreement is not None and far.agreement < 0.9
 
@@ -142,11 +151,11 @@ def test_vectors_that_went_astray_are_not_taken() -> None:
 def test_what_cannot_be_compared_is_not_taken() -> None:
     exact = found("float32", rows(50, 1), rows(50, 2))
     too_large = replace(exact.measured, trouble="takes too much")
-    large = candidate.Found(too_large, exact.pictures, exact.texts)
-    astray = tuner.held_to(large, found("int8", rows(50, 3), rows(50, 4)))
+    large = candidate.CandidateVectors(too_large, exact.pictures, exact.texts)
+    astray = tuner.compare_with_exact(large, found("int8", rows(50, 3), rows(50, 4)))
     assert astray.trouble is not None and astray.trouble.startswith("cosine")
-    killed = candidate.Found(replace(exact.measured, trouble="its process was killed"))
-    row = tuner.held_to(killed, found("int8", rows(50, 3), rows(50, 4)))
+    killed = candidate.CandidateVectors(replace(exact.measured, trouble="its process was killed"))
+    row = tuner.compare_with_exact(killed, found("int8", rows(50, 3), rows(50, 4)))
     assert row.trouble == "nothing to compare with: float32 failed (its process was killed)"
     assert tuner.chosen([killed.measured, row]) is None
 
@@ -155,7 +164,7 @@ def test_one_vector_astray_is_enough() -> None:
     exact = found("float32", rows(50, 1), rows(50, 2))
     texts = exact.texts.copy()
     texts[7] = -texts[7]
-    row = tuner.held_to(exact, found("int8", exact.pictures, texts))
+    row = tuner.compare_with_exact(exact, found("int8", exact.pictures, texts))
     assert row.cosine_min == pytest.approx(-1, abs=1e-3)
 
 
@@ -174,14 +183,18 @@ def test_agreement_counts_what_is_wrong_and_no_draws() -> None:
 
 
 def test_the_fastest_that_passed_in_the_smallest_good_batch() -> None:
-    slow = candidate.Measured("float32", False, {8: 10, 16: 11}, {32: 100}, 1)
-    fast = candidate.Measured("bfloat16", False, {8: 20, 16: 29.5, 32: 30}, {32: 90, 64: 200}, 1)
-    wrong = candidate.Measured("int8", False, {8: 90}, {32: 900}, 1, trouble="cosine")
-    assert tuner.chosen([slow, fast, wrong]) == precisions.Choice("bfloat16", 16, 64)
-    little = candidate.Measured("bfloat16", True, {16: 31}, {64: 200}, 1)
-    assert tuner.chosen([slow, fast, little]) == precisions.Choice("bfloat16", 16, 64)
+    slow = candidate.CandidateResult("float32", False, {8: 10, 16: 11}, {32: 100}, 1)
+    fast = candidate.CandidateResult(
+        "bfloat16", False, {8: 20, 16: 29.5, 32: 30}, {32: 90, 64: 200}, 1
+    )
+    wrong = candidate.CandidateResult("int8", False, {8: 90}, {32: 900}, 1, trouble="cosine")
+    assert tuner.chosen([slow, fast, wrong]) == precisions.PrecisionChoice("bfloat16", 16, 64)
+    little = candidate.CandidateResult("bfloat16", True, {16: 31}, {64: 200}, 1)
+    assert tuner.chosen([slow, fast, little]) == precisions.PrecisionChoice("bfloat16", 16, 64)
     much = replace(little, pictures={16: 40.0})
-    assert tuner.chosen([slow, fast, much]) == precisions.Choice("bfloat16", 16, 64, compiled=True)
+    assert tuner.chosen([slow, fast, much]) == precisions.PrecisionChoice(
+        "bfloat16", 16, 64, compiled=True
+    )
 
 
 def test_what_has_one_precision_is_not_tuned() -> None:
@@ -195,11 +208,13 @@ def test_what_has_one_precision_is_not_tuned() -> None:
 # torch's own compiler imports what torch has deprecated.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method")
 def test_compiled_full_batches_give_the_same_vectors(
-    checkpoint: Path, samples: candidate.Samples
+    checkpoint: Path, samples: candidate.TuningSamples
 ) -> None:
     where = find_checkpoint(str(checkpoint))
     exact = huggingface.HuggingFaceEncoder(where)
-    compiled = huggingface.HuggingFaceEncoder(where, precisions.Choice(pictures=8, compiled=True))
+    compiled = huggingface.HuggingFaceEncoder(
+        where, precisions.PrecisionChoice(pictures=8, compiled=True)
+    )
     seen = [exact.preprocess(picture) for picture in samples.pictures]
     ours, theirs = compiled.encode_images(seen), exact.encode_images(seen)
     assert probe.cosines(ours, theirs).min() > 0.9999

@@ -5,26 +5,26 @@ import asyncio
 import numpy as np
 import pytest
 
-from consumers.queries.turns import Turns, Waiting
+from consumers.queries.turns import PendingQuery, QueryTurns
 
 pytestmark = pytest.mark.anyio
 
 
-def text(name: str) -> Waiting:
-    return Waiting(name.encode(), [name], asyncio.get_running_loop().create_future())
+def text(name: str) -> PendingQuery:
+    return PendingQuery(name.encode(), [name], asyncio.get_running_loop().create_future())
 
 
-def picture(name: str) -> Waiting:
+def picture(name: str) -> PendingQuery:
     pixels = np.zeros((2, 2, 3), np.uint8)
-    return Waiting(name.encode(), pixels, asyncio.get_running_loop().create_future())
+    return PendingQuery(name.encode(), pixels, asyncio.get_running_loop().create_future())
 
 
-def names(batch: list[Waiting]) -> str:
+def names(batch: list[PendingQuery]) -> str:
     return b" ".join(waiting.key for waiting in batch).decode()
 
 
 async def test_texts_never_share_a_turn_with_pictures_and_wait_for_one_of_theirs() -> None:
-    turns = Turns(batch_max=4, picture_turn_s=0.025)
+    turns = QueryTurns(batch_max=4, picture_turn_s=0.025)
     for name in "PQRS":
         turns.add(picture(name))
     assert names(turns.next()) == "P"
@@ -38,7 +38,7 @@ async def test_texts_never_share_a_turn_with_pictures_and_wait_for_one_of_theirs
 
 
 async def test_pictures_take_as_many_as_their_turn_holds() -> None:
-    turns = Turns(batch_max=32, picture_turn_s=0.025)
+    turns = QueryTurns(batch_max=32, picture_turn_s=0.025)
     sizes = []
     for number in range(100):
         turns.add(picture(str(number)))
@@ -53,7 +53,7 @@ async def test_pictures_take_as_many_as_their_turn_holds() -> None:
 
 
 async def test_what_nobody_awaits_has_no_turn() -> None:
-    turns = Turns(batch_max=4, picture_turn_s=0.025)
+    turns = QueryTurns(batch_max=4, picture_turn_s=0.025)
     left, stays, one, other = picture("left"), picture("stays"), text("one"), text("other")
     for waiting in (left, stays, one, other):
         turns.add(waiting)

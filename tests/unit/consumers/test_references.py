@@ -25,9 +25,9 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from consumers.references import ReferenceLimits, References
-from consumers.references.errors import refused as make_refusal
+from consumers.references.errors import reference_refused as make_refusal
 from consumers.references.resolver import SystemLookup
-from consumers.references.retry import Failed, Retrying
+from consumers.references.retry import AttemptFailed, ReferenceRetries
 from contracts.errors import RejectedRecord
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
@@ -204,9 +204,11 @@ async def opened(
         yield references
 
 
-def patient(attempts_max: int) -> Retrying:
+def patient(attempts_max: int) -> ReferenceRetries:
     time = Time()
-    return Retrying(attempts_max=attempts_max, patience_s=1e9, sleep=time.sleep, clock=time.clock)
+    return ReferenceRetries(
+        attempts_max=attempts_max, patience_s=1e9, sleep=time.sleep, clock=time.clock
+    )
 
 
 async def good() -> bytes:
@@ -218,7 +220,9 @@ async def read(references: References, ref: str, sha256: str | None = None) -> b
         return data
 
 
-async def refused(references: References, ref: str, sha256: str | None = None) -> RejectedRecord:
+async def reference_refused(
+    references: References, ref: str, sha256: str | None = None
+) -> RejectedRecord:
     with pytest.raises(RejectedRecord) as caught:
         await read(references, ref, sha256)
     assert caught.value.field in caught.value.message
@@ -231,7 +235,7 @@ async def test_a_picture_is_read_and_compared_with_its_digest(site: Site) -> Non
     async with opened(site) as references:
         url = site.url("good")
         assert await read(references, url, hashlib.sha256(DATA).hexdigest()) == DATA
-        changed = await refused(references, url, "0" * 64)
+        changed = await reference_refused(references, url, "0" * 64)
     assert (changed.code, changed.field) == ("reference_changed", "image.sha256")
 
 
@@ -252,7 +256,7 @@ async def test_a_picture_is_read_and_compared_with_its_digest(site: Site) -> Non
 )
 async def test_what_is_bad_is_refused_at_once(site: Site, path: str, code: str) -> None:
     async with opened(site) as references:
-        assert (await refused(references, site.url(path))).code == code
+        assert (await reference_refused(references, site.url(path))).code == code
     assert site.counts[path] == 1
 
 
@@ -260,7 +264,7 @@ async def test_what_is_bad_is_refused_at_once(site: Site, path: str, code: str) 
 async def test_what_fails_is_tried_three_times(site: Site, path: str) -> None:
     time = Time()
     async with opened(site, time=time) as references:
-        error = await refused(references, site.url(path))
+        error = await reference_refused(references, site.url(path))
     assert (error.code, error.limit) == ("reference_unreachable", 3)
     # aiohttp itself asks again where a connection that was kept is closed.
     assert site.counts[path] >= 3
@@ -293,7 +297,7 @@ async def test_what_no_http_server_says_is_not_repeated() -> None:
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         other = Site(port=server.sockets[0].getsockname()[1])
         async with opened(other) as references:
-            error = await refused(references, other.url(""))
+            error = await reference_refused(references, other.url(""))
     assert error.code == "reference_unreachable"
     assert "secret" not in str(error.members())
 
@@ -315,14 +319,16 @@ async def test_few_connections_are_kept_for_later() -> None:
         other = Site(port=server.sockets[0].getsockname()[1])
         async with opened(other, hosts_allowed=frozenset(hosts)) as references:
             for host in hosts * 2:
-                await refused(references, other.url("", host))
+                await reference_refused(references, other.url("", host))
             await asyncio.sleep(0.05)
             assert 0 < open_now <= 32
 
 
 async def test_one_that_trickles_is_not_waited_for(site: Site) -> None:
     async with opened(site, timeout_s=0.2, attempts_max=1) as references:
-        assert (await refused(references, site.url("trickle"))).code == "reference_unreachable"
+        assert (
+            await reference_refused(references, site.url("trickle"))
+        ).code == "reference_unreachable"
 
 
 async def test_redirects_have_their_time_together(site: Site) -> None:
@@ -330,7 +336,9 @@ async def test_redirects_have_their_time_together(site: Site) -> None:
     for _ in range(3):
         path = "/to?" + urlencode({"after_s": 0.15, "url": path})
     async with opened(site, timeout_s=0.3, attempts_max=1) as references:
-        assert (await refused(references, site.url(path[1:]))).code == "reference_unreachable"
+        assert (
+            await reference_refused(references, site.url(path[1:]))
+        ).code == "reference_unreachable"
     assert site.counts["good"] == 0
 
 
@@ -361,7 +369,9 @@ async def test_redirects_are_followed_without_cookies(site: Site) -> None:
 )
 async def test_each_redirect_is_checked_as_the_first(site: Site, target: str) -> None:
     async with opened(site) as references:
-        error = await refused(references, site.url("to?url=" + target.format(port=site.port)))
+        error = await reference_refused(
+            references, site.url("to?url=" + target.format(port=site.port))
+        )
     assert error.code == "reference_forbidden"
     assert site.counts == {"to": 1}
 
@@ -390,7 +400,7 @@ async def test_the_certificate_is_of_the_name_and_not_of_the_address(
         if code is None:
             assert await read(references, url) == DATA
         else:
-            error = await refused(references, url)
+            error = await reference_refused(references, url)
             assert (error.code, site.asked) == (code, [])
             assert "certificate verify failed" in error.message
 
@@ -411,7 +421,7 @@ async def test_proxies_and_netrc_are_not_known(
 async def test_no_redirect_leads_to_a_scheme_that_is_off(site: Site) -> None:
     target = f"https://{HOST}:{site.port}/good"
     async with opened(site, schemes=frozenset({"http"})) as references:
-        error = await refused(references, site.url("to?url=" + target))
+        error = await reference_refused(references, site.url("to?url=" + target))
     assert (error.code, error.limit, error.value) == ("reference_forbidden", ["http"], "https")
 
 
@@ -424,7 +434,9 @@ def test_a_refusal_is_json_whatever_a_server_sent() -> None:
 async def test_redirects_in_a_loop_end(site: Site) -> None:
     async with opened(site, redirects_max=2) as references:
         # A relative one without a query leads to itself.
-        error = await refused(references, site.url("to?url=?url=%3Furl%3D%253Furl%253D/good"))
+        error = await reference_refused(
+            references, site.url("to?url=?url=%3Furl%3D%253Furl%253D/good")
+        )
         assert (error.code, error.limit) == ("reference_too_many_redirects", 2)
     assert site.counts["to"] == 3
 
@@ -447,11 +459,11 @@ async def test_what_was_checked_is_what_is_connected_to(site: Site) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aiohttp.connector.aiohappyeyeballs.start_connection", no_connection)
         async with opened(site, lookup=rebinding) as references:
-            error = await refused(references, site.url("good", "rebinding.test"))
+            error = await reference_refused(references, site.url("good", "rebinding.test"))
             assert error.code == "reference_forbidden"
             assert connected == ["203.0.114.1"]
             assert asked == 2
-            error = await refused(references, site.url("good", "rebinding.test"))
+            error = await reference_refused(references, site.url("good", "rebinding.test"))
     assert (error.code, error.value) == ("reference_forbidden", "rebinding.test")
     assert connected == ["203.0.114.1"]
     assert site.asked == []
@@ -532,7 +544,7 @@ async def test_pictures_in_memory_are_few(site: Site) -> None:
         with pytest.raises(ZeroDivisionError):
             async with references.read(site.url("good"), None):
                 raise ZeroDivisionError
-        await refused(references, site.url("endless"))
+        await reference_refused(references, site.url("endless"))
         gone = asyncio.create_task(read(references, site.url("slow")))
         while not site.at_once:
             await asyncio.sleep(0.01)
@@ -597,7 +609,7 @@ async def test_slow_resolvers_of_strangers_leave_threads_to_others(
     monkeypatch.setattr("socket.getaddrinfo", getaddrinfo)
     urls = [site.url("good", f"{number}.test") for number in range(40)]
     async with opened(site, lookup=None, held_max=40, attempts_max=1) as references:
-        reading = [asyncio.create_task(refused(references, url)) for url in urls]
+        reading = [asyncio.create_task(reference_refused(references, url)) for url in urls]
         try:
             await asyncio.sleep(0.1)
             async with asyncio.timeout(60):
@@ -636,7 +648,7 @@ async def test_names_that_were_given_up_keep_no_thread_from_another(
     limits = {"held_max": 4, "timeout_s": 0.5, "attempts_max": 1}
     async with opened(site, lookup=None, **limits) as references:
         urls = [site.url("good", f"slow{number}.test") for number in range(8)]
-        for error in await asyncio.gather(*(refused(references, url) for url in urls)):
+        for error in await asyncio.gather(*(reference_refused(references, url) for url in urls)):
             assert error.code == "reference_unreachable"
         assert await read(references, site.url("good")) == DATA
 
@@ -668,7 +680,7 @@ async def test_a_lookup_that_finds_no_thread_waits_without_blame(
         await asyncio.sleep(0)
         limits = {"attempts_max": 1, "patience_s": 30, "hosts_allowed": frozenset({HOST})}
         async with opened(site, lookup=lookup, time=time, **limits) as references:
-            error = await refused(references, site.url("good"))
+            error = await reference_refused(references, site.url("good"))
             assert (error.code, error.limit) == ("reference_unreachable", 30)
             assert "all 1 lookups" in error.message
             assert len(time.slept) > 1
@@ -688,7 +700,7 @@ async def test_a_crowd_is_no_fault_of_a_host_whatever_else_came_through() -> Non
         assert retrying.waiting == (tried > 1)
         await retrying.until_read(good)
         if tried <= 5:
-            raise Failed("host", "no thread", crowded=True)
+            raise AttemptFailed("host", "no thread", crowded=True)
         return DATA
 
     assert await retrying.until_read(crowded) == DATA
@@ -722,14 +734,16 @@ async def test_patience_ends_and_the_host_is_left_alone_for_a_while(site: Site) 
         raise socket.gaierror(socket.EAI_AGAIN, "try again")
 
     async with opened(site, lookup=lookup, time=time, patience_s=30) as references:
-        error = await refused(references, site.url("good"))
+        error = await reference_refused(references, site.url("good"))
         assert (error.code, error.limit) == ("reference_unreachable", 30)
         assert time.now >= 30
         before = lookups
-        assert (await refused(references, site.url("other"))).code == "reference_unreachable"
+        assert (
+            await reference_refused(references, site.url("other"))
+        ).code == "reference_unreachable"
         assert lookups == before
         time.now += 61
-        await refused(references, site.url("good"))
+        await reference_refused(references, site.url("good"))
         assert lookups > before
         assert references.waiting == 0
 
@@ -738,15 +752,15 @@ async def test_a_host_that_only_times_out_is_left_alone_for_a_while(site: Site) 
     time = Time()
     async with opened(site, time=time, timeout_s=0.2, per_host_max=1) as references:
         # Those who wait at its door when it is given up do not ask it either.
-        reading = (refused(references, site.url("slow")) for _ in range(5))
+        reading = (reference_refused(references, site.url("slow")) for _ in range(5))
         codes = {error.code for error in await asyncio.gather(*reading)}
         assert (codes, site.counts["slow"]) == ({"reference_unreachable"}, 3)
-        assert (await refused(references, site.url("good"))).limit == 60
+        assert (await reference_refused(references, site.url("good"))).limit == 60
         assert await read(references, site.url("good", "cdn.test")) == DATA
         time.now += 61
         assert await read(references, site.url("good")) == DATA
-        assert (await refused(references, site.url("slow"))).limit == 3
-        assert (await refused(references, site.url("good"))).limit == 60
+        assert (await reference_refused(references, site.url("slow"))).limit == 3
+        assert (await reference_refused(references, site.url("good"))).limit == 60
     assert site.counts == {"slow": 6, "good": 2}
 
 
@@ -758,7 +772,7 @@ async def test_a_host_that_answers_others_is_not_given_up_for_one_that_is_slow(s
 
     time.sleep = sleep  # type: ignore[method-assign]
     async with opened(site, time=time, timeout_s=0.2) as references:
-        assert (await refused(references, site.url("slow"))).limit == 3
+        assert (await reference_refused(references, site.url("slow"))).limit == 3
         assert await read(references, site.url("good")) == DATA
 
 
@@ -784,7 +798,7 @@ async def test_requests_beside_each_other_time_out_as_one(site: Site) -> None:
 async def test_a_redirect_that_takes_the_time_is_no_fault_of_where_it_leads(site: Site) -> None:
     slow = site.url("to?" + urlencode({"after_s": 0.4, "url": site.url("slow", "cdn.test")}))
     async with opened(site, timeout_s=0.6) as references:
-        assert (await refused(references, slow)).limit == 3
+        assert (await reference_refused(references, slow)).limit == 3
         assert await read(references, site.url("good", "cdn.test")) == DATA
     assert site.counts["slow"] > 0
 
@@ -798,7 +812,7 @@ async def test_when_another_is_read_meanwhile_it_is_the_host() -> None:
         tried += 1
         if tried == 7:
             await retrying.until_read(good)
-        raise Failed("host", "no route", away=True)
+        raise AttemptFailed("host", "no route", away=True)
 
     with pytest.raises(RejectedRecord) as caught:
         await retrying.until_read(bad)
@@ -818,7 +832,7 @@ async def test_what_was_under_way_when_the_network_came_back_is_no_fault_of_its_
         if tried == 3:
             await retrying.until_read(good)
         if tried <= 3:
-            raise Failed("host", "no resolver", away=True)
+            raise AttemptFailed("host", "no resolver", away=True)
         return DATA
 
     assert await retrying.until_read(late) == DATA
@@ -833,8 +847,8 @@ async def test_only_the_log_tells_the_address_of_a_name(site: Site) -> None:
 
     async with opened(site, lookup=inside, hosts_allowed=frozenset()) as references:
         with capture_logs() as logs:
-            error = await refused(references, site.url("good"))
-        written = await refused(references, site.url("good", "10.1.2.3"))
+            error = await reference_refused(references, site.url("good"))
+        written = await reference_refused(references, site.url("good", "10.1.2.3"))
     assert error.code == "reference_forbidden"
     assert error.value == HOST and "10.1.2.3" not in str(error.members())
     assert [(line["host"], line["address"]) for line in logs] == [(HOST, "10.1.2.3")]
@@ -847,14 +861,16 @@ async def test_files_and_what_is_off(site: Site, tmp_path: Path) -> None:
     ref = (tmp_path / "a.png").as_uri()
     async with opened(site, schemes=frozenset({"file"}), allow_roots=(tmp_path,)) as references:
         assert await read(references, ref, hashlib.sha256(DATA).hexdigest()) == DATA
-        assert (await refused(references, "file:///etc/passwd")).code == "reference_forbidden"
+        assert (
+            await reference_refused(references, "file:///etc/passwd")
+        ).code == "reference_forbidden"
         (tmp_path / "link.png").symlink_to("/etc/passwd")
         for outside in ("file:///etc/passwd", (tmp_path / "link.png").as_uri()):
             with pytest.raises(RejectedRecord, match="TIDELENS_ALLOW_ROOTS"):
                 await references.allow(outside)
         await references.allow(ref)
         await references.allow((tmp_path / "gone.png").as_uri())
-        error = await refused(references, site.url("good"))
+        error = await reference_refused(references, site.url("good"))
         assert (error.code, error.limit, error.value) == ("not_enabled", ["file"], "http")
 
 
@@ -870,7 +886,7 @@ async def test_files_and_what_is_off(site: Site, tmp_path: Path) -> None:
 )
 async def test_buckets_are_named_by_the_operator(site: Site, ref: str, code: str) -> None:
     async with opened(site, schemes=frozenset({"s3"})) as references:
-        error = await refused(references, ref)
+        error = await reference_refused(references, ref)
         with pytest.raises(RejectedRecord) as known:
             await references.allow(ref)
     assert known.value.members() == error.members()

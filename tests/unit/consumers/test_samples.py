@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from consumers.images.decode import decode_image
-from consumers.images.samples import Samples, eight_bits
+from consumers.images.samples import SampleFormat, eight_bits
 from contracts.ports.encoder import RgbImage
 from tests.kits.picture_files import Order, png, saved, tiff
 
@@ -281,7 +281,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
             pixels = pixels.convert(through[mode])
         image = pixels.convert("P") if mode == "PA" else pixels
         image = image.convert(mode)
-    plain = eight_bits(image, Samples(), b"")
+    plain = eight_bits(image, SampleFormat(), b"")
     assert plain.mode in ("RGB", "RGBA")
     found = np.asarray(plain.convert("RGB"))[0].astype(int)
     assert np.abs(found - [[0, 0, 0], [255, 255, 255]]).max() <= 1
@@ -314,5 +314,5 @@ def test_orientation_of_a_tiff_of_any_depth(bits: int, order: Order) -> None:
 def test_bands_are_stretched_alike() -> None:
     """Many rows, so that there are several bands; the range is that of all of them."""
     values = np.arange(1 << 21, dtype=np.float32).reshape(2048, 1024)
-    found = np.asarray(eight_bits(Image.fromarray(values), Samples(), b""))[..., 0]
+    found = np.asarray(eight_bits(Image.fromarray(values), SampleFormat(), b""))[..., 0]
     assert np.abs(found - values * (255 / values.max())).max() <= 0.5001

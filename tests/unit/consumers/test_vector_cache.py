@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumers.vector_cache import KnownVectors
+from consumers.vector_cache import VectorCache
 
 DIM = 4
 
@@ -18,7 +18,7 @@ def vector(number: int) -> np.ndarray:
 # Of few digests, each with its own vector, into a cache of three.
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 6))))
 def test_it_is_an_lru_cache(steps: list[tuple[bool, int]]) -> None:
-    known, model = KnownVectors(3), OrderedDict[int, int]()
+    known, model = VectorCache(3), OrderedDict[int, int]()
     for n, (puts, number) in enumerate(steps):
         digest = bytes([number])
         if puts:
@@ -37,7 +37,7 @@ def test_it_is_an_lru_cache(steps: list[tuple[bool, int]]) -> None:
 
 
 def test_what_was_given_out_stays_when_its_place_is_taken() -> None:
-    known = KnownVectors(1)
+    known = VectorCache(1)
     known.put(b"a", vector(1))
     found = known.get(b"a")
     known.put(b"b", vector(2))
@@ -46,6 +46,6 @@ def test_what_was_given_out_stays_when_its_place_is_taken() -> None:
 
 
 def test_a_cache_of_none_keeps_none() -> None:
-    known = KnownVectors(0)
+    known = VectorCache(0)
     known.put(b"a", vector(1))
     assert known.get(b"a") is None and len(known) == 0

@@ -10,7 +10,7 @@ import pytest
 
 from consumers.references import read_reference
 from consumers.references.limits import ReferenceLimits
-from consumers.references.published import ShownReferences
+from consumers.references.published import DisplayReferences
 from contracts.allowed_files import OutsideRoots, open_under
 from contracts.errors import RejectedRecord
 from contracts.events.content_event import Content
@@ -35,7 +35,7 @@ def by_api(root: Path, path: Path) -> bytes | None:
     limits = ReferenceLimits(frozenset({"file"}), 100, allow_roots=(root,))
 
     async def shown() -> bytes:
-        async with ShownReferences(NoReferences(), limits).read(path.as_uri(), None) as data:
+        async with DisplayReferences(NoReferences(), limits).read(path.as_uri(), None) as data:
             return data
 
     try:

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from consumers.encode_job import Intake, outputs, parse
+from consumers.encode_job import RecordChecks, outputs, parse
 from contracts.errors import RejectedRecord, UsageError
 from contracts.events.content_event import content_record, delete_record
 from contracts.events.dead_letter import (
@@ -348,7 +348,7 @@ def test_both_spaces_write_the_letter_of_a_bad_record() -> None:
     found = []
     for encoder in (HashEncoder(), HashEncoder(48, "hash-48")):
         names = Names(NAMES.prefix, encoder.space.name)
-        intake = Intake(names, {CAPTIONS: PARTITIONS}, MURMUR2, 10_000)
+        intake = RecordChecks(names, {CAPTIONS: PARTITIONS}, MURMUR2, 10_000)
         letter, tombstone = outputs(parse(record, intake), encoder.space, intake, "topic-id")
         assert tombstone.value is None
         seen = Record(letter.topic, 0, len(found), 0, letter.key, letter.value, letter.headers)

@@ -21,8 +21,8 @@ from tidelens.cli.base.options import (
 from tidelens.cli.base.terminal import say, say_json
 
 if TYPE_CHECKING:
-    from consumers.models.precision import Choice
-    from consumers.models.tuning.candidate import Measured
+    from consumers.models.precision import PrecisionChoice
+    from consumers.models.tuning.candidate import CandidateResult
     from tidelens.cli.doctor.finding import Finding
 
 
@@ -98,7 +98,7 @@ def _tuned(given: dict[str, Any], memory_mb: int | None, *, quiet: bool) -> dict
 
     from consumers.models.tuning.tuner import memory_bytes_default
 
-    def tell(measured: "Measured") -> None:
+    def tell(measured: "CandidateResult") -> None:
         if not quiet:
             say(*rows_of(measured))
 
@@ -110,7 +110,7 @@ def _tuned(given: dict[str, Any], memory_mb: int | None, *, quiet: bool) -> dict
     return {"best": best, "table": [asdict(row) for row in found.table]}
 
 
-def _said(choice: "Choice") -> str:
+def _said(choice: "PrecisionChoice") -> str:
     compiled = ", compiled" if choice.compiled else ""
     at_once = f"{choice.pictures} pictures and {choice.texts} captions at once"
     return f"{choice.precision}{compiled}, {at_once}"

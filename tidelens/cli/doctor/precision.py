@@ -9,8 +9,8 @@ from contracts.settings import KafkaSettings, Settings
 from tidelens.cli.doctor.finding import Finding, in_thread, ok, skipped
 
 if TYPE_CHECKING:
-    from consumers.models.tuning.candidate import Measured, Samples
-    from consumers.models.tuning.tuner import Tuned
+    from consumers.models.tuning.candidate import CandidateResult, TuningSamples
+    from consumers.models.tuning.tuner import TuningResult
 
 # Every tenth drawing gives 192 of them; similar drawings follow each other in the list.
 _EACH = 10
@@ -42,8 +42,8 @@ def precision(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 
 
 def tune_precision(
-    settings: Settings, memory_bytes_max: int, tell: "Callable[[Measured], None]"
-) -> "Tuned":
+    settings: Settings, memory_bytes_max: int, tell: "Callable[[CandidateResult], None]"
+) -> "TuningResult":
     """Measure all precisions of the model, which takes minutes. Raises ModelMissing."""
     from consumers.models.spaces import find_checkpoint
     from consumers.models.tuning.tuner import tune
@@ -52,7 +52,7 @@ def tune_precision(
     return tune(checkpoint, settings.encode_threads_used, _samples(), memory_bytes_max, tell)
 
 
-def rows_of(measured: "Measured") -> list[str]:
+def rows_of(measured: "CandidateResult") -> list[str]:
     """Return the table's rows of a candidate: its items per second by batch size."""
     name = f"{measured.precision}{' compiled' if measured.compiled else ''}"
     rows = [
@@ -70,15 +70,15 @@ def rows_of(measured: "Measured") -> list[str]:
     return [*rows, f"{name:18}  {'; '.join(notes)}"]
 
 
-def _samples() -> "Samples":
+def _samples() -> "TuningSamples":
     import numpy as np
     from PIL import Image
 
-    from consumers.models.tuning.candidate import Samples
+    from consumers.models.tuning.candidate import TuningSamples
     from training.data.openmoji import pictures, render_png
 
     drawings = pictures()[::_EACH]
-    return Samples(
+    return TuningSamples(
         [
             np.asarray(Image.open(io.BytesIO(render_png(drawing.svg))).convert("RGB"))
             for drawing in drawings

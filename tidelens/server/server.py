@@ -108,24 +108,7 @@ async def serve(
     """
     limiter, answered = limiter or ConnectionLimiter(), answered or asyncio.Event()
     side = side or SideTasks()
-    # uvicorn asks for a class, but only calls it.
-    live: Any = functools.partial(LiveProtocol, limiter)
-    server = Server(
-        uvicorn.Config(
-            app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            ws=live,
-            ws_max_size=frame_bytes_max,
-            ws_per_message_deflate=False,
-            proxy_headers=False,  # nothing here asks for a client's address or scheme
-            server_header=False,
-        ),
-        limiter,
-        on_stop,
-        answered,
-    )
+    server = Server(_configuration(app, limiter, frame_bytes_max), limiter, on_stop, answered)
     checking = asyncio.create_task(_check(limiter, check_every_s, side))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
@@ -140,6 +123,24 @@ async def serve(
         checking.cancel()
         if serving.exception() is not None:
             log.error("connections were cut off", exc_info=serving.exception())
+
+
+def _configuration(
+    app: ASGIApp, limiter: ConnectionLimiter, frame_bytes_max: int
+) -> uvicorn.Config:
+    # uvicorn asks for a class, but only calls it.
+    live: Any = functools.partial(LiveProtocol, limiter)
+    return uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        ws=live,
+        ws_max_size=frame_bytes_max,
+        ws_per_message_deflate=False,
+        proxy_headers=False,  # nothing here asks for a client's address or scheme
+        server_header=False,
+    )
 
 
 async def _check(limiter: ConnectionLimiter, every_s: float, side: SideTasks) -> None:

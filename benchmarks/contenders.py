@@ -18,7 +18,7 @@ from contracts.filters.nodes import Filter
 from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors, exact_scores
 from index_store.ann import choice, flat, tuning
-from index_store.ann.faiss_index import Ann, Operating
+from index_store.ann.faiss_index import AnnIndex, OperatingPoint
 
 Ids = NDArray[np.int64]
 Rate = Callable[..., Any]
@@ -89,14 +89,14 @@ class Tidelens(Contender):
     filters = True
 
     def build(self, rows: Vectors, queries: Vectors) -> None:
-        from index_store.merge.run import Rebuilder
-        from index_store.merge.spill import Spill
+        from index_store.merge.run import MergeRunner
+        from index_store.merge.spill import SegmentFileStore
 
         self._filled = Filled()
         self._filled.fill([rows])
         self._spill = tempfile.TemporaryDirectory()
-        spill = Spill(Path(self._spill.name))
-        self._rebuilder = Rebuilder(spill, threads=2, recent=lambda _: queries)
+        spill = SegmentFileStore(Path(self._spill.name))
+        self._rebuilder = MergeRunner(spill, threads=2, recent=lambda _: queries)
         asyncio.run(self._rebuilder.run(self._filled.index, "images"))
 
     def tune(self, target: float, recall: Callable[[], float] | None) -> None:
@@ -169,14 +169,14 @@ class PlainFaiss(Contender):
     filters = True
 
     def build(self, rows: Vectors, queries: Vectors) -> None:
-        self._rows = flat.of(rows)
-        kind = choice.choose(len(rows), DIM)
+        self._rows = flat.flat_index(rows)
+        kind = choice.choose_index_type(len(rows), DIM)
         self._index = faiss.index_factory(DIM, kind, faiss.METRIC_INNER_PRODUCT)
         self._index.train(rows[: choice.training_rows(self._index)].astype(np.float32))
         for start in range(0, len(rows), 16_384):
             self._index.add(rows[start : start + 16_384].astype(np.float32))
         self._refined = faiss.IndexRefine(self._index, self._rows)
-        points = tuning.measure(Ann(kind, self._index, [], self._rows), rows, [queries])
+        points = tuning.measure_points(AnnIndex(kind, self._index, [], self._rows), rows, [queries])
         self._points = {target: next(p for p in points if p.recall >= target) for target in TARGETS}
         self._selectors = {None: None} | {
             field: _selector(np.arange(len(rows)) % modulus == 0)
@@ -222,7 +222,7 @@ class PlainFaiss(Contender):
             thread.join()
 
 
-def _parameters(point: Operating, selector: Any) -> Any:
+def _parameters(point: OperatingPoint, selector: Any) -> Any:
     # The Python layer takes keywords that the stubs do not know.
     lists = faiss.SearchParametersIVF(nprobe=point.effort, sel=selector)  # type: ignore[call-arg]
     return faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]

@@ -26,8 +26,8 @@ from benchmarks.searching import truth
 from contracts.events.record import Fetched
 from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors, exact_scores
-from index_store.merge.run import Rebuilder
-from index_store.merge.spill import Spill
+from index_store.merge.run import MergeRunner
+from index_store.merge.spill import SegmentFileStore
 from index_store.search.matcher_numpy import NumpyMatcher
 from tidelens.process import gc_pauses
 
@@ -89,7 +89,7 @@ class Tidelens:
     async def _rebuild(self) -> None:
         """What the node's timer does."""
         with tempfile.TemporaryDirectory() as folder:
-            rebuilder = Rebuilder(Spill(Path(folder)))
+            rebuilder = MergeRunner(SegmentFileStore(Path(folder)))
             while True:
                 plan = rebuilder.due(self._filled.index, "images")
                 if plan is not None:

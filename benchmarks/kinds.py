@@ -18,7 +18,7 @@ from benchmarks.filled import DIM
 from benchmarks.report import Goal, finish, parser
 from contracts.score import Vectors, unit
 from index_store.ann import choice, flat, tuning
-from index_store.ann.faiss_index import Ann, Operating
+from index_store.ann.faiss_index import AnnIndex, OperatingPoint
 
 KINDS = (
     "IVF,Flat",
@@ -37,13 +37,15 @@ _QUERIES = 200
 
 
 def measure(kind: str, rows: Vectors, queries: Vectors) -> dict[str, Any]:
-    complete = choice.complete(kind, len(rows), DIM)
+    complete = choice.resolve_index_type(kind, len(rows), DIM)
     index = faiss.index_factory(DIM, complete, faiss.METRIC_INNER_PRODUCT)
     wide, began = rows.astype(np.float32), time.perf_counter()
     index.train(wide[: choice.training_rows(index)])
     index.add(wide)
     seconds = time.perf_counter() - began
-    points = tuning.measure(Ann(complete, index, [], flat.of(rows)), rows, [queries])
+    points = tuning.measure_points(
+        AnnIndex(complete, index, [], flat.flat_index(rows)), rows, [queries]
+    )
     row: dict[str, Any] = {
         "kind": complete,
         "rows": len(rows),
@@ -55,7 +57,7 @@ def measure(kind: str, rows: Vectors, queries: Vectors) -> dict[str, Any]:
     return row
 
 
-def _ms(points: Sequence[Operating], recall: float) -> float | None:
+def _ms(points: Sequence[OperatingPoint], recall: float) -> float | None:
     """None: no effort reaches it."""
     return next((point.ms for point in points if point.recall >= recall), None)
 

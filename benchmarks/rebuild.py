@@ -22,11 +22,11 @@ from benchmarks.plot import Series, plot
 from benchmarks.report import Goal, finish, parser
 from contracts.ports.hit import VectorQuery
 from contracts.score import unit
-from index_store.merge.run import Rebuilder
-from index_store.merge.spill import Spill
+from index_store.merge.run import MergeRunner
+from index_store.merge.spill import SegmentFileStore
 from index_store.search.searcher import LocalSearcher
-from index_store.snapshot.store import Snapshots
-from index_store.storage.local import DiskBlobs
+from index_store.snapshot.store import SnapshotStore
+from index_store.storage.local import LocalBlobStore
 from tidelens.process import gc_pauses
 
 _QUIET_S = 15.0
@@ -68,7 +68,7 @@ class Traffic:
             due += _SLICE / _UPSERTS_PER_S
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
-    async def index_growing(self, rebuilder: Rebuilder) -> None:
+    async def index_growing(self, rebuilder: MergeRunner) -> None:
         """What the node's timer does."""
         while True:
             await asyncio.sleep(1)
@@ -102,8 +102,8 @@ async def measure(
     rate = filled.fill(clip_like.widened(images, rows))
     print(f"filled {rows} rows at {rate:.0f} records/s")
     searcher, asked = LocalSearcher(), queries(texts, 500)
-    spill = Spill(folder / "segments")
-    rebuilder = Rebuilder(spill, recent=searcher.recent)
+    spill = SegmentFileStore(folder / "segments")
+    rebuilder = MergeRunner(spill, recent=searcher.recent)
     searcher.serve(filled.index)
     searcher.ready()
     for one in asked[:200]:
@@ -122,7 +122,7 @@ async def measure(
     swapped = traffic.now()
     await asyncio.sleep(_QUIET_S)
     # While a snapshot is written.
-    snapshots = Snapshots(DiskBlobs(folder / "store"), "bench-v1/0/0/", spill, kept=1)
+    snapshots = SnapshotStore(LocalBlobStore(folder / "store"), "bench-v1/0/0/", spill, kept=1)
     snapshot_at = traffic.now()
     await snapshots.write(filled.index)
     snapshot_s = traffic.now() - snapshot_at
@@ -143,7 +143,7 @@ async def measure(
     # A restore up to the first answer, as a fresh node makes it.
     digests = filled.index.digests()
     began = time.perf_counter()
-    elsewhere = Snapshots(DiskBlobs(folder / "store"), "bench-v1/0/0/", spill, kept=1)
+    elsewhere = SnapshotStore(LocalBlobStore(folder / "store"), "bench-v1/0/0/", spill, kept=1)
     restored = await elsewhere.restore(filled.index.emptied())
     assert restored is not None
     fresh = LocalSearcher()

@@ -39,7 +39,7 @@ from contracts.settings import KafkaSettings, Settings
 from contracts.supervision.children import module_command
 from contracts.topics import TARGETS
 from index_store.search.searcher import AppliedFeed, LocalSearcher
-from index_store.storage.local import DiskBlobs
+from index_store.storage.local import LocalBlobStore
 from streams.devbroker.broker import LocalBroker
 from streams.kafka.connection import Connection
 from streams.kafka.event_log import KafkaLog
@@ -84,7 +84,7 @@ async def maintained(connection: Connection, log: KafkaLog, settings: Settings) 
     """Tidelens: from an empty state until it answers (invariant 8); items."""
     searcher = LocalSearcher()
     clock = SystemClock()
-    store = DiskBlobs(settings.data / "snapshots")
+    store = LocalBlobStore(settings.data / "snapshots")
     metrics = Metrics()
     maintainer = make_maintainer(
         settings, log, SPACE, "bench", store, searcher, AppliedFeed(), metrics, clock

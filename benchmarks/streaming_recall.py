@@ -28,8 +28,8 @@ from benchmarks.plot import Series, plot
 from benchmarks.report import Goal, finish, parser
 from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors
-from index_store.merge.run import Rebuilder
-from index_store.merge.spill import Spill
+from index_store.merge.run import MergeRunner
+from index_store.merge.spill import SegmentFileStore
 from index_store.search.searcher import LocalSearcher
 
 _TARGET = 0.95
@@ -94,7 +94,7 @@ async def recall(searcher: LocalSearcher, asked: Sequence[VectorQuery]) -> float
 
 async def run(name: str, rows: Vectors, asked: list[VectorQuery], folder: Path) -> dict[str, Any]:
     filled, searcher = Filled(), LocalSearcher(target_recall=_TARGET)
-    rebuilder = Rebuilder(Spill(folder / name), recent=searcher.recent, threads=2)
+    rebuilder = MergeRunner(SegmentFileStore(folder / name), recent=searcher.recent, threads=2)
     searcher.serve(filled.index)
     searcher.ready()
     dice, found, rebuilds = np.random.default_rng(8), [], 0

@@ -30,35 +30,35 @@ def item_hash(
     """128 bits of BLAKE2b over the item's canonical bytes.
 
     `source` is topic id, partition, offset; `vector` little-endian float16; `metadata` canonical
-    JSON (`canonical`). The first two parts end where their JSON ends and the third has a fixed
-    length, so no two items share their bytes.
+    JSON (`canonical_metadata`). The first two parts end where their JSON ends and the third has a
+    fixed length, so no two items share their bytes.
     """
     head = orjson.dumps([target, item_id, *source, item, text])
     return hashlib.blake2b(b"".join((head, metadata or b"{}", vector)), digest_size=16).digest()
 
 
-def canonical(metadata: object) -> bytes:
+def canonical_metadata(metadata: object) -> bytes:
     """JSON with sorted keys, however they came."""
     dumped = orjson.dumps(metadata, option=orjson.OPT_SORT_KEYS)
     # A copy: orjson's own result keeps its buffer of 4 KiB, and these bytes stay with the row.
     return memoryview(dumped).tobytes()
 
 
-def stacked(hashes: list[bytes]) -> Hashes:
+def stack_hashes(hashes: list[bytes]) -> Hashes:
     """Shape (n, 4)."""
     return np.frombuffer(b"".join(hashes), "<u4").reshape(-1, 4)
 
 
-def total(hashes: Hashes) -> int:
+def sum_of_hashes(hashes: Hashes) -> int:
     """The sum of (n, 4) hashes; n below 2^32."""
     return sum(int(limb) << (32 * i) for i, limb in enumerate(hashes.sum(axis=0, dtype=np.uint64)))
 
 
-def add(digest: int, change: int) -> int:
+def add_digests(digest: int, change: int) -> int:
     """`change` may be negative: what is taken out."""
     return (digest + change) % _MODULUS
 
 
-def text_of(digest: int) -> str:
+def digest_text(digest: int) -> str:
     """32 hexadecimal digits."""
     return f"{digest:032x}"

@@ -21,12 +21,12 @@ from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
 from contracts.wire.as_of import AsOf
 from index_store import digest
-from index_store.partition_check import places_of
-from index_store.record_reader import Reader, Reading, Rejected
-from index_store.segment.growing import CHUNK_ROWS
-from index_store.segment.sealed import Segment
-from index_store.segment.table import Sealing, Table
-from index_store.view import Highest, IndexView, hit_of
+from index_store.partition_check import partitions_of
+from index_store.record_reader import IndexRecord, RecordReader, RejectedEntry
+from index_store.segment.growing import GROWING_SEGMENT_ROWS
+from index_store.segment.sealed import SealedSegment
+from index_store.segment.table import PendingMerge, SegmentManager
+from index_store.view import HighestSource, IndexView, row_hit
 
 _MURMUR2 = partitioner("murmur2")
 _REASONS_MAX = 10_000
@@ -49,7 +49,7 @@ class Index:
         topic_ids: Mapping[str, str],
         *,
         partition_of: Partitioner = _MURMUR2,
-        chunk_rows: int = CHUNK_ROWS,
+        chunk_rows: int = GROWING_SEGMENT_ROWS,
     ) -> None:
         self.space = space
         self.names = names
@@ -58,8 +58,8 @@ class Index:
         self.epoch = _epoch(topic_ids)
         self._partition_of = partition_of
         self._chunk_rows = chunk_rows
-        self._tables = {target: Table(space.dim, chunk_rows) for target in TARGETS}
-        self._readers = {target: Reader(space, target) for target in TARGETS}
+        self._tables = {target: SegmentManager(space.dim, chunk_rows) for target in TARGETS}
+        self._readers = {target: RecordReader(space, target) for target in TARGETS}
         self._targets: dict[TopicPartition, Target] = {
             self._embeddings(target, number): target
             for target in TARGETS
@@ -68,9 +68,9 @@ class Index:
         self.positions: dict[TopicPartition, int] = dict.fromkeys(self._targets, 0)
         self.caught_up_at: dict[TopicPartition, float] = {}
         self._digests: dict[TopicPartition, int] = dict.fromkeys(self._targets, 0)
-        self._highest: dict[TopicPartition, Highest] = {}
+        self._highest: dict[TopicPartition, HighestSource] = {}
         self._reasons: OrderedDict[tuple[Target, int, int], str] = OrderedDict()
-        self.rejected: list[Rejected] = []
+        self.rejected: list[RejectedEntry] = []
         self.last_appended_ms: list[int] = []
         self.misplaced = 0
         self.view = self._make_view()
@@ -93,7 +93,7 @@ class Index:
         (see index_store.record_reader). Positions advance over both, and without any record too.
         """
         self.rejected, self.last_appended_ms = [], []
-        newest: dict[Target, dict[str, Reading]] = {}
+        newest: dict[Target, dict[str, IndexRecord]] = {}
         for partition, records in batch.records.items():
             target = self._targets[partition]
             ids = newest.setdefault(target, {})
@@ -108,13 +108,13 @@ class Index:
 
     def _read(
         self, target: Target, partition: TopicPartition, records: Sequence[Record]
-    ) -> list[Reading]:
+    ) -> list[IndexRecord]:
         """Readings of the records that are new here, in their order."""
         position, count = self.positions[partition], self.partitions[target]
         new = [record for record in records if record.offset >= position]
         if not new:
             return []
-        places = places_of([record.key or b"" for record in new], count, self._partition_of)
+        places = partitions_of([record.key or b"" for record in new], count, self._partition_of)
         here = places == partition.partition
         if not here.all():
             self.misplaced += int(len(new) - here.sum())
@@ -126,7 +126,7 @@ class Index:
         self._advance(partition, new[-1].offset + 1)
         return readings
 
-    def _see_source(self, target: Target, partition: TopicPartition, reading: Reading) -> None:
+    def _see_source(self, target: Target, partition: TopicPartition, reading: IndexRecord) -> None:
         if reading.origin is None:
             return
         highest = self._highest.get(partition)
@@ -138,7 +138,7 @@ class Index:
             while len(self._reasons) > _REASONS_MAX:
                 self._reasons.popitem(last=False)
 
-    def _fold(self, target: Target, readings: Collection[Reading]) -> AppliedBatch:
+    def _fold(self, target: Target, readings: Collection[IndexRecord]) -> AppliedBatch:
         """Take out the ids' old rows, put in the new ones."""
         table = self._tables[target]
         removed = table.remove(reading.id for reading in readings)
@@ -154,7 +154,7 @@ class Index:
             rows.ids,
             rows.vectors,
             [item_id for item_id in removed.ids if item_id not in put],
-            partial(hit_of, self.names, target, rows),
+            partial(row_hit, self.names, target, rows),
             min(reading.appended_ms for reading in readings),
         )
 
@@ -168,8 +168,8 @@ class Index:
     ) -> None:
         for number in np.unique(partitions).tolist():
             partition = self._embeddings(target, number)
-            change = sign * digest.total(hashes[partitions == number])
-            self._digests[partition] = digest.add(self._digests[partition], change)
+            change = sign * digest.sum_of_hashes(hashes[partitions == number])
+            self._digests[partition] = digest.add_digests(self._digests[partition], change)
 
     def _advance(self, partition: TopicPartition, position: int) -> None:
         self.positions[partition] = max(self.positions[partition], position)
@@ -179,31 +179,31 @@ class Index:
         for table in self._tables.values():
             table.is_searched = True
 
-    def table(self, target: Target) -> Table:
+    def table(self, target: Target) -> SegmentManager:
         """For those who decide about rebuilds."""
         return self._tables[target]
 
-    def seal(self, target: Target, segments: Sequence[Segment] | None = None) -> Sealing:
+    def seal(self, target: Target, segments: Sequence[SealedSegment] | None = None) -> PendingMerge:
         """Begin to build a segment of the growing rows and of `segments` (None: all of them).
 
         `swap` or `give_up` ends it.
         """
         return self._tables[target].seal(segments)
 
-    def catch_up(self, target: Target, sealing: Sealing, segment: Segment) -> None:
+    def catch_up(self, target: Target, sealing: PendingMerge, segment: SealedSegment) -> None:
         """Delete in a new segment what died in its parts so far; may run in a thread."""
         self._tables[target].catch_up(sealing, segment)
 
-    def swap(self, target: Target, sealing: Sealing, segment: Segment | None) -> None:
+    def swap(self, target: Target, sealing: PendingMerge, segment: SealedSegment | None) -> None:
         """Let `segment` take the place of the parts it was built from (None: all rows died)."""
         self._tables[target].swap(sealing, segment)
         self.view = self._make_view()
 
-    def give_up(self, target: Target, sealing: Sealing) -> None:
+    def give_up(self, target: Target, sealing: PendingMerge) -> None:
         """End a rebuild that failed."""
         self._tables[target].give_up(sealing)
 
-    def adopt(self, target: Target, segment: Segment) -> None:
+    def adopt(self, target: Target, segment: SealedSegment) -> None:
         """Take in a segment of a snapshot; `finish_restore` makes it visible."""
         self._tables[target].adopt(segment)
         alive = segment.alive()
@@ -213,7 +213,7 @@ class Index:
     def finish_restore(
         self,
         positions: Mapping[TopicPartition, int],
-        highest: Mapping[TopicPartition, Highest],
+        highest: Mapping[TopicPartition, HighestSource],
         caught_up_at: Mapping[TopicPartition, float],
         reasons: Sequence[tuple[Target, int, int, str]] = (),
     ) -> None:
@@ -256,7 +256,7 @@ class Index:
         if found is None:
             return None
         rows, number = found
-        return hit_of(self.names, target, rows, number)
+        return row_hit(self.names, target, rows, number)
 
     def as_of(self) -> AsOf:
         return self.view.as_of

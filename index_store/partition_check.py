@@ -17,7 +17,7 @@ _SEED = 0x9747B28C
 _M = np.uint32(0x5BD1E995)
 
 
-def places_of(keys: Sequence[bytes], count: int, partition_of: Partitioner) -> NDArray[np.intp]:
+def partitions_of(keys: Sequence[bytes], count: int, partition_of: Partitioner) -> NDArray[np.intp]:
     """The partition of each key among `count`: shape (len(keys),)."""
     # Longer keys are no ids of ours, and would make the columns as wide as the widest.
     if partition_of is _MURMUR2 and keys and max(map(len, keys)) <= ID_BYTES_MAX:

@@ -30,10 +30,10 @@ from index_store.segment.rows import Origin, Rows
 _LENGTH_SLACK = 0.01
 _ORIGINS_MAX = 10_000
 
-Rejected = tuple[Record, TidelensError]
+RejectedEntry = tuple[Record, TidelensError]
 
 
-class Reading(NamedTuple):
+class IndexRecord(NamedTuple):
     """What one record says of an id; `vector` (float16 bytes) None takes it out.
 
     `origin` None: the record names no source that could be read.
@@ -51,7 +51,7 @@ class Reading(NamedTuple):
     reason: str | None = None
 
 
-class Reader:
+class RecordReader:
     """Reads the embeddings of one space and target."""
 
     def __init__(self, space: Space, target: Target) -> None:
@@ -65,10 +65,10 @@ class Reader:
 
     def read(
         self, partition: int, records: Sequence[Record]
-    ) -> tuple[list[Reading], list[Rejected]]:
+    ) -> tuple[list[IndexRecord], list[RejectedEntry]]:
         """A reading for each record, and the records refused; their readings take ids out."""
-        readings: list[Reading] = []
-        rejected: list[Rejected] = []
+        readings: list[IndexRecord] = []
+        rejected: list[RejectedEntry] = []
         for record in records:
             try:
                 reading = self._well_formed(partition, record) or self._unusual(partition, record)
@@ -87,12 +87,12 @@ class Reader:
             readings[number] = readings[number]._replace(vector=None, reason=_reason(bad_length))
         return readings, rejected
 
-    def rows(self, readings: Sequence[Reading]) -> Rows:
+    def rows(self, readings: Sequence[IndexRecord]) -> Rows:
         """Readings that all have a vector and a source, as rows."""
         metadata, hashes, origins = [], [], []
         for reading in readings:
             assert reading.vector is not None and reading.origin is not None
-            data = digest.canonical(reading.metadata) if reading.metadata else None
+            data = digest.canonical_metadata(reading.metadata) if reading.metadata else None
             hashed = digest.item_hash(
                 self._target,
                 reading.id,
@@ -114,11 +114,11 @@ class Reader:
             np.array([reading.offset for reading in readings], np.int64),
             np.array([reading.appended_ms for reading in readings], np.int64),
             np.array([reading.partition for reading in readings], np.int32),
-            digest.stacked(hashes),
+            digest.stack_hashes(hashes),
             self._vectors(readings),
         )
 
-    def _well_formed(self, partition: int, record: Record) -> Reading | None:
+    def _well_formed(self, partition: int, record: Record) -> IndexRecord | None:
         """None: `read_embedding` must have a look."""
         source = appended = reason = None
         for name, raw in record.headers:
@@ -137,7 +137,7 @@ class Reader:
             appended_ms = int(appended) if appended else record.timestamp_ms
             if value is None:
                 told = reason.decode("utf-8", "replace") if reason else None
-                return Reading(item_id, partition, origin, offset, appended_ms, reason=told)
+                return IndexRecord(item_id, partition, origin, offset, appended_ms, reason=told)
             if not value.startswith(self._head):
                 return None
             vector, body = value[len(self._head) : self._end], orjson.loads(value[self._end :])
@@ -148,11 +148,11 @@ class Reader:
         item, text, metadata = body.get("item"), body.get("text"), body.get("metadata")
         if not _well_typed(item, text, metadata):
             return None
-        return Reading(
+        return IndexRecord(
             item_id, partition, origin, offset, appended_ms, vector, item, text, metadata
         )
 
-    def _unusual(self, partition: int, record: Record) -> Reading:
+    def _unusual(self, partition: int, record: Record) -> IndexRecord:
         """Raises RejectedRecord or SpaceMismatch."""
         found = read_embedding(self._space, record)
         if not _well_typed(found.item, found.text, found.metadata):
@@ -161,7 +161,7 @@ class Reader:
                 "body: want item and text to be strings, and metadata an object",
                 field="body",
             )
-        return Reading(
+        return IndexRecord(
             found.id,
             partition,
             (found.source.topic_id, found.source.partition),
@@ -174,13 +174,13 @@ class Reader:
             found.reason,
         )
 
-    def _refused(self, partition: int, record: Record, error: TidelensError) -> Reading:
+    def _refused(self, partition: int, record: Record, error: TidelensError) -> IndexRecord:
         item_id, at = _any_id(record), record.timestamp_ms
         try:
             origin, offset = self._source(record.header("source") or b"")
         except ValueError:
-            return Reading(item_id, partition, None, -1, at)
-        return Reading(item_id, partition, origin, offset, at, reason=_reason(error))
+            return IndexRecord(item_id, partition, None, -1, at)
+        return IndexRecord(item_id, partition, origin, offset, at, reason=_reason(error))
 
     def _source(self, raw: bytes) -> tuple[Origin, int]:
         """Raises ValueError. One object for all records of a content partition."""
@@ -193,7 +193,7 @@ class Reader:
             origin = self._origins[before] = (source.topic_id, source.partition)
         return origin, int(offset)
 
-    def _not_of_length_one(self, readings: Sequence[Reading]) -> list[tuple[int, float]]:
+    def _not_of_length_one(self, readings: Sequence[IndexRecord]) -> list[tuple[int, float]]:
         """Places of such readings, with the lengths."""
         filled = [n for n, reading in enumerate(readings) if reading.vector is not None]
         vectors = self._vectors([readings[n] for n in filled]).astype(np.float32)
@@ -202,7 +202,7 @@ class Reader:
         bad = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_SLACK))
         return [(filled[n], float(lengths[n])) for n in bad.tolist()]
 
-    def _vectors(self, readings: Sequence[Reading]) -> Vectors:
+    def _vectors(self, readings: Sequence[IndexRecord]) -> Vectors:
         joined = b"".join([reading.vector or b"" for reading in readings])
         return np.frombuffer(joined, "<f2").reshape(-1, self._space.dim)
 

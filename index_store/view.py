@@ -14,13 +14,13 @@ from contracts.ports.search import Answer
 from contracts.topics import Names, Target
 from contracts.wire.as_of import AsOf
 from index_store import digest
-from index_store.metadata.segment_fields import Reads
-from index_store.search.scan import Scan, Winner
-from index_store.segment.reader import Part, Selection
+from index_store.metadata.segment_fields import OnRowsRead
+from index_store.search.scan import RankedRow, SegmentSearch
+from index_store.segment.reader import SegmentReader, Selection
 from index_store.segment.rows import Numbers, Origin, Rows
 
 # The newest content record seen of a partition: which topic it was in, and its offset.
-Highest = tuple[Origin, int]
+HighestSource = tuple[Origin, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +31,10 @@ class IndexView:
     """
 
     names: Names
-    parts: Mapping[Target, tuple[Part, ...]]
+    parts: Mapping[Target, tuple[SegmentReader, ...]]
     positions: Mapping[TopicPartition, int]
     digests: Mapping[TopicPartition, int]
-    highest: Mapping[TopicPartition, Highest]
+    highest: Mapping[TopicPartition, HighestSource]
     as_of: AsOf
 
     def count(self, target: Target) -> int:
@@ -52,7 +52,7 @@ class IndexView:
         queries: Sequence[VectorQuery],
         *,
         recall: float | None = None,
-        reads: Reads = lambda rows: None,
+        reads: OnRowsRead = lambda rows: None,
     ) -> list[Answer]:
         """Answers in the order of `queries`: score descending, then id ascending.
 
@@ -64,7 +64,12 @@ class IndexView:
         return [answer for answer in answers if answer is not None]
 
     def found(
-        self, queries: Sequence[VectorQuery], *, recall: float | None, reads: Reads, patient: bool
+        self,
+        queries: Sequence[VectorQuery],
+        *,
+        recall: float | None,
+        reads: OnRowsRead,
+        patient: bool,
     ) -> list[Answer | None]:
         """Answer as `answers` does; unless `patient`, with None where it takes an exact scan."""
         answers: dict[int, Answer | None] = {}
@@ -74,8 +79,8 @@ class IndexView:
             condition = asked[0].filter
             selections = [part.select(condition, reads) for part in parts]
             warnings = _warnings(condition, selections)
-            scan = Scan(parts, selections, asked)
-            found: Iterator[list[Winner] | None] = (
+            scan = SegmentSearch(parts, selections, asked)
+            found: Iterator[list[RankedRow] | None] = (
                 scan.exact()
                 if exact or recall is None
                 else scan.approximate(recall, patient=patient)
@@ -84,12 +89,12 @@ class IndexView:
                 if winners is None:
                     answers[n] = None
                 else:
-                    hits = FoundHits(self, queries[n], winners)
+                    hits = LazyHits(self, queries[n], winners)
                     answers[n] = Answer(hits, self.as_of, warnings)
         return [answers[n] for n in range(len(queries))]
 
     def warnings(
-        self, target: Target, condition: Filter, reads: Reads = lambda rows: None
+        self, target: Target, condition: Filter, reads: OnRowsRead = lambda rows: None
     ) -> Sequence[FilterWarning]:
         """Return what a filter asks for that no live item has."""
         return _warnings(condition, [part.select(condition, reads) for part in self.parts[target]])
@@ -124,7 +129,7 @@ class IndexView:
                 "topic": partition.topic,
                 "partition": partition.partition,
                 "offset": position,
-                "digest": digest.text_of(self.digests[partition]),
+                "digest": digest.digest_text(self.digests[partition]),
             }
             for partition, position in sorted(self.positions.items())
         ]
@@ -146,17 +151,17 @@ class IndexView:
                         rows.metadata[n],
                     )
                     partition = TopicPartition(topic, int(rows.partitions[n]))
-                    change = digest.total(digest.stacked([hashed]))
-                    found[partition] = digest.add(found[partition], change)
+                    change = digest.sum_of_hashes(digest.stack_hashes([hashed]))
+                    found[partition] = digest.add_digests(found[partition], change)
         return found
 
 
-class FoundHits(Sequence[Hit]):
+class LazyHits(Sequence[Hit]):
     """One query's hits, each made when it is read: a thousand may have long texts."""
 
     __slots__ = ("_parts", "_query", "_topic", "_winners")
 
-    def __init__(self, view: IndexView, query: VectorQuery, winners: Sequence[Winner]) -> None:
+    def __init__(self, view: IndexView, query: VectorQuery, winners: Sequence[RankedRow]) -> None:
         self._parts = view.parts[query.target]
         self._topic = view.names.content(query.target)
         self._query = query
@@ -207,7 +212,7 @@ def _warnings(condition: Filter | None, selections: Sequence[Selection]) -> Sequ
     return warnings_of(condition, kinds)
 
 
-def hit_of(names: Names, target: Target, rows: Rows, number: int) -> Hit:
+def row_hit(names: Names, target: Target, rows: Rows, number: int) -> Hit:
     """A row by itself as a hit, with its vector; rank and score are 0."""
     content, item_id = names.content(target), rows.ids[number]
     return _hit(target, content, item_id, rows, number, 0, 0.0, True)

@@ -27,14 +27,16 @@ _DIMS_A_CODE = (2, 4, 8)
 _TRAIN_PER_LIST = 64
 
 
-def choose(rows: int, dim: int, scanned_rows: int = SCANNED_ROWS, bytes_max: int = 0) -> str:
+def choose_index_type(
+    rows: int, dim: int, scanned_rows: int = SCANNED_ROWS, bytes_max: int = 0
+) -> str:
     """A Faiss factory string for so many rows; up to `scanned_rows` they are scanned.
 
     Its codes are the finest that fit `bytes_max` (0: any), or else the coarsest.
     """
     if rows <= scanned_rows:
         return "Flat"
-    lists = lists_for(rows)
+    lists = ivf_lists(rows)
     # Faiss compares codes in pairs.
     possible = [dims for dims in _DIMS_A_CODE if dim % (2 * dims) == 0]
     if not possible:
@@ -48,20 +50,20 @@ def choose(rows: int, dim: int, scanned_rows: int = SCANNED_ROWS, bytes_max: int
     return f"IVF{lists},PQ{dim // dims}x4fs"
 
 
-def lists_for(rows: int) -> int:
+def ivf_lists(rows: int) -> int:
     """The power of two nearest to the square root, so that reading the centroids and a list cost
     the same. A million rows in 1,024 lists take 0.5 ms (recall .95) and 1.0 (.99); in 512, 1.1
     and 2.4; in 2,048, 0.5 and 0.8, and twice the time to train (benchmarks.kinds)."""
     return min(1 << max(4, round(log2(max(1, rows)) / 2)), _LISTS_MAX)
 
 
-def complete(
+def resolve_index_type(
     kind: str, rows: int, dim: int, scanned_rows: int = SCANNED_ROWS, bytes_max: int = 0
 ) -> str:
     """`auto`, or a factory string in which IVF may lack its number of lists."""
     if kind == "auto":
-        return choose(rows, dim, scanned_rows, bytes_max)
-    return re.sub(r"\bIVF(?=[,_])", f"IVF{lists_for(rows)}", kind)
+        return choose_index_type(rows, dim, scanned_rows, bytes_max)
+    return re.sub(r"\bIVF(?=[,_])", f"IVF{ivf_lists(rows)}", kind)
 
 
 def training_rows(index: faiss.Index) -> int:
@@ -71,12 +73,14 @@ def training_rows(index: faiss.Index) -> int:
     return max(_TRAIN_PER_LIST * lists, 20_000)
 
 
-def require_known(kind: str, dim: int) -> None:
+def require_index_type(kind: str, dim: int) -> None:
     """Raise ConfigurationError unless segments of `kind` can be made and searched."""
     if kind in ("auto", "Flat"):
         return
     try:
-        made = faiss.index_factory(dim, complete(kind, 100_000, dim), faiss.METRIC_INNER_PRODUCT)
+        made = faiss.index_factory(
+            dim, resolve_index_type(kind, 100_000, dim), faiss.METRIC_INNER_PRODUCT
+        )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
     else:

@@ -4,8 +4,8 @@ The index only nominates, coarse to fine: codes are compared first, the best of 
 their float16 rows in float32, and the best of those are nominated for the exact score. What that
 may cost is two numbers: the *effort*, nprobe of an IVF or efSearch of an HNSW graph; and the
 *depth*, how many are scored by their rows for each that is nominated. Both are measured on the
-segment (index_store.ann.tuning) and kept with it as `Operating` points; a search takes the cheapest
-that reached the recall asked for.
+segment (index_store.ann.tuning) and kept with it as `OperatingPoint` points; a search takes the
+cheapest that reached the recall asked for.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ REFUSED_ROW = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Operating:
+class OperatingPoint:
     """Reaches `recall` (of the best 10, exactly re-scored) in `ms` a query.
 
     `effort` is nprobe or efSearch; `depth` rows are scored for each one nominated.
@@ -45,7 +45,7 @@ class Operating:
     ms: float
 
 
-def cheapest(points: Sequence[Operating], recall: float) -> Operating | None:
+def cheapest_point(points: Sequence[OperatingPoint], recall: float) -> OperatingPoint | None:
     """The cheapest that reached `recall`, or else the best; None where none was measured."""
     for point in points:
         if point.recall >= recall:
@@ -53,10 +53,10 @@ def cheapest(points: Sequence[Operating], recall: float) -> Operating | None:
     return max(points, key=lambda point: point.recall, default=None)
 
 
-class Ann:
+class AnnIndex:
     """A trained and filled Faiss index over rows 0..n-1, inner product."""
 
-    def __init__(self, kind: str, index: Any, points: Sequence[Operating], rows: Flat) -> None:
+    def __init__(self, kind: str, index: Any, points: Sequence[OperatingPoint], rows: Flat) -> None:
         """`points` ascend in cost; `rows` are those of the segment."""
         self.kind = kind
         self.points = list(points)
@@ -72,9 +72,9 @@ class Ann:
         self.effort_max = int(self._ivf.nlist) if self._ivf is not None else max(1, self.rows)
         self._last: tuple[tuple[int, int, int], Any] = (0, 0, 0), None
 
-    def at(self, recall: float) -> Operating:
+    def at(self, recall: float) -> OperatingPoint:
         """The cheapest point that reached `recall`, or else the best."""
-        return cheapest(self.points, recall) or Operating(self.effort_max, 4, 1.0, 0.0)
+        return cheapest_point(self.points, recall) or OperatingPoint(self.effort_max, 4, 1.0, 0.0)
 
     def cost_ms(self, share: float, recall: float) -> float:
         """About what a search for as many as usual takes, of a filter that admits `share`."""
@@ -145,7 +145,7 @@ class Ann:
         return parameters
 
 
-def load(kind: str, path: Path, rows: Flat, points: Sequence[Operating]) -> Ann:
+def load_ann(kind: str, path: Path, rows: Flat, points: Sequence[OperatingPoint]) -> AnnIndex:
     """Raises SnapshotRefused when the file is not such an index."""
     try:
         index = faiss.read_index(str(path))
@@ -153,4 +153,4 @@ def load(kind: str, path: Path, rows: Flat, points: Sequence[Operating]) -> Ann:
         raise SnapshotRefused(f"{path.name}: unreadable ({str(error).splitlines()[0]})") from None
     if index.ntotal != rows.ntotal:
         raise SnapshotRefused(f"{path.name}: want {rows.ntotal} rows, got {index.ntotal}")
-    return Ann(kind, index, points, rows)
+    return AnnIndex(kind, index, points, rows)

@@ -37,14 +37,14 @@ def empty(dim: int) -> Flat:
     )
 
 
-def blank(dim: int, rows: int) -> Flat:
+def blank_index(dim: int, rows: int) -> Flat:
     """An index of `rows` rows, all zero, to be written into through `vectors`."""
     index = empty(dim)
     index.add_sa_codes(np.zeros((rows, 2 * dim), np.uint8))
     return index
 
 
-def of(vectors: Vectors) -> Flat:
+def flat_index(vectors: Vectors) -> Flat:
     """An index of a copy of `vectors` (n, dim)."""
     index = empty(vectors.shape[1])
     index.add_sa_codes(np.ascontiguousarray(vectors).view(np.uint8).reshape(len(vectors), -1))
@@ -64,7 +64,7 @@ def file_head(dim: int, rows: int) -> bytes:
     Written by ourselves so that a million rows can be streamed to a file without an index of
     them in memory: the file of an empty index, with the two numbers that tell how many rows
     follow (`ntotal`, behind the type and the dimension; and the size of the codes, at the end).
-    `mapped` and a test check that Faiss reads it back.
+    `mapped_index` and a test check that Faiss reads it back.
     """
     head = bytearray(faiss.serialize_index(empty(dim)).tobytes())
     head[8:16] = rows.to_bytes(8, "little")
@@ -72,7 +72,7 @@ def file_head(dim: int, rows: int) -> bytes:
     return bytes(head)
 
 
-def mapped(path: Path, dim: int, rows: int) -> Flat:
+def mapped_index(path: Path, dim: int, rows: int) -> Flat:
     """The index in a file, mapped. Raises SnapshotRefused when it is not what is wanted."""
     try:
         index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)

@@ -20,9 +20,9 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from index_store.ann.faiss_index import Ann
-from index_store.segment.reader import Nominees, Selection, last_of
-from index_store.segment.sealed import Segment
+from index_store.ann.faiss_index import AnnIndex
+from index_store.segment.reader import Nominees, Selection, lowest_of
+from index_store.segment.sealed import SealedSegment
 
 log = structlog.get_logger(__name__)
 
@@ -65,7 +65,7 @@ class DeviceRows:
                 kept = np.take_along_axis(np.where(admitted, numbers, -1), first, axis=1)
                 best = np.take_along_axis(scores, first, axis=1)
                 # Complete only for a scan: a clone of an index looks at some of its lists only.
-                cuts = last_of(best, selection.count)
+                cuts = lowest_of(best, selection.count)
                 return Nominees(best, kept, cuts, self._parameters is None)
             asked = limit if asked < limit < asked * _GROWTH else asked * _GROWTH
         return None
@@ -82,7 +82,7 @@ class Device:
         self._resources: Any = faiss.StandardGpuResources()
         self._resources.setTempMemory(_TEMP_BYTES)
 
-    def place(self, segment: Segment, recall: float) -> bool:
+    def place(self, segment: SealedSegment, recall: float) -> bool:
         """Put its rows there if they fit; False, with a line in the log, where they stay here."""
         rows = segment.capacity * segment.flat.d * 2
         if self._try("float16 rows", segment, rows, self._flat):
@@ -91,7 +91,7 @@ class Device:
             codes = segment.capacity * (segment.ann.index.sa_code_size() + _ID_BYTES)
             point = segment.ann.at(recall)
 
-            def clone(segment: Segment) -> DeviceRows:
+            def clone(segment: SealedSegment) -> DeviceRows:
                 assert segment.ann is not None
                 return self._clone(segment.ann, point.effort)
 
@@ -106,7 +106,11 @@ class Device:
         return False
 
     def _try(
-        self, what: str, segment: Segment, size: int, make: Callable[[Segment], DeviceRows]
+        self,
+        what: str,
+        segment: SealedSegment,
+        size: int,
+        make: Callable[[SealedSegment], DeviceRows],
     ) -> bool:
         if size > self._left:
             return False
@@ -130,7 +134,7 @@ class Device:
             held.clear()
             self._left += size
 
-    def _flat(self, segment: Segment) -> DeviceRows:
+    def _flat(self, segment: SealedSegment) -> DeviceRows:
         config = faiss.GpuIndexFlatConfig()
         config.device, config.useFloat16 = self._number, True
         index = faiss.GpuIndexFlatIP(self._resources, segment.flat.d, config)
@@ -139,7 +143,7 @@ class Device:
             index.add(vectors[start : start + _BLOCK_ROWS].astype(np.float32))
         return DeviceRows(index, self._lock)
 
-    def _clone(self, ann: Ann, effort: int) -> DeviceRows:
+    def _clone(self, ann: AnnIndex, effort: int) -> DeviceRows:
         options = faiss.GpuClonerOptions()
         options.useFloat16 = True
         index = faiss.index_cpu_to_gpu(self._resources, self._number, ann.index, options)

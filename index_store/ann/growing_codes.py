@@ -19,9 +19,9 @@ from index_store.ann.faiss_index import (
     REFUSED_ROW,
     SCANNED_ROW_MS,
     SKIPPED_ROW,
-    Ann,
-    Operating,
-    cheapest,
+    AnnIndex,
+    OperatingPoint,
+    cheapest_point,
 )
 from index_store.ann.flat import Flat
 from index_store.segment.rows import Numbers
@@ -33,11 +33,11 @@ _CALL_MS = 0.05
 _DEPTH_MIN, _DEPTH_MAX = 4, 8
 
 
-class Coder:
+class RowQuantizer:
     """The quantizer of a segment's index, for rows that come after it; a copy, since chunks live on
     when the segment is replaced."""
 
-    def __init__(self, quantizer: faiss.ProductQuantizer, depths: Sequence[Operating]) -> None:
+    def __init__(self, quantizer: faiss.ProductQuantizer, depths: Sequence[OperatingPoint]) -> None:
         dim, codes, bits = quantizer.d, quantizer.M, quantizer.nbits
         self._shape = dim, codes, bits
         self._model: Any = faiss.IndexPQFastScan(dim, codes, bits, faiss.METRIC_INNER_PRODUCT)
@@ -45,7 +45,7 @@ class Coder:
         self._points = list(depths)
 
     @classmethod
-    def of(cls, ann: Ann) -> "Coder | None":
+    def of(cls, ann: AnnIndex) -> "RowQuantizer | None":
         """None where rows have no codes that stand by themselves."""
         ivf = faiss.try_extract_index_ivf(ann.index)
         found: Any = None if ivf is None else faiss.downcast_index(ivf)
@@ -70,18 +70,18 @@ class Coder:
 
     def depth(self, recall: float) -> int:
         """How many to score by their rows for each one nominated."""
-        found = cheapest(self._points, recall)
+        found = cheapest_point(self._points, recall)
         return _DEPTH_MAX if found is None else min(max(_DEPTH_MIN, found.depth), _DEPTH_MAX)
 
 
-class Codes:
+class GrowingCodes:
     """Of the first rows of a chunk: written by one thread, searched by any.
 
     Faiss's memory for them is there from the start and never moves. A search may meet rows that
     are newer than the view which it is for; the view's bitmap refuses them.
     """
 
-    def __init__(self, coder: Coder, rows: Flat) -> None:
+    def __init__(self, coder: RowQuantizer, rows: Flat) -> None:
         """`rows` are the chunk's, with all the room there is."""
         self._coder = coder
         self._index = coder.blank()

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.score import Vectors
-from index_store.ann.faiss_index import SCANNED_ROW_MS, Ann, Operating
+from index_store.ann.faiss_index import SCANNED_ROW_MS, AnnIndex, OperatingPoint
 
 K = 10
 # What a search for 10 nominates (index_store.search.scan).
@@ -26,7 +26,7 @@ _TIMINGS = 3
 _EFFORTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
 _GOOD_ENOUGH = 0.998
 # Queries of each kind, to measure a known tuning anew and in a sample.
-_ANEW = 64
+_REMEASURED = 64
 _SAMPLED = 4
 # An effort that costs more than two exact scans is nobody's choice.
 _SCANS = 2
@@ -48,7 +48,7 @@ def bars(vectors: Vectors, queries: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class TuningQueries:
     """Queries (q, dim) with what is right for them; those of each kind end at `ends`."""
 
     queries: NDArray[np.float32]
@@ -56,12 +56,12 @@ class Trial:
     ends: NDArray[np.intp]
 
     @classmethod
-    def of(cls, vectors: Vectors, kinds: Sequence[Vectors]) -> "Trial":
+    def of(cls, vectors: Vectors, kinds: Sequence[Vectors]) -> "TuningQueries":
         queries = np.concatenate(list(kinds)).astype(np.float32)
         ends = np.cumsum([len(some) for some in kinds])[:-1]
         return cls(queries, bars(vectors, queries), ends)
 
-    def recalls(self, ann: Ann, effort: int, depth: int) -> NDArray[np.float64]:
+    def recalls(self, ann: AnnIndex, effort: int, depth: int) -> NDArray[np.float64]:
         """Of each query: by scores, since among equal rows (the same picture, published often)
         any is right."""
         scores, _ = ann.search_with(self.queries, NOMINATED, depth, effort)
@@ -69,12 +69,12 @@ class Trial:
         right: NDArray[np.float64] = (scores[:, :wanted] >= self.bars).mean(axis=1)
         return right
 
-    def recall(self, ann: Ann, effort: int, depth: int) -> float:
+    def recall(self, ann: AnnIndex, effort: int, depth: int) -> float:
         """Of the kind of queries that is served worst."""
         found = np.split(self.recalls(ann, effort, depth), self.ends)
         return min(float(some.mean()) for some in found)
 
-    def ms(self, ann: Ann, effort: int, depth: int) -> float:
+    def ms(self, ann: AnnIndex, effort: int, depth: int) -> float:
         """Of a query. One by one, as they mostly come: Faiss reads lists in another way for many.
         The least of some rounds counts, whatever else runs."""
         asked = self.queries[:: max(1, len(self.queries) // _TIMED)]
@@ -87,21 +87,23 @@ class Trial:
         return min(rounds)
 
 
-def measure(ann: Ann, vectors: Vectors, kinds: Sequence[Vectors]) -> list[Operating]:
+def measure_points(
+    ann: AnnIndex, vectors: Vectors, kinds: Sequence[Vectors]
+) -> list[OperatingPoint]:
     """Operating points worth having, cheapest first: each reaches more than those before.
 
     A point's recall is that of the kind of queries which it serves worst.
     """
     if not kinds:
         return []
-    trial, points = Trial.of(vectors, kinds), list[Operating]()
+    trial, points = TuningQueries.of(vectors, kinds), list[OperatingPoint]()
     dearer_than_a_scan = _SCANS * SCANNED_ROW_MS * ann.rows
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
         for effort in [one for one in _EFFORTS if one < ann.effort_max] + [ann.effort_max]:
             here = [
-                Operating(
+                OperatingPoint(
                     effort, depth, trial.recall(ann, effort, depth), trial.ms(ann, effort, depth)
                 )
                 for depth in _depths(ann.kind)
@@ -114,25 +116,27 @@ def measure(ann: Ann, vectors: Vectors, kinds: Sequence[Vectors]) -> list[Operat
     return _worth_having(points)
 
 
-def measured_anew(ann: Ann, vectors: Vectors, kinds: Sequence[Vectors]) -> list[Operating]:
+def remeasure_points(
+    ann: AnnIndex, vectors: Vectors, kinds: Sequence[Vectors]
+) -> list[OperatingPoint]:
     """The points of `ann`, with the recall that they reach on these vectors; costs as they were.
 
     On fewer queries, since searches wait for it: known to two percent.
     """
     if not kinds:
         return ann.points
-    trial = Trial.of(vectors, [some[:_ANEW] for some in kinds])
+    trial = TuningQueries.of(vectors, [some[:_REMEASURED] for some in kinds])
     return [
         replace(point, recall=trial.recall(ann, point.effort, point.depth)) for point in ann.points
     ]
 
 
-def sampled(kinds: Sequence[Vectors]) -> list[Vectors]:
+def sample_queries(kinds: Sequence[Vectors]) -> list[Vectors]:
     """A few queries of each kind, on which whoever opens the same files finds the same."""
     return [some[:_SAMPLED] for some in kinds]
 
 
-def best(points: Sequence[Operating]) -> float:
+def best(points: Sequence[OperatingPoint]) -> float:
     """The highest recall of any; 0 where none was measured."""
     return max((point.recall for point in points), default=0.0)
 
@@ -144,8 +148,8 @@ def _depths(kind: str) -> Sequence[int]:
     return (1, 4, 16)
 
 
-def _worth_having(points: Sequence[Operating]) -> list[Operating]:
-    kept: list[Operating] = []
+def _worth_having(points: Sequence[OperatingPoint]) -> list[OperatingPoint]:
+    kept: list[OperatingPoint] = []
     for point in sorted(points, key=lambda point: point.ms):
         if not kept or point.recall > kept[-1].recall:
             kept.append(point)

@@ -22,7 +22,7 @@ from contracts.score import Vectors
 from contracts.topics import Target
 from index_store import digest
 from index_store.ann import choice, flat, tuning
-from index_store.ann.faiss_index import Ann, Operating
+from index_store.ann.faiss_index import AnnIndex, OperatingPoint
 from index_store.segment import columns
 from index_store.segment.columns import Arrays
 from index_store.segment.files import ANN, COLUMNS, VECTORS
@@ -40,7 +40,7 @@ _BLOCK_ROWS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class BuildInput:
     """A part's files, and a file of the numbers of its live rows."""
 
     vectors: str
@@ -50,7 +50,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Spec:
+class BuildSpec:
     """What to build. `queries` are .npy files of float16 vectors to tune on, a file for each kind.
 
     `like` is the file of an index whose training is taken over, and `points` are its tuning.
@@ -61,53 +61,56 @@ class Spec:
     dim: int
     kind: str
     threads: int
-    pieces: list[Piece]
+    pieces: list[BuildInput]
     queries: list[str]
     out: str
     like: str = ""
-    points: list[Operating] = field(default_factory=list)
+    points: list[OperatingPoint] = field(default_factory=list)
     scanned_rows: int = choice.SCANNED_ROWS
     bytes_max: int = 0
 
 
 def main() -> None:
     raw = orjson.loads(Path(sys.argv[1]).read_bytes())
-    pieces = [Piece(**piece) for piece in raw["pieces"]]
-    points = [Operating(**point) for point in raw["points"]]
-    spec = Spec(**raw | {"pieces": pieces, "points": points})
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    pieces = [BuildInput(**piece) for piece in raw["pieces"]]
+    points = [OperatingPoint(**point) for point in raw["points"]]
+    spec = BuildSpec(**raw | {"pieces": pieces, "points": points})
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     os.nice(_NICE_SMALL if spec.like else _NICE)
     faiss.omp_set_num_threads(spec.threads)
     build(spec)
 
 
-def build(spec: Spec) -> None:
+def build(spec: BuildSpec) -> None:
     """Raises ValueError when the rows are not those that their digests say."""
     out = Path(spec.out)
     pieces = [_open(piece, spec.dim) for piece in spec.pieces]
     # 1. The columns, with what finds an id among them.
-    arrays = columns.gathered([(piece, numbers) for piece, _, numbers in pieces])
-    ids = columns.unpack(arrays, np.empty((0, spec.dim), np.float16)).ids
+    arrays = columns.gather_columns([(piece, numbers) for piece, _, numbers in pieces])
+    ids = columns.unpack_columns(arrays, np.empty((0, spec.dim), np.float16)).ids
     arrays["ids.hashes"], arrays["ids.order"] = sorted_hashes(ids)
-    columns.save(arrays, out / COLUMNS)
+    columns.save_columns(arrays, out / COLUMNS)
     # 2. The vectors, in the file that Faiss maps.
     rows = columns.count(arrays)
     with (out / VECTORS).open("wb") as file:
         file.write(flat.file_head(spec.dim, rows))
         for block in _blocks(pieces):
             file.write(block.tobytes())
-    exact = flat.mapped(out / VECTORS, spec.dim, rows)
+    exact = flat.mapped_index(out / VECTORS, spec.dim, rows)
     vectors = flat.vectors(exact)
     _require_digests(spec.target, arrays, vectors)
     # 3. The index, and what it costs.
     built: dict[str, Any] = {"rows": rows, "kind": None, "points": []}
     queries = [np.load(path) for path in spec.queries]
-    ann = _like(spec, exact, queries) or _anew(spec, exact, queries)
+    ann = _build_like(spec, exact, queries) or _build_trained(spec, exact, queries)
     if ann is not None:
         faiss.write_index(ann.index, str(out / ANN))
         built |= {"kind": ann.kind, "points": [asdict(point) for point in ann.points]}
         if ann.points and queries:
-            trial, last = tuning.Trial.of(vectors, tuning.sampled(queries)), ann.points[-1]
+            trial, last = (
+                tuning.TuningQueries.of(vectors, tuning.sample_queries(queries)),
+                ann.points[-1],
+            )
             found = trial.recalls(ann, last.effort, last.depth)
             built |= {"bars": trial.bars.tolist(), "found": found.mean()}
     # 4. Whoever finds this file finds the others whole.
@@ -116,9 +119,9 @@ def build(spec: Spec) -> None:
     partial.rename(out / BUILT)
 
 
-def _open(piece: Piece, dim: int) -> tuple[Arrays, Vectors, Numbers]:
-    vectors = flat.vectors(flat.mapped(Path(piece.vectors), dim, piece.rows))
-    return columns.load(Path(piece.columns)), vectors, np.load(piece.numbers)
+def _open(piece: BuildInput, dim: int) -> tuple[Arrays, Vectors, Numbers]:
+    vectors = flat.vectors(flat.mapped_index(Path(piece.vectors), dim, piece.rows))
+    return columns.load_columns(Path(piece.columns)), vectors, np.load(piece.numbers)
 
 
 def _blocks(pieces: list[tuple[Arrays, Vectors, Numbers]]) -> Iterator[Vectors]:
@@ -127,24 +130,26 @@ def _blocks(pieces: list[tuple[Arrays, Vectors, Numbers]]) -> Iterator[Vectors]:
             yield vectors[numbers[start : start + _BLOCK_ROWS]]
 
 
-def _like(spec: Spec, rows: flat.Flat, queries: list[Vectors]) -> Ann | None:
+def _build_like(spec: BuildSpec, rows: flat.Flat, queries: list[Vectors]) -> AnnIndex | None:
     """Trained as another index is; None where there is none, or where these rows are so unlike
     those it was trained on that much less is found."""
     if not spec.like:
         return None
     index = faiss.read_index(spec.like)
     index.reset()
-    ann = Ann(spec.kind, _with_rows(index, flat.vectors(rows)), spec.points, rows)
-    ann.points = tuning.measured_anew(ann, flat.vectors(rows), queries)
+    ann = AnnIndex(spec.kind, _with_rows(index, flat.vectors(rows)), spec.points, rows)
+    ann.points = tuning.remeasure_points(ann, flat.vectors(rows), queries)
     if tuning.best(ann.points) < tuning.best(spec.points) - _SHORTFALL:
         return None
     return ann
 
 
-def _anew(spec: Spec, rows: flat.Flat, queries: list[Vectors]) -> Ann | None:
+def _build_trained(spec: BuildSpec, rows: flat.Flat, queries: list[Vectors]) -> AnnIndex | None:
     """Trained on these rows and tuned; None where they are so few that they are scanned."""
     vectors = flat.vectors(rows)
-    kind = choice.complete(spec.kind, len(vectors), spec.dim, spec.scanned_rows, spec.bytes_max)
+    kind = choice.resolve_index_type(
+        spec.kind, len(vectors), spec.dim, spec.scanned_rows, spec.bytes_max
+    )
     if kind == "Flat":
         return None
     try:
@@ -154,8 +159,8 @@ def _anew(spec: Spec, rows: flat.Flat, queries: list[Vectors]) -> Ann | None:
         if "training points" not in str(error) or len(vectors) > spec.scanned_rows:
             raise
         return None
-    ann = Ann(kind, index, [], rows)
-    ann.points = tuning.measure(ann, vectors, queries)
+    ann = AnnIndex(kind, index, [], rows)
+    ann.points = tuning.measure_points(ann, vectors, queries)
     return ann
 
 
@@ -183,7 +188,7 @@ def _with_rows(index: faiss.Index, vectors: Vectors) -> faiss.Index:
 
 def _require_digests(target: Target, arrays: Arrays, vectors: Vectors) -> None:
     """Every row hashes to its share of the digest: nothing was mixed up on the way."""
-    rows = columns.unpack(arrays, vectors)
+    rows = columns.unpack_columns(arrays, vectors)
     origins = list(rows.origins[:])
     columns_of = zip(rows.ids, rows.items, rows.texts, rows.metadata, strict=True)
     offsets = rows.offsets.tolist()
@@ -195,7 +200,7 @@ def _require_digests(target: Target, arrays: Arrays, vectors: Vectors) -> None:
             raise ValueError(f"row {n} ({item_id!r}) is not the one that its digest was made of")
 
 
-def _end_with_parent() -> None:
+def _die_with_parent() -> None:
     """The parent holds the other end of standard input, and never writes."""
     os.read(0, 1)
     os._exit(1)

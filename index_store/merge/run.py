@@ -26,14 +26,14 @@ from contracts.supervision.children import module_command
 from contracts.topics import TARGETS, Target
 from index_store import digest
 from index_store.ann import choice, tuning
-from index_store.ann.faiss_index import Operating
+from index_store.ann.faiss_index import OperatingPoint
 from index_store.index import Index
-from index_store.merge.build_process import BUILT, Piece, Spec
-from index_store.merge.spill import Spill
-from index_store.segment.files import PartFiles
-from index_store.segment.reader import Part
-from index_store.segment.sealed import Segment
-from index_store.segment.table import Sealing, Table
+from index_store.merge.build_process import BUILT, BuildInput, BuildSpec
+from index_store.merge.spill import SegmentFileStore
+from index_store.segment.files import SegmentFiles
+from index_store.segment.reader import SegmentReader
+from index_store.segment.sealed import SealedSegment
+from index_store.segment.table import PendingMerge, SegmentManager
 
 log = structlog.get_logger(__name__)
 
@@ -49,62 +49,68 @@ _SAMPLE_SLACK = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Rebuilt:
+class MergeResult:
     """What a rebuild did."""
 
     target: Target
     rows: int
     kind: str
-    points: Sequence[Operating]
+    points: Sequence[OperatingPoint]
     seconds: float
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MergePlan:
     """What to put into one new segment beside the growing rows: `segments` (None: all).
 
     `like` is the segment whose training its index takes over; None: trained anew.
     """
 
     reason: str
-    segments: Sequence[Segment] | None = None
-    like: Segment | None = None
+    segments: Sequence[SealedSegment] | None = None
+    like: SealedSegment | None = None
 
 
-EVERYTHING = Plan("asked for")
+MERGE_ALL = MergePlan("asked for")
 
 
-def due(table: Table, kind: str = "auto", scanned_rows: int = choice.SCANNED_ROWS) -> Plan | None:
+def due_merge(
+    table: SegmentManager, kind: str = "auto", scanned_rows: int = choice.SCANNED_ROWS
+) -> MergePlan | None:
     """What a rebuild would be good for now, if anything: a large one first, else a small one."""
-    return large(table, kind, scanned_rows) or small(table, kind, scanned_rows)
+    return due_full_merge(table, kind, scanned_rows) or due_growing_merge(table, kind, scanned_rows)
 
 
-def large(table: Table, kind: str = "auto", scanned_rows: int = choice.SCANNED_ROWS) -> Plan | None:
+def due_full_merge(
+    table: SegmentManager, kind: str = "auto", scanned_rows: int = choice.SCANNED_ROWS
+) -> MergePlan | None:
     """To build all anew: the first index, or when much has died or grown. Not while one does."""
-    main = _main(table, kind)
+    main = _largest_indexed(table, kind)
     if main is None:
         scanned = table.unindexed_rows
         if scanned <= scanned_rows or table.is_sealing:
             return None
-        return Plan(f"{scanned} rows without an index")
+        return MergePlan(f"{scanned} rows without an index")
     free = table.free_segments
     if main not in free:
         return None
     sealed = sum(segment.capacity for segment in free)
     dead = sealed - sum(segment.live for segment in free)
     if dead > max(_DEAD_SHARE * sealed, scanned_rows):
-        return Plan(f"{dead} of {sealed} sealed rows are dead")
+        return MergePlan(f"{dead} of {sealed} sealed rows are dead")
     beside = table.growing_rows + sealed - main.capacity
     if beside > max(_GROWN_SHARE * main.capacity, scanned_rows):
-        return Plan(f"{beside} rows beside a segment of {main.capacity}")
+        return MergePlan(f"{beside} rows beside a segment of {main.capacity}")
     return None
 
 
-def small(table: Table, kind: str = "auto", scanned_rows: int = choice.SCANNED_ROWS) -> Plan | None:
+def due_growing_merge(
+    table: SegmentManager, kind: str = "auto", scanned_rows: int = choice.SCANNED_ROWS
+) -> MergePlan | None:
     """To index the growing rows by themselves, trained like the largest segment; also while that
     is being built anew, so that no search ever scans many more than `scanned_rows`."""
-    main = _main(table, kind)
+    main = _largest_indexed(table, kind)
     # Of one whose rows all died no snapshot keeps the files.
     if main is None or not main.live:
         return None
@@ -114,17 +120,17 @@ def small(table: Table, kind: str = "auto", scanned_rows: int = choice.SCANNED_R
     coded = table.coded_rows
     if growing - coded + coded // _CODED_PER_SCANNED < scanned_rows:
         return None
-    return Plan(f"{growing} growing rows", _with_smaller(plain, rest, growing), main)
+    return MergePlan(f"{growing} growing rows", _with_similar_sizes(plain, rest, growing), main)
 
 
-def _main(table: Table, kind: str) -> Segment | None:
+def _largest_indexed(table: SegmentManager, kind: str) -> SealedSegment | None:
     """The largest segment that has what `kind` asks for."""
     return table.largest(indexed=kind != "Flat")
 
 
-def _with_smaller(
-    chosen: Sequence[Segment], rest: Sequence[Segment], rows: int
-) -> Sequence[Segment]:
+def _with_similar_sizes(
+    chosen: Sequence[SealedSegment], rest: Sequence[SealedSegment], rows: int
+) -> Sequence[SealedSegment]:
     """With segments that are not much larger than all before, so that there are never many."""
     found = list(chosen)
     for segment in sorted(rest, key=lambda segment: segment.capacity):
@@ -134,19 +140,19 @@ def _with_smaller(
     return found
 
 
-class Rebuilder:
+class MergeRunner:
     """Runs one large rebuild at a time, and one small one beside it."""
 
     def __init__(
         self,
-        spill: Spill,
+        spill: SegmentFileStore,
         *,
         kind: str = "auto",
         scanned_rows: int = choice.SCANNED_ROWS,
         bytes_max: int = 0,
         threads: int = 1,
         recent: Callable[[Target], Vectors] | None = None,
-        place: Callable[[Segment], object] | None = None,
+        place: Callable[[SealedSegment], object] | None = None,
     ) -> None:
         """`recent` tells vectors of queries that came lately, to tune on; `place` puts a segment
         where it is searched faster, if there is such a place."""
@@ -159,21 +165,21 @@ class Rebuilder:
         self._place = place
         self._large, self._small = asyncio.Lock(), asyncio.Lock()
 
-    def due(self, index: Index, target: Target) -> Plan | None:
+    def due(self, index: Index, target: Target) -> MergePlan | None:
         """What `run` would be good for now, if anything."""
-        return due(index.table(target), self._kind, self._scanned_rows)
+        return due_merge(index.table(target), self._kind, self._scanned_rows)
 
-    def small(self, index: Index, target: Target) -> Plan | None:
+    def small(self, index: Index, target: Target) -> MergePlan | None:
         """The same of what may run beside a large one."""
-        return small(index.table(target), self._kind, self._scanned_rows)
+        return due_growing_merge(index.table(target), self._kind, self._scanned_rows)
 
-    async def run(self, index: Index, target: Target, plan: Plan = EVERYTHING) -> Rebuilt:
+    async def run(self, index: Index, target: Target, plan: Plan = MERGE_ALL) -> MergeResult:
         """Raises RebuildFailed; then the index is as it was."""
         if plan.like is not None:
             async with self._small:
                 # While it waited, a large one may have taken up what it was to hold, and with its
                 # swap the segment that it was to be trained like is gone.
-                plan = replace(plan, like=_main(index.table(target), self._kind))
+                plan = replace(plan, like=_largest_indexed(index.table(target), self._kind))
                 return await self._run(index, target, plan, index.seal(target, plan.segments))
         async with self._large:
             async with self._small:
@@ -181,7 +187,9 @@ class Rebuilder:
                 sealing = index.seal(target, plan.segments)
             return await self._run(index, target, plan, sealing)
 
-    async def _run(self, index: Index, target: Target, plan: Plan, sealing: Sealing) -> Rebuilt:
+    async def _run(
+        self, index: Index, target: Target, plan: MergePlan, sealing: PendingMerge
+    ) -> MergeResult:
         began = perf_counter()
         try:
             segment = await self._built(index, target, sealing, plan)
@@ -198,7 +206,7 @@ class Rebuilder:
         await asyncio.to_thread(sealing.free)
         fault_points.reach("rebuild.swapped")
         found = segment.ann if segment is not None else None
-        done = Rebuilt(
+        done = MergeResult(
             target,
             0 if segment is None else segment.capacity,
             "Flat" if found is None else found.kind,
@@ -210,15 +218,15 @@ class Rebuilder:
         return done
 
     async def _built(
-        self, index: Index, target: Target, sealing: Sealing, plan: Plan
-    ) -> Segment | None:
+        self, index: Index, target: Target, sealing: PendingMerge, plan: MergePlan
+    ) -> SealedSegment | None:
         if not any(part.live for part in sealing.parts):
             return None
         name = uuid.uuid4().hex
         trained = [] if plan.like is None else [plan.like.view()]
         async with self._spill.building(name, [*sealing.parts, *trained]) as out:
             # 1. The rows as files.
-            spec = await specified(
+            spec = await write_build_spec(
                 index,
                 target,
                 sealing,
@@ -237,9 +245,9 @@ class Rebuilder:
             await _run_child(out / "spec.json", spec)
             fault_points.reach("rebuild.built")
             # 3. Mapped, checked, and warm before anybody sees it.
-            segment = await asyncio.to_thread(opened, name, out, index.space.dim)
+            segment = await asyncio.to_thread(open_built_segment, name, out, index.space.dim)
             await asyncio.to_thread(_require_same, sealing.parts, segment)
-            await asyncio.to_thread(_require_found, segment, out, spec.queries)
+            await asyncio.to_thread(_require_recall, segment, out, spec.queries)
             if self._place is not None:
                 await asyncio.to_thread(self._place, segment)
             return segment
@@ -254,17 +262,17 @@ class Rebuilder:
         index.refresh()
 
 
-async def specified(
+async def write_build_spec(
     index: Index,
     target: Target,
-    sealing: Sealing,
-    spill: Spill,
+    sealing: PendingMerge,
+    spill: SegmentFileStore,
     out: Path,
     *,
     kind: str,
     threads: int,
     recent: Vectors,
-) -> Spec:
+) -> BuildSpec:
     """What to build, its rows in files; those of sealed segments are there already.
 
     `recent` are vectors of queries that came lately.
@@ -274,17 +282,17 @@ async def specified(
         files = await spill.of(part)
         numbers = out / f"{n}.npy"
         await asyncio.to_thread(np.save, numbers, part.numbers())
-        pieces.append(Piece(str(files.vectors), str(files.columns), files.rows, str(numbers)))
+        pieces.append(BuildInput(str(files.vectors), str(files.columns), files.rows, str(numbers)))
     queries = []
-    of_rows = await asyncio.to_thread(_rows_to_ask, index)
+    of_rows = await asyncio.to_thread(_sample_queries, index)
     for n, some in enumerate([*of_rows, recent]):
         if len(some):
             queries.append(str(out / f"queries-{n}.npy"))
             await asyncio.to_thread(np.save, queries[-1], some)
-    return Spec(target, index.space.dim, kind, threads, pieces, queries, str(out))
+    return BuildSpec(target, index.space.dim, kind, threads, pieces, queries, str(out))
 
 
-async def _run_child(path: Path, spec: Spec) -> None:
+async def _run_child(path: Path, spec: BuildSpec) -> None:
     await asyncio.to_thread(path.write_bytes, orjson.dumps(asdict(spec)))
     process = await asyncio.create_subprocess_exec(
         *module_command("index_store.merge.build_process", str(path)),
@@ -307,14 +315,16 @@ async def _run_child(path: Path, spec: Spec) -> None:
         raise RebuildFailed(f"{spec.target}: the building process ended with {code}: {last[0]}")
 
 
-def opened(name: str, folder: Path, dim: int) -> Segment:
+def open_built_segment(name: str, folder: Path, dim: int) -> SealedSegment:
     """The segment in a folder that the building process finished. Raises SnapshotRefused."""
     built = orjson.loads((folder / BUILT).read_bytes())
-    points = [Operating(**point) for point in built["points"]]
-    return Segment.mapped(PartFiles.within(name, built["rows"], folder, built["kind"], points), dim)
+    points = [OperatingPoint(**point) for point in built["points"]]
+    return SealedSegment.mapped(
+        SegmentFiles.within(name, built["rows"], folder, built["kind"], points), dim
+    )
 
 
-def _rows_to_ask(index: Index) -> list[Vectors]:
+def _sample_queries(index: Index) -> list[Vectors]:
     """Some live vectors of each target: what queries of either kind look like."""
     dice = np.random.default_rng(0)
     samples = []
@@ -332,14 +342,14 @@ def _rows_to_ask(index: Index) -> list[Vectors]:
     return samples
 
 
-def _require_same(parts: Sequence[Part], segment: Segment) -> None:
+def _require_same(parts: Sequence[SegmentReader], segment: SealedSegment) -> None:
     """The new segment has the digest of the rows that it was built from."""
     old = np.concatenate([part.rows.hashes[part.numbers()] for part in parts])
-    if digest.total(old) != digest.total(segment.rows.hashes):
+    if digest.sum_of_hashes(old) != digest.sum_of_hashes(segment.rows.hashes):
         raise ValueError("the new segment does not have the digest of the rows it was built from")
 
 
-def _require_found(segment: Segment, folder: Path, queries: Sequence[str]) -> None:
+def _require_recall(segment: SealedSegment, folder: Path, queries: Sequence[str]) -> None:
     """A few queries find through the mapped index what they found when it was built.
 
     And all pages are there that the first searches would wait for. Nothing here scans the rows:
@@ -349,8 +359,10 @@ def _require_found(segment: Segment, folder: Path, queries: Sequence[str]) -> No
     built = orjson.loads((folder / BUILT).read_bytes())
     if segment.ann is None or "found" not in built:
         return
-    some = np.concatenate(tuning.sampled([np.load(path) for path in queries])).astype(np.float32)
-    trial = tuning.Trial(some, np.array(built["bars"], np.float32), np.empty(0, np.intp))
+    some = np.concatenate(tuning.sample_queries([np.load(path) for path in queries])).astype(
+        np.float32
+    )
+    trial = tuning.TuningQueries(some, np.array(built["bars"], np.float32), np.empty(0, np.intp))
     last = segment.ann.points[-1]
     faiss.omp_set_num_threads(1)
     found = trial.recalls(segment.ann, last.effort, last.depth).mean()

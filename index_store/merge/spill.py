@@ -16,17 +16,17 @@ import faiss
 
 from contracts.user_folders import make_private
 from index_store.ann import flat
-from index_store.ann.faiss_index import Ann
+from index_store.ann.faiss_index import AnnIndex
 from index_store.segment import columns
-from index_store.segment.files import ANN, COLUMNS, VECTORS, PartFiles
-from index_store.segment.reader import Part
+from index_store.segment.files import ANN, COLUMNS, VECTORS, SegmentFiles
+from index_store.segment.reader import SegmentReader
 from index_store.view import IndexView
 
 # Rows written at a time: 8 MiB at 512 dimensions, so that searches get their turn.
 _BLOCK_ROWS = 8192
 
 
-class Spill:
+class SegmentFileStore:
     """Keeps the files of parts below `folder`, which is emptied at the start."""
 
     def __init__(self, folder: Path) -> None:
@@ -35,7 +35,7 @@ class Spill:
         self._emptied = False
         self._held: Counter[str] = Counter()
 
-    async def of(self, part: Part) -> PartFiles:
+    async def of(self, part: SegmentReader) -> SegmentFiles:
         """Return the part's files, written now unless they are there. Raises OSError.
 
         Files that somebody deleted, as a rule for old files may do, are written again, since the
@@ -52,7 +52,7 @@ class Spill:
             return await asyncio.to_thread(self._folder_for, name)
 
     @asynccontextmanager
-    async def building(self, name: str, parts: Sequence[Part]) -> AsyncIterator[Path]:
+    async def building(self, name: str, parts: Sequence[SegmentReader]) -> AsyncIterator[Path]:
         """A folder for the files of a segment to be built out of those of `parts`.
 
         `keep` leaves it and them alone meanwhile, whatever becomes of the parts. After a failure
@@ -88,11 +88,11 @@ class Spill:
         make_private(folder)
         return folder
 
-    def _write(self, part: Part) -> PartFiles:
+    def _write(self, part: SegmentReader) -> SegmentFiles:
         self._empty_once()
         # A chunk may have got rows since its view was made; they do no harm in its files.
         rows, name = len(part.rows), _name_of(part)
-        files = PartFiles.within(name, rows, self._folder / name)
+        files = SegmentFiles.within(name, rows, self._folder / name)
         if part.files is not None:
             files = replace(files, kind=part.files.kind, points=part.files.points)
             if part.files.ann is not None:
@@ -104,7 +104,7 @@ class Spill:
         make_private(partial)
         try:
             _write_rows(part, rows, partial)
-            if files.ann is not None and isinstance(part.ann, Ann):
+            if files.ann is not None and isinstance(part.ann, AnnIndex):
                 faiss.write_index(part.ann.index, str(partial / ANN))
             _move(partial, self._folder / name)
         except OSError:
@@ -126,16 +126,16 @@ class Spill:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def names_of(view: IndexView) -> set[str]:
+def file_names_of(view: IndexView) -> set[str]:
     """Return the names of the files that parts of this view have or would get."""
-    parts: Sequence[Part] = [part for parts in view.parts.values() for part in parts]
+    parts: Sequence[SegmentReader] = [part for parts in view.parts.values() for part in parts]
     return {f"{part.uid}-{len(part.rows)}" for part in parts} | {
         part.files.name for part in parts if part.files is not None
     }
 
 
-def _write_rows(part: Part, rows: int, folder: Path) -> None:
-    columns.save(columns.pack(part.rows, rows), folder / COLUMNS)
+def _write_rows(part: SegmentReader, rows: int, folder: Path) -> None:
+    columns.save_columns(columns.pack_columns(part.rows, rows), folder / COLUMNS)
     vectors = part.rows.vectors
     with (folder / VECTORS).open("wb") as file:
         file.write(flat.file_head(vectors.shape[1], rows))
@@ -153,9 +153,9 @@ def _move(partial: Path, folder: Path) -> None:
     partial.rmdir()
 
 
-def _are_there(files: PartFiles) -> bool:
+def _are_there(files: SegmentFiles) -> bool:
     return all(path.exists() for path in files.paths)
 
 
-def _name_of(part: Part) -> str:
+def _name_of(part: SegmentReader) -> str:
     return f"{part.uid}-{len(part.rows)}" if part.files is None else part.files.name

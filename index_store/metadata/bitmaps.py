@@ -18,7 +18,7 @@ _BLOCK_BYTES = 8192
 _DENSE = 64
 
 
-def numbers_of(bits: NDArray[np.uint8]) -> NDArray[np.intp]:
+def row_numbers(bits: NDArray[np.uint8]) -> NDArray[np.intp]:
     """Of the bits that are set, ascending."""
     return np.flatnonzero(np.unpackbits(bits, bitorder="little"))
 

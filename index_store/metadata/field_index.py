@@ -24,7 +24,7 @@ from contracts.filters.nodes import (
     list_type_of,
 )
 from index_store.metadata.bitmaps import selector_bits
-from index_store.metadata.value_index import Values
+from index_store.metadata.value_index import ValueIndex
 
 # What a field takes that is in one row only, with its name and its entry in a table (measured).
 FIELD_BYTES = 1500
@@ -36,10 +36,10 @@ _TRIED = 64
 # Kind -> the rows with a value of that kind, and the values.
 _Groups = dict[str, tuple[list[int], list[Any]]]
 # Kind -> the rows with a value of that kind; a list is of the kinds of its members.
-RowsByKind = Mapping[str, BitMap]
+RowsByType = Mapping[str, BitMap]
 
 
-class Field:
+class FieldIndex:
     """The index of a field, appended to by one writer; `asked` is when a filter last used it."""
 
     __slots__ = ("_by_kind", "_members", "_scalars", "asked", "rows")
@@ -48,11 +48,11 @@ class Field:
         self.asked = 0
         self.rows = 0
         self._by_kind: dict[str, BitMap] = {}
-        self._scalars: Values | None = None
-        self._members: Values | None = None
+        self._scalars: ValueIndex | None = None
+        self._members: ValueIndex | None = None
 
     @property
-    def by_kind(self) -> RowsByKind:
+    def by_kind(self) -> RowsByType:
         """`list of string` and the like of a list's members; `list` alone has no scalar."""
         return self._by_kind
 
@@ -72,7 +72,7 @@ class Field:
             self._mark(kind, holders)
             if kind != OBJECT:
                 if self._scalars is None:
-                    self._scalars = Values()
+                    self._scalars = ValueIndex()
                 self._scalars.extend(kind, holders, held)
 
     def select(self, condition: Filter) -> BitMap:
@@ -97,7 +97,7 @@ class Field:
 
     def _extend_members(self, rows: list[int], lists: list[list[Any]]) -> None:
         if self._members is None:
-            self._members = Values()
+            self._members = ValueIndex()
         holders = [row for row, members in zip(rows, lists, strict=True) for _ in members]
         groups = _grouped(holders, list(chain.from_iterable(lists)))
         scalars = groups.keys() & _SCALARS
@@ -112,7 +112,7 @@ class Field:
                 self._mark(LIST, without)
 
 
-def alive_kinds(by_kind: RowsByKind, alive: NDArray[np.uint8]) -> frozenset[str]:
+def live_types(by_kind: RowsByType, alive: NDArray[np.uint8]) -> frozenset[str]:
     """Return the kinds of the values in rows that are `alive`, a bit a row, low bits first."""
     return frozenset(kind for kind, rows in by_kind.items() if _any_alive(rows, alive))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from index_store.metadata.field_index import Field
+from index_store.metadata.field_index import FieldIndex
 
 # About 2 ms of work.
 _SLICE_ROWS = 512
@@ -18,15 +18,15 @@ _SLICE_ROWS = 512
 
 def scan(
     metadata: Sequence[bytes | None], start: int, end: int, names: Iterable[str]
-) -> dict[str, Field]:
+) -> dict[str, FieldIndex]:
     """Index these fields of rows start..end; a name that no row has gets an empty field."""
-    found = {name: Field() for name in names}
+    found = {name: FieldIndex() for name in names}
     extend(found, metadata, start, end)
     return found
 
 
 def extend(
-    fields: dict[str, Field], metadata: Sequence[bytes | None], start: int, end: int
+    fields: dict[str, FieldIndex], metadata: Sequence[bytes | None], start: int, end: int
 ) -> None:
     """Add rows start..end of `metadata`: canonical JSON objects, or None."""
     # Only rows that hold a name in quotes are parsed: it may also be that of a nested member.

@@ -26,7 +26,7 @@ from pyroaring import BitMap
 
 from contracts.filters.json_form import FIELD_CHARS_MAX
 from contracts.filters.nodes import And, Filter, Not, Or
-from index_store.metadata.field_index import Field
+from index_store.metadata.field_index import FieldIndex
 
 # Fields that have an index, however few rows they are in.
 FIELDS_MAX = 1000
@@ -44,7 +44,7 @@ _KEPT_SHARE = 0.875
 _Columns = dict[str, tuple[list[int], list[Any]]]
 
 
-class Fields:
+class MetadataIndex:
     """Rows 0, 1, 2, ... by the values of their metadata; appended to by one writer.
 
     It is not safe for several threads at once: callers that share it hold a lock around every call.
@@ -61,7 +61,7 @@ class Fields:
         self._bytes_min = bytes_min
         self._row_bytes_max = row_bytes_max
         self._count = 0
-        self._fields: dict[str, Field] = {}
+        self._fields: dict[str, FieldIndex] = {}
         self._nbytes = 0
         # None: too many to remember.
         self._left_out: set[str] | None = set()
@@ -118,7 +118,7 @@ class Fields:
             if name not in self._fields and (left_out is None or name in left_out)
         ]
 
-    def select(self, condition: Filter, read: Mapping[str, Field] | None = None) -> BitMap:
+    def select(self, condition: Filter, read: Mapping[str, FieldIndex] | None = None) -> BitMap:
         """Return the rows that match, in a bitmap that is the caller's own. A field that no row has
         matches nothing. `read` holds those of the condition's fields that are missing here.
         """
@@ -134,9 +134,11 @@ class Fields:
         field = self._fields.get(name) or (read or {}).get(name)
         return BitMap() if field is None else field.select(condition)
 
-    def asked(self, condition: Filter, read: Mapping[str, Field] | None = None) -> dict[str, Field]:
+    def asked(
+        self, condition: Filter, read: Mapping[str, FieldIndex] | None = None
+    ) -> dict[str, FieldIndex]:
         """Return the fields of `condition` that rows have, and note them as used, to be kept."""
-        found: dict[str, Field] = {}
+        found: dict[str, FieldIndex] = {}
         for name in condition.fields():
             field = self._fields.get(name) or (read or {}).get(name)
             if field is not None:
@@ -144,7 +146,7 @@ class Fields:
                 found[name] = field
         return found
 
-    def adopt(self, read: Mapping[str, Field]) -> None:
+    def adopt(self, read: Mapping[str, FieldIndex]) -> None:
         """Keep fields that were read from all rows, in place of those used longest ago."""
         for name, field in read.items():
             if name not in self._fields:
@@ -173,7 +175,7 @@ class Fields:
                 self._leave_out(name)
             new = [name for name in new if name in kept]
         for name in new:
-            self._add(name, Field())
+            self._add(name, FieldIndex())
 
     def _shrink(self) -> None:
         """Drop what is too much, beginning with fields used longest ago and in the fewest rows."""
@@ -191,7 +193,7 @@ class Fields:
                 break
             self._leave_out(name)
 
-    def _add(self, name: str, field: Field) -> None:
+    def _add(self, name: str, field: FieldIndex) -> None:
         self._fields[name] = field
         self._nbytes += field.nbytes
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from contracts.filters.nodes import Filter
 from index_store.metadata import field_scan
-from index_store.metadata.field_index import Field, RowsByKind, alive_kinds
-from index_store.metadata.metadata_index import Fields
+from index_store.metadata.field_index import FieldIndex, RowsByType, live_types
+from index_store.metadata.metadata_index import MetadataIndex
 from index_store.segment.rows import Rows
 
 _FILTERS_KEPT = 64
@@ -19,25 +19,25 @@ _FILTERS_KEPT = 64
 _CATCH_UP_ROWS = 512
 
 # Called with the number of rows whose metadata was read because a field has no index.
-Reads = Callable[[int], None]
+OnRowsRead = Callable[[int], None]
 Selected = tuple[pyroaring.BitMap, Mapping[str, frozenset[str]]]
 
 
-class PartFields:
+class SegmentFields:
     """The value index of one part, for any thread. Only quick steps are made under its lock."""
 
-    def __init__(self, rows: Rows, fields: Fields | None = None) -> None:
+    def __init__(self, rows: Rows, fields: MetadataIndex | None = None) -> None:
         self._rows = rows
-        self._fields = Fields() if fields is None else fields
+        self._fields = MetadataIndex() if fields is None else fields
         self._lock = threading.Lock()
         # Filter -> the number of rows then, the rows that match, and each field's rows by kind.
-        self._found: dict[object, tuple[int, pyroaring.BitMap, Mapping[str, RowsByKind]]] = {}
+        self._found: dict[object, tuple[int, pyroaring.BitMap, Mapping[str, RowsByType]]] = {}
 
-    def select(self, condition: Filter, alive: NDArray[np.uint8], reads: Reads) -> Selected:
+    def select(self, condition: Filter, alive: NDArray[np.uint8], reads: OnRowsRead) -> Selected:
         """Return the rows that match, dead ones and ones newer than a view included; and for each
         field of the filter the kinds of its values in rows that are `alive` (a bit a row).
         """
-        read: dict[str, Field] = {}
+        read: dict[str, FieldIndex] = {}
         done = 0
         while True:
             with self._lock:
@@ -65,7 +65,7 @@ class PartFields:
         self,
         condition: Filter,
         count: int,
-        read: dict[str, Field],
+        read: dict[str, FieldIndex],
         done: int,
         alive: NDArray[np.uint8],
     ) -> Selected:
@@ -81,7 +81,7 @@ class PartFields:
             if len(self._found) >= _FILTERS_KEPT:
                 self._found.clear()
             known = self._found[condition.key] = count, matching, by_kind
-        return known[1], {name: alive_kinds(by_kind, alive) for name, by_kind in known[2].items()}
+        return known[1], {name: live_types(by_kind, alive) for name, by_kind in known[2].items()}
 
     def _catch_up(self) -> int:
         count = len(self._rows)

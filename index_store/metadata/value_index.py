@@ -107,7 +107,7 @@ class SortedPairs:
             self._sorted = self._count
 
 
-class Values:
+class ValueIndex:
     """Scalars and the rows that hold them."""
 
     def __init__(self) -> None:

@@ -11,11 +11,11 @@ from typing import Generic, TypeVar
 
 _BATCH_MAX = 64
 
-Asked = TypeVar("Asked")
-Answered = TypeVar("Answered")
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
 
 
-class Lane(Generic[Asked, Answered]):
+class RequestBatcher(Generic[Request, Reply]):
     """Runs `work` on a batch of what was asked; one answer for each.
 
     In a thread, or on the loop where `is_quick` says that handing it over would take as long.
@@ -23,21 +23,21 @@ class Lane(Generic[Asked, Answered]):
 
     def __init__(
         self,
-        work: Callable[[Sequence[Asked]], Sequence[Answered]],
-        is_quick: Callable[[Sequence[Asked]], bool] = lambda _: False,
+        work: Callable[[Sequence[Request]], Sequence[Reply]],
+        is_quick: Callable[[Sequence[Request]], bool] = lambda _: False,
     ) -> None:
         self._work = work
         self._is_quick = is_quick
-        self._waiting: list[tuple[Asked, asyncio.Future[Answered]]] = []
+        self._waiting: list[tuple[Request, asyncio.Future[Reply]]] = []
         self._running: asyncio.Task[None] | None = None
 
     def waiting(self) -> int:
         """Those whose batch has not begun."""
         return len(self._waiting)
 
-    async def ask(self, asked: Asked) -> Answered:
+    async def ask(self, asked: Request) -> Reply:
         """Raises what `work` raises for it."""
-        future: asyncio.Future[Answered] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((asked, future))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
@@ -54,7 +54,7 @@ class Lane(Generic[Asked, Answered]):
         finally:
             self._running = None
 
-    async def _answer(self, batch: Sequence[tuple[Asked, asyncio.Future[Answered]]]) -> None:
+    async def _answer(self, batch: Sequence[tuple[Request, asyncio.Future[Reply]]]) -> None:
         work = [asked for asked, _ in batch]
         try:
             if self._is_quick(work):

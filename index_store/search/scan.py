@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from contracts.ports.hit import VectorQuery
 from contracts.score import NOMINATION_SLACK, exact_scores, tie_slack
 from index_store.ann.choice import SCANNED_ROWS
-from index_store.segment.reader import Nominees, Part, Selection
+from index_store.segment.reader import Nominees, SegmentReader, Selection
 from index_store.segment.rows import Numbers
 
 # A little more than k is nominated at once, so that near ties seldom need a second scan.
@@ -35,14 +35,17 @@ _SCANNED_AT_ONCE = SCANNED_ROWS
 _SCORED_AT_ONCE = 8192
 
 # Score negated, id, part, row: sorts in the order of an answer.
-Winner = tuple[float, str, int, int]
+RankedRow = tuple[float, str, int, int]
 
 
-class Scan:
+class SegmentSearch:
     """Queries of one target and filter over its parts: one pass for all of them."""
 
     def __init__(
-        self, parts: Sequence[Part], selections: Sequence[Selection], queries: Sequence[VectorQuery]
+        self,
+        parts: Sequence[SegmentReader],
+        selections: Sequence[Selection],
+        queries: Sequence[VectorQuery],
     ) -> None:
         self._parts = parts
         self._selections = selections
@@ -53,19 +56,21 @@ class Scan:
         self._wide = np.array([query.vector for query in queries], np.float32)
         self._slack = tie_slack(self._wide.shape[1])
 
-    def exact(self) -> Iterator[list[Winner]]:
+    def exact(self) -> Iterator[list[RankedRow]]:
         """The winners of each query, best first, at most k + offset."""
-        most = max(_enough(query) for query in self._queries)
+        most = max(_nominees_for(query) for query in self._queries)
         scores, places = self._nominated(self._wide, most)
         for n, query in enumerate(self._queries):
-            yield self._exact(n, query, scores[n], places[n], min(_enough(query), most))
+            yield self._exact(n, query, scores[n], places[n], min(_nominees_for(query), most))
 
-    def approximate(self, recall: float, *, patient: bool = True) -> Iterator[list[Winner] | None]:
+    def approximate(
+        self, recall: float, *, patient: bool = True
+    ) -> Iterator[list[RankedRow] | None]:
         """Yield the winners of each query with about `recall`, exact where all rows are scanned.
 
         Yields None for a query that takes an exact scan of many rows, unless `patient`.
         """
-        most = max(_enough(query) for query in self._queries)
+        most = max(_nominees_for(query) for query in self._queries)
         found = self._approximated(self._wide, most, recall)
         may_scan = patient or self._live <= _SCANNED_AT_ONCE
         for n, query in enumerate(self._queries):
@@ -77,13 +82,13 @@ class Scan:
 
     def _near(
         self, n: int, query: VectorQuery, nominees: Nominees, most: int, recall: float
-    ) -> tuple[list[Winner], float | None]:
+    ) -> tuple[list[RankedRow], float | None]:
         """Return the winners among the nominees; and, where rows that were not nominated may belong
         to them, the score that such rows must reach, otherwise None.
         """
         wanted = min(query.k + query.offset, self._live)
         for extra in (_TIES_AT_FIRST, TIES_MAX, 0):
-            found = _hopeful(query, nominees.scores[0], nominees.numbers[0])
+            found = _contenders(query, nominees.scores[0], nominees.numbers[0])
             winners, cut = self._winners(query, found), float(nominees.cuts[0])
             # Too few: the lists read held too few of the rows there are, whose scores say nothing
             # of what the others hold; or (with collapse) too few items.
@@ -91,7 +96,7 @@ class Scan:
                 return winners, -np.inf
             if query.collapse and len(winners) < wanted:
                 return winners, None if self._below_min_score(query, found) else -np.inf
-            bar = _bar(query, winners)
+            bar = _score_to_beat(query, winners)
             if cut + self._slack < bar or cut == -np.inf:
                 return winners, None
             # A scan for more rows takes as long as one that leaves none out.
@@ -100,11 +105,11 @@ class Scan:
             nominees = self._approximated(self._wide[n : n + 1], most + extra, recall)
         return winners, bar
 
-    def _from(self, n: int, query: VectorQuery, bar: float) -> list[Winner]:
+    def _from(self, n: int, query: VectorQuery, bar: float) -> list[RankedRow]:
         """Find the winners by a scan of all rows; none of them scores less than `bar`."""
         if bar > -np.inf:
             return self._winners(query, self._reaching(self._wide[n], bar - NOMINATION_SLACK))
-        [winners] = Scan(self._parts, self._selections, [query]).exact()
+        [winners] = SegmentSearch(self._parts, self._selections, [query]).exact()
         return winners
 
     def _below_min_score(self, query: VectorQuery, found: NDArray[np.int64]) -> bool:
@@ -124,11 +129,11 @@ class Scan:
         scores: NDArray[np.float32],
         places: NDArray[np.int64],
         most: int,
-    ) -> list[Winner]:
+    ) -> list[RankedRow]:
         while True:
             places, ceiling = self._best(scores, places, most)
             winners = self._winners(query, places)
-            bar = _bar(query, winners)
+            bar = _score_to_beat(query, winners)
             if ceiling < bar or ceiling == -np.inf:
                 return winners
             if bar > -np.inf:
@@ -170,7 +175,7 @@ class Scan:
             all(one.complete for one in found),
         )
 
-    def _each(self) -> Iterator[tuple[Part, Selection, int]]:
+    def _each(self) -> Iterator[tuple[SegmentReader, Selection, int]]:
         for part, selection, start in zip(
             self._parts, self._selections, self._starts, strict=False
         ):
@@ -193,7 +198,7 @@ class Scan:
             found.append(part.reaching(query, floor, selection) + start)
         return np.concatenate(found)
 
-    def _winners(self, query: VectorQuery, places: NDArray[np.int64]) -> list[Winner]:
+    def _winners(self, query: VectorQuery, places: NDArray[np.int64]) -> list[RankedRow]:
         """The best of `places` by exact score, then id; at most k + offset."""
         wanted = query.k + query.offset
         scores, parts, rows = self._scored(query, places)
@@ -237,7 +242,7 @@ class Scan:
                 vectors[here] = part.rows.vectors[rows[here]]
         return exact_scores(vectors, query.vector), parts, rows
 
-    def _collapsed(self, ordered: Sequence[Winner]) -> Iterator[Winner]:
+    def _collapsed(self, ordered: Sequence[RankedRow]) -> Iterator[RankedRow]:
         """The best of each item; one without `item` stands for itself."""
         seen: set[str] = set()
         for winner in ordered:
@@ -248,7 +253,7 @@ class Scan:
                 seen.add(item)
 
 
-def _hopeful(
+def _contenders(
     query: VectorQuery, scores: NDArray[np.float32], places: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """Those of the nominated whose exact score may put them in the answer."""
@@ -261,14 +266,14 @@ def _hopeful(
     return hopeful
 
 
-def _bar(query: VectorQuery, winners: Sequence[Winner]) -> float:
+def _score_to_beat(query: VectorQuery, winners: Sequence[RankedRow]) -> float:
     """What a row left out would have to reach to be in the answer."""
     full = len(winners) == query.k + query.offset
     bar = -winners[-1][0] if full else -np.inf
     return bar if query.min_score is None else max(bar, query.min_score)
 
 
-def _enough(query: VectorQuery) -> int:
+def _nominees_for(query: VectorQuery) -> int:
     """How many rows to nominate at first."""
     wanted = query.k + query.offset
     rows = wanted * _ROWS_PER_ITEM if query.collapse else wanted

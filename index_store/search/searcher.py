@@ -19,8 +19,7 @@ from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 from contracts.wire.as_of import AsOf
 from index_store.index import Index
-from index_store.metadata.segment_fields import Reads
-from index_store.search.request_batch import Lane
+from index_store.search.request_batch import RequestBatcher
 from index_store.view import IndexView
 
 # Queries that may be answered on the loop, and what they may take together.
@@ -40,15 +39,16 @@ class LocalSearcher:
     is called with the number of rows whose metadata was read because a filter's field has no index.
     """
 
-    def __init__(self, *, target_recall: float = 0.95, reads: Reads = lambda rows: None) -> None:
+    def __init__(self, *, target_recall: float = 0.95, reads: OnRowsRead = lambda rows: None) ->
+    None:
         self._recall = None if target_recall >= 1 else target_recall
         self._recent: dict[Target, deque[VectorQuery]] = {
             target: deque(maxlen=_RECENT) for target in TARGETS
         }
         self._reads = reads
-        self._fast = Lane(partial(self._answers, patient=False), self._are_quick)
-        self._exact = Lane(partial(self._answers, patient=True))
-        self._warned = Lane(self._warnings)
+        self._fast = RequestBatcher(partial(self._answers, patient=False), self._are_quick)
+        self._exact = RequestBatcher(partial(self._answers, patient=True))
+        self._warned = RequestBatcher(self._warnings)
         self._index: Index | None = None
         self.generation = 0
         self.is_ready = False

@@ -45,7 +45,7 @@ _TYPES = {
 T = TypeVar("T")
 
 
-class Packed(Sequence[T | None]):
+class PackedStrings(Sequence[T | None]):
     """Strings end to end; `ends` has one entry more than there are strings.
 
     `read` makes one of a view of its bytes; what is not `present` is None.
@@ -86,7 +86,7 @@ class Packed(Sequence[T | None]):
             yield read(data[ends[n] : ends[n + 1]]) if present else None
 
 
-class Coded(Sequence[Origin]):
+class CodedStrings(Sequence[Origin]):
     """Few values, many rows: `codes` are places in `values`."""
 
     def __init__(self, values: Sequence[Origin], codes: NDArray[np.int32]) -> None:
@@ -111,7 +111,7 @@ def _view(array: NDArray[Any]) -> "memoryview[Any]":
     return np.ascontiguousarray(array).data
 
 
-def pack(rows: Rows, count: int) -> Arrays:
+def pack_columns(rows: Rows, count: int) -> Arrays:
     """The first `count` rows as arrays, without the vectors.
 
     Each column is built by a few C loops of about a millisecond for a chunk, between which other
@@ -131,14 +131,14 @@ def pack(rows: Rows, count: int) -> Arrays:
     return arrays | _origin_values(list(values))
 
 
-def unpack(arrays: Arrays, vectors: Vectors) -> Rows:
+def unpack_columns(arrays: Arrays, vectors: Vectors) -> Rows:
     """Rows over these arrays, no copies."""
     return Rows(
         _texts(arrays, "ids"),
         _column(arrays, "items", _text),
         _column(arrays, "texts", _text),
         _column(arrays, "metadata", bytes),
-        Coded(_origins(arrays), arrays["origins.codes"]),
+        CodedStrings(_origins(arrays), arrays["origins.codes"]),
         arrays["offsets"],
         arrays["appended_ms"],
         arrays["partitions"],
@@ -151,7 +151,7 @@ def count(arrays: Arrays) -> int:
     return len(arrays["offsets"])
 
 
-def gathered(pieces: Sequence[tuple[Arrays, Numbers]]) -> Arrays:
+def gather_columns(pieces: Sequence[tuple[Arrays, Numbers]]) -> Arrays:
     """The rows of these numbers of each, one after the other."""
     arrays: Arrays = {
         name: np.concatenate([piece[name][numbers] for piece, numbers in pieces])
@@ -178,7 +178,7 @@ def gathered(pieces: Sequence[tuple[Arrays, Numbers]]) -> Arrays:
     return arrays | _origin_values(list(values))
 
 
-def save(arrays: Arrays, path: Path) -> None:
+def save_columns(arrays: Arrays, path: Path) -> None:
     """Raises OSError, as for a full disk or a read-only one."""
     try:
         save_file(arrays, path)
@@ -186,7 +186,7 @@ def save(arrays: Arrays, path: Path) -> None:
         raise OSError(f"{path.name}: {error}") from error
 
 
-def load(path: Path) -> Arrays:
+def load_columns(path: Path) -> Arrays:
     """Mapped, not read: the library's own reader copies every byte while it holds the interpreter,
     0.2 s for a million rows in which no search is answered. Raises SnapshotRefused."""
     try:
@@ -240,9 +240,9 @@ def _gather(
     return data[places]
 
 
-def _column(arrays: Arrays, name: str, read: Callable[["memoryview[Any]"], T]) -> Packed[T]:
+def _column(arrays: Arrays, name: str, read: Callable[["memoryview[Any]"], T]) -> PackedStrings[T]:
     data, ends, present = (arrays[f"{name}.{part}"] for part in ("data", "ends", "present"))
-    return Packed(data, ends, present, read)
+    return PackedStrings(data, ends, present, read)
 
 
 def _texts(arrays: Arrays, name: str) -> Sequence[str]:

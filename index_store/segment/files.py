@@ -5,13 +5,13 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from index_store.ann.faiss_index import Operating
+from index_store.ann.faiss_index import OperatingPoint
 
 VECTORS, COLUMNS, ANN = "vectors.faiss", "columns.safetensors", "ann.faiss"
 
 
 @dataclass(frozen=True, slots=True)
-class PartFiles:
+class SegmentFiles:
     """`kind` names the index in `ann`, None where there is none; `points` are its tuning."""
 
     name: str
@@ -20,7 +20,7 @@ class PartFiles:
     columns: Path
     ann: Path | None = None
     kind: str | None = None
-    points: list[Operating] = field(default_factory=list)
+    points: list[OperatingPoint] = field(default_factory=list)
 
     @property
     def paths(self) -> list[Path]:
@@ -33,8 +33,8 @@ class PartFiles:
         rows: int,
         folder: Path,
         kind: str | None = None,
-        points: list[Operating] | None = None,
-    ) -> "PartFiles":
+        points: list[OperatingPoint] | None = None,
+    ) -> "SegmentFiles":
         """All in one folder, under their usual names."""
         ann = None if kind is None else folder / ANN
         return cls(name, rows, folder / VECTORS, folder / COLUMNS, ann, kind, points or [])

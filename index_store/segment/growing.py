@@ -14,30 +14,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index_store.ann import flat
-from index_store.ann.growing_codes import Coder, Codes
-from index_store.metadata.segment_fields import PartFields
-from index_store.segment.reader import Part
+from index_store.ann.growing_codes import GrowingCodes, RowQuantizer
+from index_store.metadata.segment_fields import SegmentFields
+from index_store.segment.reader import SegmentReader
 from index_store.segment.rows import Numbers, Rows
 
-CHUNK_ROWS = 8192
+GROWING_SEGMENT_ROWS = 8192
 
 
-class Chunk:
+class GrowingSegment:
     """Up to `capacity` rows; written by one thread, read by any through its parts."""
 
-    def __init__(self, dim: int, capacity: int, coder: Coder | None = None) -> None:
+    def __init__(self, dim: int, capacity: int, coder: RowQuantizer | None = None) -> None:
         self.uid = uuid.uuid4().hex
         self.capacity = capacity
         # The Faiss index counts all rows from the start and is never changed again: rows are
         # written into its memory, and bitmaps say which of them a search may see.
-        self.flat = flat.blank(dim, capacity)
+        self.flat = flat.blank_index(dim, capacity)
         self.rows = Rows.blank(flat.vectors(self.flat))
         self.coder = coder
-        self.codes = None if coder is None else Codes(coder, self.flat)
+        self.codes = None if coder is None else GrowingCodes(coder, self.flat)
         self.live = 0
-        self._fields = PartFields(self.rows)
+        self._fields = SegmentFields(self.rows)
         self._alive = np.zeros(capacity, np.bool_)
-        self._view: Part | None = None
+        self._view: SegmentReader | None = None
 
     @property
     def room(self) -> int:
@@ -76,10 +76,10 @@ class Chunk:
         """A bit for each row that is live, low bits first."""
         return np.packbits(self._alive, bitorder="little")
 
-    def view(self) -> Part:
+    def view(self) -> SegmentReader:
         """This chunk as it is now; the same object until something changes."""
         if self._view is None:
-            self._view = Part(
+            self._view = SegmentReader(
                 self.rows,
                 self.flat,
                 self.bits(),

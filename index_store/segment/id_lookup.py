@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 _SHARDS = 64
 
 
-class GrowingIds:
+class GrowingIdMap:
     """id -> place, spread over dictionaries so that none is ever large."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class GrowingIds:
             shards[hash(item_id) % _SHARDS][item_id] = place
 
 
-class SealedIds:
+class SealedIdLookup:
     """Row numbers by id. `hashes` ascend; `rows` are the row numbers in that order."""
 
     def __init__(

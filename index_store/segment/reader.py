@@ -1,7 +1,7 @@
 """What a reader holds of a chunk or a segment: rows that never change, and which of them count.
 
-A `Part` is a chunk or a segment as it was at one moment. A `Selection` names the rows of it that
-a search may see: the live ones, or those of them that a filter admits.
+A `SegmentReader` is a chunk or a segment as it was at one moment. A `Selection` names the rows of
+it that a search may see: the live ones, or those of them that a filter admits.
 """
 
 from collections.abc import Mapping
@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contracts.filters.nodes import Filter
-from index_store.ann.faiss_index import SCANNED_ROW_MS, SKIPPED_ROW, Ann
+from index_store.ann.faiss_index import SCANNED_ROW_MS, SKIPPED_ROW, AnnIndex
 from index_store.ann.flat import Flat
-from index_store.ann.growing_codes import Codes
-from index_store.metadata.bitmaps import numbers_of, selector_bits
-from index_store.metadata.segment_fields import PartFields, Reads
-from index_store.segment.files import PartFiles
+from index_store.ann.growing_codes import GrowingCodes
+from index_store.metadata.bitmaps import row_numbers, selector_bits
+from index_store.metadata.segment_fields import SegmentFields
+from index_store.segment.files import SegmentFiles
 from index_store.segment.rows import Numbers, Rows
 
 # For each part; an eighth of a byte a row.
@@ -80,7 +80,7 @@ class Selection:
     @cached_property
     def numbers(self) -> Numbers:
         """Of the rows, ascending."""
-        return numbers_of(self.bits)
+        return row_numbers(self.bits)
 
     @cached_property
     def selector(self) -> Any:
@@ -111,7 +111,7 @@ class Nominator(Protocol):
         ...
 
 
-class Part:
+class SegmentReader:
     """A chunk or a segment as it was at one moment; `live` counts the rows that count.
 
     Row numbers are below `capacity`; it had `written` of them. `ann` nominates among them; None:
@@ -127,10 +127,10 @@ class Part:
         live: int,
         capacity: int,
         written: int,
-        fields: PartFields,
-        ann: Ann | Codes | None,
+        fields: SegmentFields,
+        ann: AnnIndex | GrowingCodes | None,
         uid: str,
-        files: PartFiles | None = None,
+        files: SegmentFiles | None = None,
         device: Nominator | None = None,
     ) -> None:
         self.files = files
@@ -151,8 +151,8 @@ class Part:
         """Of the live rows, ascending."""
         return self.everything.numbers
 
-    def select(self, condition: Filter | None, reads: Reads = lambda rows: None) -> Selection:
-        """Return the live rows that a filter admits; `reads` is called as `Reads` says."""
+    def select(self, condition: Filter | None, reads: OnRowsRead = lambda rows: None) -> Selection:
+        """Return the live rows that a filter admits; `reads` is called as `OnRowsRead` says."""
         if condition is None:
             return self.everything
         known = self._selections.get(condition.key)
@@ -210,7 +210,7 @@ class Part:
         share = selection.share
         if self.ann is None or not self.ann.pays(selection.count, most, share, recall):
             scores, numbers = self.nominate(queries, most, selection)
-            return Nominees(scores, numbers, last_of(scores, selection.count), True)
+            return Nominees(scores, numbers, lowest_of(scores, selection.count), True)
         scores, numbers = self.ann.search(queries, most, share, recall)
         # A filter only drops some of what was found, so the cut is where the index made it.
         cuts = scores[:, -1].copy()
@@ -225,7 +225,7 @@ class Part:
             exact, found = self.nominate(queries[n : n + 1], most, selection)
             scores[n], numbers[n] = -np.inf, -1
             scores[n, : found.shape[1]], numbers[n, : found.shape[1]] = exact[0], found[0]
-            cuts[n] = last_of(exact, selection.count)[0]
+            cuts[n] = lowest_of(exact, selection.count)[0]
         return Nominees(scores, numbers, cuts, False)
 
     def reaching(
@@ -242,7 +242,7 @@ class Part:
         return np.take_along_axis(scores, best, axis=1), numbers[best]
 
 
-def last_of(scores: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+def lowest_of(scores: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
     """Return the lowest of the best scores (q, n) of `rows` rows, or -inf if n leaves none out."""
     if scores.shape[1] >= rows:
         return np.full(len(scores), -np.inf, np.float32)

@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 
 from contracts.errors import SnapshotRefused
 from index_store.ann import faiss_index, flat
-from index_store.ann.faiss_index import Ann
-from index_store.ann.growing_codes import Coder
-from index_store.metadata.bitmaps import numbers_of
-from index_store.metadata.segment_fields import PartFields
+from index_store.ann.faiss_index import AnnIndex
+from index_store.ann.growing_codes import RowQuantizer
+from index_store.metadata.bitmaps import row_numbers
+from index_store.metadata.segment_fields import SegmentFields
 from index_store.segment import columns
 from index_store.segment.columns import Arrays
-from index_store.segment.files import PartFiles
-from index_store.segment.id_lookup import SealedIds, sorted_hashes
-from index_store.segment.reader import Nominator, Part
+from index_store.segment.files import SegmentFiles
+from index_store.segment.id_lookup import SealedIdLookup, sorted_hashes
+from index_store.segment.reader import Nominator, SegmentReader
 from index_store.segment.rows import Numbers
 
 
-class Segment:
+class SealedSegment:
     """`arrays` are the columns (index_store.segment.columns), `index` the vectors of the same rows,
     `found` the index that nominates among them, if any."""
 
@@ -33,38 +33,38 @@ class Segment:
         uid: str,
         arrays: Arrays,
         index: flat.Flat,
-        found: Ann | None = None,
-        files: PartFiles | None = None,
+        found: AnnIndex | None = None,
+        files: SegmentFiles | None = None,
     ) -> None:
         self.uid = uid
         self.arrays = arrays
         self.flat = index
         self.ann = found
         self.files = files
-        self.rows = columns.unpack(arrays, flat.vectors(index))
+        self.rows = columns.unpack_columns(arrays, flat.vectors(index))
         self.capacity = len(self.rows)
         self.live = self.capacity
         self._bits = all_bits(self.capacity)
-        self._fields = PartFields(self.rows)
-        self._view: Part | None = None
+        self._fields = SegmentFields(self.rows)
+        self._view: SegmentReader | None = None
         self._device: Nominator | None = None
         hashes, order = arrays.get("ids.hashes"), arrays.get("ids.order")
         if hashes is None or order is None:
             hashes, order = sorted_hashes(self.rows.ids)
-        self._ids = SealedIds(hashes, order, self.rows.ids)
+        self._ids = SealedIdLookup(hashes, order, self.rows.ids)
 
     @classmethod
-    def mapped(cls, files: PartFiles, dim: int) -> "Segment":
+    def mapped(cls, files: SegmentFiles, dim: int) -> "SealedSegment":
         """Over its files. Raises SnapshotRefused when they are not what they should be."""
-        index = flat.mapped(files.vectors, dim, files.rows)
-        arrays = columns.load(files.columns)
+        index = flat.mapped_index(files.vectors, dim, files.rows)
+        arrays = columns.load_columns(files.columns)
         if columns.count(arrays) != files.rows:
             raise SnapshotRefused(
                 f"{files.columns.name}: want {files.rows} rows, got {columns.count(arrays)}"
             )
         found = None
         if files.ann is not None and files.kind is not None:
-            found = faiss_index.load(files.kind, files.ann, index, files.points)
+            found = faiss_index.load_ann(files.kind, files.ann, index, files.points)
         return cls(files.name, arrays, index, found, files)
 
     @property
@@ -82,9 +82,9 @@ class Segment:
         return "Flat" if self.ann is None else self.ann.kind
 
     @cached_property
-    def coder(self) -> Coder | None:
+    def coder(self) -> RowQuantizer | None:
         """Its training, for rows that come after it."""
-        return None if self.ann is None else Coder.of(self.ann)
+        return None if self.ann is None else RowQuantizer.of(self.ann)
 
     def find(self, ids: list[str], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The live row of each id, -1 where there is none: shape (len(ids),)."""
@@ -103,16 +103,16 @@ class Segment:
         self._view = None
 
     def alive(self) -> Numbers:
-        return numbers_of(self._bits)
+        return row_numbers(self._bits)
 
     def bits(self) -> NDArray[np.uint8]:
         """A bit for each row that is live, low bits first."""
         return self._bits
 
-    def view(self) -> Part:
+    def view(self) -> SegmentReader:
         """This segment as it is now; the same object until something changes."""
         if self._view is None:
-            self._view = Part(
+            self._view = SegmentReader(
                 self.rows,
                 self.flat,
                 self._bits.copy(),

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from index_store.ann.growing_codes import Coder
+from index_store.ann.growing_codes import RowQuantizer
 from index_store.digest import Hashes
-from index_store.metadata.bitmaps import numbers_of
-from index_store.segment.growing import CHUNK_ROWS, Chunk
-from index_store.segment.id_lookup import GrowingIds, hashes_of
-from index_store.segment.reader import Part
+from index_store.metadata.bitmaps import row_numbers
+from index_store.segment.growing import GROWING_SEGMENT_ROWS, GrowingSegment
+from index_store.segment.id_lookup import GrowingIdMap, hashes_of
+from index_store.segment.reader import SegmentReader
 from index_store.segment.rows import Rows
-from index_store.segment.sealed import Segment
+from index_store.segment.sealed import SealedSegment
 
 # A place is the number of a chunk and a row in it, in one int.
 _ROW_BITS = 24
@@ -22,7 +22,7 @@ _CODED_CHUNK = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Removed:
+class RemovedRows:
     """Rows that were taken out, and their shares of the digest (in an order of their own)."""
 
     ids: list[str]
@@ -31,7 +31,7 @@ class Removed:
 
 
 @dataclass(slots=True, eq=False)
-class Sealing:
+class PendingMerge:
     """What a rebuild merges: the parts of one moment, and who they belong to.
 
     While it goes on, the chunks in it take no more rows and are not merged. Several may go on at
@@ -39,10 +39,10 @@ class Sealing:
     anew is indexed meanwhile.
     """
 
-    parts: list[Part]
-    chunks: dict[int, Chunk]
-    segments: list[Segment]
-    ids: GrowingIds
+    parts: list[SegmentReader]
+    chunks: dict[int, GrowingSegment]
+    segments: list[SealedSegment]
+    ids: GrowingIdMap
     # Of each part the rows that were alive when the new segment was last told.
     alive: list[NDArray[np.uint8]]
 
@@ -54,7 +54,7 @@ class Sealing:
         self.parts.clear()
         self.alive.clear()
         shards = list(self.ids.shards())
-        self.ids = GrowingIds()
+        self.ids = GrowingIdMap()
         while self.chunks:
             self.chunks.popitem()
         while self.segments:
@@ -64,26 +64,26 @@ class Sealing:
 
 
 @dataclass(slots=True)
-class _Found:
+class _LocatedRows:
     """Live rows of some ids, by the chunk or segment that holds them."""
 
     ids: list[str] = field(default_factory=list)
-    holders: list[tuple[Chunk | Segment, list[int]]] = field(default_factory=list)
+    holders: list[tuple[GrowingSegment | SealedSegment, list[int]]] = field(default_factory=list)
 
 
-class Table:
+class SegmentManager:
     """One thread writes; `views` are for any."""
 
-    def __init__(self, dim: int, chunk_rows: int = CHUNK_ROWS) -> None:
+    def __init__(self, dim: int, chunk_rows: int = GROWING_SEGMENT_ROWS) -> None:
         self._dim = dim
         self._chunk_rows = chunk_rows
         self._next = 0
         # Whether rows get codes: not while nobody asks, since a replay would take longer.
         self.is_searched = False
-        self.chunks: dict[int, Chunk] = {}
-        self.segments: list[Segment] = []
-        self._growing = GrowingIds()
-        self._sealings: list[Sealing] = []
+        self.chunks: dict[int, GrowingSegment] = {}
+        self.segments: list[SealedSegment] = []
+        self._growing = GrowingIdMap()
+        self._sealings: list[PendingMerge] = []
 
     def __len__(self) -> int:
         return sum(holder.live for holder in self._holders())
@@ -103,12 +103,12 @@ class Table:
         )
 
     @property
-    def free_segments(self) -> list[Segment]:
+    def free_segments(self) -> list[SealedSegment]:
         """Those that no rebuild under way takes up."""
         taken = [segment for sealing in self._sealings for segment in sealing.segments]
         return [segment for segment in self.segments if segment not in taken]
 
-    def largest(self, *, indexed: bool = True) -> Segment | None:
+    def largest(self, *, indexed: bool = True) -> SealedSegment | None:
         """The largest segment, of those that have an index or of all."""
         return max(
             (segment for segment in self.segments if segment.ann is not None or not indexed),
@@ -159,7 +159,7 @@ class Table:
                 chunk = None
             if chunk is None or (chunk.codes is None and coder is not None):
                 room = self._chunk_rows * (1 if coder is None else _CODED_CHUNK)
-                chunk = self.chunks[self._next] = Chunk(self._dim, room, coder)
+                chunk = self.chunks[self._next] = GrowingSegment(self._dim, room, coder)
                 self._next += 1
             end = min(len(rows), done + chunk.room)
             place = ((self._next - 1) << _ROW_BITS) + len(chunk.rows)
@@ -168,7 +168,7 @@ class Table:
             self._growing.put(rows.ids[done:end], range(place, place + end - done))
             done = end
 
-    def remove(self, ids: Iterable[str]) -> Removed:
+    def remove(self, ids: Iterable[str]) -> RemovedRows:
         """Take out those of `ids` that are live."""
         found = self._locate(list(ids))
         partitions, hashes = [np.empty(0, np.int32)], [np.empty((0, 4), np.uint32)]
@@ -177,7 +177,7 @@ class Table:
             partitions.append(holder.rows.partitions[numbers])
             hashes.append(holder.rows.hashes[numbers])
             holder.delete(numbers)
-        return Removed(found.ids, np.concatenate(partitions), np.concatenate(hashes))
+        return RemovedRows(found.ids, np.concatenate(partitions), np.concatenate(hashes))
 
     def merge(self, rows_min: int) -> None:
         """Move the live rows out of chunks mostly dead, until `rows_min` were moved.
@@ -200,38 +200,41 @@ class Table:
             del self.chunks[number]
             moved += len(rows)
 
-    def views(self) -> tuple[Part, ...]:
+    def views(self) -> tuple[SegmentReader, ...]:
         return tuple(holder.view() for holder in self._holders() if holder.live)
 
-    def seal(self, segments: Sequence[Segment] | None = None) -> Sealing:
+    def seal(self, segments: Sequence[SealedSegment] | None = None) -> PendingMerge:
         """Begin to build a segment of all chunks and of `segments` (None: all of them), but for
         those that another rebuild has begun with."""
         free = self.free_segments
         chosen = [s for s in free if segments is None or s in segments]
         chunks = {n: chunk for n, chunk in self.chunks.items() if not self._is_sealing(n)}
-        holders: list[Chunk | Segment] = [*chosen, *chunks.values()]
+        holders: list[GrowingSegment | SealedSegment] = [*chosen, *chunks.values()]
         parts = [holder.view() for holder in holders if holder.live]
         alive = [part.everything.bits for part in parts]
-        sealing = Sealing(parts, chunks, chosen, self._growing, alive)
+        sealing = PendingMerge(parts, chunks, chosen, self._growing, alive)
         self._sealings.append(sealing)
-        self._growing = GrowingIds()
+        self._growing = GrowingIdMap()
         return sealing
 
-    def catch_up(self, sealing: Sealing, new: Segment) -> None:
+    def catch_up(self, sealing: PendingMerge, new: SealedSegment) -> None:
         """Delete in `new`, which holds the rows of `sealing.parts` in their order, what died in
         them since. In a thread too, as long as nobody else has `new`: `swap` does the rest."""
-        holders: list[Chunk | Segment] = [*sealing.chunks.values(), *sealing.segments]
+        holders: list[GrowingSegment | SealedSegment] = [
+            *sealing.chunks.values(),
+            *sealing.segments,
+        ]
         by_uid = {holder.uid: holder for holder in holders}
         start = 0
         for n, part in enumerate(sealing.parts):
             # A copy: the writer may be clearing bits right now.
             now = by_uid[part.uid].bits().copy()
-            died = numbers_of(sealing.alive[n] & ~now)
+            died = row_numbers(sealing.alive[n] & ~now)
             sealing.alive[n] = now
             new.delete(start + np.searchsorted(part.numbers(), died))
             start += part.live
 
-    def swap(self, sealing: Sealing, new: Segment | None) -> None:
+    def swap(self, sealing: PendingMerge, new: SealedSegment | None) -> None:
         """End a rebuild: `new` takes the place of what it was built from. None: no row was left."""
         self._sealings.remove(sealing)
         if new is not None:
@@ -241,7 +244,7 @@ class Table:
             del self.chunks[number]
         self.segments = [segment for segment in self.segments if segment not in sealing.segments]
 
-    def give_up(self, sealing: Sealing) -> None:
+    def give_up(self, sealing: PendingMerge) -> None:
         """End a rebuild that failed: everything stays as it is."""
         self._sealings.remove(sealing)
         # The smaller one moves.
@@ -249,29 +252,29 @@ class Table:
             sealing.ids.put(list(shard), shard.values())
         self._growing = sealing.ids
 
-    def adopt(self, segment: Segment) -> None:
+    def adopt(self, segment: SealedSegment) -> None:
         """A segment of a snapshot; its live ids are nowhere else."""
         self.segments.append(segment)
 
-    def _coder(self) -> Coder | None:
+    def _coder(self) -> RowQuantizer | None:
         """Of the largest segment that has an index."""
         if not self.is_searched:
             return None
         main = self.largest()
         return None if main is None else main.coder
 
-    def _holders(self) -> list[Chunk | Segment]:
+    def _holders(self) -> list[GrowingSegment | SealedSegment]:
         return [*self.segments, *self.chunks.values()]
 
     def _is_sealing(self, number: int) -> bool:
         return any(number in sealing.chunks for sealing in self._sealings)
 
-    def _ids(self) -> list[GrowingIds]:
+    def _ids(self) -> list[GrowingIdMap]:
         return [self._growing, *(sealing.ids for sealing in self._sealings)]
 
-    def _locate(self, ids: list[str]) -> _Found:
+    def _locate(self, ids: list[str]) -> _LocatedRows:
         """Forget where the live ones of `ids` stand, and tell it."""
-        found = _Found()
+        found = _LocatedRows()
         by_chunk: dict[int, list[int]] = {}
         elsewhere: list[str] = []
         growing = self._ids()

@@ -14,7 +14,7 @@ from contracts.events.format_version import unknown_version
 from contracts.events.record import TopicPartition
 from contracts.topics import Target
 from index_store.index import Index
-from index_store.view import Highest, IndexView
+from index_store.view import HighestSource, IndexView
 
 FORMAT = 2
 
@@ -24,7 +24,7 @@ Blob = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class ReplayState:
     """What is not in a view but belongs to its time. Taken before the view, so that it promises
     less rather than more."""
 
@@ -32,11 +32,11 @@ class Moment:
     reasons: list[tuple[Target, int, int, str]]
 
     @classmethod
-    def of(cls, index: Index) -> "Moment":
+    def of(cls, index: Index) -> "ReplayState":
         return cls(dict(index.caught_up_at), index.reasons())
 
 
-def manifest(index: Index, view: IndexView, moment: Moment) -> Manifest:
+def manifest(index: Index, view: IndexView, moment: ReplayState) -> Manifest:
     """Without its `parts` and `alive`, which the writer adds."""
     return {
         "created": time.time(),
@@ -58,7 +58,7 @@ def sealed(manifest: Manifest) -> bytes:
     return orjson.dumps({"format": FORMAT, "sha256": digest, "manifest": manifest})
 
 
-def opened(raw: bytes) -> Manifest:
+def read_manifest(raw: bytes) -> Manifest:
     """Raises SnapshotRefused, UnknownFormat."""
     try:
         sealed = orjson.loads(raw)
@@ -74,7 +74,7 @@ def opened(raw: bytes) -> Manifest:
     return result
 
 
-def require_same(manifest: Manifest, index: Index) -> None:
+def require_same_log(manifest: Manifest, index: Index) -> None:
     """A snapshot stands for one space and one log; of another it says nothing."""
     fingerprint = index.space.fingerprint.hex()
     if manifest["space"]["fingerprint"] != fingerprint:
@@ -91,7 +91,7 @@ def positions(manifest: Manifest) -> dict[TopicPartition, int]:
     return {partition: value for partition, (value,) in _by_partition(manifest["positions"])}
 
 
-def highest(manifest: Manifest) -> dict[TopicPartition, Highest]:
+def highest(manifest: Manifest) -> dict[TopicPartition, HighestSource]:
     rows = _by_partition(manifest["highest"])
     return {partition: ((topic_id, n), offset) for partition, (topic_id, n, offset) in rows}
 
@@ -116,7 +116,7 @@ def require_file(blob: Blob, path: Path) -> None:
         raise SnapshotRefused(f"{blob['name']}: the bytes are not those written (SHA-256)")
 
 
-def described(name: str, path: Path) -> Blob:
+def describe_blob(name: str, path: Path) -> Blob:
     return {"name": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
@@ -129,7 +129,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def parts_in(manifest: Mapping[str, Any]) -> set[str]:
+def segment_names(manifest: Mapping[str, Any]) -> set[str]:
     """Names of the parts that it needs."""
     return {part["name"] for part in manifest["parts"]}
 

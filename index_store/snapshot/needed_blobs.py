@@ -9,16 +9,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 # These are names below the replica's prefix, each with its bytes.
-Needs = Mapping[str, int]
+BlobSizes = Mapping[str, int]
 
 
-class Needed:
+class SnapshotBlobs:
     """By the snapshot's name; None where it could not be read, so that nobody knows."""
 
     def __init__(self) -> None:
-        self._needs: dict[str, Needs | None] = {}
+        self._needs: dict[str, BlobSizes | None] = {}
 
-    def __setitem__(self, name: str, needs: Needs | None) -> None:
+    def __setitem__(self, name: str, needs: BlobSizes | None) -> None:
         self._needs[name] = needs
 
     def __contains__(self, name: str) -> bool:
@@ -45,11 +45,13 @@ class Needed:
 
     def lacking(self, there: Mapping[str, int]) -> dict[str, list[str]]:
         """Return the snapshots that are not whole in a store with these blobs, and their gaps."""
-        lacking = {name: lacks(needs or {}, there) for name, needs in sorted(self._needs.items())}
+        lacking = {
+            name: missing_blobs(needs or {}, there) for name, needs in sorted(self._needs.items())
+        }
         return {name: blobs for name, blobs in lacking.items() if blobs}
 
 
-def needs_of(name: str, manifest: Mapping[str, Any], manifest_bytes: int) -> Needs:
+def blobs_of(name: str, manifest: Mapping[str, Any], manifest_bytes: int) -> BlobSizes:
     """Return what the snapshot `name` needs, including the manifest itself."""
     blobs = [blob for part in manifest["parts"] for blob in part["blobs"]]
     return {
@@ -59,6 +61,6 @@ def needs_of(name: str, manifest: Mapping[str, Any], manifest_bytes: int) -> Nee
     }
 
 
-def lacks(needs: Needs, there: Mapping[str, int]) -> list[str]:
+def missing_blobs(needs: BlobSizes, there: Mapping[str, int]) -> list[str]:
     """Return the names of the blobs that are missing, or have another size."""
     return [name for name, size in needs.items() if there.get(name) != size]

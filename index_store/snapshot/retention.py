@@ -8,18 +8,18 @@ import structlog
 from contracts.errors import SnapshotRefused, UnknownFormat
 from contracts.ports.blob_store import BlobStore
 from index_store.snapshot import manifest as manifests
-from index_store.snapshot.needed_blobs import Needed, Needs, lacks, needs_of
+from index_store.snapshot.needed_blobs import BlobSizes, SnapshotBlobs, blobs_of, missing_blobs
 
 log = structlog.get_logger(__name__)
 
 
-class Kept:
+class OwnSnapshots:
     """The snapshots below `prefix`; one instance at a time may write. Methods raise OSError."""
 
     def __init__(self, store: BlobStore, prefix: str) -> None:
         self._store = store
         self._prefix = prefix
-        self._needed = Needed()
+        self._needed = SnapshotBlobs()
         self.lacking: dict[str, list[str]] = {}
         """Snapshots that are not whole, with what they lack, as the last listing showed."""
 
@@ -30,24 +30,24 @@ class Kept:
 
     def add(self, name: str, manifest: Mapping[str, Any], manifest_bytes: int) -> None:
         """Count `name` as one of ours from now on."""
-        self._needed[name] = needs_of(name, manifest, manifest_bytes)
+        self._needed[name] = blobs_of(name, manifest, manifest_bytes)
 
     async def look(self) -> None:
         """Set `lacking`, by one listing."""
         await self.missing({})
 
-    async def missing(self, needs: Needs) -> list[str]:
+    async def missing(self, needs: BlobSizes) -> list[str]:
         """Return those of `needs` that the store does not have; the same listing sets `lacking`."""
         there = await self._store.sizes(self._prefix)
         found = {blob.removeprefix(self._prefix): size for blob, size in there.items()}
         self.lacking = self._needed.lacking(found)
-        return lacks(needs, found)
+        return missing_blobs(needs, found)
 
     async def require_whole(
         self, name: str, manifest: Mapping[str, Any], manifest_bytes: int
     ) -> None:
         """Raise SnapshotRefused where the store lacks a blob that the manifest of `name` names."""
-        for blob in await self.missing(needs_of(name, manifest, manifest_bytes)):
+        for blob in await self.missing(blobs_of(name, manifest, manifest_bytes)):
             raise SnapshotRefused(f"{blob}: missing")
 
     async def write_and_read(self, name: str, data: bytes) -> None:
@@ -102,10 +102,10 @@ class Kept:
         for blob in sorted(blobs, key=lambda blob: not blob.endswith("/manifest.json")):
             await self._store.delete(blob)
 
-    async def _read(self, name: str) -> Needs | None:
+    async def _read(self, name: str) -> BlobSizes | None:
         try:
             raw = await self._store.read(f"{self._prefix}{name}/manifest.json")
-            return needs_of(name, manifests.opened(raw), len(raw))
+            return blobs_of(name, manifests.read_manifest(raw), len(raw))
         except (UnknownFormat, OSError) as error:
             log.warning("no part is deleted", snapshot=name, reason=str(error))
             return None

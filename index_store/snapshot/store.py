@@ -28,15 +28,15 @@ from contracts.errors import SnapshotRefused
 from contracts.events.format_version import from_members
 from contracts.ports.blob_store import BlobStore
 from contracts.topics import Target
-from index_store.ann.faiss_index import Operating
+from index_store.ann.faiss_index import OperatingPoint
 from index_store.index import Index
-from index_store.merge.spill import Spill, names_of
-from index_store.segment.files import PartFiles, link_or_copy
-from index_store.segment.sealed import Segment
+from index_store.merge.spill import SegmentFileStore, file_names_of
+from index_store.segment.files import SegmentFiles, link_or_copy
+from index_store.segment.sealed import SealedSegment
 from index_store.snapshot import manifest as manifests
-from index_store.snapshot.manifest import Blob, Manifest, Moment
-from index_store.snapshot.needed_blobs import needs_of
-from index_store.snapshot.retention import Kept
+from index_store.snapshot.manifest import Blob, Manifest, ReplayState
+from index_store.snapshot.needed_blobs import blobs_of
+from index_store.snapshot.retention import OwnSnapshots
 from index_store.view import IndexView
 
 log = structlog.get_logger(__name__)
@@ -45,14 +45,16 @@ log = structlog.get_logger(__name__)
 _LISTED_S = 20.0
 
 
-class Snapshots:
+class SnapshotStore:
     """Writes under its own replica's prefix, restores any replica's newest valid one.
 
     One instance at a time may write below `prefix`; `kept` snapshots stay. `spill` keeps the local
     files of parts.
     """
 
-    def __init__(self, store: BlobStore, prefix: str, spill: Spill, *, kept: int) -> None:
+    def __init__(
+        self, store: BlobStore, prefix: str, spill: SegmentFileStore, *, kept: int
+    ) -> None:
         self._store = store
         self._prefix = prefix
         self._shard_prefix = prefix.rstrip("/").rpartition("/")[0] + "/"
@@ -61,7 +63,7 @@ class Snapshots:
         self._writing = asyncio.Lock()
         # What this process wrote or read back whole; what was written before may have gone bad.
         self._written: dict[str, Sequence[Blob]] = {}
-        self.own = Kept(store, prefix)
+        self.own = OwnSnapshots(store, prefix)
         """The snapshots below `prefix`."""
         self.rewritten = 0
         """The number of blobs that the store had lost, and that were written again."""
@@ -76,14 +78,14 @@ class Snapshots:
         async with self._writing:
             # Take the view only now: the write that this one waited for deletes the local files of
             # parts that a swap has replaced since.
-            moment, view = Moment.of(index), index.view
+            moment, view = ReplayState.of(index), index.view
             try:
                 return await self._write(index, view, moment)
             finally:
                 # Also of a failed one: what it needed a while ago may be what fills the disk.
-                await self._spill.keep(lambda: names_of(index.view))
+                await self._spill.keep(lambda: file_names_of(index.view))
 
-    async def _write(self, index: Index, view: IndexView, moment: Moment) -> str:
+    async def _write(self, index: Index, view: IndexView, moment: ReplayState) -> str:
         # 0. What crashes left: it may be what fills the disk.
         finished, gone = await self.own.tidy(self._spill.held)
         self._forget(gone)
@@ -93,7 +95,7 @@ class Snapshots:
         try:
             # 1. The blobs.
             manifest = manifests.manifest(index, view, moment)
-            files: MutableSequence[PartFiles] = []
+            files: MutableSequence[SegmentFiles] = []
             manifest |= await self._write_blobs(name, view, files)
             await self._write_lost(name, files, manifest)
             fault_points.reach("snapshot.blobs")
@@ -119,7 +121,7 @@ class Snapshots:
         if self._writing.locked():
             return  # that needs the files of its own view, and does the same at its end
         async with self._writing:
-            await self._spill.keep(lambda: names_of(index.view))
+            await self._spill.keep(lambda: file_names_of(index.view))
 
     async def list(self) -> list[str]:
         """Names below the shard's prefix (REPLICA/NAME) that have a manifest, best first.
@@ -146,7 +148,7 @@ class Snapshots:
 
     async def manifest(self, name: str) -> Manifest:
         """Of a snapshot that `list` named. Raises SnapshotRefused, OSError."""
-        return manifests.opened(await self._read(f"{name}/manifest.json"))
+        return manifests.read_manifest(await self._read(f"{name}/manifest.json"))
 
     async def restore(self, empty: Index, *, skip_unread: bool = False) -> Index | None:
         """An index like `empty` from the best valid snapshot of its log, or None.
@@ -197,14 +199,14 @@ class Snapshots:
     async def point_to(self, name: str) -> None:
         """Let the next start restore this own snapshot (NAME, without the replica)."""
         raw = await self._read(f"{self._own(name)}/manifest.json")
-        await self.own.require_whole(name, manifests.opened(raw), len(raw))
+        await self.own.require_whole(name, manifests.read_manifest(raw), len(raw))
         await self.own.write_and_read("pointer", name.encode())
 
     def _own(self, name: str) -> str:
         return self._prefix.removeprefix(self._shard_prefix) + name
 
     async def _write_blobs(
-        self, name: str, view: IndexView, written: MutableSequence[PartFiles]
+        self, name: str, view: IndexView, written: MutableSequence[SegmentFiles]
     ) -> Manifest:
         """Write what is not there yet; what the manifest says of parts and bitmaps."""
         entries, bitmaps = [], []
@@ -231,7 +233,7 @@ class Snapshots:
         return {"parts": entries, "alive": alive}
 
     async def _write_lost(
-        self, name: str, written: Sequence[PartFiles], manifest: Manifest
+        self, name: str, written: Sequence[SegmentFiles], manifest: Manifest
     ) -> None:
         """Write again what the store does not have. Raises OSError where it lacks it even then."""
         lost = await self._lost(name, manifest)
@@ -248,11 +250,11 @@ class Snapshots:
         self.rewritten += len(lost)
 
     async def _lost(self, name: str, manifest: Manifest) -> Sequence[str]:
-        needs = dict(needs_of(name, manifest, 0))
+        needs = dict(blobs_of(name, manifest, 0))
         del needs[f"{name}/manifest.json"]  # not written yet
         return await self.own.missing(needs)
 
-    async def _write_part(self, files: PartFiles, lost: Collection[str] = ()) -> Sequence[Blob]:
+    async def _write_part(self, files: SegmentFiles, lost: Collection[str] = ()) -> Sequence[Blob]:
         """Return its blobs; of those written before, only the `lost` ones are written again."""
         before = self._written.get(files.name)
         if before is not None and not lost:
@@ -266,7 +268,7 @@ class Snapshots:
                 blobs.append(before[n])
                 continue
             await self._store.upload(self._prefix + name, path)
-            blobs.append(await asyncio.to_thread(manifests.described, name, path))
+            blobs.append(await asyncio.to_thread(manifests.describe_blob, name, path))
         self._written[files.name] = blobs
         return blobs
 
@@ -277,8 +279,8 @@ class Snapshots:
             raise SnapshotRefused(f"name: want the digits of a snapshot's, got {own[:40]!r}")
         index = empty.emptied()
         raw = await self._read(f"{name}/manifest.json")
-        manifest = manifests.opened(raw)
-        manifests.require_same(manifest, index)
+        manifest = manifests.read_manifest(raw)
+        manifests.require_same_log(manifest, index)
         alive = await self._read(f"{name}/alive")
         await asyncio.to_thread(manifests.require_blob, manifest["alive"], alive)
         start = 0
@@ -305,11 +307,11 @@ class Snapshots:
 
     async def _segment(
         self, replica: str, part: dict[str, Any], dim: int, *, keep: bool
-    ) -> Segment:
+    ) -> SealedSegment:
         paths = [await self._local(replica, blob, keep=keep) for blob in part["blobs"]]
         vectors, columns, *ann = paths
-        points = [from_members(Operating, point) for point in part["points"]]
-        files = PartFiles(
+        points = [from_members(OperatingPoint, point) for point in part["points"]]
+        files = SegmentFiles(
             part["name"],
             part["rows"],
             vectors,
@@ -318,7 +320,7 @@ class Snapshots:
             part["kind"],
             points,
         )
-        return await asyncio.to_thread(Segment.mapped, files, dim)
+        return await asyncio.to_thread(SealedSegment.mapped, files, dim)
 
     async def _local(self, replica: str, blob: Blob, *, keep: bool) -> Path:
         prefix = self._shard_prefix + replica

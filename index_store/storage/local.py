@@ -16,7 +16,7 @@ _PARTIAL = ".partial"
 _ABANDONED_S = 3600.0
 
 
-class DiskBlobs:
+class LocalBlobStore:
     """The BlobStore port in a folder; names are paths below it, without hidden parts."""
 
     def __init__(self, root: Path) -> None:

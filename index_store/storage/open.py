@@ -6,25 +6,25 @@ from pathlib import Path
 
 from contracts.errors import ConfigurationError
 from contracts.ports.blob_store import BlobStore
-from index_store.storage.local import DiskBlobs
+from index_store.storage.local import LocalBlobStore
 
 
 @asynccontextmanager
-async def open_blobs(url: str | None, default: Path) -> AsyncIterator[BlobStore]:
+async def open_blob_store(url: str | None, default: Path) -> AsyncIterator[BlobStore]:
     """The store at `url`, `file:PATH` or `s3://BUCKET/PREFIX`; None: the folder `default`.
 
     Raises ConfigurationError for another address or a bucket that does not exist.
     """
     if url is None:
-        yield DiskBlobs(default)
+        yield LocalBlobStore(default)
     elif url.startswith("file:") and url.removeprefix("file:"):
-        yield DiskBlobs(Path(url.removeprefix("file:")))
+        yield LocalBlobStore(Path(url.removeprefix("file:")))
     elif url.startswith("s3://") and url.removeprefix("s3://").strip("/"):
         # Half a second of imports, for those who use it.
-        from index_store.storage.s3 import S3Blobs
+        from index_store.storage.s3 import S3BlobStore
 
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        async with S3Blobs.opened(bucket, prefix) as store:
+        async with S3BlobStore.opened(bucket, prefix) as store:
             yield store
     else:
         raise ConfigurationError(

@@ -47,7 +47,7 @@ T = TypeVar("T")
 Upload = dict[str, str]
 
 
-class S3Blobs:
+class S3BlobStore:
     """The BlobStore port; names are keys below `prefix`. Open it with `opened`."""
 
     def __init__(
@@ -62,7 +62,7 @@ class S3Blobs:
     @asynccontextmanager
     async def opened(
         cls, bucket: str, prefix: str, *, part_bytes: int = _PART_BYTES
-    ) -> AsyncIterator["S3Blobs"]:
+    ) -> AsyncIterator["S3BlobStore"]:
         """Raises ConfigurationError when a server says that there is no such bucket.
 
         A server that does not answer now, or not as S3 does, may do so later; those who read and

@@ -28,7 +28,7 @@ from contracts.ports.clock import Clock
 from contracts.ports.event_log import EventLog, LogReader
 from contracts.topics import TARGETS, Names, Target
 from index_store.index import Index
-from index_store.merge.run import EVERYTHING, Plan, Rebuilder, Rebuilt
+from index_store.merge.run import MERGE_ALL, MergePlan, MergeResult, MergeRunner
 from index_store.search.searcher import AppliedFeed, LocalSearcher
 from streams.maintainer.snapshot_schedule import SnapshotKeeper
 from streams.topics.identity import Recheck
@@ -64,7 +64,7 @@ class Maintainer:
         searcher: LocalSearcher,
         feed: AppliedFeed,
         keeper: SnapshotKeeper,
-        rebuilder: Rebuilder,
+        rebuilder: MergeRunner,
         metrics: Metrics,
         clock: Clock,
         *,
@@ -324,12 +324,12 @@ class Maintainer:
         except SnapshotFailed as error:
             log.error("snapshot failed; searching goes on", error=str(error))
 
-    async def rebuild(self, targets: Sequence[Target] = TARGETS) -> list[Rebuilt]:
+    async def rebuild(self, targets: Sequence[Target] = TARGETS) -> list[MergeResult]:
         """Build the sealed segments of `targets` anew. Raises NotReady, RebuildFailed."""
         index = self._index
         if index is None:
             raise NotReady("this node has no index yet")
-        return [await self._rebuilt(index, target, EVERYTHING) for target in targets]
+        return [await self._rebuilt(index, target, MERGE_ALL) for target in targets]
 
     async def rebuild_if_due(self) -> None:
         """Where many rows are without an index, or dead; not while replaying, more is to come."""
@@ -339,7 +339,7 @@ class Maintainer:
         """The same of rows that grow, which does not wait for a large rebuild to end."""
         await self._rebuild_where(self._rebuilder.small)
 
-    async def _rebuild_where(self, due: Callable[[Index, Target], Plan | None]) -> None:
+    async def _rebuild_where(self, due: Callable[[Index, Target], MergePlan | None]) -> None:
         index = self._index
         if index is None or not self._searcher.is_ready:
             return
@@ -373,7 +373,7 @@ class Maintainer:
             if recall is not None:
                 self._metrics.audited_recall.labels(target).observe(recall)
 
-    async def _rebuilt(self, index: Index, target: Target, plan: Plan) -> Rebuilt:
+    async def _rebuilt(self, index: Index, target: Target, plan: MergePlan) -> MergeResult:
         try:
             done = await self._rebuilder.run(index, target, plan)
         except RebuildFailed:

@@ -3,12 +3,12 @@
 from contracts.errors import SnapshotRefused
 from index_store.index import Index
 from index_store.snapshot import manifest as manifests
-from index_store.snapshot.store import Snapshots
+from index_store.snapshot.store import SnapshotStore
 from streams.topics.retention import missed_deletes
 
 
 async def choose(
-    snapshots: Snapshots, name: str, index: Index, *, now: float, retention_s: float
+    snapshots: SnapshotStore, name: str, index: Index, *, now: float, retention_s: float
 ) -> None:
     """Let the next start begin from `name` (REPLICA/NAME), one of this replica's own.
 
@@ -16,7 +16,7 @@ async def choose(
     """
     replica, _, own = name.rpartition("/")
     manifest = await snapshots.manifest(name)
-    manifests.require_same(manifest, index)
+    manifests.require_same_log(manifest, index)
     missed = missed_deletes(manifests.caught_up_at(manifest), now, retention_s)
     if missed is not None:
         raise SnapshotRefused(f"{name}: {missed}; a start would replay from the beginning")

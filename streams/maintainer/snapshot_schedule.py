@@ -12,7 +12,7 @@ from contracts.events.record import TopicPartition
 from contracts.metrics import Metrics
 from contracts.ports.clock import Clock
 from index_store.index import Index
-from index_store.snapshot.store import Snapshots
+from index_store.snapshot.store import SnapshotStore
 from streams.maintainer.restore_policy import choose
 
 log = structlog.get_logger(__name__)
@@ -30,7 +30,7 @@ class SnapshotKeeper:
 
     def __init__(
         self,
-        snapshots: Snapshots,
+        snapshots: SnapshotStore,
         metrics: Metrics,
         clock: Clock,
         *,

@@ -15,7 +15,7 @@ import pytest
 
 from contracts.errors import RebuildFailed, SnapshotFailed
 from contracts.ports.hit import VectorQuery
-from index_store.storage.local import DiskBlobs
+from index_store.storage.local import LocalBlobStore
 from streams.maintainer.admin import Operations
 from tests.kits.index_kit import snapshots_in, vectors
 from tests.unit.streams.test_maintainer import Kit, index_of, running, until
@@ -31,7 +31,7 @@ def allow(file_bytes: int) -> None:
 
 
 async def main(folder: Path) -> None:
-    kit = Kit(DiskBlobs(folder / "store"), folder / "spills")
+    kit = Kit(LocalBlobStore(folder / "store"), folder / "spills")
     rows = vectors(ROWS + len(LIMITS))
     async with running(kit.node()) as node:
         operations = Operations(node, target_recall=0.95)

@@ -212,10 +212,14 @@ async def digests(kit: Collection) -> dict[tuple[str, int], str]:
                     b"" if one.vector is None else one.vector.tobytes(),
                     one.item,
                     one.text,
-                    digest.canonical(one.metadata) if one.metadata else None,
+                    digest.canonical_metadata(one.metadata) if one.metadata else None,
                 )
                 for one in live.values()
             ]
-            total = digest.add(0, digest.total(digest.stacked(hashes))) if hashes else 0
-            found[topic, partition] = digest.text_of(total)
+            total = (
+                digest.add_digests(0, digest.sum_of_hashes(digest.stack_hashes(hashes)))
+                if hashes
+                else 0
+            )
+            found[topic, partition] = digest.digest_text(total)
     return found

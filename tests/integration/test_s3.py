@@ -9,10 +9,10 @@ from contracts.errors import ConfigurationError
 from contracts.metrics import Metrics
 from contracts.settings import KafkaSettings, Settings
 from contracts.testing.clock import ManualClock
-from index_store.snapshot.store import Snapshots
+from index_store.snapshot.store import SnapshotStore
 from index_store.storage import s3 as module
-from index_store.storage.open import open_blobs
-from index_store.storage.s3 import S3Blobs
+from index_store.storage.open import open_blob_store
+from index_store.storage.s3 import S3BlobStore
 from streams.maintainer.snapshot_schedule import SnapshotKeeper
 from tests.kits.index_kit import IMAGES, batch, filled, new_index, new_spill, record, vectors
 from tests.kits.s3_fixture import S3Link
@@ -26,7 +26,7 @@ PREFIX = "unit-v1/0/0/"
 async def test_blobs_come_back_whole(s3: S3Link, tmp_path: Path) -> None:
     bucket = await s3.new_bucket()
     # The least that S3 takes as a part.
-    async with S3Blobs.opened(bucket, "deep/prefix", part_bytes=5 * module.MIB) as store:
+    async with S3BlobStore.opened(bucket, "deep/prefix", part_bytes=5 * module.MIB) as store:
         large = tmp_path / "large"
         large.write_bytes(bytes(range(256)) * 50_000)  # 12.8 MB: three parts
         await store.upload("a/large", large)
@@ -44,7 +44,7 @@ async def test_blobs_come_back_whole(s3: S3Link, tmp_path: Path) -> None:
             await store.read("a/small")
         with pytest.raises(KeyError):
             await store.local("a/small", tmp_path)
-    async with S3Blobs.opened(bucket, "other") as other:
+    async with S3BlobStore.opened(bucket, "other") as other:
         assert await other.list("") == []
 
 
@@ -52,7 +52,7 @@ async def test_a_torn_upload_leaves_nothing(
     s3: S3Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = await s3.new_bucket()
-    async with S3Blobs.opened(bucket, "", part_bytes=5 * module.MIB) as store:
+    async with S3BlobStore.opened(bucket, "", part_bytes=5 * module.MIB) as store:
         large = tmp_path / "large"
         large.write_bytes(bytes(12 * module.MIB))
         real = module._slice
@@ -72,7 +72,7 @@ async def test_a_torn_upload_leaves_nothing(
 
 async def test_more_keys_than_a_page_has(s3: S3Link) -> None:
     bucket = await s3.new_bucket()
-    async with S3Blobs.opened(bucket, "") as store:
+    async with S3BlobStore.opened(bucket, "") as store:
         names = [f"{n:04}" for n in range(1010)]
         for start in range(0, 1010, 10):  # as many as there are connections
             await asyncio.gather(*(store.write(name, b"") for name in names[start : start + 10]))
@@ -81,17 +81,17 @@ async def test_more_keys_than_a_page_has(s3: S3Link) -> None:
 
 async def test_a_missing_bucket_is_one_clear_line(s3: S3Link, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="there is no bucket 'nowhere'; create it first"):
-        async with open_blobs("s3://nowhere/prefix", tmp_path):
+        async with open_blob_store("s3://nowhere/prefix", tmp_path):
             pass
     with pytest.raises(ConfigurationError, match=r"want file:PATH or s3://BUCKET/PREFIX, got 'x'"):
-        async with open_blobs("x", tmp_path):
+        async with open_blob_store("x", tmp_path):
             pass
 
 
 async def test_a_snapshot_in_s3_and_an_outage(s3: S3Link, tmp_path: Path) -> None:
     bucket = await s3.new_bucket()
-    async with open_blobs(f"s3://{bucket}/snapshots", tmp_path) as store:
-        snapshots, index = Snapshots(store, PREFIX, new_spill(), kept=1), filled(vectors(100))
+    async with open_blob_store(f"s3://{bucket}/snapshots", tmp_path) as store:
+        snapshots, index = SnapshotStore(store, PREFIX, new_spill(), kept=1), filled(vectors(100))
         await snapshots.write(index)
         before = index.digests()
         index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
@@ -99,7 +99,7 @@ async def test_a_snapshot_in_s3_and_an_outage(s3: S3Link, tmp_path: Path) -> Non
         with pytest.raises(OSError, match=f"s3://{bucket}"):
             await snapshots.write(index)
         await s3.start()
-        elsewhere = Snapshots(store, PREFIX, new_spill(), kept=1)
+        elsewhere = SnapshotStore(store, PREFIX, new_spill(), kept=1)
         restored = await elsewhere.restore(new_index())
         assert restored is not None
         assert restored.digests() == before
@@ -111,8 +111,8 @@ async def test_a_snapshot_in_s3_and_an_outage(s3: S3Link, tmp_path: Path) -> Non
 
 async def test_parts_that_somebody_deleted_are_written_again(s3: S3Link, tmp_path: Path) -> None:
     bucket = await s3.new_bucket()
-    async with open_blobs(f"s3://{bucket}/snapshots", tmp_path) as store:
-        snapshots, index = Snapshots(store, PREFIX, new_spill(), kept=1), filled(vectors(100))
+    async with open_blob_store(f"s3://{bucket}/snapshots", tmp_path) as store:
+        snapshots, index = SnapshotStore(store, PREFIX, new_spill(), kept=1), filled(vectors(100))
         await snapshots.write(index)
         parts = await store.sizes(f"{PREFIX}parts/")
         assert len(parts) == 4
@@ -138,12 +138,12 @@ async def test_a_server_that_is_away_at_the_start_is_no_reason_not_to_start(
     s3: S3Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = await s3.new_bucket()
-    async with open_blobs(f"s3://{bucket}/p", tmp_path) as store:
-        await Snapshots(store, PREFIX, new_spill(), kept=1).write(filled(vectors(10)))
+    async with open_blob_store(f"s3://{bucket}/p", tmp_path) as store:
+        await SnapshotStore(store, PREFIX, new_spill(), kept=1).write(filled(vectors(10)))
     await s3.stop()
     monkeypatch.setattr("streams.maintainer.snapshot_schedule._RESTORE_PAUSES_S", (0.1, 0.1))
-    async with open_blobs(f"s3://{bucket}/p", tmp_path) as store:
-        snapshots = Snapshots(store, PREFIX, new_spill(), kept=1)
+    async with open_blob_store(f"s3://{bucket}/p", tmp_path) as store:
+        snapshots = SnapshotStore(store, PREFIX, new_spill(), kept=1)
         keeper = SnapshotKeeper(
             snapshots, Metrics(), ManualClock(), every_s=1, every_records=1, refresh_s=1
         )

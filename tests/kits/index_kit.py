@@ -21,11 +21,11 @@ from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
 from index_store.index import Index
 from index_store.merge.build_process import build
-from index_store.merge.run import opened, specified
-from index_store.merge.spill import Spill
-from index_store.segment.sealed import Segment
-from index_store.segment.table import Sealing
-from index_store.snapshot.store import Snapshots
+from index_store.merge.run import open_built_segment, write_build_spec
+from index_store.merge.spill import SegmentFileStore
+from index_store.segment.sealed import SealedSegment
+from index_store.segment.table import PendingMerge
+from index_store.snapshot.store import SnapshotStore
 
 SPACE = Space("unit-v1", "m", "1", "p", 16)
 NAMES = Names("t.", SPACE.name)
@@ -74,37 +74,37 @@ def batch(*records: Record) -> Fetched:
     return fetched
 
 
-def new_spill() -> Spill:
+def new_spill() -> SegmentFileStore:
     """In a folder of its own."""
-    return Spill(SPILLS / uuid.uuid4().hex)
+    return SegmentFileStore(SPILLS / uuid.uuid4().hex)
 
 
-def snapshots_in(store: BlobStore, prefix: str = "unit-v1/0/0/", *, kept: int = 1) -> Snapshots:
-    return Snapshots(store, prefix, new_spill(), kept=kept)
+def snapshots_in(store: BlobStore, prefix: str = "unit-v1/0/0/", *, kept: int = 1) -> SnapshotStore:
+    return SnapshotStore(store, prefix, new_spill(), kept=kept)
 
 
 async def built(
     index: Index,
     target: Target,
-    sealing: Sealing,
-    spill: Spill,
+    sealing: PendingMerge,
+    spill: SegmentFileStore,
     kind: str,
-    like: Segment | None = None,
-) -> Segment | None:
+    like: SealedSegment | None = None,
+) -> SealedSegment | None:
     """What the building process makes of a sealing, in this process."""
     rows = sum(part.live for part in sealing.parts)
     if not rows:
         return None
     name, asked = uuid.uuid4().hex, vectors(3, dim=index.space.dim)
     async with spill.building(name, sealing.parts) as out:
-        spec = await specified(
+        spec = await write_build_spec(
             index, target, sealing, spill, out, kind=kind, threads=1, recent=asked
         )
         if like is not None and like.files is not None:
             files = like.files
             spec = replace(spec, like=str(files.ann), kind=like.kind, points=files.points)
         await asyncio.to_thread(build, spec)
-        return await asyncio.to_thread(opened, name, out, index.space.dim)
+        return await asyncio.to_thread(open_built_segment, name, out, index.space.dim)
 
 
 def vectors(count: int, seed: int = 5, dim: int = SPACE.dim) -> Vectors:

@@ -20,7 +20,7 @@ from contracts.ports.hit import VectorQuery
 from contracts.testing.blob_store import MemoryBlobStore
 from index_store.index import Index
 from index_store.metadata import segment_fields
-from index_store.metadata.metadata_index import Fields
+from index_store.metadata.metadata_index import MetadataIndex
 from tests.kits.index_kit import (
     batch,
     built,
@@ -77,7 +77,9 @@ def test_it_is_the_same_by_every_history(
     fields_max: int, steps: list[Any], raws: list[Any], asks_after: set[int]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segment_fields, "Fields", partial(Fields, fields_max=fields_max))
+        patch.setattr(
+            segment_fields, "MetadataIndex", partial(MetadataIndex, fields_max=fields_max)
+        )
         index, live = new_index(chunk_rows=4), dict[str, dict[str, Any]]()
         conditions = [parse(raw) for raw in raws]
         for n, step in enumerate(steps):

@@ -12,7 +12,7 @@ from contracts.filters.json_form import parse
 from contracts.filters.text_form import parse_text
 from index_store.metadata import value_index
 from index_store.metadata.field_scan import scan
-from index_store.metadata.metadata_index import Fields
+from index_store.metadata.metadata_index import MetadataIndex
 
 NAMES = st.sampled_from(["a", "b", "my field", "and"])
 BIG = st.sampled_from([2**53 - 1, 2**53, 2**53 + 1, float(2**53), -(2**63), 2**64 - 1, 1e300])
@@ -95,7 +95,7 @@ def test_the_index_selects_what_matches(
     meant = [{} if raw is None else orjson.loads(raw) for raw in rows]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(value_index, "TERMS_MAX", terms_max)
-        fields = Fields(fields_max=fields_max)
+        fields = MetadataIndex(fields_max=fields_max)
         for part in (rows[:split], rows[split:]):
             fields.extend(part)
             for raw in raws:

@@ -44,12 +44,12 @@ from contracts.space import Space
 from contracts.testing.blob_store import MemoryBlobStore
 from contracts.topics import TARGETS, Names, Target
 from index_store.ann import flat, growing_codes
-from index_store.ann.faiss_index import Ann, Operating
-from index_store.ann.growing_codes import Coder, Codes
+from index_store.ann.faiss_index import AnnIndex, OperatingPoint
+from index_store.ann.growing_codes import GrowingCodes, RowQuantizer
 from index_store.index import Index
 from index_store.search import scan
-from index_store.segment.sealed import Segment
-from index_store.segment.table import Sealing, Table
+from index_store.segment.sealed import SealedSegment
+from index_store.segment.table import PendingMerge, SegmentManager
 from index_store.view import IndexView
 from tests.kits.index_kit import (
     MURMUR2,
@@ -105,9 +105,9 @@ LOOP = asyncio.Runner()
 def searches_of_few_rows() -> Iterator[None]:
     """Nominating no more than asked for: else all would always be scored, and no second scan be
     needed. And through an index, or through codes: they are counted."""
-    asked = {Ann: 0, Codes: 0}
+    asked = {AnnIndex: 0, GrowingCodes: 0}
 
-    def counted(kind: type[Ann | Codes]) -> Any:
+    def counted(kind: type[AnnIndex | GrowingCodes]) -> Any:
         search = kind.search
 
         def counting(*arguments: Any) -> Any:
@@ -121,7 +121,9 @@ def searches_of_few_rows() -> Iterator[None]:
     index = faiss.index_factory(SPACE.dim, "IVF2,PQ2x4fs", faiss.METRIC_INNER_PRODUCT)
     index.train(rows.astype(np.float32))
     index.add(rows.astype(np.float32))
-    coder = Coder.of(Ann("IVF2,PQ2x4fs", index, [Operating(1, 1, 0.5, 0.1)], flat.of(rows)))
+    coder = RowQuantizer.of(
+        AnnIndex("IVF2,PQ2x4fs", index, [OperatingPoint(1, 1, 0.5, 0.1)], flat.flat_index(rows))
+    )
     assert coder is not None
 
     # Starting a second thread takes longer than so few rows.
@@ -130,10 +132,10 @@ def searches_of_few_rows() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(scan, "_SPARE", 0)
         patch.setattr(scan, "_ROWS_PER_ITEM", 1)
-        for kind in (Ann, Codes):
+        for kind in (AnnIndex, GrowingCodes):
             patch.setattr(kind, "search", counted(kind))
         patch.setattr(growing_codes, "_DEPTH_MIN", 1)
-        patch.setattr(Table, "_coder", lambda table: coder if table.is_searched else None)
+        patch.setattr(SegmentManager, "_coder", lambda table: coder if table.is_searched else None)
         yield
     faiss.omp_set_num_threads(threads)
     LOOP.close()
@@ -210,7 +212,7 @@ class Fold(RuleBasedStateMachine):
         if searched:
             self.index.expect_searches()
         self.snapshots = snapshots_in(MemoryBlobStore(), "fold-v1/0/0/")
-        self.sealings: list[tuple[Target, Sealing]] = []
+        self.sealings: list[tuple[Target, PendingMerge]] = []
         self.spill = new_spill()
         self.held: list[tuple[IndexView, VectorQuery, Answer]] = []
         for of in sorted(sealed):
@@ -350,7 +352,7 @@ class Fold(RuleBasedStateMachine):
         self.begin_a_rebuild(of, seed, everything)
         self.swap_in_what_was_rebuilt(kind, len(self.sealings) - 1, like)
 
-    def largest(self, of: Target) -> Segment | None:
+    def largest(self, of: Target) -> SealedSegment | None:
         trained = [one for one in self.index.table(of).segments if one.ann is not None and one.live]
         return max(trained, key=lambda one: one.capacity, default=None)
 

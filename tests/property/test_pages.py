@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from contracts.filters.json_form import parse
 from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors
-from index_store.ann.faiss_index import Operating
+from index_store.ann.faiss_index import OperatingPoint
 from index_store.index import Index
 from index_store.search import scan
 from tests.kits.index_kit import (
@@ -81,7 +81,7 @@ async def _seal(index: Index, kind: str) -> None:
     segment = await built(index, "images", sealing, new_spill(), kind)
     if segment is not None and segment.ann is not None:
         # All lists are read, so that nothing is missing but what a cut leaves out.
-        segment.ann.points = [Operating(segment.ann.effort_max, 4, 1.0, 0.1)]
+        segment.ann.points = [OperatingPoint(segment.ann.effort_max, 4, 1.0, 0.1)]
     index.swap("images", sealing, segment)
 
 
@@ -144,7 +144,7 @@ def test_equal_rows_are_told_apart_by_their_ids(
     index, model = filled(7, kind, 40, 50)
     for segment in index.table("images").segments:
         if segment.ann is not None:
-            segment.ann.points = [Operating(1, 1, 0.95, 0.1)]
+            segment.ann.points = [OperatingPoint(1, 1, 0.95, 0.1)]
     admitted = None if condition is None else parse(condition)
     equal = sorted(
         one

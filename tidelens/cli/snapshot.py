@@ -27,7 +27,7 @@ from tidelens.cli.base.terminal import say, say_json
 if TYPE_CHECKING:
     from contracts.ports.blob_store import BlobStore
     from index_store.index import Index
-    from index_store.snapshot.store import Snapshots
+    from index_store.snapshot.store import SnapshotStore
     from streams.kafka.connection import Connection
     from tidelens.cli.base.collection_choice import CommandContext
 
@@ -205,7 +205,7 @@ class _Shard:
     space: Space
     connection: "Connection"
     blobs: "BlobStore"
-    snapshots: "Snapshots"
+    snapshots: "SnapshotStore"
 
     @property
     def settings(self) -> Settings:
@@ -250,9 +250,9 @@ async def _opened(given: dict[str, Any]) -> AsyncIterator[_Shard]:
     import tempfile
 
     from contracts.errors import SnapshotFailed
-    from index_store.merge.spill import Spill
-    from index_store.snapshot.store import Snapshots
-    from index_store.storage.open import open_blobs
+    from index_store.merge.spill import SegmentFileStore
+    from index_store.snapshot.store import SnapshotStore
+    from index_store.storage.open import open_blob_store
     from tidelens.cli.base.collection_choice import command_context
 
     context = await asyncio.to_thread(command_context, "snapshot", **given)
@@ -261,9 +261,9 @@ async def _opened(given: dict[str, Any]) -> AsyncIterator[_Shard]:
     prefix = f"{space.name}/{settings.shard}/{settings.replica}/"
     with tempfile.TemporaryDirectory(prefix="tidelens-") as folder:
         try:
-            async with open_blobs(settings.snapshots, settings.data / "snapshots") as blobs:
-                spill = Spill(Path(folder))
-                snapshots = Snapshots(blobs, prefix, spill, kept=settings.snapshots_kept)
+            async with open_blob_store(settings.snapshots, settings.data / "snapshots") as blobs:
+                spill = SegmentFileStore(Path(folder))
+                snapshots = SnapshotStore(blobs, prefix, spill, kept=settings.snapshots_kept)
                 yield _Shard(context, space, connection, blobs, snapshots)
         except OSError as error:
             raise SnapshotFailed(f"the store of snapshots does not answer: {error}") from error

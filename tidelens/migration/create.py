@@ -33,7 +33,7 @@ from contracts.space import Space
 from contracts.topics import TARGETS, topic_specs
 from contracts.zero_shot import query_vector
 from index_store.search.searcher import AppliedFeed, LocalSearcher
-from index_store.storage.open import open_blobs
+from index_store.storage.open import open_blob_store
 from streams.lag.kafka_lag import KafkaLag
 from streams.topics.creation import make_topics
 from tidelens.client import Client
@@ -302,7 +302,7 @@ async def _indexed(
     """Yield the current index of the space, and the name of the snapshot written of it."""
     settings = collection.settings
     searcher = LocalSearcher(target_recall=settings.target_recall)
-    async with open_blobs(settings.snapshots, settings.data / "snapshots") as store:
+    async with open_blob_store(settings.snapshots, settings.data / "snapshots") as store:
         maintainer = make_maintainer(
             settings,
             collection.event_log,

@@ -13,11 +13,11 @@ from contracts.topics import Names, Target
 from index_store.ann import choice
 from index_store.ann.gpu import open_device
 from index_store.index import Index
-from index_store.merge.run import Rebuilder
-from index_store.merge.spill import Spill
+from index_store.merge.run import MergeRunner
+from index_store.merge.spill import SegmentFileStore
 from index_store.search.searcher import AppliedFeed, LocalSearcher
-from index_store.segment.sealed import Segment
-from index_store.snapshot.store import Snapshots
+from index_store.segment.sealed import SealedSegment
+from index_store.snapshot.store import SnapshotStore
 from streams.maintainer.maintainer import Maintainer
 from streams.maintainer.snapshot_schedule import SnapshotKeeper
 from streams.topics.retention import RETENTION_MIN_S
@@ -40,12 +40,12 @@ def make_maintainer(
 
     Raises ConfigurationError for a kind of index that cannot be.
     """
-    choice.require_known(settings.index_kind, space.dim)
+    choice.require_index_type(settings.index_kind, space.dim)
     names = Names(settings.topic_prefix, space.name)
     prefix = f"{space.name}/{settings.shard}/{replica}/"
-    spill = Spill(settings.data / "segments" / prefix)
-    snapshots = Snapshots(store, prefix, spill, kept=settings.snapshots_kept)
-    rebuilder = Rebuilder(
+    spill = SegmentFileStore(settings.data / "segments" / prefix)
+    snapshots = SnapshotStore(store, prefix, spill, kept=settings.snapshots_kept)
+    rebuilder = MergeRunner(
         spill,
         kind=settings.index_kind,
         scanned_rows=settings.scanned_rows_max,
@@ -88,7 +88,7 @@ def make_maintainer(
     )
 
 
-def _placing(settings: IndexSettings) -> Callable[[Segment], object] | None:
+def _placing(settings: IndexSettings) -> Callable[[SealedSegment], object] | None:
     """Onto the GPU, where there is one."""
     device = open_device(settings.gpu_memory_mb)
     if device is None:

@@ -20,7 +20,7 @@ from contracts.supervision.side_tasks import Run, SideTasks
 from contracts.topics import Names
 from index_store.search.matcher_numpy import open_matcher
 from index_store.search.searcher import AppliedFeed, LocalSearcher
-from index_store.storage.open import open_blobs
+from index_store.storage.open import open_blob_store
 from streams.kafka.connection import Connection
 from streams.kafka.event_log import KafkaLog
 from streams.lag.kafka_lag import KafkaLag
@@ -164,7 +164,7 @@ async def _serving(
     source = LagOfSpaces(own, lambda: spaces.named)
     async with (
         _opened_lag(source) as lag,
-        open_blobs(settings.snapshots, settings.data / "snapshots") as store,
+        open_blob_store(settings.snapshots, settings.data / "snapshots") as store,
     ):
         feed = AppliedFeed()
         searcher = LocalSearcher(

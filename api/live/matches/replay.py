@@ -27,7 +27,7 @@ from contracts.ports.search import AppliedBatch
 from contracts.score import Vectors
 from contracts.topics import Target
 from contracts.wire.as_of import AsOf
-from index_store.record_reader import Reader, Reading
+from index_store.record_reader import IndexRecord, RecordReader
 
 log = structlog.get_logger(__name__)
 
@@ -155,7 +155,7 @@ class _Pass:
         self._together = list(together)
         self._out: list[Alert] = []
         self._topic = node.names.embeddings(self._target)
-        self._reader = Reader(node.space, self._target)
+        self._reader = RecordReader(node.space, self._target)
         self._generation = node.searcher.generation
         self._vectors: dict[Alert, Vectors] = {}
         # What was fetched and is not matched yet: records that the index has not applied either.
@@ -289,7 +289,7 @@ class _Pass:
         )
 
     def _take(self, upto: _Offsets) -> "_Batch":
-        taken: list[tuple[Record, Reading]] = []
+        taken: list[tuple[Record, IndexRecord]] = []
         for partition, end in enumerate(upto):
             ahead = self._ahead[partition]
             records = [record for record in ahead if record.offset < end]
@@ -329,7 +329,9 @@ class _Found(NamedTuple):
 class _Batch:
     """Records as a batch: of each item the newest version, and where its record stands."""
 
-    def __init__(self, node: Node, target: Target, taken: Sequence[tuple[Record, Reading]]) -> None:
+    def __init__(
+        self, node: Node, target: Target, taken: Sequence[tuple[Record, IndexRecord]]
+    ) -> None:
         newest = {reading.id: (record, reading) for record, reading in taken}
         self._kept = [pair for pair in newest.values() if pair[1].vector is not None]
         self._target = target

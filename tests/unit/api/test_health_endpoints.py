@@ -12,7 +12,7 @@ from api.app import background
 from contracts.errors import BrokerUnavailable, SnapshotFailed
 from contracts.ports.lag import Lag
 from contracts.wire.http_answers import LagAnswer, Readiness, Status
-from index_store.storage.local import DiskBlobs
+from index_store.storage.local import LocalBlobStore
 from streams.maintainer.snapshot_schedule import SnapshotKeeper
 from tests.kits.api_kit import Kit
 from tests.kits.index_kit import filled, snapshots_in, vectors
@@ -40,7 +40,7 @@ async def test_ready_tells_the_broker_and_how_far_behind() -> None:
 async def test_a_snapshot_that_failed_is_told_and_does_not_make_it_unready(tmp_path: Path) -> None:
     kit = Kit()
     (tmp_path / "file").touch()
-    snapshots = snapshots_in(DiskBlobs(tmp_path / "file" / "store"))
+    snapshots = snapshots_in(LocalBlobStore(tmp_path / "file" / "store"))
     keeper = SnapshotKeeper(
         snapshots, kit.metrics, kit.clock, every_s=60, every_records=100, refresh_s=900
     )

@@ -29,8 +29,8 @@ from contracts.wire.cursor import Cursor
 from contracts.wire.delta import apply_changes
 from contracts.wire.server_messages import AnswerMessage, ServerMessage
 from index_store.index import Index
-from index_store.snapshot.store import Snapshots
-from index_store.storage.local import DiskBlobs
+from index_store.snapshot.store import SnapshotStore
+from index_store.storage.local import LocalBlobStore
 from streams.ownership.commit_metadata import Commit, TopicPair
 from streams.registry.control_topic import Control, Standing
 from tests.artefacts.wire import asked
@@ -105,8 +105,8 @@ def empty_index() -> Index:
 @pytest.fixture
 async def restored(folder: Path, tmp_path: Path) -> Index:
     shutil.copytree(folder / "snapshots", tmp_path / "store")
-    store = DiskBlobs(tmp_path / "store")
-    snapshots = Snapshots(store, f"{SPACE.name}/0/0/", new_spill(), kept=1)
+    store = LocalBlobStore(tmp_path / "store")
+    snapshots = SnapshotStore(store, f"{SPACE.name}/0/0/", new_spill(), kept=1)
     index = await snapshots.restore(empty_index())
     assert snapshots.refused == {}
     assert index is not None

@@ -28,7 +28,7 @@ from contracts.testing.encoder import HashEncoder
 from contracts.wire import cursor
 from contracts.wire.as_of import AsOf
 from contracts.wire.cursor import Cursor
-from index_store.ann.faiss_index import Operating
+from index_store.ann.faiss_index import OperatingPoint
 from index_store.segment import columns
 from index_store.snapshot import manifest
 from streams.ownership import commit_metadata
@@ -78,11 +78,11 @@ def newer_embedding() -> None:
 
 
 def newer_manifest() -> None:
-    manifest.opened(orjson.dumps({"format": 3, "sha256": "", "manifest": {"new": 1}}))
+    manifest.read_manifest(orjson.dumps({"format": 3, "sha256": "", "manifest": {"new": 1}}))
 
 
 def older_manifest() -> None:
-    manifest.opened(orjson.dumps({"format": 1}))
+    manifest.read_manifest(orjson.dumps({"format": 1}))
 
 
 def newer_commit() -> None:
@@ -159,19 +159,19 @@ def test_run_json_of_a_newer_version_is_an_error_and_added_members_are_none(tmp_
 
 def test_what_was_added_to_a_point_of_a_snapshot_is_passed_over() -> None:
     point: dict[str, Any] = {"effort": 4, "depth": 2, "recall": 0.9, "ms": 0.1, "added_later": 1}
-    assert from_members(Operating, point) == Operating(4, 2, 0.9, 0.1)
+    assert from_members(OperatingPoint, point) == OperatingPoint(4, 2, 0.9, 0.1)
 
 
 def test_columns_may_be_added_and_none_may_lack(tmp_path: Path) -> None:
     [part] = filled(vectors(3)).view.parts["images"]
-    arrays = columns.pack(part.rows, 3)
-    columns.save(arrays | {"added.later": np.zeros(3, np.uint8)}, tmp_path / "more")
-    assert set(arrays) < set(columns.load(tmp_path / "more"))
+    arrays = columns.pack_columns(part.rows, 3)
+    columns.save_columns(arrays | {"added.later": np.zeros(3, np.uint8)}, tmp_path / "more")
+    assert set(arrays) < set(columns.load_columns(tmp_path / "more"))
     for name in arrays:
         less = {key: array for key, array in arrays.items() if key != name}
-        columns.save(less, tmp_path / "less")
+        columns.save_columns(less, tmp_path / "less")
         with pytest.raises(SnapshotRefused, match=f"the column {name} is missing"):
-            columns.load(tmp_path / "less")
+            columns.load_columns(tmp_path / "less")
 
 
 def test_commits_may_gain_members_and_other_tools_have_none() -> None:

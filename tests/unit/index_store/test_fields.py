@@ -9,10 +9,10 @@ from pyroaring import BitMap
 
 from contracts.filters.json_form import parse
 from index_store.metadata.bitmaps import selector_bits
-from index_store.metadata.field_index import alive_kinds
+from index_store.metadata.field_index import live_types
 from index_store.metadata.field_scan import scan
-from index_store.metadata.metadata_index import Fields
-from index_store.metadata.segment_fields import PartFields
+from index_store.metadata.metadata_index import MetadataIndex
+from index_store.metadata.segment_fields import SegmentFields
 from index_store.metadata.value_index import TERMS_MAX
 from index_store.segment.rows import Rows
 
@@ -21,13 +21,13 @@ def rows_of(*metadata: dict[str, Any] | None) -> list[bytes | None]:
     return [None if one is None else orjson.dumps(one) for one in metadata]
 
 
-def index(*metadata: dict[str, Any] | None) -> Fields:
-    fields = Fields()
+def index(*metadata: dict[str, Any] | None) -> MetadataIndex:
+    fields = MetadataIndex()
     fields.extend(rows_of(*metadata))
     return fields
 
 
-def select(fields: Fields, raw: Any) -> list[int]:
+def select(fields: MetadataIndex, raw: Any) -> list[int]:
     return list(fields.select(parse(raw)))
 
 
@@ -73,13 +73,13 @@ def test_what_is_selected(raw: Any, expected: list[int]) -> None:
 
 
 def test_no_rows() -> None:
-    fields = Fields()
+    fields = MetadataIndex()
     assert len(fields) == 0
     assert select(fields, {"not": {"exists": "a"}}) == []
 
 
 def test_rows_are_appended_between_questions() -> None:
-    fields = Fields()
+    fields = MetadataIndex()
     for n in range(200):
         fields.extend(rows_of({"n": n % 7, "s": f"s{n % 3}", "u": f"u{n}"}, None))
         assert len(fields) == 2 * n + 2
@@ -134,14 +134,14 @@ def test_what_is_selected_is_the_callers_own() -> None:
         assert select(fields, raw) == before
 
 
-def kinds(fields: Fields, name: str, alive: list[int]) -> set[str]:
+def kinds(fields: MetadataIndex, name: str, alive: list[int]) -> set[str]:
     """Collect the kinds of the values of `name` in these rows."""
     bits = np.zeros(len(fields), np.bool_)
     bits[alive] = True
     asked = fields.asked(parse({"exists": name}))
     if name not in asked:
         return set()
-    return set(alive_kinds(asked[name].by_kind, np.packbits(bits, bitorder="little")))
+    return set(live_types(asked[name].by_kind, np.packbits(bits, bitorder="little")))
 
 
 def test_the_kinds_seen() -> None:
@@ -167,7 +167,7 @@ def test_the_kinds_of_dead_rows_do_not_count() -> None:
 
 def test_a_name_that_was_left_out_is_read_and_then_kept() -> None:
     rows = rows_of({"a": 1, "n": None, "b": 1}, {"c": 1}, {"d": 1, "a": 2}, {"a": 3, "x": {"c": 1}})
-    fields = Fields(fields_max=3)
+    fields = MetadataIndex(fields_max=3)
     fields.extend(rows[:2])
     assert fields.missing(parse({"exists": "d"})) == []
     fields.extend(rows[2:])
@@ -185,7 +185,7 @@ def test_a_name_that_was_left_out_is_read_and_then_kept() -> None:
 
 def test_what_many_rows_have_is_kept_before_invented_names() -> None:
     invented = [{f"i{n}_{m}": n for m in range(100)} for n in range(12)]
-    fields = Fields(fields_max=1000)
+    fields = MetadataIndex(fields_max=1000)
     fields.extend(rows_of(*invented[:6], *({"lang": "en"} for _ in range(3)), *invented[6:]))
     assert fields.missing(parse({"eq": {"lang": "en"}})) == []
     for one in invented:
@@ -196,7 +196,7 @@ def test_what_many_rows_have_is_kept_before_invented_names() -> None:
 
 
 def test_the_index_takes_no_more_than_its_bytes_whatever_comes() -> None:
-    fields = Fields(fields_max=200, bytes_min=100_000, row_bytes_max=100)
+    fields = MetadataIndex(fields_max=200, bytes_min=100_000, row_bytes_max=100)
     rng = np.random.default_rng(5)
     for n in range(40):
         # Names that come and go, long lists of numbers, many long strings.
@@ -215,7 +215,7 @@ def test_the_index_takes_no_more_than_its_bytes_whatever_comes() -> None:
 
 def test_one_field_that_is_too_large_does_not_push_out_the_others() -> None:
     rows = rows_of(*({"large": list(range(n, n + 50)), "lang": "en"} for n in range(1000)))
-    fields = Fields(bytes_min=100_000, row_bytes_max=100)
+    fields = MetadataIndex(bytes_min=100_000, row_bytes_max=100)
     fields.extend(rows)
     condition = parse({"and": [{"contains": {"large": 50}}, {"eq": {"lang": "en"}}]})
     for _ in range(2):
@@ -228,7 +228,7 @@ def test_one_field_that_is_too_large_does_not_push_out_the_others() -> None:
 
 
 def test_what_filters_asked_for_is_kept_before_what_is_published() -> None:
-    fields = Fields(fields_max=10)
+    fields = MetadataIndex(fields_max=10)
     fields.extend(rows_of({"rare": 1}))
     fields.asked(parse({"exists": "rare"}))
     for n in range(50):
@@ -242,7 +242,7 @@ def test_part_fields_read_without_the_lock_what_has_no_index() -> None:
     metadata = rows_of({"a": 1, "b": 1}, {"c": "x"}, None, {"d": [1], "c": "y"}, {"a": True})
     cast(list[Any], rows.metadata).extend(metadata)
     cast(list[Any], rows.ids).extend("abcde")
-    part = PartFields(rows, Fields(fields_max=2))
+    part = SegmentFields(rows, MetadataIndex(fields_max=2))
     alive = np.packbits([True, True, True, False, True], bitorder="little")
     told: list[int] = []
     raws: dict[str, list[int]] = {"a": [0, 4], "b": [0], "c": [1, 3], "d": [3], "e": []}
@@ -265,7 +265,7 @@ def test_rows_that_come_while_others_are_read_are_not_forgotten() -> None:
 
     append({"a": 1, "b": 1}, "x")
     append({"a": 2, "c": 1}, "y")
-    part = PartFields(rows, Fields(fields_max=2))
+    part = SegmentFields(rows, MetadataIndex(fields_max=2))
     alive = np.packbits([True] * 4, bitorder="little")
     part.select(parse({"exists": "a"}), alive, lambda rows: None)
     [left_out] = [n for n in "abc" if part.must_read(parse({"exists": n}))]

@@ -11,10 +11,10 @@ import pytest
 from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors
 from index_store.ann import flat
-from index_store.ann.faiss_index import Ann, Operating
-from index_store.ann.growing_codes import Coder, Codes
+from index_store.ann.faiss_index import AnnIndex, OperatingPoint
+from index_store.ann.growing_codes import GrowingCodes, RowQuantizer
 from index_store.index import Index
-from index_store.merge.run import small
+from index_store.merge.run import due_growing_merge
 from tests.kits.index_kit import (
     SPACE,
     batch,
@@ -33,28 +33,28 @@ DIM = SPACE.dim
 KIND = f"IVF4,PQ{DIM // 2}x4fs"
 
 
-def trained(kind: str = KIND, rows: int = 400) -> Ann:
+def trained(kind: str = KIND, rows: int = 400) -> AnnIndex:
     some = vectors(rows, seed=1)
     index = faiss.index_factory(DIM, kind, faiss.METRIC_INNER_PRODUCT)
     index.train(some.astype(np.float32))
     index.add(some.astype(np.float32))
-    return Ann(kind, index, [Operating(2, 2, 0.95, 0.1)], flat.of(some))
+    return AnnIndex(kind, index, [OperatingPoint(2, 2, 0.95, 0.1)], flat.flat_index(some))
 
 
-def coder() -> Coder:
-    found = Coder.of(trained())
+def coder() -> RowQuantizer:
+    found = RowQuantizer.of(trained())
     assert found is not None
     return found
 
 
 @pytest.mark.parametrize("kind", ["IVF4,SQ8", "HNSW8", "OPQ4,IVF4,PQ4x4fs", "IVF4,PQ4x4"])
 def test_other_kinds_have_no_codes_that_stand_by_themselves(kind: str) -> None:
-    assert Coder.of(trained(kind)) is None
+    assert RowQuantizer.of(trained(kind)) is None
 
 
 def test_a_coder_does_not_keep_the_segment_that_it_comes_from() -> None:
     ann = trained()
-    held, made = weakref.ref(ann), Coder.of(ann)
+    held, made = weakref.ref(ann), RowQuantizer.of(ann)
     assert made is not None
     del ann
     gc.collect()
@@ -67,7 +67,7 @@ def test_codes_that_came_piece_by_piece_are_those_that_faiss_makes_of_all_at_onc
     rows, made = vectors(200, seed=2), coder()
     index = made.blank()
     index.add(rows.astype(np.float32))
-    pieces = Codes(made, flat.of(rows))
+    pieces = GrowingCodes(made, flat.flat_index(rows))
     for start, end in [(0, 1), (1, 31), (31, 33), (33, 150), (150, 200)]:
         pieces.append(rows[start:end])
         assert len(pieces) == end
@@ -78,7 +78,10 @@ def test_codes_that_came_piece_by_piece_are_those_that_faiss_makes_of_all_at_onc
 
 def test_codes_are_taken_along_as_they_are() -> None:
     rows, made = vectors(100, seed=2), coder()
-    one, other = Codes(made, flat.of(rows)), Codes(made, flat.of(rows[50:]))
+    one, other = (
+        GrowingCodes(made, flat.flat_index(rows)),
+        GrowingCodes(made, flat.flat_index(rows[50:])),
+    )
     one.append(rows)
     other.append(rows[50:], one.take(np.arange(50, 100)))
     wide = rows[60:61].astype(np.float32)
@@ -87,7 +90,7 @@ def test_codes_are_taken_along_as_they_are() -> None:
 
 def test_a_search_for_more_than_there_are_leaves_places_over() -> None:
     rows = vectors(64, seed=2)
-    codes = Codes(coder(), flat.of(rows))
+    codes = GrowingCodes(coder(), flat.flat_index(rows))
     codes.append(rows[:3])
     _, numbers = codes.search(rows[:1].astype(np.float32), 27, 0.9, 0.95)
     assert sorted(numbers[0][numbers[0] >= 0].tolist()) == [0, 1, 2]
@@ -120,14 +123,14 @@ async def test_growing_rows_are_found_through_their_codes(monkeypatch: pytest.Mo
     index = await coded(800)
     index.apply(batch(*(record(1300 + n, f"g{n:04}", None) for n in range(0, 800, 9))))
     asked = 0
-    search = Codes.search
+    search = GrowingCodes.search
 
     def counted(*arguments: Any) -> Any:
         nonlocal asked
         asked += 1
         return search(*arguments)
 
-    monkeypatch.setattr(Codes, "search", counted)
+    monkeypatch.setattr(GrowingCodes, "search", counted)
     right = 0
     for vector in vectors(60, seed=8):
         query = VectorQuery("images", vector)
@@ -159,21 +162,21 @@ async def test_rows_get_codes_when_somebody_searches_and_a_segment_is_trained() 
 
 async def test_coded_rows_wait_longer_for_an_index_of_their_own() -> None:
     table = (await coded(399)).table("images")
-    assert small(table, scanned_rows=100) is None
-    assert small(table, scanned_rows=99) is not None
+    assert due_growing_merge(table, scanned_rows=100) is None
+    assert due_growing_merge(table, scanned_rows=99) is not None
 
 
 async def test_a_chunk_mostly_dead_moves_with_its_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     index = await coded(1024)
     table = index.table("images")
     index.apply(batch(put(1500, "last", vectors(1)[0])))
-    made, codes = [], Coder.codes
+    made, codes = [], RowQuantizer.codes
 
-    def counted(self: Coder, some: Vectors) -> Any:
+    def counted(self: RowQuantizer, some: Vectors) -> Any:
         made.append(len(some))
         return codes(self, some)
 
-    monkeypatch.setattr(Coder, "codes", counted)
+    monkeypatch.setattr(RowQuantizer, "codes", counted)
     gone = [record(1501 + n, f"g{n:04}", None) for n in range(600)]
     index.apply(batch(*gone))
     assert [len(chunk.rows) for chunk in table.chunks.values()] == [425]

@@ -5,10 +5,10 @@ import gc
 import numpy as np
 
 from contracts.score import unit
-from index_store.digest import stacked
-from index_store.segment.growing import Chunk
+from index_store.digest import stack_hashes
+from index_store.segment.growing import GrowingSegment
 from index_store.segment.rows import Rows
-from index_store.segment.table import Table
+from index_store.segment.table import SegmentManager
 
 DIM = 8
 
@@ -25,13 +25,13 @@ def some_rows(names: list[str], seed: int = 1) -> Rows:
         numbers,
         numbers,
         numbers.astype(np.int32) % 2,
-        stacked([name.encode().ljust(16) for name in names]),
+        stack_hashes([name.encode().ljust(16) for name in names]),
         vectors,
     )
 
 
 def test_a_chunk_is_searched_in_the_memory_that_its_rows_are_written_to() -> None:
-    chunk, rows = Chunk(DIM, 32), some_rows([f"r{n}" for n in range(20)])
+    chunk, rows = GrowingSegment(DIM, 32), some_rows([f"r{n}" for n in range(20)])
     chunk.append(rows, 0, 20)
     wide = rows.vectors.astype(np.float32)
     scores, numbers = chunk.view().nominate(wide, 5, chunk.view().everything)
@@ -42,7 +42,7 @@ def test_a_chunk_is_searched_in_the_memory_that_its_rows_are_written_to() -> Non
 
 
 def test_vectors_outlive_their_chunk() -> None:
-    chunk, rows = Chunk(DIM, 32), some_rows(["a", "b"])
+    chunk, rows = GrowingSegment(DIM, 32), some_rows(["a", "b"])
     chunk.append(rows, 0, 2)
     held = chunk.rows.vectors
     del chunk
@@ -51,7 +51,7 @@ def test_vectors_outlive_their_chunk() -> None:
 
 
 def test_a_view_sees_neither_later_rows_nor_later_deletions() -> None:
-    chunk, rows = Chunk(DIM, 32), some_rows([f"r{n}" for n in range(20)])
+    chunk, rows = GrowingSegment(DIM, 32), some_rows([f"r{n}" for n in range(20)])
     chunk.append(rows, 0, 10)
     view = chunk.view()
     assert chunk.view() is view
@@ -67,7 +67,7 @@ def test_a_view_sees_neither_later_rows_nor_later_deletions() -> None:
 
 
 def test_removing_tells_what_went() -> None:
-    table = Table(DIM, 4)
+    table = SegmentManager(DIM, 4)
     rows = some_rows(list("abcdefghij"))
     table.put(rows)
     removed = table.remove(["j", "a", "nobody", "e", "a"])
@@ -82,7 +82,7 @@ def test_removing_tells_what_went() -> None:
 
 
 def test_endless_upserts_keep_memory_bounded() -> None:
-    table = Table(DIM, 32)
+    table = SegmentManager(DIM, 32)
     for _ in range(300):
         rows = some_rows([f"r{n}" for n in range(100)])
         table.remove(rows.ids)
@@ -96,7 +96,7 @@ def test_endless_upserts_keep_memory_bounded() -> None:
 
 
 def test_a_chunk_of_only_dead_rows_is_let_go() -> None:
-    table = Table(DIM, 4)
+    table = SegmentManager(DIM, 4)
     table.put(some_rows(list("abcdefgh")))
     table.remove("abcd")
     table.merge(0)
@@ -105,7 +105,7 @@ def test_a_chunk_of_only_dead_rows_is_let_go() -> None:
 
 
 def test_merging_moves_a_bounded_number_of_rows_at_once() -> None:
-    table = Table(DIM, 8)
+    table = SegmentManager(DIM, 8)
     names = [f"r{n}" for n in range(80)]
     table.put(some_rows(names))
     table.remove(name for n, name in enumerate(names) if n % 8 < 5)

@@ -11,7 +11,7 @@ from contracts.score import unit
 from contracts.space import Space
 from contracts.topics import TARGETS
 from index_store.index import Index
-from index_store.partition_check import places_of
+from index_store.partition_check import partitions_of
 from tests.kits.index_kit import (
     IMAGES,
     MURMUR2,
@@ -113,10 +113,10 @@ def test_places_of_many_keys_are_those_of_the_contract() -> None:
     keys += [dice.bytes(int(n)) for n in dice.integers(0, 40, 300)]
     for count in (1, 3, 4096):
         expected = [MURMUR2(key, count) for key in keys]
-        assert places_of(keys, count, MURMUR2).tolist() == expected
+        assert partitions_of(keys, count, MURMUR2).tolist() == expected
     long = [b"y" * 10_000, b"z"]
-    assert places_of(long, 7, MURMUR2).tolist() == [MURMUR2(key, 7) for key in long]
-    assert places_of([], 7, MURMUR2).tolist() == []
+    assert partitions_of(long, 7, MURMUR2).tolist() == [MURMUR2(key, 7) for key in long]
+    assert partitions_of([], 7, MURMUR2).tolist() == []
 
 
 OTHER = Space("unit-v1", "m", "2", "p", 16)

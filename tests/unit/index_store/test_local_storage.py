@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from index_store.storage.local import DiskBlobs
+from index_store.storage.local import LocalBlobStore
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_blobs_are_written_read_listed_and_deleted(tmp_path: Path) -> None:
-    blobs = DiskBlobs(tmp_path / "deep" / "store")
+    blobs = LocalBlobStore(tmp_path / "deep" / "store")
     assert await blobs.list("a/") == []
     await blobs.write("a/b", b"1")
     await blobs.write("a/b", memoryview(b"2"))
@@ -32,7 +32,7 @@ async def test_blobs_are_written_read_listed_and_deleted(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "", ".", ".x", "a/.x", "a//b", "a/"])
 async def test_names_stay_inside(tmp_path: Path, name: str) -> None:
-    blobs = DiskBlobs(tmp_path / "store")
+    blobs = LocalBlobStore(tmp_path / "store")
     for refused in (blobs.read(name), blobs.write(name, b""), blobs.delete(name)):
         with pytest.raises(ValueError, match="not a blob name"):
             await refused
@@ -41,7 +41,7 @@ async def test_names_stay_inside(tmp_path: Path, name: str) -> None:
 async def test_a_failed_write_leaves_the_blob_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blobs = DiskBlobs(tmp_path)
+    blobs = LocalBlobStore(tmp_path)
     await blobs.write("a/b", b"1")
 
     def full(handle: int) -> None:
@@ -61,7 +61,7 @@ async def test_what_a_crash_left_half_written_is_swept_when_old(tmp_path: Path) 
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (time.time() - 7200,) * 2)
-    blobs = DiskBlobs(tmp_path)
+    blobs = LocalBlobStore(tmp_path)
     assert await blobs.list("") == []
     await blobs.write("t/z", b"1")
     assert (old.exists(), new.exists()) == (False, True)

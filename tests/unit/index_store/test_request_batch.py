@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from index_store.search.request_batch import Lane
+from index_store.search.request_batch import RequestBatcher
 
 pytestmark = pytest.mark.anyio
 
@@ -34,7 +34,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def test_one_batch_runs_and_one_waits() -> None:
     work = Work()
-    lane = Lane(work)
+    lane = RequestBatcher(work)
     asking = [asyncio.create_task(lane.ask(1))]
     await until(lambda: work.batches)
     asking += [asyncio.create_task(lane.ask(n)) for n in (2, 3, 4)]
@@ -50,7 +50,7 @@ async def test_one_batch_runs_and_one_waits() -> None:
 
 async def test_an_error_is_only_for_who_caused_it() -> None:
     work = Work()
-    lane = Lane(work)
+    lane = RequestBatcher(work)
     asking = [asyncio.create_task(lane.ask(n)) for n in (1, 13, 2)]
     work.may.set()
     found = await asyncio.gather(*asking, return_exceptions=True)
@@ -60,7 +60,7 @@ async def test_an_error_is_only_for_who_caused_it() -> None:
 
 async def test_a_batch_has_a_limit() -> None:
     work = Work()
-    lane = Lane(work)
+    lane = RequestBatcher(work)
     asking = [asyncio.create_task(lane.ask(n)) for n in range(100, 300)]
     work.may.set()
     assert await asyncio.gather(*asking) == [2 * n for n in range(100, 300)]
@@ -74,7 +74,7 @@ async def test_a_quick_batch_runs_on_the_loop_and_others_get_their_turn() -> Non
         ran.append((list(asked), threading.current_thread() is threading.main_thread()))
         return [2 * one for one in asked]
 
-    lane = Lane(work, lambda asked: len(asked) == 1)
+    lane = RequestBatcher(work, lambda asked: len(asked) == 1)
     assert await lane.ask(1) == 2
     assert await asyncio.gather(lane.ask(2), lane.ask(3)) == [4, 6]
     assert ran == [([1], True), ([2, 3], False)]
@@ -95,7 +95,7 @@ async def test_a_quick_batch_runs_on_the_loop_and_others_get_their_turn() -> Non
 async def test_an_error_of_a_quick_one_is_raised_as_any_other() -> None:
     work = Work()
     work.may.set()
-    lane = Lane(work, lambda _: True)
+    lane = RequestBatcher(work, lambda _: True)
     with pytest.raises(ValueError, match="13"):
         await lane.ask(13)
     assert await lane.ask(1) == 2

@@ -18,13 +18,13 @@ from contracts.ports.hit import Hit, VectorQuery
 from contracts.score import Vectors, unit
 from contracts.testing.blob_store import MemoryBlobStore
 from index_store.ann import choice, flat
-from index_store.ann.faiss_index import Ann, Operating
+from index_store.ann.faiss_index import AnnIndex, OperatingPoint
 from index_store.index import Index
 from index_store.merge import build_process as build_module
 from index_store.merge import run as rebuild_module
-from index_store.merge.build_process import Spec
-from index_store.merge.run import Plan, Rebuilder, due
-from index_store.merge.spill import Spill
+from index_store.merge.build_process import BuildSpec
+from index_store.merge.run import MergePlan, MergeRunner, due_merge
+from index_store.merge.spill import SegmentFileStore
 from index_store.segment import columns
 from index_store.view import IndexView
 from tests.kits.index_kit import (
@@ -96,7 +96,7 @@ async def test_a_rebuilt_index_answers_as_before(
 ) -> None:
     index = grown()
     digests, before = index.digests(), index.view
-    done = await Rebuilder(new_spill(), kind=kind).run(index, "images")
+    done = await MergeRunner(new_spill(), kind=kind).run(index, "images")
     assert done.rows == ROWS
     table = index.table("images")
     assert (len(table.segments), len(table.chunks)) == (1, 0)
@@ -140,7 +140,7 @@ async def test_what_dies_before_and_after_a_new_segment_catches_up_is_dead_in_it
 async def test_what_a_filter_admits_is_known_only_of_the_rows_it_was_asked_of() -> None:
     """A filter asked again is cheap, and forgets nothing that changed in between."""
     index = grown()
-    await Rebuilder(new_spill(), kind="IVF16,SQ8").run(index, "images")
+    await MergeRunner(new_spill(), kind="IVF16,SQ8").run(index, "images")
     condition = parse({"eq": {"hundredth": 7}})
     query = VectorQuery("images", clustered(1, 5)[0], k=100, filter=condition)
     assert index.view.cost_ms(query, 0.95) == float("inf")
@@ -184,7 +184,7 @@ async def test_a_filtered_search_finds_k_where_there_are_k(
     model: dict[str, tuple[Vectors, str | None]],
 ) -> None:
     index = grown()
-    await Rebuilder(new_spill(), kind="IVF16,SQ8").run(index, "images")
+    await MergeRunner(new_spill(), kind="IVF16,SQ8").run(index, "images")
     # Some are dead, and some grow beside the segment.
     gone = [record(ROWS + n, f"i{n:04}", None) for n in range(0, 300, 3)]
     index.apply(batch(*gone))
@@ -241,7 +241,7 @@ async def test_a_filtered_search_reaches_the_recall_wherever_its_rows_are(kind: 
             )
         )
     )
-    await Rebuilder(new_spill(), kind=kind).run(index, "images")
+    await MergeRunner(new_spill(), kind=kind).run(index, "images")
     # Every tenth is dead, and all around one centre.
     dead = [n for n in range(count) if n % 10 == 0 or where[n] == 5]
     index.apply(batch(*(record(count + n, f"i{gone:04}", None) for n, gone in enumerate(dead))))
@@ -283,10 +283,10 @@ async def test_a_min_score_does_not_hide_rows_that_a_filter_left_far_away() -> N
             )
         )
     )
-    await Rebuilder(new_spill(), kind="IVF32,SQ8").run(index, "images")
+    await MergeRunner(new_spill(), kind="IVF32,SQ8").run(index, "images")
     [segment] = index.table("images").segments
     assert segment.ann is not None
-    segment.ann.points = [Operating(1, 1, 0.95, 0.1)]
+    segment.ann.points = [OperatingPoint(1, 1, 0.95, 0.1)]
     asked = VectorQuery("images", unit(axes[:1])[0], filter=parse({"eq": {"admitted": True}}))
     for query in (asked, replace(asked, min_score=0.45)):
         [exact] = await asyncio.to_thread(index.view.search, [query])
@@ -297,7 +297,7 @@ async def test_a_min_score_does_not_hide_rows_that_a_filter_left_far_away() -> N
 
 async def test_what_changes_during_a_rebuild_is_not_lost() -> None:
     index = grown(600)
-    rebuilding = asyncio.create_task(Rebuilder(new_spill(), kind="IVF4,SQ8").run(index, "images"))
+    rebuilding = asyncio.create_task(MergeRunner(new_spill(), kind="IVF4,SQ8").run(index, "images"))
     fresh, changed = vectors(300, seed=4), 0
     while not rebuilding.done():
         at = index.positions[IMAGES]
@@ -332,7 +332,7 @@ async def test_what_changes_during_a_rebuild_is_not_lost() -> None:
 
 
 async def test_a_sealed_segment_comes_back_from_a_snapshot_with_its_index_and_tuning() -> None:
-    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
     await rebuilder.run(index, "images")
     at = index.positions[IMAGES]
     rows = clustered(250, 7)
@@ -365,7 +365,7 @@ async def test_a_failed_rebuild_leaves_everything_as_it_was(tmp_path: Path) -> N
     index = grown(500)
     digests, parts = index.digests(), index.view.parts["images"]
     with pytest.raises(RebuildFailed, match="images: the building process ended with 1: "):
-        await Rebuilder(Spill(tmp_path), kind="IVF4,Nonsense").run(index, "images")
+        await MergeRunner(SegmentFileStore(tmp_path), kind="IVF4,Nonsense").run(index, "images")
     # Only the rows that it began with are still there, for the next one.
     assert {path.name for path in tmp_path.iterdir()} == {f"{p.uid}-{len(p.rows)}" for p in parts}
     assert index.digests() == digests
@@ -373,13 +373,13 @@ async def test_a_failed_rebuild_leaves_everything_as_it_was(tmp_path: Path) -> N
     index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
     assert index.count("images") == 499
     # And the next one may succeed.
-    assert (await Rebuilder(new_spill(), kind="Flat").run(index, "images")).rows == 499
+    assert (await MergeRunner(new_spill(), kind="Flat").run(index, "images")).rows == 499
 
 
 async def test_a_cancelled_rebuild_ends_its_process_and_leaves_no_files(tmp_path: Path) -> None:
     index = grown(500)
     rebuilding = asyncio.create_task(
-        Rebuilder(Spill(tmp_path), kind="IVF4,SQ8").run(index, "images")
+        MergeRunner(SegmentFileStore(tmp_path), kind="IVF4,SQ8").run(index, "images")
     )
     while not list(tmp_path.rglob("spec.json")):
         await asyncio.sleep(0.01)
@@ -388,25 +388,25 @@ async def test_a_cancelled_rebuild_ends_its_process_and_leaves_no_files(tmp_path
         await rebuilding
     assert not list(tmp_path.rglob("spec.json"))
     assert len(index.table("images").segments) == 0
-    assert (await Rebuilder(new_spill(), kind="Flat").run(index, "images")).rows == 500
+    assert (await MergeRunner(new_spill(), kind="Flat").run(index, "images")).rows == 500
 
 
 async def test_everything_deleted_leaves_no_segment() -> None:
     index = grown(50)
     index.apply(batch(*(record(50 + n, f"i{n:04}", None) for n in range(50))))
-    assert (await Rebuilder(new_spill()).run(index, "images")).rows == 0
+    assert (await MergeRunner(new_spill()).run(index, "images")).rows == 0
     assert index.view.parts["images"] == ()
 
 
 def test_a_rebuild_is_due_when_many_rows_are_scanned() -> None:
-    assert due(grown(100).table("images"), scanned_rows=100) is None
-    plan = due(grown(101).table("images"), scanned_rows=100)
+    assert due_merge(grown(100).table("images"), scanned_rows=100) is None
+    plan = due_merge(grown(101).table("images"), scanned_rows=100)
     assert plan is not None
     assert plan.reason == "101 rows without an index"
 
 
 async def test_growing_rows_get_an_index_trained_like_the_largest() -> None:
-    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
     table = index.table("images")
     await rebuilder.run(index, "images")
     sizes = []
@@ -443,17 +443,17 @@ def test_training_is_taken_over_only_where_it_finds_as_much(tmp_path: Path) -> N
     trained.train(other.astype(np.float32))
     path = tmp_path / "trained"
     faiss.write_index(trained, str(path))
-    spec = Spec("images", SPACE.dim, "IVF16,SQ8", 1, [], [], str(tmp_path), like=str(path))
+    spec = BuildSpec("images", SPACE.dim, "IVF16,SQ8", 1, [], [], str(tmp_path), like=str(path))
     asked = [vectors(50, seed=8)]
     # All lists are read: nothing is missed, whatever they were trained on.
-    enough = replace(spec, points=[Operating(16, 2, 0.99, 0.5)])
-    taken = build_module._like(enough, flat.of(rows), asked)
+    enough = replace(spec, points=[OperatingPoint(16, 2, 0.99, 0.5)])
+    taken = build_module._build_like(enough, flat.flat_index(rows), asked)
     assert taken is not None
-    assert taken.points == [Operating(16, 2, 1.0, 0.5)]
+    assert taken.points == [OperatingPoint(16, 2, 1.0, 0.5)]
     # One list of sixteen is read.
-    too_little = replace(spec, points=[Operating(1, 1, 0.99, 0.1)])
-    assert build_module._like(too_little, flat.of(rows), asked) is None
-    assert build_module._like(replace(spec, like=""), flat.of(rows), asked) is None
+    too_little = replace(spec, points=[OperatingPoint(1, 1, 0.99, 0.1)])
+    assert build_module._build_like(too_little, flat.flat_index(rows), asked) is None
+    assert build_module._build_like(replace(spec, like=""), flat.flat_index(rows), asked) is None
 
 
 @pytest.fixture
@@ -461,7 +461,7 @@ def may_go_on(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Large rebuilds wait for this before they build, as if they took long."""
     run_child, event = rebuild_module._run_child, asyncio.Event()
 
-    async def waiting(path: Path, spec: Spec) -> None:
+    async def waiting(path: Path, spec: BuildSpec) -> None:
         if not spec.like:
             await event.wait()
         await run_child(path, spec)
@@ -474,7 +474,7 @@ def may_go_on(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile(
     may_go_on: asyncio.Event,
 ) -> None:
-    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
     table = index.table("images")
     await rebuilder.run(index, "images")
     digests = index.digests()
@@ -508,10 +508,10 @@ async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile(
 async def test_an_index_that_finds_less_than_when_it_was_built_is_not_swapped_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8")
+    index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8")
     run_child = rebuild_module._run_child
 
-    async def with_other_codes(path: Path, spec: Spec) -> None:
+    async def with_other_codes(path: Path, spec: BuildSpec) -> None:
         await run_child(path, spec)
         file = Path(spec.out) / "ann.faiss"
         wrong = faiss.read_index(str(file))
@@ -529,7 +529,7 @@ async def test_an_index_that_finds_less_than_when_it_was_built_is_not_swapped_in
 
 
 async def test_a_large_rebuild_waits_for_a_small_one_so_that_it_takes_up_everything() -> None:
-    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
     table = index.table("images")
     await rebuilder.run(index, "images")
     at = index.positions[IMAGES]
@@ -546,14 +546,14 @@ async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(
 ) -> None:
     """Of the small segment that it names: taken by the large rebuild, or gone with its swap."""
     index, spill = grown(), new_spill()
-    rebuilder, table = Rebuilder(spill, kind="IVF16,SQ8", scanned_rows=200), index.table("images")
+    rebuilder, table = MergeRunner(spill, kind="IVF16,SQ8", scanned_rows=200), index.table("images")
     await rebuilder.run(index, "images")
 
     def more(name: str, count: int, seed: int) -> None:
         rows, at = clustered(count, seed), index.positions[IMAGES]
         index.apply(batch(*(put(at + n, f"{name}{n}", row) for n, row in enumerate(rows))))
 
-    def small() -> Plan:
+    def small() -> MergePlan:
         plan = rebuilder.small(index, "images")
         assert plan is not None
         return plan
@@ -588,7 +588,7 @@ async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(
 
 async def test_a_plan_whose_rows_were_all_taken_builds_nothing() -> None:
     """Both wait for a small rebuild that is under way, the large one first."""
-    index, rebuilder = grown(), Rebuilder(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
     await rebuilder.run(index, "images")
     at = index.positions[IMAGES]
     index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(clustered(220, 7)))))
@@ -606,7 +606,7 @@ async def test_a_plan_whose_rows_were_all_taken_builds_nothing() -> None:
 
 
 async def test_a_segment_with_many_dead_rows_is_rebuilt() -> None:
-    index, rebuilder = grown(500), Rebuilder(new_spill(), kind="IVF4,SQ8", scanned_rows=10)
+    index, rebuilder = grown(500), MergeRunner(new_spill(), kind="IVF4,SQ8", scanned_rows=10)
     await rebuilder.run(index, "images")
     assert rebuilder.due(index, "images") is None
     at = index.positions[IMAGES]
@@ -622,7 +622,7 @@ async def test_a_segment_with_many_dead_rows_is_rebuilt() -> None:
 async def test_too_few_rows_for_the_kind_that_was_told_are_scanned(kind: str) -> None:
     index, query = grown(30), VectorQuery("images", clustered(1, 2)[0])
     [before] = index.view.search([query])
-    await Rebuilder(new_spill(), kind=kind).run(index, "images")
+    await MergeRunner(new_spill(), kind=kind).run(index, "images")
     [segment] = index.table("images").segments
     assert segment.ann is None
     assert index.view.search([query], recall=0.95) == [before]
@@ -632,69 +632,75 @@ def test_the_file_of_vectors_is_one_that_faiss_reads(tmp_path: Path) -> None:
     rows = vectors(20)
     path = tmp_path / "v"
     path.write_bytes(flat.file_head(SPACE.dim, 20) + rows.tobytes())
-    assert np.array_equal(flat.vectors(flat.mapped(path, SPACE.dim, 20)), rows)
+    assert np.array_equal(flat.vectors(flat.mapped_index(path, SPACE.dim, 20)), rows)
     with pytest.raises(SnapshotRefused, match="want 21 rows of 16, got 20 of 16"):
-        flat.mapped(path, SPACE.dim, 21)
+        flat.mapped_index(path, SPACE.dim, 21)
     path.write_bytes(b"nothing of the kind")
     with pytest.raises(SnapshotRefused, match="v: unreadable"):
-        flat.mapped(path, SPACE.dim, 20)
+        flat.mapped_index(path, SPACE.dim, 20)
 
 
 def test_columns_come_back_as_they_were_packed(tmp_path: Path) -> None:
     index = grown(100)
     part = index.view.parts["images"][0]
-    arrays = columns.pack(part.rows, 100)
-    columns.save(arrays, tmp_path / "c")
+    arrays = columns.pack_columns(part.rows, 100)
+    columns.save_columns(arrays, tmp_path / "c")
     for found in (
         arrays,
-        columns.load(tmp_path / "c"),
-        columns.gathered([(arrays, np.arange(100))]),
+        columns.load_columns(tmp_path / "c"),
+        columns.gather_columns([(arrays, np.arange(100))]),
     ):
-        rows = columns.unpack(found, part.rows.vectors)
+        rows = columns.unpack_columns(found, part.rows.vectors)
         for name in ("ids", "items", "texts", "metadata", "origins"):
             assert list(getattr(rows, name)) == list(getattr(part.rows, name)[:100])
             assert getattr(rows, name)[3:5] == getattr(part.rows, name)[3:5]
         assert np.array_equal(rows.hashes, part.rows.hashes[:100])
-    some = columns.unpack(columns.gathered([(arrays, np.array([7, 3]))]), part.rows.vectors)
+    some = columns.unpack_columns(
+        columns.gather_columns([(arrays, np.array([7, 3]))]), part.rows.vectors
+    )
     assert list(some.ids) == ["i0007", "i0003"]
     (tmp_path / "c").write_bytes(b"torn")
     with pytest.raises(SnapshotRefused, match="c: unreadable"):
-        columns.load(tmp_path / "c")
+        columns.load_columns(tmp_path / "c")
     with pytest.raises(OSError, match=r"d: .*Not a directory"):
-        columns.save(arrays, tmp_path / "c" / "d")
+        columns.save_columns(arrays, tmp_path / "c" / "d")
 
 
 def test_kinds() -> None:
-    assert choice.choose(5_000, 512) == "Flat"
-    assert choice.choose(100_000, 512) == "IVF256,PQ256x4fs"
-    assert choice.choose(1_000_000, 512) == "IVF1024,PQ256x4fs"
-    assert choice.choose(100_000, 9) == "IVF256,SQ8"
-    assert choice.choose(100_000, 12) == "IVF256,PQ6x4fs"
+    assert choice.choose_index_type(5_000, 512) == "Flat"
+    assert choice.choose_index_type(100_000, 512) == "IVF256,PQ256x4fs"
+    assert choice.choose_index_type(1_000_000, 512) == "IVF1024,PQ256x4fs"
+    assert choice.choose_index_type(100_000, 9) == "IVF256,SQ8"
+    assert choice.choose_index_type(100_000, 12) == "IVF256,PQ6x4fs"
     # By memory: 136, 72 and 40 bytes a row, and half a megabyte of centroids.
-    assert choice.choose(100_000, 512, bytes_max=15 << 20) == "IVF256,PQ256x4fs"
-    assert choice.choose(100_000, 512, bytes_max=8 << 20) == "IVF256,PQ128x4fs"
-    assert choice.choose(100_000, 512, bytes_max=5 << 20) == "IVF256,PQ64x4fs"
-    assert choice.choose(100_000, 512, bytes_max=1) == "IVF256,PQ64x4fs"
-    assert choice.complete("IVF,SQ8", 100_000, 512) == "IVF256,SQ8"
-    assert choice.complete("OPQ64,IVF,PQ64", 100_000, 512) == "OPQ64,IVF256,PQ64"
-    assert choice.complete("HNSW32", 100_000, 512) == "HNSW32"
+    assert choice.choose_index_type(100_000, 512, bytes_max=15 << 20) == "IVF256,PQ256x4fs"
+    assert choice.choose_index_type(100_000, 512, bytes_max=8 << 20) == "IVF256,PQ128x4fs"
+    assert choice.choose_index_type(100_000, 512, bytes_max=5 << 20) == "IVF256,PQ64x4fs"
+    assert choice.choose_index_type(100_000, 512, bytes_max=1) == "IVF256,PQ64x4fs"
+    assert choice.resolve_index_type("IVF,SQ8", 100_000, 512) == "IVF256,SQ8"
+    assert choice.resolve_index_type("OPQ64,IVF,PQ64", 100_000, 512) == "OPQ64,IVF256,PQ64"
+    assert choice.resolve_index_type("HNSW32", 100_000, 512) == "HNSW32"
 
 
 @pytest.mark.parametrize("kind", ["auto", "Flat", "IVF,SQ8", "OPQ8,IVF,PQ8", "HNSW32_SQ8"])
 def test_kinds_that_can_be(kind: str) -> None:
-    choice.require_known(kind, 16)
+    choice.require_index_type(kind, 16)
 
 
 @pytest.mark.parametrize("kind", ["Nonsense", "IVF,PQ7", "PQ8", "IVF,SQ8,RFlat", "LSH"])
 def test_kinds_that_cannot_be_are_refused_at_the_start(kind: str) -> None:
     with pytest.raises(ConfigurationError, match=f"TIDELENS_INDEX_KIND.*got '{kind}': "):
-        choice.require_known(kind, 16)
+        choice.require_index_type(kind, 16)
 
 
 def test_the_cheapest_point_that_reaches_the_recall_is_taken() -> None:
-    points = [Operating(1, 1, 0.7, 0.1), Operating(4, 1, 0.94, 0.2), Operating(8, 2, 0.99, 0.4)]
-    rows = flat.of(vectors(5))
-    ann = Ann("Flat", rows, points, rows)
+    points = [
+        OperatingPoint(1, 1, 0.7, 0.1),
+        OperatingPoint(4, 1, 0.94, 0.2),
+        OperatingPoint(8, 2, 0.99, 0.4),
+    ]
+    rows = flat.flat_index(vectors(5))
+    ann = AnnIndex("Flat", rows, points, rows)
     assert ann.at(0.5).effort == 1
     assert ann.at(0.95).effort == 8
     assert ann.at(0.999).effort == 8

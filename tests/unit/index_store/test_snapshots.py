@@ -21,10 +21,10 @@ from contracts.testing.blob_store import MemoryBlobStore
 from contracts.testing.clock import ManualClock
 from contracts.topics import TARGETS
 from index_store.index import Index
-from index_store.merge.spill import Spill
+from index_store.merge.spill import SegmentFileStore
 from index_store.snapshot import store as module
-from index_store.snapshot.store import Snapshots
-from index_store.storage.local import DiskBlobs
+from index_store.snapshot.store import SnapshotStore
+from index_store.storage.local import LocalBlobStore
 from streams.maintainer.snapshot_schedule import SnapshotKeeper
 from tests.kits.index_kit import (
     IMAGES,
@@ -66,7 +66,9 @@ def change(index: Index) -> None:
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 async def test_a_restored_index_is_the_one_that_was_written(kind: str, tmp_path: Path) -> None:
-    store = MemoryBlobStore() if kind == "memory" else DiskBlobs(tmp_path / "deep" / "snapshots")
+    store = (
+        MemoryBlobStore() if kind == "memory" else LocalBlobStore(tmp_path / "deep" / "snapshots")
+    )
     snapshots, index = snapshots_in(store, PREFIX, kept=2), some_index()
     name = await snapshots.write(index)
     empty = new_index(chunk_rows=7)
@@ -115,7 +117,7 @@ class Two(NamedTuple):
 
 async def _two() -> Two:
     store, index, spill = MemoryBlobStore(), some_index(), new_spill()
-    snapshots = Snapshots(store, PREFIX, spill, kept=2)
+    snapshots = SnapshotStore(store, PREFIX, spill, kept=2)
     names, digests = [await snapshots.write(index)], [index.digests()]
     old = {name for name in store.blobs if "/parts/" in name or names[0] in name}
     sealing = index.seal("images")
@@ -484,7 +486,7 @@ async def test_a_manifest_that_cannot_be_read_costs_no_snapshot_its_parts() -> N
 async def test_what_a_segment_is_built_of_stays_in_the_store(tmp_path: Path) -> None:
     """The files of a restored part are the store's own; its rows may all die meanwhile."""
     spill = new_spill()
-    snapshots = Snapshots(DiskBlobs(tmp_path), PREFIX, spill, kept=1)
+    snapshots = SnapshotStore(LocalBlobStore(tmp_path), PREFIX, spill, kept=1)
     await snapshots.write(filled(vectors(10)))
     index = await snapshots.restore(new_index())
     assert index is not None
@@ -553,7 +555,7 @@ async def test_a_start_tries_again_before_it_takes_the_previous_one(
 async def test_an_index_outlives_the_snapshot_of_another_replica_that_it_came_from(
     devices: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, index = DiskBlobs(tmp_path / "store"), some_index()
+    store, index = LocalBlobStore(tmp_path / "store"), some_index()
     other = snapshots_in(store, "unit-v1/0/1/", kept=1)
     await other.write(index)
     if devices == "two":
@@ -562,7 +564,7 @@ async def test_an_index_outlives_the_snapshot_of_another_replica_that_it_came_fr
             raise OSError(18, "Invalid cross-device link")
 
         monkeypatch.setattr(os, "link", link)
-    snapshots = Snapshots(store, PREFIX, Spill(tmp_path / "spill"), kept=1)
+    snapshots = SnapshotStore(store, PREFIX, SegmentFileStore(tmp_path / "spill"), kept=1)
     restored = await snapshots.restore(new_index())
     assert restored is not None
     # The other builds anew, and deletes what it wrote before.
@@ -653,7 +655,7 @@ async def test_a_write_that_waits_for_another_needs_no_files_that_a_swap_left_be
         index.swap("images", sealing, await built(index, "images", sealing, spill, "HNSW8"))
 
     index, spill = filled(vectors(100)), new_spill()
-    snapshots = Snapshots(Waiting(), PREFIX, spill, kept=2)
+    snapshots = SnapshotStore(Waiting(), PREFIX, spill, kept=2)
     first = asyncio.create_task(snapshots.write(index))
     await begun.wait()
     await rebuild()

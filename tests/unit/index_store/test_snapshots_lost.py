@@ -12,9 +12,9 @@ from contracts.metrics import Metrics
 from contracts.testing.blob_store import MemoryBlobStore
 from contracts.testing.clock import ManualClock
 from index_store.index import Index
-from index_store.merge.spill import Spill
-from index_store.snapshot.store import Snapshots
-from index_store.storage.local import DiskBlobs
+from index_store.merge.spill import SegmentFileStore
+from index_store.snapshot.store import SnapshotStore
+from index_store.storage.local import LocalBlobStore
 from streams.maintainer.snapshot_schedule import SnapshotKeeper
 from tests.kits.index_kit import (
     IMAGES,
@@ -39,7 +39,7 @@ def change(index: Index) -> None:
     index.apply(batch(record(at, "i0001", None), put(at + 1, f"n{at}", vectors(1, seed=at)[0])))
 
 
-async def indexed(spill: Spill, rows: int = 200) -> Index:
+async def indexed(spill: SegmentFileStore, rows: int = 200) -> Index:
     """A segment with an index, and growing rows."""
     index = filled(vectors(rows))
     sealing = index.seal("images")
@@ -51,10 +51,10 @@ async def indexed(spill: Spill, rows: int = 200) -> Index:
 class Desk:
     """A keeper on its clock, over some store."""
 
-    def __init__(self, store: Any, spill: Spill | None = None, *, kept: int = 2) -> None:
+    def __init__(self, store: Any, spill: SegmentFileStore | None = None, *, kept: int = 2) -> None:
         self.store = store
         self.metrics, self.clock = Metrics(), ManualClock()
-        self.snapshots = Snapshots(store, PREFIX, spill or new_spill(), kept=kept)
+        self.snapshots = SnapshotStore(store, PREFIX, spill or new_spill(), kept=kept)
         self.keeper = SnapshotKeeper(
             self.snapshots,
             self.metrics,
@@ -128,10 +128,10 @@ async def test_a_store_that_was_emptied_gets_everything_again() -> None:
 
 async def test_files_of_a_restored_index_that_were_deleted_come_from_memory(tmp_path: Path) -> None:
     """In a folder the restored part's files are the store's own."""
-    store, spill = DiskBlobs(tmp_path / "store"), Spill(tmp_path / "spill")
+    store, spill = LocalBlobStore(tmp_path / "store"), SegmentFileStore(tmp_path / "spill")
     await Desk(store, spill).keeper.write(await indexed(spill))
     await asyncio.to_thread(lambda: [path.unlink() for path in (tmp_path / "spill").rglob("*.*")])
-    desk = Desk(store, Spill(tmp_path / "again"))
+    desk = Desk(store, SegmentFileStore(tmp_path / "again"))
     index = await desk.keeper.restore(new_index())
     assert index is not None
     parts = tmp_path / "store" / PREFIX / "parts"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from index_store.merge.spill import Spill
+from index_store.merge.spill import SegmentFileStore
 from tests.kits.index_kit import filled, vectors
 
 pytestmark = pytest.mark.anyio
@@ -17,7 +17,7 @@ def names(folder: Path) -> set[str]:
 
 async def test_files_are_written_once_and_kept_while_they_are_named(tmp_path: Path) -> None:
     (tmp_path / "of-another-run").mkdir()
-    spill = Spill(tmp_path)
+    spill = SegmentFileStore(tmp_path)
     [part] = filled(vectors(10)).view.parts["images"]
     files = await spill.of(part)
     written = files.columns.stat().st_mtime_ns
@@ -29,7 +29,7 @@ async def test_files_are_written_once_and_kept_while_they_are_named(tmp_path: Pa
 
 
 async def test_what_a_segment_is_built_of_stays_until_it_is_built(tmp_path: Path) -> None:
-    spill = Spill(tmp_path)
+    spill = SegmentFileStore(tmp_path)
     [part] = filled(vectors(10)).view.parts["images"]
     async with spill.building("new", [part]) as out:
         files = await spill.of(part)
@@ -40,7 +40,7 @@ async def test_what_a_segment_is_built_of_stays_until_it_is_built(tmp_path: Path
 
 
 async def test_what_could_not_be_built_is_deleted(tmp_path: Path) -> None:
-    spill = Spill(tmp_path)
+    spill = SegmentFileStore(tmp_path)
     with pytest.raises(OSError, match="No space"):
         async with spill.building("new", []) as out:
             (out / "half").write_bytes(b"half")
@@ -49,7 +49,7 @@ async def test_what_could_not_be_built_is_deleted(tmp_path: Path) -> None:
 
 
 async def test_what_is_swapped_in_while_others_write_is_kept(tmp_path: Path) -> None:
-    spill, needed = Spill(tmp_path), set[str]()
+    spill, needed = SegmentFileStore(tmp_path), set[str]()
     [part] = filled(vectors(10)).view.parts["images"]
     await spill.folder_for("new")
     writing = asyncio.create_task(spill.of(part))

@@ -6,25 +6,25 @@ import pytest
 
 from contracts.score import Vectors, unit
 from index_store.ann import flat, tuning
-from index_store.ann.faiss_index import Ann
+from index_store.ann.faiss_index import AnnIndex
 
 
 def distinct(count: int) -> Vectors:
     return unit(np.random.default_rng(3).standard_normal((count, 16)))
 
 
-def indexed(rows: Vectors) -> Ann:
+def indexed(rows: Vectors) -> AnnIndex:
     index = faiss.index_factory(rows.shape[1], "IVF4,SQ8", faiss.METRIC_INNER_PRODUCT)
     index.train(rows.astype(np.float32))
     index.add(rows.astype(np.float32))
-    return Ann("IVF4,SQ8", index, [], flat.of(rows))
+    return AnnIndex("IVF4,SQ8", index, [], flat.flat_index(rows))
 
 
 def test_of_equal_rows_any_is_right() -> None:
     """The same picture published fifty times: which ten of the fifty come is nobody's mistake."""
     rows = np.repeat(distinct(40), 50, axis=0)
     queries = distinct(40)
-    trial = tuning.Trial.of(rows, [queries])
+    trial = tuning.TuningQueries.of(rows, [queries])
     assert trial.recall(indexed(rows), effort=4, depth=4) == 1
 
 
@@ -35,7 +35,7 @@ def test_recall_is_that_of_a_brute_force_count() -> None:
     right = np.argsort(-scores, axis=1)[:, : tuning.K]
     _, found = ann.search_with(queries.astype(np.float32), tuning.NOMINATED, 1, 1)
     counted = np.mean([np.isin(r, f[: tuning.K]).mean() for r, f in zip(right, found, strict=True)])
-    recall = tuning.Trial.of(rows, [queries]).recall(ann, effort=1, depth=1)
+    recall = tuning.TuningQueries.of(rows, [queries]).recall(ann, effort=1, depth=1)
     assert recall == pytest.approx(counted, abs=0.002)
     assert 0.2 < recall < 0.95
 
@@ -44,8 +44,11 @@ def test_the_kind_of_queries_that_is_served_worst_counts() -> None:
     rows = distinct(3000)
     easy, hard = rows[:50], unit(np.random.default_rng(4).standard_normal((50, 16)))
     ann = indexed(rows)
-    both = tuning.Trial.of(rows, [easy, hard]).recall(ann, effort=1, depth=1)
-    each = [tuning.Trial.of(rows, [some]).recall(ann, effort=1, depth=1) for some in (easy, hard)]
+    both = tuning.TuningQueries.of(rows, [easy, hard]).recall(ann, effort=1, depth=1)
+    each = [
+        tuning.TuningQueries.of(rows, [some]).recall(ann, effort=1, depth=1)
+        for some in (easy, hard)
+    ]
     assert both == min(each)
     assert each[0] != each[1]
 

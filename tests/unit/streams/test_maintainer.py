@@ -32,11 +32,11 @@ from contracts.testing.clock import ManualClock
 from contracts.testing.event_log import MemoryEventLog, MemoryLogReader
 from contracts.topics import TARGETS, Target
 from index_store.index import Index
-from index_store.merge.run import Rebuilder
-from index_store.merge.spill import Spill
+from index_store.merge.run import MergeRunner
+from index_store.merge.spill import SegmentFileStore
 from index_store.search.searcher import AppliedFeed, LocalSearcher
-from index_store.snapshot.store import Snapshots
-from index_store.storage.local import DiskBlobs
+from index_store.snapshot.store import SnapshotStore
+from index_store.storage.local import LocalBlobStore
 from streams.maintainer import maintainer as maintainer_module
 from streams.maintainer.admin import Operations
 from streams.maintainer.maintainer import Maintainer
@@ -75,9 +75,9 @@ class Kit:
         self.metrics = Metrics()
 
     def node(self) -> Maintainer:
-        spill = new_spill() if self.spills is None else Spill(self.spills)
+        spill = new_spill() if self.spills is None else SegmentFileStore(self.spills)
         keeper = SnapshotKeeper(
-            Snapshots(self.store, "unit-v1/0/0/", spill, kept=2),
+            SnapshotStore(self.store, "unit-v1/0/0/", spill, kept=2),
             self.metrics,
             self.clock,
             every_s=60,
@@ -96,7 +96,7 @@ class Kit:
             self.searcher,
             AppliedFeed(),
             keeper,
-            Rebuilder(spill, scanned_rows=50),
+            MergeRunner(spill, scanned_rows=50),
             self.metrics,
             self.clock,
             batch_records=100,
@@ -579,7 +579,7 @@ async def test_a_full_disk_stops_neither_searches_nor_applying(tmp_path: Path) -
 async def test_a_disk_that_cannot_be_written_stops_neither(tmp_path: Path) -> None:
     """Folders cannot be made below a file, by root either."""
     (tmp_path / "file").touch()
-    kit = Kit(DiskBlobs(tmp_path / "file" / "store"), tmp_path / "file" / "spills")
+    kit = Kit(LocalBlobStore(tmp_path / "file" / "store"), tmp_path / "file" / "spills")
     async with running(kit.node()) as node:
         await kit.put([f"a{n}" for n in range(60)], vectors(60))
         await until(kit, 60)

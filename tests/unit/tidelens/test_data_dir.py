@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from contracts.errors import DataDirInUse, DataDirNotWritable
 from contracts.settings import Settings
-from index_store.storage.open import open_blobs
+from index_store.storage.open import open_blob_store
 from tidelens.runtime.data_dir import locked, node_part
 
 
@@ -71,7 +71,7 @@ def test_what_is_made_is_for_this_user_alone(tmp_path: Path) -> None:
 
 @pytest.mark.anyio
 async def test_each_part_of_it_may_come_first(tmp_path: Path) -> None:
-    async with open_blobs(None, tmp_path / "a" / "snapshots") as blobs:
+    async with open_blob_store(None, tmp_path / "a" / "snapshots") as blobs:
         await blobs.write("space/0/0/manifest", b"{}")
     kept = [tmp_path / "a", *(path for path in (tmp_path / "a").rglob("*") if path.is_dir())]
     assert {mode(path) for path in kept} == {"0700"}

@@ -14,7 +14,7 @@ from contracts.settings import KafkaSettings, Settings
 from tidelens.cli.doctor.finding import Finding, failed, from_error, ok, skipped
 
 if TYPE_CHECKING:
-    from index_store.storage.s3 import S3Blobs
+    from index_store.storage.s3 import S3BlobStore
 
 # This is below the bound of a check, so that the line can say which step hangs.
 _BOUND_S = 8.0
@@ -38,14 +38,14 @@ async def bucket(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     """Write, read, list and delete as a snapshot does; a line for each of these that fails."""
     if settings.snapshots is None:
         return [skipped("bucket", "snapshots go into the data directory")]
-    from index_store.storage.open import open_blobs
+    from index_store.storage.open import open_blob_store
 
     step = "open"
     findings: list[Finding] = []
     try:
         async with (
             asyncio.timeout(_BOUND_S),
-            open_blobs(settings.snapshots, settings.data / "snapshots") as blobs,
+            open_blob_store(settings.snapshots, settings.data / "snapshots") as blobs,
             _steps(blobs) as steps,
         ):
             for step, act in steps.items():
@@ -69,7 +69,7 @@ async def bucket(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 @asynccontextmanager
 async def _steps(blobs: BlobStore) -> AsyncIterator[Mapping[str, Step]]:
     """Yield the steps in order, by name; delete at the end what they left, if possible."""
-    from index_store.storage.local import DiskBlobs
+    from index_store.storage.local import LocalBlobStore
 
     # Snapshots are four levels deep, SPACE/SHARD/REPLICA/..., so no node takes this for its own.
     name = f"doctor/{uuid.uuid4().hex}"
@@ -92,8 +92,8 @@ async def _steps(blobs: BlobStore) -> AsyncIterator[Mapping[str, Step]]:
         "read": read,
         "list": list_,
     }
-    if not isinstance(blobs, DiskBlobs):
-        steps |= _in_parts(cast("S3Blobs", blobs), f"{name}-parts")
+    if not isinstance(blobs, LocalBlobStore):
+        steps |= _in_parts(cast("S3BlobStore", blobs), f"{name}-parts")
     try:
         yield steps | {"delete": lambda: blobs.delete(name)}
     finally:
@@ -103,7 +103,7 @@ async def _steps(blobs: BlobStore) -> AsyncIterator[Mapping[str, Step]]:
                     await blobs.delete(left)
 
 
-def _in_parts(blobs: "S3Blobs", name: str) -> Mapping[str, Step]:
+def _in_parts(blobs: "S3BlobStore", name: str) -> Mapping[str, Step]:
     """Upload as segments are uploaded; a single part may be small."""
 
     async def write() -> None:

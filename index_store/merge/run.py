@@ -173,7 +173,7 @@ class MergeRunner:
         """The same of what may run beside a large one."""
         return due_growing_merge(index.table(target), self._kind, self._scanned_rows)
 
-    async def run(self, index: Index, target: Target, plan: Plan = MERGE_ALL) -> MergeResult:
+    async def run(self, index: Index, target: Target, plan: MergePlan = MERGE_ALL) -> MergeResult:
         """Raises RebuildFailed; then the index is as it was."""
         if plan.like is not None:
             async with self._small:

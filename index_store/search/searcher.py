@@ -19,6 +19,7 @@ from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 from contracts.wire.as_of import AsOf
 from index_store.index import Index
+from index_store.metadata.segment_fields import OnRowsRead
 from index_store.search.request_batch import RequestBatcher
 from index_store.view import IndexView
 
@@ -39,8 +40,9 @@ class LocalSearcher:
     is called with the number of rows whose metadata was read because a filter's field has no index.
     """
 
-    def __init__(self, *, target_recall: float = 0.95, reads: OnRowsRead = lambda rows: None) ->
-    None:
+    def __init__(
+        self, *, target_recall: float = 0.95, reads: OnRowsRead = lambda rows: None
+    ) -> None:
         self._recall = None if target_recall >= 1 else target_recall
         self._recent: dict[Target, deque[VectorQuery]] = {
             target: deque(maxlen=_RECENT) for target in TARGETS

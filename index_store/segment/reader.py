@@ -18,7 +18,7 @@ from index_store.ann.faiss_index import SCANNED_ROW_MS, SKIPPED_ROW, AnnIndex
 from index_store.ann.flat import Flat
 from index_store.ann.growing_codes import GrowingCodes
 from index_store.metadata.bitmaps import row_numbers, selector_bits
-from index_store.metadata.segment_fields import SegmentFields
+from index_store.metadata.segment_fields import OnRowsRead, SegmentFields
 from index_store.segment.files import SegmentFiles
 from index_store.segment.rows import Numbers, Rows
 

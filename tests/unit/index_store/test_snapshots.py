@@ -228,7 +228,7 @@ async def test_a_harmed_pointer_is_told_and_the_newest_used(
 def resealed(store: MemoryBlobStore, name: str, change: Callable[[Any], None]) -> None:
     """Change a manifest as its writer would have: it vouches for itself again."""
     at = f"{PREFIX}{name}/manifest.json"
-    manifest = module.manifests.opened(store.blobs[at])
+    manifest = module.manifests.read_manifest(store.blobs[at])
     change(manifest)
     store.blobs[at] = module.manifests.sealed(manifest)
 
@@ -424,7 +424,7 @@ async def test_a_crash_between_any_two_steps_loses_nothing(
     newest = await again.write(restored)
     assert await again.list() == [f"0/{newest}"]
     assert {blob.split("/")[3] for blob in store.blobs} == {newest, "pointer", "parts"}
-    needed = module.manifests.parts_in(await again.manifest(f"0/{newest}"))
+    needed = module.manifests.segment_names(await again.manifest(f"0/{newest}"))
     assert {blob.split("/")[4] for blob in store.blobs if "/parts/" in blob} == needed
     assert old != newest
 

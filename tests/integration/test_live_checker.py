@@ -1,6 +1,7 @@
 """Live lists are exact at every cursor while a replica is killed and clients go to the other.
 
-A few seconds of what tests/soak/live_checker.py does for hours, and without killing the broker.
+This runs a few seconds of `tests/soak/live_checker.py`, which runs for hours and kills the broker
+too. In memory, `tests/property/test_live_deltas.py` checks the same of one replica.
 """
 
 import random
@@ -12,7 +13,7 @@ from tests.faults.live_rounds import LiveRounds
 from tests.kits.kafka import collection
 from tests.oracles.live_lists import ENCODER
 
-pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.long, pytest.mark.timeout(400)]
 
 
 async def test_every_list_is_exact_at_every_cursor(kafka, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from the beginning has the same digest.
 
     FOLD_HISTORIES=5000 python -m pytest tests/property/test_fold.py --timeout 0
 
-runs through that many histories; by default about a minute's worth.
+runs through that many histories; by default 100, and 1,000 more in scripts/test long.
 """
 
 import asyncio
@@ -66,7 +66,7 @@ OTHER_SPACE = Space("fold-v1", "m", "2", "p", 4)
 NAMES = Names("t.", SPACE.name)
 PARTITIONS = 3
 TOPIC_IDS = {NAMES.embeddings(target): f"topic-{target}" for target in TARGETS}
-HISTORIES = int(os.environ.get("FOLD_HISTORIES", "250"))
+HISTORIES = int(os.environ.get("FOLD_HISTORIES", "100"))
 ITEM_IDS = [f"id-{n}" for n in range(40)]
 # Few distinct vectors, so that equal scores are common and the order by id matters; and two that
 # differ by less than float32 sees.
@@ -498,3 +498,11 @@ class Fold(RuleBasedStateMachine):
 
 TestFold = pytest.mark.timeout(600)(Fold.TestCase)
 TestFold.settings = settings(max_examples=HISTORIES, stateful_step_count=50, deadline=None)
+
+
+class LongFold(Fold):
+    """The same machine: a class of its own has settings of its own."""
+
+
+TestLongFold = pytest.mark.long(pytest.mark.timeout(900)(LongFold.TestCase))
+TestLongFold.settings = settings(max_examples=1000, stateful_step_count=50, deadline=None)

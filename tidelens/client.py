@@ -31,14 +31,12 @@ server's problem document.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
-import orjson
-from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidURI
 
 from contracts.errors import (
@@ -48,44 +46,17 @@ from contracts.errors import (
     RejectedRequest,
     TidelensError,
 )
-from contracts.wire.cursor import Cursor, wire_list_digest
-from contracts.wire.delta import WireChange, WireHit, apply_changes, wire_list_changes
-from contracts.wire.exact_json import find_inexact
+from contracts.wire.delta import WireHit
 from contracts.wire.item_urls import item_path
+from tidelens.subscription import Mode, Subscription, Update, dumped
+
+__all__ = ["Client", "Mode", "ServerUnavailable", "Update"]
 
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0)
-
-Mode = Literal["top", "matches"]
-Event = Literal["snapshot", "delta", "resumed", "reset", "match", "progress"]
 
 
 class ServerUnavailable(BrokerUnavailable):
     """The error for a URL at which no Tidelens server answers."""
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """One step of a live subscription: what happened, and the state after it.
-
-    - `event` is the type of the message that was received: `snapshot` (a whole list), `delta`
-      (changes of a list), `match` (items that match), `resumed` (nothing was missed since the
-      cursor), `progress` (a newer cursor) or `reset` (the cursor is void).
-    - `hits` is the whole list in mode `top`, in its order, and in mode `matches` the items that
-      match now.
-    - `changes` lead from the list before to `hits` in mode `top`; a snapshot after a reconnect has
-      the difference from the list before it. In mode `matches` there are none.
-    - `cursor` is an opaque text to resume from. It is None after a reset.
-    - `reason` says why there was a reset, and is None otherwise.
-    - `warnings` name fields of the filter that no item has, or has with another type
-      (contracts.wire.server_messages.WarningMessage).
-    """
-
-    event: Event
-    changes: Sequence[WireChange]
-    hits: Sequence[WireHit]
-    cursor: str | None
-    reason: str | None = None
-    warnings: Sequence[Mapping[str, str]] = ()
 
 
 class Client:
@@ -194,7 +165,7 @@ class Client:
         return await self._request("POST", path, body)
 
     async def _request(self, method: str, path: str, body: Any = None) -> Any:
-        content = _dumped(body) if body is not None else None
+        content = dumped(body) if body is not None else None
         headers = {"content-type": "application/json"} if content is not None else {}
         try:
             response = await self._http.request(method, path, content=content, headers=headers)
@@ -242,7 +213,7 @@ class Client:
         """
         limits = {"throttle_ms": throttle_ms, "min_change": min_change}
         asked = {"query": query, "mode": mode, **{k: v for k, v in limits.items() if v}}
-        subscription = _Subscription(asked, cursor, hits)
+        subscription = Subscription(asked, cursor, hits)
         failures = 0
         while True:
             try:
@@ -269,65 +240,6 @@ class Client:
         return urlunsplit((live, host, f"{path.rstrip('/')}/v1/live", "", ""))
 
 
-class _Subscription:
-    """The state of one subscription across connections: its query, cursor and hits."""
-
-    def __init__(
-        self,
-        asked: Mapping[str, Any],
-        cursor: str | None,
-        hits: Sequence[WireHit],
-    ) -> None:
-        self._asked = asked
-        # Mode matches has no list: hits of an earlier update must not look like new ones.
-        self._hits = list(hits) if asked["mode"] == "top" else []
-        self._cursor = cursor
-        if cursor is not None and asked["mode"] == "top":
-            # The digest is that of `hits`. Deltas cannot be applied to another list, so the server
-            # may answer `resumed` only if its own list is this one.
-            self._cursor = replace(Cursor.decode(cursor), hits=wire_list_digest(hits)).encode()
-        self.opened = False
-
-    def opening(self) -> str:
-        message = {"op": "subscribe", "sub": "watch", **self._asked, "cursor": self._cursor}
-        return _dumped(message).decode()
-
-    async def updates(self, socket: ClientConnection) -> AsyncIterator[Update]:
-        async for raw in socket:
-            update = self._take(orjson.loads(raw))
-            if update is not None:
-                self.opened = True
-                yield update
-
-    def _take(self, message: Mapping[str, Any]) -> Update | None:
-        event = message["type"]
-        if event == "error":
-            # Errors with this member are temporary, and the cursor stays valid.
-            if message.get("retry_after") is not None:
-                raise NotReady(message["message"])
-            raise RejectedRequest(message["code"], message["message"], field=message.get("field"))
-        if event == "reset":
-            self._cursor = None
-            return Update("reset", [], self._hits, None, message["reason"])
-        if event == "match":
-            self._cursor = message["cursor"]
-            return Update("match", [], message["hits"], self._cursor)
-        changes: Sequence[WireChange]
-        if event == "snapshot":
-            changes = wire_list_changes(self._hits, message["hits"])
-            self._hits = message["hits"]
-        elif event == "delta":
-            changes = message["changes"]
-            self._hits = apply_changes(self._hits, changes)
-        elif event in ("resumed", "progress"):
-            changes = []
-        else:
-            return None
-        self._cursor = message["cursor"]
-        warnings = message.get("warnings", ())
-        return Update(event, changes, self._hits, self._cursor, warnings=warnings)
-
-
 def _checked(url: str) -> str:
     """Return `url`. Raises ConfigurationError if it cannot be the URL of a server."""
     try:
@@ -340,17 +252,6 @@ def _checked(url: str) -> str:
     if not known:
         raise ConfigurationError(f"url: want http://HOST:PORT, got {url!r}")
     return url
-
-
-def _dumped(body: Any) -> bytes:
-    """Write JSON. Raises RejectedRequest for an integer beyond 64 bits, as the server does."""
-    try:
-        return orjson.dumps(body)
-    except orjson.JSONEncodeError:
-        found = find_inexact(body)
-        if found is None:
-            raise
-        raise RejectedRequest.at("invalid_request", found.field, found) from None
 
 
 def _refused(response: httpx.Response) -> TidelensError:

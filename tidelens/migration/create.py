@@ -7,12 +7,11 @@ stopped at any point, by kill -9 too, and started again.
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from random import Random
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import structlog
@@ -36,14 +35,12 @@ from index_store.search.searcher import AppliedFeed, LocalSearcher
 from index_store.storage.open import open_blob_store
 from streams.lag.kafka_lag import KafkaLag
 from streams.topics.creation import make_topics
-from tidelens.client import Client
 from tidelens.migration.collection import OpenCollection
 from tidelens.migration.compare import (
-    AnswerComparison,
-    LiveIdComparison,
     compare_answers,
     compare_sets,
 )
+from tidelens.migration.report import ComparisonReport, EncodeCounts, Progress, Served
 from tidelens.process.clock import SystemClock
 from tidelens.runtime.encode_role import open_worker
 from tidelens.runtime.maintainer import make_maintainer
@@ -59,51 +56,6 @@ _LOOK_S = 0.5
 # Some records always wait beside live traffic; if they wait for less, the space is current.
 _BACKLOG_S = 5.0
 _CAPTIONS_SEEN = 1_000
-
-Progress = Callable[[int, int], None]
-"""Called with the records that are encoded, and with all there are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """The space that nodes answer in, one of these nodes, and the texts to compare answers on."""
-
-    space: SpaceRef
-    client: Client
-    texts: Sequence[str]
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeProgress:
-    """The records that this run encoded; `total` also counts those of earlier runs."""
-
-    records: int
-    total: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class ComparisonReport:
-    """The comparison of a new space with the old one; `encoded` is None if none was encoded now."""
-
-    old: SpaceRef
-    new: SpaceRef
-    encoded: EncodeProgress | None
-    sets: LiveIdComparison
-    answers: AnswerComparison
-    snapshot: str
-
-    def wire(self) -> dict[str, Any]:
-        """Return the report as --json prints it."""
-        return {
-            "space": self.new.space,
-            "model": self.new.model,
-            "old": self.old.space,
-            **({} if self.encoded is None else {"encoded": asdict(self.encoded)}),
-            **self.sets.wire(),
-            **asdict(self.answers),
-            "snapshot": self.snapshot,
-        }
 
 
 async def new_space(collection: OpenCollection, old: SpaceRef, model: str) -> SpaceRef:
@@ -250,7 +202,7 @@ async def _encoding(
 
 async def _caught_up(
     collection: OpenCollection, ref: SpaceRef, encoding: "asyncio.Task[None]", on_progress: Progress
-) -> EncodeProgress:
+) -> EncodeCounts:
     """Wait until the group is past what there was at the start, and nothing waits for long.
 
     Others may help: any encoder of the model is a member of the same group.
@@ -268,7 +220,7 @@ async def _caught_up(
             on_progress(done, total)
             wanted = wanted or {_partition_of(row): row.end for row in rows}
             if rows and all(_is_current(row, wanted) for row in rows):
-                return EncodeProgress(done - first, total, round(perf_counter() - began, 3))
+                return EncodeCounts(done - first, total, round(perf_counter() - began, 3))
             await asyncio.wait([encoding], timeout=_LOOK_S)
             if encoding.done():
                 encoding.result()

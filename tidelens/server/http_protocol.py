@@ -17,17 +17,14 @@ from tidelens.server.admission import (
     ConnectionLimiter,
     ConnectionPhase,
 )
-from tidelens.server.error_answers import STOPPING, Refusal, as_bytes, too_large, too_late
+from tidelens.server.error_answers import STOPPING, Refusal, as_bytes, too_late
 from tidelens.server.http10 import close_delimited
 from tidelens.server.pipelining import PausedFlow, PipelineBuffer
 from tidelens.server.protocol_upgrade import without_upgrade
+from tidelens.server.request_size import HEAD_BYTES_MAX, RequestSize, too_many_headers
 from tidelens.server.transfer_pace import SendProgress
 from tidelens.server.websocket_protocol import LiveProtocol, break_transport_cycle
 
-HEAD_BYTES_MAX = 64 * 1024
-HEADERS_MAX = 256
-# A chunked body may take this many times its own bytes, with extensions, trailers and small chunks.
-_FRAMING_FACTOR = 8
 _READ_BYTES = 64 * 1024
 # Seconds that a refused client has to read the reason.
 LINGER_S = 1.0
@@ -49,11 +46,9 @@ class HttpProtocol(HttpToolsProtocol):
         # Requests whose answers are not complete, the oldest first.
         self._open: deque[RequestResponseCycle] = deque()
         self._in_body = self._ended_here = False
-        self._head_bytes = 0
+        self._size = RequestSize()
         # Bytes of the bodies of open requests.
         self._open_body_bytes = 0
-        # Since the last header: bytes of the body, and all bytes with the framing.
-        self._body_bytes = self._raw_bytes = 0
         self._ending_at: float | None = None
         self._refused = False
         self._discarded_bytes = 0
@@ -129,19 +124,15 @@ class HttpProtocol(HttpToolsProtocol):
     def _unfinished(self, count: int) -> None:
         """Count bytes of an unfinished header or body, and refuse one that is too large."""
         if self._in_body:
-            self._raw_bytes += count
-            if self._raw_bytes > HEAD_BYTES_MAX + _FRAMING_FACTOR * self._body_bytes:
-                self.refuse(too_large("a chunked body's framing", HEAD_BYTES_MAX))
-            elif self._connection.phase is ConnectionPhase.WORKING:
+            refusal = self._size.add_framed(count)
+            if refusal is None and self._connection.phase is ConnectionPhase.WORKING:
                 self._limiter.set_phase(self._connection, ConnectionPhase.RECEIVING)
-            return
-        if not self._head_bytes:
-            self._connection.since = self._limiter.now()
-        self._head_bytes += count
-        if self._head_bytes > HEAD_BYTES_MAX:
-            self.refuse(too_large("the header", HEAD_BYTES_MAX))
-        elif self.headers is not None and len(self.headers) > HEADERS_MAX:
-            self.refuse(too_large("headers", HEADERS_MAX))
+        else:
+            if not self._size.head_bytes:
+                self._connection.since = self._limiter.now()
+            refusal = self._size.add_head(count, self.headers)
+        if refusal is not None:
+            self.refuse(refusal)
 
     def _upgrade(self, rest: bytes) -> None:
         if self._should_upgrade():
@@ -182,9 +173,9 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._refused:
             raise _RequestRefused
-        if len(self.headers) > HEADERS_MAX:
-            self._break(too_large("headers", HEADERS_MAX))
-        self._head_bytes = self._body_bytes = self._raw_bytes = 0
+        if refusal := too_many_headers(self.headers):
+            self._break(refusal)
+        self._size.start_body()
         upgrade = self.parser.should_upgrade()
         if upgrade and not self._should_upgrade():
             if self.parser.get_method() == b"CONNECT":
@@ -204,7 +195,7 @@ class HttpProtocol(HttpToolsProtocol):
             return
         super().on_body(body)
         count = len(body)
-        self._body_bytes += count
+        self._size.add_body(count)
         if self._connection.phase is ConnectionPhase.RECEIVING:
             self._connection.pace.moved(count)
         if not self.cycle.response_complete:
@@ -243,8 +234,6 @@ class HttpProtocol(HttpToolsProtocol):
         elif not self._in_body:
             self._limiter.set_phase(self._connection, ConnectionPhase.WAITING)
 
-    # Closing
-
     def _break(self, why: Refusal) -> None:
         self._parse_refusal = why
         raise _RequestRefused
@@ -268,7 +257,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._open:
             answerable = self.unanswered and (stopping or len(self._open) == 1)
         else:
-            idle = self._connection.phase is ConnectionPhase.WAITING and not self._head_bytes
+            idle = self._connection.phase is ConnectionPhase.WAITING and not self._size.head_bytes
             answerable = refusal.status != 503 or not idle
         self._disconnect()
         may_stay = self._limiter.let_linger(self._connection) or stopping
@@ -301,7 +290,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._open and not self.unanswered:
             for cycle in self._open:
                 cycle.keep_alive = False
-        elif self._open or self._head_bytes:
+        elif self._open or self._size.head_bytes:
             if self._answering is not None:
                 self._answering.cancel()
             nothing_arrives = self._connection.phase is ConnectionPhase.WORKING
@@ -345,7 +334,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _check_head(self, now: float) -> None:
         limits, waited_s = self._limiter.limits, now - self._connection.since
-        if self._head_bytes:
+        if self._size.head_bytes:
             if waited_s > limits.header_timeout_s:
                 what = "a whole header"
                 self.refuse(too_late("header_timeout_s", limits.header_timeout_s, what))

@@ -12,7 +12,7 @@ from tidelens.cli.base.terminal import say_json
 from tidelens.cli.space.comparison import open_served, queries_option, show_report
 
 if TYPE_CHECKING:
-    from tidelens.migration.create import ComparisonReport
+    from tidelens.migration.report import ComparisonReport
 
 
 @click.command(

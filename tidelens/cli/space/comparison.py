@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from contracts.events.control_record import SpaceRef
     from tidelens.client import Client
     from tidelens.migration.collection import OpenCollection
-    from tidelens.migration.create import ComparisonReport, Served
+    from tidelens.migration.report import ComparisonReport, Served
 
 _LINES_MAX = 20
 
@@ -40,7 +40,7 @@ async def open_served(
     while another command makes or compares a space.
     """
     from tidelens.client import Client
-    from tidelens.migration.create import Served
+    from tidelens.migration.report import Served
     from tidelens.runtime.data_dir import locked
 
     texts = await asyncio.to_thread(read_lines, queries, "--queries") if queries else []

@@ -16,7 +16,7 @@ from tidelens.cli.space.comparison import open_served, queries_option, show_repo
 
 if TYPE_CHECKING:
     from tidelens.migration.collection import OpenCollection
-    from tidelens.migration.create import ComparisonReport, Progress
+    from tidelens.migration.report import ComparisonReport, Progress
 
 
 @click.command(

@@ -27,7 +27,7 @@ from api.http.guard import HostGuard
 from api.http.item_path import match_whole_path
 from api.http.problems import on_error, on_failure, on_http_error
 from api.http.proxy_prefix import RootPathMiddleware
-from api.live.hub import Live
+from api.live.hub import LiveEndpoints
 from api.node import Node
 from api.queries.freshness import Freshness
 from api.queries.wait_for import StateWaiter
@@ -47,7 +47,7 @@ def create_app(node: Node) -> Starlette:
     pictures = PictureEndpoint(node, responses)
     health = HealthEndpoints(node, freshness, responses)
     admin = AdminEndpoints(node, responses, bodies)
-    live = Live(node, waiting, responses.budget, bodies)
+    live = LiveEndpoints(node, waiting, responses.budget, bodies)
     routes: list[Route | WebSocketRoute] = [
         Route("/v1/search", searching.post, methods=["POST"]),
         Route("/v1/classify", classifying.post, methods=["POST"]),
@@ -109,11 +109,11 @@ def background(app: Starlette) -> dict[str, Run]:
 
 def redirect_live(app: Starlette, space: str | None) -> None:
     """Reset and close all live subscriptions, since `space` answers now; None means this app."""
-    live: Live = app.state.live
+    live: LiveEndpoints = app.state.live
     live.move(space)
 
 
 def close_live(app: Starlette) -> None:
     """Close all live connections, since the server stops."""
-    live: Live = app.state.live
+    live: LiveEndpoints = app.state.live
     live.stop()

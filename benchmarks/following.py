@@ -17,8 +17,8 @@ import psutil
 from numpy.typing import NDArray
 
 from api.live.top.ranked_item import ranked_item
-from api.live.top.standing_query import Standing
-from api.live.top.standing_set import StandingSet
+from api.live.top.standing_query import StandingQuery
+from api.live.top.standing_set import StandingQuerySet
 from api.queries.prepare import PreparedQuery, _Summand
 from benchmarks import clip_like
 from benchmarks.filled import Filled
@@ -67,10 +67,10 @@ class Tidelens:
         self._filled.fill([rows])
         self._loop = asyncio.new_event_loop()
         self._rebuilding = self._loop.create_task(self._rebuild())
-        self._set = StandingSet(NumpyMatcher(), lambda: None)
-        self._changed: list[Standing] = []
+        self._set = StandingQuerySet(NumpyMatcher(), lambda: None)
+        self._changed: list[StandingQuery] = []
         self._standing = [self._made(query) for query in queries]
-        self._lists: dict[Standing, list[int]] = {}
+        self._lists: dict[StandingQuery, list[int]] = {}
         for standing in self._standing:
             self._set.add(standing)
         self._read()
@@ -103,9 +103,9 @@ class Tidelens:
         self._rebuilding.cancel()
         self._loop.run_until_complete(asyncio.gather(self._rebuilding, return_exceptions=True))
 
-    def _made(self, query: Vectors) -> Standing:
+    def _made(self, query: Vectors) -> StandingQuery:
         question = PreparedQuery("images", [_Summand(1.0, query)], k=K)
-        made = Standing(question)
+        made = StandingQuery(question)
         made.watch(lambda: self._changed.append(made))
         return made
 

@@ -26,10 +26,10 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from api.live.top.apply_queue import Folding
+from api.live.top.apply_queue import ApplyQueue
 from api.live.top.ranked_item import ranked_item
-from api.live.top.standing_query import Standing
-from api.live.top.standing_set import StandingSet
+from api.live.top.standing_query import StandingQuery
+from api.live.top.standing_set import StandingQuerySet
 from api.queries.prepare import PreparedQuery, _Summand
 from benchmarks import clip_like
 from benchmarks.report import Goal, finish, parser
@@ -76,9 +76,11 @@ def best(queries: Vectors, rows: Vectors, count: int) -> _Best:
     return np.concatenate([one[0] for one in found]), np.concatenate([one[1] for one in found])
 
 
-def standing_set(queries: Vectors, lists: _Best) -> tuple[StandingSet, list[Standing]]:
-    found = StandingSet(NumpyMatcher(), lambda: None)
-    made = [Standing(PreparedQuery("images", [_Summand(1.0, query)], k=_K)) for query in queries]
+def standing_set(queries: Vectors, lists: _Best) -> tuple[StandingQuerySet, list[StandingQuery]]:
+    found = StandingQuerySet(NumpyMatcher(), lambda: None)
+    made = [
+        StandingQuery(PreparedQuery("images", [_Summand(1.0, query)], k=_K)) for query in queries
+    ]
     for standing in made:
         standing.watch(lambda: None)
         found.add(standing)
@@ -150,7 +152,7 @@ class _Index:
 async def lateness(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, Any]:
     """How late others get their turn of the event loop while batches are folded as in a node."""
     found, _ = standing_set(queries, lists)
-    folding = Folding(cast(Searcher, _Index()), found, SideTasks())
+    folding = ApplyQueue(cast(Searcher, _Index()), found, SideTasks())
     late: list[float] = []
 
     async def tick() -> None:

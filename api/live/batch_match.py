@@ -15,21 +15,21 @@ from contracts.score import Vectors
 
 _ROWS_FIRST = 16
 # Evaluations of filters on items that the event loop has time for: 10 ms.
-LOOKS = 8192
+FILTER_EVALUATIONS_MAX = 8192
 # Pairs: bounds what is converted to float64 at a time (64 MB at 512 dimensions).
 _SCORED_AT_ONCE = 8192
 
 
-class Asking(Protocol):
+class HasQuery(Protocol):
     """Whatever is matched with batches."""
 
     question: PreparedQuery
 
 
-_Owner = TypeVar("_Owner", bound=Asking)
+_Owner = TypeVar("_Owner", bound=HasQuery)
 
 
-class Batch:
+class MatchBatch:
     """An applied batch, with what is looked up in it at most once."""
 
     def __init__(self, applied: AppliedBatch, matcher: Matcher, number: int = 0) -> None:
@@ -70,7 +70,7 @@ class Batch:
         )
 
     def matches(
-        self, rows: "RowsNow[_Owner]", most: int | None = None, looks: int | None = None
+        self, rows: "QueryMatrixView[_Owner]", most: int | None = None, looks: int | None = None
     ) -> "Matches[_Owner]":
         """Find the upserted items that match each query and reach its floor. Runs in any thread.
 
@@ -165,7 +165,7 @@ class Matches(Generic[_Owner]):
                 yield self._owners[of], number, score
 
 
-class RowsNow(NamedTuple, Generic[_Owner]):
+class QueryMatrixView(NamedTuple, Generic[_Owner]):
     """Rows as they are now. While nothing is put, they stay, but for what is removed meanwhile."""
 
     owners: Sequence[_Owner]
@@ -174,7 +174,7 @@ class RowsNow(NamedTuple, Generic[_Owner]):
     filtered: NDArray[np.bool_]
 
 
-class Rows(Generic[_Owner]):
+class QueryMatrix(Generic[_Owner]):
     """What one target's standing queries are matched by, dense, as the matcher wants it."""
 
     def __init__(self) -> None:
@@ -194,9 +194,9 @@ class Rows(Generic[_Owner]):
         """How many have a filter."""
         return int(np.count_nonzero(self._filtered[: len(self)]))
 
-    def now(self) -> RowsNow[_Owner]:
+    def now(self) -> QueryMatrixView[_Owner]:
         vectors, floors, filtered = (column[: len(self)] for column in self._columns())
-        return RowsNow(self._owners.copy(), vectors, floors, filtered)
+        return QueryMatrixView(self._owners.copy(), vectors, floors, filtered)
 
     def put(self, owner: _Owner, vector: Vectors, floor: float) -> None:
         """One that is not among them."""

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from api.http.bodies import count_values, may_hold_values, require_values_max
-from api.live.top.ranked_item import RankedItem, RankedItems
+from api.live.top.ranked_item import RankedItem, RankedItemReader
 from contracts.errors import RejectedRequest
 from contracts.filters.warnings import FilterWarning
 from contracts.settings import Settings
@@ -51,7 +51,7 @@ class ConnectionState(enum.Enum):
     CLOSED = "closed"
 
 
-class Refused(Exception):
+class MustClose(Exception):
     """The frame is such that the connection must close, with this code."""
 
     def __init__(self, code: int, reason: str) -> None:
@@ -81,7 +81,7 @@ class Subscription:
         # Sent with the first snapshot: what its filter asks for that no item had.
         self.warnings: Sequence[FilterWarning] = ()
         self._ranked: Sequence[RankedItem] = []
-        self._reader = RankedItems(message.query.include)
+        self._reader = RankedItemReader(message.query.include)
         if self.cursor is not None and self.cursor.query != self.query_digest:
             raise RejectedRequest(
                 "invalid_cursor", "cursor: it belongs to another query", field="cursor"
@@ -99,7 +99,7 @@ class Subscription:
         held = None if self.cursor is None else self.cursor.as_of
         if held is None or self.state is not SubscriptionState.OPENING:
             return False
-        return _another_state(held, as_of) is None and not as_of.covers(held)
+        return _reset_reason(held, as_of) is None and not as_of.covers(held)
 
     def found(self, ranked: Sequence[RankedItem], as_of: AsOf) -> list[ServerMessage]:
         """What to send, now that the exact list at `as_of` is this; makes it LIVE."""
@@ -112,7 +112,7 @@ class Subscription:
         cursor = Cursor(as_of, self.query_digest, digest)
         if held is None:
             messages = [self._snapshot(ranked, cursor)]
-        elif reason := _another_state(held.as_of, as_of):
+        elif reason := _reset_reason(held.as_of, as_of):
             messages = [self.reset(reason), self._snapshot(ranked, cursor)]
         elif held.hits == cursor.hits:
             # Nothing is said when nothing changed: then the cursor that was sent still holds.
@@ -147,7 +147,7 @@ class Subscription:
         self.state = SubscriptionState.LIVE
         if self.cursor is None:
             return [self._at("resumed", now)]
-        reason = _another_state(self.cursor.as_of, now)
+        reason = _reset_reason(self.cursor.as_of, now)
         if reason is not None:
             return [self.reset(reason), self._at("resumed", now)]
         return [self._at("resumed", self.cursor.as_of)]
@@ -205,7 +205,7 @@ def space_changed(before: str, now: str) -> str:
     return f"space_changed: from {before} to {now}"
 
 
-def _another_state(held: AsOf, now: AsOf) -> str | None:
+def _reset_reason(held: AsOf, now: AsOf) -> str | None:
     """Why a list held at `held` says nothing about `now`, or None."""
     if held.space != now.space:
         return space_changed(held.space, now.space)
@@ -214,7 +214,7 @@ def _another_state(held: AsOf, now: AsOf) -> str | None:
     return None
 
 
-class Connection:
+class LiveConnection:
     """The subscriptions of one client, and its messages checked against them."""
 
     def __init__(self, settings: Settings) -> None:
@@ -239,12 +239,12 @@ class Connection:
         self._require_open()
         if text is None:
             size = len(data or b"")
-            raise Refused(UNSUPPORTED_DATA, f"want a text frame, got {size} bytes of binary")
+            raise MustClose(UNSUPPORTED_DATA, f"want a text frame, got {size} bytes of binary")
         # A character takes at most 4 bytes in UTF-8: only long texts are encoded to be measured.
         if 4 * len(text) > self._frame_bytes_max:
             size = len(text.encode())
             if size > self._frame_bytes_max:
-                raise Refused(TOO_BIG, f"frame: limit {self._frame_bytes_max} bytes, got {size}")
+                raise MustClose(TOO_BIG, f"frame: limit {self._frame_bytes_max} bytes, got {size}")
         if may_hold_values(self._values_max, len(text)):
             require_values_max(count_values(text), self._values_max, "frame")
         return text
@@ -312,7 +312,7 @@ class Connection:
             raise WrongStep(f"connection: want OPEN, got {self.state.name}")
 
 
-def parsed(text: str) -> tuple[Message, str | None]:
+def parse_large_message(text: str) -> tuple[Message, str | None]:
     """Parse a large message, in any thread; return it with the digest of its query.
 
     Raises RejectedRequest.

@@ -4,15 +4,15 @@ from collections.abc import Coroutine, Generator
 from typing import Any
 
 
-def begun(work: Coroutine[Any, Any, None]) -> "Rest | None":
+def run_until_blocked(work: Coroutine[Any, Any, None]) -> "SuspendedCoroutine | None":
     """Run it until it first waits for something; None when it has ended without."""
     try:
-        return Rest(work, work.send(None))
+        return SuspendedCoroutine(work, work.send(None))
     except StopIteration:
         return None
 
 
-class Rest:
+class SuspendedCoroutine:
     """What is left of a coroutine that waits: to be awaited in the task that began it."""
 
     def __init__(self, work: Coroutine[Any, Any, None], waits_for: Any) -> None:

@@ -20,7 +20,7 @@ from api.http.answer_pieces import BODY_PIECE_BYTES
 from api.http.problems import problem
 from api.http.url_parameters import query_parameters
 from api.live.connection import ServerMessage
-from api.live.message_json import as_text
+from api.live.message_json import message_json
 from contracts.errors import RejectedRequest
 from contracts.filters.text_form import parse_text
 from contracts.wire.client_messages import Subscribe
@@ -125,7 +125,7 @@ class EventStream(Response):
     async def send_error(self, status: int, message: ServerMessage) -> None:
         """Ends the stream: there is no other subscription on it."""
         if self._started:
-            await self.send_message(message, as_text(message))
+            await self.send_message(message, message_json(message))
         else:
             assert self._scope is not None and self._receive is not None and self._send is not None
             members = {name: message[name] for name in message.keys() - {"type", "sub"}}

@@ -22,11 +22,11 @@ from api.http.problems import problem
 from api.live.connection import ServerMessage, space_changed
 from api.live.event_stream import HEADERS, EventStream, subscription_of
 from api.live.matches.alert import Alert
-from api.live.matches.replay import Rereading
-from api.live.message_json import as_text
-from api.live.session import Session
-from api.live.top.refill import Refills
-from api.live.top.standing_query import Standing, Watching
+from api.live.matches.replay import AlertReplay
+from api.live.message_json import message_json
+from api.live.session import LiveSession
+from api.live.top.refill import Refiller
+from api.live.top.standing_query import StandingQuery, Subscriber
 from api.node import Node
 from api.queries.prepare import PreparedQuery
 from api.queries.wait_for import StateWaiter
@@ -38,7 +38,7 @@ from contracts.wire.client_messages import Subscribe
 _CHECK_EVERY_S = 1.0
 
 
-class Live:
+class LiveEndpoints:
     """The endpoints, and what all connections share."""
 
     def __init__(
@@ -48,15 +48,15 @@ class Live:
         self.budget = budget
         self.bodies = bodies
         self.waiting = waiting
-        self.refills = Refills(node.searcher, node.matcher, node.side)
+        self.refills = Refiller(node.searcher, node.matcher, node.side)
         self.standing, self.folding = self.refills.standing, self.refills.folding
-        self.rereading = Rereading(node)
+        self.rereading = AlertReplay(node)
         self.alerts = self.rereading.alerts
         # Lists by the query that they stand for, and who watches them.
-        self._asked: dict[str, Standing] = {}
-        self._watching: dict[Watching, str] = {}
+        self._asked: dict[str, StandingQuery] = {}
+        self._watching: dict[Subscriber, str] = {}
         self._connections = 0
-        self._sessions: set[Session] = set()
+        self._sessions: set[LiveSession] = set()
         self._generation = node.searcher.generation
         # Why clients must go elsewhere, while they must; and the space that answers there.
         self.leaving: str | None = None
@@ -94,7 +94,7 @@ class Live:
             return
         with self._counted():
             await websocket.accept()
-            await self._serve(Session(self, _Framed(websocket)))
+            await self._serve(LiveSession(self, _WebSocketClient(websocket)))
 
     async def events(self, request: Request) -> Response:
         """One subscription as server-sent events. Raises RejectedRequest."""
@@ -105,7 +105,7 @@ class Live:
 
     async def _stream(self, stream: EventStream, message: Subscribe) -> None:
         with self._counted():
-            await self._serve(Session(self, stream), message)
+            await self._serve(LiveSession(self, stream), message)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -118,7 +118,7 @@ class Live:
             self._connections -= 1
             self._count()
 
-    async def _serve(self, session: Session, first: Subscribe | None = None) -> None:
+    async def _serve(self, session: LiveSession, first: Subscribe | None = None) -> None:
         self._sessions.add(session)
         try:
             await session.serve(first)
@@ -160,11 +160,11 @@ class Live:
                     limit=limit,
                 )
 
-    def watch(self, asked: str, question: PreparedQuery, wake: Callable[[], None]) -> Watching:
+    def watch(self, asked: str, question: PreparedQuery, wake: Callable[[], None]) -> Subscriber:
         """Call `wake` when the list of a query changes. Equal queries (`asked`) share one list."""
         standing = self._asked.get(asked)
         if standing is None or standing.broken:
-            standing = self._asked[asked] = Standing(question)
+            standing = self._asked[asked] = StandingQuery(question)
             watching = standing.watch(wake)
             self.standing.add(standing)
         else:
@@ -179,7 +179,7 @@ class Live:
         self._count()
         return alert
 
-    def leave(self, one: Watching | Alert) -> None:
+    def leave(self, one: Subscriber | Alert) -> None:
         """Nothing more for it."""
         if isinstance(one, Alert):
             self.rereading.remove(one)
@@ -232,7 +232,7 @@ class Live:
         self.node.metrics.subscriptions.set(self._subscriptions())
 
 
-class _Framed:
+class _WebSocketClient:
     """A WebSocket as a Socket: each message is a text frame."""
 
     def __init__(self, websocket: WebSocket) -> None:
@@ -244,7 +244,7 @@ class _Framed:
         await self._websocket.send_text(text)
 
     async def send_error(self, status: int, message: ServerMessage) -> None:
-        await self.send_message(message, as_text(message))
+        await self.send_message(message, message_json(message))
 
     async def beat(self) -> None:
         """The server's WebSocket pings do that."""

@@ -9,7 +9,7 @@ from api.http.answer_memory import hits_bytes
 from api.http.hit_json import hit_json
 from api.http.time_slices import TimeSlice
 from api.live.connection import ServerMessage
-from api.live.top.ranked_item import UnwrittenHit
+from api.live.top.ranked_item import LazyHitJson
 from contracts.errors import RejectedRequest
 from contracts.ports.hit import Hit
 
@@ -17,7 +17,7 @@ from contracts.ports.hit import Hit
 _METADATA_BYTES = 512
 
 
-class Match:
+class LazyMatchJson:
     """A hit of mode matches, to be written when the message is."""
 
     __slots__ = ("_hit", "_include")
@@ -38,7 +38,7 @@ class Match:
         return orjson.Fragment(hit_json(self._hit, self._include))
 
 
-def size_of(message: ServerMessage) -> int:
+def message_size(message: ServerMessage) -> int:
     """Return about how many bytes its hits will be."""
     told = message.get("hits") or [
         change["hit"] for change in message.get("changes", ()) if "hit" in change
@@ -46,12 +46,12 @@ def size_of(message: ServerMessage) -> int:
     return sum(one.size for one in told)
 
 
-def as_text(message: ServerMessage) -> str:
+def message_json(message: ServerMessage) -> str:
     """Return the message's JSON, written at once."""
     return orjson.dumps(message, default=_default).decode()
 
 
-async def in_slices(message: ServerMessage, bytes_max: int, pace: TimeSlice) -> str:
+async def message_json_in_slices(message: ServerMessage, bytes_max: int, pace: TimeSlice) -> str:
     """Return the message's JSON, written in slices between which others get their turns.
 
     Raises RejectedRequest if it is more than `bytes_max`.
@@ -66,7 +66,7 @@ async def in_slices(message: ServerMessage, bytes_max: int, pace: TimeSlice) -> 
             written = orjson.dumps(one, default=_default)
             size += len(written)
             if size > bytes_max:
-                raise too_large(bytes_max, size)
+                raise message_too_large(bytes_max, size)
             # As text: the socket takes a string, and decoding all of it at once would take long.
             parts.append("," if number else "[")
             parts.append(written.decode())
@@ -76,7 +76,7 @@ async def in_slices(message: ServerMessage, bytes_max: int, pace: TimeSlice) -> 
     return "".join(parts)
 
 
-def too_large(limit: int, size: int) -> RejectedRequest:
+def message_too_large(limit: int, size: int) -> RejectedRequest:
     return RejectedRequest(
         "answer_too_large",
         f"message_bytes_max: limit {limit} bytes of one message, got about {size}; ask for fewer "
@@ -89,4 +89,4 @@ def too_large(limit: int, size: int) -> RejectedRequest:
 
 def _default(value: Any) -> Any:
     # The `value` of an error comes from the request and may be anything.
-    return value.fragment() if isinstance(value, UnwrittenHit | Match) else str(value)
+    return value.fragment() if isinstance(value, LazyHitJson | LazyMatchJson) else str(value)

@@ -21,18 +21,18 @@ from api.http.time_slices import TimeSlice
 from api.live.connection import (
     NORMAL_CLOSURE,
     SERVICE_RESTART,
-    Connection,
-    Refused,
+    LiveConnection,
+    MustClose,
     ServerMessage,
     Subscription,
     SubscriptionState,
-    parsed,
+    parse_large_message,
     sub_of,
 )
 from api.live.matches.alert import Alert
-from api.live.message_json import Match, too_large
-from api.live.outlet import Gone, Outlet, Socket
-from api.live.top.standing_query import Watching
+from api.live.message_json import LazyMatchJson, message_too_large
+from api.live.outbox import ClientGone, ClientSocket, Outbox
+from api.live.top.standing_query import Subscriber
 from api.queries.prepare import ItemGone, PreparedQuery, prepare_query
 from api.queries.wait_for import require_shape
 from contracts.errors import NotReady, RejectedRequest, TidelensError
@@ -41,7 +41,7 @@ from contracts.wire.client_messages import Ping, Subscribe, Unsubscribe
 from contracts.wire.parser import parse_client_message
 
 if TYPE_CHECKING:
-    from api.live.hub import Live
+    from api.live.hub import LiveEndpoints
 
 log = structlog.get_logger(__name__)
 
@@ -55,17 +55,17 @@ _PROGRESS_S = 30.0
 _BEAT_S = 15.0
 
 
-class Session:
+class LiveSession:
     """One connection, until the client goes: `serve` it."""
 
-    def __init__(self, live: "Live", socket: Socket) -> None:
+    def __init__(self, live: "LiveEndpoints", socket: ClientSocket) -> None:
         self._live = live
         self._node = live.node
         self._searcher = live.node.searcher
         self._socket = socket
-        self._outlet = Outlet(live.node, socket, live.budget)
-        self._connection = Connection(live.node.settings)
-        self._lists: dict[Subscription, Watching] = {}
+        self._outlet = Outbox(live.node, socket, live.budget)
+        self._connection = LiveConnection(live.node.settings)
+        self._lists: dict[Subscription, Subscriber] = {}
         self._alerts: dict[Subscription, Alert] = {}
         # Before the first match.
         self._first: dict[Subscription, Sequence[ServerMessage]] = {}
@@ -108,7 +108,7 @@ class Session:
                         await self._outlet.error(first.sub, error)
                 tasks.create_task(self._send_changes())
                 await self._receive(tasks)
-        except* Gone:
+        except* ClientGone:
             pass
         except* Exception as defects:
             await self._outlet.close(_INTERNAL_ERROR, "an unexpected error")
@@ -133,14 +133,14 @@ class Session:
         while True:
             frame = await self._socket.receive()
             if frame["type"] == "websocket.disconnect":
-                raise Gone
+                raise ClientGone
             self._heard_at = monotonic()
             text = frame.get("text")
             try:
                 step = await self._read(text, frame.get("bytes"))
-            except Refused as refused:
+            except MustClose as refused:
                 await self._outlet.close(refused.code, refused.reason)
-                raise Gone from None
+                raise ClientGone from None
             except RejectedRequest as error:
                 await self._outlet.error(await _sub_of(text or "", error), error)
                 continue
@@ -159,7 +159,9 @@ class Session:
         text = self._connection.measured(text=text, data=data)
         if len(text) <= INLINE_PARSE_BYTES:
             return self._connection.take(parse_client_message(text))
-        return self._connection.take(*await self._live.bodies.in_thread(partial(parsed, text)))
+        return self._connection.take(
+            *await self._live.bodies.in_thread(partial(parse_large_message, text))
+        )
 
     def _begin(self, tasks: asyncio.TaskGroup, subscription: Subscription) -> None:
         self._opening[subscription] = tasks.create_task(self._open(subscription))
@@ -195,7 +197,7 @@ class Session:
             limit = self._node.settings.message_bytes_max
             size = hits_bytes(question.k, question.include, self._node.space.dim)
             if size > limit:
-                raise too_large(limit, size)
+                raise message_too_large(limit, size)
 
     def _register(self, subscription: Subscription, question: PreparedQuery, now: AsOf) -> None:
         def wake() -> None:
@@ -243,7 +245,7 @@ class Session:
         """What is due at this time."""
         if self._idle:
             await self._outlet.close(NORMAL_CLOSURE, "no subscription for too long")
-            raise Gone
+            raise ClientGone
         if self._beat_due:
             self._beat_at, self._beat_due = monotonic(), False
             await self._outlet.beat()
@@ -264,7 +266,7 @@ class Session:
             return
         hits = alert.take(_MATCHES_AT_ONCE)
         if hits:
-            shown = [Match(hit, alert.question.include) for hit in hits]
+            shown = [LazyMatchJson(hit, alert.question.include) for hit in hits]
             await self._send_all(subscription, [subscription.matched(shown, alert.told)])
         if subscription.state is not SubscriptionState.LIVE:
             return
@@ -293,9 +295,9 @@ class Session:
                 if subscription.state is SubscriptionState.LIVE:
                     await self._outlet.send(subscription.reset(reason))
         await self._outlet.close(SERVICE_RESTART, reason)
-        raise Gone
+        raise ClientGone
 
-    async def _send_list(self, subscription: Subscription, watching: Watching) -> None:
+    async def _send_list(self, subscription: Subscription, watching: Subscriber) -> None:
         """What changed in it since it was sent last, if it is known what it is now."""
         if watching.failed is not None:
             await self._failed(subscription, watching)
@@ -345,7 +347,7 @@ class Session:
                 except RejectedRequest as error:
                     await self._refuse(subscription, error)
 
-    async def _failed(self, subscription: Subscription, one: Watching | Alert) -> None:
+    async def _failed(self, subscription: Subscription, one: Subscriber | Alert) -> None:
         """New subscriptions are refused; open ones keep their list until the node is ready."""
         error, one.failed = one.failed, None
         is_open = subscription.state is SubscriptionState.LIVE

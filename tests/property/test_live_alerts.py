@@ -338,7 +338,7 @@ Alert_take = Alert.take
     ("owner", "name", "broken"),
     [
         (AlertSet, "_read_again", AlertSet._stop),
-        (replay._Pass, "_join", join_early),
+        (replay._ReplayPass, "_join", join_early),
         (Alert, "take", take_all),
     ],
 )

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from api.live.top import apply_queue, ranked_list
-from api.live.top.apply_queue import Folding
+from api.live.top.apply_queue import ApplyQueue
 from api.live.top.ranked_list import StandingList
-from api.live.top.shared_items import _HeldItem
-from api.live.top.standing_set import StandingSet
+from api.live.top.shared_items import _SharedItem
+from api.live.top.standing_set import StandingQuerySet
 from contracts.ports.hit import VectorQuery
 from contracts.score import unit
 from contracts.topics import Target
@@ -315,8 +315,8 @@ def test_the_same_where_matching_takes_a_while(history: History, slowness: int) 
 @pytest.mark.parametrize(
     ("owner", "name", "broken"),
     [
-        (_HeldItem, "join", lambda *_: None),
-        (StandingSet, "_caught_up", lambda *_: True),
+        (_SharedItem, "join", lambda *_: None),
+        (StandingQuerySet, "_caught_up", lambda *_: True),
         (StandingList, "floor", property(lambda _: float("inf"))),
         (StandingList, "is_short", property(lambda _: False)),
     ],
@@ -329,7 +329,7 @@ def test_the_check_would_notice(
     expect_a_wrong_list()
 
 
-def settle_at_once(self: Folding, *found: Any) -> None:
+def settle_at_once(self: ApplyQueue, *found: Any) -> None:
     if (searched := self._standing.found(*found)) is not None:
         self._standing.settle(searched)
 
@@ -345,7 +345,7 @@ def test_the_check_would_notice_a_list_of_another_state(
     name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same for the rules of api/live/top/apply_queue.py."""
-    monkeypatch.setattr(Folding, name, broken)
+    monkeypatch.setattr(ApplyQueue, name, broken)
     with slow_matching(3):
         expect_a_wrong_list()
 

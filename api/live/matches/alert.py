@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from api.live.batch_match import LOOKS, Batch, Rows
+from api.live.batch_match import FILTER_EVALUATIONS_MAX, MatchBatch, QueryMatrix
 from api.queries.prepare import ItemRef, PreparedQuery
 from contracts.ports.hit import Hit
 from contracts.ports.search import AppliedBatch, Matcher
@@ -28,7 +28,7 @@ _AT_ONCE = 4096
 
 
 @dataclass(slots=True)
-class _Group:
+class _PendingHits:
     """Hits that belong together: once all are told, the position is reached."""
 
     hits: list[Hit]
@@ -56,8 +56,8 @@ class Alert:
         # Why what it held before says nothing about what comes now.
         self.lost: str | None = None
         # Shared by all alerts of a node, once it is among them.
-        self.tally = Tally()
-        self._groups: deque[_Group] = deque()
+        self.tally = PendingCount()
+        self._groups: deque[_PendingHits] = deque()
         self._held = 0
         self._wake = wake
 
@@ -91,7 +91,7 @@ class Alert:
         """What matched between its position and this one."""
         self.position = position
         if hits:
-            self._groups.append(_Group(list(hits), position))
+            self._groups.append(_PendingHits(list(hits), position))
             self._count(len(hits))
             self._wake()
         elif self._groups:
@@ -133,7 +133,7 @@ class Alert:
         self.tally.count += more
 
 
-class Tally:
+class PendingCount:
     """Hits that wait to be told, of all alerts."""
 
     def __init__(self) -> None:
@@ -148,8 +148,8 @@ class AlertSet:
         self._read = read
         self._all: set[Alert] = set()
         self._asking: dict[ItemRef, set[Alert]] = {}
-        self._rows: dict[Target, Rows[Alert]] = {target: Rows() for target in TARGETS}
-        self._tally = Tally()
+        self._rows: dict[Target, QueryMatrix[Alert]] = {target: QueryMatrix() for target in TARGETS}
+        self._tally = PendingCount()
         # The state after the batches applied last.
         self._state: AsOf | None = None
 
@@ -196,8 +196,10 @@ class AlertSet:
                 self._turn_stale(applied)
             if now is None:
                 continue
-            batch = Batch(applied, self._matcher)
-            matches = batch.matches(self._rows[applied.target].now(), _AT_ONCE, LOOKS)
+            batch = MatchBatch(applied, self._matcher)
+            matches = batch.matches(
+                self._rows[applied.target].now(), _AT_ONCE, FILTER_EVALUATIONS_MAX
+            )
             for alert in matches.left_out:
                 self._read_again(alert)
             for alert, number, score in matches:

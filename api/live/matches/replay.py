@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import structlog
 
-from api.live.batch_match import LOOKS, Batch, Rows
+from api.live.batch_match import FILTER_EVALUATIONS_MAX, MatchBatch, QueryMatrix
 from api.live.matches.alert import Alert, AlertSet
 from api.node import Node
 from api.queries.prepare import resolve_query
@@ -49,7 +49,7 @@ _RETRY_S = 0.25
 _Offsets = list[int]
 
 
-class Rereading:
+class AlertReplay:
     """Owns the alerts, and reads for those that do not follow."""
 
     def __init__(self, node: Node) -> None:
@@ -92,7 +92,7 @@ class Rereading:
                 await asyncio.sleep(_RETRY_S)
                 continue
             together = self._next()
-            one = _Pass(self._node, self.alerts, together)
+            one = _ReplayPass(self._node, self.alerts, together)
             try:
                 await one.run()
             except (NotReady, BrokerUnavailable) as error:
@@ -145,7 +145,7 @@ def _are_near(one: AsOf, other: AsOf, target: Target) -> bool:
     return sum(abs(mine - theirs) for mine, theirs in pairs) <= _NEAR
 
 
-class _Pass:
+class _ReplayPass:
     """One pass over the log, for some alerts of one target."""
 
     def __init__(self, node: Node, alerts: AlertSet, together: Sequence[Alert]) -> None:
@@ -206,7 +206,7 @@ class _Pass:
             now = self._now()
             upto = _least(ends, self._offsets(now))
             if self._count(upto) <= _AT_ONCE:
-                found = self._found(self._take(upto), _MATCHES_AT_ONCE, LOOKS)
+                found = self._found(self._take(upto), _MATCHES_AT_ONCE, FILTER_EVALUATIONS_MAX)
                 at = self._tell(found, at, upto)
                 if self._join(at):
                     return
@@ -220,7 +220,7 @@ class _Pass:
         found = await asyncio.to_thread(self._found, batch, _MATCHES)
         return self._tell(found, at, upto)
 
-    def _tell(self, found: "_Found", at: _Offsets, upto: _Offsets) -> _Offsets:
+    def _tell(self, found: "_ReplayMatches", at: _Offsets, upto: _Offsets) -> _Offsets:
         """Hand out what was found; where that leads to."""
         hits: dict[Alert, list[Hit]] = {}
         for alert in found.left_out:
@@ -288,7 +288,7 @@ class _Pass:
             sum(record.offset < end for record in self._ahead[n]) for n, end in enumerate(upto)
         )
 
-    def _take(self, upto: _Offsets) -> "_Batch":
+    def _take(self, upto: _Offsets) -> "_ReplayBatch":
         taken: list[tuple[Record, IndexRecord]] = []
         for partition, end in enumerate(upto):
             ahead = self._ahead[partition]
@@ -296,10 +296,12 @@ class _Pass:
             self._ahead[partition] = ahead[len(records) :]
             readings, _ = self._reader.read(partition, records)
             taken += zip(records, readings, strict=True)
-        return _Batch(self._node, self._target, taken)
+        return _ReplayBatch(self._node, self._target, taken)
 
-    def _found(self, batch: "_Batch", most: int, looks: int | None = None) -> "_Found":
-        rows = Rows[Alert]()
+    def _found(
+        self, batch: "_ReplayBatch", most: int, looks: int | None = None
+    ) -> "_ReplayMatches":
+        rows = QueryMatrix[Alert]()
         for alert in self._together:
             rows.put(alert, self._vectors[alert], alert.floor)
         return batch.found(rows, most, looks)
@@ -319,14 +321,14 @@ class _Pass:
         return AsOf(position.space, position.epoch, {**position.offsets, self._target: mine})
 
 
-class _Found(NamedTuple):
+class _ReplayMatches(NamedTuple):
     """Alert, hit, and partition and offset of the hit's record; and whose was too much."""
 
     hits: Sequence[tuple[Alert, Hit, int, int]]
     left_out: Sequence[Alert]
 
 
-class _Batch:
+class _ReplayBatch:
     """Records as a batch: of each item the newest version, and where its record stands."""
 
     def __init__(
@@ -339,16 +341,16 @@ class _Batch:
         rows = [np.frombuffer(reading.vector or b"", "<f2") for _, reading in self._kept]
         vectors = np.stack(rows) if rows else np.empty((0, node.space.dim), np.float16)
         ids = [reading.id for _, reading in self._kept]
-        self._batch = Batch(AppliedBatch(target, ids, vectors, [], self._hit), node.matcher)
+        self._batch = MatchBatch(AppliedBatch(target, ids, vectors, [], self._hit), node.matcher)
 
-    def found(self, rows: Rows[Alert], most: int, looks: int | None) -> _Found:
+    def found(self, rows: QueryMatrix[Alert], most: int, looks: int | None) -> _ReplayMatches:
         matches = self._batch.matches(rows.now(), most, looks)
         hits = []
         for alert, number, score in matches:
             hit = self._batch.scored(number, score, with_vector=alert.question.with_vector)
             record, _ = self._kept[number]
             hits.append((alert, hit, record.partition, record.offset))
-        return _Found(hits, matches.left_out)
+        return _ReplayMatches(hits, matches.left_out)
 
     def _hit(self, number: int) -> Hit:
         _, reading = self._kept[number]

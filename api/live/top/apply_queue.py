@@ -15,10 +15,10 @@ from time import perf_counter
 from typing import TypeVar
 
 from api.http.time_slices import SLICE_S, TimeSlice
-from api.live.batch_match import Batch
+from api.live.batch_match import MatchBatch
 from api.live.top.ranked_item import RankedItem
-from api.live.top.standing_query import Standing
-from api.live.top.standing_set import Found, StandingSet
+from api.live.top.standing_query import StandingQuery
+from api.live.top.standing_set import RefillResult, StandingQuerySet
 from contracts.errors import NotReady
 from contracts.ports.search import AppliedBatch, Searcher
 from contracts.score import Vectors
@@ -39,30 +39,30 @@ async def in_thread(work: Callable[[], _Result]) -> _Result:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class _Group:
+class _BatchGroup:
     """Batches that were applied together, and the state after them, where that was known."""
 
-    batches: Sequence[Batch]
+    batches: Sequence[MatchBatch]
     as_of: AsOf | None
 
 
-class Folding:
+class ApplyQueue:
     """One task, alive while something waits."""
 
-    def __init__(self, searcher: Searcher, standing: StandingSet, side: SideTasks) -> None:
+    def __init__(self, searcher: Searcher, standing: StandingQuerySet, side: SideTasks) -> None:
         self._searcher = searcher
         self._standing = standing
         self._side = side
-        self._waiting: deque[_Group | Found] = deque()
+        self._waiting: deque[_BatchGroup | RefillResult] = deque()
         self._rows = 0
         self._task: asyncio.Task[None] | None = None
         self._between_states = False
         # The state that settled lists are exact at, while something waits.
         self._at: AsOf | None = None
         # Who asked for it when there was none.
-        self._put_off: dict[Standing, None] = {}
+        self._put_off: dict[StandingQuery, None] = {}
 
-    def as_of(self, standing: Standing) -> AsOf | None:
+    def as_of(self, standing: StandingQuery) -> AsOf | None:
         """The state that its list is exact at, if it is settled. Raises NotReady.
 
         None while there is none: it is woken when it may ask again.
@@ -79,7 +79,7 @@ class Folding:
         """Fold in what was applied to the index in this turn of the loop."""
         if not len(self._standing):
             return
-        group = _Group([self._standing.arrive(one) for one in batches], self._now())
+        group = _BatchGroup([self._standing.arrive(one) for one in batches], self._now())
         if not self._waiting and sum(map(self._standing.pairs, group.batches)) <= _QUICK_PAIRS:
             self._standing.fold_now(group.batches)
             self._at = group.as_of
@@ -92,7 +92,7 @@ class Folding:
             self._task = asyncio.create_task(self._run(), name="folding")
 
     def found(
-        self, standing: Standing, vector: Vectors, ranked: Sequence[RankedItem], as_of: AsOf
+        self, standing: StandingQuery, vector: Vectors, ranked: Sequence[RankedItem], as_of: AsOf
     ) -> None:
         """A search has ended: settle it as soon as may be."""
         found = self._standing.found(standing, vector, ranked, as_of)
@@ -129,7 +129,7 @@ class Folding:
         pace = TimeSlice()
         while self._waiting:
             first = self._waiting[0]
-            if isinstance(first, Found):
+            if isinstance(first, RefillResult):
                 self._settle(first)
             else:
                 await self._fold(first)
@@ -137,7 +137,7 @@ class Folding:
                 self._waiting.popleft()
             await pace.yield_when_over()
 
-    async def _fold(self, group: _Group) -> None:
+    async def _fold(self, group: _BatchGroup) -> None:
         """Unless all is marked meanwhile: then the group is not the first any more."""
         matched = []
         for batch in group.batches:
@@ -159,14 +159,14 @@ class Folding:
         for standing in put_off:
             standing.wake()
 
-    def _settle(self, found: Found) -> None:
+    def _settle(self, found: RefillResult) -> None:
         self._standing.settle(found)
         # Of what it has seen, all but markers has been folded: a list is as true of that state, and
         # nobody is sent a list, and later one of an earlier state.
         if self._at is not None and found.as_of is not None and found.as_of.covers(self._at):
             self._at = found.as_of
 
-    def _is_first(self, waiting: _Group | Found) -> bool:
+    def _is_first(self, waiting: _BatchGroup | RefillResult) -> bool:
         return bool(self._waiting) and self._waiting[0] is waiting
 
     def _now(self) -> AsOf | None:

@@ -11,19 +11,19 @@ from contracts.score import Vectors
 from contracts.wire.message_json import wire_hit
 
 # An item in a list, which is in rank order: its score, and the item.
-RankedItem = tuple[float, "Item"]
+RankedItem = tuple[float, "ListItem"]
 
 
-class Item:
+class ListItem:
     """The part of a hit that is the same in every list, as it is sent."""
 
     __slots__ = ("_json", "id", "offset", "partition", "vector")
 
-    def __init__(self, hit: "Hit | Item") -> None:
+    def __init__(self, hit: "Hit | ListItem") -> None:
         self.id: str = hit.id
         # Set only if a list shows it: it takes more memory than all the rest.
         self.vector: Vectors | None = None
-        if isinstance(hit, Item):
+        if isinstance(hit, ListItem):
             self._copy(hit)
             return
         # The position of its source distinguishes versions.
@@ -34,11 +34,11 @@ class Item:
         # Without the first brace. A copy: what orjson returns keeps a whole page of memory.
         self._json: bytes = bytes(memoryview(orjson.dumps(wire))[1:])
 
-    def _copy(self, item: "Item") -> None:
+    def _copy(self, item: "ListItem") -> None:
         self.partition, self.offset = item.partition, item.offset
         self._json = item._json
 
-    def same(self, other: "Item") -> bool:
+    def same(self, other: "ListItem") -> bool:
         """Whether both are sent alike."""
         return self is other or self._json == other._json
 
@@ -55,7 +55,7 @@ class Item:
         return orjson.Fragment(members + self._json)
 
 
-class UnwrittenHit:
+class LazyHitJson:
     """An item in a list, whose JSON is written together with its message.
 
     Writing the vectors of a thousand items at once would hold up everybody.
@@ -63,7 +63,7 @@ class UnwrittenHit:
 
     __slots__ = ("_include", "_item", "_rank", "_score")
 
-    def __init__(self, item: Item, rank: int, score: float, include: Collection[str]) -> None:
+    def __init__(self, item: ListItem, rank: int, score: float, include: Collection[str]) -> None:
         self._item = item
         self._rank = rank
         self._score = score
@@ -80,7 +80,7 @@ class UnwrittenHit:
         return self._item.wire(self._rank, self._score, self._include)
 
 
-class RankedItems:
+class RankedItemReader:
     """Reads ranked items for `list_changes` (contracts.wire.delta.ListReader)."""
 
     def __init__(self, include: Collection[str]) -> None:
@@ -92,13 +92,13 @@ class RankedItems:
     def same(self, one: RankedItem, other: RankedItem) -> bool:
         return one[0] == other[0] and one[1].same(other[1])
 
-    def wire(self, ranked: RankedItem, rank: int) -> UnwrittenHit:
+    def wire(self, ranked: RankedItem, rank: int) -> LazyHitJson:
         score, item = ranked
-        return UnwrittenHit(item, rank, score, self._include)
+        return LazyHitJson(item, rank, score, self._include)
 
 
 def ranked_item(hit: Hit) -> RankedItem:
     """Return the ranked item of a hit that a search found."""
-    item = Item(hit)
+    item = ListItem(hit)
     item.vector = hit.vector
     return hit.score, item

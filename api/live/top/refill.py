@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from api.http.time_slices import TimeSlice
-from api.live.top.apply_queue import Folding
+from api.live.top.apply_queue import ApplyQueue
 from api.live.top.ranked_item import ranked_item
-from api.live.top.standing_query import Standing
-from api.live.top.standing_set import StandingSet
+from api.live.top.standing_query import StandingQuery
+from api.live.top.standing_set import StandingQuerySet
 from api.queries.prepare import ItemGone, ResolvedQuery, resolve_query
 from contracts.errors import NotReady
 from contracts.ports.search import Matcher, Searcher
@@ -22,14 +22,14 @@ _AT_ONCE = 32
 _RETRY_S = 0.25
 
 
-class Refills:
+class Refiller:
     """Owns the standing queries, and searches those that cannot be kept up without."""
 
     def __init__(self, searcher: Searcher, matcher: Matcher, side: SideTasks) -> None:
         self._searcher = searcher
         self._side = side
-        self.standing = StandingSet(matcher, self._begin)
-        self.folding = Folding(searcher, self.standing, side)
+        self.standing = StandingQuerySet(matcher, self._begin)
+        self.folding = ApplyQueue(searcher, self.standing, side)
         self._task: asyncio.Task[None] | None = None
 
     def _begin(self) -> None:
@@ -57,7 +57,7 @@ class Refills:
                     self.standing.again(one)
                 raise
 
-    async def _search(self, taken: Sequence[Standing]) -> None:
+    async def _search(self, taken: Sequence[StandingQuery]) -> None:
         try:
             await self._settle(taken)
         except NotReady:
@@ -70,8 +70,8 @@ class Refills:
             for one in taken:
                 await self._search([one])
 
-    async def _settle(self, taken: Sequence[Standing]) -> None:
-        asked: list[tuple[Standing, ResolvedQuery]] = []
+    async def _settle(self, taken: Sequence[StandingQuery]) -> None:
+        asked: list[tuple[StandingQuery, ResolvedQuery]] = []
         for one in taken:
             try:
                 asked.append((one, await resolve_query(self._searcher, one.question)))

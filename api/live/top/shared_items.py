@@ -2,28 +2,28 @@
 
 from collections.abc import Iterable, Sequence
 
-from api.live.top.ranked_item import Item
-from api.live.top.standing_query import Standing
+from api.live.top.ranked_item import ListItem
+from api.live.top.standing_query import StandingQuery
 from contracts.ports.hit import Hit
 
 # Holders that are kept in a tuple: a set takes four times as much, and more.
 _FEW = 32
 
 
-class _HeldItem(Item):
+class _SharedItem(ListItem):
     """Half of all have one holder; a few, which stand near everything, have thousands."""
 
     __slots__ = ("_holders",)
 
-    def __init__(self, hit: Hit | Item, holder: Standing) -> None:
+    def __init__(self, hit: Hit | ListItem, holder: StandingQuery) -> None:
         super().__init__(hit)
-        self._holders: Standing | tuple[Standing, ...] | set[Standing] = holder
+        self._holders: StandingQuery | tuple[StandingQuery, ...] | set[StandingQuery] = holder
 
-    def holders(self) -> tuple[Standing, ...]:
+    def holders(self) -> tuple[StandingQuery, ...]:
         held = self._holders
-        return (held,) if isinstance(held, Standing) else tuple(held)
+        return (held,) if isinstance(held, StandingQuery) else tuple(held)
 
-    def join(self, standing: Standing) -> None:
+    def join(self, standing: StandingQuery) -> None:
         held = self._holders
         if isinstance(held, set):
             held.add(standing)
@@ -31,7 +31,7 @@ class _HeldItem(Item):
             joined = (*self.holders(), standing)
             self._holders = joined if len(joined) <= _FEW else set(joined)
 
-    def leave(self, standing: Standing) -> bool:
+    def leave(self, standing: StandingQuery) -> bool:
         """Whether that was the last."""
         held = self._holders
         if isinstance(held, set):
@@ -41,11 +41,11 @@ class _HeldItem(Item):
         return not self._holders
 
 
-class Held:
+class SharedItems:
     """An item is kept while some list holds it. All lists are of one state, so of one version."""
 
     def __init__(self) -> None:
-        self._items: dict[str, _HeldItem] = {}
+        self._items: dict[str, _SharedItem] = {}
 
     def __len__(self) -> int:
         return len(self._items)
@@ -55,22 +55,22 @@ class Held:
         items = self._items
         return [item_id for item_id in item_ids if item_id in items]
 
-    def holders(self, item_id: str) -> Sequence[Standing]:
+    def holders(self, item_id: str) -> Sequence[StandingQuery]:
         item = self._items.get(item_id)
         return () if item is None else item.holders()
 
-    def add(self, standing: Standing, hit: Hit | Item) -> Item:
+    def add(self, standing: StandingQuery, hit: Hit | ListItem) -> ListItem:
         """Its list holds this item from now on."""
         item = self._items.get(hit.id)
         if item is None:
-            item = self._items[hit.id] = _HeldItem(hit, standing)
+            item = self._items[hit.id] = _SharedItem(hit, standing)
         else:
             item.join(standing)
         if standing.question.with_vector:
             item.vector = hit.vector
         return item
 
-    def discard(self, standing: Standing, item_id: str) -> None:
+    def discard(self, standing: StandingQuery, item_id: str) -> None:
         """It does not any more."""
         if self._items[item_id].leave(standing):
             del self._items[item_id]

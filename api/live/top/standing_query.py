@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from api.live.top.ranked_item import Item, RankedItem
+from api.live.top.ranked_item import ListItem, RankedItem
 from api.live.top.ranked_list import StandingList
 from api.queries.prepare import PreparedQuery
 from contracts.topics import Target
 from contracts.wire.as_of import AsOf
 
 
-class Watching:
+class Subscriber:
     """One subscriber of a standing query, and what it is to be told.
 
     `wake` is called when there is something new to send, or to tell.
@@ -18,7 +18,7 @@ class Watching:
 
     __slots__ = ("changed", "failed", "overtaken", "since_ms", "standing", "wake")
 
-    def __init__(self, standing: "Standing", wake: Callable[[], None]) -> None:
+    def __init__(self, standing: "StandingQuery", wake: Callable[[], None]) -> None:
         self.standing = standing
         # Whether the list may differ from what was sent last.
         self.changed = False
@@ -50,22 +50,22 @@ class Watching:
         self.wake()
 
 
-class Standing:
+class StandingQuery:
     """One standing query, which all who ask the same watch."""
 
     __slots__ = ("broken", "list", "question", "settled", "watchers")
 
     def __init__(self, question: PreparedQuery) -> None:
         self.question = question
-        self.list: StandingList[Item] = self.new_list()
+        self.list: StandingList[ListItem] = self.new_list()
         self.settled = False
         # Whether it cannot be searched, so that it will never be settled.
         self.broken = False
-        self.watchers: list[Watching] = []
+        self.watchers: list[Subscriber] = []
 
-    def watch(self, wake: Callable[[], None]) -> Watching:
+    def watch(self, wake: Callable[[], None]) -> Subscriber:
         """One more subscriber, to be told the list once it is known."""
-        watching = Watching(self, wake)
+        watching = Subscriber(self, wake)
         self.watchers.append(watching)
         if self.settled:
             watching.change()

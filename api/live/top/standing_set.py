@@ -21,11 +21,11 @@ from functools import partial
 from itertools import chain
 from typing import NamedTuple
 
-from api.live.batch_match import Batch, Matches, Rows
-from api.live.top.ranked_item import Item, RankedItem
+from api.live.batch_match import MatchBatch, Matches, QueryMatrix
+from api.live.top.ranked_item import ListItem, RankedItem
 from api.live.top.ranked_list import StandingList
-from api.live.top.shared_items import Held
-from api.live.top.standing_query import Standing
+from api.live.top.shared_items import SharedItems
+from api.live.top.standing_query import StandingQuery
 from api.queries.prepare import ItemRef
 from contracts.ports.hit import Hit
 from contracts.ports.search import AppliedBatch, Matcher
@@ -39,10 +39,10 @@ _KEPT_ROWS = 65_536
 _PAIRS_OF_A_LOOK = 64
 
 
-class Found(NamedTuple):
+class RefillResult(NamedTuple):
     """What a search found for a standing query that still wants it."""
 
-    standing: Standing
+    standing: StandingQuery
     vector: Vectors
     ranked: Sequence[RankedItem]
     as_of: AsOf | None
@@ -50,7 +50,7 @@ class Found(NamedTuple):
     began: int
 
 
-class StandingSet:
+class StandingQuerySet:
     """All standing queries of one node, and the folding of batches into their lists.
 
     `search` is called when one has to be searched: `take` it, and `settle` what was `found`.
@@ -59,18 +59,20 @@ class StandingSet:
     def __init__(self, matcher: Matcher, search: Callable[[], None]) -> None:
         self._matcher = matcher
         self._search = search
-        self._all: set[Standing] = set()
-        self._waiting: dict[Standing, None] = {}
+        self._all: set[StandingQuery] = set()
+        self._waiting: dict[StandingQuery, None] = {}
         # Searches under way, with the number of batches that had arrived when each began.
-        self._under_way: dict[Standing, int] = {}
+        self._under_way: dict[StandingQuery, int] = {}
         self._batches = 0
-        self._kept: deque[Batch] = deque()
+        self._kept: deque[MatchBatch] = deque()
         self._kept_rows = 0
         self._forgotten = 0
         # Who asks by an item; and, of those that are settled, what their lists hold.
-        self._asking: dict[ItemRef, set[Standing]] = {}
-        self._held: dict[Target, Held] = {target: Held() for target in TARGETS}
-        self._rows: dict[Target, Rows[Standing]] = {target: Rows() for target in TARGETS}
+        self._asking: dict[ItemRef, set[StandingQuery]] = {}
+        self._held: dict[Target, SharedItems] = {target: SharedItems() for target in TARGETS}
+        self._rows: dict[Target, QueryMatrix[StandingQuery]] = {
+            target: QueryMatrix() for target in TARGETS
+        }
 
     def __len__(self) -> int:
         return len(self._all)
@@ -79,14 +81,14 @@ class StandingSet:
         """How many are to be searched."""
         return len(self._waiting)
 
-    def add(self, standing: Standing) -> None:
+    def add(self, standing: StandingQuery) -> None:
         """Register it, to be searched: from here on no batch goes unnoticed."""
         self._all.add(standing)
         for item in standing.question.items:
             self._asking.setdefault(item, set()).add(standing)
         self._unsettle(standing)
 
-    def remove(self, standing: Standing) -> None:
+    def remove(self, standing: StandingQuery) -> None:
         self._all.discard(standing)
         self._waiting.pop(standing, None)
         self._under_way.pop(standing, None)
@@ -98,7 +100,7 @@ class StandingSet:
                 self._asking.pop(item, None)
         self._forget_batches()
 
-    def take(self, most: int) -> list[Standing]:
+    def take(self, most: int) -> list[StandingQuery]:
         """The next to be searched, which begins now; at most so many."""
         taken = list(self._waiting)[:most]
         for standing in taken:
@@ -106,12 +108,12 @@ class StandingSet:
             self._under_way[standing] = self._batches
         return taken
 
-    def again(self, standing: Standing) -> None:
+    def again(self, standing: StandingQuery) -> None:
         """Its search came to nothing: it waits for another."""
         if self._under_way.pop(standing, None) is not None:
             self._unsettle(standing)
 
-    def fail(self, standing: Standing, error: Exception) -> None:
+    def fail(self, standing: StandingQuery, error: Exception) -> None:
         """It cannot be searched; nothing is kept for it, and who watches it is told."""
         self._under_way.pop(standing, None)
         self._forget_batches()
@@ -120,16 +122,16 @@ class StandingSet:
 
     def found(
         self,
-        standing: Standing,
+        standing: StandingQuery,
         vector: Vectors,
         ranked: Sequence[RankedItem],
         as_of: AsOf | None = None,
-    ) -> Found | None:
+    ) -> RefillResult | None:
         """Its search with `vector` has ended. Nothing where it is gone, or waits again already."""
         began = self._under_way.get(standing)
-        return None if began is None else Found(standing, vector, ranked, as_of, began)
+        return None if began is None else RefillResult(standing, vector, ranked, as_of, began)
 
-    def settle(self, found: Found) -> None:
+    def settle(self, found: RefillResult) -> None:
         """Fold in what came since that search began, and follow from here.
 
         All batches that had arrived when it ended must have been folded. One that does not follow
@@ -139,9 +141,9 @@ class StandingSet:
         if self._under_way.get(standing) != began:
             return
         del self._under_way[standing]
-        listed: StandingList[Hit | Item] = standing.new_list()
+        listed: StandingList[Hit | ListItem] = standing.new_list()
         listed.fill([score for score, _ in ranked], [item for _, item in ranked])
-        row = Rows[Standing]()
+        row = QueryMatrix[StandingQuery]()
         row.put(standing, vector, listed.floor)
         since = [batch for batch in self._kept if batch.number > began]
         if began < self._forgotten or not all(
@@ -162,16 +164,16 @@ class StandingSet:
         """Fold batches into all lists, in their order, here and now."""
         self.fold_now([self.arrive(applied) for applied in batches])
 
-    def fold_now(self, batches: Iterable[Batch]) -> None:
+    def fold_now(self, batches: Iterable[MatchBatch]) -> None:
         for _ in self.fold((batch, self.matching(batch)()) for batch in batches):
             pass
 
-    def arrive(self, applied: AppliedBatch) -> Batch:
+    def arrive(self, applied: AppliedBatch) -> MatchBatch:
         """The next batch: searches that begin from now on see it."""
         self._batches += 1
-        return Batch(applied, self._matcher, self._batches)
+        return MatchBatch(applied, self._matcher, self._batches)
 
-    def pairs(self, batch: Batch) -> int:
+    def pairs(self, batch: MatchBatch) -> int:
         """How many there are to look at: of standing queries, and what the batch puts in.
 
         Evaluating a filter takes as long as the products of many pairs.
@@ -179,17 +181,17 @@ class StandingSet:
         rows = self._rows[batch.applied.target]
         return (len(rows) + _PAIRS_OF_A_LOOK * rows.filtered) * len(batch.applied.upserted)
 
-    def matching(self, batch: Batch) -> Callable[[], Matches[Standing]]:
+    def matching(self, batch: MatchBatch) -> Callable[[], Matches[StandingQuery]]:
         """What finds its matches, in any thread. Until they are folded, nothing may be settled."""
         return partial(batch.matches, self._rows[batch.applied.target].now())
 
-    def fold(self, batches: Iterable[tuple[Batch, Matches[Standing]]]) -> Iterator[None]:
+    def fold(self, batches: Iterable[tuple[MatchBatch, Matches[StandingQuery]]]) -> Iterator[None]:
         """Fold batches into all lists, one change of one list at a time.
 
         In between, anything else may happen but that something is settled. Lists are those of the
         state after the batches only at the end, and only then is anybody told.
         """
-        changed: dict[Standing, None] = {}
+        changed: dict[StandingQuery, None] = {}
         for batch, matches in batches:
             self._keep(batch)
             self._unsettle_asking(batch)
@@ -208,7 +210,7 @@ class StandingSet:
                 watching.overtaken = None
             self._unsettle(standing)
 
-    def _unsettle_asking(self, batch: Batch) -> None:
+    def _unsettle_asking(self, batch: MatchBatch) -> None:
         """Those whose vector comes from one of the batch's items."""
         if not self._asking:
             return
@@ -219,7 +221,7 @@ class StandingSet:
                 if self._under_way.get(standing, -1) < batch.number:
                     self._unsettle(standing, applied.appended_ms)
 
-    def _take_out(self, batch: Batch, changed: dict[Standing, None]) -> Iterator[None]:
+    def _take_out(self, batch: MatchBatch, changed: dict[StandingQuery, None]) -> Iterator[None]:
         """Out of every list that holds one of the batch's items; `changed`: where it was in sight.
 
         A list becomes too short only by what was in sight.
@@ -240,7 +242,7 @@ class StandingSet:
                 yield
 
     def _put_in(
-        self, batch: Batch, matches: Matches[Standing], changed: dict[Standing, None]
+        self, batch: MatchBatch, matches: Matches[StandingQuery], changed: dict[StandingQuery, None]
     ) -> Iterator[None]:
         applied = batch.applied
         held, rows = self._held[applied.target], self._rows[applied.target]
@@ -262,10 +264,10 @@ class StandingSet:
 
     def _caught_up(
         self,
-        standing: Standing,
-        found: StandingList[Hit | Item],
-        row: Rows[Standing],
-        batch: Batch,
+        standing: StandingQuery,
+        found: StandingList[Hit | ListItem],
+        row: QueryMatrix[StandingQuery],
+        batch: MatchBatch,
     ) -> bool:
         """Fold one batch into what a search found for one; False where that cannot be."""
         if batch.applied.target != standing.target:
@@ -286,7 +288,7 @@ class StandingSet:
             row.raise_floor(standing, found.floor)
         return not found.is_short
 
-    def _unsettle(self, standing: Standing, since_ms: int | None = None) -> None:
+    def _unsettle(self, standing: StandingQuery, since_ms: int | None = None) -> None:
         standing.since(since_ms)
         # A search under way has seen too little.
         if self._under_way.pop(standing, None) is not None:
@@ -295,7 +297,7 @@ class StandingSet:
         self._waiting[standing] = None
         self._search()
 
-    def _let_go(self, standing: Standing) -> None:
+    def _let_go(self, standing: StandingQuery) -> None:
         standing.settled = False
         held = self._held[standing.target]
         for item in standing.list.items():
@@ -303,7 +305,7 @@ class StandingSet:
         standing.list.clear()
         self._rows[standing.target].remove(standing)
 
-    def _keep(self, batch: Batch) -> None:
+    def _keep(self, batch: MatchBatch) -> None:
         if not self._under_way:
             return
         self._kept.append(batch)

@@ -9,10 +9,10 @@ import pytest
 from structlog.testing import capture_logs
 
 from api.live.top import apply_queue as module
-from api.live.top.apply_queue import Folding
+from api.live.top.apply_queue import ApplyQueue
 from api.live.top.ranked_item import ranked_item
-from api.live.top.standing_query import Standing
-from api.live.top.standing_set import StandingSet
+from api.live.top.standing_query import StandingQuery
+from api.live.top.standing_set import StandingQuerySet
 from api.queries.prepare import PreparedQuery, _Summand
 from contracts.errors import NotReady
 from contracts.events.record import RecordPosition
@@ -38,8 +38,8 @@ class Desk:
         self.state = 0
         self.is_ready = True
         self.woken = 0
-        self.set = StandingSet(SlackMatcher(), lambda: None)
-        self.folding = Folding(self, self.set, SideTasks())  # type: ignore[arg-type]
+        self.set = StandingQuerySet(SlackMatcher(), lambda: None)
+        self.folding = ApplyQueue(self, self.set, SideTasks())  # type: ignore[arg-type]
 
     def as_of(self) -> AsOf:
         if not self.is_ready:
@@ -55,10 +55,10 @@ class Desk:
         hits = [hit(item_id) for item_id in ids]
         self.folding.applied([AppliedBatch("images", ids, vectors, gone, hits.__getitem__)])
 
-    def stand(self) -> Standing:
-        return self.searched(Standing(PreparedQuery("images", [_Summand(1.0, X)], k=2)))
+    def stand(self) -> StandingQuery:
+        return self.searched(StandingQuery(PreparedQuery("images", [_Summand(1.0, X)], k=2)))
 
-    def searched(self, standing: Standing, *ids: str) -> Standing:
+    def searched(self, standing: StandingQuery, *ids: str) -> StandingQuery:
         if standing not in self.set._all:
             standing.watch(self.wake)
             self.set.add(standing)
@@ -92,7 +92,7 @@ def thread(monkeypatch: pytest.MonkeyPatch) -> Thread:
     return thread
 
 
-def ids(standing: Standing) -> list[str]:
+def ids(standing: StandingQuery) -> list[str]:
     return [item.id for _, item in standing.list.top()]
 
 
@@ -148,7 +148,7 @@ async def test_while_lists_are_changed_they_are_of_no_state(
 async def test_what_was_found_waits_for_what_it_may_have_seen(thread: Thread) -> None:
     desk = Desk()
     desk.stand()
-    late = Standing(PreparedQuery("images", [_Summand(1.0, X)], k=2))
+    late = StandingQuery(PreparedQuery("images", [_Summand(1.0, X)], k=2))
     desk.put("a")
     desk.searched(late, "a")
     desk.put("b")
@@ -164,7 +164,7 @@ async def test_what_was_found_waits_for_what_it_may_have_seen(thread: Thread) ->
 async def test_what_was_found_for_one_that_is_searched_again_is_dropped(thread: Thread) -> None:
     desk = Desk()
     desk.stand()
-    again = Standing(PreparedQuery("images", [_Summand(1.0, X)], k=2))
+    again = StandingQuery(PreparedQuery("images", [_Summand(1.0, X)], k=2))
     desk.put("a")
     desk.searched(again, "a")
     desk.set.again(again)

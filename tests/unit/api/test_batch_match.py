@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from api.live.batch_match import Batch, Rows
-from api.live.top.standing_query import Standing
+from api.live.batch_match import MatchBatch, QueryMatrix
+from api.live.top.standing_query import StandingQuery
 from api.queries.prepare import PreparedQuery
 from contracts.events.record import RecordPosition
 from contracts.filters.nodes import Exists
@@ -33,19 +33,21 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     return found
 
 
-def batch(count: int) -> Batch:
+def batch(count: int) -> MatchBatch:
     def hit(n: int) -> Hit:
         return Hit("captions", f"{n}", 0, 0.0, RecordPosition("t", 0, n), metadata={"a": 1, "b": 2})
 
     vectors = np.stack([X, *[Y] * (count - 1)])
     ids = [f"{n}" for n in range(count)]
-    return Batch(AppliedBatch("captions", ids, vectors, [], hit), SlackMatcher())
+    return MatchBatch(AppliedBatch("captions", ids, vectors, [], hit), SlackMatcher())
 
 
-def asking(fields: Sequence[str], floor: float) -> tuple[Rows[Standing], list[Standing]]:
-    rows, owners = Rows[Standing](), []
+def asking(
+    fields: Sequence[str], floor: float
+) -> tuple[QueryMatrix[StandingQuery], list[StandingQuery]]:
+    rows, owners = QueryMatrix[StandingQuery](), []
     for field in fields:
-        owner = Standing(PreparedQuery("captions", [], filter=Exists(field)))
+        owner = StandingQuery(PreparedQuery("captions", [], filter=Exists(field)))
         rows.put(owner, X, floor)
         owners.append(owner)
     return rows, owners

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from api.live.eager_start import begun
+from api.live.eager_start import run_until_blocked
 
 pytestmark = pytest.mark.anyio
 
@@ -15,7 +15,7 @@ async def test_what_need_not_wait_is_done_at_once() -> None:
     async def work() -> None:
         done.append(1)
 
-    assert begun(work()) is None
+    assert run_until_blocked(work()) is None
     assert done == [1]
 
 
@@ -24,7 +24,7 @@ async def test_an_error_before_it_waits_comes_out() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        begun(work())
+        run_until_blocked(work())
 
 
 async def test_the_rest_is_awaited() -> None:
@@ -37,7 +37,7 @@ async def test_the_rest_is_awaited() -> None:
         await asyncio.sleep(0.01)
         steps.append("done")
 
-    rest = begun(work())
+    rest = run_until_blocked(work())
     assert rest is not None
     assert steps == ["begun"]
     asyncio.get_running_loop().call_soon(event.set)
@@ -56,7 +56,7 @@ async def test_an_error_of_what_it_waits_for_reaches_it() -> None:
             seen.append(str(error))
             raise KeyError("after") from error
 
-    rest = begun(work())
+    rest = run_until_blocked(work())
     assert rest is not None
     failing.set_exception(ValueError("no"))
     with pytest.raises(KeyError, match="after"):
@@ -73,7 +73,7 @@ async def test_a_time_limit_ends_it_where_it_waits() -> None:
         finally:
             ended.append(asyncio.current_task())
 
-    rest = begun(work())
+    rest = run_until_blocked(work())
     assert rest is not None
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
@@ -91,6 +91,6 @@ async def test_what_is_never_awaited_is_ended_with_its_coroutine() -> None:
             ended.append(1)
 
     working = work()
-    assert begun(working) is not None
+    assert run_until_blocked(working) is not None
     working.close()
     assert ended == [1]

@@ -6,13 +6,13 @@ import orjson
 import pytest
 
 from api.live.connection import (
-    Connection,
     ConnectionState,
+    LiveConnection,
     Subscription,
     SubscriptionState,
     WrongStep,
 )
-from api.live.top.ranked_item import Item, RankedItem
+from api.live.top.ranked_item import ListItem, RankedItem
 from contracts.errors import RejectedRequest
 from contracts.events.record import RecordPosition
 from contracts.ports.hit import Hit
@@ -23,15 +23,15 @@ from contracts.wire.client_messages import Subscribe
 from contracts.wire.cursor import Cursor
 
 
-def connection() -> Connection:
-    return Connection(Settings(subscriptions_max=3, frame_bytes_max=10_000))
+def connection() -> LiveConnection:
+    return LiveConnection(Settings(subscriptions_max=3, frame_bytes_max=10_000))
 
 
-def read(one: Connection, **message: Any) -> Any:
+def read(one: LiveConnection, **message: Any) -> Any:
     return one.read(text=orjson.dumps(message).decode(), data=None)
 
 
-def subscribe(one: Connection, sub: str = "s", **rest: Any) -> Subscription:
+def subscribe(one: LiveConnection, sub: str = "s", **rest: Any) -> Subscription:
     step = read(one, op="subscribe", sub=sub, query={"text": "cat"}, **rest)
     assert isinstance(step, Subscription)
     return step
@@ -40,7 +40,7 @@ def subscribe(one: Connection, sub: str = "s", **rest: Any) -> Subscription:
 def hit(name: str, rank: int) -> RankedItem:
     """`rank` is its place where it is used, for the reader."""
     source = RecordPosition("content", 0, 7)
-    return 1.0, Item(Hit("captions", name, rank, 1.0, source))
+    return 1.0, ListItem(Hit("captions", name, rank, 1.0, source))
 
 
 def as_of(offset: int, space: str = "s1", epoch: str = "e1") -> AsOf:
@@ -98,7 +98,7 @@ def test_a_name_is_free_again_after_its_end() -> None:
     assert subscribe(one) is not first
 
 
-def resumed(one: Connection, hits: list[dict[str, Any]], state: AsOf) -> Subscription:
+def resumed(one: LiveConnection, hits: list[dict[str, Any]], state: AsOf) -> Subscription:
     earlier = subscribe(one, "earlier")
     earlier.found(hits, state)
     assert earlier.cursor is not None

@@ -9,7 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from api.live.matches.alert import Alert
-from api.live.matches.replay import Rereading
+from api.live.matches.replay import AlertReplay
 from api.queries.prepare import PreparedQuery
 from contracts.errors import BrokerUnavailable, LogChanged
 from contracts.testing.event_log import MemoryLogReader
@@ -366,7 +366,7 @@ async def test_who_stands_near_does_not_wait_for_all_who_are_far_behind(
     behind = kit.index.as_of_now()
     for number in range(10):
         kit.caption(f"n{number}", "red cat")
-    rereading, question = Rereading(kit.node), PreparedQuery("captions", [])
+    rereading, question = AlertReplay(kit.node), PreparedQuery("captions", [])
     for one in range(5):
         rereading.read(Alert(question, replace(behind, epoch=f"epoch-{one}"), lambda: None))
     near = Alert(question, kit.index.as_of_now(), lambda: None)

@@ -8,9 +8,9 @@ import orjson
 import pytest
 
 from api.live.top import shared_items as module
-from api.live.top.ranked_item import Item
-from api.live.top.shared_items import Held
-from api.live.top.standing_query import Standing
+from api.live.top.ranked_item import ListItem
+from api.live.top.shared_items import SharedItems
+from api.live.top.standing_query import StandingQuery
 from api.queries.prepare import PreparedQuery
 from contracts.events.record import RecordPosition
 from contracts.ports.hit import Hit
@@ -35,8 +35,8 @@ def found(item_id: str = "a", score: float = 0.5) -> Hit:
     )
 
 
-def standing(*include: Included) -> Standing:
-    return Standing(PreparedQuery("captions", [], include=include))
+def standing(*include: Included) -> StandingQuery:
+    return StandingQuery(PreparedQuery("captions", [], include=include))
 
 
 def sent(message: Any) -> Any:
@@ -44,17 +44,17 @@ def sent(message: Any) -> Any:
 
 
 def test_an_item_is_told_as_the_hit_wherever_it_stands() -> None:
-    item = Item(found())
+    item = ListItem(found())
     assert sent(item.wire(3, 0.5)) == wire_hit(replace(found(), vector=None))
     item.vector = VECTOR
     assert sent(item.wire(3, 0.5, ["vector"])) == wire_hit(found())
     assert "vector" not in sent(item.wire(3, 0.5))
     bare = Hit("images", "b/ü", 12, -0.0, RecordPosition("t", 0, 0))
-    assert sent(Item(bare).wire(12, -0.0)) == wire_hit(bare)
+    assert sent(ListItem(bare).wire(12, -0.0)) == wire_hit(bare)
 
 
 def test_all_lists_share_one() -> None:
-    held, some = Held(), [standing() for _ in range(3)]
+    held, some = SharedItems(), [standing() for _ in range(3)]
     items = {held.add(one, found(score=n / 10)) for n, one in enumerate(some)}
     assert len(items) == 1
     assert set(held.holders("a")) == set(some)
@@ -67,7 +67,7 @@ def test_all_lists_share_one() -> None:
 
 def test_many_hold_one_as_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_FEW", 3)
-    held, some = Held(), [standing() for _ in range(9)]
+    held, some = SharedItems(), [standing() for _ in range(9)]
     for count, one in enumerate(some, start=1):
         held.add(one, found())
         assert set(held.holders("a")) == set(some[:count])
@@ -78,7 +78,7 @@ def test_many_hold_one_as_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_vector_is_kept_once_a_list_wants_it() -> None:
-    held, whole = Held(), standing("vector")
+    held, whole = SharedItems(), standing("vector")
     item = held.add(standing(), found())
     assert item.vector is None
     assert held.add(whole, found()) is item

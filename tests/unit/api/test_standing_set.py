@@ -8,8 +8,8 @@ import pytest
 
 from api.live.top import standing_set
 from api.live.top.ranked_item import ranked_item
-from api.live.top.standing_query import Standing, Watching
-from api.live.top.standing_set import StandingSet
+from api.live.top.standing_query import StandingQuery, Subscriber
+from api.live.top.standing_set import StandingQuerySet
 from api.queries.prepare import ItemRef, PreparedQuery, _Summand
 from contracts.events.record import RecordPosition
 from contracts.filters.json_form import parse
@@ -46,7 +46,7 @@ class Hall:
     def __init__(self) -> None:
         self.woken = 0
         self.searches = 0
-        self.set = StandingSet(SlackMatcher(), self.search)
+        self.set = StandingQuerySet(SlackMatcher(), self.search)
 
     def wake(self) -> None:
         self.woken += 1
@@ -56,11 +56,13 @@ class Hall:
 
     def stand(
         self, hits: dict[str, float], *, vector: Vectors = X, k: int = 2, **question: object
-    ) -> Standing:
+    ) -> StandingQuery:
         asked = PreparedQuery("images", [_Summand(1.0, vector)], k=k, **question)  # type: ignore[arg-type]
-        return self.settled(Standing(asked), hits, vector)
+        return self.settled(StandingQuery(asked), hits, vector)
 
-    def settled(self, standing: Standing, hits: dict[str, float], vector: Vectors = X) -> Standing:
+    def settled(
+        self, standing: StandingQuery, hits: dict[str, float], vector: Vectors = X
+    ) -> StandingQuery:
         standing.watch(self.wake)
         self.set.add(standing)
         self.set.take(1)
@@ -69,21 +71,23 @@ class Hall:
         told(standing).changed = False
         return standing
 
-    def settle(self, standing: Standing, hits: dict[str, float], vector: Vectors = X) -> None:
+    def settle(self, standing: StandingQuery, hits: dict[str, float], vector: Vectors = X) -> None:
         self.found(standing, vector, [made(*hit) for hit in hits.items()])
 
-    def found(self, standing: Standing, vector: Vectors, hits: list[Hit], *as_of: AsOf) -> None:
+    def found(
+        self, standing: StandingQuery, vector: Vectors, hits: list[Hit], *as_of: AsOf
+    ) -> None:
         found = self.set.found(standing, vector, list(map(ranked_item, hits)), *as_of)
         if found is not None:
             self.set.settle(found)
 
-    def changes(self, standing: Standing, *batches: AppliedBatch) -> bool:
+    def changes(self, standing: StandingQuery, *batches: AppliedBatch) -> bool:
         told(standing).changed = False
         self.set.applied(batches)
         return told(standing).changed
 
 
-def told(standing: Standing) -> Watching:
+def told(standing: StandingQuery) -> Subscriber:
     """Its one subscriber."""
     [watching] = standing.watchers
     return watching
@@ -94,7 +98,7 @@ def hall() -> Hall:
     return Hall()
 
 
-def listed(standing: Standing) -> list[tuple[str, float]]:
+def listed(standing: StandingQuery) -> list[tuple[str, float]]:
     assert standing.settled
     return [(item.id, round(score, 3)) for score, item in standing.top()]
 
@@ -170,7 +174,7 @@ def test_a_search_that_took_too_long_is_made_again(
 
 def test_an_item_that_the_query_asks_by(hall: Hall) -> None:
     parts = [_Summand(1.0, item=ItemRef("captions", "q"))]
-    standing = hall.settled(Standing(PreparedQuery("images", parts, k=1)), {"a": 1.0})
+    standing = hall.settled(StandingQuery(PreparedQuery("images", parts, k=1)), {"a": 1.0})
     hall.set.applied([batch("images", gone=("q",))])
     assert standing.settled
     hall.set.applied([batch("captions", put={"q": Y})])

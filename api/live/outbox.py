@@ -10,19 +10,19 @@ from starlette.websockets import WebSocketDisconnect
 from api.http.answer_memory import SMALL_BYTES, AnswerBudget
 from api.http.problems import RETRIED, RETRY_AFTER_S, problem_members
 from api.live.connection import TRY_AGAIN_LATER, ServerMessage
-from api.live.eager_start import begun
-from api.live.message_json import as_text, in_slices, size_of
+from api.live.eager_start import run_until_blocked
+from api.live.message_json import message_json, message_json_in_slices, message_size
 from api.node import Node
 from contracts.errors import TidelensError
 
 _CLOSE_S = 1.0
 
 
-class Gone(Exception):
+class ClientGone(Exception):
     """The client is no longer there; ends everything that is done for it."""
 
 
-class Socket(Protocol):
+class ClientSocket(Protocol):
     """What carries messages to a client and frames from it: a WebSocket, or an event stream."""
 
     async def receive(self) -> Any:
@@ -44,10 +44,10 @@ class Socket(Protocol):
     async def close(self, code: int, reason: str) -> None: ...
 
 
-class Outlet:
+class Outbox:
     """Sends to one client, one message at a time, each within a time."""
 
-    def __init__(self, node: Node, socket: Socket, budget: AnswerBudget) -> None:
+    def __init__(self, node: Node, socket: ClientSocket, budget: AnswerBudget) -> None:
         self._sent = node.metrics.live_message_sent
         self._budget = budget
         self._bytes_max = node.settings.message_bytes_max
@@ -62,13 +62,15 @@ class Outlet:
 
         Raises RejectedRequest if it is larger than a message may be, or finds no room.
         """
-        size = size_of(message)
+        size = message_size(message)
         if size <= SMALL_BYTES:
-            await self._in_time(self._socket.send_message(message, as_text(message)))
+            await self._in_time(self._socket.send_message(message, message_json(message)))
         else:
             share = await self._budget.reserve_when_free(size, self._timeout_s)
             try:
-                text = await in_slices(message, self._bytes_max, self._budget.time_slice())
+                text = await message_json_in_slices(
+                    message, self._bytes_max, self._budget.time_slice()
+                )
                 # Joining it was a slice of its own.
                 await asyncio.sleep(0)
                 if not wanted():
@@ -85,16 +87,16 @@ class Outlet:
         try:
             # Whoever has the turn has it for a bounded time.
             async with self._turn:
-                rest = begun(sending)
+                rest = run_until_blocked(sending)
                 if rest is not None:
                     async with asyncio.timeout(self._timeout_s):
                         await rest
         except TimeoutError:
             await self.close(TRY_AGAIN_LATER, "too slow: resume with the last cursor")
-            raise Gone from None
+            raise ClientGone from None
         except (WebSocketDisconnect, RuntimeError):
             # RuntimeError: closed before, by us, or by Uvicorn for want of a pong.
-            raise Gone from None
+            raise ClientGone from None
         finally:
             # Where its turn never came.
             sending.close()

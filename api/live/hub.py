@@ -10,6 +10,7 @@ what was sent last.
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from time import monotonic
 
 from starlette.requests import Request
@@ -70,7 +71,7 @@ class LiveEndpoints:
         """
         try:
             while True:
-                await self.node.side.run_step("live", self._look)
+                await self.node.side.run_step("live", self._check_sessions)
                 await asyncio.sleep(_CHECK_EVERY_S)
         finally:
             self.stop()
@@ -81,10 +82,22 @@ class LiveEndpoints:
         """
         self._leave("the server stops")
 
-    async def _look(self) -> None:
-        self.check_generation()
-        for session in self._sessions:
-            session.check(monotonic())
+    async def _check_sessions(self) -> None:
+        """Check the index's generation and every session, also after one of these has failed.
+
+        Raises an ExceptionGroup of what failed.
+        """
+        now = monotonic()
+        errors: list[Exception] = []
+        checks: list[Callable[[], None]] = [self.check_generation]
+        checks += [partial(session.check, now) for session in self._sessions]
+        for check in checks:
+            try:
+                check()
+            except Exception as error:
+                errors.append(error)
+        if errors:
+            raise ExceptionGroup(f"live checks failed, the first by {errors[0]!r}", errors)
 
     async def websocket(self, websocket: WebSocket) -> None:
         """Any number of subscriptions on one connection."""

@@ -657,6 +657,26 @@ async def test_one_without_subscriptions_is_closed_after_a_while() -> None:
         assert closed.value.code == 1000
 
 
+async def test_a_session_whose_check_fails_keeps_no_other_unchecked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kit = Kit(idle_s_max=5)
+    endpoints = kit.app.state.live
+    async with kit.live() as one, kit.live() as other:
+        await one.accepted()
+        await other.accepted()
+        first, second = endpoints._sessions  # in the order in which they are checked
+
+        def broken(now: float) -> None:
+            raise ZeroDivisionError("broken check")
+
+        monkeypatch.setattr(first, "check", broken)
+        monkeypatch.setattr("api.live.hub.monotonic", lambda: second._heard_at + 6)
+        with pytest.raises(ExceptionGroup, match="broken check"):
+            await endpoints._check_sessions()
+        assert second._idle
+
+
 @pytest.mark.parametrize("limit", ["standing_max", "standing_searches_max"])
 async def test_too_many_are_told_when_to_try_again(limit: str) -> None:
     kit = Kit(**{limit: 0})

@@ -247,7 +247,7 @@ async def test_what_runs_beside_the_api_never_ends_it(
     side, live = kit.node.side, kit.app.state.live
     fail = raising(KeyError("unforeseen"))
     monkeypatch.setattr(kit.lag, "lag", fail)
-    monkeypatch.setattr(live, "_look", fail)
+    monkeypatch.setattr(live, "_check_sessions", fail)
     run = side.supervise(background(kit.app))[broken]
     with capture_logs() as logs:
         task = asyncio.create_task(run())  # type: ignore[arg-type]

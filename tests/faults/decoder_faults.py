@@ -1,6 +1,6 @@
 """Preprocess objects that do in a decoder's process what a broken codec would do there.
 
-A picture tells by its red what becomes of it; the child imports this module.
+A picture's red value says which fault it triggers; the child imports this module.
 """
 
 import os
@@ -18,7 +18,7 @@ FINE, SEGFAULT, EXIT, SLEEP, BURN, ALLOCATE, RAISE = range(0, 140, 20)
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """Hands a picture on, unless its red says otherwise."""
+    """A preprocess object that returns the picture, unless its red value asks for a fault."""
 
     side: int = 64
 

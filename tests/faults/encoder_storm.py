@@ -61,7 +61,7 @@ class Member:
         await asyncio.sleep(seconds)
         self.role.signal(signal.SIGCONT)
 
-    def told(self, event: str) -> int:
+    def lines_of(self, event: str) -> int:
         return sum(line.get("event") == event for line in _lines(self.role.log))
 
 
@@ -83,7 +83,7 @@ class Storm:
         self._wrong: list[str] = []
 
     async def run(self, seconds: float) -> list[str]:
-        """What was violated, after a storm of that length and a quiet end."""
+        """Return what was violated, after a storm of that length and a quiet end."""
         async with self._host.listening():
             waking = asyncio.create_task(self._wake_stopped())
             try:
@@ -124,13 +124,13 @@ class Storm:
             if len(running) < WORKERS_MAX and (not staying or self._dice.random() < 0.8):
                 await self._join(faulty=self._dice.random() < 0.6)
             elif staying:
-                # A blow that hits nobody at work tells nothing.
+                # A fault that hits only idle encoders proves nothing.
                 await self._until_encoding()
                 self._blow(self._dice.choice([m for m in staying if m.is_running] or staying))
             await asyncio.sleep(self._dice.uniform(0, 0.6))
 
     async def _until_encoding(self) -> None:
-        """Until a commit since the call; there may be none while too many are stopped or dead."""
+        """Wait for another commit; there may be none while too many are stopped or dead."""
         before = await self._committed()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CALM_S):
@@ -171,7 +171,7 @@ class Storm:
             member.role.signal(signal.SIGSTOP)
 
     async def _wake_stopped(self) -> None:
-        """Mostly later than their sessions: others have their partitions, and they do not know."""
+        """Continue stopped encoders, mostly after others have taken over their partitions."""
         while True:
             for member in self._members:
                 if member.role.is_stopped and (member.waking is None or member.waking.done()):
@@ -180,7 +180,7 @@ class Storm:
             await asyncio.sleep(0.1)
 
     async def _quiet(self) -> None:
-        """One that nothing happens to encodes the rest; then all leave in order."""
+        """Let one encoder without faults encode the rest; then all of them leave in order."""
         if not any(m.is_running and not m.leaving and not m.fault for m in self._members):
             await self._join(faulty=False)
         try:
@@ -226,14 +226,14 @@ class Storm:
 
     def _count_members(self) -> None:
         for member in self._members:
-            self.counts["fenced commits"] += member.told("fenced")
+            self.counts["fenced commits"] += member.lines_of("fenced")
             if member.fault:
                 point, *how = member.fault.split(":")
                 self.counts[f"to {'stop' if 'stop' in how else 'kill'} itself at {point}"] += 1
 
 
 def _wrong_end(member: Member, code: int) -> Iterator[str]:
-    """An end that nobody asked for."""
+    """Yield what is wrong with an end that nobody asked for."""
     text = member.role.log.read_text()
     expected = {0, -signal.SIGKILL} if member.leaving else set()
     if member.may_kill_itself:
@@ -243,7 +243,7 @@ def _wrong_end(member: Member, code: int) -> Iterator[str]:
         expected.add(-signal.SIGTERM)
     if code not in expected:
         yield f"an encoder ended with {code}: {text[-3000:]}"
-    if member.told("unforeseen failure of one record"):
+    if member.lines_of("unforeseen failure of one record"):
         yield f"an encoder met what it did not foresee: {text[-3000:]}"
 
 

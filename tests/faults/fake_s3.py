@@ -22,7 +22,7 @@ XML = b'<?xml version="1.0" encoding="UTF-8"?>'
 
 
 def answer(status: str, body: bytes = b"", **headers: str) -> bytes:
-    """An HTTP response; `headers` have _ for -."""
+    """Build an HTTP response; in the names of `headers`, _ stands for -."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
@@ -154,7 +154,7 @@ class FakeS3:
 
 
 def _operation(method: str, asked: Mapping[str, str]) -> str:
-    """S3's own name for it."""
+    """Return the name that S3 has for the operation."""
     if "list-type" in asked:
         return "ListObjectsV2"
     if "uploads" in asked:

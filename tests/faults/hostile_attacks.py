@@ -1,4 +1,4 @@
-"""What strangers do to a node, each from loopback addresses of its own, in a process of its own.
+"""Attacks on a node, each from loopback addresses of its own, in a process of its own.
 
 An attack ends with its time, is bounded in what it opens and sends, and counts the answers it got.
 """
@@ -40,7 +40,7 @@ class Attack:
         return time.monotonic() < self.until
 
     async def together(self, workers: int, once: Callable[[int], Awaitable[None]]) -> None:
-        """`once` again and again until the end, by so many at once; what it meets is counted."""
+        """Run `once` again and again until the end, in `workers` tasks, and count its results."""
 
         async def work(number: int) -> None:
             while self.goes_on:
@@ -64,12 +64,12 @@ class Attack:
 
 
 async def nothing(attack: Attack) -> None:
-    """What the machine itself does to the client that behaves well."""
+    """Wait without attacking, which shows what the machine alone does to a well-behaved client."""
     await asyncio.sleep(max(0.0, attack.until - time.monotonic()))
 
 
 async def query_bombs(attack: Attack) -> None:
-    """Pictures of 49 megapixels in a few kilobytes, eight at a time, as queries."""
+    """Send pictures of 49 megapixels in a few kilobytes, eight at a time, as queries."""
     bodies = [{"image": base64.b64encode(bomb).decode()} for bomb in attack.bombs()]
 
     async def once(number: int) -> None:
@@ -80,7 +80,7 @@ async def query_bombs(attack: Attack) -> None:
 
 
 async def huge_answers(attack: Attack) -> None:
-    """64 queries for 1,000 vectors each, and then as many as are let through."""
+    """Send 64 queries for 1,000 vectors each, and then as many as the node admits."""
     query = {"text": "x", "target": "captions", "k": 1000, "include": ["vector"]}
     most = 64
 
@@ -94,7 +94,7 @@ async def huge_answers(attack: Attack) -> None:
 
 
 async def huge_live_answers(attack: Attack) -> None:
-    """20 sockets, each with ten subscriptions to 1,000 vectors; half of them do not read."""
+    """Open 20 sockets with ten subscriptions to 1,000 vectors each; half of them do not read."""
     query = {"target": "captions", "k": 1000, "include": ["vector"]}
 
     async def once(number: int) -> None:
@@ -119,7 +119,7 @@ async def huge_live_answers(attack: Attack) -> None:
 
 
 async def slow_readers(attack: Attack) -> None:
-    """100 clients that ask for 1,000 items and never read the answer."""
+    """Run 100 clients that ask for 1,000 items and never read the answer."""
     body = orjson.dumps({"text": "x", "target": "captions", "k": 1000})
 
     async def once(number: int) -> None:
@@ -134,7 +134,7 @@ async def slow_readers(attack: Attack) -> None:
 
 
 async def half_open(attack: Attack) -> None:
-    """20,000 connections with half a header, opened again when they are closed."""
+    """Open 20,000 connections with half a header, and open them again when they are closed."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     most = min(HALF_OPEN_MAX, hard - 500)
@@ -152,7 +152,7 @@ async def half_open(attack: Attack) -> None:
 
 
 async def endless_bodies(attack: Attack) -> None:
-    """60 bodies of 30 MB of which the last byte never comes, sent again when they are refused."""
+    """Send 60 bodies of 30 MB that never end, and send them again when they are refused."""
     size = 30_000_000
     head = request("POST", "/v1/search", b"{}").partition(b"content-length")[0]
     head += f"content-length: {size}\r\n\r\n".encode()
@@ -175,7 +175,7 @@ async def endless_bodies(attack: Attack) -> None:
 
 
 async def metadata_names(attack: Attack) -> None:
-    """Captions with 1,100 names of metadata, and with 100 that nobody else has."""
+    """Publish captions with 1,100 names of metadata, and others with 100 names of their own."""
     made = 0
 
     async def once(number: int) -> None:
@@ -200,7 +200,7 @@ async def metadata_names(attack: Attack) -> None:
 
 
 async def content_bombs(attack: Attack) -> None:
-    """Every kind of bomb as content, about a hundred of them."""
+    """Publish about a hundred bombs as content, of every type."""
     bombs = attack.bombs()
 
     async def once(number: int) -> None:

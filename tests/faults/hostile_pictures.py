@@ -1,6 +1,6 @@
 """Pictures that are small to send and large to decode, for tests and for attacks on our own nodes.
 
-`python -m tests.faults.hostile_pictures FOLDER` writes one file of each kind.
+`python -m tests.faults.hostile_pictures FOLDER` writes one file of each type.
 """
 
 import sys
@@ -20,7 +20,7 @@ STRIP = (65_500, 748)  # as long as a JPEG can be, and 49 megapixels too
 
 
 def png(width: int, height: int, *, bits: int = 8, kind: int = 0, channels: int = 1) -> bytes:
-    """A black PNG, without ever holding its pixels. `kind`: 0 grey, 2 RGB, 6 RGBA."""
+    """Build a black PNG without ever holding its pixels. `kind`: 0 is grey, 2 RGB, 6 RGBA."""
     line = bytes(1 + (width * channels * bits + 7) // 8)
     together = max(1, (1 << 20) // len(line))
     packer, left, body = zlib.compressobj(9), height, []
@@ -33,12 +33,12 @@ def png(width: int, height: int, *, bits: int = 8, kind: int = 0, channels: int 
 
 
 def plain(format_name: str, width: int, height: int, mode: str = "RGB", **options: Any) -> bytes:
-    """A picture of one colour."""
+    """Build a picture of one colour."""
     return saved(Image.new(mode, (width, height), 9), format_name, **options)
 
 
 def many_scans(width: int, height: int, scans: int) -> bytes:
-    """A progressive JPEG whose last scan comes again and again, each a walk over all its blocks."""
+    """Build a progressive JPEG that repeats its last scan: each one visits all of its blocks."""
     data = plain("JPEG", width, height, "L", progressive=True)
     start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
     return data[:start] + data[start:end] * scans + data[end:]
@@ -71,7 +71,7 @@ def bomb(kind: str, side: int = SIDE) -> bytes:
 def bombs(
     count: int, *, side: int = SIDE, kinds: tuple[str, ...] = tuple(KINDS)
 ) -> Iterator[bytes]:
-    """Yield `count` bombs of all kinds in turn; no two are alike behind the picture's end."""
+    """Yield `count` bombs of all types in turn; the bytes behind each picture's end differ."""
     for number, kind in enumerate(islice(cycle(kinds), count)):
         yield bomb(kind, side) + b"%010d" % number
 

@@ -58,7 +58,7 @@ class Rounds:
     broker_killed: int = 0
 
     async def run(self, count: int, among: Sequence[str]) -> None:
-        """Each of the points once, in random order, then again."""
+        """Run `count` rounds, each with a kill at the next of the points, in random order."""
         points: list[str] = []
         for number in range(count):
             points = points or self.dice.sample(among, len(among))
@@ -99,7 +99,7 @@ class Rounds:
             await self._compare()
 
     async def _until_it_works(self, process: Role, groups: Sequence[str]) -> None:
-        """All do, or it is dead: whoever is starting ends where the broker is away."""
+        """Publish until every group commits or the process dies: a start without a broker ends."""
         before = [await self.kit.log.committed(group) for group in groups]
         async with asyncio.timeout(_DEATH_S):
             while process.process.returncode is None:
@@ -110,7 +110,7 @@ class Rounds:
                     return
 
     async def _until_dead(self, process: Role, seconds: float | None = None) -> None:
-        """Publish until it dies; with `seconds`, at most so long."""
+        """Publish until the process dies, for `seconds` at most if they are given."""
         try:
             async with asyncio.timeout(seconds or _DEATH_S):
                 while process.process.returncode is None:
@@ -147,7 +147,7 @@ def seed() -> random.Random:
 
 
 async def churn(kit: Collection, dice: random.Random, count: int) -> None:
-    """Puts, updates and deletes of few ids."""
+    """Publish puts, updates and deletes of few ids."""
     topic = kit.names.content("captions")
     for _ in range(count // 20):
         records = []
@@ -178,7 +178,7 @@ async def all_encoded(kit: Collection) -> None:
 
 
 async def assert_index_is_the_log(kit: Collection, client: Client) -> None:
-    """Items, sources, vectors and digests."""
+    """Require that items, sources, vectors and digests equal those of the log."""
     truth = await kit.truth(ENCODER)
     query = {"text": "text", "target": "captions", "k": 1000, "include": ["vector"]}
     hits = (await client.search(query))["hits"]
@@ -193,7 +193,7 @@ async def assert_index_is_the_log(kit: Collection, client: Client) -> None:
 
 
 async def digests(kit: Collection) -> dict[tuple[str, int], str]:
-    """The digest of each embeddings partition, from nothing but its records."""
+    """Compute the digest of each embeddings partition from its records alone."""
     found = {}
     for target in TARGETS:
         topic = kit.names.embeddings(target)

@@ -1,4 +1,4 @@
-"""What a live check kills: replicas, an encoder and the broker, all of them started again."""
+"""The processes that a live check kills and starts again: replicas, an encoder and the broker."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ _STARTING_S = 30.0
 
 
 class Broker:
-    """The broker, and when it was away; None: one that is not ours to kill."""
+    """The broker, and when it was away; None stands for a broker that the check must not kill."""
 
     def __init__(self, broker: LocalBroker | None) -> None:
         self._broker = broker
@@ -80,7 +80,7 @@ class Kept:
             await asyncio.sleep(0.5)
 
     def check_log(self, *, away: bool = False) -> None:
-        """Nothing of what we do to it is an error of its own, or leaves a snapshot to refuse.
+        """Require that no fault has caused an error of the node's own or a refused snapshot.
 
         While the broker is `away`, a start ends with one line that says so.
         """
@@ -93,7 +93,7 @@ class Kept:
                 raise Violation(f"{self.name} says in its log: {line}")
 
     async def ended(self, life: int) -> bool:
-        """Whether that life is over, or is within a moment."""
+        """Return whether that life is over, or ends within five seconds."""
         for _ in range(50):
             if life != self.life:
                 return True
@@ -129,7 +129,7 @@ class Replica(Kept):
             *of(kit, "--port", str(self.port)),
             TIDELENS_REPLICA=str(number),
             TIDELENS_DATA=str(own / "data"),
-            # One seals its rows often, the other only when it is told to.
+            # One replica merges its rows often, the other only on request.
             TIDELENS_SCANNED_ROWS_MAX=str((40, 8192)[number % 2]),
             **_LIMITS,
         )

@@ -25,7 +25,7 @@ from tests.oracles.live_alerts import MatchesFollower
 from tests.oracles.live_followers import Claim, Follower, TopFollower
 from tests.oracles.live_lists import History, Violation
 
-# What is done to the product, each as often as it stands here before all begins anew.
+# The faults, each as often as it is listed here before all of them are drawn again.
 ACTIONS = (
     *("kill replica",) * 5,
     *("kill encoder",) * 3,
@@ -50,8 +50,8 @@ _PATIENCE_S = 150.0
 class LiveRounds:
     """One collection, followed for a while; everything random comes from `seed`.
 
-    `counts` tells what was seen and done. `broker` is None where it is not ours to kill, then
-    `actions` must not ask for it. Between two actions pass seconds within `pause_s`.
+    `counts` records what was seen and done. Without a `broker` that the check may kill, `actions`
+    must not ask for one. Between two actions pass seconds within `pause_s`.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class LiveRounds:
         self._asked: set[asyncio.Task[None]] = set()
 
     async def run(self, seconds: float) -> None:
-        """Raises an ExceptionGroup, of one Violation where the product broke a promise."""
+        """Run for `seconds`; raise an ExceptionGroup of one Violation if a promise was broken."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
             running = [
@@ -128,7 +128,7 @@ class LiveRounds:
         return links
 
     async def _act(self, seconds: float) -> None:
-        """All actions in random order, then again, with a while between."""
+        """Do all actions in random order, with pauses between them, and then again."""
         ends_at = asyncio.get_running_loop().time() + seconds
         for number in itertools.count():
             if number % len(self._actions) == 0:
@@ -231,7 +231,7 @@ class LiveRounds:
         self._calm.clear()
 
     async def _end_of_log(self) -> Positions:
-        """Of the embeddings, once all that was published is encoded."""
+        """Return the end of the embeddings' log, once all that was published is encoded."""
         names, log = self._kit.names, self._kit.log
         content = [
             TopicPartition(names.content(target), number)
@@ -260,5 +260,5 @@ class LiveRounds:
                 await asyncio.sleep(0.1)
 
     def _dice_of(self, whom: str) -> random.Random:
-        """Each its own, so that what one throws does not hang on when another does."""
+        """Return a random source of its own, so that no draw depends on another's."""
         return random.Random(f"{self._seed} {whom}")

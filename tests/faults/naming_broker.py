@@ -50,7 +50,7 @@ class NamingBroker:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Hang up on every client that is connected."""
+        """Close the connection of every client."""
         for writer in self._serving:
             writer.close()
 

@@ -8,7 +8,7 @@ from aiohttp import web
 
 
 class SlowHost:
-    """Serves what was put; the port is known while it listens."""
+    """A host that serves the stored pictures; its port is known while it listens."""
 
     def __init__(self) -> None:
         self.port = 0
@@ -29,7 +29,7 @@ class SlowHost:
             await runner.cleanup()
 
     def put(self, data: bytes, seconds: float) -> str:
-        """The URL of a new picture, which takes `seconds` to come."""
+        """Store a picture that takes `seconds` to arrive, and return its URL."""
         self._held.append((data, seconds))
         return f"http://127.0.0.1:{self.port}/{len(self._held) - 1}"
 

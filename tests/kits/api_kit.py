@@ -1,4 +1,4 @@
-"""What tests of the API share: an index by brute force, a node on the ports in memory, a socket.
+"""Helpers that the tests of the API share: a brute-force index, a node in memory, a socket.
 
 `BruteIndex` is the reference: a dictionary, searched by sorting everything. It remembers the state
 at every offset, so that a test can ask what an exact search returned *then*.
@@ -44,7 +44,7 @@ from contracts.wire.message_json import wire_hit
 from index_store.index import Index
 from index_store.search.matcher_numpy import NumpyMatcher
 from index_store.search.searcher import LocalSearcher
-from tests.kits.index_kit import kinds_by_field
+from tests.kits.index_kit import types_by_field
 from tidelens.server.server import listen, serve
 
 PARTITIONS = 2
@@ -108,12 +108,12 @@ class BruteIndex:
         self._tell(last)
 
     def move(self, target: Target, partition: int, steps: int = 1) -> None:
-        """The position passes a marker: nobody is told."""
+        """Advance the position past a transaction marker, without notifying anybody."""
         self.offsets[target][partition] += steps
         self._remember()
 
     def restart(self, epoch: str) -> None:
-        """A fresh index on a log made anew."""
+        """Start again with an empty index, on a log that was created again."""
         self.epoch, self.items = epoch, {}
         self.generation += 1
         self.offsets = {t: [0] * PARTITIONS for t in TARGETS}
@@ -185,7 +185,7 @@ class BruteIndex:
             raise NotReady("this node cannot answer yet: replaying")
 
     def wire_list_at(self, as_of: AsOf, query: VectorQuery) -> list[WireHit]:
-        """What an exact search at an earlier state returned, as it is sent."""
+        """Return what an exact search at an earlier state returned, in the form that is sent."""
         return [wire_hit(hit) for hit in brute(self.past[self._key(as_of)], query)]
 
 
@@ -264,7 +264,7 @@ class RealIndex(BruteIndex):
 
 
 def brute(items: Items, query: VectorQuery) -> list[Hit]:
-    """The definition of a search: score everything, sort, cut."""
+    """Search by the definition: score every item, sort, and keep the best `k`."""
     found = [hit for (target, _), hit in items.items() if target == query.target]
     if query.filter is not None:
         found = [hit for hit in found if query.filter.matches(hit.metadata or {})]
@@ -308,7 +308,7 @@ def brute_warnings(
     if condition is None:
         return ()
     live = [hit.metadata or {} for (of, _), hit in items.items() if of == target]
-    return warnings_of(condition, kinds_by_field(live))
+    return warnings_of(condition, types_by_field(live))
 
 
 class SlackMatcher:
@@ -491,7 +491,7 @@ class Kit:
 async def serving(
     app: Starlette, settings: Settings, port: int = 0, host: str = "127.0.0.1"
 ) -> AsyncIterator[int]:
-    """The app as `up` serves it, on a loopback port; 0: a free one."""
+    """Serve the app as `up` does, and yield the loopback port; port 0 chooses a free one."""
     listener = listen(host, port)
     task = asyncio.create_task(serve(app, listener, frame_bytes_max=settings.frame_bytes_max))
     try:
@@ -556,7 +556,7 @@ class Socket:
         self._out.put_nowait(message)
 
     async def stop(self) -> None:
-        """Go away, and see the server's side end by itself."""
+        """Disconnect, and require that the server's side ends by itself."""
         assert self._task is not None
         self.reading.set()
         if self._task.done():
@@ -572,7 +572,7 @@ class Socket:
         assert message["type"] == "websocket.accept", message
 
     async def refused(self) -> tuple[int, Any]:
-        """Status and body of an HTTP answer instead of an accept."""
+        """Return the status and the body of the HTTP answer that came instead of an accept."""
         start, body = await self._next(), await self._next()
         return start["status"], orjson.loads(body["body"])
 
@@ -595,7 +595,7 @@ class Socket:
         return orjson.loads(message["text"])
 
     def waiting(self) -> list[Any]:
-        """Messages that have come, without waiting."""
+        """Return the messages that have arrived, without waiting for more."""
         found = []
         with contextlib.suppress(asyncio.QueueEmpty):
             while True:

@@ -48,7 +48,7 @@ async def start_kafka(folder: Path, stack: AsyncExitStack) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def kafka(run_servers: Path) -> TestKafka:
-    """One broker for the whole run, all of its processes."""
+    """Return the one broker of the whole run, which all of its processes share."""
     return TestKafka(**addresses(run_servers, "kafka"))
 
 

@@ -17,7 +17,7 @@ CHINESE = "一只猫在红色的房子里两个男人天空鸟"
 
 
 def make(family: str, folder: Path, **config: Any) -> Path:
-    """A checkpoint of FAMILIES; `config` goes into its text side's configuration."""
+    """Create a checkpoint of one of FAMILIES; `config` extends its text side's configuration."""
     import torch
 
     torch.manual_seed(3)
@@ -46,7 +46,7 @@ def _bert(length_max: int) -> Any:
 
 
 def _gemma(name: str) -> Any:
-    """As SigLIP 2 has it: Gemma's, which gives no attention mask, ends in <eos>, has no limit."""
+    """Create SigLIP 2's tokenizer, Gemma's: no attention mask, <eos> at the end, no limit."""
     from tokenizers import processors
 
     words = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "▁", *LETTERS, *CHINESE]

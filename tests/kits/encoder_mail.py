@@ -1,6 +1,6 @@
-"""What is published in an encoder storm: captions and pictures of every kind, good and bad.
+"""The records that an encoder storm publishes: captions and pictures of every sort, good and bad.
 
-Each record carries a number in a header, under which it is kept what the record means.
+Each record carries a number in a header; what the record means is stored under that number.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ _PICTURE_FAULTS = ("invalid_base64", "image_format", "image_broken", "image_too_
 
 @functools.cache
 def picture(colour: Colour, form: str, side: int) -> bytes:
-    """A plain one. The same arguments make the same bytes, which are encoded once."""
+    """Return a picture of one colour. Equal arguments give equal bytes, which are encoded once."""
     out = io.BytesIO()
     Image.new("RGB", (side, side), colour).save(out, form, quality=95)
     return out.getvalue()
 
 
 class Mail:
-    """Publishes until cancelled; remembers what each record means."""
+    """A publisher that runs until it is cancelled, and remembers what each record means."""
 
     def __init__(self, kit: Collection, dice: random.Random, host: SlowHost) -> None:
         self._kit = kit
@@ -102,7 +102,7 @@ class Mail:
         return replace(record, headers=[*record.headers, (_NUMBER, number)])
 
     def _id(self, target: Target) -> str:
-        """A new one, one of the last (twice in a batch), or any."""
+        """Choose a new id, one of the last few (so that it comes twice in a batch), or any id."""
         ids, dice = self._ids[target], self._dice.random()
         if not ids or dice < 0.2:
             ids.append(f"{target}-{len(ids)}-é")
@@ -110,31 +110,31 @@ class Mail:
         return self._dice.choice(ids[-10:] if dice < 0.5 else ids)
 
     def _put(self, target: Target, item: str) -> tuple[OutRecord, Meant]:
-        """A state of its own; few words and colours, so that many have the same bytes."""
+        """Create a new state of the item; few words and colours exist, so bytes are often equal."""
         meant = self._rest()
         if target == "captions":
             words = " ".join(self._dice.choices(_WORDS, k=self._dice.randint(1, 4)))
-            return self._as_told(target, item, replace(meant, text=words), None)
+            return self._recorded(target, item, replace(meant, text=words), None)
         red, green, blue = (self._dice.choice(_CHANNEL) for _ in range(3))
         colour = (red, green, blue)
         data = picture(colour, self._dice.choice(("PNG", "JPEG")), self._dice.choice((8, 24)))
-        return self._as_told(target, item, replace(meant, colour=colour), data)
+        return self._recorded(target, item, replace(meant, colour=colour), data)
 
     def _again(self, target: Target, item: str) -> tuple[OutRecord, Meant]:
-        """The same caption or picture with other metadata."""
+        """Publish the last caption or picture again, with other metadata."""
         if item not in self._last[target]:
             return self._put(target, item)
         meant, data = self._last[target][item]
         rest = self._rest()
         meant = replace(meant, item=rest.item, metadata=rest.metadata)
-        return self._as_told(target, item, meant, data)
+        return self._recorded(target, item, meant, data)
 
     def _delete(self, target: Target, item: str) -> tuple[OutRecord, Meant]:
         self._last[target].pop(item, None)
         return delete_record(self._kit.names.content(target), item), Meant()
 
     def _malformed(self, target: Target, item: str) -> tuple[OutRecord, Meant]:
-        """Its envelope or its JSON; an item that was live is taken out by it."""
+        """Break the envelope or the JSON; an item that was live is deleted by such a record."""
         reason = self._dice.choice(_CAPTION_FAULTS)
         value, kind, content_type = b'{"text": "x"}', EVENT_TYPES[target], b"application/json"
         if reason == "unknown_event_version":
@@ -154,7 +154,7 @@ class Mail:
         return OutRecord(topic, item.encode(), value, headers), Meant(reason=reason)
 
     def _picture_fault(self, target: Target, item: str) -> tuple[OutRecord, Meant]:
-        """A picture that cannot be decoded, or not within the limits."""
+        """Create a picture that cannot be decoded, or that exceeds the limits."""
         reason = self._dice.choice(_PICTURE_FAULTS)
         whole = picture((16, 16, 16), self._dice.choice(("PNG", "JPEG")), 24)
         data = {
@@ -169,9 +169,9 @@ class Mail:
         return record, Meant(reason=reason)
 
     def _referred(self, target: Target, item: str) -> tuple[OutRecord, Meant]:
-        """A picture that takes a while to come, and holds up those behind it; or another one."""
+        """Refer to a picture that arrives late and delays those behind it, or to a changed one."""
         self._last[target].pop(item, None)
-        # Bytes behind a picture's end are no part of it: these have not been encoded before.
+        # Bytes behind a picture's end do not belong to it: these have not been encoded before.
         data = picture((80, 144, 80), "PNG", 8) + str(self.published).encode()
         url = self._host.put(data, self._dice.uniform(0.2, 2))
         changed = self._dice.random() < 0.3
@@ -180,7 +180,7 @@ class Mail:
         return record, Meant(reason="reference_changed") if changed else Meant(colour=(80, 144, 80))
 
     def _astray(self, target: Target, item: str) -> tuple[OutRecord, Meant]:
-        """In a partition where its key does not belong; whatever it says, its item stays."""
+        """Write to a partition where the key does not belong; the item stays as it is."""
         kept = dict(self._last[target])
         make = self._dice.choice((self._put, self._delete, self._malformed))
         record, _ = make(target, item)
@@ -196,7 +196,7 @@ class Mail:
         partition = self._dice.randrange(self._kit.partitions)
         return replace(record, key=b"", partition=partition), Meant(reason="empty_id")
 
-    def _as_told(
+    def _recorded(
         self, target: Target, item: str, meant: Meant, data: bytes | None
     ) -> tuple[OutRecord, Meant]:
         self._last[target][item] = (meant, data)
@@ -208,7 +208,7 @@ class Mail:
         return content_record(self._kit.names.content(target), content), meant
 
     def _picture_record(self, item: str, meant: Meant, data: bytes) -> OutRecord:
-        """Raw bytes, or JSON."""
+        """Wrap a picture as raw bytes or as JSON."""
         if self._dice.random() < 0.5:
             body = {"image": {"data": base64.b64encode(data).decode()}, "metadata": meant.metadata}
             return self._json_record(

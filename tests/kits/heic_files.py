@@ -95,7 +95,7 @@ def _nal(kind: int, body: bytes) -> bytes:
 
 
 def _profile(bits: _Bits) -> _Bits:
-    """Main Still Picture, level 3.1."""
+    """Append the profile and level: Main Still Picture, level 3.1."""
     bits.u(8, 3).u(32, 1 << 28).u(4, 0b1001).u(44)
     return bits.u(8, 93)
 
@@ -207,5 +207,5 @@ def heic(
 
 
 def flat() -> bytes:
-    """A small grey one."""
+    """Return a small grey picture."""
     return heic(np.full((16, 32, 3), 128, np.uint8))

@@ -84,7 +84,7 @@ def _loaded(node: ast.AST) -> Iterator[ast.AST]:
 def chain(entry: str, package: str) -> list[str]:
     """Return the shortest chain of imports from a module to a package, or an empty list.
 
-    A package of ours that is named by `from a.b import c` runs `a/__init__.py` and
+    A package of Tidelens that is named by `from a.b import c` runs `a/__init__.py` and
     `a/b/__init__.py` as well, so those are followed too.
     """
     came_from: dict[str, str] = {entry: ""}

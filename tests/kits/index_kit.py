@@ -1,4 +1,4 @@
-"""What the tests of the index store share: one space, records of it, a brute-force search."""
+"""Helpers that the tests of the index store share: a space, records of it, a brute-force search."""
 
 import asyncio
 import tempfile
@@ -65,7 +65,7 @@ def record(
 
 
 def batch(*records: Record) -> Fetched:
-    """Records of one or more partitions, and the positions right after them."""
+    """Collect records of one or more partitions, with the positions right after them."""
     fetched = Fetched()
     for one in records:
         partition = TopicPartition(one.topic, one.partition)
@@ -75,7 +75,7 @@ def batch(*records: Record) -> Fetched:
 
 
 def new_spill() -> SegmentFileStore:
-    """In a folder of its own."""
+    """Create a store of segment files in a new folder."""
     return SegmentFileStore(SPILLS / uuid.uuid4().hex)
 
 
@@ -91,7 +91,7 @@ async def built(
     kind: str,
     like: SealedSegment | None = None,
 ) -> SealedSegment | None:
-    """What the building process makes of a sealing, in this process."""
+    """Build the sealed segment of a merge in this process, as the building process does."""
     rows = sum(part.live for part in sealing.parts)
     if not rows:
         return None
@@ -118,7 +118,7 @@ def put(
 
 
 def filled(rows: Vectors, chunk_rows: int = 64) -> Index:
-    """An index of images i0000, i0001, ... with these vectors."""
+    """Return an index of images i0000, i0001, ... with these vectors."""
     index = new_index(chunk_rows)
     index.apply(batch(*(put(n, f"i{n:04}", row) for n, row in enumerate(rows))))
     return index
@@ -146,8 +146,8 @@ def brute_force(
     return kept[query.offset : query.offset + query.k]
 
 
-def kinds_by_field(live: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
-    """Collect the kinds of values in live items' metadata; a list has those of its members."""
+def types_by_field(live: Iterable[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Collect the JSON types of the values in live items' metadata, those within lists too."""
     kinds: dict[str, set[str]] = {}
     for metadata in live:
         for name, value in metadata.items():

@@ -1,4 +1,4 @@
-"""What several tests need: topics of their own on the shared broker, a brute-force reader."""
+"""Helpers that the Kafka tests share: topics of their own on one broker, a brute-force reader."""
 
 import asyncio
 import gc
@@ -49,7 +49,7 @@ class Collection:
     log: KafkaLog
 
     async def read_all(self, topic: str) -> dict[int, list[Record]]:
-        """Every committed record of a topic, by partition, up to the last stable offset."""
+        """Return every committed record of a topic, by partition, up to the last stable offset."""
         partitions = [TopicPartition(topic, n) for n in range(self.partitions)]
         found: dict[int, list[Record]] = {n: [] for n in range(self.partitions)}
         async for record in records_now(self.log, dict.fromkeys(partitions)):
@@ -57,7 +57,7 @@ class Collection:
         return found
 
     async def truth(self, encoder: HashEncoder) -> dict[tuple[Target, str], Embedding]:
-        """The live items, by a brute-force reading of the embeddings topics."""
+        """Return the live items, by a brute-force reading of the embeddings topics."""
         live: dict[tuple[Target, str], Embedding] = {}
         for target in TARGETS:
             for records in (await self.read_all(self.names.embeddings(target))).values():
@@ -106,7 +106,7 @@ async def collection(
     eager_compaction: bool = False,
     retention_ms: int = 86_400_000,
 ) -> AsyncIterator[Collection]:
-    """Fresh topics under a prefix that no other test uses."""
+    """Create topics under a prefix that no other test uses."""
     connection = Connection(bootstrap, kafka or KafkaSettings())
     names = Names(f"t{next(_counter)}{uuid.uuid4().hex[:6]}.", space)
     specs = topic_specs(
@@ -136,7 +136,7 @@ def intake(
 
 
 async def decoded(data: bytes) -> RgbImage:
-    """In this process: what decoding in others does is told in tests of its own."""
+    """Decode a picture in this process; decoding in child processes has tests of its own."""
     return decode_image(data, bytes_max=1_000_000, pixels_max=4_000_000, side_hint=32)
 
 

@@ -1,4 +1,4 @@
-"""What the dice of a live check throw: contents of not many ids, and questions of every kind.
+"""Random contents and queries for a live check: few ids, and queries of every sort.
 
 Words, colours and groups are few too, so that scores are often equal and lists change all the time.
 """
@@ -41,7 +41,7 @@ _FILTERS: tuple[dict[str, Any], ...] = (
 
 
 class Contents:
-    """Puts, repeats, changes of metadata alone, deletes and re-creates, one after the other."""
+    """Random contents: puts, repeats, changes of metadata alone, deletes and re-creations."""
 
     def __init__(self, names: Names, dice: random.Random) -> None:
         self._names = names
@@ -89,7 +89,7 @@ class Contents:
         dice = self._dice
         members = {
             "lang": dice.choice(_LANGUAGES),
-            # Of another kind at times: that matches no range.
+            # Sometimes of another type, which matches no range.
             "year": dice.choice((dice.randint(2000, 2008), 2002.5, "unknown")),
             "tags": dice.sample(_TAGS, dice.randint(0, 3)),
         }
@@ -98,7 +98,7 @@ class Contents:
 
 
 def question(dice: random.Random, *, large: bool = False) -> dict[str, Any]:
-    """A query of any kind, for either target; `large`: with much to send at every change."""
+    """Create a query of any sort, for either target; a `large` one is sent at length."""
     found = _asked(dice) | {"target": dice.choice(TARGETS)}
     if large:
         return found | {"k": 30, "include": ["vector"]}
@@ -115,7 +115,7 @@ def question(dice: random.Random, *, large: bool = False) -> dict[str, Any]:
 
 
 def alert(dice: random.Random) -> dict[str, Any]:
-    """A query for mode `matches`: its vector does not change."""
+    """Create a query for mode `matches`, whose vector does not change."""
     while '"id"' in json.dumps(found := question(dice)):
         pass
     return {name: value for name, value in found.items() if name not in ("k", "collapse")}
@@ -141,7 +141,7 @@ def _item(dice: random.Random) -> dict[str, Any]:
 
 
 def _min_score(dice: random.Random, query: dict[str, Any]) -> float:
-    """A round number, or exactly the score of what is likely to come."""
+    """Choose a round number, or exactly the score of a text that is likely to be published."""
     if "text" in query and dice.random() < 0.5:
         row = text_vector(_text(dice))[np.newaxis]
         return float(exact_scores(row, text_vector(query["text"]))[0])
@@ -153,7 +153,7 @@ def _text(dice: random.Random) -> str:
 
 
 def _png(dice: random.Random) -> bytes:
-    """A plain picture, of one of eight colours."""
+    """Return a picture of one of eight colours."""
     colour = tuple(dice.choice((16, 240)) for _ in range(3))
     out = io.BytesIO()
     Image.new("RGB", (4, 4), colour).save(out, "PNG")

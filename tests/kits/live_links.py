@@ -32,7 +32,7 @@ _AGAIN_S = 0.5
 
 @dataclass(frozen=True)
 class Temper:
-    """How a client behaves; seconds between what it does, on average."""
+    """The habits of a client: the seconds between its actions, on average."""
 
     stays_s: float = 10.0
     changes_s: float = 4.0
@@ -114,7 +114,7 @@ class Link:
         )
 
     async def _hold(self, websocket: ClientConnection, replica: Replica) -> None:
-        """Until the dice say to go."""
+        """Follow the subscriptions until the dice say to leave."""
         dice, temper = self._dice, self._temper
         now = asyncio.get_running_loop().time
         leaves_at = now() + dice.expovariate(1 / temper.stays_s)
@@ -166,12 +166,12 @@ class Link:
         self._again[follower] = asyncio.get_running_loop().time() + after_s
 
     async def _closed(self, closed: ConnectionClosed, replica: Replica, life: int) -> None:
-        """Only a server that ended, or that gave up a slow client, may close.
+        """Raise unless the close is allowed: the server ended, or it disconnected a slow client.
 
-        One that starts while the broker is away ends by itself, and says 1012 to who is there.
+        A server that starts while the broker is away ends by itself, and closes with 1012.
         """
         code, reason = (closed.rcvd.code, closed.rcvd.reason) if closed.rcvd else (None, "")
-        # Mostly without a code: who does not read is not told why, either.
+        # Mostly without a code: a client that does not read does not receive the reason, either.
         given_up = code in (_TOO_SLOW, None) or reason == _NO_PONG
         if code in (None, _STOPS) and await replica.ended(life):
             self._counts["closed: the replica was killed"] += 1

@@ -1,7 +1,7 @@
-"""A server in a thread of its own, whose event loop says how long its turns take of the processor.
+"""A server in a thread, whose event loop measures how much processor time its turns take.
 
 A turn is everything between two looks at the sockets: all other clients that sent something wait
-for so long. It is measured by the thread's own clock, so that other processes do not count.
+for that time. The thread's own clock measures it, so that other processes do not count.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _Result = TypeVar("_Result")
 
 
 class Turns(selectors.DefaultSelector):
-    """Measures the turns between its calls."""
+    """A selector that measures the turns between its calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ def served(make: Callable[[], Kit]) -> Iterator[Served]:
         stop.append(lambda: loop.call_soon_threadsafe(stopped.set))
         kit = make()
         async with serving(kit.app, kit.settings) as port:
-            # As a node does: a collection of all that pytest has imported is none of its turns.
+            # As a node does: a collection of all that pytest has imported is not one of its turns.
             gc_pauses.forget_imports()
             found.append(Served(kit, port, turns))
             ready.set()

@@ -1,4 +1,4 @@
-"""PNG and TIFF files written by hand: depths, signs and orders that no library of ours writes."""
+"""PNG and TIFF files written by hand: depths, signs and orders that no library writes."""
 
 import io
 import struct

@@ -72,14 +72,14 @@ class Role:
             raise AssertionError(f"still running:\n{self.log.read_text()[-3000:]}") from None
 
     def signal(self, number: signal.Signals) -> None:
-        """Not by asyncio's own, which may reap who is just ending: 255 is then the exit code."""
+        """Send a signal past asyncio, which may reap a child that is just ending, as code 255."""
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
 
     @property
     def is_stopped(self) -> bool:
-        """By SIGSTOP, of its own or of another."""
+        """Return whether a SIGSTOP, its own or another's, has stopped the process."""
         with contextlib.suppress(psutil.NoSuchProcess):
             return bool(psutil.Process(self.process.pid).status() == psutil.STATUS_STOPPED)
         return False
@@ -119,7 +119,7 @@ async def said(*arguments: str, **environment: str) -> tuple[int, str, str]:
 
 
 def of(kit: Collection, *more: str) -> list[str]:
-    """Arguments that point a role at the test's own topics."""
+    """Return the arguments that point a role at the test's own topics."""
     return ["--brokers", kit.connection.brokers, "--topic-prefix", kit.names.prefix, *more]
 
 

@@ -31,7 +31,7 @@ _READY_S = 180
 
 @dataclass
 class S3Address:
-    """Where an S3 server of a test is reached."""
+    """The address of a test's S3 server."""
 
     port: int
 
@@ -77,7 +77,7 @@ class S3Server(S3Address):
     process: "subprocess.Popen[bytes] | None" = None
 
     async def start(self) -> None:
-        """Unless it runs."""
+        """Start the server unless it runs already."""
         if self.process is not None and self.process.poll() is None:
             return
         log = (self.folder / "s3mock.log").open("ab")
@@ -118,7 +118,7 @@ async def start_s3(folder: Path, stack: AsyncExitStack) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def s3_server(run_servers: Path) -> S3Address:
-    """The server that all tests of the run share."""
+    """Return the server that all tests of the run share."""
     return S3Address(**addresses(run_servers, "s3"))
 
 
@@ -126,7 +126,7 @@ def s3_server(run_servers: Path) -> S3Address:
 async def s3(
     s3_server: S3Address, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
 ) -> AsyncIterator[S3Link]:
-    """A way to the server, with the AWS variables set to it; each test has a bucket of its own."""
+    """Link a test to the shared server, with the AWS variables set and a bucket of its own."""
     async with Forwarder.open(f"127.0.0.1:{s3_server.port}") as forwarder:
         link = S3Link(forwarder)
         _name(link, monkeypatch, no_blocking_calls)
@@ -137,7 +137,7 @@ async def s3(
 async def own_s3(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster
 ) -> AsyncIterator[S3Server]:
-    """A server of the test's own, for tests that kill it, with the AWS variables set to it."""
+    """Start a server for one test, which may kill it, with the AWS variables set to it."""
     server = S3Server(free_port(), tmp_path / "s3", await asyncio.to_thread(s3mock_jar))
     server.folder.mkdir()
     _name(server, monkeypatch, no_blocking_calls)
@@ -159,7 +159,7 @@ def _name(
 
 
 def s3mock_jar() -> Path:
-    """Fetched once from Maven Central, beside Kafka's jars."""
+    """Return the jar, fetched once from Maven Central and stored beside Kafka's jars."""
     root = user_cache_dir() / f"s3mock-{_VERSION}"
     root.mkdir(parents=True, exist_ok=True)
     # Of two test processes one fetches it, and the other finds it whole.

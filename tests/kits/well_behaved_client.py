@@ -1,4 +1,4 @@
-"""A client that does nothing wrong, and how long each kind of its requests takes."""
+"""A client that does nothing wrong, and measures how long each type of request takes."""
 
 import asyncio
 import itertools
@@ -42,7 +42,7 @@ class WellBehaved:
             tasks.create_task(self._live())
 
     def take(self) -> dict[str, list[float]]:
-        """Return the milliseconds of each request since the last call, by kind."""
+        """Return the milliseconds of each request since the last call, by type of request."""
         taken, self._taken = dict(self._taken), defaultdict(list)
         return taken
 
@@ -122,14 +122,14 @@ class WellBehaved:
                     published = await ask(self._port, "POST", "/v1/items", [item])
                     if published.status != 200:
                         raise EOFError(f"{published.status}")
-                    while not _tells_of(json.loads(await socket.recv()), number):
+                    while not _mentions(json.loads(await socket.recv()), number):
                         pass
             finally:
                 self._taken[LIVE].append((time.perf_counter() - began) * 1000)
             await asyncio.sleep(_PAUSE_S[LIVE])
 
 
-def _tells_of(message: Any, number: int) -> bool:
+def _mentions(message: Any, number: int) -> bool:
     hits = message.get("hits", ())
     return any(hit.get("metadata", {}).get("number") == number for hit in hits)
 

@@ -1,6 +1,6 @@
-"""What an encoder must make of a content topic, by brute force, and where what it made differs.
+"""The output that an encoder owes for a content topic, by brute force, and the differences.
 
-Nothing of the encoder's own reading is used: whoever publishes a record tells what it means.
+None of the encoder's own reading is used: the publisher of a record says what it means.
 """
 
 from collections import defaultdict
@@ -25,7 +25,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Meant:
-    """What one record is to come to: a text, a plain picture, a dead letter, or else a delete."""
+    """The outcome that one record must have: a text, a plain picture, a dead letter or a delete."""
 
     text: str | None = None
     colour: Colour | None = None
@@ -39,7 +39,7 @@ class Meant:
 
     @property
     def is_embedded(self) -> bool:
-        """With a vector or a tombstone."""
+        """Return whether the outcome includes a vector or a tombstone."""
         return self.reason not in LETTER_ALONE
 
     def vector(self) -> Vectors:
@@ -148,7 +148,7 @@ def _source_of_letter(record: Record) -> RecordPosition:
 
 
 def _rising(where: str, sources: Iterable[RecordPosition]) -> Iterator[str]:
-    """Source offsets rise strictly: in source order, and nothing twice."""
+    """Require that source offsets rise strictly: in source order, and nothing twice."""
     last: dict[tuple[str, int], int] = {}
     for topic, partition, offset in sources:
         before = last.get((topic, partition), -1)

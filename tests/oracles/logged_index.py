@@ -68,7 +68,7 @@ class LoggedIndex(BruteIndex):
         self._written += changes
 
     def apply(self) -> None:
-        """What was written, as one batch."""
+        """Apply what was written, as one batch."""
         changes, self._written = self._written, []
         if changes:
             super().batch(changes)
@@ -78,14 +78,14 @@ class LoggedIndex(BruteIndex):
         self.apply()
 
     def move(self, target: Target, partition: int, steps: int = 1) -> None:
-        """Past a marker: a record that says nothing stands for it here."""
+        """Advance past a transaction marker; a record without content represents it here."""
         for _ in range(steps):
             topic = NAMES.embeddings(target)
             self._append(OutRecord(topic, b"\0marker", None, [], partition))
         super().move(target, partition, steps)
 
     def restart(self, epoch: str) -> None:
-        """A log made anew."""
+        """Start again on a log that was created again, with nothing in it."""
         for target in TARGETS:
             for number in range(PARTITIONS):
                 self.log.records[(NAMES.embeddings(target), number)].clear()  # type: ignore[index]

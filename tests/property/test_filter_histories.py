@@ -24,12 +24,12 @@ from index_store.metadata.metadata_index import MetadataIndex
 from tests.kits.index_kit import (
     batch,
     built,
-    kinds_by_field,
     new_index,
     new_spill,
     put,
     record,
     snapshots_in,
+    types_by_field,
     vectors,
 )
 from tests.property.test_filtering import FILTERS, METADATA
@@ -114,5 +114,5 @@ def test_it_is_the_same_by_every_history(
 def check(index: Index, live: dict[str, dict[str, Any]], conditions: list[Filter]) -> None:
     for condition in conditions:
         matching = sorted(i for i, metadata in live.items() if condition.matches(metadata))
-        warnings = list(warnings_of(condition, kinds_by_field(live.values())))
+        warnings = list(warnings_of(condition, types_by_field(live.values())))
         assert answered(index, condition) == (matching, warnings), condition.to_json()

@@ -55,10 +55,10 @@ from tests.kits.index_kit import (
     MURMUR2,
     brute_force,
     built,
-    kinds_by_field,
     new_spill,
     pairs,
     snapshots_in,
+    types_by_field,
 )
 
 SPACE = Space("fold-v1", "m", "1", "p", 4)
@@ -423,7 +423,7 @@ class Fold(RuleBasedStateMachine):
         [answer] = self.index.view.answers([query])
         hits = answer.hits
         assert pairs(list(hits)) == expected
-        kinds = kinds_by_field(metadata for _, _, metadata in live.values())
+        kinds = types_by_field(metadata for _, _, metadata in live.values())
         assert list(answer.warnings) == ([] if condition is None else warnings_of(condition, kinds))
         assert [hit.rank for hit in hits] == list(range(offset + 1, offset + 1 + len(hits)))
         assert self.index.count(of) == self.index.view.count(of) == len(live)

@@ -14,7 +14,7 @@ from streams.groups.deletion import deleted_group
 from streams.kafka.connection import Connection
 from streams.kafka.event_log import KafkaLog
 from tests.kits.roles import answering, free_port
-from tests.soak.lag_told import captions_of, lag_told, metric, published, until_told
+from tests.soak.lag_readings import captions_of, lag_until, metric, published, read_lag
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
 
@@ -33,15 +33,15 @@ async def run(ground: Ground) -> Outcome:
     async with Client(f"http://127.0.0.1:{port}") as client:
         await answering(client, node)
         await published(client, 0, _ITEMS)
-        await until_told(address, lambda told: _lag_of(told) == 0)
+        await lag_until(address, lambda told: _lag_of(told) == 0)
         for how in ("reset", "forgotten"):
             await (_reset(connection) if how == "reset" else _forget(connection))
             began = time.monotonic()
-            seen = _lag_of(await lag_told(address))
+            seen = _lag_of(await read_lag(address))
             own = _lag_of(await client.get("/v1/lag"))
             shown = await metric(port, "tidelens_lag_records", role="index", topic=_TOPIC)
             assert (own, shown) == (0, 0)
-            await until_told(address, lambda told: _lag_of(told) == 0)
+            await lag_until(address, lambda told: _lag_of(told) == 0)
             slowest = max(slowest, time.monotonic() - began)
             reported.append(f"lag: {seen} records right after they were {how}; /v1/lag: {own}")
         found = await captions_of(client)

@@ -10,7 +10,7 @@ import time
 from aiokafka import AIOKafkaProducer
 
 from tests.kits.roles import answering, free_port, said
-from tests.soak.lag_told import captions_of, lag_told, metric, published, until_told
+from tests.soak.lag_readings import captions_of, lag_until, metric, published, read_lag
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
 
@@ -31,7 +31,7 @@ async def run(ground: Ground) -> Outcome:
             producer = await _opened(address, f"other.{at}")
             began = time.monotonic()
             await published(client, at * _ITEMS, _ITEMS, waited=False)
-            told, _ = await until_told(address, lambda told: (told["behind_s"] or 0) > 11)
+            told, _ = await lag_until(address, lambda told: (told["behind_s"] or 0) > 11)
             held = [r for r in told["partitions"] if r["topic"] == _TOPIC]
             assert sum(row["records"] for row in held) == 0
             assert sum(row["unstable"] for row in held) == _ITEMS + _PARTITIONS
@@ -54,9 +54,9 @@ async def run(ground: Ground) -> Outcome:
                 # Its process is gone: nobody aborts, and the broker waits for the time-out.
                 await _abandoned(producer)
                 await asyncio.sleep(max(0.0, began + _TIMEOUT_S - time.monotonic()))
-            _, healed_s = await until_told(address, lambda told: told["behind_s"] == 0)
+            _, healed_s = await lag_until(address, lambda told: told["behind_s"] == 0)
             slowest = max(slowest, healed_s)
-            assert sum(r["unstable"] for r in (await lag_told(address))["partitions"]) == 0
+            assert sum(r["unstable"] for r in (await read_lag(address))["partitions"]) == 0
         # The first transaction's own records were committed: they are no captions of ours.
         found = await captions_of(client)
     return Outcome(reported, slowest, 2 * _ITEMS - found)

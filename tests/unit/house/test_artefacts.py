@@ -1,4 +1,4 @@
-"""What earlier versions wrote is read by this one, with the right values."""
+"""Files of earlier versions are read by this one, with the right values."""
 
 import base64
 import os
@@ -81,7 +81,7 @@ def in_topic(records: list[Record], topic: str) -> list[Record]:
 
 
 def live_items(records: list[Record], target: Target) -> dict[str, Item]:
-    """Read the bytes as docs/records.md has them; nothing of ours takes part."""
+    """Read the bytes as docs/records.md defines them, without any code of Tidelens."""
     items: dict[str, Item] = {}
     for record in in_topic(records, NAMES.embeddings(target)):
         assert record.key is not None
@@ -154,7 +154,7 @@ async def test_a_snapshot_is_searched_as_brute_force_does(
             assert pairs(hits) == brute_force(rows, query)
 
 
-async def test_an_index_of_each_kind_finds_what_a_scan_finds(restored: Index) -> None:
+async def test_an_index_of_each_type_finds_what_a_scan_finds(restored: Index) -> None:
     parts = restored.view.parts["images"]
     kinds = [None if part.ann is None else getattr(part.ann, "kind", None) for part in parts]
     assert sorted(kinds, key=str) == ["HNSW8_SQ8", "IVF4,PQ8x4fs", "IVF4,SQ8", None, None]
@@ -279,7 +279,7 @@ async def test_commits_cursors_and_tokens_are_read(about: Any) -> None:
 
 
 def require_members(old: Any, new: Any, path: str) -> None:
-    """All that an answer had, today's has: members may be added, none taken away or retyped."""
+    """Require every member of an old answer: members may be added, none removed or retyped."""
     if isinstance(old, dict):
         assert isinstance(new, dict), path
         for name, value in old.items():

@@ -1,4 +1,4 @@
-"""docker-compose.yml and the Dockerfile, checked against what is here, since no engine runs."""
+"""The checks of docker-compose.yml and the Dockerfile against the repository, without an engine."""
 
 import io
 from pathlib import Path

@@ -40,7 +40,7 @@ def blocks(page: str, mark: str) -> list[list[Any]]:
 
 
 def require_within(printed: Any, answered: Any) -> None:
-    """Every member that is printed stands in the answer; scores are rounded as printed."""
+    """Require every printed member in the answer; scores are rounded as they are printed."""
     if isinstance(printed, dict):
         assert printed.keys() <= answered.keys(), printed
         for name, value in printed.items():
@@ -70,7 +70,7 @@ async def test_every_request_gets_the_answer_that_is_printed() -> None:
 
 
 def test_the_definitions_are_those_of_the_code() -> None:
-    """What the pages compute with numpy and the standard library is what the product computes."""
+    """The product computes what the pages compute with numpy and the standard library."""
     query, item = unit([3, 4, 0]), unit([1, 1, 1])
     [printed] = re.findall(r"^0\.\d{10,}$", (DOCS / "search.md").read_text(), re.MULTILINE)
     assert exact_scores(item[None], query)[0] == float(printed)

@@ -1,4 +1,4 @@
-"""docs/formats.md names the versions that are written, and newer ones are refused by name."""
+"""The versions in docs/formats.md are those that are written; newer ones are refused by name."""
 
 import os
 import re
@@ -181,7 +181,7 @@ def test_commits_may_gain_members_and_other_tools_have_none() -> None:
         assert read(OffsetAndMetadata(1, other)) == {}
 
 
-def test_cursors_that_are_none_of_ours_say_so() -> None:
+def test_a_foreign_cursor_is_refused_as_such() -> None:
     as_of = AsOf("s", "e", {"images": [1]})
     assert Cursor.decode(Cursor(as_of, "q", "h").encode()) == Cursor(as_of, "q", "h")
     for raw in ([], [True, "s", "e", {}, "q", "h"], ["1", 2], {"a": 1}, [1, "s"]):

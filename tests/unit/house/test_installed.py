@@ -1,4 +1,4 @@
-"""What an installation gives: the `tidelens` script, and a wheel with all that it reads."""
+"""The contents of an installation: the `tidelens` script, and a wheel with all that it reads."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ ROOMS = {"contracts", "index_store", "streams", "consumers", "api", "training", 
 
 
 def ran(folder: Path, *arguments: str | Path, **environment: str) -> str:
-    """What a program wrote that was run in `folder`, where none of our modules are."""
+    """Run a program in `folder`, where no module of Tidelens is, and return what it wrote."""
     done = subprocess.run(
         arguments,
         cwd=folder,
@@ -40,7 +40,7 @@ def test_the_script_runs_anywhere(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The files of the wheel, built without a network."""
+    """Return the files of the wheel, built without a network."""
     folder = tmp_path_factory.mktemp("wheel")
     ran(ROOT, sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", folder)
     [path] = folder.glob("tidelens-*.whl")

@@ -1,4 +1,4 @@
-"""An empty path is no path: pathlib makes the current folder of it."""
+"""An empty path names nothing; pathlib would make the current folder of it."""
 
 import pytest
 from click.testing import CliRunner

@@ -99,7 +99,7 @@ def test_a_superseded_record_may_be_left_out() -> None:
         (EMBEDDINGS, [replace(LETTERS[0], value=b"{"), LETTERS[1]], "not the record as it was"),
     ],
 )
-def test_what_was_not_meant_is_told(
+def test_an_unmeant_output_is_reported(
     embeddings: list[OutRecord], letters: list[OutRecord], told: str
 ) -> None:
     assert any(told in violation for violation in violations(embeddings, letters))

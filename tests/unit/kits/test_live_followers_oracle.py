@@ -55,8 +55,8 @@ class Bench:
     def open(self) -> None:
         self.follower.opening("replica", anew=False)
 
-    async def told(self, kind: str, offset: int, hits: list[WireHit], **more: Any) -> None:
-        """A message of that kind which leads to `hits`, judged."""
+    async def receive(self, kind: str, offset: int, hits: list[WireHit], **more: Any) -> None:
+        """Pass the follower a message of that type, which leads to `hits`."""
         held = list(self.follower.hits)
         told = {"snapshot": {"hits": hits}, "delta": {"changes": wire_list_changes(held, hits)}}
         cursor = Cursor(as_of(offset), "query", wire_list_digest(hits)).encode()
@@ -67,7 +67,7 @@ class Bench:
         self.follower.take(message)
 
     async def matched(self, kind: str, offset: int, *versions: tuple[str, int]) -> None:
-        """A message of mode `matches` that tells of these, judged."""
+        """Pass the follower a message of mode `matches` with these versions."""
         hits = []
         for item_id, source in versions:
             found = self.history.match({**self.query, "min_score": -2}, (item_id, 0, source))
@@ -95,13 +95,13 @@ async def bench() -> Bench:
 
 
 async def test_what_the_log_says_holds(bench: Bench) -> None:
-    await bench.told("snapshot", 2, bench.exact(2))
-    await bench.told("delta", 4, bench.exact(4))
+    await bench.receive("snapshot", 2, bench.exact(2))
+    await bench.receive("delta", 4, bench.exact(4))
     bench.follower.left()
     bench.open()
-    await bench.told("resumed", 4, bench.exact(4))
+    await bench.receive("resumed", 4, bench.exact(4))
     bench.open()
-    await bench.told("snapshot", 6, bench.exact(6))
+    await bench.receive("snapshot", 6, bench.exact(6))
     bench.follower.check_end(bench.history, {PLACE: 6})
     assert [hit["id"] for hit in bench.follower.hits] == ["a", "d", "c"]
 
@@ -122,18 +122,18 @@ async def test_a_wrong_list(bench: Bench, wrong: Callable[[list[WireHit]], objec
     hits = bench.exact(4)
     wrong(hits)
     with pytest.raises(Violation, match=r"rank \d: want"):
-        await bench.told("snapshot", 4, hits)
+        await bench.receive("snapshot", 4, hits)
 
 
 async def test_a_list_of_another_state_than_the_cursors(bench: Bench) -> None:
     with pytest.raises(Violation, match=r"captions.*5"):
-        await bench.told("snapshot", 5, bench.exact(4))
+        await bench.receive("snapshot", 5, bench.exact(4))
 
 
 async def test_a_delta_that_leaves_one_out(bench: Bench) -> None:
-    await bench.told("snapshot", 2, bench.exact(2))
+    await bench.receive("snapshot", 2, bench.exact(2))
     with pytest.raises(Violation):
-        await bench.told("delta", 4, bench.exact(3))
+        await bench.receive("delta", 4, bench.exact(3))
 
 
 async def test_a_digest_of_another_list(bench: Bench) -> None:
@@ -144,21 +144,21 @@ async def test_a_digest_of_another_list(bench: Bench) -> None:
 
 
 async def test_back_in_time(bench: Bench) -> None:
-    await bench.told("snapshot", 4, bench.exact(4))
+    await bench.receive("snapshot", 4, bench.exact(4))
     bench.open()
     with pytest.raises(Violation, match="back in time"):
-        await bench.told("snapshot", 3, bench.exact(3))
+        await bench.receive("snapshot", 3, bench.exact(3))
 
 
 async def test_resumed_where_the_list_changed(bench: Bench) -> None:
-    await bench.told("snapshot", 4, bench.exact(4))
+    await bench.receive("snapshot", 4, bench.exact(4))
     bench.open()
     with pytest.raises(Violation):
-        await bench.told("resumed", 5, bench.exact(4))
+        await bench.receive("resumed", 5, bench.exact(4))
 
 
 async def test_a_last_change_that_never_came(bench: Bench) -> None:
-    await bench.told("snapshot", 4, bench.exact(4))
+    await bench.receive("snapshot", 4, bench.exact(4))
     with pytest.raises(Violation, match="after quiet"):
         bench.follower.check_end(bench.history, {PLACE: 6})
 
@@ -166,23 +166,23 @@ async def test_a_last_change_that_never_came(bench: Bench) -> None:
 @pytest.mark.parametrize("kind", ["resumed", "delta"])
 async def test_what_cannot_come_first(bench: Bench, kind: str) -> None:
     with pytest.raises(Violation):
-        await bench.told(kind, 4, bench.exact(4))
+        await bench.receive(kind, 4, bench.exact(4))
 
 
 @pytest.mark.parametrize("kind", ["snapshot", "resumed"])
 async def test_what_cannot_come_later(bench: Bench, kind: str) -> None:
-    await bench.told("snapshot", 3, bench.exact(3))
+    await bench.receive("snapshot", 3, bench.exact(3))
     with pytest.raises(Violation, match="not what is said"):
-        await bench.told(kind, 4, bench.exact(4))
+        await bench.receive(kind, 4, bench.exact(4))
 
 
 async def test_a_snapshot_or_delta_that_says_nothing(bench: Bench) -> None:
-    await bench.told("snapshot", 4, bench.exact(4))
+    await bench.receive("snapshot", 4, bench.exact(4))
     with pytest.raises(Violation, match="without changes"):
-        await bench.told("delta", 4, bench.exact(4))
+        await bench.receive("delta", 4, bench.exact(4))
     bench.open()
     with pytest.raises(Violation, match="of the list"):
-        await bench.told("snapshot", 4, bench.exact(4))
+        await bench.receive("snapshot", 4, bench.exact(4))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ async def test_a_snapshot_or_delta_that_says_nothing(bench: Bench) -> None:
     ],
 )
 async def test_what_has_no_reason(bench: Bench, message: dict[str, Any]) -> None:
-    await bench.told("snapshot", 4, bench.exact(4))
+    await bench.receive("snapshot", 4, bench.exact(4))
     with pytest.raises(Violation):
         bench.take(message)
 
@@ -205,7 +205,7 @@ async def test_an_item_that_is_gone_and_one_that_is_not(monkeypatch: pytest.Monk
     bench = Bench(BY_ITEM)
     await bench.read_log()
     bench.open()
-    await bench.told("snapshot", 2, bench.exact(2))
+    await bench.receive("snapshot", 2, bench.exact(2))
     bench.take(gone)
     await bench.judge()
     bench.follower.check_end(bench.history, {PLACE: 6})
@@ -215,7 +215,7 @@ async def test_an_item_that_is_gone_and_one_that_is_not(monkeypatch: pytest.Monk
     bench.query = bench.follower.query = {**BY_ITEM, "id": "d"}
     await bench.read_log()
     bench.open()
-    await bench.told("snapshot", 4, bench.exact(4))
+    await bench.receive("snapshot", 4, bench.exact(4))
     bench.take(gone)
     with pytest.raises(Violation, match="never missing"):
         await bench.judge()
@@ -224,7 +224,7 @@ async def test_an_item_that_is_gone_and_one_that_is_not(monkeypatch: pytest.Monk
 
 @pytest.fixture
 async def alert(monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Of b, d and the second a, at offsets 1, 3 and 5; b is then taken out."""
+    """Return an alert on b, d and the second a, at offsets 1, 3 and 5; b is then deleted."""
     monkeypatch.setattr(live_alerts, "_PROOF_S", 0.0)
     query = {"text": "cat", "target": "captions", "min_score": 0.6}
     made = Bench(query, MatchesFollower)
@@ -261,7 +261,7 @@ async def test_wrong_matches(alert: Bench, told: Any, why: str) -> None:
         await alert.matched(*told)
 
 
-async def test_a_match_from_before_and_one_told_too_late(alert: Bench) -> None:
+async def test_a_match_from_before_and_one_sent_too_late(alert: Bench) -> None:
     await alert.matched("match", 2, ("b", 1))
     alert.open()
     await alert.matched("resumed", 2)

@@ -32,7 +32,7 @@ METADATA = {f"name-{n}": "x" * 150 for n in range(90)}
 
 
 def filled() -> Kit:
-    """Images with little text, captions with as much as there may be."""
+    """Return images with little text, and captions with as much as is allowed."""
     kit = Kit(index=RealIndex(DIM), dim=DIM, k_max=ITEMS, wait_s_max=60.0)
     rows = unit(np.random.default_rng(5).standard_normal((ITEMS, DIM)))
     content = Content(target="images", id="picture", image=PICTURE)

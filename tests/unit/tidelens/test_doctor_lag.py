@@ -41,7 +41,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[LagReport]]:
     yield told
 
 
-async def lag_told() -> list[tuple[str, str, str | None]]:
+async def read_lag() -> list[tuple[str, str, str | None]]:
     every = await lag.lag(Settings(brokers="b:1", model="hash"), KafkaSettings())
     return [(each.state, each.detail, each.fix) for each in every]
 
@@ -51,7 +51,7 @@ async def test_an_open_transaction_that_holds_records_is_named(measured: list[La
     # A moment ago, as an encoder's own always are.
     passing = replace(held, partition=4, unstable_seconds=0.03)
     measured.append(LagReport("s", [held, passing], 61.0))
-    assert await lag_told() == [
+    assert await read_lag() == [
         (
             "warning",
             "t.images partition 3: the last stable offset stands at 5 for 61 s, 2 records wait "
@@ -71,20 +71,20 @@ async def test_encoders_are_missed_once_there_is_work(measured: list[LagReport])
         "tidelens encode",
     )
     measured.append(LagReport("s", [encode], None))
-    assert await lag_told() == [("ok", "space s: behind not known", None)], "nothing was started"
+    assert await read_lag() == [("ok", "space s: behind not known", None)], "nothing was started"
     measured.append(LagReport("s", [replace(encode, records=2, seconds=1.0)], 1.0))
-    assert await lag_told() == [missed]
+    assert await read_lag() == [missed]
     measured.append(LagReport("s", [encode, index], 0.0))
-    assert await lag_told() == [missed]
+    assert await read_lag() == [missed]
     measured.append(LagReport("s", [replace(encode, members=1), index], 0.0))
-    assert await lag_told() == [("ok", "space s: behind 0.0 s", None)]
+    assert await read_lag() == [("ok", "space s: behind 0.0 s", None)]
     stopped = replace(index, group="t.index.s.0.b", members=0)
     measured.append(LagReport("s", [replace(encode, members=1), index, stopped], 0.0))
-    assert await lag_told() == [
+    assert await read_lag() == [
         ("ok", "space s: behind 0.0 s; index groups without a node: 1", None)
     ]
     measured.append(LagReport("s", [replace(encode, members=1), replace(index, members=2)], 0.0))
-    [(state, detail, _)] = await lag_told()
+    [(state, detail, _)] = await read_lag()
     assert (state, detail[:31]) == ("warning", "2 nodes run as t.index.s.0.a, o")
 
 

@@ -15,7 +15,7 @@ from tidelens.client import Client
 PATIENCE_S = 90.0
 
 
-async def lag_told(address: str, *more: str) -> dict[str, Any]:
+async def read_lag(address: str, *more: str) -> dict[str, Any]:
     """Return what an operator's `tidelens lag --json` says."""
     code, out, error = await said("lag", "--json", "--brokers", address, *more)
     assert code == 0, error
@@ -23,15 +23,15 @@ async def lag_told(address: str, *more: str) -> dict[str, Any]:
     return answer
 
 
-async def until_told(
+async def lag_until(
     address: str, reached: Callable[[dict[str, Any]], bool]
 ) -> tuple[dict[str, Any], float]:
     """The first answer that is so, and after how many seconds it came."""
-    began, answer = time.monotonic(), await lag_told(address)
+    began, answer = time.monotonic(), await read_lag(address)
     while not reached(answer):
         assert time.monotonic() - began < PATIENCE_S, answer
         await asyncio.sleep(0.2)
-        answer = await lag_told(address)
+        answer = await read_lag(address)
     return answer, time.monotonic() - began
 
 

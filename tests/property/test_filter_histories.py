@@ -35,7 +35,7 @@ from tests.kits.index_kit import (
 from tests.property.test_filtering import FILTERS, METADATA
 
 VECTORS = vectors(8)
-LOOP = asyncio.Runner()
+LOOP: asyncio.Runner
 
 ITEMS = st.integers(0, 7)
 # An item with this metadata, a deleted one (None), or a merge of all rows into a new segment.
@@ -45,9 +45,11 @@ Answered = tuple[list[str], list[FilterWarning]]
 
 
 @pytest.fixture(autouse=True, scope="module")
-def closed_loop() -> Iterator[None]:
-    yield
-    LOOP.close()
+def one_loop() -> Iterator[None]:
+    """Open the loop at each setup of this module: a worker of the test run may come back to it."""
+    global LOOP
+    with asyncio.Runner() as LOOP:
+        yield
 
 
 def rebuilt(index: Index) -> None:

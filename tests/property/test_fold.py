@@ -97,8 +97,8 @@ FILTERS = [
 Answer = list[tuple[str, float]]
 
 
-# One loop for all: making one takes longer than most steps.
-LOOP = asyncio.Runner()
+# All histories share one loop, since making one takes longer than most steps.
+LOOP: asyncio.Runner
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -136,9 +136,10 @@ def searches_of_few_rows() -> Iterator[None]:
             patch.setattr(kind, "search", counted(kind))
         patch.setattr(growing_codes, "_DEPTH_MIN", 1)
         patch.setattr(SegmentManager, "_coder", lambda table: coder if table.is_searched else None)
-        yield
+        global LOOP
+        with asyncio.Runner() as LOOP:
+            yield
     faiss.omp_set_num_threads(threads)
-    LOOP.close()
     assert min(asked.values()) > HISTORIES // 10, f"hardly any search went through one: {asked}"
 
 

@@ -139,7 +139,7 @@ async def test_partitions_that_are_added_while_running_are_ignored(kafka) -> Non
 
 
 async def test_a_count_is_kept_for_topics_that_were_grown_before_any_was(kafka) -> None:
-    """Topics of an earlier version: the embeddings show how many partitions there were."""
+    """Topics of an earlier version have no stored count; their embeddings show it."""
     async with collection(kafka.bootstrap, partitions=MADE) as plain:
         captions, embeddings = plain.names.content("captions"), plain.names.embeddings("captions")
         await grown(plain, captions)
@@ -154,7 +154,7 @@ async def test_a_count_is_kept_for_topics_that_were_grown_before_any_was(kafka) 
 async def test_a_target_whose_topics_do_not_fit_does_not_stop_the_other(
     kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its content was made with more partitions; it is encoded once its embeddings are, too."""
+    """Content with more partitions than its embeddings is encoded once these have as many."""
     monkeypatch.setattr("streams.topics.identity.EVERY_S", 0.1)
     async with collection(kafka.bootstrap, partitions=MADE) as plain, opened(plain) as kit:
         images, embeddings = kit.names.content("images"), kit.names.embeddings("images")

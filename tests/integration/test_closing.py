@@ -37,7 +37,7 @@ def options(bootstrap: str) -> dict:
 async def test_what_connects_while_its_client_closes_is_closed_with_it(
     kafka, slow_connecting, kind
 ) -> None:
-    """As the produce request of a producer whose sender was fenced: nobody waits for it."""
+    """The produce request of a fenced producer's sender is such a call: nobody waits for it."""
     client = kind(**options(kafka.bootstrap))
     await client_lifecycle.start_client(client)
     node = client.get_random_node()
@@ -57,7 +57,7 @@ async def test_what_connects_while_its_client_closes_is_closed_with_it(
 async def test_a_start_that_is_cancelled_leaves_nothing_open(
     kafka, monkeypatch: pytest.MonkeyPatch, kind, steps: int
 ) -> None:
-    """Counted from where it is connected and asks for its metadata."""
+    """The steps are counted from where the client is connected and asks for its metadata."""
     create_conn, connected = aiokafka_client.create_conn, asyncio.Event()
 
     async def telling(*args, **options):

@@ -30,7 +30,7 @@ Tidelens = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def tidelens(kafka: TestKafka, tmp_path: Path) -> Tidelens:
-    """Runs the command against the test broker, under a topic prefix of its own."""
+    """Return the command, set to the test broker and to a topic prefix of its own."""
     environment = {
         **os.environ,
         "TIDELENS_BROKERS": kafka.bootstrap,

@@ -77,7 +77,7 @@ async def test_a_replay_after_compaction_comes_to_the_live_state(kafka, tmp_path
 
 
 def embedded(kit: Collection, item: str, number: int, *, gone: bool = False) -> OutRecord:
-    """As an encoder writes it; `number` is the offset of the content record."""
+    """Create the record of an encoder; `number` is the offset of the content record."""
     headers = [("source", Source("content", 0, number).encode()), ("appended", b"1")]
     vector = ENCODER.encode_texts([f"{item} {number}"])[0]
     value = None if gone else encode_embedding(ENCODER.space, vector)
@@ -88,7 +88,7 @@ def embedded(kit: Collection, item: str, number: int, *, gone: bool = False) -> 
 async def node(
     kit: Collection, store: BlobStore, data: Path, kept_s: float
 ) -> AsyncIterator[Maintainer]:
-    """An index node that takes tombstones to be kept for so long; ready."""
+    """Run an index node that assumes tombstones to be kept for `kept_s`; yield it once ready."""
     settings = Settings(topic_prefix=kit.names.prefix, data=data)
     searcher = LocalSearcher()
     maintainer = make_maintainer(
@@ -127,7 +127,7 @@ def items(maintainer: Maintainer) -> dict[str, int]:
 async def test_a_snapshot_behind_tombstones_that_expired_is_not_gone_on_from(
     kafka, tmp_path: Path
 ) -> None:
-    """What was deleted is in no record any more: only a replay does without it (invariant 7)."""
+    """No record names what was deleted any more: only a replay excludes it (invariant 7)."""
     store, names = MemoryBlobStore(), [f"item-{n}" for n in range(20)]
     deleted = set(names[::3])
     async with collection(
@@ -158,6 +158,6 @@ async def test_a_snapshot_behind_tombstones_that_expired_is_not_gone_on_from(
             assert again.index is not None and again.index.verify()
             found = {(d["topic"], d["partition"]): d["digest"] for d in again.index.digests()}
             assert found == await log_digests(kit)
-        # And it had to: whoever takes tombstones to be kept goes on, and never hears of them.
+        # And it had to: a node that assumes longer retention goes on, and never reads the deletes.
         async with node(kit, store, tmp_path / "wrong", 3_600) as wrong:
             assert items(wrong).keys() == truth.keys() | deleted

@@ -38,7 +38,7 @@ async def encoding(kit: Collection) -> AsyncIterator[None]:
 
 
 async def tidelens(kit: Collection, *arguments: str, rc: int = 0) -> Any:
-    """What `tidelens dead-letters ...` prints, read as JSON where it was asked for."""
+    """Return what `tidelens dead-letters ...` prints, parsed if it is JSON."""
     done = await asyncio.to_thread(
         subprocess.run,
         module_command("tidelens", "dead-letters", *arguments),

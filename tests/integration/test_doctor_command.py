@@ -68,39 +68,39 @@ async def tidelens(
 
 
 async def findings(environment: dict[str, str], *, rc: int) -> dict[str, list[dict[str, Any]]]:
-    """By name."""
+    """Return the findings of `doctor --json` by name."""
     done = await tidelens(environment, "doctor", "--json")
     assert (done.returncode, done.stderr) == (rc, "")
     answer = orjson.loads(done.stdout)
     assert answer["ok"] is (rc == 0)
-    told: dict[str, list[dict[str, Any]]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for finding in answer["findings"]:
-        told.setdefault(finding["name"], []).append(finding)
-    return told
+        found.setdefault(finding["name"], []).append(finding)
+    return found
 
 
 async def test_all_is_well(
     connection: Connection, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    told = await findings(environment, rc=0)
-    states = {name: {each["state"] for each in rows} for name, rows in told.items()}
+    found = await findings(environment, rc=0)
+    states = {name: {each["state"] for each in rows} for name, rows in found.items()}
     assert states.pop("allow roots") == {"skipped"}
     assert states.pop("precision") == {"skipped"}  # hash has one
     assert states.pop("memory") <= {"ok", "warning"}  # this machine's, as it is
     assert states.pop("disk") <= {"ok", "warning"}
-    assert all(state == {"ok"} for state in states.values()), told
-    assert [row["detail"] for row in told["broker"]] == [
+    assert all(state == {"ok"} for state in states.values()), found
+    assert [row["detail"] for row in found["broker"]] == [
         f"{connection.brokers} answers (as set)",
         f"1 reached as advertised: {connection.brokers}",
         "coordinators of 5 groups and transactions found",
         "all rights on 6 topics that roles need",
         "a fetch of 11 partitions was answered",
     ]
-    assert told["topics"][0]["detail"] == "all 6 exist as they should"
+    assert found["topics"][0]["detail"] == "all 6 exist as they should"
     assert not list((tmp_path / "bucket").iterdir())
     assert not (tmp_path / "data").exists()
     table = (await tidelens(environment, "doctor")).stdout.splitlines()
-    assert len(table) == sum(map(len, told.values()))
+    assert len(table) == sum(map(len, found.values()))
 
 
 async def test_an_altered_topic_is_a_failed_line_with_its_fix(
@@ -125,10 +125,10 @@ async def test_another_partition_count(
     topic = names.content("captions")
     async with connection.admin() as admin:
         await admin.create_partitions({topic: NewPartitions(PARTITIONS + 1)})
-    [told] = (await findings(environment, rc=1))["topics"]
-    assert told["detail"].startswith(f"topic {topic} was created with 2 partitions and has 3 now")
+    [found] = (await findings(environment, rc=1))["topics"]
+    assert found["detail"].startswith(f"topic {topic} was created with 2 partitions and has 3 now")
     other = f"{names.bare}-3."
-    assert told["fix"].startswith(f"run `tidelens topics create --topic-prefix {other} --part")
+    assert found["fix"].startswith(f"run `tidelens topics create --topic-prefix {other} --part")
     # The advice that followed from the setting alone is another one: there are no such topics.
     fewer = environment | {"TIDELENS_PARTITIONS": "1"}
     details = [row["detail"] for row in (await findings(fewer, rc=1))["topics"]]
@@ -138,9 +138,9 @@ async def test_another_partition_count(
 async def test_the_fix_for_absent_topics_makes_them(
     environment: dict[str, str], names: Names
 ) -> None:
-    [told] = (await findings(environment, rc=1))["topics"]
-    assert f"{names.control} do not exist" in told["detail"]
-    program, *arguments = told["fix"].split()
+    [found] = (await findings(environment, rc=1))["topics"]
+    assert f"{names.control} do not exist" in found["detail"]
+    program, *arguments = found["fix"].split()
     assert program == "tidelens"
     assert (await tidelens(environment, *arguments)).returncode == 0
     assert (await findings(environment, rc=0))["topics"][0]["state"] == "ok"
@@ -155,8 +155,8 @@ async def test_a_user_whom_the_broker_refuses(
         "TIDELENS_KAFKA_SASL_USERNAME": kafka.user,
         "TIDELENS_KAFKA_SASL_PASSWORD": "wrong",
     }
-    told = await findings({**environment, **refused}, rc=1)
-    assert told["broker"][0]["state"] == "failed"
-    assert "TIDELENS_KAFKA_SASL_USERNAME" in told["broker"][0]["fix"]
-    assert "wrong" not in str(told)
-    assert told["topics"][0]["state"] == "skipped"
+    found = await findings({**environment, **refused}, rc=1)
+    assert found["broker"][0]["state"] == "failed"
+    assert "TIDELENS_KAFKA_SASL_USERNAME" in found["broker"][0]["fix"]
+    assert "wrong" not in str(found)
+    assert found["topics"][0]["state"] == "skipped"

@@ -29,7 +29,7 @@ async ([hits, paths]) => {
 
 
 async def published() -> tuple[Kit, list[Any]]:
-    """All nasty ids side by side, and their hits."""
+    """Publish all nasty ids, and return the node and their hits."""
     kit = Kit()
     for item_id in NASTY_IDS:
         await publish(kit, item_id)

@@ -1,7 +1,7 @@
-"""kill -9 of each role between any two steps of its commit: nothing lost, nothing twice.
+"""A `kill -9` of each role between any two steps of its commit loses and repeats nothing.
 
-Publishes, runs the role until it kills itself at the named point, runs it again, and compares with
-a brute-force reading of the log.
+Each test publishes, runs the role until it kills itself at the named point, runs it again, and
+compares the result with a brute-force reading of the log.
 """
 
 from pathlib import Path
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
 
 
 async def assert_encoded_exactly_once_in_order(kit: Collection) -> None:
-    """Per partition: rising source offsets, and the newest of each id is the content's newest."""
+    """Require rising source offsets in each partition, and the newest content of each id."""
     content = await kit.read_all(kit.names.content("captions"))
     embedded = await kit.read_all(kit.names.embeddings("captions"))
     for partition in range(kit.partitions):
@@ -63,7 +63,7 @@ async def test_a_killed_encoder(kafka, tmp_path: Path, point: str) -> None:
 
 @pytest.mark.parametrize("room", ["index", "snapshot", "rebuild"])
 async def test_a_killed_node(kafka, s3: S3Link, tmp_path: Path, room: str) -> None:
-    """Every point of a node; S3 is away for a while, and the broker lives on."""
+    """A node is killed at each of its points; S3 is away for a while, and the broker stays up."""
     points = [point for point in NODE_POINTS if point.startswith(f"{room}.")]
     async with collection(kafka.bootstrap, space=ENCODER.space.name, partitions=2) as kit:
         rounds = Rounds(kit, tmp_path, s3, await s3.new_bucket(), seed())
@@ -77,7 +77,7 @@ async def test_a_killed_node(kafka, s3: S3Link, tmp_path: Path, room: str) -> No
 async def test_rounds_of_kills_while_the_broker_is_killed_too(
     own_kafka, own_s3: S3Server, tmp_path: Path
 ) -> None:
-    """Every point of a node; 200 rounds, the encoder's too, are tests/soak/kill_rounds.py."""
+    """A node is killed at each of its points; tests/soak/kill_rounds.py runs 200 rounds."""
     broker, s3 = await own_kafka(), own_s3
     async with collection(broker.bootstrap, space=ENCODER.space.name, partitions=2) as kit:
         rounds = Rounds(kit, tmp_path, s3, await s3.new_bucket(), seed(), broker)

@@ -1,4 +1,4 @@
-"""Lag on the real broker: records and seconds, markers that are no lag, a broker that goes away."""
+"""Lag on the real broker: records and seconds, markers that do not count, a broker that is away."""
 
 import asyncio
 import time
@@ -48,7 +48,7 @@ async def publish(kit: Collection, count: int) -> None:
 
 
 async def encode_one(kit: Collection, partition: int = 0) -> Record:
-    """What an encoder does for the first caption: embedding and offset in one transaction."""
+    """Write what an encoder does for the first caption: embedding and offset in one transaction."""
     captions = kit.names.content("captions")
     content = (await kit.read_all(captions))[partition][0]
     source = Source("topic-id", partition, content.offset)
@@ -238,7 +238,7 @@ async def test_behind_is_the_age_of_the_content_not_of_its_embedding(kafka: Test
 
 
 async def test_numbers_agree_with_a_plain_consumer_group(kafka: TestKafka) -> None:
-    """A consumer commits as it goes; its lag by the admin client's numbers is ours."""
+    """A consumer commits while it reads; its lag by the admin client is that of Tidelens."""
     async with collection(kafka.bootstrap, partitions=2) as kit, measuring(kit) as lag:
         captions = kit.names.content("captions")
         await publish(kit, 40)
@@ -285,7 +285,7 @@ async def test_every_index_group_of_the_space_is_found(kafka: TestKafka) -> None
 
 @asynccontextmanager
 async def node_running(kit: Collection, names: Names, replica: str) -> AsyncIterator[None]:
-    """Play an index node to Kafka: a member of its app's group, with commits in another."""
+    """Act as an index node towards Kafka: a member of its app's group, with commits in another."""
     consumer = AIOKafkaConsumer(
         names.dead_letters,
         **kit.connection.client_options(),
@@ -311,23 +311,23 @@ async def test_a_stopped_node_is_gone_until_it_runs_again(kafka: TestKafka) -> N
         topic = kit.names.embeddings("captions")
         stays, stops = (kit.names.index_group("0", replica) for replica in "ab")
 
-        async def told() -> dict[str, Lag]:
+        async def by_group() -> dict[str, Lag]:
             return {r.group: r for r in await lag.lag() if r.topic == topic}
 
         async with node_running(kit, kit.names, "a"):
             async with node_running(kit, kit.names, "b"):
-                running = await told()
+                running = await by_group()
                 assert {r.members for r in running.values()} == {1}
                 await kit.log.publish([OutRecord(topic, b"k", b"x", (), 0)])
-                both = await told()
+                both = await by_group()
                 assert lag.behind_s([both[stops]]) > 0
-            left = await told()
+            left = await by_group()
             assert [left[group].gone for group in (stays, stops)] == [False, True]
             assert left[stops].records == 1
             assert lag.behind_s([left[stops]]) == 0.0
             assert lag.behind_s([left[stays]]) > 0
             async with node_running(kit, kit.names, "b"):
-                assert not (await told())[stops].gone
+                assert not (await by_group())[stops].gone
         # A node knows of itself that it runs, whatever its group has.
         async with measuring(kit, None, stays) as of_node:
             own = [r for r in await of_node.lag() if r.group == stays]
@@ -391,7 +391,7 @@ async def test_a_retired_nodes_groups_are_forgotten_and_nothing_else(kafka: Test
         assert await forgotten(given_up) == [given_up]
 
 
-async def test_a_node_tells_its_own_position_whatever_its_group_has(kafka: TestKafka) -> None:
+async def test_a_node_reports_its_own_position_whatever_its_group_has(kafka: TestKafka) -> None:
     async with collection(kafka.bootstrap, partitions=1) as kit:
         topic = kit.names.embeddings("captions")
         await kit.log.publish([OutRecord(topic, b"k", b"x", (), 0)] * 3)
@@ -404,8 +404,8 @@ async def test_a_node_tells_its_own_position_whatever_its_group_has(kafka: TestK
         async with measuring(kit) as other:
             await node.start()
             try:
-                told = row(await node.lag(), "index", topic)
-                assert (told.position, told.records, told.seconds) == (3, 0, 0.0)
+                node_row = row(await node.lag(), "index", topic)
+                assert (node_row.position, node_row.records, node_row.seconds) == (3, 0, 0.0)
                 assert row(await other.lag(), "index", topic).records == 3
                 own = {}  # the node has no index yet
                 assert row(await node.lag(), "index", topic).position == 0
@@ -413,7 +413,7 @@ async def test_a_node_tells_its_own_position_whatever_its_group_has(kafka: TestK
                 await node.stop()
 
 
-async def test_spaces_beside_are_told_of_if_they_are_there(kafka: TestKafka) -> None:
+async def test_spaces_beside_are_reported_if_they_exist(kafka: TestKafka) -> None:
     async with collection(kafka.bootstrap, partitions=1) as kit, measuring(kit) as own:
         other = Names(kit.names.prefix, "other")
         specs = topic_specs(other, partitions=1, content_bytes_max=1_000_000)

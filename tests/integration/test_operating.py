@@ -80,7 +80,8 @@ async def test_snapshots_rebuilds_and_digests(kafka, tmp_path: Path) -> None:
                 verified = await command.json("digest", "--verify", asks=True)
                 assert verified == (await client.get("/v1/status"))["digests"]
                 assert (await client.get("/readyz"))["snapshot"]["last"]["name"] == second
-                # The node keeps to what it was told, although it stops with changes to write.
+                # The node stays with the snapshot that it was given, although it stops with
+                # changes to write.
                 assert (await command.json("snapshot", "restore", f"0/{first}", asks=True)) == {
                     "pointed_to": f"0/{first}"
                 }
@@ -95,8 +96,8 @@ async def test_snapshots_rebuilds_and_digests(kafka, tmp_path: Path) -> None:
             assert (await command.json("snapshot", "list"))[0]["name"] == f"0/{first}"
             # The same without a node: forth, and back to the first, and then on with the log.
             for name in (second, first):
-                told = await command.run("snapshot", "restore", f"0/{name}", asks=True)
-                assert told == f"0/{name}: restart the node to begin from it\n"
+                printed = await command.run("snapshot", "restore", f"0/{name}", asks=True)
+                assert printed == f"0/{name}: restart the node to begin from it\n"
                 assert (await command.json("snapshot", "list"))[0]["name"] == f"0/{name}"
             refused = await command.run("snapshot", "restore", "0/123", asks=True, rc=1)
             assert refused == "tidelens: 0/123/manifest.json: missing\n"

@@ -72,7 +72,7 @@ async def test_searches_go_on_and_the_rest_resumes(own_kafka, tmp_path: Path) ->
                 while await found(client, "calm sea") != ["before"]:
                     await asyncio.sleep(0.1)
             await broker.kill()
-            # Ready still (invariant 8): what it says stands for its offsets; the body tells.
+            # It is still ready (invariant 8): its answers stand for its offsets; the body says why.
             await reaches(client, "unreachable")
             assert await found(client, "calm sea") == ["before"]
             with pytest.raises(TidelensError):

@@ -105,7 +105,7 @@ async def test_every_record_becomes_one_embedding_in_source_order(kafka) -> None
 
 
 async def test_an_encoder_that_waits_for_partitions_is_a_member_of_the_group(kafka) -> None:
-    """Three encoders, and a partition of each target: one of them has none and is as ready."""
+    """Three encoders have one partition of each target: one of them owns none, and is ready too."""
     async with collection(kafka.bootstrap, partitions=1) as kit, AsyncExitStack() as stack:
         async with encoder_log(kit).join(kit.names.encoder_group) as unasked:
             assert not unasked.is_member
@@ -147,7 +147,7 @@ async def claim_all(ownership: KafkaOwnership, wanted: int, *, records_max: int 
 
 
 async def claims_of(session: _Session, topic: str, wanted: int) -> list:
-    """The same of a session alone."""
+    """Return the claims that one session fetches, until they have `wanted` records."""
     claims = []
     async with asyncio.timeout(PATIENCE_S):
         while sum(len(c.records) for c in claims) < wanted:
@@ -171,9 +171,9 @@ def as_embeddings(kit: Collection, records: list[Record], topic_id: str) -> list
 
 @asynccontextmanager
 async def seized(kit: Collection, partitions: AbstractSet[Partition]) -> AsyncIterator[_Session]:
-    """Who initialised their transactional ids last, and is not in the group.
+    """Take the transactional ids of the partitions over, without joining the group.
 
-    As the others see a new owner of whose rebalance they do not know, or an old one that stalled.
+    The others see it as a new owner whose rebalance they missed, or as an old one that stalled.
     """
     owner = KafkaOwnership(
         kit.connection,
@@ -191,12 +191,12 @@ async def seized(kit: Collection, partitions: AbstractSet[Partition]) -> AsyncIt
 
 
 async def test_a_sleeper_that_wakes_behind_a_new_owner_writes_nothing(kafka) -> None:
-    """The old owner fetched, stalled, and comes back after somebody else took its partitions."""
+    """The old owner has fetched and stalled; it continues when its partitions are another's."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await publish(kit, 50, ids=50)
         async with encoder_log(kit).join(kit.names.encoder_group) as old:
             claims = await claim_all(old, 50)
-            # Whoever initialises the same transactional ids is the owner now, as after a
+            # A session that initialises the same transactional ids is the owner now, as after a
             # rebalance that the sleeper did not see: its own group membership is still alive.
             async with seized(kit, old.owned_partitions):
                 claim = claims[0]
@@ -205,7 +205,7 @@ async def test_a_sleeper_that_wakes_behind_a_new_owner_writes_nothing(kafka) -> 
                     await old.commit(claim, outputs)
                 assert old.owned_partitions == frozenset()
                 assert await kit.log.committed(kit.names.encoder_group) == {}
-            # It drops all it owned, joins anew, and then encodes from the committed offset.
+            # It drops all it owned, joins again, and then encodes from the committed offset.
             claims = await claim_all(old, 50)
             for claim in claims:
                 await old.commit(claim, as_embeddings(kit, claim.records, claim.lease.topic_id))
@@ -216,7 +216,7 @@ async def test_a_sleeper_that_wakes_behind_a_new_owner_writes_nothing(kafka) -> 
 
 
 async def stopped(process: Role) -> None:
-    """Until it has come to its fault point."""
+    """Wait until the process has stopped at its fault point."""
     async with asyncio.timeout(PATIENCE_S):
         while not process.is_stopped:
             assert process.process.returncode is None, process.log.read_text()[-3000:]
@@ -228,7 +228,7 @@ async def stopped(process: Role) -> None:
 async def test_a_new_owner_goes_on_from_what_the_old_one_committed_before_the_fence(
     kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
-    """The old one's transaction, under way meanwhile, ends before the fence or comes too late.
+    """The old owner's transaction ends before the fence, or comes too late.
 
     An offset that was read before the fence may be one that the old owner still moved.
     """
@@ -250,7 +250,7 @@ async def test_a_new_owner_goes_on_from_what_the_old_one_committed_before_the_fe
             committing = asyncio.create_task(old.commit(claim, outputs))
             async with asyncio.timeout(PATIENCE_S):
                 await ready.wait()
-            # Its session is so long that the group does not take it for dead while it is stopped.
+            # The session timeout is long: the group must not expire the member while it is stopped.
             async with role(
                 tmp_path,
                 "encode",
@@ -272,9 +272,9 @@ async def test_a_new_owner_goes_on_from_what_the_old_one_committed_before_the_fe
 
 @pytest.mark.timeout(600)
 async def test_what_was_claimed_before_a_loss_is_not_committed_behind_it(kafka) -> None:
-    """A batch that took so long that its partition went to another and came back.
+    """The batch was slow, so that its partition has moved to another encoder and back.
 
-    The producer is the rightful one by then, so that only the lease tells.
+    The producer is the rightful one again by then, so only the lease reveals it.
     """
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await publish(kit, 50, ids=50)
@@ -294,7 +294,7 @@ async def test_what_was_claimed_before_a_loss_is_not_committed_behind_it(kafka) 
 
 
 async def test_a_fence_between_two_sends_is_a_fence(kafka, monkeypatch) -> None:
-    """aiokafka then raises what is no KafkaError: not in a transaction, it says."""
+    """The exception of aiokafka is not a KafkaError then: not in a transaction, it says."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await publish(kit, 2, ids=2)
         async with encoder_log(kit).join(kit.names.encoder_group) as old:
@@ -317,7 +317,7 @@ async def test_a_fence_between_two_sends_is_a_fence(kafka, monkeypatch) -> None:
 
 @pytest.mark.parametrize("size", [5 * 2**20, 9 * 2**20], ids=["broker refuses", "client refuses"])
 async def test_an_output_that_is_too_large_is_no_fence(kafka, size: int) -> None:
-    """And the offset does not move on without it."""
+    """The offset does not advance without the output, either."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await publish(kit, 2, ids=2)
         async with encoder_log(kit).join(kit.names.encoder_group) as ownership:
@@ -334,7 +334,7 @@ async def test_an_output_that_is_too_large_is_no_fence(kafka, size: int) -> None
 
 
 def hostile(kit: Collection) -> list[OutRecord]:
-    """Records that are bad in ways of their own; each is an item `bad-N`."""
+    """Create records that are bad in ways of their own; each is an item `bad-N`."""
     deep = b"[" * 252 + b"]" * 252
     values = [
         ("images", b'{"image": {"data": ""}}', b""),
@@ -356,7 +356,7 @@ def hostile(kit: Collection) -> list[OutRecord]:
 
 
 async def publish_compressed(kit: Collection, records: list[OutRecord]) -> None:
-    """As a producer does that has other limits than ours: small only on the way."""
+    """Publish with other limits than Tidelens's: the records are small only on the way."""
     async with AIOKafkaProducer(
         **kit.connection.client_options(),
         compression_type="gzip",
@@ -438,14 +438,14 @@ async def test_a_commit_ends_with_its_session(kafka, monkeypatch) -> None:
 
 
 def ghost(kit: Collection) -> OutRecord:
-    """An embedding of what is not published."""
+    """Create an embedding of an item that is not published."""
     value = encode_embedding(ENCODER.space, ENCODER.encode_texts(["ghost"])[0])
     headers = [("source", Source("x", 0, 3).encode()), ("appended", b"0")]
     return OutRecord(kit.names.embeddings("captions"), b"ghost", value, headers, partition=0)
 
 
 async def test_a_lost_past_takes_ghosts_out_before_encoding(kafka) -> None:
-    """No committed offset, but embeddings of items that are no longer published."""
+    """The group has no committed offset, but there are embeddings of items that no longer exist."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await kit.log.publish([ghost(kit)])
         await publish(kit, 10, ids=10)
@@ -505,7 +505,7 @@ async def test_deletes_missed_while_away_are_made_up_for(kafka, away_s, ghosts) 
 async def test_deletes_whose_tombstones_expired_on_the_broker_are_made_up_for(
     kafka, kept_s, ghosts
 ) -> None:
-    """Whoever takes tombstones to be kept for longer than they are keeps what was deleted."""
+    """No deletes are made up for if an encoder assumes a longer retention than the broker has."""
     async with collection(kafka.bootstrap, partitions=1, eager_compaction=True) as kit:
         topic = kit.names.content("captions")
         await publish(kit, 10, ids=10)
@@ -574,7 +574,7 @@ async def test_a_new_group_starts_where_the_log_begins(kafka) -> None:
 
 
 async def test_a_new_group_takes_ghosts_out_also_where_the_log_is_empty_by_now(kafka) -> None:
-    """Its end is above 0 then, and no sign that all before it was seen."""
+    """The end of the log is above 0 then, which does not prove that its records were read."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await kit.log.publish([ghost(kit)])
         await publish(kit, 10, ids=10)
@@ -596,16 +596,16 @@ async def test_a_log_that_begins_above_the_committed_offset_is_a_lost_past(kafka
         await truncated(kit, 12)
         async with running_worker(kit):
             await live(kit, {"item-12", "item-13", "item-9"})
-            # Once: not for each session anew.
+            # Once, and not again in each session.
             await stands(kit, 15)
         lost = [(0, -1)] * 9
-        encoded_anew = [(0, 12), (0, 13), (0, 14)]
-        assert (await drained(kit, 22))[10:] == lost + encoded_anew
+        encoded_again = [(0, 12), (0, 13), (0, 14)]
+        assert (await drained(kit, 22))[10:] == lost + encoded_again
 
 
 @pytest.mark.parametrize("count", [10, 0])
 async def test_a_committed_offset_above_the_end_is_a_lost_past(kafka, count: int) -> None:
-    """An unclean leader election lost the end of the log, which may grow past that offset again."""
+    """An unclean leader election can lose the log's end, which may grow past that offset again."""
     async with collection(kafka.bootstrap, partitions=1) as kit:
         await publish(kit, count, ids=10)
         await kit.log.publish([ghost(kit)])
@@ -643,7 +643,7 @@ async def test_an_encoder_that_the_log_begins_to_pass_goes_on_by_itself(kafka) -
 
 
 async def test_an_encoder_that_falls_too_far_behind_makes_up_on_its_way(kafka) -> None:
-    """As in a re-encode that takes longer than tombstones are kept."""
+    """A re-encode can be such a case, if it takes longer than tombstones are kept."""
     async with collection(kafka.bootstrap, partitions=1, retention_ms=1_000) as kit:
         async with encoder_log(kit, retention_min_s=1).join(kit.names.encoder_group) as ownership:
             await publish(kit, 10, ids=10)
@@ -665,7 +665,7 @@ async def test_an_encoder_that_falls_too_far_behind_makes_up_on_its_way(kafka) -
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 4, 8, 16])
 async def test_a_closing_that_is_cancelled_still_closes_everything(kafka, steps: int) -> None:
-    """aiokafka marks itself closed first, so that nobody can stop it a second time."""
+    """A closing aiokafka client is marked as closed first, so nobody can stop it a second time."""
     async with collection(kafka.bootstrap, partitions=2) as kit:
         async with encoder_log(kit).join(kit.names.encoder_group) as ownership:
             await claim_nothing(ownership)
@@ -691,7 +691,7 @@ async def test_a_member_that_cannot_leave_in_time_is_closed_all_the_same(
 
 
 async def claim_nothing(ownership: KafkaOwnership) -> None:
-    """Until the group gave it everything."""
+    """Fetch, without records, until the group has assigned everything."""
     async with asyncio.timeout(PATIENCE_S):
         while not ownership.owned_partitions:
             assert (

@@ -35,8 +35,8 @@ pytestmark = [
 # Generous: two cores carry Kafka, the model and a browser.
 PATIENCE_MS = 30_000
 READY_S = 120
-# Whatever is expected of the page, and not of a few of its places: what it shows next has gone
-# through the encoder, which gives way to all others (nice 19), the other test process among them.
+# For every expectation of the page: what it shows next may have gone through the
+# encoder, which yields to all others (nice 19), the other test process among them.
 expect.set_options(timeout=PATIENCE_MS)
 
 
@@ -68,7 +68,7 @@ class System:
 
 @dataclass
 class Seen:
-    """What a page did that it should not have done."""
+    """The faults of a page: errors in its console, and requests to other hosts."""
 
     url: str
     errors: list[str] = field(default_factory=list)
@@ -145,7 +145,7 @@ def seen(system: System) -> Seen:
 
 @pytest.fixture
 def page(system: System, browser: Browser, seen: Seen) -> Iterator[Page]:
-    """A fresh page of a laptop's size; no error in its console, nothing from another host."""
+    """Open a page of a laptop's size; require no console error and no request to another host."""
     context = browser.new_context(viewport={"width": 1280, "height": 800}, base_url=system.url)
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
@@ -180,7 +180,7 @@ def drawing(path: Path, colour: str) -> Path:
 
 
 def drop(page: Page, area: str, path: Path, media_type: str) -> None:
-    """Drag a file over an area and let it go there."""
+    """Move a file over an area, and drop it there."""
     transfer = page.evaluate_handle(
         """([data, name, type]) => {
             const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
@@ -388,7 +388,7 @@ def test_a_paused_list_stands_still(system: System, page: Page) -> None:
     expect(page.locator("#results")).to_contain_text("a kettle on a hot stove")
 
 
-def test_the_strip_tells_the_state_of_the_stream(page: Page) -> None:
+def test_the_strip_shows_the_state_of_the_stream(page: Page) -> None:
     opened(page)
     for metric, figure in (
         ("behind_s", r"^\d+(\.\d)? (s|min)$"),

@@ -203,8 +203,8 @@ async def test_a_start_serves_the_active_space_until_the_rollback_is_given_up(
     async with system(kafka.bootstrap, tmp_path) as one:
         await one.publish(0, 30)
         await all_encoded(one.kit)
-        told = await one.operator.run("rebuild", *OLD_OPTIONS, "--switch", asks=True)
-        assert "active: hash-48; hash-v1 is kept for a rollback" in told
+        printed = await one.operator.run("rebuild", *OLD_OPTIONS, "--switch", asks=True)
+        assert "active: hash-48; hash-v1 is kept for a rollback" in printed
         await one.in_space("hash-48")
         assert await one.node.stop() == 0
         # The model given is the old one; the control topic knows better.
@@ -296,7 +296,7 @@ async def test_nodes_of_a_cluster_follow_each_by_itself(kafka, tmp_path: Path) -
                     while True:
                         lag = await one.operator.json("lag")
                         over_http = await client.get("/v1/lag")
-                        if places(over_http) == places(lag):
+                        if rows_of(over_http) == rows_of(lag):
                             break
                         await asyncio.sleep(0.2)
                 groups = {row["group"] for row in lag["partitions"] if row["role"] == "encode"}
@@ -308,7 +308,7 @@ async def test_nodes_of_a_cluster_follow_each_by_itself(kafka, tmp_path: Path) -
                 assert counted["hash-48"] > 0
 
 
-def places(lag: Any) -> set[tuple[str, str, int]]:
+def rows_of(lag: Any) -> set[tuple[str, str, int]]:
     return {(row["group"], row["topic"], row["partition"]) for row in lag["partitions"]}
 
 

@@ -65,7 +65,7 @@ async def encoded(ownership: KafkaOwnership, kit: Collection, count: int) -> Non
 
 
 async def waiting(kit: Collection) -> int:
-    """Records that the encoders' group has not processed, as `tidelens lag` counts them."""
+    """Count the records that the encoders' group has not processed, as `tidelens lag` does."""
     source = KafkaLag(kit.connection, kit.names, None, SystemClock())
     try:
         return sum(row.records for row in await source.lag() if row.role == "encode")

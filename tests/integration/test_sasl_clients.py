@@ -32,7 +32,7 @@ def sasl(kafka: TestKafka, *, password: str | None = None, user: str | None = No
 
 
 async def refusal(connection: Connection) -> str:
-    """The one line, within the time that a person waits."""
+    """Return the one line of the refusal, which comes within the time that a person waits."""
     async with asyncio.timeout(30):
         with pytest.raises(BrokerUnavailable) as refused:
             async with connection.admin():
@@ -93,17 +93,17 @@ async def test_a_wrong_password_is_named(kafka: TestKafka) -> None:
     assert "wrong" not in message
 
 
-async def test_a_plain_client_at_a_sasl_listener_is_told_so(kafka: TestKafka) -> None:
+async def test_a_plain_client_at_a_sasl_listener_learns_why(kafka: TestKafka) -> None:
     message = await refusal(Connection(kafka.sasl_bootstrap, KafkaSettings()))
     assert "TIDELENS_KAFKA_SECURITY_PROTOCOL, now PLAINTEXT" in message
 
 
-async def test_a_sasl_client_at_a_plain_listener_is_told_so(kafka: TestKafka) -> None:
+async def test_a_sasl_client_at_a_plain_listener_learns_why(kafka: TestKafka) -> None:
     connection = Connection(kafka.bootstrap, sasl(kafka).kafka)
     assert "TIDELENS_KAFKA" in await refusal(connection)
 
 
-async def test_a_tls_client_at_a_plain_listener_is_told_so(kafka: TestKafka) -> None:
+async def test_a_tls_client_at_a_plain_listener_learns_why(kafka: TestKafka) -> None:
     connection = Connection(kafka.bootstrap, KafkaSettings(security_protocol="SSL"))
     assert "TIDELENS_KAFKA_SECURITY_PROTOCOL, now SSL" in await refusal(connection)
 

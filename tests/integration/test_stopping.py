@@ -14,7 +14,7 @@ from tidelens.client import Client
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(400)]
 
 
-async def told(process: Role, event: str) -> None:
+async def logged(process: Role, event: str) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while event not in process.log.read_text():
             assert process.process.returncode is None, process.log.read_text()[-3000:]
@@ -31,7 +31,7 @@ async def hurried(process: Role) -> int:
 
 async def test_an_encoder(kafka, tmp_path: Path) -> None:
     async with collection(kafka.bootstrap) as kit, role(tmp_path, "encode", *of(kit)) as encoder:
-        await told(encoder, '"encoding"')
+        await logged(encoder, '"encoding"')
         assert await hurried(encoder) == 0, encoder.log.read_text()[-3000:]
         assert "encoder stopped" in encoder.log.read_text()
 

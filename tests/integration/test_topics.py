@@ -1,4 +1,4 @@
-"""Topics on the real broker: made as contracts say, told apart by id, refused when they differ."""
+"""Topics on the real broker: created as the contracts say, known by id, refused if they differ."""
 
 import asyncio
 import uuid
@@ -59,7 +59,7 @@ async def test_create_twice_or_twice_at_once_changes_nothing(
     assert (await create(connection, specs(names))).created == []
 
 
-async def test_other_settings_are_told_one_by_one(connection: Connection, names: Names) -> None:
+async def test_other_settings_are_reported_one_by_one(connection: Connection, names: Names) -> None:
     await create(connection, specs(names))
     wanted = [
         replace(spec, config={**spec.config, "max.message.bytes": "2000000"})
@@ -120,7 +120,7 @@ def test_ids_are_printed_as_java_prints_them() -> None:
     assert printed(raw) == "ovHGpH0OSz-cVfvvvgD_Pg"
 
 
-async def test_a_topic_made_anew_has_another_id(connection: Connection, names: Names) -> None:
+async def test_a_recreated_topic_has_another_id(connection: Connection, names: Names) -> None:
     [control] = [spec for spec in specs(names) if spec.name == names.control]
     await create(connection, [control])
     before = (await connection.topic_ids([control.name]))[control.name]

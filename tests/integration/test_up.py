@@ -71,7 +71,7 @@ class Scraped:
             return cls((await http.get(f"http://127.0.0.1:{port}/metrics")).text)
 
     def values(self, name: str, label: str = "space", **labels: str) -> dict[str, float]:
-        """By the values of one label; those that share it are summed."""
+        """Return the samples by the values of one label; samples that share a value are summed."""
         found: dict[str, float] = {}
         for sample in self._samples:
             if sample.name == f"tidelens_{name}" and labels.items() <= sample.labels.items():
@@ -85,7 +85,7 @@ class Scraped:
 
 
 async def pushed(client: Client) -> None:
-    """A caption that comes to an open subscription, and a picture that no encoder can read."""
+    """Publish a caption that an open subscription receives, and a picture that is broken."""
     updates = client.watch({"text": "a boat", "target": "captions", "k": 1})
     await anext(updates)
     await client.publish({"target": "captions", "id": "boat", "text": "a boat"})
@@ -101,7 +101,7 @@ async def pushed(client: Client) -> None:
 
 
 async def assert_metrics(node_port: int, encoder_port: int) -> None:
-    """Both roles show lag, throughput, latency by stage, dead letters, queues and memory."""
+    """Require lag, throughput, latency by stage, dead letters, queues and memory of both roles."""
     async with asyncio.timeout(90):
         # The lag is read on a timer: until it has seen what was published last.
         while True:
@@ -152,7 +152,7 @@ async def assert_metrics(node_port: int, encoder_port: int) -> None:
 
 
 async def found(client: Client, query: dict[str, Any]) -> Any:
-    """The first hit, once there is one."""
+    """Return the first hit, once there is one."""
     async with asyncio.timeout(90):
         while not (hits := (await client.search(query))["hits"]):
             await asyncio.sleep(0.1)
@@ -167,7 +167,7 @@ async def parts(client: Client) -> dict[str, dict[str, Any]]:
 
 
 async def assert_parts_come_back(client: Client, data: Path, port: int) -> None:
-    """kill -9 of every process but `up` itself: searches go on, and nothing is lost."""
+    """Kill every process but `up` itself: searches go on, and nothing is lost."""
     began, before = await runtime_of(data), await parts(client)
     [query] = [
         child
@@ -206,7 +206,7 @@ def came_back(before: Any, now: Any) -> bool:
 
 
 async def published(client: Client, item: dict[str, Any]) -> Any:
-    """The token, once Kafka takes it: it was away a moment ago."""
+    """Publish until Kafka, which was away, accepts the item, and return the token."""
     async with asyncio.timeout(60):
         while True:
             try:
@@ -270,7 +270,7 @@ async def test_samples_and_a_folder_and_a_second_node_on_the_same_data(
             assert runtime is not None
             assert runtime.url == f"http://127.0.0.1:{port}"
             assert runtime.pid == first.process.pid
-            # No Kafka of its own here, and the query encoder's process is not told.
+            # It has not started a Kafka, and the query encoder's process is not listed.
             encoder = runtime.children["encode hash"]
             assert "encode" in psutil.Process(encoder).cmdline()
             assert list(runtime.children) == ["encode hash"]

@@ -71,7 +71,7 @@ def rows(width: int, height: int) -> bytes:
 
 
 def tiff(entries: list[tuple[int, int, int, int]], *, then: int = 0, tail: bytes = b"") -> bytes:
-    """One directory at 8; `then` is where the next one is said to be."""
+    """Build a TIFF of one directory at 8; `then` is the stated offset of the next one."""
     body = struct.pack("<H", len(entries))
     for tag, kind, count, value in entries:
         body += struct.pack("<HHII", tag, kind, count, value)
@@ -112,7 +112,7 @@ def webp(width: int, height: int) -> bytes:
 
 
 def jpeg_of_scans(scans: int, side: int = 2048) -> bytes:
-    """A progressive picture whose last scan comes again and again, each a pass over all of it."""
+    """Build a progressive picture that repeats its last scan: each one visits all of its blocks."""
     data = saved(Image.new("L", (side, side), 128), "JPEG", progressive=True)
     last = data.rindex(b"\xff\xda")
     return data[:-2] + data[last:-2] * scans + data[-2:]
@@ -302,7 +302,7 @@ def test_what_takes_too_long() -> None:
 
 @pytest.mark.parametrize("format_name", FORMATS)
 def test_cut_off_anywhere(decoders: DecoderPool, format_name: str) -> None:
-    """Broken, wherever it is cut; what trails the pixels may be missed by nobody."""
+    """A picture is broken wherever it is cut; only the bytes behind the pixels may be missing."""
     data = saved(noise(40, 30), format_name)
     lengths = {*range(14, 80), *range(80, len(data) * 9 // 10, max(1, len(data) // 60))}
     for length in sorted(lengths):
@@ -333,7 +333,7 @@ _SMALL = {
 )
 @given(data=st.sampled_from(sorted(_SMALL.values())), flips=st.lists(st.integers(0), min_size=1))
 def test_flipped_bits(decoders: DecoderPool, data: bytes, flips: list[int]) -> None:
-    """Behind the first bytes and the size: a picture, or a broken one."""
+    """Bits are flipped behind the first bytes and the size: the picture decodes or is broken."""
     flipped = bytearray(data)
     for flip in flips:
         at, bit = divmod(flip % (8 * (len(data) - 32)), 8)

@@ -1,6 +1,6 @@
-"""Whatever is in a content record, it yields a vector or a tombstone, and stops nobody.
+"""Any content record yields a vector or a tombstone, and stops no encoder.
 
-Any bytes and any headers, and such as are nearly right, through the encoder's real steps.
+Any bytes and any headers, and some that are nearly right, pass through the encoder's real steps.
 """
 
 import asyncio
@@ -93,7 +93,7 @@ HEADER = st.one_of(
 
 @st.composite
 def bodies(draw: st.DrawFn, target: Target) -> bytes:
-    """JSON as it is due, its metadata perhaps deeper than orjson writes."""
+    """Draw JSON of the right form, whose metadata may be deeper than orjson writes."""
     body = draw(st.fixed_dictionaries(CONTENT[target], optional={"item": mostly(st.text(), JSON)}))
     metadata = draw(st.just(b"{}") | DEEP | JSON.map(orjson.dumps))
     return orjson.dumps(body)[:-1] + b', "metadata": ' + metadata + b"}"

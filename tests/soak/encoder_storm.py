@@ -1,6 +1,8 @@
-"""python -m tests.soak.encoder_storm [--seconds 120] [--seed N]: see tests/faults/encoder_storm.py.
+"""Run the storm of tests/faults/encoder_storm.py for a given time.
 
-Ends with exit code 1 where what the encoders wrote is not what was published.
+    python -m tests.soak.encoder_storm [--seconds 120] [--seed N]
+
+The exit code is 1 if what the encoders wrote is not what was published.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""python -m tests.soak.hostile [--seconds 20] [--only NAME] [--url URL] [--pictures FOLDER]
-[--json FILE]
+"""Attack a running node while a well-behaved client measures what it notices.
 
-Strangers attack a running node, each from loopback addresses of its own
-(tests/faults/hostile_attacks.py), while a client that behaves well
-(tests/kits/well_behaved_client.py) measures what it notices: within twice the time of before, or 50
-ms more. The node's memory, its children's included and the broker's not, has to be within a tenth
-of what it was. Exit code 1 where a goal is missed.
+    python -m tests.soak.hostile [--seconds 20] [--only NAME] [--url URL] [--pictures FOLDER]
+                                 [--json FILE]
+
+Each attack (tests/faults/hostile_attacks.py) comes from loopback addresses of its own. The requests
+of the client (tests/kits/well_behaved_client.py) must take at most twice the time of before, or 50
+ms more. The memory of the node and its children, without the broker, must stay within a tenth of
+what it was. The exit code is 1 if a goal is missed.
 """
 
 import argparse
@@ -42,7 +43,7 @@ _WARM_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Noticed:
-    """What one attack did."""
+    """The results of one attack."""
 
     rows: Sequence[dict[str, Any]]
     goals: Sequence[Goal]
@@ -50,7 +51,7 @@ class Noticed:
 
 @asynccontextmanager
 async def node(folder: Path) -> AsyncIterator[tuple[int, Role]]:
-    """`tidelens up` with the starter model."""
+    """Run `tidelens up` with the starter model, and yield its port and process."""
     port = free_port()
     role = await Role.start(folder, "up", "--port", str(port), TIDELENS_MODEL="starter")
     try:
@@ -187,7 +188,7 @@ class Soak:
         return Noticed(rows, goals)
 
     async def _measured(self) -> tuple[dict[str, list[float]], dict[str, float], dict[str, int]]:
-        """Measure one period: times by kind, the most memory by role, and failures by kind."""
+        """Measure one period: times and failures by request type, the most memory by role."""
         self._client.take()
         self._client.failures.clear()
         until, most = time.monotonic() + self._seconds, dict[str, float]()

@@ -1,6 +1,8 @@
-"""python -m tests.soak.kill_rounds [--rounds 200] [--seed N]: see tests/faults/kill_rounds.py.
+"""Run the rounds of tests/faults/kill_rounds.py.
 
-Takes about ten seconds a round. Ends with an error at the first round whose index is not the log.
+    python -m tests.soak.kill_rounds [--rounds 200] [--seed N]
+
+A round takes about ten seconds. The first one whose index differs from the log ends the run.
 """
 
 import argparse

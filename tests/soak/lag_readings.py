@@ -26,7 +26,7 @@ async def read_lag(address: str, *more: str) -> dict[str, Any]:
 async def lag_until(
     address: str, reached: Callable[[dict[str, Any]], bool]
 ) -> tuple[dict[str, Any], float]:
-    """The first answer that is so, and after how many seconds it came."""
+    """Return the first answer that `reached` accepts, and the seconds until it came."""
     began, answer = time.monotonic(), await read_lag(address)
     while not reached(answer):
         assert time.monotonic() - began < PATIENCE_S, answer

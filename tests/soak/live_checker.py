@@ -1,6 +1,8 @@
-"""python -m tests.soak.live_checker --minutes N [--seed S]: see tests/faults/live_rounds.py.
+"""Run the live check of tests/faults/live_rounds.py.
 
-Ends with an error at the first list that is not what the log says, or that comes too late.
+    python -m tests.soak.live_checker --minutes N [--seed S]
+
+The first list that differs from the log, or that comes too late, ends the run with an error.
 """
 
 import argparse

@@ -46,7 +46,7 @@ class Watched:
         return [parent, *parent.children(recursive=True)]
 
     def process(self, role: str) -> psutil.Process:
-        """The process that has this role now: encode, broker, guard or query."""
+        """Return the process that has this role now: encode, broker, guard or query."""
         runtime = Runtime.read(self._data)
         assert runtime is not None
         if role == "query":
@@ -67,7 +67,7 @@ class Watched:
         return guard if role == "guard" else java
 
     def lines(self, event: str) -> list[dict[str, Any]]:
-        """The log's lines of one event; every line of the log is JSON."""
+        """Return the log's lines of one event; every line of the log must be JSON."""
         lines = [orjson.loads(line) for line in self.up.log.read_text().splitlines()]
         return [line for line in lines if line["event"] == event]
 

@@ -1,9 +1,10 @@
-"""python -m tests.soak.operators [--only NAME] [--s3 versitygw|s3mock] [--json FILE]
+"""Run the faults that operators met, one scenario of tests/soak/operations after another.
 
-Plays faults that operators met, one scenario after another (tests/soak/operations), on a real
-Apache Kafka, a real S3 server and the roles as processes. Prints for each what was reported where,
-how long it took to heal, and what was lost. Exit code 1 where something was lost or a scenario
-failed.
+    python -m tests.soak.operators [--only NAME] [--s3 versitygw|s3mock] [--json FILE]
+
+A real Apache Kafka, a real S3 server and the roles as processes are used. Each scenario prints what
+was reported where, how long it took to heal, and what was lost. The exit code is 1 if something was
+lost or a scenario failed.
 """
 
 import argparse

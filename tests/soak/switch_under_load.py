@@ -1,10 +1,11 @@
-"""python -m tests.soak.switch_under_load [--attempts 20] [--rate 80] [--bad 0.04] [--window 0.5]
+"""Repeat the checks of `tidelens space switch` under load, and count the false alarms.
 
-Asks again and again what `tidelens space switch` asks before it writes, while captions are
-published, overwritten and deleted and a share of the records cannot be served. Encoders of both
-spaces are current, so nothing is missing in the new one: each refusal is a false alarm, and the
-exit code is then 1. `--window` is the least time in seconds between the two readings of a
-partition, which a large one takes.
+    python -m tests.soak.switch_under_load [--attempts 20] [--rate 80] [--bad 0.04] [--window 0.5]
+
+Captions are published, overwritten and deleted meanwhile, and a share of the records cannot be
+served. Encoders of both spaces are current, so nothing is missing in the new one: each refusal is a
+false alarm, and the exit code is then 1. `--window` is the least time in seconds between the two
+readings of a partition; a large partition takes as long.
 """
 
 import argparse
@@ -44,7 +45,10 @@ OLD, NEW = HashEncoder(), HashEncoder(48, "hash-48")
 
 
 class Load:
-    """Publishes `rate` records a second, a share `bad` of them broken; a few items come and go."""
+    """A publisher of `rate` records a second, of which a share `bad` is broken.
+
+    A few of its items come and go.
+    """
 
     def __init__(self, kit: Collection, rate: float, bad: float, seed: int) -> None:
         self._kit, self._rate, self._bad = kit, rate, bad

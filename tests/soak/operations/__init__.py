@@ -20,11 +20,11 @@ from tests.kits.versitygw import VersityServer, versitygw
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one scenario saw.
+    """The observations of one scenario.
 
     `reported` has a line for each report, which begins with where it stood (`readyz`, `lag`,
     `metric tidelens_...`, `log`, `doctor`, `exit code`). `healed_s` is the time in seconds from the
-    end of the fault until all was as before, or None where only an operator can heal it. `lost`
+    end of the fault until all was as before, or None if only an operator can heal it. `lost`
     counts records, items or deltas that were published and did not arrive: the goal is 0.
     """
 

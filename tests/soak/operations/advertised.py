@@ -58,11 +58,11 @@ async def _broker(
 
 
 async def _doctor(brokers: str, **environment: str) -> str:
-    """The lines of the broker that are not well."""
-    code, told, _ = await said(
+    """Return doctor's lines about the broker that are not `ok`."""
+    code, output, _ = await said(
         "doctor", "--json", TIDELENS_BROKERS=brokers, TIDELENS_PORT="0", **environment
     )
-    rows = [row for row in orjson.loads(told)["findings"] if row["name"] == "broker"]
+    rows = [row for row in orjson.loads(output)["findings"] if row["name"] == "broker"]
     bad = [
         f"{row['state']} {row['detail']} -> {row['fix']}" for row in rows if row["state"] != "ok"
     ]
@@ -70,8 +70,8 @@ async def _doctor(brokers: str, **environment: str) -> str:
 
 
 async def _encode(*where: str) -> str:
-    code, _, told = await said("encode", *where, TIDELENS_ENCODE_METRICS_PORT="0")
-    return f"exit code {code}; {told.strip().splitlines()[-1]}"
+    code, _, output = await said("encode", *where, TIDELENS_ENCODE_METRICS_PORT="0")
+    return f"exit code {code}; {output.strip().splitlines()[-1]}"
 
 
 async def _until(client: Client, state: str) -> None:
@@ -86,18 +86,18 @@ def _last_error(log: str) -> str:
 
 
 async def _without_rights(ground: Ground) -> str:
-    """Play a broker with ACLs, where the plain listener's user may do everything."""
+    """Run a broker with ACLs, on which the plain listener's user may do everything."""
     acls = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
         "super.users": "User:ANONYMOUS",
     }
     broker = await _broker(ground, "guarded", sasl=SaslListener(), **acls)
     assert (await said("topics", "create", "--brokers", broker.bootstrap))[0] == 0
-    told = await _doctor(
+    output = await _doctor(
         broker.sasl_bootstrap,
         TIDELENS_KAFKA_SECURITY_PROTOCOL="SASL_PLAINTEXT",
         TIDELENS_KAFKA_SASL_USERNAME="tester",
         TIDELENS_KAFKA_SASL_PASSWORD="secret",
     )
-    assert "tidelens topics print" in told, told
-    return told
+    assert "tidelens topics print" in output, output
+    return output

@@ -117,7 +117,7 @@ async def _reason(client: Client, node: Role) -> str:
     try:
         made = await client.post("/v1/admin/snapshot")
     except TidelensError as error:
-        told = str(error)
+        refusal = str(error)
     else:
         raise AssertionError(f"a snapshot was written: {made}")
     assert node.process.returncode is None, node.log.read_text()[-2000:]
@@ -125,7 +125,7 @@ async def _reason(client: Client, node: Role) -> str:
     assert status["ready"]
     assert status["failing_tasks"] == {}, status["failing_tasks"]
     reason: str = status["snapshot"]["failure"]["reason"]
-    assert "s3://" in reason and "s3://" in told
+    assert "s3://" in reason and "s3://" in refusal
     return reason
 
 

@@ -33,7 +33,7 @@ async def run(ground: Ground) -> Outcome:
     async with Client(f"http://127.0.0.1:{port}") as client:
         await answering(client, node)
         await published(client, 0, _ITEMS)
-        await lag_until(address, lambda told: _lag_of(told) == 0)
+        await lag_until(address, lambda answer: _lag_of(answer) == 0)
         for how in ("reset", "forgotten"):
             await (_reset(connection) if how == "reset" else _forget(connection))
             began = time.monotonic()
@@ -41,16 +41,16 @@ async def run(ground: Ground) -> Outcome:
             own = _lag_of(await client.get("/v1/lag"))
             shown = await metric(port, "tidelens_lag_records", role="index", topic=_TOPIC)
             assert (own, shown) == (0, 0)
-            await lag_until(address, lambda told: _lag_of(told) == 0)
+            await lag_until(address, lambda answer: _lag_of(answer) == 0)
             slowest = max(slowest, time.monotonic() - began)
             reported.append(f"lag: {seen} records right after they were {how}; /v1/lag: {own}")
         found = await captions_of(client)
     return Outcome(reported, slowest, _ITEMS - found)
 
 
-def _lag_of(told: dict[str, object]) -> int | None:
+def _lag_of(answer: dict[str, object]) -> int | None:
     """Return None while the group does not exist."""
-    rows = told["partitions"]
+    rows = answer["partitions"]
     assert isinstance(rows, list)
     records = [row["records"] for row in rows if row["group"] == _GROUP]
     return sum(records) if records else None

@@ -31,8 +31,8 @@ async def run(ground: Ground) -> Outcome:
             producer = await _opened(address, f"other.{at}")
             began = time.monotonic()
             await published(client, at * _ITEMS, _ITEMS, waited=False)
-            told, _ = await lag_until(address, lambda told: (told["behind_s"] or 0) > 11)
-            held = [r for r in told["partitions"] if r["topic"] == _TOPIC]
+            answer, _ = await lag_until(address, lambda answer: (answer["behind_s"] or 0) > 11)
+            held = [r for r in answer["partitions"] if r["topic"] == _TOPIC]
             assert sum(row["records"] for row in held) == 0
             assert sum(row["unstable"] for row in held) == _ITEMS + _PARTITIONS
             behind_s = (await client.get("/v1/lag"))["behind_s"]
@@ -40,7 +40,7 @@ async def run(ground: Ground) -> Outcome:
             waited_s = time.monotonic() - began
             assert behind_s > 10 and seconds is not None and seconds > 10
             reported.append(
-                f"lag: behind {told['behind_s']} s, /v1/lag {behind_s} s, metric "
+                f"lag: behind {answer['behind_s']} s, /v1/lag {behind_s} s, metric "
                 f"tidelens_unstable_seconds {seconds:.1f}, after {waited_s:.1f} s"
             )
             if not dies:
@@ -54,16 +54,16 @@ async def run(ground: Ground) -> Outcome:
                 # Its process is gone: nobody aborts, and the broker waits for the time-out.
                 await _abandoned(producer)
                 await asyncio.sleep(max(0.0, began + _TIMEOUT_S - time.monotonic()))
-            _, healed_s = await lag_until(address, lambda told: told["behind_s"] == 0)
+            _, healed_s = await lag_until(address, lambda answer: answer["behind_s"] == 0)
             slowest = max(slowest, healed_s)
             assert sum(r["unstable"] for r in (await read_lag(address))["partitions"]) == 0
-        # The first transaction's own records were committed: they are no captions of ours.
+        # The first transaction's own records were committed, but they are not this test's captions.
         found = await captions_of(client)
     return Outcome(reported, slowest, 2 * _ITEMS - found)
 
 
 async def _opened(address: str, name: str) -> AIOKafkaProducer:
-    """A transaction with a delete of an unknown item in each partition."""
+    """Open a transaction with a delete of an unknown item in each partition."""
     producer = AIOKafkaProducer(
         bootstrap_servers=address,
         transactional_id=name,

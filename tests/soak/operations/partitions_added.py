@@ -32,8 +32,8 @@ async def run(ground: Ground) -> Outcome:
         async with Connection(broker.bootstrap, KafkaSettings()).admin() as admin:
             await admin.create_partitions({topic: NewPartitions(5) for topic in _TOPICS})
         began = time.monotonic()
-        told = await _topics(client)
-        told_s = time.monotonic() - began
+        warned = await _topics(client)
+        warned_s = time.monotonic() - began
         await _publish(client, 1)
         await node.stop()
         again = await ground.role("up", *arguments, **environment)
@@ -43,8 +43,8 @@ async def run(ground: Ground) -> Outcome:
         found = (await client.get("/v1/status"))["items"]["captions"]
         still = await _topics(client)
     reported = [f"readyz: {line}" for line in still["warnings"]]
-    reported += [f"readyz: {still['advice']}", f"told after {told_s:.0f} s"]
-    strays = sum(", 0 records lie" not in line for line in told["warnings"] + still["warnings"])
+    reported += [f"readyz: {still['advice']}", f"warned after {warned_s:.0f} s"]
+    strays = sum(", 0 records lie" not in line for line in warned["warnings"] + still["warnings"])
     return Outcome(reported, None, abs(3 * _ITEMS - found) + strays)
 
 

@@ -34,33 +34,35 @@ async def run(ground: Ground) -> Outcome:
             replica = await ground.role("index", *node, str(other), **second)
             await answering(of_second, replica)
             await published(client, at * _ITEMS, _ITEMS)
-            await lag_until(address, lambda told: members_of(told, _RETIRED) == {1})
+            await lag_until(address, lambda seen: members_of(seen, _RETIRED) == {1})
             code, _, error = await said("lag", "--brokers", address, "--forget", _RETIRED)
             assert (code, error.count("\n")) == (2, 1), error
             await (replica.stop() if how == "stop" else replica.kill())
-            told, seconds = await lag_until(address, lambda told: members_of(told, _RETIRED) == {0})
+            answer, seconds = await lag_until(
+                address, lambda seen: members_of(seen, _RETIRED) == {0}
+            )
             reported.append(f"lag: gone {seconds:.1f} s after the {how}")
         reported.append(f"exit code 2: {error.strip()}")
         await published(client, 2 * _ITEMS, _ITEMS)
-        told = await read_lag(address)
-        waits = [r["records"] for r in told["partitions"] if r["gone"]]
+        answer = await read_lag(address)
+        waits = [r["records"] for r in answer["partitions"] if r["gone"]]
         assert sum(waits) > 0, "the retired group is not behind"
-        assert told["behind_s"] is not None and told["behind_s"] < 5
+        assert answer["behind_s"] is not None and answer["behind_s"] < 5
         assert await metric(port, "tidelens_lag_records", group=_RETIRED) is None
         assert await metric(port, "tidelens_group_members", group=_RETIRED) == 0
-        reported.append(f"lag: behind {told['behind_s']} s, {sum(waits)} records of the gone one")
+        reported.append(f"lag: behind {answer['behind_s']} s, {sum(waits)} records of the gone one")
         code, out, error = await said("lag", "--brokers", address, "--forget", _RETIRED)
         assert code == 0, error
         assert not members_of(await read_lag(address), _RETIRED)
         reported.append(f"lag --forget: {out.splitlines()}")
         again = await ground.role("index", *node, str(other), **second)
         await answering(of_second, again)
-        await lag_until(address, lambda told: members_of(told, _RETIRED) == {1})
+        await lag_until(address, lambda seen: members_of(seen, _RETIRED) == {1})
 
         await encoder.stop()
         await published(client, 3 * _ITEMS, _ITEMS, waited=False)
-        told, _ = await lag_until(address, lambda told: (told["behind_s"] or 0) > 2)
-        assert members_of(told, _ENCODERS) == {0}
+        answer, _ = await lag_until(address, lambda answer: (answer["behind_s"] or 0) > 2)
+        assert members_of(answer, _ENCODERS) == {0}
         assert await metric(port, "tidelens_group_members", role="encode") == 0
         text = (await said("lag", "--brokers", address))[1]
         reported += [f"lag: {line}" for line in text.splitlines() if "nobody" in line]
@@ -68,6 +70,6 @@ async def run(ground: Ground) -> Outcome:
         reported += [f"doctor: {line}" for line in doctor.splitlines() if "nobody" in line]
         assert "nobody encodes" in text and "nobody encodes" in doctor
         await ground.role("encode", "--brokers", address)
-        _, healed_s = await lag_until(address, lambda told: told["behind_s"] == 0)
+        _, healed_s = await lag_until(address, lambda answer: answer["behind_s"] == 0)
         found = min(await captions_of(client), await captions_of(of_second))
     return Outcome(reported, healed_s, 4 * _ITEMS - found)

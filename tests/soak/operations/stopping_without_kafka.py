@@ -48,7 +48,7 @@ async def run(ground: Ground) -> Outcome:
 
 @asynccontextmanager
 async def _running(ground: Ground, kit: Collection) -> AsyncIterator[tuple[list[Role], int]]:
-    """All three roles at work; the node of `index` is the one to ask."""
+    """Run all three roles, and yield them with the port of the `index` node."""
     port, topic = free_port(), kit.names.content("captions")
     await kit.log.publish([content_record(topic, caption("before", "calm sea"))])
     roles = [
@@ -90,7 +90,7 @@ async def _gone(broker: LocalBroker, fault: str) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _publishing(port: int) -> AsyncIterator[None]:
-    """A request that waits for Kafka when the node is stopped."""
+    """Keep a request open that waits for Kafka when the node is stopped."""
     async with httpx.AsyncClient(trust_env=False, timeout=30) as http:
         item = {"target": "captions", "id": "x", "text": "lost"}
         asking = asyncio.create_task(http.post(f"http://127.0.0.1:{port}/v1/items", json=item))

@@ -29,17 +29,17 @@ class InflightClaim:
     claim: RecordClaim
     jobs: Sequence[Job]
     size: int
-    open: int = field(init=False)
+    open_jobs: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.open = len(self.jobs)
+        self.open_jobs = len(self.jobs)
 
 
 @dataclass(slots=True, eq=False)
 class _LeaseQueue:
-    """The flights of one lease, in source order."""
+    """The inflight_claims of one lease, in source order."""
 
-    flights: deque[InflightClaim] = field(default_factory=deque)
+    inflight_claims: deque[InflightClaim] = field(default_factory=deque)
     records: int = 0
     size: int = 0
     committing: bool = False
@@ -47,10 +47,10 @@ class _LeaseQueue:
 
 @dataclass(slots=True, eq=False)
 class EncodeTask:
-    """A job that waits for the model, and the flight that waits for it."""
+    """A job that waits for the model, and the inflight that waits for it."""
 
     job: Job
-    flight: InflightClaim
+    inflight: InflightClaim
 
 
 class EncodeLane:
@@ -63,7 +63,7 @@ class EncodeLane:
         self._batch_max = batch_max
         self._ahead_max = ahead_max
         self._ahead_bytes_max = ahead_bytes_max
-        self._chains: dict[Lease, _LeaseQueue] = defaultdict(_LeaseQueue)
+        self._queues: dict[Lease, _LeaseQueue] = defaultdict(_LeaseQueue)
         self._ready: deque[EncodeTask] = deque()
         self._bytes = self._pixel_bytes = 0
 
@@ -73,9 +73,9 @@ class EncodeLane:
         return len(self._ready)
 
     @property
-    def under_way(self) -> int:
+    def inflight_records(self) -> int:
         """Records that were claimed and are not committed."""
-        return sum(chain.records for chain in self._chains.values())
+        return sum(queue.records for queue in self._queues.values())
 
     @property
     def has_room(self) -> bool:
@@ -88,33 +88,33 @@ class EncodeLane:
         until the model has taken some."""
         return self._pixel_bytes < self._ahead_bytes_max
 
-    def full(self, owned: int = 1) -> set[TopicPartition]:
+    def full_partitions(self, owned: int = 1) -> set[TopicPartition]:
         """Partitions that have enough under way, each its share of the bytes where so many are
         owned: the large records of one must not keep those of others from being fetched."""
         share = self._ahead_bytes_max / min(max(owned, 1), _SHARES_MAX)
         return {
             lease.partition
-            for lease, chain in self._chains.items()
-            if chain.records >= self._ahead_max or chain.size >= share
+            for lease, queue in self._queues.items()
+            if queue.records >= self._ahead_max or queue.size >= share
         }
 
-    def take_off(self, claim: RecordClaim, jobs: Sequence[Job]) -> InflightClaim:
-        """A new flight behind those of its partition."""
+    def add_claim(self, claim: RecordClaim, jobs: Sequence[Job]) -> InflightClaim:
+        """A new inflight behind those of its partition."""
         size = sum(map(record_bytes, claim.records))
-        flight = InflightClaim(claim, jobs, size)
-        chain = self._chains[claim.lease]
-        chain.flights.append(flight)
-        chain.records += len(claim.records)
-        chain.size += size
+        inflight = InflightClaim(claim, jobs, size)
+        queue = self._queues[claim.lease]
+        queue.inflight_claims.append(inflight)
+        queue.records += len(claim.records)
+        queue.size += size
         self._bytes += size
-        return flight
+        return inflight
 
-    def wait(self, errand: EncodeTask) -> None:
+    def enqueue(self, task: EncodeTask) -> None:
         """It is ready for the model."""
-        self._ready.append(errand)
-        self._pixel_bytes += _pixel_bytes(errand)
+        self._ready.append(task)
+        self._pixel_bytes += _pixel_bytes(task)
 
-    def batch(self, *, full: bool) -> list[EncodeTask]:
+    def take_batch(self, *, full: bool) -> list[EncodeTask]:
         """What the model takes next, the longest waiting first; `full`: that many or none."""
         if full and len(self._ready) < self._batch_max:
             return []
@@ -123,55 +123,58 @@ class EncodeLane:
         self._pixel_bytes -= sum(map(_pixel_bytes, taken))
         return taken
 
-    def land(self) -> list[tuple[Lease, list[InflightClaim]]]:
-        """Claims to commit now: all that is done at the head of each chain that is not committing.
+    def take_committable(self) -> list[tuple[Lease, list[InflightClaim]]]:
+        """Claims to commit now: all that is done at the head of each queue that is not committing.
 
-        Each is then this lane's no more once `landed` is told.
+        Each is then this lane's no more once `mark_committed` is told.
         """
         found = []
-        for lease, chain in self._chains.items():
+        for lease, queue in self._queues.items():
             done: list[InflightClaim] = []
             records = 0
-            for flight in () if chain.committing else chain.flights:
-                records += len(flight.claim.records)
-                if flight.open or (done and records > _TRANSACTION_RECORDS_MAX):
+            for inflight in () if queue.committing else queue.inflight_claims:
+                records += len(inflight.claim.records)
+                if inflight.open_jobs or (done and records > _TRANSACTION_RECORDS_MAX):
                     break
-                done.append(flight)
+                done.append(inflight)
             if done:
-                chain.committing = True
+                queue.committing = True
                 found.append((lease, done))
         return found
 
-    def landed(self, lease: Lease, flights: Sequence[InflightClaim]) -> None:
+    def mark_committed(self, lease: Lease, inflight_claims: Sequence[InflightClaim]) -> None:
         """They were committed."""
-        chain = self._chains.get(lease)
-        if chain is None:
+        queue = self._queues.get(lease)
+        if queue is None:
             return
-        chain.committing = False
-        for flight in flights:
-            assert chain.flights.popleft() is flight
-            chain.records -= len(flight.claim.records)
-            chain.size -= flight.size
-            self._bytes -= flight.size
-        if not chain.flights:
-            del self._chains[lease]
+        queue.committing = False
+        for inflight in inflight_claims:
+            first = queue.inflight_claims.popleft()
+            if first is not inflight:
+                expected, got = first.claim.next_position, inflight.claim.next_position
+                raise RuntimeError(f"expected to commit up to {expected}, got {got}")
+            queue.records -= len(inflight.claim.records)
+            queue.size -= inflight.size
+            self._bytes -= inflight.size
+        if not queue.inflight_claims:
+            del self._queues[lease]
 
-    def drop(self, ended: Iterable[Lease]) -> None:
+    def drop_leases(self, ended: Iterable[Lease]) -> None:
         """Their records are somebody else's now."""
         gone: set[InflightClaim] = set()
         for lease in ended:
-            chain = self._chains.pop(lease, None)
-            if chain is not None:
-                gone.update(chain.flights)
-                self._bytes -= sum(flight.size for flight in chain.flights)
+            queue = self._queues.pop(lease, None)
+            if queue is not None:
+                gone.update(queue.inflight_claims)
+                self._bytes -= sum(inflight.size for inflight in queue.inflight_claims)
         if gone:
-            self._ready = deque(e for e in self._ready if e.flight not in gone)
+            self._ready = deque(e for e in self._ready if e.inflight not in gone)
             self._pixel_bytes = sum(map(_pixel_bytes, self._ready))
 
-    def leases(self) -> list[Lease]:
+    def active_leases(self) -> list[Lease]:
         """Those with something under way."""
-        return list(self._chains)
+        return list(self._queues)
 
 
-def _pixel_bytes(errand: EncodeTask) -> int:
-    return 0 if errand.job.image is None else errand.job.image.nbytes
+def _pixel_bytes(task: EncodeTask) -> int:
+    return 0 if task.job.image is None else task.job.image.nbytes

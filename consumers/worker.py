@@ -83,9 +83,9 @@ class EncoderWorker:
         self._metrics = metrics
         self._clock = clock
         self._labeller = labeller
-        self._known = VectorCache(limits.known_max)
+        self._vector_cache = VectorCache(limits.known_max)
         # The same input, in a batch that runs: it is encoded once.
-        self._riding: dict[bytes, list[EncodeTask]] = {}
+        self._same_input: dict[bytes, list[EncodeTask]] = {}
         self._lanes = {
             target: EncodeLane(
                 target,
@@ -124,7 +124,7 @@ class EncoderWorker:
         while True:
             self._drop_ended(lane)
             owned = {p for p in self._ownership.owned_partitions if p.topic == topic}
-            full = lane.full(len(owned))
+            full = lane.full_partitions(len(owned))
             if not lane.has_room or (owned and owned <= full):
                 room.clear()
                 with contextlib.suppress(TimeoutError):  # what ended meanwhile makes room, too
@@ -142,33 +142,33 @@ class EncoderWorker:
                 fault_points.reach("encode.claimed")
             for claim in claims:
                 jobs = await asyncio.to_thread(parsed, claim.records, self._intake.of(claim.lease))
-                self._take_off(lane, claim, jobs)
+                self._start_claim(lane, claim, jobs)
 
-    def _take_off(self, lane: EncodeLane, claim: RecordClaim, jobs: Sequence[Job]) -> None:
-        flight = lane.take_off(claim, jobs)
+    def _start_claim(self, lane: EncodeLane, claim: RecordClaim, jobs: Sequence[Job]) -> None:
+        inflight = lane.add_claim(claim, jobs)
         for job in jobs:
-            errand = EncodeTask(job, flight)
-            known = self._known.get(job.digest)
+            task = EncodeTask(job, inflight)
+            known = self._vector_cache.get(job.digest)
             if job.settled:
-                flight.open -= 1
+                inflight.open_jobs -= 1
             elif known is not None and job.ref is None:
-                self._reuse(lane, errand, known, None)
+                self._reuse_result(lane, task, known, None)
             elif known is not None:
-                self._tasks.create_task(self._recognise(lane, errand, known))
+                self._tasks.create_task(self._check_reference(lane, task, known))
             elif job.target == "images":
-                self._tasks.create_task(self._see(lane, errand))
+                self._tasks.create_task(self._load_picture(lane, task))
             else:
-                self._wait(lane, errand)
-        self._land(lane)
+                self._enqueue(lane, task)
+        self._commit_ready(lane)
 
-    async def _see(self, lane: EncodeLane, errand: EncodeTask) -> None:
-        if self._holds(errand):
-            partition = errand.flight.claim.lease.partition
-            await self._pictures.see(errand.job, partial(self._turn, lane, partition))
-            if errand.job.rejection is None:
-                self._wait(lane, errand)
+    async def _load_picture(self, lane: EncodeLane, task: EncodeTask) -> None:
+        if self._is_owned(task):
+            partition = task.inflight.claim.lease.partition
+            await self._pictures.see(task.job, partial(self._turn, lane, partition))
+            if task.job.rejection is None:
+                self._enqueue(lane, task)
             else:
-                self._settle(lane, errand)
+                self._finish_task(lane, task)
 
     @asynccontextmanager
     async def _turn(self, lane: EncodeLane, partition: TopicPartition) -> AsyncIterator[None]:
@@ -179,16 +179,16 @@ class EncoderWorker:
                 await self._taken.wait()
             yield
 
-    async def _recognise(self, lane: EncodeLane, errand: EncodeTask, known: Vectors) -> None:
-        if self._holds(errand):
-            await self._pictures.recognise(errand.job)
-            if errand.job.rejection is None:
-                self._reuse(lane, errand, known, None)
+    async def _check_reference(self, lane: EncodeLane, task: EncodeTask, known: Vectors) -> None:
+        if self._is_owned(task):
+            await self._pictures.recognise(task.job)
+            if task.job.rejection is None:
+                self._reuse_result(lane, task, known, None)
             else:
-                self._settle(lane, errand)
+                self._finish_task(lane, task)
 
-    def _wait(self, lane: EncodeLane, errand: EncodeTask) -> None:
-        lane.wait(errand)
+    def _enqueue(self, lane: EncodeLane, task: EncodeTask) -> None:
+        lane.enqueue(task)
         self._work.set()
 
     async def _encode(self) -> None:
@@ -200,7 +200,7 @@ class EncoderWorker:
             formed = False
             for step in range(len(TARGETS)):
                 lane = self._lanes[TARGETS[(turn + step) % len(TARGETS)]]
-                batch = self._formed(lane, full=bool(running))
+                batch = self._form_batch(lane, full=bool(running))
                 if batch:
                     # The other lane has the next turn.
                     turn, formed = turn + step + 1, True
@@ -214,78 +214,73 @@ class EncoderWorker:
                 await self._work.wait()
             running = [task for task in running if not task.done()]
 
-    def _formed(self, lane: EncodeLane, *, full: bool) -> list[EncodeTask]:
+    def _form_batch(self, lane: EncodeLane, *, full: bool) -> list[EncodeTask]:
         """A batch in which each input stands once; who has the same input rides along."""
         batch: list[EncodeTask] = []
-        while not batch and (errands := lane.batch(full=full)):
+        while not batch and (tasks := lane.take_batch(full=full)):
             self._taken.set()
-            for errand in errands:
-                digest = errand.job.digest
-                if not self._holds(errand):
+            for task in tasks:
+                digest = task.job.digest
+                if not self._is_owned(task):
                     continue
-                if (vector := self._known.get(digest)) is not None:
-                    self._reuse(lane, errand, vector, None)
-                elif digest in self._riding:
-                    self._riding[digest].append(errand)
+                if (vector := self._vector_cache.get(digest)) is not None:
+                    self._reuse_result(lane, task, vector, None)
+                elif digest in self._same_input:
+                    self._same_input[digest].append(task)
                 else:
-                    self._riding[digest] = []
-                    batch.append(errand)
+                    self._same_input[digest] = []
+                    batch.append(task)
         return batch
 
     async def _run(self, lane: EncodeLane, batch: Sequence[EncodeTask]) -> None:
-        jobs = [errand.job for errand in batch]
+        jobs = [task.job for task in batch]
         loop = asyncio.get_running_loop()
         seconds = await loop.run_in_executor(self._model, _encoded, jobs, self._encoder)
         self._metrics.encode_batch.observe(len(jobs))
         self._metrics.encode_seconds.labels(lane.target).observe(seconds)
         self._count_truncated()
         fault_points.reach("encode.encoded")
-        for errand in batch:
-            job = errand.job
+        for task in batch:
+            job = task.job
             if job.vector is not None:
-                self._known.put(job.digest, job.vector)
-            for rider in self._riding.pop(job.digest):
-                self._reuse(lane, rider, job.vector, job.rejection)
-            self._settle(lane, errand)
+                self._vector_cache.put(job.digest, job.vector)
+            for rider in self._same_input.pop(job.digest):
+                self._reuse_result(lane, rider, job.vector, job.rejection)
+            self._finish_task(lane, task)
         self._work.set()
 
-    def _reuse(
+    def _reuse_result(
         self,
         lane: EncodeLane,
-        errand: EncodeTask,
+        task: EncodeTask,
         vector: Vectors | None,
         rejection: RejectedRecord | None,
     ) -> None:
         """What came of the same input comes of this one, too."""
-        errand.job.vector, errand.job.rejection = vector, rejection
+        task.job.vector, task.job.rejection = vector, rejection
         self._metrics.encode_reused.labels(lane.target).inc()
-        self._settle(lane, errand)
+        self._finish_task(lane, task)
 
     def _count_truncated(self) -> None:
         more = self._encoder.truncated - self._truncated
         self._truncated += more
         self._metrics.encode_truncated.inc(more)
 
-    def _settle(self, lane: EncodeLane, errand: EncodeTask) -> None:
-        errand.job.image = None
-        errand.flight.open -= 1
-        if errand.flight.open == 0:
-            self._land(lane)
+    def _finish_task(self, lane: EncodeLane, task: EncodeTask) -> None:
+        task.job.image = None
+        task.inflight.open_jobs -= 1
+        if task.inflight.open_jobs == 0:
+            self._commit_ready(lane)
 
-    def _land(self, lane: EncodeLane) -> None:
+    def _commit_ready(self, lane: EncodeLane) -> None:
         """Commit what is done at the head of each partition."""
-        for lease, flights in lane.land():
-            self._tasks.create_task(self._commit(lane, lease, flights))
+        for lease, done in lane.take_committable():
+            self._tasks.create_task(self._commit(lane, lease, done))
 
-    async def _commit(
-        self, lane: EncodeLane, lease: Lease, flights: Sequence[InflightClaim]
-    ) -> None:
-        jobs = [job for flight in flights for job in flight.jobs]
-        claim = RecordClaim(
-            lease,
-            [record for flight in flights for record in flight.claim.records],
-            flights[-1].claim.next_position,
-        )
+    async def _commit(self, lane: EncodeLane, lease: Lease, done: Sequence[InflightClaim]) -> None:
+        jobs = [job for inflight in done for job in inflight.jobs]
+        sources = [record for inflight in done for record in inflight.claim.records]
+        claim = RecordClaim(lease, sources, done[-1].claim.next_position)
         records = await asyncio.to_thread(self._outputs, jobs, lease.topic_id)
         began = perf_counter()
         try:
@@ -294,21 +289,21 @@ class EncoderWorker:
             # The batch is the new owner's now; it starts from the offset that we did not move.
             self._metrics.fenced.inc()
             log.warning("fenced", partition=lease.partition.partition, reason=str(fenced))
-            lane.drop([lease])
+            lane.drop_leases([lease])
         except RecordTooLarge as error:
             if self._intake.letter_bytes_max <= _SMALL_LETTER_BYTES_MAX:
                 raise
             # The batch is fetched again, and letters are all that can be large in it.
             self._intake = replace(self._intake, letter_bytes_max=_SMALL_LETTER_BYTES_MAX)
             log.error("dead letters are truncated from now on", error=str(error))
-            lane.drop([lease])
+            lane.drop_leases([lease])
         else:
             self._metrics.transaction_seconds.observe(perf_counter() - began)
             now = self._clock.now()
             for job in jobs:
-                self._account(job, now)
-            lane.landed(lease, flights)
-            self._land(lane)
+                self._count_outcome(job, now)
+            lane.mark_committed(lease, done)
+            self._commit_ready(lane)
         self._room[lane.target].set()
         self._taken.set()
 
@@ -321,13 +316,14 @@ class EncoderWorker:
         ]
 
     def _drop_ended(self, lane: EncodeLane) -> None:
-        lane.drop([lease for lease in lane.leases() if not self._ownership.is_current(lease)])
+        current = self._ownership.is_current
+        lane.drop_leases(lease for lease in lane.active_leases() if not current(lease))
         self._taken.set()
 
-    def _holds(self, errand: EncodeTask) -> bool:
-        return self._ownership.is_current(errand.flight.claim.lease)
+    def _is_owned(self, task: EncodeTask) -> bool:
+        return self._ownership.is_current(task.inflight.claim.lease)
 
-    def _account(self, job: Job, now: float) -> None:
+    def _count_outcome(self, job: Job, now: float) -> None:
         outcome = "vector" if job.vector is not None else "tombstone"
         self._metrics.encoded.labels(job.target, outcome).inc()
         age = max(0.0, now - job.record.timestamp_ms / 1000)

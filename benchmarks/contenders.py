@@ -105,7 +105,7 @@ class Tidelens(Contender):
         self._target = target
         self._searcher = LocalSearcher(target_recall=target)
         self._searcher.serve(self._filled.index)
-        self._searcher.ready()
+        self._searcher.set_ready()
 
     def search(self, query: Vectors) -> list[int]:
         [hits] = self._filled.index.view.search([self._asked(query)], recall=self._target)
@@ -140,7 +140,7 @@ class Tidelens(Contender):
         async def maintain() -> None:
             while True:
                 await asyncio.sleep(1)
-                plan = self._rebuilder.due(self._filled.index, "images")
+                plan = self._rebuilder.due_merge(self._filled.index, "images")
                 if plan is not None:
                     await self._rebuilder.run(self._filled.index, "images", plan)
 

@@ -91,7 +91,7 @@ class Tidelens:
         with tempfile.TemporaryDirectory() as folder:
             rebuilder = MergeRunner(SegmentFileStore(Path(folder)))
             while True:
-                plan = rebuilder.due(self._filled.index, "images")
+                plan = rebuilder.due_merge(self._filled.index, "images")
                 if plan is not None:
                     await rebuilder.run(self._filled.index, "images", plan)
                 await asyncio.sleep(1)

@@ -52,7 +52,7 @@ class Tidelens:
         self._apply(range(HOT * load.groups), stamped=False)
         searcher = LocalSearcher()
         searcher.serve(self._filled.index)
-        searcher.ready()
+        searcher.set_ready()
         metrics = Metrics(SPACE.name)
         absent: Any = None  # the live endpoint asks none of these for a vector
         node = Node(

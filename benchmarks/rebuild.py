@@ -72,7 +72,7 @@ class Traffic:
         """What the node's timer does."""
         while True:
             await asyncio.sleep(1)
-            plan = rebuilder.small(self._filled.index, "images")
+            plan = rebuilder.due_growing_merge(self._filled.index, "images")
             if plan is not None:
                 await rebuilder.run(self._filled.index, "images", plan)
 
@@ -103,9 +103,9 @@ async def measure(
     print(f"filled {rows} rows at {rate:.0f} records/s")
     searcher, asked = LocalSearcher(), queries(texts, 500)
     spill = SegmentFileStore(folder / "segments")
-    rebuilder = MergeRunner(spill, recent=searcher.recent)
+    rebuilder = MergeRunner(spill, recent=searcher.recent_vectors)
     searcher.serve(filled.index)
-    searcher.ready()
+    searcher.set_ready()
     for one in asked[:200]:
         await searcher.search([one])
     first = await rebuilder.run(filled.index, "images")
@@ -144,11 +144,11 @@ async def measure(
     digests = filled.index.digests()
     began = time.perf_counter()
     elsewhere = SnapshotStore(LocalBlobStore(folder / "store"), "bench-v1/0/0/", spill, kept=1)
-    restored = await elsewhere.restore(filled.index.emptied())
+    restored = await elsewhere.restore(filled.index.empty_copy())
     assert restored is not None
     fresh = LocalSearcher()
     fresh.serve(restored)
-    fresh.ready()
+    fresh.set_ready()
     await fresh.search([asked[0]])
     restore_s = time.perf_counter() - began
     print(f"digests: {digests[0]['digest'] is not None}")

@@ -94,9 +94,11 @@ async def recall(searcher: LocalSearcher, asked: Sequence[VectorQuery]) -> float
 
 async def run(name: str, rows: Vectors, asked: list[VectorQuery], folder: Path) -> dict[str, Any]:
     filled, searcher = Filled(), LocalSearcher(target_recall=_TARGET)
-    rebuilder = MergeRunner(SegmentFileStore(folder / name), recent=searcher.recent, threads=2)
+    rebuilder = MergeRunner(
+        SegmentFileStore(folder / name), recent=searcher.recent_vectors, threads=2
+    )
     searcher.serve(filled.index)
-    searcher.ready()
+    searcher.set_ready()
     dice, found, rebuilds = np.random.default_rng(8), [], 0
     for came, gone in RUNBOOKS[name](rows):
         for batch in filled.batches([f"i{n}" for n in came.tolist()], rows[came]):
@@ -104,13 +106,13 @@ async def run(name: str, rows: Vectors, asked: list[VectorQuery], folder: Path) 
         for n in gone.tolist():
             filled.index.apply(filled.delete(f"i{n}"))
         # The timer's work. A node searches meanwhile; here, before and after are the same step.
-        plan = rebuilder.due(filled.index, "images")
+        plan = rebuilder.due_merge(filled.index, "images")
         if plan is not None:
             await rebuilder.run(filled.index, "images", plan)
             rebuilds += 1
         some = [asked[n] for n in dice.choice(len(asked), _QUERIES, replace=False)]
         found.append(await recall(searcher, some))
-    segments = filled.index.table("images").segments
+    segments = filled.index.segments_of("images").sealed_segments
     return {
         "runbook": name,
         "rows": len(rows),

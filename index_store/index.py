@@ -49,7 +49,7 @@ class Index:
         topic_ids: Mapping[str, str],
         *,
         partition_of: Partitioner = _MURMUR2,
-        chunk_rows: int = GROWING_SEGMENT_ROWS,
+        growing_segment_rows: int = GROWING_SEGMENT_ROWS,
     ) -> None:
         self.space = space
         self.names = names
@@ -57,8 +57,10 @@ class Index:
         self.topic_ids = dict(topic_ids)
         self.epoch = _epoch(topic_ids)
         self._partition_of = partition_of
-        self._chunk_rows = chunk_rows
-        self._tables = {target: SegmentManager(space.dim, chunk_rows) for target in TARGETS}
+        self._growing_segment_rows = growing_segment_rows
+        self._tables = {
+            target: SegmentManager(space.dim, growing_segment_rows) for target in TARGETS
+        }
         self._readers = {target: RecordReader(space, target) for target in TARGETS}
         self._targets: dict[TopicPartition, Target] = {
             self._embeddings(target, number): target
@@ -75,7 +77,7 @@ class Index:
         self.misplaced = 0
         self.view = self._make_view()
 
-    def emptied(self) -> "Index":
+    def empty_copy(self) -> "Index":
         """A new, empty index of the same log."""
         return Index(
             self.space,
@@ -83,7 +85,7 @@ class Index:
             self.partitions,
             self.topic_ids,
             partition_of=self._partition_of,
-            chunk_rows=self._chunk_rows,
+            growing_segment_rows=self._growing_segment_rows,
         )
 
     def apply(self, batch: Fetched) -> list[AppliedBatch]:
@@ -144,7 +146,7 @@ class Index:
         removed = table.remove(reading.id for reading in readings)
         rows = self._readers[target].rows([r for r in readings if r.vector is not None])
         table.put(rows)
-        table.merge(len(rows))
+        table.compact_growing(len(rows))
         self._add_to_digests(target, removed.partitions, removed.hashes, sign=-1)
         self._add_to_digests(target, rows.partitions, rows.hashes, sign=1)
         self.last_appended_ms += rows.appended_ms.tolist()
@@ -174,38 +176,44 @@ class Index:
     def _advance(self, partition: TopicPartition, position: int) -> None:
         self.positions[partition] = max(self.positions[partition], position)
 
-    def expect_searches(self) -> None:
+    def enable_growing_codes(self) -> None:
         """From now on rows are put in so that they are found fast, at a cost for each."""
         for table in self._tables.values():
             table.is_searched = True
 
-    def table(self, target: Target) -> SegmentManager:
+    def segments_of(self, target: Target) -> SegmentManager:
         """For those who decide about rebuilds."""
         return self._tables[target]
 
-    def seal(self, target: Target, segments: Sequence[SealedSegment] | None = None) -> PendingMerge:
+    def begin_merge(
+        self, target: Target, segments: Sequence[SealedSegment] | None = None
+    ) -> PendingMerge:
         """Begin to build a segment of the growing rows and of `segments` (None: all of them).
 
         `swap` or `give_up` ends it.
         """
-        return self._tables[target].seal(segments)
+        return self._tables[target].begin_merge(segments)
 
-    def catch_up(self, target: Target, sealing: PendingMerge, segment: SealedSegment) -> None:
+    def apply_missed_deletes(
+        self, target: Target, merge: PendingMerge, segment: SealedSegment
+    ) -> None:
         """Delete in a new segment what died in its parts so far; may run in a thread."""
-        self._tables[target].catch_up(sealing, segment)
+        self._tables[target].apply_missed_deletes(merge, segment)
 
-    def swap(self, target: Target, sealing: PendingMerge, segment: SealedSegment | None) -> None:
+    def commit_merge(
+        self, target: Target, merge: PendingMerge, segment: SealedSegment | None
+    ) -> None:
         """Let `segment` take the place of the parts it was built from (None: all rows died)."""
-        self._tables[target].swap(sealing, segment)
+        self._tables[target].commit_merge(merge, segment)
         self.view = self._make_view()
 
-    def give_up(self, target: Target, sealing: PendingMerge) -> None:
+    def abort_merge(self, target: Target, merge: PendingMerge) -> None:
         """End a rebuild that failed."""
-        self._tables[target].give_up(sealing)
+        self._tables[target].abort_merge(merge)
 
-    def adopt(self, target: Target, segment: SealedSegment) -> None:
+    def add_restored(self, target: Target, segment: SealedSegment) -> None:
         """Take in a segment of a snapshot; `finish_restore` makes it visible."""
-        self._tables[target].adopt(segment)
+        self._tables[target].add_restored(segment)
         alive = segment.alive()
         partitions, hashes = segment.rows.partitions[alive], segment.rows.hashes[alive]
         self._add_to_digests(target, partitions, hashes, sign=1)
@@ -229,7 +237,7 @@ class Index:
         """Make the view anew: segments changed in something that is no row."""
         self.view = self._make_view()
 
-    def caught_up(self, partition: TopicPartition, at: float) -> None:
+    def mark_caught_up(self, partition: TopicPartition, at: float) -> None:
         """Everything that was in the log at time `at` has been seen (invariant 7)."""
         self.caught_up_at[partition] = max(at, self.caught_up_at.get(partition, at))
 
@@ -242,7 +250,7 @@ class Index:
         """Why the content record there was given up, while that is remembered."""
         return self._reasons.get((target, partition, offset))
 
-    def reasons(self) -> list[tuple[Target, int, int, str]]:
+    def rejection_reasons(self) -> list[tuple[Target, int, int, str]]:
         """All that are remembered: target, content partition, offset, reason."""
         return [(*where, reason) for where, reason in self._reasons.items()]
 
@@ -265,7 +273,7 @@ class Index:
         """The digest of each partition with the offset it belongs to."""
         return self.view.digests_by_partition()
 
-    def verify(self) -> bool:
+    def digests_match(self) -> bool:
         """Recompute every digest from the rows; False when memory does not hold what it should."""
         return self.view.recomputed_digests() == self.view.digests
 
@@ -282,7 +290,7 @@ class Index:
         }
         return IndexView(
             self.names,
-            {target: table.views() for target, table in self._tables.items()},
+            {target: table.readers() for target, table in self._tables.items()},
             dict(self.positions),
             dict(self._digests),
             dict(self._highest),

@@ -31,7 +31,7 @@ class IndexView:
     """
 
     names: Names
-    parts: Mapping[Target, tuple[SegmentReader, ...]]
+    readers: Mapping[Target, tuple[SegmentReader, ...]]
     positions: Mapping[TopicPartition, int]
     digests: Mapping[TopicPartition, int]
     highest: Mapping[TopicPartition, HighestSource]
@@ -39,7 +39,7 @@ class IndexView:
 
     def count(self, target: Target) -> int:
         """Live items."""
-        return sum(part.live for part in self.parts[target])
+        return sum(part.live for part in self.readers[target])
 
     def search(
         self, queries: Sequence[VectorQuery], *, recall: float | None = None
@@ -60,10 +60,10 @@ class IndexView:
         Hits are made when they are read. `reads` is called with the number of rows that had to be
         read for a filter.
         """
-        answers = self.found(queries, recall=recall, reads=reads, patient=True)
+        answers = self.answers_or_none(queries, recall=recall, reads=reads, patient=True)
         return [answer for answer in answers if answer is not None]
 
-    def found(
+    def answers_or_none(
         self,
         queries: Sequence[VectorQuery],
         *,
@@ -74,7 +74,7 @@ class IndexView:
         """Answer as `answers` does; unless `patient`, with None where it takes an exact scan."""
         answers: dict[int, Answer | None] = {}
         for (target, _, exact), numbers in self._alike(queries).items():
-            parts = self.parts[target]
+            parts = self.readers[target]
             asked = [queries[n] for n in numbers]
             condition = asked[0].filter
             selections = [part.select(condition, reads) for part in parts]
@@ -97,15 +97,17 @@ class IndexView:
         self, target: Target, condition: Filter, reads: OnRowsRead = lambda rows: None
     ) -> Sequence[FilterWarning]:
         """Return what a filter asks for that no live item has."""
-        return _warnings(condition, [part.select(condition, reads) for part in self.parts[target]])
+        return _warnings(
+            condition, [part.select(condition, reads) for part in self.readers[target]]
+        )
 
-    def must_read(self, target: Target, condition: Filter) -> bool:
+    def needs_scan(self, target: Target, condition: Filter) -> bool:
         """Whether rows have to be read to answer a filter, as far as is known without waiting."""
-        return any(part.must_read(condition) for part in self.parts[target])
+        return any(part.needs_scan(condition) for part in self.readers[target])
 
     def cost_ms(self, query: VectorQuery, recall: float) -> float:
         """About what an approximate search takes; infinite where its filter is a new one."""
-        return sum(part.cost_ms(recall, query.filter) for part in self.parts[query.target])
+        return sum(part.cost_ms(recall, query.filter) for part in self.readers[query.target])
 
     def _alike(
         self, queries: Sequence[VectorQuery]
@@ -119,7 +121,7 @@ class IndexView:
 
     def rows(self, target: Target) -> Iterator[tuple[Rows, Numbers]]:
         """The live rows: columns, and the numbers of the rows in them."""
-        for part in self.parts[target]:
+        for part in self.readers[target]:
             yield part.rows, part.numbers()
 
     def digests_by_partition(self) -> list[dict[str, object]]:
@@ -137,7 +139,7 @@ class IndexView:
     def recomputed_digests(self) -> dict[TopicPartition, int]:
         """The digests from the rows themselves; equal to `digests` unless memory went bad."""
         found = dict.fromkeys(self.positions, 0)
-        for target in self.parts:
+        for target in self.readers:
             topic = self.names.embeddings(target)
             for rows, numbers in self.rows(target):
                 for n in numbers.tolist():
@@ -162,7 +164,7 @@ class LazyHits(Sequence[Hit]):
     __slots__ = ("_parts", "_query", "_topic", "_winners")
 
     def __init__(self, view: IndexView, query: VectorQuery, winners: Sequence[RankedRow]) -> None:
-        self._parts = view.parts[query.target]
+        self._parts = view.readers[query.target]
         self._topic = view.names.content(query.target)
         self._query = query
         self._winners = winners[query.offset :]

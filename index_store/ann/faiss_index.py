@@ -80,7 +80,7 @@ class AnnIndex:
         """About what a search for as many as usual takes, of a filter that admits `share`."""
         return self.at(recall).ms / share
 
-    def pays(self, selected: int, most: int, share: float, recall: float) -> bool:
+    def is_cheaper_than_scan(self, selected: int, most: int, share: float, recall: float) -> bool:
         """Whether searching it costs less than scanning the `selected` rows, `share` of all."""
         if selected <= most:
             return False

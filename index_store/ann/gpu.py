@@ -82,9 +82,9 @@ class Device:
         self._resources: Any = faiss.StandardGpuResources()
         self._resources.setTempMemory(_TEMP_BYTES)
 
-    def place(self, segment: SealedSegment, recall: float) -> bool:
+    def load_segment(self, segment: SealedSegment, recall: float) -> bool:
         """Put its rows there if they fit; False, with a line in the log, where they stay here."""
-        rows = segment.capacity * segment.flat.d * 2
+        rows = segment.capacity * segment.flat_index.d * 2
         if self._try("float16 rows", segment, rows, self._flat):
             return True
         if segment.ann is not None:
@@ -137,7 +137,7 @@ class Device:
     def _flat(self, segment: SealedSegment) -> DeviceRows:
         config = faiss.GpuIndexFlatConfig()
         config.device, config.useFloat16 = self._number, True
-        index = faiss.GpuIndexFlatIP(self._resources, segment.flat.d, config)
+        index = faiss.GpuIndexFlatIP(self._resources, segment.flat_index.d, config)
         vectors = segment.rows.vectors
         for start in range(0, len(vectors), _BLOCK_ROWS):
             index.add(vectors[start : start + _BLOCK_ROWS].astype(np.float32))

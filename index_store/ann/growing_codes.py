@@ -126,7 +126,7 @@ class GrowingCodes:
         """About what a search for as many as usual takes."""
         return _CALL_MS + len(self) * _CODED_ROW * SCANNED_ROW_MS / share
 
-    def pays(self, selected: int, most: int, share: float, recall: float) -> bool:
+    def is_cheaper_than_scan(self, selected: int, most: int, share: float, recall: float) -> bool:
         """As `Ann.pays`."""
         scored = ceil(most / share) * self._coder.depth(recall)
         cost = len(self) * _CODED_ROW + scored * (1 + (1 - share) * REFUSED_ROW)

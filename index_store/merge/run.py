@@ -89,10 +89,10 @@ def due_full_merge(
     main = _largest_indexed(table, kind)
     if main is None:
         scanned = table.unindexed_rows
-        if scanned <= scanned_rows or table.is_sealing:
+        if scanned <= scanned_rows or table.is_merging:
             return None
         return MergePlan(f"{scanned} rows without an index")
-    free = table.free_segments
+    free = table.mergeable_segments
     if main not in free:
         return None
     sealed = sum(segment.capacity for segment in free)
@@ -114,7 +114,7 @@ def due_growing_merge(
     # Of one whose rows all died no snapshot keeps the files.
     if main is None or not main.live:
         return None
-    rest = [segment for segment in table.free_segments if segment is not main]
+    rest = [segment for segment in table.mergeable_segments if segment is not main]
     plain = [segment for segment in rest if segment.ann is None]
     growing = table.growing_rows + sum(segment.capacity for segment in plain)
     coded = table.coded_rows
@@ -165,13 +165,13 @@ class MergeRunner:
         self._place = place
         self._large, self._small = asyncio.Lock(), asyncio.Lock()
 
-    def due(self, index: Index, target: Target) -> MergePlan | None:
+    def due_merge(self, index: Index, target: Target) -> MergePlan | None:
         """What `run` would be good for now, if anything."""
-        return due_merge(index.table(target), self._kind, self._scanned_rows)
+        return due_merge(index.segments_of(target), self._kind, self._scanned_rows)
 
-    def small(self, index: Index, target: Target) -> MergePlan | None:
+    def due_growing_merge(self, index: Index, target: Target) -> MergePlan | None:
         """The same of what may run beside a large one."""
-        return due_growing_merge(index.table(target), self._kind, self._scanned_rows)
+        return due_growing_merge(index.segments_of(target), self._kind, self._scanned_rows)
 
     async def run(self, index: Index, target: Target, plan: MergePlan = MERGE_ALL) -> MergeResult:
         """Raises RebuildFailed; then the index is as it was."""
@@ -179,31 +179,33 @@ class MergeRunner:
             async with self._small:
                 # While it waited, a large one may have taken up what it was to hold, and with its
                 # swap the segment that it was to be trained like is gone.
-                plan = replace(plan, like=_largest_indexed(index.table(target), self._kind))
-                return await self._run(index, target, plan, index.seal(target, plan.segments))
+                plan = replace(plan, like=_largest_indexed(index.segments_of(target), self._kind))
+                return await self._run(
+                    index, target, plan, index.begin_merge(target, plan.segments)
+                )
         async with self._large:
             async with self._small:
                 # All of it: a small one that is under way ends first.
-                sealing = index.seal(target, plan.segments)
-            return await self._run(index, target, plan, sealing)
+                merge = index.begin_merge(target, plan.segments)
+            return await self._run(index, target, plan, merge)
 
     async def _run(
-        self, index: Index, target: Target, plan: MergePlan, sealing: PendingMerge
+        self, index: Index, target: Target, plan: MergePlan, merge: PendingMerge
     ) -> MergeResult:
         began = perf_counter()
         try:
-            segment = await self._built(index, target, sealing, plan)
+            segment = await self._built(index, target, merge, plan)
         except BaseException as error:
-            index.give_up(target, sealing)
+            index.abort_merge(target, merge)
             if isinstance(error, (OSError, ValueError, SnapshotRefused)):
                 raise RebuildFailed(f"{target}: {error}") from error
             raise
         if segment is not None:
             # Most of it here, so that the loop has only the last moment's to do.
-            await asyncio.to_thread(index.catch_up, target, sealing, segment)
+            await asyncio.to_thread(index.apply_missed_deletes, target, merge, segment)
         # By one assignment: a search has either the old segments or the new one.
-        index.swap(target, sealing, segment)
-        await asyncio.to_thread(sealing.free)
+        index.commit_merge(target, merge, segment)
+        await asyncio.to_thread(merge.release)
         fault_points.reach("rebuild.swapped")
         found = segment.ann if segment is not None else None
         done = MergeResult(
@@ -218,18 +220,18 @@ class MergeRunner:
         return done
 
     async def _built(
-        self, index: Index, target: Target, sealing: PendingMerge, plan: MergePlan
+        self, index: Index, target: Target, merge: PendingMerge, plan: MergePlan
     ) -> SealedSegment | None:
-        if not any(part.live for part in sealing.parts):
+        if not any(part.live for part in merge.readers):
             return None
         name = uuid.uuid4().hex
-        trained = [] if plan.like is None else [plan.like.view()]
-        async with self._spill.building(name, [*sealing.parts, *trained]) as out:
+        trained = [] if plan.like is None else [plan.like.reader()]
+        async with self._spill.building(name, [*merge.readers, *trained]) as out:
             # 1. The rows as files.
             spec = await write_build_spec(
                 index,
                 target,
-                sealing,
+                merge,
                 self._spill,
                 out,
                 kind=self._kind,
@@ -246,18 +248,18 @@ class MergeRunner:
             fault_points.reach("rebuild.built")
             # 3. Mapped, checked, and warm before anybody sees it.
             segment = await asyncio.to_thread(open_built_segment, name, out, index.space.dim)
-            await asyncio.to_thread(_require_same, sealing.parts, segment)
+            await asyncio.to_thread(_require_same, merge.readers, segment)
             await asyncio.to_thread(_require_recall, segment, out, spec.queries)
             if self._place is not None:
                 await asyncio.to_thread(self._place, segment)
             return segment
 
-    async def place(self, index: Index) -> None:
+    async def place_on_device(self, index: Index) -> None:
         """The segments of a restored index, as those that are built here."""
         if self._place is None:
             return
         for target in TARGETS:
-            for segment in index.table(target).segments:
+            for segment in index.segments_of(target).sealed_segments:
                 await asyncio.to_thread(self._place, segment)
         index.refresh()
 
@@ -265,7 +267,7 @@ class MergeRunner:
 async def write_build_spec(
     index: Index,
     target: Target,
-    sealing: PendingMerge,
+    merge: PendingMerge,
     spill: SegmentFileStore,
     out: Path,
     *,
@@ -278,8 +280,8 @@ async def write_build_spec(
     `recent` are vectors of queries that came lately.
     """
     pieces = []
-    for n, part in enumerate(sealing.parts):
-        files = await spill.of(part)
+    for n, part in enumerate(merge.readers):
+        files = await spill.write_out(part)
         numbers = out / f"{n}.npy"
         await asyncio.to_thread(np.save, numbers, part.numbers())
         pieces.append(BuildInput(str(files.vectors), str(files.columns), files.rows, str(numbers)))
@@ -329,7 +331,7 @@ def _sample_queries(index: Index) -> list[Vectors]:
     dice = np.random.default_rng(0)
     samples = []
     for target in TARGETS:
-        parts = index.view.parts[target]
+        parts = index.view.readers[target]
         shares = np.array([part.live for part in parts], np.float64)
         if not shares.sum():
             continue

@@ -33,9 +33,9 @@ class SegmentFileStore:
         self._folder = folder
         self._lock = asyncio.Lock()
         self._emptied = False
-        self._held: Counter[str] = Counter()
+        self._in_use: Counter[str] = Counter()
 
-    async def of(self, part: SegmentReader) -> SegmentFiles:
+    async def write_out(self, part: SegmentReader) -> SegmentFiles:
         """Return the part's files, written now unless they are there. Raises OSError.
 
         Files that somebody deleted, as a rule for old files may do, are written again, since the
@@ -58,29 +58,29 @@ class SegmentFileStore:
         `keep` leaves it and them alone meanwhile, whatever becomes of the parts. After a failure
         the folder is gone.
         """
-        held = [name, *map(_name_of, parts)]
-        self._held.update(held)
+        names = [name, *map(_name_of, parts)]
+        self._in_use.update(names)
         try:
             yield await self.folder_for(name)
         except BaseException:
             await asyncio.to_thread(shutil.rmtree, self._folder / name, ignore_errors=True)
             raise
         finally:
-            self._held.subtract(held)
-            self._held = +self._held
+            self._in_use.subtract(names)
+            self._in_use = +self._in_use
 
     @property
-    def held(self) -> Collection[str]:
+    def in_use(self) -> Collection[str]:
         """Names of what segments are being built from, and into."""
-        return set(self._held)
+        return set(self._in_use)
 
-    async def keep(self, names: Callable[[], Collection[str]]) -> None:
+    async def delete_others(self, names: Callable[[], Collection[str]]) -> None:
         """Delete the files of all other parts. What is mapped stays readable.
 
         `names` is asked when nobody writes: what is swapped in while this waits is then among them.
         """
         async with self._lock:
-            await asyncio.to_thread(self._keep, {*names(), *self._held})
+            await asyncio.to_thread(self._keep, {*names(), *self._in_use})
 
     def _folder_for(self, name: str) -> Path:
         self._empty_once()
@@ -128,7 +128,7 @@ class SegmentFileStore:
 
 def file_names_of(view: IndexView) -> set[str]:
     """Return the names of the files that parts of this view have or would get."""
-    parts: Sequence[SegmentReader] = [part for parts in view.parts.values() for part in parts]
+    parts: Sequence[SegmentReader] = [part for parts in view.readers.values() for part in parts]
     return {f"{part.uid}-{len(part.rows)}" for part in parts} | {
         part.files.name for part in parts if part.files is not None
     }

@@ -53,7 +53,7 @@ class SegmentFields:
             done = count
             reads(count)
 
-    def must_read(self, condition: Filter) -> bool:
+    def needs_scan(self, condition: Filter) -> bool:
         """Whether `select` has to read rows: a guess, since it is made without the lock, which may
         be held for long.
         """

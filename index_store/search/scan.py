@@ -195,7 +195,7 @@ class SegmentSearch:
         """All places whose float32 score is above `floor`."""
         found = [np.empty(0, np.int64)]
         for part, selection, start in self._each():
-            found.append(part.reaching(query, floor, selection) + start)
+            found.append(part.rows_above(query, floor, selection) + start)
         return np.concatenate(found)
 
     def _winners(self, query: VectorQuery, places: NDArray[np.int64]) -> list[RankedRow]:

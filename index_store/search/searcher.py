@@ -64,14 +64,14 @@ class LocalSearcher:
         """Answer from `index` from now on, once `ready` is called."""
         self._index = index
         self.generation += 1
-        self.not_ready("replaying")
+        self.set_not_ready("replaying")
 
-    def ready(self) -> None:
+    def set_ready(self) -> None:
         self.is_ready, self.reason = True, None
         if self._index is not None:
-            self._index.expect_searches()
+            self._index.enable_growing_codes()
 
-    def not_ready(self, reason: str) -> None:
+    def set_not_ready(self, reason: str) -> None:
         self.is_ready, self.reason = False, reason
 
     async def search(self, queries: Sequence[VectorQuery]) -> list[Answer]:
@@ -81,15 +81,15 @@ class LocalSearcher:
                 self._recent[query.target].append(query)
         # These take long; they must not hold up those that do not.
         much = len(queries) > 1 and sum(query.k + query.offset for query in queries) > _MUCH
-        slow = much or any(query.exact or self._must_read(query) for query in queries)
+        slow = much or any(query.exact or self._needs_scan(query) for query in queries)
         answers = None if slow else await self._fast.ask(queries)
-        return await self._in_full(queries) if answers is None else answers
+        return await self._search_slowly(queries) if answers is None else answers
 
-    def _must_read(self, query: VectorQuery) -> bool:
+    def _needs_scan(self, query: VectorQuery) -> bool:
         view = self._ready_index().view
-        return query.filter is not None and view.must_read(query.target, query.filter)
+        return query.filter is not None and view.needs_scan(query.target, query.filter)
 
-    async def _in_full(self, queries: Sequence[VectorQuery]) -> list[Answer]:
+    async def _search_slowly(self, queries: Sequence[VectorQuery]) -> list[Answer]:
         """Answer in the lane of slow searches."""
         answers = await self._exact.ask(queries)
         assert answers is not None
@@ -110,7 +110,9 @@ class LocalSearcher:
         # section 2.4).
         few = not patient and (alone or self._are_quick(requests))
         faiss.omp_set_num_threads(1 if few else _CORES)
-        found = iter(view.found(asked, recall=self._recall, reads=self._reads, patient=patient))
+        found = iter(
+            view.answers_or_none(asked, recall=self._recall, reads=self._reads, patient=patient)
+        )
         answers: list[list[Answer] | None] = []
         for queries in requests:
             some = list(islice(found, len(queries)))
@@ -128,7 +130,7 @@ class LocalSearcher:
         view, recall = self._index.view, self._recall
         return sum(view.cost_ms(query, recall) for query in asked) <= _QUICK_MS
 
-    def recent(self, target: Target) -> Vectors:
+    def recent_vectors(self, target: Target) -> Vectors:
         """Vectors of queries that came lately, (n, dim); what an index should be tuned on."""
         found = [query.vector for query in self._recent[target]]
         return np.stack(found) if found else np.empty((0, 1), np.float16)

@@ -30,21 +30,21 @@ class GrowingSegment:
         self.capacity = capacity
         # The Faiss index counts all rows from the start and is never changed again: rows are
         # written into its memory, and bitmaps say which of them a search may see.
-        self.flat = flat.blank_index(dim, capacity)
-        self.rows = Rows.blank(flat.vectors(self.flat))
+        self.flat_index = flat.blank_index(dim, capacity)
+        self.rows = Rows.blank(flat.vectors(self.flat_index))
         self.coder = coder
-        self.codes = None if coder is None else GrowingCodes(coder, self.flat)
+        self.codes = None if coder is None else GrowingCodes(coder, self.flat_index)
         self.live = 0
         self._fields = SegmentFields(self.rows)
         self._alive = np.zeros(capacity, np.bool_)
-        self._view: SegmentReader | None = None
+        self._reader: SegmentReader | None = None
 
     @property
     def room(self) -> int:
         return self.capacity - len(self.rows)
 
     @property
-    def is_mostly_dead(self) -> bool:
+    def is_mostly_deleted(self) -> bool:
         return self.live * 2 < self.capacity
 
     def append(
@@ -61,13 +61,13 @@ class GrowingSegment:
             )
         self._alive[done : done + end - start] = True
         self.live += end - start
-        self._view = None
+        self._reader = None
 
     def delete(self, numbers: Numbers) -> None:
         """Take out rows, all of them live."""
         self._alive[numbers] = False
         self.live -= len(numbers)
-        self._view = None
+        self._reader = None
 
     def alive(self) -> Numbers:
         return np.flatnonzero(self._alive)
@@ -76,12 +76,12 @@ class GrowingSegment:
         """A bit for each row that is live, low bits first."""
         return np.packbits(self._alive, bitorder="little")
 
-    def view(self) -> SegmentReader:
+    def reader(self) -> SegmentReader:
         """This chunk as it is now; the same object until something changes."""
-        if self._view is None:
-            self._view = SegmentReader(
+        if self._reader is None:
+            self._reader = SegmentReader(
                 self.rows,
-                self.flat,
+                self.flat_index,
                 self.bits(),
                 self.live,
                 self.capacity,
@@ -90,4 +90,4 @@ class GrowingSegment:
                 self.codes,
                 self.uid,
             )
-        return self._view
+        return self._reader

@@ -141,7 +141,7 @@ class SegmentReader:
         self.written = written
         self.fields = fields
         self.ann = ann
-        self.everything = Selection(bits, live, capacity, written)
+        self.live_rows = Selection(bits, live, capacity, written)
         self._flat = flat
         self._device = device
         # Nothing of a part ever changes, so neither does what a filter admits of it.
@@ -149,15 +149,15 @@ class SegmentReader:
 
     def numbers(self) -> Numbers:
         """Of the live rows, ascending."""
-        return self.everything.numbers
+        return self.live_rows.numbers
 
     def select(self, condition: Filter | None, reads: OnRowsRead = lambda rows: None) -> Selection:
         """Return the live rows that a filter admits; `reads` is called as `OnRowsRead` says."""
         if condition is None:
-            return self.everything
+            return self.live_rows
         known = self._selections.get(condition.key)
         if known is None:
-            alive = self.everything.bits
+            alive = self.live_rows.bits
             matching, kinds = self.fields.select(condition, alive, reads)
             bits = selector_bits(matching, self.capacity) & alive
             count = int(np.bitwise_count(bits).sum())
@@ -167,16 +167,16 @@ class SegmentReader:
             self._selections[condition.key] = known
         return known
 
-    def must_read(self, condition: Filter) -> bool:
+    def needs_scan(self, condition: Filter) -> bool:
         """Whether rows have to be read to answer `select`, as far as is known without waiting."""
-        return condition.key not in self._selections and self.fields.must_read(condition)
+        return condition.key not in self._selections and self.fields.needs_scan(condition)
 
     def cost_ms(self, recall: float, condition: Filter | None = None) -> float:
         """About what `approximate` takes over everything, or over what a filter admits; infinite
         where that is not known yet."""
         if self._device is not None:
             return _DEVICE_MS
-        selection = self.everything
+        selection = self.live_rows
         if condition is not None:
             known = self._selections.get(condition.key)
             if known is None:
@@ -208,7 +208,9 @@ class SegmentReader:
             if there is not None:
                 return there
         share = selection.share
-        if self.ann is None or not self.ann.pays(selection.count, most, share, recall):
+        if self.ann is None or not self.ann.is_cheaper_than_scan(
+            selection.count, most, share, recall
+        ):
             scores, numbers = self.nominate(queries, most, selection)
             return Nominees(scores, numbers, lowest_of(scores, selection.count), True)
         scores, numbers = self.ann.search(queries, most, share, recall)
@@ -228,7 +230,7 @@ class SegmentReader:
             cuts[n] = lowest_of(exact, selection.count)[0]
         return Nominees(scores, numbers, cuts, False)
 
-    def reaching(
+    def rows_above(
         self, query: NDArray[np.float32], floor: float, selection: Selection
     ) -> NDArray[np.int64]:
         """Numbers of the selected rows whose float32 score is above `floor`."""

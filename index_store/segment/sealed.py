@@ -26,27 +26,27 @@ from index_store.segment.rows import Numbers
 
 class SealedSegment:
     """`arrays` are the columns (index_store.segment.columns), `index` the vectors of the same rows,
-    `found` the index that nominates among them, if any."""
+    `ann` the index that nominates among them, if any."""
 
     def __init__(
         self,
         uid: str,
         arrays: Arrays,
         index: flat.Flat,
-        found: AnnIndex | None = None,
+        ann: AnnIndex | None = None,
         files: SegmentFiles | None = None,
     ) -> None:
         self.uid = uid
         self.arrays = arrays
-        self.flat = index
-        self.ann = found
+        self.flat_index = index
+        self.ann = ann
         self.files = files
         self.rows = columns.unpack_columns(arrays, flat.vectors(index))
         self.capacity = len(self.rows)
         self.live = self.capacity
         self._bits = all_bits(self.capacity)
         self._fields = SegmentFields(self.rows)
-        self._view: SegmentReader | None = None
+        self._reader: SegmentReader | None = None
         self._device: Nominator | None = None
         hashes, order = arrays.get("ids.hashes"), arrays.get("ids.order")
         if hashes is None or order is None:
@@ -62,10 +62,10 @@ class SealedSegment:
             raise SnapshotRefused(
                 f"{files.columns.name}: want {files.rows} rows, got {columns.count(arrays)}"
             )
-        found = None
+        ann = None
         if files.ann is not None and files.kind is not None:
-            found = faiss_index.load_ann(files.kind, files.ann, index, files.points)
-        return cls(files.name, arrays, index, found, files)
+            ann = faiss_index.load_ann(files.kind, files.ann, index, files.points)
+        return cls(files.name, arrays, index, ann, files)
 
     @property
     def device(self) -> Nominator | None:
@@ -75,7 +75,7 @@ class SealedSegment:
     @device.setter
     def device(self, device: Nominator) -> None:
         self._device = device
-        self._view = None
+        self._reader = None
 
     @property
     def kind(self) -> str:
@@ -86,7 +86,7 @@ class SealedSegment:
         """Its training, for rows that come after it."""
         return None if self.ann is None else RowQuantizer.of(self.ann)
 
-    def find(self, ids: list[str], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+    def find_rows(self, ids: list[str], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The live row of each id, -1 where there is none: shape (len(ids),)."""
         return self._ids.find(ids, hashes, self._bits)
 
@@ -94,13 +94,13 @@ class SealedSegment:
         """Take out rows, all of them live."""
         np.bitwise_and.at(self._bits, numbers >> 3, ~(1 << (numbers & 7)).astype(np.uint8))
         self.live -= len(numbers)
-        self._view = None
+        self._reader = None
 
-    def keep(self, alive: NDArray[np.bool_]) -> None:
+    def set_alive(self, alive: NDArray[np.bool_]) -> None:
         """Make exactly these rows live: shape (capacity,)."""
         self._bits = np.packbits(alive, bitorder="little")
         self.live = int(alive.sum())
-        self._view = None
+        self._reader = None
 
     def alive(self) -> Numbers:
         return row_numbers(self._bits)
@@ -109,12 +109,12 @@ class SealedSegment:
         """A bit for each row that is live, low bits first."""
         return self._bits
 
-    def view(self) -> SegmentReader:
+    def reader(self) -> SegmentReader:
         """This segment as it is now; the same object until something changes."""
-        if self._view is None:
-            self._view = SegmentReader(
+        if self._reader is None:
+            self._reader = SegmentReader(
                 self.rows,
-                self.flat,
+                self.flat_index,
                 self._bits.copy(),
                 self.live,
                 self.capacity,
@@ -125,7 +125,7 @@ class SealedSegment:
                 self.files,
                 self._device,
             )
-        return self._view
+        return self._reader
 
 
 def all_bits(count: int) -> NDArray[np.uint8]:

@@ -33,7 +33,7 @@ class ReplayState:
 
     @classmethod
     def of(cls, index: Index) -> "ReplayState":
-        return cls(dict(index.caught_up_at), index.reasons())
+        return cls(dict(index.caught_up_at), index.rejection_reasons())
 
 
 def manifest(index: Index, view: IndexView, moment: ReplayState) -> Manifest:
@@ -43,7 +43,7 @@ def manifest(index: Index, view: IndexView, moment: ReplayState) -> Manifest:
         "space": asdict(index.space) | {"fingerprint": index.space.fingerprint.hex()},
         "topic_ids": index.topic_ids,
         "partitions": index.partitions,
-        "items": {target: view.count(target) for target in view.parts},
+        "items": {target: view.count(target) for target in view.readers},
         "positions": [[*partition, value] for partition, value in view.positions.items()],
         "highest": [[*tp, *origin, offset] for tp, (origin, offset) in view.highest.items()],
         "caught_up_at": [[*partition, at] for partition, at in moment.caught_up_at.items()],

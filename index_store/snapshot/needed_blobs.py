@@ -32,7 +32,7 @@ class SnapshotBlobs:
     def forget(self, name: str) -> None:
         self._needs.pop(name, None)
 
-    def keep(self, names: Iterable[str]) -> None:
+    def retain(self, names: Iterable[str]) -> None:
         """Forget all snapshots but these."""
         self._needs = {name: self._needs[name] for name in names if name in self._needs}
 

@@ -20,7 +20,7 @@ class OwnSnapshots:
         self._store = store
         self._prefix = prefix
         self._needed = SnapshotBlobs()
-        self.lacking: dict[str, list[str]] = {}
+        self.incomplete: dict[str, list[str]] = {}
         """Snapshots that are not whole, with what they lack, as the last listing showed."""
 
     @property
@@ -32,15 +32,15 @@ class OwnSnapshots:
         """Count `name` as one of ours from now on."""
         self._needed[name] = blobs_of(name, manifest, manifest_bytes)
 
-    async def look(self) -> None:
-        """Set `lacking`, by one listing."""
+    async def update_incomplete(self) -> None:
+        """Set `incomplete`, by one listing."""
         await self.missing({})
 
     async def missing(self, needs: BlobSizes) -> list[str]:
-        """Return those of `needs` that the store does not have; the same listing sets `lacking`."""
+        """Return those of `needs` that the store does not have, and set `incomplete`."""
         there = await self._store.sizes(self._prefix)
         found = {blob.removeprefix(self._prefix): size for blob, size in there.items()}
-        self.lacking = self._needed.lacking(found)
+        self.incomplete = self._needed.lacking(found)
         return missing_blobs(needs, found)
 
     async def require_whole(
@@ -77,7 +77,7 @@ class OwnSnapshots:
             else:
                 await self.delete(name)
         # Somebody other than us deleted the others.
-        self._needed.keep(finished)
+        self._needed.retain(finished)
         return finished, await self.delete_unneeded(held)
 
     async def delete_unneeded(self, held: Iterable[str]) -> Collection[str]:
@@ -96,7 +96,7 @@ class OwnSnapshots:
 
     async def delete(self, name: str) -> None:
         self._needed.forget(name)
-        self.lacking.pop(name, None)
+        self.incomplete.pop(name, None)
         blobs = await self._store.list(f"{self._prefix}{name}/")
         # Delete the manifest first: without it the rest is not a snapshot any more.
         for blob in sorted(blobs, key=lambda blob: not blob.endswith("/manifest.json")):

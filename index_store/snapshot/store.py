@@ -65,7 +65,7 @@ class SnapshotStore:
         self._written: dict[str, Sequence[Blob]] = {}
         self.own = OwnSnapshots(store, prefix)
         """The snapshots below `prefix`."""
-        self.rewritten = 0
+        self.rewritten_blobs = 0
         """The number of blobs that the store had lost, and that were written again."""
         self.refused: dict[str, str] = {}
         """Snapshots that the last `restore` refused, with the reasons."""
@@ -83,11 +83,11 @@ class SnapshotStore:
                 return await self._write(index, view, moment)
             finally:
                 # Also of a failed one: what it needed a while ago may be what fills the disk.
-                await self._spill.keep(lambda: file_names_of(index.view))
+                await self._spill.delete_others(lambda: file_names_of(index.view))
 
     async def _write(self, index: Index, view: IndexView, moment: ReplayState) -> str:
         # 0. What crashes left: it may be what fills the disk.
-        finished, gone = await self.own.tidy(self._spill.held)
+        finished, gone = await self.own.tidy(self._spill.in_use)
         self._forget(gone)
         # Names grow even when the clock does not.
         name = f"{max([time.time_ns(), *(int(old) + 1 for old in finished)]):020d}"
@@ -108,12 +108,12 @@ class SnapshotStore:
             await self.own.write_and_read("pointer", name.encode())
             fault_points.reach("snapshot.pointer")
         except Exception:
-            await self._give_up(name, set(self._written) - known)
+            await self._abort_write(name, set(self._written) - known)
             raise
         # 4. What is no longer kept.
         for old in [*finished, name][: -self._kept]:
             await self.own.delete(old)
-        self._forget(await self.own.delete_unneeded(self._spill.held))
+        self._forget(await self.own.delete_unneeded(self._spill.in_use))
         return name
 
     async def tidy(self, index: Index) -> None:
@@ -121,7 +121,7 @@ class SnapshotStore:
         if self._writing.locked():
             return  # that needs the files of its own view, and does the same at its end
         async with self._writing:
-            await self._spill.keep(lambda: file_names_of(index.view))
+            await self._spill.delete_others(lambda: file_names_of(index.view))
 
     async def list(self) -> list[str]:
         """Names below the shard's prefix (REPLICA/NAME) that have a manifest, best first.
@@ -193,7 +193,7 @@ class SnapshotStore:
         Raises OSError when the store fails.
         """
         index = await self._load(name, empty)
-        if not await asyncio.to_thread(index.verify):
+        if not await asyncio.to_thread(index.digests_match):
             raise SnapshotRefused("the rows do not have the digest that they were stored with")
 
     async def point_to(self, name: str) -> None:
@@ -210,11 +210,11 @@ class SnapshotStore:
     ) -> Manifest:
         """Write what is not there yet; what the manifest says of parts and bitmaps."""
         entries, bitmaps = [], []
-        for target, parts in view.parts.items():
+        for target, parts in view.readers.items():
             for part in parts:
-                files = await self._spill.of(part)
+                files = await self._spill.write_out(part)
                 written.append(files)
-                bits = part.everything.bits[: (files.rows + 7) // 8]
+                bits = part.live_rows.bits[: (files.rows + 7) // 8]
                 entries.append(
                     {
                         "target": target,
@@ -247,7 +247,7 @@ class SnapshotStore:
         still = await self._lost(name, manifest)
         if still:
             raise OSError(f"{still[0]}: written, but not in the store; {len(still)} are missing")
-        self.rewritten += len(lost)
+        self.rewritten_blobs += len(lost)
 
     async def _lost(self, name: str, manifest: Manifest) -> Sequence[str]:
         needs = dict(blobs_of(name, manifest, 0))
@@ -277,7 +277,7 @@ class SnapshotStore:
         replica, _, own = name.rpartition("/")
         if not own.isdecimal():
             raise SnapshotRefused(f"name: want the digits of a snapshot's, got {own[:40]!r}")
-        index = empty.emptied()
+        index = empty.empty_copy()
         raw = await self._read(f"{name}/manifest.json")
         manifest = manifests.read_manifest(raw)
         manifests.require_same_log(manifest, index)
@@ -288,9 +288,11 @@ class SnapshotStore:
             end = start + (part["rows"] + 7) // 8
             segment = await self._segment(f"{replica}/", part, index.space.dim, keep=keep)
             bits = np.frombuffer(alive[start:end], np.uint8)
-            segment.keep(np.unpackbits(bits, count=part["rows"], bitorder="little").astype(bool))
+            segment.set_alive(
+                np.unpackbits(bits, count=part["rows"], bitorder="little").astype(bool)
+            )
             target: Target = part["target"]
-            await asyncio.to_thread(index.adopt, target, segment)
+            await asyncio.to_thread(index.add_restored, target, segment)
             start = end
         index.finish_restore(
             manifests.positions(manifest),
@@ -341,12 +343,12 @@ class SnapshotStore:
         except KeyError:
             raise SnapshotRefused(f"{name}: missing") from None
 
-    async def _give_up(self, name: str, new: set[str]) -> None:
+    async def _abort_write(self, name: str, new: set[str]) -> None:
         """Half a snapshot would only keep a full disk full."""
         self._forget(new)
         try:
             await self.own.delete(name)
-            await self.own.delete_unneeded(self._spill.held)
+            await self.own.delete_unneeded(self._spill.in_use)
         except OSError as error:
             # The first error says more than this one; the next snapshot deletes what is left.
             log.warning("half a snapshot is left", snapshot=name, error=str(error))

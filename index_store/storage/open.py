@@ -24,7 +24,7 @@ async def open_blob_store(url: str | None, default: Path) -> AsyncIterator[BlobS
         from index_store.storage.s3 import S3BlobStore
 
         bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        async with S3BlobStore.opened(bucket, prefix) as store:
+        async with S3BlobStore.open(bucket, prefix) as store:
             yield store
     else:
         raise ConfigurationError(

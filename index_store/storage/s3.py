@@ -48,7 +48,7 @@ Upload = dict[str, str]
 
 
 class S3BlobStore:
-    """The BlobStore port; names are keys below `prefix`. Open it with `opened`."""
+    """The BlobStore port; names are keys below `prefix`. Open it with `open`."""
 
     def __init__(
         self, client: Any, bucket: str, prefix: str, *, part_bytes: int = _PART_BYTES
@@ -60,7 +60,7 @@ class S3BlobStore:
 
     @classmethod
     @asynccontextmanager
-    async def opened(
+    async def open(
         cls, bucket: str, prefix: str, *, part_bytes: int = _PART_BYTES
     ) -> AsyncIterator["S3BlobStore"]:
         """Raises ConfigurationError when a server says that there is no such bucket.

@@ -43,11 +43,11 @@ class Operations:
         index = self._index()
         found: list[dict[str, Any]] = []
         for target in TARGETS:
-            table = index.table(target)
+            table = index.segments_of(target)
             found.append(
                 {"target": target, "kind": "growing", "rows": table.growing_rows, "points": []}
             )
-            for segment in table.segments:
+            for segment in table.sealed_segments:
                 points = [] if segment.ann is None else segment.ann.points
                 used = None if segment.ann is None else segment.ann.at(self._target_recall)
                 found.append(

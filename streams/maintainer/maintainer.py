@@ -115,7 +115,7 @@ class Maintainer:
                 await self._tail()
             except LogChanged as changed:
                 log.warning("rebuilding the index from the log", reason=str(changed))
-                self._searcher.not_ready("rebuilding: " + str(changed))
+                self._searcher.set_not_ready("rebuilding: " + str(changed))
                 # A snapshot whose offsets the log no longer has would lead straight back here.
                 restore = False
             except (KafkaError, TidelensError, OSError) as error:
@@ -124,7 +124,7 @@ class Maintainer:
                     raise
                 # A topic is deleted and not made again yet, or a broker is away.
                 log.warning("starting the index again", reason=str(error))
-                self._searcher.not_ready(f"starting again: {error}")
+                self._searcher.set_not_ready(f"starting again: {error}")
                 await asyncio.sleep(_AGAIN_S)
 
     async def _start(self, *, restore: bool) -> None:
@@ -140,14 +140,14 @@ class Maintainer:
         index = self._new_index(partitions, ids)
         if restore:
             index = await self._restored(index) or index
-            await self._rebuilder.place(index)
+            await self._rebuilder.place_on_device(index)
         self._index = index
         self._searcher.serve(index)
         self._count_items(index)
         for partition in index.positions:
             # An empty state that starts to read now will see every delete from now on.
             if partition not in index.caught_up_at:
-                index.caught_up(partition, self._clock.now())
+                index.mark_caught_up(partition, self._clock.now())
         self.keeper.begin(index)
         # Commits of another index say nothing about this one.
         self._committed = {}
@@ -202,7 +202,7 @@ class Maintainer:
             # Searches and sockets get their turn between slices.
             await asyncio.sleep(0)
         for partition, at in fetched.caught_up_at.items():
-            self._index.caught_up(partition, at)
+            self._index.mark_caught_up(partition, at)
         self._judge_readiness()
 
     async def _apply(self, piece: Fetched) -> None:
@@ -272,16 +272,18 @@ class Maintainer:
             if index.positions[partition] < end
         ]
         if behind:
-            self._searcher.not_ready(f"replaying: {len(behind)} partitions are not caught up yet")
+            self._searcher.set_not_ready(
+                f"replaying: {len(behind)} partitions are not caught up yet"
+            )
             return
         oldest = min(index.caught_up_at.values(), default=None)
         if oldest is not None and self._clock.now() - oldest > self._stale_s:
-            self._searcher.not_ready(
+            self._searcher.set_not_ready(
                 f"caught up last {self._clock.now() - oldest:.0f} s ago, limit "
                 f"{self._stale_s:.0f} s (min.compaction.lag.ms, TIDELENS_STALE_AFTER_S)"
             )
             return
-        self._searcher.ready()
+        self._searcher.set_ready()
 
     async def commit(self) -> None:
         """Publish the positions to the node's group, so that Kafka's own tools show the lag."""
@@ -333,11 +335,11 @@ class Maintainer:
 
     async def rebuild_if_due(self) -> None:
         """Where many rows are without an index, or dead; not while replaying, more is to come."""
-        await self._rebuild_where(self._rebuilder.due)
+        await self._rebuild_where(self._rebuilder.due_merge)
 
     async def index_growing_if_due(self) -> None:
         """The same of rows that grow, which does not wait for a large rebuild to end."""
-        await self._rebuild_where(self._rebuilder.small)
+        await self._rebuild_where(self._rebuilder.due_growing_merge)
 
     async def _rebuild_where(self, due: Callable[[Index, Target], MergePlan | None]) -> None:
         index = self._index

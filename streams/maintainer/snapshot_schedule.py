@@ -95,7 +95,7 @@ class SnapshotKeeper:
             "last": self._last,
             "failure": self._unseen or self._failure,
             "chosen": self._chosen,
-            "lacking": {name: len(blobs) for name, blobs in self._snapshots.own.lacking.items()},
+            "lacking": {name: len(blobs) for name, blobs in self._snapshots.own.incomplete.items()},
         }
 
     async def choose(self, name: str, index: Index, *, retention_s: float) -> None:
@@ -138,7 +138,7 @@ class SnapshotKeeper:
                 )
             positions, began = dict(index.positions), perf_counter()
             self._tried_at = self._clock.now()
-            rewritten = self._snapshots.rewritten
+            rewritten = self._snapshots.rewritten_blobs
             try:
                 name = await self._snapshots.write(index)
             except Exception as error:
@@ -149,7 +149,7 @@ class SnapshotKeeper:
                 told = f"the snapshot could not be written: {_told(error)}"
                 raise SnapshotFailed(told) from error
             self._positions, self._failure = positions, None
-            self._metrics.snapshot_blobs_rewritten.inc(self._snapshots.rewritten - rewritten)
+            self._metrics.snapshot_blobs_rewritten.inc(self._snapshots.rewritten_blobs - rewritten)
             self._show_lacking()
             self._metrics.snapshots.labels("written").inc()
             self._metrics.snapshot_at.set(self._clock.now())
@@ -172,13 +172,13 @@ class SnapshotKeeper:
         async with self._writing:
             self._checked_at = self._clock.now()
             try:
-                await own.look()
+                await own.update_incomplete()
             except Exception as error:
                 self._unseen = {"reason": _told(error), "at": self._clock.now()}
                 log.warning("snapshots cannot be listed", error=_told(error))
                 return False
             self._show_lacking()
-        blobs = own.lacking.get(own.newest)
+        blobs = own.incomplete.get(own.newest)
         if blobs is None:
             return False
         reason = f"{own.newest}: blobs that the store lacks: {len(blobs)}, the first {blobs[0]}"
@@ -188,7 +188,7 @@ class SnapshotKeeper:
 
     def _show_lacking(self) -> None:
         self._checked_at, self._unseen = self._clock.now(), None
-        lacking = self._snapshots.own.lacking.values()
+        lacking = self._snapshots.own.incomplete.values()
         self._metrics.snapshot_blobs_lacking.set(sum(map(len, lacking)))
 
 

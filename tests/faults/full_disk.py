@@ -61,8 +61,8 @@ async def main(folder: Path) -> None:
         await node.snapshot_if_due()
         await node.rebuild_if_due()
         assert node.keeper.describe()["failure"] is None
-        assert len(index_of(node).table("images").segments) == 1
-        restored = await snapshots_in(kit.store).restore(index_of(node).emptied())
+        assert len(index_of(node).segments_of("images").sealed_segments) == 1
+        restored = await snapshots_in(kit.store).restore(index_of(node).empty_copy())
         assert restored is not None
         assert restored.digests() == index_of(node).digests()
 

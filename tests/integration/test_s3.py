@@ -26,7 +26,7 @@ PREFIX = "unit-v1/0/0/"
 async def test_blobs_come_back_whole(s3: S3Link, tmp_path: Path) -> None:
     bucket = await s3.new_bucket()
     # The least that S3 takes as a part.
-    async with S3BlobStore.opened(bucket, "deep/prefix", part_bytes=5 * module.MIB) as store:
+    async with S3BlobStore.open(bucket, "deep/prefix", part_bytes=5 * module.MIB) as store:
         large = tmp_path / "large"
         large.write_bytes(bytes(range(256)) * 50_000)  # 12.8 MB: three parts
         await store.upload("a/large", large)
@@ -44,7 +44,7 @@ async def test_blobs_come_back_whole(s3: S3Link, tmp_path: Path) -> None:
             await store.read("a/small")
         with pytest.raises(KeyError):
             await store.local("a/small", tmp_path)
-    async with S3BlobStore.opened(bucket, "other") as other:
+    async with S3BlobStore.open(bucket, "other") as other:
         assert await other.list("") == []
 
 
@@ -52,7 +52,7 @@ async def test_a_torn_upload_leaves_nothing(
     s3: S3Link, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bucket = await s3.new_bucket()
-    async with S3BlobStore.opened(bucket, "", part_bytes=5 * module.MIB) as store:
+    async with S3BlobStore.open(bucket, "", part_bytes=5 * module.MIB) as store:
         large = tmp_path / "large"
         large.write_bytes(bytes(12 * module.MIB))
         real = module._slice
@@ -72,7 +72,7 @@ async def test_a_torn_upload_leaves_nothing(
 
 async def test_more_keys_than_a_page_has(s3: S3Link) -> None:
     bucket = await s3.new_bucket()
-    async with S3BlobStore.opened(bucket, "") as store:
+    async with S3BlobStore.open(bucket, "") as store:
         names = [f"{n:04}" for n in range(1010)]
         for start in range(0, 1010, 10):  # as many as there are connections
             await asyncio.gather(*(store.write(name, b"") for name in names[start : start + 10]))
@@ -103,7 +103,7 @@ async def test_a_snapshot_in_s3_and_an_outage(s3: S3Link, tmp_path: Path) -> Non
         restored = await elsewhere.restore(new_index())
         assert restored is not None
         assert restored.digests() == before
-        assert restored.verify()
+        assert restored.digests_match()
         # And it goes on once the server is back.
         name = await snapshots.write(index)
         await elsewhere.verify(f"0/{name}", new_index())
@@ -118,8 +118,8 @@ async def test_parts_that_somebody_deleted_are_written_again(s3: S3Link, tmp_pat
         assert len(parts) == 4
         for blob in parts:
             await store.delete(blob)
-        await snapshots.own.look()
-        assert [len(blobs) for blobs in snapshots.own.lacking.values()] == [4]
+        await snapshots.own.update_incomplete()
+        assert [len(blobs) for blobs in snapshots.own.incomplete.values()] == [4]
         name = await snapshots.write(index)
         assert await store.sizes(f"{PREFIX}parts/") == parts
         await snapshots.verify(f"0/{name}", new_index())

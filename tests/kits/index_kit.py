@@ -37,10 +37,10 @@ SPILLS = Path(tempfile.gettempdir()) / "tidelens-spills"
 
 
 def new_index(
-    chunk_rows: int = 64, topic_ids: dict[str, str] = TOPIC_IDS, partitions: int = 1
+    growing_segment_rows: int = 64, topic_ids: dict[str, str] = TOPIC_IDS, partitions: int = 1
 ) -> Index:
     counts = dict.fromkeys(TARGETS, partitions)
-    return Index(SPACE, NAMES, counts, topic_ids, chunk_rows=chunk_rows)
+    return Index(SPACE, NAMES, counts, topic_ids, growing_segment_rows=growing_segment_rows)
 
 
 def record(
@@ -86,19 +86,19 @@ def snapshots_in(store: BlobStore, prefix: str = "unit-v1/0/0/", *, kept: int = 
 async def built(
     index: Index,
     target: Target,
-    sealing: PendingMerge,
+    merge: PendingMerge,
     spill: SegmentFileStore,
     kind: str,
     like: SealedSegment | None = None,
 ) -> SealedSegment | None:
     """Build the sealed segment of a merge in this process, as the building process does."""
-    rows = sum(part.live for part in sealing.parts)
+    rows = sum(part.live for part in merge.readers)
     if not rows:
         return None
     name, asked = uuid.uuid4().hex, vectors(3, dim=index.space.dim)
-    async with spill.building(name, sealing.parts) as out:
+    async with spill.building(name, merge.readers) as out:
         spec = await write_build_spec(
-            index, target, sealing, spill, out, kind=kind, threads=1, recent=asked
+            index, target, merge, spill, out, kind=kind, threads=1, recent=asked
         )
         if like is not None and like.files is not None:
             files = like.files
@@ -117,9 +117,9 @@ def put(
     return record(offset, item_id, encode_embedding(SPACE, vector, **body), target=target)
 
 
-def filled(rows: Vectors, chunk_rows: int = 64) -> Index:
+def filled(rows: Vectors, growing_segment_rows: int = 64) -> Index:
     """Return an index of images i0000, i0001, ... with these vectors."""
-    index = new_index(chunk_rows)
+    index = new_index(growing_segment_rows)
     index.apply(batch(*(put(n, f"i{n:04}", row) for n, row in enumerate(rows))))
     return index
 

@@ -53,15 +53,15 @@ def one_loop() -> Iterator[None]:
 
 
 def rebuilt(index: Index) -> None:
-    sealing = index.seal("images")
-    segment = LOOP.run(built(index, "images", sealing, new_spill(), "Flat"))
-    index.swap("images", sealing, segment)
+    merge = index.begin_merge("images")
+    segment = LOOP.run(built(index, "images", merge, new_spill(), "Flat"))
+    index.commit_merge("images", merge, segment)
 
 
 def restored(index: Index) -> Index:
     snapshots = snapshots_in(MemoryBlobStore())
     LOOP.run(snapshots.write(index))
-    found = LOOP.run(snapshots.restore(index.emptied()))
+    found = LOOP.run(snapshots.restore(index.empty_copy()))
     assert found is not None, snapshots.refused
     return found
 
@@ -82,7 +82,7 @@ def test_it_is_the_same_by_every_history(
         patch.setattr(
             segment_fields, "MetadataIndex", partial(MetadataIndex, fields_max=fields_max)
         )
-        index, live = new_index(chunk_rows=4), dict[str, dict[str, Any]]()
+        index, live = new_index(growing_segment_rows=4), dict[str, dict[str, Any]]()
         conditions = [parse(raw) for raw in raws]
         for n, step in enumerate(steps):
             if step == "rebuild":

@@ -193,7 +193,7 @@ class Reading:
 def new_index() -> Index:
     # Tiny chunks, so that they fill, die and merge all the time.
     counts = dict.fromkeys(TARGETS, PARTITIONS)
-    return Index(SPACE, NAMES, counts, TOPIC_IDS, chunk_rows=5)
+    return Index(SPACE, NAMES, counts, TOPIC_IDS, growing_segment_rows=5)
 
 
 class Fold(RuleBasedStateMachine):
@@ -211,9 +211,9 @@ class Fold(RuleBasedStateMachine):
         self.compacted = dict.fromkeys(partitions, 0)
         self.index = new_index()
         if searched:
-            self.index.expect_searches()
+            self.index.enable_growing_codes()
         self.snapshots = snapshots_in(MemoryBlobStore(), "fold-v1/0/0/")
-        self.sealings: list[tuple[Target, PendingMerge]] = []
+        self.merges: list[tuple[Target, PendingMerge]] = []
         self.spill = new_spill()
         self.held: list[tuple[IndexView, VectorQuery, Answer]] = []
         for of in sorted(sealed):
@@ -320,28 +320,28 @@ class Fold(RuleBasedStateMachine):
         restored = LOOP.run(self.snapshots.restore(new_index()))
         assert self.snapshots.refused == {}
         self.index = restored or new_index()
-        self.sealings = []
+        self.merges = []
         # Behind what is compacted, the states on the way are nobody's promise.
         self.apply(self.compacted)
 
-    @precondition(lambda self: len(self.sealings) < 3)
+    @precondition(lambda self: len(self.merges) < 3)
     @rule(of=targets, seed=st.integers(0, 2**16), everything=st.booleans())
     def begin_a_rebuild(self, of: Target, seed: int, everything: bool) -> None:
         """Beside those under way: of what they left, and of all segments or some."""
-        known, dice = self.index.table(of).segments, random.Random(seed)
+        known, dice = self.index.segments_of(of).sealed_segments, random.Random(seed)
         some = dice.sample(known, dice.randint(0, len(known)))
-        self.sealings.append((of, self.index.seal(of, None if everything else some)))
+        self.merges.append((of, self.index.begin_merge(of, None if everything else some)))
 
-    @precondition(lambda self: self.sealings)
+    @precondition(lambda self: self.merges)
     @rule(kind=kinds, number=st.integers(0, 2), like=st.booleans())
     def swap_in_what_was_rebuilt(self, kind: str, number: int, like: bool) -> None:
         """Trained anew, or like the largest segment."""
-        of, sealing = self.sealings.pop(number % len(self.sealings))
+        of, merge = self.merges.pop(number % len(self.merges))
         model = self.largest(of) if like else None
-        segment = LOOP.run(built(self.index, of, sealing, self.spill, kind, model))
-        self.index.swap(of, sealing, segment)
+        segment = LOOP.run(built(self.index, of, merge, self.spill, kind, model))
+        self.index.commit_merge(of, merge, segment)
 
-    @precondition(lambda self: len(self.sealings) < 3)
+    @precondition(lambda self: len(self.merges) < 3)
     @rule(
         of=targets,
         seed=st.integers(0, 2**16),
@@ -351,20 +351,24 @@ class Fold(RuleBasedStateMachine):
     )
     def rebuild(self, of: Target, seed: int, everything: bool, kind: str, like: bool) -> None:
         self.begin_a_rebuild(of, seed, everything)
-        self.swap_in_what_was_rebuilt(kind, len(self.sealings) - 1, like)
+        self.swap_in_what_was_rebuilt(kind, len(self.merges) - 1, like)
 
     def largest(self, of: Target) -> SealedSegment | None:
-        trained = [one for one in self.index.table(of).segments if one.ann is not None and one.live]
+        trained = [
+            one
+            for one in self.index.segments_of(of).sealed_segments
+            if one.ann is not None and one.live
+        ]
         return max(trained, key=lambda one: one.capacity, default=None)
 
     @rule()
-    def expect_searches(self) -> None:
-        self.index.expect_searches()
+    def enable_growing_codes(self) -> None:
+        self.index.enable_growing_codes()
 
-    @precondition(lambda self: self.sealings)
+    @precondition(lambda self: self.merges)
     @rule(number=st.integers(0, 2))
     def give_a_rebuild_up(self, number: int) -> None:
-        self.index.give_up(*self.sealings.pop(number % len(self.sealings)))
+        self.index.abort_merge(*self.merges.pop(number % len(self.merges)))
 
     # What must hold
 
@@ -460,9 +464,9 @@ class Fold(RuleBasedStateMachine):
             for partition, end in self.ends.items():
                 for position in range(index.positions[partition] + 1, end + 1):
                     self.apply({partition: position})
-            sealing = index.seal(of)
-            segment = LOOP.run(built(index, of, sealing, self.spill, kind))
-            index.swap(of, sealing, segment)
+            merge = index.begin_merge(of)
+            segment = LOOP.run(built(index, of, merge, self.spill, kind))
+            index.commit_merge(of, merge, segment)
         assert reader.wrong is None, reader.wrong
 
     @rule(seed=st.integers(0, 2**16))
@@ -487,14 +491,14 @@ class Fold(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "index"):
-            while self.sealings:
-                self.index.give_up(*self.sealings.pop())
+            while self.merges:
+                self.index.abort_merge(*self.merges.pop())
             self.apply_all()
             self.replay_from_the_beginning(0)
-            assert self.index.verify()
+            assert self.index.digests_match()
             for table in self.index._tables.values():
                 # And one that got no more rows when those that came got codes.
-                assert len(table.chunks) <= 1 + 2 * len(table) / 5 + 3
+                assert len(table.growing_segments) <= 1 + 2 * len(table) / 5 + 3
 
 
 TestFold = pytest.mark.timeout(600)(Fold.TestCase)

@@ -48,7 +48,7 @@ def filled(seed: int, kind: str, growing: int, copies: int) -> tuple[Index, Mode
         metadata = {"half": n % 2, "third": n % 3}
         model[f"{dice.integers(1 << 30):x}/{n}"] = rows[n], item, metadata
     index = new_index(64)
-    index.expect_searches()
+    index.enable_growing_codes()
 
     def add(ids: list[str]) -> None:
         at = index.positions[IMAGES]
@@ -77,12 +77,12 @@ def filled(seed: int, kind: str, growing: int, copies: int) -> tuple[Index, Mode
 
 
 async def _seal(index: Index, kind: str) -> None:
-    sealing = index.seal("images")
-    segment = await built(index, "images", sealing, new_spill(), kind)
+    merge = index.begin_merge("images")
+    segment = await built(index, "images", merge, new_spill(), kind)
     if segment is not None and segment.ann is not None:
         # All lists are read, so that nothing is missing but what a cut leaves out.
         segment.ann.points = [OperatingPoint(segment.ann.effort_max, 4, 1.0, 0.1)]
-    index.swap("images", sealing, segment)
+    index.commit_merge("images", merge, segment)
 
 
 @settings(max_examples=15, deadline=None)
@@ -142,7 +142,7 @@ def test_equal_rows_are_told_apart_by_their_ids(
     monkeypatch.setattr(scan, "TIES_MAX", ties_max)
     monkeypatch.setattr(scan, "_TIES_AT_FIRST", 8)
     index, model = filled(7, kind, 40, 50)
-    for segment in index.table("images").segments:
+    for segment in index.segments_of("images").sealed_segments:
         if segment.ann is not None:
             segment.ann.points = [OperatingPoint(1, 1, 0.95, 0.1)]
     admitted = None if condition is None else parse(condition)

@@ -51,7 +51,7 @@ def make_maintainer(
         scanned_rows=settings.scanned_rows_max,
         bytes_max=settings.index_mb_max << 20,
         threads=settings.rebuild_threads,
-        recent=searcher.recent,
+        recent=searcher.recent_vectors,
         place=_placing(settings),
     )
 
@@ -93,4 +93,4 @@ def _placing(settings: IndexSettings) -> Callable[[SealedSegment], object] | Non
     device = open_device(settings.gpu_memory_mb)
     if device is None:
         return None
-    return lambda segment: device.place(segment, settings.target_recall)
+    return lambda segment: device.load_segment(segment, settings.target_recall)

@@ -116,7 +116,7 @@ async def restored(folder: Path, tmp_path: Path) -> Index:
 async def test_a_snapshot_holds_what_its_records_say(
     restored: Index, records: list[Record], about: Any
 ) -> None:
-    assert restored.verify()
+    assert restored.digests_match()
     assert restored.digests() == about["snapshot"]["digests"]
     assert restored.as_of() == AsOf(**about["snapshot"]["as_of"])
     assert [restored.count(target) for target in TARGETS] == [200, 19]
@@ -155,7 +155,7 @@ async def test_a_snapshot_is_searched_as_brute_force_does(
 
 
 async def test_an_index_of_each_type_finds_what_a_scan_finds(restored: Index) -> None:
-    parts = restored.view.parts["images"]
+    parts = restored.view.readers["images"]
     kinds = [None if part.ann is None else getattr(part.ann, "kind", None) for part in parts]
     assert sorted(kinds, key=str) == ["HNSW8_SQ8", "IVF4,PQ8x4fs", "IVF4,SQ8", None, None]
     queries = unit(np.random.default_rng(4).standard_normal((3, SPACE.dim))).astype(np.float32)

@@ -163,7 +163,7 @@ def test_what_was_added_to_a_point_of_a_snapshot_is_passed_over() -> None:
 
 
 def test_columns_may_be_added_and_none_may_lack(tmp_path: Path) -> None:
-    [part] = filled(vectors(3)).view.parts["images"]
+    [part] = filled(vectors(3)).view.readers["images"]
     arrays = columns.pack_columns(part.rows, 3)
     columns.save_columns(arrays | {"added.later": np.zeros(3, np.uint8)}, tmp_path / "more")
     assert set(arrays) < set(columns.load_columns(tmp_path / "more"))

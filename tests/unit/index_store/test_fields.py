@@ -252,7 +252,7 @@ def test_part_fields_read_without_the_lock_what_has_no_index() -> None:
         assert (name, list(matching)) == (name, raws[name])
         assert found.get(name, frozenset()) == kinds[name]
     assert told and set(told) == {5}
-    assert not part.must_read(parse({"exists": "e"}))
+    assert not part.needs_scan(parse({"exists": "e"}))
 
 
 def test_rows_that_come_while_others_are_read_are_not_forgotten() -> None:
@@ -268,7 +268,7 @@ def test_rows_that_come_while_others_are_read_are_not_forgotten() -> None:
     part = SegmentFields(rows, MetadataIndex(fields_max=2))
     alive = np.packbits([True] * 4, bitorder="little")
     part.select(parse({"exists": "a"}), alive, lambda rows: None)
-    [left_out] = [n for n in "abc" if part.must_read(parse({"exists": n}))]
+    [left_out] = [n for n in "abc" if part.needs_scan(parse({"exists": n}))]
     condition = parse({"exists": left_out})
     before = 1 if left_out == "c" else 0
     matching, _ = part.select(condition, alive, lambda rows: append({left_out: 2}, "z"))

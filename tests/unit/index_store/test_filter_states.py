@@ -22,7 +22,7 @@ ROWS = vectors(601)
 def searcher_of(index: Index, metrics: Metrics) -> LocalSearcher:
     searcher = LocalSearcher(reads=metrics.filter_rows_read.inc)
     searcher.serve(index)
-    searcher.ready()
+    searcher.set_ready()
     return searcher
 
 
@@ -34,7 +34,7 @@ async def asked(searcher: LocalSearcher, raw: Any) -> tuple[list[str], list[str]
 
 
 async def test_one_item_with_many_names_changes_nobody_elses_answers() -> None:
-    metrics, index = Metrics(), new_index(chunk_rows=1024)
+    metrics, index = Metrics(), new_index(growing_segment_rows=1024)
     hostile = put(0, "hostile", ROWS[600], metadata=dict.fromkeys(NAMES, 1))
     index.apply(batch(hostile))
     searcher = searcher_of(index, metrics)
@@ -48,7 +48,7 @@ async def test_one_item_with_many_names_changes_nobody_elses_answers() -> None:
         assert await asked(searcher, {"exists": name}) == (holders, [])
         without = sorted({*everybody, "hostile"} - {*holders})
         assert await asked(searcher, {"not": {"exists": name}}) == (without, [])
-    left_out = [n for n in NAMES if index.view.must_read("images", parse({"eq": {n: 1}}))]
+    left_out = [n for n in NAMES if index.view.needs_scan("images", parse({"eq": {n: 1}}))]
     assert left_out
     before = metrics.registry.get_sample_value("tidelens_filter_rows_read_total")
     assert await asked(searcher, {"eq": {left_out[0]: 1}}) == (["hostile"], [])
@@ -61,11 +61,11 @@ async def test_one_item_with_many_names_changes_nobody_elses_answers() -> None:
 
 
 async def test_what_must_be_read_holds_up_no_other_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics, index = Metrics(), new_index(chunk_rows=1024)
+    metrics, index = Metrics(), new_index(growing_segment_rows=1024)
     index.apply(batch(put(0, "a", ROWS[0], metadata=dict.fromkeys(NAMES, 1))))
     searcher = searcher_of(index, metrics)
     assert await asked(searcher, {"exists": NAMES[0]}) == (["a"], [])
-    [name, *_] = [n for n in NAMES if index.view.must_read("images", parse({"exists": n}))]
+    [name, *_] = [n for n in NAMES if index.view.needs_scan("images", parse({"exists": n}))]
     loop, reading, go_on = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
 
     def held(rows: int) -> None:

@@ -108,9 +108,9 @@ def test_without_a_gpu_or_where_none_is_wanted_nothing_is_placed() -> None:
 @pytest.mark.parametrize("kind", ["Flat", "IVF16,SQ8", "IVF16,Flat", "IVF16,PQ8"])
 async def test_on_the_device(kind: str) -> None:
     index, device = filled(vectors(ROWS)), Device(64 << 20)
-    rebuilder = MergeRunner(new_spill(), kind=kind, place=lambda s: device.place(s, 0.95))
+    rebuilder = MergeRunner(new_spill(), kind=kind, place=lambda s: device.load_segment(s, 0.95))
     await rebuilder.run(index, "images")
-    [segment] = index.table("images").segments
+    [segment] = index.segments_of("images").sealed_segments
     assert segment.device is not None
     at = index.positions[IMAGES]
     index.apply(batch(*(record(at + n, f"i{n:04}", None) for n in range(0, ROWS, 7))))
@@ -130,11 +130,11 @@ async def test_on_the_device(kind: str) -> None:
 async def test_what_does_not_fit_stays_on_the_cpu_and_memory_comes_back() -> None:
     size = ROWS * SPACE.dim * 2
     index, device = filled(vectors(ROWS)), Device(int(1.5 * size))
-    rebuilder = MergeRunner(new_spill(), kind="Flat", place=lambda s: device.place(s, 0.95))
+    rebuilder = MergeRunner(new_spill(), kind="Flat", place=lambda s: device.load_segment(s, 0.95))
     for _ in range(2):
         # The second is built while the first is still there.
         await rebuilder.run(index, "images")
-    [segment] = index.table("images").segments
+    [segment] = index.segments_of("images").sealed_segments
     assert segment.device is None
     index.refresh()
-    assert device.place(segment, 0.95)
+    assert device.load_segment(segment, 0.95)

@@ -100,9 +100,9 @@ async def coded(growing: int, kind: str = KIND) -> Index:
     """400 sealed rows, and as many growing ones with codes."""
     index = new_index(512)
     index.apply(batch(*(put(n, f"i{n:04}", row) for n, row in enumerate(vectors(400, seed=1)))))
-    sealing = index.seal("images")
-    index.swap("images", sealing, await built(index, "images", sealing, new_spill(), kind))
-    index.expect_searches()
+    merge = index.begin_merge("images")
+    index.commit_merge("images", merge, await built(index, "images", merge, new_spill(), kind))
+    index.enable_growing_codes()
     rows = vectors(growing, seed=2)
     index.apply(batch(*(put(400 + n, f"g{n:04}", row) for n, row in enumerate(rows))))
     return index
@@ -144,31 +144,31 @@ async def test_growing_rows_are_found_through_their_codes(monkeypatch: pytest.Mo
 
 async def test_rows_get_codes_when_somebody_searches_and_a_segment_is_trained() -> None:
     index = new_index(64)
-    index.expect_searches()
-    table = index.table("images")
+    index.enable_growing_codes()
+    table = index.segments_of("images")
     index.apply(batch(*(put(n, f"i{n:04}", row) for n, row in enumerate(vectors(150, seed=1)))))
     assert table.coded_rows == 0
-    sealing = index.seal("images")
+    merge = index.begin_merge("images")
     # What comes while the first index is built is scanned, and no longer filled up.
     index.apply(batch(*(put(200 + n, f"j{n}", row) for n, row in enumerate(vectors(5)))))
-    index.swap("images", sealing, await built(index, "images", sealing, new_spill(), KIND))
+    index.commit_merge("images", merge, await built(index, "images", merge, new_spill(), KIND))
     index.apply(batch(*(put(300 + n, f"k{n}", row) for n, row in enumerate(vectors(130, seed=3)))))
     assert (table.growing_rows, table.coded_rows) == (135, 130)
-    assert [len(chunk.rows) for chunk in table.chunks.values()] == [5, 128, 2]
-    replayed = (await coded(0)).emptied()
+    assert [len(chunk.rows) for chunk in table.growing_segments.values()] == [5, 128, 2]
+    replayed = (await coded(0)).empty_copy()
     replayed.apply(batch(*(put(n, f"i{n:04}", row) for n, row in enumerate(vectors(9)))))
-    assert replayed.table("images").coded_rows == 0
+    assert replayed.segments_of("images").coded_rows == 0
 
 
 async def test_coded_rows_wait_longer_for_an_index_of_their_own() -> None:
-    table = (await coded(399)).table("images")
+    table = (await coded(399)).segments_of("images")
     assert due_growing_merge(table, scanned_rows=100) is None
     assert due_growing_merge(table, scanned_rows=99) is not None
 
 
 async def test_a_chunk_mostly_dead_moves_with_its_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     index = await coded(1024)
-    table = index.table("images")
+    table = index.segments_of("images")
     index.apply(batch(put(1500, "last", vectors(1)[0])))
     made, codes = [], RowQuantizer.codes
 
@@ -179,22 +179,22 @@ async def test_a_chunk_mostly_dead_moves_with_its_codes(monkeypatch: pytest.Monk
     monkeypatch.setattr(RowQuantizer, "codes", counted)
     gone = [record(1501 + n, f"g{n:04}", None) for n in range(600)]
     index.apply(batch(*gone))
-    assert [len(chunk.rows) for chunk in table.chunks.values()] == [425]
+    assert [len(chunk.rows) for chunk in table.growing_segments.values()] == [425]
     assert not made
     [found] = index.view.search([VectorQuery("images", vectors(1024, seed=2)[700], 1)], recall=0.95)
     assert found[0].id == "g0700"
-    assert index.verify()
+    assert index.digests_match()
 
 
 async def test_a_chunk_with_codes_of_another_training_waits_for_the_next_rebuild() -> None:
     index = await coded(1024)
-    table = index.table("images")
-    sealing = index.seal("images")
+    table = index.segments_of("images")
+    merge = index.begin_merge("images")
     index.apply(batch(*(put(2000 + n, f"h{n:04}", row) for n, row in enumerate(vectors(1024)))))
-    index.swap("images", sealing, await built(index, "images", sealing, new_spill(), KIND))
+    index.commit_merge("images", merge, await built(index, "images", merge, new_spill(), KIND))
     index.apply(batch(*(record(4000 + n, f"h{n:04}", None) for n in range(1000))))
     index.apply(batch(put(5100, "last", vectors(1)[0])))
-    assert [chunk.live for chunk in table.chunks.values()] == [24, 1]
+    assert [chunk.live for chunk in table.growing_segments.values()] == [24, 1]
     index.apply(batch(*(record(5200 + n, f"h{n:04}", None) for n in range(1000, 1024))))
     index.apply(batch(put(6300, "more", vectors(1)[0])))
-    assert [chunk.live for chunk in table.chunks.values()] == [2]
+    assert [chunk.live for chunk in table.growing_segments.values()] == [2]

@@ -34,7 +34,7 @@ def test_a_chunk_is_searched_in_the_memory_that_its_rows_are_written_to() -> Non
     chunk, rows = GrowingSegment(DIM, 32), some_rows([f"r{n}" for n in range(20)])
     chunk.append(rows, 0, 20)
     wide = rows.vectors.astype(np.float32)
-    scores, numbers = chunk.view().nominate(wide, 5, chunk.view().everything)
+    scores, numbers = chunk.reader().nominate(wide, 5, chunk.reader().live_rows)
     assert numbers[:, 0].tolist() == list(range(20))
     exact = rows.vectors.astype(np.float64) @ rows.vectors.astype(np.float64).T
     assert np.allclose(scores, np.sort(exact, axis=1)[:, ::-1][:, :5], atol=1e-5)
@@ -53,16 +53,16 @@ def test_vectors_outlive_their_chunk() -> None:
 def test_a_view_sees_neither_later_rows_nor_later_deletions() -> None:
     chunk, rows = GrowingSegment(DIM, 32), some_rows([f"r{n}" for n in range(20)])
     chunk.append(rows, 0, 10)
-    view = chunk.view()
-    assert chunk.view() is view
+    view = chunk.reader()
+    assert chunk.reader() is view
     chunk.append(rows, 10, 20)
     chunk.delete(np.array([0, 3]))
     wide = rows.vectors[:1].astype(np.float32)
-    assert sorted(view.nominate(wide, 99, view.everything)[1][0].tolist()) == list(range(10))
-    assert sorted(view.reaching(wide[0], -2, view.everything).tolist()) == list(range(10))
+    assert sorted(view.nominate(wide, 99, view.live_rows)[1][0].tolist()) == list(range(10))
+    assert sorted(view.rows_above(wide[0], -2, view.live_rows).tolist()) == list(range(10))
     assert view.numbers().tolist() == list(range(10))
-    now = chunk.view()
-    assert sorted(now.nominate(wide, 99, now.everything)[1][0].tolist()) == [1, 2, *range(4, 20)]
+    now = chunk.reader()
+    assert sorted(now.nominate(wide, 99, now.live_rows)[1][0].tolist()) == [1, 2, *range(4, 20)]
     assert (view.live, now.live) == (10, 18)
 
 
@@ -87,10 +87,10 @@ def test_endless_upserts_keep_memory_bounded() -> None:
         rows = some_rows([f"r{n}" for n in range(100)])
         table.remove(rows.ids)
         table.put(rows)
-        table.merge(len(rows))
+        table.compact_growing(len(rows))
     assert len(table) == 100
     # Twice the live rows, the growing chunk and one batch that waits for its merge.
-    assert len(table.chunks) <= 2 * 100 / 32 + 1 + 100 / 32
+    assert len(table.growing_segments) <= 2 * 100 / 32 + 1 + 100 / 32
     for name in table.find("r7"), table.find("r99"):
         assert name is not None
 
@@ -99,9 +99,9 @@ def test_a_chunk_of_only_dead_rows_is_let_go() -> None:
     table = SegmentManager(DIM, 4)
     table.put(some_rows(list("abcdefgh")))
     table.remove("abcd")
-    table.merge(0)
-    assert [chunk.live for chunk in table.chunks.values()] == [4]
-    assert len(table.views()) == 1
+    table.compact_growing(0)
+    assert [chunk.live for chunk in table.growing_segments.values()] == [4]
+    assert len(table.readers()) == 1
 
 
 def test_merging_moves_a_bounded_number_of_rows_at_once() -> None:
@@ -109,10 +109,10 @@ def test_merging_moves_a_bounded_number_of_rows_at_once() -> None:
     names = [f"r{n}" for n in range(80)]
     table.put(some_rows(names))
     table.remove(name for n, name in enumerate(names) if n % 8 < 5)
-    before = len(table.chunks)
-    table.merge(6)
+    before = len(table.growing_segments)
+    table.compact_growing(6)
     # Three rows a chunk: the third chunk makes it more than six.
-    assert len(table.chunks) == before - 3 + 2
-    assert {name for view in table.views() for name in np.array(view.rows.ids)[view.numbers()]} == {
-        name for n, name in enumerate(names) if n % 8 >= 5
-    }
+    assert len(table.growing_segments) == before - 3 + 2
+    assert {
+        name for view in table.readers() for name in np.array(view.rows.ids)[view.numbers()]
+    } == {name for n, name in enumerate(names) if n % 8 >= 5}

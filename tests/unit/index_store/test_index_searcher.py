@@ -28,13 +28,13 @@ async def test_the_searcher_answers_only_when_ready() -> None:
     for ask in (searcher.search([QUERY]), searcher.item("images", "i0000")):
         with pytest.raises(NotReady, match="replaying"):
             await ask
-    searcher.ready()
+    searcher.set_ready()
     first, second = await searcher.search([QUERY, QUERY])
     assert len(first.hits) == 3
     assert first == second
     assert first.as_of.offsets["images"] == [3]
     assert first.as_of.space == "unit-v1"
-    searcher.not_ready("stale")
+    searcher.set_not_ready("stale")
     with pytest.raises(NotReady, match="stale"):
         searcher.as_of()
 
@@ -44,7 +44,7 @@ async def test_the_searcher_tells_of_items_and_progress() -> None:
     searcher, index = LocalSearcher(), filled(vectors(3))
     index.apply(batch(record(3, "i0001", None, reason="bad: picture")))
     searcher.serve(index)
-    searcher.ready()
+    searcher.set_ready()
     hit = await searcher.item("images", "i0002")
     assert hit is not None
     assert hit.vector is not None
@@ -96,21 +96,21 @@ async def test_what_takes_an_exact_scan_after_all_holds_up_no_others(
     copies, others = np.repeat(vectors(1), 100, axis=0), vectors(50, seed=9)
     searcher, index = LocalSearcher(), filled(np.concatenate([others, copies]))
     searcher.serve(index)
-    searcher.ready()
+    searcher.set_ready()
     tied, plain = VectorQuery("images", copies[0]), VectorQuery("images", others[7], 1)
-    none, some = index.view.found(
+    none, some = index.view.answers_or_none(
         [tied, plain], recall=0.95, reads=lambda rows: None, patient=False
     )
     assert none is None
     assert some is not None
     patient: list[bool] = []
-    found = IndexView.found
+    found = IndexView.answers_or_none
 
     def spied(view: IndexView, *asked: Any, **options: Any) -> Any:
         patient.append(options["patient"])
         return found(view, *asked, **options)
 
-    monkeypatch.setattr(IndexView, "found", spied)
+    monkeypatch.setattr(IndexView, "answers_or_none", spied)
     one, two = await searcher.search([tied, plain])
     assert [hit.id for hit in one.hits] == [f"i{n:04}" for n in range(50, 60)]
     assert [hit.id for hit in two.hits] == ["i0007"]
@@ -123,12 +123,12 @@ async def test_an_audit_asks_a_late_query_again_and_exactly() -> None:
     searcher, index = LocalSearcher(target_recall=0.5), filled(vectors(200))
     assert await searcher.audit("images") is None
     searcher.serve(index)
-    searcher.ready()
+    searcher.set_ready()
     assert await searcher.audit("images") is None
-    assert searcher.recent("images").shape[0] == 0
+    assert searcher.recent_vectors("images").shape[0] == 0
     query = VectorQuery("images", vectors(1, seed=3)[0])
     await searcher.search([query, replace(query, exact=True)])
-    assert searcher.recent("images").tolist() == [query.vector.tolist()]
+    assert searcher.recent_vectors("images").tolist() == [query.vector.tolist()]
     # Nothing is sealed, so what is found is what there is.
     assert await searcher.audit("images") == 1.0
     assert await searcher.audit("captions") is None

@@ -237,8 +237,8 @@ def test_the_epoch_names_the_log() -> None:
 
 def test_caught_up_never_goes_back() -> None:
     index = new_index()
-    index.caught_up(IMAGES, 5.0)
-    index.caught_up(IMAGES, 4.0)
+    index.mark_caught_up(IMAGES, 5.0)
+    index.mark_caught_up(IMAGES, 4.0)
     assert index.caught_up_at == {IMAGES: 5.0}
 
 
@@ -266,17 +266,17 @@ def test_the_digest_is_of_everything_that_an_item_is() -> None:
 def test_verifying_finds_memory_gone_bad() -> None:
     index = filled(ROWS)
     index.apply(batch(record(10, "i0004", None)))
-    assert index.verify()
+    assert index.digests_match()
     rows, _ = next(index.view.rows("images"))
     rows.vectors[4, 0] += 1  # dead: nobody's
-    assert index.verify()
+    assert index.digests_match()
     rows.vectors[3, 0] += 1
-    assert not index.verify()
+    assert not index.digests_match()
 
 
 def test_emptied_is_of_the_same_log() -> None:
     index = filled(ROWS)
-    empty = index.emptied()
+    empty = index.empty_copy()
     assert (empty.count("images"), empty.epoch) == (0, index.epoch)
     assert empty.positions == dict.fromkeys(index.positions, 0)
     assert empty.apply(batch(put(0, "a", unit(ROWS[0]))))

@@ -34,9 +34,9 @@ def near_ties(count: int) -> Vectors:
     return unit(QUERY + 0.001 * dice.standard_normal((count, SPACE.dim)))
 
 
-@pytest.mark.parametrize("chunk_rows", [16, 1024])
-def test_hundreds_of_equal_vectors_come_in_order_of_id(chunk_rows: int) -> None:
-    index = new_index(chunk_rows)
+@pytest.mark.parametrize("growing_segment_rows", [16, 1024])
+def test_hundreds_of_equal_vectors_come_in_order_of_id(growing_segment_rows: int) -> None:
+    index = new_index(growing_segment_rows)
     ids = [f"i{n:04}" for n in np.random.default_rng(1).permutation(600)]
     index.apply(batch(*(put(n, item_id, QUERY) for n, item_id in enumerate(ids))))
     found = search(index, k=20, offset=5)
@@ -44,23 +44,23 @@ def test_hundreds_of_equal_vectors_come_in_order_of_id(chunk_rows: int) -> None:
     assert {score for _, score in found} == {float(exact_scores(QUERY[None], QUERY)[0])}
 
 
-@pytest.mark.parametrize("chunk_rows", [16, 1024])
+@pytest.mark.parametrize("growing_segment_rows", [16, 1024])
 @pytest.mark.parametrize("k", [1, 7, 300])
-def test_near_ties_are_told_apart_exactly(chunk_rows: int, k: int) -> None:
+def test_near_ties_are_told_apart_exactly(growing_segment_rows: int, k: int) -> None:
     rows = near_ties(500)
     spread = np.ptp(exact_scores(rows, QUERY))
     assert spread < NOMINATION_SLACK
     model = {f"i{n:04}": (row, None) for n, row in enumerate(rows)}
     query = VectorQuery("images", QUERY, k)
-    assert search(filled(rows, chunk_rows), k=k) == brute_force(model, query)
+    assert search(filled(rows, growing_segment_rows), k=k) == brute_force(model, query)
 
 
 def test_chunks_of_any_size_answer_alike_after_deletes() -> None:
     rows = vectors(500)
     gone = [f"i{n:04}" for n in np.random.default_rng(3).permutation(500)[:350]]
     answers = []
-    for chunk_rows in (7, 64, 1024):
-        index = filled(rows, chunk_rows)
+    for growing_segment_rows in (7, 64, 1024):
+        index = filled(rows, growing_segment_rows)
         index.apply(batch(*(record(500 + n, item_id, None) for n, item_id in enumerate(gone))))
         answers.append(search(index, k=200))
     assert answers[0] == answers[1] == answers[2]

@@ -60,7 +60,7 @@ async def test_whatever_a_store_answers_the_snapshot_fails_with_its_reason_and_h
 ) -> None:
     monkeypatch.setattr("streams.maintainer.snapshot_schedule._RESTORE_PAUSES_S", ())
     index, metrics, outcomes = filled(vectors(20)), Metrics(), {}
-    async with S3BlobStore.opened("bucket", "p") as store:
+    async with S3BlobStore.open("bucket", "p") as store:
         keeper = keeper_of(store, metrics)
         for name, server.foreign in FOREIGN.items():
             restored = await keeper.restore(new_index())
@@ -83,7 +83,7 @@ async def test_each_call_is_an_error_of_the_store(
     monkeypatch.setattr(module, "_BODY_ATTEMPTS", 1)
     large = tmp_path / "large"
     large.write_bytes(bytes(100))
-    async with S3BlobStore.opened("bucket", "p", part_bytes=60) as store:
+    async with S3BlobStore.open("bucket", "p", part_bytes=60) as store:
         calls: dict[str, Callable[[], Awaitable[Any]]] = {
             "write": lambda: store.write("a", b"1"),
             "upload": lambda: store.upload("a", large),
@@ -107,7 +107,7 @@ async def test_a_store_that_is_away_at_the_start_is_no_reason_not_to_start(
     foreign: str, server: FakeS3
 ) -> None:
     server.foreign = FOREIGN[foreign]
-    async with S3BlobStore.opened("bucket", "p") as store:
+    async with S3BlobStore.open("bucket", "p") as store:
         server.foreign = None
         await store.write("a", b"1")
         assert await store.read("a") == b"1"
@@ -122,7 +122,7 @@ async def test_a_start_does_not_wait_for_a_store_that_says_nothing(
     monkeypatch.setattr("index_store.snapshot.store._LISTED_S", 0.05)
     server.hangs = True
     with capture_logs() as logs:
-        async with S3BlobStore.opened("bucket", "p") as store:
+        async with S3BlobStore.open("bucket", "p") as store:
             assert await keeper_of(store).restore(new_index()) is None
     told = "the store did not list its snapshots in 0.05 s"
     assert [line["error"] for line in logs] == ["TimeoutError", told, told]
@@ -131,7 +131,7 @@ async def test_a_start_does_not_wait_for_a_store_that_says_nothing(
 async def test_only_s3_itself_can_say_that_there_is_no_bucket(server: FakeS3) -> None:
     server.foreign = NO_BUCKET
     with pytest.raises(ConfigurationError, match="there is no bucket 'bucket'; create it first"):
-        async with S3BlobStore.opened("bucket", "p"):
+        async with S3BlobStore.open("bucket", "p"):
             pass
 
 
@@ -140,12 +140,12 @@ async def test_an_endpoint_that_cannot_be_is_one_clear_line(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "no endpoint")
     with pytest.raises(ConfigurationError, match=r"TIDELENS_SNAPSHOTS: .*no endpoint"):
-        async with S3BlobStore.opened("bucket", "p"):
+        async with S3BlobStore.open("bucket", "p"):
             pass
 
 
 async def test_a_listing_that_never_ends_is_given_up(server: FakeS3) -> None:
-    async with S3BlobStore.opened("bucket", "p") as store:
+    async with S3BlobStore.open("bucket", "p") as store:
         page = (
             b"<ListBucketResult><IsTruncated>true</IsTruncated>"
             b"<NextContinuationToken>again</NextContinuationToken></ListBucketResult>"
@@ -161,7 +161,7 @@ async def test_what_was_written_only_in_words_is_noticed_before_it_counts(
 ) -> None:
     """A write that is answered as S3 does, and that nobody made."""
     index = filled(vectors(20))
-    async with S3BlobStore.opened("bucket", "p") as store:
+    async with S3BlobStore.open("bucket", "p") as store:
         keeper = keeper_of(store)
         before = await keeper.write(index)
         index.apply(batch(record(index.positions[IMAGES], "i0001", None)))

@@ -98,10 +98,10 @@ async def test_a_rebuilt_index_answers_as_before(
     digests, before = index.digests(), index.view
     done = await MergeRunner(new_spill(), kind=kind).run(index, "images")
     assert done.rows == ROWS
-    table = index.table("images")
-    assert (len(table.segments), len(table.chunks)) == (1, 0)
+    table = index.segments_of("images")
+    assert (len(table.sealed_segments), len(table.growing_segments)) == (1, 0)
     assert index.digests() == digests
-    assert index.verify()
+    assert index.digests_match()
     queries = [VectorQuery("images", row) for row in clustered(50, 2)]
     expected = [brute_force(model, query) for query in queries]
     # Exact is exact, in the old view too, and the index finds nearly all.
@@ -118,20 +118,20 @@ async def test_a_rebuilt_index_answers_as_before(
 
 async def test_what_dies_before_and_after_a_new_segment_catches_up_is_dead_in_it() -> None:
     index = grown(300)
-    sealing = index.seal("images")
-    segment = await built(index, "images", sealing, new_spill(), "IVF4,SQ8")
+    merge = index.begin_merge("images")
+    segment = await built(index, "images", merge, new_spill(), "IVF4,SQ8")
     assert segment is not None
     for start in (0, 50):
         at = index.positions[IMAGES]
         gone = [record(at + n, f"i{start + n:04}", None) for n in range(50)]
         index.apply(batch(*gone, put(at + 50, f"i{start + 200:04}", clustered(1, start)[0])))
         if not start:
-            index.catch_up("images", sealing, segment)
+            index.apply_missed_deletes("images", merge, segment)
             assert segment.live == 249
-    index.swap("images", sealing, segment)
+    index.commit_merge("images", merge, segment)
     assert segment.live == 198
     assert index.count("images") == 200
-    assert index.verify()
+    assert index.digests_match()
     query = VectorQuery("images", clustered(1, 5)[0], k=300)
     [hits] = await asyncio.to_thread(index.view.search, [query])
     assert {hit.id for hit in hits} == {f"i{n:04}" for n in range(100, 300)}
@@ -245,7 +245,7 @@ async def test_a_filtered_search_reaches_the_recall_wherever_its_rows_are(kind: 
     # Every tenth is dead, and all around one centre.
     dead = [n for n in range(count) if n % 10 == 0 or where[n] == 5]
     index.apply(batch(*(record(count + n, f"i{gone:04}", None) for n, gone in enumerate(dead))))
-    [part] = index.view.parts["images"]
+    [part] = index.view.readers["images"]
     assert part.ann is not None
     recalls: dict[str, list[float]] = {}
     through_the_index = set()
@@ -258,7 +258,7 @@ async def test_a_filtered_search_reaches_the_recall_wherever_its_rows_are(kind: 
             right = len({*pairs(exact)} & {*pairs(near)})
             recalls.setdefault(name, []).append(right / len(exact) if exact else 1.0)
             selection = part.select(condition)
-            if part.ann.pays(selection.count, 27, selection.share, target):
+            if part.ann.is_cheaper_than_scan(selection.count, 27, selection.share, target):
                 through_the_index.add(name)
     assert through_the_index >= {"none", "all but its own"}
     assert kind == "HNSW16" or through_the_index >= {"half", "half, its own", "half, the other"}
@@ -284,7 +284,7 @@ async def test_a_min_score_does_not_hide_rows_that_a_filter_left_far_away() -> N
         )
     )
     await MergeRunner(new_spill(), kind="IVF32,SQ8").run(index, "images")
-    [segment] = index.table("images").segments
+    [segment] = index.segments_of("images").sealed_segments
     assert segment.ann is not None
     segment.ann.points = [OperatingPoint(1, 1, 0.95, 0.1)]
     asked = VectorQuery("images", unit(axes[:1])[0], filter=parse({"eq": {"admitted": True}}))
@@ -312,7 +312,7 @@ async def test_what_changes_during_a_rebuild_is_not_lost() -> None:
         await asyncio.sleep(0.002)
     await rebuilding
     assert changed > 20
-    assert index.verify()
+    assert index.digests_match()
     again = new_index(64)
     # The same log, without a rebuild.
     again.apply(
@@ -338,7 +338,7 @@ async def test_a_sealed_segment_comes_back_from_a_snapshot_with_its_index_and_tu
     rows = clustered(250, 7)
     index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(rows))))
     index.apply(batch(*(record(at + 250 + n, f"i{n:04}", None) for n in range(100))))
-    plan = rebuilder.due(index, "images")
+    plan = rebuilder.due_merge(index, "images")
     assert plan is not None
     await rebuilder.run(index, "images", plan)
     snapshots = snapshots_in(MemoryBlobStore())
@@ -346,8 +346,11 @@ async def test_a_sealed_segment_comes_back_from_a_snapshot_with_its_index_and_tu
     restored = await snapshots.restore(new_index())
     assert snapshots.refused == {}
     assert restored is not None
-    assert restored.verify()
-    before, after = index.table("images").segments, restored.table("images").segments
+    assert restored.digests_match()
+    before, after = (
+        index.segments_of("images").sealed_segments,
+        restored.segments_of("images").sealed_segments,
+    )
     assert [one.kind for one in after] == [one.kind for one in before] == ["IVF16,SQ8"] * 2
     for one, other in zip(before, after, strict=True):
         assert one.ann is not None
@@ -363,13 +366,13 @@ async def test_a_sealed_segment_comes_back_from_a_snapshot_with_its_index_and_tu
 
 async def test_a_failed_rebuild_leaves_everything_as_it_was(tmp_path: Path) -> None:
     index = grown(500)
-    digests, parts = index.digests(), index.view.parts["images"]
+    digests, parts = index.digests(), index.view.readers["images"]
     with pytest.raises(RebuildFailed, match="images: the building process ended with 1: "):
         await MergeRunner(SegmentFileStore(tmp_path), kind="IVF4,Nonsense").run(index, "images")
     # Only the rows that it began with are still there, for the next one.
     assert {path.name for path in tmp_path.iterdir()} == {f"{p.uid}-{len(p.rows)}" for p in parts}
     assert index.digests() == digests
-    assert index.verify()
+    assert index.digests_match()
     index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
     assert index.count("images") == 499
     # And the next one may succeed.
@@ -387,7 +390,7 @@ async def test_a_cancelled_rebuild_ends_its_process_and_leaves_no_files(tmp_path
     with pytest.raises(asyncio.CancelledError):
         await rebuilding
     assert not list(tmp_path.rglob("spec.json"))
-    assert len(index.table("images").segments) == 0
+    assert len(index.segments_of("images").sealed_segments) == 0
     assert (await MergeRunner(new_spill(), kind="Flat").run(index, "images")).rows == 500
 
 
@@ -395,34 +398,34 @@ async def test_everything_deleted_leaves_no_segment() -> None:
     index = grown(50)
     index.apply(batch(*(record(50 + n, f"i{n:04}", None) for n in range(50))))
     assert (await MergeRunner(new_spill()).run(index, "images")).rows == 0
-    assert index.view.parts["images"] == ()
+    assert index.view.readers["images"] == ()
 
 
 def test_a_rebuild_is_due_when_many_rows_are_scanned() -> None:
-    assert due_merge(grown(100).table("images"), scanned_rows=100) is None
-    plan = due_merge(grown(101).table("images"), scanned_rows=100)
+    assert due_merge(grown(100).segments_of("images"), scanned_rows=100) is None
+    plan = due_merge(grown(101).segments_of("images"), scanned_rows=100)
     assert plan is not None
     assert plan.reason == "101 rows without an index"
 
 
 async def test_growing_rows_get_an_index_trained_like_the_largest() -> None:
     index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
-    table = index.table("images")
+    table = index.segments_of("images")
     await rebuilder.run(index, "images")
     sizes = []
     for step in range(4):
         rows, at = clustered(220, 10 + step), index.positions[IMAGES]
         index.apply(batch(*(put(at + n, f"s{step}-{n}", row) for n, row in enumerate(rows))))
-        plan = rebuilder.due(index, "images")
+        plan = rebuilder.due_merge(index, "images")
         assert plan is not None
         assert plan.reason == "220 growing rows"
         await rebuilder.run(index, "images", plan)
         assert table.growing_rows == 0
-        assert {segment.kind for segment in table.segments} == {"IVF16,SQ8"}
-        sizes.append(sorted(segment.capacity for segment in table.segments))
+        assert {segment.kind for segment in table.sealed_segments} == {"IVF16,SQ8"}
+        sizes.append(sorted(segment.capacity for segment in table.sealed_segments))
     # Small ones are merged as they come, the large one is left alone.
     assert sizes == [[220, 3000], [440, 3000], [660, 3000], [220, 660, 3000]]
-    assert index.verify()
+    assert index.digests_match()
     for row in clustered(20, 2):
         query = VectorQuery("images", row)
         [exact], [near] = index.view.search([query]), index.view.search([query], recall=0.99)
@@ -430,11 +433,11 @@ async def test_growing_rows_get_an_index_trained_like_the_largest() -> None:
     # Until it has grown by half.
     rows, at = clustered(1000, 20), index.positions[IMAGES]
     index.apply(batch(*(put(at + n, f"t{n}", row) for n, row in enumerate(rows))))
-    plan = rebuilder.due(index, "images")
+    plan = rebuilder.due_merge(index, "images")
     assert plan is not None
     assert (plan.segments, plan.like) == (None, None)
     await rebuilder.run(index, "images", plan)
-    assert [segment.capacity for segment in table.segments] == [4880]
+    assert [segment.capacity for segment in table.sealed_segments] == [4880]
 
 
 def test_training_is_taken_over_only_where_it_finds_as_much(tmp_path: Path) -> None:
@@ -475,18 +478,18 @@ async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile(
     may_go_on: asyncio.Event,
 ) -> None:
     index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
-    table = index.table("images")
+    table = index.segments_of("images")
     await rebuilder.run(index, "images")
     digests = index.digests()
     may_go_on.clear()
     large = asyncio.create_task(rebuilder.run(index, "images"))
-    while not table.is_sealing:
+    while not table.is_merging:
         await asyncio.sleep(0)
     at = index.positions[IMAGES]
     index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(clustered(220, 7)))))
-    plan = rebuilder.small(index, "images")
+    plan = rebuilder.due_growing_merge(index, "images")
     assert plan is not None
-    assert rebuilder.due(index, "images") == plan
+    assert rebuilder.due_merge(index, "images") == plan
     assert (plan.segments, plan.reason) == ([], "220 growing rows")
     await rebuilder.run(index, "images", plan)
     assert not large.done()
@@ -496,9 +499,9 @@ async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile(
     index.apply(batch(put(at + 220, "t0", vectors(1)[0])))
     index.apply(batch(*(record(at + 221 + n, gone, None) for n, gone in enumerate(changed))))
     await large
-    assert sorted(segment.capacity for segment in table.segments) == [220, 3000]
-    assert sorted(segment.live for segment in table.segments) == [218, 2998]
-    assert index.verify()
+    assert sorted(segment.capacity for segment in table.sealed_segments) == [220, 3000]
+    assert sorted(segment.live for segment in table.sealed_segments) == [218, 2998]
+    assert index.digests_match()
     assert index.digests() != digests
     for gone in changed:
         assert index.get("images", gone) is None
@@ -525,19 +528,19 @@ async def test_an_index_that_finds_less_than_when_it_was_built_is_not_swapped_in
         RebuildFailed, match=r"recall of the new index: want \d\.\d+ as built, got 0\.0"
     ):
         await rebuilder.run(index, "images")
-    assert (index.digests(), index.table("images").segments) == (digests, [])
+    assert (index.digests(), index.segments_of("images").sealed_segments) == (digests, [])
 
 
 async def test_a_large_rebuild_waits_for_a_small_one_so_that_it_takes_up_everything() -> None:
     index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
-    table = index.table("images")
+    table = index.segments_of("images")
     await rebuilder.run(index, "images")
     at = index.positions[IMAGES]
     index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(clustered(220, 7)))))
-    plan = rebuilder.small(index, "images")
+    plan = rebuilder.due_growing_merge(index, "images")
     assert plan is not None
     await asyncio.gather(rebuilder.run(index, "images", plan), rebuilder.run(index, "images"))
-    assert [segment.capacity for segment in table.segments] == [3220]
+    assert [segment.capacity for segment in table.sealed_segments] == [3220]
 
 
 @pytest.mark.parametrize("ended", [False, True], ids=["under way", "ended"])
@@ -546,7 +549,10 @@ async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(
 ) -> None:
     """Of the small segment that it names: taken by the large rebuild, or gone with its swap."""
     index, spill = grown(), new_spill()
-    rebuilder, table = MergeRunner(spill, kind="IVF16,SQ8", scanned_rows=200), index.table("images")
+    rebuilder, table = (
+        MergeRunner(spill, kind="IVF16,SQ8", scanned_rows=200),
+        index.segments_of("images"),
+    )
     await rebuilder.run(index, "images")
 
     def more(name: str, count: int, seed: int) -> None:
@@ -554,7 +560,7 @@ async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(
         index.apply(batch(*(put(at + n, f"{name}{n}", row) for n, row in enumerate(rows))))
 
     def small() -> MergePlan:
-        plan = rebuilder.small(index, "images")
+        plan = rebuilder.due_growing_merge(index, "images")
         assert plan is not None
         return plan
 
@@ -567,12 +573,12 @@ async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(
     if not ended:
         may_go_on.clear()
     large = asyncio.create_task(rebuilder.run(index, "images"))
-    while not table.is_sealing:
+    while not table.is_merging:
         await asyncio.sleep(0)
     if ended:
         await large
         # As a snapshot does: the files of the segment that it was to be trained like go too.
-        await spill.keep(lambda: {segment.uid for segment in table.segments})
+        await spill.delete_others(lambda: {segment.uid for segment in table.sealed_segments})
     more("u", 30, 9)
     # Of the rows that it was made for none is left: those that came since are all it finds.
     done = await rebuilder.run(index, "images", waited)
@@ -580,10 +586,10 @@ async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(
     assert done.rows == 30
     may_go_on.set()
     await large
-    assert sorted(segment.capacity for segment in table.segments) == [30, 3440]
+    assert sorted(segment.capacity for segment in table.sealed_segments) == [30, 3440]
     ids = [rows.ids[n] for rows, numbers in index.view.rows("images") for n in numbers.tolist()]
     assert len(ids) == len(set(ids)) == index.count("images") == 3470
-    assert index.verify()
+    assert index.digests_match()
 
 
 async def test_a_plan_whose_rows_were_all_taken_builds_nothing() -> None:
@@ -592,7 +598,7 @@ async def test_a_plan_whose_rows_were_all_taken_builds_nothing() -> None:
     await rebuilder.run(index, "images")
     at = index.positions[IMAGES]
     index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(clustered(220, 7)))))
-    plan = rebuilder.small(index, "images")
+    plan = rebuilder.due_growing_merge(index, "images")
     assert plan is not None
     small, _, waited = await asyncio.gather(
         rebuilder.run(index, "images", plan),
@@ -600,22 +606,22 @@ async def test_a_plan_whose_rows_were_all_taken_builds_nothing() -> None:
         rebuilder.run(index, "images", plan),
     )
     assert (small.rows, waited.rows) == (220, 0)
-    assert [segment.capacity for segment in index.table("images").segments] == [3220]
+    assert [segment.capacity for segment in index.segments_of("images").sealed_segments] == [3220]
     assert index.count("images") == 3220
-    assert index.verify()
+    assert index.digests_match()
 
 
 async def test_a_segment_with_many_dead_rows_is_rebuilt() -> None:
     index, rebuilder = grown(500), MergeRunner(new_spill(), kind="IVF4,SQ8", scanned_rows=10)
     await rebuilder.run(index, "images")
-    assert rebuilder.due(index, "images") is None
+    assert rebuilder.due_merge(index, "images") is None
     at = index.positions[IMAGES]
     index.apply(batch(*(record(at + n, f"i{n:04}", None) for n in range(151))))
-    plan = rebuilder.due(index, "images")
+    plan = rebuilder.due_merge(index, "images")
     assert plan is not None
     assert plan.reason == "151 of 500 sealed rows are dead"
     await rebuilder.run(index, "images", plan)
-    assert rebuilder.due(index, "images") is None
+    assert rebuilder.due_merge(index, "images") is None
 
 
 @pytest.mark.parametrize("kind", ["IVF32,SQ8", "IVF2,PQ4", "HNSW8_PQ4", "OPQ4,IVF2,PQ4x4fs"])
@@ -623,7 +629,7 @@ async def test_too_few_rows_for_the_kind_that_was_told_are_scanned(kind: str) ->
     index, query = grown(30), VectorQuery("images", clustered(1, 2)[0])
     [before] = index.view.search([query])
     await MergeRunner(new_spill(), kind=kind).run(index, "images")
-    [segment] = index.table("images").segments
+    [segment] = index.segments_of("images").sealed_segments
     assert segment.ann is None
     assert index.view.search([query], recall=0.95) == [before]
 
@@ -642,7 +648,7 @@ def test_the_file_of_vectors_is_one_that_faiss_reads(tmp_path: Path) -> None:
 
 def test_columns_come_back_as_they_were_packed(tmp_path: Path) -> None:
     index = grown(100)
-    part = index.view.parts["images"][0]
+    part = index.view.readers["images"][0]
     arrays = columns.pack_columns(part.rows, 100)
     columns.save_columns(arrays, tmp_path / "c")
     for found in (

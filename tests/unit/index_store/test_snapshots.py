@@ -54,7 +54,7 @@ def some_index(rows: int = 100) -> Index:
     body = {"item": "p", "text": "ein\u2028Satz\n", "metadata": {"z": 1, "a": [None, "ü"]}}
     captions = [put(n, f"c/ü{n}", row, "captions", **body) for n, row in enumerate(vectors(5))]
     index.apply(batch(*captions))
-    index.caught_up(IMAGES, 123.5)
+    index.mark_caught_up(IMAGES, 123.5)
     return index
 
 
@@ -71,10 +71,10 @@ async def test_a_restored_index_is_the_one_that_was_written(kind: str, tmp_path:
     )
     snapshots, index = snapshots_in(store, PREFIX, kept=2), some_index()
     name = await snapshots.write(index)
-    empty = new_index(chunk_rows=7)
+    empty = new_index(growing_segment_rows=7)
     restored = await snapshots.restore(empty)
     assert restored is not None
-    assert restored.verify()
+    assert restored.digests_match()
     assert restored.digests() == index.digests()
     assert restored.as_of() == index.as_of()
     assert restored.positions == index.positions
@@ -120,8 +120,8 @@ async def _two() -> Two:
     snapshots = SnapshotStore(store, PREFIX, spill, kept=2)
     names, digests = [await snapshots.write(index)], [index.digests()]
     old = {name for name in store.blobs if "/parts/" in name or names[0] in name}
-    sealing = index.seal("images")
-    index.swap("images", sealing, await built(index, "images", sealing, spill, "IVF4,SQ8"))
+    merge = index.begin_merge("images")
+    index.commit_merge("images", merge, await built(index, "images", merge, spill, "IVF4,SQ8"))
     change(index)
     names.append(await snapshots.write(index))
     digests.append(index.digests())
@@ -327,7 +327,7 @@ async def test_rows_that_do_not_make_the_digest_are_refused(what: str) -> None:
 
 
 async def test_a_part_that_did_not_change_is_written_once() -> None:
-    store, index = MemoryBlobStore(), filled(vectors(100), chunk_rows=8)
+    store, index = MemoryBlobStore(), filled(vectors(100), growing_segment_rows=8)
     snapshots = snapshots_in(store, PREFIX, kept=1)
     await snapshots.write(index)
     parts = {blob for blob in store.blobs if "/parts/" in blob}
@@ -490,8 +490,8 @@ async def test_what_a_segment_is_built_of_stays_in_the_store(tmp_path: Path) -> 
     await snapshots.write(filled(vectors(10)))
     index = await snapshots.restore(new_index())
     assert index is not None
-    [part] = index.view.parts["images"]
-    files = await spill.of(part)
+    [part] = index.view.readers["images"]
+    files = await spill.write_out(part)
     assert tmp_path in files.vectors.parents
     index.apply(batch(*(record(10 + n, f"i{n:04}", None) for n in range(10))))
     async with spill.building("new", [part]):
@@ -572,7 +572,7 @@ async def test_an_index_outlives_the_snapshot_of_another_replica_that_it_came_fr
     change(restored)
     name = await snapshots.write(restored)
     await snapshots.verify(f"0/{name}", new_index())
-    assert restored.verify()
+    assert restored.digests_match()
     # And its own may go on from there.
     own = await snapshots_in(store, PREFIX, kept=1).restore(new_index())
     assert own is not None
@@ -602,12 +602,12 @@ async def test_applying_goes_on_while_a_snapshot_is_written() -> None:
             for _ in range(5):
                 change(index)
                 index.apply(batch(put(index.positions[IMAGES], "new", vectors(1)[0])))
-                index.caught_up(IMAGES, 1e9)
+                index.mark_caught_up(IMAGES, 1e9)
                 await asyncio.sleep(0)
             await super().write(name, data)
 
-    index = filled(vectors(100), chunk_rows=8)
-    index.caught_up(IMAGES, 5.0)
+    index = filled(vectors(100), growing_segment_rows=8)
+    index.mark_caught_up(IMAGES, 5.0)
     written.append(index.digests())
     snapshots = snapshots_in(Slow(), PREFIX, kept=1)
     await snapshots.write(index)
@@ -651,8 +651,8 @@ async def test_a_write_that_waits_for_another_needs_no_files_that_a_swap_left_be
             await super().upload(name, path)
 
     async def rebuild() -> None:
-        sealing = index.seal("images")
-        index.swap("images", sealing, await built(index, "images", sealing, spill, "HNSW8"))
+        merge = index.begin_merge("images")
+        index.commit_merge("images", merge, await built(index, "images", merge, spill, "HNSW8"))
 
     index, spill = filled(vectors(100)), new_spill()
     snapshots = SnapshotStore(Waiting(), PREFIX, spill, kept=2)

@@ -42,8 +42,8 @@ def change(index: Index) -> None:
 async def indexed(spill: SegmentFileStore, rows: int = 200) -> Index:
     """A segment with an index, and growing rows."""
     index = filled(vectors(rows))
-    sealing = index.seal("images")
-    index.swap("images", sealing, await built(index, "images", sealing, spill, "IVF4,SQ8"))
+    merge = index.begin_merge("images")
+    index.commit_merge("images", merge, await built(index, "images", merge, spill, "IVF4,SQ8"))
     change(index)
     return index
 
@@ -90,7 +90,7 @@ async def test_parts_that_the_store_has_lost_are_written_again(of: str, harm: st
         else:
             desk.store.blobs[blob] = desk.store.blobs[blob][:-1]
     # The next snapshot names what this process wrote, though nobody writes it again.
-    index.caught_up(IMAGES, 7.0)
+    index.mark_caught_up(IMAGES, 7.0)
     name = await desk.keeper.write(index)
     await desk.whole(name, index)
     assert desk.sample("tidelens_snapshot_blobs_rewritten_total") == len(blobs)
@@ -143,9 +143,9 @@ async def test_files_of_a_restored_index_that_were_deleted_come_from_memory(tmp_
     name = await desk.keeper.write(index)
     await desk.whole(name, index)
     # What a rebuild reads is there as well.
-    sealing = index.seal("images")
-    segment = await built(index, "images", sealing, desk.snapshots._spill, "IVF4,SQ8")
-    index.swap("images", sealing, segment)
+    merge = index.begin_merge("images")
+    segment = await built(index, "images", merge, desk.snapshots._spill, "IVF4,SQ8")
+    index.commit_merge("images", merge, segment)
     await desk.whole(await desk.keeper.write(index), index)
 
 

@@ -18,24 +18,24 @@ def names(folder: Path) -> set[str]:
 async def test_files_are_written_once_and_kept_while_they_are_named(tmp_path: Path) -> None:
     (tmp_path / "of-another-run").mkdir()
     spill = SegmentFileStore(tmp_path)
-    [part] = filled(vectors(10)).view.parts["images"]
-    files = await spill.of(part)
+    [part] = filled(vectors(10)).view.readers["images"]
+    files = await spill.write_out(part)
     written = files.columns.stat().st_mtime_ns
-    await spill.keep(lambda: [files.name])
-    assert (await spill.of(part)).columns.stat().st_mtime_ns == written
+    await spill.delete_others(lambda: [files.name])
+    assert (await spill.write_out(part)).columns.stat().st_mtime_ns == written
     assert names(tmp_path) == {files.name}
-    await spill.keep(list)
+    await spill.delete_others(list)
     assert names(tmp_path) == set()
 
 
 async def test_what_a_segment_is_built_of_stays_until_it_is_built(tmp_path: Path) -> None:
     spill = SegmentFileStore(tmp_path)
-    [part] = filled(vectors(10)).view.parts["images"]
+    [part] = filled(vectors(10)).view.readers["images"]
     async with spill.building("new", [part]) as out:
-        files = await spill.of(part)
-        await spill.keep(list)
+        files = await spill.write_out(part)
+        await spill.delete_others(list)
         assert names(tmp_path) == {out.name, files.name}
-    await spill.keep(lambda: ["new"])
+    await spill.delete_others(lambda: ["new"])
     assert names(tmp_path) == {"new"}
 
 
@@ -50,10 +50,10 @@ async def test_what_could_not_be_built_is_deleted(tmp_path: Path) -> None:
 
 async def test_what_is_swapped_in_while_others_write_is_kept(tmp_path: Path) -> None:
     spill, needed = SegmentFileStore(tmp_path), set[str]()
-    [part] = filled(vectors(10)).view.parts["images"]
+    [part] = filled(vectors(10)).view.readers["images"]
     await spill.folder_for("new")
-    writing = asyncio.create_task(spill.of(part))
-    keeping = asyncio.create_task(spill.keep(lambda: needed))
+    writing = asyncio.create_task(spill.write_out(part))
+    keeping = asyncio.create_task(spill.delete_others(lambda: needed))
     await asyncio.sleep(0)
     needed.add("new")
     await asyncio.gather(writing, keeping)

@@ -289,7 +289,7 @@ async def test_an_unchanged_state_is_written_again_before_its_time_ages() -> Non
         await asyncio.sleep(0.05)  # an empty poll: everything has been seen now
         await node.snapshot_if_due()
         assert node.keeper.describe()["last"]["name"] != first
-    restored = await snapshots_in(kit.store).restore(index_of(node).emptied())
+    restored = await snapshots_in(kit.store).restore(index_of(node).empty_copy())
     assert restored is not None
     assert min(restored.caught_up_at.values()) >= kit.clock.now() - 1
 
@@ -363,7 +363,7 @@ async def test_where_no_snapshot_is_good_the_log_is_replayed_to_the_same_digest(
                 blobs[name] = orjson.dumps({"format": 99})
             case _:
                 kit.store.away = "/alive"
-    kit.searcher.not_ready("ended")
+    kit.searcher.set_not_ready("ended")
     with capture_logs() as logs:
         async with running(kit.node()) as node:
             await until(kit, 3)
@@ -374,7 +374,7 @@ async def test_where_no_snapshot_is_good_the_log_is_replayed_to_the_same_digest(
             await node.snapshot()
     refused = [entry["snapshot"] for entry in logs if entry["event"] == "snapshot refused"]
     assert len(refused) == 2
-    restored = await snapshots_in(kit.store).restore(index_of(node).emptied())
+    restored = await snapshots_in(kit.store).restore(index_of(node).empty_copy())
     assert restored is not None
     assert restored.digests() == index_of(node).digests()
 
@@ -543,7 +543,7 @@ async def test_files_that_nothing_needs_any_more_are_deleted(tmp_path: Path) -> 
         return {path.name for path in tmp_path.iterdir()}
 
     def needed() -> set[str]:
-        parts = index_of(node).view.parts["images"]
+        parts = index_of(node).view.readers["images"]
         return {f"{p.uid}-{len(p.rows)}" if p.files is None else p.files.name for p in parts}
 
     async with running(kit.node()) as node:
@@ -561,7 +561,7 @@ async def test_files_that_nothing_needs_any_more_are_deleted(tmp_path: Path) -> 
             assert names() == needed()
         kit.store.full = False
         await operations.snapshot()
-    restored = await snapshots_in(kit.store).restore(index_of(node).emptied())
+    restored = await snapshots_in(kit.store).restore(index_of(node).empty_copy())
     assert restored is not None
     assert restored.digests() == index_of(node).digests()
 

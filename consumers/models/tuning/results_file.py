@@ -1,12 +1,12 @@
 """The file of precisions that were found best, in the user's cache folder. Imports no torch."""
 
-import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from contracts.atomic_write import atomic_write
 from contracts.user_folders import make_private, user_cache_dir
 
 
@@ -22,15 +22,9 @@ def everything() -> dict[str, Any]:
 def add(key: str, choice: dict[str, Any]) -> None:
     """A folder that cannot be written is no failure: it is found again."""
     path = _path()
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with suppress(OSError):
         make_private(path.parent)
-        partial.write_bytes(orjson.dumps({**everything(), key: choice}, option=orjson.OPT_INDENT_2))
-        partial.replace(path)
-    except OSError:
-        # A read-only file system refuses this too, even where there is no file.
-        with suppress(OSError):
-            partial.unlink()
+        atomic_write(path, orjson.dumps({**everything(), key: choice}, option=orjson.OPT_INDENT_2))
 
 
 def _path() -> Path:

@@ -81,7 +81,7 @@ class Tidelens:
 
     def upsert(self, batch: list[Fetched]) -> None:
         for some in batch:
-            self._set.applied(self._filled.index.apply(some))
+            self._set.apply_batches(self._filled.index.apply(some))
         self._read()
         # A turn for the steps of a rebuild, of which the most is in a process of its own.
         self._loop.run_until_complete(asyncio.sleep(0))
@@ -106,25 +106,25 @@ class Tidelens:
     def _made(self, query: Vectors) -> StandingQuery:
         question = PreparedQuery("images", [_Summand(1.0, query)], k=K)
         made = StandingQuery(question)
-        made.watch(lambda: self._changed.append(made))
+        made.subscribe(lambda: self._changed.append(made))
         return made
 
     def _read(self) -> None:
         """Search what has to be searched, as Refills does, and read the lists that changed."""
-        while taken := self._set.take(32):
-            vectors = [standing.question.vector({}) for standing in taken]
+        while taken := self._set.take_due(32):
+            vectors = [standing.query.vector({}) for standing in taken]
             asked = [
                 VectorQuery("images", vector, k=standing.list.wanted, exact=True)
                 for standing, vector in zip(taken, vectors, strict=True)
             ]
             found = self._filled.index.view.search(asked)
             for standing, vector, hits in zip(taken, vectors, found, strict=True):
-                searched = self._set.found(standing, vector, list(map(ranked_item, hits)))
+                searched = self._set.refill_result(standing, vector, list(map(ranked_item, hits)))
                 assert searched is not None
-                self._set.settle(searched)
+                self._set.complete_refill(searched)
         for standing in self._changed:
             self._lists[standing] = [int(item.id[1:]) for _, item in standing.list.top()]
-            standing.watchers[0].changed = False
+            standing.subscribers[0].has_changed = False
         self._changed.clear()
 
 

@@ -82,15 +82,15 @@ def standing_set(queries: Vectors, lists: _Best) -> tuple[StandingQuerySet, list
         StandingQuery(PreparedQuery("images", [_Summand(1.0, query)], k=_K)) for query in queries
     ]
     for standing in made:
-        standing.watch(lambda: None)
+        standing.subscribe(lambda: None)
         found.add(standing)
-    found.take(len(made))
+    found.take_due(len(made))
     for standing, query, numbers, scores in zip(made, queries, *lists, strict=True):
         hits = list(map(hit, numbers.tolist(), scores.tolist()))
-        searched = found.found(standing, query, list(map(ranked_item, hits)))
+        searched = found.refill_result(standing, query, list(map(ranked_item, hits)))
         assert searched is not None
-        found.settle(searched)
-        standing.watchers[0].changed = False
+        found.complete_refill(searched)
+        standing.subscribers[0].has_changed = False
     return found, made
 
 
@@ -119,7 +119,7 @@ def speed(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, Any]:
         # One after the other, so that both have the machine as it is at the moment.
         cpu = time.process_time()
         began = time.perf_counter()
-        found.applied([batch])
+        found.apply_batches([batch])
         took += time.perf_counter() - began
         spent += time.process_time() - cpu
         began = time.perf_counter()
@@ -127,8 +127,8 @@ def speed(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, Any]:
         took_bare += time.perf_counter() - began
         items += _BATCH
         for standing in made:
-            changed += standing.watchers[0].changed
-            standing.watchers[0].changed = False
+            changed += standing.subscribers[0].has_changed
+            standing.subscribers[0].has_changed = False
         if took + took_bare > _SECONDS:
             break
     return {
@@ -163,7 +163,7 @@ async def lateness(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, An
 
     ticking = asyncio.create_task(tick())
     for batch in list(batches(new[: _LATE_BATCHES * _BATCH])):
-        folding.applied([batch])
+        folding.add_batches([batch])
         while folding._task is not None:
             await asyncio.sleep(_TICK_S)
         await asyncio.sleep(_TICK_S)
@@ -177,7 +177,7 @@ def memory(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, Any]:
     gc.collect()
     tracemalloc.start()
     found, made = standing_set(queries, lists)
-    held, rows = found._held["images"], found._rows["images"]
+    held, rows = found._shared_items["images"], found._matrices["images"]
 
     def each() -> float:
         gc.collect()
@@ -185,7 +185,7 @@ def memory(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, Any]:
 
     at_first = {"bytes_beside_the_vector": each(), "items_per_list": len(held) / len(made)}
     for batch in batches(new):
-        found.applied([batch])
+        found.apply_batches([batch])
     followed = {
         "bytes_when_followed": each(),
         "places_when_followed": sum(len(one.list) for one in made) / len(made),

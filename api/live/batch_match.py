@@ -23,7 +23,7 @@ _SCORED_AT_ONCE = 8192
 class HasQuery(Protocol):
     """Whatever is matched with batches."""
 
-    question: PreparedQuery
+    query: PreparedQuery
 
 
 _Owner = TypeVar("_Owner", bound=HasQuery)
@@ -125,7 +125,7 @@ class MatchBatch:
         # Pairs come in the order of their queries.
         starts = np.flatnonzero(np.r_[True, of[1:] != of[:-1]]).tolist()
         for start, end in pairwise([*starts, len(of)]):
-            condition = owners[of[start]].question.filter
+            condition = owners[of[start]].query.filter
             if condition is None:
                 continue
             lets = known.get(condition.key)
@@ -206,7 +206,7 @@ class QueryMatrix(Generic[_Owner]):
             self._grow(len(vector))
         self._vectors[row] = vector
         self._floors[row] = floor
-        self._filtered[row] = owner.question.filter is not None
+        self._filtered[row] = owner.query.filter is not None
 
     def raise_floor(self, owner: _Owner, floor: float) -> None:
         self._floors[self._row_of[owner]] = floor

@@ -15,6 +15,7 @@ import orjson
 
 from api.http.bodies import count_values, may_hold_values, require_values_max
 from api.live.top.ranked_item import RankedItem, RankedItemReader
+from api.live.wrong_step import WrongStep, require_state
 from contracts.errors import RejectedRequest
 from contracts.filters.warnings import FilterWarning
 from contracts.settings import Settings
@@ -34,10 +35,6 @@ UNSUPPORTED_DATA = 1003
 TOO_BIG = 1009
 SERVICE_RESTART = 1012
 TRY_AGAIN_LATER = 1013
-
-
-class WrongStep(RuntimeError):
-    """A step of ours that the state does not allow: a defect."""
 
 
 class SubscriptionState(enum.Enum):
@@ -103,8 +100,7 @@ class Subscription:
 
     def found(self, ranked: Sequence[RankedItem], as_of: AsOf) -> list[ServerMessage]:
         """What to send, now that the exact list at `as_of` is this; makes it LIVE."""
-        if self.state is SubscriptionState.ENDED:
-            raise WrongStep(f"subscription {self.name!r}: want OPENING or LIVE, got ENDED")
+        self._require(SubscriptionState.OPENING, SubscriptionState.LIVE)
         resuming = self.state is SubscriptionState.OPENING
         self.state = SubscriptionState.LIVE
         held, before = self.cursor, self._ranked
@@ -142,8 +138,7 @@ class Subscription:
 
     def followed(self, now: AsOf) -> list[ServerMessage]:
         """Mode matches: what to send before the first match; makes it LIVE."""
-        if self.state is not SubscriptionState.OPENING:
-            raise WrongStep(f"subscription {self.name!r}: want OPENING, got {self.state.name}")
+        self._require(SubscriptionState.OPENING)
         self.state = SubscriptionState.LIVE
         if self.cursor is None:
             return [self._at("resumed", now)]
@@ -168,8 +163,7 @@ class Subscription:
 
     def _at(self, kind: str, state: AsOf) -> ServerMessage:
         """A message of mode matches, whose cursor has no list."""
-        if self.state is not SubscriptionState.LIVE:
-            raise WrongStep(f"subscription {self.name!r}: want LIVE, got {self.state.name}")
+        self._require(SubscriptionState.LIVE)
         self.cursor = Cursor(state, self.query_digest, "")
         return {"type": kind, "sub": self.name, "cursor": self.cursor.encode()}
 
@@ -178,9 +172,11 @@ class Subscription:
         return {"type": "reset", "sub": self.name, "reason": reason}
 
     def ended(self) -> None:
-        if self.state is SubscriptionState.ENDED:
-            raise WrongStep(f"subscription {self.name!r}: want OPENING or LIVE, got ENDED")
+        self._require(SubscriptionState.OPENING, SubscriptionState.LIVE)
         self.state = SubscriptionState.ENDED
+
+    def _require(self, *expected: SubscriptionState) -> None:
+        require_state(f"subscription {self.name!r}", self.state, *expected)
 
     def _snapshot(self, ranked: Sequence[RankedItem], cursor: Cursor) -> ServerMessage:
         warnings, self.warnings = self.warnings, ()
@@ -308,8 +304,7 @@ class LiveConnection:
         return ended
 
     def _require_open(self) -> None:
-        if self.state is not ConnectionState.OPEN:
-            raise WrongStep(f"connection: want OPEN, got {self.state.name}")
+        require_state("connection", self.state, ConnectionState.OPEN)
 
 
 def parse_large_message(text: str) -> tuple[Message, str | None]:

@@ -50,7 +50,7 @@ class LiveEndpoints:
         self.bodies = bodies
         self.waiting = waiting
         self.refills = Refiller(node.searcher, node.matcher, node.side)
-        self.standing, self.folding = self.refills.standing, self.refills.folding
+        self.queries, self.apply_queue = self.refills.queries, self.refills.apply_queue
         self.rereading = AlertReplay(node)
         self.alerts = self.rereading.alerts
         # Lists by the query that they stand for, and who watches them.
@@ -159,7 +159,7 @@ class LiveEndpoints:
             "standing_max": (settings.standing_max, self._subscriptions(), "subscriptions"),
             "standing_searches_max": (
                 settings.standing_searches_max,
-                self.standing.waiting() + self.rereading.waiting(),
+                self.queries.waiting() + self.rereading.waiting(),
                 "lists that wait to be searched",
             ),
         }
@@ -176,15 +176,15 @@ class LiveEndpoints:
     def watch(self, asked: str, question: PreparedQuery, wake: Callable[[], None]) -> Subscriber:
         """Call `wake` when the list of a query changes. Equal queries (`asked`) share one list."""
         standing = self._asked.get(asked)
-        if standing is None or standing.broken:
+        if standing is None or standing.has_failed:
             standing = self._asked[asked] = StandingQuery(question)
-            watching = standing.watch(wake)
-            self.standing.add(standing)
+            subscriber = standing.subscribe(wake)
+            self.queries.add(standing)
         else:
-            watching = standing.watch(wake)
-        self._watching[watching] = asked
+            subscriber = standing.subscribe(wake)
+        self._watching[subscriber] = asked
         self._count()
-        return watching
+        return subscriber
 
     def follow(self, alert: Alert) -> Alert:
         """Let it be told of matches."""
@@ -197,17 +197,17 @@ class LiveEndpoints:
         if isinstance(one, Alert):
             self.rereading.remove(one)
         else:
-            asked, standing = self._watching.pop(one), one.standing
-            standing.watchers.remove(one)
-            if not standing.watchers:
-                self.standing.remove(standing)
+            asked, standing = self._watching.pop(one), one.standing_query
+            standing.subscribers.remove(one)
+            if not standing.subscribers:
+                self.queries.remove(standing)
                 if self._asked.get(asked) is standing:
                     del self._asked[asked]
         self._count()
 
     def _applied(self, batches: Sequence[AppliedBatch]) -> None:
         self.check_generation()
-        self.folding.applied(batches)
+        self.apply_queue.add_batches(batches)
         if len(self.alerts):
             self.alerts.applied(batches, self.state())
 
@@ -222,7 +222,7 @@ class LiveEndpoints:
         """Search all lists again when the state is no longer a successor of the last one."""
         generation = self.node.searcher.generation
         if generation != self._generation:
-            self.folding.mark_all()
+            self.apply_queue.invalidate_all()
             self.alerts.mark_all()
             self._generation = generation
 

@@ -233,8 +233,8 @@ class LiveSession:
                 await self._keep_up()
             woken, self._woken = self._woken, {}
             for subscription in woken:
-                if (watching := self._lists.get(subscription)) is not None:
-                    await self._send_list(subscription, watching)
+                if (subscriber := self._lists.get(subscription)) is not None:
+                    await self._send_list(subscription, subscriber)
                 elif (alert := self._alerts.get(subscription)) is not None:
                     await self._send_matches(subscription, alert)
                 if len(woken) > 1 or self._woken:
@@ -257,7 +257,7 @@ class LiveSession:
     async def _send_matches(self, subscription: Subscription, alert: Alert) -> None:
         """What it was not told yet, or a part of that."""
         await self._send_all(subscription, self._first.pop(subscription, ()))
-        if alert.failed is not None:
+        if alert.error is not None:
             await self._failed(subscription, alert)
         if alert.lost is not None and subscription.state is SubscriptionState.LIVE:
             reason, alert.lost = alert.lost, None
@@ -266,7 +266,7 @@ class LiveSession:
             return
         hits = alert.take(_MATCHES_AT_ONCE)
         if hits:
-            shown = [LazyMatchJson(hit, alert.question.include) for hit in hits]
+            shown = [LazyMatchJson(hit, alert.query.include) for hit in hits]
             await self._send_all(subscription, [subscription.matched(shown, alert.told)])
         if subscription.state is not SubscriptionState.LIVE:
             return
@@ -297,39 +297,38 @@ class LiveSession:
         await self._outlet.close(SERVICE_RESTART, reason)
         raise ClientGone
 
-    async def _send_list(self, subscription: Subscription, watching: Subscriber) -> None:
+    async def _send_list(self, subscription: Subscription, subscriber: Subscriber) -> None:
         """What changed in it since it was sent last, if it is known what it is now."""
-        if watching.failed is not None:
-            await self._failed(subscription, watching)
+        if subscriber.error is not None:
+            await self._failed(subscription, subscriber)
         over = subscription.state is SubscriptionState.ENDED
-        if over or not watching.changed or subscription in self._resting:
+        if over or not subscriber.has_changed or subscription in self._resting:
             return
         self._live.check_generation()
         try:
-            as_of = self._live.folding.as_of(watching.standing)
+            as_of = self._live.apply_queue.as_of(subscriber.standing_query)
         except NotReady:
             self._wake_later(subscription)
             return
         if as_of is None:
             return  # woken again when there is one
-        if watching.standing.settled:
-            ranked = watching.standing.top()
-        elif watching.overtaken is not None:
-            ranked, as_of = watching.overtaken
+        if subscriber.standing_query.is_current:
+            ranked = subscriber.standing_query.top()
+        elif subscriber.fallback is not None:
+            ranked, as_of = subscriber.fallback
         else:
             return  # woken again when it is
         if subscription.is_ahead_of(as_of):
             # Others' list, which is not as far as the client was elsewhere.
             self._wake_later(subscription)
             return
-        watching.overtaken = None
-        since, watching.since_ms, watching.changed = watching.since_ms, None, False
+        changed_since_ms = subscriber.take_change()
         if subscription.suppresses(ranked):
             return
         messages = subscription.found(ranked, as_of)
         await self._send_all(subscription, messages)
         if messages:
-            self._observe(since)
+            self._observe(changed_since_ms)
             self._rest(subscription)
 
     async def _send_all(
@@ -349,7 +348,7 @@ class LiveSession:
 
     async def _failed(self, subscription: Subscription, one: Subscriber | Alert) -> None:
         """New subscriptions are refused; open ones keep their list until the node is ready."""
-        error, one.failed = one.failed, None
+        error, one.error = one.error, None
         is_open = subscription.state is SubscriptionState.LIVE
         match error:
             case ItemGone() if is_open:

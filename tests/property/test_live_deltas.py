@@ -316,7 +316,7 @@ def test_the_same_where_matching_takes_a_while(history: History, slowness: int) 
     ("owner", "name", "broken"),
     [
         (_SharedItem, "join", lambda *_: None),
-        (StandingQuerySet, "_caught_up", lambda *_: True),
+        (StandingQuerySet, "_apply_missed_batch", lambda *_: True),
         (StandingList, "floor", property(lambda _: float("inf"))),
         (StandingList, "is_short", property(lambda _: False)),
     ],
@@ -330,15 +330,15 @@ def test_the_check_would_notice(
 
 
 def settle_at_once(self: ApplyQueue, *found: Any) -> None:
-    if (searched := self._standing.found(*found)) is not None:
-        self._standing.settle(searched)
+    if (searched := self._queries.refill_result(*found)) is not None:
+        self._queries.complete_refill(searched)
 
 
 @pytest.mark.parametrize(
     ("name", "broken"),
     [
         ("as_of", lambda self, _: self._searcher.as_of()),
-        ("found", settle_at_once),
+        ("add_result", settle_at_once),
     ],
 )
 def test_the_check_would_notice_a_list_of_another_state(

@@ -41,8 +41,8 @@ class Alert:
     `wake` is called when there is something to tell.
     """
 
-    def __init__(self, question: PreparedQuery, position: AsOf, wake: Callable[[], None]) -> None:
-        self.question = question
+    def __init__(self, query: PreparedQuery, position: AsOf, wake: Callable[[], None]) -> None:
+        self.query = query
         # Everything up to here has been told, or is held.
         self.position = position
         # Everything up to here has been told.
@@ -52,7 +52,7 @@ class Alert:
         self.paused = False
         # Whether what it asks for may have another vector than the one it was last given.
         self.stale = False
-        self.failed: Exception | None = None
+        self.error: Exception | None = None
         # Why what it held before says nothing about what comes now.
         self.lost: str | None = None
         # Shared by all alerts of a node, once it is among them.
@@ -63,11 +63,11 @@ class Alert:
 
     @property
     def target(self) -> Target:
-        return self.question.target
+        return self.query.target
 
     @property
     def floor(self) -> float:
-        least = self.question.min_score
+        least = self.query.min_score
         return float("-inf") if least is None else least
 
     @property
@@ -125,7 +125,7 @@ class Alert:
         self._count(-self._held)
 
     def fail(self, error: Exception) -> None:
-        self.failed = error
+        self.error = error
         self._wake()
 
     def _count(self, more: int) -> None:
@@ -168,7 +168,7 @@ class AlertSet:
         """Register it, to be read up to now."""
         alert.tally = self._tally
         self._all.add(alert)
-        for item in alert.question.items:
+        for item in alert.query.items:
             self._asking.setdefault(item, set()).add(alert)
         self._read(alert)
 
@@ -176,7 +176,7 @@ class AlertSet:
         self._all.discard(alert)
         self._stop(alert)
         alert.clear()
-        for item in alert.question.items:
+        for item in alert.query.items:
             asking = self._asking.get(item, set())
             asking.discard(alert)
             if not asking:
@@ -203,7 +203,7 @@ class AlertSet:
             for alert in matches.left_out:
                 self._read_again(alert)
             for alert, number, score in matches:
-                hit = batch.scored(number, score, with_vector=alert.question.with_vector)
+                hit = batch.scored(number, score, with_vector=alert.query.with_vector)
                 found.setdefault(alert, []).append(hit)
         if now is None:
             self._read_all_again()

@@ -257,7 +257,7 @@ class _ReplayPass:
         for alert in list(self._together):
             alert.stale = False
             try:
-                asked = await resolve_query(self._node.searcher, alert.question)
+                asked = await resolve_query(self._node.searcher, alert.query)
                 self._vectors[alert] = asked.vector
             except RejectedRequest as refused:
                 # Its own fault, which must not be the others': an item that is gone, or items whose
@@ -347,7 +347,7 @@ class _ReplayBatch:
         matches = self._batch.matches(rows.now(), most, looks)
         hits = []
         for alert, number, score in matches:
-            hit = self._batch.scored(number, score, with_vector=alert.question.with_vector)
+            hit = self._batch.scored(number, score, with_vector=alert.query.with_vector)
             record, _ = self._kept[number]
             hits.append((alert, hit, record.partition, record.offset))
         return _ReplayMatches(hits, matches.left_out)

@@ -1,10 +1,10 @@
-"""Applied batches and found lists reach the standing set in order, and the event loop goes on.
+"""Applied batches and the results of searches, which change the standing lists in their order.
 
-The product of a batch with ten thousand standing queries takes 25 ms: it is computed in a thread,
-and then the lists are changed in steps, between which others get their turns. Meanwhile the index
-is ahead of the lists. So a list is sent with the state that it is exact at, the one after the last
-batch that was folded; and what a search found, which may have seen any batch that had arrived when
-it ended, waits until these have been folded.
+The product of a batch with ten thousand standing queries takes 25 ms. So it is computed in a
+thread, and then the lists are changed in steps, between which other tasks run. Meanwhile the index
+is ahead of the lists. So a list is sent with the state at which it is exact: the one after the last
+batch that was applied to it. The result of a search, which may have seen any batch that had arrived
+when it ended, waits until these batches have been applied.
 """
 
 import asyncio
@@ -25,146 +25,161 @@ from contracts.score import Vectors
 from contracts.supervision.side_tasks import SideTasks
 from contracts.wire.as_of import AsOf
 
-# Pairs of a standing query and a new item that are matched at once, on the loop: 3 ms.
+# Pairs of a standing query and a new item that are matched on the event loop: they take 3 ms.
 _QUICK_PAIRS = 1024 * 256
-# Rows of batches that wait. Once there are more, all lists are searched anew: by then that is the
-# shorter way, and what waits takes memory.
+# Rows of waiting batches. If there are more, all lists are searched again: that is quicker by then,
+# and batches that wait take memory.
 _BEHIND_ROWS = 65_536
 
 _Result = TypeVar("_Result")
 
 
 async def in_thread(work: Callable[[], _Result]) -> _Result:
+    """Run `work` in a thread, and return its result."""
     return await asyncio.to_thread(work)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _BatchGroup:
-    """Batches that were applied together, and the state after them, where that was known."""
+    """Batches that were applied to the index together, and the state after them if it is known."""
 
     batches: Sequence[MatchBatch]
     as_of: AsOf | None
 
 
 class ApplyQueue:
-    """One task, alive while something waits."""
+    """Applies batches and results to the standing lists, in one task while something waits.
 
-    def __init__(self, searcher: Searcher, standing: StandingQuerySet, side: SideTasks) -> None:
+    Only this class decides which state a list is exact at.
+    """
+
+    def __init__(self, searcher: Searcher, queries: StandingQuerySet, side: SideTasks) -> None:
         self._searcher = searcher
-        self._standing = standing
+        self._queries = queries
         self._side = side
         self._waiting: deque[_BatchGroup | RefillResult] = deque()
         self._rows = 0
         self._task: asyncio.Task[None] | None = None
-        self._between_states = False
-        # The state that settled lists are exact at, while something waits.
-        self._at: AsOf | None = None
-        # Who asked for it when there was none.
-        self._put_off: dict[StandingQuery, None] = {}
+        # Some lists have followed the first group of batches, and others not yet.
+        self._is_applying = False
+        # The state that current lists are exact at, while something waits.
+        self._exact_at: AsOf | None = None
+        # The queries whose state was asked for while there was none.
+        self._deferred: dict[StandingQuery, None] = {}
 
-    def as_of(self, standing: StandingQuery) -> AsOf | None:
-        """The state that its list is exact at, if it is settled. Raises NotReady.
+    def as_of(self, query: StandingQuery) -> AsOf | None:
+        """Return the state that the query's list is exact at if it is current. Raises NotReady.
 
-        None while there is none: it is woken when it may ask again.
+        The result is None while there is no such state; the query's subscribers are woken when
+        there is one.
         """
         now = self._searcher.as_of()
         if not self._waiting:
-            self._at = now
-        if self._at is None or self._between_states:
-            self._put_off[standing] = None
+            self._exact_at = now
+        if self._exact_at is None or self._is_applying:
+            self._deferred[query] = None
             return None
-        return self._at
+        return self._exact_at
 
-    def applied(self, batches: Sequence[AppliedBatch]) -> None:
-        """Fold in what was applied to the index in this turn of the loop."""
-        if not len(self._standing):
+    def add_batches(self, batches: Sequence[AppliedBatch]) -> None:
+        """Apply what was applied to the index in this turn of the loop: now, or in the task."""
+        if not len(self._queries):
             return
-        group = _BatchGroup([self._standing.arrive(one) for one in batches], self._now())
-        if not self._waiting and sum(map(self._standing.pairs, group.batches)) <= _QUICK_PAIRS:
-            self._standing.fold_now(group.batches)
-            self._at = group.as_of
+        group = _BatchGroup([self._queries.number_batch(one) for one in batches], self._now())
+        if not self._waiting and sum(map(self._queries.pairs, group.batches)) <= _QUICK_PAIRS:
+            self._queries.apply_now(group.batches)
+            self._exact_at = group.as_of
             return
         self._rows += sum(batch.rows for batch in group.batches)
         self._waiting.append(group)
         if self._rows > _BEHIND_ROWS:
-            self.mark_all()
+            self.invalidate_all()
         elif self._task is None:
             self._task = asyncio.create_task(self._run(), name="folding")
 
-    def found(
-        self, standing: StandingQuery, vector: Vectors, ranked: Sequence[RankedItem], as_of: AsOf
+    def add_result(
+        self, query: StandingQuery, vector: Vectors, ranked: Sequence[RankedItem], as_of: AsOf
     ) -> None:
-        """A search has ended: settle it as soon as may be."""
-        found = self._standing.found(standing, vector, ranked, as_of)
-        if found is None:
+        """Give the query the list of its search, once the batches that wait have been applied."""
+        result = self._queries.refill_result(query, vector, ranked, as_of)
+        if result is None:
             return
         if self._waiting:
-            self._waiting.append(found)
+            self._waiting.append(result)
         else:
-            self._standing.settle(found)
-            self._at = self._now()
+            self._queries.complete_refill(result)
+            self._exact_at = self._now()
 
-    def mark_all(self) -> None:
-        """The state became another one altogether: none of the lists holds."""
+    def invalidate_all(self) -> None:
+        """Search all lists again, since the state is not a successor of the last one."""
         self._waiting.clear()
         self._rows = 0
-        self._between_states = False
-        self._at = None
-        self._put_off.clear()
-        self._standing.mark_all()
+        self._is_applying = False
+        self._exact_at = None
+        self._deferred.clear()
+        self._queries.invalidate_all()
 
     async def _run(self) -> None:
         try:
             with self._side.count_failures("folding"):
                 try:
-                    await self._fold_all()
+                    await self._apply_all()
                 except Exception:
                     # A list may be wrong now.
-                    self.mark_all()
+                    self.invalidate_all()
                     raise
         finally:
             self._task = None
 
-    async def _fold_all(self) -> None:
+    async def _apply_all(self) -> None:
         pace = TimeSlice()
         while self._waiting:
             first = self._waiting[0]
             if isinstance(first, RefillResult):
-                self._settle(first)
+                self._complete_refill(first)
             else:
-                await self._fold(first)
+                await self._apply(first)
             if self._is_first(first):
                 self._waiting.popleft()
             await pace.yield_when_over()
 
-    async def _fold(self, group: _BatchGroup) -> None:
-        """Unless all is marked meanwhile: then the group is not the first any more."""
+    async def _apply(self, group: _BatchGroup) -> None:
+        """Apply a group of batches. If all lists are invalidated meanwhile, leave off.
+
+        Then the group is no longer the first.
+        """
         matched = []
         for batch in group.batches:
-            matched.append((batch, await in_thread(self._standing.matching(batch))))
+            matched.append((batch, await in_thread(self._queries.match_job(batch))))
             if not self._is_first(group):
                 return
-        self._between_states = True
+        self._is_applying = True
         began = perf_counter()
-        for _ in self._standing.fold(matched):
+        for _ in self._queries.apply_in_steps(matched):
             if perf_counter() - began > SLICE_S:
                 await asyncio.sleep(0)
                 if not self._is_first(group):
                     return
                 began = perf_counter()
-        self._between_states = False
-        self._rows -= sum(batch.rows for batch in group.batches)
-        self._at = group.as_of
-        put_off, self._put_off = self._put_off, {}
-        for standing in put_off:
-            standing.wake()
+        self._end_group(group)
 
-    def _settle(self, found: RefillResult) -> None:
-        self._standing.settle(found)
-        # Of what it has seen, all but markers has been folded: a list is as true of that state, and
-        # nobody is sent a list, and later one of an earlier state.
-        if self._at is not None and found.as_of is not None and found.as_of.covers(self._at):
-            self._at = found.as_of
+    def _end_group(self, group: _BatchGroup) -> None:
+        """Declare the lists exact at the state after the group, and wake who waited for that."""
+        self._is_applying = False
+        self._rows -= sum(batch.rows for batch in group.batches)
+        self._exact_at = group.as_of
+        deferred, self._deferred = self._deferred, {}
+        for query in deferred:
+            query.wake()
+
+    def _complete_refill(self, result: RefillResult) -> None:
+        self._queries.complete_refill(result)
+        # All batches that the search has seen have been applied, but for markers, which change no
+        # list. So all lists are exact at its state too; and nobody is sent a list of that state and
+        # later one of an earlier state.
+        exact_at, as_of = self._exact_at, result.as_of
+        if exact_at is not None and as_of is not None and as_of.covers(exact_at):
+            self._exact_at = as_of
 
     def _is_first(self, waiting: _BatchGroup | RefillResult) -> bool:
         return bool(self._waiting) and self._waiting[0] is waiting

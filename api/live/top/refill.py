@@ -1,7 +1,7 @@
-"""Searching standing queries, those of all clients together: first lists, and refills.
+"""The searches that give standing queries their lists, for the lists of all clients together.
 
-One task for the node, alive while something waits. It takes some at a time, in their order, so that
-neither a client with many nor the searcher is held up for long.
+One task of the node runs while a query is due. It searches some queries at a time, in their order,
+so that neither a client with many queries nor the searcher is held up for long.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ from contracts.errors import NotReady
 from contracts.ports.search import Matcher, Searcher
 from contracts.supervision.side_tasks import SideTasks
 
-_AT_ONCE = 32
+_QUERIES_AT_ONCE = 32
 _RETRY_S = 0.25
 
 
 class Refiller:
-    """Owns the standing queries, and searches those that cannot be kept up without."""
+    """Owns the standing queries, and searches those whose lists cannot follow the batches."""
 
     def __init__(self, searcher: Searcher, matcher: Matcher, side: SideTasks) -> None:
         self._searcher = searcher
         self._side = side
-        self.standing = StandingQuerySet(matcher, self._begin)
-        self.folding = ApplyQueue(searcher, self.standing, side)
+        self.queries = StandingQuerySet(matcher, self._start)
+        self.apply_queue = ApplyQueue(searcher, self.queries, side)
         self._task: asyncio.Task[None] | None = None
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="refills")
 
@@ -43,52 +43,53 @@ class Refiller:
             self._task = None
 
     async def _search_all(self) -> None:
-        while taken := self.standing.take(_AT_ONCE):
+        while taken := self.queries.take_due(_QUERIES_AT_ONCE):
             try:
                 await self._search(taken)
             except NotReady as error:
-                for one in taken:
-                    self.standing.again(one)
-                    one.fail(error)
+                for query in taken:
+                    self.queries.requeue(query)
+                    query.fail(error)
                 await asyncio.sleep(_RETRY_S)
             except Exception:
                 # The supervisor reports the error; these searches are not lost.
-                for one in taken:
-                    self.standing.again(one)
+                for query in taken:
+                    self.queries.requeue(query)
                 raise
 
     async def _search(self, taken: Sequence[StandingQuery]) -> None:
+        """Search queries together; if that fails, search each by itself to find the cause."""
         try:
-            await self._settle(taken)
+            await self._search_together(taken)
         except NotReady:
             raise
         except Exception as error:
-            # It was one of them: the others have their answers, each by itself.
             if len(taken) == 1:
-                self.standing.fail(taken[0], error)
+                self.queries.fail(taken[0], error)
                 return
-            for one in taken:
-                await self._search([one])
+            for query in taken:
+                if query.is_searching:
+                    await self._search([query])
 
-    async def _settle(self, taken: Sequence[StandingQuery]) -> None:
-        asked: list[tuple[StandingQuery, ResolvedQuery]] = []
-        for one in taken:
+    async def _search_together(self, taken: Sequence[StandingQuery]) -> None:
+        resolved: list[tuple[StandingQuery, ResolvedQuery]] = []
+        for query in taken:
             try:
-                asked.append((one, await resolve_query(self._searcher, one.question)))
+                resolved.append((query, await resolve_query(self._searcher, query.query)))
             except ItemGone as gone:
-                self.standing.fail(one, gone)
-        if not asked:
+                self.queries.fail(query, gone)
+        if not resolved:
             return
-        queries = [
-            replace(found.question.vector_query(found.vector, exact=True), k=one.list.wanted)
-            for one, found in asked
+        vector_queries = [
+            replace(one.question.vector_query(one.vector, exact=True), k=query.list.wanted)
+            for query, one in resolved
         ]
-        answers = await self._searcher.search(queries)
+        answers = await self._searcher.search(vector_queries)
         pace = TimeSlice()
-        for (one, found), answer in zip(asked, answers, strict=True):
-            # Batches applied meanwhile are folded in, as if the search had taken longer.
+        for (query, one), answer in zip(resolved, answers, strict=True):
+            # Batches that arrive meanwhile are applied as if the search had taken longer.
             ranked = []
             for hit in answer.hits:
                 ranked.append(ranked_item(hit))
                 await pace.yield_when_over()
-            self.folding.found(one, found.vector, ranked, answer.as_of)
+            self.apply_queue.add_result(query, one.vector, ranked, answer.as_of)

@@ -1,4 +1,4 @@
-"""What the settled lists of one target hold: each item once, and whose lists hold it. No I/O."""
+"""The items that the current lists of one target hold, each kept once for all lists. No I/O."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,12 +6,15 @@ from api.live.top.ranked_item import ListItem
 from api.live.top.standing_query import StandingQuery
 from contracts.ports.hit import Hit
 
-# Holders that are kept in a tuple: a set takes four times as much, and more.
-_FEW = 32
+# Up to this many holders are kept in a tuple: a set takes at least four times the memory.
+_TUPLE_MAX = 32
 
 
 class _SharedItem(ListItem):
-    """Half of all have one holder; a few, which stand near everything, have thousands."""
+    """An item, and the queries whose lists hold it.
+
+    Half of all items have one holder; a few, which are near everything, have thousands.
+    """
 
     __slots__ = ("_holders",)
 
@@ -20,29 +23,34 @@ class _SharedItem(ListItem):
         self._holders: StandingQuery | tuple[StandingQuery, ...] | set[StandingQuery] = holder
 
     def holders(self) -> tuple[StandingQuery, ...]:
+        """Return the queries whose lists hold the item."""
         held = self._holders
         return (held,) if isinstance(held, StandingQuery) else tuple(held)
 
-    def join(self, standing: StandingQuery) -> None:
+    def join(self, query: StandingQuery) -> None:
+        """Add a holder."""
         held = self._holders
         if isinstance(held, set):
-            held.add(standing)
+            held.add(query)
         else:
-            joined = (*self.holders(), standing)
-            self._holders = joined if len(joined) <= _FEW else set(joined)
+            joined = (*self.holders(), query)
+            self._holders = joined if len(joined) <= _TUPLE_MAX else set(joined)
 
-    def leave(self, standing: StandingQuery) -> bool:
-        """Whether that was the last."""
+    def leave(self, query: StandingQuery) -> bool:
+        """Remove a holder, and return whether it was the last one."""
         held = self._holders
         if isinstance(held, set):
-            held.discard(standing)
+            held.discard(query)
         else:
-            self._holders = tuple(one for one in self.holders() if one is not standing)
+            self._holders = tuple(one for one in self.holders() if one is not query)
         return not self._holders
 
 
 class SharedItems:
-    """An item is kept while some list holds it. All lists are of one state, so of one version."""
+    """Items by their id; an item is kept while a list holds it.
+
+    All lists are of one state, so they hold the same version of an item.
+    """
 
     def __init__(self) -> None:
         self._items: dict[str, _SharedItem] = {}
@@ -50,27 +58,28 @@ class SharedItems:
     def __len__(self) -> int:
         return len(self._items)
 
-    def among(self, item_ids: Iterable[str]) -> list[str]:
-        """Those that some list holds."""
+    def held_among(self, item_ids: Iterable[str]) -> list[str]:
+        """Return those of these ids that a list holds."""
         items = self._items
         return [item_id for item_id in item_ids if item_id in items]
 
     def holders(self, item_id: str) -> Sequence[StandingQuery]:
+        """Return the queries whose lists hold this item."""
         item = self._items.get(item_id)
         return () if item is None else item.holders()
 
-    def add(self, standing: StandingQuery, hit: Hit | ListItem) -> ListItem:
-        """Its list holds this item from now on."""
+    def add(self, query: StandingQuery, hit: Hit | ListItem) -> ListItem:
+        """Make the query a holder of this item, and return the item that all lists share."""
         item = self._items.get(hit.id)
         if item is None:
-            item = self._items[hit.id] = _SharedItem(hit, standing)
+            item = self._items[hit.id] = _SharedItem(hit, query)
         else:
-            item.join(standing)
-        if standing.question.with_vector:
+            item.join(query)
+        if query.query.with_vector:
             item.vector = hit.vector
         return item
 
-    def discard(self, standing: StandingQuery, item_id: str) -> None:
-        """It does not any more."""
-        if self._items[item_id].leave(standing):
+    def discard(self, query: StandingQuery, item_id: str) -> None:
+        """Remove the query from the holders of this item, which must be one of them."""
+        if self._items[item_id].leave(query):
             del self._items[item_id]

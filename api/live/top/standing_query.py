@@ -1,113 +1,195 @@
-"""One standing query: its list, and what those who watch it are to be told. No I/O."""
+"""One standing query: its list, the state of that list, and its subscribers. No I/O.
 
+A list is current while it is what an exact search at the present state would return. The steps are
+those of `StandingQuerySet` (api.live.top.standing_set):
+
+| State     | Step                                                           | Next      |
+|-----------|----------------------------------------------------------------|-----------|
+| NEW       | `add`                                                          | DUE       |
+| DUE       | `take_due`: a search begins                                    | SEARCHING |
+| SEARCHING | `complete_refill`: all batches since the search began applied  | CURRENT   |
+| SEARCHING | `complete_refill`: one of these batches could not be applied   | DUE       |
+| SEARCHING | `requeue`: the search was not answered                         | DUE       |
+| SEARCHING | the item that gives the query's vector changed                 | DUE       |
+| CURRENT   | a batch that the list cannot follow without a search           | DUE       |
+| SEARCHING, CURRENT | `invalidate_all`: the index went to an unrelated state | DUE      |
+| DUE, SEARCHING | `fail`: the query cannot be searched                      | FAILED    |
+| any but NEW | `remove`                                                     | REMOVED   |
+
+FAILED stays until the subscribers have left. A step that is not in the table raises WrongStep.
+"""
+
+import enum
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from api.live.top.ranked_item import ListItem, RankedItem
 from api.live.top.ranked_list import StandingList
+from api.live.wrong_step import require_state
 from api.queries.prepare import PreparedQuery
 from contracts.topics import Target
 from contracts.wire.as_of import AsOf
 
 
-class Subscriber:
-    """One subscriber of a standing query, and what it is to be told.
+class QueryState(enum.Enum):
+    """The state of a standing query's list."""
 
-    `wake` is called when there is something new to send, or to tell.
+    NEW = "new"
+    DUE = "due"
+    SEARCHING = "searching"
+    CURRENT = "current"
+    FAILED = "failed"
+    REMOVED = "removed"
+
+
+# The states from which each state may be reached.
+_BEFORE = {
+    QueryState.DUE: (QueryState.NEW, QueryState.SEARCHING, QueryState.CURRENT),
+    QueryState.SEARCHING: (QueryState.DUE,),
+    QueryState.CURRENT: (QueryState.SEARCHING,),
+    QueryState.FAILED: (QueryState.DUE, QueryState.SEARCHING),
+    QueryState.REMOVED: (
+        QueryState.DUE,
+        QueryState.SEARCHING,
+        QueryState.CURRENT,
+        QueryState.FAILED,
+    ),
+}
+
+
+class Subscriber:
+    """One subscription to a standing query, with what it has still to be sent.
+
+    `wake` is called when there is something new to send.
     """
 
-    __slots__ = ("changed", "failed", "overtaken", "since_ms", "standing", "wake")
+    __slots__ = ("changed_since_ms", "error", "fallback", "has_changed", "standing_query", "wake")
 
-    def __init__(self, standing: "StandingQuery", wake: Callable[[], None]) -> None:
-        self.standing = standing
-        # Whether the list may differ from what was sent last.
-        self.changed = False
-        # Why it could not be searched.
-        self.failed: Exception | None = None
-        # What a search found that batches have overtaken, and the state of which it is the list.
-        self.overtaken: tuple[Sequence[RankedItem], AsOf] | None = None
-        # Append time of the oldest record that changed it, where that is known.
-        self.since_ms: int | None = None
+    def __init__(self, standing_query: "StandingQuery", wake: Callable[[], None]) -> None:
+        self.standing_query = standing_query
+        # The list may differ from what was sent last.
+        self.has_changed = False
+        # The reason why the query could not be searched.
+        self.error: Exception | None = None
+        # A list that a search returned and batches have overtaken, with the state of that search.
+        self.fallback: tuple[Sequence[RankedItem], AsOf] | None = None
+        # The append time of the oldest record that changed the list, if it is known.
+        self.changed_since_ms: int | None = None
         self.wake = wake
 
-    def since(self, appended_ms: int | None) -> None:
-        """What was appended then changed it: remembered until that is sent."""
-        if self.since_ms is None:
-            self.since_ms = appended_ms
+    def note_change_time(self, appended_ms: int | None) -> None:
+        """Remember the append time of the oldest change until that change is sent."""
+        if self.changed_since_ms is None:
+            self.changed_since_ms = appended_ms
 
-    def change(self) -> None:
-        if not self.changed:
-            self.changed = True
+    def notify_changed(self) -> None:
+        """Wake the subscriber, unless it was woken for an earlier change."""
+        if not self.has_changed:
+            self.has_changed = True
             self.wake()
 
-    def know(self, overtaken: tuple[Sequence[RankedItem], AsOf] | None) -> None:
-        """A search came to an end: look again, whatever was told."""
-        self.failed, self.overtaken, self.changed = None, overtaken, False
-        self.change()
+    def notify_searched(self, fallback: tuple[Sequence[RankedItem], AsOf] | None) -> None:
+        """Wake the subscriber after a search, which replaces an earlier error or fallback."""
+        self.error, self.fallback, self.has_changed = None, fallback, False
+        self.notify_changed()
+
+    def take_change(self) -> int | None:
+        """Return when the oldest unsent change was appended; what there is to send is sent now."""
+        changed_since_ms, self.changed_since_ms = self.changed_since_ms, None
+        self.fallback, self.has_changed = None, False
+        return changed_since_ms
 
     def fail(self, error: Exception) -> None:
-        self.failed = error
+        """Wake the subscriber with the reason why the query could not be searched."""
+        self.error = error
         self.wake()
 
 
 class StandingQuery:
-    """One standing query, which all who ask the same watch."""
+    """One standing query, which all subscribers with an equal query share."""
 
-    __slots__ = ("broken", "list", "question", "settled", "watchers")
+    __slots__ = ("list", "query", "search_began", "search_number", "state", "subscribers")
 
-    def __init__(self, question: PreparedQuery) -> None:
-        self.question = question
+    def __init__(self, query: PreparedQuery) -> None:
+        self.query = query
         self.list: StandingList[ListItem] = self.new_list()
-        self.settled = False
-        # Whether it cannot be searched, so that it will never be settled.
-        self.broken = False
-        self.watchers: list[Subscriber] = []
+        self.state = QueryState.NEW
+        # Searches of this query so far. A result of an earlier one is not used.
+        self.search_number = 0
+        # The number of batches that had arrived when the last search began.
+        self.search_began = 0
+        self.subscribers: list[Subscriber] = []
 
-    def watch(self, wake: Callable[[], None]) -> Subscriber:
-        """One more subscriber, to be told the list once it is known."""
-        watching = Subscriber(self, wake)
-        self.watchers.append(watching)
-        if self.settled:
-            watching.change()
-        return watching
+    def move_to(self, state: QueryState) -> None:
+        """Take a step of the table above. Raises WrongStep."""
+        require_state("standing query", self.state, *_BEFORE[state])
+        self.state = state
+
+    def subscribe(self, wake: Callable[[], None]) -> Subscriber:
+        """Add a subscriber, which is woken once there is a list to send."""
+        subscriber = Subscriber(self, wake)
+        self.subscribers.append(subscriber)
+        if self.is_current:
+            subscriber.notify_changed()
+        return subscriber
 
     @property
     def target(self) -> Target:
-        return self.question.target
+        """The target that is searched."""
+        return self.query.target
 
     @property
-    def follows(self) -> bool:
-        """Whether its list can follow batches without a search."""
-        return not self.question.collapse
+    def is_current(self) -> bool:
+        """Whether the list is what an exact search at the present state would return."""
+        return self.state is QueryState.CURRENT
+
+    @property
+    def is_searching(self) -> bool:
+        """Whether a search is under way."""
+        return self.state is QueryState.SEARCHING
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the query cannot be searched, so that it will never have a list."""
+        return self.state is QueryState.FAILED
+
+    @property
+    def is_incremental(self) -> bool:
+        """Whether the list can follow batches without a search."""
+        return not self.query.collapse
 
     def new_list(self) -> StandingList[Any]:
-        """An empty one for this question."""
-        asked = self.question
-        # An item's other rows are not among what a search with `collapse` returns.
-        return StandingList(asked.k, asked.k if asked.collapse else None, asked.min_score)
+        """Return an empty list for this query."""
+        query = self.query
+        # A search with `collapse` does not return the other rows of an item, so that a spare item
+        # could not be trusted.
+        return StandingList(query.k, query.k if query.collapse else None, query.min_score)
 
     def top(self) -> Sequence[RankedItem]:
-        """The list itself."""
+        """Return the best `k` items in rank order, with their scores."""
         return self.list.top()
 
-    def since(self, appended_ms: int | None) -> None:
-        """What was appended then changed it: remembered until that is sent."""
-        for watching in self.watchers:
-            watching.since(appended_ms)
+    def note_change_time(self, appended_ms: int | None) -> None:
+        """Remember for all subscribers when their oldest unsent change was appended."""
+        for subscriber in self.subscribers:
+            subscriber.note_change_time(appended_ms)
 
-    def change(self) -> None:
-        for watching in self.watchers:
-            watching.change()
+    def notify_changed(self) -> None:
+        """Wake the subscribers, since the list has changed."""
+        for subscriber in self.subscribers:
+            subscriber.notify_changed()
 
     def wake(self) -> None:
-        for watching in self.watchers:
-            watching.wake()
+        """Wake the subscribers, which asked for the list while it had no state."""
+        for subscriber in self.subscribers:
+            subscriber.wake()
 
-    def know(self, overtaken: tuple[Sequence[RankedItem], AsOf] | None = None) -> None:
-        """A search came to an end: it is settled, or at least known what it was."""
-        for watching in self.watchers:
-            watching.know(overtaken)
+    def notify_searched(self, fallback: tuple[Sequence[RankedItem], AsOf] | None = None) -> None:
+        """Wake the subscribers after a search; `fallback` is its list if batches overtook it."""
+        for subscriber in self.subscribers:
+            subscriber.notify_searched(fallback)
 
     def fail(self, error: Exception) -> None:
-        for watching in self.watchers:
-            watching.fail(error)
+        """Pass the subscribers the reason why the query could not be searched."""
+        for subscriber in self.subscribers:
+            subscriber.fail(error)

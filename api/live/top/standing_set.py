@@ -1,31 +1,32 @@
-"""All standing queries, and what each applied batch changes in their lists. No I/O.
+"""All standing queries, and the changes that each applied batch makes to their lists. No I/O.
 
-A standing query is *settled* while its list (api.live.top.ranked_list) is what an exact search over
-the state of now would return. It stays so batch by batch:
+A standing query is *current* while its list (api.live.top.ranked_list) is what an exact search at
+the present state would return; api.live.top.standing_query has the table of all states. A current
+list follows the batches:
 
-- an item that was put in anew or taken out leaves every list that it stands in;
-- one that was put in enters every list whose bound it reaches, if it matches: a matrix product of
-  new vectors and standing queries nominates the pairs, the exact score decides.
+- an item that was put in again or removed leaves every list that holds it;
+- an item that was put in enters every list whose bound it reaches, if it matches: a matrix product
+  of new vectors and standing queries nominates the pairs, and the exact score decides.
 
-What cannot be told so is searched: the first list; one that has lost too many; one whose vector
-comes from an item that changed; and one with `collapse`, where the best of an item that goes makes
-room for its second best. Meanwhile it is *unsettled*. The search sees all batches that were applied
-before it began, and maybe some of those that come while it runs; so all of these are kept, and
-folded in when it ends. That some were in it already does no harm: the last of them decides, as in
-the log.
+Four lists cannot follow and are searched: the first list of a query; one that has lost too many
+items; one whose vector comes from an item that changed; and one with `collapse`, in which the best
+row of an item that is removed makes room for the second best. The search sees all batches that were
+applied before it began, and perhaps some of those that arrive while it runs. So the batches since
+it began are kept, and applied to its list when it ends. A batch that the search has already seen
+does no harm: the last batch with an item decides, as in the log.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import NamedTuple
 
 from api.live.batch_match import MatchBatch, Matches, QueryMatrix
 from api.live.top.ranked_item import ListItem, RankedItem
 from api.live.top.ranked_list import StandingList
+from api.live.top.recent_batches import ROWS_MAX, RecentBatches
 from api.live.top.shared_items import SharedItems
-from api.live.top.standing_query import StandingQuery
+from api.live.top.standing_query import QueryState, StandingQuery
 from api.queries.prepare import ItemRef
 from contracts.ports.hit import Hit
 from contracts.ports.search import AppliedBatch, Matcher
@@ -33,44 +34,49 @@ from contracts.score import Vectors
 from contracts.topics import TARGETS, Target
 from contracts.wire.as_of import AsOf
 
-# Rows of batches that are kept for searches under way; one that takes longer is begun anew.
-_KEPT_ROWS = 65_536
-# A filter's evaluation of one item, in pairs of a query and an item.
-_PAIRS_OF_A_LOOK = 64
+# A filter's evaluation of one item takes as long as this many pairs of a query and an item.
+_PAIRS_PER_EVALUATION = 64
 
 
-class RefillResult(NamedTuple):
-    """What a search found for a standing query that still wants it."""
+@dataclass(frozen=True, eq=False, slots=True)
+class RefillResult:
+    """The list that one search of a standing query returned."""
 
-    standing: StandingQuery
+    query: StandingQuery
     vector: Vectors
     ranked: Sequence[RankedItem]
     as_of: AsOf | None
-    # The number of batches that had arrived when it began.
-    began: int
+    # The query's search that returned it.
+    search_number: int
 
 
 class StandingQuerySet:
-    """All standing queries of one node, and the folding of batches into their lists.
+    """All standing queries of one node, to whose lists batches are applied.
 
-    `search` is called when one has to be searched: `take` it, and `settle` what was `found`.
+    `search` is called when a query is due: take it by `take_due`, search it, and pass what
+    `refill_result` returns to `complete_refill`. If batches with more than `recent_rows_max` rows
+    arrive during a search, the search is started again. All methods are plain functions, so that no
+    other task sees a state in between; `apply_in_steps` says where others may run.
     """
 
-    def __init__(self, matcher: Matcher, search: Callable[[], None]) -> None:
+    def __init__(
+        self, matcher: Matcher, search: Callable[[], None], recent_rows_max: int = ROWS_MAX
+    ) -> None:
         self._matcher = matcher
         self._search = search
         self._all: set[StandingQuery] = set()
-        self._waiting: dict[StandingQuery, None] = {}
-        # Searches under way, with the number of batches that had arrived when each began.
-        self._under_way: dict[StandingQuery, int] = {}
+        # The queries that are DUE, in the order in which they are searched, and those SEARCHING.
+        self._due: dict[StandingQuery, None] = {}
+        self._searching: set[StandingQuery] = set()
         self._batches = 0
-        self._kept: deque[MatchBatch] = deque()
-        self._kept_rows = 0
-        self._forgotten = 0
-        # Who asks by an item; and, of those that are settled, what their lists hold.
-        self._asking: dict[ItemRef, set[StandingQuery]] = {}
-        self._held: dict[Target, SharedItems] = {target: SharedItems() for target in TARGETS}
-        self._rows: dict[Target, QueryMatrix[StandingQuery]] = {
+        self._recent_batches = RecentBatches(recent_rows_max)
+        # The queries whose vector comes from an item, by that item.
+        self._by_query_item: dict[ItemRef, set[StandingQuery]] = {}
+        # The items and the vectors of the current queries.
+        self._shared_items: dict[Target, SharedItems] = {
+            target: SharedItems() for target in TARGETS
+        }
+        self._matrices: dict[Target, QueryMatrix[StandingQuery]] = {
             target: QueryMatrix() for target in TARGETS
         }
 
@@ -78,245 +84,262 @@ class StandingQuerySet:
         return len(self._all)
 
     def waiting(self) -> int:
-        """How many are to be searched."""
-        return len(self._waiting)
+        """Return how many queries are due to be searched."""
+        return len(self._due)
 
-    def add(self, standing: StandingQuery) -> None:
-        """Register it, to be searched: from here on no batch goes unnoticed."""
-        self._all.add(standing)
-        for item in standing.question.items:
-            self._asking.setdefault(item, set()).add(standing)
-        self._unsettle(standing)
+    def add(self, query: StandingQuery) -> None:
+        """Register a query, which is due at once: it misses no batch from now on."""
+        self._all.add(query)
+        for item in query.query.items:
+            self._by_query_item.setdefault(item, set()).add(query)
+        self._invalidate(query)
 
-    def remove(self, standing: StandingQuery) -> None:
-        self._all.discard(standing)
-        self._waiting.pop(standing, None)
-        self._under_way.pop(standing, None)
-        self._let_go(standing)
-        for item in standing.question.items:
-            asking = self._asking.get(item, set())
-            asking.discard(standing)
-            if not asking:
-                self._asking.pop(item, None)
-        self._forget_batches()
+    def remove(self, query: StandingQuery) -> None:
+        """Forget a query and everything that is kept for it."""
+        self._move(query, QueryState.REMOVED)
+        self._all.discard(query)
+        for item in query.query.items:
+            users = self._by_query_item.get(item, set())
+            users.discard(query)
+            if not users:
+                self._by_query_item.pop(item, None)
 
-    def take(self, most: int) -> list[StandingQuery]:
-        """The next to be searched, which begins now; at most so many."""
-        taken = list(self._waiting)[:most]
-        for standing in taken:
-            del self._waiting[standing]
-            self._under_way[standing] = self._batches
+    def take_due(self, count_max: int) -> list[StandingQuery]:
+        """Return the next queries that are due; their searches begin now."""
+        taken = list(self._due)[:count_max]
+        for query in taken:
+            self._move(query, QueryState.SEARCHING)
+            query.search_number += 1
+            query.search_began = self._batches
+            self._searching.add(query)
         return taken
 
-    def again(self, standing: StandingQuery) -> None:
-        """Its search came to nothing: it waits for another."""
-        if self._under_way.pop(standing, None) is not None:
-            self._unsettle(standing)
+    def requeue(self, query: StandingQuery) -> None:
+        """Make a query due again whose search was not answered, unless it is already."""
+        if query.is_searching:
+            self._invalidate(query)
 
-    def fail(self, standing: StandingQuery, error: Exception) -> None:
-        """It cannot be searched; nothing is kept for it, and who watches it is told."""
-        self._under_way.pop(standing, None)
-        self._forget_batches()
-        standing.broken = True
-        standing.fail(error)
+    def fail(self, query: StandingQuery, error: Exception) -> None:
+        """Give up a query that cannot be searched, and pass the reason to its subscribers."""
+        if query.state is not QueryState.REMOVED:
+            self._move(query, QueryState.FAILED)
+            query.fail(error)
 
-    def found(
+    def refill_result(
         self,
-        standing: StandingQuery,
+        query: StandingQuery,
         vector: Vectors,
         ranked: Sequence[RankedItem],
         as_of: AsOf | None = None,
     ) -> RefillResult | None:
-        """Its search with `vector` has ended. Nothing where it is gone, or waits again already."""
-        began = self._under_way.get(standing)
-        return None if began is None else RefillResult(standing, vector, ranked, as_of, began)
+        """Return what the search with `vector` returned, or None if it is of no use any longer."""
+        if not query.is_searching:
+            return None
+        return RefillResult(query, vector, ranked, as_of, query.search_number)
 
-    def settle(self, found: RefillResult) -> None:
-        """Fold in what came since that search began, and follow from here.
+    def complete_refill(self, result: RefillResult) -> None:
+        """Apply the batches since the search began to its list, and make that list current.
 
-        All batches that had arrived when it ended must have been folded. One that does not follow
-        batches is at least told what it was: else a busy one would never have any list.
+        If one of them cannot be applied, the query is due again. All batches that had arrived when
+        the search ended must have been applied to the other lists.
         """
-        standing, vector, ranked, as_of, began = found
-        if self._under_way.get(standing) != began:
+        query = result.query
+        if not query.is_searching or query.search_number != result.search_number:
             return
-        del self._under_way[standing]
-        listed: StandingList[Hit | ListItem] = standing.new_list()
-        listed.fill([score for score, _ in ranked], [item for _, item in ranked])
-        row = QueryMatrix[StandingQuery]()
-        row.put(standing, vector, listed.floor)
-        since = [batch for batch in self._kept if batch.number > began]
-        if began < self._forgotten or not all(
-            self._caught_up(standing, listed, row, batch) for batch in since
-        ):
-            self._unsettle(standing)
-            if not standing.follows and as_of is not None:
-                standing.know((ranked, as_of))
-        else:
-            standing.settled = True
-            held = self._held[standing.target]
-            standing.list = listed.with_items(lambda hit: held.add(standing, hit))
-            self._rows[standing.target].put(standing, vector, listed.floor)
-            standing.know()
-        self._forget_batches()
+        refilled = self._refilled(result)
+        if refilled is None:
+            self._invalidate(query)
+            # A query with `collapse` might never have a list where batches arrive all the time.
+            if not query.is_incremental and result.as_of is not None:
+                query.notify_searched((result.ranked, result.as_of))
+            return
+        self._move(query, QueryState.CURRENT)
+        shared = self._shared_items[query.target]
+        query.list = refilled.with_items(lambda hit: shared.add(query, hit))
+        self._matrices[query.target].put(query, result.vector, refilled.floor)
+        query.notify_searched()
 
-    def applied(self, batches: Iterable[AppliedBatch]) -> None:
-        """Fold batches into all lists, in their order, here and now."""
-        self.fold_now([self.arrive(applied) for applied in batches])
+    def apply_batches(self, batches: Iterable[AppliedBatch]) -> None:
+        """Apply batches to all lists at once, in their order."""
+        self.apply_now([self.number_batch(applied) for applied in batches])
 
-    def fold_now(self, batches: Iterable[MatchBatch]) -> None:
-        for _ in self.fold((batch, self.matching(batch)()) for batch in batches):
+    def apply_now(self, batches: Iterable[MatchBatch]) -> None:
+        """Match and apply numbered batches at once."""
+        for _ in self.apply_in_steps((batch, self.match_job(batch)()) for batch in batches):
             pass
 
-    def arrive(self, applied: AppliedBatch) -> MatchBatch:
-        """The next batch: searches that begin from now on see it."""
+    def number_batch(self, applied: AppliedBatch) -> MatchBatch:
+        """Return an applied batch with its number. Searches that begin from now on see it."""
         self._batches += 1
         return MatchBatch(applied, self._matcher, self._batches)
 
     def pairs(self, batch: MatchBatch) -> int:
-        """How many there are to look at: of standing queries, and what the batch puts in.
+        """Return how many pairs of a query and a new item it takes to match a batch.
 
-        Evaluating a filter takes as long as the products of many pairs.
+        Evaluations of filters are counted as the pairs that take as long.
         """
-        rows = self._rows[batch.applied.target]
-        return (len(rows) + _PAIRS_OF_A_LOOK * rows.filtered) * len(batch.applied.upserted)
+        rows = self._matrices[batch.applied.target]
+        return (len(rows) + _PAIRS_PER_EVALUATION * rows.filtered) * len(batch.applied.upserted)
 
-    def matching(self, batch: MatchBatch) -> Callable[[], Matches[StandingQuery]]:
-        """What finds its matches, in any thread. Until they are folded, nothing may be settled."""
-        return partial(batch.matches, self._rows[batch.applied.target].now())
+    def match_job(self, batch: MatchBatch) -> Callable[[], Matches[StandingQuery]]:
+        """Return a function that matches a batch, for any thread.
 
-    def fold(self, batches: Iterable[tuple[MatchBatch, Matches[StandingQuery]]]) -> Iterator[None]:
-        """Fold batches into all lists, one change of one list at a time.
+        No refill may be completed until the matches have been applied.
+        """
+        return partial(batch.matches, self._matrices[batch.applied.target].now())
 
-        In between, anything else may happen but that something is settled. Lists are those of the
-        state after the batches only at the end, and only then is anybody told.
+    def apply_in_steps(
+        self, batches: Iterable[tuple[MatchBatch, Matches[StandingQuery]]]
+    ) -> Iterator[None]:
+        """Apply batches to all lists, and yield after each change of one list.
+
+        Between two steps anything may happen except that a refill is completed. The lists are those
+        of the state after the batches only at the end, and subscribers are woken only then.
         """
         changed: dict[StandingQuery, None] = {}
         for batch, matches in batches:
-            self._keep(batch)
-            self._unsettle_asking(batch)
+            if self._searching:
+                self._recent_batches.add(batch)
+            self._invalidate_by_query_items(batch)
             yield from self._take_out(batch, changed)
             yield from self._put_in(batch, matches, changed)
-        for standing in changed:
-            if standing.settled and standing.list.is_short:
-                self._unsettle(standing)
-            elif standing.settled:
-                standing.change()
+        for query in changed:
+            if query.is_current and query.list.is_short:
+                self._invalidate(query)
+            elif query.is_current:
+                query.notify_changed()
 
-    def mark_all(self) -> None:
-        """The state became another one altogether: none of the lists holds."""
-        for standing in list(self._all):
-            for watching in standing.watchers:
-                watching.overtaken = None
-            self._unsettle(standing)
+    def invalidate_all(self) -> None:
+        """Make every query due, since the state is not a successor of the last one."""
+        for query in list(self._all):
+            if not query.has_failed:
+                for subscriber in query.subscribers:
+                    subscriber.fallback = None
+                self._invalidate(query)
 
-    def _unsettle_asking(self, batch: MatchBatch) -> None:
-        """Those whose vector comes from one of the batch's items."""
-        if not self._asking:
+    def _invalidate_by_query_items(self, batch: MatchBatch) -> None:
+        """Make the queries due whose vector comes from one of the batch's items."""
+        if not self._by_query_item:
             return
         applied = batch.applied
         for item_id in chain(applied.upserted, applied.removed):
-            for standing in self._asking.get(ItemRef(applied.target, item_id), ()):
-                # A search that began later has seen it.
-                if self._under_way.get(standing, -1) < batch.number:
-                    self._unsettle(standing, applied.appended_ms)
+            for query in self._by_query_item.get(ItemRef(applied.target, item_id), ()):
+                # A search that began after the batch arrived has seen it.
+                has_seen = query.is_searching and query.search_began >= batch.number
+                if not has_seen and not query.has_failed:
+                    self._invalidate(query, applied.appended_ms)
 
     def _take_out(self, batch: MatchBatch, changed: dict[StandingQuery, None]) -> Iterator[None]:
-        """Out of every list that holds one of the batch's items; `changed`: where it was in sight.
+        """Take the batch's items out of every list that holds one.
 
-        A list becomes too short only by what was in sight.
+        A query is `changed` if the item was among its best `k`: only then can its list become too
+        short.
         """
         applied = batch.applied
-        held = self._held[applied.target]
-        for item_id in held.among(chain(applied.upserted, applied.removed)):
-            for standing in held.holders(item_id):
-                if not standing.settled:
+        shared = self._shared_items[applied.target]
+        for item_id in shared.held_among(chain(applied.upserted, applied.removed)):
+            for query in shared.holders(item_id):
+                if not query.is_current:
                     continue
-                if not standing.follows:
-                    self._unsettle(standing, applied.appended_ms)
+                if not query.is_incremental:
+                    self._invalidate(query, applied.appended_ms)
                 else:
-                    held.discard(standing, item_id)
-                    if standing.list.remove(item_id):
-                        standing.since(applied.appended_ms)
-                        changed[standing] = None
+                    shared.discard(query, item_id)
+                    if query.list.remove(item_id):
+                        query.note_change_time(applied.appended_ms)
+                        changed[query] = None
                 yield
 
     def _put_in(
-        self, batch: MatchBatch, matches: Matches[StandingQuery], changed: dict[StandingQuery, None]
+        self,
+        batch: MatchBatch,
+        matches: Matches[StandingQuery],
+        changed: dict[StandingQuery, None],
     ) -> Iterator[None]:
+        """Put the items that match into the lists; a query is `changed` if its best `k` are."""
         applied = batch.applied
-        held, rows = self._held[applied.target], self._rows[applied.target]
-        for standing, number, score in matches:
-            if not standing.settled:
+        shared, rows = self._shared_items[applied.target], self._matrices[applied.target]
+        for query, number, score in matches:
+            if not query.is_current:
                 continue
-            hit, found = batch.hit(number), standing.list
-            if not standing.follows:
-                self._unsettle(standing, applied.appended_ms)
-            elif found.admits(score, hit.id):
-                if found.put(score, held.add(standing, hit)):
-                    standing.since(applied.appended_ms)
-                    changed[standing] = None
-                if found.is_long:
-                    for item in found.cut():
-                        held.discard(standing, item.id)
-                    rows.raise_floor(standing, found.floor)
+            hit, ranked = batch.hit(number), query.list
+            if not query.is_incremental:
+                self._invalidate(query, applied.appended_ms)
+            elif ranked.admits(score, hit.id):
+                if ranked.put(score, shared.add(query, hit)):
+                    query.note_change_time(applied.appended_ms)
+                    changed[query] = None
+                if ranked.is_long:
+                    for item in ranked.cut():
+                        shared.discard(query, item.id)
+                    rows.raise_floor(query, ranked.floor)
             yield
 
-    def _caught_up(
+    def _refilled(self, result: RefillResult) -> StandingList[Hit | ListItem] | None:
+        """Return the search's list with the batches since it began, or None if one cannot be."""
+        query = result.query
+        batches = self._recent_batches.after(query.search_began)
+        if batches is None:
+            return None
+        ranked: StandingList[Hit | ListItem] = query.new_list()
+        ranked.fill([score for score, _ in result.ranked], [item for _, item in result.ranked])
+        row = QueryMatrix[StandingQuery]()
+        row.put(query, result.vector, ranked.floor)
+        for batch in batches:
+            if not self._apply_missed_batch(query, ranked, row, batch):
+                return None
+        return ranked
+
+    def _apply_missed_batch(
         self,
-        standing: StandingQuery,
-        found: StandingList[Hit | ListItem],
+        query: StandingQuery,
+        ranked: StandingList[Hit | ListItem],
         row: QueryMatrix[StandingQuery],
         batch: MatchBatch,
     ) -> bool:
-        """Fold one batch into what a search found for one; False where that cannot be."""
-        if batch.applied.target != standing.target:
+        """Apply one batch to the list of a search, and return whether that was possible."""
+        if batch.applied.target != query.target:
             return True
-        here = [hit.id for hit in found.items() if hit.id in batch.ids]
-        if here and not standing.follows:
+        held = [hit.id for hit in ranked.items() if hit.id in batch.ids]
+        if held and not query.is_incremental:
             return False
-        for item_id in here:
-            found.remove(item_id)
+        for item_id in held:
+            ranked.remove(item_id)
         for _, number, score in batch.matches(row.now()):
-            if not standing.follows:
+            if not query.is_incremental:
                 return False
             hit = batch.hit(number)
-            if found.admits(score, hit.id):
-                found.put(score, hit)
-        if found.is_long:
-            found.cut()
-            row.raise_floor(standing, found.floor)
-        return not found.is_short
+            if ranked.admits(score, hit.id):
+                ranked.put(score, hit)
+        if ranked.is_long:
+            ranked.cut()
+            row.raise_floor(query, ranked.floor)
+        return not ranked.is_short
 
-    def _unsettle(self, standing: StandingQuery, since_ms: int | None = None) -> None:
-        standing.since(since_ms)
-        # A search under way has seen too little.
-        if self._under_way.pop(standing, None) is not None:
-            self._forget_batches()
-        self._let_go(standing)
-        self._waiting[standing] = None
+    def _invalidate(self, query: StandingQuery, changed_ms: int | None = None) -> None:
+        """Make a query due; a search of it that is under way has seen too little."""
+        query.note_change_time(changed_ms)
+        if query.state is not QueryState.DUE:
+            self._move(query, QueryState.DUE)
+            self._due[query] = None
         self._search()
 
-    def _let_go(self, standing: StandingQuery) -> None:
-        standing.settled = False
-        held = self._held[standing.target]
-        for item in standing.list.items():
-            held.discard(standing, item.id)
-        standing.list.clear()
-        self._rows[standing.target].remove(standing)
+    def _move(self, query: StandingQuery, state: QueryState) -> None:
+        """Take the query to a state, and release what was kept for it in the last one."""
+        before = query.state
+        query.move_to(state)
+        if before is QueryState.DUE:
+            del self._due[query]
+        elif before is QueryState.SEARCHING:
+            self._searching.remove(query)
+            needed = min((one.search_began for one in self._searching), default=self._batches)
+            self._recent_batches.forget(needed)
+        elif before is QueryState.CURRENT:
+            self._release_list(query)
 
-    def _keep(self, batch: MatchBatch) -> None:
-        if not self._under_way:
-            return
-        self._kept.append(batch)
-        self._kept_rows += batch.rows
-        while self._kept_rows > _KEPT_ROWS:
-            oldest = self._kept.popleft()
-            self._kept_rows -= oldest.rows
-            self._forgotten = oldest.number
-
-    def _forget_batches(self) -> None:
-        """Those that no search under way needs."""
-        needed = min(self._under_way.values(), default=self._batches)
-        while self._kept and self._kept[0].number <= needed:
-            self._kept_rows -= self._kept.popleft().rows
+    def _release_list(self, query: StandingQuery) -> None:
+        shared = self._shared_items[query.target]
+        for item in query.list.items():
+            shared.discard(query, item.id)
+        query.list.clear()
+        self._matrices[query.target].remove(query)

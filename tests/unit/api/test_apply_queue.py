@@ -53,18 +53,18 @@ class Desk:
         self.state += 1
         vectors: Vectors = np.stack([X] * len(ids)) if ids else np.empty((0, 2), np.float16)
         hits = [hit(item_id) for item_id in ids]
-        self.folding.applied([AppliedBatch("images", ids, vectors, gone, hits.__getitem__)])
+        self.folding.add_batches([AppliedBatch("images", ids, vectors, gone, hits.__getitem__)])
 
     def stand(self) -> StandingQuery:
         return self.searched(StandingQuery(PreparedQuery("images", [_Summand(1.0, X)], k=2)))
 
     def searched(self, standing: StandingQuery, *ids: str) -> StandingQuery:
         if standing not in self.set._all:
-            standing.watch(self.wake)
+            standing.subscribe(self.wake)
             self.set.add(standing)
-        self.set.take(9)
+        self.set.take_due(9)
         ranked = [ranked_item(hit(item_id, 1.0)) for item_id in ids]
-        self.folding.found(standing, X, ranked, self.as_of())
+        self.folding.add_result(standing, X, ranked, self.as_of())
         return standing
 
     @property
@@ -135,7 +135,7 @@ async def test_while_lists_are_changed_they_are_of_no_state(
     thread.let.release()
     assert desk.at == 0
     for one in (standing, other):
-        one.watchers[0].changed = False
+        one.subscribers[0].has_changed = False
     states, woken = [], desk.woken
     while desk.folding._task is not None:
         await asyncio.sleep(0)
@@ -152,10 +152,10 @@ async def test_what_was_found_waits_for_what_it_may_have_seen(thread: Thread) ->
     desk.put("a")
     desk.searched(late, "a")
     desk.put("b")
-    assert not late.settled
+    assert not late.is_current
     thread.let.release()
     await settled()
-    assert (ids(late), late.settled, desk.at) == (["a"], True, 1)
+    assert (ids(late), late.is_current, desk.at) == (["a"], True, 1)
     thread.let.release()
     await settled()
     assert (ids(late), desk.at) == (["a", "b"], 2)
@@ -167,13 +167,13 @@ async def test_what_was_found_for_one_that_is_searched_again_is_dropped(thread: 
     again = StandingQuery(PreparedQuery("images", [_Summand(1.0, X)], k=2))
     desk.put("a")
     desk.searched(again, "a")
-    desk.set.again(again)
+    desk.set.requeue(again)
     desk.put("b")
-    desk.set.take(1)  # it will see both
+    desk.set.take_due(1)  # it will see both
     for _ in range(2):
         thread.let.release()
     await settled()
-    assert not again.settled
+    assert not again.is_current
     desk.searched(again, "a", "b")
     assert (ids(again), desk.at) == (["a", "b"], 2)
 
@@ -188,7 +188,7 @@ async def test_one_that_goes_while_it_is_matched_leaves_nothing_behind(thread: T
     await settled()
     assert (ids(last), ids(gone)) == (["a"], [])
     desk.set.remove(last)
-    assert len(desk.set._held["images"]) == 0
+    assert len(desk.set._shared_items["images"]) == 0
 
 
 async def test_another_index_ends_what_was_under_way(
@@ -203,7 +203,7 @@ async def test_another_index_ends_what_was_under_way(
             thread.let.release()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        desk.folding.mark_all()
+        desk.folding.invalidate_all()
         desk.state = 0
         for standing in all_of_them:
             desk.searched(standing, "new")
@@ -221,7 +221,7 @@ async def test_too_far_behind_all_are_searched_anew(
     standing = desk.stand()
     for n in range(6):
         desk.put(f"a{n}")
-    assert not standing.settled
+    assert not standing.is_current
     assert (desk.set.waiting(), len(desk.folding._waiting)) == (1, 0)
     desk.searched(standing, "a0", "a1")
     assert desk.at == 6
@@ -238,7 +238,7 @@ async def test_after_a_defect_no_list_is_wrong(monkeypatch: pytest.MonkeyPatch) 
     with capture_logs() as logs:
         desk.put("a")
         await settled()
-    assert (standing.settled, desk.set.waiting(), desk.folding._task) == (False, 1, None)
+    assert (standing.is_current, desk.set.waiting(), desk.folding._task) == (False, 1, None)
     assert [(line["task"], line["error"]) for line in logs] == [("folding", "MemoryError: ")]
 
 

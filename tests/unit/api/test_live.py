@@ -696,7 +696,7 @@ async def test_who_asks_the_same_shares_one_list(kit: Kit, socket: Socket) -> No
         await other.accepted()
         assert ids(await opened(other, "two", timeout_s=5, exact=True)) == ["a", "b"]
         assert ids(await opened(other, "three", k=1)) == ["a"]
-        assert (kit.index.searches, len(live.standing)) == (searches + 1, 2)
+        assert (kit.index.searches, len(live.queries)) == (searches + 1, 2)
         assert kit.sample("tidelens_live_subscriptions") == 3
         kit.caption("d", "red cat")
         assert [c["id"] for c in (await socket.receive())["changes"]] == ["b", "d"]
@@ -707,7 +707,7 @@ async def test_who_asks_the_same_shares_one_list(kit: Kit, socket: Socket) -> No
         kit.index.remove("captions", "d")
         assert [c["id"] for c in (await other.receive())["changes"]] == ["d", "b"]
     await quiet(socket)
-    assert (len(live.standing), live._asked, live._watching) == (0, {}, {})
+    assert (len(live.queries), live._asked, live._watching) == (0, {}, {})
 
 
 async def test_one_whose_item_is_gone_is_not_shared(kit: Kit, socket: Socket) -> None:

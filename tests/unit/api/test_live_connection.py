@@ -10,9 +10,9 @@ from api.live.connection import (
     LiveConnection,
     Subscription,
     SubscriptionState,
-    WrongStep,
 )
 from api.live.top.ranked_item import ListItem, RankedItem
+from api.live.wrong_step import WrongStep
 from contracts.errors import RejectedRequest
 from contracts.events.record import RecordPosition
 from contracts.ports.hit import Hit

@@ -387,7 +387,7 @@ async def test_one_that_matches_everything_does_not_hold_up_the_others(
     alerts = kit.app.state.live.alerts
     texts = {"a": "red cat", "b": "blue dog", "c": "one more", "d": "another"}
     kit.index.batch([("captions", n, kit.text(text), {"text": text}) for n, text in texts.items()])
-    assert [alert.question.min_score for alert in alerts._all if alert.following] == [0.6]
+    assert [alert.query.min_score for alert in alerts._all if alert.following] == [0.6]
     told: dict[str, list[str]] = {"all": [], "some": []}
     for _ in range(2):
         message = await socket.receive()

@@ -58,15 +58,15 @@ def test_all_lists_share_one() -> None:
     items = {held.add(one, found(score=n / 10)) for n, one in enumerate(some)}
     assert len(items) == 1
     assert set(held.holders("a")) == set(some)
-    assert (held.among(["b", "a"]), held.holders("b")) == (["a"], ())
+    assert (held.held_among(["b", "a"]), held.holders("b")) == (["a"], ())
     for one in some:
-        assert held.among("a")
+        assert held.held_among("a")
         held.discard(one, "a")
     assert (len(held), held.holders("a")) == (0, ())
 
 
 def test_many_hold_one_as_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_FEW", 3)
+    monkeypatch.setattr(module, "_TUPLE_MAX", 3)
     held, some = SharedItems(), [standing() for _ in range(9)]
     for count, one in enumerate(some, start=1):
         held.add(one, found())

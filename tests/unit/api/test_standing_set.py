@@ -6,10 +6,10 @@ import numpy as np
 import orjson
 import pytest
 
-from api.live.top import standing_set
 from api.live.top.ranked_item import ranked_item
-from api.live.top.standing_query import StandingQuery, Subscriber
+from api.live.top.standing_query import QueryState, StandingQuery, Subscriber
 from api.live.top.standing_set import StandingQuerySet
+from api.live.wrong_step import WrongStep
 from api.queries.prepare import ItemRef, PreparedQuery, _Summand
 from contracts.events.record import RecordPosition
 from contracts.filters.json_form import parse
@@ -43,10 +43,10 @@ def batch(
 class Hall:
     """A set with standing queries for X, settled with a list each."""
 
-    def __init__(self) -> None:
+    def __init__(self, recent_rows_max: int = 1000) -> None:
         self.woken = 0
         self.searches = 0
-        self.set = StandingQuerySet(SlackMatcher(), self.search)
+        self.set = StandingQuerySet(SlackMatcher(), self.search, recent_rows_max)
 
     def wake(self) -> None:
         self.woken += 1
@@ -63,12 +63,12 @@ class Hall:
     def settled(
         self, standing: StandingQuery, hits: dict[str, float], vector: Vectors = X
     ) -> StandingQuery:
-        standing.watch(self.wake)
+        standing.subscribe(self.wake)
         self.set.add(standing)
-        self.set.take(1)
+        self.set.take_due(1)
         self.settle(standing, hits, vector)
-        assert standing.settled
-        told(standing).changed = False
+        assert standing.is_current
+        told(standing).has_changed = False
         return standing
 
     def settle(self, standing: StandingQuery, hits: dict[str, float], vector: Vectors = X) -> None:
@@ -77,19 +77,19 @@ class Hall:
     def found(
         self, standing: StandingQuery, vector: Vectors, hits: list[Hit], *as_of: AsOf
     ) -> None:
-        found = self.set.found(standing, vector, list(map(ranked_item, hits)), *as_of)
+        found = self.set.refill_result(standing, vector, list(map(ranked_item, hits)), *as_of)
         if found is not None:
-            self.set.settle(found)
+            self.set.complete_refill(found)
 
     def changes(self, standing: StandingQuery, *batches: AppliedBatch) -> bool:
-        told(standing).changed = False
-        self.set.applied(batches)
-        return told(standing).changed
+        told(standing).has_changed = False
+        self.set.apply_batches(batches)
+        return told(standing).has_changed
 
 
 def told(standing: StandingQuery) -> Subscriber:
     """Its one subscriber."""
-    [watching] = standing.watchers
+    [watching] = standing.subscribers
     return watching
 
 
@@ -99,7 +99,7 @@ def hall() -> Hall:
 
 
 def listed(standing: StandingQuery) -> list[tuple[str, float]]:
-    assert standing.settled
+    assert standing.is_current
     return [(item.id, round(score, 3)) for score, item in standing.top()]
 
 
@@ -136,54 +136,52 @@ def test_min_score_and_filter_keep_out(hall: Hall) -> None:
 def test_one_that_lost_too_many_is_searched(hall: Hall) -> None:
     standing = hall.stand({f"i{n:02}": 1 - n / 20 for n in range(12)})
     gone = tuple(f"i{n:02}" for n in range(11))
-    hall.set.applied([batch(gone=gone[:10])])
-    assert (standing.settled, hall.set.waiting()) == (True, 0)
-    hall.set.applied([batch(gone=gone[10:])])
-    assert (standing.settled, hall.set.waiting(), hall.searches) == (False, 1, 2)
-    assert hall.set.take(5) == [standing]
+    hall.set.apply_batches([batch(gone=gone[:10])])
+    assert (standing.is_current, hall.set.waiting()) == (True, 0)
+    hall.set.apply_batches([batch(gone=gone[10:])])
+    assert (standing.is_current, hall.set.waiting(), hall.searches) == (False, 1, 2)
+    assert hall.set.take_due(5) == [standing]
     hall.settle(standing, {"i11": 0.4})
     assert listed(standing) == [("i11", 0.4)]
-    assert told(standing).since_ms == 7
+    assert told(standing).changed_since_ms == 7
 
 
 def test_what_comes_while_it_is_searched_is_folded_in(hall: Hall) -> None:
     standing = hall.stand({"a": 0.9})
-    hall.set.mark_all()
-    hall.set.applied([batch(gone=("z",))])  # before it begins: the search sees it
-    hall.set.take(1)
-    hall.set.applied([batch(put={"a": Y, "n": X}), batch(gone=("b", "n"))])
-    hall.set.applied([batch("captions", put={"m": X})])
+    hall.set.invalidate_all()
+    hall.set.apply_batches([batch(gone=("z",))])  # before it begins: the search sees it
+    hall.set.take_due(1)
+    hall.set.apply_batches([batch(put={"a": Y, "n": X}), batch(gone=("b", "n"))])
+    hall.set.apply_batches([batch("captions", put={"m": X})])
     hall.settle(standing, {"n": 1.0, "a": 0.9, "b": 0.8, "z": 0.7})
     assert listed(standing) == [("z", 0.7), ("a", 0.0)]
-    assert not hall.set._kept
+    assert len(hall.set._recent_batches) == 0
 
 
-def test_a_search_that_took_too_long_is_made_again(
-    hall: Hall, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(standing_set, "_KEPT_ROWS", 6)
+def test_a_search_that_took_too_long_is_made_again() -> None:
+    hall = Hall(recent_rows_max=6)
     standing = hall.stand({"a": 0.9})
-    hall.set.mark_all()
-    hall.set.take(1)
-    hall.set.applied([batch(put={name: Y}) for name in "bcd"])
-    assert len(hall.set._kept) == 3
-    hall.set.applied([batch(put={"e": Y})])
+    hall.set.invalidate_all()
+    hall.set.take_due(1)
+    hall.set.apply_batches([batch(put={name: Y}) for name in "bcd"])
+    assert len(hall.set._recent_batches) == 3
+    hall.set.apply_batches([batch(put={"e": Y})])
     hall.settle(standing, {"a": 0.9})
-    assert (standing.settled, hall.set.waiting(), len(hall.set._kept)) == (False, 1, 0)
+    assert (standing.is_current, hall.set.waiting(), len(hall.set._recent_batches)) == (False, 1, 0)
 
 
 def test_an_item_that_the_query_asks_by(hall: Hall) -> None:
     parts = [_Summand(1.0, item=ItemRef("captions", "q"))]
     standing = hall.settled(StandingQuery(PreparedQuery("images", parts, k=1)), {"a": 1.0})
-    hall.set.applied([batch("images", gone=("q",))])
-    assert standing.settled
-    hall.set.applied([batch("captions", put={"q": Y})])
-    assert hall.set.take(1) == [standing]
+    hall.set.apply_batches([batch("images", gone=("q",))])
+    assert standing.is_current
+    hall.set.apply_batches([batch("captions", put={"q": Y})])
+    assert hall.set.take_due(1) == [standing]
     # Again while it is searched: what it finds is of the old vector.
-    hall.set.applied([batch("captions", put={"q": X})])
+    hall.set.apply_batches([batch("captions", put={"q": X})])
     hall.settle(standing, {"a": 1.0}, Y)
-    assert (standing.settled, hall.set.waiting()) == (False, 1)
-    hall.set.take(1)
+    assert (standing.is_current, hall.set.waiting()) == (False, 1)
+    hall.set.take_due(1)
     hall.settle(standing, {"b": 1.0})
     assert listed(standing) == [("b", 1.0)]
 
@@ -191,39 +189,43 @@ def test_an_item_that_the_query_asks_by(hall: Hall) -> None:
 def test_with_collapse_whatever_concerns_the_list_is_searched(hall: Hall) -> None:
     standing = hall.stand({"a": 0.9, "b": 0.8}, collapse=True)
     assert standing.list.wanted == 2
-    hall.set.applied([batch(put={"c": unit([0.7, 0.714])}, gone=("d",))])
-    assert standing.settled
+    hall.set.apply_batches([batch(put={"c": unit([0.7, 0.714])}, gone=("d",))])
+    assert standing.is_current
     for concerned in (batch(put={"c": X}), batch(gone=("b",))):
-        hall.set.applied([concerned])
-        assert hall.set.take(1) == [standing]
+        hall.set.apply_batches([concerned])
+        assert hall.set.take_due(1) == [standing]
         hall.settle(standing, {"a": 0.9, "b": 0.8})
-        assert standing.settled
-    hall.set.mark_all()
-    hall.set.take(1)
-    hall.set.applied([batch(put={"c": X})])
+        assert standing.is_current
+    hall.set.invalidate_all()
+    hall.set.take_due(1)
+    hall.set.apply_batches([batch(put={"c": X})])
     hall.settle(standing, {"a": 0.9, "b": 0.8})
-    assert not standing.settled
+    assert not standing.is_current
 
 
 def test_a_busy_one_with_collapse_is_told_what_it_was(hall: Hall) -> None:
     """It may never be searched without a batch between; what was found is true of its state."""
     standing = hall.stand({"a": 0.9}, collapse=True)
-    hall.set.mark_all()
+    hall.set.invalidate_all()
     for state in ("one", "two"):
-        assert hall.set.take(1) == [standing]
-        hall.set.applied([batch(put={"b": X})])
+        assert hall.set.take_due(1) == [standing]
+        hall.set.apply_batches([batch(put={"b": X})])
         as_of = AsOf("s", state, {})
         hall.found(standing, X, [made("a", 0.9)], as_of)
-        assert (standing.settled, told(standing).changed, hall.set.waiting()) == (False, True, 1)
-        overtaken = told(standing).overtaken
+        assert (standing.is_current, told(standing).has_changed, hall.set.waiting()) == (
+            False,
+            True,
+            1,
+        )
+        overtaken = told(standing).fallback
         assert overtaken is not None
         assert ([(score, item.id) for score, item in overtaken[0]], overtaken[1]) == (
             [(0.9, "a")],
             as_of,
         )
-    hall.set.take(1)
+    hall.set.take_due(1)
     hall.settle(standing, {"b": 1.0, "a": 0.9})
-    assert (standing.settled, told(standing).overtaken) == (True, None)
+    assert (standing.is_current, told(standing).fallback) == (True, None)
 
 
 def test_a_filter_looks_at_a_row_once(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,47 +239,45 @@ def test_a_filter_looks_at_a_row_once(hall: Hall, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(type(condition), "matches", counted)
     standing = [hall.stand({}, filter=condition) for _ in range(5)]
-    hall.set.applied([batch(put={"a": X, "b": X, "c": Y}, metadata={"lang": "de"})])
+    hall.set.apply_batches([batch(put={"a": X, "b": X, "c": Y}, metadata={"lang": "de"})])
     assert looked == 3
-    hall.set.applied([batch(put={"d": X}, metadata={"lang": "en"})])
+    hall.set.apply_batches([batch(put={"d": X}, metadata={"lang": "en"})])
     assert [listed(one) for one in standing] == [[("d", 1.0)]] * 5
 
 
-def test_what_is_kept_for_a_search_is_bounded_and_let_go(
-    hall: Hall, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(standing_set, "_KEPT_ROWS", 10)
+def test_what_is_kept_for_a_search_is_bounded_and_let_go() -> None:
+    hall = Hall(recent_rows_max=10)
     standing = hall.stand({"a": 0.9})
-    hall.set.mark_all()
-    hall.set.take(1)
-    hall.set.applied([batch() for _ in range(100)])
-    assert len(hall.set._kept) == 10
+    hall.set.invalidate_all()
+    hall.set.take_due(1)
+    hall.set.apply_batches([batch() for _ in range(100)])
+    assert len(hall.set._recent_batches) == 10
     hall.set.fail(standing, ValueError("no"))
-    assert (len(hall.set._kept), str(told(standing).failed)) == (0, "no")
+    assert (len(hall.set._recent_batches), str(told(standing).error)) == (0, "no")
 
 
 def test_one_that_failed_and_was_found_after_all_has_not_failed(hall: Hall) -> None:
     standing = hall.stand({"a": 0.9})
-    hall.set.mark_all()
-    hall.set.take(1)
-    hall.set.again(standing)
+    hall.set.invalidate_all()
+    hall.set.take_due(1)
+    hall.set.requeue(standing)
     standing.fail(ValueError("not yet"))
-    hall.set.take(1)
+    hall.set.take_due(1)
     hall.settle(standing, {"a": 0.9})
-    assert (told(standing).failed, told(standing).changed) == (None, True)
+    assert (told(standing).error, told(standing).has_changed) == (None, True)
 
 
 def test_it_is_woken_once_and_remembers_the_first_cause(hall: Hall) -> None:
     standing = hall.stand({"a": 0.9, "b": 0.8})
     woken = hall.woken
-    hall.set.applied([batch(gone=("a",)), batch(gone=("b",))])
+    hall.set.apply_batches([batch(gone=("a",)), batch(gone=("b",))])
     assert hall.woken == woken + 1
-    assert told(standing).since_ms == 7
+    assert told(standing).changed_since_ms == 7
 
 
 def test_vectors_come_along_only_where_they_are_asked_for(hall: Hall) -> None:
     plain, whole = hall.stand({}), hall.stand({}, include=["vector"])
-    hall.set.applied([batch(put={"a": X})])
+    hall.set.apply_batches([batch(put={"a": X})])
     [(score, item)], [(_, same)] = plain.top(), whole.top()
     assert item is same
     assert b"vector" not in orjson.dumps(item.wire(1, score))
@@ -291,29 +291,61 @@ def test_removing_leaves_the_others_in_place(hall: Hall) -> None:
     for n in range(0, 30, 2):
         hall.set.remove(standing.pop(n))
     assert len(hall.set) == 15
-    hall.set.applied([batch(put={"a-new": vectors[7]})])
-    assert {n for n, one in standing.items() if told(one).changed} == {7}
+    hall.set.apply_batches([batch(put={"a-new": vectors[7]})])
+    assert {n for n, one in standing.items() if told(one).has_changed} == {7}
     for one in standing.values():
         hall.set.remove(one)
-    assert (len(hall.set), len(hall.set._held["images"])) == (0, 0)
+    assert (len(hall.set), len(hall.set._shared_items["images"])) == (0, 0)
 
 
 def test_a_search_that_ends_after_its_subscription_leaves_nothing_behind(hall: Hall) -> None:
     standing = hall.stand({"a": 1.0})
-    hall.set.mark_all()
-    hall.set.take(1)
-    hall.set.applied([batch(put={"b": X})])
+    hall.set.invalidate_all()
+    hall.set.take_due(1)
+    hall.set.apply_batches([batch(put={"b": X})])
     hall.set.remove(standing)
-    assert not hall.set._kept
+    assert len(hall.set._recent_batches) == 0
     hall.settle(standing, {"a": 1.0})
-    hall.set.again(standing)
-    assert (len(hall.set._held["images"]), hall.set.waiting()) == (0, 0)
-    hall.set.applied([batch(gone=("a",))])
+    hall.set.requeue(standing)
+    assert (len(hall.set._shared_items["images"]), hall.set.waiting()) == (0, 0)
+    hall.set.apply_batches([batch(gone=("a",))])
 
 
 def test_everything_is_searched_when_the_state_is_another(hall: Hall) -> None:
     all_of_them = [hall.stand({"a": 1.0}) for _ in range(3)]
-    hall.set.mark_all()
-    assert set(hall.set.take(9)) == set(all_of_them)
-    assert not any(standing.settled for standing in all_of_them)
-    assert hall.set.take(9) == []
+    hall.set.invalidate_all()
+    assert set(hall.set.take_due(9)) == set(all_of_them)
+    assert not any(standing.is_current for standing in all_of_them)
+    assert hall.set.take_due(9) == []
+
+
+def test_a_step_that_the_state_does_not_allow() -> None:
+    query = StandingQuery(PreparedQuery("images", [_Summand(1.0, X)], k=2))
+    with pytest.raises(WrongStep, match=r"^standing query: want DUE, got NEW$"):
+        query.move_to(QueryState.SEARCHING)
+    query.move_to(QueryState.DUE)
+    query.move_to(QueryState.SEARCHING)
+    query.move_to(QueryState.FAILED)
+    for state in set(QueryState) - {QueryState.NEW, QueryState.REMOVED}:
+        with pytest.raises(WrongStep, match=r"^standing query: want .*, got FAILED$"):
+            query.move_to(state)
+    assert query.has_failed
+
+
+def test_a_wrong_step_leaves_the_set_as_it_was(hall: Hall) -> None:
+    standing = hall.stand({"a": 0.9})
+    with pytest.raises(WrongStep, match="want DUE or SEARCHING, got CURRENT"):
+        hall.set.fail(standing, ValueError("no"))
+    assert listed(standing) == [("a", 0.9)]
+    assert hall.changes(standing, batch(put={"b": X}))
+
+
+def test_one_that_failed_is_not_searched_again(hall: Hall) -> None:
+    standing = hall.stand({"a": 0.9})
+    hall.set.invalidate_all()
+    hall.set.take_due(1)
+    hall.set.fail(standing, ValueError("no"))
+    hall.set.invalidate_all()
+    assert (hall.set.take_due(9), str(told(standing).error)) == ([], "no")
+    hall.set.remove(standing)
+    assert len(hall.set) == 0

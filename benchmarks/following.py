@@ -186,7 +186,7 @@ def followed(name: str, rows: int, seconds: float, sizes: list[int]) -> Iterator
     stream = Stream(rows)
     follower: Follower
     if name == "tidelens":
-        gc_pauses.shorten()  # as the node does
+        gc_pauses.shorten_pauses()  # as the node does
         follower = Tidelens()
     else:
         from benchmarks.pathway_follower import Pathway

@@ -59,7 +59,7 @@ _CASES = (
 def run(pipe: Connection, name: str) -> None:
     """Tell the port, then serve until told to stop."""
     node = Tidelens(Load(100, _ROWS))
-    gc_pauses.shorten()  # as the node does
+    gc_pauses.shorten_pauses()  # as the node does
     limiter = ConnectionLimiter()
     live: Any = functools.partial(LiveProtocol, limiter) if name == _OURS else "websockets-sansio"
     config = uvicorn.Config(

@@ -163,7 +163,7 @@ class Driver:
 
 def run(pipe: Connection, load: Load) -> None:
     """Tell the port, then drive as told, until told None."""
-    gc_pauses.shorten()  # as the node does
+    gc_pauses.shorten_pauses()  # as the node does
     server: Server = Tidelens(load) if load.bare_bytes is None else Bare(load)
     listener = listen("127.0.0.1", 0)
     asyncio.run(_run(pipe, server, listener))

@@ -180,7 +180,7 @@ def main() -> None:
     made.add_argument("--rows", type=int)
     made.add_argument("--plot", type=Path)
     arguments = made.parse_args()
-    gc_pauses.shorten()  # as the node does
+    gc_pauses.shorten_pauses()  # as the node does
     rows = arguments.rows or (100_000 if arguments.quick else 1_000_000)
     with tempfile.TemporaryDirectory() as folder:
         table, goals = asyncio.run(measure(rows, Path(folder), arguments.plot))

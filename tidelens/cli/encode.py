@@ -39,7 +39,7 @@ def encode(
     from contracts import settings as settings_module
     from tidelens.cli.base.collection_choice import command_context
     from tidelens.process import logs
-    from tidelens.process.child_reports import Report, Reporter
+    from tidelens.process.child_reports import ChildReport, ChildReporter
     from tidelens.process.role_process import failing_as_logged, run
     from tidelens.process.threads import end_now
     from tidelens.runtime.encode_role import run_encoder
@@ -52,7 +52,7 @@ def encode(
         else:
             command = command_context("encode", is_role=True, **settings_given)
             settings, kafka = command.settings, command.kafka
-        reporter = Reporter(report_to)
+        reporter = ChildReporter(report_to)
         running = run_encoder(
             settings,
             kafka,
@@ -66,8 +66,8 @@ def encode(
             if not reporter:
                 raise
             # The parent reports it, with one line a minute where this happens again and again.
-            report = Report.of(error)
-            reporter.tell(report)
+            report = ChildReport.of(error)
+            reporter.send(report)
             sys.exit(report.exit_code)
         if not done:
             end_now()

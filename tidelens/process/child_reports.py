@@ -22,7 +22,7 @@ _TRACE_CHARS_MAX = 8_000
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ChildReport:
     """A report; without a `failure` the child works from now on. `trace` is for defects."""
 
     failure: str | None = None
@@ -31,7 +31,7 @@ class Report:
     trace: str | None = None
 
     @classmethod
-    def of(cls, error: Exception) -> "Report":
+    def of(cls, error: Exception) -> "ChildReport":
         error = explain_import(error) or error
         if isinstance(error, TidelensError):
             code = 2 if isinstance(error, UsageError) else 1
@@ -45,7 +45,7 @@ class Report:
         return kind(escaped(self.failure or ""))
 
 
-class Reporter:
+class ChildReporter:
     """The child's end; without a descriptor nothing is sent."""
 
     def __init__(self, descriptor: int | None) -> None:
@@ -54,14 +54,14 @@ class Reporter:
     def __bool__(self) -> bool:
         return self._descriptor is not None
 
-    def tell(self, report: Report) -> None:
+    def send(self, report: ChildReport) -> None:
         """Write the report; a pipe holds more than a child ever sends."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):  # the parent is gone, which ends us in a moment
                 os.write(self._descriptor, orjson.dumps(asdict(report)) + b"\n")
 
 
-class Reports:
+class ChildReports:
     """The parent's end: iterate over it until the child has ended."""
 
     def __init__(self, reader: asyncio.StreamReader, transport: asyncio.BaseTransport) -> None:
@@ -70,7 +70,7 @@ class Reports:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def opened(cls) -> "AsyncIterator[tuple[Reports, int]]":
+    async def opened(cls) -> "AsyncIterator[tuple[ChildReports, int]]":
         """Yield the reports and the descriptor for the child, which is closed at the end."""
         ours, theirs = os.pipe()
         try:
@@ -86,11 +86,11 @@ class Reports:
         finally:
             os.close(theirs)
 
-    async def __aiter__(self) -> AsyncIterator[Report]:
+    async def __aiter__(self) -> AsyncIterator[ChildReport]:
         with contextlib.suppress(ValueError):  # a line beyond the limit is not one of ours
             while line := await self._reader.readline():
                 with contextlib.suppress(orjson.JSONDecodeError, TypeError):
-                    yield Report(**orjson.loads(line))
+                    yield ChildReport(**orjson.loads(line))
 
     def close(self) -> None:
         self._transport.close()

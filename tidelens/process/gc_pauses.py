@@ -11,7 +11,7 @@ _SWITCH_S = 0.0005
 _THRESHOLDS = (10_000, 2, 500)
 
 
-def shorten() -> None:
+def shorten_pauses() -> None:
     """Call once everything is imported, in a process whose answers somebody waits for."""
     sys.setswitchinterval(_SWITCH_S)
     forget_imports()

@@ -31,7 +31,7 @@ class _Window:
     record: logging.LogRecord | None = None
 
 
-class Repeats:
+class RepeatFilter:
     """Decides which lines are left out, and which of those are written later. No I/O."""
 
     def __init__(self, *, now: Callable[[], float] = monotonic) -> None:
@@ -82,7 +82,7 @@ class LimitedHandler(logging.StreamHandler[Any]):
 
     def __init__(self, stream: Any, *, now: Callable[[], float] = monotonic) -> None:
         super().__init__(stream)
-        self._repeats = Repeats(now=now)
+        self._repeats = RepeatFilter(now=now)
         self._timer: threading.Timer | None = None
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -64,7 +64,7 @@ async def unless_stopped(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
         await asyncio.gather(working, return_exceptions=True)
 
 
-async def outlasting(work: Coroutine[Any, Any, T], event: asyncio.Event) -> T:
+async def finish_until(work: Coroutine[Any, Any, T], event: asyncio.Event) -> T:
     """Return what `work` returns; if cancelled, let `work` go on until `event` is set."""
     working = asyncio.create_task(work)
     try:

@@ -16,7 +16,7 @@ T = TypeVar("T")
 _HANG_S = 1.0
 
 
-async def beside(work: Callable[[], T]) -> T:
+async def in_daemon_thread(work: Callable[[], T]) -> T:
     """What `work` returns, from a thread that holds up nobody's exit when it hangs.
 
     asyncio.to_thread's are waited for when the loop closes.

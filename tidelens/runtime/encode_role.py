@@ -22,13 +22,13 @@ from contracts.supervision.processes import Part
 from contracts.supervision.side_tasks import SideTasks
 from contracts.topics import TARGETS, Names
 from tidelens.process import gc_pauses
-from tidelens.process.child_reports import Report, Reporter
+from tidelens.process.child_reports import ChildReport, ChildReporter
 from tidelens.process.clock import SystemClock
 from tidelens.process.heap_trim import trim
 from tidelens.process.signals import stop_signal, unless_stopped, until_stopped
-from tidelens.process.threads import beside
+from tidelens.process.threads import in_daemon_thread
 from tidelens.runtime.encoder_health import EncoderHealth
-from tidelens.runtime.metrics_exposition import PartStates
+from tidelens.runtime.metrics_exposition import PartMetrics
 
 if TYPE_CHECKING:
     from consumers.images.decoder_pool import DecoderPool
@@ -47,7 +47,7 @@ async def run_encoder(
     kafka: KafkaSettings,
     *,
     attached: bool,
-    reporter: Reporter,
+    reporter: ChildReporter,
     metrics_listener: int | None = None,
 ) -> bool:
     """Encode until stopped.
@@ -65,7 +65,7 @@ async def run_encoder(
         # A taken port is told at once, not after the model was loaded.
         stack.enter_context(metrics_server(settings, metrics, health, metrics_listener))
         # The imports and the weights take seconds: load them while the broker starts.
-        loading = asyncio.create_task(beside(lambda: _load(settings)))
+        loading = asyncio.create_task(in_daemon_thread(lambda: _load(settings)))
         watched = asyncio.create_task(health.run())
         try:
             if not attached:
@@ -78,7 +78,7 @@ async def run_encoder(
             if not told:
                 return False
             health.has_broker = True
-            watching = asyncio.create_task(parent.gone())
+            watching = asyncio.create_task(parent.wait_for_exit())
             watching.add_done_callback(lambda _: stop.set())
             try:
                 return await _encode(
@@ -122,7 +122,7 @@ class _Parent:
         """The first line; empty when the parent went before it wrote one."""
         return (await self._reader.readline()).decode().strip()
 
-    async def gone(self) -> None:
+    async def wait_for_exit(self) -> None:
         await self._reader.read()
 
 
@@ -134,7 +134,7 @@ async def _encode(
     metrics: Metrics,
     health: EncoderHealth,
     stop: asyncio.Event,
-    reporter: Reporter,
+    reporter: ChildReporter,
 ) -> bool:
     from streams.kafka.connection import Connection
     from streams.lag.kafka_lag import KafkaLag
@@ -158,7 +158,7 @@ async def _encode(
             log.info("stopped before Kafka answered")
             return True
         if reporter:
-            reporter.tell(Report())
+            reporter.send(ChildReport())
         else:
             log.info("encoding", space=encoder.space.name, brokers=brokers)
         side = SideTasks()
@@ -169,7 +169,7 @@ async def _encode(
             {
                 "worker": worker.run,
                 "topics": watch.run,
-                "lag": partial(show_lag, lag, metrics, clock, health),
+                "lag": partial(update_lag_metrics, lag, metrics, clock, health),
                 "trim": trim,
             }
         )
@@ -198,7 +198,7 @@ async def _answering(connection: "Connection") -> bool:
             return True
 
 
-async def show_lag(
+async def update_lag_metrics(
     source: LagSource, metrics: Metrics, clock: Clock, health: EncoderHealth | None = None
 ) -> None:
     """Keep the lag in the metrics until cancelled; an encoder does not end for want of it."""
@@ -280,7 +280,7 @@ async def open_worker(
     )
     part = Part("decode", pause_max_s=settings.restart_pause_max_s)
     part.mark_running()  # each of them is started by its first picture
-    metrics.registry.register(PartStates([part]))
+    metrics.registry.register(PartMetrics([part]))
     async with (
         open_decoders(settings, encoder.preprocess) as decoders,
         References(ReferenceLimits.of(settings)) as references,

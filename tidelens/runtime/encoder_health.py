@@ -15,7 +15,7 @@ STALLED_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Hold:
+class GroupMembership:
     """An encoder's place in its group: a member may own no partition yet, or never."""
 
     is_member: bool = False
@@ -33,7 +33,7 @@ class EncoderHealth:
         self.has_broker = has_broker
         self.space: str | None = None
         self.broker: Literal["unknown", "reachable", "unreachable"] = "unknown"
-        self.hold = Hold()
+        self.membership = GroupMembership()
         self._ownership: Ownership | None = None
         self._now = now
         self._seen = now()
@@ -45,15 +45,15 @@ class EncoderHealth:
     async def run(self) -> None:
         """Look at the ownership every second, which shows that the loop runs, until cancelled."""
         while True:
-            self.look()
+            self.update()
             await asyncio.sleep(_EVERY_S)
 
-    def look(self) -> None:
+    def update(self) -> None:
         """Note that the loop runs, and what the encoder owns."""
         self._seen = self._now()
         ownership = self._ownership
         if ownership is not None:
-            self.hold = Hold(ownership.is_member, len(ownership.owned_partitions))
+            self.membership = GroupMembership(ownership.is_member, len(ownership.owned_partitions))
 
     def stalled(self) -> str | None:
         """Return for how long the loop has stood still, if that is too long."""
@@ -74,7 +74,7 @@ class EncoderHealth:
             return "the broker has not answered yet"
         if self.broker == "unreachable":
             return "the broker does not answer"
-        if not self.hold.is_member:
+        if not self.membership.is_member:
             return "the group of encoders has not been joined yet"
         return None
 
@@ -86,6 +86,6 @@ class EncoderHealth:
             "reason": reason,
             "space": self.space,
             "broker": self.broker,
-            "group_member": self.hold.is_member,
-            "partitions_owned": self.hold.partitions,
+            "group_member": self.membership.is_member,
+            "partitions_owned": self.membership.partitions,
         }

@@ -15,7 +15,7 @@ from contracts.errors import TidelensError
 from contracts.settings import Settings
 from contracts.supervision.children import module_command
 from contracts.supervision.processes import exit_reason
-from tidelens.process.child_reports import Report, Reports
+from tidelens.process.child_reports import ChildReport, ChildReports
 
 _NICE = 19
 _STOP_S = 10.0
@@ -24,7 +24,7 @@ _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class EncoderExit:
     """How a child ended, and its error where starting it again would change nothing."""
 
     reason: str
@@ -35,7 +35,7 @@ class Ended:
 class EncoderProcess:
     """One child process."""
 
-    def __init__(self, process: asyncio.subprocess.Process, reports: Reports) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, reports: ChildReports) -> None:
         self._process = process
         self._reports = reports
 
@@ -59,7 +59,7 @@ class EncoderProcess:
             "TIDELENS_TOPIC_PREFIX": settings.topic_prefix,
             "TIDELENS_ALLOW_ROOTS": orjson.dumps(roots).decode(),
         }
-        async with Reports.opened() as (reports, report_to):
+        async with ChildReports.opened() as (reports, report_to):
             passed = [report_to]
             arguments = ["--attached", "--report-to", str(report_to)]
             if listener is not None:
@@ -83,9 +83,9 @@ class EncoderProcess:
         assert self._process.stdin is not None
         self._process.stdin.write(brokers.encode() + b"\n")
 
-    async def watch(self, works: Callable[[], None]) -> Ended:
+    async def watch(self, works: Callable[[], None]) -> EncoderExit:
         """Call `works` once the child encodes, and return when it has ended."""
-        failure: Report | None = None
+        failure: ChildReport | None = None
         async for report in self._reports:
             if report.failure is None:
                 works()
@@ -95,8 +95,8 @@ class EncoderProcess:
         if failure is None:
             why = exit_reason(code)
             by_itself = code != 0 and -code not in _FROM_OUTSIDE
-            return Ended(why, TidelensError(f"the encoder: {why}") if by_itself else None)
-        return Ended(
+            return EncoderExit(why, TidelensError(f"the encoder: {why}") if by_itself else None)
+        return EncoderExit(
             failure.failure or "", None if failure.retriable else failure.error(), failure.trace
         )
 

@@ -11,7 +11,7 @@ import structlog
 from contracts.settings import Settings
 from contracts.supervision.processes import Part, Parts
 from contracts.supervision.side_tasks import SideTasks
-from tidelens.runtime.encoder_process import EncoderProcess, Ended
+from tidelens.runtime.encoder_process import EncoderExit, EncoderProcess
 from tidelens.runtime.run_file import RunFile
 from tidelens.server.server import listen
 
@@ -73,22 +73,22 @@ class Encoders:
 
             async def wanted() -> None:
                 async for control in follow():
-                    await self._settle(_models(control, self._settings.model), brokers, tasks)
+                    await self._reconcile(_models(control, self._settings.model), brokers, tasks)
 
             await side.forever("wanted encoders", wanted)
 
-    async def _settle(self, wanted: list[str], brokers: str, tasks: asyncio.TaskGroup) -> None:
+    async def _reconcile(self, wanted: list[str], brokers: str, tasks: asyncio.TaskGroup) -> None:
         """Start the encoders that are wanted and do not run, and stop the others."""
         self._current = wanted[0]
         if self._first is not None and self._first[0] not in wanted:
             await self.stop()
         for model in wanted:
             if model not in self._tasks:
-                self._tasks[model] = tasks.create_task(self._keep(model, brokers))
+                self._tasks[model] = tasks.create_task(self._keep_running(model, brokers))
         for model in set(self._tasks) - set(wanted):
             self._tasks.pop(model).cancel()
 
-    async def _keep(self, model: str, brokers: str) -> None:
+    async def _keep_running(self, model: str, brokers: str) -> None:
         """Run an encoder, and start it again whenever it ends, until cancelled."""
         part = Part("encode", model, pause_max_s=self._settings.restart_pause_max_s)
         with self._parts.registered(part), self._listener(model) as listener:
@@ -96,7 +96,7 @@ class Encoders:
                 try:
                     process = await self._started(model, listener)
                 except OSError as error:  # such as no memory for another process
-                    ended = Ended(f"it cannot be started: {error}")
+                    ended = EncoderExit(f"it cannot be started: {error}")
                 else:
                     ended = await self._watched(part, process, brokers)
                 if model == self._current and not self._proven and ended.error is not None:
@@ -105,7 +105,7 @@ class Encoders:
                     raise ended.error
                 await part.wait_before_restart(ended.reason, trace=ended.trace)
 
-    async def _watched(self, part: Part, process: EncoderProcess, brokers: str) -> Ended:
+    async def _watched(self, part: Part, process: EncoderProcess, brokers: str) -> EncoderExit:
         def works() -> None:
             part.mark_running()
             # Only at the first start, or each restart would write a line.

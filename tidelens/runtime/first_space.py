@@ -18,15 +18,15 @@ from contracts.ports.event_log import EventLog
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Names
 from streams.registry.control_topic import Control, Judge, require_same, topics_exist
-from tidelens.process.threads import beside
+from tidelens.process.threads import in_daemon_thread
 from tidelens.runtime.model_guess import space_here
-from tidelens.runtime.query_encoder import Queries, make_queries
+from tidelens.runtime.query_encoder import QueryEncoderTask, make_queries
 from tidelens.runtime.run_file import remember_model, remembered_model
 
 log = structlog.get_logger(__name__)
 
 
-def queries_of(settings: Settings, ref: SpaceRef) -> Queries:
+def open_queries(settings: Settings, ref: SpaceRef) -> QueryEncoderTask:
     """Make queries. Raises ModelMissing, or SpaceMismatch where this machine's model differs."""
     queries = make_queries(settings, ref.model)
     require_same(ref, queries.space)
@@ -34,8 +34,11 @@ def queries_of(settings: Settings, ref: SpaceRef) -> Queries:
 
 
 async def first_queries(
-    settings: Settings, event_log: EventLog, control: Control, started: Queries | None = None
-) -> Queries:
+    settings: Settings,
+    event_log: EventLog,
+    control: Control,
+    started: QueryEncoderTask | None = None,
+) -> QueryEncoderTask:
     """Return the query encoder of the first space that can be opened here.
 
     The order is: the active space, the one before it, those that earlier records name, the
@@ -84,15 +87,17 @@ def _choices(settings: Settings, control: Control) -> list[_Choice]:
     return [*choices, _Choice(settings.model, must_exist=False)]
 
 
-async def _opened(settings: Settings, choice: _Choice, started: Queries | None) -> Queries:
+async def _opened(
+    settings: Settings, choice: _Choice, started: QueryEncoderTask | None
+) -> QueryEncoderTask:
     if started is not None and started.model == choice.model:
         if choice.ref is not None:
             require_same(choice.ref, started.space)
         return started
     if choice.ref is not None:
         ref = choice.ref
-        return await beside(lambda: queries_of(settings, ref))
-    return await beside(lambda: make_queries(settings, choice.model))
+        return await in_daemon_thread(lambda: open_queries(settings, ref))
+    return await in_daemon_thread(lambda: make_queries(settings, choice.model))
 
 
 def openable(event_log: EventLog, control_topic: str) -> Judge:
@@ -101,7 +106,7 @@ def openable(event_log: EventLog, control_topic: str) -> Judge:
 
     async def judge(ref: SpaceRef) -> None:
         await exist(ref)
-        require_same(ref, await beside(lambda: space_here(ref.model)))
+        require_same(ref, await in_daemon_thread(lambda: space_here(ref.model)))
 
     return judge
 

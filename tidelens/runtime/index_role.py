@@ -11,7 +11,7 @@ from contracts.settings import KafkaSettings, Settings
 from contracts.supervision.processes import Parts
 from contracts.supervision.side_tasks import Run, SideTasks
 from tidelens.process.signals import stop_signal, unless_stopped, until_stopped
-from tidelens.process.threads import beside
+from tidelens.process.threads import in_daemon_thread
 
 log = structlog.get_logger(__name__)
 
@@ -48,15 +48,15 @@ async def _opened(
     stack: contextlib.AsyncExitStack,
 ) -> dict[str, Run]:
     """Open everything that a node needs; `stack` closes it."""
-    node = await beside(lambda: importlib.import_module("tidelens.runtime.node"))
+    node = await in_daemon_thread(lambda: importlib.import_module("tidelens.runtime.node"))
     from contracts.topics import Names
     from streams.registry.control_topic import read_control
     from tidelens.runtime.first_space import first_queries
-    from tidelens.runtime.picture_reading import open_picture_reading
+    from tidelens.runtime.picture_reading import open_picture_readers
 
     connection = node.Connection(settings.brokers or "", kafka)
     event_log = await stack.enter_async_context(node.open_log(settings, connection))
-    pictures = await stack.enter_async_context(open_picture_reading(settings))
+    pictures = await stack.enter_async_context(open_picture_readers(settings))
     topic, faults = Names(settings.topic_prefix, "").control, node.ControlFaults()
     control = await read_control(event_log, topic, faults=faults)
     queries = await first_queries(settings, event_log, control)

@@ -36,7 +36,7 @@ async def open_kafka(
             address = await broker.start()
             run_file.child("kafka", broker.pid)
             part.mark_running()
-            keeping = asyncio.create_task(keep(broker, part, run_file, stop), name="broker")
+            keeping = asyncio.create_task(keep_running(broker, part, run_file, stop), name="broker")
             try:
                 yield address
             finally:
@@ -46,7 +46,9 @@ async def open_kafka(
             await broker.stop()
 
 
-async def keep(broker: LocalBroker, part: Part, run_file: RunFile, stop: asyncio.Event) -> None:
+async def keep_running(
+    broker: LocalBroker, part: Part, run_file: RunFile, stop: asyncio.Event
+) -> None:
     """Start a broker again whenever it ends, on its old address and data, until cancelled.
 
     Nothing is started after `stop`: systemd stops a whole service, Kafka together with us.

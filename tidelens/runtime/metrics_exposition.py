@@ -30,12 +30,12 @@ class Exposition(Collector):
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         register_process_metrics(self.registry)
-        self.registry.register(ChildMemory())
+        self.registry.register(ChildMemoryMetrics())
         self.registry.register(self)
         self._shown: list[Metrics] = []
 
     @contextlib.contextmanager
-    def showing(self, metrics: Metrics) -> Iterator[None]:
+    def registered(self, metrics: Metrics) -> Iterator[None]:
         self._shown.append(metrics)
         try:
             yield
@@ -52,7 +52,7 @@ class Exposition(Collector):
         return merged.values()
 
 
-class ChildMemory(Collector):
+class ChildMemoryMetrics(Collector):
     """Resident memory of our child processes, summed by role, read when it is asked for."""
 
     def collect(self) -> Iterable[Metric]:
@@ -71,7 +71,7 @@ class ChildMemory(Collector):
         yield family
 
 
-class PartStates(Collector):
+class PartMetrics(Collector):
     """Collects which processes of `up` or a role run, and how often they were started again."""
 
     def __init__(self, parts: Iterable[Part]) -> None:
@@ -119,7 +119,7 @@ class ConnectionMetrics(Collector):
         yield refused
 
 
-class ControlRecords(Collector):
+class ControlMetrics(Collector):
     """Collects which records of the control topic are ignored."""
 
     def __init__(self, faults: ControlFaults) -> None:

@@ -33,18 +33,18 @@ from streams.registry.control_topic import follow_control
 from tidelens.process import gc_pauses
 from tidelens.process.clock import SystemClock
 from tidelens.process.heap_trim import trim
-from tidelens.process.signals import outlasting
-from tidelens.runtime.first_space import queries_of
+from tidelens.process.signals import finish_until
+from tidelens.runtime.first_space import open_queries
 from tidelens.runtime.maintainer import make_maintainer
 from tidelens.runtime.metrics_exposition import (
     ConnectionMetrics,
-    ControlRecords,
+    ControlMetrics,
     Exposition,
-    PartStates,
+    PartMetrics,
 )
-from tidelens.runtime.picture_reading import PictureReading
-from tidelens.runtime.query_encoder import Queries
-from tidelens.runtime.spaces import Serving, Spaces
+from tidelens.runtime.picture_reading import PictureReaders
+from tidelens.runtime.query_encoder import QueryEncoderTask
+from tidelens.runtime.spaces import ServedSpace, Spaces
 from tidelens.server.file_descriptors import open_connection_limiter
 from tidelens.server.server import serve
 
@@ -57,8 +57,8 @@ def open_node(
     settings: Settings,
     connection: Connection,
     event_log: KafkaLog,
-    pictures: PictureReading,
-    queries: Queries,
+    pictures: PictureReaders,
+    queries: QueryEncoderTask,
     listener: socket.socket,
     side: SideTasks,
     parts: Parts,
@@ -72,11 +72,11 @@ def open_node(
     made = {SpaceRef.of(queries.space, queries.model): queries}
 
     @asynccontextmanager
-    async def opening(ref: SpaceRef) -> AsyncIterator[Serving]:
+    async def opening(ref: SpaceRef) -> AsyncIterator[ServedSpace]:
         # Started before the node was: later ones are made when they are needed.
         of_space = made.pop(ref, None)
         if of_space is None:
-            of_space = await asyncio.to_thread(queries_of, settings, ref)
+            of_space = await asyncio.to_thread(open_queries, settings, ref)
         with side.for_space(ref.space) as own:
             opened = _serving(
                 settings,
@@ -97,8 +97,8 @@ def open_node(
     exposition.registry.register(side)
     limiter = open_connection_limiter(settings)
     exposition.registry.register(ConnectionMetrics(limiter))
-    exposition.registry.register(PartStates(parts))
-    exposition.registry.register(ControlRecords(faults))
+    exposition.registry.register(PartMetrics(parts))
+    exposition.registry.register(ControlMetrics(faults))
     spaces = Spaces(next(iter(made)), opening, side)
 
     answered = asyncio.Event()
@@ -107,7 +107,7 @@ def open_node(
         try:
             await spaces.opened.wait()
             await serve(
-                spaces.switch,
+                spaces.router,
                 listener,
                 frame_bytes_max=settings.frame_bytes_max,
                 limiter=limiter,
@@ -121,7 +121,7 @@ def open_node(
     async def serve_spaces() -> None:
         # The services behind the requests stay until all requests are answered.
         followed = partial(follow_control, event_log, topic, faults=faults)
-        await outlasting(spaces.run(followed), answered)
+        await finish_until(spaces.run(followed), answered)
 
     return side.supervise({"spaces": serve_spaces, "api": serve_api, "trim": trim})
 
@@ -143,14 +143,14 @@ async def _serving(
     settings: Settings,
     connection: Connection,
     event_log: KafkaLog,
-    pictures: PictureReading,
-    queries: Queries,
+    pictures: PictureReaders,
+    queries: QueryEncoderTask,
     spaces: Spaces,
     exposition: Exposition,
     side: SideTasks,
     parts: Parts,
     faults: ControlFaults,
-) -> AsyncIterator[Serving]:
+) -> AsyncIterator[ServedSpace]:
     """Everything of one space: query encoder, maintainer, searcher and app."""
     clock = SystemClock()
     metrics = queries.metrics
@@ -244,10 +244,12 @@ async def _serving(
                 # The last state to disk, so that the next start has little to replay.
                 await maintainer.snapshot()
 
-        gc_pauses.shorten()
+        gc_pauses.shorten_pauses()
         runs = side.supervise({"queries": queries.run, "streams": host_streams, **background(app)})
-        with exposition.showing(metrics), parts.registered(queries.encoder.part):
-            yield Serving(app, runs, lambda: searcher.is_ready and queries.encoder.loaded.is_set())
+        with exposition.registered(metrics), parts.registered(queries.encoder.part):
+            yield ServedSpace(
+                app, runs, lambda: searcher.is_ready and queries.encoder.loaded.is_set()
+            )
 
 
 @asynccontextmanager

@@ -15,7 +15,7 @@ from tidelens.runtime.decode_limits import content_limits
 
 
 @dataclass(frozen=True, slots=True)
-class PictureReading:
+class PictureReaders:
     """The readers and the converter, shared by all spaces of a process."""
 
     asked: ReferenceReader
@@ -26,7 +26,7 @@ class PictureReading:
 
 
 @asynccontextmanager
-async def open_picture_reading(settings: Settings) -> AsyncIterator[PictureReading]:
+async def open_picture_readers(settings: Settings) -> AsyncIterator[PictureReaders]:
     """Open them; the decoder's process starts with the first picture that needs it."""
     decoders = DecoderPool(
         1,
@@ -37,6 +37,6 @@ async def open_picture_reading(settings: Settings) -> AsyncIterator[PictureReadi
     try:
         async with References(ReferenceLimits.of_queries(settings)) as asked:
             shown = DisplayReferences(asked, ReferenceLimits.of(settings))
-            yield PictureReading(asked, shown, JpegConverter(decoders))
+            yield PictureReaders(asked, shown, JpegConverter(decoders))
     finally:
         await asyncio.to_thread(decoders.close)

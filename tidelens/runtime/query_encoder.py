@@ -18,7 +18,7 @@ from tidelens.runtime.decode_limits import query_limits
 
 
 @dataclass(slots=True)
-class Queries:
+class QueryEncoderTask:
     """The query encoder of one model; started before Kafka answers, since it takes longest."""
 
     model: str
@@ -44,7 +44,7 @@ class Queries:
             await asyncio.wait([self._running])
 
 
-def make_queries(settings: Settings, model: str | None = None) -> Queries:
+def make_queries(settings: Settings, model: str | None = None) -> QueryEncoderTask:
     """For `model`, else the settings' one. Raises ModelMissing when it is not here."""
     model = model or settings.model
     space = space_of(model)
@@ -68,4 +68,4 @@ def make_queries(settings: Settings, model: str | None = None) -> Queries:
         part=Part("query", model, pause_max_s=settings.restart_pause_max_s),
         prepare=partial(logs.configure_process, settings.log_format, "query"),
     )
-    return Queries(model, space, encoder, metrics)
+    return QueryEncoderTask(model, space, encoder, metrics)

@@ -70,7 +70,7 @@ class Runtime:
             return None
 
     @staticmethod
-    def left_behind(data: Path) -> str | None:
+    def stale_file_problem(data: Path) -> str | None:
         """Return what is wrong with a file that says nothing usable, or None where there is no
         file.
         """

@@ -26,7 +26,7 @@ _AGAIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Serving:
+class ServedSpace:
     """An opened space: its app, and its long-running parts by name, with side tasks supervised."""
 
     app: Starlette
@@ -35,15 +35,15 @@ class Serving:
 
 
 @dataclass(slots=True)
-class _Kept:
+class _ManagedSpace:
     """One space that is kept, or on its way to it (`serving` None) or out (`task` cancelled)."""
 
     task: "asyncio.Task[None] | None" = None
-    serving: Serving | None = None
+    serving: ServedSpace | None = None
     ready: bool = False
 
 
-class Switch:
+class SpaceRouter:
     """The ASGI app in front: every request goes to the app that answers when it comes."""
 
     def __init__(self) -> None:
@@ -60,10 +60,10 @@ class Spaces:
     def __init__(
         self,
         first: SpaceRef,
-        opening: Callable[[SpaceRef], AbstractAsyncContextManager[Serving]],
+        opening: Callable[[SpaceRef], AbstractAsyncContextManager[ServedSpace]],
         side: SideTasks,
     ) -> None:
-        self.switch = Switch()
+        self.router = SpaceRouter()
         self.opened = asyncio.Event()
         """From here on the switch has an app behind it."""
         self.named: list[str] = []
@@ -73,7 +73,7 @@ class Spaces:
         self._answering = first
         self._current = first
         self._wanted = [first]
-        self._kept: dict[SpaceRef, _Kept] = {}
+        self._kept: dict[SpaceRef, _ManagedSpace] = {}
         self._changed = asyncio.Event()
 
     def describe(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Spaces:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._side.forever("control", control))
             while True:
-                self._settle(tasks)
+                self._reconcile(tasks)
                 await self._changed.wait()
                 self._changed.clear()
 
@@ -113,12 +113,12 @@ class Spaces:
                 self._wanted = control.active.served
                 self._changed.set()
 
-    def _settle(self, tasks: asyncio.TaskGroup) -> None:
+    def _reconcile(self, tasks: asyncio.TaskGroup) -> None:
         """Open what is wanted, answer in the current space once it is ready, close the rest."""
         for ref in self._wanted:
             if ref not in self._kept:
-                kept = self._kept[ref] = _Kept()
-                kept.task = tasks.create_task(self._keep(ref, kept), name=ref.space)
+                kept = self._kept[ref] = _ManagedSpace()
+                kept.task = tasks.create_task(self._keep_running(ref, kept), name=ref.space)
         if self._current != self._answering and self._kept[self._current].ready:
             self._answer(self._current)
         for ref, kept in self._kept.items():
@@ -132,12 +132,12 @@ class Spaces:
         log.info("another space answers", space=ref.space, before=self._answering.space)
         redirect_live(now.app, None)
         # One assignment: a request is answered in the old space or in the new one.
-        self.switch.app = now.app
+        self.router.app = now.app
         self._answering = ref
         if before is not None:
             redirect_live(before.app, ref.space)
 
-    async def _keep(self, ref: SpaceRef, kept: _Kept) -> None:
+    async def _keep_running(self, ref: SpaceRef, kept: _ManagedSpace) -> None:
         try:
             while True:
                 try:
@@ -153,11 +153,11 @@ class Spaces:
             del self._kept[ref]
             self._changed.set()
 
-    async def _serve(self, ref: SpaceRef, kept: _Kept) -> None:
+    async def _serve(self, ref: SpaceRef, kept: _ManagedSpace) -> None:
         async with self._opening(ref) as serving, asyncio.TaskGroup() as runs:
             kept.serving = serving
             if ref == self._answering:
-                self.switch.app = serving.app
+                self.router.app = serving.app
                 self.opened.set()
             for name, run in serving.runs.items():
                 runs.create_task(_for_ever(name, run), name=f"{ref.space}: {name}")

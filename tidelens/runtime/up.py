@@ -27,11 +27,11 @@ from contracts.topics import Names, topic_specs
 from streams.devbroker.ports import BrokerPorts
 from tidelens.cli.base.collection_choice import collection_of, security_of
 from tidelens.process.signals import stop_signal, unless_stopped, until_stopped
-from tidelens.process.threads import beside
+from tidelens.process.threads import in_daemon_thread
 from tidelens.runtime.data_dir import locked, node_part
 from tidelens.runtime.encoders import Encoders
 from tidelens.runtime.model_guess import absolute, guessed_model
-from tidelens.runtime.query_encoder import Queries, make_queries
+from tidelens.runtime.query_encoder import QueryEncoderTask, make_queries
 from tidelens.runtime.run_file import RunFile, Runtime, url_of
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from streams.kafka.event_log import KafkaLog
     from streams.registry.control_faults import ControlFaults
     from streams.registry.control_topic import Control
-    from tidelens.runtime.picture_reading import PictureReading
+    from tidelens.runtime.picture_reading import PictureReaders
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +94,7 @@ async def _run(
     async with contextlib.AsyncExitStack() as stack:
         # What takes longest goes first: the models are loaded while Kafka starts. Which they are
         # is only a guess until Kafka has told, and then nearly always right.
-        guess = await beside(lambda: guessed_model(settings))
+        guess = await in_daemon_thread(lambda: guessed_model(settings))
         metrics_port = metrics.getsockname()[1] if metrics is not None else 0
         run_file, parts = RunFile(settings.data), Parts()
         encoders = Encoders(settings, metrics, run_file, parts)
@@ -161,19 +161,19 @@ async def _reached(
     settings: Settings,
     kafka: KafkaSettings,
     broker: "asyncio.Task[str]",
-    guessed: Queries,
+    guessed: QueryEncoderTask,
     faults: "ControlFaults",
     stack: contextlib.AsyncExitStack,
-) -> "tuple[str, Connection, KafkaLog, PictureReading, Queries]":
+) -> "tuple[str, Connection, KafkaLog, PictureReaders, QueryEncoderTask]":
     """Return Kafka's address and what a node has from it, once it answers; `stack` closes it."""
     from streams.kafka.connection import Connection
     from tidelens.runtime.node import open_log
-    from tidelens.runtime.picture_reading import open_picture_reading
+    from tidelens.runtime.picture_reading import open_picture_readers
 
     brokers = await broker
     connection = Connection(brokers, kafka)
     event_log = await stack.enter_async_context(open_log(settings, connection))
-    pictures = await stack.enter_async_context(open_picture_reading(settings))
+    pictures = await stack.enter_async_context(open_picture_readers(settings))
     queries = await _confirmed(settings, connection, event_log, guessed, faults)
     stack.push_async_callback(queries.stop)
     return brokers, connection, event_log, pictures, queries
@@ -189,9 +189,9 @@ async def _confirmed(
     settings: Settings,
     connection: "Connection",
     event_log: EventLog,
-    guessed: Queries,
+    guessed: QueryEncoderTask,
     faults: "ControlFaults",
-) -> Queries:
+) -> QueryEncoderTask:
     """The query encoder of the active space, the topics made: the guessed one, or another."""
     from streams.registry.control_topic import read_control
     from tidelens.runtime.first_space import first_queries

@@ -149,4 +149,4 @@ async def _check(limiter: ConnectionLimiter, every_s: float, side: SideTasks) ->
 
     while True:
         await asyncio.sleep(every_s)
-        await side.run_step("door", check)
+        await side.run_step("connection limits", check)

@@ -283,14 +283,14 @@ async def test_lists_that_could_not_be_searched_wait_for_the_next_try(
     assert not errors
 
 
-async def test_a_door_that_cannot_be_checked_serves_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    door, side = ConnectionLimiter(), SideTasks()
+async def test_a_limiter_that_cannot_be_checked_serves_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    limiter, side = ConnectionLimiter(), SideTasks()
 
     def check() -> None:
-        raise KeyError("door")
+        raise KeyError("connection")
 
-    monkeypatch.setattr(door, "check", check)
-    task = asyncio.create_task(server._check(door, 0.001, side))
+    monkeypatch.setattr(limiter, "check", check)
+    task = asyncio.create_task(server._check(limiter, 0.001, side))
     async with asyncio.timeout(20):
         while not side.failing():
             await asyncio.sleep(0.001)

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from contracts.supervision.processes import Part, Parts, exit_reason
-from tidelens.runtime.metrics_exposition import PartStates
+from tidelens.runtime.metrics_exposition import PartMetrics
 
 
 class Clock:
@@ -70,7 +70,7 @@ async def test_many_who_notice_one_end_wait_for_one_start() -> None:
 @pytest.mark.anyio
 async def test_readyz_and_the_metrics_tell_which_one_is_down() -> None:
     parts, registry = Parts(), CollectorRegistry()
-    registry.register(PartStates(parts))
+    registry.register(PartMetrics(parts))
 
     def shown(name: str, role: str) -> float | None:
         model = "hash" if role == "encode" else ""

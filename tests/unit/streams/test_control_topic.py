@@ -29,7 +29,7 @@ from streams.registry.control_topic import (
     read_control,
     topics_exist,
 )
-from tidelens.runtime.metrics_exposition import ControlRecords
+from tidelens.runtime.metrics_exposition import ControlMetrics
 
 pytestmark = pytest.mark.anyio
 
@@ -141,7 +141,7 @@ async def test_an_impossible_record_changes_nothing_and_is_told_and_counted() ->
     ]
     assert {line["topic"] for line in told} == {TOPIC}
     shown = CollectorRegistry()
-    shown.register(ControlRecords(faults))
+    shown.register(ControlMetrics(faults))
     samples = {(s.name, s.labels.get("fault")): s.value for m in shown.collect() for s in m.samples}
     assert samples["tidelens_control_refused_records", None] == len(FAULTS)
     assert all(samples["tidelens_control_ignored_records_total", fault] == 1 for fault in FAULTS)

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.app import background, close_live
 from tests.kits.api_kit import Kit
-from tidelens.process.signals import outlasting
+from tidelens.process.signals import finish_until
 from tidelens.server import draining
 from tidelens.server.admission import LEAVING_MAX
 from tidelens.server.server import listen, serve
@@ -297,7 +297,7 @@ async def test_what_answers_stands_until_all_is_answered() -> None:
         finally:
             ended.set()
 
-    task = asyncio.create_task(outlasting(node(), answered))
+    task = asyncio.create_task(finish_until(node(), answered))
     await asyncio.sleep(0)
     task.cancel()
     for _ in range(5):
@@ -312,4 +312,4 @@ async def test_what_answers_stands_until_all_is_answered() -> None:
         raise RuntimeError("a defect of ours")
 
     with pytest.raises(RuntimeError, match="of ours"):
-        await outlasting(failing(), answered)
+        await finish_until(failing(), answered)

@@ -18,9 +18,9 @@ from contracts.supervision.processes import Parts
 from contracts.supervision.side_tasks import SideTasks
 from contracts.testing.encoder import HashEncoder
 from streams.registry.control_topic import Control
-from tidelens.process.child_reports import Reports
+from tidelens.process.child_reports import ChildReports
 from tidelens.runtime import encoders as encoders_module
-from tidelens.runtime.encoder_process import EncoderProcess, Ended
+from tidelens.runtime.encoder_process import EncoderExit, EncoderProcess
 from tidelens.runtime.encoders import Encoders
 from tidelens.runtime.run_file import RunFile, remember_model, remembered_model
 from tidelens.server.server import listen
@@ -42,7 +42,7 @@ class FakeProcess:
     def __init__(self, model: str) -> None:
         self.model = model
         self.pid = 4242
-        self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
+        self.ended: asyncio.Future[EncoderExit] = asyncio.get_running_loop().create_future()
 
     @classmethod
     async def start(
@@ -58,9 +58,9 @@ class FakeProcess:
     def attach(self, brokers: str) -> None:
         assert brokers == "k:1"
 
-    async def watch(self, works: Callable[[], None]) -> Ended:
+    async def watch(self, works: Callable[[], None]) -> EncoderExit:
         if self.model == "dies":
-            return Ended("no such model", UsageError("no such model"))
+            return EncoderExit("no such model", UsageError("no such model"))
         works()
         return await self.ended
 
@@ -145,10 +145,10 @@ async def test_one_for_each_space_that_is_served_or_encoded(kit: Kit) -> None:
 async def test_whatever_one_ends_of_it_is_started_again_on_its_port(kit: Kit) -> None:
     kit.told.put_nowait(Control(None, CandidateSpace(NEW, 1.0, 2.0)))
     await kit.runs("hash", "hash:48")
-    verdict = Ended("no such model", UsageError("no such model"))
+    verdict = EncoderExit("no such model", UsageError("no such model"))
     for model, ended in (
-        ("hash", Ended("it was killed by SIGKILL")),
-        ("hash:48", Ended("it ended with exit code 0")),
+        ("hash", EncoderExit("it was killed by SIGKILL")),
+        ("hash:48", EncoderExit("it ended with exit code 0")),
         ("hash", verdict),
         ("hash:48", verdict),
     ):
@@ -200,7 +200,7 @@ async def test_it_ends_in_the_middle_of_a_pause(metrics: socket.socket) -> None:
     running = asyncio.create_task(kit.encoders.run("k:1", kit.followed, SideTasks()))
     kit.told.put_nowait(Control())
     await kit.runs("hash")
-    FakeProcess.lives[0].ended.set_result(Ended("it was killed by SIGKILL"))
+    FakeProcess.lives[0].ended.set_result(EncoderExit("it was killed by SIGKILL"))
     await kit.runs()
     running.cancel()
     await asyncio.wait([running])
@@ -291,7 +291,7 @@ async def test_who_ended_a_child_from_outside_does_not_judge_it(
 ) -> None:
     no_blocking_calls.deactivate()  # starting a process is one
     code = f"import os, signal, sys; {program}"
-    async with Reports.opened() as (reports, descriptor):
+    async with ChildReports.opened() as (reports, descriptor):
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-c", code, pass_fds=[descriptor]
         )

@@ -15,7 +15,7 @@ from contracts.topics import TARGETS, Names
 from streams.registry.control_topic import Control, read_control
 from tidelens.runtime.first_space import first_queries, openable, remembering
 from tidelens.runtime.model_guess import guessed_model
-from tidelens.runtime.query_encoder import Queries, make_queries
+from tidelens.runtime.query_encoder import QueryEncoderTask, make_queries
 from tidelens.runtime.run_file import remember_model, remembered_model
 
 pytestmark = pytest.mark.anyio
@@ -96,12 +96,12 @@ async def test_what_was_started_is_used_or_stopped(
     log, settings = memory_log(OLD, NEW), Settings(model="hash", data=tmp_path)
     started = make_queries(settings, "hash:48")
     taken = await first_queries(settings, log, Control(ActiveSpace(NEW, OLD, 1.0)), started)
-    stopped: list[Queries] = []
+    stopped: list[QueryEncoderTask] = []
 
-    async def stop(queries: Queries) -> None:
+    async def stop(queries: QueryEncoderTask) -> None:
         stopped.append(queries)
 
-    monkeypatch.setattr(Queries, "stop", stop)
+    monkeypatch.setattr(QueryEncoderTask, "stop", stop)
     assert (taken, stopped) == (started, [])
     other = await first_queries(settings, log, Control(ActiveSpace(OLD, NEW, 1.0)), started)
     assert (other.space.name, stopped) == (OLD.space, [started])

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from contracts.errors import BrokerUnavailable
 from contracts.supervision.processes import Part
 from streams.devbroker.broker import LocalBroker
-from tidelens.runtime.kafka_process import keep
+from tidelens.runtime.kafka_process import keep_running
 from tidelens.runtime.run_file import RunFile
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +45,7 @@ class Kit:
         self.stop = asyncio.Event()
         broker = cast(LocalBroker, self.broker)
         self.keeping = asyncio.create_task(
-            keep(broker, self.part, RunFile(Path("nowhere")), self.stop)
+            keep_running(broker, self.part, RunFile(Path("nowhere")), self.stop)
         )
 
     async def runs_again(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from contracts.testing.clock import ManualClock
-from tidelens.process.log_limits import PER_EVENT_MAX, WINDOW_S, LimitedHandler, Repeats
+from tidelens.process.log_limits import PER_EVENT_MAX, WINDOW_S, LimitedHandler, RepeatFilter
 
 
 def record(msg: Any, *args: Any, name: str = "asyncio") -> logging.LogRecord:
@@ -18,7 +18,7 @@ def record(msg: Any, *args: Any, name: str = "asyncio") -> logging.LogRecord:
 
 def test_the_same_line_comes_once_a_second_with_a_count() -> None:
     clock = ManualClock()
-    repeats = Repeats(now=clock.now)
+    repeats = RepeatFilter(now=clock.now)
     line = "socket.accept() out of system resource\nsocket: <asyncio.TransportSocket fd=%d>"
     let_through = [repeats.lets_through(record(line, 7)) for _ in range(10_000)]
     assert let_through[0] and not any(let_through[1:])
@@ -35,7 +35,7 @@ def test_the_same_line_comes_once_a_second_with_a_count() -> None:
 
 
 def test_lines_of_one_event_that_differ_are_bounded_and_others_pass() -> None:
-    repeats = Repeats(now=ManualClock().now)
+    repeats = RepeatFilter(now=ManualClock().now)
     ours = [{"event": "request failed", "path": f"/{n}", "timestamp": n} for n in range(50)]
     assert sum(repeats.lets_through(record(fields)) for fields in ours) == PER_EVENT_MAX
     assert repeats.lets_through(record({"event": "up", "timestamp": 1}))
@@ -44,7 +44,7 @@ def test_lines_of_one_event_that_differ_are_bounded_and_others_pass() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    repeats = Repeats(now=ManualClock().now)
+    repeats = RepeatFilter(now=ManualClock().now)
     for n in range(5000):
         repeats.lets_through(record(f"line {n}"))
     assert len(repeats._windows) <= 1000

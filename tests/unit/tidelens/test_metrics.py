@@ -92,7 +92,7 @@ async def test_an_encoder_shows_the_lag_until_the_broker_is_away(
 
     monkeypatch.setattr(encode_role.asyncio, "sleep", next_turn)
     with pytest.raises(StopAsyncIteration):
-        await encode_role.show_lag(source, metrics, clock)
+        await encode_role.update_lag_metrics(source, metrics, clock)
     assert found[0] == found[2] == 2
     assert isnan(found[1] or 0)
 
@@ -103,5 +103,5 @@ async def test_a_topic_that_is_absent_says_nothing_against_the_broker() -> None:
     source, health = FixedLag(), EncoderHealth()
     source.error = TopicAbsent("topic t does not exist")
     with pytest.raises(TopicAbsent):
-        await encode_role.show_lag(source, Metrics(), ManualClock(), health)
+        await encode_role.update_lag_metrics(source, Metrics(), ManualClock(), health)
     assert health.broker == "reachable"

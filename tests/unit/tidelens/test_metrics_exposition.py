@@ -26,8 +26,8 @@ def samples(exposition: Exposition, name: str) -> dict[str, float]:
 
 def test_counters_of_a_space_last_for_as_long_as_it_is_kept() -> None:
     exposition, old, new = Exposition(), Metrics("old"), Metrics("new")
-    with exposition.showing(new):
-        with exposition.showing(old):
+    with exposition.registered(new):
+        with exposition.registered(old):
             old.published.inc(3)
             new.published.inc()
             assert samples(exposition, "tidelens_published_records_total") == {"old": 3, "new": 1}

@@ -167,7 +167,7 @@ class Probed:
         return self._client.request(method, path, headers={"host": host, **headers})
 
     def ready(self) -> tuple[int, Any]:
-        self.health.look()
+        self.health.update()
         answer = self.ask("/readyz")
         return answer.status_code, answer.json()["reason"]
 
@@ -218,7 +218,7 @@ def test_an_encoder_is_ready_once_it_is_a_member_of_its_group(probed: Probed) ->
 
 
 def test_an_encoder_whose_loop_stands_still_is_not_alive(probed: Probed) -> None:
-    probed.health.look()
+    probed.health.update()
     probed.clock.advance(STALLED_S - 1)
     assert (probed.ask("/healthz").status_code, probed.ask("/healthz").json()) == (
         200,
@@ -229,7 +229,7 @@ def test_an_encoder_whose_loop_stands_still_is_not_alive(probed: Probed) -> None
     reason = "the event loop has stood still for 60 s"
     assert (answer.status_code, answer.json()) == (503, {"alive": False, "reason": reason})
     assert probed.ask("/readyz").json()["reason"] == reason
-    probed.health.look()
+    probed.health.update()
     assert probed.ask("/healthz").status_code == 200
 
 
@@ -243,7 +243,7 @@ def test_a_probe_under_an_unknown_host_learns_a_state(probed: Probed, host: str)
     health.has_broker, health.space, health.broker = True, "hash-v1", "reachable"
     probed.group.is_member = True
     health.watch(probed.group)  # type: ignore[arg-type]
-    health.look()
+    health.update()
     assert (probed.ask("/readyz", host).status_code, probed.ask("/readyz", host).json()) == (
         200,
         {"ready": True},

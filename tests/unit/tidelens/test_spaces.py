@@ -18,7 +18,7 @@ from contracts.testing.encoder import HashEncoder
 from streams.registry.control_topic import Control
 from tests.kits.api_kit import Kit
 from tidelens.client import Client, Update
-from tidelens.runtime.spaces import Serving, Spaces
+from tidelens.runtime.spaces import ServedSpace, Spaces
 from tidelens.server.server import listen, serve
 
 pytestmark = pytest.mark.anyio
@@ -42,7 +42,7 @@ class Parts:
         self.url = ""
 
     @asynccontextmanager
-    async def opening(self, ref: SpaceRef) -> AsyncIterator[Serving]:
+    async def opening(self, ref: SpaceRef) -> AsyncIterator[ServedSpace]:
         if self.failures and ref == NEW:
             raise self.failures.pop()
         self.open.append(ref)
@@ -51,7 +51,7 @@ class Parts:
             await asyncio.Event().wait()
 
         try:
-            yield Serving(self.kits[ref].app, {"part": part}, lambda: self.ready[ref])
+            yield ServedSpace(self.kits[ref].app, {"part": part}, lambda: self.ready[ref])
         finally:
             self.open.remove(ref)
 
@@ -83,7 +83,7 @@ async def parts() -> AsyncIterator[Parts]:
     parts.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     tasks = [
         asyncio.create_task(parts.spaces.run(parts.followed)),
-        asyncio.create_task(serve(parts.spaces.switch, listener, frame_bytes_max=1_000_000)),
+        asyncio.create_task(serve(parts.spaces.router, listener, frame_bytes_max=1_000_000)),
     ]
     async with asyncio.timeout(30):
         await parts.spaces.opened.wait()

@@ -111,7 +111,7 @@ def command_context(
     from tidelens.process import logs
 
     found = effective_settings(given, is_role=is_role)
-    if found.guessed and (left := Runtime.left_behind(found.settings.data)):
+    if found.guessed and (left := Runtime.stale_file_problem(found.settings.data)):
         # Its collection may differ from that of the defaults.
         raise ConfigurationError(
             f"{left}; start `tidelens up` there again, or name the Kafka to act on with --brokers"

@@ -6,7 +6,7 @@ from contracts.errors import BrokerUnavailable, ConfigurationError, TopicMismatc
 from contracts.events.control_record import UNKNOWN_KEY
 from contracts.settings import KafkaSettings, Settings
 from tidelens.cli.doctor.finding import Finding, ok, skipped, warning
-from tidelens.process.threads import beside
+from tidelens.process.threads import in_daemon_thread
 from tidelens.runtime.run_file import Runtime
 
 # A topic that somebody filled may have thousands.
@@ -18,7 +18,7 @@ async def control(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]
     from streams.kafka.connection import Connection
     from tidelens.cli.base.served_space import ask_control
 
-    running = await beside(lambda: Runtime.read(settings.data))
+    running = await in_daemon_thread(lambda: Runtime.read(settings.data))
     brokers = settings.brokers or (running.brokers if running else None)
     if brokers is None:
         return [skipped("control", "no broker is set, and no `tidelens up` runs")]

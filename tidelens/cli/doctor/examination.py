@@ -32,7 +32,7 @@ from tidelens.cli.doctor import (
 )
 from tidelens.cli.doctor.finding import Check, Finding, failed, from_error, skipped, warning
 from tidelens.process.extras import explain_import
-from tidelens.process.threads import beside
+from tidelens.process.threads import in_daemon_thread
 
 BOUND_S = 10.0
 
@@ -78,7 +78,7 @@ async def run_checks(
     kafka_settings, wrong_too = _read(KafkaSettings, {})
     contradicted: list[Finding] = []
     if not (wrong or wrong_too or names):
-        settings, kafka_settings, contradicted = await beside(
+        settings, kafka_settings, contradicted = await in_daemon_thread(
             lambda: _as_commands_do(settings, kafka_settings, given)
         )
     found = await asyncio.gather(

@@ -10,7 +10,7 @@ from typing import Literal
 
 from contracts.errors import ConfigurationError
 from contracts.settings import KafkaSettings, Settings
-from tidelens.process.threads import beside
+from tidelens.process.threads import in_daemon_thread
 
 State = Literal["ok", "warning", "failed", "skipped"]
 
@@ -69,7 +69,7 @@ def in_thread(blocking: BlockingCheck) -> Check:
 
     @functools.wraps(blocking)
     async def check(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
-        return await beside(lambda: blocking(settings, kafka))
+        return await in_daemon_thread(lambda: blocking(settings, kafka))
 
     return check
 

@@ -14,7 +14,7 @@ from contracts.settings import KafkaSettings, Settings
 from contracts.topics import TARGETS, Names, topic_specs
 from tidelens.cli.doctor.finding import Finding, failed, from_error, ok, skipped, warning
 from tidelens.cli.doctor.model import space_here
-from tidelens.process.threads import beside
+from tidelens.process.threads import in_daemon_thread
 from tidelens.runtime.run_file import Runtime
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ async def broker(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
 
     address, whose = await _address(settings)
     if address is None:
-        return [await beside(_own_broker)]
+        return [await in_daemon_thread(_own_broker)]
     try:
         return await _tried(Connection(address, kafka), settings, whose)
     except (BrokerUnavailable, ConfigurationError) as error:
@@ -170,7 +170,7 @@ async def _address(settings: Settings) -> tuple[str | None, str]:
     """Return the address of the broker, or None, and the source of the address."""
     if settings.brokers:
         return settings.brokers, "as set"
-    running = await beside(lambda: Runtime.read(settings.data))
+    running = await in_daemon_thread(lambda: Runtime.read(settings.data))
     return (running.brokers, "the running `up`'s") if running else (None, "")
 
 

@@ -7,7 +7,7 @@ from contracts.errors import BrokerUnavailable, ConfigurationError, ModelMissing
 from contracts.settings import KafkaSettings, Settings
 from tidelens.cli.doctor.finding import Finding, ok, skipped, warning
 from tidelens.cli.doctor.model import space_here
-from tidelens.process.threads import beside
+from tidelens.process.threads import in_daemon_thread
 from tidelens.runtime.run_file import Runtime, model_of
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ async def lag(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     from streams.kafka.connection import Connection
     from tidelens.cli.base.lag_measurement import measure_lag
 
-    running = await beside(lambda: Runtime.read(settings.data))
+    running = await in_daemon_thread(lambda: Runtime.read(settings.data))
     brokers = settings.brokers or (running.brokers if running else None)
     if brokers is None:
         return [skipped("lag", "no broker is set, and no `tidelens up` runs")]
     try:
-        if await space_here(await beside(lambda: model_of(settings))) is None:
+        if await space_here(await in_daemon_thread(lambda: model_of(settings))) is None:
             return [skipped("lag", "no model, and its space names the groups")]
         measured = await measure_lag(settings, Connection(brokers, kafka), asked=False)
     except ModelMissing:

@@ -7,7 +7,7 @@ from contracts.errors import ModelMissing
 from contracts.settings import KafkaSettings, Settings
 from contracts.space import Space
 from tidelens.cli.doctor.finding import Finding, from_error, ok, warning
-from tidelens.process.threads import beside
+from tidelens.process.threads import in_daemon_thread
 
 _FIX = "TIDELENS_MODEL=starter, or a folder or hub name of a CLIP-like checkpoint"
 
@@ -29,7 +29,7 @@ async def space_here(model: str) -> Space | None:
 
     Raises ModelMissing.
     """
-    return await beside(lambda: _space_here(model))
+    return await in_daemon_thread(lambda: _space_here(model))
 
 
 def _space_here(model: str) -> Space | None:

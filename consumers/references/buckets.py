@@ -1,7 +1,4 @@
-"""References to S3: `s3://BUCKET/KEY`, in buckets that are allowed by name.
-
-Credentials, region and endpoint come from the standard AWS variables and files.
-"""
+"""References to S3: `s3://BUCKET/KEY`, in buckets that are allowed by name."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,15 +6,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
-from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
 from consumers.references.errors import reference_refused, reference_too_large
 from consumers.references.limits import ReferenceLimits
 from consumers.references.permits import HostPermits, MemoryPermit
 from consumers.references.retry import AttemptFailed, ReferenceRetries
-from contracts.errors import ConfigurationError, RejectedRecord
+from contracts.errors import RejectedRecord
+from contracts.s3_client import error_code, s3_client
 
 _CONNECT_S = 5.0
 _CHUNK_BYTES = 64 * 1024
@@ -34,26 +30,18 @@ _BUSY = 429
 
 
 @asynccontextmanager
-async def s3_client(limits: ReferenceLimits) -> AsyncIterator[Any]:
-    """None where no bucket is allowed. Raises ConfigurationError."""
+async def bucket_client(limits: ReferenceLimits) -> AsyncIterator[Any]:
+    """Yield an S3 client, or None where no bucket is allowed. Raises ConfigurationError."""
     if "s3" not in limits.schemes or not limits.buckets:
         yield None
         return
-    config = AioConfig(
-        connect_timeout=_CONNECT_S,
-        read_timeout=limits.timeout_s,
-        # ReferenceRetries does it.
-        retries={"mode": "standard", "total_max_attempts": 1},
-    )
-    try:
-        # Reads its service descriptions from disk, on the loop: 0.2 s, at the start only.
-        client = await get_session().create_client("s3", config=config).__aenter__()
-    except (BotoCoreError, ValueError) as error:
-        raise ConfigurationError(f"TIDELENS_REFERENCE_BUCKETS: no S3 client: {error}") from None
-    try:
+    async with s3_client(
+        "TIDELENS_REFERENCE_BUCKETS",
+        connect_s=_CONNECT_S,
+        read_s=limits.timeout_s,
+        attempts=1,  # ReferenceRetries makes the others
+    ) as client:
         yield client
-    finally:
-        await client.__aexit__(None, None, None)
 
 
 class BucketReader:
@@ -96,7 +84,7 @@ class BucketReader:
                     return await self._body(body, answer.get("ContentLength"))
         except ClientError as error:
             status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 500))
-            code = str(error.response.get("Error", {}).get("Code", ""))
+            code = error_code(error)
             if status >= 500 or status == _BUSY or code in _CREDENTIALS:
                 raise AttemptFailed(host, f"answered {code}", away=True) from error
             if not code or code.isdecimal():

@@ -10,7 +10,7 @@ from typing import Self
 import structlog
 
 from consumers.fair_semaphore import FairSemaphore
-from consumers.references.buckets import BucketReader, s3_client
+from consumers.references.buckets import BucketReader, bucket_client
 from consumers.references.errors import reference_refused, require_digest
 from consumers.references.files import allowed_path, read_reference
 from consumers.references.limits import ReferenceLimits
@@ -70,7 +70,7 @@ class References:
             threads_max = max(_LOOKUPS_MAX, 4 * self._limits.held_max)
             lookup = self._lookup or stack.enter_context(SystemLookup(threads_max))
             session = await stack.enter_async_context(web_session(self._limits, lookup))
-            client = await stack.enter_async_context(s3_client(self._limits))
+            client = await stack.enter_async_context(bucket_client(self._limits))
             self._web = WebReader(session, self._limits, self._hosts, self._of_web)
             self._buckets = BucketReader(client, self._limits, self._hosts, self._of_s3)
             self._stack = stack.pop_all()

@@ -2,25 +2,21 @@
 
 Anything may answer at the endpoint: a proxy without a server behind it, a login page, half an
 answer. An answer that an S3 server would not give is an OSError.
-
-Credentials, region and endpoint come from the standard AWS variables and files, as every AWS tool
-reads them (AWS_ENDPOINT_URL or AWS_ENDPOINT_URL_S3 for another server).
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
 import structlog
-from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
 from botocore.exceptions import BotoCoreError, ClientError
 
 from contracts.atomic_write import PartialFile
 from contracts.errors import ConfigurationError
+from contracts.s3_client import error_code, s3_client
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +26,7 @@ _PARTS_AT_ONCE = 4
 _READ_BYTES = 4 * MIB
 _CONNECT_S = 5
 _READ_S = 30
-_ATTEMPTS = 4
+_ATTEMPTS = 5
 # A start does not wait longer for a server that takes connections and says nothing.
 _OPEN_S = 10.0
 # Botocore asks again until an answer begins, not for one that is cut off in its body.
@@ -68,22 +64,9 @@ class S3BlobStore:
         A server that does not answer now, or not as S3 does, may do so later; those who read and
         write wait for it.
         """
-        config = AioConfig(
-            connect_timeout=_CONNECT_S,
-            read_timeout=_READ_S,
-            retries={"mode": "standard", "max_attempts": _ATTEMPTS},
-        )
-        async with AsyncExitStack() as stack:
-            try:
-                # This reads botocore's service descriptions from disk, on the loop: 0.2 s, only at
-                # the start.
-                opening = get_session().create_client("s3", config=config)
-                client = await stack.enter_async_context(opening)
-            except (BotoCoreError, ValueError) as error:
-                raise ConfigurationError(
-                    f"TIDELENS_SNAPSHOTS: no client for s3://{bucket}: {error}; "
-                    "check the AWS_ variables"
-                ) from error
+        async with s3_client(
+            "TIDELENS_SNAPSHOTS", connect_s=_CONNECT_S, read_s=_READ_S, attempts=_ATTEMPTS
+        ) as client:
             store = cls(client, bucket, prefix, part_bytes=part_bytes)
             await store._require_bucket()
             yield store
@@ -95,7 +78,7 @@ class S3BlobStore:
             async with asyncio.timeout(_OPEN_S):
                 await self._page({"Bucket": self._bucket, "Prefix": self._prefix, "MaxKeys": 1})
         except ClientError as error:
-            if _code(error) == "NoSuchBucket":
+            if error_code(error) == "NoSuchBucket":
                 raise ConfigurationError(
                     f"TIDELENS_SNAPSHOTS: there is no bucket {self._bucket!r}; create it first"
                 ) from None
@@ -274,17 +257,14 @@ def _require_etag(answer: Mapping[str, Any]) -> str:
     return str(answer["ETag"])
 
 
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
 def _reason(error: Exception) -> str:
     """Describe the answer that came, where S3 itself says nothing about the error."""
     if isinstance(error, BotoCoreError | aiohttp.ClientError | _NotS3):
         return str(error) or type(error).__name__
     if not isinstance(error, ClientError):
         return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    code = error_code(error)
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     if code.isdecimal() or not code:
         return str(_NotS3(f"{error.operation_name} was answered with {status or code}"))
     return str(error)
@@ -296,9 +276,9 @@ def _translated(bucket: str, name: str, *, missing: str | None = None) -> Iterat
     try:
         yield
     except ClientError as error:
-        if missing is not None and _code(error) == missing:
+        if missing is not None and error_code(error) == missing:
             raise KeyError(name) from None
-        if _code(error) == "NoSuchBucket":
+        if error_code(error) == "NoSuchBucket":
             raise OSError(f"s3://{bucket}: the bucket is gone") from None
         raise OSError(f"s3://{bucket}/{name}: {_reason(error)}") from error
     except _AWAY as error:

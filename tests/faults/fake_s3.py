@@ -173,7 +173,7 @@ def point_to(port: int, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: Bloc
     """Let the AWS variables name a server at `port`, which is asked once."""
     for function in no_blocking_calls.functions.values():
         function.can_block_in("aiobotocore/session.py", {"_create_client"})
-    monkeypatch.setattr(s3, "_ATTEMPTS", 0)
+    monkeypatch.setattr(s3, "_ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")

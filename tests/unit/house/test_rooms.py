@@ -37,9 +37,17 @@ OWNERS = {
 }
 # Modules, and the packages that no chain of imports may lead to, lazy ones included.
 NEVER = {
-    "tidelens": ("torch", "faiss", "aiokafka", "transformers", "numpy", "pydantic"),
-    "tidelens.client": ("torch", "faiss", "aiokafka", "transformers", "numpy", "pydantic"),
-    "contracts.settings": ("aiokafka", "torch", "faiss", "transformers", "numpy"),
+    "tidelens": ("aiobotocore", "torch", "faiss", "aiokafka", "transformers", "numpy", "pydantic"),
+    "tidelens.client": (
+        "aiobotocore",
+        "torch",
+        "faiss",
+        "aiokafka",
+        "transformers",
+        "numpy",
+        "pydantic",
+    ),
+    "contracts.settings": ("aiobotocore", "aiokafka", "torch", "faiss", "transformers", "numpy"),
     "consumers.worker": ("faiss", "aiokafka", "starlette"),
     "tidelens.runtime.encode_role": ("faiss",),
     "index_store.index": ("aiokafka", "transformers", "starlette"),

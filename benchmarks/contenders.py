@@ -195,7 +195,7 @@ class PlainFaiss(Contender):
         wide, parameters = query.astype(np.float32)[None], self._parameters[self.condition]
         _, found = self._refined.search(wide, tuning.NOMINATED, params=parameters)
         ids = found[0][found[0] >= 0]
-        scores = exact_scores(flat.vectors(self._rows)[ids], query)
+        scores = exact_scores(flat.index_vectors(self._rows)[ids], query)
         return [int(n) for n in ids[np.argsort(-scores)[:10]]]
 
     def upsert(self, ids: Ids, rows: Vectors) -> None:
@@ -203,7 +203,7 @@ class PlainFaiss(Contender):
         with self._lock:
             self._index.remove_ids(ids)  # type: ignore[arg-type]
             self._index.add_with_ids(rows.astype(np.float32), ids)
-            flat.vectors(self._rows)[ids] = rows
+            flat.index_vectors(self._rows)[ids] = rows
 
     def delete(self, ids: Ids) -> None:
         self._index.remove_ids(ids)  # type: ignore[arg-type]

@@ -58,12 +58,12 @@ def ivf_lists(rows: int) -> int:
 
 
 def resolve_index_type(
-    kind: str, rows: int, dim: int, scanned_rows: int = SCANNED_ROWS, bytes_max: int = 0
+    index_type: str, rows: int, dim: int, scanned_rows: int = SCANNED_ROWS, bytes_max: int = 0
 ) -> str:
     """`auto`, or a factory string in which IVF may lack its number of lists."""
-    if kind == "auto":
+    if index_type == "auto":
         return choose_index_type(rows, dim, scanned_rows, bytes_max)
-    return re.sub(r"\bIVF(?=[,_])", f"IVF{ivf_lists(rows)}", kind)
+    return re.sub(r"\bIVF(?=[,_])", f"IVF{ivf_lists(rows)}", index_type)
 
 
 def training_rows(index: faiss.Index) -> int:
@@ -73,13 +73,13 @@ def training_rows(index: faiss.Index) -> int:
     return max(_TRAIN_PER_LIST * lists, 20_000)
 
 
-def require_index_type(kind: str, dim: int) -> None:
-    """Raise ConfigurationError unless segments of `kind` can be made and searched."""
-    if kind in ("auto", "Flat"):
+def require_index_type(index_type: str, dim: int) -> None:
+    """Raise ConfigurationError unless segments of `index_type` can be made and searched."""
+    if index_type in ("auto", "Flat"):
         return
     try:
         made = faiss.index_factory(
-            dim, resolve_index_type(kind, 100_000, dim), faiss.METRIC_INNER_PRODUCT
+            dim, resolve_index_type(index_type, 100_000, dim), faiss.METRIC_INNER_PRODUCT
         )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
@@ -93,5 +93,5 @@ def require_index_type(kind: str, dim: int) -> None:
         reason = f"{type(inner).__name__} is no IVF or HNSW index"
     raise ConfigurationError(
         f"TIDELENS_INDEX_KIND: want auto, Flat, or a Faiss factory string of an IVF or HNSW index, "
-        f"got {kind!r}: {reason}"
+        f"got {index_type!r}: {reason}"
     )

@@ -56,9 +56,11 @@ def cheapest_point(points: Sequence[OperatingPoint], recall: float) -> Operating
 class AnnIndex:
     """A trained and filled Faiss index over rows 0..n-1, inner product."""
 
-    def __init__(self, kind: str, index: Any, points: Sequence[OperatingPoint], rows: Flat) -> None:
+    def __init__(
+        self, index_type: str, index: Any, points: Sequence[OperatingPoint], rows: Flat
+    ) -> None:
         """`points` ascend in cost; `rows` are those of the segment."""
-        self.kind = kind
+        self.index_type = index_type
         self.points = list(points)
         self.index = index
         # In C++, with SIMD from float16: 108 rows in 10 us, where numpy takes 90.
@@ -72,13 +74,13 @@ class AnnIndex:
         self.effort_max = int(self._ivf.nlist) if self._ivf is not None else max(1, self.rows)
         self._last: tuple[tuple[int, int, int], Any] = (0, 0, 0), None
 
-    def at(self, recall: float) -> OperatingPoint:
+    def point_for(self, recall: float) -> OperatingPoint:
         """The cheapest point that reached `recall`, or else the best."""
         return cheapest_point(self.points, recall) or OperatingPoint(self.effort_max, 4, 1.0, 0.0)
 
     def cost_ms(self, share: float, recall: float) -> float:
         """About what a search for as many as usual takes, of a filter that admits `share`."""
-        return self.at(recall).ms / share
+        return self.point_for(recall).ms / share
 
     def is_cheaper_than_scan(self, selected: int, most: int, share: float, recall: float) -> bool:
         """Whether searching it costs less than scanning the `selected` rows, `share` of all."""
@@ -113,15 +115,15 @@ class AnnIndex:
 
     def _asked(self, most: int, share: float, recall: float) -> tuple[int, int, int]:
         """Nominees, depth and effort: what a filter refuses has to be found as well."""
-        point = self.at(recall)
+        point = self.point_for(recall)
         effort = min(ceil(point.effort / share), self.effort_max)
         return min(ceil(most / share), self.rows), point.depth, effort
 
     def _parameters(self, effort: int, most: int, scored: int) -> Any:
         """Those of the last search, if it was of the same kind: making them takes as long as a
         tenth of a search."""
-        kind, made = self._last
-        if kind != (effort, most, scored):
+        index_type, made = self._last
+        if index_type != (effort, most, scored):
             base = self._of_index(effort, scored)
             # The Python layer takes keywords that the stubs do not know.
             made = faiss.IndexRefineSearchParameters(  # type: ignore[call-arg]
@@ -145,7 +147,7 @@ class AnnIndex:
         return parameters
 
 
-def load_ann(kind: str, path: Path, rows: Flat, points: Sequence[OperatingPoint]) -> AnnIndex:
+def load_ann(index_type: str, path: Path, rows: Flat, points: Sequence[OperatingPoint]) -> AnnIndex:
     """Raises SnapshotRefused when the file is not such an index."""
     try:
         index = faiss.read_index(str(path))
@@ -153,4 +155,4 @@ def load_ann(kind: str, path: Path, rows: Flat, points: Sequence[OperatingPoint]
         raise SnapshotRefused(f"{path.name}: unreadable ({str(error).splitlines()[0]})") from None
     if index.ntotal != rows.ntotal:
         raise SnapshotRefused(f"{path.name}: want {rows.ntotal} rows, got {index.ntotal}")
-    return AnnIndex(kind, index, points, rows)
+    return AnnIndex(index_type, index, points, rows)

@@ -38,7 +38,7 @@ def empty(dim: int) -> Flat:
 
 
 def blank_index(dim: int, rows: int) -> Flat:
-    """An index of `rows` rows, all zero, to be written into through `vectors`."""
+    """An index of `rows` rows, all zero, to be written into through `index_vectors`."""
     index = empty(dim)
     index.add_sa_codes(np.zeros((rows, 2 * dim), np.uint8))
     return index
@@ -51,7 +51,7 @@ def flat_index(vectors: Vectors) -> Flat:
     return index
 
 
-def vectors(index: Flat) -> Vectors:
+def index_vectors(index: Flat) -> Vectors:
     """The index's rows (n, dim), not a copy."""
     if not index.ntotal:
         return np.empty((0, index.d), np.float16)

@@ -89,13 +89,13 @@ class Device:
             return True
         if segment.ann is not None:
             codes = segment.capacity * (segment.ann.index.sa_code_size() + _ID_BYTES)
-            point = segment.ann.at(recall)
+            point = segment.ann.point_for(recall)
 
             def clone(segment: SealedSegment) -> DeviceRows:
                 assert segment.ann is not None
                 return self._clone(segment.ann, point.effort)
 
-            if self._try(segment.ann.kind, segment, codes, clone):
+            if self._try(segment.ann.index_type, segment, codes, clone):
                 return True
         log.warning(
             "segment is searched on the CPU: no room for it on the GPU",

@@ -45,7 +45,7 @@ class RowQuantizer:
         self._points = list(depths)
 
     @classmethod
-    def of(cls, ann: AnnIndex) -> "RowQuantizer | None":
+    def from_ann(cls, ann: AnnIndex) -> "RowQuantizer | None":
         """None where rows have no codes that stand by themselves."""
         ivf = faiss.try_extract_index_ivf(ann.index)
         found: Any = None if ivf is None else faiss.downcast_index(ivf)

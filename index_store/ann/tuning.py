@@ -36,7 +36,7 @@ _ROUNDING = 2e-5
 _BLOCK_ROWS = 16_384
 
 
-def bars(vectors: Vectors, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+def recall_thresholds(vectors: Vectors, queries: NDArray[np.float32]) -> NDArray[np.float32]:
     """What a row has to score to be among the best K of each query (q, dim): shape (q, 1)."""
     best = np.full((len(queries), K), -np.inf, np.float32)
     for start in range(0, len(vectors), _BLOCK_ROWS):
@@ -59,7 +59,7 @@ class TuningQueries:
     def of(cls, vectors: Vectors, kinds: Sequence[Vectors]) -> "TuningQueries":
         queries = np.concatenate(list(kinds)).astype(np.float32)
         ends = np.cumsum([len(some) for some in kinds])[:-1]
-        return cls(queries, bars(vectors, queries), ends)
+        return cls(queries, recall_thresholds(vectors, queries), ends)
 
     def recalls(self, ann: AnnIndex, effort: int, depth: int) -> NDArray[np.float64]:
         """Of each query: by scores, since among equal rows (the same picture, published often)
@@ -106,7 +106,7 @@ def measure_points(
                 OperatingPoint(
                     effort, depth, trial.recall(ann, effort, depth), trial.ms(ann, effort, depth)
                 )
-                for depth in _depths(ann.kind)
+                for depth in _depths(ann.index_type)
             ]
             points += here
             if here[-1].recall >= _GOOD_ENOUGH or here[0].ms > dearer_than_a_scan:
@@ -136,14 +136,14 @@ def sample_queries(kinds: Sequence[Vectors]) -> list[Vectors]:
     return [some[:_SAMPLED] for some in kinds]
 
 
-def best(points: Sequence[OperatingPoint]) -> float:
+def best_recall(points: Sequence[OperatingPoint]) -> float:
     """The highest recall of any; 0 where none was measured."""
     return max((point.recall for point in points), default=0.0)
 
 
-def _depths(kind: str) -> Sequence[int]:
+def _depths(index_type: str) -> Sequence[int]:
     for name, depths in _DEPTHS.items():
-        if name in kind.rpartition(",")[2]:
+        if name in index_type.rpartition(",")[2]:
             return depths
     return (1, 4, 16)
 

@@ -60,7 +60,7 @@ class BuildSpec:
 
     target: Target
     dim: int
-    kind: str
+    index_type: str
     threads: int
     pieces: list[BuildInput]
     queries: list[str]
@@ -92,13 +92,13 @@ def build(spec: BuildSpec) -> None:
     arrays["ids.hashes"], arrays["ids.order"] = sorted_hashes(ids)
     columns.save_columns(arrays, out / COLUMNS)
     # 2. The vectors, in the file that Faiss maps.
-    rows = columns.count(arrays)
+    rows = columns.count_rows(arrays)
     with (out / VECTORS).open("wb") as file:
         file.write(flat.file_head(spec.dim, rows))
         for block in _blocks(pieces):
             file.write(block.tobytes())
     exact = flat.mapped_index(out / VECTORS, spec.dim, rows)
-    vectors = flat.vectors(exact)
+    vectors = flat.index_vectors(exact)
     _require_digests(spec.target, arrays, vectors)
     # 3. The index, and what it costs.
     built: dict[str, Any] = {"rows": rows, "kind": None, "points": []}
@@ -106,7 +106,7 @@ def build(spec: BuildSpec) -> None:
     ann = _build_like(spec, exact, queries) or _build_trained(spec, exact, queries)
     if ann is not None:
         faiss.write_index(ann.index, str(out / ANN))
-        built |= {"kind": ann.kind, "points": [asdict(point) for point in ann.points]}
+        built |= {"kind": ann.index_type, "points": [asdict(point) for point in ann.points]}
         if ann.points and queries:
             trial, last = (
                 tuning.TuningQueries.of(vectors, tuning.sample_queries(queries)),
@@ -119,7 +119,7 @@ def build(spec: BuildSpec) -> None:
 
 
 def _open(piece: BuildInput, dim: int) -> tuple[Arrays, Vectors, Numbers]:
-    vectors = flat.vectors(flat.mapped_index(Path(piece.vectors), dim, piece.rows))
+    vectors = flat.index_vectors(flat.mapped_index(Path(piece.vectors), dim, piece.rows))
     return columns.load_columns(Path(piece.columns)), vectors, np.load(piece.numbers)
 
 
@@ -136,35 +136,35 @@ def _build_like(spec: BuildSpec, rows: flat.Flat, queries: list[Vectors]) -> Ann
         return None
     index = faiss.read_index(spec.like)
     index.reset()
-    ann = AnnIndex(spec.kind, _with_rows(index, flat.vectors(rows)), spec.points, rows)
-    ann.points = tuning.remeasure_points(ann, flat.vectors(rows), queries)
-    if tuning.best(ann.points) < tuning.best(spec.points) - _SHORTFALL:
+    ann = AnnIndex(spec.index_type, _with_rows(index, flat.index_vectors(rows)), spec.points, rows)
+    ann.points = tuning.remeasure_points(ann, flat.index_vectors(rows), queries)
+    if tuning.best_recall(ann.points) < tuning.best_recall(spec.points) - _SHORTFALL:
         return None
     return ann
 
 
 def _build_trained(spec: BuildSpec, rows: flat.Flat, queries: list[Vectors]) -> AnnIndex | None:
     """Trained on these rows and tuned; None where they are so few that they are scanned."""
-    vectors = flat.vectors(rows)
-    kind = choice.resolve_index_type(
-        spec.kind, len(vectors), spec.dim, spec.scanned_rows, spec.bytes_max
+    vectors = flat.index_vectors(rows)
+    index_type = choice.resolve_index_type(
+        spec.index_type, len(vectors), spec.dim, spec.scanned_rows, spec.bytes_max
     )
-    if kind == "Flat":
+    if index_type == "Flat":
         return None
     try:
-        index = _filled(kind, vectors)
+        index = _filled(index_type, vectors)
     except RuntimeError as error:
         # Faiss trains on no fewer rows than a kind has centroids; where told, it may have many.
         if "training points" not in str(error) or len(vectors) > spec.scanned_rows:
             raise
         return None
-    ann = AnnIndex(kind, index, [], rows)
+    ann = AnnIndex(index_type, index, [], rows)
     ann.points = tuning.measure_points(ann, vectors, queries)
     return ann
 
 
-def _filled(kind: str, vectors: Vectors) -> faiss.Index:
-    index = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+def _filled(index_type: str, vectors: Vectors) -> faiss.Index:
+    index = faiss.index_factory(vectors.shape[1], index_type, faiss.METRIC_INNER_PRODUCT)
     ivf = faiss.try_extract_index_ivf(index)
     coded: Any = None if ivf is None else faiss.downcast_index(ivf)
     if isinstance(coded, faiss.IndexIVFPQ):

@@ -76,17 +76,19 @@ MERGE_ALL = MergePlan("asked for")
 
 
 def due_merge(
-    table: SegmentManager, kind: str = "auto", scanned_rows: int = choice.SCANNED_ROWS
+    table: SegmentManager, index_type: str = "auto", scanned_rows: int = choice.SCANNED_ROWS
 ) -> MergePlan | None:
     """What a rebuild would be good for now, if anything: a large one first, else a small one."""
-    return due_full_merge(table, kind, scanned_rows) or due_growing_merge(table, kind, scanned_rows)
+    return due_full_merge(table, index_type, scanned_rows) or due_growing_merge(
+        table, index_type, scanned_rows
+    )
 
 
 def due_full_merge(
-    table: SegmentManager, kind: str = "auto", scanned_rows: int = choice.SCANNED_ROWS
+    table: SegmentManager, index_type: str = "auto", scanned_rows: int = choice.SCANNED_ROWS
 ) -> MergePlan | None:
     """To build all anew: the first index, or when much has died or grown. Not while one does."""
-    main = _largest_indexed(table, kind)
+    main = _largest_indexed(table, index_type)
     if main is None:
         scanned = table.unindexed_rows
         if scanned <= scanned_rows or table.is_merging:
@@ -106,11 +108,11 @@ def due_full_merge(
 
 
 def due_growing_merge(
-    table: SegmentManager, kind: str = "auto", scanned_rows: int = choice.SCANNED_ROWS
+    table: SegmentManager, index_type: str = "auto", scanned_rows: int = choice.SCANNED_ROWS
 ) -> MergePlan | None:
     """To index the growing rows by themselves, trained like the largest segment; also while that
     is being built anew, so that no search ever scans many more than `scanned_rows`."""
-    main = _largest_indexed(table, kind)
+    main = _largest_indexed(table, index_type)
     # Of one whose rows all died no snapshot keeps the files.
     if main is None or not main.live:
         return None
@@ -123,9 +125,9 @@ def due_growing_merge(
     return MergePlan(f"{growing} growing rows", _with_similar_sizes(plain, rest, growing), main)
 
 
-def _largest_indexed(table: SegmentManager, kind: str) -> SealedSegment | None:
-    """The largest segment that has what `kind` asks for."""
-    return table.largest(indexed=kind != "Flat")
+def _largest_indexed(table: SegmentManager, index_type: str) -> SealedSegment | None:
+    """The largest segment that has what `index_type` asks for."""
+    return table.largest(indexed=index_type != "Flat")
 
 
 def _with_similar_sizes(
@@ -147,7 +149,7 @@ class MergeRunner:
         self,
         spill: SegmentFileStore,
         *,
-        kind: str = "auto",
+        index_type: str = "auto",
         scanned_rows: int = choice.SCANNED_ROWS,
         bytes_max: int = 0,
         threads: int = 1,
@@ -157,7 +159,7 @@ class MergeRunner:
         """`recent` tells vectors of queries that came lately, to tune on; `place` puts a segment
         where it is searched faster, if there is such a place."""
         self._spill = spill
-        self._kind = kind
+        self._kind = index_type
         self._scanned_rows = scanned_rows
         self._bytes_max = bytes_max
         self._threads = threads
@@ -211,7 +213,7 @@ class MergeRunner:
         done = MergeResult(
             target,
             0 if segment is None else segment.capacity,
-            "Flat" if found is None else found.kind,
+            "Flat" if found is None else found.index_type,
             [] if found is None else found.points,
             perf_counter() - began,
             plan.reason,
@@ -234,14 +236,16 @@ class MergeRunner:
                 merge,
                 self._spill,
                 out,
-                kind=self._kind,
+                index_type=self._kind,
                 threads=self._threads,
                 recent=self._recent(target),
             )
             spec = replace(spec, scanned_rows=self._scanned_rows, bytes_max=self._bytes_max)
             if plan.like is not None and plan.like.files is not None:
                 files, like = plan.like.files, str(plan.like.files.ann or "")
-                spec = replace(spec, like=like, kind=plan.like.kind, points=files.points)
+                spec = replace(
+                    spec, like=like, index_type=plan.like.index_type, points=files.points
+                )
             fault_points.reach("rebuild.spilled")
             # 2. The segment, by a process of its own.
             await _run_child(out / "spec.json", spec)
@@ -271,7 +275,7 @@ async def write_build_spec(
     spill: SegmentFileStore,
     out: Path,
     *,
-    kind: str,
+    index_type: str,
     threads: int,
     recent: Vectors,
 ) -> BuildSpec:
@@ -291,7 +295,7 @@ async def write_build_spec(
         if len(some):
             queries.append(str(out / f"queries-{n}.npy"))
             await asyncio.to_thread(np.save, queries[-1], some)
-    return BuildSpec(target, index.space.dim, kind, threads, pieces, queries, str(out))
+    return BuildSpec(target, index.space.dim, index_type, threads, pieces, queries, str(out))
 
 
 async def _run_child(path: Path, spec: BuildSpec) -> None:

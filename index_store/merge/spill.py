@@ -95,7 +95,7 @@ class SegmentFileStore:
         rows, name = len(part.rows), _name_of(part)
         files = SegmentFiles.within(name, rows, self._folder / name)
         if part.files is not None:
-            files = replace(files, kind=part.files.kind, points=part.files.points)
+            files = replace(files, index_type=part.files.index_type, points=part.files.points)
             if part.files.ann is not None:
                 files = replace(files, ann=self._folder / name / ANN)
         if _are_there(files):

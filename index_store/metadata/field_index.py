@@ -1,4 +1,4 @@
-"""The index of one metadata field: the rows that have it, and the kinds and values they hold."""
+"""The index of one metadata field: the rows that have it, and the types and values they hold."""
 
 from array import array
 from collections.abc import Mapping
@@ -33,28 +33,28 @@ _SCALARS = {STRING, NUMBER, BOOLEAN}
 # Rows that are looked at one by one before a bitmap is unpacked: nearly always one is alive.
 _TRIED = 64
 
-# Kind -> the rows with a value of that kind, and the values.
+# Kind -> the rows with a value of that json_type, and the values.
 _Groups = dict[str, tuple[list[int], list[Any]]]
-# Kind -> the rows with a value of that kind; a list is of the kinds of its members.
+# Kind -> the rows with a value of that json_type; a list is of the types of its members.
 RowsByType = Mapping[str, BitMap]
 
 
 class FieldIndex:
-    """The index of a field, appended to by one writer; `asked` is when a filter last used it."""
+    """The index of a field, appended to by one writer; `last_used` says when a filter used it."""
 
-    __slots__ = ("_by_kind", "_members", "_scalars", "asked", "rows")
+    __slots__ = ("_members", "_rows_by_type", "_scalars", "last_used", "rows")
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.last_used = 0
         self.rows = 0
-        self._by_kind: dict[str, BitMap] = {}
+        self._rows_by_type: dict[str, BitMap] = {}
         self._scalars: ValueIndex | None = None
         self._members: ValueIndex | None = None
 
     @property
-    def by_kind(self) -> RowsByType:
+    def rows_by_type(self) -> RowsByType:
         """`list of string` and the like of a list's members; `list` alone has no scalar."""
-        return self._by_kind
+        return self._rows_by_type
 
     @property
     def nbytes(self) -> int:
@@ -65,15 +65,15 @@ class FieldIndex:
     def extend(self, rows: list[int], values: list[Any]) -> None:
         """Append rows, ascending, and the value of each, which is never null."""
         self.rows += len(rows)
-        for kind, (holders, held) in _grouped(rows, values).items():
-            if kind == LIST:
+        for json_type, (holders, held) in _grouped(rows, values).items():
+            if json_type == LIST:
                 self._extend_members(holders, held)
                 continue
-            self._mark(kind, holders)
-            if kind != OBJECT:
+            self._mark(json_type, holders)
+            if json_type != OBJECT:
                 if self._scalars is None:
                     self._scalars = ValueIndex()
-                self._scalars.extend(kind, holders, held)
+                self._scalars.extend(json_type, holders, held)
 
     def select(self, condition: Filter) -> BitMap:
         """Return the rows that match one comparison, in a bitmap that is the caller's own."""
@@ -84,15 +84,15 @@ class FieldIndex:
             case Range():
                 return BitMap() if scalars is None else scalars.between(condition)
             case Exists():
-                return BitMap().union(*self._by_kind.values())
+                return BitMap().union(*self._rows_by_type.values())
             case Contains(_, value):
                 return BitMap() if members is None else members.equal([value])
         raise TypeError(f"want a filter's comparison, got {condition!r}")
 
-    def _mark(self, kind: str, rows: list[int]) -> None:
-        known = self._by_kind.get(kind)
+    def _mark(self, json_type: str, rows: list[int]) -> None:
+        known = self._rows_by_type.get(json_type)
         if known is None:
-            known = self._by_kind[kind] = BitMap()
+            known = self._rows_by_type[json_type] = BitMap()
         known.update(array("I", rows))
 
     def _extend_members(self, rows: list[int], lists: list[list[Any]]) -> None:
@@ -101,20 +101,24 @@ class FieldIndex:
         holders = [row for row, members in zip(rows, lists, strict=True) for _ in members]
         groups = _grouped(holders, list(chain.from_iterable(lists)))
         scalars = groups.keys() & _SCALARS
-        for kind in scalars:
-            self._members.extend(kind, *groups[kind])
-            self._mark(list_type_of(kind), groups[kind][0])
-        plain = all(lists) and sum(len(groups[kind][0]) for kind in scalars) == len(holders)
+        for json_type in scalars:
+            self._members.extend(json_type, *groups[json_type])
+            self._mark(list_type_of(json_type), groups[json_type][0])
+        plain = all(lists) and sum(len(groups[json_type][0]) for json_type in scalars) == len(
+            holders
+        )
         if not plain:
-            with_scalars = set().union(*(groups[kind][0] for kind in scalars))
+            with_scalars = set().union(*(groups[json_type][0] for json_type in scalars))
             without = [row for row in rows if row not in with_scalars]
             if without:
                 self._mark(LIST, without)
 
 
-def live_types(by_kind: RowsByType, alive: NDArray[np.uint8]) -> frozenset[str]:
-    """Return the kinds of the values in rows that are `alive`, a bit a row, low bits first."""
-    return frozenset(kind for kind, rows in by_kind.items() if _any_alive(rows, alive))
+def live_types(rows_by_type: RowsByType, alive: NDArray[np.uint8]) -> frozenset[str]:
+    """Return the types of the values in rows that are `alive`, a bit a row, low bits first."""
+    return frozenset(
+        json_type for json_type, rows in rows_by_type.items() if _any_alive(rows, alive)
+    )
 
 
 def _any_alive(rows: BitMap, alive: NDArray[np.uint8]) -> bool:
@@ -131,16 +135,16 @@ def _any_alive(rows: BitMap, alive: NDArray[np.uint8]) -> bool:
 
 
 def _grouped(rows: list[int], values: list[Any]) -> _Groups:
-    """Group rows and values by kind, without null, which may be a member of a list."""
+    """Group rows and values by json_type, without null, which may be a member of a list."""
     one_of_each = dict(zip(map(type, values), values, strict=True))
-    kinds = {json_type_of(value) for value in one_of_each.values()}
-    if len(kinds) == 1:  # almost always
-        (kind,) = kinds
-        return {kind: (rows, values)} if kind is not None else {}
-    groups: _Groups = {kind: ([], []) for kind in kinds if kind is not None}
+    types = {json_type_of(value) for value in one_of_each.values()}
+    if len(types) == 1:  # almost always
+        (json_type,) = types
+        return {json_type: (rows, values)} if json_type is not None else {}
+    groups: _Groups = {json_type: ([], []) for json_type in types if json_type is not None}
     for row, value in zip(rows, values, strict=True):
-        kind = json_type_of(value)
-        if kind is not None:
-            groups[kind][0].append(row)
-            groups[kind][1].append(value)
+        json_type = json_type_of(value)
+        if json_type is not None:
+            groups[json_type][0].append(row)
+            groups[json_type][1].append(value)
     return groups

@@ -134,7 +134,7 @@ class MetadataIndex:
         field = self._fields.get(name) or (read or {}).get(name)
         return BitMap() if field is None else field.select(condition)
 
-    def asked(
+    def mark_used(
         self, condition: Filter, read: Mapping[str, FieldIndex] | None = None
     ) -> dict[str, FieldIndex]:
         """Return the fields of `condition` that rows have, and note them as used, to be kept."""
@@ -142,11 +142,11 @@ class MetadataIndex:
         for name in condition.fields():
             field = self._fields.get(name) or (read or {}).get(name)
             if field is not None:
-                field.asked = next(self._clock)
+                field.last_used = next(self._clock)
                 found[name] = field
         return found
 
-    def adopt(self, read: Mapping[str, FieldIndex]) -> None:
+    def add_fields(self, read: Mapping[str, FieldIndex]) -> None:
         """Keep fields that were read from all rows, in place of those used longest ago."""
         for name, field in read.items():
             if name not in self._fields:
@@ -169,7 +169,7 @@ class MetadataIndex:
             ranks = {name: (0, len(columns[name][0])) for name in new}
             for name, field in self._fields.items():
                 more = len(columns[name][0]) if name in columns else 0
-                ranks[name] = field.asked, field.rows + more
+                ranks[name] = field.last_used, field.rows + more
             kept = set(nlargest(self._fields_max, ranks, key=ranks.__getitem__))
             for name in ranks.keys() - kept:
                 self._leave_out(name)
@@ -185,7 +185,7 @@ class MetadataIndex:
         limit = int(_KEPT_SHARE * limit)
         ranks = {
             # A field that is too large by itself goes first, or it would push out all others.
-            name: (field.nbytes <= limit, field.asked, field.rows)
+            name: (field.nbytes <= limit, field.last_used, field.rows)
             for name, field in self._fields.items()
         }
         for name in sorted(ranks, key=ranks.__getitem__):

@@ -30,12 +30,12 @@ class SegmentFields:
         self._rows = rows
         self._fields = MetadataIndex() if fields is None else fields
         self._lock = threading.Lock()
-        # Filter -> the number of rows then, the rows that match, and each field's rows by kind.
+        # Filter -> the number of rows then, the rows that match, and each field's rows by type.
         self._found: dict[object, tuple[int, pyroaring.BitMap, Mapping[str, RowsByType]]] = {}
 
     def select(self, condition: Filter, alive: NDArray[np.uint8], reads: OnRowsRead) -> Selected:
         """Return the rows that match, dead ones and ones newer than a view included; and for each
-        field of the filter the kinds of its values in rows that are `alive` (a bit a row).
+        field of the filter the types of its values in rows that are `alive` (a bit a row).
         """
         read: dict[str, FieldIndex] = {}
         done = 0
@@ -74,14 +74,16 @@ class SegmentFields:
         if known is None or known[0] != count:
             if read:
                 field_scan.extend(read, self._rows.metadata, done, count)
-            asked = self._fields.asked(condition, read)
+            asked = self._fields.mark_used(condition, read)
             matching = self._fields.select(condition, read)
-            by_kind = {name: field.by_kind for name, field in asked.items()}
-            self._fields.adopt(read)
+            rows_by_type = {name: field.rows_by_type for name, field in asked.items()}
+            self._fields.add_fields(read)
             if len(self._found) >= _FILTERS_KEPT:
                 self._found.clear()
-            known = self._found[condition.key] = count, matching, by_kind
-        return known[1], {name: live_types(by_kind, alive) for name, by_kind in known[2].items()}
+            known = self._found[condition.key] = count, matching, rows_by_type
+        return known[1], {
+            name: live_types(rows_by_type, alive) for name, rows_by_type in known[2].items()
+        }
 
     def _catch_up(self) -> int:
         count = len(self._rows)

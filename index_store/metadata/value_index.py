@@ -121,9 +121,9 @@ class ValueIndex:
         """Return about how many bytes it takes."""
         return self._terms_bytes + self._strings.nbytes + self._numbers.nbytes
 
-    def extend(self, kind: str, rows: Sequence[int], values: Sequence[Any]) -> None:
+    def extend(self, json_type: str, rows: Sequence[int], values: Sequence[Any]) -> None:
         """Rows and a value that each holds (too); all of them STRING, NUMBER or BOOLEAN."""
-        if kind == NUMBER:
+        if json_type == NUMBER:
             first, second = _pairs(values)
             self._numbers.extend(first, second, rows)
         else:

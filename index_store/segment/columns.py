@@ -147,7 +147,7 @@ def unpack_columns(arrays: Arrays, vectors: Vectors) -> Rows:
     )
 
 
-def count(arrays: Arrays) -> int:
+def count_rows(arrays: Arrays) -> int:
     return len(arrays["offsets"])
 
 

@@ -12,14 +12,14 @@ VECTORS, COLUMNS, ANN = "vectors.faiss", "columns.safetensors", "ann.faiss"
 
 @dataclass(frozen=True, slots=True)
 class SegmentFiles:
-    """`kind` names the index in `ann`, None where there is none; `points` are its tuning."""
+    """`index_type` names the index in `ann`, None where there is none; `points` are its tuning."""
 
     name: str
     rows: int
     vectors: Path
     columns: Path
     ann: Path | None = None
-    kind: str | None = None
+    index_type: str | None = None
     points: list[OperatingPoint] = field(default_factory=list)
 
     @property
@@ -32,12 +32,12 @@ class SegmentFiles:
         name: str,
         rows: int,
         folder: Path,
-        kind: str | None = None,
+        index_type: str | None = None,
         points: list[OperatingPoint] | None = None,
     ) -> "SegmentFiles":
         """All in one folder, under their usual names."""
-        ann = None if kind is None else folder / ANN
-        return cls(name, rows, folder / VECTORS, folder / COLUMNS, ann, kind, points or [])
+        ann = None if index_type is None else folder / ANN
+        return cls(name, rows, folder / VECTORS, folder / COLUMNS, ann, index_type, points or [])
 
 
 def link_or_copy(source: Path, target: Path) -> Path:

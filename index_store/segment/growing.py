@@ -31,7 +31,7 @@ class GrowingSegment:
         # The Faiss index counts all rows from the start and is never changed again: rows are
         # written into its memory, and bitmaps say which of them a search may see.
         self.flat_index = flat.blank_index(dim, capacity)
-        self.rows = Rows.blank(flat.vectors(self.flat_index))
+        self.rows = Rows.blank(flat.index_vectors(self.flat_index))
         self.coder = coder
         self.codes = None if coder is None else GrowingCodes(coder, self.flat_index)
         self.live = 0

@@ -41,7 +41,7 @@ class SealedSegment:
         self.flat_index = index
         self.ann = ann
         self.files = files
-        self.rows = columns.unpack_columns(arrays, flat.vectors(index))
+        self.rows = columns.unpack_columns(arrays, flat.index_vectors(index))
         self.capacity = len(self.rows)
         self.live = self.capacity
         self._bits = all_bits(self.capacity)
@@ -58,13 +58,13 @@ class SealedSegment:
         """Over its files. Raises SnapshotRefused when they are not what they should be."""
         index = flat.mapped_index(files.vectors, dim, files.rows)
         arrays = columns.load_columns(files.columns)
-        if columns.count(arrays) != files.rows:
+        if columns.count_rows(arrays) != files.rows:
             raise SnapshotRefused(
-                f"{files.columns.name}: want {files.rows} rows, got {columns.count(arrays)}"
+                f"{files.columns.name}: want {files.rows} rows, got {columns.count_rows(arrays)}"
             )
         ann = None
-        if files.ann is not None and files.kind is not None:
-            ann = faiss_index.load_ann(files.kind, files.ann, index, files.points)
+        if files.ann is not None and files.index_type is not None:
+            ann = faiss_index.load_ann(files.index_type, files.ann, index, files.points)
         return cls(files.name, arrays, index, ann, files)
 
     @property
@@ -78,13 +78,13 @@ class SealedSegment:
         self._reader = None
 
     @property
-    def kind(self) -> str:
-        return "Flat" if self.ann is None else self.ann.kind
+    def index_type(self) -> str:
+        return "Flat" if self.ann is None else self.ann.index_type
 
     @cached_property
     def coder(self) -> RowQuantizer | None:
         """Its training, for rows that come after it."""
-        return None if self.ann is None else RowQuantizer.of(self.ann)
+        return None if self.ann is None else RowQuantizer.from_ann(self.ann)
 
     def find_rows(self, ids: list[str], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
         """The live row of each id, -1 where there is none: shape (len(ids),)."""

@@ -36,7 +36,7 @@ class ReplayState:
         return cls(dict(index.caught_up_at), index.rejection_reasons())
 
 
-def manifest(index: Index, view: IndexView, moment: ReplayState) -> Manifest:
+def make_manifest(index: Index, view: IndexView, moment: ReplayState) -> Manifest:
     """Without its `parts` and `alive`, which the writer adds."""
     return {
         "created": time.time(),
@@ -52,7 +52,7 @@ def manifest(index: Index, view: IndexView, moment: ReplayState) -> Manifest:
     }
 
 
-def sealed(manifest: Manifest) -> bytes:
+def with_checksum(manifest: Manifest) -> bytes:
     """With its own SHA-256, since nothing else vouches for offsets and times."""
     digest = sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS))
     return orjson.dumps({"format": FORMAT, "sha256": digest, "manifest": manifest})

@@ -43,12 +43,12 @@ class SnapshotBlobs:
         blobs = {blob for needs in self._needs.values() for blob in needs or ()}
         return {blob.split("/")[1] for blob in blobs if blob.startswith("parts/")}
 
-    def lacking(self, there: Mapping[str, int]) -> dict[str, list[str]]:
+    def incomplete(self, there: Mapping[str, int]) -> dict[str, list[str]]:
         """Return the snapshots that are not whole in a store with these blobs, and their gaps."""
-        lacking = {
+        incomplete = {
             name: missing_blobs(needs or {}, there) for name, needs in sorted(self._needs.items())
         }
-        return {name: blobs for name, blobs in lacking.items() if blobs}
+        return {name: blobs for name, blobs in incomplete.items() if blobs}
 
 
 def blobs_of(name: str, manifest: Mapping[str, Any], manifest_bytes: int) -> BlobSizes:

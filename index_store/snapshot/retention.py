@@ -40,7 +40,7 @@ class OwnSnapshots:
         """Return those of `needs` that the store does not have, and set `incomplete`."""
         there = await self._store.sizes(self._prefix)
         found = {blob.removeprefix(self._prefix): size for blob, size in there.items()}
-        self.incomplete = self._needed.lacking(found)
+        self.incomplete = self._needed.incomplete(found)
         return missing_blobs(needs, found)
 
     async def require_whole(

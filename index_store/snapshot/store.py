@@ -94,13 +94,13 @@ class SnapshotStore:
         known = set(self._written)
         try:
             # 1. The blobs.
-            manifest = manifests.manifest(index, view, moment)
+            manifest = manifests.make_manifest(index, view, moment)
             files: MutableSequence[SegmentFiles] = []
             manifest |= await self._write_blobs(name, view, files)
             await self._write_lost(name, files, manifest)
             fault_points.reach("snapshot.blobs")
             # 2. The manifest, which vouches for them.
-            raw = manifests.sealed(manifest)
+            raw = manifests.with_checksum(manifest)
             await self.own.write_and_read(f"{name}/manifest.json", raw)
             self.own.add(name, manifest, len(raw))
             fault_points.reach("snapshot.manifest")
@@ -221,7 +221,7 @@ class SnapshotStore:
                         "name": files.name,
                         "rows": files.rows,
                         "live": part.live,
-                        "kind": files.kind,
+                        "kind": files.index_type,
                         "points": [asdict(point) for point in files.points],
                         "blobs": await self._write_part(files),
                     }

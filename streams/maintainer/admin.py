@@ -49,11 +49,11 @@ class Operations:
             )
             for segment in table.sealed_segments:
                 points = [] if segment.ann is None else segment.ann.points
-                used = None if segment.ann is None else segment.ann.at(self._target_recall)
+                used = None if segment.ann is None else segment.ann.point_for(self._target_recall)
                 found.append(
                     {
                         "target": target,
-                        "kind": segment.kind,
+                        "kind": segment.index_type,
                         "rows": segment.capacity,
                         "live": segment.live,
                         "points": [asdict(point) | {"used": point == used} for point in points],

@@ -88,7 +88,7 @@ async def built(
     target: Target,
     merge: PendingMerge,
     spill: SegmentFileStore,
-    kind: str,
+    index_type: str,
     like: SealedSegment | None = None,
 ) -> SealedSegment | None:
     """Build the sealed segment of a merge in this process, as the building process does."""
@@ -98,11 +98,13 @@ async def built(
     name, asked = uuid.uuid4().hex, vectors(3, dim=index.space.dim)
     async with spill.building(name, merge.readers) as out:
         spec = await write_build_spec(
-            index, target, merge, spill, out, kind=kind, threads=1, recent=asked
+            index, target, merge, spill, out, index_type=index_type, threads=1, recent=asked
         )
         if like is not None and like.files is not None:
             files = like.files
-            spec = replace(spec, like=str(files.ann), kind=like.kind, points=files.points)
+            spec = replace(
+                spec, like=str(files.ann), index_type=like.index_type, points=files.points
+            )
         await asyncio.to_thread(build, spec)
         return await asyncio.to_thread(open_built_segment, name, out, index.space.dim)
 

@@ -103,7 +103,7 @@ def test_the_index_selects_what_matches(
                 expected = {n for n in range(len(fields)) if condition.matches(meant[n])}
                 read = scan(rows, 0, len(fields), fields.missing(condition))
                 assert set(fields.select(condition, read)) == expected, raw
-                fields.adopt(read)
+                fields.add_fields(read)
 
 
 @given(FILTERS)

@@ -121,7 +121,7 @@ def searches_of_few_rows() -> Iterator[None]:
     index = faiss.index_factory(SPACE.dim, "IVF2,PQ2x4fs", faiss.METRIC_INNER_PRODUCT)
     index.train(rows.astype(np.float32))
     index.add(rows.astype(np.float32))
-    coder = RowQuantizer.of(
+    coder = RowQuantizer.from_ann(
         AnnIndex("IVF2,PQ2x4fs", index, [OperatingPoint(1, 1, 0.5, 0.1)], flat.flat_index(rows))
     )
     assert coder is not None

@@ -47,7 +47,7 @@ def make_maintainer(
     snapshots = SnapshotStore(store, prefix, spill, kept=settings.snapshots_kept)
     rebuilder = MergeRunner(
         spill,
-        kind=settings.index_kind,
+        index_type=settings.index_kind,
         scanned_rows=settings.scanned_rows_max,
         bytes_max=settings.index_mb_max << 20,
         threads=settings.rebuild_threads,

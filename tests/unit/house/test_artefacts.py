@@ -156,7 +156,7 @@ async def test_a_snapshot_is_searched_as_brute_force_does(
 
 async def test_an_index_of_each_type_finds_what_a_scan_finds(restored: Index) -> None:
     parts = restored.view.readers["images"]
-    kinds = [None if part.ann is None else getattr(part.ann, "kind", None) for part in parts]
+    kinds = [None if part.ann is None else getattr(part.ann, "index_type", None) for part in parts]
     assert sorted(kinds, key=str) == ["HNSW8_SQ8", "IVF4,PQ8x4fs", "IVF4,SQ8", None, None]
     queries = unit(np.random.default_rng(4).standard_normal((3, SPACE.dim))).astype(np.float32)
     for part in parts:
@@ -167,7 +167,7 @@ async def test_an_index_of_each_type_finds_what_a_scan_finds(restored: Index) ->
         # At the largest effort, with every row scored by its float16 vector, nothing is missed.
         _, found = ann.search_with(queries, 5, ann.rows, ann.effort_max)
         exact = np.argsort(-(queries @ part.rows.vectors.astype(np.float32).T), axis=1)[:, :5]
-        assert found.tolist() == exact.tolist(), ann.kind
+        assert found.tolist() == exact.tolist(), ann.index_type
 
 
 async def test_a_replay_of_the_records_comes_to_the_same_state(

@@ -138,10 +138,10 @@ def kinds(fields: MetadataIndex, name: str, alive: list[int]) -> set[str]:
     """Collect the kinds of the values of `name` in these rows."""
     bits = np.zeros(len(fields), np.bool_)
     bits[alive] = True
-    asked = fields.asked(parse({"exists": name}))
+    asked = fields.mark_used(parse({"exists": name}))
     if name not in asked:
         return set()
-    return set(live_types(asked[name].by_kind, np.packbits(bits, bitorder="little")))
+    return set(live_types(asked[name].rows_by_type, np.packbits(bits, bitorder="little")))
 
 
 def test_the_kinds_seen() -> None:
@@ -175,8 +175,8 @@ def test_a_name_that_was_left_out_is_read_and_then_kept() -> None:
     assert fields.missing(condition) == ["c"]
     read = scan(rows, 0, len(rows), ["c"])
     assert list(fields.select(condition, read)) == [0, 2, 3]
-    fields.asked(condition, read)
-    fields.adopt(read)
+    fields.mark_used(condition, read)
+    fields.add_fields(read)
     assert fields.missing(condition) == []
     assert list(fields.select(condition)) == [0, 2, 3]
     fields.extend(rows_of({"c": 1, "a": 1}, {"c": 2, "a": 1}))
@@ -222,15 +222,15 @@ def test_one_field_that_is_too_large_does_not_push_out_the_others() -> None:
         assert fields.missing(condition) == ["large"]
         read = scan(rows, 0, len(rows), ["large"])
         assert list(fields.select(condition, read)) == list(range(1, 51))
-        fields.asked(condition, read)
-        fields.adopt(read)
+        fields.mark_used(condition, read)
+        fields.add_fields(read)
     assert fields.nbytes <= fields.bytes_max
 
 
 def test_what_filters_asked_for_is_kept_before_what_is_published() -> None:
     fields = MetadataIndex(fields_max=10)
     fields.extend(rows_of({"rare": 1}))
-    fields.asked(parse({"exists": "rare"}))
+    fields.mark_used(parse({"exists": "rare"}))
     for n in range(50):
         fields.extend(rows_of(*({f"n{n}": 1} for _ in range(5))))
     assert fields.missing(parse({"exists": "rare"})) == []

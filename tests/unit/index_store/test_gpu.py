@@ -84,7 +84,7 @@ async def test_a_segment_that_was_placed_is_searched_there_and_answers_as_before
         segment.device = Counted(index, threading.RLock())
 
     index = filled(vectors(400))
-    await MergeRunner(new_spill(), kind="Flat", place=place).run(index, "images")
+    await MergeRunner(new_spill(), index_type="Flat", place=place).run(index, "images")
     at = index.positions[IMAGES]
     index.apply(batch(*(record(at + n, f"i{n:04}", None) for n in range(0, 400, 7))))
     for row in vectors(10, seed=9):
@@ -105,10 +105,12 @@ def test_without_a_gpu_or_where_none_is_wanted_nothing_is_placed() -> None:
 
 @needs_gpu
 @pytest.mark.anyio
-@pytest.mark.parametrize("kind", ["Flat", "IVF16,SQ8", "IVF16,Flat", "IVF16,PQ8"])
-async def test_on_the_device(kind: str) -> None:
+@pytest.mark.parametrize("index_type", ["Flat", "IVF16,SQ8", "IVF16,Flat", "IVF16,PQ8"])
+async def test_on_the_device(index_type: str) -> None:
     index, device = filled(vectors(ROWS)), Device(64 << 20)
-    rebuilder = MergeRunner(new_spill(), kind=kind, place=lambda s: device.load_segment(s, 0.95))
+    rebuilder = MergeRunner(
+        new_spill(), index_type=index_type, place=lambda s: device.load_segment(s, 0.95)
+    )
     await rebuilder.run(index, "images")
     [segment] = index.segments_of("images").sealed_segments
     assert segment.device is not None
@@ -130,7 +132,9 @@ async def test_on_the_device(kind: str) -> None:
 async def test_what_does_not_fit_stays_on_the_cpu_and_memory_comes_back() -> None:
     size = ROWS * SPACE.dim * 2
     index, device = filled(vectors(ROWS)), Device(int(1.5 * size))
-    rebuilder = MergeRunner(new_spill(), kind="Flat", place=lambda s: device.load_segment(s, 0.95))
+    rebuilder = MergeRunner(
+        new_spill(), index_type="Flat", place=lambda s: device.load_segment(s, 0.95)
+    )
     for _ in range(2):
         # The second is built while the first is still there.
         await rebuilder.run(index, "images")

@@ -33,28 +33,28 @@ DIM = SPACE.dim
 KIND = f"IVF4,PQ{DIM // 2}x4fs"
 
 
-def trained(kind: str = KIND, rows: int = 400) -> AnnIndex:
+def trained(index_type: str = KIND, rows: int = 400) -> AnnIndex:
     some = vectors(rows, seed=1)
-    index = faiss.index_factory(DIM, kind, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.index_factory(DIM, index_type, faiss.METRIC_INNER_PRODUCT)
     index.train(some.astype(np.float32))
     index.add(some.astype(np.float32))
-    return AnnIndex(kind, index, [OperatingPoint(2, 2, 0.95, 0.1)], flat.flat_index(some))
+    return AnnIndex(index_type, index, [OperatingPoint(2, 2, 0.95, 0.1)], flat.flat_index(some))
 
 
 def coder() -> RowQuantizer:
-    found = RowQuantizer.of(trained())
+    found = RowQuantizer.from_ann(trained())
     assert found is not None
     return found
 
 
-@pytest.mark.parametrize("kind", ["IVF4,SQ8", "HNSW8", "OPQ4,IVF4,PQ4x4fs", "IVF4,PQ4x4"])
-def test_other_kinds_have_no_codes_that_stand_by_themselves(kind: str) -> None:
-    assert RowQuantizer.of(trained(kind)) is None
+@pytest.mark.parametrize("index_type", ["IVF4,SQ8", "HNSW8", "OPQ4,IVF4,PQ4x4fs", "IVF4,PQ4x4"])
+def test_other_kinds_have_no_codes_that_stand_by_themselves(index_type: str) -> None:
+    assert RowQuantizer.from_ann(trained(index_type)) is None
 
 
 def test_a_coder_does_not_keep_the_segment_that_it_comes_from() -> None:
     ann = trained()
-    held, made = weakref.ref(ann), RowQuantizer.of(ann)
+    held, made = weakref.ref(ann), RowQuantizer.from_ann(ann)
     assert made is not None
     del ann
     gc.collect()
@@ -96,12 +96,14 @@ def test_a_search_for_more_than_there_are_leaves_places_over() -> None:
     assert sorted(numbers[0][numbers[0] >= 0].tolist()) == [0, 1, 2]
 
 
-async def coded(growing: int, kind: str = KIND) -> Index:
+async def coded(growing: int, index_type: str = KIND) -> Index:
     """400 sealed rows, and as many growing ones with codes."""
     index = new_index(512)
     index.apply(batch(*(put(n, f"i{n:04}", row) for n, row in enumerate(vectors(400, seed=1)))))
     merge = index.begin_merge("images")
-    index.commit_merge("images", merge, await built(index, "images", merge, new_spill(), kind))
+    index.commit_merge(
+        "images", merge, await built(index, "images", merge, new_spill(), index_type)
+    )
     index.enable_growing_codes()
     rows = vectors(growing, seed=2)
     index.apply(batch(*(put(400 + n, f"g{n:04}", row) for n, row in enumerate(rows))))

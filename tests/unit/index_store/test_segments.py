@@ -90,13 +90,13 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("index_type", KINDS)
 async def test_a_rebuilt_index_answers_as_before(
-    kind: str, model: dict[str, tuple[Vectors, str | None]]
+    index_type: str, model: dict[str, tuple[Vectors, str | None]]
 ) -> None:
     index = grown()
     digests, before = index.digests(), index.view
-    done = await MergeRunner(new_spill(), kind=kind).run(index, "images")
+    done = await MergeRunner(new_spill(), index_type=index_type).run(index, "images")
     assert done.rows == ROWS
     table = index.segments_of("images")
     assert (len(table.sealed_segments), len(table.growing_segments)) == (1, 0)
@@ -140,7 +140,7 @@ async def test_what_dies_before_and_after_a_new_segment_catches_up_is_dead_in_it
 async def test_what_a_filter_admits_is_known_only_of_the_rows_it_was_asked_of() -> None:
     """A filter asked again is cheap, and forgets nothing that changed in between."""
     index = grown()
-    await MergeRunner(new_spill(), kind="IVF16,SQ8").run(index, "images")
+    await MergeRunner(new_spill(), index_type="IVF16,SQ8").run(index, "images")
     condition = parse({"eq": {"hundredth": 7}})
     query = VectorQuery("images", clustered(1, 5)[0], k=100, filter=condition)
     assert index.view.cost_ms(query, 0.95) == float("inf")
@@ -184,7 +184,7 @@ async def test_a_filtered_search_finds_k_where_there_are_k(
     model: dict[str, tuple[Vectors, str | None]],
 ) -> None:
     index = grown()
-    await MergeRunner(new_spill(), kind="IVF16,SQ8").run(index, "images")
+    await MergeRunner(new_spill(), index_type="IVF16,SQ8").run(index, "images")
     # Some are dead, and some grow beside the segment.
     gone = [record(ROWS + n, f"i{n:04}", None) for n in range(0, 300, 3)]
     index.apply(batch(*gone))
@@ -228,8 +228,8 @@ def filters_near(cluster: int) -> Mapping[str, Filter | None]:
     return {"none": None, **{name: parse(one) for name, one in conditions.items()}}
 
 
-@pytest.mark.parametrize("kind", ["IVF16,SQ8", "IVF,PQ8x4fs", "HNSW16"])
-async def test_a_filtered_search_reaches_the_recall_wherever_its_rows_are(kind: str) -> None:
+@pytest.mark.parametrize("index_type", ["IVF16,SQ8", "IVF,PQ8x4fs", "HNSW16"])
+async def test_a_filtered_search_reaches_the_recall_wherever_its_rows_are(index_type: str) -> None:
     """Independent of the query, where the query is, and everywhere but there."""
     index, count, target = new_index(1024), 2 * ROWS, 0.95
     where = clusters(count, 1).tolist()
@@ -241,7 +241,7 @@ async def test_a_filtered_search_reaches_the_recall_wherever_its_rows_are(kind: 
             )
         )
     )
-    await MergeRunner(new_spill(), kind=kind).run(index, "images")
+    await MergeRunner(new_spill(), index_type=index_type).run(index, "images")
     # Every tenth is dead, and all around one centre.
     dead = [n for n in range(count) if n % 10 == 0 or where[n] == 5]
     index.apply(batch(*(record(count + n, f"i{gone:04}", None) for n, gone in enumerate(dead))))
@@ -261,7 +261,11 @@ async def test_a_filtered_search_reaches_the_recall_wherever_its_rows_are(kind: 
             if part.ann.is_cheaper_than_scan(selection.count, 27, selection.share, target):
                 through_the_index.add(name)
     assert through_the_index >= {"none", "all but its own"}
-    assert kind == "HNSW16" or through_the_index >= {"half", "half, its own", "half, the other"}
+    assert index_type == "HNSW16" or through_the_index >= {
+        "half",
+        "half, its own",
+        "half, the other",
+    }
     reached = {name: float(np.mean(some)) for name, some in recalls.items()}
     assert min(reached.values()) >= target - 0.02, reached
 
@@ -283,7 +287,7 @@ async def test_a_min_score_does_not_hide_rows_that_a_filter_left_far_away() -> N
             )
         )
     )
-    await MergeRunner(new_spill(), kind="IVF32,SQ8").run(index, "images")
+    await MergeRunner(new_spill(), index_type="IVF32,SQ8").run(index, "images")
     [segment] = index.segments_of("images").sealed_segments
     assert segment.ann is not None
     segment.ann.points = [OperatingPoint(1, 1, 0.95, 0.1)]
@@ -297,7 +301,9 @@ async def test_a_min_score_does_not_hide_rows_that_a_filter_left_far_away() -> N
 
 async def test_what_changes_during_a_rebuild_is_not_lost() -> None:
     index = grown(600)
-    rebuilding = asyncio.create_task(MergeRunner(new_spill(), kind="IVF4,SQ8").run(index, "images"))
+    rebuilding = asyncio.create_task(
+        MergeRunner(new_spill(), index_type="IVF4,SQ8").run(index, "images")
+    )
     fresh, changed = vectors(300, seed=4), 0
     while not rebuilding.done():
         at = index.positions[IMAGES]
@@ -332,7 +338,7 @@ async def test_what_changes_during_a_rebuild_is_not_lost() -> None:
 
 
 async def test_a_sealed_segment_comes_back_from_a_snapshot_with_its_index_and_tuning() -> None:
-    index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    index, rebuilder = grown(), MergeRunner(new_spill(), index_type="IVF16,SQ8", scanned_rows=200)
     await rebuilder.run(index, "images")
     at = index.positions[IMAGES]
     rows = clustered(250, 7)
@@ -351,7 +357,9 @@ async def test_a_sealed_segment_comes_back_from_a_snapshot_with_its_index_and_tu
         index.segments_of("images").sealed_segments,
         restored.segments_of("images").sealed_segments,
     )
-    assert [one.kind for one in after] == [one.kind for one in before] == ["IVF16,SQ8"] * 2
+    assert (
+        [one.index_type for one in after] == [one.index_type for one in before] == ["IVF16,SQ8"] * 2
+    )
     for one, other in zip(before, after, strict=True):
         assert one.ann is not None
         assert other.ann is not None
@@ -368,7 +376,9 @@ async def test_a_failed_rebuild_leaves_everything_as_it_was(tmp_path: Path) -> N
     index = grown(500)
     digests, parts = index.digests(), index.view.readers["images"]
     with pytest.raises(RebuildFailed, match="images: the building process ended with 1: "):
-        await MergeRunner(SegmentFileStore(tmp_path), kind="IVF4,Nonsense").run(index, "images")
+        await MergeRunner(SegmentFileStore(tmp_path), index_type="IVF4,Nonsense").run(
+            index, "images"
+        )
     # Only the rows that it began with are still there, for the next one.
     assert {path.name for path in tmp_path.iterdir()} == {f"{p.uid}-{len(p.rows)}" for p in parts}
     assert index.digests() == digests
@@ -376,13 +386,13 @@ async def test_a_failed_rebuild_leaves_everything_as_it_was(tmp_path: Path) -> N
     index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
     assert index.count("images") == 499
     # And the next one may succeed.
-    assert (await MergeRunner(new_spill(), kind="Flat").run(index, "images")).rows == 499
+    assert (await MergeRunner(new_spill(), index_type="Flat").run(index, "images")).rows == 499
 
 
 async def test_a_cancelled_rebuild_ends_its_process_and_leaves_no_files(tmp_path: Path) -> None:
     index = grown(500)
     rebuilding = asyncio.create_task(
-        MergeRunner(SegmentFileStore(tmp_path), kind="IVF4,SQ8").run(index, "images")
+        MergeRunner(SegmentFileStore(tmp_path), index_type="IVF4,SQ8").run(index, "images")
     )
     while not list(tmp_path.rglob("spec.json")):
         await asyncio.sleep(0.01)
@@ -391,7 +401,7 @@ async def test_a_cancelled_rebuild_ends_its_process_and_leaves_no_files(tmp_path
         await rebuilding
     assert not list(tmp_path.rglob("spec.json"))
     assert len(index.segments_of("images").sealed_segments) == 0
-    assert (await MergeRunner(new_spill(), kind="Flat").run(index, "images")).rows == 500
+    assert (await MergeRunner(new_spill(), index_type="Flat").run(index, "images")).rows == 500
 
 
 async def test_everything_deleted_leaves_no_segment() -> None:
@@ -409,7 +419,7 @@ def test_a_rebuild_is_due_when_many_rows_are_scanned() -> None:
 
 
 async def test_growing_rows_get_an_index_trained_like_the_largest() -> None:
-    index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    index, rebuilder = grown(), MergeRunner(new_spill(), index_type="IVF16,SQ8", scanned_rows=200)
     table = index.segments_of("images")
     await rebuilder.run(index, "images")
     sizes = []
@@ -421,7 +431,7 @@ async def test_growing_rows_get_an_index_trained_like_the_largest() -> None:
         assert plan.reason == "220 growing rows"
         await rebuilder.run(index, "images", plan)
         assert table.growing_rows == 0
-        assert {segment.kind for segment in table.sealed_segments} == {"IVF16,SQ8"}
+        assert {segment.index_type for segment in table.sealed_segments} == {"IVF16,SQ8"}
         sizes.append(sorted(segment.capacity for segment in table.sealed_segments))
     # Small ones are merged as they come, the large one is left alone.
     assert sizes == [[220, 3000], [440, 3000], [660, 3000], [220, 660, 3000]]
@@ -477,7 +487,7 @@ def may_go_on(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
 async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile(
     may_go_on: asyncio.Event,
 ) -> None:
-    index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    index, rebuilder = grown(), MergeRunner(new_spill(), index_type="IVF16,SQ8", scanned_rows=200)
     table = index.segments_of("images")
     await rebuilder.run(index, "images")
     digests = index.digests()
@@ -511,7 +521,7 @@ async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile(
 async def test_an_index_that_finds_less_than_when_it_was_built_is_not_swapped_in(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8")
+    index, rebuilder = grown(), MergeRunner(new_spill(), index_type="IVF16,SQ8")
     run_child = rebuild_module._run_child
 
     async def with_other_codes(path: Path, spec: BuildSpec) -> None:
@@ -532,7 +542,7 @@ async def test_an_index_that_finds_less_than_when_it_was_built_is_not_swapped_in
 
 
 async def test_a_large_rebuild_waits_for_a_small_one_so_that_it_takes_up_everything() -> None:
-    index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    index, rebuilder = grown(), MergeRunner(new_spill(), index_type="IVF16,SQ8", scanned_rows=200)
     table = index.segments_of("images")
     await rebuilder.run(index, "images")
     at = index.positions[IMAGES]
@@ -550,7 +560,7 @@ async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(
     """Of the small segment that it names: taken by the large rebuild, or gone with its swap."""
     index, spill = grown(), new_spill()
     rebuilder, table = (
-        MergeRunner(spill, kind="IVF16,SQ8", scanned_rows=200),
+        MergeRunner(spill, index_type="IVF16,SQ8", scanned_rows=200),
         index.segments_of("images"),
     )
     await rebuilder.run(index, "images")
@@ -594,7 +604,7 @@ async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(
 
 async def test_a_plan_whose_rows_were_all_taken_builds_nothing() -> None:
     """Both wait for a small rebuild that is under way, the large one first."""
-    index, rebuilder = grown(), MergeRunner(new_spill(), kind="IVF16,SQ8", scanned_rows=200)
+    index, rebuilder = grown(), MergeRunner(new_spill(), index_type="IVF16,SQ8", scanned_rows=200)
     await rebuilder.run(index, "images")
     at = index.positions[IMAGES]
     index.apply(batch(*(put(at + n, f"s{n}", row) for n, row in enumerate(clustered(220, 7)))))
@@ -612,7 +622,7 @@ async def test_a_plan_whose_rows_were_all_taken_builds_nothing() -> None:
 
 
 async def test_a_segment_with_many_dead_rows_is_rebuilt() -> None:
-    index, rebuilder = grown(500), MergeRunner(new_spill(), kind="IVF4,SQ8", scanned_rows=10)
+    index, rebuilder = grown(500), MergeRunner(new_spill(), index_type="IVF4,SQ8", scanned_rows=10)
     await rebuilder.run(index, "images")
     assert rebuilder.due_merge(index, "images") is None
     at = index.positions[IMAGES]
@@ -624,11 +634,11 @@ async def test_a_segment_with_many_dead_rows_is_rebuilt() -> None:
     assert rebuilder.due_merge(index, "images") is None
 
 
-@pytest.mark.parametrize("kind", ["IVF32,SQ8", "IVF2,PQ4", "HNSW8_PQ4", "OPQ4,IVF2,PQ4x4fs"])
-async def test_too_few_rows_for_the_kind_that_was_told_are_scanned(kind: str) -> None:
+@pytest.mark.parametrize("index_type", ["IVF32,SQ8", "IVF2,PQ4", "HNSW8_PQ4", "OPQ4,IVF2,PQ4x4fs"])
+async def test_too_few_rows_for_the_kind_that_was_told_are_scanned(index_type: str) -> None:
     index, query = grown(30), VectorQuery("images", clustered(1, 2)[0])
     [before] = index.view.search([query])
-    await MergeRunner(new_spill(), kind=kind).run(index, "images")
+    await MergeRunner(new_spill(), index_type=index_type).run(index, "images")
     [segment] = index.segments_of("images").sealed_segments
     assert segment.ann is None
     assert index.view.search([query], recall=0.95) == [before]
@@ -638,7 +648,7 @@ def test_the_file_of_vectors_is_one_that_faiss_reads(tmp_path: Path) -> None:
     rows = vectors(20)
     path = tmp_path / "v"
     path.write_bytes(flat.file_head(SPACE.dim, 20) + rows.tobytes())
-    assert np.array_equal(flat.vectors(flat.mapped_index(path, SPACE.dim, 20)), rows)
+    assert np.array_equal(flat.index_vectors(flat.mapped_index(path, SPACE.dim, 20)), rows)
     with pytest.raises(SnapshotRefused, match="want 21 rows of 16, got 20 of 16"):
         flat.mapped_index(path, SPACE.dim, 21)
     path.write_bytes(b"nothing of the kind")
@@ -688,15 +698,15 @@ def test_kinds() -> None:
     assert choice.resolve_index_type("HNSW32", 100_000, 512) == "HNSW32"
 
 
-@pytest.mark.parametrize("kind", ["auto", "Flat", "IVF,SQ8", "OPQ8,IVF,PQ8", "HNSW32_SQ8"])
-def test_kinds_that_can_be(kind: str) -> None:
-    choice.require_index_type(kind, 16)
+@pytest.mark.parametrize("index_type", ["auto", "Flat", "IVF,SQ8", "OPQ8,IVF,PQ8", "HNSW32_SQ8"])
+def test_kinds_that_can_be(index_type: str) -> None:
+    choice.require_index_type(index_type, 16)
 
 
-@pytest.mark.parametrize("kind", ["Nonsense", "IVF,PQ7", "PQ8", "IVF,SQ8,RFlat", "LSH"])
-def test_kinds_that_cannot_be_are_refused_at_the_start(kind: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"TIDELENS_INDEX_KIND.*got '{kind}': "):
-        choice.require_index_type(kind, 16)
+@pytest.mark.parametrize("index_type", ["Nonsense", "IVF,PQ7", "PQ8", "IVF,SQ8,RFlat", "LSH"])
+def test_kinds_that_cannot_be_are_refused_at_the_start(index_type: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"TIDELENS_INDEX_KIND.*got '{index_type}': "):
+        choice.require_index_type(index_type, 16)
 
 
 def test_the_cheapest_point_that_reaches_the_recall_is_taken() -> None:
@@ -707,6 +717,6 @@ def test_the_cheapest_point_that_reaches_the_recall_is_taken() -> None:
     ]
     rows = flat.flat_index(vectors(5))
     ann = AnnIndex("Flat", rows, points, rows)
-    assert ann.at(0.5).effort == 1
-    assert ann.at(0.95).effort == 8
-    assert ann.at(0.999).effort == 8
+    assert ann.point_for(0.5).effort == 1
+    assert ann.point_for(0.95).effort == 8
+    assert ann.point_for(0.999).effort == 8

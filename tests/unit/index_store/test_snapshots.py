@@ -230,7 +230,7 @@ def resealed(store: MemoryBlobStore, name: str, change: Callable[[Any], None]) -
     at = f"{PREFIX}{name}/manifest.json"
     manifest = module.manifests.read_manifest(store.blobs[at])
     change(manifest)
-    store.blobs[at] = module.manifests.sealed(manifest)
+    store.blobs[at] = module.manifests.with_checksum(manifest)
 
 
 def other_space(manifest: Any) -> None:

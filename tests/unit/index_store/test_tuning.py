@@ -55,6 +55,6 @@ def test_the_kind_of_queries_that_is_served_worst_counts() -> None:
 
 def test_fewer_rows_than_are_counted() -> None:
     rows = distinct(7)
-    bars = tuning.bars(rows, rows.astype(np.float32))
+    bars = tuning.recall_thresholds(rows, rows.astype(np.float32))
     worst = (rows.astype(np.float32) @ rows.astype(np.float32).T).min(axis=1)
     np.testing.assert_allclose(bars[:, 0], worst, atol=1e-4)

@@ -28,7 +28,7 @@ from contracts.events.content_event import Content
 from contracts.events.record import TopicPartition
 from contracts.topics import Names
 from streams.devbroker.broker import LocalBroker
-from streams.kafka.event_log import KafkaLog
+from streams.kafka.event_log import KafkaEventLog
 
 CORES = len(os.sched_getaffinity(0))
 # Of the run, what passes before the clock starts: batches grow to their size.
@@ -103,7 +103,7 @@ class Turns:
         self._parts: list[dict[str, float]] = []
         self._records, self._seconds = 0, 0.0
 
-    async def take(self, log: KafkaLog, names: Names, contents: Sequence[Content]) -> None:
+    async def take(self, log: KafkaEventLog, names: Names, contents: Sequence[Content]) -> None:
         if not self._parts:
             self._parts.append(await asyncio.to_thread(self._measured))
         records, seconds = await _through(log, names, contents)
@@ -238,7 +238,9 @@ def _flags() -> set[str]:
     return set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
 
 
-async def _through(log: KafkaLog, names: Names, contents: Sequence[Content]) -> tuple[int, float]:
+async def _through(
+    log: KafkaEventLog, names: Names, contents: Sequence[Content]
+) -> tuple[int, float]:
     """Records and seconds, from when `WARM` of them stand in the embeddings to when all do."""
     target = contents[0].target
     partitions = [TopicPartition(names.embeddings(target), n) for n in range(PARTITIONS)]

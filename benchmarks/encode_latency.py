@@ -30,8 +30,8 @@ from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings
 from contracts.topics import Names
 from streams.devbroker.broker import LocalBroker
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaLog
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaEventLog
 
 LOADS = (0.1, 0.5, 0.9)
 # In turns with a worker without transactions, since the machine is not the same at all times.
@@ -74,7 +74,7 @@ async def measure(
 
 
 async def _encoded(
-    log: KafkaLog, names: Names, worker: Worker, seconds: float
+    log: KafkaEventLog, names: Names, worker: Worker, seconds: float
 ) -> tuple[list[dict[str, Any]], list[Goal]]:
     jpegs = vit_b32.jpegs()
     await _arrivals(log, names, vit_b32.pictures(64, jpegs, "warm"), None)
@@ -117,7 +117,7 @@ async def _encoded(
 
 
 async def _cost_of_transactions(
-    log: KafkaLog, names: Names, plain: Names, rows: list[dict[str, Any]], seconds: float
+    log: KafkaEventLog, names: Names, plain: Names, rows: list[dict[str, Any]], seconds: float
 ) -> tuple[list[dict[str, Any]], Goal]:
     """Of captions, whose transactions are many for the time that encoding them takes."""
     per_s = next(row["per_s"] for row in rows if row["what"] == "captions, as fast as it goes")
@@ -149,14 +149,14 @@ def _transaction_ms(before: dict[str, float], after: dict[str, float]) -> float:
     return 1000 * more("tidelens_encode_transaction_seconds_sum") / count
 
 
-async def _rate(log: KafkaLog, names: Names, contents: Sequence[Content]) -> float:
+async def _rate(log: KafkaEventLog, names: Names, contents: Sequence[Content]) -> float:
     began = time.perf_counter()
     await _arrivals(log, names, contents, None)
     return len(contents) / (time.perf_counter() - began)
 
 
 async def _arrivals(
-    log: KafkaLog, names: Names, contents: Sequence[Content], rate: float | None
+    log: KafkaEventLog, names: Names, contents: Sequence[Content], rate: float | None
 ) -> list[float]:
     """Seconds from the publication of each to its committed embedding, in order of the latter.
 
@@ -183,7 +183,7 @@ async def _arrivals(
 
 
 async def _publish(
-    log: KafkaLog,
+    log: KafkaEventLog,
     names: Names,
     contents: Sequence[Content],
     rate: float | None,
@@ -210,8 +210,8 @@ async def _queried(running: System, seconds: float) -> tuple[list[dict[str, Any]
     await _searches(running, seconds / 4, "warm")
     quiet = await _searches(running, seconds, "quiet")
     names = Names("tidelens.", running.space)
-    connection = Connection(running.brokers, KafkaSettings())
-    async with KafkaLog.open(
+    connection = KafkaConnection(running.brokers, KafkaSettings())
+    async with KafkaEventLog.open(
         connection,
         partition_of=partitioner("murmur2"),
         record_bytes_max=RECORD_BYTES_MAX,

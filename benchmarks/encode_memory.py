@@ -28,7 +28,7 @@ from contracts.events.content_event import Content, content_record
 from contracts.events.record import OutRecord, TopicPartition
 from contracts.topics import TARGETS, Names
 from streams.devbroker.broker import LocalBroker
-from streams.kafka.event_log import KafkaLog
+from streams.kafka.event_log import KafkaEventLog
 
 # Unlike the others never superseded, and in every partition: when these are encoded, all are.
 LAST, _LAST = 64, "last/"
@@ -91,7 +91,7 @@ async def _watched(worker: Worker) -> list[dict[str, int]]:
     return samples
 
 
-async def _through(log: KafkaLog, names: Names, count: int) -> int:
+async def _through(log: KafkaEventLog, names: Names, count: int) -> int:
     """Publish, and wait for all to be answered; how many were refused."""
     outputs = [
         TopicPartition(topic, n)
@@ -116,7 +116,7 @@ async def _through(log: KafkaLog, names: Names, count: int) -> int:
         await reader.close()
 
 
-async def _publish(log: KafkaLog, names: Names, count: int) -> int:
+async def _publish(log: KafkaEventLog, names: Names, count: int) -> int:
     records, refused = _records(names, count), 0
     while True:
         chunk = []

@@ -19,9 +19,9 @@ from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings
 from contracts.supervision.children import module_command
 from contracts.topics import Names, topic_specs
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaLog
-from streams.topics.admin import create
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaEventLog
+from streams.topics.admin import create_topics
 
 PARTITIONS = 4
 RECORD_BYTES_MAX = 4 * 2**20
@@ -30,12 +30,12 @@ RECORD_BYTES_MAX = 4 * 2**20
 @asynccontextmanager
 async def topics(
     brokers: str, space: str, prefix: str = "tidelens."
-) -> AsyncIterator[tuple[KafkaLog, Names]]:
-    connection, names = Connection(brokers, KafkaSettings()), Names(prefix, space)
+) -> AsyncIterator[tuple[KafkaEventLog, Names]]:
+    connection, names = KafkaConnection(brokers, KafkaSettings()), Names(prefix, space)
     specs = topic_specs(names, partitions=PARTITIONS, content_bytes_max=RECORD_BYTES_MAX)
-    await create(connection, specs, replication_factor=1, min_insync_replicas=1)
+    await create_topics(connection, specs, replication_factor=1, min_insync_replicas=1)
     partition_of = partitioner("murmur2")
-    async with KafkaLog.open(
+    async with KafkaEventLog.open(
         connection, partition_of=partition_of, record_bytes_max=RECORD_BYTES_MAX
     ) as log:
         yield log, names
@@ -98,7 +98,7 @@ async def encoder(
         await process.wait()
 
 
-async def publish(log: KafkaLog, names: Names, contents: Sequence[Content]) -> None:
+async def publish(log: KafkaEventLog, names: Names, contents: Sequence[Content]) -> None:
     topic = names.content(contents[0].target)
     for start in range(0, len(contents), 200):
         await log.publish([content_record(topic, c) for c in contents[start : start + 200]])

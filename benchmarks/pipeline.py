@@ -24,8 +24,8 @@ from contracts.events.content_event import Content, content_record
 from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings
 from contracts.topics import TARGETS, Names, Target
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaLog
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaEventLog
 
 _VOCABULARY = (
     "a red blue green small large dog cat horse bicycle train boat child woman man running sitting "
@@ -71,7 +71,9 @@ async def until_searchable(running: System, target: Target, count: int) -> None:
         await asyncio.sleep(0.1)
 
 
-async def bulk(running: System, log: KafkaLog, names: Names, contents: Sequence[Content]) -> float:
+async def bulk(
+    running: System, log: KafkaEventLog, names: Names, contents: Sequence[Content]
+) -> float:
     """Items a second from the first publish to the last searchable."""
     target = contents[0].target
     before = (await running.client.get("/v1/status"))["items"][target]
@@ -128,7 +130,9 @@ def bare_encoder(contents: Sequence[Content]) -> float:
     return len(contents) / (time.monotonic() - began)
 
 
-async def light(running: System, log: KafkaLog, names: Names) -> tuple[list[float], list[float]]:
+async def light(
+    running: System, log: KafkaEventLog, names: Names
+) -> tuple[list[float], list[float]]:
     """Seconds from publishing a caption until it is searchable, and until it is pushed."""
     searchable, pushed = [], []
     arrived: dict[str, asyncio.Future[float]] = {}
@@ -185,8 +189,8 @@ async def measure(text_count: int, image_count: int) -> tuple[list[dict[str, Any
     rows: list[dict[str, Any]] = []
     async with system() as running:
         names = Names("tidelens.", running.space)
-        connection = Connection(running.brokers, KafkaSettings())
-        async with KafkaLog.open(
+        connection = KafkaConnection(running.brokers, KafkaSettings())
+        async with KafkaEventLog.open(
             connection, partition_of=partitioner("murmur2"), record_bytes_max=4 * 2**20
         ) as log:
             share = await idle(running)

@@ -41,8 +41,8 @@ from contracts.topics import TARGETS
 from index_store.search.searcher import AppliedFeed, LocalSearcher
 from index_store.storage.local import LocalBlobStore
 from streams.devbroker.broker import LocalBroker
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaLog
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaEventLog
 from tidelens.process.clock import SystemClock
 from tidelens.runtime.maintainer import make_maintainer
 
@@ -52,7 +52,7 @@ _ROUNDS = 3
 _HEAD_BYTES = 16
 
 
-async def fill(connection: Connection, log: KafkaLog, count: int) -> None:
+async def fill(connection: KafkaConnection, log: KafkaEventLog, count: int) -> None:
     """`count` embeddings of pictures; nothing in the other topic."""
     async with connection.admin() as admin:
         await admin.create_topics(
@@ -80,7 +80,7 @@ async def fill(connection: Connection, log: KafkaLog, count: int) -> None:
         await log.publish(records)
 
 
-async def maintained(connection: Connection, log: KafkaLog, settings: Settings) -> int:
+async def maintained(connection: KafkaConnection, log: KafkaEventLog, settings: Settings) -> int:
     """Tidelens: from an empty state until it answers (invariant 8); items."""
     searcher = LocalSearcher()
     clock = SystemClock()
@@ -101,7 +101,7 @@ async def maintained(connection: Connection, log: KafkaLog, settings: Settings) 
     return searcher.count("images")
 
 
-async def plain(connection: Connection) -> int:
+async def plain(connection: KafkaConnection) -> int:
     """What somebody would write who needs no deletes, offsets, digests or concurrent readers."""
     consumer = AIOKafkaConsumer(
         **connection.client_options(),
@@ -140,7 +140,7 @@ async def plain(connection: Connection) -> int:
 async def once(system: str, brokers: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(brokers=brokers, data=Path(folder), topic_prefix="bench.")
-        connection = Connection(brokers, KafkaSettings())
+        connection = KafkaConnection(brokers, KafkaSettings())
         before = psutil.Process().memory_info().rss
         began = time.perf_counter()
         if system == "plain":
@@ -153,8 +153,8 @@ async def once(system: str, brokers: str) -> dict[str, Any]:
         return {"items": items, "seconds": seconds, "memory_MB": memory}
 
 
-def opened(connection: Connection) -> Any:
-    return KafkaLog.open(
+def opened(connection: KafkaConnection) -> Any:
+    return KafkaEventLog.open(
         connection, partition_of=partitioner("murmur2"), record_bytes_max=4 * 1024 * 1024
     )
 
@@ -165,7 +165,7 @@ async def measure(count: int) -> list[dict[str, Any]]:
         broker = LocalBroker(Path(folder))
         brokers = await broker.start()
         try:
-            connection = Connection(brokers, KafkaSettings())
+            connection = KafkaConnection(brokers, KafkaSettings())
             async with opened(connection) as log:
                 await fill(connection, log, count)
             found: dict[str, list[dict[str, Any]]] = {"plain": [], "tidelens": []}

@@ -17,7 +17,7 @@ from streams.ownership import kafka_ownership
 from tidelens.__main__ import main
 
 
-class _Session(kafka_ownership._Session):
+class _Session(kafka_ownership._OwnershipSession):
     def _producer(self, partition: TopicPartition) -> AIOKafkaProducer:
         return AIOKafkaProducer(
             **self._owner._connection.client_options(),
@@ -46,5 +46,5 @@ class _Session(kafka_ownership._Session):
 
 
 if __name__ == "__main__":
-    kafka_ownership._Session = _Session  # type: ignore[misc]
+    kafka_ownership._OwnershipSession = _Session  # type: ignore[misc]
     main()

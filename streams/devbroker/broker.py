@@ -24,7 +24,7 @@ from contracts.user_folders import make_private
 from streams.devbroker.guard import LOCK_TAKEN
 from streams.devbroker.jars import kafka_classpath
 from streams.devbroker.ports import BrokerPorts
-from streams.kafka.connection import Connection
+from streams.kafka.connection import KafkaConnection
 
 log = structlog.get_logger(__name__)
 
@@ -268,7 +268,7 @@ class LocalBroker:
 
     async def _answered(self) -> None:
         assert self._guard is not None
-        connection = Connection(self.bootstrap, KafkaSettings(security_protocol="PLAINTEXT"))
+        connection = KafkaConnection(self.bootstrap, KafkaSettings(security_protocol="PLAINTEXT"))
         ended = asyncio.create_task(self._guard.wait())
         try:
             async with asyncio.timeout(_START_S):

@@ -46,7 +46,7 @@ def main() -> int:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            preexec_fn=_end_with_us,
+            preexec_fn=_die_with_parent,
         )
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -59,7 +59,7 @@ def main() -> int:
     return 128 - code if code < 0 else code
 
 
-def _end_with_us() -> None:
+def _die_with_parent() -> None:
     """Run in the command's process: if we are killed, nothing else would end it."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 

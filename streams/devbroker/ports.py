@@ -16,7 +16,7 @@ from contracts.errors import DataDirNotWritable, PortInUse
 _HOST = "127.0.0.1"
 
 
-class HeldPorts:
+class ReservedPorts:
     """Ports on loopback, held until `close`."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class HeldPorts:
 class BrokerPorts:
     """The ports of one Kafka: its own, its controller's and its SASL listener's."""
 
-    def __init__(self, held: HeldPorts, broker: int, controller: int, sasl: int) -> None:
+    def __init__(self, held: ReservedPorts, broker: int, controller: int, sasl: int) -> None:
         self._held = held
         self.broker = broker
         self.controller = controller
@@ -58,7 +58,7 @@ class BrokerPorts:
         Port 0 means the port of its last start if that is free, so that clients find it again, or
         else any free one. Raises DataDirNotWritable, PortInUse.
         """
-        held = HeldPorts()
+        held = ReservedPorts()
         try:
             return cls(held, _chosen(held, data_dir, port), _free(held), _free(held))
         except BaseException:
@@ -73,7 +73,7 @@ class BrokerPorts:
         self._held.close()
 
 
-def _chosen(held: HeldPorts, data_dir: Path, port: int) -> int:
+def _chosen(held: ReservedPorts, data_dir: Path, port: int) -> int:
     if port:
         if held.take(port) is None:
             raise PortInUse(f"port {port} for Kafka is in use")
@@ -93,7 +93,7 @@ def _last(data_dir: Path) -> int:
         ) from None
 
 
-def _free(held: HeldPorts) -> int:
+def _free(held: ReservedPorts) -> int:
     port = held.take()
     if port is None:
         raise PortInUse("no port on loopback is free for Kafka")

@@ -25,7 +25,7 @@ _SOON = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordi
 T = TypeVar("T")
 
 
-async def when_ready(ask: Callable[[], Awaitable[T]]) -> T:
+async def ask_coordinator(ask: Callable[[], Awaitable[T]]) -> T:
     """What `ask` answers once the coordinator does, asked for up to five seconds.
 
     Raises the coordinator's error after that, and any other at once.
@@ -40,7 +40,7 @@ async def when_ready(ask: Callable[[], Awaitable[T]]) -> T:
     raise AssertionError("unreachable")
 
 
-def raise_for(code: int) -> None:
+def raise_for_code(code: int) -> None:
     """Raise the KafkaError of a code that is not 0."""
     if code:
         error: type[KafkaError] = for_code(code)

@@ -9,13 +9,13 @@ from aiokafka.protocol.admin import DeleteGroupsRequest
 from contracts.errors import ConfigurationError
 from contracts.groups import GroupName
 from contracts.topics import Names
-from streams.groups.coordinator import raise_for, when_ready
-from streams.groups.members import groups_listed, members_of
-from streams.kafka.connection import Connection
+from streams.groups.coordinator import ask_coordinator, raise_for_code
+from streams.groups.members import count_members, list_groups
+from streams.kafka.connection import KafkaConnection
 
 
-async def forget(
-    connection: Connection, prefix: str, group: str, *, spaces: Collection[str]
+async def delete_retired_groups(
+    connection: KafkaConnection, prefix: str, group: str, *, spaces: Collection[str]
 ) -> list[str]:
     """Delete the groups of an index node or of a space's encoders, and return their names.
 
@@ -52,8 +52,8 @@ async def forget(
 
 async def _require_no_node(client: AIOKafkaClient, prefix: str, space: str, group: str) -> None:
     """Refuse while nodes answer in the space, whatever the control topic says."""
-    nodes = await groups_listed(client, f"{Names(prefix, space).bare}.streams.{space}.")
-    members = await members_of(client, nodes) if nodes else {}
+    nodes = await list_groups(client, f"{Names(prefix, space).bare}.streams.{space}.")
+    members = await count_members(client, nodes) if nodes else {}
     if any(members.get(node) != 0 for node in nodes):
         raise ConfigurationError(
             f"group {group}: index nodes of space {space} run; stop them first"
@@ -63,7 +63,7 @@ async def _require_no_node(client: AIOKafkaClient, prefix: str, space: str, grou
 async def deleted_group(client: AIOKafkaClient, group: str) -> bool:
     """Return whether it was there. Raises NonEmptyGroup, since brokers refuse one with members."""
     try:
-        await when_ready(lambda: _delete(client, group))
+        await ask_coordinator(lambda: _delete(client, group))
     except GroupIdNotFound:
         return False
     except GroupAuthorizationFailedError:
@@ -77,4 +77,4 @@ async def _delete(client: AIOKafkaClient, group: str) -> None:
     coordinator = await client.coordinator_lookup(CoordinationType.GROUP, group)
     response = await client.send(coordinator, DeleteGroupsRequest([group]))
     for _, code in response.results:
-        raise_for(code)
+        raise_for_code(code)

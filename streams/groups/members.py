@@ -14,8 +14,8 @@ from aiokafka.protocol.admin import (
 )
 from aiokafka.protocol.api import Request
 
-from streams.groups.coordinator import raise_for, when_ready
-from streams.kafka.connection import Connection
+from streams.groups.coordinator import ask_coordinator, raise_for_code
+from streams.kafka.connection import KafkaConnection
 
 _Struct: TypeAlias = DescribeGroupsRequest_v0 | DescribeGroupsRequest_v1 | DescribeGroupsRequest_v2
 
@@ -32,10 +32,10 @@ class _DescribeGroups(Request[_Struct]):  # type: ignore[misc, unused-ignore]
         return request_struct_class(self._groups)
 
 
-async def group_members(connection: Connection, group: str) -> int:
+async def group_members(connection: KafkaConnection, group: str) -> int:
     """0 for a group that does not exist. A killed member counts until its session times out."""
     async with connection.admin() as admin:
-        return await when_ready(lambda: _members(admin, group))
+        return await ask_coordinator(lambda: _members(admin, group))
 
 
 async def _members(admin: AIOKafkaAdminClient, group: str) -> int:
@@ -43,11 +43,11 @@ async def _members(admin: AIOKafkaAdminClient, group: str) -> int:
     groups = [described for answer in answers for described in answer.groups]
     # Error, group, state, protocol type, protocol, members.
     for described in groups:
-        raise_for(described[0])
+        raise_for_code(described[0])
     return sum(len(described[5]) for described in groups)
 
 
-async def groups_listed(client: AIOKafkaClient, prefix: str) -> list[str]:
+async def list_groups(client: AIOKafkaClient, prefix: str) -> list[str]:
     """Return the groups that begin with `prefix` and that we may describe, in order."""
     asked = (client.send(node, ListGroupsRequest()) for node in _nodes(client))
     answers = await asyncio.gather(*asked)
@@ -55,7 +55,7 @@ async def groups_listed(client: AIOKafkaClient, prefix: str) -> list[str]:
     return sorted(group for group in listed if group.startswith(prefix))
 
 
-async def members_of(client: AIOKafkaClient, groups: Collection[str]) -> Mapping[str, int]:
+async def count_members(client: AIOKafkaClient, groups: Collection[str]) -> Mapping[str, int]:
     """Return how many members each group has, 0 for one that does not exist.
 
     Each broker gets one request, and a group's coordinator answers. A group is left out where no

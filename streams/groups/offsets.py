@@ -12,7 +12,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from contracts.errors import ConfigurationError
 from contracts.events.record import TopicPartition
-from streams.groups.coordinator import raise_for, when_ready
+from streams.groups.coordinator import ask_coordinator, raise_for_code
 
 
 async def group_offsets(
@@ -23,7 +23,7 @@ async def group_offsets(
     Raises KafkaError when the broker does not say, which is not the same as an empty answer.
     """
     try:
-        return await when_ready(lambda: _ask(client, group))
+        return await ask_coordinator(lambda: _ask(client, group))
     except GroupAuthorizationFailedError:
         raise ConfigurationError(
             f"group {group}: we may not read it; `tidelens topics print` shows the ACLs"
@@ -34,11 +34,11 @@ async def _ask(client: AIOKafkaClient, group: str) -> dict[TopicPartition, Offse
     coordinator = await client.coordinator_lookup(CoordinationType.GROUP, group)
     # None: every partition that the group has an offset for.
     response = await client.send(coordinator, OffsetFetchRequest(group, None))
-    raise_for(getattr(response, "error_code", 0))
+    raise_for_code(getattr(response, "error_code", 0))
     offsets = {}
     for topic, partitions in response.topics:
         for number, offset, metadata, code in partitions:
-            raise_for(code)
+            raise_for_code(code)
             if offset >= 0:
                 offsets[TopicPartition(topic, number)] = OffsetAndMetadata(offset, metadata)
     return offsets

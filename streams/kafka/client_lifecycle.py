@@ -46,7 +46,7 @@ async def start_client(client: _Client) -> None:
     try:
         await asyncio.shield(starting)
     except BaseException:
-        await to_its_end(_close_started(client, starting))
+        await run_to_completion(_close_started(client, starting))
         raise
 
 
@@ -58,9 +58,9 @@ async def start_all(clients: Collection[AIOKafkaConsumer | AIOKafkaProducer]) ->
     except BaseException:
         for task in starting:
             task.cancel()
-        await to_its_end(asyncio.wait(starting))
+        await run_to_completion(asyncio.wait(starting))
         for client in clients:
-            await close(client)  # one that was cancelled before it began, say
+            await close_consumer_or_producer(client)  # one that was cancelled before it began, say
         raise
 
 
@@ -77,17 +77,17 @@ async def _close_started(client: _Client, starting: asyncio.Task[None]) -> None:
         await _close_client(client)
 
 
-async def close(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
+async def close_consumer_or_producer(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
     """Stop it, with whatever it has open. Errors go with it; a cancellation waits until then."""
-    await to_its_end(_close(client))
+    await run_to_completion(_close(client))
 
 
-async def close_client(client: AIOKafkaClient | AIOKafkaAdminClient) -> None:
+async def close_kafka_client(client: AIOKafkaClient | AIOKafkaAdminClient) -> None:
     """The same for a plain client and for an admin client."""
-    await to_its_end(_close_client(client))
+    await run_to_completion(_close_client(client))
 
 
-async def to_its_end(closing: Coroutine[object, object, object]) -> None:
+async def run_to_completion(closing: Coroutine[object, object, object]) -> None:
     """Run it whole; a cancellation that comes meanwhile goes on afterwards."""
     task = asyncio.create_task(closing)
     cancelled = False
@@ -101,7 +101,7 @@ async def to_its_end(closing: Coroutine[object, object, object]) -> None:
         raise asyncio.CancelledError
 
 
-async def quietly(closing: Awaitable[object], timeout_s: float | None = None) -> bool:
+async def close_quietly(closing: Awaitable[object], timeout_s: float | None = None) -> bool:
     """Whether it closed in time. What is closed here is being thrown away, errors with it."""
     try:
         async with asyncio.timeout(CLOSE_S if timeout_s is None else timeout_s):
@@ -120,21 +120,21 @@ async def quietly(closing: Awaitable[object], timeout_s: float | None = None) ->
 async def _close(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
     is_producer = isinstance(client, AIOKafkaProducer)
     if is_producer:
-        see_failures(client)
-    if not await quietly(client.stop()):
+        retrieve_exceptions(client)
+    if not await close_quietly(client.stop()):
         for piece in _of_producer(client) if is_producer else _of_consumer(client):
-            await quietly(piece, _REST_S)
-    await quietly(_disconnect(_connecting(client)))
+            await close_quietly(piece, _REST_S)
+    await close_quietly(_disconnect(_connecting(client)))
     if is_producer:
-        await quietly(_end_tasks(client._sender, client._message_accumulator))
+        await close_quietly(_end_tasks(client._sender, client._message_accumulator))
         _fail_unsent(client)
     else:
-        await quietly(_end_tasks(client._coordinator, client._fetcher))
+        await close_quietly(_end_tasks(client._coordinator, client._fetcher))
 
 
 async def _close_client(client: AIOKafkaClient | AIOKafkaAdminClient) -> None:
-    await quietly(client.close())
-    await quietly(_disconnect(_connecting(client)))
+    await close_quietly(client.close())
+    await close_quietly(_disconnect(_connecting(client)))
 
 
 def _connecting(client: _Client) -> AIOKafkaClient:
@@ -155,7 +155,7 @@ async def _disconnect(client: AIOKafkaClient) -> None:
 
 
 def _fail_unsent(producer: AIOKafkaProducer) -> None:
-    see_failures(producer)
+    retrieve_exceptions(producer)
     accumulator = producer._message_accumulator
     # aiokafka takes a batch out of that set once it fails, even one that waits to be sent again.
     accumulator._pending_batches.update(*accumulator._batches.values())
@@ -176,7 +176,7 @@ def _runs_in(task: asyncio.Task[Any], parts: Collection[object]) -> bool:
     return owner is not None and any(owner is part for part in parts)
 
 
-def see_failures(producer: AIOKafkaProducer) -> None:
+def retrieve_exceptions(producer: AIOKafkaProducer) -> None:
     """Look at the errors of futures that aiokafka 0.14 fails itself and may hand to nobody.
 
     These futures are the end of a transaction before which `commit` gave up, the wait for each
@@ -184,17 +184,17 @@ def see_failures(producer: AIOKafkaProducer) -> None:
     errors as never retrieved.
     """
     if producer._txn_manager is not None:
-        when_seen(producer._txn_manager.wait_for_transaction_end())
+        retrieve_exception_of(producer._txn_manager.wait_for_transaction_end())
     accumulator = producer._message_accumulator
     for batches in (*accumulator._batches.values(), accumulator._pending_batches):
         for batch in batches:
-            when_seen(batch._drain_waiter)
-            when_seen(batch.future)
+            retrieve_exception_of(batch._drain_waiter)
+            retrieve_exception_of(batch.future)
             for record, _ in batch._msg_futures:
-                when_seen(record)
+                retrieve_exception_of(record)
 
 
-def when_seen(future: asyncio.Future[Any] | None) -> None:
+def retrieve_exception_of(future: asyncio.Future[Any] | None) -> None:
     """Look at the error of a future in case nobody else does."""
     if future is not None:
         future.add_done_callback(_seen)

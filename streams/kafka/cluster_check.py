@@ -16,12 +16,12 @@ from contracts.errors import BrokerUnavailable, TopicMismatch
 from contracts.events.record import TopicPartition
 from contracts.partitioner import partitioner
 from contracts.topics import TARGETS, Names
-from streams.groups.coordinator import when_ready
-from streams.kafka.connection import CHECK_S, Connection, Named
-from streams.kafka.connection_errors import AWAY, FORBIDDEN, advice, why_not
-from streams.kafka.event_log import KafkaLog
+from streams.groups.coordinator import ask_coordinator
+from streams.kafka.connection import CHECK_S, AdvertisedBroker, KafkaConnection
+from streams.kafka.connection_errors import AWAY, FORBIDDEN, connect_advice, connect_failure
+from streams.kafka.event_log import KafkaEventLog
 from streams.kafka.rebootstrap import FAILURES
-from streams.topics.metadata import FoundTopic, topics_found
+from streams.topics.metadata import TopicDescription, describe_topics
 
 # Kafka's numbers for ACL operations.
 _OPERATIONS = {"Read": 3, "Write": 4, "DescribeConfigs": 10}
@@ -32,7 +32,7 @@ _NAMED_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class OperationResult:
     """The result for one part: what was done, or what failed and why, then what to do.
 
     The two are separated by a semicolon. `missing` is a warning, since only some roles need that
@@ -44,9 +44,9 @@ class Tried:
     missing: str = ""
 
 
-async def tried(
-    connection: Connection, names: Names | None, *, shard: str, replica: str
-) -> list[Tried]:
+async def try_operations(
+    connection: KafkaConnection, names: Names | None, *, shard: str, replica: str
+) -> list[OperationResult]:
     """Try one part after the other, up to the first without which the others cannot work.
 
     `names` is None while there is no model to name groups and topics. Raises BrokerUnavailable.
@@ -62,14 +62,16 @@ async def tried(
         ]
         coordinators = await asyncio.gather(*lookups)
         try:
-            found = await topics_found(client, needs(names), absent_ok=True, rights=True)
+            found = await describe_topics(
+                client, required_operations(names), absent_ok=True, rights=True
+            )
         except TopicMismatch as error:
-            return [*reached, *_merged(coordinators), Tried(missing=str(error))]
+            return [*reached, *_merged(coordinators), OperationResult(missing=str(error))]
     fetched = await _fetched(connection, found)
     return [*reached, *_merged(coordinators), *_rights(names, found), fetched]
 
 
-def needs(names: Names) -> Mapping[str, Mapping[str, str]]:
+def required_operations(names: Names) -> Mapping[str, Mapping[str, str]]:
     """Return the operations needed on each topic, with who needs them."""
     return {
         **{
@@ -93,13 +95,15 @@ def needs(names: Names) -> Mapping[str, Mapping[str, str]]:
     }
 
 
-async def _named(connection: Connection) -> tuple[list[Named], list[Tried]]:
+async def _named(
+    connection: KafkaConnection,
+) -> tuple[list[AdvertisedBroker], list[OperationResult]]:
     """Return every broker that a bootstrap address names, and the addresses that do not answer.
 
     Raises BrokerUnavailable where none does.
     """
 
-    async def ask(host: str, port: int) -> list[Named] | BaseException:
+    async def ask(host: str, port: int) -> list[AdvertisedBroker] | BaseException:
         try:
             async with asyncio.timeout(CHECK_S):
                 return await connection.named_brokers(host, port)
@@ -117,9 +121,10 @@ async def _named(connection: Connection) -> tuple[list[Named], list[Tried]]:
             f"Kafka at {connection.brokers} names no broker yet; try again in a moment"
         )
     silent = [
-        Tried(
-            missing=f"the bootstrap address {host}:{port} does not answer ({why_not(answer)}), but "
-            "another one does; take it out of --brokers, or start the broker there"
+        OperationResult(
+            missing=f"the bootstrap address {host}:{port} does not answer "
+            f"({connect_failure(answer)}), but another one does; take it out of --brokers, or "
+            "start the broker there"
         )
         for (host, port), answer in zip(addresses, answers, strict=True)
         if isinstance(answer, BaseException)
@@ -127,19 +132,23 @@ async def _named(connection: Connection) -> tuple[list[Named], list[Tried]]:
     return list(named.values()), silent
 
 
-async def _reached(connection: Connection, brokers: Collection[Named]) -> list[Tried]:
+async def _reached(
+    connection: KafkaConnection, brokers: Collection[AdvertisedBroker]
+) -> list[OperationResult]:
     at_once = asyncio.Semaphore(_CONNECTING_MAX)
 
-    async def reach(broker: Named) -> Tried | None:
+    async def reach(broker: AdvertisedBroker) -> OperationResult | None:
         async with at_once:
             error = await connection.unreached(broker)
         if error is None:
             return None
-        return Tried(trouble=advice(error, connection.brokers, connection.kafka))
+        return OperationResult(trouble=connect_advice(error, connection.brokers, connection.kafka))
 
     troubles = [each for each in await asyncio.gather(*map(reach, brokers)) if each is not None]
     addresses = [f"{broker.host}:{broker.port}" for broker in brokers][:_NAMED_MAX]
-    return troubles or [Tried(f"{len(brokers)} reached as advertised: {', '.join(addresses)}")]
+    return troubles or [
+        OperationResult(f"{len(brokers)} reached as advertised: {', '.join(addresses)}")
+    ]
 
 
 def _coordinated(names: Names, shard: str, replica: str) -> list[tuple[CoordinationType, str]]:
@@ -156,51 +165,55 @@ def _coordinated(names: Names, shard: str, replica: str) -> list[tuple[Coordinat
 
 
 async def _coordinator(
-    connection: Connection, client: AIOKafkaClient, kind: CoordinationType, key: str
-) -> Tried:
+    connection: KafkaConnection, client: AIOKafkaClient, kind: CoordinationType, key: str
+) -> OperationResult:
     """Only ask for the coordinator: to join or to initialise would disturb a role at work."""
     of_group = kind is CoordinationType.GROUP
     what = f"group {key}" if of_group else f"transactional id {key}"
     try:
-        await when_ready(lambda: client.coordinator_lookup(kind, key))
+        await ask_coordinator(lambda: client.coordinator_lookup(kind, key))
     except FORBIDDEN:
         acls = "`tidelens topics print` shows the ACLs of the role that needs it"
-        return Tried(missing=f"we may not describe {what}; {acls}")
+        return OperationResult(missing=f"we may not describe {what}; {acls}")
     except CoordinatorNotAvailableError:
         topic = "__consumer_offsets" if of_group else "__transaction_state"
         setting = "offsets.topic" if of_group else "transaction.state.log"
-        return Tried(
+        return OperationResult(
             trouble=f"no broker coordinates {what}: the cluster has no {topic}, or no leader for "
             f"it; {setting}.replication.factor must not exceed the number of brokers"
         )
     except AWAY as error:
-        return Tried(trouble=advice(error, connection.brokers, connection.kafka))
+        return OperationResult(trouble=connect_advice(error, connection.brokers, connection.kafka))
     except KafkaError as error:
-        return Tried(trouble=f"no coordinator for {what}: {error!r}; look into the broker's log")
-    return Tried(done=what)
+        return OperationResult(
+            trouble=f"no coordinator for {what}: {error!r}; look into the broker's log"
+        )
+    return OperationResult(done=what)
 
 
-def _merged(coordinators: Collection[Tried]) -> list[Tried]:
+def _merged(coordinators: Collection[OperationResult]) -> list[OperationResult]:
     """Return one line if all were found, or the lines of those that were not."""
-    well = Tried(f"coordinators of {len(coordinators)} groups and transactions found")
+    well = OperationResult(f"coordinators of {len(coordinators)} groups and transactions found")
     return [each for each in coordinators if not each.done] or [well]
 
 
-def _rights(names: Names, found: Mapping[str, FoundTopic]) -> list[Tried]:
+def _rights(names: Names, found: Mapping[str, TopicDescription]) -> list[OperationResult]:
     """Return what we may not do with existing topics, as the broker itself says."""
     missing = [
-        Tried(
+        OperationResult(
             missing=f"we may not {operation} {topic}, which {who} needs; `tidelens topics print` "
             "shows the ACLs of each role"
         )
-        for topic, needed in needs(names).items()
+        for topic, needed in required_operations(names).items()
         for operation, who in needed.items()
         if topic in found and not found[topic].rights >> _OPERATIONS[operation] & 1
     ]
-    return missing or [Tried(f"all rights on {len(found)} topics that roles need")]
+    return missing or [OperationResult(f"all rights on {len(found)} topics that roles need")]
 
 
-async def _fetched(connection: Connection, found: Mapping[str, FoundTopic]) -> Tried:
+async def _fetched(
+    connection: KafkaConnection, found: Mapping[str, TopicDescription]
+) -> OperationResult:
     """Fetch once from the end of each partition, whose leader must answer."""
     readable = [name for name, topic in found.items() if topic.rights >> _OPERATIONS["Read"] & 1]
     partitions = [
@@ -209,8 +222,8 @@ async def _fetched(connection: Connection, found: Mapping[str, FoundTopic]) -> T
         for number in range(found[name].partitions)
     ]
     if not partitions:
-        return Tried("no topic to fetch from yet")
-    async with KafkaLog.open(
+        return OperationResult("no topic to fetch from yet")
+    async with KafkaEventLog.open(
         connection, partition_of=partitioner("murmur2"), record_bytes_max=1
     ) as log:
         reader = await log.tail(await log.end_offsets(partitions))
@@ -221,11 +234,11 @@ async def _fetched(connection: Connection, found: Mapping[str, FoundTopic]) -> T
                     fetched = await reader.fetch(records_max=1, timeout_ms=_FETCH_MS)
                 silent -= fetched.caught_up_at.keys() | fetched.records.keys()
                 if not silent:
-                    return Tried(f"a fetch of {len(partitions)} partitions was answered")
+                    return OperationResult(f"a fetch of {len(partitions)} partitions was answered")
         finally:
             await reader.close()
     names = ", ".join(f"{each.topic}-{each.partition}" for each in sorted(silent)[:_NAMED_MAX])
-    return Tried(
+    return OperationResult(
         trouble=f"no answer to a fetch of {len(silent)} of {len(partitions)} partitions ({names}); "
         "`kafka-topics.sh --describe --unavailable-partitions` shows those without a leader"
     )

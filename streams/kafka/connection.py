@@ -22,10 +22,10 @@ from aiokafka.protocol.metadata import MetadataRequest
 
 from contracts.errors import BrokerAway, BrokerUnavailable, ConfigurationError
 from contracts.settings import KafkaSettings
-from streams.kafka.client_lifecycle import close_client, start_client
-from streams.kafka.connection_errors import AUTH_ERRORS, AWAY, FORBIDDEN, LOST, advice
+from streams.kafka.client_lifecycle import close_kafka_client, start_client
+from streams.kafka.connection_errors import AUTH_ERRORS, AWAY, FORBIDDEN, LOST, connect_advice
 from streams.kafka.rebootstrap import FAILURES, BrokerUnreached, RebootstrappingClient
-from streams.topics.metadata import topics_found
+from streams.topics.metadata import describe_topics
 
 if TYPE_CHECKING:
     import faust
@@ -39,7 +39,7 @@ _TRY_AGAIN_S = 1.0
 _REACHED_MAX = 8
 
 
-class Named(NamedTuple):
+class AdvertisedBroker(NamedTuple):
     """A broker and the address that it is to be reached at, its `advertised.listeners`."""
 
     node_id: int
@@ -48,7 +48,7 @@ class Named(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Connection:
+class KafkaConnection:
     """Where the brokers are and how to be let in.
 
     | want | use |
@@ -102,7 +102,7 @@ class Connection:
                 error = await probe
                 if error is None:
                     return
-                causes[error] = advice(error, self.brokers, self.kafka)
+                causes[error] = connect_advice(error, self.brokers, self.kafka)
         finally:
             for task in probes:
                 task.cancel()
@@ -122,7 +122,7 @@ class Connection:
             try:
                 yield admin
             finally:
-                await close_client(admin)
+                await close_kafka_client(admin)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AIOKafkaClient]:
@@ -134,7 +134,7 @@ class Connection:
             try:
                 yield client
             finally:
-                await close_client(client)
+                await close_kafka_client(client)
 
     @asynccontextmanager
     async def errors_translated(self) -> AsyncIterator[None]:
@@ -142,7 +142,7 @@ class Connection:
         try:
             yield
         except (*AUTH_ERRORS, *FORBIDDEN) as error:
-            raise BrokerUnavailable(advice(error, self.brokers, self.kafka)) from error
+            raise BrokerUnavailable(connect_advice(error, self.brokers, self.kafka)) from error
         except AWAY as error:
             raise BrokerAway(self._why_away(error)) from error
 
@@ -156,13 +156,13 @@ class Connection:
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         """The broker's id of each topic. Raises TopicMismatch for one that is absent."""
         async with self.client() as client:
-            found = await topics_found(client, topics)
+            found = await describe_topics(client, topics)
         return {name: topic.id for name, topic in found.items()}
 
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
         """Raises TopicMismatch for a topic that is absent."""
         async with self.client() as client:
-            found = await topics_found(client, topics)
+            found = await describe_topics(client, topics)
         return {name: topic.partitions for name, topic in found.items()}
 
     def _why_away(self, error: BaseException) -> str:
@@ -171,7 +171,7 @@ class Connection:
         # The broker did let us in before, so its hanging up does not mean that settings are wrong.
         if isinstance(known, LOST) and not isinstance(known, BrokerUnreached):
             known = ConnectionError("the connection was lost")
-        return advice(known, self.brokers, self.kafka)
+        return connect_advice(known, self.brokers, self.kafka)
 
     @property
     def _tls(self) -> bool:
@@ -233,13 +233,13 @@ class Connection:
             return error
         return await self._first_reached(brokers, (host, port), timeout_s)
 
-    async def named_brokers(self, host: str, port: int) -> list[Named]:
+    async def named_brokers(self, host: str, port: int) -> list[AdvertisedBroker]:
         """Ask a bootstrap address for the brokers that it names. Raises FAILURES."""
         # A listener that wants SASL accepts the first message of a plain client and hangs up on the
         # first real request, so send one.
         async with self._connected(host, port) as conn:
             metadata = await conn.send(MetadataRequest([]))
-        return [Named(*broker[:3]) for broker in metadata.brokers]
+        return [AdvertisedBroker(*broker[:3]) for broker in metadata.brokers]
 
     async def answers(self, timeout_s: float) -> bool:
         """Return whether a bootstrap address answers, wherever it says that the brokers are."""
@@ -251,7 +251,9 @@ class Connection:
             return False
         return True
 
-    async def unreached(self, broker: Named, timeout_s: float = CHECK_S) -> BrokerUnreached | None:
+    async def unreached(
+        self, broker: AdvertisedBroker, timeout_s: float = CHECK_S
+    ) -> BrokerUnreached | None:
         """Connect to the address that a broker advertises; return None when it lets us in."""
         try:
             async with asyncio.timeout(timeout_s), self._connected(broker.host, broker.port):
@@ -260,7 +262,7 @@ class Connection:
             return BrokerUnreached(broker.node_id, broker.host, broker.port, error)
 
     async def _first_reached(
-        self, brokers: Sequence[Named], answered: tuple[str, int], timeout_s: float
+        self, brokers: Sequence[AdvertisedBroker], answered: tuple[str, int], timeout_s: float
     ) -> BrokerUnreached | None:
         """One reached broker is enough, as for a client at its start: the others may be away."""
         if any((broker.host, broker.port) == answered for broker in brokers):

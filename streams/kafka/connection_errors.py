@@ -32,7 +32,7 @@ LOST = (
 AWAY = (*LOST, *_SLOW, OSError, TimeoutError)
 
 
-def advice(error: BaseException, brokers: str, kafka: KafkaSettings) -> str:
+def connect_advice(error: BaseException, brokers: str, kafka: KafkaSettings) -> str:
     """Say in one line why, and after a semicolon what to do. `brokers` are the bootstrap ones."""
     if isinstance(error, BrokerUnreached):
         return _unreached(error, brokers, kafka)
@@ -65,8 +65,8 @@ def advice(error: BaseException, brokers: str, kafka: KafkaSettings) -> str:
             f"TIDELENS_KAFKA_SECURITY_PROTOCOL, now {kafka.security_protocol}"
         )
     return (
-        f"no Kafka broker at {brokers} ({why_not(error)}); start one with `tidelens up`, or give "
-        "the address of yours with --brokers HOST:PORT"
+        f"no Kafka broker at {brokers} ({connect_failure(error)}); start one with `tidelens up`, "
+        "or give the address of yours with --brokers HOST:PORT"
     )
 
 
@@ -75,15 +75,16 @@ def _unreached(error: BrokerUnreached, brokers: str, kafka: KafkaSettings) -> st
     address = f"{error.host}:{error.port}"
     if isinstance(error.cause, (*AUTH_ERRORS, ssl.SSLError)) or _hung_up(error.cause):
         named = f"{address}, which {brokers} names for broker {error.node_id},"
-        return advice(error.cause, named, kafka)
+        return connect_advice(error.cause, named, kafka)
     if address in (each.strip() for each in brokers.split(",")):
         return (
-            f"broker {error.node_id} does not answer at {address} ({why_not(error.cause)}), though "
-            f"another of {brokers} does; start it again, or look into its log"
+            f"broker {error.node_id} does not answer at {address} "
+            f"({connect_failure(error.cause)}), though another of {brokers} does; "
+            "start it again, or look into its log"
         )
     return (
-        f"broker {error.node_id} cannot be reached at {address} ({why_not(error.cause)}), the "
-        f"address that the Kafka at {brokers} names for it; set advertised.listeners of broker "
+        f"broker {error.node_id} cannot be reached at {address} ({connect_failure(error.cause)}), "
+        f"the address that the Kafka at {brokers} names for it; set advertised.listeners of broker "
         f"{error.node_id} to an address that this machine reaches, or make {address} reachable"
     )
 
@@ -93,7 +94,7 @@ def _hung_up(error: BaseException) -> bool:
     return of_kafka or isinstance(error, ConnectionResetError | BrokenPipeError)
 
 
-def why_not(error: BaseException) -> str:
+def connect_failure(error: BaseException) -> str:
     """Say in a few words why an address did not answer."""
     if isinstance(error, socket.gaierror):
         return "no such host name"

@@ -25,11 +25,11 @@ from contracts.events.record import (
 from contracts.partitioner import Partitioner
 from contracts.ports.event_log import AddedPartitions
 from streams.groups.offsets import group_offsets
-from streams.kafka.client_lifecycle import close, start_client
-from streams.kafka.connection import Connection
+from streams.kafka.client_lifecycle import close_consumer_or_producer, start_client
+from streams.kafka.connection import KafkaConnection
 from streams.topics.admin import compaction_lag_s, delete_retention_s
-from streams.topics.identity import TopicLooks
-from streams.topics.metadata import FoundTopic, absent
+from streams.topics.identity import TopicIdClient
+from streams.topics.metadata import TopicDescription, topic_absent
 from streams.topics.partition_counts import PartitionCounts, target_of
 
 _READ_TIMEOUT_MS = 3_000
@@ -50,7 +50,7 @@ def read_record(record: ConsumerRecord) -> Record:
     )
 
 
-class KafkaReader:
+class KafkaLogReader:
     """The LogReader port: partitions assigned once, read in order."""
 
     def __init__(self, consumer: AIOKafkaConsumer, partitions: Sequence[KafkaPartition]) -> None:
@@ -58,7 +58,9 @@ class KafkaReader:
         self._partitions = partitions
 
     @classmethod
-    async def open(cls, connection: Connection, start: Mapping[TopicPartition, int | None]) -> Self:
+    async def open(
+        cls, connection: KafkaConnection, start: Mapping[TopicPartition, int | None]
+    ) -> Self:
         """A reader standing at `start`; None: at the beginning of what the log still has."""
         consumer = AIOKafkaConsumer(
             **connection.client_options(),
@@ -82,7 +84,7 @@ class KafkaReader:
                 if position is not None:
                     consumer.seek(KafkaPartition(*partition), position)
         except BaseException:
-            await close(consumer)
+            await close_consumer_or_producer(consumer)
             raise
         return cls(consumer, partitions)
 
@@ -131,10 +133,10 @@ class KafkaReader:
         return {TopicPartition(*partition): offset for partition, offset in ends.items()}
 
     async def close(self) -> None:
-        await close(self._consumer)
+        await close_consumer_or_producer(self._consumer)
 
 
-class KafkaLog:
+class KafkaEventLog:
     """The EventLog port on Kafka. Clients are opened on first use and kept.
 
     `prefix` names the collection whose partition counts are kept; without one, all partitions of a
@@ -143,7 +145,7 @@ class KafkaLog:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: KafkaConnection,
         *,
         partition_of: Partitioner,
         record_bytes_max: int,
@@ -156,7 +158,7 @@ class KafkaLog:
         self._looker: AIOKafkaConsumer | None = None
         self._ends: AIOKafkaConsumer | None = None
         self._committers: dict[str, AIOKafkaConsumer] = {}
-        self._looks = TopicLooks(connection)
+        self._looks = TopicIdClient(connection)
         self.counts = PartitionCounts(prefix or "", self._looks.found, self.tail)
         self._keeps_counts = prefix is not None
         self._opening = asyncio.Lock()
@@ -167,7 +169,7 @@ class KafkaLog:
     @asynccontextmanager
     async def open(
         cls,
-        connection: Connection,
+        connection: KafkaConnection,
         *,
         partition_of: Partitioner,
         record_bytes_max: int,
@@ -187,7 +189,7 @@ class KafkaLog:
     async def close(self) -> None:
         for client in (self._producer, self._looker, self._ends, *self._committers.values()):
             if client is not None:
-                await close(client)
+                await close_consumer_or_producer(client)
         await self._looks.close()
 
     async def publish(self, records: Sequence[OutRecord]) -> list[RecordPosition]:
@@ -248,9 +250,9 @@ class KafkaLog:
                 return read_record(records[0])
         return None
 
-    async def tail(self, start: Mapping[TopicPartition, int | None]) -> KafkaReader:
+    async def tail(self, start: Mapping[TopicPartition, int | None]) -> KafkaLogReader:
         async with self._connection.errors_translated():
-            return await KafkaReader.open(self._connection, start)
+            return await KafkaLogReader.open(self._connection, start)
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
         return {name: topic.id for name, topic in (await self._found(topics)).items()}
@@ -278,7 +280,7 @@ class KafkaLog:
 
     async def _counted(
         self, wanted: Collection[str]
-    ) -> tuple[Mapping[str, FoundTopic], Mapping[str, int]]:
+    ) -> tuple[Mapping[str, TopicDescription], Mapping[str, int]]:
         """Return the topics as they are, and the partition counts that they were made with."""
         found = await self._found(wanted)
         if not self._keeps_counts:
@@ -333,11 +335,11 @@ class KafkaLog:
         async with self._connection.errors_translated():
             await consumer.commit(wanted)
 
-    async def _found(self, topics: Iterable[str]) -> Mapping[str, FoundTopic]:
+    async def _found(self, topics: Iterable[str]) -> Mapping[str, TopicDescription]:
         wanted = set(topics)
         found = await self._looks.found(wanted)
         for topic in sorted(wanted - found.keys()):
-            raise absent(topic)
+            raise topic_absent(topic)
         return found
 
     async def _open_producer(self) -> AIOKafkaProducer:

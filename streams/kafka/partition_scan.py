@@ -10,16 +10,16 @@ _RECORDS_MAX = 500
 _POLL_MS = 200
 
 
-async def to_the_end(reader: LogReader) -> AsyncIterator[Record]:
+async def read_to_end(reader: LogReader) -> AsyncIterator[Record]:
     """From where `reader` stands to the stable ends of now, each partition in order.
 
     What came since may be among the last of them. Raises LogChanged.
     """
-    async for record in to_offsets(reader, await reader.stable_offsets()):
+    async for record in read_to_offsets(reader, await reader.stable_offsets()):
         yield record
 
 
-async def to_offsets(reader: LogReader, ends: Positions) -> AsyncIterator[Record]:
+async def read_to_offsets(reader: LogReader, ends: Positions) -> AsyncIterator[Record]:
     """Yield what comes until `reader` has reached `ends`; waits for what is not stable yet."""
     positions: Positions = await reader.positions()
     while any(positions[partition] < end for partition, end in ends.items()):
@@ -30,13 +30,13 @@ async def to_offsets(reader: LogReader, ends: Positions) -> AsyncIterator[Record
                 yield record
 
 
-async def records_now(
+async def read_existing(
     event_log: EventLog, start: Mapping[TopicPartition, int | None]
 ) -> AsyncIterator[Record]:
     """The same with a reader of its own, from `start` on (None: the partition's beginning)."""
     reader = await event_log.tail(start)
     try:
-        async for record in to_the_end(reader):
+        async for record in read_to_end(reader):
             yield record
     finally:
         await reader.close()

@@ -55,7 +55,7 @@ class BrokerUnreached(NodeNotReadyError):  # type: ignore[misc, unused-ignore]
 
 
 @dataclass(slots=True)
-class _Failing:
+class _ConnectFailure:
     """Why a broker accepted no connection the last time, and since when."""
 
     error: BrokerUnreached
@@ -80,7 +80,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         self._is_closed = False
         self._asked_bootstrap = -PAUSE_MAX_S
         # Kept by broker and group: one connection may be refused while another one is open.
-        self._failing: dict[tuple[Any, ConnectionGroup], _Failing] = {}
+        self._failing: dict[tuple[Any, ConnectionGroup], _ConnectFailure] = {}
         self._lost: tuple[float, BaseException] | None = None
         self._all[id(self)] = self
 
@@ -270,7 +270,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
     def _failed(self, known: tuple[Any, ConnectionGroup], error: BrokerUnreached) -> None:
         now = time.monotonic()
         before = self._failing.get(known)
-        self._failing[known] = _Failing(error, before.since if before else now, now)
+        self._failing[known] = _ConnectFailure(error, before.since if before else now, now)
 
     async def _connect(self, host: str, port: int, **more: Any) -> AIOKafkaConnection:
         """Connect as aiokafka does, but within our own bound."""

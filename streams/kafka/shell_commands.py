@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from contracts.topics import TARGETS, Names, TopicSpec
-from streams.topics.admin import Difference
+from streams.topics.admin import TopicDifference
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def kafka_topics_commands(
 
 
 def kafka_configs_commands(
-    differences: Iterable[Difference], brokers: str, *, command_config: str | None = None
+    differences: Iterable[TopicDifference], brokers: str, *, command_config: str | None = None
 ) -> list[str]:
     """`kafka-configs.sh --alter` for each setting that differs and can be changed."""
     return [

@@ -28,14 +28,14 @@ from contracts.groups import GroupName
 from contracts.ports.clock import Clock
 from contracts.ports.lag import Lag
 from contracts.topics import TARGETS, Names
-from streams.groups.members import groups_listed, members_of
+from streams.groups.members import count_members, list_groups
 from streams.groups.offsets import group_offsets
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaReader
-from streams.lag.oldest_record import Oldest, OldestRecords
-from streams.lag.open_transactions import Unstable, UnstableRecords
-from streams.ownership.commit_metadata import TopicPair, reached
-from streams.topics.metadata import FoundTopic, topics_found
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaLogReader
+from streams.lag.oldest_record import OldestRecord, OldestRecordReader
+from streams.lag.open_transactions import Unstable, UnstableRecordCounter
+from streams.ownership.commit_metadata import TopicPair, valid_offsets
+from streams.topics.metadata import TopicDescription, describe_topics
 from streams.topics.partition_counts import PartitionCounts
 
 _ANSWER_S = 8.0
@@ -44,12 +44,12 @@ _Key = tuple[str, TopicPartition]
 
 
 @dataclass(slots=True)
-class _Known:
+class _OldestAtPosition:
     """What stood at `position`: the oldest record, or nothing in all of [position, clear_to)."""
 
     position: int
     clear_to: int
-    oldest: Oldest | None
+    oldest: OldestRecord | None
 
 
 class KafkaLag:
@@ -61,7 +61,7 @@ class KafkaLag:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: KafkaConnection,
         names: Names,
         index_group: str | None,
         clock: Clock,
@@ -74,15 +74,15 @@ class KafkaLag:
         self._own_positions = own_positions
         self._clients: contextlib.AsyncExitStack | None = None
         self._client: AIOKafkaClient | None = None
-        self._reader: OldestRecords | None = None
-        self._uncommitted: UnstableRecords | None = None
+        self._reader: OldestRecordReader | None = None
+        self._uncommitted: UnstableRecordCounter | None = None
         self._counts: Mapping[str, int] = {}
-        self._known: dict[_Key, _Known] = {}
+        self._known: dict[_Key, _OldestAtPosition] = {}
         self._unstable: Mapping[TopicPartition, Unstable] = {}
         self._one_at_a_time = asyncio.Lock()
         # Nobody processes the partitions that were added since.
         self._made = PartitionCounts(
-            names.prefix, self._found, partial(KafkaReader.open, connection)
+            names.prefix, self._found, partial(KafkaLogReader.open, connection)
         )
 
     async def start(self) -> None:
@@ -174,14 +174,14 @@ class KafkaLag:
         committed = await group_offsets(self._client, group)
         if group != self.names.encoder_group:
             return {partition: found.offset for partition, found in committed.items()}
-        return reached(committed, await self._pairs())
+        return valid_offsets(committed, await self._pairs())
 
     async def _pairs(self) -> dict[str, TopicPair]:
         """Return the ids of today's topics, which an encoder's commits must name."""
         assert self._client is not None
         names = self.names
         topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
-        found = await topics_found(self._client, topics, absent_ok=True)
+        found = await describe_topics(self._client, topics, absent_ok=True)
         return {
             names.content(target): TopicPair(
                 found[names.content(target)].id, found[names.embeddings(target)].id
@@ -201,7 +201,7 @@ class KafkaLag:
 
     async def _index_groups(self) -> list[str]:
         assert self._client is not None
-        listed = await groups_listed(self._client, f"{self.names.bare}.index.{self.names.space}.")
+        listed = await list_groups(self._client, f"{self.names.bare}.index.{self.names.space}.")
         own = set() if self._index_group is None else {self._index_group}
         return sorted(own.union(listed))
 
@@ -212,7 +212,7 @@ class KafkaLag:
         named = {group: GroupName.read(prefix, group) for group in groups}
         # The group with members comes first.
         asked = {group: name.names(prefix)[0] for group, name in named.items() if name}
-        found = await members_of(self._client, asked.values())
+        found = await count_members(self._client, asked.values())
         members = {group: found[of] for group, of in asked.items() if of in found}
         if self._index_group in members:
             # This node is one of them, even while Faust still joins.
@@ -233,7 +233,7 @@ class KafkaLag:
             end = bounds[key[1]][1]
             known = self._known.get(key)
             if known is None or known.position != position:
-                known = self._known[key] = _Known(position, position, None)
+                known = self._known[key] = _OldestAtPosition(position, position, None)
             if known.oldest is None and known.clear_to < end:
                 todo[key] = (known.clear_to, end)
         while todo:
@@ -280,12 +280,12 @@ class KafkaLag:
         topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
         async with contextlib.AsyncExitStack() as opening:
             client = await opening.enter_async_context(self._connection.client())
-            found = await topics_found(client, topics)
+            found = await describe_topics(client, topics)
             counts = await self._made.of(found)
             partitions = [TopicPartition(t, n) for t in topics for n in range(counts[t])]
-            reader = await OldestRecords.open(self._connection, partitions)
+            reader = await OldestRecordReader.open(self._connection, partitions)
             opening.push_async_callback(reader.close)
-            uncommitted = await UnstableRecords.open(self._connection, partitions)
+            uncommitted = await UnstableRecordCounter.open(self._connection, partitions)
             opening.push_async_callback(uncommitted.close)
             self._client, self._counts = client, counts
             self._reader, self._uncommitted = reader, uncommitted
@@ -294,9 +294,9 @@ class KafkaLag:
             self._unstable = {}
             self._clients = opening.pop_all()
 
-    async def _found(self, topics: Collection[str]) -> Mapping[str, FoundTopic]:
+    async def _found(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
         async with self._connection.client() as client:
-            return await topics_found(client, topics, absent_ok=True)
+            return await describe_topics(client, topics, absent_ok=True)
 
     async def _close(self) -> None:
         clients, self._clients = self._clients, None

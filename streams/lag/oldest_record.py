@@ -13,8 +13,8 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from aiokafka import TopicPartition as KafkaPartition
 
 from contracts.events.record import TopicPartition
-from streams.kafka.client_lifecycle import close, start_client
-from streams.kafka.connection import Connection
+from streams.kafka.client_lifecycle import close_consumer_or_producer, start_client
+from streams.kafka.connection import KafkaConnection
 
 # A fetch returns whole batches, at least one: asking for less than a batch gets just one.
 _FETCH_BYTES = 4096
@@ -22,7 +22,7 @@ _POLL_MS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Oldest:
+class OldestRecord:
     """The first record at or after a position: when it was appended, and the content behind it.
 
     The two differ for an embeddings record, whose header `appended` tells of its content record.
@@ -33,7 +33,7 @@ class Oldest:
     appended_ms: int
 
 
-class OldestRecords:
+class OldestRecordReader:
     """One consumer over fixed partitions, paused but for the moments in which it looks."""
 
     def __init__(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
@@ -43,7 +43,7 @@ class OldestRecords:
     @classmethod
     async def open(
         cls,
-        connection: Connection,
+        connection: KafkaConnection,
         partitions: Sequence[TopicPartition],
         *,
         isolation: Literal["read_committed", "read_uncommitted"] = "read_committed",
@@ -69,7 +69,7 @@ class OldestRecords:
         return oldest
 
     async def close(self) -> None:
-        await close(self._consumer)
+        await close_consumer_or_producer(self._consumer)
 
     async def bounds(self) -> dict[TopicPartition, tuple[int, int]]:
         """Ask the broker for the first offset and the end of every partition."""
@@ -91,12 +91,12 @@ class OldestRecords:
 
     async def read(
         self, spans: Mapping[TopicPartition, tuple[int, int]]
-    ) -> dict[TopicPartition, Oldest | None]:
+    ) -> dict[TopicPartition, OldestRecord | None]:
         """The oldest record in each span [position, end); None where it holds none.
 
         Waits until every span is decided; the caller bounds it.
         """
-        found: dict[TopicPartition, Oldest | None] = {}
+        found: dict[TopicPartition, OldestRecord | None] = {}
         wanted = {KafkaPartition(*partition): end for partition, (_, end) in spans.items()}
         try:
             for partition, (position, _) in spans.items():
@@ -122,7 +122,7 @@ class OldestRecords:
         return found
 
 
-def _oldest(record: ConsumerRecord) -> Oldest:
+def _oldest(record: ConsumerRecord) -> OldestRecord:
     appended = next((value for key, value in record.headers if key == "appended"), b"")
     content_ms = int(appended) if appended.isdigit() else record.timestamp
-    return Oldest(record.offset, record.timestamp, content_ms)
+    return OldestRecord(record.offset, record.timestamp, content_ms)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from contracts.events.record import TopicPartition
-from streams.kafka.connection import Connection
-from streams.lag.oldest_record import Oldest, OldestRecords
+from streams.kafka.connection import KafkaConnection
+from streams.lag.oldest_record import OldestRecord, OldestRecordReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,23 +19,25 @@ class Unstable:
 
     stable: int
     records: int
-    oldest: Oldest | None
+    oldest: OldestRecord | None
 
 
-class UnstableRecords:
+class UnstableRecordCounter:
     """The unstable records of fixed partitions, as they were when `look` was awaited last.
 
     The oldest record is read only at the first look, and where the same one was there at the look
     before: an encoder's transaction lasts 25 ms, and would cost a fetch each time.
     """
 
-    def __init__(self, reader: OldestRecords) -> None:
+    def __init__(self, reader: OldestRecordReader) -> None:
         self._reader = reader
         self._found: Mapping[TopicPartition, Unstable] | None = None
 
     @classmethod
-    async def open(cls, connection: Connection, partitions: Sequence[TopicPartition]) -> Self:
-        return cls(await OldestRecords.open(connection, partitions, isolation="read_uncommitted"))
+    async def open(cls, connection: KafkaConnection, partitions: Sequence[TopicPartition]) -> Self:
+        return cls(
+            await OldestRecordReader.open(connection, partitions, isolation="read_uncommitted")
+        )
 
     async def close(self) -> None:
         await self._reader.close()
@@ -50,7 +52,7 @@ class UnstableRecords:
         """Return only the partitions that have unstable records."""
         before = self._found
         held = {tp: (stable[tp], end) for tp, end in high.items() if end > stable[tp]}
-        oldest: dict[TopicPartition, Oldest | None] = {}
+        oldest: dict[TopicPartition, OldestRecord | None] = {}
         spans = {}
         for tp, (start, end) in held.items():
             known = None if before is None else before.get(tp)

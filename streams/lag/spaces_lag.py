@@ -12,7 +12,7 @@ from streams.lag.kafka_lag import KafkaLag
 log = structlog.get_logger(__name__)
 
 
-class LagOfSpaces:
+class SpacesLag:
     """The LagSource port over `own`, and over the spaces that `spaces` names when asked."""
 
     def __init__(self, own: KafkaLag, spaces: Callable[[], Iterable[str]]) -> None:

@@ -11,7 +11,7 @@ from index_store.index import Index
 from streams.maintainer.maintainer import Maintainer
 
 
-class Operations:
+class MaintainerAdmin:
     """Everything raises NotReady while there is no index yet."""
 
     def __init__(self, maintainer: Maintainer, *, target_recall: float) -> None:

@@ -23,7 +23,7 @@ from contracts.ports.clock import Clock
 from contracts.supervision.side_tasks import SideTasks
 from contracts.topics import Names
 from contracts.user_folders import make_private
-from streams.kafka.connection import Connection
+from streams.kafka.connection import KafkaConnection
 from streams.maintainer.maintainer import Maintainer
 from streams.maintainer.windowed_counts import WindowedCounts
 from streams.topics.watch import EVERY_S
@@ -82,7 +82,7 @@ class StreamsApp(faust.App):  # type: ignore[misc, unused-ignore]
 
 
 def streams_app(
-    connection: Connection,
+    connection: KafkaConnection,
     names: Names,
     app_id: str,
     data_dir: Path,

@@ -30,8 +30,8 @@ from contracts.topics import TARGETS, Names, Target
 from index_store.index import Index
 from index_store.merge.run import MERGE_ALL, MergePlan, MergeResult, MergeRunner
 from index_store.search.searcher import AppliedFeed, LocalSearcher
-from streams.maintainer.snapshot_schedule import SnapshotKeeper
-from streams.topics.identity import Recheck
+from streams.maintainer.snapshot_schedule import SnapshotSchedule
+from streams.topics.identity import PeriodicIdentityCheck
 from streams.topics.retention import RETENTION_MIN_S, missed_deletes
 from streams.topics.watch import TopicWatch
 
@@ -63,7 +63,7 @@ class Maintainer:
         new_index: Callable[[Mapping[Target, int], Mapping[str, str]], Index],
         searcher: LocalSearcher,
         feed: AppliedFeed,
-        keeper: SnapshotKeeper,
+        keeper: SnapshotSchedule,
         rebuilder: MergeRunner,
         metrics: Metrics,
         clock: Clock,
@@ -90,7 +90,7 @@ class Maintainer:
         self._letter_bytes_max = letter_bytes_max
         self._retention_min_s = retention_min_s
         self._index: Index | None = None
-        self._same = Recheck(event_log, {})
+        self._same = PeriodicIdentityCheck(event_log, {})
         self._misplaced = 0
         self.watch = TopicWatch(event_log, names, metrics, lambda: self._misplaced)
         self._rebuild_again_at = 0.0
@@ -134,7 +134,7 @@ class Maintainer:
         lag_s = max(_STALE_MIN_S, await self._log.compaction_lag_s(topics))
         self._stale_s = min(self._stale_after_s, lag_s)
         ids = await self._log.topic_ids(topics)
-        self._same = Recheck(self._log, ids)
+        self._same = PeriodicIdentityCheck(self._log, ids)
         counts = await self._log.partition_counts(topics)
         partitions: dict[Target, int] = {t: counts[self._names.embeddings(t)] for t in TARGETS}
         index = self._new_index(partitions, ids)
@@ -197,7 +197,7 @@ class Maintainer:
         # Checked before anything is applied: a node that stood still may read another topic by now.
         await self._same.require(every_s=_LOOK_S if fetched.records else _LOOK_IDLE_S)
         self._require_no_missed_deletes(self._index, fetched)
-        for piece in slices(fetched, _SLICE_RECORDS):
+        for piece in split_fetched(fetched, _SLICE_RECORDS):
             await self._apply(piece)
             # Searches and sockets get their turn between slices.
             await asyncio.sleep(0)
@@ -390,7 +390,7 @@ class Maintainer:
         return done
 
 
-def slices(fetched: Fetched, records_max: int) -> Iterator[Fetched]:
+def split_fetched(fetched: Fetched, records_max: int) -> Iterator[Fetched]:
     """`fetched` in pieces of at most `records_max` records; the last has the final positions.
 
     Each piece leaves a true state: its positions are those right after its records.

@@ -7,7 +7,7 @@ from index_store.snapshot.store import SnapshotStore
 from streams.topics.retention import missed_deletes
 
 
-async def choose(
+async def require_restorable(
     snapshots: SnapshotStore, name: str, index: Index, *, now: float, retention_s: float
 ) -> None:
     """Let the next start begin from `name` (REPLICA/NAME), one of this replica's own.

@@ -13,14 +13,14 @@ from contracts.metrics import Metrics
 from contracts.ports.clock import Clock
 from index_store.index import Index
 from index_store.snapshot.store import SnapshotStore
-from streams.maintainer.restore_policy import choose
+from streams.maintainer.restore_policy import require_restorable
 
 log = structlog.get_logger(__name__)
 
 _RESTORE_PAUSES_S = (1.0, 4.0)
 
 
-class SnapshotKeeper:
+class SnapshotSchedule:
     """Writes a snapshot of a changed state when it is old or much was applied since.
 
     The snapshot of an unchanged state is written again after `refresh_s`, so that its time of
@@ -107,7 +107,9 @@ class SnapshotKeeper:
         async with self._writing:
             now = self._clock.now()
             try:
-                await choose(self._snapshots, name, index, now=now, retention_s=retention_s)
+                await require_restorable(
+                    self._snapshots, name, index, now=now, retention_s=retention_s
+                )
             except SnapshotRefused:
                 raise
             except Exception as error:

@@ -29,7 +29,7 @@ class TopicPair:
 
 
 @dataclass(frozen=True, slots=True)
-class Commit:
+class CommittedOffset:
     """An offset of the group; an id is None where the commit named none.
 
     Earlier versions named only the content topic, and other tools name neither. `caught_up_ms` is
@@ -69,7 +69,9 @@ class Commit:
         return None
 
 
-def committing(next_offset: int, pair: TopicPair, caught_up_ms: int | None) -> OffsetAndMetadata:
+def commit_request(
+    next_offset: int, pair: TopicPair, caught_up_ms: int | None
+) -> OffsetAndMetadata:
     """Return what an encoder commits, for the one that starts after it."""
     metadata = {
         "topic_id": pair.content,
@@ -79,7 +81,7 @@ def committing(next_offset: int, pair: TopicPair, caught_up_ms: int | None) -> O
     return OffsetAndMetadata(next_offset, orjson.dumps(metadata).decode())
 
 
-def reached(
+def valid_offsets(
     committed: Mapping[TopicPartition, OffsetAndMetadata], pairs: Mapping[str, TopicPair]
 ) -> Positions:
     """Return the offsets that belong to today's topics; `pairs` are by content topic."""
@@ -93,7 +95,7 @@ def reached(
 
 def _says_something(found: OffsetAndMetadata, pair: TopicPair) -> bool:
     try:
-        return Commit.read(found).unlike(pair) is None
+        return CommittedOffset.read(found).unlike(pair) is None
     except ConfigurationError:
         return True  # written by a newer version, whose encoders understand it
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from contracts.events.record import Record, Source, TopicPartition
 from contracts.ports.event_log import EventLog
-from streams.kafka.partition_scan import records_now, to_offsets
+from streams.kafka.partition_scan import read_existing, read_to_offsets
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class IdState:
     """The last record of an id. `offset` is of the content record behind it; -1: none."""
 
     live: bool
@@ -17,17 +17,17 @@ class Entry:
     reason: str | None = None
 
 
-async def read_entries(event_log: EventLog, partition: TopicPartition) -> dict[str, Entry]:
+async def read_id_states(event_log: EventLog, partition: TopicPartition) -> dict[str, IdState]:
     """By id; costs one read of the partition, up to its stable end now."""
-    entries: dict[str, Entry] = {}
-    async for record in records_now(event_log, {partition: None}):
+    entries: dict[str, IdState] = {}
+    async for record in read_existing(event_log, {partition: None}):
         if record.key is not None:
             entries[record.key.decode("utf-8", "replace")] = _entry(record)
     return entries
 
 
 @dataclass(frozen=True, slots=True)
-class EntriesAt:
+class IdStatesAt:
     """What an embeddings partition says of its ids at one offset of their content partition.
 
     `entries` come from content records before that offset, `later` are the ids with a record from
@@ -35,24 +35,24 @@ class EntriesAt:
     together only the newest leaves one, and compaction does the same.
     """
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, IdState]
     later: frozenset[str]
 
 
-async def read_entries_at(
+async def read_id_states_at(
     event_log: EventLog, partition: TopicPartition, content_offset: int
-) -> EntriesAt:
+) -> IdStatesAt:
     """Read up to all that is written now, transactions that are still open included.
 
     Those behind an offset that an encoder has committed are: Kafka shows the committed offset a
     moment before the records beside it.
     """
-    entries: dict[str, Entry] = {}
+    entries: dict[str, IdState] = {}
     later: set[str] = set()
     ends = await event_log.end_offsets([partition])
     reader = await event_log.tail({partition: None})
     try:
-        async for record in to_offsets(reader, ends):
+        async for record in read_to_offsets(reader, ends):
             if record.key is None:
                 continue
             name, entry = record.key.decode("utf-8", "replace"), _entry(record)
@@ -62,25 +62,25 @@ async def read_entries_at(
                 later.add(name)
     finally:
         await reader.close()
-    return EntriesAt(entries, frozenset(later))
+    return IdStatesAt(entries, frozenset(later))
 
 
-def _entry(record: Record) -> Entry:
+def _entry(record: Record) -> IdState:
     raw = record.header("reason")
     reason = None if raw is None else raw.decode("utf-8", "replace")
     try:
         offset = Source.decode(record.header("source") or b"").offset
     except ValueError:
         offset = -1
-    return Entry(record.value is not None, offset, reason)
+    return IdState(record.value is not None, offset, reason)
 
 
-def live(entries: Mapping[str, Entry]) -> set[str]:
+def live_ids(entries: Mapping[str, IdState]) -> set[str]:
     return {name for name, entry in entries.items() if entry.live}
 
 
 @dataclass(frozen=True, slots=True)
-class Missing:
+class MissingItem:
     """An id that one space serves and another does not."""
 
     target: str
@@ -88,16 +88,16 @@ class Missing:
     reason: str
 
 
-def not_in(new: EntriesAt, old: Mapping[str, Entry]) -> list[str]:
+def missing_items(new: IdStatesAt, old: Mapping[str, IdState]) -> list[str]:
     """List ids live in `old` and not in `new`, both at the same offset of their content partition.
 
     `new` must have seen every content record before that offset. An id whose record `new` skipped
     for a later one is not counted: `new` says nothing about it at this offset.
     """
-    return [name for name in sorted(live(old)) if _is_missing(name, new, old[name].offset)]
+    return [name for name in sorted(live_ids(old)) if _is_missing(name, new, old[name].offset)]
 
 
-def _is_missing(name: str, new: EntriesAt, offset: int) -> bool:
+def _is_missing(name: str, new: IdStatesAt, offset: int) -> bool:
     """Whether `new` lacks an id that the old space has live by the record at `offset`."""
     entry = new.entries.get(name)
     if entry is None or (not entry.live and entry.offset < offset):
@@ -106,9 +106,9 @@ def _is_missing(name: str, new: EntriesAt, offset: int) -> bool:
     return not entry.live and not was_deleted_later
 
 
-def why_missing(target: str, name: str, entry: Entry | None) -> Missing:
+def with_reasons(target: str, name: str, entry: IdState | None) -> MissingItem:
     """With the reason that the tombstone tells: the dead letter's."""
     if entry is None:
-        return Missing(target, name, "absent: its content record left no embedding")
+        return MissingItem(target, name, "absent: its content record left no embedding")
     unknown = f"unknown: taken out by the content record at offset {entry.offset}"
-    return Missing(target, name, entry.reason or unknown)
+    return MissingItem(target, name, entry.reason or unknown)

@@ -11,8 +11,8 @@ Three clients with separate duties:
     producers    one per owned partition, fencing by their transactional ids
     readers      an assigned consumer for each topic, standing at the committed offsets
 
-A `_Session` is what one assignment built. It is thrown away whole, at a revocation as at a fence:
-nothing of it is re-used, so nothing stale can be written through it.
+A `_OwnershipSession` is what one assignment built. It is thrown away whole, at a revocation as at
+a fence: nothing of it is re-used, so nothing stale can be written through it.
 """
 
 import asyncio
@@ -49,15 +49,26 @@ from contracts.events.dead_letter import letter_bytes_max
 from contracts.events.record import OutRecord, TopicPartition
 from contracts.ports.ownership import Lease, RecordClaim
 from contracts.topics import TARGETS, Names
-from streams.kafka.client_lifecycle import close, start_all, start_client, to_its_end, when_seen
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaReader
-from streams.ownership.commit_metadata import TopicPair, committing
-from streams.ownership.reconcile import tombstones_for_lost_past
-from streams.ownership.start_offsets import Sought, Start, now_ms, starts
+from streams.kafka.client_lifecycle import (
+    close_consumer_or_producer,
+    retrieve_exception_of,
+    run_to_completion,
+    start_all,
+    start_client,
+)
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaLogReader
+from streams.ownership.commit_metadata import TopicPair, commit_request
+from streams.ownership.reconcile import tombstones_for_missed_deletes
+from streams.ownership.start_offsets import (
+    StartPosition,
+    StartRequest,
+    find_start_positions,
+    now_ms,
+)
 from streams.topics.admin import delete_retention_s
-from streams.topics.identity import ABSENT, ANSWER_S, SameTopics, TopicLooks
-from streams.topics.metadata import FoundTopic, topics_found
+from streams.topics.identity import ABSENT, ANSWER_S, TopicIdClient, TopicIdentityCheck
+from streams.topics.metadata import TopicDescription, describe_topics
 from streams.topics.partition_counts import PartitionCounts, fitting_count
 from streams.topics.retention import RETENTION_MIN_S
 
@@ -76,7 +87,7 @@ class KafkaOwnership:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: KafkaConnection,
         names: Names,
         group: str,
         *,
@@ -98,11 +109,11 @@ class KafkaOwnership:
         self._assignment: frozenset[TopicPartition] = frozenset()
         self._is_member = False
         self._changed = asyncio.Event()
-        self._session: _Session | None = None
+        self._session: _OwnershipSession | None = None
         self._building = asyncio.Lock()
-        self._ended: list[_Session] = []
+        self._ended: list[_OwnershipSession] = []
         self._counts = PartitionCounts(
-            names.prefix, self._find, partial(KafkaReader.open, connection)
+            names.prefix, self._find, partial(KafkaLogReader.open, connection)
         )
 
     @property
@@ -171,14 +182,14 @@ class KafkaOwnership:
     async def close(self) -> None:
         await self._drop_all()
 
-    async def _current(self, timeout_s: float) -> "_Session | None":
+    async def _current(self, timeout_s: float) -> "_OwnershipSession | None":
         """The session of the newest assignment, built if it does not stand yet."""
         if self._session is not None and not self._changed.is_set():
             return self._session
         async with self._building:
             return await self._built(timeout_s)
 
-    async def _built(self, timeout_s: float) -> "_Session | None":
+    async def _built(self, timeout_s: float) -> "_OwnershipSession | None":
         await self._abandon_ended()
         if self._membership is None:
             await self._join()
@@ -191,7 +202,7 @@ class KafkaOwnership:
             self._end_session()
             await self._abandon_ended()
             if self._assignment:
-                session = _Session(self, self._assignment)
+                session = _OwnershipSession(self, self._assignment)
                 try:
                     await session.open()
                 except BaseException:
@@ -239,9 +250,9 @@ class KafkaOwnership:
         self.reassigned(partitions)
         self._is_member = True
 
-    async def _find(self, topics: Collection[str]) -> Mapping[str, FoundTopic]:
+    async def _find(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
         async with self._connection.client() as client:
-            return await topics_found(client, topics, absent_ok=True)
+            return await describe_topics(client, topics, absent_ok=True)
 
     def _end_session(self) -> None:
         if self._session is not None:
@@ -253,7 +264,7 @@ class KafkaOwnership:
         while self._ended:
             await self._ended.pop().abandon()
 
-    async def _drop(self, session: "_Session | None") -> None:
+    async def _drop(self, session: "_OwnershipSession | None") -> None:
         """Drop all, if `session` is still current: the first that sees it fail does."""
         async with self._building:
             if session is self._session:
@@ -265,7 +276,7 @@ class KafkaOwnership:
         self._is_member = False
         membership, self._membership = self._membership, None
         if membership is not None:
-            await close(membership)
+            await close_consumer_or_producer(membership)
         self._changed.clear()
         await self._abandon_ended()
 
@@ -287,7 +298,7 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
         self._owner.joined(frozenset(TopicPartition(*partition) for partition in assigned))
 
 
-class _Session:
+class _OwnershipSession:
     """What one assignment built: leases, a fenced producer for each, readers at their offsets.
 
     A reader for each topic, so that a lane that waits for captions holds no pictures up.
@@ -298,9 +309,9 @@ class _Session:
         self._partitions = sorted(partitions)
         self.leases: dict[TopicPartition, Lease] = {}
         self._producers: dict[TopicPartition, AIOKafkaProducer] = {}
-        self._readers: dict[str, KafkaReader] = {}
-        self._looks = TopicLooks(owner._connection)
-        self._same = SameTopics(self._looks, {})
+        self._readers: dict[str, KafkaLogReader] = {}
+        self._looks = TopicIdClient(owner._connection)
+        self._same = TopicIdentityCheck(self._looks, {})
         self._claimed_to: dict[TopicPartition, int] = {}
         self._committed_to: dict[TopicPartition, int] = {}
         # Once it drains, nothing more is fetched, and each commit is looked at.
@@ -322,15 +333,15 @@ class _Session:
         await start_all(self._producers.values())
         fault_points.reach("takeover.fenced")
         # 2. Read what the group committed.
-        found = await starts(
+        found = await find_start_positions(
             self._owner._connection,
             self._owner._group,
-            {p: Sought(self._embeddings(p), self._pair(p)) for p in self._partitions},
+            {p: StartRequest(self._embeddings(p), self._pair(p)) for p in self._partitions},
         )
         # 3. Fresh readers, standing there, or where the log begins if it has no such place.
         for topic in topics:
             of_topic = {p: start.offset for p, start in found.items() if p.topic == topic}
-            reader = await KafkaReader.open(self._owner._connection, of_topic)
+            reader = await KafkaLogReader.open(self._owner._connection, of_topic)
             self._readers[topic] = reader
         self._claimed_to = {p: start.offset for p, start in found.items()}
         self._committed_to = dict(self._claimed_to)
@@ -347,7 +358,7 @@ class _Session:
         topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
         found = await owner._find(topics)
         kept = await owner._counts.kept(found)
-        self._same = SameTopics(
+        self._same = TopicIdentityCheck(
             self._looks, {topic: found[topic].id if topic in found else ABSENT for topic in topics}
         )
         for target in TARGETS:
@@ -413,7 +424,7 @@ class _Session:
         await producer.begin_transaction()
         sent = []
         for record in outputs:
-            with _sizes_translated(record):
+            with _translate_size_errors(record):
                 future = await producer.send(
                     record.topic,
                     record.value,
@@ -422,11 +433,11 @@ class _Session:
                     headers=list(record.headers),
                 )
             # What fails a send is reported below, or by what failed before it.
-            when_seen(future)
+            retrieve_exception_of(future)
             sent.append(future)
         fault_points.reach("encode.sent")
         # 2. The source offset joins the same transaction.
-        offset = committing(
+        offset = commit_request(
             claimed.next_position,
             self._pair(partition),
             self._caught_up_ms.get(partition),
@@ -437,7 +448,7 @@ class _Session:
         fault_points.reach("encode.offsets_sent")
         # 3. Every output is delivered: aiokafka would commit without what the broker refused.
         for record, future in zip(outputs, sent, strict=True):
-            with _sizes_translated(record):
+            with _translate_size_errors(record):
                 await future
         # 4. Check that the topics are still those that the records came from and go to, as far as
         # the broker can tell now. A commit that is wrong all the same names the topics that it
@@ -463,13 +474,15 @@ class _Session:
 
     async def abandon(self) -> None:
         """Close everything within a bound; a fenced producer may never flush."""
-        await to_its_end(self._abandon())
+        await run_to_completion(self._abandon())
 
     async def _abandon(self) -> None:
         self.leases.clear()
         producers, self._producers = list(self._producers.values()), {}
         readers, self._readers = list(self._readers.values()), {}
-        closing: list[Awaitable[object]] = [close(producer) for producer in producers]
+        closing: list[Awaitable[object]] = [
+            close_consumer_or_producer(producer) for producer in producers
+        ]
         closing += [reader.close() for reader in readers]
         closing += [self._same.close(), self._looks.close()]
         await asyncio.gather(*closing)
@@ -491,7 +504,7 @@ class _Session:
             linger_ms=0,
         )
 
-    async def _make_up_for_deletes(self, found: Mapping[TopicPartition, Start]) -> None:
+    async def _make_up_for_deletes(self, found: Mapping[TopicPartition, StartPosition]) -> None:
         """Reconcile where deletes may have come and gone unseen (invariant 7).
 
         In a re-encode that takes longer than tombstones are kept, this happens on its way.
@@ -520,14 +533,14 @@ class _Session:
     def _too_old(self, partition: TopicPartition) -> bool:
         return now_ms() - self._caught_up_ms[partition] > 1000 * self._retention_s
 
-    async def _reconcile(self, partition: TopicPartition, start: Start) -> None:
+    async def _reconcile(self, partition: TopicPartition, start: StartPosition) -> None:
         """What the embeddings hold and the content no longer does must go.
 
         Nothing of this partition is under way now, so that no vector of an item that is gone can
         follow its tombstone.
         """
         owner, began_ms = self._owner, now_ms()
-        tombstones = await tombstones_for_lost_past(
+        tombstones = await tombstones_for_missed_deletes(
             owner._connection,
             partition,
             self._embeddings(partition),
@@ -542,7 +555,7 @@ class _Session:
 
 
 @contextlib.contextmanager
-def _sizes_translated(record: OutRecord) -> Iterator[None]:
+def _translate_size_errors(record: OutRecord) -> Iterator[None]:
     try:
         yield
     except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
@@ -558,7 +571,7 @@ class KafkaEncoderLog:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: KafkaConnection,
         names: Names,
         *,
         record_bytes_max: int,

@@ -6,13 +6,13 @@ the beginning would bring back every item that still exists and keep every ghost
 """
 
 from contracts.events.record import OutRecord, Source, TopicPartition
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaReader
-from streams.kafka.partition_scan import to_the_end
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaLogReader
+from streams.kafka.partition_scan import read_to_end
 
 
-async def tombstones_for_lost_past(
-    connection: Connection,
+async def tombstones_for_missed_deletes(
+    connection: KafkaConnection,
     content: TopicPartition,
     embeddings: TopicPartition,
     topic_id: str,
@@ -34,11 +34,11 @@ async def tombstones_for_lost_past(
     ]
 
 
-async def _live_keys(connection: Connection, partition: TopicPartition) -> set[bytes]:
-    reader = await KafkaReader.open(connection, {partition: None})
+async def _live_keys(connection: KafkaConnection, partition: TopicPartition) -> set[bytes]:
+    reader = await KafkaLogReader.open(connection, {partition: None})
     try:
         live: set[bytes] = set()
-        async for record in to_the_end(reader):
+        async for record in read_to_end(reader):
             if record.key is not None:
                 (live.discard if record.value is None else live.add)(record.key)
         return live

@@ -12,15 +12,15 @@ import structlog
 
 from contracts.events.record import TopicPartition
 from streams.groups.offsets import group_offsets
-from streams.kafka.connection import Connection
-from streams.lag.oldest_record import OldestRecords
-from streams.ownership.commit_metadata import Commit, TopicPair
+from streams.kafka.connection import KafkaConnection
+from streams.lag.oldest_record import OldestRecordReader
+from streams.ownership.commit_metadata import CommittedOffset, TopicPair
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class StartPosition:
     """`caught_up_ms` is None where deletes may have come and gone that nobody knows of."""
 
     offset: int
@@ -29,16 +29,16 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class Sought:
+class StartRequest:
     """A content partition that needs a start, where its embeddings go, and the topics' ids now."""
 
     embeddings: TopicPartition
     pair: TopicPair
 
 
-async def starts(
-    connection: Connection, group: str, sought: Mapping[TopicPartition, Sought]
-) -> dict[TopicPartition, Start]:
+async def find_start_positions(
+    connection: KafkaConnection, group: str, sought: Mapping[TopicPartition, StartRequest]
+) -> dict[TopicPartition, StartPosition]:
     """Return where the group goes on in each partition, or the log's beginning without a commit.
 
     Call this once every former owner is fenced. Raises ConfigurationError where a newer version of
@@ -50,7 +50,7 @@ async def starts(
     # Asked after the group was: a log whose end is below what was committed has lost records, and
     # was not just looked at too early.
     asked_ms = now_ms()
-    asking = await OldestRecords.open(
+    asking = await OldestRecordReader.open(
         connection, [*sought, *(each.embeddings for each in sought.values())]
     )
     try:
@@ -59,7 +59,7 @@ async def starts(
         await asking.close()
     found = {}
     for partition, each in sought.items():
-        commit = Commit.read(committed[partition]) if partition in committed else None
+        commit = CommittedOffset.read(committed[partition]) if partition in committed else None
         _, embedded_to = bounds[each.embeddings]
         found[partition] = _start(
             partition, each.pair, commit, bounds[partition], embedded_to, asked_ms
@@ -74,14 +74,14 @@ def now_ms() -> int:
 def _start(
     partition: TopicPartition,
     pair: TopicPair,
-    commit: Commit | None,
+    commit: CommittedOffset | None,
     bounds: tuple[int, int],
     embedded_to: int,
     asked_ms: int,
-) -> Start:
+) -> StartPosition:
     beginning, end = bounds
     if commit is None:
-        return Start(beginning, None, is_first=True)
+        return StartPosition(beginning, None, is_first=True)
     lost = _lost(pair, commit, bounds, embedded_to)
     if lost is not None:
         log.warning(
@@ -93,14 +93,16 @@ def _start(
             beginning=beginning,
             end=end,
         )
-        return Start(beginning, None, is_first=False)
+        return StartPosition(beginning, None, is_first=False)
     caught_up_ms = commit.caught_up_ms
     if caught_up_ms is not None and commit.offset == end:
         caught_up_ms = asked_ms  # nothing was appended since, so nothing was deleted
-    return Start(commit.offset, caught_up_ms, is_first=False)
+    return StartPosition(commit.offset, caught_up_ms, is_first=False)
 
 
-def _lost(pair: TopicPair, commit: Commit, bounds: tuple[int, int], embedded_to: int) -> str | None:
+def _lost(
+    pair: TopicPair, commit: CommittedOffset, bounds: tuple[int, int], embedded_to: int
+) -> str | None:
     """Return why no encoder can go on from this commit, or None where one can."""
     beginning, end = bounds
     other = commit.unlike(pair)

@@ -24,7 +24,7 @@ def shown_key(key: bytes | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class IgnoredRecord:
     """A control record that is ignored, and why."""
 
     topic: str
@@ -35,7 +35,7 @@ class Refused:
     message: str
 
     @classmethod
-    def of(cls, record: Record, error: RejectedRecord) -> "Refused":
+    def of(cls, record: Record, error: RejectedRecord) -> "IgnoredRecord":
         key = shown_key(record.key)
         return cls(record.topic, record.partition, record.offset, key, error.code, error.message)
 
@@ -44,22 +44,22 @@ class Refused:
         return f"{place} ({self.key}): {self.fault}: {self.message}"
 
 
-class ControlFaults:
+class IgnoredRecords:
     """The records that one process ignores; its readers share it, so that each is logged once."""
 
     def __init__(self) -> None:
-        self._refused: dict[str, Sequence[Refused]] = {}
+        self._refused: dict[str, Sequence[IgnoredRecord]] = {}
         self._told: dict[tuple[str, int, str], None] = {}
         self.ignored: Counter[str] = Counter()
         """How many records were ignored, by what is wrong with them."""
 
     @property
-    def standing(self) -> list[Refused]:
+    def standing(self) -> list[IgnoredRecord]:
         """Return the records that are ignored now, in the order of the log."""
         found = {(one.offset, one.fault): one for part in self._refused.values() for one in part}
         return [found[place] for place in sorted(found)]
 
-    def show(self, reader: str, refused: Sequence[Refused]) -> None:
+    def show(self, reader: str, refused: Sequence[IgnoredRecord]) -> None:
         """Let `refused` be the records that this reader ignores now."""
         self._refused[reader] = tuple(refused)
         for one in refused:

@@ -36,9 +36,9 @@ from contracts.events.record import Record, TopicPartition
 from contracts.ports.event_log import EventLog
 from contracts.space import Space
 from contracts.topics import TARGETS, Names
-from streams.kafka.partition_scan import records_now, to_the_end
-from streams.registry.control_faults import ControlFaults, Refused
-from streams.topics.identity import Recheck
+from streams.kafka.partition_scan import read_existing, read_to_end
+from streams.registry.control_faults import IgnoredRecord, IgnoredRecords
+from streams.topics.identity import PeriodicIdentityCheck
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,7 @@ _BEFORE_MAX = 10
 _OTHER = b""
 _NOT_ALLOWED = "not_allowed"
 
-Judge = Callable[[SpaceRef], Awaitable[None]]
+SpaceCheck = Callable[[SpaceRef], Awaitable[None]]
 """Raises TidelensError for a space that cannot be the one that is served, or made."""
 
 
@@ -71,7 +71,7 @@ class Control:
 
     active: ActiveSpace | None = None
     candidate: CandidateSpace | None = None
-    refused: tuple[Refused, ...] = field(default=(), compare=False)
+    refused: tuple[IgnoredRecord, ...] = field(default=(), compare=False)
     """Records that are ignored, and that no good one has replaced."""
     before: tuple[SpaceRef, ...] = field(default=(), compare=False)
     """The spaces that earlier records named as active, the newest first."""
@@ -93,7 +93,7 @@ class Control:
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class _ControlEntry:
     """One record, and what it says or what is wrong with it."""
 
     record: Record
@@ -101,13 +101,13 @@ class _Entry:
     fault: RejectedRecord | None = None
 
 
-class Standing:
+class ControlFold:
     """The records of the topic as they come, and which one of each key stands."""
 
-    def __init__(self, judge: Judge, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, judge: SpaceCheck, now: Callable[[], float] = time.time) -> None:
         self._judge = judge
         self._now = now
-        self._entries: dict[bytes, list[_Entry]] = {
+        self._entries: dict[bytes, list[_ControlEntry]] = {
             key: [] for key in (ACTIVE, CANDIDATE, PARTITIONS, _OTHER)
         }
         """The entries that may still stand, the newest last; the first stood at the last call."""
@@ -119,9 +119,9 @@ class Standing:
         # Drop the values, which are large and not needed again.
         bare = replace(record, value=None, headers=())
         try:
-            entry = _Entry(bare, said=read_record(record, self._now()))
+            entry = _ControlEntry(bare, said=read_record(record, self._now()))
         except RejectedRecord as error:
-            entry = _Entry(bare, fault=error)
+            entry = _ControlEntry(bare, fault=error)
         entries = self._entries.get(record.key or _OTHER, self._entries[_OTHER])
         if entries is self._entries[_OTHER] and entry.fault is None:
             entries[:] = [known for known in entries if known.record.key != record.key]
@@ -133,8 +133,10 @@ class Standing:
 
     async def control(self) -> Control:
         """Return what stands now. Raises what the judge raises about the log itself."""
-        refused: list[Refused] = [
-            Refused.of(entry.record, entry.fault) for entry in self._entries[_OTHER] if entry.fault
+        refused: list[IgnoredRecord] = [
+            IgnoredRecord.of(entry.record, entry.fault)
+            for entry in self._entries[_OTHER]
+            if entry.fault
         ]
         active = await self._standing(ACTIVE, refused)
         if active is None:
@@ -148,7 +150,7 @@ class Standing:
         before = tuple(reversed(self._before))
         return Control(active, candidate, tuple(refused), before, counts, tuple(unknown))
 
-    async def _standing(self, key: bytes, refused: list[Refused]) -> ControlValue:
+    async def _standing(self, key: bytes, refused: list[IgnoredRecord]) -> ControlValue:
         """Return what the newest good record says, and add those that came after it to `refused`.
 
         The older ones are forgotten.
@@ -162,10 +164,10 @@ class Standing:
                 self._forget(entries[:place])
                 del entries[:place]
                 return entry.said
-            refused.append(Refused.of(entry.record, fault))
+            refused.append(IgnoredRecord.of(entry.record, fault))
         return None
 
-    def _forget(self, entries: Sequence[_Entry]) -> None:
+    def _forget(self, entries: Sequence[_ControlEntry]) -> None:
         for entry in entries:
             if isinstance(entry.said, ActiveSpace):
                 current = entry.said.current
@@ -218,7 +220,7 @@ def _named(said: ControlValue) -> SpaceRef | None:
     return said.ref if isinstance(said, CandidateSpace) else None
 
 
-def topics_exist(event_log: EventLog, control_topic: str) -> Judge:
+def topics_exist(event_log: EventLog, control_topic: str) -> SpaceCheck:
     """Return a judge that requires the space's embeddings topics in this collection."""
 
     async def judge(ref: SpaceRef) -> None:
@@ -232,17 +234,17 @@ async def read_control(
     event_log: EventLog,
     topic: str,
     *,
-    faults: ControlFaults | None = None,
+    faults: IgnoredRecords | None = None,
     reader: str = "node",
-    judge: Judge | None = None,
+    judge: SpaceCheck | None = None,
 ) -> Control:
     """What it says now. Raises TopicMismatch where there is no such topic."""
     await event_log.partition_counts([topic])
-    standing = Standing(judge or topics_exist(event_log, topic))
-    async for record in records_now(event_log, {TopicPartition(topic, 0): None}):
+    standing = ControlFold(judge or topics_exist(event_log, topic))
+    async for record in read_existing(event_log, {TopicPartition(topic, 0): None}):
         standing.add(record)
     control = await standing.control()
-    (faults or ControlFaults()).show(reader, control.refused)
+    (faults or IgnoredRecords()).show(reader, control.refused)
     return control
 
 
@@ -250,12 +252,12 @@ async def follow_control(
     event_log: EventLog,
     topic: str,
     *,
-    faults: ControlFaults | None = None,
+    faults: IgnoredRecords | None = None,
     reader: str = "node",
-    judge: Judge | None = None,
+    judge: SpaceCheck | None = None,
 ) -> AsyncIterator[Control]:
     """What it says now, then after every change, for ever; a broker that is away is waited for."""
-    faults = faults or ControlFaults()
+    faults = faults or IgnoredRecords()
     judge = judge or topics_exist(event_log, topic)
     known: Control | None = None
     while True:
@@ -273,14 +275,14 @@ async def follow_control(
             await asyncio.sleep(_AGAIN_S)
 
 
-async def _followed(event_log: EventLog, topic: str, judge: Judge) -> AsyncIterator[Control]:
+async def _followed(event_log: EventLog, topic: str, judge: SpaceCheck) -> AsyncIterator[Control]:
     partition = TopicPartition(topic, 0)
-    same = Recheck(event_log, await event_log.topic_ids([topic]))
+    same = PeriodicIdentityCheck(event_log, await event_log.topic_ids([topic]))
     reader = await event_log.tail({partition: None})
     try:
         # As one state: a later record may take an earlier one back.
-        standing = Standing(judge)
-        async for record in to_the_end(reader):
+        standing = ControlFold(judge)
+        async for record in read_to_end(reader):
             standing.add(record)
         yield await standing.control()
         while True:

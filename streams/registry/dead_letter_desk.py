@@ -25,14 +25,14 @@ from contracts.events.record import OutRecord, Record, RecordPosition, TopicPart
 from contracts.partitioner import Partitioner
 from contracts.ports.event_log import EventLog
 from contracts.topics import TARGETS, Names
-from streams.kafka.partition_scan import records_now
+from streams.kafka.partition_scan import read_existing
 
 # What a retry comes to beside the outcomes that are marked: the original cannot be published.
 Refusal = Literal["truncated", "not_content", "gone"]
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class LetterGroup:
     """One record's letters, and what was done with the record (None: nothing yet).
 
     `letters` holds the letter of each space that refused the record, the oldest first. What was
@@ -53,15 +53,15 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True)
-class Retried:
+class RetryResult:
     """What came of one retry: an outcome that is marked now, or why nothing was done."""
 
-    listed: Listed
+    listed: LetterGroup
     outcome: Outcome | None
     refusal: Refusal | None = None
 
 
-class DeadLetters:
+class DeadLetterDesk:
     """The dead letters of one topic prefix."""
 
     def __init__(self, log: EventLog, names: Names, partition_of: Partitioner) -> None:
@@ -70,13 +70,13 @@ class DeadLetters:
         self._content = {names.content(target) for target in TARGETS}
         self._partition_of = partition_of
 
-    async def all(self) -> list[Listed]:
+    async def all(self) -> list[LetterGroup]:
         """List all records in the order of the log, by partition, without their values."""
         counts = await self._log.partition_counts([self._topic])
         partitions = [TopicPartition(self._topic, n) for n in range(counts[self._topic])]
         letters: dict[LetterId, Letter] = {}
         outcomes: dict[LetterId, Outcome] = {}
-        async for record in records_now(self._log, dict.fromkeys(partitions)):
+        async for record in read_existing(self._log, dict.fromkeys(partitions)):
             if (letter := read_letter(record)) is not None:
                 letters[letter.id] = letter
             elif (mark := read_mark(record)) is not None:
@@ -92,11 +92,11 @@ class DeadLetters:
             raise UsageError(f"letter: there is none at {letter_id} of {self._topic}")
         return record
 
-    async def discard(self, chosen: Iterable[Listed]) -> None:
+    async def discard(self, chosen: Iterable[LetterGroup]) -> None:
         """Mark the records as discarded, so that nobody looks at them again."""
         await self._mark(chosen, "discarded")
 
-    async def retry(self, chosen: Collection[Listed]) -> list[Retried]:
+    async def retry(self, chosen: Collection[LetterGroup]) -> list[RetryResult]:
         """Publish each record again, once for all its letters, if it is still its item's newest.
 
         Of several records of one item only the last can be. A crash may leave one published and not
@@ -107,24 +107,24 @@ class DeadLetters:
         for one in chosen:
             source = one.letter.source
             if source is None or source.topic not in self._content:
-                done.append(Retried(one, None, "not_content"))
+                done.append(RetryResult(one, None, "not_content"))
             elif one.letter.id not in newest:
                 await self._mark([one], "superseded")
-                done.append(Retried(one, "superseded"))
+                done.append(RetryResult(one, "superseded"))
             else:
                 done.append(await self._publish_again(one, source.topic))
         return done
 
-    async def _publish_again(self, one: Listed, topic: str) -> Retried:
+    async def _publish_again(self, one: LetterGroup, topic: str) -> RetryResult:
         record = await self._whole(one)
         if record is None:
-            return Retried(one, None, "gone" if one.letter.truncated is None else "truncated")
+            return RetryResult(one, None, "gone" if one.letter.truncated is None else "truncated")
         again = OutRecord(topic, record.key, record.value, original_headers(record))
         await self._log.publish([again])
         await self._mark([one], "retried")
-        return Retried(one, "retried")
+        return RetryResult(one, "retried")
 
-    async def _whole(self, one: Listed) -> Record | None:
+    async def _whole(self, one: LetterGroup) -> Record | None:
         """Read the original, from its source where the letters hold only the beginning of it."""
         letter = one.letter
         if letter.truncated is not None:
@@ -137,7 +137,7 @@ class DeadLetters:
                 return record
         return None
 
-    async def _mark(self, chosen: Iterable[Listed], outcome: Outcome) -> None:
+    async def _mark(self, chosen: Iterable[LetterGroup], outcome: Outcome) -> None:
         letters = [letter for one in chosen for letter in one.letters]
         await self._log.publish([mark_record(self._topic, letter, outcome) for letter in letters])
 
@@ -148,7 +148,7 @@ class DeadLetters:
         for letter in sorted(letters, key=lambda letter: (letter.written_ms, letter.id)):
             if letter.source is not None and letter.source.topic in self._content:
                 last[letter.source.topic, letter.key] = letter
-        asked: dict[TopicPartition, dict[bytes | None, _Asked]] = defaultdict(dict)
+        asked: dict[TopicPartition, dict[bytes | None, _RequestedLetter]] = defaultdict(dict)
         for (topic, key), letter in last.items():
             home = TopicPartition(topic, self._partition_of(key or b"", counts[topic]))
             asked[home][key] = await self._asked(letter, home)
@@ -156,23 +156,25 @@ class DeadLetters:
         for home, of in asked.items():
             offsets = [one.offset for one in of.values()]
             start = None if None in offsets else min(o for o in offsets if o is not None) + 1
-            async for record in records_now(self._log, {home: start}):
+            async for record in read_existing(self._log, {home: start}):
                 one = of.get(record.key)
                 if one is not None and one.is_before(record):
                     newest.discard(one.letter)
         return newest
 
-    async def _asked(self, letter: Letter, home: TopicPartition) -> "_Asked":
+    async def _asked(self, letter: Letter, home: TopicPartition) -> "_RequestedLetter":
         assert letter.source is not None
         record = await self._log.read(letter.source)
         if record is None or not _is_original(record, letter):
             # Compaction took it for a newer one, or the topic was made anew.
-            return _Asked(letter.id, None, letter.written_ms)
+            return _RequestedLetter(letter.id, None, letter.written_ms)
         is_home = home.partition == record.partition
-        return _Asked(letter.id, record.offset if is_home else None, record.timestamp_ms)
+        return _RequestedLetter(letter.id, record.offset if is_home else None, record.timestamp_ms)
 
 
-def _folded(letters: dict[LetterId, Letter], outcomes: dict[LetterId, Outcome]) -> list[Listed]:
+def _folded(
+    letters: dict[LetterId, Letter], outcomes: dict[LetterId, Outcome]
+) -> list[LetterGroup]:
     """Join the letters of each record, ordered by its oldest one. `outcomes` are in log order.
 
     A topic that was deleted and made again has other records at the same offsets, so letters belong
@@ -187,12 +189,12 @@ def _folded(letters: dict[LetterId, Letter], outcomes: dict[LetterId, Outcome]) 
     found = []
     for each in copies.values():
         last = max((order.get(letter.id, -1), letter.id) for letter in each)[1]
-        found.append(Listed(tuple(each), outcomes.get(last)))
+        found.append(LetterGroup(tuple(each), outcomes.get(last)))
     return found
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _RequestedLetter:
     """A letter, and where its record stands among its item's, if it stands there."""
 
     letter: LetterId

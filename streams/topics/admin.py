@@ -16,8 +16,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from contracts.errors import TopicMismatch
 from contracts.topics import TopicSpec
-from streams.kafka.connection import Connection
-from streams.topics.metadata import FoundTopic, topics_found
+from streams.kafka.connection import KafkaConnection
+from streams.topics.metadata import TopicDescription, describe_topics
 
 _ALREADY_EXISTS = 36
 _NOT_ALLOWED = (29, 31)  # topic, cluster authorization failed
@@ -26,7 +26,7 @@ _LOOK_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Topic:
+class ExistingTopic:
     """One topic as it is on the broker."""
 
     name: str
@@ -37,7 +37,7 @@ class Topic:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class TopicDifference:
     """One thing about a topic that is not as wanted; `have` None: the topic is absent."""
 
     topic: str
@@ -52,11 +52,11 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Created:
-    """What `create` did: topics made now, and what differs on those that were there."""
+class CreationResult:
+    """What `create_topics` did: topics made now, and what differs on those that were there."""
 
     created: Sequence[str]
-    differences: Sequence[Difference]
+    differences: Sequence[TopicDifference]
 
 
 def with_replication(specs: Sequence[TopicSpec], min_insync_replicas: int) -> list[TopicSpec]:
@@ -67,22 +67,26 @@ def with_replication(specs: Sequence[TopicSpec], min_insync_replicas: int) -> li
     ]
 
 
-def differences(specs: Sequence[TopicSpec], topics: Mapping[str, Topic]) -> list[Difference]:
+def topic_differences(
+    specs: Sequence[TopicSpec], topics: Mapping[str, ExistingTopic]
+) -> list[TopicDifference]:
     """What is not as `specs` want it, partitions first. Settings that no spec names are free."""
     found = []
     for spec in specs:
         topic = topics.get(spec.name)
         if topic is None:
-            found.append(Difference(spec.name, "topic", "exists", None))
+            found.append(TopicDifference(spec.name, "topic", "exists", None))
             continue
         if topic.partitions != spec.partitions:
             found.append(
-                Difference(spec.name, "partitions", str(spec.partitions), str(topic.partitions))
+                TopicDifference(
+                    spec.name, "partitions", str(spec.partitions), str(topic.partitions)
+                )
             )
         for setting, want in spec.config.items():
             have = topic.config.get(setting, "unknown")
             if _normal(setting, have) != _normal(setting, want):
-                found.append(Difference(spec.name, setting, want, have))
+                found.append(TopicDifference(spec.name, setting, want, have))
     return found
 
 
@@ -107,28 +111,32 @@ def require_partitions(specs: Sequence[TopicSpec], counts: Mapping[str, int]) ->
         )
 
 
-async def describe(connection: Connection, names: Sequence[str]) -> dict[str, Topic]:
+async def read_topics(
+    connection: KafkaConnection, names: Sequence[str]
+) -> dict[str, ExistingTopic]:
     """Those of `names` that exist, with all their settings."""
     async with connection.client() as client:
-        found = await topics_found(client, names, absent_ok=True)
+        found = await describe_topics(client, names, absent_ok=True)
     if not found:
         return {}
     async with connection.admin() as admin:
         configs = await topic_configs(admin, list(found))
     return {
-        name: Topic(name, topic.id, topic.partitions, topic.replication_factor, configs[name])
+        name: ExistingTopic(
+            name, topic.id, topic.partitions, topic.replication_factor, configs[name]
+        )
         for name, topic in found.items()
     }
 
 
-async def create(
-    connection: Connection,
+async def create_topics(
+    connection: KafkaConnection,
     specs: Sequence[TopicSpec],
     *,
     replication_factor: int,
     min_insync_replicas: int,
     counts: Mapping[str, int] | None = None,
-) -> Created:
+) -> CreationResult:
     """Create what is absent; running it twice, or twice at once, changes nothing more.
 
     `counts` are the known ones that existing topics were made with. Raises TopicMismatch for a
@@ -136,19 +144,19 @@ async def create(
     """
     wanted = with_replication(specs, min_insync_replicas)
     async with connection.client() as client:
-        there = await topics_found(client, [spec.name for spec in specs], absent_ok=True)
+        there = await describe_topics(client, [spec.name for spec in specs], absent_ok=True)
     made = counts or {}
     require_partitions(specs, {**_partitions(there), **made})
     missing = [spec for spec in wanted if spec.name not in there]
     created = await _create(connection, missing, replication_factor) if missing else []
     await _until_known(connection, created)
-    topics = await describe(connection, [spec.name for spec in specs])
+    topics = await read_topics(connection, [spec.name for spec in specs])
     require_partitions(specs, {**_partitions(topics), **made})
-    return Created(created, differences(wanted, topics))
+    return CreationResult(created, topic_differences(wanted, topics))
 
 
 async def _create(
-    connection: Connection, specs: Sequence[TopicSpec], replication_factor: int
+    connection: KafkaConnection, specs: Sequence[TopicSpec], replication_factor: int
 ) -> list[str]:
     new = [
         NewTopic(spec.name, spec.partitions, replication_factor, topic_configs=dict(spec.config))
@@ -170,7 +178,7 @@ async def _create(
     return created
 
 
-async def _until_known(connection: Connection, names: Sequence[str]) -> None:
+async def _until_known(connection: KafkaConnection, names: Sequence[str]) -> None:
     """Wait until a broker knows what the controller has made: a busy one takes a while.
 
     It waits for `_KNOWN_S` at most, since another broker may be asked next.
@@ -180,7 +188,7 @@ async def _until_known(connection: Connection, names: Sequence[str]) -> None:
     async with connection.client() as client:
         with suppress(TimeoutError):
             async with asyncio.timeout(_KNOWN_S):
-                while len(await topics_found(client, names, absent_ok=True)) < len(names):  # noqa: ASYNC110
+                while len(await describe_topics(client, names, absent_ok=True)) < len(names):  # noqa: ASYNC110
                     await asyncio.sleep(_LOOK_S)
 
 
@@ -197,17 +205,17 @@ async def topic_configs(
     return configs
 
 
-async def delete_retention_s(connection: Connection, names: Iterable[str]) -> float:
+async def delete_retention_s(connection: KafkaConnection, names: Iterable[str]) -> float:
     """For how long at least tombstones stay in all of them; infinite where unknown."""
     return await _shortest_s(connection, names, "delete.retention.ms")
 
 
-async def compaction_lag_s(connection: Connection, names: Iterable[str]) -> float:
+async def compaction_lag_s(connection: KafkaConnection, names: Iterable[str]) -> float:
     """For how long at least every record stays in all of them; infinite where unknown."""
     return await _shortest_s(connection, names, "min.compaction.lag.ms")
 
 
-async def _shortest_s(connection: Connection, names: Iterable[str], setting_ms: str) -> float:
+async def _shortest_s(connection: KafkaConnection, names: Iterable[str], setting_ms: str) -> float:
     async with connection.admin() as admin:
         found = await topic_configs(admin, list(names))
     settings = [config.get(setting_ms) for config in found.values()]
@@ -215,7 +223,7 @@ async def _shortest_s(connection: Connection, names: Iterable[str], setting_ms: 
     return min(known, default=float("inf")) / 1000
 
 
-def _partitions(topics: Mapping[str, Topic | FoundTopic]) -> dict[str, int]:
+def _partitions(topics: Mapping[str, ExistingTopic | TopicDescription]) -> dict[str, int]:
     return {name: topic.partitions for name, topic in topics.items()}
 
 

@@ -11,12 +11,17 @@ from contracts.errors import BrokerUnavailable
 from contracts.events.partition_count_record import CreatedTopic, RecordedPartitionCounts
 from contracts.partitioner import partitioner
 from contracts.topics import TARGETS, Names, TopicSpec
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaLog, KafkaReader
-from streams.topics.admin import Created, create, require_partitions
-from streams.topics.identity import TopicLooks
-from streams.topics.metadata import FoundTopic
-from streams.topics.partition_counts import Kept, PartitionCounts, made_count, target_of
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaEventLog, KafkaLogReader
+from streams.topics.admin import CreationResult, create_topics, require_partitions
+from streams.topics.identity import TopicIdClient
+from streams.topics.metadata import TopicDescription
+from streams.topics.partition_counts import (
+    PartitionCounts,
+    RecordedCounts,
+    created_count,
+    target_of,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -25,21 +30,21 @@ _TRIES = 20
 _RETRY_S = 0.1
 
 
-async def make_topics(
-    connection: Connection,
+async def create_collection_topics(
+    connection: KafkaConnection,
     names: Names,
     specs: Sequence[TopicSpec],
     *,
     replication_factor: int,
     min_insync_replicas: int,
-) -> Created:
+) -> CreationResult:
     """Create those of `specs` that are absent, and keep the counts of content topics.
 
     Partitions that were added to topics since they were made are no reason to refuse anything.
-    Raises TopicMismatch as `create` does.
+    Raises TopicMismatch as `create_topics` does.
     """
-    looks = TopicLooks(connection)
-    counts = PartitionCounts(names.prefix, looks.found, partial(KafkaReader.open, connection))
+    looks = TopicIdClient(connection)
+    counts = PartitionCounts(names.prefix, looks.found, partial(KafkaLogReader.open, connection))
     contents = [names.content(target) for target in TARGETS]
     wanted = {*contents, *(spec.name for spec in specs)}
     try:
@@ -49,7 +54,7 @@ async def make_topics(
         require_partitions(data, made)
         made |= {spec.name: spec.partitions for spec in specs if spec not in data}
         # 2. Create what is missing.
-        created = await create(
+        created = await create_topics(
             connection,
             specs,
             replication_factor=replication_factor,
@@ -64,9 +69,11 @@ async def make_topics(
         await looks.close()
 
 
-async def _all_found(looks: TopicLooks, topics: Collection[str]) -> Mapping[str, FoundTopic]:
+async def _all_found(
+    looks: TopicIdClient, topics: Collection[str]
+) -> Mapping[str, TopicDescription]:
     """Ask for all topics; a broker learns of new ones a moment after the one that makes them."""
-    found: Mapping[str, FoundTopic] = {}
+    found: Mapping[str, TopicDescription] = {}
     for _ in range(_TRIES):
         found = await looks.found(topics)
         if len(found) == len(topics):
@@ -76,11 +83,14 @@ async def _all_found(looks: TopicLooks, topics: Collection[str]) -> Mapping[str,
 
 
 async def _keep(
-    connection: Connection, names: Names, found: Mapping[str, FoundTopic], kept: Kept
+    connection: KafkaConnection,
+    names: Names,
+    found: Mapping[str, TopicDescription],
+    kept: RecordedCounts,
 ) -> None:
     new = {
         target: CreatedTopic(
-            found[names.content(target)].id, made_count(names.prefix, target, found, kept)
+            found[names.content(target)].id, created_count(names.prefix, target, found, kept)
         )
         for target in TARGETS
         if names.content(target) in found and target not in kept
@@ -89,7 +99,7 @@ async def _keep(
         return
     record = RecordedPartitionCounts({**kept, **new}).record(names.control)
     try:
-        async with KafkaLog.open(
+        async with KafkaEventLog.open(
             connection, partition_of=partitioner("murmur2"), record_bytes_max=_RECORD_BYTES_MAX
         ) as event_log:
             await event_log.publish([record])

@@ -16,8 +16,8 @@ from aiokafka.errors import KafkaError
 
 from contracts.errors import BrokerUnavailable, LogChanged, TidelensError, TopicMismatch
 from contracts.ports.event_log import EventLog
-from streams.kafka.connection import Connection
-from streams.topics.metadata import FoundTopic, topics_found
+from streams.kafka.connection import KafkaConnection
+from streams.topics.metadata import TopicDescription, describe_topics
 
 log = structlog.get_logger(__name__)
 
@@ -25,29 +25,29 @@ log = structlog.get_logger(__name__)
 ANSWER_S = 3.0
 EVERY_S = 5.0
 
-Found = Mapping[str, FoundTopic]
+TopicsById = Mapping[str, TopicDescription]
 
 # The id of a topic that was not there.
 ABSENT = ""
 
 
-class TopicLooks:
+class TopicIdClient:
     """Asks the broker for topics, one request at a time for all callers, on a client that it keeps.
 
     An answer counts for a caller only if it was asked for after the call: callers that come while
     a request is under way share the next one.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: KafkaConnection) -> None:
         self._connection = connection
         self._clients: contextlib.AsyncExitStack | None = None
         self._client: AIOKafkaClient | None = None
-        self._running: asyncio.Task[Found] | None = None
-        self._next: asyncio.Task[Found] | None = None
+        self._running: asyncio.Task[TopicsById] | None = None
+        self._next: asyncio.Task[TopicsById] | None = None
         self._wanted: set[str] = set()
         self._closed = False
 
-    async def found(self, topics: Collection[str]) -> Found:
+    async def found(self, topics: Collection[str]) -> TopicsById:
         """Return those of `topics` that exist. Raises BrokerUnavailable, and TopicMismatch for a
         topic that we may not describe.
         """
@@ -70,7 +70,7 @@ class TopicLooks:
             await asyncio.wait(under_way)
         await self._close_client()
 
-    async def _look(self, before: "asyncio.Task[Found] | None") -> Found:
+    async def _look(self, before: "asyncio.Task[TopicsById] | None") -> TopicsById:
         if before is not None:
             await asyncio.wait([before])
         self._running, self._next = self._next, None
@@ -80,7 +80,7 @@ class TopicLooks:
                 if self._client is None:
                     await self._open_client()
                 assert self._client is not None
-                return await topics_found(self._client, wanted, absent_ok=True)
+                return await describe_topics(self._client, wanted, absent_ok=True)
         except (KafkaError, TidelensError, OSError, TimeoutError):
             # Make a fresh client next time: this one may hold a broker that is gone for good.
             await self._close_client()
@@ -98,14 +98,14 @@ class TopicLooks:
                 await clients.aclose()
 
 
-class SameTopics:
+class TopicIdentityCheck:
     """The topics that one session, reader or index was built on.
 
     If the broker is away, the question is asked later: nothing waits for it, and an offset that was
     committed meanwhile carries the ids that it was written under.
     """
 
-    def __init__(self, looks: TopicLooks, ids: Mapping[str, str]) -> None:
+    def __init__(self, looks: TopicIdClient, ids: Mapping[str, str]) -> None:
         self._looks = looks
         self.ids = dict(ids)
         self._changed: str | None = None
@@ -136,10 +136,10 @@ class SameTopics:
         except (KafkaError, TidelensError, OSError, TimeoutError) as error:
             log.debug("topic ids are not known now", error=repr(error))
             return
-        self._changed = self._changed or changed(self.ids, found)
+        self._changed = self._changed or describe_change(self.ids, found)
 
 
-class Recheck:
+class PeriodicIdentityCheck:
     """Watches topics for a reader that uses the EventLog port and goes on if it cannot ask."""
 
     def __init__(self, event_log: EventLog, ids: Mapping[str, str]) -> None:
@@ -165,7 +165,7 @@ class Recheck:
                 raise LogChanged(f"topic {topic} was deleted and created again")
 
 
-def changed(ids: Mapping[str, str], found: Found) -> str | None:
+def describe_change(ids: Mapping[str, str], found: TopicsById) -> str | None:
     """Return what happened to the first topic that changed, or None where all are the same."""
     for topic, topic_id in ids.items():
         now = found[topic].id if topic in found else ABSENT
@@ -178,7 +178,7 @@ def changed(ids: Mapping[str, str], found: Found) -> str | None:
     return None
 
 
-def _seen(task: "asyncio.Task[Found]") -> None:
+def _seen(task: "asyncio.Task[TopicsById]") -> None:
     """Look at the error, so that asyncio does not log it after every caller has given up."""
     if not task.cancelled():
         task.exception()

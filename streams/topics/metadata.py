@@ -44,7 +44,7 @@ _RETRY_S = 0.1
 _NODES_MAX = 3
 
 
-class FoundTopic(NamedTuple):
+class TopicDescription(NamedTuple):
     """One topic as the broker describes it."""
 
     id: str
@@ -144,17 +144,17 @@ class _MetadataRequest(Request[_MetadataRequestStruct]):  # type: ignore[misc, u
 
 async def topic_ids(client: AIOKafkaClient, topics: Iterable[str]) -> dict[str, str]:
     """The id of each topic, as Kafka's tools print it. Raises TopicMismatch for an absent one."""
-    found = await topics_found(client, topics)
+    found = await describe_topics(client, topics)
     return {name: topic.id for name, topic in found.items()}
 
 
-async def topics_found(
+async def describe_topics(
     client: AIOKafkaClient,
     topics: Iterable[str],
     *,
     absent_ok: bool = False,
     rights: bool = False,
-) -> dict[str, FoundTopic]:
+) -> dict[str, TopicDescription]:
     """Return what the broker says about each topic; absent ones are left out when `absent_ok`.
 
     The broker looks at its ACLs for each operation, so rights are only asked for on demand.
@@ -171,7 +171,7 @@ async def topics_found(
         if code == _UNKNOWN_TOPIC:
             if absent_ok:
                 continue
-            raise absent(name)
+            raise topic_absent(name)
         if code == _TOPIC_AUTHORIZATION_FAILED:
             raise TopicMismatch(
                 f"topic {name}: we may not describe it; `tidelens topics print` shows the ACLs"
@@ -179,20 +179,20 @@ async def topics_found(
         if code not in (0, _LEADER_NOT_AVAILABLE):
             raise TopicMismatch(f"topic {name}: the broker answers error {code}")
         replicas = [len(partition[4]) for partition in partitions]
-        found[name] = FoundTopic(
-            printed(topic_id), len(partitions), min(replicas, default=0), max(0, allowed)
+        found[name] = TopicDescription(
+            topic_id_text(topic_id), len(partitions), min(replicas, default=0), max(0, allowed)
         )
     return found
 
 
-def absent(name: str) -> TopicAbsent:
+def topic_absent(name: str) -> TopicAbsent:
     return TopicAbsent(
         f"topic {name} does not exist; `tidelens topics create` makes it, "
         "`tidelens topics print` shows the commands"
     )
 
 
-def printed(topic_id: bytes) -> str:
+def topic_id_text(topic_id: bytes) -> str:
     """A topic id as Kafka's tools print it: URL-safe base64 without padding."""
     return base64.urlsafe_b64encode(topic_id).decode().rstrip("=")
 

@@ -33,9 +33,9 @@ from contracts.events.partition_count_record import (
 from contracts.events.record import Record, TopicPartition
 from contracts.ports.event_log import LogReader
 from contracts.topics import TARGETS, Names, Target
-from streams.kafka.connection_errors import FORBIDDEN, why_not
-from streams.kafka.partition_scan import to_the_end
-from streams.topics.metadata import FoundTopic, absent
+from streams.kafka.connection_errors import FORBIDDEN, connect_failure
+from streams.kafka.partition_scan import read_to_end
+from streams.topics.metadata import TopicDescription, topic_absent
 
 log = structlog.get_logger(__name__)
 
@@ -46,14 +46,14 @@ _AGAIN_S = 10.0
 # A count that nobody could confirm is looked up again after this time.
 _UNKNOWN_AGAIN_S = 1.0
 
-Tail = Callable[[Mapping[TopicPartition, int | None]], Awaitable[LogReader]]
-Find = Callable[[Collection[str]], Awaitable[Mapping[str, FoundTopic]]]
+OpenTail = Callable[[Mapping[TopicPartition, int | None]], Awaitable[LogReader]]
+FindTopics = Callable[[Collection[str]], Awaitable[Mapping[str, TopicDescription]]]
 
 
-Kept = Mapping[Target, CreatedTopic]
+RecordedCounts = Mapping[Target, CreatedTopic]
 
 
-def kept_after(kept: Kept, record: Record) -> Kept:
+def with_record(kept: RecordedCounts, record: Record) -> RecordedCounts:
     """Return `kept` with one more control record applied; an unreadable one changes nothing.
 
     The smaller of two counts for one topic stands: Kafka only adds partitions, and two processes
@@ -87,7 +87,9 @@ def target_of(prefix: str, topic: str) -> Target | None:
     return None
 
 
-def made_count(prefix: str, target: Target, found: Mapping[str, FoundTopic], kept: Kept) -> int:
+def created_count(
+    prefix: str, target: Target, found: Mapping[str, TopicDescription], kept: RecordedCounts
+) -> int:
     """Return the partition count that the topics `found` of a target were made with.
 
     Where no count was kept, this is the smallest one, since Kafka only adds partitions.
@@ -100,7 +102,9 @@ def made_count(prefix: str, target: Target, found: Mapping[str, FoundTopic], kep
     )
 
 
-def fitting_count(names: Names, target: Target, found: Mapping[str, FoundTopic], kept: Kept) -> int:
+def fitting_count(
+    names: Names, target: Target, found: Mapping[str, TopicDescription], kept: RecordedCounts
+) -> int:
     """Return the count for a process that writes from a target's content to its embeddings.
 
     Raises TopicMismatch unless both topics are there and fit.
@@ -108,8 +112,8 @@ def fitting_count(names: Names, target: Target, found: Mapping[str, FoundTopic],
     content, embeddings = names.content(target), names.embeddings(target)
     for topic in (content, embeddings):
         if topic not in found:
-            raise absent(topic)
-    made, have = made_count(names.prefix, target, found, kept), found[embeddings].partitions
+            raise topic_absent(topic)
+    made, have = created_count(names.prefix, target, found, kept), found[embeddings].partitions
     if have < made:
         raise TopicMismatch(
             f"topic {content} was made with {made} partitions, its embeddings topic {embeddings} "
@@ -125,11 +129,11 @@ class PartitionCounts:
     Its methods raise BrokerAway: nobody uses another count because no answer came.
     """
 
-    def __init__(self, prefix: str, find: Find, tail: Tail) -> None:
+    def __init__(self, prefix: str, find: FindTopics, tail: OpenTail) -> None:
         self.prefix = prefix
         self._find = find
         self._tail = tail
-        self._kept: Kept = {}
+        self._kept: RecordedCounts = {}
         # The smallest count seen with each content topic whose count is not kept.
         self._smallest: dict[Target, CreatedTopic] = {}
         self._reading = asyncio.Lock()
@@ -137,9 +141,9 @@ class PartitionCounts:
         self._missed: frozenset[str] = frozenset()
         self._missed_at = 0.0
         self._told = False
-        self._published: dict[str, _Published] = {}
+        self._published: dict[str, _PublishCount] = {}
 
-    async def of(self, found: Mapping[str, FoundTopic]) -> dict[str, int]:
+    async def of(self, found: Mapping[str, TopicDescription]) -> dict[str, int]:
         """Return the counts of the topics `found`, which include the content topics.
 
         All partitions count of a topic that holds neither content nor embeddings.
@@ -154,7 +158,7 @@ class PartitionCounts:
                 counts[topic] = min(here.partitions, self._made(target, found, kept))
         return counts
 
-    async def kept(self, found: Mapping[str, FoundTopic]) -> Kept:
+    async def kept(self, found: Mapping[str, TopicDescription]) -> RecordedCounts:
         """Return what the control topic keeps about the content topics among `found`."""
         async with self._reading:
             ids = {
@@ -186,19 +190,21 @@ class PartitionCounts:
             self._published[topic] = known
         return known.count
 
-    async def _publishing(self, topic: str, target: Target, partitions: int) -> "_Published":
+    async def _publishing(self, topic: str, target: Target, partitions: int) -> "_PublishCount":
         found = await self._find([f"{self.prefix}{target}", topic])
         if topic not in found:
-            raise absent(topic)
-        return _Published(partitions, (await self.of(found))[topic], time.monotonic())
+            raise topic_absent(topic)
+        return _PublishCount(partitions, (await self.of(found))[topic], time.monotonic())
 
-    def _made(self, target: Target, found: Mapping[str, FoundTopic], kept: Kept) -> int:
+    def _made(
+        self, target: Target, found: Mapping[str, TopicDescription], kept: RecordedCounts
+    ) -> int:
         """Return the count; while none is kept, what was seen before counts too.
 
         A publisher asks for the content topic alone, but its embeddings topics show more.
         """
         content = found.get(f"{self.prefix}{target}")
-        made = made_count(self.prefix, target, found, kept)
+        made = created_count(self.prefix, target, found, kept)
         if content is not None and target not in kept:
             before = self._smallest.get(target)
             if before is not None and before.topic_id == content.id:
@@ -210,7 +216,7 @@ class PartitionCounts:
         made = self._kept.get(target)
         return made is not None and made.topic_id == topic_id
 
-    async def _read(self, kept: Kept) -> Kept:
+    async def _read(self, kept: RecordedCounts) -> RecordedCounts:
         """Return what is kept now, or `kept` where we may not read the control topic."""
         control = Names(self.prefix, "").control
         try:
@@ -219,8 +225,8 @@ class PartitionCounts:
                 if control in await self._find([control]):
                     reader = await self._tail({TopicPartition(control, 0): None})
                     try:
-                        async for record in to_the_end(reader):
-                            kept = kept_after(kept, record)
+                        async for record in read_to_end(reader):
+                            kept = with_record(kept, record)
                     finally:
                         await reader.close()
         except BrokerAway:
@@ -236,13 +242,13 @@ class PartitionCounts:
         except (KafkaError, LogChanged, OSError) as error:
             raise BrokerAway(
                 f"topic {control}, which keeps the partition counts, cannot be read now "
-                f"({why_not(error)})"
+                f"({connect_failure(error)})"
             ) from error
         return kept
 
 
 @dataclass(frozen=True, slots=True)
-class _Published:
+class _PublishCount:
     """What was found for publishing to a topic, with the count that Kafka showed then."""
 
     partitions: int
@@ -255,7 +261,7 @@ class _Published:
         return self.count != partitions and time.monotonic() - self.at > _AGAIN_S
 
 
-def more_partitions(prefix: str, partitions: int) -> str:
+def how_to_add_partitions(prefix: str, partitions: int) -> str:
     """Say how to get more partitions than a collection was made with, with the commands.
 
     Beside a running `up` every command with another prefix is refused, so it must be replaced.

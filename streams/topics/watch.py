@@ -14,7 +14,7 @@ import structlog
 from contracts.metrics import Metrics
 from contracts.ports.event_log import AddedPartitions, EventLog
 from contracts.topics import TARGETS, Names
-from streams.topics.partition_counts import more_partitions
+from streams.topics.partition_counts import how_to_add_partitions
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,7 @@ class TopicWatch:
             self._metrics.partitions_added.labels(topic).set(added.get(topic, 0))
         if self._added != before:
             for one in self._added:
-                advice = more_partitions(self._names.prefix, one.current_count)
+                advice = how_to_add_partitions(self._names.prefix, one.current_count)
                 log.warning("partitions were added to a topic", reason=str(one), advice=advice)
 
     def describe(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class TopicWatch:
         if misplaced:
             warnings.append(_told(misplaced))
         now = max((one.current_count for one in self._added), default=0)
-        advice = more_partitions(self._names.prefix, now) if now else None
+        advice = how_to_add_partitions(self._names.prefix, now) if now else None
         return {"warnings": warnings, "misplaced": misplaced, "advice": advice}
 
 

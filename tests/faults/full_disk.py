@@ -16,7 +16,7 @@ import pytest
 from contracts.errors import RebuildFailed, SnapshotFailed
 from contracts.ports.hit import VectorQuery
 from index_store.storage.local import LocalBlobStore
-from streams.maintainer.admin import Operations
+from streams.maintainer.admin import MaintainerAdmin
 from tests.kits.index_kit import snapshots_in, vectors
 from tests.unit.streams.test_maintainer import Kit, index_of, running, until
 
@@ -34,7 +34,7 @@ async def main(folder: Path) -> None:
     kit = Kit(LocalBlobStore(folder / "store"), folder / "spills")
     rows = vectors(ROWS + len(LIMITS))
     async with running(kit.node()) as node:
-        operations = Operations(node, target_recall=0.95)
+        operations = MaintainerAdmin(node, target_recall=0.95)
         await kit.put([f"a{n}" for n in range(ROWS)], rows[:ROWS])
         await until(kit, ROWS)
         for n, limit in enumerate(LIMITS, 1):

@@ -13,12 +13,12 @@ from contracts.events.partition_count_record import CreatedTopic, RecordedPartit
 from contracts.events.record import TopicPartition
 from contracts.ports.event_log import AddedPartitions
 from contracts.topics import TARGETS, topic_specs
-from streams.kafka.event_log import KafkaLog
+from streams.kafka.event_log import KafkaEventLog
 from streams.lag.kafka_lag import KafkaLag
 from streams.ownership.kafka_ownership import KafkaOwnership
-from streams.topics.admin import create, describe
-from streams.topics.creation import make_topics
-from streams.topics.metadata import topics_found
+from streams.topics.admin import create_topics, read_topics
+from streams.topics.creation import create_collection_topics
+from streams.topics.metadata import describe_topics
 from tests.integration.test_ownership import ENCODER, live, running_worker
 from tests.kits.kafka import (
     MURMUR2,
@@ -39,7 +39,7 @@ MADE, NOW = 2, 5
 @asynccontextmanager
 async def opened(kit: Collection) -> AsyncIterator[Collection]:
     """Return the collection with an event log that uses the kept counts."""
-    async with KafkaLog.open(
+    async with KafkaEventLog.open(
         kit.connection,
         partition_of=MURMUR2,
         record_bytes_max=RECORD_BYTES_MAX,
@@ -53,7 +53,7 @@ def specs(kit: Collection, partitions: int = MADE):
 
 
 async def made(kit: Collection, partitions: int = MADE):
-    return await make_topics(
+    return await create_collection_topics(
         kit.connection,
         kit.names,
         specs(kit, partitions),
@@ -67,7 +67,9 @@ async def grown(kit: Collection, *topics: str) -> None:
         await admin.create_partitions({topic: NewPartitions(NOW) for topic in topics})
     # The broker that is asked hears of it a moment after the controller.
     async with asyncio.timeout(PATIENCE_S), kit.connection.client() as client:
-        while {each.partitions for each in (await topics_found(client, topics)).values()} != {NOW}:
+        while {each.partitions for each in (await describe_topics(client, topics)).values()} != {
+            NOW
+        }:
             await asyncio.sleep(0.05)
 
 
@@ -189,7 +191,7 @@ def captions_of(kit: Collection) -> str:
 async def recreated(kit: Collection, topic: str) -> None:
     async with asyncio.timeout(PATIENCE_S), kit.connection.admin() as admin:
         await admin.delete_topics([topic])
-        while await describe(kit.connection, [topic]):
+        while await read_topics(kit.connection, [topic]):
             await asyncio.sleep(0.05)
     [spec] = [one for one in specs(kit, NOW) if one.name == topic]
-    await create(kit.connection, [spec], replication_factor=1, min_insync_replicas=1)
+    await create_topics(kit.connection, [spec], replication_factor=1, min_insync_replicas=1)

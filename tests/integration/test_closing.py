@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaError
 
 from contracts.settings import KafkaSettings
 from streams.kafka import client_lifecycle
-from streams.kafka.connection import Connection
+from streams.kafka.connection import KafkaConnection
 from streams.kafka.rebootstrap import RebootstrappingClient
 from tests.kits.kafka import nothing_open
 
@@ -30,7 +30,7 @@ def slow_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options(bootstrap: str) -> dict:
-    return Connection(bootstrap, KafkaSettings()).client_options()
+    return KafkaConnection(bootstrap, KafkaSettings()).client_options()
 
 
 @pytest.mark.parametrize("kind", [AIOKafkaClient, RebootstrappingClient])
@@ -44,7 +44,7 @@ async def test_what_connects_while_its_client_closes_is_closed_with_it(
     groups = (ConnectionGroup.DEFAULT, ConnectionGroup.COORDINATION)
     connecting = [asyncio.create_task(client._get_conn(node, group=group)) for group in groups]
     await asyncio.sleep(0)
-    await client_lifecycle.close_client(client)
+    await client_lifecycle.close_kafka_client(client)
     # One more that comes too late is turned away.
     assert await client._get_conn(node) is None
     await asyncio.gather(*connecting)
@@ -75,7 +75,11 @@ async def test_a_start_that_is_cancelled_leaves_nothing_open(
     await asyncio.wait([starting])
     if not starting.cancelled():  # it was there sooner
         plain = isinstance(client, AIOKafkaClient)
-        await (client_lifecycle.close_client(client) if plain else client_lifecycle.close(client))
+        await (
+            client_lifecycle.close_kafka_client(client)
+            if plain
+            else client_lifecycle.close_consumer_or_producer(client)
+        )
     del client, starting
     await nothing_open()
 

@@ -17,8 +17,8 @@ from contracts.settings import KafkaSettings
 from contracts.supervision.children import module_command
 from contracts.testing.encoder import HashEncoder
 from contracts.wire.http_answers import LagAnswer
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaLog
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaEventLog
 from tests.kits.broker_fixture import TestKafka
 from tests.kits.kafka import MURMUR2, RECORD_BYTES_MAX
 from tidelens.runtime.run_file import Runtime, remember_model
@@ -150,8 +150,8 @@ def test_snapshots_are_those_of_the_space_that_is_served(
 
 
 async def published(bootstrap: str, record: OutRecord) -> None:
-    connection = Connection(bootstrap, KafkaSettings())
-    async with KafkaLog.open(
+    connection = KafkaConnection(bootstrap, KafkaSettings())
+    async with KafkaEventLog.open(
         connection, partition_of=MURMUR2, record_bytes_max=RECORD_BYTES_MAX
     ) as event_log:
         await event_log.publish([record])

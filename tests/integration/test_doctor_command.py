@@ -15,8 +15,8 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from contracts.settings import KafkaSettings
 from contracts.supervision.children import module_command
 from contracts.topics import Names, topic_specs
-from streams.kafka.connection import Connection
-from streams.topics.admin import create
+from streams.kafka.connection import KafkaConnection
+from streams.topics.admin import create_topics
 from tests.kits.broker_fixture import TestKafka
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
@@ -47,10 +47,10 @@ def environment(kafka: TestKafka, names: Names, tmp_path: Path) -> dict[str, str
 
 
 @pytest.fixture
-async def connection(kafka: TestKafka, names: Names) -> Connection:
-    connection = Connection(kafka.bootstrap, KafkaSettings())
+async def connection(kafka: TestKafka, names: Names) -> KafkaConnection:
+    connection = KafkaConnection(kafka.bootstrap, KafkaSettings())
     specs = topic_specs(names, partitions=PARTITIONS, content_bytes_max=RECORD_BYTES_MAX)
-    await create(connection, specs, replication_factor=1, min_insync_replicas=1)
+    await create_topics(connection, specs, replication_factor=1, min_insync_replicas=1)
     return connection
 
 
@@ -80,7 +80,7 @@ async def findings(environment: dict[str, str], *, rc: int) -> dict[str, list[di
 
 
 async def test_all_is_well(
-    connection: Connection, environment: dict[str, str], tmp_path: Path
+    connection: KafkaConnection, environment: dict[str, str], tmp_path: Path
 ) -> None:
     found = await findings(environment, rc=0)
     states = {name: {each["state"] for each in rows} for name, rows in found.items()}
@@ -104,7 +104,7 @@ async def test_all_is_well(
 
 
 async def test_an_altered_topic_is_a_failed_line_with_its_fix(
-    connection: Connection, names: Names, environment: dict[str, str]
+    connection: KafkaConnection, names: Names, environment: dict[str, str]
 ) -> None:
     topic = names.content("images")
     async with connection.admin() as admin:
@@ -120,7 +120,7 @@ async def test_an_altered_topic_is_a_failed_line_with_its_fix(
 
 
 async def test_another_partition_count(
-    connection: Connection, names: Names, environment: dict[str, str]
+    connection: KafkaConnection, names: Names, environment: dict[str, str]
 ) -> None:
     topic = names.content("captions")
     async with connection.admin() as admin:

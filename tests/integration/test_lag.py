@@ -18,10 +18,10 @@ from contracts.testing.clock import ManualClock
 from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS, Names, topic_specs
 from streams.devbroker.broker import LocalBroker
-from streams.groups.deletion import forget
+from streams.groups.deletion import delete_retired_groups
 from streams.lag.kafka_lag import KafkaLag
-from streams.lag.spaces_lag import LagOfSpaces
-from streams.topics.admin import create
+from streams.lag.spaces_lag import SpacesLag
+from streams.topics.admin import create_topics
 from tests.kits.broker_fixture import TestKafka
 from tests.kits.kafka import Collection, caption, collection
 
@@ -359,7 +359,9 @@ async def test_a_retired_nodes_groups_are_forgotten_and_nothing_else(kafka: Test
         group, app = names.index_group("0", "a"), names.streams_app_id("0", "a")
 
         async def forgotten(which: str) -> list[str]:
-            return await forget(kit.connection, names.prefix, which, spaces=[names.space])
+            return await delete_retired_groups(
+                kit.connection, names.prefix, which, spaces=[names.space]
+            )
 
         async with node_running(kit, names, "a"):
             for which in (group, app):
@@ -417,10 +419,10 @@ async def test_spaces_beside_are_reported_if_they_exist(kafka: TestKafka) -> Non
     async with collection(kafka.bootstrap, partitions=1) as kit, measuring(kit) as own:
         other = Names(kit.names.prefix, "other")
         specs = topic_specs(other, partitions=1, content_bytes_max=1_000_000)
-        await create(kit.connection, specs, replication_factor=1, min_insync_replicas=1)
+        await create_topics(kit.connection, specs, replication_factor=1, min_insync_replicas=1)
         await publish(kit, 2)
         spaces = [kit.names.space, "absent", "other"]
-        lag = LagOfSpaces(own, lambda: spaces)
+        lag = SpacesLag(own, lambda: spaces)
         rows = await lag.lag()
         assert list(dict.fromkeys(row.space for row in rows)) == [kit.names.space, "other"]
         behind = {row.group: row.records for row in rows if row.topic == other.content("captions")}

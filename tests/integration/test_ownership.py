@@ -25,7 +25,7 @@ from contracts.events.record import OutRecord, Record, Source
 from contracts.events.record import TopicPartition as Partition
 from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS
-from streams.ownership.kafka_ownership import KafkaEncoderLog, KafkaOwnership, _Session
+from streams.ownership.kafka_ownership import KafkaEncoderLog, KafkaOwnership, _OwnershipSession
 from tests.kits.kafka import (
     RECORD_BYTES_MAX,
     Collection,
@@ -146,7 +146,7 @@ async def claim_all(ownership: KafkaOwnership, wanted: int, *, records_max: int 
     return claims
 
 
-async def claims_of(session: _Session, topic: str, wanted: int) -> list:
+async def claims_of(session: _OwnershipSession, topic: str, wanted: int) -> list:
     """Return the claims that one session fetches, until they have `wanted` records."""
     claims = []
     async with asyncio.timeout(PATIENCE_S):
@@ -170,7 +170,9 @@ def as_embeddings(kit: Collection, records: list[Record], topic_id: str) -> list
 
 
 @asynccontextmanager
-async def seized(kit: Collection, partitions: AbstractSet[Partition]) -> AsyncIterator[_Session]:
+async def seized(
+    kit: Collection, partitions: AbstractSet[Partition]
+) -> AsyncIterator[_OwnershipSession]:
     """Take the transactional ids of the partitions over, without joining the group.
 
     The others see it as a new owner whose rebalance they missed, or as an old one that stalled.
@@ -182,7 +184,7 @@ async def seized(kit: Collection, partitions: AbstractSet[Partition]) -> AsyncIt
         record_bytes_max=10_000_000,
         transaction_timeout_ms=600_000,  # the test ends its transactions, not the broker
     )
-    session = _Session(owner, frozenset(partitions))
+    session = _OwnershipSession(owner, frozenset(partitions))
     await session.open()
     try:
         yield session

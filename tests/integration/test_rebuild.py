@@ -20,7 +20,7 @@ from contracts.settings import Settings
 from contracts.testing.encoder import HashEncoder
 from contracts.topics import Names, topic_specs
 from streams.registry.control_topic import Control, read_control
-from streams.topics.admin import create
+from streams.topics.admin import create_topics
 from tests.faults.kill_rounds import all_encoded
 from tests.integration.test_operating import Command
 from tests.kits.kafka import Collection, caption, collection
@@ -337,7 +337,7 @@ async def test_without_an_encoder_of_its_own_a_space_is_not_switched_to(
         control = kit.names.control
         # A record of a space without topics would be ignored.
         specs = topic_specs(collected.names(new.space), partitions=1, content_bytes_max=100_000)
-        await create(kit.connection, specs, replication_factor=1, min_insync_replicas=1)
+        await create_topics(kit.connection, specs, replication_factor=1, min_insync_replicas=1)
         await kit.log.publish([CandidateSpace(new, 1.0, 2.0).record(control)])
         with pytest.raises(TidelensError, match="no encoder of space hash-48 runs"):
             await switch.check_switch(collected, old)

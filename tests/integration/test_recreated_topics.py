@@ -10,11 +10,11 @@ from contracts.events.record import TopicPartition
 from contracts.topics import topic_specs
 from streams.groups.offsets import group_offsets
 from streams.lag.kafka_lag import KafkaLag
-from streams.ownership.commit_metadata import Commit
+from streams.ownership.commit_metadata import CommittedOffset
 from streams.ownership.kafka_ownership import KafkaOwnership
 from streams.topics import identity
-from streams.topics.admin import create, describe
-from streams.topics.identity import SameTopics, TopicLooks
+from streams.topics.admin import create_topics, read_topics
+from streams.topics.identity import TopicIdClient, TopicIdentityCheck
 from tests.integration.test_ownership import (
     as_embeddings,
     claim_all,
@@ -42,9 +42,9 @@ async def created_again(kit: Collection, topic: str) -> None:
     async with asyncio.timeout(PATIENCE_S):
         async with kit.connection.admin() as admin:
             await admin.delete_topics([topic])
-            while await describe(kit.connection, [topic]):
+            while await read_topics(kit.connection, [topic]):
                 await asyncio.sleep(0.05)
-        await create(
+        await create_topics(
             kit.connection,
             [spec for spec in specs if spec.name == topic],
             replication_factor=1,
@@ -137,7 +137,7 @@ async def test_a_new_embeddings_topic_is_filled_from_the_beginning(
             committed = await group_offsets(client, kit.names.encoder_group)
         ids = await kit.connection.topic_ids([embeddings])
         [found] = [
-            Commit.read(each)
+            CommittedOffset.read(each)
             for partition, each in committed.items()
             if partition == TopicPartition(kit.names.content("captions"), 0)
         ]
@@ -166,15 +166,15 @@ async def test_callers_that_come_while_a_look_is_under_way_share_the_next(
     kafka, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[list[str]] = []
-    topics_found = identity.topics_found
+    describe_topics = identity.describe_topics
 
     async def counting(client, topics, **options):
         asked.append(sorted(topics))
-        return await topics_found(client, topics, **options)
+        return await describe_topics(client, topics, **options)
 
-    monkeypatch.setattr(identity, "topics_found", counting)
+    monkeypatch.setattr(identity, "describe_topics", counting)
     async with collection(kafka.bootstrap, partitions=1) as kit:
-        looks = TopicLooks(kit.connection)
+        looks = TopicIdClient(kit.connection)
         first, second = kit.names.content("images"), kit.names.content("captions")
         try:
             earlier = asyncio.create_task(looks.found([first]))
@@ -187,7 +187,7 @@ async def test_callers_that_come_while_a_look_is_under_way_share_the_next(
                 [second],
             ]
             assert asked == [[first], sorted([first, second])]
-            same = SameTopics(looks, {first: "another"})
+            same = TopicIdentityCheck(looks, {first: "another"})
             await same.look_now()
             with pytest.raises(LogChanged, match="deleted and created again"):
                 same.require()

@@ -13,7 +13,7 @@ from index_store.snapshot.store import SnapshotStore
 from index_store.storage import s3 as module
 from index_store.storage.open import open_blob_store
 from index_store.storage.s3 import S3BlobStore
-from streams.maintainer.snapshot_schedule import SnapshotKeeper
+from streams.maintainer.snapshot_schedule import SnapshotSchedule
 from tests.kits.index_kit import IMAGES, batch, filled, new_index, new_spill, record, vectors
 from tests.kits.s3_fixture import S3Link
 from tidelens.cli.doctor.bucket import bucket as examine_bucket
@@ -146,7 +146,7 @@ async def test_a_server_that_is_away_at_the_start_is_no_reason_not_to_start(
     monkeypatch.setattr(module, "_ATTEMPTS", 2)
     async with open_blob_store(f"s3://{bucket}/p", tmp_path) as store:
         snapshots = SnapshotStore(store, PREFIX, new_spill(), kept=1)
-        keeper = SnapshotKeeper(
+        keeper = SnapshotSchedule(
             snapshots, Metrics(), ManualClock(), every_s=1, every_records=1, refresh_s=1
         )
         assert await keeper.restore(new_index()) is None

@@ -13,7 +13,7 @@ from contracts.errors import BrokerUnavailable, TidelensError
 from contracts.events.content_event import content_record
 from contracts.settings import KafkaSettings
 from contracts.testing.clock import ManualClock
-from streams.kafka.connection import Connection
+from streams.kafka.connection import KafkaConnection
 from streams.lag.kafka_lag import KafkaLag
 from tests.kits.broker_fixture import TestKafka
 from tests.kits.kafka import caption, collection
@@ -21,17 +21,19 @@ from tests.kits.kafka import caption, collection
 pytestmark = [pytest.mark.anyio, pytest.mark.broker]
 
 
-def sasl(kafka: TestKafka, *, password: str | None = None, user: str | None = None) -> Connection:
+def sasl(
+    kafka: TestKafka, *, password: str | None = None, user: str | None = None
+) -> KafkaConnection:
     settings = KafkaSettings(
         security_protocol="SASL_PLAINTEXT",
         sasl_mechanism="PLAIN",
         sasl_username=user or kafka.user,
         sasl_password=SecretStr(password or kafka.password),
     )
-    return Connection(kafka.sasl_bootstrap, settings)
+    return KafkaConnection(kafka.sasl_bootstrap, settings)
 
 
-async def refusal(connection: Connection) -> str:
+async def refusal(connection: KafkaConnection) -> str:
     """Return the one line of the refusal, which comes within the time that a person waits."""
     async with asyncio.timeout(30):
         with pytest.raises(BrokerUnavailable) as refused:
@@ -94,22 +96,22 @@ async def test_a_wrong_password_is_named(kafka: TestKafka) -> None:
 
 
 async def test_a_plain_client_at_a_sasl_listener_learns_why(kafka: TestKafka) -> None:
-    message = await refusal(Connection(kafka.sasl_bootstrap, KafkaSettings()))
+    message = await refusal(KafkaConnection(kafka.sasl_bootstrap, KafkaSettings()))
     assert "TIDELENS_KAFKA_SECURITY_PROTOCOL, now PLAINTEXT" in message
 
 
 async def test_a_sasl_client_at_a_plain_listener_learns_why(kafka: TestKafka) -> None:
-    connection = Connection(kafka.bootstrap, sasl(kafka).kafka)
+    connection = KafkaConnection(kafka.bootstrap, sasl(kafka).kafka)
     assert "TIDELENS_KAFKA" in await refusal(connection)
 
 
 async def test_a_tls_client_at_a_plain_listener_learns_why(kafka: TestKafka) -> None:
-    connection = Connection(kafka.bootstrap, KafkaSettings(security_protocol="SSL"))
+    connection = KafkaConnection(kafka.bootstrap, KafkaSettings(security_protocol="SSL"))
     assert "TIDELENS_KAFKA_SECURITY_PROTOCOL, now SSL" in await refusal(connection)
 
 
 async def test_one_good_address_of_several_is_enough(kafka: TestKafka) -> None:
-    connection = Connection(f"127.0.0.1:1,{kafka.bootstrap}", KafkaSettings())
+    connection = KafkaConnection(f"127.0.0.1:1,{kafka.bootstrap}", KafkaSettings())
     await connection.check()
 
 

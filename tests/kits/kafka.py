@@ -28,10 +28,10 @@ from contracts.ports.ownership import Ownership
 from contracts.settings import KafkaSettings
 from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS, Names, Target, TopicSpec, topic_specs
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaLog
-from streams.kafka.partition_scan import records_now
-from streams.topics.admin import create
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaEventLog
+from streams.kafka.partition_scan import read_existing
+from streams.topics.admin import create_topics
 from tidelens.process.clock import SystemClock
 
 MURMUR2 = partitioner("murmur2")
@@ -43,16 +43,16 @@ LETTER_BYTES_MAX = letter_bytes_max(RECORD_BYTES_MAX)
 class Collection:
     """A topic prefix of a test's own, with its topics created."""
 
-    connection: Connection
+    connection: KafkaConnection
     names: Names
     partitions: int
-    log: KafkaLog
+    log: KafkaEventLog
 
     async def read_all(self, topic: str) -> dict[int, list[Record]]:
         """Return every committed record of a topic, by partition, up to the last stable offset."""
         partitions = [TopicPartition(topic, n) for n in range(self.partitions)]
         found: dict[int, list[Record]] = {n: [] for n in range(self.partitions)}
-        async for record in records_now(self.log, dict.fromkeys(partitions)):
+        async for record in read_existing(self.log, dict.fromkeys(partitions)):
             found[record.partition].append(record)
         return found
 
@@ -107,7 +107,7 @@ async def collection(
     retention_ms: int = 86_400_000,
 ) -> AsyncIterator[Collection]:
     """Create topics under a prefix that no other test uses."""
-    connection = Connection(bootstrap, kafka or KafkaSettings())
+    connection = KafkaConnection(bootstrap, kafka or KafkaSettings())
     names = Names(f"t{next(_counter)}{uuid.uuid4().hex[:6]}.", space)
     specs = topic_specs(
         names,
@@ -117,8 +117,8 @@ async def collection(
     )
     if eager_compaction:
         specs = [TopicSpec(s.name, s.partitions, s.config | _EAGER) for s in specs]
-    await create(connection, specs, replication_factor=1, min_insync_replicas=1)
-    async with KafkaLog.open(
+    await create_topics(connection, specs, replication_factor=1, min_insync_replicas=1)
+    async with KafkaEventLog.open(
         connection, partition_of=MURMUR2, record_bytes_max=RECORD_BYTES_MAX
     ) as log:
         yield Collection(connection, names, partitions, log)

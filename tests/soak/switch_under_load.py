@@ -29,7 +29,7 @@ from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS, Names, topic_specs
 from streams.devbroker.broker import LocalBroker
 from streams.ownership.kafka_ownership import KafkaEncoderLog
-from streams.topics.admin import create
+from streams.topics.admin import create_topics
 from tests.kits.broker_fixture import FAST
 from tests.kits.kafka import RECORD_BYTES_MAX, Collection, caption, collection, worker
 from tidelens.migration import compare, switch
@@ -98,7 +98,7 @@ async def candidate(kit: Collection) -> tuple[OpenCollection, SpaceRef]:
     specs = topic_specs(names, partitions=kit.partitions, content_bytes_max=RECORD_BYTES_MAX)
     embeddings = {names.embeddings(target) for target in TARGETS}
     made = [spec for spec in specs if spec.name in embeddings]
-    await create(kit.connection, made, replication_factor=1, min_insync_replicas=1)
+    await create_topics(kit.connection, made, replication_factor=1, min_insync_replicas=1)
     settings = Settings(brokers=kit.connection.brokers, topic_prefix=kit.names.prefix)
     asked = OpenCollection(settings, kit.connection, kit.log)
     ref = SpaceRef.of(NEW.space, "hash:48")

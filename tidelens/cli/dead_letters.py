@@ -18,7 +18,7 @@ from tidelens.cli.base.terminal import say, say_json
 if TYPE_CHECKING:
     from contracts.events.dead_letter import LetterId
     from contracts.events.record import Record
-    from streams.registry.dead_letter_desk import DeadLetters, Listed, Retried
+    from streams.registry.dead_letter_desk import DeadLetterDesk, LetterGroup, RetryResult
 
 _REFUSALS = {
     "truncated": "the letter has only its beginning, and the original is no longer in the log: "
@@ -92,7 +92,7 @@ def list_(
     the oldest, with the names of their spaces. --json lists each of them.
     """
 
-    async def run() -> "list[Listed]":
+    async def run() -> "list[LetterGroup]":
         async with _opened(**collection_given) as letters:
             return await letters.all()
 
@@ -177,7 +177,7 @@ def retry(as_json: bool, **asked: Any) -> None:
     another letter.
     """
 
-    async def run() -> "list[Retried]":
+    async def run() -> "list[RetryResult]":
         async with _asked(**asked) as (opened, letters):
             return await opened.retry(letters)
 
@@ -233,11 +233,11 @@ def discard(as_json: bool, **asked: Any) -> None:
 
 
 @asynccontextmanager
-async def _opened(**given: Any) -> "AsyncIterator[DeadLetters]":
+async def _opened(**given: Any) -> "AsyncIterator[DeadLetterDesk]":
     from contracts.events.dead_letter import letter_bytes_max
     from contracts.partitioner import partitioner
-    from streams.kafka.event_log import KafkaLog
-    from streams.registry.dead_letter_desk import DeadLetters
+    from streams.kafka.event_log import KafkaEventLog
+    from streams.registry.dead_letter_desk import DeadLetterDesk
     from tidelens.cli.base.collection_choice import command_context
 
     context = await asyncio.to_thread(command_context, "dead-letters", **given)
@@ -245,14 +245,14 @@ async def _opened(**given: Any) -> "AsyncIterator[DeadLetters]":
     partition_of = partitioner(settings.partitioner)
     async with (
         connection.errors_translated(),
-        KafkaLog.open(
+        KafkaEventLog.open(
             connection,
             partition_of=partition_of,
             record_bytes_max=letter_bytes_max(settings.record_bytes_max),
             prefix=settings.topic_prefix,
         ) as log,
     ):
-        yield DeadLetters(log, context.names(), partition_of)
+        yield DeadLetterDesk(log, context.names(), partition_of)
     context.tell()
 
 
@@ -274,7 +274,7 @@ async def _asked(
     reason: str | None,
     stage: str | None,
     **collection_given: Any,
-) -> "AsyncIterator[tuple[DeadLetters, list[Listed]]]":
+) -> "AsyncIterator[tuple[DeadLetterDesk, list[LetterGroup]]]":
     """Open the dead letters, with those that are selected.
 
     Named letters are selected whatever was done to them, and `every` selects those that wait for a
@@ -296,7 +296,9 @@ async def _asked(
         yield opened, _chosen(among, reason, stage)
 
 
-def _chosen(found: "Sequence[Listed]", reason: str | None, stage: str | None) -> "list[Listed]":
+def _chosen(
+    found: "Sequence[LetterGroup]", reason: str | None, stage: str | None
+) -> "list[LetterGroup]":
     """Choose the records of which at least one copy has that reason and stage."""
     return [
         one

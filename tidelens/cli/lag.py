@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from contracts.ports.lag import Lag
     from contracts.settings import Settings
-    from streams.kafka.connection import Connection
+    from streams.kafka.connection import KafkaConnection
     from tidelens.cli.base.lag_measurement import LagReport
 
 # At most this many warnings of each type are shown; --json has all.
@@ -84,18 +84,20 @@ def lag(model: str | None, forget: str | None, as_json: bool, **collection_given
     say(*_table(measured.rows), _behind(measured), *_notes(measured, connection.brokers))
 
 
-async def _measured(settings: "Settings", connection: "Connection", *, asked: bool) -> "LagReport":
+async def _measured(
+    settings: "Settings", connection: "KafkaConnection", *, asked: bool
+) -> "LagReport":
     from tidelens.cli.base.lag_measurement import measure_lag
 
     return await measure_lag(settings, connection, asked=asked)
 
 
-async def _forgotten(settings: "Settings", connection: "Connection", group: str) -> list[str]:
-    from streams.groups.deletion import forget
+async def _forgotten(settings: "Settings", connection: "KafkaConnection", group: str) -> list[str]:
+    from streams.groups.deletion import delete_retired_groups
     from tidelens.cli.base.lag_measurement import spaces_of
 
     spaces = await spaces_of(settings, connection, asked=False)
-    return await forget(connection, settings.topic_prefix, group, spaces=spaces)
+    return await delete_retired_groups(connection, settings.topic_prefix, group, spaces=spaces)
 
 
 def _behind(measured: "LagReport") -> str:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from contracts.ports.blob_store import BlobStore
     from index_store.index import Index
     from index_store.snapshot.store import SnapshotStore
-    from streams.kafka.connection import Connection
+    from streams.kafka.connection import KafkaConnection
     from tidelens.cli.base.collection_choice import CommandContext
 
 _shard_options = in_order(
@@ -203,7 +203,7 @@ class _Shard:
 
     context: "CommandContext"
     space: Space
-    connection: "Connection"
+    connection: "KafkaConnection"
     blobs: "BlobStore"
     snapshots: "SnapshotStore"
 
@@ -270,7 +270,7 @@ async def _opened(given: dict[str, Any]) -> AsyncIterator[_Shard]:
     context.tell()
 
 
-async def _space(settings: Settings, connection: "Connection", *, asked: bool) -> Space:
+async def _space(settings: Settings, connection: "KafkaConnection", *, asked: bool) -> Space:
     from consumers.models import space_of
     from tidelens.cli.base.served_space import active_space_of
 
@@ -317,14 +317,14 @@ async def _is_of(status: Any, shard: _Shard) -> bool:
 async def _choose(shard: _Shard, name: str) -> None:
     import time
 
-    from streams.maintainer.restore_policy import choose
+    from streams.maintainer.restore_policy import require_restorable
     from streams.topics.admin import delete_retention_s
     from streams.topics.retention import RETENTION_MIN_S
 
     index = await shard.empty_index()
     retention_s = await delete_retention_s(shard.connection, shard.embeddings())
     retention_s = max(RETENTION_MIN_S, retention_s)
-    await choose(shard.snapshots, name, index, now=time.time(), retention_s=retention_s)
+    await require_restorable(shard.snapshots, name, index, now=time.time(), retention_s=retention_s)
 
 
 async def _described(shard: _Shard, name: str) -> dict[str, Any]:

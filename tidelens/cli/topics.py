@@ -21,8 +21,8 @@ from tidelens.cli.base.terminal import say, say_json
 if TYPE_CHECKING:
     from contracts.settings import Settings
     from contracts.topics import Names, TopicSpec
-    from streams.kafka.connection import Connection
-    from streams.topics.admin import Difference
+    from streams.kafka.connection import KafkaConnection
+    from streams.topics.admin import TopicDifference
     from tidelens.cli.base.collection_choice import CommandContext
 
 
@@ -82,12 +82,12 @@ def create(as_json: bool, **options: Any) -> None:
     Topics that exist are not changed. The exit code is 1 if one of them differs from what is
     wanted.
     """
-    from streams.topics.creation import make_topics
+    from streams.topics.creation import create_collection_topics
 
     plan = _Plan.of(options)
     settings = plan.settings
     made = _run(
-        make_topics(
+        create_collection_topics(
             plan.connection,
             plan.names,
             plan.specs,
@@ -127,10 +127,10 @@ def describe(as_json: bool, **options: Any) -> None:
     from streams.topics import admin as kafka_topics
 
     plan = _Plan.of(options)
-    found = _run(kafka_topics.describe(plan.connection, [spec.name for spec in plan.specs]))
+    found = _run(kafka_topics.read_topics(plan.connection, [spec.name for spec in plan.specs]))
     plan.context.tell()
     wanted = kafka_topics.with_replication(plan.specs, plan.settings.min_insync_replicas)
-    differences = kafka_topics.differences(wanted, found)
+    differences = kafka_topics.topic_differences(wanted, found)
     if as_json:
         answer = {
             "topics": [asdict(topic) for topic in found.values()],
@@ -215,7 +215,7 @@ class _Plan:
     settings: "Settings"
     names: "Names"
     specs: "list[TopicSpec]"
-    connection: "Connection"
+    connection: "KafkaConnection"
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> "_Plan":
@@ -236,9 +236,9 @@ def _run(work: Coroutine[Any, Any, Any]) -> Any:
     return asyncio.run(work)
 
 
-def _tell(differences: "list[Difference]", plan: _Plan) -> None:
+def _tell(differences: "list[TopicDifference]", plan: _Plan) -> None:
     from streams.kafka.shell_commands import kafka_configs_commands
-    from streams.topics.partition_counts import more_partitions
+    from streams.topics.partition_counts import how_to_add_partitions
 
     for difference in differences:
         say(f"differs: {difference}", err=True)
@@ -249,10 +249,12 @@ def _tell(differences: "list[Difference]", plan: _Plan) -> None:
             say(f"    {command}", err=True)
     more = max((int(d.have or 0) for d in differences if _has_more(d, plan.names)), default=0)
     if more:
-        say(f"to have {more} partitions: {more_partitions(plan.names.prefix, more)}", err=True)
+        say(
+            f"to have {more} partitions: {how_to_add_partitions(plan.names.prefix, more)}", err=True
+        )
 
 
-def _has_more(difference: "Difference", names: "Names") -> bool:
+def _has_more(difference: "TopicDifference", names: "Names") -> bool:
     """Return whether partitions were added to a topic whose count is fixed."""
     if difference.setting != "partitions" or names.target_of(difference.topic) is None:
         return False

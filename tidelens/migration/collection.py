@@ -7,7 +7,7 @@ from contracts.events.record import OutRecord
 from contracts.ports.event_log import EventLog
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Names, Target
-from streams.kafka.connection import Connection
+from streams.kafka.connection import KafkaConnection
 from streams.registry.control_topic import Control, read_control
 
 
@@ -16,7 +16,7 @@ class OpenCollection:
     """A collection whose event log is open; `url` is the address of a node that answers in it."""
 
     settings: Settings
-    connection: Connection
+    connection: KafkaConnection
     event_log: EventLog
     url: str = ""
 

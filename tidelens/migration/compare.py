@@ -16,13 +16,13 @@ from contracts.ports.search import Searcher
 from contracts.score import Vectors
 from contracts.topics import TARGETS, Names, Target
 from streams.ownership.embedding_entries import (
-    EntriesAt,
-    Missing,
-    live,
-    not_in,
-    read_entries,
-    read_entries_at,
-    why_missing,
+    IdStatesAt,
+    MissingItem,
+    live_ids,
+    missing_items,
+    read_id_states,
+    read_id_states_at,
+    with_reasons,
 )
 from tidelens.client import Client
 
@@ -43,10 +43,10 @@ class LiveIdComparison:
     old: Counter[str] = field(default_factory=Counter)
     new: Counter[str] = field(default_factory=Counter)
     missing_count: int = 0
-    missing: list[Missing] = field(default_factory=list)
+    missing: list[MissingItem] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
 
-    def add(self, found: Missing) -> None:
+    def add(self, found: MissingItem) -> None:
         self.missing_count += 1
         self.reasons[found.reason.partition(":")[0]] += 1
         if len(self.missing) < LISTED:
@@ -75,27 +75,29 @@ async def compare_sets(
     for target in TARGETS:
         for number in range(partitions[target]):
             content = TopicPartition(old.content(target), number)
-            before = await read_entries(event_log, TopicPartition(old.embeddings(target), number))
+            before = await read_id_states(event_log, TopicPartition(old.embeddings(target), number))
             # Transactions of a partition are in source order: nothing before this is still to come.
             at = max((entry.offset + 1 for entry in before.values()), default=0)
             await _encoded(event_log, new, content, at)
             after = await _read_at(event_log, TopicPartition(new.embeddings(target), number), at)
-            names = not_in(after, before)
-            sets.old[target] += len(live(before))
-            sets.new[target] += len(live(after.entries) | (live(before) & after.later - set(names)))
+            names = missing_items(after, before)
+            sets.old[target] += len(live_ids(before))
+            sets.new[target] += len(
+                live_ids(after.entries) | (live_ids(before) & after.later - set(names))
+            )
             # An item that only the old space still has was deleted; it is not missing. The content
             # is read only if something seems to be missing.
-            published = live(await read_entries(event_log, content)) if names else set()
+            published = live_ids(await read_id_states(event_log, content)) if names else set()
             for name in names:
                 if name in published:
-                    sets.add(why_missing(target, name, after.entries.get(name)))
+                    sets.add(with_reasons(target, name, after.entries.get(name)))
     return sets
 
 
-async def _read_at(event_log: EventLog, partition: TopicPartition, at: int) -> EntriesAt:
+async def _read_at(event_log: EventLog, partition: TopicPartition, at: int) -> IdStatesAt:
     try:
         async with asyncio.timeout(_ENCODED_WAIT_S):
-            return await read_entries_at(event_log, partition, at)
+            return await read_id_states_at(event_log, partition, at)
     except TimeoutError:
         raise TidelensError(
             f"{partition.topic}-{partition.partition} was not read to its end within "

@@ -34,7 +34,7 @@ from contracts.zero_shot import query_vector
 from index_store.search.searcher import AppliedFeed, LocalSearcher
 from index_store.storage.open import open_blob_store
 from streams.lag.kafka_lag import KafkaLag
-from streams.topics.creation import make_topics
+from streams.topics.creation import create_collection_topics
 from tidelens.migration.collection import OpenCollection
 from tidelens.migration.compare import (
     compare_answers,
@@ -165,7 +165,7 @@ async def _create_topics(collection: OpenCollection, ref: SpaceRef) -> None:
         )
         if spec.name == names.embeddings(target)
     ]
-    await make_topics(
+    await create_collection_topics(
         collection.connection,
         names,
         specs,

@@ -33,8 +33,8 @@ from tidelens.runtime.metrics_exposition import PartMetrics
 if TYPE_CHECKING:
     from consumers.images.decoder_pool import DecoderPool
     from consumers.worker import EncoderWorker
-    from streams.kafka.connection import Connection
-    from streams.kafka.event_log import KafkaLog
+    from streams.kafka.connection import KafkaConnection
+    from streams.kafka.event_log import KafkaEventLog
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +136,7 @@ async def _encode(
     stop: asyncio.Event,
     reporter: ChildReporter,
 ) -> bool:
-    from streams.kafka.connection import Connection
+    from streams.kafka.connection import KafkaConnection
     from streams.lag.kafka_lag import KafkaLag
     from streams.topics.watch import TopicWatch
 
@@ -147,7 +147,7 @@ async def _encode(
     gc_pauses.forget_imports()
     metrics.set_space(encoder.space.name)
     health.space = encoder.space.name
-    clock, connection = SystemClock(), Connection(brokers, kafka)
+    clock, connection = SystemClock(), KafkaConnection(brokers, kafka)
     lag = KafkaLag(connection, Names(settings.topic_prefix, encoder.space.name), None, clock)
     if reporter and not await unless_stopped(stop, _answering(connection)):
         return True
@@ -183,7 +183,7 @@ async def _encode(
     return True
 
 
-async def _answering(connection: "Connection") -> bool:
+async def _answering(connection: "KafkaConnection") -> bool:
     """Return True once Kafka answers; `up`, which sent us its address, starts it again."""
     warned = False
     while True:
@@ -222,11 +222,11 @@ async def update_lag_metrics(
 
 
 def _open_log(
-    settings: Settings, connection: "Connection"
-) -> "AbstractAsyncContextManager[KafkaLog]":
-    from streams.kafka.event_log import KafkaLog
+    settings: Settings, connection: "KafkaConnection"
+) -> "AbstractAsyncContextManager[KafkaEventLog]":
+    from streams.kafka.event_log import KafkaEventLog
 
-    return KafkaLog.open(
+    return KafkaEventLog.open(
         connection,
         partition_of=partitioner(settings.partitioner),
         record_bytes_max=settings.record_bytes_max,
@@ -237,7 +237,7 @@ def _open_log(
 @contextlib.asynccontextmanager
 async def open_worker(
     settings: Settings,
-    connection: "Connection",
+    connection: "KafkaConnection",
     encoder: Encoder,
     metrics: Metrics,
     clock: Clock,

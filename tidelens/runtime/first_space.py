@@ -17,7 +17,7 @@ from contracts.events.control_record import SpaceRef
 from contracts.ports.event_log import EventLog
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Names
-from streams.registry.control_topic import Control, Judge, require_same, topics_exist
+from streams.registry.control_topic import Control, SpaceCheck, require_same, topics_exist
 from tidelens.process.threads import in_daemon_thread
 from tidelens.runtime.model_guess import space_here
 from tidelens.runtime.query_encoder import QueryEncoderTask, make_queries
@@ -100,7 +100,7 @@ async def _opened(
     return await in_daemon_thread(lambda: make_queries(settings, choice.model))
 
 
-def openable(event_log: EventLog, control_topic: str) -> Judge:
+def openable(event_log: EventLog, control_topic: str) -> SpaceCheck:
     """Return a judge that requires the topics of the space, and its model on this machine."""
     exist = topics_exist(event_log, control_topic)
 

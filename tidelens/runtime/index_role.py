@@ -54,10 +54,10 @@ async def _opened(
     from tidelens.runtime.first_space import first_queries
     from tidelens.runtime.picture_reading import open_picture_readers
 
-    connection = node.Connection(settings.brokers or "", kafka)
+    connection = node.KafkaConnection(settings.brokers or "", kafka)
     event_log = await stack.enter_async_context(node.open_log(settings, connection))
     pictures = await stack.enter_async_context(open_picture_readers(settings))
-    topic, faults = Names(settings.topic_prefix, "").control, node.ControlFaults()
+    topic, faults = Names(settings.topic_prefix, "").control, node.IgnoredRecords()
     control = await read_control(event_log, topic, faults=faults)
     queries = await first_queries(settings, event_log, control)
     stack.push_async_callback(queries.stop)

@@ -8,7 +8,7 @@ from contracts.settings import KafkaSettings, Settings
 from contracts.supervision.processes import Part, Parts, exit_reason
 from streams.devbroker.broker import LocalBroker
 from streams.devbroker.ports import BrokerPorts
-from streams.kafka.connection import Connection
+from streams.kafka.connection import KafkaConnection
 from tidelens.runtime.run_file import RunFile
 
 
@@ -26,7 +26,7 @@ async def open_kafka(
     Our own is started again whenever it ends, until `stop` is set.
     """
     if settings.brokers:
-        await Connection(settings.brokers, kafka).check()
+        await KafkaConnection(settings.brokers, kafka).check()
         yield settings.brokers
         return
     broker = LocalBroker(settings.data, ports=ports)

@@ -19,7 +19,7 @@ from index_store.search.searcher import AppliedFeed, LocalSearcher
 from index_store.segment.sealed import SealedSegment
 from index_store.snapshot.store import SnapshotStore
 from streams.maintainer.maintainer import Maintainer
-from streams.maintainer.snapshot_schedule import SnapshotKeeper
+from streams.maintainer.snapshot_schedule import SnapshotSchedule
 from streams.topics.retention import RETENTION_MIN_S
 
 
@@ -60,7 +60,7 @@ def make_maintainer(
             space, names, partitions, topic_ids, partition_of=partitioner(settings.partitioner)
         )
 
-    keeper = SnapshotKeeper(
+    keeper = SnapshotSchedule(
         snapshots,
         metrics,
         clock,

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from contracts.metrics import Metrics, register_process_metrics
 from contracts.supervision.processes import Part
-from streams.registry.control_faults import ControlFaults
+from streams.registry.control_faults import IgnoredRecords
 from tidelens.server.admission import ConnectionLimiter
 
 # The role of a child by a word of its command line. Kafka's guard has Kafka's in its own; what
@@ -122,7 +122,7 @@ class ConnectionMetrics(Collector):
 class ControlMetrics(Collector):
     """Collects which records of the control topic are ignored."""
 
-    def __init__(self, faults: ControlFaults) -> None:
+    def __init__(self, faults: IgnoredRecords) -> None:
         self._faults = faults
 
     def collect(self) -> Iterable[Metric]:

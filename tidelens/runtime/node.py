@@ -21,14 +21,14 @@ from contracts.topics import Names
 from index_store.search.matcher_numpy import open_matcher
 from index_store.search.searcher import AppliedFeed, LocalSearcher
 from index_store.storage.open import open_blob_store
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaLog
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaEventLog
 from streams.lag.kafka_lag import KafkaLag
-from streams.lag.spaces_lag import LagOfSpaces
-from streams.maintainer.admin import Operations
+from streams.lag.spaces_lag import SpacesLag
+from streams.maintainer.admin import MaintainerAdmin
 from streams.maintainer.faust_app import streams_app
 from streams.maintainer.windowed_counts import WindowedCounts
-from streams.registry.control_faults import ControlFaults
+from streams.registry.control_faults import IgnoredRecords
 from streams.registry.control_topic import follow_control
 from tidelens.process import gc_pauses
 from tidelens.process.clock import SystemClock
@@ -55,14 +55,14 @@ _STOP_S = 1.5
 
 def open_node(
     settings: Settings,
-    connection: Connection,
-    event_log: KafkaLog,
+    connection: KafkaConnection,
+    event_log: KafkaEventLog,
     pictures: PictureReaders,
     queries: QueryEncoderTask,
     listener: socket.socket,
     side: SideTasks,
     parts: Parts,
-    faults: ControlFaults,
+    faults: IgnoredRecords,
 ) -> dict[str, Run]:
     """The long-running tasks of a node, by name, for the caller to run and watch.
 
@@ -127,9 +127,9 @@ def open_node(
 
 
 @asynccontextmanager
-async def open_log(settings: Settings, connection: Connection) -> AsyncIterator[KafkaLog]:
+async def open_log(settings: Settings, connection: KafkaConnection) -> AsyncIterator[KafkaEventLog]:
     """The event log, shared by all spaces of a process."""
-    async with KafkaLog.open(
+    async with KafkaEventLog.open(
         connection,
         partition_of=partitioner(settings.partitioner),
         record_bytes_max=settings.record_bytes_max,
@@ -141,15 +141,15 @@ async def open_log(settings: Settings, connection: Connection) -> AsyncIterator[
 @asynccontextmanager
 async def _serving(
     settings: Settings,
-    connection: Connection,
-    event_log: KafkaLog,
+    connection: KafkaConnection,
+    event_log: KafkaEventLog,
     pictures: PictureReaders,
     queries: QueryEncoderTask,
     spaces: Spaces,
     exposition: Exposition,
     side: SideTasks,
     parts: Parts,
-    faults: ControlFaults,
+    faults: IgnoredRecords,
 ) -> AsyncIterator[ServedSpace]:
     """Everything of one space: query encoder, maintainer, searcher and app."""
     clock = SystemClock()
@@ -161,7 +161,7 @@ async def _serving(
         return {} if maintainer.index is None else maintainer.index.positions
 
     own = KafkaLag(connection, names, group, clock, own_positions)
-    source = LagOfSpaces(own, lambda: spaces.named)
+    source = SpacesLag(own, lambda: spaces.named)
     async with (
         _opened_lag(source) as lag,
         open_blob_store(settings.snapshots, settings.data / "snapshots") as store,
@@ -209,7 +209,7 @@ async def _serving(
                 picture_references=pictures.shown,
                 converter=pictures.converter,
                 lag=lag,
-                admin=Operations(maintainer, target_recall=settings.target_recall),
+                admin=MaintainerAdmin(maintainer, target_recall=settings.target_recall),
                 matcher=open_matcher(),
                 metrics=metrics,
                 exposed=exposition.registry,
@@ -253,7 +253,7 @@ async def _serving(
 
 
 @asynccontextmanager
-async def _opened_lag(lag: LagOfSpaces) -> AsyncIterator[LagOfSpaces]:
+async def _opened_lag(lag: SpacesLag) -> AsyncIterator[SpacesLag]:
     await lag.start()
     try:
         yield lag

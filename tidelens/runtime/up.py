@@ -35,9 +35,9 @@ from tidelens.runtime.query_encoder import QueryEncoderTask, make_queries
 from tidelens.runtime.run_file import RunFile, Runtime, url_of
 
 if TYPE_CHECKING:
-    from streams.kafka.connection import Connection
-    from streams.kafka.event_log import KafkaLog
-    from streams.registry.control_faults import ControlFaults
+    from streams.kafka.connection import KafkaConnection
+    from streams.kafka.event_log import KafkaEventLog
+    from streams.registry.control_faults import IgnoredRecords
     from streams.registry.control_topic import Control
     from tidelens.runtime.picture_reading import PictureReaders
 
@@ -112,7 +112,7 @@ async def _run(
         try:
             # The rooms' imports, in a thread beside the broker's start.
             node = await asyncio.to_thread(importlib.import_module, "tidelens.runtime.node")
-            faults = node.ControlFaults()
+            faults = node.IgnoredRecords()
             reaching = _reached(settings, kafka, broker, queries, faults, stack)
             reached = await unless_stopped(stop, reaching)
             if reached is None:
@@ -162,16 +162,16 @@ async def _reached(
     kafka: KafkaSettings,
     broker: "asyncio.Task[str]",
     guessed: QueryEncoderTask,
-    faults: "ControlFaults",
+    faults: "IgnoredRecords",
     stack: contextlib.AsyncExitStack,
-) -> "tuple[str, Connection, KafkaLog, PictureReaders, QueryEncoderTask]":
+) -> "tuple[str, KafkaConnection, KafkaEventLog, PictureReaders, QueryEncoderTask]":
     """Return Kafka's address and what a node has from it, once it answers; `stack` closes it."""
-    from streams.kafka.connection import Connection
+    from streams.kafka.connection import KafkaConnection
     from tidelens.runtime.node import open_log
     from tidelens.runtime.picture_reading import open_picture_readers
 
     brokers = await broker
-    connection = Connection(brokers, kafka)
+    connection = KafkaConnection(brokers, kafka)
     event_log = await stack.enter_async_context(open_log(settings, connection))
     pictures = await stack.enter_async_context(open_picture_readers(settings))
     queries = await _confirmed(settings, connection, event_log, guessed, faults)
@@ -187,10 +187,10 @@ async def _cancelled(task: "asyncio.Task[Any]") -> None:
 
 async def _confirmed(
     settings: Settings,
-    connection: "Connection",
+    connection: "KafkaConnection",
     event_log: EventLog,
     guessed: QueryEncoderTask,
-    faults: "ControlFaults",
+    faults: "IgnoredRecords",
 ) -> QueryEncoderTask:
     """The query encoder of the active space, the topics made: the guessed one, or another."""
     from streams.registry.control_topic import read_control
@@ -208,7 +208,7 @@ async def _confirmed(
 
 
 def _followed(
-    data: Path, event_log: EventLog, topic: str, faults: "ControlFaults"
+    data: Path, event_log: EventLog, topic: str, faults: "IgnoredRecords"
 ) -> "AsyncIterator[Control]":
     """Follow the control topic as encoders do: only spaces that can be encoded here count."""
     from streams.registry.control_topic import follow_control
@@ -220,13 +220,13 @@ def _followed(
     return remembering(data, followed)
 
 
-async def _create_topics(settings: Settings, connection: "Connection", names: Names) -> None:
-    from streams.topics.creation import make_topics
+async def _create_topics(settings: Settings, connection: "KafkaConnection", names: Names) -> None:
+    from streams.topics.creation import create_collection_topics
 
     specs = topic_specs(
         names, partitions=settings.partitions, content_bytes_max=settings.record_bytes_max
     )
-    made = await make_topics(
+    made = await create_collection_topics(
         connection,
         names,
         specs,

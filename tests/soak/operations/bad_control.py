@@ -12,8 +12,8 @@ from contracts.events.record import OutRecord
 from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings
 from contracts.testing.encoder import HashEncoder
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaLog
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaEventLog
 from tests.kits.roles import answering, free_port, said
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
@@ -77,8 +77,8 @@ async def run(ground: Ground) -> Outcome:
 
 
 async def _write(address: str, records: list[OutRecord]) -> None:
-    connection = Connection(address, KafkaSettings())
-    opened = KafkaLog.open(
+    connection = KafkaConnection(address, KafkaSettings())
+    opened = KafkaEventLog.open(
         connection, partition_of=partitioner("murmur2"), record_bytes_max=900_000
     )
     async with opened as event_log:

@@ -11,8 +11,8 @@ from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings
 from contracts.topics import TARGETS, Names
 from streams.groups.deletion import deleted_group
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaLog
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaEventLog
 from tests.kits.roles import answering, free_port
 from tests.soak.lag_readings import captions_of, lag_until, metric, published, read_lag
 from tests.soak.operations import Ground, Outcome
@@ -28,7 +28,7 @@ _PARTITIONS = 4
 async def run(ground: Ground) -> Outcome:
     address, port = (await ground.broker()).bootstrap, free_port()
     node = await ground.role("up", "--brokers", address, "--port", str(port))
-    connection = Connection(address, KafkaSettings())
+    connection = KafkaConnection(address, KafkaSettings())
     reported, slowest = [], 0.0
     async with Client(f"http://127.0.0.1:{port}") as client:
         await answering(client, node)
@@ -56,21 +56,21 @@ def _lag_of(answer: dict[str, object]) -> int | None:
     return sum(records) if records else None
 
 
-async def _reset(connection: Connection) -> None:
+async def _reset(connection: KafkaConnection) -> None:
     """Do what `kafka-consumer-groups.sh --reset-offsets --to-earliest` does."""
     start = {
         TopicPartition(_NAMES.embeddings(target), number): 0
         for target in TARGETS
         for number in range(_PARTITIONS)
     }
-    opened = KafkaLog.open(
+    opened = KafkaEventLog.open(
         connection, partition_of=partitioner("murmur2"), record_bytes_max=900_000
     )
     async with opened as event_log:
         await event_log.commit(_GROUP, start)
 
 
-async def _forget(connection: Connection) -> None:
+async def _forget(connection: KafkaConnection) -> None:
     """Do what the broker does a week after the last commit."""
     async with connection.client() as client:
         await deleted_group(client, _GROUP)

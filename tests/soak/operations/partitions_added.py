@@ -11,7 +11,7 @@ from typing import Any
 from aiokafka.admin import NewPartitions
 
 from contracts.settings import KafkaSettings
-from streams.kafka.connection import Connection
+from streams.kafka.connection import KafkaConnection
 from tests.kits.roles import answering, free_port
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
@@ -29,7 +29,7 @@ async def run(ground: Ground) -> Outcome:
     async with Client(f"http://127.0.0.1:{port}") as client:
         await answering(client, node)
         await _publish(client, 0)
-        async with Connection(broker.bootstrap, KafkaSettings()).admin() as admin:
+        async with KafkaConnection(broker.bootstrap, KafkaSettings()).admin() as admin:
             await admin.create_partitions({topic: NewPartitions(5) for topic in _TOPICS})
         began = time.monotonic()
         warned = await _topics(client)

@@ -17,10 +17,10 @@ from contracts.events.content_event import Content, content_record
 from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings
 from contracts.topics import Names, topic_specs
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaLog
-from streams.topics.admin import describe
-from streams.topics.creation import make_topics
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaEventLog
+from streams.topics.admin import read_topics
+from streams.topics.creation import create_collection_topics
 from tests.kits.roles import answering, free_port
 from tests.soak.operations import Ground, Outcome
 from tidelens.client import Client
@@ -32,13 +32,13 @@ _RECORD_BYTES_MAX = 1024 * 1024
 async def run(ground: Ground) -> Outcome:
     broker = await ground.broker()
     port = free_port()
-    connection = Connection(broker.bootstrap, KafkaSettings())
+    connection = KafkaConnection(broker.bootstrap, KafkaSettings())
     node = await ground.role(
         "up", "--brokers", broker.bootstrap, "--port", str(port), TIDELENS_PARTITIONS="1"
     )
     async with (
         Client(f"http://127.0.0.1:{port}") as client,
-        KafkaLog.open(
+        KafkaEventLog.open(
             connection,
             partition_of=partitioner("murmur2"),
             record_bytes_max=_RECORD_BYTES_MAX,
@@ -73,7 +73,7 @@ def _encoder(data: Path) -> int:
     return pid
 
 
-async def _publish(event_log: KafkaLog, kind: str, count: int) -> None:
+async def _publish(event_log: KafkaEventLog, kind: str, count: int) -> None:
     topic = _NAMES.content("captions")
     await event_log.publish(
         [
@@ -83,13 +83,13 @@ async def _publish(event_log: KafkaLog, kind: str, count: int) -> None:
     )
 
 
-async def _make_again(connection: Connection, topic: str) -> None:
+async def _make_again(connection: KafkaConnection, topic: str) -> None:
     async with asyncio.timeout(60):
         async with connection.admin() as admin:
             await admin.delete_topics([topic])
-        while await describe(connection, [topic]):
+        while await read_topics(connection, [topic]):
             await asyncio.sleep(0.1)
-    await make_topics(
+    await create_collection_topics(
         connection,
         _NAMES,
         topic_specs(_NAMES, partitions=1, content_bytes_max=_RECORD_BYTES_MAX),

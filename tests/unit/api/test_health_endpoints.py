@@ -13,7 +13,7 @@ from contracts.errors import BrokerUnavailable, SnapshotFailed
 from contracts.ports.lag import Lag
 from contracts.wire.http_answers import LagAnswer, Readiness, Status
 from index_store.storage.local import LocalBlobStore
-from streams.maintainer.snapshot_schedule import SnapshotKeeper
+from streams.maintainer.snapshot_schedule import SnapshotSchedule
 from tests.kits.api_kit import Kit
 from tests.kits.index_kit import filled, snapshots_in, vectors
 
@@ -41,7 +41,7 @@ async def test_a_snapshot_that_failed_is_told_and_does_not_make_it_unready(tmp_p
     kit = Kit()
     (tmp_path / "file").touch()
     snapshots = snapshots_in(LocalBlobStore(tmp_path / "file" / "store"))
-    keeper = SnapshotKeeper(
+    keeper = SnapshotSchedule(
         snapshots, kit.metrics, kit.clock, every_s=60, every_records=100, refresh_s=900
     )
     kit.status["snapshot"] = keeper.describe()

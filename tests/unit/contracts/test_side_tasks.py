@@ -19,7 +19,7 @@ from contracts.supervision import side_tasks
 from contracts.supervision.side_tasks import MAIN, PAUSE_MAX_S, SideTasks
 from contracts.testing.clock import ManualClock
 from contracts.topics import Names
-from streams.kafka.connection import Connection
+from streams.kafka.connection import KafkaConnection
 from streams.maintainer.faust_app import streams_app, timers
 from streams.maintainer.maintainer import Maintainer
 from streams.maintainer.windowed_counts import WindowedCounts
@@ -217,7 +217,7 @@ async def test_what_a_timer_of_the_streams_app_raises_never_reaches_faust(tmp_pa
     side, maintainer = SideTasks(), BrokenMaintainer()
     app = await asyncio.to_thread(
         streams_app,
-        Connection("127.0.0.1:1", KafkaSettings()),
+        KafkaConnection("127.0.0.1:1", KafkaSettings()),
         Names("t.", "s"),
         "app",
         tmp_path,

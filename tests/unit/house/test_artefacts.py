@@ -31,8 +31,8 @@ from contracts.wire.server_messages import AnswerMessage, ServerMessage
 from index_store.index import Index
 from index_store.snapshot.store import SnapshotStore
 from index_store.storage.local import LocalBlobStore
-from streams.ownership.commit_metadata import Commit, TopicPair
-from streams.registry.control_topic import Control, Standing
+from streams.ownership.commit_metadata import CommittedOffset, TopicPair
+from streams.registry.control_topic import Control, ControlFold
 from tests.artefacts.wire import asked
 from tests.kits.index_kit import brute_force, new_spill, pairs
 from tidelens.runtime.run_file import Runtime, remembered_model
@@ -217,7 +217,7 @@ async def test_control_records_are_read(records: list[Record]) -> None:
     async def exists(_: SpaceRef) -> None:
         """Both spaces are there."""
 
-    now, standing, states = 1_800_000_000.0, Standing(exists), []
+    now, standing, states = 1_800_000_000.0, ControlFold(exists), []
     for record in in_topic(records, NAMES.control):
         standing.add(record)
         states.append(await standing.control())
@@ -268,8 +268,8 @@ def test_a_cache_that_cannot_be_written_is_no_failure(
 
 async def test_commits_cursors_and_tokens_are_read(about: Any) -> None:
     texts = about["texts"]
-    commit = Commit.read(OffsetAndMetadata(41, texts["commit_metadata"]))
-    assert commit == Commit(41, "content-images", None, 1_800_000_000_000)
+    commit = CommittedOffset.read(OffsetAndMetadata(41, texts["commit_metadata"]))
+    assert commit == CommittedOffset(41, "content-images", None, 1_800_000_000_000)
     assert commit.unlike(TopicPair("content-images", "any")) is None
     assert commit.unlike(TopicPair("another", "any")) == "content topic"
     as_of = AsOf(SPACE.name, "epoch-1", {"images": [3, 4], "captions": [5, 6]})

@@ -32,7 +32,7 @@ from index_store.ann.faiss_index import OperatingPoint
 from index_store.segment import columns
 from index_store.snapshot import manifest
 from streams.ownership import commit_metadata
-from streams.registry.control_topic import Control, Standing
+from streams.registry.control_topic import Control, ControlFold
 from tests.kits.index_kit import filled, vectors
 from tidelens.runtime import run_file
 from tidelens.runtime.run_file import Runtime
@@ -124,7 +124,7 @@ def test_the_code_of_a_newer_embedding_is_its_own() -> None:
 async def test_a_newer_control_record_changes_nothing() -> None:
     ref = SpaceRef.of(SPACE, "hash")
     known = Control(ActiveSpace(ref, None, 1.0), CandidateSpace(ref, 1.0))
-    standing = Standing(exists)
+    standing = ControlFold(exists)
     for record in (known.active.record("c"), known.candidate.record("c")):  # type: ignore[union-attr]
         assert record.value is not None
         added = orjson.dumps(orjson.loads(record.value) | {"version": 1, "added_later": 1})

@@ -14,7 +14,7 @@ from contracts.testing.clock import ManualClock
 from index_store.snapshot.store import SnapshotStore
 from index_store.storage import s3 as module
 from index_store.storage.s3 import S3BlobStore
-from streams.maintainer.snapshot_schedule import SnapshotKeeper
+from streams.maintainer.snapshot_schedule import SnapshotSchedule
 from tests.faults.fake_s3 import FOREIGN, FakeS3, answer, fake_s3
 from tests.kits.index_kit import IMAGES, batch, filled, new_index, new_spill, record, vectors
 
@@ -35,8 +35,8 @@ async def server(
         yield fake
 
 
-def keeper_of(store: S3BlobStore, metrics: Metrics | None = None) -> SnapshotKeeper:
-    return SnapshotKeeper(
+def keeper_of(store: S3BlobStore, metrics: Metrics | None = None) -> SnapshotSchedule:
+    return SnapshotSchedule(
         SnapshotStore(store, PREFIX, new_spill(), kept=2),
         metrics or Metrics(),
         ManualClock(),

@@ -25,7 +25,7 @@ from index_store.merge.spill import SegmentFileStore
 from index_store.snapshot import store as module
 from index_store.snapshot.store import SnapshotStore
 from index_store.storage.local import LocalBlobStore
-from streams.maintainer.snapshot_schedule import SnapshotKeeper
+from streams.maintainer.snapshot_schedule import SnapshotSchedule
 from tests.kits.index_kit import (
     IMAGES,
     NAMES,
@@ -541,7 +541,7 @@ async def test_a_start_tries_again_before_it_takes_the_previous_one(
     newest = await snapshots.write(index)
     digests.append(index.digests())
     store.blob, store.always = f"{newest}/alive", always
-    keeper = SnapshotKeeper(
+    keeper = SnapshotSchedule(
         snapshots, Metrics(), ManualClock(), every_s=1, every_records=1, refresh_s=1
     )
     restored = await keeper.restore(new_index())

@@ -15,7 +15,7 @@ from index_store.index import Index
 from index_store.merge.spill import SegmentFileStore
 from index_store.snapshot.store import SnapshotStore
 from index_store.storage.local import LocalBlobStore
-from streams.maintainer.snapshot_schedule import SnapshotKeeper
+from streams.maintainer.snapshot_schedule import SnapshotSchedule
 from tests.kits.index_kit import (
     IMAGES,
     batch,
@@ -55,7 +55,7 @@ class Desk:
         self.store = store
         self.metrics, self.clock = Metrics(), ManualClock()
         self.snapshots = SnapshotStore(store, PREFIX, spill or new_spill(), kept=kept)
-        self.keeper = SnapshotKeeper(
+        self.keeper = SnapshotSchedule(
             self.snapshots,
             self.metrics,
             self.clock,

@@ -113,7 +113,7 @@ async def test_a_producer_that_cannot_deliver_leaves_nothing(
     async with asyncio.timeout(30):
         while left_behind() != running:
             await asyncio.sleep(0)
-    await client_lifecycle.close(producer)
+    await client_lifecycle.close_consumer_or_producer(producer)
     assert left_behind() == []
     if asked:
         with pytest.raises(KafkaConnectionError, match="closed before this was delivered"):

@@ -7,7 +7,7 @@ import pytest
 from contracts.topics import Names
 from streams.kafka import cluster_check
 from streams.kafka.shell_commands import Principals, kafka_acls_commands
-from streams.topics.metadata import FoundTopic
+from streams.topics.metadata import TopicDescription
 
 NAMES = Names("tidelens.", "hash-v1")
 READ, WRITE, DESCRIBE, DESCRIBE_CONFIGS = 3, 4, 8, 10
@@ -28,18 +28,18 @@ def granted() -> set[tuple[str, str]]:
 def test_nothing_is_missed_that_no_role_is_granted() -> None:
     wanted = {
         (topic, operation)
-        for topic, operations in cluster_check.needs(NAMES).items()
+        for topic, operations in cluster_check.required_operations(NAMES).items()
         for operation in operations
     }
     assert wanted <= granted()
 
 
-def found(*operations: int) -> FoundTopic:
-    return FoundTopic("id", 1, 1, sum(1 << operation for operation in operations))
+def found(*operations: int) -> TopicDescription:
+    return TopicDescription("id", 1, 1, sum(1 << operation for operation in operations))
 
 
 def test_each_right_that_is_missing_is_named_with_who_needs_it() -> None:
-    everything = {topic: found(*range(3, 13)) for topic in cluster_check.needs(NAMES)}
+    everything = {topic: found(*range(3, 13)) for topic in cluster_check.required_operations(NAMES)}
     assert [each.missing for each in cluster_check._rights(NAMES, everything)] == [""]
     [lacking] = cluster_check._rights(NAMES, everything | {NAMES.control: found(READ, DESCRIBE)})
     assert lacking.missing.startswith("we may not Write tidelens.control, which space needs; ")

@@ -21,10 +21,10 @@ from contracts.testing.encoder import HashEncoder
 from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names
 from streams.registry import control_topic as control_module
-from streams.registry.control_faults import ControlFaults
+from streams.registry.control_faults import IgnoredRecords
 from streams.registry.control_topic import (
     Control,
-    Standing,
+    ControlFold,
     follow_control,
     read_control,
     topics_exist,
@@ -97,7 +97,9 @@ async def test_a_follower_reads_a_topic_that_was_made_again_from_its_beginning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The new topic has as many records as the old one, so no offset is out of range."""
-    monkeypatch.setattr(control_module.Recheck.require, "__kwdefaults__", {"every_s": 0.0})
+    monkeypatch.setattr(
+        control_module.PeriodicIdentityCheck.require, "__kwdefaults__", {"every_s": 0.0}
+    )
     monkeypatch.setattr(control_module, "_AGAIN_S", 0.01)
     log = memory_log()
     first, then = ActiveSpace(OLD, None, 1.0), ActiveSpace(NEW, OLD, 2.0)
@@ -127,7 +129,7 @@ FAULTS = ["no_value", "not_json", "too_large", "impossible_value", "no_such_spac
 
 
 async def test_an_impossible_record_changes_nothing_and_is_told_and_counted() -> None:
-    log, faults = memory_log(), ControlFaults()
+    log, faults = memory_log(), IgnoredRecords()
     good = ActiveSpace(NEW, OLD, 1.0)
     await log.publish([good.record(TOPIC), *IMPOSSIBLE])
     with structlog.testing.capture_logs() as told:
@@ -148,7 +150,7 @@ async def test_an_impossible_record_changes_nothing_and_is_told_and_counted() ->
 
 
 async def test_a_good_record_replaces_those_that_are_ignored() -> None:
-    log, faults = memory_log(), ControlFaults()
+    log, faults = memory_log(), IgnoredRecords()
     again = ActiveSpace(NEW, OLD, 9.0)
     await log.publish([*IMPOSSIBLE, again.record(TOPIC)])
     found = await read_control(log, TOPIC, faults=faults)
@@ -202,7 +204,7 @@ async def test_a_follower_keeps_what_stood_and_takes_a_space_that_comes_to_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(control_module, "_JUDGED_AGAIN_S", 0.0)
-    log, faults, there = memory_log(), ControlFaults(), {OLD}
+    log, faults, there = memory_log(), IgnoredRecords(), {OLD}
     first, then = ActiveSpace(OLD, None, 1.0), ActiveSpace(NEW, OLD, 2.0)
     await log.publish([first.record(TOPIC)])
 
@@ -228,7 +230,9 @@ async def test_a_follower_keeps_what_stood_and_takes_a_space_that_comes_to_be(
 async def test_a_follower_keeps_the_active_space_of_a_topic_that_was_made_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(control_module.Recheck.require, "__kwdefaults__", {"every_s": 0.0})
+    monkeypatch.setattr(
+        control_module.PeriodicIdentityCheck.require, "__kwdefaults__", {"every_s": 0.0}
+    )
     monkeypatch.setattr(control_module, "_AGAIN_S", 0.01)
     log, first = memory_log(), ActiveSpace(OLD, None, 1.0)
     await log.publish([first.record(TOPIC), CandidateSpace(NEW, 1.0).record(TOPIC)])
@@ -242,7 +246,7 @@ async def test_a_follower_keeps_the_active_space_of_a_topic_that_was_made_again(
 
 async def test_what_is_kept_of_bad_records_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control_module, "_KEPT_MAX", 10)
-    standing = Standing(topics_exist(memory_log(), TOPIC))
+    standing = ControlFold(topics_exist(memory_log(), TOPIC))
     good = ActiveSpace(NEW, OLD, 1.0).record(TOPIC)
     standing.add(Record(TOPIC, 0, 0, 0, ACTIVE, good.value))
     for offset in range(1, 100):

@@ -34,23 +34,23 @@ def failing(*errors: KafkaError) -> Callable[[], Awaitable[str]]:
 
 async def test_a_coordinator_is_waited_for() -> None:
     ask = failing(CoordinatorNotAvailableError(), NotCoordinatorError())
-    assert await coordinator.when_ready(ask) == "answer"
+    assert await coordinator.ask_coordinator(ask) == "answer"
 
 
 async def test_but_not_for_ever() -> None:
     ask = failing(*(CoordinatorNotAvailableError() for _ in range(1000)))
     with pytest.raises(CoordinatorNotAvailableError):
-        await coordinator.when_ready(ask)
+        await coordinator.ask_coordinator(ask)
 
 
 async def test_other_errors_come_at_once() -> None:
     ask = failing(GroupAuthorizationFailedError())
     with pytest.raises(GroupAuthorizationFailedError):
-        await coordinator.when_ready(ask)
+        await coordinator.ask_coordinator(ask)
     assert await ask() == "answer"
 
 
 def test_codes() -> None:
-    coordinator.raise_for(0)
+    coordinator.raise_for_code(0)
     with pytest.raises(CoordinatorNotAvailableError):
-        coordinator.raise_for(15)
+        coordinator.raise_for_code(15)

@@ -26,7 +26,7 @@ from contracts.testing.encoder import HashEncoder
 from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names
 from streams.maintainer.faust_app import counted_reason
-from streams.registry.dead_letter_desk import DeadLetters
+from streams.registry.dead_letter_desk import DeadLetterDesk
 from tests.kits.kafka import MURMUR2, caption
 from tidelens.cli import dead_letters as dead_letters_command
 
@@ -44,7 +44,7 @@ class Desk:
         self.clock = ManualClock()
         topics = {NAMES.content(target): PARTITIONS for target in TARGETS}
         self.log = MemoryEventLog({**topics, NAMES.dead_letters: PARTITIONS}, clock=self.clock)
-        self.letters = DeadLetters(self.log, NAMES, MURMUR2)
+        self.letters = DeadLetterDesk(self.log, NAMES, MURMUR2)
 
     async def publish(self, *records: OutRecord) -> list[RecordPosition]:
         self.clock.advance(1)
@@ -384,7 +384,7 @@ def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`tidelens dead-letters ...` on three letters of two spaces, one of them about a stray."""
 
     @asynccontextmanager
-    async def opened(**_: object) -> AsyncIterator[DeadLetters]:
+    async def opened(**_: object) -> AsyncIterator[DeadLetterDesk]:
         desk = Desk()
         record = await desk.content("a", "one")
         await desk.refuse(record)

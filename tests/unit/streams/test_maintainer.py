@@ -38,9 +38,9 @@ from index_store.search.searcher import AppliedFeed, LocalSearcher
 from index_store.snapshot.store import SnapshotStore
 from index_store.storage.local import LocalBlobStore
 from streams.maintainer import maintainer as maintainer_module
-from streams.maintainer.admin import Operations
+from streams.maintainer.admin import MaintainerAdmin
 from streams.maintainer.maintainer import Maintainer
-from streams.maintainer.snapshot_schedule import SnapshotKeeper
+from streams.maintainer.snapshot_schedule import SnapshotSchedule
 from tests.kits import api_kit
 from tests.kits.index_kit import NAMES, SPACE, new_spill, snapshots_in, vectors
 from tests.kits.roles import said
@@ -76,7 +76,7 @@ class Kit:
 
     def node(self) -> Maintainer:
         spill = new_spill() if self.spills is None else SegmentFileStore(self.spills)
-        keeper = SnapshotKeeper(
+        keeper = SnapshotSchedule(
             SnapshotStore(self.store, "unit-v1/0/0/", spill, kept=2),
             self.metrics,
             self.clock,
@@ -305,7 +305,7 @@ async def test_a_failed_snapshot_is_told_and_tried_again_in_time() -> None:
         assert "No space left on device" in failure["reason"]
         assert kit.sample("snapshots_total", outcome="failed") == 1
         with pytest.raises(SnapshotFailed, match="No space left"):
-            await Operations(node, target_recall=0.95).snapshot()
+            await MaintainerAdmin(node, target_recall=0.95).snapshot()
         assert kit.sample("snapshot_failure_timestamp_seconds") == kit.clock.now()
         # Searching goes on; and the next try waits for its time, whatever comes in.
         assert kit.searcher.is_ready
@@ -479,7 +479,7 @@ async def test_a_replay_is_no_latency() -> None:
 async def test_a_chosen_snapshot_stays_the_one_to_begin_from() -> None:
     kit = Kit()
     async with running(kit.node()) as node:
-        operations = Operations(node, target_recall=0.95)
+        operations = MaintainerAdmin(node, target_recall=0.95)
         await kit.put(["a"], vectors(1))
         await until(kit, 1)
         first = "0/" + (await operations.snapshot())["name"]
@@ -508,7 +508,7 @@ async def test_a_chosen_snapshot_stays_the_one_to_begin_from() -> None:
 async def test_a_snapshot_that_a_start_would_pass_over_cannot_be_chosen() -> None:
     kit = Kit()
     async with running(kit.node()) as node:
-        operations = Operations(node, target_recall=0.95)
+        operations = MaintainerAdmin(node, target_recall=0.95)
         await kit.put(["a"], vectors(1))
         await until(kit, 1)
         old = "0/" + (await operations.snapshot())["name"]
@@ -523,7 +523,7 @@ async def test_a_snapshot_that_a_start_would_pass_over_cannot_be_chosen() -> Non
 async def test_what_is_due_gets_an_index_and_operators_see_it() -> None:
     kit = Kit()
     async with running(kit.node()) as node:
-        operations = Operations(node, target_recall=0.95)
+        operations = MaintainerAdmin(node, target_recall=0.95)
         await kit.put([f"a{n}" for n in range(60)], vectors(60))
         await until(kit, 60)
         await node.rebuild_if_due()
@@ -547,7 +547,7 @@ async def test_files_that_nothing_needs_any_more_are_deleted(tmp_path: Path) -> 
         return {f"{p.uid}-{len(p.rows)}" if p.files is None else p.files.name for p in parts}
 
     async with running(kit.node()) as node:
-        operations = Operations(node, target_recall=0.95)
+        operations = MaintainerAdmin(node, target_recall=0.95)
         kit.store.full = True
         for n in range(3):
             await kit.put([f"a{n}-{m}" for m in range(60)], vectors(60, seed=n))
@@ -596,7 +596,7 @@ async def test_a_disk_that_cannot_be_written_stops_neither(tmp_path: Path) -> No
 async def test_the_tuning_table_as_the_command_shows_it() -> None:
     kit, api = Kit(), api_kit.Kit()
     async with running(kit.node()) as node:
-        operations = Operations(node, target_recall=0.95)
+        operations = MaintainerAdmin(node, target_recall=0.95)
         await kit.put([f"a{n}" for n in range(60)], vectors(60))
         await until(kit, 60)
         await node.rebuild_if_due()

@@ -21,16 +21,16 @@ from contracts.ports.event_log import AddedPartitions
 from contracts.settings import KafkaSettings
 from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import Names
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaLog
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaEventLog
 from streams.registry.control_topic import read_control
-from streams.topics.metadata import FoundTopic
+from streams.topics.metadata import TopicDescription
 from streams.topics.partition_counts import (
     PartitionCounts,
     fitting_count,
-    kept_after,
-    more_partitions,
+    how_to_add_partitions,
     target_of,
+    with_record,
 )
 from streams.topics.watch import TopicWatch
 
@@ -41,8 +41,8 @@ CAPTIONS, EMBEDDINGS = NAMES.content("captions"), NAMES.embeddings("captions")
 KEPT = {"captions": CreatedTopic("id-1", 4)}
 
 
-def topic(partitions: int, topic_id: str = "id-1") -> FoundTopic:
-    return FoundTopic(topic_id, partitions, 1)
+def topic(partitions: int, topic_id: str = "id-1") -> TopicDescription:
+    return TopicDescription(topic_id, partitions, 1)
 
 
 def record(value: bytes | None, key: bytes = PARTITIONS) -> Record:
@@ -58,13 +58,13 @@ def images(topic_id: str, partitions: int) -> Record:
 class Broker:
     """Topics as a broker shows them, and a control topic in memory; counts how often it is read."""
 
-    def __init__(self, **topics: FoundTopic) -> None:
+    def __init__(self, **topics: TopicDescription) -> None:
         self.topics = {NAMES.control: topic(1, "control"), CAPTIONS: topic(4)}
         self.log = MemoryEventLog({NAMES.control: 1})
         self.read = self.asked = 0
         self.away = False
 
-    async def find(self, topics: Collection[str]) -> Mapping[str, FoundTopic]:
+    async def find(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
         self.asked += 1
         if self.away:
             raise BrokerUnavailable("no broker")
@@ -90,9 +90,9 @@ def test_content_and_the_embeddings_of_every_space_belong_to_a_target() -> None:
 
 def test_the_smaller_of_two_counts_for_one_topic_stands() -> None:
     for first, then in ((4, 8), (8, 4)):
-        kept = kept_after(kept_after({}, images("a", first)), images("a", then))
+        kept = with_record(with_record({}, images("a", first)), images("a", then))
         assert kept == {"images": CreatedTopic("a", 4)}
-    assert kept_after(kept, images("b", 8)) == {"images": CreatedTopic("b", 8)}
+    assert with_record(kept, images("b", 8)) == {"images": CreatedTopic("b", 8)}
 
 
 @pytest.mark.parametrize(
@@ -104,14 +104,14 @@ def test_the_smaller_of_two_counts_for_one_topic_stands() -> None:
     ],
 )
 def test_what_cannot_be_read_changes_nothing(value: bytes) -> None:
-    assert kept_after(KEPT, record(value)) == KEPT
+    assert with_record(KEPT, record(value)) == KEPT
 
 
 def test_members_of_a_newer_version_and_other_keys_are_passed_over() -> None:
     body = {"captions": {"topic_id": "id-1", "partitions": 2, "new": 1}, "sounds": 3}
-    assert kept_after(KEPT, record(orjson.dumps(body))) == {"captions": CreatedTopic("id-1", 2)}
-    assert kept_after(KEPT, record(orjson.dumps(body), key=b"active-space")) == KEPT
-    assert kept_after(KEPT, record(None)) == KEPT
+    assert with_record(KEPT, record(orjson.dumps(body))) == {"captions": CreatedTopic("id-1", 2)}
+    assert with_record(KEPT, record(orjson.dumps(body), key=b"active-space")) == KEPT
+    assert with_record(KEPT, record(None)) == KEPT
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_members_of_a_newer_version_and_other_keys_are_passed_over() -> None:
     ],
 )
 def test_the_count_is_the_one_that_the_topics_were_made_with(
-    content: FoundTopic, embeddings: FoundTopic, kept, count: int
+    content: TopicDescription, embeddings: TopicDescription, kept, count: int
 ) -> None:
     found = {CAPTIONS: content, EMBEDDINGS: embeddings}
     assert fitting_count(NAMES, "captions", found, kept) == count
@@ -250,7 +250,7 @@ async def test_added_partitions_and_misplaced_embeddings_are_told_with_the_comma
     assert "t.captions was created with 4 partitions and has 8 now" in told["warnings"][0]
     assert "the 4 added ones, with 3 records, are ignored" in told["warnings"][0]
     assert "6 embeddings were passed over" in told["warnings"][1]
-    assert told["advice"] == more_partitions("t.", 8)
+    assert told["advice"] == how_to_add_partitions("t.", 8)
     assert "`tidelens topics create --topic-prefix t-8. --partitions 8`" in told["advice"]
     # Once each: not at every look.
     assert [line["event"] for line in logs] == [
@@ -267,8 +267,8 @@ async def test_added_partitions_and_misplaced_embeddings_are_told_with_the_comma
 
 async def test_for_no_partitions_nobody_is_asked() -> None:
     """A client without any asks for every topic of the cluster, every ten seconds here."""
-    nobody = Connection("127.0.0.1:1", KafkaSettings())
-    log = KafkaLog(nobody, partition_of=partitioner("murmur2"), record_bytes_max=1)
+    nobody = KafkaConnection("127.0.0.1:1", KafkaSettings())
+    log = KafkaEventLog(nobody, partition_of=partitioner("murmur2"), record_bytes_max=1)
     assert await log.end_offsets([]) == {}
 
 

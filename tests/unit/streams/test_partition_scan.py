@@ -6,7 +6,7 @@ import pytest
 
 from contracts.events.record import OutRecord, TopicPartition
 from contracts.testing.event_log import MemoryEventLog
-from streams.kafka.partition_scan import records_now
+from streams.kafka.partition_scan import read_existing
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +23,7 @@ async def log_of(*counts: int) -> MemoryEventLog:
 
 async def test_each_partition_is_read_in_order_from_where_it_is_asked() -> None:
     log = await log_of(1_200, 3)
-    found = [one async for one in records_now(log, {FIRST: None, SECOND: 2})]
+    found = [one async for one in read_existing(log, {FIRST: None, SECOND: 2})]
     assert [one.offset for one in found if one.partition == 0] == list(range(1_200))
     assert [one.offset for one in found if one.partition == 1] == [2]
 
@@ -31,7 +31,7 @@ async def test_each_partition_is_read_in_order_from_where_it_is_asked() -> None:
 async def test_who_goes_on_writing_does_not_keep_a_reader() -> None:
     log, found = await log_of(3), 0
     async with asyncio.timeout(30):
-        async for _ in records_now(log, {FIRST: None}):
+        async for _ in read_existing(log, {FIRST: None}):
             found += 1
             await log.publish([OutRecord("t", b"more", b"", partition=0)])
     assert found == 3
@@ -39,4 +39,4 @@ async def test_who_goes_on_writing_does_not_keep_a_reader() -> None:
 
 async def test_nothing_is_read_of_an_empty_partition() -> None:
     async with asyncio.timeout(30):
-        assert [one async for one in records_now(await log_of(0), {FIRST: None})] == []
+        assert [one async for one in read_existing(await log_of(0), {FIRST: None})] == []

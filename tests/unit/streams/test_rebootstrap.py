@@ -13,8 +13,8 @@ from aiokafka.client import ConnectionGroup
 from contracts.errors import BrokerUnavailable
 from contracts.settings import KafkaSettings
 from streams.kafka import rebootstrap
-from streams.kafka.client_lifecycle import close_client, start_client
-from streams.kafka.connection import Connection
+from streams.kafka.client_lifecycle import close_kafka_client, start_client
+from streams.kafka.connection import KafkaConnection
 from streams.kafka.rebootstrap import BrokerUnreached, RebootstrappingClient
 from tests.faults.naming_broker import NamingBroker
 
@@ -54,7 +54,7 @@ async def client(bootstrap: NamingBroker) -> AsyncIterator[RebootstrappingClient
     try:
         yield client
     finally:
-        await close_client(client)
+        await close_kafka_client(client)
 
 
 def named(broker: NamingBroker) -> tuple[str, int]:
@@ -128,7 +128,7 @@ async def test_a_broker_that_is_not_reached_is_named_until_it_is(
     bootstrap: NamingBroker, nobody
 ) -> None:
     bootstrap.named |= {2: nobody}
-    connection = Connection(bootstrap.address, KafkaSettings())
+    connection = KafkaConnection(bootstrap.address, KafkaSettings())
     async with client(bootstrap) as ours:
         assert RebootstrappingClient.trouble(bootstrap.address) is None
         with pytest.raises(BrokerUnreached) as unreached:
@@ -148,7 +148,7 @@ async def test_reachability_is_that_of_the_clients_at_work(
     """A fresh client would be let in here."""
     monkeypatch.setattr("streams.kafka.connection.PATIENCE_S", 0.0)
     bootstrap.named |= {2: nobody}
-    connection = Connection(bootstrap.address, KafkaSettings())
+    connection = KafkaConnection(bootstrap.address, KafkaSettings())
     async with client(bootstrap) as ours:
         await connection.require_reach()
         assert not await ours.ready(2)
@@ -174,7 +174,7 @@ async def test_a_connection_that_failed_once_is_tried_again_beside_one_that_stan
 
 async def test_an_error_names_what_was_not_reached(bootstrap: NamingBroker, nobody) -> None:
     bootstrap.named |= {2: nobody}
-    connection = Connection(bootstrap.address, KafkaSettings())
+    connection = KafkaConnection(bootstrap.address, KafkaSettings())
     async with client(bootstrap) as ours:
         with pytest.raises(BrokerUnavailable) as told:
             async with connection.errors_translated():
@@ -240,7 +240,7 @@ async def test_the_check_before_the_start_names_an_address_that_is_not_reached(
 ) -> None:
     bootstrap.named = {1: nobody, 2: nobody}
     with pytest.raises(BrokerUnavailable, match=rf"at {nobody[0]}:{nobody[1]} .*advertised\.list"):
-        await Connection(bootstrap.address, KafkaSettings()).check()
+        await KafkaConnection(bootstrap.address, KafkaSettings()).check()
 
 
 async def test_one_broker_that_is_reached_is_enough_to_start(
@@ -248,7 +248,7 @@ async def test_one_broker_that_is_reached_is_enough_to_start(
 ) -> None:
     async with NamingBroker.open() as other:
         bootstrap.named = {1: nobody, 2: named(other)}
-        await Connection(bootstrap.address, KafkaSettings()).check()
+        await KafkaConnection(bootstrap.address, KafkaSettings()).check()
 
 
 async def test_while_even_the_bootstrap_address_is_away_nobody_is_blamed_for_another(
@@ -256,7 +256,7 @@ async def test_while_even_the_bootstrap_address_is_away_nobody_is_blamed_for_ano
 ) -> None:
     """The advice on advertised.listeners would be wrong if a broker was merely stopped."""
     bootstrap.named = {1: nobody}
-    connection = Connection(bootstrap.address, KafkaSettings())
+    connection = KafkaConnection(bootstrap.address, KafkaSettings())
     async with client(bootstrap) as ours:
         assert not await ours.ready(1)
         await bootstrap.stop()
@@ -277,7 +277,7 @@ async def test_asking_for_reach_lets_clients_try_at_once(
     monkeypatch.setattr("streams.kafka.connection._TRY_AGAIN_S", 20.0)
     monkeypatch.setattr(rebootstrap, "PAUSE_MIN_S", 60.0)
     bootstrap.named |= {2: nobody}
-    connection = Connection(bootstrap.address, KafkaSettings())
+    connection = KafkaConnection(bootstrap.address, KafkaSettings())
     async with client(bootstrap) as ours:
         assert not await ours.ready(2)
         with pytest.raises(BrokerUnavailable):
@@ -290,7 +290,7 @@ async def test_a_broker_that_let_us_in_and_hangs_up_now_is_no_matter_of_the_prot
     bootstrap: NamingBroker,
 ) -> None:
     """Do as a forwarder or a balancer does while nothing is behind it."""
-    connection = Connection(bootstrap.address, KafkaSettings())
+    connection = KafkaConnection(bootstrap.address, KafkaSettings())
     async with client(bootstrap) as ours:
         assert await ours.ready(1)
         bootstrap.hangs_up = True

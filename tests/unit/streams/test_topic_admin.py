@@ -10,7 +10,7 @@ import pytest
 from contracts.errors import TopicMismatch
 from contracts.settings import KafkaSettings
 from contracts.topics import TARGETS, Names, TopicSpec, topic_specs
-from streams.kafka.connection import Connection
+from streams.kafka.connection import KafkaConnection
 from streams.kafka.shell_commands import (
     Principals,
     kafka_acls_commands,
@@ -19,22 +19,24 @@ from streams.kafka.shell_commands import (
 )
 from streams.topics import admin
 from streams.topics.admin import (
-    Difference,
-    Topic,
-    differences,
+    ExistingTopic,
+    TopicDifference,
     require_partitions,
+    topic_differences,
     with_replication,
 )
-from streams.topics.metadata import FoundTopic
+from streams.topics.metadata import TopicDescription
 
 NAMES = Names("t.", "space-v1")
 SPECS = topic_specs(NAMES, partitions=4, content_bytes_max=1_000_000)
 
 
-def as_made(specs: list[TopicSpec]) -> dict[str, Topic]:
+def as_made(specs: list[TopicSpec]) -> dict[str, ExistingTopic]:
     """What the broker would say of topics made from `specs`, defaults of its own included."""
     return {
-        spec.name: Topic(spec.name, "id", spec.partitions, 1, {"segment.ms": "1", **spec.config})
+        spec.name: ExistingTopic(
+            spec.name, "id", spec.partitions, 1, {"segment.ms": "1", **spec.config}
+        )
         for spec in specs
     }
 
@@ -45,26 +47,26 @@ async def test_topics_that_were_made_are_waited_for(monkeypatch: pytest.MonkeyPa
     looks = 0
 
     @asynccontextmanager
-    async def client(_: Connection) -> AsyncIterator[None]:
+    async def client(_: KafkaConnection) -> AsyncIterator[None]:
         yield None
 
-    async def found(_: object, names: Sequence[str], **__: bool) -> dict[str, FoundTopic]:
+    async def found(_: object, names: Sequence[str], **__: bool) -> dict[str, TopicDescription]:
         nonlocal looks
         looks += 1
-        return {name: FoundTopic("id", 4, 1) for name in names if looks > 3}
+        return {name: TopicDescription("id", 4, 1) for name in names if looks > 3}
 
     async def made(*_: object) -> list[str]:
         return [spec.name for spec in SPECS]
 
-    async def describe(*_: object) -> dict[str, Topic]:
+    async def describe(*_: object) -> dict[str, ExistingTopic]:
         assert looks > 3
         return as_made(with_replication(SPECS, 1))
 
-    monkeypatch.setattr(Connection, "client", client)
-    for name, fake in (("topics_found", found), ("_create", made), ("describe", describe)):
+    monkeypatch.setattr(KafkaConnection, "client", client)
+    for name, fake in (("describe_topics", found), ("_create", made), ("read_topics", describe)):
         monkeypatch.setattr(admin, name, fake)
-    connection = Connection("k:1", KafkaSettings())
-    done = await admin.create(connection, SPECS, replication_factor=1, min_insync_replicas=1)
+    connection = KafkaConnection("k:1", KafkaSettings())
+    done = await admin.create_topics(connection, SPECS, replication_factor=1, min_insync_replicas=1)
     assert (len(done.created), done.differences) == (len(SPECS), [])
 
 
@@ -81,7 +83,7 @@ def options_of(command: str) -> dict[str, list[str]]:
 
 
 def test_what_was_made_does_not_differ() -> None:
-    assert differences(SPECS, as_made(SPECS)) == []
+    assert topic_differences(SPECS, as_made(SPECS)) == []
 
 
 def test_absent_partitions_and_settings_are_told() -> None:
@@ -90,7 +92,7 @@ def test_absent_partitions_and_settings_are_told() -> None:
     del there[captions]
     config = {**there[images].config, "cleanup.policy": "delete"}
     there[images] = replace(there[images], partitions=5, config=config)
-    assert [str(difference) for difference in differences(SPECS, there)] == [
+    assert [str(difference) for difference in topic_differences(SPECS, there)] == [
         f"{images}: partitions is 5, want 4",
         f"{images}: cleanup.policy is delete, want compact",
         f"{captions}: does not exist",
@@ -99,8 +101,8 @@ def test_absent_partitions_and_settings_are_told() -> None:
 
 def test_the_order_in_a_policy_does_not_matter() -> None:
     spec = TopicSpec("a", 1, {"cleanup.policy": "compact,delete"})
-    topic = Topic("a", "id", 1, 1, {"cleanup.policy": "delete,compact"})
-    assert differences([spec], {"a": topic}) == []
+    topic = ExistingTopic("a", "id", 1, 1, {"cleanup.policy": "delete,compact"})
+    assert topic_differences([spec], {"a": topic}) == []
 
 
 def test_a_wrong_count_is_refused_with_both_numbers() -> None:
@@ -135,9 +137,9 @@ def test_the_printed_commands_make_the_same_topics() -> None:
 
 def test_repairs_are_printed_for_settings_only() -> None:
     found = [
-        Difference("a", "topic", "exists", None),
-        Difference("a", "partitions", "4", "5"),
-        Difference("a", "cleanup.policy", "compact,delete", "delete"),
+        TopicDifference("a", "topic", "exists", None),
+        TopicDifference("a", "partitions", "4", "5"),
+        TopicDifference("a", "cleanup.policy", "compact,delete", "delete"),
     ]
     [command] = kafka_configs_commands(found, "k:1", command_config="client.properties")
     assert options_of(command)["--add-config"] == ["cleanup.policy=[compact,delete]"]

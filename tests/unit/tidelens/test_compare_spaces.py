@@ -8,7 +8,7 @@ from contracts.errors import TidelensError
 from contracts.events.record import OutRecord, Source, TopicPartition
 from contracts.testing.event_log import MemoryEventLog, MemoryLogReader
 from contracts.topics import TARGETS, Names, Target
-from streams.ownership.embedding_entries import Missing
+from streams.ownership.embedding_entries import MissingItem
 from tidelens.migration import compare
 from tidelens.migration.compare import compare_sets, overlap, recall
 
@@ -68,8 +68,8 @@ async def test_what_is_missing_is_told_with_its_reason() -> None:
     await log.encoded(NEW, "a", 1, None, "invalid_image: cannot be decoded")
     sets = await log.compare()
     assert sets.missing == [
-        Missing("captions", "a", "invalid_image: cannot be decoded"),
-        Missing("captions", "b", "absent: its content record left no embedding"),
+        MissingItem("captions", "a", "invalid_image: cannot be decoded"),
+        MissingItem("captions", "b", "absent: its content record left no embedding"),
     ]
     assert dict(sets.reasons) == {"invalid_image": 1, "absent": 1}
 
@@ -124,7 +124,7 @@ async def test_what_the_new_space_refused_is_missing_though_it_was_overwritten_s
     await log.encoded(NEW, "b", 1)
     await log.encoded(NEW, "a", await log.publish("a"), None, "encode_failed: no")
     sets = await log.compare()
-    assert sets.missing == [Missing("captions", "a", "encode_failed: no")]
+    assert sets.missing == [MissingItem("captions", "a", "encode_failed: no")]
 
 
 async def test_the_last_transaction_counts_before_it_is_stable(

@@ -22,7 +22,7 @@ from contracts.settings import KafkaSettings, Settings
 from contracts.testing.encoder import HashEncoder
 from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names
-from streams.kafka.connection import Connection
+from streams.kafka.connection import KafkaConnection
 from streams.registry.control_topic import Control
 from tidelens.cli.base import open_collection
 from tidelens.cli.control import control as control_command
@@ -43,7 +43,7 @@ def collection() -> OpenCollection:
     names = [Names("tidelens.", ref.space) for ref in (OLD, NEW)]
     topics = {f(t): 1 for n in names for f in (n.content, n.embeddings) for t in TARGETS}
     log = MemoryEventLog({TOPIC: 1} | topics)
-    return OpenCollection(Settings(), Connection("k:1", KafkaSettings()), log)
+    return OpenCollection(Settings(), KafkaConnection("k:1", KafkaSettings()), log)
 
 
 async def test_the_last_good_records_are_written_again() -> None:

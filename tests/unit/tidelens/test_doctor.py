@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from contracts.errors import BrokerUnavailable
 from contracts.settings import KafkaSettings, Settings
-from streams.topics.admin import Difference
+from streams.topics.admin import TopicDifference
 from tests.faults.fake_s3 import FOREIGN, FakeS3, fake_s3
 from tidelens.cli.doctor import (
     bucket,
@@ -581,11 +581,11 @@ async def test_no_broker_is_fine_with_the_java_for_one(
 
 def test_each_difference_has_a_fix_of_its_own() -> None:
     differences = [
-        Difference("t.images", "partitions", "4", "2"),
-        Difference("t.control", "partitions", "1", "2"),
-        Difference("t.captions", "topic", "exists", None),
-        Difference("t.dead-letters", "cleanup.policy", "delete", "unknown"),
-        Difference("t.images", "cleanup.policy", "compact", "delete"),
+        TopicDifference("t.images", "partitions", "4", "2"),
+        TopicDifference("t.control", "partitions", "1", "2"),
+        TopicDifference("t.captions", "topic", "exists", None),
+        TopicDifference("t.dead-letters", "cleanup.policy", "delete", "unknown"),
+        TopicDifference("t.images", "cleanup.policy", "compact", "delete"),
     ]
     settings = Settings(topic_prefix="t.", model="hash")
     told = {each.fix: each for each in kafka._differing(settings, "b:1", differences)}

@@ -24,9 +24,9 @@ from contracts.events.control_record import ActiveSpace, CandidateSpace, SpaceRe
 from contracts.events.dead_letter import Letter, LetterId
 from contracts.events.record import RecordPosition
 from contracts.ports.lag import Lag
-from streams.registry.control_faults import Refused
+from streams.registry.control_faults import IgnoredRecord
 from streams.registry.control_topic import Control
-from streams.registry.dead_letter_desk import Listed, Retried
+from streams.registry.dead_letter_desk import LetterGroup, RetryResult
 from tidelens.__main__ import COMMANDS, LazyGroup, main
 from tidelens.cli.base.lag_measurement import LagReport
 from tidelens.cli.base.terminal import say
@@ -113,18 +113,18 @@ class Letters:
             digest=b"",
             truncated=None,
         )
-        return [Listed((letter,), None)]
+        return [LetterGroup((letter,), None)]
 
     async def original(self, _: Any) -> Any:
         return SimpleNamespace(value=HOSTILE.encode(), headers=[(HOSTILE, HOSTILE.encode())])
 
     async def retry(self, _: Any) -> Any:
         [one] = await self.all()
-        return [Retried(one, None, "gone")]
+        return [RetryResult(one, None, "gone")]
 
     async def control(self) -> Control:
         ref = SpaceRef(HOSTILE, HOSTILE, HOSTILE)
-        refused = Refused(HOSTILE, 0, 1, HOSTILE, HOSTILE, HOSTILE)
+        refused = IgnoredRecord(HOSTILE, 0, 1, HOSTILE, HOSTILE, HOSTILE)
         return Control(ActiveSpace(ref, ref, 1.0), CandidateSpace(ref, 1.0), (refused,))
 
     async def list(self) -> list[str]:

@@ -20,7 +20,7 @@ from tidelens.cli.base.terminal import say
 from tidelens.runtime.run_file import DEFAULT_BROKERS, Runtime, url_of
 
 if TYPE_CHECKING:
-    from streams.kafka.connection import Connection
+    from streams.kafka.connection import KafkaConnection
 
 # Another value of these means another collection, or loses records of this one.
 _IDENTITY = ("topic_prefix", "partitioner")
@@ -74,10 +74,10 @@ class CommandContext:
     guessed: bool = False
     """True if neither the operator nor a running `up` named the brokers."""
 
-    def connection(self) -> "Connection":
-        from streams.kafka.connection import Connection
+    def connection(self) -> "KafkaConnection":
+        from streams.kafka.connection import KafkaConnection
 
-        return Connection(self.brokers, self.kafka)
+        return KafkaConnection(self.brokers, self.kafka)
 
     def names(self, space: str = "any") -> Names:
         """Return the names; content topics, dead letters and control belong to no space."""

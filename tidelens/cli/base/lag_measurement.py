@@ -9,10 +9,10 @@ from contracts.groups import GroupName
 from contracts.ports.lag import Lag
 from contracts.settings import Settings
 from contracts.topics import Names
-from streams.groups.members import groups_listed, members_of
-from streams.kafka.connection import Connection
+from streams.groups.members import count_members, list_groups
+from streams.kafka.connection import KafkaConnection
 from streams.lag.kafka_lag import KafkaLag
-from streams.lag.spaces_lag import LagOfSpaces
+from streams.lag.spaces_lag import SpacesLag
 from streams.registry.control_topic import Control
 from tidelens.cli.base.served_space import ask_control
 from tidelens.process.clock import SystemClock
@@ -67,14 +67,14 @@ class LagReport:
         return list(found.values())
 
 
-async def measure_lag(settings: Settings, connection: Connection, *, asked: bool) -> LagReport:
+async def measure_lag(settings: Settings, connection: KafkaConnection, *, asked: bool) -> LagReport:
     """Measure the spaces that are served or being made, or only that of a model asked for.
 
     Raises BrokerUnavailable, and TopicMismatch where a topic of the space is absent.
     """
     spaces = await spaces_of(settings, connection, asked=asked)
     own = KafkaLag(connection, Names(settings.topic_prefix, spaces[0]), None, SystemClock())
-    source = LagOfSpaces(own, lambda: spaces)
+    source = SpacesLag(own, lambda: spaces)
     await source.start()
     try:
         rows = await source.lag()
@@ -86,7 +86,7 @@ async def measure_lag(settings: Settings, connection: Connection, *, asked: bool
     return measured if behind_s or measured.indexed else LagReport(spaces[0], rows, None, left_over)
 
 
-async def spaces_of(settings: Settings, connection: Connection, *, asked: bool) -> list[str]:
+async def spaces_of(settings: Settings, connection: KafkaConnection, *, asked: bool) -> list[str]:
     """Return the spaces, the active one first, or only the one asked for."""
     control = Control() if asked else await ask_control(settings, connection)
     if control.active is not None:
@@ -95,11 +95,11 @@ async def spaces_of(settings: Settings, connection: Connection, *, asked: bool) 
     return [(await asyncio.to_thread(space_of, model)).name, *control.spaces]
 
 
-async def _left_over(connection: Connection, prefix: str, spaces: Sequence[str]) -> list[str]:
+async def _left_over(connection: KafkaConnection, prefix: str, spaces: Sequence[str]) -> list[str]:
     async with connection.client() as client:
-        listed = await groups_listed(client, Names(prefix, "").bare + ".")
+        listed = await list_groups(client, Names(prefix, "").bare + ".")
         names = [name for group in listed if (name := GroupName.read(prefix, group)) is not None]
         # An index node has two groups: the first has its members, the last its commits.
         groups = {tuple(name.names(prefix)): None for name in names if name.space not in spaces}
-        members = await members_of(client, [of[0] for of in groups]) if groups else {}
+        members = await count_members(client, [of[0] for of in groups]) if groups else {}
     return [of[-1] for of in groups if members.get(of[0]) == 0]

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from contracts.events.dead_letter import Letter
-    from streams.registry.dead_letter_desk import Listed
+    from streams.registry.dead_letter_desk import LetterGroup
 
 
-def wire_listed(one: "Listed") -> dict[str, Any]:
+def wire_listed(one: "LetterGroup") -> dict[str, Any]:
     """Return a bad record with its letters, one of each space, as --json prints it."""
     return wire_of(one.letter) | {
         "outcome": one.outcome,
@@ -38,7 +38,7 @@ def wire_of(letter: "Letter") -> dict[str, Any]:
     }
 
 
-def line_of(one: "Listed") -> str:
+def line_of(one: "LetterGroup") -> str:
     """Return a bad record with its letters as a line for a terminal."""
     wire = wire_of(one.letter)
     spaces = f"  {', '.join(one.spaces)}" if one.spaces else ""

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from contracts.partitioner import partitioner
-from streams.kafka.event_log import KafkaLog
+from streams.kafka.event_log import KafkaEventLog
 from tidelens.cli.base.collection_choice import command_context
 from tidelens.migration.collection import OpenCollection
 
@@ -25,7 +25,7 @@ async def open_collection(
     context = await asyncio.to_thread(command_context, command, level=level, **given)
     settings, connection = context.settings, context.connection()
     await connection.check()
-    async with KafkaLog.open(
+    async with KafkaEventLog.open(
         connection,
         partition_of=partitioner(settings.partitioner),
         record_bytes_max=settings.record_bytes_max,

@@ -10,25 +10,25 @@ from tidelens.cli.base.terminal import say, say_json
 
 if TYPE_CHECKING:
     from contracts.topics import Names
-    from streams.kafka.event_log import KafkaLog
+    from streams.kafka.event_log import KafkaEventLog
     from tidelens.cli.base.collection_choice import CommandContext
     from tidelens.ingest.publisher import PublishResult
 
 
 @asynccontextmanager
-async def open_log(context: "CommandContext") -> "AsyncIterator[tuple[KafkaLog, Names]]":
+async def open_log(context: "CommandContext") -> "AsyncIterator[tuple[KafkaEventLog, Names]]":
     """Open the event log, once the topics are known to exist.
 
     A producer would create missing ones with the wrong settings.
     """
     from contracts.partitioner import partitioner
-    from streams.kafka.event_log import KafkaLog
+    from streams.kafka.event_log import KafkaEventLog
 
     settings, connection, names = context.settings, context.connection(), context.names()
     await connection.partition_counts(map(names.content, TARGETS))
     async with (
         connection.errors_translated(),
-        KafkaLog.open(
+        KafkaEventLog.open(
             connection,
             partition_of=partitioner(settings.partitioner),
             record_bytes_max=settings.record_bytes_max,

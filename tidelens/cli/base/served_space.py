@@ -8,16 +8,16 @@ from contracts.partitioner import partitioner
 from contracts.settings import Settings
 from contracts.space import Space
 from contracts.topics import Names
-from streams.kafka.connection import Connection
-from streams.kafka.event_log import KafkaLog
+from streams.kafka.connection import KafkaConnection
+from streams.kafka.event_log import KafkaEventLog
 from streams.registry.control_topic import Control, read_control, require_same
 from tidelens.runtime.run_file import model_of, remembered_model
 
 
-async def ask_control(settings: Settings, connection: Connection) -> Control:
+async def ask_control(settings: Settings, connection: KafkaConnection) -> Control:
     """Read the control topic. Raises BrokerUnavailable, TopicMismatch."""
     await connection.check()
-    async with KafkaLog.open(
+    async with KafkaEventLog.open(
         connection,
         partition_of=partitioner(settings.partitioner),
         record_bytes_max=settings.record_bytes_max,
@@ -25,7 +25,7 @@ async def ask_control(settings: Settings, connection: Connection) -> Control:
         return await read_control(event_log, Names(settings.topic_prefix, "").control)
 
 
-async def active_space_of(settings: Settings, connection: Connection) -> Space:
+async def active_space_of(settings: Settings, connection: KafkaConnection) -> Space:
     """Return the active space.
 
     Before the first switch, it is that of the model of the running `up`, or of the settings. While

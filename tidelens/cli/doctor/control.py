@@ -15,7 +15,7 @@ _SHOWN_MAX = 5
 
 async def control(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     """Return the ignored records of the control topic that no good one has replaced."""
-    from streams.kafka.connection import Connection
+    from streams.kafka.connection import KafkaConnection
     from tidelens.cli.base.served_space import ask_control
 
     running = await in_daemon_thread(lambda: Runtime.read(settings.data))
@@ -23,7 +23,7 @@ async def control(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]
     if brokers is None:
         return [skipped("control", "no broker is set, and no `tidelens up` runs")]
     try:
-        found = await ask_control(settings, Connection(brokers, kafka))
+        found = await ask_control(settings, KafkaConnection(brokers, kafka))
     except TopicMismatch:
         return [skipped("control", "there is no control topic")]
     except (BrokerUnavailable, ConfigurationError):

@@ -19,8 +19,8 @@ from tidelens.runtime.run_file import Runtime
 
 if TYPE_CHECKING:
     from contracts.ports.event_log import AddedPartitions
-    from streams.kafka.connection import Connection
-    from streams.topics.admin import Difference
+    from streams.kafka.connection import KafkaConnection
+    from streams.topics.admin import TopicDifference
 
 _FIX = "tidelens doctor --brokers HOST:PORT, of a broker that answers"
 _JAVA_S = 8.0
@@ -28,18 +28,18 @@ _JAVA_S = 8.0
 
 async def broker(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     """Check the broker that is set, or that of the running `up`, or the Java that `up` needs."""
-    from streams.kafka.connection import Connection
+    from streams.kafka.connection import KafkaConnection
 
     address, whose = await _address(settings)
     if address is None:
         return [await in_daemon_thread(_own_broker)]
     try:
-        return await _tried(Connection(address, kafka), settings, whose)
+        return await _tried(KafkaConnection(address, kafka), settings, whose)
     except (BrokerUnavailable, ConfigurationError) as error:
         return [from_error("broker", error, fix=_FIX)]
 
 
-async def _tried(connection: "Connection", settings: Settings, whose: str) -> list[Finding]:
+async def _tried(connection: "KafkaConnection", settings: Settings, whose: str) -> list[Finding]:
     """Do what roles will do with the broker, up to the first part that fails."""
     from streams.kafka import cluster_check
 
@@ -48,7 +48,7 @@ async def _tried(connection: "Connection", settings: Settings, whose: str) -> li
     except ModelMissing:
         space = None
     names = Names(settings.topic_prefix, space.name) if space is not None else None
-    parts = await cluster_check.tried(
+    parts = await cluster_check.try_operations(
         connection, names, shard=settings.shard, replica=settings.replica
     )
     findings = [ok("broker", f"{connection.brokers} answers ({whose})")]
@@ -64,13 +64,13 @@ async def _tried(connection: "Connection", settings: Settings, whose: str) -> li
 
 async def topics(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     """Check the topics as `tidelens topics describe` does."""
-    from streams.kafka.connection import Connection
+    from streams.kafka.connection import KafkaConnection
     from streams.topics import admin as kafka_topics
 
     address, _ = await _address(settings)
     if address is None:
         return [skipped("topics", "`tidelens up` makes them in a Kafka of its own")]
-    connection = Connection(address, kafka)
+    connection = KafkaConnection(address, kafka)
     try:
         await connection.check()
     except (BrokerUnavailable, ConfigurationError):
@@ -87,22 +87,22 @@ async def topics(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
         content_bytes_max=settings.record_bytes_max,
     )
     wanted = kafka_topics.with_replication(specs, settings.min_insync_replicas)
-    found = await kafka_topics.describe(connection, [spec.name for spec in wanted])
+    found = await kafka_topics.read_topics(connection, [spec.name for spec in wanted])
     added, counts = await _made(settings, connection, list(found))
     made = {name: replace(topic, partitions=counts[name]) for name, topic in found.items()}
-    differences = kafka_topics.differences(wanted, made)
+    differences = kafka_topics.topic_differences(wanted, made)
     if not differences and not added:
         return [ok("topics", f"all {len(wanted)} exist as they should")]
     return [*_more_than_made(settings, added), *_differing(settings, address, differences)]
 
 
 async def _made(
-    settings: Settings, connection: "Connection", topics: Sequence[str]
+    settings: Settings, connection: "KafkaConnection", topics: Sequence[str]
 ) -> "tuple[Sequence[AddedPartitions], Mapping[str, int]]":
     """Return the partitions added to topics, and the counts that the topics were made with."""
-    from streams.kafka.event_log import KafkaLog
+    from streams.kafka.event_log import KafkaEventLog
 
-    async with KafkaLog.open(
+    async with KafkaEventLog.open(
         connection,
         partition_of=partitioner(settings.partitioner),
         record_bytes_max=settings.record_bytes_max,
@@ -112,16 +112,18 @@ async def _made(
 
 
 def _more_than_made(settings: Settings, added: "Sequence[AddedPartitions]") -> list[Finding]:
-    from streams.topics.partition_counts import more_partitions
+    from streams.topics.partition_counts import how_to_add_partitions
 
     return [
-        failed("topics", str(one), fix=more_partitions(settings.topic_prefix, one.current_count))
+        failed(
+            "topics", str(one), fix=how_to_add_partitions(settings.topic_prefix, one.current_count)
+        )
         for one in added
     ]
 
 
 def _differing(
-    settings: Settings, brokers: str, differences: "Sequence[Difference]"
+    settings: Settings, brokers: str, differences: "Sequence[TopicDifference]"
 ) -> list[Finding]:
     """Return a finding for all absent topics, and one for each other difference."""
     from streams.kafka.shell_commands import kafka_configs_commands
@@ -154,7 +156,7 @@ def _create(settings: Settings, brokers: str) -> str:
     return shlex.join(command)
 
 
-def _partitions(settings: Settings, difference: "Difference") -> str:
+def _partitions(settings: Settings, difference: "TopicDifference") -> str:
     """Return the fix for a count that differs, which is fixed when a topic is created.
 
     The settings can follow the count of a content topic. Other counts are set by Tidelens.

@@ -19,7 +19,7 @@ _SHOWN_MAX = 10
 
 async def lag(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     """Find open transactions that hold records back, missing encoders, and nodes of one name."""
-    from streams.kafka.connection import Connection
+    from streams.kafka.connection import KafkaConnection
     from tidelens.cli.base.lag_measurement import measure_lag
 
     running = await in_daemon_thread(lambda: Runtime.read(settings.data))
@@ -29,7 +29,7 @@ async def lag(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     try:
         if await space_here(await in_daemon_thread(lambda: model_of(settings))) is None:
             return [skipped("lag", "no model, and its space names the groups")]
-        measured = await measure_lag(settings, Connection(brokers, kafka), asked=False)
+        measured = await measure_lag(settings, KafkaConnection(brokers, kafka), asked=False)
     except ModelMissing:
         return [skipped("lag", "no model, and its space names the groups")]
     except TopicMismatch:

@@ -23,7 +23,7 @@ from benchmarks import vit_b32
 from benchmarks.encoding import PARTITIONS, RECORD_BYTES_MAX, Worker, encoder, publish, topics
 from benchmarks.report import Goal, finish, parser
 from benchmarks.system import System, system
-from consumers.models import space_of
+from consumers.models import model_space
 from contracts.events.content_event import Content, content_record
 from contracts.events.record import TopicPartition
 from contracts.partitioner import partitioner
@@ -54,7 +54,7 @@ async def measure(
     broker = LocalBroker(folder / "kafka")
     await broker.start()
     try:
-        space = space_of(str(model)).name
+        space = model_space(str(model)).name
         async with (
             topics(broker.bootstrap, space) as (log, names),
             encoder(broker.bootstrap, model) as worker,

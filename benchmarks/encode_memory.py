@@ -23,7 +23,7 @@ from PIL import Image
 from benchmarks import vit_b32
 from benchmarks.encoding import PARTITIONS, Worker, encoder, topics
 from benchmarks.report import Goal, finish, parser
-from consumers.models import space_of
+from consumers.models import model_space
 from contracts.events.content_event import Content, content_record
 from contracts.events.record import OutRecord, TopicPartition
 from contracts.topics import TARGETS, Names
@@ -50,7 +50,7 @@ async def measure(model: Path, folder: Path, count: int) -> tuple[list[dict[str,
     await broker.start()
     try:
         async with (
-            topics(broker.bootstrap, space_of(str(model)).name) as (log, names),
+            topics(broker.bootstrap, model_space(str(model)).name) as (log, names),
             encoder(broker.bootstrap, model, "float32", quiet=True) as worker,
         ):
             watching = asyncio.create_task(_watched(worker))

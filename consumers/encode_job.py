@@ -39,8 +39,8 @@ class RecordChecks:
     partition_of: Partitioner
     letter_bytes_max: int
 
-    def of(self, lease: Lease) -> "RecordChecks":
-        """Return the intake for this lease, whose topic may have been made again meanwhile."""
+    def for_lease(self, lease: Lease) -> "RecordChecks":
+        """Return the checks for this lease, whose topic may have been made again meanwhile."""
         topic, count = lease.partition.topic, lease.partitions
         if count is None or count == self.partition_counts.get(topic):
             return self
@@ -72,7 +72,7 @@ class Job:
         return self.content.ref if self.content else None
 
     @property
-    def settled(self) -> bool:
+    def is_done(self) -> bool:
         """Whether there is nothing left to do but to write it."""
         return self.rejection is not None or self.content is None or self.vector is not None
 
@@ -83,25 +83,25 @@ def newest_of_each(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if last[record.key] == record.offset]
 
 
-def parsed(records: Sequence[Record], intake: RecordChecks) -> list[Job]:
+def parse_records(records: Sequence[Record], checks: RecordChecks) -> list[Job]:
     """Check and parse the records of one transaction. Never raises for what is in them."""
-    return [parse(record, intake) for record in newest_of_each(records)]
+    return [parse_record(record, checks) for record in newest_of_each(records)]
 
 
-def parse(record: Record, intake: RecordChecks) -> Job:
-    target = intake.names.target_of(record.topic)
+def parse_record(record: Record, checks: RecordChecks) -> Job:
+    target = checks.names.target_of(record.topic)
     assert target is not None
     job = Job(record, target)
     try:
         id_of_key(record.key)
-        _check_partition(record, intake)
+        _check_partition(record, checks)
         job.content = read_content(target, record)
         if job.content is not None:
             job.digest = _digest(job.content)
     except RejectedRecord as rejection:
         job.rejection = rejection
     except Exception as error:
-        job.rejection = unreadable(record, error)
+        job.rejection = unexpected_rejection(record, error)
     return job
 
 
@@ -114,7 +114,7 @@ def _digest(content: Content) -> bytes:
     return digest_of_sha256(content.sha256)
 
 
-def unreadable(record: Record, error: Exception) -> RejectedRecord:
+def unexpected_rejection(record: Record, error: Exception) -> RejectedRecord:
     """For what nobody foresaw: a defect of ours, but it must not stop the partition."""
     log.error(
         "unforeseen failure of one record",
@@ -127,9 +127,9 @@ def unreadable(record: Record, error: Exception) -> RejectedRecord:
     return RejectedRecord("unreadable", f"an unforeseen failure: {error!r}")
 
 
-def _check_partition(record: Record, intake: RecordChecks) -> None:
-    count = intake.partition_counts[record.topic]
-    expected = intake.partition_of(record.key or b"", count)
+def _check_partition(record: Record, checks: RecordChecks) -> None:
+    count = checks.partition_counts[record.topic]
+    expected = checks.partition_of(record.key or b"", count)
     if expected != record.partition:
         raise RejectedRecord(
             WRONG_PARTITION,
@@ -172,8 +172,8 @@ def _encode(group: Sequence[Job], encoder: Encoder) -> None:
         job.vector = vector
 
 
-def outputs(
-    job: Job, space: Space, intake: RecordChecks, topic_id: str, labeller: Labeller | None = None
+def output_records(
+    job: Job, space: Space, checks: RecordChecks, topic_id: str, labeller: Labeller | None = None
 ) -> list[OutRecord]:
     """What the transaction holds for one record: a vector, a tombstone, a dead letter with one.
 
@@ -182,27 +182,27 @@ def outputs(
     what is in the record.
     """
     try:
-        return _outputs(job, space, intake, topic_id, labeller)
+        return _outputs(job, space, checks, topic_id, labeller)
     except Exception as error:
-        job.vector, job.rejection = None, unreadable(job.record, error)
-        return _outputs(job, space, intake, topic_id, None)
+        job.vector, job.rejection = None, unexpected_rejection(job.record, error)
+        return _outputs(job, space, checks, topic_id, None)
 
 
 def _outputs(
-    job: Job, space: Space, intake: RecordChecks, topic_id: str, labeller: Labeller | None
+    job: Job, space: Space, checks: RecordChecks, topic_id: str, labeller: Labeller | None
 ) -> list[OutRecord]:
     record = job.record
     source = Source(topic_id, record.partition, record.offset)
-    topic = intake.names.embeddings(job.target)
+    topic = checks.names.embeddings(job.target)
     if job.rejection is not None:
         letter = dead_letter_record(
-            intake.names.dead_letters,
+            checks.names.dead_letters,
             record,
             job.rejection,
             stage="encode",
             space=space.name,
             attempts=job.attempts,
-            bytes_max=intake.letter_bytes_max,
+            bytes_max=checks.letter_bytes_max,
         )
         if job.rejection.code in _LETTER_ALONE:
             return [letter]

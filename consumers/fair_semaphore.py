@@ -1,4 +1,4 @@
-"""A semaphore that serves groups in turns, so that one with many waiters holds up no other."""
+"""A semaphore that serves groups in turns, so that a group with many waiters delays no other."""
 
 import asyncio
 from collections import deque
@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 
 
 class FairSemaphore:
-    """Lets at most `count` in at once. A free turn goes to the group whose last one is longest ago,
-    and within the group to the waiter that came first.
+    """A semaphore of `count` permits, which it gives to groups in turns.
+
+    A free permit goes to the group that has waited longest since its last one, and within the group
+    to the waiter that came first.
     """
 
     def __init__(self, count: int) -> None:
@@ -16,45 +18,45 @@ class FairSemaphore:
         self._waiting: dict[Hashable, deque[asyncio.Future[None]]] = {}
 
     async def acquire(self, group: Hashable) -> None:
-        """Wait for a turn; a caller that is cancelled has none."""
+        """Wait for a permit. A caller that is cancelled meanwhile does not hold one."""
         if self._free:  # then nobody waits
             self._free -= 1
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(group, deque()).append(turn)
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(group, deque()).append(waiter)
         try:
-            await turn
+            await waiter
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self._forget(group, turn)
-            else:  # the turn was given in the same moment
+            if waiter.cancelled():
+                self._forget(group, waiter)
+            else:  # the permit was given at the same moment
                 self.release()
             raise
 
     def release(self) -> None:
-        """Give the turn back, to the next who waits for one."""
+        """Give a permit back: the next waiter has it, or it is free."""
         while self._waiting:
             group, queue = next(iter(self._waiting.items()))
-            turn = queue[0]
-            self._forget(group, turn)
-            if turn.done():  # cancelled a moment ago, which costs its group no turn
+            waiter = queue[0]
+            self._forget(group, waiter)
+            if waiter.done():  # cancelled a moment ago, which costs its group no permit
                 continue
             if queue:  # behind all others
                 self._waiting[group] = self._waiting.pop(group)
-            turn.set_result(None)
+            waiter.set_result(None)
             return
         self._free += 1
 
-    def _forget(self, group: Hashable, turn: "asyncio.Future[None]") -> None:
+    def _forget(self, group: Hashable, waiter: "asyncio.Future[None]") -> None:
         queue = self._waiting.get(group)
-        if queue is not None and turn in queue:
-            queue.remove(turn)
+        if queue is not None and waiter in queue:
+            queue.remove(waiter)
             if not queue:
                 del self._waiting[group]
 
     @asynccontextmanager
-    async def turn(self, group: Hashable) -> AsyncIterator[None]:
-        """Hold a turn while it is entered."""
+    async def permit(self, group: Hashable) -> AsyncIterator[None]:
+        """Hold a permit inside the context."""
         await self.acquire(group)
         try:
             yield

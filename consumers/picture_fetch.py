@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
-from consumers.encode_job import Job, unreadable
+from consumers.encode_job import Job, unexpected_rejection
 from contracts.errors import NotReady, RejectedRecord
 from contracts.ports.encoder import RgbImage
 from contracts.supervision.processes import Part
@@ -18,19 +18,19 @@ Turn = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class PictureLoader:
     """Where bytes come from, and what makes pixels of them."""
 
     read: Callable[[str, str | None, Hashable], AbstractAsyncContextManager[bytes]]
     """Reads a reference, given its SHA-256 and the partition whose records wait for each other; the
     bytes count as in memory until it is left."""
-    allow: Callable[[str], Awaitable[None]]
+    require_allowed: Callable[[str], Awaitable[None]]
     """Raises RejectedRecord for a reference that may not be read; asks nobody."""
     decode: Callable[[bytes], Awaitable[RgbImage]]
     part: Part = field(default_factory=lambda: Part("decode"))
     """The decoding processes; when one cannot be started, it is tried again."""
 
-    async def see(self, job: Job, turn: Turn = nullcontext) -> None:
+    async def load(self, job: Job, turn: Turn = nullcontext) -> None:
         """Give the job its pixels or its rejection, decoding inside `turn`.
 
         A bad record raises nothing. Waits while no decoder can be started.
@@ -45,14 +45,14 @@ class Pictures:
                 async with self.read(job.content.ref, job.content.sha256, partition) as data:
                     job.image = await self._decoded(job, data, turn)
 
-    async def recognise(self, job: Job) -> None:
+    async def check_reference(self, job: Job) -> None:
         """Of a picture whose vector is known: give the job its rejection if it may not be read.
 
         Else who knows a picture's SHA-256 would have it taken under any reference at all.
         """
         assert job.content is not None and job.content.ref is not None
         with _record_rejection(job):
-            await self.allow(job.content.ref)
+            await self.require_allowed(job.content.ref)
 
     async def _decoded(self, job: Job, data: bytes, turn: Turn) -> RgbImage:
         while True:
@@ -81,4 +81,4 @@ def _record_rejection(job: Job) -> Iterator[None]:
     except NotReady:
         raise
     except Exception as error:
-        job.rejection = unreadable(job.record, error)
+        job.rejection = unexpected_rejection(job.record, error)

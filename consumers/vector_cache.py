@@ -1,6 +1,6 @@
-"""Vectors by the digest of what they were made of: the same bytes are encoded once.
+"""A cache of vectors by the digest of their input, so that the same bytes are encoded once.
 
-A metadata-only update of a picture is the same bytes again, and so are most re-publishings.
+An update of a picture's metadata publishes the same bytes again, and so do most re-publications.
 """
 
 import hashlib
@@ -12,52 +12,55 @@ from contracts.score import Vectors
 
 
 def digest_of_text(text: str) -> bytes:
+    """Return the key of a caption; lone surrogates are allowed."""
     return b"t" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def digest_of_image(data: bytes) -> bytes:
+    """Return the key of a picture, given its bytes as they were published or downloaded."""
     return digest_of_sha256(hashlib.sha256(data).hexdigest())
 
 
 def digest_of_sha256(sha256: str) -> bytes:
-    """For a picture whose SHA-256 was published with its reference."""
+    """Return the key of a picture whose SHA-256, in hex, was published with its reference."""
     return b"i" + bytes.fromhex(sha256)
 
 
 class VectorCache:
-    """The vectors of one space that were made or asked for last, `entries_max` of them.
+    """The `entries_max` vectors of one space that were put or asked for last.
 
-    They lie in one array: tens of thousands of small blocks between the passing ones of records
-    and pictures kept glibc from re-using the room of those (.3 GB after 100,000 records).
+    They lie in one array. As small blocks of their own, between the short-lived ones of records and
+    pictures, they kept glibc from reusing that memory (0.3 GB after 100,000 records).
     """
 
     def __init__(self, entries_max: int) -> None:
         self._entries_max = entries_max
-        self._places: OrderedDict[bytes, int] = OrderedDict()
+        self._row_of: OrderedDict[bytes, int] = OrderedDict()
         self._rows: Vectors | None = None
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._row_of)
 
     def get(self, digest: bytes) -> Vectors | None:
-        """A copy, since its place may become another one's."""
-        place = self._places.get(digest)
-        if place is None or self._rows is None:
+        """Return a copy of the vector, (dim,) float16, or None: its row may be overwritten."""
+        row = self._row_of.get(digest)
+        if row is None or self._rows is None:
             return None
-        self._places.move_to_end(digest)
-        row: Vectors = self._rows[place].copy()
-        return row
+        self._row_of.move_to_end(digest)
+        vector: Vectors = self._rows[row].copy()
+        return vector
 
     def put(self, digest: bytes, vector: Vectors) -> None:
+        """Keep a vector, (dim,) float16; the entry that was used least recently makes room."""
         if not self._entries_max:
             return
         if self._rows is None:
             # Memory that nothing was written to costs nothing yet.
             self._rows = np.empty((self._entries_max, len(vector)), vector.dtype)
-        place = self._places.pop(digest, None)
-        if place is None and len(self._places) < self._entries_max:
-            place = len(self._places)
-        elif place is None:
-            _, place = self._places.popitem(last=False)
-        self._places[digest] = place
-        self._rows[place] = vector
+        row = self._row_of.pop(digest, None)
+        if row is None and len(self._row_of) < self._entries_max:
+            row = len(self._row_of)
+        elif row is None:
+            _, row = self._row_of.popitem(last=False)
+        self._row_of[digest] = row
+        self._rows[row] = vector

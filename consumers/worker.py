@@ -21,11 +21,11 @@ from time import perf_counter
 
 import structlog
 
-from consumers.encode_job import Job, RecordChecks, encode_jobs, outputs, parsed
+from consumers.encode_job import Job, RecordChecks, encode_jobs, output_records, parse_records
 from consumers.fair_semaphore import FairSemaphore
 from consumers.labelling import Labeller
 from consumers.lane import EncodeLane, EncodeTask, InflightClaim
-from consumers.picture_fetch import Pictures
+from consumers.picture_fetch import PictureLoader
 from consumers.vector_cache import VectorCache
 from contracts import fault_points
 from contracts.errors import Fenced, RecordTooLarge, RejectedRecord
@@ -67,8 +67,8 @@ class EncoderWorker:
         self,
         ownership: Ownership,
         encoder: Encoder,
-        intake: RecordChecks,
-        pictures: Pictures,
+        checks: RecordChecks,
+        pictures: PictureLoader,
         limits: WorkerLimits,
         metrics: Metrics,
         clock: Clock,
@@ -77,7 +77,7 @@ class EncoderWorker:
     ) -> None:
         self._ownership = ownership
         self._encoder = encoder
-        self._intake = intake
+        self._checks = checks
         self._pictures = pictures
         self._limits = limits
         self._metrics = metrics
@@ -120,7 +120,7 @@ class EncoderWorker:
             self._model.shutdown(wait=False, cancel_futures=True)
 
     async def _fetch(self, lane: EncodeLane) -> None:
-        topic, room = self._intake.names.content(lane.target), self._room[lane.target]
+        topic, room = self._checks.names.content(lane.target), self._room[lane.target]
         while True:
             self._drop_ended(lane)
             owned = {p for p in self._ownership.owned_partitions if p.topic == topic}
@@ -141,7 +141,9 @@ class EncoderWorker:
             if claims:
                 fault_points.reach("encode.claimed")
             for claim in claims:
-                jobs = await asyncio.to_thread(parsed, claim.records, self._intake.of(claim.lease))
+                jobs = await asyncio.to_thread(
+                    parse_records, claim.records, self._checks.for_lease(claim.lease)
+                )
                 self._start_claim(lane, claim, jobs)
 
     def _start_claim(self, lane: EncodeLane, claim: RecordClaim, jobs: Sequence[Job]) -> None:
@@ -149,7 +151,7 @@ class EncoderWorker:
         for job in jobs:
             task = EncodeTask(job, inflight)
             known = self._vector_cache.get(job.digest)
-            if job.settled:
+            if job.is_done:
                 inflight.open_jobs -= 1
             elif known is not None and job.ref is None:
                 self._reuse_result(lane, task, known, None)
@@ -164,16 +166,18 @@ class EncoderWorker:
     async def _load_picture(self, lane: EncodeLane, task: EncodeTask) -> None:
         if self._is_owned(task):
             partition = task.inflight.claim.lease.partition
-            await self._pictures.see(task.job, partial(self._turn, lane, partition))
+            await self._pictures.load(task.job, partial(self._decode_permit, lane, partition))
             if task.job.rejection is None:
                 self._enqueue(lane, task)
             else:
                 self._finish_task(lane, task)
 
     @asynccontextmanager
-    async def _turn(self, lane: EncodeLane, partition: TopicPartition) -> AsyncIterator[None]:
+    async def _decode_permit(
+        self, lane: EncodeLane, partition: TopicPartition
+    ) -> AsyncIterator[None]:
         """To decode: few at once, since nobody knows how large a picture will be."""
-        async with self._decoding.turn(partition):
+        async with self._decoding.permit(partition):
             while not lane.has_room_for_pixels:
                 self._taken.clear()
                 await self._taken.wait()
@@ -181,7 +185,7 @@ class EncoderWorker:
 
     async def _check_reference(self, lane: EncodeLane, task: EncodeTask, known: Vectors) -> None:
         if self._is_owned(task):
-            await self._pictures.recognise(task.job)
+            await self._pictures.check_reference(task.job)
             if task.job.rejection is None:
                 self._reuse_result(lane, task, known, None)
             else:
@@ -235,7 +239,7 @@ class EncoderWorker:
     async def _run(self, lane: EncodeLane, batch: Sequence[EncodeTask]) -> None:
         jobs = [task.job for task in batch]
         loop = asyncio.get_running_loop()
-        seconds = await loop.run_in_executor(self._model, _encoded, jobs, self._encoder)
+        seconds = await loop.run_in_executor(self._model, _encode_timed, jobs, self._encoder)
         self._metrics.encode_batch.observe(len(jobs))
         self._metrics.encode_seconds.labels(lane.target).observe(seconds)
         self._count_truncated()
@@ -291,10 +295,10 @@ class EncoderWorker:
             log.warning("fenced", partition=lease.partition.partition, reason=str(fenced))
             lane.drop_leases([lease])
         except RecordTooLarge as error:
-            if self._intake.letter_bytes_max <= _SMALL_LETTER_BYTES_MAX:
+            if self._checks.letter_bytes_max <= _SMALL_LETTER_BYTES_MAX:
                 raise
             # The batch is fetched again, and letters are all that can be large in it.
-            self._intake = replace(self._intake, letter_bytes_max=_SMALL_LETTER_BYTES_MAX)
+            self._checks = replace(self._checks, letter_bytes_max=_SMALL_LETTER_BYTES_MAX)
             log.error("dead letters are truncated from now on", error=str(error))
             lane.drop_leases([lease])
         else:
@@ -308,11 +312,11 @@ class EncoderWorker:
         self._taken.set()
 
     def _outputs(self, jobs: Sequence[Job], topic_id: str) -> list[OutRecord]:
-        space, intake = self._encoder.space, self._intake
+        space, checks = self._encoder.space, self._checks
         return [
             record
             for job in jobs
-            for record in outputs(job, space, intake, topic_id, self._labeller)
+            for record in output_records(job, space, checks, topic_id, self._labeller)
         ]
 
     def _drop_ended(self, lane: EncodeLane) -> None:
@@ -341,7 +345,7 @@ class EncoderWorker:
             )
 
 
-def _encoded(jobs: Sequence[Job], encoder: Encoder) -> float:
+def _encode_timed(jobs: Sequence[Job], encoder: Encoder) -> float:
     """Seconds in the model, without those in which the batch before it ran."""
     began = perf_counter()
     encode_jobs(jobs, encoder)

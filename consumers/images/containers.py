@@ -35,7 +35,7 @@ class _Chunk:
     end: int
 
 
-def essential(format_name: str, data: bytes) -> bytes:
+def strip_metadata(format_name: str, data: bytes) -> bytes:
     """Return the file with only what its pixels and its orientation come from."""
     if format_name == "PNG":
         return _essential_png(data)

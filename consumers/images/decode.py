@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError
 
-from consumers.images.containers import essential
+from consumers.images.containers import strip_metadata
 from consumers.images.heic import enable_heic
 from consumers.images.jpeg_end import complete_jpeg
 from consumers.images.samples import complete_pillow, eight_bits, sample_format_of
@@ -99,7 +99,7 @@ def decode_image(
 
 def _decoded(format_name: str, data: bytes, check: _Check, side_hint: int) -> RgbImage:
     try:
-        return _opened(format_name, essential(format_name, data), check, side_hint)
+        return _opened(format_name, strip_metadata(format_name, data), check, side_hint)
     except OSError:
         ended = complete_jpeg(data) if format_name == "JPEG" else None
         if ended is None:

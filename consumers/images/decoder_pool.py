@@ -213,7 +213,7 @@ class _DecoderProcess:
         self._send(REQUEST.pack(len(data)))
         self._await_answer(used, unwanted)
         kind, first, second = self._read()
-        result, size = self._understood(kind, first, second)
+        result, size = self._parse_answer(kind, first, second)
         if max(len(data), size) > _KEPT_BYTES:
             self._shared.madvise(mmap.MADV_REMOVE)
         self.usable = True
@@ -221,7 +221,7 @@ class _DecoderProcess:
             raise result
         return result
 
-    def _understood(
+    def _parse_answer(
         self, kind: int, first: int, second: int
     ) -> tuple[RgbImage | RejectedRecord, int]:
         """What it answered, and how many of the shared bytes that took."""

@@ -1,6 +1,6 @@
 """The encoders behind contracts.ports.Encoder: the starter model, and Hugging Face checkpoints.
 
-Importing this package costs nothing; `open_encoder` imports torch, `space_of` does not.
+Importing this package costs nothing; `open_encoder` imports torch, `model_space` does not.
 """
 
 import re
@@ -10,7 +10,7 @@ from contracts.ports.encoder import Encoder
 from contracts.space import Space
 from contracts.testing.encoder import HashEncoder
 
-__all__ = ["open_encoder", "space_of", "tunable"]
+__all__ = ["is_tunable", "model_space", "open_encoder"]
 
 # The in-memory encoder by name: tests run the installed commands without waiting for torch.
 HASH = "hash"
@@ -47,13 +47,13 @@ def open_encoder(
 
         return StarterEncoder()
     from consumers.models.precision import PRECISIONS
-    from consumers.models.tuning.probe import opened
+    from consumers.models.tuning.probe import open_probed
 
     named = next((known for known in PRECISIONS if known == precision), None)
-    return opened(checkpoint, named)
+    return open_probed(checkpoint, named)
 
 
-def space_of(model: str) -> Space:
+def model_space(model: str) -> Space:
     """The space that `open_encoder(model)` encodes into, without loading it.
 
     20 ms for the starter; a local folder's weights are read once for their SHA-256; a hub name is
@@ -65,7 +65,7 @@ def space_of(model: str) -> Space:
     return starter_space() if model == STARTER else checkpoint_space(find_checkpoint(model))
 
 
-def tunable(model: str) -> bool:
+def is_tunable(model: str) -> bool:
     """Whether `model` is a checkpoint, which runs in one precision or another."""
     return model != STARTER and _hash_encoder(model) is None
 

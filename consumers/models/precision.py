@@ -40,7 +40,7 @@ class PrecisionChoice:
         return kept.get(self.precision, torch.float32)
 
 
-def converted(model: Any, choice: PrecisionChoice, device: torch.device) -> Any:
+def convert_model(model: Any, choice: PrecisionChoice, device: torch.device) -> Any:
     """The float32 `model` in that precision on `device`; it is used up by this."""
     if choice.precision == "int8":
         return _quantised(model)

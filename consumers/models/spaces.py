@@ -98,7 +98,7 @@ def find_checkpoint(model: str, *, remote_code: bool = False) -> Checkpoint:
     return Checkpoint(folder, model, revision, remote_code)
 
 
-def code_of(folder: Path) -> list[str]:
+def remote_code_classes(folder: Path) -> list[str]:
     """The classes that the checkpoint brings itself, as `module.Class`; `owner/name--module.Class`
     where another repository is to bring it.
     """

@@ -120,7 +120,7 @@ class ProcessQueryEncoder:
         async def encode(image: RgbImage) -> Vectors:
             return await self._encoded(key, image)
 
-        vector = await self._pictures.once(key, data, encode)
+        vector = await self._pictures.encode_once(key, data, encode)
         self._metrics.query_encode_seconds.labels("image", "miss").observe(perf_counter() - began)
         return vector
 
@@ -158,17 +158,17 @@ class ProcessQueryEncoder:
                     if not self.loaded.is_set():
                         raise
                     reason = str(error) or repr(error)
-                self._drop(f"the query encoder restarts: {reason}")
+                self._discard_child(f"the query encoder restarts: {reason}")
                 await self.part.wait_before_restart(reason)
         finally:
             # What comes from here on, such as a picture that was just decoded, would wait for ever.
             self._ended = True
-            self._drop("shutting down")
+            self._discard_child("shutting down")
             self._pictures.close()
             self._stop_pool()
 
     async def _work(self) -> NoReturn:
-        loaded = await self._call(encoder_process.warm)
+        loaded = await self._call(encoder_process.warm_up)
         self._logit_scale = loaded.logit_scale
         self._pictures.open(loaded.preprocess)
         self.loaded.set()
@@ -188,7 +188,7 @@ class ProcessQueryEncoder:
             self._arrived.clear()
             if not process.is_alive():
                 raise BrokenProcessPool
-            while batch := self._turns.next():
+            while batch := self._turns.take_batch():
                 await self._encode_batch(batch)
 
     async def _encode_batch(self, batch: list[PendingQuery]) -> None:
@@ -200,7 +200,7 @@ class ProcessQueryEncoder:
             for waiting in batch:
                 self._turns.add(waiting)
             raise
-        self._turns.took(batch, perf_counter() - began)
+        self._turns.note_duration(batch, perf_counter() - began)
         for waiting, result in zip(batch, results, strict=True):
             if waiting.future.done():
                 continue
@@ -252,7 +252,7 @@ class ProcessQueryEncoder:
             self._pool = None
         return process.exitcode if process is not None else None
 
-    def _drop(self, why: str) -> None:
+    def _discard_child(self, why: str) -> None:
         for waiting in self._turns.clear():
             if not waiting.future.done():
                 waiting.future.set_exception(NotReady(why))

@@ -83,7 +83,7 @@ def _end_with(parent: Any) -> None:
     os._exit(0)
 
 
-def warm() -> LoadedModel:
+def warm_up() -> LoadedModel:
     """Answer once the model is loaded and has run once for each kind of input.
 
     Raises ModelMissing where it was refused.

@@ -61,7 +61,7 @@ class QueryPictureLane:
             self._decoders.close()
         self._decided.set()
 
-    async def once(
+    async def encode_once(
         self, key: bytes, data: bytes, encode: Callable[[RgbImage], Awaitable[Vectors]]
     ) -> Vectors:
         """Return the vector that `encode` makes of the pixels, computed once for all who ask for

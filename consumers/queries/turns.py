@@ -46,7 +46,7 @@ class QueryTurns:
     def add(self, waiting: PendingQuery) -> None:
         (self._texts if isinstance(waiting.asked, list) else self._pictures).append(waiting)
 
-    def next(self) -> list[PendingQuery]:
+    def take_batch(self) -> list[PendingQuery]:
         """Take the queries that wait longest of the kind whose turn it is, or an empty list."""
         # Requests that nobody awaits any more are dropped before they cost anything.
         self._texts = [waiting for waiting in self._texts if not waiting.future.done()]
@@ -57,7 +57,7 @@ class QueryTurns:
             return _taken(self._pictures, self._pictures_at_once)
         return _taken(self._texts, self._batch_max)
 
-    def took(self, batch: list[PendingQuery], seconds: float) -> None:
+    def note_duration(self, batch: list[PendingQuery], seconds: float) -> None:
         """Note how long the model took, so that the next batch of pictures fits into their turn."""
         if isinstance(batch[0].asked, list):
             return

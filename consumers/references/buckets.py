@@ -53,22 +53,22 @@ class BucketReader:
         self._client = client
         self._limits = limits
         self._hosts = hosts
-        self._retrying = retrying
+        self._retries = retrying
 
-    async def read(self, ref: str, place: MemoryPermit) -> bytes:
-        """The picture, whose place is taken. Raises RejectedRecord."""
-        bucket, key = self.checked(ref)
+    async def read(self, ref: str, permit: MemoryPermit) -> bytes:
+        """The picture, whose permit is taken. Raises RejectedRecord."""
+        bucket, key = self.require_allowed_bucket(ref)
         host = f"s3://{bucket}"
 
         async def attempt() -> bytes:
-            async with self._hosts.at(host, place.group):
+            async with self._hosts.permit(host, permit.group):
                 # Here: it may have been given up while this one waited at its door.
-                self._retrying.require_hope(host)
-                await place.take()
-                with place.left_on_failure():
+                self._retries.require_not_given_up(host)
+                await permit.acquire()
+                with permit.released_on_failure():
                     return await self._attempt(host, bucket, key)
 
-        return await self._retrying.until_read(attempt)
+        return await self._retries.read_with_retries(attempt)
 
     async def _attempt(self, host: str, bucket: str, key: str) -> bytes:
         try:
@@ -118,7 +118,7 @@ class BucketReader:
                 raise reference_too_large(bytes_max)
         return bytes(data)
 
-    def checked(self, ref: str) -> tuple[str, str]:
+    def require_allowed_bucket(self, ref: str) -> tuple[str, str]:
         """Bucket and key. The key is taken as it stands, without percent-encoding."""
         bucket, _, key = ref[len("s3://") :].partition("/")
         # A server that resolves `..` would lead into another bucket.

@@ -25,7 +25,7 @@ class ReferenceLimits:
     given_up_s: float = 60.0
 
     @classmethod
-    def of(cls, settings: Settings) -> "ReferenceLimits":
+    def from_settings(cls, settings: Settings) -> "ReferenceLimits":
         return cls(
             schemes=frozenset(settings.reference_schemes),
             bytes_max=settings.image_bytes_max,
@@ -50,7 +50,7 @@ class ReferenceLimits:
         are not for whoever can ask.
         """
         return replace(
-            cls.of(settings),
+            cls.from_settings(settings),
             schemes=frozenset(settings.reference_schemes) - {"file"},
             attempts_max=1,
             patience_s=0.0,

@@ -15,57 +15,57 @@ class HostPermits:
 
     def __init__(self, per_host_max: int) -> None:
         self._per_host_max = per_host_max
-        self._doors: dict[str, _HostPermit] = {}
+        self._by_owner: dict[str, _OwnerPermits] = {}
 
     @asynccontextmanager
-    async def at(self, owner: str, group: Hashable) -> AsyncIterator[None]:
+    async def permit(self, owner: str, group: Hashable) -> AsyncIterator[None]:
         """Hold a request at the hosts of `owner`; groups that wait for one take turns."""
-        door = self._doors.setdefault(owner, _HostPermit(FairSemaphore(self._per_host_max)))
-        door.users += 1
+        entry = self._by_owner.setdefault(owner, _OwnerPermits(FairSemaphore(self._per_host_max)))
+        entry.users += 1
         try:
-            async with door.turns.turn(group):
+            async with entry.semaphore.permit(group):
                 yield
         finally:
-            door.users -= 1
-            if door.users == 0:
-                del self._doors[owner]
+            entry.users -= 1
+            if entry.users == 0:
+                del self._by_owner[owner]
 
 
 @dataclass(slots=True)
-class _HostPermit:
-    turns: FairSemaphore
+class _OwnerPermits:
+    semaphore: FairSemaphore
     users: int = 0
 
 
 class MemoryPermit:
-    """One picture's place in memory, of those that `places` counts.
+    """One picture's permit in memory, of those that `semaphore` counts.
 
     Taken inside an owner's door, so that its slow hosts hold no more of them than its own limit,
     and left before another door: two who wait for each other's would wait for ever. Groups, which
-    are partitions, have turns at doors and places: pictures that take long to decode keep theirs.
+    are partitions, have turns at both semaphores: pictures that take long to decode keep theirs.
     """
 
-    def __init__(self, places: FairSemaphore, group: Hashable) -> None:
-        self._places = places
+    def __init__(self, semaphore: FairSemaphore, group: Hashable) -> None:
+        self._semaphore = semaphore
         self.group = group
         self._taken = False
 
-    async def take(self) -> None:
+    async def acquire(self) -> None:
         assert not self._taken
-        await self._places.acquire(self.group)
+        await self._semaphore.acquire(self.group)
         self._taken = True
 
     @contextmanager
-    def left_on_failure(self) -> Iterator[None]:
+    def released_on_failure(self) -> Iterator[None]:
         """Whoever pauses before the next attempt holds nothing that others need."""
         try:
             yield
         except BaseException:
-            self.leave()
+            self.release()
             raise
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Does nothing where none is taken."""
         if self._taken:
             self._taken = False
-            self._places.release()
+            self._semaphore.release()

@@ -40,7 +40,7 @@ class References:
     ) -> None:
         self._limits = limits
         self._lookup = lookup
-        self._places = FairSemaphore(limits.held_max)
+        self._memory = FairSemaphore(limits.held_max)
         self._hosts = HostPermits(limits.per_host_max)
         # Two: that the web can be reached says nothing of S3.
         self._of_web, self._of_s3 = (
@@ -66,7 +66,7 @@ class References:
         await asyncio.to_thread(suffixes)
         async with AsyncExitStack() as stack:
             # A lookup that timed out keeps its thread, for half a minute with most resolvers, while
-            # its place is another's; threads that only wait cost little.
+            # its permit is another's; threads that only wait cost little.
             threads_max = max(_LOOKUPS_MAX, 4 * self._limits.held_max)
             lookup = self._lookup or stack.enter_context(SystemLookup(threads_max))
             session = await stack.enter_async_context(web_session(self._limits, lookup))
@@ -96,13 +96,13 @@ class References:
         reference_missing, reference_unreachable, reference_too_many_redirects,
         image_too_large_bytes, reference_changed.
         """
-        place = MemoryPermit(self._places, group)
+        permit = MemoryPermit(self._memory, group)
         try:
-            yield await self._bytes(ref, sha256, place)
+            yield await self._bytes(ref, sha256, permit)
         finally:
-            place.leave()
+            permit.release()
 
-    async def allow(self, ref: str) -> None:
+    async def require_allowed(self, ref: str) -> None:
         """Refuse what `read` would refuse before it asks anybody: for a picture that is known.
 
         That is by scheme, user, port, an address in place of a name, bucket, or a file's root.
@@ -115,15 +115,15 @@ class References:
         with _only_rejections():
             scheme = self._scheme(ref)
             if scheme in WEB:
-                self._web.checked(ref)
+                self._web.require_allowed_url(ref)
             elif scheme == "s3":
-                self._buckets.checked(ref)
+                self._buckets.require_allowed_bucket(ref)
             else:
                 await asyncio.to_thread(allowed_path, ref, self._limits.allow_roots)
 
-    async def _bytes(self, ref: str, sha256: str | None, place: MemoryPermit) -> bytes:
+    async def _bytes(self, ref: str, sha256: str | None, permit: MemoryPermit) -> bytes:
         with _only_rejections():
-            data = await self._by_scheme(ref, place)
+            data = await self._by_scheme(ref, permit)
             await asyncio.to_thread(require_digest, data, sha256)
         return data
 
@@ -136,13 +136,13 @@ class References:
             raise reference_refused("not_enabled", why, limit=enabled, value=scheme[:20])
         return scheme
 
-    async def _by_scheme(self, ref: str, place: MemoryPermit) -> bytes:
+    async def _by_scheme(self, ref: str, permit: MemoryPermit) -> bytes:
         scheme = self._scheme(ref)
         if scheme in WEB:
-            return await self._web.read(ref, place)
+            return await self._web.read(ref, permit)
         if scheme == "s3":
-            return await self._buckets.read(ref, place)
-        await place.take()
+            return await self._buckets.read(ref, permit)
+        await permit.acquire()
         return await asyncio.to_thread(
             read_reference,
             ref,

@@ -73,7 +73,7 @@ class ReferenceRetries:
         self._silent: dict[str, tuple[int, int]] = {}
         self.waiting = 0
 
-    def require_hope(self, host: str) -> None:
+    def require_not_given_up(self, host: str) -> None:
         """Raises RejectedRecord for a host that was given up a short while ago."""
         if self._clock() < self._given_up.get(host, float("-inf")):
             why = f"{host} could not be reached, tried again after {self._given_up_s:g} s"
@@ -82,7 +82,7 @@ class ReferenceRetries:
             )
 
     @contextmanager
-    def asking(self, host: str, *, had_time: bool = True) -> Iterator[None]:
+    def attempt_at(self, host: str, *, had_time: bool = True) -> Iterator[None]:
         """One request at `host`, which is given up after as many in a row that timed out as one
         read may have: whoever's they were, else each of a thousand reads would wait for its own.
 
@@ -112,7 +112,7 @@ class ReferenceRetries:
             del self._silent[host]
             self._give_up(host)
 
-    async def until_read(self, attempt: Callable[[], Awaitable[bytes]]) -> bytes:
+    async def read_with_retries(self, attempt: Callable[[], Awaitable[bytes]]) -> bytes:
         """Raises what `attempt` raises beside Failed, or RejectedRecord `reference_unreachable`."""
         failures, of_host, began, succeeded = 0, 0, 0.0, 0
         waits = False

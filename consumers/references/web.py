@@ -79,38 +79,38 @@ class WebReader:
         self._session = session
         self._limits = limits
         self._hosts = hosts
-        self._retrying = retrying
+        self._retries = retrying
 
-    async def read(self, ref: str, place: MemoryPermit) -> bytes:
-        """The picture, whose place is taken. Raises RejectedRecord."""
-        url = self.checked(ref)
+    async def read(self, ref: str, permit: MemoryPermit) -> bytes:
+        """The picture, whose permit is taken. Raises RejectedRecord."""
+        url = self.require_allowed_url(ref)
 
         async def attempt() -> bytes:
-            with place.left_on_failure():
-                return await self._attempt(url, place)
+            with permit.released_on_failure():
+                return await self._attempt(url, permit)
 
-        return await self._retrying.until_read(attempt)
+        return await self._retries.read_with_retries(attempt)
 
-    async def _attempt(self, url: URL, place: MemoryPermit) -> bytes:
+    async def _attempt(self, url: URL, permit: MemoryPermit) -> bytes:
         """One way through the redirects. Raises RejectedRecord, Failed."""
         loop, seconds = asyncio.get_running_loop(), self._limits.timeout_s
         for _ in range(self._limits.redirects_max + 1):
             host = url.raw_host or ""
             owner = registrant(host, self._limits.hosts_allowed)
-            async with self._hosts.at(owner, place.group):
+            async with self._hosts.permit(owner, permit.group):
                 # Here: it may have been given up while this one waited at its door.
-                self._retrying.require_hope(host)
-                await place.take()
+                self._retries.require_not_given_up(host)
+                await permit.acquire()
                 started = loop.time()
                 had_time = 2 * seconds >= self._limits.timeout_s
-                with self._retrying.asking(host, had_time=had_time), _translated(host):
+                with self._retries.attempt_at(host, had_time=had_time), _translated(host):
                     async with asyncio.timeout(seconds):
                         found = await self._hop(url)
             if isinstance(found, bytes):
                 return found
-            place.leave()
+            permit.release()
             seconds = max(0.0, seconds - (loop.time() - started))
-            url = self.checked(found, url)
+            url = self.require_allowed_url(found, url)
         limit = self._limits.redirects_max
         why = f"limit {limit} redirects, got more"
         raise reference_refused("reference_too_many_redirects", why, limit=limit, value=limit + 1)
@@ -139,7 +139,7 @@ class WebReader:
                 raise reference_too_large(bytes_max)
         return bytes(data)
 
-    def checked(self, ref: str, base: URL | None = None) -> URL:
+    def require_allowed_url(self, ref: str, base: URL | None = None) -> URL:
         """`ref` parsed, as seen from `base`, when it may be asked for. Raises RejectedRecord.
 
         Of a name nothing is known yet: its addresses are looked at by the resolver.

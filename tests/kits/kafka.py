@@ -13,7 +13,7 @@ from aiokafka.conn import AIOKafkaConnection
 from consumers.encode_job import RecordChecks
 from consumers.images.decode import decode_image
 from consumers.labelling import Labeller
-from consumers.picture_fetch import Pictures
+from consumers.picture_fetch import PictureLoader
 from consumers.references import References, read_reference
 from consumers.references.files import allowed_path
 from consumers.worker import EncoderWorker, WorkerLimits
@@ -164,14 +164,16 @@ def worker(
     labeller: Labeller | None = None,
     references: References | None = None,
 ) -> EncoderWorker:
-    read, allow = (
-        (references.read, references.allow) if references else (no_reference, none_allowed)
+    read, require_allowed = (
+        (references.read, references.require_allowed)
+        if references
+        else (no_reference, none_allowed)
     )
     return EncoderWorker(
         ownership,
         encoder or HashEncoder(),
         intake(names, partitions),
-        Pictures(read, allow, decode or decoded),
+        PictureLoader(read, require_allowed, decode or decoded),
         WorkerLimits(
             batch_records,
             batch_records,

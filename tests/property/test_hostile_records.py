@@ -14,8 +14,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from consumers.encode_job import WRONG_PARTITION, encode_jobs, outputs, parse
-from consumers.picture_fetch import Pictures
+from consumers.encode_job import WRONG_PARTITION, encode_jobs, output_records, parse_record
+from consumers.picture_fetch import PictureLoader
 from contracts.errors import MESSAGE_CHARS_MAX
 from contracts.events.content_event import EVENT_TYPES
 from contracts.events.embedding_record import read_embedding
@@ -28,7 +28,7 @@ ENCODER = HashEncoder(dim=8)
 NAMES = Names("t.", ENCODER.space.name)
 PARTITIONS = 2
 LETTER_BYTES_MAX = 16_384
-PICTURES = Pictures(no_reference, none_allowed, decoded)
+PICTURES = PictureLoader(no_reference, none_allowed, decoded)
 INTAKE = intake(NAMES, PARTITIONS, letter_bytes_max=LETTER_BYTES_MAX)
 # The item's embeddings live elsewhere, or it has no id that an embedding could have.
 LETTER_ALONE = {WRONG_PARTITION, "empty_id", "id_not_utf8", "id_too_long"}
@@ -124,12 +124,12 @@ def record_bytes(record: OutRecord) -> int:
 @settings(max_examples=300, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(records())
 def test_a_record_becomes_one_vector_or_one_tombstone(record: Record) -> None:
-    job = parse(record, INTAKE)
-    if job.target == "images" and not job.settled:
-        asyncio.run(PICTURES.see(job))
-    if not job.settled:
+    job = parse_record(record, INTAKE)
+    if job.target == "images" and not job.is_done:
+        asyncio.run(PICTURES.load(job))
+    if not job.is_done:
         encode_jobs([job], ENCODER)
-    written = outputs(job, ENCODER.space, INTAKE, "topic-id")
+    written = output_records(job, ENCODER.space, INTAKE, "topic-id")
     letters = [out for out in written if out.topic == NAMES.dead_letters]
     embeddings = [out for out in written if out.topic == NAMES.embeddings(job.target)]
     assert len(letters) + len(embeddings) == len(written)

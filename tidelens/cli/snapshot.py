@@ -271,11 +271,11 @@ async def _opened(given: dict[str, Any]) -> AsyncIterator[_Shard]:
 
 
 async def _space(settings: Settings, connection: "KafkaConnection", *, asked: bool) -> Space:
-    from consumers.models import space_of
+    from consumers.models import model_space
     from tidelens.cli.base.served_space import active_space_of
 
     if asked:
-        return await asyncio.to_thread(space_of, settings.model)
+        return await asyncio.to_thread(model_space, settings.model)
     return await active_space_of(settings, connection)
 
 

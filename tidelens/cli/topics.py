@@ -219,13 +219,13 @@ class _Plan:
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> "_Plan":
-        from consumers.models import space_of
+        from consumers.models import model_space
         from contracts.topics import topic_specs
         from tidelens.cli.base.collection_choice import command_context
 
         context = command_context("topics", **options)
         settings = context.settings
-        names = context.names(space_of(settings.model).name)
+        names = context.names(model_space(settings.model).name)
         specs = topic_specs(
             names, partitions=settings.partitions, content_bytes_max=settings.record_bytes_max
         )

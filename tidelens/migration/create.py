@@ -16,7 +16,7 @@ from time import perf_counter
 import numpy as np
 import structlog
 
-from consumers.models import open_encoder, space_of
+from consumers.models import model_space, open_encoder
 from contracts import fault_points
 from contracts.errors import BrokerUnavailable, ConfigurationError
 from contracts.events.control_record import CandidateSpace, SpaceRef
@@ -61,7 +61,7 @@ _CAPTIONS_SEEN = 1_000
 async def new_space(collection: OpenCollection, old: SpaceRef, model: str) -> SpaceRef:
     """Return the space that `model` makes. Raises ConfigurationError if it cannot be made now."""
     model = await asyncio.to_thread(absolute, model)
-    ref = SpaceRef.of(await asyncio.to_thread(space_of, model), model)
+    ref = SpaceRef.of(await asyncio.to_thread(model_space, model), model)
     control = await collection.control()
     if ref.space == old.space:
         raise ConfigurationError(f"model {model!r}: {ref.space} is the active space")

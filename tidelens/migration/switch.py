@@ -25,9 +25,9 @@ async def active_space(collection: OpenCollection, model: str) -> SpaceRef:
     active = (await collection.control()).active
     if active is not None:
         return active.current
-    from consumers.models import space_of
+    from consumers.models import model_space
 
-    ref = SpaceRef.of(await asyncio.to_thread(space_of, model), model)
+    ref = SpaceRef.of(await asyncio.to_thread(model_space, model), model)
     try:
         await collection.partitions(ref.space)
     except TopicMismatch:

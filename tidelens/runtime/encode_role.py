@@ -246,7 +246,7 @@ async def open_worker(
     """A worker in the group of the encoder's space; the caller runs it."""
     from consumers.encode_job import RecordChecks
     from consumers.labelling import Labeller
-    from consumers.picture_fetch import Pictures
+    from consumers.picture_fetch import PictureLoader
     from consumers.references import ReferenceLimits, References
     from consumers.worker import EncoderWorker, WorkerLimits
     from streams.ownership.kafka_ownership import KafkaEncoderLog
@@ -283,7 +283,7 @@ async def open_worker(
     metrics.registry.register(PartMetrics([part]))
     async with (
         open_decoders(settings, encoder.preprocess) as decoders,
-        References(ReferenceLimits.of(settings)) as references,
+        References(ReferenceLimits.from_settings(settings)) as references,
         encoder_log.join(names.encoder_group) as ownership,
     ):
         if health is not None:
@@ -293,7 +293,7 @@ async def open_worker(
             ownership,
             encoder,
             intake,
-            Pictures(references.read, references.allow, decoders.decode, part),
+            PictureLoader(references.read, references.require_allowed, decoders.decode, part),
             WorkerLimits(
                 pictures_max=settings.encode_batch_pictures,
                 captions_max=settings.encode_batch_captions,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import structlog
 
-from consumers.models import space_of, tunable
+from consumers.models import is_tunable, model_space
 from contracts.errors import ModelMissing
 from contracts.settings import Settings
 from contracts.space import Space
@@ -29,14 +29,14 @@ def guessed_model(settings: Settings) -> str:
 def space_here(model: str) -> Space:
     """Return the space that `model` makes. Raises ModelMissing for any fault of its files."""
     try:
-        return space_of(model)
+        return model_space(model)
     except (OSError, LookupError, TypeError, ValueError) as error:
         raise ModelMissing(f"model {model!r}: {error}") from error
 
 
 def absolute(model: str) -> str:
     """Return a folder's whole path, for nodes that were started elsewhere."""
-    if not tunable(model):
+    if not is_tunable(model):
         return model  # one of our names, whatever folders exist
     path = Path(model).expanduser()
     return str(path.resolve()) if path.is_dir() else model

@@ -36,7 +36,7 @@ async def open_picture_readers(settings: Settings) -> AsyncIterator[PictureReade
     )
     try:
         async with References(ReferenceLimits.of_queries(settings)) as asked:
-            shown = DisplayReferences(asked, ReferenceLimits.of(settings))
+            shown = DisplayReferences(asked, ReferenceLimits.from_settings(settings))
             yield PictureReaders(asked, shown, JpegConverter(decoders))
     finally:
         await asyncio.to_thread(decoders.close)

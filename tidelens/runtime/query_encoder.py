@@ -7,7 +7,7 @@ import asyncio
 from dataclasses import dataclass
 from functools import partial
 
-from consumers.models import space_of
+from consumers.models import model_space
 from consumers.queries.encoder import ProcessQueryEncoder, QueryModel
 from contracts.metrics import Metrics
 from contracts.settings import Settings
@@ -47,7 +47,7 @@ class QueryEncoderTask:
 def make_queries(settings: Settings, model: str | None = None) -> QueryEncoderTask:
     """For `model`, else the settings' one. Raises ModelMissing when it is not here."""
     model = model or settings.model
-    space = space_of(model)
+    space = model_space(model)
     metrics = Metrics(space.name)
     encoder = ProcessQueryEncoder(
         QueryModel(

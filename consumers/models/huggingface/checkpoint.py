@@ -18,11 +18,11 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
 
 from consumers.models.huggingface.checkpoint_files import CONFIG, check_weights, weight_files
-from consumers.models.spaces import Checkpoint, code_of
+from consumers.models.spaces import Checkpoint, remote_code_classes
 from contracts.errors import ModelMissing
 
 
-def loaded(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
+def load_checkpoint(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
     """Tokenizer, image processor and model, in float32. Raises ModelMissing."""
     local = {"local_files_only": True, "trust_remote_code": checkpoint.remote_code}
     if checkpoint.remote_code:
@@ -47,7 +47,7 @@ def loaded(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
         )
     except Exception as error:  # also whatever a checkpoint's own code raises
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        if code_of(checkpoint.folder) and not checkpoint.remote_code:
+        if remote_code_classes(checkpoint.folder) and not checkpoint.remote_code:
             reason = (
                 "it needs code of its own, which is run only with TIDELENS_REMOTE_CODE=true; "
                 "read that code before"
@@ -112,7 +112,7 @@ def _tokenizer(folder: Path, local: dict[str, bool]) -> Any:
     try:
         return AutoTokenizer.from_pretrained(folder, **local)
     except (ImportError, ValueError):
-        if code_of(folder) or not (folder / "tokenizer.json").is_file():
+        if remote_code_classes(folder) or not (folder / "tokenizer.json").is_file():
             raise
         tokenizer: Any = TokenizersBackend.from_pretrained(folder, local_files_only=True)
         config = folder / "tokenizer_config.json"
@@ -123,7 +123,7 @@ def _tokenizer(folder: Path, local: dict[str, bool]) -> Any:
 
 def _refuse_code_of_others(checkpoint: Checkpoint) -> None:
     """Code of another repository can change while the revision, and so the space, stays."""
-    for name in code_of(checkpoint.folder):
+    for name in remote_code_classes(checkpoint.folder):
         repository, others, _ = name.rpartition("--")
         if others:
             raise ModelMissing(

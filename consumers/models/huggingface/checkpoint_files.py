@@ -257,7 +257,7 @@ def _check_tokenizer(folder: Path, names: set[str], objects: Mapping[str, dict[s
     for name in found:
         _check_bytes(folder / name)
     if found:
-        vocabulary_files.check(folder, found, objects.get(CONFIG, {}), objects)
+        vocabulary_files.check_vocabulary(folder, found, objects.get(CONFIG, {}), objects)
     elif "AutoTokenizer" not in _auto_map(objects.get(_TOKENIZER_CONFIG, {})):
         raise BrokenFile(
             str(folder),

@@ -17,9 +17,9 @@ from torch import Tensor
 from consumers.images.preprocess import Unresized
 from consumers.models import sanity_check
 from consumers.models.batching import PASSES
-from consumers.models.huggingface.checkpoint import loaded
+from consumers.models.huggingface.checkpoint import load_checkpoint
 from consumers.models.huggingface.image_processor import Normalise, split_processor
-from consumers.models.precision import PrecisionChoice, converted
+from consumers.models.precision import PrecisionChoice, convert_model
 from consumers.models.spaces import Checkpoint, checkpoint_space
 from contracts.errors import ModelMissing
 from contracts.ports.encoder import Preprocess, RgbImage
@@ -45,7 +45,7 @@ class HuggingFaceEncoder:
     def __init__(self, checkpoint: Checkpoint, choice: PrecisionChoice = _EXACT) -> None:
         self.choice = choice
         self.space: Space = checkpoint_space(checkpoint)
-        self._tokenizer, self._processor, model = loaded(checkpoint)
+        self._tokenizer, self._processor, model = load_checkpoint(checkpoint)
         if not (hasattr(model, "get_text_features") and hasattr(model, "get_image_features")):
             raise ModelMissing(
                 f"model {checkpoint.name!r} is a {type(model).__name__}, which has no text and "
@@ -63,7 +63,7 @@ class HuggingFaceEncoder:
         self.logit_scale = _logit_scale(model)
         self.truncated = 0
         self.preprocess, self._normalise = self._preprocessing(checkpoint.name, model.config)
-        self._model = converted(model, choice, self._device)
+        self._model = convert_model(model, choice, self._device)
         # They shrink where the memory does not suffice, and stay so.
         self._pictures_max, self._texts_max = choice.pictures, choice.texts
         self._compiled = _compiled(self._model, self._device) if choice.compiled else None

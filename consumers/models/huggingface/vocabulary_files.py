@@ -34,7 +34,7 @@ def has_words(tokenizer: Mapping[str, Any]) -> bool:
     return isinstance(model, dict) and bool(model.get("vocab"))
 
 
-def check(
+def check_vocabulary(
     folder: Path,
     found: Sequence[str],
     config: Mapping[str, Any],

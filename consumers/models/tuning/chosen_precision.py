@@ -9,7 +9,7 @@ import torch
 
 from consumers.models.precision import PRECISIONS, PrecisionChoice
 from consumers.models.spaces import Checkpoint
-from consumers.models.tuning import results_file as kept_file
+from consumers.models.tuning import results_file as results_file
 
 # Tuning never tries more.
 AT_ONCE_MAX = 4096
@@ -23,10 +23,10 @@ def key_of(checkpoint: Checkpoint, device: torch.device, threads: int) -> str:
     return f"{_name_of(device)} x{threads} | {checkpoint.name}@{checkpoint.revision} | {versions}"
 
 
-def kept(key: str) -> PrecisionChoice | None:
+def load_choice(key: str) -> PrecisionChoice | None:
     """What was kept under `key`; None also where the file is not of this version."""
     try:
-        choice = PrecisionChoice(**kept_file.everything()[key])
+        choice = PrecisionChoice(**results_file.load_all()[key])
     except (KeyError, TypeError):
         return None
     return choice if _is_possible(choice) else None
@@ -42,9 +42,9 @@ def _is_possible(choice: PrecisionChoice) -> bool:
     )
 
 
-def keep(key: str, choice: PrecisionChoice) -> None:
+def save_choice(key: str, choice: PrecisionChoice) -> None:
     """For the next start."""
-    kept_file.add(key, asdict(choice))
+    results_file.save_entry(key, asdict(choice))
 
 
 def _name_of(device: torch.device) -> str:

@@ -22,7 +22,7 @@ _PICTURES = 8
 _SECONDS = 0.5
 
 
-def opened(checkpoint: Checkpoint, precision: Precision | None) -> HuggingFaceEncoder:
+def open_probed(checkpoint: Checkpoint, precision: Precision | None) -> HuggingFaceEncoder:
     """In the precision named, else in the one that is kept for this machine, else probed."""
     device = device_of()
     batch = PrecisionChoice(pictures=256, texts=512) if device.type == "cuda" else PrecisionChoice()
@@ -31,13 +31,13 @@ def opened(checkpoint: Checkpoint, precision: Precision | None) -> HuggingFaceEn
             checkpoint, PrecisionChoice(precision, batch.pictures, batch.texts)
         )
     key = chosen_precision.key_of(checkpoint, device, torch.get_num_threads())
-    kept = chosen_precision.kept(key)
+    kept = chosen_precision.load_choice(key)
     if kept is not None:
         return HuggingFaceEncoder(checkpoint, kept)
     exact = HuggingFaceEncoder(checkpoint, batch)
     other = HuggingFaceEncoder(checkpoint, PrecisionChoice("bfloat16", batch.pictures, batch.texts))
     best = _faster(exact, other)
-    chosen_precision.keep(key, best.choice)
+    chosen_precision.save_choice(key, best.choice)
     log.info("probed", precision=best.choice.precision, device=device.type)
     return best
 

@@ -10,7 +10,7 @@ from contracts.atomic_write import atomic_write
 from contracts.user_folders import make_private, user_cache_dir
 
 
-def everything() -> dict[str, Any]:
+def load_all() -> dict[str, Any]:
     """By key (choices.key_of); empty where there is no such file, or none of ours."""
     try:
         known = orjson.loads(_path().read_bytes())
@@ -19,12 +19,12 @@ def everything() -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
-def add(key: str, choice: dict[str, Any]) -> None:
+def save_entry(key: str, choice: dict[str, Any]) -> None:
     """A folder that cannot be written is no failure: it is found again."""
     path = _path()
     with suppress(OSError):
         make_private(path.parent)
-        atomic_write(path, orjson.dumps({**everything(), key: choice}, option=orjson.OPT_INDENT_2))
+        atomic_write(path, orjson.dumps({**load_all(), key: choice}, option=orjson.OPT_INDENT_2))
 
 
 def _path() -> Path:

@@ -23,7 +23,7 @@ from consumers.models.tuning.candidate import (
     CandidateSettings,
     CandidateVectors,
     TuningSamples,
-    measured,
+    measure_candidate,
 )
 from consumers.models.tuning.probe import COSINE_MIN, cosines
 from contracts.score import Vectors
@@ -81,12 +81,12 @@ def tune(
         if device.type == "cpu" or precision != "int8":
             found = run(PrecisionChoice(precision))
             exact = exact or found
-    best = chosen(table)
+    best = choose_fastest(table)
     if best is not None and shutil.which("g++"):
         run(replace(best, compiled=True))
-        best = chosen(table)
+        best = choose_fastest(table)
     if best is not None:
-        chosen_precision.keep(chosen_precision.key_of(checkpoint, device, threads), best)
+        chosen_precision.save_choice(chosen_precision.key_of(checkpoint, device, threads), best)
     return TuningResult(table, best)
 
 
@@ -102,7 +102,7 @@ def in_process(asked: CandidateSettings, choice: PrecisionChoice) -> CandidateVe
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         try:
-            return pool.submit(measured, asked, choice).result()
+            return pool.submit(measure_candidate, asked, choice).result()
         except BrokenProcessPool:
             row = CandidateResult(
                 choice.precision, choice.compiled, trouble="its process was killed"
@@ -110,7 +110,7 @@ def in_process(asked: CandidateSettings, choice: PrecisionChoice) -> CandidateVe
             return CandidateVectors(row)
 
 
-def chosen(table: Sequence[CandidateResult]) -> PrecisionChoice | None:
+def choose_fastest(table: Sequence[CandidateResult]) -> PrecisionChoice | None:
     """The row with the most pictures per second of those that passed."""
     passed = [row for row in table if row.trouble is None]
     if not passed:

@@ -120,7 +120,7 @@ async def reference(kit: Kit, ref: str, data: bytes = PNG) -> None:
 
 
 def reading_files(**settings: Any) -> Kit:
-    limits = ReferenceLimits.of(Settings(**settings))
+    limits = ReferenceLimits.from_settings(Settings(**settings))
     return Kit(picture_references=DisplayReferences(NoReferences(), limits), **settings)
 
 

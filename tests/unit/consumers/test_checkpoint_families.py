@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consumers.models import open_encoder, space_of
+from consumers.models import model_space, open_encoder
 from contracts.errors import ModelMissing
 from contracts.ports.encoder import Encoder
 from tests.kits.checkpoints import FAMILIES, library, make
@@ -92,7 +92,7 @@ def test_a_text_beyond_the_limit_is_cut_there_and_counted(
 
 
 def test_the_dimension_is_read_without_loading(checkpoint: Path, encoder: Encoder) -> None:
-    space = space_of(str(checkpoint))
+    space = model_space(str(checkpoint))
     assert space == encoder.space
     assert space.dim == CALLED[checkpoint.name][2] == encoder.encode_texts(["a"]).shape[1]
     scale = 20 if checkpoint.name == "align" else np.exp(2.5)
@@ -104,7 +104,7 @@ def test_without_its_tokenizer_a_folder_is_refused(checkpoint: Path, tmp_path: P
     folder = shutil.copytree(checkpoint, tmp_path / checkpoint.name)
     for path in folder.glob("tokenizer*"):
         path.unlink()
-    for ask in (space_of, open_encoder):
+    for ask in (model_space, open_encoder):
         with pytest.raises(
             ModelMissing, match=r"holds no tokenizer \(tokenizer.json, or"
         ) as caught:

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
-from consumers.models import open_encoder, space_of
+from consumers.models import model_space, open_encoder
 from consumers.models.huggingface.checkpoint_files import check_files
 from consumers.models.starter import weights
 from contracts.errors import ModelMissing
@@ -91,7 +91,7 @@ def pieced(folder: Path) -> None:
 def named(folder: Path) -> str:
     """The one line of the refusal, the same of each way to ask."""
     lines = set()
-    for ask in (lambda model: check_files(Path(model), model), space_of, open_encoder):
+    for ask in (lambda model: check_files(Path(model), model), model_space, open_encoder):
         with pytest.raises(ModelMissing) as caught:
             ask(str(folder))
         lines.add(str(caught.value))
@@ -106,7 +106,7 @@ def test_a_whole_folder_passes_in_every_form(tmp_path: Path) -> None:
         folder = written(tmp_path / str(at))
         form(folder)
         check_files(folder, str(folder))
-        assert space_of(str(folder)).dim == 8
+        assert model_space(str(folder)).dim == 8
 
 
 BYTES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
@@ -347,10 +347,10 @@ def test_a_snapshot_of_the_hub_is_checked_too(
     (cached / "refs" / "main").write_text(commit)
     (cached / "snapshots").mkdir()
     folder.rename(cached / "snapshots" / commit)
-    assert space_of("owner/tiny").revision == commit
+    assert model_space("owner/tiny").revision == commit
     replace_by_link(cached / "snapshots" / commit / "model.safetensors")
     with pytest.raises(ModelMissing) as caught:
-        space_of("owner/tiny")
+        model_space("owner/tiny")
     assert str(caught.value) == (
         "model 'owner/tiny': model.safetensors is a link to ../blobs/absent, which cannot be "
         "followed (No such file or directory); fetch it again: hf download owner/tiny "
@@ -360,7 +360,7 @@ def test_a_snapshot_of_the_hub_is_checked_too(
 
 def test_a_file_in_the_place_of_the_folder_says_so(folder: Path) -> None:
     with pytest.raises(ModelMissing, match="is a file; give the folder"):
-        space_of(str(folder / "model.safetensors"))
+        model_space(str(folder / "model.safetensors"))
 
 
 def test_the_doctor_says_it_and_loads_no_torch(folder: Path) -> None:
@@ -402,11 +402,11 @@ def test_the_starter_files_are_checked_before_they_are_read(
     unpacked.mkdir(parents=True)
     save_file(tensors(), unpacked / "model.safetensors")
     (unpacked / "tokenizer.json").write_bytes(b"{")
-    for ask in (lambda: space_of("starter"), weights.minilm_folder):
+    for ask in (lambda: model_space("starter"), weights.minilm_folder):
         with pytest.raises(ModelMissing, match=r"tokenizer.json is not JSON.*remove that folder"):
             ask()
     head = tmp_path / "head.safetensors"
     head.write_bytes(weights.HEAD.read_bytes()[:-1])
     monkeypatch.setattr(weights, "HEAD", head)
     with pytest.raises(ModelMissing, match=r"head.safetensors is cut off.*reinstall"):
-        space_of("starter")
+        model_space("starter")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from consumers.images.containers import essential
+from consumers.images.containers import strip_metadata
 from consumers.images.decode import decode_image
 from contracts.errors import RejectedRecord
 from contracts.ports.encoder import RgbImage
@@ -95,7 +95,7 @@ def test_the_orientation_of_a_png_is_found(kind: bytes, body: bytes) -> None:
 
 def test_a_png_with_nothing_to_leave_out_is_not_copied() -> None:
     data = png(PIXELS, 8, 2)
-    assert essential("PNG", data) is data
+    assert strip_metadata("PNG", data) is data
 
 
 @pytest.mark.parametrize("kind", ["exif", "xmp"])

@@ -32,7 +32,7 @@ class Queue:
             await asyncio.sleep(0)
 
     async def _hold(self, name: str) -> None:
-        async with self.turns.turn(name[0]):
+        async with self.turns.permit(name[0]):
             self.began.append(name)
             await self._ends[name].wait()
 

@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from consumers.models import open_encoder, space_of
+from consumers.models import model_space, open_encoder
 from contracts.errors import ModelMissing
 from contracts.ports.encoder import Encoder, RgbImage
 
@@ -228,16 +228,16 @@ def test_the_first_start_probes_and_the_next_takes_what_is_kept(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     found = find_checkpoint(str(checkpoint))
-    first = probe.opened(found, None)
+    first = probe.open_probed(found, None)
     assert first.choice.precision in ("float32", "bfloat16")
     monkeypatch.setattr(probe, "_faster", None)
-    assert probe.opened(found, None).choice == first.choice
-    [key] = results_file.everything()
-    chosen_precision.keep(key, PrecisionChoice("int8", 4, 8))
-    assert probe.opened(found, None).choice == PrecisionChoice("int8", 4, 8)
-    assert probe.opened(found, "float32").choice.precision == "float32"
+    assert probe.open_probed(found, None).choice == first.choice
+    [key] = results_file.load_all()
+    chosen_precision.save_choice(key, PrecisionChoice("int8", 4, 8))
+    assert probe.open_probed(found, None).choice == PrecisionChoice("int8", 4, 8)
+    assert probe.open_probed(found, "float32").choice.precision == "float32"
     (tmp_path / "tidelens" / "precision.json").write_text(json.dumps({key: {"precision": "f4"}}))
-    assert chosen_precision.kept(key) is None
+    assert chosen_precision.load_choice(key) is None
 
 
 def test_a_batch_too_large_for_the_memory_is_halved_and_that_is_remembered(
@@ -308,7 +308,7 @@ def test_scale_side_and_space(checkpoint: Path, encoder: Encoder) -> None:
     space = encoder.space
     assert space.dim == PROJECTION[kind]
     assert space.name == f"tiny-{kind}-{space.revision[:8]}"
-    assert space == space_of(str(checkpoint))
+    assert space == model_space(str(checkpoint))
 
 
 def test_a_long_strip_costs_no_memory(encoder: Encoder) -> None:
@@ -323,18 +323,18 @@ def test_space_is_the_same_wherever_the_folder_lies_and_differs_with_its_bytes(
     copy.mkdir(parents=True)
     for path in checkpoint.iterdir():
         (copy / path.name).write_bytes(path.read_bytes())
-    assert space_of(str(copy)) == space_of(str(checkpoint))
+    assert model_space(str(copy)) == model_space(str(checkpoint))
     (copy / "README.md").write_text("no part of the model")
-    assert space_of(str(copy)) == space_of(str(checkpoint))
+    assert model_space(str(copy)) == model_space(str(checkpoint))
     weights = bytearray((copy / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (copy / "model.safetensors").write_bytes(weights)
-    assert space_of(str(copy)).fingerprint != space_of(str(checkpoint)).fingerprint
+    assert model_space(str(copy)).fingerprint != model_space(str(checkpoint)).fingerprint
 
 
 def test_space_needs_neither_torch_nor_transformers(checkpoint: Path) -> None:
     program = (
-        "import sys; from consumers.models import space_of; space_of(sys.argv[1]);"
+        "import sys; from consumers.models import model_space; model_space(sys.argv[1]);"
         "sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", program, str(checkpoint)], check=True, timeout=90)
@@ -352,7 +352,7 @@ def test_a_snapshot_in_the_hub_cache_serves_without_network(
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text(commit)
     program = (
-        "from consumers.models import space_of; space = space_of('owner/tiny');"
+        "from consumers.models import model_space; space = model_space('owner/tiny');"
         "print(space.name, space.model, space.revision)"
     )
     environment = {**os.environ, "HF_HUB_CACHE": str(tmp_path), "HF_HUB_OFFLINE": "1"}
@@ -382,7 +382,7 @@ def test_missing_models_say_what_to_do(tmp_path: Path, monkeypatch: pytest.Monke
         (str(tmp_path / "empty"), "no config.json"),
         (str(tmp_path / "pickled"), "only safetensors"),
     ):
-        for ask in (space_of, open_encoder):
+        for ask in (model_space, open_encoder):
             with pytest.raises(ModelMissing, match=expected) as caught:
                 ask(model)
             assert "\n" not in str(caught.value)

@@ -83,10 +83,10 @@ def test_a_kept_choice_that_cannot_be_is_measured_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: dict[str, object]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    chosen_precision.keep("key", precisions.PrecisionChoice("int8", 8, 32))
-    assert chosen_precision.kept("key") == precisions.PrecisionChoice("int8", 8, 32)
-    kept_file.add("key", asdict(precisions.PrecisionChoice("int8", 8, 32)) | kept)
-    assert chosen_precision.kept("key") is None
+    chosen_precision.save_choice("key", precisions.PrecisionChoice("int8", 8, 32))
+    assert chosen_precision.load_choice("key") == precisions.PrecisionChoice("int8", 8, 32)
+    kept_file.save_entry("key", asdict(precisions.PrecisionChoice("int8", 8, 32)) | kept)
+    assert chosen_precision.load_choice("key") is None
 
 
 @pytest.mark.timeout(240)
@@ -117,7 +117,7 @@ def test_every_precision_is_measured_and_the_best_is_kept(
         assert row.precision in rows_of(row)[0]
     assert tuned.best is not None
     key = chosen_precision.key_of(where, huggingface.device_of(), 1)
-    assert chosen_precision.kept(key) == tuned.best
+    assert chosen_precision.load_choice(key) == tuned.best
 
 
 def test_what_does_not_fit_into_the_memory_is_not_taken(
@@ -126,13 +126,13 @@ def test_what_does_not_fit_into_the_memory_is_not_taken(
     asked = candidate.CandidateSettings(find_checkpoint(str(checkpoint)), 1, 1 << 20, samples, 0.01)
     row = tuner.in_process(asked, precisions.PrecisionChoice()).measured
     assert row.trouble is not None and row.trouble.endswith("more than 1 MiB")
-    assert tuner.chosen([row]) is None
+    assert tuner.choose_fastest([row]) is None
 
 
 def test_a_candidate_that_is_killed_costs_its_own_row(
     checkpoint: Path, samples: candidate.TuningSamples, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.models.tuning.tuner.measured", killed)
+    monkeypatch.setattr("consumers.models.tuning.tuner.measure_candidate", killed)
     asked = candidate.CandidateSettings(find_checkpoint(str(checkpoint)), 1, MEMORY, samples)
     row = tuner.in_process(asked, precisions.PrecisionChoice("bfloat16")).measured
     assert (row.precision, row.trouble) == ("bfloat16", "its process was killed")
@@ -157,7 +157,7 @@ def test_what_cannot_be_compared_is_not_taken() -> None:
     killed = candidate.CandidateVectors(replace(exact.measured, trouble="its process was killed"))
     row = tuner.compare_with_exact(killed, found("int8", rows(50, 3), rows(50, 4)))
     assert row.trouble == "nothing to compare with: float32 failed (its process was killed)"
-    assert tuner.chosen([killed.measured, row]) is None
+    assert tuner.choose_fastest([killed.measured, row]) is None
 
 
 def test_one_vector_astray_is_enough() -> None:
@@ -188,11 +188,15 @@ def test_the_fastest_that_passed_in_the_smallest_good_batch() -> None:
         "bfloat16", False, {8: 20, 16: 29.5, 32: 30}, {32: 90, 64: 200}, 1
     )
     wrong = candidate.CandidateResult("int8", False, {8: 90}, {32: 900}, 1, trouble="cosine")
-    assert tuner.chosen([slow, fast, wrong]) == precisions.PrecisionChoice("bfloat16", 16, 64)
+    assert tuner.choose_fastest([slow, fast, wrong]) == precisions.PrecisionChoice(
+        "bfloat16", 16, 64
+    )
     little = candidate.CandidateResult("bfloat16", True, {16: 31}, {64: 200}, 1)
-    assert tuner.chosen([slow, fast, little]) == precisions.PrecisionChoice("bfloat16", 16, 64)
+    assert tuner.choose_fastest([slow, fast, little]) == precisions.PrecisionChoice(
+        "bfloat16", 16, 64
+    )
     much = replace(little, pictures={16: 40.0})
-    assert tuner.chosen([slow, fast, much]) == precisions.PrecisionChoice(
+    assert tuner.choose_fastest([slow, fast, much]) == precisions.PrecisionChoice(
         "bfloat16", 16, 64, compiled=True
     )
 

@@ -130,9 +130,9 @@ async def test_the_most_that_is_encoded_together_counts_templates() -> None:
     await asyncio.sleep(0)
     asking[1].cancel()  # nobody awaits it any more
     await asyncio.sleep(0)
-    assert [w.asked for w in encoder._turns.next()] == [["one", "a one", "the one"]]
-    assert [w.asked[0] for w in encoder._turns.next()] == ["three", "four"]
-    assert encoder._turns.next() == []
+    assert [w.asked for w in encoder._turns.take_batch()] == [["one", "a one", "the one"]]
+    assert [w.asked[0] for w in encoder._turns.take_batch()] == ["three", "four"]
+    assert encoder._turns.take_batch() == []
     for task in asking:
         task.cancel()
 

@@ -101,7 +101,7 @@ async def code_of(ref: str) -> str:
         assert caught.value.field == "image.ref"
         looked_up = len(asked)
         try:
-            await references.allow(ref)
+            await references.require_allowed(ref)
         except RejectedRecord as refusal:
             assert refusal.members() == caught.value.members()
         else:

@@ -698,12 +698,12 @@ async def test_a_crowd_is_no_fault_of_a_host_whatever_else_came_through() -> Non
         nonlocal tried
         tried += 1
         assert retrying.waiting == (tried > 1)
-        await retrying.until_read(good)
+        await retrying.read_with_retries(good)
         if tried <= 5:
             raise AttemptFailed("host", "no thread", crowded=True)
         return DATA
 
-    assert await retrying.until_read(crowded) == DATA
+    assert await retrying.read_with_retries(crowded) == DATA
 
 
 async def test_while_the_resolver_is_down_references_wait(site: Site) -> None:
@@ -811,11 +811,11 @@ async def test_when_another_is_read_meanwhile_it_is_the_host() -> None:
         nonlocal tried
         tried += 1
         if tried == 7:
-            await retrying.until_read(good)
+            await retrying.read_with_retries(good)
         raise AttemptFailed("host", "no route", away=True)
 
     with pytest.raises(RejectedRecord) as caught:
-        await retrying.until_read(bad)
+        await retrying.read_with_retries(bad)
     assert (caught.value.code, caught.value.limit) == ("reference_unreachable", 3)
     # The seventh began before the other came through, so that it tells nothing.
     assert tried == 10
@@ -830,13 +830,13 @@ async def test_what_was_under_way_when_the_network_came_back_is_no_fault_of_its_
         nonlocal tried
         tried += 1
         if tried == 3:
-            await retrying.until_read(good)
+            await retrying.read_with_retries(good)
         if tried <= 3:
             raise AttemptFailed("host", "no resolver", away=True)
         return DATA
 
-    assert await retrying.until_read(late) == DATA
-    retrying.require_hope("host")
+    assert await retrying.read_with_retries(late) == DATA
+    retrying.require_not_given_up("host")
 
 
 async def test_only_the_log_tells_the_address_of_a_name(site: Site) -> None:
@@ -867,9 +867,9 @@ async def test_files_and_what_is_off(site: Site, tmp_path: Path) -> None:
         (tmp_path / "link.png").symlink_to("/etc/passwd")
         for outside in ("file:///etc/passwd", (tmp_path / "link.png").as_uri()):
             with pytest.raises(RejectedRecord, match="TIDELENS_ALLOW_ROOTS"):
-                await references.allow(outside)
-        await references.allow(ref)
-        await references.allow((tmp_path / "gone.png").as_uri())
+                await references.require_allowed(outside)
+        await references.require_allowed(ref)
+        await references.require_allowed((tmp_path / "gone.png").as_uri())
         error = await reference_refused(references, site.url("good"))
         assert (error.code, error.limit, error.value) == ("not_enabled", ["file"], "http")
 
@@ -888,7 +888,7 @@ async def test_buckets_are_named_by_the_operator(site: Site, ref: str, code: str
     async with opened(site, schemes=frozenset({"s3"})) as references:
         error = await reference_refused(references, ref)
         with pytest.raises(RejectedRecord) as known:
-            await references.allow(ref)
+            await references.require_allowed(ref)
     assert known.value.members() == error.members()
     assert error.code == code
     assert code != "reference_forbidden" or "TIDELENS_REFERENCE_BUCKETS" in error.message

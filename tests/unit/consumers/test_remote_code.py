@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from consumers.models import open_encoder, space_of
+from consumers.models import model_space, open_encoder
 from consumers.models.spaces import find_checkpoint
 from contracts.errors import ModelMissing
 from contracts.settings import load
@@ -103,7 +103,7 @@ def test_code_runs_only_when_it_may(folder: Path) -> None:
     assert "\n" not in str(caught.value)
     assert not list(folder.parent.glob("modules/*"))
     encoder = open_encoder(str(folder), threads=1, precision="float32", remote_code=True)
-    assert encoder.space == space_of(str(folder))
+    assert encoder.space == model_space(str(folder))
     assert encoder.space.dim == 24
     vectors = encoder.encode_texts(["a cat", "a red house", "cat " * 11, "cat " * 10])
     assert vectors.shape == (4, 24)
@@ -113,9 +113,9 @@ def test_code_runs_only_when_it_may(folder: Path) -> None:
 
 
 def test_the_space_differs_with_the_code(folder: Path) -> None:
-    before = space_of(str(folder))
+    before = model_space(str(folder))
     (folder / "words.py").write_text(WORDS + "# another\n")
-    assert space_of(str(folder)).fingerprint != before.fingerprint
+    assert model_space(str(folder)).fingerprint != before.fingerprint
 
 
 def test_code_of_another_repository_is_refused(folder: Path) -> None:
@@ -184,12 +184,12 @@ def test_the_hub_is_asked_for_code_only_when_it_may_run(
 def test_an_open_clip_folder_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "open_clip_config.json").write_text("{}")
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"")
-    for ask in (space_of, open_encoder):
+    for ask in (model_space, open_encoder):
         with pytest.raises(ModelMissing, match="is of open_clip") as caught:
             ask(str(tmp_path))
         assert "\n" not in str(caught.value)
     # Beside transformers' files they are no part of the model.
     folder = make("blip", tmp_path / "blip")
-    before = space_of(str(folder))
+    before = model_space(str(folder))
     shutil.copy(tmp_path / "open_clip_model.safetensors", folder)
-    assert space_of(str(folder)) == before
+    assert model_space(str(folder)) == before

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from consumers.models import open_encoder, space_of
+from consumers.models import model_space, open_encoder
 from consumers.models.starter import weights
 from contracts.errors import ModelMissing
 from contracts.ports.encoder import Encoder, RgbImage
@@ -174,12 +174,12 @@ def test_folded_network_equals_the_package_s() -> None:
 
 
 def test_space_is_known_without_loading(encoder: Encoder) -> None:
-    assert encoder.space == space_of("starter")
+    assert encoder.space == model_space("starter")
     assert encoder.space.name == "starter-v1"
     assert encoder.logit_scale > 1
     program = (
-        "import sys; from consumers.models import space_of;"
-        "space_of('starter');"
+        "import sys; from consumers.models import model_space;"
+        "model_space('starter');"
         "sys.exit(bool({'torch', 'transformers', 'PIL'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=90)

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 
-from consumers.encode_job import Job, newest_of_each, outputs, parse
+from consumers.encode_job import Job, newest_of_each, output_records, parse_record
 from consumers.labelling import Labeller
-from consumers.picture_fetch import Pictures, Turn
+from consumers.picture_fetch import PictureLoader, Turn
 from consumers.references import ReferenceLimits, References, read_reference
 from contracts.errors import NotReady, RejectedRecord
 from contracts.events.content_event import EVENT_TYPES, Content, content_record, delete_record
@@ -175,7 +175,7 @@ def test_what_nobody_foresaw_rejects_one_record() -> None:
         raise ZeroDivisionError("boom")
 
     record = Record(NAMES.content("captions"), 0, 7, 0, b"a", b'{"text": "x"}')
-    job = parse(record, replace(intake(NAMES, PARTITIONS), partition_of=failing))
+    job = parse_record(record, replace(intake(NAMES, PARTITIONS), partition_of=failing))
     assert job.rejection is not None
     assert job.rejection.code == "unreadable"
     assert "boom" in job.rejection.message
@@ -184,7 +184,7 @@ def test_what_nobody_foresaw_rejects_one_record() -> None:
 def test_a_vector_that_cannot_be_written_rejects_one_record() -> None:
     record = Record(NAMES.content("captions"), 0, 7, 0, b"a", b'{"text": "x"}')
     job = Job(record, "captions", content=caption("a", "x"), vector=np.zeros(3, np.float16))
-    letter, tombstone = outputs(job, ENCODER.space, intake(NAMES, PARTITIONS), "id")
+    letter, tombstone = output_records(job, ENCODER.space, intake(NAMES, PARTITIONS), "id")
     assert dict(letter.headers)["dead_letter_reason"] == b"unreadable"
     assert (tombstone.key, tombstone.value) == (b"a", None)
 
@@ -418,14 +418,15 @@ async def test_a_picture_that_waits_holds_up_its_own_partition_only() -> None:
 async def test_bombs_of_a_partition_cost_another_one_decoding_and_captions_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    log, topic, waits, see = memory_log(), NAMES.content("images"), asyncio.Event(), Pictures.see
+    log, topic, waits = memory_log(), NAMES.content("images"), asyncio.Event()
+    load = PictureLoader.load
 
-    async def watched(self: Pictures, job: Job, turn: Turn) -> None:
+    async def watched(self: PictureLoader, job: Job, turn: Turn) -> None:
         if job.record.key == b"good":
             waits.set()  # it is in the queue before anybody hears of this
-        await see(self, job, turn)
+        await load(self, job, turn)
 
-    monkeypatch.setattr(Pictures, "see", watched)
+    monkeypatch.setattr(PictureLoader, "load", watched)
     started: list[bytes] = []
     tickets = asyncio.Semaphore(0)
 
@@ -520,8 +521,8 @@ async def test_broken_pictures_are_rejected(image: bytes, code: str) -> None:
     topic = NAMES.content("images")
     log._append(content_record(topic, Content(target="images", id="p", image=image)))
     record = next(records for records in log.records.values() if records)[0]
-    job = parse(record, intake(NAMES, PARTITIONS))
-    await Pictures(no_reference, none_allowed, decoded).see(job)
+    job = parse_record(record, intake(NAMES, PARTITIONS))
+    await PictureLoader(no_reference, none_allowed, decoded).load(job)
     assert job.rejection is not None
     assert job.rejection.code == code
 
@@ -538,9 +539,9 @@ async def test_a_picture_waits_for_decoders_that_cannot_be_started() -> None:
     topic, part = NAMES.content("images"), Part("decode", pause_max_s=0.01)
     log._append(content_record(topic, Content(target="images", id="p", image=png())))
     record = next(records for records in log.records.values() if records)[0]
-    job = parse(record, intake(NAMES, PARTITIONS))
+    job = parse_record(record, intake(NAMES, PARTITIONS))
     with capture_logs() as lines:
-        await Pictures(no_reference, none_allowed, refused, part).see(job)
+        await PictureLoader(no_reference, none_allowed, refused, part).load(job)
     assert job.rejection is None and job.image is not None
     assert (part.running, part.restarts) == (True, 3)
     assert part.reason == "a decoder ended before its first picture"

@@ -252,7 +252,7 @@ def test_kept_precisions_are_read(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "tidelens").mkdir()
     shutil.copy(folder / "precision.json", tmp_path / "tidelens")
-    [choice] = results_file.everything().values()
+    [choice] = results_file.load_all().values()
     assert choice == {"precision": "int8", "pictures": 8, "texts": 32, "compiled": False}
 
 
@@ -262,8 +262,8 @@ def test_a_cache_that_cannot_be_written_is_no_failure(
     """Nothing can be deleted there either, such as blobs that were never written."""
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    results_file.add("key", {"precision": "float32"})
-    assert results_file.everything() == {}
+    results_file.save_entry("key", {"precision": "float32"})
+    assert results_file.load_all() == {}
 
 
 async def test_commits_cursors_and_tokens_are_read(about: Any) -> None:

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from click.testing import CliRunner
 
-from consumers.encode_job import RecordChecks, outputs, parse
+from consumers.encode_job import RecordChecks, output_records, parse_record
 from contracts.errors import RejectedRecord, UsageError
 from contracts.events.content_event import content_record, delete_record
 from contracts.events.dead_letter import (
@@ -349,7 +349,9 @@ def test_both_spaces_write_the_letter_of_a_bad_record() -> None:
     for encoder in (HashEncoder(), HashEncoder(48, "hash-48")):
         names = Names(NAMES.prefix, encoder.space.name)
         intake = RecordChecks(names, {CAPTIONS: PARTITIONS}, MURMUR2, 10_000)
-        letter, tombstone = outputs(parse(record, intake), encoder.space, intake, "topic-id")
+        letter, tombstone = output_records(
+            parse_record(record, intake), encoder.space, intake, "topic-id"
+        )
         assert tombstone.value is None
         seen = Record(letter.topic, 0, len(found), 0, letter.key, letter.value, letter.headers)
         read = read_letter(seen)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from consumers.models import space_of
+from consumers.models import model_space
 from contracts.groups import GroupName
 from contracts.ports.lag import Lag
 from contracts.settings import Settings
@@ -92,7 +92,7 @@ async def spaces_of(settings: Settings, connection: KafkaConnection, *, asked: b
     if control.active is not None:
         return control.spaces
     model = settings.model if asked else model_of(settings)
-    return [(await asyncio.to_thread(space_of, model)).name, *control.spaces]
+    return [(await asyncio.to_thread(model_space, model)).name, *control.spaces]
 
 
 async def _left_over(connection: KafkaConnection, prefix: str, spaces: Sequence[str]) -> list[str]:

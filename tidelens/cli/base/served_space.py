@@ -2,7 +2,7 @@
 
 import asyncio
 
-from consumers.models import space_of
+from consumers.models import model_space
 from contracts.errors import BrokerUnavailable, TopicMismatch
 from contracts.partitioner import partitioner
 from contracts.settings import Settings
@@ -35,9 +35,9 @@ async def active_space_of(settings: Settings, connection: KafkaConnection) -> Sp
         active = (await ask_control(settings, connection)).active
     except (BrokerUnavailable, TopicMismatch):
         model = await asyncio.to_thread(remembered_model, settings.data)
-        return await asyncio.to_thread(space_of, model or model_of(settings))
+        return await asyncio.to_thread(model_space, model or model_of(settings))
     if active is None:
-        return await asyncio.to_thread(space_of, model_of(settings))
-    space = await asyncio.to_thread(space_of, active.current.model)
+        return await asyncio.to_thread(model_space, model_of(settings))
+    space = await asyncio.to_thread(model_space, active.current.model)
     require_same(active.current, space)
     return space

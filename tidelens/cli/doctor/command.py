@@ -85,13 +85,13 @@ def doctor(as_json: bool, tune: bool, memory_mb: int | None, **options: Any) -> 
 
 def _tuned(given: dict[str, Any], memory_mb: int | None, *, quiet: bool) -> dict[str, Any]:
     """Measure each precision, print a row when it is done, and return the whole table."""
-    from consumers.models import tunable
+    from consumers.models import is_tunable
     from contracts.settings import load
     from tidelens.cli.doctor.machine import free_memory_bytes
     from tidelens.cli.doctor.precision import rows_of, tune_precision
 
     settings = load(**given)
-    if not tunable(settings.model):
+    if not is_tunable(settings.model):
         raise click.UsageError(
             f"--tune: {settings.model} has one precision; give a checkpoint with --model"
         )

@@ -33,7 +33,7 @@ async def space_here(model: str) -> Space | None:
 
 
 def _space_here(model: str) -> Space | None:
-    from consumers.models import space_of
+    from consumers.models import model_space
     from consumers.models.spaces import STARTER
     from consumers.models.starter import weights
 
@@ -48,5 +48,5 @@ def _space_here(model: str) -> Space | None:
             if try_to_load_from_cache(model, "config.json") is None:
                 return None
         except HFValidationError:
-            pass  # space_of raises ModelMissing
-    return space_of(model)
+            pass  # model_space raises ModelMissing
+    return model_space(model)

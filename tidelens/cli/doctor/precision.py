@@ -19,10 +19,10 @@ _EACH = 10
 @in_thread
 def precision(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     """Report the kept precision of the model, for all devices and thread counts of this machine."""
-    from consumers.models import tunable
+    from consumers.models import is_tunable
     from consumers.models.tuning import results_file
 
-    if not tunable(settings.model):
+    if not is_tunable(settings.model):
         return [skipped("precision", f"{settings.model} is float32 always")]
     if settings.precision_named is not None:
         return [ok("precision", f"{settings.precision_named}, as the setting says")]
@@ -32,7 +32,7 @@ def precision(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     found = [
         f"{choice['precision']}, {choice['pictures']} pictures and {choice['texts']} texts at once "
         f"({key.partition(' | ')[0]})"
-        for key, choice in results_file.everything().items()
+        for key, choice in results_file.load_all().items()
         if f" | {name}@" in key
     ]
     if found:

@@ -60,7 +60,7 @@ class DecoderPool:
         self._lock = threading.Lock()
         self._children: set[_DecoderProcess] = set()
         self._closed = False
-        # Children are started by these threads and no others: PR_SET_PDEATHSIG goes by the thread.
+        # Children are started by these threads and no others: see `die_with_parent`.
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decode")
 
     async def decode(self, data: bytes) -> RgbImage:
@@ -307,7 +307,7 @@ def _detached_copy(pixels: RgbImage) -> RgbImage:
 
 def _started(fd: int, size: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        module_command("consumers.images.decoder_process", str(fd), str(size)),
+        module_command("consumers.images.decoder_process", str(fd), str(size), str(os.getpid())),
         bufsize=0,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -1,10 +1,11 @@
 """The process that decodes pictures and may die of one.
 
-`python -m consumers.images.decoder_process FD BYTES`: FD names the memory shared with the parent,
-of so many BYTES. Limits and preprocess come first, pickled, on stdin; then, for each picture, the
-number of its bytes, which lie in the shared memory. An answer on stdout is a `AnswerType` and two
-numbers; pixels and rejections lie where the picture lay. Once its header is read, its size in
-pixels stands at the end of the shared memory: it decides how long the decoding may take.
+`python -m consumers.images.decoder_process FD BYTES PARENT`: FD names the memory shared with the
+parent, of so many BYTES; PARENT is the parent's process id. Limits and preprocess come first,
+pickled, on stdin; then, for each picture, the number of its bytes, which lie in the shared memory.
+An answer on stdout is an `AnswerType` and two numbers; pixels and rejections lie where the picture
+lay. Once its header is read, its size in pixels stands at the end of the shared memory: it decides
+how long the decoding may take.
 """
 
 import ctypes
@@ -12,7 +13,6 @@ import mmap
 import os
 import pickle
 import resource
-import signal
 import struct
 import sys
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ import orjson
 from consumers.images.decode import IMAGE_SIDE_MAX, decode_image
 from contracts.errors import RejectedRecord
 from contracts.ports.encoder import Preprocess
+from contracts.supervision.children import die_with_parent
 
 REQUEST = struct.Struct("<Q")
 ANSWER = struct.Struct("<BQQ")
 SIZE = struct.Struct("<Q")
 
-_PR_SET_PDEATHSIG = 1
 # After a picture of so many pixels the heap's free part goes back to the system: a TIFF of 49
 # megapixels left 190 MB in the process. Giving it back takes some milliseconds.
 _LARGE_PIXELS = 4_000_000
@@ -70,7 +70,7 @@ class DecodeLimits:
 
 def main() -> None:
     # Of its own accord too: a codec that hangs never sees the end of stdin.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent(int(sys.argv[3]))
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     limits, preprocess, nice = pickle.load(requests)
     os.nice(nice)

@@ -4,9 +4,7 @@ Pictures arrive decoded: nothing that a stranger's bytes can slow down or crash 
 """
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 from contracts.errors import ModelMissing, RejectedRecord, TidelensError
 from contracts.ports.encoder import Encoder, Preprocess, RgbImage
 from contracts.score import Vectors
+from contracts.supervision.children import die_with_parent
 from contracts.zero_shot import query_vector
 
 # A text in each of its templates, or a picture's pixels.
@@ -62,7 +61,7 @@ def load(model: QueryModel, prepare: Callable[[], None]) -> None:
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    die_with_parent(parent.pid)
     prepare()
     from consumers.models import open_encoder
 
@@ -76,11 +75,6 @@ def load(model: QueryModel, prepare: Callable[[], None]) -> None:
     except Exception as error:
         # Raised here it would be a stack trace, and the process be started again for ever.
         _refused = str(error) if isinstance(error, TidelensError) else repr(error)
-
-
-def _end_with(parent: Any) -> None:
-    parent.join()
-    os._exit(0)
 
 
 def warm_up() -> LoadedModel:

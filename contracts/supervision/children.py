@@ -1,6 +1,11 @@
-"""The commands of child processes, which import Tidelens's modules from any working directory."""
+"""What every child process needs: a command that finds our modules, and an end with its parent."""
 
+import ctypes
+import os
+import signal
 import sys
+
+_PR_SET_PDEATHSIG = 1
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
@@ -10,3 +15,16 @@ def module_command(module: str, *arguments: str) -> list[str]:
     `streams/` of the user would hide the package of that name. `-P` leaves that directory out.
     """
     return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process, by SIGKILL, as soon as its parent ends.
+
+    `parent` is the parent's process id. The kernel does it even while native code hangs and lets no
+    thread of this process run. It goes by the thread that started this process, which must live for
+    as long as the process shall. A child that has something to close, as an encoder and the guard
+    of a broker have, waits for the end of its standard input instead.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # The parent ended before the call above.
+        os.kill(os.getpid(), signal.SIGKILL)

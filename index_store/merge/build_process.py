@@ -1,6 +1,6 @@
 """The process that builds a sealed segment from files, beside a node that goes on answering.
 
-    python -m index_store.merge.build_process SPEC.json
+    python -m index_store.merge.build_process SPEC.json PARENT
 
 Reads mapped files, so that its memory is the index and some blocks; runs nice, with few threads;
 ends when its parent does. Writes the segment's files into `out`, and last `built.json`.
@@ -8,7 +8,6 @@ ends when its parent does. Writes the segment's files into `out`, and last `buil
 
 import os
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ import orjson
 
 from contracts.atomic_write import atomic_write
 from contracts.score import Vectors
+from contracts.supervision.children import die_with_parent
 from contracts.topics import Target
 from index_store import digest
 from index_store.ann import choice, flat, tuning
@@ -72,11 +72,11 @@ class BuildSpec:
 
 
 def main() -> None:
+    die_with_parent(int(sys.argv[2]))
     raw = orjson.loads(Path(sys.argv[1]).read_bytes())
     pieces = [BuildInput(**piece) for piece in raw["pieces"]]
     points = [OperatingPoint(**point) for point in raw["points"]]
     spec = BuildSpec(**raw | {"pieces": pieces, "points": points})
-    threading.Thread(target=_die_with_parent, daemon=True).start()
     os.nice(_NICE_SMALL if spec.like else _NICE)
     faiss.omp_set_num_threads(spec.threads)
     build(spec)
@@ -197,12 +197,6 @@ def _require_digests(target: Target, arrays: Arrays, vectors: Vectors) -> None:
         found = digest.item_hash(target, item_id, source, vector, item, text, metadata)
         if found != rows.hashes[n].tobytes():
             raise ValueError(f"row {n} ({item_id!r}) is not the one that its digest was made of")
-
-
-def _die_with_parent() -> None:
-    """The parent holds the other end of standard input, and never writes."""
-    os.read(0, 1)
-    os._exit(1)
 
 
 if __name__ == "__main__":

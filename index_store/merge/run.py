@@ -301,8 +301,8 @@ async def write_build_spec(
 async def _run_child(path: Path, spec: BuildSpec) -> None:
     await asyncio.to_thread(path.write_bytes, orjson.dumps(asdict(spec)))
     process = await asyncio.create_subprocess_exec(
-        *module_command("index_store.merge.build_process", str(path)),
-        stdin=asyncio.subprocess.PIPE,
+        *module_command("index_store.merge.build_process", str(path), str(os.getpid())),
+        stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.PIPE,
         # Read when numpy's BLAS is loaded.

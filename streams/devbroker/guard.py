@@ -10,7 +10,6 @@ killed it, as of a shell; 75 when the lock is not to be had (EX_TEMPFAIL of syse
 """
 
 import argparse
-import ctypes
 import fcntl
 import os
 import signal
@@ -18,10 +17,12 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
+from contracts.supervision.children import die_with_parent
+
 LOCK_TAKEN = 75
-_PR_SET_PDEATHSIG = 1
 _LOCK_WAIT_S = 20.0
 _STOP_S = 15.0
 
@@ -46,7 +47,7 @@ def main() -> int:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            preexec_fn=_die_with_parent,
+            preexec_fn=partial(die_with_parent, os.getpid()),
         )
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -57,11 +58,6 @@ def main() -> int:
         pass
     code = _stopped(child)
     return 128 - code if code < 0 else code
-
-
-def _die_with_parent() -> None:
-    """Run in the command's process: if we are killed, nothing else would end it."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _locked(descriptor: int, deadline: float) -> bool:

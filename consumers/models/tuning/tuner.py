@@ -5,6 +5,7 @@ of the processor brings down, costs its own row of the table. `tidelens doctor -
 """
 
 import multiprocessing
+import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +28,7 @@ from consumers.models.tuning.candidate import (
 )
 from consumers.models.tuning.probe import COSINE_MIN, cosines
 from contracts.score import Vectors
+from contracts.supervision.children import die_with_parent
 
 # Of each one's ten nearest, what a candidate must keep.
 AGREEMENT_MIN = 0.99
@@ -100,7 +102,8 @@ def memory_bytes_default(host_free_bytes: int) -> int:
 def in_process(asked: CandidateSettings, choice: PrecisionChoice) -> CandidateVectors:
     """Spawned: torch's threads do not outlive a fork."""
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    parent = (os.getpid(),)
+    with ProcessPoolExecutor(1, context, die_with_parent, parent) as pool:
         try:
             return pool.submit(measure_candidate, asked, choice).result()
         except BrokenProcessPool:

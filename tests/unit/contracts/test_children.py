@@ -1,9 +1,13 @@
 """Child processes import our modules, whatever stands in the working directory."""
 
 import re
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from contracts.supervision.children import module_command
@@ -52,3 +56,45 @@ def test_a_folder_of_the_user_does_not_hide_ours(module: str, tmp_path: Path) ->
     assert done.returncode != 0
     assert done.stderr
     assert "the folder of the user" not in done.stderr
+
+
+# A parent that starts a child and is killed, before or after the child has asked to die with it.
+PARENT = """
+import os, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())],
+                         stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+print(child.pid, flush=True)
+if sys.argv[2] == "after":
+    child.stdout.readline()
+os.kill(os.getpid(), 9)
+"""
+CHILD = """
+import os, sys, time
+from contracts.supervision.children import die_with_parent
+while sys.argv[2:] == ["before"] and os.getppid() == int(sys.argv[1]):
+    time.sleep(0.01)
+die_with_parent(int(sys.argv[1]))
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_child_dies_with_its_parent(when: str) -> None:
+    child = CHILD.replace("sys.argv[2:]", f'["{when}"]')
+    started = subprocess.run(
+        [sys.executable, "-c", PARENT, child, when], capture_output=True, cwd=ROOT, timeout=60
+    )
+    assert started.returncode == -signal.SIGKILL
+    pid = int(started.stdout)
+    deadline = time.monotonic() + 30
+    while runs(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not runs(pid)

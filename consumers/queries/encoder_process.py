@@ -60,7 +60,7 @@ def load(model: QueryModel, prepare: Callable[[], None]) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
-    assert parent is not None
+    assert parent is not None and parent.pid is not None
     die_with_parent(parent.pid)
     prepare()
     from consumers.models import open_encoder

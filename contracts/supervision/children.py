@@ -1,4 +1,4 @@
-"""What every child process needs: a command that finds our modules, and an end with its parent."""
+"""Start a child process that finds the modules of Tidelens, and end it with its parent."""
 
 import ctypes
 import os

@@ -28,6 +28,7 @@ from api.http.item_path import match_whole_path
 from api.http.problems import on_error, on_failure, on_http_error
 from api.http.proxy_prefix import RootPathMiddleware
 from api.live.hub import LiveEndpoints
+from api.live.limits import LiveLimits
 from api.node import Node
 from api.queries.freshness import Freshness
 from api.queries.wait_for import StateWaiter
@@ -36,7 +37,7 @@ from contracts.errors import TidelensError
 Run = Callable[[], Coroutine[Any, Any, None]]
 
 
-def create_app(node: Node) -> Starlette:
+def create_app(node: Node, live_limits: LiveLimits | None = None) -> Starlette:
     """Return the API of one node."""
     waiting = StateWaiter(node)
     freshness = Freshness(node)
@@ -47,7 +48,7 @@ def create_app(node: Node) -> Starlette:
     pictures = PictureEndpoint(node, responses)
     health = HealthEndpoints(node, freshness, responses)
     admin = AdminEndpoints(node, responses, bodies)
-    live = LiveEndpoints(node, waiting, responses.budget, bodies)
+    live = LiveEndpoints(node, waiting, responses.budget, bodies, live_limits)
     routes: list[Route | WebSocketRoute] = [
         Route("/v1/search", searching.post, methods=["POST"]),
         Route("/v1/classify", classifying.post, methods=["POST"]),

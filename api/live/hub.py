@@ -22,6 +22,7 @@ from api.http.bodies import BodyReader
 from api.http.problems import problem
 from api.live.connection import ServerMessage, space_changed
 from api.live.event_stream import HEADERS, EventStream, subscription_of
+from api.live.limits import LiveLimits
 from api.live.matches.alert import Alert
 from api.live.matches.replay import AlertReplay
 from api.live.message_json import message_json
@@ -43,16 +44,22 @@ class LiveEndpoints:
     """The endpoints, and what all connections share."""
 
     def __init__(
-        self, node: Node, waiting: StateWaiter, budget: AnswerBudget, bodies: BodyReader
+        self,
+        node: Node,
+        waiting: StateWaiter,
+        budget: AnswerBudget,
+        bodies: BodyReader,
+        limits: LiveLimits | None = None,
     ) -> None:
         self.node = node
+        self.limits = limits or LiveLimits()
         self.budget = budget
         self.bodies = bodies
         self.waiting = waiting
         self.refills = Refiller(node.searcher, node.matcher, node.side)
         self.queries, self.apply_queue = self.refills.queries, self.refills.apply_queue
-        self.rereading = AlertReplay(node)
-        self.alerts = self.rereading.alerts
+        self.replay = AlertReplay(node, self.limits.alerts, self.limits.replay)
+        self.alerts = self.replay.alerts
         # Lists by the query that they stand for, and who watches them.
         self._asked: dict[str, StandingQuery] = {}
         self._watching: dict[Subscriber, str] = {}
@@ -159,7 +166,7 @@ class LiveEndpoints:
             "standing_max": (settings.standing_max, self._subscriptions(), "subscriptions"),
             "standing_searches_max": (
                 settings.standing_searches_max,
-                self.queries.waiting() + self.rereading.waiting(),
+                self.queries.waiting() + self.replay.waiting(),
                 "lists that wait to be searched",
             ),
         }
@@ -186,8 +193,11 @@ class LiveEndpoints:
         self._count()
         return subscriber
 
-    def follow(self, alert: Alert) -> Alert:
-        """Let it be told of matches."""
+    def subscribe_alert(
+        self, query: PreparedQuery, position: AsOf, wake: Callable[[], None]
+    ) -> Alert:
+        """Return an alert for the matches of a query after `position`."""
+        alert = Alert(query, position, wake, self.limits.alerts)
         self.alerts.add(alert)
         self._count()
         return alert
@@ -195,7 +205,7 @@ class LiveEndpoints:
     def leave(self, one: Subscriber | Alert) -> None:
         """Nothing more for it."""
         if isinstance(one, Alert):
-            self.rereading.remove(one)
+            self.replay.remove(one)
         else:
             asked, standing = self._watching.pop(one), one.standing_query
             standing.subscribers.remove(one)
@@ -209,7 +219,7 @@ class LiveEndpoints:
         self.check_generation()
         self.apply_queue.add_batches(batches)
         if len(self.alerts):
-            self.alerts.applied(batches, self.state())
+            self.alerts.apply_batches(batches, self.state())
 
     def state(self) -> AsOf | None:
         """The index's, or None while it cannot answer."""
@@ -223,7 +233,7 @@ class LiveEndpoints:
         generation = self.node.searcher.generation
         if generation != self._generation:
             self.apply_queue.invalidate_all()
-            self.alerts.mark_all()
+            self.alerts.invalidate_all()
             self._generation = generation
 
     def _subscriptions(self) -> int:

@@ -47,8 +47,6 @@ log = structlog.get_logger(__name__)
 
 _INTERNAL_ERROR = 1011
 _RETRY_S = 0.25
-# Hits of one message of mode matches.
-_MATCHES_AT_ONCE = 100
 # Mode matches: how often a client to which nothing is told learns how far everything was.
 _PROGRESS_S = 30.0
 # How often a client that is told nothing is shown that the connection lives.
@@ -209,8 +207,9 @@ class LiveSession:
         else:
             self._first[subscription] = subscription.followed(now)
             assert subscription.cursor is not None
-            alert = Alert(question, subscription.cursor.as_of, wake)
-            self._alerts[subscription] = self._live.follow(alert)
+            self._alerts[subscription] = self._live.subscribe_alert(
+                question, subscription.cursor.as_of, wake
+            )
             wake()
 
     async def _catch_up(self, subscription: Subscription) -> None:
@@ -259,23 +258,23 @@ class LiveSession:
         await self._send_all(subscription, self._first.pop(subscription, ()))
         if alert.error is not None:
             await self._failed(subscription, alert)
-        if alert.lost is not None and subscription.state is SubscriptionState.LIVE:
-            reason, alert.lost = alert.lost, None
-            await self._send_all(subscription, subscription.lost(reason, alert.told))
+        if alert.reset_reason is not None and subscription.state is SubscriptionState.LIVE:
+            reason, alert.reset_reason = alert.reset_reason, None
+            await self._send_all(subscription, subscription.lost(reason, alert.delivered))
         if subscription.state is not SubscriptionState.LIVE:
             return
-        hits = alert.take(_MATCHES_AT_ONCE)
+        hits = alert.take(self._live.limits.alerts.message_hits_max)
         if hits:
             shown = [LazyMatchJson(hit, alert.query.include) for hit in hits]
-            await self._send_all(subscription, [subscription.matched(shown, alert.told)])
+            await self._send_all(subscription, [subscription.matched(shown, alert.delivered)])
         if subscription.state is not SubscriptionState.LIVE:
             return
         if alert.has_news:
             # After the others.
             self._wake(subscription)
             return
-        if alert.paused:
-            self._live.rereading.read(alert)
+        if alert.is_paused:
+            self._live.replay.replay(alert)
         if subscription in self._far:
             await self._send_progress(subscription, alert)
 
@@ -284,8 +283,8 @@ class LiveSession:
         # The state of another index is none that this alert was matched up to.
         self._live.check_generation()
         state = self._live.state()
-        if state is not None and alert.lost is None:
-            message = subscription.progress(self._live.alerts.reached(alert, state))
+        if state is not None and alert.reset_reason is None:
+            message = subscription.progress(self._live.alerts.delivered_up_to(alert, state))
             if message is not None:
                 await self._outlet.send(message)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from starlette.applications import Starlette
 
 from api.app import create_app
+from api.live.limits import LiveLimits
 from api.node import Node
 from contracts.errors import NotReady, RejectedRecord, TidelensError
 from contracts.events.embedding_record import embedding_record, encode_embedding
@@ -422,6 +423,7 @@ class Kit:
         picture_references: ReferenceReader | None = None,
         converter: PictureConverter | None = None,
         dim: int = 64,
+        live_limits: LiveLimits | None = None,
         **settings: Any,
     ) -> None:
         self.index = index or BruteIndex()
@@ -457,7 +459,7 @@ class Kit:
             status=lambda: self.status,
             recent_queries=lambda: self.recent,
         )
-        self.app: Starlette = create_app(self.node)
+        self.app: Starlette = create_app(self.node, live_limits)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080")
 

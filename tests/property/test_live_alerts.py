@@ -7,7 +7,6 @@ newest version of each item as of that cursor, if it matches and came after the 
 
 import asyncio
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from api.live import session
-from api.live.matches import alert as alerts
-from api.live.matches import replay
-from api.live.matches.alert import Alert, AlertSet
+from api.live.limits import AlertLimits, LiveLimits, ReplayLimits
+from api.live.matches.alert import Alert
+from api.live.matches.alert_set import AlertSet
+from api.live.matches.replay_pass import ReplayPass
 from contracts.filters.json_form import parse
 from contracts.score import exact_scores
 from contracts.topics import Target
@@ -68,23 +67,22 @@ HISTORY = st.tuples(
 History = tuple[list[Any], list[Any], list[tuple[Any, int]]]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_limits() -> Iterator[None]:
-    """Else so short a history would never meet one."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(alerts, "_HELD_MAX", 4)
-        patch.setattr(alerts, "_HELD_BY_ALL", 9)
-        patch.setattr(alerts, "_AT_ONCE", 6)
-        patch.setattr(session, "_MATCHES_AT_ONCE", 2)
-        patch.setattr(replay, "_SHARE", 6)
-        patch.setattr(replay, "_FETCHED", 3)
-        patch.setattr(replay, "_AT_ONCE", 2)
-        patch.setattr(replay, "_NEAR", 5)
-        patch.setattr(replay, "_MATCHES", 5)
-        patch.setattr(replay, "_MATCHES_AT_ONCE", 3)
-        patch.setattr(replay, "_FETCH_MS", 1)
-        patch.setattr(replay, "_RETRY_S", 0.001)
-        yield
+# With the limits of a node, so short a history would never meet one.
+LIMITS = LiveLimits(
+    alerts=AlertLimits(
+        pending_max=4, pending_of_all_max=9, inline_matches_max=6, message_hits_max=2
+    ),
+    replay=ReplayLimits(
+        pass_records_max=6,
+        fetch_records_max=3,
+        inline_records_max=2,
+        near_records_max=5,
+        matches_max=5,
+        inline_matches_max=3,
+        fetch_ms=1,
+        retry_s=0.001,
+    ),
+)
 
 
 class Told:
@@ -186,7 +184,7 @@ class Scenario:
 
     def __init__(self) -> None:
         self.index = LoggedIndex()
-        self.kit = Kit(index=self.index)
+        self.kit = Kit(index=self.index, live_limits=LIMITS)
         self.index.log = self.kit.log
         self.told: dict[str, Told] = {}
         self.names = itertools.count()
@@ -290,7 +288,7 @@ class Scenario:
             # Reading waits for the log, which needs time, not turns.
             await asyncio.sleep(0.0005)
             self._drain()
-            followed = all(alert.following and not alert.has_news for alert in live.alerts._all)
+            followed = all(alert.is_live and not alert.has_news for alert in live.alerts._all)
             quiet = quiet + 1 if followed else 0
 
 
@@ -315,20 +313,25 @@ def test_nothing_is_missed_and_nothing_is_told_twice(history: History) -> None:
     play(history)
 
 
-def join_early(one: Any, at: Any) -> bool:
-    """Follow from the state of now, whatever was read."""
+def go_live_early(one: Any, at: Any) -> bool:
+    """Go live at the index's state, whatever was read."""
     now = one._now()
-    for alert in one._together:
-        one._alerts.follow(alert, one._vectors[alert], now)
-    one._together = []
+    for alert in one._alerts_read:
+        one._alerts.go_live(alert, one._vectors[alert], now)
+    one._alerts_read = []
     return True
 
 
-def take_all(alert: Any, most: int) -> list[Any]:
-    """Say that all is told when a part of it is."""
-    hits = Alert_take(alert, most)
-    alert.told = alert.position
+def take_all(alert: Any, count_max: int) -> list[Any]:
+    """Say that all hits are sent when a part of them is."""
+    hits = Alert_take(alert, count_max)
+    alert.delivered = alert.position
     return hits
+
+
+def stop_for_ever(alerts: Any, alert: Any) -> None:
+    """Stop matching a live alert, and never read for it."""
+    alerts._matrices[alert.target].remove(alert)
 
 
 Alert_take = Alert.take
@@ -337,15 +340,15 @@ Alert_take = Alert.take
 @pytest.mark.parametrize(
     ("owner", "name", "broken"),
     [
-        (AlertSet, "_read_again", AlertSet._stop),
-        (replay._ReplayPass, "_join", join_early),
+        (AlertSet, "_stop", stop_for_ever),
+        (ReplayPass, "_go_live", go_live_early),
         (Alert, "take", take_all),
     ],
 )
 def test_the_check_would_notice(
     owner: Any, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any one of the rules of alert.py and replay.py, something is wrong."""
+    """Without any one of the rules of api/live/matches, something is wrong."""
     monkeypatch.setattr(owner, name, broken)
 
     @settings(

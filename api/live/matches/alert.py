@@ -1,94 +1,170 @@
-"""Mode `matches`: alerts about what is newly applied. No I/O.
+"""One alert (a subscription of mode `matches`), and the hits that wait to be sent to it. No I/O.
 
-An alert is told of every item version that matches and was applied after its *position*, a state of
-the index. One that *follows* is matched with each batch as it is applied. One that is new, was
-away, or could not keep up has its past read from the log instead (api.live.matches.replay), until
-it stands where the index does. So nothing has to be kept for it but what it was not told yet,
-within a limit: the log is the buffer.
+An alert reports every item version that matches and was applied after its *position*, a state of
+the index. The index's batches are matched with a live alert as they are applied. The past of any
+other alert is read from the log (api.live.matches.replay), until its position is the index's state.
+So nothing is kept for an alert but the hits that wait to be sent, and they are bounded: the log is
+the buffer.
+
+| State     | Step                                                              | Next      |
+|-----------|-------------------------------------------------------------------|-----------|
+| NEW       | `AlertSet.add`                                                    | QUEUED    |
+| QUEUED    | a pass over the log takes it                                      | REPLAYING |
+| REPLAYING | its position is the index's state                                 | LIVE      |
+| REPLAYING | the pass ends before that                                         | QUEUED    |
+| REPLAYING | the pass ends, and as many hits wait as may                       | PAUSED    |
+| REPLAYING | its query has no vector any longer, or the pass failed            | FAILED    |
+| LIVE      | it cannot be matched with a batch, and no hit waits               | QUEUED    |
+| LIVE      | it cannot be matched with a batch, and hits wait                  | PAUSED    |
+| PAUSED    | the client has taken all hits                                     | QUEUED    |
+| any but NEW | `AlertSet.remove`                                               | REMOVED   |
+
+A live alert cannot be matched with a batch that changes its query's item, that has too many matches
+for it, or after which the index's state is not known. A step that is not in the table raises
+WrongStep.
 """
 
+import enum
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
-from api.live.batch_match import FILTER_EVALUATIONS_MAX, MatchBatch, QueryMatrix
-from api.queries.prepare import ItemRef, PreparedQuery
+from api.live.limits import AlertLimits
+from api.live.wrong_step import require_state
+from api.queries.prepare import PreparedQuery
 from contracts.ports.hit import Hit
-from contracts.ports.search import AppliedBatch, Matcher
-from contracts.score import Vectors
-from contracts.topics import TARGETS, Target
+from contracts.topics import Target
 from contracts.wire.as_of import AsOf
 
-# Hits that wait to be told to one, and to all; at more, they are read again when there is room.
-_HELD_MAX = 4096
-_HELD_BY_ALL = 500_000
-# Matches of one batch that are looked at on the event loop: 15 ms.
-_AT_ONCE = 4096
+
+class AlertState(enum.Enum):
+    """The state of an alert."""
+
+    NEW = "new"
+    QUEUED = "queued"
+    REPLAYING = "replaying"
+    LIVE = "live"
+    PAUSED = "paused"
+    FAILED = "failed"
+    REMOVED = "removed"
+
+
+# The states from which each state may be reached.
+_BEFORE = {
+    AlertState.QUEUED: (
+        AlertState.NEW,
+        AlertState.REPLAYING,
+        AlertState.LIVE,
+        AlertState.PAUSED,
+    ),
+    AlertState.REPLAYING: (AlertState.QUEUED,),
+    AlertState.LIVE: (AlertState.REPLAYING,),
+    AlertState.PAUSED: (AlertState.REPLAYING, AlertState.LIVE),
+    AlertState.FAILED: (AlertState.REPLAYING,),
+    AlertState.REMOVED: (
+        AlertState.QUEUED,
+        AlertState.REPLAYING,
+        AlertState.LIVE,
+        AlertState.PAUSED,
+        AlertState.FAILED,
+    ),
+}
+
+
+class PendingCount:
+    """The number of hits that wait to be sent, of all alerts of a node."""
+
+    def __init__(self) -> None:
+        self.count = 0
 
 
 @dataclass(slots=True)
 class _PendingHits:
-    """Hits that belong together: once all are told, the position is reached."""
+    """Hits up to a position, which is reached when all of them have been sent."""
 
     hits: list[Hit]
     position: AsOf
 
 
 class Alert:
-    """One alert: what it asks, how far it has come, and what it is to be told.
+    """One alert: its query, how far it has come, and the hits that wait to be sent.
 
-    `wake` is called when there is something to tell.
+    `wake` is called when there is something to send.
     """
 
-    def __init__(self, query: PreparedQuery, position: AsOf, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        query: PreparedQuery,
+        position: AsOf,
+        wake: Callable[[], None],
+        limits: AlertLimits | None = None,
+    ) -> None:
         self.query = query
-        # Everything up to here has been told, or is held.
+        self.state = AlertState.NEW
+        # All matches up to here have been sent, or wait to be sent.
         self.position = position
-        # Everything up to here has been told.
-        self.told = position
-        self.following = False
-        # Whether it has to be read on, once there is room.
-        self.paused = False
-        # Whether what it asks for may have another vector than the one it was last given.
-        self.stale = False
+        # All matches up to here have been sent.
+        self.delivered = position
+        # The item that gives the query's vector changed after the vector was looked up.
+        self.has_stale_vector = False
+        # The reason why it failed.
         self.error: Exception | None = None
-        # Why what it held before says nothing about what comes now.
-        self.lost: str | None = None
-        # Shared by all alerts of a node, once it is among them.
-        self.tally = PendingCount()
+        # The reason why matches between the last position and this one are missing.
+        self.reset_reason: str | None = None
+        # Shared by all alerts of a node once this one is among them.
+        self.shared_count = PendingCount()
+        self._limits = limits or AlertLimits()
         self._groups: deque[_PendingHits] = deque()
-        self._held = 0
+        self._pending = 0
         self._wake = wake
+
+    def move_to(self, state: AlertState) -> None:
+        """Take a step of the table above. Raises WrongStep."""
+        require_state("alert", self.state, *_BEFORE[state])
+        self.state = state
 
     @property
     def target(self) -> Target:
+        """The target that is matched."""
         return self.query.target
 
     @property
     def floor(self) -> float:
-        least = self.query.min_score
-        return float("-inf") if least is None else least
+        """The lowest score that matches."""
+        min_score = self.query.min_score
+        return float("-inf") if min_score is None else min_score
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it is matched with the batches that the index applies."""
+        return self.state is AlertState.LIVE
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether it is to be read on once the client has taken its hits."""
+        return self.state is AlertState.PAUSED
 
     @property
     def is_full(self) -> bool:
-        return self._held >= _HELD_MAX
+        """Whether as many hits wait to be sent as may."""
+        return self._pending >= self._limits.pending_max
 
     @property
     def has_news(self) -> bool:
+        """Whether hits wait to be sent."""
         return bool(self._groups)
 
-    def has_room(self, more: int) -> bool:
-        """One batch always fits."""
-        return not self._held or self._held + more <= _HELD_MAX
-
     @property
-    def held(self) -> int:
-        """Hits that wait to be told."""
-        return self._held
+    def pending_count(self) -> int:
+        """The number of hits that wait to be sent."""
+        return self._pending
+
+    def has_room(self, count: int) -> bool:
+        """Return whether `count` more hits may wait; the hits of one batch always may."""
+        return not self._pending or self._pending + count <= self._limits.pending_max
 
     def add(self, hits: Sequence[Hit], position: AsOf) -> None:
-        """What matched between its position and this one."""
+        """Add the matches between its position and this one, which becomes its position."""
         self.position = position
         if hits:
             self._groups.append(_PendingHits(list(hits), position))
@@ -97,158 +173,40 @@ class Alert:
         elif self._groups:
             self._groups[-1].position = position
         else:
-            self.told = position
+            self.delivered = position
 
-    def take(self, most: int) -> list[Hit]:
-        """The next to tell, at most so many; `told` is where it is once they are."""
+    def take(self, count_max: int) -> list[Hit]:
+        """Return the next hits to send; `delivered` is the position once they are sent."""
         taken: list[Hit] = []
-        while self._groups and len(taken) < most:
+        while self._groups and len(taken) < count_max:
             group = self._groups[0]
-            room = most - len(taken)
+            room = count_max - len(taken)
             taken += group.hits[:room]
             del group.hits[:room]
             if not group.hits:
-                self.told = group.position
+                self.delivered = group.position
                 self._groups.popleft()
         self._count(-len(taken))
         return taken
 
-    def lose(self, reason: str, position: AsOf) -> None:
-        """Go on from `position`: what was between is not to be had."""
+    def reset_to(self, position: AsOf, reason: str) -> None:
+        """Go on from `position`, since the matches before it cannot be read."""
         self.clear()
-        self.position = self.told = position
-        self.lost = reason
+        self.position = self.delivered = position
+        self.reset_reason = reason
         self._wake()
 
     def clear(self) -> None:
+        """Drop the hits that wait to be sent."""
         self._groups.clear()
-        self._count(-self._held)
+        self._count(-self._pending)
 
     def fail(self, error: Exception) -> None:
+        """Give up: the session reports the error to the client."""
+        self.move_to(AlertState.FAILED)
         self.error = error
         self._wake()
 
     def _count(self, more: int) -> None:
-        self._held += more
-        self.tally.count += more
-
-
-class PendingCount:
-    """Hits that wait to be told, of all alerts."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-
-class AlertSet:
-    """All alerts of one node. `read` is called with one whose past must be read from the log."""
-
-    def __init__(self, matcher: Matcher, read: Callable[[Alert], None]) -> None:
-        self._matcher = matcher
-        self._read = read
-        self._all: set[Alert] = set()
-        self._asking: dict[ItemRef, set[Alert]] = {}
-        self._rows: dict[Target, QueryMatrix[Alert]] = {target: QueryMatrix() for target in TARGETS}
-        self._tally = PendingCount()
-        # The state after the batches applied last.
-        self._state: AsOf | None = None
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def __contains__(self, alert: Alert) -> bool:
-        return alert in self._all
-
-    @property
-    def is_full(self) -> bool:
-        """Whether nothing more should be read until something was told."""
-        return self._tally.count >= _HELD_BY_ALL
-
-    def add(self, alert: Alert) -> None:
-        """Register it, to be read up to now."""
-        alert.tally = self._tally
-        self._all.add(alert)
-        for item in alert.query.items:
-            self._asking.setdefault(item, set()).add(alert)
-        self._read(alert)
-
-    def remove(self, alert: Alert) -> None:
-        self._all.discard(alert)
-        self._stop(alert)
-        alert.clear()
-        for item in alert.query.items:
-            asking = self._asking.get(item, set())
-            asking.discard(alert)
-            if not asking:
-                self._asking.pop(item, None)
-
-    def follow(self, alert: Alert, vector: Vectors, now: AsOf) -> None:
-        """It has been read up to the state of now: from here on it is matched with batches."""
-        alert.add([], now)
-        alert.following = True
-        self._rows[alert.target].put(alert, vector, alert.floor)
-
-    def applied(self, batches: Iterable[AppliedBatch], now: AsOf | None) -> None:
-        """Match batches; `now` is the state after them, None where it cannot be told."""
-        found: dict[Alert, list[Hit]] = {}
-        for applied in batches:
-            if self._asking:
-                self._turn_stale(applied)
-            if now is None:
-                continue
-            batch = MatchBatch(applied, self._matcher)
-            matches = batch.matches(
-                self._rows[applied.target].now(), _AT_ONCE, FILTER_EVALUATIONS_MAX
-            )
-            for alert in matches.left_out:
-                self._read_again(alert)
-            for alert, number, score in matches:
-                hit = batch.scored(number, score, with_vector=alert.query.with_vector)
-                found.setdefault(alert, []).append(hit)
-        if now is None:
-            self._read_all_again()
-        else:
-            for alert, hits in found.items():
-                # By a later batch, it may have turned stale meanwhile.
-                if alert.following and alert.has_room(len(hits)) and not self.is_full:
-                    alert.add(hits, now)
-                elif alert.following:
-                    self._read_again(alert)
-        self._state = now
-
-    def reached(self, alert: Alert, now: AsOf) -> AsOf:
-        """The state up to which it has been told everything; `now` is the index's."""
-        if alert.following and not alert.has_news:
-            alert.add([], now)
-        return alert.told
-
-    def mark_all(self) -> None:
-        """The state became another one altogether."""
-        self._state = None
-        self._read_all_again()
-
-    def _turn_stale(self, applied: AppliedBatch) -> None:
-        for item_id in chain(applied.upserted, applied.removed):
-            for alert in self._asking.get(ItemRef(applied.target, item_id), ()):
-                alert.stale = True
-                if alert.following:
-                    self._read_again(alert)
-
-    def _read_all_again(self) -> None:
-        for alert in self._all:
-            if alert.following:
-                self._read_again(alert)
-
-    def _read_again(self, alert: Alert) -> None:
-        """From the state before these batches, up to which it has, or will be, told everything."""
-        self._stop(alert)
-        if self._state is not None and self._state.covers(alert.position):
-            alert.add([], self._state)
-        if alert.has_room(_HELD_MAX):
-            self._read(alert)
-        else:
-            alert.paused = True
-
-    def _stop(self, alert: Alert) -> None:
-        alert.following = False
-        self._rows[alert.target].remove(alert)
+        self._pending += more
+        self.shared_count.count += more

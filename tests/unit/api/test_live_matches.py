@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from api.live.matches.alert import Alert
+from api.live.limits import AlertLimits, LiveLimits, ReplayLimits
+from api.live.matches.alert import Alert, AlertState
 from api.live.matches.replay import AlertReplay
+from api.live.wrong_step import WrongStep
 from api.queries.prepare import PreparedQuery
 from contracts.errors import BrokerUnavailable, LogChanged
 from contracts.testing.event_log import MemoryLogReader
@@ -19,13 +21,19 @@ from tests.kits.api_kit import Kit, Socket
 from tests.oracles.logged_index import LoggedIndex
 
 pytestmark = pytest.mark.anyio
+QUICK_RETRY = LiveLimits(replay=ReplayLimits(retry_s=0.001))
 SERVER_MESSAGE: TypeAdapter[Any] = TypeAdapter(ServerMessage)
 
 
 @pytest.fixture
-async def kit() -> Kit:
+def limits() -> LiveLimits:
+    return LiveLimits()
+
+
+@pytest.fixture
+async def kit(limits: LiveLimits) -> Kit:
     index = LoggedIndex()
-    kit = Kit(index=index)
+    kit = Kit(index=index, live_limits=limits)
     index.log = kit.log
     kit.caption("a", "red cat")
     return kit
@@ -119,17 +127,17 @@ async def test_a_query_by_an_item_follows_it(kit: Kit, socket: Socket) -> None:
     assert (error["type"], error["code"]) == ("error", "query_item_gone")
 
 
+@pytest.mark.parametrize("limits", [LiveLimits(alerts=AlertLimits(pending_max=10))])
 async def test_one_that_does_not_read_holds_little_and_misses_nothing(
-    kit: Kit, socket: Socket, monkeypatch: pytest.MonkeyPatch
+    kit: Kit, socket: Socket
 ) -> None:
-    monkeypatch.setattr("api.live.matches.alert._HELD_MAX", 10)
     await opened(socket)
     [alert] = kit.app.state.live.alerts._all
     socket.reading.clear()
     for number in range(50):
         kit.caption(f"n{number}", "red cat")
         await asyncio.sleep(0)
-        assert alert._held <= 10
+        assert alert.pending_count <= 10
     socket.reading.set()
     told: list[str] = []
     while len(told) < 50:
@@ -152,6 +160,7 @@ async def test_progress_tells_how_far_nothing_matched(kit: Kit, socket: Socket) 
     assert now.covers(before) and not before.covers(now)
 
 
+@pytest.mark.parametrize("limits", [QUICK_RETRY])
 async def test_a_broker_that_is_away_is_waited_for(
     kit: Kit, socket: Socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +177,6 @@ async def test_a_broker_that_is_away_is_waited_for(
         return await tail(start)
 
     monkeypatch.setattr(kit.log, "tail", away)
-    monkeypatch.setattr("api.live.matches.replay._RETRY_S", 0.001)
     await opened(socket, resumed["cursor"])
     assert ids(await socket.receive()) == ["b"]
     assert tries == 3
@@ -202,6 +210,7 @@ async def test_progress_is_not_that_of_another_log(kit: Kit, socket: Socket) -> 
     assert Cursor.decode(anew["cursor"]).as_of.epoch == "epoch-2"
 
 
+@pytest.mark.parametrize("limits", [QUICK_RETRY])
 async def test_an_index_replaced_while_the_log_is_read(
     kit: Kit, socket: Socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,7 +228,6 @@ async def test_an_index_replaced_while_the_log_is_read(
         return await fetch(self, **limits)
 
     monkeypatch.setattr(MemoryLogReader, "fetch", replaced)
-    monkeypatch.setattr("api.live.matches.replay._RETRY_S", 0.001)
     await opened(socket, resumed["cursor"])
     reset, anew = await socket.receive(), await socket.receive()
     assert (reset["type"], anew["type"]) == ("reset", "resumed")
@@ -263,7 +271,7 @@ async def test_what_ended_does_not_wait(
         await asyncio.sleep(0)
         socket.send(op="unsubscribe", sub="s")
     await opened(socket, resumed["cursor"])
-    assert kit.app.state.live.rereading.waiting() <= 1
+    assert kit.app.state.live.replay.waiting() <= 1
     free.set()
 
 
@@ -359,26 +367,24 @@ async def test_what_goes_with_lists_only(socket: Socket, message: Any, field: st
     assert field in error["message"]
 
 
-async def test_who_stands_near_does_not_wait_for_all_who_are_far_behind(
-    kit: Kit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("api.live.matches.replay._NEAR", 1)
+async def test_who_stands_near_does_not_wait_for_all_who_are_far_behind(kit: Kit) -> None:
     behind = kit.index.as_of_now()
     for number in range(10):
         kit.caption(f"n{number}", "red cat")
-    rereading, question = AlertReplay(kit.node), PreparedQuery("captions", [])
+    limits = ReplayLimits(near_records_max=1, passes_max=0)
+    replay, query = AlertReplay(kit.node, limits=limits), PreparedQuery("captions", [])
     for one in range(5):
-        rereading.read(Alert(question, replace(behind, epoch=f"epoch-{one}"), lambda: None))
-    near = Alert(question, kit.index.as_of_now(), lambda: None)
-    rereading.read(near)
-    assert near in rereading._next() + rereading._next()
-    assert rereading.waiting() == 4
+        replay.replay(Alert(query, replace(behind, epoch=f"epoch-{one}"), lambda: None))
+    near = Alert(query, kit.index.as_of_now(), lambda: None)
+    replay.replay(near)
+    assert near in replay._take_next() + replay._take_next()
+    assert replay.waiting() == 4
 
 
+@pytest.mark.parametrize("limits", [LiveLimits(alerts=AlertLimits(inline_matches_max=3))])
 async def test_one_that_matches_everything_does_not_hold_up_the_others(
-    kit: Kit, socket: Socket, monkeypatch: pytest.MonkeyPatch
+    kit: Kit, socket: Socket
 ) -> None:
-    monkeypatch.setattr("api.live.matches.alert._AT_ONCE", 3)
     asked = {"text": "red cat", "target": "captions"}
     for name, least in (("all", -2.0), ("some", 0.6)):
         query = {**asked, "min_score": least}
@@ -387,7 +393,7 @@ async def test_one_that_matches_everything_does_not_hold_up_the_others(
     alerts = kit.app.state.live.alerts
     texts = {"a": "red cat", "b": "blue dog", "c": "one more", "d": "another"}
     kit.index.batch([("captions", n, kit.text(text), {"text": text}) for n, text in texts.items()])
-    assert [alert.query.min_score for alert in alerts._all if alert.following] == [0.6]
+    assert [alert.query.min_score for alert in alerts._all if alert.is_live] == [0.6]
     told: dict[str, list[str]] = {"all": [], "some": []}
     for _ in range(2):
         message = await socket.receive()
@@ -396,3 +402,18 @@ async def test_one_that_matches_everything_does_not_hold_up_the_others(
         "all": ["a", "b", "c", "d"],
         "some": ["a"],
     }
+
+
+async def test_a_step_of_an_alert_that_its_state_does_not_allow(kit: Kit) -> None:
+    alert = Alert(PreparedQuery("captions", []), kit.index.as_of_now(), lambda: None)
+    with pytest.raises(WrongStep, match=r"^alert: want REPLAYING, got NEW$"):
+        alert.move_to(AlertState.LIVE)
+    alert.move_to(AlertState.QUEUED)
+    with pytest.raises(WrongStep, match=r"^alert: want REPLAYING or LIVE, got QUEUED$"):
+        alert.move_to(AlertState.PAUSED)
+    alert.move_to(AlertState.REPLAYING)
+    alert.fail(ValueError("no"))
+    for state in set(AlertState) - {AlertState.NEW, AlertState.REMOVED}:
+        with pytest.raises(WrongStep, match=r"^alert: want .*, got FAILED$"):
+            alert.move_to(state)
+    assert str(alert.error) == "no"

@@ -256,8 +256,8 @@ def matches(socket: ClientConnection, server: Served) -> None:
         socket.send(subscription(f"m{n}", "matches", **query))
         received(socket, "resumed")
     # They follow the index once they were read up to it; the log of this kit holds nothing.
-    rereading = server.kit.app.state.live.rereading
-    while server.call(lambda: rereading.waiting() + len(rereading._workers)):
+    replay = server.kit.app.state.live.replay
+    while server.call(lambda: replay.waiting() + len(replay._workers)):
         sleep(0.01)
     changed(server, "images", 100, metadata={"n": 1})
     for _ in range(20):

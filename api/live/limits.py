@@ -1,0 +1,55 @@
+"""The limits of live subscriptions that are not settings, with what each one bounds. No I/O.
+
+Settings of an operator (api.node.Node.settings) bound what clients may ask for. These here bound
+how much the node does at a time, so that one client or one batch does not hold up the others.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlertLimits:
+    """Bounds of alerts that are matched with batches as these are applied."""
+
+    # Hits that wait to be sent, of one alert and of all. Further ones are read from the log once
+    # there is room.
+    pending_max: int = 4096
+    pending_of_all_max: int = 500_000
+    # Matches of one batch that are handled on the event loop: 15 ms.
+    inline_matches_max: int = 4096
+    # Hits of one message.
+    message_hits_max: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayLimits:
+    """Bounds of the passes over the log that bring alerts up to the index."""
+
+    # Passes at a time.
+    passes_max: int = 2
+    # Alerts of one pass; and how many that wait are examined to find them.
+    alerts_max: int = 1024
+    examined_max: int = 4096
+    # Records between two states that are near each other.
+    near_records_max: int = 20_000
+    # Records of one fetch, and how long it waits for them.
+    fetch_records_max: int = 1024
+    fetch_ms: int = 100
+    # Records after which a pass ends, so that others get theirs.
+    pass_records_max: int = 50_000
+    # Records that are matched on the event loop.
+    inline_records_max: int = 128
+    # Matches of one fetch, in a thread and on the event loop. The alerts with the most matches are
+    # read for in another pass.
+    matches_max: int = 32_768
+    inline_matches_max: int = 4096
+    # Pause before the next try when the index or Kafka is not ready.
+    retry_s: float = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveLimits:
+    """All limits of live subscriptions."""
+
+    alerts: AlertLimits = field(default_factory=AlertLimits)
+    replay: ReplayLimits = field(default_factory=ReplayLimits)

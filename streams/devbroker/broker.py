@@ -145,14 +145,14 @@ class LocalBroker:
     def _write_configuration(self) -> None:
         try:
             make_private(self._root)
-            ports = self._ports = self._ports or BrokerPorts.taken(self._data_dir, self._port)
+            ports = self._ports = self._ports or BrokerPorts.reserve(self._data_dir, self._port)
             self.bootstrap = f"127.0.0.1:{ports.broker}"
             self.sasl_bootstrap = f"127.0.0.1:{ports.sasl}" if self._sasl else ""
             properties = self._properties(ports.broker, ports.controller, ports.sasl)
             text = "".join(f"{name}={value}\n" for name, value in properties.items())
             (self._root / "server.properties").write_text(text)
             (self._root / "log4j2.properties").write_text(_LOG4J)
-            ports.keep(self._data_dir)
+            ports.remember(self._data_dir)
         except OSError as error:
             raise self._not_writable(error) from None
 

@@ -52,7 +52,7 @@ class BrokerPorts:
         self.sasl = sasl
 
     @classmethod
-    def taken(cls, data_dir: Path, port: int = 0) -> Self:
+    def reserve(cls, data_dir: Path, port: int = 0) -> Self:
         """Take the ports for the Kafka of a data directory, until `close`.
 
         Port 0 means the port of its last start if that is free, so that clients find it again, or
@@ -65,7 +65,7 @@ class BrokerPorts:
             held.close()
             raise
 
-    def keep(self, data_dir: Path) -> None:
+    def remember(self, data_dir: Path) -> None:
         """Write down the broker's port for the next start."""
         _file(data_dir).write_text(str(self.broker))
 

@@ -106,7 +106,7 @@ async def _named(
     async def ask(host: str, port: int) -> list[AdvertisedBroker] | BaseException:
         try:
             async with asyncio.timeout(CHECK_S):
-                return await connection.named_brokers(host, port)
+                return await connection.advertised_brokers(host, port)
         except FAILURES as error:
             return error
 
@@ -116,7 +116,7 @@ async def _named(
         each.node_id: each for answer in answers if isinstance(answer, list) for each in answer
     }
     if not named:
-        await connection.check()
+        await connection.require_reachable()
         raise BrokerUnavailable(
             f"Kafka at {connection.brokers} names no broker yet; try again in a moment"
         )

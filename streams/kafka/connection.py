@@ -56,7 +56,7 @@ class KafkaConnection:
     | options of a producer, consumer or admin client | `**connection.client_options()` |
     | the same for Faust | `broker_credentials=connection.faust_credentials()` |
     | a started admin client | `async with connection.admin() as admin` |
-    | one clear line, or nothing, before anything else | `await connection.check()` |
+    | one clear line, or nothing, before anything else | `await connection.require_reachable()` |
     """
 
     brokers: str
@@ -90,7 +90,7 @@ class KafkaConnection:
             )
         return faust.SSLCredentials(self._ssl_context) if self._tls else None
 
-    async def check(self, timeout_s: float = CHECK_S) -> None:
+    async def require_reachable(self, timeout_s: float = CHECK_S) -> None:
         """Return once a broker has let us in. Raises BrokerUnavailable that names the cause."""
         causes = {}
         probes = [
@@ -115,7 +115,7 @@ class KafkaConnection:
     @asynccontextmanager
     async def admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
         """A started admin client. Raises BrokerUnavailable at the start and while in use."""
-        await self.check()
+        await self.require_reachable()
         async with self.errors_translated():
             admin = AIOKafkaAdminClient(**self.client_options(), request_timeout_ms=15_000)
             await start_client(admin)
@@ -127,7 +127,7 @@ class KafkaConnection:
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AIOKafkaClient]:
         """A started plain client, for requests that aiokafka's admin client does not know."""
-        await self.check()
+        await self.require_reachable()
         async with self.errors_translated():
             client = RebootstrappingClient(**self.client_options(), request_timeout_ms=15_000)
             await start_client(client)
@@ -146,10 +146,10 @@ class KafkaConnection:
         except AWAY as error:
             raise BrokerAway(self._why_away(error)) from error
 
-    async def require_reach(self) -> None:
+    async def require_reached(self) -> None:
         """Raise BrokerUnavailable while a client of ours has missed its broker for PATIENCE_S."""
         await RebootstrappingClient.try_again(self.brokers, within_s=_TRY_AGAIN_S)
-        trouble = RebootstrappingClient.trouble(self.brokers, for_s=PATIENCE_S)
+        trouble = RebootstrappingClient.unreached_reason(self.brokers, for_s=PATIENCE_S)
         if trouble is not None:
             raise BrokerAway(self._why_away(trouble))
 
@@ -167,7 +167,7 @@ class KafkaConnection:
 
     def _why_away(self, error: BaseException) -> str:
         """Say why; what our clients do not reach says more than the error of one let in before."""
-        known = RebootstrappingClient.trouble(self.brokers) or error
+        known = RebootstrappingClient.unreached_reason(self.brokers) or error
         # The broker did let us in before, so its hanging up does not mean that settings are wrong.
         if isinstance(known, LOST) and not isinstance(known, BrokerUnreached):
             known = ConnectionError("the connection was lost")
@@ -228,12 +228,12 @@ class KafkaConnection:
         """Return None when this address names a broker that can be reached, or else why not."""
         try:
             async with asyncio.timeout(timeout_s):
-                brokers = await self.named_brokers(host, port)
+                brokers = await self.advertised_brokers(host, port)
         except FAILURES as error:
             return error
         return await self._first_reached(brokers, (host, port), timeout_s)
 
-    async def named_brokers(self, host: str, port: int) -> list[AdvertisedBroker]:
+    async def advertised_brokers(self, host: str, port: int) -> list[AdvertisedBroker]:
         """Ask a bootstrap address for the brokers that it names. Raises FAILURES."""
         # A listener that wants SASL accepts the first message of a plain client and hangs up on the
         # first real request, so send one.
@@ -246,7 +246,7 @@ class KafkaConnection:
         host, port = self.addresses()[0]
         try:
             async with asyncio.timeout(timeout_s):
-                await self.named_brokers(host, port)
+                await self.advertised_brokers(host, port)
         except FAILURES:
             return False
         return True

@@ -158,8 +158,8 @@ class KafkaEventLog:
         self._looker: AIOKafkaConsumer | None = None
         self._ends: AIOKafkaConsumer | None = None
         self._committers: dict[str, AIOKafkaConsumer] = {}
-        self._looks = TopicIdClient(connection)
-        self.counts = PartitionCounts(prefix or "", self._looks.found, self.tail)
+        self._topic_client = TopicIdClient(connection)
+        self.counts = PartitionCounts(prefix or "", self._topic_client.existing_topics, self.tail)
         self._keeps_counts = prefix is not None
         self._opening = asyncio.Lock()
         self._looking = asyncio.Lock()
@@ -190,7 +190,7 @@ class KafkaEventLog:
         for client in (self._producer, self._looker, self._ends, *self._committers.values()):
             if client is not None:
                 await close_consumer_or_producer(client)
-        await self._looks.close()
+        await self._topic_client.close()
 
     async def publish(self, records: Sequence[OutRecord]) -> list[RecordPosition]:
         try:
@@ -288,8 +288,10 @@ class KafkaEventLog:
         prefix = self.counts.prefix
         targets = {target for topic in wanted if (target := target_of(prefix, topic))}
         contents = {f"{prefix}{target}" for target in targets} - found.keys()
-        found = {**found, **await self._looks.found(contents)} if contents else found
-        return found, await self.counts.of(found)
+        found = (
+            {**found, **await self._topic_client.existing_topics(contents)} if contents else found
+        )
+        return found, await self.counts.counts_of(found)
 
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         wanted = [KafkaPartition(*partition) for partition in partitions]
@@ -337,7 +339,7 @@ class KafkaEventLog:
 
     async def _found(self, topics: Iterable[str]) -> Mapping[str, TopicDescription]:
         wanted = set(topics)
-        found = await self._looks.found(wanted)
+        found = await self._topic_client.existing_topics(wanted)
         for topic in sorted(wanted - found.keys()):
             raise topic_absent(topic)
         return found

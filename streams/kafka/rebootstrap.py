@@ -91,7 +91,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
             module.AIOKafkaClient = cls
 
     @classmethod
-    def trouble(cls, bootstrap_servers: str, *, for_s: float = 0) -> BaseException | None:
+    def unreached_reason(cls, bootstrap_servers: str, *, for_s: float = 0) -> BaseException | None:
         """Return why a client has not reached one of these brokers for that long, or None.
 
         While even the bootstrap addresses do not answer, nothing is known about the others.
@@ -107,7 +107,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         """Let this loop's clients that miss one of these brokers try at once, and wait for that."""
         loop = asyncio.get_running_loop()
         trying = [
-            client._hurry()
+            client._retry_now()
             for client in cls._of(bootstrap_servers)
             if client._loop is loop and client._sync_task and client.failure(time.monotonic())
         ]
@@ -120,7 +120,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         clients = [client for ref in cls._all.valuerefs() if (client := ref()) is not None]
         return [client for client in clients if client._addresses == wanted]
 
-    def _hurry(self) -> "asyncio.Future[bool]":
+    def _retry_now(self) -> "asyncio.Future[bool]":
         self._asked_bootstrap = -PAUSE_MAX_S
         for failing in self._failing.values():
             failing.tried = -PAUSE_MAX_S

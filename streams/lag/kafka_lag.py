@@ -105,7 +105,7 @@ class KafkaLag:
                 async with asyncio.timeout(_ANSWER_S):
                     # Our clients may be fresh, and reach a broker that the clients at work do not
                     # find.
-                    await self._connection.require_reach()
+                    await self._connection.require_reached()
                     if self._clients is None:
                         await self._open()
                     return await self._measure()
@@ -114,7 +114,7 @@ class KafkaLag:
                 await self._close()
                 raise
 
-    def beside(self, space: str) -> "KafkaLag":
+    def for_space(self, space: str) -> "KafkaLag":
         """The lag of another space of the same collection."""
         names = Names(self.names.prefix, space)
         return KafkaLag(self._connection, names, None, self._clock)
@@ -144,7 +144,7 @@ class KafkaLag:
         assert self._reader is not None and self._uncommitted is not None
         high = await self._uncommitted.high_watermarks()
         bounds = await self._reader.bounds()
-        self._unstable = await self._uncommitted.look(
+        self._unstable = await self._uncommitted.count(
             high, {partition: end for partition, (_, end) in bounds.items()}
         )
         groups = await self._groups()
@@ -281,7 +281,7 @@ class KafkaLag:
         async with contextlib.AsyncExitStack() as opening:
             client = await opening.enter_async_context(self._connection.client())
             found = await describe_topics(client, topics)
-            counts = await self._made.of(found)
+            counts = await self._made.counts_of(found)
             partitions = [TopicPartition(t, n) for t in topics for n in range(counts[t])]
             reader = await OldestRecordReader.open(self._connection, partitions)
             opening.push_async_callback(reader.close)

@@ -34,7 +34,7 @@ class OldestRecord:
 
 
 class OldestRecordReader:
-    """One consumer over fixed partitions, paused but for the moments in which it looks."""
+    """One consumer over fixed partitions, paused but for the moments in which it fetches."""
 
     def __init__(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
         self._consumer = consumer

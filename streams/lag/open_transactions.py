@@ -46,7 +46,7 @@ class UnstableRecordCounter:
         """Ask before the last stable offsets, or records published in between look unstable."""
         return await self._reader.ends()
 
-    async def look(
+    async def count(
         self, high: Mapping[TopicPartition, int], stable: Mapping[TopicPartition, int]
     ) -> Mapping[TopicPartition, Unstable]:
         """Return only the partitions that have unstable records."""

@@ -36,7 +36,7 @@ class SpacesLag:
         for space in self._beside.keys() - wanted.keys():
             await self._beside.pop(space).stop()
         for space in wanted:
-            source = self._beside.setdefault(space, self._own.beside(space))
+            source = self._beside.setdefault(space, self._own.for_space(space))
             try:
                 rows += await source.lag()
             except (TidelensError, KafkaError) as error:

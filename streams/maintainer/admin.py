@@ -25,12 +25,12 @@ class MaintainerAdmin:
     async def restore(self, name: str) -> dict[str, Any]:
         """Raises SnapshotRefused, SnapshotFailed."""
         index, retention_s = self._index(), self._maintainer.retention_s
-        await self._maintainer.keeper.choose(name, index, retention_s=retention_s)
+        await self._maintainer.keeper.choose_restore(name, index, retention_s=retention_s)
         return {"name": name}
 
     async def rebuild(self, targets: Sequence[Target]) -> list[dict[str, Any]]:
         """Raises RebuildFailed."""
-        return [asdict(done) for done in await self._maintainer.rebuild(targets)]
+        return [asdict(done) for done in await self._maintainer.merge_all(targets)]
 
     async def verify(self) -> dict[str, Any]:
         """Recomputes the digests of one view from its rows."""

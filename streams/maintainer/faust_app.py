@@ -149,10 +149,10 @@ def timers(maintainer: Maintainer) -> Mapping[str, tuple[float, Step]]:
     return {
         "commit": (_COMMIT_EVERY_S, maintainer.commit),
         "committed offsets": (_COMMITTED_EVERY_S, maintainer.check_committed),
-        "topics": (EVERY_S, maintainer.look_at_topics),
+        "topics": (EVERY_S, maintainer.check_topics),
         "snapshot": (_SNAPSHOT_CHECK_S, maintainer.snapshot_if_due),
-        "rebuild": (_REBUILD_EVERY_S, maintainer.rebuild_if_due),
-        "index growing rows": (_REBUILD_EVERY_S, maintainer.index_growing_if_due),
+        "rebuild": (_REBUILD_EVERY_S, maintainer.merge_if_due),
+        "index growing rows": (_REBUILD_EVERY_S, maintainer.merge_growing_if_due),
         "audit": (_AUDIT_EVERY_S, maintainer.audit),
     }
 

@@ -148,7 +148,7 @@ class Maintainer:
             # An empty state that starts to read now will see every delete from now on.
             if partition not in index.caught_up_at:
                 index.mark_caught_up(partition, self._clock.now())
-        self.keeper.begin(index)
+        self.keeper.start_from(index)
         # Commits of another index say nothing about this one.
         self._committed = {}
         committed = await self._log.committed(self._group)
@@ -317,7 +317,7 @@ class Maintainer:
         """Write one when the last is old, much was applied since, or the store has lost it."""
         if self._index is None:
             return
-        if self.keeper.due(self._index) or await self.keeper.lost():
+        if self.keeper.due(self._index) or await self.keeper.has_lost_blobs():
             await self._write_snapshot(self._index)
 
     async def _write_snapshot(self, index: Index) -> None:
@@ -326,18 +326,18 @@ class Maintainer:
         except SnapshotFailed as error:
             log.error("snapshot failed; searching goes on", error=str(error))
 
-    async def rebuild(self, targets: Sequence[Target] = TARGETS) -> list[MergeResult]:
+    async def merge_all(self, targets: Sequence[Target] = TARGETS) -> list[MergeResult]:
         """Build the sealed segments of `targets` anew. Raises NotReady, RebuildFailed."""
         index = self._index
         if index is None:
             raise NotReady("this node has no index yet")
         return [await self._rebuilt(index, target, MERGE_ALL) for target in targets]
 
-    async def rebuild_if_due(self) -> None:
+    async def merge_if_due(self) -> None:
         """Where many rows are without an index, or dead; not while replaying, more is to come."""
         await self._rebuild_where(self._rebuilder.due_merge)
 
-    async def index_growing_if_due(self) -> None:
+    async def merge_growing_if_due(self) -> None:
         """The same of rows that grow, which does not wait for a large rebuild to end."""
         await self._rebuild_where(self._rebuilder.due_growing_merge)
 
@@ -356,9 +356,9 @@ class Maintainer:
                     log.error("rebuild failed; searching goes on", error=str(error))
                     self._rebuild_again_at = self._clock.now() + _REBUILD_AGAIN_S
 
-    async def look_at_topics(self) -> None:
+    async def check_topics(self) -> None:
         """Report topics that have changed since they were made."""
-        await self.watch.look()
+        await self.watch.check()
 
     async def audit(self) -> None:
         """Ask a late query of each target again, exactly, and report the recall.

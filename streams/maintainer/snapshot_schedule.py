@@ -79,7 +79,7 @@ class SnapshotSchedule:
         except OSError as error:
             log.warning("files could not be deleted", error=str(error))
 
-    def begin(self, index: Index) -> None:
+    def start_from(self, index: Index) -> None:
         """Count changes from this state on."""
         # A snapshot chosen before a rebuild from the log would only lead to another one.
         self._chosen = None
@@ -98,7 +98,7 @@ class SnapshotSchedule:
             "lacking": {name: len(blobs) for name, blobs in self._snapshots.own.incomplete.items()},
         }
 
-    async def choose(self, name: str, index: Index, *, retention_s: float) -> None:
+    async def choose_restore(self, name: str, index: Index, *, retention_s: float) -> None:
         """Let the next start begin from `name` (REPLICA/NAME); until then nothing is written.
 
         A newer snapshot, as the one of a clean stop, would take its place. Raises SnapshotRefused,
@@ -162,7 +162,7 @@ class SnapshotSchedule:
             }
             return name
 
-    async def lost(self) -> bool:
+    async def has_lost_blobs(self) -> bool:
         """List the store when it is time, and return whether it has lost blobs of the newest
         snapshot.
 

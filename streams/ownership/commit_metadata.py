@@ -53,11 +53,11 @@ class CommittedOffset:
         )
 
     @property
-    def is_ours(self) -> bool:
+    def is_from_encoder(self) -> bool:
         """Return whether an encoder of this or an earlier version committed it."""
         return self.content is not None
 
-    def unlike(self, pair: TopicPair) -> str | None:
+    def recreated_topic(self, pair: TopicPair) -> str | None:
         """Return which topic was created again since the commit, or None where it is still good.
 
         A commit without an id is believed: Kafka drops offsets with their content topic.
@@ -95,7 +95,7 @@ def valid_offsets(
 
 def _says_something(found: OffsetAndMetadata, pair: TopicPair) -> bool:
     try:
-        return CommittedOffset.read(found).unlike(pair) is None
+        return CommittedOffset.read(found).recreated_topic(pair) is None
     except ConfigurationError:
         return True  # written by a newer version, whose encoders understand it
 

@@ -310,8 +310,8 @@ class _OwnershipSession:
         self.leases: dict[TopicPartition, Lease] = {}
         self._producers: dict[TopicPartition, AIOKafkaProducer] = {}
         self._readers: dict[str, KafkaLogReader] = {}
-        self._looks = TopicIdClient(owner._connection)
-        self._same = TopicIdentityCheck(self._looks, {})
+        self._topic_client = TopicIdClient(owner._connection)
+        self._same = TopicIdentityCheck(self._topic_client, {})
         self._claimed_to: dict[TopicPartition, int] = {}
         self._committed_to: dict[TopicPartition, int] = {}
         # Once it drains, nothing more is fetched, and each commit is looked at.
@@ -357,9 +357,10 @@ class _OwnershipSession:
         owner, names = self._owner, self._owner._names
         topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
         found = await owner._find(topics)
-        kept = await owner._counts.kept(found)
+        kept = await owner._counts.recorded(found)
         self._same = TopicIdentityCheck(
-            self._looks, {topic: found[topic].id if topic in found else ABSENT for topic in topics}
+            self._topic_client,
+            {topic: found[topic].id if topic in found else ABSENT for topic in topics},
         )
         for target in TARGETS:
             own = [p for p in self._partitions if p.topic == names.content(target)]
@@ -419,7 +420,7 @@ class _OwnershipSession:
         partition = claimed.lease.partition
         producer = self._producers[partition]
         # Ask after the records were fetched, and beside the steps that take longer.
-        looking = self._same.look_now()
+        looking = self._same.check_now()
         # 1. Open the transaction and append the outputs in source order.
         await producer.begin_transaction()
         sent = []
@@ -484,7 +485,7 @@ class _OwnershipSession:
             close_consumer_or_producer(producer) for producer in producers
         ]
         closing += [reader.close() for reader in readers]
-        closing += [self._same.close(), self._looks.close()]
+        closing += [self._same.close(), self._topic_client.close()]
         await asyncio.gather(*closing)
         # A closed producer answers nobody: end what still waits for one.
         for bound in self._committing:

@@ -105,12 +105,12 @@ def _lost(
 ) -> str | None:
     """Return why no encoder can go on from this commit, or None where one can."""
     beginning, end = bounds
-    other = commit.unlike(pair)
+    other = commit.recreated_topic(pair)
     if other is not None:
         return f"the {other} was deleted and created again"
     # An earlier version did not name the embeddings topic: one that never held anything is a sign.
     if (
-        commit.is_ours
+        commit.is_from_encoder
         and commit.embeddings is None
         and commit.offset > beginning
         and not embedded_to

@@ -54,7 +54,7 @@ class IgnoredRecords:
         """How many records were ignored, by what is wrong with them."""
 
     @property
-    def standing(self) -> list[IgnoredRecord]:
+    def current(self) -> list[IgnoredRecord]:
         """Return the records that are ignored now, in the order of the log."""
         found = {(one.offset, one.fault): one for part in self._refused.values() for one in part}
         return [found[place] for place in sorted(found)]
@@ -77,4 +77,4 @@ class IgnoredRecords:
 
     def wire(self) -> list[dict[str, Any]]:
         """Return them for operators, as /v1/status shows them."""
-        return [asdict(one) for one in self.standing]
+        return [asdict(one) for one in self.current]

@@ -131,7 +131,7 @@ class ControlFold:
             # Keep the first, which may be the one that stands.
             del entries[1]
 
-    async def control(self) -> Control:
+    async def current(self) -> Control:
         """Return what stands now. Raises what the judge raises about the log itself."""
         refused: list[IgnoredRecord] = [
             IgnoredRecord.of(entry.record, entry.fault)
@@ -243,7 +243,7 @@ async def read_control(
     standing = ControlFold(judge or topics_exist(event_log, topic))
     async for record in read_existing(event_log, {TopicPartition(topic, 0): None}):
         standing.add(record)
-    control = await standing.control()
+    control = await standing.current()
     (faults or IgnoredRecords()).show(reader, control.refused)
     return control
 
@@ -284,12 +284,12 @@ async def _followed(event_log: EventLog, topic: str, judge: SpaceCheck) -> Async
         standing = ControlFold(judge)
         async for record in read_to_end(reader):
             standing.add(record)
-        yield await standing.control()
+        yield await standing.current()
         while True:
             fetched = await reader.fetch(records_max=100, timeout_ms=_WAIT_MS)
             await same.require()
             for record in fetched.records.get(partition, []):
                 standing.add(record)
-            yield await standing.control()
+            yield await standing.current()
     finally:
         await reader.close()

@@ -43,13 +43,15 @@ async def create_collection_topics(
     Partitions that were added to topics since they were made are no reason to refuse anything.
     Raises TopicMismatch as `create_topics` does.
     """
-    looks = TopicIdClient(connection)
-    counts = PartitionCounts(names.prefix, looks.found, partial(KafkaLogReader.open, connection))
+    topic_client = TopicIdClient(connection)
+    counts = PartitionCounts(
+        names.prefix, topic_client.existing_topics, partial(KafkaLogReader.open, connection)
+    )
     contents = [names.content(target) for target in TARGETS]
     wanted = {*contents, *(spec.name for spec in specs)}
     try:
         # 1. Compare existing topics by the counts that they were made with. Other topics' are free.
-        made = await counts.of(await looks.found(wanted))
+        made = await counts.counts_of(await topic_client.existing_topics(wanted))
         data = [spec for spec in specs if target_of(names.prefix, spec.name) is not None]
         require_partitions(data, made)
         made |= {spec.name: spec.partitions for spec in specs if spec not in data}
@@ -62,20 +64,20 @@ async def create_collection_topics(
             counts=made,
         )
         # 3. Keep the counts, before anybody can add partitions to the new topics.
-        found = await _all_found(looks, wanted)
-        await _keep(connection, names, found, await counts.kept(found))
+        found = await _all_found(topic_client, wanted)
+        await _keep(connection, names, found, await counts.recorded(found))
         return created
     finally:
-        await looks.close()
+        await topic_client.close()
 
 
 async def _all_found(
-    looks: TopicIdClient, topics: Collection[str]
+    topic_client: TopicIdClient, topics: Collection[str]
 ) -> Mapping[str, TopicDescription]:
     """Ask for all topics; a broker learns of new ones a moment after the one that makes them."""
     found: Mapping[str, TopicDescription] = {}
     for _ in range(_TRIES):
-        found = await looks.found(topics)
+        found = await topic_client.existing_topics(topics)
         if len(found) == len(topics):
             break
         await asyncio.sleep(_RETRY_S)

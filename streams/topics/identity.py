@@ -47,7 +47,7 @@ class TopicIdClient:
         self._wanted: set[str] = set()
         self._closed = False
 
-    async def found(self, topics: Collection[str]) -> TopicsById:
+    async def existing_topics(self, topics: Collection[str]) -> TopicsById:
         """Return those of `topics` that exist. Raises BrokerUnavailable, and TopicMismatch for a
         topic that we may not describe.
         """
@@ -105,14 +105,14 @@ class TopicIdentityCheck:
     committed meanwhile carries the ids that it was written under.
     """
 
-    def __init__(self, looks: TopicIdClient, ids: Mapping[str, str]) -> None:
-        self._looks = looks
+    def __init__(self, topic_client: TopicIdClient, ids: Mapping[str, str]) -> None:
+        self._topic_client = topic_client
         self.ids = dict(ids)
         self._changed: str | None = None
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = time.monotonic()
 
-    def look_now(self) -> "asyncio.Task[None]":
+    def check_now(self) -> "asyncio.Task[None]":
         """Begin to ask; the task ends without an error, whatever the result."""
         self._asked_at = time.monotonic()
         return asyncio.create_task(self._look(), name="topic ids")
@@ -123,7 +123,7 @@ class TopicIdentityCheck:
             raise LogChanged(self._changed)
         under_way = self._asking is not None and not self._asking.done()
         if not under_way and time.monotonic() - self._asked_at > EVERY_S:
-            self._asking = self.look_now()
+            self._asking = self.check_now()
 
     async def close(self) -> None:
         if self._asking is not None:
@@ -132,7 +132,7 @@ class TopicIdentityCheck:
 
     async def _look(self) -> None:
         try:
-            found = await self._looks.found(self.ids)
+            found = await self._topic_client.existing_topics(self.ids)
         except (KafkaError, TidelensError, OSError, TimeoutError) as error:
             log.debug("topic ids are not known now", error=repr(error))
             return

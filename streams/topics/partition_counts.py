@@ -143,12 +143,12 @@ class PartitionCounts:
         self._told = False
         self._published: dict[str, _PublishCount] = {}
 
-    async def of(self, found: Mapping[str, TopicDescription]) -> dict[str, int]:
+    async def counts_of(self, found: Mapping[str, TopicDescription]) -> dict[str, int]:
         """Return the counts of the topics `found`, which include the content topics.
 
         All partitions count of a topic that holds neither content nor embeddings.
         """
-        kept = await self.kept(found)
+        kept = await self.recorded(found)
         counts = {}
         for topic, here in found.items():
             target = target_of(self.prefix, topic)
@@ -158,7 +158,7 @@ class PartitionCounts:
                 counts[topic] = min(here.partitions, self._made(target, found, kept))
         return counts
 
-    async def kept(self, found: Mapping[str, TopicDescription]) -> RecordedCounts:
+    async def recorded(self, found: Mapping[str, TopicDescription]) -> RecordedCounts:
         """Return what the control topic keeps about the content topics among `found`."""
         async with self._reading:
             ids = {
@@ -194,7 +194,7 @@ class PartitionCounts:
         found = await self._find([f"{self.prefix}{target}", topic])
         if topic not in found:
             raise topic_absent(topic)
-        return _PublishCount(partitions, (await self.of(found))[topic], time.monotonic())
+        return _PublishCount(partitions, (await self.counts_of(found))[topic], time.monotonic())
 
     def _made(
         self, target: Target, found: Mapping[str, TopicDescription], kept: RecordedCounts

@@ -41,10 +41,10 @@ class TopicWatch:
 
     async def run(self) -> None:
         while True:
-            await self.look()
+            await self.check()
             await asyncio.sleep(EVERY_S)
 
-    async def look(self) -> None:
+    async def check(self) -> None:
         """Look now. Raises BrokerUnavailable, and TopicMismatch for a topic that is absent."""
         misplaced = self._misplaced()
         if misplaced > self._told_misplaced:

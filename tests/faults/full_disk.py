@@ -41,7 +41,7 @@ async def main(folder: Path) -> None:
             allow(limit)
             kit.clock.advance(61)
             await node.snapshot_if_due()
-            await node.rebuild_if_due()
+            await node.merge_if_due()
             assert kit.sample("snapshots_total", outcome="failed") == 2 * n - 1
             assert kit.sample("snapshot_failure_timestamp_seconds") == kit.clock.now()
             assert kit.sample("rebuilds_total", target="images", outcome="failed") == 2 * n - 1
@@ -59,7 +59,7 @@ async def main(folder: Path) -> None:
         allow(resource.RLIM_INFINITY)
         kit.clock.advance(61)
         await node.snapshot_if_due()
-        await node.rebuild_if_due()
+        await node.merge_if_due()
         assert node.keeper.describe()["failure"] is None
         assert len(index_of(node).segments_of("images").sealed_segments) == 1
         restored = await snapshots_in(kit.store).restore(index_of(node).empty_copy())

@@ -174,12 +174,15 @@ async def test_callers_that_come_while_a_look_is_under_way_share_the_next(
 
     monkeypatch.setattr(identity, "describe_topics", counting)
     async with collection(kafka.bootstrap, partitions=1) as kit:
-        looks = TopicIdClient(kit.connection)
+        topic_client = TopicIdClient(kit.connection)
         first, second = kit.names.content("images"), kit.names.content("captions")
         try:
-            earlier = asyncio.create_task(looks.found([first]))
+            earlier = asyncio.create_task(topic_client.existing_topics([first]))
             await asyncio.sleep(0)
-            later = [asyncio.create_task(looks.found([one])) for one in (first, second, second)]
+            later = [
+                asyncio.create_task(topic_client.existing_topics([one]))
+                for one in (first, second, second)
+            ]
             assert list(await earlier) == [first]
             assert [list(found) for found in await asyncio.gather(*later)] == [
                 [first],
@@ -187,10 +190,10 @@ async def test_callers_that_come_while_a_look_is_under_way_share_the_next(
                 [second],
             ]
             assert asked == [[first], sorted([first, second])]
-            same = TopicIdentityCheck(looks, {first: "another"})
-            await same.look_now()
+            same = TopicIdentityCheck(topic_client, {first: "another"})
+            await same.check_now()
             with pytest.raises(LogChanged, match="deleted and created again"):
                 same.require()
         finally:
-            await looks.close()
+            await topic_client.close()
     await nothing_open()

@@ -112,7 +112,7 @@ async def test_a_tls_client_at_a_plain_listener_learns_why(kafka: TestKafka) -> 
 
 async def test_one_good_address_of_several_is_enough(kafka: TestKafka) -> None:
     connection = KafkaConnection(f"127.0.0.1:1,{kafka.bootstrap}", KafkaSettings())
-    await connection.check()
+    await connection.require_reachable()
 
 
 async def test_a_refused_password_is_a_usage_error(kafka: TestKafka) -> None:

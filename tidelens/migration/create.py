@@ -272,7 +272,7 @@ async def _indexed(
                 await asyncio.wait([running], timeout=_LOOK_S)
                 if running.done():
                     running.result()
-            await maintainer.rebuild_if_due()
+            await maintainer.merge_if_due()
             index = maintainer.index
             assert index is not None
             yield searcher, await maintainer.keeper.write(index)

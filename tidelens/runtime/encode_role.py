@@ -188,7 +188,7 @@ async def _answering(connection: "KafkaConnection") -> bool:
     warned = False
     while True:
         try:
-            await connection.check()
+            await connection.require_reachable()
         except BrokerUnavailable as error:
             if not warned:
                 log.warning("waiting for Kafka", error=str(error))

@@ -26,7 +26,7 @@ async def open_kafka(
     Our own is started again whenever it ends, until `stop` is set.
     """
     if settings.brokers:
-        await KafkaConnection(settings.brokers, kafka).check()
+        await KafkaConnection(settings.brokers, kafka).require_reachable()
         yield settings.brokers
         return
     broker = LocalBroker(settings.data, ports=ports)

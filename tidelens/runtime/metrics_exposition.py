@@ -137,7 +137,7 @@ class ControlMetrics(Collector):
         yield GaugeMetricFamily(
             "tidelens_control_refused_records",
             "Ignored records of the control topic that no good record has replaced yet.",
-            value=len(self._faults.standing),
+            value=len(self._faults.current),
         )
 
 

@@ -72,7 +72,7 @@ async def run_up(
         metrics = metrics_listener(settings, listener.getsockname()[1])
         if metrics is not None:
             held.enter_context(metrics)
-        ports = None if settings.brokers else BrokerPorts.taken(settings.data)
+        ports = None if settings.brokers else BrokerPorts.reserve(settings.data)
         if ports is not None:
             held.callback(ports.close)
         sockets = Sockets(listener, metrics, ports)

@@ -220,7 +220,7 @@ async def test_control_records_are_read(records: list[Record]) -> None:
     now, standing, states = 1_800_000_000.0, ControlFold(exists), []
     for record in in_topic(records, NAMES.control):
         standing.add(record)
-        states.append(await standing.control())
+        states.append(await standing.current())
     assert states[-1].refused == ()
     old = SpaceRef.of(SPACE, "hash")
     new = SpaceRef.of(HashEncoder(8, "artefact-v2").space, "hash:8")
@@ -270,8 +270,8 @@ async def test_commits_cursors_and_tokens_are_read(about: Any) -> None:
     texts = about["texts"]
     commit = CommittedOffset.read(OffsetAndMetadata(41, texts["commit_metadata"]))
     assert commit == CommittedOffset(41, "content-images", None, 1_800_000_000_000)
-    assert commit.unlike(TopicPair("content-images", "any")) is None
-    assert commit.unlike(TopicPair("another", "any")) == "content topic"
+    assert commit.recreated_topic(TopicPair("content-images", "any")) is None
+    assert commit.recreated_topic(TopicPair("another", "any")) == "content topic"
     as_of = AsOf(SPACE.name, "epoch-1", {"images": [3, 4], "captions": [5, 6]})
     assert Cursor.decode(texts["cursor"]) == Cursor(as_of, "query-digest", "hits-digest")
     token = TypeAdapter(Token).validate_python(texts["token"])

@@ -131,7 +131,7 @@ async def test_a_newer_control_record_changes_nothing() -> None:
         standing.add(Record("c", 0, 1, 1, record.key, added, []))
         newer = orjson.dumps(orjson.loads(record.value) | {"version": 2, "at": 9.0})
         standing.add(Record("c", 0, 2, 1, record.key, newer, []))
-    found = await standing.control()
+    found = await standing.current()
     assert found == known
     assert len(found.refused) == 2
     for refused in found.refused:

@@ -154,10 +154,10 @@ async def test_the_state_is_told_when_it_is_looked_at_and_heals() -> None:
     first = await desk.keeper.write(index)
     parts = [name for name in desk.store.blobs if "/parts/" in name]
     del desk.store.blobs[parts[0]]
-    assert not await desk.keeper.lost(), "it is not time to look"
+    assert not await desk.keeper.has_lost_blobs(), "it is not time to look"
     assert desk.keeper.describe()["failure"] is None
     desk.clock.advance(100)
-    assert await desk.keeper.lost()
+    assert await desk.keeper.has_lost_blobs()
     told = desk.keeper.describe()
     reason = f"{first}: blobs that the store lacks: 1, the first {parts[0].removeprefix(PREFIX)}"
     assert told["failure"] == {"reason": reason, "at": desk.clock.now()}
@@ -200,14 +200,14 @@ async def test_a_store_that_cannot_be_looked_at_is_told_until_it_answers() -> No
     for error, told in ((OSError("away"), "away"), (KeyError("x"), "KeyError: 'x'")):
         desk.store.error = error
         desk.clock.advance(100)
-        assert not await desk.keeper.lost()
+        assert not await desk.keeper.has_lost_blobs()
         assert desk.keeper.describe()["failure"]["reason"] == told
         with pytest.raises(SnapshotFailed, match=told):
             await desk.keeper.write(index)
     desk.store.error = None
     await desk.keeper.write(index)
     desk.clock.advance(100)
-    assert not await desk.keeper.lost()
+    assert not await desk.keeper.has_lost_blobs()
     assert desk.keeper.describe()["failure"] is None
 
 

@@ -91,7 +91,7 @@ def test_a_ca_file_that_is_none_is_named(tmp_path: Path) -> None:
 @pytest.mark.anyio
 async def test_a_malformed_address_says_the_form(brokers: str) -> None:
     with pytest.raises(ConfigurationError, match=r"want HOST:PORT"):
-        await KafkaConnection(brokers, KafkaSettings()).check()
+        await KafkaConnection(brokers, KafkaSettings()).require_reachable()
 
 
 @pytest.mark.anyio
@@ -109,7 +109,9 @@ async def test_nobody_listening(closed_port: int) -> None:
 async def test_a_silent_port_is_given_up_in_time(silent_port: int) -> None:
     started = time.monotonic()
     with pytest.raises(BrokerUnavailable, match="no answer in time"):
-        await KafkaConnection(f"127.0.0.1:{silent_port}", KafkaSettings()).check(timeout_s=0.3)
+        await KafkaConnection(f"127.0.0.1:{silent_port}", KafkaSettings()).require_reachable(
+            timeout_s=0.3
+        )
     assert time.monotonic() - started < 20
 
 
@@ -123,7 +125,7 @@ async def test_something_else_than_kafka_listens() -> None:
     async with server:
         port = server.sockets[0].getsockname()[1]
         with pytest.raises(BrokerUnavailable, match="hangs up on us; check the address"):
-            await KafkaConnection(f"127.0.0.1:{port}", KafkaSettings()).check()
+            await KafkaConnection(f"127.0.0.1:{port}", KafkaSettings()).require_reachable()
 
 
 @pytest.mark.parametrize(

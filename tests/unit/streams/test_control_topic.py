@@ -252,6 +252,6 @@ async def test_what_is_kept_of_bad_records_is_bounded(monkeypatch: pytest.Monkey
     for offset in range(1, 100):
         standing.add(Record(TOPIC, 0, offset, 0, ACTIVE, b"{"))
         standing.add(Record(TOPIC, 0, offset, 0, b"other", b"{"))
-    found = await standing.control()
+    found = await standing.current()
     assert found.active is not None
     assert len(found.refused) == 9 + 10

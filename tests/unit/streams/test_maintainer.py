@@ -526,7 +526,7 @@ async def test_what_is_due_gets_an_index_and_operators_see_it() -> None:
         operations = MaintainerAdmin(node, target_recall=0.95)
         await kit.put([f"a{n}" for n in range(60)], vectors(60))
         await until(kit, 60)
-        await node.rebuild_if_due()
+        await node.merge_if_due()
         segments = operations.segments()
         [sealed] = [one for one in segments if one["kind"].startswith("IVF")]
         assert (sealed["target"], sealed["rows"], sealed["live"]) == ("images", 60, 60)
@@ -585,7 +585,7 @@ async def test_a_disk_that_cannot_be_written_stops_neither(tmp_path: Path) -> No
         await until(kit, 60)
         kit.clock.advance(61)
         await node.snapshot_if_due()
-        await node.rebuild_if_due()
+        await node.merge_if_due()
         assert kit.sample("snapshots_total", outcome="failed") == 1
         assert kit.sample("rebuilds_total", target="images", outcome="failed") == 1
         assert "Not a directory" in node.keeper.describe()["failure"]["reason"]
@@ -599,7 +599,7 @@ async def test_the_tuning_table_as_the_command_shows_it() -> None:
         operations = MaintainerAdmin(node, target_recall=0.95)
         await kit.put([f"a{n}" for n in range(60)], vectors(60))
         await until(kit, 60)
-        await node.rebuild_if_due()
+        await node.merge_if_due()
         app = create_app(replace(api.node, admin=operations))
         async with api_kit.serving(app, api.settings) as port:
             code, out, err = await said("index", "tune", "--url", f"http://127.0.0.1:{port}")

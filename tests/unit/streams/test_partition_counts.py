@@ -169,7 +169,7 @@ async def test_publishing_goes_by_what_was_seen_of_the_embeddings_too() -> None:
     broker = Broker()
     broker.topics |= {CAPTIONS: topic(8), EMBEDDINGS: topic(4)}
     counts = broker.counts()
-    assert (await counts.of(await broker.find([CAPTIONS, EMBEDDINGS])))[CAPTIONS] == 4
+    assert (await counts.counts_of(await broker.find([CAPTIONS, EMBEDDINGS])))[CAPTIONS] == 4
     assert await counts.to_publish(CAPTIONS, 8) == 4
     broker.topics[CAPTIONS] = topic(6, "id-2")
     assert await counts.to_publish(CAPTIONS, 6) == 6
@@ -192,8 +192,8 @@ async def test_while_kept_counts_cannot_be_read_no_other_ones_are_used(error: Ex
 
     counts = PartitionCounts(NAMES.prefix, broker.find, tail)
     with pytest.raises(BrokerAway, match=r"topic t\.control, .* cannot be read now"):
-        await counts.kept(await broker.find([CAPTIONS]))
-    assert await counts.kept(await broker.find([CAPTIONS])) == KEPT
+        await counts.recorded(await broker.find([CAPTIONS]))
+    assert await counts.recorded(await broker.find([CAPTIONS])) == KEPT
 
 
 async def test_a_count_that_is_known_is_not_looked_for_with_every_record() -> None:
@@ -229,7 +229,7 @@ async def test_a_control_topic_that_may_not_be_read_is_told_once() -> None:
     with capture_logs() as logs:
         for number in range(3):
             found = {CAPTIONS: topic(4 + number, f"id-{number}")}
-            assert await counts.of(found) == {CAPTIONS: 4 + number}
+            assert await counts.counts_of(found) == {CAPTIONS: 4 + number}
     assert [line["event"] for line in logs] == [
         "the partition counts that are kept cannot be read, so those of Kafka are used"
     ]
@@ -239,12 +239,12 @@ async def test_added_partitions_and_misplaced_embeddings_are_told_with_the_comma
     log, metrics, misplaced = MemoryEventLog({}), Metrics(), 0
     watch = TopicWatch(log, NAMES, metrics, lambda: misplaced)
     with capture_logs() as logs:
-        await watch.look()
+        await watch.check()
         assert watch.describe() == {"warnings": [], "misplaced": 0, "advice": None}
         log.added = [AddedPartitions(CAPTIONS, 4, 8, 3)]
         misplaced = 6
-        await asyncio.gather(watch.look())
-        await watch.look()
+        await asyncio.gather(watch.check())
+        await watch.check()
     told = watch.describe()
     assert told["misplaced"] == 6
     assert "t.captions was created with 4 partitions and has 8 now" in told["warnings"][0]
@@ -261,7 +261,7 @@ async def test_added_partitions_and_misplaced_embeddings_are_told_with_the_comma
     assert sample("tidelens_partitions_added", {"topic": CAPTIONS}) == 4
     assert sample("tidelens_partitions_added", {"topic": EMBEDDINGS}) == 0
     log.added = []
-    await watch.look()
+    await watch.check()
     assert sample("tidelens_partitions_added", {"topic": CAPTIONS}) == 0
 
 

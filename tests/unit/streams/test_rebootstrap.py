@@ -92,10 +92,12 @@ async def test_an_idle_client_finds_them_too(bootstrap: NamingBroker, nobody) ->
             assert await idle.ready(1)
             bootstrap.named = {1: nobody}
             await old.stop()
-            while not isinstance(RebootstrappingClient.trouble(bootstrap.address), BrokerUnreached):
+            while not isinstance(
+                RebootstrappingClient.unreached_reason(bootstrap.address), BrokerUnreached
+            ):
                 await asyncio.sleep(0.01)
             bootstrap.named = {1: named(bootstrap)}
-            while RebootstrappingClient.trouble(bootstrap.address) is not None:
+            while RebootstrappingClient.unreached_reason(bootstrap.address) is not None:
                 await asyncio.sleep(0.01)
             assert await idle.ready(1)
 
@@ -130,15 +132,15 @@ async def test_a_broker_that_is_not_reached_is_named_until_it_is(
     bootstrap.named |= {2: nobody}
     connection = KafkaConnection(bootstrap.address, KafkaSettings())
     async with client(bootstrap) as ours:
-        assert RebootstrappingClient.trouble(bootstrap.address) is None
+        assert RebootstrappingClient.unreached_reason(bootstrap.address) is None
         with pytest.raises(BrokerUnreached) as unreached:
             await ours.send(2, object())
         assert (unreached.value.host, unreached.value.port) == nobody
-        assert RebootstrappingClient.trouble(bootstrap.address) is not None
-        assert RebootstrappingClient.trouble(bootstrap.address, for_s=60) is None
-        await connection.require_reach()
+        assert RebootstrappingClient.unreached_reason(bootstrap.address) is not None
+        assert RebootstrappingClient.unreached_reason(bootstrap.address, for_s=60) is None
+        await connection.require_reached()
         bootstrap.named |= {2: named(bootstrap)}
-        while RebootstrappingClient.trouble(bootstrap.address) is not None:
+        while RebootstrappingClient.unreached_reason(bootstrap.address) is not None:
             await ours.force_metadata_update()
 
 
@@ -150,12 +152,12 @@ async def test_reachability_is_that_of_the_clients_at_work(
     bootstrap.named |= {2: nobody}
     connection = KafkaConnection(bootstrap.address, KafkaSettings())
     async with client(bootstrap) as ours:
-        await connection.require_reach()
+        await connection.require_reached()
         assert not await ours.ready(2)
         with pytest.raises(BrokerUnavailable, match=f"broker 2 .* {nobody[0]}:{nobody[1]} "):
-            await connection.require_reach()
+            await connection.require_reached()
     # Nobody asks a client that is closed.
-    await connection.require_reach()
+    await connection.require_reached()
 
 
 async def test_a_connection_that_failed_once_is_tried_again_beside_one_that_stands(
@@ -166,8 +168,8 @@ async def test_a_connection_that_failed_once_is_tried_again_beside_one_that_stan
         assert await ours.ready(1)
         ours.cluster._brokers[1] = ours.cluster.broker_metadata(1)._replace(port=nobody[1])
         assert not await ours.ready(1, group=ConnectionGroup.COORDINATION)
-        assert RebootstrappingClient.trouble(bootstrap.address) is not None
-        while RebootstrappingClient.trouble(bootstrap.address) is not None:
+        assert RebootstrappingClient.unreached_reason(bootstrap.address) is not None
+        while RebootstrappingClient.unreached_reason(bootstrap.address) is not None:
             await ours.force_metadata_update()
         assert await ours.ready(1, group=ConnectionGroup.COORDINATION)
 
@@ -240,7 +242,7 @@ async def test_the_check_before_the_start_names_an_address_that_is_not_reached(
 ) -> None:
     bootstrap.named = {1: nobody, 2: nobody}
     with pytest.raises(BrokerUnavailable, match=rf"at {nobody[0]}:{nobody[1]} .*advertised\.list"):
-        await KafkaConnection(bootstrap.address, KafkaSettings()).check()
+        await KafkaConnection(bootstrap.address, KafkaSettings()).require_reachable()
 
 
 async def test_one_broker_that_is_reached_is_enough_to_start(
@@ -248,7 +250,7 @@ async def test_one_broker_that_is_reached_is_enough_to_start(
 ) -> None:
     async with NamingBroker.open() as other:
         bootstrap.named = {1: nobody, 2: named(other)}
-        await KafkaConnection(bootstrap.address, KafkaSettings()).check()
+        await KafkaConnection(bootstrap.address, KafkaSettings()).require_reachable()
 
 
 async def test_while_even_the_bootstrap_address_is_away_nobody_is_blamed_for_another(
@@ -260,10 +262,10 @@ async def test_while_even_the_bootstrap_address_is_away_nobody_is_blamed_for_ano
     async with client(bootstrap) as ours:
         assert not await ours.ready(1)
         await bootstrap.stop()
-        error = RebootstrappingClient.trouble(bootstrap.address)
+        error = RebootstrappingClient.unreached_reason(bootstrap.address)
         while isinstance(error, BrokerUnreached):
             await ours.force_metadata_update()
-            error = RebootstrappingClient.trouble(bootstrap.address)
+            error = RebootstrappingClient.unreached_reason(bootstrap.address)
         with pytest.raises(BrokerUnavailable, match=f"no Kafka broker at {bootstrap.address} "):
             async with connection.errors_translated():
                 await ours.send(1, object())
@@ -281,9 +283,9 @@ async def test_asking_for_reach_lets_clients_try_at_once(
     async with client(bootstrap) as ours:
         assert not await ours.ready(2)
         with pytest.raises(BrokerUnavailable):
-            await connection.require_reach()
+            await connection.require_reached()
         bootstrap.named |= {2: named(bootstrap)}
-        await connection.require_reach()
+        await connection.require_reached()
 
 
 async def test_a_broker_that_let_us_in_and_hangs_up_now_is_no_matter_of_the_protocol(
@@ -295,7 +297,7 @@ async def test_a_broker_that_let_us_in_and_hangs_up_now_is_no_matter_of_the_prot
         assert await ours.ready(1)
         bootstrap.hangs_up = True
         bootstrap.hang_up()
-        while RebootstrappingClient.trouble(bootstrap.address) is None:
+        while RebootstrappingClient.unreached_reason(bootstrap.address) is None:
             await asyncio.sleep(0.01)
         with pytest.raises(BrokerUnavailable, match=r"\(the connection was lost\)"):
             async with connection.errors_translated():

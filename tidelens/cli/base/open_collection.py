@@ -24,7 +24,7 @@ async def open_collection(
     level = logging.ERROR if quiet else logging.INFO
     context = await asyncio.to_thread(command_context, command, level=level, **given)
     settings, connection = context.settings, context.connection()
-    await connection.check()
+    await connection.require_reachable()
     async with KafkaEventLog.open(
         connection,
         partition_of=partitioner(settings.partitioner),

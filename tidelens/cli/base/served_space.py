@@ -16,7 +16,7 @@ from tidelens.runtime.run_file import model_of, remembered_model
 
 async def ask_control(settings: Settings, connection: KafkaConnection) -> Control:
     """Read the control topic. Raises BrokerUnavailable, TopicMismatch."""
-    await connection.check()
+    await connection.require_reachable()
     async with KafkaEventLog.open(
         connection,
         partition_of=partitioner(settings.partitioner),

@@ -72,7 +72,7 @@ async def topics(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
         return [skipped("topics", "`tidelens up` makes them in a Kafka of its own")]
     connection = KafkaConnection(address, kafka)
     try:
-        await connection.check()
+        await connection.require_reachable()
     except (BrokerUnavailable, ConfigurationError):
         return [skipped("topics", "no broker to ask")]
     try:

@@ -244,7 +244,7 @@ class RealIndex(BruteIndex):
         ids = {NAMES.embeddings(target): uuid.uuid4().hex for target in TARGETS}
         self.real = Index(HashEncoder(self._dim).space, NAMES, counts, ids)
         self.served.serve(self.real)
-        self.served.ready()
+        self.served.set_ready()
 
     async def search(self, queries: Sequence[VectorQuery]) -> list[Answer]:
         self.searches += 1

@@ -52,7 +52,7 @@ def pytest_configure_node(node: Any) -> None:
 
 @pytest.fixture(scope="session")
 def run_servers(pytestconfig: pytest.Config) -> Path:
-    """The socket where a process asks for the run's servers."""
+    """Return the socket where a process asks for the run's servers."""
     if hasattr(pytestconfig, "workerinput"):
         return Path(pytestconfig.workerinput["run_servers"])
     return pytestconfig.stash[SERVERS].path
@@ -65,7 +65,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(autouse=True, scope="session")
 def spills(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Files of index parts go where pytest cleans up."""
+    """Write the files of index parts below a folder that pytest cleans up."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(index_kit, "SPILLS", tmp_path_factory.mktemp("spills"))
         yield
@@ -73,7 +73,7 @@ def spills(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A node that runs on this machine is none of our business."""
+    """Hide a node that runs on this machine from the tests, and the tests from it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data-home")))
         yield
@@ -81,7 +81,7 @@ def data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def no_cached_loggers() -> Iterator[None]:
-    """A logger that keeps what one test set up hides its lines from `capture_logs` in the next."""
+    """Cache no logger: a cached one hides its lines from `capture_logs` in the next test."""
     with pytest.MonkeyPatch.context() as patch:
         configure = structlog.configure
 
@@ -109,7 +109,7 @@ def logging_as_before() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def no_blocking_calls() -> Iterator[BlockBuster]:
-    """A blocking call (sleep, socket, lock) inside the event loop raises BlockingError."""
+    """Make a blocking call (sleep, socket, lock) inside the event loop raise BlockingError."""
     with blockbuster_ctx(
         scanned_modules=["contracts", "index_store", "streams", "consumers", "api", "tidelens"]
     ) as detector:

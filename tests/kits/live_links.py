@@ -126,8 +126,8 @@ class Link:
                 if dice.random() < 0.3:
                     # A cursor so new that this replica may have to catch up with it.
                     follower.copy_twin()
-                anew = dice.random() < 0.1
-                await _send(websocket, follower.opening(replica.name, anew=anew))
+                afresh = dice.random() < 0.1
+                await _send(websocket, follower.opening(replica.name, afresh=afresh))
             if now() >= changes_at:
                 changes_at = now() + dice.expovariate(1 / temper.changes_s)
                 await self._change(websocket)

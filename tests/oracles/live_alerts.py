@@ -1,8 +1,8 @@
-"""A live subscription in mode `matches` as its client sees it, and what has to be true of it.
+"""The oracle of a live subscription in mode `matches`: its messages are checked against the log.
 
-Each hit is a version that the log holds, from the cursor that this connection began at on, told
-once. With every cursor, the newest version of each item below it has been told, if it matches and
-does not stand before where the subscription began.
+Each hit is a version that the log holds at or behind the cursor that this connection began at, and
+comes once. With every cursor, the newest version of each item below it has been sent, if it matches
+and is not before the position where the subscription began.
 """
 
 import asyncio
@@ -36,9 +36,9 @@ def version_of(hit: WireHit) -> Version:
 
 @dataclass(frozen=True)
 class HitClaim(Claim):
-    """This version matches, and does not stand before `since`."""
+    """This version matches, and is not before `since`."""
 
-    told: str
+    context: str
     query: Query
     since: Cursor
     hit: WireHit
@@ -49,20 +49,23 @@ class HitClaim(Claim):
                 while (found := history.match(self.query, version_of(self.hit))) is None:
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            raise Violation(f"{self.told}: no such version, or no match: {self.hit}") from None
+            raise Violation(f"{self.context}: no such version, or no match: {self.hit}") from None
         offset, want = found
         if want != self.hit:
-            raise Violation(f"{self.told}: want {want}\n got {self.hit}")
-        start = history.positions_of(self.since.as_of)[history.place(self.query, self.hit["id"])]
+            raise Violation(f"{self.context}: want {want}\n got {self.hit}")
+        partition = history.partition_of(self.query, self.hit["id"])
+        start = history.positions_of(self.since.as_of)[partition]
         if offset < start:
-            raise Violation(f"{self.told}: from before its cursor: {offset} < {start}: {self.hit}")
+            raise Violation(
+                f"{self.context}: from before its cursor: {offset} < {start}: {self.hit}"
+            )
 
 
 @dataclass(frozen=True)
 class CompleteClaim(Claim):
-    """At this cursor, all there was since `since` had been told, as the message of that number."""
+    """Each match between `since` and this cursor came in the message `number` or an earlier one."""
 
-    told: str
+    context: str
     query: Query
     since: Cursor
     cursor: Cursor
@@ -75,11 +78,11 @@ class CompleteClaim(Claim):
         start = history.positions_of(self.since.as_of)
         for version in history.matching(self.query, start, end):
             if self.messages.get(version, self.number + 1) > self.number:
-                raise Violation(f"{self.told}: never told of {version}, matched since {start}")
+                raise Violation(f"{self.context}: never sent {version}, matched since {start}")
 
 
 class MatchesFollower(Follower):
-    """Mode `matches`: whatever matches, once."""
+    """A subscription in mode `matches`, which gets each version that matches once."""
 
     mode = "matches"
 
@@ -90,10 +93,10 @@ class MatchesFollower(Follower):
         # Where the subscription began, and this connection.
         self._start: Cursor | None = None
         self._here: Cursor | None = None
-        # By which message each version was told first; and which were told on this connection.
+        # The message that each version came in first; and the versions that this connection sent.
         self._messages: dict[Version, int] = {}
         self._number = 0
-        self._told_here: set[Version] = set()
+        self._sent_here: set[Version] = set()
 
     def forget(self) -> None:
         super().forget()
@@ -103,40 +106,40 @@ class MatchesFollower(Follower):
         self._start, self._number = twin._start, twin._number
         self._messages = dict(twin._messages)
 
-    def applied(self, told: str, message: Message) -> None:
+    def applied(self, context: str, message: Message) -> None:
         assert self.cursor is not None
         self._number += 1
         match message["type"]:
             case "resumed" if not self.is_live:
-                self._told_here = set()
+                self._sent_here = set()
                 self._here = self.cursor
                 self._start = self._start or self.cursor
             case "match" if self.is_live and message.get("hits"):
                 for hit in message["hits"]:
-                    self._tell(told, hit)
+                    self._take_hit(context, hit)
             case "progress" if self.is_live:
                 pass
             case _:
-                raise Violation(f"{told}: not what is said where live is {self.is_live}")
+                raise Violation(f"{context}: not what is said where live is {self.is_live}")
         assert self._start is not None
-        claim = (told, self.query, self._start, self.cursor, self._messages, self._number)
+        claim = (context, self.query, self._start, self.cursor, self._messages, self._number)
         self.claims.put_nowait(CompleteClaim(*claim))
 
-    def _tell(self, told: str, hit: WireHit) -> None:
+    def _take_hit(self, context: str, hit: WireHit) -> None:
         version = version_of(hit)
-        if version in self._told_here:
-            raise Violation(f"{told}: told twice on one connection: {hit}")
-        self._told_here.add(version)
+        if version in self._sent_here:
+            raise Violation(f"{context}: sent twice on one connection: {hit}")
+        self._sent_here.add(version)
         self._messages.setdefault(version, self._number)
         assert self._here is not None
-        self.claims.put_nowait(HitClaim(told, self.query, self._here, hit))
-        self.counts["matches told"] += 1
+        self.claims.put_nowait(HitClaim(context, self.query, self._here, hit))
+        self.counts["matches sent"] += 1
 
     def check_end(self, history: History, end: Positions) -> None:
-        told = f"{self.name} (matches of {json.dumps(self.query)}): after quiet"
+        context = f"{self.name} (matches of {json.dumps(self.query)}): after quiet"
         if not self.is_live or self._start is None:
-            raise Violation(f"{told}: not answered")
+            raise Violation(f"{context}: not answered")
         start = history.positions_of(self._start.as_of)
         missed = set(history.matching(self.query, start, end)) - self._messages.keys()
         if missed:
-            raise Violation(f"{told}: never told of {sorted(missed)}, matched since {start}")
+            raise Violation(f"{context}: never sent {sorted(missed)}, matched since {start}")

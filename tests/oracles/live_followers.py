@@ -1,8 +1,8 @@
-"""A live subscription as its client sees it, and what has to be true of each message.
+"""The client of a live subscription, which checks every message against docs/live.md.
 
-A follower keeps to docs/live.md: it applies messages as they come, and says at once what no state
-of the log could excuse. What can only be told from the log is a claim, which is judged once
-everything below its cursor was read.
+A follower applies messages as they come, and fails at once on one that no state of the log could
+explain. A message that only the log can prove becomes a claim, which is judged once everything
+below its cursor was read.
 """
 
 import asyncio
@@ -29,18 +29,18 @@ _SHOWN = 3
 
 
 class Claim(ABC):
-    """What a message says, to be held against the log."""
+    """A statement of a message, to be compared with the log."""
 
     @abstractmethod
     async def judge(self, history: History) -> None:
-        """Wait until the log tells. Raises Violation."""
+        """Wait until enough of the log was read, and compare. Raises Violation."""
 
 
 @dataclass(frozen=True)
 class ListClaim(Claim):
-    """At this cursor, the follower's list is this one."""
+    """The follower's list is this one at this cursor."""
 
-    told: str
+    context: str
     query: Query
     cursor: Cursor
     hits: Sequence[WireHit]
@@ -48,16 +48,16 @@ class ListClaim(Claim):
     async def judge(self, history: History) -> None:
         positions = history.positions_of(self.cursor.as_of)
         await history.reach(positions)
-        check_list(self.told, self.query, positions, self.hits, history)
+        check_list(self.context, self.query, positions, self.hits, history)
         if self.cursor.hits != wire_list_digest(self.hits):
-            raise Violation(f"{self.told}: the cursor's digest is of another list")
+            raise Violation(f"{self.context}: the cursor's digest is of another list")
 
 
 @dataclass(frozen=True)
 class GoneClaim(Claim):
     """One of the items that the query asks by is missing, in a state at or after the cursor."""
 
-    told: str
+    context: str
     items: Sequence[ItemRef]
     cursor: Cursor | None
 
@@ -68,14 +68,14 @@ class GoneClaim(Claim):
                 while not any(history.was_missing(item, since) for item in self.items):
                     await asyncio.sleep(0.1)
         except TimeoutError:
-            raise Violation(f"{self.told}: its items were never missing since {since}") from None
+            raise Violation(f"{self.context}: its items were never missing since {since}") from None
 
 
 class Follower(ABC):
-    """One subscription, on whichever connection it is. Kinds differ in what their messages mean.
+    """One subscription, which may move from connection to connection; a subclass for each mode.
 
-    `claims` is where claims go, `counts` counts messages and the answers to a subscribe. `twin`
-    asks the same elsewhere.
+    Claims are put into `claims`; `counts` counts messages and the answers to a subscribe. `twin`
+    has the same query on another connection.
     """
 
     mode: str
@@ -98,12 +98,12 @@ class Follower(ABC):
         self._cursor_from: str | None = None
         self._cursor_sent: str | None = None
 
-    def opening(self, replica: str, *, anew: bool) -> Message:
-        """The message that subscribes; `anew`: without the cursor, as a client that lost it."""
-        if anew:
+    def opening(self, replica: str, *, afresh: bool) -> Message:
+        """Return the message that subscribes; `afresh` leaves the cursor out, as if it was lost."""
+        if afresh:
             self.forget()
         self._opened += 1
-        # A name of its own each time: what was on its way for the one before is none of its.
+        # Each time it has another name: a late message for the one before is then not taken.
         self._sub = f"{self.name}.{self._opened}"
         self.is_live, self._replica = False, replica
         self.is_resuming = self.cursor is not None
@@ -116,19 +116,19 @@ class Follower(ABC):
         }
 
     def closing(self) -> Message:
-        """The message that ends it; what still comes for it is not taken."""
+        """Return the message that unsubscribes; later messages for it are not taken."""
         sub, self._sub, self.is_live = self._sub, "", False
         return {"op": "unsubscribe", "sub": sub}
 
     def left(self) -> None:
-        """The connection is gone."""
+        """Note that the connection is gone."""
         self._sub, self.is_live, self._replica = "", False, None
 
     def forget(self) -> None:
         self.cursor = self._cursor_sent = None
 
     def copy_twin(self) -> None:
-        """Go on from where the twin is just now, as who takes it over on another machine."""
+        """Continue at the twin's cursor, like a client that takes over on another machine."""
         if self.twin is not None and self.twin.cursor is not None:
             self.cursor, self._cursor_sent = self.twin.cursor, self.twin._cursor_sent
             self._cursor_from = self.twin._cursor_from
@@ -142,17 +142,17 @@ class Follower(ABC):
         return message.get("sub") == self._sub
 
     def take(self, message: Message) -> bool:
-        """One message of the server; False: it has to be opened again."""
+        """Take one message of the server; return False if it has to be opened again."""
         kind = message["type"]
         self.counts[f"messages: {kind}"] += 1
         if kind == "error":
             self._refused(message)
             return False
         if kind == "reset":
-            raise Violation(f"{self._told(message)}: neither space nor log was made anew")
-        told = self._told(message)
-        self._move(told, message)
-        self.applied(told, message)
+            raise Violation(f"{self._context(message)}: neither space nor log was replaced")
+        context = self._context(message)
+        self._move(context, message)
+        self.applied(context, message)
         if not self.is_live:
             self._count_answer(kind)
         self.is_live, self.is_gone = True, False
@@ -160,35 +160,35 @@ class Follower(ABC):
         return True
 
     @abstractmethod
-    def applied(self, told: str, message: Message) -> None:
+    def applied(self, context: str, message: Message) -> None:
         """Apply a message with a cursor, now `self.cursor`, and claim what follows from it."""
 
     @abstractmethod
     def check_end(self, history: History, end: Positions) -> None:
-        """After quiet: it has all that the whole log tells. Raises Violation."""
+        """Check, once all is quiet, the result against the whole log. Raises Violation."""
 
-    def _move(self, told: str, message: Message) -> None:
+    def _move(self, context: str, message: Message) -> None:
         """Take over the message's cursor, which must not be of an earlier state."""
         cursor, before = Cursor.decode(message["cursor"]), self.cursor
         if before is not None:
             now, then = cursor.as_of, before.as_of
             if (now.space, now.epoch) != (then.space, then.epoch):
-                raise Violation(f"{told}: another space or epoch without a reset, from {then}")
+                raise Violation(f"{context}: another space or epoch without a reset, from {then}")
             if not now.covers(then):
-                raise Violation(f"{told}: back in time, from {then}")
+                raise Violation(f"{context}: back in time, from {then}")
         self.cursor, self._cursor_sent = cursor, message["cursor"]
 
     def _refused(self, message: Message) -> None:
         code = message["code"]
         self.counts[f"errors: {code}"] += 1
-        told, items = self._told(message), items_asked(self.query)
+        context, items = self._context(message), items_asked(self.query)
         if code in _GONE and items:
             if (code == "query_item_gone") is not self.is_live:
-                raise Violation(f"{told}: not what is said where live is {self.is_live}")
-            self.claims.put_nowait(GoneClaim(told, items, self.cursor))
+                raise Violation(f"{context}: not what is said where live is {self.is_live}")
+            self.claims.put_nowait(GoneClaim(context, items, self.cursor))
             self.is_gone = True
         elif code not in _RETRIED or self.is_live:
-            raise Violation(f"{told}: refused")
+            raise Violation(f"{context}: refused")
         self._sub, self.is_live = "", False
 
     def _count_answer(self, kind: str) -> None:
@@ -199,8 +199,8 @@ class Follower(ABC):
         else:
             self.counts[f"resumed on the other replica: {kind}"] += 1
 
-    def _told(self, message: Message) -> str:
-        """Who was told what, with the cursor in words."""
+    def _context(self, message: Message) -> str:
+        """Return which follower got which message, with the cursor in words."""
         raw, query = message.get("cursor"), json.dumps(self.query)
         at = "" if raw is None else f" at {Cursor.decode(raw).as_of.offsets}"
         said = {name: value for name, value in message.items() if name in ("code", "reason")}
@@ -209,7 +209,7 @@ class Follower(ABC):
 
 
 class TopFollower(Follower):
-    """Mode `top`: a list that stands for an exact search."""
+    """A subscription in mode `top`, whose list equals an exact search."""
 
     mode = "top"
     hits: Sequence[WireHit] = ()
@@ -217,48 +217,48 @@ class TopFollower(Follower):
     def copied(self, twin: "TopFollower") -> None:
         self.hits = twin.hits
 
-    def applied(self, told: str, message: Message) -> None:
+    def applied(self, context: str, message: Message) -> None:
         match message["type"]:
             case "snapshot" if not self.is_live:
                 if self.is_resuming and message["hits"] == self.hits:
-                    raise Violation(f"{told}: a snapshot of the list that the cursor was of")
+                    raise Violation(f"{context}: a snapshot of the list that the cursor was of")
                 self.hits = message["hits"]
             case "delta" if self.is_live:
                 if not message["changes"]:
-                    raise Violation(f"{told}: a delta without changes")
+                    raise Violation(f"{context}: a delta without changes")
                 self.hits = apply_changes(self.hits, message["changes"])
             case "resumed" if not self.is_live and self.is_resuming:
                 pass
             case _:
-                raise Violation(f"{told}: not what is said where live is {self.is_live}")
+                raise Violation(f"{context}: not what is said where live is {self.is_live}")
         assert self.cursor is not None
-        self.claims.put_nowait(ListClaim(told, self.query, self.cursor, self.hits))
+        self.claims.put_nowait(ListClaim(context, self.query, self.cursor, self.hits))
 
     def check_end(self, history: History, end: Positions) -> None:
-        told = f"{self.name} (top of {json.dumps(self.query)}): after quiet"
+        context = f"{self.name} (top of {json.dumps(self.query)}): after quiet"
         if self.is_gone:
             if history.list_at(self.query, end) is not None:
-                raise Violation(f"{told}: still without its item")
+                raise Violation(f"{context}: still without its item")
         elif not self.is_live:
-            raise Violation(f"{told}: not answered")
+            raise Violation(f"{context}: not answered")
         else:
-            check_list(told, self.query, end, self.hits, history)
+            check_list(context, self.query, end, self.hits, history)
 
 
 def check_list(
-    told: str, query: Query, positions: Positions, hits: Sequence[WireHit], history: History
+    context: str, query: Query, positions: Positions, hits: Sequence[WireHit], history: History
 ) -> None:
-    """Raises Violation where `hits` is not the exact list there."""
+    """Raise Violation if `hits` is not the exact list at `positions`."""
     want = history.list_at(query, positions)
     if want is None:
-        raise Violation(f"{told}: an item that it asks by is missing in that state")
+        raise Violation(f"{context}: an item that it asks by is missing in that state")
     if want == list(hits):
         return
-    places = range(max(len(want), len(hits)))
-    differing = [n for n in places if want[n : n + 1] != list(hits[n : n + 1])]
+    ranks = range(max(len(want), len(hits)))
+    differing = [n for n in ranks if want[n : n + 1] != list(hits[n : n + 1])]
     where = {str(tuple(partition)): offset for partition, offset in positions.items()}
     lines = [
-        f"{told}",
+        f"{context}",
         f"state {where}",
         f"  want {[hit['id'] for hit in want]}",
         f"  got  {[hit['id'] for hit in hits]}",

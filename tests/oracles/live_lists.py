@@ -1,7 +1,7 @@
-"""What a live list must be: every state that the embeddings topics were ever in, searched exactly.
+"""The oracle of live lists: every state that the embeddings topics were ever in, searched exactly.
 
-All records are kept, each with its offset; so the state that a cursor names is, of each id, its
-last record below the cursor's offsets.
+All records are kept, each with its offset. The state that a cursor names is thus the last record of
+each id below the cursor's offsets.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ class Violation(AssertionError):
 
 
 class ItemRef(NamedTuple):
-    """An item that a query asks by."""
+    """An item whose vector a query uses."""
 
     target: Target
     id: str
@@ -49,8 +49,8 @@ class _Versions:
     hits: list[Hit | None] = field(default_factory=list)
 
     def below(self, offset: int) -> Hit | None:
-        place = bisect_left(self.offsets, offset)
-        return self.hits[place - 1] if place else None
+        count = bisect_left(self.offsets, offset)
+        return self.hits[count - 1] if count else None
 
 
 class History:
@@ -68,7 +68,7 @@ class History:
         self.items_at = lru_cache(maxsize=64)(self._items_at)
 
     async def take(self, fetched: Fetched) -> None:
-        """Records that follow those taken before."""
+        """Take records that follow those taken before."""
         for partition, records in fetched.records.items():
             target = self.names.target_of(partition.topic)
             assert target is not None
@@ -83,9 +83,9 @@ class History:
         hit = None
         if one.vector is not None:
             topic, source = self.names.content(target), one.source
-            place = RecordPosition(topic, source.partition, source.offset)
-            told = (one.item, one.text, one.metadata, one.vector)
-            hit = Hit(target, one.id, 0, 0.0, place, *told)
+            position = RecordPosition(topic, source.partition, source.offset)
+            fields = (one.item, one.text, one.metadata, one.vector)
+            hit = Hit(target, one.id, 0, 0.0, position, *fields)
         found = self._versions.setdefault(ItemRef(target, one.id), _Versions(record.partition))
         assert not found.offsets or found.offsets[-1] < record.offset, f"read twice: {record}"
         found.offsets.append(record.offset)
@@ -99,7 +99,7 @@ class History:
             )
 
     def positions_of(self, as_of: AsOf) -> dict[TopicPartition, int]:
-        """The offsets of a cursor, as a reader of the topics has them."""
+        """Return the offsets of a cursor by partition."""
         return {
             TopicPartition(self.names.embeddings(target), number): offset
             for target, offsets in as_of.offsets.items()
@@ -107,7 +107,7 @@ class History:
         }
 
     def list_at(self, query: Query, positions: Positions) -> list[WireHit] | None:
-        """The exact list as it is sent; None where an item that the query asks by is missing."""
+        """Return the exact list as sent, or None if an item that the query uses is missing."""
         return exact_list(self.items_at(tuple(sorted(positions.items()))), query)
 
     def _items_at(self, positions: Sequence[tuple[TopicPartition, int]]) -> Items:
@@ -123,17 +123,17 @@ class History:
     def matching(
         self, query: Query, start: Positions, end: Positions
     ) -> list[tuple[str, int, int]]:
-        """What mode `matches` must have told between two states, as id and place of the source.
+        """Return what mode `matches` must have sent between two states, as id and source position.
 
-        Of each item the newest version below `end`, unless it stands below `start`.
+        This is the newest version of each item below `end`, unless it is below `start`.
         """
         newest: Items = {}
         for ref, versions in self._versions.items():
             if ref.target != query["target"]:
                 continue
-            place = TopicPartition(self.names.embeddings(ref.target), versions.partition)
-            number = bisect_left(versions.offsets, end[place]) - 1
-            if number >= 0 and versions.offsets[number] >= start[place]:
+            partition = TopicPartition(self.names.embeddings(ref.target), versions.partition)
+            number = bisect_left(versions.offsets, end[partition]) - 1
+            if number >= 0 and versions.offsets[number] >= start[partition]:
                 hit = versions.hits[number]
                 if hit is not None:
                     newest[ref] = hit
@@ -141,7 +141,7 @@ class History:
         return [(one["id"], one["source"]["partition"], one["source"]["offset"]) for one in found]
 
     def match(self, query: Query, version: tuple[str, int, int]) -> tuple[int, WireHit] | None:
-        """That version's offset, and it as mode `matches` tells it; None: no match, or not read."""
+        """Return a version's offset and wire form, or None if it does not match or was not read."""
         item_id, partition, offset = version
         ref = ItemRef(query["target"], item_id)
         versions = self._versions.get(ref)
@@ -153,14 +153,14 @@ class History:
                 return (at, {**found[0], "rank": 0}) if found else None
         return None
 
-    def place(self, query: Query, item_id: str) -> TopicPartition:
-        """Where records of an item stand that was read."""
+    def partition_of(self, query: Query, item_id: str) -> TopicPartition:
+        """Return the partition that holds the records of an item, which was read before."""
         target: Target = query["target"]
         partition = self._versions[ItemRef(target, item_id)].partition
         return TopicPartition(self.names.embeddings(target), partition)
 
     def was_missing(self, ref: ItemRef, since: Positions | None) -> bool:
-        """Whether the item is missing in some state, of those at or after `since`."""
+        """Return whether the item is missing in a state at or after `since`."""
         versions = self._versions.get(ref)
         if versions is None or since is None:
             return True
@@ -170,13 +170,13 @@ class History:
 
 
 def items_asked(query: Query) -> list[ItemRef]:
-    """The items whose vectors the query takes."""
+    """Return the items whose vectors the query uses."""
     parts = query.get("fuse", [query])
     return [ItemRef(part["of"], part["id"]) for part in parts if "id" in part]
 
 
 def exact_list(items: Items, query: Query) -> list[WireHit] | None:
-    """The definition: everything scored exactly, sorted, cut. None: an item asked by is missing."""
+    """Score everything exactly, sort and cut it; None if an item that the query uses is missing."""
     if any(ref not in items for ref in items_asked(query)):
         return None
     vector_query = VectorQuery(
@@ -210,5 +210,5 @@ def _part(items: Items, part: Query) -> Vectors:
 
 @lru_cache(maxsize=4096)
 def text_vector(text: str) -> Vectors:
-    """As the encoder and the query encoder make it."""
+    """Return the vector that the encoder and the query encoder compute for a text."""
     return ENCODER.encode_texts([text])[0]

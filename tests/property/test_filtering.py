@@ -1,4 +1,4 @@
-"""For random metadata and filters: the value index, the definition and both grammars agree."""
+"""The value index, the definition and both grammars agree on random metadata and filters."""
 
 import re
 from typing import Any
@@ -53,7 +53,7 @@ for _ in range(3):
 
 
 def text_of(raw: Any) -> str:
-    """The text form, with more brackets than needed."""
+    """Return the text form, with more brackets than needed."""
     ((operator, operand),) = raw.items()
     if operator in ("and", "or"):
         return f"({f' {operator} '.join(map(text_of, operand))})"

@@ -2,7 +2,7 @@
 
 The model keeps no state: it reads the logs up to the index's positions, the last record of a key
 wins, and a search scores every live item with float64. Logs are compacted meanwhile, views are
-held and read by a thread, snapshots are written and restored late, and whatever happened, a replay
+held and read by a thread, and snapshots are written and restored late. After any history, a replay
 from the beginning has the same digest.
 
     FOLD_HISTORIES=5000 python -m pytest tests/property/test_fold.py --timeout 0
@@ -68,8 +68,8 @@ PARTITIONS = 3
 TOPIC_IDS = {NAMES.embeddings(target): f"topic-{target}" for target in TARGETS}
 HISTORIES = int(os.environ.get("FOLD_HISTORIES", "100"))
 ITEM_IDS = [f"id-{n}" for n in range(40)]
-# Few distinct vectors, so that equal scores are common and the order by id matters; and two that
-# differ by less than float32 sees.
+# Few vectors are distinct, so that equal scores are common and the order by id matters. Two differ
+# by less than float32 distinguishes.
 DICE = np.random.default_rng(3)
 VECTORS = [unit(v) for v in DICE.standard_normal((5, 4))]
 VECTORS.append(np.nextafter(VECTORS[0], np.float16(1)))
@@ -103,8 +103,11 @@ LOOP: asyncio.Runner
 
 @pytest.fixture(autouse=True, scope="module")
 def searches_of_few_rows() -> Iterator[None]:
-    """Nominating no more than asked for: else all would always be scored, and no second scan be
-    needed. And through an index, or through codes: they are counted."""
+    """Make searches of few rows nominate no more than asked for, and require some to do so.
+
+    Otherwise all rows would always be scored, and no second scan would be needed. Searches through
+    an index and through codes are counted.
+    """
     asked = {AnnIndex: 0, GrowingCodes: 0}
 
     def counted(kind: type[AnnIndex | GrowingCodes]) -> Any:
@@ -116,7 +119,7 @@ def searches_of_few_rows() -> Iterator[None]:
 
         return counting
 
-    # So few rows train nothing; every table has the same, once somebody searches.
+    # So few rows train nothing: every table gets these codes as soon as it is searched.
     rows = unit(np.random.default_rng(7).standard_normal((400, SPACE.dim)))
     index = faiss.index_factory(SPACE.dim, "IVF2,PQ2x4fs", faiss.METRIC_INNER_PRODUCT)
     index.train(rows.astype(np.float32))
@@ -126,7 +129,7 @@ def searches_of_few_rows() -> Iterator[None]:
     )
     assert coder is not None
 
-    # Starting a second thread takes longer than so few rows.
+    # To start a second thread takes longer than to search so few rows.
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
@@ -145,13 +148,13 @@ def searches_of_few_rows() -> Iterator[None]:
 
 @cache
 def read(topic: str, key: bytes, value: bytes, offset: int) -> Embedding:
-    """The log is read again at every step."""
+    """Decode a record; it is cached because the log is read again at every step."""
     headers = [("source", Source("content", 0, offset).encode()), ("appended", b"1")]
     return read_embedding(SPACE, Record(topic, 0, offset, 1, key, value, headers))
 
 
 class Reading:
-    """A thread that reads until it is left, at least once; `wrong` is what it could not explain."""
+    """A thread that reads until its context ends, at least once; `wrong` says what was wrong."""
 
     def __init__(self, index: Index, held: list[tuple[IndexView, VectorQuery, Answer]]) -> None:
         self.wrong: str | None = None
@@ -161,7 +164,7 @@ class Reading:
         self._thread = threading.Thread(target=self._run)
 
     def __enter__(self) -> None:
-        # Else it would hardly ever get its turn in the middle of a step.
+        # Otherwise it would hardly ever run in the middle of a step.
         self._interval = sys.getswitchinterval()
         sys.setswitchinterval(1e-5)
         self._thread.start()
@@ -199,9 +202,9 @@ def new_index() -> Index:
 class Fold(RuleBasedStateMachine):
     @initialize(sealed=st.sets(targets), searched=st.booleans())
     def start(self, sealed: set[Target], searched: bool) -> None:
-        """Empty, or with a segment that has an index: few histories would make one of their own.
+        """Start empty or with a segment that has an index, which few histories build by themselves.
 
-        So with codes: half of the histories give rows theirs from the start, and search them once.
+        Codes are as rare: half of the histories give rows codes from the start, and search once.
         """
         partitions = [
             TopicPartition(NAMES.embeddings(t), n) for t in TARGETS for n in range(PARTITIONS)
@@ -273,7 +276,7 @@ class Fold(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 2**16))
     def compact(self, seed: int) -> None:
-        """The broker drops some records that a later one of their key supersedes."""
+        """Drop some records that a later one of their key supersedes, as the broker does."""
         dice = random.Random(seed)
         for partition, log in self.logs.items():
             # Never beyond where the index is: min.compaction.lag.ms.
@@ -300,7 +303,7 @@ class Fold(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 2**16), back=st.integers(0, 6))
     def apply_some(self, seed: int, back: int) -> None:
-        """Some of each partition, the partitions in any order; repeats, and nothing but repeats."""
+        """Apply a part of some partitions, in any order; a part may repeat what was applied."""
         dice = random.Random(seed)
         partitions = dice.sample(list(self.logs), dice.randint(1, len(self.logs)))
         steps = {tp: self.index.positions[tp] + dice.randrange(-back, 8) for tp in partitions}
@@ -316,18 +319,18 @@ class Fold(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        """From the last snapshot, however old, or from nothing; then on to where the log is."""
+        """Restore the last snapshot, however old, or begin empty; then apply what was compacted."""
         restored = LOOP.run(self.snapshots.restore(new_index()))
         assert self.snapshots.refused == {}
         self.index = restored or new_index()
         self.merges = []
-        # Behind what is compacted, the states on the way are nobody's promise.
+        # Before the end of what is compacted, no state on the way is promised.
         self.apply(self.compacted)
 
     @precondition(lambda self: len(self.merges) < 3)
     @rule(of=targets, seed=st.integers(0, 2**16), everything=st.booleans())
     def begin_a_rebuild(self, of: Target, seed: int, everything: bool) -> None:
-        """Beside those under way: of what they left, and of all segments or some."""
+        """Begin a rebuild of all segments or some, beside those that are under way."""
         known, dice = self.index.segments_of(of).sealed_segments, random.Random(seed)
         some = dice.sample(known, dice.randint(0, len(known)))
         self.merges.append((of, self.index.begin_merge(of, None if everything else some)))
@@ -335,7 +338,7 @@ class Fold(RuleBasedStateMachine):
     @precondition(lambda self: self.merges)
     @rule(kind=kinds, number=st.integers(0, 2), like=st.booleans())
     def swap_in_what_was_rebuilt(self, kind: str, number: int, like: bool) -> None:
-        """Trained anew, or like the largest segment."""
+        """Replace merged segments by one whose index is newly trained, or as the largest one's."""
         of, merge = self.merges.pop(number % len(self.merges))
         model = self.largest(of) if like else None
         segment = LOOP.run(built(self.index, of, merge, self.spill, kind, model))
@@ -375,7 +378,7 @@ class Fold(RuleBasedStateMachine):
     def model(
         self, of: Target, ends: Mapping[TopicPartition, int] | None = None
     ) -> dict[str, tuple[Vectors, str | None, Mapping[str, Any]]]:
-        """The live items where the index is, or at `ends`."""
+        """Return the live items at the index's positions, or at `ends`."""
         ends = self.index.positions if ends is None else ends
         items: dict[str, tuple[Vectors, str | None, Mapping[str, Any]]] = {}
         for partition, log in self.logs.items():
@@ -432,7 +435,7 @@ class Fold(RuleBasedStateMachine):
         assert list(answer.warnings) == ([] if condition is None else warnings_of(condition, kinds))
         assert [hit.rank for hit in hits] == list(range(offset + 1, offset + 1 + len(hits)))
         assert self.index.count(of) == self.index.view.count(of) == len(live)
-        # Through the segments' indexes: as many, all of them live, each with its exact score.
+        # The segments' indexes give as many hits, all of them live, each with its exact score.
         everything = brute_force(model, VectorQuery(of, vector, 10_000, min_score=min_score))
         for few in {k, 1, 4}:
             asked = replace(query, k=few)
@@ -440,7 +443,7 @@ class Fold(RuleBasedStateMachine):
             wanted = len(brute_force(model, asked))
             assert len(near) == wanted or (min_score is not None and len(near) < wanted)
             assert set(pairs(near)) <= set(everything)
-        # The view is kept: whatever comes, it must answer as it did.
+        # The view is kept: after any further step, it must answer as it did.
         self.held = [*self.held[-3:], (self.index.view, query, expected)]
 
     @rule(of=targets, item_id=item_ids)
@@ -458,7 +461,7 @@ class Fold(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(of=targets, kind=kinds)
     def read_while_it_is_written(self, of: Target, kind: str) -> None:
-        """A thread asks the held views and looks at the current one, through each step."""
+        """Apply records while a thread searches the held views and checks the current one."""
         index, reader = self.index, Reading(self.index, self.held)
         with reader:
             for partition, end in self.ends.items():
@@ -471,7 +474,7 @@ class Fold(RuleBasedStateMachine):
 
     @rule(seed=st.integers(0, 2**16))
     def replay_from_the_beginning(self, seed: int) -> None:
-        """A node that starts now comes to the same state, in whatever batches."""
+        """Replay the log in random batches: a node that starts now comes to the same state."""
         running, dice = self.index, random.Random(seed)
         self.index = new_index()
         while self.index.positions != running.positions:
@@ -497,7 +500,7 @@ class Fold(RuleBasedStateMachine):
             self.replay_from_the_beginning(0)
             assert self.index.digests_match()
             for table in self.index._tables.values():
-                # And one that got no more rows when those that came got codes.
+                # One more segment got no more rows when the rows that followed got codes.
                 assert len(table.growing_segments) <= 1 + 2 * len(table) / 5 + 3
 
 
@@ -506,7 +509,7 @@ TestFold.settings = settings(max_examples=HISTORIES, stateful_step_count=50, dea
 
 
 class LongFold(Fold):
-    """The same machine: a class of its own has settings of its own."""
+    """The machine again, as a class of its own, which has settings of its own."""
 
 
 TestLongFold = pytest.mark.long(pytest.mark.timeout(900)(LongFold.TestCase))

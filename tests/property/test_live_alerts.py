@@ -1,7 +1,7 @@
-"""Mode `matches`: nothing that matches is missed, however long away, and nothing is told twice.
+"""Mode `matches` misses nothing that matches, however long a client was away, and repeats nothing.
 
-Random histories in which the log runs ahead of the index, clients read slowly, come and go, and
-logs are made anew. With every cursor that the server sends, everything before it has been told: the
+In these random histories the log runs ahead of the index, clients read slowly, come and go, and
+logs are replaced. With every cursor that the server sends, everything before it has been sent: the
 newest version of each item as of that cursor, if it matches and came after the subscription.
 """
 
@@ -57,7 +57,7 @@ STEP = st.one_of(
     st.tuples(st.just("progress")),
     st.tuples(st.just("generation")),
     SUBSCRIBE,
-    st.tuples(st.just("anew")),
+    st.tuples(st.just("replaced")),
 )
 HISTORY = st.tuples(
     st.lists(PUT, max_size=5),
@@ -67,7 +67,7 @@ HISTORY = st.tuples(
 History = tuple[list[Any], list[Any], list[tuple[Any, int]]]
 
 
-# With the limits of a node, so short a history would never meet one.
+# The limits are low: such short histories would never reach those of a node.
 LIMITS = LiveLimits(
     alerts=AlertLimits(
         pending_max=4, pending_of_all_max=9, inline_matches_max=6, message_hits_max=2
@@ -85,8 +85,8 @@ LIMITS = LiveLimits(
 )
 
 
-class Told:
-    """One subscription: from where on, what it was told, and what it must have been told."""
+class Watched:
+    """One subscription: where it began, what it got, and what it must have got."""
 
     def __init__(self, kit: Kit, query: dict[str, Any]) -> None:
         self.query = query
@@ -94,7 +94,7 @@ class Told:
         self._kit = kit
         self._vector = kit.text(query["text"])
         self._start: AsOf | None = None
-        self._told: set[Version] = set()
+        self._got: set[Version] = set()
         self._here: set[Version] = set()
         self._opened_at: AsOf | None = None
         self.messages = 0
@@ -106,7 +106,7 @@ class Told:
         self.messages += 1
         kind = message["type"]
         if kind == "reset":
-            self.cursor, self._start, self._told, self._here = None, None, set(), set()
+            self.cursor, self._start, self._got, self._here = None, None, set(), set()
             return
         assert kind in ("resumed", "match", "progress"), message
         as_of = Cursor.decode(message["cursor"]).as_of
@@ -116,12 +116,12 @@ class Told:
         if kind == "resumed":
             self._opened_at = as_of
         for hit in message.get("hits", ()):
-            self._tell(hit, as_of.epoch)
+            self._take_hit(hit, as_of.epoch)
         assert self.cursor is None or as_of.covers(Cursor.decode(self.cursor).as_of)
         self.cursor = message["cursor"]
-        assert self._wanted(as_of) <= self._told, "told of less than the cursor says"
+        assert self._wanted(as_of) <= self._got, "got less than the cursor says"
 
-    def _tell(self, hit: dict[str, Any], epoch: str) -> None:
+    def _take_hit(self, hit: dict[str, Any], epoch: str) -> None:
         [version] = [
             version
             for version in self._versions(epoch)
@@ -131,16 +131,16 @@ class Told:
         assert self._matches(version)
         assert (hit["text"], hit["metadata"], hit["rank"]) == (version.text, version.metadata, 0)
         assert hit["score"] == self._score(version)
-        assert version not in self._here, "told twice on one connection"
+        assert version not in self._here, "sent twice on one connection"
         assert self._opened_at is not None
         assert version.offset >= self._opened_at.offsets[version.target][version.partition]
         self._here.add(version)
-        self._told.add(version)
+        self._got.add(version)
 
     def complete(self, now: AsOf) -> None:
-        """Nothing more will come."""
+        """Check that nothing is missing, since nothing more will come."""
         assert self._start is not None
-        assert self._wanted(now) <= self._told, "never told"
+        assert self._wanted(now) <= self._got, "never sent"
 
     def _wanted(self, as_of: AsOf) -> set[Version]:
         assert self._start is not None
@@ -180,13 +180,13 @@ class Told:
 
 
 class Scenario:
-    """Runs one history against one node, checking every message as it comes."""
+    """One history that runs against one node; every message is checked as it comes."""
 
     def __init__(self) -> None:
         self.index = LoggedIndex()
         self.kit = Kit(index=self.index, live_limits=LIMITS)
         self.index.log = self.kit.log
-        self.told: dict[str, Told] = {}
+        self.watched: dict[str, Watched] = {}
         self.names = itertools.count()
         self.epochs = itertools.count(2)
         self.here = True
@@ -204,8 +204,8 @@ class Scenario:
             await self._step("away")
         self.socket.reading.set()
         await self._settle()
-        for told in self.told.values():
-            told.complete(self.index.as_of_now())
+        for watched in self.watched.values():
+            watched.complete(self.index.as_of_now())
         await self.socket.stop()
         assert self.kit.sample("tidelens_live_subscriptions") == 0
 
@@ -222,7 +222,7 @@ class Scenario:
                 index.apply()
             case "subscribe":
                 name = str(next(self.names))
-                self.told[name] = Told(self.kit, rest[0])
+                self.watched[name] = Watched(self.kit, rest[0])
                 if self.here:
                     self._open(name)
             case "hold":
@@ -243,7 +243,7 @@ class Scenario:
                     self._drain()
                 else:
                     await self._connect()
-                    for name in self.told:
+                    for name in self.watched:
                         self._open(name)
                 self.here = not self.here
             case "progress":
@@ -252,18 +252,18 @@ class Scenario:
                     one._progress_at -= 1000
                     one.check(one._progress_at + 1000)
             case "generation":
-                # The same state, in another index: after a restore, say.
+                # The state is the same in another index: after a restore, for example.
                 index.generation += 1
                 self.kit.app.state.live.check_generation()
-            case "anew":
+            case "replaced":
                 index.restart(f"epoch-{next(self.epochs)}")
                 self.kit.app.state.live.check_generation()
 
     def _open(self, name: str) -> None:
-        told = self.told[name]
-        told.connected()
+        watched = self.watched[name]
+        watched.connected()
         self.socket.send(
-            op="subscribe", sub=name, mode="matches", query=told.query, cursor=told.cursor
+            op="subscribe", sub=name, mode="matches", query=watched.query, cursor=watched.cursor
         )
 
     def _change(self, what: str, target: Target, item_id: str, *rest: Any) -> Any:
@@ -279,13 +279,13 @@ class Scenario:
 
     def _drain(self) -> None:
         for message in self.socket.waiting():
-            self.told[message["sub"]].take(message)
+            self.watched[message["sub"]].take(message)
 
     async def _settle(self) -> None:
         quiet = 0
         live = self.kit.app.state.live
         while quiet < 5:
-            # Reading waits for the log, which needs time, not turns.
+            # A read waits for the log, which needs time, not turns of the loop.
             await asyncio.sleep(0.0005)
             self._drain()
             followed = all(alert.is_live and not alert.has_news for alert in live.alerts._all)
@@ -309,7 +309,7 @@ def play(history: History, patience_s: float = 60) -> None:
 
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(HISTORY)
-def test_nothing_is_missed_and_nothing_is_told_twice(history: History) -> None:
+def test_nothing_is_missed_and_nothing_is_sent_twice(history: History) -> None:
     play(history)
 
 

@@ -1,8 +1,8 @@
-"""For every cursor that a server ever sends, the client's list is the exact list at that cursor.
+"""The client's list is the exact list at every cursor that a server ever sends.
 
-Random histories of puts, removals, batches, reconnects, slow readers and logs made anew, with
-searches that take a while, so that batches fall between a search's view and its answer. The truth
-is a dictionary that is sorted whole, for the state that each cursor names.
+Random histories consist of puts, removals, batches, reconnects, slow readers and replaced logs.
+Searches take a while, so that batches fall between a search's view and its answer. The truth is a
+dictionary that is sorted whole, for the state that each cursor names.
 """
 
 import asyncio
@@ -100,13 +100,13 @@ RARE = st.one_of(
     st.tuples(st.just("hold")),
     st.tuples(st.just("marker"), TARGET),
     st.tuples(st.just("reconnect")),
-    st.tuples(st.just("anew"), PUT),
+    st.tuples(st.just("replaced"), PUT),
 )
 BATCH = st.tuples(st.just("batch"), st.lists(PUT | REMOVE, min_size=1, max_size=6))
 STEP = st.one_of(PUT, PUT, PUT, REMOVE, BATCH, RARE)
 TURNS = st.sampled_from([0, 0, 3, 10, 40])
-# What stands at the start, what is subscribed to it, and what happens then, with the number of
-# turns of the event loop after each step; and how many a search takes.
+# The items at the start, the subscriptions to them, the steps that follow, each with the number of
+# turns of the event loop after it, and the number of turns that a search takes.
 HISTORY = st.tuples(
     st.lists(PUT, min_size=4, max_size=8),
     st.lists(SUBSCRIBE, min_size=2, max_size=4),
@@ -118,7 +118,7 @@ History = tuple[list[Any], list[Any], list[tuple[Any, int]], int]
 
 @pytest.fixture(autouse=True, scope="module")
 def hardly_any_spare() -> Iterator[None]:
-    """Else so few items would all be in every list, which would never lose sight of one."""
+    """Keep few spare items: otherwise every list would hold all items, and none would leave it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranked_list, "_SPARE", 1)
         patch.setattr(ranked_list, "_SPARE_PER_K", 0)
@@ -126,7 +126,7 @@ def hardly_any_spare() -> Iterator[None]:
 
 
 class Watched:
-    """One subscription of the scenario: how to open it, and the list it led to."""
+    """One subscription of the scenario: its query, and the list that its messages lead to."""
 
     def __init__(self, kit: Kit, name: str, query: dict[str, Any]) -> None:
         self.name = name
@@ -139,7 +139,7 @@ class Watched:
 
 
 def exact_query(kit: Kit, query: dict[str, Any], as_of: AsOf) -> VectorQuery:
-    """What the query asks at that state: by its items' vectors of then."""
+    """Return the query for the state `as_of`: the vectors of its items are those of that state."""
     then = kit.index.past[kit.index._key(as_of)]
 
     def vector(part: dict[str, Any]) -> Any:
@@ -164,7 +164,7 @@ def exact_query(kit: Kit, query: dict[str, Any], as_of: AsOf) -> VectorQuery:
 
 
 class Scenario:
-    """Runs one history against one node, checking every message as it comes."""
+    """One history that runs against one node; every message is checked as it comes."""
 
     def __init__(self, slowness: int, index: BruteIndex | None = None) -> None:
         self.kit = Kit(index=index)
@@ -226,7 +226,7 @@ class Scenario:
                 for watched in self.watched.values():
                     if not watched.over:
                         watched.open(self.socket)
-            case "anew":
+            case "replaced":
                 index.restart(f"epoch-{next(self.epochs)}")
                 await self._step(*rest[0])
 
@@ -286,13 +286,13 @@ def test_every_list_is_exact_at_its_cursor(history: History) -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 @given(HISTORY)
 def test_the_same_on_the_index_that_is_served(history: History) -> None:
-    """Its searches run in a thread, and the order of their ends is not ours to choose."""
+    """The real index searches in a thread, and the test cannot choose the order of the ends."""
     play(history, RealIndex())
 
 
 @contextmanager
 def slow_matching(slowness: int) -> Iterator[None]:
-    """Every product takes some turns of the loop, and every change of a list one."""
+    """Make every product take some turns of the loop, and every change of a list one."""
 
     async def slowly(work: Callable[[], Any]) -> Any:
         await turns(slowness)
@@ -324,7 +324,7 @@ def test_the_same_where_matching_takes_a_while(history: History, slowness: int) 
 def test_the_check_would_notice(
     owner: type, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any one of the rules of standing_set.py and ranked_list.py, some list is wrong."""
+    """A list is wrong as soon as a rule of standing_set.py or ranked_list.py is missing."""
     monkeypatch.setattr(owner, name, broken)
     expect_a_wrong_list()
 
@@ -344,7 +344,7 @@ def settle_at_once(self: ApplyQueue, *found: Any) -> None:
 def test_the_check_would_notice_a_list_of_another_state(
     name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same for the rules of api/live/top/apply_queue.py."""
+    """A list is wrong as soon as a rule of api/live/top/apply_queue.py is missing."""
     monkeypatch.setattr(ApplyQueue, name, broken)
     with slow_matching(3):
         expect_a_wrong_list()

@@ -37,8 +37,11 @@ Model = dict[str, tuple[Vectors, str | None, dict[str, Any]]]
 
 
 def filled(seed: int, kind: str, growing: int, copies: int) -> tuple[Index, Model]:
-    """Some directions many times, in any order of ids, among other rows; some deleted. The first
-    are sealed, `growing` are not, and have codes where the kind has any."""
+    """Return an index that holds some directions many times, and the model of its items.
+
+    The ids are in any order, among other rows, and some are deleted. The first rows are in a sealed
+    segment; the last `growing` rows are not, and have codes if the index type has any.
+    """
     dice = np.random.default_rng(seed)
     rows = [*np.repeat(DIRECTIONS, copies, axis=0), *OTHERS[: 40 + seed % 300]]
     order = dice.permutation(len(rows)).tolist()
@@ -138,7 +141,7 @@ def test_pages_put_together_are_the_whole_ranking(
 def test_equal_rows_are_told_apart_by_their_ids(
     kind: str, ties_max: int, condition: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The index distinguishes them at any effort, since the nearest list is always read."""
+    """The index can distinguish them at any effort, since the nearest list is always read."""
     monkeypatch.setattr(scan, "TIES_MAX", ties_max)
     monkeypatch.setattr(scan, "_TIES_AT_FIRST", 8)
     index, model = filled(7, kind, 40, 50)

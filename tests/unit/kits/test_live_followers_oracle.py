@@ -53,7 +53,7 @@ class Bench:
         return found
 
     def open(self) -> None:
-        self.follower.opening("replica", anew=False)
+        self.follower.opening("replica", afresh=False)
 
     async def receive(self, kind: str, offset: int, hits: list[WireHit], **more: Any) -> None:
         """Pass the follower a message of that type, which leads to `hits`."""
@@ -250,9 +250,9 @@ async def test_matches_that_the_log_has(alert: Bench) -> None:
     [
         (("match", 2), "not what is said"),
         (("match", 2, ("c", 2)), "no match"),
-        (("match", 2, ("b", 1), ("b", 1)), "told twice"),
-        (("progress", 2), "never told"),
-        (("match", 6, ("a", 5)), "never told of .*d"),
+        (("match", 2, ("b", 1), ("b", 1)), "sent twice"),
+        (("progress", 2), "never sent"),
+        (("match", 6, ("a", 5)), "never sent .*d"),
         (("resumed", 0), "not what is said"),
     ],
 )
@@ -267,7 +267,7 @@ async def test_a_match_from_before_and_one_sent_too_late(alert: Bench) -> None:
     await alert.matched("resumed", 2)
     with pytest.raises(Violation, match="from before"):
         await alert.matched("match", 4, ("b", 1), ("d", 3))
-    with pytest.raises(Violation, match=r"never told of .*'a'"):
+    with pytest.raises(Violation, match=r"never sent .*'a'"):
         alert.follower.check_end(alert.history, {PLACE: 6})
 
 

@@ -314,7 +314,7 @@ def test_nothing_is_missed_and_nothing_is_sent_twice(history: History) -> None:
 
 
 def go_live_early(one: Any, at: Any) -> bool:
-    """Go live at the index's state, whatever was read."""
+    """Start matching at the index's state, regardless of what was read."""
     now = one._now()
     for alert in one._alerts_read:
         one._alerts.go_live(alert, one._vectors[alert], now)
@@ -323,7 +323,7 @@ def go_live_early(one: Any, at: Any) -> bool:
 
 
 def take_all(alert: Any, count_max: int) -> list[Any]:
-    """Say that all hits are sent when a part of them is."""
+    """Note that all hits are sent when only a part is."""
     hits = Alert_take(alert, count_max)
     alert.delivered = alert.position
     return hits
@@ -348,7 +348,7 @@ Alert_take = Alert.take
 def test_the_check_would_notice(
     owner: Any, name: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without any one of the rules of api/live/matches, something is wrong."""
+    """A message is wrong as soon as a rule of api/live/matches is missing."""
     monkeypatch.setattr(owner, name, broken)
 
     @settings(

@@ -90,7 +90,7 @@ class Tidelens(Contender):
 
     def build(self, rows: Vectors, queries: Vectors) -> None:
         from index_store.merge.run import MergeRunner
-        from index_store.merge.spill import SegmentFileStore
+        from index_store.segment.file_store import SegmentFileStore
 
         self._filled = Filled()
         self._filled.fill([rows])

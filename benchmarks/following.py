@@ -27,8 +27,8 @@ from contracts.events.record import Fetched
 from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors, exact_scores
 from index_store.merge.run import MergeRunner
-from index_store.merge.spill import SegmentFileStore
 from index_store.search.matcher_numpy import NumpyMatcher
+from index_store.segment.file_store import SegmentFileStore
 from tidelens.process import gc_pauses
 
 Row = dict[str, Any]

@@ -23,8 +23,8 @@ from benchmarks.report import Goal, finish, parser
 from contracts.ports.hit import VectorQuery
 from contracts.score import unit
 from index_store.merge.run import MergeRunner
-from index_store.merge.spill import SegmentFileStore
 from index_store.search.searcher import LocalSearcher
+from index_store.segment.file_store import SegmentFileStore
 from index_store.snapshot.store import SnapshotStore
 from index_store.storage.local import LocalBlobStore
 from tidelens.process import gc_pauses

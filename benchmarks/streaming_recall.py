@@ -29,8 +29,8 @@ from benchmarks.report import Goal, finish, parser
 from contracts.ports.hit import VectorQuery
 from contracts.score import Vectors
 from index_store.merge.run import MergeRunner
-from index_store.merge.spill import SegmentFileStore
 from index_store.search.searcher import LocalSearcher
+from index_store.segment.file_store import SegmentFileStore
 
 _TARGET = 0.95
 _QUERIES = 200

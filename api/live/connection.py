@@ -15,7 +15,6 @@ import orjson
 
 from api.http.bodies import count_values, may_hold_values, require_values_max
 from api.live.top.ranked_item import RankedItem, RankedItemReader
-from api.live.wrong_step import WrongStep, require_state
 from contracts.errors import RejectedRequest
 from contracts.filters.warnings import FilterWarning
 from contracts.settings import Settings
@@ -25,6 +24,7 @@ from contracts.wire.cursor import Cursor, list_digest
 from contracts.wire.delta import list_changes
 from contracts.wire.message_json import wire_warnings
 from contracts.wire.parser import parse_client_message
+from contracts.wrong_step import WrongStep, require_state
 
 ServerMessage = dict[str, Any]
 Message = Subscribe | Unsubscribe | Ping

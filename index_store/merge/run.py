@@ -29,11 +29,11 @@ from index_store.ann import choice, tuning
 from index_store.ann.faiss_index import OperatingPoint
 from index_store.index import Index
 from index_store.merge.build_process import BUILT, BuildInput, BuildSpec
-from index_store.merge.spill import SegmentFileStore
+from index_store.segment.file_store import SegmentFileStore
 from index_store.segment.files import SegmentFiles
+from index_store.segment.manager import PendingMerge, SegmentManager
 from index_store.segment.reader import SegmentReader
 from index_store.segment.sealed import SealedSegment
-from index_store.segment.table import PendingMerge, SegmentManager
 
 log = structlog.get_logger(__name__)
 

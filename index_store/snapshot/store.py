@@ -17,6 +17,7 @@ import time
 from collections.abc import Collection, Iterable, MutableSequence, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from contracts.ports.blob_store import BlobStore
 from contracts.topics import Target
 from index_store.ann.faiss_index import OperatingPoint
 from index_store.index import Index
-from index_store.merge.spill import SegmentFileStore, file_names_of
+from index_store.segment.file_store import SegmentFileStore, file_names_of
 from index_store.segment.files import SegmentFiles, link_or_copy
 from index_store.segment.sealed import SealedSegment
 from index_store.snapshot import manifest as manifests
@@ -83,7 +84,7 @@ class SnapshotStore:
                 return await self._write(index, view, moment)
             finally:
                 # Also of a failed one: what it needed a while ago may be what fills the disk.
-                await self._spill.delete_others(lambda: file_names_of(index.view))
+                await self._delete_unused_files(index)
 
     async def _write(self, index: Index, view: IndexView, moment: ReplayState) -> str:
         # 0. What crashes left: it may be what fills the disk.
@@ -121,7 +122,11 @@ class SnapshotStore:
         if self._writing.locked():
             return  # that needs the files of its own view, and does the same at its end
         async with self._writing:
-            await self._spill.delete_others(lambda: file_names_of(index.view))
+            await self._delete_unused_files(index)
+
+    async def _delete_unused_files(self, index: Index) -> None:
+        """Delete the local files of rows that are not in the index's view any more."""
+        await self._spill.delete_others(lambda: file_names_of(chain(*index.view.readers.values())))
 
     async def list(self) -> list[str]:
         """Names below the shard's prefix (REPLICA/NAME) that have a manifest, best first.

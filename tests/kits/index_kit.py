@@ -22,9 +22,9 @@ from contracts.topics import TARGETS, Names, Target
 from index_store.index import Index
 from index_store.merge.build_process import build
 from index_store.merge.run import open_built_segment, write_build_spec
-from index_store.merge.spill import SegmentFileStore
+from index_store.segment.file_store import SegmentFileStore
+from index_store.segment.manager import PendingMerge
 from index_store.segment.sealed import SealedSegment
-from index_store.segment.table import PendingMerge
 from index_store.snapshot.store import SnapshotStore
 
 SPACE = Space("unit-v1", "m", "1", "p", 16)

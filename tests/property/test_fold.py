@@ -48,8 +48,8 @@ from index_store.ann.faiss_index import AnnIndex, OperatingPoint
 from index_store.ann.growing_codes import GrowingCodes, RowQuantizer
 from index_store.index import Index
 from index_store.search import scan
+from index_store.segment.manager import PendingMerge, SegmentManager
 from index_store.segment.sealed import SealedSegment
-from index_store.segment.table import PendingMerge, SegmentManager
 from index_store.view import IndexView
 from tests.kits.index_kit import (
     MURMUR2,

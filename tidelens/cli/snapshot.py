@@ -250,7 +250,7 @@ async def _opened(given: dict[str, Any]) -> AsyncIterator[_Shard]:
     import tempfile
 
     from contracts.errors import SnapshotFailed
-    from index_store.merge.spill import SegmentFileStore
+    from index_store.segment.file_store import SegmentFileStore
     from index_store.snapshot.store import SnapshotStore
     from index_store.storage.open import open_blob_store
     from tidelens.cli.base.collection_choice import command_context

@@ -14,8 +14,8 @@ from index_store.ann import choice
 from index_store.ann.gpu import open_device
 from index_store.index import Index
 from index_store.merge.run import MergeRunner
-from index_store.merge.spill import SegmentFileStore
 from index_store.search.searcher import AppliedFeed, LocalSearcher
+from index_store.segment.file_store import SegmentFileStore
 from index_store.segment.sealed import SealedSegment
 from index_store.snapshot.store import SnapshotStore
 from streams.maintainer.maintainer import Maintainer

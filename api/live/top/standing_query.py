@@ -25,10 +25,10 @@ from typing import Any
 
 from api.live.top.ranked_item import ListItem, RankedItem
 from api.live.top.ranked_list import StandingList
-from api.live.wrong_step import require_state
 from api.queries.prepare import PreparedQuery
 from contracts.topics import Target
 from contracts.wire.as_of import AsOf
+from contracts.wrong_step import require_state
 
 
 class QueryState(enum.Enum):

@@ -12,7 +12,6 @@ from api.live.connection import (
     SubscriptionState,
 )
 from api.live.top.ranked_item import ListItem, RankedItem
-from api.live.wrong_step import WrongStep
 from contracts.errors import RejectedRequest
 from contracts.events.record import RecordPosition
 from contracts.ports.hit import Hit
@@ -21,6 +20,7 @@ from contracts.topics import TARGETS, Target
 from contracts.wire.as_of import AsOf
 from contracts.wire.client_messages import Subscribe
 from contracts.wire.cursor import Cursor
+from contracts.wrong_step import WrongStep
 
 
 def connection() -> LiveConnection:

@@ -9,7 +9,6 @@ import pytest
 from api.live.top.ranked_item import ranked_item
 from api.live.top.standing_query import QueryState, StandingQuery, Subscriber
 from api.live.top.standing_set import StandingQuerySet
-from api.live.wrong_step import WrongStep
 from api.queries.prepare import ItemRef, PreparedQuery, _Summand
 from contracts.events.record import RecordPosition
 from contracts.filters.json_form import parse
@@ -18,6 +17,7 @@ from contracts.ports.search import AppliedBatch
 from contracts.score import Vectors, unit
 from contracts.topics import Target
 from contracts.wire.as_of import AsOf
+from contracts.wrong_step import WrongStep
 from tests.kits.api_kit import SlackMatcher
 
 X, Y = unit([1.0, 0.0]), unit([0.0, 1.0])

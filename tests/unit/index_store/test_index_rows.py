@@ -7,8 +7,8 @@ import numpy as np
 from contracts.score import unit
 from index_store.digest import stack_hashes
 from index_store.segment.growing import GrowingSegment
+from index_store.segment.manager import SegmentManager
 from index_store.segment.rows import Rows
-from index_store.segment.table import SegmentManager
 
 DIM = 8
 

@@ -12,7 +12,7 @@ from contracts.metrics import Metrics
 from contracts.testing.blob_store import MemoryBlobStore
 from contracts.testing.clock import ManualClock
 from index_store.index import Index
-from index_store.merge.spill import SegmentFileStore
+from index_store.segment.file_store import SegmentFileStore
 from index_store.snapshot.store import SnapshotStore
 from index_store.storage.local import LocalBlobStore
 from streams.maintainer.snapshot_schedule import SnapshotSchedule

@@ -33,8 +33,8 @@ from contracts.testing.event_log import MemoryEventLog, MemoryLogReader
 from contracts.topics import TARGETS, Target
 from index_store.index import Index
 from index_store.merge.run import MergeRunner
-from index_store.merge.spill import SegmentFileStore
 from index_store.search.searcher import AppliedFeed, LocalSearcher
+from index_store.segment.file_store import SegmentFileStore
 from index_store.snapshot.store import SnapshotStore
 from index_store.storage.local import LocalBlobStore
 from streams.maintainer import maintainer as maintainer_module

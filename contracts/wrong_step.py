@@ -1,4 +1,4 @@
-"""The error of the live room's state machines."""
+"""The error of the state machines."""
 
 from enum import Enum
 

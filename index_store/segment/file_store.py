@@ -7,7 +7,7 @@ never written again. Built segments bring their files with them.
 import asyncio
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,6 @@ from index_store.ann.faiss_index import AnnIndex
 from index_store.segment import columns
 from index_store.segment.files import ANN, COLUMNS, VECTORS, SegmentFiles
 from index_store.segment.reader import SegmentReader
-from index_store.view import IndexView
 
 # Rows written at a time: 8 MiB at 512 dimensions, so that searches get their turn.
 _BLOCK_ROWS = 8192
@@ -119,12 +118,14 @@ class SegmentFileStore:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def file_names_of(view: IndexView) -> set[str]:
-    """Return the names of the files that parts of this view have or would get."""
-    parts: Sequence[SegmentReader] = [part for parts in view.readers.values() for part in parts]
-    return {f"{part.uid}-{len(part.rows)}" for part in parts} | {
-        part.files.name for part in parts if part.files is not None
-    }
+def file_names_of(readers: Iterable[SegmentReader]) -> set[str]:
+    """Return the names of the files that these readers' rows have, or would get."""
+    names = set()
+    for reader in readers:
+        names.add(f"{reader.uid}-{len(reader.rows)}")
+        if reader.files is not None:
+            names.add(reader.files.name)
+    return names
 
 
 def _write_rows(part: SegmentReader, rows: int, folder: Path) -> None:

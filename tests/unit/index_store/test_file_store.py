@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from index_store.merge.spill import SegmentFileStore
+from index_store.segment.file_store import SegmentFileStore
 from tests.kits.index_kit import filled, vectors
 
 pytestmark = pytest.mark.anyio

@@ -30,11 +30,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from api.live.limits import AlertLimits
-from api.live.wrong_step import require_state
 from api.queries.prepare import PreparedQuery
 from contracts.ports.hit import Hit
 from contracts.topics import Target
 from contracts.wire.as_of import AsOf
+from contracts.wrong_step import require_state
 
 
 class AlertState(enum.Enum):

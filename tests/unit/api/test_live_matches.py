@@ -11,12 +11,12 @@ from pydantic import TypeAdapter
 from api.live.limits import AlertLimits, LiveLimits, ReplayLimits
 from api.live.matches.alert import Alert, AlertState
 from api.live.matches.replay import AlertReplay
-from api.live.wrong_step import WrongStep
 from api.queries.prepare import PreparedQuery
 from contracts.errors import BrokerUnavailable, LogChanged
 from contracts.testing.event_log import MemoryLogReader
 from contracts.wire.cursor import Cursor
 from contracts.wire.server_messages import ServerMessage
+from contracts.wrong_step import WrongStep
 from tests.kits.api_kit import Kit, Socket
 from tests.oracles.logged_index import LoggedIndex
 

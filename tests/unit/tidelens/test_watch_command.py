@@ -6,13 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import click
 import orjson
 import pytest
+from click.testing import CliRunner
 
 from contracts.supervision.children import module_command
+from contracts.wire.client_messages import Query, Subscribe
 from tests.kits.api_kit import Kit, serving
 from tests.kits.roles import free_port
 from tests.oracles.logged_index import LoggedIndex
+from tidelens.cli.watch import watch
 
 pytestmark = pytest.mark.anyio
 
@@ -109,6 +113,28 @@ async def test_json_lines_and_a_bound() -> None:
         assert [hit["id"] for hit in delta["hits"]] == ["b"]
         assert delta["cursor"] != opened["cursor"]
         assert await watch.ended() == (0, "", "")
+
+
+def test_the_options_are_what_a_subscription_takes() -> None:
+    """An offset is refused, live lists are always exact, and --query gives vectors and `fuse`."""
+    offered = {parameter.name for parameter in watch.params}
+    of_query = set(Query.model_fields) - {"offset", "exact", "vector", "fuse"}
+    of_subscription = set(Subscribe.model_fields) - {"op", "sub"}
+    of_command = {"changes_max", "url", "data", "as_json"}
+    assert offered == of_query | of_subscription | of_command
+
+
+@pytest.mark.parametrize("option", ["--offset", "--exact"])
+def test_options_of_a_search_alone_are_refused(option: str) -> None:
+    refused = CliRunner().invoke(watch, ["red cat", option])
+    assert (refused.exit_code, f"No such option: {option}" in refused.output) == (2, True)
+
+
+@pytest.mark.parametrize("option", ["--throttle-ms", "--min-change", "--collapse", "-k"])
+def test_the_help_says_what_goes_with_mode_top(option: str) -> None:
+    (found,) = [one for one in watch.params if option in one.opts]
+    assert isinstance(found, click.Option)
+    assert (found.help or "").startswith("Mode top: ")
 
 
 async def test_a_refusal_is_one_line() -> None:

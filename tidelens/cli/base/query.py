@@ -1,6 +1,7 @@
 """The query of a command: its options, and the wire's query object that they make."""
 
 import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def _default(member: str) -> str:
 text_argument = click.argument(
     "text", cls=Argument, required=False, help="Text to search for, in plain words."
 )
-_sources = in_order(
+_what = in_order(
     text_argument,
     click.option(
         "--image",
@@ -107,8 +108,13 @@ _sources = in_order(
         default_text=_default("target"),
         help="Target to search in.",
     ),
-    click.option("-k", cls=Option, type=int, default_text=_default("k"), help="Number of results."),
 )
+
+
+def _count(help_text: str) -> Callable[..., Any]:
+    return click.option("-k", cls=Option, type=int, default_text=_default("k"), help=help_text)
+
+
 _offset = click.option(
     "--offset",
     cls=Option,
@@ -125,12 +131,14 @@ _conditions = in_order(
         "JSON is taken too.",
     ),
     click.option("--min-score", type=float, help="Keep only results with at least this score."),
-    click.option(
-        "--collapse",
-        type=click.Choice(["item"]),
-        help="Keep only the best result of each item, which may have several pictures or captions.",
-    ),
 )
+
+
+def _collapse(help_text: str) -> Callable[..., Any]:
+    return click.option("--collapse", type=click.Choice(["item"]), help=help_text)
+
+
+_BEST_OF_ITEM = "the best result of each item, which may have several pictures or captions."
 _exact = click.option(
     "--exact",
     is_flag=True,
@@ -163,10 +171,24 @@ _answer = in_order(
     ),
 )
 
-query_options = in_order(_sources, _offset, _conditions, _exact, _answer)
+query_options = in_order(
+    _what,
+    _count("Number of results."),
+    _offset,
+    _conditions,
+    _collapse(f"Keep only {_BEST_OF_ITEM}"),
+    _exact,
+    _answer,
+)
 """The options that describe a query. All but --query are named after the member that they set."""
 
-subscription_options = in_order(_sources, _conditions, _answer)
+subscription_options = in_order(
+    _what,
+    _count("Mode top: number of results."),
+    _conditions,
+    _collapse(f"Mode top: keep only {_BEST_OF_ITEM}"),
+    _answer,
+)
 """The options of a query that can be watched: a live list starts at the top and is exact."""
 
 

@@ -160,7 +160,10 @@ async def drop(collection: OpenCollection, space: str) -> None:
     control = await collection.control()
     active, candidate = control.active, control.candidate
     if active is not None and active.current.space == space:
-        raise UsageError(f"space {space} is the active one; only another space can be dropped")
+        raise UsageError(
+            f"space {space} is active and cannot be dropped; first make another space active with "
+            "`tidelens space switch` or `tidelens space rollback`"
+        )
     if candidate is not None and candidate.ref.space == space:
         await abandon(collection)
     elif active is not None and active.previous is not None and active.previous.space == space:

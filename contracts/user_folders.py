@@ -1,19 +1,21 @@
 """The user's folders by the XDG convention, and folders that only this user can open."""
 
-import os
+from collections.abc import Callable
 from pathlib import Path
+
+import platformdirs
 
 from contracts.errors import ConfigurationError
 
 
 def user_cache_dir() -> Path:
     """Return `$XDG_CACHE_HOME/tidelens` or `~/.cache/tidelens`, for what can be fetched again."""
-    return _folder("XDG_CACHE_HOME", ".cache")
+    return _folder(platformdirs.user_cache_path, "XDG_CACHE_HOME")
 
 
 def user_data_dir() -> Path:
     """Return `$XDG_DATA_HOME/tidelens` or `~/.local/share/tidelens`."""
-    return _folder("XDG_DATA_HOME", ".local/share")
+    return _folder(platformdirs.user_data_path, "XDG_DATA_HOME")
 
 
 def make_private(folder: Path) -> None:
@@ -36,11 +38,12 @@ def is_open_to_others(folder: Path) -> bool:
     return bool(folder.stat().st_mode & 0o077)
 
 
-def _folder(variable: str, below_home: str) -> Path:
-    given = os.environ.get(variable)
-    if given:
-        return Path(given) / "tidelens"
+def _folder(find: Callable[[str], Path], variable: str) -> Path:
     try:
-        return Path.home() / below_home / "tidelens"
+        folder = find("tidelens")
     except RuntimeError:
-        raise ConfigurationError(f"this user has no home folder: set HOME or {variable}") from None
+        folder = Path("~")
+    # Older versions of platformdirs return the path with its `~` where there is no home folder.
+    if not folder.is_absolute():
+        raise ConfigurationError(f"this user has no home folder: set HOME or {variable}")
+    return folder

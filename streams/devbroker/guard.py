@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument("command", nargs="+")
     arguments = parser.parse_args()
 
+    # Not filelock, as in other modules: it takes 50 ms to import.
     lock = arguments.lock.open("w")
     if not _locked(lock.fileno(), time.monotonic() + _LOCK_WAIT_S):
         return LOCK_TAKEN

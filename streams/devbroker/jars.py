@@ -4,12 +4,12 @@ The second start touches neither the network nor jgo: a list of the jars with th
 beside them, written last, so that a half-fetched cache is never taken for a whole one.
 """
 
-import fcntl
 import logging
 import os
 from pathlib import Path
 
 import orjson
+from filelock import FileLock
 
 from contracts.atomic_write import atomic_write
 from contracts.errors import BrokerUnavailable, ConfigurationError
@@ -57,8 +57,7 @@ def kafka_classpath() -> str:
 def _fetched(root: Path) -> list[str]:
     make_private(root)
     # Two starts at once: one downloads, the other waits and then finds the list.
-    with (root / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(root / "lock", fallback_to_soft=False):
         return _listed(root) or _download(root)
 
 

@@ -1,12 +1,12 @@
 """The data directory: made, and each part of it locked by the one process that writes it."""
 
-import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import structlog
+from filelock import FileLock, Timeout
 
 from contracts.errors import ConfigurationError, DataDirInUse, DataDirNotWritable
 from contracts.settings import IndexSettings
@@ -19,31 +19,32 @@ log = structlog.get_logger(__name__)
 def locked(data: Path, part: str) -> Iterator[None]:
     """Hold DATA/PART.lock, which names our pid; `data` is made unless it is there.
 
-    Raises DataDirNotWritable, DataDirInUse.
+    The lock ends with the process, even by `kill -9`. Raises DataDirNotWritable, DataDirInUse.
     """
-    try:
-        make_private(data)
-        _close_to_others(data)
-        # Not emptied when opened: it may name another process.
-        lock = (data / f"{part}.lock").open("a+")
-    except OSError as error:
-        raise _not_writable(data, error) from None
-    with lock:
+    path = data / f"{part}.lock"
+    # Without locks in the file system this fails: a file instead of a lock would outlive us.
+    lock = FileLock(path, blocking=False, fallback_to_soft=False)
+    with ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            lock.truncate(0)
-            lock.write(f"{os.getpid()}\n")
-            lock.flush()
-        except BlockingIOError:
-            lock.seek(0)
-            pid = lock.read().strip() or "unknown"
+            make_private(data)
+            _close_to_others(data)
+            stack.enter_context(lock)
+            path.write_text(f"{os.getpid()}\n")
+        except Timeout:
             raise DataDirInUse(
-                f"another tidelens (pid {pid}) runs on the data directory {data} ({part}.lock); "
-                "stop it, or give another with --data or TIDELENS_DATA"
+                f"another tidelens (pid {_holder(path)}) runs on the data directory {data} "
+                f"({part}.lock); stop it, or give another with --data or TIDELENS_DATA"
             ) from None
         except OSError as error:
             raise _not_writable(data, error) from None
         yield
+
+
+def _holder(path: Path) -> str:
+    try:
+        return path.read_text().strip() or "unknown"
+    except OSError:
+        return "unknown"
 
 
 def _close_to_others(data: Path) -> None:

@@ -1,5 +1,6 @@
 """Where downloads and data go: the XDG convention."""
 
+import pwd
 from pathlib import Path
 
 import pytest
@@ -28,10 +29,19 @@ def test_without_xdg_they_are_in_the_users_home(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_home() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+    def no_entry(uid: int) -> None:
+        raise KeyError(uid)
 
-    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", no_home)
+    for variable in ("HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
     with pytest.raises(ConfigurationError, match="set HOME or XDG_DATA_HOME"):
         user_data_dir()
+
+
+def test_a_relative_folder_is_ignored_as_the_convention_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "here")
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert user_data_dir() == Path("/home/ann/.local/share/tidelens")

@@ -4,9 +4,9 @@ An update of a picture's metadata publishes the same bytes again, and so do most
 """
 
 import hashlib
-from collections import OrderedDict
 
 import numpy as np
+from cachetools import LRUCache
 
 from contracts.score import Vectors
 
@@ -35,7 +35,7 @@ class VectorCache:
 
     def __init__(self, entries_max: int) -> None:
         self._entries_max = entries_max
-        self._row_of: OrderedDict[bytes, int] = OrderedDict()
+        self._row_of: LRUCache[bytes, int] = LRUCache(entries_max)
         self._rows: Vectors | None = None
 
     def __len__(self) -> int:
@@ -46,7 +46,6 @@ class VectorCache:
         row = self._row_of.get(digest)
         if row is None or self._rows is None:
             return None
-        self._row_of.move_to_end(digest)
         vector: Vectors = self._rows[row].copy()
         return vector
 
@@ -57,10 +56,9 @@ class VectorCache:
         if self._rows is None:
             # Memory that nothing was written to costs nothing yet.
             self._rows = np.empty((self._entries_max, len(vector)), vector.dtype)
-        row = self._row_of.pop(digest, None)
-        if row is None and len(self._row_of) < self._entries_max:
-            row = len(self._row_of)
-        elif row is None:
-            _, row = self._row_of.popitem(last=False)
-        self._row_of[digest] = row
+        row = self._row_of.get(digest)
+        if row is None:
+            full = len(self._row_of) == self._entries_max
+            row = self._row_of.popitem()[1] if full else len(self._row_of)
+            self._row_of[digest] = row
         self._rows[row] = vector

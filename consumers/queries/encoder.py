@@ -9,13 +9,15 @@ Pictures are decoded elsewhere before they come here (consumers/queries/pictures
 import asyncio
 import hashlib
 import multiprocessing
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.process import BaseProcess
 from time import perf_counter
 from typing import Any, NoReturn
+
+from cachetools import LRUCache
 
 from consumers.queries import encoder_process
 from consumers.queries.encoder_process import Answer, QueryInput, QueryModel
@@ -59,11 +61,10 @@ class ProcessQueryEncoder:
         self._prepare = prepare
         self._metrics = metrics
         self._queue_max = queue_max
-        self._cache_max = cache_max
         self._encode_timeout_s = encode_timeout_s
         self._space = space
         self._templates = templates
-        self._cache: OrderedDict[bytes, Vectors] = OrderedDict()
+        self._cache: LRUCache[bytes, Vectors] = LRUCache(cache_max)
         self._pictures = QueryPictureLane(pictures, metrics)
         self._turns = QueryTurns(batch_max=batch_max, picture_turn_s=picture_turn_s)
         metrics.queue_depth.labels("query").set_function(lambda: len(self._turns))
@@ -127,7 +128,6 @@ class ProcessQueryEncoder:
     def _remembered(self, key: bytes, kind: str, began: float) -> Vectors | None:
         cached = self._cache.get(key)
         if cached is not None:
-            self._cache.move_to_end(key)
             self._metrics.query_encode_seconds.labels(kind, "hit").observe(perf_counter() - began)
         return cached
 
@@ -223,9 +223,8 @@ class ProcessQueryEncoder:
             ) from None
 
     def _remember(self, key: bytes, vector: Vectors) -> None:
-        self._cache[key] = vector
-        while len(self._cache) > self._cache_max:
-            self._cache.popitem(last=False)
+        if self._cache.maxsize:
+            self._cache[key] = vector
 
     async def _call(self, function: Any, *arguments: Any) -> Any:
         if self._pool is None:

@@ -29,6 +29,7 @@ from api.http.problems import on_error, on_failure, on_http_error
 from api.http.proxy_prefix import RootPathMiddleware
 from api.live.hub import LiveEndpoints
 from api.live.limits import LiveLimits
+from api.live.registry import SubscriptionRegistry
 from api.node import Node
 from api.queries.freshness import Freshness
 from api.queries.wait_for import StateWaiter
@@ -48,7 +49,7 @@ def create_app(node: Node, live_limits: LiveLimits | None = None) -> Starlette:
     pictures = PictureEndpoint(node, responses)
     health = HealthEndpoints(node, freshness, responses)
     admin = AdminEndpoints(node, responses, bodies)
-    live = LiveEndpoints(node, waiting, responses.budget, bodies, live_limits)
+    live = LiveEndpoints(SubscriptionRegistry(node, waiting, responses.budget, bodies, live_limits))
     routes: list[Route | WebSocketRoute] = [
         Route("/v1/search", searching.post, methods=["POST"]),
         Route("/v1/classify", classifying.post, methods=["POST"]),
@@ -111,7 +112,7 @@ def background(app: Starlette) -> dict[str, Run]:
 def redirect_live(app: Starlette, space: str | None) -> None:
     """Reset and close all live subscriptions, since `space` answers now; None means this app."""
     live: LiveEndpoints = app.state.live
-    live.move(space)
+    live.redirect_to_space(space)
 
 
 def close_live(app: Starlette) -> None:

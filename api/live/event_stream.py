@@ -19,8 +19,8 @@ from starlette.websockets import WebSocketDisconnect
 from api.http.answer_pieces import BODY_PIECE_BYTES
 from api.http.problems import problem
 from api.http.url_parameters import query_parameters
-from api.live.connection import ServerMessage
 from api.live.message_json import message_json
+from api.live.subscription import ServerMessage
 from contracts.errors import RejectedRequest
 from contracts.filters.text_form import parse_text
 from contracts.wire.client_messages import Subscribe

@@ -8,7 +8,7 @@ import orjson
 from api.http.answer_memory import hits_bytes
 from api.http.hit_json import hit_json
 from api.http.time_slices import TimeSlice
-from api.live.connection import ServerMessage
+from api.live.subscription import ServerMessage
 from api.live.top.ranked_item import LazyHitJson
 from contracts.errors import RejectedRequest
 from contracts.ports.hit import Hit

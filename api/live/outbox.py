@@ -9,9 +9,10 @@ from starlette.websockets import WebSocketDisconnect
 
 from api.http.answer_memory import SMALL_BYTES, AnswerBudget
 from api.http.problems import RETRIED, RETRY_AFTER_S, problem_members
-from api.live.connection import TRY_AGAIN_LATER, ServerMessage
+from api.live.connection import TRY_AGAIN_LATER
 from api.live.eager_start import run_until_blocked
 from api.live.message_json import message_json, message_json_in_slices, message_size
+from api.live.subscription import ServerMessage
 from api.node import Node
 from contracts.errors import TidelensError
 

@@ -254,10 +254,10 @@ class Scenario:
             case "generation":
                 # The state is the same in another index: after a restore, for example.
                 index.generation += 1
-                self.kit.app.state.live.check_generation()
+                self.kit.app.state.live.registry.check_generation()
             case "replaced":
                 index.restart(f"epoch-{next(self.epochs)}")
-                self.kit.app.state.live.check_generation()
+                self.kit.app.state.live.registry.check_generation()
 
     def _open(self, name: str) -> None:
         watched = self.watched[name]
@@ -288,7 +288,9 @@ class Scenario:
             # A read waits for the log, which needs time, not turns of the loop.
             await asyncio.sleep(0.0005)
             self._drain()
-            followed = all(alert.is_live and not alert.has_news for alert in live.alerts._all)
+            followed = all(
+                alert.is_live and not alert.has_news for alert in live.registry.alerts._all
+            )
             quiet = quiet + 1 if followed else 0
 
 

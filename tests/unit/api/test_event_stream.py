@@ -153,7 +153,7 @@ async def test_silence_is_broken_and_one_too_many_is_429() -> None:
         stream = Stream(response)
         await stream.message()
         [session] = kit.app.state.live._sessions
-        session.check(session._beat_at + 16)
+        session.check(session._heartbeat_at + 16)
         assert (await anext(stream._lines)) == ": "
         answer = await http.get("/v1/live", params=ASKED)
         assert answer.status_code == 429

@@ -619,10 +619,12 @@ async def test_throttled_it_is_told_of_many_changes_at_once(kit: Kit, socket: So
     assert [hit["id"] for hit in follower.hits] == ["a", "n0"]
     kit.index.remove("captions", "a")
     await quiet(socket)
+    [session] = kit.app.state.live._sessions
+    [delivery] = session._lists.values()
+    assert delivery._throttle is not None
     socket.send(op="unsubscribe", sub="s")
     await quiet(socket)
-    [session] = kit.app.state.live._sessions
-    assert session._resting == {}
+    assert (session._lists, delivery._throttle) == ({}, None)
 
 
 async def test_changes_that_are_too_small_are_not_told(kit: Kit, socket: Socket) -> None:
@@ -674,7 +676,7 @@ async def test_a_session_whose_check_fails_keeps_no_other_unchecked(
         monkeypatch.setattr("api.live.hub.monotonic", lambda: second._heard_at + 6)
         with pytest.raises(ExceptionGroup, match="broken check"):
             await endpoints._check_sessions()
-        assert second._idle
+        assert second._is_idle
 
 
 @pytest.mark.parametrize("limit", ["standing_max", "standing_searches_max"])
@@ -689,14 +691,14 @@ async def test_too_many_are_told_when_to_try_again(limit: str) -> None:
 
 
 async def test_who_asks_the_same_shares_one_list(kit: Kit, socket: Socket) -> None:
-    live = kit.app.state.live
+    registry = kit.app.state.live.registry
     await opened(socket, "one")
     searches = kit.index.searches
     async with kit.live() as other:
         await other.accepted()
         assert ids(await opened(other, "two", timeout_s=5, exact=True)) == ["a", "b"]
         assert ids(await opened(other, "three", k=1)) == ["a"]
-        assert (kit.index.searches, len(live.queries)) == (searches + 1, 2)
+        assert (kit.index.searches, len(registry.queries)) == (searches + 1, 2)
         assert kit.sample("tidelens_live_subscriptions") == 3
         kit.caption("d", "red cat")
         assert [c["id"] for c in (await socket.receive())["changes"]] == ["b", "d"]
@@ -707,7 +709,7 @@ async def test_who_asks_the_same_shares_one_list(kit: Kit, socket: Socket) -> No
         kit.index.remove("captions", "d")
         assert [c["id"] for c in (await other.receive())["changes"]] == ["d", "b"]
     await quiet(socket)
-    assert (len(live.queries), live._asked, live._watching) == (0, {}, {})
+    assert (len(registry.queries), registry._queries_by_key, registry._keys) == (0, {}, {})
 
 
 async def test_one_whose_item_is_gone_is_not_shared(kit: Kit, socket: Socket) -> None:

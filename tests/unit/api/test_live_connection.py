@@ -5,12 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
-from api.live.connection import (
-    ConnectionState,
-    LiveConnection,
-    Subscription,
-    SubscriptionState,
-)
+from api.live.connection import ConnectionState, LiveConnection
+from api.live.subscription import Subscription, SubscriptionState
 from api.live.top.ranked_item import ListItem, RankedItem
 from contracts.errors import RejectedRequest
 from contracts.events.record import RecordPosition
@@ -28,7 +24,7 @@ def connection() -> LiveConnection:
 
 
 def read(one: LiveConnection, **message: Any) -> Any:
-    return one.read(text=orjson.dumps(message).decode(), data=None)
+    return one.parse_frame(text=orjson.dumps(message).decode(), data=None)
 
 
 def subscribe(one: LiveConnection, sub: str = "s", **rest: Any) -> Subscription:
@@ -55,10 +51,10 @@ def test_opening_live_ended() -> None:
     one = connection()
     subscription = subscribe(one)
     assert subscription.state is SubscriptionState.OPENING
-    assert kinds(subscription.found([hit("a", 1)], as_of(1))) == ["snapshot"]
+    assert kinds(subscription.list_messages([hit("a", 1)], as_of(1))) == ["snapshot"]
     assert subscription.state is SubscriptionState.LIVE
-    assert kinds(subscription.found([hit("b", 1)], as_of(2))) == ["delta"]
-    assert subscription.found([hit("b", 1)], as_of(3)) == []
+    assert kinds(subscription.list_messages([hit("b", 1)], as_of(2))) == ["delta"]
+    assert subscription.list_messages([hit("b", 1)], as_of(3)) == []
     one.end(subscription)
     assert subscription.state is SubscriptionState.ENDED
     assert one.subscriptions == {}
@@ -69,9 +65,9 @@ def test_steps_of_ours_that_the_state_forbids() -> None:
     subscription = subscribe(one)
     one.end(subscription)
     with pytest.raises(WrongStep, match="got ENDED"):
-        subscription.found([], as_of(1))
+        subscription.list_messages([], as_of(1))
     with pytest.raises(WrongStep, match="got ENDED"):
-        subscription.ended()
+        subscription.mark_ended()
     assert one.close() == []
     assert one.state is ConnectionState.CLOSED
     with pytest.raises(WrongStep, match="want OPEN, got CLOSED"):
@@ -83,7 +79,7 @@ def test_steps_of_ours_that_the_state_forbids() -> None:
 def test_closing_ends_everything() -> None:
     one = connection()
     first, second = subscribe(one, "a"), subscribe(one, "b")
-    second.found([], as_of(1))
+    second.list_messages([], as_of(1))
     assert one.close() == [first, second]
     assert {first.state, second.state} == {SubscriptionState.ENDED}
 
@@ -100,7 +96,7 @@ def test_a_name_is_free_again_after_its_end() -> None:
 
 def resumed(one: LiveConnection, hits: list[dict[str, Any]], state: AsOf) -> Subscription:
     earlier = subscribe(one, "earlier")
-    earlier.found(hits, state)
+    earlier.list_messages(hits, state)
     assert earlier.cursor is not None
     return subscribe(one, "later", cursor=earlier.cursor.encode())
 
@@ -108,12 +104,12 @@ def resumed(one: LiveConnection, hits: list[dict[str, Any]], state: AsOf) -> Sub
 def test_resuming() -> None:
     hits = [hit("a", 1)]
     later = resumed(connection(), hits, as_of(1))
-    [message] = later.found(hits, as_of(5))
+    [message] = later.list_messages(hits, as_of(5))
     assert message["type"] == "resumed"
     assert Cursor.decode(message["cursor"]).as_of == as_of(5)
-    assert kinds(later.found([], as_of(6))) == ["delta"]
+    assert kinds(later.list_messages([], as_of(6))) == ["delta"]
     later = resumed(connection(), hits, as_of(1))
-    assert kinds(later.found([], as_of(5))) == ["snapshot"]
+    assert kinds(later.list_messages([], as_of(5))) == ["snapshot"]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +119,7 @@ def test_resuming() -> None:
 def test_another_state_altogether(now: AsOf, reason: str) -> None:
     hits = [hit("a", 1)]
     later = resumed(connection(), hits, as_of(1))
-    reset, snapshot = later.found(hits, now)
+    reset, snapshot = later.list_messages(hits, now)
     assert reset["reason"].startswith(reason)
     assert snapshot["type"] == "snapshot"
 
@@ -134,7 +130,7 @@ def test_how_long_to_wait_is_not_part_of_the_question() -> None:
             {"op": "subscribe", "sub": "s", "query": {"text": "cat", **query}}
         )
         subscription = Subscription(message)
-        subscription.found([], as_of(1))
+        subscription.list_messages([], as_of(1))
         assert subscription.cursor is not None
         return subscription.cursor.query
 

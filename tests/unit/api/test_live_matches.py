@@ -132,7 +132,7 @@ async def test_one_that_does_not_read_holds_little_and_misses_nothing(
     kit: Kit, socket: Socket
 ) -> None:
     await opened(socket)
-    [alert] = kit.app.state.live.alerts._all
+    [alert] = kit.app.state.live.registry.alerts._all
     socket.reading.clear()
     for number in range(50):
         kit.caption(f"n{number}", "red cat")
@@ -271,7 +271,7 @@ async def test_what_ended_does_not_wait(
         await asyncio.sleep(0)
         socket.send(op="unsubscribe", sub="s")
     await opened(socket, resumed["cursor"])
-    assert kit.app.state.live.replay.waiting() <= 1
+    assert kit.app.state.live.registry.replay.waiting() <= 1
     free.set()
 
 
@@ -390,7 +390,7 @@ async def test_one_that_matches_everything_does_not_hold_up_the_others(
         query = {**asked, "min_score": least}
         socket.send(op="subscribe", sub=name, mode="matches", query=query)
         assert (await socket.receive())["type"] == "resumed"
-    alerts = kit.app.state.live.alerts
+    alerts = kit.app.state.live.registry.alerts
     texts = {"a": "red cat", "b": "blue dog", "c": "one more", "d": "another"}
     kit.index.batch([("captions", n, kit.text(text), {"text": text}) for n, text in texts.items()])
     assert [alert.query.min_score for alert in alerts._all if alert.is_live] == [0.6]

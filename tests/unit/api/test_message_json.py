@@ -27,7 +27,7 @@ def filled(count: int = 150, text: str = LONG, **settings: Any) -> Kit:
 
 
 def budget(kit: Kit) -> AnswerBudget:
-    found: AnswerBudget = kit.app.state.live.budget
+    found: AnswerBudget = kit.app.state.live.registry.budget
     return found
 
 

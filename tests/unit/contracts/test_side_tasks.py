@@ -266,7 +266,7 @@ async def test_lists_that_could_not_be_searched_wait_for_the_next_try(
     monkeypatch.setattr(side_tasks, "PAUSE_MIN_S", 0.01)
     kit = Kit()
     kit.caption("a", "red cat")
-    refills = kit.app.state.live.refills
+    refills = kit.app.state.live.registry.refills
     errors, whole = [KeyError("unforeseen")], refills._search
 
     async def search(taken: Any) -> None:

@@ -256,7 +256,7 @@ def matches(socket: ClientConnection, server: Served) -> None:
         socket.send(subscription(f"m{n}", "matches", **query))
         received(socket, "resumed")
     # They follow the index once they were read up to it; the log of this kit holds nothing.
-    replay = server.kit.app.state.live.replay
+    replay = server.kit.app.state.live.registry.replay
     while server.call(lambda: replay.waiting() + len(replay._workers)):
         sleep(0.01)
     changed(server, "images", 100, metadata={"n": 1})

@@ -1,6 +1,6 @@
-"""One content record on its way to an embedding: parsed, given its vector, written.
+"""One content record on its way to an embedding: it is parsed, gets its vector, and is written.
 
-Pure and blocking; the worker runs these in threads and knows no formats.
+These functions block and do no I/O. The worker runs them in threads; only they know the formats.
 """
 
 from collections.abc import Sequence
@@ -26,13 +26,16 @@ from contracts.topics import Names, Target
 log = structlog.get_logger(__name__)
 
 WRONG_PARTITION = "wrong_partition"
-# Rejections that leave nothing to take out: the item lives in another partition, or nowhere.
+# Rejections without a tombstone: the item belongs to another partition, or cannot exist.
 _LETTER_ALONE = frozenset({WRONG_PARTITION, "empty_id", "id_not_utf8", "id_too_long"})
 
 
 @dataclass(frozen=True, slots=True)
 class RecordChecks:
-    """What a record is checked against before it costs anything, and what a letter may cost."""
+    """The facts that a record is checked against before it is encoded.
+
+    `partition_counts` is by topic; `letter_bytes_max` limits the value of a dead letter.
+    """
 
     names: Names
     partition_counts: dict[str, int]
@@ -40,7 +43,7 @@ class RecordChecks:
     letter_bytes_max: int
 
     def for_lease(self, lease: Lease) -> "RecordChecks":
-        """Return the checks for this lease, whose topic may have been made again meanwhile."""
+        """Return the checks for this lease, whose topic may have been created again meanwhile."""
         topic, count = lease.partition.topic, lease.partitions
         if count is None or count == self.partition_counts.get(topic):
             return self
@@ -49,9 +52,10 @@ class RecordChecks:
 
 @dataclass(slots=True)
 class Job:
-    """A record and what became of it: a rejection, a delete (neither), or an input to encode.
+    """A record and its result: a vector, a rejection, or neither for a delete.
 
-    `digest` is of the input, where there is one; `image` is what the model takes.
+    `digest` is the key of the input in the vector cache, empty for a delete. `image` holds the
+    pixels from decoding to the end of encoding. `attempts` counts those of decoding and encoding.
     """
 
     record: Record
@@ -73,22 +77,23 @@ class Job:
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing left to do but to write it."""
+        """True when the result is known, so that only writing is left."""
         return self.rejection is not None or self.content is None or self.vector is not None
 
 
 def newest_of_each(records: Sequence[Record]) -> list[Record]:
-    """Without those superseded within the same transaction: compaction would take them anyway."""
+    """Leave out records that a later one of the same key replaces: compaction would drop them."""
     last = {record.key: record.offset for record in records}
     return [record for record in records if last[record.key] == record.offset]
 
 
 def parse_records(records: Sequence[Record], checks: RecordChecks) -> list[Job]:
-    """Check and parse the records of one transaction. Never raises for what is in them."""
+    """Check and parse the newest record of each key. What is wrong with one is in its job."""
     return [parse_record(record, checks) for record in newest_of_each(records)]
 
 
 def parse_record(record: Record, checks: RecordChecks) -> Job:
+    """Check and parse one record. What is wrong with it becomes the rejection of the job."""
     target = checks.names.target_of(record.topic)
     assert target is not None
     job = Job(record, target)
@@ -115,7 +120,10 @@ def _digest(content: Content) -> bytes:
 
 
 def unexpected_rejection(record: Record, error: Exception) -> RejectedRecord:
-    """For what nobody foresaw: a defect of ours, but it must not stop the partition."""
+    """Log an error that should not happen, and return a rejection that keeps the partition going.
+
+    It is a defect of Tidelens and not of the record, which is refused all the same.
+    """
     log.error(
         "unforeseen failure of one record",
         topic=record.topic,
@@ -142,10 +150,10 @@ def _check_partition(record: Record, checks: RecordChecks) -> None:
 
 
 def encode_jobs(jobs: Sequence[Job], encoder: Encoder) -> None:
-    """Give every encodable job its vector, in as few model calls as there are kinds of input.
+    """Give every job with an input its vector, in one model call for texts and one for pictures.
 
-    A batch that fails is tried again one by one, so that one input cannot take others with it;
-    what fails alone twice is rejected as `encode_failed`.
+    The inputs of a call that fails are tried again one by one, so that one input cannot take others
+    with it. A job that then fails alone is rejected as `encode_failed`.
     """
     texts = [job for job in jobs if job.text is not None]
     images = [job for job in jobs if job.image is not None]
@@ -175,11 +183,12 @@ def _encode(group: Sequence[Job], encoder: Encoder) -> None:
 def output_records(
     job: Job, space: Space, checks: RecordChecks, topic_id: str, labeller: Labeller | None = None
 ) -> list[OutRecord]:
-    """What the transaction holds for one record: a vector, a tombstone, a dead letter with one.
+    """Return what the transaction writes for one record.
 
-    A record in the wrong partition writes the dead letter alone (invariant 3): its item's
-    embeddings live in another partition, whose order this one must not touch. Never raises for
-    what is in the record.
+    That is an embedding record with a vector, a tombstone, or a dead letter and a tombstone. A
+    record in the wrong partition, or without a valid id, has the dead letter alone (invariant 3):
+    the item's embeddings are in another partition, whose order this one must not touch. The content
+    of the record never makes it raise.
     """
     try:
         return _outputs(job, space, checks, topic_id, labeller)
@@ -221,7 +230,7 @@ def _outputs(
 
 
 def _metadata(content: Content, vector: Vectors, labeller: Labeller | None) -> Metadata:
-    """With labels, unless the producer gave its own."""
+    """Return the metadata with labels added, unless the producer gave labels."""
     if labeller is None or METADATA_KEY in content.metadata:
         return content.metadata
     return {**content.metadata, METADATA_KEY: labeller.labels_of(vector)}

@@ -1,7 +1,7 @@
 """Labels for each embedding, from a fixed set, without training (contracts/zero_shot.py).
 
-They travel in the metadata as `labels`, so that filters and live queries can use them. They are of
-the moment of encoding: another set is another re-encode.
+They are in the metadata as `labels`, so that filters and live queries can use them. An embedding
+keeps the labels of the set that was configured when it was encoded; only a re-encode changes them.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,11 @@ METADATA_KEY = "labels"
 
 
 class Labeller:
-    """The labels of a set that are likely enough for a vector, the likeliest first."""
+    """Chooser of the labels of a set that are likely enough for a vector.
+
+    `templates` are the prompts around a label, `count` is the most labels of one item, and
+    `probability_min` the least probability, from 0 to 1, of each.
+    """
 
     def __init__(
         self,
@@ -29,7 +33,7 @@ class Labeller:
         count: int,
         probability_min: float,
     ) -> None:
-        """Encodes the prompts. Raises ConfigurationError where those of a label cancel out."""
+        """Encode the prompts. Raises ConfigurationError when the vectors of a label cancel out."""
         self._labels = list(labels)
         self._count = count
         self._probability_min = probability_min
@@ -41,6 +45,7 @@ class Labeller:
             raise ConfigurationError(f"TIDELENS_LABELS: {error}") from None
 
     def labels_of(self, vector: Vectors) -> list[str]:
+        """Return the labels of a unit vector, (dim,), the likeliest first."""
         likely = probabilities(self._rows @ vector.astype(np.float64), self._logit_scale)
         best = sorted(range(len(likely)), key=lambda n: -likely[n])[: self._count]
         return [self._labels[n] for n in best if likely[n] >= self._probability_min]

@@ -1,4 +1,4 @@
-"""A picture's bytes, inline or by reference, to what the model takes: the waiting part of a job."""
+"""The loading of a job's picture, inline or by reference, into the pixels that a model takes."""
 
 from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
@@ -9,61 +9,62 @@ from contracts.errors import NotReady, RejectedRecord
 from contracts.ports.encoder import RgbImage
 from contracts.supervision.processes import Part
 
-# Of a picture whose decoder died: its neighbour may have taken the memory.
+# Attempts for a picture whose decoder died: the picture beside it may have taken the memory.
 _ATTEMPTS = 2
 _CRASHED = "image_crashed"
 
 
-Turn = Callable[[], AbstractAsyncContextManager[None]]
+DecodePermit = Callable[[], AbstractAsyncContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
 class PictureLoader:
-    """Where bytes come from, and what makes pixels of them."""
+    """The functions that read and decode pictures; `load` applies them to a job."""
 
     read: Callable[[str, str | None, Hashable], AbstractAsyncContextManager[bytes]]
-    """Reads a reference, given its SHA-256 and the partition whose records wait for each other; the
-    bytes count as in memory until it is left."""
+    """The reader of references: it takes the reference, its SHA-256 or None, and the partition,
+    whose records wait for each other. The bytes count as in memory while the context is open."""
     require_allowed: Callable[[str], Awaitable[None]]
-    """Raises RejectedRecord for a reference that may not be read; asks nobody."""
+    """The check of a reference, without any network: RejectedRecord when it may not be read."""
     decode: Callable[[bytes], Awaitable[RgbImage]]
     part: Part = field(default_factory=lambda: Part("decode"))
-    """The decoding processes; when one cannot be started, it is tried again."""
+    """The state of the decoding processes; one that cannot be started is tried again."""
 
-    async def load(self, job: Job, turn: Turn = nullcontext) -> None:
-        """Give the job its pixels or its rejection, decoding inside `turn`.
+    async def load(self, job: Job, permit: DecodePermit = nullcontext) -> None:
+        """Give the job its pixels or its rejection, decoding inside the context `permit()`.
 
-        A bad record raises nothing. Waits while no decoder can be started.
+        A bad record does not raise. While no decoder can be started, this waits.
         """
         assert job.content is not None
         with _record_rejection(job):
             if job.content.image is not None:
-                job.image = await self._decoded(job, job.content.image, turn)
+                job.image = await self._decoded(job, job.content.image, permit)
             else:
                 assert job.content.ref is not None
                 partition = (job.record.topic, job.record.partition)
                 async with self.read(job.content.ref, job.content.sha256, partition) as data:
-                    job.image = await self._decoded(job, data, turn)
+                    job.image = await self._decoded(job, data, permit)
 
     async def check_reference(self, job: Job) -> None:
-        """Of a picture whose vector is known: give the job its rejection if it may not be read.
+        """Give a job whose vector is known its rejection, if its reference may not be read.
 
-        Else who knows a picture's SHA-256 would have it taken under any reference at all.
+        Without this check, a producer that knows a picture's SHA-256 could publish it under any
+        reference.
         """
         assert job.content is not None and job.content.ref is not None
         with _record_rejection(job):
             await self.require_allowed(job.content.ref)
 
-    async def _decoded(self, job: Job, data: bytes, turn: Turn) -> RgbImage:
+    async def _decoded(self, job: Job, data: bytes, permit: DecodePermit) -> RgbImage:
         while True:
             try:
-                async with turn():
+                async with permit():
                     image = await self.decode(data)
                     self.part.mark_running()
                     return image
             except NotReady as error:
-                # There is no memory for a decoder, or somebody killed it at its start. The picture
-                # waits outside of its turn, since another one may be under way.
+                # Memory for a decoder is short, or it was killed at its start. The picture gives
+                # its permit back while it waits, since another one may be in a decoder.
                 await self.part.wait_before_restart(str(error))
             except RejectedRecord as rejection:
                 if rejection.code != _CRASHED or job.attempts == _ATTEMPTS:
@@ -73,7 +74,7 @@ class PictureLoader:
 
 @contextmanager
 def _record_rejection(job: Job) -> Iterator[None]:
-    """What is wrong with the record goes to the job."""
+    """Turn an error that the record causes into the rejection of the job."""
     try:
         yield
     except RejectedRecord as rejection:

@@ -1,4 +1,4 @@
-"""The encoder worker: owned partitions in, embeddings and offsets out, in source order.
+"""The encoder worker: it turns the records of owned partitions into embeddings, in source order.
 
 Each target has a lane of its own, so that neither waits for the other:
 
@@ -7,15 +7,17 @@ Each target has a lane of its own, so that neither waits for the other:
     commit (a transaction for each partition) <- one batch runs, the next one forms
 
 Batches grow while the model is busy, with no timer, and mix partitions; commits are per partition
-and in source order. Every step is bounded by what a lane lets be under way (consumers/lane.py).
+and in source order. A lane bounds what every step may hold, and says in which state a claim is
+(consumers/lane.py).
 """
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 
@@ -25,43 +27,31 @@ from consumers.encode_job import Job, RecordChecks, encode_jobs, output_records,
 from consumers.fair_semaphore import FairSemaphore
 from consumers.labelling import Labeller
 from consumers.lane import EncodeLane, EncodeTask, InflightClaim
+from consumers.outcomes import count_outcome
 from consumers.picture_fetch import PictureLoader
 from consumers.vector_cache import VectorCache
+from consumers.worker_limits import WorkerLimits
 from contracts import fault_points
 from contracts.errors import Fenced, RecordTooLarge, RejectedRecord
-from contracts.events.content_body import ID_BYTES_MAX
 from contracts.events.record import OutRecord, TopicPartition
 from contracts.metrics import Metrics
 from contracts.ports.clock import Clock
 from contracts.ports.encoder import Encoder
 from contracts.ports.ownership import Lease, Ownership, RecordClaim
 from contracts.score import Vectors
-from contracts.topics import TARGETS, Target
+from contracts.topics import TARGETS
 
 log = structlog.get_logger(__name__)
 
-# Of letters from when a topic refused one for its size: what any topic takes.
+# The size of dead letters once a topic has refused one as too large: any topic accepts this much.
 _SMALL_LETTER_BYTES_MAX = 16 * 1024
 
-
-@dataclass(frozen=True, slots=True)
-class WorkerLimits:
-    """Of one worker; `ahead` is what a partition may have under way, in batches."""
-
-    pictures_max: int
-    captions_max: int
-    ahead: int
-    ahead_bytes_max: int
-    wait_ms: int
-    known_max: int
-    decoding_max: int
-
-    def batch_max(self, target: Target) -> int:
-        return self.pictures_max if target == "images" else self.captions_max
+# One batch in the model, and one behind it, so that the model never waits for the loop.
+_BATCHES_MAX = 2
 
 
 class EncoderWorker:
-    """Runs until cancelled."""
+    """The encoder of the partitions that `ownership` gives it; `run` it until cancelled."""
 
     def __init__(
         self,
@@ -84,7 +74,7 @@ class EncoderWorker:
         self._clock = clock
         self._labeller = labeller
         self._vector_cache = VectorCache(limits.known_max)
-        # The same input, in a batch that runs: it is encoded once.
+        # Tasks by the digest of an input that is in a running batch: it is encoded once for all.
         self._same_input: dict[bytes, list[EncodeTask]] = {}
         self._lanes = {
             target: EncodeLane(
@@ -95,14 +85,16 @@ class EncoderWorker:
             )
             for target in TARGETS
         }
+        # The lane that had the last batch is behind the other one.
+        self._turns = deque(self._lanes.values())
         self._room = {target: asyncio.Event() for target in TARGETS}
         self._work = asyncio.Event()
-        # Among partitions: a picture waits for at most one of each other partition, and for as many
-        # as are being decoded when it comes.
+        # Fair among partitions: a picture waits for those that are being decoded when it comes, and
+        # then for at most one of each other partition.
         self._decoding = FairSemaphore(limits.decoding_max)
         self._taken = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
-        # Encoders take one caller.
+        # An encoder has one caller at a time.
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._truncated = 0
         metrics.queue_depth.labels("encode").set_function(
@@ -110,6 +102,7 @@ class EncoderWorker:
         )
 
     async def run(self) -> None:
+        """Fetch, encode and commit until cancelled, or until one of these tasks fails."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._tasks = tasks
@@ -127,7 +120,7 @@ class EncoderWorker:
             full = lane.full_partitions(len(owned))
             if not lane.has_room or (owned and owned <= full):
                 room.clear()
-                with contextlib.suppress(TimeoutError):  # what ended meanwhile makes room, too
+                with contextlib.suppress(TimeoutError):  # a lease that has ended makes room too
                     async with asyncio.timeout(self._limits.wait_ms / 1000):
                         await room.wait()
                 continue
@@ -152,7 +145,7 @@ class EncoderWorker:
             task = EncodeTask(job, inflight)
             known = self._vector_cache.get(job.digest)
             if job.is_done:
-                inflight.open_jobs -= 1
+                inflight.finish_job()
             elif known is not None and job.ref is None:
                 self._reuse_result(lane, task, known, None)
             elif known is not None:
@@ -176,7 +169,7 @@ class EncoderWorker:
     async def _decode_permit(
         self, lane: EncodeLane, partition: TopicPartition
     ) -> AsyncIterator[None]:
-        """To decode: few at once, since nobody knows how large a picture will be."""
+        """Hold a permit to decode. Few are given, since the size of a picture is not known yet."""
         async with self._decoding.permit(partition):
             while not lane.has_room_for_pixels:
                 self._taken.clear()
@@ -196,30 +189,34 @@ class EncoderWorker:
         self._work.set()
 
     async def _encode(self) -> None:
-        """One batch runs and the next one forms: it is closed when it is full, or has its turn."""
+        """Keep one batch in the model and a full one behind it, while the next ones still grow."""
         running: list[asyncio.Task[None]] = []
-        turn = 0
         while True:
             self._work.clear()
-            formed = False
-            for step in range(len(TARGETS)):
-                lane = self._lanes[TARGETS[(turn + step) % len(TARGETS)]]
-                batch = self._form_batch(lane, full=bool(running))
-                if batch:
-                    # The other lane has the next turn.
-                    turn, formed = turn + step + 1, True
-                    running.append(self._tasks.create_task(self._run(lane, batch)))
-                    break
-            if formed and len(running) == 1:
-                continue
-            if len(running) == 2:
+            formed = self._next_batch(full=bool(running))
+            if formed is not None:
+                running.append(self._tasks.create_task(self._run(*formed)))
+            if len(running) == _BATCHES_MAX:
                 await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            elif not formed:
+            elif formed is None:
                 await self._work.wait()
             running = [task for task in running if not task.done()]
 
+    def _next_batch(self, *, full: bool) -> tuple[EncodeLane, list[EncodeTask]] | None:
+        """Form a batch in the lane whose turn it is, or in the other one; None if neither can."""
+        for lane in tuple(self._turns):
+            batch = self._form_batch(lane, full=full)
+            if batch:
+                self._turns.remove(lane)
+                self._turns.append(lane)
+                return lane, batch
+        return None
+
     def _form_batch(self, lane: EncodeLane, *, full: bool) -> list[EncodeTask]:
-        """A batch in which each input stands once; who has the same input rides along."""
+        """Take a batch out of the lane in which each input is once.
+
+        A task whose input is known, or is in a running batch, gets that result instead.
+        """
         batch: list[EncodeTask] = []
         while not batch and (tasks := lane.take_batch(full=full)):
             self._taken.set()
@@ -248,8 +245,8 @@ class EncoderWorker:
             job = task.job
             if job.vector is not None:
                 self._vector_cache.put(job.digest, job.vector)
-            for rider in self._same_input.pop(job.digest):
-                self._reuse_result(lane, rider, job.vector, job.rejection)
+            for same in self._same_input.pop(job.digest):
+                self._reuse_result(lane, same, job.vector, job.rejection)
             self._finish_task(lane, task)
         self._work.set()
 
@@ -260,7 +257,7 @@ class EncoderWorker:
         vector: Vectors | None,
         rejection: RejectedRecord | None,
     ) -> None:
-        """What came of the same input comes of this one, too."""
+        """Finish a task with the result of another task that had the same input."""
         task.job.vector, task.job.rejection = vector, rejection
         self._metrics.encode_reused.labels(lane.target).inc()
         self._finish_task(lane, task)
@@ -272,12 +269,12 @@ class EncoderWorker:
 
     def _finish_task(self, lane: EncodeLane, task: EncodeTask) -> None:
         task.job.image = None
-        task.inflight.open_jobs -= 1
-        if task.inflight.open_jobs == 0:
+        task.inflight.finish_job()
+        if not task.inflight.open_jobs:
             self._commit_ready(lane)
 
     def _commit_ready(self, lane: EncodeLane) -> None:
-        """Commit what is done at the head of each partition."""
+        """Start to commit the claims that are done at the head of each lease."""
         for lease, done in lane.take_committable():
             self._tasks.create_task(self._commit(lane, lease, done))
 
@@ -290,14 +287,14 @@ class EncoderWorker:
         try:
             await self._ownership.commit(claim, records)
         except Fenced as fenced:
-            # The batch is the new owner's now; it starts from the offset that we did not move.
+            # The new owner encodes these records: it starts from the offset that was not moved.
             self._metrics.fenced.inc()
             log.warning("fenced", partition=lease.partition.partition, reason=str(fenced))
             lane.drop_leases([lease])
         except RecordTooLarge as error:
             if self._checks.letter_bytes_max <= _SMALL_LETTER_BYTES_MAX:
                 raise
-            # The batch is fetched again, and letters are all that can be large in it.
+            # The records are fetched again. Only dead letters can be too large in what they make.
             self._checks = replace(self._checks, letter_bytes_max=_SMALL_LETTER_BYTES_MAX)
             log.error("dead letters are truncated from now on", error=str(error))
             lane.drop_leases([lease])
@@ -305,7 +302,7 @@ class EncoderWorker:
             self._metrics.transaction_seconds.observe(perf_counter() - began)
             now = self._clock.now()
             for job in jobs:
-                self._count_outcome(job, now)
+                count_outcome(job, self._metrics, now)
             lane.mark_committed(lease, done)
             self._commit_ready(lane)
         self._room[lane.target].set()
@@ -327,26 +324,9 @@ class EncoderWorker:
     def _is_owned(self, task: EncodeTask) -> bool:
         return self._ownership.is_current(task.inflight.claim.lease)
 
-    def _count_outcome(self, job: Job, now: float) -> None:
-        outcome = "vector" if job.vector is not None else "tombstone"
-        self._metrics.encoded.labels(job.target, outcome).inc()
-        age = max(0.0, now - job.record.timestamp_ms / 1000)
-        self._metrics.stage_seconds.labels("encoded").observe(age)
-        if job.rejection is not None:
-            self._metrics.dead_letters.labels("encode", job.rejection.code).inc()
-            log.warning(
-                "dead letter",
-                item=(job.record.key or b"")[:ID_BYTES_MAX].decode("utf-8", "replace"),
-                topic=job.record.topic,
-                partition=job.record.partition,
-                offset=job.record.offset,
-                reason=job.rejection.code,
-                detail=job.rejection.message,
-            )
-
 
 def _encode_timed(jobs: Sequence[Job], encoder: Encoder) -> float:
-    """Seconds in the model, without those in which the batch before it ran."""
+    """Encode in the model's thread, and return the seconds without the wait for that thread."""
     began = perf_counter()
     encode_jobs(jobs, encoder)
     return perf_counter() - began

@@ -16,7 +16,8 @@ from consumers.labelling import Labeller
 from consumers.picture_fetch import PictureLoader
 from consumers.references import References, read_reference
 from consumers.references.files import allowed_path
-from consumers.worker import EncoderWorker, WorkerLimits
+from consumers.worker import EncoderWorker
+from consumers.worker_limits import WorkerLimits
 from contracts.events.content_event import Content
 from contracts.events.dead_letter import letter_bytes_max
 from contracts.events.embedding_record import Embedding, read_embedding

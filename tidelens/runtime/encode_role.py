@@ -248,7 +248,8 @@ async def open_worker(
     from consumers.labelling import Labeller
     from consumers.picture_fetch import PictureLoader
     from consumers.references import ReferenceLimits, References
-    from consumers.worker import EncoderWorker, WorkerLimits
+    from consumers.worker import EncoderWorker
+    from consumers.worker_limits import WorkerLimits
     from streams.ownership.kafka_ownership import KafkaEncoderLog
 
     names = Names(settings.topic_prefix, encoder.space.name)

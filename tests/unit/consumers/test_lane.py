@@ -1,7 +1,9 @@
-"""What a lane lets go on: claims land in order, batches take what is ready, limits hold."""
+"""The rules of a lane: claims are committed in order, batches take what is ready, limits hold."""
+
+import pytest
 
 from consumers.encode_job import Job
-from consumers.lane import EncodeLane, EncodeTask, InflightClaim
+from consumers.lane import ClaimState, EncodeLane, EncodeTask, InflightClaim
 from contracts.events.record import Record, TopicPartition
 from contracts.ports.ownership import Lease, RecordClaim
 
@@ -25,16 +27,21 @@ def add_claim(one: EncodeLane, of: Lease, first: int, count: int) -> InflightCla
     return one.add_claim(RecordClaim(of, records, first + count), jobs)
 
 
+def finish(inflight: InflightClaim) -> None:
+    for _ in inflight.jobs:
+        inflight.finish_job()
+
+
 def test_claims_of_a_partition_land_in_order_and_together() -> None:
     one, of = lane(), lease()
     first, second = add_claim(one, of, 0, 2), add_claim(one, of, 2, 1)
-    second.open_jobs = 0
+    finish(second)
     assert one.take_committable() == []
-    first.open_jobs = 0
+    finish(first)
     assert one.take_committable() == [(of, [first, second])]
     assert one.take_committable() == [], "one transaction at a time"
     third = add_claim(one, of, 3, 1)
-    third.open_jobs = 0
+    finish(third)
     assert one.take_committable() == []
     one.mark_committed(of, [first, second])
     assert one.take_committable() == [(of, [third])]
@@ -57,7 +64,7 @@ def test_partitions_do_not_wait_for_each_other() -> None:
     one, slow, quick = lane(), lease(0), lease(1)
     add_claim(one, slow, 0, 1)
     inflight = add_claim(one, quick, 0, 1)
-    inflight.open_jobs = 0
+    finish(inflight)
     assert one.take_committable() == [(quick, [inflight])]
 
 
@@ -66,7 +73,7 @@ def test_a_partition_with_enough_under_way_is_full_until_it_lands() -> None:
     add_claim(one, other, 0, 3)
     inflight = add_claim(one, of, 0, 4)
     assert one.full_partitions() == {of.partition}
-    inflight.open_jobs = 0
+    finish(inflight)
     one.mark_committed(*one.take_committable()[0])
     assert one.full_partitions() == set()
 
@@ -76,7 +83,7 @@ def test_a_partition_has_its_share_of_the_bytes() -> None:
     inflight = add_claim(one, of, 0, 2)  # 14 bytes: a key of two, a value of five
     assert one.full_partitions(owned=3) == one.full_partitions() == set()
     assert one.full_partitions(owned=4) == one.full_partitions(owned=1_000) == {of.partition}
-    inflight.open_jobs = 0
+    finish(inflight)
     one.mark_committed(*one.take_committable()[0])
     assert one.full_partitions(owned=4) == set()
     add_claim(one, of, 2, 2)
@@ -113,9 +120,79 @@ def test_what_an_ended_lease_had_under_way_is_gone() -> None:
     gone, stays = add_claim(one, ended, 0, 1), add_claim(one, other, 0, 1)
     for inflight in (gone, stays):
         one.enqueue(EncodeTask(inflight.jobs[0], inflight))
-    gone.open_jobs = 0
+    finish(gone)
     assert one.take_committable() == [(ended, [gone])]
     one.drop_leases([ended])
     one.mark_committed(ended, [gone])
     assert [task.inflight for task in one.take_batch(full=False)] == [stays]
     assert one.active_leases() == [other]
+
+
+def test_a_claim_goes_through_its_states() -> None:
+    one, of = lane(), lease()
+    inflight = add_claim(one, of, 0, 2)
+    assert inflight.state is ClaimState.ENCODING
+    inflight.finish_job()
+    assert inflight.state is ClaimState.ENCODING, "one job is open"
+    inflight.finish_job()
+    assert inflight.state is ClaimState.DONE
+    one.take_committable()
+    assert inflight.state is ClaimState.COMMITTING
+    one.mark_committed(of, [inflight])
+    assert inflight.state is ClaimState.COMMITTED
+    with pytest.raises(RuntimeError, match="expected an open job, got a claim that is committed"):
+        inflight.finish_job()
+
+
+def test_a_claim_without_jobs_is_done() -> None:
+    one, of = lane(), lease()
+    inflight = one.add_claim(RecordClaim(of, [], 7), [])
+    assert inflight.state is ClaimState.DONE
+    assert one.take_committable() == [(of, [inflight])]
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2])
+def test_a_dropped_claim_stays_so_when_its_jobs_finish(finished: int) -> None:
+    one, of = lane(), lease()
+    inflight = add_claim(one, of, 0, 2)
+    for _ in range(finished):
+        inflight.finish_job()
+    one.drop_leases([of])
+    for _ in range(2 - finished):
+        inflight.finish_job()
+    assert inflight.state is ClaimState.DROPPED
+    assert one.take_committable() == []
+
+
+LEGAL = {
+    (ClaimState.ENCODING, ClaimState.DONE),
+    (ClaimState.DONE, ClaimState.COMMITTING),
+    (ClaimState.COMMITTING, ClaimState.COMMITTED),
+    (ClaimState.ENCODING, ClaimState.DROPPED),
+    (ClaimState.DONE, ClaimState.DROPPED),
+    (ClaimState.COMMITTING, ClaimState.DROPPED),
+}
+TARGET_STATES = [state for state in ClaimState if state is not ClaimState.ENCODING]
+
+
+@pytest.mark.parametrize("before", ClaimState)
+@pytest.mark.parametrize("after", TARGET_STATES)
+def test_a_step_that_is_not_in_the_table_raises(before: ClaimState, after: ClaimState) -> None:
+    inflight = add_claim(lane(), lease(), 0, 1)
+    inflight.state = before
+    if (before, after) in LEGAL:
+        inflight.move_to(after)
+        assert inflight.state is after
+    else:
+        with pytest.raises(RuntimeError, match=f"becomes {after.value}: .*, got {before.value}$"):
+            inflight.move_to(after)
+
+
+def test_a_commit_out_of_order_raises() -> None:
+    one, of = lane(), lease()
+    first, second = add_claim(one, of, 0, 1), add_claim(one, of, 1, 1)
+    for inflight in (first, second):
+        finish(inflight)
+    one.take_committable()
+    with pytest.raises(RuntimeError, match="expected to commit up to 1, got 2"):
+        one.mark_committed(of, [second])

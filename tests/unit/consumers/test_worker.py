@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from consumers.encode_job import Job, newest_of_each, output_records, parse_record
 from consumers.labelling import Labeller
-from consumers.picture_fetch import PictureLoader, Turn
+from consumers.picture_fetch import DecodePermit, PictureLoader
 from consumers.references import ReferenceLimits, References, read_reference
 from contracts.errors import NotReady, RejectedRecord
 from contracts.events.content_event import EVENT_TYPES, Content, content_record, delete_record
@@ -421,10 +421,10 @@ async def test_bombs_of_a_partition_cost_another_one_decoding_and_captions_none(
     log, topic, waits = memory_log(), NAMES.content("images"), asyncio.Event()
     load = PictureLoader.load
 
-    async def watched(self: PictureLoader, job: Job, turn: Turn) -> None:
+    async def watched(self: PictureLoader, job: Job, permit: DecodePermit) -> None:
         if job.record.key == b"good":
             waits.set()  # it is in the queue before anybody hears of this
-        await load(self, job, turn)
+        await load(self, job, permit)
 
     monkeypatch.setattr(PictureLoader, "load", watched)
     started: list[bytes] = []

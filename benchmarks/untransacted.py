@@ -9,28 +9,34 @@ back what half a batch wrote. For benchmarks.encode_latency alone.
 from collections.abc import Sequence
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.structs import OffsetAndMetadata
 
 from contracts.events.dead_letter import letter_bytes_max
-from contracts.events.record import OutRecord, TopicPartition
-from contracts.ports.ownership import RecordClaim
-from streams.ownership import kafka_ownership
+from contracts.events.record import OutRecord
+from streams.ownership import session
+from streams.ownership.transaction import TransactionWriter
+from streams.topics.identity import TopicIdentityCheck
 from tidelens.__main__ import main
 
 
-class _Session(kafka_ownership._OwnershipSession):
-    def _producer(self, partition: TopicPartition) -> AIOKafkaProducer:
+class _PlainWriter(TransactionWriter):
+    def _new_producer(self) -> AIOKafkaProducer:
         return AIOKafkaProducer(
-            **self._owner._connection.client_options(),
+            **self._options.connection.client_options(),
             enable_idempotence=True,
-            max_request_size=letter_bytes_max(self._owner._record_bytes_max),
+            max_request_size=letter_bytes_max(self._options.record_bytes_max),
             max_batch_size=1024 * 1024,
             linger_ms=0,
         )
 
-    async def _transact(self, claimed: RecordClaim, outputs: Sequence[OutRecord]) -> None:
-        partition = claimed.lease.partition
+    async def write(
+        self,
+        outputs: Sequence[OutRecord],
+        offset: OffsetAndMetadata,
+        identity: TopicIdentityCheck,
+    ) -> None:
         sent = [
-            await self._producers[partition].send(
+            await self.producer.send(
                 record.topic,
                 record.value,
                 record.key,
@@ -41,10 +47,8 @@ class _Session(kafka_ownership._OwnershipSession):
         ]
         for future in sent:
             await future
-        self._committed_to[partition] = claimed.next_position
-        self._look_drained()
 
 
 if __name__ == "__main__":
-    kafka_ownership._OwnershipSession = _Session  # type: ignore[misc]
+    session.TransactionWriter = _PlainWriter  # type: ignore[attr-defined]
     main()

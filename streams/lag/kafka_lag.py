@@ -15,7 +15,7 @@ still be given to `behind_s`, which lets the ages grow with the clock.
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -35,7 +35,8 @@ from streams.kafka.event_log import KafkaLogReader
 from streams.lag.oldest_record import OldestRecord, OldestRecordReader
 from streams.lag.open_transactions import Unstable, UnstableRecordCounter
 from streams.ownership.commit_metadata import TopicPair, valid_offsets
-from streams.topics.metadata import TopicDescription, describe_topics
+from streams.topics.admin import find_topics
+from streams.topics.metadata import describe_topics
 from streams.topics.partition_counts import PartitionCounts
 
 _ANSWER_S = 8.0
@@ -82,7 +83,9 @@ class KafkaLag:
         self._one_at_a_time = asyncio.Lock()
         # Nobody processes the partitions that were added since.
         self._made = PartitionCounts(
-            names.prefix, self._found, partial(KafkaLogReader.open, connection)
+            names.prefix,
+            partial(find_topics, connection),
+            partial(KafkaLogReader.open, connection),
         )
 
     async def start(self) -> None:
@@ -293,10 +296,6 @@ class KafkaLag:
             self._known.clear()
             self._unstable = {}
             self._clients = opening.pop_all()
-
-    async def _found(self, topics: Collection[str]) -> Mapping[str, TopicDescription]:
-        async with self._connection.client() as client:
-            return await describe_topics(client, topics, absent_ok=True)
 
     async def _close(self) -> None:
         clients, self._clients = self._clients, None

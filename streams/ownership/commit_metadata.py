@@ -1,8 +1,8 @@
-"""What an encoder commits beside an offset: the ids of the topics that the offset belongs to.
+"""The metadata that an encoder commits beside an offset: ids of the topics it belongs to.
 
-An offset alone belongs to a topic's name. The topic of that name may have been deleted and created
-again, and so may the embeddings topic for its records: then nothing before the offset has been
-encoded, whatever the number says.
+A committed offset alone names a topic only by its name. The topic of that name may have been
+deleted and created again, and so may the embeddings topic that its records are written to. Then
+nothing before the offset has been encoded, whatever the number says.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What an embeddings partition says of its ids, without the vectors: live, or gone and why."""
+"""The state of each id in an embeddings partition, without its vector: live, or deleted and why."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from streams.kafka.partition_scan import read_existing, read_to_offsets
 
 @dataclass(frozen=True, slots=True)
 class IdState:
-    """The last record of an id. `offset` is of the content record behind it; -1: none."""
+    """The last record of an id; `offset` is that of its content record, or -1 if it has none."""
 
     live: bool
     offset: int
@@ -18,7 +18,7 @@ class IdState:
 
 
 async def read_id_states(event_log: EventLog, partition: TopicPartition) -> dict[str, IdState]:
-    """By id; costs one read of the partition, up to its stable end now."""
+    """Read the partition once, up to its stable end now, and return the state of each id."""
     entries: dict[str, IdState] = {}
     async for record in read_existing(event_log, {partition: None}):
         if record.key is not None:
@@ -28,11 +28,11 @@ async def read_id_states(event_log: EventLog, partition: TopicPartition) -> dict
 
 @dataclass(frozen=True, slots=True)
 class IdStatesAt:
-    """What an embeddings partition says of its ids at one offset of their content partition.
+    """The states of the ids of an embeddings partition at one offset of its content partition.
 
-    `entries` come from content records before that offset, `later` are the ids with a record from
-    there on. An id in `later` may lack its entry: of the records of an item that an encoder takes
-    together only the newest leaves one, and compaction does the same.
+    `entries` come from content records before that offset, and `later` are the ids with a record at
+    or after it. An id in `later` may lack its entry: an encoder writes only the newest of the
+    records of an item that it takes together, and compaction keeps only the newest.
     """
 
     entries: Mapping[str, IdState]
@@ -42,10 +42,10 @@ class IdStatesAt:
 async def read_id_states_at(
     event_log: EventLog, partition: TopicPartition, content_offset: int
 ) -> IdStatesAt:
-    """Read up to all that is written now, transactions that are still open included.
+    """Read the partition to its end now, and wait for the transactions that are still open.
 
-    Those behind an offset that an encoder has committed are: Kafka shows the committed offset a
-    moment before the records beside it.
+    The records behind an offset that an encoder has just committed may be in one of these: Kafka
+    shows the committed offset a moment before the records that were committed with it.
     """
     entries: dict[str, IdState] = {}
     later: set[str] = set()
@@ -76,6 +76,7 @@ def _entry(record: Record) -> IdState:
 
 
 def live_ids(entries: Mapping[str, IdState]) -> set[str]:
+    """Return the ids whose last record is not a tombstone."""
     return {name for name, entry in entries.items() if entry.live}
 
 
@@ -89,7 +90,7 @@ class MissingItem:
 
 
 def missing_items(new: IdStatesAt, old: Mapping[str, IdState]) -> list[str]:
-    """List ids live in `old` and not in `new`, both at the same offset of their content partition.
+    """List the ids live in `old` but not in `new`, at the same offset of their content partition.
 
     `new` must have seen every content record before that offset. An id whose record `new` skipped
     for a later one is not counted: `new` says nothing about it at this offset.
@@ -98,7 +99,7 @@ def missing_items(new: IdStatesAt, old: Mapping[str, IdState]) -> list[str]:
 
 
 def _is_missing(name: str, new: IdStatesAt, offset: int) -> bool:
-    """Whether `new` lacks an id that the old space has live by the record at `offset`."""
+    """Return whether `new` lacks an id that the content record at `offset` made live in `old`."""
     entry = new.entries.get(name)
     if entry is None or (not entry.live and entry.offset < offset):
         return name not in new.later
@@ -107,7 +108,7 @@ def _is_missing(name: str, new: IdStatesAt, offset: int) -> bool:
 
 
 def with_reasons(target: str, name: str, entry: IdState | None) -> MissingItem:
-    """With the reason that the tombstone tells: the dead letter's."""
+    """Return the missing id with the reason in its tombstone, which is that of its dead letter."""
     if entry is None:
         return MissingItem(target, name, "absent: its content record left no embedding")
     unknown = f"unknown: taken out by the content record at offset {entry.offset}"

@@ -1,8 +1,8 @@
-"""What an encoder without a past must take out first (invariant 7).
+"""The tombstones that an encoder must write for deletes it cannot have seen (invariant 7).
 
 When the committed offset is gone, or the content topic was recreated, deletes may have happened
-unseen: the embeddings topic may hold items that the content topic no longer does. Encoding from
-the beginning would bring back every item that still exists and keep every ghost.
+unseen: the embeddings topic may hold items that the content topic no longer has. Encoding from the
+beginning would write every item that still exists, and would leave the deleted ones live.
 """
 
 from contracts.events.record import OutRecord, Source, TopicPartition
@@ -17,9 +17,10 @@ async def tombstones_for_missed_deletes(
     embeddings: TopicPartition,
     topic_id: str,
 ) -> list[OutRecord]:
-    """Tombstones for the ids that `embeddings` holds live and `content` does not.
+    """Return tombstones for the ids that are live in `embeddings` but not in `content`.
 
-    Costs a full read of both partitions, unless the embeddings partition is empty (a first start).
+    This reads both partitions to their ends, unless the embeddings partition is empty, as at a
+    first start. `topic_id` is the id of the content topic, which the tombstones name.
     """
     embedded = await _live_keys(connection, embeddings)
     if not embedded:

@@ -1,10 +1,9 @@
-"""Decides where an encoder starts in each of its partitions, by the commits of its group.
+"""The offsets at which an encoder starts in its partitions, decided by the commits of its group.
 
 The group's commits are its state: the offset, and the metadata of
 streams/ownership/commit_metadata.py.
 """
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from contracts.events.record import TopicPartition
 from streams.groups.offsets import group_offsets
 from streams.kafka.connection import KafkaConnection
 from streams.lag.oldest_record import OldestRecordReader
+from streams.ownership.caught_up import now_ms
 from streams.ownership.commit_metadata import CommittedOffset, TopicPair
 
 log = structlog.get_logger(__name__)
@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class StartPosition:
-    """`caught_up_ms` is None where deletes may have come and gone that nobody knows of."""
+    """The offset to start at; `caught_up_ms` is None where deletes may have been missed."""
 
     offset: int
     caught_up_ms: int | None
@@ -30,7 +30,7 @@ class StartPosition:
 
 @dataclass(frozen=True, slots=True)
 class StartRequest:
-    """A content partition that needs a start, where its embeddings go, and the topics' ids now."""
+    """A partition that needs a start position: its embeddings partition and the topics' ids now."""
 
     embeddings: TopicPartition
     pair: TopicPair
@@ -65,10 +65,6 @@ async def find_start_positions(
             partition, each.pair, commit, bounds[partition], embedded_to, asked_ms
         )
     return found
-
-
-def now_ms() -> int:
-    return int(time.time() * 1000)
 
 
 def _start(

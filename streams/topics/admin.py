@@ -7,7 +7,7 @@ other difference is reported and not repaired, since the cluster's operator may 
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -111,12 +111,19 @@ def require_partitions(specs: Sequence[TopicSpec], counts: Mapping[str, int]) ->
         )
 
 
+async def find_topics(
+    connection: KafkaConnection, names: Collection[str]
+) -> dict[str, TopicDescription]:
+    """Return those of `names` that exist, as the broker describes them."""
+    async with connection.client() as client:
+        return await describe_topics(client, names, absent_ok=True)
+
+
 async def read_topics(
     connection: KafkaConnection, names: Sequence[str]
 ) -> dict[str, ExistingTopic]:
     """Those of `names` that exist, with all their settings."""
-    async with connection.client() as client:
-        found = await describe_topics(client, names, absent_ok=True)
+    found = await find_topics(connection, names)
     if not found:
         return {}
     async with connection.admin() as admin:

@@ -84,7 +84,7 @@ async def hear_of_it(ownership: KafkaOwnership) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while ownership._session in (before, None):
             if ownership._membership is not None:
-                await ownership._membership._client.force_metadata_update()
+                await ownership._membership.consumer._client.force_metadata_update()
             await asyncio.sleep(0.05)
 
 

@@ -25,7 +25,9 @@ from contracts.events.record import OutRecord, Record, Source
 from contracts.events.record import TopicPartition as Partition
 from contracts.testing.encoder import HashEncoder
 from contracts.topics import TARGETS
-from streams.ownership.kafka_ownership import KafkaEncoderLog, KafkaOwnership, _OwnershipSession
+from streams.ownership.kafka_ownership import KafkaEncoderLog, KafkaOwnership
+from streams.ownership.options import OwnershipOptions
+from streams.ownership.session import OwnershipSession
 from tests.kits.kafka import (
     RECORD_BYTES_MAX,
     Collection,
@@ -133,7 +135,7 @@ async def test_a_later_start_goes_on_where_the_group_stood(kafka) -> None:
 
 
 def captions_of(ownership: KafkaOwnership) -> str:
-    return ownership._names.content("captions")
+    return ownership._options.names.content("captions")
 
 
 async def claim_all(ownership: KafkaOwnership, wanted: int, *, records_max: int = 1000) -> list:
@@ -146,7 +148,7 @@ async def claim_all(ownership: KafkaOwnership, wanted: int, *, records_max: int 
     return claims
 
 
-async def claims_of(session: _OwnershipSession, topic: str, wanted: int) -> list:
+async def claims_of(session: OwnershipSession, topic: str, wanted: int) -> list:
     """Return the claims that one session fetches, until they have `wanted` records."""
     claims = []
     async with asyncio.timeout(PATIENCE_S):
@@ -172,19 +174,19 @@ def as_embeddings(kit: Collection, records: list[Record], topic_id: str) -> list
 @asynccontextmanager
 async def seized(
     kit: Collection, partitions: AbstractSet[Partition]
-) -> AsyncIterator[_OwnershipSession]:
+) -> AsyncIterator[OwnershipSession]:
     """Take the transactional ids of the partitions over, without joining the group.
 
     The others see it as a new owner whose rebalance they missed, or as an old one that stalled.
     """
-    owner = KafkaOwnership(
+    options = OwnershipOptions(
         kit.connection,
         kit.names,
         kit.names.encoder_group,
         record_bytes_max=10_000_000,
         transaction_timeout_ms=600_000,  # the test ends its transactions, not the broker
     )
-    session = _OwnershipSession(owner, frozenset(partitions))
+    session = OwnershipSession(options, frozenset(partitions), KafkaOwnership(options)._counts)
     await session.open()
     try:
         yield session

@@ -230,66 +230,74 @@ def topics_exist(event_log: EventLog, control_topic: str) -> SpaceCheck:
     return judge
 
 
-async def read_control(
-    event_log: EventLog,
-    topic: str,
-    *,
-    faults: IgnoredRecords | None = None,
-    reader: str = "node",
-    judge: SpaceCheck | None = None,
-) -> Control:
-    """What it says now. Raises TopicMismatch where there is no such topic."""
-    await event_log.partition_counts([topic])
-    standing = ControlFold(judge or topics_exist(event_log, topic))
-    async for record in read_existing(event_log, {TopicPartition(topic, 0): None}):
-        standing.add(record)
-    control = await standing.current()
-    (faults or IgnoredRecords()).show(reader, control.refused)
-    return control
+class ControlTopic:
+    """The control topic of one collection, as one reader of it sees it.
 
+    `faults` collects the records that are ignored, under the name `reader`. `judge` refuses spaces
+    that this reader cannot serve; without it, a space's embeddings topics must exist.
+    """
 
-async def follow_control(
-    event_log: EventLog,
-    topic: str,
-    *,
-    faults: IgnoredRecords | None = None,
-    reader: str = "node",
-    judge: SpaceCheck | None = None,
-) -> AsyncIterator[Control]:
-    """What it says now, then after every change, for ever; a broker that is away is waited for."""
-    faults = faults or IgnoredRecords()
-    judge = judge or topics_exist(event_log, topic)
-    known: Control | None = None
-    while True:
-        try:
-            async for control in _followed(event_log, topic, judge):
-                faults.show(reader, control.refused)
-                if known is not None and known.active is not None and control.active is None:
-                    # Some space is always active, so the topic was emptied or made again.
-                    control = replace(control, active=known.active)
-                if control != known:
-                    known = control
-                    yield control
-        except (LogChanged, KafkaError, TidelensError, OSError) as error:
-            log.warning("reading the control topic anew", reason=str(error))
-            await asyncio.sleep(_AGAIN_S)
+    def __init__(
+        self,
+        event_log: EventLog,
+        topic: str,
+        *,
+        faults: IgnoredRecords | None = None,
+        reader: str = "node",
+        judge: SpaceCheck | None = None,
+    ) -> None:
+        self._log = event_log
+        self._topic = topic
+        self._faults = faults or IgnoredRecords()
+        self._reader = reader
+        self._judge = judge or topics_exist(event_log, topic)
 
-
-async def _followed(event_log: EventLog, topic: str, judge: SpaceCheck) -> AsyncIterator[Control]:
-    partition = TopicPartition(topic, 0)
-    same = PeriodicIdentityCheck(event_log, await event_log.topic_ids([topic]))
-    reader = await event_log.tail({partition: None})
-    try:
-        # As one state: a later record may take an earlier one back.
-        standing = ControlFold(judge)
-        async for record in read_to_end(reader):
+    async def read(self) -> Control:
+        """Return what the topic says now. Raises TopicMismatch where there is no such topic."""
+        await self._log.partition_counts([self._topic])
+        standing = ControlFold(self._judge)
+        async for record in read_existing(self._log, {TopicPartition(self._topic, 0): None}):
             standing.add(record)
-        yield await standing.current()
+        control = await standing.current()
+        self._faults.show(self._reader, control.refused)
+        return control
+
+    async def follow(self) -> AsyncIterator[Control]:
+        """Yield what the topic says now, then after every change, without end.
+
+        While the broker is away it waits, and then reads the topic from its beginning.
+        """
+        known: Control | None = None
         while True:
-            fetched = await reader.fetch(records_max=100, timeout_ms=_WAIT_MS)
-            await same.require()
-            for record in fetched.records.get(partition, []):
+            try:
+                async for control in self._states():
+                    self._faults.show(self._reader, control.refused)
+                    if known is not None and known.active is not None and control.active is None:
+                        # Some space is always active, so the topic was emptied or made again.
+                        control = replace(control, active=known.active)
+                    if control != known:
+                        known = control
+                        yield control
+            except (LogChanged, KafkaError, TidelensError, OSError) as error:
+                log.warning("reading the control topic again", reason=str(error))
+                await asyncio.sleep(_AGAIN_S)
+
+    async def _states(self) -> AsyncIterator[Control]:
+        """Yield the state at the end of the topic, and one after each fetch."""
+        partition = TopicPartition(self._topic, 0)
+        same = PeriodicIdentityCheck(self._log, await self._log.topic_ids([self._topic]))
+        reader = await self._log.tail({partition: None})
+        try:
+            # As one state: a later record may take an earlier one back.
+            standing = ControlFold(self._judge)
+            async for record in read_to_end(reader):
                 standing.add(record)
             yield await standing.current()
-    finally:
-        await reader.close()
+            while True:
+                fetched = await reader.fetch(records_max=100, timeout_ms=_WAIT_MS)
+                await same.require()
+                for record in fetched.records.get(partition, []):
+                    standing.add(record)
+                yield await standing.current()
+        finally:
+            await reader.close()

@@ -19,7 +19,7 @@ from contracts.events.record import OutRecord
 from contracts.settings import Settings
 from contracts.testing.encoder import HashEncoder
 from contracts.topics import Names, topic_specs
-from streams.registry.control_topic import Control, read_control
+from streams.registry.control_topic import Control, ControlTopic
 from streams.topics.admin import create_topics
 from tests.faults.kill_rounds import all_encoded
 from tests.integration.test_operating import Command
@@ -60,7 +60,7 @@ class System:
         small = {"TIDELENS_ENCODE_BATCH_CAPTIONS": "30"}
         command = await Role.start(self.folder, "space", *arguments, fault=fault, **small)
         assert await command.ended() == -9, command.log.read_text()[-3000:]
-        return await read_control(self.kit.log, self.kit.names.control)
+        return await ControlTopic(self.kit.log, self.kit.names.control).read()
 
     async def space(self) -> str:
         status = await self.client.get("/v1/status")
@@ -160,7 +160,7 @@ async def test_killed_in_the_middle_it_goes_on_and_then_is_switched_and_rolled_b
         assert control.candidate is not None
         refused = await one.operator.run("space", "switch", rc=1)
         assert refused == "tidelens: space hash-48 is active already\n"
-        assert await read_control(one.kit.log, one.kit.names.control) == Control(
+        assert await ControlTopic(one.kit.log, one.kit.names.control).read() == Control(
             control.active, None
         )
         reset = await following(updates)

@@ -8,7 +8,7 @@ from contracts.ports.event_log import EventLog
 from contracts.settings import Settings
 from contracts.topics import TARGETS, Names, Target
 from streams.kafka.connection import KafkaConnection
-from streams.registry.control_topic import Control, read_control
+from streams.registry.control_topic import Control, ControlTopic
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class OpenCollection:
 
     async def control(self) -> Control:
         """Read the control topic."""
-        return await read_control(self.event_log, self.names().control)
+        return await ControlTopic(self.event_log, self.names().control).read()
 
     async def write(self, *records: OutRecord) -> None:
         """Publish records, in their order."""

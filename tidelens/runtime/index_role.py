@@ -50,7 +50,7 @@ async def _opened(
     """Open everything that a node needs; `stack` closes it."""
     node = await in_daemon_thread(lambda: importlib.import_module("tidelens.runtime.node"))
     from contracts.topics import Names
-    from streams.registry.control_topic import read_control
+    from streams.registry.control_topic import ControlTopic
     from tidelens.runtime.first_space import first_queries
     from tidelens.runtime.picture_reading import open_picture_readers
 
@@ -58,7 +58,7 @@ async def _opened(
     event_log = await stack.enter_async_context(node.open_log(settings, connection))
     pictures = await stack.enter_async_context(open_picture_readers(settings))
     topic, faults = Names(settings.topic_prefix, "").control, node.IgnoredRecords()
-    control = await read_control(event_log, topic, faults=faults)
+    control = await ControlTopic(event_log, topic, faults=faults).read()
     queries = await first_queries(settings, event_log, control)
     stack.push_async_callback(queries.stop)
     runs: dict[str, Run] = node.open_node(

@@ -5,7 +5,6 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 import structlog
 
@@ -29,7 +28,7 @@ from streams.maintainer.admin import MaintainerAdmin
 from streams.maintainer.faust_app import streams_app
 from streams.maintainer.windowed_counts import WindowedCounts
 from streams.registry.control_faults import IgnoredRecords
-from streams.registry.control_topic import follow_control
+from streams.registry.control_topic import ControlTopic
 from tidelens.process import gc_pauses
 from tidelens.process.clock import SystemClock
 from tidelens.process.heap_trim import trim
@@ -120,7 +119,7 @@ def open_node(
 
     async def serve_spaces() -> None:
         # The services behind the requests stay until all requests are answered.
-        followed = partial(follow_control, event_log, topic, faults=faults)
+        followed = ControlTopic(event_log, topic, faults=faults).follow
         await finish_until(spaces.run(followed), answered)
 
     return side.supervise({"spaces": serve_spaces, "api": serve_api, "trim": trim})

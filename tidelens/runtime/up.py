@@ -193,12 +193,12 @@ async def _confirmed(
     faults: "IgnoredRecords",
 ) -> QueryEncoderTask:
     """The query encoder of the active space, the topics made: the guessed one, or another."""
-    from streams.registry.control_topic import read_control
+    from streams.registry.control_topic import ControlTopic
     from tidelens.runtime.first_space import first_queries
 
     names = Names(settings.topic_prefix, guessed.space.name)
     await _create_topics(settings, connection, names)
-    control = await read_control(event_log, names.control, faults=faults)
+    control = await ControlTopic(event_log, names.control, faults=faults).read()
     queries = await first_queries(settings, event_log, control, guessed)
     if queries.model != settings.model:
         log.warning("serving the active space's model", model=queries.model, given=settings.model)
@@ -211,12 +211,12 @@ def _followed(
     data: Path, event_log: EventLog, topic: str, faults: "IgnoredRecords"
 ) -> "AsyncIterator[Control]":
     """Follow the control topic as encoders do: only spaces that can be encoded here count."""
-    from streams.registry.control_topic import follow_control
+    from streams.registry.control_topic import ControlTopic
     from tidelens.runtime.first_space import openable, remembering
 
-    followed = follow_control(
+    followed = ControlTopic(
         event_log, topic, faults=faults, reader="encoders", judge=openable(event_log, topic)
-    )
+    ).follow()
     return remembering(data, followed)
 
 

@@ -25,8 +25,7 @@ from streams.registry.control_faults import IgnoredRecords
 from streams.registry.control_topic import (
     Control,
     ControlFold,
-    follow_control,
-    read_control,
+    ControlTopic,
     topics_exist,
 )
 from tidelens.runtime.metrics_exposition import ControlMetrics
@@ -47,12 +46,12 @@ def memory_log() -> MemoryEventLog:
 
 
 async def test_an_empty_topic_says_nothing() -> None:
-    assert await read_control(memory_log(), TOPIC) == Control()
+    assert await ControlTopic(memory_log(), TOPIC).read() == Control()
 
 
 async def test_an_absent_topic_is_told() -> None:
     with pytest.raises(TopicMismatch, match=r"tidelens\.control"):
-        await read_control(MemoryEventLog({}), TOPIC)
+        await ControlTopic(MemoryEventLog({}), TOPIC).read()
 
 
 async def test_the_last_record_of_a_key_holds() -> None:
@@ -61,11 +60,11 @@ async def test_the_last_record_of_a_key_holds() -> None:
     then = ActiveSpace(NEW, OLD, 2.0)
     candidate = CandidateSpace(NEW, 1.0, encoded_at=1.5)
     await log.publish([first.record(TOPIC), candidate.record(TOPIC), then.record(TOPIC)])
-    assert await read_control(log, TOPIC) == Control(then, candidate)
+    assert await ControlTopic(log, TOPIC).read() == Control(then, candidate)
     assert then.served == [NEW, OLD]
     assert first.served == [OLD]
     await log.publish([no_candidate(TOPIC)])
-    assert await read_control(log, TOPIC) == Control(then, None)
+    assert await ControlTopic(log, TOPIC).read() == Control(then, None)
 
 
 @pytest.mark.parametrize(
@@ -76,14 +75,14 @@ async def test_what_cannot_be_read_changes_nothing(body: bytes) -> None:
     active = ActiveSpace(OLD, None, 1.0)
     unknown = OutRecord(TOPIC, b"from-the-future", b"{}", partition=0)
     await log.publish([active.record(TOPIC), OutRecord(TOPIC, ACTIVE, body, partition=0), unknown])
-    assert await read_control(log, TOPIC) == Control(active)
+    assert await ControlTopic(log, TOPIC).read() == Control(active)
 
 
 async def test_a_follower_is_told_the_state_first_and_then_each_change_once() -> None:
     log = memory_log()
     first, then = ActiveSpace(OLD, None, 1.0), ActiveSpace(NEW, OLD, 2.0)
     await log.publish([first.record(TOPIC), then.record(TOPIC)])
-    seen = follow_control(log, TOPIC)
+    seen = ControlTopic(log, TOPIC).follow()
     async with asyncio.timeout(30):
         assert await anext(seen) == Control(then)
         # The same once more is no change.
@@ -104,7 +103,7 @@ async def test_a_follower_reads_a_topic_that_was_made_again_from_its_beginning(
     log = memory_log()
     first, then = ActiveSpace(OLD, None, 1.0), ActiveSpace(NEW, OLD, 2.0)
     await log.publish([first.record(TOPIC)])
-    seen = follow_control(log, TOPIC)
+    seen = ControlTopic(log, TOPIC).follow()
     async with asyncio.timeout(30):
         assert await anext(seen) == Control(first)
         log.recreate_topic(TOPIC)
@@ -133,8 +132,8 @@ async def test_an_impossible_record_changes_nothing_and_is_told_and_counted() ->
     good = ActiveSpace(NEW, OLD, 1.0)
     await log.publish([good.record(TOPIC), *IMPOSSIBLE])
     with structlog.testing.capture_logs() as told:
-        found = await read_control(log, TOPIC, faults=faults)
-        assert await read_control(log, TOPIC, faults=faults) == found
+        found = await ControlTopic(log, TOPIC, faults=faults).read()
+        assert await ControlTopic(log, TOPIC, faults=faults).read() == found
     assert found == Control(good)
     assert sorted(one.fault for one in found.refused) == sorted(FAULTS)
     # Each is logged once, with its offset.
@@ -153,7 +152,7 @@ async def test_a_good_record_replaces_those_that_are_ignored() -> None:
     log, faults = memory_log(), IgnoredRecords()
     again = ActiveSpace(NEW, OLD, 9.0)
     await log.publish([*IMPOSSIBLE, again.record(TOPIC)])
-    found = await read_control(log, TOPIC, faults=faults)
+    found = await ControlTopic(log, TOPIC, faults=faults).read()
     assert (found, found.refused, faults.wire()) == (Control(again), (), [])
 
 
@@ -161,14 +160,14 @@ async def test_a_good_record_replaces_those_that_are_ignored() -> None:
 async def test_where_compaction_left_only_a_bad_record_nothing_is_active(bad: OutRecord) -> None:
     log = memory_log()
     await log.publish([bad])
-    found = await read_control(log, TOPIC)
+    found = await ControlTopic(log, TOPIC).read()
     assert (found, found.active_refused) == (Control(), True)
 
 
 async def test_the_space_before_one_that_does_not_exist_stands() -> None:
     log = memory_log()
     await log.publish([ActiveSpace(GONE, OLD, 3.0).record(TOPIC)])
-    found = await read_control(log, TOPIC)
+    found = await ControlTopic(log, TOPIC).read()
     assert (found, found.active_refused) == (Control(ActiveSpace(OLD, None, 3.0)), True)
 
 
@@ -179,9 +178,9 @@ async def test_a_bad_candidate_changes_nothing(bad: OutRecord) -> None:
     log = memory_log()
     good = CandidateSpace(NEW, 1.0)
     await log.publish([good.record(TOPIC), bad])
-    assert await read_control(log, TOPIC) == Control(None, good)
+    assert await ControlTopic(log, TOPIC).read() == Control(None, good)
     await log.publish([no_candidate(TOPIC), bad])
-    found = await read_control(log, TOPIC)
+    found = await ControlTopic(log, TOPIC).read()
     assert (found, found.active_refused) == (Control(), False)
 
 
@@ -194,7 +193,7 @@ async def test_a_candidate_stands_for_those_who_may_not_see_its_topics() -> None
         if ref == NEW:
             raise TopicMismatch("we may not describe it")
 
-    found = await read_control(log, TOPIC, judge=judge)
+    found = await ControlTopic(log, TOPIC, judge=judge).read()
     # To answer in a space takes rights, and no record ends a node that lacks them.
     assert found == Control(active[0], made)
     assert [(one.key, one.fault) for one in found.refused] == [("active-space", "not_allowed")]
@@ -212,7 +211,7 @@ async def test_a_follower_keeps_what_stood_and_takes_a_space_that_comes_to_be(
         if ref not in there:
             raise ModelMissing(f"{ref.model} is not here")
 
-    seen = follow_control(log, TOPIC, faults=faults, judge=judge)
+    seen = ControlTopic(log, TOPIC, faults=faults, judge=judge).follow()
     async with asyncio.timeout(30):
         assert await anext(seen) == Control(first)
         await log.publish([raw(None), raw(b"{"), then.record(TOPIC)])
@@ -236,7 +235,7 @@ async def test_a_follower_keeps_the_active_space_of_a_topic_that_was_made_again(
     monkeypatch.setattr(control_module, "_AGAIN_S", 0.01)
     log, first = memory_log(), ActiveSpace(OLD, None, 1.0)
     await log.publish([first.record(TOPIC), CandidateSpace(NEW, 1.0).record(TOPIC)])
-    seen = follow_control(log, TOPIC)
+    seen = ControlTopic(log, TOPIC).follow()
     async with asyncio.timeout(30):
         assert (await anext(seen)).active == first
         log.recreate_topic(TOPIC)

@@ -23,7 +23,7 @@ from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import Names
 from streams.kafka.connection import KafkaConnection
 from streams.kafka.event_log import KafkaEventLog
-from streams.registry.control_topic import read_control
+from streams.registry.control_topic import ControlTopic
 from streams.topics.metadata import TopicDescription
 from streams.topics.partition_counts import (
     PartitionCounts,
@@ -284,7 +284,7 @@ def test_a_kept_record_is_one_of_the_control_topic() -> None:
 async def test_kept_counts_are_no_fault_of_the_control_topic_and_unreadable_ones_are() -> None:
     log = MemoryEventLog({NAMES.control: 1})
     await log.publish([OutRecord(NAMES.control, PARTITIONS, b'{"captions": 3}', partition=0)])
-    [refused] = (await read_control(log, NAMES.control)).refused
+    [refused] = (await ControlTopic(log, NAMES.control).read()).refused
     assert (refused.key, refused.fault) == ("content-partitions", "impossible_value")
     await log.publish([RecordedPartitionCounts(KEPT).record(NAMES.control)])
-    assert (await read_control(log, NAMES.control)).refused == ()
+    assert (await ControlTopic(log, NAMES.control).read()).refused == ()

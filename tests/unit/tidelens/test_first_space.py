@@ -12,7 +12,7 @@ from contracts.settings import Settings
 from contracts.testing.encoder import HashEncoder
 from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names
-from streams.registry.control_topic import Control, read_control
+from streams.registry.control_topic import Control, ControlTopic
 from tidelens.runtime.first_space import first_queries, openable, remembering
 from tidelens.runtime.model_guess import guessed_model
 from tidelens.runtime.query_encoder import QueryEncoderTask, make_queries
@@ -42,7 +42,7 @@ async def opened(
     data: Path, log: MemoryEventLog, *said: ActiveSpace, model: str = "hash"
 ) -> tuple[str, Control]:
     await log.publish([active.record(TOPIC) for active in said])
-    control = await read_control(log, TOPIC)
+    control = await ControlTopic(log, TOPIC).read()
     queries = await first_queries(Settings(model=model, data=data), log, control)
     return queries.space.name, control
 
@@ -122,7 +122,7 @@ async def test_encoders_follow_only_what_can_be_encoded_here() -> None:
     log = memory_log(OLD, NEW)
     said = ActiveSpace(OLD, None, 1.0), ActiveSpace(LOST, None, 2.0)
     await log.publish([active.record(TOPIC) for active in said])
-    found = await read_control(log, TOPIC, judge=openable(log, TOPIC))
+    found = await ControlTopic(log, TOPIC, judge=openable(log, TOPIC)).read()
     assert found == Control(said[0])
     assert [one.fault for one in found.refused] == ["not_here"]
 
@@ -130,7 +130,7 @@ async def test_encoders_follow_only_what_can_be_encoded_here() -> None:
 async def test_what_answered_last_is_remembered_over_a_bad_record(tmp_path: Path) -> None:
     log = memory_log(OLD, NEW)
     await log.publish([ActiveSpace(SpaceRef("gone", "/gone", "0" * 16), None, 1.0).record(TOPIC)])
-    refused = await read_control(log, TOPIC)
+    refused = await ControlTopic(log, TOPIC).read()
 
     async def followed() -> AsyncIterator[Control]:
         yield Control(ActiveSpace(NEW, OLD, 1.0))

@@ -10,7 +10,7 @@ from contracts.space import Space
 from contracts.topics import Names
 from streams.kafka.connection import KafkaConnection
 from streams.kafka.event_log import KafkaEventLog
-from streams.registry.control_topic import Control, read_control, require_same
+from streams.registry.control_topic import Control, ControlTopic, require_same
 from tidelens.runtime.run_file import model_of, remembered_model
 
 
@@ -22,7 +22,7 @@ async def ask_control(settings: Settings, connection: KafkaConnection) -> Contro
         partition_of=partitioner(settings.partitioner),
         record_bytes_max=settings.record_bytes_max,
     ) as event_log:
-        return await read_control(event_log, Names(settings.topic_prefix, "").control)
+        return await ControlTopic(event_log, Names(settings.topic_prefix, "").control).read()
 
 
 async def active_space_of(settings: Settings, connection: KafkaConnection) -> Space:

@@ -24,7 +24,8 @@ from index_store import digest
 from index_store.partition_check import partitions_of
 from index_store.record_reader import IndexRecord, RecordReader, RejectedEntry
 from index_store.segment.growing import GROWING_SEGMENT_ROWS
-from index_store.segment.manager import PendingMerge, SegmentManager
+from index_store.segment.manager import SegmentManager
+from index_store.segment.pending_merge import PendingMerge
 from index_store.segment.sealed import SealedSegment
 from index_store.view import HighestSource, IndexView, row_hit
 

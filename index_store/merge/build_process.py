@@ -31,18 +31,18 @@ from index_store.segment.id_lookup import sorted_hashes
 from index_store.segment.rows import Numbers
 
 BUILT = "built.json"
-# Searches come first. What grows is scanned by all of them until its index is there, so that comes
-# before the index of all rows, which may take its time.
-_NICE = 19
-_NICE_SMALL = 10
-# By how much less recall is taken from an index trained on other rows.
+# The process is nice, as searches come first. A growing merge comes before a full one, which may
+# take its time: until it is done, every search scans the growing rows.
+_NICE_FULL = 19
+_NICE_GROWING = 10
+# An index trained on other rows may miss its recall by so much.
 _SHORTFALL = 0.02
 _BLOCK_ROWS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
 class BuildInput:
-    """A part's files, and a file of the numbers of its live rows."""
+    """The files of a segment, and a file of the numbers of its live rows."""
 
     vectors: str
     columns: str
@@ -52,10 +52,12 @@ class BuildInput:
 
 @dataclass(frozen=True, slots=True)
 class BuildSpec:
-    """What to build. `queries` are .npy files of float16 vectors to tune on, a file for each kind.
+    """The segment to build, from the rows of `pieces`, into the folder `out`.
 
-    `like` is the file of an index whose training is taken over, and `points` are its tuning.
-    `bytes_max` is what the index may take, 0: whatever its kind does.
+    `queries` are .npy files of float16 vectors (n, dim) to tune on: one file for each source of
+    queries. `like` is the file of an index whose training is taken over ("": none), and `points`
+    are the operating points of that index. Up to `scanned_rows` rows get no index; an index takes
+    `bytes_max` bytes at most (0: as many as its type needs).
     """
 
     target: Target
@@ -72,26 +74,27 @@ class BuildSpec:
 
 
 def main() -> None:
+    """Build what the spec file in the first argument says; the second is the parent's process id."""
     die_with_parent(int(sys.argv[2]))
     raw = orjson.loads(Path(sys.argv[1]).read_bytes())
     pieces = [BuildInput(**piece) for piece in raw["pieces"]]
     points = [OperatingPoint(**point) for point in raw["points"]]
     spec = BuildSpec(**raw | {"pieces": pieces, "points": points})
-    os.nice(_NICE_SMALL if spec.like else _NICE)
+    os.nice(_NICE_GROWING if spec.like else _NICE_FULL)
     faiss.omp_set_num_threads(spec.threads)
     build(spec)
 
 
 def build(spec: BuildSpec) -> None:
-    """Raises ValueError when the rows are not those that their digests say."""
+    """Build a segment's files. Raises ValueError when a row does not have its stored hash."""
     out = Path(spec.out)
     pieces = [_open(piece, spec.dim) for piece in spec.pieces]
-    # 1. The columns, with what finds an id among them.
+    # 1. Write the columns, with the sorted hashes by which an id is found.
     arrays = columns.gather_columns([(piece, numbers) for piece, _, numbers in pieces])
     ids = columns.unpack_columns(arrays, np.empty((0, spec.dim), np.float16)).ids
     arrays["ids.hashes"], arrays["ids.order"] = sorted_hashes(ids)
     columns.save_columns(arrays, out / COLUMNS)
-    # 2. The vectors, in the file that Faiss maps.
+    # 2. Write the vectors, in a file that Faiss maps.
     rows = columns.count_rows(arrays)
     with (out / VECTORS).open("wb") as file:
         file.write(flat.file_head(spec.dim, rows))
@@ -100,7 +103,7 @@ def build(spec: BuildSpec) -> None:
     exact = flat.mapped_index(out / VECTORS, spec.dim, rows)
     vectors = flat.index_vectors(exact)
     _require_digests(spec.target, arrays, vectors)
-    # 3. The index, and what it costs.
+    # 3. Build the index and measure its operating points.
     built: dict[str, Any] = {"rows": rows, "kind": None, "points": []}
     queries = [np.load(path) for path in spec.queries]
     ann = _build_like(spec, exact, queries) or _build_trained(spec, exact, queries)
@@ -114,7 +117,7 @@ def build(spec: BuildSpec) -> None:
             )
             found = trial.recalls(ann, last.effort, last.depth)
             built |= {"bars": trial.bars.tolist(), "found": found.mean()}
-    # 4. Whoever finds this file finds the others whole.
+    # 4. A reader that finds this file finds the others complete.
     atomic_write(out / BUILT, orjson.dumps(built, option=orjson.OPT_SERIALIZE_NUMPY), durable=False)
 
 
@@ -130,8 +133,11 @@ def _blocks(pieces: list[tuple[Arrays, Vectors, Numbers]]) -> Iterator[Vectors]:
 
 
 def _build_like(spec: BuildSpec, rows: flat.Flat, queries: list[Vectors]) -> AnnIndex | None:
-    """Trained as another index is; None where there is none, or where these rows are so unlike
-    those it was trained on that much less is found."""
+    """Return an index with the training of another one, or None.
+
+    None means that there is not such an index, or that these rows are so unlike those it was
+    trained on that much less is found.
+    """
     if not spec.like:
         return None
     index = faiss.read_index(spec.like)
@@ -144,7 +150,7 @@ def _build_like(spec: BuildSpec, rows: flat.Flat, queries: list[Vectors]) -> Ann
 
 
 def _build_trained(spec: BuildSpec, rows: flat.Flat, queries: list[Vectors]) -> AnnIndex | None:
-    """Trained on these rows and tuned; None where they are so few that they are scanned."""
+    """Train an index on these rows and tune it; return None for so few that they are scanned."""
     vectors = flat.index_vectors(rows)
     index_type = choice.resolve_index_type(
         spec.index_type, len(vectors), spec.dim, spec.scanned_rows, spec.bytes_max
@@ -154,7 +160,7 @@ def _build_trained(spec: BuildSpec, rows: flat.Flat, queries: list[Vectors]) -> 
     try:
         index = _filled(index_type, vectors)
     except RuntimeError as error:
-        # Faiss trains on no fewer rows than a kind has centroids; where told, it may have many.
+        # Faiss needs as many rows as there are centroids, and a configured type may have many.
         if "training points" not in str(error) or len(vectors) > spec.scanned_rows:
             raise
         return None
@@ -168,8 +174,8 @@ def _filled(index_type: str, vectors: Vectors) -> faiss.Index:
     ivf = faiss.try_extract_index_ivf(index)
     coded: Any = None if ivf is None else faiss.downcast_index(ivf)
     if isinstance(coded, faiss.IndexIVFPQ):
-        # It orders the codes for a search by Hamming distance that nobody asks for: 3,000 rows
-        # took 44 s to train, and take 2 s.
+        # Polysemous training orders the codes for a search by Hamming distance, which is not used
+        # here. With it, 3,000 rows took 44 s to train; without, 2 s.
         coded.do_polysemous_training = False  # type: ignore[attr-defined]
     most = choice.training_rows(index)
     sample = np.arange(len(vectors))
@@ -186,7 +192,7 @@ def _with_rows(index: faiss.Index, vectors: Vectors) -> faiss.Index:
 
 
 def _require_digests(target: Target, arrays: Arrays, vectors: Vectors) -> None:
-    """Every row hashes to its share of the digest: nothing was mixed up on the way."""
+    """Raise ValueError unless every row has the hash that was stored with it."""
     rows = columns.unpack_columns(arrays, vectors)
     origins = list(rows.origins[:])
     columns_of = zip(rows.ids, rows.items, rows.texts, rows.metadata, strict=True)

@@ -28,7 +28,8 @@ from contracts.ports.clock import Clock
 from contracts.ports.event_log import EventLog, LogReader
 from contracts.topics import TARGETS, Names, Target
 from index_store.index import Index
-from index_store.merge.run import MERGE_ALL, MergePlan, MergeResult, MergeRunner
+from index_store.merge.policy import MERGE_ALL, MergePlan
+from index_store.merge.run import MergeResult, MergeRunner
 from index_store.search.searcher import AppliedFeed, LocalSearcher
 from streams.maintainer.snapshot_schedule import SnapshotSchedule
 from streams.topics.identity import PeriodicIdentityCheck

@@ -20,10 +20,11 @@ from contracts.score import Vectors, unit
 from contracts.space import Space
 from contracts.topics import TARGETS, Names, Target
 from index_store.index import Index
+from index_store.merge.build_inputs import write_build_spec
 from index_store.merge.build_process import build
-from index_store.merge.run import open_built_segment, write_build_spec
+from index_store.merge.built_segment import open_built_segment
 from index_store.segment.file_store import SegmentFileStore
-from index_store.segment.manager import PendingMerge
+from index_store.segment.pending_merge import PendingMerge
 from index_store.segment.sealed import SealedSegment
 from index_store.snapshot.store import SnapshotStore
 

@@ -48,7 +48,8 @@ from index_store.ann.faiss_index import AnnIndex, OperatingPoint
 from index_store.ann.growing_codes import GrowingCodes, RowQuantizer
 from index_store.index import Index
 from index_store.search import scan
-from index_store.segment.manager import PendingMerge, SegmentManager
+from index_store.segment.manager import SegmentManager
+from index_store.segment.pending_merge import PendingMerge
 from index_store.segment.sealed import SealedSegment
 from index_store.view import IndexView
 from tests.kits.index_kit import (
@@ -138,7 +139,9 @@ def searches_of_few_rows() -> Iterator[None]:
         for kind in (AnnIndex, GrowingCodes):
             patch.setattr(kind, "search", counted(kind))
         patch.setattr(growing_codes, "_DEPTH_MIN", 1)
-        patch.setattr(SegmentManager, "_coder", lambda table: coder if table.is_searched else None)
+        patch.setattr(
+            SegmentManager, "_quantizer", lambda table: coder if table.is_searched else None
+        )
         global LOOP
         with asyncio.Runner() as LOOP:
             yield

@@ -14,7 +14,7 @@ from index_store.ann import flat
 from index_store.ann.faiss_index import AnnIndex, OperatingPoint
 from index_store.ann.growing_codes import GrowingCodes, RowQuantizer
 from index_store.index import Index
-from index_store.merge.run import due_growing_merge
+from index_store.merge.policy import due_growing_merge
 from tests.kits.index_kit import (
     SPACE,
     batch,

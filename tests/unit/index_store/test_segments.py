@@ -23,7 +23,8 @@ from index_store.index import Index
 from index_store.merge import build_process as build_module
 from index_store.merge import run as rebuild_module
 from index_store.merge.build_process import BuildSpec
-from index_store.merge.run import MergePlan, MergeRunner, due_merge
+from index_store.merge.policy import MergePlan, due_merge
+from index_store.merge.run import MergeRunner
 from index_store.segment import columns
 from index_store.segment.file_store import SegmentFileStore
 from index_store.view import IndexView

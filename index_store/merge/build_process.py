@@ -74,7 +74,7 @@ class BuildSpec:
 
 
 def main() -> None:
-    """Build what the spec file in the first argument says; the second is the parent's process id."""
+    """Build from the spec file of the first argument; the second is the parent's process id."""
     die_with_parent(int(sys.argv[2]))
     raw = orjson.loads(Path(sys.argv[1]).read_bytes())
     pieces = [BuildInput(**piece) for piece in raw["pieces"]]

@@ -1,1 +1,1 @@
-"""The merges of the index: rows of several segments become one sealed segment, in the background."""
+"""The merges of the index: in the background, segments become one new sealed segment."""

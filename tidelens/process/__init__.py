@@ -1,1 +1,1 @@
-"""What every process of Tidelens needs: logs, signals, threads and memory."""
+"""Helpers of every process of Tidelens: logs, signals, threads and memory."""

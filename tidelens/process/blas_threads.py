@@ -1,22 +1,24 @@
-"""How the threads of linear algebra wait for work: soon asleep. Imports neither numpy nor torch.
+"""Put the threads of linear algebra to sleep soon after their work, by environment variables.
 
-OpenBLAS (numpy) lets them spin after each product until 2**26 ticks of the clock have gone by
-without another, and libgomp (Faiss, torch) 300,000 times around: on the machine of docs/benchmarks
-ten products a second took a whole core, and ten searches a tenth of one, which encoders, searches
-and Kafka want. Both read this when they are loaded.
+By default the threads of OpenBLAS (numpy) spin after each product until 2**26 ticks of the clock
+have gone by, and those of libgomp (Faiss, torch) go 300,000 times around. On the machine of
+docs/benchmarks, ten products a second took a whole core, and ten searches a tenth of one, which
+encoders, searches and Kafka need. Both libraries read the variables when they are loaded, so this
+module imports neither numpy nor torch.
 """
 
 import os
 
-# As a power of two. From 4, the least, to 26 the products take equally long.
+# A power of two. The products take equally long with every value from 4, the least, to 26.
 _OPENBLAS_TICKS = 10
-# Ten searches a second take .014 of a core instead of .10. Never (OMP_WAIT_POLICY=PASSIVE) takes
-# an encoder a fifth of its speed, since a model is many short loops; this takes none.
+# Ten searches a second take 0.014 of a core instead of 0.10. Not to spin at all
+# (OMP_WAIT_POLICY=PASSIVE) costs an encoder a fifth of its speed, since a model is many short
+# loops; this value costs none.
 _GOMP_TIMES = 20_000
 
 
 def wait_asleep() -> None:
-    """Call before numpy is imported, here and in the processes started from here."""
+    """Set the variables, for this process and its children. Call it before numpy is imported."""
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", str(_OPENBLAS_TICKS))
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", str(_GOMP_TIMES))

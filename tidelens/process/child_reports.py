@@ -1,4 +1,4 @@
-"""What a child process reports to its parent: that it works, or why it does not.
+"""Reports of a child process to its parent: that it works, or why it does not.
 
 Each report is one line of JSON, through a pipe that only the two have, since libraries may print to
 standard output.
@@ -36,13 +36,13 @@ class ChildReport:
         if isinstance(error, TidelensError):
             code = 2 if isinstance(error, UsageError) else 1
             return cls(str(error)[:_MESSAGE_CHARS_MAX], code, error.retriable)
-        told = "".join(traceback.format_exception(error))
-        return cls(repr(error)[:_MESSAGE_CHARS_MAX], 1, trace=told[-_TRACE_CHARS_MAX:])
+        trace = "".join(traceback.format_exception(error))
+        return cls(repr(error)[:_MESSAGE_CHARS_MAX], 1, trace=trace[-_TRACE_CHARS_MAX:])
 
     def error(self) -> TidelensError:
         """Return the failure as an error of the parent."""
-        kind = UsageError if self.exit_code == 2 else TidelensError
-        return kind(escaped(self.failure or ""))
+        error_type = UsageError if self.exit_code == 2 else TidelensError
+        return error_type(escaped(self.failure or ""))
 
 
 class ChildReporter:
@@ -57,7 +57,7 @@ class ChildReporter:
     def send(self, report: ChildReport) -> None:
         """Write the report; a pipe holds more than a child ever sends."""
         if self._descriptor is not None:
-            with contextlib.suppress(OSError):  # the parent is gone, which ends us in a moment
+            with contextlib.suppress(OSError):  # The parent is gone, and this child ends soon.
                 os.write(self._descriptor, orjson.dumps(asdict(report)) + b"\n")
 
 
@@ -72,22 +72,22 @@ class ChildReports:
     @contextlib.asynccontextmanager
     async def opened(cls) -> "AsyncIterator[tuple[ChildReports, int]]":
         """Yield the reports and the descriptor for the child, which is closed at the end."""
-        ours, theirs = os.pipe()
+        read_end, write_end = os.pipe()
         try:
             reader = asyncio.StreamReader()
             transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-                lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(ours, "rb", 0)
+                lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb", 0)
             )
             try:
-                yield cls(reader, transport), theirs
+                yield cls(reader, transport), write_end
             except BaseException:
                 transport.close()
                 raise
         finally:
-            os.close(theirs)
+            os.close(write_end)
 
     async def __aiter__(self) -> AsyncIterator[ChildReport]:
-        with contextlib.suppress(ValueError):  # a line beyond the limit is not one of ours
+        with contextlib.suppress(ValueError):  # A line beyond the limit is not a report.
             while line := await self._reader.readline():
                 with contextlib.suppress(orjson.JSONDecodeError, TypeError):
                     yield ChildReport(**orjson.loads(line))

@@ -4,7 +4,7 @@ import time
 
 
 class SystemClock:
-    """Seconds since the epoch."""
+    """The wall clock, in seconds since the epoch."""
 
     def now(self) -> float:
         return time.time()

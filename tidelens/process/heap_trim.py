@@ -1,18 +1,18 @@
-"""Gives back to the system what glibc's heap holds free between blocks that are in use.
+"""Return the free memory between used blocks of glibc's heap to the system.
 
 Records and pictures of all sizes come and go by the gigabyte, and the holes that they leave stay
-resident: after 100,000 records an encoder had .3 GB of them, 300 MB being in use.
+resident: after 100,000 records an encoder had 0.3 GB of them, while 300 MB were in use.
 """
 
 import asyncio
 import ctypes
 
-# One takes some 10 ms, in which no other thread of the process gets memory.
+# A trim takes some 10 ms, in which no other thread of the process gets memory.
 EVERY_S = 10.0
 
 
 async def trim(every_s: float = EVERY_S) -> None:
-    """Until cancelled; where the C library knows no malloc_trim, it sleeps."""
+    """Trim the heap regularly until cancelled; without malloc_trim in the C library, only sleep."""
     give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
     while True:
         await asyncio.sleep(every_s)

@@ -1,4 +1,4 @@
-"""Write a repeated log line once a second at most, with a count: a stranger must not fill the disk.
+"""Write a repeated log line once a second at most, so that a stranger cannot fill the disk.
 
 asyncio alone wrote 235,518 lines in 20 s when it could accept no more connections.
 """
@@ -13,11 +13,11 @@ from typing import Any
 
 WINDOW_S = 1.0
 # Warnings and errors of one event that differ in their details, such as a path that a client
-# chose. Lines below a warning report our own progress and are not counted here.
+# chose. Lines below a warning report progress of Tidelens itself and are not counted here.
 PER_EVENT_MAX = 20
-# Different lines and events that are remembered at once.
+# The number of different lines and events that are remembered at once.
 _KEYS_MAX = 1000
-# After the first line that is left out, so that its window has ended.
+# A summary is written this much after the end of the window, so that the window has ended.
 _LATER_S = 0.01
 _KEY_CHARS_MAX = 500
 
@@ -27,16 +27,17 @@ class _Window:
     began: float
     let_through: int = 0
     left_out: int = 0
-    # The last line that was left out; kept for a second or two only, since it may hold a traceback.
+    # The last line that was left out. It is kept for a second or two only, since it may hold a
+    # traceback.
     record: logging.LogRecord | None = None
 
 
 class RepeatFilter:
-    """Decides which lines are left out, and which of those are written later. No I/O."""
+    """The rule which lines are left out, and which of those are written later. It does no I/O."""
 
     def __init__(self, *, now: Callable[[], float] = monotonic) -> None:
         self._now = now
-        # Those that began first come first.
+        # The windows that began first come first.
         self._windows: OrderedDict[Hashable, _Window] = OrderedDict()
 
     def lets_through(self, record: logging.LogRecord) -> bool:
@@ -59,7 +60,7 @@ class RepeatFilter:
         return summaries
 
     def pending(self) -> bool:
-        """Whether `due` will have a line once more windows have ended."""
+        """Return whether `due` will have a line once more windows have ended."""
         return any(window.record is not None for window in self._windows.values())
 
     def _counts(self, key: Hashable, record: logging.LogRecord, most: int) -> bool:
@@ -78,7 +79,7 @@ class RepeatFilter:
 
 
 class LimitedHandler(logging.StreamHandler[Any]):
-    """Leaves repeated lines out, and writes a second later how many there were."""
+    """A handler that leaves repeated lines out, and writes a second later how many there were."""
 
     def __init__(self, stream: Any, *, now: Callable[[], float] = monotonic) -> None:
         super().__init__(stream)
@@ -86,7 +87,7 @@ class LimitedHandler(logging.StreamHandler[Any]):
         self._timer: threading.Timer | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called under the handler's lock."""
+        """Write the line or count it. The caller holds the lock of the handler."""
         if self._repeats.lets_through(record):
             super().emit(record)
         elif self._timer is None:

@@ -48,6 +48,7 @@ def _handler() -> _Handler | None:
 
 
 def is_of(role: str) -> bool:
+    """Return whether the log is configured, and is that of `role`."""
     handler = _handler()
     return handler is not None and handler.role == role
 

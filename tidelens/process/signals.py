@@ -1,9 +1,9 @@
-"""SIGINT and SIGTERM as one awaitable, owned by us from a role's start to the end of its process.
+"""Turn SIGINT and SIGTERM into one awaitable, from a role's start to the end of its process.
 
-uvicorn would take the signals and raise them again at its end, which kills the tasks beside it
-without their clean-up; so nobody but this file installs handlers. Nor does asyncio: its loop puts
-the defaults back when it closes, and the interpreter may take seconds from there to its end. Who is
-asked to stop once more in that time would seem to have died of it.
+Only this module installs handlers. uvicorn would take the signals and raise them again at its end,
+which kills the tasks beside it without their clean-up. asyncio's loop would put the defaults back
+when it closes, and the interpreter may take seconds from there to its end: a second signal in that
+time would make a process that stops in order look like one that was killed.
 """
 
 import asyncio
@@ -21,34 +21,35 @@ _READ_BYTES = 64
 
 @asynccontextmanager
 async def stop_signal() -> AsyncIterator[asyncio.Event]:
-    """An event that is set by the first SIGINT or SIGTERM; later ones are ignored.
+    """Yield an event that the first SIGINT or SIGTERM sets; later signals are ignored.
 
-    Also behind the context, until the process has ended, so a process enters it once and last.
+    They are ignored after the context too, until the process has ended. So a process enters it only
+    once, and as its last one.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    heard, told = socket.socketpair()
+    receiving, sending = socket.socketpair()
 
-    def look() -> None:
-        if _STOPPING & set(heard.recv(_READ_BYTES)):
+    def read_signals() -> None:
+        if _STOPPING & set(receiving.recv(_READ_BYTES)):
             stop.set()
 
-    with heard, told:
-        heard.setblocking(False)
-        told.setblocking(False)
-        # Written to by Python, whatever the loop is doing; the handlers themselves do nothing.
-        signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
-        loop.add_reader(heard, look)
+    with receiving, sending:
+        receiving.setblocking(False)
+        sending.setblocking(False)
+        # Python writes to it, whatever the loop is doing; the handlers themselves do nothing.
+        signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+        loop.add_reader(receiving, read_signals)
         for number in _STOPPING:
             signal.signal(number, lambda *_: None)
         try:
             yield stop
         finally:
-            # Not a handler that does nothing: the interpreter takes those away before it ends.
+            # SIG_IGN, since the interpreter removes handlers, even empty ones, before it ends.
             for number in _STOPPING:
                 signal.signal(number, signal.SIG_IGN)
             signal.set_wakeup_fd(-1)
-            loop.remove_reader(heard)
+            loop.remove_reader(receiving)
 
 
 async def unless_stopped(stop: asyncio.Event, work: Awaitable[T]) -> T | None:
@@ -77,7 +78,7 @@ async def finish_until(work: Coroutine[Any, Any, T], event: asyncio.Event) -> T:
         raise
     finally:
         working.cancel()
-        # Once we are cancelled, nobody waits for its failure any more.
+        # After a cancellation nobody waits for its failure any more.
         await asyncio.gather(working, return_exceptions=True)
 
 

@@ -1,4 +1,4 @@
-"""Work that blocks and cannot be ended, such as loading a model, beside a loop that can."""
+"""Run work that blocks and cannot be ended, such as loading a model, beside a loop that can."""
 
 import asyncio
 import contextlib
@@ -12,19 +12,19 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
-# Threads end at once when the interpreter does, if they are idle.
+# Idle threads end at once with the interpreter; one that runs for longer is taken to hang.
 _HANG_S = 1.0
 
 
 async def in_daemon_thread(work: Callable[[], T]) -> T:
-    """What `work` returns, from a thread that holds up nobody's exit when it hangs.
+    """Return what `work` returns, from a thread that does not delay the exit when it hangs.
 
-    asyncio.to_thread's are waited for when the loop closes.
+    The threads of asyncio.to_thread are waited for when the loop closes.
     """
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def settle(how: Callable[[Any], None], value: Any) -> None:
+    def finish(how: Callable[[Any], None], value: Any) -> None:
         if not done.done():
             how(value)
 
@@ -35,8 +35,8 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
             how, value = done.set_result, work()
         except BaseException as error:
             how, value = done.set_exception, error
-        with contextlib.suppress(RuntimeError):  # nobody waited, and the loop is closed
-            loop.call_soon_threadsafe(settle, how, value)
+        with contextlib.suppress(RuntimeError):  # Nobody waited, and the loop is closed.
+            loop.call_soon_threadsafe(finish, how, value)
 
     threading.Thread(target=run, daemon=True).start()
     return await done
@@ -45,7 +45,8 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
 def leave_behind(code: int) -> None:
     """End the process with `code` if threads hold up the end of the interpreter for long."""
     ending = threading.Event()
-    # Called before the one that joins the threads of all executors, which was registered earlier.
+    # The interpreter calls this one before that which joins the threads of all executors, since it
+    # was registered later.
     threading._register_atexit(ending.set)  # type: ignore[attr-defined]
 
     def end() -> None:

@@ -1,4 +1,4 @@
-"""The data directory: made, and each part of it locked by the one process that writes it."""
+"""Make the data directory, and lock each part of it for the one process that writes it."""
 
 import os
 from collections.abc import Iterator
@@ -17,12 +17,14 @@ log = structlog.get_logger(__name__)
 
 @contextmanager
 def locked(data: Path, part: str) -> Iterator[None]:
-    """Hold DATA/PART.lock, which names our pid; `data` is made unless it is there.
+    """Hold DATA/PART.lock, which names the pid of this process; make `data` if it is missing.
 
-    The lock ends with the process, even by `kill -9`. Raises DataDirNotWritable, DataDirInUse.
+    The lock ends with the process, even by `kill -9`. Raises DataDirNotWritable, or DataDirInUse
+    when another process holds it.
     """
     path = data / f"{part}.lock"
-    # Without locks in the file system this fails: a file instead of a lock would outlive us.
+    # Without locks in the file system this fails: a file instead of a lock would outlive the
+    # process.
     lock = FileLock(path, blocking=False, fallback_to_soft=False)
     with ExitStack() as stack:
         try:
@@ -48,7 +50,7 @@ def _holder(path: Path) -> str:
 
 
 def _close_to_others(data: Path) -> None:
-    """Only the folder that is ours alone is changed: another may be open to others on purpose."""
+    """Close the default folder to other users; warn of another, which may be open on purpose."""
     if not is_open_to_others(data):
         return
     with suppress(ConfigurationError, PermissionError):
@@ -59,7 +61,10 @@ def _close_to_others(data: Path) -> None:
 
 
 def node_part(settings: IndexSettings) -> str:
-    """What an index node writes; those of other shards or replicas may share the directory."""
+    """Return the name of the part that an index node writes.
+
+    Nodes of other shards or replicas may share the directory.
+    """
     return f"index.{settings.shard}.{settings.replica}"
 
 

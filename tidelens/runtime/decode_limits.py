@@ -1,4 +1,4 @@
-"""Reads from the settings what decoding a picture may cost: one of content, or one of a query."""
+"""The limits of decoding a published picture, and a query's picture, from the settings."""
 
 from dataclasses import replace
 

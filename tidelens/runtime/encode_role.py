@@ -1,4 +1,4 @@
-"""The encode role: wires the worker to Kafka, the model and /metrics."""
+"""The encode role: a worker, wired to Kafka, the model and /metrics."""
 
 import asyncio
 import contextlib
@@ -52,9 +52,10 @@ async def run_encoder(
 ) -> bool:
     """Encode until stopped.
 
-    With `attached`, the broker's address is the first line on stdin, and the end of stdin (the
-    parent is gone) stops us. `reporter` gets a report once records are encoded. Returns False if
-    stopped before the model was loaded; a thread that loads it cannot be ended.
+    With `attached`, the broker's address is the first line on stdin, and the end of stdin, which
+    means that the parent is gone, stops the encoder. `reporter` gets a report once records are
+    encoded. Returns False if stopped before the model was loaded; a thread that loads it cannot be
+    ended.
     """
     from tidelens.server.metrics_port import metrics_server
 
@@ -62,27 +63,33 @@ async def run_encoder(
     register_process_metrics(metrics.registry)
     async with contextlib.AsyncExitStack() as stack:
         stop = await stack.enter_async_context(stop_signal())
-        # A taken port is told at once, not after the model was loaded.
+        # A port that is in use is reported at once, not after the model was loaded.
         stack.enter_context(metrics_server(settings, metrics, health, metrics_listener))
         # The imports and the weights take seconds: load them while the broker starts.
         loading = asyncio.create_task(in_daemon_thread(lambda: _load(settings)))
         watched = asyncio.create_task(health.run())
         try:
             if not attached:
-                brokers = settings.brokers or ""
                 return await _encode(
-                    settings, kafka, brokers, loading, metrics, health, stop, reporter
+                    settings,
+                    kafka,
+                    settings.brokers or "",
+                    loading,
+                    metrics,
+                    health,
+                    stop,
+                    reporter,
                 )
             parent = await _Parent.connect()
-            told = await unless_stopped(stop, parent.address())
-            if not told:
+            brokers = await unless_stopped(stop, parent.address())
+            if not brokers:
                 return False
             health.has_broker = True
             watching = asyncio.create_task(parent.wait_for_exit())
             watching.add_done_callback(lambda _: stop.set())
             try:
                 return await _encode(
-                    settings, kafka, told, loading, metrics, health, stop, reporter
+                    settings, kafka, brokers, loading, metrics, health, stop, reporter
                 )
             finally:
                 watching.cancel()
@@ -105,7 +112,7 @@ def _load(settings: Settings) -> Encoder:
 
 
 class _Parent:
-    """The process that started us, at the other end of stdin."""
+    """The process that started this one, at the other end of stdin."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
         self._reader = reader
@@ -119,7 +126,7 @@ class _Parent:
         return cls(reader)
 
     async def address(self) -> str:
-        """The first line; empty when the parent went before it wrote one."""
+        """Return the first line; it is empty when the parent ended before it wrote one."""
         return (await self._reader.readline()).decode().strip()
 
     async def wait_for_exit(self) -> None:
@@ -184,7 +191,7 @@ async def _encode(
 
 
 async def _answering(connection: "KafkaConnection") -> bool:
-    """Return True once Kafka answers; `up`, which sent us its address, starts it again."""
+    """Return True once Kafka answers; `up`, which sent its address, starts it again."""
     warned = False
     while True:
         try:
@@ -201,7 +208,7 @@ async def _answering(connection: "KafkaConnection") -> bool:
 async def update_lag_metrics(
     source: LagSource, metrics: Metrics, clock: Clock, health: EncoderHealth | None = None
 ) -> None:
-    """Keep the lag in the metrics until cancelled; an encoder does not end for want of it."""
+    """Keep the lag in the metrics until cancelled; an encoder goes on without it."""
     health = health or EncoderHealth()
     from aiokafka.errors import KafkaError
 
@@ -216,7 +223,7 @@ async def update_lag_metrics(
         except Exception as error:
             metrics.clear_lag()
             if isinstance(error, TopicMismatch):
-                health.broker = "reachable"  # it says so itself
+                health.broker = "reachable"  # Kafka itself has said so.
             raise
         await asyncio.sleep(_LAG_EVERY_S)
 
@@ -243,7 +250,7 @@ async def open_worker(
     clock: Clock,
     health: EncoderHealth | None = None,
 ) -> "AsyncIterator[EncoderWorker]":
-    """A worker in the group of the encoder's space; the caller runs it."""
+    """Yield a worker in the group of the encoder's space; the caller runs it."""
     from consumers.encode_job import RecordChecks
     from consumers.labelling import Labeller
     from consumers.picture_fetch import PictureLoader
@@ -280,7 +287,7 @@ async def open_worker(
         drain_ms=settings.encode_drain_ms,
     )
     part = Part("decode", pause_max_s=settings.restart_pause_max_s)
-    part.mark_running()  # each of them is started by its first picture
+    part.mark_running()  # Each decoder is started by its first picture.
     metrics.registry.register(PartMetrics([part]))
     async with (
         open_decoders(settings, encoder.preprocess) as decoders,
@@ -311,17 +318,18 @@ async def open_worker(
 
 
 def _decoding_max(processes: int) -> int:
-    """One picture for each decoder, and where there are several, one that comes next.
+    """Return how many pictures may be decoded or wait for a decoder at once.
 
-    Beside a single one that would have to be decoded before another partition's; 5 % of what two
-    processes decode in a second is the price of none.
+    With several decoders, one more than there are waits, so that none is idle: without it two
+    decode 5 % less. With a single decoder, a picture that waits would be decoded before that of
+    another partition.
     """
     return processes + 1 if processes > 1 else 1
 
 
 @contextlib.asynccontextmanager
 async def open_decoders(settings: Settings, preprocess: Preprocess) -> "AsyncIterator[DecoderPool]":
-    """As many processes as the model has threads; each starts with its first picture."""
+    """Yield as many decoders as the model has threads; each starts with its first picture."""
     from consumers.images.decoder_pool import DecoderPool
     from tidelens.runtime.decode_limits import content_limits
 

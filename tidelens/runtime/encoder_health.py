@@ -16,14 +16,14 @@ STALLED_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class GroupMembership:
-    """An encoder's place in its group: a member may own no partition yet, or never."""
+    """An encoder's membership in its group; a member may own no partition yet, or never."""
 
     is_member: bool = False
     partitions: int = 0
 
 
 class EncoderHealth:
-    """Whether the encoder is alive and ready, or why not.
+    """The health of an encoder: whether it is alive and ready, or why not.
 
     Members are replaced whole, so that a thread may read them. `has_broker` says whether the
     address of the broker is known; `up` sends it to its encoders.
@@ -43,13 +43,13 @@ class EncoderHealth:
         self._ownership = ownership
 
     async def run(self) -> None:
-        """Look at the ownership every second, which shows that the loop runs, until cancelled."""
+        """Update the state every second until cancelled, which also shows that the loop runs."""
         while True:
             self.update()
             await asyncio.sleep(_EVERY_S)
 
     def update(self) -> None:
-        """Note that the loop runs, and what the encoder owns."""
+        """Record that the loop runs, and what the encoder owns."""
         self._seen = self._now()
         ownership = self._ownership
         if ownership is not None:

@@ -1,4 +1,4 @@
-"""The encode role as a child process of `up`, which ends when our end of its stdin does."""
+"""The encode role as a child process of `up`; it stops when its standard input ends."""
 
 import asyncio
 import contextlib
@@ -19,13 +19,13 @@ from tidelens.process.child_reports import ChildReport, ChildReports
 
 _NICE = 19
 _STOP_S = 10.0
-# Somebody who kills a process sends one of these; other signals are its own doing.
+# Signals by which people and services kill a process; other signals are its own doing.
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderExit:
-    """How a child ended, and its error where starting it again would change nothing."""
+    """The reason why a child ended, with its error where starting it again would not help."""
 
     reason: str
     error: TidelensError | None = None
@@ -33,7 +33,7 @@ class EncoderExit:
 
 
 class EncoderProcess:
-    """One child process."""
+    """One encoder, running in a child process."""
 
     def __init__(self, process: asyncio.subprocess.Process, reports: ChildReports) -> None:
         self._process = process
@@ -70,9 +70,9 @@ class EncoderProcess:
                 stdin=asyncio.subprocess.PIPE,
                 env=environment,
                 pass_fds=passed,
-                # A process group of its own, since a Ctrl-C is for us, and we stop it in order. Not
-                # a session of its own: where Linux shares processors among sessions (autogroup),
-                # niceness counts only within one.
+                # It has a process group of its own, since a Ctrl-C is for `up`, which stops it in
+                # order. It has no session of its own: where Linux shares processors among sessions
+                # (autogroup), niceness counts only within one.
                 process_group=0,
                 preexec_fn=_give_way,
             )
@@ -119,7 +119,7 @@ def _port(listener: socket.socket | None) -> int:
 
 
 def _give_way() -> None:
-    """Queries, in our process and its other child, come first. DecoderPool inherit it."""
+    """Lower the priority of this process and its decoders, since queries come first."""
     os.nice(_NICE)
-    # It is now in the background of a terminal, which may stop it when it writes there.
+    # The process is now in the background of a terminal, which may stop it when it writes there.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)

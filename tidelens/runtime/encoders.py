@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 
 class Encoders:
-    """Runs an encoder for each model that the control topic names, the first from the start.
+    """The encoder processes of `up`: one for each model that the control topic names.
 
     A space's encoder must run for as long as the space may answer, so that the space stays current:
     this means the active space, the one kept for a rollback, and a candidate that was encoded once.
@@ -41,7 +41,7 @@ class Encoders:
         self._metrics = metrics
         self._run_file = run_file
         self._parts = parts
-        # The model whose encoder has the known listener; another one gets a free port.
+        # The model whose encoder has the known listener; other encoders get a free port.
         self._metrics_of: str | None = None
         self._first: tuple[str, EncoderProcess] | None = None
         self._current = settings.model
@@ -152,7 +152,7 @@ class Encoders:
 
 
 def _models(control: "Control", default: str) -> list[str]:
-    """The current one first."""
+    """Return the models to encode with, the current one first."""
     models = [default] if control.active is None else [r.model for r in control.active.served]
     candidate = control.candidate
     if candidate is not None and candidate.encoded_at is not None:

@@ -1,4 +1,4 @@
-"""Which space a node answers in when it starts: the active one, if it can be opened.
+"""Choose the space that a node answers in when it starts: the active one, if it can be opened.
 
 A control record may name a space that does not exist, or one whose model this machine lacks. Then
 the node answers in the newest space that it can open, says so, and moves to the active one as soon
@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 def open_queries(settings: Settings, ref: SpaceRef) -> QueryEncoderTask:
-    """Make queries. Raises ModelMissing, or SpaceMismatch where this machine's model differs."""
+    """Make the query encoder. Raises ModelMissing, or SpaceMismatch for a model that differs."""
     queries = make_queries(settings, ref.model)
     require_same(ref, queries.space)
     return queries

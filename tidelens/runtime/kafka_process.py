@@ -1,4 +1,4 @@
-"""The Kafka of `up`: the user's cluster, or one of our own, started again when it ends."""
+"""The Kafka of `up`: the user's cluster, or a local broker that is started again when it ends."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,9 +21,9 @@ async def open_kafka(
     parts: Parts,
     stop: asyncio.Event,
 ) -> AsyncIterator[str]:
-    """Yield the address of the user's cluster, or of an Apache Kafka of our own on `ports`.
+    """Yield the address of the user's cluster, or of a local Apache Kafka on `ports`.
 
-    Our own is started again whenever it ends, until `stop` is set.
+    A local one is started again whenever it ends, until `stop` is set.
     """
     if settings.brokers:
         await KafkaConnection(settings.brokers, kafka).require_reachable()
@@ -51,7 +51,7 @@ async def keep_running(
 ) -> None:
     """Start a broker again whenever it ends, on its old address and data, until cancelled.
 
-    Nothing is started after `stop`: systemd stops a whole service, Kafka together with us.
+    Nothing is started after `stop`: systemd stops all processes of a service together.
     """
     while True:
         reason = exit_reason(await broker.wait())

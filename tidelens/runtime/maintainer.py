@@ -1,4 +1,4 @@
-"""A maintainer as it is wired: snapshots, rebuilds, and the log that it follows."""
+"""Wire a maintainer to its snapshots, its merges and the log that it follows."""
 
 from collections.abc import Callable, Mapping
 
@@ -36,9 +36,9 @@ def make_maintainer(
     *,
     retention_min_s: float = RETENTION_MIN_S,
 ) -> Maintainer:
-    """Of one space; `replica` is the only one that writes below its own prefix.
+    """Make the maintainer of one space; each `replica` writes below a prefix of its own.
 
-    Raises ConfigurationError for a kind of index that cannot be.
+    Raises ConfigurationError for an index type that the space cannot have.
     """
     choice.require_index_type(settings.index_kind, space.dim)
     names = Names(settings.topic_prefix, space.name)
@@ -89,7 +89,7 @@ def make_maintainer(
 
 
 def _placing(settings: IndexSettings) -> Callable[[SealedSegment], object] | None:
-    """Onto the GPU, where there is one."""
+    """Return what loads a segment onto the GPU, or None where there is none."""
     device = open_device(settings.gpu_memory_mb)
     if device is None:
         return None

@@ -1,4 +1,4 @@
-"""What a node shows at /metrics: itself, its child processes, and each space that it keeps."""
+"""The metrics of a node: those of itself, its child processes and each space that it keeps."""
 
 import contextlib
 from collections import Counter
@@ -14,8 +14,8 @@ from contracts.supervision.processes import Part
 from streams.registry.control_faults import IgnoredRecords
 from tidelens.server.admission import ConnectionLimiter
 
-# The role of a child by a word of its command line. Kafka's guard has Kafka's in its own; what
-# multiprocessing starts encodes queries.
+# The role of a child by a word of its command line. Kafka's guard has the command of Kafka in its
+# own. A process that multiprocessing starts encodes queries.
 _ROLES = {
     "kafka.Kafka": "broker",
     "encode": "encode",
@@ -25,7 +25,7 @@ _ROLES = {
 
 
 class Exposition(Collector):
-    """One for each process; counters of a space last for as long as the space is kept."""
+    """The registry of a process; counters of a space last for as long as the space is kept."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -36,6 +36,7 @@ class Exposition(Collector):
 
     @contextlib.contextmanager
     def registered(self, metrics: Metrics) -> Iterator[None]:
+        """Show the metrics of a space for the context."""
         self._shown.append(metrics)
         try:
             yield
@@ -43,7 +44,7 @@ class Exposition(Collector):
             self._shown.remove(metrics)
 
     def collect(self) -> Iterable[Metric]:
-        """A name stands in the text once, with the samples of every space."""
+        """Return each metric once, with the samples of every space."""
         merged: dict[str, Metric] = {}
         for metrics in tuple(self._shown):
             for metric in metrics.registry.collect():
@@ -53,12 +54,12 @@ class Exposition(Collector):
 
 
 class ChildMemoryMetrics(Collector):
-    """Resident memory of our child processes, summed by role, read when it is asked for."""
+    """The resident memory of child processes, summed by role and read at each scrape."""
 
     def collect(self) -> Iterable[Metric]:
         used: Counter[str] = Counter()
         for child in psutil.Process().children(recursive=True):
-            # It may end while we look.
+            # It may end meanwhile.
             with contextlib.suppress(psutil.Error):
                 used[_role(child.cmdline())] += child.memory_info().rss
         family = GaugeMetricFamily(
@@ -72,7 +73,7 @@ class ChildMemoryMetrics(Collector):
 
 
 class PartMetrics(Collector):
-    """Collects which processes of `up` or a role run, and how often they were started again."""
+    """The state of the processes of `up` or a role: which run, and how often each restarted."""
 
     def __init__(self, parts: Iterable[Part]) -> None:
         self._parts = parts
@@ -95,7 +96,7 @@ class PartMetrics(Collector):
 
 
 class ConnectionMetrics(Collector):
-    """Collects the connections of a door, the size of their bodies, and refusals by limit."""
+    """The connections of the API, the size of their bodies, and refusals by limit."""
 
     def __init__(self, limiter: ConnectionLimiter) -> None:
         self._limiter = limiter
@@ -120,7 +121,7 @@ class ConnectionMetrics(Collector):
 
 
 class ControlMetrics(Collector):
-    """Collects which records of the control topic are ignored."""
+    """The records of the control topic that are ignored."""
 
     def __init__(self, faults: IgnoredRecords) -> None:
         self._faults = faults

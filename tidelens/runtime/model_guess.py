@@ -1,4 +1,4 @@
-"""What a process may load before Kafka has said which space is active."""
+"""Guess the model to load before Kafka has said which space is active."""
 
 from pathlib import Path
 
@@ -37,6 +37,6 @@ def space_here(model: str) -> Space:
 def absolute(model: str) -> str:
     """Return a folder's whole path, for nodes that were started elsewhere."""
     if not is_tunable(model):
-        return model  # one of our names, whatever folders exist
+        return model  # A name of Tidelens, whatever folders exist.
     path = Path(model).expanduser()
     return str(path.resolve()) if path.is_dir() else model

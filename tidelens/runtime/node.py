@@ -63,7 +63,7 @@ def open_node(
     parts: Parts,
     faults: IgnoredRecords,
 ) -> dict[str, Run]:
-    """The long-running tasks of a node, by name, for the caller to run and watch.
+    """Return the long-running tasks of a node, by name, for the caller to run and watch.
 
     It answers in the space of `queries`, and moves to another when the control topic says so.
     """
@@ -72,7 +72,7 @@ def open_node(
 
     @asynccontextmanager
     async def opening(ref: SpaceRef) -> AsyncIterator[ServedSpace]:
-        # Started before the node was: later ones are made when they are needed.
+        # The first was started before the node; later ones are made when they are needed.
         of_space = made.pop(ref, None)
         if of_space is None:
             of_space = await asyncio.to_thread(open_queries, settings, ref)
@@ -127,7 +127,7 @@ def open_node(
 
 @asynccontextmanager
 async def open_log(settings: Settings, connection: KafkaConnection) -> AsyncIterator[KafkaEventLog]:
-    """The event log, shared by all spaces of a process."""
+    """Yield the event log, shared by all spaces of a process."""
     async with KafkaEventLog.open(
         connection,
         partition_of=partitioner(settings.partitioner),
@@ -150,7 +150,7 @@ async def _serving(
     parts: Parts,
     faults: IgnoredRecords,
 ) -> AsyncIterator[ServedSpace]:
-    """Everything of one space: query encoder, maintainer, searcher and app."""
+    """Open all parts of one space: query encoder, maintainer, searcher and app."""
     clock = SystemClock()
     metrics = queries.metrics
     names = Names(settings.topic_prefix, queries.space.name)
@@ -233,14 +233,14 @@ async def _serving(
             try:
                 await streams.start()
                 await streams.wait_until_stopped()
-                # Faust keeps a crash to itself unless somebody asks.
+                # Faust does not raise a crash by itself.
                 raise streams.crash_reason or RuntimeError("the streams app stopped by itself")
             finally:
-                # Stopped while it still joins its group, Faust may wait for ever (seen once).
+                # Faust may wait for ever if it is stopped while it joins its group (seen once).
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_STOP_S):
                         await streams.stop()
-                # The last state to disk, so that the next start has little to replay.
+                # Save the last state, so that the next start has little to replay.
                 await maintainer.snapshot()
 
         gc_pauses.shorten_pauses()

@@ -1,4 +1,4 @@
-"""Opens what reads the pictures of references and converts those that browsers do not show."""
+"""Readers of pictures by reference, and a converter of those that browsers do not show."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -19,15 +19,15 @@ class PictureReaders:
     """The readers and the converter, shared by all spaces of a process."""
 
     asked: ReferenceReader
-    """Reads what queries name."""
+    """The reader of pictures that queries name."""
     shown: ReferenceReader
-    """Reads what published records name."""
+    """The reader of pictures that published records name."""
     converter: PictureConverter
 
 
 @asynccontextmanager
 async def open_picture_readers(settings: Settings) -> AsyncIterator[PictureReaders]:
-    """Open them; the decoder's process starts with the first picture that needs it."""
+    """Open the readers; the decoder's process starts with the first picture that needs it."""
     decoders = DecoderPool(
         1,
         content_limits(settings),

@@ -1,6 +1,6 @@
-"""The query encoder as it is wired: its own module, since its process must start first.
+"""Wire the query encoder, in a module of its own since its process must start first.
 
-Loading the model takes longest of all at a start; importing what else a node needs goes beside it.
+Loading the model takes longest of all at a start, and the imports of a node go on beside it.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from tidelens.runtime.decode_limits import query_limits
 
 @dataclass(slots=True)
 class QueryEncoderTask:
-    """The query encoder of one model; started before Kafka answers, since it takes longest."""
+    """The query encoder of one model. It is started before Kafka answers: it takes longest."""
 
     model: str
     space: Space
@@ -28,12 +28,12 @@ class QueryEncoderTask:
     _running: "asyncio.Task[None] | None" = None
 
     def start(self) -> None:
-        """Let the process load its model from now on; `run` then goes on with it."""
+        """Start the process, which loads its model; `run` then waits for it."""
         if self._running is None:
             self._running = asyncio.create_task(self.encoder.run(), name="queries")
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         self.start()
         assert self._running is not None
         await self._running
@@ -45,7 +45,7 @@ class QueryEncoderTask:
 
 
 def make_queries(settings: Settings, model: str | None = None) -> QueryEncoderTask:
-    """For `model`, else the settings' one. Raises ModelMissing when it is not here."""
+    """Make the query encoder of `model`, or of the settings' model. Raises ModelMissing."""
     model = model or settings.model
     space = model_space(model)
     metrics = Metrics(space.name)

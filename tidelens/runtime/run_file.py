@@ -1,4 +1,4 @@
-"""What a running `tidelens up` tells the other commands: its broker and its HTTP address.
+"""The file by which other commands find a running `tidelens up`: its broker, its HTTP address.
 
 `up` writes DATA/run.json and removes it when it ends. After a `kill -9` the file stays behind,
 which is why a reader believes it only while the process that wrote it lives.
@@ -24,7 +24,7 @@ VERSION = 1
 _MODEL_FILE = "active-model"
 DEFAULT_BROKERS = "127.0.0.1:9092"
 
-# Hosts that mean every address of this machine, and the one of them to ask.
+# Hosts that stand for every address of this machine, and the address to ask instead.
 _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
@@ -71,9 +71,7 @@ class Runtime:
 
     @staticmethod
     def stale_file_problem(data: Path) -> str | None:
-        """Return what is wrong with a file that says nothing usable, or None where there is no
-        file.
-        """
+        """Return what is wrong with a file that cannot be used, or None if there is no file."""
         path = data / _FILE
         try:
             pid = orjson.loads(path.read_bytes())["pid"]
@@ -84,7 +82,7 @@ class Runtime:
             return f"{path} cannot be read"
 
     def _checked(self) -> "Runtime":
-        """Raise TypeError where a member has another type, as in a file that we did not write."""
+        """Raise TypeError where a member has another type, as in a file of another program."""
         texts = (self.brokers, self.url, self.space, self.model)
         objects = (self.children, self.collection, self.security)
         if not all(isinstance(text, str) for text in texts):
@@ -95,7 +93,7 @@ class Runtime:
 
     @staticmethod
     def remove(data: Path) -> None:
-        """Remove our own file; another process's stays."""
+        """Remove the file if this process wrote it."""
         runtime = Runtime.read(data)
         if runtime is not None and runtime.pid == os.getpid():
             with contextlib.suppress(OSError):
@@ -103,7 +101,7 @@ class Runtime:
 
 
 class RunFile:
-    """DATA/run.json of this process: written once all is up, and then when a child is new."""
+    """DATA/run.json of this process: it is written once all is up, and for each new child."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
@@ -115,13 +113,13 @@ class RunFile:
         self._runtime.write(self._data)
 
     def child(self, role: str, pid: int | None) -> None:
-        """The process that has this role from now on; None: it ended."""
+        """Record the process that has this role from now on, or None after it ended."""
         if pid is not None:
             self._children[role] = pid
         else:
             self._children.pop(role, None)
         if self._runtime is not None:
-            # A full disk is no reason to end: what stands there is older, and still ours.
+            # A full disk must not end `up`: the older file still names this process.
             with contextlib.suppress(OSError):
                 self.write(self._runtime)
 
@@ -131,19 +129,19 @@ class RunFile:
 
 
 def model_of(settings: Settings) -> str:
-    """What nodes encode queries with before the first switch: of the running `up`, else as set."""
+    """Return the model of queries before the first switch: that of a running `up`, or as set."""
     runtime = Runtime.read(settings.data)
     return runtime.model if runtime else settings.model
 
 
 def url_of(host: str, port: int) -> str:
-    """Where this machine reaches a server that listens there."""
+    """Return the URL by which this machine reaches a server that listens on the address."""
     reached = _EVERYWHERE.get(host, host)
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
 def remember_model(data: Path, model: str | None) -> None:
-    """Of the active space: what the next start loads before it can ask Kafka; None: nothing."""
+    """Write down the model of the active space, which the next start loads before Kafka answers."""
     path = data / _MODEL_FILE
     if model is None:
         path.unlink(missing_ok=True)
@@ -153,7 +151,7 @@ def remember_model(data: Path, model: str | None) -> None:
 
 
 def remembered_model(data: Path) -> str | None:
-    """A guess: the control topic may say otherwise by now."""
+    """Return the model of `remember_model`; the control topic may say otherwise by now."""
     try:
         return (data / _MODEL_FILE).read_text() or None
     except (OSError, UnicodeDecodeError):
@@ -166,5 +164,5 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # somebody else's, but there
+        return True  # It belongs to another user, but runs.
     return True

@@ -36,7 +36,7 @@ class ServedSpace:
 
 @dataclass(slots=True)
 class _ManagedSpace:
-    """One space that is kept, or on its way to it (`serving` None) or out (`task` cancelled)."""
+    """One space: kept, being opened (`serving` is None), or being closed (`task` is None)."""
 
     task: "asyncio.Task[None] | None" = None
     serving: ServedSpace | None = None
@@ -44,7 +44,7 @@ class _ManagedSpace:
 
 
 class SpaceRouter:
-    """The ASGI app in front: every request goes to the app that answers when it comes."""
+    """The ASGI app in front: it passes each request to the app that answers at that time."""
 
     def __init__(self) -> None:
         self.app: ASGIApp | None = None
@@ -55,7 +55,10 @@ class SpaceRouter:
 
 
 class Spaces:
-    """Follows the control topic. `opening` opens a space; `first` answers from the start."""
+    """The spaces of a node, as the control topic wants them.
+
+    `opening` opens a space, and `first` answers from the start.
+    """
 
     def __init__(
         self,
@@ -65,9 +68,9 @@ class Spaces:
     ) -> None:
         self.router = SpaceRouter()
         self.opened = asyncio.Event()
-        """From here on the switch has an app behind it."""
+        """It is set once the router has an app behind it."""
         self.named: list[str] = []
-        """By the control topic: those served, and one being made."""
+        """The spaces that the control topic names: those served, and one being made."""
         self._opening = opening
         self._side = side
         self._answering = first
@@ -77,7 +80,7 @@ class Spaces:
         self._changed = asyncio.Event()
 
     def describe(self) -> dict[str, Any]:
-        """For operators: what answers, what is kept beside it, and whether that is ready."""
+        """Return which space answers, which are kept, and which of those are ready."""
         return {
             "answering": self._answering.space,
             "kept": {ref.space: kept.ready for ref, kept in self._kept.items()},
@@ -161,7 +164,7 @@ class Spaces:
                 self.opened.set()
             for name, run in serving.runs.items():
                 runs.create_task(_for_ever(name, run), name=f"{ref.space}: {name}")
-            while not serving.is_ready():  # noqa: ASYNC110 - goes to and fro, and nobody tells
+            while not serving.is_ready():  # noqa: ASYNC110 - it changes often, without an event
                 await asyncio.sleep(_LOOK_S)
             kept.ready = True
             self._changed.set()

@@ -93,7 +93,7 @@ async def _run(
     port, metrics = sockets.api.getsockname()[1], sockets.metrics
     async with contextlib.AsyncExitStack() as stack:
         # What takes longest goes first: the models are loaded while Kafka starts. Which they are
-        # is only a guess until Kafka has told, and then nearly always right.
+        # is only a guess until Kafka answers, and nearly always right.
         guess = await in_daemon_thread(lambda: guessed_model(settings))
         metrics_port = metrics.getsockname()[1] if metrics is not None else 0
         run_file, parts = RunFile(settings.data), Parts()
@@ -192,7 +192,10 @@ async def _confirmed(
     guessed: QueryEncoderTask,
     faults: "IgnoredRecords",
 ) -> QueryEncoderTask:
-    """The query encoder of the active space, the topics made: the guessed one, or another."""
+    """Create the topics, and return the query encoder of the active space.
+
+    It is the guessed one unless another space is active.
+    """
     from streams.registry.control_topic import ControlTopic
     from tidelens.runtime.first_space import first_queries
 

@@ -1,4 +1,4 @@
-"""Which encoders `up` runs: one for each model that the control topic names."""
+"""The encoders that `up` runs: one for each model that the control topic names."""
 
 import asyncio
 import os

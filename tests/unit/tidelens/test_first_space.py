@@ -1,4 +1,4 @@
-"""Which space a node answers in at its start, where the active one cannot be had."""
+"""The space that a node answers in at its start, when the active one cannot be opened."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""What a fragmented heap holds free goes back to the system."""
+"""The free memory of a fragmented heap goes back to the system."""
 
 import subprocess
 import sys

@@ -121,7 +121,7 @@ def test_every_line_is_json(tmp_path: Path) -> None:
 
 
 def test_threads_that_hang_do_not_hold_up_the_end(tmp_path: Path) -> None:
-    """A thread that asks a name server, say: the interpreter waited for it without end."""
+    """The interpreter does not wait for a thread that hangs, such as one at a name server."""
     done = run(HANGS, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (3, "closed\n", "")
 

@@ -99,7 +99,7 @@ async def test_an_encoder_shows_the_lag_until_the_broker_is_away(
 
 @pytest.mark.anyio
 async def test_a_topic_that_is_absent_says_nothing_against_the_broker() -> None:
-    """/readyz said that the broker does not answer, and nothing said what was the matter."""
+    """The answer of /readyz was that the broker does not answer, and nothing named the topic."""
     source, health = FixedLag(), EncoderHealth()
     source.error = TopicAbsent("topic t does not exist")
     with pytest.raises(TopicAbsent):

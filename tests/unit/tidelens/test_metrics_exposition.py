@@ -1,4 +1,4 @@
-"""What a node shows at /metrics: every space it keeps, and the memory of its children."""
+"""The metrics of a node: those of every space that it keeps, and its children's memory."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from tidelens.runtime.metrics_exposition import Exposition
 
 
 def samples(exposition: Exposition, name: str) -> dict[str, float]:
-    """By their space, as a scrape reads them; the parser refuses what stands there twice."""
+    """Return the values by their space; the parser refuses a metric that stands there twice."""
     text = generate_latest(exposition.registry).decode()
     assert len([line for line in text.splitlines() if line.startswith(f"# TYPE {name} ")]) <= 1
     return {

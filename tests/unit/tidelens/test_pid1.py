@@ -59,7 +59,7 @@ def test_the_first_process_has_a_handler_before_anything_is_imported(
 
 
 def test_the_first_process_of_a_namespace_hears_it(environment: dict[str, str]) -> None:
-    """The kernel dropped the signal, and the container ran on until it was killed."""
+    """The kernel drops a signal without a handler, so the container went on until it was killed."""
     for namespace in NAMESPACES:
         if subprocess.run([*namespace, "true"], capture_output=True).returncode == 0:
             break
@@ -70,7 +70,7 @@ def test_the_first_process_of_a_namespace_hears_it(environment: dict[str, str]) 
 
 
 def test_the_package_imports_nothing_before_that() -> None:
-    """Modules that the interpreter has not loaded by itself are loaded after the handler."""
+    """The handler comes before every module that the interpreter does not load by itself."""
     program = (
         "import sys; before = set(sys.modules)\n"
         "from tidelens.process import pid1\n"

@@ -1,4 +1,4 @@
-"""run.json: believed while the process that wrote it lives."""
+"""The file run.json is believed while the process that wrote it lives."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Which space answers: the switch, what is kept beside it, and live subscriptions over a switch."""
+"""The space that answers, those kept beside it, and live subscriptions across a switch."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ NEW = SpaceRef.of(HashEncoder(48, "hash-48").space, "hash:48")
 
 
 class Parts:
-    """Spaces over kits in memory, told what the control topic says by a queue."""
+    """Spaces over kits in memory; a queue stands for the control topic."""
 
     def __init__(self) -> None:
         self.kits = {OLD: Kit(), NEW: Kit()}
@@ -37,7 +37,7 @@ class Parts:
         self.ready = {OLD: True, NEW: True}
         self.open: list[SpaceRef] = []
         self.failures: list[Exception] = []
-        self.told: asyncio.Queue[Control] = asyncio.Queue()
+        self.control: asyncio.Queue[Control] = asyncio.Queue()
         self.spaces = Spaces(OLD, self.opening, SideTasks())
         self.url = ""
 
@@ -57,10 +57,10 @@ class Parts:
 
     async def followed(self) -> AsyncIterator[Control]:
         while True:
-            yield await self.told.get()
+            yield await self.control.get()
 
     def say(self, current: SpaceRef, previous: SpaceRef | None) -> None:
-        self.told.put_nowait(Control(ActiveSpace(current, previous, 1.0)))
+        self.control.put_nowait(Control(ActiveSpace(current, previous, 1.0)))
 
     async def answers(self, ref: SpaceRef) -> None:
         """Wait until searches are answered by that space."""
@@ -99,7 +99,7 @@ async def parts() -> AsyncIterator[Parts]:
 
 async def test_the_first_space_answers_and_a_candidate_changes_nothing(parts: Parts) -> None:
     await parts.answers(OLD)
-    parts.told.put_nowait(Control(None, CandidateSpace(NEW, 1.0, 2.0)))
+    parts.control.put_nowait(Control(None, CandidateSpace(NEW, 1.0, 2.0)))
     await asyncio.sleep(0.1)
     assert parts.open == [OLD]
     assert parts.spaces.describe() == {"answering": OLD.space, "kept": {OLD.space: True}}

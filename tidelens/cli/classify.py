@@ -1,6 +1,5 @@
 """`tidelens classify`: the labels that fit a picture, a text or an item best."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,6 @@ def classify(
     label among those given, its score, and the label.
     """
     from tidelens.cli.base.collection_choice import node_context
-    from tidelens.client import Client
 
     asked = {name: value for name, value in members.items() if value is not None}
     asked["labels"] = [*labels, *labels_file]
@@ -105,15 +103,7 @@ def classify(
         asked.setdefault("of", "images")
     parse_classify(asked)
 
-    node = node_context(url, data)
-
-    async def run() -> Any:
-        # The server ends every wait.
-        async with Client(node.url, timeout_s=None) as client:
-            return await client.classify(asked)
-
-    answer = asyncio.run(run())
-    node.tell()
+    answer = node_context(url, data).ask(lambda client: client.classify(asked))
     if as_json:
         say_json(answer)
         return

@@ -1,14 +1,16 @@
 """`tidelens digest`: the digest of the index, with the offsets that it belongs to."""
 
-import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from tidelens.cli.base.command import Command, Example
 from tidelens.cli.base.options import json_option, node_options
 from tidelens.cli.base.terminal import say, say_json
+
+if TYPE_CHECKING:
+    from tidelens.client import Client
 
 
 @click.command(
@@ -35,21 +37,16 @@ def digest(verify: bool, url: str | None, data: Path | None, as_json: bool) -> N
     """
     from contracts.errors import DigestMismatch
     from tidelens.cli.base.collection_choice import node_context
-    from tidelens.client import Client
 
-    node = node_context(url, data)
+    async def ask_digests(client: "Client") -> Any:
+        if not verify:
+            return (await client.get("/v1/status"))["digests"]
+        found = await client.post("/v1/admin/verify")
+        if not found["verified"]:
+            raise DigestMismatch("the rows in memory do not have the digest that was kept")
+        return found["digests"]
 
-    async def run() -> Any:
-        async with Client(node.url, timeout_s=None) as client:
-            if not verify:
-                return (await client.get("/v1/status"))["digests"]
-            found = await client.post("/v1/admin/verify")
-            if not found["verified"]:
-                raise DigestMismatch("the rows in memory do not have the digest that was kept")
-            return found["digests"]
-
-    digests = asyncio.run(run())
-    node.tell()
+    digests = node_context(url, data).ask(ask_digests)
     if as_json:
         say_json(digests)
         return

@@ -49,17 +49,10 @@ def _rebuild(
     targets: tuple[str, ...], url: str | None, data: Path | None, *, as_json: bool
 ) -> None:
     from tidelens.cli.base.collection_choice import node_context
-    from tidelens.client import Client
 
-    node = node_context(url, data)
-
-    async def run() -> Any:
-        async with Client(node.url, timeout_s=None) as client:
-            body = {"targets": list(targets)} if targets else None
-            return (await client.post("/v1/admin/rebuild", body))["rebuilt"]
-
-    rebuilt = asyncio.run(run())
-    node.tell()
+    body = {"targets": list(targets)} if targets else None
+    answer = node_context(url, data).ask(lambda client: client.post("/v1/admin/rebuild", body))
+    rebuilt = answer["rebuilt"]
     if as_json:
         say_json(rebuilt)
         return

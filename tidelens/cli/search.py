@@ -1,6 +1,5 @@
 """`tidelens search`: one query, answered now."""
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +31,10 @@ def search(url: str | None, data: Path | None, as_json: bool, **query: Any) -> N
     Give exactly one of TEXT, --image and --id, or a whole query with --query.
     """
     from tidelens.cli.base.collection_choice import node_context
-    from tidelens.client import Client
 
     asked = build_query(**query)
-
-    node = node_context(url, data)
-
-    async def run() -> Any:
-        # The server ends every wait, by its own limit if not by the query's.
-        async with Client(node.url, timeout_s=None) as client:
-            return await client.search(asked)
-
-    answer = asyncio.run(run())
-    node.tell()
+    # The server ends the wait, by its own limit if not by the query's.
+    answer = node_context(url, data).ask(lambda client: client.search(asked))
     if as_json:
         say_json(answer)
         return

@@ -70,16 +70,8 @@ def snapshot() -> None:
 def create(url: str | None, data: Path | None, as_json: bool) -> None:
     """Let the running node write a snapshot now."""
     from tidelens.cli.base.collection_choice import node_context
-    from tidelens.client import Client
 
-    node = node_context(url, data)
-
-    async def run() -> Any:
-        async with Client(node.url, timeout_s=None) as client:
-            return await client.post("/v1/admin/snapshot")
-
-    made = asyncio.run(run())
-    node.tell()
+    made = node_context(url, data).ask(lambda client: client.post("/v1/admin/snapshot"))
     if as_json:
         say_json(made)
     else:

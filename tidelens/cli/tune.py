@@ -1,14 +1,15 @@
 """`tidelens index tune`: the cost and the recall of each effort of the index."""
 
-import asyncio
 from pathlib import Path
-from typing import Any
 
 import click
 
 from tidelens.cli.base.command import Command, Example
 from tidelens.cli.base.options import json_option, node_options
 from tidelens.cli.base.terminal import say, say_json
+
+# The node only reads what it knows.
+_TIMEOUT_S = 60.0
 
 
 @click.command(
@@ -30,16 +31,10 @@ def tune(url: str | None, data: Path | None, as_json: bool) -> None:
     with sampled vectors of both targets and with recent queries.
     """
     from tidelens.cli.base.collection_choice import node_context
-    from tidelens.client import Client
 
     node = node_context(url, data)
-
-    async def run() -> Any:
-        async with Client(node.url) as client:
-            return (await client.get("/v1/admin/segments"))["segments"]
-
-    segments = asyncio.run(run())
-    node.tell()
+    answer = node.ask(lambda client: client.get("/v1/admin/segments"), timeout_s=_TIMEOUT_S)
+    segments = answer["segments"]
     if as_json:
         say_json(segments)
         return

@@ -5,11 +5,12 @@ value that is set and differs is refused, since the command would act on a colle
 serves here. The file never has secrets, only the names of the variables that have them.
 """
 
+import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from contracts import settings as settings_module
 from contracts.errors import ConfigurationError
@@ -21,6 +22,9 @@ from tidelens.runtime.run_file import DEFAULT_BROKERS, Runtime, url_of
 
 if TYPE_CHECKING:
     from streams.kafka.connection import KafkaConnection
+    from tidelens.client import Client
+
+T = TypeVar("T")
 
 # Another value of these means another collection, or loses records of this one.
 _IDENTITY = ("topic_prefix", "partitioner")
@@ -126,6 +130,24 @@ class NodeContext:
 
     url: str
     context: CommandContext | None
+
+    def ask(
+        self, request: "Callable[[Client], Awaitable[T]]", *, timeout_s: float | None = None
+    ) -> T:
+        """Return what `request` returns, given a client of the node. Call it outside of a loop.
+
+        By default only the server ends a wait.
+        """
+        from tidelens.client import Client
+
+        async def run() -> T:
+            async with Client(self.url, timeout_s=timeout_s) as client:
+                return await request(client)
+
+        answer = asyncio.run(run())
+        # Only now, since a failure is one line.
+        self.tell()
+        return answer
 
     def tell(self) -> None:
         """Say on stderr whose collection it answers from, unless the operator named the node."""

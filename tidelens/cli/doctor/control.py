@@ -5,9 +5,8 @@ from collections.abc import Sequence
 from contracts.errors import BrokerUnavailable, ConfigurationError, TopicMismatch
 from contracts.events.control_record import UNKNOWN_KEY
 from contracts.settings import KafkaSettings, Settings
+from tidelens.cli.doctor.broker_address import broker_address
 from tidelens.cli.doctor.finding import Finding, ok, skipped, warning
-from tidelens.process.threads import in_daemon_thread
-from tidelens.runtime.run_file import Runtime
 
 # A topic that somebody filled may have thousands.
 _SHOWN_MAX = 5
@@ -18,8 +17,7 @@ async def control(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]
     from streams.kafka.connection import KafkaConnection
     from tidelens.cli.base.served_space import ask_control
 
-    running = await in_daemon_thread(lambda: Runtime.read(settings.data))
-    brokers = settings.brokers or (running.brokers if running else None)
+    brokers, _ = await broker_address(settings)
     if brokers is None:
         return [skipped("control", "no broker is set, and no `tidelens up` runs")]
     try:

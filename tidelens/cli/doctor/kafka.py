@@ -12,10 +12,10 @@ from contracts.errors import BrokerUnavailable, ConfigurationError, ModelMissing
 from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings, Settings
 from contracts.topics import TARGETS, Names, topic_specs
+from tidelens.cli.doctor.broker_address import broker_address
 from tidelens.cli.doctor.finding import Finding, failed, from_error, ok, skipped, warning
 from tidelens.cli.doctor.model import space_here
 from tidelens.process.threads import in_daemon_thread
-from tidelens.runtime.run_file import Runtime
 
 if TYPE_CHECKING:
     from contracts.ports.event_log import AddedPartitions
@@ -30,7 +30,7 @@ async def broker(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     """Check the broker that is set, or that of the running `up`, or the Java that `up` needs."""
     from streams.kafka.connection import KafkaConnection
 
-    address, whose = await _address(settings)
+    address, whose = await broker_address(settings)
     if address is None:
         return [await in_daemon_thread(_own_broker)]
     try:
@@ -67,7 +67,7 @@ async def topics(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     from streams.kafka.connection import KafkaConnection
     from streams.topics import admin as kafka_topics
 
-    address, _ = await _address(settings)
+    address, _ = await broker_address(settings)
     if address is None:
         return [skipped("topics", "`tidelens up` makes them in a Kafka of its own")]
     connection = KafkaConnection(address, kafka)
@@ -166,14 +166,6 @@ def _partitions(settings: Settings, difference: "TopicDifference") -> str:
     if difference.topic in contents:
         return f"TIDELENS_PARTITIONS={difference.have}, or {restart}"
     return restart
-
-
-async def _address(settings: Settings) -> tuple[str | None, str]:
-    """Return the address of the broker, or None, and the source of the address."""
-    if settings.brokers:
-        return settings.brokers, "as set"
-    running = await in_daemon_thread(lambda: Runtime.read(settings.data))
-    return (running.brokers, "the running `up`'s") if running else (None, "")
 
 
 def _own_broker() -> Finding:

@@ -5,10 +5,11 @@ from typing import TYPE_CHECKING
 
 from contracts.errors import BrokerUnavailable, ConfigurationError, ModelMissing, TopicMismatch
 from contracts.settings import KafkaSettings, Settings
+from tidelens.cli.doctor.broker_address import broker_address
 from tidelens.cli.doctor.finding import Finding, ok, skipped, warning
 from tidelens.cli.doctor.model import space_here
 from tidelens.process.threads import in_daemon_thread
-from tidelens.runtime.run_file import Runtime, model_of
+from tidelens.runtime.run_file import model_of
 
 if TYPE_CHECKING:
     from tidelens.cli.base.lag_measurement import LagReport
@@ -22,8 +23,7 @@ async def lag(settings: Settings, kafka: KafkaSettings) -> Sequence[Finding]:
     from streams.kafka.connection import KafkaConnection
     from tidelens.cli.base.lag_measurement import measure_lag
 
-    running = await in_daemon_thread(lambda: Runtime.read(settings.data))
-    brokers = settings.brokers or (running.brokers if running else None)
+    brokers, _ = await broker_address(settings)
     if brokers is None:
         return [skipped("lag", "no broker is set, and no `tidelens up` runs")]
     try:

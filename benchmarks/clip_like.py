@@ -27,7 +27,7 @@ Wide = NDArray[np.float64]
 
 
 def load(path: Path = DATA) -> tuple[Wide, Wide]:
-    """Real pictures and texts, unit rows."""
+    """Return the rows of real pictures and texts, as arrays (n, dim) of unit rows."""
     with np.load(path) as data:
         names = set(data.files)
         texts = "text" if "text" in names else "texts"
@@ -36,7 +36,7 @@ def load(path: Path = DATA) -> tuple[Wide, Wide]:
 
 
 def widened(real: Wide, rows: int, seed: int = 1) -> Iterator[Vectors]:
-    """Blocks of float16 unit rows, `rows` in all."""
+    """Yield blocks of float16 unit rows, `rows` in all."""
     dice = np.random.default_rng(seed)
     near = np.argsort(-(real @ real.T), axis=1)[:, 1 : _NEIGHBOURS + 1]
     differences = real - real[near[:, 0]]
@@ -52,7 +52,10 @@ def widened(real: Wide, rows: int, seed: int = 1) -> Iterator[Vectors]:
 
 
 def intrinsic_dimension(rows: Wide) -> float:
-    """Two-nearest-neighbours estimate (Facco et al. 2017, Scientific Reports 7, 12140)."""
+    """Estimate the intrinsic dimension by the distances to the two nearest neighbours.
+
+    The method is that of Facco et al. 2017, Scientific Reports 7, 12140.
+    """
     scores = rows @ rows.T
     np.fill_diagonal(scores, -1)
     best = np.sqrt(np.maximum(1e-12, 2 - 2 * np.sort(scores, axis=1)[:, -2:]))

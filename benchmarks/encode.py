@@ -50,7 +50,7 @@ def main() -> None:
 async def measure(
     model: Path, folder: Path, precision: str, pictures: int, captions: int, turns: int
 ) -> tuple[list[dict[str, Any]], list[Goal]]:
-    """Pictures and captions of each turn; so many turns."""
+    """Measure pictures and captions in several turns, and return rows and goals."""
     jpegs = vit_b32.jpegs()
     bare = await asyncio.to_thread(Bare, model, precision, jpegs)
     seen, read = Turns(bare.pictures), Turns(bare.texts)
@@ -116,7 +116,7 @@ class Turns:
         return self._records / self._seconds
 
     def parts(self) -> dict[str, float]:
-        """The mean over all; those inside count twice, as each stands beside two turns."""
+        """Return the mean over all turns; the inner ones stand beside two turns and count twice."""
         weights = [1, *[2] * (len(self._parts) - 2), 1]
         return {
             name: float(np.average([part[name] for part in self._parts], weights=weights))
@@ -125,7 +125,7 @@ class Turns:
 
 
 class Bare:
-    """What the parts do alone a second, each in its best way."""
+    """The rates of the parts alone, each in its best way."""
 
     def __init__(self, model: Path, precision: str, jpegs: Sequence[bytes]) -> None:
         from consumers.models import open_encoder
@@ -188,7 +188,7 @@ class Bare:
                 torch.cuda.synchronize()
 
     def _seed(self) -> Callable[[], None]:
-        """float32, one picture at a time, the processor that came with the checkpoint."""
+        """Encode float32, one picture at a time, with the processor of the checkpoint."""
         import torch
         from transformers import AutoModel
         from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -215,7 +215,7 @@ def _pillow(data: bytes, *, draft: bool) -> Any:
 
 
 def _least(call: Callable[[], object], least_s: float = 5.0) -> float:
-    """The median time of a call, of as many as take `least_s`."""
+    """Return the median time of a call, in seconds, of as many calls as take `least_s`."""
     call()
     times: list[float] = []
     while sum(times) < least_s:
@@ -226,7 +226,7 @@ def _least(call: Callable[[], object], least_s: float = 5.0) -> float:
 
 
 def _core_s(call: Any, inputs: Sequence[bytes]) -> float:
-    """Processor seconds of one call."""
+    """Return the processor seconds of one call."""
     began = time.process_time()
     for data in inputs:
         call(data)
@@ -241,7 +241,7 @@ def _flags() -> set[str]:
 async def _through(
     log: KafkaEventLog, names: Names, contents: Sequence[Content]
 ) -> tuple[int, float]:
-    """Records and seconds, from when `WARM` of them stand in the embeddings to when all do."""
+    """Return records and seconds, from the embedding of the first `WARM` records to that of all."""
     target = contents[0].target
     partitions = [TopicPartition(names.embeddings(target), n) for n in range(PARTITIONS)]
     reader = await log.tail(await log.end_offsets(partitions))

@@ -1,4 +1,4 @@
-"""How long from a record's publication to its committed embedding, and what queries feel of it.
+"""Time from a record's publication to its committed embedding, and its effect on queries.
 
     python -m benchmarks.encode_latency [--quick] [--json FILE]
 
@@ -119,7 +119,7 @@ async def _encoded(
 async def _cost_of_transactions(
     log: KafkaEventLog, names: Names, plain: Names, rows: list[dict[str, Any]], seconds: float
 ) -> tuple[list[dict[str, Any]], Goal]:
-    """Of captions, whose transactions are many for the time that encoding them takes."""
+    """Compare rates of captions, which have many transactions for the time of encoding them."""
     per_s = next(row["per_s"] for row in rows if row["what"] == "captions, as fast as it goes")
     count = int(per_s * seconds / ROUNDS)
     taken = {"with transactions": 0.0, "without": 0.0}
@@ -139,7 +139,7 @@ async def _cost_of_transactions(
 
 
 def _transaction_ms(before: dict[str, float], after: dict[str, float]) -> float:
-    """Of the worker between two readings."""
+    """Return the milliseconds of the worker's transactions between two readings."""
 
     def more(name: str) -> float:
         return after.get(name, 0.0) - before.get(name, 0.0)
@@ -158,9 +158,9 @@ async def _rate(log: KafkaEventLog, names: Names, contents: Sequence[Content]) -
 async def _arrivals(
     log: KafkaEventLog, names: Names, contents: Sequence[Content], rate: float | None
 ) -> list[float]:
-    """Seconds from the publication of each to its committed embedding, in order of the latter.
+    """Return the seconds from each publication to the committed embedding, by the latter's order.
 
-    `rate` per second in random distances; None: all at once.
+    `rate` is per second, in random distances; with None all are published at once.
     """
     target = contents[0].target
     partitions = [TopicPartition(names.embeddings(target), n) for n in range(PARTITIONS)]
@@ -230,7 +230,7 @@ async def _queried(running: System, seconds: float) -> tuple[list[dict[str, Any]
 
 
 async def _searches(running: System, seconds: float, name: str) -> list[float]:
-    """Seconds of each search, with a text that no cache knows."""
+    """Return the seconds of each search, with a text that no cache knows."""
     latencies: list[float] = []
     dice, at = random.Random(1), time.perf_counter()
     texts = (content.text for content in vit_b32.captions(int(QUERIES_PER_S * seconds), name))

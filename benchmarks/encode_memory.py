@@ -1,4 +1,4 @@
-"""Whether an encoder's memory stays flat: 100,000 mixed records, what it refuses included.
+"""Memory of an encoder over 100,000 mixed records, including those that it refuses.
 
     python -m benchmarks.encode_memory [--quick] [--json FILE]
 
@@ -81,7 +81,7 @@ async def measure(model: Path, folder: Path, count: int) -> tuple[list[dict[str,
 
 
 async def _watched(worker: Worker) -> list[dict[str, int]]:
-    """Until it is cancelled."""
+    """Take samples of the memory, in bytes by role, until cancelled."""
     samples = []
     with contextlib.suppress(asyncio.CancelledError):
         while True:
@@ -167,7 +167,7 @@ def _record(names: Names, content: Content) -> OutRecord:
 
 
 def _drawn() -> list[bytes]:
-    """PNG, WebP and GIF, of sizes from an icon to a poster."""
+    """Make pictures in PNG, WebP and GIF, of sizes from an icon to a poster."""
     made = []
     for n, (kind, side) in enumerate(
         (kind, side) for kind in ("PNG", "WEBP", "GIF") for side in (32, 300, 1200)

@@ -49,7 +49,7 @@ class Worker:
     metrics_port: int
 
     def memory_bytes(self) -> dict[str, int]:
-        """Resident, of the process itself and of the ones it decodes in."""
+        """Return the resident bytes of the process itself and of its decoders."""
         found = {"worker": 0, "decoders": 0}
         for process in [self.process, *self.process.children(recursive=True)]:
             with contextlib.suppress(psutil.Error):
@@ -58,7 +58,7 @@ class Worker:
         return found
 
     async def sums(self) -> dict[str, float]:
-        """Every sample of /metrics, summed over its labels."""
+        """Return every sample of /metrics, summed over its labels."""
         async with httpx.AsyncClient() as client:
             answer = await client.get(f"http://127.0.0.1:{self.metrics_port}/metrics")
         found: dict[str, float] = {}
@@ -78,7 +78,7 @@ async def encoder(
     prefix: str = "tidelens.",
     module: str = "tidelens",
 ) -> AsyncIterator[Worker]:
-    """`quiet`: without a line for each record that it refuses."""
+    """Run an encoder. With `quiet` it writes no line for each record that it refuses."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
         *module_command(module, "encode", "--brokers", brokers, "--model", str(model)),

@@ -21,7 +21,7 @@ PICTURES = TopicPartition(NAMES.embeddings("images"), 0)
 
 @dataclass
 class Filled:
-    """An index of pictures i0, i1, ...; metadata has fields to filter half, 1 % and .01 %."""
+    """An index of pictures i0, i1, ..., with fields that admit 50 %, 1 % and 0.01 % of them."""
 
     index: Index = field(
         default_factory=lambda: Index(
@@ -34,7 +34,7 @@ class Filled:
     offset: int = 0
 
     def fill(self, blocks: Iterable[Vectors]) -> float:
-        """Returns records/s."""
+        """Apply all rows, and return the records per second."""
         began, before = time.perf_counter(), self.offset
         for block in blocks:
             for batch in self.batches([f"i{self.offset + n}" for n in range(len(block))], block):
@@ -52,7 +52,7 @@ class Filled:
             yield self.fetched(records)
 
     def put(self, item_id: str, vector: Vectors, **metadata: int) -> Record:
-        """The next record of the log; `metadata` beside the fields that filters ask for."""
+        """Return the next record of the log, with `metadata` beside the fields of filters."""
         n = self.offset
         fields = {"half": n % 2, "hundredth": n % 100, "rare": n % 10_000}
         value = encode_embedding(SPACE, vector, text=f"picture {n}", metadata=fields | metadata)

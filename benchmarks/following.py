@@ -10,11 +10,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import psutil
-from numpy.typing import NDArray
 
 from api.live.top.ranked_item import ranked_item
 from api.live.top.standing_query import StandingQuery
@@ -22,6 +21,7 @@ from api.live.top.standing_set import StandingQuerySet
 from api.queries.prepare import PreparedQuery, _Summand
 from benchmarks import clip_like
 from benchmarks.filled import Filled
+from benchmarks.follower import Follower, Ids, K
 from benchmarks.searching import truth
 from contracts.events.record import Fetched
 from contracts.ports.hit import VectorQuery
@@ -32,31 +32,13 @@ from index_store.segment.file_store import SegmentFileStore
 from tidelens.process import gc_pauses
 
 Row = dict[str, Any]
-Ids = NDArray[np.int64]
 
-K = 10
 QUERIES = 100
 _NEW = 50_000
 # The right lists are found in float32.
 _SLACK = 1e-6
 # A system that takes longer than this for its first lists is not measured.
 _LOADED_S_MAX = 240.0
-
-
-class Follower(Protocol):
-    """Items 0 to n-1, and the best K of them for each query, known whenever a call returns."""
-
-    def load(self, rows: Vectors, queries: Vectors) -> None: ...
-
-    def prepared(self, ids: Ids, vectors: Vectors) -> Any:
-        """A batch as it arrives. Not measured: who publishes it makes it so."""
-        ...
-
-    def upsert(self, batch: Any) -> None: ...
-
-    def lists(self) -> list[list[int]]: ...
-
-    def close(self) -> None: ...
 
 
 class Tidelens:
@@ -76,18 +58,18 @@ class Tidelens:
         self._read()
 
     def prepared(self, ids: Ids, vectors: Vectors) -> list[Fetched]:
-        """Kafka's records, as encoders write them."""
+        """Return Kafka's records, as encoders write them."""
         return list(self._filled.batches([f"i{n}" for n in ids.tolist()], vectors))
 
     def upsert(self, batch: list[Fetched]) -> None:
         for some in batch:
             self._set.apply_batches(self._filled.index.apply(some))
         self._read()
-        # A turn for the steps of a rebuild, of which the most is in a process of its own.
+        # Give a turn to the steps of a merge, most of which run in a process of their own.
         self._loop.run_until_complete(asyncio.sleep(0))
 
     async def _rebuild(self) -> None:
-        """What the node's timer does."""
+        """Merge segments when due, as the timer of a node does."""
         with tempfile.TemporaryDirectory() as folder:
             rebuilder = MergeRunner(SegmentFileStore(Path(folder)))
             while True:
@@ -110,7 +92,7 @@ class Tidelens:
         return made
 
     def _read(self) -> None:
-        """Search what has to be searched, as Refills does, and read the lists that changed."""
+        """Search again for the lists that need it, and read the lists that changed."""
         while taken := self._set.take_due(32):
             vectors = [standing.query.vector({}) for standing in taken]
             asked = [
@@ -129,7 +111,7 @@ class Tidelens:
 
 
 class Stream:
-    """What happens: items get other vectors; and what the right lists are then."""
+    """The changes, in which items get other vectors, and the right lists after each."""
 
     def __init__(self, rows: int) -> None:
         pictures, _ = clip_like.load()
@@ -147,7 +129,7 @@ class Stream:
         return ids, vectors
 
     def recall(self, found: list[list[int]]) -> float:
-        """Of scores, not of ids: some items have the same vector."""
+        """Return the recall by scores, not by ids, since some items have the same vector."""
         right = truth(self.rows, self.queries).tolist()
         return float(
             np.mean([self._share(*one) for one in zip(self.queries, found, right, strict=True)])
@@ -159,7 +141,7 @@ class Stream:
 
 
 def measured(follower: Follower, stream: Stream, size: int, seconds: float) -> Row:
-    """Batches of one size, each answered before the next is given."""
+    """Measure batches of one size, each answered before the next is given."""
     follower.upsert(follower.prepared(*stream.batch(size)))
     taken: list[float] = []
     cpu = time.process_time()

@@ -33,7 +33,7 @@ _SEARCH = orjson.dumps({"id": "i5", "of": "images", "k": 10})
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is asked by how many clients, and the ratio to h11 that was found when it was chosen."""
+    """A request, its number of clients, and the ratio to h11 that was found at the choice."""
 
     name: str
     method: str
@@ -57,7 +57,7 @@ _CASES = (
 
 
 def run(pipe: Connection, name: str) -> None:
-    """Tell the port, then serve until told to stop."""
+    """Send the port, then serve until the other side sends the end."""
     node = Tidelens(Load(100, _ROWS))
     gc_pauses.shorten_pauses()  # as the node does
     limiter = ConnectionLimiter()
@@ -80,7 +80,7 @@ def run(pipe: Connection, name: str) -> None:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn as it is, but for its signals: the parent process ends us."""
+    """Uvicorn as it is, but for its signals, since the parent process ends this one."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -151,7 +151,7 @@ async def _rate(case: Case, port: int, seconds: float) -> float:
 
 @contextmanager
 def running() -> Iterator[dict[str, int]]:
-    """The ports of the three servers."""
+    """Yield the ports of the three servers."""
     context = multiprocessing.get_context("spawn")
     ports, served = {}, []
     try:
@@ -172,7 +172,7 @@ def running() -> Iterator[dict[str, int]]:
 
 
 def measured(rounds: int, seconds: float) -> tuple[list[dict[str, Any]], list[Goal]]:
-    """A row for each case and server, and how ours stands to h11."""
+    """Return a row for each case and server, and the ratio of Tidelens's server to h11."""
     rates: dict[tuple[str, str], list[float]] = {}
     with running() as ports:
         for turn in range(rounds + 1):

@@ -1,11 +1,11 @@
-"""Searches per second at equal recall: Tidelens against plain Faiss and embedded vector stores.
+"""Compare searches per second at equal recall: Tidelens, plain Faiss, embedded vector stores.
 
     python -m benchmarks.index_search [--quick] [--json FILE] [--peers DIR]
 
 Text queries at CLIP-like pictures, recall@10 against the exact answer. Every system runs in a
 process of its own, one after the other, on the same rows, each tuned to reach the recall of the
 queries that are asked with the least effort: quiet with one and with eight clients, with filters
-that admit 50, 1 and .01 % of the rows, then with 1,000 upserts/s after a tenth of the rows was
+that admit 50, 1 and 0.01 % of the rows, then with 1,000 upserts/s after a tenth of the rows was
 deleted. DIR is where the peers of requirements/peers.in were installed (`uv pip install
 --target DIR`); one that is absent is named so in its row.
 """
@@ -28,7 +28,7 @@ EMBEDDED = ("hnswlib", "usearch", "lancedb", "chroma", "qdrant")
 
 
 def run(system: str, rows: int, peers: Path | None) -> list[dict[str, Any]]:
-    """One system in a fresh process; its rows."""
+    """Run one system in a fresh process, and return its rows."""
     command = module_command("benchmarks.searching", system, str(rows))
     path = os.pathsep.join(str(p) for p in (peers, os.environ.get("PYTHONPATH")) if p)
     ended = subprocess.run(
@@ -53,7 +53,7 @@ def present(system: str, peers: Path | None) -> bool:
 
 
 def goals_of(table: Sequence[dict[str, Any]]) -> list[Goal]:
-    """For each size and recall: under ingest against the best peer, quiet against plain Faiss."""
+    """Return goals: under ingest against the best peer, and quiet against plain Faiss."""
     found = []
     for rows, target in sorted({(r["rows"], r["target"]) for r in table if "target" in r}):
         here = {r["system"]: r for r in table if (r["rows"], r.get("target")) == (rows, target)}

@@ -27,7 +27,7 @@ _UPGRADE = (
 
 @dataclass(slots=True)
 class Seen:
-    """What came in one phase: for each change that was seen, by each client, one sample."""
+    """The messages of one phase, with a sample for each change that each client has seen."""
 
     cpu_s: float = 0.0
     messages: int = 0
@@ -91,7 +91,7 @@ class Clients:
         return watched
 
     def since(self) -> Seen:
-        """What came since this was asked last."""
+        """Return what came since the last call."""
         seen, self._seen = self._seen, Seen()
         return seen
 
@@ -133,16 +133,16 @@ class Clients:
 
 
 def _frame(opcode: int, body: bytes) -> bytes:
-    """Masked, as a client's must be, with a mask of zeros."""
+    """Return a frame, masked as a client's must be, with a mask of zeros."""
     size = len(body)
     long = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2)
     return bytes([0x80 | opcode]) + long + bytes(4) + body
 
 
 def run(pipe: Connection, port: int, load: Load) -> None:
-    """Tell when all have their lists; then what came since it was told last, until asked no more.
+    """Report when all clients have their lists, then on each request what came since the last.
 
-    Each `True` of the other side asks for that.
+    A `True` of the other side is a request, and a `False` is the end.
     """
     clients = Clients(port, load)
     clients.watch(pipe.fileno())

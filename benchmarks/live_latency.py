@@ -1,4 +1,4 @@
-"""How soon a change that was applied is on the sockets of those whom it concerns, and how many.
+"""Time until an applied change is on the sockets of those whom it concerns, at rising rates.
 
     python -m benchmarks.live_latency [--quick] [--json FILE]
 
@@ -29,7 +29,7 @@ from benchmarks.report import Goal, finish, parser
 # Messages/s.
 _SIZED = 500
 _LIGHT = 10_000
-# Sockets; of more the saturation point is told.
+# The number of sockets of the goal; for more of them only the saturation point is reported.
 _GOAL_OF = 1_000
 _SIZED_S = 3.0
 _WARM_S = 1.0
@@ -51,7 +51,7 @@ class Running:
         self._clients = clients
 
     def phase(self, messages_per_s: float, seconds: float) -> Row:
-        """One rate."""
+        """Measure one rate."""
         load = self._load
         self._ask_clients()
         rate = messages_per_s / load.reach
@@ -98,7 +98,7 @@ def running(load: Load) -> Iterator[Running]:
     serving.start()
     asking = context.Process(target=live_clients.run, args=(clients_end, server.recv(), load))
     asking.start()
-    # Else nobody would notice that one of them died.
+    # With the ends open here, nobody would notice that one of them died.
     server_end.close()
     clients_end.close()
     try:
@@ -119,7 +119,7 @@ def keeps_up(row: Row) -> bool:
 
 
 def saturated(at: Running, first_s: float, step_s: float) -> list[Row]:
-    """Rates from the light one up, until the first that is too much, or down to one that is not."""
+    """Measure rising rates up to the first that is too much, or falling ones to one that is not."""
     rows = [at.phase(_LIGHT, first_s)]
     step = _STEP if keeps_up(rows[0]) else 1 / _STEP
     while keeps_up(rows[-1]) == (step > 1):
@@ -135,9 +135,9 @@ def highest(rows: list[Row]) -> float:
 
 
 def compared(load: Load, first_s: float, step_s: float) -> tuple[list[Row], list[Row]]:
-    """Tidelens, and the bare server."""
+    """Return the rows of Tidelens and those of the bare server."""
     with running(load) as at:
-        # Where nothing is overtaken, a message tells one change.
+        # Where nothing is overtaken, a message has one change.
         size = round(at.phase(_SIZED, _SIZED_S)["bytes"])
         ours = saturated(at, first_s, step_s)
     with running(replace(load, bare_bytes=size)) as at:

@@ -1,7 +1,7 @@
-"""What both sides of benchmarks.live_latency agree on: who asks for what, and what changes.
+"""The load of both sides of benchmarks.live_latency: the queries, and what changes.
 
 Connections come in groups that ask for nearly the same, each with a vector of its own. Of each
-group's hot items one changes at a time: it keeps its place among the group's ten and gets another
+group's hot items one changes at a time: it keeps its rank among the group's ten and gets another
 vector, so that the list of every connection of the group, and of no other, is another one.
 """
 
@@ -17,7 +17,7 @@ from contracts.score import Vectors, unit
 HOT = 10
 # Vectors that a group's items take in turn: no multiple of HOT, so that an item takes them all.
 _VECTORS = 201
-# Scores of a group's queries against its items stay above .93, below that against all others.
+# Scores of a group's queries against its items stay above 0.93, below that against all others.
 _APART = 0.8
 _QUERY_SPREAD = 0.05
 _ITEM_SPREAD = (0.1, 0.35)
@@ -47,7 +47,7 @@ class Load:
         return found
 
     def queries(self) -> Vectors:
-        """Of all connections, group by group."""
+        """Return the queries of all connections, group by group."""
         dice = np.random.default_rng(1)
         rows = [_near(centre, [_QUERY_SPREAD] * self.reach, dice) for centre in _centres(self)]
         return np.concatenate(rows)
@@ -55,7 +55,7 @@ class Load:
 
 @cache
 def _centres(load: Load) -> list[NDArray[np.float64]]:
-    """Real pictures, no two of them alike."""
+    """Return real pictures, no two of them alike."""
     pictures, _ = clip_like.load()
     chosen: list[NDArray[np.float64]] = []
     for picture in pictures:
@@ -78,7 +78,7 @@ def _near(
     spreads: "NDArray[np.float64] | list[float]",
     dice: np.random.Generator,
 ) -> Vectors:
-    """A vector at each of these distances from the centre, in any direction."""
+    """Return a vector at each of these distances from the centre, in any direction."""
     noise = dice.standard_normal((len(spreads), len(centre)))
     noise /= np.linalg.norm(noise, axis=1, keepdims=True)
     return unit(centre + np.asarray(spreads)[:, None] * noise)

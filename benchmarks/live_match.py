@@ -1,4 +1,4 @@
-"""What following standing queries costs, against the matrix product that it cannot do without.
+"""Cost of following standing queries, against the matrix product that every way needs.
 
     python -m benchmarks.live_match [--quick] [--json FILE]
 
@@ -10,7 +10,7 @@ node.
 
 Memory is what the interpreter allocates for the standing queries and their lists, less the array of
 their vectors: when the lists are new, and when they have followed the new pictures. Lists share
-items, the more the more lists there are over the same corpus; so the rows tell how many items there
+items, the more the more lists there are over the same corpus; so the rows say how many items there
 are to a list.
 """
 
@@ -54,14 +54,14 @@ _Best = tuple[NDArray[np.int64], NDArray[np.float64]]
 
 
 def hit(number: int, score: float) -> Hit:
-    """As a search makes it: it shares nothing with another hit."""
+    """Return a hit as a search makes it: it shares nothing with another hit."""
     source = RecordPosition("content", number % 12, number // 12)
     caption = f"a short caption of {number:07}"
     return Hit("images", f"i{number:07}", 0, score, source, None, caption)
 
 
 def best(queries: Vectors, rows: Vectors, count: int) -> _Best:
-    """The exact best `count` rows for each query; a float32 product nominates twice as many."""
+    """Return the exact best `count` rows for each query, of twice as many by a float32 product."""
     wide, found = rows.astype(np.float32), list[_Best]()
     for start in range(0, len(queries), _BLOCK):
         some = queries[start : start + _BLOCK]
@@ -150,7 +150,7 @@ class _Index:
 
 
 async def lateness(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, Any]:
-    """How late others get their turn of the event loop while batches are folded as in a node."""
+    """Measure how late others get their turn of the event loop while batches are applied."""
     found, _ = standing_set(queries, lists)
     folding = ApplyQueue(cast(Searcher, _Index()), found, SideTasks())
     late: list[float] = []
@@ -173,7 +173,7 @@ async def lateness(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, An
 
 
 def memory(queries: Vectors, lists: _Best, new: Vectors) -> dict[str, Any]:
-    """A second time, because to be traced takes time."""
+    """Return the memory of lists made a second time, since tracing takes time."""
     gc.collect()
     tracemalloc.start()
     found, made = standing_set(queries, lists)

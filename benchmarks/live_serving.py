@@ -137,7 +137,7 @@ class Driven:
 
 
 class Driver:
-    """Applies changes at a rate, whether or not the server keeps up with it."""
+    """A driver that applies changes at a rate, whether or not the server keeps up with it."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -162,7 +162,7 @@ class Driver:
 
 
 def run(pipe: Connection, load: Load) -> None:
-    """Tell the port, then drive as told, until told None."""
+    """Send the port, then drive at each rate that comes, until None comes."""
     gc_pauses.shorten_pauses()  # as the node does
     server: Server = Tidelens(load) if load.bare_bytes is None else Bare(load)
     listener = listen("127.0.0.1", 0)

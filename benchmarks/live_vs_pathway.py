@@ -1,12 +1,13 @@
-"""Lists that follow their index: our standing queries against Pathway's indexes.
+"""Compare lists that follow their index: standing queries against Pathway's indexes.
 
     python -m benchmarks.live_vs_pathway [--quick] [--json FILE] [--peers DIR]
 
 The best ten of 100,000 CLIP-like pictures for each of 100 queries while items get other vectors, in
 batches of 1 to 8,192: given to the index, and the lists known that follow, before the next is
-given. Ours is the index and the standing set in one process, as the node has them. Pathway is all
-that its indexes can do: see benchmarks/pathway_follower.py. Each is in a process of its own, one
-after the other, on the same rows. DIR is where the peers of requirements/peers.in were installed.
+given. Tidelens is the index and the standing set in one process, as the node has them. Pathway is
+all that its indexes can do: see benchmarks/pathway_follower.py. Each is in a process of its own,
+one after the other, on the same rows. DIR is where the peers of requirements/peers.in were
+installed.
 """
 
 import argparse
@@ -29,7 +30,7 @@ _LIVE_MS = (100.0, 1_000.0)
 
 
 def run(name: str, threads: int | None, rows: int, quick: bool, peers: Path | None) -> list[Row]:
-    """One system in a fresh process; its rows. `threads`: Pathway's."""
+    """Run one system in a fresh process, and return its rows. `threads` are Pathway's."""
     environment = dict(os.environ)
     if threads is not None:
         path = os.pathsep.join(str(p) for p in (peers, os.environ.get("PYTHONPATH")) if p)
@@ -50,7 +51,7 @@ def run(name: str, threads: int | None, rows: int, quick: bool, peers: Path | No
 
 
 def highest(rows: list[Row], within_ms: float) -> float:
-    """Upserts/s whose lists are known within so long; where none are, upserts/s."""
+    """Return the most upserts/s whose lists are known in that time, or if none are, of all."""
     live = [row for row in rows if row["p50_ms"] <= within_ms]
     return max(float(row["upserts_per_s"]) for row in live or rows)
 

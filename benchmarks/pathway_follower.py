@@ -1,8 +1,8 @@
-"""Pathway in benchmarks.following: its index answers kept up by itself, or asked again each time.
+"""Pathway in benchmarks.following: its index keeps answers up, or is asked again each time.
 
 `query` of its LSH index, which its KNNIndex is too, keeps answers up. Its brute force and its
 USearch index refuse that ("supported only in the as-of-now variant"): with each commit the queries
-are asked anew, as rows of their own, which are answered in the same commit. All comes through one
+are asked again, as rows of their own, which are answered in the same commit. All comes through one
 connector, because rows of two are not committed together. What is read is the index's own reply,
 keys and scores, without the joins that look the rows up again.
 """
@@ -18,14 +18,14 @@ from pathway.internals.api import ref_scalar
 from pathway.stdlib.indexing import BruteForceKnn, LshKnn, USearchKnn
 
 from benchmarks.filled import DIM
-from benchmarks.following import Ids, K
+from benchmarks.follower import Ids, K
 from contracts.score import Vectors
 
 _Pair = tuple[int, NDArray[np.float64]]
 
 
 class _Item(pw.Schema):  # type: ignore[misc]
-    """A number below 0 is no item: it asks the queries again."""
+    """An item, or with a number below 0 a request to ask the queries again."""
 
     number: int = pw.column_definition(primary_key=True)
     version: int
@@ -38,7 +38,7 @@ class _Query(pw.Schema):  # type: ignore[misc]
 
 
 class _Source(pw.io.python.ConnectorSubject):  # type: ignore[misc]
-    """Rows come from whoever calls `next`, until it is over."""
+    """A source whose rows come from the callers of `next`, until it is over."""
 
     def __init__(self, session_type: str) -> None:
         super().__init__(session_type=session_type)
@@ -49,11 +49,14 @@ class _Source(pw.io.python.ConnectorSubject):  # type: ignore[misc]
 
 
 class Pathway:
-    """`kind`: brute, usearch, or lsh with its bands and the planes of each, as in `lsh 20x12`."""
+    """A follower by one of Pathway's index types: brute, usearch, or lsh.
 
-    def __init__(self, kind: str, *, loaded_s_max: float) -> None:
-        self._kind = kind
-        self._keeps_up = kind.startswith("lsh")
+    The last has its bands and the planes of each in its name, as in `lsh 20x12`.
+    """
+
+    def __init__(self, index_type: str, *, loaded_s_max: float) -> None:
+        self._index_type = index_type
+        self._keeps_up = index_type.startswith("lsh")
         self._loaded_s_max = loaded_s_max
         self._items = _Source("upsert")
         self._queries = _Source("native")
@@ -81,7 +84,7 @@ class Pathway:
         threading.Thread(target=pw.run, kwargs=run, daemon=True).start()
         for number, query in enumerate(queries.astype(np.float64)):
             self._queries.next(query=number, vector=query)
-        # Else no commit of the items would be done before another one of the queries.
+        # Otherwise no commit of the items would be done before another one of the queries.
         self._queries.over.set()
         self._put(self.prepared(np.arange(len(rows)), rows), self._loaded_s_max)
 
@@ -114,7 +117,7 @@ class Pathway:
                 raise TimeoutError(f"no lists after {timeout_s} s")
 
     def _kept_up(self, items: Any, asking: Any, commits: Any) -> Any:
-        bands, planes = (int(number) for number in self._kind.removeprefix("lsh ").split("x"))
+        bands, planes = (int(number) for number in self._index_type.removeprefix("lsh ").split("x"))
         index = LshKnn(
             items.vector,
             None,
@@ -124,14 +127,14 @@ class Pathway:
             distance_type="cosine",
         )
         replies = index.query(asking.vector, number_of_matches=K)
-        # Nothing is told of a commit that changes no answer: so each changes all of them.
+        # Pathway reports no commit that changes no answer, so each changes all of them.
         latest = commits.reduce(version=pw.reducers.max(commits.version))
         return replies.join(latest, id=replies.id).select(replies._pw_index_reply, latest.version)
 
     def _asked_again(self, items: Any, commits: Any, asking: Any) -> Any:
         asked = commits.join(asking).select(commits.version, asking.query, asking.vector)
         asked = asked.with_id_from(asked.version, asked.query)
-        if self._kind == "brute":
+        if self._index_type == "brute":
             # Room for all distances at once: with the default, 131,072, three times as slow.
             index: Any = BruteForceKnn(
                 items.vector,

@@ -37,7 +37,7 @@ IDLE_S = 20
 
 
 def captions(count: int) -> list[Content]:
-    """Distinct captions of 6 to 14 words, the lengths of COCO's."""
+    """Return distinct captions of 6 to 14 words, the lengths of COCO's."""
     dice = random.Random(1)
     return [
         Content(
@@ -50,7 +50,7 @@ def captions(count: int) -> list[Content]:
 
 
 def pictures(count: int) -> list[Content]:
-    """Distinct JPEGs of 640 x 480."""
+    """Return distinct JPEGs of 640 x 480."""
     dice = random.Random(2)
     made = []
     for n in range(count):
@@ -74,7 +74,7 @@ async def until_searchable(running: System, target: Target, count: int) -> None:
 async def bulk(
     running: System, log: KafkaEventLog, names: Names, contents: Sequence[Content]
 ) -> float:
-    """Items a second from the first publish to the last searchable."""
+    """Return the items per second from the first publication to the last searchable item."""
     target = contents[0].target
     before = (await running.client.get("/v1/status"))["items"][target]
     began = time.monotonic()
@@ -86,7 +86,7 @@ async def bulk(
 
 
 async def bare_read(brokers: str, topic: str, partitions: int) -> float:
-    """Records a second of a plain aiokafka loop over the whole topic."""
+    """Return the records per second of a plain aiokafka loop over the whole topic."""
     consumer = AIOKafkaConsumer(bootstrap_servers=brokers, isolation_level="read_committed")
     await consumer.start()
     try:
@@ -104,7 +104,7 @@ async def bare_read(brokers: str, topic: str, partitions: int) -> float:
 
 
 def bare_encoder(contents: Sequence[Content]) -> float:
-    """Items a second of the model alone, decoding included, in this process."""
+    """Return the items per second of the model alone in this process, decoding included."""
     from consumers.images.decode import decode_image
     from consumers.models import open_encoder
 
@@ -133,7 +133,7 @@ def bare_encoder(contents: Sequence[Content]) -> float:
 async def light(
     running: System, log: KafkaEventLog, names: Names
 ) -> tuple[list[float], list[float]]:
-    """Seconds from publishing a caption until it is searchable, and until it is pushed."""
+    """Return the seconds from publishing captions until they are searchable, and pushed."""
     searchable, pushed = [], []
     arrived: dict[str, asyncio.Future[float]] = {}
 

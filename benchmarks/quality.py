@@ -36,7 +36,7 @@ async def publish(running: System, photos: list[dict[str, Any]], folder: Path) -
 
 
 async def recall(running: System, queries: list[tuple[str, dict[str, Any]]]) -> list[float]:
-    """R@k over (expected photo, query)."""
+    """Return R@k over pairs of an expected photo and a query."""
     ranks = []
     for expected, query in queries:
         hits = (await running.client.search({**query, "k": max(KS)}))["hits"]

@@ -1,4 +1,4 @@
-"""What a rebuild, a snapshot and a restore cost those who search meanwhile.
+"""Cost of a rebuild, a snapshot and a restore for clients that search meanwhile.
 
     python -m benchmarks.rebuild [--quick] [--json FILE] [--plot FILE.svg]
 
@@ -37,7 +37,7 @@ _PAUSE_S = 0.005
 
 
 class Traffic:
-    """Searches and upserts that go on until stopped; latencies with the time they were taken."""
+    """A load of searches and upserts until it is stopped; it takes latencies with their times."""
 
     def __init__(self, filled: Filled, searcher: LocalSearcher, asked: list[VectorQuery]) -> None:
         self._filled = filled
@@ -69,7 +69,7 @@ class Traffic:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
 
     async def index_growing(self, rebuilder: MergeRunner) -> None:
-        """What the node's timer does."""
+        """Merge growing rows when due, as the timer of a node does."""
         while True:
             await asyncio.sleep(1)
             plan = rebuilder.due_growing_merge(self._filled.index, "images")

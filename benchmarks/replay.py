@@ -53,7 +53,7 @@ _HEAD_BYTES = 16
 
 
 async def fill(connection: KafkaConnection, log: KafkaEventLog, count: int) -> None:
-    """`count` embeddings of pictures; nothing in the other topic."""
+    """Publish `count` embeddings of pictures, and nothing in the other topic."""
     async with connection.admin() as admin:
         await admin.create_topics(
             [
@@ -81,7 +81,7 @@ async def fill(connection: KafkaConnection, log: KafkaEventLog, count: int) -> N
 
 
 async def maintained(connection: KafkaConnection, log: KafkaEventLog, settings: Settings) -> int:
-    """Tidelens: from an empty state until it answers (invariant 8); items."""
+    """Replay into Tidelens from an empty state until it answers (invariant 8); return the items."""
     searcher = LocalSearcher()
     clock = SystemClock()
     store = LocalBlobStore(settings.data / "snapshots")
@@ -102,7 +102,7 @@ async def maintained(connection: KafkaConnection, log: KafkaEventLog, settings: 
 
 
 async def plain(connection: KafkaConnection) -> int:
-    """What somebody would write who needs no deletes, offsets, digests or concurrent readers."""
+    """Replay by a script that has no deletes, offsets, digests or concurrent readers."""
     consumer = AIOKafkaConsumer(
         **connection.client_options(),
         isolation_level="read_committed",

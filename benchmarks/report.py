@@ -1,4 +1,4 @@
-"""What every benchmark prints and writes: a table, and JSON with rows and goals."""
+"""Print and write the results of a benchmark: a table, and JSON with rows and goals."""
 
 import argparse
 import os
@@ -27,7 +27,7 @@ class Goal:
 
 
 def parser(name: str, purpose: str) -> argparse.ArgumentParser:
-    """The options that all benchmarks take."""
+    """Return a parser of the options that all benchmarks take."""
     made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=purpose)
     made.add_argument("--quick", action="store_true", help="end within 5 minutes on 2 cores")
     made.add_argument("--json", type=Path, metavar="FILE")
@@ -35,7 +35,7 @@ def parser(name: str, purpose: str) -> argparse.ArgumentParser:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on; no names."""
+    """Return the machine that the figures were taken on, without any name of it."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -1,6 +1,6 @@
-"""One system of benchmarks.index_search in its own process.
+"""Measure one system of benchmarks.index_search in a process of its own.
 
-python -m benchmarks.searching NAME ROWS
+The command is `python -m benchmarks.searching NAME ROWS`.
 """
 
 import asyncio
@@ -17,7 +17,8 @@ import psutil
 from numpy.typing import NDArray
 
 from benchmarks import clip_like
-from benchmarks.contenders import FIELDS, TARGETS, Contender, make
+from benchmarks.contender import FIELDS, TARGETS, Contender
+from benchmarks.contenders import make
 from contracts.score import Vectors, unit
 from tidelens.process import gc_pauses
 
@@ -27,14 +28,14 @@ _SLICE = 50
 
 
 def truth(rows: Vectors, queries: Vectors) -> NDArray[np.int64]:
-    """The best ten (or all) of the rows for each query."""
+    """Return the numbers of the best ten rows (or of all) for each query."""
     wide, count = queries.astype(np.float32), min(10, len(rows))
     scores = np.empty((len(queries), 0), np.float32)
     numbers = np.empty((len(queries), 0), np.int64)
     for start in range(0, len(rows), 16_384):
         here = wide @ rows[start : start + 16_384].astype(np.float32).T
-        places = np.broadcast_to(np.arange(start, start + here.shape[1]), here.shape)
-        scores, numbers = np.hstack([scores, here]), np.hstack([numbers, places])
+        row_numbers = np.broadcast_to(np.arange(start, start + here.shape[1]), here.shape)
+        scores, numbers = np.hstack([scores, here]), np.hstack([numbers, row_numbers])
         best = np.argpartition(scores, -count, axis=1)[:, -count:]
         scores = np.take_along_axis(scores, best, axis=1)
         numbers = np.take_along_axis(numbers, best, axis=1)
@@ -49,7 +50,7 @@ def recall(system: Contender, queries: Vectors, right: NDArray[np.int64]) -> flo
 
 
 def rate(search: Callable[[Vectors], object], queries: Vectors, clients: int) -> dict[str, float]:
-    """QPS, and p50 and p99 in ms."""
+    """Return QPS, and p50 and p99 in milliseconds."""
     until = time.perf_counter() + _SECONDS
 
     def client(number: int) -> list[float]:
@@ -82,7 +83,7 @@ async def async_rate(system: Any, queries: Vectors, clients: int) -> dict[str, f
 
 
 class Ingest:
-    """1,000 upserts/s of rows that exist, as far as the system lets."""
+    """A thread that makes 1,000 upserts/s of rows that exist, or as many as the system can."""
 
     def __init__(self, system: Contender, rows: Vectors) -> None:
         self._system = system
@@ -113,7 +114,7 @@ class Ingest:
 
 
 def filtered(system: Contender, rows: Vectors, asked: Vectors) -> dict[str, float]:
-    """QPS of one client and recall, with filters that admit a half and less of the rows."""
+    """Return QPS of one client and recall, with filters that admit half of the rows or less."""
     found: dict[str, float] = {}
     for field, modulus in FIELDS.items() if system.filters else ():
         # Row n has n modulo this in the field.

@@ -64,7 +64,7 @@ def expiration(rows: Vectors) -> Iterator[Step]:
 
 
 def clusters(rows: Vectors) -> Iterator[Step]:
-    """A cluster a step; from the middle on, one of the first ones leaves with each that comes."""
+    """Yield a cluster a step; from the middle on, one of the first leaves with each that comes."""
     wide = rows.astype(np.float32)
     means = faiss.Kmeans(DIM, _CLUSTERS, seed=1, spherical=True, max_points_per_centroid=256)
     means.train(wide)

@@ -32,7 +32,7 @@ class System:
     ready_s: float
 
     def memory_mib(self) -> dict[str, float]:
-        """Resident memory of each process, by its role."""
+        """Return the resident memory of each process in MiB, by its role."""
         found: dict[str, float] = {}
         for process in [self.process, *self.process.children(recursive=True)]:
             with contextlib.suppress(psutil.Error):
@@ -73,7 +73,7 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def system(*arguments: str, wait_s: float = 180) -> AsyncIterator[System]:
-    """`tidelens up` on an empty data directory, ready to search; stopped at the end."""
+    """Run `tidelens up` on an empty data directory, ready to search, and stop it at the end."""
     with tempfile.TemporaryDirectory(prefix="tidelens-bench-") as folder:
         data, port = Path(folder) / "data", free_port()
         began = time.monotonic()

@@ -58,7 +58,7 @@ def make(folder: Path, *, layers: int = 12, width: int = 0) -> Path:
 
 
 def jpegs() -> list[bytes]:
-    """Real photos where they are at hand (640 x 480 or so), else noise of that size."""
+    """Return real photos of about 640 x 480 if there are any, and noise of that size otherwise."""
     found = [path.read_bytes() for path in sorted(PHOTOS.glob("*.jpg"))]
     if found:
         return found
@@ -73,7 +73,10 @@ def jpegs() -> list[bytes]:
 
 
 def pictures(count: int, of: Sequence[bytes], name: str = "picture") -> list[Content]:
-    """Each with bytes of its own, so that none is re-used; decoders ignore what follows the end."""
+    """Return pictures with bytes of their own, so that none is re-used.
+
+    Decoders ignore what follows the end of a picture.
+    """
     return [
         Content(target="images", id=f"{name}/{n}", image=of[n % len(of)] + f"{name} {n}".encode())
         for n in range(count)
@@ -81,7 +84,7 @@ def pictures(count: int, of: Sequence[bytes], name: str = "picture") -> list[Con
 
 
 def captions(count: int, name: str = "caption") -> list[Content]:
-    """6 to 14 words, the lengths of COCO's; each is another text to the cache."""
+    """Return captions of 6 to 14 words, the lengths of COCO's; each is a new text to the cache."""
     dice = random.Random(1)
     return [
         Content(

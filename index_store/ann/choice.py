@@ -53,7 +53,7 @@ def choose_index_type(
 def ivf_lists(rows: int) -> int:
     """The power of two nearest to the square root, so that reading the centroids and a list cost
     the same. A million rows in 1,024 lists take 0.5 ms (recall .95) and 1.0 (.99); in 512, 1.1
-    and 2.4; in 2,048, 0.5 and 0.8, and twice the time to train (benchmarks.kinds)."""
+    and 2.4; in 2,048, 0.5 and 0.8, and twice the time to train (benchmarks.index_types)."""
     return min(1 << max(4, round(log2(max(1, rows)) / 2)), _LISTS_MAX)
 
 

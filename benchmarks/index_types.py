@@ -1,6 +1,6 @@
-"""What each kind of index that a segment may have costs: memory, time to build, time to search.
+"""Costs of each index type that a segment may have: memory, time to build, time to search.
 
-    python -m benchmarks.kinds [--quick] [--rows N] [--kinds KIND ...] [--json FILE]
+    python -m benchmarks.index_types [--quick] [--rows N] [--types TYPE ...] [--json FILE]
 
 The index alone, as it stands in its file: the float16 rows (2 bytes a dimension, mapped) and the
 columns come on top of each. Searched with texts at pictures, on one core, tuned as a segment is.
@@ -20,7 +20,7 @@ from contracts.score import Vectors, unit
 from index_store.ann import choice, flat, tuning
 from index_store.ann.faiss_index import AnnIndex, OperatingPoint
 
-KINDS = (
+INDEX_TYPES = (
     "IVF,Flat",
     "IVF,SQ8",
     f"IVF,PQ{DIM // 2}x4fs",
@@ -36,8 +36,8 @@ KINDS = (
 _QUERIES = 200
 
 
-def measure(kind: str, rows: Vectors, queries: Vectors) -> dict[str, Any]:
-    complete = choice.resolve_index_type(kind, len(rows), DIM)
+def measure(index_type: str, rows: Vectors, queries: Vectors) -> dict[str, Any]:
+    complete = choice.resolve_index_type(index_type, len(rows), DIM)
     index = faiss.index_factory(DIM, complete, faiss.METRIC_INNER_PRODUCT)
     wide, began = rows.astype(np.float32), time.perf_counter()
     index.train(wide[: choice.training_rows(index)])
@@ -58,25 +58,25 @@ def measure(kind: str, rows: Vectors, queries: Vectors) -> dict[str, Any]:
 
 
 def _ms(points: Sequence[OperatingPoint], recall: float) -> float | None:
-    """None: no effort reaches it."""
+    """Return the milliseconds of a query at that recall, or None if no effort reaches it."""
     return next((point.ms for point in points if point.recall >= recall), None)
 
 
 def main() -> None:
-    made = parser("kinds", __doc__ or "")
+    made = parser("index_types", __doc__ or "")
     made.add_argument("--rows", type=int)
-    made.add_argument("--kinds", nargs="+", default=KINDS, metavar="KIND")
+    made.add_argument("--types", nargs="+", default=INDEX_TYPES, metavar="TYPE")
     arguments = made.parse_args()
     count = arguments.rows or (30_000 if arguments.quick else 100_000)
     images, texts = clip_like.load()
     rows = np.concatenate(list(clip_like.widened(images, count)))
     queries = unit(texts[:_QUERIES])
     table = []
-    for kind in arguments.kinds:
-        table.append(measure(kind, rows, queries))
+    for index_type in arguments.types:
+        table.append(measure(index_type, rows, queries))
         print(table[-1], flush=True)
     goals: list[Goal] = []
-    finish("kinds", table, goals, arguments.json)
+    finish("index_types", table, goals, arguments.json)
 
 
 if __name__ == "__main__":

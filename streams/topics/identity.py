@@ -8,7 +8,8 @@ each commit.
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Collection, Mapping
+from typing import TypeVar
 
 import structlog
 from aiokafka.client import AIOKafkaClient
@@ -20,6 +21,8 @@ from streams.kafka.connection import KafkaConnection
 from streams.topics.metadata import TopicDescription, describe_topics
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 # A request for metadata takes a millisecond; a caller goes on without it after this time.
 ANSWER_S = 3.0
@@ -131,12 +134,10 @@ class TopicIdentityCheck:
             await asyncio.wait([self._asking])
 
     async def _look(self) -> None:
-        try:
-            found = await self._topic_client.existing_topics(self.ids)
-        except (KafkaError, TidelensError, OSError, TimeoutError) as error:
-            log.debug("topic ids are not known now", error=repr(error))
-            return
-        self._changed = self._changed or describe_change(self.ids, found)
+        found = await _answer(self._topic_client.existing_topics(self.ids))
+        if found is not None:
+            ids = {topic: described.id for topic, described in found.items()}
+            self._changed = self._changed or describe_change(self.ids, ids)
 
 
 class PeriodicIdentityCheck:
@@ -152,23 +153,30 @@ class PeriodicIdentityCheck:
         if time.monotonic() - self._asked_at < every_s:
             return
         self._asked_at = time.monotonic()
-        try:
-            found = await self._log.topic_ids(self._ids)
-        except TopicMismatch as error:
-            log.warning("a topic that is read is gone", reason=str(error))
-            return
-        except (KafkaError, TidelensError, OSError) as error:
-            log.debug("topic ids are not known now", error=repr(error))
-            return
-        for topic, topic_id in self._ids.items():
-            if found[topic] != topic_id:
-                raise LogChanged(f"topic {topic} was deleted and created again")
+        found = await _answer(self._log.topic_ids(self._ids))
+        if found is not None and (change := describe_change(self._ids, found)):
+            raise LogChanged(change)
 
 
-def describe_change(ids: Mapping[str, str], found: TopicsById) -> str | None:
-    """Return what happened to the first topic that changed, or None where all are the same."""
+async def _answer(asked: Awaitable[T]) -> T | None:
+    """Return what the broker answers, or None where it does not: the next look asks it again."""
+    try:
+        return await asked
+    except TopicMismatch as error:
+        log.warning("a topic that is read is gone", reason=str(error))
+    except (KafkaError, TidelensError, OSError) as error:  # TimeoutError is an OSError
+        log.debug("topic ids are not known now", error=repr(error))
+    return None
+
+
+def describe_change(ids: Mapping[str, str], found: Mapping[str, str]) -> str | None:
+    """Return what happened to the first topic that changed, or None where all are the same.
+
+    Both arguments have the ids of topics by name; a topic that does not exist has the id ABSENT in
+    `ids`, and is missing from `found`.
+    """
     for topic, topic_id in ids.items():
-        now = found[topic].id if topic in found else ABSENT
+        now = found.get(topic, ABSENT)
         if now == topic_id:
             continue
         if topic_id == ABSENT:

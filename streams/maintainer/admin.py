@@ -20,12 +20,14 @@ class MaintainerAdmin:
 
     async def snapshot(self) -> dict[str, Any]:
         """Raises SnapshotFailed."""
-        return {"name": await self._maintainer.keeper.write(self._index())}
+        return {"name": await self._maintainer.snapshot_schedule.write(self._index())}
 
     async def restore(self, name: str) -> dict[str, Any]:
         """Raises SnapshotRefused, SnapshotFailed."""
         index, retention_s = self._index(), self._maintainer.retention_s
-        await self._maintainer.keeper.choose_restore(name, index, retention_s=retention_s)
+        await self._maintainer.snapshot_schedule.choose_restore(
+            name, index, retention_s=retention_s
+        )
         return {"name": name}
 
     async def rebuild(self, targets: Sequence[Target]) -> list[dict[str, Any]]:

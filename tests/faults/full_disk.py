@@ -45,7 +45,7 @@ async def main(folder: Path) -> None:
             assert kit.sample("snapshots_total", outcome="failed") == 2 * n - 1
             assert kit.sample("snapshot_failure_timestamp_seconds") == kit.clock.now()
             assert kit.sample("rebuilds_total", target="images", outcome="failed") == 2 * n - 1
-            assert "File too large" in node.keeper.describe()["failure"]["reason"]
+            assert "File too large" in node.snapshot_schedule.describe()["failure"]["reason"]
             with pytest.raises(SnapshotFailed, match="File too large"):
                 await operations.snapshot()
             with pytest.raises(RebuildFailed, match="File too large"):
@@ -60,7 +60,7 @@ async def main(folder: Path) -> None:
         kit.clock.advance(61)
         await node.snapshot_if_due()
         await node.merge_if_due()
-        assert node.keeper.describe()["failure"] is None
+        assert node.snapshot_schedule.describe()["failure"] is None
         assert len(index_of(node).segments_of("images").sealed_segments) == 1
         restored = await snapshots_in(kit.store).restore(index_of(node).empty_copy())
         assert restored is not None

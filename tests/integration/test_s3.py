@@ -141,16 +141,16 @@ async def test_a_server_that_is_away_at_the_start_is_no_reason_not_to_start(
     async with open_blob_store(f"s3://{bucket}/p", tmp_path) as store:
         await SnapshotStore(store, PREFIX, new_spill(), kept=1).write(filled(vectors(10)))
     await s3.stop()
-    # The keeper itself tries again; the client's own attempts took half a minute.
+    # The schedule itself tries again; the client's own attempts took half a minute.
     monkeypatch.setattr("streams.maintainer.snapshot_schedule._RESTORE_PAUSES_S", (0.1, 0.1))
     monkeypatch.setattr(module, "_ATTEMPTS", 2)
     async with open_blob_store(f"s3://{bucket}/p", tmp_path) as store:
         snapshots = SnapshotStore(store, PREFIX, new_spill(), kept=1)
-        keeper = SnapshotSchedule(
+        snapshot_schedule = SnapshotSchedule(
             snapshots, Metrics(), ManualClock(), every_s=1, every_records=1, refresh_s=1
         )
-        assert await keeper.restore(new_index()) is None
+        assert await snapshot_schedule.restore(new_index()) is None
         await s3.start()
-        restored = await keeper.restore(new_index())
+        restored = await snapshot_schedule.restore(new_index())
         assert restored is not None
         assert restored.count("images") == 10

@@ -275,7 +275,7 @@ async def _indexed(
             await maintainer.merge_if_due()
             index = maintainer.index
             assert index is not None
-            yield searcher, await maintainer.keeper.write(index)
+            yield searcher, await maintainer.snapshot_schedule.write(index)
         finally:
             running.cancel()
             await asyncio.wait([running])

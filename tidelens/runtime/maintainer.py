@@ -45,7 +45,7 @@ def make_maintainer(
     prefix = f"{space.name}/{settings.shard}/{replica}/"
     spill = SegmentFileStore(settings.data / "segments" / prefix)
     snapshots = SnapshotStore(store, prefix, spill, kept=settings.snapshots_kept)
-    rebuilder = MergeRunner(
+    merger = MergeRunner(
         spill,
         index_type=settings.index_kind,
         scanned_rows=settings.scanned_rows_max,
@@ -60,7 +60,7 @@ def make_maintainer(
             space, names, partitions, topic_ids, partition_of=partitioner(settings.partitioner)
         )
 
-    keeper = SnapshotSchedule(
+    snapshot_schedule = SnapshotSchedule(
         snapshots,
         metrics,
         clock,
@@ -73,13 +73,13 @@ def make_maintainer(
         event_log,
         names,
         names.index_group(settings.shard, replica),
-        new_index,
-        searcher,
-        feed,
-        keeper,
-        rebuilder,
-        metrics,
-        clock,
+        new_index=new_index,
+        searcher=searcher,
+        feed=feed,
+        snapshot_schedule=snapshot_schedule,
+        merger=merger,
+        metrics=metrics,
+        clock=clock,
         batch_records=settings.index_batch_records,
         wait_ms=settings.index_wait_ms,
         stale_after_s=settings.stale_after_s,

@@ -219,7 +219,7 @@ async def _serving(
                     "parts": parts.describe(),
                     "control": {"refused": faults.wire()},
                     "digests": searcher.digests(),
-                    "snapshot": maintainer.keeper.describe(),
+                    "snapshot": maintainer.snapshot_schedule.describe(),
                     "topics": maintainer.watch.describe(),
                     "dead_letters_last_hour": dead_letters.totals(clock.now()),
                     "failing_tasks": side.failing(),

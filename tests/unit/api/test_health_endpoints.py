@@ -41,15 +41,15 @@ async def test_a_snapshot_that_failed_is_told_and_does_not_make_it_unready(tmp_p
     kit = Kit()
     (tmp_path / "file").touch()
     snapshots = snapshots_in(LocalBlobStore(tmp_path / "file" / "store"))
-    keeper = SnapshotSchedule(
+    snapshot_schedule = SnapshotSchedule(
         snapshots, kit.metrics, kit.clock, every_s=60, every_records=100, refresh_s=900
     )
-    kit.status["snapshot"] = keeper.describe()
+    kit.status["snapshot"] = snapshot_schedule.describe()
     nothing = {"last": None, "failure": None, "chosen": None, "lacking": {}}
     assert (await kit.http.get("/readyz")).json()["snapshot"] == nothing
     with pytest.raises(SnapshotFailed):
-        await keeper.write(filled(vectors(3)))
-    kit.status["snapshot"] = keeper.describe()
+        await snapshot_schedule.write(filled(vectors(3)))
+    kit.status["snapshot"] = snapshot_schedule.describe()
     for path, answer in (("/readyz", Readiness), ("/v1/status", Status)):
         response = await kit.http.get(path)
         answer.model_validate_json(response.content)

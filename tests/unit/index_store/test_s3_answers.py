@@ -35,7 +35,7 @@ async def server(
         yield fake
 
 
-def keeper_of(store: S3BlobStore, metrics: Metrics | None = None) -> SnapshotSchedule:
+def snapshot_schedule_of(store: S3BlobStore, metrics: Metrics | None = None) -> SnapshotSchedule:
     return SnapshotSchedule(
         SnapshotStore(store, PREFIX, new_spill(), kept=2),
         metrics or Metrics(),
@@ -61,19 +61,19 @@ async def test_whatever_a_store_answers_the_snapshot_fails_with_its_reason_and_h
     monkeypatch.setattr("streams.maintainer.snapshot_schedule._RESTORE_PAUSES_S", ())
     index, metrics, outcomes = filled(vectors(20)), Metrics(), {}
     async with S3BlobStore.open("bucket", "p") as store:
-        keeper = keeper_of(store, metrics)
+        snapshot_schedule = snapshot_schedule_of(store, metrics)
         for name, server.foreign in FOREIGN.items():
-            restored = await keeper.restore(new_index())
-            outcomes[name] = restored, await outcome(keeper.write(index))
-            assert BUCKET in keeper.describe()["failure"]["reason"], name
+            restored = await snapshot_schedule.restore(new_index())
+            outcomes[name] = restored, await outcome(snapshot_schedule.write(index))
+            assert BUCKET in snapshot_schedule.describe()["failure"]["reason"], name
         assert outcomes == dict.fromkeys(FOREIGN, (None, "told"))
         failed = {"outcome": "failed"}
         count = metrics.registry.get_sample_value("tidelens_snapshots_total", failed)
         assert count == len(FOREIGN)
         server.foreign = None
-        name = await keeper.write(index)
-        assert keeper.describe()["failure"] is None
-        await keeper._snapshots.verify(f"0/{name}", new_index())
+        name = await snapshot_schedule.write(index)
+        assert snapshot_schedule.describe()["failure"] is None
+        await snapshot_schedule._snapshots.verify(f"0/{name}", new_index())
 
 
 async def test_each_call_is_an_error_of_the_store(
@@ -123,7 +123,7 @@ async def test_a_start_does_not_wait_for_a_store_that_says_nothing(
     server.hangs = True
     with capture_logs() as logs:
         async with S3BlobStore.open("bucket", "p") as store:
-            assert await keeper_of(store).restore(new_index()) is None
+            assert await snapshot_schedule_of(store).restore(new_index()) is None
     told = "the store did not list its snapshots in 0.05 s"
     assert [line["error"] for line in logs] == ["TimeoutError", told, told]
 
@@ -162,17 +162,17 @@ async def test_what_was_written_only_in_words_is_noticed_before_it_counts(
     """A write that is answered as S3 does, and that nobody made."""
     index = filled(vectors(20))
     async with S3BlobStore.open("bucket", "p") as store:
-        keeper = keeper_of(store)
-        before = await keeper.write(index)
+        snapshot_schedule = snapshot_schedule_of(store)
+        before = await snapshot_schedule.write(index)
         index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
         server.forgets = lambda key: of in key
         if of in ("vectors", "columns"):
             # A new part, whose files are lost.
             index = filled(vectors(30))
         with pytest.raises(SnapshotFailed, match="written, but"):
-            await keeper.write(index)
-        assert "written, but" in keeper.describe()["failure"]["reason"]
+            await snapshot_schedule.write(index)
+        assert "written, but" in snapshot_schedule.describe()["failure"]["reason"]
         server.forgets = lambda key: False
-        await keeper._snapshots.verify(f"0/{before}", new_index())
-        name = await keeper.write(index)
-        await keeper._snapshots.verify(f"0/{name}", new_index())
+        await snapshot_schedule._snapshots.verify(f"0/{before}", new_index())
+        name = await snapshot_schedule.write(index)
+        await snapshot_schedule._snapshots.verify(f"0/{name}", new_index())

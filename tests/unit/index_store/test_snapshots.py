@@ -541,10 +541,10 @@ async def test_a_start_tries_again_before_it_takes_the_previous_one(
     newest = await snapshots.write(index)
     digests.append(index.digests())
     store.blob, store.always = f"{newest}/alive", always
-    keeper = SnapshotSchedule(
+    snapshot_schedule = SnapshotSchedule(
         snapshots, Metrics(), ManualClock(), every_s=1, every_records=1, refresh_s=1
     )
-    restored = await keeper.restore(new_index())
+    restored = await snapshot_schedule.restore(new_index())
     assert restored is not None
     assert restored.digests() == digests[0 if always else 1]
     told = {f"0/{newest}": f"{PREFIX}{newest}/alive: the store is away"}

@@ -49,13 +49,13 @@ async def indexed(spill: SegmentFileStore, rows: int = 200) -> Index:
 
 
 class Desk:
-    """A keeper on its clock, over some store."""
+    """A snapshot schedule on its clock, over some store."""
 
     def __init__(self, store: Any, spill: SegmentFileStore | None = None, *, kept: int = 2) -> None:
         self.store = store
         self.metrics, self.clock = Metrics(), ManualClock()
         self.snapshots = SnapshotStore(store, PREFIX, spill or new_spill(), kept=kept)
-        self.keeper = SnapshotSchedule(
+        self.snapshot_schedule = SnapshotSchedule(
             self.snapshots,
             self.metrics,
             self.clock,
@@ -81,7 +81,7 @@ async def test_parts_that_the_store_has_lost_are_written_again(of: str, harm: st
     desk, spill = Desk(MemoryBlobStore()), new_spill()
     desk.snapshots._spill = spill
     index = await indexed(spill)
-    await desk.keeper.write(index)
+    await desk.snapshot_schedule.write(index)
     blobs = [name for name in desk.store.blobs if of in name and "/parts/" in name]
     assert len(blobs) == {"vectors": 2, "columns": 2, "ann": 1, "": 5}[of]
     for blob in blobs:
@@ -91,16 +91,16 @@ async def test_parts_that_the_store_has_lost_are_written_again(of: str, harm: st
             desk.store.blobs[blob] = desk.store.blobs[blob][:-1]
     # The next snapshot names what this process wrote, though nobody writes it again.
     index.mark_caught_up(IMAGES, 7.0)
-    name = await desk.keeper.write(index)
+    name = await desk.snapshot_schedule.write(index)
     await desk.whole(name, index)
     assert desk.sample("tidelens_snapshot_blobs_rewritten_total") == len(blobs)
     assert desk.sample("tidelens_snapshot_blobs_lacking") == 0
-    assert desk.keeper.describe()["lacking"] == {}
+    assert desk.snapshot_schedule.describe()["lacking"] == {}
 
 
 async def test_rows_that_come_meanwhile_are_not_taken_for_those_that_were_lost() -> None:
     desk, index = Desk(MemoryBlobStore()), filled(vectors(50))
-    await desk.keeper.write(index)
+    await desk.snapshot_schedule.write(index)
     own, lost = desk.snapshots.own, [name for name in desk.store.blobs if "/parts/" in name]
     missing = own.missing
 
@@ -111,7 +111,7 @@ async def test_rows_that_come_meanwhile_are_not_taken_for_those_that_were_lost()
         return await missing(needs)
 
     own.missing = meanwhile  # type: ignore[method-assign]
-    name = await desk.keeper.write(index)
+    name = await desk.snapshot_schedule.write(index)
     assert desk.sample("tidelens_snapshot_blobs_rewritten_total") == 2
     restored = await snapshots_in(desk.store, PREFIX).restore(new_index())
     assert restored is not None and restored.positions[IMAGES] == 50
@@ -120,19 +120,19 @@ async def test_rows_that_come_meanwhile_are_not_taken_for_those_that_were_lost()
 
 async def test_a_store_that_was_emptied_gets_everything_again() -> None:
     desk, index = Desk(MemoryBlobStore()), filled(vectors(50))
-    await desk.keeper.write(index)
+    await desk.snapshot_schedule.write(index)
     desk.store.blobs.clear()
-    await desk.whole(await desk.keeper.write(index), index)
+    await desk.whole(await desk.snapshot_schedule.write(index), index)
     assert len(await desk.snapshots.list()) == 1
 
 
 async def test_files_of_a_restored_index_that_were_deleted_come_from_memory(tmp_path: Path) -> None:
     """In a folder the restored part's files are the store's own."""
     store, spill = LocalBlobStore(tmp_path / "store"), SegmentFileStore(tmp_path / "spill")
-    await Desk(store, spill).keeper.write(await indexed(spill))
+    await Desk(store, spill).snapshot_schedule.write(await indexed(spill))
     await asyncio.to_thread(lambda: [path.unlink() for path in (tmp_path / "spill").rglob("*.*")])
     desk = Desk(store, SegmentFileStore(tmp_path / "again"))
-    index = await desk.keeper.restore(new_index())
+    index = await desk.snapshot_schedule.restore(new_index())
     assert index is not None
     parts = tmp_path / "store" / PREFIX / "parts"
     gone = await asyncio.to_thread(lambda: list(parts.rglob("*.faiss")))
@@ -140,50 +140,50 @@ async def test_files_of_a_restored_index_that_were_deleted_come_from_memory(tmp_
     for path in gone:
         await asyncio.to_thread(path.unlink)
     change(index)
-    name = await desk.keeper.write(index)
+    name = await desk.snapshot_schedule.write(index)
     await desk.whole(name, index)
     # What a rebuild reads is there as well.
     merge = index.begin_merge("images")
     segment = await built(index, "images", merge, desk.snapshots._spill, "IVF4,SQ8")
     index.commit_merge("images", merge, segment)
-    await desk.whole(await desk.keeper.write(index), index)
+    await desk.whole(await desk.snapshot_schedule.write(index), index)
 
 
 async def test_the_state_is_told_when_it_is_looked_at_and_heals() -> None:
     desk, index = Desk(MemoryBlobStore()), filled(vectors(50))
-    first = await desk.keeper.write(index)
+    first = await desk.snapshot_schedule.write(index)
     parts = [name for name in desk.store.blobs if "/parts/" in name]
     del desk.store.blobs[parts[0]]
-    assert not await desk.keeper.has_lost_blobs(), "it is not time to look"
-    assert desk.keeper.describe()["failure"] is None
+    assert not await desk.snapshot_schedule.has_lost_blobs(), "it is not time to look"
+    assert desk.snapshot_schedule.describe()["failure"] is None
     desk.clock.advance(100)
-    assert await desk.keeper.has_lost_blobs()
-    told = desk.keeper.describe()
+    assert await desk.snapshot_schedule.has_lost_blobs()
+    told = desk.snapshot_schedule.describe()
     reason = f"{first}: blobs that the store lacks: 1, the first {parts[0].removeprefix(PREFIX)}"
     assert told["failure"] == {"reason": reason, "at": desk.clock.now()}
     assert told["lacking"] == {first: 1}
     assert desk.sample("tidelens_snapshot_blobs_lacking") == 1
-    name = await desk.keeper.write(index)
-    assert desk.keeper.describe()["failure"] is None
+    name = await desk.snapshot_schedule.write(index)
+    assert desk.snapshot_schedule.describe()["failure"] is None
     assert desk.sample("tidelens_snapshot_blobs_lacking") == 0
     await desk.whole(name, index)
 
 
 async def test_a_kept_snapshot_that_lacks_what_only_it_needs_is_told_and_refused() -> None:
     desk, index = Desk(MemoryBlobStore(), kept=2), filled(vectors(50))
-    old = await desk.keeper.write(index)
+    old = await desk.snapshot_schedule.write(index)
     del desk.store.blobs[f"{PREFIX}{old}/alive"]
     change(index)
-    await desk.keeper.write(index)
-    assert desk.keeper.describe()["lacking"] == {old: 1}
-    assert desk.keeper.describe()["failure"] is None
+    await desk.snapshot_schedule.write(index)
+    assert desk.snapshot_schedule.describe()["lacking"] == {old: 1}
+    assert desk.snapshot_schedule.describe()["failure"] is None
     with pytest.raises(SnapshotRefused, match=f"{old}/alive: missing"):
         await desk.snapshots.point_to(old)
     with pytest.raises(SnapshotRefused, match=f"{old}/alive: missing"):
         await desk.snapshots.verify(f"0/{old}", new_index())
     change(index)
-    await desk.keeper.write(index)
-    assert desk.keeper.describe()["lacking"] == {}, "it is not kept any more"
+    await desk.snapshot_schedule.write(index)
+    assert desk.snapshot_schedule.describe()["lacking"] == {}, "it is not kept any more"
 
 
 async def test_a_store_that_cannot_be_looked_at_is_told_until_it_answers() -> None:
@@ -196,29 +196,29 @@ async def test_a_store_that_cannot_be_looked_at_is_told_until_it_answers() -> No
             return await super().sizes(prefix)
 
     desk, index = Desk(Away()), filled(vectors(50))
-    await desk.keeper.write(index)
+    await desk.snapshot_schedule.write(index)
     for error, told in ((OSError("away"), "away"), (KeyError("x"), "KeyError: 'x'")):
         desk.store.error = error
         desk.clock.advance(100)
-        assert not await desk.keeper.has_lost_blobs()
-        assert desk.keeper.describe()["failure"]["reason"] == told
+        assert not await desk.snapshot_schedule.has_lost_blobs()
+        assert desk.snapshot_schedule.describe()["failure"]["reason"] == told
         with pytest.raises(SnapshotFailed, match=told):
-            await desk.keeper.write(index)
+            await desk.snapshot_schedule.write(index)
     desk.store.error = None
-    await desk.keeper.write(index)
+    await desk.snapshot_schedule.write(index)
     desk.clock.advance(100)
-    assert not await desk.keeper.has_lost_blobs()
-    assert desk.keeper.describe()["failure"] is None
+    assert not await desk.snapshot_schedule.has_lost_blobs()
+    assert desk.snapshot_schedule.describe()["failure"] is None
 
 
 async def test_a_snapshot_that_nobody_can_load_is_refused_and_the_one_before_is_tried(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     desk, index = Desk(MemoryBlobStore()), filled(vectors(50))
-    await desk.keeper.write(index)
+    await desk.snapshot_schedule.write(index)
     digests = index.digests()
     change(index)
-    newest = await desk.keeper.write(index)
+    newest = await desk.snapshot_schedule.write(index)
     whole = Index.finish_restore
 
     def finish(self: Index, *state: Any) -> None:
@@ -229,7 +229,7 @@ async def test_a_snapshot_that_nobody_can_load_is_refused_and_the_one_before_is_
     monkeypatch.setattr(Index, "finish_restore", finish)
     # Reading the source for its traceback would block.
     with capture_logs() as logs:
-        restored = await desk.keeper.restore(new_index())
+        restored = await desk.snapshot_schedule.restore(new_index())
     assert [line["event"] for line in logs if "exc_info" in line] == ["snapshot unreadable"]
     assert restored is not None
     assert restored.digests() == digests

@@ -76,7 +76,7 @@ class Kit:
 
     def node(self) -> Maintainer:
         spill = new_spill() if self.spills is None else SegmentFileStore(self.spills)
-        keeper = SnapshotSchedule(
+        snapshot_schedule = SnapshotSchedule(
             SnapshotStore(self.store, "unit-v1/0/0/", spill, kept=2),
             self.metrics,
             self.clock,
@@ -92,13 +92,13 @@ class Kit:
             self.log,
             NAMES,
             "group",
-            new_index,
-            self.searcher,
-            AppliedFeed(),
-            keeper,
-            MergeRunner(spill, scanned_rows=50),
-            self.metrics,
-            self.clock,
+            new_index=new_index,
+            searcher=self.searcher,
+            feed=AppliedFeed(),
+            snapshot_schedule=snapshot_schedule,
+            merger=MergeRunner(spill, scanned_rows=50),
+            metrics=self.metrics,
+            clock=self.clock,
             batch_records=100,
             wait_ms=20,
             stale_after_s=3600,
@@ -267,14 +267,14 @@ async def test_a_snapshot_is_due_by_records_by_age_and_never_unchanged() -> None
         assert not kit.store.blobs
         kit.clock.advance(61)
         await node.snapshot_if_due()
-        first = node.keeper.describe()["last"]["name"]
+        first = node.snapshot_schedule.describe()["last"]["name"]
         kit.clock.advance(61)
         await node.snapshot_if_due()
-        assert node.keeper.describe()["last"]["name"] == first
+        assert node.snapshot_schedule.describe()["last"]["name"] == first
         await kit.put([f"b{n}" for n in range(100)], vectors(100))
         await until(kit, 110)
         await node.snapshot_if_due()
-        assert node.keeper.describe()["last"]["name"] != first
+        assert node.snapshot_schedule.describe()["last"]["name"] != first
 
 
 async def test_an_unchanged_state_is_written_again_before_its_time_ages() -> None:
@@ -284,11 +284,11 @@ async def test_an_unchanged_state_is_written_again_before_its_time_ages() -> Non
         await until(kit, 1)
         kit.clock.advance(61)
         await node.snapshot_if_due()
-        first = node.keeper.describe()["last"]["name"]
+        first = node.snapshot_schedule.describe()["last"]["name"]
         kit.clock.advance(901)
         await asyncio.sleep(0.05)  # an empty poll: everything has been seen now
         await node.snapshot_if_due()
-        assert node.keeper.describe()["last"]["name"] != first
+        assert node.snapshot_schedule.describe()["last"]["name"] != first
     restored = await snapshots_in(kit.store).restore(index_of(node).empty_copy())
     assert restored is not None
     assert min(restored.caught_up_at.values()) >= kit.clock.now() - 1
@@ -301,7 +301,7 @@ async def test_a_failed_snapshot_is_told_and_tried_again_in_time() -> None:
         await until(kit, 200)
         kit.store.full = True
         await node.snapshot_if_due()
-        failure = node.keeper.describe()["failure"]
+        failure = node.snapshot_schedule.describe()["failure"]
         assert "No space left on device" in failure["reason"]
         assert kit.sample("snapshots_total", outcome="failed") == 1
         with pytest.raises(SnapshotFailed, match="No space left"):
@@ -314,7 +314,7 @@ async def test_a_failed_snapshot_is_told_and_tried_again_in_time() -> None:
         assert not kit.store.blobs
         kit.clock.advance(61)
         await node.snapshot_if_due()
-        assert node.keeper.describe()["failure"] is None
+        assert node.snapshot_schedule.describe()["failure"] is None
         assert kit.store.blobs
 
 
@@ -489,7 +489,7 @@ async def test_a_chosen_snapshot_stays_the_one_to_begin_from() -> None:
         with pytest.raises(SnapshotRefused, match="missing"):
             await operations.restore("0/123")
         assert await operations.restore(first) == {"name": first}
-        assert node.keeper.describe()["chosen"] == first
+        assert node.snapshot_schedule.describe()["chosen"] == first
         # Neither time, nor changes, nor a clean stop write one in its place.
         await kit.put(["c"], vectors(1))
         await until(kit, 3)
@@ -501,7 +501,7 @@ async def test_a_chosen_snapshot_stays_the_one_to_begin_from() -> None:
         assert (await snapshots_in(kit.store).list())[0] == first
     async with running(kit.node()) as node:
         await until(kit, 3)
-        assert node.keeper.describe()["chosen"] is None
+        assert node.snapshot_schedule.describe()["chosen"] is None
         await node.snapshot()
 
 
@@ -588,7 +588,7 @@ async def test_a_disk_that_cannot_be_written_stops_neither(tmp_path: Path) -> No
         await node.merge_if_due()
         assert kit.sample("snapshots_total", outcome="failed") == 1
         assert kit.sample("rebuilds_total", target="images", outcome="failed") == 1
-        assert "Not a directory" in node.keeper.describe()["failure"]["reason"]
+        assert "Not a directory" in node.snapshot_schedule.describe()["failure"]["reason"]
         await kit.put(["b"], vectors(1))
         await until(kit, 61)
 

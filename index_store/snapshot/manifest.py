@@ -1,4 +1,4 @@
-"""What a snapshot says it stands for: one JSON document that vouches for itself and its blobs."""
+"""The manifest of a snapshot: one JSON document that vouches for itself and for its blobs."""
 
 import hashlib
 import time
@@ -19,25 +19,29 @@ from index_store.view import HighestSource, IndexView
 FORMAT = 2
 
 Manifest = dict[str, Any]
-# What the manifest says of a blob: its name, bytes and sha256.
+# The manifest's entry of a blob: its name, bytes and sha256.
 Blob = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayState:
-    """What is not in a view but belongs to its time. Taken before the view, so that it promises
-    less rather than more."""
+    """The part of an index's state that is not in a view.
+
+    Take it before the view, so that it promises less rather than more: `caught_up_at` are the times
+    up to which each partition was read, `reasons` why content records were refused.
+    """
 
     caught_up_at: dict[TopicPartition, float]
     reasons: list[tuple[Target, int, int, str]]
 
     @classmethod
     def of(cls, index: Index) -> "ReplayState":
+        """Copy the state of `index` as it is now."""
         return cls(dict(index.caught_up_at), index.rejection_reasons())
 
 
-def make_manifest(index: Index, view: IndexView, moment: ReplayState) -> Manifest:
-    """Without its `parts` and `alive`, which the writer adds."""
+def make_manifest(index: Index, view: IndexView, state: ReplayState) -> Manifest:
+    """Make the manifest of a view, without `parts` and `alive`, which the writer adds."""
     return {
         "created": time.time(),
         "space": asdict(index.space) | {"fingerprint": index.space.fingerprint.hex()},
@@ -46,26 +50,26 @@ def make_manifest(index: Index, view: IndexView, moment: ReplayState) -> Manifes
         "items": {target: view.count(target) for target in view.readers},
         "positions": [[*partition, value] for partition, value in view.positions.items()],
         "highest": [[*tp, *origin, offset] for tp, (origin, offset) in view.highest.items()],
-        "caught_up_at": [[*partition, at] for partition, at in moment.caught_up_at.items()],
-        "reasons": moment.reasons,
+        "caught_up_at": [[*partition, at] for partition, at in state.caught_up_at.items()],
+        "reasons": state.reasons,
         "digests": view.digests_by_partition(),
     }
 
 
 def with_checksum(manifest: Manifest) -> bytes:
-    """With its own SHA-256, since nothing else vouches for offsets and times."""
+    """Return the bytes of manifest.json, with the SHA-256 that vouches for offsets and times."""
     digest = sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS))
     return orjson.dumps({"format": FORMAT, "sha256": digest, "manifest": manifest})
 
 
 def read_manifest(raw: bytes) -> Manifest:
-    """Raises SnapshotRefused, UnknownFormat."""
+    """Return the manifest in manifest.json's bytes. Raises SnapshotRefused, UnknownFormat."""
     try:
-        sealed = orjson.loads(raw)
-        found = sealed["format"]
+        document = orjson.loads(raw)
+        found = document["format"]
         if found != FORMAT:
             raise UnknownFormat(unknown_version("snapshot manifest", found, FORMAT))
-        digest, manifest = sealed["sha256"], sealed["manifest"]
+        digest, manifest = document["sha256"], document["manifest"]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise SnapshotRefused(f"manifest.json: unreadable ({error!r})") from None
     if sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)) != digest:
@@ -75,7 +79,7 @@ def read_manifest(raw: bytes) -> Manifest:
 
 
 def require_same_log(manifest: Manifest, index: Index) -> None:
-    """A snapshot stands for one space and one log; of another it says nothing."""
+    """Raise SnapshotRefused unless the snapshot is of the same space and log as `index`."""
     fingerprint = index.space.fingerprint.hex()
     if manifest["space"]["fingerprint"] != fingerprint:
         raise SnapshotRefused(
@@ -88,19 +92,23 @@ def require_same_log(manifest: Manifest, index: Index) -> None:
 
 
 def positions(manifest: Manifest) -> dict[TopicPartition, int]:
+    """Return the position of each embeddings partition."""
     return {partition: value for partition, (value,) in _by_partition(manifest["positions"])}
 
 
 def highest(manifest: Manifest) -> dict[TopicPartition, HighestSource]:
+    """Return the newest content record that each embeddings partition shows."""
     rows = _by_partition(manifest["highest"])
     return {partition: ((topic_id, n), offset) for partition, (topic_id, n, offset) in rows}
 
 
 def caught_up_at(manifest: Manifest) -> dict[TopicPartition, float]:
+    """Return the time, in seconds since 1970, up to which each partition was read."""
     return {partition: at for partition, (at,) in _by_partition(manifest["caught_up_at"])}
 
 
 def require_blob(blob: Blob, data: bytes) -> None:
+    """Raise SnapshotRefused unless `data` has the size and the SHA-256 of `blob`."""
     if len(data) != blob["bytes"]:
         raise SnapshotRefused(f"{blob['name']}: want {blob['bytes']} bytes, got {len(data)}")
     if sha256(data) != blob["sha256"]:
@@ -108,7 +116,7 @@ def require_blob(blob: Blob, data: bytes) -> None:
 
 
 def require_file(blob: Blob, path: Path) -> None:
-    """The same for a file, which is not read into memory."""
+    """Raise as `require_blob` does for a file, without reading it into memory at once."""
     size = path.stat().st_size
     if size != blob["bytes"]:
         raise SnapshotRefused(f"{blob['name']}: want {blob['bytes']} bytes, got {size}")
@@ -117,20 +125,23 @@ def require_file(blob: Blob, path: Path) -> None:
 
 
 def describe_blob(name: str, path: Path) -> Blob:
+    """Return the manifest's entry of a blob with the bytes of a file. Raises OSError."""
     return {"name": name, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def sha256(data: bytes) -> str:
+    """Return the SHA-256 of `data` in hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits. Raises OSError."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def segment_names(manifest: Mapping[str, Any]) -> set[str]:
-    """Names of the parts that it needs."""
+    """Return the names of the segments that the snapshot needs."""
     return {part["name"] for part in manifest["parts"]}
 
 

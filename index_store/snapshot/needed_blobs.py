@@ -1,4 +1,4 @@
-"""Which blobs each snapshot of a replica needs, and which of them a store does not have.
+"""The blobs that each snapshot of a replica needs, and those of them that a store lacks.
 
 A store loses blobs that it had: a lifecycle rule deletes them by age, or somebody tidies a bucket.
 Another server may answer instead of it, and confirm writes that were never made. So every blob that
@@ -13,7 +13,7 @@ BlobSizes = Mapping[str, int]
 
 
 class SnapshotBlobs:
-    """By the snapshot's name; None where it could not be read, so that nobody knows."""
+    """The blobs of each snapshot, by its name; None for one that could not be read."""
 
     def __init__(self) -> None:
         self._needs: dict[str, BlobSizes | None] = {}
@@ -27,9 +27,11 @@ class SnapshotBlobs:
 
     @property
     def newest(self) -> str | None:
+        """The name of the newest snapshot, if any."""
         return max(self._needs, default=None)
 
     def forget(self, name: str) -> None:
+        """Forget a snapshot, if it is known."""
         self._needs.pop(name, None)
 
     def retain(self, names: Iterable[str]) -> None:
@@ -37,14 +39,14 @@ class SnapshotBlobs:
         self._needs = {name: self._needs[name] for name in names if name in self._needs}
 
     def parts(self) -> set[str] | None:
-        """Return the names of all needed parts, or None while one snapshot's are not known."""
+        """Return the names of all needed segments, or None while one snapshot's are not known."""
         if None in self._needs.values():
             return None
         blobs = {blob for needs in self._needs.values() for blob in needs or ()}
         return {blob.split("/")[1] for blob in blobs if blob.startswith("parts/")}
 
     def incomplete(self, there: Mapping[str, int]) -> dict[str, list[str]]:
-        """Return the snapshots that are not whole in a store with these blobs, and their gaps."""
+        """Return the snapshots that lack blobs in a store with the blobs `there`, and which."""
         incomplete = {
             name: missing_blobs(needs or {}, there) for name, needs in sorted(self._needs.items())
         }
@@ -52,7 +54,7 @@ class SnapshotBlobs:
 
 
 def blobs_of(name: str, manifest: Mapping[str, Any], manifest_bytes: int) -> BlobSizes:
-    """Return what the snapshot `name` needs, including the manifest itself."""
+    """Return the blobs that the snapshot `name` needs, including the manifest itself."""
     blobs = [blob for part in manifest["parts"] for blob in part["blobs"]]
     return {
         f"{name}/manifest.json": manifest_bytes,

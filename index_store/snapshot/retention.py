@@ -1,4 +1,4 @@
-"""A replica's own snapshots in the store: which exist, what they lack, what may be deleted."""
+"""A replica's own snapshots in the store: those that exist, lack blobs, or may be deleted."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
@@ -25,11 +25,11 @@ class OwnSnapshots:
 
     @property
     def newest(self) -> str | None:
-        """The newest that this process wrote, restored or read."""
+        """The newest snapshot that this process wrote, restored or read."""
         return self._needed.newest
 
     def add(self, name: str, manifest: Mapping[str, Any], manifest_bytes: int) -> None:
-        """Count `name` as one of ours from now on."""
+        """Count `name` as one of this replica's snapshots from now on."""
         self._needed[name] = blobs_of(name, manifest, manifest_bytes)
 
     async def update_incomplete(self) -> None:
@@ -37,7 +37,7 @@ class OwnSnapshots:
         await self.missing({})
 
     async def missing(self, needs: BlobSizes) -> list[str]:
-        """Return those of `needs` that the store does not have, and set `incomplete`."""
+        """Return the `needs` that the store lacks, and set `incomplete` by the same listing."""
         there = await self._store.sizes(self._prefix)
         found = {blob.removeprefix(self._prefix): size for blob, size in there.items()}
         self.incomplete = self._needed.incomplete(found)
@@ -62,9 +62,10 @@ class OwnSnapshots:
             raise OSError(f"{blob}: written, but {len(found)} other bytes came back")
 
     async def tidy(self, held: Iterable[str]) -> tuple[Sequence[str], Collection[str]]:
-        """Delete our own snapshots without a manifest: the names of the others, ascending.
+        """Delete this replica's snapshots that have no manifest.
 
-        Parts that none of these snapshots needs are deleted too, as in `delete_unneeded`.
+        Returns the names of the others, ascending, and of the segments that were deleted because
+        none of these snapshots needs them, as by `delete_unneeded`.
         """
         blobs = await self._store.list(self._prefix)
         names = {blob.removeprefix(self._prefix).partition("/")[0] for blob in blobs}
@@ -76,12 +77,12 @@ class OwnSnapshots:
                     self._needed[name] = await self._read(name)
             else:
                 await self.delete(name)
-        # Somebody other than us deleted the others.
+        # Another process has deleted the others.
         self._needed.retain(finished)
         return finished, await self.delete_unneeded(held)
 
     async def delete_unneeded(self, held: Iterable[str]) -> Collection[str]:
-        """Delete the parts that no snapshot needs, except those `held`, and return their names."""
+        """Delete the segments that no snapshot needs, except those `held`; return their names."""
         needed = self._needed.parts()
         if needed is None:
             return ()
@@ -95,6 +96,7 @@ class OwnSnapshots:
         return gone
 
     async def delete(self, name: str) -> None:
+        """Delete a snapshot, but not the segments that others may need too."""
         self._needed.forget(name)
         self.incomplete.pop(name, None)
         blobs = await self._store.list(f"{self._prefix}{name}/")

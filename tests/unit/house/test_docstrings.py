@@ -12,6 +12,7 @@ HELD = (
     "contracts",
     "index_store/merge",
     "index_store/segment/manager.py",
+    "index_store/snapshot",
     "index_store/segment/pending_merge.py",
     "tests/unit/index_store/test_pending_merge.py",
     "streams/ownership",

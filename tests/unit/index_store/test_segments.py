@@ -369,7 +369,7 @@ async def test_a_sealed_segment_comes_back_from_a_snapshot_with_its_index_and_tu
     assert restored.view.search(queries, recall=0.95) == index.view.search(queries, recall=0.95)
     # Nothing of it has to be written again.
     assert {segment.files.name for segment in after if segment.files is not None} <= {
-        *snapshots._written
+        *snapshots._blobs.names()
     }
 
 

@@ -78,8 +78,8 @@ class Desk:
 @pytest.mark.parametrize("harm", ["deleted", "cut off"])
 @pytest.mark.parametrize("of", ["vectors", "columns", "ann", ""])
 async def test_parts_that_the_store_has_lost_are_written_again(of: str, harm: str) -> None:
-    desk, spill = Desk(MemoryBlobStore()), new_spill()
-    desk.snapshots._spill = spill
+    spill = new_spill()
+    desk = Desk(MemoryBlobStore(), spill)
     index = await indexed(spill)
     await desk.snapshot_schedule.write(index)
     blobs = [name for name in desk.store.blobs if of in name and "/parts/" in name]
@@ -144,7 +144,7 @@ async def test_files_of_a_restored_index_that_were_deleted_come_from_memory(tmp_
     await desk.whole(name, index)
     # What a rebuild reads is there as well.
     merge = index.begin_merge("images")
-    segment = await built(index, "images", merge, desk.snapshots._spill, "IVF4,SQ8")
+    segment = await built(index, "images", merge, desk.snapshots._files, "IVF4,SQ8")
     index.commit_merge("images", merge, segment)
     await desk.whole(await desk.snapshot_schedule.write(index), index)
 

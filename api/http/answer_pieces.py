@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from api.http.answer_memory import SMALL_BYTES, BudgetShare
-from api.live.eager_start import run_until_blocked
+from api.http.eager_start import run_until_blocked
 
 # Bytes passed to the connection at a time; its buffer takes little more than one piece.
 BODY_PIECE_BYTES = 128 * 1024

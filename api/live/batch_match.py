@@ -1,4 +1,4 @@
-"""What matching a batch against standing queries looks things up in. No I/O."""
+"""Matching a batch of new items against standing queries and alerts. No I/O."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -14,14 +14,14 @@ from contracts.ports.search import AppliedBatch, Matcher
 from contracts.score import Vectors
 
 _ROWS_FIRST = 16
-# Evaluations of filters on items that the event loop has time for: 10 ms.
+# Evaluations of filters on items for which the event loop has time: 10 ms.
 FILTER_EVALUATIONS_MAX = 8192
-# Pairs: bounds what is converted to float64 at a time (64 MB at 512 dimensions).
+# Pairs that are converted to float64 at a time: 64 MB at 512 dimensions.
 _SCORED_AT_ONCE = 8192
 
 
 class HasQuery(Protocol):
-    """Whatever is matched with batches."""
+    """A standing query or an alert, which is matched with batches."""
 
     query: PreparedQuery
 
@@ -30,33 +30,35 @@ _Owner = TypeVar("_Owner", bound=HasQuery)
 
 
 class MatchBatch:
-    """An applied batch, with what is looked up in it at most once."""
+    """An applied batch, with the hits of its items, each of which is made at most once.
+
+    `number` counts the batches in the order of the log.
+    """
 
     def __init__(self, applied: AppliedBatch, matcher: Matcher, number: int = 0) -> None:
         self.applied = applied
-        # Of all batches, in the order of the log.
         self.number = number
-        # What it counts for while it is kept.
+        # The rows that it counts for while it waits or is kept.
         self.rows = 1 + len(applied.upserted) + len(applied.removed)
         self._matcher = matcher
         self._hits: dict[int, Hit] = {}
 
     @cached_property
     def ids(self) -> frozenset[str]:
-        """Of all items that were put in or taken out."""
+        """The ids of all items that were put in or removed."""
         return frozenset(self.applied.upserted).union(self.applied.removed)
 
     def hit(self, number: int) -> Hit:
-        """An item put in, with its vector: the same object whoever asks."""
+        """Return an item that was put in, with its vector: always the same object."""
         found = self._hits.get(number)
         if found is None:
             found = self._hits[number] = self.applied.hit(number)
         return found
 
     def scored(self, number: int, score: float, *, with_vector: bool) -> Hit:
-        """The same as a hit of its own, of a search for a query."""
+        """Return an item that was put in as a hit of its own, with its score for a query."""
         found = self.hit(number)
-        # By hand: dataclasses.replace takes three times as long.
+        # Written out, since dataclasses.replace takes three times as long.
         return Hit(
             found.target,
             found.id,
@@ -70,41 +72,57 @@ class MatchBatch:
         )
 
     def matches(
-        self, rows: "QueryMatrixView[_Owner]", most: int | None = None, looks: int | None = None
+        self,
+        view: "QueryMatrixView[_Owner]",
+        matches_max: int | None = None,
+        evaluations_max: int | None = None,
     ) -> "Matches[_Owner]":
         """Find the upserted items that match each query and reach its floor. Runs in any thread.
 
-        If that would be more than `most` pairs, the owners with the most pairs are left out. If
-        filters would be evaluated more than about `looks` times, the last owners are left out.
+        If that would be more than `matches_max` pairs, the owners with the most pairs are left out.
+        If filters would be evaluated more than about `evaluations_max` times, the last owners are
+        left out.
         """
-        owners, queries, floors, filtered = rows
+        owners, queries, floors, filtered = view
         vectors = self.applied.vectors
         if not len(queries) or not len(vectors):
             return Matches(owners, [])
         of, row = self._matcher.nominate(queries, floors, vectors)
-        # First what costs least. A list that is not full has no floor, so that all rows of every
-        # batch are paired with it, and a filter leaves few.
+        # First the cheapest step. A list that is not full has no floor, so that all rows of every
+        # batch are paired with it, and a filter admits few of them.
         left_out: list[_Owner] = []
         if filtered[of].any():
-            kept = self._admitted(owners, of, row, left_out, looks)
+            kept = self._admitted(owners, of, row, left_out, evaluations_max)
             of, row = of[kept], row[kept]
-        if most is not None and len(of) > most:
+        if matches_max is not None and len(of) > matches_max:
             counts = np.bincount(of, minlength=len(owners))
             lightest = np.argsort(counts, kind="stable")
             heavy = np.zeros(len(owners), np.bool_)
-            heavy[lightest[np.cumsum(counts[lightest]) > most]] = True
+            heavy[lightest[np.cumsum(counts[lightest]) > matches_max]] = True
             left_out += [owners[n] for n in np.flatnonzero(heavy).tolist()]
             of, row = of[~heavy[of]], row[~heavy[of]]
-        found = []
+        return Matches(owners, self._scored_pairs(queries, floors, of, row), left_out)
+
+    def _scored_pairs(
+        self,
+        queries: NDArray[np.float32],
+        floors: NDArray[np.float64],
+        of: NDArray[np.intp],
+        row: NDArray[np.intp],
+    ) -> list[tuple[NDArray[Any], ...]]:
+        """Return the pairs that reach the floor, with their exact scores, in several columns."""
+        found: list[tuple[NDArray[Any], ...]] = []
         for start in range(0, len(of), _SCORED_AT_ONCE):
             some, those = (side[start : start + _SCORED_AT_ONCE] for side in (of, row))
-            # Float32 holds float16 numbers as they are, and the sum is exact in any order.
+            # Float32 holds float16 numbers exactly, and the sum is exact in any order.
             scores = np.einsum(
-                "ij,ij->i", queries[some].astype(np.float64), vectors[those].astype(np.float64)
+                "ij,ij->i",
+                queries[some].astype(np.float64),
+                self.applied.vectors[those].astype(np.float64),
             )
             near = np.flatnonzero(scores >= floors[some])
             found.append((some[near], those[near], scores[near]))
-        return Matches(owners, found, left_out)
+        return found
 
     def _admitted(
         self,
@@ -112,7 +130,7 @@ class MatchBatch:
         of: NDArray[np.intp],
         row: NDArray[np.intp],
         left_out: list[_Owner],
-        looks: int | None,
+        evaluations_max: int | None,
     ) -> NDArray[np.bool_]:
         """Return a mask of the pairs that the owners' filters admit.
 
@@ -120,7 +138,7 @@ class MatchBatch:
         its owners: with high floors these are few.
         """
         known: dict[object, NDArray[np.int8]] = {}
-        looked = 0
+        evaluations = 0
         kept = np.ones(len(of), np.bool_)
         # Pairs come in the order of their queries.
         starts = np.flatnonzero(np.r_[True, of[1:] != of[:-1]]).tolist()
@@ -128,25 +146,29 @@ class MatchBatch:
             condition = owners[of[start]].query.filter
             if condition is None:
                 continue
-            lets = known.get(condition.key)
-            if lets is None:
-                lets = known[condition.key] = np.full(len(self.applied.upserted), -1, np.int8)
+            admits = known.get(condition.key)
+            if admits is None:
+                admits = known[condition.key] = np.full(len(self.applied.upserted), -1, np.int8)
             rows = row[start:end]
-            new = rows[lets[rows] < 0].tolist()
+            new = rows[admits[rows] < 0].tolist()
             cost = len(new) * len(condition.fields())
-            if looks is not None and looked and looked + cost > looks:
+            over = evaluations_max is not None and evaluations + cost > evaluations_max
+            if over and evaluations:
                 left_out.append(owners[of[start]])
                 kept[start:end] = False
                 continue
-            looked += cost
+            evaluations += cost
             for n in new:
-                lets[n] = condition.matches(self.hit(n).metadata or {})
-            kept[start:end] = lets[rows] == 1
+                admits[n] = condition.matches(self.hit(n).metadata or {})
+            kept[start:end] = admits[rows] == 1
         return kept
 
 
 class Matches(Generic[_Owner]):
-    """Owners, with the number of an item that matches, and its score; but for those left out."""
+    """Triples of an owner, the number of an item that matches, and its score.
+
+    `left_out` holds the owners whose matches are not among them.
+    """
 
     def __init__(
         self,
@@ -166,7 +188,10 @@ class Matches(Generic[_Owner]):
 
 
 class QueryMatrixView(NamedTuple, Generic[_Owner]):
-    """Rows as they are now. While nothing is put, they stay, but for what is removed meanwhile."""
+    """The rows of a matrix at one moment.
+
+    While nothing is put into the matrix they stay, but for rows that are removed meanwhile.
+    """
 
     owners: Sequence[_Owner]
     vectors: NDArray[np.float32]
@@ -175,15 +200,16 @@ class QueryMatrixView(NamedTuple, Generic[_Owner]):
 
 
 class QueryMatrix(Generic[_Owner]):
-    """What one target's standing queries are matched by, dense, as the matcher wants it."""
+    """The vectors and floors of one target's queries, dense, as the matcher needs them."""
 
     def __init__(self) -> None:
         self._owners: list[_Owner] = []
         self._row_of: dict[_Owner, int] = {}
-        # Float32, which the product takes: to widen them for each batch would cost as much as it.
+        # Float32, which the product takes: to convert the vectors for each batch would take as long
+        # as the product.
         self._vectors: NDArray[np.float32] = np.empty((0, 0), np.float32)
         self._floors: NDArray[np.float64] = np.empty(0)
-        # Who has a filter.
+        # Whether the owner has a filter.
         self._filtered: NDArray[np.bool_] = np.empty(0, np.bool_)
 
     def __len__(self) -> int:
@@ -191,15 +217,16 @@ class QueryMatrix(Generic[_Owner]):
 
     @property
     def filtered(self) -> int:
-        """How many have a filter."""
+        """The number of owners that have a filter."""
         return int(np.count_nonzero(self._filtered[: len(self)]))
 
-    def now(self) -> QueryMatrixView[_Owner]:
+    def view(self) -> QueryMatrixView[_Owner]:
+        """Return the rows as they are now."""
         vectors, floors, filtered = (column[: len(self)] for column in self._columns())
         return QueryMatrixView(self._owners.copy(), vectors, floors, filtered)
 
     def put(self, owner: _Owner, vector: Vectors, floor: float) -> None:
-        """One that is not among them."""
+        """Add a row for an owner that has none."""
         row = self._row_of[owner] = len(self)
         self._owners.append(owner)
         if row >= len(self._vectors):
@@ -209,10 +236,14 @@ class QueryMatrix(Generic[_Owner]):
         self._filtered[row] = owner.query.filter is not None
 
     def raise_floor(self, owner: _Owner, floor: float) -> None:
+        """Set the lowest score that is of use to an owner."""
         self._floors[self._row_of[owner]] = floor
 
     def remove(self, owner: _Owner) -> None:
-        """The last row takes the place of the one that goes, and stays where it was as well."""
+        """Remove the owner's row if there is one.
+
+        The last row moves to its position, and its old position keeps its content for views.
+        """
         row = self._row_of.pop(owner, None)
         if row is None:
             return
@@ -230,7 +261,7 @@ class QueryMatrix(Generic[_Owner]):
     def _grow(self, dim: int) -> None:
         used, before = len(self._floors), self._columns()
         size = max(_ROWS_FIRST, 2 * used)
-        # Zeros, which take no memory until they are written to.
+        # Zeros take no memory until they are written to.
         self._vectors = np.zeros((size, dim), np.float32)
         self._floors, self._filtered = np.zeros(size), np.zeros(size, np.bool_)
         if used:

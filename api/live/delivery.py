@@ -35,7 +35,7 @@ class DeliveryHost(Protocol):
 
 
 class Delivery:
-    """Sends the messages of one subscription, which the session wakes."""
+    """The part of a session that sends the messages of one subscription."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Delivery:
 
 
 class ListDelivery(Delivery):
-    """Sends a list and its changes (mode `top`)."""
+    """The delivery of a list and its changes (mode `top`)."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class ListDelivery(Delivery):
 
 
 class AlertDelivery(Delivery):
-    """Sends matches (mode `matches`)."""
+    """The delivery of matches (mode `matches`)."""
 
     def __init__(
         self,

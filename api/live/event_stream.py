@@ -3,9 +3,9 @@
     curl -N 'http://127.0.0.1:8080/v1/live?q=a+red+bicycle&k=5'
 
 Each message of the live protocol is an event: its type, its JSON, and as id its cursor, which a
-browser sends back by itself as `Last-Event-ID` when it reconnects. Written here rather than with a
-library, which would need a queue between the session and the response: what is sent must be the
-newest list at the moment at which the client takes it.
+browser sends back as `Last-Event-ID` when it reconnects. A library is not used, since it would need
+a queue between the session and the response: the list that is sent must be the newest one at the
+moment at which the client takes it.
 """
 
 from collections.abc import Awaitable, Callable
@@ -34,7 +34,7 @@ _OF_SUBSCRIPTION = ("mode", "throttle_ms", "min_change")
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
     "cache-control": "no-store",
-    # nginx would hold events back.
+    # Otherwise nginx holds events back.
     "x-accel-buffering": "no",
 }
 
@@ -88,10 +88,10 @@ def _value(name: str, text: str) -> Any:
 
 
 class EventStream(Response):
-    """The response. `session` runs with it as its Socket until the client goes or is refused.
+    """The response. `session` runs with it as its ClientSocket until the client leaves.
 
-    What is refused before anything was sent is answered as a problem document: a browser does not
-    try such a request again.
+    A subscription that is refused before anything was sent is answered with a problem document: a
+    browser does not repeat such a request.
     """
 
     def __init__(self, session: Callable[["EventStream"], Awaitable[None]]) -> None:
@@ -108,6 +108,7 @@ class EventStream(Response):
             await self._write(b"", more=False)
 
     async def receive(self) -> Any:
+        """Wait until the client leaves: it sends nothing. Returns the frame of a disconnection."""
         assert self._receive is not None
         while (await self._receive())["type"] != "http.disconnect":
             pass
@@ -115,6 +116,7 @@ class EventStream(Response):
         return {"type": "websocket.disconnect"}
 
     async def send_message(self, message: ServerMessage, text: str) -> None:
+        """Send a message as one event, a large one in pieces."""
         fields = [f"event: {message['type']}", f"data: {text}"]
         if "cursor" in message:
             fields.append(f"id: {message['cursor']}")
@@ -123,7 +125,10 @@ class EventStream(Response):
             await self._write(event[start : start + BODY_PIECE_BYTES])
 
     async def send_error(self, status: int, message: ServerMessage) -> None:
-        """Ends the stream: there is no other subscription on it."""
+        """Send an error, and end the stream: there is no other subscription on it.
+
+        Raises WebSocketDisconnect always.
+        """
         if self._started:
             await self.send_message(message, message_json(message))
         else:
@@ -134,10 +139,11 @@ class EventStream(Response):
         raise WebSocketDisconnect
 
     async def beat(self) -> None:
+        """Send an empty comment, which a browser ignores."""
         await self._write(b": \n\n")
 
     async def close(self, code: int, reason: str) -> None:
-        """The client reconnects by itself, with its last cursor."""
+        """End the stream; a browser reconnects by itself, with its last cursor."""
         await self._write(b"", more=False)
 
     async def _write(self, data: bytes, *, more: bool = True) -> None:

@@ -6,6 +6,8 @@ how much the node does at a time, so that one client or one batch does not hold 
 
 from dataclasses import dataclass, field
 
+from api.http.time_slices import SLICE_S
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlertLimits:
@@ -48,8 +50,33 @@ class ReplayLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ListLimits:
+    """Bounds of standing lists, and of the batches that wait to be applied to them."""
+
+    # Items that a list holds beyond its k, so that as many must go before it is searched again: at
+    # least so many, and so many times k.
+    spare_items_min: int = 10
+    spare_items_per_k: int = 1
+    # Rows of the batches that are kept for searches under way. A search during which more rows
+    # arrive is started again.
+    recent_rows_max: int = 65_536
+    # Pairs of a standing query and a new item that are matched on the event loop: they take 3 ms.
+    inline_pairs_max: int = 1024 * 256
+    # Rows of the batches that wait to be applied. If there are more, all lists are searched again:
+    # that is quicker by then, and batches that wait take memory.
+    waiting_rows_max: int = 65_536
+    # How long lists are changed before other tasks run.
+    slice_s: float = SLICE_S
+
+    def wanted(self, k: int) -> int:
+        """Return how many items a list of the best `k` should begin with."""
+        return k + max(self.spare_items_per_k * k, self.spare_items_min)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LiveLimits:
     """All limits of live subscriptions."""
 
+    lists: ListLimits = field(default_factory=ListLimits)
     alerts: AlertLimits = field(default_factory=AlertLimits)
     replay: ReplayLimits = field(default_factory=ReplayLimits)

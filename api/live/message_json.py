@@ -13,12 +13,12 @@ from api.live.top.ranked_item import LazyHitJson
 from contracts.errors import RejectedRequest
 from contracts.ports.hit import Hit
 
-# Bytes counted for metadata that was not written yet.
+# Bytes that are counted for metadata before it is written.
 _METADATA_BYTES = 512
 
 
 class LazyMatchJson:
-    """A hit of mode matches, to be written when the message is."""
+    """A hit of mode `matches`, whose JSON is written together with its message."""
 
     __slots__ = ("_hit", "_include")
 
@@ -28,22 +28,23 @@ class LazyMatchJson:
 
     @property
     def size(self) -> int:
-        """About so many bytes."""
+        """The approximate length of its JSON in bytes."""
         hit = self._hit
         dim = 0 if hit.vector is None else len(hit.vector)
         texts = len(hit.text or "") + (_METADATA_BYTES if hit.metadata else 0)
         return texts + hits_bytes(1, self._include, dim)
 
     def fragment(self) -> orjson.Fragment:
+        """Return the JSON, for orjson to write into a message."""
         return orjson.Fragment(hit_json(self._hit, self._include))
 
 
 def message_size(message: ServerMessage) -> int:
-    """Return about how many bytes its hits will be."""
-    told = message.get("hits") or [
+    """Return the approximate length of the JSON of its hits, in bytes."""
+    hits = message.get("hits") or [
         change["hit"] for change in message.get("changes", ()) if "hit" in change
     ]
-    return sum(one.size for one in told)
+    return sum(one.size for one in hits)
 
 
 def message_json(message: ServerMessage) -> str:
@@ -52,9 +53,9 @@ def message_json(message: ServerMessage) -> str:
 
 
 async def message_json_in_slices(message: ServerMessage, bytes_max: int, pace: TimeSlice) -> str:
-    """Return the message's JSON, written in slices between which others get their turns.
+    """Return the message's JSON, written in slices between which other tasks run.
 
-    Raises RejectedRequest if it is more than `bytes_max`.
+    Raises RejectedRequest if it is longer than `bytes_max`.
     """
     size, parts = 0, list[str]()
     for name, value in message.items():
@@ -67,7 +68,7 @@ async def message_json_in_slices(message: ServerMessage, bytes_max: int, pace: T
             size += len(written)
             if size > bytes_max:
                 raise message_too_large(bytes_max, size)
-            # As text: the socket takes a string, and decoding all of it at once would take long.
+            # The socket takes a string, and to decode all of it at once would take long.
             parts.append("," if number else "[")
             parts.append(written.decode())
             await pace.yield_when_over()
@@ -77,6 +78,7 @@ async def message_json_in_slices(message: ServerMessage, bytes_max: int, pace: T
 
 
 def message_too_large(limit: int, size: int) -> RejectedRequest:
+    """Return the error of a message of about `size` bytes, where `limit` may be."""
     return RejectedRequest(
         "answer_too_large",
         f"message_bytes_max: limit {limit} bytes of one message, got about {size}; ask for fewer "

@@ -1,4 +1,4 @@
-"""Sending to one live client: in order, each message within a time, counted."""
+"""Sending messages to one live client: in order, each within a time limit, and counted."""
 
 import asyncio
 import contextlib
@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from starlette.websockets import WebSocketDisconnect
 
 from api.http.answer_memory import SMALL_BYTES, AnswerBudget
+from api.http.eager_start import run_until_blocked
 from api.http.problems import RETRIED, RETRY_AFTER_S, problem_members
 from api.live.connection import TRY_AGAIN_LATER
-from api.live.eager_start import run_until_blocked
 from api.live.message_json import message_json, message_json_in_slices, message_size
 from api.live.subscription import ServerMessage
 from api.node import Node
@@ -20,33 +20,35 @@ _CLOSE_S = 1.0
 
 
 class ClientGone(Exception):
-    """The client is no longer there; ends everything that is done for it."""
+    """The client has left; this ends all work for it."""
 
 
 class ClientSocket(Protocol):
-    """What carries messages to a client and frames from it: a WebSocket, or an event stream."""
+    """The transport of one client: a WebSocket, or an event stream."""
 
     async def receive(self) -> Any:
-        """The next frame, as ASGI tells it of a WebSocket."""
+        """Return the next frame, as the ASGI message of a WebSocket."""
         ...
 
     async def send_message(self, message: ServerMessage, text: str) -> None:
-        """`text` is its JSON."""
+        """Send a message, whose JSON is `text`."""
         ...
 
     async def send_error(self, status: int, message: ServerMessage) -> None:
-        """`status` is that of the same error in HTTP."""
+        """Send an error; `status` is the status of the same error in HTTP."""
         ...
 
     async def beat(self) -> None:
-        """Show that the connection lives, where nothing below does."""
+        """Show that the connection is alive, unless the protocol below does that."""
         ...
 
-    async def close(self, code: int, reason: str) -> None: ...
+    async def close(self, code: int, reason: str) -> None:
+        """Close the connection with a WebSocket close code."""
+        ...
 
 
 class Outbox:
-    """Sends to one client, one message at a time, each within a time."""
+    """The sender to one client: one message at a time, each within a time limit."""
 
     def __init__(self, node: Node, socket: ClientSocket, budget: AnswerBudget) -> None:
         self._sent = node.metrics.live_message_sent
@@ -59,9 +61,10 @@ class Outbox:
     async def send(
         self, message: ServerMessage, *, wanted: Callable[[], bool] = lambda: True
     ) -> None:
-        """Send `message`. A large one takes a while to write, and is dropped if no longer wanted.
+        """Send a message. A large one takes a while to write, and is dropped if no longer `wanted`.
 
-        Raises RejectedRequest if it is larger than a message may be, or finds no room.
+        Raises RejectedRequest if it is larger than a message may be, or if there is no memory for
+        it in time. Raises ClientGone.
         """
         size = message_size(message)
         if size <= SMALL_BYTES:
@@ -72,7 +75,7 @@ class Outbox:
                 text = await message_json_in_slices(
                     message, self._bytes_max, self._budget.time_slice()
                 )
-                # Joining it was a slice of its own.
+                # Joining the pieces was a slice of its own.
                 await asyncio.sleep(0)
                 if not wanted():
                     return
@@ -82,11 +85,12 @@ class Outbox:
         self._sent(message["type"])
 
     async def beat(self) -> None:
+        """Show the client that the connection is alive. Raises ClientGone."""
         await self._in_time(self._socket.beat())
 
     async def _in_time(self, sending: Coroutine[Any, Any, None]) -> None:
         try:
-            # Whoever has the turn has it for a bounded time.
+            # A message that has the turn has it for a bounded time.
             async with self._turn:
                 rest = run_until_blocked(sending)
                 if rest is not None:
@@ -96,13 +100,14 @@ class Outbox:
             await self.close(TRY_AGAIN_LATER, "too slow: resume with the last cursor")
             raise ClientGone from None
         except (WebSocketDisconnect, RuntimeError):
-            # RuntimeError: closed before, by us, or by Uvicorn for want of a pong.
+            # RuntimeError: closed before, by this server, or by Uvicorn, which got no pong.
             raise ClientGone from None
         finally:
-            # Where its turn never came.
+            # For a message whose turn never came.
             sending.close()
 
     async def error(self, sub: str | None, error: TidelensError) -> None:
+        """Send an error, about the subscription `sub` if it is given. Raises ClientGone."""
         status, members = problem_members(error)
         named = {} if sub is None else {"sub": sub}
         later = {"retry_after": RETRY_AFTER_S} if status in RETRIED else {}
@@ -111,6 +116,7 @@ class Outbox:
         self._sent("error")
 
     async def close(self, code: int, reason: str) -> None:
+        """Close the connection, if the client takes that in time."""
         # A client that does not read does not take the close frame either.
         with contextlib.suppress(TimeoutError, WebSocketDisconnect, RuntimeError):
             async with asyncio.timeout(_CLOSE_S):

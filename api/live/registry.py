@@ -1,4 +1,4 @@
-"""What all live connections of a node share: the lists and alerts that clients subscribe to.
+"""The lists and alerts that clients subscribe to, which all connections of a node share.
 
 A list is exact, because it is what an exact search returned at one state, with every batch applied
 since (api.live.top.standing_set), and the cursor that is sent with it names the state after the
@@ -40,7 +40,7 @@ class SubscriptionRegistry:
         self.budget = budget
         self.bodies = bodies
         self.limits = limits or LiveLimits()
-        self.refills = Refiller(node.searcher, node.matcher, node.side)
+        self.refills = Refiller(node.searcher, node.matcher, node.side, self.limits.lists)
         self.queries, self.apply_queue = self.refills.queries, self.refills.apply_queue
         self.replay = AlertReplay(node, self.limits.alerts, self.limits.replay)
         self.alerts = self.replay.alerts
@@ -84,7 +84,7 @@ class SubscriptionRegistry:
         """
         standing_query = self._queries_by_key.get(key)
         if standing_query is None or standing_query.has_failed:
-            standing_query = self._queries_by_key[key] = StandingQuery(query)
+            standing_query = self._queries_by_key[key] = StandingQuery(query, self.limits.lists)
             subscriber = standing_query.subscribe(wake)
             self.queries.add(standing_query)
         else:

@@ -1,4 +1,4 @@
-"""One live client: its subscriptions, and the tasks that receive its messages and send it ours.
+"""One live client: its subscriptions, and the tasks that receive and send its messages.
 
 A session has a receiver, a task for each subscription that is being opened, and one sender. There
 is not a queue of messages: only the subscriptions with news are noted, in the order in which they

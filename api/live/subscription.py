@@ -68,12 +68,12 @@ class Subscription:
 
     @property
     def is_live(self) -> bool:
-        """Whether the client has a list or a position, which messages keep up to date."""
+        """Return whether the client has a list or a position, which messages keep up to date."""
         return self.state is SubscriptionState.LIVE
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more may be sent under its name."""
+        """Return whether nothing more may be sent under its name."""
         return self.state is SubscriptionState.ENDED
 
     def take_query(self) -> Query:

@@ -15,7 +15,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from api.live.top import apply_queue, ranked_list
+from api.live.limits import ListLimits, LiveLimits
+from api.live.top import apply_queue
 from api.live.top.apply_queue import ApplyQueue
 from api.live.top.ranked_list import StandingList
 from api.live.top.shared_items import _SharedItem
@@ -116,13 +117,11 @@ HISTORY = st.tuples(
 History = tuple[list[Any], list[Any], list[tuple[Any, int]], int]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def hardly_any_spare() -> Iterator[None]:
-    """Keep few spare items: otherwise every list would hold all items, and none would leave it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranked_list, "_SPARE", 1)
-        patch.setattr(ranked_list, "_SPARE_PER_K", 0)
-        yield
+# With more spare items every list would hold all items, and none would leave it.
+SPARE = {"spare_items_min": 1, "spare_items_per_k": 0}
+LIMITS = LiveLimits(lists=ListLimits(**SPARE))
+# Every product takes place in a thread, and every change of a list is a step.
+IN_STEPS = LiveLimits(lists=ListLimits(inline_pairs_max=-1, slice_s=-1.0, **SPARE))
 
 
 class Watched:
@@ -166,8 +165,10 @@ def exact_query(kit: Kit, query: dict[str, Any], as_of: AsOf) -> VectorQuery:
 class Scenario:
     """One history that runs against one node; every message is checked as it comes."""
 
-    def __init__(self, slowness: int, index: BruteIndex | None = None) -> None:
-        self.kit = Kit(index=index)
+    def __init__(
+        self, slowness: int, index: BruteIndex | None = None, limits: LiveLimits = LIMITS
+    ) -> None:
+        self.kit = Kit(index=index, live_limits=limits)
         self.watched: dict[str, Watched] = {}
         self.names = itertools.count()
         self.epochs = itertools.count(2)
@@ -272,9 +273,9 @@ async def turns(number: int) -> None:
         await asyncio.sleep(0)
 
 
-def play(history: History, index: BruteIndex | None = None) -> None:
+def play(history: History, index: BruteIndex | None = None, limits: LiveLimits = LIMITS) -> None:
     items, subscriptions, steps, slowness = history
-    asyncio.run(Scenario(slowness, index).run([*items, *subscriptions], steps))
+    asyncio.run(Scenario(slowness, index, limits).run([*items, *subscriptions], steps))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -299,8 +300,6 @@ def slow_matching(slowness: int) -> Iterator[None]:
         return work()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(apply_queue, "_QUICK_PAIRS", -1)
-        patch.setattr(apply_queue, "SLICE_S", -1.0)
         patch.setattr(apply_queue, "in_thread", slowly)
         yield
 
@@ -309,7 +308,7 @@ def slow_matching(slowness: int) -> Iterator[None]:
 @given(HISTORY, st.integers(0, 25))
 def test_the_same_where_matching_takes_a_while(history: History, slowness: int) -> None:
     with slow_matching(slowness):
-        play(history)
+        play(history, limits=IN_STEPS)
 
 
 @pytest.mark.parametrize(
@@ -347,10 +346,10 @@ def test_the_check_would_notice_a_list_of_another_state(
     """A list is wrong as soon as a rule of api/live/top/apply_queue.py is missing."""
     monkeypatch.setattr(ApplyQueue, name, broken)
     with slow_matching(3):
-        expect_a_wrong_list()
+        expect_a_wrong_list(IN_STEPS)
 
 
-def expect_a_wrong_list() -> None:
+def expect_a_wrong_list(limits: LiveLimits = LIMITS) -> None:
     @settings(
         max_examples=1000,
         deadline=None,
@@ -361,7 +360,7 @@ def expect_a_wrong_list() -> None:
     )
     @given(HISTORY)
     def look_for_a_wrong_list(history: History) -> None:
-        play(history)
+        play(history, limits=limits)
 
     with pytest.raises((AssertionError, KeyError)):
         look_for_a_wrong_list()

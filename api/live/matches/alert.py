@@ -136,22 +136,22 @@ class Alert:
 
     @property
     def is_live(self) -> bool:
-        """Whether it is matched with the batches that the index applies."""
+        """Return whether it is matched with the batches that the index applies."""
         return self.state is AlertState.LIVE
 
     @property
     def is_paused(self) -> bool:
-        """Whether it is to be read on once the client has taken its hits."""
+        """Return whether it is to be read on once the client has taken its hits."""
         return self.state is AlertState.PAUSED
 
     @property
     def is_full(self) -> bool:
-        """Whether as many hits wait to be sent as may."""
+        """Return whether as many hits wait to be sent as may."""
         return self._pending >= self._limits.pending_max
 
     @property
     def has_news(self) -> bool:
-        """Whether hits wait to be sent."""
+        """Return whether hits wait to be sent."""
         return bool(self._groups)
 
     @property
@@ -190,7 +190,7 @@ class Alert:
         return taken
 
     def reset_to(self, position: AsOf, reason: str) -> None:
-        """Go on from `position`, since the matches before it cannot be read."""
+        """Continue from `position`, since the matches before it cannot be read."""
         self.clear()
         self.position = self.delivered = position
         self.reset_reason = reason

@@ -48,7 +48,7 @@ class AlertSet:
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing more should be read until some hits have been sent."""
+        """Return whether nothing more should be read until some hits have been sent."""
         return self._pending.count >= self._limits.pending_of_all_max
 
     def add(self, alert: Alert) -> None:
@@ -111,7 +111,7 @@ class AlertSet:
         """Add the matches of a batch to `found`; alerts with too many are read for instead."""
         batch = MatchBatch(applied, self._matcher)
         matches = batch.matches(
-            self._matrices[applied.target].now(),
+            self._matrices[applied.target].view(),
             self._limits.inline_matches_max,
             FILTER_EVALUATIONS_MAX,
         )

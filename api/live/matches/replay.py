@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 
 class AlertReplay:
-    """Owns the alerts, and reads the log for those that are not live."""
+    """The owner of the alerts, which reads the log for those that are not live."""
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class ReplayBatch:
         self, matrix: QueryMatrix[Alert], matches_max: int, evaluations_max: int | None
     ) -> ReplayMatches:
         """Match the items with alerts; api.live.batch_match.MatchBatch.matches has the limits."""
-        matches = self._batch.matches(matrix.now(), matches_max, evaluations_max)
+        matches = self._batch.matches(matrix.view(), matches_max, evaluations_max)
         hits = []
         for alert, number, score in matches:
             hit = self._batch.scored(number, score, with_vector=alert.query.with_vector)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeVar
 
-from api.http.time_slices import SLICE_S, TimeSlice
+from api.http.time_slices import TimeSlice
 from api.live.batch_match import MatchBatch
+from api.live.limits import ListLimits
 from api.live.top.ranked_item import RankedItem
 from api.live.top.standing_query import StandingQuery
 from api.live.top.standing_set import RefillResult, StandingQuerySet
@@ -25,11 +26,7 @@ from contracts.score import Vectors
 from contracts.supervision.side_tasks import SideTasks
 from contracts.wire.as_of import AsOf
 
-# Pairs of a standing query and a new item that are matched on the event loop: they take 3 ms.
-_QUICK_PAIRS = 1024 * 256
-# Rows of waiting batches. If there are more, all lists are searched again: that is quicker by then,
-# and batches that wait take memory.
-_BEHIND_ROWS = 65_536
+_DEFAULT_LIMITS = ListLimits()
 
 _Result = TypeVar("_Result")
 
@@ -48,12 +45,19 @@ class _BatchGroup:
 
 
 class ApplyQueue:
-    """Applies batches and results to the standing lists, in one task while something waits.
+    """The queue of all that changes the standing lists, applied in order in one task.
 
     Only this class decides which state a list is exact at.
     """
 
-    def __init__(self, searcher: Searcher, queries: StandingQuerySet, side: SideTasks) -> None:
+    def __init__(
+        self,
+        searcher: Searcher,
+        queries: StandingQuerySet,
+        side: SideTasks,
+        limits: ListLimits = _DEFAULT_LIMITS,
+    ) -> None:
+        self._limits = limits
         self._searcher = searcher
         self._queries = queries
         self._side = side
@@ -86,13 +90,16 @@ class ApplyQueue:
         if not len(self._queries):
             return
         group = _BatchGroup([self._queries.number_batch(one) for one in batches], self._now())
-        if not self._waiting and sum(map(self._queries.pairs, group.batches)) <= _QUICK_PAIRS:
+        if (
+            not self._waiting
+            and sum(map(self._queries.pairs, group.batches)) <= self._limits.inline_pairs_max
+        ):
             self._queries.apply_now(group.batches)
             self._exact_at = group.as_of
             return
         self._rows += sum(batch.rows for batch in group.batches)
         self._waiting.append(group)
-        if self._rows > _BEHIND_ROWS:
+        if self._rows > self._limits.waiting_rows_max:
             self.invalidate_all()
         elif self._task is None:
             self._task = asyncio.create_task(self._run(), name="folding")
@@ -156,7 +163,7 @@ class ApplyQueue:
         self._is_applying = True
         began = perf_counter()
         for _ in self._queries.apply_in_steps(matched):
-            if perf_counter() - began > SLICE_S:
+            if perf_counter() - began > self._limits.slice_s:
                 await asyncio.sleep(0)
                 if not self._is_first(group):
                     return

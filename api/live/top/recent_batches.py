@@ -4,14 +4,11 @@ from collections import deque
 
 from api.live.batch_match import MatchBatch
 
-# A search during which more rows arrive is started again.
-ROWS_MAX = 65_536
-
 
 class RecentBatches:
     """Batches in the order of their numbers, at most `rows_max` rows of them."""
 
-    def __init__(self, rows_max: int = ROWS_MAX) -> None:
+    def __init__(self, rows_max: int) -> None:
         self._rows_max = rows_max
         self._batches: deque[MatchBatch] = deque()
         self._rows = 0

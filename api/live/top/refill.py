@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from api.http.time_slices import TimeSlice
+from api.live.limits import ListLimits
 from api.live.top.apply_queue import ApplyQueue
 from api.live.top.ranked_item import ranked_item
 from api.live.top.standing_query import StandingQuery
@@ -20,16 +21,23 @@ from contracts.supervision.side_tasks import SideTasks
 
 _QUERIES_AT_ONCE = 32
 _RETRY_S = 0.25
+_DEFAULT_LIMITS = ListLimits()
 
 
 class Refiller:
-    """Owns the standing queries, and searches those whose lists cannot follow the batches."""
+    """The owner of the standing queries, which searches lists that cannot follow batches."""
 
-    def __init__(self, searcher: Searcher, matcher: Matcher, side: SideTasks) -> None:
+    def __init__(
+        self,
+        searcher: Searcher,
+        matcher: Matcher,
+        side: SideTasks,
+        limits: ListLimits = _DEFAULT_LIMITS,
+    ) -> None:
         self._searcher = searcher
         self._side = side
-        self.queries = StandingQuerySet(matcher, self._start)
-        self.apply_queue = ApplyQueue(searcher, self.queries, side)
+        self.queries = StandingQuerySet(matcher, self._start, limits)
+        self.apply_queue = ApplyQueue(searcher, self.queries, side, limits)
         self._task: asyncio.Task[None] | None = None
 
     def _start(self) -> None:

@@ -23,12 +23,15 @@ import enum
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from api.live.limits import ListLimits
 from api.live.top.ranked_item import ListItem, RankedItem
 from api.live.top.ranked_list import StandingList
 from api.queries.prepare import PreparedQuery
 from contracts.topics import Target
 from contracts.wire.as_of import AsOf
 from contracts.wrong_step import require_state
+
+_DEFAULT_LIMITS = ListLimits()
 
 
 class QueryState(enum.Enum):
@@ -108,10 +111,19 @@ class Subscriber:
 class StandingQuery:
     """One standing query, which all subscribers with an equal query share."""
 
-    __slots__ = ("list", "query", "search_began", "search_number", "state", "subscribers")
+    __slots__ = (
+        "_limits",
+        "list",
+        "query",
+        "search_began",
+        "search_number",
+        "state",
+        "subscribers",
+    )
 
-    def __init__(self, query: PreparedQuery) -> None:
+    def __init__(self, query: PreparedQuery, limits: ListLimits = _DEFAULT_LIMITS) -> None:
         self.query = query
+        self._limits = limits
         self.list: StandingList[ListItem] = self.new_list()
         self.state = QueryState.NEW
         # Searches of this query so far. A result of an earlier one is not used.
@@ -140,22 +152,22 @@ class StandingQuery:
 
     @property
     def is_current(self) -> bool:
-        """Whether the list is what an exact search at the present state would return."""
+        """Return whether the list is what an exact search at the present state would return."""
         return self.state is QueryState.CURRENT
 
     @property
     def is_searching(self) -> bool:
-        """Whether a search is under way."""
+        """Return whether a search is under way."""
         return self.state is QueryState.SEARCHING
 
     @property
     def has_failed(self) -> bool:
-        """Whether the query cannot be searched, so that it will never have a list."""
+        """Return whether the query cannot be searched, so that it will never have a list."""
         return self.state is QueryState.FAILED
 
     @property
     def is_incremental(self) -> bool:
-        """Whether the list can follow batches without a search."""
+        """Return whether the list can follow batches without a search."""
         return not self.query.collapse
 
     def new_list(self) -> StandingList[Any]:
@@ -163,7 +175,8 @@ class StandingQuery:
         query = self.query
         # A search with `collapse` does not return the other rows of an item, so that a spare item
         # could not be trusted.
-        return StandingList(query.k, query.k if query.collapse else None, query.min_score)
+        wanted = query.k if query.collapse else self._limits.wanted(query.k)
+        return StandingList(query.k, wanted, query.min_score)
 
     def top(self) -> Sequence[RankedItem]:
         """Return the best `k` items in rank order, with their scores."""

@@ -22,9 +22,10 @@ from functools import partial
 from itertools import chain
 
 from api.live.batch_match import MatchBatch, Matches, QueryMatrix
+from api.live.limits import ListLimits
 from api.live.top.ranked_item import ListItem, RankedItem
 from api.live.top.ranked_list import StandingList
-from api.live.top.recent_batches import ROWS_MAX, RecentBatches
+from api.live.top.recent_batches import RecentBatches
 from api.live.top.shared_items import SharedItems
 from api.live.top.standing_query import QueryState, StandingQuery
 from api.queries.prepare import ItemRef
@@ -36,6 +37,7 @@ from contracts.wire.as_of import AsOf
 
 # A filter's evaluation of one item takes as long as this many pairs of a query and an item.
 _PAIRS_PER_EVALUATION = 64
+_DEFAULT_LIMITS = ListLimits()
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -54,13 +56,12 @@ class StandingQuerySet:
     """All standing queries of one node, to whose lists batches are applied.
 
     `search` is called when a query is due: take it by `take_due`, search it, and pass what
-    `refill_result` returns to `complete_refill`. If batches with more than `recent_rows_max` rows
-    arrive during a search, the search is started again. All methods are plain functions, so that no
+    `refill_result` returns to `complete_refill`. All methods are plain functions, so that no
     other task sees a state in between; `apply_in_steps` says where others may run.
     """
 
     def __init__(
-        self, matcher: Matcher, search: Callable[[], None], recent_rows_max: int = ROWS_MAX
+        self, matcher: Matcher, search: Callable[[], None], limits: ListLimits = _DEFAULT_LIMITS
     ) -> None:
         self._matcher = matcher
         self._search = search
@@ -69,7 +70,7 @@ class StandingQuerySet:
         self._due: dict[StandingQuery, None] = {}
         self._searching: set[StandingQuery] = set()
         self._batches = 0
-        self._recent_batches = RecentBatches(recent_rows_max)
+        self._recent_batches = RecentBatches(limits.recent_rows_max)
         # The queries whose vector comes from an item, by that item.
         self._by_query_item: dict[ItemRef, set[StandingQuery]] = {}
         # The items and the vectors of the current queries.
@@ -155,7 +156,7 @@ class StandingQuerySet:
             return
         self._move(query, QueryState.CURRENT)
         shared = self._shared_items[query.target]
-        query.list = refilled.with_items(lambda hit: shared.add(query, hit))
+        query.list = refilled.map_items(lambda hit: shared.add(query, hit))
         self._matrices[query.target].put(query, result.vector, refilled.floor)
         query.notify_searched()
 
@@ -186,7 +187,7 @@ class StandingQuerySet:
 
         No refill may be completed until the matches have been applied.
         """
-        return partial(batch.matches, self._matrices[batch.applied.target].now())
+        return partial(batch.matches, self._matrices[batch.applied.target].view())
 
     def apply_in_steps(
         self, batches: Iterable[tuple[MatchBatch, Matches[StandingQuery]]]
@@ -270,7 +271,7 @@ class StandingQuerySet:
                     query.note_change_time(applied.appended_ms)
                     changed[query] = None
                 if ranked.is_long:
-                    for item in ranked.cut():
+                    for item in ranked.trim():
                         shared.discard(query, item.id)
                     rows.raise_floor(query, ranked.floor)
             yield
@@ -282,7 +283,9 @@ class StandingQuerySet:
         if batches is None:
             return None
         ranked: StandingList[Hit | ListItem] = query.new_list()
-        ranked.fill([score for score, _ in result.ranked], [item for _, item in result.ranked])
+        ranked.replace_all(
+            [score for score, _ in result.ranked], [item for _, item in result.ranked]
+        )
         row = QueryMatrix[StandingQuery]()
         row.put(query, result.vector, ranked.floor)
         for batch in batches:
@@ -305,14 +308,14 @@ class StandingQuerySet:
             return False
         for item_id in held:
             ranked.remove(item_id)
-        for _, number, score in batch.matches(row.now()):
+        for _, number, score in batch.matches(row.view()):
             if not query.is_incremental:
                 return False
             hit = batch.hit(number)
             if ranked.admits(score, hit.id):
                 ranked.put(score, hit)
         if ranked.is_long:
-            ranked.cut()
+            ranked.trim()
             row.raise_floor(query, ranked.floor)
         return not ranked.is_short
 

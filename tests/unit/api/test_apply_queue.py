@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from api.live.limits import ListLimits
 from api.live.top import apply_queue as module
 from api.live.top.apply_queue import ApplyQueue
 from api.live.top.ranked_item import ranked_item
@@ -34,12 +35,12 @@ def hit(item_id: str, score: float = 0.0) -> Hit:
 class Desk:
     """A standing set that follows an index whose state is the number of its last batch."""
 
-    def __init__(self) -> None:
+    def __init__(self, **limits: float) -> None:
         self.state = 0
         self.is_ready = True
         self.woken = 0
         self.set = StandingQuerySet(SlackMatcher(), lambda: None)
-        self.folding = ApplyQueue(self, self.set, SideTasks())  # type: ignore[arg-type]
+        self.folding = ApplyQueue(self, self.set, SideTasks(), ListLimits(**limits))  # type: ignore[arg-type]
 
     def as_of(self) -> AsOf:
         if not self.is_ready:
@@ -87,7 +88,6 @@ class Thread:
 @pytest.fixture
 def thread(monkeypatch: pytest.MonkeyPatch) -> Thread:
     thread = Thread()
-    monkeypatch.setattr(module, "_QUICK_PAIRS", 0)
     monkeypatch.setattr(module, "in_thread", thread)
     return thread
 
@@ -110,7 +110,7 @@ async def test_a_small_batch_is_folded_in_the_same_turn() -> None:
 
 
 async def test_a_list_is_of_the_state_before_until_a_large_one_is_folded(thread: Thread) -> None:
-    desk = Desk()
+    desk = Desk(inline_pairs_max=0)
     standing = desk.stand()
     desk.put("a")
     desk.put("b", gone=("a",))
@@ -125,11 +125,8 @@ async def test_a_list_is_of_the_state_before_until_a_large_one_is_folded(thread:
     assert desk.at == 3
 
 
-async def test_while_lists_are_changed_they_are_of_no_state(
-    thread: Thread, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SLICE_S", -1.0)
-    desk = Desk()
+async def test_while_lists_are_changed_they_are_of_no_state(thread: Thread) -> None:
+    desk = Desk(inline_pairs_max=0, slice_s=-1.0)
     standing, other = desk.stand(), desk.stand()
     desk.put("a")
     thread.let.release()
@@ -146,7 +143,7 @@ async def test_while_lists_are_changed_they_are_of_no_state(
 
 
 async def test_what_was_found_waits_for_what_it_may_have_seen(thread: Thread) -> None:
-    desk = Desk()
+    desk = Desk(inline_pairs_max=0)
     desk.stand()
     late = StandingQuery(PreparedQuery("images", [_Summand(1.0, X)], k=2))
     desk.put("a")
@@ -162,7 +159,7 @@ async def test_what_was_found_waits_for_what_it_may_have_seen(thread: Thread) ->
 
 
 async def test_what_was_found_for_one_that_is_searched_again_is_dropped(thread: Thread) -> None:
-    desk = Desk()
+    desk = Desk(inline_pairs_max=0)
     desk.stand()
     again = StandingQuery(PreparedQuery("images", [_Summand(1.0, X)], k=2))
     desk.put("a")
@@ -179,7 +176,7 @@ async def test_what_was_found_for_one_that_is_searched_again_is_dropped(thread: 
 
 
 async def test_one_that_goes_while_it_is_matched_leaves_nothing_behind(thread: Thread) -> None:
-    desk = Desk()
+    desk = Desk(inline_pairs_max=0)
     gone, last = desk.stand(), desk.stand()
     desk.put("a")
     await settled()
@@ -191,11 +188,8 @@ async def test_one_that_goes_while_it_is_matched_leaves_nothing_behind(thread: T
     assert len(desk.set._shared_items["images"]) == 0
 
 
-async def test_another_index_ends_what_was_under_way(
-    thread: Thread, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SLICE_S", -1.0)
-    desk = Desk()
+async def test_another_index_ends_what_was_under_way(thread: Thread) -> None:
+    desk = Desk(inline_pairs_max=0, slice_s=-1.0)
     all_of_them = [desk.stand() for _ in range(3)]
     for released in (0, 1):
         desk.put("a")
@@ -213,11 +207,8 @@ async def test_another_index_ends_what_was_under_way(
         assert (desk.at, desk.folding._task, desk.folding._rows) == (0, None, 0)
 
 
-async def test_too_far_behind_all_are_searched_anew(
-    thread: Thread, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "_BEHIND_ROWS", 10)
-    desk = Desk()
+async def test_too_far_behind_all_are_searched_anew(thread: Thread) -> None:
+    desk = Desk(inline_pairs_max=0, waiting_rows_max=10)
     standing = desk.stand()
     for n in range(6):
         desk.put(f"a{n}")
@@ -231,9 +222,8 @@ async def test_after_a_defect_no_list_is_wrong(monkeypatch: pytest.MonkeyPatch) 
     async def broken(_: Callable[[], Any]) -> Any:
         raise MemoryError
 
-    monkeypatch.setattr(module, "_QUICK_PAIRS", 0)
     monkeypatch.setattr(module, "in_thread", broken)
-    desk = Desk()
+    desk = Desk(inline_pairs_max=0)
     standing = desk.stand()
     with capture_logs() as logs:
         desk.put("a")
@@ -243,7 +233,7 @@ async def test_after_a_defect_no_list_is_wrong(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_batch_of_an_index_that_is_not_ready(thread: Thread) -> None:
-    desk = Desk()
+    desk = Desk(inline_pairs_max=0)
     standing = desk.stand()
     desk.is_ready = False
     desk.put("a")

@@ -55,24 +55,24 @@ def asking(
 
 def test_a_filter_looks_only_at_what_is_near_enough(looks: list[object]) -> None:
     rows, [owner] = asking(["a"], floor=0.5)
-    assert list(batch(1000).matches(rows.now())) == [(owner, 0, 1.0)]
+    assert list(batch(1000).matches(rows.view())) == [(owner, 0, 1.0)]
     assert looks == ["a"]
 
 
 def test_equal_filters_share_their_looks(looks: list[object]) -> None:
     rows, _ = asking(["a", "a", "a"], floor=-1.0)
-    matches = batch(5).matches(rows.now(), looks=5)
+    matches = batch(5).matches(rows.view(), evaluations_max=5)
     assert (len(list(matches)), len(looks), matches.left_out) == (15, 5, [])
 
 
 def test_those_for_whom_there_is_no_time_are_left_out(looks: list[object]) -> None:
     rows, owners = asking(["a", "b", "c"], floor=-1.0)
-    matches = batch(5).matches(rows.now(), looks=10)
+    matches = batch(5).matches(rows.view(), evaluations_max=10)
     assert {owner for owner, _, _ in matches} == set(owners[:2])
     assert (matches.left_out, len(looks)) == (owners[2:], 10)
 
 
 def test_one_alone_is_never_left_out(looks: list[object]) -> None:
     rows, _ = asking(["a"], floor=-1.0)
-    matches = batch(5).matches(rows.now(), looks=1)
+    matches = batch(5).matches(rows.view(), evaluations_max=1)
     assert (len(list(matches)), matches.left_out) == (5, [])

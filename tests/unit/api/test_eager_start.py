@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from api.live.eager_start import run_until_blocked
+from api.http.eager_start import run_until_blocked
 
 pytestmark = pytest.mark.anyio
 

@@ -3,11 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.live.top import ranked_list
 from api.live.top.ranked_list import StandingList
 
 # Few scores, so that ids decide.
@@ -37,7 +35,7 @@ def ids(found: StandingList[Named]) -> list[str]:
 
 def filled(found: StandingList[Named], items: dict[str, float]) -> None:
     pairs = best(items, found.wanted)
-    found.fill([score for _, score in pairs], [Named(item_id) for item_id, _ in pairs])
+    found.replace_all([score for _, score in pairs], [Named(item_id) for item_id, _ in pairs])
 
 
 def offered(found: StandingList[Named], item_id: str, score: float) -> bool:
@@ -48,33 +46,30 @@ def offered(found: StandingList[Named], item_id: str, score: float) -> bool:
 @given(st.integers(1, 4), st.lists(PUT | PUT | REMOVE | FILL, max_size=60))
 def test_it_is_the_best_of_all(k: int, steps: list[tuple[str, str, float]]) -> None:
     """Against a dictionary; it is searched when it is short, and now and then."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranked_list, "_SPARE", 1)
-        patch.setattr(ranked_list, "_SPARE_PER_K", 0)
-        found, items = StandingList[Named](k), dict[str, float]()
-        filled(found, items)
-        for what, item_id, score in steps:
-            before = pairs(found)
-            changed = False
-            if what != "fill":
-                items.pop(item_id, None)
-                changed = item_id in ids(found) and found.remove(item_id)
-            if what == "put":
-                items[item_id] = score
-                # What lies below the floor need not be told to it.
-                if score >= found.floor:
-                    changed = offered(found, item_id, score) or changed
-                if found.is_long:
-                    kept = found.items()
-                    gone = found.cut()
-                    assert found.items() + gone == kept
-            if what == "fill" or found.is_short:
-                filled(found, items)
-                assert not found.is_short
-                changed = True
-            assert pairs(found) == best(items, k)
-            assert changed or before == best(items, k)
-            assert len(found) <= 1.5 * found.wanted + 1
+    found, items = StandingList[Named](k, k + 1), dict[str, float]()
+    filled(found, items)
+    for what, item_id, score in steps:
+        before = pairs(found)
+        changed = False
+        if what != "fill":
+            items.pop(item_id, None)
+            changed = item_id in ids(found) and found.remove(item_id)
+        if what == "put":
+            items[item_id] = score
+            # What lies below the floor need not be told to it.
+            if score >= found.floor:
+                changed = offered(found, item_id, score) or changed
+            if found.is_long:
+                kept = found.items()
+                gone = found.trim()
+                assert found.items() + gone == kept
+        if what == "fill" or found.is_short:
+            filled(found, items)
+            assert not found.is_short
+            changed = True
+        assert pairs(found) == best(items, k)
+        assert changed or before == best(items, k)
+        assert len(found) <= 1.5 * found.wanted + 1
 
 
 def test_it_loses_sight_only_behind_its_bound() -> None:
@@ -95,7 +90,7 @@ def test_it_loses_sight_only_behind_its_bound() -> None:
 
 
 def test_below_the_least_score_nothing_is_of_use() -> None:
-    found = StandingList[Named](2, least=0.5)
+    found = StandingList[Named](2, min_score=0.5)
     assert found.floor == 0.5
     filled(found, {f"i{n:02}": 0.6 + n / 20 for n in range(12)})
     assert found.floor == 0.6
@@ -104,7 +99,7 @@ def test_below_the_least_score_nothing_is_of_use() -> None:
 def test_the_same_list_of_other_objects() -> None:
     found = StandingList[Named](1, 2)
     filled(found, {"a": 0.5, "b": 0.4})
-    other = found.with_items(lambda item: Named(item.id.upper()))
+    other = found.map_items(lambda item: Named(item.id.upper()))
     assert (pairs(other), other.floor) == ([("A", 0.5)], 0.4)
     other.clear()
     assert (len(found), len(other), other.floor) == (2, 0, -np.inf)

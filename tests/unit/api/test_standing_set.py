@@ -6,6 +6,7 @@ import numpy as np
 import orjson
 import pytest
 
+from api.live.limits import ListLimits
 from api.live.top.ranked_item import ranked_item
 from api.live.top.standing_query import QueryState, StandingQuery, Subscriber
 from api.live.top.standing_set import StandingQuerySet
@@ -44,9 +45,10 @@ class Hall:
     """A set with standing queries for X, settled with a list each."""
 
     def __init__(self, recent_rows_max: int = 1000) -> None:
+        limits = ListLimits(recent_rows_max=recent_rows_max)
         self.woken = 0
         self.searches = 0
-        self.set = StandingQuerySet(SlackMatcher(), self.search, recent_rows_max)
+        self.set = StandingQuerySet(SlackMatcher(), self.search, limits)
 
     def wake(self) -> None:
         self.woken += 1

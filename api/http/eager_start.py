@@ -1,11 +1,11 @@
-"""Running a coroutine up to where it waits, so that what need not wait costs no time limit."""
+"""Running a coroutine until it waits: one that does not wait needs no time limit."""
 
 from collections.abc import Coroutine, Generator
 from typing import Any
 
 
 def run_until_blocked(work: Coroutine[Any, Any, None]) -> "SuspendedCoroutine | None":
-    """Run it until it first waits for something; None when it has ended without."""
+    """Run a coroutine until it first waits, and return the rest; None if it has ended."""
     try:
         return SuspendedCoroutine(work, work.send(None))
     except StopIteration:
@@ -13,7 +13,7 @@ def run_until_blocked(work: Coroutine[Any, Any, None]) -> "SuspendedCoroutine | 
 
 
 class SuspendedCoroutine:
-    """What is left of a coroutine that waits: to be awaited in the task that began it."""
+    """The rest of a coroutine that waits; await it in the task that began it."""
 
     def __init__(self, work: Coroutine[Any, Any, None], waits_for: Any) -> None:
         self._work = work

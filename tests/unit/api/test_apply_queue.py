@@ -75,7 +75,7 @@ class Desk:
 
 
 class Thread:
-    """Products end when the test lets them."""
+    """A thread in which products end when the test lets them."""
 
     def __init__(self) -> None:
         self.let = asyncio.Semaphore(0)
@@ -121,7 +121,7 @@ async def test_a_list_is_of_the_state_before_until_a_large_one_is_folded(thread:
         await settled()
         assert (ids(standing), desk.at) == (listed, state)
     assert desk.folding._task is None
-    desk.state = 3  # a marker, of which nobody is told
+    desk.state = 3  # a marker, after which nothing is sent
     assert desk.at == 3
 
 

@@ -1,4 +1,4 @@
-"""Filters in a batch: they look at what is paired, once, and at no more than there is time for."""
+"""Filters in a batch are evaluated on paired rows, once a row, and within a limit."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ X, Y = unit([1.0, 0.0]), unit([0.0, 1.0])
 
 @pytest.fixture
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The fields that filters looked for, one for each look."""
+    """Return the list of the fields that filters looked up, one entry for each evaluation."""
     found: list[object] = []
     matches = Exists.matches
 

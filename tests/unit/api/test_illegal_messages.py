@@ -1,4 +1,4 @@
-"""Whatever a client sends, in whatever state: the documented error or close code, and no more.
+"""All that a client may send, in every state, gets the documented error or close code.
 
 Autobahn's test suite, the WebSocket conformance client on PyPI, needs Python 2; so the frames that
 RFC 6455 forbids are written here, byte by byte.
@@ -52,7 +52,7 @@ async def live(_: Kit, socket: Socket) -> None:
 
 
 async def following(_: Kit, socket: Socket) -> None:
-    """In mode matches."""
+    """Bring the connection into mode `matches`."""
     socket.send(op="subscribe", sub="s", mode="matches", query=QUERY)
     assert (await socket.receive())["type"] == "resumed"
 
@@ -221,7 +221,7 @@ class Raw:
         self.writer.write(head + (b"\0\0\0\0" if mask else b"") + payload)
 
     async def closed_with(self) -> int | None:
-        """The close code, or None where the connection just ends."""
+        """Return the close code, or None if the connection just ends."""
         async with asyncio.timeout(30):
             try:
                 while True:
@@ -261,7 +261,8 @@ async def raw(port: int) -> AsyncIterator[Raw]:
 
 
 FIN, TEXT, BINARY, CLOSE, PING = 0x80, 1, 2, 8, 9
-# Which code RFC 6455 wants: 1002 for what the protocol forbids, 1007 for what is no UTF-8.
+# The codes of RFC 6455: 1002 for frames that the protocol forbids, 1007 for text that is not
+# UTF-8.
 FORBIDDEN: dict[str, tuple[list[tuple[int, bytes]], int]] = {
     "reserved bit": ([(FIN | 0x40 | TEXT, b"{}")], 1002),
     "reserved opcode": ([(FIN | 3, b"")], 1002),

@@ -133,7 +133,7 @@ async def test_a_client_that_does_not_read_is_closed_with_1013() -> None:
 
 
 async def test_a_batch_between_view_and_answer_is_not_lost(kit: Kit, socket: Socket) -> None:
-    """The list that a search is about to replace says nothing about what comes meanwhile."""
+    """The list has an item that arrived while its search ran, though the search missed it."""
     for n in range(20):
         kit.caption(f"far{n}", f"far {n}")
     query = VectorQuery("captions", kit.text("red cat"), k=100)
@@ -311,7 +311,7 @@ async def test_that_wait_is_bounded(kit: Kit, socket: Socket) -> None:
 
 
 async def test_a_query_that_is_not_encoded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a node that has just started; no cursor is to be blamed."""
+    """The error does not blame the cursor; a node that has just started encodes slowly."""
     kit = Kit(wait_s_max=0.05)
     monkeypatch.setattr(kit.queries, "text", lambda _: asyncio.Event().wait())
     async with kit.live() as socket:
@@ -386,7 +386,7 @@ async def test_not_ready_refuses_new_ones_and_keeps_open_ones(kit: Kit, socket: 
 async def test_a_list_searched_anew_while_the_node_was_not_ready_goes_on(
     kit: Kit, socket: Socket
 ) -> None:
-    """A client that was told late of the failed search still hears of the one that followed."""
+    """The list of the next search is sent even if the client heard late of the failed one."""
     await opened(socket)
     socket.reading.clear()
     kit.caption("x", "red cat")
@@ -634,7 +634,7 @@ async def test_changes_that_are_too_small_are_not_told(kit: Kit, socket: Socket)
     follower.take(await socket.receive())
     kit.caption("a", "red cat", metadata={"seen": 1})
     await quiet(socket)
-    # An item enters: now everything is told, and the cursor is exact again.
+    # An item enters: now all changes are sent, and the cursor is exact again.
     kit.caption("d", "red cat")
     follower.take(await socket.receive())
     kit.caption("d", "red cat dog")
@@ -725,7 +725,7 @@ async def test_one_whose_item_is_gone_is_not_shared(kit: Kit, socket: Socket) ->
 
 
 class ClosedBeneath(Socket):
-    """As Uvicorn's, which closes for want of a pong and tells of it at the next message only."""
+    """A socket like Uvicorn's, which closes without a pong, and raises at the next message only."""
 
     is_closed = False
 

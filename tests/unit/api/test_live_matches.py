@@ -1,4 +1,4 @@
-"""Mode `matches` on the ports in memory: what is told, when, and what is refused."""
+"""Mode `matches` on the ports in memory: what is sent, when, and what is refused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -71,7 +71,7 @@ async def test_what_is_applied_from_now_on_and_matches(kit: Kit, socket: Socket)
     found = await socket.receive()
     assert ids(found) == ["c"]
     assert (found["hits"][0]["rank"], found["hits"][0]["score"]) == (0, pytest.approx(1, abs=1e-3))
-    # Each new version is applied anew, and the items of one batch come together.
+    # Each new version is sent, and the items of one batch come together.
     changes = [("captions", name, kit.text("red cat"), {"text": "red cat"}) for name in "cde"]
     kit.index.batch(changes)
     assert sorted(ids(await socket.receive())) == ["c", "d", "e"]
@@ -255,7 +255,7 @@ async def test_nothing_comes_for_one_that_was_ended_meanwhile(kit: Kit, socket: 
 async def test_what_ended_does_not_wait(
     kit: Kit, socket: Socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else one client that comes and goes would use up what all may have waiting."""
+    """A client may come and go, and must not use up what all clients may have waiting."""
     resumed = await opened(socket)
     socket.send(op="unsubscribe", sub="s")
     kit.caption("b", "blue dog")

@@ -1,4 +1,4 @@
-"""The same over a real socket: uvicorn as it is served, the websockets client, raw frames."""
+"""Live subscriptions work over a real socket: Uvicorn, the websockets client, raw frames."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -49,7 +49,7 @@ async def receive(socket: ClientConnection) -> Any:
 
 
 async def closing(socket: ClientConnection) -> int:
-    """The code that the server closes with."""
+    """Return the code with which the server closes."""
     with pytest.raises(ConnectionClosed) as closed:
         async with asyncio.timeout(30):
             while True:
@@ -151,7 +151,10 @@ async def test_stopping_the_server_closes_the_sockets() -> None:
 
 
 async def test_a_connection_outlives_the_pools_of_clients() -> None:
-    """httpx keeps an idle one for 5 s: its next request must not meet a server that closes it."""
+    """A client keeps an idle connection: its next request must not meet a server that closes it.
+
+    httpx keeps one for 5 s.
+    """
     async with served() as server:
         host, _, port = server.address.partition(":")
         reader, writer = await asyncio.open_connection(host, int(port))

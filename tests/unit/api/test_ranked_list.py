@@ -45,7 +45,7 @@ def offered(found: StandingList[Named], item_id: str, score: float) -> bool:
 @settings(deadline=None, max_examples=500)
 @given(st.integers(1, 4), st.lists(PUT | PUT | REMOVE | FILL, max_size=60))
 def test_it_is_the_best_of_all(k: int, steps: list[tuple[str, str, float]]) -> None:
-    """Against a dictionary; it is searched when it is short, and now and then."""
+    """The list is the best of a dictionary; it is searched when it is short, and at times."""
     found, items = StandingList[Named](k, k + 1), dict[str, float]()
     filled(found, items)
     for what, item_id, score in steps:
@@ -56,7 +56,7 @@ def test_it_is_the_best_of_all(k: int, steps: list[tuple[str, str, float]]) -> N
             changed = item_id in ids(found) and found.remove(item_id)
         if what == "put":
             items[item_id] = score
-            # What lies below the floor need not be told to it.
+            # An item below the floor need not be offered.
             if score >= found.floor:
                 changed = offered(found, item_id, score) or changed
             if found.is_long:

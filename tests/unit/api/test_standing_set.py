@@ -1,4 +1,4 @@
-"""What applied batches do to standing queries, and which of them have to be searched."""
+"""Applied batches change the lists of standing queries, or make a search of them due."""
 
 from collections.abc import Mapping
 
@@ -90,7 +90,7 @@ class Hall:
 
 
 def told(standing: StandingQuery) -> Subscriber:
-    """Its one subscriber."""
+    """Return the query's one subscriber."""
     [watching] = standing.subscribers
     return watching
 

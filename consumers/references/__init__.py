@@ -1,7 +1,7 @@
 """Pictures by reference: `file:` under allowed roots, `https:` and `s3:` with their protections.
 
-Whoever may publish a record may name anything, so nothing here trusts a reference: what is
-connected to is what was checked, at every redirect anew, and everything has a limit.
+Anybody who may publish a record may name anything, so nothing here trusts a reference. Connections
+go only to addresses that were checked, again at every redirect, and everything has a limit.
 """
 
 from consumers.references.files import read_reference

@@ -1,4 +1,4 @@
-"""Which IP addresses a reference may lead to: public ones only, however they are written."""
+"""The IP addresses that a reference may lead to: public ones only, however they are written."""
 
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -8,11 +8,11 @@ Address = IPv4Address | IPv6Address
 _METADATA = {
     ip_address("169.254.169.254"),
     ip_address("fd00:ec2::254"),
-    # Azure's, which is a public address by its number.
+    # Azure's metadata service, whose number is a public address.
     ip_address("168.63.129.16"),
 }
 _NAT64 = IPv6Network("64:ff9b::/96")
-# IANA's special registries, as far as a Python that we run on takes them for public addresses.
+# Networks in IANA's special registries that a supported Python takes for public ones.
 _SPECIAL = [
     ip_network("192.0.0.0/24"),  # 192.0.0.192 is Oracle Cloud's metadata service
     ip_network("192.88.99.0/24"),
@@ -23,7 +23,10 @@ _SPECIAL = [
 
 
 def literal(host: str) -> Address | None:
-    """The address that `host` spells, as `inet_aton` reads it too (127.1, 0x7f.1, 2130706433)."""
+    """Return the address that `host` spells, or None for a name.
+
+    Spellings of inet_aton(3) count too: 127.1, 0x7f.1, 2130706433.
+    """
     try:
         return ip_address(host)
     except ValueError:
@@ -35,11 +38,11 @@ def literal(host: str) -> Address | None:
 
 
 def refusal(address: Address) -> str | None:
-    """Why nothing may be fetched from `address`; None: it is public."""
+    """Return why nothing may be fetched from `address`, or None if it is public."""
     if address in _METADATA:
         return "a cloud's metadata service"
     if isinstance(address, IPv6Address):
-        # These two are nothing but an IPv4 address in other clothes.
+        # These two are other ways to write an IPv4 address.
         inner = address.ipv4_mapped or _translated(address)
         if inner is not None:
             return refusal(inner)
@@ -52,7 +55,7 @@ def refusal(address: Address) -> str | None:
 
 
 def inner_ipv4(address: IPv6Address) -> IPv4Address | None:
-    """Return the IPv4 address that this one stands for, whose holder has both."""
+    """Return the IPv4 address inside this one, which has the same holder, or None."""
     return address.ipv4_mapped or _translated(address) or address.sixtofour
 
 
@@ -69,7 +72,7 @@ def _special(address: Address) -> str | None:
         return "a reserved address"
     if address.is_private:
         return "a private address"
-    # What is left: carriers' networks (100.64.0.0/10), documentation, benchmarks.
+    # This leaves the networks of carriers (100.64.0.0/10), documentation and benchmarks.
     public = address.is_global and not any(address in network for network in _SPECIAL)
     return None if public else "not a public address"
 

@@ -12,7 +12,7 @@ from contracts.allowed_files import OutsideRoots, open_under, resolved_under
 def read_reference(
     ref: str, sha256: str | None, *, allow_roots: Sequence[Path], bytes_max: int
 ) -> bytes:
-    """The bytes that `ref` names, checked against their SHA-256. Blocking.
+    """Read the bytes that `ref` names, and check them against their SHA-256. This blocks.
 
     Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden, reference_missing,
     image_too_large_bytes, reference_changed.
@@ -27,7 +27,7 @@ def read_reference(
 
 
 def allowed_path(ref: str, allow_roots: Sequence[Path]) -> Path:
-    """Where `ref` leads, whether or not a file is there. Blocking, since links are followed.
+    """Return where `ref` leads, whether or not a file is there. This blocks, to follow links.
 
     Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden, reference_missing.
     """
@@ -53,7 +53,7 @@ def _path_of(ref: str) -> Path:
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """What the system raises as our own."""
+    """Turn the errors of the file system into RejectedRecord."""
     try:
         yield
     except OutsideRoots:

@@ -1,4 +1,4 @@
-"""What references may name and cost."""
+"""The limits of what references may name and cost."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,7 +8,11 @@ from contracts.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class ReferenceLimits:
-    """The settings `reference_*`, which say what each means, with those of files and sizes."""
+    """The settings `reference_*`, which are described there, with those of files and sizes.
+
+    `held_max` is the number of pictures in memory, and `given_up_s` the seconds for which a host
+    is not asked again after it could not be reached.
+    """
 
     schemes: frozenset[str]
     bytes_max: int
@@ -26,12 +30,13 @@ class ReferenceLimits:
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "ReferenceLimits":
+        """Return the limits for the references of content records."""
         return cls(
             schemes=frozenset(settings.reference_schemes),
             bytes_max=settings.image_bytes_max,
             allow_roots=tuple(settings.allow_roots),
             ports=frozenset(settings.reference_ports),
-            # An IPv6 address may stand there as in a URL, or bare.
+            # An IPv6 address may be in brackets, as in a URL, or not.
             hosts_allowed=frozenset(
                 host.lower().strip("[]") for host in settings.reference_hosts_allowed
             ),
@@ -46,8 +51,10 @@ class ReferenceLimits:
 
     @classmethod
     def of_queries(cls, settings: Settings) -> "ReferenceLimits":
-        """Tried once: somebody waits, and can ask again. So no host is given up either. Our files
-        are not for whoever can ask.
+        """Return the limits for the references in queries.
+
+        Each is tried once, since the client waits and can ask again; so no host is given up either.
+        Files are left out: anybody who can search could read them.
         """
         return replace(
             cls.from_settings(settings),

@@ -1,4 +1,4 @@
-"""Places that are limited: requests at one registrant's hosts, and pictures in memory."""
+"""Permits for what is limited: requests at the hosts of one owner, and pictures in memory."""
 
 from collections.abc import AsyncIterator, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -8,9 +8,9 @@ from consumers.fair_semaphore import FairSemaphore
 
 
 class HostPermits:
-    """Lets so many requests at once at the hosts of one owner, and knows only owners in use.
+    """The permits for requests, `per_host_max` at once at the hosts of one owner.
 
-    An owner is a registrant (registrants.py) or a bucket.
+    An owner is a registrant (registrant.py) or a bucket. Only owners in use are remembered.
     """
 
     def __init__(self, per_host_max: int) -> None:
@@ -19,7 +19,7 @@ class HostPermits:
 
     @asynccontextmanager
     async def permit(self, owner: str, group: Hashable) -> AsyncIterator[None]:
-        """Hold a request at the hosts of `owner`; groups that wait for one take turns."""
+        """Hold a permit for a request at the hosts of `owner`; groups that wait take turns."""
         entry = self._by_owner.setdefault(owner, _OwnerPermits(FairSemaphore(self._per_host_max)))
         entry.users += 1
         try:
@@ -38,11 +38,12 @@ class _OwnerPermits:
 
 
 class MemoryPermit:
-    """One picture's permit in memory, of those that `semaphore` counts.
+    """The permit of one picture to be in memory, out of `semaphore`.
 
-    Taken inside an owner's door, so that its slow hosts hold no more of them than its own limit,
-    and left before another door: two who wait for each other's would wait for ever. Groups, which
-    are partitions, have turns at both semaphores: pictures that take long to decode keep theirs.
+    It is acquired while a permit for the owner is held, so that slow hosts of one owner hold no
+    more of them than that owner's limit. It is released before the next owner's permit is waited
+    for: two pictures that wait for each other's permits would wait for ever. Groups, which are
+    partitions, take turns at both: pictures that take long to decode keep their permits.
     """
 
     def __init__(self, semaphore: FairSemaphore, group: Hashable) -> None:
@@ -51,13 +52,14 @@ class MemoryPermit:
         self._taken = False
 
     async def acquire(self) -> None:
+        """Wait for the permit, which must not be held already."""
         assert not self._taken
         await self._semaphore.acquire(self.group)
         self._taken = True
 
     @contextmanager
     def released_on_failure(self) -> Iterator[None]:
-        """Whoever pauses before the next attempt holds nothing that others need."""
+        """Release the permit when the attempt fails, so that the pause before the next has none."""
         try:
             yield
         except BaseException:
@@ -65,7 +67,7 @@ class MemoryPermit:
             raise
 
     def release(self) -> None:
-        """Does nothing where none is taken."""
+        """Release the permit if it is held."""
         if self._taken:
             self._taken = False
             self._semaphore.release()

@@ -1,7 +1,7 @@
-"""Reads the pictures that published references name, to show them.
+"""The reader of the pictures that published references name, to show them.
 
-Queries' references may come from anybody, so they never name our files. What was published may:
-files below the allowed roots are read here, and the rest as queries' references are.
+References in queries may come from anybody, so they never name the server's files. Published ones
+may: files below the allowed roots are read here, and all others as references in queries are.
 """
 
 import asyncio

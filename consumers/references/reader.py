@@ -1,4 +1,4 @@
-"""The bytes that references name, of whatever scheme."""
+"""The reader of references, for all schemes."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ _LOOKUPS_MAX = 64
 
 
 class References:
-    """Reads pictures by reference while it is entered, within its limits."""
+    """A context in which pictures are read by reference, within `limits`."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class References:
         self._lookup = lookup
         self._memory = FairSemaphore(limits.held_max)
         self._hosts = HostPermits(limits.per_host_max)
-        # Two: that the web can be reached says nothing of S3.
+        # There are two, since a web that can be reached says nothing about S3.
         self._of_web, self._of_s3 = (
             ReferenceRetries(
                 attempts_max=limits.attempts_max,
@@ -59,14 +59,14 @@ class References:
 
     @property
     def waiting(self) -> int:
-        """References that wait for the surroundings: the network, the resolver, S3."""
+        """The number of references that wait for the network, the resolver or S3 to work again."""
         return self._of_web.waiting + self._of_s3.waiting
 
     async def __aenter__(self) -> Self:
         await asyncio.to_thread(suffixes)
         async with AsyncExitStack() as stack:
             # A lookup that timed out keeps its thread, for half a minute with most resolvers, while
-            # its permit is another's; threads that only wait cost little.
+            # another reference has its permit; threads that only wait cost little.
             threads_max = max(_LOOKUPS_MAX, 4 * self._limits.held_max)
             lookup = self._lookup or stack.enter_context(SystemLookup(threads_max))
             session = await stack.enter_async_context(web_session(self._limits, lookup))
@@ -78,7 +78,7 @@ class References:
 
     async def __aexit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
@@ -88,9 +88,10 @@ class References:
     async def read(
         self, ref: str, sha256: str | None, group: Hashable = None
     ) -> AsyncIterator[bytes]:
-        """The bytes that `ref` names; they count as in memory until they are left.
+        """Read the bytes that `ref` names; they count as in memory while the context is open.
 
-        `group`: those with the same one wait for each other, and not for all of another's.
+        `sha256`, in hex, is checked unless it is None. References of different groups take turns,
+        so that those of one `group` never wait for all of another.
 
         Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden,
         reference_missing, reference_unreachable, reference_too_many_redirects,
@@ -103,11 +104,10 @@ class References:
             permit.release()
 
     async def require_allowed(self, ref: str) -> None:
-        """Refuse what `read` would refuse before it asks anybody: for a picture that is known.
+        """Refuse what `read` would refuse before any request, for a picture whose vector is known.
 
-        That is by scheme, user, port, an address in place of a name, bucket, or a file's root.
-        There is no network in it: no name is looked up, so that one which leads to a private
-        address passes, and nobody knows whether anything is there.
+        The scheme, user, port, address, bucket or root of a file are checked, without any network.
+        So a name that leads to a private address passes, and nothing need exist at `ref`.
 
         Raises RejectedRecord: reference_invalid, not_enabled, reference_forbidden,
         reference_missing (links in a circle).
@@ -128,7 +128,7 @@ class References:
         return data
 
     def _scheme(self, ref: str) -> str:
-        """One that is enabled. Raises RejectedRecord."""
+        """Return the scheme of `ref`, in lower case. Raises RejectedRecord if it is not enabled."""
         scheme = ref.partition(":")[0].lower()
         if scheme not in self._limits.schemes:
             enabled = sorted(self._limits.schemes)
@@ -146,7 +146,7 @@ class References:
         return await asyncio.to_thread(
             read_reference,
             ref,
-            None,  # compared by whoever asked, as for all schemes
+            None,  # the caller compares it, as for all schemes
             allow_roots=self._limits.allow_roots,
             bytes_max=self._limits.bytes_max,
         )
@@ -154,12 +154,12 @@ class References:
 
 @contextmanager
 def _only_rejections() -> Iterator[None]:
-    """Nothing but refusals comes out."""
+    """Turn every error that is not a rejection into one."""
     try:
         yield
     except RejectedRecord:
         raise
     except Exception as error:
-        # Of strangers' making, perhaps: it is theirs that is refused, and nobody stops.
+        # A stranger may have caused it: that reference is refused, and the encoder goes on.
         log.error("a reference failed in a way that is not known", error=repr(error))
         raise reference_refused("reference_invalid", f"failed by {type(error).__name__}") from error

@@ -1,9 +1,9 @@
-"""Finds out whom a host belongs to, as far as its name or address shows.
+"""The registrant of a host, as far as its name or address shows.
 
 The holder of a domain can make any number of names, so a limit for each name would limit nobody.
-A registrant is known by the registrable domain: one label below a public suffix, by the list that
-ships with `publicsuffixlist`. Its private suffixes count, since the users of github.io are as many
-strangers.
+A registrant is known by the registrable domain, one label below a public suffix of the list that
+comes with `publicsuffixlist`. Its private suffixes count, since the users of github.io are
+different people.
 """
 
 import functools

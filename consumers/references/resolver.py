@@ -1,4 +1,4 @@
-"""Names to addresses, checked: what is handed to the connector is what was looked at."""
+"""The resolver of host names, which hands only addresses to the connector that were checked."""
 
 import asyncio
 import errno
@@ -17,19 +17,20 @@ from contracts.errors import RejectedRecord
 log = structlog.get_logger(__name__)
 
 Lookup = Callable[[str, int, int], Awaitable[list[tuple[int, str]]]]
-"""Of host, port and family: pairs of family and address. Raises OSError."""
+"""A lookup takes host, port and family, returns pairs of family and address, and raises OSError."""
 
 
 class ResolverBusy(OSError):
-    """All threads look other names up: no fault of the host, which was not even asked for."""
+    """All threads are busy with other names. It is not a fault of the host: no lookup began."""
 
 
 class SystemLookup:
     """The system's resolver, in threads of its own while it is entered.
 
-    A stranger's name server may hold each for as long as the system waits, and those of asyncio
-    decode. Who gives up waiting frees no thread, so that a name has one at most, shared by all who
-    ask for it, and no lookup queues for one: that wait would be taken for its own host's.
+    A stranger's name server may hold a thread for as long as the system waits, so asyncio's own
+    threads, which have other work, are not used. A caller that stops waiting does not free its
+    thread. So all callers for one name share one thread, and no lookup waits for a free thread:
+    that wait would count against its own host.
     """
 
     def __init__(self, threads_max: int) -> None:
@@ -40,9 +41,9 @@ class SystemLookup:
     async def __call__(self, host: str, port: int, family: int) -> list[tuple[int, str]]:
         name = (host.lower(), family)
         running = self._running.get(name) or self._start(name)
-        # Whoever is cancelled here leaves it to the others.
+        # A caller that is cancelled here leaves the lookup to the others.
         await asyncio.wait([running])
-        return [(kind, str(where[0])) for kind, _, _, _, where in running.result()]
+        return [(family, str(where[0])) for family, _, _, _, where in running.result()]
 
     def _start(self, name: tuple[str, int]) -> asyncio.Future[list[Any]]:
         if len(self._running) >= self._threads_max:
@@ -51,7 +52,7 @@ class SystemLookup:
         running = loop.run_in_executor(self._threads, _getaddrinfo, *name)
         self._running[name] = running
         running.add_done_callback(lambda _: self._running.pop(name))
-        # One that nobody waits for any more fails in silence.
+        # A failure that nobody waits for must not be logged as never retrieved.
         running.add_done_callback(lambda done: done.cancelled() or done.exception())
         return running
 
@@ -68,7 +69,7 @@ def _getaddrinfo(host: str, family: int) -> list[Any]:
 
 
 def refusal_of(host: str, address: str, hosts_allowed: frozenset[str]) -> str | None:
-    """What keeps us from `host` at `address`; None: nothing does."""
+    """Return why `host` may not be fetched from at `address`, or None if it may."""
     if host.lower() in hosts_allowed:
         return None
     found = literal(address)
@@ -76,6 +77,7 @@ def refusal_of(host: str, address: str, hosts_allowed: frozenset[str]) -> str | 
 
 
 def not_public(host: str, why: str) -> RejectedRecord:
+    """Return the rejection of a host whose address is not public."""
     return reference_refused(
         "reference_forbidden",
         f"{host} {why}; TIDELENS_REFERENCE_HOSTS_ALLOWED does not name it",
@@ -85,10 +87,11 @@ def not_public(host: str, why: str) -> RejectedRecord:
 
 
 class CheckedResolver(AbstractResolver):
-    """Refuses a name that has any address which is not public, unless its host is allowed.
+    """A resolver that refuses a name with any address that is not public, unless it is allowed.
 
-    The refusal comes to whoever named it, in an answer or by `wait_for`: it does not tell which
-    address, else anybody could ask our name server for the names of our network. The log does.
+    The client that named it gets the refusal, in an answer or by `wait_for`. The refusal does not
+    hold the address, so that nobody can use it to ask the name server of the operator's network;
+    the log does.
     """
 
     def __init__(self, lookup: Lookup, hosts_allowed: frozenset[str]) -> None:
@@ -98,6 +101,7 @@ class CheckedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
+        """Return the addresses of `host`. Raises RejectedRecord, and OSError as the lookup does."""
         try:
             found = await self._lookup(host, port, family)
         except UnicodeError as error:  # a label that is too long
@@ -114,12 +118,12 @@ class CheckedResolver(AbstractResolver):
                 hostname=host,
                 host=address,
                 port=port,
-                family=kind,
+                family=its_family,
                 proto=0,
                 flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
             )
-            for kind, address in found
+            for its_family, address in found
         ]
 
     async def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: the resolver holds nothing open."""

@@ -1,10 +1,11 @@
-"""What failed is tried again: a few times, or longer while nothing at all can be reached."""
+"""Retries of references: a few times, or for longer while nothing at all can be reached."""
 
 import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from consumers.references.errors import reference_refused
@@ -21,10 +22,10 @@ _T = TypeVar("_T")
 class AttemptFailed(Exception):
     """An attempt failed at `host`, and the next may not.
 
-    `away`: by what lies between us and all hosts, such as the resolver, not by this one host.
-    `crowded`: before the host was asked, since others have all there is of something of ours.
-    `timed_out`: the host did not answer in time.
-    `asked_s`: for how long the host asks to be left alone.
+    `away` is true when the cause lies between Tidelens and all hosts, such as the resolver;
+    `crowded` when the host was not asked, since other references hold all of a limited resource;
+    `timed_out` when the host did not answer in time. `asked_s` is how many seconds the host asks to
+    be left alone.
     """
 
     def __init__(
@@ -45,11 +46,27 @@ class AttemptFailed(Exception):
         self.asked_s = asked_s
 
 
-class ReferenceRetries:
-    """Repeats the attempts of all reads of one kind, since they tell of each other.
+@dataclass(slots=True)
+class _Progress:
+    """The failures of one read, and those among them that count against the host.
 
-    While one fails for the surroundings it is tried for `patience_s`, for a picture is not bad
-    because a cable is out. But what fails though another one came through before is the host's.
+    `began` is the clock at the first one, and `succeeded` the reads that had succeeded by then.
+    """
+
+    failures: int = 0
+    of_host: int = 0
+    began: float = 0.0
+    succeeded: int = 0
+    waits: bool = False
+
+
+class ReferenceRetries:
+    """The attempts of all reads of the web, or of S3: each shows what the others can expect.
+
+    A read has `attempts_max` attempts at a host. While it fails because nothing can be reached, it
+    is tried again for `patience_s` seconds instead: a picture is not bad because a cable is out.
+    But a failure after another read came through is that of the host. A host that was given up is
+    not asked for `given_up_s` seconds. `waiting` counts the reads that wait for the network.
     """
 
     def __init__(
@@ -69,12 +86,12 @@ class ReferenceRetries:
         self._succeeded = 0
         self._given_up: dict[str, float] = {}
         self._silences = 0
-        # By host: how many in a row, and the number of the last.
+        # How many requests in a row a host left unanswered, and the number of the last one.
         self._silent: dict[str, tuple[int, int]] = {}
         self.waiting = 0
 
     def require_not_given_up(self, host: str) -> None:
-        """Raises RejectedRecord for a host that was given up a short while ago."""
+        """Raise RejectedRecord for a host that was given up less than `given_up_s` seconds ago."""
         if self._clock() < self._given_up.get(host, float("-inf")):
             why = f"{host} could not be reached, tried again after {self._given_up_s:g} s"
             raise reference_refused(
@@ -83,10 +100,11 @@ class ReferenceRetries:
 
     @contextmanager
     def attempt_at(self, host: str, *, had_time: bool = True) -> Iterator[None]:
-        """One request at `host`, which is given up after as many in a row that timed out as one
-        read may have: whoever's they were, else each of a thousand reads would wait for its own.
+        """Hold one request at `host`, and count those that time out.
 
-        `had_time`: not what others had left of it, which is no fault of this host.
+        The host is given up after `attempts_max` of them in a row, of whichever reads they were:
+        otherwise each of a thousand reads would wait for its own. `had_time` is false when earlier
+        requests had used most of the time up, which is not a fault of this host.
         """
         began = self._silences
         try:
@@ -103,7 +121,7 @@ class ReferenceRetries:
 
     def _note_silence(self, host: str, began: int) -> None:
         count, last = self._silent.get(host, (0, 0))
-        # Requests beside each other are one silence, else a host that pauses once were given up.
+        # Requests at the same time count once: a host that pauses once must not be given up.
         if began < last:
             return
         self._silences += 1
@@ -113,37 +131,48 @@ class ReferenceRetries:
             self._give_up(host)
 
     async def read_with_retries(self, attempt: Callable[[], Awaitable[bytes]]) -> bytes:
-        """Raises what `attempt` raises beside Failed, or RejectedRecord `reference_unreachable`."""
-        failures, of_host, began, succeeded = 0, 0, 0.0, 0
-        waits = False
+        """Call `attempt` until it returns bytes, and return these.
+
+        Raises what `attempt` raises beside AttemptFailed, and RejectedRecord
+        `reference_unreachable` once the attempts or the patience are used up.
+        """
+        progress = _Progress()
         try:
             while True:
                 before = self._succeeded
                 try:
                     data = await attempt()
                 except AttemptFailed as failure:
-                    failures += 1
-                    if failures == 1:
-                        began, succeeded = self._clock(), self._succeeded
-                    # Attempts that were under way when another came through tell nothing.
-                    patient = failure.crowded or (failure.away and before <= succeeded)
-                    of_host += not patient
-                    elapsed = self._clock() - began
-                    if patient and elapsed >= self._patience_s:
-                        raise self._unreachable(failure, self._patience_s, elapsed, "s") from None
-                    if of_host >= self._attempts_max:
-                        raise self._unreachable(
-                            failure, self._attempts_max, of_host, "attempts"
-                        ) from None
-                    self.waiting += patient - waits
-                    waits = patient
-                    pause_s = min(failure.asked_s, _ASKED_S_MAX) + _backoff(failures)
+                    self._note_failure(progress, failure, before)
+                    pause_s = min(failure.asked_s, _ASKED_S_MAX) + _backoff(progress.failures)
                 else:
                     self._succeeded += 1
                     return data
                 await self._sleep(pause_s)
         finally:
-            self.waiting -= waits
+            self.waiting -= progress.waits
+
+    def _note_failure(self, progress: "_Progress", failure: AttemptFailed, before: int) -> None:
+        """Count a failed attempt, and raise RejectedRecord if there may be no other.
+
+        `before` is the number of reads that had succeeded when the attempt began.
+        """
+        progress.failures += 1
+        if progress.failures == 1:
+            progress.began, progress.succeeded = self._clock(), self._succeeded
+        # An attempt that was under way when another read came through does not count as a later
+        # failure: it may have met the same outage.
+        patient = failure.crowded or (failure.away and before <= progress.succeeded)
+        progress.of_host += not patient
+        elapsed = self._clock() - progress.began
+        if patient and elapsed >= self._patience_s:
+            raise self._unreachable(failure, self._patience_s, elapsed, "s") from None
+        if progress.of_host >= self._attempts_max:
+            raise self._unreachable(
+                failure, self._attempts_max, progress.of_host, "attempts"
+            ) from None
+        self.waiting += patient - progress.waits
+        progress.waits = patient
 
     def _unreachable(
         self, failure: AttemptFailed, limit: float, value: float, unit: str
@@ -158,7 +187,7 @@ class ReferenceRetries:
 
 
 def _put(hosts: dict[str, _T], host: str, value: _T) -> None:
-    """As the youngest of those that are remembered; the oldest is forgotten."""
+    """Remember a host as the youngest one, and forget the oldest of too many."""
     hosts.pop(host, None)
     hosts[host] = value
     if len(hosts) > _HOSTS_MAX:
@@ -166,5 +195,8 @@ def _put(hosts: dict[str, _T], host: str, value: _T) -> None:
 
 
 def _backoff(failures: int) -> float:
-    """Anything up to the doubled last one: those who failed together do not come back together."""
+    """Return a random pause in seconds, whose limit doubles with each failure.
+
+    Reads that failed together so do not come back together ("full jitter", AWS Architecture Blog).
+    """
     return random.uniform(0, min(_BACKOFF_S_MAX, _BACKOFF_S * 2.0 ** min(failures, 10)))

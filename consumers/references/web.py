@@ -39,12 +39,12 @@ _AWAY = {errno.ENETUNREACH, errno.ENETDOWN, socket.EAI_AGAIN}
 
 
 def web_session(limits: ReferenceLimits, lookup: Lookup) -> aiohttp.ClientSession:
-    """Knows no proxy, cookie or password, and connects only to what the resolver checked."""
+    """Return a session without proxy, cookies and passwords that connects to checked addresses."""
     return aiohttp.ClientSession(
         connector=_Connector(
             resolver=CheckedResolver(lookup, limits.hosts_allowed),
             use_dns_cache=False,
-            # HostPermits limits them; here a wait would count as a slow host.
+            # HostPermits limits them. A wait here would count as a slow host.
             limit=0,
         ),
         timeout=aiohttp.ClientTimeout(
@@ -58,31 +58,31 @@ def web_session(limits: ReferenceLimits, lookup: Lookup) -> aiohttp.ClientSessio
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Aiohttp limits the connections in use, not those kept for later: here they are few."""
+    """A connector that keeps few idle connections: aiohttp limits only those in use."""
 
-    # Private to aiohttp, whose version is pinned; a test counts what stays open.
+    # This is private to aiohttp, whose version is pinned; a test counts what stays open.
     def _release(self, key: Any, protocol: Any, *, should_close: bool = False) -> None:
         idle = sum(map(len, self._conns.values()))
         super()._release(key, protocol, should_close=should_close or idle >= _IDLE_MAX)
 
 
 class WebReader:
-    """Attempts to read from the web."""
+    """The reader of `http:` and `https:` references."""
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
         limits: ReferenceLimits,
         hosts: HostPermits,
-        retrying: ReferenceRetries,
+        retries: ReferenceRetries,
     ) -> None:
         self._session = session
         self._limits = limits
         self._hosts = hosts
-        self._retries = retrying
+        self._retries = retries
 
     async def read(self, ref: str, permit: MemoryPermit) -> bytes:
-        """The picture, whose permit is taken. Raises RejectedRecord."""
+        """Read a picture, and leave its permit acquired. Raises RejectedRecord."""
         url = self.require_allowed_url(ref)
 
         async def attempt() -> bytes:
@@ -92,13 +92,13 @@ class WebReader:
         return await self._retries.read_with_retries(attempt)
 
     async def _attempt(self, url: URL, permit: MemoryPermit) -> bytes:
-        """One way through the redirects. Raises RejectedRecord, Failed."""
+        """Follow the redirects to a picture once. Raises RejectedRecord and AttemptFailed."""
         loop, seconds = asyncio.get_running_loop(), self._limits.timeout_s
         for _ in range(self._limits.redirects_max + 1):
             host = url.raw_host or ""
             owner = registrant(host, self._limits.hosts_allowed)
             async with self._hosts.permit(owner, permit.group):
-                # Here: it may have been given up while this one waited at its door.
+                # Checked here, since the host may have been given up while this read waited.
                 self._retries.require_not_given_up(host)
                 await permit.acquire()
                 started = loop.time()
@@ -116,7 +116,7 @@ class WebReader:
         raise reference_refused("reference_too_many_redirects", why, limit=limit, value=limit + 1)
 
     async def _hop(self, url: URL) -> bytes | str:
-        """The picture, or the place that the server names instead."""
+        """Return the picture, or the location that the server redirects to."""
         async with self._session.get(url, allow_redirects=False) as response:
             try:
                 if response.status in _REDIRECTS and "Location" in response.headers:
@@ -124,7 +124,7 @@ class WebReader:
                 _require_picture(url.raw_host or "", response)
                 return await self._body(response)
             finally:
-                # What was not read to its end is not read on for the sake of the connection.
+                # An answer that was not read to its end is not read on to keep the connection.
                 if not response.content.at_eof():
                     response.close()
 
@@ -140,9 +140,9 @@ class WebReader:
         return bytes(data)
 
     def require_allowed_url(self, ref: str, base: URL | None = None) -> URL:
-        """`ref` parsed, as seen from `base`, when it may be asked for. Raises RejectedRecord.
+        """Return `ref` as a URL, relative to `base`, if it may be fetched. Raises RejectedRecord.
 
-        Of a name nothing is known yet: its addresses are looked at by the resolver.
+        The addresses of a name are not known yet: the resolver checks them.
         """
         try:
             url = URL(ref) if base is None else base.join(URL(ref))
@@ -151,27 +151,33 @@ class WebReader:
             raise reference_refused(
                 "reference_invalid", f"not a URL ({error})", value=ref
             ) from None
-        if url.scheme not in SCHEMES & self._limits.schemes:
-            code = "not_enabled" if base is None else "reference_forbidden"
-            allowed = sorted(SCHEMES & self._limits.schemes)
-            why = f"scheme {url.scheme!r}, allowed {allowed} (TIDELENS_REFERENCE_SCHEMES)"
-            raise reference_refused(code, why, limit=allowed, value=url.scheme)
+        self._require_scheme(url.scheme, redirected=base is not None)
         if not host or not name:
             raise reference_refused("reference_invalid", "no host", value=ref)
         if url.raw_user is not None or url.raw_password is not None or "@" in url.raw_authority:
             raise reference_refused(
                 "reference_forbidden", "user and password are not sent", value=name
             )
-        if port not in self._limits.ports:
-            ports = sorted(self._limits.ports)
-            why = f"port {port} of {name}, allowed {ports} (TIDELENS_REFERENCE_PORTS)"
-            raise reference_refused("reference_forbidden", why, limit=ports, value=port)
-        # An address in place of a name never comes to the resolver.
+        self._require_port(name, port)
+        # An address instead of a name never comes to the resolver.
         if literal(host) is not None:
             barred = refusal_of(name, host, self._limits.hosts_allowed)
             if barred is not None:
                 raise not_public(name, f"is {barred}")
         return url
+
+    def _require_scheme(self, scheme: str, *, redirected: bool) -> None:
+        allowed = sorted(SCHEMES & self._limits.schemes)
+        if scheme not in allowed:
+            code = "reference_forbidden" if redirected else "not_enabled"
+            why = f"scheme {scheme!r}, allowed {allowed} (TIDELENS_REFERENCE_SCHEMES)"
+            raise reference_refused(code, why, limit=allowed, value=scheme)
+
+    def _require_port(self, name: str, port: int | None) -> None:
+        if port not in self._limits.ports:
+            ports = sorted(self._limits.ports)
+            why = f"port {port} of {name}, allowed {ports} (TIDELENS_REFERENCE_PORTS)"
+            raise reference_refused("reference_forbidden", why, limit=ports, value=port)
 
 
 def _require_picture(host: str, response: aiohttp.ClientResponse) -> None:
@@ -188,22 +194,22 @@ def _require_picture(host: str, response: aiohttp.ClientResponse) -> None:
 
 
 def _asked_s(response: aiohttp.ClientResponse) -> float:
-    """Retry-After where it is in seconds; its dates are not read."""
+    """Return the seconds of Retry-After, or 0 without them; dates are not read."""
     asked = response.headers.get("Retry-After", "")
     return float(asked) if asked.isascii() and asked.isdigit() else 0.0
 
 
 def _reason(error: aiohttp.ClientError | OSError) -> str:
-    # Its own words name the addresses that were tried, which is for nobody to know who only asks.
+    # The error's own text names the addresses that were tried, which a client must not learn.
     if type(error) is aiohttp.ClientConnectorError:
         return os.strerror(error.errno) if error.errno else "no connection"
-    # The errors of aiohttp that are none of the system's quote what came: the same.
+    # Errors of aiohttp that do not come from the system quote what the server sent: the same holds.
     return (isinstance(error, OSError) and str(error)) or type(error).__name__
 
 
 @contextmanager
 def _translated(host: str) -> Iterator[None]:
-    """What asyncio and aiohttp raise as our own."""
+    """Turn the errors of asyncio and aiohttp into RejectedRecord and AttemptFailed."""
     try:
         yield
     except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError

@@ -1,4 +1,4 @@
-"""Pictures that browsers do not show, such as TIFF and HEIC, as JPEG.
+"""The conversion to JPEG of pictures that browsers do not show, such as TIFF and HEIC.
 
 Decoding and writing happen in a decoder's process, under the limits of a picture: strangers' bytes
 never meet the interpreter that answers requests.
@@ -19,9 +19,9 @@ _SIZE_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class JpegPreprocess:
-    """A Preprocess that makes a JPEG file and returns, instead of pixels, its size and its bytes.
+    """A Preprocess that makes a JPEG file whose longer side is at most `side` pixels.
 
-    No side of the picture in it is longer than `side`.
+    Instead of pixels it returns the size and the bytes of the file, padded to (1, n, 3) uint8.
     """
 
     side: int
@@ -43,6 +43,7 @@ class JpegConverter:
         self._decoders = decoders
 
     async def to_jpeg(self, data: bytes) -> bytes:
+        """Return the picture as a JPEG file. Raises what DecoderPool.decode raises."""
         framed = (await self._decoders.decode(data)).tobytes()
         size = int.from_bytes(framed[:_SIZE_BYTES])
         return framed[_SIZE_BYTES : _SIZE_BYTES + size]

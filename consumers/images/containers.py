@@ -1,8 +1,8 @@
-"""Rewrites the containers of pictures without what no decoder needs.
+"""The removal of the parts of picture files that a decoder does not need.
 
-Pillow refuses a good picture for what stands beside it: a profile or a text that inflates past its
-limit, metadata cut off behind the pixels. Nothing is inflated here beyond a bound, and what the
-pixels come from is passed on as it is.
+Pillow refuses a good picture for what is beside its pixels: a profile or a text that inflates past
+a limit, or metadata cut off behind the pixels. Nothing is inflated here beyond a bound, and the
+parts that the pixels come from are passed on unchanged.
 """
 
 import struct
@@ -16,7 +16,7 @@ _PNG_CRC_BYTES = 4
 _PNG_PIXELS = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 _PNG_OF_USE = {b"tRNS", b"eXIf"}
 _PNG_TEXTS = {b"tEXt", b"zTXt", b"iTXt"}
-# Where a picture's orientation may stand besides eXIf.
+# Keywords of texts that may hold the orientation, as eXIf does.
 _PNG_TEXTS_OF_USE = {b"XML:com.adobe.xmp", b"Raw profile type exif"}
 _TEXT_BYTES_MAX = 256 * 1024
 
@@ -28,7 +28,7 @@ _RIFF_CHUNK = struct.Struct("<4sI")
 class _Chunk:
     """A chunk from `start` to `end` of the file, whose body is from `body` to `body_end`."""
 
-    kind: bytes
+    name: bytes
     start: int
     body: int
     body_end: int
@@ -38,13 +38,13 @@ class _Chunk:
 def strip_metadata(format_name: str, data: bytes) -> bytes:
     """Return the file with only what its pixels and its orientation come from."""
     if format_name == "PNG":
-        return _essential_png(data)
+        return _stripped_png(data)
     if format_name == "WEBP":
         return _whole_webp(data)
     return data
 
 
-def _essential_png(data: bytes) -> bytes:
+def _stripped_png(data: bytes) -> bytes:
     """Leave out profiles, texts, further frames of an animation, and damaged chunks."""
     kept = [data[:_PNG_HEAD]]
     seen: set[bytes] = set()
@@ -62,27 +62,27 @@ def _essential_png(data: bytes) -> bytes:
 
 def _png_chunks(data: bytes) -> Iterator[_Chunk]:
     """Yield the chunks up to IEND whose headers are whole; the last one may be cut off."""
-    at, kind = _PNG_HEAD, b""
-    while at + _PNG_CHUNK.size <= len(data) and kind != b"IEND":
-        length, kind = _PNG_CHUNK.unpack_from(data, at)
+    at, name = _PNG_HEAD, b""
+    while at + _PNG_CHUNK.size <= len(data) and name != b"IEND":
+        length, name = _PNG_CHUNK.unpack_from(data, at)
         body = at + _PNG_CHUNK.size
         end = body + length + _PNG_CRC_BYTES
-        yield _Chunk(kind, at, body, body + length, min(end, len(data)))
+        yield _Chunk(name, at, body, body + length, min(end, len(data)))
         at = end
 
 
 def _is_needed(data: bytes, chunk: _Chunk, seen: set[bytes]) -> bool:
-    if chunk.kind in _PNG_PIXELS or chunk.kind[:1].isupper():
+    if chunk.name in _PNG_PIXELS or chunk.name[:1].isupper():
         return True
     if chunk.end < chunk.body_end + _PNG_CRC_BYTES:
         return False  # cut off
-    if chunk.kind in _PNG_TEXTS:
+    if chunk.name in _PNG_TEXTS:
         return _text_is_needed(data, chunk, seen)
-    return chunk.kind in _PNG_OF_USE and _is_sound(data, chunk)
+    return chunk.name in _PNG_OF_USE and _is_sound(data, chunk)
 
 
 def _text_is_needed(data: bytes, chunk: _Chunk, seen: set[bytes]) -> bool:
-    """Whether the text may hold the orientation: the first of its keyword, of a bounded length."""
+    """Return whether a text may hold the orientation: it is the first of its keyword, and short."""
     if chunk.body_end - chunk.body > _TEXT_BYTES_MAX:
         return False
     body = data[chunk.body : chunk.body_end]
@@ -90,9 +90,9 @@ def _text_is_needed(data: bytes, chunk: _Chunk, seen: set[bytes]) -> bool:
     if keyword not in _PNG_TEXTS_OF_USE or keyword in seen or not _is_sound(data, chunk):
         return False
     seen.add(keyword)
-    if chunk.kind == b"zTXt":
+    if chunk.name == b"zTXt":
         return _inflates_within_bounds(rest[1:])
-    if chunk.kind == b"iTXt" and rest[:1] == b"\x01":
+    if chunk.name == b"iTXt" and rest[:1] == b"\x01":
         return _inflates_within_bounds(rest[2:].split(b"\0", 2)[-1])
     return True
 

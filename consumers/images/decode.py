@@ -1,6 +1,6 @@
-"""Bytes of a picture to pixels, with every limit checked before the work it limits.
+"""The decoding of a picture's bytes to pixels, with every limit checked before the work it limits.
 
-Pillow reads pictures from strangers here, so: the format is known by its first bytes and from a
+Pillow reads pictures from strangers here. So the format is known by the first bytes and from a
 short list, the size in pixels is read from the header before anything is decoded, and whatever
 Pillow raises becomes a RejectedRecord. Pictures come back about as large as the model can use.
 """
@@ -9,6 +9,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from PIL import AvifImagePlugin, Image, ImageFile, UnidentifiedImageError
@@ -21,15 +22,8 @@ from contracts.errors import RejectedRecord
 from contracts.picture_formats import require_format
 from contracts.ports.encoder import RgbImage
 
-# decode_image checks its own limit, exactly and before decoding; Pillow's is one for the whole
-# process, and would come first.
-Image.MAX_IMAGE_PIXELS = None
-complete_pillow()
-# There is a decoder process for each processor that is to decode.
-AvifImagePlugin.DEFAULT_MAX_THREADS = 1
-
 _PILLOW = r"PIL\."
-_QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)  # as `warnings` keeps it
+_QUIET = ("ignore", None, Warning, re.compile(_PILLOW), 0)  # as `warnings` stores it
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT_BY = {
@@ -43,12 +37,12 @@ _UPRIGHT_BY = {
 }
 
 
-# The longest side that JPEG and GIF can have. Nothing longer is a photo, and lines of one pixel
-# cost the most: 49 million of them took 3 to 17 s where a square of as many pixels took 0.1 s.
+# The longest side that JPEG and GIF can have. A longer picture is not a photo, and lines of one
+# pixel cost the most: 49 million of them took 3 to 17 s, and as many pixels in a square 0.1 s.
 IMAGE_SIDE_MAX = 65_535
 
 
-# Raises RejectedRecord for what the header says.
+# Raises RejectedRecord for a size in the header that is not allowed.
 _Check = Callable[[Image.Image], None]
 
 
@@ -69,7 +63,8 @@ def decode_image(
 
     Raises RejectedRecord with the code `image_too_large_bytes`, `image_format` (not in the
     table of picture_formats, or HEIC without its extra), `image_too_long_side`,
-    `image_too_many_pixels` or `image_broken`; MemoryError where it runs out; and nothing else.
+    `image_too_many_pixels` or `image_broken`. Raises MemoryError when memory runs out,
+    and no other error.
     """
     if len(data) > bytes_max:
         raise RejectedRecord(
@@ -86,6 +81,7 @@ def decode_image(
         sized(image.width * image.height)
 
     format_name = _format_name(data)
+    _prepare_pillow()
     _quiet_pillow()
     try:
         return _decoded(format_name, data, check, side_hint)
@@ -113,10 +109,20 @@ def _opened(format_name: str, data: bytes, check: _Check, side_hint: int) -> Rgb
         return _pixels(image, data, side_hint)
 
 
-def _quiet_pillow() -> None:
-    """Ignore what Pillow warns about, odd metadata: it says nothing about the picture.
+@cache
+def _prepare_pillow() -> None:
+    """Set Pillow up for the whole process, at its first decoding and not at the import."""
+    # decode_image checks its own limit, exactly and before decoding; Pillow's would come first.
+    Image.MAX_IMAGE_PIXELS = None
+    complete_pillow()
+    # Each processor that may decode has a decoder process of its own.
+    AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
-    One filter that stays: `warnings.catch_warnings` around each decoding is not safe in threads.
+
+def _quiet_pillow() -> None:
+    """Ignore Pillow's warnings about odd metadata, which say nothing about the picture.
+
+    The filter stays: `warnings.catch_warnings` around each decoding is not safe in threads.
     """
     if list(warnings.filters[:1]) != [_QUIET]:
         warnings.filterwarnings("ignore", module=_PILLOW)
@@ -157,7 +163,7 @@ def _check_pixels(image: Image.Image, pixels_max: int) -> None:
 
 def _pixels(image: ImageFile.ImageFile, data: bytes, side_hint: int) -> RgbImage:
     samples = sample_format_of(image)
-    image.draft(None, (side_hint, side_hint))  # a JPEG is decoded at 1/2, 1/4 or 1/8 if that does
+    image.draft(None, (side_hint, side_hint))  # decodes a JPEG at 1/2, 1/4 or 1/8 if that suffices
     image.load()
     upright_by = _UPRIGHT_BY.get(_orientation(image))
     plain = eight_bits(image, samples, data)
@@ -170,7 +176,7 @@ def _pixels(image: ImageFile.ImageFile, data: bytes, side_hint: int) -> RgbImage
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 (upright) where there is none or it cannot be read."""
+    """Return the EXIF orientation, or 1 (upright) if there is none or it cannot be read."""
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # broken metadata does not make a picture unreadable

@@ -1,8 +1,8 @@
-"""Pictures' bytes to a model's pixels, in processes that strangers' pictures may kill.
+"""The decoding of pictures to a model's pixels in processes that strangers' pictures may kill.
 
-A codec that crashes, hangs or eats memory costs the picture it was given, and a new process. Each
-process is waited for by a thread here. Bytes and pixels go through memory that both see, which
-spares copies, and a pipe never fills up.
+A codec that crashes, hangs or takes too much memory costs the picture that it was given, and a new
+process. A thread here waits for each process. Bytes and pixels go through shared memory, which
+saves copies, and a pipe never fills up.
 """
 
 import asyncio
@@ -30,25 +30,25 @@ from contracts.supervision.children import module_command
 
 __all__ = ["BESIDE_QUERIES_NICE", "DecodeLimits", "DecoderPool"]
 
-# The niceness of decoders in a node: above the bulk encoder's 19 in priority and below what answers
-# queries, so that of a core that both want they get a tenth.
+# The niceness of decoders in a node. They come before the bulk encoder, at 19, and after the
+# processes that answer queries, which leave them a tenth of a core that both want.
 BESIDE_QUERIES_NICE = 10
 
-# A busy machine must not make good pictures bad: the limit is in processor time, and by the clock
-# only for what waits for ever.
+# A busy machine must not make good pictures bad, so the limit is in processor time. By the clock, a
+# picture may take this many times as long, in case the process waits for ever.
 _CLOCK = 6
 _LOOK_MS = 100
 _START_S = 60
-# More than this of the shared memory is given back to the system after the picture.
+# Shared memory beyond this is given back to the system after the picture.
 _KEPT_BYTES = 8 * 1024 * 1024
-# A preprocess may make more of a picture than there was.
+# A preprocess may return more bytes than the picture had.
 _SHARED_BYTES_MIN = 16 * 1024 * 1024
 
 
 class DecoderPool:
-    """So many processes, each started when it is first needed. Close it: that blocks.
+    """A pool of decoder processes, each of which is started when it is first needed.
 
-    `nice` is added to the niceness that they inherit.
+    `nice` is added to the niceness that they inherit. `close` it in the end.
     """
 
     def __init__(
@@ -60,16 +60,16 @@ class DecoderPool:
         self._lock = threading.Lock()
         self._children: set[_DecoderProcess] = set()
         self._closed = False
-        # Children are started by these threads and no others: see `die_with_parent`.
+        # Only these threads start children: `die_with_parent` is about the thread that did.
         self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decode")
 
     async def decode(self, data: bytes) -> RgbImage:
-        """The pixels, as `preprocess` makes them of what decode_image makes.
+        """Return the pixels of a picture, as `preprocess` makes them of those of decode_image.
 
-        Raises RejectedRecord: that of decode_image, `image_crashed`, `image_too_slow` or
-        `image_too_much_memory`. NotReady says nothing about the picture: no process could be
-        started, or the decoders were closed. Cancelled, it has the process killed, and returns
-        when that is free for the next picture.
+        Raises RejectedRecord with a code of decode_image, `image_crashed`, `image_too_slow` or
+        `image_too_much_memory`. Raises NotReady, which says nothing about the picture, when no
+        process could be started or the pool was closed. When it is cancelled, it has the process
+        killed, and returns once its thread is free for the next picture.
         """
         unwanted = threading.Event()
         decoding = self._submitted(data, unwanted)
@@ -81,11 +81,11 @@ class DecoderPool:
             raise
 
     def decode_now(self, data: bytes) -> RgbImage:
-        """The same, blocking."""
+        """Do what `decode` does, but block until it is done."""
         return self._submitted(data, threading.Event()).result()
 
     def close(self) -> None:
-        """Kill and reap the processes, also those at work."""
+        """Kill the processes, also those that decode, and wait for their ends. This blocks."""
         with self._lock:
             self._closed = True
             for child in self._children:
@@ -95,13 +95,13 @@ class DecoderPool:
             self._forget(child)
 
     def _submitted(self, data: bytes, unwanted: threading.Event) -> "Future[RgbImage]":
-        with self._lock:  # an executor that was shut down has an error of its own
+        with self._lock:  # an executor that was shut down raises RuntimeError
             if self._closed:
                 raise _closed()
             return self._threads.submit(self._decode, data, unwanted)
 
     def _decode(self, data: bytes, unwanted: threading.Event) -> RgbImage:
-        if len(data) > self._limits.bytes_max:  # before it is copied to where it would not fit
+        if len(data) > self._limits.bytes_max:  # it would not fit into the memory
             raise RejectedRecord(
                 "image_too_large_bytes",
                 f"the picture has {len(data)} bytes, the limit is {self._limits.bytes_max}",
@@ -128,7 +128,7 @@ class DecoderPool:
                 child = self._idle.get_nowait()
                 if child.lives:
                     return child
-                # Killed while idle, by the system or its operator: not this picture's fault.
+                # The system or the operator killed it while idle: this picture is not the cause.
                 self._forget(child)
         with self._lock:
             if self._closed:
@@ -152,14 +152,14 @@ class DecoderPool:
 
 
 async def _end(work: "Future[RgbImage]") -> None:
-    """Wait until a thread is done with it, whatever came of it."""
+    """Wait until a thread is done with `work`, whatever its result is."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
 
-    def tell(_: "Future[RgbImage]") -> None:
-        with contextlib.suppress(RuntimeError):  # the loop did not wait for us
+    def notify(_: "Future[RgbImage]") -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(ended.set)
 
-    work.add_done_callback(tell)
+    work.add_done_callback(notify)
     await ended.wait()
 
 
@@ -168,7 +168,7 @@ def _closed() -> NotReady:
 
 
 class _DecoderProcess:
-    """One process, the memory shared with it, and the pipes to it. One caller at a time."""
+    """One process, the memory shared with it, and the pipes to it. It has one caller at a time."""
 
     def __init__(self, limits: DecodeLimits) -> None:
         self._limits = limits
@@ -178,7 +178,7 @@ class _DecoderProcess:
         fd = os.memfd_create("tidelens-picture", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, size)  # takes no memory before it is written to
-            # A child gone wild that shrank it would have us killed by SIGBUS.
+            # A child that shrank it would have this process killed by SIGBUS.
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             self._shared = mmap.mmap(fd, size)
             try:
@@ -194,7 +194,7 @@ class _DecoderProcess:
         self._answered.register(self._answers, select.POLLIN)
 
     def started(self, start: bytes) -> bool:
-        """Whether it is ready for pictures; blocks until then."""
+        """Wait until the process is ready for pictures, and return whether it is. This blocks."""
         self._send(start)
         if not self._answered.poll(_START_S * 1000):
             return False
@@ -205,15 +205,15 @@ class _DecoderProcess:
         return self._process.poll() is None
 
     def decode(self, data: bytes, unwanted: threading.Event) -> RgbImage:
-        # Until the answer is understood.
+        # It is usable again once the answer is parsed.
         self.usable = False
         self._shared[: len(data)] = data
         SIZE.pack_into(self._shared, self._room, 0)
         used = self._cpu_s()
         self._send(REQUEST.pack(len(data)))
         self._await_answer(used, unwanted)
-        kind, first, second = self._read()
-        result, size = self._parse_answer(kind, first, second)
+        answer_type, first, second = self._read()
+        result, size = self._parse_answer(answer_type, first, second)
         if max(len(data), size) > _KEPT_BYTES:
             self._shared.madvise(mmap.MADV_REMOVE)
         self.usable = True
@@ -222,15 +222,15 @@ class _DecoderProcess:
         return result
 
     def _parse_answer(
-        self, kind: int, first: int, second: int
+        self, answer_type: int, first: int, second: int
     ) -> tuple[RgbImage | RejectedRecord, int]:
-        """What it answered, and how many of the shared bytes that took."""
-        if kind == AnswerType.PIXELS and 0 < (size := 3 * first * second) <= self._room:
+        """Return the pixels or the rejection, and the number of shared bytes that it takes."""
+        if answer_type == AnswerType.PIXELS and 0 < (size := 3 * first * second) <= self._room:
             pixels = np.frombuffer(self._shared, np.uint8, size).reshape(first, second, 3)
             return _detached_copy(pixels), size
-        if kind == AnswerType.REJECTED and first <= self._room:
+        if answer_type == AnswerType.REJECTED and first <= self._room:
             return RejectedRecord(**orjson.loads(self._shared[:first])), first
-        if kind == AnswerType.MEMORY:
+        if answer_type == AnswerType.MEMORY:
             limit = self._limits.memory_bytes_max
             return RejectedRecord(
                 "image_too_much_memory",
@@ -241,7 +241,10 @@ class _DecoderProcess:
         raise self._crashed()
 
     def _await_answer(self, used: float, unwanted: threading.Event) -> None:
-        """Until there is one, or the process died. `used`: its processor time before."""
+        """Wait for an answer or the end of the process, within the limits of time.
+
+        `used` is the processor time, in seconds, that the process had before the picture.
+        """
         clock = _CLOCK * self._limits.seconds_max
         began = time.monotonic()
         while not self._answered.poll(_LOOK_MS):
@@ -269,18 +272,18 @@ class _DecoderProcess:
         return 0.0
 
     def _send(self, message: bytes) -> None:
-        with contextlib.suppress(BrokenPipeError):  # it died, which the answer tells
+        with contextlib.suppress(BrokenPipeError):  # it died, which is seen when the answer is read
             self._requests.write(message)
 
     def _read(self) -> tuple[int, int, int]:
         answer = self._answers.read(ANSWER.size)  # one write of the child
         if len(answer) < ANSWER.size:
             raise self._crashed()
-        kind, first, second = ANSWER.unpack(answer)
-        return kind, first, second
+        answer_type, first, second = ANSWER.unpack(answer)
+        return answer_type, first, second
 
     def _crashed(self) -> RejectedRecord:
-        self.kill()  # after the end of its answers, at the latest
+        self.kill()  # its answers have ended, so it is of no use
         code = self._process.wait()
         why = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return RejectedRecord(
@@ -299,7 +302,7 @@ class _DecoderProcess:
 
 
 def _detached_copy(pixels: RgbImage) -> RgbImage:
-    """A copy in memory of its own, not of the heap, which hundreds of them would fragment."""
+    """Copy pixels to memory outside the heap, which hundreds of them would fragment."""
     copied = np.frombuffer(mmap.mmap(-1, pixels.size), np.uint8).reshape(pixels.shape)
     copied[:] = pixels
     return copied
@@ -313,16 +316,16 @@ def _started(fd: int, size: int) -> "subprocess.Popen[bytes]":
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         pass_fds=[fd],
-        # A Ctrl-C is for us. The session stays ours: where Linux shares processors among sessions
-        # (autogroup), the niceness that it inherits counts only within one.
+        # A Ctrl-C must not reach it. It stays in the session of this process: where Linux shares
+        # processors among sessions (autogroup), niceness counts only within one.
         process_group=0,
-        # No secret of ours goes to what strangers' pictures run in.
+        # Strangers' pictures run there, so it gets no secrets of this process.
         env={
             "PATH": os.environ.get("PATH", ""),
             "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", ""),
             "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
             "OPENBLAS_NUM_THREADS": "1",  # each would take address space
-            # Else glibc returns each picture's memory, and faults for the next cost 1.7 ms.
+            # Otherwise glibc returns each picture's memory, and page faults cost the next 1.7 ms.
             "MALLOC_TRIM_THRESHOLD_": str(32 * 1024 * 1024),
             "MALLOC_MMAP_THRESHOLD_": str(16 * 1024 * 1024),
         },

@@ -1,11 +1,11 @@
 """The process that decodes pictures and may die of one.
 
 `python -m consumers.images.decoder_process FD BYTES PARENT`: FD names the memory shared with the
-parent, of so many BYTES; PARENT is the parent's process id. Limits and preprocess come first,
-pickled, on stdin; then, for each picture, the number of its bytes, which lie in the shared memory.
-An answer on stdout is an `AnswerType` and two numbers; pixels and rejections lie where the picture
-lay. Once its header is read, its size in pixels stands at the end of the shared memory: it decides
-how long the decoding may take.
+parent, which has this number of BYTES; PARENT is the parent's process id. Limits, preprocess and
+niceness come first, pickled, on stdin; then, for each picture, the number of its bytes, which are
+in the shared memory. An answer on stdout is an `AnswerType` and two numbers; pixels and rejections
+replace the picture in the shared memory. Once the header is read, the picture's size in pixels is
+written to the end of the shared memory: it decides how long the decoding may take.
 """
 
 import ctypes
@@ -32,13 +32,13 @@ REQUEST = struct.Struct("<Q")
 ANSWER = struct.Struct("<BQQ")
 SIZE = struct.Struct("<Q")
 
-# After a picture of so many pixels the heap's free part goes back to the system: a TIFF of 49
-# megapixels left 190 MB in the process. Giving it back takes some milliseconds.
+# After a picture of more pixels than this, free memory of the heap goes back to the system: a TIFF
+# of 49 megapixels left 190 MB in the process. Giving it back takes some milliseconds.
 _LARGE_PIXELS = 4_000_000
 
 
 class AnswerType(IntEnum):
-    """What an answer is, and what its two numbers are."""
+    """The type of an answer, which says what its two numbers are."""
 
     READY = 0
     PIXELS = 1  # height, width
@@ -48,11 +48,11 @@ class AnswerType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """What decoding one picture may cost.
+    """The limits of decoding one picture.
 
-    `seconds_max` is processor time for `pixels_max` pixels; a smaller picture has its share of it,
-    but `seconds_min` at least. `memory_bytes_max` is address space beyond what the process takes
-    anyway. `side_max` limits the longer side, in pixels.
+    `seconds_max` is the processor time for `pixels_max` pixels; a smaller picture has its share of
+    it, but at least `seconds_min`. `memory_bytes_max` is address space beyond what the process
+    takes without a picture. `side_max` limits the longer side, in pixels.
     """
 
     bytes_max: int
@@ -63,13 +63,14 @@ class DecodeLimits:
     side_max: int = IMAGE_SIDE_MAX
 
     def seconds(self, pixels: int) -> float:
-        """Return the processor time that decoding so many pixels may take."""
+        """Return the seconds of processor time that decoding a picture of `pixels` may take."""
         share = self.seconds_max * pixels / self.pixels_max
         return min(self.seconds_max, max(self.seconds_min, share))
 
 
 def main() -> None:
-    # Of its own accord too: a codec that hangs never sees the end of stdin.
+    """Answer requests until stdin ends."""
+    # The process also dies with its parent: a codec that hangs never sees the end of stdin.
     die_with_parent(int(sys.argv[3]))
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     limits, preprocess, nice = pickle.load(requests)
@@ -83,7 +84,7 @@ def main() -> None:
     while len(request := requests.read(REQUEST.size)) == REQUEST.size:
         (size,) = REQUEST.unpack(request)
         answer = _answer(shared, size, limits, preprocess)
-        # Read before the parent has the answer: it then sets the size back for the next picture.
+        # Read before the parent has the answer: it then clears the size for the next picture.
         (pixels,) = SIZE.unpack_from(shared, len(shared) - SIZE.size)
         _say(answers, *answer)
         if give_back is not None and pixels > _LARGE_PIXELS:
@@ -91,12 +92,12 @@ def main() -> None:
 
 
 def _memory_bytes() -> int:
-    """Address space that we take before any picture."""
+    """Return the address space that this process takes without a picture."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 
 
-def _say(answers: BinaryIO, kind: AnswerType, first: int = 0, second: int = 0) -> None:
-    answers.write(ANSWER.pack(kind, first, second))
+def _say(answers: BinaryIO, answer_type: AnswerType, first: int = 0, second: int = 0) -> None:
+    answers.write(ANSWER.pack(answer_type, first, second))
     answers.flush()
 
 

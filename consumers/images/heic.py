@@ -1,4 +1,4 @@
-"""HEIC pictures, where the extra `heic` is installed."""
+"""HEIC pictures, which Pillow opens if the extra `heic` is installed."""
 
 from functools import cache
 
@@ -6,7 +6,7 @@ from contracts.errors import RejectedRecord
 
 
 def enable_heic() -> None:
-    """Let Pillow open HEIC. Raises RejectedRecord where the extra is missing."""
+    """Let Pillow open HEIC. Raises RejectedRecord if the extra is missing."""
     if not _enabled():
         raise RejectedRecord(
             "image_format",
@@ -22,6 +22,6 @@ def _enabled() -> bool:
         from pi_heif import register_heif_opener
     except ImportError:
         return False
-    # One thread, as every decoder has, and nothing but the picture itself.
+    # One thread, as in every decoder, and only the picture itself.
     register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
     return True

@@ -1,9 +1,9 @@
 """JPEG files that lack their end marker: whole pictures, or ones cut off.
 
-DecoderPool disagree about a missing end: Pillow refuses it, viewers show it. Once an end is added,
-libjpeg shows anything, since it fills up what is missing. So three questions are asked: whether the
-scans bring every coefficient in full, whether each has all its restart markers, and whether the
-last one is whole, which it is if data that follows it changes no pixel.
+Decoders disagree about a missing end: Pillow refuses such a file, and viewers show it. Once an end
+is added, libjpeg decodes any file, since it fills in what is missing. So three questions are asked:
+do the scans hold every coefficient in full, does each scan have all its restart markers, and is the
+last scan whole? It is whole if data that is added to it changes no pixel.
 """
 
 import hashlib
@@ -16,18 +16,18 @@ from dataclasses import dataclass
 from PIL import Image
 
 _END = b"\xff\xd9"
-_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # one that ends a scan's data
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # a marker that ends a scan's data
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _SCAN, _RESTARTS = 0xDA, 0xDD
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 _COEFFICIENTS = 64
 _BLOCK = 8
-# Where a scan breaks off they are its data; behind a whole one a decoder skips them.
+# These continue a scan that breaks off; after a whole one a decoder skips them.
 _TAILS = tuple(bytes([byte]) * 64 for byte in (0b01010101, 0b10101010))
 
 
 def complete_jpeg(data: bytes) -> bytes | None:
-    """Return the file with an end marker, or None where more than the marker is missing.
+    """Return the file with an end marker, or None if more than the marker is missing.
 
     It is decoded up to three times, so call this only for a file that was refused already.
     """
@@ -40,7 +40,7 @@ def complete_jpeg(data: bytes) -> bytes | None:
         whole = all(_pixels(filled + tail + _END) == seen for tail in _TAILS)
     except MemoryError:
         raise
-    except Exception:  # not readable at all
+    except Exception:  # the file cannot be read at all
         return None
     return data + _END if whole else None
 
@@ -51,39 +51,41 @@ def _pixels(data: bytes) -> bytes:
 
 
 def _filled_up(data: bytes) -> bytes:
-    """Return the file with its size rounded up to whole blocks, so that the pixels which fill up
-    the last ones are compared too."""
+    """Return the file with its size rounded up to whole blocks.
+
+    The pixels that fill the last blocks are then compared too.
+    """
     changed = bytearray(data)
     scans = sum(marker == _SCAN for marker, _, _, _ in _segments(data))
     for marker, start, body, _ in _segments(data):
         if marker in _FRAMES:
-            width, height = _Frame.of(body).filled_up(single_scan=scans == 1)
+            width, height = _Frame.parse(body).filled_up(single_scan=scans == 1)
             struct.pack_into(">HH", changed, start + 1, height, width)
     return bytes(changed)
 
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
-    """A picture's size, and how many blocks of each component a unit has across and down."""
+    """A picture's size, and the blocks of each component in a unit, across and down."""
 
     width: int
     height: int
     sampling: dict[int, tuple[int, int]]
 
     @classmethod
-    def of(cls, body: bytes) -> "_Frame":
+    def parse(cls, body: bytes) -> "_Frame":
         height, width, count = struct.unpack_from(">HHB", body, 1)
         parts = (body[at : at + 2] for at in range(6, 6 + 3 * count, 3))
         return cls(width, height, {name: (both >> 4, both & 15) for name, both in parts})
 
     @property
     def unit(self) -> tuple[int, int]:
-        """Blocks of the largest component across and down an interleaved unit."""
+        """The blocks of the largest component in an interleaved unit, across and down."""
         across, down = (max(both[n] for both in self.sampling.values()) for n in (0, 1))
         return across, down
 
     def filled_up(self, *, single_scan: bool) -> tuple[int, int]:
-        """Return width and height rounded up to whole blocks, if no scan has more blocks then."""
+        """Return width and height rounded up to whole blocks, if no scan then has more blocks."""
         across, down = self.unit
         if not single_scan:
             if any(across % own[0] or down % own[1] for own in self.sampling.values()):
@@ -97,7 +99,7 @@ class _Frame:
         )
 
     def units(self, names: Sequence[int]) -> int:
-        """How many units the data of a scan of these components has."""
+        """Return the number of units in the data of a scan of these components."""
         across, down = self.unit
         width, height = self.width, self.height
         if len(names) == 1:  # not interleaved: its units are its own blocks
@@ -112,13 +114,13 @@ def _up(number: int, by: int) -> int:
 
 
 def _scans_are_complete(data: bytes) -> bool:
-    """Whether the scans bring each coefficient of each component down to its lowest bit."""
+    """Return whether the scans hold each coefficient of each component down to its lowest bit."""
     frame: _Frame | None = None
     interval = 0
     wanted: set[tuple[int, int]] = set()
     for marker, _, body, coded in _segments(data):
         if marker in _FRAMES:
-            frame = _Frame.of(body)
+            frame = _Frame.parse(body)
             wanted = {(name, n) for name in frame.sampling for n in range(_COEFFICIENTS)}
         elif marker == _RESTARTS:
             (interval,) = struct.unpack_from(">H", body)
@@ -134,7 +136,7 @@ def _scans_are_complete(data: bytes) -> bool:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, bytes, memoryview]]:
-    """Yield each marker, where its body starts, the body, and what follows it: a scan's data."""
+    """Yield each marker, the start of its body, the body, and the data of a scan behind it."""
     view = memoryview(data)
     found = _MARKER.search(data, 2)
     while found:

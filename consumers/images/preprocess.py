@@ -1,7 +1,7 @@
-"""Pixels as a model wants them: resized and cropped where the picture is decoded.
+"""The resizing and cropping of pictures to what a model takes, in the decoding processes.
 
-The resized picture is a fraction of the decoded one, so this runs in the decoding processes, whose
-only libraries are Pillow and numpy. What is left for the model's device is to scale and normalise.
+The resized picture is a fraction of the decoded one, so it is made before it leaves the decoder,
+whose only libraries are Pillow and numpy. The model's device then scales and normalises it.
 """
 
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from PIL import Image
 
 from contracts.ports.encoder import RgbImage
 
-# Scaling the shorter side first would make a strip of 1 by 50 million pixels grow beyond all
-# memory; what lies outside this ratio is cut off evenly at both ends.
+# The longest ratio of sides. A longer picture is cut at both ends: scaling the shorter side of 1 by
+# 50 million pixels would take more memory than there is.
 _ASPECT_MAX = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Unresized:
-    """For models that take any size: only strips are cut. `side` is the port's."""
+    """A Preprocess for models that take any size: it only cuts strips. `side` is in pixels."""
 
     side: int
 
@@ -29,10 +29,10 @@ class Unresized:
 
 @dataclass(frozen=True, slots=True)
 class Resized:
-    """Resize, then crop the centre: what transformers' own processors do on Pillow, to the bit.
+    """A Preprocess that resizes, then crops the centre, bit for bit as transformers do on Pillow.
 
-    `size`: (height, width), or the length of the shorter side; `crop`: (height, width), with black
-    around what is smaller. `resample`: Pillow's number.
+    `size` is (height, width), or the length of the shorter side. `crop` is (height, width), with
+    black around a smaller picture. `resample` is Pillow's number of the filter.
     """
 
     size: tuple[int, int] | int
@@ -60,9 +60,10 @@ class Resized:
 
 @dataclass(frozen=True, slots=True)
 class CentralSquare:
-    """The central square of `kept` / `side` of the shorter side, as (kept, kept), bicubic.
+    """A Preprocess that crops the central square and resizes it to (kept, kept, 3), bicubic.
 
-    Cropping before resizing, so that a picture of 1 by 50 million pixels costs no more than others.
+    The square has `kept` / `side` of the shorter side, as if that had been resized to `side`.
+    Cropping comes first, so that a picture of 1 by 50 million pixels costs no more than others.
     """
 
     side: int
@@ -81,7 +82,7 @@ class CentralSquare:
 
 
 def within_aspect(image: RgbImage) -> RgbImage:
-    """Without the ends of a strip."""
+    """Cut the ends of a picture whose longer side is more than 16 times the shorter one."""
     height, width = image.shape[:2]
     longest = min(height, width) * _ASPECT_MAX
     if max(height, width) <= longest:

@@ -1,7 +1,7 @@
-"""The samples of a picture as eight bits, as a viewer shows them, whatever their depth and sign.
+"""The conversion of samples of any depth and sign to eight bits, as a viewer shows them.
 
-Pillow hands over samples of more than eight bits as they lie in the file, and says only in part
-what they mean: white may be zero, numbers may be signed, and one colour may be transparent.
+Pillow passes samples of more than eight bits on as they are in the file, and says only in part what
+they mean: white may be zero, numbers may be signed, and one colour may be transparent.
 """
 
 import io
@@ -19,11 +19,11 @@ _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 _WHITE_IS_ZERO, _SIGNED = 0, 2
 _UNSIGNED = (1,)
 
-# What the samples are stretched in at once: a copy of all of them as float64 would take 400 MB.
+# Samples that are stretched at a time: a copy of all of them in float64 would take 400 MB.
 _BAND_NUMBERS = 1 << 20
 
-# Where libtiff unpacks, samples come in the order of the machine, which Pillow knows of 16 bits
-# without a sign only.
+# Samples that libtiff unpacks are in the byte order of the machine. Pillow knows that only of
+# unsigned samples of 16 bits.
 _AS_LIBTIFF_GIVES = {
     "I;16S": "I;16NS",
     "I;16BS": "I;16NS",
@@ -41,12 +41,12 @@ _GREY = {  # (sample format, bits): Pillow's mode and raw mode, little-endian an
     (2, 32): (("I", "I;32S"), ("I", "I;32BS")),
     (3, 32): (("F", "F;32F"), ("F", "F;32BF")),
 }
-"""Grey TIFF, of which Pillow's own table lacks some. Numbers of 32 bits keep their bits, in a mode
-that takes them for signed; `eight_bits` looks at them as what they are."""
+"""The modes of grey TIFF, of which Pillow's own table lacks some. Unsigned numbers of 32 bits keep
+their bits in a mode for signed ones; `eight_bits` reads them as what they are."""
 
 
 def complete_pillow() -> None:
-    """Let Pillow open each kind of grey TIFF in both byte orders, white or black being zero."""
+    """Let Pillow open the grey TIFF of the table, in both byte orders, with white or black as 0."""
     for (sample_format, bits), by_order in _GREY.items():
         for order, modes in zip((b"II", b"MM"), by_order, strict=True):
             for photometric in (0, 1):
@@ -56,25 +56,25 @@ def complete_pillow() -> None:
 
 @dataclass(frozen=True, slots=True)
 class SampleFormat:
-    """What `eight_bits` must know about a picture and Pillow forgets when it loads it."""
+    """The properties of a picture that `eight_bits` needs and Pillow forgets when it loads it."""
 
     bits: int = 8
     signed: bool = False
     white_is_zero: bool = False
     key: tuple[int, ...] | None = None
-    """The transparent colour of a PNG, in samples of so many bits."""
+    """The transparent colour of a PNG, one sample of `bits` bits for each channel."""
 
 
 def sample_format_of(image: ImageFile.ImageFile) -> SampleFormat:
-    """Describe a picture that is opened and not loaded yet, and mend its raw mode where needed."""
+    """Describe a picture that is opened and not loaded yet, and correct its raw mode if needed."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return _of_tiff(image)
+        return _tiff_format(image)
     if image.format == "PNG":
-        return _of_png(image)
+        return _png_format(image)
     return SampleFormat()
 
 
-def _of_tiff(image: TiffImagePlugin.TiffImageFile) -> SampleFormat:
+def _tiff_format(image: TiffImagePlugin.TiffImageFile) -> SampleFormat:
     tags = image.tag_v2
     image.tile = [_mended(tile) for tile in image.tile]
     return SampleFormat(
@@ -91,7 +91,7 @@ def _mended(tile: ImageFile._Tile) -> ImageFile._Tile:
     return tile._replace(args=(_AS_LIBTIFF_GIVES.get(raw_mode, raw_mode), *rest))
 
 
-def _of_png(image: ImageFile.ImageFile) -> SampleFormat:
+def _png_format(image: ImageFile.ImageFile) -> SampleFormat:
     args = image.tile[0].args if image.tile else ""
     raw_mode = args if isinstance(args, str) else str(args and args[0])
     depth = raw_mode.partition(";")[2].rstrip("BL")
@@ -99,13 +99,13 @@ def _of_png(image: ImageFile.ImageFile) -> SampleFormat:
     key = image.info.get("transparency")
     if image.mode not in ("L", "RGB", "I;16") or key is None:
         return SampleFormat(bits=bits)
-    # The key's samples are of 16 bits, of which the lowest count.
+    # The samples of the key have 16 bits, of which the lowest `bits` count.
     parts = key if isinstance(key, tuple) else (key,)
     return SampleFormat(bits=bits, key=tuple(part & ((1 << bits) - 1) for part in parts))
 
 
 def eight_bits(image: Image.Image, samples: SampleFormat, data: bytes) -> Image.Image:
-    """The loaded picture in mode RGB, or RGBA where it has transparency. `data`: the file."""
+    """Return a loaded picture in mode RGB, or RGBA if it is transparent; `data` is its file."""
     if samples.key is not None:
         del image.info["transparency"]
     plain = _plain(image, samples)
@@ -139,8 +139,7 @@ def _grey(values: NDArray[np.uint8], samples: SampleFormat) -> Image.Image:
 
 
 def _stretched(values: Numbers) -> NDArray[np.uint8]:
-    """Stretch numbers without an agreed range: the least finite one becomes black, the greatest
-    white.
+    """Stretch numbers without an agreed range from black, the least finite one, to white.
 
     NaN becomes black, and the infinities become what the least and the greatest become.
     """

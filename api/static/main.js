@@ -1,4 +1,4 @@
-// Ties the page together: what is asked goes to the live list, what it says goes to the view.
+// The page's parts, put together: questions go to the live list, and its changes to the view.
 
 import { Client } from "./client/client.js";
 import { base64Of, FOR_QUERY, picturesOf } from "./picture.js";
@@ -8,18 +8,19 @@ import { showConnection, startStrip } from "./strip.js";
 import { titleOf, View } from "./view.js";
 
 const TYPING_PAUSE_MS = 250;
-// Screen readers get a summary now and then, not every change.
+// Screen readers get a summary every few seconds, not every change.
 const ANNOUNCE_EVERY_MS = 5_000;
 
 const $ = (id) => document.getElementById(id);
 const targets = [...document.querySelectorAll('input[name="target"]')];
 
 let question = fromLocation(location.search);
-/** The list as last received, and what of it came since it was drawn. */
+/** The list as last received. */
 let hits = [];
+/** The question has no answer yet. */
 let fresh = false;
 let paused = false;
-/** The server refused the query or ended it: what is drawn is not kept current any more. */
+/** The server refused or ended the query, so that the drawn list is not current any longer. */
 let ended = false;
 let frame = 0;
 
@@ -31,9 +32,9 @@ const connection = client.connect({
 });
 let subscription = null;
 
-// --- what is asked ---------------------------------------------------------------------------
+// --- questions -------------------------------------------------------------------------------
 
-/** Ask `next`; `push`: as a step that the browser's back button undoes. */
+/** Ask the question `next`; with `push`, the browser's back button returns to the last one. */
 function ask(next, { push = false } = {}) {
   const asked = JSON.stringify(toQuery(question));
   if (question.picture && question.picture !== next.picture) URL.revokeObjectURL(question.picture.url);
@@ -43,7 +44,7 @@ function ask(next, { push = false } = {}) {
   showQuestion();
 }
 
-/** Subscribe to what the question says. */
+/** Subscribe to the question's query. */
 function stand() {
   const query = toQuery(question);
   fresh = true;
@@ -103,7 +104,7 @@ function startAsking() {
   };
   $("q").addEventListener("input", () => {
     clearTimeout(typing);
-    // Emptying the box beside an example is no question; its own button takes the example away.
+    // An empty box beside an example does not ask anything; the example has a button to remove it.
     const example = question.like ?? question.picture;
     if (example && !$("q").value.trim()) return;
     typing = setTimeout(() => asText(Boolean(example)), TYPING_PAUSE_MS);
@@ -114,7 +115,7 @@ function startAsking() {
   });
   for (const radio of targets) {
     radio.addEventListener("change", () => {
-      if (typing) asText(false); // what was just typed belongs to the question
+      if (typing) asText(false); // the text that was just typed belongs to the question
       ask({ ...question, target: radio.value }, { push: true });
     });
   }
@@ -142,19 +143,19 @@ function startAsking() {
   });
 }
 
-// --- what is answered ------------------------------------------------------------------------
+// --- answers ---------------------------------------------------------------------------------
 
 function listed(now, type) {
   hits = now;
   problem(null);
-  // The first answer to a question is no news; what changes after it is.
+  // Changes are marked as new from the second answer to a question on.
   if (type === "snapshot" && fresh) {
     fresh = false;
     schedule({ live: false });
   } else schedule({ live: true });
 }
 
-/** Draw once a frame however many changes come; held while paused, but for a new question. */
+/** Draw at most once a frame. While the list is paused, only a new question is drawn. */
 function schedule({ live }) {
   if (paused && live) return showPause();
   if (frame && live) return;
@@ -235,7 +236,7 @@ startPublishing(client, {
   log: $("published"),
 });
 startStrip(client, document);
-// Where publishing stands above the results and not beside them, it would push them out of sight.
+// On narrow screens the form to publish is above the results: open, it would hide them.
 $("publisher").open = getComputedStyle($("publisher")).position === "sticky";
 $("q").value = question.text ?? "";
 stand();

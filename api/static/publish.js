@@ -1,11 +1,11 @@
-// Publishing from the page, and telling when what was published can be found.
+// Publishing from the page, and showing when a published item can be found.
 
 import { base64Of, FOR_PUBLISHING, picturesOf } from "./picture.js";
 
 const SHOWN_MAX = 5;
 const SEARCHABLE_WITHIN_S = 30;
 
-/** Wire the caption form, the drop target and the file button. */
+/** Connect the caption form, the drop target and the file button. */
 export function startPublishing(client, { form, caption, drop, choose, file, log }) {
   const journal = new Journal(log);
 
@@ -18,7 +18,7 @@ export function startPublishing(client, { form, caption, drop, choose, file, log
   });
 
   const take = async (files) => {
-    // One after the other: a folder of photos should not hold them all in memory.
+    // One after the other: a folder of photos must not be in memory as a whole.
     for (const picture of files) {
       await journal.tell(picture.name, () => publishPicture(client, picture));
     }
@@ -26,7 +26,7 @@ export function startPublishing(client, { form, caption, drop, choose, file, log
   choose.addEventListener("click", () => file.click());
   file.addEventListener("change", () => {
     const files = [...file.files];
-    file.value = ""; // so that choosing the same file again is a change again
+    file.value = ""; // so that choosing the same file again is a change
     take(files);
   });
   onDrop(drop, (transfer) => {
@@ -36,7 +36,7 @@ export function startPublishing(client, { form, caption, drop, choose, file, log
   });
 }
 
-/** Call `take(dataTransfer)` on a drop, and show that `area` would take it. */
+/** Call `take(dataTransfer)` on a drop, and show that `area` takes drops. */
 export function onDrop(area, take) {
   area.addEventListener("dragover", (event) => {
     event.preventDefault();
@@ -58,23 +58,23 @@ async function publishPicture(client, file) {
   return publish(client, { target: "images", id: newId(), image, metadata: name ? { name } : {} });
 }
 
-/** Publish one item; returns the milliseconds until a search could find it. */
+/** Publish one item, and return the milliseconds until a search can find it. */
 async function publish(client, item) {
   const started = performance.now();
   const token = await client.publish(item);
-  // The answer does not matter, so any query does. The same one each time stays in the cache.
+  // The answer does not matter, so any query will do. An equal one each time stays in the cache.
   const query = { text: "a", k: 1, target: item.target };
   await client.search({ ...query, wait_for: token, timeout_s: SEARCHABLE_WITHIN_S });
   return performance.now() - started;
 }
 
-// Not crypto.randomUUID: browsers have that on https and localhost only.
+// Browsers have crypto.randomUUID on https and localhost only.
 function newId() {
   const bytes = crypto.getRandomValues(new Uint8Array(8));
   return `page/${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 }
 
-/** The last few things published here, and what became of them. */
+/** The items that were published here last, each with its state. */
 class Journal {
   #log;
 

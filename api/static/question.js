@@ -1,11 +1,11 @@
-// What the page asks, and how the URL keeps it: text and "more like this" can be sent to others.
+// The page's question, and its form in the URL: text and "more like this" can be sent to others.
 
-/** Results that the page stands for. */
+/** The number of results that the page shows. */
 const K = 24;
 
 /**
  * A question is `{ target }` and one of `text`, `like: { id, of }`, or `picture: { image, url }`
- * (base64 of a file, which no URL can keep).
+ * (base64 of a file, which is too long for a URL).
  */
 export function fromLocation(search) {
   const params = new URLSearchParams(search);
@@ -26,7 +26,7 @@ export function toLocation({ target, text, like }) {
   return search ? `?${search}` : ".";
 }
 
-/** The question as a query on the wire; null when there is nothing to ask yet. */
+/** Return the question as a query on the wire, or null if there is nothing to ask yet. */
 export function toQuery({ target, text, like, picture }) {
   const common = { target, k: K };
   if (like) return { ...common, id: like.id, of: like.of };

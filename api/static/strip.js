@@ -1,7 +1,7 @@
-// The strip: how many events a second, how far behind, and whether the list is live.
+// The strip of figures: events a second, the lag, and whether the list is live.
 
 const EVERY_MS = 2_000;
-// Rates over one poll jump; over a few they can be read.
+// A rate over one poll jumps; over several it can be read.
 const WINDOW_POLLS = 5;
 
 const CONNECTION_WORDS = { live: "Live", connecting: "Connecting", closed: "Reconnecting" };
@@ -11,7 +11,7 @@ export function showConnection(node, state) {
   node.textContent = CONNECTION_WORDS[state];
 }
 
-/** Keep the figures under `root` (elements with data-metric) current while the page is seen. */
+/** Keep the figures under `root` (elements with data-metric) current while the page is visible. */
 export function startStrip(client, root) {
   const samples = [];
   const show = (metric, text) => {
@@ -38,8 +38,8 @@ export function startStrip(client, root) {
 }
 
 /**
- * Content events that encoders have passed. Positions in the content topics are counted, since
- * offsets of the embeddings topics also count the end of each transaction.
+ * Return how many content events encoders have passed. Positions in the content topics are counted,
+ * since offsets of the embeddings topics also count the end of each transaction.
  */
 function encoded(rows) {
   return rows
@@ -47,7 +47,7 @@ function encoded(rows) {
     .reduce((sum, row) => sum + row.position, 0);
 }
 
-/** Records still to process; of several index groups the one furthest behind is counted. */
+/** Return how many records are left to process, by the index group that is furthest behind. */
 function waiting(rows) {
   const most = new Map();
   for (const { topic, partition, records } of rows) {

@@ -1,6 +1,6 @@
-// Draws the list, and shows how it changes: cards glide to their new rank, enter and leave.
+// The drawn list and its changes: cards glide to their new rank, enter and leave.
 //
-// One card per id is kept and moved, never redrawn, so that the eye (and the focus) can follow it.
+// The card of an id is kept and moved, never redrawn, so that eyes and focus can follow it.
 // The technique is FLIP: measure, change the list, measure again, play the difference.
 
 const GLIDE = { duration: 420, easing: "cubic-bezier(.2,.8,.2,1)" };
@@ -26,7 +26,7 @@ export class View {
     this.#options = { onMore, pictureUrl };
   }
 
-  /** Show `hits`; `live`: a change of a standing list, so what enters is news. */
+  /** Show `hits`; with `live` they are a change of the list, and cards that enter are marked. */
   render(hits, { live }) {
     const before = this.#places();
     const focused = document.activeElement;
@@ -46,7 +46,7 @@ export class View {
     return { entered, left: left.length };
   }
 
-  /** Put cards into rank order, moving as few nodes as a single pass can. */
+  /** Put the cards into rank order, and move as few nodes as a single pass can. */
   #order(hits) {
     let next = this.#list.firstElementChild;
     for (const hit of hits) {
@@ -62,7 +62,7 @@ export class View {
     if (!calm.matches && place) this.#fade(card, place);
   }
 
-  /** The card is out of the list at once; a picture of it fades where it stood. */
+  /** Remove the card from the list at once; a copy of it fades where it was. */
   #fade({ node }, place) {
     const ghost = document.createElement("div");
     ghost.className = "card ghost";
@@ -77,7 +77,7 @@ export class View {
     ghost.animate([{ opacity: 1, transform: "none" }, end], FADE).onfinish = () => ghost.remove();
   }
 
-  /** Where cards are now, as seen: in the middle of a movement too. */
+  /** Return where the cards are seen now, also in the middle of a movement. */
   #places() {
     if (calm.matches) return new Map();
     return new Map([...this.#cards].map(([key, { node }]) => [key, node.getBoundingClientRect()]));
@@ -88,7 +88,7 @@ export class View {
     for (const { node } of this.#cards.values()) {
       for (const animation of node.getAnimations()) animation.cancel();
     }
-    // All reads before all writes: one layout for the whole list.
+    // All reads come before all writes: so the browser makes one layout for the whole list.
     const after = this.#places();
     for (const [key, { node }] of this.#cards) {
       const from = before.get(key);
@@ -103,7 +103,7 @@ export class View {
     }
   }
 
-  /** A node that is moved loses the focus; one that left gives it to the list. */
+  /** Restore the focus: a node that is moved loses it, and one that left gives it to the list. */
   #refocus(element) {
     if (element === document.activeElement) return;
     const kept = this.#list.contains(element) ? element : this.#list.closest("section");
@@ -111,7 +111,7 @@ export class View {
   }
 }
 
-/** The same id may stand in both targets. */
+/** Return a key of the hit; an id may exist in both targets. */
 const keyOf = (hit) => `${hit.target}/${hit.id}`;
 
 class Card {
@@ -154,7 +154,7 @@ class Card {
   }
 }
 
-/** What a person would call the item: its name, else its own words, else its id. */
+/** Return what a person would call the item: its name, or else its words, or else its id. */
 export function titleOf({ id, text, metadata }) {
   const { name, title, caption } = metadata ?? {};
   const words = [text, name, title, caption].find((value) => typeof value === "string" && value);

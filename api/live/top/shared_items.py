@@ -27,14 +27,14 @@ class _SharedItem(ListItem):
         held = self._holders
         return (held,) if isinstance(held, StandingQuery) else tuple(held)
 
-    def join(self, query: StandingQuery) -> None:
-        """Add a holder."""
+    def join(self, query: StandingQuery, tuple_max: int) -> None:
+        """Add a holder; up to `tuple_max` holders are kept in a tuple."""
         held = self._holders
         if isinstance(held, set):
             held.add(query)
         else:
             joined = (*self.holders(), query)
-            self._holders = joined if len(joined) <= _TUPLE_MAX else set(joined)
+            self._holders = joined if len(joined) <= tuple_max else set(joined)
 
     def leave(self, query: StandingQuery) -> bool:
         """Remove a holder, and return whether it was the last one."""
@@ -52,7 +52,8 @@ class SharedItems:
     All lists are of one state, so they hold the same version of an item.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tuple_max: int = _TUPLE_MAX) -> None:
+        self._tuple_max = tuple_max
         self._items: dict[str, _SharedItem] = {}
 
     def __len__(self) -> int:
@@ -74,7 +75,7 @@ class SharedItems:
         if item is None:
             item = self._items[hit.id] = _SharedItem(hit, query)
         else:
-            item.join(query)
+            item.join(query, self._tuple_max)
         if query.query.with_vector:
             item.vector = hit.vector
         return item

@@ -5,9 +5,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pytest
 
-from api.live.top import shared_items as module
 from api.live.top.ranked_item import ListItem
 from api.live.top.shared_items import SharedItems
 from api.live.top.standing_query import StandingQuery
@@ -65,9 +63,8 @@ def test_all_lists_share_one() -> None:
     assert (len(held), held.holders("a")) == (0, ())
 
 
-def test_many_hold_one_as_few_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TUPLE_MAX", 3)
-    held, some = SharedItems(), [standing() for _ in range(9)]
+def test_many_hold_one_as_few_do() -> None:
+    held, some = SharedItems(tuple_max=3), [standing() for _ in range(9)]
     for count, one in enumerate(some, start=1):
         held.add(one, found())
         assert set(held.holders("a")) == set(some[:count])

@@ -236,23 +236,19 @@ def discard(as_json: bool, **asked: Any) -> None:
 async def _opened(**given: Any) -> "AsyncIterator[DeadLetterDesk]":
     from contracts.events.dead_letter import letter_bytes_max
     from contracts.partitioner import partitioner
-    from streams.kafka.event_log import KafkaEventLog
     from streams.registry.dead_letter_desk import DeadLetterDesk
     from tidelens.cli.base.collection_choice import command_context
+    from tidelens.runtime.event_log import open_event_log
 
     context = await asyncio.to_thread(command_context, "dead-letters", **given)
     settings, connection = context.settings, context.connection()
-    partition_of = partitioner(settings.partitioner)
     async with (
         connection.errors_translated(),
-        KafkaEventLog.open(
-            connection,
-            partition_of=partition_of,
-            record_bytes_max=letter_bytes_max(settings.record_bytes_max),
-            prefix=settings.topic_prefix,
+        open_event_log(
+            settings, connection, record_bytes_max=letter_bytes_max(settings.record_bytes_max)
         ) as log,
     ):
-        yield DeadLetterDesk(log, context.names(), partition_of)
+        yield DeadLetterDesk(log, context.names(), partitioner(settings.partitioner))
     context.tell()
 
 

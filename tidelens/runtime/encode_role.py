@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from consumers.images.decoder_pool import DecoderPool
     from consumers.worker import EncoderWorker
     from streams.kafka.connection import KafkaConnection
-    from streams.kafka.event_log import KafkaEventLog
 
 log = structlog.get_logger(__name__)
 
@@ -146,6 +144,7 @@ async def _encode(
     from streams.kafka.connection import KafkaConnection
     from streams.lag.kafka_lag import KafkaLag
     from streams.topics.watch import TopicWatch
+    from tidelens.runtime.event_log import open_event_log
 
     encoder = await unless_stopped(stop, loading)
     if encoder is None:
@@ -170,7 +169,7 @@ async def _encode(
             log.info("encoding", space=encoder.space.name, brokers=brokers)
         side = SideTasks()
         metrics.registry.register(side)
-        event_log = await stack.enter_async_context(_open_log(settings, connection))
+        event_log = await stack.enter_async_context(open_event_log(settings, connection))
         watch = TopicWatch(event_log, lag.names, metrics)
         runs = side.supervise(
             {
@@ -228,19 +227,6 @@ async def update_lag_metrics(
         await asyncio.sleep(_LAG_EVERY_S)
 
 
-def _open_log(
-    settings: Settings, connection: "KafkaConnection"
-) -> "AbstractAsyncContextManager[KafkaEventLog]":
-    from streams.kafka.event_log import KafkaEventLog
-
-    return KafkaEventLog.open(
-        connection,
-        partition_of=partitioner(settings.partitioner),
-        record_bytes_max=settings.record_bytes_max,
-        prefix=settings.topic_prefix,
-    )
-
-
 @contextlib.asynccontextmanager
 async def open_worker(
     settings: Settings,
@@ -258,10 +244,11 @@ async def open_worker(
     from consumers.worker import EncoderWorker
     from consumers.worker_limits import WorkerLimits
     from streams.ownership.kafka_ownership import KafkaEncoderLog
+    from tidelens.runtime.event_log import open_event_log
 
     names = Names(settings.topic_prefix, encoder.space.name)
     topics = [f(target) for f in (names.content, names.embeddings) for target in TARGETS]
-    async with _open_log(settings, connection) as event_log:
+    async with open_event_log(settings, connection) as event_log:
         counts = await event_log.partition_counts(topics)
     intake = RecordChecks(
         names,

@@ -51,11 +51,12 @@ async def _opened(
     node = await in_daemon_thread(lambda: importlib.import_module("tidelens.runtime.node"))
     from contracts.topics import Names
     from streams.registry.control_topic import ControlTopic
+    from tidelens.runtime.event_log import open_event_log
     from tidelens.runtime.first_space import first_queries
     from tidelens.runtime.picture_reading import open_picture_readers
 
     connection = node.KafkaConnection(settings.brokers or "", kafka)
-    event_log = await stack.enter_async_context(node.open_log(settings, connection))
+    event_log = await stack.enter_async_context(open_event_log(settings, connection))
     pictures = await stack.enter_async_context(open_picture_readers(settings))
     topic, faults = Names(settings.topic_prefix, "").control, node.IgnoredRecords()
     control = await ControlTopic(event_log, topic, faults=faults).read()

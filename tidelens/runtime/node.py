@@ -12,7 +12,6 @@ from api.app import background, create_app
 from api.node import Node
 from contracts.events.control_record import SpaceRef
 from contracts.events.record import Positions
-from contracts.partitioner import partitioner
 from contracts.settings import Settings
 from contracts.supervision.processes import Parts
 from contracts.supervision.side_tasks import Run, SideTasks
@@ -123,18 +122,6 @@ def open_node(
         await finish_until(spaces.run(followed), answered)
 
     return side.supervise({"spaces": serve_spaces, "api": serve_api, "trim": trim})
-
-
-@asynccontextmanager
-async def open_log(settings: Settings, connection: KafkaConnection) -> AsyncIterator[KafkaEventLog]:
-    """Yield the event log, shared by all spaces of a process."""
-    async with KafkaEventLog.open(
-        connection,
-        partition_of=partitioner(settings.partitioner),
-        record_bytes_max=settings.record_bytes_max,
-        prefix=settings.topic_prefix,
-    ) as event_log:
-        yield event_log
 
 
 @asynccontextmanager

@@ -167,12 +167,12 @@ async def _reached(
 ) -> "tuple[str, KafkaConnection, KafkaEventLog, PictureReaders, QueryEncoderTask]":
     """Return Kafka's address and what a node has from it, once it answers; `stack` closes it."""
     from streams.kafka.connection import KafkaConnection
-    from tidelens.runtime.node import open_log
+    from tidelens.runtime.event_log import open_event_log
     from tidelens.runtime.picture_reading import open_picture_readers
 
     brokers = await broker
     connection = KafkaConnection(brokers, kafka)
-    event_log = await stack.enter_async_context(open_log(settings, connection))
+    event_log = await stack.enter_async_context(open_event_log(settings, connection))
     pictures = await stack.enter_async_context(open_picture_readers(settings))
     queries = await _confirmed(settings, connection, event_log, guessed, faults)
     stack.push_async_callback(queries.stop)

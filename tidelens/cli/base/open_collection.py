@@ -6,10 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from contracts.partitioner import partitioner
-from streams.kafka.event_log import KafkaEventLog
 from tidelens.cli.base.collection_choice import command_context
 from tidelens.migration.collection import OpenCollection
+from tidelens.runtime.event_log import open_event_log
 
 
 @asynccontextmanager
@@ -25,12 +24,7 @@ async def open_collection(
     context = await asyncio.to_thread(command_context, command, level=level, **given)
     settings, connection = context.settings, context.connection()
     await connection.require_reachable()
-    async with KafkaEventLog.open(
-        connection,
-        partition_of=partitioner(settings.partitioner),
-        record_bytes_max=settings.record_bytes_max,
-        prefix=settings.topic_prefix,
-    ) as event_log:
+    async with open_event_log(settings, connection) as event_log:
         yield OpenCollection(settings, connection, event_log, context.url(None))
     # Only now, since a failure is one line.
     context.tell()

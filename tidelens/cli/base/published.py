@@ -21,19 +21,13 @@ async def open_log(context: "CommandContext") -> "AsyncIterator[tuple[KafkaEvent
 
     A producer would create missing ones with the wrong settings.
     """
-    from contracts.partitioner import partitioner
-    from streams.kafka.event_log import KafkaEventLog
+    from tidelens.runtime.event_log import open_event_log
 
     settings, connection, names = context.settings, context.connection(), context.names()
     await connection.partition_counts(map(names.content, TARGETS))
     async with (
         connection.errors_translated(),
-        KafkaEventLog.open(
-            connection,
-            partition_of=partitioner(settings.partitioner),
-            record_bytes_max=settings.record_bytes_max,
-            prefix=settings.topic_prefix,
-        ) as event_log,
+        open_event_log(settings, connection) as event_log,
     ):
         yield event_log, names
     # Only now, since a failure is one line.

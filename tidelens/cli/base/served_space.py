@@ -4,24 +4,19 @@ import asyncio
 
 from consumers.models import model_space
 from contracts.errors import BrokerUnavailable, TopicMismatch
-from contracts.partitioner import partitioner
 from contracts.settings import Settings
 from contracts.space import Space
 from contracts.topics import Names
 from streams.kafka.connection import KafkaConnection
-from streams.kafka.event_log import KafkaEventLog
 from streams.registry.control_topic import Control, ControlTopic, require_same
+from tidelens.runtime.event_log import open_event_log
 from tidelens.runtime.run_file import model_of, remembered_model
 
 
 async def ask_control(settings: Settings, connection: KafkaConnection) -> Control:
     """Read the control topic. Raises BrokerUnavailable, TopicMismatch."""
     await connection.require_reachable()
-    async with KafkaEventLog.open(
-        connection,
-        partition_of=partitioner(settings.partitioner),
-        record_bytes_max=settings.record_bytes_max,
-    ) as event_log:
+    async with open_event_log(settings, connection) as event_log:
         return await ControlTopic(event_log, Names(settings.topic_prefix, "").control).read()
 
 

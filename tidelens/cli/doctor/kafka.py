@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from contracts.errors import BrokerUnavailable, ConfigurationError, ModelMissing
-from contracts.partitioner import partitioner
 from contracts.settings import KafkaSettings, Settings
 from contracts.topics import TARGETS, Names, topic_specs
 from tidelens.cli.doctor.broker_address import broker_address
@@ -100,14 +99,9 @@ async def _made(
     settings: Settings, connection: "KafkaConnection", topics: Sequence[str]
 ) -> "tuple[Sequence[AddedPartitions], Mapping[str, int]]":
     """Return the partitions added to topics, and the counts that the topics were made with."""
-    from streams.kafka.event_log import KafkaEventLog
+    from tidelens.runtime.event_log import open_event_log
 
-    async with KafkaEventLog.open(
-        connection,
-        partition_of=partitioner(settings.partitioner),
-        record_bytes_max=settings.record_bytes_max,
-        prefix=settings.topic_prefix,
-    ) as event_log:
+    async with open_event_log(settings, connection) as event_log:
         return await event_log.added_partitions(topics), await event_log.partition_counts(topics)
 
 

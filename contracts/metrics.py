@@ -280,6 +280,17 @@ class Metrics:
 
         Groups and partitions that are not among `lags` any more are removed.
         """
+        shown = self._lag_values(lags)
+        for gauge, values in shown.items():
+            for labels, value in values.items():
+                gauge.labels(*labels).set(value)
+            for labels in self._lag_shown.get(gauge, {}).keys() - values.keys():
+                gauge.remove(*labels)
+        self._lag_shown = shown
+        self.lag_read_at.set(now)
+
+    def _lag_values(self, lags: Sequence[Lag]) -> dict[Gauge, dict[tuple[str, ...], float]]:
+        """Return the values of each gauge of the lag, by its labels."""
         shown: dict[Gauge, dict[tuple[str, ...], float]] = {gauge: {} for gauge in self._lag_gauges}
         for lag in lags:
             partition = (lag.topic, str(lag.partition))
@@ -291,13 +302,7 @@ class Metrics:
             if not lag.gone:
                 shown[self.lag_records][lag.role, lag.group, *partition] = lag.records
                 shown[self.lag_seconds][lag.role, lag.group, *partition] = lag.seconds
-        for gauge, values in shown.items():
-            for labels, value in values.items():
-                gauge.labels(*labels).set(value)
-            for labels in self._lag_shown.get(gauge, {}).keys() - values.keys():
-                gauge.remove(*labels)
-        self._lag_shown = shown
-        self.lag_read_at.set(now)
+        return shown
 
     def clear_lag(self) -> None:
         """Set the lag to NaN while the broker is away, since the last figures may be wrong."""

@@ -140,28 +140,31 @@ def _exit_code() -> int:
         # Not standalone, so that our errors come here; an exit code is then returned.
         return cli(prog_name="tidelens", standalone_mode=False) or 0
     except SystemExit as exit_:
-        if isinstance(exit_.code, str):
-            raise
-        return int(exit_.code or 0)
-    except click.exceptions.Abort:
-        return 130
+        return _status_of(exit_)
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
     except click.ClickException as error:
         _show(error)
         return error.exit_code
-    except KeyboardInterrupt:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         return 130
     except Exception as error:
         failure = describe_failure(error)
         if failure is None:
             raise
-        _tell(failure)
+        _write_failure(failure)
         return failure.code
 
 
-def _tell(failure: Failure) -> None:
-    """Say it as a line of the role's log where that is JSON, or else to the person who asked."""
+def _status_of(exit_: SystemExit) -> int:
+    """Return the exit code. Raise again an exit with a message, which the interpreter prints."""
+    if isinstance(exit_.code, str):
+        raise exit_
+    return int(exit_.code or 0)
+
+
+def _write_failure(failure: Failure) -> None:
+    """Write it as a line of the role's log where that is JSON, or else to the person who asked."""
     logs = sys.modules.get("tidelens.process.logs")
     if logs is not None and logs.is_json_of_role():
         logs.log.error(failure.message, exit_code=failure.code)

@@ -72,12 +72,13 @@ class Subscription:
                 yield update
 
     def _take(self, message: Mapping[str, Any]) -> Update | None:
+        """Apply a message to the list and the cursor; return None if it changes neither.
+
+        Raises NotReady or RejectedRequest for an error message.
+        """
         event = message["type"]
         if event == "error":
-            # Errors with this member are temporary, and the cursor stays valid.
-            if message.get("retry_after") is not None:
-                raise NotReady(message["message"])
-            raise RejectedRequest(message["code"], message["message"], field=message.get("field"))
+            raise _error_of(message)
         if event == "reset":
             self._cursor = None
             return Update("reset", [], self._hits, None, message["reason"])
@@ -98,6 +99,13 @@ class Subscription:
         self._cursor = message["cursor"]
         warnings = message.get("warnings", ())
         return Update(event, changes, self._hits, self._cursor, warnings=warnings)
+
+
+def _error_of(message: Mapping[str, Any]) -> NotReady | RejectedRequest:
+    """Return the error of a message; with `retry_after` it is temporary, and the cursor valid."""
+    if message.get("retry_after") is not None:
+        return NotReady(message["message"])
+    return RejectedRequest(message["code"], message["message"], field=message.get("field"))
 
 
 def dumped(body: Any) -> bytes:

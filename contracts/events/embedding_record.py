@@ -79,15 +79,7 @@ def decode_embedding(space: Space, value: bytes) -> tuple[Vectors, dict[str, Any
         raise RejectedRecord("invalid_embedding", f"{len(value)} bytes are too few for the head")
     magic, fingerprint, dim, _ = _HEAD.unpack_from(value)
     if magic != MAGIC:
-        if magic.startswith(_NAME):
-            raise RejectedRecord(
-                "unknown_embedding_version",
-                unknown_version("embeddings record", magic[-1], VERSION),
-                field="version",
-                limit=VERSION,
-                value=magic[-1],
-            )
-        raise RejectedRecord("invalid_embedding", f"magic: want {MAGIC!r}, got {magic!r}")
+        raise _wrong_magic(magic)
     if fingerprint != space.fingerprint or dim != space.dim:
         space.require_same(fingerprint, where="an embedding")
         raise RejectedRecord("invalid_embedding", f"dim: want {space.dim}, got {dim}")
@@ -102,6 +94,19 @@ def decode_embedding(space: Space, value: bytes) -> tuple[Vectors, dict[str, Any
     if not isinstance(body, dict):
         raise RejectedRecord("invalid_embedding", "body: want a JSON object")
     return vector, body
+
+
+def _wrong_magic(magic: bytes) -> RejectedRecord:
+    """Return the rejection of a record of another version, or of other bytes."""
+    if magic.startswith(_NAME):
+        return RejectedRecord(
+            "unknown_embedding_version",
+            unknown_version("embeddings record", magic[-1], VERSION),
+            field="version",
+            limit=VERSION,
+            value=magic[-1],
+        )
+    return RejectedRecord("invalid_embedding", f"magic: want {MAGIC!r}, got {magic!r}")
 
 
 def embedding_record(

@@ -42,6 +42,21 @@ def _plain(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else list(value)
 
 
+def _members(raw: str) -> list[Any]:
+    """Return the members behind the version. Raise ValueError if it is not this version."""
+    if len(raw) > CURSOR_CHARS_MAX:
+        raise ValueError("too long")
+    padded = raw + "=" * (-len(raw) % 4)
+    version: Any
+    members: list[Any]
+    version, *members = orjson.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
+    if type(version) is not int:
+        raise ValueError("the version is missing")
+    if version != VERSION:
+        raise ValueError(unknown_version("cursor", version, VERSION))
+    return members
+
+
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """The state `as_of`, a digest of the query, and the digest of the hits at that state."""
@@ -59,17 +74,7 @@ class Cursor:
     def decode(cls, raw: str) -> "Cursor":
         """Decode a cursor. Raise RejectedRequest `invalid_cursor` for any other text."""
         try:
-            if len(raw) > CURSOR_CHARS_MAX:
-                raise ValueError("too long")
-            padded = raw + "=" * (-len(raw) % 4)
-            version, *members = orjson.loads(
-                base64.b64decode(padded, altchars=b"-_", validate=True)
-            )
-            if type(version) is not int:
-                raise ValueError("the version is missing")
-            if version != VERSION:
-                raise ValueError(unknown_version("cursor", version, VERSION))
-            space, epoch, offsets, query, digest = members
+            space, epoch, offsets, query, digest = _members(raw)
             if not all(isinstance(text, str) for text in (space, epoch, query, digest)):
                 raise ValueError("space, epoch and digests must be texts")
             for number in (number for numbers in offsets.values() for number in numbers):

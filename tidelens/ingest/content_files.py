@@ -146,21 +146,9 @@ def _lines(
 
 
 def _content_of_line(raw: bytes, folder: Path, settings: ContentSettings) -> Content:
-    try:
-        body = loads(raw, only="metadata")
-        line = _Line.model_validate(body)
-    except ValidationError as error:
-        fault = first_error(error, body)
-        _invalid(fault.field or "line", fault.message)
-    except InexactNumberError as error:
-        _invalid(error.number.field or "line", error.number.message)
-    except ValueError as error:
-        raise RejectedRecord("invalid_json", f"not JSON ({error})") from None
-    target = line.target or ("captions" if line.image is None else "images")
-    wanted, other = (line.text, line.image) if target == "captions" else (line.image, line.text)
-    if wanted is None or other is not None:
-        needed = "text" if target == "captions" else "image"
-        _invalid(needed, f"target {target} needs it, and nothing else")
+    """Return the event of one line. Raises RejectedRecord, or OSError for the file of a picture."""
+    line = _parse_line(raw)
+    target = _target_of(line)
     rest: dict[str, Any] = {"item": line.item, "metadata": line.metadata or {}}
     if isinstance(line.image, str) and not is_data_uri(line.image):
         item_id = PurePosixPath(line.image).as_posix() if line.id is None else line.id
@@ -172,16 +160,45 @@ def _content_of_line(raw: bytes, folder: Path, settings: ContentSettings) -> Con
         _invalid("id", "needed, since there is no path to take it from")
     if line.image is None:
         return Content(target=target, id=line.id, text=line.text, **rest)
-    encoded, field = line.image, "image"
-    if not isinstance(encoded, str):
-        if encoded.data is None:
-            ref, sha256 = encoded.ref, encoded.sha256
-            return Content(target=target, id=line.id, ref=ref, sha256=sha256, **rest)
-        encoded, field = encoded.data, "image.data"
+    if isinstance(line.image, str):
+        data = _inline(line.image, "image", settings)
+    elif line.image.data is not None:
+        data = _inline(line.image.data, "image.data", settings)
+    else:
+        ref, sha256 = line.image.ref, line.image.sha256
+        return Content(target=target, id=line.id, ref=ref, sha256=sha256, **rest)
+    return Content(target=target, id=line.id, image=data, **rest)
+
+
+def _parse_line(raw: bytes) -> _Line:
+    try:
+        body = loads(raw, only="metadata")
+        return _Line.model_validate(body)
+    except ValidationError as error:
+        fault = first_error(error, body)
+        _invalid(fault.field or "line", fault.message)
+    except InexactNumberError as error:
+        _invalid(error.number.field or "line", error.number.message)
+    except ValueError as error:
+        raise RejectedRecord("invalid_json", f"not JSON ({error})") from None
+
+
+def _target_of(line: _Line) -> Target:
+    """Return the target. Raises RejectedRecord if the line lacks its content or has another's."""
+    target: Target = line.target or ("captions" if line.image is None else "images")
+    wanted, other = (line.text, line.image) if target == "captions" else (line.image, line.text)
+    if wanted is None or other is not None:
+        needed = "text" if target == "captions" else "image"
+        _invalid(needed, f"target {target} needs it, and nothing else")
+    return target
+
+
+def _inline(encoded: str, field: str, settings: ContentSettings) -> bytes:
+    """Return the bytes of a picture in base64. Raises RejectedRecord beyond `inline_bytes_max`."""
     data = decode_base64(encoded, field)
     if len(data) > settings.inline_bytes_max:
         _too_large(field, settings.inline_bytes_max, len(data))
-    return Content(target=target, id=line.id, image=data, **rest)
+    return data
 
 
 def _picture(

@@ -17,6 +17,8 @@ from contracts.settings import ContentSettings
 from contracts.topics import Names
 
 if TYPE_CHECKING:
+    from tidelens.ingest.content_files import RefusedContent
+    from tidelens.ingest.file_types import SkippedFile
     from tidelens.ingest.publisher import PublishInput
 
 log = structlog.get_logger(__name__)
@@ -66,10 +68,9 @@ async def publish_folder(
     event_log: EventLog, names: Names, settings: ContentSettings, folder: Path
 ) -> None:
     """Publish each picture or caption that appears or changes under `folder`."""
-    from tidelens.ingest.file_types import SkippedFile
     from tidelens.ingest.publisher import watch_folder
 
-    logged: set[str] = set()
+    unpublished = _UnpublishedLog()
     async for path in watch_folder(folder):
         # A file that cannot be published must not keep the others from it.
         try:
@@ -77,17 +78,28 @@ async def publish_folder(
                 if isinstance(entry, Content):
                     await _publish(event_log, names, [entry])
                     log.info("published", item=entry.id, target=entry.target)
-                elif not isinstance(entry, SkippedFile):
-                    log.warning("not published", file=str(path), reason=str(entry))
-                elif entry.reason not in logged and len(logged) < _REASONS_LOGGED_MAX:
-                    logged.add(entry.reason)
-                    log.warning(
-                        "files like this one are left out", reason=entry.reason, first=str(path)
-                    )
+                else:
+                    unpublished.write(path, entry)
         except (MessageSizeTooLargeError, TidelensError, OSError) as error:
             log.warning("not published", file=str(path), reason=str(error))
         except Exception as error:
             log.error("not published", file=str(path), reason=repr(error), exc_info=error)
+
+
+class _UnpublishedLog:
+    """The log of files that are not published: each refused one, and one for each skip reason."""
+
+    def __init__(self) -> None:
+        self._reasons: set[str] = set()
+
+    def write(self, path: Path, entry: "RefusedContent | SkippedFile") -> None:
+        from tidelens.ingest.file_types import SkippedFile
+
+        if not isinstance(entry, SkippedFile):
+            log.warning("not published", file=str(path), reason=str(entry))
+        elif entry.reason not in self._reasons and len(self._reasons) < _REASONS_LOGGED_MAX:
+            self._reasons.add(entry.reason)
+            log.warning("files like this one are left out", reason=entry.reason, first=str(path))
 
 
 def _contents(path: Path, folder: Path, settings: ContentSettings) -> "list[PublishInput]":

@@ -317,9 +317,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport is None:
             return
         if self._refused:
-            self._ending_at = now if self._ending_at is None else self._ending_at
-            if now - self._ending_at > LINGER_S:
-                self.transport.abort()
+            self._check_end(self.transport, now)
         elif self._unsent.stuck(self.transport.get_write_buffer_size(), now):
             self._refused = True
             self._disconnect()
@@ -331,6 +329,13 @@ class HttpProtocol(HttpToolsProtocol):
             self._check_head(now)
         elif self._connection.phase is ConnectionPhase.RECEIVING:
             self._check_body(now)
+
+    def _check_end(self, transport: asyncio.Transport, now: float) -> None:
+        """Abort the connection LINGER_S after the first check that finds it refused."""
+        if self._ending_at is None:
+            self._ending_at = now
+        elif now - self._ending_at > LINGER_S:
+            transport.abort()
 
     def _check_head(self, now: float) -> None:
         limits, waited_s = self._limiter.limits, now - self._connection.since

@@ -74,23 +74,10 @@ async def _steps(blobs: BlobStore) -> AsyncIterator[Mapping[str, Step]]:
     # Snapshots are four levels deep, SPACE/SHARD/REPLICA/..., so no node takes this for its own.
     name = f"doctor/{uuid.uuid4().hex}"
 
-    async def read() -> None:
-        try:
-            found = await blobs.read(name)
-        except KeyError:
-            raise OSError(f"{name}: written, but not in the store") from None
-        if found != _WANTED:
-            raise OSError(f"{name} came back as {len(found)} other bytes")
-
-    async def list_() -> None:
-        found = await blobs.sizes(f"{name.rpartition('/')[0]}/")
-        if found.get(name) != len(_WANTED):
-            raise OSError(f"{name}: written, but not in the listing")
-
     steps: dict[str, Step] = {
         "write": lambda: blobs.write(name, _WANTED),
-        "read": read,
-        "list": list_,
+        "read": lambda: _read(blobs, name),
+        "list": lambda: _list(blobs, name),
     }
     if not isinstance(blobs, LocalBlobStore):
         steps |= _in_parts(cast("S3BlobStore", blobs), f"{name}-parts")
@@ -101,6 +88,23 @@ async def _steps(blobs: BlobStore) -> AsyncIterator[Mapping[str, Step]]:
             with suppress(OSError):
                 async with asyncio.timeout(_CLEAN_UP_S):
                     await blobs.delete(left)
+
+
+async def _read(blobs: BlobStore, name: str) -> None:
+    """Raise OSError if the blob is not there, or is not what was written."""
+    try:
+        found = await blobs.read(name)
+    except KeyError:
+        raise OSError(f"{name}: written, but not in the store") from None
+    if found != _WANTED:
+        raise OSError(f"{name} came back as {len(found)} other bytes")
+
+
+async def _list(blobs: BlobStore, name: str) -> None:
+    """Raise OSError if the listing does not have the blob with its size."""
+    found = await blobs.sizes(f"{name.rpartition('/')[0]}/")
+    if found.get(name) != len(_WANTED):
+        raise OSError(f"{name}: written, but not in the listing")
 
 
 def _in_parts(blobs: "S3BlobStore", name: str) -> Mapping[str, Step]:

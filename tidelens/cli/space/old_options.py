@@ -1,5 +1,6 @@
 """The options of `tidelens rebuild` that became `tidelens space`; the next release drops them."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from tidelens.cli.space.create import make
 from tidelens.cli.space.switch import switch_to_candidate
 
 if TYPE_CHECKING:
+    from contracts.events.control_record import ActiveSpace
     from tidelens.migration.collection import OpenCollection
 
 _ACTIONS = ("rollback", "give_up_rollback", "abandon")
@@ -92,11 +94,7 @@ async def _run(
     from tidelens.migration import switch
 
     if options["space"] is not None:
-        given = {name: options[name] for name in ("queries", "url", "space")}
-        report = await make(collection, options["model"], **given)
-        answer |= report.wire()
-        if not as_json:
-            show_report(report)
+        await _make(collection, options, answer, as_json=as_json)
     if options["switch"]:
         await switch_to_candidate(
             collection,
@@ -110,10 +108,35 @@ async def _run(
         answer["abandoned"] = dropped.space
         if not as_json:
             say(f"gave up {dropped.space}")
-    elif options["rollback"] or options["give_up_rollback"]:
-        change = switch.roll_back if options["rollback"] else switch.give_up_rollback
-        active = await change(collection)
-        answer["active"] = asdict(active)
-        if not as_json:
-            show_active(active)
-        await warn_without_encoder(collection, active)
+    elif options["rollback"]:
+        await _change_active(collection, switch.roll_back, answer, as_json=as_json)
+    elif options["give_up_rollback"]:
+        await _change_active(collection, switch.give_up_rollback, answer, as_json=as_json)
+
+
+async def _make(
+    collection: "OpenCollection",
+    options: dict[str, Any],
+    answer: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    given = {name: options[name] for name in ("queries", "url", "space")}
+    report = await make(collection, options["model"], **given)
+    answer |= report.wire()
+    if not as_json:
+        show_report(report)
+
+
+async def _change_active(
+    collection: "OpenCollection",
+    change: "Callable[[OpenCollection], Awaitable[ActiveSpace]]",
+    answer: dict[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    active = await change(collection)
+    answer["active"] = asdict(active)
+    if not as_json:
+        show_active(active)
+    await warn_without_encoder(collection, active)

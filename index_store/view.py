@@ -209,7 +209,7 @@ def _warnings(condition: Filter | None, selections: Sequence[Selection]) -> Sequ
         return ()
     kinds: dict[str, set[str]] = {}
     for selection in selections:
-        for name, found in selection.kinds.items():
+        for name, found in selection.types.items():
             kinds.setdefault(name, set()).update(found)
     return warnings_of(condition, kinds)
 

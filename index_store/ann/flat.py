@@ -1,4 +1,4 @@
-"""Float16 rows that Faiss and numpy share: one piece of memory, or of a mapped file.
+"""Flat indexes: float16 rows that Faiss and numpy share, in memory or in a mapped file.
 
 For QT_fp16 the codes of a Faiss scalar quantizer are the float16 bytes themselves, so one piece of
 memory serves the scan and the exact re-score, and nothing is converted or copied. The same bytes
@@ -32,39 +32,40 @@ class _Codes:
 
 
 def empty(dim: int) -> Flat:
+    """Return an index without rows."""
     return faiss.IndexScalarQuantizer(
         dim, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT
     )
 
 
 def blank_index(dim: int, rows: int) -> Flat:
-    """An index of `rows` rows, all zero, to be written into through `index_vectors`."""
+    """Return an index of `rows` zero rows, to be written into through `index_vectors`."""
     index = empty(dim)
     index.add_sa_codes(np.zeros((rows, 2 * dim), np.uint8))
     return index
 
 
 def flat_index(vectors: Vectors) -> Flat:
-    """An index of a copy of `vectors` (n, dim)."""
+    """Return an index of a copy of `vectors` (n, dim)."""
     index = empty(vectors.shape[1])
     index.add_sa_codes(np.ascontiguousarray(vectors).view(np.uint8).reshape(len(vectors), -1))
     return index
 
 
 def index_vectors(index: Flat) -> Vectors:
-    """The index's rows (n, dim), not a copy."""
+    """Return the index's rows (n, dim), not a copy."""
     if not index.ntotal:
         return np.empty((0, index.d), np.float16)
     return np.asarray(_Codes(index))
 
 
 def file_head(dim: int, rows: int) -> bytes:
-    """What stands before the rows in Faiss's file of such an index.
+    """Return the bytes before the rows in Faiss's file of such an index.
 
-    Written by ourselves so that a million rows can be streamed to a file without an index of
-    them in memory: the file of an empty index, with the two numbers that tell how many rows
-    follow (`ntotal`, behind the type and the dimension; and the size of the codes, at the end).
-    `mapped_index` and a test check that Faiss reads it back.
+    With them a million rows are streamed to a file without an index of them in memory. They are
+    the file of an empty index with two other numbers: `ntotal`, after the type and the dimension,
+    and the number of bytes that follow, at the end. `mapped_index` and a test check that Faiss
+    reads it back.
     """
     head = bytearray(faiss.serialize_index(empty(dim)).tobytes())
     head[8:16] = rows.to_bytes(8, "little")
@@ -73,7 +74,7 @@ def file_head(dim: int, rows: int) -> bytes:
 
 
 def mapped_index(path: Path, dim: int, rows: int) -> Flat:
-    """The index in a file, mapped. Raises SnapshotRefused when it is not what is wanted."""
+    """Map the index in a file. Raises SnapshotRefused unless it has `rows` rows of `dim`."""
     try:
         index: Any = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
     except RuntimeError as error:

@@ -1,13 +1,13 @@
-"""Sealed segments on a GPU: their rows are nominated there, everything else stays as it is.
+"""Sealed segments on a GPU: it nominates their rows, everything else stays on the CPU.
 
-All code that knows of GPUs is here. A segment's rows go to the device as they are, float16, and
-every search looks at all of them: an H100 reads 3.35 TB/s (NVIDIA's data sheet), a million rows of
-512 dimensions in a third of a millisecond, so that an index pays only where memory is short. Then
-the segment's own index is cloned, if Faiss has that kind on GPUs; else, and whenever something
+All code that knows of GPUs is here. A segment's rows go to the device as float16, and every search
+reads all of them: an H100 reads 3.35 TB/s (NVIDIA's data sheet), a million rows of 512 dimensions
+in a third of a millisecond, so that an index is faster only where memory is short. Then the
+segment's own index is cloned, if Faiss has that type on GPUs. Otherwise, and whenever something
 fails, the segment is searched on the CPU.
 
-Faiss's GPU indexes take no selector: more rows are asked for, and those that were deleted or that
-a filter does not admit are left out by the bitmap. Where that would not do, the CPU answers.
+Faiss's GPU indexes take no selector: more rows are asked for, and the bitmap leaves out those that
+were deleted or that a filter does not admit. Where too few would be left, the CPU answers.
 """
 
 import threading
@@ -26,20 +26,23 @@ from index_store.segment.sealed import SealedSegment
 
 log = structlog.get_logger(__name__)
 
-# Faiss selects so many at most on a GPU (its wiki, "Faiss on the GPU").
+# The number of rows that Faiss returns at most on a GPU (its wiki, "Faiss on the GPU").
 _K_MAX = 2048
 _SPARE = 16
-# Of expected rows, since those that are left out do not lie evenly.
+# The ratio of asked to expected rows, since those that are left out do not lie evenly.
 _MARGIN = 1.5
 _GROWTH = 8
-# Scratch memory; Faiss takes 1.5 GB unless told.
+# Scratch memory; Faiss takes 1.5 GB by default.
 _TEMP_BYTES = 256 << 20
 _BLOCK_ROWS = 65_536
 _ID_BYTES = 8
 
 
 class DeviceRows:
-    """One segment's rows on a device. `index` finds them by row number; `lock` is the device's."""
+    """The rows of one segment on a device, in a Faiss `index` with the segment's row numbers.
+
+    `lock` is the device's. `parameters` are those of a cloned index; None means a scan.
+    """
 
     def __init__(self, index: Any, lock: threading.RLock, parameters: Any = None) -> None:
         self.index = index
@@ -49,7 +52,7 @@ class DeviceRows:
     def nominate(
         self, queries: NDArray[np.float32], most: int, selection: Selection
     ) -> Nominees | None:
-        """As `Part.approximate`; None where the CPU should answer, as few rows are selected."""
+        """Nominate as `SegmentReader.approximate` does; return None for too few selected rows."""
         limit = min(_K_MAX, selection.capacity)
         wanted = min(most, selection.count)
         asked = int((most + _SPARE) / max(selection.share, 1e-9) * _MARGIN)
@@ -60,11 +63,11 @@ class DeviceRows:
                 scores, numbers = self.index.search(queries, asked, params=self._parameters)
             admitted = ~selection.refused(numbers)
             if admitted.sum(axis=1).min() >= wanted:
-                # The best of those admitted, in their order; what is left over is -1.
+                # Keep the best of those admitted, in their order; missing ones are -1.
                 first = np.argsort(~admitted, axis=1, kind="stable")[:, :most]
                 kept = np.take_along_axis(np.where(admitted, numbers, -1), first, axis=1)
                 best = np.take_along_axis(scores, first, axis=1)
-                # Complete only for a scan: a clone of an index looks at some of its lists only.
+                # Only a scan is complete: a clone of an index reads some of its lists.
                 cuts = lowest_of(best, selection.count)
                 return Nominees(best, kept, cuts, self._parameters is None)
             asked = limit if asked < limit < asked * _GROWTH else asked * _GROWTH
@@ -72,18 +75,21 @@ class DeviceRows:
 
 
 class Device:
-    """One GPU, and how much of its memory segments may take. Any thread; one search at a time."""
+    """A GPU of whose memory segments may take `memory_bytes`. One thread at a time searches."""
 
     def __init__(self, memory_bytes: int, number: int = 0) -> None:
         self._left = memory_bytes
         self._number = number
-        # Whatever is collected while it is held may be an index that gives memory back.
+        # It is reentrant, as the garbage collector may free an index while a search holds it.
         self._lock = threading.RLock()
         self._resources: Any = faiss.StandardGpuResources()
         self._resources.setTempMemory(_TEMP_BYTES)
 
     def load_segment(self, segment: SealedSegment, recall: float) -> bool:
-        """Put its rows there if they fit; False, with a line in the log, where they stay here."""
+        """Load a segment's rows, or a clone of its index tuned for `recall`, as far as they fit.
+
+        Returns False, with a line in the log, for a segment that stays on the CPU.
+        """
         rows = segment.capacity * segment.flat_index.d * 2
         if self._try("float16 rows", segment, rows, self._flat):
             return True
@@ -119,7 +125,7 @@ class Device:
                 made = make(segment)
                 self._left -= size
         except RuntimeError as error:
-            # Out of memory that others hold, or a kind that Faiss has on the CPU only.
+            # Other programs hold the memory, or Faiss has this index type on the CPU only.
             reason = str(error).strip().splitlines()[-1:]
             log.warning("not placed on the GPU", what=what, rows=segment.capacity, reason=reason)
             return False
@@ -129,7 +135,7 @@ class Device:
         return True
 
     def _give_back(self, held: list[Any], size: int) -> None:
-        """Faiss frees memory as it searches: by one thread at a time."""
+        """Free an index of `size` bytes, under the lock: Faiss frees memory as it searches."""
         with self._lock:
             held.clear()
             self._left += size
@@ -152,7 +158,7 @@ class Device:
 
 
 def open_device(memory_mb: int) -> Device | None:
-    """The first GPU; None where there is none, or none is wanted (0)."""
+    """Return the first GPU, or None where there is not one or `memory_mb` is 0."""
     if not memory_mb or not faiss.get_num_gpus():
         return None
     return Device(memory_mb << 20)

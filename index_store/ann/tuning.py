@@ -1,7 +1,8 @@
-"""How much effort an index needs for a recall: measured, on queries like those that come.
+"""Tuning: the effort that an index needs for a recall, measured on queries like the real ones.
 
-Queries are sampled vectors of both targets, since texts asked of pictures are out of the pictures'
-distribution and need more effort than a picture's neighbours. Truth is the exact score's.
+Queries are sampled vectors of both targets and the latest real queries: a text asked of pictures is
+outside the pictures' distribution and needs more effort than another picture. The exact scores
+decide which rows are right.
 """
 
 from collections.abc import Sequence
@@ -16,28 +17,28 @@ from contracts.score import Vectors
 from index_store.ann.faiss_index import SCANNED_ROW_MS, AnnIndex, OperatingPoint
 
 K = 10
-# What a search for 10 nominates (index_store.search.scan).
+# The number of rows that a search for 10 nominates (index_store.search.scan).
 NOMINATED = 27
-# By how coarse the codes are; "fs" (fast scan) is looked for before "PQ".
+# The depths to try, by how coarse the codes are; "fs" (fast scan) is looked for before "PQ".
 _DEPTHS = {"SQ": (1, 2), "Flat": (1,), "fs": (1, 2, 4, 8, 16), "PQ": (4, 16, 64)}
-# Queries whose time is taken, and how often.
+# The number of queries that are timed, and of rounds.
 _TIMED = 32
 _TIMINGS = 3
 _EFFORTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 1024, 2048)
 _GOOD_ENOUGH = 0.998
-# Queries of each kind, to measure a known tuning anew and in a sample.
+# The number of queries from each source, to measure known points again and for a sample.
 _REMEASURED = 64
 _SAMPLED = 4
-# An effort that costs more than two exact scans is nobody's choice.
+# An effort that costs more than two exact scans is never chosen.
 _SCANS = 2
-# Float32 sums of 512 products in another order differ by so much; the tenth and the eleventh of
-# 100,000 rows by 20 times as much.
+# Float32 sums of 512 products differ by so much when their order does. The scores of the tenth and
+# the eleventh of 100,000 rows differ by 20 times as much.
 _ROUNDING = 2e-5
 _BLOCK_ROWS = 16_384
 
 
 def recall_thresholds(vectors: Vectors, queries: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What a row has to score to be among the best K of each query (q, dim): shape (q, 1)."""
+    """Return the score that puts a row among the best K of each query (q, dim): shape (q, 1)."""
     best = np.full((len(queries), K), -np.inf, np.float32)
     for start in range(0, len(vectors), _BLOCK_ROWS):
         here = queries @ vectors[start : start + _BLOCK_ROWS].astype(np.float32).T
@@ -49,34 +50,44 @@ def recall_thresholds(vectors: Vectors, queries: NDArray[np.float32]) -> NDArray
 
 @dataclass(frozen=True, slots=True)
 class TuningQueries:
-    """Queries (q, dim) with what is right for them; those of each kind end at `ends`."""
+    """Queries (q, dim) from several sources, with the scores that right answers reach.
+
+    `bars` (q, 1) are these scores; the queries of each source but the last end at `ends`.
+    """
 
     queries: NDArray[np.float32]
     bars: NDArray[np.float32]
     ends: NDArray[np.intp]
 
     @classmethod
-    def of(cls, vectors: Vectors, kinds: Sequence[Vectors]) -> "TuningQueries":
-        queries = np.concatenate(list(kinds)).astype(np.float32)
-        ends = np.cumsum([len(some) for some in kinds])[:-1]
+    def of(cls, vectors: Vectors, sources: Sequence[Vectors]) -> "TuningQueries":
+        """Return the queries of all `sources` (each (n, dim)), answered from `vectors`."""
+        queries = np.concatenate(list(sources)).astype(np.float32)
+        ends = np.cumsum([len(some) for some in sources])[:-1]
         return cls(queries, recall_thresholds(vectors, queries), ends)
 
     def recalls(self, ann: AnnIndex, effort: int, depth: int) -> NDArray[np.float64]:
-        """Of each query: by scores, since among equal rows (the same picture, published often)
-        any is right."""
+        """Return the recall of each query: shape (q,).
+
+        Scores decide, since among rows of equal vectors, as of one picture published often, any is
+        right.
+        """
         scores, _ = ann.search_with(self.queries, NOMINATED, depth, effort)
         wanted = min(K, ann.rows)
         right: NDArray[np.float64] = (scores[:, :wanted] >= self.bars).mean(axis=1)
         return right
 
     def recall(self, ann: AnnIndex, effort: int, depth: int) -> float:
-        """Of the kind of queries that is served worst."""
+        """Return the recall of the source of queries with the lowest."""
         found = np.split(self.recalls(ann, effort, depth), self.ends)
         return min(float(some.mean()) for some in found)
 
     def ms(self, ann: AnnIndex, effort: int, depth: int) -> float:
-        """Of a query. One by one, as they mostly come: Faiss reads lists in another way for many.
-        The least of some rounds counts, whatever else runs."""
+        """Return the milliseconds that a query takes.
+
+        Queries are asked one by one, as most come; Faiss reads lists in another way for many. The
+        fastest round counts, as other work may slow a round down.
+        """
         asked = self.queries[:: max(1, len(self.queries) // _TIMED)]
         rounds = []
         for _ in range(_TIMINGS):
@@ -88,15 +99,17 @@ class TuningQueries:
 
 
 def measure_points(
-    ann: AnnIndex, vectors: Vectors, kinds: Sequence[Vectors]
+    ann: AnnIndex, vectors: Vectors, sources: Sequence[Vectors]
 ) -> list[OperatingPoint]:
-    """Operating points worth having, cheapest first: each reaches more than those before.
+    """Measure operating points; return those worth having, cheapest first.
 
-    A point's recall is that of the kind of queries which it serves worst.
+    `vectors` (n, dim) are the rows of `ann`, `sources` vectors of queries, each (q, dim). Each
+    point reaches more recall than those before it. A point's recall is that of the source of
+    queries which it serves worst.
     """
-    if not kinds:
+    if not sources:
         return []
-    trial, points = TuningQueries.of(vectors, kinds), list[OperatingPoint]()
+    trial, points = TuningQueries.of(vectors, sources), list[OperatingPoint]()
     dearer_than_a_scan = _SCANS * SCANNED_ROW_MS * ann.rows
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
@@ -117,27 +130,28 @@ def measure_points(
 
 
 def remeasure_points(
-    ann: AnnIndex, vectors: Vectors, kinds: Sequence[Vectors]
+    ann: AnnIndex, vectors: Vectors, sources: Sequence[Vectors]
 ) -> list[OperatingPoint]:
-    """The points of `ann`, with the recall that they reach on these vectors; costs as they were.
+    """Return the points of `ann` with the recall that they reach on these vectors (n, dim).
 
-    On fewer queries, since searches wait for it: known to two percent.
+    Costs stay as they were. There are fewer queries than in `measure_points`, since searches wait
+    for the result: recall is known to two percent.
     """
-    if not kinds:
+    if not sources:
         return ann.points
-    trial = TuningQueries.of(vectors, [some[:_REMEASURED] for some in kinds])
+    trial = TuningQueries.of(vectors, [some[:_REMEASURED] for some in sources])
     return [
         replace(point, recall=trial.recall(ann, point.effort, point.depth)) for point in ann.points
     ]
 
 
-def sample_queries(kinds: Sequence[Vectors]) -> list[Vectors]:
-    """A few queries of each kind, on which whoever opens the same files finds the same."""
-    return [some[:_SAMPLED] for some in kinds]
+def sample_queries(sources: Sequence[Vectors]) -> list[Vectors]:
+    """Return the first queries of each source: every process that reads the files has the same."""
+    return [some[:_SAMPLED] for some in sources]
 
 
 def best_recall(points: Sequence[OperatingPoint]) -> float:
-    """The highest recall of any; 0 where none was measured."""
+    """Return the highest recall of the points, or 0 without points."""
     return max((point.recall for point in points), default=0.0)
 
 

@@ -1,7 +1,7 @@
-"""Columns of rows that no longer change: packed, so that a million rows are a dozen arrays.
+"""Packed columns of rows that no longer change: a million rows are a dozen arrays.
 
-A row's strings as Python objects take 300 bytes and every collection visits them; packed they take
-their own bytes and 9 more, are written to a file as they are, and are read back in one step.
+A row's strings as Python objects take 300 bytes, and every garbage collection visits them; packed
+they take their own bytes and 9 more, are written to a file as they are, and are mapped in one step.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,9 +30,10 @@ _NEEDED = (
     "origins.partitions",
     "origins.codes",
 )
-# Rows gathered at a time: bounds the index arrays, which are eight times what they gather.
+# Rows gathered at a time. It bounds the arrays of positions, which take eight times the bytes that
+# they gather.
 _GATHER_ROWS = 32_768
-# What a safetensors file calls the types that stand in one of ours.
+# The names of the types in a safetensors file of columns.
 _TYPES = {
     "BOOL": np.bool_,
     "U8": np.uint8,
@@ -46,9 +47,10 @@ T = TypeVar("T")
 
 
 class PackedStrings(Sequence[T | None]):
-    """Strings end to end; `ends` has one entry more than there are strings.
+    """A column of n strings, end to end in `data`.
 
-    `read` makes one of a view of its bytes; what is not `present` is None.
+    `ends` (n + 1,) begins with 0. `read` makes a string of a view of its bytes; a string that is
+    not `present` (n,) is None.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class PackedStrings(Sequence[T | None]):
         present: NDArray[np.bool_],
         read: Callable[["memoryview[Any]"], T],
     ) -> None:
-        # Memory views, since picking one number out of a numpy array takes ten times as long.
+        # These are memory views, as picking one number out of an array takes ten times as long.
         self._data = _view(data)
         self._ends = _view(ends)
         self._present = _view(present)
@@ -87,7 +89,7 @@ class PackedStrings(Sequence[T | None]):
 
 
 class CodedStrings(Sequence[Origin]):
-    """Few values, many rows: `codes` are places in `values`."""
+    """A column with few different values: `codes` (n,) are positions in `values`."""
 
     def __init__(self, values: Sequence[Origin], codes: NDArray[np.int32]) -> None:
         self._values = values
@@ -112,10 +114,10 @@ def _view(array: NDArray[Any]) -> "memoryview[Any]":
 
 
 def pack_columns(rows: Rows, count: int) -> Arrays:
-    """The first `count` rows as arrays, without the vectors.
+    """Pack the first `count` rows into arrays, without the vectors.
 
-    Each column is built by a few C loops of about a millisecond for a chunk, between which other
-    threads run.
+    A few C loops build each column, of about a millisecond for a growing segment; other threads run
+    between them.
     """
     arrays: Arrays = {name: getattr(rows, name)[:count].copy() for name in _NUMBERS}
     for name in ("ids", "items", "texts"):
@@ -132,7 +134,7 @@ def pack_columns(rows: Rows, count: int) -> Arrays:
 
 
 def unpack_columns(arrays: Arrays, vectors: Vectors) -> Rows:
-    """Rows over these arrays, no copies."""
+    """Return rows over these arrays and `vectors` (n, dim), without copies."""
     return Rows(
         _texts(arrays, "ids"),
         _column(arrays, "items", _text),
@@ -148,11 +150,12 @@ def unpack_columns(arrays: Arrays, vectors: Vectors) -> Rows:
 
 
 def count_rows(arrays: Arrays) -> int:
+    """Return the number of rows."""
     return len(arrays["offsets"])
 
 
 def gather_columns(pieces: Sequence[tuple[Arrays, Numbers]]) -> Arrays:
-    """The rows of these numbers of each, one after the other."""
+    """Return the numbered rows of each of `pieces`, one piece after the other, as new arrays."""
     arrays: Arrays = {
         name: np.concatenate([piece[name][numbers] for piece, numbers in pieces])
         for name in _NUMBERS
@@ -179,7 +182,7 @@ def gather_columns(pieces: Sequence[tuple[Arrays, Numbers]]) -> Arrays:
 
 
 def save_columns(arrays: Arrays, path: Path) -> None:
-    """Raises OSError, as for a full disk or a read-only one."""
+    """Write columns to a file. Raises OSError, as for a full disk."""
     try:
         save_file(arrays, path)
     except SafetensorError as error:
@@ -187,10 +190,13 @@ def save_columns(arrays: Arrays, path: Path) -> None:
 
 
 def load_columns(path: Path) -> Arrays:
-    """Mapped, not read: the library's own reader copies every byte while it holds the interpreter,
-    0.2 s for a million rows in which no search is answered. Raises SnapshotRefused."""
+    """Map the columns in a file. Raises SnapshotRefused unless they are whole.
+
+    The library's own reader copies every byte while it holds the interpreter: 0.2 s for a million
+    rows, in which no search is answered.
+    """
     try:
-        # It checks the header and that the file is whole; safetensors' README has the format.
+        # Opening checks the header and that the file is whole; safetensors' README has the format.
         with safe_open(path, framework="np"):
             pass
         raw = np.memmap(path, np.uint8, "r")
@@ -246,7 +252,7 @@ def _column(arrays: Arrays, name: str, read: Callable[["memoryview[Any]"], T]) -
 
 
 def _texts(arrays: Arrays, name: str) -> Sequence[str]:
-    """A column in which nothing is absent."""
+    """Return a column in which every string is present."""
     return cast(Sequence[str], _column(arrays, name, _text))
 
 

@@ -1,7 +1,7 @@
-"""Files of immutable parts: written once, for the process that builds segments and for snapshots.
+"""The local files of segments: written once, for the building process and for snapshots.
 
-A part's rows never change, so its files are named by its uid and how many rows they hold, and are
-never written again. Built segments bring their files with them.
+The rows that a reader holds never change, so their files are named by the segment's uid and the
+number of rows, and are never written again. Built segments bring their files with them.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _BLOCK_ROWS = 8192
 
 
 class SegmentFileStore:
-    """Keeps the files of parts below `folder`, which is emptied at the start."""
+    """The files of segments below `folder`, which is emptied before the first is written."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -36,10 +36,10 @@ class SegmentFileStore:
         self._in_use: Counter[str] = Counter()
 
     async def write_out(self, part: SegmentReader) -> SegmentFiles:
-        """Return the part's files, written now unless they are there. Raises OSError.
+        """Return the files of a reader's rows, written now unless they are there. Raises OSError.
 
-        Files that somebody deleted, as a rule for old files may do, are written again, since the
-        rows are in memory.
+        Files that were deleted from outside, as a rule for old files may do, are written again from
+        the rows in memory.
         """
         if part.files is not None and await asyncio.to_thread(_are_there, part.files):
             return part.files
@@ -47,18 +47,18 @@ class SegmentFileStore:
             return await asyncio.to_thread(self._write, part)
 
     async def folder_for(self, name: str) -> Path:
-        """A folder for files of that name, made unless it is there."""
+        """Return the folder for files of that name, made unless it is there."""
         async with self._lock:
             return await asyncio.to_thread(self._folder_for, name)
 
     @asynccontextmanager
-    async def building(self, name: str, parts: Sequence[SegmentReader]) -> AsyncIterator[Path]:
-        """A folder for the files of a segment to be built out of those of `parts`.
+    async def building(self, name: str, readers: Sequence[SegmentReader]) -> AsyncIterator[Path]:
+        """Open a folder for the files of a segment that is built out of the rows of `readers`.
 
-        `keep` leaves it and them alone meanwhile, whatever becomes of the parts. After a failure
-        the folder is gone.
+        Meanwhile `delete_others` leaves it and their files alone, even when the segments are gone
+        from the index. After a failure the folder is deleted.
         """
-        names = [name, *map(_name_of, parts)]
+        names = [name, *map(_name_of, readers)]
         self._in_use.update(names)
         try:
             yield await self.folder_for(name)
@@ -71,13 +71,14 @@ class SegmentFileStore:
 
     @property
     def in_use(self) -> Collection[str]:
-        """Names of what segments are being built from, and into."""
+        """The names of the files that segments are being built from, and into."""
         return set(self._in_use)
 
     async def delete_others(self, names: Callable[[], Collection[str]]) -> None:
-        """Delete the files of all other parts. What is mapped stays readable.
+        """Delete the files of all other segments. Mapped files stay readable.
 
-        `names` is asked when nobody writes: what is swapped in while this waits is then among them.
+        `names` is called while nothing is written, so that it names segments too that a merge
+        commits while this waits.
         """
         async with self._lock:
             await asyncio.to_thread(self._keep, {*names(), *self._in_use})
@@ -90,7 +91,7 @@ class SegmentFileStore:
 
     def _write(self, part: SegmentReader) -> SegmentFiles:
         self._empty_once()
-        # A chunk may have got rows since its view was made; they do no harm in its files.
+        # A growing segment may have got more rows since; they do no harm in the files.
         rows, name = len(part.rows), _name_of(part)
         files = SegmentFiles.within(name, rows, self._folder / name)
         if part.files is not None:

@@ -1,4 +1,4 @@
-"""Where an immutable part's files are."""
+"""The files of a segment's rows, which never change."""
 
 import os
 import shutil
@@ -12,7 +12,11 @@ VECTORS, COLUMNS, ANN = "vectors.faiss", "columns.safetensors", "ann.faiss"
 
 @dataclass(frozen=True, slots=True)
 class SegmentFiles:
-    """`index_type` names the index in `ann`, None where there is none; `points` are its tuning."""
+    """The paths of a segment's files.
+
+    `name` names the rows. `index_type` is the Faiss factory string of the index in `ann`, and
+    `points` are its operating points; both files of a segment without an index are None.
+    """
 
     name: str
     rows: int
@@ -24,6 +28,7 @@ class SegmentFiles:
 
     @property
     def paths(self) -> list[Path]:
+        """The files that there are, in the order of a manifest."""
         return [path for path in (self.vectors, self.columns, self.ann) if path is not None]
 
     @classmethod
@@ -35,13 +40,13 @@ class SegmentFiles:
         index_type: str | None = None,
         points: list[OperatingPoint] | None = None,
     ) -> "SegmentFiles":
-        """All in one folder, under their usual names."""
+        """Return the files of a segment in one folder, under their usual names."""
         ann = None if index_type is None else folder / ANN
         return cls(name, rows, folder / VECTORS, folder / COLUMNS, ann, index_type, points or [])
 
 
 def link_or_copy(source: Path, target: Path) -> Path:
-    """`target`, now a file of the bytes of `source`; on the same file system they are shared."""
+    """Make `target` a file with the bytes of `source`, shared with it on one file system."""
     # Never written into: what is there may be linked elsewhere too.
     target.unlink(missing_ok=True)
     try:

@@ -1,7 +1,7 @@
-"""Where ids stand: in a few dictionaries while rows are growing, in sorted hashes once sealed.
+"""The maps from ids to rows: dictionaries of growing rows, and sorted hashes of sealed ones.
 
 A dictionary of a million ids takes 180 MB and a tenth of a second to fill or to free, during which
-nothing else runs. A sealed segment's ids never change, so their 64-bit hashes, sorted, do: 12 MB,
+nothing else runs. A sealed segment's ids never change, so sorted 64-bit hashes suffice: 12 MB,
 made by the process that builds the segment, and looked up for a whole batch at once.
 """
 
@@ -11,12 +11,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-# Each of these is freed at once: 16,000 of a million ids, a millisecond.
+# Each dictionary is freed at once: one with 16,000 of a million ids in a millisecond.
 _SHARDS = 64
 
 
 class GrowingIdMap:
-    """id -> place, spread over dictionaries so that none is ever large."""
+    """A map from ids to addresses of rows, spread over dictionaries so that each stays small."""
 
     def __init__(self) -> None:
         self._shards: list[dict[str, int]] = [{} for _ in range(_SHARDS)]
@@ -25,22 +25,29 @@ class GrowingIdMap:
         return sum(map(len, self._shards))
 
     def get(self, item_id: str) -> int | None:
+        """Return the address of an id, or None."""
         return self._shards[hash(item_id) % _SHARDS].get(item_id)
 
     def pop(self, item_id: str) -> int | None:
+        """Return the address of an id, or None, and forget it."""
         return self._shards[hash(item_id) % _SHARDS].pop(item_id, None)
 
     def shards(self) -> Sequence[dict[str, int]]:
+        """Return the dictionaries."""
         return self._shards
 
-    def put(self, ids: Sequence[str], places: Iterable[int]) -> None:
+    def put(self, ids: Sequence[str], addresses: Iterable[int]) -> None:
+        """Set the address of each id."""
         shards = self._shards
-        for item_id, place in zip(ids, places, strict=True):
-            shards[hash(item_id) % _SHARDS][item_id] = place
+        for item_id, address in zip(ids, addresses, strict=True):
+            shards[hash(item_id) % _SHARDS][item_id] = address
 
 
 class SealedIdLookup:
-    """Row numbers by id. `hashes` ascend; `rows` are the row numbers in that order."""
+    """The rows of a sealed segment by id.
+
+    `hashes` (n,) are those of the ids, ascending; `rows` (n,) are the row numbers in that order.
+    """
 
     def __init__(
         self, hashes: NDArray[np.uint64], rows: NDArray[np.uint32], ids: Sequence[str]
@@ -52,9 +59,10 @@ class SealedIdLookup:
     def find(
         self, ids: Sequence[str], hashes: NDArray[np.uint64], bits: NDArray[np.uint8]
     ) -> NDArray[np.int64]:
-        """The row number of each id, -1 where there is none: shape (len(ids),).
+        """Return the live row of each id, or -1: shape (len(ids),).
 
-        Of several rows of one id the one that is set in `bits`: at most one is live.
+        `hashes` are those of `ids`. An id may have several rows, of which at most one is live, that
+        is, set in the bitmap `bits`.
         """
         found = np.full(len(ids), -1, np.int64)
         if not len(self._hashes):
@@ -75,7 +83,7 @@ class SealedIdLookup:
 
 
 def hashes_of(ids: Iterable[str]) -> NDArray[np.uint64]:
-    """64 bits of BLAKE2b for each id: the same on every machine, since they are stored."""
+    """Return 64 bits of BLAKE2b for each id: shape (n,). They are stored, so they never change."""
     digest = hashlib.blake2b
     raw = b"".join(
         [
@@ -87,7 +95,7 @@ def hashes_of(ids: Iterable[str]) -> NDArray[np.uint64]:
 
 
 def sorted_hashes(ids: Iterable[str]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-    """What SealedIds takes: hashes ascending, and their row numbers."""
+    """Return the arguments of `SealedIdLookup`: hashes ascending (n,), and their rows (n,)."""
     hashes = hashes_of(ids)
     order = np.argsort(hashes, kind="stable")
     return hashes[order], order.astype(np.uint32)

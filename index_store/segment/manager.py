@@ -139,7 +139,7 @@ class SegmentManager:
             end = min(len(rows), done + segment.room)
             address = ((self._next - 1) << _ROW_BITS) + len(segment.rows)
             # The last growing segment may still have the codes of an earlier quantizer.
-            segment.append(rows, done, end, codes if segment.coder is quantizer else None)
+            segment.append(rows, done, end, codes if segment.quantizer is quantizer else None)
             self._ids.put(rows.ids[done:end], range(address, address + end - done))
             done = end
 
@@ -184,7 +184,7 @@ class SegmentManager:
                 break
             if self._is_in_merge(number) or (segment.room and number == self._next - 1):
                 continue
-            if segment.coder is not quantizer and segment.live:
+            if segment.quantizer is not quantizer and segment.live:
                 # All its codes would have to be made now; the next merge takes it.
                 continue
             alive = segment.alive()
@@ -265,7 +265,7 @@ class SegmentManager:
         if not self.is_searched:
             return None
         largest = self.largest()
-        return None if largest is None else largest.coder
+        return None if largest is None else largest.quantizer
 
     def _segments(self) -> list[Segment]:
         return [*self.sealed_segments, *self.growing_segments.values()]

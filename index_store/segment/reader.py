@@ -1,7 +1,7 @@
-"""What a reader holds of a chunk or a segment: rows that never change, and which of them count.
+"""Readers of segments: rows that never change, and a choice of those that a search may see.
 
-A `SegmentReader` is a chunk or a segment as it was at one moment. A `Selection` names the rows of
-it that a search may see: the live ones, or those of them that a filter admits.
+A `SegmentReader` is a growing or sealed segment as it was at one moment. A `Selection` names rows
+of it: the live ones, or those of them that a filter admits.
 """
 
 from collections.abc import Mapping
@@ -22,22 +22,22 @@ from index_store.metadata.segment_fields import OnRowsRead, SegmentFields
 from index_store.segment.files import SegmentFiles
 from index_store.segment.rows import Numbers, Rows
 
-# For each part; an eighth of a byte a row.
+# Selections that each reader remembers, of an eighth of a byte a row.
 _SELECTIONS_KEPT = 16
 Nominated = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 class Nominees(NamedTuple):
-    """Float32 scores and row numbers (q, n), and where each query's ranking was cut.
+    """The nominated rows of q queries: float32 scores and row numbers (q, n), best first.
 
     Where fewer than n rows were found, the numbers end with -1, whose scores are below any row's.
-    No row that the cut left out scores more than `cuts` (q,) in float32.
+    No row that was looked at and left out scores more than `cuts` (q,) in float32. If `complete`,
+    all rows were looked at.
     """
 
     scores: NDArray[np.float32]
     numbers: NDArray[np.int64]
     cuts: NDArray[np.float32]
-    # Whether all rows were looked at, so that only the cut leaves any out.
     complete: bool
 
     def of(self, query: int) -> "Nominees":
@@ -51,17 +51,20 @@ class Nominees(NamedTuple):
 # Reading one row by itself costs as much as walking the bitmap over so many (measured: 1 us a row
 # where numpy converts float16 without SIMD; 1.2 ms for the bitmap of a million).
 _WALKED_PER_GATHERED = 800
-# Of the rows near a query a filter admits about its share of all rows; less than half of that is
-# no chance.
+# A filter admits about its share of the rows near a query. If it admits less than half of that, the
+# filter and the query are related, and an index finds too few of the admitted rows.
 _THIN = 0.5
-# Never on the event loop: a device answers many at once, and whoever uses it waits for it.
+# The cost of a search on a device, so high that it never runs on the event loop, which would wait.
 _DEVICE_MS = 10.0
 
 
 class Selection:
-    """`count` of the `rows` of one part, as the bitmap that Faiss takes; it has more bits where a
-    part has room for more rows. `kinds` are those of the values that live rows have, for each field
-    of the filter that it was made by."""
+    """Some rows of one segment: `count` of its `rows`, as a bitmap that Faiss takes.
+
+    `bits` has `capacity` bits, low bits first; a growing segment has room for more than `rows`.
+    `types` are the JSON types of the values in live rows, for each field of the filter that made
+    the selection.
+    """
 
     def __init__(
         self,
@@ -69,22 +72,22 @@ class Selection:
         count: int,
         capacity: int,
         rows: int,
-        kinds: Mapping[str, frozenset[str]] | None = None,
+        types: Mapping[str, frozenset[str]] | None = None,
     ) -> None:
         self.bits = bits
         self.count = count
         self.capacity = capacity
         self.rows = rows
-        self.kinds = kinds or {}
+        self.types = types or {}
 
     @cached_property
     def numbers(self) -> Numbers:
-        """Of the rows, ascending."""
+        """The numbers of the selected rows, ascending: shape (count,)."""
         return row_numbers(self.bits)
 
     @cached_property
     def selector(self) -> Any:
-        """None when it selects everything. Made at the first search: most views are never."""
+        """Faiss's selector, or None for all rows. It is made when a search first needs it."""
         if self.count == self.capacity:
             return None
         # The Python layer takes arrays that the stubs do not know.
@@ -92,31 +95,33 @@ class Selection:
 
     @property
     def share(self) -> float:
+        """The selected share of all rows, from 0 to 1."""
         return self.count / self.rows
 
     def refused(self, numbers: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which of these rows it does not select; -1 it never does."""
+        """Mark the `numbers` that are not selected; -1 never is. The shape is that of `numbers`."""
         selected = self.bits[numbers >> 3] >> (numbers & 7).astype(np.uint8) & 1
         refused: NDArray[np.bool_] = (numbers < 0) | (selected == 0)
         return refused
 
 
 class Nominator(Protocol):
-    """A device that holds a part's rows."""
+    """A device that holds the rows of a segment."""
 
     def nominate(
         self, queries: NDArray[np.float32], most: int, selection: Selection
     ) -> Nominees | None:
-        """As `Part.approximate`; None where the CPU should answer."""
+        """Nominate as `SegmentReader.approximate` does; return None if the CPU should answer."""
         ...
 
 
 class SegmentReader:
-    """A chunk or a segment as it was at one moment; `live` counts the rows that count.
+    """A segment as it was at one moment: any thread may read it.
 
-    Row numbers are below `capacity`; it had `written` of them. `ann` nominates among them; None:
-    few enough to be scanned. `uid` names the rows,
-    not the moment; `files` is where they are, once written; `device` has them too, if any does.
+    Row numbers are below `capacity`; `written` rows were there, and `live` of them were live: those
+    set in `bits`. `ann` nominates rows; None means that they are few enough to be scanned. `uid`
+    names the rows, not the moment; `files` are the rows' files, once written; `device` holds the
+    rows too, if a device has room for them.
     """
 
     def __init__(
@@ -144,11 +149,11 @@ class SegmentReader:
         self.live_rows = Selection(bits, live, capacity, written)
         self._flat = flat
         self._device = device
-        # Nothing of a part ever changes, so neither does what a filter admits of it.
+        # Nothing in a reader ever changes, so neither do the rows that a filter admits.
         self._selections: dict[object, Selection] = {}
 
     def numbers(self) -> Numbers:
-        """Of the live rows, ascending."""
+        """Return the numbers of the live rows, ascending."""
         return self.live_rows.numbers
 
     def select(self, condition: Filter | None, reads: OnRowsRead = lambda rows: None) -> Selection:
@@ -158,22 +163,24 @@ class SegmentReader:
         known = self._selections.get(condition.key)
         if known is None:
             alive = self.live_rows.bits
-            matching, kinds = self.fields.select(condition, alive, reads)
+            matching, types = self.fields.select(condition, alive, reads)
             bits = selector_bits(matching, self.capacity) & alive
             count = int(np.bitwise_count(bits).sum())
-            known = Selection(bits, count, self.capacity, self.written, kinds)
+            known = Selection(bits, count, self.capacity, self.written, types)
             if len(self._selections) >= _SELECTIONS_KEPT:
                 self._selections.clear()
             self._selections[condition.key] = known
         return known
 
     def needs_scan(self, condition: Filter) -> bool:
-        """Whether rows have to be read to answer `select`, as far as is known without waiting."""
+        """Return whether `select` has to read rows, as far as is known without waiting."""
         return condition.key not in self._selections and self.fields.needs_scan(condition)
 
     def cost_ms(self, recall: float, condition: Filter | None = None) -> float:
-        """About what `approximate` takes over everything, or over what a filter admits; infinite
-        where that is not known yet."""
+        """Estimate the milliseconds that `approximate` takes for one query.
+
+        The estimate is infinite for a filter whose rows are not known yet.
+        """
         if self._device is not None:
             return _DEVICE_MS
         selection = self.live_rows
@@ -189,9 +196,10 @@ class SegmentReader:
         return min(scanned, self.ann.cost_ms(selection.share, recall))
 
     def nominate(self, queries: NDArray[np.float32], most: int, selection: Selection) -> Nominated:
-        """The best `most` (or all) selected rows for each query (q, dim): scores and numbers.
+        """Scan the selected rows for the best `most` for each query (q, dim).
 
-        Both have shape (q, min(most, selected)). Scores err by less than NOMINATION_SLACK.
+        Returns float32 scores and row numbers of shape (q, min(most, selected)), best first. Scores
+        err by less than NOMINATION_SLACK.
         """
         most = min(most, selection.count)
         if selection.count * _WALKED_PER_GATHERED < self.capacity:
@@ -202,7 +210,11 @@ class SegmentReader:
     def approximate(
         self, queries: NDArray[np.float32], most: int, selection: Selection, recall: float
     ) -> Nominees:
-        """Nominate rows by an index where that pays, which may miss some."""
+        """Nominate about `most` rows for each query (q, dim), some of the best may be missing.
+
+        An index nominates where that is cheaper than a scan, with an effort for `recall`. See
+        `Nominees` for the result.
+        """
         if self._device is not None:
             there = self._device.nominate(queries, most, selection)
             if there is not None:
@@ -215,25 +227,33 @@ class SegmentReader:
             return Nominees(scores, numbers, lowest_of(scores, selection.count), True)
         scores, numbers = self.ann.search(queries, most, share, recall)
         # A filter only drops some of what was found, so the cut is where the index made it.
-        cuts = scores[:, -1].copy()
-        if selection.count == self.capacity:
-            return Nominees(scores, numbers, cuts, False)
+        nominees = Nominees(scores, numbers, scores[:, -1].copy(), False)
+        if selection.count < self.capacity:
+            self._drop_refused(queries, most, selection, nominees)
+        return nominees
+
+    def _drop_refused(
+        self, queries: NDArray[np.float32], most: int, selection: Selection, nominees: Nominees
+    ) -> None:
+        """Drop the nominees that are not selected, in place, and scan where too few are left.
+
+        A filter may refuse just the rows near a query. The rows that it selects are far away then,
+        in any of an index's lists: no effort that was measured without the filter finds them.
+        """
+        scores, numbers, cuts, _ = nominees
         refused = selection.refused(numbers)
         near, left = (numbers >= 0).sum(axis=1), (~refused).sum(axis=1)
         scores[refused], numbers[refused] = -np.inf, -1
-        # A filter may shut out just what is near a query. What it selects is far away then, in
-        # whatever lists: no effort that was measured without the filter finds it.
-        for n in np.flatnonzero(left < _THIN * share * near).tolist():
+        for n in np.flatnonzero(left < _THIN * selection.share * near).tolist():
             exact, found = self.nominate(queries[n : n + 1], most, selection)
             scores[n], numbers[n] = -np.inf, -1
             scores[n, : found.shape[1]], numbers[n, : found.shape[1]] = exact[0], found[0]
             cuts[n] = lowest_of(exact, selection.count)[0]
-        return Nominees(scores, numbers, cuts, False)
 
     def rows_above(
         self, query: NDArray[np.float32], floor: float, selection: Selection
     ) -> NDArray[np.int64]:
-        """Numbers of the selected rows whose float32 score is above `floor`."""
+        """Return the numbers of the selected rows whose float32 score is above `floor`."""
         found = self._flat.range_search(query[None], floor, params=_parameters(selection))
         numbers: NDArray[np.int64] = found[2]
         return numbers
@@ -245,7 +265,7 @@ class SegmentReader:
 
 
 def lowest_of(scores: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
-    """Return the lowest of the best scores (q, n) of `rows` rows, or -inf if n leaves none out."""
+    """Return the lowest of the best scores (q, n) of `rows` rows, or -inf if all are in: (q,)."""
     if scores.shape[1] >= rows:
         return np.full(len(scores), -np.inf, np.float32)
     return scores[:, -1].copy()

@@ -1,7 +1,7 @@
 """Rows of one target as columns, not row objects.
 
-A million objects would cost memory and long garbage collections. Where rows are still being added
-the columns are lists; where they no longer change, index_store.segment.columns packs them.
+A million objects would cost memory and long garbage collections. The columns of a growing segment
+are lists; those of a sealed one are packed by index_store.segment.columns.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Numbers = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Columns: the n-th entry of each belongs to the n-th row.
+    """The columns of some rows: the n-th entry of each belongs to the n-th row.
 
     `metadata` is canonical JSON, None when empty; `origins` with `offsets` are the sources;
     `partitions` are those of the embeddings topic; `hashes` (n, 4) are shares of the digest.
@@ -40,7 +40,7 @@ class Rows:
 
     @classmethod
     def blank(cls, vectors: Vectors) -> "Rows":
-        """No rows yet, and room for as many as `vectors` (n, dim) has."""
+        """Return columns without rows, with room for as many as `vectors` (n, dim) has."""
         room = len(vectors)
         return cls(
             [],
@@ -56,11 +56,11 @@ class Rows:
         )
 
     def __len__(self) -> int:
-        """Rows written; arrays may have room for more."""
+        """Return the number of rows written; arrays may have room for more."""
         return len(self.ids)
 
     def take(self, numbers: Numbers) -> "Rows":
-        """A copy of the rows of these numbers."""
+        """Return a copy of the rows of these numbers."""
         listed = numbers.tolist()
         return Rows(
             [self.ids[n] for n in listed],

@@ -1,8 +1,8 @@
-"""Sealed rows: an immutable block with its own index, and a bitmap of what was deleted since.
+"""Sealed segments: immutable rows with their own index, and a bitmap of those deleted since.
 
 A segment's files (vectors, columns, index) are written once, by the process that builds it, and
-mapped from then on. Where a snapshot was restored, its growing rows stand in a segment without an
-index, scanned like a chunk, until the next rebuild.
+mapped from then on. The growing rows of a restored snapshot are a sealed segment without an index,
+which is scanned like a growing one until the next merge.
 """
 
 from functools import cached_property
@@ -25,8 +25,11 @@ from index_store.segment.rows import Numbers
 
 
 class SealedSegment:
-    """`arrays` are the columns (index_store.segment.columns), `index` the vectors of the same rows,
-    `ann` the index that nominates among them, if any."""
+    """A sealed segment, named by `uid`. One thread deletes rows, any thread reads its readers.
+
+    `arrays` are the columns (index_store.segment.columns), `index` holds the vectors of the same
+    rows, `ann` nominates among them (None: they are scanned), `files` are where all of these are.
+    """
 
     def __init__(
         self,
@@ -55,7 +58,7 @@ class SealedSegment:
 
     @classmethod
     def mapped(cls, files: SegmentFiles, dim: int) -> "SealedSegment":
-        """Over its files. Raises SnapshotRefused when they are not what they should be."""
+        """Map a segment's files. Raises SnapshotRefused unless they are what `files` says."""
         index = flat.mapped_index(files.vectors, dim, files.rows)
         arrays = columns.load_columns(files.columns)
         if columns.count_rows(arrays) != files.rows:
@@ -69,7 +72,7 @@ class SealedSegment:
 
     @property
     def device(self) -> Nominator | None:
-        """What has these rows too, and nominates among them first."""
+        """The device that has these rows too and is asked first, if any."""
         return self._device
 
     @device.setter
@@ -79,19 +82,20 @@ class SealedSegment:
 
     @property
     def index_type(self) -> str:
+        """The Faiss factory string of the index, or `Flat` without one."""
         return "Flat" if self.ann is None else self.ann.index_type
 
     @cached_property
-    def coder(self) -> RowQuantizer | None:
-        """Its training, for rows that come after it."""
+    def quantizer(self) -> RowQuantizer | None:
+        """The quantizer of the segment's index, for codes of the rows that come after it."""
         return None if self.ann is None else RowQuantizer.from_ann(self.ann)
 
     def find_rows(self, ids: list[str], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
-        """The live row of each id, -1 where there is none: shape (len(ids),)."""
+        """Return the live row of each id, or -1: shape (n,). `hashes` (n,) are those of `ids`."""
         return self._ids.find(ids, hashes, self._bits)
 
     def delete(self, numbers: Numbers) -> None:
-        """Take out rows, all of them live."""
+        """Mark rows as deleted; all of them are live."""
         np.bitwise_and.at(self._bits, numbers >> 3, ~(1 << (numbers & 7)).astype(np.uint8))
         self.live -= len(numbers)
         self._reader = None
@@ -103,14 +107,15 @@ class SealedSegment:
         self._reader = None
 
     def alive(self) -> Numbers:
+        """Return the numbers of the live rows, ascending."""
         return row_numbers(self._bits)
 
     def bits(self) -> NDArray[np.uint8]:
-        """A bit for each row that is live, low bits first."""
+        """Return the bitmap of the live rows, low bits first."""
         return self._bits
 
     def reader(self) -> SegmentReader:
-        """This segment as it is now; the same object until something changes."""
+        """Return this segment as it is now: the same object until something changes."""
         if self._reader is None:
             self._reader = SegmentReader(
                 self.rows,
@@ -129,4 +134,5 @@ class SealedSegment:
 
 
 def all_bits(count: int) -> NDArray[np.uint8]:
+    """Return a bitmap with the first `count` bits set, low bits first."""
     return np.packbits(np.ones(count, np.bool_), bitorder="little")

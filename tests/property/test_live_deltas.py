@@ -19,8 +19,8 @@ from api.live.limits import ListLimits, LiveLimits
 from api.live.top import apply_queue
 from api.live.top.apply_queue import ApplyQueue
 from api.live.top.ranked_list import StandingList
+from api.live.top.refilled_list import RefilledList
 from api.live.top.shared_items import _SharedItem
-from api.live.top.standing_set import StandingQuerySet
 from contracts.ports.hit import VectorQuery
 from contracts.score import unit
 from contracts.topics import Target
@@ -315,7 +315,7 @@ def test_the_same_where_matching_takes_a_while(history: History, slowness: int) 
     ("owner", "name", "broken"),
     [
         (_SharedItem, "join", lambda *_: None),
-        (StandingQuerySet, "_apply_missed_batch", lambda *_: True),
+        (RefilledList, "apply", lambda *_: True),
         (StandingList, "floor", property(lambda _: float("inf"))),
         (StandingList, "is_short", property(lambda _: False)),
     ],

@@ -18,8 +18,9 @@ from api.http.time_slices import TimeSlice
 from api.live.batch_match import MatchBatch
 from api.live.limits import ListLimits
 from api.live.top.ranked_item import RankedItem
+from api.live.top.refilled_list import RefillResult
 from api.live.top.standing_query import StandingQuery
-from api.live.top.standing_set import RefillResult, StandingQuerySet
+from api.live.top.standing_set import StandingQuerySet
 from contracts.errors import NotReady
 from contracts.ports.search import AppliedBatch, Searcher
 from contracts.score import Vectors

@@ -17,7 +17,6 @@ does no harm: the last batch with an item decides, as in the log.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
@@ -26,6 +25,7 @@ from api.live.limits import ListLimits
 from api.live.top.ranked_item import ListItem, RankedItem
 from api.live.top.ranked_list import StandingList
 from api.live.top.recent_batches import RecentBatches
+from api.live.top.refilled_list import RefilledList, RefillResult
 from api.live.top.shared_items import SharedItems
 from api.live.top.standing_query import QueryState, StandingQuery
 from api.queries.prepare import ItemRef
@@ -38,18 +38,6 @@ from contracts.wire.as_of import AsOf
 # A filter's evaluation of one item takes as long as this many pairs of a query and an item.
 _PAIRS_PER_EVALUATION = 64
 _DEFAULT_LIMITS = ListLimits()
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class RefillResult:
-    """The list that one search of a standing query returned."""
-
-    query: StandingQuery
-    vector: Vectors
-    ranked: Sequence[RankedItem]
-    as_of: AsOf | None
-    # The query's search that returned it.
-    search_number: int
 
 
 class StandingQuerySet:
@@ -278,46 +266,11 @@ class StandingQuerySet:
 
     def _refilled(self, result: RefillResult) -> StandingList[Hit | ListItem] | None:
         """Return the search's list with the batches since it began, or None if one cannot be."""
-        query = result.query
-        batches = self._recent_batches.after(query.search_began)
+        batches = self._recent_batches.after(result.query.search_began)
         if batches is None:
             return None
-        ranked: StandingList[Hit | ListItem] = query.new_list()
-        ranked.replace_all(
-            [score for score, _ in result.ranked], [item for _, item in result.ranked]
-        )
-        row = QueryMatrix[StandingQuery]()
-        row.put(query, result.vector, ranked.floor)
-        for batch in batches:
-            if not self._apply_missed_batch(query, ranked, row, batch):
-                return None
-        return ranked
-
-    def _apply_missed_batch(
-        self,
-        query: StandingQuery,
-        ranked: StandingList[Hit | ListItem],
-        row: QueryMatrix[StandingQuery],
-        batch: MatchBatch,
-    ) -> bool:
-        """Apply one batch to the list of a search, and return whether that was possible."""
-        if batch.applied.target != query.target:
-            return True
-        held = [hit.id for hit in ranked.items() if hit.id in batch.ids]
-        if held and not query.is_incremental:
-            return False
-        for item_id in held:
-            ranked.remove(item_id)
-        for _, number, score in batch.matches(row.view()):
-            if not query.is_incremental:
-                return False
-            hit = batch.hit(number)
-            if ranked.admits(score, hit.id):
-                ranked.put(score, hit)
-        if ranked.is_long:
-            ranked.trim()
-            row.raise_floor(query, ranked.floor)
-        return not ranked.is_short
+        refilled = RefilledList(result)
+        return refilled.list if all(map(refilled.apply, batches)) else None
 
     def _invalidate(self, query: StandingQuery, changed_ms: int | None = None) -> None:
         """Make a query due; a search of it that is under way has seen too little."""

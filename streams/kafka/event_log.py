@@ -1,21 +1,16 @@
-"""The event log on Kafka: the EventLog and LogReader ports on aiokafka.
-
-Reading is always by assignment and seek, read_committed, with no automatic reset: a position that
-the log no longer has is an error to act on (LogChanged), never a silent jump.
-"""
+"""The event log on Kafka: the EventLog port on aiokafka."""
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import KafkaError, OffsetOutOfRangeError
 
-from contracts.errors import BrokerUnavailable, LogChanged
+from contracts.errors import BrokerUnavailable
 from contracts.events.record import (
-    Fetched,
     OutRecord,
     Positions,
     Record,
@@ -27,6 +22,7 @@ from contracts.ports.event_log import AddedPartitions
 from streams.groups.offsets import group_offsets
 from streams.kafka.client_lifecycle import close_consumer_or_producer, start_client
 from streams.kafka.connection import KafkaConnection
+from streams.kafka.log_reader import KafkaLogReader, read_record
 from streams.topics.admin import compaction_lag_s, delete_retention_s
 from streams.topics.identity import TopicIdClient
 from streams.topics.metadata import TopicDescription, topic_absent
@@ -35,105 +31,6 @@ from streams.topics.partition_counts import PartitionCounts, target_of
 _READ_TIMEOUT_MS = 3_000
 # Records handed to the producer in one turn of the loop.
 _SENT_AT_ONCE = 64
-
-
-def read_record(record: ConsumerRecord) -> Record:
-    """aiokafka's record as ours."""
-    return Record(
-        record.topic,
-        record.partition,
-        record.offset,
-        record.timestamp,
-        record.key,
-        record.value,
-        record.headers,
-    )
-
-
-class KafkaLogReader:
-    """The LogReader port: partitions assigned once, read in order."""
-
-    def __init__(self, consumer: AIOKafkaConsumer, partitions: Sequence[KafkaPartition]) -> None:
-        self._consumer = consumer
-        self._partitions = partitions
-
-    @classmethod
-    async def open(
-        cls, connection: KafkaConnection, start: Mapping[TopicPartition, int | None]
-    ) -> Self:
-        """A reader standing at `start`; None: at the beginning of what the log still has."""
-        consumer = AIOKafkaConsumer(
-            **connection.client_options(),
-            group_id=None,
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            isolation_level="read_committed",
-            fetch_max_wait_ms=500,
-            fetch_max_bytes=16 * 1024 * 1024,
-            max_partition_fetch_bytes=4 * 1024 * 1024,
-        )
-        partitions = [KafkaPartition(*partition) for partition in start]
-        await start_client(consumer)
-        try:
-            consumer.assign(partitions)
-            beginning = [KafkaPartition(*p) for p, offset in start.items() if offset is None]
-            if beginning:
-                for partition, offset in (await consumer.beginning_offsets(beginning)).items():
-                    consumer.seek(partition, offset)
-            for partition, position in start.items():
-                if position is not None:
-                    consumer.seek(KafkaPartition(*partition), position)
-        except BaseException:
-            await close_consumer_or_producer(consumer)
-            raise
-        return cls(consumer, partitions)
-
-    async def fetch(
-        self, *, records_max: int, timeout_ms: int, without: Collection[TopicPartition] = ()
-    ) -> Fetched:
-        """Those in `without` stay where they are; aiokafka asks the broker no more for them."""
-        asked = [p for p in self._partitions if TopicPartition(*p) not in without]
-        try:
-            found = await self._consumer.getmany(
-                *asked, timeout_ms=timeout_ms, max_records=records_max
-            )
-        except OffsetOutOfRangeError as error:
-            raise LogChanged(f"offsets out of range: {error}") from error
-        positions = await self.positions()
-        return Fetched(
-            {
-                TopicPartition(*partition): [read_record(record) for record in records]
-                for partition, records in found.items()
-            },
-            positions,
-            self._caught_up(positions),
-        )
-
-    async def positions(self) -> dict[TopicPartition, int]:
-        """Where the next fetch goes on, past markers and holes."""
-        return {
-            TopicPartition(*partition): await self._consumer.position(partition)
-            for partition in self._partitions
-        }
-
-    def _caught_up(self, positions: Positions) -> dict[TopicPartition, float]:
-        caught_up = {}
-        for partition in self._partitions:
-            stable = self._consumer.last_stable_offset(partition)
-            asked_ms = self._consumer.last_poll_timestamp(partition)
-            if stable is None or asked_ms is None:
-                continue  # nothing was fetched yet
-            if positions[TopicPartition(*partition)] >= stable:
-                caught_up[TopicPartition(*partition)] = asked_ms / 1000
-        return caught_up
-
-    async def stable_offsets(self) -> dict[TopicPartition, int]:
-        # A read_committed consumer is answered with the last stable offset (KIP-98).
-        ends = await self._consumer.end_offsets(self._partitions)
-        return {TopicPartition(*partition): offset for partition, offset in ends.items()}
-
-    async def close(self) -> None:
-        await close_consumer_or_producer(self._consumer)
 
 
 class KafkaEventLog:

@@ -31,7 +31,7 @@ from contracts.topics import TARGETS, Names
 from streams.groups.members import count_members, list_groups
 from streams.groups.offsets import group_offsets
 from streams.kafka.connection import KafkaConnection
-from streams.kafka.event_log import KafkaLogReader
+from streams.kafka.log_reader import KafkaLogReader
 from streams.lag.oldest_record import OldestRecord, OldestRecordReader
 from streams.lag.open_transactions import Unstable, UnstableRecordCounter
 from streams.ownership.commit_metadata import TopicPair, valid_offsets

@@ -34,7 +34,7 @@ from contracts.events.record import OutRecord, TopicPartition
 from contracts.ports.ownership import Lease, RecordClaim
 from contracts.topics import Names
 from streams.kafka.connection import KafkaConnection
-from streams.kafka.event_log import KafkaLogReader
+from streams.kafka.log_reader import KafkaLogReader
 from streams.ownership.membership import Membership
 from streams.ownership.options import OwnershipOptions
 from streams.ownership.session import OwnershipSession

@@ -7,7 +7,7 @@ beginning would write every item that still exists, and would leave the deleted 
 
 from contracts.events.record import OutRecord, Source, TopicPartition
 from streams.kafka.connection import KafkaConnection
-from streams.kafka.event_log import KafkaLogReader
+from streams.kafka.log_reader import KafkaLogReader
 from streams.kafka.partition_scan import read_to_end
 
 

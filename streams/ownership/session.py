@@ -26,7 +26,7 @@ from contracts.ports.ownership import Lease, RecordClaim
 from contracts.topics import TARGETS
 from contracts.wrong_step import require_state
 from streams.kafka.client_lifecycle import run_to_completion, start_all
-from streams.kafka.event_log import KafkaLogReader
+from streams.kafka.log_reader import KafkaLogReader
 from streams.ownership.caught_up import CaughtUpTimes, now_ms
 from streams.ownership.claim_progress import ClaimProgress
 from streams.ownership.commit_metadata import TopicPair, commit_request

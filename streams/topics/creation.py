@@ -12,7 +12,8 @@ from contracts.events.partition_count_record import CreatedTopic, RecordedPartit
 from contracts.partitioner import partitioner
 from contracts.topics import TARGETS, Names, TopicSpec
 from streams.kafka.connection import KafkaConnection
-from streams.kafka.event_log import KafkaEventLog, KafkaLogReader
+from streams.kafka.event_log import KafkaEventLog
+from streams.kafka.log_reader import KafkaLogReader
 from streams.topics.admin import CreationResult, create_topics, require_partitions
 from streams.topics.identity import TopicIdClient
 from streams.topics.metadata import TopicDescription

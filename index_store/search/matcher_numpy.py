@@ -1,4 +1,4 @@
-"""The Matcher on numpy: one float32 product, which only nominates. And which Matcher to use."""
+"""The Matcher on the CPU, a float32 product of numpy, and the choice of the machine's Matcher."""
 
 import faiss
 import numpy as np
@@ -7,24 +7,28 @@ from numpy.typing import NDArray
 from contracts.ports.search import Matcher
 from contracts.score import NOMINATION_SLACK, Vectors
 
-# Queries of one block: bounds the product's memory to block x new rows.
+# Queries are matched in blocks of this many: a product has at most _BLOCK x new rows scores.
 _BLOCK = 4096
-# Every float16 number as float32: numpy takes twice as long to convert as to look up.
+# Every float16 number as float32: numpy's conversion takes twice as long as this look-up.
 _WIDE = np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float32)
 
 
 class NumpyMatcher:
-    """Nominates with slack above float32's error; the exact score decides elsewhere."""
+    """A Matcher that nominates pairs by a float32 product; the caller decides by the exact score.
+
+    It lowers the floors by NOMINATION_SLACK, which is more than the product's rounding error.
+    """
 
     def nominate(
         self, queries: NDArray[np.float32], floors: NDArray[np.float64], vectors: Vectors
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the pairs that may reach their floor, as the port says."""
         wide = _WIDE.take(vectors.view(np.uint16)).T
         found, rows = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
         for start in range(0, len(queries), _BLOCK):
             scores = queries[start : start + _BLOCK] @ wide
             bars = (floors[start : start + _BLOCK] - NOMINATION_SLACK).astype(np.float32)
-            # Most queries have no pair: one pass tells which.
+            # Most queries have no pair: a first pass over the best scores finds those that do.
             near = np.flatnonzero(scores.max(axis=1, initial=-np.inf) >= bars)
             query, row = np.nonzero(scores[near] >= bars[near, None])
             found.append(near[query] + start)
@@ -33,7 +37,7 @@ class NumpyMatcher:
 
 
 def open_matcher() -> Matcher:
-    """On a GPU where there is one."""
+    """Return a Matcher on the GPU if the machine has one, and otherwise on the CPU."""
     if not faiss.get_num_gpus():
         return NumpyMatcher()
     from index_store.search.matcher_torch import TorchMatcher

@@ -1,9 +1,9 @@
-"""The Matcher on a GPU: float16 products on its tensor cores, which only nominate.
+"""The Matcher on a GPU, which nominates pairs by float16 products on its tensor cores.
 
-Vectors are float16, so nothing is lost on the way in; products are summed in float32 and rounded to
-float16 once. For scores up to 2 that errs by at most 2 ** -11 * 2 (half a unit in the last place of
-numbers below 2), which is added to the slack of float32. torch takes seconds to import, so this
-module is imported only where a GPU is.
+The vectors are float16 already, so converting the queries loses nothing. The products are summed in
+float32 and rounded to float16 once. For a score below 2, this rounding errs by at most 2^-11 (half
+a unit in the last place); twice as much is added to the slack for float32. Importing torch takes
+seconds, so this module is imported only on a machine with a GPU.
 """
 
 import numpy as np
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from contracts.score import NOMINATION_SLACK, Vectors
 
-# Queries of one block: a block of 65,536 and 2,048 new rows takes 256 MB.
+# Queries are matched in blocks: one of 65,536 queries against 2,048 new rows takes 256 MB.
 _BLOCK = 65_536
 _SLACK = NOMINATION_SLACK + 2.0**-10
 
 
 class TorchMatcher:
-    """Nominates on `device`; the exact score decides elsewhere."""
+    """A Matcher that nominates pairs on `device`; the caller decides by the exact score."""
 
     def __init__(self, device: str = "cuda") -> None:
         self._device = torch.device(device)
@@ -28,6 +28,7 @@ class TorchMatcher:
     def nominate(
         self, queries: NDArray[np.float32], floors: NDArray[np.float64], vectors: Vectors
     ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Return the pairs that may reach their floor, as the port says."""
         found, rows = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
         if not len(queries) or not len(vectors):
             return found[0], rows[0]

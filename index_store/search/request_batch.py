@@ -1,8 +1,9 @@
-"""One batch running and one waiting: what is asked while others are answered goes together.
+"""Batches of requests: one batch runs, and the requests that arrive meanwhile form the next one.
 
-A thread for each query costs as much as the query, and they fight for the interpreter; a batch is
-one call of Faiss. There is no timer: what finds nothing running runs at the loop's next turn, with
-whatever else was asked in this one.
+A batch of searches is one call of Faiss. A thread for each query would cost as much as the query
+itself, and the threads would compete for the interpreter lock. There is no timer: a request that
+arrives while nothing runs is answered in the next turn of the event loop, together with the other
+requests of this turn.
 """
 
 import asyncio
@@ -16,9 +17,10 @@ Reply = TypeVar("Reply")
 
 
 class RequestBatcher(Generic[Request, Reply]):
-    """Runs `work` on a batch of what was asked; one answer for each.
+    """A batcher that calls `work` with a batch of requests, and hands each its own reply.
 
-    In a thread, or on the loop where `is_quick` says that handing it over would take as long.
+    `work` returns one reply for each request, in their order. It runs in a thread, or on the event
+    loop if `is_quick` says of the batch that handing it to a thread would take as long.
     """
 
     def __init__(
@@ -32,16 +34,16 @@ class RequestBatcher(Generic[Request, Reply]):
         self._running: asyncio.Task[None] | None = None
 
     def waiting(self) -> int:
-        """Those whose batch has not begun."""
+        """Return the number of requests whose batch has not begun."""
         return len(self._waiting)
 
     async def ask(self, asked: Request) -> Reply:
-        """Raises what `work` raises for it."""
+        """Return the reply to one request. Raises what `work` raises for it."""
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting.append((asked, future))
         if self._running is None:
             self._running = asyncio.create_task(self._run())
-        # Whoever gives up is left out, if its batch has not begun.
+        # A caller that is cancelled before its batch begins is left out of it.
         return await future
 
     async def _run(self) -> None:
@@ -63,7 +65,7 @@ class RequestBatcher(Generic[Request, Reply]):
                 answers = await asyncio.to_thread(self._work, work)
         except Exception as error:
             if len(batch) > 1:
-                # It was one of them: the others have their answers, each by itself.
+                # Only some requests of the batch are at fault: answer each by itself.
                 for one in batch:
                     await self._answer([one])
             elif not batch[0][1].done():

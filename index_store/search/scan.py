@@ -1,11 +1,16 @@
-"""Searching one view's parts: nominate in float32, answer by the exact score.
+"""The search of a view's segments: rows are nominated in float32, and the exact score decides.
 
-An exact answer is complete when its worst winner's exact score is above what any row left out
-could have; where it is not (near ties), the rows within the slack are all nominated in a second
-scan. An approximate one takes what the parts' indexes nominate. Where the ranking was cut among
-rows that may tie with its last winner, more are nominated, up to `TIES_MAX`; beyond that, and where
-the indexes found fewer rows than there are, it turns to the exact one. Without such care pages of
-equal scores would repeat some rows and leave others out: which of them are nominated is chance.
+An exact search nominates a few rows more than it needs from a scan of each segment. Its answer is
+complete if the exact score of the last winner is above the score that any row left out could have,
+which is the lowest nominated float32 score plus the error of float32 (NOMINATION_SLACK). Where it
+is not, scores lie close together, and a second scan nominates every row within that error of the
+last winner's score.
+
+An approximate search takes the rows that the segments' ANN indexes nominate. Where the nominated
+ranking ends among rows that may tie with the last winner, it nominates more, up to `TIES_MAX`.
+Beyond that, and where the indexes found fewer rows than exist, it becomes an exact search. Without
+this, pages of equal scores would repeat some rows and omit others, because it is chance which of
+them an index nominates.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,26 +25,33 @@ from index_store.ann.choice import SCANNED_ROWS
 from index_store.segment.reader import Nominees, SegmentReader, Selection
 from index_store.segment.rows import Numbers
 
-# A little more than k is nominated at once, so that near ties seldom need a second scan.
+# A few more than k rows are nominated at first (an eighth, and 16), so that near ties rarely need a
+# second scan.
 _SPARE = 16
 _SPARE_PER_WANTED = 8
-# With collapse, several rows may stand for one item.
+# With collapse, several rows may belong to one item.
 _ROWS_PER_ITEM = 4
 _GROWTH = 8
-# Rows nominated beyond those that are needed, to see the end of a tie: first a few, then the most.
+# The rows nominated beyond those that are needed, to find where a tie ends: at first, and at most.
 TIES_MAX = 2048
 _TIES_AT_FIRST = 128
-# So many rows are scanned in half a millisecond, which needs no lane for slow searches.
+# A scan of this many rows takes half a millisecond, so it may run among the fast searches.
 _SCANNED_AT_ONCE = SCANNED_ROWS
-# Thousands may tie: bounds what is converted to float64 at a time (32 MB at 512 dimensions).
+# Thousands of rows may tie. This bounds the rows converted to float64 at a time, 32 MB at 512
+# dimensions.
 _SCORED_AT_ONCE = 8192
 
-# Score negated, id, part, row: sorts in the order of an answer.
+# A row as a tuple that sorts in the order of an answer: the negated score, the id, the number of
+# its segment, and its row number there.
 RankedRow = tuple[float, str, int, int]
 
 
 class SegmentSearch:
-    """Queries of one target and filter over its parts: one pass for all of them."""
+    """A search for several queries of one target with one filter, in one pass over its segments.
+
+    `parts` are the segments, and `selections` name the rows of each that the filter admits.
+    Comments here call the number of a row over all segments its place.
+    """
 
     def __init__(
         self,
@@ -50,14 +62,14 @@ class SegmentSearch:
         self._parts = parts
         self._selections = selections
         self._queries = queries
-        # A place is a row's number over all parts: its part's start and its row there.
+        # A place is the start of a segment plus the number of a row in it.
         self._starts = [0, *accumulate(part.capacity for part in parts)]
         self._live = sum(selection.count for selection in selections)
         self._wide = np.array([query.vector for query in queries], np.float32)
         self._slack = tie_slack(self._wide.shape[1])
 
     def exact(self) -> Iterator[list[RankedRow]]:
-        """The winners of each query, best first, at most k + offset."""
+        """Yield the winners of each query, best first, at most k + offset."""
         most = max(_nominees_for(query) for query in self._queries)
         scores, places = self._nominated(self._wide, most)
         for n, query in enumerate(self._queries):
@@ -66,9 +78,10 @@ class SegmentSearch:
     def approximate(
         self, recall: float, *, patient: bool = True
     ) -> Iterator[list[RankedRow] | None]:
-        """Yield the winners of each query with about `recall`, exact where all rows are scanned.
+        """Yield the winners of each query, best first, found with about the given recall@10.
 
-        Yields None for a query that takes an exact scan of many rows, unless `patient`.
+        They are exact where all rows are scanned. Unless `patient`, None is yielded for a query
+        that would take an exact scan of many rows.
         """
         most = max(_nominees_for(query) for query in self._queries)
         found = self._approximated(self._wide, most, recall)
@@ -83,39 +96,41 @@ class SegmentSearch:
     def _near(
         self, n: int, query: VectorQuery, nominees: Nominees, most: int, recall: float
     ) -> tuple[list[RankedRow], float | None]:
-        """Return the winners among the nominees; and, where rows that were not nominated may belong
-        to them, the score that such rows must reach, otherwise None.
+        """Return the winners among the nominees, and the score that another row has to reach.
+
+        The score is None where no row that was not nominated can be among the winners.
         """
         wanted = min(query.k + query.offset, self._live)
         for extra in (_TIES_AT_FIRST, TIES_MAX, 0):
             found = _contenders(query, nominees.scores[0], nominees.numbers[0])
             winners, cut = self._winners(query, found), float(nominees.cuts[0])
-            # Too few: the lists read held too few of the rows there are, whose scores say nothing
-            # of what the others hold; or (with collapse) too few items.
+            # Too few rows: the lists that were searched held fewer than exist, and their scores say
+            # nothing about the rows in other lists.
             if len(found) < wanted:
                 return winners, -np.inf
+            # Too few items with collapse, unless rows of lower scores are excluded by min_score.
             if query.collapse and len(winners) < wanted:
                 return winners, None if self._below_min_score(query, found) else -np.inf
             bar = _score_to_beat(query, winners)
             if cut + self._slack < bar or cut == -np.inf:
                 return winners, None
-            # A scan for more rows takes as long as one that leaves none out.
+            # More rows from a scan would take as long as the second scan, which leaves none out.
             if nominees.complete or not extra:
                 break
             nominees = self._approximated(self._wide[n : n + 1], most + extra, recall)
         return winners, bar
 
     def _from(self, n: int, query: VectorQuery, bar: float) -> list[RankedRow]:
-        """Find the winners by a scan of all rows; none of them scores less than `bar`."""
+        """Find the winners by a scan of all rows, given that none of them scores below `bar`."""
         if bar > -np.inf:
             return self._winners(query, self._reaching(self._wide[n], bar - NOMINATION_SLACK))
         [winners] = SegmentSearch(self._parts, self._selections, [query]).exact()
         return winners
 
     def _below_min_score(self, query: VectorQuery, found: NDArray[np.int64]) -> bool:
-        """Whether what was found went below min_score already, so that more would too.
+        """Return whether the rows found go below `min_score`, so that further rows would as well.
 
-        Else one that nothing reaches would be a reason to look again at every search.
+        Without this check, a `min_score` that few rows reach would cause a scan in every search.
         """
         if query.min_score is None:
             return False
@@ -130,6 +145,10 @@ class SegmentSearch:
         places: NDArray[np.int64],
         most: int,
     ) -> list[RankedRow]:
+        """Return the winners of the n-th query, from its nominees or from further scans.
+
+        `scores` and `places` hold at least the best `most` nominees of all segments together.
+        """
         while True:
             places, ceiling = self._best(scores, places, most)
             winners = self._winners(query, places)
@@ -138,14 +157,17 @@ class SegmentSearch:
                 return winners
             if bar > -np.inf:
                 return self._from(n, query, bar)
-            # Too few items among the rows (collapse): more rows.
+            # With collapse, the nominees held too few items: nominate more rows.
             most *= _GROWTH
             [scores], [places] = self._nominated(self._wide[n : n + 1], most)
 
     def _nominated(
         self, queries: NDArray[np.float32], most: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Every part's best for each query, side by side: float32 scores, and places."""
+        """Nominate the best `most` rows of every segment for each query (q, dim), by a scan.
+
+        Return their float32 scores and places, those of all segments side by side: both (q, n).
+        """
         scores = [np.empty((len(queries), 0), np.float32)]
         places = [np.empty((len(queries), 0), np.int64)]
         for part, selection, start in self._each():
@@ -155,7 +177,7 @@ class SegmentSearch:
         return np.hstack(scores), np.hstack(places)
 
     def _approximated(self, queries: NDArray[np.float32], most: int, recall: float) -> Nominees:
-        """Join what the parts' indexes nominate; the numbers are places, or -1."""
+        """Join the nominees of the segments' ANN indexes; their numbers become places, or -1."""
         found = []
         for part, selection, start in self._each():
             here = part.approximate(queries, most, selection, recall)
@@ -176,6 +198,7 @@ class SegmentSearch:
         )
 
     def _each(self) -> Iterator[tuple[SegmentReader, Selection, int]]:
+        """Yield each segment with any selected row, its selection, and its first place."""
         for part, selection, start in zip(
             self._parts, self._selections, self._starts, strict=False
         ):
@@ -185,26 +208,29 @@ class SegmentSearch:
     def _best(
         self, scores: NDArray[np.float32], places: NDArray[np.int64], most: int
     ) -> tuple[NDArray[np.int64], float]:
-        """The `most` best places, and what the exact score of no other row can reach."""
+        """Return the `most` best of `places` (n,), by their float32 `scores` (n,).
+
+        Also return a score that no other row can exceed; -inf if there is no other.
+        """
         if self._live <= most:
             return places, -np.inf
         best = np.argpartition(scores, -most)[-most:]
         return places[best], float(scores[best].min()) + NOMINATION_SLACK
 
     def _reaching(self, query: NDArray[np.float32], floor: float) -> NDArray[np.int64]:
-        """All places whose float32 score is above `floor`."""
+        """Return the places of all selected rows whose float32 score is above `floor`."""
         found = [np.empty(0, np.int64)]
         for part, selection, start in self._each():
             found.append(part.rows_above(query, floor, selection) + start)
         return np.concatenate(found)
 
     def _winners(self, query: VectorQuery, places: NDArray[np.int64]) -> list[RankedRow]:
-        """The best of `places` by exact score, then id; at most k + offset."""
+        """Return the best k + offset rows among `places`, by exact score and then by id."""
         wanted = query.k + query.offset
         scores, parts, rows = self._scored(query, places)
         floor = -np.inf if query.min_score is None else query.min_score
         if not query.collapse and len(scores) > wanted:
-            # Python sees only what can win, ties of the last place included.
+            # Build Python objects only for rows that can win, with all ties of the last winner.
             floor = max(floor, np.partition(scores, -wanted)[-wanted])
         kept = np.flatnonzero(scores >= floor)
         found = sorted(
@@ -220,14 +246,17 @@ class SegmentSearch:
     def _scored(
         self, query: VectorQuery, places: NDArray[np.int64]
     ) -> tuple[NDArray[np.float64], Numbers, Numbers]:
-        """Exact scores, parts and rows of `places`, in an order of their own."""
+        """Return the exact scores of `places`, and the segment and the row number of each.
+
+        All three have shape (n,) and share one order, which may differ from that of `places`.
+        """
         if len(places) > _SCORED_AT_ONCE:
             some = np.split(places, range(_SCORED_AT_ONCE, len(places), _SCORED_AT_ONCE))
             found = zip(*(self._scored(query, one) for one in some), strict=True)
             scores, parts, rows = map(np.concatenate, found)
             return scores, parts, rows
         if len(self._parts) == 1:
-            # Most of the time; what is below would take as long as the scores.
+            # The common case. The general way below would take as long again as the scores.
             scores = exact_scores(self._parts[0].rows.vectors[places], query.vector)
             return scores, np.zeros(len(places), np.intp), places
         rows = np.sort(places)
@@ -243,7 +272,7 @@ class SegmentSearch:
         return exact_scores(vectors, query.vector), parts, rows
 
     def _collapsed(self, ordered: Sequence[RankedRow]) -> Iterator[RankedRow]:
-        """The best of each item; one without `item` stands for itself."""
+        """Yield the first row of each `item` in order; a row without one counts by itself."""
         seen: set[str] = set()
         for winner in ordered:
             item = self._parts[winner[2]].rows.items[winner[3]]
@@ -256,25 +285,29 @@ class SegmentSearch:
 def _contenders(
     query: VectorQuery, scores: NDArray[np.float32], places: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """Those of the nominated whose exact score may put them in the answer."""
+    """Return the places, among those nominated, whose exact score may put them in the answer."""
     wanted = query.k + query.offset
     if query.collapse or len(places) <= wanted:
         return places[places >= 0]
-    # Both scores err by the slack; with too few nominees the bar is where nobody is.
+    # The float32 scores of the row and of the last winner may both err by the slack. With too few
+    # nominees the bar is that of a missing row, so every row passes.
     bar = np.partition(scores, -wanted)[-wanted] - 2 * NOMINATION_SLACK
     hopeful: NDArray[np.int64] = places[(scores >= bar) & (places >= 0)]
     return hopeful
 
 
 def _score_to_beat(query: VectorQuery, winners: Sequence[RankedRow]) -> float:
-    """What a row left out would have to reach to be in the answer."""
+    """Return the score that a row that was left out would have to reach to be in the answer.
+
+    It is -inf if the answer has fewer winners than wanted and the query has no `min_score`.
+    """
     full = len(winners) == query.k + query.offset
     bar = -winners[-1][0] if full else -np.inf
     return bar if query.min_score is None else max(bar, query.min_score)
 
 
 def _nominees_for(query: VectorQuery) -> int:
-    """How many rows to nominate at first."""
+    """Return the number of rows to nominate at first."""
     wanted = query.k + query.offset
     rows = wanted * _ROWS_PER_ITEM if query.collapse else wanted
     return rows + rows // _SPARE_PER_WANTED + _SPARE

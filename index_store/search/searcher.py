@@ -1,4 +1,4 @@
-"""The local Searcher and Progress over whichever index a node serves, and the feed of changes."""
+"""The ports of search over the index that a node serves, and the feed of applied batches."""
 
 import asyncio
 from collections import deque
@@ -23,21 +23,24 @@ from index_store.metadata.segment_fields import OnRowsRead
 from index_store.search.request_batch import RequestBatcher
 from index_store.view import IndexView
 
-# Queries that may be answered on the loop, and what they may take together.
+# The number of queries that may be answered on the event loop, and their estimated time together.
 _AT_ONCE = 2
 _QUICK_MS = 1.5
-# Hits of one request that take so long that they go with the exact ones.
+# A request for more hits than this takes long, so it waits with the exact searches.
 _MUCH = 10_000
-# Queries kept of each target, to tune on and to audit.
+# Recent queries that are kept of each target, for tuning and for the audit of recall.
 _RECENT = 256
 _CORES = faiss.omp_get_max_threads()
 
 
 class LocalSearcher:
-    """Answers from the served index while the node is ready (invariant 8).
+    """The Searcher and IndexProgress of a node, which answers only while it is ready.
 
-    Queries that are not `exact` are answered with about `target_recall`; 1 means exactly. `reads`
-    is called with the number of rows whose metadata was read because a filter's field has no index.
+    Until the index is complete, and while it is stale, searches raise NotReady (invariant 8).
+    Queries that are not `exact` are answered with a recall@10 of about `target_recall`; 1 means
+    exactly. `reads` is called with the number of rows whose metadata was read because a filter's
+    field has no index. Fast searches, exact ones and the warnings of filters each wait in a queue
+    of their own.
     """
 
     def __init__(
@@ -57,29 +60,32 @@ class LocalSearcher:
         self.reason: str | None = "starting"
 
     def queues(self) -> dict[str, Callable[[], int]]:
-        """How many requests wait, by lane."""
+        """Return functions that count the waiting requests, by the name of the queue."""
         return {"search": self._fast.waiting, "search_exact": self._exact.waiting}
 
     def serve(self, index: Index) -> None:
-        """Answer from `index` from now on, once `ready` is called."""
+        """Answer from `index` from now on, as soon as `set_ready` is called."""
         self._index = index
         self.generation += 1
         self.set_not_ready("replaying")
 
     def set_ready(self) -> None:
+        """Begin to answer, and give growing rows the codes that make searches fast."""
         self.is_ready, self.reason = True, None
         if self._index is not None:
             self._index.enable_growing_codes()
 
     def set_not_ready(self, reason: str) -> None:
+        """Refuse searches with NotReady, whose message names the reason."""
         self.is_ready, self.reason = False, reason
 
     async def search(self, queries: Sequence[VectorQuery]) -> list[Answer]:
+        """Return the answers in order, all from one view. Raises NotReady."""
         self._ready_index()
         for query in queries:
             if not query.exact:
                 self._recent[query.target].append(query)
-        # These take long; they must not hold up those that do not.
+        # Slow searches must not delay fast ones.
         much = len(queries) > 1 and sum(query.k + query.offset for query in queries) > _MUCH
         slow = much or any(query.exact or self._needs_scan(query) for query in queries)
         answers = None if slow else await self._fast.ask(queries)
@@ -90,7 +96,7 @@ class LocalSearcher:
         return query.filter is not None and view.needs_scan(query.target, query.filter)
 
     async def _search_slowly(self, queries: Sequence[VectorQuery]) -> list[Answer]:
-        """Answer in the lane of slow searches."""
+        """Return the answers to one request, which waits in the queue of exact searches."""
         answers = await self._exact.ask(queries)
         assert answers is not None
         return answers
@@ -98,16 +104,18 @@ class LocalSearcher:
     def _answers(
         self, requests: Sequence[Sequence[VectorQuery]], *, patient: bool
     ) -> list[list[Answer] | None]:
-        """In a thread, mostly: numpy and Faiss release the interpreter, and the loop goes on.
+        """Return the answers to a batch of requests, all from one view.
 
-        Unless `patient`, the answer is None for requests with a query that takes an exact scan.
+        Unless `patient`, the answer is None for a request with a query that takes an exact scan.
+        This mostly runs in a thread: numpy and Faiss release the interpreter lock, so the event
+        loop goes on.
         """
         view = self._ready_index().view
         asked = [query for queries in requests for query in queries]
         alone = len(asked) == 1 and self._recall is not None
-        # Faiss's threads wait for the last of them, which a rebuild may keep from its core; that
-        # is worth it where there is much to share. The number is this thread's own (OpenMP 5.2,
-        # section 2.4).
+        # A call of Faiss ends with the last of its threads, and a running merge may keep that one
+        # from its core. Several threads are worth it only if there is much to share. Their number
+        # is a setting of the calling thread (OpenMP 5.2, section 2.4).
         few = not patient and (alone or self._are_quick(requests))
         faiss.omp_set_num_threads(1 if few else _CORES)
         found = iter(
@@ -121,7 +129,7 @@ class LocalSearcher:
         return answers
 
     def _are_quick(self, requests: Sequence[Sequence[VectorQuery]]) -> bool:
-        """Whether they take less than a slice of the loop, of which others get their turns."""
+        """Return whether these requests are estimated to hold the event loop only briefly."""
         asked = [query for queries in requests for query in queries]
         if self._index is None or self._recall is None or len(asked) > _AT_ONCE:
             return False
@@ -131,12 +139,18 @@ class LocalSearcher:
         return sum(view.cost_ms(query, recall) for query in asked) <= _QUICK_MS
 
     def recent_vectors(self, target: Target) -> Vectors:
-        """Vectors of queries that came lately, (n, dim); what an index should be tuned on."""
+        """Return the vectors of recent queries (n, dim), on which an index should be tuned.
+
+        Without any, the shape is (0, 1).
+        """
         found = [query.vector for query in self._recent[target]]
         return np.stack(found) if found else np.empty((0, 1), np.float16)
 
     async def audit(self, target: Target) -> float | None:
-        """Recall of one of the latest queries, asked again and exactly; None: there is none."""
+        """Return the recall of a random recent query, which is searched again, also exactly.
+
+        The result is from 0 to 1, or None if the node is not ready or has no recent query.
+        """
         if self._index is None or not self.is_ready or not self._recent[target]:
             return None
         view, query = self._index.view, choice(self._recent[target])
@@ -180,10 +194,10 @@ def _recall(view: IndexView, query: VectorQuery, recall: float | None) -> float 
 
 
 class AppliedFeed:
-    """The AppliedBatches port: listeners are called in order, on the event loop."""
+    """The AppliedBatches port: it calls the listeners in order, on the event loop."""
 
     def __init__(self) -> None:
-        # Keyed by the listening, not the listener, which may listen twice.
+        # The keys stand for calls of `listen`, since the same listener may be added twice.
         self._listeners: dict[object, Callable[[Sequence[AppliedBatch]], None]] = {}
 
     def listen(self, listener: Callable[[Sequence[AppliedBatch]], None]) -> Callable[[], None]:
@@ -196,5 +210,6 @@ class AppliedFeed:
         return stop
 
     def publish(self, applied: Sequence[AppliedBatch]) -> None:
+        """Pass the batches to all listeners."""
         for listener in tuple(self._listeners.values()):
             listener(applied)

@@ -17,7 +17,7 @@ HELD = (
     "contracts",
     "index_store/ann",
     "index_store/merge",
-    "index_store/ann",
+    "index_store/search",
     "index_store/segment",
     "index_store/snapshot",
     "tests/unit/index_store/test_pending_merge.py",

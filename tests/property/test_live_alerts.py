@@ -24,6 +24,7 @@ from contracts.topics import Target
 from contracts.wire.as_of import AsOf
 from contracts.wire.cursor import Cursor
 from tests.kits.api_kit import Kit, Socket
+from tests.kits.waiting import turns
 from tests.oracles.logged_index import LoggedIndex, Version
 
 WORDS = ("red", "cat", "dog")
@@ -292,11 +293,6 @@ class Scenario:
                 alert.is_live and not alert.has_news for alert in live.registry.alerts._all
             )
             quiet = quiet + 1 if followed else 0
-
-
-async def turns(number: int) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
 
 
 def play(history: History, patience_s: float = 60) -> None:

@@ -27,6 +27,7 @@ from contracts.topics import Target
 from contracts.wire.as_of import AsOf
 from contracts.wire.delta import apply_changes, wire_list_changes
 from tests.kits.api_kit import BruteIndex, Follower, Kit, RealIndex, Socket
+from tests.kits.waiting import turns
 
 WORDS = ("red", "cat", "dog")
 IDS = tuple("abcdefgh")
@@ -256,8 +257,8 @@ class Scenario:
         index = self.kit.index
         quiet = 0
         while quiet < 100:
-            # The real index searches in a thread, which needs time, not turns.
-            await asyncio.sleep(0.0005 if isinstance(index, RealIndex) else 0)
+            # While the real index searches in its thread, it needs time, not turns of the loop.
+            await asyncio.sleep(0.0005 if index.running else 0)
             before = (self.checked, index.searches)
             self._drain()
             still = before == (self.checked, index.searches)
@@ -266,11 +267,6 @@ class Scenario:
 
 def is_folding() -> bool:
     return any(task.get_name() == "folding" for task in asyncio.all_tasks())
-
-
-async def turns(number: int) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
 
 
 def play(history: History, index: BruteIndex | None = None, limits: LiveLimits = LIMITS) -> None:

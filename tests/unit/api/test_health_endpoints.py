@@ -238,7 +238,7 @@ async def test_it_is_measured_in_the_background() -> None:
     kit = Kit()
     kit.lag.lags = [LAG]
     running = asyncio.create_task(background(kit.app)["freshness"]())
-    await asyncio.sleep(0.01)
+    await kit.until("tidelens_behind_seconds", 4)
     assert (await kit.http.get("/readyz")).json()["behind_s"] == 4.0
     assert kit.sample("tidelens_lag_records", LABELS) == 2
     assert kit.sample("tidelens_lag_seconds", LABELS) == 4

@@ -1,13 +1,16 @@
 """`wait_for`: publish tokens, earlier answers, dead letters, superseded records, time limits."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from api.queries import wait_for as wait_for_module
 from contracts.errors import BrokerUnavailable
 from contracts.events.record import OutRecord, TopicPartition
 from tests.kits.api_kit import NAMES, Kit
+from tests.kits.waiting import turns, until
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +26,7 @@ async def search(kit: Kit, wait_for: Any, **rest: Any) -> Any:
 
 async def waiting(kit: Kit, wait_for: Any) -> "asyncio.Task[Any]":
     task = asyncio.create_task(search(kit, wait_for))
-    await asyncio.sleep(0.02)
+    await turns(200)
     assert not task.done()
     return task
 
@@ -42,14 +45,27 @@ async def test_a_token_is_waited_for() -> None:
         assert len((await task)["hits"]) == 1
 
 
-async def test_a_record_that_left_no_trace_is_passed_by_the_high_watermark() -> None:
+async def test_a_record_that_left_no_trace_is_passed_by_the_high_watermark(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It was superseded within a transaction: its offset is never seen in the index."""
+    monkeypatch.setattr(wait_for_module, "_ASK_BROKER_S", 0.01)
     kit = Kit()
+    end_offsets, reads = kit.log.end_offsets, 0
+
+    async def counted(partitions: Sequence[TopicPartition]) -> Any:
+        nonlocal reads
+        found = await end_offsets(partitions)
+        reads += 1
+        return found
+
+    monkeypatch.setattr(kit.log, "end_offsets", counted)
     task = await waiting(kit, token(7))
     await kit.log.commit(NAMES.encoder_group, {TopicPartition("tidelens.captions", 0): 8})
     embeddings = NAMES.embeddings("captions")
     await kit.log.publish([OutRecord(embeddings, b"x", b"", partition=0)] * 3)
-    await asyncio.sleep(0.7)
+    await until(lambda: reads)
+    await turns(200)
     assert not task.done(), "the encoder has passed it, the index not what the encoder wrote"
     kit.index.move("captions", 0, 3)
     async with asyncio.timeout(60):
@@ -85,15 +101,22 @@ async def test_the_wait_is_bounded_by_timeout_and_by_the_limit() -> None:
     assert (await search(kit, token(0), timeout_s=0.05))["status"] == 504
 
 
-async def test_a_broker_that_is_away_does_not_end_the_wait() -> None:
+async def test_a_broker_that_is_away_does_not_end_the_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wait_for_module, "_ASK_BROKER_S", 0.01)
     kit = Kit()
+    asked = 0
 
     async def committed(_: str) -> Any:
+        nonlocal asked
+        asked += 1
         raise BrokerUnavailable("no broker")
 
-    kit.log.committed = committed  # type: ignore[method-assign]
+    monkeypatch.setattr(kit.log, "committed", committed)
     task = await waiting(kit, token(0))
-    await asyncio.sleep(0.6)
+    await until(lambda: asked >= 2)
+    assert not task.done()
     kit.caption("a", "cat")
     assert len((await task)["hits"]) == 1
 

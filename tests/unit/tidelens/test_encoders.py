@@ -18,6 +18,7 @@ from contracts.supervision.processes import Parts
 from contracts.supervision.side_tasks import SideTasks
 from contracts.testing.encoder import HashEncoder
 from streams.registry.control_topic import Control
+from tests.kits.waiting import turns, until
 from tidelens.process.child_reports import ChildReports
 from tidelens.runtime import encoders as encoders_module
 from tidelens.runtime.encoder_process import EncoderExit, EncoderProcess
@@ -72,6 +73,7 @@ class Kit:
     def __init__(self, metrics: socket.socket | None = None, model: str = "hash") -> None:
         FakeProcess.running, FakeProcess.started, FakeProcess.lives = [], [], []
         self.told: asyncio.Queue[Control | None] = asyncio.Queue()
+        self.handled = 0
         # Nothing is written: `up` does that once all is there.
         self.parts = Parts()
         settings = Settings(model=model, restart_pause_max_s=0.02)
@@ -94,6 +96,15 @@ class Kit:
             if control is None:
                 raise BrokerUnavailable("control")
             yield control
+            # The next one is wanted: this one was acted upon.
+            self.handled += 1
+
+    async def handles(self, control: Control) -> None:
+        """Send a control record, and wait until all that follows from it has happened."""
+        handled = self.handled
+        self.told.put_nowait(control)
+        await until(lambda: self.handled > handled)
+        await turns(200)
 
     async def runs(self, *models: str) -> None:
         async with asyncio.timeout(30):
@@ -126,13 +137,11 @@ async def kit(metrics: socket.socket) -> AsyncIterator[Kit]:
 
 async def test_one_for_each_space_that_is_served_or_encoded(kit: Kit) -> None:
     await kit.runs("hash")
-    kit.told.put_nowait(Control(None, CandidateSpace(NEW, 1.0)))
-    await asyncio.sleep(0.05)
+    await kit.handles(Control(None, CandidateSpace(NEW, 1.0)))
     await kit.runs("hash")
     kit.told.put_nowait(Control(None, CandidateSpace(NEW, 1.0, 2.0)))
     await kit.runs("hash", "hash:48")
-    kit.told.put_nowait(Control(ActiveSpace(NEW, OLD, 3.0)))
-    await asyncio.sleep(0.05)
+    await kit.handles(Control(ActiveSpace(NEW, OLD, 3.0)))
     await kit.runs("hash", "hash:48")
     kit.told.put_nowait(Control(ActiveSpace(NEW, None, 4.0)))
     await kit.runs("hash:48")

@@ -3,7 +3,7 @@
 import asyncio
 import io
 import itertools
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from contracts.events.record import OutRecord, RecordPosition
 from contracts.settings import Settings
 from contracts.testing.event_log import MemoryEventLog
 from contracts.topics import TARGETS, Names, Target
+from tests.kits.waiting import turns, until
 from tidelens.ingest import feeds
 from tidelens.ingest.feeds import publish_folder, publish_samples, sample_items
 
@@ -66,12 +67,6 @@ async def running(feed: Coroutine[Any, Any, None]) -> AsyncIterator["asyncio.Tas
             await task
 
 
-async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(90):
-        while not true():
-            await asyncio.sleep(0.01)
-
-
 def test_samples_are_drawings_with_their_names_the_same_at_every_start() -> None:
     first = list(itertools.islice(sample_items(), 5))
     assert first == list(itertools.islice(sample_items(), 5))
@@ -92,11 +87,13 @@ async def test_the_sample_stream_is_bounded_and_waits_for_the_broker(
     monkeypatch.setattr(feeds, "_SAMPLE_EVERY_S", 0.01)
     monkeypatch.setattr(feeds, "_AGAIN_S", 0.01)
     log.errors = [KafkaConnectionError("away"), BrokerUnavailable("still away")]
-    async with running(publish_samples(log, NAMES)) as feed:
-        await until(lambda: len(published(log, "captions")) == 3)
-        await asyncio.sleep(0.1)
-        # It has ended, but `up` ends when one of its tasks does.
-        assert not feed.done()
+    with capture_logs() as lines:
+        async with running(publish_samples(log, NAMES)) as feed:
+            await until(lambda: len(published(log, "captions")) == 3)
+            # The stream has ended, but `up` ends when one of its tasks does.
+            await until(lambda: "sample stream ended" in [line["event"] for line in lines])
+            await turns(200)
+            assert not feed.done()
     pairs = await asyncio.to_thread(lambda: list(itertools.islice(sample_items(), 3)))
     wanted = itertools.chain.from_iterable(pairs)
     found = [content for target in TARGETS for content in published(log, target)]

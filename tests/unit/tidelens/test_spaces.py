@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,6 +18,7 @@ from contracts.supervision.side_tasks import SideTasks
 from contracts.testing.encoder import HashEncoder
 from streams.registry.control_topic import Control
 from tests.kits.api_kit import Kit
+from tests.kits.waiting import turns, until
 from tidelens.client import Client, Update
 from tidelens.runtime.spaces import ServedSpace, Spaces
 from tidelens.server.server import listen, serve
@@ -35,6 +37,7 @@ class Parts:
         self.kits[OLD].caption("old", "red cat")
         self.kits[NEW].caption("new", "red cat")
         self.ready = {OLD: True, NEW: True}
+        self.looks: Counter[SpaceRef] = Counter()
         self.open: list[SpaceRef] = []
         self.failures: list[Exception] = []
         self.control: asyncio.Queue[Control] = asyncio.Queue()
@@ -51,9 +54,13 @@ class Parts:
             await asyncio.Event().wait()
 
         try:
-            yield ServedSpace(self.kits[ref].app, {"part": part}, lambda: self.ready[ref])
+            yield ServedSpace(self.kits[ref].app, {"part": part}, lambda: self.is_ready(ref))
         finally:
             self.open.remove(ref)
+
+    def is_ready(self, ref: SpaceRef) -> bool:
+        self.looks[ref] += 1
+        return self.ready[ref]
 
     async def followed(self) -> AsyncIterator[Control]:
         while True:
@@ -100,7 +107,8 @@ async def parts() -> AsyncIterator[Parts]:
 async def test_the_first_space_answers_and_a_candidate_changes_nothing(parts: Parts) -> None:
     await parts.answers(OLD)
     parts.control.put_nowait(Control(None, CandidateSpace(NEW, 1.0, 2.0)))
-    await asyncio.sleep(0.1)
+    await until(lambda: NEW.space in parts.spaces.named)
+    await turns(200)
     assert parts.open == [OLD]
     assert parts.spaces.describe() == {"answering": OLD.space, "kept": {OLD.space: True}}
 
@@ -110,7 +118,7 @@ async def test_a_space_answers_once_it_is_ready_and_the_old_one_stays_for_a_roll
 ) -> None:
     parts.ready[NEW] = False
     parts.say(NEW, OLD)
-    await asyncio.sleep(0.2)
+    await until(lambda: parts.looks[NEW] >= 3)
     assert parts.open == [OLD, NEW]
     assert await parts.found() == "old"
     parts.ready[NEW] = True

@@ -13,7 +13,7 @@ from streams.devbroker.broker import LocalBroker
 from tests.faults.forwarder import Forwarder
 from tests.kits.broker_fixture import FAST
 from tests.kits.kafka import caption, collection
-from tests.kits.roles import answering, free_port, of, role
+from tests.kits.roles import Role, answering, free_port, of, role
 from tidelens.client import Client
 
 pytestmark = [pytest.mark.anyio, pytest.mark.broker, pytest.mark.timeout(150)]
@@ -29,6 +29,13 @@ async def reaches(client: Client, state: str) -> None:
     async with asyncio.timeout(30):
         while (await client.get("/readyz"))["broker"] != state:
             await asyncio.sleep(0.2)
+
+
+async def looked_for_the_broker(encoder: Role, times: int) -> None:
+    """Wait until the encoder has looked for its broker in vain, and has gone on, so many times."""
+    async with asyncio.timeout(60):
+        while encoder.log.read_text().count("put off until the broker answers") < times:
+            await asyncio.sleep(0.05)
 
 
 async def published(client: Client, item_id: str, text: str) -> None:
@@ -77,11 +84,12 @@ async def test_searches_go_on_and_the_rest_resumes(own_kafka, tmp_path: Path) ->
             assert await found(client, "calm sea") == ["before"]
             with pytest.raises(TidelensError):
                 await client.publish({"target": "captions", "id": "x", "text": "lost"})
-            await asyncio.sleep(3)
+            for waiting in (encoder, leaving_encoder):
+                await looked_for_the_broker(waiting, 3)
             assert encoder.process.returncode is None
             assert node.process.returncode is None
-            for leaving in (leaving_encoder, leaving_node):
-                assert await leaving.stop() == 0
+            stopped = await asyncio.gather(leaving_encoder.stop(), leaving_node.stop())
+            assert stopped == [0, 0]
             await broker.start()
             await published(client, "after", "storm over")
             await reaches(client, "reachable")

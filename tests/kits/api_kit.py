@@ -6,9 +6,11 @@ at every offset, so that a test can ask what an exact search returned *then*.
 
 import asyncio
 import contextlib
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any
 
 import httpx
@@ -412,6 +414,22 @@ class FixedAdmin:
         return answer
 
 
+def _settings(given: Mapping[str, Any]) -> Settings:
+    """Read settings, or return equal ones read before: reading takes most of the time of a kit."""
+    variables = [item for item in os.environ.items() if item[0].upper().startswith("TIDELENS_")]
+    if any(isinstance(value, list) for value in given.values()):
+        return Settings(**given)
+    return _settings_read(frozenset(given.items()), frozenset(variables))
+
+
+@lru_cache(maxsize=64)
+def _settings_read(
+    given: frozenset[tuple[str, Any]], variables: frozenset[tuple[str, str]]
+) -> Settings:
+    """Read settings, which cannot change, while the environment has these variables."""
+    return Settings(**dict(given))
+
+
 class Kit:
     """A node on the ports in memory, its app, and clients of it."""
 
@@ -437,7 +455,7 @@ class Kit:
         self.metrics = Metrics()
         self.recent: list[str] = []
         self.status: dict[str, Any] = {"dead_letters_last_hour": {}}
-        self.settings = Settings(**{"wait_s_max": 2.0, "k_max": 100, **settings})
+        self.settings = _settings({"wait_s_max": 2.0, "k_max": 100, **settings})
         self.node = Node(
             space=self.queries.encoder.space,
             names=NAMES,

@@ -1,4 +1,4 @@
-"""Waits for turns of the event loop or for a condition, instead of for a time."""
+"""Means to wait for turns of the event loop or for a condition, instead of for a time."""
 
 import asyncio
 from collections.abc import Callable

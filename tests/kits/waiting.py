@@ -1,4 +1,4 @@
-"""Means to wait for turns of the event loop or for a condition, instead of for a time."""
+"""Functions that wait for turns of the event loop or for a condition, instead of for a time."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """The encoders behind contracts.ports.Encoder: the starter model, and Hugging Face checkpoints.
 
-Importing this package costs nothing; `open_encoder` imports torch, `model_space` does not.
+Importing this package is fast; `open_encoder` imports torch, and `model_space` does not.
 """
 
 import re
@@ -12,9 +12,9 @@ from contracts.testing.encoder import HashEncoder
 
 __all__ = ["is_tunable", "model_space", "open_encoder"]
 
-# The in-memory encoder by name: tests run the installed commands without waiting for torch.
+# The name of the in-memory encoder: with it, tests run the installed commands without torch.
 HASH = "hash"
-# The same with another dimension, `hash:48`: a second space to switch to.
+# Its name with another dimension, such as `hash:48`, which is a second space to switch to.
 _HASH_DIM = re.compile(r"hash:([1-9][0-9]{0,3})")
 
 
@@ -27,16 +27,17 @@ def open_encoder(
 ) -> Encoder:
     """Load `model`: "starter", a local folder, a Hugging Face hub name, "hash" or "hash:DIM".
 
-    `threads` is how many torch may use in this process; None leaves that to torch. `precision` is
-    one of precision.PRECISIONS for a checkpoint; None: what was measured to be best here, else a
-    probe of two seconds. `remote_code`: the Python that a checkpoint brings may be run. Loading
-    takes about 7 s for the starter, nearly all of it importing torch. Raises ModelMissing.
+    `threads` is how many threads torch may use in this process; None leaves that to torch.
+    `precision` is one of precision.PRECISIONS for a checkpoint; None takes what was measured to be
+    best on this machine, or otherwise a probe of two seconds. With `remote_code`, Python code that
+    a checkpoint brings may be run. Loading the starter takes about 7 s, nearly all of it importing
+    torch. Raises ModelMissing.
     """
     hashes = _hash_encoder(model)
     if hashes is not None:
         return hashes
     if model != STARTER:
-        # Before the slow import: a wrong name fails at once.
+        # This is done before the slow import, so that a wrong name fails at once.
         checkpoint = find_checkpoint(model, remote_code=remote_code)
     import torch
 
@@ -54,10 +55,11 @@ def open_encoder(
 
 
 def model_space(model: str) -> Space:
-    """The space that `open_encoder(model)` encodes into, without loading it.
+    """Return the space that `open_encoder(model)` encodes into, without loading the model.
 
-    20 ms for the starter; a local folder's weights are read once for their SHA-256; a hub name is
-    downloaded if it is not in the cache yet. No code of a checkpoint is run. Raises ModelMissing.
+    It takes 20 ms for the starter. The weights of a local folder are read once for their SHA-256,
+    and a hub name is downloaded if it is not in the cache yet. No code of a checkpoint is run.
+    Raises ModelMissing.
     """
     hashes = _hash_encoder(model)
     if hashes is not None:
@@ -66,7 +68,7 @@ def model_space(model: str) -> Space:
 
 
 def is_tunable(model: str) -> bool:
-    """Whether `model` is a checkpoint, which runs in one precision or another."""
+    """Return whether `model` is a checkpoint, which can run in several precisions."""
     return model != STARTER and _hash_encoder(model) is None
 
 

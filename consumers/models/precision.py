@@ -1,7 +1,8 @@
-"""How a model's numbers are kept while it runs: float32, bfloat16, float16, or int8.
+"""The precision of a model's numbers while it runs: float32, bfloat16, float16, or int8.
 
-None is fastest everywhere: bfloat16 is 3.4 times float32 on a CPU with AVX512_BF16 and no better
-without. So it is measured (probe.py, tuning.py), and held to float32's vectors.
+None of them is the fastest everywhere: bfloat16 is 3.4 times as fast as float32 on a CPU with
+AVX512_BF16, and no faster without. So they are measured, and their vectors are compared with those
+of float32 (consumers/models/tuning).
 """
 
 import warnings
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-# Rows that oneDNN lays a matrix out for; others are served as well.
+# The number of rows that oneDNN lays a matrix out for; any other number works as well.
 _PACKED_FOR = 1024
 
 
@@ -22,10 +23,10 @@ _PACKED_FOR = 1024
 class PrecisionChoice:
     """A precision, and how many pictures and texts go through the model at once.
 
-    `compiled`: full batches of pictures go through torch.compile, which wants one shape.
+    With `compiled`, full batches of pictures go through torch.compile, which wants one shape.
 
-    By default what suits a CPU: of ViT-B/32 on two cores without AVX-512, 32 pictures in passes
-    of 16 take .86 of the time of one of 32 in float32, .93 in int8 (median of 18 pairs).
+    The defaults suit a CPU: with ViT-B/32 on two cores without AVX-512, 32 pictures in two passes
+    take 0.86 of the time of one pass in float32, and 0.93 in int8 (median of 18 pairs).
     """
 
     precision: Precision = "float32"
@@ -35,13 +36,13 @@ class PrecisionChoice:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the model's inputs."""
+        """The type of the model's inputs."""
         kept = {"bfloat16": torch.bfloat16, "float16": torch.float16}
         return kept.get(self.precision, torch.float32)
 
 
 def convert_model(model: Any, choice: PrecisionChoice, device: torch.device) -> Any:
-    """The float32 `model` in that precision on `device`; it is used up by this."""
+    """Return the float32 `model` in the chosen precision on `device`; this changes `model`."""
     if choice.precision == "int8":
         return _quantised(model)
     model = model.to(device, choice.dtype)
@@ -55,8 +56,8 @@ def convert_model(model: Any, choice: PrecisionChoice, device: torch.device) -> 
 class PackedLinear(nn.Module):
     """A linear layer whose matrix lies in oneDNN's own layout.
 
-    torch multiplies float32 by MKL otherwise, at half the speed on AMD processors, and lays a
-    bfloat16 matrix out anew at each call. torch.compile uses the same two operators; they have no
+    Without it torch multiplies float32 by MKL, at half the speed on AMD processors, and lays a
+    bfloat16 matrix out again at each call. torch.compile uses the same two operators; they have no
     public name.
     """
 
@@ -67,10 +68,11 @@ class PackedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Without content: models ask what type it is of."""
+        """An empty tensor of the right type, since models ask for the type."""
         return torch.empty(0, dtype=self.packed.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the product with the matrix, plus the bias: (..., in) to (..., out)."""
         product: Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self.packed, self.bias, "none", [], ""
         )
@@ -93,12 +95,15 @@ def _pack(module: nn.Module) -> None:
 
 
 def _quantised(model: nn.Module) -> nn.Module:
-    """Linear layers with 8-bit weights and, found for each input, 8-bit activations. CPU only."""
+    """Return the model with linear layers of 8-bit weights, for a CPU.
+
+    Their activations have 8 bits too, in a range that is measured for each input.
+    """
     to_int8 = torch.ao.quantization.default_dynamic_qconfig
-    # SigLIP 2 asks what type the weight of this one is of, and it is small.
+    # SigLIP 2 asks for the type of the weight of this layer, which is small.
     kept = [name for name, _ in model.named_modules() if name.endswith(".patch_embedding")]
     with warnings.catch_warnings():
-        # Deprecated in favour of a package of its own, whose CPU kernels need a compiler.
+        # It is deprecated in favour of a separate package, whose CPU kernels need a compiler.
         warnings.simplefilter("ignore")
         quantised: nn.Module = torch.ao.quantization.quantize_dynamic(  # type: ignore[no-untyped-call]
             model, {nn.Linear: to_int8, **dict.fromkeys(kept)}

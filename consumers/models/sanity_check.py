@@ -1,4 +1,4 @@
-"""Checks before a model is used that it distinguishes words, and pictures.
+"""The check, before a model is used, that it distinguishes words and pictures.
 
 A tokenizer without its files still answers, with the same tokens for every word; weights that were
 never written are zeros, which turn everything into one vector. Neither raises an error. Random
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from contracts.errors import ModelMissing
 from contracts.ports.encoder import RgbImage
 
-# Words of one length, so that a tokenizer that only counts letters is caught too. A model may know
-# one language alone, and none of the others' words.
+# Words of one length, so that a tokenizer that only counts letters is caught too. They are in
+# several languages, since a model may know only one.
 _WORDS = (
     ("cat", "red", "sky", "men", "sun", "two"),
     ("猫", "红", "天", "人", "鸟", "水"),
@@ -28,7 +28,7 @@ _SIDE = 32
 def distinct_words(
     tokens_of: Callable[[list[str]], Sequence[Sequence[int]]], model: str
 ) -> list[str]:
-    """Return two words that the tokenizer tells apart. Raises ModelMissing where there are none."""
+    """Return two words with different tokens. Raises ModelMissing if there are none."""
     for words in _WORDS:
         rows = [list(row) for row in tokens_of(list(words))]
         for word, row in zip(words, rows, strict=True):
@@ -42,15 +42,15 @@ def distinct_words(
 
 
 def trial_pictures() -> list[RgbImage]:
-    """Return a black picture, and one of noise that is the same at every start."""
+    """Return a black picture, and a picture of noise that is the same at every start."""
     noise = np.random.default_rng(1).integers(0, 256, (_SIDE, _SIDE, 3), dtype=np.uint8)
     return [np.zeros((_SIDE, _SIDE, 3), np.uint8), noise]
 
 
 def require_different(vectors: NDArray[Any], what: str, model: str) -> None:
-    """Raise ModelMissing for rows that are equal to the bit, or that are not numbers at all.
+    """Raise ModelMissing for rows that are equal to the bit, or that hold NaN or infinity.
 
-    `vectors` are of different inputs; `what` names these.
+    `vectors`, (n, dim), come from different inputs, which `what` names.
     """
     if not np.isfinite(vectors).all():
         raise ModelMissing(

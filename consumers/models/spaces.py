@@ -1,8 +1,9 @@
-"""Which vector space a model makes, found without loading it: no torch, no transformers.
+"""The space of a model, found without loading it and without torch or transformers.
 
-The starter's comes from the digests of its three files. A Hugging Face checkpoint's comes from its
-folder: the commit hash where the hub gave one, else a digest of its files; the dimension is read
-from the header of its safetensors file, since configurations leave out what is a default.
+The starter's space comes from the digests of its three files. That of a Hugging Face checkpoint
+comes from its folder: the revision is the commit hash if the hub gave one, or otherwise a digest of
+its files. The dimension is read from the header of its safetensors file, since configurations leave
+out defaults.
 """
 
 import hashlib
@@ -23,7 +24,7 @@ STARTER_DIM = 768
 # Change this text whenever the same picture or caption would give the starter another vector.
 _STARTER_PREPROCESSING = "rgb-centre-224of256-bicubic-(x-127)/128 wordpiece-256"
 
-# What loading may read, of the folder itself. Others' weights, as open_clip's, lie beside.
+# Files that loading may read, in the folder itself. Other weights may be beside, as open_clip's.
 _FILES = ("*.json", "*.txt", "*.model", "model.safetensors", "model-*.safetensors")
 _CODE = "*.py"
 # Files whose `auto_map` names classes that come with the checkpoint.
@@ -40,9 +41,9 @@ _TEXT_PROJECTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint's folder, and what names it: the same on every machine, unlike the path.
+    """A checkpoint's folder, with a name and a revision that are the same on every machine.
 
-    `remote_code`: the Python in the folder may be run.
+    With `remote_code`, Python code in the folder may be run.
     """
 
     folder: Path
@@ -52,7 +53,7 @@ class Checkpoint:
 
 
 def starter_space() -> Space:
-    """The starter's space; 20 ms, most of it the head's SHA-256."""
+    """Return the starter's space, in 20 ms, mostly for the head's SHA-256. Raises ModelMissing."""
     weights.check_files()
     parts = (
         weights.sha256_of(weights.HEAD),
@@ -69,7 +70,10 @@ def starter_space() -> Space:
 
 
 def checkpoint_space(checkpoint: Checkpoint) -> Space:
-    """The space of a Hugging Face checkpoint with image and text features."""
+    """Return the space of a Hugging Face checkpoint with image and text features.
+
+    Raises ModelMissing if it has no such features.
+    """
     slug = re.sub(r"[^a-z0-9]+", "-", checkpoint.name.rsplit("/", 1)[-1].lower()).strip("-")
     return Space(
         name=f"{slug[:54] or 'model'}-{checkpoint.revision[:8]}",
@@ -81,7 +85,7 @@ def checkpoint_space(checkpoint: Checkpoint) -> Space:
 
 
 def find_checkpoint(model: str, *, remote_code: bool = False) -> Checkpoint:
-    """A local folder, or a hub name resolved to its newest reachable snapshot.
+    """Return the checkpoint of a local folder, or of a hub name in its newest reachable snapshot.
 
     Without a network the hub's local cache is used as it is. Python files are fetched only for
     `remote_code`; the revision covers them either way. Raises ModelMissing.
@@ -99,8 +103,9 @@ def find_checkpoint(model: str, *, remote_code: bool = False) -> Checkpoint:
 
 
 def remote_code_classes(folder: Path) -> list[str]:
-    """The classes that the checkpoint brings itself, as `module.Class`; `owner/name--module.Class`
-    where another repository is to bring it.
+    """Return the classes that the checkpoint brings, as `module.Class`.
+
+    A class of another repository is `owner/name--module.Class`.
     """
     found: list[str] = []
     for name in _MAPS:
@@ -113,7 +118,7 @@ def remote_code_classes(folder: Path) -> list[str]:
 
 
 def _download(model: str, remote_code: bool) -> Path:
-    # Imported here: 0.3 s that a local folder and the starter do not need.
+    # Imported here, since it takes 0.3 s that a local folder and the starter do not need.
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
@@ -133,13 +138,13 @@ def _download(model: str, remote_code: bool) -> Path:
     except Exception as error:  # the hub client, its transport and the disk each raise their own
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ModelMissing(
-            f"model {model!r} is neither a local folder, nor in the hub's cache, nor to be had "
+            f"model {model!r} is neither a local folder, nor in the hub's cache, nor available "
             f"from the hub ({reason}); check the name and the network, or give a folder"
         ) from error
 
 
 def _digest(folder: Path) -> str:
-    """40 hexadecimal digits over names and bytes of every file that loading may read."""
+    """Return 40 hexadecimal digits over names and bytes of every file that loading may read."""
     total = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if any(path.match(pattern) for pattern in (*_FILES, _CODE)) and path.is_file():
@@ -150,7 +155,7 @@ def _digest(folder: Path) -> str:
 def _dim(folder: Path) -> int:
     try:
         shapes = tensor_shapes(folder)
-    except BrokenFile as broken:  # since it was checked
+    except BrokenFile as broken:  # it has changed since it was checked
         raise ModelMissing(f"{broken}; fetch it again") from broken
     for name in _TEXT_PROJECTIONS:
         if shapes.get(name):

@@ -1,9 +1,9 @@
-"""Query encoding: a query's text or picture to one vector, in a process of its own.
+"""The query encoder: it turns a query's text or picture into one vector, in a child process.
 
-A child process, because importing torch takes seconds and the model's Python would slow every
-search and socket on the same interpreter. Batching without a timer: one batch runs, the next one
-forms meanwhile. Answers are kept in an LRU cache; equal texts then give the very same vector.
-Pictures are decoded elsewhere before they come here (consumers/queries/pictures.py).
+It is a process of its own because importing torch takes seconds, and the model's Python code would
+slow every search and socket on the same interpreter. Batches need no timer: one batch runs, and the
+next one forms meanwhile. Vectors are kept in an LRU cache, so that equal texts have equal vectors.
+Pictures are decoded before they come here (consumers/queries/pictures.py).
 """
 
 import asyncio
@@ -32,9 +32,9 @@ from contracts.supervision.processes import Part, exit_reason
 
 __all__ = ["PictureLimits", "ProcessQueryEncoder", "QueryModel"]
 
-# Recent texts that are remembered, so that the same can be asked of another space.
+# Recent texts that are remembered, so that another space can be asked the same.
 _RECENT = 256
-# Hashing more than this takes longer than a thread does.
+# Hashing more than this takes longer than handing it to a thread.
 _HASHED_AT_ONCE_BYTES = 64 * 1024
 
 
@@ -78,11 +78,16 @@ class ProcessQueryEncoder:
         self._logit_scale = 0.0
 
     async def query(self, text: str) -> Vectors:
+        """Return the vector of a query's text, (dim,) float16: the mean over all templates.
+
+        Raises NotReady while there is no encoder, and RejectedRequest when too many queries wait.
+        """
         normal = " ".join(text.split())
         self._recent.append(normal)
         return await self._encoded_text(fill_templates([normal], self._templates))
 
     async def text(self, text: str) -> Vectors:
+        """Return the vector of a text without templates. Raises what `query` raises."""
         return await self._encoded_text([" ".join(text.split())])
 
     def recent(self) -> list[str]:
@@ -90,6 +95,7 @@ class ProcessQueryEncoder:
         return list(dict.fromkeys(reversed(self._recent)))[::-1]
 
     async def logit_scale(self) -> float:
+        """Return the factor of cosines before a softmax, once the model is loaded."""
         await self.loaded.wait()
         return self._logit_scale
 
@@ -110,6 +116,7 @@ class ProcessQueryEncoder:
         return vector
 
     async def image(self, data: bytes) -> Vectors:
+        """Return the vector of a picture. Raises what `query` raises, and RejectedRecord."""
         began = perf_counter()
         if len(data) <= _HASHED_AT_ONCE_BYTES:
             key = _key(self._space, data)
@@ -125,17 +132,19 @@ class ProcessQueryEncoder:
         self._metrics.query_encode_seconds.labels("image", "miss").observe(perf_counter() - began)
         return vector
 
-    def _remembered(self, key: bytes, kind: str, began: float) -> Vectors | None:
+    def _remembered(self, key: bytes, input_type: str, began: float) -> Vectors | None:
         cached = self._cache.get(key)
         if cached is not None:
-            self._metrics.query_encode_seconds.labels(kind, "hit").observe(perf_counter() - began)
+            self._metrics.query_encode_seconds.labels(input_type, "hit").observe(
+                perf_counter() - began
+            )
         return cached
 
     async def _encoded(self, key: bytes, asked: QueryInput) -> Vectors:
         if self._ended:
             raise NotReady("shutting down")
         if self.part.failures > 1 and not self.part.running:
-            # One restart is worth waiting for; after a second failure nobody should wait.
+            # A query waits for one restart; after a second failure it is refused.
             raise NotReady(f"the query encoder is down: {self.part.reason}")
         future: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
         self._turns.add(PendingQuery(key, asked, future))
@@ -161,7 +170,7 @@ class ProcessQueryEncoder:
                 self._discard_child(f"the query encoder restarts: {reason}")
                 await self.part.wait_before_restart(reason)
         finally:
-            # What comes from here on, such as a picture that was just decoded, would wait for ever.
+            # A later query, such as one whose picture was just decoded, would wait for ever.
             self._ended = True
             self._discard_child("shutting down")
             self._pictures.close()
@@ -175,7 +184,7 @@ class ProcessQueryEncoder:
         self.part.mark_running()
         process, loop = self._process, asyncio.get_running_loop()
         assert process is not None
-        # A child that dies while nobody asks is noticed, too.
+        # A child that dies while no query waits must be noticed too.
         loop.add_reader(process.sentinel, self._arrived.set)
         try:
             await self._serve(process)
@@ -196,7 +205,7 @@ class ProcessQueryEncoder:
         try:
             results = await self._encoded_batch([waiting.asked for waiting in batch])
         except BaseException:
-            # Their queries are failed with those that wait.
+            # These queries fail together with those that wait.
             for waiting in batch:
                 self._turns.add(waiting)
             raise
@@ -211,7 +220,7 @@ class ProcessQueryEncoder:
             waiting.future.set_result(result)
 
     async def _encoded_batch(self, asked: list[QueryInput]) -> list[Answer]:
-        """Raise TimeoutError where the child hangs: it is replaced like one that died."""
+        """Encode in the child. Raises TimeoutError if it hangs, so that it is replaced."""
         limit_s = self._encode_timeout_s
         try:
             async with asyncio.timeout(limit_s):
@@ -236,7 +245,7 @@ class ProcessQueryEncoder:
                 initargs=(self._model, self._prepare),
             )
         called = asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
-        # Needed for its exit code, which the pool does not show.
+        # The pool does not show its exit code.
         self._process = next(iter(self._pool._processes.values()), None)
         return await called
 
@@ -246,7 +255,7 @@ class ProcessQueryEncoder:
         if self._pool is not None:
             if process is not None:
                 process.kill()  # a stopped process would not notice any other signal
-            # Waits for that child only, and gives its semaphores back.
+            # This waits for that child only, and gives its semaphores back.
             self._pool.shutdown(wait=True, cancel_futures=True)
             self._pool = None
         return process.exitcode if process is not None else None
@@ -258,7 +267,10 @@ class ProcessQueryEncoder:
 
 
 def _key(space: str, asked: list[str] | bytes) -> bytes:
-    """Hash all that the vector comes from, each part with its length: `ab c` is not `a bc`."""
+    """Return a hash of all that the vector comes from.
+
+    Each part has its length, so that `ab c` differs from `a bc`.
+    """
     parts = asked if isinstance(asked, list) else [asked]
     found = hashlib.blake2b(digest_size=16)
     for part in (space, "text" if isinstance(asked, list) else "image", *parts):

@@ -1,6 +1,6 @@
-"""What the query encoder's process does: load the model, then turn texts and pixels into vectors.
+"""The query encoder's process: it loads the model, then turns texts and pixels into vectors.
 
-Pictures arrive decoded: nothing that a stranger's bytes can slow down or crash runs here.
+Pictures arrive decoded, so that nothing runs here that a stranger's bytes can slow down or crash.
 """
 
 import multiprocessing
@@ -17,7 +17,7 @@ from contracts.score import Vectors
 from contracts.supervision.children import die_with_parent
 from contracts.zero_shot import query_vector
 
-# A text in each of its templates, or a picture's pixels.
+# A text in each of its templates, or the pixels of a picture.
 QueryInput = list[str] | RgbImage
 # A vector, or the members of a rejection (errors do not pickle well).
 Answer = Vectors | dict[str, Any]
@@ -25,7 +25,7 @@ Answer = Vectors | dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class QueryModel:
-    """What the process loads."""
+    """The model that the process loads; the members are the arguments of `open_encoder`."""
 
     model: str
     threads: int
@@ -39,7 +39,7 @@ def identity() -> None:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """What the parent needs to know of the model."""
+    """The properties of the model that the parent needs."""
 
     logit_scale: float
     preprocess: Preprocess
@@ -55,8 +55,8 @@ def load(model: QueryModel, prepare: Callable[[], None]) -> None:
     `prepare` runs first, so that the process's log goes where the parent's does.
     """
     global _encoder, _refused
-    # A Ctrl-C in our terminal, or a service manager that stops all processes of the service, is for
-    # the parent, which stops us.
+    # A Ctrl-C in the terminal, or a service manager that stops all processes of the service, is for
+    # the parent, which stops this process.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -73,14 +73,14 @@ def load(model: QueryModel, prepare: Callable[[], None]) -> None:
             remote_code=model.remote_code,
         )
     except Exception as error:
-        # Raised here it would be a stack trace, and the process be started again for ever.
+        # If it were raised here, the process would print a stack trace and be restarted for ever.
         _refused = str(error) if isinstance(error, TidelensError) else repr(error)
 
 
 def warm_up() -> LoadedModel:
-    """Answer once the model is loaded and has run once for each kind of input.
+    """Answer once the model is loaded and has encoded a text and a picture.
 
-    Raises ModelMissing where it was refused.
+    Raises ModelMissing if it could not be loaded.
     """
     if _refused is not None:
         raise ModelMissing(_refused)
@@ -91,7 +91,7 @@ def warm_up() -> LoadedModel:
 
 
 def encode_all(inputs: Sequence[QueryInput]) -> list[Answer]:
-    """What fails together is tried one by one, so that one query cannot take others with it."""
+    """Encode a batch, or one input at a time if that fails, so that no query fails for another."""
     try:
         return _encode_together(inputs)
     except Exception:
@@ -106,7 +106,7 @@ def _encode_alone(asked: QueryInput) -> Answer:
 
 
 def _encode_together(inputs: Sequence[QueryInput]) -> list[Answer]:
-    """Raises whatever the model does."""
+    """Encode texts and pictures, one model call each. Raises whatever the model raises."""
     assert _encoder is not None
     results: list[Answer] = [{} for _ in inputs]
     texts = [(i, asked) for i, asked in enumerate(inputs) if isinstance(asked, list)]

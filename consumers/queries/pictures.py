@@ -1,8 +1,9 @@
-"""Pictures of queries on their way to pixels, in a lane that texts never enter.
+"""The lane in which pictures of queries are decoded; texts never enter it.
 
-They are decoded in processes of their own, which give way to everything that answers texts, under
-limits far below those of content: somebody waits for the answer, and somebody else for the lane.
-What waits is bounded in number and in bytes; a picture that nobody awaits any more leaves at once.
+Decoding has processes of its own, which give way to everything that answers texts, and limits far
+below those of content: a client waits for the answer, and other pictures wait for the lane. The
+waiting pictures are bounded in number and in bytes, and one that nobody awaits any more leaves at
+once.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from contracts.score import Vectors
 
 @dataclass(frozen=True, slots=True)
 class PictureLimits:
-    """What one picture may cost, and all together while they wait."""
+    """The limits of decoding one picture, and of all that wait: their number and bytes."""
 
     decode: DecodeLimits
     processes: int
@@ -28,14 +29,14 @@ class PictureLimits:
 
 @dataclass(slots=True, eq=False)
 class _Encoding:
-    """One picture's way to its vector, which everybody who asks for the same picture awaits."""
+    """The task that encodes one picture, which all queries with the same picture await."""
 
     task: "asyncio.Task[Vectors]"
     waiters: int = 0
 
 
 class QueryPictureLane:
-    """The lane: `open` it when the model is known, and `close` it."""
+    """The lane: `open` it when the model is known, and `close` it in the end."""
 
     def __init__(self, limits: PictureLimits, metrics: Metrics) -> None:
         self._limits = limits
@@ -56,7 +57,7 @@ class QueryPictureLane:
             self._decided.set()
 
     def close(self) -> None:
-        """End the processes, which blocks for some milliseconds; those who wait get NotReady."""
+        """End the processes, which blocks for some milliseconds; queries that wait get NotReady."""
         if self._decoders is not None:
             self._decoders.close()
         self._decided.set()
@@ -64,10 +65,10 @@ class QueryPictureLane:
     async def encode_once(
         self, key: bytes, data: bytes, encode: Callable[[RgbImage], Awaitable[Vectors]]
     ) -> Vectors:
-        """Return the vector that `encode` makes of the pixels, computed once for all who ask for
-        `key` meanwhile.
+        """Return the vector that `encode` makes of the pixels of `data`.
 
-        Raises RejectedRequest where too much waits, and what DecoderPool.decode raises.
+        Queries that ask for the same `key` meanwhile share it. Raises RejectedRequest when too much
+        waits, and what DecoderPool.decode raises.
         """
         encoding = self._encodings.get(key)
         if encoding is None:
@@ -86,7 +87,7 @@ class QueryPictureLane:
     ) -> _Encoding:
         size = len(data)
         self._require_room(size)
-        # Counted before the task runs, so that several that come in one turn of the loop are seen.
+        # Counted before the task runs, so that pictures of one turn of the loop see each other.
         self._waiting += 1
         self._bytes += size
         task = asyncio.create_task(self._vector(data, encode), name="picture of a query")
@@ -97,7 +98,7 @@ class QueryPictureLane:
             self._bytes -= size
             self._forget(key, encoding)
             if not task.cancelled():
-                task.exception()  # marks it as seen, in case everybody left a moment ago
+                task.exception()  # marks it as retrieved, in case nobody waits any more
 
         task.add_done_callback(ended)
         return encoding
@@ -112,7 +113,7 @@ class QueryPictureLane:
                 field="image",
                 limit=limits.waiting_max,
             )
-        # A picture that waits alone may be larger: image_bytes_max bounds it.
+        # A picture that waits alone may be larger, up to image_bytes_max.
         if self._waiting and self._bytes + size > limits.waiting_bytes_max:
             raise RejectedRequest(
                 "too_many_queries",
@@ -131,7 +132,7 @@ class QueryPictureLane:
         if self._decoders is None:
             raise NotReady("shutting down")
         async with self._turns:
-            # 80 KB may be 50 MB of pixels where the model takes any size.
+            # 80 KB may be 50 MB of pixels if the model takes any size.
             while self._pixel_bytes >= self._limits.waiting_bytes_max:
                 self._encoded.clear()
                 await self._encoded.wait()

@@ -1,8 +1,8 @@
-"""Who has the query encoder's model next: texts and pictures have turns of their own.
+"""The turns of texts and pictures at the query encoder's model.
 
 A picture takes the model ten times as long as a text. So pictures never share a batch with texts,
-take every other turn at most while texts wait, and no more of them at once than a turn of that
-length can hold: a text waits for one such turn, however many pictures wait.
+have at most every other turn while texts wait, and a batch of pictures is no larger than fits into
+the length of a turn. A text waits for one such turn, however many pictures wait.
 """
 
 import asyncio
@@ -22,11 +22,16 @@ class PendingQuery:
 
     @property
     def inputs(self) -> int:
+        """The number of texts for the model, one for each template, or 1 for a picture."""
         return len(self.asked) if isinstance(self.asked, list) else 1
 
 
 class QueryTurns:
-    """The rules, without I/O. `batch_max` counts a text once for each of its templates."""
+    """The rules of turns, without I/O.
+
+    `batch_max` limits the inputs of a batch, where a text counts once for each of its templates.
+    `picture_turn_s` is the seconds that a batch of pictures should take.
+    """
 
     def __init__(self, *, batch_max: int, picture_turn_s: float) -> None:
         self._batch_max = batch_max
@@ -41,14 +46,16 @@ class QueryTurns:
 
     @property
     def texts(self) -> int:
+        """The number of texts that wait."""
         return len(self._texts)
 
     def add(self, waiting: PendingQuery) -> None:
+        """Let a query wait, behind the others of its type."""
         (self._texts if isinstance(waiting.asked, list) else self._pictures).append(waiting)
 
     def take_batch(self) -> list[PendingQuery]:
-        """Take the queries that wait longest of the kind whose turn it is, or an empty list."""
-        # Requests that nobody awaits any more are dropped before they cost anything.
+        """Take the texts or the pictures that wait longest, by turns; the list may be empty."""
+        # Queries that nobody awaits any more are dropped before they are encoded.
         self._texts = [waiting for waiting in self._texts if not waiting.future.done()]
         self._pictures = [waiting for waiting in self._pictures if not waiting.future.done()]
         of_pictures = bool(self._pictures) and (self._pictures_next or not self._texts)
@@ -58,22 +65,22 @@ class QueryTurns:
         return _taken(self._texts, self._batch_max)
 
     def note_duration(self, batch: list[PendingQuery], seconds: float) -> None:
-        """Note how long the model took, so that the next batch of pictures fits into their turn."""
+        """Note how long the model took, so that the next batch of pictures fits into its turn."""
         if isinstance(batch[0].asked, list):
             return
         fitting = int(self._picture_turn_s * len(batch) / max(seconds, 1e-6))
-        # One batch that was slow or quick by chance does not decide.
+        # A batch that was fast by chance may at most double the next one.
         self._pictures_at_once = max(1, min(fitting, 2 * len(batch), self._batch_max))
 
     def clear(self) -> list[PendingQuery]:
-        """Remove and return all that wait."""
+        """Remove and return all queries that wait."""
         waiting = self._texts + self._pictures
         self._texts, self._pictures = [], []
         return waiting
 
 
 def _taken(queue: list[PendingQuery], inputs_max: int) -> list[PendingQuery]:
-    """Take as many as fit out of the queue, and one at least, even if it is more than fits."""
+    """Take queries off the queue, up to `inputs_max` inputs but at least one query."""
     count = inputs = 0
     for waiting in queue:
         inputs += waiting.inputs

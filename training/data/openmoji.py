@@ -1,6 +1,6 @@
 """OpenMoji: 1,900 drawings with English names, CC BY-SA 4.0, as training data and sample stream.
 
-Shared by `python -m training.train.starter` and `tidelens up --sample`; imports no torch.
+`python -m training.train.starter` and `tidelens up --sample` share it; it does not import torch.
 """
 
 import os
@@ -28,7 +28,7 @@ class Picture(NamedTuple):
 
 
 def pictures() -> list[Picture]:
-    """Every drawing that has a Unicode name, skin tone variants left out, ordered by hexcode."""
+    """Return every drawing with a Unicode name, without skin tone variants, ordered by hexcode."""
     names = dict(_names())
     found = []
     for svg in sorted(_svg_folder().glob("*.svg")):
@@ -39,7 +39,7 @@ def pictures() -> list[Picture]:
 
 
 def render_png(svg: Path, *, side: int = 256) -> bytes:
-    """The drawing as a PNG of `side` by `side` pixels on white; about 5 ms."""
+    """Return the drawing as a PNG of `side` by `side` pixels on white, in about 5 ms."""
     import resvg_py
 
     return bytes(
@@ -69,5 +69,5 @@ def _names() -> Iterator[tuple[str, str]]:
 
 
 def _bare(hexcode: str) -> str:
-    """Without variation selectors, which file names and Unicode data place differently."""
+    """Leave out variation selectors, which file names and Unicode data use differently."""
     return "-".join(code for code in hexcode.split("-") if code != _VARIATION_SELECTOR)

@@ -1,4 +1,4 @@
-"""Retrieval scores: how often the right picture is among the first k for its text."""
+"""The recall of retrieval: the share of texts whose right picture is among the first k."""
 
 import json
 from collections.abc import Mapping
@@ -18,9 +18,10 @@ Recall = Mapping[int, float]
 
 
 def recall_at(texts: Vectors, images: Vectors, right: NDArray[np.intp]) -> dict[int, float]:
-    """{k: share of texts whose right picture is among the k nearest}, for k of 1, 5 and 10.
+    """Return the share of texts whose right picture is among the k nearest, for k of 1, 5 and 10.
 
-    `texts` (n, d), `images` (m, d), `right` (n,): the row in `images` that belongs to each text.
+    `texts` are (n, d) and `images` (m, d) unit vectors; `right`, (n,), is the row in `images` that
+    belongs to each text. A picture with an equal score does not count as nearer.
     """
     scores = texts.astype(np.float32) @ images.astype(np.float32).T
     own = scores[np.arange(len(right)), right]
@@ -29,9 +30,9 @@ def recall_at(texts: Vectors, images: Vectors, right: NDArray[np.intp]) -> dict[
 
 
 def captioned_photos(folder: Path) -> tuple[list[RgbImage], list[str], NDArray[np.intp]]:
-    """Photos, captions (at most five each), and each caption's photo, from `captions.json`.
+    """Return photos, captions (at most five each), and the row of each caption's photo.
 
-    The file is a list of {"file": name in the folder, "captions": [text, ...]}.
+    The file `captions.json` is a list of {"file": name in the folder, "captions": [text, ...]}.
     """
     records = json.loads((folder / "captions.json").read_bytes())
     photos = []

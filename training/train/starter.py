@@ -1,8 +1,9 @@
-"""Rebuilds the starter model's head: `python -m training.train.starter`, 5 minutes on 2 cores.
+"""The training of the starter model's head: `python -m training.train.starter`.
 
-Pictures: OpenMoji, drawn here, each with its name, 400 held out for the scores; and mixtures of the
-classifier's own class weights, which stand for photos of the class names. Everything is seeded;
-`--check` trains anew and fails when a score is more than .02 from the one kept in the head's file.
+It takes 5 minutes on 2 cores. The pictures are drawings of OpenMoji with their names, of which 400
+are held out for the scores, and mixtures of the classifier's own class weights, which stand for
+photos of the class names. Everything is seeded. With `--check` it trains again, and fails if a
+score differs by more than 0.02 from the one in the head's file.
 """
 
 import argparse
@@ -49,7 +50,7 @@ Scores = dict[str, dict[str, float]]
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Drawings and their names: features (n, 1280) and two text vectors (n, 384) of each."""
+    """The features of drawings, (n, 1280), and two text vectors of each name, (n, 384)."""
 
     features: Tensor
     names: Tensor
@@ -61,7 +62,7 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class ScoredSet:
-    """What one row of scores is measured on: features, text vectors, each text's picture."""
+    """The data of one row of scores: features, text vectors, and the picture of each text."""
 
     features: Tensor
     texts: Tensor
@@ -69,7 +70,7 @@ class ScoredSet:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train, score, and write the head, or with --check compare. Returns the exit code."""
+    """Train and score the head, then write it, or compare it with --check. Return the exit code."""
     options = _parser().parse_args(arguments)
     torch.set_num_threads(options.threads)
     started = time.monotonic()
@@ -108,9 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train(head: Head, pairs: Pairs, class_weight: Tensor) -> None:
-    """Symmetric InfoNCE on drawings with names and on class mixtures with mixed class names."""
+    """Train the head on drawings with names, and on class mixtures with mixed class names.
+
+    The loss is symmetric InfoNCE (CLIP, Radford et al. 2021).
+    """
     random = torch.Generator().manual_seed(SEED)
-    torch.manual_seed(SEED)  # dropout draws from the global one
+    torch.manual_seed(SEED)  # dropout draws from the global generator
     log_scale = torch.nn.Parameter(torch.tensor(_LOG_SCALE_START))
     optimizer = torch.optim.AdamW(
         [*head.parameters(), log_scale], _LEARNING_RATE, weight_decay=_WEIGHT_DECAY
@@ -148,7 +152,7 @@ def _drawn_batch(pairs: Pairs, deviation: Tensor, random: torch.Generator) -> tu
 def _class_batch(
     class_features: Tensor, head: Head, random: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Two classes a row, the first with a share of at least one half, in picture and text alike."""
+    """Draw mixtures of two classes, of which the first has a share of at least one half."""
     first, second = torch.randint(CLASSES, (2, _BATCH), generator=random)
     share = torch.rand(_BATCH, 1, generator=random) / 2 + 0.5
     mixed = share * class_features[first] + (1 - share) * class_features[second]
@@ -191,7 +195,10 @@ def _pairs(
 
 
 def _split(drawings: Sequence[openmoji.Picture]) -> tuple[Tensor, Tensor]:
-    """Rows held out and rows to train on; by the hexcode's hash, so that no list order matters."""
+    """Return the rows held out and those to train on, by the hash of the hexcode.
+
+    So the split does not depend on the order of the list.
+    """
     by_hash = sorted(
         range(len(drawings)),
         key=lambda row: hashlib.sha256(drawings[row].hexcode.encode()).digest(),
@@ -200,7 +207,7 @@ def _split(drawings: Sequence[openmoji.Picture]) -> tuple[Tensor, Tensor]:
 
 
 def _fitted_scale(head: Head, scored: ScoredSet, picture_net: EfficientNetLite0) -> float:
-    """The factor that makes a softmax over cosines most likely right on the held-out drawings."""
+    """Return the factor of cosines with the least cross entropy on the held-out drawings."""
     images = head.images(scored.features, picture_net.class_logits(scored.features))
     texts = head.texts(scored.texts)
     scales = torch.logspace(0, 2.5, 126)
@@ -208,7 +215,7 @@ def _fitted_scale(head: Head, scored: ScoredSet, picture_net: EfficientNetLite0)
 
 
 def _scores(head: Head, sets: dict[str, ScoredSet], picture_net: EfficientNetLite0) -> Scores:
-    """Of float16 unit vectors, as the product scores them."""
+    """Score float16 unit vectors, as the product does."""
     scores = {}
     for name, scored in sets.items():
         images = head.images(scored.features, picture_net.class_logits(scored.features))

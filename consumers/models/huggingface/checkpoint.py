@@ -1,7 +1,7 @@
-"""A checkpoint's tokenizer, image processor and model, from its folder.
+"""The loading of a checkpoint's tokenizer, image processor and model from its folder.
 
-Weights are safetensors; no network is asked; no code that comes with a checkpoint is run unless it
-may be (TIDELENS_REMOTE_CODE).
+Weights are safetensors, and no network is used. Code that comes with a checkpoint is run only if
+the operator allows it (TIDELENS_REMOTE_CODE).
 """
 
 import json
@@ -13,7 +13,7 @@ import torch
 from tokenizers import normalizers
 from transformers import AutoModel, AutoTokenizer, TokenizersBackend
 
-# The name in `transformers` itself insists on torchvision, which the Pillow backend does not need.
+# The same name in `transformers` requires torchvision, which the Pillow backend does not need.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils import logging as transformers_logging
 
@@ -23,16 +23,16 @@ from contracts.errors import ModelMissing
 
 
 def load_checkpoint(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
-    """Tokenizer, image processor and model, in float32. Raises ModelMissing."""
+    """Return tokenizer, image processor and model, in float32. Raises ModelMissing."""
     local = {"local_files_only": True, "trust_remote_code": checkpoint.remote_code}
     if checkpoint.remote_code:
         _refuse_code_of_others(checkpoint)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    # Its table of missing weights would stand before the one line that refuses them.
+    # Otherwise its table of missing weights precedes the one line that refuses them.
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         tokenizer = _tokenizer(checkpoint.folder, local)
-        # Pillow's resampling, which is what checkpoints were trained and published with.
+        # Checkpoints were trained and published with the resampling of Pillow.
         processor = AutoImageProcessor.from_pretrained(  # type: ignore[no-untyped-call]
             checkpoint.folder, backend="pil", **local
         )
@@ -41,11 +41,11 @@ def load_checkpoint(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
             use_safetensors=True,
             dtype=torch.float32,
             output_loading_info=True,
-            # Its own refusal names no tensor, only a report that we do not show.
+            # The refusal of transformers does not name the tensor.
             ignore_mismatched_sizes=True,
             **local,
         )
-    except Exception as error:  # also whatever a checkpoint's own code raises
+    except Exception as error:  # a checkpoint's own code may raise anything
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         if remote_code_classes(checkpoint.folder) and not checkpoint.remote_code:
             reason = (
@@ -67,7 +67,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
 def _require_shapes(
     checkpoint: Checkpoint, mismatched: Collection[tuple[str, Sequence[int], Sequence[int]]]
 ) -> None:
-    """Raise ModelMissing for a tensor whose shape is not the one that the configuration asks for.
+    """Raise ModelMissing for a tensor whose shape differs from that of the configuration.
 
     Each of `mismatched` is a name, the shape in the file, and the shape asked for.
     """
@@ -83,7 +83,7 @@ def _require_shapes(
 
 
 def _file_of(tensor: str, folder: Path) -> str:
-    """Name the file that holds a tensor; several where transformers renames it in loading."""
+    """Name the file that holds a tensor, or all files if transformers renames it in loading."""
     names = weight_files(folder)
     holding = [name for name in names if tensor in check_weights(folder / name)]
     return " or ".join(holding or names)
@@ -108,7 +108,10 @@ def _require_whole(model: Any, missing: Collection[str], name: str) -> None:
 
 
 def _tokenizer(folder: Path, local: dict[str, bool]) -> Any:
-    """SigLIP's own class wants sentencepiece, though its checkpoints hold a tokenizer.json too."""
+    """Return the tokenizer of a folder, from its tokenizer.json if its own class cannot be loaded.
+
+    SigLIP's class needs sentencepiece, though its checkpoints hold a tokenizer.json too.
+    """
     try:
         return AutoTokenizer.from_pretrained(folder, **local)
     except (ImportError, ValueError):
@@ -122,7 +125,10 @@ def _tokenizer(folder: Path, local: dict[str, bool]) -> Any:
 
 
 def _refuse_code_of_others(checkpoint: Checkpoint) -> None:
-    """Code of another repository can change while the revision, and so the space, stays."""
+    """Raise ModelMissing for code of another repository.
+
+    It can change while the revision, and so the space, stays the same.
+    """
     for name in remote_code_classes(checkpoint.folder):
         repository, others, _ = name.rpartition("--")
         if others:
@@ -134,8 +140,9 @@ def _refuse_code_of_others(checkpoint: Checkpoint) -> None:
 
 
 def _lower_case(tokenizer: Any) -> None:
-    """As SigLIP 2 was trained, and as Siglip2Tokenizer does; its checkpoints name Gemma's, which
-    does not.
+    """Let a tokenizer lower the case of texts, as Siglip2Tokenizer does and SigLIP 2 was trained.
+
+    The checkpoints of SigLIP 2 name the tokenizer of Gemma, which does not do it.
     """
     backend = tokenizer.backend_tokenizer
     steps = [normalizers.Lowercase(), *([backend.normalizer] if backend.normalizer else [])]

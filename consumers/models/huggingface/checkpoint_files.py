@@ -47,7 +47,7 @@ JSON_BYTES_MAX = 256 << 20
 _HEADER_BYTES_MAX = 100_000_000
 _HEAD_BYTES = 512
 
-# How files begin that stand in for the real one.
+# The first bytes of files that replace the real one.
 _STAND_INS = (
     (b"version https://git-lfs.github.com/", "is a Git LFS pointer"),
     (b"/annex/objects/", "is a git-annex pointer"),
@@ -87,7 +87,7 @@ def check_object(path: Path) -> dict[str, Any]:
         value = orjson.loads(raw)
     except ValueError:
         try:
-            # Python's own takes NaN and Infinity, as transformers does, and says where it failed.
+            # Python's own parser accepts NaN and Infinity, and says where it failed.
             value = json.loads(raw.decode())
         except (ValueError, RecursionError) as error:
             raise BrokenFile(path.name, f"is not JSON ({error})") from error
@@ -157,8 +157,8 @@ def _check_bytes(path: Path) -> None:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            kind = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
-            raise BrokenFile(path.name, f"is {kind}, where a file is needed")
+            found_type = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
+            raise BrokenFile(path.name, f"is {found_type}, where a file is needed")
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES).lstrip().lower()
     except OSError as error:
@@ -211,7 +211,7 @@ def _weight_map(index: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _check_size(path: Path) -> None:
-    """Raise BrokenFile where the header needs more than there is: a copy that was cut off."""
+    """Raise BrokenFile if the header needs more bytes than there are: the copy was cut off."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -226,7 +226,7 @@ def _check_size(path: Path) -> None:
 
 
 def _data_bytes(header: bytes) -> int:
-    """Return where the last tensor ends; 0 for a header that safetensors will refuse itself."""
+    """Return the end of the last tensor, or 0 for a header that safetensors itself refuses."""
     try:
         found = orjson.loads(header)
         ends = [one["data_offsets"][1] for name, one in found.items() if name != "__metadata__"]

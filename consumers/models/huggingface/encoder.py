@@ -1,7 +1,7 @@
-"""Any Hugging Face checkpoint with text and image features in one space: CLIP, SigLIP and kin.
+"""The encoder of a Hugging Face checkpoint with text and image features, such as CLIP and SigLIP.
 
-Vectors are those of transformers' own pipeline (tests compare, family by family); loading.py reads
-the checkpoint.
+Its vectors are those of transformers' own pipeline; tests compare them, family by family.
+checkpoint.py loads the files.
 """
 
 from collections.abc import Sequence
@@ -28,18 +28,18 @@ from contracts.space import Space
 
 log = structlog.get_logger(__name__)
 
-_TOKENS_MAX = 512  # where neither tokenizer nor model names a limit
+_TOKENS_MAX = 512  # if neither tokenizer nor model names a limit
 
-_SIDE_DEFAULT = 384  # where neither processor nor model names a size
+_SIDE_DEFAULT = 384  # if neither processor nor model names a size
 
 _EXACT = PrecisionChoice()
 
 
 class HuggingFaceEncoder:
-    """contracts.ports.Encoder on a checkpoint's get_text_features and get_image_features.
+    """The port contracts.ports.Encoder on a checkpoint's text and image features.
 
-    Runs on a GPU where there is one. Raises ModelMissing for a checkpoint that has no such features
-    or needs code of its own, unless `checkpoint.remote_code` lets that run.
+    It runs on a GPU if there is one. The constructor raises ModelMissing for a checkpoint without
+    such features, or with code of its own that `checkpoint.remote_code` does not allow.
     """
 
     def __init__(self, checkpoint: Checkpoint, choice: PrecisionChoice = _EXACT) -> None:
@@ -55,8 +55,8 @@ class HuggingFaceEncoder:
         self._device = device_of()
         self._passes = PASSES[self._device.type]
         self._tokens_max = _tokens_max(self._tokenizer, model)
-        # SigLIP was trained on texts padded to the full length, and reads the last position; who
-        # tells the model no mask does not mean it to see padding of any other length either.
+        # SigLIP was trained on texts padded to the full length, and reads the last position. A
+        # model without a mask must not see padding of any other length either.
         siglip = model.config.model_type.startswith("siglip")
         masked = "attention_mask" in self._tokenizer.model_input_names
         self._pads_to_longest = masked and not siglip
@@ -64,19 +64,19 @@ class HuggingFaceEncoder:
         self.truncated = 0
         self.preprocess, self._normalise = self._preprocessing(checkpoint.name, model.config)
         self._model = convert_model(model, choice, self._device)
-        # They shrink where the memory does not suffice, and stay so.
+        # They shrink when memory runs out, and do not grow again.
         self._pictures_max, self._texts_max = choice.pictures, choice.texts
         self._compiled = _compiled(self._model, self._device) if choice.compiled else None
         self._try(checkpoint.name)
         if self._compiled is not None:
-            # The first full batch is where it compiles: not while a record waits.
+            # It compiles in the first full batch, which should not be one of records.
             blank = self.preprocess(np.zeros((64, 64, 3), np.uint8))
             self.encode_images([blank] * choice.pictures)
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """(n, dim) float16, unit length; a text beyond the model's limit is cut there."""
-        if not texts:  # which tokenizers do not take
+        """Return unit vectors, (n, dim) float16; a text beyond the model's limit is cut there."""
+        if not texts:  # tokenizers refuse an empty list
             return self._vectors(0, [])
         tokens = self._tokens(texts)
         order, lengths = self._by_length(tokens)
@@ -95,22 +95,22 @@ class HuggingFaceEncoder:
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
-        """(n, dim) float16, unit length."""
+        """Return unit vectors, (n, dim) float16, of pictures as `preprocess` made them."""
         found: list[tuple[list[int], Tensor]] = []
         done = 0
         while done < len(images):
             rows = list(range(done, min(done + self._pictures_max, len(images))))
             try:
                 inputs = self._inputs([images[row] for row in rows])
-                found.append((rows, _features(self._see(len(rows), inputs))))
+                found.append((rows, _features(self._image_features(len(rows), inputs))))
             except RuntimeError as error:
                 self._pictures_max = _halved(len(rows), error, "pictures")
                 continue
             done += len(rows)
         return self._vectors(len(images), found)
 
-    def _see(self, rows: int, inputs: dict[str, Tensor]) -> Any:
-        # Compiled for full batches alone: each other size would take a minute of its own.
+    def _image_features(self, rows: int, inputs: dict[str, Tensor]) -> Any:
+        # It is compiled for full batches only: each other size would take a minute.
         if self._compiled is not None and rows == self.choice.pictures:
             return self._compiled(**inputs)
         return self._model.get_image_features(**inputs)
@@ -119,17 +119,17 @@ class HuggingFaceEncoder:
         return self._tokenizer(list(texts), truncation=True, max_length=self._tokens_max)
 
     def _by_length(self, tokens: Any) -> tuple[list[int], list[int]]:
-        """The rows, shortest first, and the length of each."""
+        """Return the rows, shortest first, and the length of each in tokens."""
         lengths = [self._length(ids) for ids in tokens["input_ids"]]
         order = sorted(range(len(lengths)), key=lambda row: lengths[row])
         return order, [lengths[row] for row in order]
 
     def _length(self, ids: Sequence[int]) -> int:
-        """What a text is padded to at least."""
+        """Return the least length, in tokens, that a text is padded to."""
         return len(ids) if self._pads_to_longest else self._tokens_max
 
     def _padded(self, tokens: Any, rows: Sequence[int]) -> Any:
-        """Those rows as tensors, all of the longest one's length, rounded up."""
+        """Return rows as tensors, all padded to the length of the longest one, rounded up."""
         longest = max(self._length(tokens["input_ids"][row]) for row in rows)
         length = min(self._tokens_max, self._passes.padded(longest))
         return self._tokenizer.pad(
@@ -140,14 +140,17 @@ class HuggingFaceEncoder:
         ).to(self._device)
 
     def _cut(self, tokens: Any, texts: Sequence[str]) -> int:
-        """How many texts lost tokens; those in Python do not tell, and are asked again."""
+        """Return the number of texts that were cut; tokenizers in Python must run again for it."""
         if tokens.is_fast:
             return sum(bool(encoding.overflowing) for encoding in tokens.encodings)
         whole = self._tokenizer(texts)["input_ids"]
         return sum(len(ids) > self._tokens_max for ids in whole)
 
     def _preprocessing(self, name: str, config: Any) -> tuple[Preprocess, Normalise | None]:
-        """The processor in two halves; one that does something else runs whole for each batch."""
+        """Return the two halves of the processor.
+
+        One that cannot be split runs whole for each batch: its second half is None.
+        """
         try:
             halves = split_processor(self._processor)
             if halves is None:
@@ -162,8 +165,9 @@ class HuggingFaceEncoder:
 
     @torch.inference_mode()
     def _try(self, name: str) -> None:
-        """Encode two texts of full length and two pictures, so that a model that cannot work, or
-        that tells nothing apart, is refused at the start.
+        """Encode two texts of full length and two pictures.
+
+        Raises ModelMissing for a model that fails, or that maps different inputs to one vector.
         """
         try:
             words = sanity_check.distinct_words(
@@ -180,7 +184,7 @@ class HuggingFaceEncoder:
             texts, images = (_features(output).cpu().numpy() for output in outputs)
         except ModelMissing:
             raise
-        except Exception as error:  # whatever a model raises that was made for something else
+        except Exception as error:  # a model for other inputs may raise anything
             raise ModelMissing(f"model {name!r} does not encode: {_reason(error)}") from error
         shapes = [(1, *features.shape[1:]) for features in (texts, images)]
         if shapes != [(1, self.space.dim)] * 2:
@@ -195,7 +199,7 @@ class HuggingFaceEncoder:
         if self._normalise is not None:
             pixels = torch.from_numpy(np.stack(images))
             if self._device.type == "cuda":
-                # Bytes are a quarter of float32; pinned, they travel while the device computes.
+                # Bytes are a quarter of float32. Pinned memory is copied while the device computes.
                 pixels = pixels.pin_memory().to(self._device, non_blocking=True)
             return {"pixel_values": self._normalise(pixels).to(self.choice.dtype)}
         inputs = self._processor(images=[Image.fromarray(i) for i in images], return_tensors="pt")
@@ -205,10 +209,13 @@ class HuggingFaceEncoder:
         }
 
     def _vectors(self, count: int, found: Sequence[tuple[list[int], Tensor]]) -> Vectors:
-        """Rows in their order, fetched from the device only now, when all is under way there."""
+        """Return unit vectors in the order of the inputs.
+
+        Features are fetched from the device only here, when all its work has been started.
+        """
         rows = np.empty((count, self.space.dim), np.float32)
-        for places, features in found:
-            rows[places] = features.cpu().numpy()
+        for positions, features in found:
+            rows[positions] = features.cpu().numpy()
         return unit(rows)
 
 
@@ -217,13 +224,14 @@ def _reason(error: Exception) -> str:
 
 
 def device_of() -> torch.device:
+    """Return the device that models run on: a GPU if there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _compiled(model: Any, device: torch.device) -> Any:
-    """get_image_features for one shape; a CPU's weights are folded in.
+    """Return get_image_features compiled for one shape; on a CPU, weights are folded in.
 
-    No CUDA graphs: a replay overwrites the output before, which is fetched only when all is done.
+    CUDA graphs are not used: a replay overwrites the previous output, which is fetched at the end.
     """
     if device.type == "cuda":
         mode = "max-autotune-no-cudagraphs"
@@ -232,7 +240,7 @@ def _compiled(model: Any, device: torch.device) -> Any:
 
 
 def _halved(rows: int, error: RuntimeError, what: str) -> int:
-    """Half as many at once, where the memory did not suffice; else the error goes on."""
+    """Return half of `rows` if memory ran out; raise any other error again."""
     short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
     if not short or rows == 1:
         raise error
@@ -243,7 +251,10 @@ def _halved(rows: int, error: RuntimeError, what: str) -> int:
 
 
 def _features(output: Any) -> Tensor:
-    """transformers 5 returns an output object, whose `pooler_output` is the projected feature."""
+    """Return the projected features in float32.
+
+    Since version 5, transformers returns them as `pooler_output` of an object.
+    """
     features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features.float()
 
@@ -251,7 +262,7 @@ def _features(output: Any) -> Tensor:
 def _tokens_max(tokenizer: Any, model: Any) -> int:
     text = getattr(model.config, "text_config", model.config)
     positions = getattr(text, "max_position_embeddings", None) or _TOKENS_MAX
-    # RoBERTa and its kin count positions from behind the one of padding.
+    # RoBERTa and similar models count positions after that of padding.
     for name, module in model.named_modules():
         if (
             name.endswith("position_embeddings")
@@ -262,7 +273,10 @@ def _tokens_max(tokenizer: Any, model: Any) -> int:
 
 
 def _logit_scale(model: Any) -> float:
-    """CLIP and SigLIP store its logarithm, ALIGN its inverse; 100 is where CLIP's training ends."""
+    """Return the factor of cosines before a softmax.
+
+    CLIP and SigLIP store its logarithm, ALIGN its inverse. CLIP's training ends at the default.
+    """
     if hasattr(model, "logit_scale"):
         return float(model.logit_scale.exp())
     if hasattr(model, "temperature"):
@@ -271,12 +285,12 @@ def _logit_scale(model: Any) -> float:
 
 
 def _image_side(processor: Any, config: Any) -> int:
-    """The larger of what the processor scales to and what the model takes, in pixels."""
+    """Return the larger of the processor's and the model's sides, in pixels."""
     size = getattr(processor, "size", None) or {}
     vision = getattr(config, "vision_config", config)
     named = [size.get(edge) for edge in ("shortest_edge", "height", "width")]
     sides = [int(side) for side in (*named, getattr(vision, "image_size", None)) if side]
     patches = getattr(processor, "max_num_patches", None)
-    if patches:  # of SigLIP 2 NaFlex; as many as there are in a square
+    if patches:  # SigLIP 2 NaFlex: the side of a square of them
         sides.append(ceil(patches**0.5 * processor.patch_size))
     return max(sides, default=_SIDE_DEFAULT)

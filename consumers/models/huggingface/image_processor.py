@@ -1,7 +1,7 @@
-"""An image processor of transformers, taken apart where that changes nothing.
+"""The split of an image processor of transformers into two halves, if that changes no result.
 
-Most only resize, crop, scale and normalise. The first two are done to each picture where it is
-decoded (consumers/images/preprocess.py), the others to the whole batch, on the model's device.
+Most processors only resize, crop, scale and normalise. The first two are done to each picture in
+its decoder (consumers/images/preprocess.py), the others to the whole batch on the model's device.
 """
 
 from dataclasses import dataclass
@@ -17,24 +17,25 @@ from consumers.images.preprocess import Resized
 
 @dataclass(frozen=True, slots=True)
 class Normalise:
-    """Bytes to what the model takes: (n, height, width, 3) uint8 to (n, 3, height, width)."""
+    """The second half: it maps (n, height, width, 3) uint8 to (n, 3, height, width) float32."""
 
     scale: float
     mean: Tensor
     deviation: Tensor
 
     def on(self, device: torch.device) -> "Normalise":
+        """Return the same with its tensors on `device`."""
         return Normalise(self.scale, self.mean.to(device), self.deviation.to(device))
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        # Seen as channels first and left as channels last in memory, which convolutions prefer.
+        # The shape has channels first; memory keeps them last, which convolutions prefer.
         return ((pixels.float() * self.scale - self.mean) / self.deviation).permute(0, 3, 1, 2)
 
 
 def split_processor(processor: Any) -> tuple[Resized, Normalise] | None:
-    """A processor's two halves, before and after the pixels are a batch of bytes.
+    """Return the two halves of a processor, for one picture and for a batch.
 
-    None for one that does more than resize, crop, scale and normalise.
+    The result is None if it does more than resize, crop, scale and normalise.
     """
     methods = ("_preprocess", "preprocess", "resize", "center_crop", "rescale", "normalize")
     own, plain = type(processor), PilBackend

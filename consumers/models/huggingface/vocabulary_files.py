@@ -1,6 +1,6 @@
-"""Checks a tokenizer's vocabulary files, which folders without a tokenizer.json hold.
+"""The check of a tokenizer's vocabulary files, in folders without a tokenizer.json.
 
-A truncated copy of such a file is still a text with words, only with fewer of them.
+A truncated copy of such a file is still a text with words, but with fewer of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,9 +13,9 @@ WORDS = "vocab.txt"
 PIECES = ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 NAMES = (VOCAB, MERGES, WORDS, *PIECES)
 
-# Models have up to a hundredth more rows than words, for the sake of round numbers.
+# Models have up to a hundredth more rows than words, to reach round numbers.
 _WORDS_SHARE_MIN = 0.9
-# Words that come from no merge are special ones.
+# Words that do not come from a merge are special tokens.
 _UNMADE_SHARE_MAX = 0.1
 _WORD_END = "</w>"
 
@@ -29,7 +29,7 @@ class BrokenFile(Exception):
 
 
 def has_words(tokenizer: Mapping[str, Any]) -> bool:
-    """Tell whether a tokenizer.json has a vocabulary: a list or an object, by its model's type."""
+    """Return whether a tokenizer.json has a vocabulary, which is a list or an object."""
     model = tokenizer.get("model")
     return isinstance(model, dict) and bool(model.get("vocab"))
 
@@ -40,7 +40,7 @@ def check_vocabulary(
     config: Mapping[str, Any],
     objects: Mapping[str, Mapping[str, Any]],
 ) -> None:
-    """Raise BrokenFile where one of the files `found` was cut off, or misses its companion.
+    """Raise BrokenFile if one of the files `found` was cut off, or its companion is missing.
 
     `objects` holds the folder's JSON by file name.
     """
@@ -58,7 +58,7 @@ def check_vocabulary(
 
 
 def _check_merges(path: Path, vocabulary: Mapping[str, Any]) -> None:
-    """Each merge makes a word of the vocabulary, and nearly every word of it comes from one."""
+    """Raise BrokenFile unless each merge makes a word, and nearly every word comes from one."""
     made = set()
     for line in _lines(path):
         if line.startswith("#version") or not line.strip():
@@ -96,7 +96,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _check_pieces(path: Path) -> None:
-    """A sentencepiece model is a row of protobuf fields; the last one ends where the file does."""
+    """Raise BrokenFile unless a sentencepiece model ends with its last protobuf field."""
     data, at = path.read_bytes(), 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -116,7 +116,7 @@ def _check_pieces(path: Path) -> None:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """Return the number at `at`, and where it ends: behind the data where it is cut off."""
+    """Return the number at `at` and its end, which is behind the data if it is cut off."""
     value = shift = 0
     while at < len(data):
         byte = data[at]

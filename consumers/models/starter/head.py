@@ -1,8 +1,9 @@
-"""The starter model's head: from picture features and text vectors to one common space.
+"""The starter model's head: it maps picture features and text vectors to one common space.
 
-Two parts side by side. The *named* part needs no training (ConSE, Norouzi et al. 2013): a picture
-is the mean of its ten likeliest ImageNet class names' text vectors, weighted by probability, and a
-text is itself. The *trained* part maps both to where pictures and their names meet.
+A vector has two parts. The *named* part needs no training (ConSE, Norouzi et al. 2013): that of a
+picture is the mean of the text vectors of its ten likeliest ImageNet class names, weighted by
+probability, and that of a text is its own vector. The *trained* part maps a picture and its name
+close to each other.
 """
 
 from pathlib import Path
@@ -23,10 +24,11 @@ _LIKELIEST = 10
 
 
 class Head(nn.Module):
-    """Weights of the trained part, and what both parts need to know.
+    """The weights of the trained part, and the constants of both parts.
 
-    `class_vectors` (1000, 384): text vectors of the class names. `mean`, `deviation` (1280,): of
-    the features seen in training. `logit_scale`: what cosines are multiplied with before a softmax.
+    `class_vectors`, (1000, 384), are the text vectors of the class names. `mean` and `deviation`,
+    (1280,), are those of the features in training. `logit_scale` is the factor of cosines before a
+    softmax.
     """
 
     mean: Tensor
@@ -47,32 +49,32 @@ class Head(nn.Module):
         self.register_buffer("logit_scale", torch.ones(()))
 
     def images(self, features: Tensor, logits: Tensor) -> Tensor:
-        """Features (n, 1280) and class logits (n, 1000) to unit vectors (n, 768)."""
+        """Return unit vectors, (n, 768), of features, (n, 1280), and class logits, (n, 1000)."""
         parts = (self.trained_images(features), self.named_images(logits))
         return normalize(torch.cat(parts, dim=1), dim=1)
 
     def texts(self, vectors: Tensor) -> Tensor:
-        """MiniLM's unit vectors (n, 384) to unit vectors (n, 768)."""
+        """Return unit vectors, (n, 768), of MiniLM's unit vectors, (n, 384)."""
         return normalize(torch.cat((self.trained_texts(vectors), vectors), dim=1), dim=1)
 
     def named_images(self, logits: Tensor) -> Tensor:
-        """The part that needs no training: (n, 384), unit length."""
+        """Return the part of pictures that needs no training, as unit vectors, (n, 384)."""
         weights, classes = logits.softmax(dim=1).topk(_LIKELIEST, dim=1)
         return normalize((weights[..., None] * self.class_vectors[classes]).sum(1), dim=1)
 
     def trained_images(self, features: Tensor) -> Tensor:
-        """The trained part: (n, 384), unit length."""
+        """Return the trained part of pictures, as unit vectors, (n, 384)."""
         x = (features - self.mean) / self.deviation
         wide = self.dropout(nn.functional.gelu(self.wide(x)))
         return normalize(self.linear(x) + self.narrow(wide), dim=1)
 
     def trained_texts(self, vectors: Tensor) -> Tensor:
-        """The trained part's text side: (n, 384), unit length."""
+        """Return the trained part of texts, as unit vectors, (n, 384)."""
         return normalize(self.text(vectors), dim=1)
 
 
 def load_head(path: Path) -> Head:
-    """The head as it was saved, in float32, for inference."""
+    """Return the head of a file that save_head wrote, in float32, for inference."""
     with torch.device("meta"):
         head = Head()
     tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
@@ -81,6 +83,6 @@ def load_head(path: Path) -> Head:
 
 
 def save_head(head: Head, path: Path, metadata: dict[str, str]) -> None:
-    """Write as float16 (5.5 MB). The same head gives the same bytes."""
+    """Write the head in float16 (5.5 MB). Equal heads make equal bytes."""
     tensors = {name: tensor.detach().half() for name, tensor in head.state_dict().items()}
     save_file(tensors, path, metadata)

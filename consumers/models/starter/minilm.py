@@ -1,7 +1,7 @@
-"""all-MiniLM-L6-v2 in plain torch: text to 384 numbers.
+"""The model all-MiniLM-L6-v2 in plain torch: it makes 384 numbers of a text.
 
-A six-layer BERT is short enough to write out, and importing transformers for it would cost 10 s of
-the start. The result equals transformers' BertModel with mean pooling
+A BERT of six layers is short enough to write out, and importing transformers for it would take 10 s
+of each start. The result equals that of transformers' BertModel with mean pooling
 (tests/unit/consumers/test_starter.py).
 """
 
@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 DIM = 384
-TOKENS_MAX = 256  # what the model was trained for (its sentence_bert_config.json)
+TOKENS_MAX = 256  # the length of its training (sentence_bert_config.json)
 
 _LAYERS = 6
 _HEADS = 12
 _NORM_EPSILON = 1e-12
-_BATCH = 32  # measured: 16 to 64 alike, less beyond
+_BATCH = 32  # measured: 16 to 64 are as fast, more are slower
 _PACKED_FOR = 512  # rows of a typical batch, a hint for the layout
 
 
 class MiniLM:
-    """Mean-pooled, unit-length sentence vectors. `folder` holds the weights and the tokenizer."""
+    """The encoder of sentences; `folder` holds its weights and its tokenizer."""
 
     def __init__(self, folder: Path) -> None:
         self._weights = load_file(folder / "model.safetensors")
@@ -36,11 +36,15 @@ class MiniLM:
         self.truncated = 0
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, at most TOKENS_MAX."""
         return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
 
     @torch.inference_mode()
     def encode(self, texts: Sequence[str]) -> Tensor:
-        """(n, 384) float32, rows of length one. Batches hold texts of similar length."""
+        """Return mean-pooled unit vectors, (n, 384) float32.
+
+        Texts of similar length go through the model together.
+        """
         encodings = self._tokenizer.encode_batch(list(texts))
         self.truncated += sum(bool(encoding.overflowing) for encoding in encodings)
         tokens = [encoding.ids for encoding in encodings]
@@ -101,9 +105,9 @@ class MiniLM:
 
 
 def _packed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The layers' matrices in oneDNN's own layout, where torch was built with it.
+    """Return the layers' matrices in oneDNN's own layout, or none if torch was built without it.
 
-    torch multiplies float32 by MKL otherwise, at half the speed on AMD processors (100 against 190
+    Without it torch multiplies float32 by MKL, at half the speed on AMD processors (100 against 190
     GFLOP/s on two cores). torch.compile uses the same two operators; they have no public name.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]

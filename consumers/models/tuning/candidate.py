@@ -1,4 +1,4 @@
-"""One precision of one model, timed: what a child process of tuning.py does."""
+"""The measurement of one precision of a model, in a child process of tuner.py."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,14 +16,15 @@ from consumers.models.spaces import Checkpoint
 from contracts.ports.encoder import RgbImage
 from contracts.score import Vectors
 
-# At once, in rising order: the memory of one is then seen before the next one.
+# Batch sizes in rising order, so that the memory of one is known before the next is tried.
 PICTURES: Mapping[str, Sequence[int]] = {
     "cpu": (8, 16, 32, 64, 128),
     "cuda": (32, 64, 128, 256, 512),
 }
 TEXTS: Mapping[str, Sequence[int]] = {"cpu": (32, 64, 128, 256), "cuda": (128, 256, 512, 1024)}
 
-# Of one batch: no larger one is of use, for each has to end within a rebalance's patience.
+# Batches larger than one that takes this long are of no use: each has to end within the time that a
+# rebalance of the consumer group waits.
 _SLOW_S = 4.0
 T = TypeVar("T")
 
@@ -34,7 +35,7 @@ def _none() -> Vectors:
 
 @dataclass(frozen=True, slots=True)
 class TuningSamples:
-    """Pictures as decoded, and a text for each; a few hundred are enough."""
+    """Decoded pictures, and a text for each of them. A few hundred are enough."""
 
     pictures: Sequence[RgbImage]
     texts: Sequence[str]
@@ -42,7 +43,10 @@ class TuningSamples:
 
 @dataclass(frozen=True, slots=True)
 class CandidateSettings:
-    """What all candidates are measured on; `memory_bytes_max` is of the whole process."""
+    """The settings that all candidates share.
+
+    `memory_bytes_max` limits the whole process, and each batch size is timed for `seconds`.
+    """
 
     checkpoint: Checkpoint
     threads: int
@@ -53,7 +57,11 @@ class CandidateSettings:
 
 @dataclass(frozen=True, slots=True)
 class CandidateResult:
-    """Rates are per second, by how many go at once; `trouble` is why it is not to be taken."""
+    """The row of a candidate in the table.
+
+    `pictures` and `texts` are rates per second by batch size. `cosine_min` and `agreement` compare
+    its vectors with those of float32. `trouble` says why it must not be chosen, if so.
+    """
 
     precision: Precision
     compiled: bool
@@ -67,7 +75,7 @@ class CandidateResult:
 
 @dataclass(frozen=True, slots=True)
 class CandidateVectors:
-    """With the samples' vectors, (n, dim) each."""
+    """A candidate's row with the vectors of the samples, (n, dim) float16 each."""
 
     measured: CandidateResult
     pictures: Vectors = field(default_factory=_none)
@@ -75,10 +83,10 @@ class CandidateVectors:
 
 
 def measure_candidate(asked: CandidateSettings, choice: PrecisionChoice) -> CandidateVectors:
-    """Encode the samples, then time batches of each size. What goes wrong is in `trouble`."""
+    """Encode the samples, then time batches of each size. A failure is put into `trouble`."""
     torch.set_num_threads(asked.threads)
     device = device_of().type
-    # Compiled for one size: another one is another minute.
+    # It is compiled for one size, since each takes a minute.
     pictures_at = (choice.pictures,) if choice.compiled else PICTURES[device]
     texts_at = TEXTS[device]
     row = CandidateResult(choice.precision, choice.compiled)
@@ -93,7 +101,7 @@ def measure_candidate(asked: CandidateSettings, choice: PrecisionChoice) -> Cand
         )
         pictures = dict(_rates(encoder.encode_images, seen, pictures_at, asked))
         texts = dict(_rates(encoder.encode_texts, asked.samples.texts, texts_at, asked))
-    except (RuntimeError, MemoryError) as error:  # a kernel that this device lacks is one, too
+    except (RuntimeError, MemoryError) as error:  # such as a kernel that this device lacks
         reason = str(error).strip().split("\n")[0] or type(error).__name__
         return CandidateVectors(replace(row, trouble=reason))
     row = replace(row, pictures=pictures, texts=texts, memory_bytes=_peak_bytes())
@@ -117,7 +125,7 @@ def _rates(
     sizes: Sequence[int],
     asked: CandidateSettings,
 ) -> Iterator[tuple[int, float]]:
-    """The best of several runs of each size, up to the one that takes too much memory or time."""
+    """Yield the best rate of each batch size, up to one that takes too much memory or time."""
     for size in sizes:
         batch = list(islice(cycle(inputs), size))
         encode(batch)  # the first call also sets up
@@ -134,9 +142,9 @@ def _rates(
 
 
 def _peak_bytes() -> int:
-    """What this process took at most: of the GPU's memory where there is one, else of the host's.
+    """Return the peak memory of this process: that of the GPU if there is one, or of the host.
 
-    Not getrusage's, which goes on over exec and is then the parent's.
+    The number of getrusage is not used: it survives exec, so it may be the parent's.
     """
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())

@@ -1,4 +1,4 @@
-"""Which precision was found best for a model on this machine, kept in the user's cache folder."""
+"""The precision that was best for a model on this machine, kept in the user's cache folder."""
 
 import platform
 from dataclasses import asdict
@@ -11,20 +11,20 @@ from consumers.models.precision import PRECISIONS, PrecisionChoice
 from consumers.models.spaces import Checkpoint
 from consumers.models.tuning import results_file as results_file
 
-# Tuning never tries more.
+# The most inputs at once; tuning never tries more.
 AT_ONCE_MAX = 4096
 
 _LIBRARIES = ("torch", "transformers")
 
 
 def key_of(checkpoint: Checkpoint, device: torch.device, threads: int) -> str:
-    """Another device, model, or version of a library is another question."""
+    """Return the key of a choice: device, threads, model, and versions of the libraries."""
     versions = " ".join(f"{name}-{version(name)}" for name in _LIBRARIES)
     return f"{_name_of(device)} x{threads} | {checkpoint.name}@{checkpoint.revision} | {versions}"
 
 
 def load_choice(key: str) -> PrecisionChoice | None:
-    """What was kept under `key`; None also where the file is not of this version."""
+    """Return the choice under `key`, or None if there is none that this version can read."""
     try:
         choice = PrecisionChoice(**results_file.load_all()[key])
     except (KeyError, TypeError):
@@ -33,7 +33,7 @@ def load_choice(key: str) -> PrecisionChoice | None:
 
 
 def _is_possible(choice: PrecisionChoice) -> bool:
-    """Return whether a model can run so: the file is the user's, and may say anything."""
+    """Return whether a model can run with a choice; the user may have written anything."""
     at_once = (choice.pictures, choice.texts)
     return (
         choice.precision in PRECISIONS
@@ -43,7 +43,7 @@ def _is_possible(choice: PrecisionChoice) -> bool:
 
 
 def save_choice(key: str, choice: PrecisionChoice) -> None:
-    """For the next start."""
+    """Keep a choice under `key` for the next start."""
     results_file.save_entry(key, asdict(choice))
 
 
@@ -54,7 +54,7 @@ def _name_of(device: torch.device) -> str:
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():
             if line.startswith("model name"):
-                # Virtual machines of one name differ in what their processors can do.
+                # Virtual machines with the same name have processors with different instructions.
                 flags = {"amx_tile", "avx512_bf16", "avx512_vnni"} & set(
                     cpuinfo.read_text().split()
                 )

@@ -1,4 +1,4 @@
-"""float32 or bfloat16, found in about two seconds: for a worker that starts where nobody tuned."""
+"""The choice between float32 and bfloat16 in about two seconds, on a machine without tuning."""
 
 from time import perf_counter
 
@@ -16,14 +16,18 @@ from contracts.score import Vectors
 
 log = structlog.get_logger(__name__)
 
-# Of every vector with float32's; `doctor --tune` holds candidates to it as well.
+# The least cosine of each vector with that of float32; `doctor --tune` requires it too.
 COSINE_MIN = 0.999
 _PICTURES = 8
 _SECONDS = 0.5
 
 
 def open_probed(checkpoint: Checkpoint, precision: Precision | None) -> HuggingFaceEncoder:
-    """In the precision named, else in the one that is kept for this machine, else probed."""
+    """Open the encoder of a checkpoint in the precision that is named, kept or probed.
+
+    None as `precision` takes the choice that is kept for this machine; without one, it is probed
+    and kept. Raises ModelMissing.
+    """
     device = device_of()
     batch = PrecisionChoice(pictures=256, texts=512) if device.type == "cuda" else PrecisionChoice()
     if precision is not None:
@@ -56,7 +60,7 @@ def _faster(exact: HuggingFaceEncoder, other: HuggingFaceEncoder) -> HuggingFace
 
 
 def _timed(encoder: HuggingFaceEncoder, pictures: list[RgbImage]) -> tuple[Vectors, float]:
-    """The vectors, and the least time of one batch."""
+    """Return the vectors, and the least seconds of one batch."""
     vectors = encoder.encode_images(pictures)  # the first call also sets up
     times: list[float] = []
     while not times or sum(times) < _SECONDS:
@@ -67,7 +71,10 @@ def _timed(encoder: HuggingFaceEncoder, pictures: list[RgbImage]) -> tuple[Vecto
 
 
 def cosines(ours: Vectors, theirs: Vectors) -> NDArray[np.float64]:
-    """Row by row; float16 rows are of unit length to three digits only."""
+    """Return the cosine of each pair of rows, (n, dim) and (n, dim) to (n,) float64.
+
+    Lengths are divided out, since float16 rows have unit length to three digits only.
+    """
     a, b = ours.astype(np.float64), theirs.astype(np.float64)
     lengths: NDArray[np.float64] = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     products: NDArray[np.float64] = (a * b).sum(axis=1)

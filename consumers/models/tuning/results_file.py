@@ -1,4 +1,4 @@
-"""The file of precisions that were found best, in the user's cache folder. Imports no torch."""
+"""The file of the best precisions, in the user's cache folder, read without torch."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +11,7 @@ from contracts.user_folders import make_private, user_cache_dir
 
 
 def load_all() -> dict[str, Any]:
-    """By key (choices.key_of); empty where there is no such file, or none of ours."""
+    """Return all entries by key (chosen_precision.key_of); none if there is no such file."""
     try:
         known = orjson.loads(_path().read_bytes())
     except (OSError, orjson.JSONDecodeError):
@@ -20,7 +20,7 @@ def load_all() -> dict[str, Any]:
 
 
 def save_entry(key: str, choice: dict[str, Any]) -> None:
-    """A folder that cannot be written is no failure: it is found again."""
+    """Write one entry, unless the folder cannot be written: the next start then probes again."""
     path = _path()
     with suppress(OSError):
         make_private(path.parent)

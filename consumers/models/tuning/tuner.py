@@ -1,7 +1,7 @@
-"""Which precision and batch sizes are best here: each timed, and held to float32's vectors.
+"""The search for the best precision and batch sizes on this machine (`tidelens doctor --tune`).
 
-Every candidate runs in a process of its own: one that is killed for its memory, or that a kernel
-of the processor brings down, costs its own row of the table. `tidelens doctor --tune` is this.
+Every candidate is timed, and its vectors are compared with those of float32. It runs in a process
+of its own: if that is killed for its memory, or by a kernel that crashes, only its row is lost.
 """
 
 import multiprocessing
@@ -30,23 +30,23 @@ from consumers.models.tuning.probe import COSINE_MIN, cosines
 from contracts.score import Vectors
 from contracts.supervision.children import die_with_parent
 
-# Of each one's ten nearest, what a candidate must keep.
+# The share of the ten nearest items that a candidate must keep.
 AGREEMENT_MIN = 0.99
 NEAREST = 10
-# Closer than this, two scores are a draw: either order is right.
+# Two scores that are closer than this are a draw: either order is right.
 DRAW = 2e-3
 
-# A batch as good as this share of the best is taken when it is smaller: it answers sooner.
+# A smaller batch with this share of the best rate is preferred: it answers sooner.
 _GOOD_ENOUGH = 0.97
-# torch.compile costs each start a minute, and has to give more than the noise of a measurement.
+# torch.compile costs a minute at each start, so it has to gain more than the noise.
 COMPILE_GAIN = 1.1
 
-Tell = Callable[[CandidateResult], None]
+Report = Callable[[CandidateResult], None]
 
 
 @dataclass(frozen=True, slots=True)
 class TuningResult:
-    """The table, and what is best of it; None: not even float32 fits into the memory."""
+    """The table, and the best choice in it, or None if not even float32 fits into the memory."""
 
     table: Sequence[CandidateResult]
     best: PrecisionChoice | None
@@ -57,15 +57,15 @@ def tune(
     threads: int,
     samples: TuningSamples,
     memory_bytes_max: int,
-    tell: Tell = lambda _: None,
+    report: Report = lambda _: None,
     *,
     seconds: float = 1.0,
 ) -> TuningResult:
-    """Measure every precision, and torch.compile on the best; `tell` hears of each when it is done.
+    """Measure every precision, and torch.compile on the best; call `report` after each.
 
-    Each batch size is timed for `seconds`: half a minute for a precision on two cores, and two
-    minutes for float16 where the processor has none (ViT-B/32). Nothing else should compute
-    meanwhile. What is best is kept for the next start (choices.py).
+    Each batch size is timed for `seconds`. A precision takes half a minute on two cores, and
+    float16 two minutes on a processor without it (ViT-B/32). Nothing else should compute meanwhile.
+    The best choice is kept for the next start (chosen_precision.py).
     """
     device = device_of()
     asked = CandidateSettings(checkpoint, threads, memory_bytes_max, samples, seconds)
@@ -75,11 +75,11 @@ def tune(
     def run(choice: PrecisionChoice) -> CandidateVectors:
         found = in_process(asked, choice)
         table.append(found.measured if exact is None else compare_with_exact(exact, found))
-        tell(table[-1])
+        report(table[-1])
         return found
 
     for precision in PRECISIONS:
-        # The kernels of int8 are the CPU's.
+        # Only a CPU has kernels for int8.
         if device.type == "cpu" or precision != "int8":
             found = run(PrecisionChoice(precision))
             exact = exact or found
@@ -93,14 +93,14 @@ def tune(
 
 
 def memory_bytes_default(host_free_bytes: int) -> int:
-    """Half of what is free: of the GPU's where there is one, else of the host's."""
+    """Return half of the free memory: that of the GPU if there is one, or of the host."""
     if device_of().type == "cuda":
         return int(torch.cuda.mem_get_info()[0]) // 2
     return host_free_bytes // 2
 
 
 def in_process(asked: CandidateSettings, choice: PrecisionChoice) -> CandidateVectors:
-    """Spawned: torch's threads do not outlive a fork."""
+    """Measure a candidate in a spawned process, since torch's threads do not survive a fork."""
     context = multiprocessing.get_context("spawn")
     parent = (os.getpid(),)
     with ProcessPoolExecutor(1, context, die_with_parent, parent) as pool:
@@ -114,7 +114,7 @@ def in_process(asked: CandidateSettings, choice: PrecisionChoice) -> CandidateVe
 
 
 def choose_fastest(table: Sequence[CandidateResult]) -> PrecisionChoice | None:
-    """The row with the most pictures per second of those that passed."""
+    """Return the choice with the most pictures per second among the rows without trouble."""
     passed = [row for row in table if row.trouble is None]
     if not passed:
         return None
@@ -129,11 +129,11 @@ def choose_fastest(table: Sequence[CandidateResult]) -> PrecisionChoice | None:
 
 
 def compare_with_exact(exact: CandidateVectors, found: CandidateVectors) -> CandidateResult:
-    """The row with what it keeps of the exact vectors, and with what is wrong about it."""
+    """Return the row of `found` with its agreement with the exact vectors, and with its trouble."""
     row = found.measured
     if row.trouble is not None:
         return row
-    # One that takes too much memory is compared with all the same.
+    # A float32 that takes too much memory is compared with all the same.
     if not (len(exact.pictures) and len(exact.texts)):
         why = f"nothing to compare with: float32 failed ({exact.measured.trouble})"
         return replace(row, trouble=why)
@@ -154,10 +154,11 @@ def compare_with_exact(exact: CandidateVectors, found: CandidateVectors) -> Cand
 
 
 def agreement(ours: Vectors, exact: Vectors, corpus: Vectors, exact_corpus: Vectors) -> float:
-    """The share of each row's ten nearest in `corpus` that is right; a draw is right either way.
+    """Return the share of each row's ten nearest in `corpus` that is right, from 0 to 1.
 
-    Wrong is one of ours that is more than DRAW below the exact tenth best score, and one left out
-    that is more than DRAW above it. All are (n, dim) unit vectors.
+    An item among the ten is wrong if its exact score is more than DRAW below the exact tenth best
+    score. One that is left out is wrong if it is more than DRAW above. All are (n, dim) unit
+    vectors.
     """
     kept = min(NEAREST, len(corpus))
     scores = exact.astype(np.float32) @ exact_corpus.astype(np.float32).T

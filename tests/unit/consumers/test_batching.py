@@ -1,4 +1,4 @@
-"""Which texts share a pass: all of them once, none beyond the limits, padding where it pays."""
+"""The passes of texts: each text is in one, no limit is exceeded, and padding saves time."""
 
 from itertools import chain, pairwise, zip_longest
 from math import inf

@@ -48,7 +48,7 @@ def encoder(checkpoint: Path) -> Iterator[Encoder]:
 
 
 def theirs(checkpoint: Path, texts: list[str], images: list[Any], **more: Any) -> Any:
-    """What the whole model says of them, called as transformers documents it."""
+    """Return the outputs of the whole model, called as transformers documents it."""
     import torch
 
     image_processors: Any = import_module("transformers.models.auto.image_processing_auto")
@@ -100,7 +100,7 @@ def test_the_dimension_is_read_without_loading(checkpoint: Path, encoder: Encode
 
 
 def test_without_its_tokenizer_a_folder_is_refused(checkpoint: Path, tmp_path: Path) -> None:
-    """transformers takes it, and gives every text the same tokens."""
+    """The library would load such a folder, and give every text the same tokens."""
     folder = shutil.copytree(checkpoint, tmp_path / checkpoint.name)
     for path in folder.glob("tokenizer*"):
         path.unlink()
@@ -170,7 +170,7 @@ def test_weights_that_make_one_vector_of_everything_are_refused(
 
 
 def test_weights_of_a_part_of_the_model_are_refused(checkpoint: Path, tmp_path: Path) -> None:
-    """transformers fills what is missing at random."""
+    """The library would fill the missing weights at random."""
 
     def without_a_bias(weights: dict[str, Any]) -> None:
         del weights[next(name for name in weights if ".bias" in name and name.startswith("vis"))]
@@ -181,7 +181,7 @@ def test_weights_of_a_part_of_the_model_are_refused(checkpoint: Path, tmp_path: 
 
 
 def test_random_weights_are_taken_in_bfloat16_too(checkpoint: Path) -> None:
-    """Its few digits may not make equal what differs."""
+    """The few digits of bfloat16 must not make different vectors equal."""
     assert open_encoder(str(checkpoint), threads=1, precision="bfloat16").space.dim
 
 

@@ -32,7 +32,7 @@ MERGES = [("c", "a"), ("ca", "t</w>"), ("r", "e"), ("re", "d</w>")]
 
 
 def written(folder: Path) -> Path:
-    """A folder as CLIP has it, too small to be loaded, which the check does not do."""
+    """Write a folder like that of CLIP, too small to be loaded, which the check does not do."""
     folder.mkdir()
     texts = {"model_type": "clip", "text_config": {"vocab_size": 40}, "projection_dim": 8}
     (folder / "config.json").write_text(json.dumps(texts))
@@ -65,7 +65,7 @@ def sharded(folder: Path) -> None:
 
 
 def spelled(folder: Path) -> None:
-    """The tokenizer as CLIP's first checkpoints have it."""
+    """Write the tokenizer as in CLIP's first checkpoints."""
     (folder / "tokenizer.json").unlink()
     words = [*"catred", "t</w>", "d</w>", *("".join(pair) for pair in MERGES), "<|endoftext|>"]
     (folder / "vocab.json").write_text(json.dumps({word: at for at, word in enumerate(words)}))
@@ -74,13 +74,13 @@ def spelled(folder: Path) -> None:
 
 
 def listed(folder: Path) -> None:
-    """The tokenizer as BERT's first checkpoints have it."""
+    """Write the tokenizer as in BERT's first checkpoints."""
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").write_text("\n".join(f"word{at}" for at in range(40)) + "\n")
 
 
 def pieced(folder: Path) -> None:
-    """The tokenizer as sentencepiece writes it: fields of pieces, then one with settings."""
+    """Write the tokenizer as sentencepiece does: fields of pieces, then one with settings."""
     (folder / "tokenizer.json").unlink()
     piece = b"\x0a\x03cat\x15\x00\x00\x80\xbf\x18\x01"
     settings = b"\x12\x03\x18\x80\x02"
@@ -89,7 +89,7 @@ def pieced(folder: Path) -> None:
 
 
 def named(folder: Path) -> str:
-    """The one line of the refusal, the same of each way to ask."""
+    """Return the line of the refusal, which is the same for each way to open the folder."""
     lines = set()
     for ask in (lambda model: check_files(Path(model), model), model_space, open_encoder):
         with pytest.raises(ModelMissing) as caught:

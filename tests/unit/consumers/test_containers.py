@@ -1,4 +1,4 @@
-"""What stands beside the pixels of a good picture does not have it refused."""
+"""A good picture is not refused for anything that is beside its pixels in the file."""
 
 import random
 import struct

@@ -93,7 +93,7 @@ def test_pixel_limit_is_exact() -> None:
 
 
 def test_pixel_limit_holds_before_anything_is_decoded() -> None:
-    """A PNG of 60,000 x 60,000 whose data is missing: only its header can have been read."""
+    """The PNG is a header of 60,000 x 60,000 without data, so only that can have been read."""
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunk = b"IHDR" + header
     data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + chunk
@@ -177,7 +177,7 @@ def test_broken_exif_does_not_reject_a_picture() -> None:
 
 
 def half_transparent(mode: str) -> Image.Image:
-    """Left half opaque black, right half fully transparent."""
+    """Make a picture whose left half is opaque black and whose right half is transparent."""
     alpha = Image.new("L", (8, 8), 255)
     alpha.paste(0, (4, 0, 8, 8))
     image = Image.new("LA" if mode == "LA" else "RGBA", (8, 8))
@@ -253,7 +253,7 @@ def test_large_pictures_come_back_about_as_large_as_asked(
 @pytest.mark.parametrize("format_name", ["PNG", "WEBP", "BMP", "TIFF", "JPEG"])
 @pytest.mark.parametrize("smooth", [True, False], ids=["smooth", "noise"])
 def test_what_is_made_smaller_before_differs_by_little(format_name: str, smooth: bool) -> None:
-    """From the checkpoint's own resizing of all pixels; docs/ARCHITECTURE.md states these."""
+    """The limits of the difference from a resizing of all pixels are in docs/ARCHITECTURE.md."""
     if smooth:
         image = gradient(1000, 1000)
     else:

@@ -70,7 +70,7 @@ def rejected(decoders: DecoderPool, data: bytes) -> RejectedRecord:
 
 
 def decoder_processes(parent: int | None = None) -> list[psutil.Process]:
-    """The decoders below a process, ours by default."""
+    """Return the decoders below a process, by default below this one."""
     found = []
     for process in psutil.Process(parent).children(recursive=True):
         try:
@@ -105,7 +105,7 @@ def test_the_pixels_are_those_of_this_process() -> None:
             here = decode_image(data, bytes_max=10**7, pixels_max=10**7, side_hint=256)
             assert (decoded == preprocess(here)).all()
             assert decoded.flags.writeable  # torch warns of others
-        # The memory that is shared with the process is no part of them.
+        # The memory that is shared with the process is not a part of them.
         assert all((decoded == copied).all() for decoded, copied in found)
 
 

@@ -42,7 +42,7 @@ TOKENS_MAX = 18  # no multiple of the step that lengths are rounded up by
 
 
 def make_checkpoint(kind: str, folder: Path) -> Path:
-    """Random weights of a small CLIP or SigLIP, saved as their authors save them."""
+    """Save random weights of a small CLIP or SigLIP, as their authors save them."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -122,7 +122,7 @@ def pictures(count: int) -> list[RgbImage]:
 
 
 def reference(checkpoint: Path, images: list[RgbImage]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Text and image vectors by the model's own forward pass, one text and one picture a time."""
+    """Return text and image vectors of the model's own forward pass, one input at a time."""
     import torch
 
     transformers: Any = import_module("transformers")
@@ -172,7 +172,7 @@ def encoded(encoder: Encoder, images: list[RgbImage]) -> NDArray[Any]:
 def test_preprocessing_equals_the_checkpoint_own_processor(
     kind: str, options: dict[str, Any]
 ) -> None:
-    """Pixels to the bit; what is left is the rounding of float32."""
+    """Pixels are equal to the bit, and the rest differs by the rounding of float32."""
     from consumers.models.huggingface.image_processor import split_processor
 
     transformers: Any = import_module("transformers")

@@ -28,7 +28,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def jpeg(kind: str, format_name: str = "JPEG") -> bytes:
-    """45 x 61 pixels: the last blocks are not full."""
+    """Make a picture of 45 x 61 pixels, whose last blocks are not full."""
     mode, options = KINDS[kind]
     down, across = np.mgrid[0:61, 0:45]
     pixels = np.stack([across * 5, down * 4, (across + down) * 2], axis=2)
@@ -71,7 +71,7 @@ def test_what_is_cut_off_stays_refused(kind: str) -> None:
 
 
 def test_a_scan_that_brings_no_more_than_the_high_bits_is_not_the_last() -> None:
-    """Each scan that is missing leaves a file that ends as a whole one does."""
+    """A file without its last scans ends as a whole file does."""
     whole = jpeg("progressive")
     starts = [at for at in range(len(whole)) if whole.startswith(b"\xff\xda", at)]
     assert len(starts) > 4

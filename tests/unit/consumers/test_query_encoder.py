@@ -1,4 +1,4 @@
-"""The query encoder's process: what waits for it is told as it is, and what it is asked is kept."""
+"""The query encoder's process: queries learn why it cannot answer, and its vectors are cached."""
 
 import asyncio
 import re

@@ -71,7 +71,7 @@ OTHERS = [
 ]
 
 
-# What comes to the resolver, since no rule of ours or of aiohttp's reads an address in it.
+# Names that come to the resolver, since neither Tidelens nor aiohttp reads an address in them.
 NAMES = {
     "localhost": "127.0.0.1",
     "metadata.google.internal": "169.254.169.254",
@@ -85,7 +85,10 @@ ODD = {"https://127.0.0.1./", "https://134744072/"}
 
 
 async def code_of(ref: str) -> str:
-    """Of one that is read; of a picture that is known it is the same, but for what a name hides."""
+    """Return the code of the rejection of a reference that is read.
+
+    A picture that is known has the same code, unless its address is hidden behind a name.
+    """
     asked = []
 
     async def private_only(host: str, port: int, family: int) -> list[tuple[int, str]]:

@@ -156,7 +156,7 @@ async def site() -> AsyncIterator[Site]:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of HOST, with its key, signed by itself."""
+    """Make a self-signed certificate of HOST, with its key."""
     if shutil.which("openssl") is None:
         pytest.skip("no openssl command to make a certificate with")
     file = tmp_path_factory.mktemp("tls") / "host.pem"
@@ -482,7 +482,7 @@ async def test_a_host_is_asked_for_few_at_once_and_others_go_on(site: Site) -> N
 
 @asynccontextmanager
 async def strangers(site: Site, **limits: Any) -> AsyncIterator[References]:
-    """References whose names all lead to public addresses, behind which the site answers."""
+    """Open references whose names lead to public addresses, at which the site answers."""
     connect = aiohappyeyeballs.start_connection
 
     async def public(host: str, port: int, family: int) -> list[tuple[int, str]]:
@@ -556,10 +556,10 @@ async def test_pictures_in_memory_are_few(site: Site) -> None:
 @pytest.mark.parametrize(
     "limits", [{"held_max": 1, "per_host_max": 50}, {"held_max": 50, "per_host_max": 1}]
 )
-async def test_the_pictures_of_one_partition_leave_places_and_doors_to_another(
+async def test_the_pictures_of_one_partition_leave_permits_to_another(
     site: Site, limits: dict[str, int]
 ) -> None:
-    """Pictures that take long to decode keep their permits, and more of them wait behind those."""
+    """The pictures of one group are slow to decode and keep their permits; more of them wait."""
     began: list[str] = []
     async with opened(site, **limits) as references:
 
@@ -622,7 +622,7 @@ async def test_slow_resolvers_of_strangers_leave_threads_to_others(
 
 @dataclass
 class NameServers:
-    """Names that begin with `slow` are answered when it is told to go; counts what it was asked."""
+    """A name server that answers names with `slow` once `go` is set, and counts its questions."""
 
     asked: Counter[str] = field(default_factory=Counter)
     go: threading.Event = field(default_factory=threading.Event)
@@ -817,7 +817,7 @@ async def test_when_another_is_read_meanwhile_it_is_the_host() -> None:
     with pytest.raises(RejectedRecord) as caught:
         await retrying.read_with_retries(bad)
     assert (caught.value.code, caught.value.limit) == ("reference_unreachable", 3)
-    # The seventh began before the other came through, so that it tells nothing.
+    # The seventh began before the other came through, so it does not count.
     assert tried == 10
     assert retrying.waiting == 0
 

@@ -58,7 +58,7 @@ WORDS = 'WORDS = ["[PAD]", "[UNK]", "a", "cat", "red", "house"]\n'
 
 @pytest.fixture(autouse=True)
 def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where transformers copies the code to, before it runs it."""
+    """Set the folder to which transformers copies code before it runs it."""
     from transformers import dynamic_module_utils
 
     monkeypatch.setattr(dynamic_module_utils, "HF_MODULES_CACHE", str(tmp_path / "modules"))
@@ -141,7 +141,7 @@ def test_the_setting_reaches_the_query_process(
 
 
 def test_the_setting_reaches_the_encode_role(folder: Path, tmp_path: Path) -> None:
-    """In a process of its own, as the role runs: modules of one checkpoint stay imported."""
+    """The role runs in a process of its own, since modules of a checkpoint stay imported."""
     program = (
         "import sys; from contracts.settings import load;"
         "from tidelens.runtime.encode_role import _load;"
@@ -188,7 +188,7 @@ def test_an_open_clip_folder_says_what_to_do(tmp_path: Path) -> None:
         with pytest.raises(ModelMissing, match="is of open_clip") as caught:
             ask(str(tmp_path))
         assert "\n" not in str(caught.value)
-    # Beside transformers' files they are no part of the model.
+    # Beside transformers' files they are not a part of the model.
     folder = make("blip", tmp_path / "blip")
     before = model_space(str(folder))
     shutil.copy(tmp_path / "open_clip_model.safetensors", folder)

@@ -21,7 +21,7 @@ Case = tuple[Callable[[], bytes], Pixels, int]
 DICE = np.random.default_rng(7)
 GREY: Pixels = np.arange(256, dtype=np.int64).reshape(16, 16)
 COLOUR: Pixels = DICE.integers(0, 256, (16, 16, 3))
-# Neighbours are equal, so that colour models of other kinds lose little.
+# Neighbours are equal, so that other colour models lose little.
 SMOOTH = COLOUR[::4, ::4].repeat(4, axis=0).repeat(4, axis=1)
 ALPHA: Pixels = DICE.integers(0, 256, (16, 16, 1))
 PALETTE: Pixels = DICE.integers(0, 256, (256, 3))
@@ -42,7 +42,7 @@ def spread(values: Pixels, bits: int) -> Pixels:
 
 
 def shown(values: Pixels, bits: int) -> Pixels:
-    """What a viewer makes of samples of at most eight bits."""
+    """Return samples of at most eight bits as a viewer shows them."""
     return values * 255 // ((1 << bits) - 1)
 
 
@@ -65,7 +65,7 @@ def with_alpha(colour: Pixels) -> Pixels:
 
 
 def grey_tiffs() -> Iterator[tuple[str, Case]]:
-    """White or black being zero, both orders, raw and by libtiff, 1 to 32 bits."""
+    """Yield grey TIFF of 1 to 32 bits, in both orders, raw and by libtiff, white or black as 0."""
     kinds: list[tuple[str, NDArray[Any], int, int, Pixels]] = [
         (f"{bits} bits", unsigned(GREY, bits), bits, 1, shown(spread(GREY, bits), bits))
         for bits in (1, 2, 4, 8)
@@ -267,7 +267,7 @@ _MODES = (
 
 @pytest.mark.parametrize("mode", _MODES)
 def test_every_mode_becomes_rgb(mode: str) -> None:
-    """Black and white, of whatever model of colours."""
+    """Black and white are the same in every colour model."""
     values = {"I": (0, 100_000), "F": (-1.0, 1.0)}
     through = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
     if mode.startswith("I;16"):
@@ -312,7 +312,7 @@ def test_orientation_of_a_tiff_of_any_depth(bits: int, order: Order) -> None:
 
 
 def test_bands_are_stretched_alike() -> None:
-    """Many rows, so that there are several bands; the range is that of all of them."""
+    """There are several bands here, and the range is that of all of them."""
     values = np.arange(1 << 21, dtype=np.float32).reshape(2048, 1024)
     found = np.asarray(eight_bits(Image.fromarray(values), SampleFormat(), b""))[..., 0]
     assert np.abs(found - values * (255 / values.max())).max() <= 0.5001

@@ -86,7 +86,7 @@ def test_vectors_are_float16_unit_rows(encoder: Encoder, drawings: list[RgbImage
 
 
 def test_names_find_their_pictures(encoder: Encoder, drawings: list[RgbImage]) -> None:
-    """By chance one name in 20 would find its picture first."""
+    """One name in 20 would find its picture first by chance."""
     scores = (
         encoder.encode_texts(DRAWN).astype(np.float32)
         @ encoder.encode_images(drawings).astype(np.float32).T
@@ -120,7 +120,7 @@ def test_any_shape_of_picture(encoder: Encoder) -> None:
 
 
 def test_the_central_square_is_cut_before_resizing() -> None:
-    """The same as resizing the shorter side to 256 and cutting out the central 224."""
+    """The result is that of resizing the shorter side to 256 and cutting out the central 224."""
     from consumers.models.starter.efficientnet import PREPROCESS
 
     across = np.linspace(0, 255, 640, dtype=np.uint8)
@@ -232,7 +232,7 @@ def test_openmoji_pictures_have_names_and_draw() -> None:
 def test_a_starter_that_tells_nothing_apart_is_refused(
     encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its files have the right sizes, and the wrong bytes."""
+    """The files have the right sizes, and the wrong bytes."""
     starter: Any = encoder
     with monkeypatch.context() as patch:
         patch.setattr(starter._text, "tokens", lambda texts: [[1, 100, 2] for _ in texts])

@@ -73,7 +73,7 @@ async def running(log: MemoryEventLog, **options: object) -> AsyncIterator[None]
 
 
 async def encoded(log: MemoryEventLog) -> list[Embedding]:
-    """All embeddings, once the encoder's offsets have reached the end of the content."""
+    """Return all embeddings, once the encoder's offsets have reached the end of the content."""
     async with asyncio.timeout(30):
         while any(
             log.offsets[NAMES.encoder_group].get(tp, 0) < len(log.records[tp])
@@ -311,7 +311,7 @@ async def test_the_same_input_is_encoded_once() -> None:
 async def test_a_known_picture_is_not_read_but_its_reference_is_looked_at(
     tmp_path: Path, digest_known: bool
 ) -> None:
-    """Whoever has seen a picture knows its SHA-256: that gets nobody's reference past the rules."""
+    """A producer may know the SHA-256 of any picture, and must not get a reference in by that."""
     (tmp_path / "link.png").symlink_to("/etc/passwd")
     expected = {
         "gopher://example.org/a.png": "not_enabled",
@@ -528,7 +528,7 @@ async def test_broken_pictures_are_rejected(image: bytes, code: str) -> None:
 
 
 async def test_a_picture_waits_for_decoders_that_cannot_be_started() -> None:
-    """Somebody killed one at its start, or there was no memory: that ended the encoder."""
+    """A decoder may be killed at its start, or memory may run out; this ended the encoder."""
     log, refusals = memory_log(), iter(["a decoder ended before its first picture"] * 3)
 
     async def refused(data: bytes) -> RgbImage:

@@ -9,6 +9,7 @@ from tests.kits.docstrings import ROOT, python_files, text_faults, tics, violati
 # Folders and files that are held in full. Everything that is written from now on belongs here.
 HELD = (
     "consumers",
+    "tests/unit/consumers",
     "training",
     "benchmarks",
     "contracts",

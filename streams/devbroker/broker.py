@@ -50,11 +50,11 @@ class SaslListener:
 
 
 class LocalBroker:
-    """One Kafka node; `start`, then `stop`, and `start` again with its data kept.
+    """One Kafka node: `start` it, then `stop` it, and `start` it again with its data kept.
 
-    BrokerPorts explains `port`, which counts unless `ports` are taken already. A broker that ended
-    by itself is started on the same ports, which are held until `stop`. `extra` are further broker
-    properties.
+    `port` is explained at BrokerPorts, and is ignored if `ports` are reserved already. A broker
+    that ended by itself is started on the same ports, which stay reserved until `stop`. `extra`
+    holds further broker properties.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class LocalBroker:
         self.sasl_bootstrap = ""
 
     async def start(self) -> str:
-        """The bootstrap address, once the broker answers.
+        """Start Kafka and return its bootstrap address once the broker answers.
 
-        Raises DataDirNotWritable, DataDirInUse, PortInUse, BrokerUnavailable.
+        Raises DataDirNotWritable, DataDirInUse, PortInUse and BrokerUnavailable.
         """
         classpath = await asyncio.to_thread(kafka_classpath)
         await asyncio.to_thread(self._write_configuration)
@@ -99,7 +99,7 @@ class LocalBroker:
         return self.bootstrap
 
     async def stop(self) -> None:
-        """Ask it to stop, wait, then kill. Safe to call at any time."""
+        """Ask the broker to stop, wait, then kill it. This is safe to call at any time."""
         try:
             await self._end()
         finally:
@@ -126,14 +126,12 @@ class LocalBroker:
         await guard.wait()
 
     async def kill(self) -> None:
-        """SIGKILL to the java process, as a crash would end it."""
+        """Send SIGKILL to the Java process, as a crash would end it."""
         await self._kill_java()
         await self.stop()
 
     async def wait(self) -> int:
-        """Return the exit code once the broker has ended; a negative one is the signal that killed
-        it.
-        """
+        """Return the exit code once the broker has ended; a negative one names the signal."""
         code = await self._guard.wait() if self._guard is not None else 0
         return 128 - code if code > 128 else code
 
@@ -221,7 +219,7 @@ class LocalBroker:
         ]
 
     async def _format(self, java: list[str]) -> None:
-        """Kafka's own first step, once for a data directory."""
+        """Run Kafka's own format step, which a data directory needs once."""
         # Kafka's own form of an id; one that begins with a dash would be read as an option.
         cluster = "-"
         while cluster.startswith("-"):

@@ -1,12 +1,14 @@
 """The guardian: `python -m streams.devbroker.guard --lock FILE --log FILE -- COMMAND...`
 
-Starts COMMAND and sees to it that it never outlives us or our parent: when stdin ends (the parent
-is gone, even by kill -9) or on SIGTERM, the command is asked to stop, and killed after a deadline.
-While the command lives the lock is held, so that a start right after a kill waits for the old
-process instead of meeting it. Standard library only: it must be up in milliseconds.
+It starts COMMAND and makes sure that the command does not outlive this process or its parent. When
+stdin ends (the parent is gone, even by kill -9) or on SIGTERM, the command is asked to stop, and
+killed after a deadline. The lock is held while the command lives, so a start right after a kill
+waits for the old process to end. The module uses the standard library only, because it must be up
+in milliseconds.
 
-Prints `pid N` on stdout once the command runs. Exit codes: the command's; 128 and the signal that
-killed it, as of a shell; 75 when the lock is not to be had (EX_TEMPFAIL of sysexits.h).
+It prints `pid N` on stdout once the command runs. Exit codes are the command's, 128 plus the number
+of the signal that killed it, as a shell reports it, and 75 if somebody else holds the lock
+(EX_TEMPFAIL of sysexits.h).
 """
 
 import argparse
@@ -28,7 +30,7 @@ _STOP_S = 15.0
 
 
 def main() -> int:
-    """Run the command under guard; returns its exit code."""
+    """Run the command under guard, and return its exit code."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--lock", type=Path, required=True)
     parser.add_argument("--log", type=Path, required=True)

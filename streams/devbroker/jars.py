@@ -1,7 +1,7 @@
 """Kafka's jars: fetched once from Maven Central by jgo's resolver, then read from a cache.
 
-The second start touches neither the network nor jgo: a list of the jars with their sizes stands
-beside them, written last, so that a half-fetched cache is never taken for a whole one.
+The second start uses neither the network nor jgo: a list of the jars with their sizes lies beside
+them. The list is written last, so that a half-fetched cache is never taken for a complete one.
 """
 
 import logging
@@ -36,10 +36,10 @@ _COORDINATES = "+".join(
 
 
 def kafka_classpath() -> str:
-    """The class path of Kafka's broker and tools. Blocking; downloads 54 MB at the first call.
+    """Return the class path of Kafka's broker and tools; the first call downloads 54 MB and blocks.
 
-    Raises BrokerUnavailable when the jars are neither here nor to be had, ConfigurationError when
-    the user's cache folder cannot be written.
+    Raises BrokerUnavailable when the jars are not here and cannot be downloaded, and
+    ConfigurationError when the user's cache folder cannot be written.
     """
     root = user_cache_dir() / f"kafka-{KAFKA_VERSION}"
     found = _listed(root)
@@ -62,7 +62,7 @@ def _fetched(root: Path) -> list[str]:
 
 
 def _listed(root: Path) -> list[str] | None:
-    """The jars of a complete cache, or None."""
+    """Return the jars of a complete cache, or None."""
     try:
         listed = orjson.loads((root / "jars.json").read_bytes())
         whole = all((root / name).stat().st_size == size for name, size in listed.items())
@@ -80,7 +80,7 @@ def _download(root: Path) -> list[str]:
         context = MavenContext(repo_cache=root / "repository", timeout=60)
         builder = EnvironmentBuilder(context, cache_dir=root / "environment")
         jars = [Path(jar) for jar in builder.from_endpoint(_COORDINATES).all_jars]
-    except Exception as error:  # the resolver raises many kinds; each means "not to be had"
+    except Exception as error:  # the resolver raises many types; each means "not available"
         raise BrokerUnavailable(
             f"Apache Kafka {KAFKA_VERSION} cannot be fetched ({type(error).__name__}: {error}); "
             "connect to the network once, or name your cluster with --brokers"

@@ -1,9 +1,9 @@
-"""Ports of a child that binds them itself, held from the moment in which they are chosen.
+"""Ports of a child that binds them itself, reserved from the moment in which they are chosen.
 
-A socket that is bound and does not listen keeps a port from everybody who takes any free one, and
-still lets a process bind it by its number with SO_REUSEADDR, as Java does. Another process of ours
-that asks for the same number is kept out by a name in Linux's abstract namespace, which ends with
-its process.
+A socket that is bound and does not listen keeps a port from every process that takes any free one,
+and still lets a process bind it by its number with SO_REUSEADDR, as Java does. Another Tidelens
+process that asks for the same number is kept out by a name in Linux's abstract namespace, which
+ends with its process.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ _HOST = "127.0.0.1"
 
 
 class ReservedPorts:
-    """Ports on loopback, held until `close`."""
+    """Ports on loopback that are reserved until `close`."""
 
     def __init__(self) -> None:
         self._sockets = contextlib.ExitStack()
 
     def take(self, port: int = 0) -> int | None:
-        """Take `port` (0: any that is free) and return it; None where somebody has it."""
+        """Reserve `port`, or any free port for 0, and return it; None if somebody has it."""
         taken = self._sockets.enter_context(socket.socket())
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -43,7 +43,7 @@ class ReservedPorts:
 
 
 class BrokerPorts:
-    """The ports of one Kafka: its own, its controller's and its SASL listener's."""
+    """The ports of one Kafka: for clients, for its controller and for its SASL listener."""
 
     def __init__(self, held: ReservedPorts, broker: int, controller: int, sasl: int) -> None:
         self._held = held
@@ -53,10 +53,10 @@ class BrokerPorts:
 
     @classmethod
     def reserve(cls, data_dir: Path, port: int = 0) -> Self:
-        """Take the ports for the Kafka of a data directory, until `close`.
+        """Reserve the ports for the Kafka of a data directory, until `close`.
 
         Port 0 means the port of its last start if that is free, so that clients find it again, or
-        else any free one. Raises DataDirNotWritable, PortInUse.
+        any free one otherwise. Raises DataDirNotWritable and PortInUse.
         """
         held = ReservedPorts()
         try:
@@ -66,7 +66,7 @@ class BrokerPorts:
             raise
 
     def remember(self, data_dir: Path) -> None:
-        """Write down the broker's port for the next start."""
+        """Write the broker's port down for the next start."""
         _file(data_dir).write_text(str(self.broker))
 
     def close(self) -> None:

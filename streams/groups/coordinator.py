@@ -1,7 +1,7 @@
-"""Asking a group's coordinator, which may not be there yet.
+"""Requests to a group's coordinator, which may not be there yet.
 
-The first group of a cluster waits for __consumer_offsets to be made, and a restarted broker loads
-it; both take a moment, in which every answer is an error.
+The first group of a cluster waits until __consumer_offsets is created, and a restarted broker loads
+it. Both take a moment, in which every answer is an error.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 
 async def ask_coordinator(ask: Callable[[], Awaitable[T]]) -> T:
-    """What `ask` answers once the coordinator does, asked for up to five seconds.
+    """Call `ask` until the coordinator answers, for up to five seconds, and return its answer.
 
-    Raises the coordinator's error after that, and any other at once.
+    Raises the coordinator's error after that, and any other error at once.
     """
     for attempt in range(1, _TRIES + 1):
         try:

@@ -1,4 +1,4 @@
-"""Deletes the consumer groups of what was retired: an index node, or the encoders of a space."""
+"""Deletion of the consumer groups of what was retired: an index node, or a space's encoders."""
 
 from collections.abc import Collection
 
@@ -19,9 +19,9 @@ async def delete_retired_groups(
 ) -> list[str]:
     """Delete the groups of an index node or of a space's encoders, and return their names.
 
-    An index node has two: that of its commits and that of its app. `spaces` are served or being
-    made; their encoders go on from their offsets, so those are never deleted. Raises
-    ConfigurationError for a group that must not be deleted.
+    An index node has two groups: that of its commits and that of its Faust app. `spaces` are served
+    or being made. Their encoders continue from their committed offsets, so these groups are never
+    deleted. Raises ConfigurationError for a group that must not be deleted.
     """
     found = GroupName.read(prefix, group)
     if found is None:
@@ -51,7 +51,7 @@ async def delete_retired_groups(
 
 
 async def _require_no_node(client: AIOKafkaClient, prefix: str, space: str, group: str) -> None:
-    """Refuse while nodes answer in the space, whatever the control topic says."""
+    """Raise ConfigurationError while nodes serve the space, whatever the control topic says."""
     nodes = await list_groups(client, f"{Names(prefix, space).bare}.streams.{space}.")
     members = await count_members(client, nodes) if nodes else {}
     if any(members.get(node) != 0 for node in nodes):
@@ -61,7 +61,7 @@ async def _require_no_node(client: AIOKafkaClient, prefix: str, space: str, grou
 
 
 async def deleted_group(client: AIOKafkaClient, group: str) -> bool:
-    """Return whether it was there. Raises NonEmptyGroup, since brokers refuse one with members."""
+    """Delete a group, and return whether it existed. Raises NonEmptyGroup if it has members."""
     try:
         await ask_coordinator(lambda: _delete(client, group))
     except GroupIdNotFound:

@@ -1,4 +1,4 @@
-"""Which consumer groups there are, and how many live members each has, as the brokers know."""
+"""The consumer groups of a cluster, and the number of live members of each, as the brokers know."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -21,7 +21,7 @@ _Struct: TypeAlias = DescribeGroupsRequest_v0 | DescribeGroupsRequest_v1 | Descr
 
 
 class _DescribeGroups(Request[_Struct]):  # type: ignore[misc, unused-ignore]
-    """aiokafka's own goes up to version 3, whose answer it cannot read for more than one group."""
+    """A request of at most version 2: aiokafka cannot read several groups from version 3."""
 
     API_KEY = 15
 
@@ -33,7 +33,10 @@ class _DescribeGroups(Request[_Struct]):  # type: ignore[misc, unused-ignore]
 
 
 async def group_members(connection: KafkaConnection, group: str) -> int:
-    """0 for a group that does not exist. A killed member counts until its session times out."""
+    """Return the number of a group's members, 0 for a group that does not exist.
+
+    A killed member counts until its session times out.
+    """
     async with connection.admin() as admin:
         return await ask_coordinator(lambda: _members(admin, group))
 
@@ -58,8 +61,8 @@ async def list_groups(client: AIOKafkaClient, prefix: str) -> list[str]:
 async def count_members(client: AIOKafkaClient, groups: Collection[str]) -> Mapping[str, int]:
     """Return how many members each group has, 0 for one that does not exist.
 
-    Each broker gets one request, and a group's coordinator answers. A group is left out where no
-    broker knows at the moment, or where we may not ask.
+    Each broker gets one request, and the coordinator of a group answers for it. A group is left out
+    if no broker knows it at the moment, or if we may not ask.
     """
     wanted = sorted(set(groups))
     asked = (client.send(node, _DescribeGroups(wanted)) for node in _nodes(client))

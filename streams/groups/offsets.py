@@ -1,7 +1,7 @@
-"""A consumer group's committed offsets, with the broker's refusals told apart from "none".
+"""A consumer group's committed offsets, where an error of the broker is not taken for "none".
 
-aiokafka's own `list_consumer_group_offsets` drops the group's error code: while a coordinator
-loads after a broker's restart, it answers that nothing was ever committed. Whoever believes that
+aiokafka's own `list_consumer_group_offsets` drops the group's error code: while a coordinator loads
+after a broker's restart, it answers that nothing was ever committed. A reader that believes this
 starts from the beginning.
 """
 
@@ -18,9 +18,9 @@ from streams.groups.coordinator import ask_coordinator, raise_for_code
 async def group_offsets(
     client: AIOKafkaClient, group: str
 ) -> dict[TopicPartition, OffsetAndMetadata]:
-    """Offset and metadata of every partition that `group` has committed.
+    """Return offset and metadata of every partition that `group` has committed.
 
-    Raises KafkaError when the broker does not say, which is not the same as an empty answer.
+    Raises KafkaError when the broker does not say, which differs from an empty answer.
     """
     try:
         return await ask_coordinator(lambda: _ask(client, group))

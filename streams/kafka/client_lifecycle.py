@@ -1,14 +1,15 @@
-"""Starting and closing aiokafka's clients whole, whatever they are in the middle of.
+"""Starting and closing aiokafka's clients completely, whatever they are doing.
 
 A consumer's or producer's `stop()` marks itself closed first, then ends its tasks one by one, and
-closes the sockets last (aiokafka 0.14). Cut short, by a cancellation or by a time limit, it leaves
+closes the sockets last (aiokafka 0.14). If a cancellation or a time limit cuts it short, it leaves
 sockets open and heartbeats running that keep the partitions of a member nobody reads; a second
 `stop()` does nothing. Therefore a closing here is never cancelled, it is bounded, and what a late
 `stop()` left is closed piece by piece.
 
 Tasks of a client may outlive it, such as those of a fenced producer whose sender died. A task that
-is just connecting would open a socket after the last was closed, so the closing waits for it. And a
-`start()` that is cancelled forgets the connection it asks for metadata, so it is not cancelled.
+is just connecting would open a socket after the last was closed, so the closing waits for it. A
+`start()` that is cancelled forgets the connection that it asks for metadata, so it is not
+cancelled.
 
 Some tasks have no handle at all, above all the flush of a producer's `stop()`. Its sender fails no
 batch when it is cancelled, so the flush would wait for ever, and be destroyed with the producer.
@@ -40,7 +41,10 @@ _Client: TypeAlias = AIOKafkaConsumer | AIOKafkaProducer | AIOKafkaAdminClient |
 
 
 async def start_client(client: _Client) -> None:
-    """Start it, or leave nothing open. Cancelled while it asks for metadata, it ends that first."""
+    """Start a client, or leave nothing open.
+
+    A start that is cancelled while it asks for metadata completes that request first.
+    """
     plain = isinstance(client, AIOKafkaClient)
     starting = asyncio.create_task(client.bootstrap() if plain else client.start())
     try:
@@ -51,7 +55,7 @@ async def start_client(client: _Client) -> None:
 
 
 async def start_all(clients: Collection[AIOKafkaConsumer | AIOKafkaProducer]) -> None:
-    """Start them side by side, or leave nothing of any of them open."""
+    """Start clients side by side, or leave nothing of any of them open."""
     starting = [asyncio.create_task(start_client(client)) for client in clients]
     try:
         await asyncio.gather(*starting)
@@ -78,17 +82,20 @@ async def _close_started(client: _Client, starting: asyncio.Task[None]) -> None:
 
 
 async def close_consumer_or_producer(client: AIOKafkaConsumer | AIOKafkaProducer) -> None:
-    """Stop it, with whatever it has open. Errors go with it; a cancellation waits until then."""
+    """Close a client with everything it has open, and drop its errors.
+
+    A cancellation waits until everything is closed.
+    """
     await run_to_completion(_close(client))
 
 
 async def close_kafka_client(client: AIOKafkaClient | AIOKafkaAdminClient) -> None:
-    """The same for a plain client and for an admin client."""
+    """Close a plain client or an admin client in the same way."""
     await run_to_completion(_close_client(client))
 
 
 async def run_to_completion(closing: Coroutine[object, object, object]) -> None:
-    """Run it whole; a cancellation that comes meanwhile goes on afterwards."""
+    """Run a coroutine to its end; a cancellation that comes meanwhile is raised afterwards."""
     task = asyncio.create_task(closing)
     cancelled = False
     while not task.done():
@@ -102,12 +109,12 @@ async def run_to_completion(closing: Coroutine[object, object, object]) -> None:
 
 
 async def close_quietly(closing: Awaitable[object], timeout_s: float | None = None) -> bool:
-    """Whether it closed in time. What is closed here is being thrown away, errors with it."""
+    """Return whether `closing` ended in time. Its errors are dropped with what it closes."""
     try:
         async with asyncio.timeout(CLOSE_S if timeout_s is None else timeout_s):
             await closing
     except asyncio.CancelledError:
-        # aiokafka lets the cancellation of its own tasks out; ours must go on.
+        # aiokafka raises the cancellation of its own tasks; a cancellation of this task is raised.
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
@@ -138,14 +145,14 @@ async def _close_client(client: AIOKafkaClient | AIOKafkaAdminClient) -> None:
 
 
 def _connecting(client: _Client) -> AIOKafkaClient:
-    """What holds its connections."""
+    """Return the part of a client that holds its connections."""
     if isinstance(client, AIOKafkaClient):
         return client
     return client.client if isinstance(client, AIOKafkaProducer) else client._client
 
 
 async def _disconnect(client: AIOKafkaClient) -> None:
-    """Close what was opened while it closed, and let nobody open anything more."""
+    """Close what was opened while the client closed, and prevent new connections."""
     # Without a known broker nobody gets as far as the lock; who did already comes before us.
     client.cluster = ClusterMetadata()
     if isinstance(client, RebootstrappingClient):
@@ -163,7 +170,7 @@ def _fail_unsent(producer: AIOKafkaProducer) -> None:
 
 
 async def _end_tasks(*parts: object) -> None:
-    """End what still runs in these parts of a client; it can reach no broker any more."""
+    """End the tasks that still run in these parts of a client, which reach no broker any more."""
     left = [task for task in asyncio.all_tasks() if _runs_in(task, parts)]
     for task in left:
         task.cancel()
@@ -177,7 +184,7 @@ def _runs_in(task: asyncio.Task[Any], parts: Collection[object]) -> bool:
 
 
 def retrieve_exceptions(producer: AIOKafkaProducer) -> None:
-    """Look at the errors of futures that aiokafka 0.14 fails itself and may hand to nobody.
+    """Retrieve the errors of futures that aiokafka 0.14 fails itself and may give to nobody.
 
     These futures are the end of a transaction before which `commit` gave up, the wait for each
     batch that was never sent, and each record whose sender was cancelled. asyncio would log their
@@ -195,7 +202,7 @@ def retrieve_exceptions(producer: AIOKafkaProducer) -> None:
 
 
 def retrieve_exception_of(future: asyncio.Future[Any] | None) -> None:
-    """Look at the error of a future in case nobody else does."""
+    """Retrieve the error of a future, in case nobody else does."""
     if future is not None:
         future.add_done_callback(_seen)
 
@@ -206,14 +213,14 @@ def _seen(future: asyncio.Future[Any]) -> None:
 
 
 def _of_producer(producer: AIOKafkaProducer) -> Iterator[Awaitable[object]]:
-    """What `stop()` would have gone on to after flushing, which a fenced producer may never do."""
+    """List what `stop()` would have ended after flushing, which a fenced producer may never do."""
     if producer._sender is not None:
         yield producer._sender.close()
     yield producer.client.close()
 
 
 def _of_consumer(consumer: AIOKafkaConsumer) -> Iterator[Awaitable[object]]:
-    """What `stop()` would have gone on to after its coordinator's task, which waits for a group."""
+    """List what `stop()` would have ended after its coordinator's task, which waits for a group."""
     coordinator = consumer._coordinator
     if coordinator is not None and consumer._group_id is not None:
         yield coordinator._stop_heartbeat_task()

@@ -1,8 +1,8 @@
-"""Try once what roles do with a cluster before and beside their work, without writing anything.
+"""A trial of what roles do with a cluster before and beside their work, without writing anything.
 
-`Connection.check` is for a start, where one reached broker is enough. Here every part is tried, so
-that one which would fail hours later is named now. Nothing joins a group, and no transactional id
-is initialised, since that would take partitions or fence a role that is at work.
+`KafkaConnection.require_reachable` is for a start, where one reached broker is enough. Here every
+part is tried, so that one which would fail hours later is named now. Nothing joins a group, and no
+transactional id is initialised, since that would take partitions or fence a role that is at work.
 """
 
 import asyncio
@@ -72,7 +72,7 @@ async def try_operations(
 
 
 def required_operations(names: Names) -> Mapping[str, Mapping[str, str]]:
-    """Return the operations needed on each topic, with who needs them."""
+    """Return the operations needed on each topic, each with the roles that need it."""
     return {
         **{
             names.content(target): {
@@ -167,7 +167,7 @@ def _coordinated(names: Names, shard: str, replica: str) -> list[tuple[Coordinat
 async def _coordinator(
     connection: KafkaConnection, client: AIOKafkaClient, kind: CoordinationType, key: str
 ) -> OperationResult:
-    """Only ask for the coordinator: to join or to initialise would disturb a role at work."""
+    """Ask for the coordinator only: to join or to initialise would disturb a role at work."""
     of_group = kind is CoordinationType.GROUP
     what = f"group {key}" if of_group else f"transactional id {key}"
     try:

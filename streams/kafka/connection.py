@@ -1,8 +1,8 @@
-"""How every Kafka client reaches the broker: one place for addresses, SASL, TLS and clear errors.
+"""The one way in which every Kafka client reaches the broker: addresses, SASL, TLS, clear errors.
 
 aiokafka says "unable to bootstrap" whatever the cause was, and logs the cause several times.
-`Connection.check` asks each address itself, so that a wrong port, a wrong password and a missing
-CA certificate each give one line that says what to do.
+`KafkaConnection.require_reachable` asks each address itself, so that a wrong port, a wrong password
+and a missing CA certificate each give one line that says what to do.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ _REACHED_MAX = 8
 
 
 class AdvertisedBroker(NamedTuple):
-    """A broker and the address that it is to be reached at, its `advertised.listeners`."""
+    """A broker and the address at which it can be reached, its `advertised.listeners`."""
 
     node_id: int
     host: str
@@ -49,7 +49,7 @@ class AdvertisedBroker(NamedTuple):
 
 @dataclass(frozen=True)
 class KafkaConnection:
-    """Where the brokers are and how to be let in.
+    """The addresses of the brokers, and the settings with which they let a client in.
 
     | want | use |
     |---|---|
@@ -63,7 +63,7 @@ class KafkaConnection:
     kafka: KafkaSettings
 
     def client_options(self) -> dict[str, Any]:
-        """Keyword arguments that every aiokafka client takes."""
+        """Return the keyword arguments that every aiokafka client takes."""
         options: dict[str, Any] = {
             "bootstrap_servers": self.brokers,
             "client_id": self.kafka.client_id,
@@ -77,7 +77,9 @@ class KafkaConnection:
         return options
 
     def faust_credentials(self) -> "faust.SASLCredentials | faust.SSLCredentials | None":
-        """The same for a Faust app; None where the broker wants neither TLS nor a user."""
+        """Return the credentials of a Faust app, or None if the broker wants neither TLS nor a
+        user.
+        """
         import faust  # seconds to import: only the index role pays for it
 
         if self._sasl:
@@ -91,7 +93,7 @@ class KafkaConnection:
         return faust.SSLCredentials(self._ssl_context) if self._tls else None
 
     async def require_reachable(self, timeout_s: float = CHECK_S) -> None:
-        """Return once a broker has let us in. Raises BrokerUnavailable that names the cause."""
+        """Return once a broker has let us in. Raises BrokerUnavailable, which names the cause."""
         causes = {}
         probes = [
             asyncio.create_task(self._probe(host, port, timeout_s))
@@ -107,14 +109,14 @@ class KafkaConnection:
             for task in probes:
                 task.cancel()
             await asyncio.gather(*probes, return_exceptions=True)
-        # Of several addresses, one that refuses our password tells more than one that is down.
+        # Of several addresses, one that refuses our password says more than one that is down.
         worst = next((e for e in causes if isinstance(e, AUTH_ERRORS)), next(iter(causes)))
         kind = BrokerUnavailable if isinstance(worst, AUTH_ERRORS) else BrokerAway
         raise kind(causes[worst]) from None
 
     @asynccontextmanager
     async def admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
-        """A started admin client. Raises BrokerUnavailable at the start and while in use."""
+        """Yield a started admin client. Raises BrokerUnavailable at the start and while in use."""
         await self.require_reachable()
         async with self.errors_translated():
             admin = AIOKafkaAdminClient(**self.client_options(), request_timeout_ms=15_000)
@@ -126,7 +128,7 @@ class KafkaConnection:
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AIOKafkaClient]:
-        """A started plain client, for requests that aiokafka's admin client does not know."""
+        """Yield a started plain client, for requests that aiokafka's admin client lacks."""
         await self.require_reachable()
         async with self.errors_translated():
             client = RebootstrappingClient(**self.client_options(), request_timeout_ms=15_000)
@@ -138,7 +140,7 @@ class KafkaConnection:
 
     @asynccontextmanager
     async def errors_translated(self) -> AsyncIterator[None]:
-        """Let BrokerUnavailable out instead of aiokafka's errors about being let in and served."""
+        """Raise BrokerUnavailable for aiokafka's errors about being let in and served."""
         try:
             yield
         except (*AUTH_ERRORS, *FORBIDDEN) as error:
@@ -147,20 +149,20 @@ class KafkaConnection:
             raise BrokerAway(self._why_away(error)) from error
 
     async def require_reached(self) -> None:
-        """Raise BrokerUnavailable while a client of ours has missed its broker for PATIENCE_S."""
+        """Raise BrokerUnavailable if a client of this process misses its broker for PATIENCE_S."""
         await RebootstrappingClient.try_again(self.brokers, within_s=_TRY_AGAIN_S)
         trouble = RebootstrappingClient.unreached_reason(self.brokers, for_s=PATIENCE_S)
         if trouble is not None:
             raise BrokerAway(self._why_away(trouble))
 
     async def topic_ids(self, topics: Iterable[str]) -> dict[str, str]:
-        """The broker's id of each topic. Raises TopicMismatch for one that is absent."""
+        """Return the broker's id of each topic. Raises TopicMismatch for one that is absent."""
         async with self.client() as client:
             found = await describe_topics(client, topics)
         return {name: topic.id for name, topic in found.items()}
 
     async def partition_counts(self, topics: Iterable[str]) -> dict[str, int]:
-        """Raises TopicMismatch for a topic that is absent."""
+        """Return the partition count of each topic. Raises TopicMismatch for one that is absent."""
         async with self.client() as client:
             found = await describe_topics(client, topics)
         return {name: topic.partitions for name, topic in found.items()}
@@ -234,7 +236,7 @@ class KafkaConnection:
         return await self._first_reached(brokers, (host, port), timeout_s)
 
     async def advertised_brokers(self, host: str, port: int) -> list[AdvertisedBroker]:
-        """Ask a bootstrap address for the brokers that it names. Raises FAILURES."""
+        """Ask a bootstrap address for the brokers that it names. Raises one of FAILURES."""
         # A listener that wants SASL accepts the first message of a plain client and hangs up on the
         # first real request, so send one.
         async with self._connected(host, port) as conn:

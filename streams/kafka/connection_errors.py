@@ -1,4 +1,4 @@
-"""Why a broker was not reached or did not let us in, as one line that says what to do."""
+"""The reasons for which a broker was not reached or did not let us in, as lines with advice."""
 
 import socket
 import ssl
@@ -71,7 +71,7 @@ def connect_advice(error: BaseException, brokers: str, kafka: KafkaSettings) -> 
 
 
 def _unreached(error: BrokerUnreached, brokers: str, kafka: KafkaSettings) -> str:
-    """The bootstrap address answered, and named an address that does not."""
+    """Say that the bootstrap address answered, but named an address that does not answer."""
     address = f"{error.host}:{error.port}"
     if isinstance(error.cause, (*AUTH_ERRORS, ssl.SSLError)) or _hung_up(error.cause):
         named = f"{address}, which {brokers} names for broker {error.node_id},"

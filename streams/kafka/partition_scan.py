@@ -1,4 +1,4 @@
-"""What the log holds now: partitions read once, each up to its stable end."""
+"""Scans of partitions: what the log holds now, read once, each partition up to its stable end."""
 
 from collections.abc import AsyncIterator, Mapping
 
@@ -11,16 +11,16 @@ _POLL_MS = 200
 
 
 async def read_to_end(reader: LogReader) -> AsyncIterator[Record]:
-    """From where `reader` stands to the stable ends of now, each partition in order.
+    """Yield the records from the reader's positions to the stable ends of now, in partition order.
 
-    What came since may be among the last of them. Raises LogChanged.
+    The last of them may have been appended after the call. Raises LogChanged.
     """
     async for record in read_to_offsets(reader, await reader.stable_offsets()):
         yield record
 
 
 async def read_to_offsets(reader: LogReader, ends: Positions) -> AsyncIterator[Record]:
-    """Yield what comes until `reader` has reached `ends`; waits for what is not stable yet."""
+    """Yield the records up to `ends`, and wait for those that are not stable yet."""
     positions: Positions = await reader.positions()
     while any(positions[partition] < end for partition, end in ends.items()):
         fetched = await reader.fetch(records_max=_RECORDS_MAX, timeout_ms=_POLL_MS)
@@ -33,7 +33,7 @@ async def read_to_offsets(reader: LogReader, ends: Positions) -> AsyncIterator[R
 async def read_existing(
     event_log: EventLog, start: Mapping[TopicPartition, int | None]
 ) -> AsyncIterator[Record]:
-    """The same with a reader of its own, from `start` on (None: the partition's beginning)."""
+    """Yield what the log holds now from `start` on; None stands for a partition's beginning."""
     reader = await event_log.tail(start)
     try:
         async for record in read_to_end(reader):

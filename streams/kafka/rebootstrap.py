@@ -56,7 +56,7 @@ class BrokerUnreached(NodeNotReadyError):  # type: ignore[misc, unused-ignore]
 
 @dataclass(slots=True)
 class _ConnectFailure:
-    """Why a broker accepted no connection the last time, and since when."""
+    """The reason for which a broker accepted no connection the last time, and since when."""
 
     error: BrokerUnreached
     since: float
@@ -64,7 +64,7 @@ class _ConnectFailure:
 
 
 class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore]
-    """The client that all our consumers, producers and admin clients send through."""
+    """The client through which all consumers, producers and admin clients of this process send."""
 
     # Kept by id and read as a whole, since Faust's consumer has its client in a thread of its own.
     _all: ClassVar["weakref.WeakValueDictionary[int, RebootstrappingClient]"] = (
@@ -104,7 +104,9 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
 
     @classmethod
     async def try_again(cls, bootstrap_servers: str, *, within_s: float) -> None:
-        """Let this loop's clients that miss one of these brokers try at once, and wait for that."""
+        """Let this loop's clients that miss one of these brokers connect at once, and wait for
+        that.
+        """
         loop = asyncio.get_running_loop()
         trying = [
             client._retry_now()

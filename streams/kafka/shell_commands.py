@@ -1,6 +1,6 @@
-"""The same topics and rights as commands of Kafka's own tools, for people who may not create them.
+"""Topics and rights as commands of Kafka's own tools, for people who may not create them.
 
-Pure text: nothing here talks to a broker.
+This is pure text: nothing here connects to a broker.
 """
 
 import shlex
@@ -13,7 +13,7 @@ from streams.topics.admin import TopicDifference
 
 @dataclass(frozen=True, slots=True)
 class Principals:
-    """Who each role logs in as."""
+    """The users as which the roles log in."""
 
     publisher: str = "User:publisher"
     encoder: str = "User:encoder"
@@ -33,7 +33,7 @@ def kafka_topics_commands(
     replication_factor: int,
     command_config: str | None = None,
 ) -> list[str]:
-    """One `kafka-topics.sh --create` for each topic."""
+    """Return one `kafka-topics.sh --create` for each topic."""
     return [
         _command(
             "kafka-topics.sh",
@@ -51,7 +51,7 @@ def kafka_topics_commands(
 def kafka_configs_commands(
     differences: Iterable[TopicDifference], brokers: str, *, command_config: str | None = None
 ) -> list[str]:
-    """`kafka-configs.sh --alter` for each setting that differs and can be changed."""
+    """Return a `kafka-configs.sh --alter` for each setting that differs and can be changed."""
     return [
         _command(
             "kafka-configs.sh",
@@ -72,7 +72,7 @@ def kafka_acls_commands(
     *,
     command_config: str | None = None,
 ) -> Mapping[str, list[str]]:
-    """For each role, the `kafka-acls.sh` commands that grant exactly what it needs."""
+    """Return for each role the `kafka-acls.sh` commands that grant exactly what it needs."""
     contents = [names.content(target) for target in TARGETS]
     embeddings = [names.embeddings(target) for target in TARGETS]
     transactions = f"{names.bare}.{names.space}."
@@ -165,5 +165,5 @@ def _command(tool: str, brokers: str, command_config: str | None, *arguments: Se
 
 
 def _bracketed(value: str) -> str:
-    """kafka-configs.sh splits at commas unless the value stands in brackets."""
+    """Put a value in brackets, since kafka-configs.sh splits it at commas otherwise."""
     return f"[{value}]" if "," in value else value

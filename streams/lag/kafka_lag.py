@@ -46,7 +46,7 @@ _Key = tuple[str, TopicPartition]
 
 @dataclass(slots=True)
 class _OldestAtPosition:
-    """What stood at `position`: the oldest record, or nothing in all of [position, clear_to)."""
+    """The oldest record at or after `position`, or None if [position, clear_to) has no record."""
 
     position: int
     clear_to: int
@@ -56,8 +56,8 @@ class _OldestAtPosition:
 class KafkaLag:
     """The lag of one space: of its encoders, and of every index group that has committed.
 
-    A node's own `index_group` is shown even before its first commit. `own_positions` says how far
-    that node is, which its commits follow later; while it says nothing, the commits count.
+    A node's own `index_group` is shown even before its first commit. `own_positions` returns how
+    far that node is, which its commits follow later; while it returns nothing, the commits count.
     """
 
     def __init__(
@@ -118,14 +118,15 @@ class KafkaLag:
                 raise
 
     def for_space(self, space: str) -> "KafkaLag":
-        """The lag of another space of the same collection."""
+        """Return the lag of another space of the same collection."""
         names = Names(self.names.prefix, space)
         return KafkaLag(self._connection, names, None, self._clock)
 
     def behind_s(self, lags: Sequence[Lag]) -> float:
-        """Age of the oldest content record that is not in the index yet, the encoder's lag and
-        what open transactions hold back included; 0 when everything is. `lags` is what `lag`
-        answered last.
+        """Return the age in seconds of the oldest content record that is not in the index yet.
+
+        It includes the encoder's lag and what open transactions hold back, and is 0 when everything
+        is in the index. `lags` is what `lag` returned last.
         """
         return max((self._content_age_s(lag) for lag in lags if not lag.gone), default=0.0)
 
@@ -275,7 +276,7 @@ class KafkaLag:
         )
 
     def _age_s(self, timestamp_ms: int) -> float:
-        # The broker's clock may run ahead of ours by a little.
+        # The broker's clock may run a little ahead of the one here.
         return max(0.0, self._clock.now() - timestamp_ms / 1000)
 
     async def _open(self) -> None:
@@ -292,7 +293,7 @@ class KafkaLag:
             opening.push_async_callback(uncommitted.close)
             self._client, self._counts = client, counts
             self._reader, self._uncommitted = reader, uncommitted
-            # Offsets of another cluster, or of a topic made anew, mean nothing here.
+            # Offsets of another cluster, or of a topic that was created again, mean nothing here.
             self._known.clear()
             self._unstable = {}
             self._clients = opening.pop_all()

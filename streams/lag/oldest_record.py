@@ -1,7 +1,7 @@
-"""Reads the oldest record still to be processed, of many partitions, as cheaply as Kafka allows.
+"""The oldest record that is still to be processed, of many partitions, read as cheaply as possible.
 
-Between a committed offset and the end there may be nothing but transaction markers, aborted
-records and what compaction took: then there is no such record, and nobody is behind.
+Between a committed offset and the end there may be nothing but transaction markers, aborted records
+and gaps of compaction. Then there is no such record, and nobody is behind.
 """
 
 import asyncio
@@ -23,9 +23,10 @@ _POLL_MS = 100
 
 @dataclass(frozen=True, slots=True)
 class OldestRecord:
-    """The first record at or after a position: when it was appended, and the content behind it.
+    """The first record at or after a position, with the times at which it and its content came.
 
-    The two differ for an embeddings record, whose header `appended` tells of its content record.
+    The two times differ for an embeddings record, whose header `appended` holds that of its content
+    record.
     """
 
     offset: int
@@ -34,7 +35,7 @@ class OldestRecord:
 
 
 class OldestRecordReader:
-    """One consumer over fixed partitions, paused but for the moments in which it fetches."""
+    """One consumer of fixed partitions, which are paused except while it fetches."""
 
     def __init__(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> None:
         self._consumer = consumer
@@ -48,7 +49,7 @@ class OldestRecordReader:
         *,
         isolation: Literal["read_committed", "read_uncommitted"] = "read_committed",
     ) -> Self:
-        """Open it on committed records, or also on those of open and aborted transactions."""
+        """Open a reader of committed records, or also of those of open and aborted transactions."""
         consumer = AIOKafkaConsumer(
             **connection.client_options(),
             group_id=None,
@@ -82,9 +83,7 @@ class OldestRecordReader:
         }
 
     async def ends(self) -> dict[TopicPartition, int]:
-        """Return the last stable offsets, or the high watermarks where uncommitted records are
-        read.
-        """
+        """Return the last stable offsets, or high watermarks if uncommitted records are read."""
         # The isolation level decides which ones, by KIP-98.
         ends = await self._consumer.end_offsets(self._partitions)
         return {TopicPartition(*partition): offset for partition, offset in ends.items()}
@@ -92,9 +91,9 @@ class OldestRecordReader:
     async def read(
         self, spans: Mapping[TopicPartition, tuple[int, int]]
     ) -> dict[TopicPartition, OldestRecord | None]:
-        """The oldest record in each span [position, end); None where it holds none.
+        """Return the oldest record in each span [position, end), or None if it holds none.
 
-        Waits until every span is decided; the caller bounds it.
+        This waits until every span is decided; the caller bounds it.
         """
         found: dict[TopicPartition, OldestRecord | None] = {}
         wanted = {KafkaPartition(*partition): end for partition, (_, end) in spans.items()}

@@ -1,7 +1,7 @@
-"""Records that open transactions hold back: those between last stable offset and high watermark.
+"""The records that open transactions hold back, from last stable offset to high watermark.
 
-A reader of committed records may not read them, nor what others wrote behind them, until the
-transaction ends; a producer that died leaves it open for its transaction.timeout.ms.
+A reader of committed records may read neither these records nor what others wrote behind them until
+the transaction ends. A producer that died leaves it open for its transaction.timeout.ms.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from streams.lag.oldest_record import OldestRecord, OldestRecordReader
 
 @dataclass(frozen=True, slots=True)
 class Unstable:
-    """`records` are counted from the last stable offset. `oldest` is None while it is not known."""
+    """The number of records from the last stable offset on, and the oldest one; None if unknown."""
 
     stable: int
     records: int
@@ -23,9 +23,9 @@ class Unstable:
 
 
 class UnstableRecordCounter:
-    """The unstable records of fixed partitions, as they were when `look` was awaited last.
+    """The unstable records of fixed partitions, as they were at the last `count`.
 
-    The oldest record is read only at the first look, and where the same one was there at the look
+    The oldest record is read at the first count only, and where the same one was there at the count
     before: an encoder's transaction lasts 25 ms, and would cost a fetch each time.
     """
 
@@ -43,7 +43,10 @@ class UnstableRecordCounter:
         await self._reader.close()
 
     async def high_watermarks(self) -> dict[TopicPartition, int]:
-        """Ask before the last stable offsets, or records published in between look unstable."""
+        """Return the high watermarks.
+
+        Ask for them before the last stable offsets, or records published in between look unstable.
+        """
         return await self._reader.ends()
 
     async def count(

@@ -1,4 +1,4 @@
-"""Lag of several spaces: the one that answers, the one kept for a rollback, the one being made."""
+"""The lag of several spaces: the served one, the one kept for a rollback, the one being made."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -21,7 +21,7 @@ class SpacesLag:
         self._beside: dict[str, KafkaLag] = {}
 
     async def start(self) -> None:
-        """Raises BrokerUnavailable, and TopicMismatch for an absent topic of our own space."""
+        """Open `own`. Raises BrokerUnavailable, and TopicMismatch for an absent topic of it."""
         await self._own.start()
 
     async def stop(self) -> None:
@@ -29,7 +29,7 @@ class SpacesLag:
             await source.stop()
 
     async def lag(self) -> list[Lag]:
-        """Our own space's rows first. Raises BrokerUnavailable."""
+        """Return the rows of all spaces, those of `own` first. Raises BrokerUnavailable."""
         rows = await self._own.lag()
         wanted = dict.fromkeys(self._spaces())
         wanted.pop(self._own.names.space, None)
@@ -40,10 +40,10 @@ class SpacesLag:
             try:
                 rows += await source.lag()
             except (TidelensError, KafkaError) as error:
-                # Its topics may be gone, or not ours to read: no reason to say nothing of our own.
+                # Its topics may be gone, or we may not read them: other rows are still valid.
                 log.debug("no lag of a space beside", space=space, error=str(error))
         return rows
 
     def behind_s(self, lags: Sequence[Lag]) -> float:
-        """Of our own space: nobody is answered from the others."""
+        """Return the age of the oldest record that `own` misses: it alone answers searches."""
         return self._own.behind_s([lag for lag in lags if lag.space == self._own.names.space])

@@ -1,4 +1,4 @@
-"""The IndexAdmin port on a maintainer: what an operator may ask of a running node."""
+"""The IndexAdmin port on a maintainer: what an operator may do with a running node."""
 
 import asyncio
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from streams.maintainer.maintainer import Maintainer
 
 
 class MaintainerAdmin:
-    """Everything raises NotReady while there is no index yet."""
+    """The operator's commands to one maintainer; each raises NotReady while it has no index."""
 
     def __init__(self, maintainer: Maintainer, *, target_recall: float) -> None:
         self._maintainer = maintainer
         self._target_recall = target_recall
 
     async def snapshot(self) -> dict[str, Any]:
-        """Raises SnapshotFailed."""
+        """Write a snapshot now, and return its name. Raises SnapshotFailed."""
         return {"name": await self._maintainer.snapshot_schedule.write(self._index())}
 
     async def restore(self, name: str) -> dict[str, Any]:
-        """Raises SnapshotRefused, SnapshotFailed."""
+        """Let the next start begin from a snapshot. Raises SnapshotRefused and SnapshotFailed."""
         index, retention_s = self._index(), self._maintainer.retention_s
         await self._maintainer.snapshot_schedule.choose_restore(
             name, index, retention_s=retention_s
@@ -31,17 +31,17 @@ class MaintainerAdmin:
         return {"name": name}
 
     async def rebuild(self, targets: Sequence[Target]) -> list[dict[str, Any]]:
-        """Raises RebuildFailed."""
+        """Merge all segments of each target. Raises RebuildFailed."""
         return [asdict(done) for done in await self._maintainer.merge_all(targets)]
 
     async def verify(self) -> dict[str, Any]:
-        """Recomputes the digests of one view from its rows."""
+        """Compute the digests of one view again from its rows, and compare them."""
         view = self._index().view
         found = await asyncio.to_thread(view.recomputed_digests)
         return {"verified": found == view.digests, "digests": view.digests_by_partition()}
 
     def segments(self) -> list[dict[str, Any]]:
-        """Sealed segments with their tuning: what each effort costs and reaches."""
+        """Return the segments with their tuning: the cost and the recall of each search effort."""
         index = self._index()
         found: list[dict[str, Any]] = []
         for target in TARGETS:

@@ -1,10 +1,10 @@
 """The streams app: a Faust App as the process shell of the index-maintainer stream.
 
 It hosts the maintainer loop as a service, the timers, and an agent that watches the dead letters.
-What Faust does not do here, and why: it does not carry the Kafka-to-Faiss work (an agent takes
-9,000 records/s where the plain loop takes 130,000), no Table holds the index (a Table loses a
-record when its recovery ends under live writes), and nothing exact hangs on an agent, which reads
-uncommitted records. Each node has its own app id, so every node's agent sees every record.
+Faust does not carry the Kafka-to-Faiss work, since an agent takes 9,000 records/s where the plain
+loop takes 130,000. It holds the index in no Table, since a Table loses a record when its recovery
+ends under live writes. Nothing exact depends on an agent, which reads uncommitted records. Each
+node has its own app id, so every node's agent sees every record.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -40,7 +40,7 @@ _SESSION_S = 6.0
 class _DaemonThread(WorkerThread):  # type: ignore[misc, unused-ignore]
     """The thread of Faust's consumer, which does not keep a process from ending.
 
-    If it is stopped while Kafka hangs, it may go on asking for ever, and hold the process up.
+    If it is stopped while Kafka hangs, it may go on asking for ever, and would hold up the process.
     """
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -54,7 +54,7 @@ Step = Callable[[], Awaitable[object]]
 
 
 class MaintainerService(Service):  # type: ignore[misc, unused-ignore]
-    """The plain aiokafka loop, hosted: its death is the app's."""
+    """The maintainer's loop as a service of the app: its death is the app's."""
 
     def __init__(self, maintainer: Maintainer, **options: Any) -> None:
         self._maintainer = maintainer
@@ -66,10 +66,10 @@ class MaintainerService(Service):  # type: ignore[misc, unused-ignore]
 
 
 class StreamsApp(faust.App):  # type: ignore[misc, unused-ignore]
-    """Starts the maintainer first: it needs nothing that Faust's own group has to settle.
+    """An app that starts the maintainer before Faust's own group has its assignment.
 
-    A service given to `app.service` starts only after the group has its assignment; behind a
-    node that was killed, whose membership has to time out, that took 64 s here.
+    A service given to `app.service` starts only after that; behind a node that was killed, whose
+    membership has to time out, that took 64 s here.
     """
 
     def __init__(self, app_id: str, maintainer: Maintainer, **options: Any) -> None:
@@ -133,9 +133,9 @@ def streams_app(
 
 
 def counted_reason(headers: Mapping[str, bytes | str], space: str) -> str | None:
-    """Return the reason of a letter of `space`, or of one that names no space; None for the rest.
+    """Return the reason of a letter of `space`, or of one that names no space; None otherwise.
 
-    Marks are not letters, and those of another space are copies that its rebuild writes.
+    Marks are not letters, and letters of another space are copies that its encoder writes.
     """
     found = {name: headers[name] for name in (REASON, SPACE) if name in headers}
     raw = {name: one.encode() if isinstance(one, str) else one for name, one in found.items()}

@@ -12,7 +12,7 @@ log = structlog.get_logger(__name__)
 
 
 class GroupOffsets:
-    """Commits a node's positions to its group, so that Kafka's own tools show the lag."""
+    """The positions that a node commits to its group, so that Kafka's own tools show the lag."""
 
     def __init__(self, event_log: EventLog, group: str) -> None:
         self._log = event_log

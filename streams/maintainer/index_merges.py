@@ -1,4 +1,4 @@
-"""The merges of the segments of a served index: when they run, and what became of them."""
+"""The merges of the segments of a served index, when they are due or an operator asks for them."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,7 +20,7 @@ _RETRY_S = 60.0
 
 
 class IndexMerges:
-    """Runs merges of the index that `served` returns, and counts them.
+    """The runner and counter of the merges of the index that `served` returns.
 
     `served` returns None until a node has its first index.
     """

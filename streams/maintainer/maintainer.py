@@ -47,7 +47,7 @@ _AGAIN_S = 1.0
 
 
 class Maintainer:
-    """Keeps one node's index up to date with the embeddings topics of a space.
+    """The keeper of one node's index, which follows the embeddings topics of a space.
 
     `new_index` makes an empty index for the log as it is now, from the partition count of each
     target and the ids of the topics.

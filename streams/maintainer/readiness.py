@@ -1,4 +1,4 @@
-"""Whether an index node may answer searches (invariant 8)."""
+"""The decision whether an index node may answer searches (invariant 8)."""
 
 from contracts.events.record import Positions
 from index_store.index import Index
@@ -8,7 +8,7 @@ _STALE_MIN_S = 60.0
 
 
 class Readiness:
-    """Decides from the index's positions and times whether a node is ready.
+    """The conditions under which a node is ready, decided from the index's positions and times.
 
     A node is ready once it has passed `stable_ends`, everything that was stable when it began to
     read, and as long as it was caught up within the last `stale_s`.

@@ -13,7 +13,8 @@ log = structlog.get_logger(__name__)
 
 
 class Rejections:
-    """Counts and logs unreadable embedding records, and writes a dead letter for each new one.
+    """The unreadable records of one run: counted, logged, and each new one written as a dead
+    letter.
 
     Records before `letters_from` had their letters in an earlier run: a replay of the topic does
     not write them again.

@@ -1,4 +1,7 @@
-"""Which snapshot a start may begin from: none behind lost tombstones, none it would pass over."""
+"""The rule that decides from which snapshot a start may begin.
+
+A snapshot is refused if tombstones after it may be lost, or if a start would prefer another one.
+"""
 
 from contracts.errors import SnapshotRefused
 from index_store.index import Index
@@ -10,9 +13,10 @@ from streams.topics.retention import missed_deletes
 async def require_restorable(
     snapshots: SnapshotStore, name: str, index: Index, *, now: float, retention_s: float
 ) -> None:
-    """Let the next start begin from `name` (REPLICA/NAME), one of this replica's own.
+    """Let the next start begin from `name` (REPLICA/NAME), a snapshot of this replica.
 
-    `index` is of the log as it is now. Raises SnapshotRefused where a start would pass it over.
+    `index` has the shape of the log as it is now. Raises SnapshotRefused if a start would not use
+    it.
     """
     replica, _, own = name.rpartition("/")
     manifest = await snapshots.manifest(name)

@@ -1,4 +1,4 @@
-"""When snapshots are written, and what became of the last one."""
+"""The schedule by which a node writes snapshots, and the state of the last one."""
 
 import asyncio
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ _RESTORE_PAUSES_S = (1.0, 4.0)
 
 
 class SnapshotSchedule:
-    """Writes a snapshot of a changed state when it is old or much was applied since.
+    """The writer of snapshots: a changed state is written when it is old or much was applied since.
 
     The snapshot of an unchanged state is written again after `refresh_s`, so that its time of
     having seen everything does not age (invariant 7); that costs a manifest. Every `check_s` a
-    listing shows whether the store still has what it was given.
+    listing shows whether the store still has what was written to it.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class SnapshotSchedule:
         self._writing = asyncio.Lock()
 
     async def restore(self, empty: Index) -> Index | None:
-        """From the best valid snapshot; None where there is none, or where the store is away.
+        """Restore the best valid snapshot; None if there is none, or if the store is away.
 
-        What cannot be read is tried again before another snapshot or the log has to do. The log
-        has everything too, so nobody has to wait for a store for longer than a moment.
+        A snapshot that cannot be read is tried again before another one or the log is used instead.
+        The log has everything too, so no start waits for a store for longer than a moment.
         """
         for pause_s in (*_RESTORE_PAUSES_S, None):
             try:
@@ -73,7 +73,7 @@ class SnapshotSchedule:
         return None
 
     async def tidy(self, index: Index) -> None:
-        """Delete local files that the index no longer needs, as after a rebuild."""
+        """Delete local files that the index no longer needs, as after a merge."""
         try:
             await self._snapshots.tidy(index)
         except OSError as error:
@@ -101,8 +101,8 @@ class SnapshotSchedule:
     async def choose_restore(self, name: str, index: Index, *, retention_s: float) -> None:
         """Let the next start begin from `name` (REPLICA/NAME); until then nothing is written.
 
-        A newer snapshot, as the one of a clean stop, would take its place. Raises SnapshotRefused,
-        SnapshotFailed.
+        A newer snapshot, such as that of a clean stop, would be restored instead of it. Raises
+        SnapshotRefused and SnapshotFailed.
         """
         async with self._writing:
             now = self._clock.now()
@@ -132,7 +132,9 @@ class SnapshotSchedule:
         return age >= self._every_s or many
 
     async def write(self, index: Index) -> str:
-        """The snapshot's name. Raises SnapshotFailed; searching and applying go on either way."""
+        """Write a snapshot and return its name. Raises SnapshotFailed; searching goes on either
+        way.
+        """
         async with self._writing:
             if self._chosen is not None:
                 raise SnapshotFailed(
@@ -163,8 +165,7 @@ class SnapshotSchedule:
             return name
 
     async def has_lost_blobs(self) -> bool:
-        """List the store when it is time, and return whether it has lost blobs of the newest
-        snapshot.
+        """List the store when that is due, and return whether it lost blobs of the newest snapshot.
 
         A store that does not answer is shown as a failure until it does.
         """

@@ -1,10 +1,10 @@
-"""Counts over a sliding window, for figures that are approximate by nature."""
+"""The counts of names over a sliding window, for figures that are approximate by nature."""
 
 from collections import Counter, deque
 
 
 class WindowedCounts:
-    """How often each name was added in the last `window_s` seconds, in one-minute buckets."""
+    """The number of times each name was added in the last `window_s` s, in one-minute buckets."""
 
     def __init__(self, window_s: float = 3600.0, bucket_s: float = 60.0) -> None:
         self._window_s = window_s

@@ -51,7 +51,7 @@ class IgnoredRecords:
         self._refused: dict[str, Sequence[IgnoredRecord]] = {}
         self._told: dict[tuple[str, int, str], None] = {}
         self.ignored: Counter[str] = Counter()
-        """How many records were ignored, by what is wrong with them."""
+        """The number of records that were ignored, by what is wrong with them."""
 
     @property
     def current(self) -> list[IgnoredRecord]:

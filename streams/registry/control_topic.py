@@ -53,7 +53,7 @@ _OTHER = b""
 _NOT_ALLOWED = "not_allowed"
 
 SpaceCheck = Callable[[SpaceRef], Awaitable[None]]
-"""Raises TidelensError for a space that cannot be the one that is served, or made."""
+"""A call that raises TidelensError for a space that can be neither served nor made."""
 
 
 def require_same(ref: SpaceRef, space: Space) -> None:
@@ -67,7 +67,7 @@ def require_same(ref: SpaceRef, space: Space) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """What the control topic says, all of it."""
+    """The state that the control topic describes."""
 
     active: ActiveSpace | None = None
     candidate: CandidateSpace | None = None

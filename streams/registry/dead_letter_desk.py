@@ -1,9 +1,9 @@
-"""Dead letters on the operator's desk: what there are, what became of them, and another try.
+"""Dead letters on the operator's desk: the letters, what was done with each, and another try.
 
 A retry publishes the original again, where its key belongs. It must not bring back what has been
-replaced since, so it asks the log first whether the record is still the newest of its item.
-Kafka knows no condition on a write: who publishes the item between the question and the answer is
-overwritten. That takes milliseconds, and `retry` says so in its documentation.
+replaced since, so it asks the log first whether the record is still the newest of its item. Kafka
+has no conditional write: a version of the item that is published between the question and the
+answer is overwritten. That takes milliseconds, and the documentation of `retry` says so.
 """
 
 from collections import defaultdict
@@ -33,7 +33,7 @@ Refusal = Literal["truncated", "not_content", "gone"]
 
 @dataclass(frozen=True, slots=True)
 class LetterGroup:
-    """One record's letters, and what was done with the record (None: nothing yet).
+    """The letters of one record, and what was done with the record (None: nothing yet).
 
     `letters` holds the letter of each space that refused the record, the oldest first. What was
     done to one of them was done to the record, so it counts for all, later copies included.
@@ -54,7 +54,7 @@ class LetterGroup:
 
 @dataclass(frozen=True, slots=True)
 class RetryResult:
-    """What came of one retry: an outcome that is marked now, or why nothing was done."""
+    """The result of one retry: an outcome that is marked now, or why nothing was done."""
 
     listed: LetterGroup
     outcome: Outcome | None
@@ -86,7 +86,7 @@ class DeadLetterDesk:
         return _folded(letters, outcomes)
 
     async def original(self, letter_id: LetterId) -> Record:
-        """The letter itself: key, value and headers. Raises UsageError."""
+        """Return the letter itself: key, value and headers. Raises UsageError."""
         record = await self._log.read(RecordPosition(self._topic, *letter_id))
         if record is None or read_letter(record) is None:
             raise UsageError(f"letter: there is none at {letter_id} of {self._topic}")
@@ -142,7 +142,9 @@ class DeadLetterDesk:
         await self._log.publish([mark_record(self._topic, letter, outcome) for letter in letters])
 
     async def _newest(self, letters: Iterable[Letter]) -> set[LetterId]:
-        """Those whose record is still the newest of its item, in one pass over what came since."""
+        """Return those whose record is still the newest of its item, in one pass over later
+        records.
+        """
         counts = await self._log.partition_counts(self._content)
         last: dict[tuple[str, bytes | None], Letter] = {}
         for letter in sorted(letters, key=lambda letter: (letter.written_ms, letter.id)):
@@ -166,7 +168,7 @@ class DeadLetterDesk:
         assert letter.source is not None
         record = await self._log.read(letter.source)
         if record is None or not _is_original(record, letter):
-            # Compaction took it for a newer one, or the topic was made anew.
+            # Compaction removed it for a newer one, or the topic was created again.
             return _RequestedLetter(letter.id, None, letter.written_ms)
         is_home = home.partition == record.partition
         return _RequestedLetter(letter.id, record.offset if is_home else None, record.timestamp_ms)
@@ -195,7 +197,7 @@ def _folded(
 
 @dataclass(frozen=True, slots=True)
 class _RequestedLetter:
-    """A letter, and where its record stands among its item's, if it stands there."""
+    """A letter, and the position of its record among those of its item, if it has one."""
 
     letter: LetterId
     offset: int | None

@@ -1,4 +1,4 @@
-"""Make the topics as contracts.topics says, and say exactly what differs where they exist.
+"""Creation of topics as contracts.topics describes them, and the differences of existing ones.
 
 A partition count is fixed at creation: an id lives in one partition, so another count would put its
 next event elsewhere, beside the old one. A count that differs from the wanted one is refused with
@@ -38,7 +38,7 @@ class ExistingTopic:
 
 @dataclass(frozen=True, slots=True)
 class TopicDifference:
-    """One thing about a topic that is not as wanted; `have` None: the topic is absent."""
+    """One setting of a topic that is not as wanted; `have` is None if the topic is absent."""
 
     topic: str
     setting: str
@@ -53,14 +53,14 @@ class TopicDifference:
 
 @dataclass(frozen=True, slots=True)
 class CreationResult:
-    """What `create_topics` did: topics made now, and what differs on those that were there."""
+    """The topics that `create_topics` has created, and what differs on those that existed."""
 
     created: Sequence[str]
     differences: Sequence[TopicDifference]
 
 
 def with_replication(specs: Sequence[TopicSpec], min_insync_replicas: int) -> list[TopicSpec]:
-    """The same specs, each with min.insync.replicas."""
+    """Return the specs with min.insync.replicas in each."""
     return [
         replace(spec, config={**spec.config, "min.insync.replicas": str(min_insync_replicas)})
         for spec in specs
@@ -70,7 +70,9 @@ def with_replication(specs: Sequence[TopicSpec], min_insync_replicas: int) -> li
 def topic_differences(
     specs: Sequence[TopicSpec], topics: Mapping[str, ExistingTopic]
 ) -> list[TopicDifference]:
-    """What is not as `specs` want it, partitions first. Settings that no spec names are free."""
+    """Return what is not as `specs` want it, partitions first; settings that no spec names are
+    free.
+    """
     found = []
     for spec in specs:
         topic = topics.get(spec.name)
@@ -122,7 +124,7 @@ async def find_topics(
 async def read_topics(
     connection: KafkaConnection, names: Sequence[str]
 ) -> dict[str, ExistingTopic]:
-    """Those of `names` that exist, with all their settings."""
+    """Return those of `names` that exist, with all their settings."""
     found = await find_topics(connection, names)
     if not found:
         return {}
@@ -144,10 +146,10 @@ async def create_topics(
     min_insync_replicas: int,
     counts: Mapping[str, int] | None = None,
 ) -> CreationResult:
-    """Create what is absent; running it twice, or twice at once, changes nothing more.
+    """Create what is absent; calling it twice, or twice at once, changes nothing more.
 
-    `counts` are the known ones that existing topics were made with. Raises TopicMismatch for a
-    wrong count before anything is created, and when the broker does not let us.
+    `counts` are the known partition counts with which existing topics were created. Raises
+    TopicMismatch for a wrong count before anything is created, and when the broker refuses.
     """
     wanted = with_replication(specs, min_insync_replicas)
     async with connection.client() as client:
@@ -186,7 +188,7 @@ async def _create(
 
 
 async def _until_known(connection: KafkaConnection, names: Sequence[str]) -> None:
-    """Wait until a broker knows what the controller has made: a busy one takes a while.
+    """Wait until a broker knows what the controller has created: a busy one takes a while.
 
     It waits for `_KNOWN_S` at most, since another broker may be asked next.
     """
@@ -202,7 +204,7 @@ async def _until_known(connection: KafkaConnection, names: Sequence[str]) -> Non
 async def topic_configs(
     admin: AIOKafkaAdminClient, names: Sequence[str]
 ) -> dict[str, dict[str, str]]:
-    """Settings of topics; none where they may not be described."""
+    """Return the settings of topics, without those of topics that may not be described."""
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in names]
     configs: dict[str, dict[str, str]] = {}
     for response in await admin.describe_configs(resources):
@@ -213,12 +215,12 @@ async def topic_configs(
 
 
 async def delete_retention_s(connection: KafkaConnection, names: Iterable[str]) -> float:
-    """For how long at least tombstones stay in all of them; infinite where unknown."""
+    """Return for how many seconds at least tombstones stay in all topics; infinite if unknown."""
     return await _shortest_s(connection, names, "delete.retention.ms")
 
 
 async def compaction_lag_s(connection: KafkaConnection, names: Iterable[str]) -> float:
-    """For how long at least every record stays in all of them; infinite where unknown."""
+    """Return for how many seconds at least records stay in all topics; infinite if unknown."""
     return await _shortest_s(connection, names, "min.compaction.lag.ms")
 
 
@@ -235,5 +237,5 @@ def _partitions(topics: Mapping[str, ExistingTopic | TopicDescription]) -> dict[
 
 
 def _normal(setting: str, value: str) -> object:
-    """`compact,delete` and `delete,compact` are the same policy."""
+    """Sort a policy's words: `compact,delete` and `delete,compact` are the same policy."""
     return frozenset(value.split(",")) if setting == "cleanup.policy" else value

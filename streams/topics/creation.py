@@ -1,4 +1,4 @@
-"""Make the topics of a collection, and keep the partition counts that they are made with."""
+"""Creation of the topics of a collection, and the record of their partition counts."""
 
 import asyncio
 from collections.abc import Collection, Mapping, Sequence
@@ -39,10 +39,10 @@ async def create_collection_topics(
     replication_factor: int,
     min_insync_replicas: int,
 ) -> CreationResult:
-    """Create those of `specs` that are absent, and keep the counts of content topics.
+    """Create those of `specs` that are absent, and record the counts of content topics.
 
-    Partitions that were added to topics since they were made are no reason to refuse anything.
-    Raises TopicMismatch as `create_topics` does.
+    Partitions that were added to topics since their creation are ignored. Raises TopicMismatch as
+    `create_topics` does.
     """
     topic_client = TopicIdClient(connection)
     counts = PartitionCounts(
@@ -75,7 +75,7 @@ async def create_collection_topics(
 async def _all_found(
     topic_client: TopicIdClient, topics: Collection[str]
 ) -> Mapping[str, TopicDescription]:
-    """Ask for all topics; a broker learns of new ones a moment after the one that makes them."""
+    """Ask for all topics; a broker learns of new ones a moment after the one that creates them."""
     found: Mapping[str, TopicDescription] = {}
     for _ in range(_TRIES):
         found = await topic_client.existing_topics(topics)

@@ -1,4 +1,4 @@
-"""Watch whether topics are still the same: only the id shows it, not the name.
+"""The identity of topics, which only the id shows, not the name.
 
 A topic that was deleted and created again answers fetches at the old offsets as if nothing had
 happened. So every process that keeps offsets asks for the ids now and then, and an encoder before
@@ -35,10 +35,10 @@ ABSENT = ""
 
 
 class TopicIdClient:
-    """Asks the broker for topics, one request at a time for all callers, on a client that it keeps.
+    """A client that asks the broker for topics, one request at a time for all callers.
 
-    An answer counts for a caller only if it was asked for after the call: callers that come while
-    a request is under way share the next one.
+    An answer counts for a caller only if it was asked for after the call: callers that come while a
+    request is under way share the next one.
     """
 
     def __init__(self, connection: KafkaConnection) -> None:
@@ -51,8 +51,9 @@ class TopicIdClient:
         self._closed = False
 
     async def existing_topics(self, topics: Collection[str]) -> TopicsById:
-        """Return those of `topics` that exist. Raises BrokerUnavailable, and TopicMismatch for a
-        topic that we may not describe.
+        """Return those of `topics` that exist.
+
+        Raises BrokerUnavailable, and TopicMismatch for a topic that we may not describe.
         """
         if self._closed:
             raise BrokerUnavailable("the client that asks for topics is closed")
@@ -105,7 +106,7 @@ class TopicIdentityCheck:
     """The topics that one session, reader or index was built on.
 
     If the broker is away, the question is asked later: nothing waits for it, and an offset that was
-    committed meanwhile carries the ids that it was written under.
+    committed meanwhile carries the ids under which it was written.
     """
 
     def __init__(self, topic_client: TopicIdClient, ids: Mapping[str, str]) -> None:
@@ -141,7 +142,7 @@ class TopicIdentityCheck:
 
 
 class PeriodicIdentityCheck:
-    """Watches topics for a reader that uses the EventLog port and goes on if it cannot ask."""
+    """A check for a reader that uses the EventLog port and goes on if it cannot ask."""
 
     def __init__(self, event_log: EventLog, ids: Mapping[str, str]) -> None:
         self._log = event_log
@@ -187,6 +188,6 @@ def describe_change(ids: Mapping[str, str], found: Mapping[str, str]) -> str | N
 
 
 def _seen(task: "asyncio.Task[TopicsById]") -> None:
-    """Look at the error, so that asyncio does not log it after every caller has given up."""
+    """Retrieve the error, so that asyncio does not log it after every caller has given up."""
     if not task.cancelled():
         task.exception()

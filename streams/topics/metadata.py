@@ -1,9 +1,9 @@
-"""What the broker knows a topic by: its id and its partition count, by one Metadata v10 request.
+"""The broker's description of a topic: its id and partition count, by one Metadata v10 request.
 
-A topic that was deleted and created again has the same name and other records; only the id tells.
-aiokafka 0.14 stops at Metadata v5, ids came with v10 (Kafka 2.8), hence the structs here. The
-request also says "do not create": aiokafka's own metadata request would make a missing topic
-spring into being on a broker that creates topics on its own.
+A topic that was deleted and created again has the same name and other records; only the id shows
+it. aiokafka 0.14 stops at Metadata v5, and ids came with v10 (Kafka 2.8), hence the structs here.
+The request also says "do not create": aiokafka's own metadata request would create a missing topic
+on a broker that creates topics on its own.
 """
 
 import asyncio
@@ -143,7 +143,9 @@ class _MetadataRequest(Request[_MetadataRequestStruct]):  # type: ignore[misc, u
 
 
 async def topic_ids(client: AIOKafkaClient, topics: Iterable[str]) -> dict[str, str]:
-    """The id of each topic, as Kafka's tools print it. Raises TopicMismatch for an absent one."""
+    """Return the id of each topic, as Kafka's tools print it. Raises TopicMismatch for an absent
+    one.
+    """
     found = await describe_topics(client, topics)
     return {name: topic.id for name, topic in found.items()}
 
@@ -186,6 +188,7 @@ async def describe_topics(
 
 
 def topic_absent(name: str) -> TopicAbsent:
+    """Make the error for a topic that does not exist."""
     return TopicAbsent(
         f"topic {name} does not exist; `tidelens topics create` makes it, "
         "`tidelens topics print` shows the commands"
@@ -193,7 +196,7 @@ def topic_absent(name: str) -> TopicAbsent:
 
 
 def topic_id_text(topic_id: bytes) -> str:
-    """A topic id as Kafka's tools print it: URL-safe base64 without padding."""
+    """Format a topic id as Kafka's tools print it: URL-safe base64 without padding."""
     return base64.urlsafe_b64encode(topic_id).decode().rstrip("=")
 
 
@@ -209,7 +212,7 @@ async def _ask(client: AIOKafkaClient, topics: list[str], *, rights: bool) -> li
 
 
 async def _send(client: AIOKafkaClient, nodes: Sequence[int], request: _MetadataRequest) -> Any:
-    """Ask the first of `nodes` that answers: one broker of several may be down."""
+    """Send the request to the first of `nodes` that answers: one broker of several may be down."""
     *others, last = nodes
     try:
         for node in others:

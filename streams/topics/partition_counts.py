@@ -1,11 +1,11 @@
-"""The partition counts that a collection was made with, which the control topic keeps.
+"""The partition counts that a collection was created with, which the control topic keeps.
 
 An item lives in the partition that follows from its id and the count. Kafka lets operators add
 partitions to a topic, and from then on every client that asks Kafka for the count puts the next
-version of an item elsewhere. So the count is written down when the topics are made, with the id of
-its content topic, and all our processes use it: partitions that were added later hold nothing of
-the collection. Embeddings are record for record in the partition of their content, so the count of
-a content topic is that of its embeddings topics, too.
+version of an item elsewhere. So the count is written down when the topics are created, with the id
+of its content topic, and all Tidelens processes use it: partitions that were added later hold
+nothing of the collection. Embeddings are record for record in the partition of their content, so
+the count of a content topic is that of its embeddings topics, too.
 """
 
 import asyncio
@@ -126,7 +126,7 @@ def fitting_count(
 class PartitionCounts:
     """The counts of one collection; it reads the control topic once in each topic's life.
 
-    Its methods raise BrokerAway: nobody uses another count because no answer came.
+    Its methods raise BrokerAway: a missing answer is never replaced by another count.
     """
 
     def __init__(self, prefix: str, find: FindTopics, tail: OpenTail) -> None:
@@ -249,7 +249,7 @@ class PartitionCounts:
 
 @dataclass(frozen=True, slots=True)
 class _PublishCount:
-    """What was found for publishing to a topic, with the count that Kafka showed then."""
+    """The count for publishing to a topic, and the count that Kafka showed at that time."""
 
     partitions: int
     count: int

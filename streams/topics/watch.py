@@ -1,4 +1,4 @@
-"""Watch whether a collection's topics are still as they were made, and report where they are not.
+"""Reports of topics that are no longer as they were created.
 
 Nobody reads partitions that were added, and embeddings in a partition where their key does not
 belong change nothing in the index. Neither is an error of a record or of a node, so without this
@@ -22,7 +22,7 @@ EVERY_S = 10.0
 
 
 class TopicWatch:
-    """Looks at the topics; `misplaced` returns how many embeddings the node has skipped."""
+    """A watch of a collection's topics; `misplaced` returns the number of skipped embeddings."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class TopicWatch:
             await asyncio.sleep(EVERY_S)
 
     async def check(self) -> None:
-        """Look now. Raises BrokerUnavailable, and TopicMismatch for a topic that is absent."""
+        """Check the topics now. Raises BrokerUnavailable, and TopicMismatch for an absent topic."""
         misplaced = self._misplaced()
         if misplaced > self._told_misplaced:
             log.warning("embeddings in other partitions than their own", reason=_told(misplaced))

@@ -40,7 +40,7 @@ def begin(producer: AIOKafkaProducer) -> None:
 
 
 async def taken(producer: AIOKafkaProducer) -> asyncio.Future[Any]:
-    """A record that the producer holds and cannot deliver."""
+    """Give the producer a record that it cannot deliver."""
     future: asyncio.Future[Any] = await producer._message_accumulator.add_message(
         PARTITION, b"key", b"value", timeout=1
     )

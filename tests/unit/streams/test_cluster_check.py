@@ -1,4 +1,4 @@
-"""What `tidelens doctor` asks for is what `tidelens topics print` grants."""
+"""The operations that `tidelens doctor` asks for are those that `tidelens topics print` grants."""
 
 import itertools
 
@@ -14,7 +14,7 @@ READ, WRITE, DESCRIBE, DESCRIBE_CONFIGS = 3, 4, 8, 10
 
 
 def granted() -> set[tuple[str, str]]:
-    """Topic and operation, of all roles."""
+    """Return the pairs of topic and operation that are granted to any role."""
     found = set()
     for commands in kafka_acls_commands(NAMES, "b:1", Principals()).values():
         for words in (command.split() for command in commands):

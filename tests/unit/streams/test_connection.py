@@ -30,7 +30,7 @@ def sasl(**more: object) -> KafkaSettings:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """Something that accepts connections and never says a word."""
+    """Yield a port that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 

@@ -85,7 +85,7 @@ async def test_a_follower_is_told_the_state_first_and_then_each_change_once() ->
     seen = ControlTopic(log, TOPIC).follow()
     async with asyncio.timeout(30):
         assert await anext(seen) == Control(then)
-        # The same once more is no change.
+        # The same record once more changes nothing.
         await log.publish([then.record(TOPIC)])
         await log.publish([CandidateSpace(NEW, 3.0).record(TOPIC)])
         assert await anext(seen) == Control(then, CandidateSpace(NEW, 3.0))

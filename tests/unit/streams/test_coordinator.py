@@ -1,4 +1,4 @@
-"""What a coordinator that is not there yet answers is asked again; other errors are raised."""
+"""A coordinator that is not there yet is asked again; other errors are raised."""
 
 from collections.abc import Awaitable, Callable
 
@@ -21,7 +21,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def failing(*errors: KafkaError) -> Callable[[], Awaitable[str]]:
-    """Raises these one after the other, then answers."""
+    """Make a call that raises these errors one after the other, then answers."""
     left = list(errors)
 
     async def ask() -> str:

@@ -51,7 +51,7 @@ class Desk:
         return await self.log.publish(records)
 
     async def content(self, item_id: str, text: str, partition: int | None = None) -> Record:
-        """One record that was refused, with headers of its own."""
+        """Publish one record that is refused, with headers of its own."""
         out = content_record(CAPTIONS, caption(item_id, text))
         out = OutRecord(out.topic, out.key, out.value, [*out.headers, ("mine", b"\xff")], partition)
         [position] = await self.publish(out)
@@ -88,7 +88,7 @@ class Desk:
         return {str(one.letter.id): one.outcome for one in await self.letters.all()}
 
     def texts(self, partition: int | None = None) -> list[tuple[bytes | None, bytes | None]]:
-        """Keys and values of all captions, or of those in one partition."""
+        """Return keys and values of all captions, or of those in one partition."""
         numbers = range(PARTITIONS) if partition is None else [partition]
         return [
             (record.key, record.value)
@@ -201,7 +201,7 @@ async def test_a_truncated_letter_takes_its_original_from_the_log(desk: Desk) ->
 async def test_a_truncated_letter_whose_original_is_gone_is_refused(desk: Desk) -> None:
     record = await desk.content("a", "long " * 1000)
     letter_id = await desk.refuse(record, bytes_max=3_000)
-    # As if the topic had been made anew, with somebody else's record there.
+    # The topic looks as if it was created again, with another publisher's record there.
     log = desk.log.records[TopicPartition(CAPTIONS, record.partition)]
     log[record.offset] = Record(CAPTIONS, record.partition, record.offset, 0, b"other", b"{}")
     assert await desk.retry(letter_id) == [(None, "truncated")]
@@ -295,7 +295,7 @@ async def test_what_was_seen_to_does_not_come_back_with_a_rebuild(desk: Desk, ou
     second = await desk.refuse(record, space="b-v1")
     [one] = await desk.letters.all()
     assert ([letter.id for letter in one.letters], one.outcome) == ([first, second], outcome)
-    # Another mind, told about the copy.
+    # The operator decides otherwise, and names the copy.
     await desk.letters.discard([one])
     assert await desk.outcomes() == {str(first): "discarded"}
 
@@ -383,7 +383,7 @@ def test_a_node_counts_the_letters_of_its_space_once(
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """`tidelens dead-letters ...` on three letters of two spaces, one of them about a stray."""
+    """Run `tidelens dead-letters` on three letters of two spaces, one of them about a stray."""
 
     @asynccontextmanager
     async def opened(**_: object) -> AsyncIterator[DeadLetterDesk]:

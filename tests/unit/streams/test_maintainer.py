@@ -138,7 +138,7 @@ async def running(node: Maintainer) -> AsyncIterator[Maintainer]:
 async def test_an_embeddings_topic_made_again_under_a_running_node_is_read_from_its_beginning(
     monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """If it has as many records as before, nothing comes; if it has more, the first are skipped."""
+    """Nothing comes from a topic with as many records as before, and from a longer one too few."""
     monkeypatch.setattr(maintainer_module, "_LOOK_S", 0.0)
     monkeypatch.setattr(maintainer_module, "_LOOK_IDLE_S", 0.0)
     kit = Kit()
@@ -417,7 +417,7 @@ async def test_a_state_that_compaction_may_have_taken_is_not_answered_from(
 
 
 def silence(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """A broker that is away for as long as this is set."""
+    """Return an event; the broker is away while it is set."""
     silent = asyncio.Event()
     fetch = MemoryLogReader.fetch
 
@@ -552,7 +552,7 @@ async def test_files_that_nothing_needs_any_more_are_deleted(tmp_path: Path) -> 
         for n in range(3):
             await kit.put([f"a{n}-{m}" for m in range(60)], vectors(60, seed=n))
             await until(kit, 60 * (n + 1))
-            # Growing rows are written anew each time.
+            # Growing rows are written again each time.
             with pytest.raises(SnapshotFailed):
                 await operations.snapshot()
             assert names() == needed()

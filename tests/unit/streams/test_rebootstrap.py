@@ -1,4 +1,4 @@
-"""Brokers that move are found again, and told apart from those with unreachable addresses."""
+"""Brokers that move are found again, and those with unreachable addresses are named."""
 
 import asyncio
 import socket
@@ -35,14 +35,14 @@ async def bootstrap() -> AsyncIterator[NamingBroker]:
 
 @pytest.fixture
 def nobody() -> tuple[str, int]:
-    """An address where nobody listens."""
+    """Return an address at which nobody listens."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return "127.0.0.1", int(server.getsockname()[1])
 
 
 @pytest.fixture
 def silent() -> Iterator[tuple[str, int]]:
-    """An address that takes connections, and never says a word."""
+    """Yield an address that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield "127.0.0.1", int(server.getsockname()[1])
 
@@ -194,7 +194,7 @@ async def test_an_error_names_what_was_not_reached(bootstrap: NamingBroker, nobo
 async def test_an_address_that_is_silent_is_given_up(
     bootstrap: NamingBroker, silent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """aiokafka would wait for 40 seconds, and every other connection with it."""
+    """Plain aiokafka would make this and every connection wait for 40 seconds."""
     monkeypatch.setattr(rebootstrap, "CONNECT_S", 0.05)
     bootstrap.named |= {2: silent}
     async with client(bootstrap) as ours:

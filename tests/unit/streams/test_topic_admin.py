@@ -32,7 +32,7 @@ SPECS = topic_specs(NAMES, partitions=4, content_bytes_max=1_000_000)
 
 
 def as_made(specs: list[TopicSpec]) -> dict[str, ExistingTopic]:
-    """What the broker would say of topics made from `specs`, defaults of its own included."""
+    """Return the topics that a broker creates from `specs`, its own defaults included."""
     return {
         spec.name: ExistingTopic(
             spec.name, "id", spec.partitions, 1, {"segment.ms": "1", **spec.config}
@@ -43,7 +43,7 @@ def as_made(specs: list[TopicSpec]) -> dict[str, ExistingTopic]:
 
 @pytest.mark.anyio
 async def test_topics_that_were_made_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy broker knows them later than its controller: `up` ended for it, as if they lacked."""
+    """A busy broker learns of topics later than its controller does, and `up` must wait for it."""
     looks = 0
 
     @asynccontextmanager
@@ -71,7 +71,7 @@ async def test_topics_that_were_made_are_waited_for(monkeypatch: pytest.MonkeyPa
 
 
 def options_of(command: str) -> dict[str, list[str]]:
-    """The options of a printed command, parsed as a shell would."""
+    """Return the options of a printed command, parsed as a shell would."""
     options: dict[str, list[str]] = {}
     words = shlex.split(command)[1:]
     for word, following in zip(words, [*words[1:], ""], strict=True):
@@ -147,7 +147,7 @@ def test_repairs_are_printed_for_settings_only() -> None:
 
 
 def granted(role: str) -> Mapping[tuple[str, str], set[str]]:
-    """(kind, name) -> operations, of a role."""
+    """Return the operations that are granted to a role, by resource type and name."""
     grants: dict[tuple[str, str], set[str]] = {}
     principals = Principals(encoder="User:enc")
     for command in kafka_acls_commands(NAMES, "k:1", principals)[role]:

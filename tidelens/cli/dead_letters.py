@@ -249,7 +249,7 @@ async def _opened(**given: Any) -> "AsyncIterator[DeadLetterDesk]":
         ) as log,
     ):
         yield DeadLetterDesk(log, context.names(), partitioner(settings.partitioner))
-    context.tell()
+    context.announce()
 
 
 def _ids(letters: Sequence[str]) -> "list[LetterId]":

@@ -67,14 +67,14 @@ def lag(model: str | None, forget: str | None, as_json: bool, **collection_given
     settings, connection = context.settings, context.connection()
     if forget is not None:
         forgotten = asyncio.run(_forgotten(settings, connection, forget))
-        context.tell()
+        context.announce()
         if as_json:
             say_json({"forgotten": forgotten})
         else:
             say(*(f"forgot group {group}" for group in forgotten))
         return
     measured = asyncio.run(_measured(settings, connection, asked=model is not None))
-    context.tell()
+    context.announce()
     if as_json:
         behind_s = None if measured.behind_s is None else round(measured.behind_s, 3)
         wire = wire_lag(measured.rows, space=measured.space, broker="reachable", behind_s=behind_s)

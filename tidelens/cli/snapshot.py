@@ -259,7 +259,7 @@ async def _opened(given: dict[str, Any]) -> AsyncIterator[_Shard]:
                 yield _Shard(context, space, connection, blobs, snapshots)
         except OSError as error:
             raise SnapshotFailed(f"the store of snapshots does not answer: {error}") from error
-    context.tell()
+    context.announce()
 
 
 async def _space(settings: Settings, connection: "KafkaConnection", *, asked: bool) -> Space:

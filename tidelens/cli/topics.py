@@ -95,7 +95,7 @@ def create(as_json: bool, **options: Any) -> None:
             min_insync_replicas=settings.min_insync_replicas,
         )
     )
-    plan.context.tell()
+    plan.context.announce()
     if as_json:
         differences = [asdict(difference) for difference in made.differences]
         say_json({"created": made.created, "differences": differences})
@@ -128,7 +128,7 @@ def describe(as_json: bool, **options: Any) -> None:
 
     plan = _Plan.of(options)
     found = _run(kafka_topics.read_topics(plan.connection, [spec.name for spec in plan.specs]))
-    plan.context.tell()
+    plan.context.announce()
     wanted = kafka_topics.with_replication(plan.specs, plan.settings.min_insync_replicas)
     differences = kafka_topics.topic_differences(wanted, found)
     if as_json:

@@ -93,7 +93,7 @@ def watch(
                 asked, cursor=cursor, mode=mode, throttle_ms=throttle_ms, min_change=min_change
             ):
                 if not seen:
-                    node.tell()
+                    node.announce()
                 _show(update, as_json)
                 seen += 1
                 if changes_max is not None and seen >= changes_max:

@@ -282,9 +282,9 @@ def test_a_command_says_which_collection_it_acts_on(
     data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     running(data)
-    effective_settings({}).tell()
-    node_context(None).tell()
-    node_context("http://h:1").tell()
+    effective_settings({}).announce()
+    node_context(None).announce()
+    node_context("http://h:1").announce()
     captured = capsys.readouterr()
     whose = f", of the `up` that runs on {data}"
     assert captured.err.splitlines() == [

@@ -95,7 +95,7 @@ class CommandContext:
             return self.runtime.url
         return url_of(self.settings.host, self.settings.port)
 
-    def tell(self, *, url: str | None = None) -> None:
+    def announce(self, *, url: str | None = None) -> None:
         """Say on stderr which collection it was. Call this at the end: a failure is one line.
 
         `url` is the address of a node that was asked instead of Kafka.
@@ -146,13 +146,13 @@ class NodeContext:
 
         answer = asyncio.run(run())
         # Only now, since a failure is one line.
-        self.tell()
+        self.announce()
         return answer
 
-    def tell(self) -> None:
+    def announce(self) -> None:
         """Say on stderr whose collection it answers from, unless the operator named the node."""
         if self.context is not None and self.context.runtime is not None:
-            self.context.tell(url=self.url)
+            self.context.announce(url=self.url)
         elif self.context is not None:
             say(f"node {self.url}", err=True)
 

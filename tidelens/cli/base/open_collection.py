@@ -27,4 +27,4 @@ async def open_collection(
     async with open_event_log(settings, connection) as event_log:
         yield OpenCollection(settings, connection, event_log, context.url(None))
     # Only now, since a failure is one line.
-    context.tell()
+    context.announce()

@@ -31,7 +31,7 @@ async def open_log(context: "CommandContext") -> "AsyncIterator[tuple[KafkaEvent
     ):
         yield event_log, names
     # Only now, since a failure is one line.
-    context.tell()
+    context.announce()
 
 
 def show_report(done: "PublishResult", verb: str, *, as_json: bool) -> None:

@@ -62,7 +62,6 @@ async def _opened(
     control = await ControlTopic(event_log, topic, faults=faults).read()
     queries = await first_queries(settings, event_log, control)
     stack.push_async_callback(queries.stop)
-    runs: dict[str, Run] = node.open_node(
-        settings, connection, event_log, pictures, queries, listener, SideTasks(), Parts(), faults
-    )
+    shared = node.NodeResources(settings, connection, event_log, pictures, Parts(), faults)
+    runs: dict[str, Run] = node.open_node(shared, queries, listener, SideTasks())
     return runs

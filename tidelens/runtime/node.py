@@ -5,6 +5,9 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import structlog
 
@@ -12,6 +15,7 @@ from api.app import background, create_app
 from api.node import Node
 from contracts.events.control_record import SpaceRef
 from contracts.events.record import Positions
+from contracts.metrics import Metrics
 from contracts.settings import Settings
 from contracts.supervision.processes import Parts
 from contracts.supervision.side_tasks import Run, SideTasks
@@ -25,6 +29,7 @@ from streams.lag.kafka_lag import KafkaLag
 from streams.lag.spaces_lag import SpacesLag
 from streams.maintainer.admin import MaintainerAdmin
 from streams.maintainer.faust_app import streams_app
+from streams.maintainer.maintainer import Maintainer
 from streams.maintainer.windowed_counts import WindowedCounts
 from streams.registry.control_faults import IgnoredRecords
 from streams.registry.control_topic import ControlTopic
@@ -51,21 +56,26 @@ log = structlog.get_logger(__name__)
 _STOP_S = 1.5
 
 
+@dataclass(frozen=True, slots=True)
+class NodeResources:
+    """The resources that all spaces of a node share. The caller opens and closes them."""
+
+    settings: Settings
+    connection: KafkaConnection
+    event_log: KafkaEventLog
+    pictures: PictureReaders
+    parts: Parts
+    faults: IgnoredRecords
+
+
 def open_node(
-    settings: Settings,
-    connection: KafkaConnection,
-    event_log: KafkaEventLog,
-    pictures: PictureReaders,
-    queries: QueryEncoderTask,
-    listener: socket.socket,
-    side: SideTasks,
-    parts: Parts,
-    faults: IgnoredRecords,
+    shared: NodeResources, queries: QueryEncoderTask, listener: socket.socket, side: SideTasks
 ) -> dict[str, Run]:
     """Return the long-running tasks of a node, by name, for the caller to run and watch.
 
     It answers in the space of `queries`, and moves to another when the control topic says so.
     """
+    settings = shared.settings
     topic = Names(settings.topic_prefix, queries.space.name).control
     made = {SpaceRef.of(queries.space, queries.model): queries}
 
@@ -76,27 +86,15 @@ def open_node(
         if of_space is None:
             of_space = await asyncio.to_thread(open_queries, settings, ref)
         with side.for_space(ref.space) as own:
-            opened = _serving(
-                settings,
-                connection,
-                event_log,
-                pictures,
-                of_space,
-                spaces,
-                exposition,
-                own,
-                parts,
-                faults,
-            )
-            async with opened as serving:
+            async with _serving(shared, of_space, spaces, exposition, own) as serving:
                 yield serving
 
     exposition = Exposition()
     exposition.registry.register(side)
     limiter = open_connection_limiter(settings)
     exposition.registry.register(ConnectionMetrics(limiter))
-    exposition.registry.register(PartMetrics(parts))
-    exposition.registry.register(ControlMetrics(faults))
+    exposition.registry.register(PartMetrics(shared.parts))
+    exposition.registry.register(ControlMetrics(shared.faults))
     spaces = Spaces(next(iter(made)), opening, side)
 
     answered = asyncio.Event()
@@ -118,7 +116,7 @@ def open_node(
 
     async def serve_spaces() -> None:
         # The services behind the requests stay until all requests are answered.
-        followed = ControlTopic(event_log, topic, faults=faults).follow
+        followed = ControlTopic(shared.event_log, topic, faults=shared.faults).follow
         await finish_until(spaces.run(followed), answered)
 
     return side.supervise({"spaces": serve_spaces, "api": serve_api, "trim": trim})
@@ -126,18 +124,14 @@ def open_node(
 
 @asynccontextmanager
 async def _serving(
-    settings: Settings,
-    connection: KafkaConnection,
-    event_log: KafkaEventLog,
-    pictures: PictureReaders,
+    shared: NodeResources,
     queries: QueryEncoderTask,
     spaces: Spaces,
     exposition: Exposition,
     side: SideTasks,
-    parts: Parts,
-    faults: IgnoredRecords,
 ) -> AsyncIterator[ServedSpace]:
     """Open all parts of one space: query encoder, maintainer, searcher and app."""
+    settings, pictures, parts = shared.settings, shared.pictures, shared.parts
     clock = SystemClock()
     metrics = queries.metrics
     names = Names(settings.topic_prefix, queries.space.name)
@@ -146,22 +140,17 @@ async def _serving(
     def own_positions() -> Positions:
         return {} if maintainer.index is None else maintainer.index.positions
 
-    own = KafkaLag(connection, names, group, clock, own_positions)
+    own = KafkaLag(shared.connection, names, group, clock, own_positions)
     source = SpacesLag(own, lambda: spaces.named)
     async with (
         _opened_lag(source) as lag,
         open_blob_store(settings.snapshots, settings.data / "snapshots") as store,
     ):
         feed = AppliedFeed()
-        searcher = LocalSearcher(
-            target_recall=settings.target_recall, reads=metrics.filter_rows_read.inc
-        )
-        for queue, depth in searcher.queues().items():
-            metrics.queue_depth.labels(queue).set_function(depth)
-        metrics.ready.set_function(lambda: searcher.is_ready)
+        searcher = _make_searcher(settings, metrics)
         maintainer = make_maintainer(
             settings,
-            event_log,
+            shared.event_log,
             queries.space,
             settings.replica,
             store,
@@ -172,7 +161,7 @@ async def _serving(
         )
         dead_letters = WindowedCounts()
         streams = streams_app(
-            connection,
+            shared.connection,
             names,
             names.streams_app_id(settings.shard, settings.replica),
             settings.data / "faust" / f"{names.space}-{settings.shard}-{settings.replica}",
@@ -189,7 +178,7 @@ async def _serving(
                 searcher=searcher,
                 progress=searcher,
                 feed=feed,
-                log=event_log,
+                log=shared.event_log,
                 queries=queries.encoder,
                 references=pictures.asked,
                 picture_references=pictures.shown,
@@ -204,7 +193,7 @@ async def _serving(
                     "topic_prefix": settings.topic_prefix,
                     "spaces": spaces.describe(),
                     "parts": parts.describe(),
-                    "control": {"refused": faults.wire()},
+                    "control": {"refused": shared.faults.wire()},
                     "digests": searcher.digests(),
                     "snapshot": maintainer.snapshot_schedule.describe(),
                     "topics": maintainer.watch.describe(),
@@ -216,26 +205,40 @@ async def _serving(
             )
         )
 
-        async def host_streams() -> None:
-            try:
-                await streams.start()
-                await streams.wait_until_stopped()
-                # Faust does not raise a crash by itself.
-                raise streams.crash_reason or RuntimeError("the streams app stopped by itself")
-            finally:
-                # Faust may wait for ever if it is stopped while it joins its group (seen once).
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(_STOP_S):
-                        await streams.stop()
-                # Save the last state, so that the next start has little to replay.
-                await maintainer.snapshot()
-
         gc_pauses.shorten_pauses()
-        runs = side.supervise({"queries": queries.run, "streams": host_streams, **background(app)})
+        host = partial(_host_streams, streams, maintainer)
+        runs = side.supervise({"queries": queries.run, "streams": host, **background(app)})
         with exposition.registered(metrics), parts.registered(queries.encoder.part):
             yield ServedSpace(
                 app, runs, lambda: searcher.is_ready and queries.encoder.loaded.is_set()
             )
+
+
+def _make_searcher(settings: Settings, metrics: Metrics) -> LocalSearcher:
+    """Make the searcher of a space, whose queues and state the metrics show."""
+    searcher = LocalSearcher(
+        target_recall=settings.target_recall, reads=metrics.filter_rows_read.inc
+    )
+    for queue, depth in searcher.queues().items():
+        metrics.queue_depth.labels(queue).set_function(depth)
+    metrics.ready.set_function(lambda: searcher.is_ready)
+    return searcher
+
+
+async def _host_streams(streams: Any, maintainer: Maintainer) -> None:
+    """Run the streams app, of Faust, until cancelled, and save a snapshot. Raises its crash."""
+    try:
+        await streams.start()
+        await streams.wait_until_stopped()
+        # Faust does not raise a crash by itself.
+        raise streams.crash_reason or RuntimeError("the streams app stopped by itself")
+    finally:
+        # Faust may wait for ever if it is stopped while it joins its group (seen once).
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_S):
+                await streams.stop()
+        # Save the last state, so that the next start has little to replay.
+        await maintainer.snapshot()
 
 
 @asynccontextmanager

@@ -119,17 +119,8 @@ async def _run(
                 return
             brokers, connection, event_log, pictures, queries = reached
             side = SideTasks()
-            runs = node.open_node(
-                settings,
-                connection,
-                event_log,
-                pictures,
-                queries,
-                sockets.api,
-                side,
-                parts,
-                faults,
-            )
+            shared = node.NodeResources(settings, connection, event_log, pictures, parts, faults)
+            runs = node.open_node(shared, queries, sockets.api, side)
             names = Names(settings.topic_prefix, queries.space.name)
             runs |= side.supervise(_feeds(event_log, names, settings, sample=sample, watch=watch))
             tasks |= {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}

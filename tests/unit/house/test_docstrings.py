@@ -20,7 +20,7 @@ HELD = (
     "index_store/search",
     "index_store/segment",
     "index_store/snapshot",
-    "tests/unit/index_store/test_pending_merge.py",
+    "tests/unit/index_store",
     "tidelens",
     "tests/unit/contracts/test_partitioner.py",
     "tests/unit/contracts/test_settings.py",

@@ -1,4 +1,4 @@
-"""The value index of metadata: every kind of value, the three ways it is kept, its bounds."""
+"""The metadata index: values of every JSON type, the ways it stores them, and its memory limit."""
 
 from typing import Any, cast
 
@@ -135,7 +135,7 @@ def test_what_is_selected_is_the_callers_own() -> None:
 
 
 def kinds(fields: MetadataIndex, name: str, alive: list[int]) -> set[str]:
-    """Collect the kinds of the values of `name` in these rows."""
+    """Return the types of the values of the field `name` in the rows numbered in `alive`."""
     bits = np.zeros(len(fields), np.bool_)
     bits[alive] = True
     asked = fields.mark_used(parse({"exists": name}))
@@ -199,7 +199,7 @@ def test_the_index_takes_no_more_than_its_bytes_whatever_comes() -> None:
     fields = MetadataIndex(fields_max=200, bytes_min=100_000, row_bytes_max=100)
     rng = np.random.default_rng(5)
     for n in range(40):
-        # Names that come and go, long lists of numbers, many long strings.
+        # Publish names that come and go, long lists of numbers, and many long strings.
         fields.extend(
             rows_of(
                 *({f"n{n}_{m}_{i}": m for m in range(20)} for i in range(10)),

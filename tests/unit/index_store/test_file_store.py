@@ -1,4 +1,4 @@
-"""Local files of parts: there while something needs them, gone afterwards."""
+"""The local files of segments exist while something needs them, and are deleted afterwards."""
 
 import asyncio
 from pathlib import Path

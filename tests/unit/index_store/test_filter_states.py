@@ -1,4 +1,4 @@
-"""Filters over an index that hostile and dead items are in: others' answers stay what they were."""
+"""Filters over an index with a hostile or a deleted item: the answers about others stay right."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ from tests.kits.index_kit import batch, new_index, put, record, vectors
 
 pytestmark = pytest.mark.anyio
 
-# As an older version published it: what is written now is bounded to 100 names.
+# An item may have as many names as this only if an older version published it: the limit is 100.
 NAMES = [f"name {n}" for n in range(1100)]
 ROWS = vectors(601)
 
@@ -27,7 +27,7 @@ def searcher_of(index: Index, metrics: Metrics) -> LocalSearcher:
 
 
 async def asked(searcher: LocalSearcher, raw: Any) -> tuple[list[str], list[str]]:
-    """Ids found, and the codes of warnings."""
+    """Search with a filter; return the ids found, sorted, and the codes of the warnings."""
     query = VectorQuery("images", ROWS[0], 1000, filter=parse(raw))
     [answer] = await searcher.search([query])
     return sorted(hit.id for hit in answer.hits), [one.code for one in answer.warnings]
@@ -38,7 +38,7 @@ async def test_one_item_with_many_names_changes_nobody_elses_answers() -> None:
     hostile = put(0, "hostile", ROWS[600], metadata=dict.fromkeys(NAMES, 1))
     index.apply(batch(hostile))
     searcher = searcher_of(index, metrics)
-    # Its names are in the value index before any other's.
+    # The names of the hostile item enter the metadata index before those of any other.
     assert await asked(searcher, {"exists": NAMES[0]}) == (["hostile"], [])
     others = [put(n + 1, f"i{n}", ROWS[n], metadata={"lang": "en"}) for n in range(600)]
     index.apply(batch(*others))
@@ -97,5 +97,5 @@ async def test_dead_rows_have_no_fields() -> None:
     index.apply(batch(record(2, "b", None)))
     assert await asked(searcher, {"not": {"exists": "draft"}}) == (["a"], ["unknown_field"])
     assert await asked(searcher, {"range": {"lang": {"gt": 4}}}) == ([], ["wrong_type"])
-    # One of its values may match: so it is worth no word.
+    # A warning is not due, since one of the two values may still match.
     assert await asked(searcher, {"in": {"lang": ["en", 5]}}) == (["a"], [])

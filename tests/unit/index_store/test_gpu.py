@@ -1,4 +1,4 @@
-"""Segments on a GPU: what bitmaps leave out on any machine, the device itself where one is."""
+"""Segments on a GPU. The use of bitmaps is tested on any machine, the rest only where a GPU is."""
 
 import threading
 
@@ -17,7 +17,10 @@ needs_gpu = pytest.mark.skipif(not faiss.get_num_gpus(), reason="no GPU on this 
 
 
 def flat_rows() -> tuple[DeviceRows, np.ndarray]:
-    """Faiss's index on the CPU answers as the one on a GPU does, without a selector too."""
+    """Return rows on a stand-in for a GPU, and the rows themselves (n, dim) in float32.
+
+    A flat Faiss index on the CPU, searched without a selector, answers as one on a GPU does.
+    """
     rows = vectors(ROWS).astype(np.float32)
     index = faiss.IndexFlatIP(SPACE.dim)
     index.add(rows)
@@ -40,7 +43,7 @@ def test_rows_left_out_by_the_bitmap_are_replaced_by_the_next_best(share: float)
     exact = np.where(alive, queries @ rows.T, -2)
     assert numbers.tolist() == np.argsort(-exact, axis=1)[:, :20].tolist()
     assert np.allclose(scores, np.sort(-exact, axis=1)[:, :20] * -1, atol=1e-6)
-    # Where the ranking was cut, and that nothing but the cut left rows out.
+    # The cuts are where the ranking ended, and only the cut left rows out.
     assert cuts.tolist() == scores[:, -1].tolist()
     assert complete
 
@@ -70,7 +73,7 @@ def test_the_cpu_answers_where_the_device_would_have_to_look_at_too_many() -> No
 
 @pytest.mark.anyio
 async def test_a_segment_that_was_placed_is_searched_there_and_answers_as_before() -> None:
-    """Placed on whatever nominates: here Faiss's flat index on the CPU."""
+    """The stand-in for a GPU is a flat Faiss index on the CPU."""
     asked: list[int] = []
 
     class Counted(DeviceRows):
@@ -93,7 +96,7 @@ async def test_a_segment_that_was_placed_is_searched_there_and_answers_as_before
             pairs(h) for h in index.view.search([query])
         ]
     assert len(asked) == 10
-    # Never on the event loop.
+    # The estimate is too high for a search on the event loop.
     assert index.view.cost_ms(VectorQuery("images", vectors(1)[0]), 0.95) > 1.5
 
 
@@ -136,7 +139,7 @@ async def test_what_does_not_fit_stays_on_the_cpu_and_memory_comes_back() -> Non
         new_spill(), index_type="Flat", place=lambda s: device.load_segment(s, 0.95)
     )
     for _ in range(2):
-        # The second is built while the first is still there.
+        # The second segment is built while the first still takes the memory of the device.
         await rebuilder.run(index, "images")
     [segment] = index.segments_of("images").sealed_segments
     assert segment.device is None

@@ -1,4 +1,4 @@
-"""Growing rows are found by codes of a sealed segment's quantizer, once anybody searches."""
+"""Growing rows have codes of a sealed segment's quantizer as soon as the index is searched."""
 
 import gc
 import weakref
@@ -97,7 +97,7 @@ def test_a_search_for_more_than_there_are_leaves_places_over() -> None:
 
 
 async def coded(growing: int, index_type: str = KIND) -> Index:
-    """400 sealed rows, and as many growing ones with codes."""
+    """Return an index of 400 sealed rows and `growing` growing rows, which have codes."""
     index = new_index(512)
     index.apply(batch(*(put(n, f"i{n:04}", row) for n, row in enumerate(vectors(400, seed=1)))))
     merge = index.begin_merge("images")
@@ -138,7 +138,7 @@ async def test_growing_rows_are_found_through_their_codes(monkeypatch: pytest.Mo
         query = VectorQuery("images", vector)
         [exact], [near] = index.view.search([query]), index.view.search([query], recall=0.95)
         right += len({*pairs(exact)} & {*pairs(near)})
-        # Whatever is answered has its exact score.
+        # The pairs compared above contain the scores, which are exact.
         assert len(near) == 10
     assert asked == 60
     assert right >= 0.93 * 600
@@ -151,7 +151,8 @@ async def test_rows_get_codes_when_somebody_searches_and_a_segment_is_trained() 
     index.apply(batch(*(put(n, f"i{n:04}", row) for n, row in enumerate(vectors(150, seed=1)))))
     assert table.coded_rows == 0
     merge = index.begin_merge("images")
-    # What comes while the first index is built is scanned, and no longer filled up.
+    # Rows that arrive while the first ANN index is built have no codes, and their growing segment
+    # gets no more rows.
     index.apply(batch(*(put(200 + n, f"j{n}", row) for n, row in enumerate(vectors(5)))))
     index.commit_merge("images", merge, await built(index, "images", merge, new_spill(), KIND))
     index.apply(batch(*(put(300 + n, f"k{n}", row) for n, row in enumerate(vectors(130, seed=3)))))

@@ -84,7 +84,7 @@ def test_other_files_are_not_pictures(data: bytes) -> None:
 
 
 def test_brands_of_one_container() -> None:
-    """A file's major brand may be the container's own; the minor version is no brand."""
+    """The major brand of a file may be the container's own; the minor version is ignored."""
 
     def file(major: bytes, minor: bytes, *others: bytes) -> bytes:
         body = b"ftyp" + major + minor + b"".join(others)

@@ -1,4 +1,4 @@
-"""Chunks and tables: memory that serves Faiss and numpy, and that endless upserts do not grow."""
+"""Growing segments: Faiss and numpy share their memory, and endless upserts keep it bounded."""
 
 import gc
 
@@ -89,7 +89,8 @@ def test_endless_upserts_keep_memory_bounded() -> None:
         table.put(rows)
         table.compact_growing(len(rows))
     assert len(table) == 100
-    # Twice the live rows, the growing chunk and one batch that waits for its merge.
+    # There is memory for twice the live rows, one partly filled segment, and one batch of rows that
+    # waits to be compacted.
     assert len(table.growing_segments) <= 2 * 100 / 32 + 1 + 100 / 32
     for name in table.find("r7"), table.find("r99"):
         assert name is not None
@@ -111,7 +112,7 @@ def test_merging_moves_a_bounded_number_of_rows_at_once() -> None:
     table.remove(name for n, name in enumerate(names) if n % 8 < 5)
     before = len(table.growing_segments)
     table.compact_growing(6)
-    # Three rows a chunk: the third chunk makes it more than six.
+    # Each segment has three live rows, so the third segment makes them more than six.
     assert len(table.growing_segments) == before - 3 + 2
     assert {
         name for view in table.readers() for name in np.array(view.rows.ids)[view.numbers()]

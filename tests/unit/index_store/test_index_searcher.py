@@ -1,4 +1,4 @@
-"""The ports on the index: searching when ready, telling listeners, nominating pairs."""
+"""The ports of the index: searches when ready, the feed of applied batches, the numpy matcher."""
 
 from dataclasses import replace
 from typing import Any
@@ -66,7 +66,7 @@ def test_listeners_hear_of_batches_until_they_stop() -> None:
     applied = [AppliedBatch("images", [], vectors(0), ["a"], [].__getitem__)]
     feed.publish(applied)
     stop()
-    stop()  # ending twice ends nobody else's
+    stop()  # a second call does not stop the other listener
     feed.publish([])
     assert heard == [applied, applied, []]
 
@@ -91,7 +91,7 @@ def test_the_matcher_nominates_whatever_may_reach_its_floor() -> None:
 async def test_what_takes_an_exact_scan_after_all_holds_up_no_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """More rows tie than are taken along: the lane of exact queries answers, with all its cores."""
+    """More rows tie than are nominated, so the query moves to the queue of the exact searches."""
     monkeypatch.setattr(scan, "_SCANNED_AT_ONCE", 0)
     copies, others = np.repeat(vectors(1), 100, axis=0), vectors(50, seed=9)
     searcher, index = LocalSearcher(), filled(np.concatenate([others, copies]))
@@ -129,6 +129,6 @@ async def test_an_audit_asks_a_late_query_again_and_exactly() -> None:
     query = VectorQuery("images", vectors(1, seed=3)[0])
     await searcher.search([query, replace(query, exact=True)])
     assert searcher.recent_vectors("images").tolist() == [query.vector.tolist()]
-    # Nothing is sealed, so what is found is what there is.
+    # Nothing is sealed, so a search scans all rows and finds what an exact one does.
     assert await searcher.audit("images") == 1.0
     assert await searcher.audit("captions") is None

@@ -1,4 +1,4 @@
-"""The fold, case by case: what each kind of record does to the state."""
+"""The fold of the log into the index state, with one test for each form of a record."""
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def test_positions_advance_without_records_and_never_back() -> None:
     assert index.as_of().offsets["images"] == [12]
     index.apply(Fetched({}, {IMAGES: 11}))
     assert index.positions[IMAGES] == 12
-    # Whoever forgets to tell the position has still applied the records.
+    # Without a position from the reader, the applied records advance it.
     index.apply(Fetched({IMAGES: [put(12, "x", ROWS[0])]}, {}))
     assert index.positions[IMAGES] == 13
 
@@ -148,7 +148,7 @@ def not_unit(vector: list[float]) -> bytes:
 def test_an_unreadable_record_is_given_back_and_takes_its_item_out(
     value: bytes, kind: type[Exception], words: str
 ) -> None:
-    """Compaction would drop the good record before it; so the live state drops the item too."""
+    """Compaction drops the good record before the bad one, so the live state drops the item too."""
     index = filled(ROWS)
     bad = record(10, "i0004", value)
     [applied] = index.apply(batch(bad, put(11, "after", ROWS[0])))
@@ -185,7 +185,7 @@ def test_a_record_without_key_or_source_is_given_back() -> None:
 
 
 def test_what_a_newer_writer_adds_is_read() -> None:
-    """Reserved bytes and unknown members are ignored, as contracts.events.embedding_record does."""
+    """Reserved bytes and unknown members are ignored, as in contracts.events.embedding_record."""
     value = GOOD[:14] + b"\x01\x00" + GOOD[16:-2] + b'{"text":"t","later":1}'
     index = new_index()
     index.apply(batch(record(0, "a", value)))
@@ -204,7 +204,7 @@ def test_tombstones_tell_their_reason_and_source() -> None:
 
 
 def test_a_tombstone_answers_for_a_key_that_is_no_text() -> None:
-    """The encoder could not read the id either; whoever waits for that record must hear of it."""
+    """The encoder could not read the id either, but a client that waits for it gets the reason."""
     index = filled(ROWS)
     headers = [("source", b"content:0:10"), ("reason", b"id_not_utf8: key")]
     index.apply(batch(Record(*IMAGES, 10, 9, b"\xff", None, headers)))
@@ -268,7 +268,7 @@ def test_verifying_finds_memory_gone_bad() -> None:
     index.apply(batch(record(10, "i0004", None)))
     assert index.digests_match()
     rows, _ = next(index.view.rows("images"))
-    rows.vectors[4, 0] += 1  # dead: nobody's
+    rows.vectors[4, 0] += 1  # a deleted row, which is not part of the state
     assert index.digests_match()
     rows.vectors[3, 0] += 1
     assert not index.digests_match()

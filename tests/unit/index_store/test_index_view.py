@@ -1,4 +1,4 @@
-"""The exact search: ties, near ties, groups, floors, and threads that read while one writes."""
+"""The exact search: ties, near ties, collapse, min_score, and readers while a thread writes."""
 
 import threading
 
@@ -29,7 +29,7 @@ def search(index: Index, **members: object) -> list[tuple[str, float]]:
 
 
 def near_ties(count: int) -> Vectors:
-    """Vectors whose scores differ by far less than the slack, around one direction."""
+    """Return `count` vectors near QUERY, whose scores differ by less than NOMINATION_SLACK."""
     dice = np.random.default_rng(2)
     return unit(QUERY + 0.001 * dice.standard_normal((count, SPACE.dim)))
 
@@ -70,7 +70,7 @@ def test_chunks_of_any_size_answer_alike_after_deletes() -> None:
 def test_collapse_still_gives_k_of_them() -> None:
     index = new_index(32)
     rows = vectors(900)
-    # The best 100 rows are one item's: many more rows must be looked at than asked for.
+    # The best 300 rows belong to one item, so many more rows than k must be scored.
     order = np.argsort(-exact_scores(rows, QUERY))
     item_of = {
         int(n): "crowd" if place < 300 else f"g{place // 3}" for place, n in enumerate(order)
@@ -122,7 +122,7 @@ def test_hits_tell_everything_of_their_item() -> None:
 
 
 def test_readers_see_whole_states_while_a_writer_replaces_items() -> None:
-    """Each batch replaces all items: a reader must never see two batches, or miss an item."""
+    """Each batch replaces all items. A reader never sees rows of two batches, or misses an item."""
     index, ids = new_index(32), [f"i{n}" for n in range(40)]
     failures: list[str] = []
     stop = threading.Event()

@@ -1,4 +1,4 @@
-"""Blobs on disk: whole or absent, inside their folder, nothing left behind."""
+"""Blobs on disk are whole or absent, stay inside their folder, and leave nothing behind."""
 
 import os
 import time

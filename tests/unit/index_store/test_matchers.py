@@ -1,4 +1,4 @@
-"""Every Matcher nominates all that may reach its floor, and hardly anything else."""
+"""Every Matcher nominates all pairs that reach their floor, and few others."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ from index_store.search.matcher_numpy import NumpyMatcher, open_matcher
 
 
 def on_the_processor() -> Matcher:
-    """Import torch only here: the processes that run other tests do without it."""
+    """Return a TorchMatcher on the CPU. Torch is imported only here, since most tests need none."""
     from index_store.search.matcher_torch import TorchMatcher
 
     return TorchMatcher("cpu")
@@ -50,7 +50,8 @@ def test_nothing_that_reaches_its_floor_is_left_out(
     some = unit(drawn) if len(drawn) else np.empty(shape, np.float16)
     queries, vectors = some[:count], some[count:]
     exact = np.array([exact_scores(vectors, query) for query in queries]).reshape(count, rows)
-    # Floors at scores that there are: what reaches its floor and no more must be among them.
+    # Each floor is the exact score of some pair, which must be nominated although it only just
+    # reaches the floor.
     picked = dice.integers(0, max(rows, 1), count)
     floors = exact[np.arange(count), picked] if rows else np.zeros(count)
     of, row = make().nominate(queries.astype(np.float32), floors, vectors)

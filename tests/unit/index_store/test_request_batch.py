@@ -1,4 +1,4 @@
-"""Lanes: what is asked while others are answered goes together, and errors stay with their own."""
+"""Requests that arrive while a batch runs form the next batch; an error stays with its request."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Work:
-    """Doubles numbers, when let; refuses 13."""
+    """Work that doubles numbers as soon as the test allows it, and raises ValueError for 13."""
 
     def __init__(self) -> None:
         self.batches: list[list[int]] = []
@@ -78,7 +78,7 @@ async def test_a_quick_batch_runs_on_the_loop_and_others_get_their_turn() -> Non
     assert await lane.ask(1) == 2
     assert await asyncio.gather(lane.ask(2), lane.ask(3)) == [4, 6]
     assert ran == [([1], True), ([2, 3], False)]
-    # One that asks again and again does not keep the loop for itself.
+    # A caller that asks again and again leaves the loop to others between its requests.
     turns = 0
 
     async def ask_often() -> None:

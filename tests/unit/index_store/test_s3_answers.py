@@ -1,4 +1,4 @@
-"""Any server that answers instead of S3 is an error with its reason, not a success or a defect."""
+"""An answer from another server in the place of S3 is an error of the store, with its reason."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -47,7 +47,10 @@ def snapshot_schedule_of(store: S3BlobStore, metrics: Metrics | None = None) -> 
 
 
 async def outcome(call: Awaitable[Any]) -> str:
-    """Return `told` where it raises an OSError that names the bucket in one line."""
+    """Return `told` if the call raises an OSError or SnapshotFailed that names the bucket shortly.
+
+    Otherwise, return a description of what it returned or raised.
+    """
     try:
         return f"returned {await call!r}"
     except Exception as error:
@@ -79,7 +82,7 @@ async def test_whatever_a_store_answers_the_snapshot_fails_with_its_reason_and_h
 async def test_each_call_is_an_error_of_the_store(
     server: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A missing blob is KeyError, which only S3 itself can say."""
+    """Only an answer in the form of S3 makes a missing blob a KeyError."""
     monkeypatch.setattr(module, "_BODY_ATTEMPTS", 1)
     large = tmp_path / "large"
     large.write_bytes(bytes(100))
@@ -116,7 +119,7 @@ async def test_a_store_that_is_away_at_the_start_is_no_reason_not_to_start(
 async def test_a_start_does_not_wait_for_a_store_that_says_nothing(
     server: FakeS3, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of its requests would take minutes, with all attempts."""
+    """The start would take minutes if it waited for all attempts at each request."""
     monkeypatch.setattr("streams.maintainer.snapshot_schedule._RESTORE_PAUSES_S", (0.0,))
     monkeypatch.setattr(module, "_OPEN_S", 0.05)
     monkeypatch.setattr("index_store.snapshot.store._LISTED_S", 0.05)
@@ -159,7 +162,7 @@ async def test_a_listing_that_never_ends_is_given_up(server: FakeS3) -> None:
 async def test_what_was_written_only_in_words_is_noticed_before_it_counts(
     of: str, server: FakeS3
 ) -> None:
-    """A write that is answered as S3 does, and that nobody made."""
+    """The server answers a write as S3 does, but does not store anything."""
     index = filled(vectors(20))
     async with S3BlobStore.open("bucket", "p") as store:
         snapshot_schedule = snapshot_schedule_of(store)
@@ -167,7 +170,7 @@ async def test_what_was_written_only_in_words_is_noticed_before_it_counts(
         index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
         server.forgets = lambda key: of in key
         if of in ("vectors", "columns"):
-            # A new part, whose files are lost.
+            # This index has a new segment, whose files are lost.
             index = filled(vectors(30))
         with pytest.raises(SnapshotFailed, match="written, but"):
             await snapshot_schedule.write(index)

@@ -1,4 +1,4 @@
-"""Answers of an S3 server that are cut off in their body: asked for again, then told as OSError."""
+"""Answers of S3 that end before their body does are requested again, and then raise OSError."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ BODY = bytes(range(256)) * 512
 
 
 class HalfServer:
-    """Answers a listing, and another GET with half of `BODY` as long as `halves` says."""
+    """A server of one blob, `BODY`, that sends only half of it in the first `halves` answers."""
 
     def __init__(self) -> None:
         self.halves = 0

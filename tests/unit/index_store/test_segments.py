@@ -1,4 +1,4 @@
-"""Sealed segments: built by the real child process, searched through their index, swapped in."""
+"""Sealed segments: a real child process builds them, merges commit them, and searches use them."""
 
 import asyncio
 from collections.abc import Mapping
@@ -52,14 +52,14 @@ CENTRES = 30
 
 
 def clustered(count: int, seed: int) -> Vectors:
-    """Rows around a few centres, as embeddings are."""
+    """Return `count` unit vectors (count, dim) around a few centres, as embeddings are."""
     centres = np.random.default_rng(9).standard_normal((CENTRES, SPACE.dim))
     noise = np.random.default_rng(seed + 1000).normal(0, 0.4, (count, SPACE.dim))
     return unit(centres[clusters(count, seed)] + noise)
 
 
 def clusters(count: int, seed: int) -> NDArray[np.int64]:
-    """Which centre each of the rows of `clustered` is around."""
+    """Return the number of the centre (count,) that each row of `clustered` is around."""
     return np.random.default_rng(seed).integers(CENTRES, size=count)
 
 
@@ -105,7 +105,7 @@ async def test_a_rebuilt_index_answers_as_before(
     assert index.digests_match()
     queries = [VectorQuery("images", row) for row in clustered(50, 2)]
     expected = [brute_force(model, query) for query in queries]
-    # Exact is exact, in the old view too, and the index finds nearly all.
+    # An exact search is exact, in the old view too, and the ANN index finds nearly all.
     assert [pairs(hits) for hits in index.view.search(queries)] == expected
     assert [pairs(hits) for hits in before.search(queries)] == expected
     found = index.view.search(queries, recall=0.95)
@@ -139,7 +139,7 @@ async def test_what_dies_before_and_after_a_new_segment_catches_up_is_dead_in_it
 
 
 async def test_what_a_filter_admits_is_known_only_of_the_rows_it_was_asked_of() -> None:
-    """A filter asked again is cheap, and forgets nothing that changed in between."""
+    """A repeated filter is cheap, and its answer contains what changed in between."""
     index = grown()
     await MergeRunner(new_spill(), index_type="IVF16,SQ8").run(index, "images")
     condition = parse({"eq": {"hundredth": 7}})
@@ -147,7 +147,7 @@ async def test_what_a_filter_admits_is_known_only_of_the_rows_it_was_asked_of() 
     assert index.view.cost_ms(query, 0.95) == float("inf")
 
     async def searched(view: IndexView) -> list[Hit]:
-        # The first time in a thread, as the searcher does.
+        # A search runs in a thread, as the searcher does it for a new filter.
         [hits] = await asyncio.to_thread(view.search, [query], recall=0.95)
         return hits
 
@@ -186,7 +186,7 @@ async def test_a_filtered_search_finds_k_where_there_are_k(
 ) -> None:
     index = grown()
     await MergeRunner(new_spill(), index_type="IVF16,SQ8").run(index, "images")
-    # Some are dead, and some grow beside the segment.
+    # Some sealed rows are deleted, and there are growing rows beside the segment.
     gone = [record(ROWS + n, f"i{n:04}", None) for n in range(0, 300, 3)]
     index.apply(batch(*gone))
     new = clustered(200, 3)
@@ -205,7 +205,7 @@ async def test_a_filtered_search_finds_k_where_there_are_k(
     for row in clustered(20, 2):
         query = VectorQuery("images", row, filter=admitted)
         expected = brute_force(live, query)
-        # In a thread, as a node does: the value index catches up with the rows there.
+        # A search runs in a thread, as on a node, since it adds new rows to the metadata index.
         [hits] = await asyncio.to_thread(index.view.search, [query])
         assert pairs(hits) == expected
         [near] = await asyncio.to_thread(index.view.search, [query], recall=0.95)
@@ -214,7 +214,10 @@ async def test_a_filtered_search_finds_k_where_there_are_k(
 
 
 def filters_near(cluster: int) -> Mapping[str, Filter | None]:
-    """By what a query near that centre may be filtered: related to it or not."""
+    """Return filters for a query near the centre `cluster`, some of them related to the centre.
+
+    The keys are names for the failure message; None stands for no filter.
+    """
     half, other = ([c for c in range(CENTRES) if c % 2 == (cluster + n) % 2] for n in range(2))
     third = {"eq": {"third": 1}}
     conditions: dict[str, dict[str, Any]] = {
@@ -231,7 +234,7 @@ def filters_near(cluster: int) -> Mapping[str, Filter | None]:
 
 @pytest.mark.parametrize("index_type", ["IVF16,SQ8", "IVF,PQ8x4fs", "HNSW16"])
 async def test_a_filtered_search_reaches_the_recall_wherever_its_rows_are(index_type: str) -> None:
-    """Independent of the query, where the query is, and everywhere but there."""
+    """The admitted rows are anywhere, only near the query, or everywhere but near the query."""
     index, count, target = new_index(1024), 2 * ROWS, 0.95
     where = clusters(count, 1).tolist()
     index.apply(
@@ -243,7 +246,7 @@ async def test_a_filtered_search_reaches_the_recall_wherever_its_rows_are(index_
         )
     )
     await MergeRunner(new_spill(), index_type=index_type).run(index, "images")
-    # Every tenth is dead, and all around one centre.
+    # Every tenth row is deleted, and all rows around one centre.
     dead = [n for n in range(count) if n % 10 == 0 or where[n] == 5]
     index.apply(batch(*(record(count + n, f"i{gone:04}", None) for n, gone in enumerate(dead))))
     [part] = index.view.readers["images"]
@@ -272,7 +275,7 @@ async def test_a_filtered_search_reaches_the_recall_wherever_its_rows_are(index_
 
 
 async def test_a_min_score_does_not_hide_rows_that_a_filter_left_far_away() -> None:
-    """Near the query the filter admits a few rows below min_score; those above it are elsewhere."""
+    """The filter admits few rows near the query, all below min_score; the others are far away."""
     axes, around = np.eye(SPACE.dim), np.random.default_rng(4)
     near = axes[0] + 0.2 * np.repeat([[1], [-1]], 400, axis=0) * axes[15]
     low = 0.4 * axes[0] + 0.9 * axes[1] + 0.1 * axes[15] * np.array([[1], [0], [-1]])
@@ -321,7 +324,7 @@ async def test_what_changes_during_a_rebuild_is_not_lost() -> None:
     assert changed > 20
     assert index.digests_match()
     again = new_index(64)
-    # The same log, without a rebuild.
+    # Apply the same log to an index without a merge.
     again.apply(
         batch(*(put(n, f"i{n:04}", r, metadata=body(n)) for n, r in enumerate(clustered(600, 1))))
     )
@@ -367,7 +370,7 @@ async def test_a_sealed_segment_comes_back_from_a_snapshot_with_its_index_and_tu
         assert one.ann.points == other.ann.points
     queries = [VectorQuery("images", row) for row in clustered(20, 2)]
     assert restored.view.search(queries, recall=0.95) == index.view.search(queries, recall=0.95)
-    # Nothing of it has to be written again.
+    # The snapshot store has all files of the restored segments: none is written again.
     assert {segment.files.name for segment in after if segment.files is not None} <= {
         *snapshots._blobs.names()
     }
@@ -380,13 +383,13 @@ async def test_a_failed_rebuild_leaves_everything_as_it_was(tmp_path: Path) -> N
         await MergeRunner(SegmentFileStore(tmp_path), index_type="IVF4,Nonsense").run(
             index, "images"
         )
-    # Only the rows that it began with are still there, for the next one.
+    # Only the files of the rows that it read are left, for the next merge.
     assert {path.name for path in tmp_path.iterdir()} == {f"{p.uid}-{len(p.rows)}" for p in parts}
     assert index.digests() == digests
     assert index.digests_match()
     index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
     assert index.count("images") == 499
-    # And the next one may succeed.
+    # The next merge succeeds.
     assert (await MergeRunner(new_spill(), index_type="Flat").run(index, "images")).rows == 499
 
 
@@ -434,14 +437,14 @@ async def test_growing_rows_get_an_index_trained_like_the_largest() -> None:
         assert table.growing_rows == 0
         assert {segment.index_type for segment in table.sealed_segments} == {"IVF16,SQ8"}
         sizes.append(sorted(segment.capacity for segment in table.sealed_segments))
-    # Small ones are merged as they come, the large one is left alone.
+    # Small segments are merged as they come, and the large one stays as it is.
     assert sizes == [[220, 3000], [440, 3000], [660, 3000], [220, 660, 3000]]
     assert index.digests_match()
     for row in clustered(20, 2):
         query = VectorQuery("images", row)
         [exact], [near] = index.view.search([query]), index.view.search([query], recall=0.99)
         assert len({*pairs(exact)} & {*pairs(near)}) >= 9
-    # Until it has grown by half.
+    # A full merge is due when the rows have grown by half.
     rows, at = clustered(1000, 20), index.positions[IMAGES]
     index.apply(batch(*(put(at + n, f"t{n}", row) for n, row in enumerate(rows))))
     plan = rebuilder.due_merge(index, "images")
@@ -459,12 +462,12 @@ def test_training_is_taken_over_only_where_it_finds_as_much(tmp_path: Path) -> N
     faiss.write_index(trained, str(path))
     spec = BuildSpec("images", SPACE.dim, "IVF16,SQ8", 1, [], [], str(tmp_path), like=str(path))
     asked = [vectors(50, seed=8)]
-    # All lists are read: nothing is missed, whatever they were trained on.
+    # A search reads all lists, so it misses nothing, whichever rows the index was trained on.
     enough = replace(spec, points=[OperatingPoint(16, 2, 0.99, 0.5)])
     taken = build_module._build_like(enough, flat.flat_index(rows), asked)
     assert taken is not None
     assert taken.points == [OperatingPoint(16, 2, 1.0, 0.5)]
-    # One list of sixteen is read.
+    # A search reads one list of sixteen.
     too_little = replace(spec, points=[OperatingPoint(1, 1, 0.99, 0.1)])
     assert build_module._build_like(too_little, flat.flat_index(rows), asked) is None
     assert build_module._build_like(replace(spec, like=""), flat.flat_index(rows), asked) is None
@@ -472,7 +475,7 @@ def test_training_is_taken_over_only_where_it_finds_as_much(tmp_path: Path) -> N
 
 @pytest.fixture
 def may_go_on(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
-    """Large rebuilds wait for this before they build, as if they took long."""
+    """Return an event that full merges wait for before they build, as if they took long."""
     run_child, event = rebuild_module._run_child, asyncio.Event()
 
     async def waiting(path: Path, spec: BuildSpec) -> None:
@@ -505,7 +508,7 @@ async def test_what_grows_during_a_large_rebuild_is_indexed_meanwhile(
     await rebuilder.run(index, "images", plan)
     assert not large.done()
     may_go_on.set()
-    # Ids of all three places: in the large one, in the small one, and growing.
+    # Delete items of the large segment, of the small one, and a growing one.
     changed = ["i0001", "i2999", "s0", "s219", "t0"]
     index.apply(batch(put(at + 220, "t0", vectors(1)[0])))
     index.apply(batch(*(record(at + 221 + n, gone, None) for n, gone in enumerate(changed))))
@@ -558,7 +561,7 @@ async def test_a_large_rebuild_waits_for_a_small_one_so_that_it_takes_up_everyth
 async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(
     ended: bool, may_go_on: asyncio.Event
 ) -> None:
-    """Of the small segment that it names: taken by the large rebuild, or gone with its swap."""
+    """The plan names a small segment that a full merge has taken, or already replaced."""
     index, spill = grown(), new_spill()
     rebuilder, table = (
         MergeRunner(spill, index_type="IVF16,SQ8", scanned_rows=200),
@@ -588,10 +591,11 @@ async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(
         await asyncio.sleep(0)
     if ended:
         await large
-        # As a snapshot does: the files of the segment that it was to be trained like go too.
+        # Delete the files of replaced segments, as a snapshot does: among them are those of the
+        # segment whose training the plan wants to reuse.
         await spill.delete_others(lambda: {segment.uid for segment in table.sealed_segments})
     more("u", 30, 9)
-    # Of the rows that it was made for none is left: those that came since are all it finds.
+    # None of the rows that the plan was made for is left, so it takes those that came since.
     done = await rebuilder.run(index, "images", waited)
     assert large.done() == ended
     assert done.rows == 30
@@ -604,7 +608,7 @@ async def test_a_plan_that_waited_takes_up_only_what_a_larger_rebuild_left(
 
 
 async def test_a_plan_whose_rows_were_all_taken_builds_nothing() -> None:
-    """Both wait for a small rebuild that is under way, the large one first."""
+    """Two merges wait for a small one: first a full merge, then a plan for the same small rows."""
     index, rebuilder = grown(), MergeRunner(new_spill(), index_type="IVF16,SQ8", scanned_rows=200)
     await rebuilder.run(index, "images")
     at = index.positions[IMAGES]
@@ -689,7 +693,7 @@ def test_kinds() -> None:
     assert choice.choose_index_type(1_000_000, 512) == "IVF1024,PQ256x4fs"
     assert choice.choose_index_type(100_000, 9) == "IVF256,SQ8"
     assert choice.choose_index_type(100_000, 12) == "IVF256,PQ6x4fs"
-    # By memory: 136, 72 and 40 bytes a row, and half a megabyte of centroids.
+    # The codes and numbers of a row take 136, 72 or 40 bytes, and the centroids half a megabyte.
     assert choice.choose_index_type(100_000, 512, bytes_max=15 << 20) == "IVF256,PQ256x4fs"
     assert choice.choose_index_type(100_000, 512, bytes_max=8 << 20) == "IVF256,PQ128x4fs"
     assert choice.choose_index_type(100_000, 512, bytes_max=5 << 20) == "IVF256,PQ64x4fs"

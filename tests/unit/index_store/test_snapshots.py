@@ -1,4 +1,4 @@
-"""Snapshots: whole or refused, of this log and space only, published last byte first."""
+"""Snapshots are restored whole or refused, only for their log and space, and survive crashes."""
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ QUERY = VectorQuery("images", vectors(1, seed=77)[0], k=1000, with_vector=False)
 
 
 def some_index(rows: int = 100) -> Index:
-    """Images with gaps, captions with everything that JSON may hold."""
+    """Return an index of images, some of them deleted, and of captions with unusual characters."""
     index = filled(vectors(rows))
     index.apply(batch(*(record(rows + n, f"i{2 * n:04}", None) for n in range(30))))
     body = {"item": "p", "text": "ein\u2028Satz\n", "metadata": {"z": 1, "a": [None, "ü"]}}
@@ -59,7 +59,7 @@ def some_index(rows: int = 100) -> Index:
 
 
 def change(index: Index) -> None:
-    """One row less and one more, so that a part is a new one."""
+    """Delete one row and append another, so that the next snapshot needs a new segment."""
     at = index.positions[IMAGES]
     index.apply(batch(record(at, "i0001", None), put(at + 1, f"n{at}", vectors(1, seed=at)[0])))
 
@@ -88,7 +88,7 @@ async def test_a_restored_index_is_the_one_that_was_written(kind: str, tmp_path:
     assert empty.count("images") == 0
     assert snapshots.refused == {}
     await snapshots.verify(f"0/{name}", new_index())
-    # It goes on from there.
+    # The restored index applies further records as the original does.
     change(restored)
     change(index)
     assert restored.digests() == index.digests()
@@ -135,7 +135,7 @@ def two() -> Two:
 
 
 def torn(data: bytes, dice: random.Random) -> bytes:
-    """What was cached and not written: the length is right already."""
+    """Return data of the right length whose second half was never written to the disk."""
     kept = len(data) // 2
     return data[:kept] + bytes(len(data) - kept)
 
@@ -186,7 +186,7 @@ async def test_a_harmed_snapshot_is_refused_and_the_previous_used(
 ) -> None:
     dice = random.Random(f"{blob} {harm.__name__}")
     reason = (MANIFEST_HARMS if blob == "manifest.json" else HARMS)[harm]
-    # What both need is in the store once, so that harm to it would be harm to both.
+    # Harm only blobs of the second snapshot: a blob that both need is in the store once.
     names = [name for name in two.new if name.endswith(f"/{blob}")]
     assert names
     for name in names * (20 if harm in (truncated, flipped) else 1):
@@ -226,7 +226,7 @@ async def test_a_harmed_pointer_is_told_and_the_newest_used(
 
 
 def resealed(store: MemoryBlobStore, name: str, change: Callable[[Any], None]) -> None:
-    """Change a manifest as its writer would have: it vouches for itself again."""
+    """Change a manifest and write its checksum again, as the writer of such a manifest would."""
     at = f"{PREFIX}{name}/manifest.json"
     manifest = module.manifests.read_manifest(store.blobs[at])
     change(manifest)
@@ -280,13 +280,13 @@ async def test_a_newer_format_is_refused_by_its_number_and_the_previous_used(two
 
 
 def newer_format(store: MemoryBlobStore, name: str) -> None:
-    """Nothing but the number may be known of it."""
+    """Replace a manifest by one of a later format, of which only the format's number is known."""
     store.blobs[f"{PREFIX}{name}/manifest.json"] = orjson.dumps({"format": 99, "all": "else"})
 
 
 @pytest.mark.parametrize("blob", ["vectors.faiss", "columns.safetensors", "ann.faiss"])
 async def test_files_of_a_format_that_nobody_knows_are_refused(blob: str, two: Two) -> None:
-    """Though the manifest vouches for their bytes."""
+    """They are refused although their bytes have the SHA-256 that the manifest names."""
     store, data = MemoryBlobStore(), b"of another version"
     store.blobs = dict(two.blobs)
 
@@ -307,7 +307,7 @@ async def test_files_of_a_format_that_nobody_knows_are_refused(blob: str, two: T
 
 @pytest.mark.parametrize("what", ["digest", "vectors"])
 async def test_rows_that_do_not_make_the_digest_are_refused(what: str) -> None:
-    """What a bug, and no disk, would do: blobs that match their sums and not the state."""
+    """A defect of the code may write blobs that match their SHA-256 but not the index state."""
     store = MemoryBlobStore()
     snapshots = snapshots_in(store, PREFIX, kept=1)
     name = await snapshots.write(some_index())
@@ -334,7 +334,7 @@ async def test_a_part_that_did_not_change_is_written_once() -> None:
     index.apply(batch(record(index.positions[IMAGES], "i0001", None)))
     await snapshots.write(index)
     assert {blob for blob in store.blobs if "/parts/" in blob} == parts
-    # Nor after a restart.
+    # After a restart, only the changed segment is written.
     again = snapshots_in(store, PREFIX, kept=1)
     restored = await again.restore(new_index())
     assert restored is not None
@@ -376,7 +376,7 @@ async def test_old_snapshots_go_and_other_replicas_are_left_alone() -> None:
     assert sorted(names) == names
     assert set(await snapshots.list()) == {f"1/{theirs}", f"0/{names[2]}", f"0/{names[3]}"}
     assert not any(f"/{names[0]}/" in blob for blob in store.blobs)
-    # The other's own may be as old as they like.
+    # Both replicas' pointers name a snapshot; the newer one is listed first.
     assert (await snapshots.list())[0] == f"0/{names[3]}"
 
 
@@ -394,7 +394,7 @@ async def test_names_grow_though_the_clock_goes_back(monkeypatch: pytest.MonkeyP
 
 
 class Crash(BaseException):
-    """Stands for SIGKILL: nothing after it runs."""
+    """A stand-in for SIGKILL: no code handles it."""
 
 
 @pytest.mark.parametrize("point", ["snapshot.blobs", "snapshot.manifest", "snapshot.pointer"])
@@ -420,7 +420,7 @@ async def test_a_crash_between_any_two_steps_loses_nothing(
     assert restored is not None
     assert restored.digests() == (index.digests() if point == "snapshot.pointer" else before)
     assert again.refused == {}
-    # The next write cleans up, whatever was left.
+    # The next write deletes everything that the crash left.
     newest = await again.write(restored)
     assert await again.list() == [f"0/{newest}"]
     assert {blob.split("/")[3] for blob in store.blobs} == {newest, "pointer", "parts"}
@@ -430,7 +430,7 @@ async def test_a_crash_between_any_two_steps_loses_nothing(
 
 
 class FullDisk(MemoryBlobStore):
-    """Writes fail from the n-th on."""
+    """A store in which only the next `writes` writes succeed."""
 
     def __init__(self, writes: int) -> None:
         super().__init__()
@@ -444,7 +444,7 @@ class FullDisk(MemoryBlobStore):
 
 
 class FailingOnce(MemoryBlobStore):
-    """The first read of the blob that `blob` ends fails, or all of them."""
+    """A store in which the first read of a name that ends with `blob` fails, or `always` each."""
 
     blob = "none"
     always = False
@@ -468,7 +468,7 @@ async def test_a_manifest_that_cannot_be_read_costs_no_snapshot_its_parts() -> N
     change(index)
     names.append(await first.write(index))
     before = parts_in(store)
-    # A new process, which has to read what the others need.
+    # A new process must read the other manifests to know which segments they need.
     again = snapshots_in(store, PREFIX, kept=3)
     store.blob = f"{names[0]}/manifest.json"
     change(index)
@@ -477,14 +477,14 @@ async def test_a_manifest_that_cannot_be_read_costs_no_snapshot_its_parts() -> N
     assert parts_in(store) > before
     for name in names:
         await again.verify(f"0/{name}", new_index())
-    # Once it is known what is needed, the rest goes again.
+    # As soon as all manifests can be read, what none of them needs is deleted again.
     store.blobs[f"{PREFIX}parts/of-nothing/vectors.faiss"] = b"1"
     await again.write(index)
     assert not any("of-nothing" in name for name in store.blobs)
 
 
 async def test_what_a_segment_is_built_of_stays_in_the_store(tmp_path: Path) -> None:
-    """The files of a restored part are the store's own; its rows may all die meanwhile."""
+    """A restored segment uses files of the store, which stay until a merge that reads them ends."""
     spill = new_spill()
     snapshots = SnapshotStore(LocalBlobStore(tmp_path), PREFIX, spill, kept=1)
     await snapshots.write(filled(vectors(10)))
@@ -567,13 +567,13 @@ async def test_an_index_outlives_the_snapshot_of_another_replica_that_it_came_fr
     snapshots = SnapshotStore(store, PREFIX, SegmentFileStore(tmp_path / "spill"), kept=1)
     restored = await snapshots.restore(new_index())
     assert restored is not None
-    # The other builds anew, and deletes what it wrote before.
+    # The other replica writes another snapshot, and deletes the files of the first.
     theirs = await other.write(some_index(10))
     change(restored)
     name = await snapshots.write(restored)
     await snapshots.verify(f"0/{name}", new_index())
     assert restored.digests_match()
-    # And its own may go on from there.
+    # This replica can be restored from its own snapshot.
     own = await snapshots_in(store, PREFIX, kept=1).restore(new_index())
     assert own is not None
     assert own.digests() == restored.digests()
@@ -594,7 +594,7 @@ async def test_a_full_disk_leaves_the_previous_snapshot_and_no_rest(writes: int)
 
 
 async def test_applying_goes_on_while_a_snapshot_is_written() -> None:
-    """What is written is one state, however the index moves meanwhile."""
+    """A snapshot contains one state of the index, even if the index changes while it is written."""
     written: list[list[dict[str, object]]] = []
 
     class Slow(MemoryBlobStore):
@@ -641,7 +641,7 @@ async def test_two_writes_at_once_take_turns() -> None:
 
 
 async def test_a_write_that_waits_for_another_needs_no_files_that_a_swap_left_behind() -> None:
-    """The first write deletes at its end what the index, as it is then, does not need."""
+    """The first write ends by deleting the files that the index does not need any more."""
     begun, go_on = asyncio.Event(), asyncio.Event()
 
     class Waiting(MemoryBlobStore):

@@ -1,4 +1,4 @@
-"""Lost parts of a snapshot are noticed before the next manifest, reported and written again."""
+"""Lost blobs of a snapshot are noticed before the next manifest, reported and written again."""
 
 import asyncio
 from pathlib import Path
@@ -40,7 +40,7 @@ def change(index: Index) -> None:
 
 
 async def indexed(spill: SegmentFileStore, rows: int = 200) -> Index:
-    """A segment with an index, and growing rows."""
+    """Return an index with a sealed segment, which has an ANN index, and growing rows."""
     index = filled(vectors(rows))
     merge = index.begin_merge("images")
     index.commit_merge("images", merge, await built(index, "images", merge, spill, "IVF4,SQ8"))
@@ -49,7 +49,7 @@ async def indexed(spill: SegmentFileStore, rows: int = 200) -> Index:
 
 
 class Desk:
-    """A snapshot schedule on its clock, over some store."""
+    """A snapshot schedule over `store`, with its metrics and a manual clock."""
 
     def __init__(self, store: Any, spill: SegmentFileStore | None = None, *, kept: int = 2) -> None:
         self.store = store
@@ -89,7 +89,7 @@ async def test_parts_that_the_store_has_lost_are_written_again(of: str, harm: st
             del desk.store.blobs[blob]
         else:
             desk.store.blobs[blob] = desk.store.blobs[blob][:-1]
-    # The next snapshot names what this process wrote, though nobody writes it again.
+    # The next snapshot names blobs that this process has already written and would not write again.
     index.mark_caught_up(IMAGES, 7.0)
     name = await desk.snapshot_schedule.write(index)
     await desk.whole(name, index)
@@ -127,7 +127,7 @@ async def test_a_store_that_was_emptied_gets_everything_again() -> None:
 
 
 async def test_files_of_a_restored_index_that_were_deleted_come_from_memory(tmp_path: Path) -> None:
-    """In a folder the restored part's files are the store's own."""
+    """A restored segment uses the files of the store itself, if the store is a folder."""
     store, spill = LocalBlobStore(tmp_path / "store"), SegmentFileStore(tmp_path / "spill")
     await Desk(store, spill).snapshot_schedule.write(await indexed(spill))
     await asyncio.to_thread(lambda: [path.unlink() for path in (tmp_path / "spill").rglob("*.*")])
@@ -142,7 +142,7 @@ async def test_files_of_a_restored_index_that_were_deleted_come_from_memory(tmp_
     change(index)
     name = await desk.snapshot_schedule.write(index)
     await desk.whole(name, index)
-    # What a rebuild reads is there as well.
+    # A merge finds the files that it reads, too.
     merge = index.begin_merge("images")
     segment = await built(index, "images", merge, desk.snapshots._files, "IVF4,SQ8")
     index.commit_merge("images", merge, segment)
@@ -227,7 +227,7 @@ async def test_a_snapshot_that_nobody_can_load_is_refused_and_the_one_before_is_
         whole(self, *state)
 
     monkeypatch.setattr(Index, "finish_restore", finish)
-    # Reading the source for its traceback would block.
+    # Without capture_logs, the log would read source files for the traceback and block the loop.
     with capture_logs() as logs:
         restored = await desk.snapshot_schedule.restore(new_index())
     assert [line["event"] for line in logs if "exc_info" in line] == ["snapshot unreadable"]

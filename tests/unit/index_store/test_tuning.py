@@ -1,4 +1,4 @@
-"""What counts as found when an index is tuned."""
+"""The recall that tuning measures: which rows count as right answers, and for which queries."""
 
 import faiss
 import numpy as np
@@ -21,7 +21,7 @@ def indexed(rows: Vectors) -> AnnIndex:
 
 
 def test_of_equal_rows_any_is_right() -> None:
-    """The same picture published fifty times: which ten of the fifty come is nobody's mistake."""
+    """A picture was published fifty times, and any ten of the fifty rows are a right answer."""
     rows = np.repeat(distinct(40), 50, axis=0)
     queries = distinct(40)
     trial = tuning.TuningQueries.of(rows, [queries])

@@ -85,7 +85,7 @@ async def test_searches_go_on_and_the_rest_resumes(own_kafka, tmp_path: Path) ->
             with pytest.raises(TidelensError):
                 await client.publish({"target": "captions", "id": "x", "text": "lost"})
             for waiting in (encoder, leaving_encoder):
-                await looked_for_the_broker(waiting, 3)
+                await looked_for_the_broker(waiting, 2)
             assert encoder.process.returncode is None
             assert node.process.returncode is None
             stopped = await asyncio.gather(leaving_encoder.stop(), leaving_node.stop())

@@ -32,17 +32,19 @@ _RSS_BYTES_MAX = 200 * 1024 * 1024
 @pytest.fixture(scope="module")
 def decoders() -> Iterator[DecoderPool]:
     decoders = DecoderPool(2, _LIMITS, CentralSquare(64, 56))
-    yield decoders
-    # Whatever was thrown at them above:
-    assert decoders.decode_now(saved(noise(), "PNG")).shape == (56, 56, 3)
-    children = [
-        child
-        for child in psutil.Process().children()
-        if "consumers.images.decoder_process" in child.cmdline()
-    ]
-    assert 1 <= len(children) <= 2
-    assert all(child.memory_info().rss < _RSS_BYTES_MAX for child in children)
-    decoders.close()
+    try:
+        yield decoders
+        # Whatever was thrown at them above:
+        assert decoders.decode_now(saved(noise(), "PNG")).shape == (56, 56, 3)
+        children = [
+            child
+            for child in psutil.Process().children()
+            if "consumers.images.decoder_process" in child.cmdline()
+        ]
+        assert 1 <= len(children) <= 2
+        assert all(child.memory_info().rss < _RSS_BYTES_MAX for child in children)
+    finally:
+        decoders.close()
 
 
 def outcome(decoders: DecoderPool, data: bytes) -> str:

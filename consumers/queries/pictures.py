@@ -19,12 +19,16 @@ from contracts.score import Vectors
 
 @dataclass(frozen=True, slots=True)
 class PictureLimits:
-    """The limits of decoding one picture, and of all that wait: their number and bytes."""
+    """The limits of decoding one picture, and of all that wait: their number and bytes.
+
+    `nice` is added to the niceness of the decoding processes.
+    """
 
     decode: DecodeLimits
     processes: int
     waiting_max: int
     waiting_bytes_max: int
+    nice: int = BESIDE_QUERIES_NICE
 
 
 @dataclass(slots=True, eq=False)
@@ -52,7 +56,7 @@ class QueryPictureLane:
         """Start to decode pictures; a second call changes nothing."""
         if not self._decided.is_set():
             self._decoders = DecoderPool(
-                self._limits.processes, self._limits.decode, preprocess, nice=BESIDE_QUERIES_NICE
+                self._limits.processes, self._limits.decode, preprocess, nice=self._limits.nice
             )
             self._decided.set()
 

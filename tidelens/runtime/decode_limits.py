@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from consumers.images.decoder_process import DecodeLimits
+from consumers.images.decoder_pool import BESIDE_QUERIES_NICE, DecodeLimits
 from consumers.queries.pictures import PictureLimits
 from contracts.settings import MIB, ContentSettings, Settings
 
@@ -19,7 +19,7 @@ def content_limits(settings: ContentSettings) -> DecodeLimits:
     )
 
 
-def query_limits(settings: Settings) -> PictureLimits:
+def query_limits(settings: Settings, *, nice: int = BESIDE_QUERIES_NICE) -> PictureLimits:
     """Return the limits of queries' pictures, tighter than those of content: somebody waits."""
     decode = replace(
         content_limits(settings),
@@ -32,4 +32,5 @@ def query_limits(settings: Settings) -> PictureLimits:
         processes=settings.query_decode_processes,
         waiting_max=settings.query_pictures_max,
         waiting_bytes_max=settings.query_pictures_mb * MIB,
+        nice=nice,
     )

@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import orjson
@@ -44,9 +45,12 @@ class EncoderProcess:
         return self._process.pid
 
     @classmethod
-    async def start(cls, settings: Settings, model: str, listener: socket.socket | None) -> Self:
-        """Start it; it loads its model and waits for Kafka's address. `listener` is for its
-        /metrics.
+    async def start(
+        cls, settings: Settings, model: str, listener: socket.socket | None, *, nice: int = _NICE
+    ) -> Self:
+        """Start it; it loads its model and waits for Kafka's address.
+
+        `listener` is for its /metrics, and `nice` is added to the niceness of this process.
         """
         roots = [str(path) for path in settings.allow_roots]
         environment = {
@@ -74,7 +78,7 @@ class EncoderProcess:
                 # order. It has no session of its own: where Linux shares processors among sessions
                 # (autogroup), niceness counts only within one.
                 process_group=0,
-                preexec_fn=_give_way,
+                preexec_fn=partial(_give_way, nice),
             )
             return cls(process, reports)
 
@@ -118,8 +122,8 @@ def _port(listener: socket.socket | None) -> int:
     return listener.getsockname()[1] if listener is not None else 0
 
 
-def _give_way() -> None:
+def _give_way(nice: int) -> None:
     """Lower the priority of this process and its decoders, since queries come first."""
-    os.nice(_NICE)
+    os.nice(nice)
     # The process is now in the background of a terminal, which may stop it when it writes there.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)

@@ -7,6 +7,7 @@ import asyncio
 from dataclasses import dataclass
 from functools import partial
 
+from consumers.images.decoder_pool import BESIDE_QUERIES_NICE
 from consumers.models import model_space
 from consumers.queries.encoder import ProcessQueryEncoder, QueryModel
 from contracts.metrics import Metrics
@@ -44,8 +45,13 @@ class QueryEncoderTask:
             await asyncio.wait([self._running])
 
 
-def make_queries(settings: Settings, model: str | None = None) -> QueryEncoderTask:
-    """Make the query encoder of `model`, or of the settings' model. Raises ModelMissing."""
+def make_queries(
+    settings: Settings, model: str | None = None, *, decoder_nice: int = BESIDE_QUERIES_NICE
+) -> QueryEncoderTask:
+    """Make the query encoder of `model`, or of the settings' model. Raises ModelMissing.
+
+    `decoder_nice` is added to the niceness of the processes that decode pictures.
+    """
     model = model or settings.model
     space = model_space(model)
     metrics = Metrics(space.name)
@@ -57,7 +63,7 @@ def make_queries(settings: Settings, model: str | None = None) -> QueryEncoderTa
             settings.remote_code,
         ),
         metrics,
-        query_limits(settings),
+        query_limits(settings, nice=decoder_nice),
         batch_max=settings.query_batch_max,
         queue_max=settings.query_queue_max,
         cache_max=settings.query_cache_max,

@@ -301,7 +301,7 @@ async def test_the_query_encoder_lives_on(no_blocking_calls: BlockBuster) -> Non
     encoder = ProcessQueryEncoder(
         QueryModel("hash", 1, None, False),
         Metrics(),
-        PictureLimits(DecodeLimits(10**6, 10**6, 10.0, 1 << 28), 1, 8, 10**6),
+        PictureLimits(DecodeLimits(10**6, 10**6, 10.0, 1 << 28), 1, 8, 10**6, nice=0),
         batch_max=8,
         queue_max=8,
         cache_max=8,

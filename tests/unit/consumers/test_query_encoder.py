@@ -29,7 +29,7 @@ from tidelens.runtime.query_encoder import make_queries
 pytestmark = pytest.mark.anyio
 
 MODEL = QueryModel("hash", 1, None, False)
-PICTURES = PictureLimits(DecodeLimits(1_000_000, 1_000_000, 10.0, 2**31), 1, 8, 8_000_000)
+PICTURES = PictureLimits(DecodeLimits(1_000_000, 1_000_000, 10.0, 2**31), 1, 8, 8_000_000, nice=0)
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,7 @@ import pytest
 from blockbuster import BlockBuster
 from PIL import Image
 
+from consumers.images.decoder_pool import BESIDE_QUERIES_NICE
 from consumers.queries.encoder import ProcessQueryEncoder
 from contracts.errors import NotReady, RejectedRecord, RejectedRequest
 from contracts.settings import Settings
@@ -32,8 +33,9 @@ def starting_processes(no_blocking_calls: BlockBuster) -> None:
 
 
 @asynccontextmanager
-async def running(**settings: Any) -> AsyncIterator[ProcessQueryEncoder]:
-    queries = make_queries(Settings(model="hash", **settings))
+async def running(*, nice: int = 0, **settings: Any) -> AsyncIterator[ProcessQueryEncoder]:
+    # On a busy machine nice decoders would wait for every other process.
+    queries = make_queries(Settings(model="hash", **settings), decoder_nice=nice)
     queries.start()
     try:
         yield queries.encoder
@@ -59,7 +61,7 @@ async def decoding(encoder: ProcessQueryEncoder) -> list[psutil.Process]:
 
 
 async def test_texts_wait_for_no_picture() -> None:
-    async with running(**ENDLESS) as encoder:
+    async with running(nice=BESIDE_QUERIES_NICE, **ENDLESS) as encoder:
         hostile = [asyncio.create_task(encoder.image(endless(n))) for n in range(20)]
         (decoder,) = await decoding(encoder)
         for text in ("one", "two", "three"):

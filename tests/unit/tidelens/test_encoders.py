@@ -274,7 +274,7 @@ async def test_queries_come_before_it(no_blocking_calls: BlockBuster) -> None:
 async def test_a_child_tells_why_it_ends(no_blocking_calls: BlockBuster, tmp_path: Path) -> None:
     no_blocking_calls.deactivate()  # starting a process is one
     (tmp_path / "config.json").write_text("{")
-    encoder = await EncoderProcess.start(Settings(model="hash"), str(tmp_path), None)
+    encoder = await EncoderProcess.start(Settings(model="hash"), str(tmp_path), None, nice=0)
     try:
         encoder.attach("127.0.0.1:1")
         async with asyncio.timeout(100):

@@ -191,7 +191,7 @@ class Index:
     ) -> PendingMerge:
         """Begin to build a segment of the growing rows and of `segments` (None: all of them).
 
-        `swap` or `give_up` ends it.
+        `commit_merge` or `abort_merge` ends it.
         """
         return self._tables[target].begin_merge(segments)
 

@@ -10,7 +10,7 @@ Value (little-endian):
     16      2 * dim  the unit vector, float16
     ...     rest     JSON object: "item", "text", "metadata"; absent members are null / empty
 
-The key is the item's id. The headers are `source` (see records.Source) and `appended` (the append
+The key is the item's id. The headers are `source` (see `contracts.events.record.Source`) and `appended` (the append
 time of the content record in milliseconds, as ASCII). A null value is a tombstone. It has the same
 headers, and `reason` ("code: message") where the content record was refused.
 """

@@ -36,7 +36,7 @@ _EXACT = PrecisionChoice()
 
 
 class HuggingFaceEncoder:
-    """The port contracts.ports.Encoder on a checkpoint's text and image features.
+    """The port contracts.ports.encoder.Encoder on a checkpoint's text and image features.
 
     It runs on a GPU if there is one. The constructor raises ModelMissing for a checkpoint without
     such features, or with code of its own that `checkpoint.remote_code` does not allow.

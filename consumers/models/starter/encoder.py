@@ -19,7 +19,7 @@ from contracts.space import Space
 
 
 class StarterEncoder:
-    """The port contracts.ports.Encoder on EfficientNet-lite0, MiniLM and the trained head.
+    """The port contracts.ports.encoder.Encoder on EfficientNet-lite0, MiniLM and the trained head.
 
     MiniLM is unpacked once, into the user's cache folder. The constructor raises ModelMissing.
     """

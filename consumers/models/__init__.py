@@ -1,4 +1,4 @@
-"""The encoders behind contracts.ports.encoder.Encoder: the starter model, and Hugging Face checkpoints.
+"""The implementations of contracts.ports.encoder: the starter model and Hugging Face checkpoints.
 
 Importing this package is fast; `open_encoder` imports torch, and `model_space` does not.
 """

@@ -10,9 +10,9 @@ Value (little-endian):
     16      2 * dim  the unit vector, float16
     ...     rest     JSON object: "item", "text", "metadata"; absent members are null / empty
 
-The key is the item's id. The headers are `source` (see `contracts.events.record.Source`) and `appended` (the append
-time of the content record in milliseconds, as ASCII). A null value is a tombstone. It has the same
-headers, and `reason` ("code: message") where the content record was refused.
+The key is the item's id. The headers are `source` (contracts.events.record.Source) and `appended`
+(the append time of the content record in milliseconds since 1970, as ASCII). A null value is a
+tombstone. It has the same headers, and `reason` ("code: message") if the content record was refused.
 """
 
 import struct

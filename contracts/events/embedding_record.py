@@ -12,7 +12,7 @@ Value (little-endian):
 
 The key is the item's id. The headers are `source` (contracts.events.record.Source) and `appended`
 (the append time of the content record in milliseconds since 1970, as ASCII). A null value is a
-tombstone. It has the same headers, and `reason` ("code: message") if the content record was refused.
+tombstone. It has the same headers, and `reason` ("code: message") if the record was refused.
 """
 
 import struct

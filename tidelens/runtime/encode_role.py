@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,18 @@ _LAG_EVERY_S = 5.0
 _LOOK_S = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class _Role:
+    """The settings of an encoder, and what lives as long as its process."""
+
+    settings: Settings
+    kafka: KafkaSettings
+    metrics: Metrics
+    health: EncoderHealth
+    stop: asyncio.Event
+    reporter: ChildReporter
+
+
 async def run_encoder(
     settings: Settings,
     kafka: KafkaSettings,
@@ -61,6 +74,7 @@ async def run_encoder(
     register_process_metrics(metrics.registry)
     async with contextlib.AsyncExitStack() as stack:
         stop = await stack.enter_async_context(stop_signal())
+        role = _Role(settings, kafka, metrics, health, stop, reporter)
         # A port that is in use is reported at once, not after the model was loaded.
         stack.enter_context(metrics_server(settings, metrics, health, metrics_listener))
         # The imports and the weights take seconds: load them while the broker starts.
@@ -68,16 +82,7 @@ async def run_encoder(
         watched = asyncio.create_task(health.run())
         try:
             if not attached:
-                return await _encode(
-                    settings,
-                    kafka,
-                    settings.brokers or "",
-                    loading,
-                    metrics,
-                    health,
-                    stop,
-                    reporter,
-                )
+                return await _encode(role, settings.brokers or "", loading)
             parent = await _Parent.connect()
             brokers = await unless_stopped(stop, parent.address())
             if not brokers:
@@ -86,9 +91,7 @@ async def run_encoder(
             watching = asyncio.create_task(parent.wait_for_exit())
             watching.add_done_callback(lambda _: stop.set())
             try:
-                return await _encode(
-                    settings, kafka, brokers, loading, metrics, health, stop, reporter
-                )
+                return await _encode(role, brokers, loading)
             finally:
                 watching.cancel()
         finally:
@@ -131,21 +134,14 @@ class _Parent:
         await self._reader.read()
 
 
-async def _encode(
-    settings: Settings,
-    kafka: KafkaSettings,
-    brokers: str,
-    loading: "asyncio.Task[Encoder]",
-    metrics: Metrics,
-    health: EncoderHealth,
-    stop: asyncio.Event,
-    reporter: ChildReporter,
-) -> bool:
-    from streams.kafka.connection import KafkaConnection
-    from streams.lag.kafka_lag import KafkaLag
-    from streams.topics.watch import TopicWatch
-    from tidelens.runtime.event_log import open_event_log
+async def _encode(role: _Role, brokers: str, loading: "asyncio.Task[Encoder]") -> bool:
+    """Encode once the model is loaded and Kafka answers, until stopped.
 
+    Returns False if stopped before the model was loaded.
+    """
+    from streams.kafka.connection import KafkaConnection
+
+    metrics, health, stop = role.metrics, role.health, role.stop
     encoder = await unless_stopped(stop, loading)
     if encoder is None:
         log.info("stopped before the model was loaded")
@@ -153,40 +149,54 @@ async def _encode(
     gc_pauses.forget_imports()
     metrics.set_space(encoder.space.name)
     health.space = encoder.space.name
-    clock, connection = SystemClock(), KafkaConnection(brokers, kafka)
-    lag = KafkaLag(connection, Names(settings.topic_prefix, encoder.space.name), None, clock)
-    if reporter and not await unless_stopped(stop, _answering(connection)):
+    clock, connection = SystemClock(), KafkaConnection(brokers, role.kafka)
+    if role.reporter and not await unless_stopped(stop, _answering(connection)):
         return True
     async with contextlib.AsyncExitStack() as stack:
-        opening = open_worker(settings, connection, encoder, metrics, clock, health)
+        opening = open_worker(role.settings, connection, encoder, metrics, clock, health)
         worker = await unless_stopped(stop, stack.enter_async_context(opening))
         if worker is None:
             log.info("stopped before Kafka answered")
             return True
-        if reporter:
-            reporter.send(ChildReport())
+        if role.reporter:
+            role.reporter.send(ChildReport())
         else:
             log.info("encoding", space=encoder.space.name, brokers=brokers)
-        side = SideTasks()
-        metrics.registry.register(side)
-        event_log = await stack.enter_async_context(open_event_log(settings, connection))
-        watch = TopicWatch(event_log, lag.names, metrics)
+        names = Names(role.settings.topic_prefix, encoder.space.name)
+        await _run_tasks(role, worker, connection, names)
+    log.info("encoder stopped")
+    return True
+
+
+async def _run_tasks(
+    role: _Role, worker: "EncoderWorker", connection: "KafkaConnection", names: Names
+) -> None:
+    """Run the worker and its side tasks until stopped. Raises what ends the worker."""
+    from streams.lag.kafka_lag import KafkaLag
+    from streams.topics.watch import TopicWatch
+    from tidelens.runtime.event_log import open_event_log
+
+    side = SideTasks()
+    role.metrics.registry.register(side)
+    clock = SystemClock()
+    lag = KafkaLag(connection, names, None, clock)
+    async with open_event_log(role.settings, connection) as event_log:
+        watch = TopicWatch(event_log, names, role.metrics)
         runs = side.supervise(
             {
                 "worker": worker.run,
                 "topics": watch.run,
-                "lag": partial(update_lag_metrics, lag, metrics, clock, health),
+                "lag": partial(update_lag_metrics, lag, role.metrics, clock, role.health),
                 "trim": trim,
             }
         )
         try:
             await until_stopped(
-                stop, {name: asyncio.create_task(run(), name=name) for name, run in runs.items()}
+                role.stop,
+                {name: asyncio.create_task(run(), name=name) for name, run in runs.items()},
             )
         finally:
             await lag.stop()
-    log.info("encoder stopped")
-    return True
 
 
 async def _answering(connection: "KafkaConnection") -> bool:

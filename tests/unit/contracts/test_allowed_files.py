@@ -1,4 +1,4 @@
-"""Files below allowed roots: no link leads out of one, put there at whatever moment."""
+"""Files below allowed roots: no symbolic link leads out of a root, whenever it was made."""
 
 import asyncio
 import os
@@ -46,7 +46,7 @@ def by_api(root: Path, path: Path) -> bytes | None:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A root with a/b/one.png, beside a folder elsewhere/b/one.png that no reader may see."""
+    """Return a root that holds a/b/one.png; elsewhere/b/one.png beside it is out of bounds."""
     for top, data in (("root/a", INSIDE), ("elsewhere", SECRET)):
         (tmp_path / top / "b").mkdir(parents=True)
         (tmp_path / top / "b" / "one.png").write_bytes(data)
@@ -66,7 +66,7 @@ def test_what_was_compared_is_what_is_opened(
     def swapping(self: Path, strict: bool = False) -> Path:
         found = resolve(self, strict=strict)
         if self == root and not root.parent.joinpath("kept").exists():
-            # The last that is resolved before the file is opened.
+            # The root is the last path that is resolved before the file is opened.
             there = root.parent / swapped
             there.rename(root.parent / "kept")
             target = root.parent / "elsewhere" / elsewhere[swapped]
@@ -100,7 +100,7 @@ def test_a_root_may_be_a_file_and_a_link(root: Path) -> None:
 
 @pytest.mark.parametrize("read", [by_encoder, by_api])
 def test_pipes_and_folders_are_not_opened(root: Path, read: Reader) -> None:
-    os.mkfifo(root / "pipe.png")  # opened for reading alone, it would wait for a writer
+    os.mkfifo(root / "pipe.png")  # opened for reading, it would wait for a writer
     before = set(Path("/proc/self/fd").iterdir())
     for name in ("pipe.png", "a", "none.png", "a/b/one.png/x"):
         assert read(root, root / name) is None
@@ -108,7 +108,7 @@ def test_pipes_and_folders_are_not_opened(root: Path, read: Reader) -> None:
 
 
 def published(folder: Path) -> dict[str, object]:
-    """What each file of a folder comes to: its text or bytes, or why it is left out."""
+    """Return, for each file of a folder, its text or bytes, or the reason why it is refused."""
     settings = Settings()
     files = [found for found in sources([folder]) if isinstance(found, PublishSource)]
     found: dict[str, object] = {}
@@ -137,7 +137,7 @@ def test_a_published_folder_shows_nothing_that_lies_elsewhere(root: Path) -> Non
         "leak.png": out,
         "gone.txt": out,
     }
-    # Who names the link means what it leads to.
+    # A user who names the link itself means the file that it leads to.
     [entry] = content_events_of(PublishSource(root / "leak.png", root), Settings())
     assert isinstance(entry, Content) and entry.image == png
 

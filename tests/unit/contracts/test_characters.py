@@ -1,4 +1,4 @@
-"""What is blank, and what a line may hold that comes from a stranger."""
+"""Blank texts, and the characters that a log line may contain when they come from a stranger."""
 
 import orjson
 import pytest
@@ -48,10 +48,10 @@ def test_what_acts_or_hides_is_escaped(text: str, shown: str) -> None:
         "a cat, 'quoted' \\ and so on",
         "\u732b\u3000\u732b \xa0 \u00e9e\u0301",
         "\u05d7\u05ea\u05d5\u05dc",
-        # A family, a heart, a keycap, a skin tone with a profession: joiners and selectors.
+        # Emoji with joiners and selectors: a family, a heart, a keycap, a skin tone, a profession.
         "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2764\ufe0f 1\ufe0f\u20e3",
         "\U0001f469\U0001f3fd\u200d\U0001f680 \U0001f3f3\ufe0f\u200d\U0001f308",
-        # Persian and Hindi need them to be written at all.
+        # Persian and Hindi cannot be written without joiners.
         "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
         "\u0915\u094d\u200d\u0937 \u0915\u094d\u200c\u0937",
     ],

@@ -1,4 +1,4 @@
-"""Child processes import our modules, whatever stands in the working directory."""
+"""Child processes import the modules of Tidelens, whatever the working directory contains."""
 
 import re
 import signal
@@ -34,7 +34,7 @@ def test_the_product_starts_children_of_these_rooms() -> None:
 
 
 def test_every_child_is_started_by_that_command() -> None:
-    """The option -m, written out, would let the working directory hide our modules."""
+    """A plain `-m` lets folders of the working directory hide the modules of Tidelens."""
     ours = re.compile(rf'"-m",\s*"(?:{"|".join((*ROOMS, "benchmarks", "tests"))})\b')
     assert not [path for path, text in SOURCES.items() if ours.search(text)]
 
@@ -44,7 +44,7 @@ def test_a_folder_of_the_user_does_not_hide_ours(module: str, tmp_path: Path) ->
     for room in ROOMS:
         (tmp_path / room).mkdir()
         (tmp_path / room / "__init__.py").write_text("raise SystemExit('the folder of the user')")
-    # Each ends with an error, which says that it was imported.
+    # Each module ends with an error of its own, which shows that it was imported.
     done = subprocess.run(
         module_command(module, "no-such-word"),
         cwd=tmp_path,

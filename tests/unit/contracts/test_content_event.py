@@ -1,4 +1,4 @@
-"""Content events: what is accepted, and the reason each bad record gets."""
+"""Content events: the records that are accepted, and the reason for each refusal."""
 
 import base64
 from typing import Any
@@ -117,7 +117,7 @@ def test_metadata_has_a_limit() -> None:
 
 
 def nested(levels: int) -> dict[str, Any]:
-    """Metadata of so many levels, itself the first, lists among them."""
+    """Return metadata with `levels` levels of nesting: an object, and lists in it."""
     value: Any = []
     for _ in range(levels - 2):
         value = [value]
@@ -164,7 +164,7 @@ def test_metadata_may_have_as_many_names_as_the_limit_says_and_more_within_one()
     assert read is not None and read.metadata == metadata
 
 
-# orjson reads up to 1,024 levels, and writes up to 254.
+# orjson reads up to 1,024 levels of nesting, and writes up to 254.
 @pytest.mark.parametrize("levels", [METADATA_DEPTH_MAX + 1, 253, 254, 255, 1_000])
 def test_metadata_that_is_too_deep_is_refused_everywhere(levels: int) -> None:
     raw = b'{"m":' + b"[" * (levels - 1) + b"]" * (levels - 1) + b"}"

@@ -1,4 +1,4 @@
-"""Dead letters keep the original whole and say why it is there."""
+"""Dead letters keep the original record whole, and name the reason of its refusal."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ BYTES_MAX = 10_000
 
 
 def letter(rejection: RejectedRecord, record: Record | None = None) -> Record:
-    """The letter as a reader would see it."""
+    """Return the dead letter of a rejection, as a reader of its topic sees it."""
     original = record or Record("t.images", 3, 17, 0, b"k\xff", b"\x00\xff", [("a", b"\xfe")])
     out = dead_letter_record(
         "t.dead-letters",
@@ -62,7 +62,7 @@ def test_the_message_is_bounded_and_always_encodable() -> None:
         ({"value": b"v" * BYTES_MAX}, BYTES_MAX + 1),
         ({"key": b"k" * BYTES_MAX}, BYTES_MAX + 1),
         ({"headers": [("h", b"x" * BYTES_MAX)]}, BYTES_MAX + 3),
-        # Nothing in them, yet each costs some bytes of framing.
+        # These headers are empty, but each takes some bytes of framing.
         ({"headers": [("h", b"")] * 4_000}, 4_002),
     ],
 )

@@ -1,4 +1,4 @@
-"""Differences of lists: which changes are told, and that applying them gives the new list."""
+"""The changes between two lists: the fewest are reported, and applying them gives the new list."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The embedding's bytes: golden vectors of version 1, and what is refused."""
+"""The bytes of an embedding record: a golden record of version 1, and records that are refused."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from contracts.score import unit
 from contracts.space import Space
 
 SPACE = Space("golden-v1", "model", "rev", "prep", 4)
-# Written down once: a change of these bytes breaks every index and reader in the field.
+# These bytes are fixed: a change would break every deployed index and reader.
 GOLDEN = bytes.fromhex(
     "544c4501258c9333498518a704000000"  # magic, fingerprint, dim, zero
     "0038003800380038"  # four times 0.5 in float16

@@ -1,4 +1,4 @@
-"""The filter grammar: what each operator means, canonical keys, what is refused and where."""
+"""The filter grammar: the meaning of each operator, canonical keys, and where a refusal points."""
 
 from typing import Any
 

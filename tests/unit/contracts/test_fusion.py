@@ -1,4 +1,4 @@
-"""Weighted sums: what cancels within rounding has no direction, whatever else is left has one."""
+"""Weighted sums of vectors: a sum that cancels up to rounding has no direction, others have one."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Which groups belong to a collection, and what they stand for."""
+"""The names of consumer groups: those of a collection are recognised, and read into their parts."""
 
 import pytest
 
@@ -14,11 +14,11 @@ NAMES = Names("shop.", "clip-v1")
         (NAMES.encoder_group, GroupName("encode", "clip-v1")),
         (NAMES.index_group("0", "a-1"), GroupName("index", "clip-v1", "0", "a-1")),
         (NAMES.streams_app_id("0", "a-1"), GroupName("streams", "clip-v1", "0", "a-1")),
-        # These are of another collection, even where one prefix begins with the other.
+        # These belong to another collection, even where one prefix begins with the other.
         (Names("shop2.", "clip-v1").encoder_group, None),
         (Names("shop.eu.", "clip-v1").index_group("0", "0"), None),
         (Names("tidelens.", "clip-v1").index_group("0", "0"), None),
-        # Somebody's own.
+        # These look similar, but Tidelens does not make such names.
         ("shop.index.clip-v1.0", None),
         ("shop.index.clip-v1.0.0.0", None),
         ("shop.encode.clip-v1.0.0", None),

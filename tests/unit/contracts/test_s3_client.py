@@ -1,4 +1,4 @@
-"""The S3 client is opened in one way, and variables that make no client name the setting."""
+"""The S3 client is opened in one way, and wrong environment variables name the setting at fault."""
 
 from pathlib import Path
 

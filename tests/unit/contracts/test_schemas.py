@@ -1,4 +1,4 @@
-"""The checked-in schemas are those of the types, and never break who reads the older ones."""
+"""The checked-in schemas match the types, and never break a reader of an older version."""
 
 import re
 from pathlib import Path
@@ -52,7 +52,7 @@ def name_of(path: Path) -> str:
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_what_was_written_in_version_1_is_still_read(path: Path) -> None:
-    """These files are never edited: what breaks them breaks somebody's stream or program."""
+    """The examples are never edited: what breaks them breaks a user's stream or program as well."""
     name = name_of(path)
     for example in orjson.loads(path.read_bytes()):
         jsonschema.validate(example, build.schema_documents()[name])
@@ -104,7 +104,7 @@ def test_every_route_of_the_api_is_in_the_openapi_document() -> None:
 
 
 def test_a_breaking_change_would_be_caught() -> None:
-    """A member taken away, or made needed, fails on the examples."""
+    """Validation of the old examples fails if a schema requires a new member."""
     example = orjson.loads((build.FOLDER / "examples" / "caption.v1.1.json").read_bytes())[0]
     changed = build.schema_documents()["caption.v1"] | {"required": ["text", "language"]}
     with pytest.raises(jsonschema.ValidationError):

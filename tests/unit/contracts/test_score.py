@@ -1,4 +1,4 @@
-"""The exact score: the same number in any summation order."""
+"""The exact score is the same number in any order of summation."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What side tasks raise never ends a role, and every task of the product is supervised or named."""
+"""An error of a side task never ends its role, and every task is supervised or documented."""
 
 import asyncio
 import re
@@ -39,13 +39,13 @@ OF_THE_BROKER = "put off until the broker answers"
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[list[Any]]:
-    """Keeps tracebacks off the event loop, where reading the source for them would block."""
+    """Return the captured log lines; printing their tracebacks would block the event loop."""
     with capture_logs() as logs:
         yield logs
 
 
 class Time:
-    """A clock that goes on only while somebody sleeps; `naps` are the pauses."""
+    """A clock that advances only when a task sleeps; `naps` are the pauses, in seconds."""
 
     def __init__(self) -> None:
         self.now = 100.0
@@ -93,7 +93,7 @@ async def nothing() -> None:
 async def test_whatever_a_step_raises_is_told_under_its_name(
     error: BaseException, level: str, event: str
 ) -> None:
-    """The broker is blamed only for what the broker did; what nobody foresaw has a traceback."""
+    """An error of the broker is logged as such, and an unforeseen error with its traceback."""
     side = SideTasks()
     with capture_logs() as logs:
         assert not await side.run_step("commit", raising(error))
@@ -200,7 +200,7 @@ async def test_failures_are_counted_by_task_and_space_and_forgotten_with_the_spa
 
 
 class BrokenMaintainer:
-    """Raises whatever timer asks, and counts."""
+    """A maintainer of which every step raises KeyError; `asked` counts the calls by name."""
 
     def __init__(self) -> None:
         self.asked = Counter[str]()
@@ -329,13 +329,13 @@ def section(title: str) -> str:
 
 
 def test_every_start_of_a_task_is_listed() -> None:
-    """A new one belongs into docs/internals/tasks.md: main, supervised, or of one request."""
+    """A new task belongs in docs/internals/tasks.md: main, supervised, or of a single request."""
     listed = {where: int(n) for where, n in re.findall(r"`([^`]+: [^`]+)` ×(\d+)", TABLE)}
     assert listed == found().where
 
 
 def side_names() -> set[str]:
-    """Return the names in the source: in calls of the supervisor, and of what runs by name."""
+    """Return the names of side tasks in the source, as passed to the supervisor or run by name."""
     names = set().union(*found().names.values())
     names |= timers(cast(Maintainer, BrokenMaintainer())).keys()
     names |= background(Kit().app).keys()

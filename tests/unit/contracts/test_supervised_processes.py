@@ -1,4 +1,4 @@
-"""Processes that are started again: how long they stay down, and what is said of them."""
+"""Supervised processes: the pause before a restart, and the reports in the log and the metrics."""
 
 import asyncio
 
@@ -30,7 +30,7 @@ def test_the_pauses_grow_to_a_bound_and_begin_again_after_a_healthy_run() -> Non
     part.mark_running()
     clock.now += 7.9
     assert part.mark_ended("x") == 8
-    # Time in which it did not run yet does not count.
+    # The time before it first ran does not count.
     clock.now += 100
     assert part.mark_ended("x") == 8
     part.mark_running()
@@ -59,7 +59,7 @@ def test_a_crash_loop_writes_one_line_a_minute() -> None:
 
 @pytest.mark.anyio
 async def test_many_who_notice_one_end_wait_for_one_start() -> None:
-    """Each picture that met a decoder which could not be started made the pause twice as long."""
+    """A failed start makes the pause longer once, not once for each caller that noticed it."""
     part = Part("decode", pause_max_s=0.01)
     await asyncio.gather(*(part.wait_before_restart("no memory") for _ in range(20)))
     assert (part.failures, part.restarts) == (1, 1)

@@ -1,4 +1,4 @@
-"""Where downloads and data go: the XDG convention."""
+"""The folders for downloads and data follow the XDG Base Directory convention."""
 
 import pwd
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a refusal of bad input names: the member that was meant, its limit and its value."""
+"""Refusals of invalid input name the member that was meant, its limit and its value."""
 
 import base64
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def refusal(parse: Callable[[Any], Any], body: Any) -> tuple[str | None, Any, An
 @pytest.mark.parametrize(
     ("parse", "body", "field", "says"),
     [
-        # Mistakes inside the form of a union that was meant.
+        # The input has a recognisable form of a union, and a mistake inside it.
         (search, {"image": {"ref": "https://x/y", "sha256": 5}}, "image.sha256", "valid string"),
         (search, {"image": {"url": "https://x/y"}}, "image.url", "not permitted"),
         (search, {"image": {"sha256": "0" * 64}}, "image", "exactly one of data and ref"),
@@ -73,14 +73,14 @@ def refusal(parse: Callable[[Any], Any], body: Any) -> tuple[str | None, Any, An
         (item, {"data": 5}, "image.data", "valid string"),
         (event, {"ref": 5, "sha256": "0" * 64}, "image.ref", "valid string"),
         (live, {"image": {"data": 5}}, "query.image.data", "valid string"),
-        # Inputs that are none of the forms.
+        # The input has none of the accepted forms.
         (search, {"image": 5}, "image", "want base64, a data: URI, a URL, or an object"),
         (search, {"image": ["x"]}, "image", "got a list"),
         (item, 5, "image", "got a number"),
         (search, {"text": "a", "wait_for": "x"}, "wait_for", "want a publish token"),
         (search, {"text": "a", "wait_for": {"x": 1}}, "wait_for", "got an object with x"),
         (search, [5], "0", "want a JSON object, got a number"),
-        # The question itself is wrong, whatever one of its members lacks.
+        # The combination of members is wrong, which is reported before faults of one member.
         (search, {"text": "a", "id": "b"}, "body", "text, image, vector, id and fuse is needed"),
         (search, {"text": "a", "id": "b"}, "body", "got text, id"),
         (search, {"vector": [1.0], "fuse": [{"text": "a"}]}, "body", "got vector, fuse"),
@@ -88,7 +88,7 @@ def refusal(parse: Callable[[Any], Any], body: Any) -> tuple[str | None, Any, An
         (search, {"fuse": [{"text": "a", "id": "b"}]}, "fuse.0", "got text, id"),
         (classify, {"text": "a", "id": "b", "labels": ["x"]}, "body", "got text, id"),
         (search, {"text": "a", "of": "images"}, "of", "goes with `id` only"),
-        # Lengths, in words of their own.
+        # Faults of length have messages of their own.
         (search, {"fuse": [{"text": "a"}] * 17}, "fuse", "fuse: limit 16 items, got 17"),
         (search, {"fuse": []}, "fuse", "fuse: want at least 1 item, got 0"),
         (search, {"vector": [1.0] * 65_537}, "vector", "vector: limit 65536 items, got 65537"),
@@ -145,7 +145,7 @@ def test_the_limit_and_the_value_are_named(
 
 @pytest.mark.parametrize("name", ["query", "new-item", "image.v1", "caption.v1", "client-message"])
 def test_every_union_of_what_comes_in_is_discriminated(name: str) -> None:
-    """A union without a discriminator reports the mistakes of members that were not meant."""
+    """A union without a discriminator would report faults in forms that were not meant."""
 
     def undiscriminated(node: Any) -> list[Any]:
         if isinstance(node, list):

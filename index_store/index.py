@@ -1,8 +1,8 @@
-"""The index state: a fold over the embeddings topics (invariant 4) and the view that readers get.
+"""The index state: a fold over the embeddings topics (invariant 4), and the view that readers get.
 
-Applying is what compaction is: the last appended record of a key wins, and a record below the
-state's position is a repeat that changes nothing. So the state is a function of the offsets alone,
-whatever the order in which partitions interleaved.
+Applying works as compaction does: the last appended record of a key wins, and a record below the
+state's position is a repeat that changes nothing. So the state depends on the offsets alone, not on
+the order in which partitions were interleaved.
 """
 
 import hashlib
@@ -34,12 +34,12 @@ _REASONS_MAX = 10_000
 
 
 class Index:
-    """The writer; one thread applies, any thread reads `view`.
+    """The index of one space. One thread applies batches, any thread reads `view`.
 
-    `partitions` counts each target's partitions, `topic_ids` are the embeddings topics'.
-    After each `apply`, `rejected` holds the unreadable records of that batch with their errors,
-    `last_appended_ms` the content records' append times of the rows put in; `misplaced` counts
-    records of keys that belong to other partitions, since the start.
+    `partitions` are the numbers of partitions of each target, `topic_ids` those of the embeddings
+    topics. After each `apply`, `rejected` holds the unreadable records of that batch with their
+    errors, and `last_appended_ms` the times (ms since 1970) at which the content records of the new
+    rows were appended. `misplaced` counts records whose key belongs to another partition.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Index:
         self.epoch = _epoch(topic_ids)
         self._partition_of = partition_of
         self._growing_segment_rows = growing_segment_rows
-        self._tables = {
+        self._segments = {
             target: SegmentManager(space.dim, growing_segment_rows) for target in TARGETS
         }
         self._readers = {target: RecordReader(space, target) for target in TARGETS}
@@ -79,7 +79,7 @@ class Index:
         self.view = self._make_view()
 
     def empty_copy(self) -> "Index":
-        """A new, empty index of the same log."""
+        """Return a new, empty index of the same log."""
         return Index(
             self.space,
             self.names,
@@ -90,10 +90,11 @@ class Index:
         )
 
     def apply(self, batch: Fetched) -> list[AppliedBatch]:
-        """Fold a batch in and make the new view current; what changed, for each target.
+        """Fold a batch into the state, make the new view current, and return the changes.
 
-        Records of keys that belong elsewhere change nothing; unreadable ones take their item out
-        (see index_store.record_reader). Positions advance over both, and without any record too.
+        There is one AppliedBatch for each target with changes. A record whose key belongs to
+        another partition changes nothing; an unreadable one takes its item out (see
+        index_store.record_reader). Positions advance over both, and without any record too.
         """
         self.rejected, self.last_appended_ms = [], []
         newest: dict[Target, dict[str, IndexRecord]] = {}
@@ -105,20 +106,20 @@ class Index:
         applied = [self._fold(target, ids.values()) for target, ids in newest.items() if ids]
         for partition, position in batch.positions.items():
             self._advance(partition, position)
-        # One assignment: a reader has either the old state or the new one, whole.
+        # One assignment: a reader has either the whole old state or the whole new one.
         self.view = self._make_view()
         return applied
 
     def _read(
         self, target: Target, partition: TopicPartition, records: Sequence[Record]
     ) -> list[IndexRecord]:
-        """Readings of the records that are new here, in their order."""
+        """Read the records at and after the partition's position, in their order."""
         position, count = self.positions[partition], self.partitions[target]
         new = [record for record in records if record.offset >= position]
         if not new:
             return []
-        places = partitions_of([record.key or b"" for record in new], count, self._partition_of)
-        here = places == partition.partition
+        partitions = partitions_of([record.key or b"" for record in new], count, self._partition_of)
+        here = partitions == partition.partition
         if not here.all():
             self.misplaced += int(len(new) - here.sum())
         own = [record for record, belongs in zip(new, here.tolist(), strict=True) if belongs]
@@ -142,12 +143,12 @@ class Index:
                 self._reasons.popitem(last=False)
 
     def _fold(self, target: Target, readings: Collection[IndexRecord]) -> AppliedBatch:
-        """Take out the ids' old rows, put in the new ones."""
-        table = self._tables[target]
-        removed = table.remove(reading.id for reading in readings)
+        """Replace the old rows of the ids by the new ones."""
+        segments = self._segments[target]
+        removed = segments.remove(reading.id for reading in readings)
         rows = self._readers[target].rows([r for r in readings if r.vector is not None])
-        table.put(rows)
-        table.compact_growing(len(rows))
+        segments.put(rows)
+        segments.compact_growing(len(rows))
         self._add_to_digests(target, removed.partitions, removed.hashes, sign=-1)
         self._add_to_digests(target, rows.partitions, rows.hashes, sign=1)
         self.last_appended_ms += rows.appended_ms.tolist()
@@ -178,43 +179,43 @@ class Index:
         self.positions[partition] = max(self.positions[partition], position)
 
     def enable_growing_codes(self) -> None:
-        """From now on rows are put in so that they are found fast, at a cost for each."""
-        for table in self._tables.values():
-            table.is_searched = True
+        """Give codes to rows from now on: searches get faster, and applying slower."""
+        for segments in self._segments.values():
+            segments.is_searched = True
 
     def segments_of(self, target: Target) -> SegmentManager:
-        """For those who decide about rebuilds."""
-        return self._tables[target]
+        """Return the segments of a target."""
+        return self._segments[target]
 
     def begin_merge(
         self, target: Target, segments: Sequence[SealedSegment] | None = None
     ) -> PendingMerge:
-        """Begin to build a segment of the growing rows and of `segments` (None: all of them).
+        """Begin to merge the growing rows and the sealed `segments` (None: all of them).
 
         `commit_merge` or `abort_merge` ends it.
         """
-        return self._tables[target].begin_merge(segments)
+        return self._segments[target].begin_merge(segments)
 
     def apply_missed_deletes(
         self, target: Target, merge: PendingMerge, segment: SealedSegment
     ) -> None:
-        """Delete in a new segment what died in its parts so far; may run in a thread."""
-        self._tables[target].apply_missed_deletes(merge, segment)
+        """Delete in a new segment the rows deleted since it was begun. A thread may call this."""
+        self._segments[target].apply_missed_deletes(merge, segment)
 
     def commit_merge(
         self, target: Target, merge: PendingMerge, segment: SealedSegment | None
     ) -> None:
-        """Let `segment` take the place of the parts it was built from (None: all rows died)."""
-        self._tables[target].commit_merge(merge, segment)
+        """Replace the merged segments by `segment`, or by nothing where no live row is left."""
+        self._segments[target].commit_merge(merge, segment)
         self.view = self._make_view()
 
     def abort_merge(self, target: Target, merge: PendingMerge) -> None:
-        """End a rebuild that failed."""
-        self._tables[target].abort_merge(merge)
+        """End a merge that failed; the rows stay as they are."""
+        self._segments[target].abort_merge(merge)
 
     def add_restored(self, target: Target, segment: SealedSegment) -> None:
-        """Take in a segment of a snapshot; `finish_restore` makes it visible."""
-        self._tables[target].add_restored(segment)
+        """Add a segment of a snapshot; `finish_restore` makes it visible."""
+        self._segments[target].add_restored(segment)
         alive = segment.alive()
         partitions, hashes = segment.rows.partitions[alive], segment.rows.hashes[alive]
         self._add_to_digests(target, partitions, hashes, sign=1)
@@ -226,7 +227,10 @@ class Index:
         caught_up_at: Mapping[TopicPartition, float],
         reasons: Sequence[tuple[Target, int, int, str]] = (),
     ) -> None:
-        """The state's offsets; the view is current from here on."""
+        """Set the state that belongs to the restored segments, and make the view current.
+
+        `reasons` are rows of target, content partition, offset and reason.
+        """
         for target, partition, offset, reason in reasons:
             self._reasons[target, partition, offset] = reason
         self.positions.update(positions)
@@ -235,47 +239,54 @@ class Index:
         self.view = self._make_view()
 
     def refresh(self) -> None:
-        """Make the view anew: segments changed in something that is no row."""
+        """Make the view again, as segments changed in something that is not a row."""
         self.view = self._make_view()
 
     def mark_caught_up(self, partition: TopicPartition, at: float) -> None:
-        """Everything that was in the log at time `at` has been seen (invariant 7)."""
+        """Note that the index has all that was in the partition at time `at` (invariant 7)."""
         self.caught_up_at[partition] = max(at, self.caught_up_at.get(partition, at))
 
     def highest_source(self, target: Target, partition: int) -> int:
-        """Highest content offset seen there, tombstones and refused ones too; -1: none."""
+        """Return the highest content offset seen of a partition, or -1.
+
+        Tombstones and refused records count too.
+        """
         highest = self._highest.get(self._embeddings(target, partition))
         return -1 if highest is None else highest[1]
 
     def rejection_reason(self, target: Target, partition: int, offset: int) -> str | None:
-        """Why the content record there was given up, while that is remembered."""
+        """Return the reason why a content record was refused, while it is remembered."""
         return self._reasons.get((target, partition, offset))
 
     def rejection_reasons(self) -> list[tuple[Target, int, int, str]]:
-        """All that are remembered: target, content partition, offset, reason."""
+        """Return all remembered reasons: target, content partition, offset, reason."""
         return [(*where, reason) for where, reason in self._reasons.items()]
 
     def count(self, target: Target) -> int:
-        """Live items."""
-        return len(self._tables[target])
+        """Return the number of live items."""
+        return len(self._segments[target])
 
     def get(self, target: Target, item_id: str) -> Hit | None:
-        """The item as it is now, with its vector; rank and score are 0. On the writer's thread."""
-        found = self._tables[target].find(item_id)
+        """Return the item as it is now, with its vector, or None; rank and score are 0.
+
+        Only the writer's thread may call this.
+        """
+        found = self._segments[target].find(item_id)
         if found is None:
             return None
         rows, number = found
         return row_hit(self.names, target, rows, number)
 
     def as_of(self) -> AsOf:
+        """Return the state that an answer of the current view stands for."""
         return self.view.as_of
 
     def digests(self) -> list[dict[str, object]]:
-        """The digest of each partition with the offset it belongs to."""
+        """Return the digest of each partition with the offset that it belongs to."""
         return self.view.digests_by_partition()
 
     def digests_match(self) -> bool:
-        """Recompute every digest from the rows; False when memory does not hold what it should."""
+        """Return whether the digests of the rows are those of the state, unless memory went bad."""
         return self.view.recomputed_digests() == self.view.digests
 
     def _embeddings(self, target: Target, number: int) -> TopicPartition:
@@ -291,7 +302,7 @@ class Index:
         }
         return IndexView(
             self.names,
-            {target: table.readers() for target, table in self._tables.items()},
+            {target: segments.readers() for target, segments in self._segments.items()},
             dict(self.positions),
             dict(self._digests),
             dict(self._highest),
@@ -300,6 +311,6 @@ class Index:
 
 
 def _epoch(topic_ids: Mapping[str, str]) -> str:
-    """Names the log: changes when an embeddings topic is recreated."""
+    """Return the name of the log, which changes when an embeddings topic is recreated."""
     joined = "\n".join(f"{topic} {topic_ids[topic]}" for topic in sorted(topic_ids))
     return hashlib.blake2b(joined.encode(), digest_size=6).hexdigest()

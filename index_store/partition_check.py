@@ -1,4 +1,4 @@
-"""Which of many keys belong to their partition: contracts.partitioner, for a batch at once.
+"""The partitions of many keys at once: contracts.partitioner, vectorised over a batch.
 
 Every replayed record is checked, and murmur2 in Python takes 7 us a key; over columns of a batch
 it takes 0.3 us.
@@ -18,15 +18,15 @@ _M = np.uint32(0x5BD1E995)
 
 
 def partitions_of(keys: Sequence[bytes], count: int, partition_of: Partitioner) -> NDArray[np.intp]:
-    """The partition of each key among `count`: shape (len(keys),)."""
-    # Longer keys are no ids of ours, and would make the columns as wide as the widest.
+    """Return the partition of each key among `count`: shape (len(keys),)."""
+    # A longer key is not an id of an item, and would make the columns as wide as itself.
     if partition_of is _MURMUR2 and keys and max(map(len, keys)) <= ID_BYTES_MAX:
         return (_murmur2(keys) & np.uint32(0x7FFFFFFF)).astype(np.intp) % count
     return np.fromiter((partition_of(key, count) for key in keys), np.intp, len(keys))
 
 
 def _murmur2(keys: Sequence[bytes]) -> NDArray[np.uint32]:
-    """MurmurHash2 as Kafka's Java client has it, one row a key, one column four bytes."""
+    """Compute MurmurHash2 as Kafka's Java client does: a row for each key, a column for 4 bytes."""
     lengths = np.fromiter(map(len, keys), np.uint32, len(keys))
     # One word more than the longest needs, so that every key has a (perhaps empty) last word.
     width = int(lengths.max()) // 4 + 1

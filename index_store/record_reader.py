@@ -1,8 +1,8 @@
-"""Embeddings records into readings, and what is wrong with those that cannot be read.
+"""The reader of embedding records, and of what is wrong with those that cannot be read.
 
-The bytes are those of contracts.events.embedding_record. A well-formed record is read here directly
-(4 us against 33); whatever is unusual goes through `read_embedding`, so that one place says what is
-wrong.
+The bytes are those of contracts.events.embedding_record. A record of the usual form is read here
+directly (4 us against 33); any other goes through `read_embedding`, so that one function says what
+is wrong.
 
 An unreadable record takes its item out, like a tombstone. Keeping the item's old state would look
 kinder, but compaction drops the old record and keeps the bad one, so that a replay could not come
@@ -26,7 +26,7 @@ from index_store import digest
 from index_store.segment.rows import Origin, Rows
 
 # Lengths of unit vectors in float16 differ from 1 by less than 0.001. The exact score relies on
-# sums below 2, so a vector that is no unit vector (or not finite) would break the order.
+# sums below 2, so a vector of another length (or not finite) would break the order.
 _LENGTH_SLACK = 0.01
 _ORIGINS_MAX = 10_000
 
@@ -34,9 +34,10 @@ RejectedEntry = tuple[Record, TidelensError]
 
 
 class IndexRecord(NamedTuple):
-    """What one record says of an id; `vector` (float16 bytes) None takes it out.
+    """One embedding record, as the index takes it: the new state of an id.
 
-    `origin` None: the record names no source that could be read.
+    `vector` are float16 bytes; None takes the id out. `origin` is None if the source cannot be
+    read. `reason` says why a content record was refused.
     """
 
     id: str
@@ -52,7 +53,7 @@ class IndexRecord(NamedTuple):
 
 
 class RecordReader:
-    """Reads the embeddings of one space and target."""
+    """The reader of the embedding records of one space and target."""
 
     def __init__(self, space: Space, target: Target) -> None:
         self._space = space
@@ -66,12 +67,12 @@ class RecordReader:
     def read(
         self, partition: int, records: Sequence[Record]
     ) -> tuple[list[IndexRecord], list[RejectedEntry]]:
-        """A reading for each record, and the records refused; their readings take ids out."""
+        """Read each record; return also those that are refused, whose ids are taken out."""
         readings: list[IndexRecord] = []
         rejected: list[RejectedEntry] = []
         for record in records:
             try:
-                reading = self._well_formed(partition, record) or self._unusual(partition, record)
+                reading = self._read_fast(partition, record) or self._read_slowly(partition, record)
             except (RejectedRecord, SpaceMismatch) as error:
                 rejected.append((record, error))
                 reading = self._refused(partition, record, error)
@@ -88,7 +89,7 @@ class RecordReader:
         return readings, rejected
 
     def rows(self, readings: Sequence[IndexRecord]) -> Rows:
-        """Readings that all have a vector and a source, as rows."""
+        """Return records as rows; all of them have a vector and a source."""
         metadata, hashes, origins = [], [], []
         for reading in readings:
             assert reading.vector is not None and reading.origin is not None
@@ -118,8 +119,8 @@ class RecordReader:
             self._vectors(readings),
         )
 
-    def _well_formed(self, partition: int, record: Record) -> IndexRecord | None:
-        """None: `read_embedding` must have a look."""
+    def _read_fast(self, partition: int, record: Record) -> IndexRecord | None:
+        """Read a record of the usual form fast; return None if `read_embedding` must read it."""
         source = appended = reason = None
         for name, raw in record.headers:
             if name == "source":
@@ -136,8 +137,8 @@ class RecordReader:
             origin, offset = self._source(source)
             appended_ms = int(appended) if appended else record.timestamp_ms
             if value is None:
-                told = reason.decode("utf-8", "replace") if reason else None
-                return IndexRecord(item_id, partition, origin, offset, appended_ms, reason=told)
+                text = reason.decode("utf-8", "replace") if reason else None
+                return IndexRecord(item_id, partition, origin, offset, appended_ms, reason=text)
             if not value.startswith(self._head):
                 return None
             vector, body = value[len(self._head) : self._end], orjson.loads(value[self._end :])
@@ -152,8 +153,8 @@ class RecordReader:
             item_id, partition, origin, offset, appended_ms, vector, item, text, metadata
         )
 
-    def _unusual(self, partition: int, record: Record) -> IndexRecord:
-        """Raises RejectedRecord or SpaceMismatch."""
+    def _read_slowly(self, partition: int, record: Record) -> IndexRecord:
+        """Read any record. Raises RejectedRecord or SpaceMismatch."""
         found = read_embedding(self._space, record)
         if not _well_typed(found.item, found.text, found.metadata):
             raise RejectedRecord(
@@ -183,7 +184,10 @@ class RecordReader:
         return IndexRecord(item_id, partition, origin, offset, at, reason=_reason(error))
 
     def _source(self, raw: bytes) -> tuple[Origin, int]:
-        """Raises ValueError. One object for all records of a content partition."""
+        """Parse a source into origin and offset. Raises ValueError.
+
+        All records of a content partition share one origin object.
+        """
         before, _, offset = raw.rpartition(b":")
         origin = self._origins.get(before)
         if origin is None:
@@ -194,7 +198,7 @@ class RecordReader:
         return origin, int(offset)
 
     def _not_of_length_one(self, readings: Sequence[IndexRecord]) -> list[tuple[int, float]]:
-        """Places of such readings, with the lengths."""
+        """Return the positions of vectors that are not of length 1, with their lengths."""
         filled = [n for n, reading in enumerate(readings) if reading.vector is not None]
         vectors = self._vectors([readings[n] for n in filled]).astype(np.float32)
         lengths: NDArray[np.float32] = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
@@ -208,7 +212,7 @@ class RecordReader:
 
 
 def _any_id(record: Record) -> str:
-    """The id to take out. A key that is no UTF-8 becomes one that no item can have.
+    """Return the id to take out. A key that is not UTF-8 becomes one that no item can have.
 
     Encoders write such tombstones, so that every content record is answered.
     """

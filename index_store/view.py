@@ -1,4 +1,4 @@
-"""What a search works on: one immutable state of the index."""
+"""The view: one immutable state of the index, which a search reads."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from index_store.search.scan import RankedRow, SegmentSearch
 from index_store.segment.reader import SegmentReader, Selection
 from index_store.segment.rows import Numbers, Origin, Rows
 
-# The newest content record seen of a partition: which topic it was in, and its offset.
+# The newest content record seen of a partition: its origin and its offset.
 HighestSource = tuple[Origin, int]
 
 
@@ -27,7 +27,8 @@ HighestSource = tuple[Origin, int]
 class IndexView:
     """The index at `positions`; nothing in it ever changes.
 
-    `digests` are sums by partition, `highest` the newest content records seen.
+    `readers` are those of each target's segments. `digests` are those of the embeddings partitions,
+    and `highest` the newest content records that they show.
     """
 
     names: Names
@@ -38,8 +39,8 @@ class IndexView:
     as_of: AsOf
 
     def count(self, target: Target) -> int:
-        """Live items."""
-        return sum(part.live for part in self.readers[target])
+        """Return the number of live items."""
+        return sum(reader.live for reader in self.readers[target])
 
     def search(
         self, queries: Sequence[VectorQuery], *, recall: float | None = None
@@ -54,11 +55,11 @@ class IndexView:
         recall: float | None = None,
         reads: OnRowsRead = lambda rows: None,
     ) -> list[Answer]:
-        """Answers in the order of `queries`: score descending, then id ascending.
+        """Return the answer of each query, its hits by score descending, then id ascending.
 
-        Those that are `exact` are; the others are found with about this recall (None: exact).
-        Hits are made when they are read. `reads` is called with the number of rows that had to be
-        read for a filter.
+        Queries that are `exact` are answered exactly, the others with about this recall (None:
+        exactly). Hits are made when they are read. `reads` is called with the number of rows that
+        had to be read for a filter.
         """
         answers = self.answers_or_none(queries, recall=recall, reads=reads, patient=True)
         return [answer for answer in answers if answer is not None]
@@ -71,15 +72,15 @@ class IndexView:
         reads: OnRowsRead,
         patient: bool,
     ) -> list[Answer | None]:
-        """Answer as `answers` does; unless `patient`, with None where it takes an exact scan."""
+        """Answer as `answers` does; unless `patient`, with None for what takes an exact scan."""
         answers: dict[int, Answer | None] = {}
         for (target, _, exact), numbers in self._alike(queries).items():
-            parts = self.readers[target]
+            readers = self.readers[target]
             asked = [queries[n] for n in numbers]
             condition = asked[0].filter
-            selections = [part.select(condition, reads) for part in parts]
+            selections = [reader.select(condition, reads) for reader in readers]
             warnings = _warnings(condition, selections)
-            scan = SegmentSearch(parts, selections, asked)
+            scan = SegmentSearch(readers, selections, asked)
             found: Iterator[list[RankedRow] | None] = (
                 scan.exact()
                 if exact or recall is None
@@ -96,23 +97,23 @@ class IndexView:
     def warnings(
         self, target: Target, condition: Filter, reads: OnRowsRead = lambda rows: None
     ) -> Sequence[FilterWarning]:
-        """Return what a filter asks for that no live item has."""
+        """Return the warnings of a filter: what it asks for that no live item has."""
         return _warnings(
-            condition, [part.select(condition, reads) for part in self.readers[target]]
+            condition, [reader.select(condition, reads) for reader in self.readers[target]]
         )
 
     def needs_scan(self, target: Target, condition: Filter) -> bool:
-        """Whether rows have to be read to answer a filter, as far as is known without waiting."""
-        return any(part.needs_scan(condition) for part in self.readers[target])
+        """Return whether a filter needs rows to be read, as far as is known without waiting."""
+        return any(reader.needs_scan(condition) for reader in self.readers[target])
 
     def cost_ms(self, query: VectorQuery, recall: float) -> float:
-        """About what an approximate search takes; infinite where its filter is a new one."""
-        return sum(part.cost_ms(recall, query.filter) for part in self.readers[query.target])
+        """Estimate the milliseconds of an approximate search; infinite for a new filter."""
+        return sum(reader.cost_ms(recall, query.filter) for reader in self.readers[query.target])
 
     def _alike(
         self, queries: Sequence[VectorQuery]
     ) -> dict[tuple[Target, object, bool], list[int]]:
-        """Which queries are searched in one pass."""
+        """Group the positions of queries that are searched in one pass."""
         alike: dict[tuple[Target, object, bool], list[int]] = {}
         for n, query in enumerate(queries):
             condition = None if query.filter is None else query.filter.key
@@ -120,12 +121,12 @@ class IndexView:
         return alike
 
     def rows(self, target: Target) -> Iterator[tuple[Rows, Numbers]]:
-        """The live rows: columns, and the numbers of the rows in them."""
-        for part in self.readers[target]:
-            yield part.rows, part.numbers()
+        """Yield the live rows of each segment: columns, and the numbers of the rows in them."""
+        for reader in self.readers[target]:
+            yield reader.rows, reader.numbers()
 
     def digests_by_partition(self) -> list[dict[str, object]]:
-        """The digest of each partition with the offset it belongs to."""
+        """Return the digest of each partition with the offset that it belongs to."""
         return [
             {
                 "topic": partition.topic,
@@ -137,7 +138,7 @@ class IndexView:
         ]
 
     def recomputed_digests(self) -> dict[TopicPartition, int]:
-        """The digests from the rows themselves; equal to `digests` unless memory went bad."""
+        """Compute the digests from the rows; they equal `digests` unless memory went bad."""
         found = dict.fromkeys(self.positions, 0)
         for target in self.readers:
             topic = self.names.embeddings(target)
@@ -159,12 +160,12 @@ class IndexView:
 
 
 class LazyHits(Sequence[Hit]):
-    """One query's hits, each made when it is read: a thousand may have long texts."""
+    """The hits of one query, each made when it is read: a thousand may have long texts."""
 
-    __slots__ = ("_parts", "_query", "_topic", "_winners")
+    __slots__ = ("_query", "_readers", "_topic", "_winners")
 
     def __init__(self, view: IndexView, query: VectorQuery, winners: Sequence[RankedRow]) -> None:
-        self._parts = view.readers[query.target]
+        self._readers = view.readers[query.target]
         self._topic = view.names.content(query.target)
         self._query = query
         self._winners = winners[query.offset :]
@@ -179,24 +180,26 @@ class LazyHits(Sequence[Hit]):
     def __getitem__(self, n: int | slice) -> Hit | Sequence[Hit]:
         if isinstance(n, slice):
             return [self[one] for one in range(*n.indices(len(self)))]
-        query, place = self._query, range(len(self))[n]
-        negated, item_id, part, row = self._winners[place]
+        query, position = self._query, range(len(self))[n]
+        negated, item_id, segment, row = self._winners[position]
         return _hit(
             query.target,
             self._topic,
             item_id,
-            self._parts[part].rows,
+            self._readers[segment].rows,
             row,
-            query.offset + place + 1,
+            query.offset + position + 1,
             -negated,
             query.with_vector,
         )
 
     def __iter__(self) -> Iterator[Hit]:
-        query, parts, topic = self._query, self._parts, self._topic
+        query, readers, topic = self._query, self._readers, self._topic
         target, with_vector = query.target, query.with_vector
-        for rank, (negated, item_id, part, row) in enumerate(self._winners, query.offset + 1):
-            yield _hit(target, topic, item_id, parts[part].rows, row, rank, -negated, with_vector)
+        for rank, (negated, item_id, segment, row) in enumerate(self._winners, query.offset + 1):
+            yield _hit(
+                target, topic, item_id, readers[segment].rows, row, rank, -negated, with_vector
+            )
 
     def __eq__(self, other: object) -> bool:
         return list(self) == list(other) if isinstance(other, Sequence) else NotImplemented
@@ -215,7 +218,7 @@ def _warnings(condition: Filter | None, selections: Sequence[Selection]) -> Sequ
 
 
 def row_hit(names: Names, target: Target, rows: Rows, number: int) -> Hit:
-    """A row by itself as a hit, with its vector; rank and score are 0."""
+    """Return a row as a hit, with its vector; rank and score are 0."""
     content, item_id = names.content(target), rows.ids[number]
     return _hit(target, content, item_id, rows, number, 0, 0.0, True)
 
@@ -230,7 +233,7 @@ def _hit(
     score: float,
     with_vector: bool,
 ) -> Hit:
-    """A row as a hit; its source names the content topic."""
+    """Return a row as a hit; its source names the content topic."""
     metadata = rows.metadata[number]
     return Hit(
         target,
@@ -241,6 +244,6 @@ def _hit(
         rows.items[number],
         rows.texts[number],
         None if metadata is None else orjson.loads(metadata),
-        # A copy: a view of it would keep the whole part in memory.
+        # Copy it: a numpy view would keep the whole segment in memory.
         rows.vectors[number].copy() if with_vector else None,
     )

@@ -26,16 +26,16 @@ from contracts.filters.nodes import (
 from index_store.metadata.bitmaps import selector_bits
 from index_store.metadata.value_index import ValueIndex
 
-# What a field takes that is in one row only, with its name and its entry in a table (measured).
+# The bytes of a field that is in one row only, with its name and its entry in a table (measured).
 FIELD_BYTES = 1500
 _ROW_BYTES = 2
 _SCALARS = {STRING, NUMBER, BOOLEAN}
-# Rows that are looked at one by one before a bitmap is unpacked: nearly always one is alive.
+# The rows looked at one by one before a bitmap is unpacked: nearly always one of them is live.
 _TRIED = 64
 
-# Kind -> the rows with a value of that json_type, and the values.
+# JSON type -> the rows with a value of that type, and the values.
 _Groups = dict[str, tuple[list[int], list[Any]]]
-# Kind -> the rows with a value of that json_type; a list is of the types of its members.
+# JSON type -> the rows with a value of that type; a list counts by the types of its members.
 RowsByType = Mapping[str, BitMap]
 
 
@@ -53,7 +53,11 @@ class FieldIndex:
 
     @property
     def rows_by_type(self) -> RowsByType:
-        """`list of string` and the like of a list's members; `list` alone has no scalar."""
+        """The rows by the JSON type of their value.
+
+        A list is of types such as `list of string`, one for each type of its members; it is of type
+        `list` if it has no scalar.
+        """
         return self._rows_by_type
 
     @property
@@ -115,7 +119,7 @@ class FieldIndex:
 
 
 def live_types(rows_by_type: RowsByType, alive: NDArray[np.uint8]) -> frozenset[str]:
-    """Return the types of the values in rows that are `alive`, a bit a row, low bits first."""
+    """Return the JSON types of the values in `alive` rows: one bit for a row, low bits first."""
     return frozenset(
         json_type for json_type, rows in rows_by_type.items() if _any_alive(rows, alive)
     )
@@ -135,7 +139,7 @@ def _any_alive(rows: BitMap, alive: NDArray[np.uint8]) -> bool:
 
 
 def _grouped(rows: list[int], values: list[Any]) -> _Groups:
-    """Group rows and values by json_type, without null, which may be a member of a list."""
+    """Group rows and values by JSON type, without null, which may be a member of a list."""
     one_of_each = dict(zip(map(type, values), values, strict=True))
     types = {json_type_of(value) for value in one_of_each.values()}
     if len(types) == 1:  # almost always

@@ -28,15 +28,15 @@ from contracts.filters.json_form import FIELD_CHARS_MAX
 from contracts.filters.nodes import And, Filter, Not, Or
 from index_store.metadata.field_index import FieldIndex
 
-# Fields that have an index, however few rows they are in.
+# The number of fields that have an index, however few rows they are in.
 FIELDS_MAX = 1000
-# Bytes a row: as much as vectors of 512 dimensions take. For few rows, a minimum in all: about what
-# that many fields take.
+# Bytes for each row: as many as a vector of 512 dimensions takes. For few rows there is a minimum:
+# about the bytes of that many fields.
 ROW_BYTES_MAX = 1024
 BYTES_MIN = 2_000_000
-# Names remembered of fields that were left out: any other name is in no row.
+# Names remembered of fields that were left out. Without more of them, any other name is in no row.
 LEFT_OUT_MAX = 1000
-# Parsed at a time, in columns: bounds the memory on the way.
+# Rows parsed at a time, which bounds the memory of their values.
 _SLICE_ROWS = 8192
 # A full index is emptied to this share, so that not every slice has to empty it.
 _KEPT_SHARE = 0.875
@@ -45,7 +45,7 @@ _Columns = dict[str, tuple[list[int], list[Any]]]
 
 
 class MetadataIndex:
-    """Rows 0, 1, 2, ... by the values of their metadata; appended to by one writer.
+    """An index of rows 0, 1, 2, ... by the values of their metadata.
 
     It is not safe for several threads at once: callers that share it hold a lock around every call.
     """
@@ -63,12 +63,12 @@ class MetadataIndex:
         self._count = 0
         self._fields: dict[str, FieldIndex] = {}
         self._nbytes = 0
-        # None: too many to remember.
+        # It is None when there are too many to remember.
         self._left_out: set[str] | None = set()
         self._clock = count(1)
 
     def __len__(self) -> int:
-        """Rows taken in."""
+        """Return the number of rows taken in."""
         return self._count
 
     @property

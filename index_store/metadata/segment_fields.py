@@ -1,4 +1,4 @@
-"""The value index of one part's rows, caught up with them when a filter asks."""
+"""The metadata index of one segment's rows, which catches up with them when a filter needs it."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from index_store.metadata.metadata_index import MetadataIndex
 from index_store.segment.rows import Rows
 
 _FILTERS_KEPT = 64
-# About 2 ms of work.
+# Rows taken in at a time: about 2 ms of work.
 _CATCH_UP_ROWS = 512
 
 # Called with the number of rows whose metadata was read because a field has no index.
@@ -24,7 +24,7 @@ Selected = tuple[pyroaring.BitMap, Mapping[str, frozenset[str]]]
 
 
 class SegmentFields:
-    """The value index of one part, for any thread. Only quick steps are made under its lock."""
+    """The metadata index of one segment, for any thread. Its lock is held for quick steps only."""
 
     def __init__(self, rows: Rows, fields: MetadataIndex | None = None) -> None:
         self._rows = rows
@@ -34,8 +34,10 @@ class SegmentFields:
         self._found: dict[object, tuple[int, pyroaring.BitMap, Mapping[str, RowsByType]]] = {}
 
     def select(self, condition: Filter, alive: NDArray[np.uint8], reads: OnRowsRead) -> Selected:
-        """Return the rows that match, dead ones and ones newer than a view included; and for each
-        field of the filter the types of its values in rows that are `alive` (a bit a row).
+        """Return the rows that match a filter, and the JSON types that its fields have.
+
+        The rows may be deleted, or newer than a view. The types of each field are those in the rows
+        of the bitmap `alive`. `reads` is called as `OnRowsRead` says.
         """
         read: dict[str, FieldIndex] = {}
         done = 0
@@ -54,8 +56,9 @@ class SegmentFields:
             reads(count)
 
     def needs_scan(self, condition: Filter) -> bool:
-        """Whether `select` has to read rows: a guess, since it is made without the lock, which may
-        be held for long.
+        """Return whether `select` would read rows.
+
+        It is a guess, made without the lock, which may be held for some time.
         """
         known = self._found.get(condition.key)
         is_known = known is not None and known[0] == len(self._rows)

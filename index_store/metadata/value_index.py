@@ -1,6 +1,6 @@
-"""Which rows hold a value: the columns behind the metadata index, for one field.
+"""The values of one metadata field, and the rows that hold each of them.
 
-Three shapes, by what a value costs:
+There are three forms, chosen by the cost of a value:
 
 - Booleans, and the first TERMS_MAX different strings of a field that have TERM_CHARS_MAX characters
   at most, have a bitmap each.
@@ -25,23 +25,23 @@ from index_store.metadata.bitmaps import RowNumbers, bitmap_of
 TERMS_MAX = 512
 # A longer string would be kept a second time, and metadata holds up to 16 KB of them.
 TERM_CHARS_MAX = 256
-# What a term takes beside its characters, and a row in its bitmap.
+# The bytes of a term besides its characters, and of a row in its bitmap.
 _TERM_BYTES = 300
 _ROW_BYTES = 2
 _SPARE_MIN = 8
-# Up to here every integer is a float64.
+# Below this every integer is a float64.
 _EXACT_MAX = 2.0**53
-# Above every remainder: float64s below 2^64 are at most 2048 apart.
+# Every remainder is below this: float64s below 2^64 are at most 2048 apart.
 _REMAINDER_MAX = 20_000
 
 Pair = tuple[float, int]
 
 
 class SortedPairs:
-    """Rows in the order of the first of a pair of numbers each.
+    """Rows with a pair of numbers each, sorted by the first number.
 
-    The second is looked at where the first is equal. Sorted when next asked: a chunk's few thousand
-    rows in 0.2 ms, a million in 0.1 s, once.
+    The second number is compared where the first is equal. The rows are sorted when they are next
+    needed: a growing segment's few thousand in 0.2 ms, a million in 0.1 s, once.
     """
 
     def __init__(self, first: type[np.generic], second: type[np.generic]) -> None:
@@ -63,7 +63,7 @@ class SortedPairs:
         """Append pairs with their rows; all of shape (n,)."""
         start, end = self._count, self._count + len(rows)
         if end > len(self._rows):
-            # An eighth to spare: each row is copied eight times or so in all.
+            # With an eighth to spare, each row is copied about eight times in all.
             room = end + max(_SPARE_MIN, end // 8)
             for column in (self._first, self._second, self._rows):
                 column.resize(room, refcheck=False)
@@ -73,7 +73,7 @@ class SortedPairs:
         self._count = end
 
     def between(self, low: Pair, high: Pair) -> RowNumbers:
-        """Rows whose pair is neither below `low` nor above `high`, in no order."""
+        """Return the rows whose pair is neither below `low` nor above `high`, in no order."""
         self._sort()
         start = int(self._first.searchsorted(low[0], "left"))
         end = int(self._first.searchsorted(high[0], "right"))
@@ -84,14 +84,14 @@ class SortedPairs:
         return found
 
     def equal(self, first: NDArray[Any], second: NDArray[Any]) -> RowNumbers:
-        """Rows whose pair is one of these (n,), in no order; a pair given twice gives them twice.
+        """Return the rows whose pair is one of these (n,), in no order.
 
-        `first` and `second` are of the columns' own types.
+        A pair given twice gives its rows twice. `first` and `second` have the columns' types.
         """
         self._sort()
         starts = self._first.searchsorted(first, "left")
         lengths = self._first.searchsorted(first, "right") - starts
-        # One entry for each candidate: which pair it is for, and where it stands.
+        # There is an entry for each candidate: the pair that it is for, and its position.
         pair = np.repeat(np.arange(len(first)), lengths)
         at = np.arange(len(pair)) + np.repeat(starts - (np.cumsum(lengths) - lengths), lengths)
         found: RowNumbers = self._rows[at[self._second[at] == second[pair]]]
@@ -99,7 +99,7 @@ class SortedPairs:
 
     def _sort(self) -> None:
         if self._sorted < self._count:
-            # Stable, which costs least where most is in order already.
+            # A stable sort is fastest where most rows are in order already.
             order = np.argsort(self._first[: self._count], kind="stable")
             self._first = self._first[order]
             self._second = self._second[order]
@@ -108,7 +108,7 @@ class SortedPairs:
 
 
 class ValueIndex:
-    """Scalars and the rows that hold them."""
+    """An index of scalars: the rows that hold each."""
 
     def __init__(self) -> None:
         self._terms: dict[str | bool, BitMap] = {}
@@ -122,7 +122,7 @@ class ValueIndex:
         return self._terms_bytes + self._strings.nbytes + self._numbers.nbytes
 
     def extend(self, json_type: str, rows: Sequence[int], values: Sequence[Any]) -> None:
-        """Rows and a value that each holds (too); all of them STRING, NUMBER or BOOLEAN."""
+        """Append rows and a value of each; all values are of `json_type`, which is a scalar one."""
         if json_type == NUMBER:
             first, second = _pairs(values)
             self._numbers.extend(first, second, rows)
@@ -130,7 +130,7 @@ class ValueIndex:
             self._extend_terms(rows, values)
 
     def equal(self, values: Iterable[Scalar]) -> BitMap:
-        """Rows that hold one of `values`, which are distinct."""
+        """Return the rows that hold one of `values`, which are distinct."""
         bitmaps: list[BitMap] = []
         numbers: list[Number] = []
         digests: list[bytes] = []
@@ -148,7 +148,7 @@ class ValueIndex:
         return BitMap().union(*bitmaps)
 
     def between(self, bounds: Range) -> BitMap:
-        """Rows that hold a number within the bounds."""
+        """Return the rows that hold a number within the bounds."""
         low, high = (-np.inf, 0), (np.inf, 0)
         if bounds.gte is not None:
             low = _pair(bounds.gte)
@@ -182,21 +182,21 @@ class ValueIndex:
             self._strings.extend(first, second, rare_rows)
 
     def _is_term(self, value: str | bool) -> bool:
-        """Whether a new value gets a bitmap."""
+        """Return whether a new value gets a bitmap."""
         if isinstance(value, bool):
             return True
         return len(self._terms) < TERMS_MAX and len(value) <= TERM_CHARS_MAX
 
 
 def _pair(number: Number) -> Pair:
-    """The nearest float64, and what is left of an integer: ordered as the numbers are."""
+    """Return the nearest float64 and the rest of an integer: pairs are ordered as the numbers."""
     nearest = float(number)
     left = number - int(nearest) if isinstance(number, int) else 0
     return nearest, max(-_REMAINDER_MAX, min(_REMAINDER_MAX, left))
 
 
 def _pairs(numbers: Sequence[Number]) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
-    """`_pair` of each: shapes (n,)."""
+    """Return the `_pair` of each number: shapes (n,)."""
     first = np.array(numbers, np.float64)
     second = np.zeros(len(first), np.int16)
     for n in np.flatnonzero(np.abs(first) >= _EXACT_MAX).tolist():
@@ -209,6 +209,6 @@ def _digest(value: str) -> bytes:
 
 
 def _halves(digests: Sequence[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Digests as two numbers each: shapes (n,)."""
+    """Return digests as two numbers each: shapes (n,)."""
     halves = np.frombuffer(b"".join(digests), np.uint64).reshape(-1, 2)
     return halves[:, 0], halves[:, 1]

@@ -1,4 +1,4 @@
-"""Blobs on disk: whole or absent, and durable once written."""
+"""A blob store on disk: a blob is whole or absent, and durable once written."""
 
 import asyncio
 import stat
@@ -11,34 +11,34 @@ from contracts.atomic_write import PARTIAL, atomic_file, sync_folder
 from contracts.user_folders import make_private
 from index_store.segment.files import link_or_copy
 
-# A crash leaves its half-written file; one that nobody touched for so long is such.
+# A crash leaves a half-written file behind: one that has not changed for so many seconds.
 _ABANDONED_S = 3600.0
 
 
 class LocalBlobStore:
-    """The BlobStore port in a folder; names are paths below it, without hidden parts."""
+    """The BlobStore port in a folder; names are paths below it, without hidden folders."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._swept = False
 
     async def write(self, name: str, data: bytes | memoryview) -> None:
-        """Raises OSError, for a full disk or a read-only one; then the blob is as it was."""
+        """Write a blob. Raises OSError, as for a full disk; then the blob is as it was."""
         await asyncio.to_thread(self._write, self._path(name), data)
 
     async def upload(self, name: str, path: Path) -> None:
-        """The same, from a file; on the same file system it is linked, not copied."""
+        """Write a blob from a file, which is linked on the same file system. Raises OSError."""
         await asyncio.to_thread(self._upload, self._path(name), path)
 
     async def local(self, name: str, folder: Path) -> Path:
-        """The blob's own file. Raises KeyError when there is no such blob."""
+        """Return the blob's own file. Raises KeyError when there is not such a blob."""
         path = self._path(name)
         if not await asyncio.to_thread(path.is_file):
             raise KeyError(name)
         return path
 
     async def read(self, name: str) -> bytes:
-        """Raises KeyError when there is no such blob."""
+        """Return the bytes of a blob. Raises KeyError when there is not such a blob."""
         path = self._path(name)
         try:
             return await asyncio.to_thread(path.read_bytes)
@@ -46,15 +46,15 @@ class LocalBlobStore:
             raise KeyError(name) from None
 
     async def list(self, prefix: str) -> list[str]:
-        """Names that begin with `prefix`, sorted."""
+        """Return the names that begin with `prefix`, sorted."""
         return sorted(await self.sizes(prefix))
 
     async def sizes(self, prefix: str) -> Mapping[str, int]:
-        """Return the names that `list` does, each with its bytes."""
+        """Return the names that `list` returns, each with its size in bytes."""
         return await asyncio.to_thread(self._sizes, prefix)
 
     async def delete(self, name: str) -> None:
-        """Its folder goes too, once empty."""
+        """Delete a blob, if it is there, and its folder, once empty."""
         await asyncio.to_thread(self._delete, self._path(name))
 
     def _path(self, name: str) -> Path:
@@ -74,7 +74,7 @@ class LocalBlobStore:
 
     @contextmanager
     def _replacing(self, path: Path) -> Iterator[Path]:
-        """A path to fill, which then becomes `path`, durably."""
+        """Give a path to fill, which then becomes `path`, durably."""
         if not self._swept:
             self._sweep()
             self._swept = True

@@ -1,4 +1,4 @@
-"""Where snapshots go: a folder or an S3 bucket, by one address."""
+"""The choice of a blob store by its address: a folder or an S3 bucket."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +11,7 @@ from index_store.storage.local import LocalBlobStore
 
 @asynccontextmanager
 async def open_blob_store(url: str | None, default: Path) -> AsyncIterator[BlobStore]:
-    """The store at `url`, `file:PATH` or `s3://BUCKET/PREFIX`; None: the folder `default`.
+    """Open the store at `url`, `file:PATH` or `s3://BUCKET/PREFIX`, or in the folder `default`.
 
     Raises ConfigurationError for another address or a bucket that does not exist.
     """
@@ -20,7 +20,7 @@ async def open_blob_store(url: str | None, default: Path) -> AsyncIterator[BlobS
     elif url.startswith("file:") and url.removeprefix("file:"):
         yield LocalBlobStore(Path(url.removeprefix("file:")))
     elif url.startswith("s3://") and url.removeprefix("s3://").strip("/"):
-        # Half a second of imports, for those who use it.
+        # These imports take half a second, so that only users of S3 wait for them.
         from index_store.storage.s3 import S3BlobStore
 
         bucket, _, prefix = url.removeprefix("s3://").partition("/")

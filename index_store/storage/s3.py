@@ -1,6 +1,6 @@
-"""Blobs in S3, or in anything that speaks its protocol.
+"""A blob store in S3, or in another server that speaks its protocol.
 
-Anything may answer at the endpoint: a proxy without a server behind it, a login page, half an
+Something else may answer at the endpoint: a proxy without a server behind it, a login page, half an
 answer. An answer that an S3 server would not give is an OSError.
 """
 
@@ -59,10 +59,10 @@ class S3BlobStore:
     async def open(
         cls, bucket: str, prefix: str, *, part_bytes: int = _PART_BYTES
     ) -> AsyncIterator["S3BlobStore"]:
-        """Raises ConfigurationError when a server says that there is no such bucket.
+        """Open the store. Raises ConfigurationError when a server says that it lacks the bucket.
 
-        A server that does not answer now, or not as S3 does, may do so later; those who read and
-        write wait for it.
+        A server that does not answer now, or not as S3 does, may do so later; reads and writes fail
+        until then.
         """
         async with s3_client(
             "TIDELENS_SNAPSHOTS", connect_s=_CONNECT_S, read_s=_READ_S, attempts=_ATTEMPTS
@@ -74,7 +74,7 @@ class S3BlobStore:
     async def _require_bucket(self) -> None:
         try:
             # A listing of one page costs as much as asking for the bucket, and its answer has a
-            # body; a 404 without a body may be anybody's.
+            # body; a 404 without a body may come from any server.
             async with asyncio.timeout(_OPEN_S):
                 await self._page({"Bucket": self._bucket, "Prefix": self._prefix, "MaxKeys": 1})
         except ClientError as error:
@@ -88,7 +88,7 @@ class S3BlobStore:
             log.warning("S3 does not answer", bucket=self._bucket, error=_reason(error))
 
     async def write(self, name: str, data: bytes | memoryview) -> None:
-        """Raises OSError; then the blob is as it was."""
+        """Write a blob. Raises OSError; then the blob is as it was."""
         with _translated(self._bucket, name):
             sent = await self._client.put_object(
                 Bucket=self._bucket, Key=self._key(name), Body=bytes(data)
@@ -96,7 +96,10 @@ class S3BlobStore:
             _require_etag(sent)
 
     async def upload(self, name: str, path: Path) -> None:
-        """In parts when it is large; nothing is visible before the last. Raises OSError."""
+        """Write a blob from a file, in parts if it is large. Raises OSError.
+
+        Nothing is visible before the last part.
+        """
         size = (await asyncio.to_thread(path.stat)).st_size
         if size <= self._part_bytes:
             await self.write(name, await asyncio.to_thread(path.read_bytes))
@@ -114,7 +117,7 @@ class S3BlobStore:
                 )
                 _require_etag(done)
         except BaseException:
-            # Parts that are left cost money and nobody lists them. The first error says more than
+            # Parts that are left cost money and are in no listing. The first error says more than
             # this one.
             with suppress(OSError):
                 await self.abort_upload(upload)
@@ -130,12 +133,12 @@ class S3BlobStore:
             return where | {"UploadId": begun["UploadId"]}
 
     async def abort_upload(self, upload: Upload) -> None:
-        """Raises OSError."""
+        """Abort an upload in parts. Raises OSError."""
         with _translated(self._bucket, upload["Key"]):
             await self._client.abort_multipart_upload(**upload)
 
     async def read(self, name: str) -> bytes:
-        """Raises KeyError when there is no such blob, OSError when it cannot be had."""
+        """Return a blob's bytes. Raises KeyError when there is not such a blob, and OSError."""
 
         async def take(body: Any) -> bytes:
             data: bytes = await body.read()
@@ -144,7 +147,10 @@ class S3BlobStore:
         return await self._received(name, take)
 
     async def local(self, name: str, folder: Path) -> Path:
-        """A copy in `folder`, whole once it has its name. Raises KeyError, OSError."""
+        """Copy a blob into `folder`. Raises KeyError when there is not such a blob, and OSError.
+
+        The file is whole once it has its name.
+        """
         path = folder / name.rpartition("/")[2]
         copy = PartialFile.beside(path)
 
@@ -158,7 +164,7 @@ class S3BlobStore:
 
         try:
             await self._received(name, take)
-            # It can be fetched again, so that it need not outlast a crash of the machine.
+            # It can be fetched again, so it need not survive a crash of the machine.
             await asyncio.to_thread(copy.commit, durable=False)
         except BaseException:
             await asyncio.to_thread(copy.discard)
@@ -166,7 +172,7 @@ class S3BlobStore:
         return path
 
     async def _received(self, name: str, take: Callable[[Any], Awaitable[T]]) -> T:
-        """What `take` makes of the blob's body, from its beginning where that was cut off."""
+        """Return the result of `take` for the blob's body; begin again if the body was cut off."""
         attempt = 1
         while True:
             with _translated(self._bucket, name, missing="NoSuchKey"):
@@ -182,15 +188,15 @@ class S3BlobStore:
             attempt += 1
 
     async def list(self, prefix: str) -> list[str]:
-        """Names that begin with `prefix`, sorted. Raises OSError."""
+        """Return the names that begin with `prefix`, sorted. Raises OSError."""
         return sorted(await self.sizes(prefix))
 
     async def sizes(self, prefix: str) -> Mapping[str, int]:
-        """Return the names that `list` does, each with its bytes. Raises OSError."""
+        """Return the names that `list` returns, each with its size in bytes. Raises OSError."""
         sizes: dict[str, int] = {}
         asked = {"Bucket": self._bucket, "Prefix": self._key(prefix)}
         with _translated(self._bucket, prefix):
-            # By hand: botocore's paginator reads its description from disk at each first use.
+            # Pages are followed here, as botocore's paginator reads its description from disk.
             for _ in range(_PAGES_MAX):
                 page = await self._page(asked)
                 for found in page.get("Contents", ()):
@@ -211,6 +217,7 @@ class S3BlobStore:
         return page
 
     async def delete(self, name: str) -> None:
+        """Delete a blob, if it is there. Raises OSError."""
         with _translated(self._bucket, name):
             await self._client.delete_object(Bucket=self._bucket, Key=self._key(name))
 
@@ -251,7 +258,7 @@ class _NotS3(Exception):
 
 
 def _require_etag(answer: Mapping[str, Any]) -> str:
-    """Return the ETag, which S3 answers a write and a read with, and hardly anybody else."""
+    """Return the ETag, with which S3 answers a write and a read, and hardly any other server."""
     if "ETag" not in answer:
         raise _NotS3("the answer has no ETag")
     return str(answer["ETag"])
@@ -284,7 +291,7 @@ def _translated(bucket: str, name: str, *, missing: str | None = None) -> Iterat
     except _AWAY as error:
         raise OSError(f"s3://{bucket}/{name}: {_reason(error)}") from error
     except OSError:
-        raise  # from our own disk
+        raise  # from the local disk
     except Exception as error:
         # An answer that botocore cannot read, or that it did not expect.
         raise OSError(f"s3://{bucket}/{name}: {_reason(error)}") from error

@@ -502,7 +502,7 @@ class Fold(RuleBasedStateMachine):
             self.apply_all()
             self.replay_from_the_beginning(0)
             assert self.index.digests_match()
-            for table in self.index._tables.values():
+            for table in self.index._segments.values():
                 # One more segment got no more rows when the rows that followed got codes.
                 assert len(table.growing_segments) <= 1 + 2 * len(table) / 5 + 3
 

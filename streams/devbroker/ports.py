@@ -45,8 +45,8 @@ class ReservedPorts:
 class BrokerPorts:
     """The ports of one Kafka: for clients, for its controller and for its SASL listener."""
 
-    def __init__(self, held: ReservedPorts, broker: int, controller: int, sasl: int) -> None:
-        self._held = held
+    def __init__(self, reserved: ReservedPorts, broker: int, controller: int, sasl: int) -> None:
+        self._reserved = reserved
         self.broker = broker
         self.controller = controller
         self.sasl = sasl
@@ -58,11 +58,13 @@ class BrokerPorts:
         Port 0 means the port of its last start if that is free, so that clients find it again, or
         any free one otherwise. Raises DataDirNotWritable and PortInUse.
         """
-        held = ReservedPorts()
+        reserved = ReservedPorts()
         try:
-            return cls(held, _chosen(held, data_dir, port), _free(held), _free(held))
+            return cls(
+                reserved, _chosen(reserved, data_dir, port), _free(reserved), _free(reserved)
+            )
         except BaseException:
-            held.close()
+            reserved.close()
             raise
 
     def remember(self, data_dir: Path) -> None:
@@ -70,16 +72,16 @@ class BrokerPorts:
         _file(data_dir).write_text(str(self.broker))
 
     def close(self) -> None:
-        self._held.close()
+        self._reserved.close()
 
 
-def _chosen(held: ReservedPorts, data_dir: Path, port: int) -> int:
+def _chosen(reserved: ReservedPorts, data_dir: Path, port: int) -> int:
     if port:
-        if held.take(port) is None:
+        if reserved.take(port) is None:
             raise PortInUse(f"port {port} for Kafka is in use")
         return port
     last = _last(data_dir)
-    return (held.take(last) if last else None) or _free(held)
+    return (reserved.take(last) if last else None) or _free(reserved)
 
 
 def _last(data_dir: Path) -> int:
@@ -93,8 +95,8 @@ def _last(data_dir: Path) -> int:
         ) from None
 
 
-def _free(held: ReservedPorts) -> int:
-    port = held.take()
+def _free(reserved: ReservedPorts) -> int:
+    port = reserved.take()
     if port is None:
         raise PortInUse("no port on loopback is free for Kafka")
     return port

@@ -40,7 +40,7 @@ class OperationResult:
     """
 
     done: str = ""
-    trouble: str = ""
+    failure: str = ""
     missing: str = ""
 
 
@@ -53,7 +53,7 @@ async def try_operations(
     """
     named, silent = await _named(connection)
     reached = [*silent, *await _reached(connection, named)]
-    if names is None or any(each.trouble for each in reached):
+    if names is None or any(each.failure for each in reached):
         return reached
     async with connection.client() as client, connection.errors_translated():
         lookups = [
@@ -142,11 +142,11 @@ async def _reached(
             error = await connection.unreached(broker)
         if error is None:
             return None
-        return OperationResult(trouble=connect_advice(error, connection.brokers, connection.kafka))
+        return OperationResult(failure=connect_advice(error, connection.brokers, connection.kafka))
 
-    troubles = [each for each in await asyncio.gather(*map(reach, brokers)) if each is not None]
+    failures = [each for each in await asyncio.gather(*map(reach, brokers)) if each is not None]
     addresses = [f"{broker.host}:{broker.port}" for broker in brokers][:_NAMED_MAX]
-    return troubles or [
+    return failures or [
         OperationResult(f"{len(brokers)} reached as advertised: {', '.join(addresses)}")
     ]
 
@@ -179,14 +179,14 @@ async def _coordinator(
         topic = "__consumer_offsets" if of_group else "__transaction_state"
         setting = "offsets.topic" if of_group else "transaction.state.log"
         return OperationResult(
-            trouble=f"no broker coordinates {what}: the cluster has no {topic}, or no leader for "
+            failure=f"no broker coordinates {what}: the cluster has no {topic}, or no leader for "
             f"it; {setting}.replication.factor must not exceed the number of brokers"
         )
     except AWAY as error:
-        return OperationResult(trouble=connect_advice(error, connection.brokers, connection.kafka))
+        return OperationResult(failure=connect_advice(error, connection.brokers, connection.kafka))
     except KafkaError as error:
         return OperationResult(
-            trouble=f"no coordinator for {what}: {error!r}; look into the broker's log"
+            failure=f"no coordinator for {what}: {error!r}; look into the broker's log"
         )
     return OperationResult(done=what)
 
@@ -239,6 +239,6 @@ async def _fetched(
             await reader.close()
     names = ", ".join(f"{each.topic}-{each.partition}" for each in sorted(silent)[:_NAMED_MAX])
     return OperationResult(
-        trouble=f"no answer to a fetch of {len(silent)} of {len(partitions)} partitions ({names}); "
+        failure=f"no answer to a fetch of {len(silent)} of {len(partitions)} partitions ({names}); "
         "`kafka-topics.sh --describe --unavailable-partitions` shows those without a leader"
     )

@@ -52,15 +52,15 @@ class KafkaEventLog:
         self._partition_of = partition_of
         self._record_bytes_max = record_bytes_max
         self._producer: AIOKafkaProducer | None = None
-        self._looker: AIOKafkaConsumer | None = None
-        self._ends: AIOKafkaConsumer | None = None
+        self._record_consumer: AIOKafkaConsumer | None = None
+        self._end_consumer: AIOKafkaConsumer | None = None
         self._committers: dict[str, AIOKafkaConsumer] = {}
         self._topic_client = TopicIdClient(connection)
         self.counts = PartitionCounts(prefix or "", self._topic_client.existing_topics, self.tail)
         self._keeps_counts = prefix is not None
         self._opening = asyncio.Lock()
-        self._looking = asyncio.Lock()
-        self._asking = asyncio.Lock()
+        self._reading = asyncio.Lock()
+        self._asking_ends = asyncio.Lock()
 
     @classmethod
     @asynccontextmanager
@@ -84,7 +84,12 @@ class KafkaEventLog:
             await log.close()
 
     async def close(self) -> None:
-        for client in (self._producer, self._looker, self._ends, *self._committers.values()):
+        for client in (
+            self._producer,
+            self._record_consumer,
+            self._end_consumer,
+            *self._committers.values(),
+        ):
             if client is not None:
                 await close_consumer_or_producer(client)
         await self._topic_client.close()
@@ -130,18 +135,20 @@ class KafkaEventLog:
 
     async def read(self, position: RecordPosition) -> Record | None:
         # One consumer moves from place to place; the lock keeps the moves apart.
-        async with self._looking, self._connection.errors_translated():
-            if self._looker is None:
-                self._looker = await self._started("read_committed")
+        async with self._reading, self._connection.errors_translated():
+            if self._record_consumer is None:
+                self._record_consumer = await self._started("read_committed")
             partition = KafkaPartition(position.topic, position.partition)
-            self._looker.assign([partition])
-            self._looker.seek(partition, position.offset)
+            self._record_consumer.assign([partition])
+            self._record_consumer.seek(partition, position.offset)
             try:
-                found = await self._looker.getmany(timeout_ms=_READ_TIMEOUT_MS, max_records=1)
+                found = await self._record_consumer.getmany(
+                    timeout_ms=_READ_TIMEOUT_MS, max_records=1
+                )
             except OffsetOutOfRangeError:
                 return None
             finally:
-                self._looker.unsubscribe()
+                self._record_consumer.unsubscribe()
         for records in found.values():
             if records[0].offset == position.offset:
                 return read_record(records[0])
@@ -194,13 +201,13 @@ class KafkaEventLog:
         wanted = [KafkaPartition(*partition) for partition in partitions]
         if not wanted:
             return {}  # a client without partitions asks for every topic of the cluster
-        async with self._asking, self._connection.errors_translated():
-            if self._ends is None:
+        async with self._asking_ends, self._connection.errors_translated():
+            if self._end_consumer is None:
                 # read_uncommitted: answered with the high watermark.
-                self._ends = await self._started("read_uncommitted")
-            self._ends.assign(wanted)
-            self._ends.pause(*wanted)
-            ends = await self._ends.end_offsets(wanted)
+                self._end_consumer = await self._started("read_uncommitted")
+            self._end_consumer.assign(wanted)
+            self._end_consumer.pause(*wanted)
+            ends = await self._end_consumer.end_offsets(wanted)
         return {TopicPartition(*partition): offset for partition, offset in ends.items()}
 
     async def delete_retention_s(self, topics: Iterable[str]) -> float:

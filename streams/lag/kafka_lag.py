@@ -138,8 +138,8 @@ class KafkaLag:
             oldest = None if known is None else known.oldest
             age_s = lag.seconds if oldest is None else self._age_s(oldest.appended_ms)
         if lag.unstable:
-            held = self._unstable.get(partition)
-            oldest = None if held is None else held.oldest
+            unstable = self._unstable.get(partition)
+            oldest = None if unstable is None else unstable.oldest
             waited_s = lag.unstable_seconds if oldest is None else self._age_s(oldest.appended_ms)
             age_s = max(age_s, waited_s)
         return age_s
@@ -258,8 +258,8 @@ class KafkaLag:
         members: int | None,
     ) -> Lag:
         oldest = self._known[group, partition].oldest
-        held = self._unstable.get(partition)
-        first = None if held is None else held.oldest
+        unstable = self._unstable.get(partition)
+        first = None if unstable is None else unstable.oldest
         return Lag(
             role=role,
             group=group,
@@ -270,7 +270,7 @@ class KafkaLag:
             records=end - position if oldest else 0,
             seconds=self._age_s(oldest.timestamp_ms) if oldest else 0.0,
             space=self.names.space,
-            unstable=0 if held is None else held.records,
+            unstable=0 if unstable is None else unstable.records,
             unstable_seconds=0.0 if first is None else self._age_s(first.timestamp_ms),
             members=members,
         )

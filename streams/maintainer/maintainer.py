@@ -86,7 +86,7 @@ class Maintainer:
         self._stale_after_s = stale_after_s
         self._retention_min_s = retention_min_s
         self._index: Index | None = None
-        self._same = PeriodicIdentityCheck(event_log, {})
+        self._identity = PeriodicIdentityCheck(event_log, {})
         self._misplaced = 0
         self.watch = TopicWatch(event_log, names, metrics, lambda: self._misplaced)
         self._stale_s = stale_after_s
@@ -133,7 +133,7 @@ class Maintainer:
         lag_s = await self._log.compaction_lag_s(topics)
         self._stale_s = stale_limit_s(self._stale_after_s, lag_s)
         ids = await self._log.topic_ids(topics)
-        self._same = PeriodicIdentityCheck(self._log, ids)
+        self._identity = PeriodicIdentityCheck(self._log, ids)
         counts = await self._log.partition_counts(topics)
         partitions: dict[Target, int] = {t: counts[self._names.embeddings(t)] for t in TARGETS}
         index = self._new_index(partitions, ids)
@@ -192,7 +192,7 @@ class Maintainer:
     async def _step(self, index: Index, reader: LogReader, readiness: Readiness) -> None:
         fetched = await reader.fetch(records_max=self._batch_records, timeout_ms=self._wait_ms)
         # Checked before anything is applied: after a standstill this may be another topic.
-        await self._same.require(every_s=_LOOK_S if fetched.records else _LOOK_IDLE_S)
+        await self._identity.require(every_s=_LOOK_S if fetched.records else _LOOK_IDLE_S)
         self._require_no_missed_deletes(index, fetched)
         for piece in split_fetched(fetched, _SLICE_RECORDS):
             await self._apply(index, piece)

@@ -66,8 +66,8 @@ class SnapshotSchedule:
                 return await self._snapshots.restore(empty, skip_unread=pause_s is None)
             except Exception as error:
                 # A node can start without the store, whatever it answered.
-                told = _told(error)
-                log.warning("snapshots cannot be read", error=told, again_in_s=pause_s)
+                message = _reason_of(error)
+                log.warning("snapshots cannot be read", error=message, again_in_s=pause_s)
                 if pause_s is not None:
                     await asyncio.sleep(pause_s)
         return None
@@ -113,8 +113,8 @@ class SnapshotSchedule:
             except SnapshotRefused:
                 raise
             except Exception as error:
-                told = f"the snapshot could not be chosen: {_told(error)}"
-                raise SnapshotFailed(told) from error
+                message = f"the snapshot could not be chosen: {_reason_of(error)}"
+                raise SnapshotFailed(message) from error
             self._chosen = name
 
     def changed(self, index: Index) -> bool:
@@ -149,9 +149,9 @@ class SnapshotSchedule:
                 # Any error here is the snapshot's failure and not the node's.
                 self._metrics.snapshots.labels("failed").inc()
                 self._metrics.snapshot_failed_at.set(self._clock.now())
-                self._failure = {"reason": _told(error), "at": self._clock.now()}
-                told = f"the snapshot could not be written: {_told(error)}"
-                raise SnapshotFailed(told) from error
+                self._failure = {"reason": _reason_of(error), "at": self._clock.now()}
+                message = f"the snapshot could not be written: {_reason_of(error)}"
+                raise SnapshotFailed(message) from error
             self._positions, self._failure = positions, None
             self._metrics.snapshot_blobs_rewritten.inc(self._snapshots.rewritten_blobs - rewritten)
             self._show_lacking()
@@ -177,8 +177,8 @@ class SnapshotSchedule:
             try:
                 await own.update_incomplete()
             except Exception as error:
-                self._unseen = {"reason": _told(error), "at": self._clock.now()}
-                log.warning("snapshots cannot be listed", error=_told(error))
+                self._unseen = {"reason": _reason_of(error), "at": self._clock.now()}
+                log.warning("snapshots cannot be listed", error=_reason_of(error))
                 return False
             self._show_lacking()
         blobs = own.incomplete.get(own.newest)
@@ -195,6 +195,6 @@ class SnapshotSchedule:
         self._metrics.snapshot_blobs_lacking.set(sum(map(len, lacking)))
 
 
-def _told(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     """Return the reason; an unforeseen error says little without its name."""
     return str(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"

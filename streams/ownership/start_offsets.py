@@ -37,7 +37,7 @@ class StartRequest:
 
 
 async def find_start_positions(
-    connection: KafkaConnection, group: str, sought: Mapping[TopicPartition, StartRequest]
+    connection: KafkaConnection, group: str, requests: Mapping[TopicPartition, StartRequest]
 ) -> dict[TopicPartition, StartPosition]:
     """Return where the group goes on in each partition, or the log's beginning without a commit.
 
@@ -50,15 +50,15 @@ async def find_start_positions(
     # Asked after the group was: a log whose end is below what was committed has lost records, and
     # was not just looked at too early.
     asked_ms = now_ms()
-    asking = await OldestRecordReader.open(
-        connection, [*sought, *(each.embeddings for each in sought.values())]
+    reader = await OldestRecordReader.open(
+        connection, [*requests, *(each.embeddings for each in requests.values())]
     )
     try:
-        bounds = await asking.bounds()
+        bounds = await reader.bounds()
     finally:
-        await asking.close()
+        await reader.close()
     found = {}
-    for partition, each in sought.items():
+    for partition, each in requests.items():
         commit = CommittedOffset.read(committed[partition]) if partition in committed else None
         _, embedded_to = bounds[each.embeddings]
         found[partition] = _start(

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 _KEY_CHARS_MAX = 100
 # At most this many are remembered, so that reading again logs nothing twice.
-_TOLD_MAX = 10_000
+_LOGGED_MAX = 10_000
 
 
 def shown_key(key: bytes | None) -> str:
@@ -40,8 +40,8 @@ class IgnoredRecord:
         return cls(record.topic, record.partition, record.offset, key, error.code, error.message)
 
     def __str__(self) -> str:
-        place = f"{self.topic}/{self.partition} offset {self.offset}"
-        return f"{place} ({self.key}): {self.fault}: {self.message}"
+        position = f"{self.topic}/{self.partition} offset {self.offset}"
+        return f"{position} ({self.key}): {self.fault}: {self.message}"
 
 
 class IgnoredRecords:
@@ -49,7 +49,7 @@ class IgnoredRecords:
 
     def __init__(self) -> None:
         self._refused: dict[str, Sequence[IgnoredRecord]] = {}
-        self._told: dict[tuple[str, int, str], None] = {}
+        self._logged: dict[tuple[str, int, str], None] = {}
         self.ignored: Counter[str] = Counter()
         """The number of records that were ignored, by what is wrong with them."""
 
@@ -57,18 +57,18 @@ class IgnoredRecords:
     def current(self) -> list[IgnoredRecord]:
         """Return the records that are ignored now, in the order of the log."""
         found = {(one.offset, one.fault): one for part in self._refused.values() for one in part}
-        return [found[place] for place in sorted(found)]
+        return [found[position] for position in sorted(found)]
 
     def show(self, reader: str, refused: Sequence[IgnoredRecord]) -> None:
         """Let `refused` be the records that this reader ignores now."""
         self._refused[reader] = tuple(refused)
         for one in refused:
             known = (one.topic, one.offset, one.fault)
-            if known in self._told:
+            if known in self._logged:
                 continue
-            if len(self._told) >= _TOLD_MAX:
-                del self._told[next(iter(self._told))]
-            self._told[known] = None
+            if len(self._logged) >= _LOGGED_MAX:
+                del self._logged[next(iter(self._logged))]
+            self._logged[known] = None
             self.ignored[one.fault] += 1
             log.warning(
                 "a control record is ignored; `tidelens control show` shows what stands",

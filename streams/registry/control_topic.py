@@ -45,7 +45,7 @@ log = structlog.get_logger(__name__)
 _WAIT_MS = 500
 _AGAIN_S = 1.0
 # A space may become possible: its topics were just made, or its model was copied here.
-_JUDGED_AGAIN_S = 10.0
+_RECHECK_S = 10.0
 # Kept for one key beyond the record that stands.
 _KEPT_MAX = 1_000
 _BEFORE_MAX = 10
@@ -104,8 +104,8 @@ class _ControlEntry:
 class ControlFold:
     """The records of the topic as they come, and which one of each key stands."""
 
-    def __init__(self, judge: SpaceCheck, now: Callable[[], float] = time.time) -> None:
-        self._judge = judge
+    def __init__(self, check: SpaceCheck, now: Callable[[], float] = time.time) -> None:
+        self._check_space = check
         self._now = now
         self._entries: dict[bytes, list[_ControlEntry]] = {
             key: [] for key in (ACTIVE, CANDIDATE, PARTITIONS, _OTHER)
@@ -132,17 +132,17 @@ class ControlFold:
             del entries[1]
 
     async def current(self) -> Control:
-        """Return what stands now. Raises what the judge raises about the log itself."""
+        """Return what stands now. Raises what the check raises about the log itself."""
         refused: list[IgnoredRecord] = [
             IgnoredRecord.of(entry.record, entry.fault)
             for entry in self._entries[_OTHER]
             if entry.fault
         ]
-        active = await self._standing(ACTIVE, refused)
+        active = await self._current_value(ACTIVE, refused)
         if active is None:
             active = await self._previous()
-        candidate = await self._standing(CANDIDATE, refused)
-        counts = await self._standing(PARTITIONS, refused)
+        candidate = await self._current_value(CANDIDATE, refused)
+        counts = await self._current_value(PARTITIONS, refused)
         assert active is None or isinstance(active, ActiveSpace)
         assert candidate is None or isinstance(candidate, CandidateSpace)
         assert counts is None or isinstance(counts, RecordedPartitionCounts)
@@ -150,19 +150,19 @@ class ControlFold:
         before = tuple(reversed(self._before))
         return Control(active, candidate, tuple(refused), before, counts, tuple(unknown))
 
-    async def _standing(self, key: bytes, refused: list[IgnoredRecord]) -> ControlValue:
+    async def _current_value(self, key: bytes, refused: list[IgnoredRecord]) -> ControlValue:
         """Return what the newest good record says, and add those that came after it to `refused`.
 
         The older ones are forgotten.
         """
         entries = self._entries[key]
-        for place in range(len(entries) - 1, -1, -1):
-            entry = entries[place]
+        for index in range(len(entries) - 1, -1, -1):
+            entry = entries[index]
             fault = entry.fault or await self._fault(_named(entry.said))
             # Only the processes that make a candidate need rights on its topics.
             if fault is None or (key == CANDIDATE and fault.code == _NOT_ALLOWED):
-                self._forget(entries[:place])
-                del entries[:place]
+                self._forget(entries[:index])
+                del entries[:index]
                 return entry.said
             refused.append(IgnoredRecord.of(entry.record, fault))
         return None
@@ -189,15 +189,15 @@ class ControlFold:
             return None
         key = (ref, ref.model)
         known = self._verdicts.get(key)
-        if known is None or (known.fault and time.monotonic() - known.at >= _JUDGED_AGAIN_S):
+        if known is None or (known.fault and time.monotonic() - known.at >= _RECHECK_S):
             if len(self._verdicts) >= _KEPT_MAX:
                 self._verdicts.clear()
-            known = self._verdicts[key] = _Verdict(await self._judged(ref), time.monotonic())
+            known = self._verdicts[key] = _Verdict(await self._verdict_on(ref), time.monotonic())
         return known.fault
 
-    async def _judged(self, ref: SpaceRef) -> RejectedRecord | None:
+    async def _verdict_on(self, ref: SpaceRef) -> RejectedRecord | None:
         try:
-            await self._judge(ref)
+            await self._check_space(ref)
         except TopicAbsent as error:
             return RejectedRecord("no_such_space", f"space {ref.space}: {error}", field="space")
         except TopicMismatch as error:
@@ -221,19 +221,19 @@ def _named(said: ControlValue) -> SpaceRef | None:
 
 
 def topics_exist(event_log: EventLog, control_topic: str) -> SpaceCheck:
-    """Return a judge that requires the space's embeddings topics in this collection."""
+    """Return a check that requires the space's embeddings topics in this collection."""
 
-    async def judge(ref: SpaceRef) -> None:
+    async def check(ref: SpaceRef) -> None:
         names = Names(control_topic.removesuffix("control"), ref.space)
         await event_log.partition_counts([names.embeddings(target) for target in TARGETS])
 
-    return judge
+    return check
 
 
 class ControlTopic:
     """The control topic of one collection, as one reader of it sees it.
 
-    `faults` collects the records that are ignored, under the name `reader`. `judge` refuses spaces
+    `faults` collects the records that are ignored, under the name `reader`. `check` refuses spaces
     that this reader cannot serve; without it, a space's embeddings topics must exist.
     """
 
@@ -244,21 +244,21 @@ class ControlTopic:
         *,
         faults: IgnoredRecords | None = None,
         reader: str = "node",
-        judge: SpaceCheck | None = None,
+        check: SpaceCheck | None = None,
     ) -> None:
         self._log = event_log
         self._topic = topic
         self._faults = faults or IgnoredRecords()
         self._reader = reader
-        self._judge = judge or topics_exist(event_log, topic)
+        self._check_space = check or topics_exist(event_log, topic)
 
     async def read(self) -> Control:
         """Return what the topic says now. Raises TopicMismatch where there is no such topic."""
         await self._log.partition_counts([self._topic])
-        standing = ControlFold(self._judge)
+        fold = ControlFold(self._check_space)
         async for record in read_existing(self._log, {TopicPartition(self._topic, 0): None}):
-            standing.add(record)
-        control = await standing.current()
+            fold.add(record)
+        control = await fold.current()
         self._faults.show(self._reader, control.refused)
         return control
 
@@ -289,15 +289,15 @@ class ControlTopic:
         reader = await self._log.tail({partition: None})
         try:
             # As one state: a later record may take an earlier one back.
-            standing = ControlFold(self._judge)
+            fold = ControlFold(self._check_space)
             async for record in read_to_end(reader):
-                standing.add(record)
-            yield await standing.current()
+                fold.add(record)
+            yield await fold.current()
             while True:
                 fetched = await reader.fetch(records_max=100, timeout_ms=_WAIT_MS)
                 await same.require()
                 for record in fetched.records.get(partition, []):
-                    standing.add(record)
-                yield await standing.current()
+                    fold.add(record)
+                yield await fold.current()
         finally:
             await reader.close()

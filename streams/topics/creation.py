@@ -89,18 +89,18 @@ async def _keep(
     connection: KafkaConnection,
     names: Names,
     found: Mapping[str, TopicDescription],
-    kept: RecordedCounts,
+    recorded: RecordedCounts,
 ) -> None:
     new = {
         target: CreatedTopic(
-            found[names.content(target)].id, created_count(names.prefix, target, found, kept)
+            found[names.content(target)].id, created_count(names.prefix, target, found, recorded)
         )
         for target in TARGETS
-        if names.content(target) in found and target not in kept
+        if names.content(target) in found and target not in recorded
     }
     if not new or names.control not in found:
         return
-    record = RecordedPartitionCounts({**kept, **new}).record(names.control)
+    record = RecordedPartitionCounts({**recorded, **new}).record(names.control)
     try:
         async with KafkaEventLog.open(
             connection, partition_of=partitioner("murmur2"), record_bytes_max=_RECORD_BYTES_MAX

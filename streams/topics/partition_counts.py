@@ -53,23 +53,23 @@ FindTopics = Callable[[Collection[str]], Awaitable[Mapping[str, TopicDescription
 RecordedCounts = Mapping[Target, CreatedTopic]
 
 
-def with_record(kept: RecordedCounts, record: Record) -> RecordedCounts:
-    """Return `kept` with one more control record applied; an unreadable one changes nothing.
+def with_record(recorded: RecordedCounts, record: Record) -> RecordedCounts:
+    """Return `recorded` with one more control record applied; an unreadable one changes nothing.
 
     The smaller of two counts for one topic stands: Kafka only adds partitions, and two processes
     that write at once may have looked before and after it did.
     """
     if record.key != PARTITIONS:
-        return kept
+        return recorded
     try:
         said = read_record(record, time.time())
     except RejectedRecord as error:
         # Nodes count and name the record; it stands until the topic is compacted, even repaired.
         log.debug("unreadable partition counts", offset=record.offset, error=str(error))
-        return kept
-    merged = dict(kept)
+        return recorded
+    merged = dict(recorded)
     for target, made in said.topics.items() if isinstance(said, RecordedPartitionCounts) else ():
-        before = kept.get(target, made)
+        before = recorded.get(target, made)
         if before.topic_id != made.topic_id:
             merged[target] = made
         else:
@@ -88,13 +88,13 @@ def target_of(prefix: str, topic: str) -> Target | None:
 
 
 def created_count(
-    prefix: str, target: Target, found: Mapping[str, TopicDescription], kept: RecordedCounts
+    prefix: str, target: Target, found: Mapping[str, TopicDescription], recorded: RecordedCounts
 ) -> int:
     """Return the partition count that the topics `found` of a target were made with.
 
     Where no count was kept, this is the smallest one, since Kafka only adds partitions.
     """
-    content, made = found.get(f"{prefix}{target}"), kept.get(target)
+    content, made = found.get(f"{prefix}{target}"), recorded.get(target)
     if content is not None and made is not None and made.topic_id == content.id:
         return made.partitions
     return min(
@@ -103,7 +103,7 @@ def created_count(
 
 
 def fitting_count(
-    names: Names, target: Target, found: Mapping[str, TopicDescription], kept: RecordedCounts
+    names: Names, target: Target, found: Mapping[str, TopicDescription], recorded: RecordedCounts
 ) -> int:
     """Return the count for a process that writes from a target's content to its embeddings.
 
@@ -113,7 +113,7 @@ def fitting_count(
     for topic in (content, embeddings):
         if topic not in found:
             raise topic_absent(topic)
-    made, have = created_count(names.prefix, target, found, kept), found[embeddings].partitions
+    made, have = created_count(names.prefix, target, found, recorded), found[embeddings].partitions
     if have < made:
         raise TopicMismatch(
             f"topic {content} was made with {made} partitions, its embeddings topic {embeddings} "
@@ -133,14 +133,14 @@ class PartitionCounts:
         self.prefix = prefix
         self._find = find
         self._tail = tail
-        self._kept: RecordedCounts = {}
+        self._recorded: RecordedCounts = {}
         # The smallest count seen with each content topic whose count is not kept.
         self._smallest: dict[Target, CreatedTopic] = {}
         self._reading = asyncio.Lock()
         # The topics that were last looked for in vain, and when.
         self._missed: frozenset[str] = frozenset()
         self._missed_at = 0.0
-        self._told = False
+        self._has_warned = False
         self._published: dict[str, _PublishCount] = {}
 
     async def counts_of(self, found: Mapping[str, TopicDescription]) -> dict[str, int]:
@@ -148,14 +148,14 @@ class PartitionCounts:
 
         All partitions count of a topic that holds neither content nor embeddings.
         """
-        kept = await self.recorded(found)
+        recorded = await self.recorded(found)
         counts = {}
         for topic, here in found.items():
             target = target_of(self.prefix, topic)
             if target is None:
                 counts[topic] = here.partitions
             else:
-                counts[topic] = min(here.partitions, self._made(target, found, kept))
+                counts[topic] = min(here.partitions, self._made(target, found, recorded))
         return counts
 
     async def recorded(self, found: Mapping[str, TopicDescription]) -> RecordedCounts:
@@ -169,9 +169,9 @@ class PartitionCounts:
             )
             again = time.monotonic() - self._missed_at > _AGAIN_S
             if missing and (again or not missing <= self._missed):
-                self._kept = await self._read(self._kept)
+                self._recorded = await self._read(self._recorded)
                 self._missed, self._missed_at = missing, time.monotonic()
-            return {t: self._kept[t] for t, topic_id in ids.items() if self._knows(t, topic_id)}
+            return {t: self._recorded[t] for t, topic_id in ids.items() if self._knows(t, topic_id)}
 
     async def to_publish(self, topic: str, partitions: int) -> int:
         """Return how many of the `partitions` that Kafka shows for a topic are published to."""
@@ -197,15 +197,15 @@ class PartitionCounts:
         return _PublishCount(partitions, (await self.counts_of(found))[topic], time.monotonic())
 
     def _made(
-        self, target: Target, found: Mapping[str, TopicDescription], kept: RecordedCounts
+        self, target: Target, found: Mapping[str, TopicDescription], recorded: RecordedCounts
     ) -> int:
         """Return the count; while none is kept, what was seen before counts too.
 
         A publisher asks for the content topic alone, but its embeddings topics show more.
         """
         content = found.get(f"{self.prefix}{target}")
-        made = created_count(self.prefix, target, found, kept)
-        if content is not None and target not in kept:
+        made = created_count(self.prefix, target, found, recorded)
+        if content is not None and target not in recorded:
             before = self._smallest.get(target)
             if before is not None and before.topic_id == content.id:
                 made = min(made, before.partitions)
@@ -213,11 +213,11 @@ class PartitionCounts:
         return made
 
     def _knows(self, target: Target, topic_id: str) -> bool:
-        made = self._kept.get(target)
+        made = self._recorded.get(target)
         return made is not None and made.topic_id == topic_id
 
-    async def _read(self, kept: RecordedCounts) -> RecordedCounts:
-        """Return what is kept now, or `kept` where we may not read the control topic."""
+    async def _read(self, recorded: RecordedCounts) -> RecordedCounts:
+        """Return what is kept now, or `recorded` where we may not read the control topic."""
         control = Names(self.prefix, "").control
         try:
             async with asyncio.timeout(_READ_S):
@@ -226,14 +226,14 @@ class PartitionCounts:
                     reader = await self._tail({TopicPartition(control, 0): None})
                     try:
                         async for record in read_to_end(reader):
-                            kept = with_record(kept, record)
+                            recorded = with_record(recorded, record)
                     finally:
                         await reader.close()
         except BrokerAway:
             raise
         except (BrokerUnavailable, TopicMismatch, *FORBIDDEN) as error:
-            if not self._told:
-                self._told = True
+            if not self._has_warned:
+                self._has_warned = True
                 log.warning(
                     "the partition counts that are kept cannot be read, so those of Kafka are used",
                     topic=control,
@@ -244,7 +244,7 @@ class PartitionCounts:
                 f"topic {control}, which keeps the partition counts, cannot be read now "
                 f"({connect_failure(error)})"
             ) from error
-        return kept
+        return recorded
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,10 @@ class TopicWatch:
         """Check the topics now. Raises BrokerUnavailable, and TopicMismatch for an absent topic."""
         misplaced = self._misplaced()
         if misplaced > self._told_misplaced:
-            log.warning("embeddings in other partitions than their own", reason=_told(misplaced))
+            log.warning(
+                "embeddings in other partitions than their own",
+                reason=_misplaced_warning(misplaced),
+            )
         self._told_misplaced = misplaced
         before, self._added = self._added, await self._log.added_partitions(self._topics)
         added = {one.topic: one.current_count - one.created_count for one in self._added}
@@ -64,13 +67,13 @@ class TopicWatch:
         warnings = [str(one) for one in self._added]
         misplaced = self._misplaced()
         if misplaced:
-            warnings.append(_told(misplaced))
+            warnings.append(_misplaced_warning(misplaced))
         now = max((one.current_count for one in self._added), default=0)
         advice = how_to_add_partitions(self._names.prefix, now) if now else None
         return {"warnings": warnings, "misplaced": misplaced, "advice": advice}
 
 
-def _told(misplaced: int) -> str:
+def _misplaced_warning(misplaced: int) -> str:
     return (
         f"{misplaced} embeddings were passed over, because they are in other partitions than their "
         "ids say: they were written with another partition count or TIDELENS_PARTITIONER, and "

@@ -209,7 +209,7 @@ def _followed(
     from tidelens.runtime.first_space import openable, remembering
 
     followed = ControlTopic(
-        event_log, topic, faults=faults, reader="encoders", judge=openable(event_log, topic)
+        event_log, topic, faults=faults, reader="encoders", check=openable(event_log, topic)
     ).follow()
     return remembering(data, followed)
 

@@ -193,7 +193,7 @@ async def test_a_candidate_stands_for_those_who_may_not_see_its_topics() -> None
         if ref == NEW:
             raise TopicMismatch("we may not describe it")
 
-    found = await ControlTopic(log, TOPIC, judge=judge).read()
+    found = await ControlTopic(log, TOPIC, check=judge).read()
     # To answer in a space takes rights, and no record ends a node that lacks them.
     assert found == Control(active[0], made)
     assert [(one.key, one.fault) for one in found.refused] == [("active-space", "not_allowed")]
@@ -202,7 +202,7 @@ async def test_a_candidate_stands_for_those_who_may_not_see_its_topics() -> None
 async def test_a_follower_keeps_what_stood_and_takes_a_space_that_comes_to_be(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(control_module, "_JUDGED_AGAIN_S", 0.0)
+    monkeypatch.setattr(control_module, "_RECHECK_S", 0.0)
     log, faults, there = memory_log(), IgnoredRecords(), {OLD}
     first, then = ActiveSpace(OLD, None, 1.0), ActiveSpace(NEW, OLD, 2.0)
     await log.publish([first.record(TOPIC)])
@@ -211,7 +211,7 @@ async def test_a_follower_keeps_what_stood_and_takes_a_space_that_comes_to_be(
         if ref not in there:
             raise ModelMissing(f"{ref.model} is not here")
 
-    seen = ControlTopic(log, TOPIC, faults=faults, judge=judge).follow()
+    seen = ControlTopic(log, TOPIC, faults=faults, check=judge).follow()
     async with asyncio.timeout(30):
         assert await anext(seen) == Control(first)
         await log.publish([raw(None), raw(b"{"), then.record(TOPIC)])

@@ -122,7 +122,7 @@ async def test_encoders_follow_only_what_can_be_encoded_here() -> None:
     log = memory_log(OLD, NEW)
     said = ActiveSpace(OLD, None, 1.0), ActiveSpace(LOST, None, 2.0)
     await log.publish([active.record(TOPIC) for active in said])
-    found = await ControlTopic(log, TOPIC, judge=openable(log, TOPIC)).read()
+    found = await ControlTopic(log, TOPIC, check=openable(log, TOPIC)).read()
     assert found == Control(said[0])
     assert [one.fault for one in found.refused] == ["not_here"]
 

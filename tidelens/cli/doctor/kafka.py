@@ -55,8 +55,8 @@ async def _tried(connection: "KafkaConnection", settings: Settings, whose: str) 
         if part.done:
             findings.append(ok("broker", part.done))
             continue
-        detail, _, fix = (part.trouble or part.missing).partition("; ")
-        state = failed if part.trouble else warning
+        detail, _, fix = (part.failure or part.missing).partition("; ")
+        state = failed if part.failure else warning
         findings.append(state("broker", detail, fix=fix))
     return findings
 

@@ -15,7 +15,8 @@ import structlog
 from tidelens.server.address_counts import address_of
 from tidelens.server.admission import LEAVING_MAX, ConnectionLimiter
 from tidelens.server.error_answers import STOPPING, Refusal, as_bytes
-from tidelens.server.http_protocol import LINGER_S, HttpProtocol
+from tidelens.server.http_protocol import HttpProtocol
+from tidelens.server.lingering import LINGER_S
 
 log = structlog.get_logger(__name__)
 

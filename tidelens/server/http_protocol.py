@@ -19,15 +19,14 @@ from tidelens.server.admission import (
 )
 from tidelens.server.error_answers import STOPPING, Refusal, as_bytes, too_late
 from tidelens.server.http10 import close_delimited
+from tidelens.server.lingering import Lingering
 from tidelens.server.pipelining import PausedFlow, PipelineBuffer
 from tidelens.server.protocol_upgrade import without_upgrade
-from tidelens.server.request_size import HEAD_BYTES_MAX, RequestSize, too_many_headers
+from tidelens.server.request_size import RequestSize, too_many_headers
 from tidelens.server.transfer_pace import SendProgress
 from tidelens.server.websocket_protocol import LiveProtocol, break_transport_cycle
 
 _READ_BYTES = 64 * 1024
-# Seconds that a refused client has to read the reason.
-LINGER_S = 1.0
 
 
 class _RequestRefused(Exception):
@@ -49,9 +48,8 @@ class HttpProtocol(HttpToolsProtocol):
         self._size = RequestSize()
         # Bytes of the bodies of open requests.
         self._open_body_bytes = 0
-        self._ending_at: float | None = None
         self._refused = False
-        self._discarded_bytes = 0
+        self._lingering = Lingering()
         self._parse_refusal: Refusal | None = None
         self._other_protocol = False
         self._ahead = PipelineBuffer()
@@ -117,8 +115,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _discard(self, count: int) -> None:
         """Discard what was in transit when the client was refused; pause reading after that."""
-        self._discarded_bytes += count
-        if self._discarded_bytes > HEAD_BYTES_MAX:
+        if self._lingering.discard(count):
             self.flow.pause_reading()
 
     def _unfinished(self, count: int) -> None:
@@ -317,7 +314,8 @@ class HttpProtocol(HttpToolsProtocol):
         if self.transport is None:
             return
         if self._refused:
-            self._check_end(self.transport, now)
+            if self._lingering.is_over(now):
+                self.transport.abort()
         elif self._unsent.stuck(self.transport.get_write_buffer_size(), now):
             self._refused = True
             self._disconnect()
@@ -329,13 +327,6 @@ class HttpProtocol(HttpToolsProtocol):
             self._check_head(now)
         elif self._connection.phase is ConnectionPhase.RECEIVING:
             self._check_body(now)
-
-    def _check_end(self, transport: asyncio.Transport, now: float) -> None:
-        """Abort the connection LINGER_S after the first check that finds it refused."""
-        if self._ending_at is None:
-            self._ending_at = now
-        elif now - self._ending_at > LINGER_S:
-            transport.abort()
 
     def _check_head(self, now: float) -> None:
         limits, waited_s = self._limiter.limits, now - self._connection.since

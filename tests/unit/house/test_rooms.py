@@ -101,3 +101,12 @@ def test_the_architecture_shows_the_rooms_as_they_are() -> None:
 def test_every_module_says_what_it_is_for() -> None:
     silent = [str(p) for p in product_files() if not ast.get_docstring(ast.parse(p.read_text()))]
     assert not silent
+
+
+def test_no_file_is_longer_than_a_reader_likes() -> None:
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in product_files()
+        if (lines := len(path.read_text().splitlines())) > 350
+    }
+    assert not long, f"files over 350 lines; split them by noun: {long}"

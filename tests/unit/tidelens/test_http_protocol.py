@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.kits.api_kit import Kit
 from tidelens.server.admission import UNCOUNTED_BYTES, ConnectionLimiter, ConnectionLimits
-from tidelens.server.http_protocol import LINGER_S
+from tidelens.server.lingering import LINGER_S
 from tidelens.server.pipelining import PIPELINED_MAX
 from tidelens.server.request_size import HEAD_BYTES_MAX, HEADERS_MAX
 from tidelens.server.server import listen, serve

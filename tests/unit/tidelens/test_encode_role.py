@@ -1,5 +1,6 @@
 """The encode role while its model loads, in a process: a thread that loads cannot be ended."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -46,6 +47,8 @@ def encoder(program: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        # Another process of the test run may hold the usual port, which would be a line of the log.
+        env={**os.environ, "TIDELENS_ENCODE_METRICS_PORT": "0"},
         bufsize=0,
     ) as process:
         try:

@@ -11,7 +11,7 @@ from api.node import Node
 from contracts.errors import RejectedRequest
 from contracts.topics import TARGETS, Target
 
-# More than there are, since a list may name a target twice.
+# Entries of `targets`. There are two targets, but a list may name one several times.
 _TARGETS_MAX = 8
 _NAME_CHARS_MAX = 256
 
@@ -31,7 +31,7 @@ class AdminEndpoints:
         return await self._json(await self._admin.snapshot())
 
     async def restore(self, request: Request) -> Response:
-        """Restore the snapshot {"name": "REPLICA/NAME"} at the next start."""
+        """Let the next start of this node restore the snapshot {"name": "REPLICA/NAME"}."""
         body = await self._bodies.json(request)
         name = body.get("name") if isinstance(body, dict) else None
         if not isinstance(name, str) or len(name) > _NAME_CHARS_MAX:
@@ -57,15 +57,15 @@ class AdminEndpoints:
         return await self._json({"rebuilt": await self._admin.rebuild(targets)})
 
     async def segments(self, _: Request) -> Response:
-        """List the sealed segments with their tuning tables."""
+        """List the growing and sealed segments with their tuning tables."""
         return await self._json({"segments": self._admin.segments()})
 
     async def queries(self, _: Request) -> Response:
-        """List the texts of recent queries, on which a new space is compared."""
+        """List the texts of recent queries, by which a new space is compared with this one."""
         return await self._json({"texts": self._recent_queries()})
 
     async def verify(self, _: Request) -> Response:
-        """Recompute the digests from the rows."""
+        """Recompute the digests from the rows, and answer whether they are right."""
         return await self._json(await self._admin.verify())
 
 

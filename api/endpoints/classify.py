@@ -24,7 +24,7 @@ from contracts.zero_shot import label_vectors, probabilities
 
 
 class ClassifyEndpoint:
-    """The endpoint. Prompts are encoded like texts of queries, and stay in the same cache."""
+    """The endpoint. Its prompts are encoded and cached like the texts of queries."""
 
     def __init__(self, node: Node, responses: ResponseWriter, bodies: BodyReader) -> None:
         self._node = node
@@ -74,7 +74,10 @@ class ClassifyEndpoint:
         }
 
     async def _encoded(self, texts: Sequence[str]) -> list[Vectors]:
-        """Encode one batch at a time, so that searches are encoded between the batches."""
+        """Return a vector (dim,) for each text.
+
+        One batch is encoded at a time, so that searches are encoded between the batches.
+        """
         found: list[Vectors] = []
         step = self._node.settings.query_batch_max
         for start in range(0, len(texts), step):

@@ -18,7 +18,7 @@ from contracts.wire.message_json import wire_as_of, wire_lag
 
 
 class HealthEndpoints:
-    """The endpoints of one node."""
+    """The endpoints that show the state of one node."""
 
     def __init__(self, node: Node, freshness: Freshness, responses: ResponseWriter) -> None:
         self._node = node
@@ -30,13 +30,19 @@ class HealthEndpoints:
         return await self._json({"alive": True})
 
     async def readyz(self, request: Request) -> Response:
-        """Answer 200 if this node can answer, otherwise 503. It can without a broker."""
+        """Answer 200 if this node can answer searches, otherwise 503.
+
+        An unreachable broker does not make a node unready.
+        """
         readiness = await self._readiness(self._node.status())
         body = visible_readiness(request.scope, readiness)
         return await self._json(body, 200 if readiness["ready"] else 503)
 
     async def lag(self, _: Request) -> Response:
-        """Answer with a row for each group, topic and partition, if possible from the broker."""
+        """Answer with the lag of each group in each partition.
+
+        It is measured now, or is that of the last measurement if the broker does not answer.
+        """
         lags = await self._freshness.measure()
         freshness, space = self._freshness, self._node.space.name
         behind_s = freshness.behind_s()
@@ -81,10 +87,9 @@ class HealthEndpoints:
             "reason": reason,
             "broker": self._freshness.broker,
             "behind_s": self._freshness.behind_s(),
-            # A node that cannot write snapshots goes on, but an operator should know.
+            # These show what an operator should know although the node stays ready: snapshots that
+            # cannot be written, topics that were changed, and parts that are being restarted.
             "snapshot": status.get("snapshot"),
-            # A node whose topics were changed goes on as well.
             "topics": status.get("topics"),
-            # A node whose encoder or broker is being restarted goes on as well.
             "parts": status.get("parts", []),
         }

@@ -46,7 +46,7 @@ class ItemEndpoints:
         return records
 
     async def get(self, request: Request) -> Response:
-        """Answer with an indexed item."""
+        """Answer with an indexed item. Raises RejectedRequest (404) if there is none."""
         target, item_id = _target_and_id(request)
         hit = await self._node.searcher.item(target, item_id)
         if hit is None:

@@ -25,7 +25,7 @@ _POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
-# This reads the system's tables once, so that no request does.
+# This reads the system's tables of MIME types now, so that no request does.
 mimetypes.init()
 _HEADERS = [
     (b"content-security-policy", _POLICY.encode()),

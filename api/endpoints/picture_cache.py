@@ -10,7 +10,7 @@ from cachetools import LRUCache, TTLCache
 
 from contracts.errors import RejectedRequest
 
-# Seconds in which a picture that could not be shown is not tried again, and the number of these.
+# Seconds for which a costly refusal is repeated without another read, and how many are remembered.
 _REFUSED_S = 10.0
 _REFUSED_MAX = 1_000
 
@@ -24,7 +24,7 @@ class CachedPicture:
 
 
 class CostlyRefusal(RejectedRequest):
-    """A refusal that was expensive for a decoder or another host, and is repeated for a while."""
+    """A refusal that was expensive for a decoder or another host, so it is repeated for a while."""
 
 
 class PictureCache:

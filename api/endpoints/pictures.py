@@ -1,6 +1,6 @@
 """GET /v1/pictures/ID: a picture, read from the log to which it was published.
 
-Pictures have no second store: the source of the hit names the record, whose key must be the
+Pictures are not stored a second time: the source of the hit names the record, whose key must be the
 requested id. A record may refer to a picture elsewhere, which is then read from there and must
 still be what was published. Pictures come from strangers. So an unknown format is not served, a
 format that browsers do not show is converted in a process that may crash, and a served picture
@@ -30,7 +30,8 @@ from contracts.picture_formats import format_of
 from contracts.settings import MIB
 
 _CONVERTED_TO = "image/jpeg"
-# Texts of this endpoint for refused references, by code; every other code is `not_readable`.
+# The code and message of an answer when a reference is refused, by the code of the refusal. Any
+# other code becomes `not_readable`.
 _REFUSED_AS = {
     "not_enabled": ("not_enabled", "the picture has a reference whose scheme is not enabled here"),
     "reference_changed": ("superseded", "the picture has changed since it was published"),

@@ -15,9 +15,10 @@ BODY_PIECE_BYTES = 128 * 1024
 
 
 class AnswerBody:
-    """The bytes of an answer, in pieces. Adding raises RejectedRequest if they are too many.
+    """The bytes of an answer, in pieces, counted against the limits on answers in memory.
 
-    The caller closes it, or passes it to a StreamedAnswer, which does.
+    `whole` are the finished pieces, and `size` is their sum in bytes. The caller closes the body,
+    or passes it to a StreamedAnswer, which closes it.
     """
 
     def __init__(self, share: BudgetShare) -> None:
@@ -28,7 +29,7 @@ class AnswerBody:
         self.size = 0
 
     def add(self, part: bytes) -> None:
-        """Append bytes. Raises RejectedRequest."""
+        """Append bytes. Raises RejectedRequest if the answer exceeds a limit."""
         self._parts.append(part)
         self._size += len(part)
         if self._size >= BODY_PIECE_BYTES:
@@ -41,12 +42,12 @@ class AnswerBody:
         self._parts, self._size = [], 0
 
     def end(self) -> None:
-        """Finish the last piece, after which nothing is added."""
+        """Finish the last piece, after which nothing may be added."""
         if self._size:
             self._finish()
 
     def take(self, data: bytes) -> None:
-        """Add bytes that are in memory and counted already; they are sent without a copy."""
+        """Make `data` the whole answer, without a copy. Its bytes are in memory and counted."""
         whole = memoryview(data)
         self.whole.extend(
             whole[n : n + BODY_PIECE_BYTES] for n in range(0, len(data), BODY_PIECE_BYTES)
@@ -100,7 +101,8 @@ class StreamedAnswer(Response):
         while whole:
             await self._in_time(send, whole.popleft(), more=more)
         if more:
-            # The connection takes this when its buffer is nearly empty, that is, when all was read.
+            # The connection takes this once its buffer is nearly empty: the client has read nearly
+            # all, and the memory may be released.
             await self._in_time(send, b"", more=False)
 
     async def _in_time(self, send: Send, body: bytes | memoryview, *, more: bool) -> None:

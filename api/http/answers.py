@@ -1,4 +1,4 @@
-"""JSON answers of all endpoints, which are written in time slices and counted in memory."""
+"""The writer of all endpoints' answers: in time slices, and within the limits on memory."""
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
@@ -17,7 +17,7 @@ _AT_ONCE = 32
 
 
 class ResponseWriter:
-    """The writer of all responses, which counts their memory."""
+    """The writer of all responses of a node, which share one budget of memory."""
 
     def __init__(self, node: Node) -> None:
         settings = node.settings
@@ -34,14 +34,21 @@ class ResponseWriter:
         return StreamedAnswer(pieces, timeout_s=self._timeout_s, status=status)
 
     def bytes(self, data: bytes, headers: Mapping[str, str], media_type: str) -> Response:
-        """Return a response with bytes that are in memory; they count until the client has them."""
+        """Return a response with bytes that are in memory, which count until the client has them.
+
+        Raises RejectedRequest with 503 if they exceed the budget.
+        """
         pieces = self.body(min(len(data), self.budget.one_max))
         pieces.take(data)
         timeout_s = self._timeout_s
         return StreamedAnswer(pieces, timeout_s=timeout_s, headers=headers, media_type=media_type)
 
     async def json(self, body: Mapping[str, Any], status: int = 200) -> Response:
-        """Return a JSON object, whose lists and iterators are written a few members at a time."""
+        """Return a response with a JSON object.
+
+        Its lists and iterators are written a few members at a time. Raises RejectedRequest if the
+        answer exceeds a limit.
+        """
         pieces = self.body()
         try:
             await _write(pieces, body, self.budget.time_slice())

@@ -10,7 +10,8 @@ from contracts.errors import RejectedRequest
 from contracts.settings import RequestSettings
 from contracts.wire.parser import parse_json
 
-# Bytes, or characters, that are parsed on the loop, since a thread would take as long.
+# Bodies up to this size, in bytes or characters, are parsed on the event loop, since handing them
+# to a thread would take as long.
 INLINE_PARSE_BYTES = 32 * 1024
 
 _Result = TypeVar("_Result")
@@ -19,7 +20,7 @@ _Result = TypeVar("_Result")
 class BodyReader:
     """A reader of all requests' bodies, which parses large ones one at a time.
 
-    Parsing holds the interpreter's lock, and several parsers would keep it from the event loop.
+    Parsing holds the interpreter's lock, so several parsers at once would starve the event loop.
     """
 
     def __init__(self, settings: RequestSettings) -> None:
@@ -29,9 +30,9 @@ class BodyReader:
     async def json(self, request: Request) -> Any:
         """Return the parsed body.
 
-        Raises RejectedRequest with the code content_type (415), too_large (413), too_many (413) or
-        invalid_json. Only JSON is accepted, since a form or script of a foreign page can send
-        text/plain without asking the server.
+        Raises RejectedRequest with the code content_type (415), too_large (413), too_many (413),
+        invalid_json or disconnected. Other content types are refused, since a form or script of a
+        foreign page can send text/plain without a preflight request.
         """
         return await self.parsed(request, lambda body: body)
 
@@ -58,7 +59,7 @@ class BodyReader:
         return work() if size <= INLINE_PARSE_BYTES else await self.in_thread(work)
 
     async def in_thread(self, work: Callable[[], _Result]) -> _Result:
-        """Run `work`, which parses something large, after all work before it."""
+        """Run `work`, the parsing of something large, in a thread once all earlier work is done."""
         async with self._parsing:
             return await asyncio.to_thread(work)
 

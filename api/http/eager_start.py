@@ -1,11 +1,11 @@
-"""Running a coroutine until it waits: one that does not wait needs no time limit."""
+"""Start a coroutine and see whether it waits: one that never waits needs no time limit."""
 
 from collections.abc import Coroutine, Generator
 from typing import Any
 
 
 def run_until_blocked(work: Coroutine[Any, Any, None]) -> "SuspendedCoroutine | None":
-    """Run a coroutine until it first waits, and return the rest; None if it has ended."""
+    """Run a coroutine until it first waits, and return the rest of it, or None if it has ended."""
     try:
         return SuspendedCoroutine(work, work.send(None))
     except StopIteration:
@@ -13,7 +13,7 @@ def run_until_blocked(work: Coroutine[Any, Any, None]) -> "SuspendedCoroutine | 
 
 
 class SuspendedCoroutine:
-    """The rest of a coroutine that waits; await it in the task that began it."""
+    """The rest of a coroutine that waits. It must be awaited in the task that began it."""
 
     def __init__(self, work: Coroutine[Any, Any, None], waits_for: Any) -> None:
         self._work = work

@@ -3,8 +3,8 @@
 A page on another site can make a browser send requests to this server, and by DNS rebinding even
 under the server's own origin. So the Host must be a name of this server, and requests of pages must
 come from pages of this server. A foreign page could not read the answers, but its requests are not
-free: an event stream occupies a connection for any time. Only a link that a person follows may lead
-here from any page. Programs send neither Origin nor Sec-Fetch-Site.
+free: an event stream occupies a connection until it ends. Only a link that a person follows may
+lead here from any page. Programs send neither Origin nor Sec-Fetch-Site.
 
 Orchestrators and Prometheus address a pod by an IP address or a service name that is not in the
 settings. So programs may request /healthz, /readyz and /metrics under any Host. Under an unknown

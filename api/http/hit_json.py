@@ -15,7 +15,7 @@ _AT_ONCE = 16
 
 
 def hits_json(hits: Iterable[Hit], include: Collection[str]) -> Iterator[bytes]:
-    """Yield the hits' JSON, a few at a time, with the commas before and between them."""
+    """Yield the JSON of the hits, a few at a time, with commas and without the list's brackets."""
     rest, comma, wire = iter(hits), b"", _wire if include else wire_hit
     while some := [wire(hit, include) for hit in islice(rest, _AT_ONCE)]:
         yield comma + orjson.dumps(some, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
@@ -38,7 +38,7 @@ def _wire(hit: Hit, include: Collection[str]) -> dict[str, object]:
 
 
 def vector_members(vector: Vectors, include: Collection[str]) -> bytes:
-    """Return the members `vector`, `vector_f16` or both as JSON, without braces."""
+    """Return the members `vector`, `vector_f16` or both for a vector (dim,) as JSON, no braces."""
     members = []
     if "vector" in include:
         numbers = orjson.dumps(vector.astype(np.float64), option=orjson.OPT_SERIALIZE_NUMPY)

@@ -32,8 +32,8 @@ RETRY_AFTER_S = 1
 def problem_members(error: TidelensError) -> tuple[int, dict[str, Any]]:
     """Return the HTTP status and the members of a problem document or an `error` message.
 
-    The members are code, message, field, limit and value. An error that is not the client's, nor
-    of a known condition of the node, is raised again.
+    The members are code and message, and field, limit and value if the error has them. An error of
+    any other type is a defect, and is raised again.
     """
     match error:
         case RejectedRequest():

@@ -12,7 +12,7 @@ _BARE = "tidelens.bare_prefix"
 
 
 def bare_prefix(scope: Scope) -> str | None:
-    """Return the prefix if that was the whole path, without a slash at its end."""
+    """Return the removed prefix if it was the whole path, without a final slash, otherwise None."""
     found: str | None = scope.get(_BARE)
     return found
 

@@ -14,7 +14,10 @@ PARAMETERS_MAX = 64
 
 
 def query_parameters(request: Request) -> list[tuple[str, str]]:
-    """Return the names and values in their order. Raises RejectedRequest."""
+    """Return the names and values in their order.
+
+    Raises RejectedRequest for more than PARAMETERS_MAX parameters, or for text that is not UTF-8.
+    """
     query = request.scope["query_string"]
     # Counted here, since the error of `parse_qsl` does not say what was wrong.
     count = query.count(b"&") + 1

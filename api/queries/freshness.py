@@ -40,7 +40,10 @@ class Freshness:
             await asyncio.sleep(_EVERY_S)
 
     async def measure(self) -> Sequence[Lag]:
-        """Measure now and set the gauges. An unreachable broker does not raise an error."""
+        """Measure now, set the gauges, and return the rows of all groups and partitions.
+
+        If the broker is unreachable, the rows of the last measurement are returned.
+        """
         metrics = self._node.metrics
         try:
             lags = await self._node.lag.lag()
@@ -109,7 +112,7 @@ class Freshness:
 
 
 async def not_ready_reason(node: Node) -> str | None:
-    """Return why this node cannot answer now, or None if it can, by an empty search."""
+    """Return why this node cannot answer searches now, or None if it can: it tries an empty one."""
     try:
         await node.searcher.search([])
     except NotReady as error:

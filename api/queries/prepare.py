@@ -45,7 +45,7 @@ class _Summand:
 
 @dataclass(frozen=True, slots=True)
 class PreparedQuery:
-    """A query with everything encoded; `vector` needs only the vectors of its items."""
+    """A query whose texts and pictures are encoded; `vector` takes the vectors of its items."""
 
     target: Target
     parts: Sequence[_Summand]
@@ -59,7 +59,10 @@ class PreparedQuery:
     filter: Filter | None = None
 
     def vectors_digest(self) -> str:
-        """Return a digest of the encoded vectors, since a reference may lead to another picture."""
+        """Return a digest of the encoded vectors.
+
+        It differs when a reference, which is equal in two queries, leads to another picture.
+        """
         found = hashlib.blake2b(digest_size=12)
         for part in self.parts:
             if part.vector is not None:
@@ -68,7 +71,7 @@ class PreparedQuery:
 
     @property
     def with_vector(self) -> bool:
-        """True if its hits include their vectors, in any form."""
+        """Return whether its hits include their vectors, as numbers or in base64."""
         return bool(self.include)
 
     @property
@@ -120,7 +123,7 @@ async def prepare_query(
 ) -> PreparedQuery:
     """Check the limits of a query, and encode its texts and pictures.
 
-    `pace` has the time slices of the request. `pictures` is the semaphore that the queries of one
+    `pace` are the time slices of the request. `pictures` is the semaphore that the queries of one
     request share (picture_semaphore); with None, the query has one of its own. Raises
     RejectedRequest, NotReady, and RejectedRecord for a picture that cannot be read or decoded.
     """
@@ -165,7 +168,7 @@ async def content_vector(node: Node, asked: Classify) -> Vectors:
 
 
 def picture_semaphore(node: Node) -> asyncio.Semaphore:
-    """Return the bound on the pictures that one request encodes at a time."""
+    """Return the semaphore that bounds how many pictures one request encodes at a time."""
     return asyncio.Semaphore(node.settings.query_pictures_at_once)
 
 
@@ -221,12 +224,16 @@ def _summand_vector(part: _Summand, items: Mapping[ItemRef, Vectors]) -> Vectors
     return items[part.item]
 
 
+# The source of each item: another version of an item has another source.
 Versions = dict[ItemRef, RecordPosition]
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedQuery:
-    """A query's vector now, with the versions of the items that it was computed from."""
+    """A query's vector, (dim,) float16, with the versions of the items it was computed from.
+
+    `epoch` is that of the log at that time, or None if the query uses no item.
+    """
 
     question: PreparedQuery
     vector: Vectors
@@ -262,7 +269,10 @@ async def resolve_query(searcher: Searcher, question: PreparedQuery) -> Resolved
 async def search_consistently(
     searcher: Searcher, questions: Sequence[PreparedQuery]
 ) -> list[Answer]:
-    """Return an answer to each query, all from one view in which the used items are unchanged."""
+    """Return an answer to each query, all from one view in which the used items are unchanged.
+
+    Raises ItemGone, NotReady, and RejectedRequest if the sum of a fused query is zero.
+    """
     while True:
         asked = [await resolve_query(searcher, question) for question in questions]
         answers = await searcher.search(

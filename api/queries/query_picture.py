@@ -22,7 +22,8 @@ _QUICK_CHARS = 256 * 1024
 async def query_picture(node: Node, image: str | QueryImage) -> AsyncIterator[bytes]:
     """Yield the picture's bytes, which count as in memory until the context ends.
 
-    Raises RejectedRequest, and RejectedRecord for a wrong reference.
+    Raises RejectedRequest for a picture that is too large or a reference that cannot be read now,
+    and RejectedRecord for base64 or a reference that is wrong or not allowed.
     """
     data, ref, sha256 = _form_of(image)
     if data is not None:

@@ -58,9 +58,8 @@ class StateWaiter:
             else:
                 state = read_as_of(what)
                 await self.wait_until_covers(self.require_same_log_state(state, "wait_for"))
-                self.require_same_log_state(
-                    state, "wait_for"
-                )  # the log may have been replaced meanwhile
+                # The log may have been replaced meanwhile.
+                self.require_same_log_state(state, "wait_for")
 
     async def wait_until_covers(self, state: AsOf) -> None:
         """Return once the index covers `state`, or follows another log."""
@@ -129,7 +128,10 @@ class StateWaiter:
         )
 
     async def _watermark_behind(self, token: Token, target: Target) -> int | None:
-        """Return the high watermark of the embeddings if the encoder has passed the token."""
+        """Return the embeddings' high watermark if the encoder has passed the token.
+
+        Returns None if it has not, or while the broker does not answer.
+        """
         names = self._node.names
         embeddings = TopicPartition(names.embeddings(target), token.partition)
         try:
@@ -146,7 +148,10 @@ class StateWaiter:
             return None
 
     async def _until(self, true: Callable[[], bool], *, until: float | None = None) -> None:
-        """Return when `true()` holds, checked after every batch and every poll, or at `until`."""
+        """Return once `true()` holds, which is checked after every batch and every 100 ms.
+
+        Returns at the time `until` (of `monotonic`) at the latest, if it is given.
+        """
         while True:
             moved = self._moved
             if true() or (until is not None and monotonic() >= until):

@@ -25,9 +25,9 @@ class IndexAdmin(Protocol):
         ...
 
     async def verify(self) -> dict[str, Any]:
-        """Recompute the digests from the rows and compare them."""
+        """Recompute the digests from the rows, and return whether they are right."""
         ...
 
     def segments(self) -> list[dict[str, Any]]:
-        """Return the sealed segments with their tuning tables."""
+        """Return the growing and sealed segments with their tuning tables."""
         ...

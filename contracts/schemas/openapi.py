@@ -152,7 +152,7 @@ def _admin() -> Document:
         "/v1/admin/snapshot": {"post": _operation("Write a snapshot now", answer)},
         "/v1/admin/restore": {"post": restore},
         "/v1/admin/rebuild": {"post": rebuild},
-        "/v1/admin/segments": {"get": _operation("Sealed segments and their tuning", answer)},
+        "/v1/admin/segments": {"get": _operation("Segments and their tuning", answer)},
         "/v1/admin/queries": {"get": _operation("Texts of recent queries", answer)},
         "/v1/admin/verify": {"post": _operation("Recompute the digests", answer)},
     }

@@ -1,6 +1,7 @@
 """Conversions of bitmaps between pyroaring, numpy and Faiss."""
 
 from array import array
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,38 +49,64 @@ def selector_bits(bitmap: BitMap, capacity: int) -> NDArray[np.uint8]:
     if bitmap and bitmap.max() >= capacity:
         raise ValueError(f"bitmap: want numbers below {capacity}, got {bitmap.max()}")
     raw = bitmap.serialize()
-    words = np.frombuffer(raw, "<u2", len(raw) // 2)
-    if words[0] == _WITH_RUNS:
-        count = int(words[1]) + 1
+    blocks, at = _blocks(raw)
+    last_key = blocks[-1].key if blocks else -1
+    bits = np.zeros(max((capacity + 7) // 8, (last_key + 1) * _BLOCK_BYTES), np.uint8)
+    for block in blocks:
+        start = block.key * _BLOCK_BYTES
+        at = _unpack(raw, at, block, bits[start : start + _BLOCK_BYTES])
+    return bits[: (capacity + 7) // 8]
+
+
+class _Block(NamedTuple):
+    """The header of a block: it holds `size` numbers from `key` * 65,536 on, maybe as runs."""
+
+    key: int
+    size: int
+    has_runs: bool
+
+
+def _blocks(raw: bytes) -> tuple[list[_Block], int]:
+    """Return the headers of a serialized bitmap's blocks, and where the first block begins.
+
+    The format lists them after a flag for each block that has runs, and before an offset for each,
+    which is not needed here. A bitmap of few blocks with runs has no offsets.
+    """
+    magic = int(np.frombuffer(raw, "<u2", 1)[0])
+    if magic == _WITH_RUNS:
+        count = int(np.frombuffer(raw, "<u2", 1, 2)[0]) + 1
         flags = np.frombuffer(raw, np.uint8, (count + 7) // 8, 4)
-        runs = np.unpackbits(flags, count=count, bitorder="little").tolist()
+        has_runs = np.unpackbits(flags, count=count, bitorder="little").astype(bool).tolist()
         at = 4 + len(flags)
         offsets = 4 * count if count >= _OFFSETS_FROM else 0
     else:
         count = int(np.frombuffer(raw, "<u4", 1, 4)[0])
-        runs = [0] * count
+        has_runs = [False] * count
         at = 8
         offsets = 4 * count
     heads = np.frombuffer(raw, "<u2", 2 * count, at).reshape(-1, 2).tolist()
-    at += 4 * count + offsets
-    blocks = int(heads[-1][0]) + 1 if heads else 0
-    bits = np.zeros(max((capacity + 7) // 8, blocks * _BLOCK_BYTES), np.uint8)
-    for (key, last), run in zip(heads, runs, strict=True):
-        block = bits[key * _BLOCK_BYTES : (key + 1) * _BLOCK_BYTES]
-        if run:
-            length = int(np.frombuffer(raw, "<u2", 1, at)[0])
-            pairs = np.frombuffer(raw, "<u2", 2 * length, at + 2).reshape(-1, 2)
-            one_by_one = np.zeros(8 * _BLOCK_BYTES, np.bool_)
-            for start, more in pairs.tolist():
-                one_by_one[start : start + more + 1] = True
-            block[:] = np.packbits(one_by_one, bitorder="little")
-            at += 2 + 4 * length
-        elif last < _ARRAY_MAX:
-            one_by_one = np.zeros(8 * _BLOCK_BYTES, np.bool_)
-            one_by_one[np.frombuffer(raw, "<u2", last + 1, at)] = True
-            block[:] = np.packbits(one_by_one, bitorder="little")
-            at += 2 * (last + 1)
-        else:
-            block[:] = np.frombuffer(raw, np.uint8, _BLOCK_BYTES, at)
-            at += _BLOCK_BYTES
-    return bits[: (capacity + 7) // 8]
+    blocks = [
+        _Block(key, last + 1, runs) for (key, last), runs in zip(heads, has_runs, strict=True)
+    ]
+    return blocks, at + 4 * count + offsets
+
+
+def _unpack(raw: bytes, at: int, block: _Block, bits: NDArray[np.uint8]) -> int:
+    """Write the block at byte `at` into `bits`, and return where the next block begins.
+
+    A block holds runs, or up to _ARRAY_MAX numbers one by one, or a bitmap.
+    """
+    if not block.has_runs and block.size > _ARRAY_MAX:
+        bits[:] = np.frombuffer(raw, np.uint8, _BLOCK_BYTES, at)
+        return at + _BLOCK_BYTES
+    one_by_one = np.zeros(8 * _BLOCK_BYTES, np.bool_)
+    if block.has_runs:
+        runs = int(np.frombuffer(raw, "<u2", 1, at)[0])
+        for start, more in np.frombuffer(raw, "<u2", 2 * runs, at + 2).reshape(-1, 2).tolist():
+            one_by_one[start : start + more + 1] = True
+        end = at + 2 + 4 * runs
+    else:
+        one_by_one[np.frombuffer(raw, "<u2", block.size, at)] = True
+        end = at + 2 * block.size
+    bits[:] = np.packbits(one_by_one, bitorder="little")
+    return end

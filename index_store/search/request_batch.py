@@ -57,20 +57,23 @@ class RequestBatcher(Generic[Request, Reply]):
             self._running = None
 
     async def _answer(self, batch: Sequence[tuple[Request, asyncio.Future[Reply]]]) -> None:
-        work = [asked for asked, _ in batch]
         try:
-            if self._is_quick(work):
-                answers = self._work(work)
-            else:
-                answers = await asyncio.to_thread(self._work, work)
+            replies = await self._replies([asked for asked, _ in batch])
         except Exception as error:
-            if len(batch) > 1:
-                # Only some requests of the batch are at fault: answer each by itself.
-                for one in batch:
-                    await self._answer([one])
-            elif not batch[0][1].done():
-                batch[0][1].set_exception(error)
-        else:
-            for (_, future), answer in zip(batch, answers, strict=True):
+            if len(batch) == 1:
+                [(_, future)] = batch
                 if not future.done():
-                    future.set_result(answer)
+                    future.set_exception(error)
+                return
+            # Only some requests of the batch are at fault: answer each by itself.
+            for one in batch:
+                await self._answer([one])
+            return
+        for (_, future), reply in zip(batch, replies, strict=True):
+            if not future.done():
+                future.set_result(reply)
+
+    async def _replies(self, requests: Sequence[Request]) -> Sequence[Reply]:
+        if self._is_quick(requests):
+            return self._work(requests)
+        return await asyncio.to_thread(self._work, requests)

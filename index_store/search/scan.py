@@ -87,13 +87,13 @@ class SegmentSearch:
         found = self._approximated(self._wide, most, recall)
         may_scan = patient or self._live <= _SCANNED_AT_ONCE
         for n, query in enumerate(self._queries):
-            winners, bar = self._near(n, query, found.of(n), most, recall)
+            winners, bar = self._winners_among(n, query, found.of(n), most, recall)
             if bar is None:
                 yield winners
             else:
-                yield self._from(n, query, bar) if may_scan else None
+                yield self._scan_from(n, query, bar) if may_scan else None
 
-    def _near(
+    def _winners_among(
         self, n: int, query: VectorQuery, nominees: Nominees, most: int, recall: float
     ) -> tuple[list[RankedRow], float | None]:
         """Return the winners among the nominees, and the score that another row has to reach.
@@ -120,10 +120,10 @@ class SegmentSearch:
             nominees = self._approximated(self._wide[n : n + 1], most + extra, recall)
         return winners, bar
 
-    def _from(self, n: int, query: VectorQuery, bar: float) -> list[RankedRow]:
+    def _scan_from(self, n: int, query: VectorQuery, bar: float) -> list[RankedRow]:
         """Find the winners by a scan of all rows, given that none of them scores below `bar`."""
         if bar > -np.inf:
-            return self._winners(query, self._reaching(self._wide[n], bar - NOMINATION_SLACK))
+            return self._winners(query, self._rows_above(self._wide[n], bar - NOMINATION_SLACK))
         [winners] = SegmentSearch(self._parts, self._selections, [query]).exact()
         return winners
 
@@ -156,7 +156,7 @@ class SegmentSearch:
             if ceiling < bar or ceiling == -np.inf:
                 return winners
             if bar > -np.inf:
-                return self._from(n, query, bar)
+                return self._scan_from(n, query, bar)
             # With collapse, the nominees held too few items: nominate more rows.
             most *= _GROWTH
             [scores], [places] = self._nominated(self._wide[n : n + 1], most)
@@ -217,7 +217,7 @@ class SegmentSearch:
         best = np.argpartition(scores, -most)[-most:]
         return places[best], float(scores[best].min()) + NOMINATION_SLACK
 
-    def _reaching(self, query: NDArray[np.float32], floor: float) -> NDArray[np.int64]:
+    def _rows_above(self, query: NDArray[np.float32], floor: float) -> NDArray[np.int64]:
         """Return the places of all selected rows whose float32 score is above `floor`."""
         found = [np.empty(0, np.int64)]
         for part, selection, start in self._each():
@@ -292,8 +292,8 @@ def _contenders(
     # The float32 scores of the row and of the last winner may both err by the slack. With too few
     # nominees the bar is that of a missing row, so every row passes.
     bar = np.partition(scores, -wanted)[-wanted] - 2 * NOMINATION_SLACK
-    hopeful: NDArray[np.int64] = places[(scores >= bar) & (places >= 0)]
-    return hopeful
+    contenders: NDArray[np.int64] = places[(scores >= bar) & (places >= 0)]
+    return contenders
 
 
 def _score_to_beat(query: VectorQuery, winners: Sequence[RankedRow]) -> float:

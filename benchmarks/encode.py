@@ -148,7 +148,7 @@ class Bare:
         self._tokens = []
         while order:
             count = encoder._passes.first(lengths, encoder.choice.texts)
-            self._tokens.append(encoder._padded(words, order[:count]))
+            self._tokens.append(encoder._pad(words, order[:count]))
             del order[:count], lengths[:count]
         self._seed_one = self._seed()
 

@@ -38,12 +38,12 @@ class PictureLoader:
         assert job.content is not None
         with _record_rejection(job):
             if job.content.image is not None:
-                job.image = await self._decoded(job, job.content.image, permit)
+                job.image = await self._decode(job, job.content.image, permit)
             else:
                 assert job.content.ref is not None
                 partition = (job.record.topic, job.record.partition)
                 async with self.read(job.content.ref, job.content.sha256, partition) as data:
-                    job.image = await self._decoded(job, data, permit)
+                    job.image = await self._decode(job, data, permit)
 
     async def check_reference(self, job: Job) -> None:
         """Give a job whose vector is known its rejection, if its reference may not be read.
@@ -55,7 +55,7 @@ class PictureLoader:
         with _record_rejection(job):
             await self.require_allowed(job.content.ref)
 
-    async def _decoded(self, job: Job, data: bytes, permit: DecodePermit) -> RgbImage:
+    async def _decode(self, job: Job, data: bytes, permit: DecodePermit) -> RgbImage:
         while True:
             try:
                 async with permit():

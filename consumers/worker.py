@@ -92,7 +92,7 @@ class EncoderWorker:
         # Fair among partitions: a picture waits for those that are being decoded when it comes, and
         # then for at most one of each other partition.
         self._decoding = FairSemaphore(limits.decoding_max)
-        self._taken = asyncio.Event()
+        self._pixel_room = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
         # An encoder has one caller at a time.
         self._model = ThreadPoolExecutor(1, thread_name_prefix="model")
@@ -172,8 +172,8 @@ class EncoderWorker:
         """Hold a permit to decode. Few are given, since the size of a picture is not known yet."""
         async with self._decoding.permit(partition):
             while not lane.has_room_for_pixels:
-                self._taken.clear()
-                await self._taken.wait()
+                self._pixel_room.clear()
+                await self._pixel_room.wait()
             yield
 
     async def _check_reference(self, lane: EncodeLane, task: EncodeTask, known: Vectors) -> None:
@@ -219,7 +219,7 @@ class EncoderWorker:
         """
         batch: list[EncodeTask] = []
         while not batch and (tasks := lane.take_batch(full=full)):
-            self._taken.set()
+            self._pixel_room.set()
             for task in tasks:
                 digest = task.job.digest
                 if not self._is_owned(task):
@@ -306,7 +306,7 @@ class EncoderWorker:
             lane.mark_committed(lease, done)
             self._commit_ready(lane)
         self._room[lane.target].set()
-        self._taken.set()
+        self._pixel_room.set()
 
     def _outputs(self, jobs: Sequence[Job], topic_id: str) -> list[OutRecord]:
         space, checks = self._encoder.space, self._checks
@@ -319,7 +319,7 @@ class EncoderWorker:
     def _drop_ended(self, lane: EncodeLane) -> None:
         current = self._ownership.is_current
         lane.drop_leases(lease for lease in lane.active_leases() if not current(lease))
-        self._taken.set()
+        self._pixel_room.set()
 
     def _is_owned(self, task: EncodeTask) -> bool:
         return self._ownership.is_current(task.inflight.claim.lease)

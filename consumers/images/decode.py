@@ -84,7 +84,7 @@ def decode_image(
     _prepare_pillow()
     _quiet_pillow()
     try:
-        return _decoded(format_name, data, check, side_hint)
+        return _decode_with_end(format_name, data, check, side_hint)
     except (RejectedRecord, MemoryError):
         raise
     except UnidentifiedImageError:
@@ -93,17 +93,17 @@ def decode_image(
         raise _broken(format_name, str(error) or type(error).__name__) from error
 
 
-def _decoded(format_name: str, data: bytes, check: _Check, side_hint: int) -> RgbImage:
+def _decode_with_end(format_name: str, data: bytes, check: _Check, side_hint: int) -> RgbImage:
     try:
-        return _opened(format_name, strip_metadata(format_name, data), check, side_hint)
+        return _decode_once(format_name, strip_metadata(format_name, data), check, side_hint)
     except OSError:
         ended = complete_jpeg(data) if format_name == "JPEG" else None
         if ended is None:
             raise
-        return _opened(format_name, ended, check, side_hint)
+        return _decode_once(format_name, ended, check, side_hint)
 
 
-def _opened(format_name: str, data: bytes, check: _Check, side_hint: int) -> RgbImage:
+def _decode_once(format_name: str, data: bytes, check: _Check, side_hint: int) -> RgbImage:
     with Image.open(io.BytesIO(data), formats=[format_name]) as image:
         check(image)
         return _pixels(image, data, side_hint)

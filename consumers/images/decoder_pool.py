@@ -72,17 +72,17 @@ class DecoderPool:
         killed, and returns once its thread is free for the next picture.
         """
         unwanted = threading.Event()
-        decoding = self._submitted(data, unwanted)
+        decoding = self._submit(data, unwanted)
         try:
             return await asyncio.wrap_future(decoding)
         except asyncio.CancelledError:
             unwanted.set()
-            await _end(decoding)
+            await _wait_for_end(decoding)
             raise
 
     def decode_now(self, data: bytes) -> RgbImage:
         """Do what `decode` does, but block until it is done."""
-        return self._submitted(data, threading.Event()).result()
+        return self._submit(data, threading.Event()).result()
 
     def close(self) -> None:
         """Kill the processes, also those that decode, and wait for their ends. This blocks."""
@@ -94,7 +94,7 @@ class DecoderPool:
         for child in list(self._children):
             self._forget(child)
 
-    def _submitted(self, data: bytes, unwanted: threading.Event) -> "Future[RgbImage]":
+    def _submit(self, data: bytes, unwanted: threading.Event) -> "Future[RgbImage]":
         with self._lock:  # an executor that was shut down raises RuntimeError
             if self._closed:
                 raise _closed()
@@ -109,7 +109,7 @@ class DecoderPool:
                 limit=self._limits.bytes_max,
                 value=len(data),
             )
-        child = self._borrowed()
+        child = self._take_child()
         try:
             return child.decode(data, unwanted)
         except RejectedRecord as rejection:
@@ -122,7 +122,7 @@ class DecoderPool:
             else:
                 self._forget(child)
 
-    def _borrowed(self) -> "_DecoderProcess":
+    def _take_child(self) -> "_DecoderProcess":
         with contextlib.suppress(queue.Empty):
             while True:
                 child = self._idle.get_nowait()
@@ -138,7 +138,7 @@ class DecoderPool:
             except OSError as error:
                 raise NotReady(f"a decoder cannot be started: {error}") from error
             self._children.add(child)
-        if not child.started(self._start):
+        if not child.wait_until_ready(self._start):
             self._forget(child)
             raise (
                 _closed() if self._closed else NotReady("a decoder ended before its first picture")
@@ -151,7 +151,7 @@ class DecoderPool:
         child.end()
 
 
-async def _end(work: "Future[RgbImage]") -> None:
+async def _wait_for_end(work: "Future[RgbImage]") -> None:
     """Wait until a thread is done with `work`, whatever its result is."""
     ended, loop = asyncio.Event(), asyncio.get_running_loop()
 
@@ -182,7 +182,7 @@ class _DecoderProcess:
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             self._shared = mmap.mmap(fd, size)
             try:
-                self._process = _started(fd, size)
+                self._process = _start_process(fd, size)
             except BaseException:
                 self._shared.close()
                 raise
@@ -193,7 +193,7 @@ class _DecoderProcess:
         self._answered = select.poll()  # select.select takes no file number above 1023
         self._answered.register(self._answers, select.POLLIN)
 
-    def started(self, start: bytes) -> bool:
+    def wait_until_ready(self, start: bytes) -> bool:
         """Wait until the process is ready for pictures, and return whether it is. This blocks."""
         self._send(start)
         if not self._answered.poll(_START_S * 1000):
@@ -308,7 +308,7 @@ def _detached_copy(pixels: RgbImage) -> RgbImage:
     return copied
 
 
-def _started(fd: int, size: int) -> "subprocess.Popen[bytes]":
+def _start_process(fd: int, size: int) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         module_command("consumers.images.decoder_process", str(fd), str(size), str(os.getpid())),
         bufsize=0,

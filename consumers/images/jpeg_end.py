@@ -94,8 +94,8 @@ class _Frame:
         if len(self.sampling) == 1:
             across = down = 1
         return (
-            _BLOCK * across * _up(self.width, _BLOCK * across),
-            _BLOCK * down * _up(self.height, _BLOCK * down),
+            _BLOCK * across * _ceil_div(self.width, _BLOCK * across),
+            _BLOCK * down * _ceil_div(self.height, _BLOCK * down),
         )
 
     def units(self, names: Sequence[int]) -> int:
@@ -103,13 +103,14 @@ class _Frame:
         across, down = self.unit
         width, height = self.width, self.height
         if len(names) == 1:  # not interleaved: its units are its own blocks
-            of_one = self.sampling[names[0]]
-            width, height = _up(width * of_one[0], across), _up(height * of_one[1], down)
+            own_across, own_down = self.sampling[names[0]]
+            width = _ceil_div(width * own_across, across)
+            height = _ceil_div(height * own_down, down)
             across = down = 1
-        return _up(width, _BLOCK * across) * _up(height, _BLOCK * down)
+        return _ceil_div(width, _BLOCK * across) * _ceil_div(height, _BLOCK * down)
 
 
-def _up(number: int, by: int) -> int:
+def _ceil_div(number: int, by: int) -> int:
     return -(-number // by)
 
 
@@ -129,7 +130,7 @@ def _scans_are_complete(data: bytes) -> bool:
             first, last, bits = body[1 + 2 * body[0] : 4 + 2 * body[0]]
             if bits & 15 == 0:
                 wanted -= {(name, n) for name in names for n in range(first, last + 1)}
-            restarts = _up(frame.units(names), interval) - 1 if interval else 0
+            restarts = _ceil_div(frame.units(names), interval) - 1 if interval else 0
             if sum(1 for _ in _RESTART.finditer(coded)) != restarts:
                 return False
     return frame is not None and not wanted

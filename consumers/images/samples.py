@@ -76,7 +76,7 @@ def sample_format_of(image: ImageFile.ImageFile) -> SampleFormat:
 
 def _tiff_format(image: TiffImagePlugin.TiffImageFile) -> SampleFormat:
     tags = image.tag_v2
-    image.tile = [_mended(tile) for tile in image.tile]
+    image.tile = [_correct_tile(tile) for tile in image.tile]
     return SampleFormat(
         bits=max(tags.get(_BITS, (1,))),
         signed=_SIGNED in tags.get(_SAMPLE_FORMAT, _UNSIGNED),
@@ -84,7 +84,7 @@ def _tiff_format(image: TiffImagePlugin.TiffImageFile) -> SampleFormat:
     )
 
 
-def _mended(tile: ImageFile._Tile) -> ImageFile._Tile:
+def _correct_tile(tile: ImageFile._Tile) -> ImageFile._Tile:
     if tile.codec_name != "libtiff" or not isinstance(tile.args, tuple):
         return tile
     raw_mode, *rest = tile.args
@@ -122,9 +122,9 @@ def _plain(image: Image.Image, samples: SampleFormat) -> Image.Image:
     if image.mode in ("I", "F"):
         values = np.asarray(image)
         unsigned = image.mode == "I" and samples.bits == 32 and not samples.signed
-        return _grey(_stretched(values.view(np.uint32) if unsigned else values), samples)
+        return _grey(_stretch(values.view(np.uint32) if unsigned else values), samples)
     if image.mode == "L" and samples.signed:
-        return _grey(_stretched(np.asarray(image).view(np.int8)), samples)
+        return _grey(_stretch(np.asarray(image).view(np.int8)), samples)
     if image.mode == "La":  # Pillow converts it to LA only
         image = image.convert("LA")
     if image.mode == "RGBa":
@@ -138,7 +138,7 @@ def _grey(values: NDArray[np.uint8], samples: SampleFormat) -> Image.Image:
     return Image.fromarray(255 - values if samples.white_is_zero else values).convert("RGB")
 
 
-def _stretched(values: Numbers) -> NDArray[np.uint8]:
+def _stretch(values: Numbers) -> NDArray[np.uint8]:
     """Stretch numbers without an agreed range from black, the least finite one, to white.
 
     NaN becomes black, and the infinities become what the least and the greatest become.

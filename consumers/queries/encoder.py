@@ -84,11 +84,11 @@ class ProcessQueryEncoder:
         """
         normal = " ".join(text.split())
         self._recent.append(normal)
-        return await self._encoded_text(fill_templates([normal], self._templates))
+        return await self._encode_text(fill_templates([normal], self._templates))
 
     async def text(self, text: str) -> Vectors:
         """Return the vector of a text without templates. Raises what `query` raises."""
-        return await self._encoded_text([" ".join(text.split())])
+        return await self._encode_text([" ".join(text.split())])
 
     def recent(self) -> list[str]:
         """Return the texts of recent queries, each once, the latest last."""
@@ -99,10 +99,10 @@ class ProcessQueryEncoder:
         await self.loaded.wait()
         return self._logit_scale
 
-    async def _encoded_text(self, its_prompts: list[str]) -> Vectors:
+    async def _encode_text(self, its_prompts: list[str]) -> Vectors:
         began = perf_counter()
         key = _key(self._space, its_prompts)
-        if (cached := self._remembered(key, "text", began)) is not None:
+        if (cached := self._look_up(key, "text", began)) is not None:
             return cached
         if self._turns.texts >= self._queue_max:
             raise RejectedRequest(
@@ -111,7 +111,7 @@ class ProcessQueryEncoder:
                 status=429,
                 limit=self._queue_max,
             )
-        vector = await self._encoded(key, its_prompts)
+        vector = await self._encode(key, its_prompts)
         self._metrics.query_encode_seconds.labels("text", "miss").observe(perf_counter() - began)
         return vector
 
@@ -122,17 +122,17 @@ class ProcessQueryEncoder:
             key = _key(self._space, data)
         else:
             key = await asyncio.to_thread(_key, self._space, data)
-        if (cached := self._remembered(key, "image", began)) is not None:
+        if (cached := self._look_up(key, "image", began)) is not None:
             return cached
 
         async def encode(image: RgbImage) -> Vectors:
-            return await self._encoded(key, image)
+            return await self._encode(key, image)
 
         vector = await self._pictures.encode_once(key, data, encode)
         self._metrics.query_encode_seconds.labels("image", "miss").observe(perf_counter() - began)
         return vector
 
-    def _remembered(self, key: bytes, input_type: str, began: float) -> Vectors | None:
+    def _look_up(self, key: bytes, input_type: str, began: float) -> Vectors | None:
         cached = self._cache.get(key)
         if cached is not None:
             self._metrics.query_encode_seconds.labels(input_type, "hit").observe(
@@ -140,7 +140,7 @@ class ProcessQueryEncoder:
             )
         return cached
 
-    async def _encoded(self, key: bytes, asked: QueryInput) -> Vectors:
+    async def _encode(self, key: bytes, asked: QueryInput) -> Vectors:
         if self._ended:
             raise NotReady("shutting down")
         if self.part.failures > 1 and not self.part.running:
@@ -203,7 +203,7 @@ class ProcessQueryEncoder:
     async def _encode_batch(self, batch: list[PendingQuery]) -> None:
         began = perf_counter()
         try:
-            results = await self._encoded_batch([waiting.asked for waiting in batch])
+            results = await self._encode_in_child([waiting.asked for waiting in batch])
         except BaseException:
             # These queries fail together with those that wait.
             for waiting in batch:
@@ -219,7 +219,7 @@ class ProcessQueryEncoder:
             self._remember(waiting.key, result)
             waiting.future.set_result(result)
 
-    async def _encoded_batch(self, asked: list[QueryInput]) -> list[Answer]:
+    async def _encode_in_child(self, asked: list[QueryInput]) -> list[Answer]:
         """Encode in the child. Raises TimeoutError if it hangs, so that it is replaced."""
         limit_s = self._encode_timeout_s
         try:

@@ -61,8 +61,8 @@ class QueryTurns:
         of_pictures = bool(self._pictures) and (self._pictures_next or not self._texts)
         self._pictures_next = not of_pictures
         if of_pictures:
-            return _taken(self._pictures, self._pictures_at_once)
-        return _taken(self._texts, self._batch_max)
+            return _take(self._pictures, self._pictures_at_once)
+        return _take(self._texts, self._batch_max)
 
     def note_duration(self, batch: list[PendingQuery], seconds: float) -> None:
         """Note how long the model took, so that the next batch of pictures fits into its turn."""
@@ -79,7 +79,7 @@ class QueryTurns:
         return waiting
 
 
-def _taken(queue: list[PendingQuery], inputs_max: int) -> list[PendingQuery]:
+def _take(queue: list[PendingQuery], inputs_max: int) -> list[PendingQuery]:
     """Take queries off the queue, up to `inputs_max` inputs but at least one query."""
     count = inputs = 0
     for waiting in queue:

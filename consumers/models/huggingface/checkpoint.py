@@ -46,14 +46,7 @@ def load_checkpoint(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
             **local,
         )
     except Exception as error:  # a checkpoint's own code may raise anything
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        if remote_code_classes(checkpoint.folder) and not checkpoint.remote_code:
-            reason = (
-                "it needs code of its own, which is run only with TIDELENS_REMOTE_CODE=true; "
-                "read that code before"
-            )
-        elif "sentencepiece" in reason.lower():
-            reason = "it has no tokenizer.json; pip install sentencepiece protobuf"
+        reason = _reason(error, checkpoint)
         raise ModelMissing(f"model {checkpoint.name!r} cannot be loaded: {reason}") from error
     _require_shapes(checkpoint, found["mismatched_keys"])
     _require_whole(model, found["missing_keys"], checkpoint.name)
@@ -62,6 +55,19 @@ def load_checkpoint(checkpoint: Checkpoint) -> tuple[Any, Any, Any]:
     ):
         _lower_case(tokenizer)
     return tokenizer, processor, model
+
+
+def _reason(error: Exception, checkpoint: Checkpoint) -> str:
+    """Return in one line why a checkpoint cannot be loaded, and what to do if that is known."""
+    reason = str(error).strip().split("\n")[0] or type(error).__name__
+    if remote_code_classes(checkpoint.folder) and not checkpoint.remote_code:
+        return (
+            "it needs code of its own, which is run only with TIDELENS_REMOTE_CODE=true; "
+            "read that code before"
+        )
+    if "sentencepiece" in reason.lower():
+        return "it has no tokenizer.json; pip install sentencepiece protobuf"
+    return reason
 
 
 def _require_shapes(

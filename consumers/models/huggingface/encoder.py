@@ -84,13 +84,13 @@ class HuggingFaceEncoder:
         while order:
             rows = order[: self._passes.first(lengths, self._texts_max)]
             try:
-                inputs = self._padded(tokens, rows)
+                inputs = self._pad(tokens, rows)
                 found.append((rows, _features(self._model.get_text_features(**inputs))))
             except RuntimeError as error:
-                self._texts_max = _halved(len(rows), error, "texts")
+                self._texts_max = _halve_batch(len(rows), error, "texts")
                 continue
             del order[: len(rows)], lengths[: len(rows)]
-        self.truncated += self._cut(tokens, texts)
+        self.truncated += self._count_cut(tokens, texts)
         return self._vectors(len(texts), found)
 
     @torch.inference_mode()
@@ -104,7 +104,7 @@ class HuggingFaceEncoder:
                 inputs = self._inputs([images[row] for row in rows])
                 found.append((rows, _features(self._image_features(len(rows), inputs))))
             except RuntimeError as error:
-                self._pictures_max = _halved(len(rows), error, "pictures")
+                self._pictures_max = _halve_batch(len(rows), error, "pictures")
                 continue
             done += len(rows)
         return self._vectors(len(images), found)
@@ -128,7 +128,7 @@ class HuggingFaceEncoder:
         """Return the least length, in tokens, that a text is padded to."""
         return len(ids) if self._pads_to_longest else self._tokens_max
 
-    def _padded(self, tokens: Any, rows: Sequence[int]) -> Any:
+    def _pad(self, tokens: Any, rows: Sequence[int]) -> Any:
         """Return rows as tensors, all padded to the length of the longest one, rounded up."""
         longest = max(self._length(tokens["input_ids"][row]) for row in rows)
         length = min(self._tokens_max, self._passes.padded(longest))
@@ -139,7 +139,7 @@ class HuggingFaceEncoder:
             return_tensors="pt",
         ).to(self._device)
 
-    def _cut(self, tokens: Any, texts: Sequence[str]) -> int:
+    def _count_cut(self, tokens: Any, texts: Sequence[str]) -> int:
         """Return the number of texts that were cut; tokenizers in Python must run again for it."""
         if tokens.is_fast:
             return sum(bool(encoding.overflowing) for encoding in tokens.encodings)
@@ -178,7 +178,7 @@ class HuggingFaceEncoder:
             )
             pictures = [self.preprocess(picture) for picture in sanity_check.trial_pictures()]
             outputs = (
-                self._model.get_text_features(**self._padded(tokens, [0, 1])),
+                self._model.get_text_features(**self._pad(tokens, [0, 1])),
                 self._model.get_image_features(**self._inputs(pictures)),
             )
             texts, images = (_features(output).cpu().numpy() for output in outputs)
@@ -239,7 +239,7 @@ def _compiled(model: Any, device: torch.device) -> Any:
     return torch.compile(model.get_image_features, dynamic=False, options={"freezing": True})
 
 
-def _halved(rows: int, error: RuntimeError, what: str) -> int:
+def _halve_batch(rows: int, error: RuntimeError, what: str) -> int:
     """Return half of `rows` if memory ran out; raise any other error again."""
     short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
     if not short or rows == 1:

@@ -37,7 +37,7 @@ class EfficientNetLite0:
         net.load_state_dict(state, assign=True)
         self.class_weight: Tensor = net._fc.weight.detach()
         self._class_bias: Tensor = net._fc.bias.detach()
-        self._net: Any = _quickened(net.eval())
+        self._net: Any = _speed_up(net.eval())
 
     @torch.inference_mode()
     def features(self, images: Sequence[RgbImage]) -> Tensor:
@@ -58,7 +58,7 @@ class EfficientNetLite0:
         return torch.nn.functional.linear(features, self.class_weight, self._class_bias)
 
 
-def _quickened(net: nn.Module) -> nn.Module:
+def _speed_up(net: nn.Module) -> nn.Module:
     _fold(net, "_conv_stem", "_bn0")
     _fold(net, "_conv_head", "_bn1")
     for block in net._blocks:  # type: ignore[union-attr]

@@ -29,7 +29,7 @@ _SLOW_S = 4.0
 T = TypeVar("T")
 
 
-def _none() -> Vectors:
+def _no_vectors() -> Vectors:
     return np.empty((0, 0), np.float16)
 
 
@@ -78,8 +78,8 @@ class CandidateVectors:
     """A candidate's row with the vectors of the samples, (n, dim) float16 each."""
 
     measured: CandidateResult
-    pictures: Vectors = field(default_factory=_none)
-    texts: Vectors = field(default_factory=_none)
+    pictures: Vectors = field(default_factory=_no_vectors)
+    texts: Vectors = field(default_factory=_no_vectors)
 
 
 def measure_candidate(asked: CandidateSettings, choice: PrecisionChoice) -> CandidateVectors:
@@ -96,8 +96,8 @@ def measure_candidate(asked: CandidateSettings, choice: PrecisionChoice) -> Cand
         )
         seen = [encoder.preprocess(picture) for picture in asked.samples.pictures]
         vectors = (
-            _by(encoder.encode_images, seen, pictures_at[0]),
-            _by(encoder.encode_texts, asked.samples.texts, texts_at[0]),
+            _encode_by(encoder.encode_images, seen, pictures_at[0]),
+            _encode_by(encoder.encode_texts, asked.samples.texts, texts_at[0]),
         )
         pictures = dict(_rates(encoder.encode_images, seen, pictures_at, asked))
         texts = dict(_rates(encoder.encode_texts, asked.samples.texts, texts_at, asked))
@@ -113,7 +113,7 @@ def measure_candidate(asked: CandidateSettings, choice: PrecisionChoice) -> Cand
     return CandidateVectors(row, *vectors)
 
 
-def _by(encode: Callable[[Sequence[T]], Vectors], inputs: Sequence[T], size: int) -> Vectors:
+def _encode_by(encode: Callable[[Sequence[T]], Vectors], inputs: Sequence[T], size: int) -> Vectors:
     return np.concatenate(
         [encode(inputs[at : at + size]) for at in range(0, len(inputs), size)], dtype=np.float16
     )

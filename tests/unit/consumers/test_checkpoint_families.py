@@ -234,7 +234,7 @@ def test_padding_goes_where_the_tokenizer_puts_it(tmp_path: Path) -> None:
     folder = make("chinese_clip", tmp_path / "chinese_clip")
     encoder: Any = open_encoder(str(folder), threads=1, precision="float32")
     encoder._tokenizer.padding_side = "left"
-    tokens = encoder._padded(encoder._tokens(["a cat", "a photo of a cat"]), [0, 1])
+    tokens = encoder._pad(encoder._tokens(["a cat", "a photo of a cat"]), [0, 1])
     assert tokens["input_ids"][0, 0] == encoder._tokenizer.pad_token_id
     assert tokens["attention_mask"][0].tolist() == sorted(tokens["attention_mask"][0].tolist())
 

@@ -143,7 +143,7 @@ async def test_what_comes_after_the_end_does_not_wait_for_ever() -> None:
     for asked in (["two"], np.zeros((224, 224, 3), np.uint8)):
         with pytest.raises(NotReady, match="shutting down"):
             async with asyncio.timeout(10):
-                await encoder._encoded(b"key", asked)
+                await encoder._encode(b"key", asked)
     with pytest.raises(NotReady):
         async with asyncio.timeout(10):
             await encoder.query("two")

@@ -30,7 +30,7 @@ from tidelens.client import Client
 LISTED = 1_000
 
 _ENCODED_WAIT_S = 60.0
-_LOOK_S = 0.2
+_POLL_S = 0.2
 _QUERIES_AT_ONCE = 16
 
 Ids = Sequence[str]
@@ -113,7 +113,7 @@ async def _encoded(event_log: EventLog, names: Names, content: TopicPartition, w
                 committed = await event_log.committed(names.encoder_group)
                 if committed.get(content, 0) >= wanted:
                     return
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_POLL_S)
     except TimeoutError:
         raise TidelensError(
             f"space {names.space} is behind: {content.topic}-{content.partition} is encoded up to "

@@ -52,7 +52,7 @@ K = 10
 TEXTS_MAX = 200
 
 _REPLICA = "rebuild"
-_LOOK_S = 0.5
+_POLL_S = 0.5
 # Some records always wait beside live traffic; if they wait for less, the space is current.
 _BACKLOG_S = 5.0
 _CAPTIONS_SEEN = 1_000
@@ -221,7 +221,7 @@ async def _caught_up(
             wanted = wanted or {_partition_of(row): row.end for row in rows}
             if rows and all(_is_current(row, wanted) for row in rows):
                 return EncodeCounts(done - first, total, round(perf_counter() - began, 3))
-            await asyncio.wait([encoding], timeout=_LOOK_S)
+            await asyncio.wait([encoding], timeout=_POLL_S)
             if encoding.done():
                 encoding.result()
     finally:
@@ -269,7 +269,7 @@ async def _indexed(
         running = asyncio.create_task(maintainer.run(), name="index")
         try:
             while not searcher.is_ready:
-                await asyncio.wait([running], timeout=_LOOK_S)
+                await asyncio.wait([running], timeout=_POLL_S)
                 if running.done():
                     running.result()
             await maintainer.merge_if_due()

@@ -14,7 +14,7 @@ from tidelens.migration.compare import LiveIdComparison, compare_sets
 from tidelens.process.clock import SystemClock
 
 _ENCODER_WAIT_S = 60.0
-_LOOK_S = 1.0
+_POLL_S = 1.0
 
 
 async def active_space(collection: OpenCollection, model: str) -> SpaceRef:
@@ -87,7 +87,7 @@ async def _require_encoder(collection: OpenCollection, ref: SpaceRef) -> None:
     try:
         async with asyncio.timeout(_ENCODER_WAIT_S):
             while not await has_encoder(collection, ref):  # noqa: ASYNC110
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_POLL_S)
     except TimeoutError:
         raise TidelensError(
             f"no encoder of space {ref.space} runs: start `tidelens encode --model {ref.model}`, "

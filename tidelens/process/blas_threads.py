@@ -1,15 +1,16 @@
 """Put the threads of linear algebra to sleep soon after their work, by environment variables.
 
 By default the threads of OpenBLAS (numpy) spin after each product until 2**26 ticks of the clock
-have gone by, and those of libgomp (Faiss, torch) go 300,000 times around. On the machine of
-docs/benchmarks, ten products a second took a whole core, and ten searches a tenth of one, which
+have gone by, and those of libgomp (Faiss, torch) spin 300,000 times. On the machine of
+docs/benchmarks, ten products a second took a whole core, and ten searches a tenth of one: time that
 encoders, searches and Kafka need. Both libraries read the variables when they are loaded, so this
 module imports neither numpy nor torch.
 """
 
 import os
 
-# A power of two. The products take equally long with every value from 4, the least, to 26.
+# The threads spin for 2**10 ticks. Products take equally long with every exponent from 4, the
+# least that OpenBLAS takes, to 26.
 _OPENBLAS_TICKS = 10
 # Ten searches a second take 0.014 of a core instead of 0.10. Not to spin at all
 # (OMP_WAIT_POLICY=PASSIVE) costs an encoder a fifth of its speed, since a model is many short

@@ -23,7 +23,10 @@ _TRACE_CHARS_MAX = 8_000
 
 @dataclass(frozen=True, slots=True)
 class ChildReport:
-    """A report; without a `failure` the child works from now on. `trace` is for defects."""
+    """A report: why the child failed, or that it works from now on if `failure` is None.
+
+    `trace` is the traceback of a failure that is a defect, not a TidelensError.
+    """
 
     failure: str | None = None
     exit_code: int = 0
@@ -32,6 +35,7 @@ class ChildReport:
 
     @classmethod
     def of(cls, error: Exception) -> "ChildReport":
+        """Return the report of an error, with its texts cut to a bounded length."""
         error = explain_import(error) or error
         if isinstance(error, TidelensError):
             code = 2 if isinstance(error, UsageError) else 1
@@ -46,7 +50,7 @@ class ChildReport:
 
 
 class ChildReporter:
-    """The child's end; without a descriptor nothing is sent."""
+    """The child's end of the pipe; without a descriptor it is false and sends nothing."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
@@ -55,14 +59,14 @@ class ChildReporter:
         return self._descriptor is not None
 
     def send(self, report: ChildReport) -> None:
-        """Write the report; a pipe holds more than a child ever sends."""
+        """Write the report. This never blocks, since a pipe holds more than a child ever sends."""
         if self._descriptor is not None:
             with contextlib.suppress(OSError):  # The parent is gone, and this child ends soon.
                 os.write(self._descriptor, orjson.dumps(asdict(report)) + b"\n")
 
 
 class ChildReports:
-    """The parent's end: iterate over it until the child has ended."""
+    """The parent's end of the pipe: iterating over it ends when the child does."""
 
     def __init__(self, reader: asyncio.StreamReader, transport: asyncio.BaseTransport) -> None:
         self._reader = reader
@@ -71,7 +75,7 @@ class ChildReports:
     @classmethod
     @contextlib.asynccontextmanager
     async def opened(cls) -> "AsyncIterator[tuple[ChildReports, int]]":
-        """Yield the reports and the descriptor for the child, which is closed at the end."""
+        """Yield the reports, and a descriptor for a child; the context closes the latter."""
         read_end, write_end = os.pipe()
         try:
             reader = asyncio.StreamReader()

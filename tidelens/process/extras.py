@@ -1,6 +1,6 @@
 """The extras of the package: what each brings, which commands need it, and what is missing here.
 
-The names are those that are imported. pyproject.toml has the names that are installed, and
+MODULES has the names that are imported, pyproject.toml has the names that are installed, and
 docs/packages.md says what each package is for. The base install is the client and the commands that
 ask a server, so those have no entry here.
 """
@@ -65,7 +65,7 @@ NEEDS: Mapping[str, Needs] = {
 def require(command: str, *extras: str) -> None:
     """Raise PackageMissing if packages of the extras, or of those that it needs, are missing.
 
-    `command` is how the message names what needs them.
+    Without `extras`, those are checked that `command` always needs. The message names `command`.
     """
     needs = NEEDS.get(command, Needs())
     missing = _missing_modules(extras or needs.always)
@@ -75,7 +75,7 @@ def require(command: str, *extras: str) -> None:
 
 
 def explain_import(error: BaseException, command: str = "") -> PackageMissing | None:
-    """Return what to say about a module of an extra that could not be imported, or None."""
+    """Return an error that names the extra to install for a failed import, or None."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         return None
     module = error.name.partition(".")[0]

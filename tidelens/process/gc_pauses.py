@@ -13,7 +13,7 @@ _THRESHOLDS = (10_000, 2, 500)
 
 
 def shorten_pauses() -> None:
-    """Keep pauses short. Call it once all is imported, where somebody waits for answers."""
+    """Shorten the pauses of a process that answers clients. Call it after all imports."""
     sys.setswitchinterval(_SWITCH_S)
     forget_imports()
 

@@ -12,8 +12,9 @@ from time import monotonic
 from typing import Any
 
 WINDOW_S = 1.0
-# Warnings and errors of one event that differ in their details, such as a path that a client
-# chose. Lines below a warning report progress of Tidelens itself and are not counted here.
+# The number of lines in a window that are warnings or errors of one event and differ in their
+# details, such as a path that a client chose. Lines below a warning have no such limit: they report
+# the progress of Tidelens itself.
 PER_EVENT_MAX = 20
 # The number of different lines and events that are remembered at once.
 _KEYS_MAX = 1000
@@ -33,7 +34,7 @@ class _Window:
 
 
 class RepeatFilter:
-    """The rule which lines are left out, and which of those are written later. It does no I/O."""
+    """The rule that decides which lines are left out and which are written later. No I/O."""
 
     def __init__(self, *, now: Callable[[], float] = monotonic) -> None:
         self._now = now

@@ -1,4 +1,4 @@
-"""Structured logs: readable on a terminal, JSON else, on stderr, the libraries' included."""
+"""Structured logs of Tidelens and its libraries on stderr: for people on a terminal, or JSON."""
 
 import logging
 import sys
@@ -27,16 +27,15 @@ _SHARED = (
 
 _OF_LINES = ("exception", "stack")
 
-# They repeat a broker's absence several times a second; our own lines say it once.
+# They report a broker's absence several times a second; Tidelens's own lines report it once.
 _NOISY = ("aiokafka", "faust", "mode", "httpx", "httpcore", "uvicorn", "faiss", "jgo")
 
-
-# These processes are started by multiprocessing, so nothing else can configure their log.
+# multiprocessing starts the resource tracker, and only a warning filter reaches its output.
 _QUIET = "ignore::UserWarning:multiprocessing.resource_tracker"
 
 
 class _Handler(LimitedHandler):
-    """Our handler; it knows in which form it writes, and whose log it is."""
+    """The handler that `configure` installs, with its form and the role whose log it writes."""
 
     human = False
     role = ""
@@ -60,7 +59,7 @@ def is_json_of_role() -> bool:
 
 
 def configure(form: str, role: str, *, level: int = logging.INFO) -> None:
-    """Send everything through structlog's renderer; `role` stands in every line.
+    """Write all log lines, those of libraries too, by structlog, with `role` in every line.
 
     `form` is a Form; another word, which the settings refuse, is `auto` here.
     """
@@ -115,19 +114,19 @@ def configure(form: str, role: str, *, level: int = logging.INFO) -> None:
 
 
 def configure_process(form: str, role: str) -> None:
-    """Configure the log of a process that runs nothing else, with all that it writes to stderr."""
+    """Configure the log of a child process, and send its uncaught errors there too."""
     configure(form, role)
     catch_all()
 
 
 def catch_all() -> None:
-    """Write to a log of JSON what Python would write to stderr in many lines."""
+    """Log uncaught errors and warnings if the log is JSON; Python would print many lines."""
     if not is_json_of_role():
         return
     logging.captureWarnings(True)
 
     def of_main(
-        kind: type[BaseException], error: BaseException, trace: TracebackType | None
+        error_type: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
         log.critical("an error ends the process", error=repr(error), exc_info=error)
 

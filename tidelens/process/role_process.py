@@ -1,4 +1,4 @@
-"""Run the process of a role: its last line is JSON if its log is, and no thread holds it up.
+"""Run a role: its last line is JSON if its log is, and no thread delays the end of its process.
 
 Threads that cannot be ended may hang, such as one that asks a name server, or Faust's own for
 Kafka. The interpreter would wait for them after everything that matters was closed.
@@ -18,11 +18,11 @@ T = TypeVar("T")
 
 # A thread that hangs for longer is left behind.
 _THREADS_S = 1.0
-_LOOK_S = 0.02
+_POLL_S = 0.02
 
 
 def run(role: Coroutine[Any, Any, T]) -> T:
-    """Do as asyncio.run does, but wait only a moment for threads of the loop that do not end."""
+    """Run `role` as asyncio.run does, but wait at most 1 s for the threads of its loop."""
     logs.catch_all()
     with asyncio.Runner() as runner:
         try:
@@ -39,14 +39,14 @@ async def _leave_threads() -> None:
     executor.shutdown(wait=False, cancel_futures=True)
     end = loop.time() + _THREADS_S
     while any(thread.is_alive() for thread in executor._threads) and loop.time() < end:  # noqa: ASYNC110
-        await asyncio.sleep(_LOOK_S)
+        await asyncio.sleep(_POLL_S)
     # Otherwise the runner would wait for them without end.
     vars(loop)["_default_executor"] = None
 
 
 @contextmanager
 def failing_as_logged(role: str) -> Iterator[None]:
-    """See to it that what ends a role can be the last line of its log, which `main` writes."""
+    """Configure the log before an error ends a role, so that `main` can log it as last line."""
     try:
         yield
     except Exception as error:

@@ -85,9 +85,10 @@ async def finish_until(work: Coroutine[Any, Any, T], event: asyncio.Event) -> T:
 async def until_stopped(
     stop: asyncio.Event, tasks: "dict[str, asyncio.Task[None]]", *, deadline_s: float = 15.0
 ) -> None:
-    """Run `tasks` until `stop` is set or one of them ends, then cancel the rest to a deadline.
+    """Run `tasks` until `stop` is set or one of them ends, then cancel the rest.
 
-    A task that dies stops the role: its error is raised here, after the others were cleaned up.
+    Cancelled tasks have `deadline_s` seconds to clean up; after that, the error of a task that
+    failed is raised. Raises RuntimeError if a task ended without an error before `stop` was set.
     """
     stopping = asyncio.create_task(stop.wait())
     try:

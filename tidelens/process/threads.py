@@ -43,10 +43,10 @@ async def in_daemon_thread(work: Callable[[], T]) -> T:
 
 
 def leave_behind(code: int) -> None:
-    """End the process with `code` if threads hold up the end of the interpreter for long."""
+    """End the process with `code` if threads delay the end of the interpreter by over 1 s."""
     ending = threading.Event()
-    # The interpreter calls this one before that which joins the threads of all executors, since it
-    # was registered later.
+    # The interpreter calls these functions in the reverse order of their registration, so this one
+    # runs before the one that joins the threads of all executors.
     threading._register_atexit(ending.set)  # type: ignore[attr-defined]
 
     def end() -> None:

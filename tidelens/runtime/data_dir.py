@@ -1,4 +1,4 @@
-"""Make the data directory, and lock each part of it for the one process that writes it."""
+"""Create the data directory, and lock each part of it for the one process that writes it."""
 
 import os
 from collections.abc import Iterator
@@ -17,14 +17,15 @@ log = structlog.get_logger(__name__)
 
 @contextmanager
 def locked(data: Path, part: str) -> Iterator[None]:
-    """Hold DATA/PART.lock, which names the pid of this process; make `data` if it is missing.
+    """Lock DATA/PART.lock for the context, and write this process's pid into it.
 
-    The lock ends with the process, even by `kill -9`. Raises DataDirNotWritable, or DataDirInUse
-    when another process holds it.
+    Creates `data` if it is missing. The system releases the lock when the process ends, even by
+    `kill -9`. Raises DataDirInUse if another process has the lock, and DataDirNotWritable if the
+    directory or the file cannot be written.
     """
     path = data / f"{part}.lock"
-    # Without locks in the file system this fails: a file instead of a lock would outlive the
-    # process.
+    # On a file system without locks this raises: the library's fallback, a plain file, would
+    # outlive the process.
     lock = FileLock(path, blocking=False, fallback_to_soft=False)
     with ExitStack() as stack:
         try:
@@ -50,14 +51,14 @@ def _holder(path: Path) -> str:
 
 
 def _close_to_others(data: Path) -> None:
-    """Close the default folder to other users; warn of another, which may be open on purpose."""
+    """Make the default folder private; only warn of another, which may be open on purpose."""
     if not is_open_to_others(data):
         return
     with suppress(ConfigurationError, PermissionError):
         if data == user_data_dir():
             data.chmod(0o700)
             return
-    log.warning("other users may look into the data directory", fix=f"chmod 700 {data}")
+    log.warning("other users can read the data directory", fix=f"chmod 700 {data}")
 
 
 def node_part(settings: IndexSettings) -> str:

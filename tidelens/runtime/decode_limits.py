@@ -1,4 +1,4 @@
-"""The limits of decoding a published picture, and a query's picture, from the settings."""
+"""Build the limits for decoding published pictures and queries' pictures from the settings."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from contracts.settings import MIB, ContentSettings, Settings
 
 
 def content_limits(settings: ContentSettings) -> DecodeLimits:
-    """Return the limits of a published picture, when it is encoded and when it is shown."""
+    """Return the limits for decoding a published picture, to encode it and to display it."""
     return DecodeLimits(
         settings.image_bytes_max,
         settings.image_pixels_max,
@@ -20,7 +20,7 @@ def content_limits(settings: ContentSettings) -> DecodeLimits:
 
 
 def query_limits(settings: Settings, *, nice: int = BESIDE_QUERIES_NICE) -> PictureLimits:
-    """Return the limits of queries' pictures, tighter than those of content: somebody waits."""
+    """Return the limits of queries' pictures, tighter than content's, since a client waits."""
     decode = replace(
         content_limits(settings),
         pixels_max=min(settings.query_image_pixels_max, settings.image_pixels_max),

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 _LAG_EVERY_S = 5.0
-_LOOK_S = 0.5
+_POLL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,10 @@ async def run_encoder(
 ) -> bool:
     """Encode until stopped.
 
-    With `attached`, the broker's address is the first line on stdin, and the end of stdin, which
-    means that the parent is gone, stops the encoder. `reporter` gets a report once records are
-    encoded. Returns False if stopped before the model was loaded; a thread that loads it cannot be
+    With `attached`, the process reads the broker's address from the first line of stdin, and stops
+    when stdin ends, since its parent is gone then. `reporter` reports to the parent once the worker
+    is open. `metrics_listener` is the descriptor of a listening socket for /metrics. Returns False
+    if stopped before the model was loaded: the thread that loads it may still run, and cannot be
     ended.
     """
     from tidelens.server.metrics_port import metrics_server
@@ -200,7 +201,7 @@ async def _run_tasks(
 
 
 async def _answering(connection: "KafkaConnection") -> bool:
-    """Return True once Kafka answers; `up`, which sent its address, starts it again."""
+    """Wait for Kafka to answer, then return True; `up`, which sent the address, restarts it."""
     warned = False
     while True:
         try:
@@ -209,7 +210,7 @@ async def _answering(connection: "KafkaConnection") -> bool:
             if not warned:
                 log.warning("waiting for Kafka", error=str(error))
             warned = True
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
         else:
             return True
 
@@ -217,7 +218,10 @@ async def _answering(connection: "KafkaConnection") -> bool:
 async def update_lag_metrics(
     source: LagSource, metrics: Metrics, clock: Clock, health: EncoderHealth | None = None
 ) -> None:
-    """Keep the lag in the metrics until cancelled; an encoder goes on without it."""
+    """Update the lag metrics every 5 s until cancelled.
+
+    While Kafka does not answer, they are cleared and encoding goes on. Raises any other error.
+    """
     health = health or EncoderHealth()
     from aiokafka.errors import KafkaError
 
@@ -232,7 +236,7 @@ async def update_lag_metrics(
         except Exception as error:
             metrics.clear_lag()
             if isinstance(error, TopicMismatch):
-                health.broker = "reachable"  # Kafka itself has said so.
+                health.broker = "reachable"  # Only a Kafka that answers can show a mismatch.
             raise
         await asyncio.sleep(_LAG_EVERY_S)
 
@@ -246,7 +250,10 @@ async def open_worker(
     clock: Clock,
     health: EncoderHealth | None = None,
 ) -> "AsyncIterator[EncoderWorker]":
-    """Yield a worker in the group of the encoder's space; the caller runs it."""
+    """Yield a worker that takes part in the encoder group of its space; the caller runs it.
+
+    Raises TopicMismatch if a topic of the space is missing.
+    """
     from consumers.encode_job import RecordChecks
     from consumers.labelling import Labeller
     from consumers.picture_fetch import PictureLoader
@@ -317,16 +324,16 @@ async def open_worker(
 def _decoding_max(processes: int) -> int:
     """Return how many pictures may be decoded or wait for a decoder at once.
 
-    With several decoders, one more than there are waits, so that none is idle: without it two
-    decode 5 % less. With a single decoder, a picture that waits would be decoded before that of
-    another partition.
+    Several decoders get one waiting picture beside those that they decode, so that none is idle:
+    without it, two decode 5 % fewer pictures. A single decoder gets none, since a waiting picture
+    would be decoded before those of other partitions.
     """
     return processes + 1 if processes > 1 else 1
 
 
 @contextlib.asynccontextmanager
 async def open_decoders(settings: Settings, preprocess: Preprocess) -> "AsyncIterator[DecoderPool]":
-    """Yield as many decoders as the model has threads; each starts with its first picture."""
+    """Yield a pool of one decoder per thread of the model; each starts with its first picture."""
     from consumers.images.decoder_pool import DecoderPool
     from tidelens.runtime.decode_limits import content_limits
 

@@ -16,7 +16,7 @@ STALLED_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class GroupMembership:
-    """An encoder's membership in its group; a member may own no partition yet, or never."""
+    """An encoder's membership in its group; a member may own no partitions, for now or ever."""
 
     is_member: bool = False
     partitions: int = 0
@@ -25,8 +25,9 @@ class GroupMembership:
 class EncoderHealth:
     """The health of an encoder: whether it is alive and ready, or why not.
 
-    Members are replaced whole, so that a thread may read them. `has_broker` says whether the
-    address of the broker is known; `up` sends it to its encoders.
+    Attributes are replaced whole and never changed in place, so that another thread may read them.
+    `has_broker` says whether the address of the broker is known; `up` sends it to its encoders.
+    `now` is a monotonic clock in seconds.
     """
 
     def __init__(self, *, has_broker: bool = True, now: Callable[[], float] = monotonic) -> None:
@@ -39,7 +40,7 @@ class EncoderHealth:
         self._seen = now()
 
     def watch(self, ownership: Ownership) -> None:
-        """Show the state of `ownership` from now on."""
+        """Report the membership of `ownership` from now on."""
         self._ownership = ownership
 
     async def run(self) -> None:
@@ -56,14 +57,14 @@ class EncoderHealth:
             self.membership = GroupMembership(ownership.is_member, len(ownership.owned_partitions))
 
     def stalled(self) -> str | None:
-        """Return for how long the loop has stood still, if that is too long."""
+        """Return a sentence about an event loop that stands still for STALLED_S, otherwise None."""
         still_s = self._now() - self._seen
         if still_s < STALLED_S:
             return None
         return f"the event loop has stood still for {still_s:.0f} s"
 
     def reason(self) -> str | None:
-        """Return why the encoder is not ready; None also where it only waits for partitions."""
+        """Return why the encoder is not ready, or None; a member without partitions is ready."""
         if (stalled := self.stalled()) is not None:
             return stalled
         if not self.has_broker:

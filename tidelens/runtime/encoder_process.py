@@ -20,13 +20,17 @@ from tidelens.process.child_reports import ChildReport, ChildReports
 
 _NICE = 19
 _STOP_S = 10.0
-# Signals by which people and services kill a process; other signals are its own doing.
+# Signals with which people and services end a process; any other signal means that it crashed.
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 
 @dataclass(frozen=True, slots=True)
 class EncoderExit:
-    """The reason why a child ended, with its error where starting it again would not help."""
+    """The reason why a child ended.
+
+    `error` is what a first start fails with; it is None where starting the child again may help.
+    `trace` is the traceback of a defect.
+    """
 
     reason: str
     error: TidelensError | None = None
@@ -48,9 +52,10 @@ class EncoderProcess:
     async def start(
         cls, settings: Settings, model: str, listener: socket.socket | None, *, nice: int = _NICE
     ) -> Self:
-        """Start it; it loads its model and waits for Kafka's address.
+        """Start an encoder, which loads its model and then waits for Kafka's address.
 
-        `listener` is for its /metrics, and `nice` is added to the niceness of this process.
+        `listener` is the listening socket of its /metrics, or None if it serves none. `nice` is
+        added to the niceness of this process.
         """
         roots = [str(path) for path in settings.allow_roots]
         environment = {
@@ -83,12 +88,12 @@ class EncoderProcess:
             return cls(process, reports)
 
     def attach(self, brokers: str) -> None:
-        """Send it Kafka's address."""
+        """Send Kafka's address to the child, which then begins to encode."""
         assert self._process.stdin is not None
         self._process.stdin.write(brokers.encode() + b"\n")
 
     async def watch(self, works: Callable[[], None]) -> EncoderExit:
-        """Call `works` once the child encodes, and return when it has ended."""
+        """Wait for the end of the child, and return why; call `works` when it begins to encode."""
         failure: ChildReport | None = None
         async for report in self._reports:
             if report.failure is None:
@@ -105,6 +110,7 @@ class EncoderProcess:
         )
 
     async def stop(self) -> None:
+        """Terminate the child, and kill it if it has not ended within 10 s."""
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.terminate()

@@ -26,7 +26,8 @@ class Encoders:
 
     A space's encoder must run for as long as the space may answer, so that the space stays current:
     this means the active space, the one kept for a rollback, and a candidate that was encoded once.
-    Each encoder is started again when it ends, for whatever reason; only the first may fail.
+    An encoder that ends is started again, with one exception: if the current model's encoder fails
+    before it ever worked, `run` raises its error.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Encoders:
         run_file: RunFile,
         parts: Parts,
     ) -> None:
-        """Take `metrics`, the listener for one encoder's /metrics, or None where none has any."""
+        """Take `metrics`, the socket of one encoder's /metrics, or None if no encoder serves it."""
         self._settings = settings
         self._metrics = metrics
         self._run_file = run_file
@@ -50,12 +51,12 @@ class Encoders:
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def start(self, model: str) -> None:
-        """Start a first process before Kafka is there, since loading a model takes longest."""
+        """Start the first process before Kafka runs, since loading a model takes longest."""
         self._metrics_of = model
         self._first = (model, await self._new(model, self._metrics))
 
     async def stop(self) -> None:
-        """End the first one if `run` has no use for it."""
+        """Stop the process that `start` made, unless `run` has taken it over."""
         if self._first is not None:
             model, process = self._first
             self._first = None
@@ -67,7 +68,7 @@ class Encoders:
     ) -> None:
         """Run until cancelled. Raises the error of the current model's encoder if it never worked.
 
-        `follow` follows the control topic, and is called again if that fails.
+        `follow` yields each state of the control topic, and is called again if it fails.
         """
         async with asyncio.TaskGroup() as tasks:
 
@@ -137,7 +138,7 @@ class Encoders:
 
     @contextlib.contextmanager
     def _listener(self, model: str) -> Iterator[socket.socket | None]:
-        """Hold the listener for this encoder's /metrics, also while it is started again."""
+        """Yield the socket of this encoder's /metrics, which stays open across its restarts."""
         if self._metrics is None or self._metrics_of in (None, model):
             self._metrics_of = model
             try:

@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 def open_queries(settings: Settings, ref: SpaceRef) -> QueryEncoderTask:
-    """Make the query encoder. Raises ModelMissing, or SpaceMismatch for a model that differs."""
+    """Make the query encoder of `ref`. Raises ModelMissing, or SpaceMismatch for another space."""
     queries = make_queries(settings, ref.model)
     require_same(ref, queries.space)
     return queries
@@ -42,8 +42,9 @@ async def first_queries(
     """Return the query encoder of the first space that can be opened here.
 
     The order is: the active space, the one before it, those that earlier records name, the
-    remembered one, and that of the settings. `started` is returned or stopped. Where none can be
-    opened, the error of the first is raised.
+    remembered one, and that of the settings. `started`, an encoder that runs already, is returned
+    if it fits, and stopped if another is returned. If no space can be opened, the first error is
+    raised: ModelMissing, SpaceMismatch or TopicMismatch.
     """
     failures: list[TidelensError] = []
     for choice in await asyncio.to_thread(_choices, settings, control):
@@ -101,7 +102,7 @@ async def _opened(
 
 
 def openable(event_log: EventLog, control_topic: str) -> SpaceCheck:
-    """Return a judge that requires the topics of the space, and its model on this machine."""
+    """Return a check that raises unless the space's topics exist and its model is installed."""
     exist = topics_exist(event_log, control_topic)
 
     async def judge(ref: SpaceRef) -> None:
@@ -120,7 +121,7 @@ async def remembering(data: Path, followed: AsyncIterator[Control]) -> AsyncIter
             try:
                 await asyncio.to_thread(remember_model, data, model)
             except OSError as error:
-                # A full disk must not end the node: the next start may guess wrong, and loads
-                # longer.
+                # A full disk must not end the node: at worst, the next start loads a wrong model
+                # first and takes longer.
                 log.warning("the active model cannot be remembered", error=str(error))
         yield control

@@ -20,6 +20,7 @@ async def run_index(settings: Settings, kafka: KafkaSettings) -> bool:
     """Maintain an index and answer on it, until stopped.
 
     Returns False if stopped before the node was open; threads that cannot be ended may go on.
+    Raises DataDirInUse or PortInUse if another process has the data directory or the port.
     """
     from tidelens.runtime.data_dir import locked, node_part
     from tidelens.server.acceptor import refuse_waiting
@@ -47,7 +48,7 @@ async def _opened(
     listener: socket.socket,
     stack: contextlib.AsyncExitStack,
 ) -> dict[str, Run]:
-    """Open everything that a node needs; `stack` closes it."""
+    """Open a node, which `stack` closes, and return its long-running tasks by name."""
     node = await in_daemon_thread(lambda: importlib.import_module("tidelens.runtime.node"))
     from contracts.topics import Names
     from streams.registry.control_topic import ControlTopic

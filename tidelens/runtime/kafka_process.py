@@ -23,7 +23,8 @@ async def open_kafka(
 ) -> AsyncIterator[str]:
     """Yield the address of the user's cluster, or of a local Apache Kafka on `ports`.
 
-    A local one is started again whenever it ends, until `stop` is set.
+    A local one is started again whenever it ends, until `stop` is set. Raises BrokerUnavailable if
+    the user's cluster does not answer.
     """
     if settings.brokers:
         await KafkaConnection(settings.brokers, kafka).require_reachable()
@@ -51,7 +52,7 @@ async def keep_running(
 ) -> None:
     """Start a broker again whenever it ends, on its old address and data, until cancelled.
 
-    Nothing is started after `stop`: systemd stops all processes of a service together.
+    Once `stop` is set nothing is started, since systemd stops all processes of a service together.
     """
     while True:
         reason = exit_reason(await broker.wait())
@@ -66,8 +67,8 @@ async def keep_running(
                 await broker.start()
                 started = True
             except Exception as error:
-                # The disk may be full, or a port taken: searches go on, and the start is tried
-                # again.
+                # The disk may be full, or a port in use: searches go on meanwhile, and the next
+                # attempt may succeed.
                 reason = f"it does not start: {error or repr(error)}"
         run_file.child("kafka", broker.pid)
         part.mark_running()

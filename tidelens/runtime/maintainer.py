@@ -36,9 +36,10 @@ def make_maintainer(
     *,
     retention_min_s: float = RETENTION_MIN_S,
 ) -> Maintainer:
-    """Make the maintainer of one space; each `replica` writes below a prefix of its own.
+    """Make the maintainer of one space.
 
-    Raises ConfigurationError for an index type that the space cannot have.
+    Its snapshots and segments are written below a prefix that ends in the name of the `replica`.
+    Raises ConfigurationError for an index type that does not fit the space's dimension.
     """
     choice.require_index_type(settings.index_kind, space.dim)
     names = Names(settings.topic_prefix, space.name)
@@ -89,7 +90,7 @@ def make_maintainer(
 
 
 def _placing(settings: IndexSettings) -> Callable[[SealedSegment], object] | None:
-    """Return what loads a segment onto the GPU, or None where there is none."""
+    """Return a function that loads a segment onto the GPU, or None without a GPU."""
     device = open_device(settings.gpu_memory_mb)
     if device is None:
         return None

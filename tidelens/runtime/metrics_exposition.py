@@ -1,4 +1,4 @@
-"""The metrics of a node: those of itself, its child processes and each space that it keeps."""
+"""The metrics of a node: its own, and those of its child processes and its open spaces."""
 
 import contextlib
 from collections import Counter
@@ -14,8 +14,8 @@ from contracts.supervision.processes import Part
 from streams.registry.control_faults import IgnoredRecords
 from tidelens.server.admission import ConnectionLimiter
 
-# The role of a child by a word of its command line. Kafka's guard has the command of Kafka in its
-# own. A process that multiprocessing starts encodes queries.
+# The role of a child process by a word of its command line. The process that guards Kafka repeats
+# Kafka's command in its own. A process that multiprocessing starts encodes queries.
 _ROLES = {
     "kafka.Kafka": "broker",
     "encode": "encode",
@@ -25,7 +25,7 @@ _ROLES = {
 
 
 class Exposition(Collector):
-    """The registry of a process; counters of a space last for as long as the space is kept."""
+    """The metrics registry of a process; it shows a space's metrics while the space is open."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -59,7 +59,7 @@ class ChildMemoryMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         used: Counter[str] = Counter()
         for child in psutil.Process().children(recursive=True):
-            # It may end meanwhile.
+            # A child may end while it is read.
             with contextlib.suppress(psutil.Error):
                 used[_role(child.cmdline())] += child.memory_info().rss
         family = GaugeMetricFamily(

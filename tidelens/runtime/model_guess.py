@@ -14,7 +14,7 @@ log = structlog.get_logger(__name__)
 
 
 def guessed_model(settings: Settings) -> str:
-    """Return the model that answered last here, if it is still here, or that of the settings."""
+    """Return the model that answered last on this machine, or the settings' if it is gone."""
     remembered = remembered_model(settings.data)
     if remembered is None or remembered == settings.model:
         return settings.model
@@ -27,7 +27,7 @@ def guessed_model(settings: Settings) -> str:
 
 
 def space_here(model: str) -> Space:
-    """Return the space that `model` makes. Raises ModelMissing for any fault of its files."""
+    """Return the space of `model`. Raises ModelMissing if its files are missing or faulty."""
     try:
         return model_space(model)
     except (OSError, LookupError, TypeError, ValueError) as error:
@@ -35,8 +35,11 @@ def space_here(model: str) -> Space:
 
 
 def absolute(model: str) -> str:
-    """Return a folder's whole path, for nodes that were started elsewhere."""
+    """Return a folder's absolute path, since other processes have other working directories.
+
+    The name of a model that is not a folder is returned unchanged.
+    """
     if not is_tunable(model):
-        return model  # A name of Tidelens, whatever folders exist.
+        return model  # A built-in model, even if a folder has its name.
     path = Path(model).expanduser()
     return str(path.resolve()) if path.is_dir() else model

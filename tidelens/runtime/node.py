@@ -130,7 +130,7 @@ async def _serving(
     exposition: Exposition,
     side: SideTasks,
 ) -> AsyncIterator[ServedSpace]:
-    """Open all parts of one space: query encoder, maintainer, searcher and app."""
+    """Open the maintainer, searcher and app of the space whose query encoder is `queries`."""
     settings, pictures, parts = shared.settings, shared.pictures, shared.parts
     clock = SystemClock()
     metrics = queries.metrics
@@ -226,7 +226,7 @@ def _make_searcher(settings: Settings, metrics: Metrics) -> LocalSearcher:
 
 
 async def _host_streams(streams: Any, maintainer: Maintainer) -> None:
-    """Run the streams app, of Faust, until cancelled, and save a snapshot. Raises its crash."""
+    """Run the Faust app until cancelled, then save a snapshot. Raises the error that ends it."""
     try:
         await streams.start()
         await streams.wait_until_stopped()

@@ -1,4 +1,4 @@
-"""Readers of pictures by reference, and a converter of those that browsers do not show."""
+"""Readers of pictures by reference, and a converter of those that browsers cannot show."""
 
 import asyncio
 from collections.abc import AsyncIterator

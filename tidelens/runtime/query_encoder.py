@@ -20,7 +20,10 @@ from tidelens.runtime.decode_limits import query_limits
 
 @dataclass(slots=True)
 class QueryEncoderTask:
-    """The query encoder of one model. It is started before Kafka answers: it takes longest."""
+    """The query encoder of one model, with the task that runs it.
+
+    `up` starts it before Kafka answers, since loading a model takes longest.
+    """
 
     model: str
     space: Space
@@ -40,6 +43,7 @@ class QueryEncoderTask:
         await self._running
 
     async def stop(self) -> None:
+        """Cancel the task, if it was started, and wait for its end."""
         if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running])

@@ -1,7 +1,7 @@
 """The file by which other commands find a running `tidelens up`: its broker, its HTTP address.
 
 `up` writes DATA/run.json and removes it when it ends. After a `kill -9` the file stays behind,
-which is why a reader believes it only while the process that wrote it lives.
+so a reader trusts it only while the process that wrote it runs.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _EVERYWHERE = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """One running `up`.
+    """The addresses and processes of one running `up`.
 
     `url` is the API's, `metrics_port` the encoder's (0: none), `children` are pids by role.
     `collection` and `security` are those of tidelens/cli/base/collection_choice.py, empty where an
@@ -49,15 +49,15 @@ class Runtime:
 
     def write(self, data: Path) -> None:
         """Write DATA/run.json whole or not at all, since readers come at any time."""
-        # It says nothing once this process has ended, so that it need not outlast the machine.
+        # It is useless once this process has ended, so it need not survive a crash of the machine.
         body = orjson.dumps({"version": VERSION, **asdict(self)})
         atomic_write(data / _FILE, body, durable=False)
 
     @classmethod
     def read(cls, data: Path) -> "Runtime | None":
-        """Return None when nothing runs on that data directory.
+        """Return the `up` that runs on the data directory, or None if none does.
 
-        Raises ConfigurationError where a newer version runs.
+        An unreadable file also gives None. Raises ConfigurationError for a file of a newer version.
         """
         try:
             body = orjson.loads((data / _FILE).read_bytes())
@@ -71,7 +71,7 @@ class Runtime:
 
     @staticmethod
     def stale_file_problem(data: Path) -> str | None:
-        """Return what is wrong with a file that cannot be used, or None if there is no file."""
+        """Return why `read` returned None although there is a file, or None if there is none."""
         path = data / _FILE
         try:
             pid = orjson.loads(path.read_bytes())["pid"]
@@ -101,7 +101,7 @@ class Runtime:
 
 
 class RunFile:
-    """DATA/run.json of this process: it is written once all is up, and for each new child."""
+    """DATA/run.json of this process, written once all is up and at each change of a child."""
 
     def __init__(self, data: Path) -> None:
         self._data = data
@@ -109,6 +109,7 @@ class RunFile:
         self._runtime: Runtime | None = None
 
     def write(self, runtime: Runtime) -> None:
+        """Write the file, with the children recorded so far. Raises OSError."""
         self._runtime = replace(runtime, children=self._children)
         self._runtime.write(self._data)
 
@@ -124,12 +125,13 @@ class RunFile:
                 self.write(self._runtime)
 
     def remove(self) -> None:
+        """Remove the file; children that are recorded later do not bring it back."""
         self._runtime = None
         Runtime.remove(self._data)
 
 
 def model_of(settings: Settings) -> str:
-    """Return the model of queries before the first switch: that of a running `up`, or as set."""
+    """Return the model of queries before the first switch: a running `up`'s, or the settings'."""
     runtime = Runtime.read(settings.data)
     return runtime.model if runtime else settings.model
 
@@ -141,17 +143,17 @@ def url_of(host: str, port: int) -> str:
 
 
 def remember_model(data: Path, model: str | None) -> None:
-    """Write down the model of the active space, which the next start loads before Kafka answers."""
+    """Save the active space's model, which the next start loads first; None removes it."""
     path = data / _MODEL_FILE
     if model is None:
         path.unlink(missing_ok=True)
     elif model != remembered_model(data):
-        # Several nodes may share the directory.
+        # Several nodes may share the directory, and another may read the file just now.
         atomic_write(path, model.encode())
 
 
 def remembered_model(data: Path) -> str | None:
-    """Return the model of `remember_model`; the control topic may say otherwise by now."""
+    """Return the model that was saved, or None; another space may be active by now."""
     try:
         return (data / _MODEL_FILE).read_text() or None
     except (OSError, UnicodeDecodeError):

@@ -1,7 +1,7 @@
 """The spaces that a node keeps ready, and which of them answers.
 
 Usually there is one. After a switch there are two until the rollback is given up: the new one
-answers, the old one goes on applying, so that a rollback is one assignment.
+answers, and the old one goes on applying records, so that a rollback takes effect at once.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from streams.registry.control_topic import Control
 
 log = structlog.get_logger(__name__)
 
-_LOOK_S = 0.1
+_POLL_S = 0.1
 _AGAIN_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class ServedSpace:
-    """An opened space: its app, and its long-running parts by name, with side tasks supervised."""
+    """An open space: its app, its long-running tasks by name, and a check of readiness."""
 
     app: Starlette
     runs: dict[str, Run]
@@ -36,7 +36,7 @@ class ServedSpace:
 
 @dataclass(slots=True)
 class _ManagedSpace:
-    """One space: kept, being opened (`serving` is None), or being closed (`task` is None)."""
+    """One space: open, being opened (`serving` is None), or being closed (`task` is None)."""
 
     task: "asyncio.Task[None] | None" = None
     serving: ServedSpace | None = None
@@ -44,7 +44,7 @@ class _ManagedSpace:
 
 
 class SpaceRouter:
-    """The ASGI app in front: it passes each request to the app that answers at that time."""
+    """The ASGI app that the server calls; it passes requests to the app of the answering space."""
 
     def __init__(self) -> None:
         self.app: ASGIApp | None = None
@@ -80,7 +80,7 @@ class Spaces:
         self._changed = asyncio.Event()
 
     def describe(self) -> dict[str, Any]:
-        """Return which space answers, which are kept, and which of those are ready."""
+        """Return the space that answers, and for each space of the node whether it is ready."""
         return {
             "answering": self._answering.space,
             "kept": {ref.space: kept.ready for ref, kept in self._kept.items()},
@@ -165,14 +165,14 @@ class Spaces:
             for name, run in serving.runs.items():
                 runs.create_task(_for_ever(name, run), name=f"{ref.space}: {name}")
             while not serving.is_ready():  # noqa: ASYNC110 - it changes often, without an event
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_POLL_S)
             kept.ready = True
             self._changed.set()
 
 
 async def _for_ever(name: str, run: Run) -> None:
     await run()
-    raise RuntimeError(f"{name} ended, which runs for ever")
+    raise RuntimeError(f"{name} ended, but should run until cancelled")
 
 
 def _cause(error: BaseException) -> str:

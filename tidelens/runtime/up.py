@@ -1,4 +1,4 @@
-"""`tidelens up`: everything on one machine: broker, encoder, index and API, started in parallel.
+"""Run `tidelens up`: broker, encoder, index and API on one machine, started in parallel.
 
 Its processes are Kafka (unless --brokers names one), an encoder at nice 19, a query encoder, and
 this one, which holds index and API. All of them end with this one, even when it is killed. The
@@ -46,7 +46,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Sockets:
-    """The ports that `up` listens on, and those of its own Kafka, all held while it runs."""
+    """The ports that `up` listens on, and those of its own Kafka, all reserved while it runs."""
 
     api: socket.socket
     metrics: socket.socket | None
@@ -56,7 +56,11 @@ class Sockets:
 async def run_up(
     settings: Settings, kafka: KafkaSettings, *, sample: bool, watch: Path | None
 ) -> None:
-    """Bring everything up, serve until stopped, take everything down."""
+    """Bring everything up, serve until stopped, take everything down.
+
+    `sample` publishes the sample pictures, and `watch` is a folder whose files are published.
+    Raises DataDirInUse or PortInUse if another process has the data directory or a port.
+    """
     from tidelens.server.acceptor import refuse_waiting
     from tidelens.server.server import listen
 
@@ -110,7 +114,7 @@ async def _run(
         queries.start()
         tasks: dict[str, asyncio.Task[None]] = {}
         try:
-            # The rooms' imports, in a thread beside the broker's start.
+            # Import the node's modules in a thread while the broker starts.
             node = await asyncio.to_thread(importlib.import_module, "tidelens.runtime.node")
             faults = node.IgnoredRecords()
             reaching = _reached(settings, kafka, broker, queries, faults, stack)
@@ -156,7 +160,7 @@ async def _reached(
     faults: "IgnoredRecords",
     stack: contextlib.AsyncExitStack,
 ) -> "tuple[str, KafkaConnection, KafkaEventLog, PictureReaders, QueryEncoderTask]":
-    """Return Kafka's address and what a node has from it, once it answers; `stack` closes it."""
+    """Wait for Kafka, then return its address and what a node uses, which `stack` closes."""
     from streams.kafka.connection import KafkaConnection
     from tidelens.runtime.event_log import open_event_log
     from tidelens.runtime.picture_reading import open_picture_readers
@@ -171,7 +175,7 @@ async def _reached(
 
 
 async def _cancelled(task: "asyncio.Task[Any]") -> None:
-    """End a start that is still under way, so that nothing of it is left."""
+    """Cancel a task, and wait until it has cleaned up."""
     task.cancel()
     await asyncio.wait([task])
 
@@ -233,10 +237,11 @@ async def _create_topics(settings: Settings, connection: "KafkaConnection", name
 
 
 def metrics_listener(settings: Settings, port: int) -> socket.socket | None:
-    """Listen for the encoder's /metrics: on the port given, the next after the API's, or a free
-    one. It is held for as long as `up` runs, so that nobody takes it between two encoders.
+    """Return a listening socket for the encoder's /metrics, or None if the setting is 0.
 
-    Returns None where no /metrics are wanted. Raises PortInUse for a port that was given.
+    It listens on the port of the setting; if that is not set, on the one after the API's `port`, or
+    on a free one. It stays open while `up` runs, so that no other process takes the port between
+    two encoders. Raises PortInUse for a port that was set.
     """
     from tidelens.server.server import listen
 

@@ -49,14 +49,14 @@ class MatchBatch:
         return frozenset(self.applied.upserted).union(self.applied.removed)
 
     def hit(self, number: int) -> Hit:
-        """Return an item that was put in, with its vector: always the same object."""
+        """Return the n-th upserted item with its vector; each call returns the same object."""
         found = self._hits.get(number)
         if found is None:
             found = self._hits[number] = self.applied.hit(number)
         return found
 
     def scored(self, number: int, score: float, *, with_vector: bool) -> Hit:
-        """Return an item that was put in as a hit of its own, with its score for a query."""
+        """Return the n-th upserted item as a new hit with its score for a query."""
         found = self.hit(number)
         # Written out, since dataclasses.replace takes three times as long.
         return Hit(

@@ -40,7 +40,7 @@ class ConnectionState(enum.Enum):
 
 
 class MustClose(Exception):
-    """A frame after which the connection must be closed, with this code."""
+    """The error for a frame after which the connection must be closed, with this close code."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -49,7 +49,7 @@ class MustClose(Exception):
 
 
 class LiveConnection:
-    """The subscriptions of one client, which also check its messages."""
+    """One client's connection: its subscriptions by name, and the checks of its messages."""
 
     def __init__(self, settings: Settings) -> None:
         self._subscriptions_max = settings.subscriptions_max
@@ -92,7 +92,7 @@ class LiveConnection:
     ) -> Subscription | Unsubscribe | Ping:
         """Return what a message asks to do. Raises RejectedRequest for a wrong step.
 
-        `digest` is that of the query if it is known already.
+        `digest` is the digest of the query, if it has been computed already.
         """
         if isinstance(message, Subscribe):
             return self.subscribe(message, digest)
@@ -103,7 +103,11 @@ class LiveConnection:
         return message
 
     def subscribe(self, message: Subscribe, digest: str | None = None) -> Subscription:
-        """Return a new subscription, in state OPENING. Raises RejectedRequest."""
+        """Return a new subscription, in state OPENING.
+
+        Raises RejectedRequest for a name that is taken, too many subscriptions, an `offset`, an
+        invalid filter, or the cursor of another query.
+        """
         if message.sub in self.subscriptions:
             raise RejectedRequest(
                 "duplicate_sub", f"sub: {message.sub!r} is taken on this connection", field="sub"
@@ -162,7 +166,7 @@ def parse_large_message(text: str) -> tuple[Message, str | None]:
 
 
 def sub_of(text: str) -> str | None:
-    """Return the `sub` that a refused message names, so that its error can name it too."""
+    """Return the `sub` that a refused message names, or None if it names none."""
     try:
         message = orjson.loads(text)
     except orjson.JSONDecodeError:

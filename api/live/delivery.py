@@ -63,9 +63,10 @@ class Delivery:
                     await self._host.refuse(self._subscription, error)
 
     async def _handle_error(self, source: Subscriber | Alert) -> None:
-        """Refuse a new subscription; an open one keeps its list until the node is ready.
+        """End the subscription with the error of its list or alert.
 
-        Raises an error that is not Tidelens's own: it is a defect.
+        While the node is not ready, a live one keeps its list and waits. An error that is not a
+        TidelensError is a defect, and is raised again.
         """
         error, source.error = source.error, None
         is_live = self._subscription.is_live
@@ -100,7 +101,7 @@ class ListDelivery(Delivery):
         self._throttle: asyncio.TimerHandle | None = None
 
     def close(self) -> None:
-        """Give up the list."""
+        """Stop the pause after a message, and leave the standing query."""
         if self._throttle is not None:
             self._throttle.cancel()
             self._throttle = None
@@ -182,11 +183,11 @@ class AlertDelivery(Delivery):
         self.is_progress_due = False
 
     def close(self) -> None:
-        """Give up the alert."""
+        """Remove the alert."""
         self._registry.unsubscribe(self._alert)
 
     async def send(self) -> None:
-        """Send hits that wait, or some of them if they are many."""
+        """Send the messages before the first match, then the next hits that wait, up to a limit."""
         subscription, alert = self._subscription, self._alert
         first, self._first = self._first, ()
         await self._send_all(first)
@@ -215,7 +216,7 @@ class AlertDelivery(Delivery):
     async def _send_progress(self) -> None:
         """Send a cursor at the state up to which all matches have been sent."""
         self.is_progress_due = False
-        # The state of another index is not one up to which this alert was matched.
+        # If the index was replaced, the alert was not matched up to its state.
         self._registry.check_generation()
         state = self._registry.state()
         if state is not None and self._alert.reset_reason is None:

@@ -40,10 +40,10 @@ HEADERS = {
 
 
 def subscription_of(request: Request) -> Subscribe:
-    """Read the subscription from the request's parameters. Raises RejectedRequest naming one.
+    """Read the subscription from the request's parameters.
 
-    `q` is the query's text, and `query` a whole query as JSON instead; `cursor` stands for the
-    header `Last-Event-ID`, which wins.
+    `q` is the query's text; `query`, a whole query as JSON, replaces it. `cursor` is used if there
+    is no header `Last-Event-ID`. Raises RejectedRequest, which names the wrong parameter.
     """
     given = dict(query_parameters(request))
     query = _query(given)
@@ -88,7 +88,7 @@ def _value(name: str, text: str) -> Any:
 
 
 class EventStream(Response):
-    """The response. `session` runs with it as its ClientSocket until the client leaves.
+    """The response of an event stream, which `session` uses as its ClientSocket.
 
     A subscription that is refused before anything was sent is answered with a problem document: a
     browser does not repeat such a request.
@@ -108,7 +108,10 @@ class EventStream(Response):
             await self._write(b"", more=False)
 
     async def receive(self) -> Any:
-        """Wait until the client leaves: it sends nothing. Returns the frame of a disconnection."""
+        """Wait until the client leaves, and return the frame of a disconnection.
+
+        The client of an event stream sends nothing else.
+        """
         assert self._receive is not None
         while (await self._receive())["type"] != "http.disconnect":
             pass

@@ -80,7 +80,7 @@ class LiveEndpoints:
         """Serve one subscription as server-sent events. Raises RejectedRequest."""
         message = subscription_of(request)
         if request.method == "HEAD":
-            return Response(headers=HEADERS)  # a stream would never end it
+            return Response(headers=HEADERS)  # an event stream would never end
         return self._refusal() or EventStream(lambda stream: self._stream(stream, message))
 
     async def _stream(self, stream: EventStream, message: Subscribe) -> None:
@@ -106,11 +106,11 @@ class LiveEndpoints:
             self._sessions.discard(session)
 
     def redirect_to_space(self, space: str | None) -> None:
-        """Send the clients to another space, which answers from now on; None ends that.
+        """Send the clients to another space, which answers from now on; None lets this one answer.
 
         Every subscription is reset and every connection closed, so that clients ask the other
-        space. The vectors of standing queries are of this space, and the pictures that some were
-        made from are not kept.
+        space. They must ask again, since the vectors of standing queries are of this space, and the
+        pictures that some were encoded from are no longer in memory.
         """
         self.registry.successor_space = space
         here = self._node.space.name
@@ -122,7 +122,7 @@ class LiveEndpoints:
             session.wake()
 
     def _refusal(self) -> Response | None:
-        """Return the answer to one connection too many, or None."""
+        """Return the answer if there are too many connections already, otherwise None."""
         limit = self._node.settings.connections_max
         if self._connections < limit:
             return None

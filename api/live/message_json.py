@@ -78,7 +78,7 @@ async def message_json_in_slices(message: ServerMessage, bytes_max: int, pace: T
 
 
 def message_too_large(limit: int, size: int) -> RejectedRequest:
-    """Return the error of a message of about `size` bytes, where `limit` may be."""
+    """Return the error for a message of about `size` bytes, which is more than `limit`."""
     return RejectedRequest(
         "answer_too_large",
         f"message_bytes_max: limit {limit} bytes of one message, got about {size}; ask for fewer "

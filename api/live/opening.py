@@ -28,9 +28,9 @@ class OpenedSubscription:
 async def open_subscription(
     registry: SubscriptionRegistry, subscription: Subscription
 ) -> OpenedSubscription:
-    """Prepare the query, and wait for the states that the client waits for.
+    """Prepare the query, and wait until the index has reached its `wait_for` and its cursor.
 
-    Raises TidelensError, with the reason why the subscription is refused.
+    Raises TidelensError with the reason why the subscription is refused.
     """
     query, node = subscription.take_query(), registry.node
     limit_s = node.settings.wait_s_max

@@ -48,14 +48,14 @@ class SubscriptionRegistry:
         self._queries_by_key: dict[str, StandingQuery] = {}
         self._keys: dict[Subscriber, str] = {}
         self._generation = node.searcher.generation
-        # The reason why every connection is to be closed, if it is; and the space that answers
-        # instead of this one, if one does.
+        # The reason why all connections are being closed, and the space that answers instead of
+        # this one; each is None if there is none.
         self.close_reason: str | None = None
         self.successor_space: str | None = None
         node.feed.listen(self._apply_batches)
 
     def require_capacity(self) -> None:
-        """Raise RejectedRequest if there are as many subscriptions, or waiting lists, as may be."""
+        """Raise RejectedRequest if the node is at its limit of subscriptions or waiting lists."""
         settings = self.node.settings
         limits = {
             "standing_max": (settings.standing_max, self._count(), "subscriptions"),
@@ -106,7 +106,7 @@ class SubscriptionRegistry:
         return alert
 
     def unsubscribe(self, source: Subscriber | Alert) -> None:
-        """Forget a subscriber or an alert; a query without subscribers is forgotten too."""
+        """Remove a subscriber or an alert, and a standing query that has no subscriber left."""
         if isinstance(source, Alert):
             self.replay.remove(source)
         else:
@@ -126,7 +126,10 @@ class SubscriptionRegistry:
             return None
 
     def check_generation(self) -> None:
-        """Search all lists again if the state is no longer a successor of the last one."""
+        """Search all lists and read for all alerts again if the index was replaced.
+
+        The state of another index does not follow from the last one by the batches applied.
+        """
         generation = self.node.searcher.generation
         if generation != self._generation:
             self.apply_queue.invalidate_all()

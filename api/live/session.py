@@ -1,8 +1,9 @@
 """One live client: its subscriptions, and the tasks that receive and send its messages.
 
-A session has a receiver, a task for each subscription that is being opened, and one sender. There
-is not a queue of messages: only the subscriptions with news are noted, in the order in which they
-were woken. A slow client holds up nobody; a client that does not take a message in time is closed.
+A session has a receiver, a task for each subscription that is being opened, and one sender.
+Messages are not queued: the sender notes only which subscriptions have news, in the order in which
+they were woken. A slow client delays no other client; one that does not take a message in time is
+disconnected.
 """
 
 import asyncio
@@ -41,7 +42,7 @@ _HEARTBEAT_S = 15.0
 
 
 class LiveSession:
-    """One connection, until the client leaves: `serve` it."""
+    """The session of one connection, which `serve` runs until the client leaves."""
 
     def __init__(self, registry: SubscriptionRegistry, socket: ClientSocket) -> None:
         self._registry = registry
@@ -60,7 +61,7 @@ class LiveSession:
         self.wake()
 
     def wake(self) -> None:
-        """Let the sender look at what there is to do."""
+        """Let the sender look for work, such as a connection to be closed."""
         self._has_work.set()
 
     def wake_subscription(self, subscription: Subscription) -> None:
@@ -79,7 +80,10 @@ class LiveSession:
         self.wake()
 
     def check(self, now: float) -> None:
-        """Look at the clock: `now` is a time of `monotonic`. Called every second."""
+        """Wake the sender if a heartbeat, a cursor or the end of an idle connection is due.
+
+        `now` is a time of `monotonic`. Called every second.
+        """
         has_subscriptions = bool(self._connection.subscriptions)
         self._is_idle = not has_subscriptions and now - self._heard_at > self._idle_s_max
         self._is_heartbeat_due = now - self._heartbeat_at > _HEARTBEAT_S
@@ -112,7 +116,7 @@ class LiveSession:
             await self._forget_all(self._connection.close())
 
     async def _forget_all(self, ended: list[Subscription]) -> None:
-        """Forget subscriptions in slices: a hundred lists of a thousand items take 40 ms."""
+        """Release subscriptions in slices: a hundred lists of a thousand items take 40 ms."""
         pace = TimeSlice()
         try:
             while ended:
@@ -202,7 +206,7 @@ class LiveSession:
                     await asyncio.sleep(0)
 
     async def _send_due(self) -> None:
-        """Do what is due at this time."""
+        """Close an idle connection, or send the heartbeat and the cursors that are due."""
         if self._is_idle:
             await self._outbox.close(NORMAL_CLOSURE, "no subscription for too long")
             raise ClientGone
@@ -245,7 +249,7 @@ class LiveSession:
 
 
 async def _sub_of(text: str, error: RejectedRequest) -> str | None:
-    """Return the `sub` that the refusal of this message is about, if it can be found."""
+    """Return the `sub` of a refused message, so that the error can name it, or None."""
     if len(text) <= INLINE_PARSE_BYTES:
         return sub_of(text)
     # A frame with too many values is not parsed at all.

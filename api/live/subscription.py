@@ -42,8 +42,8 @@ class Subscription:
     """One named subscription, and the messages that keep its client's list up to date.
 
     Subscriptions are compared by identity: a name is free again after its subscription has ended.
-    Raises RejectedRequest for a cursor of another query. `digest` is that of the query if it is
-    known already.
+    `digest` is the digest of the query, if it has been computed already. The constructor raises
+    RejectedRequest for a cursor of another query.
     """
 
     def __init__(self, message: Subscribe, digest: str | None = None) -> None:
@@ -73,18 +73,24 @@ class Subscription:
 
     @property
     def has_ended(self) -> bool:
-        """Return whether nothing more may be sent under its name."""
+        """Return whether it has ended, so that nothing more may be sent under its name."""
         return self.state is SubscriptionState.ENDED
 
     def take_query(self) -> Query:
-        """Return the query, once: a picture in it may be large, and must not be kept."""
+        """Return the query, and forget it, since a picture in it may be large.
+
+        A second call raises WrongStep.
+        """
         query, self._query = self._query, None
         if query is None:
             raise WrongStep(f"subscription {self.name!r}: its query was taken before")
         return query
 
     def is_ahead_of(self, as_of: AsOf) -> bool:
-        """Return whether a list of that state would take the client back in time."""
+        """Return whether the client's cursor is ahead of `as_of`, so that it must wait.
+
+        A list of the state `as_of` would take the client back in time.
+        """
         held = None if self.cursor is None else self.cursor.as_of
         if held is None or self.state is not SubscriptionState.OPENING:
             return False
@@ -140,11 +146,11 @@ class Subscription:
         return [self._at("resumed", self.cursor.as_of)]
 
     def match_message(self, hits: Sequence[Any], delivered: AsOf) -> ServerMessage:
-        """Return a message with matches, after which all up to `delivered` have been sent."""
+        """Return a message with matches; once it is sent, all matches up to `delivered` are."""
         return {**self._at("match", delivered), "hits": list(hits)}
 
     def alert_reset_messages(self, reason: str, now: AsOf) -> list[ServerMessage]:
-        """Return the messages that let matches go on from `now`; those before are missing."""
+        """Return the messages after which matches continue from `now`; earlier ones are missing."""
         return [self.reset_message(reason), self._at("resumed", now)]
 
     def progress_message(self, delivered: AsOf) -> ServerMessage | None:
@@ -198,7 +204,7 @@ def space_changed(before: str, now: str) -> str:
 
 
 def _reset_reason(held: AsOf, now: AsOf) -> str | None:
-    """Return why a list of the state `held` cannot be changed into one of `now`, or None."""
+    """Return why a client cannot go from the state `held` to `now` by changes, or None."""
     if held.space != now.space:
         return space_changed(held.space, now.space)
     if held.epoch != now.epoch:

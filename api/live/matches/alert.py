@@ -12,7 +12,7 @@ the buffer.
 | QUEUED    | a pass over the log takes it                                      | REPLAYING |
 | REPLAYING | its position is the index's state                                 | LIVE      |
 | REPLAYING | the pass ends before that                                         | QUEUED    |
-| REPLAYING | the pass ends, and as many hits wait as may                       | PAUSED    |
+| REPLAYING | the pass ends, and as many hits wait as the limit allows          | PAUSED    |
 | REPLAYING | its query has no vector any longer, or the pass failed            | FAILED    |
 | LIVE      | it cannot be matched with a batch, and no hit waits               | QUEUED    |
 | LIVE      | it cannot be matched with a batch, and hits wait                  | PAUSED    |
@@ -141,12 +141,12 @@ class Alert:
 
     @property
     def is_paused(self) -> bool:
-        """Return whether it is to be read on once the client has taken its hits."""
+        """Return whether its past is read further only once the client has taken its hits."""
         return self.state is AlertState.PAUSED
 
     @property
     def is_full(self) -> bool:
-        """Return whether as many hits wait to be sent as may."""
+        """Return whether as many hits wait to be sent as the limit allows."""
         return self._pending >= self._limits.pending_max
 
     @property
@@ -164,7 +164,7 @@ class Alert:
         return not self._pending or self._pending + count <= self._limits.pending_max
 
     def add(self, hits: Sequence[Hit], position: AsOf) -> None:
-        """Add the matches between its position and this one, which becomes its position."""
+        """Advance to `position`, and let `hits`, all matches up to there, wait to be sent."""
         self.position = position
         if hits:
             self._groups.append(_PendingHits(list(hits), position))
@@ -202,7 +202,7 @@ class Alert:
         self._count(-self._pending)
 
     def fail(self, error: Exception) -> None:
-        """Give up: the session reports the error to the client."""
+        """Move to FAILED, and wake the session, which reports the error to the client."""
         self.move_to(AlertState.FAILED)
         self.error = error
         self._wake()

@@ -99,9 +99,9 @@ class AlertReplay:
         (self._near if self._are_near(alert, now) else self._far)[alert] = None
 
     def _take_next(self) -> list[Alert]:
-        """Take the alert that has waited longest, and those that can be read for with it.
+        """Take the alert that has waited longest, and others that one pass can read for with it.
 
-        Something must be queued.
+        At least one alert must be queued.
         """
         self._turn += 1
         queues = (self._near, self._far) if self._turn % 2 else (self._far, self._near)

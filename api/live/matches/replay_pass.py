@@ -53,9 +53,9 @@ class ReplayPass:
         return self._set_aside + self._alerts_read
 
     async def run(self) -> None:
-        """Read until the alerts are live, or this pass has had its share; some may be `left`.
+        """Read until the alerts are live or the pass has read its limit of records.
 
-        Raises NotReady and BrokerUnavailable.
+        `left` then has the alerts that are not live. Raises NotReady and BrokerUnavailable.
         """
         self._reset_foreign()
         await self._resolve_vectors()

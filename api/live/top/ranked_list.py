@@ -1,7 +1,7 @@
-"""A standing list: the best of all items that match a query, kept without searching. No I/O.
+"""A standing list: the best of all items that match a query, kept exact without searching. No I/O.
 
-It holds exactly the items that match and rank no later than its *bound*, a position in the order of
-an answer. An exact search sets the bound at the last item that it returned, or leaves it open if it
+It holds exactly the items that match and rank no later than its *bound*, the score and id of an
+item. An exact search sets the bound at the last item that it returned, or leaves it open if it
 returned all that match. From then on the list follows whatever is put in or removed before the
 bound. An item after the bound cannot be among the best k while k items are left before it. If fewer
 are left, only another search finds the next one.
@@ -39,7 +39,7 @@ U = TypeVar("U", bound=Identified)
 class StandingList(Generic[T]):
     """The best `k` items that score `min_score` or more, and spare ones after them.
 
-    `wanted` is how many items `replace_all` should be given, if so many match.
+    `wanted` is the number of items that `replace_all` should be given, if as many match.
     """
 
     __slots__ = ("_bound", "_items", "_min_score", "_negated", "k", "wanted")
@@ -60,12 +60,15 @@ class StandingList(Generic[T]):
 
     @property
     def floor(self) -> float:
-        """The lowest score that can be of use."""
+        """The lowest score with which a new item can enter the list."""
         return self._min_score if self._bound is None else max(self._min_score, -self._bound[0])
 
     @property
     def is_short(self) -> bool:
-        """Return whether an item that it does not hold belongs to the best `k`."""
+        """Return whether the best `k` may include an item that it does not hold.
+
+        Then only a search finds the rest of them.
+        """
         return self._bound is not None and len(self._items) < self.k
 
     @property
@@ -89,7 +92,7 @@ class StandingList(Generic[T]):
         self._bound = self._last() if len(items) >= self.wanted else None
 
     def map_items(self, replaced: Callable[[T], U]) -> "StandingList[U]":
-        """Return an equal list in which `replaced` of each item stands for the item."""
+        """Return an equal list in which each item is replaced by the result of `replaced`."""
         other: StandingList[U] = StandingList(self.k, self.wanted, self._min_score)
         other._negated = self._negated[:]
         other._items = [replaced(item) for item in self._items]
@@ -105,7 +108,7 @@ class StandingList(Generic[T]):
         return self._bound is None or (-score, item_id) <= self._bound
 
     def put(self, score: float, item: T) -> bool:
-        """Put in an item that is admitted and new, and return whether the best `k` changed."""
+        """Insert an admitted item that is not in the list; return whether the best `k` changed."""
         row = bisect_left(self._negated, -score)
         while (
             row < len(self._items)
@@ -118,7 +121,7 @@ class StandingList(Generic[T]):
         return row < self.k
 
     def remove(self, item_id: str) -> bool:
-        """Remove an item that it holds, and return whether the best `k` changed."""
+        """Remove an item that is in the list, and return whether the best `k` changed."""
         row = next(row for row, item in enumerate(self._items) if item.id == item_id)
         del self._negated[row], self._items[row]
         return row < self.k

@@ -76,7 +76,7 @@ class Subscriber:
         self.error: Exception | None = None
         # A list that a search returned and batches have overtaken, with the state of that search.
         self.fallback: tuple[Sequence[RankedItem], AsOf] | None = None
-        # The append time of the oldest record that changed the list, if it is known.
+        # The append time of the oldest record that changed the list, in milliseconds since 1970.
         self.changed_since_ms: int | None = None
         self.wake = wake
 
@@ -97,7 +97,10 @@ class Subscriber:
         self.notify_changed()
 
     def take_change(self) -> int | None:
-        """Return when the oldest unsent change was appended; what there is to send is sent now."""
+        """Note that the changes are sent now, and return when the oldest of them was appended.
+
+        The time is in milliseconds since 1970, or None if it is unknown.
+        """
         changed_since_ms, self.changed_since_ms = self.changed_since_ms, None
         self.fallback, self.has_changed = None, False
         return changed_since_ms

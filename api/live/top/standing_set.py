@@ -8,9 +8,9 @@ list follows the batches:
 - an item that was put in enters every list whose bound it reaches, if it matches: a matrix product
   of new vectors and standing queries nominates the pairs, and the exact score decides.
 
-Four lists cannot follow and are searched: the first list of a query; one that has lost too many
-items; one whose vector comes from an item that changed; and one with `collapse`, in which the best
-row of an item that is removed makes room for the second best. The search sees all batches that were
+Lists of four types cannot follow and are searched: the first list of a query; one that has lost too
+many items; one whose vector comes from an item that changed; and one with `collapse`, in which the
+removal of an item's best row makes room for its second best. The search sees all batches that were
 applied before it began, and perhaps some of those that arrive while it runs. So the batches since
 it began are kept, and applied to its list when it ends. A batch that the search has already seen
 does no harm: the last batch with an item decides, as in the log.
@@ -104,7 +104,7 @@ class StandingQuerySet:
         return taken
 
     def requeue(self, query: StandingQuery) -> None:
-        """Make a query due again whose search was not answered, unless it is already."""
+        """Make a query due again whose search was not answered, unless it is due already."""
         if query.is_searching:
             self._invalidate(query)
 
@@ -121,7 +121,7 @@ class StandingQuerySet:
         ranked: Sequence[RankedItem],
         as_of: AsOf | None = None,
     ) -> RefillResult | None:
-        """Return what the search with `vector` returned, or None if it is of no use any longer."""
+        """Return a search's result for `vector` (dim,), or None if the query was invalidated."""
         if not query.is_searching:
             return None
         return RefillResult(query, vector, ranked, as_of, query.search_number)
@@ -265,7 +265,10 @@ class StandingQuerySet:
             yield
 
     def _refilled(self, result: RefillResult) -> StandingList[Hit | ListItem] | None:
-        """Return the search's list with the batches since it began, or None if one cannot be."""
+        """Return the search's list after the batches since it began.
+
+        Returns None if one of these was dropped or cannot be applied.
+        """
         batches = self._recent_batches.after(result.query.search_began)
         if batches is None:
             return None
@@ -273,7 +276,7 @@ class StandingQuerySet:
         return refilled.list if all(map(refilled.apply, batches)) else None
 
     def _invalidate(self, query: StandingQuery, changed_ms: int | None = None) -> None:
-        """Make a query due; a search of it that is under way has seen too little."""
+        """Make a query due. The result of a search of it that is running will not be used."""
         query.note_change_time(changed_ms)
         if query.state is not QueryState.DUE:
             self._move(query, QueryState.DUE)

@@ -111,7 +111,7 @@ class KafkaOwnership:
         except (*_CLIENT_ERRORS, TidelensError) as error:
             # If the session has ended meanwhile, its error says nothing about the next one.
             if session is self._session:
-                log.warning("encoder joins anew", error=repr(error))
+                log.warning("encoder joins the group again", error=repr(error))
                 await self._drop(session)
                 await asyncio.sleep(_RETRY_S)
             return []

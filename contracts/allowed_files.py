@@ -56,7 +56,7 @@ def open_under(path: Path, roots: Sequence[Path]) -> BufferedReader:
 
 
 def _walked(real: Path) -> int:
-    """Return a descriptor of the path `real` (O_PATH), found without following any link."""
+    """Return a descriptor (O_PATH) of the path `real`, opened without following any link."""
     held = os.open("/", os.O_PATH)
     for part in real.parts[1:]:
         try:

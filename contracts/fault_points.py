@@ -38,7 +38,10 @@ _passes: dict[str, int] = {}
 
 
 def reach(point: str) -> None:
-    """Kill or stop the process here if TIDELENS_FAULT names `point`."""
+    """Kill or stop the process here if TIDELENS_FAULT names `point`.
+
+    Raises ValueError if it names no fault point at all.
+    """
     wanted = os.environ.get(VARIABLE)
     if wanted is None:
         return

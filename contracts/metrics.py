@@ -132,10 +132,14 @@ class Metrics:
             "tidelens_snapshots_total", "Snapshots, by outcome.", ["outcome"], registry=r
         )
         self.snapshot_at = Gauge(
-            "tidelens_snapshot_timestamp_seconds", "When the last was written.", registry=r
+            "tidelens_snapshot_timestamp_seconds",
+            "When the last snapshot was written, in seconds since 1970.",
+            registry=r,
         )
         self.snapshot_failed_at = Gauge(
-            "tidelens_snapshot_failure_timestamp_seconds", "When one failed last.", registry=r
+            "tidelens_snapshot_failure_timestamp_seconds",
+            "When a snapshot failed last, in seconds since 1970.",
+            registry=r,
         )
         self.snapshot_blobs_lacking = Gauge(
             "tidelens_snapshot_blobs_lacking",
@@ -151,11 +155,14 @@ class Metrics:
             "tidelens_rebuilds_total", "Sealed segments built.", ["target", "outcome"], registry=r
         )
         self.rebuild_seconds = Gauge(
-            "tidelens_rebuild_seconds", "Length of the last rebuild.", ["target"], registry=r
+            "tidelens_rebuild_seconds",
+            "How long the last build of a sealed segment took.",
+            ["target"],
+            registry=r,
         )
         self.audited_recall = Histogram(
             "tidelens_audited_recall",
-            "Recall of queries that came, asked again exactly.",
+            "Recall of sampled queries, measured against an exact search of the same query.",
             ["target"],
             buckets=(0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0),
             registry=r,
@@ -173,8 +180,8 @@ class Metrics:
         )
         self.stage_seconds = Histogram(
             "tidelens_stage_seconds",
-            "Since the broker appended the content record: until encoded, searchable, pushed. "
-            "Searchable without what is replayed until the node is ready.",
+            "Time from the append of a content record until it is encoded, searchable or pushed. "
+            "Records that are replayed before the node is ready do not count as searchable.",
             ["stage"],
             buckets=_SECONDS,
             registry=r,
@@ -239,7 +246,7 @@ class Metrics:
         )
         self.behind_seconds = Gauge(
             "tidelens_behind_seconds",
-            "Age of the oldest content record not yet searchable; NaN: not known.",
+            "Age of the oldest content record that is not searchable yet; NaN if it is unknown.",
             registry=r,
         )
         self.behind_seconds.set(nan)
@@ -276,7 +283,7 @@ class Metrics:
         counter.inc()
 
     def set_lag(self, lags: Sequence[Lag], now: float) -> None:
-        """Set the lag that was read at the time `now`.
+        """Set the lag that was read at the time `now`, in seconds since 1970.
 
         Groups and partitions that are not among `lags` any more are removed.
         """

@@ -67,13 +67,17 @@ class SpaceRef:
 
 @dataclass(frozen=True, slots=True)
 class ActiveSpace:
-    """The space that nodes answer in, and the one kept for a rollback (None: there is none)."""
+    """The space that nodes answer in, and the one that a rollback returns to, or None.
+
+    `at` is the time of the switch in seconds since 1970.
+    """
 
     current: SpaceRef
     previous: SpaceRef | None
     at: float
 
     def record(self, topic: str) -> OutRecord:
+        """Return the record that makes this space the active one."""
         previous = None if self.previous is None else asdict(self.previous)
         body = {"version": VERSION, **asdict(self.current), "previous": previous, "at": self.at}
         return OutRecord(topic, ACTIVE, orjson.dumps(body), partition=0)
@@ -98,9 +102,10 @@ class ActiveSpace:
 
 @dataclass(frozen=True, slots=True)
 class CandidateSpace:
-    """A space that is made beside live traffic.
+    """A space that is being made while another one answers.
 
-    `encoded_at` is None until every record that existed at `started_at` has been encoded.
+    `encoded_at` is None until every record that existed at `started_at` has been encoded. Both are
+    in seconds since 1970.
     """
 
     ref: SpaceRef
@@ -108,6 +113,7 @@ class CandidateSpace:
     encoded_at: float | None = None
 
     def record(self, topic: str) -> OutRecord:
+        """Return the record that names this space as the candidate."""
         times = {"started_at": self.started_at, "encoded_at": self.encoded_at}
         body = {"version": VERSION, **asdict(self.ref), **times}
         return OutRecord(topic, CANDIDATE, orjson.dumps(body), partition=0)

@@ -80,8 +80,9 @@ class LetterId(NamedTuple):
 class Letter:
     """A letter as it was read, without its value.
 
-    `source` is None if the letter names none that can be read, and `space` is None in letters of
-    versions that did not write it. `digest` is the digest of the value in the letter.
+    `written_ms` is its append time in milliseconds since 1970. `source` is None if the letter names
+    none that can be read, and `space` is None in letters of versions that did not write it.
+    `value_bytes` and `digest` are the size and a digest of the value in the letter.
     """
 
     id: LetterId

@@ -39,6 +39,7 @@ class RecordedPartitionCounts:
     topics: Mapping[Target, CreatedTopic]
 
     def record(self, topic: str) -> OutRecord:
+        """Return the record that states these counts, for the control topic `topic`."""
         body = {
             target: {"topic_id": created.topic_id, "partitions": created.partitions}
             for target, created in self.topics.items()

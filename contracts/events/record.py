@@ -31,7 +31,10 @@ class RecordPosition(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A record that was read. `timestamp_ms` is the time at which the broker appended it."""
+    """A record that was read.
+
+    `timestamp_ms` is the time at which the broker appended it, in milliseconds since 1970.
+    """
 
     topic: str
     partition: int
@@ -79,6 +82,7 @@ class Source:
     offset: int
 
     def encode(self) -> bytes:
+        """Return the header's value."""
         return f"{self.topic_id}:{self.partition}:{self.offset}".encode()
 
     @classmethod
@@ -94,7 +98,7 @@ class Fetched:
 
     Positions move past transaction markers and compacted records, so they may advance while
     `records` is empty. `caught_up_at` holds the partitions of which every stable record has been
-    read, each with the time (in seconds since the epoch) of the broker's answer that showed it.
+    read, each with the time (in seconds since 1970) of the broker's answer that showed it.
     While no broker answers, that time does not advance.
     """
 

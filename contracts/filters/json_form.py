@@ -16,7 +16,7 @@ A filter is a JSON object with exactly one operator:
 
 A filter that breaks a rule is refused as `invalid_filter`, with the path of the fault, such as
 filter.and[1].range.year.
-The command line's text form of the same is in contracts/filters/text_form.py.
+contracts/filters/text_form.py has the text form of filters, for the command line.
 """
 
 import math

@@ -30,7 +30,9 @@ class BlobStore(Protocol):
         """
         ...
 
-    async def list(self, prefix: str) -> list[str]: ...
+    async def list(self, prefix: str) -> list[str]:
+        """Return the names of all blobs that begin with `prefix`."""
+        ...
 
     async def sizes(self, prefix: str) -> Mapping[str, int]:
         """Return the names that `list` returns, each with its size in bytes."""

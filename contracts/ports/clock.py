@@ -7,5 +7,5 @@ class Clock(Protocol):
     """A wall clock; tests set it by hand."""
 
     def now(self) -> float:
-        """Return the time in seconds since the epoch."""
+        """Return the time in seconds since 1970."""
         ...

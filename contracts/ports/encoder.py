@@ -35,7 +35,9 @@ class Encoder(Protocol):
     """
 
     @property
-    def space(self) -> Space: ...
+    def space(self) -> Space:
+        """The space of all vectors that it returns."""
+        ...
 
     @property
     def logit_scale(self) -> float:

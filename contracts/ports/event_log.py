@@ -20,7 +20,12 @@ class LogReader(Protocol):
     An offset out of range raises LogChanged: a reader never jumps to either end of a partition.
     """
 
-    async def fetch(self, *, records_max: int, timeout_ms: int) -> Fetched: ...
+    async def fetch(self, *, records_max: int, timeout_ms: int) -> Fetched:
+        """Return the next records, at most `records_max`, and the positions after them.
+
+        It waits up to `timeout_ms` for the first record. Raises LogChanged.
+        """
+        ...
 
     async def positions(self) -> dict[TopicPartition, int]:
         """Return the positions at which the next fetch begins."""
@@ -30,7 +35,9 @@ class LogReader(Protocol):
         """Ask the broker for the last stable offset of each assigned partition."""
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Release what the reader holds, such as its connections."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

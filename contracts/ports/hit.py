@@ -12,7 +12,12 @@ from contracts.topics import Target
 
 @dataclass(frozen=True, slots=True)
 class VectorQuery:
-    """A query whose text or picture has been encoded: `vector` is a float16 unit vector (dim,)."""
+    """A query whose text or picture has been encoded: `vector` is a float16 unit vector (dim,).
+
+    It asks for the best `k` items, after `offset` better ones, that score `min_score` or more and
+    pass `filter`. `exact` searches all rows, without an ANN index. With `collapse`, only the best
+    hit of each `item` is returned; with `with_vector`, hits have their vectors.
+    """
 
     target: Target
     vector: Vectors

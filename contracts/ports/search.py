@@ -46,10 +46,15 @@ class Searcher(Protocol):
         ...
 
     async def item(self, target: Target, item_id: str) -> Hit | None:
-        """Return an item as it is indexed now, with its vector; rank and score are 0."""
+        """Return an item as it is indexed now, or None if it is not; rank and score are 0.
+
+        The hit has its vector. Raises NotReady.
+        """
         ...
 
-    def as_of(self) -> AsOf: ...
+    def as_of(self) -> AsOf:
+        """Return the state of the current view. Raises NotReady."""
+        ...
 
 
 class IndexProgress(Protocol):
@@ -60,7 +65,7 @@ class IndexProgress(Protocol):
         ...
 
     def rejection_reason(self, target: Target, partition: int, offset: int) -> str | None:
-        """Return why a content record became a dead letter, as long as that is remembered."""
+        """Return why a content record became a dead letter; None if it did not, or long ago."""
         ...
 
     def count(self, target: Target) -> int:
@@ -72,9 +77,10 @@ class IndexProgress(Protocol):
 class AppliedBatch:
     """The changes that one batch made to a target: ids that were put in, and ids taken out.
 
-    An id is in one of the two, as its last record says. `vectors` has a row for each id in
-    `upserted`, and `hit(n)` is the n-th of them as a hit with its vector. `appended_ms` is the
-    append time of the oldest content record in the batch, where known.
+    An id is in one of the two, as its last record in the batch says. `vectors` (n, dim) has a row
+    for each id in `upserted`, and `hit(n)` is the n-th of them as a hit with its vector.
+    `appended_ms` is the append time of the oldest content record in the batch, in milliseconds
+    since 1970, if it is known.
     """
 
     target: Target

@@ -29,15 +29,15 @@ class PictureSettings(EnvironmentSettings):
         16,
         ge=1,
         le=10_000,
-        description="Largest number of those that are read from https: and s3: references. "
-        "Beyond it, a request is refused with 503.",
+        description="Largest number of pictures that are read from https: and s3: references at "
+        "the same time to be shown. Beyond it, a request is refused with 503.",
     )
     pictures_converting_max: Annotated[int, Unit("pictures")] = Field(
         16,
         ge=1,
         le=10_000,
-        description="Largest number of those that are converted because browsers do not show "
-        "their format. Beyond it, a request is refused with 503.",
+        description="Largest number of pictures that are converted at the same time because "
+        "browsers do not show their format. Beyond it, a request is refused with 503.",
     )
     picture_side_max: Pixels = Field(
         2048,

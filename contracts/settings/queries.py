@@ -59,8 +59,8 @@ class QuerySettings(EnvironmentSettings):
         64,
         ge=1,
         le=MEMORY_MB_MAX,
-        description="Total size, in MiB, of those pictures; beyond it, a query is refused with "
-        "429. Decoded ones may take as much again.",
+        description="Size, in MiB, of all pictures of queries that have arrived and are not yet "
+        "encoded. Beyond it, a query is refused with 429. Decoded ones may take as much again.",
     )
     query_pictures_at_once: Annotated[int, Unit("pictures")] = Field(
         8,

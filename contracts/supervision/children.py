@@ -21,9 +21,9 @@ def die_with_parent(parent: int) -> None:
     """Have the kernel kill this process, by SIGKILL, as soon as its parent ends.
 
     `parent` is the parent's process id. The kernel does it even while native code hangs and lets no
-    thread of this process run. It goes by the thread that started this process, which must live for
-    as long as the process shall. A child that has something to close, as an encoder and the guard
-    of a broker have, waits for the end of its standard input instead.
+    thread of this process run. It watches the thread that started this process, which must live as
+    long as this process should. A child that has something to close, as an encoder and the guard of
+    a broker have, waits for the end of its standard input instead.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # The parent ended before the call above.

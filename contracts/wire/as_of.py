@@ -19,7 +19,10 @@ class AsOf:
     offsets: Mapping[Target, Sequence[int]]
 
     def covers(self, other: "AsOf") -> bool:
-        """Return whether this state is at or past `other` in every partition."""
+        """Return whether this state is at or past `other` in every partition.
+
+        Both must have the same targets and numbers of partitions.
+        """
         return all(
             mine >= theirs
             for target, offsets in other.offsets.items()

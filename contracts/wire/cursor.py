@@ -66,6 +66,7 @@ class Cursor:
     hits: str
 
     def encode(self) -> str:
+        """Return the text that is sent to the client."""
         as_of = self.as_of
         parts = [VERSION, as_of.space, as_of.epoch, as_of.offsets, self.query, self.hits]
         return base64.urlsafe_b64encode(orjson.dumps(parts, default=_plain)).decode().rstrip("=")

@@ -80,7 +80,7 @@ class LagAnswer(BaseModel):
 
 
 class LastSnapshot(BaseModel):
-    """The last snapshot written: its name, its time (seconds since the epoch), its duration."""
+    """The last snapshot written: its name, its time (seconds since 1970), its duration."""
 
     name: str
     at: float

@@ -128,7 +128,7 @@ class EventStream(Response):
             await self._write(event[start : start + BODY_PIECE_BYTES])
 
     async def send_error(self, status: int, message: ServerMessage) -> None:
-        """Send an error, and end the stream: there is no other subscription on it.
+        """Send an error, and end the stream, which has only this subscription.
 
         Raises WebSocketDisconnect always.
         """

@@ -208,5 +208,5 @@ def _reset_reason(held: AsOf, now: AsOf) -> str | None:
     if held.space != now.space:
         return space_changed(held.space, now.space)
     if held.epoch != now.epoch:
-        return "epoch_changed: the log was made anew"
+        return "epoch_changed: the log was created again"
     return None

@@ -97,7 +97,7 @@ def _type(schema: Mapping[str, Any]) -> str:
 
 
 def _bounds(schema: Mapping[str, Any]) -> dict[str, Any]:
-    bounds = {ours: schema[theirs] for theirs, ours in _BOUNDS.items() if theirs in schema}
+    bounds = {name: schema[key] for key, name in _BOUNDS.items() if key in schema}
     if "items" in schema and (each := _bounds(schema["items"])):
         bounds["each"] = each
     return bounds

@@ -85,7 +85,7 @@ class ReplayPass:
         now = self._now()
         for alert in self._alerts_read:
             if alert.position.epoch != now.epoch:
-                alert.reset_to(now, "epoch_changed: the log was made anew")
+                alert.reset_to(now, "epoch_changed: the log was created again")
             elif not now.covers(alert.position):
                 raise NotReady("the index is behind the position of an alert")
 

@@ -75,8 +75,8 @@ class ApplyQueue:
     def as_of(self, query: StandingQuery) -> AsOf | None:
         """Return the state that the query's list is exact at if it is current. Raises NotReady.
 
-        The result is None while there is no such state; the query's subscribers are woken when
-        there is one.
+        The result is None while lists are between two states. The query's subscribers are then
+        woken once there is such a state.
         """
         now = self._searcher.as_of()
         if not self._waiting:
@@ -182,9 +182,9 @@ class ApplyQueue:
 
     def _complete_refill(self, result: RefillResult) -> None:
         self._queries.complete_refill(result)
-        # All batches that the search has seen have been applied, but for markers, which change no
-        # list. So all lists are exact at its state too; and nobody is sent a list of that state and
-        # later one of an earlier state.
+        # All batches that the search has seen have been applied; it may have seen transaction
+        # markers too, but these change no list. So all lists are exact at its state, and no client
+        # is sent a list of that state and then one of an earlier state.
         exact_at, as_of = self._exact_at, result.as_of
         if exact_at is not None and as_of is not None and as_of.covers(exact_at):
             self._exact_at = as_of

@@ -1,4 +1,4 @@
-"""The files that the building process reads: merged rows, and queries to tune on."""
+"""Write the files that the building process reads: the rows to merge, and queries to tune on."""
 
 import asyncio
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from index_store.merge.build_process import BuildInput, BuildSpec
 from index_store.segment.file_store import SegmentFileStore
 from index_store.segment.pending_merge import PendingMerge
 
-# Sampled rows of each target that the index is tuned on: they measure recall to about a percent.
+# The number of rows of each target that the index is tuned on; they measure recall to about 1 %.
 _SAMPLED_ROWS = 128
 
 

@@ -2,8 +2,9 @@
 
     python -m index_store.merge.build_process SPEC.json PARENT
 
-Reads mapped files, so that its memory is the index and some blocks; runs nice, with few threads;
-ends when its parent does. Writes the segment's files into `out`, and last `built.json`.
+It maps the files that it reads, so its memory is that of the index and of some blocks. It runs
+with low priority and few threads, and ends when its parent does. It writes the segment's files into
+`out`, and `built.json` last.
 """
 
 import os
@@ -31,11 +32,11 @@ from index_store.segment.id_lookup import sorted_hashes
 from index_store.segment.rows import Numbers
 
 BUILT = "built.json"
-# The process is nice, as searches come first. A growing merge comes before a full one, which may
-# take its time: until it is done, every search scans the growing rows.
+# The niceness of the process, as searches come first. A growing merge comes before a full one:
+# until it is done, every search scans the growing rows.
 _NICE_FULL = 19
 _NICE_GROWING = 10
-# An index trained on other rows may miss its recall by so much.
+# The recall that an index trained on other rows may lose at most.
 _SHORTFALL = 0.02
 _BLOCK_ROWS = 16_384
 
@@ -135,8 +136,8 @@ def _blocks(pieces: list[tuple[Arrays, Vectors, Numbers]]) -> Iterator[Vectors]:
 def _build_like(spec: BuildSpec, rows: flat.Flat, queries: list[Vectors]) -> AnnIndex | None:
     """Return an index with the training of another one, or None.
 
-    None means that there is not such an index, or that these rows are so unlike those it was
-    trained on that much less is found.
+    None means that the spec names no index, or that these rows are so unlike those it was trained
+    on that its best recall would be lower by more than _SHORTFALL.
     """
     if not spec.like:
         return None
@@ -192,7 +193,7 @@ def _with_rows(index: faiss.Index, vectors: Vectors) -> faiss.Index:
 
 
 def _require_digests(target: Target, arrays: Arrays, vectors: Vectors) -> None:
-    """Raise ValueError unless every row has the hash that was stored with it."""
+    """Raise ValueError unless every row still has the hash that was stored with it."""
     rows = columns.unpack_columns(arrays, vectors)
     origins = list(rows.origins[:])
     columns_of = zip(rows.ids, rows.items, rows.texts, rows.metadata, strict=True)

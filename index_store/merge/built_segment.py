@@ -1,4 +1,4 @@
-"""The segment that a building process left in a folder: opened, and checked before it is used."""
+"""Open the segment that a building process has written, and check it before it is used."""
 
 import mmap
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from index_store.segment.files import SegmentFiles
 from index_store.segment.reader import SegmentReader
 from index_store.segment.sealed import SealedSegment
 
-# The mapped index may find so much less of a sample than the building process did: a sample is ten
-# queries or more, and equal scores may be cut at other rows.
+# The recall on a sample may be this much lower in the mapped index than in the building process: a
+# sample may have as few as ten queries, and equal scores may be cut off at other rows.
 _SAMPLE_SLACK = 0.02
 
 

@@ -1,4 +1,4 @@
-"""The decision when segments are merged, and which.
+"""Decide when segments are merged, and which.
 
 There are two types of merge. A full merge builds one segment of all rows, with a newly trained
 index: it is due for the first index, and when much was deleted or has been added since. A growing
@@ -19,15 +19,15 @@ _GROWN_SHARE = 0.5
 _DEAD_SHARE = 0.3
 # Searching four growing rows that have codes costs no more than scanning one.
 _CODED_PER_SCANNED = 4
-# A growing merge takes in sealed segments of up to so many times the rows that it has already.
+# A growing merge takes in sealed segments of up to this many times the rows that it has already.
 _SIMILAR_SIZE = 2
 
 
 @dataclass(frozen=True, slots=True)
 class MergePlan:
-    """A merge to run: of the growing rows and the sealed `segments`, or all where None.
+    """A merge of the growing rows and the sealed `segments`, or of all segments if that is None.
 
-    The new index takes over the training of `like`; it is trained from the beginning where None.
+    The new index takes over the training of `like`, or is trained on its own rows if that is None.
     """
 
     reason: str
@@ -100,7 +100,8 @@ def _with_similar_sizes(
 ) -> Sequence[SealedSegment]:
     """Add to `chosen` the `others` that are not much larger than all before them together.
 
-    So the sizes of segments grow like powers of two, and there are never many segments.
+    `rows` is the number of rows in the merge so far. The sizes of segments grow like powers of two
+    this way, and there are never many segments.
     """
     found = list(chosen)
     for segment in sorted(others, key=lambda segment: segment.capacity):

@@ -1,9 +1,9 @@
-"""The runner of merges: in the background, a target's rows go into one new sealed segment.
+"""Run merges in the background: rows of a target go into one new sealed segment.
 
 A merge writes the rows of one view to files; a child process builds the segment from them; the node
 maps it, checks it, warms it, and commits it by one assignment. Rows that are deleted meanwhile are
-deleted in the new segment too, rows that come in are in growing segments of their own. Whatever
-fails, the index stays as it was.
+deleted in the new segment too, and rows that arrive meanwhile go into other growing segments.
+Whatever fails, the index stays as it was.
 
 index_store.merge.policy decides when a merge is due, index_store.segment.pending_merge has the
 states of a merge.
@@ -43,7 +43,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class MergeResult:
-    """The outcome of a merge: the new segment's rows, index type (`kind`) and operating points."""
+    """The outcome of a merge: the new segment's rows, index type (`kind`) and operating points.
+
+    `reason` is that of the plan, and `seconds` is how long the merge took.
+    """
 
     target: Target
     rows: int
@@ -54,7 +57,7 @@ class MergeResult:
 
 
 class MergeRunner:
-    """It runs one full merge at a time, and one growing merge beside it."""
+    """The runner of merges: one full merge at a time, and one growing merge beside it."""
 
     def __init__(
         self,
@@ -118,7 +121,7 @@ class MergeRunner:
                 raise RebuildFailed(f"{target}: {error}") from error
             raise
         if segment is not None:
-            # Most deletes are applied here, so that the loop has only the last moment's to do.
+            # Apply most deletes in a thread, so that only the latest ones occupy the event loop.
             await asyncio.to_thread(index.apply_missed_deletes, target, merge, segment)
         # One assignment: a search has either the old segments or the new one.
         index.commit_merge(target, merge, segment)
@@ -173,7 +176,7 @@ class MergeRunner:
         return replace(spec, like=like, index_type=index_type, points=files.points)
 
     async def place_on_device(self, index: Index) -> None:
-        """Load the segments of a restored index onto the device, as those that are built here."""
+        """Load the segments of a restored index onto the device, if there is one."""
         if self._place is None:
             return
         for target in TARGETS:

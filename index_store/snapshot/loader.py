@@ -1,4 +1,4 @@
-"""Loading a snapshot: every blob is compared with the manifest, and the rows with their digest."""
+"""Load a snapshot, comparing each blob with the manifest and the rows with their digest."""
 
 import asyncio
 from dataclasses import dataclass
@@ -54,7 +54,8 @@ class SnapshotLoader:
     async def load(self, name: str, empty: Index, *, keep: bool = False) -> LoadedSnapshot:
         """Load snapshot `name` (REPLICA/NAME) into a copy of `empty`.
 
-        With `keep` the index will be used, so that its files must stay.
+        Pass `keep` if the index will be used, not only checked: its files must then stay, even if
+        another replica deletes its own.
         """
         replica, _, own = name.rpartition("/")
         if not own.isdecimal():
@@ -113,7 +114,7 @@ class SnapshotLoader:
         except KeyError:
             raise SnapshotRefused(f"{blob['name']}: missing") from None
         if keep and prefix != self._own_prefix and path.parent != folder:
-            # Another replica may delete its own file at any time.
+            # The other replica may delete this file at any time.
             path = await asyncio.to_thread(link_or_copy, path, folder / path.name)
         await asyncio.to_thread(manifests.require_file, blob, path)
         return path

@@ -1,4 +1,4 @@
-"""The manifest of a snapshot: one JSON document that vouches for itself and for its blobs."""
+"""The manifest of a snapshot: a JSON document with checksums of itself and of all blobs."""
 
 import hashlib
 import time
@@ -27,8 +27,9 @@ Blob = dict[str, Any]
 class ReplayState:
     """The part of an index's state that is not in a view.
 
-    Take it before the view, so that it promises less rather than more: `caught_up_at` are the times
-    up to which each partition was read, `reasons` why content records were refused.
+    Take it before the view: state that is older than the rows is harmless, newer state would be
+    false. `caught_up_at` has the time, in seconds since 1970, up to which each partition was read,
+    and `reasons` has why content records were refused.
     """
 
     caught_up_at: dict[TopicPartition, float]
@@ -57,7 +58,7 @@ def make_manifest(index: Index, view: IndexView, state: ReplayState) -> Manifest
 
 
 def with_checksum(manifest: Manifest) -> bytes:
-    """Return the bytes of manifest.json, with the SHA-256 that vouches for offsets and times."""
+    """Return the bytes of manifest.json: the manifest with its format and its SHA-256."""
     digest = sha256(orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS))
     return orjson.dumps({"format": FORMAT, "sha256": digest, "manifest": manifest})
 

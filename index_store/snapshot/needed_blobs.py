@@ -8,7 +8,7 @@ a manifest names is looked up in a listing.
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-# These are names below the replica's prefix, each with its bytes.
+# The sizes of blobs in bytes, by their names below the replica's prefix.
 BlobSizes = Mapping[str, int]
 
 
@@ -39,14 +39,14 @@ class SnapshotBlobs:
         self._needs = {name: self._needs[name] for name in names if name in self._needs}
 
     def parts(self) -> set[str] | None:
-        """Return the names of all needed segments, or None while one snapshot's are not known."""
+        """Return the names of all needed segments, or None if a snapshot could not be read."""
         if None in self._needs.values():
             return None
         blobs = {blob for needs in self._needs.values() for blob in needs or ()}
         return {blob.split("/")[1] for blob in blobs if blob.startswith("parts/")}
 
     def incomplete(self, there: Mapping[str, int]) -> dict[str, list[str]]:
-        """Return the snapshots that lack blobs in a store with the blobs `there`, and which."""
+        """Return the blobs that each snapshot lacks in a store with the blobs `there`."""
         incomplete = {
             name: missing_blobs(needs or {}, there) for name, needs in sorted(self._needs.items())
         }

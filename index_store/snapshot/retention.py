@@ -51,7 +51,10 @@ class OwnSnapshots:
             raise SnapshotRefused(f"{blob}: missing")
 
     async def write_and_read(self, name: str, data: bytes) -> None:
-        """Write a small blob that vouches for others, and see that it comes back."""
+        """Write a small blob, such as a manifest, and read it back.
+
+        Raises OSError if the store does not return the same bytes.
+        """
         blob = self._prefix + name
         await self._store.write(blob, data)
         try:
@@ -77,7 +80,7 @@ class OwnSnapshots:
                     self._needed[name] = await self._read(name)
             else:
                 await self.delete(name)
-        # Another process has deleted the others.
+        # Forget snapshots that another process has deleted.
         self._needed.retain(finished)
         return finished, await self.delete_unneeded(held)
 
@@ -112,4 +115,4 @@ class OwnSnapshots:
             log.warning("no part is deleted", snapshot=name, reason=str(error))
             return None
         except (SnapshotRefused, KeyError):
-            return {}  # nobody can restore it
+            return {}  # it cannot be restored, so it needs no blobs

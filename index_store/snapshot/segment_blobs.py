@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 class SegmentBlobs:
     """The blobs that this process wrote below `prefix`, or read back whole.
 
-    It does not trust blobs of an earlier process that it has not read: they may have gone bad.
+    Blobs of an earlier process that were not read back are written again, since they may be bad.
     Methods raise OSError.
     """
 

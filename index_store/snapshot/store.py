@@ -1,15 +1,16 @@
-"""The snapshots of a shard: a view's segments with the offsets that they stand for.
+"""The snapshots of a shard: the segments of a view, and the offsets up to which they are applied.
 
 Below PREFIX (SPACE/SHARD/REPLICA/):
 
     parts/SEGMENT/...     the files of a segment's rows: vectors, columns, and its index if any
     NAME/alive            the rows of each segment that were live: bitmaps, one after the other
-    NAME/manifest.json    what they stand for; size and SHA-256 of each blob and of itself
+    NAME/manifest.json    the offsets, and the size and SHA-256 of each blob and of itself
     pointer               the NAME of the newest snapshot
 
 Blobs are written first, then the manifest, then the pointer, so that whatever a crash leaves is
-either whole or not published. NAMEs grow. Rows that did not change are written once, unless the
-store lost them: before a manifest is written, a listing has shown every blob that it names.
+either whole or not published. A newer snapshot has a larger NAME. Rows that did not change are
+written once, unless the store lost them: before a manifest is written, a listing has shown every
+blob that it names.
 """
 
 import asyncio
@@ -93,7 +94,7 @@ class SnapshotStore:
             manifest = manifests.make_manifest(index, view, state)
             manifest |= await self._blobs.write(name, view)
             fault_points.reach("snapshot.blobs")
-            # 2. Write the manifest, which vouches for them.
+            # 2. Write the manifest, which makes them a snapshot.
             raw = manifests.with_checksum(manifest)
             await self.own.write_and_read(f"{name}/manifest.json", raw)
             self.own.add(name, manifest, len(raw))
@@ -111,14 +112,16 @@ class SnapshotStore:
         return name
 
     async def _abort_write(self, name: str, new: set[str]) -> None:
-        """Delete half a snapshot, with its `new` segments: it would only keep a full disk full."""
+        """Delete an unfinished snapshot and its `new` segments, which may have filled the disk."""
         self._blobs.forget(new)
         try:
             await self.own.delete(name)
             await self.own.delete_unneeded(self._files.in_use)
         except OSError as error:
             # The first error says more than this one; the next snapshot deletes what is left.
-            log.warning("half a snapshot is left", snapshot=name, error=str(error))
+            log.warning(
+                "an unfinished snapshot could not be deleted", snapshot=name, error=str(error)
+            )
 
     async def tidy(self, index: Index) -> None:
         """Delete local files that the index no longer needs, as after a merge."""
@@ -195,7 +198,7 @@ class SnapshotStore:
         return [*lost, *names]
 
     async def _load_for_use(self, name: str, empty: Index) -> Index:
-        """Load a snapshot; what it needs is not written again if it is of this replica."""
+        """Load a snapshot; if it is this replica's, its blobs will not be written again."""
         loaded = await self._loader.load(name, empty, keep=True)
         own = name.rpartition("/")[2]
         if self._own(own) == name:

@@ -8,8 +8,8 @@ from contracts.events.record import TopicPartition
 class CaughtUpTimes:
     """The last time, in ms since the epoch, at which everything in a partition had been seen.
 
-    Every delete before that time is in the embeddings. A delete after it may be compacted away,
-    together with its tombstone, once `retention_s` have passed.
+    Every delete before that time is in the embeddings. A later delete may be compacted away,
+    together with its tombstone, once `retention_s` seconds have passed.
     """
 
     def __init__(self, retention_s: float) -> None:
@@ -23,7 +23,7 @@ class CaughtUpTimes:
         return self._ms.get(partition)
 
     def is_too_old(self, partition: TopicPartition) -> bool:
-        """Return whether deletes may have come and gone unseen; also True if no time is known."""
+        """Return whether deletes may have been compacted away unseen, or no time is known."""
         caught_up_ms = self._ms.get(partition)
         return caught_up_ms is None or now_ms() - caught_up_ms > 1000 * self._retention_s
 

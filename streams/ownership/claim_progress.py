@@ -18,7 +18,7 @@ class ClaimProgress:
         self._drained.set()
 
     def claim(self, partition: TopicPartition, position: int) -> bool:
-        """Advance the claimed position. Return whether it moved, so that there is a claim."""
+        """Advance the claimed position; return whether it moved, so that something was claimed."""
         if position <= self._claimed[partition]:
             return False
         self._claimed[partition] = position

@@ -58,9 +58,9 @@ class CommittedOffset:
         return self.content is not None
 
     def recreated_topic(self, pair: TopicPair) -> str | None:
-        """Return which topic was created again since the commit, or None where it is still good.
+        """Return which topic was created again since the commit, or None if neither was.
 
-        A commit without an id is believed: Kafka drops offsets with their content topic.
+        A commit without an id counts as valid, since Kafka drops offsets with their content topic.
         """
         if self.content not in (None, pair.content):
             return "content topic"
@@ -72,7 +72,7 @@ class CommittedOffset:
 def commit_request(
     next_offset: int, pair: TopicPair, caught_up_ms: int | None
 ) -> OffsetAndMetadata:
-    """Return what an encoder commits, for the one that starts after it."""
+    """Return the offset and metadata that an encoder commits for the next owner to start at."""
     metadata = {
         "topic_id": pair.content,
         "embeddings_id": pair.embeddings,
@@ -101,7 +101,7 @@ def _says_something(found: OffsetAndMetadata, pair: TopicPair) -> bool:
 
 
 def metadata_of(found: OffsetAndMetadata) -> dict[str, Any]:
-    """Return what we wrote beside the offset, or nothing where another tool committed.
+    """Return what an encoder wrote beside the offset, or {} if another tool committed it.
 
     Raises ConfigurationError for metadata of a newer version, whose meaning is not known here.
     """

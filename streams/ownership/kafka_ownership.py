@@ -88,9 +88,9 @@ class KafkaOwnership:
         timeout_ms: int,
         without: Collection[TopicPartition] = (),
     ) -> list[RecordClaim]:
-        """Claim records of the partitions owned now; join the group again where that is needed.
+        """Claim records of the partitions owned now, after joining the group again if necessary.
 
-        Raises ConfigurationError where joining again would only meet the same error.
+        Raises ConfigurationError if joining again would only meet the same error.
         """
         session = None
         try:
@@ -129,10 +129,10 @@ class KafkaOwnership:
             await self._drop(session)
             raise
         except (*_CLIENT_ERRORS, LogChanged) as error:
-            # aiokafka raises ProducerFenced once, then bare AssertionErrors; other errors leave
-            # the transaction's fate unknown. All end the same way: drop everything and join again,
-            # also when we still believe that we are assigned. Initialising the producer again in
-            # its session would fence the rightful owner back.
+            # aiokafka raises ProducerFenced once, then bare AssertionErrors; other errors leave it
+            # unknown whether the transaction was committed. All end the same way: drop everything
+            # and join again, even if the partition still seems to be assigned. Initialising the
+            # producer again in its session would fence the rightful owner.
             await self._drop(session)
             raise Fenced(f"{claim.lease.partition}: {error!r}") from error
 
@@ -185,7 +185,7 @@ class KafkaOwnership:
         self._states.take(OwnershipStep.SERVE)
 
     async def _drain(self) -> None:
-        """Let what is under way be committed before partitions are given up, within a bound."""
+        """Wait up to `drain_ms` for the commits of all claims before partitions are given up."""
         if self._session is not None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._options.drain_ms / 1000):

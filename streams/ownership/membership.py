@@ -63,7 +63,7 @@ class Membership(ConsumerRebalanceListener):  # type: ignore[misc]
         self._assign(frozenset())
 
     async def on_partitions_assigned(self, assigned: Sequence[KafkaPartition]) -> None:
-        # Paused at once: this consumer must not fetch what nobody asks it for.
+        # Pause at once: this consumer must not fetch records, which would never be read.
         self.consumer.pause(*assigned)
         self.has_share = True
         self._assign(frozenset(TopicPartition(*partition) for partition in assigned))

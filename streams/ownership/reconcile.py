@@ -26,7 +26,7 @@ async def tombstones_for_missed_deletes(
     if not embedded:
         return []
     published = await _live_keys(connection, content)
-    # No content record stands behind these: offset -1 says so.
+    # The offset -1 says that no content record caused these tombstones.
     source = Source(topic_id, content.partition, -1).encode()
     headers = [("source", source), ("reason", b"lost_past: the item is no longer published")]
     return [

@@ -1,7 +1,7 @@
-"""One session of an encoder: what was built for one assignment of partitions.
+"""One session of an encoder: the leases, writers and readers of one assignment of partitions.
 
-A session is thrown away whole, at a revocation as at a fence. Nothing of it is used again, so
-nothing stale can be written through it.
+A session is thrown away whole, both when partitions are revoked and when a producer is fenced.
+Nothing of it is used again, so nothing stale can be written through it.
 
     | state    | step    | next state | what the session does                                   |
     |----------|---------|------------|---------------------------------------------------------|
@@ -223,7 +223,7 @@ class OwnershipSession:
         closing += [reader.close() for reader in readers]
         closing += [self._identity.close(), self._topic_client.close()]
         await asyncio.gather(*closing)
-        # A closed producer answers nobody: end what still waits for one.
+        # A closed producer never answers, so end the commits that still wait for one.
         for bound in self._committing:
             if not bound.expired():
                 bound.reschedule(0)
@@ -233,8 +233,8 @@ class OwnershipSession:
     ) -> None:
         """Delete from the embeddings what the content no longer has.
 
-        Nothing of this partition is under way now, so no vector of a deleted item can follow its
-        tombstone.
+        No record of this partition is being encoded now, so no vector of a deleted item can follow
+        its tombstone.
         """
         began_ms = now_ms()
         tombstones = await tombstones_for_missed_deletes(

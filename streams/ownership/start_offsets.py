@@ -39,16 +39,16 @@ class StartRequest:
 async def find_start_positions(
     connection: KafkaConnection, group: str, requests: Mapping[TopicPartition, StartRequest]
 ) -> dict[TopicPartition, StartPosition]:
-    """Return where the group goes on in each partition, or the log's beginning without a commit.
+    """Return the group's committed offset in each partition, or the log's beginning.
 
-    Call this once every former owner is fenced. Raises ConfigurationError where a newer version of
-    Tidelens committed.
+    It is the beginning if there is no commit, or none that is still valid. Call this once every
+    former owner is fenced. Raises ConfigurationError if a newer version of Tidelens committed.
     """
     async with connection.client() as client:
         # With the metadata that aiokafka's `committed()` would drop.
         committed = await group_offsets(client, group)
-    # Asked after the group was: a log whose end is below what was committed has lost records, and
-    # was not just looked at too early.
+    # Read the ends of the logs after the commits: an end below a committed offset then means that
+    # records were lost, not that the end was read too early.
     asked_ms = now_ms()
     reader = await OldestRecordReader.open(
         connection, [*requests, *(each.embeddings for each in requests.values())]
@@ -99,7 +99,7 @@ def _start(
 def _lost(
     pair: TopicPair, commit: CommittedOffset, bounds: tuple[int, int], embedded_to: int
 ) -> str | None:
-    """Return why no encoder can go on from this commit, or None where one can."""
+    """Return why no encoder can go on from this commit, or None if one can."""
     beginning, end = bounds
     other = commit.recreated_topic(pair)
     if other is not None:

@@ -1,4 +1,4 @@
-"""The collection that a command works on: its settings, its event log, and a node of it."""
+"""The collection that a command works on: its settings, its event log and a node's address."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ class OpenCollection:
     url: str = ""
 
     def names(self, space: str = "") -> Names:
-        """Return the names of topics and groups; some of them belong to a space."""
+        """Return the names of the collection's topics and groups, and those of `space`."""
         return Names(self.settings.topic_prefix, space)
 
     async def control(self) -> Control:
@@ -33,9 +33,10 @@ class OpenCollection:
         await self.event_log.publish(records)
 
     async def partitions(self, space: str) -> dict[Target, int]:
-        """Return the partition counts of both targets.
+        """Return the partition count of each target.
 
-        Raises TopicMismatch if content and embeddings differ.
+        Raises TopicMismatch if a topic of `space` is missing, or if the counts of a content topic
+        and of its embeddings topic differ.
         """
         names = self.names(space)
         topics = [f(t) for f in (names.content, names.embeddings) for t in TARGETS]

@@ -47,12 +47,14 @@ class LiveIdComparison:
     reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, found: MissingItem) -> None:
+        """Count a missing item by its reason, and list it up to LISTED items."""
         self.missing_count += 1
         self.reasons[found.reason.partition(":")[0]] += 1
         if len(self.missing) < LISTED:
             self.missing.append(found)
 
     def wire(self) -> dict[str, Any]:
+        """Return the comparison as --json prints it."""
         return {
             "items": {t: {"old": self.old[t], "new": self.new[t]} for t in TARGETS},
             "missing_count": self.missing_count,
@@ -76,7 +78,7 @@ async def compare_sets(
         for number in range(partitions[target]):
             content = TopicPartition(old.content(target), number)
             before = await read_id_states(event_log, TopicPartition(old.embeddings(target), number))
-            # Transactions of a partition are in source order: nothing before this is still to come.
+            # Encoders write in the order of content records: no result before `at` is to come.
             at = max((entry.offset + 1 for entry in before.values()), default=0)
             await _encoded(event_log, new, content, at)
             after = await _read_at(event_log, TopicPartition(new.embeddings(target), number), at)
@@ -124,7 +126,8 @@ async def _encoded(event_log: EventLog, names: Names, content: TopicPartition, w
 def overlap(before: Sequence[Ids], now: Sequence[Ids]) -> float | None:
     """Return the mean share of ids that both answers to a query have, or None if all are empty.
 
-    The share is that of the longer answer, so that a space does not look better for finding less.
+    The share of a query, from 0 to 1, is relative to the longer answer, so that a space does not
+    look better for finding less.
     """
     shares = [
         len(set(old) & set(new)) / max(len(old), len(new))
@@ -135,7 +138,7 @@ def overlap(before: Sequence[Ids], now: Sequence[Ids]) -> float | None:
 
 
 def recall(found: Sequence[Ids], right: Sequence[Ids]) -> float | None:
-    """Return the mean share of the right ids that were found, or None if there are none."""
+    """Return the mean share, from 0 to 1, of the `right` ids in `found`, or None without any."""
     shares = [
         len(set(ids) & set(wanted)) / len(wanted)
         for ids, wanted in zip(found, right, strict=True)
@@ -146,7 +149,11 @@ def recall(found: Sequence[Ids], right: Sequence[Ids]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class AnswerComparison:
-    """The overlap and the recall of answers by target, from 0 to 1; None if all are empty."""
+    """The overlap and the recall of answers by target, from 0 to 1; None if all are empty.
+
+    The overlap compares exact answers of both spaces, and the recall compares the answers that the
+    new space's index finds with its exact ones. Each of `queries` texts asked for `k` hits.
+    """
 
     k: int
     queries: int
@@ -161,7 +168,11 @@ async def compare_answers(
     texts: Sequence[str],
     k: int,
 ) -> AnswerComparison:
-    """Ask each text of the served space (by `client`) and of the new one, for both targets."""
+    """Search for each text in the served space and in the new one, in both targets.
+
+    `client` asks a node of the served space, and `searcher` has the rows of the new one. `encode`
+    returns vectors of the new space, of shape (texts, dim).
+    """
     rows = await encode(texts) if texts else np.empty((0, 1), np.float16)
     overlaps: dict[Target, float | None] = {}
     recalls: dict[Target, float | None] = {}

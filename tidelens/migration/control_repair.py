@@ -19,7 +19,8 @@ async def repair(
     """Write good records over ignored ones; with `model`, make its space the active one.
 
     With `unknown_keys`, records with unknown keys are deleted. Returns the records that were
-    written. Raises UsageError where nothing good is left to write.
+    written. Raises UsageError if no good
+    record of the active space is left to write.
     """
     control, topic = await collection.control(), collection.names().control
     records = []

@@ -59,7 +59,7 @@ _CAPTIONS_SEEN = 1_000
 
 
 async def new_space(collection: OpenCollection, old: SpaceRef, model: str) -> SpaceRef:
-    """Return the space that `model` makes. Raises ConfigurationError if it cannot be made now."""
+    """Return the space of `model`. Raises ConfigurationError if it cannot be made now."""
     model = await asyncio.to_thread(absolute, model)
     ref = SpaceRef.of(await asyncio.to_thread(model_space, model), model)
     control = await collection.control()
@@ -84,12 +84,13 @@ async def make_space(
 ) -> ComparisonReport:
     """Re-encode everything into the space `ref`, index it, and compare it with the served one.
 
-    Where few texts are given, captions are asked as well.
+    If `served` has fewer than TEXTS_MAX texts to compare on, captions are added to them.
+    `on_progress` is called with the records encoded so far and with their total.
     """
     _yield_to_live_traffic()
     # 1. Its topics.
     await _create_topics(collection, ref)
-    # 2. The record that says that it is being made; one of an earlier run is kept.
+    # 2. The record that says that it is being made, unless an earlier run has written it.
     candidate = await _begin(collection, ref)
     fault_points.reach("space.begun")
     # 3. Every content record, in the encoders' own group.
@@ -117,7 +118,7 @@ async def compare_space(
 
 
 def _yield_to_live_traffic() -> None:
-    # At equal priority a query would wait seconds for this process.
+    # With equal priority, a query would wait for this process for seconds.
     os.nice(19)
 
 
@@ -203,9 +204,10 @@ async def _encoding(
 async def _caught_up(
     collection: OpenCollection, ref: SpaceRef, encoding: "asyncio.Task[None]", on_progress: Progress
 ) -> EncodeCounts:
-    """Wait until the group is past what there was at the start, and nothing waits for long.
+    """Wait until the group has encoded all that there was at the start, and is not far behind.
 
-    Others may help: any encoder of the model is a member of the same group.
+    Other encoders of the model may help, since they are members of the same group. Raises the error
+    of `encoding` if that ends.
     """
     source = KafkaLag(collection.connection, collection.names(ref.space), None, SystemClock())
     await source.start()
@@ -279,7 +281,7 @@ async def _indexed(
         finally:
             running.cancel()
             await asyncio.wait([running])
-            # The snapshot has everything that is in these files.
+            # These files are not needed any more, since the snapshot has all their rows.
             files = settings.data / "segments" / space.name / settings.shard / _REPLICA
             await asyncio.to_thread(shutil.rmtree, files, ignore_errors=True)
 
@@ -295,7 +297,7 @@ async def _texts(searcher: LocalSearcher, space: Space, given: Sequence[str]) ->
     """Return the texts given, then captions, each once and up to a bound."""
     texts = list(dict.fromkeys(given))[:TEXTS_MAX]
     if len(texts) < TEXTS_MAX:
-        # The captions nearest to a random vector, which are the same at every run.
+        # Captions near a random vector of a fixed seed, so that every run asks the same ones.
         anywhere = unit(np.random.default_rng(0).standard_normal((1, space.dim)))[0]
         query = VectorQuery("captions", anywhere, k=_CAPTIONS_SEEN, exact=True)
         [answer] = await searcher.search([query])

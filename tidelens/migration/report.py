@@ -9,7 +9,7 @@ from tidelens.client import Client
 from tidelens.migration.compare import AnswerComparison, LiveIdComparison
 
 Progress = Callable[[int, int], None]
-"""Called with the records that are encoded, and with all there are."""
+"""A function that is called with the number of records encoded so far, and with their total."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class EncodeCounts:
-    """The records that this run encoded; `total` also counts those of earlier runs."""
+    """The number of records that this run encoded, and of `total` records in the topics."""
 
     records: int
     total: int
@@ -32,7 +32,7 @@ class EncodeCounts:
 
 @dataclass(frozen=True, slots=True)
 class ComparisonReport:
-    """The comparison of a new space with the old one; `encoded` is None if none was encoded now."""
+    """The comparison of a new space with the old one; `encoded` is None if it only compared."""
 
     old: SpaceRef
     new: SpaceRef

@@ -39,7 +39,7 @@ async def active_space(collection: OpenCollection, model: str) -> SpaceRef:
 
 
 async def encoded_candidate(collection: OpenCollection, old: SpaceRef) -> CandidateSpace:
-    """Return the candidate. Raises TidelensError if there is none that is whole and not active."""
+    """Return the candidate. Raises TidelensError if none is fully encoded and not yet active."""
     candidate = (await collection.control()).candidate
     if candidate is None:
         raise TidelensError("no space is being made: make one with `tidelens space create MODEL`")
@@ -61,7 +61,8 @@ async def check_switch(
 ) -> tuple[CandidateSpace, LiveIdComparison]:
     """Return the candidate that nodes may move to, and the items that it lacks.
 
-    Raises TidelensError if there is no such candidate, or if nothing keeps it current.
+    Waits up to 60 s for an encoder of it. Raises TidelensError if there is no such candidate, or if
+    no encoder keeps it current.
     """
     candidate = await encoded_candidate(collection, old)
     made = candidate.ref
@@ -83,7 +84,7 @@ async def has_encoder(collection: OpenCollection, ref: SpaceRef) -> bool:
 
 
 async def _require_encoder(collection: OpenCollection, ref: SpaceRef) -> None:
-    """Raise TidelensError if none comes: the space would answer without new items for ever."""
+    """Wait for an encoder; raise TidelensError if none runs, as new items would be missing."""
     try:
         async with asyncio.timeout(_ENCODER_WAIT_S):
             while not await has_encoder(collection, ref):  # noqa: ASYNC110
@@ -120,7 +121,10 @@ async def switch(collection: OpenCollection, old: SpaceRef, new: SpaceRef) -> Ac
 
 
 async def roll_back(collection: OpenCollection) -> ActiveSpace:
-    """Return to the space that was active before; the one that is left stays ready in its turn."""
+    """Return to the space that was active before; the one that was active stays ready.
+
+    Raises TidelensError if no space is ready for a rollback.
+    """
     active = await _switched(collection)
     assert active.previous is not None
     back = ActiveSpace(active.previous, active.current, SystemClock().now())
@@ -129,7 +133,10 @@ async def roll_back(collection: OpenCollection) -> ActiveSpace:
 
 
 async def give_up_rollback(collection: OpenCollection) -> ActiveSpace:
-    """Drop the space that is kept for a rollback; nodes and `up` stop keeping it."""
+    """Drop the space that was ready for a rollback: nodes and encoders of `up` close it.
+
+    Returns the record of the active space. Raises TidelensError if no other space is ready.
+    """
     active = await _switched(collection)
     alone = ActiveSpace(active.current, None, SystemClock().now())
     await collection.write(alone.record(collection.names().control))
@@ -144,7 +151,10 @@ async def _switched(collection: OpenCollection) -> ActiveSpace:
 
 
 async def abandon(collection: OpenCollection) -> SpaceRef:
-    """Give the candidate up. Its topics stay, and making it again goes on from them."""
+    """Give up the candidate, and return it. Raises TidelensError if there is none.
+
+    Its topics stay, so making it again encodes only what they lack.
+    """
     candidate = (await collection.control()).candidate
     if candidate is None:
         raise TidelensError("no space is being made")

@@ -25,10 +25,7 @@ def address_of(host: str) -> str:
 
 
 class MembersByAddress(Generic[T]):
-    """Members grouped by address; every operation takes constant time.
-
-    `largest_address` is the address with most members.
-    """
+    """Members grouped by address; every operation takes constant time."""
 
     def __init__(self) -> None:
         self._members: dict[str, dict[T, None]] = {}

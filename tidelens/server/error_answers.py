@@ -53,5 +53,5 @@ def too_late(name: str, limit: float, what: str) -> Refusal:
 
 
 def too_large(what: str, limit: int) -> Refusal:
-    """Return the refusal of a request in which `what` exceeds `limit` bytes, or headers."""
+    """Return the refusal of a request whose `what` exceeds `limit`, in bytes or in headers."""
     return Refusal(431, "too_large", f"{what}: limit {limit}", "request", limit)

@@ -7,7 +7,7 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
 def close_delimited(app: ASGIApp, cycle: RequestResponseCycle) -> Any:
-    """Return `app` with the end of the connection as the end of an answer without a length.
+    """Return `app`, wrapped so that an answer without a length ends with the connection.
 
     uvicorn would send chunks, which HTTP/1.0 does not have.
     """

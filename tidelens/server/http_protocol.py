@@ -144,6 +144,7 @@ class HttpProtocol(HttpToolsProtocol):
         live.take_over(self._connection)
 
     def _stay(self, rest: bytes) -> None:
+        """Parse the request again without its offer of an upgrade, then the bytes after it."""
         self._other_protocol = False
         before = self.parser
         head = without_upgrade(
@@ -232,6 +233,7 @@ class HttpProtocol(HttpToolsProtocol):
             self._limiter.set_phase(self._connection, ConnectionPhase.WAITING)
 
     def _break(self, why: Refusal) -> None:
+        """Make the parser stop at the refused request; `_refuse_broken` then sends `why`."""
         self._parse_refusal = why
         raise _RequestRefused
 

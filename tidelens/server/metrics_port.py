@@ -44,8 +44,9 @@ def metrics_server(
 ) -> Iterator[int]:
     """Serve metrics and health, and yield the port, or 0 if the setting turns them off.
 
-    Raises PortInUse. If the port is only the default, a second encoder on a machine takes another
-    one. `descriptor` is that of a socket which listens already, as `up` passes it to its encoders.
+    A second encoder on a machine, for which the default port is in use, takes a free one. Raises
+    PortInUse for a port that was set. `descriptor` is that of a socket which listens already, as
+    `up` passes it to its encoders.
     """
     wanted = settings.encode_metrics_port
     if wanted == 0:

@@ -18,7 +18,7 @@ class RequestSize:
         self._body_bytes = self._raw_bytes = 0
 
     def start_body(self) -> None:
-        """Note that the header has ended."""
+        """Begin to count a body: the header has arrived whole."""
         self.head_bytes = self._body_bytes = self._raw_bytes = 0
 
     def add_body(self, count: int) -> None:
@@ -41,5 +41,5 @@ class RequestSize:
 
 
 def too_many_headers(headers: Sized) -> Refusal | None:
-    """Return the refusal of a request with so many headers, or None."""
+    """Return the refusal of a request with more than HEADERS_MAX headers, or None."""
     return too_large("headers", HEADERS_MAX) if len(headers) > HEADERS_MAX else None

@@ -102,9 +102,9 @@ async def serve(
 ) -> None:
     """Serve until cancelled, then let open requests end (tidelens/server/draining.py).
 
-    `frame_bytes_max` bounds a WebSocket message. `on_stop` is called when stopping begins;
-    `answered` is set once no request waits any longer. Time limits are checked every
-    `check_every_s` seconds.
+    `frame_bytes_max` is the largest size of a WebSocket message in bytes. `on_stop` is called when
+    stopping begins, and `answered` is set once no request waits any longer. Every `check_every_s`
+    seconds, `limiter` applies its time limits, as a task of `side`.
     """
     limiter, answered = limiter or ConnectionLimiter(), answered or asyncio.Event()
     side = side or SideTasks()

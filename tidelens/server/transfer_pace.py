@@ -23,7 +23,7 @@ class TransferRate:
         self._moved += count
 
     def too_slow(self, now: float) -> bool:
-        """Return whether the window has ended with too few bytes; if not, a new one may begin."""
+        """Return whether the window has ended with too few bytes; begin the next if with enough."""
         if now - self._began <= self._window_s:
             return False
         if self._moved < self._bytes_per_s_min * self._window_s:

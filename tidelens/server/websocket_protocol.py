@@ -84,7 +84,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
             self._pong = answers[-1]
 
     def shutdown(self) -> None:
-        """Close with 1012, since the server stops; before the end of the handshake, answer 503."""
+        """Close with code 1012, or answer 503 before the handshake ends, since the server stops."""
         if self.transport.is_closing() or self.close_sent:
             self.transport.close()
         elif self.handshake_complete:
@@ -114,7 +114,7 @@ class LiveProtocol(WebSocketsSansIOProtocol):
         self.transport.close()
 
     def refuse(self, refusal: Refusal) -> None:
-        """Close with 1013, so that the client tries again later."""
+        """Close with code 1013 and the reason, so that the client tries again later."""
         self._fail(CloseCode.TRY_AGAIN_LATER, refusal.message)
 
     def check(self, now: float) -> None:

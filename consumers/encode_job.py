@@ -51,7 +51,7 @@ class RecordChecks:
 
 
 @dataclass(slots=True)
-class Job:
+class EncodeJob:
     """A record and its result: a vector, a rejection, or neither for a delete.
 
     `digest` is the key of the input in the vector cache, empty for a delete. `image` holds the
@@ -87,16 +87,16 @@ def newest_of_each(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if last[record.key] == record.offset]
 
 
-def parse_records(records: Sequence[Record], checks: RecordChecks) -> list[Job]:
+def parse_records(records: Sequence[Record], checks: RecordChecks) -> list[EncodeJob]:
     """Check and parse the newest record of each key. What is wrong with one is in its job."""
     return [parse_record(record, checks) for record in newest_of_each(records)]
 
 
-def parse_record(record: Record, checks: RecordChecks) -> Job:
+def parse_record(record: Record, checks: RecordChecks) -> EncodeJob:
     """Check and parse one record. What is wrong with it becomes the rejection of the job."""
     target = checks.names.target_of(record.topic)
     assert target is not None
-    job = Job(record, target)
+    job = EncodeJob(record, target)
     try:
         id_of_key(record.key)
         _check_partition(record, checks)
@@ -149,7 +149,7 @@ def _check_partition(record: Record, checks: RecordChecks) -> None:
         )
 
 
-def encode_jobs(jobs: Sequence[Job], encoder: Encoder) -> None:
+def encode_jobs(jobs: Sequence[EncodeJob], encoder: Encoder) -> None:
     """Give every job with an input its vector, in one model call for texts and one for pictures.
 
     The inputs of a call that fails are tried again one by one, so that one input cannot take others
@@ -171,7 +171,7 @@ def encode_jobs(jobs: Sequence[Job], encoder: Encoder) -> None:
                     job.rejection = RejectedRecord("encode_failed", f"the model failed: {error!r}")
 
 
-def _encode(group: Sequence[Job], encoder: Encoder) -> None:
+def _encode(group: Sequence[EncodeJob], encoder: Encoder) -> None:
     if group[0].image is not None:
         vectors = encoder.encode_images([job.image for job in group if job.image is not None])
     else:
@@ -181,7 +181,11 @@ def _encode(group: Sequence[Job], encoder: Encoder) -> None:
 
 
 def output_records(
-    job: Job, space: Space, checks: RecordChecks, topic_id: str, labeller: Labeller | None = None
+    job: EncodeJob,
+    space: Space,
+    checks: RecordChecks,
+    topic_id: str,
+    labeller: Labeller | None = None,
 ) -> list[OutRecord]:
     """Return what the transaction writes for one record.
 
@@ -198,7 +202,7 @@ def output_records(
 
 
 def _outputs(
-    job: Job, space: Space, checks: RecordChecks, topic_id: str, labeller: Labeller | None
+    job: EncodeJob, space: Space, checks: RecordChecks, topic_id: str, labeller: Labeller | None
 ) -> list[OutRecord]:
     record = job.record
     source = Source(topic_id, record.partition, record.offset)

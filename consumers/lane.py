@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import takewhile
 
-from consumers.encode_job import Job
+from consumers.encode_job import EncodeJob
 from contracts.events.record import TopicPartition, record_bytes
 from contracts.ports.ownership import Lease, RecordClaim
 from contracts.topics import Target
@@ -60,7 +60,7 @@ class InflightClaim:
     """A claim with its jobs, of which `open_jobs` have no result yet; `size` is in bytes."""
 
     claim: RecordClaim
-    jobs: Sequence[Job]
+    jobs: Sequence[EncodeJob]
     size: int
     open_jobs: int = field(init=False)
     state: ClaimState = field(init=False)
@@ -93,7 +93,7 @@ class InflightClaim:
 class EncodeTask:
     """A job that waits for the model, with the in-flight claim that it belongs to."""
 
-    job: Job
+    job: EncodeJob
     inflight: InflightClaim
 
 
@@ -191,7 +191,7 @@ class EncodeLane:
             if queue.records >= self._ahead_max or queue.size >= share
         }
 
-    def add_claim(self, claim: RecordClaim, jobs: Sequence[Job]) -> InflightClaim:
+    def add_claim(self, claim: RecordClaim, jobs: Sequence[EncodeJob]) -> InflightClaim:
         """Take a claim in, behind those of its lease, and return it with its jobs."""
         inflight = InflightClaim(claim, jobs, sum(map(record_bytes, claim.records)))
         self._queues[claim.lease].add(inflight)

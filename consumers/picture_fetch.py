@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Hashable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 
-from consumers.encode_job import Job, unexpected_rejection
+from consumers.encode_job import EncodeJob, unexpected_rejection
 from contracts.errors import NotReady, RejectedRecord
 from contracts.ports.encoder import RgbImage
 from contracts.supervision.processes import Part
@@ -30,7 +30,7 @@ class PictureLoader:
     part: Part = field(default_factory=lambda: Part("decode"))
     """The state of the decoding processes; one that cannot be started is tried again."""
 
-    async def load(self, job: Job, permit: DecodePermit = nullcontext) -> None:
+    async def load(self, job: EncodeJob, permit: DecodePermit = nullcontext) -> None:
         """Give the job its pixels or its rejection, decoding inside the context `permit()`.
 
         A bad record does not raise. While no decoder can be started, this waits.
@@ -45,7 +45,7 @@ class PictureLoader:
                 async with self.read(job.content.ref, job.content.sha256, partition) as data:
                     job.image = await self._decode(job, data, permit)
 
-    async def check_reference(self, job: Job) -> None:
+    async def check_reference(self, job: EncodeJob) -> None:
         """Give a job whose vector is known its rejection, if its reference may not be read.
 
         Without this check, a producer that knows a picture's SHA-256 could publish it under any
@@ -55,7 +55,7 @@ class PictureLoader:
         with _record_rejection(job):
             await self.require_allowed(job.content.ref)
 
-    async def _decode(self, job: Job, data: bytes, permit: DecodePermit) -> RgbImage:
+    async def _decode(self, job: EncodeJob, data: bytes, permit: DecodePermit) -> RgbImage:
         while True:
             try:
                 async with permit():
@@ -73,7 +73,7 @@ class PictureLoader:
 
 
 @contextmanager
-def _record_rejection(job: Job) -> Iterator[None]:
+def _record_rejection(job: EncodeJob) -> Iterator[None]:
     """Turn an error that the record causes into the rejection of the job."""
     try:
         yield

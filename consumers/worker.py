@@ -23,11 +23,11 @@ from time import perf_counter
 
 import structlog
 
-from consumers.encode_job import Job, RecordChecks, encode_jobs, output_records, parse_records
+from consumers.encode_job import EncodeJob, RecordChecks, encode_jobs, output_records, parse_records
 from consumers.fair_semaphore import FairSemaphore
 from consumers.labelling import Labeller
 from consumers.lane import EncodeLane, EncodeTask, InflightClaim
-from consumers.outcomes import count_outcome
+from consumers.outcome_metrics import count_outcome
 from consumers.picture_fetch import PictureLoader
 from consumers.vector_cache import VectorCache
 from consumers.worker_limits import WorkerLimits
@@ -139,7 +139,7 @@ class EncoderWorker:
                 )
                 self._start_claim(lane, claim, jobs)
 
-    def _start_claim(self, lane: EncodeLane, claim: RecordClaim, jobs: Sequence[Job]) -> None:
+    def _start_claim(self, lane: EncodeLane, claim: RecordClaim, jobs: Sequence[EncodeJob]) -> None:
         inflight = lane.add_claim(claim, jobs)
         for job in jobs:
             task = EncodeTask(job, inflight)
@@ -308,7 +308,7 @@ class EncoderWorker:
         self._room[lane.target].set()
         self._pixel_room.set()
 
-    def _outputs(self, jobs: Sequence[Job], topic_id: str) -> list[OutRecord]:
+    def _outputs(self, jobs: Sequence[EncodeJob], topic_id: str) -> list[OutRecord]:
         space, checks = self._encoder.space, self._checks
         return [
             record
@@ -325,7 +325,7 @@ class EncoderWorker:
         return self._ownership.is_current(task.inflight.claim.lease)
 
 
-def _encode_timed(jobs: Sequence[Job], encoder: Encoder) -> float:
+def _encode_timed(jobs: Sequence[EncodeJob], encoder: Encoder) -> float:
     """Encode in the model's thread, and return the seconds without the wait for that thread."""
     began = perf_counter()
     encode_jobs(jobs, encoder)

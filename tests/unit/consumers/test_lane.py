@@ -2,7 +2,7 @@
 
 import pytest
 
-from consumers.encode_job import Job
+from consumers.encode_job import EncodeJob
 from consumers.lane import ClaimState, EncodeLane, EncodeTask, InflightClaim
 from contracts.events.record import Record, TopicPartition
 from contracts.ports.ownership import Lease, RecordClaim
@@ -23,7 +23,7 @@ def lease(partition: int = 0) -> Lease:
 
 def add_claim(one: EncodeLane, of: Lease, first: int, count: int) -> InflightClaim:
     records = [record(of.partition.partition, first + n) for n in range(count)]
-    jobs = [Job(each, "captions") for each in records]
+    jobs = [EncodeJob(each, "captions") for each in records]
     return one.add_claim(RecordClaim(of, records, first + count), jobs)
 
 

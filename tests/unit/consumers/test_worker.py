@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 
-from consumers.encode_job import Job, newest_of_each, output_records, parse_record
+from consumers.encode_job import EncodeJob, newest_of_each, output_records, parse_record
 from consumers.labelling import Labeller
 from consumers.picture_fetch import DecodePermit, PictureLoader
 from consumers.references import ReferenceLimits, References, read_reference
@@ -183,7 +183,7 @@ def test_what_nobody_foresaw_rejects_one_record() -> None:
 
 def test_a_vector_that_cannot_be_written_rejects_one_record() -> None:
     record = Record(NAMES.content("captions"), 0, 7, 0, b"a", b'{"text": "x"}')
-    job = Job(record, "captions", content=caption("a", "x"), vector=np.zeros(3, np.float16))
+    job = EncodeJob(record, "captions", content=caption("a", "x"), vector=np.zeros(3, np.float16))
     letter, tombstone = output_records(job, ENCODER.space, intake(NAMES, PARTITIONS), "id")
     assert dict(letter.headers)["dead_letter_reason"] == b"unreadable"
     assert (tombstone.key, tombstone.value) == (b"a", None)
@@ -421,7 +421,7 @@ async def test_bombs_of_a_partition_cost_another_one_decoding_and_captions_none(
     log, topic, waits = memory_log(), NAMES.content("images"), asyncio.Event()
     load = PictureLoader.load
 
-    async def watched(self: PictureLoader, job: Job, permit: DecodePermit) -> None:
+    async def watched(self: PictureLoader, job: EncodeJob, permit: DecodePermit) -> None:
         if job.record.key == b"good":
             waits.set()  # it is in the queue before anybody hears of this
         await load(self, job, permit)

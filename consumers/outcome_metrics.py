@@ -2,14 +2,14 @@
 
 import structlog
 
-from consumers.encode_job import Job
+from consumers.encode_job import EncodeJob
 from contracts.events.content_body import ID_BYTES_MAX
 from contracts.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
 
-def count_outcome(job: Job, metrics: Metrics, now: float) -> None:
+def count_outcome(job: EncodeJob, metrics: Metrics, now: float) -> None:
     """Count a job's result and its age at `now`, in epoch seconds, and log a dead letter."""
     outcome = "vector" if job.vector is not None else "tombstone"
     metrics.encoded.labels(job.target, outcome).inc()

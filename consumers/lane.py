@@ -15,7 +15,7 @@ The states of an in-flight claim (`ClaimState`):
     ENCODING, DONE, COMMITTING   `drop_leases`, once the lease has ended      DROPPED
 
 A claim without open jobs begins as DONE. COMMITTED and DROPPED are final: a job of a dropped claim
-that the model still has may finish, which changes nothing. Any other step raises RuntimeError.
+that the model still has may finish, which changes nothing. Any other step raises WrongStep.
 """
 
 from collections import defaultdict, deque
@@ -28,6 +28,7 @@ from consumers.encode_job import EncodeJob
 from contracts.events.record import TopicPartition, record_bytes
 from contracts.ports.ownership import Lease, RecordClaim
 from contracts.topics import Target
+from contracts.wrong_step import WrongStep, require_state
 
 # The share of a lane's bytes that a partition may always use is one part in this many.
 _SHARES_MAX = 8
@@ -48,10 +49,10 @@ class ClaimState(Enum):
 
 
 _BEFORE = {
-    ClaimState.DONE: {ClaimState.ENCODING},
-    ClaimState.COMMITTING: {ClaimState.DONE},
-    ClaimState.COMMITTED: {ClaimState.COMMITTING},
-    ClaimState.DROPPED: {ClaimState.ENCODING, ClaimState.DONE, ClaimState.COMMITTING},
+    ClaimState.DONE: (ClaimState.ENCODING,),
+    ClaimState.COMMITTING: (ClaimState.DONE,),
+    ClaimState.COMMITTED: (ClaimState.COMMITTING,),
+    ClaimState.DROPPED: (ClaimState.ENCODING, ClaimState.DONE, ClaimState.COMMITTING),
 }
 
 
@@ -70,22 +71,16 @@ class InflightClaim:
         self.state = ClaimState.ENCODING if self.jobs else ClaimState.DONE
 
     def finish_job(self) -> None:
-        """Count one of its jobs as done. Raises RuntimeError when none is open."""
+        """Count one of its jobs as done. Raises WrongStep when none is open."""
         if not self.open_jobs:
-            raise RuntimeError(f"expected an open job, got a claim that is {self.state.value}")
+            raise WrongStep(f"expected an open job, got a claim that is {self.state.value}")
         self.open_jobs -= 1
         if not self.open_jobs and self.state is not ClaimState.DROPPED:
             self.move_to(ClaimState.DONE)
 
     def move_to(self, state: ClaimState) -> None:
-        """Make a step of the table in the module's docstring. Raises RuntimeError for any other."""
-        before = _BEFORE[state]
-        if self.state not in before:
-            expected = " or ".join(sorted(one.value for one in before))
-            raise RuntimeError(
-                f"a claim becomes {state.value}: expected it to be {expected}, "
-                f"got {self.state.value}"
-            )
+        """Make a step of the table in the module's docstring. Raises WrongStep for any other."""
+        require_state(f"claim that becomes {state.name}", self.state, *_BEFORE[state])
         self.state = state
 
 
@@ -130,7 +125,7 @@ class _LeaseQueue:
         first = self.claims.popleft()
         if first is not inflight:
             expected, got = first.claim.next_position, inflight.claim.next_position
-            raise RuntimeError(f"expected to commit up to {expected}, got {got}")
+            raise WrongStep(f"expected to commit up to {expected}, got {got}")
         inflight.move_to(ClaimState.COMMITTED)
         self.records -= len(inflight.claim.records)
         self.size -= inflight.size
@@ -224,7 +219,7 @@ class EncodeLane:
     def mark_committed(self, lease: Lease, inflight_claims: Sequence[InflightClaim]) -> None:
         """Take claims out that were committed, unless their lease was dropped meanwhile.
 
-        Raises RuntimeError if they are not the first claims of the lease.
+        Raises WrongStep if they are not the first claims of the lease.
         """
         queue = self._queues.get(lease)
         if queue is None:

@@ -6,6 +6,7 @@ from consumers.encode_job import EncodeJob
 from consumers.lane import ClaimState, EncodeLane, EncodeTask, InflightClaim
 from contracts.events.record import Record, TopicPartition
 from contracts.ports.ownership import Lease, RecordClaim
+from contracts.wrong_step import WrongStep
 
 
 def record(partition: int, offset: int, value: bytes = b"12345") -> Record:
@@ -140,7 +141,7 @@ def test_a_claim_goes_through_its_states() -> None:
     assert inflight.state is ClaimState.COMMITTING
     one.mark_committed(of, [inflight])
     assert inflight.state is ClaimState.COMMITTED
-    with pytest.raises(RuntimeError, match="expected an open job, got a claim that is committed"):
+    with pytest.raises(WrongStep, match="expected an open job, got a claim that is committed"):
         inflight.finish_job()
 
 
@@ -184,7 +185,7 @@ def test_a_step_that_is_not_in_the_table_raises(before: ClaimState, after: Claim
         inflight.move_to(after)
         assert inflight.state is after
     else:
-        with pytest.raises(RuntimeError, match=f"becomes {after.value}: .*, got {before.value}$"):
+        with pytest.raises(WrongStep, match=f"becomes {after.name}: .*, got {before.name}$"):
             inflight.move_to(after)
 
 
@@ -194,5 +195,5 @@ def test_a_commit_out_of_order_raises() -> None:
     for inflight in (first, second):
         finish(inflight)
     one.take_committable()
-    with pytest.raises(RuntimeError, match="expected to commit up to 1, got 2"):
+    with pytest.raises(WrongStep, match="expected to commit up to 1, got 2"):
         one.mark_committed(of, [second])

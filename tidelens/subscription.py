@@ -57,7 +57,8 @@ class Subscription:
         if cursor is not None and asked["mode"] == "top":
             # The digest is that of `hits`. Deltas cannot be applied to another list, so the server
             # may answer `resumed` only if its own list is this one.
-            self._cursor = replace(Cursor.decode(cursor), hits=wire_list_digest(hits)).encode()
+            own = replace(Cursor.decode(cursor), list_digest=wire_list_digest(hits))
+            self._cursor = own.encode()
         self.opened = False
 
     def opening(self) -> str:

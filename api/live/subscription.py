@@ -61,7 +61,7 @@ class Subscription:
         self.warnings: Sequence[FilterWarning] = ()
         self._ranked: Sequence[RankedItem] = []
         self._reader = RankedItemReader(message.query.include)
-        if self.cursor is not None and self.cursor.query != self.query_digest:
+        if self.cursor is not None and self.cursor.query_digest != self.query_digest:
             raise RejectedRequest(
                 "invalid_cursor", "cursor: it belongs to another query", field="cursor"
             )
@@ -108,7 +108,7 @@ class Subscription:
             messages = [self._snapshot(ranked, cursor)]
         elif reason := _reset_reason(held.as_of, as_of):
             messages = [self.reset_message(reason), self._snapshot(ranked, cursor)]
-        elif held.hits == cursor.hits:
+        elif held.list_digest == cursor.list_digest:
             # The list has not changed, so the cursor that was sent is still good.
             if not resuming:
                 return []

@@ -59,17 +59,21 @@ def _members(raw: str) -> list[Any]:
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """The state `as_of`, a digest of the query, and the digest of the hits at that state."""
+    """The state `as_of`, a digest of the query, and the digest of the list at that state.
+
+    `list_digest` is empty in mode `matches`, which has no list.
+    """
 
     as_of: AsOf
-    query: str
-    hits: str
+    query_digest: str
+    list_digest: str
 
     def encode(self) -> str:
         """Return the text that is sent to the client."""
         as_of = self.as_of
-        parts = [VERSION, as_of.space, as_of.epoch, as_of.offsets, self.query, self.hits]
-        return base64.urlsafe_b64encode(orjson.dumps(parts, default=_plain)).decode().rstrip("=")
+        digests = (self.query_digest, self.list_digest)
+        members = [VERSION, as_of.space, as_of.epoch, as_of.offsets, *digests]
+        return base64.urlsafe_b64encode(orjson.dumps(members, default=_plain)).decode().rstrip("=")
 
     @classmethod
     def decode(cls, raw: str) -> "Cursor":

@@ -49,7 +49,7 @@ class ListClaim(Claim):
         positions = history.positions_of(self.cursor.as_of)
         await history.reach(positions)
         check_list(self.context, self.query, positions, self.hits, history)
-        if self.cursor.hits != wire_list_digest(self.hits):
+        if self.cursor.list_digest != wire_list_digest(self.hits):
             raise Violation(f"{self.context}: the cursor's digest is of another list")
 
 

@@ -132,7 +132,7 @@ def test_how_long_to_wait_is_not_part_of_the_question() -> None:
         subscription = Subscription(message)
         subscription.list_messages([], as_of(1))
         assert subscription.cursor is not None
-        return subscription.cursor.query
+        return subscription.cursor.query_digest
 
     assert digest() == digest(timeout_s=3.0) == digest(k=10)
     assert len({digest(), digest(k=11), digest(target="captions"), digest(min_score=0.0)}) == 4

@@ -27,7 +27,7 @@ class SnapshotSettings(EnvironmentSettings):
         60.0,
         gt=0,
         le=YEAR_S,
-        description="Age, in seconds, of the last snapshot at which a changed state is written "
+        description="Time, in seconds, after the last snapshot until a changed state is written "
         "again. A failed attempt is repeated after the same time.",
     )
     snapshot_every_records: Annotated[int, Unit("records")] = Field(
@@ -41,13 +41,13 @@ class SnapshotSettings(EnvironmentSettings):
         900.0,
         gt=0,
         le=YEAR_S,
-        description="Age, in seconds, of the last snapshot at which an unchanged state is written "
+        description="Time, in seconds, after the last snapshot until an unchanged state is written "
         "again. Only its time is new, so that it does not become too old to restore.",
     )
     snapshot_check_s: Seconds = Field(
         300.0,
         gt=0,
         le=YEAR_S,
-        description="Time, in seconds, between two checks that the store still has all parts of "
-        "the snapshots. Parts that are gone are written again.",
+        description="Time, in seconds, between two checks that the store still has all files of "
+        "the snapshots. Files that are gone are written again.",
     )

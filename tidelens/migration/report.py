@@ -23,7 +23,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class EncodeCounts:
-    """The number of records that this run encoded, and of `total` records in the topics."""
+    """The number of records that this run encoded, of `total` in the content topics."""
 
     records: int
     total: int

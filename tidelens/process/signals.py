@@ -107,4 +107,4 @@ async def until_stopped(
         if error is not None:
             raise error
         if not stop.is_set():
-            raise RuntimeError("a task ended that runs for ever")
+            raise RuntimeError("a task ended, but should run until cancelled")

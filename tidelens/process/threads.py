@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
-# Idle threads end at once with the interpreter; one that runs for longer is taken to hang.
+# Idle threads end at once with the interpreter; one that runs for longer is considered hung.
 _HANG_S = 1.0
 
 

@@ -29,7 +29,11 @@ class AnswerBody:
         self.size = 0
 
     def add(self, part: bytes) -> None:
-        """Append bytes. Raises RejectedRequest if the answer exceeds a limit."""
+        """Append bytes, and finish a piece if there are enough for one.
+
+        They are counted once their piece is finished, here or in `end`, which raises
+        RejectedRequest if the answer exceeds a limit.
+        """
         self._parts.append(part)
         self._size += len(part)
         if self._size >= BODY_PIECE_BYTES:
@@ -42,17 +46,22 @@ class AnswerBody:
         self._parts, self._size = [], 0
 
     def end(self) -> None:
-        """Finish the last piece, after which nothing may be added."""
+        """Finish the last piece. Raises RejectedRequest if the answer exceeds a limit."""
         if self._size:
             self._finish()
 
     def take(self, data: bytes) -> None:
-        """Make `data` the whole answer, without a copy. Its bytes are in memory and counted."""
+        """Append `data` without a copy, and without counting it.
+
+        The caller has reserved memory for it. Raises RejectedRequest as `end` does, for what was
+        added before.
+        """
+        self.end()
         whole = memoryview(data)
         self.whole.extend(
             whole[n : n + BODY_PIECE_BYTES] for n in range(0, len(data), BODY_PIECE_BYTES)
         )
-        self.size = len(data)
+        self.size += len(data)
 
     def close(self) -> None:
         """Drop the bytes, and release their memory."""
@@ -63,7 +72,9 @@ class AnswerBody:
 class StreamedAnswer(Response):
     """A response in pieces, each of which is sent once the client has read those before it.
 
-    If the client reads nothing for `timeout_s` seconds, the connection closes without the rest.
+    If the client reads nothing for `timeout_s` seconds, the connection closes without the rest. The
+    constructor finishes the last piece: it raises RejectedRequest if the answer exceeds a limit,
+    and the caller then closes the body.
     """
 
     def __init__(

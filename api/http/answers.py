@@ -30,7 +30,10 @@ class ResponseWriter:
         return AnswerBody(self.budget.reserve(expected))
 
     def response(self, pieces: AnswerBody, status: int = 200) -> Response:
-        """Return the response that sends the pieces and closes them."""
+        """Return the response that sends the pieces and closes them.
+
+        Raises RejectedRequest if the last piece exceeds a limit; the caller then closes them.
+        """
         return StreamedAnswer(pieces, timeout_s=self._timeout_s, status=status)
 
     def bytes(self, data: bytes, headers: Mapping[str, str], media_type: str) -> Response:
@@ -52,10 +55,10 @@ class ResponseWriter:
         pieces = self.body()
         try:
             await _write(pieces, body, self.budget.time_slice())
+            return self.response(pieces, status)
         except BaseException:
             pieces.close()
             raise
-        return self.response(pieces, status)
 
 
 async def _write(pieces: AnswerBody, body: Mapping[str, Any], pace: TimeSlice) -> None:

@@ -9,6 +9,9 @@ import numpy as np
 import orjson
 import pytest
 
+from api.http.answer_pieces import StreamedAnswer
+from api.http.answers import ResponseWriter
+from contracts.errors import RejectedRequest
 from contracts.settings import MIB
 from contracts.wire.server_messages import AnswerMessage
 from tests.kits.api_kit import Kit
@@ -141,3 +144,23 @@ async def test_who_does_not_take_its_answer_in_time_is_left() -> None:
         await stuck.run()
     assert (stuck.status, stuck.taken) == (200, b"")
     assert (await asked(kit, k=150)).status_code == 200, "its bytes are given back"
+
+
+async def test_an_answer_whose_last_piece_is_too_much_gives_its_bytes_back() -> None:
+    responses = ResponseWriter(Kit(answer_bytes_max=MIB).node)
+    with pytest.raises(RejectedRequest) as refused:
+        await responses.json({"whole": "x" * (MIB - 50_000), "last": "x" * 100_000})
+    assert refused.value.code == "answer_too_large"
+    assert responses.budget.used_bytes == 0
+
+
+async def test_bytes_that_are_added_and_taken_are_all_sent_in_order() -> None:
+    pieces = ResponseWriter(Kit().node).body()
+    pieces.add(b"begin ")
+    pieces.take(LONG.encode() * 20)
+    pieces.add(b"end")
+    response = StreamedAnswer(pieces, timeout_s=1)
+    whole = b"begin " + LONG.encode() * 20 + b"end"
+    assert response.headers["content-length"] == str(len(whole))
+    assert b"".join(pieces.whole) == whole
+    pieces.close()

@@ -169,17 +169,16 @@ class SegmentManager:
         return RemovedRows(located.ids, np.concatenate(partitions), np.concatenate(hashes))
 
     def compact_growing(self, rows_min: int) -> None:
-        """Move the live rows out of mostly deleted growing segments, until `rows_min` were moved.
+        """Move the live rows out of mostly empty growing segments, until `rows_min` were moved.
 
+        The segment that is being filled is not one of them, unless it is full.
         A segment gives back more rows than are moved. So if `rows_min` is at least the number of
         rows that came in, endless upserts keep memory below about twice the live rows, while the
         work of each call stays bounded.
         """
         moved, quantizer = 0, self._quantizer()
-        mostly_deleted = [
-            item for item in self.growing_segments.items() if item[1].is_mostly_deleted
-        ]
-        for number, segment in mostly_deleted:
+        mostly_empty = [item for item in self.growing_segments.items() if item[1].is_mostly_empty]
+        for number, segment in mostly_empty:
             if moved > rows_min:
                 break
             if self._is_in_merge(number) or (segment.room and number == self._next - 1):

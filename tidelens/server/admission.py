@@ -9,13 +9,13 @@ A connection is in one of the phases of `ConnectionPhase`:
 
 | From              | To        | When                                                             |
 |-------------------|-----------|------------------------------------------------------------------|
-| (new)             | WAITING   | it was admitted                                                  |
+| NEW               | WAITING   | it was admitted                                                  |
 | WAITING           | WORKING   | the head of a request has arrived whole                          |
 | WORKING           | RECEIVING | what has arrived ends within a body, or within a WebSocket frame |
 | RECEIVING         | WORKING   | the rest of that body or frame has arrived                       |
 | RECEIVING         | WAITING   | the body has arrived, and its answer was sent before             |
 | WORKING           | WAITING   | the last answer was sent                                         |
-| every other phase | LEAVING   | it was refused, or it is closed                                  |
+| any phase         | LEAVING   | it was refused, or it is closed                                  |
 
 A connection may be replaced while it is WAITING or, if none is, while it is RECEIVING. Idle and
 header limits apply while WAITING, body limits while RECEIVING.
@@ -49,7 +49,7 @@ _BEHIND_S = 2.0
 class ConnectionLimits:
     """The limits of one server; sizes are in bytes, times in seconds.
 
-    The defaults are those of the settings.
+    The defaults are those of the settings, but for `idle_timeout_s`, which is not a setting.
     """
 
     connections_max: int = 4096
@@ -89,6 +89,7 @@ class ConnectionLimits:
 class ConnectionPhase(enum.Enum):
     """The state of a connection; the module's docstring has the table of transitions."""
 
+    NEW = "it is not admitted yet"
     WAITING = "no request is in progress, or its head has not arrived whole"
     RECEIVING = "the rest of a body or of a frame has still to arrive"
     WORKING = "the server has to take the next step, or a live connection is open"
@@ -124,7 +125,7 @@ class ClientConnection:
     address: str
     protocol: LimitedProtocol
     pace: TransferRate
-    phase: ConnectionPhase = ConnectionPhase.WORKING
+    phase: ConnectionPhase = ConnectionPhase.NEW
     # Time at which the phase began.
     since: float = 0.0
     # Bytes of its request bodies that count against the limits.

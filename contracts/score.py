@@ -6,8 +6,6 @@ not depend on the order of summation, the machine or the BLAS library. Faster wa
 rows; every score that is returned is computed here.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -57,6 +55,12 @@ def exact_scores(rows: Vectors, query: Vectors) -> Scores:
     return result
 
 
-def rank_order(scores: Scores, ids: Sequence[str]) -> list[int]:
-    """Return the indices in the order of an answer: by score descending, then by id ascending."""
-    return sorted(range(len(ids)), key=lambda i: (-scores[i], ids[i]))
+def exact_pair_scores(
+    lefts: NDArray[np.float16] | NDArray[np.float32], rights: NDArray[np.float16]
+) -> Scores:
+    """Return the exact scores, of shape (n,), of each row of `lefts` (n, d) with that of `rights`.
+
+    All numbers must be float16 numbers; float32 holds these exactly.
+    """
+    result: Scores = np.einsum("ij,ij->i", lefts.astype(np.float64), rights.astype(np.float64))
+    return result

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from api.queries.prepare import PreparedQuery
 from contracts.ports.hit import Hit
 from contracts.ports.search import AppliedBatch, Matcher
-from contracts.score import Vectors
+from contracts.score import Vectors, exact_pair_scores
 
 _ROWS_FIRST = 16
 # Evaluations of filters on items for which the event loop has time: 10 ms.
@@ -114,12 +114,7 @@ class MatchBatch:
         found: list[tuple[NDArray[Any], ...]] = []
         for start in range(0, len(of), _SCORED_AT_ONCE):
             some, those = (side[start : start + _SCORED_AT_ONCE] for side in (of, row))
-            # Float32 holds float16 numbers exactly, and the sum is exact in any order.
-            scores = np.einsum(
-                "ij,ij->i",
-                queries[some].astype(np.float64),
-                self.applied.vectors[those].astype(np.float64),
-            )
+            scores = exact_pair_scores(queries[some], self.applied.vectors[those])
             near = np.flatnonzero(scores >= floors[some])
             found.append((some[near], those[near], scores[near]))
         return found

@@ -34,7 +34,7 @@ from contracts.ports.hit import Hit, VectorQuery
 from contracts.ports.lag import Lag
 from contracts.ports.pictures import PictureConverter, ReferenceReader
 from contracts.ports.search import Answer, AppliedBatch
-from contracts.score import Vectors, exact_scores, rank_order
+from contracts.score import Vectors, exact_scores
 from contracts.settings import Settings
 from contracts.testing.clock import ManualClock
 from contracts.testing.encoder import HashEncoder
@@ -48,6 +48,7 @@ from index_store.index import Index
 from index_store.search.matcher_numpy import NumpyMatcher
 from index_store.search.searcher import LocalSearcher
 from tests.kits.index_kit import types_by_field
+from tests.oracles.rank_order import rank_order
 from tidelens.server.server import listen, serve
 
 PARTITIONS = 2

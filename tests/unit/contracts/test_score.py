@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from contracts.score import NOMINATION_SLACK, exact_scores, rank_order, unit
+from contracts.score import NOMINATION_SLACK, exact_pair_scores, exact_scores, unit
 
 
 def vectors(count: int, dim: int = 512) -> np.ndarray:
@@ -57,5 +57,9 @@ def test_scores_are_of_float16_only() -> None:
         exact_scores(np.ones((1, 2), np.float32), np.ones(2, np.float16))
 
 
-def test_ties_go_by_id() -> None:
-    assert rank_order([0.5, 0.9, 0.5], ["b", "z", "a"]) == [1, 2, 0]
+def test_the_scores_of_pairs_are_those_of_one_query_each_to_the_last_bit() -> None:
+    random = np.random.default_rng(3)
+    queries, rows = (unit(random.standard_normal((20, 512))) for _ in range(2))
+    single = [exact_scores(row[None], query)[0] for query, row in zip(queries, rows, strict=True)]
+    assert exact_pair_scores(queries.astype(np.float32), rows).tolist() == single
+    assert exact_pair_scores(queries, rows).tolist() == single

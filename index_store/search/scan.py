@@ -49,21 +49,21 @@ RankedRow = tuple[float, str, int, int]
 class SegmentSearch:
     """A search for several queries of one target with one filter, in one pass over its segments.
 
-    `parts` are the segments, and `selections` name the rows of each that the filter admits.
+    `selections` name the rows of each segment that the filter admits.
     Comments here call the number of a row over all segments its place.
     """
 
     def __init__(
         self,
-        parts: Sequence[SegmentReader],
+        segments: Sequence[SegmentReader],
         selections: Sequence[Selection],
         queries: Sequence[VectorQuery],
     ) -> None:
-        self._parts = parts
+        self._segments = segments
         self._selections = selections
         self._queries = queries
         # A place is the start of a segment plus the number of a row in it.
-        self._starts = [0, *accumulate(part.capacity for part in parts)]
+        self._starts = [0, *accumulate(segment.capacity for segment in segments)]
         self._live = sum(selection.count for selection in selections)
         self._wide = np.array([query.vector for query in queries], np.float32)
         self._slack = tie_slack(self._wide.shape[1])
@@ -124,7 +124,7 @@ class SegmentSearch:
         """Find the winners by a scan of all rows, given that none of them scores below `bar`."""
         if bar > -np.inf:
             return self._winners(query, self._rows_above(self._wide[n], bar - NOMINATION_SLACK))
-        [winners] = SegmentSearch(self._parts, self._selections, [query]).exact()
+        [winners] = SegmentSearch(self._segments, self._selections, [query]).exact()
         return winners
 
     def _below_min_score(self, query: VectorQuery, found: NDArray[np.int64]) -> bool:
@@ -170,8 +170,8 @@ class SegmentSearch:
         """
         scores = [np.empty((len(queries), 0), np.float32)]
         places = [np.empty((len(queries), 0), np.int64)]
-        for part, selection, start in self._each():
-            found, numbers = part.nominate(queries, most, selection)
+        for segment, selection, start in self._each():
+            found, numbers = segment.nominate(queries, most, selection)
             scores.append(found)
             places.append(numbers + start)
         return np.hstack(scores), np.hstack(places)
@@ -179,8 +179,8 @@ class SegmentSearch:
     def _approximated(self, queries: NDArray[np.float32], most: int, recall: float) -> Nominees:
         """Join the nominees of the segments' ANN indexes; their numbers become places, or -1."""
         found = []
-        for part, selection, start in self._each():
-            here = part.approximate(queries, most, selection, recall)
+        for segment, selection, start in self._each():
+            here = segment.approximate(queries, most, selection, recall)
             if start:
                 here.numbers[here.numbers >= 0] += start
             found.append(here)
@@ -199,11 +199,11 @@ class SegmentSearch:
 
     def _each(self) -> Iterator[tuple[SegmentReader, Selection, int]]:
         """Yield each segment with any selected row, its selection, and its first place."""
-        for part, selection, start in zip(
-            self._parts, self._selections, self._starts, strict=False
+        for segment, selection, start in zip(
+            self._segments, self._selections, self._starts, strict=False
         ):
             if selection.count:
-                yield part, selection, start
+                yield segment, selection, start
 
     def _best(
         self, scores: NDArray[np.float32], places: NDArray[np.int64], most: int
@@ -220,23 +220,23 @@ class SegmentSearch:
     def _rows_above(self, query: NDArray[np.float32], floor: float) -> NDArray[np.int64]:
         """Return the places of all selected rows whose float32 score is above `floor`."""
         found = [np.empty(0, np.int64)]
-        for part, selection, start in self._each():
-            found.append(part.rows_above(query, floor, selection) + start)
+        for segment, selection, start in self._each():
+            found.append(segment.rows_above(query, floor, selection) + start)
         return np.concatenate(found)
 
     def _winners(self, query: VectorQuery, places: NDArray[np.int64]) -> list[RankedRow]:
         """Return the best k + offset rows among `places`, by exact score and then by id."""
         wanted = query.k + query.offset
-        scores, parts, rows = self._scored(query, places)
+        scores, numbers, rows = self._scored(query, places)
         floor = -np.inf if query.min_score is None else query.min_score
         if not query.collapse and len(scores) > wanted:
             # Build Python objects only for rows that can win, with all ties of the last winner.
             floor = max(floor, np.partition(scores, -wanted)[-wanted])
         kept = np.flatnonzero(scores >= floor)
         found = sorted(
-            (-score, self._parts[part].rows.ids[row], part, row)
-            for score, part, row in zip(
-                scores[kept].tolist(), parts[kept].tolist(), rows[kept].tolist(), strict=True
+            (-score, self._segments[number].rows.ids[row], number, row)
+            for score, number, row in zip(
+                scores[kept].tolist(), numbers[kept].tolist(), rows[kept].tolist(), strict=True
             )
         )
         if query.collapse:
@@ -253,29 +253,29 @@ class SegmentSearch:
         if len(places) > _SCORED_AT_ONCE:
             some = np.split(places, range(_SCORED_AT_ONCE, len(places), _SCORED_AT_ONCE))
             found = zip(*(self._scored(query, one) for one in some), strict=True)
-            scores, parts, rows = map(np.concatenate, found)
-            return scores, parts, rows
-        if len(self._parts) == 1:
+            scores, numbers, rows = map(np.concatenate, found)
+            return scores, numbers, rows
+        if len(self._segments) == 1:
             # The common case. The general way below would take as long again as the scores.
-            scores = exact_scores(self._parts[0].rows.vectors[places], query.vector)
+            scores = exact_scores(self._segments[0].rows.vectors[places], query.vector)
             return scores, np.zeros(len(places), np.intp), places
         rows = np.sort(places)
         ends = np.searchsorted(rows, self._starts).tolist()
         vectors = np.empty((len(rows), self._wide.shape[1]), np.float16)
-        parts = np.empty(len(rows), np.intp)
-        for n, part in enumerate(self._parts):
+        numbers = np.empty(len(rows), np.intp)
+        for n, segment in enumerate(self._segments):
             here = slice(ends[n], ends[n + 1])
             if ends[n] < ends[n + 1]:
                 rows[here] -= self._starts[n]
-                parts[here] = n
-                vectors[here] = part.rows.vectors[rows[here]]
-        return exact_scores(vectors, query.vector), parts, rows
+                numbers[here] = n
+                vectors[here] = segment.rows.vectors[rows[here]]
+        return exact_scores(vectors, query.vector), numbers, rows
 
     def _collapsed(self, ordered: Sequence[RankedRow]) -> Iterator[RankedRow]:
         """Yield the first row of each `item` in order; a row without one counts by itself."""
         seen: set[str] = set()
         for winner in ordered:
-            item = self._parts[winner[2]].rows.items[winner[3]]
+            item = self._segments[winner[2]].rows.items[winner[3]]
             if item not in seen:
                 yield winner
             if item is not None:

@@ -1,6 +1,10 @@
-"""Every metric, by its Prometheus name; a process has one set of them for each of its spaces.
+"""The metrics, by their Prometheus names; a process has one set of them for each of its spaces.
 
-To add a metric, add an attribute to `Metrics`.
+To add a metric, add an attribute to `Metrics`. Two other files make metrics, of state that their
+objects hold anyway: tidelens/runtime/metrics_exposition.py (process, parts, connections, control
+records) and contracts/supervision/side_tasks.py (failures of side tasks). The name of a gauge or
+histogram ends in its unit; one without a unit goes into WITHOUT_UNIT of
+tests/unit/tidelens/test_metrics.py.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""The embedding records that an index cannot read."""
+"""The reporting of embedding records that an index cannot read: a log line and a dead letter."""
 
 import structlog
 
@@ -13,11 +13,10 @@ log = structlog.get_logger(__name__)
 
 
 class Rejections:
-    """The unreadable records of one run: counted, logged, and each new one written as a dead
-    letter.
+    """The reporter of unreadable records: it logs each, and writes and counts its dead letter.
 
-    Records before `letters_from` had their letters in an earlier run: a replay of the topic does
-    not write them again.
+    Records before `letters_from` had their letters in an earlier run. A replay of the topic logs
+    them again, and neither writes nor counts them.
     """
 
     def __init__(
@@ -28,11 +27,15 @@ class Rejections:
         self._metrics = metrics
         self._letter_bytes_max = letter_bytes_max
         self.letters_from: Positions = {}
+        """The positions that this node's group had committed when the maintainer last started,
+        which sets them at each start; a partition that is missing counts from 0."""
 
     async def add(self, record: Record, error: TidelensError) -> None:
-        """Report a record that the index has refused with `error`."""
+        """Report a record that the index has refused with `error`.
+
+        Raises what EventLog.publish raises, and then counts nothing.
+        """
         code = error.code if isinstance(error, RejectedRecord) else "wrong_space"
-        self._metrics.dead_letters.labels("index", code).inc()
         log.warning(
             "unreadable embedding",
             item=(record.key or b"").decode("utf-8", "replace"),
@@ -56,3 +59,4 @@ class Rejections:
             bytes_max=self._letter_bytes_max,
         )
         await self._log.publish([letter])
+        self._metrics.dead_letters.labels("index", code).inc()

@@ -68,7 +68,8 @@ class Kit:
 
     def __init__(self, store: BlobStore | None = None, spills: Path | None = None) -> None:
         self.clock = ManualClock()
-        self.log = MemoryEventLog({NAMES.embeddings(t): 1 for t in TARGETS}, clock=self.clock)
+        topics = {NAMES.embeddings(t): 1 for t in TARGETS} | {NAMES.dead_letters: 1}
+        self.log = MemoryEventLog(topics, clock=self.clock)
         self.store: Any = store or FullBlobs()
         self.spills = spills
         self.searcher = LocalSearcher()
@@ -185,6 +186,32 @@ async def test_a_node_whose_topic_is_gone_while_it_starts_again_tries_until_it_i
                 await asyncio.sleep(0.005)
         await until(kit, 1)
         assert await kit.searcher.item("images", "a") is None
+
+
+async def test_a_replay_neither_writes_nor_counts_a_dead_letter_again() -> None:
+    kit = Kit()
+    topic, letters = NAMES.embeddings("images"), TopicPartition(NAMES.dead_letters, 0)
+
+    def state() -> tuple[float | None, int]:
+        counted = kit.sample("dead_letters_total", stage="index", reason="invalid_embedding")
+        return counted, len(kit.log.records.get(letters, ()))
+
+    await kit.log.publish([OutRecord(topic, b"bad", b"no embedding")])
+    await kit.put(["a"], vectors(1))
+    async with running(kit.node()) as node:
+        await until(kit, 1)
+        await node.commit()
+    assert state() == (1, 1)
+    kit.searcher.set_not_ready("stopped")
+    async with running(kit.node()):
+        await until(kit, 1)
+    assert state() == (1, 1), "it was replayed from the beginning, without a snapshot"
+    await kit.log.publish([OutRecord(topic, b"new", b"no embedding")])
+    await kit.put(["b"], vectors(1))
+    kit.searcher.set_not_ready("stopped")
+    async with running(kit.node()):
+        await until(kit, 2)
+    assert state() == (2, 2)
 
 
 @pytest.mark.parametrize("error", [BrokerAway("nobody there"), BrokerUnavailable("refused")])

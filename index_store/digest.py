@@ -30,8 +30,9 @@ def item_hash(
     """Return 128 bits of BLAKE2b over the item's canonical bytes.
 
     `source` is topic id, partition and offset; `vector` little-endian float16; `metadata` canonical
-    JSON (`canonical_metadata`). The first two parts end where their JSON ends and the third has a
-    fixed length, so no two items share their bytes.
+    JSON (`canonical_metadata`). The bytes are a JSON list of the other arguments, the metadata and
+    the vector, in this order. Each of the two JSON texts ends where its bracket closes, and the
+    vector is the rest, so no two items share their bytes.
     """
     head = orjson.dumps([target, item_id, *source, item, text])
     return hashlib.blake2b(b"".join((head, metadata or b"{}", vector)), digest_size=16).digest()

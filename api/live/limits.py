@@ -1,7 +1,7 @@
 """The limits of live subscriptions that are not settings, with what each one bounds. No I/O.
 
-Settings of an operator (api.node.Node.settings) bound what clients may ask for. These here bound
-how much the node does at a time, so that one client or one batch does not hold up the others.
+The settings of an operator (contracts/settings/live.py) bound what clients may ask for. These here
+bound how much the node does at a time, so that one client or one batch does not hold up the others.
 """
 
 from dataclasses import dataclass, field

@@ -21,7 +21,8 @@ _SIZE_BYTES = 4
 class JpegPreprocess:
     """A Preprocess that makes a JPEG file whose longer side is at most `side` pixels.
 
-    Instead of pixels it returns the size and the bytes of the file, padded to (1, n, 3) uint8.
+    Instead of pixels it returns the length of the file in bytes, as a big-endian number of four
+    bytes, and then the file, padded with zeros to (1, n, 3) uint8.
     """
 
     side: int

@@ -1,4 +1,8 @@
-"""Permits for what is limited: requests at the hosts of one owner, and pictures in memory."""
+"""Permits for what is limited: requests at the hosts of one owner, and pictures in memory.
+
+Groups take turns at both. A group is a partition of a content topic, whose records wait for each
+other, or None for all other callers.
+"""
 
 from collections.abc import AsyncIterator, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -38,12 +42,12 @@ class _OwnerPermits:
 
 
 class MemoryPermit:
-    """The permit of one picture to be in memory, out of `semaphore`.
+    """The permit of one picture to be in memory, out of `semaphore`, for a reader of `group`.
 
-    It is acquired while a permit for the owner is held, so that slow hosts of one owner hold no
-    more of them than that owner's limit. It is released before the next owner's permit is waited
-    for: two pictures that wait for each other's permits would wait for ever. Groups, which are
-    partitions, take turns at both: pictures that take long to decode keep their permits.
+    A caller that reads from a host acquires it while holding the owner's permit (HostPermits), so
+    that slow hosts of one owner hold no more of them than that owner's limit. It releases this
+    permit before it waits for the next owner's: two pictures that wait for each other's permits
+    would wait for ever. Once the picture is read, the permit is kept until it is decoded.
     """
 
     def __init__(self, semaphore: FairSemaphore, group: Hashable) -> None:

@@ -34,11 +34,12 @@ class CreatedTopic:
 
 @dataclass(frozen=True, slots=True)
 class RecordedPartitionCounts:
-    """The content topics of a collection whose partition counts are recorded."""
+    """The recorded partition count of each content topic; a target without a record is missing."""
 
     topics: Mapping[Target, CreatedTopic]
 
     def record(self, topic: str) -> OutRecord:
+        """Return the record of these counts for the control topic `topic`."""
         """Return the record that states these counts, for the control topic `topic`."""
         body = {
             target: {"topic_id": created.topic_id, "partitions": created.partitions}

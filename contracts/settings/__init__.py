@@ -7,8 +7,9 @@ environment and in the documents. A function that needs one group only says so i
 as in `def content_limits(settings: ContentSettings)`, and takes a whole `Settings` too.
 
 `tidelens config` prints each with its value, origin and meaning. Command-line options override
-them. Every limit of the system stands here or beside the contract it limits
-(contracts/events/content_event.py), with a name and a default.
+them. A limit that an operator may change is a setting. A limit that is part of a contract stands
+beside it (contracts/events/content_body.py), and one that only divides a room's work into steps is
+a constant of that room (api/live/limits.py).
 """
 
 import os

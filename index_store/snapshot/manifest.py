@@ -16,6 +16,9 @@ from contracts.topics import Target
 from index_store.index import Index
 from index_store.view import HighestSource, IndexView
 
+# The version of the manifest and of the parts that it names. To raise it, let `read_manifest` and
+# the readers of parts accept this version as well as the new one, add a snapshot of this version to
+# tests/artefacts, and change the table in docs/formats.md.
 FORMAT = 2
 
 Manifest = dict[str, Any]

@@ -59,10 +59,11 @@ async def list_groups(client: AIOKafkaClient, prefix: str) -> list[str]:
 
 
 async def count_members(client: AIOKafkaClient, groups: Collection[str]) -> Mapping[str, int]:
-    """Return how many members each group has, 0 for one that does not exist.
+    """Return how many members each group has.
 
-    Each broker gets one request, and the coordinator of a group answers for it. A group is left out
-    if no broker knows it at the moment, or if we may not ask.
+    Each broker gets one request, and the coordinator of a group answers for it: with 0 for a group
+    that does not exist. A group is left out if no broker answers as its coordinator at the moment,
+    or if we may not ask about it.
     """
     wanted = sorted(set(groups))
     asked = (client.send(node, _DescribeGroups(wanted)) for node in _nodes(client))

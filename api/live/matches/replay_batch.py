@@ -28,7 +28,8 @@ class ReplayMatches:
 class ReplayBatch:
     """The newest version of each item among some records, with its record.
 
-    `taken` holds the records in their order, each with its content as the index reads it.
+    `taken` holds the records in their order, each with its content as the index reads it. An item
+    whose newest record has no vector, such as a deletion, is left out.
     """
 
     def __init__(
@@ -46,7 +47,12 @@ class ReplayBatch:
     def match(
         self, matrix: QueryMatrix[Alert], matches_max: int, evaluations_max: int | None
     ) -> ReplayMatches:
-        """Match the items with alerts; api.live.batch_match.MatchBatch.matches has the limits."""
+        """Match the items with alerts.
+
+        If that would be more than `matches_max` pairs, the alerts with the most pairs are left out.
+        If filters would be evaluated more than about `evaluations_max` times (None: no limit), the
+        last alerts are left out.
+        """
         matches = self._batch.matches(matrix.view(), matches_max, evaluations_max)
         hits = []
         for alert, number, score in matches:

@@ -1,4 +1,4 @@
-"""The resolver of host names, which hands only addresses to the connector that were checked."""
+"""The resolver of host names, which gives the connector checked addresses only."""
 
 import asyncio
 import errno

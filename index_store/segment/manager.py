@@ -103,7 +103,10 @@ class SegmentManager:
 
     @property
     def unindexed_rows(self) -> int:
-        """The number of live rows that no ANN index covers, so that every search scans them."""
+        """The number of live rows that no ANN index covers.
+
+        A search scans all of them, by their codes where a growing segment has these.
+        """
         indexed = sum(segment.live for segment in self.sealed_segments if segment.ann is not None)
         return len(self) - indexed
 

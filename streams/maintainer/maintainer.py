@@ -104,8 +104,8 @@ class Maintainer:
     async def run(self) -> None:
         """Restore and follow the log; begin again without a snapshot if the log has changed.
 
-        This ends only by cancellation, or by an error of the first start that an operator must act
-        on.
+        Without a broker it waits. It raises a KafkaError, TidelensError or OSError only before the
+        first index is served, since an operator must act on that; afterwards it starts again.
         """
         restore = True
         while True:

@@ -61,7 +61,9 @@ def tune(
     *,
     seconds: float = 1.0,
 ) -> TuningResult:
-    """Measure every precision, and torch.compile on the best; call `report` after each.
+    """Measure the device's precisions, and torch.compile on the best if there is a g++.
+
+    `report` is called after each measurement, and int8 is measured on a CPU only.
 
     Each batch size is timed for `seconds`. A precision takes half a minute on two cores, and
     float16 two minutes on a processor without it (ViT-B/32). Nothing else should compute meanwhile.

@@ -18,9 +18,13 @@ _SLACK = NOMINATION_SLACK + 2.0**-10
 
 
 class TorchMatcher:
-    """A Matcher that nominates pairs on `device`; the caller decides by the exact score."""
+    """A Matcher that nominates pairs on `device`; the caller decides by the exact score.
 
-    def __init__(self, device: str = "cuda") -> None:
+    Each product takes at most `block` queries.
+    """
+
+    def __init__(self, device: str = "cuda", *, block: int = _BLOCK) -> None:
+        self._block = block
         self._device = torch.device(device)
         # Sums in float16 would err by more than the slack.
         torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
@@ -32,12 +36,13 @@ class TorchMatcher:
         found, rows = [np.empty(0, np.intp)], [np.empty(0, np.intp)]
         if not len(queries) or not len(vectors):
             return found[0], rows[0]
+        size = self._block
         with torch.inference_mode():
             wide = torch.from_numpy(np.array(vectors, np.float16)).to(self._device).T
             bars = torch.from_numpy((floors - _SLACK).astype(np.float32)).to(self._device)
-            for start in range(0, len(queries), _BLOCK):
-                block = torch.from_numpy(queries[start : start + _BLOCK]).to(self._device).half()
-                near = (block @ wide) >= bars[start : start + _BLOCK, None]
+            for start in range(0, len(queries), size):
+                block = torch.from_numpy(queries[start : start + size]).to(self._device).half()
+                near = (block @ wide) >= bars[start : start + size, None]
                 query, row = near.nonzero(as_tuple=True)
                 found.append(query.cpu().numpy() + start)
                 rows.append(row.cpu().numpy())

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from contracts.ports.search import Matcher
 from contracts.score import exact_scores, unit
-from index_store.search import matcher_numpy
 from index_store.search.matcher_numpy import NumpyMatcher, open_matcher
 
 
@@ -67,17 +66,15 @@ def test_nothing_that_reaches_its_floor_is_left_out(
     assert of.tolist() == sorted(of.tolist()), "pairs come in the order of their queries"
 
 
-def test_blocks_of_queries(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(matcher_numpy, "_BLOCK", 7)
-    nominates_all(NumpyMatcher())
+def test_blocks_of_queries() -> None:
+    nominates_all(NumpyMatcher(block=7))
 
 
 @pytest.mark.model
-def test_blocks_of_queries_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    from index_store.search import matcher_torch
+def test_blocks_of_queries_in_torch() -> None:
+    from index_store.search.matcher_torch import TorchMatcher
 
-    monkeypatch.setattr(matcher_torch, "_BLOCK", 7)
-    nominates_all(matcher_torch.TorchMatcher("cpu"))
+    nominates_all(TorchMatcher("cpu", block=7))
 
 
 def nominates_all(made: Matcher) -> None:

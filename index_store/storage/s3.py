@@ -47,35 +47,51 @@ class S3BlobStore:
     """The BlobStore port; names are keys below `prefix`. Open it with `open`."""
 
     def __init__(
-        self, client: Any, bucket: str, prefix: str, *, part_bytes: int = _PART_BYTES
+        self,
+        client: Any,
+        bucket: str,
+        prefix: str,
+        *,
+        part_bytes: int = _PART_BYTES,
+        body_attempts: int = _BODY_ATTEMPTS,
     ) -> None:
         self._client = client
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._part_bytes = part_bytes
+        self._body_attempts = body_attempts
 
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, bucket: str, prefix: str, *, part_bytes: int = _PART_BYTES
+        cls,
+        bucket: str,
+        prefix: str,
+        *,
+        part_bytes: int = _PART_BYTES,
+        attempts: int = _ATTEMPTS,
+        body_attempts: int = _BODY_ATTEMPTS,
+        open_s: float = _OPEN_S,
     ) -> AsyncIterator["S3BlobStore"]:
         """Open the store. Raises ConfigurationError when a server says that it lacks the bucket.
 
         A server that does not answer now, or not as S3 does, may do so later; reads and writes fail
-        until then.
+        until then. The store's first answer is awaited for `open_s` seconds at most. A request is
+        sent `attempts` times at most, and a blob is requested `body_attempts` times at most while
+        its body is cut off.
         """
         async with s3_client(
-            "TIDELENS_SNAPSHOTS", connect_s=_CONNECT_S, read_s=_READ_S, attempts=_ATTEMPTS
+            "TIDELENS_SNAPSHOTS", connect_s=_CONNECT_S, read_s=_READ_S, attempts=attempts
         ) as client:
-            store = cls(client, bucket, prefix, part_bytes=part_bytes)
-            await store._require_bucket()
+            store = cls(client, bucket, prefix, part_bytes=part_bytes, body_attempts=body_attempts)
+            await store._require_bucket(open_s)
             yield store
 
-    async def _require_bucket(self) -> None:
+    async def _require_bucket(self, open_s: float) -> None:
         try:
             # A listing of one page costs as much as asking for the bucket, and its answer has a
             # body; a 404 without a body may come from any server.
-            async with asyncio.timeout(_OPEN_S):
+            async with asyncio.timeout(open_s):
                 await self._page({"Bucket": self._bucket, "Prefix": self._prefix, "MaxKeys": 1})
         except ClientError as error:
             if error_code(error) == "NoSuchBucket":
@@ -182,7 +198,7 @@ class S3BlobStore:
                         _require_etag(answer)
                         return await take(body)
                 except _AWAY as error:
-                    if attempt == _BODY_ATTEMPTS:
+                    if attempt == self._body_attempts:
                         raise
                     log.warning("a blob was cut off", blob=name, error=str(error), attempt=attempt)
             attempt += 1

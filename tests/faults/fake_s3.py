@@ -15,8 +15,6 @@ from xml.sax.saxutils import escape
 import pytest
 from blockbuster import BlockBuster
 
-from index_store.storage import s3
-
 PAGE = b"<html><head><title>Sign in</title></head><body>Sign in</body></html>"
 XML = b'<?xml version="1.0" encoding="UTF-8"?>'
 
@@ -170,10 +168,9 @@ def _etag(data: bytes) -> str:
 
 
 def point_to(port: int, monkeypatch: pytest.MonkeyPatch, no_blocking_calls: BlockBuster) -> None:
-    """Let the AWS variables name a server at `port`, which is asked once."""
+    """Let the AWS variables name a server at `port`."""
     for function in no_blocking_calls.functions.values():
         function.can_block_in("aiobotocore/session.py", {"_create_client"})
-    monkeypatch.setattr(s3, "_ATTEMPTS", 1)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")

@@ -143,8 +143,7 @@ async def test_a_server_that_is_away_at_the_start_is_no_reason_not_to_start(
     await s3.stop()
     # The schedule itself tries again; the client's own attempts took half a minute.
     monkeypatch.setattr("streams.maintainer.snapshot_schedule._RESTORE_PAUSES_S", (0.1, 0.1))
-    monkeypatch.setattr(module, "_ATTEMPTS", 2)
-    async with open_blob_store(f"s3://{bucket}/p", tmp_path) as store:
+    async with S3BlobStore.open(bucket, "p", attempts=2) as store:
         snapshots = SnapshotStore(store, PREFIX, new_spill(), kept=1)
         snapshot_schedule = SnapshotSchedule(
             snapshots, Metrics(), ManualClock(), every_s=1, every_records=1, refresh_s=1

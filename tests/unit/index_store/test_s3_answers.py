@@ -1,6 +1,7 @@
 """An answer from another server in the place of S3 is an error of the store, with its reason."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from contracts.errors import ConfigurationError, SnapshotFailed
 from contracts.metrics import Metrics
 from contracts.testing.clock import ManualClock
 from index_store.snapshot.store import SnapshotStore
-from index_store.storage import s3 as module
 from index_store.storage.s3 import S3BlobStore
 from streams.maintainer.snapshot_schedule import SnapshotSchedule
 from tests.faults.fake_s3 import FOREIGN, FakeS3, answer, fake_s3
@@ -25,6 +25,8 @@ BUCKET = "s3://bucket"
 NO_BUCKET = answer(
     "404 Not Found", b"<Error><Code>NoSuchBucket</Code><Message>none</Message></Error>"
 )
+# Each request is sent once, so that no test waits for the client's pauses between its attempts.
+opened = partial(S3BlobStore.open, "bucket", "p", attempts=1)
 
 
 @pytest.fixture
@@ -63,7 +65,7 @@ async def test_whatever_a_store_answers_the_snapshot_fails_with_its_reason_and_h
 ) -> None:
     monkeypatch.setattr("streams.maintainer.snapshot_schedule._RESTORE_PAUSES_S", ())
     index, metrics, outcomes = filled(vectors(20)), Metrics(), {}
-    async with S3BlobStore.open("bucket", "p") as store:
+    async with opened() as store:
         snapshot_schedule = snapshot_schedule_of(store, metrics)
         for name, server.foreign in FOREIGN.items():
             restored = await snapshot_schedule.restore(new_index())
@@ -79,14 +81,11 @@ async def test_whatever_a_store_answers_the_snapshot_fails_with_its_reason_and_h
         await snapshot_schedule._snapshots.verify(f"0/{name}", new_index())
 
 
-async def test_each_call_is_an_error_of_the_store(
-    server: FakeS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_each_call_is_an_error_of_the_store(server: FakeS3, tmp_path: Path) -> None:
     """Only an answer in the form of S3 makes a missing blob a KeyError."""
-    monkeypatch.setattr(module, "_BODY_ATTEMPTS", 1)
     large = tmp_path / "large"
     large.write_bytes(bytes(100))
-    async with S3BlobStore.open("bucket", "p", part_bytes=60) as store:
+    async with opened(part_bytes=60, body_attempts=1) as store:
         calls: dict[str, Callable[[], Awaitable[Any]]] = {
             "write": lambda: store.write("a", b"1"),
             "upload": lambda: store.upload("a", large),
@@ -110,7 +109,7 @@ async def test_a_store_that_is_away_at_the_start_is_no_reason_not_to_start(
     foreign: str, server: FakeS3
 ) -> None:
     server.foreign = FOREIGN[foreign]
-    async with S3BlobStore.open("bucket", "p") as store:
+    async with opened() as store:
         server.foreign = None
         await store.write("a", b"1")
         assert await store.read("a") == b"1"
@@ -121,11 +120,10 @@ async def test_a_start_does_not_wait_for_a_store_that_says_nothing(
 ) -> None:
     """The start would take minutes if it waited for all attempts at each request."""
     monkeypatch.setattr("streams.maintainer.snapshot_schedule._RESTORE_PAUSES_S", (0.0,))
-    monkeypatch.setattr(module, "_OPEN_S", 0.05)
     monkeypatch.setattr("index_store.snapshot.store._LISTED_S", 0.05)
     server.hangs = True
     with capture_logs() as logs:
-        async with S3BlobStore.open("bucket", "p") as store:
+        async with opened(open_s=0.05) as store:
             assert await snapshot_schedule_of(store).restore(new_index()) is None
     told = "the store did not list its snapshots in 0.05 s"
     assert [line["error"] for line in logs] == ["TimeoutError", told, told]
@@ -134,7 +132,7 @@ async def test_a_start_does_not_wait_for_a_store_that_says_nothing(
 async def test_only_s3_itself_can_say_that_there_is_no_bucket(server: FakeS3) -> None:
     server.foreign = NO_BUCKET
     with pytest.raises(ConfigurationError, match="there is no bucket 'bucket'; create it first"):
-        async with S3BlobStore.open("bucket", "p"):
+        async with opened():
             pass
 
 
@@ -143,12 +141,12 @@ async def test_an_endpoint_that_cannot_be_is_one_clear_line(
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "no endpoint")
     with pytest.raises(ConfigurationError, match=r"TIDELENS_SNAPSHOTS: .*no endpoint"):
-        async with S3BlobStore.open("bucket", "p"):
+        async with opened():
             pass
 
 
 async def test_a_listing_that_never_ends_is_given_up(server: FakeS3) -> None:
-    async with S3BlobStore.open("bucket", "p") as store:
+    async with opened() as store:
         page = (
             b"<ListBucketResult><IsTruncated>true</IsTruncated>"
             b"<NextContinuationToken>again</NextContinuationToken></ListBucketResult>"
@@ -164,7 +162,7 @@ async def test_what_was_written_only_in_words_is_noticed_before_it_counts(
 ) -> None:
     """The server answers a write as S3 does, but does not store anything."""
     index = filled(vectors(20))
-    async with S3BlobStore.open("bucket", "p") as store:
+    async with opened() as store:
         snapshot_schedule = snapshot_schedule_of(store)
         before = await snapshot_schedule.write(index)
         index.apply(batch(record(index.positions[IMAGES], "i0001", None)))

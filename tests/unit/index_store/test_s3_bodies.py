@@ -60,7 +60,7 @@ async def server(
 async def test_half_an_answer_is_asked_for_again(
     halves: int, server: HalfServer, tmp_path: Path
 ) -> None:
-    async with S3BlobStore.open("bucket", "") as store:
+    async with S3BlobStore.open("bucket", "", attempts=1) as store:
         server.halves = halves
         assert await store.read("a/blob") == BODY
         assert server.gets == halves + 1
@@ -74,7 +74,7 @@ async def test_a_server_that_always_cuts_off_is_told_and_leaves_nothing(
     server: HalfServer, tmp_path: Path
 ) -> None:
     server.halves = 1000
-    async with S3BlobStore.open("bucket", "") as store:
+    async with S3BlobStore.open("bucket", "", attempts=1) as store:
         with pytest.raises(OSError, match="s3://bucket/a/blob: "):
             await store.read("a/blob")
         assert server.gets == module._BODY_ATTEMPTS

@@ -24,7 +24,7 @@ from contracts.filters.nodes import (
     list_type_of,
 )
 from index_store.metadata.bitmaps import selector_bits
-from index_store.metadata.value_index import ValueIndex
+from index_store.metadata.value_index import TERMS_MAX, ValueIndex
 
 # The bytes of a field that is in one row only, with its name and its entry in a table (measured).
 FIELD_BYTES = 1500
@@ -40,13 +40,18 @@ RowsByType = Mapping[str, BitMap]
 
 
 class FieldIndex:
-    """The index of a field, appended to by one writer; `last_used` says when a filter used it."""
+    """The index of a field, appended to by one writer; `last_used` says when a filter used it.
 
-    __slots__ = ("_members", "_rows_by_type", "_scalars", "last_used", "rows")
+    `terms_max` strings of the field's values, and as many of its lists' members, have a bitmap
+    each; further ones stand as digests.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_members", "_rows_by_type", "_scalars", "_terms_max", "last_used", "rows")
+
+    def __init__(self, *, terms_max: int = TERMS_MAX) -> None:
         self.last_used = 0
         self.rows = 0
+        self._terms_max = terms_max
         self._rows_by_type: dict[str, BitMap] = {}
         self._scalars: ValueIndex | None = None
         self._members: ValueIndex | None = None
@@ -76,7 +81,7 @@ class FieldIndex:
             self._mark(json_type, holders)
             if json_type != OBJECT:
                 if self._scalars is None:
-                    self._scalars = ValueIndex()
+                    self._scalars = ValueIndex(terms_max=self._terms_max)
                 self._scalars.extend(json_type, holders, held)
 
     def select(self, condition: Filter) -> BitMap:
@@ -101,7 +106,7 @@ class FieldIndex:
 
     def _extend_members(self, rows: list[int], lists: list[list[Any]]) -> None:
         if self._members is None:
-            self._members = ValueIndex()
+            self._members = ValueIndex(terms_max=self._terms_max)
         holders = [row for row, members in zip(rows, lists, strict=True) for _ in members]
         groups = _grouped(holders, list(chain.from_iterable(lists)))
         scalars = groups.keys() & _SCALARS

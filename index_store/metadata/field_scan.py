@@ -11,16 +11,25 @@ from typing import Any
 import orjson
 
 from index_store.metadata.field_index import FieldIndex
+from index_store.metadata.value_index import TERMS_MAX
 
 # Rows read at a time: about 2 ms of work.
 _SLICE_ROWS = 512
 
 
 def scan(
-    metadata: Sequence[bytes | None], start: int, end: int, names: Iterable[str]
+    metadata: Sequence[bytes | None],
+    start: int,
+    end: int,
+    names: Iterable[str],
+    *,
+    terms_max: int = TERMS_MAX,
 ) -> dict[str, FieldIndex]:
-    """Index these fields of rows start..end; a name that no row has gets an empty field."""
-    found = {name: FieldIndex() for name in names}
+    """Index these fields of rows start..end; a name that no row has gets an empty field.
+
+    Each field has the limit `terms_max` of FieldIndex.
+    """
+    found = {name: FieldIndex(terms_max=terms_max) for name in names}
     extend(found, metadata, start, end)
     return found
 

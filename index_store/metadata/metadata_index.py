@@ -27,6 +27,7 @@ from pyroaring import BitMap
 from contracts.filters.json_form import FIELD_CHARS_MAX
 from contracts.filters.nodes import And, Filter, Not, Or
 from index_store.metadata.field_index import FieldIndex
+from index_store.metadata.value_index import TERMS_MAX
 
 # The number of fields that have an index, however few rows they are in.
 FIELDS_MAX = 1000
@@ -48,6 +49,7 @@ class MetadataIndex:
     """An index of rows 0, 1, 2, ... by the values of their metadata.
 
     It is not safe for several threads at once: callers that share it hold a lock around every call.
+    Each field that it begins has the limit `terms_max` of FieldIndex.
     """
 
     def __init__(
@@ -56,10 +58,12 @@ class MetadataIndex:
         fields_max: int = FIELDS_MAX,
         bytes_min: int = BYTES_MIN,
         row_bytes_max: int = ROW_BYTES_MAX,
+        terms_max: int = TERMS_MAX,
     ) -> None:
         self._fields_max = fields_max
         self._bytes_min = bytes_min
         self._row_bytes_max = row_bytes_max
+        self.terms_max = terms_max
         self._count = 0
         self._fields: dict[str, FieldIndex] = {}
         self._nbytes = 0
@@ -175,7 +179,7 @@ class MetadataIndex:
                 self._leave_out(name)
             new = [name for name in new if name in kept]
         for name in new:
-            self._add(name, FieldIndex())
+            self._add(name, FieldIndex(terms_max=self.terms_max))
 
     def _shrink(self) -> None:
         """Drop what is too much, beginning with fields used longest ago and in the fewest rows."""

@@ -51,7 +51,9 @@ class SegmentFields:
                     return self._selected(condition, count, read, done, alive)
             # Rows never change, so the slow part needs no lock.
             field_scan.extend(read, self._rows.metadata, done, count)
-            read |= field_scan.scan(self._rows.metadata, 0, count, unread)
+            read |= field_scan.scan(
+                self._rows.metadata, 0, count, unread, terms_max=self._fields.terms_max
+            )
             done = count
             reads(count)
 

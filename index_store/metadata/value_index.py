@@ -2,8 +2,8 @@
 
 There are three forms, chosen by the cost of a value:
 
-- Booleans, and the first TERMS_MAX different strings of a field that have TERM_CHARS_MAX characters
-  at most, have a bitmap each.
+- Booleans, and the first `terms_max` different strings of a field that have TERM_CHARS_MAX
+  characters at most, have a bitmap each.
 - Further strings (URLs, names) stand as 128-bit BLAKE2b digests, sorted: 20 bytes a row, where a
   bitmap and the string itself would take 400. That two strings share a digest is as good as
   impossible, with intent too; the state's own digest (index_store/digest.py) relies on the same.
@@ -22,6 +22,7 @@ from pyroaring import BitMap
 from contracts.filters.nodes import NUMBER, Number, Range, Scalar
 from index_store.metadata.bitmaps import RowNumbers, bitmap_of
 
+# The number of strings of a field that have a bitmap each.
 TERMS_MAX = 512
 # A longer string would be kept a second time, and metadata holds up to 16 KB of them.
 TERM_CHARS_MAX = 256
@@ -110,7 +111,8 @@ class SortedPairs:
 class ValueIndex:
     """An index of scalars: the rows that hold each."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, terms_max: int = TERMS_MAX) -> None:
+        self._terms_max = terms_max
         self._terms: dict[str | bool, BitMap] = {}
         self._terms_bytes = 0
         self._strings = SortedPairs(np.uint64, np.uint64)
@@ -185,7 +187,7 @@ class ValueIndex:
         """Return whether a new value gets a bitmap."""
         if isinstance(value, bool):
             return True
-        return len(self._terms) < TERMS_MAX and len(value) <= TERM_CHARS_MAX
+        return len(self._terms) < self._terms_max and len(value) <= TERM_CHARS_MAX
 
 
 def _pair(number: Number) -> Pair:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from contracts.filters.json_form import parse
 from contracts.filters.text_form import parse_text
-from index_store.metadata import value_index
 from index_store.metadata.field_scan import scan
 from index_store.metadata.metadata_index import MetadataIndex
+from index_store.metadata.value_index import TERMS_MAX
 
 NAMES = st.sampled_from(["a", "b", "my field", "and"])
 BIG = st.sampled_from([2**53 - 1, 2**53, 2**53 + 1, float(2**53), -(2**63), 2**64 - 1, 1e300])
@@ -80,7 +80,7 @@ def literal(value: Any) -> str:
     return orjson.dumps(value).decode()
 
 
-@pytest.mark.parametrize(("terms_max", "fields_max"), [(value_index.TERMS_MAX, 1000), (2, 2)])
+@pytest.mark.parametrize(("terms_max", "fields_max"), [(TERMS_MAX, 1000), (2, 2)])
 @given(
     st.lists(METADATA | st.none(), max_size=12), st.lists(FILTERS, max_size=4), st.integers(0, 12)
 )
@@ -93,17 +93,16 @@ def test_the_index_selects_what_matches(
 ) -> None:
     rows = [None if row is None else orjson.dumps(row) for row in metadata]
     meant = [{} if raw is None else orjson.loads(raw) for raw in rows]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(value_index, "TERMS_MAX", terms_max)
-        fields = MetadataIndex(fields_max=fields_max)
-        for part in (rows[:split], rows[split:]):
-            fields.extend(part)
-            for raw in raws:
-                condition = parse(raw)
-                expected = {n for n in range(len(fields)) if condition.matches(meant[n])}
-                read = scan(rows, 0, len(fields), fields.missing(condition))
-                assert set(fields.select(condition, read)) == expected, raw
-                fields.add_fields(read)
+    fields = MetadataIndex(fields_max=fields_max, terms_max=terms_max)
+    for part in (rows[:split], rows[split:]):
+        fields.extend(part)
+        for raw in raws:
+            condition = parse(raw)
+            expected = {n for n in range(len(fields)) if condition.matches(meant[n])}
+            missing = fields.missing(condition)
+            read = scan(rows, 0, len(fields), missing, terms_max=terms_max)
+            assert set(fields.select(condition, read)) == expected, raw
+            fields.add_fields(read)
 
 
 @given(FILTERS)

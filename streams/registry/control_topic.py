@@ -43,10 +43,10 @@ from streams.topics.identity import PeriodicIdentityCheck
 log = structlog.get_logger(__name__)
 
 _WAIT_MS = 500
-_AGAIN_S = 1.0
+_RETRY_S = 1.0
 # A space may become possible: its topics were just made, or its model was copied here.
 _RECHECK_S = 10.0
-# Kept for one key beyond the record that stands.
+# The entries of one key that are kept, the one that stands among them.
 _KEPT_MAX = 1_000
 _BEFORE_MAX = 10
 _OTHER = b""
@@ -102,11 +102,24 @@ class _ControlEntry:
 
 
 class ControlFold:
-    """The records of the topic as they come, and which one of each key stands."""
+    """The records of the topic as they come, and which one of each key stands.
 
-    def __init__(self, check: SpaceCheck, now: Callable[[], float] = time.time) -> None:
+    A space that `check` refuses is checked again after `recheck_s` seconds. The fold keeps at
+    most `kept_max` records of each key, and as many verdicts on spaces.
+    """
+
+    def __init__(
+        self,
+        check: SpaceCheck,
+        now: Callable[[], float] = time.time,
+        *,
+        recheck_s: float = _RECHECK_S,
+        kept_max: int = _KEPT_MAX,
+    ) -> None:
         self._check_space = check
         self._now = now
+        self._recheck_s = recheck_s
+        self._kept_max = kept_max
         self._entries: dict[bytes, list[_ControlEntry]] = {
             key: [] for key in (ACTIVE, CANDIDATE, PARTITIONS, _OTHER)
         }
@@ -127,7 +140,7 @@ class ControlFold:
             entries[:] = [known for known in entries if known.record.key != record.key]
             return
         entries.append(entry)
-        if len(entries) > _KEPT_MAX:
+        if len(entries) > self._kept_max:
             # Keep the first, which may be the one that stands.
             del entries[1]
 
@@ -189,8 +202,8 @@ class ControlFold:
             return None
         key = (ref, ref.model)
         known = self._verdicts.get(key)
-        if known is None or (known.fault and time.monotonic() - known.at >= _RECHECK_S):
-            if len(self._verdicts) >= _KEPT_MAX:
+        if known is None or (known.fault and time.monotonic() - known.at >= self._recheck_s):
+            if len(self._verdicts) >= self._kept_max:
                 self._verdicts.clear()
             known = self._verdicts[key] = _Verdict(await self._verdict_on(ref), time.monotonic())
         return known.fault
@@ -234,7 +247,9 @@ class ControlTopic:
     """The control topic of one collection, as one reader of it sees it.
 
     `faults` collects the records that are ignored, under the name `reader`. `check` refuses spaces
-    that this reader cannot serve; without it, a space's embeddings topics must exist.
+    that this reader cannot serve; without it, a space's embeddings topics must exist. A refused
+    space is checked again after `recheck_s` seconds, and a follower that failed reads the topic
+    again after `retry_s` seconds.
     """
 
     def __init__(
@@ -245,17 +260,21 @@ class ControlTopic:
         faults: IgnoredRecords | None = None,
         reader: str = "node",
         check: SpaceCheck | None = None,
+        recheck_s: float = _RECHECK_S,
+        retry_s: float = _RETRY_S,
     ) -> None:
         self._log = event_log
         self._topic = topic
         self._faults = faults or IgnoredRecords()
         self._reader = reader
         self._check_space = check or topics_exist(event_log, topic)
+        self._recheck_s = recheck_s
+        self._retry_s = retry_s
 
     async def read(self) -> Control:
         """Return what the topic says now. Raises TopicMismatch where there is no such topic."""
         await self._log.partition_counts([self._topic])
-        fold = ControlFold(self._check_space)
+        fold = ControlFold(self._check_space, recheck_s=self._recheck_s)
         async for record in read_existing(self._log, {TopicPartition(self._topic, 0): None}):
             fold.add(record)
         control = await fold.current()
@@ -280,7 +299,7 @@ class ControlTopic:
                         yield control
             except (LogChanged, KafkaError, TidelensError, OSError) as error:
                 log.warning("reading the control topic again", reason=str(error))
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(self._retry_s)
 
     async def _states(self) -> AsyncIterator[Control]:
         """Yield the state at the end of the topic, and one after each fetch."""
@@ -289,7 +308,7 @@ class ControlTopic:
         reader = await self._log.tail({partition: None})
         try:
             # As one state: a later record may take an earlier one back.
-            fold = ControlFold(self._check_space)
+            fold = ControlFold(self._check_space, recheck_s=self._recheck_s)
             async for record in read_to_end(reader):
                 fold.add(record)
             yield await fold.current()

@@ -99,11 +99,10 @@ async def test_a_follower_reads_a_topic_that_was_made_again_from_its_beginning(
     monkeypatch.setattr(
         control_module.PeriodicIdentityCheck.require, "__kwdefaults__", {"every_s": 0.0}
     )
-    monkeypatch.setattr(control_module, "_AGAIN_S", 0.01)
     log = memory_log()
     first, then = ActiveSpace(OLD, None, 1.0), ActiveSpace(NEW, OLD, 2.0)
     await log.publish([first.record(TOPIC)])
-    seen = ControlTopic(log, TOPIC).follow()
+    seen = ControlTopic(log, TOPIC, retry_s=0.01).follow()
     async with asyncio.timeout(30):
         assert await anext(seen) == Control(first)
         log.recreate_topic(TOPIC)
@@ -199,10 +198,7 @@ async def test_a_candidate_stands_for_those_who_may_not_see_its_topics() -> None
     assert [(one.key, one.fault) for one in found.refused] == [("active-space", "not_allowed")]
 
 
-async def test_a_follower_keeps_what_stood_and_takes_a_space_that_comes_to_be(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(control_module, "_RECHECK_S", 0.0)
+async def test_a_follower_keeps_what_stood_and_takes_a_space_that_comes_to_be() -> None:
     log, faults, there = memory_log(), IgnoredRecords(), {OLD}
     first, then = ActiveSpace(OLD, None, 1.0), ActiveSpace(NEW, OLD, 2.0)
     await log.publish([first.record(TOPIC)])
@@ -211,7 +207,7 @@ async def test_a_follower_keeps_what_stood_and_takes_a_space_that_comes_to_be(
         if ref not in there:
             raise ModelMissing(f"{ref.model} is not here")
 
-    seen = ControlTopic(log, TOPIC, faults=faults, check=judge).follow()
+    seen = ControlTopic(log, TOPIC, faults=faults, check=judge, recheck_s=0.0).follow()
     async with asyncio.timeout(30):
         assert await anext(seen) == Control(first)
         await log.publish([raw(None), raw(b"{"), then.record(TOPIC)])
@@ -232,10 +228,9 @@ async def test_a_follower_keeps_the_active_space_of_a_topic_that_was_made_again(
     monkeypatch.setattr(
         control_module.PeriodicIdentityCheck.require, "__kwdefaults__", {"every_s": 0.0}
     )
-    monkeypatch.setattr(control_module, "_AGAIN_S", 0.01)
     log, first = memory_log(), ActiveSpace(OLD, None, 1.0)
     await log.publish([first.record(TOPIC), CandidateSpace(NEW, 1.0).record(TOPIC)])
-    seen = ControlTopic(log, TOPIC).follow()
+    seen = ControlTopic(log, TOPIC, retry_s=0.01).follow()
     async with asyncio.timeout(30):
         assert (await anext(seen)).active == first
         log.recreate_topic(TOPIC)
@@ -243,9 +238,8 @@ async def test_a_follower_keeps_the_active_space_of_a_topic_that_was_made_again(
     await seen.aclose()
 
 
-async def test_what_is_kept_of_bad_records_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control_module, "_KEPT_MAX", 10)
-    standing = ControlFold(topics_exist(memory_log(), TOPIC))
+async def test_what_is_kept_of_bad_records_is_bounded() -> None:
+    standing = ControlFold(topics_exist(memory_log(), TOPIC), kept_max=10)
     good = ActiveSpace(NEW, OLD, 1.0).record(TOPIC)
     standing.add(Record(TOPIC, 0, 0, 0, ACTIVE, good.value))
     for offset in range(1, 100):

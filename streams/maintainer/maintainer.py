@@ -29,6 +29,7 @@ from index_store.search.searcher import AppliedFeed, LocalSearcher
 from streams.maintainer.fetch_slices import split_fetched
 from streams.maintainer.group_offsets import GroupOffsets
 from streams.maintainer.index_merges import IndexMerges
+from streams.maintainer.pauses import MaintainerPauses
 from streams.maintainer.readiness import Readiness, stale_limit_s
 from streams.maintainer.rejections import Rejections
 from streams.maintainer.snapshot_schedule import SnapshotSchedule
@@ -40,10 +41,7 @@ log = structlog.get_logger(__name__)
 
 # About 2 ms of applying: what a search on the same loop may have to wait for.
 _SLICE_RECORDS = 256
-# How often the topics' ids are asked for while records come, and while none do.
-_LOOK_S = 2.0
-_LOOK_IDLE_S = 10.0
-_AGAIN_S = 1.0
+_PAUSES = MaintainerPauses()
 
 
 class Maintainer:
@@ -71,6 +69,7 @@ class Maintainer:
         stale_after_s: float,
         letter_bytes_max: int,
         retention_min_s: float = RETENTION_MIN_S,
+        pauses: MaintainerPauses = _PAUSES,
     ) -> None:
         self._log = event_log
         self._names = names
@@ -85,6 +84,7 @@ class Maintainer:
         self._wait_ms = wait_ms
         self._stale_after_s = stale_after_s
         self._retention_min_s = retention_min_s
+        self._pauses = pauses
         self._index: Index | None = None
         self._identity = PeriodicIdentityCheck(event_log, {})
         self._misplaced = 0
@@ -123,7 +123,7 @@ class Maintainer:
                 # A topic was deleted and is not created again yet, or a broker is away.
                 log.warning("starting the index again", reason=str(error))
                 self._searcher.set_not_ready(f"starting again: {error}")
-                await asyncio.sleep(_AGAIN_S)
+                await asyncio.sleep(self._pauses.retry_s)
 
     async def _start(self, *, restore: bool) -> Index:
         """Serve an index of the log as it is now, restored from a snapshot if there is one."""
@@ -192,7 +192,9 @@ class Maintainer:
     async def _step(self, index: Index, reader: LogReader, readiness: Readiness) -> None:
         fetched = await reader.fetch(records_max=self._batch_records, timeout_ms=self._wait_ms)
         # Checked before anything is applied: after a standstill this may be another topic.
-        await self._identity.require(every_s=_LOOK_S if fetched.records else _LOOK_IDLE_S)
+        pauses = self._pauses
+        every_s = pauses.check_ids_s if fetched.records else pauses.check_ids_idle_s
+        await self._identity.require(every_s=every_s)
         self._require_no_missed_deletes(index, fetched)
         for piece in split_fetched(fetched, _SLICE_RECORDS):
             await self._apply(index, piece)

@@ -37,9 +37,9 @@ from index_store.search.searcher import AppliedFeed, LocalSearcher
 from index_store.segment.file_store import SegmentFileStore
 from index_store.snapshot.store import SnapshotStore
 from index_store.storage.local import LocalBlobStore
-from streams.maintainer import maintainer as maintainer_module
 from streams.maintainer.admin import MaintainerAdmin
 from streams.maintainer.maintainer import Maintainer
+from streams.maintainer.pauses import MaintainerPauses
 from streams.maintainer.snapshot_schedule import SnapshotSchedule
 from tests.kits import api_kit
 from tests.kits.index_kit import NAMES, SPACE, new_spill, snapshots_in, vectors
@@ -75,7 +75,7 @@ class Kit:
         self.searcher = LocalSearcher()
         self.metrics = Metrics()
 
-    def node(self) -> Maintainer:
+    def node(self, pauses: MaintainerPauses | None = None) -> Maintainer:
         spill = new_spill() if self.spills is None else SegmentFileStore(self.spills)
         snapshot_schedule = SnapshotSchedule(
             SnapshotStore(self.store, "unit-v1/0/0/", spill, kept=2),
@@ -104,6 +104,7 @@ class Kit:
             wait_ms=20,
             stale_after_s=3600,
             letter_bytes_max=1_000_000,
+            pauses=pauses or MaintainerPauses(),
         )
 
     def sample(self, name: str, **labels: str) -> float | None:
@@ -140,10 +141,9 @@ async def test_an_embeddings_topic_made_again_under_a_running_node_is_read_from_
     monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
     """Nothing comes from a topic with as many records as before, and from a longer one too few."""
-    monkeypatch.setattr(maintainer_module, "_LOOK_S", 0.0)
-    monkeypatch.setattr(maintainer_module, "_LOOK_IDLE_S", 0.0)
     kit = Kit()
-    async with running(kit.node()) as node:
+    pauses = MaintainerPauses(check_ids_s=0.0, check_ids_idle_s=0.0)
+    async with running(kit.node(pauses)) as node:
         await kit.put(["a", "b"], vectors(2))
         await until(kit, 2)
         before = index_of(node)
@@ -164,10 +164,9 @@ async def test_an_embeddings_topic_made_again_under_a_running_node_is_read_from_
 async def test_a_node_whose_topic_is_gone_while_it_starts_again_tries_until_it_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(maintainer_module, "_LOOK_IDLE_S", 0.0)
-    monkeypatch.setattr(maintainer_module, "_AGAIN_S", 0.01)
     kit = Kit()
-    async with running(kit.node()) as node:
+    pauses = MaintainerPauses(check_ids_idle_s=0.0, retry_s=0.01)
+    async with running(kit.node(pauses)) as node:
         await kit.put(["a"], vectors(1))
         await until(kit, 1)
         before, kept = index_of(node), kit.log.partition_counts
@@ -219,7 +218,6 @@ async def test_a_first_start_waits_for_a_broker_that_left_and_not_for_one_that_r
     monkeypatch: pytest.MonkeyPatch, error: BrokerUnavailable
 ) -> None:
     """The broker was there a moment ago: the role looks before it starts."""
-    monkeypatch.setattr(maintainer_module, "_AGAIN_S", 0.01)
     kit = Kit()
     kept, away = kit.log.partition_counts, iter([error, error])
 
@@ -229,7 +227,7 @@ async def test_a_first_start_waits_for_a_broker_that_left_and_not_for_one_that_r
         return await kept(topics)
 
     monkeypatch.setattr(kit.log, "partition_counts", counts)
-    node = kit.node()
+    node = kit.node(MaintainerPauses(retry_s=0.01))
     if not isinstance(error, BrokerAway):
         with pytest.raises(BrokerUnavailable, match="refused"):
             await node.run()

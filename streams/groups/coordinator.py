@@ -25,9 +25,10 @@ _SOON = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordi
 T = TypeVar("T")
 
 
-async def ask_coordinator(ask: Callable[[], Awaitable[T]]) -> T:
-    """Call `ask` until the coordinator answers, for up to five seconds, and return its answer.
+async def ask_coordinator(ask: Callable[[], Awaitable[T]], *, retry_s: float = _RETRY_S) -> T:
+    """Call `ask` until the coordinator answers, up to 50 times, and return its answer.
 
+    The calls are `retry_s` seconds apart, so that it waits for about five seconds by default.
     Raises the coordinator's error after that, and any other error at once.
     """
     for attempt in range(1, _TRIES + 1):
@@ -36,7 +37,7 @@ async def ask_coordinator(ask: Callable[[], Awaitable[T]]) -> T:
         except _SOON:
             if attempt == _TRIES:
                 raise
-            await asyncio.sleep(_RETRY_S)
+            await asyncio.sleep(retry_s)
     raise AssertionError("unreachable")
 
 

@@ -15,11 +15,6 @@ from streams.groups import coordinator
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(autouse=True)
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coordinator, "_RETRY_S", 0)
-
-
 def failing(*errors: KafkaError) -> Callable[[], Awaitable[str]]:
     """Make a call that raises these errors one after the other, then answers."""
     left = list(errors)
@@ -34,19 +29,19 @@ def failing(*errors: KafkaError) -> Callable[[], Awaitable[str]]:
 
 async def test_a_coordinator_is_waited_for() -> None:
     ask = failing(CoordinatorNotAvailableError(), NotCoordinatorError())
-    assert await coordinator.ask_coordinator(ask) == "answer"
+    assert await coordinator.ask_coordinator(ask, retry_s=0) == "answer"
 
 
 async def test_but_not_for_ever() -> None:
     ask = failing(*(CoordinatorNotAvailableError() for _ in range(1000)))
     with pytest.raises(CoordinatorNotAvailableError):
-        await coordinator.ask_coordinator(ask)
+        await coordinator.ask_coordinator(ask, retry_s=0)
 
 
 async def test_other_errors_come_at_once() -> None:
     ask = failing(GroupAuthorizationFailedError())
     with pytest.raises(GroupAuthorizationFailedError):
-        await coordinator.ask_coordinator(ask)
+        await coordinator.ask_coordinator(ask, retry_s=0)
     assert await ask() == "answer"
 
 

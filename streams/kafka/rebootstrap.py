@@ -64,21 +64,35 @@ class _ConnectFailure:
 
 
 class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore]
-    """The client through which all consumers, producers and admin clients of this process send."""
+    """The client through which all consumers, producers and admin clients of this process send.
+
+    Connecting to an address is given up after `connect_s`. The pauses between attempts double from
+    `pause_min_s` up to `pause_max_s`. All are in seconds, and `options` are those of aiokafka.
+    """
 
     # Kept by id and read as a whole, since Faust's consumer has its client in a thread of its own.
     _all: ClassVar["weakref.WeakValueDictionary[int, RebootstrappingClient]"] = (
         weakref.WeakValueDictionary()
     )
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        connect_s: float = CONNECT_S,
+        pause_min_s: float = PAUSE_MIN_S,
+        pause_max_s: float = PAUSE_MAX_S,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        self._connect_s = connect_s
+        self._pause_min_s = pause_min_s
+        self._pause_max_s = pause_max_s
         self._addresses = _addresses(self._bootstrap_servers)
         self._age_ms: float = self._metadata_max_age_ms
-        self._pause_s = PAUSE_MIN_S
+        self._pause_s = pause_min_s
         self._connecting: defaultdict[Any, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._is_closed = False
-        self._asked_bootstrap = -PAUSE_MAX_S
+        self._asked_bootstrap = -pause_max_s
         # Kept by broker and group: one connection may be refused while another one is open.
         self._failing: dict[tuple[Any, ConnectionGroup], _ConnectFailure] = {}
         self._lost: tuple[float, BaseException] | None = None
@@ -123,9 +137,9 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
         return [client for client in clients if client._addresses == wanted]
 
     def _retry_now(self) -> "asyncio.Future[bool]":
-        self._asked_bootstrap = -PAUSE_MAX_S
+        self._asked_bootstrap = -self._pause_max_s
         for failing in self._failing.values():
-            failing.tried = -PAUSE_MAX_S
+            failing.tried = -self._pause_max_s
         updating: asyncio.Future[bool] = self.force_metadata_update()
         return updating
 
@@ -189,7 +203,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
                 self._leave_moved()
                 return True
         self._lost = (self._lost[0] if self._lost else time.monotonic(), error)
-        self._pause_s = min(PAUSE_MAX_S, 2 * self._pause_s)
+        self._pause_s = min(self._pause_max_s, 2 * self._pause_s)
         return False
 
     async def _ask(self, host: str, port: int, topics: Collection[str]) -> Any:
@@ -224,12 +238,12 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
             if not moved and time.monotonic() - failing.tried < self._pause_s:
                 continue
             if await self._get_conn(node_id, group=group) is None:
-                self._pause_s = min(PAUSE_MAX_S, 2 * self._pause_s)
+                self._pause_s = min(self._pause_max_s, 2 * self._pause_s)
 
     def _pace(self) -> None:
         """Let aiokafka's task ask for metadata again soon, while anything is out of reach."""
         if self._lost is None and not self._failing:
-            self._metadata_max_age_ms, self._pause_s = self._age_ms, PAUSE_MIN_S
+            self._metadata_max_age_ms, self._pause_s = self._age_ms, self._pause_min_s
         else:
             self._metadata_max_age_ms = min(self._age_ms, 1000 * self._pause_s)
 
@@ -276,7 +290,7 @@ class RebootstrappingClient(AIOKafkaClient):  # type: ignore[misc, unused-ignore
 
     async def _connect(self, host: str, port: int, **more: Any) -> AIOKafkaConnection:
         """Connect as aiokafka does, but within our own bound."""
-        async with asyncio.timeout(CONNECT_S):
+        async with asyncio.timeout(self._connect_s):
             return await aiokafka_client.create_conn(
                 host,
                 port,

@@ -12,19 +12,12 @@ from aiokafka.client import ConnectionGroup
 
 from contracts.errors import BrokerUnavailable
 from contracts.settings import KafkaSettings
-from streams.kafka import rebootstrap
 from streams.kafka.client_lifecycle import close_kafka_client, start_client
 from streams.kafka.connection import KafkaConnection
-from streams.kafka.rebootstrap import BrokerUnreached, RebootstrappingClient
+from streams.kafka.rebootstrap import CONNECT_S, BrokerUnreached, RebootstrappingClient
 from tests.faults.naming_broker import NamingBroker
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(30)]
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rebootstrap, "PAUSE_MIN_S", 0.02)
-    monkeypatch.setattr(rebootstrap, "PAUSE_MAX_S", 0.1)
 
 
 @pytest.fixture
@@ -48,8 +41,15 @@ def silent() -> Iterator[tuple[str, int]]:
 
 
 @asynccontextmanager
-async def client(bootstrap: NamingBroker) -> AsyncIterator[RebootstrappingClient]:
-    client = RebootstrappingClient(bootstrap_servers=bootstrap.address)
+async def client(
+    bootstrap: NamingBroker, *, pause_min_s: float = 0.02, connect_s: float = CONNECT_S
+) -> AsyncIterator[RebootstrappingClient]:
+    client = RebootstrappingClient(
+        bootstrap_servers=bootstrap.address,
+        connect_s=connect_s,
+        pause_min_s=pause_min_s,
+        pause_max_s=0.1,
+    )
     await start_client(client)
     try:
         yield client
@@ -115,11 +115,10 @@ async def test_a_connection_to_a_former_address_is_closed(bootstrap: NamingBroke
 
 
 async def test_the_bootstrap_addresses_are_asked_with_pauses(
-    bootstrap: NamingBroker, nobody, monkeypatch: pytest.MonkeyPatch
+    bootstrap: NamingBroker, nobody
 ) -> None:
-    monkeypatch.setattr(rebootstrap, "PAUSE_MIN_S", 60.0)
     bootstrap.named = {1: nobody}
-    async with client(bootstrap) as unlucky:
+    async with client(bootstrap, pause_min_s=60.0) as unlucky:
         assert bootstrap.asked == 1
         for _ in range(20):
             await unlucky.force_metadata_update()
@@ -191,13 +190,10 @@ async def test_an_error_names_what_was_not_reached(bootstrap: NamingBroker, nobo
     )
 
 
-async def test_an_address_that_is_silent_is_given_up(
-    bootstrap: NamingBroker, silent, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_address_that_is_silent_is_given_up(bootstrap: NamingBroker, silent) -> None:
     """Plain aiokafka would make this and every connection wait for 40 seconds."""
-    monkeypatch.setattr(rebootstrap, "CONNECT_S", 0.05)
     bootstrap.named |= {2: silent}
-    async with client(bootstrap) as ours:
+    async with client(bootstrap, connect_s=0.05) as ours:
         assert not await ours.ready(2)
         while not await ours.ready(1):
             pass  # a busy machine may take longer for the one that answers, too
@@ -277,10 +273,9 @@ async def test_asking_for_reach_lets_clients_try_at_once(
     """A node must not say for seconds that its broker is away when it is back."""
     monkeypatch.setattr("streams.kafka.connection.PATIENCE_S", 0.0)
     monkeypatch.setattr("streams.kafka.connection._TRY_AGAIN_S", 20.0)
-    monkeypatch.setattr(rebootstrap, "PAUSE_MIN_S", 60.0)
     bootstrap.named |= {2: nobody}
     connection = KafkaConnection(bootstrap.address, KafkaSettings())
-    async with client(bootstrap) as ours:
+    async with client(bootstrap, pause_min_s=60.0) as ours:
         assert not await ours.ready(2)
         with pytest.raises(BrokerUnavailable):
             await connection.require_reached()

@@ -38,9 +38,11 @@ from contracts.errors import TidelensError
 Run = Callable[[], Coroutine[Any, Any, None]]
 
 
-def create_app(node: Node, live_limits: LiveLimits | None = None) -> Starlette:
-    """Return the API of one node."""
-    waiting = StateWaiter(node)
+def create_app(
+    node: Node, live_limits: LiveLimits | None = None, *, waiter: StateWaiter | None = None
+) -> Starlette:
+    """Return the API of one node; `waiter` is one of the same node."""
+    waiting = waiter or StateWaiter(node)
     freshness = Freshness(node)
     responses, bodies = ResponseWriter(node), BodyReader(node.settings)
     searching = SearchEndpoint(node, waiting, freshness, responses, bodies)

@@ -27,18 +27,22 @@ log = structlog.get_logger(__name__)
 
 # Positions also advance past transaction markers, without a batch and so without an event.
 _POLL_S = 0.1
-_ASK_BROKER_S = 0.5
 
 
 class StateWaiter:
-    """Waiting for the index of one node to reach a state; all requests share it."""
+    """Waiting for the index of one node to reach a state; all requests share it.
 
-    def __init__(self, node: Node) -> None:
+    A request asks the broker every `ask_broker_every_s` seconds. Requests share the committed
+    offsets of the encoder that were read less than this time ago.
+    """
+
+    def __init__(self, node: Node, *, ask_broker_every_s: float = 0.5) -> None:
         self._node = node
+        self._ask_broker_every_s = ask_broker_every_s
         self._moved = asyncio.Event()
         node.feed.listen(self._ring)
         self._committed: dict[TopicPartition, int] = {}
-        self._asked_at = -_ASK_BROKER_S
+        self._asked_at = -ask_broker_every_s
         self._asking = asyncio.Lock()
 
     def _ring(self, _: Sequence[AppliedBatch]) -> None:
@@ -98,7 +102,7 @@ class StateWaiter:
             return watermark is not None and position >= watermark
 
         while not passed():
-            await self._until(passed, until=asked + _ASK_BROKER_S)
+            await self._until(passed, until=asked + self._ask_broker_every_s)
             asked = monotonic()
             if watermark is None and not passed():
                 watermark = await self._watermark_behind(token, target)
@@ -136,7 +140,7 @@ class StateWaiter:
         embeddings = TopicPartition(names.embeddings(target), token.partition)
         try:
             async with self._asking:
-                if monotonic() - self._asked_at >= _ASK_BROKER_S:
+                if monotonic() - self._asked_at >= self._ask_broker_every_s:
                     self._committed = await self._node.log.committed(names.encoder_group)
                     self._asked_at = monotonic()
             content = TopicPartition(token.topic, token.partition)

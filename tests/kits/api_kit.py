@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from api.app import create_app
 from api.live.limits import LiveLimits
 from api.node import Node
+from api.queries.wait_for import StateWaiter
 from contracts.errors import NotReady, RejectedRecord, TidelensError
 from contracts.events.embedding_record import embedding_record, encode_embedding
 from contracts.events.record import Fetched, Record, RecordPosition, Source, TopicPartition
@@ -443,6 +444,7 @@ class Kit:
         converter: PictureConverter | None = None,
         dim: int = 64,
         live_limits: LiveLimits | None = None,
+        waiter: Callable[[Node], StateWaiter] = StateWaiter,
         **settings: Any,
     ) -> None:
         self.index = index or BruteIndex()
@@ -478,7 +480,7 @@ class Kit:
             status=lambda: self.status,
             recent_queries=lambda: self.recent,
         )
-        self.app: Starlette = create_app(self.node, live_limits)
+        self.app: Starlette = create_app(self.node, live_limits, waiter=waiter(self.node))
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.http = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080")
 

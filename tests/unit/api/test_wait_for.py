@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
 
-from api.queries import wait_for as wait_for_module
+from api.queries.wait_for import StateWaiter
 from contracts.errors import BrokerUnavailable
 from contracts.events.record import OutRecord, TopicPartition
 from tests.kits.api_kit import NAMES, Kit
@@ -49,8 +50,7 @@ async def test_a_record_that_left_no_trace_is_passed_by_the_high_watermark(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It was superseded within a transaction: its offset is never seen in the index."""
-    monkeypatch.setattr(wait_for_module, "_ASK_BROKER_S", 0.01)
-    kit = Kit()
+    kit = Kit(waiter=partial(StateWaiter, ask_broker_every_s=0.01))
     end_offsets, reads = kit.log.end_offsets, 0
 
     async def counted(partitions: Sequence[TopicPartition]) -> Any:
@@ -104,8 +104,7 @@ async def test_the_wait_is_bounded_by_timeout_and_by_the_limit() -> None:
 async def test_a_broker_that_is_away_does_not_end_the_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(wait_for_module, "_ASK_BROKER_S", 0.01)
-    kit = Kit()
+    kit = Kit(waiter=partial(StateWaiter, ask_broker_every_s=0.01))
     asked = 0
 
     async def committed(_: str) -> Any:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_SAMPLE_EVERY_S = 0.5
 _SAMPLES_MAX = 1_000
 _AGAIN_S = 2.0
 # A suffix can be anything.
@@ -31,13 +30,16 @@ _REASONS_LOGGED_MAX = 100
 _ATTRIBUTION = "OpenMoji, CC BY-SA 4.0"
 
 
-def sample_items(seed: int = 0) -> Iterator[list[Content]]:
-    """Yield pictures with their names, in a shuffled order that is the same at every start."""
+def sample_items(seed: int = 0, *, samples_max: int = _SAMPLES_MAX) -> Iterator[list[Content]]:
+    """Yield pictures with their names, in a shuffled order that is the same at every start.
+
+    At most `samples_max` pictures are drawn.
+    """
     from training.data.openmoji import pictures, render_png
 
     shuffled = pictures()
     random.Random(seed).shuffle(shuffled)
-    for picture in shuffled[:_SAMPLES_MAX]:
+    for picture in shuffled[:samples_max]:
         item = f"openmoji/{picture.hexcode}"
         metadata = {"name": picture.name, "attribution": _ATTRIBUTION}
         yield [
@@ -52,14 +54,25 @@ def sample_items(seed: int = 0) -> Iterator[list[Content]]:
         ]
 
 
-async def publish_samples(event_log: EventLog, names: Names) -> None:
-    """Publish two samples in each second, up to a bound, and wait for a broker that is away."""
-    stream = sample_items()
+async def publish_samples(
+    event_log: EventLog,
+    names: Names,
+    *,
+    samples_max: int = _SAMPLES_MAX,
+    every_s: float = 0.5,
+    again_s: float = _AGAIN_S,
+) -> None:
+    """Publish a sample every `every_s` seconds, up to `samples_max` of them.
+
+    While the broker is away, publishing is tried again every `again_s` seconds. After the last
+    sample this waits until it is cancelled.
+    """
+    stream = sample_items(samples_max=samples_max)
     published = 0
     while (pair := await asyncio.to_thread(next, stream, None)) is not None:
-        await _publish(event_log, names, pair)
+        await _publish(event_log, names, pair, again_s=again_s)
         published += 1
-        await asyncio.sleep(_SAMPLE_EVERY_S)
+        await asyncio.sleep(every_s)
     log.info("sample stream ended", pictures=published)
     await asyncio.Event().wait()
 
@@ -109,7 +122,9 @@ def _contents(path: Path, folder: Path, settings: ContentSettings) -> "list[Publ
     return list(content_events_of(PublishSource(path, folder, named=False), settings))
 
 
-async def _publish(event_log: EventLog, names: Names, contents: list[Content]) -> None:
+async def _publish(
+    event_log: EventLog, names: Names, contents: list[Content], *, again_s: float = _AGAIN_S
+) -> None:
     records = [content_record(names.content(content.target), content) for content in contents]
     for attempt in itertools.count():
         try:
@@ -119,4 +134,4 @@ async def _publish(event_log: EventLog, names: Names, contents: list[Content]) -
             raise  # trying again would never succeed
         except (KafkaError, TidelensError) as error:
             log.warning("publishing waits for the broker", error=str(error), attempt=attempt)
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(again_s)

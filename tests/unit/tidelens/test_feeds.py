@@ -80,15 +80,11 @@ def test_samples_are_drawings_with_their_names_the_same_at_every_start() -> None
         assert Image.open(io.BytesIO(picture.image or b"")).size == (256, 256)
 
 
-async def test_the_sample_stream_is_bounded_and_waits_for_the_broker(
-    log: AwayLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feeds, "_SAMPLES_MAX", 3)
-    monkeypatch.setattr(feeds, "_SAMPLE_EVERY_S", 0.01)
-    monkeypatch.setattr(feeds, "_AGAIN_S", 0.01)
+async def test_the_sample_stream_is_bounded_and_waits_for_the_broker(log: AwayLog) -> None:
     log.errors = [KafkaConnectionError("away"), BrokerUnavailable("still away")]
     with capture_logs() as lines:
-        async with running(publish_samples(log, NAMES)) as feed:
+        samples = publish_samples(log, NAMES, samples_max=3, every_s=0.01, again_s=0.01)
+        async with running(samples) as feed:
             await until(lambda: len(published(log, "captions")) == 3)
             # The stream has ended, but `up` ends when one of its tasks does.
             await until(lambda: "sample stream ended" in [line["event"] for line in lines])

@@ -68,14 +68,15 @@ async def publish(
     entries: Iterable[PublishInput],
     *,
     advance: Advance = lambda _: None,
+    batch_records_max: int = BATCH_RECORDS_MAX,
 ) -> PublishResult:
     """Publish every entry, and call `advance` with the number of those done. `entries` may block.
 
-    A record that the broker refuses does not stop the rest. Raises KafkaError or BrokerUnavailable
-    if the broker cannot be reached.
+    A batch has at most `batch_records_max` entries. A record that the broker refuses does not stop
+    the rest. Raises KafkaError or BrokerUnavailable if the broker cannot be reached.
     """
     done = PublishResult()
-    batches = _batches(entries)
+    batches = _batches(entries, batch_records_max)
     batch = await asyncio.to_thread(next, batches, None)
     while batch is not None:
         reading = asyncio.create_task(asyncio.to_thread(next, batches, None))
@@ -138,14 +139,14 @@ def _record(names: Names, content: Content) -> OutRecord:
     return content_record(topic, content, media_type=media_type_of(content.image or b""))
 
 
-def _batches(entries: Iterable[PublishInput]) -> Iterator[list[PublishInput]]:
+def _batches(entries: Iterable[PublishInput], records_max: int) -> Iterator[list[PublishInput]]:
     batch: list[PublishInput] = []
     size = 0
     for entry in entries:
         batch.append(entry)
         if isinstance(entry, Content):
             size += len(entry.image or b"") + len(entry.text or "")
-        if len(batch) >= BATCH_RECORDS_MAX or size >= BATCH_BYTES_MAX:
+        if len(batch) >= records_max or size >= BATCH_BYTES_MAX:
             yield batch
             batch, size = [], 0
     if batch:

@@ -210,12 +210,9 @@ async def test_the_media_type_is_told(log: MemoryEventLog, folder: Path) -> None
 
 
 @pytest.mark.anyio
-async def test_order_and_tokens_over_many_batches(
-    log: MemoryEventLog, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(publisher, "BATCH_RECORDS_MAX", 7)
+async def test_order_and_tokens_over_many_batches(log: MemoryEventLog) -> None:
     entries = [Content(target="captions", id=f"id{n % 5}", text=f"text {n}") for n in range(100)]
-    done = await publish(log, NAMES, entries)
+    done = await publish(log, NAMES, entries, batch_records_max=7)
     assert done.records == 100
     for records in log.records.values():
         numbers = [int(orjson.loads(r.value or b"")["text"].split()[1]) for r in records]

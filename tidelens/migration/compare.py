@@ -29,7 +29,6 @@ from tidelens.client import Client
 # Missing ids that are listed one by one; all of them are counted.
 LISTED = 1_000
 
-_ENCODED_WAIT_S = 60.0
 _POLL_S = 0.2
 _QUERIES_AT_ONCE = 16
 
@@ -64,14 +63,20 @@ class LiveIdComparison:
 
 
 async def compare_sets(
-    event_log: EventLog, old: Names, new: Names, partitions: Mapping[Target, int]
+    event_log: EventLog,
+    old: Names,
+    new: Names,
+    partitions: Mapping[Target, int],
+    *,
+    encoded_wait_s: float = 60.0,
 ) -> LiveIdComparison:
     """Compare the live ids of both spaces, partition by partition.
 
     Both spaces keep an id in the same partition. They are compared at the same offset of its
     content partition, the one that the old space had reached when it was read, so records that are
     published meanwhile count for neither. Raises TidelensError if the encoders of the new space do
-    not reach that offset in time.
+    not reach that offset within `encoded_wait_s` seconds, or if their partition is not read to its
+    end within that time.
     """
     sets = LiveIdComparison()
     for target in TARGETS:
@@ -80,8 +85,9 @@ async def compare_sets(
             before = await read_id_states(event_log, TopicPartition(old.embeddings(target), number))
             # Encoders write in the order of content records: no result before `at` is to come.
             at = max((entry.offset + 1 for entry in before.values()), default=0)
-            await _encoded(event_log, new, content, at)
-            after = await _read_at(event_log, TopicPartition(new.embeddings(target), number), at)
+            await _encoded(event_log, new, content, at, wait_s=encoded_wait_s)
+            embeddings = TopicPartition(new.embeddings(target), number)
+            after = await _read_at(event_log, embeddings, at, wait_s=encoded_wait_s)
             names = missing_items(after, before)
             sets.old[target] += len(live_ids(before))
             sets.new[target] += len(
@@ -96,21 +102,25 @@ async def compare_sets(
     return sets
 
 
-async def _read_at(event_log: EventLog, partition: TopicPartition, at: int) -> IdStatesAt:
+async def _read_at(
+    event_log: EventLog, partition: TopicPartition, at: int, *, wait_s: float
+) -> IdStatesAt:
     try:
-        async with asyncio.timeout(_ENCODED_WAIT_S):
+        async with asyncio.timeout(wait_s):
             return await read_id_states_at(event_log, partition, at)
     except TimeoutError:
         raise TidelensError(
             f"{partition.topic}-{partition.partition} was not read to its end within "
-            f"{_ENCODED_WAIT_S:g} s: a transaction of an encoder stays open; try again"
+            f"{wait_s:g} s: a transaction of an encoder stays open; try again"
         ) from None
 
 
-async def _encoded(event_log: EventLog, names: Names, content: TopicPartition, wanted: int) -> None:
+async def _encoded(
+    event_log: EventLog, names: Names, content: TopicPartition, wanted: int, *, wait_s: float
+) -> None:
     """Wait until the encoders of `names` have passed every content record before `wanted`."""
     try:
-        async with asyncio.timeout(_ENCODED_WAIT_S):
+        async with asyncio.timeout(wait_s):
             while True:
                 committed = await event_log.committed(names.encoder_group)
                 if committed.get(content, 0) >= wanted:

@@ -9,8 +9,7 @@ from contracts.events.record import OutRecord, Source, TopicPartition
 from contracts.testing.event_log import MemoryEventLog, MemoryLogReader
 from contracts.topics import TARGETS, Names, Target
 from streams.ownership.embedding_entries import MissingItem
-from tidelens.migration import compare
-from tidelens.migration.compare import compare_sets, overlap, recall
+from tidelens.migration.compare import LiveIdComparison, compare_sets, overlap, recall
 
 pytestmark = pytest.mark.anyio
 
@@ -41,8 +40,8 @@ class Log:
         await self.log.publish([OutRecord(topic, item.encode(), value, headers, partition=0)])
         await self.log.commit(names.encoder_group, {self.content: offset + 1})
 
-    async def compare(self) -> compare.LiveIdComparison:
-        return await compare_sets(self.log, OLD, NEW, COUNTS)
+    async def compare(self, **limits: float) -> LiveIdComparison:
+        return await compare_sets(self.log, OLD, NEW, COUNTS, **limits)
 
 
 async def test_equal_sets_lack_nothing() -> None:
@@ -148,7 +147,6 @@ async def test_the_last_transaction_counts_before_it_is_stable(
 
 
 async def test_a_transaction_that_stays_open_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "_ENCODED_WAIT_S", 0.1)
     log = Log()
     offset = await log.publish("a")
     await log.encoded(OLD, "a", offset)
@@ -160,7 +158,7 @@ async def test_a_transaction_that_stays_open_is_told(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(log.log, "end_offsets", ends)
     with pytest.raises(TidelensError, match=r"captions-0 was not read to its end within 0\.1 s"):
-        await log.compare()
+        await log.compare(encoded_wait_s=0.1)
 
 
 @pytest.mark.parametrize(

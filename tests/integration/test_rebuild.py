@@ -324,10 +324,7 @@ async def applied(port: int) -> Counter[str]:
     return found
 
 
-async def test_without_an_encoder_of_its_own_a_space_is_not_switched_to(
-    kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(switch, "_ENCODER_WAIT_S", 0.2)
+async def test_without_an_encoder_of_its_own_a_space_is_not_switched_to(kafka) -> None:
     async with collection(kafka.bootstrap, space=OLD.space.name, partitions=1) as kit:
         collected = OpenCollection(Settings(topic_prefix=kit.names.prefix), kit.connection, kit.log)
         old = await switch.active_space(collected, "hash")
@@ -340,7 +337,7 @@ async def test_without_an_encoder_of_its_own_a_space_is_not_switched_to(
         await create_topics(kit.connection, specs, replication_factor=1, min_insync_replicas=1)
         await kit.log.publish([CandidateSpace(new, 1.0, 2.0).record(control)])
         with pytest.raises(TidelensError, match="no encoder of space hash-48 runs"):
-            await switch.check_switch(collected, old)
+            await switch.check_switch(collected, old, encoder_wait_s=0.2)
         # Cut off between its two records, a switch is not done twice: that would lose the way back.
         await kit.log.publish([ActiveSpace(new, old, 3.0).record(control)])
         with pytest.raises(TidelensError, match="space hash-48 is active already"):

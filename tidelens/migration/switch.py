@@ -13,7 +13,6 @@ from tidelens.migration.collection import OpenCollection
 from tidelens.migration.compare import LiveIdComparison, compare_sets
 from tidelens.process.clock import SystemClock
 
-_ENCODER_WAIT_S = 60.0
 _POLL_S = 1.0
 
 
@@ -57,16 +56,16 @@ async def encoded_candidate(collection: OpenCollection, old: SpaceRef) -> Candid
 
 
 async def check_switch(
-    collection: OpenCollection, old: SpaceRef
+    collection: OpenCollection, old: SpaceRef, *, encoder_wait_s: float = 60.0
 ) -> tuple[CandidateSpace, LiveIdComparison]:
     """Return the candidate that nodes may move to, and the items that it lacks.
 
-    Waits up to 60 s for an encoder of it. Raises TidelensError if there is no such candidate, or if
-    no encoder keeps it current.
+    Waits up to `encoder_wait_s` seconds for an encoder of it. Raises TidelensError if there is no
+    such candidate, or if no encoder keeps it current.
     """
     candidate = await encoded_candidate(collection, old)
     made = candidate.ref
-    await _require_encoder(collection, made)
+    await _require_encoder(collection, made, wait_s=encoder_wait_s)
     partitions = await collection.partitions(made.space)
     sets = await compare_sets(
         collection.event_log,
@@ -83,10 +82,10 @@ async def has_encoder(collection: OpenCollection, ref: SpaceRef) -> bool:
     return bool(await group_members(collection.connection, group))
 
 
-async def _require_encoder(collection: OpenCollection, ref: SpaceRef) -> None:
+async def _require_encoder(collection: OpenCollection, ref: SpaceRef, *, wait_s: float) -> None:
     """Wait for an encoder; raise TidelensError if none runs, as new items would be missing."""
     try:
-        async with asyncio.timeout(_ENCODER_WAIT_S):
+        async with asyncio.timeout(wait_s):
             while not await has_encoder(collection, ref):  # noqa: ASYNC110
                 await asyncio.sleep(_POLL_S)
     except TimeoutError:

@@ -7,14 +7,21 @@ everything and cancels what is left: such requests were answered with 500 after 
 
 import asyncio
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Protocol
 
-# Seconds for requests that are nearly done; a search takes milliseconds.
-ANSWER_S = 0.5
-# Seconds for large answers that were begun, and for clients to read why they were refused.
-_FLUSH_S = 2.0
 _CANCEL_S = 0.5
 _POLL_S = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class DrainLimits:
+    """The longest times, in seconds, that draining waits for requests and for connections."""
+
+    answer_s: float = 0.5
+    """The time for requests that are nearly done; a search takes milliseconds."""
+    flush_s: float = 2.0
+    """The time for large answers that were begun, and for clients to read why they were refused."""
 
 
 class DrainableProtocol(Protocol):
@@ -37,6 +44,7 @@ async def drain(
     connections: Collection[DrainableProtocol],
     tasks: Collection["asyncio.Task[None]"],
     answered: Callable[[], None],
+    limits: DrainLimits,
 ) -> None:
     """Return when no connection is left, and call `answered` once no request waits any longer.
 
@@ -44,11 +52,11 @@ async def drain(
     """
     for connection in list(connections):
         connection.shutdown()
-    await _until(lambda: not any(one.unanswered for one in connections), ANSWER_S)
+    await _until(lambda: not any(one.unanswered for one in connections), limits.answer_s)
     for connection in list(connections):
         connection.stop()
     answered()
-    await _until(lambda: not connections, _FLUSH_S)
+    await _until(lambda: not connections, limits.flush_s)
     for connection in list(connections):
         connection.transport.abort()
     for task in list(tasks):

@@ -15,7 +15,7 @@ from contracts.errors import PortInUse
 from contracts.supervision.side_tasks import SideTasks
 from tidelens.server.acceptor import BACKLOG, Acceptor
 from tidelens.server.admission import ConnectionLimiter
-from tidelens.server.draining import drain
+from tidelens.server.draining import DrainLimits, drain
 from tidelens.server.http_protocol import HttpProtocol
 from tidelens.server.websocket_protocol import LiveProtocol
 
@@ -35,11 +35,14 @@ class Server(uvicorn.Server):
         limiter: ConnectionLimiter,
         on_stop: Callable[[], None] = lambda: None,
         answered: asyncio.Event | None = None,
+        *,
+        drain_limits: DrainLimits | None = None,
     ) -> None:
         super().__init__(config)
         self._limiter = limiter
         self._on_stop = on_stop
         self._answered = answered or asyncio.Event()
+        self._drain_limits = drain_limits or DrainLimits()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -60,7 +63,9 @@ class Server(uvicorn.Server):
         self._on_stop()
         connections: set[Any] = self.server_state.connections
         try:
-            await drain(connections, self.server_state.tasks, self._answered.set)
+            await drain(
+                connections, self.server_state.tasks, self._answered.set, self._drain_limits
+            )
         finally:
             for server in self.servers:
                 await server.wait_closed()
@@ -99,16 +104,24 @@ async def serve(
     on_stop: Callable[[], None] = lambda: None,
     answered: asyncio.Event | None = None,
     side: SideTasks | None = None,
+    drain_limits: DrainLimits | None = None,
 ) -> None:
     """Serve until cancelled, then let open requests end (tidelens/server/draining.py).
 
     `frame_bytes_max` is the largest size of a WebSocket message in bytes. `on_stop` is called when
     stopping begins, and `answered` is set once no request waits any longer. Every `check_every_s`
-    seconds, `limiter` applies its time limits, as a task of `side`.
+    seconds, `limiter` applies its time limits, as a task of `side`. `drain_limits` bounds the time
+    that stopping takes.
     """
     limiter, answered = limiter or ConnectionLimiter(), answered or asyncio.Event()
     side = side or SideTasks()
-    server = Server(_configuration(app, limiter, frame_bytes_max), limiter, on_stop, answered)
+    server = Server(
+        _configuration(app, limiter, frame_bytes_max),
+        limiter,
+        on_stop,
+        answered,
+        drain_limits=drain_limits,
+    )
     checking = asyncio.create_task(_check(limiter, check_every_s, side))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:

@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -16,19 +17,15 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from api.app import background, close_live
 from tests.kits.api_kit import Kit
 from tidelens.process.signals import finish_until
-from tidelens.server import draining
 from tidelens.server.admission import LEAVING_MAX
+from tidelens.server.draining import DrainLimits
 from tidelens.server.server import listen, serve
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(60)]
 
 GET = b"GET %s HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
 LARGE = 4 * 2**20
-
-
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draining, "ANSWER_S", 0.3)
+HURRIED = DrainLimits(answer_s=0.3)
 
 
 class App:
@@ -82,6 +79,7 @@ async def answer(send: Send, body: bytes) -> None:
 
 class Server:
     def __init__(self, app: Any, **more: Any) -> None:
+        more = {"drain_limits": HURRIED, **more}
         self.listener = listen("127.0.0.1", 0)
         self.port: int = self.listener.getsockname()[1]
         self.answered = asyncio.Event()
@@ -205,9 +203,8 @@ async def test_who_waits_to_be_accepted_is_refused() -> None:
             assert is_refused(await asyncio.to_thread(client.recv, 65536))
 
 
-async def test_a_client_that_takes_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(draining, "_FLUSH_S", 0.1)
-    async with serving() as server:
+async def test_a_client_that_takes_nothing_is_cut_off() -> None:
+    async with serving(drain_limits=replace(HURRIED, flush_s=0.1)) as server:
         reader = await server.ask(GET % b"/large")
         reader._transport.pause_reading()  # type: ignore[attr-defined]
         await server.stop()

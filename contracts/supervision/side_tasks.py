@@ -28,7 +28,6 @@ log = structlog.get_logger(__name__)
 # Long-running tasks whose end must end the role.
 MAIN = frozenset({"api", "encoders", "queries", "spaces", "streams", "worker"})
 
-PAUSE_MIN_S = 1.0
 # Short, so that a task that waits for a broker goes on soon after the broker is back.
 PAUSE_MAX_S = 10.0
 # A long-running task counts as working once it has run for this long without an error.
@@ -55,7 +54,8 @@ class _State:
 class SideTasks(Collector):
     """The supervisor of a process's side tasks; `for_space` supervises those of a space.
 
-    Tests may pass their own `sleep` and `now`.
+    The pause after a first failure lasts `pause_min_s` seconds. Tests may pass their own `sleep`
+    and `now`.
     """
 
     def __init__(
@@ -63,16 +63,18 @@ class SideTasks(Collector):
         *,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         now: Callable[[], float] = time.monotonic,
+        pause_min_s: float = 1.0,
     ) -> None:
         self._sleep = sleep
         self._now = now
+        self._pause_min_s = pause_min_s
         self._space = ""
         self._states: dict[tuple[str, str], _State] = {}
 
     @contextmanager
     def for_space(self, space: str) -> Iterator["SideTasks"]:
         """Yield the supervisor of one space; its counts are forgotten at the end."""
-        own = SideTasks(sleep=self._sleep, now=self._now)
+        own = SideTasks(sleep=self._sleep, now=self._now, pause_min_s=self._pause_min_s)
         own._space, own._states = space, self._states
         try:
             yield own
@@ -181,7 +183,7 @@ class SideTasks(Collector):
         state.failures += 1
         state.in_row = state.in_row + 1 if self._fails(state) else 1
         state.reason, state.failed_at = _described(error), time.time()
-        pause_s = backoff_s(state.in_row, PAUSE_MIN_S, PAUSE_MAX_S)
+        pause_s = backoff_s(state.in_row, self._pause_min_s, PAUSE_MAX_S)
         state.again_at, state.steady_at = self._now() + pause_s, inf
         about = {"task": name, "error": state.reason, "again_in_s": pause_s}
         if self._space:

@@ -37,6 +37,7 @@ from contracts.ports.pictures import PictureConverter, ReferenceReader
 from contracts.ports.search import Answer, AppliedBatch
 from contracts.score import Vectors, exact_scores
 from contracts.settings import Settings
+from contracts.supervision.side_tasks import SideTasks
 from contracts.testing.clock import ManualClock
 from contracts.testing.encoder import HashEncoder
 from contracts.testing.event_log import MemoryEventLog
@@ -445,6 +446,7 @@ class Kit:
         dim: int = 64,
         live_limits: LiveLimits | None = None,
         waiter: Callable[[Node], StateWaiter] = StateWaiter,
+        side: SideTasks | None = None,
         **settings: Any,
     ) -> None:
         self.index = index or BruteIndex()
@@ -479,6 +481,7 @@ class Kit:
             clock=self.clock,
             status=lambda: self.status,
             recent_queries=lambda: self.recent,
+            side=side or SideTasks(),
         )
         self.app: Starlette = create_app(self.node, live_limits, waiter=waiter(self.node))
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)

@@ -15,7 +15,6 @@ from structlog.testing import capture_logs
 from api.app import background
 from contracts.errors import BrokerUnavailable, NotReady, RejectedRequest
 from contracts.settings import KafkaSettings, Settings
-from contracts.supervision import side_tasks
 from contracts.supervision.side_tasks import MAIN, PAUSE_MAX_S, SideTasks
 from contracts.testing.clock import ManualClock
 from contracts.topics import Names
@@ -263,8 +262,7 @@ async def test_what_runs_beside_the_api_never_ends_it(
 async def test_lists_that_could_not_be_searched_wait_for_the_next_try(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(side_tasks, "PAUSE_MIN_S", 0.01)
-    kit = Kit()
+    kit = Kit(side=SideTasks(pause_min_s=0.01))
     kit.caption("a", "red cat")
     refills = kit.app.state.live.registry.refills
     errors, whole = [KeyError("unforeseen")], refills._search

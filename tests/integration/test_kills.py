@@ -61,7 +61,15 @@ async def test_a_killed_encoder(kafka, tmp_path: Path, point: str) -> None:
         await assert_encoded_exactly_once_in_order(kit)
 
 
-@pytest.mark.parametrize("room", ["index", "snapshot", "rebuild"])
+# The other two rooms take half a minute each.
+@pytest.mark.parametrize(
+    "room",
+    [
+        "index",
+        pytest.param("snapshot", marks=pytest.mark.long),
+        pytest.param("rebuild", marks=pytest.mark.long),
+    ],
+)
 async def test_a_killed_node(kafka, s3: S3Link, tmp_path: Path, room: str) -> None:
     """A node is killed at each of its points; S3 is away for a while, and the broker stays up."""
     points = [point for point in NODE_POINTS if point.startswith(f"{room}.")]

@@ -208,6 +208,7 @@ def test_what_has_one_precision_is_not_tuned() -> None:
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="no compiler")
+@pytest.mark.long
 @pytest.mark.timeout(300)
 # torch's own compiler imports what torch has deprecated.
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method")

@@ -110,14 +110,6 @@ class SegmentManager:
         indexed = sum(segment.live for segment in self.sealed_segments if segment.ann is not None)
         return len(self) - indexed
 
-    @property
-    def deleted_rows(self) -> int:
-        """The number of rows in memory that were deleted or replaced."""
-        growing = sum(
-            len(segment.rows) - segment.live for segment in self.growing_segments.values()
-        )
-        return growing + sum(segment.capacity - segment.live for segment in self.sealed_segments)
-
     def find(self, item_id: str) -> tuple[Rows, int] | None:
         """Return the columns and the number of the live row of `item_id`, or None."""
         addresses = (ids.get(item_id) for ids in self._id_maps())
@@ -220,7 +212,7 @@ class SegmentManager:
         `new` holds the rows of `merge.readers` in their order. A thread may call this beside the
         writer while nobody else has `new`; `commit_merge` does what then is left. Raises WrongStep.
         """
-        merge.go(MergeState.CATCHING_UP)
+        merge.move_to(MergeState.CATCHING_UP)
         merged: list[Segment] = [*merge.growing_segments.values(), *merge.sealed_segments]
         by_uid = {segment.uid: segment for segment in merged}
         start = 0
@@ -247,11 +239,11 @@ class SegmentManager:
             segment for segment in self.sealed_segments if segment not in merge.sealed_segments
         ]
         self._pending.remove(merge)
-        merge.go(MergeState.COMMITTED)
+        merge.move_to(MergeState.COMMITTED)
 
     def abort_merge(self, merge: PendingMerge) -> None:
         """End a merge that failed; all rows stay where they are. Raises WrongStep."""
-        merge.go(MergeState.ABORTED)
+        merge.move_to(MergeState.ABORTED)
         self._pending.remove(merge)
         # Move the map of what came in meanwhile, which is the smaller one.
         for shard in self._ids.shards():

@@ -71,7 +71,7 @@ class PendingMerge:
         """Raise WrongStep unless the merge may go to `state` now."""
         require_state("merge", self.state, *_BEFORE[state])
 
-    def go(self, state: MergeState) -> None:
+    def move_to(self, state: MergeState) -> None:
         """Take a step of the table above. Raises WrongStep."""
         self.require_step(state)
         self.state = state
@@ -81,7 +81,7 @@ class PendingMerge:
 
         The objects go one by one, because each holds the interpreter while its memory is freed.
         """
-        self.go(MergeState.RELEASED)
+        self.move_to(MergeState.RELEASED)
         self.readers.clear()
         self.alive.clear()
         shards = list(self.ids.shards())

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from contracts.settings import Settings, load
 from contracts.supervision.processes import Part
 from contracts.testing.encoder import HashEncoder
 from tests.kits.api_kit import Kit
+from tests.kits.waiting import until
 from tidelens.runtime.query_encoder import make_queries
 
 pytestmark = pytest.mark.anyio
@@ -221,11 +222,6 @@ async def test_a_model_that_is_refused_ends_the_node_with_its_reason(tmp_path: P
 def child_of(encoder: ProcessQueryEncoder) -> psutil.Process:
     assert encoder._process is not None and encoder._process.pid is not None
     return psutil.Process(encoder._process.pid)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
 
 
 async def test_a_child_that_was_killed_is_replaced_and_its_end_is_named() -> None:
